@@ -1,0 +1,59 @@
+# Everything a newcomer needs, from python3 (3.11 or later) and make alone.
+#   make tables    the article's two tables, with this machine's figures beside them
+#   make test      the tests            make lint       ruff and mypy
+#   make lab       JupyterLab           make bench      beside the real httpd and nginx
+#   make notebooks executed copies      make clean      caches away (distclean: .venv too)
+# Another interpreter: make PYTHON=python3.13 tables
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# How much load: smoke (seconds), demo (minutes), full (200,000 requests a cell, as in the article).
+MPMKIT_SCALE ?= demo
+export MPMKIT_SCALE
+
+.PHONY: venv tables test lint lab bench notebooks clean distclean
+.DEFAULT_GOAL := tables
+
+venv: $(STAMP)
+
+# The stamp is written last, so an interrupted installation is taken up again by the next make.
+$(STAMP): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "mpmkit: no $(PYTHON) on PATH; install Python 3.11 or later, or: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "mpmkit: $$($(PYTHON) --version) is too old, 3.11 or later is needed; try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "mpmkit: $(PYTHON) lacks its venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/pip || { echo "making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+	@echo "installing mpmkit and its tools into $(VENV) (once; a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+tables: $(STAMP)
+	@$(BIN)/mpmkit qps --kind both
+
+# Tests choose their own sizes; a scale in the environment must not change what they check.
+test: $(STAMP)
+	@env -u MPMKIT_SCALE $(BIN)/python -m pytest
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+lab: $(STAMP)
+	@$(BIN)/jupyter lab --notebook-dir=notebooks
+
+bench: $(STAMP)
+	@$(BIN)/python -m mpmkit.measure.bench $(BENCH_ARGS)
+
+notebooks: $(STAMP)
+	@$(BIN)/python -m mpmkit.lab.render notebooks notebooks/rendered
+
+clean:
+	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find mpmkit tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	@rm -rf $(VENV)
