@@ -52,19 +52,19 @@ NAMES = (
     "IDLE_KILL",
 )
 
-# What the key under a scoreboard says for each number.
+# The same in words, for a legend.
 WORDS = (
-    "Open slot with no current process",
-    "Starting up",
-    "Waiting for Connection",
-    "Reading Request",
-    "Sending Reply",
-    "Keepalive (read)",
-    "Logging",
-    "DNS Lookup",
-    "Closing connection",
-    "Gracefully finishing",
-    "Idle cleanup of worker",
+    "no process",
+    "starting up",
+    "waiting for a connection",
+    "reading a request",
+    "sending a reply",
+    "keep-alive",
+    "writing the log",
+    "looking up a name",
+    "closing a connection",
+    "finishing gracefully",
+    "idle, being stopped",
 )
 
 # Two ranges, as the numeric order gives them. The first is what maintenance counts as idle, the

@@ -1,0 +1,95 @@
+"""Admission: may a child of event take one more connection?
+
+Prefork and worker need no such question: a connection takes a thread, so a child accepts when a
+thread is idle. Event parks connections that only wait, so a child can hold more of them than it has
+threads. How many more is what the directive AsyncRequestWorkerFactor says.
+
+The rule, as httpd 2.4 applies it (event.c): a child accepts while at least one worker is idle, and
+
+    connections - lingering  <  ThreadsPerChild + idle * AsyncRequestWorkerFactor
+
+In words: one connection for each thread, and for each thread that is idle at the moment, as many
+again as the factor says. Connections in lingering close are on their way out and count as gone.
+A busy child thus admits fewer than an idle one, and the next connection goes to a sibling.
+
+Worked example: ThreadsPerChild 4, one child, every client parked in keep-alive, so that all four
+workers are idle. Recorded from httpd 2.4.71: 8, 12 and 16 connections for the factors 1, 2 and 3;
+the next client waits in the backlog.
+
+>>> [connection_limit(idle=4, threads_per_child=4, factor=f) for f in (1, 2, 3)]
+[8, 12, 16]
+
+The fraction of the factor is lost on the way, although its documentation shows one:
+
+>>> [connection_limit(idle=4, threads_per_child=4, factor=f) for f in (0.5, 1, 1.5, 2, 2.9, 3)]
+[8, 8, 8, 12, 12, 16]
+
+With three of the four workers busy the same child takes half as many:
+
+>>> connection_limit(idle=1, threads_per_child=4, factor=2)
+6
+
+A child that stopped listening must have a little more room before it listens again, or it would
+flap at the limit. One idle worker is left out of the sum for that:
+
+>>> connection_limit(idle=4, threads_per_child=4, factor=2, listening_disabled=True)
+10
+"""
+
+from __future__ import annotations
+
+
+def connection_limit(
+    idle: int, threads_per_child: int, factor: float, listening_disabled: bool = False
+) -> int:
+    """How many connections (without those in lingering close) keep this child from accepting.
+
+    `idle` is 0..ThreadsPerChild, `factor` is AsyncRequestWorkerFactor as configured (> 0; only its
+    integer part counts, and at least 1). With no idle worker the answer is 0: nothing is accepted,
+    whatever the sum says.
+    """
+    if idle <= 0:
+        return 0
+    return threads_per_child + (idle - listening_disabled) * max(int(factor), 1)
+
+
+def connections_above_limit(
+    idle: int,
+    connections: int,
+    lingering: int,
+    threads_per_child: int,
+    factor: float,
+    listening_disabled: bool,
+) -> bool:
+    """True if this child should not accept now. The listener asks before each accept.
+
+    `connections` are all open ones of this child, `lingering` those of them in lingering close.
+    When the reason is that no worker is idle, the listener in addition treats this round of events
+    as "all workers busy" and gives up its keep-alive connections.
+    """
+    if idle <= 0:
+        return True
+    if connections <= lingering:
+        return False  # everybody here is about to leave
+    staying = connections - lingering
+    return staying >= connection_limit(idle, threads_per_child, factor, listening_disabled)
+
+
+def should_enable_listensocks(
+    idle: int,
+    connections: int,
+    lingering: int,
+    threads_per_child: int,
+    factor: float,
+    listening_disabled: bool,
+    dying: bool = False,
+) -> bool:
+    """True if this child stopped listening, is not leaving, and has room again (AH00457).
+
+    Worth asking whenever a worker becomes idle or a connection ends: nothing else makes room.
+    """
+    if dying or not listening_disabled:
+        return False
+    return not connections_above_limit(
+        idle, connections, lingering, threads_per_child, factor, listening_disabled=True
+    )
