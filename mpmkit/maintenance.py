@@ -219,26 +219,34 @@ MESSAGES: dict[str, tuple[str, dict[str, str], str]] = {
     BUSY: (
         "info",
         {"prefork": "AH00162", "worker": "AH00289", "event": "AH00486"},
-        "load rises fast: forking {forks} children beside {total} ({leaving} of them leaving) with "
-        "{idle} idle workers. Consider raising StartServers or {spare}",
+        (
+            "load rises fast: forking {forks} children beside {total} ({leaving} leaving), with "
+            "{idle} idle workers. Consider raising StartServers or {spare}"
+        ),
     ),
     REACHED: (
         "error",
         {"prefork": "AH00161", "worker": "AH00286", "event": "AH00484"},
-        "MaxRequestWorkers ({workers}) is reached, {idle} idle: no more children may be forked, "
-        "and new clients wait in the listen queue. Consider raising MaxRequestWorkers",
+        (
+            "MaxRequestWorkers ({workers}) is reached, {idle} idle: no more children may be "
+            "forked, and new clients wait in the listen queue. Consider raising MaxRequestWorkers"
+        ),
     ),
     NEAR: (
         "error",
         {"worker": "AH00287", "event": "AH10159"},
-        "MaxRequestWorkers ({workers}) is reached and fewer than MinSpareThreads are left idle "
-        "({idle}). Consider raising MaxRequestWorkers",
+        (
+            "MaxRequestWorkers ({workers}) is reached and fewer than MinSpareThreads are left idle "
+            "({idle}). Consider raising MaxRequestWorkers"
+        ),
     ),
     FULL: (
         "error",
         {"worker": "AH00288", "event": "AH03490"},
-        "no slot of the scoreboard is free, though MaxRequestWorkers ({workers}) is not reached: "
-        "{total} children, {leaving} of them leaving. Consider raising ServerLimit",
+        (
+            "no slot of the scoreboard is free, though MaxRequestWorkers ({workers}) is not "
+            "reached: {total} children, {leaving} of them leaving. Consider raising ServerLimit"
+        ),
     ),
     SICK: (
         "alert",
@@ -471,7 +479,7 @@ def _retire(memory: Memory) -> Plan:
 
 def _fork(slots: tuple[int, ...], seen: Seen, directives: Directives, memory: Memory) -> Plan:
     """Fork one child into each slot, and be ready to fork twice as many in the next pass."""
-    notes = ()
+    notes: tuple[Note, ...] = ()
     if memory.idle_spawn_rate >= BUSY_SPAWN_RATE:
         notes = (_note(BUSY, seen, directives, forks=len(slots)),)
     if memory.hold_off > 0:
