@@ -923,11 +923,13 @@ def parse_value(spec: Spec, args: Words) -> Any:
     least, most = spec.args
     if not least <= len(args) <= most:
         count = least if len(args) < least else most
-        wanted = ("" if least == most else "at least " if count == least else "at most ") + str(count)
+        bound = "" if least == most else "at least " if count == least else "at most "
         plural = "" if count == 1 else "s"
+        # httpd has no comment behind a directive, though everybody tries one
+        hint = "put the comment on its own line" if "#" in args else spec.doc
         raise ValueError(
-            f"{spec.name} takes {wanted} argument{plural} ({spec.takes or 'text'}), "
-            f"here are {len(args)}: {spec.doc}"
+            f"{spec.name} takes {bound}{count} argument{plural} ({spec.takes or 'text'}), "
+            f"here are {len(args)}: {hint}"
         )
     try:
         value = spec.parse(args)
