@@ -1,0 +1,268 @@
+"""What would the parent do? Idle maintenance in virtual time, without a server.
+
+    run = simulate("event", busy=lambda t: 100 if t >= 3 else 0, seconds=12, ThreadsPerChild=25)
+    print(run)
+    run.to_frame().plot(x="t", y=["workers", "busy", "idle"])
+
+The decisions are the real ones: `mpmkit.maintenance.look` and `plan`, which the parent of a running
+server calls. Only the pool is a model, and a simple one. A forked child is ready at once. Work
+arrives from outside: `busy(t)` workers are wanted at second t, and as many of them are busy as
+exist; the rest of the clients wait. A retired child takes no more work, and is gone by the next
+pass or `leaving` passes later. One pass is one second, and the first comes one second after the
+start.
+
+What it leaves out: how long a fork takes, how long a request takes, event's parked connections, and
+which child reads the byte in the pipe of death (here: the one in the highest slot).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+from mpmkit.directives import Directives, Note, check, from_keywords
+from mpmkit.maintenance import Memory, ProcessRow, Snapshot, look, plan
+from mpmkit.states import BUSY_WRITE, DEAD, GRACEFUL, READY
+
+if TYPE_CHECKING:
+    import pandas
+
+Busy = Callable[[int], float] | Iterable[float] | float
+
+
+class Second(NamedTuple):
+    """One second of a run. Counts of processes, workers and clients, none of them negative.
+
+    `idle`, `busy` and `waiting` are what the pass of this second found: workers without and with
+    a client, and clients without a worker. `spawned` and `retired` are what it did about it, and
+    `processes` and `workers` what exists after it (a child that was told to leave still counts).
+    `decision` is a key of `mpmkit.maintenance.DECISIONS`; "" at second 0, when the first
+    StartServers children are forked and nothing is decided yet. `rate` is the spawn rate left for
+    the next pass.
+    """
+
+    t: int
+    processes: int
+    workers: int
+    idle: int
+    busy: int
+    waiting: int
+    spawned: int
+    retired: int
+    rate: int
+    decision: str
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True)
+class Simulation(Sequence[Second]):
+    """A run: a sequence of seconds, with the directives it was made under."""
+
+    mpm: str
+    directives: Directives
+    seconds: tuple[Second, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> Second: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Second, ...]: ...
+    def __getitem__(self, index: int | slice) -> Second | tuple[Second, ...]:
+        return self.seconds[index]
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def __iter__(self) -> Iterator[Second]:
+        return iter(self.seconds)
+
+    def column(self, name: str) -> list[Any]:
+        """One quantity over time: `run.column("processes")` is `[1, 2, 4, 8, 16, 32, 64]`."""
+        return [getattr(second, name) for second in self.seconds]
+
+    @property
+    def notes(self) -> tuple[tuple[int, Note], ...]:
+        """What the error log would say, with the second in which it says it."""
+        return tuple((second.t, note) for second in self.seconds for note in second.notes)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row for each second, notes as text. Needs pandas, which is imported only here."""
+        import pandas
+
+        rows = [
+            second._replace(notes="; ".join(map(str, second.notes)))  # type: ignore[arg-type]
+            for second in self.seconds
+        ]
+        return pandas.DataFrame(rows, columns=Second._fields)
+
+    def __str__(self) -> str:
+        head = f"{'t':>4} {'processes':>9} {'idle':>6} {'busy':>6} {'waiting':>7}  {'':6} decision"
+        lines = [head]
+        for s in self.seconds:
+            change = f"+{s.spawned}" if s.spawned else f"-{s.retired}" if s.retired else ""
+            said = " ".join(note.ah for note in s.notes)
+            lines.append(
+                f"{s.t:>4} {s.processes:>9} {s.idle:>6} {s.busy:>6} {s.waiting:>7}  {change:<6} "
+                f"{s.decision:<9} {said}".rstrip()
+            )
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        most = max(self.column("processes"))
+        return f"<Simulation of {self.mpm}: {len(self) - 1} s, {most} processes at most>"
+
+
+def simulate(
+    mpm: str,
+    directives: Directives | None = None,
+    *,
+    busy: Busy = 0,
+    seconds: int = 10,
+    leaving: int = 0,
+    **keywords: Any,
+) -> Simulation:
+    """Run idle maintenance for `seconds` passes and report second 0 and each pass.
+
+    The directives are either ready-made or given by name, `simulate("prefork", StartServers=1)`;
+    not both. `busy` is how many workers the clients want: a number, a sequence with one number for
+    each second from 0 on (the last one holds on), or a function of the second; rounded down.
+    `leaving` is how many passes still see a retired child; 0 if it's gone by the next.
+
+    Raises ValueError for negative numbers or directives given twice, DirectiveError (a ValueError)
+    for directives that can't be.
+    """
+    if seconds < 0 or leaving < 0:
+        raise ValueError("seconds and leaving are 0 or more")
+    if directives is None:
+        directives, _ = check(mpm, from_keywords(mpm, **keywords))
+    elif keywords or directives.mpm != mpm:
+        raise ValueError(f"directives for {directives.mpm} are already made: give {mpm!r} by name")
+    wanted = _demand(busy)
+
+    pool = _Pool(directives, leaving)
+    for slot in range(min(directives.StartServers, directives.process_limit)):
+        pool.fork(slot)
+    memory = Memory()
+    idle, working, waiting = pool.work(wanted(0))
+    rows = [
+        Second(
+            t=0,
+            processes=pool.processes,
+            workers=pool.workers,
+            idle=idle,
+            busy=working,
+            waiting=waiting,
+            spawned=pool.processes,
+            retired=0,
+            rate=memory.idle_spawn_rate,
+            decision="",
+            notes=(),
+        )
+    ]
+    for t in range(1, seconds + 1):
+        pool.bury()
+        idle, working, waiting = pool.work(wanted(t))
+        seen = look(pool.snapshot(), directives, memory)
+        decided = plan(seen, directives, memory)
+        memory = decided.memory
+        for slot in decided.spawn:
+            pool.fork(slot)
+        if decided.retire:
+            pool.retire()
+        rows.append(
+            Second(
+                t=t,
+                processes=pool.processes,
+                workers=pool.workers,
+                idle=idle,
+                busy=working,
+                waiting=waiting,
+                spawned=len(decided.spawn),
+                retired=decided.retire,
+                rate=memory.idle_spawn_rate,
+                decision=decided.decision,
+                notes=decided.notes,
+            )
+        )
+        if decided.shutdown:
+            break
+    return Simulation(mpm, directives, tuple(rows))
+
+
+def _demand(busy: Busy) -> Callable[[int], int]:
+    """Every way to say how many workers are wanted, as a function of the second to whole workers."""
+    if callable(busy):
+        return lambda t: int(busy(t))
+    if not isinstance(busy, Iterable):
+        number = int(busy)
+        return lambda t: number
+    numbers = [int(number) for number in busy]
+    if not numbers:
+        raise ValueError("busy is empty: it needs one number at least")
+    return lambda t: numbers[min(t, len(numbers) - 1)]
+
+
+class _Pool:
+    """The children, as rows of a scoreboard that nobody else writes to."""
+
+    def __init__(self, directives: Directives, leaving: int) -> None:
+        self.directives = directives
+        self.leaving = leaving
+        self.rows = [self._empty(slot) for slot in range(directives.ServerLimit)]
+        self.deaths: dict[int, int] = {}  # pid -> passes left
+        self.next_pid = 1
+
+    def _empty(self, slot: int) -> ProcessRow:
+        return ProcessRow(slot, states=bytes([DEAD]) * self.directives.ThreadsPerChild)
+
+    def fork(self, slot: int) -> None:
+        states = bytes([READY]) * self.directives.ThreadsPerChild
+        self.rows[slot] = ProcessRow(slot, pid=self.next_pid, states=states)
+        self.next_pid += 1
+
+    def retire(self) -> None:
+        """Ask the child in the highest slot that isn't leaving yet. Its work is the others' now."""
+        row = next(row for row in reversed(self.rows) if row.pid and not row.quiescing)
+        states = bytes([GRACEFUL]) * self.directives.ThreadsPerChild
+        self.rows[row.slot] = replace(row, quiescing=1, states=states)
+        self.deaths[row.pid] = self.leaving
+
+    def bury(self) -> None:
+        """Empty the slots of those whose time has come. A squatted row is its squatter's."""
+        for row in self.rows:
+            if row.pid in self.deaths:
+                if self.deaths[row.pid] == 0:
+                    self.rows[row.slot] = self._empty(row.slot)
+                    del self.deaths[row.pid]
+                else:
+                    self.deaths[row.pid] -= 1
+
+    def work(self, wanted: int) -> tuple[int, int, int]:
+        """Give the clients to the workers, lowest slots first: (idle, busy, waiting clients)."""
+        if wanted < 0:
+            raise ValueError(f"busy can't be negative: {wanted}")
+        threads = self.directives.ThreadsPerChild
+        waiting = wanted
+        idle = 0
+        for row in self.rows:
+            if row.pid and not row.quiescing:
+                taken = min(waiting, threads)
+                waiting -= taken
+                idle += threads - taken
+                states = bytes([BUSY_WRITE]) * taken + bytes([READY]) * (threads - taken)
+                self.rows[row.slot] = replace(row, states=states)
+        return idle, wanted - waiting, waiting
+
+    @property
+    def processes(self) -> int:
+        return sum(1 for row in self.rows if row.pid)
+
+    @property
+    def workers(self) -> int:
+        return self.directives.ThreadsPerChild * sum(
+            1 for row in self.rows if row.pid and not row.quiescing
+        )
+
+    def snapshot(self) -> Snapshot:
+        d = self.directives
+        return Snapshot(d.ServerLimit, d.ThreadsPerChild, 0, 0.0, tuple(self.rows))
