@@ -1,0 +1,66 @@
+"""One colour per MPM, the same in every figure, widget and table.
+
+The three differ in lightness by more than twenty steps of L*, so they stay apart on a grey print,
+and in hue so that they stay apart under protanopia, deuteranopia and tritanopia; tests/test_lab.py
+computes both. The light set is Paul Tol's high-contrast scheme. Colour is never the only sign:
+figures label bars and lines directly, and each MPM has a dash and a marker of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+MPMS = ("prefork", "worker", "event")
+
+LIGHT = {"prefork": "#004488", "worker": "#BB5566", "event": "#DDAA33"}
+DARK = {"prefork": "#4477CC", "worker": "#EE8899", "event": "#F2D675"}
+
+DASHES = {"prefork": "solid", "worker": "dash", "event": "dot"}
+MARKERS = {"prefork": "square", "worker": "circle", "event": "diamond"}
+
+# Other makes shown beside ours: greys, since the hues are taken.
+OTHERS = {"httpd": "#555555", "nginx": "#999999"}
+
+INK = {False: "#222222", True: "#E8E8E8"}
+PAPER = {False: "#FFFFFF", True: "#16181C"}
+GRID = {False: "#E3E3E3", True: "#33373E"}
+
+THEMES = ("light", "dark")
+
+
+def is_dark(theme: str | None = None) -> bool:
+    """Whether to draw for a dark page: as told, else as MPMKIT_THEME says, else light.
+
+    Raises ValueError for a theme that is neither "light" nor "dark".
+    """
+    chosen = theme or os.environ.get("MPMKIT_THEME") or "light"
+    if chosen not in THEMES:
+        raise ValueError(f"no theme {chosen!r}; choose light or dark")
+    return chosen == "dark"
+
+
+def colour(mpm: str, theme: str | None = None) -> str:
+    """The MPM's colour as #RRGGBB. Raises ValueError for an unknown MPM or theme."""
+    colours = DARK if is_dark(theme) else LIGHT
+    if mpm in colours:
+        return colours[mpm]
+    if mpm in OTHERS:
+        return OTHERS[mpm]
+    raise ValueError(f"no colour for {mpm!r}; there is one for {', '.join([*LIGHT, *OTHERS])}")
+
+
+def layout(theme: str | None = None) -> dict[str, Any]:
+    """Plotly layout settings shared by all figures: quiet grid, no frame, readable in class."""
+    dark = is_dark(theme)
+    axis = {"gridcolor": GRID[dark], "zeroline": False, "linecolor": INK[dark], "ticks": ""}
+    return {
+        "paper_bgcolor": PAPER[dark],
+        "plot_bgcolor": PAPER[dark],
+        "font": {"color": INK[dark], "size": 14},
+        "colorway": list((DARK if dark else LIGHT).values()),
+        "xaxis": {**axis, "showgrid": False, "showline": True},
+        "yaxis": axis,
+        "margin": {"l": 64, "r": 24, "t": 72, "b": 56},
+        "hoverlabel": {"font": {"size": 13}},
+    }
