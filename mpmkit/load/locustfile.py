@@ -1,0 +1,874 @@
+"""The load, executed by Locust. The only file of mpmkit that imports locust or gevent.
+
+`mpmkit.load.drive.run_load` starts it. It also runs by itself, with Locust's own options and page::
+
+    locust -f mpmkit/load/locustfile.py --host http://127.0.0.1:8080 -u 200 -r 200 \\
+           --path /index.html --requests 20000 --headless
+
+Why it is not HttpUser or FastHttpUser: on loopback the generator is slower than the servers it
+should measure, so whoever uses those measures the generator. What a request costs here:
+
+* one send, one recv, one look-up of the whole answer in a memo of answers already read and checked;
+* a socket watcher that stays registered while a connection lives (no epoll_ctl per request), whose
+  callback switches straight into the user's greenlet;
+* two readings of the clock and one append to an array of nanoseconds;
+* no timer per request: one clerk greenlet per process looks for the overdue, several times a
+  second;
+* Locust's statistics are fed in batches by that clerk: each request is counted, in its second and
+  its millisecond, as if by events.request.fire, which costs more than the request
+  (``--request-events each`` fires it for every response, for those who attach listeners).
+  Failures are always fired.
+
+A user is a Locust User in a greenlet of its own, running a closed loop: claim a request from the
+budget, send, wait for the whole answer, check it, record it, claim again.
+
+Latency is counted in ns from just before the connection is opened (new connection per request) or
+the request is sent (keep-alive) to the last byte of the body. With a new connection per request
+the user then waits, as ab does, until the server ends the connection, before it goes on: so it is
+the server's side that gets the TIME_WAIT state, and a run of millions of connections leaves the
+client's ephemeral ports free. Where a server does not close first and ports run out after all,
+the users move on to another loopback source address (127.0.0.2, ...), each with ports of its own.
+Connections that must be given up are reset, which leaves no TIME_WAIT either.
+
+The budget of requests is exact over all users and all processes of ``--processes``: it lies, in
+tokens, in a pipe that Locust's forks inherit; who reads a token owns its share. The kernel makes
+the reading atomic, and a killed process can block nobody.
+"""
+
+from __future__ import annotations
+
+import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
+import array
+import errno
+import json
+import logging
+import os
+import resource
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import gevent
+import greenlet
+from gevent import get_hub, getcurrent
+from locust import User, events, task
+from locust import __version__ as locust_version
+from locust.exception import StopTest, StopUser
+from locust.runners import MasterRunner, WorkerRunner
+from locust.stats import StatsEntry
+from locust.user.task import LOCUST_STATE_STOPPING
+
+try:
+    import mpmkit  # noqa: F401
+except ModuleNotFoundError:  # run from a checkout that is not installed
+    sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, ProfileError, loopback_target
+from mpmkit.load.response import ResponseReader
+
+log = logging.getLogger("mpmkit.load")
+
+clock = time.perf_counter_ns
+READ, WRITE = 1, 2
+RECV_SIZE = 65_536
+NEVER = 1 << 62
+
+MEMO_ENTRIES = 1_024
+MEMO_BYTES = 8_192
+"""An answer longer than this is not kept in the memo; with MEMO_ENTRIES it bounds it to 8 MiB."""
+
+TICK = 0.25
+"""Seconds between the clerk's reports: to Locust's statistics, to the progress pipe, to the
+timeline."""
+
+BACK_OFF = 0.05
+"""Seconds that a user waits after a connection that could not be opened. A refused connection costs
+microseconds, so without a pause a dead server would use up the budget in an instant."""
+
+RESET_ON_CLOSE = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {on, 0 s}
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the socket module has no name for it before 3.12
+MAX_SOURCES = 200
+
+IMPORT_PID = os.getpid()
+FORKED_BY_HAND = "--worker" in sys.argv or os.environ.get("LOCUST_MODE_WORKER")
+
+
+class LoadFailure(Exception):
+    """What Locust's statistics show for a failed request: its kind."""
+
+
+class Overdue(Exception):
+    """Thrown into a user whose request has passed its time."""
+
+
+class Budget:
+    """How many requests may still be sent: first the warm-up, then the measured ones.
+
+    `left` is this process's share in hand. A user that finds it empty calls `more()`.
+    """
+
+    TOKENS = 1_600
+    """At most this many tokens for each phase: two phases fit into the smallest pipe, one page."""
+
+    def __init__(self) -> None:
+        self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.read_end, False)
+        os.set_blocking(self.write_end, False)
+        self.reset(0, 0)
+
+    def reset(self, warmup: int, requests: int) -> None:
+        """Forget what was in hand. The sizes of the shares follow from the two totals alone, so
+        processes that read the same pipe agree on them."""
+        self.left = 0
+        self.measuring = False
+        self.exhausted = False
+        self.warm_until = 0
+        self.warm_seconds = 0.0
+        self._shares = self._warm_shares(warmup) | self._measured_shares(requests)
+        self._tokens = self._tokens_of(warmup, b"wx") + self._tokens_of(requests, b"mn")
+        self._held = b""
+
+    def _warm_shares(self, total: int) -> dict[int, int]:
+        chunk = -(-total // self.TOKENS) or 1
+        return {ord("w"): chunk, ord("x"): total % chunk}
+
+    def _measured_shares(self, total: int) -> dict[int, int]:
+        chunk = -(-total // self.TOKENS) or 1
+        return {ord("m"): chunk, ord("n"): total % chunk}
+
+    def _tokens_of(self, total: int, letters: bytes) -> bytes:
+        chunk = -(-total // self.TOKENS) or 1
+        return letters[:1] * (total // chunk) + (letters[1:] if total % chunk else b"")
+
+    def fill(self) -> None:
+        """Put the tokens into the pipe, which is emptied before (a second test from Locust's
+        page)."""
+        try:
+            while os.read(self.read_end, RECV_SIZE):
+                pass
+        except BlockingIOError:
+            pass
+        written = os.write(self.write_end, self._tokens)
+        if written != len(self._tokens):
+            raise StopTest("the pipe that holds the request budget is too small")
+
+    def more(self) -> bool:
+        """True when the caller may send one more request; it then owns it. False: all are
+        claimed."""
+        if not self.measuring and self._warming():
+            return True
+        if self.left:
+            self.left -= 1
+            return True
+        try:
+            token = self._held or os.read(self.read_end, 1)
+        except BlockingIOError:
+            token = b""
+        self._held = b""
+        if not token:
+            self.exhausted = True
+            return False
+        if token in b"mn" and not self.measuring:
+            # Requests of the warm-up come first, then its seconds, then what is measured.
+            if self.warm_seconds and not self.warm_until:
+                self.warm_until = clock() + int(self.warm_seconds * 1e9)
+            if self._warming():
+                self._held = token
+                return True
+            self._measure()
+        self.left = self._shares[token[0]] - 1
+        return True
+
+    def _warming(self) -> bool:
+        return clock() < self.warm_until
+
+    def _measure(self) -> None:
+        self.measuring = True
+        state.measure()
+
+
+class State:
+    """What one generator process shares between its users and its clerk."""
+
+    def __init__(self) -> None:
+        self.budget = Budget()
+        self.profile: LoadProfile | None = None
+        self.environment = None
+        self.reset()
+
+    def reset(self) -> None:
+        self.latencies = array.array("q")
+        self.failures: Counter[str] = Counter()
+        self.reconnects = 0       # the server ended a kept connection and said so
+        self.retries = 0          # it ended one while a request was on its way: sent again, once
+        self.body_bytes = 0
+        self.warmed = 0
+        self.reported = 0         # latencies already folded into Locust's statistics
+        self.folded_bytes = 0
+        self.timeline: list[tuple[int, int]] = []
+        self.running = 0          # users inside their loop
+        self.users: set[Client] = set()
+        self.started_ns = 0       # of the first measured request; 0 until then
+        self.last_end = 0
+        self.deadline = NEVER
+        self.begun_ns = 0         # of the first request of all, warm-up included
+        self.started_at = 0.0
+        self.cpu_start = (0.0, 0.0)
+        self.cpu_end = (0.0, 0.0)
+        self.ended = ""
+        self.written = False
+        self.refused_since = 0    # connections that failed since the last answer
+        self.last_answer = 0
+        self.memo: dict[bytes, tuple] = {}
+        self.source = 0
+
+    def prepare(self, environment) -> None:
+        """A test begins: read the profile, resolve the target, set the budget."""
+        options = environment.parsed_options
+        profile = profile_of(options)
+        try:
+            host, port = loopback_target(environment.host or "")
+        except ValueError as error:
+            raise StopTest(f"--host: {error}") from None
+        self.reset()
+        self.environment = environment
+        self.profile = profile
+        self.family, _, _, _, self.address = _socket.getaddrinfo(
+            host, port, 0, _socket.SOCK_STREAM)[0]
+        self.kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK
+        self.request = profile.request_bytes(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        self.timeout_ns = int(profile.timeout * 1e9)
+        raise_file_limit(profile.users + 512)
+        runner = environment.runner
+        warmup = profile.warmup_requests
+        requests = profile.requests or MAX_REQUESTS
+        if isinstance(runner, WorkerRunner) and (FORKED_BY_HAND or os.getpid() == IMPORT_PID):
+            # Workers started one by one, perhaps on other machines, share no pipe: they split the
+            # budget by their index. `processes` then says how many workers there are in all.
+            os.close(self.budget.read_end), os.close(self.budget.write_end)
+            self.budget = Budget()
+            self.budget.reset(*(share(total, runner.worker_index, profile.processes)
+                                for total in (warmup, requests)))
+            self.budget.fill()
+        else:
+            self.budget.reset(warmup, requests)
+            if not isinstance(runner, WorkerRunner):
+                self.budget.fill()
+        self.budget.warm_seconds = profile.warmup_seconds
+
+    def measure(self) -> None:
+        """The warm-up is over; what starts from here on counts."""
+        self.started_ns = self.last_answer = clock()
+        self.started_at = time.time()
+        self.cpu_start = cpu_seconds()
+        if self.profile.duration is not None:
+            self.deadline = self.started_ns + int(self.profile.duration * 1e9)
+
+    def done(self) -> int:
+        return len(self.latencies) + sum(self.failures.values())
+
+    def fail(self, kind: str, t0: int, length: int) -> None:
+        self.failures[kind] += 1
+        events.request.fire(
+            request_type=self.profile.method, name=self.profile.path, context={},
+            response_time=(clock() - t0) / 1e6, response_length=length, exception=LoadFailure(kind))
+
+    # -- ending ----------------------------------------------------------------------------------
+
+    def left_loop(self) -> None:
+        """A user's loop ended. The last one out ends the run, if there is nothing left to claim."""
+        if not self.running and (self.budget.exhausted or clock() >= self.deadline):
+            self.finish("requests" if self.budget.exhausted else "duration")
+
+    def finish(self, why: str) -> None:
+        if self.ended or self.profile is None:
+            return
+        self.ended = why
+        self.cpu_end = cpu_seconds()
+        gevent.spawn(self._finish)
+
+    def _finish(self) -> None:
+        self.report()
+        self.write()
+        runner = self.environment.runner
+        if isinstance(runner, WorkerRunner):
+            runner.send_message("mpmkit_done", {"ended": self.ended})
+        elif self.environment.parsed_options.headless:
+            runner.quit()
+        else:
+            runner.stop()
+
+    def write(self) -> None:
+        """The raw results of this process: <pid>.ns, then <pid>.json, which says that both are
+        whole."""
+        folder = os.environ.get("MPMKIT_LOAD_RESULTS")
+        if self.written or not folder or self.profile is None:
+            return
+        self.written = True
+        if self.cpu_end == (0.0, 0.0):
+            self.cpu_end = cpu_seconds()
+        name = os.path.join(folder, str(os.getpid()))
+        with open(name + ".ns", "wb") as file:
+            self.latencies.tofile(file)
+        result = {
+            "version": 1,
+            "pid": os.getpid(),
+            "locust": locust_version,
+            "started_ns": self.started_ns,
+            "started_at": self.started_at,
+            "last_end_ns": self.last_end,
+            "finished_ns": clock(),
+            "ok": len(self.latencies),
+            "failures": dict(self.failures),
+            "retries": self.retries,
+            "reconnects": self.reconnects,
+            "body_bytes": self.body_bytes,
+            "warmed": self.warmed,
+            "cpu_user": self.cpu_end[0] - self.cpu_start[0],
+            "cpu_system": self.cpu_end[1] - self.cpu_start[1],
+            "timeline": self.timeline,
+            "sources": self.source + 1,
+            "ended": self.ended or "interrupted",
+        }
+        with open(name + ".part", "w") as file:
+            json.dump(result, file)
+        os.rename(name + ".part", name + ".json")
+
+    # -- the clerk -------------------------------------------------------------------------------
+
+    def clerk(self) -> None:
+        """Looks for overdue requests, reports, and sees to it that the run ends."""
+        profile = self.profile
+        tick = min(TICK, max(0.01, profile.timeout / 20))
+        next_report = 0
+        limit_ns = int(profile.time_limit * 1e9)
+        while not self.ended:
+            gevent.sleep(tick)
+            now = clock()
+            for client in self.users:
+                if client.waiting and now >= client.due:
+                    client.loop.run_callback(client.expire)
+            if self.begun_ns and now - self.begun_ns > limit_ns:
+                self.finish(f"time limit of {profile.time_limit:g} s")
+            if (self.refused_since > max(50, 2 * len(self.users))
+                    and now - max(self.last_answer, self.begun_ns) > 1_000_000_000):
+                self.finish(f"gave up: no connection to the server for 1 s "
+                            f"({self.refused_since} attempts)")
+            if now >= next_report:
+                next_report = now + int(TICK * 1e9)
+                self.report()
+
+    def report(self) -> None:
+        """Tell Locust's statistics, the timeline and the progress pipe what was done since last
+        time."""
+        count = len(self.latencies)
+        if count > self.reported:
+            self.last_answer = clock()
+            self.refused_since = 0
+            if self.profile.events == "batch":
+                self._fold(self.latencies[self.reported:count])
+            self.reported = count
+        if not self.started_ns:
+            return
+        done, now = self.done(), clock()
+        self.timeline.append((now - self.started_ns, done))
+        if progress_fd is not None:
+            try:
+                os.write(progress_fd, b"%d %d %d\n" % (os.getpid(), done, now - self.started_ns))
+            except OSError:
+                pass  # nobody reads, or not fast enough; progress is a courtesy
+
+    def _fold(self, batch: array.array) -> None:
+        """What events.request.fire would have done for each of these, as the sum.
+
+        Locust merges the reports of its own workers in this very way.
+        """
+        stats = self.environment.stats
+        entry = StatsEntry(stats, self.profile.path, self.profile.method)
+        now = time.time()
+        entry.num_requests = len(batch)
+        entry.total_response_time = sum(batch) / 1e6
+        entry.min_response_time = min(batch) / 1e6
+        entry.max_response_time = max(batch) / 1e6
+        entry.response_times = dict(Counter([ns // 1_000_000 for ns in batch]))
+        entry.num_reqs_per_sec = {int(now): len(batch)}
+        entry.last_request_timestamp = now
+        entry.start_time = stats.start_time
+        entry.total_content_length = self.body_bytes - self.folded_bytes
+        self.folded_bytes = self.body_bytes
+        stats.total.extend(entry)
+        stats.entries[(self.profile.path, self.profile.method)].extend(entry)
+
+
+def share(total: int, index: int, of: int) -> int:
+    """Part `index` (from 0) of `total` cut into `of` parts that differ by one at most."""
+    return total // of + (index < total % of)
+
+
+def cpu_seconds() -> tuple[float, float]:
+    """CPU time of this process so far: (user, system) in seconds."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime, usage.ru_stime
+
+
+def raise_file_limit(wanted: int) -> None:
+    """One file descriptor per user: raise the soft limit as far as is wanted and allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted or soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise StopTest(f"{wanted} open files are needed and {hard} are allowed; use fewer users, "
+                       f"or raise the limit (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+# -- one user's connection -----------------------------------------------------------------------
+
+
+class Client:
+    """The socket of one user, and its loop in two forms: `keep_alive` and `new_connections`."""
+
+    def __init__(self, user: User) -> None:
+        self.user = user
+        self.hub = get_hub()
+        self.loop = self.hub.loop
+        self.greenlet = getcurrent()
+        self.sock = None
+        self.watcher = None
+        self.waiting = False
+        self.due = NEVER
+        # Straight into the hub: gevent's own switch() asks for hooks that no user here has.
+        self.to_hub = greenlet.greenlet.switch.__get__(self.hub)
+        self.resume = self.greenlet.switch
+
+    # These two run in the hub.
+
+    def wake(self) -> None:
+        # A watcher outlives the wait (that saves two epoll_ctl per request), so it may fire for a
+        # greenlet that waits for something else.
+        if self.waiting:
+            self.waiting = False
+            self.resume()
+
+    def expire(self) -> None:
+        if self.waiting and clock() >= self.due:
+            self.waiting = False
+            self.greenlet.throw(Overdue())
+
+    # These run in the user's greenlet.
+
+    def wait(self) -> None:
+        self.waiting = True
+        try:
+            self.to_hub()
+        finally:
+            self.waiting = False
+
+    def open(self):
+        """A connected socket. Raises OSError, or Overdue."""
+        sock = _socket.socket(state.family, state.kind)
+        self.sock = sock
+        if state.source:
+            sock.setsockopt(_socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((f"127.0.0.{1 + state.source}", 0))
+        code = sock.connect_ex(state.address)
+        if code == errno.EADDRNOTAVAIL and self.next_source():
+            self.close()
+            return self.open()
+        if code and code != errno.EINPROGRESS:
+            raise OSError(code, os.strerror(code))
+        return sock
+
+    def next_source(self) -> bool:
+        """All ephemeral ports towards the target are in TIME_WAIT: go on from another address."""
+        if state.family != _socket.AF_INET or state.source >= MAX_SOURCES:
+            return False
+        state.source += 1
+        return True
+
+    def send(self, data: bytes) -> None:
+        """Send all, waiting where the connection is not there yet or the buffer is full, then
+        watch."""
+        sock = self.sock
+        if self.watcher is not None:
+            self.watcher.stop()  # else an early answer would wake us again and again
+        while data:
+            try:
+                data = data[sock.send(data):]
+            except BlockingIOError:
+                watcher = self.loop.io(sock.fileno(), WRITE)
+                watcher.start(self.wake)
+                try:
+                    self.wait()
+                finally:
+                    watcher.stop()
+                    watcher.close()
+                code = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+                if code:
+                    raise OSError(code, os.strerror(code)) from None
+        self.watch()
+
+    def watch(self) -> None:
+        if self.watcher is None:
+            self.watcher = self.loop.io(self.sock.fileno(), READ)
+        else:
+            self.watcher.fd = self.sock.fileno()
+        self.watcher.start(self.wake)
+
+    def receive(self) -> bytes:
+        """What has come, waiting for it if need be; b"" at the end of the connection."""
+        while True:
+            try:
+                return self.sock.recv(RECV_SIZE)
+            except BlockingIOError:
+                self.wait()
+
+    def close(self, reset: bool = False) -> None:
+        if self.watcher is not None:
+            self.watcher.stop()
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            try:
+                if reset:
+                    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, RESET_ON_CLOSE)
+            except OSError:
+                pass
+            sock.close()
+
+    def read(self, data: bytes):
+        """Read an answer that the memo does not know, from its first bytes `data` on."""
+        profile = state.profile
+        reader = ResponseReader(profile.method, profile.expect_status, profile.expect_length)
+        first = data
+        while True:
+            if not data:
+                return reader.eof()
+            verdict = reader.feed(data)
+            if verdict is not None:
+                if data is first and len(data) <= MEMO_BYTES:
+                    if len(state.memo) >= MEMO_ENTRIES:
+                        state.memo.clear()
+                    state.memo[data] = verdict
+                return verdict
+            data = self.receive()
+
+    def run(self) -> None:
+        if not state.begun_ns:
+            state.begun_ns = clock()
+        state.users.add(self)
+        state.running += 1
+        try:
+            if state.profile.keep_alive:
+                self.keep_alive()
+            else:
+                self.new_connections()
+        finally:
+            state.running -= 1
+            state.users.discard(self)
+            self.close(reset=True)
+            if self.watcher is not None:
+                self.watcher.close()
+        state.left_loop()
+
+    # The two loops. They say the same things twice, and spell out what could be a method, because a
+    # call costs a hundredth of a request here and there would be five of them.
+
+    def new_connections(self) -> None:
+        shared, user, budget, memo = state, self.user, state.budget, state.memo
+        request, size, timeout_ns = state.request, len(state.request), state.timeout_ns
+        record = state.latencies.append
+        each = state.profile.events == "each"
+        while user._state is not LOCUST_STATE_STOPPING and not shared.ended:
+            t0 = clock()
+            if t0 >= shared.deadline:
+                return
+            if budget.left:
+                budget.left -= 1
+            elif not budget.more():
+                return
+            measured = budget.measuring
+            self.due = t0 + timeout_ns
+            verdict = None
+            try:
+                sock = self.open()
+                # On loopback the handshake is over when connect() returns, so sending right away
+                # nearly always spares a wait for "writable".
+                try:
+                    sent = sock.send(request)
+                except BlockingIOError:
+                    sent = 0
+                if sent == size:
+                    self.watch()
+                else:
+                    self.send(request[sent:])
+                self.waiting = True
+                self.to_hub()
+                try:
+                    data = sock.recv(RECV_SIZE)
+                except BlockingIOError:
+                    data = self.receive()
+                verdict = memo.get(data) or self.read(data)
+                t1 = clock()
+                if data:
+                    # The server ends the connection: see the module's text on TIME_WAIT.
+                    try:
+                        rest = sock.recv(RECV_SIZE)
+                    except BlockingIOError:
+                        rest = self.receive()
+                    if rest:
+                        verdict = ("length", False, verdict[2] + len(rest))
+                self.close(reset=verdict[0] is not None)
+            except (Overdue, OSError) as error:
+                if verdict is None or verdict[0] is not None:
+                    self.failed(kind_of(error), t0, measured)
+                    continue
+                # The answer was complete; only the end of the connection went wrong.
+                if isinstance(error, Overdue):
+                    self.failed("unclosed", t0, measured)
+                    continue
+                self.close(reset=True)
+            kind, _, length = verdict
+            if not measured:
+                shared.warmed += 1
+            elif kind is None:
+                record(t1 - t0)
+                shared.body_bytes += length
+                shared.last_end = t1
+                if each:
+                    fire(t1 - t0, length)
+            else:
+                self.failed(kind, t0, True)
+
+    def keep_alive(self) -> None:
+        shared, user, budget, memo = state, self.user, state.budget, state.memo
+        request, size, timeout_ns = state.request, len(state.request), state.timeout_ns
+        record = state.latencies.append
+        each = state.profile.events == "each"
+        sock = None
+        while user._state is not LOCUST_STATE_STOPPING and not shared.ended:
+            t0 = clock()
+            if t0 >= shared.deadline:
+                return
+            if budget.left:
+                budget.left -= 1
+            elif not budget.more():
+                return
+            measured = budget.measuring
+            self.due = t0 + timeout_ns
+            try:
+                fresh = sock is None
+                try:
+                    if fresh:
+                        sock = self.open()
+                        self.send(request)
+                    else:
+                        sent = sock.send(request)
+                        if sent != size:
+                            self.send(request[sent:])
+                    self.waiting = True
+                    self.to_hub()
+                    try:
+                        data = sock.recv(RECV_SIZE)
+                    except BlockingIOError:
+                        data = self.receive()
+                except (ConnectionResetError, BrokenPipeError):
+                    if fresh:
+                        raise
+                    data = b""
+                if not data and not fresh:
+                    # The server's close and our request crossed. That is nobody's fault (RFC 9112,
+                    # 9.3.1 lets a client send it again): once, on a new connection.
+                    if measured:
+                        shared.retries += 1
+                    self.close()
+                    sock = self.open()
+                    self.send(request)
+                    data = self.receive()
+                verdict = memo.get(data) or self.read(data)
+                t1 = clock()
+                if not verdict[1]:
+                    # It will not be used again. If the answer was whole, let the server close
+                    # first.
+                    if data and verdict[0] != "malformed":
+                        if measured and verdict[0] is None:
+                            shared.reconnects += 1
+                        self.drain()
+                    self.close(reset=verdict[0] is not None)
+                    sock = None
+            except BlockingIOError:
+                # Only a buffer that is full at the very first byte of a reused connection's
+                # request.
+                self.failed("connect", t0, measured)
+                sock = None
+                continue
+            except (Overdue, OSError) as error:
+                self.failed(kind_of(error), t0, measured)
+                sock = None
+                continue
+            kind, _, length = verdict
+            if not measured:
+                shared.warmed += 1
+            elif kind is None:
+                record(t1 - t0)
+                shared.body_bytes += length
+                shared.last_end = t1
+                if each:
+                    fire(t1 - t0, length)
+            else:
+                shared.last_end = t1
+                shared.fail(kind, t0, length)
+
+    def drain(self) -> None:
+        """Wait for the server's end of the connection, one second at most: it said it would
+        close."""
+        self.due = clock() + 1_000_000_000
+        try:
+            while self.receive():
+                pass
+        except (Overdue, OSError):
+            pass
+
+    def failed(self, kind: str, t0: int, measured: bool) -> None:
+        """A request that failed with its connection."""
+        self.waiting = False
+        self.close(reset=True)
+        if measured:
+            state.last_end = clock()
+            state.fail(kind, t0, 0)
+        if kind in ("refused", "connect"):
+            state.refused_since += 1
+            gevent.sleep(BACK_OFF)
+
+
+def kind_of(error: Exception) -> str:
+    if isinstance(error, Overdue):
+        return "timeout"
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    if isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)):
+        return "reset"
+    return "connect"
+
+
+def fire(ns: int, length: int) -> None:
+    events.request.fire(
+        request_type=state.profile.method, name=state.profile.path, context={},
+        response_time=ns / 1e6, response_length=length, exception=None)
+
+
+# -- Locust's side -------------------------------------------------------------------------------
+
+state = State()
+
+
+def inherited(name: str) -> int | None:
+    """A file descriptor that drive.py passed by its number."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else None
+
+
+progress_fd = inherited("MPMKIT_LOAD_PROGRESS_FD")
+life_fd = inherited("MPMKIT_LOAD_LIFE_FD")
+if progress_fd is not None:
+    os.set_blocking(progress_fd, False)
+
+
+class LeanUser(User):
+    """One client: its single task is the whole closed loop."""
+
+    @task
+    def closed_loop(self) -> None:
+        Client(self).run()
+        raise StopUser
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser) -> None:
+    """The fields of LoadProfile as options of Locust's command line, also by environment."""
+    group = parser.add_argument_group(
+        "mpmkit load", "What to ask for. Users, spawn rate and run time are Locust's own options.")
+
+    def add(name: str, help: str, **how) -> None:
+        env = "MPMKIT_LOAD_" + name.replace("-", "_").upper()
+        group.add_argument(f"--{name}", env_var=env, help=help, **how)
+
+    add("load-profile", "a load profile as JSON, or @FILE; the options below change its fields")
+    add("path", "path to ask for, default /")
+    add("requests", "requests in all, over all users and processes", type=int)
+    add("duration", "seconds to go on sending (as --run-time, but lets requests end)", type=float)
+    add("keep-alive", "reuse connections", action="store_true")
+    add("expect-status", "status of a good answer, default 200", type=int)
+    add("expect-length", "body length of a good answer in bytes, default any", type=int)
+    add("request-timeout", "seconds a request may take, default 30", type=float)
+    add("warmup-requests", "requests sent before those that count", type=int)
+    add("warmup-seconds", "seconds of load before the requests that count", type=float)
+    add("request-events", "fire Locust's request event for each answer, or count in batches",
+        choices=("batch", "each"))
+
+
+def profile_of(options) -> LoadProfile:
+    """The profile that Locust's options describe. Raises StopTest with the reason if there is
+    none."""
+    given = {
+        "path": options.path, "requests": options.requests, "duration": options.duration,
+        "keep_alive": options.keep_alive or None, "expect_status": options.expect_status,
+        "expect_length": options.expect_length, "timeout": options.request_timeout,
+        "warmup_requests": options.warmup_requests, "warmup_seconds": options.warmup_seconds,
+        "events": options.request_events,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        text = options.load_profile
+        if text:
+            if text.startswith("@"):
+                text = Path(text[1:]).read_text()
+            return LoadProfile.from_json(text).but(**given)
+        # Without a bound of ours, Locust's stop button or --run-time ends the run; the profile's
+        # own bounds still hold.
+        given.setdefault("requests", MAX_REQUESTS)
+        given.setdefault("time_limit", 3600.0)
+        return LoadProfile(users=options.num_users or 1, **given)
+    except (ProfileError, OSError) as error:
+        raise StopTest(f"load profile: {error}") from None
+
+
+@events.init.add_listener
+def on_init(environment, runner, **_) -> None:
+    if life_fd is not None:
+        # The other end is held by the process that started us: when it is gone, however it died,
+        # this end reads as closed. No orphan goes on loading a server.
+        watcher = get_hub().loop.io(life_fd, READ)
+        watcher.start(os._exit, 3)
+        state.life = watcher
+    if isinstance(runner, MasterRunner):
+        ended: list[str] = []
+
+        def one_done(environment, msg, **_) -> None:
+            ended.append(msg.node_id)
+            if len(set(ended)) >= environment.parsed_options.expect_workers:
+                gevent.spawn(environment.runner.quit)
+
+        runner.register_message("mpmkit_done", one_done)
+    try:
+        profile_of(environment.parsed_options)  # refuse a bad one before anything starts
+    except StopTest as error:
+        log.error("%s", error)
+        environment.process_exit_code = 2
+        raise
+
+
+@events.test_start.add_listener
+def on_test_start(environment, **_) -> None:
+    state.prepare(environment)
+    if not isinstance(environment.runner, MasterRunner):
+        gevent.spawn(state.clerk)
+
+
+@events.quitting.add_listener
+def on_quitting(environment, **_) -> None:
+    """Ctrl-C, SIGTERM or the regular end: what was measured is kept."""
+    if not isinstance(environment.runner, MasterRunner):
+        state.ended = state.ended or "interrupted"
+        state.write()
