@@ -1,0 +1,46 @@
+"""mpmkit: Apache's prefork, worker and event request models, real, in Python, and their measurement.
+
+Everything public is named here and loaded on first use, so that a server process, which imports
+`mpmkit` too, pays for nothing it does not run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpmkit._version import __version__
+
+if TYPE_CHECKING:
+    from mpmkit.launcher import Server, launch
+    from mpmkit.load.drive import LoadRun, run_load
+    from mpmkit.measure.qps import qps_table
+    from mpmkit.simulate import simulate
+
+# Where each public name lives: name -> module.
+_PUBLIC = {
+    "launch": "mpmkit.launcher",
+    "Server": "mpmkit.launcher",
+    "LaunchError": "mpmkit.launcher",
+    "run_load": "mpmkit.load.drive",
+    "LoadRun": "mpmkit.load.drive",
+    "qps_table": "mpmkit.measure.qps",
+    "simulate": "mpmkit.simulate",
+    "DirectiveError": "mpmkit.directives",
+    "MPMS": "mpmkit.directives",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'mpmkit' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    from importlib import import_module
+
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,41 @@
+"""The command line: `mpmkit serve | qps | load`, also as `python -m mpmkit`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+# name -> (module with main(argv) -> exit status, what it does)
+COMMANDS = {
+    "serve": ("mpmkit.serve", "run a server: prefork, worker or event"),
+    "qps": ("mpmkit.measure.qps", "the article's static and script tables, on this machine"),
+    "load": ("mpmkit.load.drive", "one load against one server"),
+    "bench": ("mpmkit.measure.bench", "the MPMs beside the real httpd, interleaved"),
+}
+
+
+def usage() -> str:
+    lines = [f"  {name:<8}{what}" for name, (_, what) in COMMANDS.items()]
+    return "usage: mpmkit COMMAND [options]\n\n" + "\n".join(lines) + "\n\nmpmkit COMMAND --help says more.\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(usage(), end="")
+        return 0
+    if args[0] in ("-V", "--version"):
+        from mpmkit import __version__
+
+        print(f"mpmkit {__version__}")
+        return 0
+    if args[0] not in COMMANDS:
+        print(f"mpmkit: unknown command {args[0]!r}; it is one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 1
+    return import_module(COMMANDS[args[0]][0]).main(args[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

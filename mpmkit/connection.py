@@ -1,0 +1,399 @@
+"""A connection: a socket, its protocol, and what is still to be sent.
+
+Everything here that waits, waits in the kernel with the socket's own timeouts (SO_RCVTIMEO and
+SO_SNDTIMEO), so that a read is one system call; Python's `settimeout` would poll before each.
+A timeout shows as BlockingIOError.
+
+Apache's connection states (`states.py`) tell in whose hands a connection is. Under prefork and
+worker the thread that accepted it holds it to its end. Under event a thread holds it only while
+there is something to do; `nonblocking` is set, and what can't be sent at once stays in `pending`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from time import monotonic
+
+from mpmkit.directives import Directives
+from mpmkit.http.messages import FileBody, Request, RequestError
+from mpmkit.http.protocol import Protocol
+from mpmkit.listen import timeval
+
+HEAD_SIZE = 8192  # one read for a head: more than LimitRequestLine allows for its longest part
+BODY_SIZE = 65536
+LINGER_READ = 32768
+LINGER_SILENCE = 2.0  # seconds of silence that end a lingering close (SECONDS_TO_LINGER)
+LINGER_MAX = 30.0  # seconds that end it although data still comes (MAX_SECS_TO_LINGER)
+
+_MORE = socket.MSG_MORE
+_NOW = socket.MSG_DONTWAIT
+
+
+class Disconnected(Exception):
+    """The client is gone, or has taken nothing for Timeout seconds."""
+
+
+class ReadDeadline:
+    """RequestReadTimeout `init-max,MinRate=rate`, beside Timeout, for one head or one body.
+
+    A stage may take `init` seconds, and each byte that comes buys 1/rate more, up to `max` in all.
+    Without RequestReadTimeout (`init` 0) only Timeout counts: seconds for each single read.
+    """
+
+    __slots__ = ("_began", "_bought", "_init", "_max", "_rate", "_timeout")
+
+    def __init__(self, timeout: float, init: float, maximum: float, rate: float, now: float) -> None:
+        self._timeout = timeout
+        self._init, self._max, self._rate = init, maximum, rate
+        self._began = now
+        self._bought = 0.0
+
+    def received(self, count: int) -> None:
+        if self._rate:
+            self._bought += count / self._rate
+
+    def wait(self, now: float) -> float:
+        """Seconds the next read may wait; 0 or less: it is too late."""
+        if not self._init:
+            return self._timeout
+        allowed = self._init + self._bought
+        if self._max:
+            allowed = min(allowed, self._max)
+        return min(self._timeout, self._began + allowed - now)
+
+
+class Connection:
+    """One client. Written by whoever holds it: one thread at a time, never two.
+
+    kept        responses after which the connection was kept alive
+    pending     bytes or a file not sent yet because the client takes them slowly (event only)
+    request     the request being answered; status, started, body_sent, sent, keep_alive tell how
+    state, edge, watching   event's own notes (mpm/event.py): in whose hands the connection is,
+                whether news came since they last looked, what epoll watches it for
+    """
+
+    __slots__ = (
+        "_body_deadline", "_continued", "_directives", "_timeout", "body_sent", "edge", "fd",
+        "keep_alive", "kept", "nonblocking", "peer", "pending", "protocol", "request", "sent",
+        "sock", "started", "state", "status", "watching",
+    )  # fmt: skip
+
+    def __init__(
+        self, sock: socket.SocketType, peer: tuple, directives: Directives, heads: dict[bytes, Request],
+        timeout: float, nonblocking: bool = False,
+    ) -> None:  # fmt: skip
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.peer = peer
+        self.protocol = Protocol(directives, heads)
+        self.nonblocking = nonblocking
+        self.kept = 0
+        self.pending: memoryview | FileBody | None = None
+        self.request: Request | None = None
+        self.edge = False
+        self.watching = 0
+        self._directives = directives
+        self._timeout = timeout  # what SO_RCVTIMEO is: inherited from the listening socket
+        self._body_deadline: ReadDeadline | None = None
+        self._continued = False
+
+    def __repr__(self) -> str:
+        return f"<Connection fd={self.fd} peer={self.peer} kept={self.kept}>"
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def read_request(self) -> Request | None:
+        """Wait for the next request's head.
+
+        None: there is none; the client closed, or was idle for KeepAliveTimeout.
+        Raises RequestError: 408 when a head takes longer than RequestReadTimeout or Timeout allow,
+        and whatever `Protocol.next_request` refuses.
+        """
+        protocol = self.protocol
+        if protocol.pending:
+            return protocol.next_request() or self._rest_of_head()
+        if self.kept:
+            self.set_timeout(self._directives.KeepAliveTimeout)
+        try:
+            data = self.sock.recv(HEAD_SIZE)
+        except BlockingIOError:
+            if self.kept:
+                return None
+            raise RequestError(408, "no request came", silent=True) from None
+        except OSError:
+            return None
+        if not data:
+            return None
+        protocol.feed(data)
+        return protocol.next_request() or self._rest_of_head()
+
+    def fill(self) -> bool:
+        """Event: take what has come, without waiting. False: nothing has. Raises Disconnected."""
+        self.edge = False
+        try:
+            data = self.sock.recv(HEAD_SIZE, _NOW)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise Disconnected(error.strerror) from None
+        if not data:
+            raise Disconnected("closed")
+        if len(data) == HEAD_SIZE:
+            self.edge = True  # there may be more, and no new edge will tell
+        self.protocol.feed(data)
+        return True
+
+    def _rest_of_head(self) -> Request | None:
+        """The head comes in pieces: the clock of RequestReadTimeout's `header` runs from here."""
+        rule = self._directives.RequestReadTimeout
+        deadline = ReadDeadline(
+            self._directives.Timeout, rule.header_init, rule.header_max, rule.header_rate, monotonic()
+        )
+        while True:
+            try:
+                data = self._read_by(deadline, HEAD_SIZE)
+            except TimeoutError:
+                # Without a whole request line there is nobody to answer: httpd closes in silence.
+                silent = not self.protocol.line
+                raise RequestError(408, "the request's head did not come in time", silent=silent) from None
+            except OSError:
+                return None
+            if not data:
+                return None
+            self.protocol.feed(data)
+            request = self.protocol.next_request()
+            if request is not None:
+                return request
+
+    def read_body(self) -> bytes:
+        """The next piece of the request's body, b"" at its end. Sends `100 Continue` when it is due.
+
+        Raises RequestError (408 over RequestReadTimeout's `body` or Timeout; 400, 413: see
+        Protocol) and Disconnected when the client closes before the end.
+        """
+        protocol = self.protocol
+        while (piece := protocol.next_piece()) is None:
+            if self._body_deadline is None:
+                rule = self._directives.RequestReadTimeout
+                self._body_deadline = ReadDeadline(
+                    self._directives.Timeout, rule.body_init, rule.body_max, rule.body_rate, monotonic()
+                )
+            if self.request is not None and self.request.expect_continue and not self._continued:
+                self._continued = True
+                self._send_blocking(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
+            try:
+                data = self._read_by(self._body_deadline, BODY_SIZE)
+            except TimeoutError:
+                raise RequestError(408, "the request's body did not come in time") from None
+            except OSError as error:
+                raise Disconnected(error.strerror) from None
+            if not data:
+                raise Disconnected("the client closed within the request's body")
+            protocol.feed_body(data)
+        return piece
+
+    def discard_body(self) -> None:
+        """Read what a handler left of the request's body, so that the next request can be found.
+
+        A client that still waits for `100 Continue` is not asked to send what nobody wants:
+        the connection ends instead (RFC 9110, 10.1.1).
+        """
+        if self.request is not None and self.request.expect_continue and not self._continued:
+            self.keep_alive = False
+            return
+        while self.read_body():
+            pass
+
+    def begin_request(self, request: Request) -> None:
+        """`request` is the one being answered now."""
+        self.request = request
+        if self._body_deadline is not None:
+            self._body_deadline = None
+        self._continued = False
+
+    def _read_by(self, deadline: ReadDeadline, size: int) -> bytes:
+        """One read that `deadline` bounds. Raises TimeoutError, or OSError when the client is gone."""
+        wait = deadline.wait(monotonic())
+        if wait <= 0:
+            raise TimeoutError
+        self.set_timeout(wait)
+        try:
+            data = self.sock.recv(size)
+        except BlockingIOError:
+            raise TimeoutError from None
+        deadline.received(len(data))
+        return data
+
+    def set_timeout(self, seconds: float) -> None:
+        """How long the next read may wait. No system call when it is so already."""
+        if seconds != self._timeout:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(seconds))
+            self._timeout = seconds
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Send a head, or a head and its body. Raises Disconnected.
+
+        Event: what the socket does not take at once is left in `pending`, if it is at most
+        FlushMaxThreshold; a thread waits while more is left, as httpd's does.
+        """
+        try:
+            if not self.nonblocking or len(data) > self._directives.FlushMaxThreshold:
+                sent = self.sock.send(data)
+                if sent < len(data):
+                    self._send_blocking(memoryview(data)[sent:])
+                return
+            sent = self.sock.send(data, _NOW)
+        except BlockingIOError:
+            if not self.nonblocking:
+                raise Disconnected("the client took nothing for Timeout seconds") from None
+            sent = 0
+        except OSError as error:
+            raise Disconnected(error.strerror) from None
+        if sent < len(data):
+            self.pending = memoryview(data)[sent:]
+
+    def send_file(self, head: bytes, body: FileBody) -> None:
+        """Send `head` and a file's bytes; closes the file. Raises Disconnected.
+
+        EnableSendfile On: the kernel copies file to socket; under event a slow client's rest
+        waits in `pending` without a thread. Off (the default): read and send, and a thread waits
+        while more than FlushMaxThreshold is left. That is httpd's difference, too.
+        """
+        try:
+            self._send_blocking(memoryview(head), _MORE)
+            if self._directives.EnableSendfile:
+                if self.nonblocking:
+                    os.set_blocking(self.fd, False)
+                    self.pending = body
+                    self.flush()
+                else:
+                    self._send_file_blocking(body)
+                return
+            while body.count:
+                data = os.pread(body.fd, min(body.count, 2 * BODY_SIZE), body.offset)
+                if not data:
+                    raise Disconnected("the file became shorter while it was sent")
+                body.offset += len(data)
+                body.count -= len(data)
+                if body.count:
+                    self._send_blocking(memoryview(data))
+                else:
+                    self.send(data)
+        finally:
+            if self.pending is not body:
+                os.close(body.fd)
+
+    def send_pieces(self, head: bytes, pieces: Iterable[bytes], chunked: bool) -> int:
+        """Send `head` and what a script yields, as it yields; returns the body's bytes.
+
+        The head goes with the first piece. Raises Disconnected.
+        """
+        count = 0
+        for piece in pieces:
+            if not piece:
+                continue
+            count += len(piece)
+            data = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
+            self._send_blocking(memoryview(head + data if head else data))
+            head = b""
+        end = head + (b"0\r\n\r\n" if chunked else b"")
+        if end:
+            self._send_blocking(memoryview(end))
+        return count
+
+    def flush(self) -> bool:
+        """Event: send more of `pending` without waiting. True when all of it is sent.
+
+        Raises Disconnected.
+        """
+        pending = self.pending
+        try:
+            if isinstance(pending, FileBody):
+                while pending.count:
+                    sent = os.sendfile(self.fd, pending.fd, pending.offset, pending.count)
+                    if not sent:
+                        raise Disconnected("the file became shorter while it was sent")
+                    pending.offset += sent
+                    pending.count -= sent
+                os.close(pending.fd)
+                os.set_blocking(self.fd, True)
+            elif pending is not None:
+                while pending:
+                    pending = self.pending = pending[self.sock.send(pending, _NOW) :]
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise Disconnected(error.strerror) from None
+        self.pending = None
+        return True
+
+    def _send_blocking(self, data: memoryview, flags: int = 0) -> None:
+        try:
+            while data:
+                data = data[self.sock.send(data, flags) :]
+        except BlockingIOError:
+            raise Disconnected("the client took nothing for Timeout seconds") from None
+        except OSError as error:
+            raise Disconnected(error.strerror) from None
+
+    def _send_file_blocking(self, body: FileBody) -> None:
+        try:
+            while body.count:
+                sent = os.sendfile(self.fd, body.fd, body.offset, body.count)
+                if not sent:
+                    raise Disconnected("the file became shorter while it was sent")
+                body.offset += sent
+                body.count -= sent
+        except BlockingIOError:
+            raise Disconnected("the client took nothing for Timeout seconds") from None
+        except OSError as error:
+            raise Disconnected(error.strerror) from None
+
+    # -- closing ------------------------------------------------------------------------------
+
+    def lingering_close(self, longest: float = LINGER_MAX) -> None:
+        """Say that no more is coming, and read until the client has closed, too.
+
+        To close while data of the client's is unread, or on its way, would send a reset, and the
+        reset could overtake our last response and destroy it (RFC 9112, 9.6). Waits at most
+        LINGER_SILENCE for silence, `longest` seconds in all.
+        """
+        if self.half_close():
+            until = monotonic() + longest
+            try:
+                self.set_timeout(min(LINGER_SILENCE, longest))
+                while self.sock.recv(LINGER_READ) and monotonic() < until:
+                    pass
+            except OSError:
+                pass
+        self.close()
+
+    def half_close(self) -> bool:
+        """Send FIN. False when the client is gone already."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
+
+    def drained(self) -> bool:
+        """Event: drop what has come since `half_close`, without waiting. True: the client closed."""
+        try:
+            while self.sock.recv(LINGER_READ, _NOW):
+                pass
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def close(self) -> None:
+        """Close now; an unsent file goes with it."""
+        if isinstance(self.pending, FileBody):
+            os.close(self.pending.fd)
+        self.pending = None
+        self.sock.close()

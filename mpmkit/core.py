@@ -1,0 +1,205 @@
+"""One request, from its head to its line in the log: the same under every MPM (httpd's http_core).
+
+    read the head     R (or K, between requests)
+    run the handler   W
+    send              W
+    log and count     L
+    then              keep the connection, or close it
+
+`process_request` is that path. An MPM only decides whose thread runs it and who waits before and
+after it; that is all the difference between prefork, worker and event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import time_ns
+
+from mpmkit.connection import Connection, Disconnected
+from mpmkit.directives import Directives
+from mpmkit.http.messages import (
+    BODYLESS_STATUSES,
+    FileBody,
+    HeadStart,
+    Request,
+    RequestError,
+    Response,
+    page,
+    text_field,
+)
+from mpmkit.listen import first_timeout
+from mpmkit.logs import AccessLog, ErrorLog
+from mpmkit.scoreboard import WorkerSlot
+from mpmkit.states import BUSY_LOG, BUSY_WRITE
+
+Handler = Callable[[Request, Connection], Response]
+
+CLOSE = b"Connection: close\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+class Service:
+    """What all connections of one process share. Made before the fork, so children share it, too.
+
+    stopping    this process is leaving: every response says `Connection: close`
+    """
+
+    def __init__(
+        self, directives: Directives, handler: Handler, access: AccessLog | None, errors: ErrorLog
+    ) -> None:
+        self.directives = directives
+        self.handler = handler
+        self.access = access
+        self.errors = errors
+        self.stopping = False
+        self.heads: dict[bytes, Request] = {}
+        self.head_start = HeadStart()
+        self.first_timeout = first_timeout(directives)
+        self._may_keep_alive = directives.KeepAlive and directives.KeepAliveTimeout > 0
+        self._max_keep_alive = directives.MaxKeepAliveRequests
+        self._keep_alive_lines: dict[int, bytes] = {}
+
+    def connection(self, sock, peer, *, nonblocking: bool = False) -> Connection:
+        """A new connection from `accept`'s result."""
+        return Connection(sock, peer, self.directives, self.heads, self.first_timeout, nonblocking)
+
+    def keeps_alive(self, conn: Connection, request: Request, response: Response) -> bool:
+        """httpd's ap_set_keepalive: may this connection carry another request?"""
+        return (
+            self._may_keep_alive
+            and (not self._max_keep_alive or conn.kept < self._max_keep_alive)
+            and not request.close
+            and not response.close
+            and not self.stopping
+            and (response.length is not None or request.version == (1, 1))
+        )
+
+    def keep_alive_line(self, kept: int) -> bytes:
+        """The two header lines for a client that asked for keep-alive. `max` counts this response."""
+        lines = self._keep_alive_lines.get(kept)
+        if lines is None:
+            maximum = self._max_keep_alive
+            left = f", max={maximum - kept}" if maximum else ""
+            lines = self._keep_alive_lines[kept if maximum else 0] = (
+                f"Keep-Alive: timeout={int(self.directives.KeepAliveTimeout)}{left}\r\n"
+                "Connection: Keep-Alive\r\n"
+            ).encode()
+        return lines
+
+
+def client_text(peer: tuple) -> bytes:
+    """The client's address as the scoreboard stores it."""
+    return text_field(peer[0], 64)
+
+
+def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool:
+    """Serve one request. True: the connection may carry another.
+
+    Event: with `conn.pending` not None the response is not all sent; `finish_request` follows
+    when it is. Never raises: whatever goes wrong with one client ends that client's connection.
+    """
+    conn.request = None
+    try:
+        request = conn.read_request()
+    except RequestError as error:
+        return refuse(conn, slot, service, error)
+    if request is None:
+        return False
+    slot.set(BUSY_WRITE)
+    slot.requested(request.status_text)
+    conn.started = time_ns()
+    conn.begin_request(request)
+    conn.keep_alive = True
+    try:
+        response = service.handler(request, conn)
+        if conn.protocol.in_body:
+            conn.discard_body()
+    except RequestError as error:
+        return refuse(conn, slot, service, error)
+    except Disconnected:
+        conn.keep_alive = False
+        return False
+    except Exception:
+        service.errors.exception(f"the handler of {request.path} failed", client=conn.peer)
+        response = page(500, request.method)
+    conn.keep_alive = conn.keep_alive and service.keeps_alive(conn, request, response)
+    respond(conn, request, response, service)
+    if conn.pending is not None:
+        return conn.keep_alive
+    return finish_request(conn, slot, service)
+
+
+def respond(conn: Connection, request: Request, response: Response, service: Service) -> None:
+    """Send `response`, by the way that its body asks for."""
+    body = response.body
+    conn.status = response.status
+    if not conn.keep_alive:
+        connection = CLOSE
+    elif request.asks_keep_alive:
+        connection = service.keep_alive_line(conn.kept)
+    else:
+        connection = b""
+    head = service.head_start.lines(response.status, conn.started // 1_000_000_000) + response.fields
+    try:
+        if type(body) is bytes:
+            data = b"".join((head, connection, response.after, body))
+            conn.body_sent = len(body)
+            conn.sent = len(data)
+            conn.send(data)
+        elif isinstance(body, FileBody):
+            head = b"".join((head, connection, response.after))
+            conn.body_sent = body.count
+            conn.sent = len(head) + body.count
+            conn.send_file(head, body)
+        else:
+            chunked = response.length is None and request.version == (1, 1)
+            chunked = chunked and response.status not in BODYLESS_STATUSES
+            head = b"".join((head, connection, CHUNKED if chunked else b"", response.after))
+            conn.body_sent = conn.sent = 0
+            try:
+                conn.body_sent = conn.send_pieces(head, body, chunked)
+            finally:
+                close = getattr(body, "close", None)
+                if close is not None:
+                    close()
+            conn.sent = len(head) + conn.body_sent
+            if response.length is not None and conn.body_sent != response.length:
+                conn.keep_alive = False  # the client waits for bytes that will not come
+    except Disconnected:
+        conn.keep_alive = False
+    except Exception:
+        # A script that fails while it yields: the head is gone, so only the close can tell.
+        service.errors.exception(f"the script at {request.path} failed while answering", client=conn.peer)
+        conn.keep_alive = False
+
+
+def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool:
+    """The response is sent: log it, count it. True: the connection may carry another request."""
+    slot.set(BUSY_LOG)
+    now = time_ns()
+    if service.access is not None:
+        service.access.log(conn, now)
+    slot.served(conn.sent, now - conn.started, now)
+    if conn.keep_alive:
+        conn.kept += 1
+        return True
+    return False
+
+
+def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestError) -> bool:
+    """Answer a request that is no request: an error page, a line in the logs, and a close."""
+    slot.set(BUSY_WRITE)
+    conn.started = time_ns()
+    conn.status = error.status
+    conn.keep_alive = False
+    service.errors.info(str(error), client=conn.peer)
+    conn.body_sent = conn.sent = 0
+    if not error.silent:
+        response = page(error.status)
+        head = service.head_start.lines(error.status, conn.started // 1_000_000_000)
+        data = b"".join((head, response.fields, CLOSE, response.after, response.body))
+        conn.body_sent, conn.sent = len(response.body), len(data)
+        try:
+            conn.send(data)
+        except Disconnected:
+            pass
+    return finish_request(conn, slot, service)

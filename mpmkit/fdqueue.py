@@ -1,0 +1,120 @@
+"""Where the listener thread hands a connection to a worker thread.
+
+Two sides meet here and neither may run ahead of the other:
+
+    worker     pop()             I am idle; give me a connection
+    listener   wait_for_idler()  reserve an idle worker, or wait until there is one
+               try_get_idler()   the same, but never wait
+               push(item)        the connection for the reserved worker
+               offer(item)       for an idle worker if there is one, else for the next who comes back
+
+A worker is reserved *before* accept: a process whose workers are all busy accepts nothing, and
+connections wait in the kernel's queue, where another process can take them. (Apache: fd_queue and
+fd_queue_info; a push can never overflow because it follows a reservation.)
+
+One lock guards two numbers and a deque. Waiting is left to two SimpleQueues, which are C code and
+wake one thread, not a herd; no lock is held while a thread waits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from queue import SimpleQueue
+from threading import Lock
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class FdQueue(Generic[T]):
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._idle = 0  # workers waiting in pop() that nobody has reserved
+        self._waiting = False  # the listener waits for an idler
+        self._backlog: deque[T] = deque()  # offered, while no worker was idle
+        self._jobs: SimpleQueue[T | None] = SimpleQueue()  # for workers in pop()
+        self._idlers: SimpleQueue[bool] = SimpleQueue()  # for the listener in wait_for_idler()
+        self._ended = False
+
+    @property
+    def idle(self) -> int:
+        """Idle workers that are not reserved."""
+        return self._idle
+
+    @property
+    def backlog(self) -> int:
+        """Connections offered that no worker has taken yet."""
+        return len(self._backlog)
+
+    # -- worker threads -----------------------------------------------------------------------
+
+    def pop(self) -> T | None:
+        """Wait for a connection; None once the queue has ended."""
+        with self._lock:
+            if self._backlog:
+                return self._backlog.popleft()
+            if self._ended:
+                return None
+            if self._waiting:
+                self._waiting = False
+                self._idlers.put(True)
+            else:
+                self._idle += 1
+        return self._jobs.get()
+
+    # -- the listener thread ------------------------------------------------------------------
+
+    def wait_for_idler(self) -> bool:
+        """Reserve a worker, waiting for one if all are busy. False once the queue has ended."""
+        with self._lock:
+            if self._ended:
+                return False
+            if self._idle:
+                self._idle -= 1
+                return True
+            self._waiting = True
+        return self._idlers.get()
+
+    def try_get_idler(self) -> bool:
+        """Reserve a worker if one is idle."""
+        with self._lock:
+            if not self._idle:
+                return False
+            self._idle -= 1
+            return True
+
+    def push(self, item: T) -> None:
+        """Give `item` to the worker reserved before. Call it once for each reservation."""
+        self._jobs.put(item)
+
+    def release(self) -> None:
+        """Give a reservation back unused (there was nothing to accept)."""
+        with self._lock:
+            if not self._ended:
+                self._idle += 1
+                return
+        self._jobs.put(None)
+
+    def offer(self, item: T) -> bool:
+        """`item` for an idle worker; if all are busy, for the first that asks (then False)."""
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+            else:
+                self._backlog.append(item)
+                return False
+        self._jobs.put(item)
+        return True
+
+    # -- either -------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """No more connections: idle workers and a waiting listener return at once."""
+        with self._lock:
+            self._ended = True
+            idle, self._idle = self._idle, 0
+            waiting, self._waiting = self._waiting, False
+        for _ in range(idle):
+            self._jobs.put(None)
+        if waiting:
+            self._idlers.put(False)

@@ -1,0 +1,262 @@
+"""HTTP messages as values: what a handler is given and what it gives back.
+
+A `Request` never changes once it is parsed, so one value may serve many connections that sent the
+same bytes (see `protocol.py`). A `Response` is the answer's head in the order httpd writes it:
+
+    HTTP/1.1 200 OK                              |  made here, once a second and status
+    Date, Server                                 |
+    Last-Modified, ETag, Accept-Ranges,          |  `fields`: prepared by the handler
+    Allow, Location, Content-Length, …           |
+    Keep-Alive, Connection, Transfer-Encoding    |  decided by the connection (`core.py`)
+    Content-Type                                 |  `after`: prepared by the handler
+    (blank line, body)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from mpmkit._version import __version__
+
+REASONS = {
+    100: "Continue", 101: "Switching Protocols",
+    200: "OK", 201: "Created", 202: "Accepted", 203: "Non-Authoritative Information",
+    204: "No Content", 205: "Reset Content", 206: "Partial Content",
+    300: "Multiple Choices", 301: "Moved Permanently", 302: "Found", 303: "See Other",
+    304: "Not Modified", 307: "Temporary Redirect", 308: "Permanent Redirect",
+    400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden",
+    404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable",
+    407: "Proxy Authentication Required", 408: "Request Timeout", 409: "Conflict", 410: "Gone",
+    411: "Length Required", 412: "Precondition Failed", 413: "Request Entity Too Large",
+    414: "Request-URI Too Long", 415: "Unsupported Media Type",
+    416: "Requested Range Not Satisfiable", 417: "Expectation Failed", 422: "Unprocessable Entity",
+    424: "Failed Dependency", 426: "Upgrade Required", 428: "Precondition Required",
+    429: "Too Many Requests", 431: "Request Header Fields Too Large",
+    500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway",
+    503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
+    507: "Insufficient Storage",
+}  # fmt: skip
+
+# After these the connection is closed (httpd: ap_status_drops_connection).
+CLOSING_STATUSES = frozenset({400, 408, 411, 413, 414, 500, 501, 503})
+
+# Responses that never have a body (RFC 9110, 6.4.1).
+BODYLESS_STATUSES = frozenset({204, 304})
+
+# Our own words for a reader, one sentence a status; {what} is the path or the thing at fault.
+SENTENCES = {
+    301: "The document has moved: follow the Location.",
+    302: "The document is elsewhere for now: follow the Location.",
+    400: "The request breaks the rules of HTTP, so the server does not guess what it meant.",
+    403: "This server may not give you that.",
+    404: "There is nothing here under that name.",
+    405: "The method is not for this resource; Allow lists those that are.",
+    408: "The request took longer to arrive than the server waits.",
+    413: "The request's body is larger than LimitRequestBody allows.",
+    414: "The request line is longer than LimitRequestLine allows.",
+    417: "The only expectation this server can meet is 100-continue.",
+    500: "The script failed; the error log says how.",
+    501: "The server does not know this method.",
+    503: "The server can't do this at the moment.",
+}
+
+# Bytes that the scoreboard keeps of a request: its protocol and its line.
+PROTOCOL_TEXT, REQUEST_TEXT = 16, 64
+
+SERVER = f"mpmkit/{__version__}"
+
+
+def text_field(value: bytes | str, size: int) -> bytes:
+    """`value` cut or padded with NULs to exactly `size` bytes, as the scoreboard's texts need it."""
+    raw = value.encode("latin-1", "replace") if isinstance(value, str) else value
+    return raw[: size - 1].ljust(size, b"\0")
+
+
+class RequestError(Exception):
+    """A request that gets `status` and no handler. `detail` is for the error log.
+
+    `silent`: end the connection without a word, as httpd does when not even the request line came.
+    """
+
+    def __init__(self, status: int, detail: str = "", *, silent: bool = False) -> None:
+        super().__init__(detail or REASONS[status])
+        self.status = status
+        self.silent = silent
+
+
+class Request:
+    """A request's head. Names of `headers` are lower case; all is bytes as sent but for `path`.
+
+    line            the request line without its CRLF
+    path, query     decoded path (str, surrogate-escaped), query without `?` (bytes)
+    version         (1, 0) or (1, 1): what the client may expect of us
+    close           the client said `Connection: close`, or is HTTP/1.0 and did not ask to stay
+    asks_keep_alive the client said `keep-alive`
+    conditional     there is a Range or an If-… header: the answer may not be the whole resource
+    length          Content-Length; 0 without a body; None when chunked
+    expect_continue the client waits for `100 Continue` before it sends the body
+    status_text     protocol and line, cut and padded as the scoreboard stores them
+    log_line        the line as the access log quotes it
+    """
+
+    __slots__ = (
+        "asks_keep_alive", "close", "conditional", "expect_continue", "headers", "length", "line", "log_line",
+        "method", "path", "query", "status_text", "target", "version",
+    )  # fmt: skip
+
+    method: str
+    target: bytes
+    path: str
+    query: bytes
+    version: tuple[int, int]
+    headers: tuple[tuple[bytes, bytes], ...]
+    line: bytes
+    log_line: str
+    status_text: bytes
+    close: bool
+    asks_keep_alive: bool
+    expect_continue: bool
+    conditional: bool
+    length: int | None
+
+    def get(self, name: bytes) -> bytes | None:
+        """The value of header `name` (lower case); several are joined with a comma (RFC 9110, 5.3)."""
+        found = None
+        for key, value in self.headers:
+            if key == name:
+                found = value if found is None else found + b", " + value
+        return found
+
+    def __repr__(self) -> str:
+        return f"<Request {self.line.decode('latin-1')!r}>"
+
+
+class FileBody:
+    """`count` bytes of an open file from `offset`. Whoever sends it closes it."""
+
+    __slots__ = ("count", "fd", "offset")
+
+    def __init__(self, fd: int, offset: int, count: int) -> None:
+        self.fd = fd
+        self.offset = offset
+        self.count = count
+
+
+class Response:
+    """What a handler answers.
+
+    fields, after   header lines with CRLF, `after` with the blank line that ends the head
+    body            bytes, a FileBody, or an iterable of bytes (close() is called if it has one)
+    length          bytes of the body when it is known before, else None (then chunked, or closed)
+    close           end the connection after this response
+    """
+
+    __slots__ = ("after", "body", "close", "fields", "length", "status")
+
+    def __init__(
+        self,
+        status: int,
+        fields: bytes,
+        after: bytes,
+        body: bytes | FileBody | Iterable[bytes] = b"",
+        length: int | None = 0,
+        close: bool = False,
+    ) -> None:
+        self.status = status
+        self.fields = fields
+        self.after = after
+        self.body = body
+        self.length = length
+        self.close = close
+
+
+def page(
+    status: int, method: str = "GET", *, extra: bytes = b"", what: str = "", signature: bytes = b""
+) -> Response:
+    """An error or redirect page in httpd's form. `extra` are header lines, put before the length."""
+    reason = REASONS[status]
+    sentence = SENTENCES.get(status, "The request was answered with the status above.")
+    body = (
+        b'<!DOCTYPE HTML PUBLIC "-//IETF//DTD HTML 4.01//EN">\n<html><head>\n<title>%d %b</title>\n'
+        b"</head><body>\n<h1>%b</h1>\n<p>%b</p>\n%b%b</body></html>\n"
+    ) % (
+        status, reason.encode(), reason.encode(), sentence.encode(),
+        b"<p><code>%b</code></p>\n" % _escape(what) if what else b"", signature,
+    )  # fmt: skip
+    after = b"Content-Type: text/html; charset=iso-8859-1\r\n\r\n"
+    fields = extra + b"Content-Length: %d\r\n" % len(body)
+    close = status in CLOSING_STATUSES
+    if method == "HEAD":
+        return Response(status, fields, after, b"", 0, close)
+    return Response(status, fields, after, body, len(body), close)
+
+
+def text(status: int, body: bytes, content_type: bytes, method: str = "GET", extra: bytes = b"") -> Response:
+    """A response with a body that is at hand."""
+    fields = extra + b"Content-Length: %d\r\n" % len(body)
+    after = b"Content-Type: " + content_type + b"\r\n\r\n"
+    if method == "HEAD":
+        return Response(status, fields, after, b"", 0)
+    return Response(status, fields, after, body, len(body))
+
+
+def _escape(value: str) -> bytes:
+    for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
+        value = value.replace(char, entity)
+    return value.encode("utf-8", "replace")
+
+
+# -- status line, Date and Server, once a second ---------------------------------------------------
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def http_date(seconds: float) -> str:
+    """An IMF-fixdate (RFC 9110, 5.6.7), whatever the locale."""
+    t = time.gmtime(seconds)
+    return (
+        f"{_DAYS[t.tm_wday]}, {t.tm_mday:02d} {_MONTHS[t.tm_mon - 1]} {t.tm_year:04d} "
+        f"{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d} GMT"
+    )
+
+
+def parse_http_date(value: bytes) -> int | None:
+    """Seconds since the epoch of an IMF-fixdate; None for anything else (then it is ignored)."""
+    try:
+        day, month, year, clock, zone = value.decode("ascii").split(", ", 1)[1].split(" ")
+        hour, minute, second = map(int, clock.split(":"))
+        if zone != "GMT" or month not in _MONTHS:
+            return None
+        from calendar import timegm
+
+        return timegm((int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second))
+    except (ValueError, IndexError, UnicodeDecodeError):
+        return None
+
+
+class HeadStart:
+    """The first lines of a response. They change once a second, so they are made once a second.
+
+    `server` is the value of the Server header, by the ServerTokens directive.
+    """
+
+    def __init__(self, server: str = SERVER) -> None:
+        self._server = server
+        self._second = 0
+        self._lines: dict[int, bytes] = {}
+
+    def lines(self, status: int, now: int) -> bytes:
+        """Status line, Date and Server. `now` is in seconds, whole."""
+        if now != self._second:
+            # A new dict, not a cleared one: another thread may be reading the old one.
+            self._lines = {}
+            self._second = now
+        lines = self._lines.get(status)
+        if lines is None:
+            lines = self._lines[status] = (
+                f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}\r\n"
+                f"Date: {http_date(now)}\r\nServer: {self._server}\r\n"
+            ).encode("latin-1")
+        return lines

@@ -1,0 +1,321 @@
+"""Bytes to requests, by h11. No socket and no thread here.
+
+    feed(data)          bytes that came from the client
+    next_request()      a Request, or None: more bytes are needed. Raises RequestError
+    read_body(...)      the body of that request, piece by piece
+
+h11 decides what a valid request is. Before it sees a head, the rules are applied that httpd has
+and h11 has not: the limits (LimitRequestLine, LimitRequestFields, LimitRequestFieldSize), bare
+line feeds, blank lines before the request line. After it, what a server makes of the head: the
+path, the body's framing, whether the client wants to stay.
+
+**Heads seen before.** Parsing a head costs h11 about 35 µs, and most heads have been seen: a
+client repeats itself. Whatever h11 decided about the exact bytes of a complete head without a body
+is therefore remembered, and the same bytes get the same Request. Nothing is guessed: a head that
+differs in one byte is parsed. The memory is bounded (`HEADS_REMEMBERED` heads of at most
+`LONGEST_REMEMBERED` bytes) and emptied when it is full.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+import h11
+
+from mpmkit.directives import Directives
+from mpmkit.http.messages import PROTOCOL_TEXT, REQUEST_TEXT, Request, RequestError, text_field
+
+HEADS_REMEMBERED = 512
+LONGEST_REMEMBERED = 2048
+BLANK_LINES = 10  # httpd accepts this many before a request line (DEFAULT_LIMIT_BLANK_LINES)
+
+# Methods httpd knows; another one is 501, not 405 (http_protocol.c: the method registry).
+METHODS = frozenset(
+    "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK "
+    "VERSION-CONTROL CHECKOUT UNCHECKOUT CHECKIN UPDATE LABEL REPORT MKWORKSPACE MKACTIVITY "
+    "BASELINE-CONTROL MERGE".split()
+)
+
+_REQUEST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP/[0-9]\.[0-9]\Z")
+
+
+class Protocol:
+    """One connection's side of HTTP/1.x.
+
+    `heads` is the memory of heads seen before, shared by all connections of a process.
+    """
+
+    __slots__ = ("_allowed", "_body", "_buffer", "_directives", "_heads")
+
+    def __init__(self, directives: Directives, heads: dict[bytes, Request]) -> None:
+        self._directives = directives
+        self._heads = heads
+        self._buffer = b""
+        self._body: h11.Connection | None = None
+        self._allowed: int | None = None  # bytes of body that LimitRequestBody still allows
+
+    # -- heads --------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        self._buffer = self._buffer + data if self._buffer else data
+
+    @property
+    def pending(self) -> bool:
+        """Bytes have come that no request has used yet (a partial head, or pipelined requests)."""
+        return bool(self._buffer)
+
+    @property
+    def line(self) -> bytes:
+        """The first line of what has come, b"" while it is incomplete: for logs and time-outs."""
+        return self._buffer.partition(b"\r\n")[0] if b"\r\n" in self._buffer else b""
+
+    def next_request(self) -> Request | None:
+        """The next request once its head is complete. Raises RequestError: then answer and close."""
+        buffer = self._buffer
+        request = self._heads.get(buffer)
+        if request is not None:
+            self._buffer = b""
+            return request
+        end = buffer.find(b"\r\n\r\n") + 4
+        if end == 3 or buffer.startswith((b"\r", b"\n")):
+            return self._incomplete(buffer)
+        head = buffer[:end]
+        request = self._heads.get(head)
+        if request is None:
+            request, parser = parse_head(head, self._directives)
+            if request.length != 0:
+                self._begin_body(request, parser, buffer[end:])
+                return request
+            if end <= LONGEST_REMEMBERED:
+                if len(self._heads) >= HEADS_REMEMBERED:
+                    self._heads.clear()
+                self._heads[head] = request
+        self._buffer = buffer[end:]
+        return request
+
+    def _incomplete(self, buffer: bytes) -> Request | None:
+        """Not a whole head yet. Refuse now what can't become a valid one."""
+        if buffer.startswith((b"\r", b"\n")):
+            for _ in range(BLANK_LINES):
+                if buffer.startswith(b"\r\n"):
+                    buffer = buffer[2:]
+            if buffer.startswith(b"\n") or buffer.startswith(b"\r\n"):
+                raise RequestError(400, "blank lines instead of a request line")
+            if buffer in (b"", b"\r"):
+                return None
+            self._buffer = buffer
+            return self.next_request()
+        check_limits(buffer, self._directives, complete=False)
+        return None
+
+    # -- bodies -------------------------------------------------------------------------------
+
+    def _begin_body(self, request: Request, parser: h11.Connection, first: bytes) -> None:
+        limit = self._directives.LimitRequestBody
+        if limit and request.length is not None and request.length > limit:
+            raise RequestError(413, f"body of {request.length} bytes is over LimitRequestBody {limit}")
+        self._allowed = limit or None
+        self._body = parser
+        self._buffer = b""
+        if first:
+            parser.receive_data(first)
+
+    @property
+    def in_body(self) -> bool:
+        """The current request's body is not read to its end."""
+        return self._body is not None
+
+    def feed_body(self, data: bytes) -> None:
+        """Bytes from the client while `in_body`; b"" when it has closed its side."""
+        assert self._body is not None
+        self._body.receive_data(data)
+
+    def next_piece(self) -> bytes | None:
+        """The next piece of the body; b"" at its end, None: more bytes are needed.
+
+        Raises RequestError: 400 for bad framing, 413 over LimitRequestBody.
+        """
+        body = self._body
+        if body is None:
+            return b""
+        try:
+            event = body.next_event()
+        except h11.RemoteProtocolError as error:
+            self._body = None
+            raise RequestError(400, f"bad request body: {error}") from None
+        if event is h11.NEED_DATA:
+            return None
+        if isinstance(event, h11.Data):
+            data = bytes(event.data)
+            if self._allowed is not None:
+                self._allowed -= len(data)
+                if self._allowed < 0:
+                    self._body = None
+                    raise RequestError(413, "the body's chunks are over LimitRequestBody")
+            return data or self.next_piece()
+        self._buffer = body.trailing_data[0]
+        self._body = None
+        return b""
+
+
+def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connection]:
+    """One complete head, by httpd's strict rules and h11. Raises RequestError.
+
+    Returns the Request and the h11 connection that goes on to read its body.
+    """
+    check_limits(head, directives, complete=True)
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 24)
+    parser.receive_data(head)
+    try:
+        event = parser.next_event()
+    except h11.RemoteProtocolError as error:
+        raise RequestError(400, str(error)) from None
+    if not isinstance(event, h11.Request):
+        raise RequestError(400, "not a request")
+
+    request = Request()
+    request.line = line = head[: head.index(b"\r\n")]
+    request.method = event.method.decode("ascii")
+    request.target = event.target
+    request.headers = tuple(event.headers)
+    request.version = (1, 0) if event.http_version == b"1.0" else (1, 1)
+    request.conditional = any(name.startswith(b"if-") or name == b"range" for name, _ in request.headers)
+    connection = _tokens(request.get(b"connection"))
+    request.asks_keep_alive = b"keep-alive" in connection
+    request.close = b"close" in connection or (request.version == (1, 0) and not request.asks_keep_alive)
+    _frame(request)
+    expect = request.get(b"expect")
+    request.expect_continue = False
+    if expect is not None:
+        if expect.lower() != b"100-continue":
+            raise RequestError(417, "unknown expectation")
+        request.expect_continue = request.version == (1, 1) and request.length != 0
+    request.path, request.query = split_target(request.method, event.target)
+    request.status_text = text_field(b"http/1.%d" % request.version[1], PROTOCOL_TEXT) + text_field(line, REQUEST_TEXT)
+    request.log_line = quote_line(line)
+    if request.method not in METHODS:
+        raise RequestError(501, f"unknown method {request.method}")
+    return request, parser
+
+
+def check_limits(head: bytes, directives: Directives, *, complete: bool) -> None:
+    """LimitRequestLine (414), LimitRequestFieldSize and LimitRequestFields (400), bare LF (400).
+
+    Also for a head that is still growing, so that a client can't fill our memory.
+    """
+    limit = directives.LimitRequestLine
+    line_end = head.find(b"\r\n")
+    if (line_end if line_end >= 0 else len(head)) > limit + 1:
+        raise RequestError(414, f"request line over LimitRequestLine {limit}")
+    if head.count(b"\n") != head.count(b"\r\n"):
+        raise RequestError(400, "a line ends in a bare line feed")
+    if line_end < 0:
+        return
+    if not _REQUEST_LINE.match(head, 0, line_end):
+        raise RequestError(400, f"malformed request line {quote_line(head[:line_end][:200])}")
+    size = directives.LimitRequestFieldSize
+    count = directives.LimitRequestFields
+    if len(head) > size or (count and head.count(b"\n") > count):
+        fields = head[line_end + 2 :].split(b"\r\n")
+        if complete:
+            fields = fields[:-2]
+        if any(len(field) > size + 1 for field in fields):
+            raise RequestError(400, f"a header field is over LimitRequestFieldSize {size}")
+        if count and len(fields) > count + (not complete):
+            raise RequestError(400, f"more header fields than LimitRequestFields {count}")
+
+
+def _frame(request: Request) -> None:
+    """How long the body is (RFC 9112, 6.3): `length` bytes, or None for chunked."""
+    if request.get(b"transfer-encoding") is not None:
+        if request.version == (1, 0):
+            raise RequestError(400, "Transfer-Encoding in an HTTP/1.0 request")
+        request.length = None
+        # Both framings: chunked wins, and the connection ends, in case someone on the way saw the other.
+        if request.get(b"content-length") is not None:
+            request.close = True
+    else:
+        request.length = int(request.get(b"content-length") or 0)
+
+
+def _tokens(value: bytes | None) -> frozenset[bytes]:
+    if value is None:
+        return frozenset()
+    return frozenset(token.strip() for token in value.lower().split(b","))
+
+
+_HEX = {b"%02x" % i: bytes([i]) for i in range(256)}
+_HEX |= {key.upper(): value for key, value in _HEX.items()}
+_HEX |= {key[:1].upper() + key[1:]: value for key, value in list(_HEX.items())}
+_HEX |= {key[:1] + key[1:].upper(): value for key, value in list(_HEX.items())}
+
+
+def split_target(method: str, target: bytes) -> tuple[str, bytes]:
+    """The path, decoded and normalised, and the query of a request target.
+
+    Origin form, absolute form (its authority is ignored here, as for httpd without name-based
+    hosts) and `*` for OPTIONS. A path with `%2F` (AllowEncodedSlashes Off) or `%00` names nothing:
+    it comes back empty. Raises RequestError 400 for a path that leaves the root or a bad escape.
+    """
+    if target.startswith(b"/"):
+        pass
+    elif target == b"*" and method == "OPTIONS":
+        return "*", b""
+    elif target[:7].lower() == b"http://" or target[:8].lower() == b"https://":
+        authority, slash, rest = target.split(b"//", 1)[1].partition(b"/")
+        if not authority or b"@" in authority:
+            raise RequestError(400, "bad authority in the request target")
+        target = slash + rest if slash else b"/"
+    elif method == "CONNECT":
+        return "", b""
+    else:
+        raise RequestError(400, "the request target does not begin with a slash")
+    if b"#" in target:
+        raise RequestError(400, "a fragment in the request target")
+    raw, _, query = target.partition(b"?")
+    if b"%" in raw:
+        raw = _unquote(raw)
+    if b"//" in raw or b"/." in raw:
+        raw = _normalise(raw)
+    return os.fsdecode(raw), query
+
+
+def _unquote(raw: bytes) -> bytes:
+    first, *rest = raw.split(b"%")
+    pieces = [first]
+    for piece in rest:
+        char = _HEX.get(piece[:2])
+        if char is None:
+            raise RequestError(400, "a bad %-escape in the path")
+        if char in b"/\0":
+            return b""  # no resource has such a name
+        pieces += (char, piece[2:])
+    return b"".join(pieces)
+
+
+def _normalise(raw: bytes) -> bytes:
+    """Without `//`, `/./` and `/../`; above the root is no valid path (400)."""
+    kept: list[bytes] = []
+    segments = raw.split(b"/")[1:]
+    for segment in segments:
+        if segment == b"..":
+            if not kept:
+                raise RequestError(400, "the path leads above the root")
+            kept.pop()
+        elif segment not in (b"", b"."):
+            kept.append(segment)
+    slash = b"/" if kept and segments[-1] in (b"", b".", b"..") else b""
+    return b"/" + b"/".join(kept) + slash
+
+
+_SAFE = re.compile(r'[^\x20-\x7e]|["\\]')
+
+
+def quote_line(line: bytes) -> str:
+    """A request line as the access log may hold it: no quote, backslash or control character raw."""
+    text = line.decode("latin-1")
+    if _SAFE.search(text) is None:
+        return text
+    escapes = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
+    return _SAFE.sub(lambda m: escapes.get(m[0]) or f"\\x{ord(m[0]):02x}", text)

@@ -1,0 +1,310 @@
+"""Launch a server from Python: `with mpmkit.launch("event", ThreadsPerChild=25) as server: …`.
+
+The server is a process of its own (`python -m mpmkit serve`), never a fork of this one: this may be
+a notebook's kernel, with threads and open sockets of its own. It holds the reading end of a pipe
+whose writing end is here. However this process ends, SIGKILL included, the kernel closes that end,
+and the server stops: no server outlives who launched it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mpmkit.directives import MPMS, DirectiveError, from_keywords
+from mpmkit.maintenance import Snapshot
+from mpmkit.scoreboard import Scoreboard, WorkerRow
+from mpmkit.states import DEAD, LETTERS
+
+if TYPE_CHECKING:
+    import pandas
+
+READY_WITHIN = 10.0  # seconds for a server to begin; importing Python takes most of it
+STOPPED_WITHIN = 15.0  # seconds for it to end: longer than the parent gives its children
+
+SIGNALS = {
+    "TERM": signal.SIGTERM, "stop": signal.SIGTERM,
+    "HUP": signal.SIGHUP, "restart": signal.SIGHUP,
+    "USR1": signal.SIGUSR1, "graceful": signal.SIGUSR1,
+    "WINCH": signal.SIGWINCH, "graceful-stop": signal.SIGWINCH,
+}  # fmt: skip
+
+_running: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+class LaunchError(Exception):
+    """The server did not start; the text is what it said."""
+
+
+class ScoreboardView:
+    """A frozen picture of a server's scoreboard.
+
+    `snapshot` has the processes (`maintenance.Snapshot`), `workers` one row a thread slot that is
+    alive or has served something, `str()` the letters, a process a line.
+    """
+
+    def __init__(self, board: Scoreboard) -> None:
+        self.mpm = board.mpm
+        self.snapshot: Snapshot = board.snapshot()
+        self.workers: tuple[WorkerRow, ...] = tuple(board.workers())
+        self.process_limit = board.process_limit
+        self.threads_per_child = board.threads_per_child
+        self.accesses, self.bytes_served, _ = board.totals()
+
+    @property
+    def letters(self) -> dict[int, str]:
+        """Slot -> the letters of its threads, for slots with a process."""
+        return {
+            row.slot: "".join(LETTERS[s] for s in row.states[: self.threads_per_child])
+            for row in self.snapshot.processes
+            if row.pid
+        }
+
+    def count(self, letter: str) -> int:
+        """How many slots of living processes show `letter`."""
+        return sum(line.count(letter) for line in self.letters.values())
+
+    def __str__(self) -> str:
+        return "\n".join(self.letters.values())
+
+    def __repr__(self) -> str:
+        states = "".join(self.letters.values())
+        counted = ", ".join(f"{states.count(c)} {c}" for c in LETTERS if states.count(c))
+        return f"<scoreboard of {self.mpm}: {len(self.letters)} processes, {counted or 'empty'}>"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a thread slot of a living process."""
+        import pandas
+
+        rows = [row._asdict() | {"letter": LETTERS[row.state]} for row in self.workers if row.state != DEAD]
+        return pandas.DataFrame(rows, columns=[*WorkerRow._fields, "letter"])
+
+
+class Server:
+    """A running server. Made by `launch`; a context manager that stops it."""
+
+    def __init__(
+        self, mpm: str, process: subprocess.Popen, lifeline: int, home: str, url: str, directives: dict[str, Any]
+    ) -> None:
+        self.mpm = mpm
+        self.url = url
+        self.directives = directives
+        self._process = process
+        self._lifeline = lifeline
+        self._home = home
+        _running.add(self)
+
+    @property
+    def pid(self) -> int:
+        """The parent process."""
+        return self._process.pid
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "running" if self.running else "stopped"
+        return f"<mpmkit {self.mpm} {self.url} pid {self.pid} {state}>"
+
+    def scoreboard(self) -> ScoreboardView:
+        """What every worker is doing now. Reads shared memory: costs the server nothing.
+
+        Raises LaunchError when the server has stopped.
+        """
+        try:
+            board = Scoreboard.attach(self._file("scoreboard"))
+        except FileNotFoundError:
+            raise LaunchError(f"{self!r} has no scoreboard any more; launch another") from None
+        try:
+            return ScoreboardView(board)
+        finally:
+            board.close()
+
+    def processes(self) -> list[int]:
+        """Pids of the children in the scoreboard."""
+        return [row.pid for row in self.scoreboard().snapshot.processes if row.pid]
+
+    def error_log(self) -> str:
+        """What the server has written to its error log."""
+        return self._read("error.log")
+
+    def access_log(self) -> str:
+        """What the server has written to its access log ("" without `access_log=True`)."""
+        return self._read("access.log")
+
+    def signal(self, name: str) -> None:
+        """Send TERM, HUP, USR1 or WINCH, or by Apache's words stop, restart, graceful, graceful-stop.
+
+        Raises ValueError for another name, LaunchError when the server has stopped.
+        """
+        if name not in SIGNALS:
+            raise ValueError(f"{name!r} is no signal of a server; use one of {', '.join(SIGNALS)}")
+        if not self.running:
+            raise LaunchError(f"{self!r}: there is nobody to signal")
+        self._process.send_signal(SIGNALS[name])
+
+    def graceful(self) -> None:
+        """SIGUSR1: a new generation; requests being served are finished."""
+        self.signal("USR1")
+
+    def restart(self) -> None:
+        """SIGHUP: a new generation at once; connections are cut."""
+        self.signal("HUP")
+
+    def stop(self) -> None:
+        """SIGTERM, and wait until it and its children are gone. Twice does nothing."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOPPED_WITHIN)
+            except subprocess.TimeoutExpired:
+                self._process.kill()  # its children see the end of its pipes
+                self._process.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+            if self._process.stdout:
+                self._process.stdout.close()
+            self._kept_log = self._read("error.log")
+            self._kept_access = self._read("access.log")
+            shutil.rmtree(self._home, ignore_errors=True)
+        _running.discard(self)
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self._home, name)
+
+    def _read(self, name: str) -> str:
+        try:
+            with open(self._file(name), encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except FileNotFoundError:
+            return {"error.log": getattr(self, "_kept_log", ""), "access.log": getattr(self, "_kept_access", "")}[name]
+
+
+def launch(
+    mpm: str | None = None,
+    *,
+    conf: str | os.PathLike[str] | None = None,
+    document_root: str | os.PathLike[str] | None = None,
+    port: int = 0,
+    access_log: bool = False,
+    listen_fd: int | None = None,
+    directives: Sequence[str] = (),
+    **named: Any,
+) -> Server:
+    """Start a server and return once clients can connect.
+
+    mpm             "prefork", "worker" or "event"; may be left out where `conf` has a LoadModule
+    conf            an httpd.conf to read first
+    document_root   served instead of the samples that come with the package
+    port            on 127.0.0.1; 0: any free one
+    access_log      write the common log format to a file; `server.access_log()` reads it
+    listen_fd       an open listening socket to use instead of a port
+    directives      further lines, as in a file: "AddHandler wsgi-script .wsgi"
+    named           directives by name: ThreadsPerChild=25, KeepAlive=False
+
+    Raises DirectiveError for what httpd would refuse, LaunchError when the server does not start.
+    """
+    if mpm is None and conf is None:
+        raise DirectiveError(f"name an MPM: one of {', '.join(MPMS)}")
+    if mpm is not None and mpm not in MPMS:
+        raise DirectiveError(f"{mpm!r} is not an MPM; use one of {', '.join(MPMS)}")
+    settings = from_keywords(mpm, **named) if named else ()
+    home = tempfile.mkdtemp(prefix="mpmkit-")
+    lines = [" ".join([s.name, *map(_quoted, s.args)]) for s in settings]
+    lines += [f"ScoreBoardFile {_quoted(os.path.join(home, 'scoreboard'))}", *directives]
+    if access_log:
+        lines.append(f"CustomLog {_quoted(os.path.join(home, 'access.log'))} common")
+    command = [sys.executable, "-m", "mpmkit", "serve"]
+    command += [mpm] if mpm else []
+    command += ["-f", os.fspath(conf)] if conf is not None else []
+    command += ["--document-root", os.fspath(document_root)] if document_root is not None else []
+    command += ["--listen-fd", str(listen_fd)] if listen_fd is not None else ["--port", str(port)]
+    for line in lines:
+        command += ["-c", line]
+
+    lifeline_read, lifeline = os.pipe()
+    pass_fds = [lifeline_read] + ([listen_fd] if listen_fd is not None else [])
+    try:
+        with open(os.path.join(home, "error.log"), "ab") as log:
+            process = subprocess.Popen(
+                [*command, "--lifeline", str(lifeline_read)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                pass_fds=pass_fds, start_new_session=True,
+            )  # fmt: skip
+    except BaseException:
+        os.close(lifeline)
+        shutil.rmtree(home, ignore_errors=True)
+        raise
+    finally:
+        os.close(lifeline_read)
+    server = Server(mpm or "", process, lifeline, home, "http://127.0.0.1:0", dict(named))
+    try:
+        server.url = _ready_line(process)
+        server.mpm = server.scoreboard().mpm
+    except BaseException as error:
+        server.stop()
+        said = [
+            line.removeprefix("mpmkit: ")
+            for line in server.error_log().splitlines()
+            if "WARN" not in line
+        ]
+        if isinstance(error, LaunchError):
+            raise LaunchError("\n".join(said) or str(error)) from None
+        raise
+    return server
+
+
+def _ready_line(process: subprocess.Popen) -> str:
+    """The URL of the line `ready URL`. Raises LaunchError when it does not come."""
+    assert process.stdout is not None
+    until = time.monotonic() + READY_WITHIN
+    line = b""
+    while not line.endswith(b"\n"):
+        wait = until - time.monotonic()
+        if wait <= 0 or not select.select([process.stdout], [], [], wait)[0]:
+            raise LaunchError(f"the server was not ready within {READY_WITHIN:.0f} s")
+        data = os.read(process.stdout.fileno(), 4096)
+        if not data:
+            raise LaunchError(f"the server ended with status {process.wait()}")
+        line += data
+    return line.decode().split()[1]
+
+
+def _quoted(text: str) -> str:
+    """One argument of a directive line."""
+    if text and not any(c in text for c in " \t\"'\\"):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def running() -> Iterator[Server]:
+    """The servers that this process has launched and not stopped."""
+    return iter(list(_running))
+
+
+@atexit.register
+def _stop_all() -> None:
+    for server in running():
+        server.stop()

@@ -1,0 +1,462 @@
+"""The control process: it owns the listening sockets and the scoreboard, and serves nobody.
+
+    start ──> one second ──> reap ──> look at the scoreboard ──> plan ──> fork, or pipe of death
+                  ^                                                             │
+                  └─────────────────────────────────────────────────────────────┘
+    TERM, INT   stop             children killed, exit
+    WINCH       graceful stop    listeners closed, children finish (GracefulShutdownTimeout), exit
+    HUP         restart          children killed, configuration read again, a new generation
+    USR1        graceful         configuration read again, a new generation; the old one finishes
+
+The loop wakes once a second, as Apache's does: deaths, spawns and retirements happen on that grid.
+What to do is decided by `maintenance.plan`, a pure function; this file only does it.
+
+Signals are numbers in a pipe (`signal.set_wakeup_fd`): nothing is done inside a handler, and the
+main loop is one `match`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mpmkit import maintenance
+from mpmkit.core import Service
+from mpmkit.directives import DirectiveError, Directives, Note
+from mpmkit.listen import Listener, ListenError, close_all, open_listeners, url_of
+from mpmkit.logs import ErrorLog, LogError
+from mpmkit.pod import Lifeline, PipeOfDeath
+from mpmkit.scoreboard import Scoreboard
+from mpmkit.states import DEAD, GRACEFUL, STARTING
+
+# Exit statuses of a child (mpm_common.h).
+OK = 0
+CHILD_SICK = 7  # no descriptors or memory left: come back later, start slowly
+CHILD_FATAL = 15  # no child of this configuration can work
+
+# Messages that differ only in their number: (prefork, worker, event).
+AH = {
+    "running": ("AH00163", "AH00292", "AH00489"),
+    "stop": ("AH00169", "AH00295", "AH00491"),
+    "graceful-stop": ("AH00170", "AH00296", "AH00492"),
+    "graceful": ("AH00171", "AH00297", "AH00493"),
+    "restart": ("AH00173", "AH00298", "AH00494"),
+    "series": ("", "AH10393", "AH10392"),
+}
+
+# What is done to children that do not exit: (seconds since they were told, signal, note).
+RECLAIM = (
+    (0.0, signal.SIGTERM, None),
+    (3.0, signal.SIGTERM, ("AH00045", "warn", "child process {pid} still did not exit, sending a SIGTERM")),
+    (5.0, signal.SIGTERM, ("AH00045", "warn", "child process {pid} still did not exit, sending a SIGTERM")),
+    (7.0, signal.SIGTERM, ("AH00045", "warn", "child process {pid} still did not exit, sending a SIGTERM")),
+    (9.0, signal.SIGKILL, ("AH00046", "error", "child process {pid} still did not exit, sending a SIGKILL")),
+)
+RECLAIM_GIVE_UP = 10.0
+
+# Deaths by these are somebody's wish, not a crash.
+WISHED = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One reading of the configuration, ready to serve."""
+
+    directives: Directives
+    service: Service
+    notes: tuple[Note, ...] = ()
+
+
+class Child:
+    """What a child process is given. Each MPM derives its own and defines `child_main`."""
+
+    def __init__(self, parent: Parent, slot: int) -> None:
+        self.slot = slot
+        self.generation = parent.board.generation
+        self.directives = parent.setup.directives
+        self.service = parent.setup.service
+        self.listeners = parent.listeners
+        self.pod = parent.pod
+        self.board = parent.board
+        self.process = parent.board.process(slot)
+
+    def child_main(self) -> int:
+        """Serve until told to leave; returns the exit status."""
+        raise NotImplementedError
+
+    def outdated(self) -> bool:
+        """A restart has made this child's generation an old one."""
+        return self.board.generation != self.generation
+
+
+class Parent:
+    """`configure()` reads the configuration again, at restarts.
+
+    inherited: the listening sockets are somebody else's, and Listen does not apply.
+    ready is called with the URL once clients can connect. lifeline is a descriptor whose end of
+    file ends the server (whoever launched it is gone), or None.
+    """
+
+    def __init__(
+        self,
+        child_class: type[Child],
+        setup: Setup,
+        configure: Callable[[], Setup],
+        listeners: Sequence[Listener],
+        *,
+        inherited: bool = False,
+        ready: Callable[[str], None] = lambda url: None,
+        lifeline: int | None = None,
+    ) -> None:
+        self.child_class = child_class
+        self.setup = setup
+        self.configure = configure
+        self.listeners = list(listeners)
+        self._inherited = inherited
+        self.board = Scoreboard(setup.directives, setup.directives.ScoreBoardFile)
+        self.pod = PipeOfDeath()
+        self.memory = maintenance.Memory()
+        self._ready = ready
+        self._lifeline = lifeline
+        self._children_line = Lifeline()
+        self._slots: dict[int, int] = {}  # pid -> slot
+        self._extra: set[int] = set()  # children whose row a newer one took over (worker)
+        self._to_start = 0  # children still owed after a graceful restart or a crash
+        self._deaths_in_series = 0
+        self._signals: list[int] = []
+        self._wakeup_read, self._wakeup_write = os.pipe()
+
+    # -- the loop -----------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve until a signal says otherwise; returns the exit status."""
+        self._watch_signals()
+        self._startup_children(self.setup.directives.StartServers)
+        self._note("running", "configured: resuming normal operations")
+        self._ready(url_of(self.listeners[0]))
+        try:
+            while True:
+                match self._next_signal():
+                    case None:
+                        status = self._one_second()
+                        if status is not None:
+                            return status
+                    case signal.SIGTERM | signal.SIGINT:
+                        return self.stop()
+                    case signal.SIGWINCH:
+                        return self.graceful_stop()
+                    case signal.SIGHUP:
+                        self.restart()
+                    case signal.SIGUSR1:
+                        self.graceful()
+        finally:
+            self._clean_up()
+
+    def _one_second(self) -> int | None:
+        """Bury the dead; if there were none, one pass of idle maintenance. An exit status ends it."""
+        if self._reap():
+            if self._to_start and self._deaths_in_series < 3:
+                self._to_start -= self._startup_children(self._to_start)
+            return None if self._fatal is None else self.stop()
+        self._deaths_in_series = 0
+        if self._to_start:
+            self._startup_children(self._to_start)
+            self._to_start = 0
+            return None
+        d = self.setup.directives
+        plan = maintenance.plan(maintenance.look(self.board.snapshot(), d, self.memory), d, self.memory)
+        self.memory = plan.memory
+        for note in plan.notes:
+            self.errors.note(note)
+        if plan.shutdown:
+            self.stop()
+            return 1
+        for slot in plan.spawn:
+            self._make_child(slot)
+        if plan.retire:
+            self.pod.retire_one()
+        return None
+
+    _fatal: int | None = None
+
+    @property
+    def errors(self) -> ErrorLog:
+        return self.setup.service.errors
+
+    # -- signals ------------------------------------------------------------------------------
+
+    def _watch_signals(self) -> None:
+        os.set_blocking(self._wakeup_write, False)
+        os.set_blocking(self._wakeup_read, False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
+        self._poll = select.poll()
+        self._poll.register(self._wakeup_read, select.POLLIN)
+        if self._lifeline is not None:
+            self._poll.register(self._lifeline, select.POLLIN)
+
+    def _next_signal(self, wait: float = 1.0) -> int | None:
+        """The next signal; None when `wait` seconds passed without one."""
+        if not self._signals:
+            for fd, _ in self._poll.poll(wait * 1000):
+                if fd == self._wakeup_read:
+                    self._signals.extend(os.read(fd, 64))
+                elif not os.read(fd, 64):  # the launcher is gone
+                    self._signals.append(signal.SIGTERM)
+        return self._signals.pop(0) if self._signals else None
+
+    # -- children -----------------------------------------------------------------------------
+
+    def _startup_children(self, count: int) -> int:
+        """Fork up to `count` children into the lowest free slots; returns how many there were."""
+        started = 0
+        for row in self.board.snapshot().processes[: self._slots_in_use()]:
+            if started == count:
+                break
+            if not row.pid:
+                self._make_child(row.slot)
+                started += 1
+        return started
+
+    def _slots_in_use(self) -> int:
+        """Event may use every slot of ServerLimit, the others only those for MaxRequestWorkers."""
+        d = self.setup.directives
+        return d.process_slots if d.mpm == "event" else d.process_limit
+
+    def _make_child(self, slot: int) -> None:
+        # The row may still be a finishing child's (worker): its pid is remembered, its row is not.
+        for pid, its_slot in list(self._slots.items()):
+            if its_slot == slot:
+                del self._slots[pid]
+                self._extra.add(pid)
+        self.board.set_states(slot, STARTING, self.setup.directives.threads_per_child)
+        gc.freeze()  # what exists now is never collected: the children's pages stay shared
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self.errors.write("error", f"fork: {error.strerror}; no child for slot {slot}", ah="AH00159")
+            self.board.died(slot)
+            return
+        if pid == 0:
+            self._child(slot)
+        self.board.born(slot, pid, self.board.generation)
+        self._slots[pid] = slot
+
+    def _child(self, slot: int) -> None:
+        """Runs in the child, and does not return."""
+        status = CHILD_FATAL
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, _exit_at_once)
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH):
+                signal.signal(number, signal.SIG_IGN)
+            os.close(self._wakeup_read)
+            os.close(self._wakeup_write)
+            if self._lifeline is not None:
+                os.close(self._lifeline)
+            self.pod.only_read()
+            self._children_line.hold()
+            status = self.child_class(self, slot).child_main()
+        except SystemExit as exit:
+            status = exit.code if isinstance(exit.code, int) else 1
+        except BaseException:
+            self.errors.exception(f"child process {os.getpid()} failed")
+            status = CHILD_SICK
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> int:
+        """Bury all dead children; returns how many."""
+        count = 0
+        while self._slots or self._extra:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            if self._buried(pid, status):
+                count += 1
+        return count
+
+    def _buried(self, pid: int, status: int) -> bool:
+        """Clear the slot of a dead child, and draw conclusions. False: it was none of ours."""
+        slot = self._slots.pop(pid, None)
+        if slot is None:
+            if pid not in self._extra:
+                return False
+            self._extra.discard(pid)
+        current = slot is not None and self.board.snapshot().processes[slot].generation == self.board.generation
+        if slot is not None:
+            self.board.died(slot)
+        code = os.waitstatus_to_exitcode(status)
+        if code == CHILD_SICK:
+            self.memory = self.memory.with_sick_child()
+        elif code == CHILD_FATAL and current:
+            self.errors.write(
+                "alert", f"child process {pid} cannot serve with this configuration; the server stops", ah="AH00050"
+            )
+            self._fatal = 1
+        elif code < 0 and -code not in WISHED:
+            name = signal.Signals(-code).name
+            self.errors.write("notice", f"child process {pid} was ended by signal {name} ({-code})", ah="AH00052")
+        if code < 0 and current and self.setup.directives.threaded:
+            # Worker and event put a killed child back at once; a series of deaths waits for the tick.
+            self._deaths_in_series += 1
+            if self._deaths_in_series < 3:
+                self._to_start += 1
+            elif self._deaths_in_series % 10 == 3:
+                self._note("series", "children are dying one after the other", "warn")
+        return True
+
+    def _reclaim(self) -> None:
+        """Kill all children, politely at first (RECLAIM), and wait until they are gone."""
+        began = time.monotonic()
+        step = 0
+        pause = 0.001
+        while self._slots or self._extra:
+            elapsed = time.monotonic() - began
+            while step < len(RECLAIM) and elapsed >= RECLAIM[step][0]:
+                _, number, note = RECLAIM[step]
+                for pid in (*self._slots, *self._extra):
+                    if note is not None:
+                        ah, level, text = note
+                        self.errors.write(level, text.format(pid=pid), ah=ah)
+                    _kill(pid, number)
+                step += 1
+            if elapsed > RECLAIM_GIVE_UP:
+                for pid in (*self._slots, *self._extra):
+                    self.errors.write("error", f"could not make child process {pid} exit", ah="AH00047")
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+            self._reap()
+
+    # -- stop and restart ---------------------------------------------------------------------
+
+    def stop(self) -> int:
+        """TERM: cut every connection."""
+        close_all(self.listeners)
+        self._reclaim()
+        self._note("stop", "caught SIGTERM, shutting down")
+        return self._fatal or OK
+
+    def graceful_stop(self) -> int:
+        """WINCH: refuse new connections, finish those there are, for GracefulShutdownTimeout."""
+        self._note("graceful-stop", "caught SIGWINCH, shutting down gracefully")
+        close_all(self.listeners)
+        self.board.generation += 1  # prefork's busy children see it after the request they are in
+        self.pod.retire_all()
+        timeout = self.setup.directives.GracefulShutdownTimeout
+        until = time.monotonic() + timeout if timeout else float("inf")
+        while (self._slots or self._extra) and time.monotonic() < until:
+            if self._next_signal(0.1) in (signal.SIGTERM, signal.SIGINT):
+                break
+            self._reap()
+        self._reclaim()
+        return OK
+
+    def restart(self) -> None:
+        """HUP: end this generation at once, read the configuration again, begin another."""
+        if self._reconfigure():
+            self._reclaim()
+            self._note("restart", "caught SIGHUP, restarting")
+            self.board.generation += 1
+            self.board.restart()
+            self._next_generation()
+            self._startup_children(self.setup.directives.StartServers)
+            self._note("running", "configured: resuming normal operations")
+
+    def graceful(self) -> None:
+        """USR1: begin another generation with the configuration read again; let the old one finish."""
+        if self._reconfigure():
+            self._note("graceful", "caught SIGUSR1, doing a graceful restart")
+            self.board.generation += 1
+            if not self.setup.directives.threaded:
+                for slot in self._slots.values():
+                    self.board.set_states(slot, GRACEFUL, 1, unless=DEAD)
+            old = self.pod
+            self._next_generation()
+            # New children first, where slots are free, so that somebody always accepts.
+            count = self.setup.directives.StartServers
+            self._to_start = count - self._startup_children(count)
+            old.retire_all()
+            self.memory = maintenance.after_graceful_restart(self.memory)
+            self._note("running", "configured: resuming normal operations")
+
+    def _reconfigure(self) -> bool:
+        """Read the configuration again. If it is bad, say so and go on with the one there is
+        (httpd's parent exits then, unless apachectl looked first)."""
+        try:
+            setup = self.configure()
+            if setup.directives.mpm != self.setup.directives.mpm:
+                raise DirectiveError("the MPM cannot change at a restart; stop the server and start it again")
+            listeners = self.listeners
+            if not self._inherited:
+                listeners = open_listeners(setup.directives, self.listeners)
+        except (DirectiveError, ListenError, LogError, OSError) as error:
+            self.errors.write("error", f"the new configuration is not used: {error}", ah="AH00526")
+            return False
+        close_all([sock for sock in self.listeners if sock not in listeners])
+        self.listeners = listeners
+        self.setup = self._keep_limits(setup)
+        for note in setup.notes:
+            self.errors.note(note)
+        return True
+
+    def _keep_limits(self, setup: Setup) -> Setup:
+        """ServerLimit and ThreadLimit are the scoreboard's size: they change only with a full stop."""
+        return setup
+
+    def _next_generation(self) -> None:
+        self.pod = PipeOfDeath()
+        self.board.config_generation += 1
+        self.board.set_limits(self.setup.directives)
+
+    def _note(self, what: str, text: str, level: str = "notice") -> None:
+        directives = self.setup.directives
+        ah = AH[what][("prefork", "worker", "event").index(directives.mpm)]
+        self.errors.write(level, text, ah=ah, module=f"mpm_{directives.mpm}")
+
+    def _clean_up(self) -> None:
+        signal.set_wakeup_fd(-1)
+        if self.board.path is not None:
+            try:
+                os.unlink(self.board.path)
+            except OSError:
+                pass
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Threads started within inherit a mask that leaves every signal to the main thread.
+
+    A signal that the kernel gave to another thread would not wake the main thread's system call.
+    """
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def _exit_at_once(*_: object) -> None:
+    """A child's SIGTERM: leave now, in the middle of a request if need be (as httpd's children)."""
+    os._exit(OK)
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,111 @@
+"""The pipe of death: how a parent tells children to leave.
+
+    one byte          one child of this generation leaves when it is done (idle maintenance)
+    end of file       all of this generation leave when they are done
+
+The parent holds the writing end, every child of the generation the reading end. A byte goes to
+exactly one reader, whichever is waiting, so "retire one idle child" needs no choice of a victim.
+The end of file comes when the parent closes its end (a graceful restart or stop) and also when the
+parent dies, killed with SIGKILL perhaps: children never outlive their parent.
+
+Apache's prefork cannot wait for a connection and the pipe at once, so its parent also opens a
+dummy connection to itself, which shows in the access log. Ours waits on both and needs none.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+
+BYTE = b"!"
+
+
+class PipeOfDeath:
+    """One per generation. Raises OSError when no pipe can be made."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+
+    # -- parent -------------------------------------------------------------------------------
+
+    def retire_one(self) -> None:
+        """Ask one child of this generation to leave."""
+        try:
+            os.write(self._write, BYTE)
+        except BlockingIOError:
+            pass  # 64 Ki requests to leave are waiting already
+
+    def retire_all(self) -> None:
+        """Ask this whole generation to leave."""
+        self.close()
+
+    def close(self) -> None:
+        for fd in (self._read, self._write):
+            if fd >= 0:
+                os.close(fd)
+        self._read = self._write = -1
+
+    # -- child --------------------------------------------------------------------------------
+
+    def only_read(self) -> None:
+        """A child must not hold the writing end, or it would never see its own end of file."""
+        os.close(self._write)
+        self._write = -1
+
+    def fileno(self) -> int:
+        """The reading end, to wait on."""
+        return self._read
+
+    def called(self) -> bool:
+        """Is it this child's turn to leave? Takes the byte, if there is one. Never blocks."""
+        try:
+            os.read(self._read, 1)
+        except BlockingIOError:
+            return False
+        return True
+
+    def wait(self, other: int) -> None:
+        """Wait until it is this child's turn to leave, or descriptor `other` is readable."""
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        poll.register(other, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            if other in ready or self.called():
+                return
+
+
+class Lifeline:
+    """A pipe that the parent never writes to: its end of file means the parent is gone.
+
+    A child that is busy reads no pipe. `hold` has the kernel send it SIGTERM at the end of file
+    instead: O_ASYNC on a description of its own (opening /proc/self/fd/N makes one, as signal
+    ownership belongs to the description, which forked children would otherwise share).
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+
+    def hold(self) -> None:
+        """In the child: die by SIGTERM with the parent."""
+        os.close(self._write)
+        self._write = -1
+        own = os.open(f"/proc/self/fd/{self._read}", os.O_RDONLY | os.O_NONBLOCK)
+        os.close(self._read)
+        self._read = own
+        fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(own, F_SETSIG, signal.SIGTERM)
+        fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+        try:
+            orphaned = os.read(own, 1) == b""
+        except BlockingIOError:
+            orphaned = False
+        if orphaned:  # the parent died before the line was held
+            os._exit(0)
+
+
+F_SETSIG = 10  # Linux; the fcntl module has no name for it before 3.13
