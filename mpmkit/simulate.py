@@ -190,7 +190,7 @@ def simulate(
 
 
 def _demand(busy: Busy) -> Callable[[int], int]:
-    """Every way to say how many workers are wanted, as a function of the second to whole workers."""
+    """Every way to say how many workers are wanted, as whole workers at a second."""
     if callable(busy):
         return lambda t: int(busy(t))
     if not isinstance(busy, Iterable):

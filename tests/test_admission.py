@@ -1,0 +1,89 @@
+"""Event's connection limit, against its worked example, its recording and its own monotony."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpmkit import admission
+from mpmkit.admission import connection_limit, connections_above_limit, should_enable_listensocks
+
+RECORDED = Path(__file__).parent / "data" / "timelines" / "event-asyncfactor.txt"
+
+threads = st.integers(1, 64)
+factors = st.floats(0.01, 20, allow_nan=False)
+counts = st.integers(0, 300)
+
+
+def parked_before_the_next_one_stalls(threads_per_child: int, factor: float) -> int:
+    """Clients come one by one, get their answer and stay: every worker is idle each time."""
+    parked = 0
+    while not connections_above_limit(
+        threads_per_child, parked, 0, threads_per_child, factor, listening_disabled=False
+    ):
+        parked += 1
+    return parked
+
+
+def test_the_docstring_is_true():
+    failures, tried = doctest.testmod(admission)
+    assert tried > 0
+    assert failures == 0
+
+
+def recorded() -> list[tuple[int, float, int]]:
+    line = re.compile(r"ThreadsPerChild (\d+), .* AsyncRequestWorkerFactor ([\d.]+) -> .*: (\d+)$")
+    rows = [line.match(text) for text in RECORDED.read_text().splitlines()]
+    return [(int(m[1]), float(m[2]), int(m[3])) for m in rows if m]
+
+
+def test_the_recording_was_read():
+    assert [(factor, parked) for _, factor, parked in recorded()] == [
+        (0.5, 8), (1, 8), (1.5, 8), (2, 12), (2.9, 12), (3, 16),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("threads_per_child", "factor", "parked"), recorded())
+def test_as_many_are_parked_as_httpd_parks(threads_per_child, factor, parked):
+    assert parked_before_the_next_one_stalls(threads_per_child, factor) == parked
+
+
+@given(threads, st.integers(1, 20))
+def test_with_all_workers_idle_a_child_parks_factor_plus_one_times_its_threads(tpc, factor):
+    assert parked_before_the_next_one_stalls(tpc, factor) == (factor + 1) * tpc
+
+
+@given(counts, counts, threads, factors, st.booleans())
+def test_without_an_idle_worker_nothing_is_accepted(connections, lingering, tpc, factor, disabled):
+    assert connections_above_limit(0, connections, lingering, tpc, factor, disabled)
+
+
+@given(threads, counts, threads, factors, st.booleans())
+def test_connections_that_only_linger_never_keep_a_child_from_accepting(
+    idle, connections, tpc, factor, disabled
+):
+    assert not connections_above_limit(idle, connections, connections, tpc, factor, disabled)
+
+
+@given(st.integers(0, 64), counts, counts, threads, factors)
+def test_listening_again_takes_more_room_than_going_on(idle, connections, lingering, tpc, factor):
+    """No flapping: whoever may start again would also have been allowed to go on."""
+    if should_enable_listensocks(idle, connections, lingering, tpc, factor, True):
+        assert not connections_above_limit(idle, connections, lingering, tpc, factor, False)
+
+
+@given(st.integers(0, 64), counts, counts, threads, factors)
+def test_a_child_that_listens_or_leaves_is_not_told_to_listen(idle, connections, ling, tpc, factor):
+    assert not should_enable_listensocks(idle, connections, ling, tpc, factor, False)
+    assert not should_enable_listensocks(idle, connections, ling, tpc, factor, True, dying=True)
+
+
+@given(st.integers(1, 63), threads, factors)
+def test_each_idle_worker_makes_room(idle, tpc, factor):
+    more = connection_limit(idle + 1, tpc, factor) - connection_limit(idle, tpc, factor)
+    assert more == max(1, int(factor))

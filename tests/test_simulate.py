@@ -1,0 +1,249 @@
+"""The simulator, and through it idle maintenance against what httpd 2.4.71 was seen to do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpmkit.directives import MPMS, Directives, check, from_keywords
+from mpmkit.maintenance import DECISIONS, ENOUGH, TOO_FEW, TOO_MANY, WAIT
+from mpmkit.simulate import Simulation, simulate
+
+TIMELINES = Path(__file__).parent / "data" / "timelines"
+
+# ---------------------------------------------------------------- reading the recordings
+
+
+def under(header: str) -> tuple[str, dict[str, str]]:
+    """The first line of a recording: `# prefork: StartServers 1; MinSpareServers 45`."""
+    mpm, _, settings = header.removeprefix("# ").partition(": ")
+    return mpm, dict(setting.split() for setting in settings.split("; "))
+
+
+def children_at_each_second(name: str) -> tuple[str, dict[str, str], list[int]]:
+    """How many children there were half a second after each full second."""
+    header, *lines = (TIMELINES / name).read_text().splitlines()
+    samples = [re.match(r"t= *([\d.]+)s children=(\d+)", line) for line in lines]
+    changes = [(float(m[1]), int(m[2])) for m in samples if m]
+    seconds = range(round(changes[-1][0]) + 1)
+    counts = [[n for t, n in changes if t < second + 0.5][-1] for second in seconds]
+    return *under(header), counts
+
+
+def logged(text: str, pattern: str) -> list[tuple[int, str]]:
+    """(full seconds since the server came up, what the pattern found) in an error log."""
+    lines = []
+    start = None
+    for line in text.splitlines():
+        stamp = re.match(r"\[\w+ (\w+ \d+ [\d:.]+ \d+)\]", line)
+        if not stamp:
+            continue
+        at = datetime.strptime(stamp[1], "%b %d %H:%M:%S.%f %Y")
+        if "resuming normal operations" in line:
+            start = at
+        found = re.search(pattern, line)
+        if found and start:
+            lines.append((round((at - start).total_seconds()), found[0]))
+    return lines
+
+
+def said(run: Simulation, *ids: str) -> list[tuple[int, str]]:
+    return [(t, note.ah) for t, note in run.notes if note.ah in ids]
+
+
+# ---------------------------------------------------------------- growth and shrinking
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_growth_second_by_second(mpm):
+    recorded_mpm, settings, children = children_at_each_second(f"{mpm}-grow.txt")
+    assert recorded_mpm == mpm
+    assert children == [1, 2, 4, 8, 16, 32, 64][: len(children)]
+    run = simulate(mpm, seconds=len(children) - 1, **settings)
+    assert run.column("processes") == children
+    longer = simulate(mpm, seconds=len(children) + 5, **settings)
+    assert longer.column("processes")[len(children) :] == [children[-1]] * 6
+
+
+@pytest.mark.parametrize("mpm", ["prefork", "event"])
+def test_shrinking_second_by_second(mpm):
+    _, settings, children = children_at_each_second(f"{mpm}-shrink.txt")
+    run = simulate(mpm, seconds=len(children) - 1, **settings)
+    assert run.column("processes") == children
+    assert max(run.column("retired")) == 1
+    assert simulate(mpm, seconds=30, **settings)[-1].processes == children[-1]
+
+
+def test_shrinking_of_worker():
+    """One child a second is asked to leave; the parent sometimes notices two deaths at a time."""
+    _, settings, children = children_at_each_second("worker-shrink.txt")
+    run = simulate("worker", seconds=len(children), **settings).column("processes")
+    for recorded, still_there, asked_to_leave in zip(children, run[:-1], run[1:], strict=True):
+        assert asked_to_leave <= recorded <= still_there
+    assert children[-1] == run[-1] == 4
+
+
+def test_event_waits_for_each_child_that_is_still_there_at_the_next_pass():
+    """The same settings on another day: the parent found each child not yet reaped, and waited."""
+    text = (TIMELINES / "event-shrink-trace.log").read_text()
+    _, settings = under(text.splitlines()[0])
+    recorded = logged(text, r"(Not s|S)hutting down one child: active \d+/60, total \d+")
+    run = simulate("event", seconds=recorded[-1][0], leaving=1, **settings)
+    decisions = [(s.t, {TOO_MANY: "Shutting", WAIT: "Not"}[s.decision]) for s in run[1:]]
+    assert [(t, words.split()[0]) for t, words in recorded] == decisions
+    totals = [int(words.split()[-1]) for _, words in recorded]
+    assert totals == run.column("processes")[1:]
+
+
+# ---------------------------------------------------------------- saturation
+
+SMALL = {
+    "StartServers": 2, "MinSpareThreads": 4, "MaxSpareThreads": 12, "ThreadsPerChild": 4,
+    "ThreadLimit": 8, "MaxRequestWorkers": 12, "ServerLimit": 4,
+}  # fmt: skip
+SMALL_PREFORK = {
+    "StartServers": 3, "MinSpareServers": 2, "MaxSpareServers": 5, "MaxRequestWorkers": 8,
+    "ServerLimit": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mpm", "ah", "settings"),
+    [
+        ("prefork", "AH00161", SMALL_PREFORK),
+        ("worker", "AH00286", SMALL),
+        ("event", "AH00484", SMALL),
+    ],
+)
+def test_reaching_max_request_workers_is_said_once_and_when_httpd_says_it(mpm, ah, settings):
+    """Half-sent requests from 1.4 s on, more than there may ever be workers."""
+    recorded = logged((TIMELINES / f"saturate-{mpm}.error.log").read_text(), ah)
+    assert len(recorded) == 1
+    run = simulate(mpm, busy=lambda t: 20 if t >= 2 else 0, seconds=12, **settings)
+    assert said(run, ah) == recorded
+    assert run[-1].waiting == 20 - run.directives.MaxRequestWorkers
+
+
+def test_a_full_scoreboard_is_said_each_second_by_worker():
+    text = (TIMELINES / "scoreboard-full-misconfig.txt").read_text()
+    recorded = logged(text, "AH00288")
+    assert len(recorded) == 4
+    settings = {**SMALL, "MaxRequestWorkers": 100}
+    run = simulate("worker", busy=17, seconds=recorded[-1][0], **settings)
+    assert said(run, "AH00288", "AH00286") == recorded
+
+
+def test_a_full_scoreboard_is_said_each_second_by_event():
+    text = (TIMELINES / "event-full-trace.log").read_text()
+    _, settings = under(text.splitlines()[0])
+    recorded = logged(text, "AH03490")
+    assert len(recorded) == 3
+    run = simulate("event", busy=lambda t: 17 if 1 <= t <= 5 else 0, seconds=6, **settings)
+    assert said(run, "AH03490", "AH00484") == recorded
+    forks = [t for t, _ in logged(text, "Child . started")]
+    assert forks == [second.t for second in run if second.spawned and second.t]
+    assert [(t, 1) for t, _ in logged(text, "Shutting down one child")] == [
+        (second.t, second.retired) for second in run if second.retired
+    ]
+
+
+# ---------------------------------------------------------------- the simulator itself
+
+
+def configured(mpm: str, **keywords) -> Directives:
+    return check(mpm, from_keywords(mpm, **keywords))[0]
+
+
+def test_directives_ready_made_or_by_name():
+    made = configured("prefork", **SMALL_PREFORK)
+    assert simulate("prefork", made) == simulate("prefork", **SMALL_PREFORK)
+    with pytest.raises(ValueError, match="already made"):
+        simulate("event", made)
+    with pytest.raises(ValueError, match="already made"):
+        simulate("prefork", made, StartServers=3)
+
+
+def test_the_load_as_a_number_a_sequence_or_a_function():
+    by_number = simulate("prefork", busy=4, seconds=4, **SMALL_PREFORK)
+    by_list = simulate("prefork", busy=[4], seconds=4, **SMALL_PREFORK)
+    by_function = simulate("prefork", busy=lambda t: 4.7, seconds=4, **SMALL_PREFORK)
+    assert by_number == by_list == by_function
+    assert by_number.column("busy") == [3, 3, 4, 4, 4]
+    assert by_number.column("waiting") == [1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("wrong", [{"busy": -1}, {"busy": []}, {"seconds": -1}, {"leaving": -1}])
+def test_wrong_numbers_are_errors(wrong):
+    with pytest.raises(ValueError):
+        simulate("prefork", **wrong)
+
+
+def test_a_run_is_a_sequence_with_a_readable_table():
+    run = simulate("event", busy=100, seconds=3)
+    assert len(run) == len(list(run)) == 4
+    assert run[-1].t == 3
+    assert run[1:] == run.seconds[1:]
+    assert repr(run) == f"<Simulation of event: 3 s, {run[-1].processes} processes at most>"
+    lines = str(run).splitlines()
+    assert lines[0].split() == ["t", "processes", "idle", "busy", "waiting", "decision"]
+    assert len(lines) == 5
+    assert TOO_FEW in lines[2]
+
+
+def test_event_keeps_those_who_leave_in_the_slots_above_its_process_limit():
+    settings = {**SMALL, "StartServers": 3, "ServerLimit": 8, "MaxSpareThreads": 9}
+    run = simulate("event", busy=[0, 0, 11, 12], seconds=5, leaving=10, **settings)
+    assert run[1].decision == TOO_MANY
+    assert run[2].decision == TOO_FEW
+    assert max(run.column("processes")) > run.directives.process_limit
+    assert max(run.column("workers")) <= run.directives.MaxRequestWorkers
+
+
+@given(
+    mpm=st.sampled_from(MPMS),
+    busy=st.lists(st.integers(0, 30), min_size=1, max_size=12),
+    leaving=st.integers(0, 3),
+)
+def test_any_load_is_answered_within_the_limits(mpm, busy, leaving):
+    settings = SMALL_PREFORK if mpm == "prefork" else SMALL
+    run = simulate(mpm, busy=busy, seconds=25, leaving=leaving, **settings)
+    most = run.directives.MaxRequestWorkers
+    for second in run:
+        assert 0 <= second.workers <= most
+        assert second.processes <= run.directives.ServerLimit
+        assert second.retired <= 1
+        assert not (second.retired and second.spawned and second.t)
+        assert second.waiting == 0 or second.idle == 0
+        assert second.decision in DECISIONS or second.t == 0
+    # A load that stays is answered in full, as far as MaxRequestWorkers goes.
+    assert run[-1].busy == min(busy[-1], most)
+
+
+def test_a_load_that_goes_away_leaves_the_spare_workers():
+    run = simulate("worker", busy=[12] * 6 + [0], seconds=30, **SMALL)
+    assert run[-1].decision == ENOUGH
+    low, high = run.directives.MinSpareThreads, run.directives.MaxSpareThreads
+    assert low <= run[-1].idle <= high
+
+
+def test_to_frame():
+    pytest.importorskip("pandas")
+    run = simulate("prefork", busy=20, seconds=5, **SMALL_PREFORK)
+    frame = run.to_frame()
+    assert list(frame.columns) == list(run[0]._fields)
+    assert frame["processes"].tolist() == run.column("processes")
+    assert frame["notes"].iloc[-1] == "; ".join(map(str, run[-1].notes))
+
+
+def test_pandas_is_imported_for_a_frame_and_for_nothing_else():
+    code = (
+        "import sys, mpmkit.simulate as s; s.simulate('event'); sys.exit('pandas' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
