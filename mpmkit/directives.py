@@ -24,8 +24,8 @@ The rules are those of Apache httpd 2.4:
 Where mpmkit differs on purpose, a comment that starts with "mpmkit:" says so.
 
 This module is pure and inert: it opens nothing, asks the machine nothing, and imports only
-`dataclasses` (and `difflib`, when it has a misspelt name to explain).  Run ``python -m
-mpmkit.directives`` for the table in docs/DIRECTIVES.md.
+`dataclasses` (and `difflib`, when it has a misspelt name to explain).  The table as a page is
+docs/DIRECTIVES.md, which `mpmkit.directives_doc` writes.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def atoi(word: str) -> int:
     end = 0
     while end < len(digits) and "0" <= digits[end] <= "9":
         end += 1
-    number = min(int(digits[:end][:12] or "0"), INT_MAX)
+    number = min(int(digits[:end].lstrip("0")[:12] or "0"), INT_MAX)
     return -number if sign == "-" else number
 
 
@@ -338,8 +338,17 @@ def _protocol_options(words: Words) -> Words:
     return known
 
 
-def _log_level(words: Words) -> str:
-    level = "warn"
+def _answers(old: Words, new: Words) -> Words:
+    """The merge of the above: questions that a line does not answer keep their answer."""
+    return tuple(
+        next((word for word in new if word in pair), before)
+        for before, pair in zip(old, PROTOCOL_OPTIONS, strict=True)
+    )
+
+
+def _log_level(words: Words) -> str | None:
+    """The level for everything; levels for single modules (``ssl:warn``) are only checked."""
+    level = None
     for word in words:
         _module, colon, name = word.rpartition(":")
         name = name.lower()
@@ -371,7 +380,7 @@ def _listen(words: Words) -> tuple[ListenAddress]:
         raise ValueError(f'takes an IPv6 address in brackets, [{address}]:{port}, not "{words[0]}"')
     if colon and not address:
         raise ValueError(f'takes [address:]port, not "{words[0]}"')
-    if not (port == "auto" or (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536)):
+    if not (port == "auto" or (port.isascii() and port.isdigit() and 0 < atoi(port) < 65536)):
         raise ValueError(f'takes [address:]port with a port from 1 to 65535, not "{words[0]}"')
     number = 0 if port == "auto" else int(port)
     protocol = words[1].lower() if len(words) > 1 else "https" if number == 443 else "http"
@@ -454,7 +463,7 @@ def _require(words: Words) -> Words:
 
 def _user(words: Words) -> str:
     if words[0] in ("root", "#0"):
-        raise ValueError("must not be root: name an ordinary user, such as www-data")
+        raise ValueError(f"must not be {words[0]}: name an ordinary user, such as www-data")
     return words[0]
 
 
@@ -467,6 +476,10 @@ MUTEXES = ("default", "none", "posixsem", "sem", "sysvsem", "fcntl", "flock", "f
 
 def _last(old: Any, new: Any) -> Any:
     return new
+
+
+def _given(old: Any, new: Any) -> Any:
+    return old if new is None else new
 
 
 def _more(old: Any, new: Any) -> Any:
@@ -529,7 +542,7 @@ class Spec:
     @property
     def repeated(self) -> bool:
         """Every line counts, not only the last."""
-        return self.merge is not _last
+        return self.merge in (_more, _also, _amend)
 
     def high_for(self, mpm: str) -> int | None:
         return self.high.get(mpm) if isinstance(self.high, Mapping) else self.high
@@ -597,7 +610,7 @@ ROWS = (
          "How long graceful-stop waits for children; 0 is for ever",
          takes="number", unit="s", source="mpm"),
     # Listening
-    Spec("Listen", _listen, (), "Where to listen: [address:]port [protocol]; may be repeated",
+    Spec("Listen", _listen, (), "Where to listen",
          takes="[address:]port [protocol]", source="mpm", args=(1, 2), merge=_more),
     Spec("ListenBacklog", _number, 511, "Length of the kernel's queue of waiting connections",
          takes="number", unit="connections", source="mpm", low=1, refused=True),
@@ -631,7 +644,7 @@ ROWS = (
     Spec("ErrorLog", _text, None, "File for the error log; without it, standard error",
          takes="file", httpd="logs/error_log"),
     Spec("LogLevel", _log_level, "warn", "Least important message that is logged",
-         takes="level", args=SOME, where="any"),
+         takes="level", args=SOME, where="any", merge=_given),
     Spec("LogFormat", _log_format, {"common": COMMON, "combined": COMBINED},
          "A format for the access log, and a nickname for it", takes="format [nickname]",
          source="mod_log_config", args=(1, 2), merge=_also),
@@ -670,7 +683,7 @@ ROWS = (
          takes="number", unit="bytes", where="any", low=0, refused=True),
     Spec("HttpProtocolOptions", _protocol_options, tuple(pair[0] for pair in PROTOCOL_OPTIONS),
          "How strictly a request is read", takes="Strict|Unsafe Lenient|RegisteredMethods "
-         "Allow0.9|Require1.0", args=(1, 3)),
+         "Allow0.9|Require1.0", args=(1, 3), merge=_answers),
     # Responses
     Spec("EnableSendfile", _on_off, False, "Send files by sendfile, which frees event's threads",
          takes="On|Off", where="any"),
@@ -941,6 +954,19 @@ def parse_value(spec: Spec, args: Words) -> Any:
     return value
 
 
+def section_values(section: Section) -> dict[str, Any]:
+    """What a section says, by directive name, read and merged: {"Require": ("local",), ...}.
+
+    For sections that `check` has seen; the numbers of MPMs never stand in one.
+    """
+    values: dict[str, Any] = {}
+    for setting in section.settings:
+        spec = SPECS[setting.name.lower()]
+        value = parse_value(spec, setting.args)
+        values[spec.name] = spec.merge(values[spec.name], value) if spec.name in values else value
+    return values
+
+
 class _Reader:
     """Goes through the settings, collects the values, the problems and the notes."""
 
@@ -981,6 +1007,9 @@ class _Reader:
         if spec.name == "AllowOverride" and [word.lower() for word in setting.args] != ["none"]:
             text = f"AllowOverride {' '.join(setting.args)}: .htaccess files are never read{where}"
             self.notes.append(Note("", "warn", text))
+        elif spec.name == "LogLevel" and any(":" in word for word in setting.args):
+            text = f"LogLevel: levels for single modules have no effect in mpmkit{where}"
+            self.notes.append(Note("", "debug", text))
         elif spec.name == "Mutex":
             self.remark_mutex(setting)
         elif not spec.effect and spec.name != "AllowOverride":
@@ -990,7 +1019,7 @@ class _Reader:
             # anything, and is replaced, for ever.  mpmkit: refused.
             if self.mpm in THREADED:
                 raise ValueError(
-                    f"{spec.name} takes 0 (never) or more, not \"{setting.args[0]}\": {self.mpm} "
+                    f'{spec.name} takes 0 (never) or more, not "{setting.args[0]}": {self.mpm} '
                     "children would end before their first connection"
                 )
 
@@ -1309,14 +1338,10 @@ def _word_from(spec: Spec, value: Any) -> str:
         if spec.takes == "time" and 0 <= value < 1e9:
             return f"{round(value * 1000)}ms"
         raise ValueError(f"{spec.name} takes a whole number, not {value}")
-    if isinstance(value, (str, int, float)):
+    if isinstance(value, (str, float)):
         return str(value)
+    if hasattr(value, "__index__"):  # int, and the integers of numpy and pandas
+        return str(int(value))
     if hasattr(value, "__fspath__"):
         return str(value.__fspath__())
     raise ValueError(f"{spec.name} cannot be {value!r}: use a string or a number")
-
-
-if __name__ == "__main__":
-    from mpmkit.directives_doc import markdown
-
-    print(markdown(), end="")

@@ -1,4 +1,4 @@
-"""The table of directives as a page for readers: docs/DIRECTIVES.md is `markdown()`."""
+"""The table of directives as a page: ``python -m mpmkit.directives_doc > docs/DIRECTIVES.md``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mpmkit.directives import MPMS, ROWS, RequestReadTimeout, Spec
 
 
 def markdown() -> str:
-    """docs/DIRECTIVES.md."""
+    """The whole page: one table for each chapter of `mpmkit.directives.ROWS`."""
     return _HEAD + "".join(
         f"\n## {title}\n\n{_TABLE_HEAD}{''.join(_table_row(row) for row in rows)}"
         for title, rows in _chapters()
@@ -18,7 +18,7 @@ def markdown() -> str:
 
 _HEAD = """# Directives
 
-This file is written by `python -m mpmkit.directives`; edit the table in `mpmkit/directives.py`.
+This file is written by `python -m mpmkit.directives_doc`; edit the table in `mpmkit/directives.py`.
 
 Names are Apache's and may be written in any case. A number is read as C reads it: `12x` is 12 and
 `abc` is 0. A number marked *corrected* is brought within its bounds and a note says so; one marked
@@ -89,3 +89,7 @@ def _default_cell(row: Spec) -> str:
     else:
         text = show(row.default)
     return f"{text or 'none'}{f' [{row.httpd}]' if row.httpd else ''}"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

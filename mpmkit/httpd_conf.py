@@ -526,9 +526,7 @@ class _Reader:
                 )
             self.loaded = self.mpm = asked
         elif name in ACCEPTED:
-            self.notes.append(
-                Note("", "debug", f"{name} is accepted and has no effect in mpmkit")
-            )
+            self.notes.append(Note("", "debug", f"{name} is accepted and has no effect in mpmkit"))
         elif name not in BUILT_IN:
             known = ", ".join(one.removesuffix("_module") for one in (*MPM_MODULES, *BUILT_IN))
             raise DirectiveError.at(

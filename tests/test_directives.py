@@ -1,0 +1,604 @@
+"""The directives: reading values, httpd's corrections, and the page made from the table."""
+
+# ruff: noqa: C408 - dict(StartServers=5) reads like the configuration it stands for
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mpmkit import directives_doc, httpd_conf
+from mpmkit.directives import (
+    AH,
+    INT_MAX,
+    MPMS,
+    ROWS,
+    SPECS,
+    THREADED,
+    DirectiveError,
+    Directives,
+    ListenAddress,
+    Note,
+    RequestReadTimeout,
+    Section,
+    Setting,
+    atoi,
+    check,
+    from_keywords,
+    parse_value,
+    section_values,
+    spec_for,
+    split_words,
+)
+
+# This suite shares its machine with servers under load: a slow example is no failure.
+calmly = hypothesis.settings(deadline=None)
+
+HERE = Path(__file__).resolve().parent
+
+# The numbers that check() brings into agreement, per MPM.
+NUMBERS = {
+    "prefork": (
+        "StartServers", "MinSpareServers", "MaxSpareServers", "ServerLimit", "MaxRequestWorkers",
+    ),
+    "worker": (
+        "StartServers", "MinSpareThreads", "MaxSpareThreads", "ThreadsPerChild", "ThreadLimit",
+        "ServerLimit", "MaxRequestWorkers",
+    ),
+}  # fmt: skip
+NUMBERS["event"] = NUMBERS["worker"]
+
+
+def settings(*lines: str) -> tuple[Setting, ...]:
+    """Settings from lines as they stand in a file."""
+    words = [split_words(line) for line in lines]
+    return tuple(Setting(line[0], line[1:], "httpd.conf", n) for n, line in enumerate(words, 1))
+
+
+def effective(mpm: str, *lines: str) -> Directives:
+    return check(mpm, settings(*lines))[0]
+
+
+def ids(notes: tuple[Note, ...]) -> list[str]:
+    """What httpd prints at the start: messages of warn and above that have an id."""
+    return [note.ah for note in notes if note.ah and note.level not in ("info", "debug", "notice")]
+
+
+def refusal(mpm: str, *lines: str) -> str:
+    with pytest.raises(DirectiveError) as caught:
+        check(mpm, settings(*lines))
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- defaults
+
+
+@pytest.mark.parametrize(
+    ("mpm", "expected"),
+    [
+        ("prefork", dict(StartServers=5, MinSpareServers=5, MaxSpareServers=10, ServerLimit=256,
+                         MaxRequestWorkers=256, ThreadsPerChild=1, ThreadLimit=1)),
+        ("worker", dict(StartServers=3, MinSpareThreads=75, MaxSpareThreads=250, ServerLimit=16,
+                        MaxRequestWorkers=400, ThreadsPerChild=25, ThreadLimit=64)),
+        ("event", dict(StartServers=3, MinSpareThreads=75, MaxSpareThreads=250, ServerLimit=16,
+                       MaxRequestWorkers=400, ThreadsPerChild=25, ThreadLimit=64,
+                       AsyncRequestWorkerFactor=2.0)),
+    ],
+)  # fmt: skip
+def test_compiled_defaults_of_each_mpm(mpm, expected):
+    directives, notes = check(mpm)
+    assert {name: getattr(directives, name) for name in expected} == expected
+    assert notes == ()
+
+
+def test_defaults_that_all_mpms_share():
+    d = effective("event")
+    assert (d.Timeout, d.KeepAlive, d.KeepAliveTimeout) == (60, True, 5)
+    assert d.MaxKeepAliveRequests == 100
+    assert (d.LimitRequestLine, d.LimitRequestFieldSize, d.LimitRequestFields) == (8190, 8190, 100)
+    assert (d.LimitRequestBody, d.ListenBacklog, d.ListenTCPDeferAccept) == (2**30, 511, 30)
+    assert d.RequestReadTimeout == RequestReadTimeout(0, 0, 0, 20, 40, 500, 20, 0, 500)
+    assert (d.EnableSendfile, d.EnableMMAP, d.ExtendedStatus) == (False, True, False)
+    assert (d.FlushMaxThreshold, d.FlushMaxPipelined, d.MaxMemFree) == (65535, 4, 2048)
+    assert d.AcceptFilter == {"http": "data", "https": "data"}
+    assert (d.ServerName, d.DocumentRoot, d.PidFile, d.Listen) == ("", None, None, ())
+    assert d.DirectoryIndex == ("index.html",)
+
+
+def test_the_table_and_the_record_have_the_same_names():
+    attributes = {row.attribute for row in ROWS} - {""}
+    assert attributes == {f.name for f in dataclasses.fields(Directives)} - {"mpm", "sections"}
+    assert len(SPECS) == len(ROWS)
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_no_two_checks_share_a_default_value_that_can_be_changed(mpm):
+    one, other = effective(mpm, 'LogFormat "%h" mine', "AddHandler x .x"), effective(mpm)
+    assert "mine" in one.LogFormat and "mine" not in other.LogFormat
+    assert other.handlers == {}
+
+
+# ---------------------------------------------------------------- what httpd did
+
+
+REPLAY = [
+    tuple(cell.strip() for cell in line.split("|"))
+    for line in (HERE / "data" / "bad-values.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+]
+BASE = {
+    "prefork": ("StartServers 3", "MinSpareServers 2", "MaxSpareServers 5", "MaxRequestWorkers 8",
+                "ServerLimit 8"),
+    "worker": ("StartServers 2", "MinSpareThreads 4", "MaxSpareThreads 12", "ThreadsPerChild 4",
+               "ThreadLimit 8", "MaxRequestWorkers 12", "ServerLimit 4"),
+}  # fmt: skip
+BASE["event"] = BASE["worker"]
+# httpd was silent about a second MPM behind -c, and ended without "Syntax OK"; mpmkit says it.
+BETTER = {"LoadModule mpm_worker_module /usr/lib/apache2/modules/mod_mpm_worker.so"}
+
+
+@pytest.mark.parametrize(
+    ("mpm", "line", "status", "messages"), REPLAY, ids=[f"{row[0]} {row[1][:40]}" for row in REPLAY]
+)
+def test_same_verdict_and_same_messages_as_httpd(mpm, line, status, messages):
+    try:
+        conf = httpd_conf.parse("\n".join(BASE[mpm]), mpm=mpm, after=[line])
+        directives, notes = check(conf.mpm, conf.settings, conf.sections)
+        httpd_conf.check_machine(directives, conf.settings)
+        ours = ("0", ids(notes))
+    except DirectiveError as error:
+        ours = ("1", [error.ah])
+    if line in BETTER:
+        assert ours == ("1", ["AH00534"])
+    else:
+        assert ours == (status, messages.split())
+
+
+# ---------------------------------------------------------------- corrections
+
+
+@pytest.mark.parametrize(
+    ("mpm", "lines", "values", "messages"),
+    [
+        ("prefork", ["MaxRequestWorkers 300"], dict(MaxRequestWorkers=256), ["AH00180"]),
+        ("prefork", ["MaxSpareServers 3"], dict(MaxSpareServers=6), []),
+        ("prefork", ["StartServers 500"], dict(StartServers=256), []),
+        ("prefork", ["ServerLimit 999999"], dict(ServerLimit=200000), ["AH00175"]),
+        ("worker", ["ThreadLimit 50000"], dict(ThreadLimit=20000), ["AH00305"]),
+        ("event", ["ThreadLimit 50000"], dict(ThreadLimit=50000), []),
+        ("event", ["ThreadsPerChild 100"], dict(ThreadsPerChild=64, MaxRequestWorkers=384),
+         ["AH00507", "AH00513"]),
+        ("event", ["MaxRequestWorkers 410"], dict(MaxRequestWorkers=400, process_limit=16),
+         ["AH00513"]),
+        ("event", ["MaxRequestWorkers 9"], dict(MaxRequestWorkers=25, process_limit=1,
+                                                StartServers=1), ["AH00511"]),
+        # the limit is obeyed, the variable stays: the famous "scoreboard is full" every second
+        ("event", ["MaxRequestWorkers 1000"], dict(MaxRequestWorkers=1000, process_limit=16),
+         ["AH00515"]),
+        ("worker", ["MinSpareThreads 0", "MaxSpareThreads 0"],
+         dict(MinSpareThreads=1, MaxSpareThreads=27), ["AH00322"]),
+        # whatever the order of the lines, the checks come in httpd's order
+        ("worker", ["StartServers 0", "ThreadLimit 0", "ServerLimit 0"],
+         dict(ServerLimit=1, ThreadLimit=1, ThreadsPerChild=1, StartServers=1),
+         ["AH00302", "AH00307", "AH00310", "AH00318", "AH00320"]),
+    ],
+)  # fmt: skip
+def test_corrections(mpm, lines, values, messages):
+    directives, notes = check(mpm, settings(*lines))
+    assert {name: getattr(directives, name) for name in values} == values
+    assert ids(notes) == messages
+
+
+def test_a_correction_names_the_directive_the_value_the_limit_and_the_result():
+    notes = check("event", settings("ThreadsPerChild 100", "MaxRequestWorkers 640"))[1]
+    text = "ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is used"
+    assert str(notes[0]) == f"AH00507: {text}"
+
+
+integers = st.one_of(
+    st.integers(-3, 130), st.integers(-INT_MAX, 2 * INT_MAX),
+    st.sampled_from([0, 1, 16, 64, 65, 256, 20000, 20001, 100001, 200000, 200001]),
+)  # fmt: skip
+
+
+@st.composite
+def written(draw):
+    """An MPM and any integers for any of its numbers."""
+    mpm = draw(st.sampled_from(MPMS))
+    return mpm, draw(st.dictionaries(st.sampled_from(NUMBERS[mpm]), integers))
+
+
+def numbers(directives: Directives) -> dict[str, int]:
+    return {name: getattr(directives, name) for name in NUMBERS[directives.mpm]}
+
+
+@calmly
+@given(written())
+@example(("event", {"ThreadsPerChild": 64, "MaxRequestWorkers": 63}))
+def test_whatever_is_written_the_effective_numbers_fit_together(case):
+    mpm, asked = case
+    d = check(mpm, from_keywords(mpm, **asked))[0]
+    assert 1 <= d.process_limit <= d.ServerLimit <= (200000 if mpm == "prefork" else 20000)
+    assert 1 <= d.StartServers <= d.process_limit
+    assert 1 <= d.ThreadsPerChild <= d.ThreadLimit <= (100000 if mpm == "event" else 20000)
+    assert d.MaxRequestWorkers >= d.ThreadsPerChild
+    assert d.MaxRequestWorkers % d.ThreadsPerChild == 0
+    assert (d.process_slots, d.thread_slots) == (d.ServerLimit, d.ThreadLimit)
+    if mpm == "prefork":
+        assert 1 <= d.MinSpareServers < d.MaxSpareServers
+        assert d.MaxRequestWorkers <= d.ServerLimit
+        assert d.threads_per_child == d.thread_slots == 1
+    else:
+        assert 1 <= d.MinSpareThreads
+        assert d.MaxSpareThreads >= d.MinSpareThreads + d.ThreadsPerChild + 1
+
+
+@calmly
+@given(written())
+def test_checking_what_came_out_changes_nothing(case):
+    mpm, asked = case
+    once = check(mpm, from_keywords(mpm, **asked))[0]
+    twice, notes = check(mpm, from_keywords(mpm, **numbers(once)))
+    assert twice == once
+    # The one complaint that stays is the one whose variable httpd does not lower.
+    assert set(ids(notes)) <= {"AH00318", "AH00515"}
+
+
+@calmly
+@given(written())
+def test_every_change_is_noted_and_every_note_has_a_cause(case):
+    mpm, asked = case
+    asked = {name: min(value, INT_MAX) for name, value in asked.items()}
+    d, notes = check(mpm, from_keywords(mpm, **asked))
+    defaults = {name: SPECS[name.lower()].default_for(mpm) for name in NUMBERS[mpm]}
+    changed = {name for name, value in numbers(d).items() if value != (defaults | asked)[name]}
+    noted = {note.text.split()[0] for note in notes}
+    unlowered = {"MaxRequestWorkers"} if {"AH00318", "AH00515"} & set(ids(notes)) else set()
+    assert changed <= noted <= changed | unlowered
+
+
+@calmly
+@given(written(), written())
+def test_a_restart_cannot_change_the_limits(first, second):
+    mpm, asked = first
+    running = check(mpm, from_keywords(mpm, **asked))[0]
+    other = {name: value for name, value in second[1].items() if name in NUMBERS[mpm]}
+    d, notes = check(mpm, from_keywords(mpm, **other), running=running)
+    assert (d.ServerLimit, d.ThreadLimit) == (running.ServerLimit, running.ThreadLimit)
+    at_restart = {pair[1] for pair in AH[mpm].values()}
+    assert set(ids(notes)) <= at_restart
+
+
+def test_a_restart_says_that_a_limit_stays():
+    running = effective("event", "ServerLimit 4", "MaxRequestWorkers 100")
+    d, notes = check("event", settings("ServerLimit 8", "MaxRequestWorkers 200"), running=running)
+    assert (d.ServerLimit, d.process_limit) == (4, 4)
+    assert ids(notes) == ["AH00501", "AH00516"]
+
+
+def test_max_connections_per_child_below_zero():
+    d, notes = check("prefork", settings("MaxConnectionsPerChild -1"))
+    assert d.MaxConnectionsPerChild == 0 and notes[0].text.startswith("MaxConnectionsPerChild -1 ")
+    for mpm in THREADED:
+        assert "takes 0 (never) or more" in refusal(mpm, "MaxConnectionsPerChild -1")
+        assert "takes 0 (never) or more" in refusal(mpm, "MaxRequestsPerChild -1")
+
+
+@pytest.mark.parametrize(("mpm", "ah"), [("prefork", "188"), ("worker", "324"), ("event", "521")])
+def test_old_names_are_read_with_an_info_note(mpm, ah):
+    d, notes = check(mpm, settings("MaxClients 50", "MaxRequestsPerChild 7"))
+    assert (d.MaxRequestWorkers, d.MaxConnectionsPerChild) == (50, 7)
+    assert [(n.ah, n.level) for n in notes[:2]] == [("AH00" + ah, "info"), ("AH00545", "info")]
+    assert effective(mpm, "MaxClients 50", "MaxRequestWorkers 100").MaxRequestWorkers == 100
+
+
+@pytest.mark.parametrize(
+    ("written", "counts"), [("0.5", 1), ("1.5", 1), ("2", 2), ("2.9", 2), ("3", 3)]
+)
+def test_only_the_integer_part_of_the_async_factor_counts(written, counts):
+    d = effective("event", f"AsyncRequestWorkerFactor {written}")
+    assert (d.AsyncRequestWorkerFactor, d.async_factor) == (float(written), counts)
+
+
+# ---------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+    ("word", "number"),
+    [("12", 12), (" 12x", 12), ("abc", 0), ("", 0), ("-", 0), ("-3-", -3), ("+4", 4), ("0x10", 0),
+     ("1_000", 1), ("٣", 0), ("000000000000005", 5), ("9" * 40, INT_MAX)],
+)  # fmt: skip
+def test_atoi(word, number):
+    assert atoi(word) == number
+
+
+@calmly
+@given(st.integers(-INT_MAX, INT_MAX), st.text(st.characters(exclude_categories=["Nd"])))
+def test_atoi_reads_what_c_prints_and_stops_there(number, rest):
+    assert atoi(f"{number}{rest}") == number
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("Timeout 1m", "Timeout", 1.0),
+        ("Timeout abc", "Timeout", 0.0),
+        ("KeepAliveTimeout 2", "KeepAliveTimeout", 2.0),
+        ("KeepAliveTimeout 2sec", "KeepAliveTimeout", 2.0),
+        ("KeepAliveTimeout 700ms", "KeepAliveTimeout", 0.7),
+        ("KeepAliveTimeout 2min", "KeepAliveTimeout", 120.0),
+        ("KeepAliveTimeout 1H", "KeepAliveTimeout", 3600.0),
+        ("keepalive oFF", "KeepAlive", False),
+        ("MaxMemFree 0x10", "MaxMemFree", 16),
+        ("MaxRanges none", "MaxRanges", 0),
+        ("MaxRanges unlimited", "MaxRanges", -1),
+        ("SendBufferSize 0", "SendBufferSize", 0),
+        ("ServerTokens prod", "ServerTokens", "ProductOnly"),
+        ("FileETag -MTime", "FileETag", ("Size",)),
+        ("FileETag All", "FileETag", ("INode", "MTime", "Size")),
+        ("FileETag None", "FileETag", ()),
+        ("HttpProtocolOptions require1.0", "HttpProtocolOptions",
+         ("Strict", "LenientMethods", "Require1.0")),
+        ("LogLevel info ssl:warn", "LogLevel", "info"),
+        ("LogLevel ssl:debug", "LogLevel", "warn"),
+        ("RequestReadTimeout header=5", "RequestReadTimeout",
+         RequestReadTimeout(header_init=5, header_max=0, header_rate=0)),
+        ("RequestReadTimeout HEADER=1-9,minrate=7 body=0", "RequestReadTimeout",
+         RequestReadTimeout(header_init=1, header_max=9, header_rate=7, body_init=0, body_rate=0)),
+        ("Listen 80", "Listen", (ListenAddress("", 80, "http"),)),
+        ("Listen *:443", "Listen", (ListenAddress("", 443, "https"),)),
+        ("Listen [::1]:8080 HTTPS", "Listen", (ListenAddress("::1", 8080, "https"),)),
+        ("Listen 127.0.0.1:auto", "Listen", (ListenAddress("127.0.0.1", 0, "http"),)),
+        ("AddHandler cgi-script cgi .PL", "handlers", {".cgi": "cgi-script", ".pl": "cgi-script"}),
+        ("AcceptFilter http none", "AcceptFilter", {"http": "none", "https": "data"}),
+        ("ErrorDocument 404 /lost.html", "ErrorDocument", {404: "/lost.html"}),
+        ("ScriptAlias /cgi/ /srv/cgi/", "aliases", (("ScriptAlias", "/cgi/", "/srv/cgi/"),)),
+    ],
+)  # fmt: skip
+def test_values(line, name, value):
+    assert getattr(effective("event", line), name) == value
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "KeepAlive perhaps", "KeepAliveTimeout 2m", "KeepAliveTimeout", "KeepAliveTimeout -5",
+        "KeepAliveTimeout 5y", "LimitRequestBody many", "LimitRequestBody 1e6", "MaxRanges 0",
+        "Listen", "Listen auto:80x", "Listen ::1:80", "Listen 127.0.0.1", "Listen :80",
+        "Listen 65536", "AsyncRequestWorkerFactor inf", "AsyncRequestWorkerFactor 1_0",
+        "HttpProtocolOptions Strict Unsafe", "FileETag Colour", "LogLevel loud", "LogLevel trace9",
+        "RequestReadTimeout header", "RequestReadTimeout header=1,2", "RequestReadTimeout body=-1",
+        "ErrorDocument 200 /x", "Alias icons /srv/icons", "CustomLog logs/a common env=x",
+        "ServerSignature maybe", "Options All +Indexes", "Mutex elephant", "User #0",
+        "ReceiveBufferSize 511", "ThreadsPerChild 1 2",
+    ],
+)  # fmt: skip
+def test_refused_values_name_the_directive_the_place_and_the_value(line):
+    name, *words = line.split()
+    text = refusal("event", "KeepAlive On", line)
+    assert text.startswith(f"httpd.conf:2: {name} ") and "\n" not in text
+    assert len(words) != 1 or words[0] in text
+
+
+def test_repeated_directives_add_up_and_others_replace():
+    d = effective(
+        "event", "Listen 80", "Listen 81", "Timeout 1", "Timeout 2", "DirectoryIndex a",
+        "DirectoryIndex b c", "RequestReadTimeout header=9", "RequestReadTimeout body=8",
+    )  # fmt: skip
+    assert [one.port for one in d.Listen] == [80, 81]
+    assert (d.Timeout, d.DirectoryIndex) == (2.0, ("a", "b", "c"))
+    assert (d.RequestReadTimeout.header_init, d.RequestReadTimeout.body_init) == (9, 8)
+
+
+def test_a_log_may_use_a_nickname_that_is_given_later():
+    d = effective("event", "CustomLog a mine", 'LogFormat "%h %X" mine', "TransferLog b",
+                  'CustomLog c "%D"')  # fmt: skip
+    assert d.CustomLog == (("a", "%h %X"), ("b", d.LogFormat["common"]), ("c", "%D"))
+
+
+def test_a_misspelt_nickname_is_a_warning():
+    notes = check("event", settings("CustomLog logs/a comon"))[1]
+    assert [(note.level, '"comon"' in note.text) for note in notes] == [("warn", True)]
+
+
+def test_relative_names_start_from_server_root():
+    d = effective("event", "DocumentRoot htdocs", "CustomLog logs/a common", "ErrorLog syslog:user",
+                  "PidFile /run/x.pid", "ServerRoot /srv/lab", "Alias /i icons")  # fmt: skip
+    assert (d.DocumentRoot, d.CustomLog[0][0]) == ("/srv/lab/htdocs", "/srv/lab/logs/a")
+    assert (d.ErrorLog, d.PidFile) == ("syslog:user", "/run/x.pid")
+    assert d.aliases == (("Alias", "/i", "/srv/lab/icons"),)
+    assert effective("event", "DocumentRoot htdocs").DocumentRoot == "htdocs"
+
+
+def test_sections_are_read_like_the_rest():
+    section = Section("Location", "/status", settings("SetHandler server-status", "Require local"))
+    d, _ = check("event", (), [section])
+    assert d.sections == (section,) and d.SetHandler is None
+    assert section_values(section) == {"SetHandler": "server-status", "Require": ("local",)}
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("Timeout 5", "may not stand in a <Directory>"),
+        ("Require valid-user", "knows"),
+        ("SetHandlr x", "did you mean SetHandler?"),
+    ],
+)
+def test_errors_in_sections(line, complaint):
+    with pytest.raises(DirectiveError, match=complaint.replace("?", r"\?")):
+        check("event", (), [Section("Directory", "/srv", settings(line))])
+
+
+def test_htaccess_files_that_somebody_counts_on_are_a_warning():
+    def notes(words: str) -> list[str]:
+        section = Section("Directory", "/srv", settings(f"AllowOverride {words}"))
+        return [note.level for note in check("event", (), [section])[1]]
+
+    assert (notes("None"), notes("All")) == ([], ["warn"])
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("mpm", "line", "mend"),
+    [
+        ("prefork", "ThreadsPerChild 5", "belongs to worker and event, this is prefork"),
+        ("prefork", "ThreadsPerChild 5", "wrap it in <IfModule mpm_event_module>"),
+        ("event", "MinSpareServers 5", "belongs to prefork, this is event"),
+        ("worker", "AsyncRequestWorkerFactor 2", "belongs to event, this is worker"),
+        ("event", "TreadsPerChild 5", "did you mean ThreadsPerChild?"),
+        ("event", "AcceptMutex sem", "write Mutex"),
+        ("event", "SSLEngine on", "mod_ssl"),
+        ("event", "Order allow,deny", "write Require"),
+        ("event", "Frobnicate on", "check its spelling"),
+        ("event", "Require all granted", "must stand in a <Directory>"),
+        ("event", "Timeout 5 # seconds", "put the comment on its own line"),
+        ("event", "StartServers", "takes 1 argument"),
+    ],
+)  # fmt: skip
+def test_an_error_says_how_to_mend_it(mpm, line, mend):
+    assert mend in refusal(mpm, line)
+
+
+def test_all_problems_are_reported_at_once():
+    with pytest.raises(DirectiveError) as caught:
+        check("event", settings("KeepAlive maybe", "Timeout 5", "Nonsense on", "Listen 0"))
+    error = caught.value
+    assert [problem.directive for problem in error.problems] == ["KeepAlive", "Nonsense", "Listen"]
+    assert [problem.line for problem in error.problems] == [1, 3, 4]
+    assert str(error).splitlines() == [str(problem) for problem in error.problems]
+    assert (error.directive, error.file, error.line) == ("KeepAlive", "httpd.conf", 1)
+
+
+def test_an_unknown_mpm():
+    with pytest.raises(DirectiveError, match="prefork, worker or event"):
+        check("winnt")
+
+
+@calmly
+@given(st.sampled_from(sorted(SPECS)), st.lists(st.text(max_size=20), max_size=4))
+def test_any_words_are_read_or_refused_by_name(key, words):
+    spec = SPECS[key]
+    try:
+        parse_value(spec, tuple(words))
+    except ValueError as error:
+        assert str(error).startswith(spec.name + " ")
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_every_row_of_the_table_is_found_in_any_case(mpm):
+    for row in ROWS:
+        if mpm in row.mpms:
+            assert spec_for(row.name.upper(), mpm) is row
+
+
+# ---------------------------------------------------------------- keywords
+
+
+@pytest.mark.parametrize(
+    ("keywords", "lines"),
+    [
+        (dict(KeepAlive=False, ThreadsPerChild=8), ["KeepAlive Off", "ThreadsPerChild 8"]),
+        (dict(KeepAliveTimeout=0.5), ["KeepAliveTimeout 500ms"]),
+        (dict(KeepAliveTimeout=2.0, Timeout=3.0), ["KeepAliveTimeout 2", "Timeout 3"]),
+        (dict(AsyncRequestWorkerFactor=1.5), ["AsyncRequestWorkerFactor 1.5"]),
+        (dict(keepalive="off"), ["KeepAlive off"]),
+        (dict(DocumentRoot=None), []),
+        (dict(DocumentRoot=Path("/srv/my site")), ["DocumentRoot '/srv/my site'"]),
+        (dict(DocumentRoot="/srv/my site"), ["DocumentRoot '/srv/my site'"]),
+        (dict(Listen=[8080, "[::1]:8081"]), ["Listen 8080", "Listen [::1]:8081"]),
+        (dict(DirectoryIndex="a.html b.html"), ["DirectoryIndex a.html b.html"]),
+        (dict(AddHandler=("cgi-script", ".cgi", ".py")), ["AddHandler cgi-script .cgi .py"]),
+        (dict(CustomLog=[("a b", "common"), "c combined"]),
+         ["CustomLog 'a b' common", "CustomLog c combined"]),
+        (dict(RequestReadTimeout="header=5 body=9"), ["RequestReadTimeout header=5 body=9"]),
+    ],
+)  # fmt: skip
+def test_keywords_are_the_lines_somebody_would_write(keywords, lines):
+    plain = [(setting.name, setting.args) for setting in from_keywords("event", **keywords)]
+    assert plain == [(setting.name, setting.args) for setting in settings(*lines)]
+
+
+class Integer:
+    """What numpy's integers look like."""
+
+    def __index__(self) -> int:
+        return 8
+
+    __int__ = __index__
+
+
+def test_integers_of_other_libraries_are_integers():
+    assert from_keywords("event", ThreadsPerChild=Integer())[0].args == ("8",)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "complaint"),
+    [
+        (dict(ThreadPerChild=5), "did you mean ThreadsPerChild"),
+        (dict(MinSpareServers=5), "belongs to prefork"),
+        (dict(ThreadsPerChild=2.5), "whole number"),
+        (dict(ThreadsPerChild=True), "takes a number"),
+        (dict(Timeout=0.5), "whole number"),
+        (dict(ServerName=object()), "cannot be"),
+    ],
+)
+def test_keywords_that_cannot_be_written(keywords, complaint):
+    with pytest.raises(DirectiveError, match=complaint) as caught:
+        from_keywords("event", **keywords)
+    assert caught.value.directive == next(iter(keywords))
+
+
+@calmly
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=5))
+def test_any_words_survive_quoting(words):
+    line = " ".join('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
+    assert split_words(line) == tuple(words)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("a  b\tc", ("a", "b", "c")),
+        ("'it is' \"so\"", ("it is", "so")),
+        (r'"%h \"%r\" %b" x', ('%h "%r" %b', "x")),
+        (r"'\.php$' C:\x \\y", (r"\.php$", r"C:\x", r"\y")),
+        ('"a"b c"d', ("a", "b", 'c"d')),
+        ('""', ("",)),
+    ],
+)
+def test_words_are_split_as_httpd_splits_them(line, words):
+    assert split_words(line) == words
+
+
+def test_an_open_quote_is_an_error():
+    with pytest.raises(ValueError, match="never closed"):
+        split_words('DocumentRoot "/srv')
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_page_is_up_to_date():
+    page = HERE.parent / "docs" / "DIRECTIVES.md"
+    assert page.read_text() == directives_doc.markdown(), (
+        "run: python -m mpmkit.directives_doc > docs/DIRECTIVES.md"
+    )
+
+
+def test_the_page_has_one_row_for_each_directive():
+    rows = [line for line in directives_doc.markdown().splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == [row.name for row in ROWS]
+    assert {line.replace("\\|", "").count("|") for line in rows} == {7}
+
+
+def test_check_asks_the_machine_nothing(tmp_path):
+    missing = os.fspath(tmp_path / "missing")
+    assert effective("event", f"DocumentRoot {missing}").DocumentRoot == missing

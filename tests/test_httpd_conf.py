@@ -1,0 +1,542 @@
+"""httpd.conf: the article's blocks, the language's rules, and errors that name file and line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from textwrap import dedent
+
+import hypothesis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpmkit.directives import MPMS, DirectiveError, Setting, check, from_keywords
+from mpmkit.httpd_conf import (
+    ACCEPTED,
+    BUILT_IN,
+    Conf,
+    Included,
+    check_machine,
+    parse,
+    parse_option,
+    read,
+)
+
+calmly = hypothesis.settings(deadline=None)
+
+# The three blocks of the article, as a reader pastes them: no LoadModule, no Listen.
+ARTICLE = """\
+<IfModule mpm_prefork_module>
+    StartServers             5
+    MinSpareServers          5
+    MaxSpareServers         10
+    MaxRequestWorkers      250
+    MaxConnectionsPerChild   0
+</IfModule>
+
+<IfModule mpm_worker_module>
+    StartServers             3
+    MinSpareThreads         75
+    MaxSpareThreads        250
+    ThreadsPerChild         25
+    MaxRequestWorkers      400
+    MaxConnectionsPerChild   0
+</IfModule>
+
+<IfModule mpm_event_module>
+    StartServers             3
+    MinSpareThreads         75
+    MaxSpareThreads        250
+    ThreadsPerChild         25
+    MaxRequestWorkers      400
+    MaxConnectionsPerChild   0
+</IfModule>
+"""
+
+
+def plain(conf: Conf) -> list[tuple[str, ...]]:
+    """The settings as (name, word, ...)."""
+    return [(setting.name, *setting.args) for setting in conf.settings]
+
+
+def error(text: str, **more) -> str:
+    with pytest.raises(DirectiveError) as caught:
+        parse(text, name="httpd.conf", **more)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A function that writes files below a directory and returns the first one's path."""
+
+    def write(**files: str) -> Path:
+        for name, text in files.items():
+            path = tmp_path / name.replace("__", "/").replace("_conf", ".conf")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(dedent(text))
+        return tmp_path / next(iter(files)).replace("__", "/").replace("_conf", ".conf")
+
+    return write
+
+
+# ---------------------------------------------------------------- choosing the MPM
+
+
+@pytest.mark.parametrize(
+    ("mpm", "workers", "processes", "start"),
+    [("prefork", 250, 250, 5), ("worker", 400, 16, 3), ("event", 400, 16, 3)],
+)
+def test_the_articles_blocks_work_as_they_are(mpm, workers, processes, start):
+    conf = parse(ARTICLE, mpm=mpm)
+    directives, notes = check(conf.mpm, conf.settings, conf.sections)
+    assert (directives.MaxRequestWorkers, directives.process_limit) == (workers, processes)
+    assert directives.StartServers == start
+    assert len(conf.settings) == (5 if mpm == "prefork" else 6)
+    assert notes == ()
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+@pytest.mark.parametrize("order", ["before", "behind"])
+def test_loadmodule_chooses_the_mpm_wherever_it_stands(mpm, order):
+    line = f"LoadModule mpm_{mpm}_module modules/mod_mpm_{mpm}.so\n"
+    conf = parse(line + ARTICLE if order == "before" else ARTICLE + line)
+    assert conf.mpm == mpm
+    assert plain(conf) == plain(parse(ARTICLE, mpm=mpm))
+
+
+def test_without_a_choice_there_is_no_mpm_and_the_default_fills_in():
+    assert parse(ARTICLE).mpm is None and parse(ARTICLE).settings == ()
+    assert parse(ARTICLE, default_mpm="worker") == parse(ARTICLE, mpm="worker")
+    chosen = parse("LoadModule mpm_prefork_module x\n" + ARTICLE, default_mpm="worker")
+    assert chosen.mpm == "prefork"
+
+
+def test_load_one_only_if_there_is_none():
+    text = dedent("""
+        <IfModule !mpm_prefork_module>
+          <IfModule !mpm_worker_module>
+            LoadModule mpm_event_module x
+          </IfModule>
+        </IfModule>
+    """)
+    assert parse(text).mpm == "event"
+    assert parse(text, mpm="worker").mpm == "worker"
+
+
+@pytest.mark.parametrize(
+    ("text", "mpm", "words"),
+    [
+        ("LoadModule mpm_worker_module x\nLoadModule mpm_event_module x", None,
+         "httpd.conf:2: LoadModule mpm_event_module: worker is loaded already"),
+        ("LoadModule mpm_worker_module x", "event",
+         "httpd.conf:1: LoadModule mpm_worker_module: event was asked for"),
+    ],
+)  # fmt: skip
+def test_there_is_one_mpm(text, mpm, words):
+    with pytest.raises(DirectiveError) as caught:
+        parse(text, name="httpd.conf", mpm=mpm)
+    assert str(caught.value).startswith(words)
+    assert caught.value.ah == "AH00534"
+
+
+def test_the_same_mpm_twice_is_no_conflict():
+    line = "LoadModule mpm_event_module x\n"
+    assert parse(line, mpm="event").mpm == parse(line * 2).mpm == "event"
+
+
+# ---------------------------------------------------------------- modules and conditions
+
+
+@pytest.mark.parametrize(
+    ("condition", "counts"),
+    [
+        ("mpm_event_module", True), ("event.c", True), ("!mpm_event_module", False),
+        ("mpm_worker_module", False), ("!worker.c", True), ("mod_dir.c", True),
+        ("dir_module", True), ("ssl_module", False), ("!mod_ssl.c", True), ("nonsense", False),
+    ],
+)  # fmt: skip
+def test_ifmodule(condition, counts):
+    conf = parse(f"<IfModule {condition}>\nTimeout 1\n</IfModule>", mpm="event")
+    assert bool(conf.settings) is counts
+
+
+def test_an_accepted_module_is_not_there():
+    text = "LoadModule ssl_module x\n<IfModule ssl_module>\nSSLEngine on\n</IfModule>\nTimeout 1"
+    conf = parse(text, mpm="event")
+    assert plain(conf) == [("Timeout", "1")]
+    assert [(m.name, m.how) for m in conf.modules if m.how == "accepted"] == [
+        ("ssl_module", "accepted")
+    ]
+
+
+def test_an_unknown_module_is_refused_and_the_known_ones_are_named():
+    text = error("LoadModule php5_module x")
+    assert "php5_module: no such module" in text
+    assert "mpm_prefork, mpm_worker, mpm_event" in text and "cgi" in text
+
+
+def test_loading_mod_status_switches_extended_status_on_unless_the_file_says_no():
+    def extended(text: str) -> bool:
+        return check("event", parse(text).settings)[0].ExtendedStatus
+
+    load = "LoadModule status_module modules/mod_status.so\n"
+    assert (extended(""), extended(load)) == (False, True)
+    assert extended("ExtendedStatus Off\n" + load) is False
+
+
+def test_modules_are_listed_once_built_in_ones_first():
+    conf = parse("LoadModule mpm_event_module a.so\nLoadModule dir_module b.so")
+    names = [module.name for module in conf.modules]
+    assert len(names) == len(set(names))
+    assert [(m.name, m.file, m.how) for m in conf.modules[-2:]] == [
+        ("mpm_event_module", "a.so", "shared"), ("dir_module", "b.so", "shared"),
+    ]  # fmt: skip
+    assert {m.how for m in conf.modules[:-2]} == {"static"}
+    assert set(BUILT_IN).isdisjoint(ACCEPTED)
+
+
+def test_ifdefine_define_and_undefine():
+    text = dedent("""
+        Define Here
+        <IfDefine Here>
+          Timeout 1
+          <IfDefine !Given>
+            Timeout 2
+          </IfDefine>
+        </IfDefine>
+        UnDefine Here
+        <IfDefine Here>
+          Timeout 3
+        </IfDefine>
+    """)
+    assert plain(parse(text)) == [("Timeout", "1"), ("Timeout", "2")]
+    assert plain(parse(text, defines=["Given"])) == [("Timeout", "1")]
+    assert parse(text, defines=["Given"]).defines == {"Given": ""}
+
+
+def test_what_a_condition_leaves_out_is_not_read():
+    text = dedent("""
+        <IfDefine Never>
+          LoadModule what_module x
+          Include /no/such/file
+          <VirtualHost *:80>
+            Define Bad:Name "
+          </VirtualHost>
+          <IfModule dir_module>
+            Error never
+          </IfModule>
+        </IfDefine>
+        Timeout 7
+    """)
+    assert plain(parse(text)) == [("Timeout", "7")]
+
+
+def test_variables():
+    text = dedent("""
+        Define Root /srv/site
+        Define Logs "${Root}/two logs"
+        DocumentRoot ${Root}/htdocs
+        ErrorLog "${Logs}/error"
+        ServerName ${HOST}:${PORT}
+        <Directory ${Root}>
+          Options None
+        </Directory>
+        LogFormat "%{Referer}i $HOST" x
+    """)
+    conf = parse(text, environ={"HOST": "lab", "PORT": "8080", "Root": "unused"})
+    assert plain(conf) == [
+        ("DocumentRoot", "/srv/site/htdocs"),
+        ("ErrorLog", "/srv/site/two logs/error"),
+        ("ServerName", "lab:8080"),
+        ("LogFormat", "%{Referer}i $HOST", "x"),
+    ]
+    assert conf.sections[0].arg == "/srv/site"
+    assert conf.defines["Logs"] == "/srv/site/two logs"
+
+
+def test_variables_come_from_the_environment_of_the_process(monkeypatch):
+    monkeypatch.setenv("MPMKIT_TEST_PORT", "8081")
+    assert plain(parse("Listen ${MPMKIT_TEST_PORT}")) == [("Listen", "8081")]
+
+
+def test_an_unknown_variable_stays_and_is_noted():
+    conf = parse("ServerName a${Nope}b${", environ={})
+    assert plain(conf) == [("ServerName", "a${Nope}b${")]
+    assert [(note.ah, note.level) for note in conf.notes] == [("AH00111", "warn")]
+
+
+def test_defines_may_have_values():
+    assert plain(parse("Listen ${P}", defines=["P=81"])) == [("Listen", "81")]
+    assert plain(parse("Listen ${P}", defines={"P": "82"})) == [("Listen", "82")]
+
+
+# ---------------------------------------------------------------- lines
+
+
+def test_comments_continuations_and_line_numbers():
+    text = "# one\n\n  Timeout \\\n  5\r\n\t# two\nkeepalive Off\nDirectoryIndex a\\\n b"
+    conf = parse(text, name="f")
+    assert conf.settings == (
+        Setting("Timeout", ("5",), "f", 3),
+        Setting("keepalive", ("Off",), "f", 6),
+        Setting("DirectoryIndex", ("a", "b"), "f", 7),
+    )
+
+
+def test_a_comment_that_swallows_the_next_line_is_noted():
+    conf = parse("# C:\\temp\\\nTimeout 5\nKeepAlive On", name="f")
+    assert plain(conf) == [("KeepAlive", "On")]
+    assert "(f:1)" in conf.notes[0].text
+
+
+@calmly
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_any_text_is_read_or_refused_with_its_line(text):
+    try:
+        conf = parse("Timeout 1\n" + text, name="f", environ={})
+    except DirectiveError as refused:
+        assert str(refused).startswith("f:") and refused.line >= 1
+    else:
+        assert plain(conf)[0][0] == "Timeout"
+
+
+# A line for every kind of nesting, to be cut and shuffled.
+pieces = st.lists(
+    st.sampled_from(
+        ["<IfDefine A>", "<IfDefine !A>", "</IfDefine>", "<IfModule dir_module>", "</IfModule>",
+         "<Directory /x>", "</Directory>", "Timeout 1", "Options None", "# x"]
+    ),
+    max_size=10,
+)  # fmt: skip
+
+
+@calmly
+@given(pieces)
+def test_containers_are_balanced_or_refused(lines):
+    """Compared with a stack that knows nothing of conditions."""
+    stack: list[str] = []
+    balanced, nested = True, False
+    for line in lines:
+        if line.startswith("</"):
+            balanced = balanced and bool(stack) and stack.pop() == line[2:-1]
+        elif line.startswith("<"):
+            nested = nested or ("Directory" in stack and "Directory" in line)
+            stack.append(line[1:].split()[0])
+    balanced = balanced and not stack
+    try:
+        conf = parse("\n".join(lines))
+    except DirectiveError as refused:
+        assert not balanced or (nested and "move it out" in str(refused))
+    else:
+        assert balanced
+        assert all(section.kind == "Directory" for section in conf.sections)
+
+
+# ---------------------------------------------------------------- sections
+
+
+def test_sections():
+    text = dedent("""
+        <Directory "/srv/my site">
+            Require all granted
+            <IfModule !mpm_prefork_module>
+                Options None
+            </IfModule>
+        </Directory>
+        <Location /server-status>
+            SetHandler server-status
+        </location>
+        <FilesMatch "\\.ph(p|tml)$">
+            SetHandler "proxy:fcgi://127.0.0.1:9000"
+        </FilesMatch>
+        <Files ~ "^\\.ht">
+            Require all denied
+        </Files>
+        Timeout 9
+    """)
+    conf = parse(text, name="f", mpm="event")
+    assert [(s.kind, s.arg, s.line) for s in conf.sections] == [
+        ("Directory", "/srv/my site", 2), ("Location", "/server-status", 8),
+        ("FilesMatch", r"\.ph(p|tml)$", 11), ("FilesMatch", r"^\.ht", 14),
+    ]  # fmt: skip
+    assert conf.sections[0].settings == (
+        Setting("Require", ("all", "granted"), "f", 3), Setting("Options", ("None",), "f", 5),
+    )  # fmt: skip
+    assert plain(conf) == [("Timeout", "9")]
+    check("event", conf.settings, conf.sections)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<IfModule dir_module>\nTimeout 1", "httpd.conf:1: <IfModule> is never closed"),
+        ("\n</Files>", "httpd.conf:2: </Files> closes nothing"),
+        ("<IfDefine A>\n</IfModule>", "httpd.conf:2: </IfModule> meets the <IfDefine> of line 1"),
+        ("<Directory /a>\n<Files b>\n</Files>\n</Directory>",
+         "httpd.conf:2: <Files> is inside the <Directory> of line 1"),
+        ("<VirtualHost *:80>\n</VirtualHost>", "serves one site: move its directives out"),
+        ("<RequireAll>\n</RequireAll>", "one Require line"),
+        ("<Directroy /a>\n</Directroy>", "it is unknown: use <Directory>"),
+        ("<Directory>\n</Directory>", "takes one argument, here are 0"),
+        ("<Directory /a b>\n</Directory>", "takes one argument, here are 2"),
+        ("<Directory /a\n</Directory>", 'the ">" is missing: <Directory /a>'),
+        ("<IfModule>\n</IfModule>", "takes one name, here are 0"),
+        ('Timeout 1\nDocumentRoot "/srv', 'httpd.conf:2: DocumentRoot: a " is opened'),
+        ("Define a:b c", 'httpd.conf:1: a name has no ":"'),
+        ("UnDefine", "UnDefine takes 1 argument, here are 0"),
+        ("LoadModule mpm_event_module", "LoadModule takes 2 arguments, here are 1"),
+        ("Error stop here", "httpd.conf:1: Error: stop here"),
+        ("Include /no/such/file.conf", "there is no /no/such/file.conf"),
+        ("Include /no/such/*.conf", "no file matches /no/such/*.conf"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_place_and_the_mend(text, words):
+    message = error(text)
+    assert words in message and message.startswith("httpd.conf:")
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_includes_start_from_server_root_and_patterns_are_sorted(tree, tmp_path):
+    path = tree(
+        main_conf="""
+            Include extra/b.conf
+            Include extra/*.conf
+            IncludeOptional none/*.conf
+            IncludeOptional none/file.conf
+            Timeout 9
+        """,
+        extra__b_conf="Timeout 2",
+        extra__a_conf="Timeout 1",
+    )
+    conf = read(path)
+    assert [s.args[0] for s in conf.settings] == [str(tmp_path), "2", "1", "2", "9"]
+    assert [(os.path.basename(i.path), i.line, i.depth) for i in conf.includes] == [
+        ("main.conf", 0, 0), ("b.conf", 2, 1), ("a.conf", 3, 1), ("b.conf", 3, 1),
+    ]  # fmt: skip
+    assert isinstance(conf.includes[0], Included)
+
+
+def test_server_root_of_the_caller_and_of_the_file(tree, tmp_path):
+    path = tree(
+        conf__main_conf="Include one.conf\nServerRoot ${D}/two\nInclude one.conf",
+        one_conf="Timeout 1",
+        two__one_conf="Timeout 2",
+    )
+    root = str(tmp_path)
+    conf = read(path, server_root=root, environ={"D": root})
+    assert [s.args[0] for s in conf.settings if s.name == "Timeout"] == ["1", "2"]
+    assert check("event", conf.settings)[0].ServerRoot == f"{root}/two"
+
+
+def test_a_directory_is_included_with_all_below_it(tree):
+    path = tree(main_conf="Include d", d__b="Timeout 1", d__a="Timeout 2", d__e__c="Timeout 3")
+    assert [s.args[0] for s in read(path).settings[1:]] == ["2", "1", "3"]
+
+
+def test_a_file_may_be_included_inside_a_section(tree):
+    path = tree(main_conf="<Directory /x>\nInclude in.conf\n</Directory>", in_conf="Options None")
+    section = read(path).sections[0]
+    assert [(s.name, os.path.basename(s.file)) for s in section.settings] == [
+        ("Options", "in.conf")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("inner", "words"),
+    [
+        ("Include main.conf", "in.conf:1: Include: {root}/main.conf includes itself"),
+        ("</Directory>", "in.conf:1: </Directory> closes nothing"),
+        ("<IfDefine A>", "in.conf:1: <IfDefine> is never closed"),
+        ("Include gone.conf", "in.conf:1: Include: there is no {root}/gone.conf"),
+    ],
+)
+def test_errors_in_included_files_name_that_file(tree, tmp_path, inner, words):
+    path = tree(main_conf="<Directory /x>\nInclude in.conf\n</Directory>", in_conf=inner)
+    with pytest.raises(DirectiveError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{tmp_path}/" + words.format(root=tmp_path))
+
+
+def test_too_many_files_deep(tree, tmp_path):
+    names = {f"f{n}_conf": f"Include f{n + 1}.conf" for n in range(30)}
+    with pytest.raises(DirectiveError, match="more than 20 files deep"):
+        read(tree(**names))
+
+
+def test_a_missing_file_and_a_directory(tmp_path):
+    for path in (tmp_path / "none.conf", tmp_path):
+        with pytest.raises(DirectiveError, match="cannot be read") as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_file_with_other_bytes_and_a_mark_at_its_start(tmp_path):
+    path = tmp_path / "httpd.conf"
+    path.write_bytes(b"\xef\xbb\xbfServerName caf\xe9\r\n")
+    name = read(path).settings[1]
+    assert os.fsencode(name.args[0]) == b"caf\xe9"
+
+
+# ---------------------------------------------------------------- the command line's part
+
+
+def test_lines_before_and_behind_the_file():
+    conf = parse("Timeout ${T}", before=["Define T 2", "Timeout 1"], after=["Timeout 3"])
+    assert conf.settings == (
+        Setting("Timeout", ("1",), "-C", 2),
+        Setting("Timeout", ("2",), "<string>", 1),
+        Setting("Timeout", ("3",), "-c", 1),
+    )
+
+
+def test_the_mpm_may_come_from_the_command_line():
+    conf = parse(ARTICLE, before=["LoadModule mpm_worker_module x"])
+    assert (conf.mpm, len(conf.settings)) == ("worker", 6)
+
+
+def test_keywords_go_behind_the_file():
+    conf = parse("Timeout 5", after=from_keywords("event", Timeout=6))
+    assert check("event", conf.settings)[0].Timeout == 6
+
+
+def test_parse_option():
+    assert parse_option(' DocumentRoot "/srv/my site" ') == Setting(
+        "DocumentRoot", ("/srv/my site",), "-c", 1
+    )
+    for text in ("", "# x", "<IfModule x>", 'DocumentRoot "/srv'):
+        with pytest.raises(DirectiveError, match="-C:3: "):
+            parse_option(text, file="-C", line=3)
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def test_what_the_machine_must_have(tmp_path):
+    lines = [f"DocumentRoot {tmp_path}/none", "User nosuchuser", "Group nosuchgroup",
+             f"CoreDumpDirectory {tmp_path}/none"]  # fmt: skip
+    conf = parse("\n".join(lines), name="f", mpm="event")
+    directives, _ = check("event", conf.settings)
+    with pytest.raises(DirectiveError) as caught:
+        check_machine(directives, conf.settings)
+    found = [(p.directive, p.line, p.ah) for p in caught.value.problems]
+    assert found == [
+        ("DocumentRoot", 1, "AH00526"), ("CoreDumpDirectory", 4, "AH00526"),
+        ("User", 2, "AH00543"), ("Group", 3, "AH00544"),
+    ]  # fmt: skip
+    with pytest.raises(DirectiveError) as caught:
+        check_machine(directives, conf.settings, document_root=False)
+    assert "DocumentRoot" not in {p.directive for p in caught.value.problems}
+
+
+def test_a_machine_that_has_it_all(tmp_path):
+    lines = f"ServerRoot {tmp_path}\nDocumentRoot .\nUser #1234\nGroup #1234"
+    check_machine(check("event", parse(lines).settings)[0])
+
+
+def test_root_by_number_is_root():
+    with pytest.raises(DirectiveError, match="root by another name"):
+        check_machine(check("event", [Setting("User", ("#00",))])[0])
