@@ -135,8 +135,11 @@ def simulate(
         raise ValueError("seconds and leaving are 0 or more")
     if directives is None:
         directives, _ = check(mpm, from_keywords(mpm, **keywords))
-    elif keywords or directives.mpm != mpm:
-        raise ValueError(f"directives for {directives.mpm} are already made: give {mpm!r} by name")
+    elif directives.mpm != mpm:
+        raise ValueError(f"these directives are {directives.mpm}'s, not {mpm}'s")
+    elif keywords:
+        names = ", ".join(keywords)
+        raise ValueError(f"directives are given twice, ready-made and by name ({names})")
     wanted = _demand(busy)
 
     pool = _Pool(directives, leaving)

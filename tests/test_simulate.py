@@ -164,9 +164,9 @@ def configured(mpm: str, **keywords) -> Directives:
 def test_directives_ready_made_or_by_name():
     made = configured("prefork", **SMALL_PREFORK)
     assert simulate("prefork", made) == simulate("prefork", **SMALL_PREFORK)
-    with pytest.raises(ValueError, match="already made"):
+    with pytest.raises(ValueError, match="prefork's, not event's"):
         simulate("event", made)
-    with pytest.raises(ValueError, match="already made"):
+    with pytest.raises(ValueError, match="twice.*StartServers"):
         simulate("prefork", made, StartServers=3)
 
 
