@@ -166,7 +166,7 @@ def test_directives_ready_made_or_by_name():
     assert simulate("prefork", made) == simulate("prefork", **SMALL_PREFORK)
     with pytest.raises(ValueError, match="prefork's, not event's"):
         simulate("event", made)
-    with pytest.raises(ValueError, match="twice.*StartServers"):
+    with pytest.raises(ValueError, match=r"twice.*StartServers"):
         simulate("prefork", made, StartServers=3)
 
 
