@@ -84,10 +84,14 @@ class Note:
         return f"{self.ah}: {self.text}" if self.ah else self.text
 
 
+SHOWN = 10  # a whole page of errors hides the one that causes the others
+
+
 class DirectiveError(ValueError):
     """A configuration that cannot be used.
 
-    ``str()`` is one line for each problem, ``file:line: what is wrong: how to mend it``.
+    ``str()`` is one line for each problem, ``file:line: what is wrong: how to mend it``, and no
+    more than SHOWN of them.
     ``problems`` holds one DirectiveError for each (a lone problem holds itself), ``ah`` is the id
     of httpd's message for the same mistake.
     """
@@ -122,7 +126,10 @@ class DirectiveError(ValueError):
             return problems[0]
         first = problems[0]
         error = cls("", directive=first.directive, file=first.file, line=first.line, ah=first.ah)
-        error.text = "\n".join(str(problem) for problem in problems)
+        lines = [str(problem) for problem in problems[:SHOWN]]
+        if len(problems) > SHOWN:
+            lines.append(f"and {len(problems) - SHOWN} more problems like these")
+        error.text = "\n".join(lines)
         error.args = (error.text,)
         error.problems = tuple(problems)
         return error
@@ -876,13 +883,16 @@ class Directives:
 # httpd's directives that belong to modules mpmkit does not have, by how their names begin.
 FOREIGN = (
     ("SSL", "mod_ssl"), ("Rewrite", "mod_rewrite"), ("Proxy", "mod_proxy"),
-    ("Balancer", "mod_proxy_balancer"), ("Header", "mod_headers"), ("Cache", "mod_cache"),
-    ("RequestHeader", "mod_headers"), ("Expires", "mod_expires"), ("Index", "mod_autoindex"),
-    ("AddIcon", "mod_autoindex"), ("Auth", "the authentication modules"),
-    ("Deflate", "mod_deflate"), ("BrowserMatch", "mod_setenvif"), ("SetEnv", "mod_env"),
-    ("PassEnv", "mod_env"), ("Redirect", "mod_alias"), ("H2", "mod_http2"),
+    ("Balancer", "mod_proxy_balancer"), ("HeaderName", "mod_autoindex"),
+    ("ReadmeName", "mod_autoindex"), ("Index", "mod_autoindex"), ("AddIcon", "mod_autoindex"),
+    ("AddAlt", "mod_autoindex"), ("AddDescription", "mod_autoindex"),
+    ("DefaultIcon", "mod_autoindex"), ("Header", "mod_headers"), ("RequestHeader", "mod_headers"),
+    ("Expires", "mod_expires"), ("Cache", "mod_cache"), ("Auth", "the mod_auth family"),
+    ("Deflate", "mod_deflate"), ("BrowserMatch", "mod_setenvif"), ("SetEnvIf", "mod_setenvif"),
+    ("SetEnv", "mod_env"), ("PassEnv", "mod_env"), ("Redirect", "mod_alias"), ("H2", "mod_http2"),
     ("php_", "mod_php"), ("WSGI", "mod_wsgi"), ("Language", "mod_negotiation"),
     ("ForceLanguage", "mod_negotiation"), ("Dav", "mod_dav"), ("LDAP", "mod_ldap"),
+    ("Remove", "mod_mime"),
 )  # fmt: skip
 
 # Names from before 2.4 that people still paste, and what to write today.
@@ -902,11 +912,14 @@ GONE = {
 }
 
 
-def spec_for(name: str, mpm: str) -> Spec:
-    """The row for a name (in any case) under an MPM; ValueError says what to do instead."""
+def spec_for(name: str, mpm: str | None) -> Spec:
+    """The row for a name (in any case) under an MPM; ValueError says what to do instead.
+
+    With None, while the MPM is not known yet, the names of all three are right.
+    """
     key = name.lower()
     spec = SPECS.get(key)
-    if spec is not None and mpm in spec.mpms:
+    if spec is not None and (mpm is None or mpm in spec.mpms):
         return spec
     if spec is not None:
         owners = " and ".join(spec.mpms)
@@ -918,13 +931,13 @@ def spec_for(name: str, mpm: str) -> Spec:
         raise ValueError(f"{name} is gone from httpd 2.4: {GONE[key]}")
     from difflib import get_close_matches  # only a mistake pays for it
 
-    known = [row.name.lower() for row in ROWS if mpm in row.mpms]
-    close = get_close_matches(key, known, n=1, cutoff=0.75)
+    known = [row.name.lower() for row in ROWS if mpm is None or mpm in row.mpms]
+    owner = next((module for start, module in FOREIGN if key.startswith(start.lower())), None)
+    close = get_close_matches(key, known, n=1, cutoff=0.9 if owner else 0.75)
     if close:
         raise ValueError(f"{name} is not a directive: did you mean {SPECS[close[0]].name}?")
-    for start, module in FOREIGN:
-        if key.startswith(start.lower()):
-            raise ValueError(f"{name} is a directive of {module}, which mpmkit does not have")
+    if owner:
+        raise ValueError(f"{name} is a directive of {owner} that mpmkit does not have: take it out")
     raise ValueError(f"{name} is not a directive mpmkit knows: check its spelling or take it out")
 
 
@@ -1292,7 +1305,7 @@ def split_words(text: str) -> Words:
         words.append("".join(word))
 
 
-def from_keywords(mpm: str, **directives: Any) -> tuple[Setting, ...]:
+def from_keywords(mpm: str | None, **directives: Any) -> tuple[Setting, ...]:
     """Settings from Python values: ``from_keywords("event", ThreadsPerChild=8, KeepAlive=False)``.
 
     A bool is On or Off, a number is a number (KeepAliveTimeout=0.5 becomes 500ms), a path is its
@@ -1300,6 +1313,8 @@ def from_keywords(mpm: str, **directives: Any) -> tuple[Setting, ...]:
     the directive takes several.  A tuple is the arguments of one line; a list is several lines::
 
         Listen=["127.0.0.1:8080", 8081], AddHandler=("cgi-script", ".cgi", ".py")
+
+    ``mpm`` may be None if a file will choose it; `check` then finds a name of another MPM.
 
     Raises DirectiveError for an unknown name or a value that has no written form.
     """

@@ -456,6 +456,8 @@ def test_htaccess_files_that_somebody_counts_on_are_a_warning():
         ("event", "TreadsPerChild 5", "did you mean ThreadsPerChild?"),
         ("event", "AcceptMutex sem", "write Mutex"),
         ("event", "SSLEngine on", "mod_ssl"),
+        ("event", "AddIconByEncoding x y", "mod_autoindex"),
+        ("event", "WSGIScriptAlais / x", "did you mean WSGIScriptAlias?"),
         ("event", "Order allow,deny", "write Require"),
         ("event", "Frobnicate on", "check its spelling"),
         ("event", "Require all granted", "must stand in a <Directory>"),
@@ -475,6 +477,14 @@ def test_all_problems_are_reported_at_once():
     assert [problem.line for problem in error.problems] == [1, 3, 4]
     assert str(error).splitlines() == [str(problem) for problem in error.problems]
     assert (error.directive, error.file, error.line) == ("KeepAlive", "httpd.conf", 1)
+
+
+def test_a_page_of_problems_is_shortened():
+    with pytest.raises(DirectiveError) as caught:
+        check("event", settings(*["Nonsense on"] * 12))
+    assert len(caught.value.problems) == 12
+    assert str(caught.value).splitlines()[-1] == "and 2 more problems like these"
+    assert len(str(caught.value).splitlines()) == 11
 
 
 def test_an_unknown_mpm():
@@ -533,6 +543,13 @@ class Integer:
         return 8
 
     __int__ = __index__
+
+
+def test_keywords_before_the_mpm_is_known():
+    found = from_keywords(None, MinSpareServers=5, ThreadsPerChild=5)
+    assert [setting.name for setting in found] == ["MinSpareServers", "ThreadsPerChild"]
+    with pytest.raises(DirectiveError, match="did you mean Timeout"):
+        from_keywords(None, Timeuot=5)
 
 
 def test_integers_of_other_libraries_are_integers():
