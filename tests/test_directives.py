@@ -281,6 +281,16 @@ def test_a_restart_says_that_a_limit_stays():
     assert ids(notes) == ["AH00501", "AH00516"]
 
 
+@pytest.mark.parametrize("mpm", MPMS)
+def test_httpd_numbers_its_messages_in_pairs(mpm):
+    """The second id, for the error log, follows the first; "changed" has only a second one."""
+    numbers = [tuple(int(ah[2:]) for ah in pair) for pair in AH[mpm].values()]
+    assert {later - first for first, later in numbers} == {0, 1}
+    assert sorted(number for pair in numbers for number in set(pair)) == list(
+        range(numbers[0][0], numbers[-1][1] + 1)
+    )
+
+
 def test_max_connections_per_child_below_zero():
     d, notes = check("prefork", settings("MaxConnectionsPerChild -1"))
     assert d.MaxConnectionsPerChild == 0 and notes[0].text.startswith("MaxConnectionsPerChild -1 ")
@@ -372,6 +382,7 @@ def test_values(line, name, value):
         "Listen", "Listen auto:80x", "Listen ::1:80", "Listen 127.0.0.1", "Listen :80",
         "Listen 65536", "AsyncRequestWorkerFactor inf", "AsyncRequestWorkerFactor 1_0",
         "HttpProtocolOptions Strict Unsafe", "FileETag Colour", "LogLevel loud", "LogLevel trace9",
+        "RequestReadTimeout header=9-9,MinRate=1",
         "RequestReadTimeout header", "RequestReadTimeout header=1,2", "RequestReadTimeout body=-1",
         "ErrorDocument 200 /x", "Alias icons /srv/icons", "CustomLog logs/a common env=x",
         "ServerSignature maybe", "Options All +Indexes", "Mutex elephant", "User #0",

@@ -233,6 +233,13 @@ def test_what_a_condition_leaves_out_is_not_read():
     assert plain(parse(text)) == [("Timeout", "7")]
 
 
+def test_a_section_left_out_inside_a_section_does_not_close_it():
+    lines = ["<Location /x>", "<IfDefine Never>", "<Files y>", "</Files>", "</IfDefine>"]
+    conf = parse("\n".join([*lines, "Options None", "</Location>"]))
+    assert [(s.kind, len(s.settings)) for s in conf.sections] == [("Location", 1)]
+    assert conf.settings == ()
+
+
 def test_variables():
     text = dedent("""
         Define Root /srv/site
@@ -276,7 +283,7 @@ def test_defines_may_have_values():
 
 
 def test_comments_continuations_and_line_numbers():
-    text = "# one\n\n  Timeout \\\n  5\r\n\t# two\nkeepalive Off\nDirectoryIndex a\\\n b"
+    text = "# one\n\n  Timeout \\\r\n  5\r\n\t# two\nkeepalive Off\nDirectoryIndex a\\\n b"
     conf = parse(text, name="f")
     assert conf.settings == (
         Setting("Timeout", ("5",), "f", 3),
@@ -433,8 +440,10 @@ def test_server_root_of_the_caller_and_of_the_file(tree, tmp_path):
 
 
 def test_a_directory_is_included_with_all_below_it(tree):
-    path = tree(main_conf="Include d", d__b="Timeout 1", d__a="Timeout 2", d__e__c="Timeout 3")
-    assert [s.args[0] for s in read(path).settings[1:]] == ["2", "1", "3"]
+    names = ["d__b", "d__a", "d__f__c", "d__h__c", "d__e__c", "d__g__c"]
+    path = tree(main_conf="Include d", **{name: f"ServerName {name}" for name in names})
+    found = [setting.args[0] for setting in read(path).settings[1:]]
+    assert found == ["d__a", "d__b", "d__e__c", "d__f__c", "d__g__c", "d__h__c"]
 
 
 def test_a_file_may_be_included_inside_a_section(tree):
