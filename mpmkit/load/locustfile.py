@@ -689,11 +689,9 @@ class Client:
                 verdict = memo.get(data) or self.read(data)
                 t1 = clock()
                 if not verdict[1]:
-                    # It will not be used again. If the answer was whole, let the server close
-                    # first.
-                    if data and verdict[0] != "malformed":
-                        if measured and verdict[0] is None:
-                            shared.reconnects += 1
+                    # It will not be used again. After a good answer, let the server close first.
+                    if verdict[0] is None:
+                        shared.reconnects += measured
                         self.drain()
                     self.close(reset=verdict[0] is not None)
                     sock = None

@@ -1,0 +1,840 @@
+"""The article's two tables, measured on this machine: requests per second of the three MPMs.
+
+    table = qps_table(rounds=3)
+    print(table.text())
+
+How it measures, and why:
+
+* **The same load for all**, the article's: 200 clients, a new connection per request (ab's
+  default), the directives it prints (`ARTICLE_DIRECTIVES`).
+* **One server at a time.** Each round starts a server, measures its pages and stops it. Servers
+  kept waiting while another is measured would disturb it: each wakes its parent once a second,
+  and prefork alone holds up to 250 processes in memory and in the scheduler's tables. A fresh
+  server also makes the rounds independent. The price is a start per round, which the warm-up
+  takes off the clock.
+* **Interleaved.** A round measures every MPM once, and each round begins with another one. A
+  machine that grows slower or busier while the table is made then disturbs all of them, not the
+  last one.
+* **A warm-up before each measurement**, not counted: children start, heads and files enter memos
+  and caches. Growth is part of what differs between the MPMs; prefork takes some ten seconds to
+  grow from 5 processes to what 200 clients make it want, so the full scale warms up longer than
+  that.
+* **Medians with the range of the rounds** (min to max). A difference between two MPMs counts as
+  larger than the noise only if their ranges do not touch: every round of the one beat every round
+  of the other. With 3 rounds each, chance alone does that once in 10 (either way round), with 5
+  once in 126.
+
+The published figures come from another server on unnamed hardware. What can be compared is the
+order of the MPMs and their ratios, and the table says how these came out, whatever they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpmkit.load.drive import DRIVERS, LoadError, LoadInterrupted, LoadRun, run_load
+from mpmkit.load.profile import LoadProfile, ProfileError
+from mpmkit.measure import records
+from mpmkit.measure.records import RecordError, RecordFile, Row
+
+if TYPE_CHECKING:
+    import pandas
+
+MPMS = ("prefork", "worker", "event")
+
+# What the article sets, in its order. MinSpareServers and MaxSpareServers are prefork's alone.
+ARTICLE_DIRECTIVES: dict[str, dict[str, int]] = {
+    "prefork": {
+        "StartServers": 5,
+        "MinSpareServers": 5,
+        "MaxSpareServers": 10,
+        "MaxRequestWorkers": 250,
+        "MaxConnectionsPerChild": 0,
+    },
+    "worker": {
+        "StartServers": 3,
+        "MinSpareThreads": 75,
+        "MaxSpareThreads": 250,
+        "ThreadsPerChild": 25,
+        "MaxRequestWorkers": 400,
+        "MaxConnectionsPerChild": 0,
+    },
+    "event": {
+        "StartServers": 3,
+        "MinSpareThreads": 75,
+        "MaxSpareThreads": 250,
+        "ThreadsPerChild": 25,
+        "MaxRequestWorkers": 400,
+        "MaxConnectionsPerChild": 0,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """One column of the article: what is asked for and how long a good answer is, in bytes."""
+
+    kind: str
+    path: str
+    length: int
+    title: str
+
+
+PAGES: dict[str, Page] = {
+    "static": Page("static", "/index.html", 45, "static page of 45 bytes"),
+    "script": Page("script", "/hello.py", 11, "script that returns \"hello world\""),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured: `requests` per cell, but at most `seconds` of it (None: no such bound),
+    after `warmup` seconds, in `rounds` rounds."""
+
+    requests: int
+    seconds: float | None
+    warmup: float
+    rounds: int
+
+
+SCALES: dict[str, Scale] = {
+    "smoke": Scale(requests=1_000, seconds=2.0, warmup=0.3, rounds=1),
+    "demo": Scale(requests=20_000, seconds=4.0, warmup=3.0, rounds=3),
+    "full": Scale(requests=200_000, seconds=None, warmup=15.0, rounds=5),
+}
+
+TIME_LIMIT = 900.0
+"""Seconds that one cell may take at most."""
+
+
+class QpsError(RuntimeError):
+    """The measurement could not go on. `table` holds the rows finished before."""
+
+    def __init__(self, message: str, table: QpsTable) -> None:
+        super().__init__(message)
+        self.table = table
+
+
+class QpsInterrupted(KeyboardInterrupt):
+    """Ctrl-C. `table` holds the rows finished before."""
+
+    def __init__(self, table: QpsTable) -> None:
+        super().__init__("interrupted")
+        self.table = table
+
+
+# -- what is published ---------------------------------------------------------------------------
+
+
+def published_file() -> Path:
+    """Where the article's figures lie: in the checkout, or in the installed package."""
+    package = Path(__file__).resolve().parents[1]
+    places = [folder / "data" / "published" / "qps.csv" for folder in (package.parent, package)]
+    for place in places:
+        if place.is_file():
+            return place
+    raise RecordError("the published figures (data/published/qps.csv) are not where this package "
+                      "looks for them; run from a checkout")
+
+
+def published(path: Path | None = None) -> dict[str, dict[str, float]]:
+    """The article's figures: kind -> MPM -> requests per second. Raises RecordError."""
+    import csv
+
+    place = path or published_file()
+    figures: dict[str, dict[str, float]] = {}
+    with open(place, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            try:
+                figures.setdefault(row["kind"], {})[row["mpm"]] = float(row["qps"])
+            except (KeyError, TypeError, ValueError):
+                raise RecordError(f"{place}: {row} is no published figure") from None
+    return figures
+
+
+# -- what the rounds say (pure) ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two MPMs next to each other in the published order.
+
+    published, measured: how many times faster the first is (ratio of the medians).
+    larger_than_noise: whether the ranges of their rounds do not touch; None with fewer than 2
+    rounds.
+    """
+
+    faster: str
+    slower: str
+    published: float
+    measured: float
+    larger_than_noise: bool | None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the published winner won here too."""
+        return self.measured > 1
+
+    def __str__(self) -> str:
+        noise = {None: "one round: the noise is not known", True: "larger than the noise",
+                 False: "within the noise"}[self.larger_than_noise]
+        return (f"{self.faster} / {self.slower}: published {self.published:.2f}, "
+                f"measured {self.measured:.2f} ({noise})")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the published order of the MPMs came out for one kind of page."""
+
+    kind: str
+    published_order: tuple[str, ...]
+    measured_order: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def reproduced(self) -> bool:
+        """The medians stand in the published order."""
+        return self.published_order == self.measured_order
+
+    @property
+    def clear(self) -> bool | None:
+        """Whether every difference between neighbours is larger than the noise; None if not
+        known."""
+        known = [pair.larger_than_noise for pair in self.pairs]
+        return None if None in known else all(known)
+
+    def __str__(self) -> str:
+        if self.reproduced:
+            head = "the published order came out"
+        else:
+            head = "the published order did not come out"
+        if self.clear is None:
+            tail = "one round does not show the noise"
+        elif self.clear:
+            tail = "each difference is larger than the noise"
+        else:
+            tail = "not every difference is larger than the noise"
+        return f"{head}: {' > '.join(self.measured_order)}; {tail}"
+
+
+def order(figures: Mapping[str, float]) -> tuple[str, ...]:
+    """The names from the fastest to the slowest; equal ones in the order given."""
+    return tuple(sorted(figures, key=lambda name: -figures[name]))
+
+
+def apart(one: Sequence[float], other: Sequence[float]) -> bool | None:
+    """Whether two samples do not touch: all of one above all of the other. None if either has fewer
+    than two values, which show no noise."""
+    if min(len(one), len(other)) < 2:
+        return None
+    return min(one) > max(other) or max(one) < min(other)
+
+
+def verdict(kind: str, rounds: Mapping[str, Sequence[float]],
+            figures: Mapping[str, float]) -> Verdict | None:
+    """Compare what the rounds measured (MPM -> QPS of each round) with the published figures.
+
+    None if fewer than two MPMs are both measured and published, or one of them answered nothing.
+    """
+    medians = {mpm: statistics.median(values) for mpm, values in rounds.items()
+               if values and mpm in figures}
+    if len(medians) < 2 or min(medians.values()) <= 0:
+        return None
+    expected = order({mpm: figures[mpm] for mpm in figures if mpm in medians})
+    return Verdict(
+        kind, expected,
+        # Ties are broken by the published order's reverse, so that a tie does not count as
+        # agreement.
+        order({mpm: medians[mpm] for mpm in reversed(expected)}),
+        tuple(Pair(a, b, figures[a] / figures[b], medians[a] / medians[b],
+                   apart(rounds[a], rounds[b]))
+              for a, b in zip(expected, expected[1:], strict=False)))
+
+
+def turns(names: Sequence[str], round_number: int) -> list[str]:
+    """The order in which round `round_number` (from 1) measures: each round begins with the
+    next."""
+    start = (round_number - 1) % len(names) if names else 0
+    return [*names[start:], *names[:start]]
+
+
+# -- the table -----------------------------------------------------------------------------------
+
+
+@dataclass(repr=False)
+class QpsTable:
+    """What was measured, and how it compares with what is published.
+
+    records: the finished rows, as in the CSV. published: kind -> MPM -> QPS.
+    planned: how many rows the whole measurement has.
+    """
+
+    records: list[Row]
+    published: dict[str, dict[str, float]]
+    planned: int = 0
+    run_id: str = ""
+    scale: str = ""
+    out: Path | None = None
+
+    @property
+    def rows(self) -> pandas.DataFrame:
+        """The rows as a tidy frame (the columns of data/README.md)."""
+        return self.to_frame()
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The rows as a tidy frame (the columns of data/README.md)."""
+        return records.frame(self.records)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of page that have rows, in the article's order."""
+        return [kind for kind in PAGES if any(row["kind"] == kind for row in self.records)]
+
+    @property
+    def servers(self) -> list[str]:
+        """The servers that have rows; ours first."""
+        names = {row["server"] for row in self.records}
+        return sorted(names, key=lambda name: (name != "mpmkit", name))
+
+    def rounds(self, kind: str, server: str = "mpmkit") -> dict[str, list[float]]:
+        """MPM -> the QPS of each round, in the order of the article."""
+        found: dict[str, list[float]] = {}
+        for mpm in MPMS:
+            values = [row["qps"] for row in self.records
+                      if (row["kind"], row["server"], row["mpm"]) == (kind, server, mpm)]
+            if values:
+                found[mpm] = values
+        return found
+
+    def verdict(self, kind: str, server: str = "mpmkit") -> Verdict | None:
+        """Whether the published order came out, or None if that cannot be said."""
+        return verdict(kind, self.rounds(kind, server), self.published.get(kind, {}))
+
+    @property
+    def order_reproduced(self) -> bool | None:
+        """Whether our servers came out in the published order for every kind measured; None if that
+        cannot be said."""
+        verdicts = [self.verdict(kind) for kind in self.kinds]
+        if not verdicts or None in verdicts:
+            return None
+        return all(v.reproduced for v in verdicts if v is not None)
+
+    def summary(self) -> pandas.DataFrame:
+        """One row per kind, server and MPM: published, median, min, max, and both ratios to
+        prefork."""
+        import pandas
+
+        return pandas.DataFrame([line for kind in self.kinds for server in self.servers
+                                 for line in self._lines(kind, server)])
+
+    def _lines(self, kind: str, server: str) -> list[Row]:
+        rounds, figures = self.rounds(kind, server), self.published.get(kind, {})
+        medians = {mpm: statistics.median(values) for mpm, values in rounds.items()}
+
+        def ratio(values: Mapping[str, float], mpm: str) -> float:
+            base = values.get("prefork", 0)
+            return values[mpm] / base if mpm in values and base > 0 else math.nan
+
+        return [{
+            "kind": kind, "server": server, "mpm": mpm, "rounds": len(values),
+            "published": figures.get(mpm, math.nan),
+            "median": medians[mpm], "min": min(values), "max": max(values),
+            "published_ratio": ratio(figures, mpm), "ratio": ratio(medians, mpm),
+        } for mpm, values in rounds.items()]
+
+    def _notes(self, kind: str, server: str, mpm: str) -> list[str]:
+        rows = [row for row in self.records
+                if (row["kind"], row["server"], row["mpm"]) == (kind, server, mpm)]
+        notes = []
+        failures = sum(row["failures"] for row in rows)
+        if failures:
+            requests = sum(row["requests"] for row in rows)
+            notes.append(f"{failures:,} of {requests:,} requests FAILED")
+        bound = sum(row["generator_bound"] for row in rows)
+        if bound:
+            notes.append(f"generator-bound in {bound} of {len(rows)} rounds")
+        return notes
+
+    def text(self) -> str:
+        """Both tables as text, with what can be concluded, and from what."""
+        if not self.records:
+            return "no row was finished"
+        parts = []
+        for kind in self.kinds:
+            for server in self.servers:
+                parts.append(self._table(kind, server))
+        parts.append(self._small_print())
+        return "\n\n".join(part for part in parts if part)
+
+    def _table(self, kind: str, server: str) -> str:
+        lines = self._lines(kind, server)
+        if not lines:
+            return ""
+        of = "" if server == "mpmkit" else f", {server}"
+        head = ("MPM", "published", "median", "min to max", "published", "measured", "")
+        cells = [(line["mpm"], _count(line["published"]), _count(line["median"]),
+                  f"{_count(line['min'])} to {_count(line['max'])}" if line["rounds"] > 1 else "-",
+                  _ratio(line["published_ratio"]), _ratio(line["ratio"]),
+                  "; ".join(self._notes(kind, server, line["mpm"]))) for line in lines]
+        widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
+
+        def line_of(row: Sequence[str]) -> str:
+            first, *others, note = row
+            text = first.ljust(widths[0]) + "".join(
+                "  " + cell.rjust(width) for cell, width in zip(others, widths[1:], strict=False))
+            return f"{text}  {note}".rstrip()
+
+        # The two last figures stand under one heading, as both are ratios to prefork.
+        before = sum(widths[:4]) + 6
+        over = " " * before + "  " + "x prefork".center(widths[4] + widths[5] + 2).rstrip()
+        title = f"requests/s, {PAGES[kind].title}{of}"
+        rows = [title, over, line_of(head), *[line_of(row) for row in cells]]
+        judged = self.verdict(kind, server)
+        if judged is not None:
+            rows += [str(judged), *[f"  {pair}" for pair in judged.pairs]]
+        elif len(lines) < 2:
+            rows.append("one MPM alone has no order")
+        return "\n".join(rows)
+
+    def _small_print(self) -> str:
+        row = self.records[-1]
+        lines = []
+        rounds = max(row["round"] for row in self.records)
+        way = "keep-alive" if row["keep_alive"] else "a new connection per request"
+        requests = [row["requests"] for row in self.records]
+        some = (f"{min(requests):,}" if min(requests) == max(requests)
+                else f"{min(requests):,} to {max(requests):,}")
+        lines.append(f"{row['users']} clients, {way}, {some} requests a cell, "
+                     f"{rounds} round{'s' if rounds != 1 else ''}, by {row['driver']} "
+                     f"{row['driver_version'] or ''}".rstrip())
+        machine = records.Machine(**{name: row[name] for name in records.Machine.__annotations__})
+        lines.append(f"measured on {machine}")
+        steal = [row["steal"] for row in self.records if row["steal"] is not None]
+        if steal and max(steal) >= 0.01:
+            lines.append(f"the host took away up to {max(steal):.0%} of the processor time")
+        lines.append("published: Apache 2.4.10 on hardware the article does not name; the order "
+                     "and the ratios can be compared, not the figures")
+        if self.planned and len(self.records) < self.planned:
+            lines.append(f"NOT COMPLETE: {len(self.records)} of {self.planned} cells were measured")
+        if self.out is not None:
+            lines.append(f"rows in {self.out}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        said = {True: "published order reproduced", False: "published order not reproduced",
+                None: "no verdict"}[self.order_reproduced]
+        return f"<QpsTable {len(self.records)} rows, {', '.join(self.kinds) or 'empty'}, {said}>"
+
+
+def _count(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:,.0f}"
+
+
+def _ratio(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+# -- measuring -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class QpsProgress:
+    """How far the measurement is. `done` of `wanted` requests in cell `cell` (from 1) of `cells`;
+    `row` is the finished row when a cell ends, else None. `elapsed` is in seconds."""
+
+    cell: int
+    cells: int
+    round: int
+    server: str
+    mpm: str
+    kind: str
+    done: int
+    share_of_cell: float
+    elapsed: float
+    row: Row | None = None
+
+    @property
+    def share(self) -> float:
+        """Share of the whole, 0 to 1."""
+        return (self.cell - 1 + min(1.0, self.share_of_cell)) / self.cells
+
+    def __str__(self) -> str:
+        what = (f"[{self.cell}/{self.cells}] round {self.round}, {self.server} {self.mpm}, "
+                f"{self.kind}")
+        if self.row is not None:
+            return f"{what}: {self.row['qps']:,.0f} requests/s"
+        return f"{what}: {self.done:,} requests"
+
+
+Launch = Callable[..., AbstractContextManager[Any]]
+
+
+def _launch_ours(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
+    import mpmkit
+
+    return mpmkit.launch(mpm, **directives)
+
+
+def _launch_httpd(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
+    from mpmkit.measure.rivals import Httpd
+
+    return Httpd(mpm, document_root=Path(__file__).resolve().parents[1] / "htdocs", **directives)
+
+
+# Servers that can stand beside ours: name -> (how to start one, the kinds of page it has).
+BESIDE: dict[str, tuple[Launch, tuple[str, ...]]] = {
+    "httpd": (_launch_httpd, ("static",)),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A measurement, checked: what `qps_table` was asked for with all defaults filled in."""
+
+    kinds: tuple[str, ...]
+    mpms: tuple[str, ...]
+    rounds: int
+    scale: str
+    profiles: dict[str, LoadProfile]
+    driver: str
+    beside: tuple[str, ...] = ()
+    directives: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def cells(self) -> list[tuple[int, str, str, tuple[str, ...]]]:
+        """(round, server, MPM, kinds) in the order of measuring; one start of a server each."""
+        servers = [(name, mpm) for mpm in self.mpms for name in ("mpmkit", *self.beside)]
+        found = []
+        for number in range(1, self.rounds + 1):
+            for label in turns([f"{name} {mpm}" for name, mpm in servers], number):
+                name, _, mpm = label.partition(" ")
+                kinds = tuple(kind for kind in self.kinds
+                              if name == "mpmkit" or kind in BESIDE[name][1])
+                if kinds:
+                    found.append((number, name, mpm, kinds))
+        return found
+
+
+def plan(
+    kinds: Iterable[str] = ("static", "script"), mpms: Iterable[str] = MPMS, *,
+    requests: int | None = None, users: int = 200, keep_alive: bool = False,
+    rounds: int | None = None, scale: str | None = None, driver: str = "locust",
+    processes: int = 1, beside: Iterable[str] = (),
+) -> Plan:
+    """Check what is asked for. Raises ValueError with everything that is wrong with it, in one
+    line."""
+    problems: list[str] = []
+
+    def chosen(name: str, values: Iterable[str], allowed: Iterable[str],
+               least: int) -> tuple[str, ...]:
+        values = (values,) if isinstance(values, str) else tuple(values)
+        allowed = tuple(allowed)
+        for value in values:
+            if value not in allowed:
+                problems.append(f"{name}: there is no {value!r}; choose from {', '.join(allowed)}")
+        if len(values) < least:
+            problems.append(f"{name}: give at least one of {', '.join(allowed)}")
+        return tuple(value for value in allowed if value in values)
+
+    kinds_ = chosen("kind", kinds, PAGES, 1)
+    mpms_ = chosen("mpm", mpms, MPMS, 1)
+    beside_ = chosen("beside", beside, BESIDE, 0)
+    scale_name = scale or os.environ.get("MPMKIT_SCALE") or "demo"
+    size = SCALES.get(scale_name)
+    if size is None:
+        where = "scale" if scale else "MPMKIT_SCALE"
+        problems.append(f"{where}: there is no {scale_name!r}; choose from {', '.join(SCALES)}")
+        size = SCALES["demo"]
+    if driver not in DRIVERS:
+        problems.append(f"driver: there is no {driver!r}; choose from {', '.join(DRIVERS)}")
+    if rounds is not None and (type(rounds) is not int or not 1 <= rounds <= 1000):
+        problems.append(f"rounds: must be a whole number from 1 to 1000, not {rounds!r}")
+    profiles = {}
+    for kind in kinds_:
+        try:
+            profiles[kind] = LoadProfile(
+                path=PAGES[kind].path, expect_length=PAGES[kind].length, users=users,
+                keep_alive=keep_alive, processes=processes,
+                requests=size.requests if requests is None else requests,
+                # A number of requests given by hand is meant: no bound in time cuts it short.
+                duration=size.seconds if requests is None else None,
+                warmup_seconds=size.warmup, time_limit=TIME_LIMIT)
+        except ProfileError as error:
+            problems += [text for text in str(error).split("; ") if text not in problems]
+    if problems:
+        raise ValueError("; ".join(problems))
+    by_hand = requests is not None or rounds is not None
+    return Plan(kinds_, mpms_, rounds or size.rounds, "custom" if by_hand else scale_name, profiles,
+                driver, beside_, ARTICLE_DIRECTIVES)
+
+
+def qps_table(
+    kinds: Iterable[str] = ("static", "script"),
+    mpms: Iterable[str] = MPMS,
+    requests: int | None = None,
+    users: int = 200,
+    keep_alive: bool = False,
+    rounds: int | None = None,
+    scale: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    on_progress: Callable[[QpsProgress], None] | None = None,
+    *,
+    driver: str = "locust",
+    processes: int = 1,
+    beside: Iterable[str] = (),
+    launch: Launch | None = None,
+) -> QpsTable:
+    """Measure the article's tables here; minutes at the demo scale.
+
+    kinds: of "static", "script". mpms: of "prefork", "worker", "event".
+    requests: per cell, 1 to 20 million; by default what the scale says.
+    users: concurrent clients, 1 to 20,000. keep_alive: reuse connections.
+    rounds: 1 to 1000; by default what the scale says.
+    scale: "smoke" (seconds), "demo" (minutes), "full" (the article's 200,000 requests); by default
+        the environment's MPMKIT_SCALE, or else demo.
+    out: a CSV file to which each row is appended as soon as it is finished.
+    on_progress: called some four times a second, and with the row when a cell ends.
+    driver, processes: as in `run_load`. beside: rivals to measure in the same rounds ("httpd").
+    launch: starts a server, ``launch(mpm, **directives)`` as a context manager with a `.url`; by
+        default `mpmkit.launch`.
+
+    Raises ValueError for a bad argument and RecordError for a bad file, both before anything
+    starts; QpsError if a server or the generator fails, QpsInterrupted (a KeyboardInterrupt) on
+    Ctrl-C: both carry the rows finished until then as `table`.
+    """
+    todo = plan(kinds, mpms, requests=requests, users=users, keep_alive=keep_alive, rounds=rounds,
+                scale=scale, driver=driver, processes=processes, beside=beside)
+    figures = published()
+    file = RecordFile(out) if out is not None else None
+    launchers = {name: BESIDE[name][0] for name in todo.beside}
+    launchers["mpmkit"] = launch or _launch_ours
+    return _measure(todo, figures, file, launchers, on_progress)
+
+
+def _measure(todo: Plan, figures: dict[str, dict[str, float]], file: RecordFile | None,
+             launchers: Mapping[str, Launch],
+             on_progress: Callable[[QpsProgress], None] | None) -> QpsTable:
+    cells = todo.cells()
+    table = QpsTable([], figures, planned=sum(len(kinds) for *_, kinds in cells),
+                     run_id=records.new_run_id(), scale=todo.scale,
+                     out=file.path if file else None)
+    machine = records.machine().row()
+    began = time.monotonic()
+    try:
+        for number, name, mpm, kinds in cells:
+            directives: dict[str, Any] = dict(todo.directives.get(mpm, {}))
+            profile = todo.profiles[kinds[0]]
+            directives["KeepAlive"] = profile.keep_alive
+            with launchers[name](mpm, **directives) as server:
+                for kind in kinds:
+                    cell = len(table.records) + 1
+
+                    def tell(done: int, seconds: float, row: Row | None = None, *, cell: int = cell,
+                             number: int = number, name: str = name, mpm: str = mpm,
+                             kind: str = kind) -> None:
+                        if on_progress is not None:
+                            on_progress(QpsProgress(
+                                cell, table.planned, number, name, mpm, kind, done,
+                                _share(todo.profiles[kind], done, seconds) if row is None else 1.0,
+                                time.monotonic() - began, row))
+
+                    tell(0, 0.0)
+                    before, load = records.cpu_times(), records.load1()
+                    run = run_load(server, profile=todo.profiles[kind], driver=todo.driver,
+                                   on_progress=tell)
+                    _must_be_whole(run, server, f"{name} {mpm}, {kind}", table)
+                    row = records.check({
+                        "run_id": table.run_id, "table": "qps", "scale": todo.scale,
+                        "server": name, "mpm": mpm, "kind": kind, "round": number,
+                        "directives": " ".join(f"{k}={v}" for k, v in directives.items()),
+                        **run.row(), "started_at": records.utc(run.started_at), **machine,
+                        "load1": load, "steal": records.cpu_times().steal_since(before),
+                    })
+                    # On disk first: what was told to the reader is never lost.
+                    table.records.append(file.append(row) if file else row)
+                    tell(run.requests, run.duration, row)
+    except LoadInterrupted:
+        raise QpsInterrupted(table) from None
+    except KeyboardInterrupt:
+        raise QpsInterrupted(table) from None
+    except QpsError:
+        raise
+    except (LoadError, RecordError) as error:
+        raise QpsError(str(error), table) from error
+    except Exception as error:
+        raise QpsError(_one_line(error), table) from error
+    return table
+
+
+def _share(profile: LoadProfile, done: int, seconds: float) -> float:
+    """How far a cell is: by requests or by time, whichever is nearer to its end."""
+    by_requests = done / profile.requests if profile.requests else 0.0
+    by_time = seconds / profile.duration if profile.duration else 0.0
+    return max(by_requests, by_time)
+
+
+def _must_be_whole(run: LoadRun, server: Any, what: str, table: QpsTable) -> None:
+    """Refuse a run that did not come to its end, or had no good answer, and say what happened."""
+    if run.complete and run.succeeded:
+        return
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in run.errors.most_common(3))
+    said = [f"{what}: {run.ended}" if not run.complete else f"{what}: no good answer",
+            f"{run.succeeded:,} of {run.requests:,} requests were answered well"
+            + (f" ({kinds})" if kinds else "")]
+    pid = getattr(server, "pid", None)
+    if isinstance(pid, int) and not _alive(pid):
+        said.append(f"the server (process {pid}) is gone")
+    try:
+        log = server.error_log()
+    except Exception:  # a dead server's log may be gone with it
+        log = ""
+    last = [line for line in str(log).splitlines() if line.strip()][-1:]
+    said += [f"its error log ends: {line.strip()}" for line in last]
+    raise QpsError("; ".join(said), table)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in ("Z", "X")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# -- the command line ----------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """One line, where argparse prints its usage first."""
+        self.exit(2, f"mpmkit: {message}; try: {self.prog} --help\n")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="mpmkit qps", allow_abbrev=False,
+        description="Measure the article's tables on this machine: requests per second of prefork, "
+                    "worker and event, for a static page and a script.")
+    parser.add_argument("--kind", choices=(*PAGES, "both"), default="both",
+                        help="which table (default: both)")
+    parser.add_argument("--mpm", action="append", metavar="MPM",
+                        help="only this MPM; may be given several times, or as a,b")
+    parser.add_argument("--requests", type=int, metavar="N", help="requests per cell")
+    parser.add_argument("--users", type=int, default=200, metavar="N",
+                        help="concurrent clients (default: 200, as in the article)")
+    parser.add_argument("--keep-alive", action="store_true",
+                        help="reuse connections (the article did not)")
+    parser.add_argument("--rounds", type=int, metavar="R", help="how often each cell is measured")
+    parser.add_argument("--scale", metavar="SCALE",
+                        help="smoke (seconds), demo (minutes; the default) or full (200,000 "
+                             "requests a cell, as in the article); also by the environment's "
+                             "MPMKIT_SCALE")
+    parser.add_argument("--driver", default="locust", metavar="NAME",
+                        help=f"load generator: {' or '.join(DRIVERS)} (default: locust)")
+    parser.add_argument("--processes", type=int, default=1, metavar="N",
+                        help="generator processes (default: 1)")
+    parser.add_argument("--beside", action="append", default=[], metavar="SERVER",
+                        help=f"measure this one in the same rounds: {', '.join(BESIDE)}")
+    parser.add_argument("--out", metavar="FILE.csv",
+                        help="append the rows to this file (default: a new one in data/runs, if "
+                             "that folder is here)")
+    return parser
+
+
+def _listed(values: Iterable[str] | None) -> tuple[str, ...] | None:
+    if values is None:
+        return None
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def _default_out() -> Path | None:
+    folder = Path("data/runs")
+    return folder / f"qps-{records.new_run_id()}.csv" if folder.is_dir() else None
+
+
+class _Console:
+    """Progress on standard error: one line that is written over on a terminal, one line per
+    finished
+    cell elsewhere."""
+
+    def __init__(self) -> None:
+        self.live = sys.stderr.isatty()
+        self.width = 0
+
+    def __call__(self, progress: QpsProgress) -> None:
+        if progress.row is None and not self.live:
+            return
+        text = str(progress)
+        if 0 < progress.share < 1 and progress.elapsed > 1:
+            left = progress.elapsed / progress.share - progress.elapsed
+            text += f" (about {_duration(left)} left)"
+        if self.live:
+            sys.stderr.write("\r" + text.ljust(self.width) + ("\n" if progress.row else ""))
+            self.width = 0 if progress.row else len(text)
+        else:
+            sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        if self.width:
+            sys.stderr.write("\n")
+            self.width = 0
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> int:
+    """``mpmkit qps``. Prints the tables on standard output, progress and errors on standard error.
+
+    0: measured. 1: something failed on the way (rows until then are kept, and printed). 2: a bad
+    argument. 130: Ctrl-C (rows until then are kept, and printed).
+    """
+    options = _parser().parse_args(argv)
+    kinds = tuple(PAGES) if options.kind == "both" else (options.kind,)
+    console = _Console()
+    out: Path | None = Path(options.out) if options.out else _default_out()
+    try:
+        table = qps_table(
+            kinds, MPMS if options.mpm is None else _listed(options.mpm), options.requests,
+            options.users, options.keep_alive, options.rounds, options.scale, out, console,
+            driver=options.driver, processes=options.processes,
+            beside=_listed(options.beside) or (), launch=launch)
+    except QpsInterrupted as stop:
+        console.end()
+        _print_partial(stop.table)
+        print("mpmkit: interrupted", file=sys.stderr)
+        return 130
+    except QpsError as error:
+        console.end()
+        _print_partial(error.table)
+        print(f"mpmkit: {error}", file=sys.stderr)
+        return 1
+    except RecordError as error:
+        print(f"mpmkit: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"mpmkit: {_one_line(error)}", file=sys.stderr)
+        return 2
+    console.end()
+    print(table.text())
+    return 0
+
+
+def _print_partial(table: QpsTable) -> None:
+    if table.records:
+        print(table.text(), flush=True)

@@ -1,0 +1,528 @@
+"""Measurements on disk: one tidy row per finished cell, with the machine that gave it.
+
+One schema for all tables (`COLUMNS`, described for readers in data/README.md), checked when a row
+is written and again when it is read. A row is on disk before the next cell begins: written in one
+piece, flushed to the device, under a lock. A run that is stopped, or whose machine loses power,
+keeps every row it finished; what it was writing at that moment is recognised and dropped.
+
+Imports no pandas; `read_frame` loads it when called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import io
+import json
+import math
+import os
+import platform
+import re
+import secrets
+import subprocess
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
+
+Row = dict[str, Any]
+
+
+class RecordError(ValueError):
+    """Rows or a file that break the schema, or a file that cannot be written. Names file and
+    line."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, the Python type of a value, its unit or range, and what it means.
+
+    `empty` says that a cell may hold nothing (None), for what is not known or does not apply.
+    """
+
+    name: str
+    type: type
+    unit: str
+    doc: str
+    empty: bool = False
+
+
+def _columns() -> tuple[Column, ...]:
+    c = Column
+    return (
+        c("run_id", str, "", "one per command; all its rows share it"),
+        c("table", str, "", "what was measured: qps"),
+        c("scale", str, "", "smoke, demo, full, or custom if sizes were given by hand"),
+        c("server", str, "", "mpmkit, or the rival measured beside it"),
+        c("mpm", str, "", "prefork, worker or event", True),
+        c("kind", str, "", "static or script"),
+        c("round", int, "from 1", "rounds are interleaved: each measures every server once"),
+        c("directives", str, "", "what the server was started with, as Name=value"),
+        c("started_at", str, "UTC, ISO 8601", "when the first request that counts was sent"),
+        c("driver", str, "", "locust or ab"),
+        c("driver_version", str, "", "its version", True),
+        c("path", str, "", "what was asked for"),
+        c("method", str, "", "GET, HEAD or POST"),
+        c("users", int, "", "concurrent clients"),
+        c("keep_alive", bool, "", "true: connections reused; false: one per request"),
+        c("processes", int, "", "generator processes"),
+        c("requests", int, "", "requests that ended, well or badly, without the warm-up's"),
+        c("failures", int, "", "requests without a good answer"),
+        c("errors", str, "JSON", "failures by kind"),
+        c("duration_s", float, "s", "first request's start to last one's end"),
+        c("qps", float, "1/s", "good answers per second over duration_s"),
+        c("mean_ms", float, "ms", "mean latency of good answers", True),
+        c("p50_ms", float, "ms", "latency percentiles of good answers, from raw ns", True),
+        c("p90_ms", float, "ms", "", True),
+        c("p99_ms", float, "ms", "", True),
+        c("p999_ms", float, "ms", "the 99.9th percentile", True),
+        c("max_ms", float, "ms", "", True),
+        c("generator_cpu", float, "0 to 1", "share of a core used by a generator process", True),
+        c("generator_bound", bool, "", "true: the generator was the limit, not the server"),
+        c("retries", int, "", "requests that crossed a keep-alive close and were sent again"),
+        c("reconnects", int, "", "keep-alive connections that the server closed in good order"),
+        c("ended", str, "", "requests or duration: which bound ended the run"),
+        c("cpu_model", str, "", "", True),
+        c("cores", int, "", "processors this process may use"),
+        c("cpu_limit", float, "cores", "the control group's limit, empty if none", True),
+        c("memory_mb", int, "MiB", "the machine's memory", True),
+        c("memory_limit_mb", int, "MiB", "the control group's limit, empty if none", True),
+        c("kernel", str, "", ""),
+        c("python", str, "", ""),
+        c("mpmkit", str, "", ""),
+        c("locust", str, "", "", True),
+        c("h11", str, "", "", True),
+        c("commit", str, "", "of the checkout, with + if it had changes", True),
+        c("load1", float, "", "the machine's load average when the cell began", True),
+        c("steal", float, "0 to 1", "processor time the host took away during the cell", True),
+    )
+
+
+COLUMNS: tuple[Column, ...] = _columns()
+NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
+
+
+def new_run_id() -> str:
+    """The time, for people, and enough randomness for two runs within the same second."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def utc(seconds: float) -> str:
+    """A Unix time as ISO 8601 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+# -- checking ------------------------------------------------------------------------------------
+
+
+def check(row: Mapping[str, Any]) -> Row:
+    """The row in the schema's order. Raises RecordError with everything that is wrong with it."""
+    problems = [f"{name}: missing" for name in NAMES if name not in row]
+    problems += [f"{name}: no such column" for name in row if name not in NAMES]
+    checked: Row = {}
+    for column in COLUMNS:
+        if column.name in row:
+            try:
+                checked[column.name] = _value(column, row[column.name])
+            except ValueError as error:
+                problems.append(f"{column.name}: {error}")
+    if not problems:
+        problems = list(_contradictions(checked))
+    if problems:
+        raise RecordError("; ".join(problems))
+    return checked
+
+
+def _value(column: Column, value: Any) -> Any:
+    if isinstance(value, float) and math.isnan(value):
+        value = None
+    if value is None:
+        if column.empty:
+            return None
+        raise ValueError("must not be empty")
+    if column.type is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not column.type:
+        raise ValueError(f"must be {column.type.__name__}, not {value!r}")
+    if column.type is str and (not value and not column.empty):
+        raise ValueError("must not be empty")
+    if column.type is str and any(ord(c) < 32 for c in value):
+        raise ValueError("must be one line")
+    if column.type in (int, float) and (value < 0 or math.isinf(value)):
+        raise ValueError(f"must be a number from 0, not {value!r}")
+    return value
+
+
+def _contradictions(row: Row) -> Iterator[str]:
+    if row["failures"] > row["requests"]:
+        yield f"failures: {row['failures']} of {row['requests']} requests"
+    try:
+        kinds = json.loads(row["errors"])
+        counted = sum(kinds.values()) if isinstance(kinds, dict) else -1
+    except (ValueError, TypeError):
+        counted = -1
+    if counted != row["failures"]:
+        yield (f"errors: must be JSON that adds up to failures ({row['failures']}), "
+               f"not {row['errors']}")
+    if row["round"] < 1:
+        yield "round: counts from 1"
+    if row["duration_s"] > 0:
+        rate = (row["requests"] - row["failures"]) / row["duration_s"]
+        if not math.isclose(rate, row["qps"], rel_tol=1e-3, abs_tol=1e-6):
+            yield f"qps: {row['qps']:g}, but requests, failures and duration_s make {rate:g}"
+    for name in ("generator_cpu", "steal"):
+        if row[name] is not None and row[name] > 1:
+            yield f"{name}: must be 0 to 1, not {row[name]:g}"
+
+
+def _to_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    return str(value)
+
+
+def _from_text(column: Column, text: str) -> Any:
+    if text == "":
+        return None
+    if column.type is bool:
+        if text not in ("true", "false"):
+            raise RecordError(f"{column.name}: must be true or false, not {text!r}")
+        return text == "true"
+    try:
+        return column.type(text)
+    except ValueError:
+        raise RecordError(
+            f"{column.name}: must be {column.type.__name__}, not {text!r}") from None
+
+
+def _line(values: Iterable[str]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(values)
+    return out.getvalue()
+
+
+HEADER = _line(NAMES)
+
+
+# -- the file ------------------------------------------------------------------------------------
+
+
+class RecordFile:
+    """A CSV file to append rows to. Made or checked when opened: a run must not find out at its end
+    that it cannot write.
+
+    Raises RecordError if the folder is missing, the file cannot be written or has other columns.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.parent.is_dir():
+            raise RecordError(f"{self.path}: there is no folder {self.path.parent}")
+        if self.path.exists() and not self.path.is_file():
+            raise RecordError(f"{self.path}: is not a regular file")
+        with self._locked() as file:
+            self._mend(file)
+
+    def append(self, row: Mapping[str, Any]) -> Row:
+        """Check a row and write it to the device; the row as written. Raises RecordError."""
+        try:
+            checked = check(row)
+        except RecordError as error:
+            raise RecordError(f"{self.path}: not written: {error}") from None
+        with self._locked() as file:
+            self._mend(file)  # another process may have died in between
+            self._write(file, _line(_to_text(checked[name]) for name in NAMES))
+        return checked
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RecordError(f"{self.path}: cannot be written: {error.strerror}") from None
+        try:
+            # Two runs may share a file; the lock goes with the descriptor, also when one is killed.
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _mend(self, fd: int) -> None:
+        """Write the header into an empty file; cut off a row whose writer died before its end."""
+        size = os.fstat(fd).st_size
+        head = os.pread(fd, len(HEADER.encode()), 0)
+        if head != HEADER.encode():
+            if size == 0 or (b"\n" not in head and HEADER.encode().startswith(head)):
+                os.ftruncate(fd, 0)
+                self._write(fd, HEADER)
+                return
+            found = head.partition(b"\n")[0].decode(errors="replace").split(",")
+            missing = [name for name in NAMES if name not in found][:3]
+            raise RecordError(
+                f"{self.path}: has other columns than this version writes"
+                + (f" (no {', '.join(missing)})" if missing else "") + "; choose another file")
+        at, tail = size, b""
+        while at > 0 and b"\n" not in tail:
+            step = min(4096, at)
+            at -= step
+            tail = os.pread(fd, step, at) + tail
+        whole = at + tail.rfind(b"\n") + 1
+        if whole < size:
+            os.ftruncate(fd, whole)
+
+    def _write(self, fd: int, text: str) -> None:
+        data = text.encode()
+        before = os.fstat(fd).st_size
+        try:
+            written = os.write(fd, data)
+            if written != len(data):
+                raise OSError(28, "No space left on device")
+            os.fsync(fd)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, before)
+            raise RecordError(
+                f"{self.path}: a row could not be written: {error.strerror}") from None
+
+
+def read(path: str | os.PathLike[str]) -> list[Row]:
+    """The rows of a file, typed and checked.
+
+    Raises RecordError naming file and line. A last line without its end is what a run that died was
+    writing; it is left out, with a warning.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read: {error}") from None
+    whole, end, torn = text.rpartition("\n")
+    if torn:
+        warnings.warn(f"{path}: its last line is not complete and is left out", stacklevel=2)
+    reader = csv.reader(io.StringIO(whole + end), strict=True)
+    rows: list[Row] = []
+    try:
+        header = next(reader, None)
+        if header != list(NAMES):
+            raise RecordError("is no record file of this version: its columns differ")
+        for cells in reader:
+            if len(cells) != len(NAMES):
+                raise RecordError(f"{len(cells)} cells instead of {len(NAMES)}")
+            rows.append(check({column.name: _from_text(column, cell)
+                               for column, cell in zip(COLUMNS, cells, strict=True)}))
+    except (RecordError, csv.Error) as error:
+        raise RecordError(f"{path}, line {max(1, reader.line_num)}: {error}") from None
+    return rows
+
+
+def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
+    """Rows as a frame with the schema's columns and types, `started_at` as a time."""
+    import pandas
+
+    made = pandas.DataFrame(list(rows), columns=list(NAMES))
+    made["started_at"] = pandas.to_datetime(made["started_at"], utc=True, format="ISO8601")
+    for column in COLUMNS:
+        if column.type is float:
+            made[column.name] = made[column.name].astype("float64")
+    return made
+
+
+def read_frame(*paths: str | os.PathLike[str]) -> pandas.DataFrame:
+    """The rows of one or more files in one frame. Raises RecordError."""
+    return frame(row for path in paths for row in read(path))
+
+
+# -- the machine ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What ran the measurement. None where the system does not say."""
+
+    cpu_model: str | None
+    cores: int
+    cpu_limit: float | None
+    memory_mb: int | None
+    memory_limit_mb: int | None
+    kernel: str
+    python: str
+    mpmkit: str
+    locust: str | None
+    h11: str | None
+    commit: str | None
+
+    def row(self) -> Row:
+        """Its columns of a record."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        cores = f"{self.cores} core{'s' if self.cores != 1 else ''}"
+        if self.cpu_limit is not None:
+            cores += f" (limited to {self.cpu_limit:g})"
+        memory = ""
+        if self.memory_mb:
+            memory = f", {self.memory_mb / 1024:.1f} GiB"
+            if self.memory_limit_mb:
+                memory += f" (limited to {self.memory_limit_mb / 1024:.1f})"
+        versions = f"mpmkit {self.mpmkit}" + (f" at {self.commit}" if self.commit else "")
+        for name, version in (("Locust", self.locust), ("h11", self.h11)):
+            versions += f", {name} {version}" if version else ""
+        return (f"{self.cpu_model or 'unknown processor'}, {cores}{memory}, Linux {self.kernel}, "
+                f"Python {self.python}, {versions}")
+
+
+def machine() -> Machine:
+    """Describe this machine and the versions at hand. Never raises: what cannot be read is None."""
+    return Machine(
+        cpu_model=_cpu_model(_text("/proc/cpuinfo")),
+        cores=len(os.sched_getaffinity(0)),
+        cpu_limit=cpu_limit(),
+        memory_mb=_memory_mb(_text("/proc/meminfo")),
+        memory_limit_mb=memory_limit_mb(),
+        kernel=platform.release(),
+        python=platform.python_version(),
+        mpmkit=_version("mpmkit"),
+        locust=_installed("locust"),
+        h11=_installed("h11"),
+        commit=_commit(),
+    )
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _cpu_model(cpuinfo: str) -> str | None:
+    # x86 says "model name", some others "Model" or "Hardware".
+    match = re.search(r"^(?:model name|Hardware|Model)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return " ".join(match[1].split()) if match else platform.machine() or None
+
+
+def _memory_mb(meminfo: str) -> int | None:
+    match = re.search(r"^MemTotal:\s*(\d+) kB", meminfo, re.MULTILINE)
+    return int(match[1]) // 1024 if match else None
+
+
+def _cgroup_files(name_v2: str, controller_v1: str, name_v1: str,
+                  root: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    """(version, text) of a limit's file in our control group and each one above it.
+
+    A container often sees its group mounted as the root, so the path from /proc may not exist; the
+    ancestors up to the mount are tried as well, and the tightest limit counts.
+    """
+    base = Path(root) / "sys/fs/cgroup"
+    for line in _text(Path(root) / "proc/self/cgroup").splitlines():
+        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        if controllers == "":
+            # Version 2 alone, or beside version 1 under "unified".
+            mounts, version, name = (base, base / "unified"), 2, name_v2
+        elif controller_v1 in controllers.split(","):
+            mounts, version, name = (base / controllers, base / controller_v1), 1, name_v1
+        else:
+            continue
+        for mount in mounts:
+            place = mount / path.lstrip("/")
+            while place == mount or mount in place.parents:
+                text = _text(place / name).strip()
+                if text:
+                    yield version, text
+                place = place.parent
+
+
+def cpu_limit(root: str | os.PathLike[str] = "/") -> float | None:
+    """Cores that the control group grants (its quota), or None."""
+    limits = []
+    for version, text in _cgroup_files("cpu.max", "cpu", "cpu.cfs_quota_us", root):
+        if version == 2:
+            quota, _, period = text.partition(" ")
+            if quota.isdigit() and period.isdigit() and int(period):
+                limits.append(int(quota) / int(period))
+        elif text.isdigit() and int(text) > 0:
+            limits.append(int(text) / 100_000)  # the period that every container runtime sets
+    return min(limits, default=None)
+
+
+def memory_limit_mb(root: str | os.PathLike[str] = "/") -> int | None:
+    """MiB that the control group grants, or None."""
+    limits = [int(text) for _, text in
+              _cgroup_files("memory.max", "memory", "memory.limit_in_bytes", root)
+              if text.isdigit() and int(text) < 1 << 60]  # version 1 writes "none" as a huge number
+    return min(limits) // (1 << 20) if limits else None
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _version(name: str) -> str:
+    try:
+        from mpmkit._version import __version__
+    except ImportError:
+        return _installed(name) or "unknown"
+    return __version__
+
+
+def _commit() -> str | None:
+    """The checkout's commit; None if this package does not lie in the checkout of its own
+    project."""
+    top = Path(__file__).resolve().parents[2]
+    if not (top / ".git").exists():
+        return None
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(top), *words], capture_output=True, text=True,
+                                  timeout=5, stdin=subprocess.DEVNULL)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "--short=10", "HEAD")
+    if not commit:
+        return None
+    return commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """The machine's processor time so far, in clock ticks of all processors together."""
+
+    total: int
+    steal: int
+
+    def steal_since(self, before: CpuTimes) -> float | None:
+        """The share (0 to 1) of the time since `before` that the host gave to others."""
+        passed = self.total - before.total
+        return min(1.0, max(0, self.steal - before.steal) / passed) if passed > 0 else None
+
+
+def cpu_times(stat: str | None = None) -> CpuTimes:
+    """From /proc/stat (or its text)."""
+    first = (_text("/proc/stat") if stat is None else stat).partition("\n")[0].split()
+    ticks = [int(word) for word in first[1:9]] if first[:1] == ["cpu"] else []
+    return CpuTimes(sum(ticks), ticks[7] if len(ticks) > 7 else 0)
+
+
+def load1() -> float | None:
+    """The load average of the last minute, or None."""
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
