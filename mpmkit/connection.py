@@ -362,7 +362,7 @@ class Connection:
         reset could overtake our last response and destroy it (RFC 9112, 9.6). Waits at most
         LINGER_SILENCE for silence, `longest` seconds in all.
         """
-        if self.half_close():
+        if not self.client_is_done() and self.half_close():
             until = monotonic() + longest
             try:
                 self.set_timeout(min(LINGER_SILENCE, longest))
@@ -371,6 +371,17 @@ class Connection:
             except OSError:
                 pass
         self.close()
+
+    def client_is_done(self) -> bool:
+        """Nothing more can come that a close would answer with a reset.
+
+        A client that said `Connection: close` (or speaks HTTP/1.0 and did not ask to stay) must not
+        send anything after that request (RFC 9112, 9.6), and we have read the request to its end.
+        httpd lingers all the same; here it would be a wait for nothing, on every connection of a
+        client that opens one a request.
+        """
+        request = self.request
+        return request is not None and request.close and not self.protocol.unread
 
     def half_close(self) -> bool:
         """Send FIN. False when the client is gone already."""

@@ -34,7 +34,7 @@ from mpmkit.listen import Listener, ListenError, close_all, open_listeners, url_
 from mpmkit.logs import ErrorLog, LogError
 from mpmkit.pod import Lifeline, PipeOfDeath
 from mpmkit.scoreboard import Scoreboard
-from mpmkit.states import DEAD, GRACEFUL, STARTING
+from mpmkit.states import DEAD, GRACEFUL, LETTERS, STARTING
 
 # Exit statuses of a child (mpm_common.h).
 OK = 0
@@ -60,6 +60,8 @@ RECLAIM = (
     (9.0, signal.SIGKILL, ("AH00046", "error", "child process {pid} still did not exit, sending a SIGKILL")),
 )
 RECLAIM_GIVE_UP = 10.0
+
+NOT_DEAD = tuple(range(DEAD + 1, len(LETTERS)))
 
 # Deaths by these are somebody's wish, not a crash.
 WISHED = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL}
@@ -130,6 +132,8 @@ class Parent:
         self._extra: set[int] = set()  # children whose row a newer one took over (worker)
         self._to_start = 0  # children still owed after a graceful restart or a crash
         self._deaths_in_series = 0
+        self._fatal: int | None = None  # the exit status, once it is clear that no child can serve
+        self._replacing = True  # False while children are meant to end
         self._signals: list[int] = []
         self._wakeup_read, self._wakeup_write = os.pipe()
 
@@ -143,11 +147,12 @@ class Parent:
         self._ready(url_of(self.listeners[0]))
         try:
             while True:
+                self._reap()
+                if self._fatal is not None:
+                    return self.stop()
                 match self._next_signal():
                     case None:
-                        status = self._one_second()
-                        if status is not None:
-                            return status
+                        self._one_second()
                     case signal.SIGTERM | signal.SIGINT:
                         return self.stop()
                     case signal.SIGWINCH:
@@ -159,32 +164,25 @@ class Parent:
         finally:
             self._clean_up()
 
-    def _one_second(self) -> int | None:
-        """Bury the dead; if there were none, one pass of idle maintenance. An exit status ends it."""
-        if self._reap():
-            if self._to_start and self._deaths_in_series < 3:
-                self._to_start -= self._startup_children(self._to_start)
-            return None if self._fatal is None else self.stop()
+    def _one_second(self) -> None:
+        """A second has passed: start the children still owed; if there are none, one pass of idle
+        maintenance."""
         self._deaths_in_series = 0
         if self._to_start:
             self._startup_children(self._to_start)
             self._to_start = 0
-            return None
+            return
         d = self.setup.directives
         plan = maintenance.plan(maintenance.look(self.board.snapshot(), d, self.memory), d, self.memory)
         self.memory = plan.memory
         for note in plan.notes:
             self.errors.note(note)
         if plan.shutdown:
-            self.stop()
-            return 1
+            self._fatal = 1
         for slot in plan.spawn:
             self._make_child(slot)
         if plan.retire:
             self.pod.retire_one()
-        return None
-
-    _fatal: int | None = None
 
     @property
     def errors(self) -> ErrorLog:
@@ -232,12 +230,12 @@ class Parent:
         return d.process_slots if d.mpm == "event" else d.process_limit
 
     def _make_child(self, slot: int) -> None:
-        # The row may still be a finishing child's (worker): its pid is remembered, its row is not.
+        # The row may still be a finishing child's (worker): that pid is remembered without its row.
         for pid, its_slot in list(self._slots.items()):
             if its_slot == slot:
                 del self._slots[pid]
                 self._extra.add(pid)
-        self.board.set_states(slot, STARTING, self.setup.directives.threads_per_child)
+        self.board.set_states(slot, STARTING, self.setup.directives.threads_per_child, only=(DEAD, GRACEFUL))
         gc.freeze()  # what exists now is never collected: the children's pages stay shared
         try:
             pid = os.fork()
@@ -264,6 +262,7 @@ class Parent:
                 os.close(self._lifeline)
             self.pod.only_read()
             self._children_line.hold()
+            _become(self.setup.directives)
             status = self.child_class(self, slot).child_main()
         except SystemExit as exit:
             status = exit.code if isinstance(exit.code, int) else 1
@@ -275,9 +274,8 @@ class Parent:
             sys.stderr.flush()
             os._exit(status)
 
-    def _reap(self) -> int:
-        """Bury all dead children; returns how many."""
-        count = 0
+    def _reap(self) -> None:
+        """Bury all dead children, and replace at once those that were killed (worker, event)."""
         while self._slots or self._extra:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -285,17 +283,12 @@ class Parent:
                 break
             if not pid:
                 break
-            if self._buried(pid, status):
-                count += 1
-        return count
+            self._bury(pid, status)
 
-    def _buried(self, pid: int, status: int) -> bool:
-        """Clear the slot of a dead child, and draw conclusions. False: it was none of ours."""
+    def _bury(self, pid: int, status: int) -> None:
+        """Clear the slot of a dead child, and draw conclusions."""
         slot = self._slots.pop(pid, None)
-        if slot is None:
-            if pid not in self._extra:
-                return False
-            self._extra.discard(pid)
+        self._extra.discard(pid)
         current = slot is not None and self.board.snapshot().processes[slot].generation == self.board.generation
         if slot is not None:
             self.board.died(slot)
@@ -310,17 +303,22 @@ class Parent:
         elif code < 0 and -code not in WISHED:
             name = signal.Signals(-code).name
             self.errors.write("notice", f"child process {pid} was ended by signal {name} ({-code})", ah="AH00052")
-        if code < 0 and current and self.setup.directives.threaded:
-            # Worker and event put a killed child back at once; a series of deaths waits for the tick.
+        if not self._replacing:
+            return
+        if not current and self._to_start and slot is not None:
+            # After a graceful restart: a child of the old generation makes room for a new one.
+            self._to_start -= self._startup_children(1)
+        elif code < 0 and current and self.setup.directives.threaded:
+            # Worker and event replace a killed child at once, unless they die one after the other.
             self._deaths_in_series += 1
             if self._deaths_in_series < 3:
-                self._to_start += 1
+                self._startup_children(1)
             elif self._deaths_in_series % 10 == 3:
                 self._note("series", "children are dying one after the other", "warn")
-        return True
 
     def _reclaim(self) -> None:
         """Kill all children, politely at first (RECLAIM), and wait until they are gone."""
+        self._replacing = False
         began = time.monotonic()
         step = 0
         pause = 0.001
@@ -337,10 +335,11 @@ class Parent:
             if elapsed > RECLAIM_GIVE_UP:
                 for pid in (*self._slots, *self._extra):
                     self.errors.write("error", f"could not make child process {pid} exit", ah="AH00047")
-                return
+                break
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
             self._reap()
+        self._replacing = True
 
     # -- stop and restart ---------------------------------------------------------------------
 
@@ -355,6 +354,7 @@ class Parent:
         """WINCH: refuse new connections, finish those there are, for GracefulShutdownTimeout."""
         self._note("graceful-stop", "caught SIGWINCH, shutting down gracefully")
         close_all(self.listeners)
+        self._replacing = False
         self.board.generation += 1  # prefork's busy children see it after the request they are in
         self.pod.retire_all()
         timeout = self.setup.directives.GracefulShutdownTimeout
@@ -384,7 +384,7 @@ class Parent:
             self.board.generation += 1
             if not self.setup.directives.threaded:
                 for slot in self._slots.values():
-                    self.board.set_states(slot, GRACEFUL, 1, unless=DEAD)
+                    self.board.set_states(slot, GRACEFUL, 1, only=NOT_DEAD)
             old = self.pod
             self._next_generation()
             # New children first, where slots are free, so that somebody always accepts.
@@ -399,8 +399,6 @@ class Parent:
         (httpd's parent exits then, unless apachectl looked first)."""
         try:
             setup = self.configure()
-            if setup.directives.mpm != self.setup.directives.mpm:
-                raise DirectiveError("the MPM cannot change at a restart; stop the server and start it again")
             listeners = self.listeners
             if not self._inherited:
                 listeners = open_listeners(setup.directives, self.listeners)
@@ -409,14 +407,10 @@ class Parent:
             return False
         close_all([sock for sock in self.listeners if sock not in listeners])
         self.listeners = listeners
-        self.setup = self._keep_limits(setup)
+        self.setup = setup
         for note in setup.notes:
             self.errors.note(note)
         return True
-
-    def _keep_limits(self, setup: Setup) -> Setup:
-        """ServerLimit and ThreadLimit are the scoreboard's size: they change only with a full stop."""
-        return setup
 
     def _next_generation(self) -> None:
         self.pod = PipeOfDeath()
@@ -448,6 +442,30 @@ def signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def _become(directives: Directives) -> None:
+    """User and Group: only root can become somebody else; for others they have no effect (as in httpd).
+
+    First the groups, then the user: afterwards it would be too late.
+    """
+    if os.geteuid() != 0 or directives.User is None and directives.Group is None:
+        return
+    import grp
+    import pwd
+
+    user, group = directives.User or "#0", directives.Group
+    uid = int(user[1:]) if user.startswith("#") else pwd.getpwnam(user).pw_uid
+    if group is None:
+        gid = pwd.getpwuid(uid).pw_gid
+    else:
+        gid = int(group[1:]) if group.startswith("#") else grp.getgrnam(group).gr_gid
+    os.setgid(gid)
+    if user.startswith("#"):
+        os.setgroups([gid])
+    else:
+        os.initgroups(user, gid)
+    os.setuid(uid)
 
 
 def _exit_at_once(*_: object) -> None:

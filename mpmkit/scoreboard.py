@@ -233,11 +233,11 @@ class Scoreboard:
         for field in range(PROCESS):
             self._processes[base + field] = 0
 
-    def set_states(self, slot: int, state: int, threads: int, *, unless: int | None = None) -> None:
-        """Set the first `threads` states of a row (a STARTING child, or GRACEFUL on SIGUSR1)."""
+    def set_states(self, slot: int, state: int, threads: int, *, only: tuple[int, ...]) -> None:
+        """Set those of the first `threads` states of a row that are in one of `only`."""
         first = slot * self.thread_limit
         for i in range(first, first + threads):
-            if self._states[i] != unless:
+            if self._states[i] in only:
                 self._states[i] = state
 
     # -- a child's pens -----------------------------------------------------------------------
@@ -315,14 +315,12 @@ class Scoreboard:
 class ProcessSlot:
     """One child's pen for its own process record."""
 
-    __slots__ = ("_base", "_fields", "_first", "_states", "slot")
+    __slots__ = ("_base", "_fields", "slot")
 
     def __init__(self, board: Scoreboard, slot: int) -> None:
         self.slot = slot
         self._fields = board._processes
         self._base = slot * PROCESS
-        self._states = board._states
-        self._first = slot * board.thread_limit
 
     def quiescing(self) -> None:
         """This process is leaving: none of its threads count as idle or busy any more."""
@@ -339,12 +337,6 @@ class ProcessSlot:
         fields[base + P_WRITE_COMPLETION] = writing
         fields[base + P_KEEP_ALIVE] = keep_alive
         fields[base + P_LINGERING_CLOSE] = closing
-
-    def set_states(self, state: int, threads: int, *, only: tuple[int, ...]) -> None:
-        """Set the state of those of the first `threads` threads that are in one of `only`."""
-        for i in range(self._first, self._first + threads):
-            if self._states[i] in only:
-                self._states[i] = state
 
 
 class WorkerSlot:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
 from mpmkit import httpd_conf
 from mpmkit.core import Service
-from mpmkit.directives import MPMS, DirectiveError, Directives, Section, Setting, check
+from mpmkit.directives import MPMS, DirectiveError, Directives, Note, Section, Setting, check
 from mpmkit.handlers.router import Router
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.handlers.status import Status
@@ -70,62 +70,54 @@ class Configuration:
     def attach(self, parent: Parent) -> None:
         self._parent = parent
 
-    def read(self) -> tuple[str, Directives, tuple]:
-        """(mpm, directives, notes). Raises DirectiveError."""
+    def read(self) -> tuple[Directives, tuple[Note, ...]]:
+        """The directives, and what the operator should know. Raises DirectiveError."""
         args = self._args
-        after = [httpd_conf.parse_option(text) for text in args.after]
-        if args.file is not None:
-            conf = httpd_conf.read(args.file, mpm=args.mpm)
-            mpm, settings, sections = conf.mpm, list(conf.settings), tuple(conf.sections)
-        else:
-            mpm, settings, sections = args.mpm, [], ()
-        if mpm is None:
-            raise DirectiveError("no MPM: name prefork, worker or event, or give a file with LoadModule mpm_…")
+        after: list[str | Setting] = list(args.after)
         if args.document_root is not None:
             after.append(Setting("DocumentRoot", (os.path.abspath(args.document_root),)))
-        settings += after
+        if args.file is not None:
+            conf = httpd_conf.read(args.file, mpm=args.mpm, before=DEFAULTS, after=after)
+        else:
+            conf = httpd_conf.parse("", mpm=args.mpm, before=DEFAULTS, after=after)
+        if conf.mpm is None:
+            raise DirectiveError("no MPM: name prefork, worker or event, or give a file with LoadModule mpm_…")
+        settings = list(conf.settings)
         if self.port is not None:
             settings = [s for s in settings if s.name.lower() != "listen"]
             settings.append(Setting("Listen", (f"127.0.0.1:{self.port}",)))
         elif not any(s.name.lower() == "listen" for s in settings):
             settings.append(Setting("Listen", ("127.0.0.1:8080",)))
-        directives, notes = check(mpm, [*DEFAULTS, *settings], [*sections, *DEFAULT_SECTIONS])
-        if not os.path.isdir(directives.DocumentRoot or ""):
-            raise DirectiveError(
-                f"DocumentRoot {directives.DocumentRoot}: there is no such directory; name one that exists",
-                directive="DocumentRoot",
-            )
-        return mpm, directives, notes
+        running = self._parent.setup.directives if self._parent is not None else None
+        directives, notes = check(
+            conf.mpm, settings, [*DEFAULT_SECTIONS, *conf.sections], running=running
+        )
+        httpd_conf.check_machine(directives, settings)
+        return directives, (*conf.notes, *notes)
 
     def setup(self) -> Setup:
         """One reading, ready to serve. Raises DirectiveError, LogError."""
-        _, directives, notes = self.read()
+        directives, notes = self.read()
+        if self._parent is not None and directives.mpm != self._parent.setup.directives.mpm:
+            raise DirectiveError("the MPM cannot change at a restart: stop the server and start it again")
         errors = ErrorLog(
             open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2, directives.LogLevel
         )
         access = AccessLog(directives.CustomLog) if directives.CustomLog else None
         return Setup(directives, Service(directives, self.handler(directives, errors), access, errors), notes)
 
-    def handler(self, directives: Directives, errors: ErrorLog) -> Callable:
+    def handler(self, directives: Directives, errors: ErrorLog) -> Router:
         """The handlers that the directives ask for."""
         root = directives.DocumentRoot
         assert root is not None
         status = Status(
             lambda: self._parent.board, extended=directives.ExtendedStatus, name=directives.ServerName
         )
-        locations = [
-            (section.arg.rstrip("/"), status)
-            for section in directives.sections
-            if section.kind == "Location"
-            and any(s.name == "SetHandler" and s.args == ("server-status",) for s in section.settings)
-        ]
-        extensions = [ext for ext, name in directives.handlers.items() if name == "wsgi-script"]
         return Router(
+            directives,
             StaticFiles(root, directives.DirectoryIndex, directives.types),
             WsgiScripts(root, directives.mpm, errors, directives.ServerName or "localhost"),
-            extensions=extensions,
-            locations=list(dict(reversed(locations)).items()),
-            trace=directives.TraceEnable.lower() != "off",
+            {"server-status": status},
         )
 
 
@@ -152,7 +144,8 @@ def main(argv: Sequence[str]) -> int:
             print(f"mpmkit: {line}", file=sys.stderr)
         return 1
     for note in setup.notes:
-        print(f"mpmkit: {note.ah}: {note.level.upper()}: {note.text}", file=sys.stderr)
+        if setup.service.errors.enabled(note.level):
+            print(f"mpmkit: {note}", file=sys.stderr)
     mpm = import_module(f"mpmkit.mpm.{setup.directives.mpm}")
     parent = mpm.parent(
         setup, configuration.setup, listeners, ready=ready, lifeline=args.lifeline,

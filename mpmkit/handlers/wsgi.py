@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.http.messages import BODYLESS_STATUSES, SERVER, Request, Response, page
-from mpmkit.logs import ErrorLog
 
 if TYPE_CHECKING:
     from mpmkit.connection import Connection
+    from mpmkit.logs import ErrorLog
 
 # A server adds these itself; an application must not (PEP 3333, "Other HTTP Features").
 HOP_BY_HOP = frozenset(

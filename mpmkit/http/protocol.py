@@ -66,6 +66,11 @@ class Protocol:
         return bool(self._buffer)
 
     @property
+    def unread(self) -> bool:
+        """The client has sent, or may yet send, bytes that nobody has read: of a body, or beyond."""
+        return self._body is not None or bool(self._buffer)
+
+    @property
     def line(self) -> bytes:
         """The first line of what has come, b"" while it is incomplete: for logs and time-outs."""
         return self._buffer.partition(b"\r\n")[0] if b"\r\n" in self._buffer else b""

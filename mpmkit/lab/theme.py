@@ -61,6 +61,6 @@ def layout(theme: str | None = None) -> dict[str, Any]:
         "colorway": list((DARK if dark else LIGHT).values()),
         "xaxis": {**axis, "showgrid": False, "showline": True},
         "yaxis": axis,
-        "margin": {"l": 64, "r": 24, "t": 72, "b": 56},
+        "margin": {"l": 64, "r": 24, "t": 100, "b": 56},
         "hoverlabel": {"font": {"size": 13}},
     }

@@ -48,6 +48,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import gevent
 import greenlet
@@ -193,8 +194,10 @@ class State:
 
     def __init__(self) -> None:
         self.budget = Budget()
-        self.profile: LoadProfile | None = None
-        self.environment = None
+        self.profile = LoadProfile(requests=1)  # until a test begins
+        self.prepared = False
+        self.environment: Any = None
+        self.life: Any = None
         self.reset()
 
     def reset(self) -> None:
@@ -234,6 +237,7 @@ class State:
         self.reset()
         self.environment = environment
         self.profile = profile
+        self.prepared = True
         self.family, _, _, _, self.address = _socket.getaddrinfo(
             host, port, 0, _socket.SOCK_STREAM)[0]
         self.kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK
@@ -283,7 +287,7 @@ class State:
             self.finish("requests" if self.budget.exhausted else "duration")
 
     def finish(self, why: str) -> None:
-        if self.ended or self.profile is None:
+        if self.ended or not self.prepared:
             return
         self.ended = why
         self.cpu_end = cpu_seconds()
@@ -304,7 +308,7 @@ class State:
         """The raw results of this process: <pid>.ns, then <pid>.json, which says that both are
         whole."""
         folder = os.environ.get("MPMKIT_LOAD_RESULTS")
-        if self.written or not folder or self.profile is None:
+        if self.written or not folder or not self.prepared:
             return
         self.written = True
         if self.cpu_end == (0.0, 0.0):
@@ -435,8 +439,8 @@ class Client:
         self.hub = get_hub()
         self.loop = self.hub.loop
         self.greenlet = getcurrent()
-        self.sock = None
-        self.watcher = None
+        self.sock: Any = None
+        self.watcher: Any = None
         self.waiting = False
         self.due = NEVER
         # Straight into the hub: gevent's own switch() asks for hooks that no user here has.
@@ -646,7 +650,7 @@ class Client:
         request, size, timeout_ns = state.request, len(state.request), state.timeout_ns
         record = state.latencies.append
         each = state.profile.events == "each"
-        sock = None
+        sock: Any = None
         while user._state is not LOCUST_STATE_STOPPING and not shared.ended:
             t0 = clock()
             if t0 >= shared.deadline:

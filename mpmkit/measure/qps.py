@@ -42,6 +42,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpmkit.directives import MPMS
 from mpmkit.load.drive import DRIVERS, LoadError, LoadInterrupted, LoadRun, run_load
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.measure import records
@@ -49,8 +50,6 @@ from mpmkit.measure.records import RecordError, RecordFile, Row
 
 if TYPE_CHECKING:
     import pandas
-
-MPMS = ("prefork", "worker", "event")
 
 # What the article sets, in its order. MinSpareServers and MaxSpareServers are prefork's alone.
 ARTICLE_DIRECTIVES: dict[str, dict[str, int]] = {

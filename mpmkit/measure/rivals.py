@@ -29,7 +29,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-MPMS = ("prefork", "worker", "event")
+from mpmkit.directives import MPMS
 
 # Where httpd keeps its modules: Debian and Ubuntu, Fedora, Arch and Alpine, a build from source.
 MODULE_DIRECTORIES = (

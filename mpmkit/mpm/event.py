@@ -85,7 +85,9 @@ class EventChild(Child):
             LINGER_NORMAL: TimeoutQueue(LINGER_MAX),
             LINGER_SHORT: TimeoutQueue(LINGER_SILENCE),
         }
-        self.next_expiry = NEVER  # when the listener looks at the timeout queues again
+        # When the listener looks at the timeout queues again. It stays as it is when the connection
+        # that is due then has long been claimed: one vain look is cheaper than many new alarms.
+        self.next_expiry = NEVER
         self.listening = False
         self.start_threads()
         self.pod.wait(self.ended)
@@ -117,7 +119,7 @@ class EventChild(Child):
                     self.accept(listeners[fd])
                 elif fd == self.wakeup:
                     os.eventfd_read(fd)
-                    self.schedule()
+                    self.next_expiry = min(self.next_expiry, self.first_expiry())
                 else:
                     self.ready(fd)
             if monotonic() >= self.next_expiry:
@@ -161,10 +163,11 @@ class EventChild(Child):
         if conn is None:
             return
         conn.edge = True
-        if conn.state == KEEPALIVE or conn.state == WRITE_COMPLETION:
+        state = conn.state  # read once: a worker may be changing it
+        if state == KEEPALIVE or state == WRITE_COMPLETION:
             self.queue.offer(conn)
-        elif conn.state == LINGER_NORMAL or conn.state == LINGER_SHORT:
-            if conn.drained() and self.parked[conn.state].pop(conn) is not None:
+        elif (state == LINGER_NORMAL or state == LINGER_SHORT) and conn.drained():
+            if self.parked[state].pop(conn) is not None:
                 self.close(conn)
 
     def expire(self) -> None:
@@ -177,20 +180,20 @@ class EventChild(Child):
             self.linger(conn, LINGER_SHORT)
         for conn in self.parked[WRITE_COMPLETION].expired(now):
             self.linger(conn, LINGER_NORMAL)
-        self.schedule()
-
-    def schedule(self) -> None:
-        """When to look at the timeout queues again. First NEVER, so that a worker that parks while
-        we look finds its connection due earlier, and wakes us (see `park`)."""
+        # First NEVER: a worker that parks from now on finds its connection due earlier, and wakes us.
         self.next_expiry = NEVER
-        self.next_expiry = min(q.next_expiry() or NEVER for q in self.parked.values())
+        self.next_expiry = min(self.next_expiry, self.first_expiry())
+
+    def first_expiry(self) -> float:
+        """When the first of all parked connections is due."""
+        return min(queue.next_expiry() or NEVER for queue in self.parked.values())
 
     def stop_keeping(self) -> None:
         """This process is leaving: kept-alive clients are told so at once, lingering ones have 2 s."""
         self.parked[LINGER_NORMAL].timeout = LINGER_SILENCE
         for conn in self.parked[KEEPALIVE].drain():
             self.linger(conn, LINGER_SHORT)
-        self.schedule()
+        self.next_expiry = self.first_expiry()
 
     def load(self) -> dict:
         """What the admission rule looks at (admission.py)."""
@@ -307,7 +310,7 @@ class EventChild(Child):
     def linger(self, conn: Connection, state: int) -> None:
         """Say that no more is coming; close when the client has closed, or time is over."""
         conn.state = CLOSING
-        if not conn.half_close():
+        if conn.client_is_done() or not conn.half_close():
             self.close(conn)
             return
         while True:
@@ -337,7 +340,7 @@ class EventChild(Child):
             self.leaving = True
             self.service.stopping = True
             self.process.quiescing()
-            self.process.set_states(GRACEFUL, self.directives.ThreadsPerChild, only=(READY,))
+            self.board.set_states(self.slot, GRACEFUL, self.directives.ThreadsPerChild, only=(READY,))
             os.eventfd_write(self.ended, 1)
             self.wake_listener()
 
