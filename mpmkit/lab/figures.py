@@ -61,7 +61,8 @@ def qps_bars(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figur
                    f"{spread}{beside}</sup>", theme)
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="requests per second", col=1)
-    figure.update_layout(bargap=0.3, bargroupgap=0.06, meta={"alt": _qps_alt(summary, kinds)})
+    figure.update_layout(bargap=0.2, bargroupgap=0.05, uniformtext={"minsize": 10, "mode": "show"},
+                         meta={"alt": _qps_alt(summary, kinds)})
     return figure
 
 

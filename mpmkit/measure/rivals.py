@@ -86,6 +86,7 @@ class Rival:
         self.port = 0
         self.url = ""
         self.root = Path()
+        self._served = self.document_root
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -107,11 +108,12 @@ class Rival:
         """Start and return once a connection is accepted.
 
         Raises RivalFailed with the tail of its error log if that takes more than 10 s, and
-        FileNotFoundError or PermissionError if the document root can't be served.
+        FileNotFoundError if there is no such document root.
         """
         if self._process is not None:
             raise RivalFailed(f"{self.name} is already running; stop it first")
-        check_readable(self.document_root)
+        if not self.document_root.is_dir():
+            raise FileNotFoundError(f"no document root {self.document_root}")
         for attempt in range(1, PORT_TRIES + 1):
             try:
                 self._start_once()
@@ -131,6 +133,14 @@ class Rival:
         self.root.chmod(0o755)  # children under another user read the configuration's neighbours
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self._served = self.document_root
+        if not open_to_rivals(self.document_root):
+            # Root's servers hand their children to another user, who can't go there: the same
+            # files from a place where he can.
+            self._served = self.root / "document_root"
+            shutil.copytree(self.document_root, self._served)
+            for place in (self._served, *self._served.rglob("*")):
+                place.chmod(0o755 if place.is_dir() else 0o644)
         file = self.root / "server.conf"
         file.write_text(self._configuration())
         with open(self.root / "console", "wb") as console:
@@ -256,9 +266,9 @@ class Httpd(Rival):
             'ErrorLog "error_log"',
             "LogLevel warn",
             'TypesConfig "mime.types"',
-            f'DocumentRoot "{self.document_root}"',
+            f'DocumentRoot "{self._served}"',
             "DirectoryIndex index.html",
-            f'<Directory "{self.document_root}">',
+            f'<Directory "{self._served}">',
             "    Require all granted",
             "</Directory>",
         ]
@@ -355,7 +365,7 @@ http {{
     client_body_timeout {timeout};
     server {{
         listen 127.0.0.1:{self.port} backlog={given.get("listenbacklog", 511)};
-        root "{self.document_root}";
+        root "{self._served}";
         index index.html;
     }}
 }}
@@ -488,22 +498,17 @@ def user_lines() -> list[str]:
     return [f"User {user}", f"Group {group}"]
 
 
-def check_readable(directory: Path) -> None:
-    """Say so now if the rival's user couldn't enter the document root: it would answer 403.
-
-    Raises FileNotFoundError or PermissionError, naming the directory to mend.
-    """
-    if not directory.is_dir():
-        raise FileNotFoundError(f"no document root {directory}")
+def open_to_rivals(directory: Path) -> bool:
+    """Whether the rival's user may enter the document root and every directory above it."""
     if os.geteuid() != 0:
-        return
+        return True  # it runs as ourselves
     user = pwd.getpwnam(unprivileged_user()[0])
     for place in (directory, *directory.parents):
         state = place.stat()
         bit = 0o100 if state.st_uid == user.pw_uid else 0o010 if state.st_gid == user.pw_gid else 1
         if not state.st_mode & bit:
-            raise PermissionError(f"{place} is closed to the user {user.pw_name}, under whom root "
-                                  f"starts the rival; chmod a+x {place}, or run without root")
+            return False
+    return True
 
 
 def free_port() -> int:

@@ -1,0 +1,266 @@
+"""What the notebooks show: colours that anybody can tell apart, figures and tables of real rows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pytest
+
+from mpmkit.lab import figures, progress, tables, theme
+from mpmkit.measure import records
+from mpmkit.measure.qps import QpsTable, published
+
+# Machado, Oliveira, Fernandes 2009, severity 1.0, on linear RGB: what the three kinds of colour
+# blindness make of a colour.
+DEFICIENCIES = {
+    "normal": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216),
+                   (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413),
+                     (-0.011820, 0.042940, 0.968881)),
+    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602),
+                   (0.004733, 0.691367, 0.303900)),
+}
+TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750),
+          (0.0193339, 0.1191920, 0.9503041))
+WHITE = (0.95047, 1.0, 1.08883)
+
+
+def linear(colour: str) -> list[float]:
+    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+
+
+def times(matrix, vector) -> list[float]:
+    return [min(1.0, max(0.0, sum(a * b for a, b in zip(row, vector, strict=True))))
+            if matrix is not TO_XYZ else sum(a * b for a, b in zip(row, vector, strict=True))
+            for row in matrix]
+
+
+def lab(rgb) -> tuple[float, float, float]:
+    """CIE L*a*b*, in which a distance of about 2 can just be seen."""
+    f = [t ** (1 / 3) if t > 0.008856 else 7.787 * t + 16 / 116
+         for t in (x / w for x, w in zip(times(TO_XYZ, rgb), WHITE, strict=True))]
+    return 116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])
+
+
+@pytest.mark.parametrize("colours", [theme.LIGHT, theme.DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("eyes", DEFICIENCIES)
+def test_everyone_can_tell_the_mpms_apart(colours, eyes):
+    seen = [lab(times(DEFICIENCIES[eyes], linear(c))) for c in colours.values()]
+    for one, other in itertools.combinations(seen, 2):
+        assert sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5 > 25
+
+
+@pytest.mark.parametrize("colours", [theme.LIGHT, theme.DARK], ids=["light", "dark"])
+def test_a_grey_print_keeps_them_apart(colours):
+    lightness = sorted(lab(linear(c))[0] for c in colours.values())
+    assert min(b - a for a, b in itertools.pairwise(lightness)) > 15
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_is_readable_on_its_paper(dark):
+    one, other = sorted(times(TO_XYZ, linear(c))[1] for c in (theme.INK[dark], theme.PAPER[dark]))
+    assert (other + 0.05) / (one + 0.05) > 7  # WCAG's ratio for small text, AAA
+
+
+def test_the_theme_comes_from_the_environment(monkeypatch):
+    assert theme.colour("event") == theme.LIGHT["event"]
+    monkeypatch.setenv("MPMKIT_THEME", "dark")
+    assert theme.colour("event") == theme.DARK["event"]
+    assert theme.colour("event", "light") == theme.LIGHT["event"]
+    monkeypatch.setenv("MPMKIT_THEME", "mauve")
+    with pytest.raises(ValueError, match="choose light or dark"):
+        theme.layout()
+
+
+def test_a_colour_is_for_an_mpm():
+    with pytest.raises(ValueError, match="no colour for 'threads'"):
+        theme.colour("threads")
+
+
+# ---------------------------------------------------------------- figures and tables of rows
+
+
+def qps_table(rounds, *, kinds=("static", "script"), server="mpmkit") -> QpsTable:
+    """A table made of given rounds: MPM -> requests per second of each round."""
+    rows = [{"server": server, "mpm": mpm, "kind": kind, "round": number, "qps": float(qps),
+             "requests": 100, "failures": 0, "generator_bound": False}
+            for kind in kinds for mpm, values in rounds.items()
+            for number, qps in enumerate(values, 1)]
+    return QpsTable(rows, published())
+
+
+THREE = {"prefork": [90, 100, 110], "worker": [130, 120, 125], "event": [105, 95, 115]}
+
+
+def bars(figure, name):
+    return [bar for bar in figure.data if bar.name == name]
+
+
+def test_a_bar_is_as_high_as_its_row_says():
+    figure = figures.qps_bars(qps_table(THREE).summary())
+    for mpm, median in (("prefork", 100), ("worker", 125), ("event", 105)):
+        static, script = bars(figure, f"{mpm}, mpmkit")
+        assert list(static.y) == list(script.y) == [median]
+        assert static.marker.color == theme.LIGHT[mpm]
+        assert static.text == (f"{median}",)
+        assert (static.error_y.array[0], static.error_y.arrayminus[0]) == (
+            max(THREE[mpm]) - median, median - min(THREE[mpm]))
+    assert [bar.y[0] for bar in bars(figure, "worker, published")] == [11038, 7411]
+    assert "slowest and fastest round" in figure.layout.title.text
+
+
+def test_one_round_claims_no_spread():
+    figure = figures.qps_bars(qps_table({"event": [100], "prefork": [90]}).summary())
+    assert "no spread is known" in figure.layout.title.text
+    assert not any(bar.error_y.visible for bar in figure.data)
+
+
+def test_a_rival_stands_beside_in_grey():
+    table = qps_table(THREE)
+    table.records += qps_table({"event": [80, 90, 85]}, kinds=("static",), server="httpd").records
+    (bar,) = bars(figures.qps_bars(table.summary()), "event, httpd")
+    assert (bar.y[0], bar.marker.color) == (85, theme.OTHERS["httpd"])
+    assert "grey: httpd" in figures.qps_bars(table.summary()).layout.title.text
+
+
+def test_a_figure_can_be_read_aloud():
+    summary = qps_table(THREE, kinds=("static",)).summary()
+    assert "worker 11,038 published and 125 measured" in figures.alt_text(figures.qps_bars(summary))
+    said = figures.alt_text(figures.ratio_dots(summary))
+    assert "worker, static page: 1.16 published, 1.25 measured" in said
+    assert "event, static page: 1.07 published, 1.05 measured" in said
+
+
+def test_ratios_are_inside_the_frame_with_room_for_labels():
+    figure = figures.ratio_dots(qps_table(THREE).summary())
+    low, high = figure.layout.xaxis.range
+    assert all(low < x < high for line in figure.data for x in line.x)
+    assert low < 1 < high
+
+
+def test_without_prefork_there_is_no_ratio_and_no_crash():
+    figure = figures.ratio_dots(qps_table({"event": [100, 110]}).summary())
+    assert all(math.isfinite(edge) for edge in figure.layout.xaxis.range)
+
+
+def test_rows_of_another_table_are_refused():
+    import pandas
+
+    with pytest.raises(ValueError, match="lack server"):
+        figures.qps_bars(pandas.DataFrame({"kind": ["static"], "mpm": ["event"]}))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_figures_follow_the_theme(dark):
+    name = "dark" if dark else "light"
+    figure = figures.qps_bars(qps_table(THREE).summary(), theme=name)
+    assert figure.layout.paper_bgcolor == theme.PAPER[dark]
+    assert bars(figure, "event, mpmkit")[0].marker.color == theme.colour("event", name)
+
+
+@pytest.mark.browser
+def test_a_figure_becomes_a_picture(tmp_path):
+    from mpmkit.lab.render import find_browser
+
+    pytest.importorskip("kaleido")
+    if find_browser() is None:
+        pytest.skip("no Chromium here")
+    png, svg = figures.save(figures.qps_bars(qps_table(THREE).summary()), tmp_path / "q" / "bars")
+    assert png.read_bytes().startswith(b"\x89PNG") and png.stat().st_size > 10_000
+    assert "9,556" in svg.read_text() and "prefork" in svg.read_text()
+
+
+def test_no_browser_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("mpmkit.lab.render.find_browser", lambda: None)
+    with pytest.raises(RuntimeError, match="apt install chromium"):
+        figures.save(figures.qps_bars(qps_table(THREE).summary()), tmp_path / "bars")
+
+
+def test_the_table_keeps_numbers_and_writes_them_for_reading():
+    frame = tables.qps(qps_table(THREE), "static")
+    assert list(frame.index) == ["prefork", "worker", "event"]
+    assert frame.loc["worker", "measured /s"] == 125
+    assert frame.loc["worker", "× prefork, measured"] == pytest.approx(1.25)
+    html = tables.styled(frame, "Static page").to_html()
+    assert "11,038" in html and "1.25" in html and "Static page" in html
+    assert theme.LIGHT["event"] in html
+
+
+def test_a_table_that_was_not_measured_is_refused():
+    with pytest.raises(ValueError, match=r"no row of kind 'script' .* there are static, on mpmkit"):
+        tables.qps(qps_table(THREE, kinds=("static",)), "script")
+    with pytest.raises(ValueError, match="there are none"):
+        tables.qps(QpsTable([], published()), "static")
+
+
+def test_pairs_tell_noise_from_difference():
+    table = qps_table(THREE)
+    frame = tables.pairs(table.verdict("static"))
+    assert list(frame.index) == ["worker / event", "event / prefork"]
+    assert list(frame["same winner"]) == ["yes", "yes"]
+    assert list(frame["beyond the noise"]) == ["yes", "no"]
+    assert tables.pairs(None).empty
+    single = qps_table({mpm: values[:1] for mpm, values in THREE.items()})
+    assert set(tables.pairs(single.verdict("static"))["beyond the noise"]) == {"unknown"}
+
+
+def test_the_machine_is_described_without_gaps():
+    frame = tables.machine(records.machine())
+    assert {"cores", "kernel", "python", "mpmkit"} <= set(frame.index)
+    assert "None" not in set(frame["value"])
+
+
+# ---------------------------------------------------------------- progress
+
+
+@dataclass
+class Told:
+    share: float
+    row: dict | None = None
+
+    def __str__(self) -> str:
+        return f"at {self.share:.0%}"
+
+
+def test_text_progress_prints_a_line_a_finished_cell(capsys):
+    show = progress.Progress(mode="text")
+    for told in (Told(0.1), Told(0.5, {"qps": 1.0}), Told(0.7), Told(1.0, {"qps": 2.0})):
+        show(told)
+    assert capsys.readouterr().out == "at 50%\nat 100%\n"
+    assert (show.mode, show.share) == ("text", 1.0)
+
+
+def test_text_progress_of_a_load_prints_tenths(capsys):
+    show = progress.Progress(total=1000, mode="text")
+    for done in range(0, 1001, 40):
+        show(done, done / 500)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 and lines[0].startswith(" 12%") and lines[-1].startswith("100%")
+
+
+def test_a_load_without_a_total_shows_what_is_done(capsys):
+    show = progress.Progress(mode="text")
+    show(5000, 2.5)
+    assert (show.share, show.text) == (0.0, "5,000 requests in 2.5 s")
+
+
+def test_a_bar_is_set_not_printed(capsys, monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda *shown: None)
+    show = progress.Progress(mode="bar")
+    show(Told(0.25))
+    assert (show.mode, show._bar.value, show._label.value) == ("bar", 0.25, "at 25%")
+    show(Told(1.0, {"qps": 1.0}))
+    assert show._bar.bar_style == "success"
+    assert capsys.readouterr().out == ""
+
+
+def test_outside_a_notebook_progress_is_text(monkeypatch):
+    monkeypatch.delenv("MPMKIT_PROGRESS", raising=False)
+    assert progress.Progress().mode == "text"
+    monkeypatch.setenv("MPMKIT_PROGRESS", "loud")
+    with pytest.raises(ValueError, match="choose auto, bar, text"):
+        progress.Progress()
