@@ -232,8 +232,9 @@ class LoadRun:
         lines = [
             f"{self.profile.method} {self.path}, {self.users} users, {way}, by {self.driver}",
             f"{self.qps:,.0f} requests/s: {self.succeeded:,} good answers in {self.duration:.2f} s",
-            f"latency ms: p50 {p50:.3g}, p99 {p99:.3g}, max {longest:.3g}",
         ]
+        if self.succeeded:
+            lines.append(f"latency ms: p50 {p50:.3g}, p99 {p99:.3g}, max {longest:.3g}")
         if self.failures:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.errors.most_common())
             lines.append(f"{self.failures:,} of {self.requests:,} requests failed: {kinds}")
@@ -253,9 +254,11 @@ class LoadRun:
             notes += f", ended early: {self.ended}"
         if self.generator_bound:
             notes += ", generator-bound"
-        return (f"<LoadRun {self.qps:,.0f} requests/s, {self.requests:,} requests, "
-                f"{self.users} users, {'keep-alive' if self.keep_alive else 'new connections'}, "
-                f"p50 {self.latency_ms(50):.3g} ms, p99 {self.latency_ms(99):.3g} ms{notes}>")
+        if self.succeeded:
+            notes = (f", p50 {self.latency_ms(50):.3g} ms, p99 {self.latency_ms(99):.3g} ms"
+                     + notes)
+        return (f"<LoadRun {self.qps:,.0f} requests/s, {self.requests:,} requests, {self.users} "
+                f"users, {'keep-alive' if self.keep_alive else 'new connections'}{notes}>")
 
 
 def run_load(
@@ -294,7 +297,7 @@ def run_load(
     host, port = loopback_target(url)
     if driver not in DRIVERS:
         raise ValueError(f"driver: must be one of {', '.join(DRIVERS)}, not {driver!r}")
-    given = {
+    given: dict[str, Any] = {
         "path": path, "users": users, "requests": requests, "duration": duration,
         "keep_alive": keep_alive, "processes": processes, "timeout": timeout,
         "expect_status": expect_status, "expect_length": expect_length,
@@ -319,7 +322,7 @@ class Generator:
             self.process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stderr=log, cwd=folder, start_new_session=True,
                 **how)
-        self.rusage = None
+        self.rusage: Any = None
 
     def __enter__(self) -> Generator:
         return self
@@ -365,7 +368,8 @@ class Generator:
 
 
 def _last_words(log: str, lines: int = 3) -> str:
-    said = [line for line in log.splitlines() if line.strip()]
+    errors = re.findall(r"/(?:ERROR|CRITICAL)/[\w.]+: (.+)$", log, re.MULTILINE)
+    said = errors or [line.strip() for line in log.splitlines() if line.strip()]
     return " | ".join(said[-lines:]) if said else "it said nothing"
 
 
@@ -419,7 +423,8 @@ def _run_locust(base: str, profile: LoadProfile, on_progress: Progress | None) -
 
 def _locust_argv(base: str, profile: LoadProfile) -> list[str]:
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary",
-            "--loglevel", "WARNING", "--host", base, "--load-profile", "@profile.json",
+            "--loglevel", "WARNING", "--json-file", "locust",  # else it prints its tables
+            "--host", base, "--load-profile", "@profile.json",
             # All users at once: a ramp would be part of what is measured.
             "--users", str(profile.users), "--spawn-rate", str(profile.users)]
     if profile.processes > 1:
@@ -598,6 +603,8 @@ def parse_ab(text: str, csv_text: str, base: str, profile: LoadProfile) -> LoadR
 
     ab counts an answer whose length differs from the first one's as failed, and counts answers that
     are not 2xx apart; those usually have another length too, so they are not counted twice here.
+    What went wrong with a connection it does not tell: "connect", "receive" and "exception" are its
+    own words.
     """
     def number(label: str) -> float | None:
         match = re.search(rf"^{label}:\s+([\d.]+)", text, re.MULTILINE)
@@ -614,9 +621,13 @@ def parse_ab(text: str, csv_text: str, base: str, profile: LoadProfile) -> LoadR
     if expected is not None and int(number("Document Length") or 0) != expected:
         # All that agreed with the first answer disagree with what was expected.
         length = int(requests) - length
-    errors.update({"connect": connect, "short": receive, "status": not_2xx,
-                   "length": max(0, length - not_2xx), "reset": exceptions})
-    errors = Counter({kind: count for kind, count in errors.items() if count > 0})
+    left = int(requests)
+    for kind, count in (("status", not_2xx), ("length", length - not_2xx), ("connect", connect),
+                        ("receive", receive), ("exception", exceptions)):
+        # A refused connection counts as several failures with ab, but it is one request.
+        if (count := min(left, count)) > 0:
+            errors[kind] = count
+            left -= count
     table: dict[float, float] = {}
     for line in csv_text.splitlines()[1:]:
         percent, _, ms = line.partition(",")
@@ -630,7 +641,7 @@ def parse_ab(text: str, csv_text: str, base: str, profile: LoadProfile) -> LoadR
     version = re.search(r"ApacheBench, Version ([\d.]+)", text)
     return LoadRun(
         driver="ab", target=base, profile=profile, requests=int(requests), errors=errors,
-        duration=requests / rate, percentiles_ms=table,
+        duration=requests / rate, percentiles_ms=table if left else {},
         ended="requests" if requests == profile.requests else "duration",
         version=version[1] if version else "")
 

@@ -44,6 +44,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import sys
 import time
 from collections import Counter
@@ -51,7 +52,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-import greenlet
+import greenlet  # type: ignore[import-untyped]
 from gevent import get_hub, getcurrent
 from locust import User, events, task
 from locust import __version__ as locust_version
@@ -141,6 +142,10 @@ class Budget:
     def _tokens_of(self, total: int, letters: bytes) -> bytes:
         chunk = -(-total // self.TOKENS) or 1
         return letters[:1] * (total // chunk) + (letters[1:] if total % chunk else b"")
+
+    def close(self) -> None:
+        os.close(self.read_end)
+        os.close(self.write_end)
 
     def fill(self) -> None:
         """Put the tokens into the pipe, which is emptied before (a second test from Locust's
@@ -244,14 +249,14 @@ class State:
         self.request = profile.request_bytes(
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         self.timeout_ns = int(profile.timeout * 1e9)
-        raise_file_limit(profile.users + 512)
+        raise_file_limit(profile.users + 128)  # Locust itself keeps some thirty open
         runner = environment.runner
         warmup = profile.warmup_requests
         requests = profile.requests or MAX_REQUESTS
         if isinstance(runner, WorkerRunner) and (FORKED_BY_HAND or os.getpid() == IMPORT_PID):
             # Workers started one by one, perhaps on other machines, share no pipe: they split the
             # budget by their index. `processes` then says how many workers there are in all.
-            os.close(self.budget.read_end), os.close(self.budget.write_end)
+            self.budget.close()
             self.budget = Budget()
             self.budget.reset(*(share(total, runner.worker_index, profile.processes)
                                 for total in (warmup, requests)))
@@ -836,13 +841,21 @@ def profile_of(options) -> LoadProfile:
         raise StopTest(f"load profile: {error}") from None
 
 
+def orphaned() -> None:
+    """The process that started us is gone; so is whoever would remove its folder of results."""
+    folder = os.environ.get("MPMKIT_LOAD_RESULTS", "")
+    if os.path.basename(folder).startswith("mpmkit-load-"):
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(3)
+
+
 @events.init.add_listener
 def on_init(environment, runner, **_) -> None:
     if life_fd is not None:
         # The other end is held by the process that started us: when it is gone, however it died,
         # this end reads as closed. No orphan goes on loading a server.
         watcher = get_hub().loop.io(life_fd, READ)
-        watcher.start(os._exit, 3)
+        watcher.start(orphaned)
         state.life = watcher
     if isinstance(runner, MasterRunner):
         ended: list[str] = []
@@ -857,13 +870,21 @@ def on_init(environment, runner, **_) -> None:
         profile_of(environment.parsed_options)  # refuse a bad one before anything starts
     except StopTest as error:
         log.error("%s", error)
-        environment.process_exit_code = 2
-        raise
+        sys.exit(2)
 
 
 @events.test_start.add_listener
 def on_test_start(environment, **_) -> None:
-    state.prepare(environment)
+    try:
+        state.prepare(environment)
+    except (StopTest, OSError) as error:
+        # Raised from here, it would leave Locust waiting for users that never come.
+        log.error("%s", error)
+        environment.process_exit_code = 2
+        gevent.spawn(environment.runner.quit)
+        state.prepared = False
+        state.ended = str(error)
+        return
     if not isinstance(environment.runner, MasterRunner):
         gevent.spawn(state.clerk)
 

@@ -753,9 +753,7 @@ def _parser() -> _Parser:
     return parser
 
 
-def _listed(values: Iterable[str] | None) -> tuple[str, ...] | None:
-    if values is None:
-        return None
+def _listed(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
@@ -812,7 +810,7 @@ def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> 
             kinds, MPMS if options.mpm is None else _listed(options.mpm), options.requests,
             options.users, options.keep_alive, options.rounds, options.scale, out, console,
             driver=options.driver, processes=options.processes,
-            beside=_listed(options.beside) or (), launch=launch)
+            beside=_listed(options.beside), launch=launch)
     except QpsInterrupted as stop:
         console.end()
         _print_partial(stop.table)

@@ -48,7 +48,7 @@ class Column:
     """
 
     name: str
-    type: type
+    type: Any
     unit: str
     doc: str
     empty: bool = False
@@ -67,7 +67,7 @@ def _columns() -> tuple[Column, ...]:
         c("directives", str, "", "what the server was started with, as Name=value"),
         c("started_at", str, "UTC, ISO 8601", "when the first request that counts was sent"),
         c("driver", str, "", "locust or ab"),
-        c("driver_version", str, "", "its version", True),
+        c("driver_version", str, "", "version of the driver", True),
         c("path", str, "", "what was asked for"),
         c("method", str, "", "GET, HEAD or POST"),
         c("users", int, "", "concurrent clients"),
@@ -79,26 +79,26 @@ def _columns() -> tuple[Column, ...]:
         c("duration_s", float, "s", "first request's start to last one's end"),
         c("qps", float, "1/s", "good answers per second over duration_s"),
         c("mean_ms", float, "ms", "mean latency of good answers", True),
-        c("p50_ms", float, "ms", "latency percentiles of good answers, from raw ns", True),
-        c("p90_ms", float, "ms", "", True),
-        c("p99_ms", float, "ms", "", True),
+        c("p50_ms", float, "ms", "median latency of good answers", True),
+        c("p90_ms", float, "ms", "the 90th percentile", True),
+        c("p99_ms", float, "ms", "the 99th percentile", True),
         c("p999_ms", float, "ms", "the 99.9th percentile", True),
-        c("max_ms", float, "ms", "", True),
+        c("max_ms", float, "ms", "the slowest good answer", True),
         c("generator_cpu", float, "0 to 1", "share of a core used by a generator process", True),
         c("generator_bound", bool, "", "true: the generator was the limit, not the server"),
         c("retries", int, "", "requests that crossed a keep-alive close and were sent again"),
         c("reconnects", int, "", "keep-alive connections that the server closed in good order"),
         c("ended", str, "", "requests or duration: which bound ended the run"),
-        c("cpu_model", str, "", "", True),
+        c("cpu_model", str, "", "the processor, as the kernel names it", True),
         c("cores", int, "", "processors this process may use"),
         c("cpu_limit", float, "cores", "the control group's limit, empty if none", True),
         c("memory_mb", int, "MiB", "the machine's memory", True),
         c("memory_limit_mb", int, "MiB", "the control group's limit, empty if none", True),
-        c("kernel", str, "", ""),
-        c("python", str, "", ""),
-        c("mpmkit", str, "", ""),
-        c("locust", str, "", "", True),
-        c("h11", str, "", "", True),
+        c("kernel", str, "", "the running kernel's release"),
+        c("python", str, "", "version that ran the generator and our servers"),
+        c("mpmkit", str, "", "version"),
+        c("locust", str, "", "version installed", True),
+        c("h11", str, "", "version installed", True),
         c("commit", str, "", "of the checkout, with + if it had changes", True),
         c("load1", float, "", "the machine's load average when the cell began", True),
         c("steal", float, "0 to 1", "processor time the host took away during the cell", True),
@@ -107,6 +107,16 @@ def _columns() -> tuple[Column, ...]:
 
 COLUMNS: tuple[Column, ...] = _columns()
 NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
+
+
+def columns_table() -> str:
+    """The columns as a Markdown table, as it stands in data/README.md."""
+    kinds = {str: "text", int: "whole number", float: "number", bool: "truth"}
+    lines = ["| column | type | unit or range | empty? | meaning |", "|---|---|---|---|---|"]
+    for c in COLUMNS:
+        empty = "may be" if c.empty else ""
+        lines.append(f"| `{c.name}` | {kinds[c.type]} | {c.unit} | {empty} | {c.doc} |")
+    return "\n".join(lines)
 
 
 def new_run_id() -> str:

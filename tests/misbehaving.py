@@ -1,0 +1,168 @@
+"""A small HTTP server that misbehaves on request, run in a process of its own by the load's tests.
+
+    with Misbehaving() as server:
+        server.url, server.counts()
+
+The path says what is wrong with the answer; see `answer`. It counts connections and requests, so a
+test can compare what a generator claims to have sent with what arrived. It ends with the process
+that started it (its standard input closes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import urllib.request
+
+BODY = b"x" * 45
+GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 45\r\n%s\r\n" + BODY
+
+
+class Misbehaving:
+    """The server as a child process; `url` once started."""
+
+    def __enter__(self) -> Misbehaving:
+        self.process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True)
+        self.url = self.process.stdout.readline().strip()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stdin.close()
+        self.process.terminate()
+        self.process.wait(10)
+        self.process.stdout.close()
+
+    def counts(self) -> dict[str, int]:
+        """How many requests came for each path since the last call; "connections" too."""
+        with urllib.request.urlopen(self.url + "/-/counts", timeout=5) as answer:
+            return json.load(answer)
+
+    def die(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+
+
+counts: dict[str, int] = {}
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    counts["connections"] = counts.get("connections", 0) + 1
+    served = 0
+    try:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            method, path, version = head.split(b"\r\n")[0].decode().split(" ")
+            for line in head.split(b"\r\n"):
+                if line.lower().startswith(b"content-length:"):
+                    await reader.readexactly(int(line.split(b":")[1]))
+            keep = version == "HTTP/1.1"
+            served += 1
+            if path == "/-/counts":
+                counts["connections"] -= 1
+                body = json.dumps(counts).encode()
+                counts.clear()
+                writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+                             % len(body) + body)
+                await writer.drain()
+                break
+            key = f"{method} {path} {version}"
+            counts[key] = counts.get(key, 0) + 1
+            if not await answer(path, keep, served, counts[key], writer) or not keep:
+                break
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass
+    finally:
+        writer.close()
+
+
+async def answer(path: str, keep: bool, served: int, number: int,
+                 writer: asyncio.StreamWriter) -> bool:
+    """Write what the path asks for. Whether the connection may go on."""
+    connection = b"" if keep else b"Connection: close\r\n"
+    what, _, argument = path.strip("/").partition("/")
+    if what == "ok":
+        writer.write(GOOD % connection)
+    elif what == "head":
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\n")
+    elif what == "big":
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n" + connection + b"\r\n"
+                     + b"y" * 1_000_000)
+    elif what == "chunked":
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + connection + b"\r\n")
+        for size in (40, 5):
+            await asyncio.sleep(0.002)
+            writer.write(b"%x\r\n%s\r\n" % (size, b"z" * size))
+        writer.write(b"0\r\n\r\n")
+    elif what == "until-close":
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + BODY)
+        return False
+    elif what == "dribble":
+        for byte in GOOD % connection:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0)
+    elif what == "status":
+        writer.write(b"HTTP/1.1 %s Oops\r\nContent-Length: 0\r\n" % argument.encode()
+                     + connection + b"\r\n")
+    elif what == "every":  # each n-th answer of all is a 500
+        if number % int(argument) == 0:
+            writer.write(b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n" + connection + b"\r\nno")
+        else:
+            writer.write(GOOD % connection)
+    elif what == "short":
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + BODY)
+        return False
+    elif what == "long":
+        writer.write(GOOD % connection + b"and more")
+    elif what == "late-long":  # the surplus comes when the answer has been read
+        writer.write(GOOD % connection)
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(b"and more")
+    elif what == "closes":
+        return False
+    elif what == "resets":
+        writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        return False
+    elif what == "garbage":
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+        return False
+    elif what == "stall":
+        await asyncio.sleep(60)
+    elif what == "unclosed":  # a good answer, but the connection stays open
+        writer.write(GOOD % connection)
+        await writer.drain()
+        await asyncio.sleep(60)
+    elif what == "keeps":  # closes after n requests, and says so
+        last = served >= int(argument)
+        writer.write(GOOD % (b"Connection: close\r\n" if last else connection))
+        await writer.drain()
+        return not last
+    elif what == "drops":  # closes after n requests, and does not say so
+        writer.write(GOOD % connection)
+        await writer.drain()
+        return served < int(argument)
+    await writer.drain()
+    return True
+
+
+async def main() -> None:
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024)
+    host, port = server.sockets[0].getsockname()
+    print(f"http://{host}:{port}", flush=True)
+    # The test that started us holds the other end of our standard input.
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

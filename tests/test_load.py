@@ -1,0 +1,592 @@
+"""The load: the profile, the reading of answers, and real runs against a server that misbehaves.
+
+No test here imports locust or gevent: the generator runs in a process of its own, as for any user.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from misbehaving import Misbehaving
+
+from mpmkit.load import drive
+from mpmkit.load.drive import LoadError, LoadInterrupted, LoadRun, parse_ab, run_load
+from mpmkit.load.profile import LoadProfile, ProfileError, loopback_target
+from mpmkit.load.response import MAX_HEAD, Malformed, ResponseReader, parse_head
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def bad():
+    with Misbehaving() as server:
+        yield server
+
+
+# -- the profile ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("path", "index.html"), ("path", "/a b"), ("path", "/ä"), ("path", None),
+    ("users", 0), ("users", 20_001), ("users", True), ("users", 2.0),
+    ("requests", 0), ("requests", "many"), ("duration", 0), ("duration", float("nan")),
+    ("duration", 4000), ("keep_alive", "yes"), ("method", "DELETE"), ("body", "x"),
+    ("headers", [("Host",)]), ("headers", [("A b", "c")]), ("headers", [("A", "b\r\nc: d")]),
+    ("headers", [("Content-Length", "3")]), ("expect_status", 99), ("expect_length", -1),
+    ("timeout", 0), ("timeout", float("inf")), ("warmup_requests", -1), ("warmup_seconds", -0.5),
+    ("processes", 0), ("time_limit", 0), ("events", "some"),
+])
+def test_a_bad_field_is_refused_by_name(field, value):
+    fields = {"requests": 10} | {field: value}
+    with pytest.raises(ProfileError, match=f"^{field}: "):
+        LoadProfile(**fields)
+
+
+def test_all_problems_are_named_at_once():
+    with pytest.raises(ProfileError) as error:
+        LoadProfile(path="x", users=0, timeout=-1)
+    assert [text.split(":")[0] for text in str(error.value).split("; ")] == [
+        "path", "users", "requests", "timeout"]
+
+
+def test_more_processes_than_users_cannot_share():
+    with pytest.raises(ProfileError, match="processes: 3 processes cannot share 2"):
+        LoadProfile(users=2, processes=3, requests=1)
+
+
+PROFILES = st.builds(
+    LoadProfile,
+    path=st.sampled_from(["/", "/index.html", "/a%20b?c=d"]),
+    users=st.integers(8, 20_000),
+    requests=st.integers(1, 20_000_000),
+    duration=st.none() | st.floats(0.01, 3600),
+    keep_alive=st.booleans(),
+    method=st.sampled_from(["GET", "HEAD"]),
+    headers=st.lists(st.tuples(st.just("X-A"), st.sampled_from(["", "b", "c d"])), max_size=2),
+    expect_length=st.none() | st.integers(0, 1 << 40),
+    processes=st.integers(1, 8),
+)
+
+
+@given(PROFILES)
+def test_a_profile_survives_json(profile):
+    assert LoadProfile.from_json(profile.to_json()) == profile
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("{", "must be JSON"), ("[]", "JSON object"), ('{"version": 9}', "version 1"),
+    ('{"usres": 3, "requests": 1}', "usres: no such field"), ('{"users": 3}', "requests: give"),
+])
+def test_json_that_is_no_profile_is_refused(text, said):
+    with pytest.raises(ProfileError, match=said):
+        LoadProfile.from_json(text)
+
+
+def test_the_request_is_what_ab_sends_and_keep_alive_is_http_1_1():
+    profile = LoadProfile(path="/x", requests=1)
+    head = profile.request_bytes("127.0.0.1:80")
+    assert head.startswith(b"GET /x HTTP/1.0\r\nHost: 127.0.0.1:80\r\n")
+    assert head.endswith(b"\r\n\r\n") and b"onnection" not in head
+    kept = profile.but(keep_alive=True, headers=(("Host", "a"), ("X", "y"))).request_bytes("b")
+    assert kept.startswith(b"GET /x HTTP/1.1\r\n")
+    assert kept.count(b"Host: ") == 1 and b"\r\nX: y\r\n" in kept
+    post = profile.but(method="POST", body="hé").request_bytes("b")
+    assert post.endswith(b"Content-Length: 3\r\n\r\nh\xc3\xa9")
+
+
+# -- loopback only -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("url", "place"), [
+    ("http://127.0.0.1:8080", ("127.0.0.1", 8080)), ("http://127.8.9.1/", ("127.8.9.1", 80)),
+    ("http://localhost:1", ("localhost", 1)), ("http://[::1]:81", ("::1", 81)),
+])
+def test_loopback_is_accepted(url, place):
+    assert loopback_target(url) == place
+
+
+@pytest.mark.parametrize("url", [
+    "http://10.0.0.1:80", "http://example.org", "http://0.0.0.0:80", "http://localhost.example.org",
+    "https://127.0.0.1", "127.0.0.1:80", "", None, 8080, "http://127.0.0.1:99999",
+    "http://127.0.0.1/index.html", "http://127.0.0.1@example.org", "http://[::2]", "http://[",
+])
+def test_anything_else_is_refused(url):
+    with pytest.raises(ValueError, match=r"^target: "):
+        run_load(url, requests=1)
+
+
+def test_a_bad_driver_and_a_bad_field_are_refused_before_anything_starts():
+    with pytest.raises(ValueError, match="driver: must be one of locust, ab"):
+        run_load("http://127.0.0.1:1", requests=1, driver="curl")
+    with pytest.raises(ProfileError, match="users: "):
+        run_load("http://127.0.0.1:1", requests=1, users=0)
+    with pytest.raises(ProfileError, match="requests: give"):
+        run_load("http://127.0.0.1:1")
+
+
+# -- reading answers -----------------------------------------------------------------------------
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+           b"3;x=y\r\nhel\r\n2\r\nlo\r\n0\r\nTrailer: z\r\n\r\n")
+
+
+def read(data: bytes, cuts: tuple[int, ...] = (), **how):
+    """Feed `data` cut at the given places, then the end of the connection if it is still
+    waiting."""
+    reader = ResponseReader(**how)
+    for start, end in zip((0, *sorted(cuts)), (*sorted(cuts), len(data)), strict=True):
+        if data[start:end]:
+            verdict = reader.feed(data[start:end])
+            if verdict is not None:
+                return verdict
+    return reader.eof()
+
+
+@pytest.mark.parametrize(("data", "how", "verdict"), [
+    (OK, {}, (None, True, 5)),
+    (OK, {"expect_length": 5}, (None, True, 5)),
+    (OK, {"expect_length": 4}, ("length", True, 5)),
+    (OK, {"expect_status": 404}, ("status 200", True, 5)),
+    (OK[:-1], {}, ("short", False, 4)),
+    (OK + b"!", {}, ("length", False, 5)),
+    (OK.replace(b"1.1", b"1.0"), {}, (None, False, 5)),
+    (OK.replace(b"OK\r\n", b"OK\r\nConnection: Close\r\n"), {}, (None, False, 5)),
+    (OK.replace(b"1.1", b"1.0").replace(b"OK\r\n", b"OK\r\nConnection: keep-alive\r\n"), {},
+     (None, True, 5)),
+    (b"", {}, ("closed", False, 0)),
+    (CHUNKED, {"expect_length": 5}, (None, True, 5)),
+    (CHUNKED + b"!", {}, ("length", False, 5)),
+    (CHUNKED[:-2], {}, ("short", False, 5)),
+    (b"HTTP/1.1 200 OK\r\n\r\nhello", {}, (None, False, 5)),
+    (b"HTTP/1.1 200 OK\r\n\r\nhello", {"expect_length": 6}, ("length", False, 5)),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", {"method": "HEAD"}, (None, True, 0)),
+    (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", {"expect_status": 304},
+     (None, True, 0)),
+    (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, {}, (None, True, 5)),
+    (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", {}, ("status 500", True, 0)),
+])
+def test_verdicts(data, how, verdict):
+    assert read(data, **how) == verdict
+
+
+@given(st.sampled_from([OK, CHUNKED, OK[:-1], b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+                        b"HTTP/1.1 200 OK\r\n\r\nhello", b"junk\r\n\r\n"]),
+       st.lists(st.integers(0, len(CHUNKED)), max_size=6))
+def test_how_the_bytes_arrive_does_not_matter(data, cuts):
+    assert read(data, tuple(min(cut, len(data)) for cut in cuts)) == read(data)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_reader(data):
+    kind, keep, length = read(b"HTTP/1.1 200 OK\r\n" + data)
+    assert length <= len(data) and isinstance(keep, bool)
+    assert kind in (None, "length", "short", "malformed")
+
+
+@pytest.mark.parametrize("head", [
+    b"", b"HTTP/2.0 200 OK", b"HTTP/1.1 20 OK", b"HTTP/1.1 2000", b"ICY 200 OK",
+    b"HTTP/1.1 200 OK\r\nno colon", b"HTTP/1.1 200 OK\r\nContent-Length : 5",
+    b"HTTP/1.1 200 OK\r\nContent-Length: +5", b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip", b"HTTP/1.1 200 OK\r\n: x",
+])
+def test_malformed_heads(head):
+    with pytest.raises(Malformed):
+        parse_head(head)
+
+
+def test_what_never_ends_is_bounded():
+    reader = ResponseReader()
+    assert reader.feed(b"HTTP/1.1 200 OK\r\nA: " + b"a" * MAX_HEAD) == ("malformed", False, 0)
+    reader = ResponseReader()
+    start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert reader.feed(start + b"1" * 5000) == ("malformed", False, 0)
+
+
+def test_thousands_of_tiny_chunks_in_one_packet():
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert read(head + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n") == (None, True, 20_000)
+
+
+# -- runs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "keep_alive", "requests", "errors"), [
+    ("/ok", False, 60, {}),
+    ("/ok", True, 60, {}),
+    ("/big", True, 20, {"length": 20}),
+    ("/chunked", True, 30, {}),
+    ("/dribble", True, 30, {}),
+    ("/every/7", True, 70, {"status 500": 10}),
+    ("/long", False, 30, {"length": 30}),
+    ("/long", True, 30, {"length": 30}),
+    ("/late-long", False, 10, {"length": 10}),
+    ("/short", False, 30, {"short": 30}),
+    ("/closes", True, 30, {"closed": 30}),
+    ("/resets", False, 30, {"reset": 30}),
+    ("/garbage", True, 30, {"malformed": 30}),
+    ("/stall", False, 10, {"timeout": 10}),
+    ("/unclosed", False, 10, {"unclosed": 10}),
+])
+def test_each_request_is_sent_once_and_judged(bad, path, keep_alive, requests, errors):
+    bad.counts()
+    run = run_load(bad.url, path, users=5, requests=requests, keep_alive=keep_alive,
+                   timeout=0.5 if path in ("/stall", "/unclosed") else 10, expect_length=45)
+    version = "1.1" if keep_alive else "1.0"
+    assert bad.counts()[f"GET {path} HTTP/{version}"] == requests
+    assert (run.requests, run.errors, run.ended) == (requests, errors, "requests")
+    assert run.succeeded == len(run.latencies_ns) == requests - sum(errors.values())
+    assert run.latency_ms(0) > 0 or not run.succeeded
+    assert run.qps == (pytest.approx(run.succeeded / run.duration) if run.succeeded else 0)
+
+
+def test_an_unexpected_length_and_an_expected_status(bad):
+    run = run_load(bad.url, "/ok", users=2, requests=10, expect_length=44)
+    assert run.errors == {"length": 10} and run.qps == 0
+    run = run_load(bad.url, "/status/404", users=2, requests=10, expect_status=404)
+    assert run.failures == 0
+
+
+def test_new_connections_and_kept_ones(bad):
+    bad.counts()
+    run_load(bad.url, "/ok", users=4, requests=40)
+    assert bad.counts()["connections"] == 40
+    run_load(bad.url, "/ok", users=4, requests=40, keep_alive=True)
+    assert bad.counts()["connections"] == 4
+
+
+def test_a_kept_connection_that_the_server_ends_is_no_failure(bad):
+    bad.counts()
+    # Each connection answers 5 requests, the last with Connection: close: 12 connections at least.
+    run = run_load(bad.url, "/keeps/5", users=3, requests=60, keep_alive=True)
+    assert (run.failures, run.retries, run.requests) == (0, 0, 60)
+    assert run.reconnects >= 60 // 5 - 3 and bad.counts()["connections"] >= 12
+
+
+def test_a_close_that_crosses_a_request_is_retried_once_and_counted(bad):
+    run = run_load(bad.url, "/drops/5", users=3, requests=60, keep_alive=True)
+    assert (run.failures, run.requests) == (0, 60)
+    assert run.retries >= 60 // 5 - 3
+    assert "sent again" in run.summary()
+
+
+def test_the_warm_up_is_sent_and_not_counted(bad):
+    bad.counts()
+    run = run_load(bad.url, "/ok", users=5, requests=50, warmup_requests=30)
+    assert run.requests == len(run.latencies_ns) == 50
+    assert bad.counts()["GET /ok HTTP/1.0"] == 80
+    run = run_load(bad.url, "/ok", users=5, requests=50, warmup_seconds=0.3)
+    assert run.requests == 50 and bad.counts()["GET /ok HTTP/1.0"] > 50
+
+
+def test_a_duration_ends_the_run(bad):
+    told = []
+    run = run_load(bad.url, "/ok", users=5, duration=1.0, keep_alive=True,
+                   on_progress=lambda done, seconds: told.append((done, seconds)))
+    assert run.ended == "duration" and 0.9 < run.duration < 1.5
+    assert told == sorted(told) and len(told) >= 2 and told[-1][0] <= run.requests
+    assert [done for _, done in run.timeline] == sorted(done for _, done in run.timeline)
+
+
+def test_two_processes_share_the_budget_exactly(bad):
+    bad.counts()
+    run = run_load(bad.url, "/ok", users=6, requests=997, processes=2, warmup_requests=10)
+    assert run.requests == 997 and run.failures == 0
+    assert bad.counts()["GET /ok HTTP/1.0"] == 1007
+    assert len(run.processes_cpu) in (1, 2)  # one may have been too late to get any
+
+
+def test_nobody_listens():
+    started = time.monotonic()
+    run = run_load("http://127.0.0.1:9", "/", users=3, requests=12)
+    assert run.errors == {"refused": 12} and run.complete
+    run = run_load("http://127.0.0.1:9", "/", users=3, duration=30)
+    assert run.ended.startswith("gave up: no connection") and not run.complete
+    assert time.monotonic() - started < 15
+
+
+def test_a_server_that_dies_ends_the_run_with_what_was_measured():
+    with Misbehaving() as server:
+        def kill(done: int, seconds: float) -> None:
+            if done > 100:
+                server.die()
+        run = run_load(server.url, "/ok", users=4, requests=5_000_000, on_progress=kill)
+    assert run.succeeded > 100 and run.errors["refused"]
+    assert run.ended.startswith("gave up") and "ended early" in repr(run)
+
+
+def test_the_time_limit_holds(bad):
+    started = time.monotonic()
+    run = run_load(bad.url, "/stall", users=2, requests=10, timeout=60, time_limit=1)
+    assert run.ended == "time limit of 1 s" and time.monotonic() - started < 6
+
+
+def test_more_users_than_files_are_refused_with_the_mend(bad):
+    def few_files() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "mpmkit", "load", bad.url, "--users", "200", "--requests", "200"],
+        capture_output=True, text=True, env=ENVIRON, preexec_fn=few_files, timeout=30)
+    assert done.returncode == 1
+    assert "open files are needed and 100 are allowed" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_when_ephemeral_ports_run_out_other_loopback_addresses_help():
+    """In a network namespace with 20 ports, 60 users need more than one source address."""
+    unshare = shutil.which("unshare")
+    places = [str(ROOT), str(ROOT / "tests")]
+    script = (
+        f"import sys; sys.path[:0] = {places!r}\n"
+        "from misbehaving import Misbehaving\n"
+        "from mpmkit.load.drive import run_load\n"
+        "open('/proc/sys/net/ipv4/ip_local_port_range', 'w').write('40000 40019')\n"
+        "with Misbehaving() as server:\n"
+        "    run = run_load(server.url, '/ok', users=60, requests=300, keep_alive=True)\n"
+        "    print(run.requests, run.failures)\n")
+    namespace = [unshare or "unshare", "--map-root-user", "--net", "sh", "-c"]
+    up = "command -v ip >/dev/null && ip link set lo up && "
+    if unshare is None or subprocess.run([*namespace, up + "true"], capture_output=True).returncode:
+        pytest.skip("no network namespaces here")
+    done = subprocess.run([*namespace, up + 'exec "$0" -c "$1"', sys.executable, script],
+                          capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["300", "0"], done.stderr
+
+
+# -- ending --------------------------------------------------------------------------------------
+
+
+def wait_for_load(server: Misbehaving) -> None:
+    until = time.monotonic() + 20
+    while server.counts().get("GET /ok HTTP/1.0", 0) < 10:
+        assert time.monotonic() < until, "no load came"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("options", [[], ["--processes", "2"], ["--driver", "ab"]],
+                         ids=["locust", "two-processes", "ab"])
+def test_ctrl_c_ends_within_two_seconds_and_keeps_what_was_measured(bad, options):
+    if "ab" in options and not shutil.which("ab"):
+        pytest.skip("no ab here")
+    with subprocess.Popen(
+            [sys.executable, "-m", "mpmkit", "load", bad.url, "--path", "/ok", "--users", "4",
+             "--duration", "60", "--json", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRON) as process:
+        wait_for_load(bad)
+        time.sleep(0.5)
+        asked = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+        took = time.monotonic() - asked
+    assert process.returncode == 130 and err == "mpmkit: interrupted\n"
+    row = json.loads(out)
+    assert row["ended"] == "interrupted" and row["requests"] > 10 and row["failures"] == 0
+    assert took < 2
+    bad.counts()
+    time.sleep(0.2)
+    assert bad.counts() == {"connections": 0}, "the load goes on"
+
+
+def test_a_killed_parent_leaves_no_load_and_no_files(bad, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mpmkit", "load", bad.url, "--path", "/ok", "--users", "4",
+         "--duration", "60", "--processes", "2"],
+        stdout=subprocess.DEVNULL, env={**ENVIRON, "TMPDIR": str(tmp_path)})
+    wait_for_load(bad)
+    assert list(tmp_path.iterdir())
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 5
+    while list(tmp_path.iterdir()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not list(tmp_path.iterdir())
+    bad.counts()
+    time.sleep(0.2)
+    assert bad.counts() == {"connections": 0}, "the load goes on"
+
+
+def test_an_error_in_the_progress_callback_ends_the_load(bad):
+    def broken(done: int, seconds: float) -> None:
+        raise RuntimeError("no widget")
+
+    with pytest.raises(RuntimeError, match="no widget"):
+        run_load(bad.url, "/ok", users=2, duration=30, on_progress=broken)
+    bad.counts()
+    time.sleep(0.2)
+    assert bad.counts() == {"connections": 0}
+
+
+def test_a_generator_that_dies_is_an_error(bad):
+    def kill(done: int, seconds: float) -> None:
+        # The only child of this process that leads a session of its own.
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        for child in map(int, children):
+            if os.getsid(child) == child:
+                os.kill(child, signal.SIGKILL)
+
+    with pytest.raises(LoadError, match="exit code -9 and no result"):
+        run_load(bad.url, "/ok", users=2, duration=30, on_progress=kill)
+
+
+# -- locust by itself ----------------------------------------------------------------------------
+
+
+def locust(url: str, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "locust", "-f", str(drive.LOCUSTFILE), "--headless", "--host", url,
+         "--json", "--loglevel", "WARNING", *options],
+        capture_output=True, text=True, timeout=60, env={**ENVIRON, **environ})
+
+
+@pytest.mark.parametrize("events", ["batch", "each"])
+def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad, events):
+    bad.counts()
+    done = locust(bad.url, "-u", "4", "-r", "4", "--requests", "40", "--request-events", events,
+                  MPMKIT_LOAD_PATH="/every/10")
+    (entry,) = json.loads(done.stdout)
+    assert bad.counts()["GET /every/10 HTTP/1.0"] == 40
+    assert (entry["name"], entry["num_requests"], entry["num_failures"]) == ("/every/10", 40, 4)
+    assert sum(entry["response_times"].values()) == 40
+    assert entry["total_content_length"] == 36 * 45
+    assert done.returncode == 1  # as Locust does when there were failures
+
+
+def test_the_locustfile_alone_refuses_other_hosts_and_bad_profiles(bad):
+    done = locust("http://192.0.2.1:80", "--requests", "1")
+    assert done.returncode == 2 and "loopback" in done.stderr
+    done = locust(bad.url, "--requests", "0")
+    assert done.returncode == 2 and "requests: must be" in done.stderr
+
+
+# -- ab ------------------------------------------------------------------------------------------
+
+AB_TEXT = """This is ApacheBench, Version 2.3 <$Revision: 1 $>
+Document Length:        45 bytes
+Concurrency Level:      10
+Time taken for tests:   0.500 seconds
+Complete requests:      1000
+Failed requests:        40
+   (Connect: 1, Receive: 0, Length: 39, Exceptions: 0)
+Non-2xx responses:      30
+Requests per second:    2000.00 [#/sec] (mean)
+ 100%     12 (longest request)
+"""
+AB_CSV = "Percentage served,Time in ms\n0,0.500\n50,1.250\n99,4.000\n"
+
+
+def test_ab_is_read():
+    profile = LoadProfile(requests=1000, users=10, expect_length=45)
+    run = parse_ab(AB_TEXT, AB_CSV, "http://127.0.0.1:1", profile)
+    assert run.errors == {"connect": 1, "status": 30, "length": 9}
+    assert (run.requests, run.duration, run.qps) == (1000, 0.5, (1000 - 40) / 0.5)
+    assert (run.latency_ms(50), run.latency_ms(98.5), run.latency_ms(100)) == (1.25, 4.0, 12.0)
+    assert (run.ended, run.version, run.driver) == ("requests", "2.3", "ab")
+    other = parse_ab(AB_TEXT, AB_CSV, "http://127.0.0.1:1", profile.but(expect_length=46))
+    assert other.errors["length"] == 1000 - 39 - 30
+    assert parse_ab("apr_socket_recv: Connection refused (111)", "", "x", profile) is None
+
+
+@pytest.mark.skipif(not shutil.which("ab"), reason="no ab here")
+def test_ab_drives_the_same_load(bad):
+    bad.counts()
+    run = run_load(bad.url, "/ok", users=5, requests=100, driver="ab", expect_length=45,
+                   warmup_requests=20)
+    assert (run.requests, run.failures, run.driver) == (100, 0, "ab")
+    assert bad.counts()["GET /ok HTTP/1.0"] == 120
+    assert 0 < run.latency_ms(50) <= run.latency_ms(99) and run.qps > 0
+    refused = run_load("http://127.0.0.1:9", users=1, requests=5, driver="ab")
+    assert (refused.requests, refused.failures, refused.qps) == (5, 5, 0)
+
+
+def test_what_ab_cannot_do_is_refused_and_its_absence_explained(bad, monkeypatch):
+    for field in ({"processes": 2}, {"expect_status": 404}, {"requests": 1}):
+        fields = {"users": 2, "requests": 10, **field}
+        with pytest.raises(ProfileError, match=f"^{next(iter(field))}: .*use driver='locust'"):
+            run_load(bad.url, driver="ab", **fields)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(LoadError, match="ab is not installed; install it"):
+        run_load(bad.url, driver="ab", requests=1)
+
+
+# -- the result ----------------------------------------------------------------------------------
+
+
+def made(latencies=(), **fields) -> LoadRun:
+    fields = {"driver": "locust", "target": "http://127.0.0.1:1",
+              "profile": LoadProfile(requests=10), "requests": len(latencies), "errors": Counter(),
+              "duration": 2.0, "latencies_ns": array.array("q", latencies), **fields}
+    return LoadRun(**fields)
+
+
+@given(st.lists(st.integers(1, 10**12), min_size=1, max_size=200), st.floats(0, 100))
+def test_percentiles_are_latencies_that_were_observed(latencies, percentile):
+    value = made(latencies).latency_ms(percentile)
+    assert round(value * 1e6) in latencies
+    below = sum(ns / 1e6 <= value for ns in latencies)
+    assert below >= percentile / 100 * len(latencies) - 1e-6
+
+
+def test_percentiles_by_nearest_rank():
+    run = made([ns * 1_000_000 for ns in range(1000, 0, -1)])
+    assert [run.latency_ms(p) for p in (0, 0.1, 50, 99, 99.9, 100)] == [1, 1, 500, 990, 999, 1000]
+    with pytest.raises(ValueError, match="percentile"):
+        run.latency_ms(101)
+
+
+def test_a_generator_at_its_limit_is_said_so():
+    idle, busy = made([1], processes_cpu=(0.5, 0.7)), made([1], processes_cpu=(0.5, 0.95))
+    assert not idle.generator_bound and idle.generator_cpu == pytest.approx(0.6)
+    assert busy.generator_bound and "generator-bound" in repr(busy)
+    assert "it was the bottleneck" in busy.summary()
+
+
+def test_failures_count_as_requests_and_not_as_speed():
+    run = made([1, 1, 1, 1], requests=10, errors=Counter({"status 500": 6}))
+    assert (run.failures, run.succeeded, run.qps) == (6, 4, 2.0)
+    assert "6 of 10 requests failed: 6 status 500" in run.summary()
+    assert "6 FAILED" in repr(run)
+
+
+def test_one_tidy_row():
+    frame = made([1_000_000] * 4).to_frame()
+    assert len(frame) == 1
+    assert frame.loc[0, "qps"] == 2.0 and frame.loc[0, "p50_ms"] == 1.0
+    assert str(frame["started_at"].dtype).startswith("datetime64")
+
+
+def test_an_interrupted_load_carries_its_run():
+    run = made([1])
+    assert LoadInterrupted(run).run is run and isinstance(LoadInterrupted(None), KeyboardInterrupt)
+
+
+# -- imports -------------------------------------------------------------------------------------
+
+
+def test_nothing_heavy_is_imported():
+    program = (
+        "import sys, mpmkit.load.drive, mpmkit.measure.qps\n"
+        "print([m for m in ('locust', 'gevent', 'pandas', 'numpy', 'zmq') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          env=ENVIRON, timeout=30)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_this_process_never_imports_the_generator():
+    assert not {"locust", "gevent"} & set(sys.modules)
