@@ -41,17 +41,21 @@ def execute(source: Path, *, timeout: int = 900, static_figures: bool = False) -
     """
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     book = nbformat.read(source, as_version=4)
     # store_widget_state: the state of every widget would be megabytes that nobody can see.
     client = NotebookClient(book, timeout=timeout, kernel_name="python3", store_widget_state=False,
                             resources={"metadata": {"path": str(source.parent)}})
     environment = {**os.environ, "PLOTLY_RENDERER": "png" if static_figures else "json"}
+    if static_figures:
+        environment["MPMKIT_PROGRESS"] = "text"  # a bar is a widget, which a still page lacks
     try:
         client.execute(env=environment)
     except CellTimeoutError as error:
         raise RenderError(f"{source.name}: a cell took longer than {timeout} s: {error}") from None
+    except DeadKernelError as error:
+        raise RenderError(f"{source.name}: {error} (was it out of memory?)") from None
     except CellExecutionError as error:
         raise RenderError(f"{source.name}: {error}") from None
     return book
