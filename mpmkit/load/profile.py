@@ -154,7 +154,7 @@ def _refuse_unknown(data: dict[str, Any]) -> None:
     known = [field.name for field in fields(LoadProfile)]
     unknown = sorted(set(data) - set(known))
     if unknown:
-        raise ProfileError(f"{', '.join(unknown)}: no such field in a load profile; there are "
+        raise ProfileError(f"{', '.join(unknown)}: no such field in a load profile, which has "
                            f"{', '.join(known)}")
 
 
@@ -201,7 +201,7 @@ def _problems(p: LoadProfile):
     if not isinstance(p.body, str):
         yield f"body: must be text, not {type(p.body).__name__}"
     elif p.body and p.method != "POST":
-        yield f"body: only POST carries one; method is {p.method!r}"
+        yield f"body: only POST carries one, and method is {p.method!r}"
     elif len(p.body.encode()) > MAX_BODY:
         yield f"body: must be at most {MAX_BODY:,} bytes"
     yield from whole("expect_status", 100, 599)
@@ -211,7 +211,7 @@ def _problems(p: LoadProfile):
     yield from seconds("warmup_seconds", 0, 600)
     yield from whole("processes", 1, 64)
     if _is_int(p.processes) and _is_int(p.users) and p.processes > p.users >= 1:
-        yield (f"processes: {p.processes} processes cannot share {p.users} user(s); "
+        yield (f"processes: {p.processes} processes cannot share {p.users} user(s), "
                f"give at most {p.users}")
     yield from seconds("time_limit", 0.1, MAX_SECONDS)
     if p.events not in EVENTS:
@@ -233,7 +233,7 @@ def _header_problems(headers: object):
         elif not pair[1].isascii():
             yield f"headers: the value of {pair[0]} must be ASCII"
         elif pair[0].lower() in ("content-length", "transfer-encoding", "connection"):
-            yield f"headers: {pair[0]} follows from method, body and keep_alive; leave it out"
+            yield f"headers: {pair[0]} follows from method, body and keep_alive, leave it out"
 
 
 def loopback_target(url: object) -> tuple[str, int]:

@@ -539,7 +539,7 @@ def plan(
         allowed = tuple(allowed)
         for value in values:
             if value not in allowed:
-                problems.append(f"{name}: there is no {value!r}; choose from {', '.join(allowed)}")
+                problems.append(f"{name}: {value!r} is none of {', '.join(allowed)}")
         if len(values) < least:
             problems.append(f"{name}: give at least one of {', '.join(allowed)}")
         return tuple(value for value in allowed if value in values)
@@ -551,10 +551,10 @@ def plan(
     size = SCALES.get(scale_name)
     if size is None:
         where = "scale" if scale else "MPMKIT_SCALE"
-        problems.append(f"{where}: there is no {scale_name!r}; choose from {', '.join(SCALES)}")
+        problems.append(f"{where}: {scale_name!r} is none of {', '.join(SCALES)}")
         size = SCALES["demo"]
     if driver not in DRIVERS:
-        problems.append(f"driver: there is no {driver!r}; choose from {', '.join(DRIVERS)}")
+        problems.append(f"driver: {driver!r} is none of {', '.join(DRIVERS)}")
     if rounds is not None and (type(rounds) is not int or not 1 <= rounds <= 1000):
         problems.append(f"rounds: must be a whole number from 1 to 1000, not {rounds!r}")
     profiles = {}

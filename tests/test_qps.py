@@ -1,0 +1,450 @@
+"""The article's tables: verdicts as pure functions, the text, the way there with fake servers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from misbehaving import Misbehaving
+from test_records import ROW
+
+from mpmkit.measure import qps, records
+from mpmkit.measure.qps import (
+    ARTICLE_DIRECTIVES,
+    MPMS,
+    PAGES,
+    SCALES,
+    Page,
+    QpsError,
+    QpsTable,
+    apart,
+    main,
+    order,
+    plan,
+    published,
+    qps_table,
+    turns,
+    verdict,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = {"prefork": 9556.0, "worker": 11038.0, "event": 10224.0}
+
+# -- what is published ---------------------------------------------------------------------------
+
+
+def test_the_published_figures_are_the_articles():
+    assert published() == {
+        "static": PUBLISHED,
+        "script": {"prefork": 6094.0, "worker": 7411.0, "event": 7089.0},
+    }
+
+
+def test_a_published_file_that_is_none(tmp_path):
+    path = tmp_path / "qps.csv"
+    path.write_text("kind,mpm,qps\nstatic,prefork,fast\n")
+    with pytest.raises(records.RecordError, match="no published figure"):
+        published(path)
+
+
+def test_the_articles_directives_are_accepted_by_our_servers():
+    directives = pytest.importorskip("mpmkit.directives")
+    for mpm in MPMS:
+        effective, notes = directives.check(
+            mpm, directives.from_keywords(mpm, **ARTICLE_DIRECTIVES[mpm]))
+        assert not notes
+        for name, value in ARTICLE_DIRECTIVES[mpm].items():
+            assert getattr(effective, name) == value
+
+
+# -- verdicts ------------------------------------------------------------------------------------
+
+FIGURES = st.lists(st.floats(1, 1e6), min_size=1, max_size=6)
+ROUNDS = st.fixed_dictionaries(dict.fromkeys(MPMS, FIGURES))
+
+
+@given(ROUNDS)
+def test_a_verdict_says_what_the_medians_say(rounds):
+    import statistics
+
+    judged = verdict("static", rounds, PUBLISHED)
+    medians = {mpm: statistics.median(values) for mpm, values in rounds.items()}
+    assert judged.published_order == ("worker", "event", "prefork")
+    assert sorted(judged.measured_order) == sorted(MPMS)
+    ordered = [medians[mpm] for mpm in judged.measured_order]
+    assert ordered == sorted(ordered, reverse=True)
+    assert judged.reproduced == (medians["worker"] > medians["event"] > medians["prefork"])
+    assert judged.reproduced == all(pair.agrees for pair in judged.pairs)
+    for pair in judged.pairs:
+        assert pair.measured == medians[pair.faster] / medians[pair.slower]
+        assert pair.published == PUBLISHED[pair.faster] / PUBLISHED[pair.slower] > 1
+
+
+@given(FIGURES, FIGURES)
+def test_apart_is_symmetric_and_means_that_every_round_won(one, other):
+    result = apart(one, other)
+    assert result == apart(other, one)
+    if min(len(one), len(other)) < 2:
+        assert result is None
+    else:
+        assert result == (all(a > b for a in one for b in other)
+                          or all(a < b for a in one for b in other))
+
+
+@given(ROUNDS, st.floats(0.1, 10))
+def test_a_faster_machine_changes_no_verdict(rounds, factor):
+    import statistics
+
+    medians = [statistics.median(values) for values in rounds.values()]
+    if any(0 < abs(a / b - 1) < 1e-9 for a in medians for b in medians):
+        return  # so near to a tie that the multiplication may decide it
+    scaled = {mpm: [value * factor for value in values] for mpm, values in rounds.items()}
+    assert (verdict("static", scaled, PUBLISHED).measured_order
+            == verdict("static", rounds, PUBLISHED).measured_order)
+
+
+def test_a_tie_is_no_reproduction():
+    assert not verdict("static", {mpm: [5.0, 5.0] for mpm in MPMS}, PUBLISHED).reproduced
+
+
+@pytest.mark.parametrize("rounds", [
+    {}, {"event": [1.0]}, {"event": [1.0], "prefork": [0.0]}, {"event": [1.0], "other": [2.0]},
+])
+def test_no_verdict_without_two_that_can_be_compared(rounds):
+    assert verdict("static", rounds, PUBLISHED) is None
+
+
+def test_what_a_verdict_says():
+    clear = verdict("static", {"worker": [9, 10], "event": [7, 8], "prefork": [5, 6]}, PUBLISHED)
+    assert clear.reproduced and clear.clear
+    assert str(clear) == ("the published order came out: worker > event > prefork; "
+                          "each difference is larger than the noise")
+    assert "worker / event: published 1.08, measured 1.27 (larger than the noise)" in map(
+        str, clear.pairs)
+    noisy = verdict("static", {"worker": [5, 10], "event": [7, 12], "prefork": [5, 6]}, PUBLISHED)
+    assert not noisy.reproduced and noisy.clear is False
+    assert "did not come out: event > worker > prefork; not every difference" in str(noisy)
+    once = verdict("static", {"worker": [9], "event": [8]}, PUBLISHED)
+    assert once.reproduced and once.clear is None and "does not show the noise" in str(once)
+    assert "the noise is not known" in str(once.pairs[0])
+
+
+@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1e6)))
+def test_order_is_from_the_fastest_down(figures):
+    names = order(figures)
+    assert sorted(names) == sorted(figures)
+    assert [figures[name] for name in names] == sorted(figures.values(), reverse=True)
+
+
+@given(st.lists(st.text(max_size=3), unique=True, min_size=1), st.integers(1, 100))
+def test_each_round_measures_everyone_and_begins_with_another(names, number):
+    assert sorted(turns(names, number)) == sorted(names)
+    firsts = [turns(names, n)[0] for n in range(number, number + len(names))]
+    assert sorted(firsts) == sorted(names)
+
+
+# -- the table -----------------------------------------------------------------------------------
+
+
+def row(mpm: str, kind: str, number: int, rate: float, **changes):
+    answered = round(rate * 2)
+    made = {**ROW, "mpm": mpm, "kind": kind, "round": number, "qps": answered / 2,
+            "requests": answered, "failures": 0, "errors": "{}", "duration_s": 2.0, **changes}
+    return records.check(made)
+
+
+def full_table(**changes) -> QpsTable:
+    rates = {"prefork": (100, 90, 110), "worker": (150, 160, 140), "event": (120, 125, 115)}
+    rows = [row(mpm, kind, number + 1, rate, **changes)
+            for kind in PAGES for mpm, values in rates.items()
+            for number, rate in enumerate(values)]
+    return QpsTable(rows, published(), planned=len(rows))
+
+
+def test_the_table_as_text():
+    text = full_table().text()
+    static, script, small = text.split("\n\n")
+    lines = static.splitlines()
+    assert lines[0] == "requests/s, static page of 45 bytes"
+    assert lines[2].split() == ["MPM", "published", "median", "min", "to", "max", "published",
+                                "measured"]
+    assert lines[3].split() == ["prefork", "9,556", "100", "90", "to", "110", "1.00", "1.00"]
+    assert lines[4].split() == ["worker", "11,038", "150", "140", "to", "160", "1.16", "1.50"]
+    assert lines[5].split() == ["event", "10,224", "120", "115", "to", "125", "1.07", "1.20"]
+    assert lines[6].startswith("the published order came out: worker > event > prefork; each")
+    assert script.splitlines()[3].split()[1] == "6,094"
+    assert "200 clients, a new connection per request" in small and "3 rounds" in small
+    assert "measured on" in small and "NOT COMPLETE" not in small
+
+
+def test_what_a_reader_must_know_is_in_the_table():
+    table = full_table(generator_bound=True)
+    table.records[0] = row("prefork", "static", 1, 100, requests=203, failures=3,
+                           errors='{"timeout": 3}')
+    table.planned = 40
+    text = table.text()
+    assert "3 of 603 requests FAILED; generator-bound in 2 of 3 rounds" in text
+    assert "generator-bound in 3 of 3 rounds" in text
+    assert "NOT COMPLETE: 18 of 40 cells were measured" in text
+    steal = full_table(steal=0.07).text()
+    assert "the host took away up to 7% of the processor time" in steal
+
+
+def test_an_empty_and_a_one_sided_table():
+    assert QpsTable([], published()).text() == "no row was finished"
+    assert QpsTable([], published()).order_reproduced is None
+    alone = QpsTable([row("event", "static", 1, 10)], published())
+    assert "one MPM alone has no order" in alone.text()
+    assert alone.order_reproduced is None and alone.verdict("static") is None
+
+
+def test_the_table_as_frames():
+    table = full_table()
+    assert len(table.rows) == len(table.to_frame()) == 18 and "qps" in table.rows.columns
+    summary = table.summary()
+    worker = summary[(summary.kind == "static") & (summary.mpm == "worker")].iloc[0]
+    assert (worker["median"], worker["min"], worker["max"], worker["ratio"]) == (150, 140, 160, 1.5)
+    assert table.order_reproduced is True and "reproduced" in repr(table)
+
+
+def test_a_rival_stands_in_a_table_of_its_own():
+    table = full_table()
+    table.records += [row(mpm, "static", 1, 50, server="httpd") for mpm in MPMS]
+    assert table.servers == ["mpmkit", "httpd"]
+    assert "requests/s, static page of 45 bytes, httpd" in table.text()
+    assert table.order_reproduced is True
+
+
+# -- the plan ------------------------------------------------------------------------------------
+
+
+def test_sizes_come_from_the_scale_and_the_environment(monkeypatch):
+    monkeypatch.delenv("MPMKIT_SCALE", raising=False)
+    assert plan().scale == "demo"
+    monkeypatch.setenv("MPMKIT_SCALE", "full")
+    full = plan()
+    assert (full.scale, full.rounds) == ("full", 5)
+    profile = full.profiles["static"]
+    assert (profile.requests, profile.duration, profile.users) == (200_000, None, 200)
+    assert (profile.path, profile.expect_length) == ("/index.html", 45)
+    script = full.profiles["script"]
+    assert (script.path, script.expect_length) == ("/hello.py", 11)
+    by_hand = plan(requests=7, rounds=2, users=3)
+    assert (by_hand.scale, by_hand.rounds) == ("custom", 2)
+    assert by_hand.profiles["static"].duration is None
+
+
+def test_the_demo_fits_into_three_minutes():
+    """Each cell's bound in time, with a second to start the generator and two to start a server."""
+    demo = SCALES["demo"]
+    cells = demo.rounds * len(MPMS)
+    assert cells * (2 + 2 * (1 + demo.warmup + demo.seconds)) <= 180
+
+
+def test_cells_are_interleaved():
+    todo = plan(scale="smoke", rounds=3)
+    assert [(number, mpm) for number, _, mpm, _ in todo.cells()] == [
+        (1, "prefork"), (1, "worker"), (1, "event"), (2, "worker"), (2, "event"), (2, "prefork"),
+        (3, "event"), (3, "prefork"), (3, "worker")]
+    beside = plan(scale="smoke", mpms=("event",), beside=("httpd",))
+    assert [(name, kinds) for _, name, _, kinds in beside.cells()] == [
+        ("mpmkit", ("static", "script")), ("httpd", ("static",))]
+
+
+def test_bad_arguments_are_refused_all_at_once(monkeypatch):
+    monkeypatch.setenv("MPMKIT_SCALE", "huge")
+    with pytest.raises(ValueError) as error:
+        plan(kinds=("php",), mpms=("mpm_event",), rounds=0, driver="curl")
+    assert [part.split(":")[0] for part in str(error.value).split("; ")] == [
+        "kind", "mpm", "MPMKIT_SCALE", "driver", "rounds"]
+    with pytest.raises(ValueError, match=r"users: .*; processes: "):
+        plan(users=0, processes=0, scale="smoke")
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    (["--rounds", "0"], "rounds: must be a whole number"),
+    (["--rounds", "x"], "argument --rounds: invalid int value"),
+    (["--kind", "php"], "argument --kind: invalid choice"),
+    (["--mpm", "winnt,event"], "mpm: 'winnt' is none of prefork, worker, event"),
+    (["--mpm", ","], "mpm: give at least one"),
+    (["--users", "0"], "users: must be a whole number"),
+    (["--requests", "-1"], "requests: must be a whole number"),
+    (["--scale", "big"], "scale: 'big' is none of smoke, demo, full"),
+    (["--beside", "iis"], "beside: 'iis' is none of httpd"),
+    (["--driver", "curl"], "driver: 'curl' is none of locust, ab"),
+    (["--nonsense"], "unrecognized arguments: --nonsense"),
+])
+def test_bad_command_lines_are_one_line_and_exit_2(capsys, argv, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MPMKIT_SCALE", raising=False)
+    try:
+        status = main(argv, launch=None)
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert status == 2 and out == ""
+    assert err.startswith("mpmkit: ") and said in err and len(err.splitlines()) == 1
+
+
+def test_a_bad_file_is_refused_before_anything_starts(capsys, tmp_path):
+    def never(mpm, **directives):
+        raise AssertionError("a server was started")
+
+    assert main(["--scale", "smoke", "--out", str(tmp_path / "no" / "x.csv")], launch=never) == 1
+    assert "there is no folder" in capsys.readouterr().err
+
+
+# -- measuring, with servers that are none -------------------------------------------------------
+
+
+class FakeServer:
+    """What `qps` needs of a server: a url, a pid, an error log."""
+
+    def __init__(self, misbehaving: Misbehaving) -> None:
+        self.url, self.pid = misbehaving.url, misbehaving.process.pid
+        self.misbehaving = misbehaving
+
+    def error_log(self) -> str:
+        return "[mpm:notice] AH00163: ready\n[mpm:emerg] AH99999: the roof is on fire\n"
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Launches that were made, as (mpm, directives); the pages become those of the fake server."""
+    made = []
+
+    @contextlib.contextmanager
+    def launch(mpm, **directives):
+        made.append((mpm, directives))
+        with Misbehaving() as server:
+            yield FakeServer(server)
+        made.append((mpm, "stopped"))
+
+    launch.made = made
+    monkeypatch.setattr(qps, "PAGES", {
+        "static": Page("static", "/ok", 45, "static page of 45 bytes"),
+        "script": Page("script", "/keeps/3", 45, "script")})
+    monkeypatch.setitem(SCALES, "smoke", qps.Scale(60, 2.0, 0.05, 2))
+    return launch
+
+
+def test_a_whole_measurement(launched, tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    status = main(["--scale", "smoke", "--users", "4", "--kind", "both", "--mpm", "event,prefork",
+                   "--out", str(path)], launch=launched)
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    rows = records.read(path)
+    # Round 1 begins with prefork, round 2 with event; a server measures both pages and is stopped.
+    assert [(r["round"], r["mpm"], r["kind"]) for r in rows] == [
+        (1, "prefork", "static"), (1, "prefork", "script"), (1, "event", "static"),
+        (1, "event", "script"), (2, "event", "static"), (2, "event", "script"),
+        (2, "prefork", "static"), (2, "prefork", "script")]
+    assert all(r["requests"] == 60 and r["failures"] == 0 and r["users"] == 4 for r in rows)
+    assert len({r["run_id"] for r in rows}) == 1
+    assert [what for _, what in launched.made[1::2]] == ["stopped"] * 4
+    assert launched.made[0] == ("prefork", {**ARTICLE_DIRECTIVES["prefork"], "KeepAlive": False})
+    assert "MaxRequestWorkers=250" in rows[0]["directives"]
+    assert "requests/s, static page of 45 bytes" in out and f"rows in {path}" in out
+    assert err.count("requests/s") == 8 and "[8/8] round 2, mpmkit prefork, script" in err
+
+
+def test_keep_alive_and_progress(launched):
+    told = []
+    table = qps_table(("script",), ("worker",), users=2, keep_alive=True, rounds=1, requests=30,
+                      scale="smoke", on_progress=told.append, launch=launched)
+    assert launched.made[0][1]["KeepAlive"] is True
+    (only,) = table.records
+    assert only["keep_alive"] and only["scale"] == "custom" and only["reconnects"] > 0
+    assert told[0].share == 0 and told[-1].share == 1 and told[-1].row == only
+    assert len(table.rows) == 1
+
+
+def test_a_server_that_dies_ends_the_run_and_keeps_the_rows(launched, tmp_path):
+    path = tmp_path / "rows.csv"
+
+    @contextlib.contextmanager
+    def launch(mpm, **directives):
+        with launched(mpm, **directives) as server:
+            if mpm == "worker":
+                server.misbehaving.die()
+                server.misbehaving.process.wait()
+            yield server
+
+    with pytest.raises(QpsError) as error:
+        qps_table(("static",), MPMS, users=3, rounds=1, scale="smoke", out=path, launch=launch)
+    text = str(error.value)
+    assert "mpmkit worker, static: " in text and "refused" in text
+    assert "the server (process " in text and "is gone" in text
+    assert "its error log ends: [mpm:emerg] AH99999: the roof is on fire" in text
+    assert [r["mpm"] for r in records.read(path)] == ["prefork"] == [
+        r["mpm"] for r in error.value.table.records]
+
+
+def test_a_server_that_does_not_start_is_one_line(launched, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def launch(mpm, **directives):
+        raise RuntimeError("port 80:\n permission denied")
+
+    assert main(["--scale", "smoke"], launch=launch) == 1
+    assert capsys.readouterr().err == "mpmkit: port 80: permission denied\n"
+
+
+def test_failed_requests_are_kept_and_shown(launched, monkeypatch):
+    monkeypatch.setattr(qps, "PAGES", {"static": Page("static", "/every/3", 45, "static page")})
+    table = qps_table(("static",), ("event",), users=2, rounds=1, requests=30, scale="smoke",
+                      launch=launched)
+    assert table.records[0]["failures"] > 0 and "requests FAILED" in table.text()
+    monkeypatch.setattr(qps, "PAGES", {"static": Page("static", "/ok", 44, "static page")})
+    with pytest.raises(QpsError, match=r"no good answer; 0 of 30 .* well \(30 length\)"):
+        qps_table(("static",), ("event",), users=2, rounds=1, requests=30, scale="smoke",
+                  launch=launched)
+
+
+CTRL_C = """
+import contextlib, sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from misbehaving import Misbehaving
+from mpmkit.measure import qps
+qps.PAGES = {{"static": qps.Page("static", "/ok", 45, "static page")}}
+@contextlib.contextmanager
+def launch(mpm, **directives):
+    with Misbehaving() as server:
+        print(mpm, file=sys.stderr, flush=True)
+        yield server
+qps.SCALES["smoke"] = qps.Scale(10_000_000, 0.5, 0.1, 1)
+sys.exit(qps.main(["--kind", "static", "--scale", "smoke", "--users", "4", "--out", sys.argv[1]],
+                  launch=launch))
+"""
+
+
+def test_ctrl_c_ends_within_two_seconds_and_keeps_finished_rows(tmp_path):
+    path = tmp_path / "rows.csv"
+    program = CTRL_C.format(root=str(ROOT), tests=str(ROOT / "tests"))
+    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("worker"):  # prefork's row is finished, worker's load begins
+                break
+        time.sleep(1.0)
+        asked = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+        took = time.monotonic() - asked
+    assert process.returncode == 130 and "mpmkit: interrupted" in err
+    assert took < 2
+    assert [r["mpm"] for r in records.read(path)] == ["prefork"]
+    assert "NOT COMPLETE: 1 of 3 cells were measured" in out
+

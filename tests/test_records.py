@@ -1,0 +1,252 @@
+"""Rows on disk: the schema holds on both ways, and nothing that was finished is ever lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpmkit.measure import records
+from mpmkit.measure.records import COLUMNS, HEADER, NAMES, RecordError, RecordFile, check, read
+
+ROOT = Path(__file__).resolve().parent.parent
+
+ROW = {
+    "run_id": "20260101T000000Z-abcdef", "table": "qps", "scale": "demo", "server": "mpmkit",
+    "mpm": "event", "kind": "static", "round": 1,
+    "directives": "ThreadsPerChild=25 KeepAlive=False",
+    "started_at": "2026-01-01T00:00:00.000+00:00", "driver": "locust", "driver_version": "2.47.0",
+    "path": "/index.html", "method": "GET", "users": 200, "keep_alive": False, "processes": 1,
+    "requests": 1000, "failures": 10, "errors": '{"status 500": 10}', "duration_s": 2.0,
+    "qps": 495.0, "mean_ms": 1.5, "p50_ms": 1.25, "p90_ms": 2.0, "p99_ms": 4.0, "p999_ms": 8.0,
+    "max_ms": 9.0, "generator_cpu": 0.5, "generator_bound": False, "retries": 0, "reconnects": 0,
+    "ended": "requests", "cpu_model": 'A "B", C', "cores": 2, "cpu_limit": None, "memory_mb": 2048,
+    "memory_limit_mb": None, "kernel": "6.1", "python": "3.11.7", "mpmkit": "0.1.0",
+    "locust": "2.47.0", "h11": "0.16.0", "commit": None, "load1": 0.5, "steal": 0.0,
+}
+
+
+def test_the_row_of_these_tests_has_every_column():
+    assert list(check(ROW)) == list(NAMES)
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    file = RecordFile(tmp_path / "rows.csv")
+    other = {**ROW, "round": 2, "mpm": None, "keep_alive": True, "mean_ms": None}
+    for row in (ROW, other):
+        file.append(row)
+    assert read(tmp_path / "rows.csv") == [ROW, other]
+    RecordFile(tmp_path / "rows.csv").append(ROW)
+    assert len(read(tmp_path / "rows.csv")) == 3
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=40)
+
+
+@given(TEXT, st.floats(0.001, 1e6), st.integers(0, 10**9), st.booleans())
+def test_any_row_survives_the_file(tmp_path_factory, text, number, count, truth):
+    path = tmp_path_factory.mktemp("records") / "rows.csv"
+    row = {**ROW, "cpu_model": text, "directives": text, "p99_ms": number, "retries": count,
+           "generator_bound": truth}
+    RecordFile(path).append(row)
+    (back,) = read(path)
+    assert back["p99_ms"] == pytest.approx(number, rel=1e-8)
+    assert {**back, "p99_ms": number} == row
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"qps": None}, "qps: must not be empty"),
+    ({"qps": "fast"}, "qps: must be float"),
+    ({"round": 0}, "round: counts from 1"),
+    ({"round": True}, "round: must be int"),
+    ({"requests": 9}, "failures: 10 of 9"),
+    ({"errors": "{}"}, "errors: must be JSON that adds up to failures"),
+    ({"errors": "[10]"}, "errors: must be JSON"),
+    ({"qps": 400.0}, "qps: 400, but requests, failures and duration_s make 495"),
+    ({"generator_cpu": 1.5}, "generator_cpu: must be 0 to 1"),
+    ({"max_ms": -1.0}, "max_ms: must be a number from 0"),
+    ({"load1": float("inf")}, "load1: must be a number from 0"),
+    ({"path": "/a\n/b"}, "path: must be one line"),
+    ({"kind": ""}, "kind: must not be empty"),
+    ({"speed": 3}, "speed: no such column"),
+])
+def test_a_row_that_breaks_the_schema_is_refused(tmp_path, changes, said):
+    with pytest.raises(RecordError, match=said):
+        check({**ROW, **changes})
+    file = RecordFile(tmp_path / "rows.csv")
+    with pytest.raises(RecordError, match=r"rows\.csv: not written"):
+        file.append({**ROW, **changes})
+    assert read(tmp_path / "rows.csv") == []
+
+
+def test_everything_wrong_is_named_at_once():
+    row = {**ROW, "qps": None, "users": "many"}
+    del row["kernel"]
+    with pytest.raises(RecordError) as error:
+        check(row)
+    assert [part.split(":")[0] for part in str(error.value).split("; ")] == [
+        "kernel", "users", "qps"]
+
+
+# -- files that are not what they should be ------------------------------------------------------
+
+
+def test_what_a_dead_writer_left_is_dropped_and_the_rest_kept(tmp_path):
+    path = tmp_path / "rows.csv"
+    RecordFile(path).append(ROW)
+    whole = path.read_text()
+    for torn in ("2026", "20260101T000000Z-abcdef,qps,demo,mpmkit" + "x" * 9000):
+        path.write_text(whole + torn)
+        with pytest.warns(UserWarning, match="not complete"):
+            assert read(path) == [ROW]
+        RecordFile(path)
+        assert path.read_text() == whole
+
+
+def test_a_header_that_was_cut_off_is_written_again(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(HEADER[:20])
+    RecordFile(path).append(ROW)
+    assert read(path) == [ROW]
+
+
+@pytest.mark.parametrize("text", ["a,b,c\n1,2,3\n", "hello", HEADER.replace("qps,mean", "mean")])
+def test_another_file_is_never_written_into(tmp_path, text):
+    path = tmp_path / "other.csv"
+    path.write_text(text)
+    with pytest.raises(RecordError, match="other columns"):
+        RecordFile(path)
+    assert path.read_text() == text
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    with pytest.raises(RecordError, match="there is no folder"):
+        RecordFile(tmp_path / "no" / "rows.csv")
+    for place in (tmp_path, Path("/dev/full")):
+        with pytest.raises(RecordError, match="not a regular file"):
+            RecordFile(place)
+
+
+def test_a_full_disk_leaves_whole_rows(tmp_path):
+    """The file may grow to 1,024 bytes only, as if the disk ended there."""
+    path = tmp_path / "rows.csv"
+    RecordFile(path).append(ROW)
+    program = (
+        "import resource, signal, sys\n"
+        "from mpmkit.measure.records import RecordError, RecordFile, read\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "row = read(sys.argv[1])[0]\n"
+        "file = RecordFile(sys.argv[1])\n"
+        "size = __import__('os').path.getsize(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, size + 100))\n"
+        "try:\n    file.append(row)\n"
+        "except RecordError as error:\n    print(error)\n")
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True,
+                          text=True, cwd=ROOT, timeout=30)
+    assert "a row could not be written" in done.stdout, done.stderr
+    assert read(path) == [ROW]
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda text: text.replace(",495,", ",abc,"), "line 2: qps: must be float"),
+    (lambda text: text.replace(",495,", ",400,"), "line 2: qps: 400, but"),
+    (lambda text: text.replace("false", "no", 1), "line 2: keep_alive: must be true or false"),
+    (lambda text: text + "1,2\n", "line 3: 2 cells instead of"),
+    (lambda text: text.partition("\n")[2], "line 1: is no record file"),
+    (lambda text: text.replace('"A ""B"", C"', '"A'), "line"),
+    (lambda text: "", "line 1: is no record file"),
+])
+def test_reading_names_file_and_line(tmp_path, change, said):
+    path = tmp_path / "rows.csv"
+    RecordFile(path).append(ROW)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(RecordError, match=rf"rows\.csv, {said}"):
+        read(path)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(RecordError, match="cannot be read"):
+        read(tmp_path / "no.csv")
+
+
+def test_writers_at_the_same_time_lose_nothing(tmp_path):
+    path = tmp_path / "rows.csv"
+    RecordFile(path).append(ROW)
+    program = ("import sys\nfrom mpmkit.measure.records import RecordFile, read\n"
+               "row = read(sys.argv[1])[0]\nfile = RecordFile(sys.argv[1])\n"
+               "for number in range(40):\n    file.append({**row, 'round': number + 2})\n")
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=ROOT)
+               for _ in range(3)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert len(read(path)) == 1 + 3 * 40
+
+
+def test_a_frame_has_the_schemas_columns_and_types(tmp_path):
+    path = tmp_path / "rows.csv"
+    RecordFile(path).append({**ROW, "mean_ms": None})
+    frame = records.read_frame(path)
+    assert list(frame.columns) == list(NAMES)
+    assert str(frame["started_at"].dtype).startswith("datetime64")
+    assert frame["mean_ms"].isna().all() and frame["qps"].dtype == "float64"
+    assert list(records.frame([]).columns) == list(NAMES)
+
+
+# -- what is written about it --------------------------------------------------------------------
+
+
+def test_the_readme_describes_every_column():
+    text = (ROOT / "data" / "README.md").read_text()
+    assert records.columns_table() in text, "put records.columns_table() into data/README.md"
+    assert all(column.doc for column in COLUMNS)
+
+
+# -- the machine ---------------------------------------------------------------------------------
+
+
+def test_the_machine_is_described():
+    machine = records.machine()
+    assert machine.cores >= 1 and machine.python.startswith(f"{sys.version_info.major}.")
+    check({**ROW, **machine.row()})
+    assert machine.kernel in str(machine) and f"Python {machine.python}" in str(machine)
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(("files", "cores", "megabytes"), [
+    ({}, None, None),
+    ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
+      "sys/fs/cgroup/a/cpu.max": "150000 100000\n", "sys/fs/cgroup/a/memory.max": "max\n"},
+     1.5, None),
+    # As in a container: our group is mounted as the root, its path is not there.
+    ({"proc/self/cgroup": "0::/docker/123\n", "sys/fs/cgroup/cpu.max": "50000 100000\n",
+      "sys/fs/cgroup/memory.max": "1073741824\n"}, 0.5, 1024),
+    ({"proc/self/cgroup": "4:memory:/x\n1:cpu,cpuacct:/\n",
+      "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "200000\n",
+      "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "536870912\n",
+      "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, 2.0, 512),
+    ({"proc/self/cgroup": "1:cpu:/\n0::/\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n"},
+     None, None),
+])
+def test_limits_of_the_control_group(tmp_path, files, cores, megabytes):
+    root = tree(tmp_path, files)
+    assert records.cpu_limit(root) == cores
+    assert records.memory_limit_mb(root) == megabytes
+
+
+def test_steal_is_a_share_of_the_time_that_passed():
+    before = records.cpu_times("cpu  100 0 50 800 50 0 0 10 0 0\ncpu0 1 2 3\n")
+    after = records.cpu_times("cpu  150 0 60 820 50 0 0 30 0 0\n")
+    assert after.steal_since(before) == pytest.approx(0.2)
+    assert before.steal_since(before) is None
+    assert records.cpu_times("").steal_since(before) is None
+    assert records.cpu_times().total > 0
