@@ -208,6 +208,11 @@ def test_pairs_tell_noise_from_difference():
     assert set(tables.pairs(single.verdict("static"))["beyond the noise"]) == {"unknown"}
 
 
+def test_noise_is_unknown_after_one_round():
+    frame = tables.noise(qps_table({"prefork": [90, 100, 110], "event": [100]}).summary())
+    assert list(frame["noise"]) == ["20%", "unknown"] * 2
+
+
 def test_the_machine_is_described_without_gaps():
     frame = tables.machine(records.machine())
     assert {"cores", "kernel", "python", "mpmkit"} <= set(frame.index)

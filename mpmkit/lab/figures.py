@@ -21,6 +21,7 @@ KIND_TITLES = {"static": "static page", "script": "script"}
 COLUMNS = ("kind", "server", "mpm", "rounds", "published", "median", "min", "max",
            "published_ratio", "ratio")
 OURS = "mpmkit"
+WIDTH = 960  # CSS pixels: a Lab page holds it, and the labels of six bars a panel fit
 
 
 def qps_bars(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
@@ -61,7 +62,7 @@ def qps_bars(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figur
                    f"{spread}{beside}</sup>", theme)
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="requests per second", col=1)
-    figure.update_layout(bargap=0.2, bargroupgap=0.05, uniformtext={"minsize": 10, "mode": "show"},
+    figure.update_layout(bargap=0.14, bargroupgap=0.04, uniformtext={"minsize": 10, "mode": "show"},
                          meta={"alt": _qps_alt(summary, kinds)})
     return figure
 
@@ -76,7 +77,7 @@ def _measured_bars(mpm: str, row: dict[str, float], colour: str, group: int, dar
         marker={"color": colour}, text=[_count(row["median"])],
         error_y=_whisker(row, colours.PAPER[dark], 5),
         textposition="inside", insidetextanchor="middle", textangle=0,
-        textfont={"color": _ink_on(colour)},
+        textfont={"color": _ink_on(colour), "size": 11},
         hovertemplate="%{y:,.0f}/s measured<extra></extra>")
     yield go.Bar(
         x=[mpm], y=[row["median"]], offsetgroup=group, marker={"color": "rgba(0,0,0,0)"},
@@ -131,7 +132,7 @@ def alt_text(figure: go.Figure) -> str:
     return str((meta or {}).get("alt", ""))
 
 
-def save(figure: go.Figure, stem: str | os.PathLike[str], *, width: int = 1000,
+def save(figure: go.Figure, stem: str | os.PathLike[str], *, width: int = WIDTH,
          height: int = 460, scale: float = 2) -> tuple[Path, Path]:
     """Write STEM.png and STEM.svg; returns both paths. Pixels are CSS pixels times `scale`.
 
@@ -199,7 +200,7 @@ def _dress(figure: go.Figure, title: str, theme: str | None) -> None:
     settings = colours.layout(theme)
     axes = settings.pop("xaxis"), settings.pop("yaxis")
     figure.update_layout(title={"text": title, "x": 0, "xref": "paper"}, showlegend=False,
-                         height=460, **settings)
+                         width=WIDTH, height=460, **settings)
     figure.update_xaxes(**axes[0])
     figure.update_yaxes(**axes[1])
 

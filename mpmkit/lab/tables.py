@@ -69,6 +69,17 @@ def pairs(verdict: Verdict | None) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=headings).set_index("pair")
 
 
+def noise(summary: pandas.DataFrame) -> pandas.DataFrame:
+    """How far the rounds of each cell lie apart, as a share of their median: a row a cell.
+
+    `summary` is `QpsTable.summary()`. A single round shows no noise: its cell is "unknown".
+    """
+    share = (summary["max"] - summary["min"]) / summary["median"]
+    told = [f"{value:.0%}" if rounds > 1 else "unknown"
+            for value, rounds in zip(share, summary["rounds"], strict=True)]
+    return summary[["kind", "server", "mpm", "rounds"]].assign(noise=told)
+
+
 def machine(described: Machine) -> pandas.DataFrame:
     """The machine as a table of two columns; what it does not tell is left out."""
     import pandas
@@ -86,7 +97,7 @@ def styled(frame: pandas.DataFrame, caption: str = "", *, theme: str | None = No
     formats: dict[Any, str] = {heading: how for heading, (_, how) in QPS_COLUMNS.items()
                                if heading in frame.columns}
     formats |= {name: "{:.2f}" for name in ("published", "measured") if name in frame.columns}
-    style = frame.style.format(formats, na_rep="–").set_table_styles([
+    style = frame.style.format(formats, na_rep="–").hide(names=True).set_table_styles([
         {"selector": "th, td", "props": "padding: 0.25em 0.9em; text-align: right;"},
         {"selector": "th.row_heading", "props": "text-align: left;"},
         {"selector": "caption", "props": "caption-side: top; text-align: left; "
