@@ -34,7 +34,9 @@ __all__ = ["__version__", *_PUBLIC]
 
 def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
-        raise AttributeError(f"module 'mpmkit' has no attribute {name!r}; it offers {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'mpmkit' has no attribute {name!r}; it offers {', '.join(__all__)}"
+        )
     from importlib import import_module
 
     value = getattr(import_module(_PUBLIC[name]), name)

@@ -17,7 +17,11 @@ COMMANDS = {
 
 def usage() -> str:
     lines = [f"  {name:<8}{what}" for name, (_, what) in COMMANDS.items()]
-    return "usage: mpmkit COMMAND [options]\n\n" + "\n".join(lines) + "\n\nmpmkit COMMAND --help says more.\n"
+    return (
+        "usage: mpmkit COMMAND [options]\n\n"
+        + "\n".join(lines)
+        + "\n\nmpmkit COMMAND --help says more.\n"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mpmkit {__version__}")
         return 0
     if args[0] not in COMMANDS:
-        print(f"mpmkit: unknown command {args[0]!r}; it is one of {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"mpmkit: unknown command {args[0]!r}; it is one of {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         return 1
     return import_module(COMMANDS[args[0]][0]).main(args[1:])
 

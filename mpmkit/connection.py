@@ -44,7 +44,9 @@ class ReadDeadline:
 
     __slots__ = ("_began", "_bought", "_init", "_max", "_rate", "_timeout")
 
-    def __init__(self, timeout: float, init: float, maximum: float, rate: float, now: float) -> None:
+    def __init__(
+        self, timeout: float, init: float, maximum: float, rate: float, now: float
+    ) -> None:
         self._timeout = timeout
         self._init, self._max, self._rate = init, maximum, rate
         self._began = now
@@ -149,7 +151,11 @@ class Connection:
         """The head comes in pieces: the clock of RequestReadTimeout's `header` runs from here."""
         rule = self._directives.RequestReadTimeout
         deadline = ReadDeadline(
-            self._directives.Timeout, rule.header_init, rule.header_max, rule.header_rate, monotonic()
+            self._directives.Timeout,
+            rule.header_init,
+            rule.header_max,
+            rule.header_rate,
+            monotonic(),
         )
         while True:
             try:
@@ -157,7 +163,9 @@ class Connection:
             except TimeoutError:
                 # Without a whole request line there is nobody to answer: httpd closes in silence.
                 silent = not self.protocol.line
-                raise RequestError(408, "the request's head did not come in time", silent=silent) from None
+                raise RequestError(
+                    408, "the request's head did not come in time", silent=silent
+                ) from None
             except OSError:
                 return None
             if not data:
@@ -178,7 +186,11 @@ class Connection:
             if self._body_deadline is None:
                 rule = self._directives.RequestReadTimeout
                 self._body_deadline = ReadDeadline(
-                    self._directives.Timeout, rule.body_init, rule.body_max, rule.body_rate, monotonic()
+                    self._directives.Timeout,
+                    rule.body_init,
+                    rule.body_max,
+                    rule.body_rate,
+                    monotonic(),
                 )
             if self.request is not None and self.request.expect_continue and not self._continued:
                 self._continued = True

@@ -37,6 +37,7 @@ Handler = Callable[[Request, Connection], Response]
 CLOSE = b"Connection: close\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
+
 class Service:
     """What all connections of one process share. Made before the fork, so children share it, too.
 
@@ -138,7 +139,9 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
         connection = service.keep_alive_line(conn.kept)
     else:
         connection = b""
-    head = service.head_start.lines(response.status, conn.started // 1_000_000_000) + response.fields
+    head = (
+        service.head_start.lines(response.status, conn.started // 1_000_000_000) + response.fields
+    )
     try:
         if type(body) is bytes:
             data = b"".join((head, connection, response.after, body))
@@ -168,7 +171,9 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
         conn.keep_alive = False
     except Exception:
         # A script that fails while it yields: the head is gone, so only the close can tell.
-        service.errors.exception(f"the script at {request.path} failed while answering", client=conn.peer)
+        service.errors.exception(
+            f"the script at {request.path} failed while answering", client=conn.peer
+        )
         conn.keep_alive = False
 
 

@@ -86,7 +86,11 @@ class ScoreboardView:
         """One row a thread slot of a living process."""
         import pandas
 
-        rows = [row._asdict() | {"letter": LETTERS[row.state]} for row in self.workers if row.state != DEAD]
+        rows = [
+            row._asdict() | {"letter": LETTERS[row.state]}
+            for row in self.workers
+            if row.state != DEAD
+        ]
         return pandas.DataFrame(rows, columns=[*WorkerRow._fields, "letter"])
 
 
@@ -94,7 +98,13 @@ class Server:
     """A running server. Made by `launch`; a context manager that stops it."""
 
     def __init__(
-        self, mpm: str, process: subprocess.Popen, lifeline: int, home: str, url: str, directives: dict[str, Any]
+        self,
+        mpm: str,
+        process: subprocess.Popen,
+        lifeline: int,
+        home: str,
+        url: str,
+        directives: dict[str, Any],
     ) -> None:
         self.mpm = mpm
         self.url = url
@@ -199,7 +209,10 @@ class Server:
             with open(self._file(name), encoding="utf-8", errors="replace") as file:
                 return file.read()
         except FileNotFoundError:
-            return {"error.log": getattr(self, "_kept_log", ""), "access.log": getattr(self, "_kept_access", "")}[name]
+            return {
+                "error.log": getattr(self, "_kept_log", ""),
+                "access.log": getattr(self, "_kept_access", ""),
+            }[name]
 
 
 def launch(

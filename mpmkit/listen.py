@@ -81,17 +81,22 @@ def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> lis
     return listeners
 
 
-def inherit(fd: int) -> Listener:
-    """A listening socket that whoever started us has bound (`--listen-fd`).
+def inherit(fd: int, directives: Directives) -> Listener:
+    """A socket that whoever started us has bound (`--listen-fd`), made to listen as ours do.
 
     Raises ListenError when `fd` is not a stream socket.
     """
     try:
         sock = Listener(fileno=fd)
         if sock.type != socket.SOCK_STREAM:
-            raise ListenError(f"--listen-fd {fd}: not a TCP socket; bind a SOCK_STREAM socket and pass it on")
+            raise ListenError(
+                f"--listen-fd {fd}: not a TCP socket; bind a SOCK_STREAM socket and pass it on"
+            )
     except OSError as error:
-        raise ListenError(f"--listen-fd {fd}: {error.strerror}; pass an open socket's number") from None
+        raise ListenError(
+            f"--listen-fd {fd}: {error.strerror}; pass an open socket's number"
+        ) from None
+    configure(sock, directives)
     return sock
 
 
@@ -111,7 +116,9 @@ def configure(sock: Listener, directives: Directives) -> None:
     try:
         sock.listen(directives.ListenBacklog)
     except OSError as error:
-        raise ListenError(f"AH00073: cannot listen on {_text(_name(sock))}: {error.strerror}") from None
+        raise ListenError(
+            f"AH00073: cannot listen on {_text(_name(sock))}: {error.strerror}"
+        ) from None
     sock.setblocking(False)
 
 

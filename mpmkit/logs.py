@@ -62,13 +62,18 @@ class ErrorLog:
         if not self.enabled(level):
             return
         now = time.time()
-        stamp = time.strftime(f"%a %b %d %H:%M:%S.{int(now % 1 * 1_000_000):06d} %Y", time.localtime(now))
+        stamp = time.strftime(
+            f"%a %b %d %H:%M:%S.{int(now % 1 * 1_000_000):06d} %Y", time.localtime(now)
+        )
         who = f"[client {client[0]}:{client[1]}] " if client else ""
         code = f"{ah}: " if ah else ""
         where = f"[{module or self._module}:{level}] [pid {os.getpid()}:tid {get_native_id()}] "
         for line in text.splitlines() or [""]:
             try:
-                os.write(self.fd, f"[{stamp}] {where}{who}{code}{line}\n".encode("utf-8", "backslashreplace"))
+                os.write(
+                    self.fd,
+                    f"[{stamp}] {where}{who}{code}{line}\n".encode("utf-8", "backslashreplace"),
+                )
             except OSError:
                 pass
 
@@ -80,10 +85,18 @@ class ErrorLog:
             self.write("info", text, client=client)
 
     def exception(self, text: str, client: tuple | None = None) -> None:
-        """The exception being handled, with its traceback (imported only now: it is rarely needed)."""
+        """A script's exception, the one being handled, with its traceback."""
+        import traceback  # here: it is rarely needed, and every child would carry it
+
+        trace = traceback.format_exc()
+        self.write("error", f"{text}\n{trace}", module="wsgi", client=client)
+
+    def failure(self, text: str, error: BaseException | None) -> None:
+        """An error of the server's own."""
         import traceback
 
-        self.write("error", f"{text}\n{traceback.format_exc()}", module="wsgi", client=client)
+        trace = "".join(traceback.format_exception(error))
+        self.write("alert", f"{text}\n{trace}")
 
 
 # -- access log -------------------------------------------------------------------------------------
@@ -183,7 +196,9 @@ def compile_format(text: str) -> Callable[[Connection, int], str]:
         elif directive in FIELDS:
             parts.append(FIELDS[directive])
         else:
-            raise LogError(f"LogFormat: {directive!r} is not known here; known are {' '.join(FIELDS)} %{{NAME}}i")
+            raise LogError(
+                f"LogFormat: {directive!r} is not known here; known are {' '.join(FIELDS)} %{{NAME}}i"
+            )
         at = end + 1
     return lambda conn, now: "".join([part(conn, now) for part in parts])
 

@@ -22,6 +22,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,10 +55,26 @@ AH = {
 # What is done to children that do not exit: (seconds since they were told, signal, note).
 RECLAIM = (
     (0.0, signal.SIGTERM, None),
-    (3.0, signal.SIGTERM, ("AH00045", "warn", "child process {pid} still did not exit, sending a SIGTERM")),
-    (5.0, signal.SIGTERM, ("AH00045", "warn", "child process {pid} still did not exit, sending a SIGTERM")),
-    (7.0, signal.SIGTERM, ("AH00045", "warn", "child process {pid} still did not exit, sending a SIGTERM")),
-    (9.0, signal.SIGKILL, ("AH00046", "error", "child process {pid} still did not exit, sending a SIGKILL")),
+    (
+        3.0,
+        signal.SIGTERM,
+        ("AH00045", "warn", "child process {pid} still did not exit, sending a SIGTERM"),
+    ),
+    (
+        5.0,
+        signal.SIGTERM,
+        ("AH00045", "warn", "child process {pid} still did not exit, sending a SIGTERM"),
+    ),
+    (
+        7.0,
+        signal.SIGTERM,
+        ("AH00045", "warn", "child process {pid} still did not exit, sending a SIGTERM"),
+    ),
+    (
+        9.0,
+        signal.SIGKILL,
+        ("AH00046", "error", "child process {pid} still did not exit, sending a SIGKILL"),
+    ),
 )
 RECLAIM_GIVE_UP = 10.0
 
@@ -173,7 +190,9 @@ class Parent:
             self._to_start = 0
             return
         d = self.setup.directives
-        plan = maintenance.plan(maintenance.look(self.board.snapshot(), d, self.memory), d, self.memory)
+        plan = maintenance.plan(
+            maintenance.look(self.board.snapshot(), d, self.memory), d, self.memory
+        )
         self.memory = plan.memory
         for note in plan.notes:
             self.errors.note(note)
@@ -193,7 +212,13 @@ class Parent:
     def _watch_signals(self) -> None:
         os.set_blocking(self._wakeup_write, False)
         os.set_blocking(self._wakeup_read, False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH):
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+            signal.SIGHUP,
+            signal.SIGUSR1,
+            signal.SIGWINCH,
+        ):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         self._poll = select.poll()
@@ -235,12 +260,16 @@ class Parent:
             if its_slot == slot:
                 del self._slots[pid]
                 self._extra.add(pid)
-        self.board.set_states(slot, STARTING, self.setup.directives.threads_per_child, only=(DEAD, GRACEFUL))
+        self.board.set_states(
+            slot, STARTING, self.setup.directives.threads_per_child, only=(DEAD, GRACEFUL)
+        )
         gc.freeze()  # what exists now is never collected: the children's pages stay shared
         try:
             pid = os.fork()
         except OSError as error:
-            self.errors.write("error", f"fork: {error.strerror}; no child for slot {slot}", ah="AH00159")
+            self.errors.write(
+                "error", f"fork: {error.strerror}; no child for slot {slot}", ah="AH00159"
+            )
             self.board.died(slot)
             return
         if pid == 0:
@@ -263,16 +292,23 @@ class Parent:
             self.pod.only_read()
             self._children_line.hold()
             _become(self.setup.directives)
+            threading.excepthook = self._thread_failed
             status = self.child_class(self, slot).child_main()
         except SystemExit as exit:
             status = exit.code if isinstance(exit.code, int) else 1
-        except BaseException:
-            self.errors.exception(f"child process {os.getpid()} failed")
+        except BaseException as error:
+            self.errors.failure(f"child process {os.getpid()} failed", error)
             status = CHILD_SICK
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """In a child: an error in the server's own code ends the process, as a crash of httpd's would.
+        A process that goes on without one of its threads would be worse."""
+        self.errors.failure(f"child process {os.getpid()} failed", failure.exc_value)
+        os._exit(CHILD_SICK)
 
     def _reap(self) -> None:
         """Bury all dead children, and replace at once those that were killed (worker, event)."""
@@ -289,7 +325,10 @@ class Parent:
         """Clear the slot of a dead child, and draw conclusions."""
         slot = self._slots.pop(pid, None)
         self._extra.discard(pid)
-        current = slot is not None and self.board.snapshot().processes[slot].generation == self.board.generation
+        current = (
+            slot is not None
+            and self.board.snapshot().processes[slot].generation == self.board.generation
+        )
         if slot is not None:
             self.board.died(slot)
         code = os.waitstatus_to_exitcode(status)
@@ -297,12 +336,16 @@ class Parent:
             self.memory = self.memory.with_sick_child()
         elif code == CHILD_FATAL and current:
             self.errors.write(
-                "alert", f"child process {pid} cannot serve with this configuration; the server stops", ah="AH00050"
+                "alert",
+                f"child process {pid} cannot serve with this configuration; the server stops",
+                ah="AH00050",
             )
             self._fatal = 1
         elif code < 0 and -code not in WISHED:
             name = signal.Signals(-code).name
-            self.errors.write("notice", f"child process {pid} was ended by signal {name} ({-code})", ah="AH00052")
+            self.errors.write(
+                "notice", f"child process {pid} was ended by signal {name} ({-code})", ah="AH00052"
+            )
         if not self._replacing:
             return
         if not current and self._to_start and slot is not None:
@@ -334,7 +377,9 @@ class Parent:
                 step += 1
             if elapsed > RECLAIM_GIVE_UP:
                 for pid in (*self._slots, *self._extra):
-                    self.errors.write("error", f"could not make child process {pid} exit", ah="AH00047")
+                    self.errors.write(
+                        "error", f"could not make child process {pid} exit", ah="AH00047"
+                    )
                 break
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
@@ -449,7 +494,7 @@ def _become(directives: Directives) -> None:
 
     First the groups, then the user: afterwards it would be too late.
     """
-    if os.geteuid() != 0 or directives.User is None and directives.Group is None:
+    if os.geteuid() != 0 or (directives.User is None and directives.Group is None):
         return
     import grp
     import pwd

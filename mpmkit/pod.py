@@ -68,15 +68,20 @@ class PipeOfDeath:
             return False
         return True
 
-    def wait(self, other: int) -> None:
-        """Wait until it is this child's turn to leave, or descriptor `other` is readable."""
+    def wait(self, other: int, seconds: float | None = None) -> bool:
+        """Wait until it is this child's turn to leave, or descriptor `other` is readable.
+
+        False: `seconds` have passed without either.
+        """
         poll = select.poll()
         poll.register(self._read, select.POLLIN)
         poll.register(other, select.POLLIN)
         while True:
-            ready = [fd for fd, _ in poll.poll()]
+            ready = [fd for fd, _ in poll.poll(None if seconds is None else seconds * 1000)]
+            if not ready:
+                return False
             if other in ready or self.called():
-                return
+                return True
 
 
 class Lifeline:

@@ -139,7 +139,9 @@ class Scoreboard:
         with open(path, "rb") as file:
             head = file.read(8 * HEADER)
             if len(head) < 8 * HEADER or int.from_bytes(head[:8], "little") != MAGIC:
-                raise ValueError(f"{path} is not an mpmkit scoreboard; name the server's ScoreBoardFile")
+                raise ValueError(
+                    f"{path} is not an mpmkit scoreboard; name the server's ScoreBoardFile"
+                )
             fields = struct.unpack(f"={HEADER}q", head)
             self._lay_out(fields[H_SERVER_LIMIT], fields[H_THREAD_LIMIT])
             self._map = mmap.mmap(file.fileno(), self._size, access=mmap.ACCESS_READ)
@@ -150,7 +152,13 @@ class Scoreboard:
         self.server_limit = server_limit
         self.thread_limit = thread_limit
         slots = server_limit * thread_limit
-        sizes = (8 * HEADER, 8 * PROCESS * server_limit, slots + -slots % 8, 8 * WORKER * slots, TEXT * slots)
+        sizes = (
+            8 * HEADER,
+            8 * PROCESS * server_limit,
+            slots + -slots % 8,
+            8 * WORKER * slots,
+            TEXT * slots,
+        )
         self._offsets = [sum(sizes[:i]) for i in range(len(sizes))]
         self._size = sum(sizes)
 
@@ -295,7 +303,8 @@ class Scoreboard:
                 text = bytes(self._texts[index * TEXT : (index + 1) * TEXT])
                 cut = [0, CLIENT, CLIENT + VHOST, CLIENT + VHOST + PROTOCOL, TEXT]
                 texts = [
-                    text[a:b].split(b"\0", 1)[0].decode("latin-1") for a, b in zip(cut, cut[1:], strict=False)
+                    text[a:b].split(b"\0", 1)[0].decode("latin-1")
+                    for a, b in zip(cut, cut[1:], strict=False)
                 ]
                 rows.append(WorkerRow(slot, thread, pid, generation, state, *counters, *texts))
         return rows
@@ -307,7 +316,14 @@ class Scoreboard:
 
     def close(self) -> None:
         """Give the memory back; the parent also removes the ScoreBoardFile."""
-        for view in (self._header, self._processes, self._states, self._workers, self._texts, self._view):
+        for view in (
+            self._header,
+            self._processes,
+            self._states,
+            self._workers,
+            self._texts,
+            self._view,
+        ):
             view.release()
         self._map.close()
 

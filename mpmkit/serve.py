@@ -34,22 +34,38 @@ DEFAULTS = (
     Setting("AddHandler", ("wsgi-script", ".py")),
     Setting("ExtendedStatus", ("On",)),
 )
-DEFAULT_SECTIONS = (Section("Location", "/server-status", (Setting("SetHandler", ("server-status",)),)),)
+DEFAULT_SECTIONS = (
+    Section("Location", "/server-status", (Setting("SetHandler", ("server-status",)),)),
+)
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="mpmkit serve", description="Run one of Apache's request models, in Python, in the foreground."
+        prog="mpmkit serve",
+        description="Run one of Apache's request models, in Python, in the foreground.",
     )
-    parser.add_argument("mpm", nargs="?", choices=MPMS, help="left out: the file's LoadModule names it")
+    parser.add_argument(
+        "mpm", nargs="?", choices=MPMS, help="left out: the file's LoadModule names it"
+    )
     parser.add_argument("-f", dest="file", metavar="FILE", help="an httpd.conf")
     parser.add_argument(
-        "-c", dest="after", metavar="'Directive value'", action="append", default=[], help="one more directive"
+        "-c",
+        dest="after",
+        metavar="'Directive value'",
+        action="append",
+        default=[],
+        help="one more directive",
     )
-    parser.add_argument("--port", type=int, metavar="N", help="listen on 127.0.0.1:N; 0: any free port")
+    parser.add_argument(
+        "--port", type=int, metavar="N", help="listen on 127.0.0.1:N; 0: any free port"
+    )
     parser.add_argument("--document-root", metavar="DIR", help="serve DIR instead of the samples")
-    parser.add_argument("--listen-fd", type=int, metavar="FD", help="an open listening socket to use")
-    parser.add_argument("--lifeline", type=int, metavar="FD", help="stop when this pipe's writer is gone")
+    parser.add_argument(
+        "--listen-fd", type=int, metavar="FD", help="an open listening socket to use"
+    )
+    parser.add_argument(
+        "--lifeline", type=int, metavar="FD", help="stop when this pipe's writer is gone"
+    )
     return parser.parse_args(argv)
 
 
@@ -60,7 +76,9 @@ class Configuration:
         self._args = args
         self._parent: Parent | None = None
         self.port: int | None = args.port
-        self.free: list[Listener] = []  # a free port, bound before anything is read: it has a number then
+        self.free: list[
+            Listener
+        ] = []  # a free port, bound before anything is read: it has a number then
         if args.port is not None and not 0 <= args.port <= 65535:
             raise DirectiveError(f"--port {args.port}: a port is 0..65535 (0: any free one)")
         if args.port == 0 and args.listen_fd is None:
@@ -81,7 +99,9 @@ class Configuration:
         else:
             conf = httpd_conf.parse("", mpm=args.mpm, before=DEFAULTS, after=after)
         if conf.mpm is None:
-            raise DirectiveError("no MPM: name prefork, worker or event, or give a file with LoadModule mpm_…")
+            raise DirectiveError(
+                "no MPM: name prefork, worker or event, or give a file with LoadModule mpm_…"
+            )
         settings = list(conf.settings)
         if self.port is not None:
             settings = [s for s in settings if s.name.lower() != "listen"]
@@ -99,19 +119,26 @@ class Configuration:
         """One reading, ready to serve. Raises DirectiveError, LogError."""
         directives, notes = self.read()
         if self._parent is not None and directives.mpm != self._parent.setup.directives.mpm:
-            raise DirectiveError("the MPM cannot change at a restart: stop the server and start it again")
+            raise DirectiveError(
+                "the MPM cannot change at a restart: stop the server and start it again"
+            )
         errors = ErrorLog(
-            open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2, directives.LogLevel
+            open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2,
+            directives.LogLevel,
         )
         access = AccessLog(directives.CustomLog) if directives.CustomLog else None
-        return Setup(directives, Service(directives, self.handler(directives, errors), access, errors), notes)
+        return Setup(
+            directives, Service(directives, self.handler(directives, errors), access, errors), notes
+        )
 
     def handler(self, directives: Directives, errors: ErrorLog) -> Router:
         """The handlers that the directives ask for."""
         root = directives.DocumentRoot
         assert root is not None
         status = Status(
-            lambda: self._parent.board, extended=directives.ExtendedStatus, name=directives.ServerName
+            lambda: self._parent.board,
+            extended=directives.ExtendedStatus,
+            name=directives.ServerName,
         )
         return Router(
             directives,
@@ -136,7 +163,7 @@ def main(argv: Sequence[str]) -> int:
         configuration = Configuration(args)
         setup = configuration.setup()
         if args.listen_fd is not None:
-            listeners: list[Listener] = [inherit(args.listen_fd)]
+            listeners: list[Listener] = [inherit(args.listen_fd, setup.directives)]
         else:
             listeners = open_listeners(setup.directives, configuration.free)
     except (DirectiveError, ListenError, LogError, OSError) as error:

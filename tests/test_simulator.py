@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mpmkit.directives import MPMS, Directives, check, from_keywords
 from mpmkit.maintenance import DECISIONS, ENOUGH, TOO_FEW, TOO_MANY, WAIT
-from mpmkit.simulate import Simulation, simulate
+from mpmkit.simulator import Simulation, simulate
 
 TIMELINES = Path(__file__).parent / "data" / "timelines"
 
@@ -244,6 +244,6 @@ def test_to_frame():
 
 def test_pandas_is_imported_for_a_frame_and_for_nothing_else():
     code = (
-        "import sys, mpmkit.simulate as s; s.simulate('event'); sys.exit('pandas' in sys.modules)"
+        "import sys, mpmkit.simulator as s; s.simulate('event'); sys.exit('pandas' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -51,7 +51,9 @@ class Rule:
             case "Location":
                 return path == self.arg or path.startswith(self.arg.rstrip("/") + "/")
             case "Directory":
-                return filename == self.arg.rstrip("/") or filename.startswith(self.arg.rstrip("/") + "/")
+                return filename == self.arg.rstrip("/") or filename.startswith(
+                    self.arg.rstrip("/") + "/"
+                )
             case "Files":
                 return fnmatch(os.path.basename(filename), self.arg)
             case "LocationMatch":
@@ -119,7 +121,9 @@ class Router:
             return lambda request, conn: (handler if _is_local(conn) else _denied)(request, conn)
         return handler
 
-    def _handler(self, path: str, set_handler: str | None, by_extension: Mapping[str, str]) -> Handler:
+    def _handler(
+        self, path: str, set_handler: str | None, by_extension: Mapping[str, str]
+    ) -> Handler:
         if set_handler is not None and set_handler.lower() != "none":
             if set_handler == "wsgi-script":
                 return self._script(path, path, "")
@@ -159,7 +163,8 @@ class Router:
         for name in names:
             if name.lower() not in known:
                 raise DirectiveError(
-                    f"there is no handler {name!r} here; use one of {', '.join(known)}", directive="SetHandler"
+                    f"there is no handler {name!r} here; use one of {', '.join(known)}",
+                    directive="SetHandler",
                 )
 
 

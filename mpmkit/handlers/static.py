@@ -40,7 +40,9 @@ class Version:
 
     __slots__ = ("after", "etag", "fields", "filename", "get", "head", "mtime", "signature", "size")
 
-    def __init__(self, filename: str, st: os.stat_result, now: float, media_type: str | None) -> None:
+    def __init__(
+        self, filename: str, st: os.stat_result, now: float, media_type: str | None
+    ) -> None:
         self.filename = filename
         self.signature = (st.st_mtime_ns, st.st_size, st.st_ino)
         self.size = st.st_size
@@ -68,14 +70,19 @@ class Version:
             return self.get
         fd = os.open(self.filename, os.O_RDONLY | os.O_CLOEXEC)
         length = b"Content-Length: %d\r\n" % self.size
-        return Response(200, self.fields + length, self.after, FileBody(fd, 0, self.size), self.size)
+        return Response(
+            200, self.fields + length, self.after, FileBody(fd, 0, self.size), self.size
+        )
 
 
 class StaticFiles:
     """The handler. `root` is the document root, `index` the DirectoryIndex names."""
 
     def __init__(
-        self, root: str, index: tuple[str, ...] = ("index.html",), types: Mapping[str, str] | None = None
+        self,
+        root: str,
+        index: tuple[str, ...] = ("index.html",),
+        types: Mapping[str, str] | None = None,
     ) -> None:
         self.root = os.path.realpath(root)
         self.index = index
@@ -134,7 +141,9 @@ class StaticFiles:
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
                 return page(403, request.method)
             now = time.time()
-            version = Version(filename, st, now, self.types.get(os.path.splitext(filename)[1].lower()))
+            version = Version(
+                filename, st, now, self.types.get(os.path.splitext(filename)[1].lower())
+            )
         except (OSError, ValueError) as error:
             return self._refused(error, request)
         # A file that has just changed may change again within the same tick of its clock.
@@ -196,5 +205,3 @@ def _etag_in(header: bytes, etag: bytes, *, strong: bool) -> bool:
     if strong:
         return not etag.startswith(b"W/") and etag in listed
     return etag.removeprefix(b"W/") in [tag.removeprefix(b"W/") for tag in listed]
-
-

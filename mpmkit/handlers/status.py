@@ -96,7 +96,10 @@ def auto(board: Scoreboard, server_name: str, extended: bool, now: float) -> str
             lines.append(f"CPULoad: {g(100 * sum(cpu) / uptime)}")
         lines.append(f"Uptime: {uptime}")
         if uptime:
-            lines += [f"ReqPerSec: {g(accesses / uptime)}", f"BytesPerSec: {g(1024 * kbytes / uptime)}"]
+            lines += [
+                f"ReqPerSec: {g(accesses / uptime)}",
+                f"BytesPerSec: {g(1024 * kbytes / uptime)}",
+            ]
         if accesses:
             lines += [
                 f"BytesPerReq: {g(1024 * kbytes / accesses)}",
@@ -129,7 +132,9 @@ _CPU = ("CPUUser", "CPUSystem", "CPUChildrenUser", "CPUChildrenSystem")
 class Status:
     """The handler. `board` is called for the scoreboard at each request."""
 
-    def __init__(self, board: Callable[[], Scoreboard], *, extended: bool = True, name: str = "") -> None:
+    def __init__(
+        self, board: Callable[[], Scoreboard], *, extended: bool = True, name: str = ""
+    ) -> None:
         self._board = board
         self._extended = extended
         self._name = name
@@ -142,7 +147,9 @@ class Status:
         if "refresh" in query:
             seconds = re.search(r"refresh=(\d+)", query)
             extra = b"Refresh: %d\r\n" % (int(seconds[1]) if seconds and int(seconds[1]) else 10)
-        name = self._name or (request.get(b"host") or b"localhost").decode("latin-1").rsplit(":", 1)[0]
+        name = (
+            self._name or (request.get(b"host") or b"localhost").decode("latin-1").rsplit(":", 1)[0]
+        )
         board = self._board()
         if "auto" in query:
             kind, body = "text/plain", auto(board, name, self._extended, time.time())

@@ -60,14 +60,18 @@ class Script:
         exec(compile(source, self.filename, "exec"), module.__dict__)
         application = getattr(module, "application", None)
         if not callable(application):
-            raise LookupError(f"{self.filename} has no callable named `application`; define one (PEP 3333)")
+            raise LookupError(
+                f"{self.filename} has no callable named `application`; define one (PEP 3333)"
+            )
         return application
 
 
 class WsgiScripts:
     """The handler for scripts under `root`. `mpm` decides wsgi.multithread and wsgi.multiprocess."""
 
-    def __init__(self, root: str, mpm: str, errors: ErrorLog, server_name: str = "localhost") -> None:
+    def __init__(
+        self, root: str, mpm: str, errors: ErrorLog, server_name: str = "localhost"
+    ) -> None:
         self.root = os.path.realpath(root)
         self._errors = errors
         self._scripts: dict[str, Script] = {}
@@ -97,7 +101,9 @@ class WsgiScripts:
         except FileNotFoundError:
             self._scripts.pop(script_name, None)
             return page(404, request.method)
-        return run_application(application, self._environ(request, conn, script, script_name, path_info), request)
+        return run_application(
+            application, self._environ(request, conn, script, script_name, path_info), request
+        )
 
     def _environ(
         self, request: Request, conn: Connection, script: Script, script_name: str, path_info: str
@@ -115,7 +121,9 @@ class WsgiScripts:
         environ["REMOTE_ADDR"] = conn.peer[0]
         environ["REMOTE_PORT"] = str(conn.peer[1])
         environ["SCRIPT_FILENAME"] = script.filename
-        environ["wsgi.input"] = io.BytesIO() if request.length == 0 else io.BufferedReader(_Body(conn))
+        environ["wsgi.input"] = (
+            io.BytesIO() if request.length == 0 else io.BufferedReader(_Body(conn))
+        )
         if request.length is None:
             environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
         for name, value in request.headers:
@@ -169,7 +177,9 @@ class _Call:
             raise AssertionError(f"status {status!r} is not like '200 OK'")
         for name, value in headers:
             if name.lower() in HOP_BY_HOP:
-                raise AssertionError(f"header {name}: is the server's to set, not the application's")
+                raise AssertionError(
+                    f"header {name}: is the server's to set, not the application's"
+                )
             if "\n" in value or "\r" in value or "\n" in name:
                 raise AssertionError(f"header {name!r} contains a line break")
         self.status = status
@@ -283,5 +293,3 @@ class _ErrorStream:
 def _latin(path: str) -> str:
     """A decoded path as PEP 3333 wants it: the bytes, as latin-1."""
     return os.fsencode(path).decode("latin-1")
-
-

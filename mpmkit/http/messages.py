@@ -192,7 +192,9 @@ def page(
     return Response(status, fields, after, body, len(body), close)
 
 
-def text(status: int, body: bytes, content_type: bytes, method: str = "GET", extra: bytes = b"") -> Response:
+def text(
+    status: int, body: bytes, content_type: bytes, method: str = "GET", extra: bytes = b""
+) -> Response:
     """A response with a body that is at hand."""
     fields = extra + b"Content-Length: %d\r\n" % len(body)
     after = b"Content-Type: " + content_type + b"\r\n\r\n"

@@ -37,7 +37,9 @@ METHODS = frozenset(
     "BASELINE-CONTROL MERGE".split()
 )
 
-_REQUEST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP/[0-9]\.[0-9]\Z")
+_REQUEST_LINE = re.compile(
+    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP/[0-9]\.[0-9]\Z"
+)
 
 
 class Protocol:
@@ -105,7 +107,7 @@ class Protocol:
             for _ in range(BLANK_LINES):
                 if buffer.startswith(b"\r\n"):
                     buffer = buffer[2:]
-            if buffer.startswith(b"\n") or buffer.startswith(b"\r\n"):
+            if buffer.startswith((b"\n", b"\r\n")):
                 raise RequestError(400, "blank lines instead of a request line")
             if buffer in (b"", b"\r"):
                 return None
@@ -119,7 +121,9 @@ class Protocol:
     def _begin_body(self, request: Request, parser: h11.Connection, first: bytes) -> None:
         limit = self._directives.LimitRequestBody
         if limit and request.length is not None and request.length > limit:
-            raise RequestError(413, f"body of {request.length} bytes is over LimitRequestBody {limit}")
+            raise RequestError(
+                413, f"body of {request.length} bytes is over LimitRequestBody {limit}"
+            )
         self._allowed = limit or None
         self._body = parser
         self._buffer = b""
@@ -185,10 +189,14 @@ def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connec
     request.target = event.target
     request.headers = tuple(event.headers)
     request.version = (1, 0) if event.http_version == b"1.0" else (1, 1)
-    request.conditional = any(name.startswith(b"if-") or name == b"range" for name, _ in request.headers)
+    request.conditional = any(
+        name.startswith(b"if-") or name == b"range" for name, _ in request.headers
+    )
     connection = _tokens(request.get(b"connection"))
     request.asks_keep_alive = b"keep-alive" in connection
-    request.close = b"close" in connection or (request.version == (1, 0) and not request.asks_keep_alive)
+    request.close = b"close" in connection or (
+        request.version == (1, 0) and not request.asks_keep_alive
+    )
     _frame(request)
     expect = request.get(b"expect")
     request.expect_continue = False
@@ -197,7 +205,9 @@ def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connec
             raise RequestError(417, "unknown expectation")
         request.expect_continue = request.version == (1, 1) and request.length != 0
     request.path, request.query = split_target(request.method, event.target)
-    request.status_text = text_field(b"http/1.%d" % request.version[1], PROTOCOL_TEXT) + text_field(line, REQUEST_TEXT)
+    request.status_text = text_field(b"http/1.%d" % request.version[1], PROTOCOL_TEXT) + text_field(
+        line, REQUEST_TEXT
+    )
     request.log_line = quote_line(line)
     if request.method not in METHODS:
         raise RequestError(501, f"unknown method {request.method}")

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Callable
 from threading import Thread, get_native_id
 from time import monotonic
 
@@ -95,15 +96,17 @@ class EventChild(Child):
         return self.status
 
     def start_threads(self) -> None:
-        """ThreadsPerChild workers and the listener. Signals stay with the main thread."""
-        self.threads = [
-            Thread(target=self.worker_thread, args=(thread,), daemon=True)
-            for thread in range(self.directives.ThreadsPerChild)
-        ]
-        self.threads.append(Thread(target=self.listener_thread, daemon=True))
+        """The listener and ThreadsPerChild workers. Signals stay with the main thread."""
+        self.threads: list[Thread] = []
+        self.start(self.listener_thread)
+        for thread in range(self.directives.ThreadsPerChild):
+            self.start(self.worker_thread, thread)
+
+    def start(self, main: Callable[..., None], *args: int) -> None:
         with signals_blocked():
-            for thread in self.threads:
-                thread.start()
+            thread = Thread(target=main, args=args, daemon=True)
+            thread.start()
+        self.threads.append(thread)
 
     # -- the listener thread --------------------------------------------------------------------
 
@@ -145,7 +148,9 @@ class EventChild(Child):
         except OSError as error:
             self.queue.release()
             if error.errno not in PASSING:
-                self.service.errors.write("error", f"accept: {error.strerror}; this child leaves", ah="AH02179")
+                self.service.errors.write(
+                    "error", f"accept: {error.strerror}; this child leaves", ah="AH02179"
+                )
                 self.status = CHILD_SICK
                 self.leave()
             return
@@ -340,14 +345,16 @@ class EventChild(Child):
             self.leaving = True
             self.service.stopping = True
             self.process.quiescing()
-            self.board.set_states(self.slot, GRACEFUL, self.directives.ThreadsPerChild, only=(READY,))
+            self.board.set_states(
+                self.slot, GRACEFUL, self.directives.ThreadsPerChild, only=(READY,)
+            )
             os.eventfd_write(self.ended, 1)
             self.wake_listener()
 
     def drain(self) -> None:
         """Let the workers finish what they hold; the listener stays until the last connection ends."""
         self.leave()
-        self.threads[-1].join()
+        self.threads[0].join()
         close_all(self.listeners)
         self.queue.end()
         for thread in self.threads:

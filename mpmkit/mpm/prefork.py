@@ -15,10 +15,10 @@ All children accept from the same socket; the kernel gives each connection to on
 
 from __future__ import annotations
 
-from mpmkit.core import client_text, process_request
-from mpmkit.parent import CHILD_SICK, OK, Child, Parent
 from mpmkit.connection import Connection
+from mpmkit.core import client_text, process_request
 from mpmkit.listen import Acceptor
+from mpmkit.parent import CHILD_SICK, OK, Child, Parent
 from mpmkit.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
 
 
@@ -41,7 +41,9 @@ class PreforkChild(Child):
             try:
                 accepted = self.acceptor.accept()
             except OSError as error:
-                self.service.errors.write("error", f"accept: {error.strerror}; this child leaves", ah="AH02179")
+                self.service.errors.write(
+                    "error", f"accept: {error.strerror}; this child leaves", ah="AH02179"
+                )
                 return CHILD_SICK
             if accepted is None:
                 if self.pod.called():

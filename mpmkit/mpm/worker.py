@@ -19,6 +19,7 @@ accepts nothing, and the next connection goes to another process.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from threading import Lock, Thread, get_native_id
 
 from mpmkit.connection import Connection
@@ -26,7 +27,7 @@ from mpmkit.core import client_text, process_request
 from mpmkit.fdqueue import FdQueue
 from mpmkit.listen import Acceptor, close_all
 from mpmkit.parent import CHILD_SICK, OK, Child, Parent, signals_blocked
-from mpmkit.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, DEAD, READY
+from mpmkit.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, DEAD, GRACEFUL, READY, STARTING
 
 
 def parent(*args, **options) -> Parent:
@@ -49,15 +50,27 @@ class WorkerChild(Child):
         return self.status
 
     def start_threads(self) -> None:
-        """ThreadsPerChild workers and the listener. Signals stay with the main thread."""
-        self.threads = [
-            Thread(target=self.worker_thread, args=(thread,), daemon=True)
-            for thread in range(self.directives.ThreadsPerChild)
-        ]
-        self.threads.append(Thread(target=self.listener_thread, daemon=True))
+        """ThreadsPerChild workers and the listener. Signals stay with the main thread.
+
+        The row may have been a finishing child's (see maintenance.py): the slots of threads that
+        still serve there are taken over when these have ended, one look a second.
+        """
+        self.threads: list[Thread] = []
+        self.start(self.listener_thread)
+        waiting = list(range(self.directives.ThreadsPerChild))
+        while waiting:
+            for thread in list(waiting):
+                if self.board.worker(self.slot, thread).get() in (DEAD, STARTING, GRACEFUL):
+                    waiting.remove(thread)
+                    self.start(self.worker_thread, thread)
+            if waiting and self.pod.wait(self.wakeup, 1.0):
+                break
+
+    def start(self, main: Callable[..., None], *args: int) -> None:
         with signals_blocked():
-            for thread in self.threads:
-                thread.start()
+            thread = Thread(target=main, args=args, daemon=True)
+            thread.start()
+        self.threads.append(thread)
 
     def listener_thread(self) -> None:
         """Reserve a worker, accept, hand over."""
@@ -66,7 +79,9 @@ class WorkerChild(Child):
             try:
                 accepted = acceptor.accept()
             except OSError as error:
-                self.service.errors.write("error", f"accept: {error.strerror}; this child leaves", ah="AH02179")
+                self.service.errors.write(
+                    "error", f"accept: {error.strerror}; this child leaves", ah="AH02179"
+                )
                 self.status = CHILD_SICK
                 accepted = None
             if accepted is None:
@@ -109,7 +124,7 @@ class WorkerChild(Child):
     def drain(self) -> None:
         """Let the workers finish what they hold."""
         self.leave()
-        self.threads[-1].join()
+        self.threads[0].join()
         close_all(self.listeners)
         self.queue.end()
         for thread in self.threads:
