@@ -448,3 +448,22 @@ def test_ctrl_c_ends_within_two_seconds_and_keeps_finished_rows(tmp_path):
     assert [r["mpm"] for r in records.read(path)] == ["prefork"]
     assert "NOT COMPLETE: 1 of 3 cells were measured" in out
 
+
+
+# -- the generators beside each other ----------------------------------------------------------------
+
+
+def test_the_generator_table():
+    from mpmkit.measure.generators import Sample, table
+
+    text = table("work", {
+        "mpmkit (Locust)": [Sample(9000, 0.9, 0), Sample(11000, 1.0, 0), Sample(10000, 0.8, 2)],
+        "FastHttpUser": [Sample(1000, 1.0, 0)],
+        "ab": [Sample(20000, 1.0, 0)],
+        "wrk": [],
+    })
+    title, head, ours, *others = text.splitlines()
+    assert (title, head.split()[0]) == ("work", "requests/s")
+    assert ours == ("mpmkit (Locust)      10,000    9,000 to 11,000   90%    11,000"
+                    "           10.00   0.50  2 FAILED")
+    assert len(others) == 2

@@ -1,0 +1,227 @@
+"""How fast are the load generators? The same work by each, against nginx, interleaved.
+
+    python -m mpmkit.measure.generators [--rounds 3] [--seconds 3]
+
+A table of servers is only worth as much as the generator behind it. This measures ours (a lean
+Locust user), Locust's own FastHttpUser, ab and wrk against the fastest server at hand, one worker
+process of nginx with the article's page of 45 bytes and no access log: one process of each
+generator, the same number of clients, one after the other in every round, each round beginning
+with another.
+
+What counts on a machine that generator and server share is the price of a request, so each line
+also says how many requests a second of the generator's processor time paid for ("per core").
+Medians of the rounds, with the lowest and the highest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpmkit.load.drive import LoadError, run_load
+from mpmkit.measure import records
+from mpmkit.measure.qps import turns
+from mpmkit.measure.rivals import Nginx, NotInstalled, RivalFailed
+
+PATH, LENGTH = "/index.html", 45
+
+# What most people write. It runs in a file of its own, as Locust wants it, and reports when it
+# stops.
+FAST_HTTP_USER = """
+import json, resource, time
+from locust import FastHttpUser, constant, events, task
+
+begun, done = {}, {"requests": 0, "failures": 0}
+
+class Fast(FastHttpUser):
+    wait_time = constant(0)
+
+    @task
+    def ask(self):
+        headers = None if KEEP_ALIVE else {"Connection": "close"}
+        with self.client.get(PATH, headers=headers, catch_response=True) as answer:
+            if len(answer.content or b"") != LENGTH:
+                answer.failure("length")
+
+def cpu():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+@events.request.add_listener
+def count(exception=None, **_):
+    if not begun:
+        begun.update(clock=time.perf_counter(), cpu=cpu())
+    done["failures" if exception else "requests"] += 1
+
+@events.test_stop.add_listener
+def stop(**_):
+    done.update(seconds=time.perf_counter() - begun["clock"], cpu=cpu() - begun["cpu"])
+    with open("result", "w") as file:
+        json.dump(done, file)
+"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generator in one round: requests/s, and the share of a core (0 to 1) it used."""
+
+    qps: float
+    cpu: float
+    failures: int
+
+    @property
+    def per_core(self) -> float:
+        """Requests that a second of its processor time paid for."""
+        return self.qps / self.cpu if self.cpu > 0 else float("nan")
+
+
+Measure = Callable[[str, int, float, bool], Sample]
+
+
+def lean(url: str, users: int, seconds: float, keep_alive: bool, driver: str = "locust") -> Sample:
+    """Our Locust user, or ab, by `run_load`."""
+    run = run_load(url, PATH, users=users, duration=seconds, keep_alive=keep_alive, driver=driver,
+                   expect_length=LENGTH)
+    return Sample(run.qps, run.generator_cpu, run.failures)
+
+
+def ab(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
+    """ab, of which `run_load` knows the CPU too."""
+    return lean(url, users, seconds, keep_alive, "ab")
+
+
+def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
+    """Locust's FastHttpUser, counting from its first answer to its end."""
+    with tempfile.TemporaryDirectory(prefix="mpmkit-fast-") as folder:
+        constants = f"KEEP_ALIVE, PATH, LENGTH = {keep_alive}, {PATH!r}, {LENGTH}\n"
+        Path(folder, "locustfile.py").write_text(constants + FAST_HTTP_USER)
+        environ = {key: value for key, value in os.environ.items()
+                   if not key.startswith("LOCUST_")}
+        done = subprocess.run(
+            [sys.executable, "-m", "locust", "-f", "locustfile.py", "--headless", "--only-summary",
+             "--loglevel", "ERROR", "--json-file", "locust", "--host", url, "-u", str(users),
+             "-r", str(users), "-t", f"{max(1, round(seconds))}s"],
+            cwd=folder, env=environ, capture_output=True, text=True, timeout=seconds + 60)
+        try:
+            said = json.loads(Path(folder, "result").read_text())
+        except (OSError, ValueError):
+            raise LoadError("FastHttpUser gave no result: "
+                            + " ".join(done.stderr.split()[-40:])) from None
+    return Sample(said["requests"] / said["seconds"], said["cpu"] / said["seconds"],
+                  said["failures"])
+
+
+def wrk(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
+    """wrk with one thread. It only does keep-alive by itself; a header makes the server close."""
+    program = shutil.which("wrk")
+    if program is None:
+        raise LoadError("wrk is not installed")
+    header = [] if keep_alive else ["-H", "Connection: close"]
+    process = subprocess.Popen(
+        [program, "-t1", f"-c{users}", f"-d{max(1, round(seconds))}s", *header, url + PATH],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        text = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    match = re.search(r"(\d+) requests in ([\d.]+)s", text)
+    if not match:
+        raise LoadError("wrk: " + " ".join(text.split()))
+    took = float(match[2])
+    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    return Sample(int(match[1]) / took, (usage.ru_utime + usage.ru_stime) / took,
+                  int(failed[1]) if failed else 0)
+
+
+GENERATORS: dict[str, Measure] = {
+    "mpmkit (Locust)": lean,
+    "FastHttpUser": fast_http_user,
+    "ab": ab,
+    "wrk": wrk,
+}
+
+WORKS = {
+    "new": ("a new connection per request, 200 clients", 200, False),
+    "keep-alive": ("keep-alive, 64 clients", 64, True),
+}
+
+
+def table(title: str, samples: dict[str, list[Sample]]) -> str:
+    """One block of lines: medians, the range of the rounds, ratios to FastHttpUser and to ab."""
+    def median(name: str, what: Callable[[Sample], float] = lambda s: s.qps) -> float:
+        values = [what(sample) for sample in samples.get(name, [])]
+        return statistics.median(values) if values else float("nan")
+
+    head = (f"{'':<16}{'requests/s':>11}{'min to max':>19}{'core':>6}{'per core':>10}"
+            f"{'x FastHttpUser':>16}{'x ab':>7}")
+    lines = [title, head]
+    for name, found in samples.items():
+        if not found:
+            continue
+        rates = [sample.qps for sample in found]
+        spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
+        failures = sum(sample.failures for sample in found)
+        lines.append(
+            f"{name:<16}{median(name):>11,.0f}{spread:>19}{median(name, lambda s: s.cpu):>6.0%}"
+            f"{median(name, lambda s: s.per_core):>10,.0f}"
+            f"{median(name) / median('FastHttpUser'):>16.2f}{median(name) / median('ab'):>7.2f}"
+            + (f"  {failures:,} FAILED" if failures else ""))
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if nginx cannot be started, 130 on Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="mpmkit.measure.generators", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (3)")
+    parser.add_argument("--work", choices=WORKS, nargs="+", default=list(WORKS))
+    options = parser.parse_args(argv)
+    if not (1 <= options.rounds <= 100 and 1 <= options.seconds <= 60):
+        parser.error("--rounds must be 1 to 100 and --seconds 1 to 60")
+    pages = Path(__file__).resolve().parents[1] / "htdocs"
+    try:
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(Nginx(document_root=pages, workers=1, access_log=False,
+                                               MaxKeepAliveRequests=0, MaxRequestWorkers=4096))
+            for work in options.work:
+                title, users, keep_alive = WORKS[work]
+                samples: dict[str, list[Sample]] = {name: [] for name in GENERATORS}
+                for number in range(1, options.rounds + 1):
+                    for name in turns(list(GENERATORS), number):
+                        try:
+                            sample = GENERATORS[name](
+                                server.url, users, options.seconds, keep_alive)
+                        except LoadError as error:
+                            print(f"{name} is left out: {error}", file=sys.stderr)
+                            continue
+                        samples[name].append(sample)
+                        print(f"round {number}, {work}, {name}: {sample.qps:,.0f} requests/s",
+                              file=sys.stderr)
+                        time.sleep(0.2)
+                print(table(title, samples) + "\n", flush=True)
+    except (NotInstalled, RivalFailed) as error:
+        print(f"mpmkit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mpmkit: interrupted", file=sys.stderr)
+        return 130
+    print(f"measured on {records.machine()}, against {server.version} with one worker")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
