@@ -11,6 +11,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from misbehaving import Misbehaving
 
@@ -35,6 +36,14 @@ ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
 def bad():
     with Misbehaving() as server:
         yield server
+
+
+@pytest.fixture
+def nobody():
+    """A URL whose port is taken, so that nobody else can listen there, and not listened to."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 # -- the profile ---------------------------------------------------------------------------------
@@ -82,6 +91,7 @@ PROFILES = st.builds(
 )
 
 
+@settings(deadline=None)  # the machine may be busy with servers
 @given(PROFILES)
 def test_a_profile_survives_json(profile):
     assert LoadProfile.from_json(profile.to_json()) == profile
@@ -184,6 +194,7 @@ def test_verdicts(data, how, verdict):
     assert read(data, **how) == verdict
 
 
+@settings(deadline=None)  # the machine may be busy with servers
 @given(st.sampled_from([OK, CHUNKED, OK[:-1], b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
                         b"HTTP/1.1 200 OK\r\n\r\nhello", b"junk\r\n\r\n"]),
        st.lists(st.integers(0, len(CHUNKED)), max_size=6))
@@ -191,6 +202,7 @@ def test_how_the_bytes_arrive_does_not_matter(data, cuts):
     assert read(data, tuple(min(cut, len(data)) for cut in cuts)) == read(data)
 
 
+@settings(deadline=None)  # the machine may be busy with servers
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_reader(data):
     kind, keep, length = read(b"HTTP/1.1 200 OK\r\n" + data)
@@ -312,13 +324,13 @@ def test_two_processes_share_the_budget_exactly(bad):
     assert len(run.processes_cpu) in (1, 2)  # one may have been too late to get any
 
 
-def test_nobody_listens():
+def test_nobody_listens(nobody):
     started = time.monotonic()
-    run = run_load("http://127.0.0.1:9", "/", users=3, requests=12)
+    run = run_load(nobody, "/", users=3, requests=12)
     assert run.errors == {"refused": 12} and run.complete
-    run = run_load("http://127.0.0.1:9", "/", users=3, duration=30)
+    run = run_load(nobody, "/", users=3, duration=30)
     assert run.ended.startswith("gave up: no connection") and not run.complete
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 25
 
 
 def test_a_server_that_dies_ends_the_run_with_what_was_measured():
@@ -334,7 +346,7 @@ def test_a_server_that_dies_ends_the_run_with_what_was_measured():
 def test_the_time_limit_holds(bad):
     started = time.monotonic()
     run = run_load(bad.url, "/stall", users=2, requests=10, timeout=60, time_limit=1)
-    assert run.ended == "time limit of 1 s" and time.monotonic() - started < 6
+    assert run.ended == "time limit of 1 s" and time.monotonic() - started < 20
 
 
 def test_more_users_than_files_are_refused_with_the_mend(bad):
@@ -508,14 +520,14 @@ def test_ab_is_read():
 
 
 @pytest.mark.skipif(not shutil.which("ab"), reason="no ab here")
-def test_ab_drives_the_same_load(bad):
+def test_ab_drives_the_same_load(bad, nobody):
     bad.counts()
     run = run_load(bad.url, "/ok", users=5, requests=100, driver="ab", expect_length=45,
                    warmup_requests=20)
     assert (run.requests, run.failures, run.driver) == (100, 0, "ab")
     assert bad.counts()["GET /ok HTTP/1.0"] == 120
     assert 0 < run.latency_ms(50) <= run.latency_ms(99) and run.qps > 0
-    refused = run_load("http://127.0.0.1:9", users=1, requests=5, driver="ab")
+    refused = run_load(nobody, users=1, requests=5, driver="ab")
     assert (refused.requests, refused.failures, refused.qps) == (5, 5, 0)
 
 
@@ -539,6 +551,7 @@ def made(latencies=(), **fields) -> LoadRun:
     return LoadRun(**fields)
 
 
+@settings(deadline=None)  # the machine may be busy with servers
 @given(st.lists(st.integers(1, 10**12), min_size=1, max_size=200), st.floats(0, 100))
 def test_percentiles_are_latencies_that_were_observed(latencies, percentile):
     value = made(latencies).latency_ms(percentile)
