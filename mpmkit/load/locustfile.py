@@ -127,21 +127,18 @@ class Budget:
         self.exhausted = False
         self.warm_until = 0
         self.warm_seconds = 0.0
-        self._shares = self._warm_shares(warmup) | self._measured_shares(requests)
-        self._tokens = self._tokens_of(warmup, b"wx") + self._tokens_of(requests, b"mn")
+        warm, warm_shares = self._phase(warmup, b"wx")
+        measured, measured_shares = self._phase(requests, b"mn")
+        self._tokens = warm + measured  # a pipe is read in order: the warm-up comes first
+        self._shares = warm_shares | measured_shares
         self._held = b""
 
-    def _warm_shares(self, total: int) -> dict[int, int]:
-        chunk = -(-total // self.TOKENS) or 1
-        return {ord("w"): chunk, ord("x"): total % chunk}
-
-    def _measured_shares(self, total: int) -> dict[int, int]:
-        chunk = -(-total // self.TOKENS) or 1
-        return {ord("m"): chunk, ord("n"): total % chunk}
-
-    def _tokens_of(self, total: int, letters: bytes) -> bytes:
-        chunk = -(-total // self.TOKENS) or 1
-        return letters[:1] * (total // chunk) + (letters[1:] if total % chunk else b"")
+    def _phase(self, total: int, letters: bytes) -> tuple[bytes, dict[int, int]]:
+        """(tokens, what each is worth): equal shares, and a last one for the rest."""
+        share = -(-total // self.TOKENS) or 1
+        rest = total % share
+        tokens = letters[:1] * (total // share) + (letters[1:] if rest else b"")
+        return tokens, {letters[0]: share, letters[1]: rest}
 
     def close(self) -> None:
         os.close(self.read_end)
