@@ -105,7 +105,8 @@ def test_the_table_says_what_must_be_known_beside_a_ratio():
     head, line = text.splitlines()
     assert head.split()[:4] == ["work", "MPM", "beside", "ratio"]
     assert "0.90" in line and "0.90–0.90" in line and "reached" in line and "≥ 0.8" in line
-    assert "15 failed" in line and "client at its limit" in line and "2.0 | 3.0" in line
+    assert "15 failed" in line and "2.0 | 3.0" in line
+    assert "client at its limit in 5 of 5 rounds" in line
 
 
 def test_repeated_and_distinct_heads_always_go_together(capsys):

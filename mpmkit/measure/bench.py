@@ -433,7 +433,11 @@ def runnable(works: Sequence[Work], say: Callable[[str], None]) -> list[Work]:
 
 @dataclass(frozen=True)
 class Cell:
-    """Ours against one rival at one work: the ratios of the rounds in one figure and its spread."""
+    """Ours against one rival at one work: the ratios of the rounds in one figure and its spread.
+
+    failures are ours, over all rounds; client_bound is the number of rounds in which the client
+    may have been what limited us, so that the ratio is a lower bound.
+    """
 
     mpm: str
     work: str
@@ -447,7 +451,7 @@ class Cell:
     ours_p99_ms: float
     rival_p99_ms: float
     failures: int
-    client_bound: bool
+    client_bound: int
     target: float | None
 
     @property
@@ -486,7 +490,7 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
                 middle(mine, "qps"), middle(theirs, "qps"),
                 middle(mine, "p99_ms"), middle(theirs, "p99_ms"),
                 sum(mine[n]["failures"] for n in shared),
-                any(mine[n]["client_bound"] for n in shared), TARGETS.get(work)))
+                sum(mine[n]["client_bound"] for n in shared), TARGETS.get(work)))
     return found
 
 
@@ -499,7 +503,8 @@ def table(found: Iterable[Cell]) -> str:
     lines = [HEADINGS]
     for cell in found:
         remarks = [f"{cell.failures} failed"] if cell.failures else []
-        remarks += ["client at its limit"] if cell.client_bound else []
+        if cell.client_bound:
+            remarks.append(f"client at its limit in {cell.client_bound} of {cell.rounds} rounds")
         lines.append((
             cell.work, cell.mpm, cell.rival, f"{cell.median:.2f}",
             f"{cell.lowest:.2f}–{cell.highest:.2f}", f"{cell.ours_qps:,.0f}",
@@ -619,7 +624,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rows:
         print()
         print(table(cells(rows)))
-        print(f"\nratios: ours / theirs within a round, median of {total} interleaved rounds, "
+        print(f"\nratios: ours / theirs within a round, median of the interleaved rounds, "
               f"low–high their extremes; p99: ours | theirs\nmeasured on {machine}\n"
               f"rows in {file.path}")
     return status
