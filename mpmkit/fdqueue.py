@@ -19,6 +19,7 @@ wake one thread, not a herd; no lock is held while a thread waits.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Lock
 from typing import Generic, TypeVar
@@ -27,7 +28,11 @@ T = TypeVar("T")
 
 
 class FdQueue(Generic[T]):
-    def __init__(self) -> None:
+    """`became_idle` is called by each worker that goes idle, when it counts as idle already: to a
+    listener that has stopped listening for want of an idle worker, that is the news it waits for."""
+
+    def __init__(self, became_idle: Callable[[], None] | None = None) -> None:
+        self._became_idle = became_idle
         self._lock = Lock()
         self._idle = 0  # workers waiting in pop() that nobody has reserved
         self._waiting = False  # the listener waits for an idler
@@ -60,6 +65,8 @@ class FdQueue(Generic[T]):
                 self._idlers.put(True)
             else:
                 self._idle += 1
+        if self._became_idle is not None:
+            self._became_idle()
         return self._jobs.get()
 
     # -- the listener thread ------------------------------------------------------------------

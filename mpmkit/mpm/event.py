@@ -62,6 +62,7 @@ from mpmkit.timeouts import TimeoutQueue
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 WRITABLE = select.EPOLLOUT | select.EPOLLET
 NEVER = float("inf")
+COUNTERS_AGE = 1.0  # seconds after which the published counters are made anew
 
 
 def parent(*args, **options) -> Parent:
@@ -75,7 +76,7 @@ class EventChild(Child):
         self.status = OK
         self.leaving = False
         self.connections_left = self.directives.MaxConnectionsPerChild or NEVER
-        self.queue: FdQueue[Connection] = FdQueue()
+        self.queue: FdQueue[Connection] = FdQueue(self.worker_idle)
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.epoll = select.epoll()
@@ -116,22 +117,33 @@ class EventChild(Child):
         listeners = {sock.fileno(): sock for sock in self.listeners}
         self.listen(True)
         while not self.leaving or self.connections:
-            wait = self.next_expiry - monotonic() if self.next_expiry != NEVER else -1
-            for fd, _ in self.epoll.poll(max(wait, 0) if wait != -1 else None):
+            wait = self.next_expiry - monotonic()
+            if self.connections:
+                wait = min(wait, COUNTERS_AGE)
+            events = self.epoll.poll(max(wait, 0) if wait != NEVER else None)
+            # New connections first: whoever else is ready must not take the idle worker from them.
+            for fd, _ in events:
                 if fd in listeners:
                     self.accept(listeners[fd])
-                elif fd == self.wakeup:
+            for fd, _ in events:
+                if fd == self.wakeup:
                     os.eventfd_read(fd)
                     self.next_expiry = min(self.next_expiry, self.first_expiry())
-                else:
+                elif fd not in listeners:
                     self.ready(fd)
             if monotonic() >= self.next_expiry:
                 self.expire()
             if self.leaving:
                 self.listen(False)
                 self.stop_keeping()
-            elif not self.listening and should_enable_listensocks(**self.load()):
-                self.listen(True)
+            else:
+                # Before the next wait, not when the next connection comes: the kernel wakes one
+                # listener for each, and one that declines lets it wait while other processes idle.
+                if self.listening and connections_above_limit(**self.load()):
+                    self.listen(False)
+                # Also when just switched off: a worker may have become idle in between, unheard.
+                if not self.listening and should_enable_listensocks(**self.load()):
+                    self.listen(True)
             self.publish()
         self.listen(False)
         self.leave()
@@ -241,9 +253,12 @@ class EventChild(Child):
         while (conn := self.queue.pop()) is not None:
             self.process_connection(conn, slot)
             slot.set(GRACEFUL if self.leaving else READY)
-            if not self.listening:
-                self.wake_listener()
         slot.set(DEAD)
+
+    def worker_idle(self) -> None:
+        """A worker counts as idle from now on: listening may be possible again."""
+        if not self.listening:
+            self.wake_listener()
 
     def process_connection(self, conn: Connection, slot: WorkerSlot) -> None:
         """What there is to do for one connection, until it waits or ends."""

@@ -1,0 +1,552 @@
+"""HTTP as a client sees it: the same requests, byte for byte, that a real httpd was recorded with.
+
+`data/raw` holds what httpd 2.4.71 answered. Each recording is sent to each MPM, and the answer must
+have the same status, the same header names in the same order, the same values where they are not
+the server's own (Date, Server, the wording of error pages), the same body and the same closing.
+Where we differ on purpose, `DIFFERENCES` says how and why; nothing else may differ.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from servers import (
+    DATA,
+    SMALL,
+    Client,
+    Reply,
+    assert_quiet,
+    exchange,
+    get,
+    read_replies,
+    read_reply,
+    serving,
+)
+
+RAW = DATA / "raw"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How our answer differs from the recorded one, and why."""
+
+    why: str
+    adds: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+    status: int | None = None
+    values: tuple[str, ...] = ()  # headers whose values differ
+
+
+LENGTH_OF_PAGES = (
+    "Every error page says its length. httpd leaves it out where its own filters lose it; with the "
+    "length a client knows the page is whole without waiting for the close."
+)
+
+DIFFERENCES = {
+    "10-range-416": Difference(LENGTH_OF_PAGES, adds=("Content-Length",)),
+    "84-413-body-over-1GiB": Difference(LENGTH_OF_PAGES, adds=("Content-Length",)),
+    "79-expect-unknown-417": Difference(
+        "httpd closes after 417 without saying so; we say it.", adds=("Connection",)),
+    "45-http09": Difference(
+        "HTTP/0.9 has no status, no header and no length: a response that was cut short looks like "
+        "a whole one. It left HTTP's standards long ago (RFC 9112, appendix C.1), and h11 does not "
+        "speak it. A request without a version is malformed here.", status=400),
+    "78-expect100": Difference(
+        "A handler that does not want the body does not ask for it: the static handler answers at "
+        "once and the connection ends (RFC 9110, 10.1.1). httpd asks for the body, and drops it.",
+        status=200),
+    "98-trace-off-signature-on": Difference(
+        "ServerTokens and ServerSignature are not carried out yet.", values=("Server",)),
+    "99-etag-all-tokens-prod-maxka0": Difference(
+        "FileETag and ServerTokens are not carried out yet.", values=("Server", "ETag")),
+}  # fmt: skip
+
+# Not ours to match: the moment, the product, and the size of error pages in our own words.
+OWN_VALUES = {"Date", "Server"}
+
+
+class Recording:
+    """One request and its answer, as recorded."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.stem
+        self.request = path.read_bytes()
+        self.response = path.with_suffix(".resp").read_bytes()
+        meta = path.with_suffix(".meta").read_text()
+        closed = re.search(r"server closed: FIN at ([\d.]+)s", meta)
+        self.closed_after = float(closed[1]) if closed else None  # None: the client gave up first
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods of those requests that were answered."""
+        lines = re.findall(rb"(?m)^(\S+) \S+ HTTP/\d\.\d\r$", self.request)
+        methods = [line.decode() for line in lines] or ["GET"]
+        return methods[: self.response.count(b"HTTP/1.1 ")]
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+RECORDINGS = {path.stem: Recording(path) for path in sorted(RAW.glob("[0-9]*.req"))}
+OTHER_SETTINGS = ("96", "97", "98", "99")  # recorded with a directive more
+OWN_TESTS = {"45-http09", "78-expect100"}  # not comparable answer by answer
+REPLAYED = [r for name, r in RECORDINGS.items()
+            if not name.startswith(OTHER_SETTINGS) and name not in OWN_TESTS]
+
+
+def compare(ours: Reply, theirs: Reply, difference: Difference | None = None) -> None:
+    """Fails where `ours` is not what httpd answered."""
+    assert ours.status_line == theirs.status_line
+    difference = difference or Difference("")
+    assert [name for name in ours.names if name not in difference.adds] == \
+        [name for name in theirs.names if name not in difference.lacks]
+    assert set(difference.adds) <= set(ours.names)
+    page = ours["Content-Type"] == "text/html; charset=iso-8859-1" and ours.status >= 300
+    for name, value in theirs.headers:
+        if name in OWN_VALUES or name in difference.values or (page and name == "Content-Length"):
+            continue
+        if name == "Allow":
+            assert set(ours[name].split(",")) == set(value.split(","))
+        elif value.startswith("multipart/byteranges"):
+            assert re.fullmatch(r"multipart/byteranges; boundary=[0-9a-f]{16}", ours[name])
+        else:
+            assert (name, ours[name]) == (name, value)
+    assert ours["Server"].startswith("mpmkit/")
+    assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", ours["Date"])
+    if page:
+        assert b"<html>" in ours.body or not theirs.body
+    elif "boundary=" in (ours["Content-Type"] or ""):
+        assert without_boundary(ours) == without_boundary(theirs)
+    else:
+        assert ours.body == theirs.body
+
+
+def without_boundary(reply: Reply) -> bytes:
+    return reply.body.replace(reply["Content-Type"].partition("boundary=")[2].encode(), b"B")
+
+
+@pytest.mark.parametrize("recording", REPLAYED, ids=repr)
+def test_answers_as_httpd_did(server, recording):
+    theirs = read_replies(recording.response, *recording.methods)
+    difference = DIFFERENCES.get(recording.name)
+    kept = recording.closed_after is None or recording.closed_after > 4
+    with Client(server) as client:
+        if recording.request:
+            client.send(recording.request)
+        else:
+            client.half_close()
+        if kept:
+            ours = [client.reply(method) for method in recording.methods]
+            assert client.get().body == b"0123456789abcdefghijklmnopqrstuvwxyz\n"
+            assert client.is_open() and not client.buffer
+        else:
+            # Well before KeepAliveTimeout: the server closes because of this request.
+            ours = read_replies(client.until_closed(3.0), *recording.methods)
+    assert len(ours) == len(theirs)
+    for our_reply, their_reply in zip(ours, theirs, strict=True):
+        compare(our_reply, their_reply, difference)
+
+
+def test_every_difference_is_still_one():
+    """The table names recordings that exist, and each entry says why."""
+    for name, difference in DIFFERENCES.items():
+        assert name in RECORDINGS
+        assert len(difference.why) > 20
+
+
+def test_most_recordings_are_replayed():
+    assert len(REPLAYED) > 60
+
+
+def test_http_0_9_is_malformed(server):
+    reply = read_reply(exchange(server, RECORDINGS["45-http09"].request))
+    assert reply.status == DIFFERENCES["45-http09"].status
+    assert reply["Connection"] == "close"
+
+
+def test_expect_100_on_a_file_is_answered_at_once(server):
+    """The client still holds its body back: nothing may be read as the next request."""
+    reply = read_reply(exchange(server, RECORDINGS["78-expect100"].request))
+    assert (reply.status, reply["Connection"]) == (200, "close")
+    assert len(reply.body) == 37
+
+
+# -- limits ---------------------------------------------------------------------------------------
+
+
+def recorded_limits() -> dict[str, str]:
+    """`limits-boundary.txt` as {what: status line}."""
+    found = {}
+    for line in (RAW / "limits-boundary.txt").read_text().splitlines():
+        for part in line.split(" | "):
+            what, _, status = part.rpartition(": ")
+            found[what] = status
+    return found
+
+
+def line_of(length: int) -> bytes:
+    return b"GET /" + b"a" * (length - len("GET / HTTP/1.1")) + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def header_of(length: int) -> bytes:
+    return b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * (length - 3) + b"\r\n\r\n"
+
+
+def fields(count: int) -> bytes:
+    lines = b"".join(b"H%d: v\r\n" % i for i in range(count - 1))
+    return b"GET / HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n"
+
+
+def get_of(path: bytes) -> bytes:
+    return b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+SUFFIX = "chars + CRLF (one send)"
+BOUNDARIES = {
+    **{f"request line of {n} {SUFFIX}": line_of(n) for n in range(8189, 8194)},
+    **{f"header line of {n} chars + CRLF": header_of(n) for n in range(8189, 8193)},
+    **{f"{n} header fields": fields(n) for n in (99, 100, 101)},
+    **{f"{n} leading blank lines": b"\r\n" * n + get_of(b"/") for n in range(9, 13)},
+    "two same-name headers merging to 9000 bytes":
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 4500 + b"\r\nX: " + b"b" * 4498 + b"\r\n\r\n",
+    "filename of 256 chars": get_of(b"/" + b"a" * 256),
+    "255": get_of(b"/" + b"a" * 255),
+    "/file.txt/extra path info": get_of(b"/file.txt/extra"),
+    "//sub//index.html": get_of(b"//sub//index.html"),
+    "/sub%2findex.html": get_of(b"/sub%2findex.html"),
+    "/./file.txt": get_of(b"/./file.txt"),
+    "/sub/../file.txt": get_of(b"/sub/../file.txt"),
+    "two Host headers": b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+    "HTTP/1.1 empty Host value": b"GET / HTTP/1.1\r\nHost:\r\n\r\n",
+    "HTTP/1.2": b"GET / HTTP/1.2\r\nHost: x\r\n\r\n",
+    "HTTP/0.9 explicit": b"GET / HTTP/0.9\r\nHost: x\r\n\r\n",
+    "HTTP/11": b"GET / HTTP/11\r\nHost: x\r\n\r\n",
+    "POST HTTP/0.9 style": b"POST /\r\n\r\n",
+    "lowercase method get": b"get / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "tab between tokens": b"GET\t/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    "trailing space after protocol": b"GET / HTTP/1.1 \r\nHost: x\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", sorted(recorded_limits()))
+def test_limits_lie_where_httpd_has_them(server, what):
+    with Client(server) as client:
+        client.send(BOUNDARIES[what])
+        assert client.reply().status_line == recorded_limits()[what]
+
+
+def test_limits_that_are_set(mpm, document_root):
+    limits = {"LimitRequestLine": 100, "LimitRequestFieldSize": 50, "LimitRequestFields": 3,
+              "LimitRequestBody": 10}
+    with serving(mpm, document_root=document_root, **limits) as server:
+        assert read_reply(exchange(server, line_of(102))).status == 414
+        assert read_reply(exchange(server, header_of(52))).status == 400
+        assert read_reply(exchange(server, fields(4))).status == 400
+        with Client(server) as client:
+            assert client.ask(fields(3)).status == 200
+            assert client.get(method="POST", body=b"x" * 10).status == 200
+            assert client.get(method="POST", body=b"x" * 11).status == 413
+        chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert read_reply(exchange(server, chunked + 2 * b"6\r\nabcdef\r\n")).status == 413
+
+
+# -- keep-alive -----------------------------------------------------------------------------------
+
+
+def test_max_keep_alive_requests_3_serves_4(mpm, document_root):
+    with serving(mpm, document_root=document_root, MaxKeepAliveRequests=3) as server:
+        recorded = [re.findall(r"'([^']*)'", line)
+                    for line in (RAW / "95-maxkeepalive-3.txt").read_text().splitlines()[:4]]
+        with Client(server) as client:
+            for expected in recorded:
+                reply = client.get("/file.txt", "Connection: keep-alive")
+                lines = [f"{name}: {value}" for name, value in reply.headers
+                         if name in ("Keep-Alive", "Connection")]
+                assert [reply.status_line, *lines] == expected
+            assert client.until_closed() == b""
+
+
+@pytest.mark.parametrize("name, options", [
+    ("97-keepalive-off", {"KeepAlive": False}),
+    ("96-keepalivetimeout-700ms", {"KeepAliveTimeout": "700ms"}),
+    ("98-trace-off-signature-on", {"TraceEnable": "off"}),
+    ("99-etag-all-tokens-prod-maxka0", {"MaxKeepAliveRequests": 0}),
+])  # fmt: skip
+def test_recordings_with_other_settings(mpm, document_root, name, options):
+    recording = RECORDINGS[name]
+    with serving(mpm, document_root=document_root, **options) as server, Client(server) as client:
+        began = time.monotonic()
+        reply = client.ask(recording.request)
+        compare(reply, read_reply(recording.response), DIFFERENCES.get(name))
+        if recording.closed_after is None:
+            assert client.get().status == 200
+        else:
+            assert client.until_closed(4.0) == b""
+            # The close may be late on a busy machine, never early.
+            assert time.monotonic() - began >= recording.closed_after - 0.05
+
+
+def test_keep_alive_timeout_ends_an_idle_connection_without_a_word(mpm, document_root):
+    with serving(mpm, document_root=document_root, KeepAliveTimeout=1, access_log=True) as server:
+        with Client(server) as client:
+            client.get()
+            began = time.monotonic()
+            assert client.until_closed(5.0) == b""
+            assert 0.9 < time.monotonic() - began
+        assert_quiet(server)
+        assert len(server.access_log().splitlines()) == 1
+
+
+def test_keep_alive_timeout_zero_means_no_keep_alive(mpm, document_root):
+    with serving(mpm, document_root=document_root, KeepAliveTimeout=0) as server:
+        assert b"Connection: close" in exchange(server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+def test_many_requests_on_one_connection(server):
+    with Client(server) as client:
+        for number in range(100):
+            reply = client.get("/file.txt", "Connection: keep-alive")
+            assert reply["Keep-Alive"] == f"timeout=5, max={100 - number}"
+        assert client.get("/file.txt", "Connection: keep-alive")["Connection"] == "close"
+        assert client.until_closed() == b""
+
+
+def test_pipelined_requests_are_answered_in_order(server):
+    paths = [b"/file.txt", b"/nope", b"/sub/", b"/empty.txt"] * 10
+    with Client(server) as client:
+        client.send(b"".join(get_of(path) for path in paths))
+        replies = [client.reply() for _ in paths]
+    assert [reply.status for reply in replies] == [200, 404, 200, 200] * 10
+    assert [len(reply.body) for reply in replies if reply.status == 200] == [37, 10, 0] * 10
+
+
+def test_pipelining_around_bodies(server):
+    post = b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde"
+    chunked = (b"POST /sub/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+               b"3\r\nGET\r\n0\r\nTrailer: x\r\n\r\n")
+    with Client(server) as client:
+        client.send(post + chunked + get_of(b"/nope") + post)
+        assert [client.reply().status for _ in range(4)] == [200, 200, 404, 200]
+        assert client.is_open() and not client.buffer
+
+
+def test_a_request_byte_by_byte(server):
+    with Client(server) as client:
+        for _ in range(2):
+            for byte in RECORDINGS["03-get-explicit-ka-11"].request:
+                client.send(bytes([byte]))
+            assert client.reply().status == 200
+
+
+def test_a_pipelined_request_in_two_pieces(server):
+    """The first request comes with the beginning of the second."""
+    request = get_of(b"/file.txt")
+    with Client(server) as client:
+        client.send(request + request[:20])
+        assert client.reply().status == 200
+        client.send(request[20:])
+        assert client.reply().status == 200
+
+
+def test_http_1_0_is_closed_unless_it_asks(server):
+    assert b"\r\nConnection: close\r\n" in exchange(server, b"GET / HTTP/1.0\r\n\r\n")
+    with Client(server) as client:
+        for _ in range(3):
+            reply = client.ask(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            assert (reply.version, reply["Connection"]) == ("1.1", "Keep-Alive")
+
+
+def test_close_wins_over_keep_alive(server):
+    with Client(server) as client:
+        assert client.get("/", "Connection: keep-alive, Close")["Connection"] == "close"
+        assert client.until_closed() == b""
+
+
+# -- time-outs ------------------------------------------------------------------------------------
+
+
+READ_TIMEOUT = {"directives": ("RequestReadTimeout header=1-2,MinRate=500 body=1,MinRate=500",)}
+
+
+@pytest.mark.parametrize("name, status", [
+    ("t2-partial-request-line", None),
+    ("t3-partial-headers", 408),
+    ("t4-partial-body", 408),
+])  # fmt: skip
+def test_a_client_that_stops_in_the_middle(mpm, document_root, name, status):
+    """As recorded, with a second for httpd's twenty."""
+    request = (RAW / f"{name}.req").read_bytes()
+    with serving(mpm, document_root=document_root, access_log=True, **READ_TIMEOUT) as server:
+        with Client(server) as client:
+            began = time.monotonic()
+            client.send(request)
+            data = client.until_closed(8.0)
+            took = time.monotonic() - began
+        assert 0.9 < took < 4.5  # Timeout (60 s) and Lingering (2 s) are out of the question
+        if status is None:
+            assert data == b""
+        else:
+            compare(read_reply(data), read_reply((RAW / f"{name}.resp").read_bytes()))
+        assert_quiet(server)
+        logged = server.access_log()
+        line = '"-" 408 -' if status is None else f'" 408 {len(read_reply(data).body)}'
+        assert line in logged, logged
+
+
+def test_a_trickle_buys_little_time(mpm, document_root):
+    """A byte now and then: the head must still be there after RequestReadTimeout's maximum."""
+    with serving(mpm, document_root=document_root, **READ_TIMEOUT) as server:
+        with Client(server) as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: x\r\nX: ")
+            began = time.monotonic()
+            client.sock.settimeout(0.1)
+            data = b""
+            while time.monotonic() < began + 8:
+                try:
+                    data = client.sock.recv(65536)
+                    break
+                except TimeoutError:
+                    client.send(b"a")
+            assert read_reply(data).status == 408
+            assert 0.9 < time.monotonic() - began < 4
+
+
+def test_a_silent_client_is_closed_without_a_word(mpm, document_root):
+    """Without TCP_DEFER_ACCEPT, which would keep it in the kernel for half a minute."""
+    options = {"directives": (*READ_TIMEOUT["directives"], "AcceptFilter http none")}
+    with serving(mpm, document_root=document_root, **options) as server:
+        with Client(server) as client:
+            began = time.monotonic()
+            assert client.until_closed(6.0) == b""
+            assert 0.9 < time.monotonic() - began
+
+
+def test_a_silent_client_takes_no_worker(mpm, document_root):
+    """TCP_DEFER_ACCEPT: more silent connections than workers, and the next client is served."""
+    with serving(mpm, document_root=document_root) as server:
+        with ExitStack() as stack:
+            for _ in range(SMALL[mpm]["MaxRequestWorkers"] + 2):
+                stack.enter_context(Client(server))
+            assert get(server).status == 200
+            assert_quiet(server)
+
+
+# -- the end of a connection ----------------------------------------------------------------------
+
+
+def test_a_response_is_not_lost_to_a_reset(server):
+    """A refused request with megabytes behind it: the client still reads the whole answer."""
+    with Client(server) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000000\r\n\r\n")
+        client.send(b"x" * 200_000)
+        reply = client.reply("POST")
+        assert reply.status == 413
+        client.send(b"x" * 100_000)
+        assert client.until_closed() == b""
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_body_costs_nothing(server):
+    for _ in range(20):
+        with Client(server) as client:
+            client.send(b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+    for _ in range(20):
+        with Client(server) as client:
+            client.send(b"GET /file.txt HTT")
+    assert get(server).status == 200
+
+
+def test_head_has_the_head_of_get(server):
+    for path in ("/", "/file.txt", "/sub/", "/server-status?auto"):
+        with Client(server) as client:
+            head, full = client.get(path, method="HEAD"), client.get(path)
+        assert head.status == full.status == 200
+        assert head.names == full.names
+        if "status" not in path:
+            assert head["Content-Length"] == str(len(full.body))
+
+
+def test_redirect_goes_where_the_client_came_from(server):
+    with Client(server) as client:
+        for target, host, location in [
+            ("/sub", "lab.example:8080", "http://lab.example:8080/sub/"),
+            ("/sub?a=b&c", "lab.example", "http://lab.example/sub/?a=b&c"),
+            ("http://other.example/sub", "lab.example", "http://other.example/sub/"),
+            ("//sub", "lab.example", "http://lab.example/sub/"),
+            ("/./s%75b", "lab.example", "http://lab.example/sub/"),
+        ]:
+            reply = client.ask(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert (reply.status, reply["Location"]) == (301, location)
+
+
+def test_conditions_are_checked_in_the_standard_s_order(server):
+    with Client(server) as client:
+        etag = client.get()["ETag"]
+        same, before = "Tue, 02 Jan 2024 03:04:05 GMT", "Mon, 01 Jan 2024 00:00:00 GMT"
+        for lines, status in [
+            ([f"If-None-Match: {etag}"], 304),
+            ([f"If-None-Match: W/{etag}"], 304),
+            ([f'If-None-Match: "a", {etag}, "b"'], 304),
+            (["If-None-Match: *"], 304),
+            (['If-None-Match: "a"', f"If-Modified-Since: {same}"], 200),
+            ([f"If-Modified-Since: {before}"], 200),
+            (["If-Modified-Since: yesterday"], 200),
+            ([f"If-Match: {etag}"], 200),
+            (["If-Match: *"], 200),
+            ([f"If-Match: W/{etag}"], 412),
+            ([f"If-Match: {etag}", f"If-None-Match: {etag}"], 304),
+            ([f"If-Unmodified-Since: {same}"], 200),
+            ([f"If-Unmodified-Since: {before}"], 412),
+            ([f"If-Unmodified-Since: {before}", f"If-Match: {etag}"], 200),
+        ]:
+            for method in ("GET", "HEAD"):
+                assert client.get("/file.txt", *lines, method=method).status == status, lines
+
+
+@pytest.mark.parametrize("value, expected", [
+    ("bytes=0-0", (206, "bytes 0-0/37", b"0")),
+    ("bytes=30-", (206, "bytes 30-36/37", b"uvwxyz\n")),
+    ("bytes=30-1000", (206, "bytes 30-36/37", b"uvwxyz\n")),
+    ("bytes=-1000", (206, "bytes 0-36/37", b"0123456789abcdefghijklmnopqrstuvwxyz\n")),
+    ("bytes=0-1, 1-3", (206, "bytes 0-3/37", b"0123")),
+    ("Bytes = 2-3", (200, None, None)),
+    ("bytes=3-2", (200, None, None)),
+    ("bytes=--1", (200, None, None)),
+    ("bytes=", (200, None, None)),
+    ("lines=1-2", (200, None, None)),
+    ("bytes=1-2,x", (200, None, None)),
+    ("bytes=-0", (416, None, None)),
+    ("bytes=37-", (416, None, None)),
+    ("bytes=37-, 36-", (206, "bytes 36-36/37", b"\n")),
+    ("bytes=" + ",".join(f"{i}-{i}" for i in range(0, 36, 2)) + ",0-" * 201, (200, None, None)),
+])  # fmt: skip
+def test_ranges(server, value, expected):
+    status, content_range, body = expected
+    with Client(server) as client:
+        reply = client.get("/file.txt", f"Range: {value}")
+        assert (reply.status, reply["Content-Range"]) == (status, content_range)
+        if body is not None:
+            assert reply.body == body
+        # A range is for GET alone (RFC 9110, 14.2).
+        assert client.get("/file.txt", f"Range: {value}", method="HEAD").status == 200
+
+
+def test_if_range(server):
+    with Client(server) as client:
+        etag = client.get()["ETag"]
+        for validator, status in [(etag, 206), ("Tue, 02 Jan 2024 03:04:05 GMT", 206), ('"x"', 200),
+                                  ("Tue, 02 Jan 2024 03:04:06 GMT", 200), ("W/" + etag, 200)]:
+            reply = client.get("/file.txt", "Range: bytes=0-1", f"If-Range: {validator}")
+            assert reply.status == status, validator
+
+
+def test_head_of_thousands_of_bytes(server):
+    """Near every limit at once, in pieces: more than one read, and more than h11's own default."""
+    lines = [f"X-{i}: " + "v" * 8000 for i in range(98)]
+    with Client(server) as client:
+        assert client.get("/file.txt", *lines).status == 200
+        assert client.get("/file.txt").status == 200
