@@ -78,6 +78,7 @@ class Router:
         named: Mapping[str, Handler],
     ) -> None:
         self._files = files
+        files.handler_of = self.decide
         self._scripts = scripts
         self._named = named
         self._trace = directives.TraceEnable.lower() != "off"
@@ -149,10 +150,7 @@ class Router:
         """TRACE (RFC 9110, 9.3.8), or 405 where TraceEnable is off."""
         if not self._trace:
             return page(405, extra=b"Allow: \r\n")
-        lines = [request.line, *(name + b": " + value for name, value in request.headers)]
-        body = b"\r\n".join(lines) + b"\r\n\r\n"
-        fields = b"Content-Length: %d\r\n" % len(body)
-        return Response(200, fields, b"Content-Type: message/http\r\n\r\n", body, len(body))
+        return Response(200, b"", b"Content-Type: message/http\r\n\r\n", [request.head], None)
 
     def _check_handlers(self) -> None:
         known = ("wsgi-script", "default-handler", "none", *self._named)

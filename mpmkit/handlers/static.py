@@ -10,10 +10,18 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from mpmkit.http.messages import FileBody, Request, Response, http_date, page, parse_http_date
+from mpmkit.http.messages import (
+    METHODS,
+    FileBody,
+    Request,
+    Response,
+    http_date,
+    page,
+    parse_http_date,
+)
 
 if TYPE_CHECKING:
     from mpmkit.connection import Connection
@@ -22,6 +30,12 @@ SMALL = 65536  # bytes of a file that are kept in memory with its version
 VERSIONS_KEPT = 256  # files whose versions are remembered, at most SMALL bytes each
 
 ALLOW = b"Allow: GET,POST,OPTIONS,HEAD,TRACE\r\n"
+
+# More ranges than these, and the whole file is less work (MaxRanges, MaxRangeOverlaps and
+# MaxRangeReversals of httpd).
+MAX_RANGES, MAX_OVERLAPS, MAX_REVERSALS = 200, 20, 20
+BOUNDARY = os.urandom(8).hex().encode()  # the same in all children: they are forked later
+PIECE = 65536  # bytes of a large file's range that are read at a time
 
 # The media types that a lab's pages need; TypesConfig names a fuller list.
 TYPES = {
@@ -76,7 +90,13 @@ class Version:
 
 
 class StaticFiles:
-    """The handler. `root` is the document root, `index` the DirectoryIndex names."""
+    """The handler. `root` is the document root, `index` the DirectoryIndex names.
+
+    handler_of(path) is the handler that a path has; it is asked about a directory's index file,
+    which may be a script, or nobody's to see.
+    """
+
+    handler_of: Callable[[str], Callable[[Request, Connection], Response]] | None = None
 
     def __init__(
         self,
@@ -100,7 +120,7 @@ class StaticFiles:
                 if (st.st_mtime_ns, st.st_size, st.st_ino) != version.signature:
                     version = None
         if version is None:
-            found = self.find(request)
+            found = self.find(request, conn)
             if isinstance(found, Response):
                 return found
             version = found
@@ -112,18 +132,22 @@ class StaticFiles:
                     return version.head
                 case "GET" | "HEAD" | "POST":
                     return _conditional(request, version) or (
-                        version.head if request.method == "HEAD" else version.response()
+                        version.head
+                        if request.method == "HEAD"
+                        else _ranged(request, version) or version.response()
                     )
                 case "OPTIONS":
-                    return Response(200, ALLOW + b"Content-Length: 0\r\n", b"\r\n")
+                    return Response(200, ALLOW + b"Content-Length: 0\r\n", version.after)
                 case _:
-                    return page(405, extra=ALLOW)
+                    return _not_allowed(request)
         except OSError as error:
             return self._refused(error, request)
 
-    def find(self, request: Request) -> Version | Response:
+    def find(self, request: Request, conn: Connection) -> Version | Response:
         """The file that the request's path names, or the response that says why there is none."""
         path = request.path
+        if request.method not in ("GET", "HEAD", "POST", "OPTIONS"):
+            return _not_allowed(request)
         if not path.startswith("/"):
             return page(404, request.method)
         filename = self.root + path.rstrip("/") if path != "/" else self.root
@@ -131,8 +155,11 @@ class StaticFiles:
             st = os.stat(filename)
             if stat.S_ISDIR(st.st_mode):
                 if not path.endswith("/"):
-                    return moved(request, request.target.partition(b"?")[0] + b"/")
-                filename, st = self._index_of(filename)
+                    return moved(request, quote_path(path) + b"/")
+                name, filename, st = self._index_of(filename)
+                handler = self.handler_of(path + name) if self.handler_of is not None else self
+                if handler is not self:
+                    return handler(request, conn)
             elif path.endswith("/"):
                 return page(404, request.method)
             real = os.path.realpath(filename)
@@ -153,11 +180,11 @@ class StaticFiles:
             self._versions[path] = version
         return version
 
-    def _index_of(self, directory: str) -> tuple[str, os.stat_result]:
+    def _index_of(self, directory: str) -> tuple[str, str, os.stat_result]:
         for name in self.index:
             filename = os.path.join(directory, name)
             try:
-                return filename, os.stat(filename)
+                return name, filename, os.stat(filename)
             except FileNotFoundError:
                 continue
         raise FileNotFoundError(directory)
@@ -169,9 +196,24 @@ class StaticFiles:
 
 
 def moved(request: Request, path: bytes) -> Response:
-    """301 to another path of the host that the client named."""
+    """301 to another path of the host that the client named, with the query it sent."""
     host = request.get(b"host") or b"localhost"
-    return page(301, request.method, extra=b"Location: http://%b%b\r\n" % (host, path))
+    query = b"?" + request.query if request.query else b""
+    return page(301, request.method, extra=b"Location: http://%b%b%b\r\n" % (host, path, query))
+
+
+def quote_path(path: str) -> bytes:
+    """A decoded path as a link may hold it."""
+    return b"".join(_QUOTED[byte] for byte in os.fsencode(path))
+
+
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-._~$!&'()*+,;=:@"
+_QUOTED = [bytes([byte]) if byte in _PLAIN else b"%%%02x" % byte for byte in range(256)]
+
+
+def _not_allowed(request: Request) -> Response:
+    """405 for a method that files don't have, 501 for one that nobody has."""
+    return page(405 if request.method in METHODS else 501, extra=ALLOW)
 
 
 def _conditional(request: Request, version: Version) -> Response | None:
@@ -195,6 +237,109 @@ def _conditional(request: Request, version: Version) -> Response | None:
     if unchanged and request.method in ("GET", "HEAD"):
         return Response(304, version.fields, b"\r\n")
     return None
+
+
+def _ranged(request: Request, version: Version) -> Response | None:
+    """The answer to Range (RFC 9110, 14.2); None: send the whole file. Raises OSError."""
+    header = request.get(b"range")
+    if header is None or request.method == "POST" or not _if_range(request, version):
+        return None
+    size = version.size
+    ranges = parse_ranges(header, size)
+    if ranges is None:
+        return None
+    if not ranges:
+        return page(416)
+    if len(ranges) == 1:
+        start, end = ranges[0]
+        count = end + 1 - start
+        fields = version.fields + b"Content-Length: %d\r\nContent-Range: bytes %d-%d/%d\r\n" % (
+            count, start, end, size,
+        )  # fmt: skip
+        if version.get is not None:
+            assert isinstance(version.get.body, bytes)
+            body: bytes | FileBody = version.get.body[start : end + 1]
+        else:
+            body = FileBody(os.open(version.filename, os.O_RDONLY | os.O_CLOEXEC), start, count)
+        return Response(206, fields, version.after, body, count)
+    kind = version.after.replace(b"Content-Type", b"Content-type").removesuffix(b"\r\n")
+    heads = [
+        b"\r\n--%b\r\n%bContent-range: bytes %d-%d/%d\r\n\r\n" % (BOUNDARY, kind, start, end, size)
+        for start, end in ranges
+    ]
+    last = b"\r\n--%b--\r\n" % BOUNDARY
+    length = sum(map(len, heads)) + sum(end + 1 - start for start, end in ranges) + len(last)
+    fields = version.fields + b"Content-Length: %d\r\n" % length
+    after = b"Content-Type: multipart/byteranges; boundary=%b\r\n\r\n" % BOUNDARY
+    return Response(206, fields, after, _parts(version, heads, ranges, last), length)
+
+
+def _parts(
+    version: Version, heads: list[bytes], ranges: list[tuple[int, int]], last: bytes
+) -> Iterator[bytes]:
+    """The body of a multipart/byteranges response, a piece at a time."""
+    with open(version.filename, "rb", buffering=0) as file:
+        for head, (start, end) in zip(heads, ranges, strict=True):
+            yield head
+            while start <= end:
+                data = os.pread(file.fileno(), min(PIECE, end + 1 - start), start)
+                if not data:
+                    raise OSError(f"{version.filename} became shorter while it was sent")
+                start += len(data)
+                yield data
+    yield last
+
+
+def parse_ranges(header: bytes, size: int) -> list[tuple[int, int]] | None:
+    """First and last bytes that a Range header asks for; neighbours that touch are joined.
+
+    []: none of them is in the file. None: the header is to be ignored, because it is no valid one
+    or asks for more work than the whole file.
+    """
+    unit, _, text = header.partition(b"=")
+    if unit.lower() != b"bytes":
+        return None
+    asked = text.split(b",")
+    if len(asked) > MAX_RANGES:
+        return None
+    ranges: list[tuple[int, int]] = []
+    overlaps = reversals = 0
+    for one in asked:
+        first, dash, last = one.strip().partition(b"-")
+        if not dash or not (first or last) or not (first + last).isdigit():
+            return None
+        if first:
+            start, end = int(first), int(last) if last else size - 1
+            if last and end < start:
+                return None
+        else:
+            start, end = max(0, size - int(last)), size - 1
+        if start >= size:
+            continue
+        end = min(end, size - 1)
+        if ranges:
+            before, until = ranges[-1]
+            reversals += start < before
+            if start <= until + 1 and end + 1 >= before:
+                overlaps += 1
+                start, end = min(start, before), max(end, until)
+                ranges.pop()
+        ranges.append((start, end))
+    if overlaps > MAX_OVERLAPS or reversals > MAX_REVERSALS:
+        return None
+    if sum(end + 1 - start for start, end in ranges) > size:
+        return None
+    return ranges
+
+
+def _if_range(request: Request, version: Version) -> bool:
+    """Is If-Range, if there is one, about this very version? Weak tags are about none."""
+    validator = request.get(b"if-range")
+    if validator is None:
+        return True
+    if validator.endswith(b'"'):
+        return validator == version.etag and not validator.startswith(b"W/")
+    return parse_http_date(validator) == version.mtime
 
 
 def _etag_in(header: bytes, etag: bytes, *, strong: bool) -> bool:

@@ -38,6 +38,13 @@ REASONS = {
     507: "Insufficient Storage",
 }  # fmt: skip
 
+# Methods httpd knows; another one is 501, not 405 (http_protocol.c: the method registry).
+METHODS = frozenset(
+    "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK "
+    "UNLOCK VERSION-CONTROL CHECKOUT UNCHECKOUT CHECKIN UPDATE LABEL REPORT MKWORKSPACE "
+    "MKACTIVITY BASELINE-CONTROL MERGE".split()
+)
+
 # After these the connection is closed (httpd: ap_status_drops_connection).
 CLOSING_STATUSES = frozenset({400, 408, 411, 413, 414, 500, 501, 503})
 
@@ -88,7 +95,7 @@ class RequestError(Exception):
 class Request:
     """A request's head. Names of `headers` are lower case; all is bytes as sent but for `path`.
 
-    line            the request line without its CRLF
+    head, line      all of it as it came; its first line without the CRLF
     path, query     decoded path (str, surrogate-escaped), query without `?` (bytes)
     version         (1, 0) or (1, 1): what the client may expect of us
     close           the client said `Connection: close`, or is HTTP/1.0 and did not ask to stay
@@ -101,8 +108,8 @@ class Request:
     """
 
     __slots__ = (
-        "asks_keep_alive", "close", "conditional", "expect_continue", "headers", "length", "line", "log_line",
-        "method", "path", "query", "status_text", "target", "version",
+        "asks_keep_alive", "close", "conditional", "expect_continue", "head", "headers", "length",
+        "line", "log_line", "method", "path", "query", "status_text", "target", "version",
     )  # fmt: skip
 
     method: str
@@ -111,6 +118,7 @@ class Request:
     query: bytes
     version: tuple[int, int]
     headers: tuple[tuple[bytes, bytes], ...]
+    head: bytes
     line: bytes
     log_line: str
     status_text: bytes
@@ -187,8 +195,8 @@ def page(
     after = b"Content-Type: text/html; charset=iso-8859-1\r\n\r\n"
     fields = extra + b"Content-Length: %d\r\n" % len(body)
     close = status in CLOSING_STATUSES
-    if method == "HEAD":
-        return Response(status, fields, after, b"", 0, close)
+    if method == "HEAD":  # like httpd, without the length of a page that nobody made
+        return Response(status, extra, after, b"", 0, close)
     return Response(status, fields, after, body, len(body), close)
 
 

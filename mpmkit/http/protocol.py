@@ -30,16 +30,11 @@ HEADS_REMEMBERED = 512
 LONGEST_REMEMBERED = 2048
 BLANK_LINES = 10  # httpd accepts this many before a request line (DEFAULT_LIMIT_BLANK_LINES)
 
-# Methods httpd knows; another one is 501, not 405 (http_protocol.c: the method registry).
-METHODS = frozenset(
-    "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK "
-    "VERSION-CONTROL CHECKOUT UNCHECKOUT CHECKIN UPDATE LABEL REPORT MKWORKSPACE MKACTIVITY "
-    "BASELINE-CONTROL MERGE".split()
-)
-
 _REQUEST_LINE = re.compile(
-    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP/[0-9]\.[0-9]\Z"
+    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP/[1-9]\.[0-9]\Z"
 )
+# A host name or an address, and a port: whatever else comes as Host ends up in nobody's link.
+_HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%\x80-\xff-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?\Z")
 
 
 class Protocol:
@@ -174,7 +169,8 @@ def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connec
     Returns the Request and the h11 connection that goes on to read its body.
     """
     check_limits(head, directives, complete=True)
-    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 24)
+    # h11's own limit is for incomplete heads, which it never sees here, chunk sizes and trailers.
+    parser = h11.Connection(h11.SERVER)
     parser.receive_data(head)
     try:
         event = parser.next_event()
@@ -184,11 +180,15 @@ def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connec
         raise RequestError(400, "not a request")
 
     request = Request()
+    request.head = head
     request.line = line = head[: head.index(b"\r\n")]
     request.method = event.method.decode("ascii")
     request.target = event.target
     request.headers = tuple(event.headers)
     request.version = (1, 0) if event.http_version == b"1.0" else (1, 1)
+    _check_host(request)
+    if len(head) > directives.LimitRequestFieldSize:
+        _check_merged(request, directives.LimitRequestFieldSize)
     request.conditional = any(
         name.startswith(b"if-") or name == b"range" for name, _ in request.headers
     )
@@ -209,8 +209,6 @@ def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connec
         line, REQUEST_TEXT
     )
     request.log_line = quote_line(line)
-    if request.method not in METHODS:
-        raise RequestError(501, f"unknown method {request.method}")
     return request, parser
 
 
@@ -221,7 +219,7 @@ def check_limits(head: bytes, directives: Directives, *, complete: bool) -> None
     """
     limit = directives.LimitRequestLine
     line_end = head.find(b"\r\n")
-    if (line_end if line_end >= 0 else len(head)) > limit + 1:
+    if (line_end if line_end >= 0 else len(head) - head.endswith(b"\r")) > limit + 1:
         raise RequestError(414, f"request line over LimitRequestLine {limit}")
     if head.count(b"\n") != head.count(b"\r\n"):
         raise RequestError(400, "a line ends in a bare line feed")
@@ -241,15 +239,41 @@ def check_limits(head: bytes, directives: Directives, *, complete: bool) -> None
             raise RequestError(400, f"more header fields than LimitRequestFields {count}")
 
 
+def _check_host(request: Request) -> None:
+    """A host that is one (400), and the target's own before the Host header (RFC 9112, 3.2.2)."""
+    host = request.get(b"host")
+    if not host:
+        if request.version == (1, 1):
+            raise RequestError(400, "no Host")
+    elif not _HOST.match(host):
+        raise RequestError(400, "a Host that is none")
+    absolute = _ABSOLUTE.match(request.target)
+    if absolute is not None:
+        if not _HOST.match(absolute[1]):
+            raise RequestError(400, "a bad host in the request target")
+        others = (field for field in request.headers if field[0] != b"host")
+        request.headers = ((b"host", absolute[1]), *others)
+
+
+def _check_merged(request: Request, size: int) -> None:
+    """LimitRequestFieldSize is also for fields of one name together, as httpd merges them (400)."""
+    for name in {name for name, _ in request.headers}:
+        value = request.get(name) or b""
+        if len(name) + 2 + len(value) > size + 1:
+            raise RequestError(400, f"header fields together are over LimitRequestFieldSize {size}")
+
+
 def _frame(request: Request) -> None:
     """How long the body is (RFC 9112, 6.3): `length` bytes, or None for chunked."""
     if request.get(b"transfer-encoding") is not None:
         if request.version == (1, 0):
             raise RequestError(400, "Transfer-Encoding in an HTTP/1.0 request")
         request.length = None
-        # Both framings: chunked wins, and the connection ends, in case someone on the way saw the other.
+        # Both framings: chunked wins, nobody hears of the length, and the connection ends, in case
+        # someone on the way saw it otherwise.
         if request.get(b"content-length") is not None:
             request.close = True
+            request.headers = tuple(f for f in request.headers if f[0] != b"content-length")
     else:
         request.length = int(request.get(b"content-length") or 0)
 
@@ -266,6 +290,9 @@ _HEX |= {key[:1].upper() + key[1:]: value for key, value in list(_HEX.items())}
 _HEX |= {key[:1] + key[1:].upper(): value for key, value in list(_HEX.items())}
 
 
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)")
+
+
 def split_target(method: str, target: bytes) -> tuple[str, bytes]:
     """The path, decoded and normalised, and the query of a request target.
 
@@ -277,11 +304,10 @@ def split_target(method: str, target: bytes) -> tuple[str, bytes]:
         pass
     elif target == b"*" and method == "OPTIONS":
         return "*", b""
-    elif target[:7].lower() == b"http://" or target[:8].lower() == b"https://":
-        authority, slash, rest = target.split(b"//", 1)[1].partition(b"/")
-        if not authority or b"@" in authority:
-            raise RequestError(400, "bad authority in the request target")
-        target = slash + rest if slash else b"/"
+    elif absolute := _ABSOLUTE.match(target):
+        target = target[absolute.end() :]
+        if not target.startswith(b"/"):
+            target = b"/" + target
     elif method == "CONNECT":
         return "", b""
     else:
