@@ -1,0 +1,501 @@
+"""TERM, INT, HUP, USR1 and WINCH, as an administrator sends them: who is served on, who is cut,
+what the log says, and that no client is lost where none need be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from processes import (
+    FINISH,
+    MPMS,
+    Client,
+    Gate,
+    Load,
+    Lost,
+    Serve,
+    alive,
+    all_gone,
+    children_of,
+    fetch,
+    half_sent,
+    nothing_left,
+    parked,
+    refused,
+    request,
+    serve,
+    site,
+    until,
+)
+
+LOGGED = {
+    "prefork": {"running": "AH00163", "TERM": "AH00169", "WINCH": "AH00170", "USR1": "AH00171",
+                "HUP": "AH00173"},
+    "worker": {"running": "AH00292", "TERM": "AH00295", "WINCH": "AH00296", "USR1": "AH00297",
+               "HUP": "AH00298"},
+    "event": {"running": "AH00489", "TERM": "AH00491", "WINCH": "AH00492", "USR1": "AH00493",
+              "HUP": "AH00494"},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def everything_ends():
+    with nothing_left():
+        yield
+
+
+def generation(server) -> int:
+    return server.scoreboard().snapshot.generation
+
+
+def logged(server, mpm: str, what: str) -> int:
+    """How many lines of the error log have the message's number."""
+    return server.error_log().count(f"] {LOGGED[mpm][what]}: ")
+
+
+def told(server, children: set[int]) -> bool:
+    """These children know that they are to leave. (Prefork's look at the generation.)"""
+    rows = server.scoreboard().snapshot.processes
+    return all(row.quiescing or len(row.states) == 1 for row in rows if row.pid in children)
+
+
+def exit_status(server, within: float = 10.0) -> int:
+    return server._process.wait(within)
+
+
+# --- TERM, INT -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_term_cuts_everybody_and_exits_0_when_the_children_are_gone(mpm):
+    gate = Gate()
+    with serve(mpm) as server:
+        children = children_of(server.pid)
+        clients = [parked(server), half_sent(server), Client(server).send(request(gate.path))]
+        until(lambda: server.scoreboard().count("W"), "the script")
+        began = time.monotonic()
+        server.signal("TERM")
+        assert exit_status(server) == 0
+        # Event's children, too: httpd's hold out for nine seconds with a half-sent request.
+        assert time.monotonic() - began < 2.0
+        assert not any(map(alive, children)), "the parent goes last"
+        for client in clients:
+            client.ended(1.0)
+        assert refused(server.port)
+        assert logged(server, mpm, "running") == 1
+        assert logged(server, mpm, "TERM") == 1
+        assert "AH00045" not in server.error_log()
+        gate.open()
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_term_ends_a_child_that_is_deep_in_c_code(mpm):
+    """A script in one long call of C code runs no Python signal handler; it must go, too."""
+    with serve(mpm) as server:
+        with Client(server).send(request("/busy.py")):
+            until(lambda: server.scoreboard().count("W"), "the script")
+            server.signal("TERM")
+            assert exit_status(server, 2.0) == 0
+
+
+CLIENTS = {
+    "nobody": lambda server: [],
+    "kept alive": lambda server: [parked(server) for _ in range(3)],
+    "half-sent": lambda server: [half_sent(server) for _ in range(3)],
+    "slow script": lambda server: [Client(server).send(request(Gate().path)) for _ in range(2)],
+}
+
+
+@pytest.mark.parametrize("who", CLIENTS)
+@pytest.mark.parametrize("mpm", MPMS)
+def test_ctrl_c_in_a_terminal_ends_everything_within_two_seconds(mpm, who):
+    with Serve(mpm, "--port", "0", "--document-root", str(site())).ready() as server:
+        clients = CLIENTS[who](server)
+        if who == "slow script":
+            # Nobody reads this server's scoreboard: the script is under way when a second client
+            # is served after it.
+            assert fetch(server).status == 200
+        pids = [server.pid, *children_of(server.pid)]
+        began = time.monotonic()
+        server.terminal(signal.SIGINT)
+        assert server.finish(2.0) == 0
+        assert time.monotonic() - began < 2.0
+        assert not any(map(alive, pids))
+        assert "Traceback" not in server.err
+        assert server.out.count(b"\n") == 1
+        for client in clients:
+            client.close()
+
+
+def test_ctrl_c_twice_is_as_good_as_once():
+    with Serve("event", "--port", "0").ready() as server:
+        server.terminal(signal.SIGINT)
+        server.terminal(signal.SIGINT)
+        assert server.finish(2.0) == 0
+        assert "Traceback" not in server.err
+
+
+# --- HUP -----------------------------------------------------------------------------------------
+
+
+def conf_file(tmp_path, *lines: str):
+    path = tmp_path / "httpd.conf"
+    path.write_text("\n".join([f'DocumentRoot "{site()}"', *lines]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("name", ["HUP", "USR1"])
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_restart_reads_the_file_again_in_a_new_generation(mpm, name, tmp_path):
+    conf = conf_file(tmp_path, "MaxKeepAliveRequests 50")
+    ask = {"extra": "Connection: keep-alive\r\n"}
+    with serve(mpm, conf=conf, document_root=None) as server:
+        before = set(server.processes())
+        with Client(server) as client:
+            assert "max=50" in client.get(**ask).headers["keep-alive"]
+        conf_file(tmp_path, "MaxKeepAliveRequests 70")
+        server.signal(name)
+        until(lambda: generation(server) == 1, "a new generation")
+        until(lambda: logged(server, mpm, "running") == 2, "running again")
+        assert logged(server, mpm, name) == 1
+        until(lambda: not before & set(server.processes()), "the old children gone")
+        until(lambda: len(server.processes()) >= 2, "new children")
+        with Client(server) as client:
+            assert "max=70" in client.get(**ask).headers["keep-alive"]
+        assert {row.generation for row in server.scoreboard().snapshot.processes if row.pid} == {1}
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_hup_cuts_connections_but_keeps_the_port(mpm):
+    with serve(mpm, KeepAliveTimeout=30) as server:
+        old = children_of(server.pid)
+        clients = [parked(server), half_sent(server)]
+        # A refused connection shows among the failures by its name; cut ones are asked again.
+        with Load(server, clients=2, retry=True) as load:
+            load.wait_for(10)
+            server.restart()
+            for client in clients:
+                client.ended(5.0)
+            all_gone(old, "the old generation")
+            load.wait_for(50)
+        assert not [text for text in load.failures if "Refused" in text or "gave up" in text]
+        assert {status for status, _ in load.answers} == {200}
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_hup_zeroes_the_counters_and_usr1_keeps_them(mpm):
+    with serve(mpm) as server:
+        for _ in range(5):
+            fetch(server)
+        until(lambda: server.scoreboard().accesses == 5, "five requests counted")
+        started = server.scoreboard().snapshot.restart_time
+        server.graceful()
+        until(lambda: logged(server, mpm, "running") == 2, "the graceful restart")
+        assert server.scoreboard().accesses == 5
+        assert server.scoreboard().snapshot.restart_time == started
+        server.restart()
+        until(lambda: logged(server, mpm, "running") == 3, "the restart")
+        assert server.scoreboard().accesses == 0
+        assert server.scoreboard().snapshot.restart_time > started
+
+
+BAD = {
+    "unknown directive": "Nonsense 1",
+    "bad value": "KeepAliveTimeout never",
+    "missing document root": 'DocumentRoot "/does/not/exist"',
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("name", ["HUP", "USR1"])
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_bad_file_at_a_restart_leaves_the_server_as_it_was(mpm, name, bad, tmp_path):
+    conf = conf_file(tmp_path, "MaxKeepAliveRequests 50", "KeepAliveTimeout 30")
+    with serve(mpm, conf=conf, document_root=None) as server:
+        before = server.processes()
+        with parked(server) as client:
+            conf_file(tmp_path, "MaxKeepAliveRequests 70", BAD[bad])
+            server.signal(name)
+            until(lambda: "AH00526" in server.error_log(), "a line in the error log")
+            assert f"{conf}:3" in server.error_log()
+            assert generation(server) == 0
+            assert server.processes() == before and all(map(alive, before))
+            answer = client.get(extra="Connection: keep-alive\r\n")
+            assert "max=49" in answer.headers["keep-alive"], "the old value, the old connection"
+        # And it is not stuck: the mended file is taken at the next restart.
+        conf_file(tmp_path, "MaxKeepAliveRequests 70")
+        server.signal(name)
+        until(lambda: generation(server) == 1, "a new generation")
+        until(lambda: not set(before) & set(server.processes()), "the old children gone")
+        with Client(server) as client:
+            answer = client.get(extra="Connection: keep-alive\r\n")
+            assert "max=70" in answer.headers["keep-alive"]
+
+
+def test_a_restart_cannot_change_the_mpm(tmp_path):
+    conf = conf_file(tmp_path, "LoadModule mpm_event_module modules/mod_mpm_event.so")
+    with mpmkit_serve(conf) as server:
+        conf_file(tmp_path, "LoadModule mpm_worker_module modules/mod_mpm_worker.so")
+        server.graceful()
+        until(lambda: "AH00526" in server.error_log(), "a line in the error log")
+        assert "MPM" in server.error_log()
+        assert fetch(server).status == 200
+        assert server.scoreboard().mpm == "event"
+
+
+def mpmkit_serve(conf):
+    import mpmkit
+
+    return mpmkit.launch(conf=conf)
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_restart_moves_to_another_port(mpm, tmp_path):
+    """Listen is read again like everything else: the new port opens, the old one closes."""
+    first, second = free_ports()
+    conf = conf_file(tmp_path, f"Listen 127.0.0.1:{first}")
+    with Serve(mpm, "-f", str(conf)).ready() as server:
+        assert server.port == first
+        conf_file(tmp_path, f"Listen 127.0.0.1:{second}")
+        os.kill(server.pid, signal.SIGUSR1)
+        until(lambda: not refused(second), "the new port")
+        with Client(None, port=second) as client:
+            assert client.get().status == 200
+        until(lambda: refused(first), "the old port closed")
+
+
+def free_ports() -> tuple[int, int]:
+    import socket
+
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], two.getsockname()[1]
+
+
+# --- USR1 ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep_alive", [False, True], ids=["new", "keep-alive"])
+@pytest.mark.parametrize("mpm", MPMS)
+def test_five_graceful_restarts_under_load_lose_no_request(mpm, keep_alive):
+    with serve(mpm) as server:
+        with Load(server, clients=4, keep_alive=keep_alive) as load:
+            load.wait_for(20)
+            for number in range(1, 6):
+                before = set(server.processes())
+                server.graceful()
+                until(lambda n=number: generation(server) == n, "the next generation")
+                until(lambda b=before: not b & set(server.processes()), "the old children gone", 15)
+                load.wait_for(40)
+        assert load.failures == []
+        assert {status for status, _ in load.answers} == {200}
+        assert server.running
+        assert logged(server, mpm, "USR1") == 5
+        assert logged(server, mpm, "running") == 6
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_ten_graceful_restarts_without_a_pause_lose_no_request(mpm):
+    with serve(mpm) as server:
+        with Load(server, clients=3) as load:
+            load.wait_for(10)
+            for _ in range(10):
+                server.graceful()
+                load.wait_for(3)
+            load.wait_for(50)
+            until(lambda: len(set(children_of(server.pid))) <= 12, "old generations gone")
+        assert load.failures == []
+        assert server.running
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_the_old_generation_finishes_a_slow_request(mpm):
+    gate = Gate()
+    with serve(mpm) as server:
+        with Client(server).send(request(gate.path)) as slow:
+            until(lambda: server.scoreboard().count("W"), "the script")
+            old = set(server.processes())
+            server.graceful()
+            until(lambda: generation(server) == 1, "a new generation")
+            until(lambda: len(old & set(server.processes())) == 1, "idle old children gone")
+            assert fetch(server, "/pid.py").body.decode() not in map(str, old), "the new one serves"
+            gate.open()
+            answer = slow.answer()
+            assert answer.status == 200
+            assert int(answer.body) in old
+            assert answer.closes, "an old child keeps no connection"
+            slow.ended(3.0)
+        until(lambda: not old & set(server.processes()), "the last old child gone")
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_half_sent_request_is_finished_by_the_old_generation(mpm):
+    with serve(mpm) as server:
+        with half_sent(server) as client:
+            until(lambda: server.scoreboard().count("R"), "a worker reads")
+            old = set(server.processes())
+            server.graceful()
+            until(lambda: generation(server) == 1 and told(server, old), "a new generation")
+            assert fetch(server).status == 200
+            answer = client.send(FINISH).answer()
+            assert answer.status == 200 and answer.closes
+            client.ended(3.0)
+
+
+def test_event_closes_parked_connections_at_once_at_a_graceful_restart():
+    with serve("event", KeepAliveTimeout=30) as server:
+        clients = [parked(server) for _ in range(5)]
+        server.graceful()
+        assert max(client.ended(3.0) for client in clients) < 2.0
+
+
+@pytest.mark.parametrize("mpm", ["prefork", "worker"])
+def test_a_parked_connection_has_its_next_request_answered_by_the_old_generation(mpm):
+    with serve(mpm, KeepAliveTimeout=30) as server:
+        with parked(server) as client:
+            until(lambda: server.scoreboard().count("K"), "parked")
+            old = set(server.processes())
+            server.graceful()
+            until(lambda: generation(server) == 1 and told(server, old), "a new generation")
+            assert fetch(server).status == 200
+            answer = client.get("/pid.py")
+            assert answer.status == 200 and int(answer.body) in old
+            assert answer.closes, "and it is the last one"
+            client.ended(3.0)
+        until(lambda: not old & set(server.processes()), "the old generation gone")
+
+
+@pytest.mark.parametrize("mpm", ["prefork", "worker"])
+def test_a_parked_connection_of_the_old_generation_ends_with_its_keep_alive_timeout(mpm):
+    with serve(mpm, KeepAliveTimeout=2) as server:
+        with parked(server) as client:
+            old = set(server.processes())
+            server.graceful()
+            until(lambda: generation(server) == 1, "a new generation")
+            assert 1.0 < client.ended(6.0) < 4.0
+        until(lambda: not old & set(server.processes()), "the old generation gone")
+
+
+def test_prefork_shows_g_for_busy_children_of_the_old_generation():
+    gate = Gate()
+    with serve("prefork") as server:
+        with Client(server).send(request(gate.path)) as client:
+            until(lambda: server.scoreboard().count("W"), "the script")
+            server.graceful()
+            until(lambda: server.scoreboard().count("G") == 1, "G for the busy one")
+            gate.open()
+            assert client.answer().status == 200
+        until(lambda: not server.scoreboard().count("G"), "no G any more")
+
+
+# --- WINCH ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_graceful_stop_refuses_new_clients_and_finishes_running_requests(mpm):
+    gate = Gate()
+    with serve(mpm) as server:
+        with Client(server).send(request(gate.path)) as slow, half_sent(server) as half:
+            until(lambda: server.scoreboard().count("W"), "the script")
+            until(lambda: server.scoreboard().count("R"), "the half-sent request")
+            server.signal("WINCH")
+            until(lambda: logged(server, mpm, "WINCH") == 1, "the log line")
+            until(lambda: refused(server.port), "new clients refused", 2.0)
+            assert server.running
+            until(lambda: told(server, set(server.processes())), "the children know")
+            answer = half.send(FINISH).answer()
+            assert answer.status == 200 and answer.closes
+            gate.open()
+            answer = slow.answer()
+            assert answer.status == 200 and answer.closes
+        assert exit_status(server) == 0
+        assert "error" not in server.error_log()
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_graceful_stop_refuses_new_clients_even_while_every_worker_is_busy(mpm):
+    pool = {"StartServers": 1, "MaxRequestWorkers": 2}
+    pool |= {"ThreadsPerChild": 2} if mpm != "prefork" else {"StartServers": 2}
+    gate = Gate()
+    with serve(mpm, pool=pool) as server:
+        busy = [Client(server).send(request(gate.path)) for _ in range(2)]
+        until(lambda: server.scoreboard().count("W") == 2, "two scripts")
+        server.signal("WINCH")
+        until(lambda: refused(server.port), "new clients refused", 2.0)
+        gate.open()
+        assert [client.answer().status for client in busy] == [200, 200]
+        assert exit_status(server) == 0
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_an_idle_server_stops_at_once_when_asked_gracefully(mpm):
+    with serve(mpm) as server:
+        server.signal("graceful-stop")
+        assert exit_status(server, 3.0) == 0
+        assert "AH00045" not in server.error_log()
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_graceful_stop_waits_no_longer_than_graceful_shutdown_timeout(mpm):
+    with serve(mpm, GracefulShutdownTimeout=2) as server:
+        with half_sent(server) as never:
+            until(lambda: server.scoreboard().count("R"), "a worker reads")
+            began = time.monotonic()
+            server.signal("WINCH")
+            assert exit_status(server) == 0
+            took = time.monotonic() - began
+            assert 1.8 < took < 4.0
+            never.ended(1.0)
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_term_cuts_a_graceful_stop_short(mpm):
+    with serve(mpm) as server:
+        with half_sent(server):
+            until(lambda: server.scoreboard().count("R"), "a worker reads")
+            server.signal("WINCH")
+            until(lambda: logged(server, mpm, "WINCH") == 1, "the log line")
+            server.signal("TERM")
+            assert exit_status(server, 2.0) == 0
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_kept_alive_client_does_not_delay_events_graceful_stop(mpm):
+    with serve(mpm, KeepAliveTimeout=2) as server:
+        with parked(server) as client:
+            server.signal("WINCH")
+            took = client.ended(6.0)
+            assert took < 1.0 if mpm == "event" else 1.0 < took < 4.0
+        assert exit_status(server) == 0
+
+
+# --- A child gets a signal -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_signals_for_the_parent_do_nothing_to_a_child(mpm):
+    """HUP, USR1, WINCH and INT sent to a child by mistake, or by the terminal."""
+    with serve(mpm) as server:
+        before = server.processes()
+        for pid in before:
+            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH, signal.SIGINT):
+                os.kill(pid, number)
+        for _ in range(10):
+            assert fetch(server).status == 200
+        assert server.processes() == before and all(map(alive, before))
+
+
+def test_lost_is_what_a_cut_client_sees():
+    """The check of the checks above: a client of a killed child does notice."""
+    gate = Gate()
+    with serve("prefork") as server:
+        with Client(server).send(request(gate.path)) as client:
+            until(lambda: server.scoreboard().count("W"), "the script")
+            for pid in server.processes():
+                os.kill(pid, signal.SIGKILL)
+            with pytest.raises(Lost):
+                client.answer()
+        gate.open()
