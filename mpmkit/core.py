@@ -12,6 +12,7 @@ after it; that is all the difference between prefork, worker and event.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from time import time_ns
 
@@ -110,13 +111,16 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
     conn.started = time_ns()
     conn.begin_request(request)
     conn.keep_alive = True
+    response = None
     try:
         response = service.handler(request, conn)
-        if conn.protocol.in_body:
-            conn.discard_body()
+        if conn.protocol.in_body and isinstance(response.body, (bytes, FileBody)):
+            conn.discard_body()  # a script that yields may yet read on
     except RequestError as error:
+        drop(response)
         return refuse(conn, slot, service, error)
     except Disconnected:
+        drop(response)
         conn.keep_alive = False
         return False
     except Exception:
@@ -167,7 +171,12 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
             conn.sent = len(head) + conn.body_sent
             if response.length is not None and conn.body_sent != response.length:
                 conn.keep_alive = False  # the client waits for bytes that will not come
+            if conn.keep_alive and conn.protocol.in_body:
+                conn.discard_body()
     except Disconnected:
+        conn.keep_alive = False
+    except RequestError as error:
+        service.errors.info(str(error), client=conn.peer)
         conn.keep_alive = False
     except Exception:
         # A script that fails while it yields: the head is gone, so only the close can tell.
@@ -175,6 +184,12 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
             f"the script at {request.path} failed while answering", client=conn.peer
         )
         conn.keep_alive = False
+
+
+def drop(response: Response | None) -> None:
+    """Nobody will send `response`: give back the file it has open."""
+    if response is not None and isinstance(response.body, FileBody):
+        os.close(response.body.fd)
 
 
 def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool:

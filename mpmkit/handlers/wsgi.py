@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from stat import S_ISREG
 from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -30,20 +32,41 @@ HOP_BY_HOP = frozenset(
 )  # fmt: skip
 
 
-class Script:
-    """One `.py` file: its application, loaded anew when the file changes."""
+class ScriptExit(Exception):
+    """A script called sys.exit(): the end of its request, not of a process with other clients."""
 
-    def __init__(self, filename: str) -> None:
-        self.filename = filename
+
+class Script:
+    """One `.py` file: its application, loaded anew when the file changes.
+
+    The module goes into `sys.modules` under a name made of the file's path, because frameworks look
+    there for what lies beside it (Flask: templates), and classes for the module they are from.
+    """
+
+    def __init__(self, root: str, path: str) -> None:
+        self.path = path
+        self.filename = path  # where it leads, symbolic links followed
+        self._root = root
+        self._name = "_mpmkit_wsgi" + "".join(c if c.isalnum() else "_" for c in path)
         self._lock = Lock()
         self._signature: tuple[int, int, int] | None = None
         self._application: Callable[..., Iterable[bytes]] | None = None
 
-    def application(self) -> Callable[..., Iterable[bytes]]:
-        """Raises OSError when the file is gone, whatever its module raises, and LookupError when the
-        module has no `application`."""
-        st = os.stat(self.filename)
+    def version(self) -> tuple[int, int, int]:
+        """The file's version now. Raises OSError, PermissionError too for what is no file or is a
+        symbolic link that leads out of the document root."""
+        st = os.stat(self.path)
         signature = (st.st_mtime_ns, st.st_size, st.st_ino)
+        if signature != self._signature:
+            filename = os.path.realpath(self.path, strict=True)
+            if not filename.startswith(self._root.rstrip("/") + "/") or not S_ISREG(st.st_mode):
+                raise PermissionError(self.path)
+            self.filename = filename
+        return signature
+
+    def application(self, signature: tuple[int, int, int]) -> Callable[..., Iterable[bytes]]:
+        """The application of the file's version `signature`. Raises whatever its module raises, and
+        LookupError when the module has no `application`."""
         if signature != self._signature:
             with self._lock:
                 if signature != self._signature:
@@ -55,9 +78,19 @@ class Script:
     def _load(self) -> Callable[..., Iterable[bytes]]:
         with open(self.filename, "rb") as file:
             source = file.read()
-        module = ModuleType(os.path.splitext(os.path.basename(self.filename))[0])
+        module = ModuleType(self._name)
         module.__file__ = self.filename
-        exec(compile(source, self.filename, "exec"), module.__dict__)
+        code = compile(source, self.filename, "exec", dont_inherit=True)
+        before = sys.modules.get(self._name)
+        sys.modules[self._name] = module
+        try:
+            exec(code, module.__dict__)
+        except BaseException:
+            if before is None:
+                del sys.modules[self._name]
+            else:
+                sys.modules[self._name] = before
+            raise
         application = getattr(module, "application", None)
         if not callable(application):
             raise LookupError(
@@ -92,18 +125,21 @@ class WsgiScripts:
         """Run the script at URL path `script_name`; `path_info` is the rest of the path."""
         script = self._scripts.get(script_name)
         if script is None:
-            filename = os.path.realpath(self.root + script_name)
-            if not filename.startswith(self.root.rstrip("/") + "/"):
-                return page(403, request.method)  # a symbolic link leads out of the document root
-            script = self._scripts[script_name] = Script(filename)
+            script = Script(self.root, self.root + script_name)
         try:
-            application = script.application()
-        except FileNotFoundError:
+            version = script.version()
+        except (OSError, ValueError) as error:
             self._scripts.pop(script_name, None)
-            return page(404, request.method)
-        return run_application(
-            application, self._environ(request, conn, script, script_name, path_info), request
-        )
+            missing = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError))
+            return page(404 if missing else 403, request.method)
+        # Of two threads that come first, both must use the same module.
+        script = self._scripts.setdefault(script_name, script)
+        try:
+            application = script.application(version)
+            environ = self._environ(request, conn, script, script_name, path_info)
+            return run_application(application, environ, request)
+        except SystemExit as error:
+            raise ScriptExit(script_name) from error
 
     def _environ(
         self, request: Request, conn: Connection, script: Script, script_name: str, path_info: str
@@ -127,6 +163,8 @@ class WsgiScripts:
         if request.length is None:
             environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
         for name, value in request.headers:
+            if b"_" in name:
+                continue  # X_Y would pass for X-Y, which someone on the way may have vouched for
             key = name.decode("latin-1").upper().replace("-", "_")
             if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
                 if key == "PROXY":
@@ -146,12 +184,16 @@ def run_application(
     """
     call = _Call(request)
     result = application(environ, call.start_response)
-    if isinstance(result, (list, tuple)) and not call.written:
+    if type(result) in (list, tuple) and not call.written:
         # All of it is at hand: one send, and its length is known.
-        body = result[0] if len(result) == 1 else b"".join(result)
+        body = b"".join(result)
         return call.response(body, len(body))
     pieces = _Pieces(result, call)
-    return call.response(pieces, None)
+    try:
+        return call.response(pieces, None)
+    except BaseException:
+        pieces.close()
+        raise
 
 
 class _Call:
@@ -171,10 +213,13 @@ class _Call:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # no reference cycle through the traceback
+            self.written.clear()  # it belonged to the response that this one replaces
         elif self.status:
             raise AssertionError("start_response was called a second time without exc_info")
         if not (len(status) >= 4 and status[:3].isdigit() and status[3] == " "):
             raise AssertionError(f"status {status!r} is not like '200 OK'")
+        if not status.isprintable():
+            raise AssertionError(f"status {status!r} contains a line break")
         for name, value in headers:
             if name.lower() in HOP_BY_HOP:
                 raise AssertionError(
@@ -184,7 +229,14 @@ class _Call:
                 raise AssertionError(f"header {name!r} contains a line break")
         self.status = status
         self.headers = headers
-        return self.written.append
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """PEP 3333's old way: kept until the application returns, then sent first."""
+        if type(data) is not bytes:
+            raise AssertionError(f"write() was given {type(data).__name__}, not bytes")
+        if data:
+            self.written.append(data)
 
     def response(self, body: Any, length: int | None) -> Response:
         if not self.status:
@@ -198,6 +250,8 @@ class _Call:
                 after = f"Content-Type: {value}\r\n"
             elif lower not in ("date", "server"):
                 if lower == "content-length":
+                    if code in (204, 304):
+                        continue  # there is nothing to be so long
                     declared = int(value)
                 fields += f"{name}: {value}\r\n"
         if code in BODYLESS_STATUSES or self.request.method == "HEAD":
@@ -211,6 +265,8 @@ class _Call:
             declared = length
         elif declared is not None and length is not None and declared != length:
             raise AssertionError(f"Content-Length says {declared}, the body has {length} bytes")
+        if isinstance(body, _Pieces):
+            body.declared = declared
         return Response(
             code, fields.encode("latin-1"), after.encode("latin-1") + b"\r\n", body, declared
         )
@@ -218,9 +274,14 @@ class _Call:
 
 class _Pieces:
     """An application's iterable. The first piece is taken before the head is sent, because an
-    application may call start_response as late as then."""
+    application may call start_response as late as then.
+
+    `declared` is the application's Content-Length: it gets no byte more through, as that would be
+    the beginning of the next response to the client.
+    """
 
     def __init__(self, result: Iterable[bytes], call: _Call) -> None:
+        self.declared: int | None = None
         self._result = result
         self._iterator = iter(result)
         self._call = call
@@ -228,6 +289,8 @@ class _Pieces:
         try:
             while not call.written:
                 piece = next(self._iterator)
+                if type(piece) is not bytes:
+                    raise AssertionError(f"the application yielded {type(piece).__name__}, not bytes")
                 self._first.append(piece)
                 if piece:
                     break
@@ -238,6 +301,21 @@ class _Pieces:
             raise
 
     def __iter__(self) -> Iterator[bytes]:
+        left = self.declared
+        try:
+            for piece in self._all():
+                if left is not None:
+                    if len(piece) > left:
+                        yield piece[:left]
+                        raise AssertionError(f"more bytes than Content-Length {self.declared}")
+                    left -= len(piece)
+                yield piece
+        except SystemExit as error:
+            raise ScriptExit("while answering") from error
+        if left:
+            raise AssertionError(f"{left} bytes less than Content-Length {self.declared}")
+
+    def _all(self) -> Iterator[bytes]:
         self._call.sent = True
         written = self._call.written
         while written:
@@ -247,9 +325,11 @@ class _Pieces:
             while written:
                 yield written.pop(0)
             yield piece
+        yield from written
 
     def close(self) -> None:
-        close = getattr(self._result, "close", None)
+        """Once, whoever calls it."""
+        close, self._result = getattr(self._result, "close", None), ()
         if close is not None:
             close()
 

@@ -138,7 +138,8 @@ class Protocol:
     def next_piece(self) -> bytes | None:
         """The next piece of the body; b"" at its end, None: more bytes are needed.
 
-        Raises RequestError: 400 for bad framing, 413 over LimitRequestBody.
+        Raises RequestError: 400 for bad framing, 413 over LimitRequestBody; and again at each
+        call after that, so that no script that swallows it makes the rest look like a request.
         """
         body = self._body
         if body is None:
@@ -146,7 +147,6 @@ class Protocol:
         try:
             event = body.next_event()
         except h11.RemoteProtocolError as error:
-            self._body = None
             raise RequestError(400, f"bad request body: {error}") from None
         if event is h11.NEED_DATA:
             return None
@@ -155,9 +155,10 @@ class Protocol:
             if self._allowed is not None:
                 self._allowed -= len(data)
                 if self._allowed < 0:
-                    self._body = None
                     raise RequestError(413, "the body's chunks are over LimitRequestBody")
             return data or self.next_piece()
+        if self._allowed is not None and self._allowed < 0:
+            raise RequestError(413, "the body's chunks were over LimitRequestBody")
         self._buffer = body.trailing_data[0]
         self._body = None
         return b""

@@ -1,0 +1,535 @@
+"""Scripts in the server's process: PEP 3333 under all three MPMs, and what scripts get wrong.
+
+The applications are in `data/scripts/cases.py`, one for each case here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from servers import (
+    DATA,
+    Client,
+    exchange,
+    get,
+    poll_until,
+    read_reply,
+    serving,
+    take_errors,
+    write,
+)
+
+HELLO = Path(__file__).resolve().parent.parent / "mpmkit" / "htdocs" / "hello.py"
+
+
+@pytest.fixture(scope="module")
+def document_root(tmp_path_factory):
+    where = tmp_path_factory.mktemp("scripts")
+    shutil.copytree(DATA / "scripts", where, dirs_exist_ok=True)
+    shutil.copy(HELLO, where)
+    write(where / "file.txt", "plain")
+    return where
+
+
+@pytest.fixture(scope="module")
+def directives():
+    return {"directives": ("DirectoryIndex index.html index.py",)}
+
+
+def case(server, name, *lines, **options):
+    return get(server, f"/cases.py/{name}", *lines, **options)
+
+
+# -- answers ----------------------------------------------------------------------------------------
+
+
+def test_the_sample_script(server):
+    reply = get(server, "/hello.py")
+    assert (reply.status, reply.body) == (200, b"hello world")
+    assert reply.names == ["Date", "Server", "Content-Length", "Connection", "Content-Type"]
+
+
+@pytest.mark.parametrize("name, status, body", [
+    ("list", 200, b"onetwo"),
+    ("empty_list", 200, b""),
+    ("pieces", 200, b"onetwothree"),
+    ("generator", 200, b"ab"),
+    ("late_start", 201, b"late"),
+    ("sized_pieces", 200, b"abcdef"),
+    ("write", 200, b"written first, returned"),
+    ("write_in_generator", 200, b"12345"),
+    ("exc_info", 500, b"replaced"),
+    ("no_content", 204, b""),
+    ("no_content_with_body", 204, b""),
+    ("not_modified", 304, b""),
+])  # fmt: skip
+def test_answers(server, name, status, body):
+    with Client(server) as client:
+        reply = client.get(f"/cases.py/{name}")
+        assert (reply.status, reply.body) == (status, body)
+        assert reply["X-First"] is None
+        if status in (204, 304):
+            assert reply["Content-Length"] is None and reply["Transfer-Encoding"] is None
+        assert client.get("/hello.py").body == b"hello world"
+
+
+def test_length_is_said_where_it_is_known(server):
+    with Client(server) as client:
+        assert client.get("/cases.py/list")["Content-Length"] == "6"
+        assert client.get("/cases.py/empty_list")["Content-Length"] == "0"
+        assert client.get("/cases.py/sized_pieces")["Content-Length"] == "6"
+        assert client.get("/cases.py/generator")["Transfer-Encoding"] == "chunked"
+
+
+def test_http_1_0_gets_no_chunks(server):
+    data = exchange(server, b"GET /cases.py/generator HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    reply = read_reply(data)
+    assert (reply["Transfer-Encoding"], reply["Connection"], reply.body) == (None, "close", b"ab")
+
+
+@pytest.mark.parametrize("name", ["list", "pieces", "generator", "sized_pieces", "write",
+                                  "no_content", "empty_list"])
+def test_head_has_no_body(server, name):
+    with Client(server) as client:
+        reply = client.get(f"/cases.py/{name}", method="HEAD")
+        assert reply.status == (204 if name == "no_content" else 200)
+        assert client.get("/hello.py").body == b"hello world"
+
+
+def test_a_large_answer_in_pieces(server):
+    expected = b"".join(bytes([65 + i % 26]) * 10_000 for i in range(300))
+    assert case(server, "large").body == expected
+
+
+def test_pieces_come_as_they_are_made(mpm, tmp_path):
+    """The second piece is made after the client has seen the first."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    write(tmp_path / "root" / "slow.py", f"""
+def application(environ, start_response):
+    start_response("200 OK", [])
+    yield b"first"
+    with open({str(gate)!r}) as file:
+        yield file.read().encode()
+""")
+    with serving(mpm, document_root=tmp_path / "root") as server, Client(server) as client:
+        client.send(b"GET /slow.py HTTP/1.1\r\nHost: x\r\n\r\n")
+        while b"first" not in client.buffer:
+            data = client.receive()
+            assert data
+            client.buffer += data
+        assert b"second" not in client.buffer
+        gate.write_text("second")
+        assert client.reply().body == b"firstsecond"
+
+
+def test_headers(server):
+    with Client(server) as client:
+        reply = client.get("/cases.py/headers")
+    assert reply.status == 203
+    assert [v for name, v in reply.headers if name == "Set-Cookie"] == ["a=1", "b=2"]
+    assert reply["Content-Type"] == "text/x-own" and reply.names[-1] == "Content-Type"
+    assert reply["Date"] != "never" and reply["Server"].startswith("mpmkit/")
+    assert reply["X-Latin"] == "caf\xe9"
+
+
+# -- the standard -----------------------------------------------------------------------------------
+
+
+def test_the_standard_library_s_validator_is_content(server):
+    for path in ("/validated.py", "/validated.py/pieces"):
+        assert get(server, path).body == b"read 0"
+        assert get(server, path, method="POST", body=b"x" * 1234).body == b"read 1234"
+
+
+def test_environ(server, mpm, document_root):
+    reply = case(server, "environ", "X-Twice: a", "X-Twice: b", "Content-Type: text/x",
+                 "Proxy: http://bad.example", "X_Low: spoofed", "Cookie: a=1")
+    environ = json.loads(reply.body)
+    assert environ["REQUEST_METHOD"] == "GET"
+    assert environ["SCRIPT_NAME"] == "/cases.py"
+    assert environ["PATH_INFO"] == "/environ"
+    assert environ["QUERY_STRING"] == ""
+    assert environ["SERVER_PROTOCOL"] == "HTTP/1.1"
+    assert environ["SERVER_PORT"] == str(server.port)
+    assert environ["REMOTE_ADDR"] == "127.0.0.1"
+    assert environ["HTTP_HOST"] == "lab.example"
+    assert environ["HTTP_X_TWICE"] == "a, b"
+    assert environ["CONTENT_TYPE"] == "text/x" and "HTTP_CONTENT_TYPE" not in environ
+    assert environ["SCRIPT_FILENAME"] == str(document_root / "cases.py")
+    assert environ["wsgi.version"] == [1, 0]
+    assert environ["wsgi.url_scheme"] == "http"
+    assert environ["wsgi.multithread"] is (mpm != "prefork")
+    assert environ["wsgi.multiprocess"] is True
+    assert environ["wsgi.run_once"] is False
+    assert "HTTP_PROXY" not in environ and "HTTP_X_LOW" not in environ
+
+
+def test_paths_and_queries_reach_the_script(server):
+    reply = get(server, "/cases.py/environ/?a=%20b&c")
+    environ = json.loads(reply.body)
+    assert environ["PATH_INFO"] == "/environ/"
+    assert environ["QUERY_STRING"] == "a=%20b&c"
+    assert environ["REQUEST_URI"] == "/cases.py/environ/?a=%20b&c"
+    # PEP 3333: the path's bytes as latin-1. /environ is reached by a detour.
+    reply = get(server, "/./cases.py/%e2%82%ac/../environ")
+    assert json.loads(reply.body)["PATH_INFO"] == "/environ"
+
+
+def test_any_method_reaches_a_script(server):
+    for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"):
+        assert json.loads(case(server, "environ", method=method).body)["REQUEST_METHOD"] == method
+
+
+def test_flask_runs_unchanged(server, errors):
+    with Client(server) as client:
+        assert client.get("/flaskapp.py/?name=%C3%A9").body.decode() == "<p>hello é</p>"
+        form = client.get("/flaskapp.py/form", "Content-Type: application/x-www-form-urlencoded",
+                          method="POST", body=b"a=1&b=two")
+        assert json.loads(form.body) == {"fields": {"a": "1", "b": "two"}, "files": {}}
+        part = (b'--B\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
+                + b"x" * 100_000 + b"\r\n--B--\r\n")
+        upload = client.get("/flaskapp.py/form", "Content-Type: multipart/form-data; boundary=B",
+                            method="POST", body=part)
+        assert json.loads(upload.body)["files"] == {"f": 100_000}
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (b'{"a": [1', b', "x"]}')) + b"0\r\n\r\n"
+        reply = client.get("/flaskapp.py/json", "Content-Type: application/json",
+                           "Transfer-Encoding: chunked", method="PUT", body=chunks)
+        assert json.loads(reply.body) == {"a": [1, "x"]}
+        assert client.get("/flaskapp.py/stream").body == b"0\n1\n2\n"
+        assert client.get("/flaskapp.py/away")["Location"] == "/flaskapp.py/?name=again"
+        assert client.get("/flaskapp.py/gone").status == 410
+        assert client.get("/flaskapp.py/", method="HEAD").status == 200
+        assert client.get("/flaskapp.py/", method="DELETE").status == 405
+        broken = client.get("/flaskapp.py/broken")
+        assert broken.status == 500
+    assert "a view's mistake" in errors()
+
+
+# -- request bodies ---------------------------------------------------------------------------------
+
+
+def chunked(*pieces: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+def post(client, name, body, *lines):
+    return client.get(f"/cases.py/{name}", *lines, method="POST", body=body)
+
+
+def test_bodies(server):
+    with Client(server) as client:
+        assert post(client, "read", b"abc").body == b"3 bytes: abc"
+        assert post(client, "read", b"x" * 200_000).body.startswith(b"200000 bytes")
+        assert post(client, "read", chunked(b"ab", b"c" * 100), "Transfer-Encoding: chunked").body \
+            .startswith(b"102 bytes: abccc")
+        assert post(client, "read_lines", b"one\ntwo\nthree").body == b"one\n|tw|o\n|three"
+        assert client.get("/cases.py/read").body == b"0 bytes: "
+
+
+def test_a_body_that_nobody_reads_is_no_request(server):
+    """What the script leaves unread is read by the server, or the next request could not be found."""
+    body = b"GET /file.txt HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
+    with Client(server) as client:
+        assert post(client, "read_some", body).body == b"GET"
+        assert post(client, "read_nothing", body).body == b"unread"
+        assert post(client, "read_nothing", chunked(body), "Transfer-Encoding: chunked").body == \
+            b"unread"
+        assert post(client, "generator", body).body == b"ab"
+        assert client.get("/hello.py").body == b"hello world"
+        assert client.is_open() and not client.buffer
+
+
+def test_a_script_may_read_while_it_answers(server):
+    body = bytes(range(256)) * 200
+    with Client(server) as client:
+        assert post(client, "read_while_answering", body).body == body
+        assert post(client, "read_while_answering", chunked(body, body),
+                    "Transfer-Encoding: chunked").body == body * 2
+        assert client.get("/hello.py").body == b"hello world"
+
+
+def test_a_body_comes_with_the_head_or_later(server):
+    head = b"POST /cases.py/read HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n"
+    with Client(server) as client:
+        for cut in range(7):
+            client.send(head + b"abcdef"[:cut])
+            client.send(b"abcdef"[cut:])
+            assert client.reply().body == b"6 bytes: abcdef"
+
+
+def test_continue_is_sent_when_the_script_reads(server):
+    with Client(server) as client:
+        client.send(b"POST /cases.py/read HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n"
+                    b"Expect: 100-continue\r\n\r\n")
+        interim = client.reply()
+        assert (interim.status, interim.names) == (100, [])
+        client.send(b"abc")
+        assert client.reply().body == b"3 bytes: abc"
+        assert client.get("/hello.py").body == b"hello world"
+
+
+def test_continue_is_not_sent_for_a_script_that_does_not_read(server):
+    data = exchange(server, b"POST /cases.py/read_nothing HTTP/1.1\r\nHost: x\r\n"
+                            b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+    reply = read_reply(data)
+    assert (reply.status, reply["Connection"], reply.body) == (200, "close", b"unread")
+
+
+@pytest.mark.parametrize("name", ["read", "read_nothing", "read_and_swallow"])
+def test_a_badly_chunked_body_ends_the_connection(server, name):
+    """Also where the script swallows the error: nobody knows where the next request begins."""
+    data = exchange(server, f"POST /cases.py/{name} HTTP/1.1\r\nHost: x\r\n"
+                    "Transfer-Encoding: chunked\r\n\r\n"
+                    "3\r\nabc\r\nXYZ\r\nGET /hello.py HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    reply = read_reply(data)
+    assert (reply.status, reply["Connection"], reply.size) == (400, "close", len(data))
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body(server):
+    with Client(server) as client:
+        client.send(b"POST /cases.py/read HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+    assert get(server, "/hello.py").status == 200
+
+
+# -- mistakes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, said", [
+    ("raises", "a script's mistake"),
+    ("raises_after_start", "a mistake after start_response"),
+    ("raises_before_piece", "division by zero"),
+    ("starts_twice", "second time"),
+    ("never_starts", "did not call start_response"),
+    ("yields_text", "str"),
+    ("write_text", "str"),
+    ("returns_none", "NoneType"),
+    ("bad_status", "status"),
+    ("hop_by_hop", "Connection"),
+    ("split_header", "line break"),
+    ("split_name", "line break"),
+    ("split_status", "line break"),
+    ("wrong_length", "Content-Length"),
+    ("unknown_case", "KeyError"),
+])  # fmt: skip
+def test_a_mistake_is_500_and_a_line_in_the_log(server, errors, name, said):
+    with Client(server) as client:
+        reply = client.get(f"/cases.py/{name}")
+        assert (reply.status, reply["Connection"]) == (500, "close")
+        assert reply["Set-Cookie"] is None
+        assert b"Traceback" not in reply.body and b"mistake" not in reply.body
+        assert client.until_closed() == b""
+    assert said in errors()
+    assert get(server, "/hello.py").body == b"hello world"
+
+
+@pytest.mark.parametrize("name, said, body", [
+    ("raises_after_piece", "a mistake after a piece", b"some"),
+    ("exc_info_too_late", "too late to be told", b"sent"),
+    ("yields_text_later", "str", b"bytes"),
+])  # fmt: skip
+def test_a_mistake_in_the_middle_cuts_the_answer(server, errors, name, said, body):
+    """The head is gone, so only the missing last chunk can tell the client."""
+    data = exchange(server, f"GET /cases.py/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert data.startswith(b"HTTP/1.1 200 ") and data.endswith(b"%x\r\n%b\r\n" % (len(body), body))
+    assert said in errors()
+
+
+@pytest.mark.parametrize("name, sent", [("too_long", b"12345"), ("too_short", b"123")])
+def test_a_length_that_is_wrong_is_never_exceeded(server, errors, name, sent):
+    data = exchange(server, f"GET /cases.py/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert data.partition(b"\r\n\r\n")[2] == sent
+    assert "Content-Length" in errors()
+
+
+def test_iterables_are_closed(mpm, document_root):
+    """Whatever became of the answer. One child, so that it can be asked."""
+    one = {"StartServers": 1, "MaxRequestWorkers": 1 if mpm == "prefork" else 4}
+    one |= {"MinSpareServers": 1} if mpm == "prefork" else {"MinSpareThreads": 1}
+    names = ["pieces", "sized_pieces", "no_content_with_body", "raises_before_piece",
+             "raises_after_piece", "too_long", "too_short"]
+    with serving(mpm, document_root=document_root, **one) as server:
+        for name in names:
+            exchange(server, f"GET /cases.py/{name} HTTP/1.0\r\n\r\n".encode())
+        assert sorted(json.loads(case(server, "closed").body)) == sorted(names)
+        exchange(server, b"HEAD /cases.py/pieces HTTP/1.0\r\n\r\n")
+        assert json.loads(case(server, "closed").body).count("pieces") == 2
+        assert take_errors(server)
+
+
+def test_an_iterable_is_closed_when_the_client_leaves(mpm, document_root):
+    one = {"StartServers": 1, "MaxRequestWorkers": 1 if mpm == "prefork" else 4}
+    one |= {"MinSpareServers": 1} if mpm == "prefork" else {"MinSpareThreads": 1}
+    write(document_root / "endless.py", """
+ended = []
+def application(environ, start_response):
+    start_response("200 OK", [])
+    if environ["PATH_INFO"]:
+        return [b"%d" % len(ended)]
+    return pieces()
+def pieces():
+    try:
+        while True:
+            yield b"x" * 10_000
+    finally:
+        ended.append(1)
+""", time.time() - 10)
+    with serving(mpm, document_root=document_root, **one) as server:
+        with Client(server) as client:
+            client.send(b"GET /endless.py HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.receive()
+        poll_until(lambda: get(server, "/endless.py/ended").body == b"1")
+
+
+def test_sys_exit_ends_the_request_not_the_process(server, errors):
+    children = server.processes()
+    for name in ("exits", "exits_late"):
+        assert case(server, name).status == 500
+        assert "SystemExit" in errors()
+    assert exchange(server, b"GET /cases.py/exits_after_piece HTTP/1.0\r\n\r\n").endswith(b"some")
+    assert "SystemExit" in errors()
+    assert get(server, "/hello.py").body == b"hello world"
+    assert set(children) <= set(server.processes())
+
+
+def test_wsgi_errors_is_the_error_log(server, errors):
+    assert case(server, "errors").status == 200
+    said = errors()
+    assert "a script says" in said and "hello" in said and "one line" in said
+    assert all("[wsgi:error]" in line for line in said.splitlines())
+
+
+# -- loading ----------------------------------------------------------------------------------------
+
+
+def script(text: str) -> str:
+    return f"def application(e, start):\n    start('200 OK', [])\n    return [b{text!r}]\n"
+
+
+def test_a_changed_script_is_used_at_once(mpm, tmp_path):
+    """In every child, whatever it had loaded before."""
+    path = tmp_path / "changing.py"
+    with serving(mpm, document_root=tmp_path) as server:
+        for number in range(5):
+            write(path, script(f"version {number}"), time.time())
+            for _ in range(8):
+                assert get(server, "/changing.py").body == b"version %d" % number
+        path.unlink()
+        assert {get(server, "/changing.py").status for _ in range(8)} == {404}
+        write(path, script("again"))
+        assert get(server, "/changing.py").body == b"again"
+
+
+def test_a_link_to_a_script_may_be_turned(mpm, tmp_path):
+    """How deployments switch versions: the link changes, the files don't."""
+    root = tmp_path / "root"
+    write(root / "v1.py", script("one"))
+    write(root / "v2.py", script("two"))
+    link = root / "current.py"
+    with serving(mpm, document_root=root) as server:
+        for target, body in [("v1.py", b"one"), ("v2.py", b"two"), ("v1.py", b"one")]:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+            for _ in range(4):
+                assert get(server, "/current.py").body == body
+
+
+@pytest.mark.parametrize("source, said", [
+    ("def application(", "SyntaxError"),
+    ("raise RuntimeError('at load')", "at load"),
+    ("open('/nonexistent')", "FileNotFoundError"),
+    ("app = 1", "no callable named `application`"),
+    ("application = 1", "no callable named `application`"),
+    ("import nonexistent_module", "ModuleNotFoundError"),
+])  # fmt: skip
+def test_a_script_that_does_not_load(server, errors, document_root, source, said):
+    path = write(document_root / "broken.py", source, time.time())
+    reply = get(server, "/broken.py")
+    assert reply.status == 500
+    assert said in errors()
+    # Mended, it works.
+    write(path, script("mended"), time.time() + 1)
+    assert get(server, "/broken.py").body == b"mended"
+
+
+def test_two_threads_load_a_script_once(mpm, tmp_path):
+    """Under worker and event, requests that come together must get one module, not one each."""
+    if mpm == "prefork":
+        pytest.skip("a process has one thread")
+    write(tmp_path / "slow.py", "import time\ntime.sleep(0.2)\nhere = object()\n"
+          "def application(e, start):\n    start('200 OK', [])\n    return [b'%d' % id(here)]\n")
+    one = {"StartServers": 1, "MaxRequestWorkers": 4, "MinSpareThreads": 1}
+    bodies = []
+    with serving(mpm, document_root=tmp_path, **one) as server:
+        threads = [threading.Thread(target=lambda: bodies.append(get(server, "/slow.py").body))
+                   for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(bodies) == 4 and len(set(bodies)) == 1
+
+
+def test_threads_run_a_script_at_the_same_time(mpm, tmp_path):
+    """Worker and event: two requests meet inside the script. Prefork: two processes meet."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    write(tmp_path / "root" / "meet.py", f"""
+def application(environ, start_response):
+    with open({str(pipe)!r}, "w" if environ["PATH_INFO"] == "/w" else "r") as file:
+        pass  # each waits for the other
+    start_response("200 OK", [])
+    return [b"met"]
+""")
+    with serving(mpm, document_root=tmp_path / "root") as server, \
+            Client(server) as one, Client(server) as other:
+        one.send(b"GET /meet.py/w HTTP/1.1\r\nHost: x\r\n\r\n")
+        other.send(b"GET /meet.py/r HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert one.reply().body == other.reply().body == b"met"
+
+
+# -- what must not be seen --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [
+    "/hello.py", "/hello.py/", "/hello.py/x", "//hello.py", "/./hello.py", "/templates/../hello.py",
+    "/hello%2epy", "/%68ello.py", "/hello.p%79", "/hello.py?x", "/hello.py/.", "/hello.py/..",
+    "/hello.py%00", "/hello.py%00.txt", "/hello.py%20", "/hello.py.", "/hello.py;x", "/HELLO.PY",
+    "/hello.py%2f", "/hello.py~", "/hello.py%0a",
+])  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS", "BREW"])
+def test_a_script_s_source_is_never_sent(server, path, method):
+    for lines in ((), ("Range: bytes=0-1000",)):
+        reply = get(server, path, *lines, method=method)
+        assert b"def application" not in reply.body and b"start_response" not in reply.body
+        assert reply.status in (200, 400, 403, 404, 405, 501)
+
+
+def test_a_script_may_be_the_index(server, document_root):
+    write(document_root / "dir" / "index.py", script("index"))
+    with Client(server) as client:
+        reply = client.get("/dir/")
+        assert (reply.status, reply.body) == (200, b"index")
+        assert client.get("/dir/", method="HEAD").status == 200
+
+
+def test_a_link_out_of_the_root_is_not_run(server, document_root, tmp_path):
+    outside = write(tmp_path / "outside.py", script("outside"))
+    link = document_root / "link.py"
+    link.unlink(missing_ok=True)
+    link.symlink_to(outside)
+    assert get(server, "/link.py").status == 403
+
+
+def test_names_that_are_no_scripts(server, document_root):
+    (document_root / "folder.py").mkdir(exist_ok=True)
+    assert get(server, "/folder.py").status == 403
+    assert get(server, "/nothing.py").status == 404
+    assert get(server, "/file.txt/x.py").status == 404
+    assert get(server, "/" + "x" * 300 + ".py").status == 403
