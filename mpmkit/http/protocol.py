@@ -144,6 +144,8 @@ class Protocol:
         body = self._body
         if body is None:
             return b""
+        if self._allowed is not None and self._allowed < 0:
+            raise RequestError(413, "the body's chunks were over LimitRequestBody")
         try:
             event = body.next_event()
         except h11.RemoteProtocolError as error:
@@ -155,10 +157,8 @@ class Protocol:
             if self._allowed is not None:
                 self._allowed -= len(data)
                 if self._allowed < 0:
-                    raise RequestError(413, "the body's chunks are over LimitRequestBody")
+                    return self.next_piece()
             return data or self.next_piece()
-        if self._allowed is not None and self._allowed < 0:
-            raise RequestError(413, "the body's chunks were over LimitRequestBody")
         self._buffer = body.trailing_data[0]
         self._body = None
         return b""
@@ -201,7 +201,7 @@ def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connec
     _frame(request)
     expect = request.get(b"expect")
     request.expect_continue = False
-    if expect is not None:
+    if expect:
         if expect.lower() != b"100-continue":
             raise RequestError(417, "unknown expectation")
         request.expect_continue = request.version == (1, 1) and request.length != 0

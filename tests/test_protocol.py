@@ -1,0 +1,504 @@
+"""Bytes to requests: whatever way the bytes come, whoever has sent the same ones before.
+
+Hypothesis makes heads, well-formed and not, and cuts them anywhere. What is compared: one feed with
+many, a memory of heads with a fresh parse, and our verdict with plain h11's.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from urllib.parse import unquote_to_bytes
+
+import h11
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from mpmkit.directives import check, from_keywords
+from mpmkit.http.messages import METHODS, Request, RequestError, http_date, parse_http_date
+from mpmkit.http.protocol import (
+    HEADS_REMEMBERED,
+    LONGEST_REMEMBERED,
+    Protocol,
+    parse_head,
+    quote_line,
+    split_target,
+)
+
+DIRECTIVES, _ = check("event", from_keywords("event", Listen="8080"))
+
+
+def directives(**named):
+    return check("event", from_keywords("event", Listen="8080", **named))[0]
+
+
+def picture(request: Request) -> dict:
+    """Everything that is known of a request."""
+    return {name: getattr(request, name) for name in Request.__slots__}
+
+
+def parse(pieces: list[bytes], heads: dict | None = None) -> list:
+    """All that a protocol makes of `pieces`: requests with their bodies, and how it ended."""
+    protocol = Protocol(DIRECTIVES, {} if heads is None else heads)
+    found: list = []
+    try:
+        for piece in pieces:
+            if protocol.in_body:
+                protocol.feed_body(piece)
+            else:
+                protocol.feed(piece)
+            while True:
+                if protocol.in_body:
+                    if (data := protocol.next_piece()) is None:
+                        break
+                    found[-1][1] += data
+                    if data:
+                        continue
+                if not protocol.pending or (request := protocol.next_request()) is None:
+                    break
+                found.append([picture(request), b""])
+    except RequestError as error:
+        found.append(error.status)
+    return found
+
+
+# -- material -------------------------------------------------------------------------------------
+
+PRINTABLE = st.characters(min_codepoint=33, max_codepoint=126)
+METHOD = st.sampled_from(["GET", "HEAD", "POST", "PUT", "OPTIONS", "get", "BREW"])
+TARGET = st.one_of(
+    st.sampled_from(["/", "/file.txt", "/a/../b", "http://h/p?q"]),
+    st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="%#"),
+            min_size=1, max_size=20).map("/".__add__),
+)  # fmt: skip
+VERSION = st.sampled_from(["HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/1.2", "HTTP/2.0"])
+VALUE = st.text(st.characters(min_codepoint=33, max_codepoint=255), max_size=12)
+FIELD = st.one_of(
+    st.tuples(st.just("Content-Length"), st.sampled_from(["0", "3"])),
+    st.tuples(st.just("Connection"), st.sampled_from(["close", "keep-alive", "Close, x"])),
+    st.tuples(st.just("Transfer-Encoding"), st.sampled_from(["chunked", "Chunked"])),
+    st.tuples(st.just("Expect"), st.sampled_from(["100-continue", "100-Continue"])),
+    st.tuples(st.sampled_from(["X-A", "Range", "If-Match", "Upgrade"]), VALUE),
+)
+
+# The same, and what can be wrong with it.
+WILD_METHOD = METHOD | st.sampled_from(["G@T", ""])
+WILD_TARGET = TARGET | st.one_of(
+    st.sampled_from(["/../x", "*", "/%41%zz", "x", "/#f", "/\xff"]),
+    st.text(PRINTABLE, max_size=20).map("/".__add__),
+)
+WILD_VERSION = VERSION | st.sampled_from(["HTTP/0.9", "http/1.1", "HTTP/11", "HTTP/1.1 ", ""])
+WILD_VALUE = st.text(
+    st.characters(min_codepoint=1, max_codepoint=255, exclude_characters="\r\n"), max_size=12)
+WILD_FIELD = FIELD | st.one_of(
+    st.tuples(st.sampled_from(["Host", "host"]),
+              st.sampled_from(["x", "a.example:80", "", "a b", "[::1]:1", "x/y"])),
+    st.tuples(st.just("Content-Length"), st.sampled_from(["3, 3", "-1", "x", "9" * 23])),
+    st.tuples(st.just("Transfer-Encoding"), st.sampled_from(["gzip", "chunked, chunked"])),
+    st.tuples(st.just("Expect"), st.just("x")),
+    st.tuples(st.sampled_from(["X-A", "X Y", "", "é"]), WILD_VALUE),
+)  # fmt: skip
+WILD_END = st.sampled_from(["\r\n"] * 8 + ["\n", "\r", "\r\n ", "\r\n\t"])
+
+
+@st.composite
+def good_heads(draw: st.DrawFn) -> bytes:
+    """A well-formed head (of two framings it may have both)."""
+    lines = [f"{draw(METHOD)} {draw(TARGET)} {draw(VERSION)}", "Host: lab.example"]
+    lines += [f"{name}: {value}" for name, value in draw(st.lists(FIELD, max_size=5))]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+@st.composite
+def wild_heads(draw: st.DrawFn) -> bytes:
+    """A head of well-formed and malformed parts."""
+    lines = [f"{draw(WILD_METHOD)} {draw(WILD_TARGET)} {draw(WILD_VERSION)}"]
+    if draw(st.booleans()):
+        lines.append("Host: lab.example")
+    lines += [f"{name}: {value}" for name, value in draw(st.lists(WILD_FIELD, max_size=5))]
+    return ("".join(line + draw(WILD_END) for line in lines) + "\r\n").encode("latin-1")
+
+
+HEADS = st.one_of(good_heads(), good_heads(), wild_heads())
+BODIES = st.sampled_from([
+    b"", b"", b"abc", b"3\r\nabc\r\n0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"zz\r\n",
+    b"3;x=y\r\nabc\r\n0\r\n\r\n"])  # fmt: skip
+STREAMS = st.lists(st.tuples(st.sampled_from([b"", b"", b"\r\n", b"\n"]), HEADS, BODIES).map(b"".join),
+                   min_size=1, max_size=3).map(b"".join)  # fmt: skip
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    places = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[a:b] for a, b in zip(places, places[1:], strict=False) if a < b]
+
+
+# -- the same bytes, the same requests ------------------------------------------------------------
+
+
+@given(STREAMS, st.lists(st.integers(0, 500), max_size=8))
+@example(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 3, [10, 25, 26, 27, 28, 29])
+@settings(max_examples=500, deadline=None)
+def test_however_the_bytes_are_cut(stream, places):
+    assert parse(cut(stream, places)) == parse([stream])
+
+
+@given(STREAMS)
+@settings(max_examples=200, deadline=None)
+def test_byte_by_byte(stream):
+    assert parse([bytes([byte]) for byte in stream]) == parse([stream])
+
+
+def test_a_line_just_within_its_limit_in_two_pieces():
+    """The carriage return of a line that is as long as allowed may come before its line feed."""
+    line = b"GET /" + b"a" * (8191 - len("GET / HTTP/1.1")) + b" HTTP/1.1"
+    stream = line + b"\r\nHost: x\r\n\r\n"
+    assert len(line) == 8191
+    for place in range(8188, 8196):
+        (request, _), = parse(cut(stream, [place]))
+        assert request["line"] == line
+
+
+@given(st.lists(STREAMS, min_size=1, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_a_memory_of_heads_changes_nothing(streams):
+    memory: dict = {}
+    for stream in streams * 2:
+        assert parse([stream], memory) == parse([stream])
+
+
+@given(HEADS)
+@settings(max_examples=500, deadline=None)
+def test_what_is_remembered_is_what_a_fresh_parse_finds(head):
+    memory: dict = {}
+    parse([head], memory)
+    for known, request in memory.items():
+        fresh, _ = parse_head(known, DIRECTIVES)
+        assert picture(request) == picture(fresh)
+        assert request.length == 0
+
+
+def test_only_whole_heads_without_a_body_are_remembered():
+    memory: dict = {}
+    get = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
+    chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    parse([get + post + b"abc" + get + chunked + b"0\r\n\r\n" + get], memory)
+    assert list(memory) == [get]
+
+
+def test_the_memory_is_bounded():
+    memory: dict = {}
+    for number in range(3 * HEADS_REMEMBERED):
+        parse([b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number], memory)
+        assert len(memory) <= HEADS_REMEMBERED
+    long = b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * LONGEST_REMEMBERED + b"\r\n\r\n"
+    memory.clear()
+    parse([long], memory)
+    assert not memory
+
+
+# -- beside h11 -----------------------------------------------------------------------------------
+
+
+def by_h11(head: bytes) -> h11.Request | None:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(head)
+    try:
+        event = connection.next_event()
+    except h11.RemoteProtocolError:
+        return None
+    return event if isinstance(event, h11.Request) else None
+
+
+def httpd_refuses(head: bytes, event: h11.Request) -> bool:
+    """Whether httpd's rules refuse what h11 accepts."""
+    def values(name: bytes) -> list[bytes]:
+        return [value for key, value in event.headers if key == name]
+
+    target, old = event.target, event.http_version == b"1.0"
+    hosts = values(b"host")
+    return (
+        b"\n" in head.replace(b"\r\n", b"")
+        or event.http_version < b"1"
+        or (not old and not hosts)
+        or (not old and hosts == [b""])
+        or any(set(host) & set(b" /\t") for host in hosts)
+        or b", ".join(values(b"expect")).lower() not in (b"", b"100-continue")
+        or (old and bool(values(b"transfer-encoding")))
+        or not (target.startswith((b"/", b"http://"))
+                or (target == b"*" and event.method == b"OPTIONS"))
+        or b"#" in target
+        or bad_path(target.partition(b"?")[0])
+    )  # fmt: skip
+
+
+def bad_path(path: bytes) -> bool:
+    """A bad escape, or a way out of the root: by the standard library's means."""
+    if re.search(rb"%(?![0-9A-Fa-f]{2})", path):
+        return True
+    depth = 0
+    for segment in unquote_to_bytes(path).split(b"/"):
+        depth += -1 if segment == b".." else segment not in (b"", b".")
+        if depth < 0:
+            return b"%2f" not in path.lower() and b"%00" not in path  # 404, not 400
+    return False
+
+
+@given(HEADS)
+@settings(max_examples=1000, deadline=None)
+def test_the_verdict_is_h11_s_but_for_httpd_s_rules(head):
+    head, blank, _ = head.partition(b"\r\n\r\n")
+    assume(blank)
+    head += blank
+    ours = parse([head])
+    theirs = by_h11(head)
+    refused = theirs is None or httpd_refuses(head, theirs)
+    assert (ours[:1] in ([400], [417])) is refused
+
+
+@given(good_heads())
+@settings(max_examples=500, deadline=None)
+def test_what_is_accepted_is_what_h11_read(head):
+    event = by_h11(head)
+    assume(event is not None and not httpd_refuses(head, event))
+    request, _ = parse_head(head, DIRECTIVES)
+    assert (request.method.encode(), request.target) == (event.method, event.target)
+    if request.length is not None and not request.target.startswith(b"http"):
+        assert list(request.headers) == list(event.headers)
+    assert request.head == head
+
+
+def test_a_head_as_large_as_the_limits_allow():
+    """h11's own limit of 16 KiB is not ours."""
+    lines = [b"X-%d: " % i + b"v" * 8000 for i in range(99)]
+    head = b"\r\n".join([b"GET / HTTP/1.1", b"Host: x", *lines, b"", b""])
+    (request, _), = parse(cut(head, list(range(0, len(head), 5000))))
+    assert len(request["headers"]) == 100
+
+
+# -- bodies ---------------------------------------------------------------------------------------
+
+
+def test_a_body_s_end_is_the_next_request_s_beginning():
+    chunked = b"POST /1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    counted = b"POST /2 HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
+    get = b"GET /3 HTTP/1.1\r\nHost: x\r\n\r\n"
+    stream = chunked + b"4\r\nGET \r\n0\r\nT: x\r\n\r\n" + counted + b"GET " + get
+    for place in range(len(stream)):
+        found = parse(cut(stream, [place]))
+        assert [(request["path"], body) for request, body in found] == [
+            ("/1", b"GET "), ("/2", b"GET "), ("/3", b"")]
+
+
+def test_a_broken_body_stays_broken():
+    """However often a script asks: what follows must never pass for a request."""
+    protocol = Protocol(DIRECTIVES, {})
+    protocol.feed(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n!\r\n"
+                  b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    protocol.next_request()
+    for _ in range(3):
+        with pytest.raises(RequestError) as caught:
+            protocol.next_piece()
+        assert caught.value.status == 400
+        assert protocol.in_body and protocol.unread
+
+
+def test_a_body_over_its_limit_stays_so():
+    protocol = Protocol(directives(LimitRequestBody=4), {})
+    protocol.feed(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+                  b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n")
+    protocol.next_request()
+    assert protocol.next_piece() == b"abc"
+    for _ in range(3):
+        with pytest.raises(RequestError) as caught:
+            protocol.next_piece()
+        assert caught.value.status == 413
+
+
+def test_an_endless_chunk_size_does_not_fill_the_memory():
+    protocol = Protocol(DIRECTIVES, {})
+    protocol.feed(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    protocol.next_request()
+    for count in range(100):
+        protocol.feed_body(b"1;" + b"x" * 1000)
+        try:
+            assert protocol.next_piece() is None
+        except RequestError as error:
+            assert error.status == 400 and count < 40
+            break
+    else:
+        raise AssertionError("100 KB of a chunk's size line were kept")
+
+
+# -- paths ----------------------------------------------------------------------------------------
+
+SEGMENT = st.one_of(
+    st.sampled_from(["..", ".", "", "%2e%2e", "%2E.", "a", "..%2f", "%2f", "%00", "...", "%", "%4",
+                     "é", "%c3%a9", "%ff", "%25"]),
+    st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#?"), max_size=5),
+)  # fmt: skip
+
+
+@given(st.lists(SEGMENT, max_size=8))
+@settings(max_examples=1000, deadline=None)
+def test_a_path_never_leads_above_the_root(segments):
+    target = ("/" + "/".join(segments)).encode("utf-8")
+    try:
+        path, _ = split_target("GET", target)
+    except RequestError as error:
+        assert error.status == 400
+        return
+    if path == "":
+        assert b"%2f" in target.lower() or b"%00" in target
+        return
+    assert path.startswith("/") and "\0" not in path
+    assert "//" not in path
+    assert not {"..", "."} & set(path.split("/"))
+    root = "/srv/www"
+    joined = posixpath.normpath(root + path)
+    assert joined == root or joined.startswith(root + "/")
+
+
+@given(st.binary(max_size=20))
+def test_a_path_is_decoded_to_its_bytes(raw):
+    assume(b"/" not in raw and b"\0" not in raw and raw not in (b".", b".."))
+    target = b"/" + b"".join(b"%%%02X" % byte for byte in raw)
+    path, query = split_target("GET", target + b"?%zz")
+    assert os.fsencode(path) == b"/" + raw
+    assert query == b"%zz"
+
+
+@pytest.mark.parametrize("target, path, query", [
+    (b"/", "/", b""),
+    (b"/?", "/", b""),
+    (b"/?a?b", "/", b"a?b"),
+    (b"/a/./b//c/../d", "/a/b/d", b""),
+    (b"/a/..", "/", b""),
+    (b"/a/b/..", "/a/", b""),
+    (b"/a/.", "/a/", b""),
+    (b"/.hidden", "/.hidden", b""),
+    (b"/a..b", "/a..b", b""),
+    (b"/%2e%2E/x", None, None),
+    (b"/a/../../b", None, None),
+    (b"/%", None, None),
+    (b"/%4", None, None),
+    (b"/%g1", None, None),
+    (b"/%2f", "", b""),
+    (b"/a%2Fb?q", "", b"q"),
+    (b"/%00", "", b""),
+    (b"/%252e", "/%2e", b""),
+    (b"http://x", "/", b""),
+    (b"http://x?q", "/", b"q"),
+    (b"HTTPS://x:1/a?q", "/a", b"q"),
+    (b"ftp://x/a", None, None),
+    (b"x", None, None),
+    (b"*", None, None),
+    (b"/a#b", None, None),
+    (b"/a?b#c", None, None),
+])  # fmt: skip
+def test_targets(target, path, query):
+    if path is None:
+        with pytest.raises(RequestError) as caught:
+            split_target("GET", target)
+        assert caught.value.status == 400
+    else:
+        assert split_target("GET", target) == (path, query)
+
+
+# -- what is made of a head -----------------------------------------------------------------------
+
+
+def request_of(head: str) -> Request:
+    return parse_head(head.encode("latin-1"), DIRECTIVES)[0]
+
+
+@pytest.mark.parametrize("lines, version, close, asks", [
+    ("", "1.1", False, False),
+    ("Connection: close\r\n", "1.1", True, False),
+    ("Connection: keep-alive\r\n", "1.1", False, True),
+    ("Connection: Keep-Alive, CLOSE\r\n", "1.1", True, True),
+    ("Connection: upgrade\r\nConnection: close\r\n", "1.1", True, False),
+    ("", "1.0", True, False),
+    ("Connection: keep-alive\r\n", "1.0", False, True),
+    ("Connection: x-close\r\n", "1.1", False, False),
+])  # fmt: skip
+def test_whether_the_client_stays(lines, version, close, asks):
+    request = request_of(f"GET / HTTP/{version}\r\nHost: x\r\n{lines}\r\n")
+    assert (request.close, request.asks_keep_alive) == (close, asks)
+
+
+@pytest.mark.parametrize("lines, length, expects", [
+    ("", 0, False),
+    ("Content-Length: 7\r\n", 7, False),
+    ("Content-Length: 7\r\nContent-Length: 7\r\n", 7, False),
+    ("Transfer-Encoding: chunked\r\n", None, False),
+    ("Content-Length: 7\r\nExpect: 100-Continue\r\n", 7, True),
+    ("Expect: 100-continue\r\n", 0, False),
+])  # fmt: skip
+def test_how_a_body_is_framed(lines, length, expects):
+    request = request_of(f"POST / HTTP/1.1\r\nHost: x\r\n{lines}\r\n")
+    assert (request.length, request.expect_continue) == (length, expects)
+
+
+def test_of_two_framings_only_one_is_left():
+    request = request_of("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n"
+                         "Transfer-Encoding: chunked\r\n\r\n")
+    assert request.length is None and request.close
+    assert request.get(b"content-length") is None
+
+
+def test_the_target_s_host_is_the_host():
+    request = request_of("GET http://target.example/ HTTP/1.1\r\nHost: field.example\r\n\r\n")
+    assert request.get(b"host") == b"target.example"
+
+
+@pytest.mark.parametrize("host", [
+    "x", "a.example", "a.example:80", "[::1]", "[::1]:8080", "127.0.0.1:1", "a_b", "a.", "x:"])
+def test_hosts(host):
+    assert request_of(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").get(b"host") == host.encode()
+
+
+@pytest.mark.parametrize("host", [
+    "", "a b", "a/b", "a@b", "a:b", "a:80:80", "[::1", "[x]", "::1", "a?b", "a#b", "a\\b", "<a>",
+    '"'])
+def test_hosts_that_are_none(host):
+    with pytest.raises(RequestError) as caught:
+        request_of(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")
+    assert caught.value.status == 400
+
+
+def test_http_1_0_needs_no_host():
+    assert request_of("GET / HTTP/1.0\r\n\r\n").get(b"host") is None
+
+
+def test_the_texts_of_the_scoreboard_have_their_size():
+    request = request_of("GET /" + "x" * 200 + " HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert len(request.status_text) == 16 + 64
+    assert request.status_text.startswith(b"http/1.1\0")
+    assert request.status_text[16:] == b"GET /" + b"x" * 58 + b"\0"
+
+
+@given(st.binary(max_size=40))
+def test_a_quoted_line_is_one_line_and_shows_its_quotes(line):
+    text = quote_line(line)
+    assert text.isascii() and text.isprintable()
+    assert '"' not in text.replace('\\"', "")
+
+
+def test_methods_are_httpd_s():
+    assert {"GET", "PATCH", "MKCOL"} <= METHODS and "get" not in METHODS and "BREW" not in METHODS
+
+
+@given(st.integers(0, 4_000_000_000))
+def test_dates_are_read_as_written(seconds):
+    assert parse_http_date(http_date(seconds).encode()) == seconds
+
+
+@pytest.mark.parametrize("text", [
+    "", "yesterday", "Tue, 02 Jan 2024 03:04:05", "Tue, 02 Jan 2024 03:04:05 CET",
+    "Tue, 02 Foo 2024 03:04:05 GMT", "Tue, 02 Jan 2024 03:04 GMT", "02 Jan 2024 03:04:05 GMT",
+    "Tue, xx Jan 2024 03:04:05 GMT", "\xff"])
+def test_what_is_no_date(text):
+    assert parse_http_date(text.encode("latin-1")) is None
