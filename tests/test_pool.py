@@ -1,0 +1,302 @@
+"""Pools that grow, shrink and fill up, live: httpd's figures for the same directives, second by
+second, and who waits when nobody is free."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from processes import (
+    FINISH,
+    MPMS,
+    THREADED,
+    Client,
+    Gate,
+    alive,
+    fetch,
+    half_sent,
+    nothing_left,
+    one_child,
+    parked,
+    request,
+    serve,
+    until,
+)
+
+
+@pytest.fixture(autouse=True)
+def everything_ends():
+    with nothing_left():
+        yield
+
+
+# --- Growing and shrinking -----------------------------------------------------------------------
+
+
+def plateaus(count: Callable[[], int], last: int, cap: float) -> list[tuple[float, int]]:
+    """(seconds, number of children) whenever the number has changed and stays for a fifth of a
+    second, until it is `last`. A pass forks within milliseconds; what is seen in the middle of it
+    is no step."""
+    began = time.monotonic()
+    seen: list[tuple[float, int]] = []
+    before, since = -1, 0.0
+    while (now := time.monotonic()) < began + cap:
+        current = count()
+        if current != before:
+            before, since = current, now
+        elif now - since > 0.2 and (not seen or seen[-1][1] != current):
+            seen.append((since - began, current))
+            if current == last:
+                return seen
+        time.sleep(0.01)
+    raise AssertionError(f"not {last} children within {cap:g} s: {seen}")
+
+
+GROW = {
+    "prefork": ({"StartServers": 1, "MinSpareServers": 45, "MaxSpareServers": 70,
+                 "ServerLimit": 100, "MaxRequestWorkers": 100}, [1, 2, 4, 8, 16, 32, 64]),
+    "worker": ({"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 50,
+                "MaxSpareThreads": 120, "ServerLimit": 40, "MaxRequestWorkers": 80},
+               [1, 2, 4, 8, 16, 32]),
+    "event": ({"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 50,
+               "MaxSpareThreads": 120, "ServerLimit": 40, "MaxRequestWorkers": 80},
+              [1, 2, 4, 8, 16, 32]),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_pool_grows_by_1_2_4_8_children_a_second_apart(mpm):
+    pool, expected = GROW[mpm]
+    with serve(mpm, pool=pool) as server:
+        seen = plateaus(lambda: len(server.processes()), expected[-1], cap=20)
+        assert [count for _, count in seen] == expected
+        steps = [b - a for (a, _), (b, _) in zip(seen[1:], seen[2:], strict=False)]
+        assert all(0.8 < step < 2.5 for step in steps), seen
+        # Enough: nothing more happens, and it says what it did when it forked many.
+        level = server.processes()
+        assert fetch(server).status == 200
+        assert level == server.processes()
+
+
+SHRINK = {
+    "prefork": ({"StartServers": 10, "MinSpareServers": 1, "MaxSpareServers": 5,
+                 "MaxRequestWorkers": 16}, 10, 5),
+    "worker": ({"StartServers": 7, "ThreadsPerChild": 2, "MinSpareThreads": 1,
+                "MaxSpareThreads": 6, "ServerLimit": 20, "MaxRequestWorkers": 20}, 7, 3),
+    "event": ({"StartServers": 7, "ThreadsPerChild": 2, "MinSpareThreads": 1,
+               "MaxSpareThreads": 6, "ServerLimit": 20, "MaxRequestWorkers": 20}, 7, 3),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_pool_shrinks_by_one_child_a_second(mpm):
+    pool, first, last = SHRINK[mpm]
+    with serve(mpm, pool=pool, access_log=True) as server:
+        # Not the scoreboard's number: the parent notices up to a second later who has gone.
+        children = server.processes()
+        seen = plateaus(lambda: sum(map(alive, children)), last, cap=20)
+        counts = [count for _, count in seen]
+        assert counts[0] in (first, first - 1)
+        assert counts == list(range(counts[0], last - 1, -1)), seen
+        assert (seen[-1][0] - seen[0][0]) / (len(seen) - 1) > 0.8, f"one a second: {seen}"
+        # httpd's prefork opens a dummy connection for each; ours needs none.
+        assert server.access_log() == ""
+        assert fetch(server).status == 200
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_the_pool_within_its_bounds_is_left_alone(mpm):
+    with serve(mpm) as server:
+        before = server.processes()
+        # Two passes of idle maintenance go by while a client is idle for so long.
+        with Client(server) as client:
+            client.silent(2.2)
+        assert server.processes() == before and all(map(alive, before))
+
+
+# --- Full ----------------------------------------------------------------------------------------
+
+FULL = {
+    "prefork": ({"StartServers": 2, "MinSpareServers": 1, "MaxSpareServers": 3,
+                 "MaxRequestWorkers": 3}, 3, "AH00161"),
+    "worker": ({"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 1,
+                "MaxSpareThreads": 6, "MaxRequestWorkers": 4}, 4, "AH00286"),
+    "event": ({"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 1,
+               "MaxSpareThreads": 6, "MaxRequestWorkers": 4}, 4, "AH00484"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_full_server_says_so_once_and_the_next_client_waits_its_turn(mpm):
+    pool, workers, ah = FULL[mpm]
+    with serve(mpm, pool=pool) as server:
+        holding = [half_sent(server) for _ in range(workers)]
+        # The pool has to grow for the last of them, so this takes a pass or two.
+        until(lambda: server.scoreboard().count("R") == workers, "every worker reads")
+        with Client(server) as extra:
+            extra.send(request(close=True))
+            until(lambda: f"{ah}: " in server.error_log(), "it says that it is full")
+            extra.silent(1.5)  # and says it in no later pass
+            assert holding[0].send(FINISH).answer().status == 200
+            holding[0].close()
+            assert extra.answer().status == 200
+        for client in holding[1:]:
+            assert client.send(FINISH).answer().status == 200
+            client.close()
+        # Full a second time: httpd reports it once in the life of a parent.
+        holding = [half_sent(server) for _ in range(workers)]
+        until(lambda: server.scoreboard().count("R") == workers, "every worker reads")
+        with Client(server) as extra:
+            extra.send(request(close=True)).silent(1.5)
+        assert server.error_log().count(f"{ah}: ") == 1
+        assert len(server.processes()) == (workers if mpm == "prefork" else 2)
+
+
+@pytest.mark.parametrize("mpm", THREADED)
+def test_a_client_is_not_left_to_a_busy_child_while_another_is_idle(mpm):
+    pool = {"StartServers": 2, "ThreadsPerChild": 2, "MinSpareThreads": 1, "MaxSpareThreads": 10,
+            "MaxRequestWorkers": 4}  # fmt: skip
+    with serve(mpm, pool=pool) as server:
+        gates: list[Gate] = []
+        while "WW" not in server.scoreboard().letters.values():
+            gates.append(Gate())
+            Client(server).send(request(gates[-1].path))
+            until(lambda: server.scoreboard().count("W") == len(gates), "one more script")
+        # Three of four threads at most are busy. Nobody may have to wait for them.
+        for _ in range(20):
+            assert fetch(server, wait=5).status == 200
+        for gate in gates:
+            gate.open()
+
+
+def test_prefork_serves_as_many_clients_as_it_may_have_children():
+    gate = Gate()
+    pool = {"StartServers": 1, "MinSpareServers": 1, "MaxSpareServers": 3, "MaxRequestWorkers": 6}
+    with serve("prefork", pool=pool) as server:
+        clients = [Client(server).send(request(gate.path)) for _ in range(6)]
+        until(lambda: server.scoreboard().count("W") == 6, "six scripts at the same time")
+        gate.open()
+        pids = {int(client.answer().body) for client in clients}
+        assert len(pids) == 6
+
+
+# --- Keep-alive: who can hold how many -----------------------------------------------------------
+
+
+def all_idle(server, threads: int) -> None:
+    """Until every thread has been idle for a few looks: a worker shows `_` just before it counts."""
+    for _ in range(3):
+        until(lambda: server.scoreboard().count("_") == threads, "all workers idle")
+
+
+@pytest.mark.parametrize(("factor", "limit"), [(1, 8), (2, 12), (3, 16), (1.5, 8)])
+def test_async_request_worker_factor_says_how_many_connections_event_parks(factor, limit):
+    with serve("event", pool=one_child("event", 4) | {"ServerLimit": 1},
+               AsyncRequestWorkerFactor=factor, KeepAliveTimeout=30) as server:  # fmt: skip
+        clients = []
+        for _ in range(limit):
+            all_idle(server, 4)
+            clients.append(parked(server))
+        with Client(server) as extra:
+            extra.send(request())
+            extra.silent(0.7)
+            assert server.scoreboard().count("_") == 4, "it waits although four workers are idle"
+            clients[0].close()
+            assert extra.answer().status == 200
+
+
+@pytest.mark.slow
+def test_event_holds_200_idle_clients_on_8_threads_and_serves_the_next():
+    with serve("event", pool=one_child("event", 8), AsyncRequestWorkerFactor=40,
+               KeepAliveTimeout=30) as server:  # fmt: skip
+        clients = [parked(server) for _ in range(200)]
+        began = time.monotonic()
+        assert fetch(server).status == 200
+        assert time.monotonic() - began < 2.0
+        until(lambda: server.scoreboard().count("_") == 8, "all workers idle")
+        assert sum(row.connections for row in server.scoreboard().snapshot.processes) >= 200
+        # They are not forgotten: each is served again.
+        for client in clients:
+            assert client.get().status == 200
+
+
+def test_worker_holds_8_idle_clients_on_8_threads_and_the_next_waits_for_their_timeout():
+    with serve("worker", pool=one_child("worker", 8), KeepAliveTimeout=2) as server:
+        clients = [parked(server) for _ in range(8)]
+        began = time.monotonic()
+        until(lambda: server.scoreboard().count("K") == 8, "every thread waits for its client")
+        assert fetch(server).status == 200
+        took = time.monotonic() - began
+        assert 1.0 < took < 5.0, took
+        for client in clients:
+            client.ended(5.0)
+
+
+def test_prefork_holds_a_process_for_each_idle_client():
+    with serve("prefork", pool=one_child("prefork"), KeepAliveTimeout=1) as server:
+        with parked(server):
+            began = time.monotonic()
+            assert fetch(server).status == 200
+            assert 0.5 < time.monotonic() - began < 4.0
+
+
+def test_event_serves_more_kept_alive_clients_at_work_than_it_has_threads():
+    """Each connection is some other thread's each time; none is lost on the way."""
+    with serve("event", pool=one_child("event", 2), AsyncRequestWorkerFactor=20) as server:
+        clients = [parked(server) for _ in range(20)]
+        for _ in range(10):
+            for client in clients:
+                client.send(request("/pid.py"))
+            assert [client.answer().status for client in clients] == [200] * 20
+
+
+# --- A child crashes -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_core_files():
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, before)
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_crashed_child_is_logged_and_replaced_at_once_by_worker_and_event(mpm, no_core_files):
+    with serve(mpm) as server:
+        before = server.processes()
+        began = time.monotonic()
+        os.kill(before[0], signal.SIGSEGV)
+        until(lambda: "AH00052" in server.error_log(), "a line about the crash", 3.0)
+        assert f"{before[0]}" in server.error_log() and "SIGSEGV" in server.error_log()
+        if mpm == "prefork":
+            # Three of four are left, and two spare ones are wanted: nobody is missed.
+            assert set(server.processes()) == set(before[1:])
+        else:
+            until(lambda: len(server.processes()) == len(before), "a replacement", 3.0)
+            assert time.monotonic() - began < 3.0
+        assert fetch(server).status == 200
+        assert server.error_log().count("AH00052") == 1
+
+
+@pytest.mark.parametrize("mpm", THREADED)
+def test_children_that_crash_in_series_are_reported_and_not_replaced_at_once(mpm, no_core_files):
+    pool = {"StartServers": 5, "ThreadsPerChild": 1, "MinSpareThreads": 1, "MaxSpareThreads": 10,
+            "MaxRequestWorkers": 5}  # fmt: skip
+    with serve(mpm, pool=pool) as server:
+        before = server.processes()
+        os.kill(server.pid, signal.SIGSTOP)  # so that it learns of all deaths at the same time
+        for pid in before[:4]:
+            os.kill(pid, signal.SIGSEGV)
+        os.kill(server.pid, signal.SIGCONT)
+        ah = {"worker": "AH10393", "event": "AH10392"}[mpm]
+        until(lambda: f"{ah}: " in server.error_log(), "a warning", 3.0)
+        until(lambda: len(server.processes()) == 3, "two of four are replaced")
+        assert server.error_log().count("AH00052") == 4
+        assert fetch(server).status == 200
