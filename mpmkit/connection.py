@@ -296,7 +296,7 @@ class Connection:
                 else:
                     self.send(data)
         finally:
-            if self.pending is not body:
+            if self.pending is not body and body.fd >= 0:
                 os.close(body.fd)
 
     def send_pieces(self, head: bytes, pieces: Iterable[bytes], chunked: bool) -> int:
@@ -332,6 +332,7 @@ class Connection:
                     pending.offset += sent
                     pending.count -= sent
                 os.close(pending.fd)
+                pending.fd = -1  # `send_file` would close it again, and by then it may be another's
                 os.set_blocking(self.fd, True)
             elif pending is not None:
                 while pending:

@@ -46,7 +46,7 @@ def case(server, name, *lines, **options):
     return get(server, f"/cases.py/{name}", *lines, **options)
 
 
-# -- answers ----------------------------------------------------------------------------------------
+# -- answers --------------------------------------------------------------------------------------
 
 
 def test_the_sample_script(server):
@@ -139,7 +139,7 @@ def test_headers(server):
     assert reply["X-Latin"] == "caf\xe9"
 
 
-# -- the standard -----------------------------------------------------------------------------------
+# -- the standard ---------------------------------------------------------------------------------
 
 
 def test_the_standard_library_s_validator_is_content(server):
@@ -212,7 +212,7 @@ def test_flask_runs_unchanged(server, errors):
     assert "a view's mistake" in errors()
 
 
-# -- request bodies ---------------------------------------------------------------------------------
+# -- request bodies -------------------------------------------------------------------------------
 
 
 def chunked(*pieces: bytes) -> bytes:
@@ -298,7 +298,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body(server):
     assert get(server, "/hello.py").status == 200
 
 
-# -- mistakes ---------------------------------------------------------------------------------------
+# -- mistakes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name, said", [
@@ -405,7 +405,7 @@ def test_wsgi_errors_is_the_error_log(server, errors):
     assert all("[wsgi:error]" in line for line in said.splitlines())
 
 
-# -- loading ----------------------------------------------------------------------------------------
+# -- loading --------------------------------------------------------------------------------------
 
 
 def script(text: str) -> str:
@@ -494,7 +494,7 @@ def application(environ, start_response):
         assert one.reply().body == other.reply().body == b"met"
 
 
-# -- what must not be seen --------------------------------------------------------------------------
+# -- what must not be seen ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", [

@@ -236,6 +236,8 @@ def _conditional(request: Request, version: Version) -> Response | None:
         unchanged = when is not None and version.mtime <= when
     if unchanged and request.method in ("GET", "HEAD"):
         return Response(304, version.fields, b"\r\n")
+    if unchanged and none_match is not None:
+        return Response(412, version.fields + b"Content-Length: 0\r\n", version.after)
     return None
 
 
