@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,9 @@ SIGNALS = {
     "WINCH": signal.SIGWINCH, "graceful-stop": signal.SIGWINCH,
 }  # fmt: skip
 
-_running: weakref.WeakSet[Server] = weakref.WeakSet()
+# Also those that nobody has a name for any more (a notebook's cell run twice): they are stopped, and
+# their files removed, when the interpreter ends.
+_running: set[Server] = set()
 
 
 class LaunchError(Exception):
@@ -112,6 +113,7 @@ class Server:
         self._process = process
         self._lifeline = lifeline
         self._home = home
+        self._owner = os.getpid()
         _running.add(self)
 
     @property
@@ -223,7 +225,7 @@ def launch(
     port: int = 0,
     access_log: bool = False,
     listen_fd: int | None = None,
-    directives: Sequence[str] = (),
+    directives: Sequence[str] | str = (),
     **named: Any,
 ) -> Server:
     """Start a server and return once clients can connect.
@@ -246,6 +248,7 @@ def launch(
     settings = from_keywords(mpm, **named) if named else ()
     home = tempfile.mkdtemp(prefix="mpmkit-")
     lines = [" ".join([s.name, *map(_quoted, s.args)]) for s in settings]
+    directives = [directives] if isinstance(directives, str) else directives
     lines += [f"ScoreBoardFile {_quoted(os.path.join(home, 'scoreboard'))}", *directives]
     if access_log:
         lines.append(f"CustomLog {_quoted(os.path.join(home, 'access.log'))} common")
@@ -320,4 +323,5 @@ def running() -> Iterator[Server]:
 @atexit.register
 def _stop_all() -> None:
     for server in running():
-        server.stop()
+        if server._owner == os.getpid():  # a fork of the launching process leaves its servers alone
+            server.stop()

@@ -1,0 +1,370 @@
+"""`mpmkit.launch`: what a notebook or a script gets, and what it is told when it asks for nonsense."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from processes import (
+    MPMS,
+    Client,
+    Gate,
+    alive,
+    all_gone,
+    children_of,
+    environment,
+    fetch,
+    marked,
+    nothing_left,
+    parked,
+    request,
+    serve,
+    site,
+    until,
+)
+
+import mpmkit
+from mpmkit import DirectiveError, LaunchError
+from mpmkit.launcher import running
+
+
+@pytest.fixture(autouse=True)
+def everything_ends():
+    with nothing_left():
+        yield
+    assert list(running()) == []
+
+
+def nothing_started() -> bool:
+    return marked(os.environ["MPMKIT_TEST_MARK"]) == []
+
+
+# --- What it gives -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_launched_server_serves_the_samples(mpm):
+    with mpmkit.launch(mpm) as server:
+        assert server.mpm == mpm
+        assert server.url == f"http://127.0.0.1:{server.port}"
+        assert server.running and alive(server.pid)
+        assert sorted(server.processes()) == sorted(children_of(server.pid))
+        page, script = fetch(server, "/"), fetch(server, "/hello.py")
+        assert page.status == 200 and len(page.body) == 45
+        assert script.status == 200 and script.body == b"hello world"
+        assert repr(server) == f"<mpmkit {mpm} {server.url} pid {server.pid} running>"
+    assert not server.running
+    assert repr(server).endswith("stopped>")
+
+
+def test_directives_arrive_as_they_were_given(tmp_path):
+    root = tmp_path / "a site with spaces and a 'quote'"
+    root.mkdir()
+    (root / "start page.html").write_text("here")
+    with mpmkit.launch(
+        "worker", document_root=root, ThreadsPerChild=3, StartServers=2, KeepAlive=False,
+        DirectoryIndex="'start page.html'", MinSpareThreads=1, directives=["MaxSpareThreads 99"],
+    ) as server:  # fmt: skip
+        assert server.directives["ThreadsPerChild"] == 3
+        board = server.scoreboard()
+        assert board.threads_per_child == 3
+        assert [len(line) for line in board.letters.values()] == [3, 3]
+        answer = fetch(server)
+        assert answer.body == b"here"
+    with mpmkit.launch("prefork", directives="MaxKeepAliveRequests 7") as server:
+        with Client(server) as client:
+            answer = client.get(extra="Connection: keep-alive\r\n")
+        assert answer.headers["keep-alive"].endswith("max=7")
+
+
+def test_a_conf_file_may_choose_the_mpm_and_directives_come_after_it(tmp_path):
+    conf = tmp_path / "httpd.conf"
+    conf.write_text(
+        "LoadModule mpm_worker_module modules/mod_mpm_worker.so\n"
+        f'DocumentRoot "{site()}"\nMaxKeepAliveRequests 50\nKeepAliveTimeout 9\n'
+    )
+    with mpmkit.launch(conf=conf, MaxKeepAliveRequests=60) as server:
+        assert server.mpm == "worker"
+        with Client(server) as client:
+            answer = client.get(extra="Connection: keep-alive\r\n")
+        assert answer.headers["keep-alive"] == "timeout=9, max=60"
+
+
+def test_a_listening_socket_can_be_handed_over():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        with serve("event", listen_fd=sock.fileno()) as server:
+            assert server.port == port
+            assert fetch(server).status == 200
+            server.graceful()
+            until(lambda: server.scoreboard().snapshot.generation == 1, "a new generation")
+            assert fetch(server).status == 200
+        # It is still ours, and can be given to another server.
+        with serve("prefork", listen_fd=sock.fileno()) as server:
+            assert server.port == port
+            assert fetch(server).status == 200
+
+
+def test_the_logs_can_be_read_during_and_after():
+    with serve("prefork", access_log=True) as server:
+        fetch(server, "/index.html")
+        until(lambda: server.access_log(), "a line in the access log")
+        assert '"GET /index.html HTTP/1.1" 200 45' in server.access_log()
+        assert "AH00163" in server.error_log()
+    assert '"GET /index.html HTTP/1.1" 200 45' in server.access_log()
+    assert "AH00169" in server.error_log()
+
+
+def test_nothing_stays_on_the_disk(tmp_path, monkeypatch):
+    site()  # made elsewhere, before
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with serve("event", access_log=True) as server:
+        assert len(list(tmp_path.iterdir())) == 1
+        fetch(server)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(LaunchError):
+        serve("event", document_root="/does/not/exist")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_descriptor_stays_open():
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with serve("event"):
+        pass
+    before = count()
+    for _ in range(3):
+        with serve("event") as server:
+            server.scoreboard()
+        with pytest.raises(LaunchError):
+            serve("event", document_root="/does/not/exist")
+    assert count() == before
+
+
+# --- The scoreboard ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_the_scoreboard_is_a_frozen_picture(mpm):
+    gate = Gate()
+    with serve(mpm) as server:
+        until(lambda: set(str(server.scoreboard())) <= {"_", "\n"}, "everybody idle")
+        with Client(server).send(request(gate.path)):
+            before = server.scoreboard()
+            busy = until(
+                lambda: (b := server.scoreboard()) and b.count("W") == 1 and b, "a busy script"
+            )
+            gate.open()
+            until(lambda: not server.scoreboard().count("W"), "the script ended")
+        assert busy.count("W") == 1, "the picture does not change"
+        idle = 4 if mpm == "prefork" else 8
+        assert (busy.count("W") + busy.count("_"), busy.count(".")) == (idle, 0)
+        assert before.mpm == busy.mpm == mpm
+        assert str(busy).count("\n") == len(busy.letters) - 1
+        (row,) = [row for row in busy.workers if row.state == 4]
+        assert row.pid in server.processes()
+        assert row.client == "127.0.0.1" and row.request.startswith("GET /gate.py?")
+        with pytest.raises(AttributeError):
+            busy.snapshot.generation = 5
+        assert f"of {mpm}: " in repr(busy) and "1 W" in repr(busy)
+
+
+def test_the_scoreboard_counts_and_is_a_data_frame():
+    pytest.importorskip("pandas")
+    with serve("worker") as server:
+        with parked(server) as client:
+            for _ in range(4):
+                client.get()
+            until(lambda: server.scoreboard().accesses == 5, "five requests counted")
+            board = until(lambda: (b := server.scoreboard()).count("K") and b, "parked")
+        frame = board.to_frame()
+        assert len(frame) == 8 and set(frame.pid) == set(server.processes())
+        assert sorted(frame.letter) == ["K", *"_______"]
+        assert frame.access_count.sum() == 5
+        assert frame.bytes_served.sum() == board.bytes_served > 5 * 45
+
+
+def test_reading_the_scoreboard_costs_no_request_and_works_when_everybody_is_busy():
+    gate = Gate()
+    pool = {"StartServers": 2, "MinSpareServers": 1, "MaxSpareServers": 2, "MaxRequestWorkers": 2}
+    with serve("prefork", pool=pool, access_log=True) as server:
+        for _ in range(2):
+            Client(server).send(request(gate.path))
+        until(lambda: server.scoreboard().count("W") == 2, "two busy scripts")
+        for _ in range(100):
+            assert str(server.scoreboard()) == "W\nW"
+        assert server.access_log() == ""
+        gate.open()
+
+
+# --- Signals and the end -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["USR1", "graceful", "HUP", "restart"])
+def test_restarts_by_signal_name(name):
+    with serve("event") as server:
+        server.signal(name)
+        until(lambda: server.scoreboard().snapshot.generation == 1, "a new generation")
+        until(lambda: server.processes(), "children")
+        assert fetch(server).status == 200
+
+
+@pytest.mark.parametrize("name", ["TERM", "stop", "WINCH", "graceful-stop"])
+def test_stops_by_signal_name(name):
+    with serve("event") as server:
+        children = server.processes()
+        server.signal(name)
+        until(lambda: not server.running, "the server ended")
+        all_gone(children, "and its children")
+        with pytest.raises(LaunchError, match="nobody to signal"):
+            server.signal("USR1")
+
+
+def test_another_signal_name_is_refused_by_name():
+    with serve("event") as server:
+        with pytest.raises(ValueError, match=r"'KILL' is no signal.*TERM.*graceful-stop"):
+            server.signal("KILL")
+        assert fetch(server).status == 200
+
+
+def test_stopping_twice_is_as_good_as_once():
+    server = serve("worker")
+    children = server.processes()
+    server.stop()
+    assert not server.running
+    assert not any(map(alive, children))
+    server.stop()
+    with server:
+        pass
+    assert "AH00295" in server.error_log()
+
+
+def test_a_stopped_server_has_no_scoreboard():
+    server = serve("event")
+    server.stop()
+    for ask in (server.scoreboard, server.processes):
+        with pytest.raises(LaunchError, match="launch another"):
+            ask()
+
+
+def test_a_server_that_was_killed_is_noticed_and_cleaned_up():
+    server = serve("event")
+    children = server.processes()
+    os.kill(server.pid, signal.SIGKILL)
+    until(lambda: not server.running, "it is noticed")
+    server.stop()
+    all_gone(children, "the children")
+
+
+def test_a_server_without_a_name_runs_on_and_ends_with_the_program(tmp_path):
+    """A notebook's cell run twice: the first server has no name any more. It must not leave its
+    files, nor a warning, nor itself."""
+    program = """
+import gc, mpmkit, os
+pids = []
+for _ in range(2):
+    server = mpmkit.launch("prefork", StartServers=1)
+    pids.append(server.pid)
+gc.collect()
+print(*pids, len(list(mpmkit.launcher.running())), flush=True)
+os.kill(pids[0], 0)
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-X", "dev", "-c", program], capture_output=True,
+        text=True, timeout=30, env=environment(TMPDIR=str(tmp_path)),
+    )  # fmt: skip
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    *pids, count = map(int, result.stdout.split())
+    assert count == 2
+    all_gone(pids, "both servers", 1.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_end_of_a_fork_of_the_launching_process_stops_nothing():
+    program = """
+import mpmkit, os, sys
+server = mpmkit.launch("prefork", StartServers=1)
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+assert server.running
+print(server.scoreboard().letters, flush=True)
+server.stop()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30,
+        env=environment(),
+    )  # fmt: skip
+    assert (result.returncode, result.stdout.strip()) == (0, "{0: '_'}"), result.stderr
+
+
+# --- Nonsense ------------------------------------------------------------------------------------
+
+
+def test_an_unknown_mpm_is_refused_before_anything_starts():
+    with pytest.raises(DirectiveError, match=r"'nginx' is not an MPM.*prefork, worker, event"):
+        mpmkit.launch("nginx")
+    with pytest.raises(DirectiveError, match="name an MPM"):
+        mpmkit.launch()
+    assert nothing_started()
+
+
+@pytest.mark.parametrize(
+    ("mpm", "named", "says"),
+    [
+        ("event", {"ThreadPerChild": 5}, "ThreadPerChild"),
+        ("event", {"threads": 5}, "threads"),
+        ("prefork", {"ThreadsPerChild": 5}, "ThreadsPerChild"),
+        ("worker", {"AsyncRequestWorkerFactor": 2}, "AsyncRequestWorkerFactor"),
+        ("event", {"ThreadsPerChild": True}, "takes a number"),
+        ("event", {"ThreadsPerChild": object()}, "ThreadsPerChild"),
+    ],
+)
+def test_a_bad_keyword_is_refused_before_anything_starts(mpm, named, says):
+    with pytest.raises(DirectiveError, match=says):
+        mpmkit.launch(mpm, **named)
+    assert nothing_started()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"KeepAliveTimeout": "never"}, "KeepAliveTimeout"),
+        ({"AsyncRequestWorkerFactor": 0}, "AsyncRequestWorkerFactor"),
+        ({"directives": ["Nonsense 1"]}, "Nonsense"),
+        ({"document_root": "/does/not/exist"}, "/does/not/exist"),
+        ({"conf": "/does/not/exist.conf"}, "/does/not/exist.conf"),
+        ({"port": 70000}, "70000"),
+        ({"CustomLog": "/does/not/exist/log common"}, "CustomLog"),
+    ],
+)
+def test_what_the_server_refuses_is_the_text_of_the_error(options, says):
+    with pytest.raises((DirectiveError, LaunchError), match=says) as caught:
+        mpmkit.launch("event", **options)
+    text = str(caught.value)
+    assert "Traceback" not in text and "\n" not in text
+    assert not text.startswith("mpmkit: ")
+    assert nothing_started()
+
+
+def test_a_descriptor_that_is_no_socket_is_told(tmp_path):
+    with open(tmp_path / "file", "wb") as file:
+        with pytest.raises(LaunchError, match=r"listen-fd \d+"):
+            mpmkit.launch("event", listen_fd=file.fileno())
+
+
+def test_a_used_port_is_told():
+    with serve("prefork") as first:
+        with pytest.raises(LaunchError) as caught:
+            mpmkit.launch("event", port=first.port)
+        assert f"127.0.0.1:{first.port}" in str(caught.value)
+        assert "another server" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert fetch(first).status == 200
