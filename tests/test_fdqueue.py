@@ -1,0 +1,276 @@
+"""The queue between a listener and its workers: each connection to one worker, nobody forgotten."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from servers import poll_until
+
+from mpmkit.fdqueue import FdQueue
+
+
+class Worker:
+    """A thread that takes from the queue until it ends; `busy` makes it stop at each item."""
+
+    def __init__(self, queue: FdQueue, taken: list, busy: threading.Event | None = None) -> None:
+        self.queue, self.taken, self.busy = queue, taken, busy
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self) -> None:
+        while (item := self.queue.pop()) is not None:
+            self.taken.append(item)
+            if self.busy is not None:
+                self.busy.wait()
+
+
+@pytest.fixture
+def queue():
+    made = FdQueue()
+    yield made
+    made.end()
+
+
+def idle(queue: FdQueue, count: int) -> None:
+    poll_until(lambda: queue.idle == count, what=lambda: f"{count} idle, there are {queue.idle}")
+
+
+# -- one thing after the other --------------------------------------------------------------------
+
+
+def test_a_reserved_worker_gets_the_item(queue):
+    taken: list = []
+    Worker(queue, taken)
+    assert queue.wait_for_idler()
+    assert queue.idle == 0
+    queue.push("connection")
+    poll_until(lambda: taken == ["connection"])
+    idle(queue, 1)
+
+
+def test_nobody_is_reserved_when_all_are_busy(queue):
+    taken, busy = [], threading.Event()
+    Worker(queue, taken, busy)
+    idle(queue, 1)
+    assert queue.try_get_idler()
+    assert not queue.try_get_idler()
+    queue.push(1)
+    poll_until(lambda: taken)
+    assert not queue.try_get_idler()
+    busy.set()
+    idle(queue, 1)
+    assert queue.try_get_idler()
+
+
+def test_the_listener_waits_for_a_worker_to_come_back(queue):
+    taken, busy = [], threading.Event()
+    Worker(queue, taken, busy)
+    assert queue.wait_for_idler()
+    queue.push(1)
+    poll_until(lambda: taken)
+    reserved: list = []
+    listener = threading.Thread(target=lambda: reserved.append(queue.wait_for_idler()), daemon=True)
+    listener.start()
+    poll_until(lambda: queue._waiting)
+    assert not reserved
+    busy.set()
+    listener.join(10)
+    assert reserved == [True]
+    assert queue.idle == 0  # the one who came back is reserved, not idle
+    queue.push(2)
+    poll_until(lambda: taken == [1, 2])
+
+
+def test_a_reservation_can_be_given_back(queue):
+    taken: list = []
+    Worker(queue, taken)
+    idle(queue, 1)
+    assert queue.wait_for_idler()
+    queue.release()
+    assert queue.idle == 1
+    assert queue.try_get_idler()
+
+
+def test_an_offer_waits_for_the_first_who_asks(queue):
+    taken, busy = [], threading.Event()
+    Worker(queue, taken, busy)
+    idle(queue, 1)
+    assert queue.offer(1)
+    poll_until(lambda: taken == [1])
+    assert not queue.offer(2)
+    assert not queue.offer(3)
+    assert queue.backlog == 2
+    busy.set()
+    poll_until(lambda: taken == [1, 2, 3])
+    idle(queue, 1)
+    assert queue.backlog == 0
+
+
+def test_who_becomes_idle_says_so_when_it_counts():
+    """A listener that is told and then looks must find the worker: or it would wait for ever."""
+    seen: list[int] = []
+    queue: FdQueue = FdQueue(lambda: seen.append(queue.idle))
+    Worker(queue, [])
+    poll_until(lambda: seen == [1])
+    queue.end()
+
+
+def test_the_end_sends_everybody_home():
+    queue: FdQueue = FdQueue()
+    workers = [Worker(queue, []) for _ in range(3)]
+    idle(queue, 3)
+    queue.end()
+    for worker in workers:
+        worker.thread.join(10)
+        assert not worker.thread.is_alive()
+    assert not queue.wait_for_idler()
+    assert queue.pop() is None
+
+
+def test_the_end_wakes_a_waiting_listener():
+    queue: FdQueue = FdQueue()
+    found: list = []
+    listener = threading.Thread(target=lambda: found.append(queue.wait_for_idler()), daemon=True)
+    listener.start()
+    poll_until(lambda: queue._waiting)
+    queue.end()
+    listener.join(10)
+    assert found == [False]
+
+
+def test_a_reservation_given_back_after_the_end_frees_its_worker():
+    queue: FdQueue = FdQueue()
+    worker = Worker(queue, [])
+    idle(queue, 1)
+    assert queue.wait_for_idler()
+    queue.end()
+    assert worker.thread.is_alive()  # reserved: it waits for its item
+    queue.release()
+    worker.thread.join(10)
+    assert not worker.thread.is_alive()
+
+
+def test_what_was_offered_before_the_end_is_still_served():
+    queue: FdQueue = FdQueue()
+    queue.offer(1)
+    queue.offer(2)
+    queue.end()
+    assert [queue.pop(), queue.pop(), queue.pop()] == [1, 2, None]
+
+
+# -- any order ------------------------------------------------------------------------------------
+
+
+class QueueAgainstCounting(RuleBasedStateMachine):
+    """Workers are counted, not run: a pop that would block is one more idle worker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: FdQueue = FdQueue()
+        self.idle = self.reserved = self.made = 0
+        self.backlog: list[int] = []
+        self.threads: list[Worker] = []
+        self.taken: list[int] = []
+        self.given: list[int] = []
+
+    @rule()
+    @precondition(lambda self: len(self.threads) < 6)
+    def a_worker_comes(self) -> None:
+        gate = threading.Event()
+        self.threads.append(Worker(self.queue, self.taken, gate))
+        if self.backlog:
+            self.given.append(self.backlog.pop(0))
+            poll_until(lambda: len(self.taken) == len(self.given))
+        else:
+            self.idle += 1
+            idle(self.queue, self.idle)
+
+    @rule()
+    def reserve(self) -> None:
+        assert self.queue.try_get_idler() is (self.idle > 0)
+        if self.idle:
+            self.idle -= 1
+            self.reserved += 1
+
+    @rule()
+    @precondition(lambda self: self.reserved)
+    def push(self) -> None:
+        self.made += 1
+        self.queue.push(self.made)
+        self.reserved -= 1
+        self.given.append(self.made)
+        poll_until(lambda: len(self.taken) == len(self.given))
+
+    @rule()
+    @precondition(lambda self: self.reserved)
+    def give_back(self) -> None:
+        self.queue.release()
+        self.reserved -= 1
+        self.idle += 1
+
+    @rule(many=st.integers(1, 3))
+    def offer(self, many: int) -> None:
+        for _ in range(many):
+            self.made += 1
+            assert self.queue.offer(self.made) is (self.idle > 0)
+            if self.idle:
+                self.idle -= 1
+                self.given.append(self.made)
+                poll_until(lambda: len(self.taken) == len(self.given))
+            else:
+                self.backlog.append(self.made)
+
+    @invariant()
+    def the_counts_agree(self) -> None:
+        assert self.queue.idle == self.idle
+        assert self.queue.backlog == len(self.backlog)
+        assert sorted(self.taken) == sorted(self.given)
+
+    def teardown(self) -> None:
+        self.queue.end()
+        for _ in range(self.reserved):
+            self.queue.release()
+        for worker in self.threads:
+            worker.busy.set()
+        for worker in self.threads:
+            worker.thread.join(10)
+            assert not worker.thread.is_alive()
+        assert sorted(self.taken) == sorted(self.given + self.backlog) or not self.threads
+
+
+TestQueueAgainstCounting = QueueAgainstCounting.TestCase
+TestQueueAgainstCounting.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+# -- all at once ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_each_item_is_taken_once(workers):
+    """A listener that reserves and pushes, threads switching as often as they can."""
+    queue: FdQueue = FdQueue()
+    taken: list[int] = []
+    threads = [Worker(queue, taken) for _ in range(workers)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(5000):
+            if number % 3:
+                assert queue.wait_for_idler()
+                queue.push(number)
+            else:
+                queue.offer(number)
+        poll_until(lambda: len(taken) == 5000, what=lambda: f"5000 taken, not {len(taken)}")
+        idle(queue, workers)
+    finally:
+        sys.setswitchinterval(interval)
+        queue.end()
+    for thread in threads:
+        thread.thread.join(10)
+    assert set(Counter(taken).values()) == {1} and len(taken) == 5000

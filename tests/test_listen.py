@@ -1,0 +1,359 @@
+"""Listening sockets: bound, kept over a restart, inherited, and accepted from."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, closing
+
+import pytest
+from servers import DATA, bound, poll_until
+
+from mpmkit.directives import check, from_keywords
+from mpmkit.listen import (
+    Acceptor,
+    Listener,
+    ListenError,
+    bind,
+    close_all,
+    configure,
+    first_timeout,
+    inherit,
+    open_listeners,
+    timeval,
+    url_of,
+)
+
+
+def directives(*listen, **named):
+    named.setdefault("AcceptFilter", ("http", "none"))
+    settings = [setting for address in listen or ("8080",)
+                for setting in from_keywords("event", Listen=address)]
+    return check("event", [*settings, *from_keywords("event", **named)])[0]
+
+
+def free_port(host="127.0.0.1", family=socket.AF_INET) -> int:
+    with socket.socket(family) as sock:
+        sock.bind((host, 0))
+        return sock.getsockname()[1]
+
+
+@pytest.fixture
+def opened():
+    """A function that opens listeners, which are closed at the end."""
+    made: list[Listener] = []
+
+    def open_some(directives, kept=()):
+        listeners = open_listeners(directives, kept)
+        made.extend(listeners)
+        return listeners
+
+    yield open_some
+    close_all(made)
+
+
+# -- bind -----------------------------------------------------------------------------------------
+
+
+def test_a_port_that_is_taken_names_the_port_and_the_mend():
+    with closing(bind("127.0.0.1", 0)) as sock:
+        sock.listen()
+        port = sock.getsockname()[1]
+        with pytest.raises(ListenError, match=rf"AH00072: .*127\.0\.0\.1:{port}; another server"):
+            bind("127.0.0.1", port)
+
+
+def test_an_address_that_is_not_here():
+    with pytest.raises(ListenError, match="no such address"):
+        bind("192.0.2.1", 0)
+
+
+def test_a_name_that_is_none():
+    with pytest.raises(ListenError, match=r"nowhere\.invalid"):
+        bind("nowhere.invalid", 0)
+
+
+def test_if_one_listen_fails_none_stays_open():
+    with closing(bind("127.0.0.1", 0)) as taken:
+        taken.listen()
+        port, other = taken.getsockname()[1], free_port()
+        with pytest.raises(ListenError):
+            open_listeners(directives(f"127.0.0.1:{other}", f"127.0.0.1:{port}"))
+        bind("127.0.0.1", other).close()  # free again
+
+
+def test_options_that_accepted_sockets_inherit(opened):
+    """TCP_NODELAY and the time-outs are set once, on the listening socket."""
+    d = directives(f"127.0.0.1:{free_port()}", Timeout=7, SendBufferSize=20_000)
+    (listener,) = opened(d)
+    with socket.create_connection(listener.getsockname()):
+        poll_until(lambda: select.select([listener], [], [], 0)[0])
+        sock, _ = listener.accept_bare()
+        try:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 40_000  # Linux doubles
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                raw = sock.getsockopt(socket.SOL_SOCKET, option, 16)
+                assert struct.unpack("ll", raw) == (7, 0)
+            assert os.get_blocking(sock.fileno())
+        finally:
+            sock.close()
+
+
+def test_defer_accept_is_httpd_s_default(opened):
+    def deferred(**named):
+        (listener,) = opened(directives(f"127.0.0.1:{free_port()}", **named))
+        return listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
+
+    assert deferred(AcceptFilter=("http", "data")) >= 30
+    assert deferred(AcceptFilter=("http", "none")) == 0
+
+
+@pytest.mark.parametrize("named, seconds", [
+    ({"Timeout": 60}, 20),
+    ({"Timeout": 5}, 5),
+    ({"Timeout": 60, "RequestReadTimeout": ("header=0", "body=0")}, 60),
+    ({"Timeout": 60, "RequestReadTimeout": ("header=3",)}, 3),
+])  # fmt: skip
+def test_how_long_the_first_bytes_may_take(named, seconds):
+    assert first_timeout(directives(**named)) == seconds
+
+
+@pytest.mark.parametrize("seconds, expected", [
+    (1, (1, 0)), (0.7, (0, 700_000)), (1.5, (1, 500_000)), (0, (0, 1)), (60, (60, 0))])
+def test_timeval(seconds, expected):
+    assert struct.unpack("ll", timeval(seconds)) == expected
+
+
+@pytest.mark.parametrize("host, url", [
+    ("127.0.0.1", "http://127.0.0.1:{}"), ("0.0.0.0", "http://127.0.0.1:{}"),
+    ("::1", "http://[::1]:{}"), ("::", "http://[::1]:{}")])
+def test_the_url_is_one_that_a_client_here_can_use(host, url):
+    if ":" in host and not ipv6():
+        pytest.skip("no IPv6 on this machine")
+    with closing(bind(host, 0)) as sock:
+        assert url_of(sock) == url.format(sock.getsockname()[1])
+
+
+# -- kept over a restart --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["{}", "*:{}", "0.0.0.0:{}", "127.0.0.1:{}", "localhost:{}"])
+def test_a_restart_keeps_the_sockets_it_has(opened, address):
+    d = directives(address.format(free_port("0.0.0.0")))
+    (first,) = opened(d)
+    assert open_listeners(d, [first]) == [first]
+
+
+def test_a_restart_opens_what_is_new(opened):
+    one, two = free_port(), free_port()
+    (first,) = opened(directives(f"127.0.0.1:{one}"))
+    both = opened(directives(f"127.0.0.1:{two}", f"127.0.0.1:{one}"), [first])
+    assert [sock.getsockname()[1] for sock in both] == [two, one]
+    assert both[1] is first
+
+
+def test_a_free_port_is_kept_under_its_number(opened):
+    with closing(bind("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        assert open_listeners(directives(f"127.0.0.1:{port}"), [free]) == [free]
+
+
+# -- inherited ------------------------------------------------------------------------------------
+
+
+def test_an_inherited_socket_listens_as_ours_do():
+    with bound() as sock:
+        listener = inherit(os.dup(sock.fileno()), directives())
+        try:
+            assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            assert not os.get_blocking(listener.fileno())
+            assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        finally:
+            listener.close()
+
+
+def test_what_can_t_be_inherited():
+    with socket.socket(type=socket.SOCK_DGRAM) as udp:
+        with pytest.raises(ListenError, match="SOCK_STREAM"):
+            inherit(udp.fileno(), directives())
+        udp.getsockname()  # still open: it was not ours
+    read, write = os.pipe()
+    try:
+        with pytest.raises(ListenError, match=f"--listen-fd {read}"):
+            inherit(read, directives())
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+# -- accept ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listening(opened):
+    """Two listening sockets, a pipe's ends, and an acceptor for all."""
+    listeners = opened(directives(*(f"127.0.0.1:{free_port()}" for _ in range(2))))
+    read, write = os.pipe()
+    yield listeners, write, read
+    for fd in (read, write):
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_connection_is_accepted(listening, count):
+    listeners, _, other = listening
+    acceptor = Acceptor(listeners[:count], other)
+    for listener in listeners[:count] * 2:
+        with socket.create_connection(listener.getsockname()) as client:
+            sock, peer = acceptor.accept()
+            assert peer == client.getsockname()
+            sock.close()
+    acceptor.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_other_descriptor_ends_the_wait(listening, count):
+    listeners, write, other = listening
+    acceptor = Acceptor(listeners[:count], other)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(acceptor.accept()))
+    thread.start()
+    os.write(write, b"!")
+    thread.join(10)
+    assert found == [None]
+    os.read(other, 1)
+    os.close(write)  # end of file ends it, too
+    assert acceptor.accept() is None
+    acceptor.close()
+
+
+def test_waiting_connections_come_before_the_other_descriptor(listening):
+    """The kernel told only us of them: to leave with them unaccepted would leave them waiting."""
+    listeners, write, other = listening
+    acceptor = Acceptor(listeners[:1], other)
+    os.write(write, b"!")
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(listeners[0].getsockname()))
+        poll_until(lambda: select.select([listeners[0]], [], [], 0)[0])
+        for _ in range(3):
+            sock, _ = acceptor.accept()
+            sock.close()
+        assert acceptor.accept() is None
+    acceptor.close()
+
+
+def test_every_listening_socket_gets_its_turn(listening):
+    listeners, _, other = listening
+    acceptor = Acceptor(listeners, other)
+    with ExitStack() as stack:
+        for listener in listeners * 3:
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        poll_until(lambda: len(select.select(listeners, [], [], 0)[0]) == 2)
+        ports = []
+        for _ in range(6):
+            sock, _ = acceptor.accept()
+            ports.append(sock.getsockname()[1])
+            sock.close()
+    assert len(set(ports[:2])) == len(set(ports[2:4])) == len(set(ports[4:])) == 2
+    acceptor.close()
+
+
+def test_a_connection_that_was_reset_is_passed_over(listening):
+    listeners, _, other = listening
+    acceptor = Acceptor(listeners[:1], other)
+    with socket.socket() as gone:
+        gone.connect(listeners[0].getsockname())
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with socket.create_connection(listeners[0].getsockname()) as client:
+        peers = []
+        while not peers or peers[-1] != client.getsockname():
+            sock, peer = acceptor.accept()
+            peers.append(peer)
+            sock.close()
+        assert len(peers) <= 2
+    acceptor.close()
+
+
+def test_several_acceptors_take_each_connection_once(listening):
+    """As several children do: EPOLLEXCLUSIVE must lose none and wake no two for one."""
+    listeners, write, other = listening
+    taken: list[tuple] = []
+
+    def child():
+        acceptor = Acceptor(listeners[:1], other)
+        while (accepted := acceptor.accept()) is not None:
+            taken.append(accepted[1])
+            accepted[0].close()
+        acceptor.close()
+
+    threads = [threading.Thread(target=child) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    names = []
+    for _ in range(200):
+        with socket.create_connection(listeners[0].getsockname()) as client:
+            names.append(client.getsockname())
+    poll_until(lambda: len(taken) >= 200)
+    os.write(write, b"!")  # nobody takes it: all see it
+    for thread in threads:
+        thread.join(10)
+    assert sorted(taken) == sorted(names)
+
+
+# -- addresses of the other kind ------------------------------------------------------------------
+
+
+def ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not ipv6(), reason="no IPv6 on this machine")
+def test_ipv6(tmp_path):
+    """Also what a script is told of the addresses."""
+    shutil.copy(DATA / "scripts" / "cases.py", tmp_path)
+    port = free_port("::1", socket.AF_INET6)
+    command = [sys.executable, "-m", "mpmkit", "serve", "worker", "-c", f"Listen [::1]:{port}",
+               "--document-root", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        try:
+            assert server.stdout.readline() == b"ready http://[::1]:%d\n" % port
+            with socket.create_connection(("::1", port)) as client:
+                client.sendall(b"GET /cases.py/environ HTTP/1.0\r\nHost: [::1]\r\n\r\n")
+                data = b"".join(iter(lambda: client.recv(65536), b""))
+                local = client.getsockname()
+        finally:
+            server.terminate()
+            server.wait(15)
+    environ = json.loads(data.partition(b"\r\n\r\n")[2])
+    assert (environ["SERVER_ADDR"], environ["REMOTE_ADDR"]) == ("::1", "::1")
+    assert environ["REMOTE_PORT"] == str(local[1])
+
+
+def test_configure_says_what_can_t_listen():
+    one = bind("127.0.0.1", 0)
+    port = one.getsockname()[1]
+    other = Listener(socket.AF_INET, socket.SOCK_STREAM)
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with closing(one), closing(other):
+        other.bind(("127.0.0.1", port))  # both bound, but only one may listen
+        configure(one, directives())
+        with pytest.raises(ListenError, match=f"AH00073: .*127.0.0.1:{port}"):
+            configure(other, directives())

@@ -1,0 +1,150 @@
+"""The pipe of death between real processes, and the line that dies with the parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from servers import alive, poll_until
+
+from mpmkit.pod import PipeOfDeath
+
+
+@pytest.fixture
+def pod():
+    made = PipeOfDeath()
+    yield made
+    made.close()
+
+
+def test_nobody_is_called_at_first(pod):
+    assert not pod.called()
+
+
+def test_one_byte_calls_one(pod):
+    pod.retire_one()
+    pod.retire_one()
+    assert [pod.called(), pod.called(), pod.called()] == [True, True, False]
+
+
+def test_the_end_calls_everybody(pod):
+    read = os.dup(pod.fileno())
+    pod.retire_all()
+    child = PipeOfDeath()
+    child.close()
+    child._read = read  # what a forked child holds
+    assert [child.called(), child.called()] == [True, True]
+    child.close()
+
+
+def test_a_full_pipe_does_not_block(pod):
+    for _ in range(70_000):
+        pod.retire_one()
+    assert pod.called()
+
+
+def test_to_close_twice_does_nothing(pod):
+    pod.close()
+    fd = os.open("/dev/null", os.O_RDONLY)
+    pod.close()
+    os.fstat(fd)  # not closed by number
+    os.close(fd)
+
+
+def test_another_descriptor_ends_the_wait(pod):
+    read, write = os.pipe()
+    try:
+        os.write(write, b"!")
+        pod.wait(read)
+        assert not pod.called()
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def test_a_wait_can_have_an_end(pod):
+    read, write = os.pipe()
+    try:
+        assert pod.wait(read, 0.01) is False
+        pod.retire_one()
+        assert pod.wait(read, 10) is True
+        assert not pod.called()  # the wait took the byte
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def program(text: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(text)], stdout=subprocess.PIPE,
+                            stdin=subprocess.PIPE, text=True)
+
+
+def test_each_byte_retires_one_of_many_processes():
+    with program("""
+        import os, sys
+        from mpmkit.pod import PipeOfDeath
+        pod = PipeOfDeath()
+        for _ in range(4):
+            if os.fork() == 0:
+                pod.only_read()
+                pod.wait(os.eventfd(0))
+                os._exit(0)
+        for line in sys.stdin:
+            (pod.retire_all if line == "all\\n" else pod.retire_one)()
+            for _ in range(2 if line == "all\\n" else 1):
+                os.wait()
+            print("gone", flush=True)
+        try:
+            os.wait()
+        except ChildProcessError:
+            print("none left", flush=True)
+        """) as parent:  # fmt: skip
+        for line in ("one\n", "one\n", "all\n"):
+            parent.stdin.write(line)
+            parent.stdin.flush()
+            assert parent.stdout.readline() == "gone\n"
+        parent.stdin.close()
+        assert parent.stdout.readline() == "none left\n"
+        assert parent.wait(10) == 0
+
+
+CHILD = """
+    import os, signal, sys, time
+    from mpmkit.pod import Lifeline
+    line = Lifeline()
+    children = []
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            line.hold()
+            print(os.getpid(), flush=True)
+            while True:
+                {busy}
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("busy", ["time.sleep(1000)", "sum(range(1000))"])
+def test_a_child_dies_with_its_parent_however_busy_it_is(busy):
+    with program(CHILD.format(busy=busy)) as parent:
+        children = [int(parent.stdout.readline()) for _ in range(3)]
+        assert all(alive(pid) for pid in children)
+        parent.kill()
+        parent.wait(10)
+        poll_until(lambda: not any(alive(pid) for pid in children))
+
+
+def test_a_child_may_die_alone():
+    """Its end of the line is its own: the others go on."""
+    with program(CHILD.format(busy="time.sleep(1000)")) as parent:
+        first, *others = [int(parent.stdout.readline()) for _ in range(3)]
+        os.kill(first, signal.SIGKILL)
+        poll_until(lambda: not alive(first))
+        assert all(alive(pid) for pid in others) and parent.poll() is None
+        parent.kill()
+        parent.wait(10)
+        poll_until(lambda: not any(alive(pid) for pid in others))
