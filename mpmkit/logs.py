@@ -134,6 +134,10 @@ def _line(conn: Connection) -> str:
     return quote_line(conn.protocol.line) or "-"
 
 
+def _path(conn: Connection) -> str:
+    return quote_line(os.fsencode(conn.request.path)) if conn.request is not None else "-"
+
+
 def _header(name: str) -> Callable[[Connection, int], str]:
     key = name.lower().encode("latin-1")
 
@@ -165,7 +169,7 @@ FIELDS: dict[str, Callable[[Connection, int], str]] = {
     "%{pid}P": lambda conn, now: str(os.getpid()),
     "%{tid}P": lambda conn, now: str(get_native_id()),
     "%m": lambda conn, now: conn.request.method if conn.request is not None else "-",
-    "%U": lambda conn, now: conn.request.path if conn.request is not None else "-",
+    "%U": lambda conn, now: _path(conn),
     "%%": lambda conn, now: "%",
 }
 

@@ -1,0 +1,259 @@
+"""The logs' formats, and that nobody can write lines of his own into them."""
+
+from __future__ import annotations
+
+import os
+import re
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from servers import (
+    Client,
+    assert_quiet,
+    exchange,
+    get,
+    poll_until,
+    recorded_root,
+    serving,
+)
+
+from mpmkit.directives import Note, check, from_keywords
+from mpmkit.http.protocol import parse_head
+from mpmkit.logs import COMMON, FIELDS, AccessLog, ErrorLog, LogError, compile_format, open_log
+
+DIRECTIVES, _ = check("event", from_keywords("event", Listen="8080"))
+NOW = 1_700_000_000_123_456_789
+
+
+def connection(head=b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: r\r\n\r\n", **changes):
+    """What a log sees of a connection."""
+    values = {
+        "request": parse_head(head, DIRECTIVES)[0], "peer": ("192.0.2.7", 1234), "status": 200,
+        "started": NOW - 1_500_000, "body_sent": 45, "sent": 300, "keep_alive": True, "kept": 2,
+        "protocol": SimpleNamespace(line=b""),
+    }  # fmt: skip
+    return SimpleNamespace(**(values | changes))
+
+
+def line(text: str, conn=None) -> str:
+    return compile_format(text)(conn or connection(), NOW)
+
+
+@pytest.fixture
+def log(tmp_path):
+    """An error log and what is in it."""
+    path = tmp_path / "error.log"
+    fd = open_log(str(path), "ErrorLog")
+    yield lambda level="warn", **options: (ErrorLog(fd, level, **options), path.read_text)
+    os.close(fd)
+
+
+# -- the access log -------------------------------------------------------------------------------
+
+STAMP = r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
+
+
+def test_the_common_format():
+    assert re.fullmatch(rf'192\.0\.2\.7 - - {STAMP} "GET /a\?b HTTP/1\.1" 200 45', line(COMMON))
+
+
+def test_the_common_format_is_what_the_table_says():
+    """There is a faster way for it; the text must be the same."""
+    slowly = compile_format(COMMON + "%%")
+    for conn in (connection(), connection(status=404, body_sent=0), connection(request=None)):
+        assert line(COMMON, conn) + "%" == slowly(conn, NOW)
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("%h|%a|%l|%u", "192.0.2.7|192.0.2.7|-|-"),
+    ("%>s %s %b %B %O", "200 200 45 45 300"),
+    ("%D %T %X %k", "1500 0 + 2"),
+    ("%m %U", "GET /a"),
+    ("%{Referer}i %{User-Agent}i %{host}i", "r - x"),
+    ("100%% \\o/ %r", "100% \\o/ GET /a?b HTTP/1.1"),
+    ("", ""),
+    ("plain", "plain"),
+])  # fmt: skip
+def test_formats(text, expected):
+    assert line(text) == expected
+
+
+def test_process_and_thread():
+    pid, tid = line("%P %{pid}P %{tid}P").split()[1:]
+    assert int(pid) == os.getpid() and int(tid) > 0
+
+
+def test_nothing_sent_is_a_dash_or_a_nought():
+    assert line("%b %B", connection(body_sent=0)) == "- 0"
+
+
+def test_a_request_that_was_none():
+    """Refused before there was a request: its first line, if one came."""
+    assert line("%r %m %U %{Referer}i", connection(request=None)) == "- - - -"
+    broken = SimpleNamespace(line=b'BAD "line"\x01')
+    assert line("%r", connection(request=None, protocol=broken)) == r"BAD \"line\"\x01"
+
+
+def test_a_closing_connection_shows():
+    assert line("%X", connection(keep_alive=False)) == "-"
+
+
+@pytest.mark.parametrize("text", ["%y", "%", "%{x}y", "%{x", "%>r", "%200s"])
+def test_what_is_no_format(text):
+    with pytest.raises(LogError, match="LogFormat"):
+        compile_format(text)
+
+
+@given(st.binary(max_size=20), st.sampled_from([f for f in FIELDS if f != "%t"]))
+def test_a_client_cannot_write_lines_or_quotes_of_its_own(raw, field):
+    value = bytes(byte for byte in raw if byte not in b"\r\n\0").strip()
+    path = b"".join(b"%%%02x" % byte for byte in raw if byte)
+    head = b"GET /%b HTTP/1.1\r\nHost: x\r\nReferer: a%bz\r\n\r\n" % (path, value)
+    try:
+        conn = connection(head)
+    except Exception:
+        return  # no request at all: then there is its line, tested above
+    for text in (line(f'"{field}"', conn), line('"%{Referer}i"', conn)):
+        inside = text[1:-1]
+        assert "\n" not in inside and "\r" not in inside
+        assert '"' not in inside.replace('\\"', "")
+        assert inside.isprintable() and inside.isascii()
+
+
+def test_every_line_is_written_whole(tmp_path):
+    path = tmp_path / "access.log"
+    log = AccessLog(((str(path), COMMON), (str(tmp_path / "other.log"), "%m")))
+    for _ in range(3):
+        log.log(connection(), NOW)
+    log.close()
+    assert len(path.read_text().splitlines()) == 3
+    assert (tmp_path / "other.log").read_text() == "GET\n" * 3
+
+
+def test_a_log_that_can_t_be_opened_names_its_directive(tmp_path):
+    with pytest.raises(LogError, match=r"CustomLog .*/nothing/access.log: .*; name a file"):
+        AccessLog(((str(tmp_path / "nothing" / "access.log"), COMMON),))
+
+
+def test_a_full_disk_costs_lines_not_service():
+    log = AccessLog((("/dev/full", COMMON),))
+    log.log(connection(), NOW)
+    log.close()
+    ErrorLog(os.open("/dev/full", os.O_WRONLY)).write("error", "text")
+
+
+# -- the error log --------------------------------------------------------------------------------
+
+LINE = (r"\[[A-Z][a-z]{2} [A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d\.\d{6} \d{4}\] "
+        r"\[(\w+):(\w+)\] \[pid \d+:tid \d+\] (.*)")
+
+
+def test_a_line_of_the_error_log(log):
+    errors, read = log(module="mpm_event")
+    errors.write("error", "text", ah="AH00001", client=("192.0.2.7", 80))
+    assert re.fullmatch(LINE, read().rstrip("\n")).groups() == (
+        "mpm_event", "error", "[client 192.0.2.7:80] AH00001: text")
+    errors.note(Note("AH00484", "error", "reached"))
+    assert read().splitlines()[1].endswith("AH00484: reached")
+
+
+@pytest.mark.parametrize("level, seen", [
+    ("emerg", {"emerg", "notice"}),
+    ("warn", {"emerg", "alert", "crit", "error", "warn", "notice"}),
+    ("info", {"emerg", "alert", "crit", "error", "warn", "notice", "info"}),
+])  # fmt: skip
+def test_levels(log, level, seen):
+    errors, read = log(level)
+    for name in ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug", "trace8"):
+        errors.write(name, "text")
+        assert errors.enabled(name) is (name in seen)
+    errors.info("text")
+    assert {re.fullmatch(LINE, text)[2] for text in read().splitlines()} == seen
+
+
+def test_several_lines_are_several_lines_of_the_log(log):
+    errors, read = log()
+    errors.write("error", "one\ntwo\r\nthree")
+    errors.write("error", "")
+    try:
+        raise RuntimeError("broken\nforged")
+    except RuntimeError:
+        errors.exception("a script failed", client=("192.0.2.7", 80))
+    texts = [re.fullmatch(LINE, text)[3] for text in read().splitlines()]
+    assert texts[:4] == ["one", "two", "three", ""]
+    assert texts[4] == "[client 192.0.2.7:80] a script failed"
+    assert texts[-2:] == ["[client 192.0.2.7:80] RuntimeError: broken",
+                          "[client 192.0.2.7:80] forged"]
+
+
+def test_any_text_can_be_written(log):
+    errors, read = log()
+    errors.write("error", "caf\u00e9 \udcff")
+    assert "caf\u00e9 \\udcff" in read()
+
+
+# -- of a running server --------------------------------------------------------------------------
+
+
+def test_a_server_s_access_log(mpm, tmp_path):
+    path = tmp_path / "lab.log"
+    root = recorded_root(tmp_path / "root")
+    settings = {"CustomLog": (str(path), "%h %r %>s %b %X %k %{X-Y}i")}
+    with serving(mpm, document_root=root, access_log=True, **settings) as server:
+        with Client(server) as client:
+            client.get("/file.txt", "X-Y: a\tb")
+            client.get("/nope")
+            client.get("/file.txt", method="HEAD")
+            client.get("/file.txt", "Connection: close")
+
+        def logged(count):  # a line is written after its answer
+            poll_until(lambda: len(path.read_text().splitlines()) == count)
+
+        logged(4)
+        exchange(server, b"nonsense\r\n\r\n")
+        logged(5)
+        get(server, "/a%0ab")
+        logged(6)
+        page = len(get(server, "/nope").body)
+        logged(7)
+        assert_quiet(server)
+        lines = path.read_text().splitlines()
+        common = server.access_log().splitlines()
+    assert lines[:5] == [
+        "127.0.0.1 GET /file.txt HTTP/1.1 200 37 + 0 a\\tb",
+        f"127.0.0.1 GET /nope HTTP/1.1 404 {page} + 1 -",
+        "127.0.0.1 HEAD /file.txt HTTP/1.1 200 - + 2 -",
+        "127.0.0.1 GET /file.txt HTTP/1.1 200 37 - 3 -",
+        lines[4],
+    ]
+    assert re.fullmatch(r"127\.0\.0\.1 nonsense 400 \d+ - 0 -", lines[4])
+    assert lines[5].startswith("127.0.0.1 GET /a%0ab HTTP/1.1 404 ")
+    assert re.fullmatch(rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37', common[0])
+    assert len(common) == len(lines)
+
+
+def test_lines_of_many_processes_never_mix(mpm, tmp_path):
+    with serving(mpm, document_root=recorded_root(tmp_path), access_log=True) as server:
+        clients = [Client(server) for _ in range(4)]
+        try:
+            for _ in range(25):
+                for client in clients:
+                    client.send(b"GET /file.txt HTTP/1.1\r\nHost: x\r\n\r\n" * 4)
+                for client in clients:
+                    for _ in range(4):
+                        client.reply()
+        finally:
+            for client in clients:
+                client.sock.close()
+        poll_until(lambda: len(server.access_log().splitlines()) == 400)
+        for text in server.access_log().splitlines():
+            assert re.fullmatch(rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37', text)
+
+
+def test_a_refused_request_is_told_at_info(mpm, tmp_path):
+    with serving(mpm, document_root=recorded_root(tmp_path), LogLevel="info") as server:
+        exchange(server, b"GET / HTTP/1.1\r\n\r\n")
+        poll_until(lambda: "[client 127.0.0.1:" in server.error_log())
+        assert "Host" in server.error_log()

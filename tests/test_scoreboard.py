@@ -1,0 +1,246 @@
+"""The scoreboard: what one process writes, another reads; nobody writes into another's record."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from servers import assert_quiet, get, serving
+
+from mpmkit.directives import check, from_keywords
+from mpmkit.http.messages import text_field
+from mpmkit.scoreboard import CLIENT, PROTOCOL, REQUEST, Scoreboard
+from mpmkit.states import BUSY_READ, BUSY_WRITE, DEAD, GRACEFUL, LETTERS, READY, STARTING
+
+SMALL = {"ServerLimit": 4, "ThreadLimit": 5, "ThreadsPerChild": 3, "MaxRequestWorkers": 9}
+
+
+def directives(mpm="event", **named):
+    named = named or (SMALL if mpm != "prefork" else {"ServerLimit": 4, "MaxRequestWorkers": 3})
+    return check(mpm, from_keywords(mpm, Listen="8080", **named))[0]
+
+
+@pytest.fixture
+def board():
+    made = Scoreboard(directives())
+    yield made
+    made.close()
+
+
+def states(board) -> list[str]:
+    return ["".join(LETTERS[s] for s in row.states) for row in board.snapshot().processes]
+
+
+# -- who writes what ------------------------------------------------------------------------------
+
+
+def test_a_new_board_is_empty(board):
+    snapshot = board.snapshot()
+    assert (snapshot.server_limit, snapshot.thread_limit, snapshot.generation) == (4, 5, 0)
+    assert states(board) == ["....."] * 4
+    assert not any(row.pid for row in snapshot.processes)
+    assert board.workers() == [] and board.totals() == (0, 0, 0)
+    assert (board.mpm, board.process_limit, board.threads_per_child) == ("event", 3, 3)
+    assert board.parent_pid == os.getpid() and board.config_generation == 1
+
+
+def test_prefork_has_one_thread_a_process():
+    board = Scoreboard(directives("prefork"))
+    assert (board.server_limit, board.thread_limit) == (4, 1)
+    assert (board.process_limit, board.threads_per_child) == (3, 1)
+    board.close()
+
+
+@given(st.dictionaries(st.tuples(st.integers(0, 3), st.integers(0, 4)),
+                       st.integers(0, len(LETTERS) - 1)))
+@settings(max_examples=50)
+def test_each_thread_has_a_byte_of_its_own(wanted):
+    board = Scoreboard(directives())
+    for (slot, thread), state in wanted.items():
+        board.worker(slot, thread).set(state)
+    for slot, row in enumerate(board.snapshot().processes):
+        for thread, state in enumerate(row.states):
+            assert state == wanted.get((slot, thread), DEAD)
+            assert board.worker(slot, thread).get() == state
+    board.close()
+
+
+def test_birth_and_death_of_a_process(board):
+    board.set_states(1, STARTING, 3, only=(DEAD, GRACEFUL))
+    board.born(1, 4711, 7)
+    row = board.snapshot().processes[1]
+    assert (row.pid, row.generation, row.quiescing) == (4711, 7, 0)
+    assert states(board) == [".....", "SSS..", ".....", "....."]
+    process = board.process(1)
+    process.quiescing()
+    process.not_accepting(True)
+    process.connections(9, 1, 5, 2)
+    row = board.snapshot().processes[1]
+    assert (row.quiescing, row.not_accepting) == (1, 1)
+    assert (row.connections, row.write_completion, row.keep_alive, row.lingering_close) == (9, 1, 5, 2)
+    assert board.snapshot().processes[0].connections == 0
+    board.died(1)
+    assert states(board) == ["....."] * 4
+    row = board.snapshot().processes[1]
+    assert (row.pid, row.generation, row.quiescing, row.not_accepting, row.connections) == (0,) * 5
+
+
+def test_a_new_child_finds_no_trace_of_the_last(board):
+    board.born(2, 1, 0)
+    board.process(2).quiescing()
+    board.process(2).connections(1, 2, 3, 4)
+    board.born(2, 2, 1)
+    row = board.snapshot().processes[2]
+    assert (row.pid, row.generation, row.quiescing, row.connections, row.keep_alive) == (2, 1, 0, 0, 0)
+
+
+def test_only_some_states_are_changed(board):
+    for thread, state in enumerate((READY, BUSY_READ, READY, BUSY_WRITE, READY)):
+        board.worker(0, thread).set(state)
+    board.set_states(0, GRACEFUL, 3, only=(READY,))
+    assert states(board)[0] == "GRGW_"
+
+
+# -- counts and texts -----------------------------------------------------------------------------
+
+
+def test_what_is_served_is_counted(board):
+    board.born(0, 100, 0)
+    worker = board.worker(0, 1)
+    worker.set(READY)
+    worker.tid = 101
+    worker.connected(text_field("127.0.0.1", CLIENT))
+    worker.requested(text_field("http/1.1", PROTOCOL) + text_field("GET / HTTP/1.1", REQUEST))
+    worker.served(500, 2_000_000, 10**18)
+    worker.served(700, 3_000_000, 10**18 + 5)
+    (row,) = board.workers()
+    assert (row.process, row.thread, row.pid, row.tid, row.state) == (0, 1, 100, 101, READY)
+    assert (row.conn_count, row.my_access_count, row.access_count) == (2, 2, 2)
+    assert (row.conn_bytes, row.my_bytes_served, row.bytes_served) == (1200, 1200, 1200)
+    assert (row.duration, row.last_duration, row.last_used) == (5_000_000, 3_000_000, 10**18 + 5)
+    assert (row.client, row.protocol, row.request) == ("127.0.0.1", "http/1.1", "GET / HTTP/1.1")
+    assert board.totals() == (2, 1200, 5_000_000)
+    worker.connected(text_field("127.0.0.2", CLIENT))
+    worker.served(1, 1, 10**18 + 9)
+    (row,) = board.workers()
+    assert (row.conn_count, row.my_access_count, row.client) == (1, 3, "127.0.0.2")
+
+
+def test_a_slot_s_counts_outlive_its_process(board):
+    board.born(0, 100, 0)
+    board.worker(0, 0).served(10, 1, 1)
+    board.died(0)
+    assert board.totals() == (1, 10, 1)
+    board.born(0, 200, 1)
+    worker = board.worker(0, 0)
+    worker.served(10, 1, 2)
+    (row,) = board.workers()
+    assert (row.access_count, row.my_access_count, row.pid) == (2, 1, 200)
+
+
+def test_a_restart_begins_from_zero(board):
+    board.worker(3, 2).served(10, 1, 1)
+    before = board.restart_time
+    board.generation = 4
+    board.restart()
+    assert board.totals() == (0, 0, 0) and board.workers() == []
+    assert board.restart_time > before
+    assert (board.generation, board.parent_pid) == (4, os.getpid())
+
+
+def test_neighbours_keep_their_texts(board):
+    """Fields are of a fixed size, side by side: the longest must not reach the next."""
+    workers = [board.worker(slot, thread) for slot in range(4) for thread in range(5)]
+    for number, worker in enumerate(workers):
+        worker.connected(text_field(f"client {number}" + "c" * 100, CLIENT))
+        worker.vhost(f"host {number}" + "h" * 100)
+        worker.requested(text_field("p" * 100, PROTOCOL) + text_field(f"line {number}" + "r" * 100,
+                                                                      REQUEST))
+        worker.served(number, number, number)
+    for number, row in enumerate(board.workers()):
+        assert row.client == (f"client {number}" + "c" * 100)[: CLIENT - 1]
+        assert row.vhost == (f"host {number}" + "h" * 100)[:31]
+        assert row.protocol == "p" * (PROTOCOL - 1)
+        assert row.request == (f"line {number}" + "r" * 100)[: REQUEST - 1]
+        assert row.bytes_served == number
+
+
+# -- other processes ------------------------------------------------------------------------------
+
+
+def test_a_child_writes_and_the_parent_reads(board):
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        board.born(3, os.getpid(), 2)
+        worker = board.worker(3, 4)
+        worker.set(BUSY_WRITE)
+        worker.served(123, 4, 5)
+        os.write(write, b"!")
+        os._exit(0)
+    try:
+        assert os.read(read, 1) == b"!"
+        assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        os.close(read)
+        os.close(write)
+    assert states(board)[3] == "....W"
+    assert board.snapshot().processes[3].pid == pid
+    assert board.totals() == (1, 123, 4)
+
+
+def test_a_board_with_a_name_can_be_read_by_anybody(tmp_path):
+    path = str(tmp_path / "scoreboard")
+    board = Scoreboard(directives(), path)
+    other = Scoreboard.attach(path)
+    board.born(1, 42, 3)
+    board.generation = 3
+    board.worker(1, 0).set(READY)
+    assert other.snapshot() == board.snapshot()
+    assert (other.mpm, other.process_limit, other.generation) == ("event", 3, 3)
+    with pytest.raises(TypeError):
+        other.generation = 5  # a reader's picture is for reading
+    other.close()
+    board.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\0" * 1000, b"#!/bin/sh\n" * 100])
+def test_what_is_no_scoreboard(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not an mpmkit scoreboard"):
+        Scoreboard.attach(str(path))
+
+
+def test_a_board_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Scoreboard.attach(str(tmp_path / "nothing"))
+
+
+def test_a_board_is_shared_memory_not_a_copy(board):
+    assert isinstance(board._map, mmap.mmap)
+    view = board.worker(0, 0)
+    view.set(READY)
+    assert board._map[board._offsets[2]] == READY
+
+
+# -- of a running server --------------------------------------------------------------------------
+
+
+def test_a_running_server_s_board(mpm):
+    with serving(mpm) as server:
+        for _ in range(5):
+            get(server, "/index.html")
+        assert_quiet(server)
+        view = server.scoreboard()
+        assert view.mpm == mpm and view.accesses == 5 and view.bytes_served > 5 * 45
+        assert view.count("_") >= 2
+        assert set(view.letters) == {row.slot for row in view.snapshot.processes if row.pid}
+        rows = [row for row in view.workers if row.access_count]
+        assert sum(row.access_count for row in rows) == 5
+        assert {row.request for row in rows} == {"GET /index.html HTTP/1.1"}
+        assert {row.client for row in rows} == {"127.0.0.1"}
+        assert {row.pid for row in rows} <= set(server.processes())
