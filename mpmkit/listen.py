@@ -32,6 +32,11 @@ PASSING = frozenset(
     }
 )  # fmt: skip
 
+ANY = "0.0.0.0"  # what Listen without an address means
+
+# What accept says of a socket after `refuse_all`.
+REFUSING = errno.EINVAL
+
 _timeval = struct.Struct("ll").pack
 
 
@@ -50,12 +55,18 @@ class Listener(socket.socket):
 
     `socket.accept` builds a Python-level socket object, converting family and type to enums: 4 µs
     of a new connection's 60. The C type has every method a server needs.
+
+    asked       (address, port) as Listen has them: a name is not what `getsockname` tells later
+    number      the family of accepted sockets, as a plain int
     """
+
+    asked: tuple[str, int] | None = None
+    number = int(socket.AF_INET)
 
     def accept_bare(self) -> tuple[socket.SocketType, tuple]:
         """(socket, peer address). Raises OSError, BlockingIOError when none is waiting."""
         fd, peer = self._accept()  # type: ignore[attr-defined]
-        return socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, fd), peer
+        return socket.SocketType(self.number, socket.SOCK_STREAM, 0, fd), peer
 
 
 def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> list[Listener]:
@@ -63,12 +74,12 @@ def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> lis
 
     Raises ListenError. Nothing newly bound stays open then.
     """
-    by_name = {_name(sock): sock for sock in kept}
+    by_name = {_name(sock): sock for sock in kept} | {sock.asked: sock for sock in kept}
     opened: list[Listener] = []
     listeners: list[Listener] = []
     try:
         for listen in directives.Listen:
-            sock = by_name.get((listen.address, listen.port))
+            sock = by_name.get((listen.address or ANY, listen.port))
             if sock is None:
                 sock = bind(listen.address, listen.port)
                 opened.append(sock)
@@ -89,6 +100,7 @@ def inherit(fd: int, directives: Directives) -> Listener:
     try:
         sock = Listener(fileno=fd)
         if sock.type != socket.SOCK_STREAM:
+            sock.detach()  # it stays whoever's it is
             raise ListenError(
                 f"--listen-fd {fd}: not a TCP socket; bind a SOCK_STREAM socket and pass it on"
             )
@@ -102,6 +114,7 @@ def inherit(fd: int, directives: Directives) -> Listener:
 
 def configure(sock: Listener, directives: Directives) -> None:
     """ListenBacklog, buffer sizes and timeouts. Raises ListenError if it can't listen."""
+    sock.number = int(sock.family)
     set_option = sock.setsockopt
     set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -130,9 +143,10 @@ def first_timeout(directives: Directives) -> float:
 
 def bind(address: str, port: int) -> Listener:
     """A bound socket, not listening yet; port 0: any free one. Raises ListenError."""
-    host = address or "0.0.0.0"
+    host = address or ANY
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = Listener(family, socket.SOCK_STREAM)
+    sock.asked = host, port
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
@@ -188,28 +202,35 @@ class Acceptor:
 
     def accept(self) -> tuple[socket.SocketType, tuple] | None:
         """The next connection; None when the other descriptor is readable (or at its end) and no
-        connection is waiting. Raises OSError for errors that concern the listener or the process."""
+        connection is waiting, or after `refuse_all`. Raises OSError for errors that concern the
+        listener or the process."""
         if self._only is not None:
             try:
                 return self._only.accept_bare()
             except BlockingIOError:
                 pass
             except OSError as error:
+                if error.errno == REFUSING:
+                    return None
                 if error.errno not in PASSING:
                     raise
         while True:
-            if not self._ready:
-                self._ready = [fd for fd, _ in self._epoll.poll()]
-                if self._other in self._ready:
-                    self._ready = []
-                    return None
             # Several sockets ready: each gets its turn before the next wait.
-            listener = self._listeners[self._ready.pop()]
-            try:
-                return listener.accept_bare()
-            except OSError as error:
-                if error.errno not in PASSING:
-                    raise
+            while self._ready:
+                listener = self._listeners[self._ready.pop()]
+                try:
+                    return listener.accept_bare()
+                except OSError as error:
+                    if error.errno == REFUSING:
+                        return None
+                    if error.errno not in PASSING:
+                        raise
+            ready = [fd for fd, _ in self._epoll.poll()]
+            # The other descriptor comes last: for a connection that is here, too, the kernel has
+            # woken nobody else.
+            self._ready = [fd for fd in ready if fd != self._other]
+            if self._other in ready and not self._ready:
+                return None
 
     def close(self) -> None:
         self._epoll.close()
@@ -220,3 +241,16 @@ def close_all(listeners: Sequence[Listener]) -> None:
     for sock in listeners:
         if sock.fileno() >= 0:
             os.close(sock.detach())
+
+
+def refuse_all(listeners: Sequence[Listener]) -> None:
+    """No process that holds these sockets gets another connection from them: clients are refused.
+
+    To close them would not be enough while a busy child has its copies open: the kernel would go on
+    to accept, for nobody.
+    """
+    for sock in listeners:
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is so already

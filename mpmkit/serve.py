@@ -174,9 +174,18 @@ def main(argv: Sequence[str]) -> int:
         if setup.service.errors.enabled(note.level):
             print(f"mpmkit: {note}", file=sys.stderr)
     mpm = import_module(f"mpmkit.mpm.{setup.directives.mpm}")
-    parent = mpm.parent(
-        setup, configuration.setup, listeners, ready=ready, lifeline=args.lifeline,
-        inherited=args.listen_fd is not None,
-    )  # fmt: skip
+    try:
+        parent = mpm.parent(
+            setup, configuration.setup, listeners, ready=ready, lifeline=args.lifeline,
+            inherited=args.listen_fd is not None,
+        )  # fmt: skip
+    except (OSError, MemoryError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or "there is not enough memory"
+        print(
+            f"mpmkit: AH00004: the scoreboard cannot be made: {why}; see ScoreBoardFile, and "
+            "ServerLimit and ThreadLimit for its size",
+            file=sys.stderr,
+        )
+        return 1
     configuration.attach(parent)
     return parent.run()

@@ -183,7 +183,9 @@ def test_the_scoreboard_counts_and_is_a_data_frame():
             for _ in range(4):
                 client.get()
             until(lambda: server.scoreboard().accesses == 5, "five requests counted")
-            board = until(lambda: (b := server.scoreboard()).count("K") and b, "parked")
+            board = until(
+                lambda: (b := server.scoreboard()).count("K") and b.count("_") == 7 and b, "parked"
+            )
         frame = board.to_frame()
         assert len(frame) == 8 and set(frame.pid) == set(server.processes())
         assert sorted(frame.letter) == ["K", *"_______"]

@@ -36,12 +36,12 @@ from collections.abc import Callable
 from threading import Thread, get_native_id
 from time import monotonic
 
-from mpmkit.admission import connections_above_limit, should_enable_listensocks
+from mpmkit.admission import connections_above_limit
 from mpmkit.connection import LINGER_MAX, LINGER_SILENCE, Connection, Disconnected
 from mpmkit.core import client_text, finish_request, process_request
 from mpmkit.fdqueue import FdQueue
-from mpmkit.listen import PASSING, close_all
-from mpmkit.parent import CHILD_SICK, OK, Child, Parent, signals_blocked
+from mpmkit.listen import PASSING, REFUSING, close_all
+from mpmkit.parent import CHILD_SICK, OK, Child, Parent
 from mpmkit.scoreboard import WorkerSlot
 from mpmkit.states import (
     BUSY_READ,
@@ -73,6 +73,7 @@ def parent(*args, **options) -> Parent:
 class EventChild(Child):
     def child_main(self) -> int:
         """Start the threads; wait until it is time to leave; drain."""
+        self.stay_on_one_cpu()
         self.status = OK
         self.leaving = False
         self.connections_left = self.directives.MaxConnectionsPerChild or NEVER
@@ -91,22 +92,22 @@ class EventChild(Child):
         # that is due then has long been claimed: one vain look is cheaper than many new alarms.
         self.next_expiry = NEVER
         self.listening = False
+        self.declined = False  # a connection was turned away: it takes more room to listen again
         self.start_threads()
         self.pod.wait(self.ended)
         self.drain()
         return self.status
 
     def start_threads(self) -> None:
-        """The listener and ThreadsPerChild workers. Signals stay with the main thread."""
+        """The listener and ThreadsPerChild workers."""
         self.threads: list[Thread] = []
         self.start(self.listener_thread)
         for thread in range(self.directives.ThreadsPerChild):
             self.start(self.worker_thread, thread)
 
     def start(self, main: Callable[..., None], *args: int) -> None:
-        with signals_blocked():
-            thread = Thread(target=main, args=args, daemon=True)
-            thread.start()
+        thread = Thread(target=main, args=args, daemon=True)
+        thread.start()
         self.threads.append(thread)
 
     # -- the listener thread --------------------------------------------------------------------
@@ -142,7 +143,7 @@ class EventChild(Child):
                 if self.listening and connections_above_limit(**self.load()):
                     self.listen(False)
                 # Also when just switched off: a worker may have become idle in between, unheard.
-                if not self.listening and should_enable_listensocks(**self.load()):
+                if not self.listening and not connections_above_limit(**self.load()):
                     self.listen(True)
             self.publish()
         self.listen(False)
@@ -153,13 +154,16 @@ class EventChild(Child):
         if not self.listening:
             return
         if connections_above_limit(**self.load()) or not self.queue.try_get_idler():
+            self.declined = True
             self.listen(False)
             return
         try:
             sock, peer = listener.accept_bare()
         except OSError as error:
             self.queue.release()
-            if error.errno not in PASSING:
+            if error.errno == REFUSING:
+                self.leave()
+            elif error.errno not in PASSING:
                 self.service.errors.write(
                     "error", f"accept: {error.strerror}; this child leaves", ah="AH02179"
                 )
@@ -220,7 +224,7 @@ class EventChild(Child):
             "lingering": len(self.parked[LINGER_NORMAL]) + len(self.parked[LINGER_SHORT]),
             "threads_per_child": self.directives.ThreadsPerChild,
             "factor": self.directives.async_factor,
-            "listening_disabled": not self.listening,
+            "listening_disabled": self.declined,
         }
 
     def listen(self, on: bool) -> None:
@@ -228,6 +232,7 @@ class EventChild(Child):
         if on == self.listening:
             return
         self.listening = on
+        self.declined = self.declined and not on
         for sock in self.listeners:
             if on:
                 self.epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE)

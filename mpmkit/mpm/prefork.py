@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from mpmkit.connection import Connection
 from mpmkit.core import client_text, process_request
+from mpmkit.http.messages import Request, Response
 from mpmkit.listen import Acceptor
 from mpmkit.parent import CHILD_SICK, OK, Child, Parent
 from mpmkit.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
@@ -32,6 +33,7 @@ class PreforkChild(Child):
         """Accept and serve, one connection after the other, until it is time to leave."""
         self.worker = self.board.worker(self.slot)
         self.acceptor = Acceptor(self.listeners, self.pod.fileno())
+        self.handler, self.service.handler = self.service.handler, self.handle
         served = 0
         limit = self.directives.MaxConnectionsPerChild
         while not self.outdated():
@@ -61,10 +63,14 @@ class PreforkChild(Child):
         """Every request of one connection, and its close."""
         while process_request(conn, self.worker, self.service):
             self.worker.set(BUSY_KEEPALIVE)
-            if self.outdated():
-                self.service.stopping = True  # the next response says `Connection: close`
         self.worker.set(CLOSING)
         conn.lingering_close()
+
+    def handle(self, request: Request, conn: Connection) -> Response:
+        """The handler, and a look up: an old generation's responses say `Connection: close`."""
+        response = self.handler(request, conn)
+        self.service.stopping = self.outdated()
+        return response
 
     def drain(self) -> None:
         """Nothing is left to finish: a child looks up only between connections."""

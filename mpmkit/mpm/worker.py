@@ -26,7 +26,7 @@ from mpmkit.connection import Connection
 from mpmkit.core import client_text, process_request
 from mpmkit.fdqueue import FdQueue
 from mpmkit.listen import Acceptor, close_all
-from mpmkit.parent import CHILD_SICK, OK, Child, Parent, signals_blocked
+from mpmkit.parent import CHILD_SICK, OK, Child, Parent
 from mpmkit.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, DEAD, GRACEFUL, READY, STARTING
 
 
@@ -38,6 +38,7 @@ def parent(*args, **options) -> Parent:
 class WorkerChild(Child):
     def child_main(self) -> int:
         """Start the threads; wait until it is time to leave; drain."""
+        self.stay_on_one_cpu()
         self.status = OK
         self.leaving = False
         self.connections_left = self.directives.MaxConnectionsPerChild or float("inf")
@@ -50,7 +51,7 @@ class WorkerChild(Child):
         return self.status
 
     def start_threads(self) -> None:
-        """ThreadsPerChild workers and the listener. Signals stay with the main thread.
+        """ThreadsPerChild workers and the listener.
 
         The row may have been a finishing child's (see maintenance.py): the slots of threads that
         still serve there are taken over when these have ended, one look a second.
@@ -67,9 +68,8 @@ class WorkerChild(Child):
                 break
 
     def start(self, main: Callable[..., None], *args: int) -> None:
-        with signals_blocked():
-            thread = Thread(target=main, args=args, daemon=True)
-            thread.start()
+        thread = Thread(target=main, args=args, daemon=True)
+        thread.start()
         self.threads.append(thread)
 
     def listener_thread(self) -> None:
