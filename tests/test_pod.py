@@ -121,7 +121,7 @@ CHILD = """
         pid = os.fork()
         if pid == 0:
             line.hold()
-            os.write(1, b"%d\n" % os.getpid())
+            os.write(1, b"%d\\n" % os.getpid())
             while True:
                 {busy}
     signal.pause()
