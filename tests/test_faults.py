@@ -56,7 +56,7 @@ def test_who_holds_a_worker_while_a_client_does_not_read(mpm, sendfile):
                 # The threads serve others meanwhile, all of them at the same time.
                 with Load(server, "/", clients=4, requests=10) as load:
                     load.join()
-                assert load.failures == []
+                assert load.failures == [], server.error_log()
                 assert total(server, "write_completion") == 1
             else:
                 # A silent second: the thread does not come back.

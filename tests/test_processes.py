@@ -134,7 +134,7 @@ def test_max_connections_per_child_recycles_children_without_a_failed_request(
         load = Load(server, clients=4, keep_alive=keep_alive, requests=45 if keep_alive else 15)
         with load:
             load.join()
-        assert load.failures == []
+        assert load.failures == [], server.error_log()
         assert len(load.answers) == 4 * (45 if keep_alive else 15)
         until(lambda: len(log.read_text().splitlines()) >= len(load.answers), "the last log line")
         counts = connections_per_child(log.read_text())

@@ -290,7 +290,7 @@ def test_five_graceful_restarts_under_load_lose_no_request(mpm, keep_alive):
                 until(lambda n=number: generation(server) == n, "the next generation")
                 until(lambda b=before: not any(map(alive, b)), "the old children gone", 15)
                 load.wait_for(40)
-        assert load.failures == []
+        assert load.failures == [], server.error_log()
         assert {status for status, _ in load.answers} == {200}
         assert server.running
         assert logged(server, mpm, "USR1") == 5
@@ -307,7 +307,7 @@ def test_ten_graceful_restarts_without_a_pause_lose_no_request(mpm):
                 load.wait_for(3)
             load.wait_for(50)
             until(lambda: len(set(children_of(server.pid))) <= 12, "old generations gone")
-        assert load.failures == []
+        assert load.failures == [], server.error_log()
         assert server.running
 
 
