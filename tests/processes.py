@@ -168,10 +168,14 @@ class Serve:
     printed in `out` and `err`.
     """
 
-    def __init__(self, *args: str) -> None:
+    def __init__(self, *args: str, descriptors: int | None = None) -> None:
         self._err = tempfile.TemporaryFile()
+        argv = command("serve", *args)
+        if descriptors is not None:
+            # By the shell: this process, with a whole test run behind it, may have more open itself.
+            argv = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *argv]
         self.process = subprocess.Popen(
-            command("serve", *args), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=self._err, env=environment(), start_new_session=True,
         )  # fmt: skip
         self.out = b""

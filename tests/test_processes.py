@@ -310,12 +310,14 @@ def test_ctrl_c_of_a_notebook_does_not_reach_its_server():
     """A notebook's interrupt stops the cell, not the server that an earlier cell launched."""
     then = """
 try:
+    print("waiting", flush=True)
     threading.Event().wait()
 except KeyboardInterrupt:
     print("interrupted", server.running, flush=True)
     threading.Event().wait()
 """
     process, pid, port, children = launcher("event", then)
+    assert process.stdout.readline() == b"waiting\n", "it is past its start, where Ctrl-C would end it"
     os.killpg(process.pid, signal.SIGINT)
     assert process.stdout.readline() == b"interrupted True\n"
     with Client(None, port=port) as client:

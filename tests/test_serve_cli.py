@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -269,12 +268,7 @@ def test_a_mistyped_command_line_ends_without_a_traceback(args):
 @pytest.mark.parametrize("mpm", THREADED)
 def test_too_few_descriptors_for_all_clients_do_not_bring_it_down(mpm):
     """A child that can open no more leaves, others come; when it is over, it is over."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (20, hard))
-    try:
-        server = Serve(mpm, "--port", "0", "-c", "StartServers 1")
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    server = Serve(mpm, "--port", "0", "-c", "StartServers 1", descriptors=20)
     with server.ready():
         # As httpd, it gives up if no child was ever seen healthy, and looks once a second.
         with Client(server) as client:
