@@ -87,6 +87,8 @@ class WorkerChild(Child):
             if accepted is None:
                 self.queue.release()
                 break
+            if self.connections_left <= 0:
+                self.leave()  # before the last connection's response: it says `Connection: close`
             self.queue.push(self.service.connection(*accepted))
         acceptor.close()
         self.leave()
