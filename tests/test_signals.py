@@ -208,9 +208,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("name", ["HUP", "USR1"])
-@pytest.mark.parametrize("mpm", MPMS)
+@pytest.mark.parametrize(
+    ("mpm", "bad"),
+    [(mpm, "unknown directive") for mpm in MPMS] + [("event", bad) for bad in list(BAD)[1:]],
+)
 def test_a_bad_file_at_a_restart_leaves_the_server_as_it_was(mpm, name, bad, tmp_path):
     conf = conf_file(tmp_path, "MaxKeepAliveRequests 50", "KeepAliveTimeout 30")
     with serve(mpm, conf=conf, document_root=None) as server:
