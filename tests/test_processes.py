@@ -237,10 +237,14 @@ print(server.pid, server.port, *server.processes(), flush=True)
 
 
 def launcher(mpm: str, then: str) -> tuple[subprocess.Popen, int, int, list[int]]:
-    """A Python program that launches a server and goes on with `then`."""
+    """A Python program that launches a server and goes on with `then`.
+
+    Killed, it cannot remove its server's files: they go with the site.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", LAUNCHER + then, mpm], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(TMPDIR=str(site())),
+        start_new_session=True,
     )  # fmt: skip
     pid, port, *children = map(int, process.stdout.readline().split())
     return process, pid, port, children
