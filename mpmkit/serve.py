@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from mpmkit import httpd_conf
 from mpmkit.core import Service
@@ -39,8 +40,13 @@ DEFAULT_SECTIONS = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"mpmkit: {message}; mpmkit serve --help says more\n")
+
+
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mpmkit serve",
         description="Run one of Apache's request models, in Python, in the foreground.",
     )

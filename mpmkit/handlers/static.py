@@ -49,6 +49,12 @@ TYPES = {
 }  # fmt: skip
 
 
+def signature_of(st: os.stat_result) -> tuple[int, int, int, int]:
+    """What tells one version of a file from the next. The time of the inode's change is the part that
+    nobody can set back: a copy with its old modification time is still another version."""
+    return (st.st_mtime_ns, st.st_ctime_ns, st.st_size, st.st_ino)
+
+
 class Version:
     """One version of one file, and the responses made for it."""
 
@@ -58,7 +64,7 @@ class Version:
         self, filename: str, st: os.stat_result, now: float, media_type: str | None
     ) -> None:
         self.filename = filename
-        self.signature = (st.st_mtime_ns, st.st_size, st.st_ino)
+        self.signature = signature_of(st)
         self.size = st.st_size
         self.mtime = int(st.st_mtime)
         # Weak while the file may still change within the clock's grain (httpd: ap_make_etag).
@@ -103,10 +109,12 @@ class StaticFiles:
         root: str,
         index: tuple[str, ...] = ("index.html",),
         types: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.root = os.path.realpath(root)
         self.index = index
         self.types = {**TYPES, **(types or {})}
+        self._clock = clock
         self._versions: dict[str, Version] = {}
 
     def __call__(self, request: Request, conn: Connection) -> Response:
@@ -117,7 +125,7 @@ class StaticFiles:
             except OSError:
                 version = None
             else:
-                if (st.st_mtime_ns, st.st_size, st.st_ino) != version.signature:
+                if signature_of(st) != version.signature:
                     version = None
         if version is None:
             found = self.find(request, conn)
@@ -167,14 +175,14 @@ class StaticFiles:
                 return page(403, request.method)  # a symbolic link leads out of the document root
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
                 return page(403, request.method)
-            now = time.time()
+            now = self._clock()
             version = Version(
                 filename, st, now, self.types.get(os.path.splitext(filename)[1].lower())
             )
         except (OSError, ValueError) as error:
             return self._refused(error, request)
         # A file that has just changed may change again within the same tick of its clock.
-        if now - st.st_mtime >= 1:
+        if now - st.st_ctime >= 1:
             if len(self._versions) >= VERSIONS_KEPT:
                 self._versions.clear()
             self._versions[path] = version

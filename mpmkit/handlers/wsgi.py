@@ -17,6 +17,7 @@ from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from mpmkit.handlers.static import signature_of
 from mpmkit.http.messages import BODYLESS_STATUSES, SERVER, Request, Response, page
 
 if TYPE_CHECKING:
@@ -49,14 +50,14 @@ class Script:
         self._root = root
         self._name = "_mpmkit_wsgi" + "".join(c if c.isalnum() else "_" for c in path)
         self._lock = Lock()
-        self._signature: tuple[int, int, int] | None = None
+        self._signature: tuple[int, int, int, int] | None = None
         self._application: Callable[..., Iterable[bytes]] | None = None
 
-    def version(self) -> tuple[int, int, int]:
+    def version(self) -> tuple[int, int, int, int]:
         """The file's version now. Raises OSError, PermissionError too for what is no file or is a
         symbolic link that leads out of the document root."""
         st = os.stat(self.path)
-        signature = (st.st_mtime_ns, st.st_size, st.st_ino)
+        signature = signature_of(st)
         if signature != self._signature:
             filename = os.path.realpath(self.path, strict=True)
             if not filename.startswith(self._root.rstrip("/") + "/") or not S_ISREG(st.st_mode):
@@ -64,7 +65,7 @@ class Script:
             self.filename = filename
         return signature
 
-    def application(self, signature: tuple[int, int, int]) -> Callable[..., Iterable[bytes]]:
+    def application(self, signature: tuple[int, int, int, int]) -> Callable[..., Iterable[bytes]]:
         """The application of the file's version `signature`. Raises whatever its module raises, and
         LookupError when the module has no `application`."""
         if signature != self._signature:
@@ -290,7 +291,9 @@ class _Pieces:
             while not call.written:
                 piece = next(self._iterator)
                 if type(piece) is not bytes:
-                    raise AssertionError(f"the application yielded {type(piece).__name__}, not bytes")
+                    raise AssertionError(
+                        f"the application yielded {type(piece).__name__}, not bytes"
+                    )
                 self._first.append(piece)
                 if piece:
                     break
