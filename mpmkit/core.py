@@ -77,11 +77,12 @@ class Service:
 
     def keep_alive_line(self, kept: int) -> bytes:
         """The two header lines for a client that asked for keep-alive. `max` counts this response."""
-        lines = self._keep_alive_lines.get(kept)
+        maximum = self._max_keep_alive
+        key = kept if maximum else 0
+        lines = self._keep_alive_lines.get(key)
         if lines is None:
-            maximum = self._max_keep_alive
             left = f", max={maximum - kept}" if maximum else ""
-            lines = self._keep_alive_lines[kept if maximum else 0] = (
+            lines = self._keep_alive_lines[key] = (
                 f"Keep-Alive: timeout={int(self.directives.KeepAliveTimeout)}{left}\r\n"
                 "Connection: Keep-Alive\r\n"
             ).encode()

@@ -122,8 +122,7 @@ class Child:
 
         For children with threads: Python's threads hold the interpreter's lock in turns, so a process
         uses one CPU at a time. On two, a thread that comes back from a system call finds another one
-        running and waits for a signal from the other CPU, at every call; on one, it goes on. Measured
-        on two CPUs, keep-alive: a fifth more requests/s under worker and event.
+        running and waits for a signal from the other CPU, at every call; on one, it goes on.
         """
         cpus = sorted(os.sched_getaffinity(0))
         if len(cpus) > 1:
