@@ -101,6 +101,11 @@ class Connection:
         self._body_deadline: ReadDeadline | None = None
         self._continued = False
 
+    @property
+    def scheme(self) -> str:
+        """The URL scheme that the client used: what scripts are told."""
+        return "http"
+
     def __repr__(self) -> str:
         return f"<Connection fd={self.fd} peer={self.peer} kept={self.kept}>"
 
