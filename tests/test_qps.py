@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from misbehaving import Misbehaving
 from test_records import ROW
 
+from mpmkit.load import drive
 from mpmkit.measure import qps, records
 from mpmkit.measure.qps import (
     ARTICLE_DIRECTIVES,
@@ -176,7 +178,7 @@ def test_the_table_as_text():
     static, script, small = text.split("\n\n")
     lines = static.splitlines()
     assert lines[0] == "requests/s, static page of 45 bytes"
-    assert lines[2].split() == ["MPM", "published", "median", "min", "to", "max", "published",
+    assert lines[2].split() == ["MPM", "published", "median", "75%", "interval", "published",
                                 "measured"]
     assert lines[3].split() == ["prefork", "9,556", "100", "90", "to", "110", "1.00", "1.00"]
     assert lines[4].split() == ["worker", "11,038", "150", "140", "to", "160", "1.16", "1.50"]
@@ -185,6 +187,15 @@ def test_the_table_as_text():
     assert script.splitlines()[3].split()[1] == "6,094"
     assert "200 clients, a new connection per request" in small and "3 rounds" in small
     assert "measured on" in small and "NOT COMPLETE" not in small
+
+
+def test_the_table_says_how_likely_the_order_is_and_whether_the_machine_changed():
+    text = full_table().text()
+    assert text.count("orders by probability: worker > event > prefork (100%)") == 2
+    assert "drift: not known, that takes 5 rounds" in text
+    slower = QpsTable([row("event", "static", n, 200 - 20 * n) for n in range(1, 7)], published())
+    assert slower.drift.found and "DRIFT: the machine changed" in slower.text()
+    assert "95% interval" in slower.text()
 
 
 def test_what_a_reader_must_know_is_in_the_table():
@@ -267,6 +278,8 @@ def test_bad_arguments_are_refused_all_at_once(monkeypatch):
         plan(kinds=("php",), mpms=("mpm_event",), rounds=0, driver="curl")
     assert [part.split(":")[0] for part in str(error.value).split("; ")] == [
         "kind", "mpm", "MPMKIT_SCALE", "driver", "rounds"]
+    with pytest.raises(ValueError, match=r"target_precision: .*; max_rounds: an interval takes 6"):
+        plan(scale="smoke", target_precision=0.6, max_rounds=5)
     with pytest.raises(ValueError, match=r"users: .*; processes: "):
         plan(users=0, processes=0, scale="smoke")
 
@@ -282,6 +295,8 @@ def test_bad_arguments_are_refused_all_at_once(monkeypatch):
     (["--scale", "big"], "scale: 'big' is none of smoke, demo, full"),
     (["--beside", "iis"], "beside: 'iis' is none of httpd"),
     (["--driver", "curl"], "driver: 'curl' is none of locust, ab"),
+    (["--target-precision", "tight"], "must be a share like 5%"),
+    (["--target-precision", "90%"], "target_precision: must be 0.001 to 0.5"),
     (["--nonsense"], "unrecognized arguments: --nonsense"),
 ])
 def test_bad_command_lines_are_one_line_and_exit_2(capsys, argv, said, tmp_path, monkeypatch):
@@ -368,6 +383,26 @@ def test_keep_alive_and_progress(launched):
     assert only["keep_alive"] and only["scale"] == "custom" and only["reconnects"] > 0
     assert told[0].share == 0 and told[-1].share == 1 and told[-1].row == only
     assert len(table.rows) == 1
+
+
+def test_rounds_go_on_until_the_target_or_the_last_one(launched, monkeypatch):
+    rates = iter([100, 60, 140, 100, 100, 100, 100, 100, 100])
+
+    def measured(server, *, profile, driver, on_progress):
+        rate = next(rates)
+        return drive.LoadRun(driver, server.url, profile, rate, Counter(), 1.0)
+
+    monkeypatch.setattr(qps, "run_load", measured)
+    how = {"mpms": ("event",), "kinds": ("static",), "users": 2, "scale": "smoke", "rounds": 2,
+           "launch": launched}
+    table = qps_table(**how, target_precision=0.05)
+    # Six rounds are the least; the median of 100, 60, 140, 100 ... is not settled by then.
+    assert 6 < len(table.records) == table.planned < 9
+    assert "target precision 5.0%: reached, the widest is mpmkit event, static" in table.text()
+    rates = iter([50, 150] * 10)
+    table = qps_table(**how, target_precision=0.05, max_rounds=7)
+    assert len(table.records) == 7 and "target precision 5.0%: NOT REACHED after 7 rounds" in (
+        table.text())
 
 
 def test_a_server_that_dies_ends_the_run_and_keeps_the_rows(launched, tmp_path):

@@ -19,10 +19,13 @@ How it measures, and why:
   and caches. Growth is part of what differs between the MPMs; prefork takes some ten seconds to
   grow from 5 processes to what 200 clients make it want, so the full scale warms up longer than
   that.
-* **Medians with the range of the rounds** (min to max). A difference between two MPMs counts as
-  larger than the noise only if their ranges do not touch: every round of the one beat every round
-  of the other. With 3 rounds each, chance alone does that once in 10 (either way round), with 5
-  once in 126.
+* **Medians with bootstrap intervals** (`stats`), and the order of the MPMs with its probability. A
+  difference between two MPMs counts as larger than the noise only if their ranges do not touch:
+  every round of the one beat every round of the other. With 3 rounds each, chance alone does that
+  once in 10 (either way round), with 5 once in 126.
+* **As many rounds as it takes**, if asked: ``--target-precision 5%`` goes on until the interval of
+  every median is that narrow, or ``--max-rounds`` are done, and says which.
+* **A drift check**: whether the rounds as a whole grew slower or faster.
 
 The published figures come from another server on unnamed hardware. What can be compared is the
 order of the MPMs and their ratios, and the table says how these came out, whatever they are.
@@ -36,7 +39,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +48,7 @@ from typing import TYPE_CHECKING, Any
 from mpmkit.directives import MPMS
 from mpmkit.load.drive import DRIVERS, LoadError, LoadInterrupted, LoadRun, run_load
 from mpmkit.load.profile import LoadProfile, ProfileError
-from mpmkit.measure import records
+from mpmkit.measure import records, stats
 from mpmkit.measure.records import RecordError, RecordFile, Row
 
 if TYPE_CHECKING:
@@ -111,6 +114,9 @@ SCALES: dict[str, Scale] = {
     "demo": Scale(requests=20_000, seconds=4.0, warmup=3.0, rounds=3),
     "full": Scale(requests=200_000, seconds=None, warmup=15.0, rounds=5),
 }
+
+MAX_ROUNDS = 30
+"""Rounds after which a target precision is given up, if not said otherwise."""
 
 TIME_LIMIT = 900.0
 """Seconds that one cell may take at most."""
@@ -276,6 +282,7 @@ class QpsTable:
 
     records: the finished rows, as in the CSV. published: kind -> MPM -> QPS.
     planned: how many rows the whole measurement has.
+    target: the precision that was asked for (0.05: +-5%), or None.
     """
 
     records: list[Row]
@@ -284,6 +291,7 @@ class QpsTable:
     run_id: str = ""
     scale: str = ""
     out: Path | None = None
+    target: float | None = None
 
     @property
     def rows(self) -> pandas.DataFrame:
@@ -319,6 +327,20 @@ class QpsTable:
         """Whether the published order came out, or None if that cannot be said."""
         return verdict(kind, self.rounds(kind, server), self.published.get(kind, {}))
 
+    def orders(self, kind: str, server: str = "mpmkit") -> list[stats.Order]:
+        """The orders of the MPMs that the rounds allow, likeliest first, with probabilities."""
+        return stats.orders(self.rounds(kind, server))
+
+    def samples(self) -> dict[str, list[float]]:
+        """Each cell's QPS over the rounds: "mpmkit event, static" -> figures."""
+        return {f"{server} {mpm}, {kind}": values for kind in self.kinds for server in self.servers
+                for mpm, values in self.rounds(kind, server).items()}
+
+    @property
+    def drift(self) -> stats.Drift:
+        """Whether the machine grew faster or slower over the rounds."""
+        return stats.drift(self.samples())
+
     @property
     def order_reproduced(self) -> bool | None:
         """Whether our servers came out in the published order for every kind measured; None if that
@@ -329,8 +351,8 @@ class QpsTable:
         return all(v.reproduced for v in verdicts if v is not None)
 
     def summary(self) -> pandas.DataFrame:
-        """One row per kind, server and MPM: published, median, min, max, and both ratios to
-        prefork."""
+        """One row per kind, server and MPM: published, median, min, max, the interval of the median
+        (low, high) and its level, and both ratios to prefork."""
         import pandas
 
         return pandas.DataFrame([line for kind in self.kinds for server in self.servers
@@ -338,7 +360,8 @@ class QpsTable:
 
     def _lines(self, kind: str, server: str) -> list[Row]:
         rounds, figures = self.rounds(kind, server), self.published.get(kind, {})
-        medians = {mpm: statistics.median(values) for mpm, values in rounds.items()}
+        intervals = {mpm: stats.median(values) for mpm, values in rounds.items()}
+        medians = {mpm: interval.value for mpm, interval in intervals.items()}
 
         def ratio(values: Mapping[str, float], mpm: str) -> float:
             base = values.get("prefork", 0)
@@ -348,6 +371,7 @@ class QpsTable:
             "kind": kind, "server": server, "mpm": mpm, "rounds": len(values),
             "published": figures.get(mpm, math.nan),
             "median": medians[mpm], "min": min(values), "max": max(values),
+            "low": intervals[mpm].low, "high": intervals[mpm].high, "level": intervals[mpm].level,
             "published_ratio": ratio(figures, mpm), "ratio": ratio(medians, mpm),
         } for mpm, values in rounds.items()]
 
@@ -380,9 +404,11 @@ class QpsTable:
         if not lines:
             return ""
         of = "" if server == "mpmkit" else f", {server}"
-        head = ("MPM", "published", "median", "min to max", "published", "measured", "")
+        level = min(line["level"] for line in lines)
+        head = ("MPM", "published", "median", f"{level:.0%} interval" if level else "interval",
+                "published", "measured", "")
         cells = [(line["mpm"], _count(line["published"]), _count(line["median"]),
-                  f"{_count(line['min'])} to {_count(line['max'])}" if line["rounds"] > 1 else "-",
+                  f"{_count(line['low'])} to {_count(line['high'])}" if line["level"] else "-",
                   _ratio(line["published_ratio"]), _ratio(line["ratio"]),
                   "; ".join(self._notes(kind, server, line["mpm"]))) for line in lines]
         widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
@@ -403,6 +429,9 @@ class QpsTable:
             rows += [str(judged), *[f"  {pair}" for pair in judged.pairs]]
         elif len(lines) < 2:
             rows.append("one MPM alone has no order")
+        likely = [str(one) for one in self.orders(kind, server)[:3] if one.probability >= 0.005]
+        if likely:
+            rows.append(f"orders by probability: {', '.join(likely)}")
         return "\n".join(rows)
 
     def _small_print(self) -> str:
@@ -418,6 +447,15 @@ class QpsTable:
                      f"{row['driver_version'] or ''}".rstrip())
         machine = records.Machine(**{name: row[name] for name in records.Machine.__annotations__})
         lines.append(f"measured on {machine}")
+        if rounds > 1:
+            lines.append(str(self.drift))
+        if self.target is not None:
+            name, reached = stats.worst(self.samples())
+            met = stats.settled(list(self.samples().values()), self.target)
+            lines.append(f"target precision {self.target:.1%}: " + (
+                f"reached, the widest is {name} at {reached:.1%}" if met else
+                f"NOT REACHED after {rounds} rounds, {name} is known to "
+                + ("nothing yet" if math.isinf(reached) else f"{reached:.1%}")))
         steal = [row["steal"] for row in self.records if row["steal"] is not None]
         if steal and max(steal) >= 0.01:
             lines.append(f"the host took away up to {max(steal):.0%} of the processor time")
@@ -496,6 +534,9 @@ BESIDE: dict[str, tuple[Launch, tuple[str, ...]]] = {
 }
 
 
+Cell = tuple[int, str, str, tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class Plan:
     """A measurement, checked: what `qps_table` was asked for with all defaults filled in."""
@@ -508,26 +549,43 @@ class Plan:
     driver: str
     beside: tuple[str, ...] = ()
     directives: dict[str, dict[str, Any]] = field(default_factory=dict)
+    target: float | None = None
+    max_rounds: int = MAX_ROUNDS
 
-    def cells(self) -> list[tuple[int, str, str, tuple[str, ...]]]:
+    def cells(self) -> list[Cell]:
         """(round, server, MPM, kinds) in the order of measuring; one start of a server each."""
+        return [cell for number in range(1, self.rounds + 1) for cell in self.round(number)]
+
+    def round(self, number: int) -> list[Cell]:
+        """The cells of one round, from 1; also of those beyond the planned ones."""
         servers = [(name, mpm) for mpm in self.mpms for name in ("mpmkit", *self.beside)]
         found = []
-        for number in range(1, self.rounds + 1):
-            for label in turns([f"{name} {mpm}" for name, mpm in servers], number):
-                name, _, mpm = label.partition(" ")
-                kinds = tuple(kind for kind in self.kinds
-                              if name == "mpmkit" or kind in BESIDE[name][1])
-                if kinds:
-                    found.append((number, name, mpm, kinds))
+        for label in turns([f"{name} {mpm}" for name, mpm in servers], number):
+            name, _, mpm = label.partition(" ")
+            kinds = tuple(kind for kind in self.kinds
+                          if name == "mpmkit" or kind in BESIDE[name][1])
+            if kinds:
+                found.append((number, name, mpm, kinds))
         return found
+
+    def until_settled(self, table: QpsTable) -> Iterator[Cell]:
+        """The planned cells, then further rounds until the target precision or the last round."""
+        yield from self.cells()
+        number = self.rounds
+        while (self.target is not None and number < self.max_rounds
+               and not stats.settled(list(table.samples().values()), self.target)):
+            number += 1
+            cells = self.round(number)
+            table.planned += sum(len(kinds) for *_, kinds in cells)
+            yield from cells
 
 
 def plan(
     kinds: Iterable[str] = ("static", "script"), mpms: Iterable[str] = MPMS, *,
     requests: int | None = None, users: int = 200, keep_alive: bool = False,
     rounds: int | None = None, scale: str | None = None, driver: str = "locust",
-    processes: int = 1, beside: Iterable[str] = (),
+    processes: int = 1, beside: Iterable[str] = (), target_precision: float | None = None,
+    max_rounds: int = MAX_ROUNDS,
 ) -> Plan:
     """Check what is asked for. Raises ValueError with everything that is wrong with it, in one
     line."""
@@ -557,6 +615,14 @@ def plan(
         problems.append(f"driver: {driver!r} is none of {', '.join(DRIVERS)}")
     if rounds is not None and (type(rounds) is not int or not 1 <= rounds <= 1000):
         problems.append(f"rounds: must be a whole number from 1 to 1000, not {rounds!r}")
+    if target_precision is not None and not (
+            isinstance(target_precision, (int, float)) and 0.001 <= target_precision <= 0.5):
+        problems.append("target_precision: must be 0.001 to 0.5 (0.1% to 50%), "
+                        f"not {target_precision!r}")
+    if type(max_rounds) is not int or not 1 <= max_rounds <= 1000:
+        problems.append(f"max_rounds: must be a whole number from 1 to 1000, not {max_rounds!r}")
+    elif target_precision is not None and max_rounds < stats.ENOUGH:
+        problems.append(f"max_rounds: an interval takes {stats.ENOUGH} rounds, not {max_rounds}")
     profiles = {}
     for kind in kinds_:
         try:
@@ -573,7 +639,7 @@ def plan(
         raise ValueError("; ".join(problems))
     by_hand = requests is not None or rounds is not None
     return Plan(kinds_, mpms_, rounds or size.rounds, "custom" if by_hand else scale_name, profiles,
-                driver, beside_, ARTICLE_DIRECTIVES)
+                driver, beside_, ARTICLE_DIRECTIVES, target_precision, max_rounds)
 
 
 def qps_table(
@@ -591,6 +657,8 @@ def qps_table(
     processes: int = 1,
     beside: Iterable[str] = (),
     launch: Launch | None = None,
+    target_precision: float | None = None,
+    max_rounds: int = MAX_ROUNDS,
 ) -> QpsTable:
     """Measure the article's tables here; minutes at the demo scale.
 
@@ -605,13 +673,16 @@ def qps_table(
     driver, processes: as in `run_load`. beside: rivals to measure in the same rounds ("httpd").
     launch: starts a server, ``launch(mpm, **directives)`` as a context manager with a `.url`; by
         default `mpmkit.launch`.
+    target_precision: go on beyond `rounds` until every median is known to within this share (0.05:
+        its 95% interval is the median +-5%), 0.001 to 0.5, or `max_rounds` are done.
 
     Raises ValueError for a bad argument and RecordError for a bad file, both before anything
     starts; QpsError if a server or the generator fails, QpsInterrupted (a KeyboardInterrupt) on
     Ctrl-C: both carry the rows finished until then as `table`.
     """
     todo = plan(kinds, mpms, requests=requests, users=users, keep_alive=keep_alive, rounds=rounds,
-                scale=scale, driver=driver, processes=processes, beside=beside)
+                scale=scale, driver=driver, processes=processes, beside=beside,
+                target_precision=target_precision, max_rounds=max_rounds)
     figures = published()
     file = RecordFile(out) if out is not None else None
     launchers = {name: BESIDE[name][0] for name in todo.beside}
@@ -622,14 +693,13 @@ def qps_table(
 def _measure(todo: Plan, figures: dict[str, dict[str, float]], file: RecordFile | None,
              launchers: Mapping[str, Launch],
              on_progress: Callable[[QpsProgress], None] | None) -> QpsTable:
-    cells = todo.cells()
-    table = QpsTable([], figures, planned=sum(len(kinds) for *_, kinds in cells),
+    table = QpsTable([], figures, planned=sum(len(kinds) for *_, kinds in todo.cells()),
                      run_id=records.new_run_id(), scale=todo.scale,
-                     out=file.path if file else None)
+                     out=file.path if file else None, target=todo.target)
     machine = records.machine().row()
     began = time.monotonic()
     try:
-        for number, name, mpm, kinds in cells:
+        for number, name, mpm, kinds in todo.until_settled(table):
             directives: dict[str, Any] = dict(todo.directives.get(mpm, {}))
             profile = todo.profiles[kinds[0]]
             directives["KeepAlive"] = profile.keep_alive
@@ -737,6 +807,11 @@ def _parser() -> _Parser:
     parser.add_argument("--keep-alive", action="store_true",
                         help="reuse connections (the article did not)")
     parser.add_argument("--rounds", type=int, metavar="R", help="how often each cell is measured")
+    parser.add_argument("--target-precision", type=_share_given, metavar="P",
+                        help="go on with more rounds until every median is known to within P, "
+                             "like 5%%")
+    parser.add_argument("--max-rounds", type=int, default=MAX_ROUNDS, metavar="R",
+                        help=f"but no more than these (default: {MAX_ROUNDS})")
     parser.add_argument("--scale", metavar="SCALE",
                         help="smoke (seconds), demo (minutes; the default) or full (200,000 "
                              "requests a cell, as in the article); also by the environment's "
@@ -751,6 +826,14 @@ def _parser() -> _Parser:
                         help="append the rows to this file (default: a new one in data/runs, if "
                              "that folder is here)")
     return parser
+
+
+def _share_given(text: str) -> float:
+    """5% or 0.05."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a share like 5%, not {text!r}") from None
 
 
 def _listed(values: Iterable[str]) -> tuple[str, ...]:
@@ -810,7 +893,8 @@ def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> 
             kinds, MPMS if options.mpm is None else _listed(options.mpm), options.requests,
             options.users, options.keep_alive, options.rounds, options.scale, out, console,
             driver=options.driver, processes=options.processes,
-            beside=_listed(options.beside), launch=launch)
+            beside=_listed(options.beside), launch=launch,
+            target_precision=options.target_precision, max_rounds=options.max_rounds)
     except QpsInterrupted as stop:
         console.end()
         _print_partial(stop.table)
