@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.directives import MPMS, DirectiveError, from_keywords
 from mpmkit.maintenance import Snapshot
-from mpmkit.scoreboard import Scoreboard, WorkerRow
+from mpmkit.scoreboard import Counts, Scoreboard, WorkerRow, count
 from mpmkit.states import DEAD, LETTERS
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class ScoreboardView:
     """A frozen picture of a server's scoreboard.
 
     `snapshot` has the processes (`maintenance.Snapshot`), `workers` one row a thread slot that is
-    alive or has served something, `str()` the letters, a process a line.
+    alive or has served something, `counts` how many are busy and idle by the status page's rules,
+    `str()` the letters, a process a line.
     """
 
     def __init__(self, board: Scoreboard) -> None:
@@ -60,6 +61,7 @@ class ScoreboardView:
         self.workers: tuple[WorkerRow, ...] = tuple(board.workers())
         self.process_limit = board.process_limit
         self.threads_per_child = board.threads_per_child
+        self.counts: Counts = count(self.snapshot, self.threads_per_child)
         self.accesses, self.bytes_served, _ = board.totals()
 
     @property

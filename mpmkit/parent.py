@@ -158,6 +158,7 @@ class Parent:
         self.listeners = list(listeners)
         self._inherited = inherited
         self.board = Scoreboard(setup.directives, setup.directives.ScoreBoardFile)
+        self.board.vhost = self._vhost()
         self.pod = PipeOfDeath()
         self._old_pod: PipeOfDeath | None = None  # while the old generation has not been told yet
         self.memory = maintenance.Memory()
@@ -492,6 +493,13 @@ class Parent:
         self.pod = PipeOfDeath()
         self.board.config_generation += 1
         self.board.set_limits(self.setup.directives)
+        self.board.vhost = self._vhost()
+
+    def _vhost(self) -> str:
+        """The server as the status page names it, `name:port`: ServerName, or else its address."""
+        address, _, port = url_of(self.listeners[0]).removeprefix("http://").rpartition(":")
+        name = self.setup.directives.ServerName or address
+        return name if name.rpartition(":")[2].isdecimal() else f"{name}:{port}"
 
     def _note(self, what: str, text: str, level: str = "notice") -> None:
         directives = self.setup.directives

@@ -28,7 +28,7 @@ from typing import NamedTuple
 from mpmkit.directives import MPMS, Directives
 from mpmkit.http.messages import PROTOCOL_TEXT, REQUEST_TEXT, text_field
 from mpmkit.maintenance import ProcessRow, Snapshot
-from mpmkit.states import DEAD
+from mpmkit.states import DEAD, GRACEFUL, IDLE_KILL, READY, STARTING
 
 MAGIC = int.from_bytes(b"mpmkit01", "little")
 
@@ -69,6 +69,7 @@ WORKER_FIELDS = (
 )  # fmt: skip
 WORKER = len(WORKER_FIELDS)
 _store = struct.Struct(f"={WORKER}q").pack_into
+_store_two = struct.Struct("=2q").pack_into
 
 CLIENT, VHOST, PROTOCOL, REQUEST = 64, 32, PROTOCOL_TEXT, REQUEST_TEXT
 TEXT = CLIENT + VHOST + PROTOCOL + REQUEST
@@ -98,12 +99,47 @@ class WorkerRow(NamedTuple):
     request: str
 
 
+class Counts(NamedTuple):
+    """Workers by what they do. Those of a process that is leaving are in none of the three."""
+
+    busy: int
+    graceful: int
+    idle: int
+    processes: int
+    stopping: int
+
+
+def count(snapshot: Snapshot, threads_per_child: int) -> Counts:
+    """mod_status's rules: a thread counts if its process lives and is not quiescing; it is idle if its
+    process is also of the running generation."""
+    busy = graceful = idle = processes = stopping = 0
+    for row in snapshot.processes:
+        if not row.pid:
+            continue
+        processes += 1
+        if row.quiescing:
+            stopping += 1
+            continue
+        states = row.states[:threads_per_child]
+        waiting = states.count(READY)
+        if row.generation == snapshot.generation:
+            idle += waiting
+        leaving = states.count(GRACEFUL)
+        graceful += leaving
+        resting = states.count(DEAD) + states.count(STARTING) + states.count(IDLE_KILL)
+        busy += len(states) - waiting - leaving - resting
+    return Counts(busy, graceful, idle, processes, stopping)
+
+
 class Scoreboard:
     """The parent makes one before it forks; children inherit the memory.
 
     Raises OSError when the ScoreBoardFile can't be made, MemoryError or OSError when
     ServerLimit × ThreadLimit asks for more memory than there is.
     """
+
+    # `name:port` of the server, for the children's records; the parent sets it before it forks.
+    vhost = ""
 
     def __init__(self, directives: Directives, path: str | None = None) -> None:
         self._lay_out(directives.process_slots, directives.thread_slots)
@@ -277,6 +313,7 @@ class Scoreboard:
                     lingering_close=field[P_LINGERING_CLOSE],
                     keep_alive=field[P_KEEP_ALIVE],
                     suspended=field[P_SUSPENDED],
+                    wait_io=field[P_WAIT_IO],
                     states=states[slot * threads : (slot + 1) * threads],
                 )
             )
@@ -382,6 +419,7 @@ class WorkerSlot:
         ].tolist()
         self.conn_count = self.conn_bytes = self.my_access_count = self.my_bytes_served = 0
         self.tid = 0
+        self.vhost(board.vhost)
 
     def set(self, state: int) -> None:
         """Show `state` (a number of `states.py`)."""
@@ -394,6 +432,7 @@ class WorkerSlot:
         """A new connection: its client (64 bytes, padded), and its own counts from zero."""
         self._texts[self._text : self._text + CLIENT] = client
         self.conn_count = self.conn_bytes = 0
+        _store_two(self._view, self._offset, 0, 0)
 
     def requested(self, protocol_and_line: bytes) -> None:
         """The request being served: protocol (16 bytes) and request line (64 bytes), padded."""

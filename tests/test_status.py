@@ -1,0 +1,418 @@
+"""The status page: key for key what a real httpd answered, and the truth.
+
+`data/status` holds the pages of httpd 2.4.71 with small pools: `?auto` and HTML, ExtendedStatus on
+and off. What must be the same is what a program reads: keys, their order, number formats, columns.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+from html.parser import HTMLParser
+
+import pytest
+from servers import DATA, SMALL, Client, get, poll_until, serving
+
+from mpmkit.directives import check, from_keywords
+from mpmkit.handlers.status import Status, built, cpu_of, g, spoken
+from mpmkit.handlers.status_page import size
+from mpmkit.scoreboard import Scoreboard
+
+RECORDED = DATA / "status"
+
+BURN = """
+def application(environ, start_response):
+    import time
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"done"]
+"""
+
+
+@pytest.fixture(scope="module")
+def document_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("htdocs")
+    (root / "file.txt").write_text("0123456789abcdefghijklmnopqrstuvwxyz\n")
+    (root / "big.txt").write_bytes(b"x" * 600_000)
+    (root / "burn.py").write_text(BURN)
+    return root
+
+
+@pytest.fixture(scope="module")
+def directives():
+    return {"ServerName": "lab.example"}
+
+
+def auto(server, *lines) -> str:
+    reply = get(server, "/server-status?auto", *lines)
+    assert reply.status == 200 and reply["Content-Type"] == "text/plain; charset=ISO-8859-1"
+    return reply.body.decode("latin-1")
+
+
+def values(text: str) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in text.splitlines()[1:])
+
+
+def page(server, query: str = "") -> str:
+    reply = get(server, f"/server-status{query}")
+    assert reply.status == 200 and reply["Content-Type"] == "text/html; charset=ISO-8859-1"
+    return reply.body.decode("latin-1")
+
+
+# --- ?auto ---------------------------------------------------------------------------------------
+
+INTEGER, DECIMAL = r" \d+", r" (\d+(\.\d{1,5})?|\.\d{1,6}|\d(\.\d+)?e[+-]\d+)"
+MOMENT = r" [A-Z][a-z]+, \d\d-[A-Z][a-z]{2}-\d{4} \d\d:\d\d:\d\d \S+"
+FORMATS = {
+    "ServerVersion": r" \S+/\d+\.\d+\.\d+ \(.+\)",
+    "ServerMPM": r" (prefork|worker|event)",
+    "Server Built": r" \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d",
+    "CurrentTime": MOMENT, "RestartTime": MOMENT,
+    "ServerUptime": r"( \d+ (day|hour|minute|second)s?)*",
+    "Load1": r" \d+\.\d\d", "Load5": r" \d+\.\d\d", "Load15": r" \d+\.\d\d",
+    "CPUUser": DECIMAL, "CPUSystem": DECIMAL, "CPUChildrenUser": DECIMAL,
+    "CPUChildrenSystem": DECIMAL, "CPULoad": DECIMAL,
+    "ReqPerSec": DECIMAL, "BytesPerSec": DECIMAL, "BytesPerReq": DECIMAL,
+    "DurationPerReq": DECIMAL,
+    "Scoreboard": r" [._SRWKDCLGI]+",
+}  # fmt: skip
+
+
+def test_the_formats_are_those_of_the_recordings():
+    for path in RECORDED.glob("*.txt"):
+        for key, value in values(path.read_text()).items():
+            assert re.fullmatch(FORMATS.get(key, INTEGER), value), (path.name, key, value)
+
+
+def test_auto_has_httpds_keys_in_its_order_and_its_formats(server, mpm):
+    get(server)
+    poll_until(lambda: values(auto(server))["ServerUptimeSeconds"] != " 0", what="a second")
+    text = auto(server)
+    recorded = (RECORDED / f"{mpm}-auto-quiet.txt").read_text()
+    # The one key that depends on the moment: no CPU had been used in the recording.
+    ours = [key for key in values(text) if key != "CPULoad"]
+    assert ours == list(values(recorded))
+    keys = list(values(text))
+    if "CPULoad" in keys:
+        assert keys[keys.index("CPULoad") - 1 :][:3] == ["CPUChildrenSystem", "CPULoad", "Uptime"]
+    for key, value in values(text).items():
+        assert re.fullmatch(FORMATS.get(key, INTEGER), value), (key, value)
+    assert text.splitlines()[0] == "lab.example"
+    assert text.endswith("\n") and "\r" not in text
+
+
+def test_without_extended_status_the_keys_are_fewer(mpm, document_root):
+    with serving(mpm, document_root=document_root, ExtendedStatus=False) as server:
+        recorded = (RECORDED / f"{mpm}-auto-extended-off.txt").read_text()
+        assert list(values(auto(server))) == list(values(recorded))
+        ours, theirs = page(server), (RECORDED / f"{mpm}-extended-off.html").read_text()
+        assert labels(ours) == labels(theirs) and tables(ours) == tables(theirs)
+        # The same pid for each letter, three in a line; slots beyond the limits have a blank.
+        form = r"   (\d+) in state: (.) "
+        ours, theirs = re.findall(form, ours), re.findall(form, theirs)
+        if mpm != "prefork":  # recorded with a child more
+            assert len(ours) == len(theirs)
+        blank = [letter == " " for _, letter in theirs]
+        assert [letter == " " for _, letter in ours] == blank[: len(ours)]
+        children = server.processes()
+        assert {int(pid) for pid, letter in ours if letter not in " ."} == set(children)
+
+
+class Exporter:
+    """The status as a scraper for Prometheus reads it: every line split at the first colon, numbers
+    as Go's ParseFloat takes them, the version's digits as a number, the scoreboard letter by letter."""
+
+    STATES = {
+        "_": "idle", "S": "startup", "R": "read", "W": "reply", "K": "keepalive", "D": "dns",
+        "C": "closing", "L": "logging", "G": "graceful_stop", "I": "idle_cleanup", ".": "open_slot",
+    }  # fmt: skip
+    NUMBERS = (
+        "Total Accesses", "Total kBytes", "Total Duration", "CPUUser", "CPUSystem",
+        "CPUChildrenUser", "CPUChildrenSystem", "CPULoad", "Uptime", "Load1", "Load5", "Load15",
+        "BusyWorkers", "IdleWorkers", "GracefulWorkers", "Processes", "Stopping", "ConnsTotal",
+        "ConnsAsyncWriting", "ConnsAsyncKeepAlive", "ConnsAsyncClosing", "ServerUptimeSeconds",
+        "ParentServerConfigGeneration", "ParentServerMPMGeneration",
+    )  # fmt: skip
+
+    def __init__(self, text: str) -> None:
+        self.numbers: dict[str, float] = {}
+        self.scoreboard = dict.fromkeys(self.STATES.values(), 0)
+        self.mpm = ""
+        for line in text.split("\n"):
+            key, colon, value = (part.strip() for part in line.partition(":"))
+            if not colon:
+                continue
+            if key == "ServerVersion":
+                digits = value.split("/")[1].split(" ")[0].split(".")
+                self.version = float(digits[0] + "." + "".join(digits[1:]))
+            elif key == "ServerMPM":
+                self.mpm = value
+            elif key in self.NUMBERS:
+                self.numbers[key] = float(value)
+            elif key == "Scoreboard":
+                for letter in value:
+                    self.scoreboard[self.STATES[letter]] += 1
+
+
+def test_an_exporter_finds_its_numbers(server, mpm):
+    before = Exporter(auto(server)).numbers["Total Accesses"]
+    for _ in range(5):
+        get(server, "/big.txt")
+    with Client(server) as half, Client(server) as parked:
+        half.send(b"GET / HTTP/1.1\r\nHost: lab.example\r\n")
+        assert parked.get().status == 200
+        poll_until(lambda: Exporter(auto(server)).scoreboard["read"] == 1, what="R for the half one")
+        seen = Exporter(auto(server))
+    assert seen.mpm == mpm and seen.version > 0
+    n = seen.numbers
+    assert n["Total Accesses"] - before >= 6
+    assert 2900 < n["Total kBytes"] < 3700
+    assert n["Uptime"] == n["ServerUptimeSeconds"]
+    assert seen.scoreboard["reply"] >= 1  # this very request
+    busy = sum(seen.scoreboard[name] for name in ("read", "reply", "keepalive", "closing", "logging"))
+    assert n["BusyWorkers"] == busy
+    assert n["IdleWorkers"] == seen.scoreboard["idle"]
+    if mpm == "event":
+        assert n["Processes"] == 2 and n["Stopping"] == 0
+    else:
+        assert seen.scoreboard["keepalive"] == 1
+        assert "ConnsTotal" not in n
+
+
+def test_event_counts_connections_that_no_thread_holds(mpm, server):
+    if mpm != "event":
+        return
+    with Client(server) as one, Client(server) as two:
+        assert one.get().status == two.get().status == 200
+        poll_until(lambda: Exporter(auto(server)).numbers["ConnsAsyncKeepAlive"] == 2, 5.0)
+        assert Exporter(auto(server)).numbers["ConnsTotal"] >= 2
+
+
+def test_a_status_request_does_not_count_itself(server):
+    def accesses() -> int:
+        return int(values(auto(server))["Total Accesses"])
+
+    first = accesses()
+    assert accesses() == first + 1
+
+
+def test_the_cpu_figures_are_the_kernels(server, mpm):
+    get(server, "/burn.py")
+    v = values(auto(server))
+    of_all = [sum(cpu_of(pid)[:2]) for pid in (server.pid, *server.processes())]
+    shown = float(v["CPUUser"]) + float(v["CPUSystem"])
+    assert shown > 0.25 and abs(shown - sum(of_all)) < 0.2, (shown, of_all)
+    assert float(v["CPULoad"]) > 0
+    # A child that ends takes its CPU time to the parent: it moves to the children's, none is lost.
+    busiest = max(server.processes(), key=lambda pid: sum(cpu_of(pid)[:2]))
+    lost = sum(cpu_of(busiest)[:2])
+    os.kill(busiest, signal.SIGTERM)
+
+    def children() -> float:
+        v = values(auto(server))
+        return float(v["CPUChildrenUser"]) + float(v["CPUChildrenSystem"])
+
+    poll_until(lambda: children() >= lost - 0.02, what=lambda: f"{children()} of {lost}")
+
+
+def test_the_scoreboard_of_the_launcher_agrees_with_the_page(server, mpm):
+    with Client(server) as half, Client(server) as parked:
+        half.send(b"GET / HTTP/1.1\r\nHost: lab.example\r\n")
+        assert parked.get().status == 200
+        letter = "_" if mpm == "event" else "K"
+        poll_until(lambda: server.scoreboard().count("R") == 1
+                   and (letter == "_" or server.scoreboard().count(letter) == 1))
+
+        def agree() -> bool:
+            v, view = values(auto(server)), server.scoreboard()
+            counts = view.counts
+            # The page is served by a worker of its own, which is idle again when we look.
+            return (int(v["BusyWorkers"]), int(v["IdleWorkers"])) == (counts.busy + 1, counts.idle - 1) \
+                and len(v["Scoreboard"].strip()) >= len("".join(view.letters.values()))
+
+        poll_until(agree, what="page and launcher agree")
+    assert server.scoreboard().counts.processes == len(server.processes())
+
+
+# --- HTML ----------------------------------------------------------------------------------------
+
+
+class Parts(HTMLParser):
+    """What a person sees, as a list of (tag, text)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.parts: list[tuple[str, str]] = []
+        self._tag = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("h1", "dt", "pre", "table", "th", "tr", "td", "p"):
+            self._tag = tag
+            self.parts.append((tag, ""))
+
+    def handle_data(self, data):
+        if self._tag:
+            self.parts[-1] = (self.parts[-1][0], self.parts[-1][1] + data)
+
+
+def labels(text: str) -> list[str]:
+    """What the lines of the lists begin with: their words without the numbers."""
+    return [re.sub(r"[\d.]+.*", "", dt.partition(":")[0]).strip()
+            for tag, dt in Parts(text).parts if tag == "dt"]
+
+
+def tables(text: str) -> list[str]:
+    """Kinds of parts in order, and the columns of the tables: not the rows."""
+    return [tag if tag in ("h1", "pre") else word.strip()
+            for tag, word in Parts(text).parts if tag in ("h1", "pre", "th")]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the worker table."""
+    found: list[list[str]] = []
+    for tag, word in Parts(text).parts:
+        if tag == "tr":
+            found.append([])
+        elif tag == "td" and found:
+            found[-1].append(word.strip())
+    return [row for row in found if len(row) == 15]
+
+
+def test_the_page_has_httpds_parts_and_columns_in_its_order(server, mpm):
+    get(server)
+    poll_until(lambda: values(auto(server))["ServerUptimeSeconds"] != " 0", what="a second")
+    ours, theirs = page(server), (RECORDED / f"{mpm}.html").read_text()
+    assert labels(ours) == labels(theirs)
+    assert tables(ours) == tables(theirs)
+
+
+def test_the_worker_table_says_who_asked_for_what(server, mpm):
+    with Client(server) as client:
+        client.get("/big.txt", "X-Test: 1")
+        text = page(server)
+        shown = [row for row in rows(text) if row[14] == "GET /big.txt HTTP/1.1"]
+        assert shown, text
+        srv, pid, acc, mode, _cpu, ss, req, dur, conn, child, slot, client_, protocol, vhost, _ = shown[0]
+        assert re.fullmatch(r"\d+-0", srv) and int(pid) in server.processes()
+        assert re.fullmatch(r"\d+/\d+/\d+", acc)
+        assert mode == ("_" if mpm == "event" else "K")
+        assert (client_, protocol, vhost) == ("127.0.0.1", "http/1.1", f"lab.example:{server.port}")
+        assert int(ss) >= 0 and int(req) >= 0 and int(dur) >= int(req)
+        assert child == f"{0.57:.2f}" or float(child) > 0.57
+        assert float(slot) >= float(child)
+        if mpm != "event":
+            assert float(conn) > 580 and acc.startswith("1/")
+
+
+def test_notable_says_the_same_without_a_table(server):
+    get(server)
+    text = page(server, "?notable")
+    assert "<h2>Server Details</h2>" in text
+    assert re.search(r"<b>Server \d+-0</b> \(\d+\): \d+\|\d+\|\d+ \[<b>Write</b>\]", text)
+    assert "{GET /server-status?notable HTTP/1.1}" in text
+    assert "Srv" not in text
+
+
+def test_no_client_writes_markup_into_the_page(server):
+    with Client(server) as client:
+        client.get("/<script>alert(1)</script>")
+        reply = get(server, "/server-status")
+    assert b"<script>" not in reply.body and b"&lt;script&gt;" in reply.body
+
+
+@pytest.mark.parametrize(("query", "header"), [
+    ("?refresh=5", "5"), ("?refresh", "10"), ("?refresh=0", "10"), ("?auto&refresh=3", "3"),
+    ("?auto", None)])
+def test_refresh(server, query, header):
+    reply = get(server, f"/server-status{query}")
+    assert reply.status == 200 and reply["Refresh"] == header
+    if header:
+        assert reply.names[:3] == ["Date", "Server", "Refresh"]
+
+
+def test_only_get_and_head(server):
+    assert get(server, "/server-status?auto", method="HEAD").body == b""
+    assert get(server, "/server-status", method="POST", body=b"x").status == 405
+
+
+def test_old_generations_and_leaving_processes_are_told(mpm, document_root):
+    if mpm != "event":
+        return
+    with serving(mpm, document_root=document_root, **{**SMALL[mpm], "ServerLimit": 8}) as server:
+        with Client(server) as half:
+            half.send(b"GET /file.txt HTTP/1.1\r\nHost: lab.example\r\n")
+            poll_until(lambda: server.scoreboard().count("R") == 1)
+            server.graceful()
+            poll_until(lambda: "yes (old gen)" in page(server), what="a leaving process of the old gen")
+            v = values(auto(server))
+            assert int(v["Stopping"]) >= 1 and int(v["Processes"]) >= 3
+            # Its R is on the scoreboard and in no count: busy is the one that answers us.
+            poll_until(lambda: values(auto(server))["BusyWorkers"] == " 1", what="one is busy")
+            assert "R" in values(auto(server))["Scoreboard"]
+            half.send(b"\r\n")
+            assert half.reply().status == 200
+
+
+def test_pages_asked_for_at_the_same_time(server):
+    failures = []
+
+    def ask() -> None:
+        for query in ("?auto", "", "?notable"):
+            if get(server, f"/server-status{query}").status != 200:
+                failures.append(query)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+# --- Formats -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "text"), [
+    (0, "0"), (0.8, ".8"), (1 / 3, ".333333"), (1.666667, "1.66667"), (341.3333, "341.333"),
+    (3072, "3072"), (204.8, "204.8"), (12345.678, "12345.7")])
+def test_numbers_have_six_digits_and_no_leading_zero(number, text):
+    assert g(number) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (0, ""), (1, " 1 second"), (61, " 1 minute 1 second"), (7200, " 2 hours"),
+    (93784, " 1 day 2 hours 3 minutes 4 seconds")])
+def test_an_uptime_in_words(seconds, text):
+    assert spoken(seconds) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [
+    (0, "0 B"), (5119, "5119 B"), (5120, "5.0 kB"), (524287, "512.0 kB"), (524288, "0.5 MB"),
+    (512 << 20, "0.5 GB")])
+def test_bytes(number, text):
+    assert size(number) == text
+
+
+def test_built_is_a_moment():
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", built())
+
+
+def test_a_limit_on_slots_is_on_the_page_and_nothing_beyond():
+    """DEAD slots above MaxRequestWorkers / ThreadsPerChild are not printed (5.4)."""
+    directives, _ = check("worker", from_keywords("worker", ThreadsPerChild=4, ThreadLimit=8,
+                                                  MaxRequestWorkers=8, ServerLimit=4))
+    board = Scoreboard(directives)
+    try:
+        from mpmkit.handlers.status import Figures
+
+        assert Figures(board, False, 0.0).letters == "." * 8
+        board.worker(3, 6).set(4)
+        assert Figures(board, False, 0.0).letters == "." * 8 + "W"
+        assert Status(lambda: board)._extended
+    finally:
+        board.close()
