@@ -21,8 +21,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.directives import MPMS, DirectiveError, from_keywords
-from mpmkit.maintenance import Snapshot
-from mpmkit.scoreboard import Counts, Scoreboard, WorkerRow, count
+from mpmkit.maintenance import Counts, Snapshot, count
+from mpmkit.scoreboard import Scoreboard, WorkerRow
 from mpmkit.states import DEAD, LETTERS
 
 if TYPE_CHECKING:

@@ -46,10 +46,10 @@ Min/MaxSpareThreads, ThreadsPerChild, ServerLimit and MaxRequestWorkers. One lis
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpmkit.directives import Note
-from mpmkit.states import ACTIVE, DEAD, GRACEFUL, IDLE, READY
+from mpmkit.states import ACTIVE, DEAD, GRACEFUL, IDLE, IDLE_KILL, READY, STARTING
 
 if TYPE_CHECKING:
     from mpmkit.directives import Directives
@@ -385,6 +385,42 @@ def _look_event(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
 
 
 _LOOK = {"prefork": _look_prefork, "worker": _look_worker, "event": _look_event}
+
+
+# --- The same for people -------------------------------------------------------------------------
+
+
+class Counts(NamedTuple):
+    """Workers by what they do. Those of a process that is leaving are in none of the three."""
+
+    busy: int
+    graceful: int
+    idle: int
+    processes: int
+    stopping: int
+
+
+def count(snapshot: Snapshot, threads_per_child: int) -> Counts:
+    """What the status page says, by mod_status's rules: a thread counts if its process lives and is not
+    quiescing, and is idle if its process is also of the running generation. Maintenance looks
+    otherwise: to it a starting thread is idle, and an idle one is active, too."""
+    busy = graceful = idle = processes = stopping = 0
+    for row in snapshot.processes:
+        if not row.pid:
+            continue
+        processes += 1
+        if row.quiescing:
+            stopping += 1
+            continue
+        states = row.states[:threads_per_child]
+        waiting = states.count(READY)
+        if row.generation == snapshot.generation:
+            idle += waiting
+        leaving = states.count(GRACEFUL)
+        graceful += leaving
+        resting = states.count(DEAD) + states.count(STARTING) + states.count(IDLE_KILL)
+        busy += len(states) - waiting - leaving - resting
+    return Counts(busy, graceful, idle, processes, stopping)
 
 
 # --- Plan ----------------------------------------------------------------------------------------

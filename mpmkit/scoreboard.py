@@ -28,7 +28,7 @@ from typing import NamedTuple
 from mpmkit.directives import MPMS, Directives
 from mpmkit.http.messages import PROTOCOL_TEXT, REQUEST_TEXT, text_field
 from mpmkit.maintenance import ProcessRow, Snapshot
-from mpmkit.states import DEAD, GRACEFUL, IDLE_KILL, READY, STARTING
+from mpmkit.states import DEAD
 
 MAGIC = int.from_bytes(b"mpmkit01", "little")
 
@@ -97,38 +97,6 @@ class WorkerRow(NamedTuple):
     vhost: str
     protocol: str
     request: str
-
-
-class Counts(NamedTuple):
-    """Workers by what they do. Those of a process that is leaving are in none of the three."""
-
-    busy: int
-    graceful: int
-    idle: int
-    processes: int
-    stopping: int
-
-
-def count(snapshot: Snapshot, threads_per_child: int) -> Counts:
-    """mod_status's rules: a thread counts if its process lives and is not quiescing; it is idle if its
-    process is also of the running generation."""
-    busy = graceful = idle = processes = stopping = 0
-    for row in snapshot.processes:
-        if not row.pid:
-            continue
-        processes += 1
-        if row.quiescing:
-            stopping += 1
-            continue
-        states = row.states[:threads_per_child]
-        waiting = states.count(READY)
-        if row.generation == snapshot.generation:
-            idle += waiting
-        leaving = states.count(GRACEFUL)
-        graceful += leaving
-        resting = states.count(DEAD) + states.count(STARTING) + states.count(IDLE_KILL)
-        busy += len(states) - waiting - leaving - resting
-    return Counts(busy, graceful, idle, processes, stopping)
 
 
 class Scoreboard:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpmkit.handlers import status_page
 from mpmkit.http.messages import SERVER, Request, Response, page
-from mpmkit.maintenance import ProcessRow
-from mpmkit.scoreboard import Counts, count
+from mpmkit.maintenance import Counts, ProcessRow, count
 from mpmkit.states import DEAD, LETTERS
 
 if TYPE_CHECKING:
