@@ -24,6 +24,7 @@ from mpmkit.http.protocol import (
     Protocol,
     parse_head,
     quote_line,
+    read_plain,
     split_target,
 )
 
@@ -268,6 +269,41 @@ def test_what_is_accepted_is_what_h11_read(head):
     if request.length is not None and not request.target.startswith(b"http"):
         assert list(request.headers) == list(event.headers)
     assert request.head == head
+
+
+PLAIN = (b"GET /a?b=1 HTTP/1.1\r\nHost: x:80\r\nUser-Agent: a b (c)\r\nAccept: */*\r\n"
+         b"Connection: keep-alive\r\nCookie: a=1; b=\xe4\r\nX:\r\n\r\n")
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(PLAIN) - 1), st.integers(0, 2),
+                  st.sampled_from([bytes([c]) for c in range(256)]
+                                  + [b"\r\n", b"\r\n ", b": ", b"\r\nHost: y", b"\r\nExpect: 1",
+                                     b"\r\ncontent-length: 3", b"\r\nUpgrade: h2c", b"\r\n\r\n"])),
+        max_size=3,
+    ))  # fmt: skip
+@settings(max_examples=3000, deadline=None)
+def test_a_plain_head_is_what_h11_reads(changes):
+    """Bytes of a plain head replaced, added and removed: whatever is still taken for plain, h11 accepts
+    and reads in the same way."""
+    head = PLAIN
+    for place, removed, added in changes:
+        head = head[:place] + added + head[place + removed :]
+    head = head.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    request = Request()
+    if read_plain(request, head, DIRECTIVES):
+        event = by_h11(head)
+        assert event is not None
+        assert (request.method.encode(), request.target) == (event.method, event.target)
+        assert b"%d.%d" % request.version == event.http_version
+        assert list(request.headers) == list(event.headers)
+
+
+def test_the_usual_heads_are_plain():
+    """Or the short way would never be gone, and nobody would notice."""
+    assert read_plain(Request(), PLAIN, DIRECTIVES)
+    assert not read_plain(Request(), PLAIN.replace(b"X:", b"Expect: 100-continue"), DIRECTIVES)
 
 
 def test_a_head_as_large_as_the_limits_allow():
