@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
+from _thread import get_native_id
 from collections.abc import Callable
-from threading import get_native_id
 from typing import TYPE_CHECKING
 
 from mpmkit.directives import Note

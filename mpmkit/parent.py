@@ -17,16 +17,17 @@ main loop is one `match`.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import gc
 import os
 import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from mpmkit import maintenance
 from mpmkit.core import Service
@@ -84,6 +85,8 @@ RECLAIM = (
     ),
 )
 RECLAIM_GIVE_UP = 10.0
+
+ALL_SIGNALS = tuple(map(int, signal.valid_signals()))
 
 NOT_DEAD = tuple(range(DEAD + 1, len(LETTERS)))
 
@@ -304,13 +307,7 @@ class Parent:
         """Runs in the child, and does not return."""
         status = CHILD_FATAL
         try:
-            signal.set_wakeup_fd(-1)
-            # TERM ends a child at once, in the middle of a request if need be (as httpd's children):
-            # by the kernel, since a Python handler would wait until a script's C code returns.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH):
-                signal.signal(number, signal.SIG_IGN)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+            _child_signals()
             os.close(self._wakeup_read)
             os.close(self._wakeup_write)
             if self._lifeline is not None:
@@ -320,7 +317,10 @@ class Parent:
                 self._old_pod.close()  # or the old generation would not see its end of file
             self._children_line.hold()
             _become(self.setup.directives)
-            threading.excepthook = self._thread_failed
+            if self.setup.directives.threaded:
+                import threading
+
+                threading.excepthook = self._thread_failed
             status = self.child_class(self, slot).child_main()
         except SystemExit as exit:
             status = exit.code if isinstance(exit.code, int) else 1
@@ -332,7 +332,7 @@ class Parent:
             sys.stderr.flush()
             os._exit(status)
 
-    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+    def _thread_failed(self, failure: Any) -> None:
         """In a child: an error in the server's own code ends the process, as a crash of httpd's would.
         A process that goes on without one of its threads would be worse."""
         self.errors.failure(f"child process {os.getpid()} failed", failure.exc_value)
@@ -523,6 +523,21 @@ def signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def _child_signals() -> None:
+    """TERM ends a child at once, in the middle of a request if need be (as httpd's children): by the
+    kernel, since a Python handler would wait until a script's C code returns. The others are the
+    parent's business.
+
+    The functions are those of the C module: `signal`'s own make an enum of each number, and the
+    pages that this writes to would be 0.3 MB more of each child's own memory.
+    """
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGWINCH):
+        _signal.signal(number, _signal.SIG_IGN)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, ALL_SIGNALS)
 
 
 def _become(directives: Directives) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import io
 import os
 import sys
+from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Iterator
 from stat import S_ISREG
-from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ class Script:
         self.filename = path  # where it leads, symbolic links followed
         self._root = root
         self._name = "_mpmkit_wsgi" + "".join(c if c.isalnum() else "_" for c in path)
-        self._lock = Lock()
+        self._lock = allocate_lock()
         self._signature: tuple[int, int, int, int] | None = None
         self._application: Callable[..., Iterable[bytes]] | None = None
 
