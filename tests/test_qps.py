@@ -267,9 +267,16 @@ def test_cells_are_interleaved():
     assert [(number, mpm) for number, _, mpm, _ in todo.cells()] == [
         (1, "prefork"), (1, "worker"), (1, "event"), (2, "worker"), (2, "event"), (2, "prefork"),
         (3, "event"), (3, "prefork"), (3, "worker")]
-    beside = plan(scale="smoke", mpms=("event",), beside=("httpd",))
-    assert [(name, kinds) for _, name, _, kinds in beside.cells()] == [
-        ("mpmkit", ("static", "script")), ("httpd", ("static",))]
+    beside = plan(scale="smoke", mpms=("event",), beside=("httpd", "uvicorn"), rounds=2)
+    assert beside.cells() == [
+        (1, "mpmkit", "event", ("static", "script")), (1, "httpd", "event", ("static",)),
+        (1, "uvicorn", "", ("static", "script")), (2, "httpd", "event", ("static",)),
+        (2, "uvicorn", "", ("static", "script")), (2, "mpmkit", "event", ("static", "script"))]
+    assert beside.contestant("uvicorn", "").stands_for == "event"
+    assert beside.contestant("mpmkit", "event") is None
+    scripts = plan(("script",), ("event",), scale="smoke", rounds=1, beside=("all",))
+    assert [name for _, name, *_ in scripts.cells()] == [
+        "mpmkit", "gunicorn-gthread", "uvicorn", "waitress"]
 
 
 def test_bad_arguments_are_refused_all_at_once(monkeypatch):
@@ -462,6 +469,70 @@ qps.SCALES["smoke"] = qps.Scale(10_000_000, 0.5, 0.1, 1)
 sys.exit(qps.main(["--kind", "static", "--scale", "smoke", "--users", "4", "--out", sys.argv[1]],
                   launch=launch))
 """
+
+
+def beside_fakes(monkeypatch, **starts):
+    """The rivals become these: name -> how to start one."""
+    from mpmkit.measure import beside
+
+    monkeypatch.setattr(beside, "NAMES", tuple(starts))
+    monkeypatch.setattr(beside, "_FORMS", {
+        name: ((name, ("event",), ("static",), start),) for name, start in starts.items()})
+
+
+def test_rivals_in_the_same_rounds(launched, monkeypatch, tmp_path):
+    beside_fakes(monkeypatch, uvicorn=launched)
+    table = qps_table(("static",), ("event",), users=2, rounds=2, scale="smoke", beside=("all",),
+                      out=tmp_path / "rows.csv", launch=launched)
+    assert [(r["server"], r["mpm"], r["round"]) for r in records.read(tmp_path / "rows.csv")] == [
+        ("mpmkit", "event", 1), ("uvicorn", None, 1), ("uvicorn", None, 2), ("mpmkit", "event", 2)]
+    assert launched.made[0] == launched.made[2]  # both with event's directives
+    (line,) = table.others().to_dict("records")
+    assert (line["server"], line["stands_for"], line["rounds"]) == ("uvicorn", "event", 2)
+    assert line["ratio"] == pytest.approx(
+        line["median"] / statistics.median(table.rounds("static")["event"]))
+    assert "static page of 45 bytes, other servers\nserver " in table.text()
+    assert table.left_out == [] and "uvicorn" in repr(table.servers)
+
+
+def test_a_rival_that_is_missing_or_fails_is_named_and_costs_no_other_row(
+        launched, monkeypatch, tmp_path):
+    from mpmkit.measure.rivals import NotInstalled, RivalFailed
+
+    def missing(mpm, **directives):
+        raise NotInstalled("the foo server", "apt install foo")
+
+    starts = []
+
+    @contextlib.contextmanager
+    def fails_later(mpm, **directives):
+        starts.append(mpm)
+        if len(starts) > 1:
+            raise RivalFailed("bar ended with status 3: address in use")
+        with launched(mpm, **directives) as server:
+            yield server
+
+    @contextlib.contextmanager
+    def dies(mpm, **directives):
+        with launched(mpm, **directives) as server:
+            server.misbehaving.die()
+            server.misbehaving.process.wait()
+            yield server
+
+    beside_fakes(monkeypatch, foo=missing, bar=fails_later, baz=dies)
+    said = []
+    table = qps_table(("static",), ("event",), users=2, rounds=3, scale="smoke",
+                      beside=("foo", "bar", "baz"), launch=launched, say=said.append)
+    assert said == table.left_out and len(said) == 3
+    assert said[0] == "without foo: the foo server is not installed; apt install foo"
+    assert said[1].startswith("without baz from round 1 on (0 rows of it are kept): baz, static: ")
+    assert "is gone" in said[1]
+    assert said[2] == ("without bar from round 2 on (1 rows of it are kept): "
+                       "bar ended with status 3: address in use")
+    assert [(r["server"], r["round"]) for r in table.records] == [
+        ("mpmkit", 1), ("bar", 1), ("mpmkit", 2), ("mpmkit", 3)]
+    assert table.planned == 4 and "NOT COMPLETE" not in table.text()
+    assert all(sentence in table.text() for sentence in said)
 
 
 def test_ctrl_c_ends_within_two_seconds_and_keeps_finished_rows(tmp_path):

@@ -41,15 +41,18 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.directives import MPMS
 from mpmkit.load.drive import DRIVERS, LoadError, LoadInterrupted, LoadRun, run_load
 from mpmkit.load.profile import LoadProfile, ProfileError
+from mpmkit.measure import beside as rivals_beside
 from mpmkit.measure import records, stats
+from mpmkit.measure.beside import Contestant
 from mpmkit.measure.records import RecordError, RecordFile, Row
+from mpmkit.measure.rivals import RivalFailed
 
 if TYPE_CHECKING:
     import pandas
@@ -283,6 +286,8 @@ class QpsTable:
     records: the finished rows, as in the CSV. published: kind -> MPM -> QPS.
     planned: how many rows the whole measurement has.
     target: the precision that was asked for (0.05: +-5%), or None.
+    left_out: a sentence on each rival that was asked for and is not in the rows, or not in all.
+    broken: the rivals that were not measured to the end; they count for no precision or drift.
     """
 
     records: list[Row]
@@ -292,6 +297,8 @@ class QpsTable:
     scale: str = ""
     out: Path | None = None
     target: float | None = None
+    left_out: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
 
     @property
     def rows(self) -> pandas.DataFrame:
@@ -311,7 +318,7 @@ class QpsTable:
     def servers(self) -> list[str]:
         """The servers that have rows; ours first."""
         names = {row["server"] for row in self.records}
-        return sorted(names, key=lambda name: (name != "mpmkit", name))
+        return sorted(names, key=lambda name: (name != "mpmkit", name != "httpd", name))
 
     def rounds(self, kind: str, server: str = "mpmkit") -> dict[str, list[float]]:
         """MPM -> the QPS of each round, in the order of the article."""
@@ -333,8 +340,12 @@ class QpsTable:
 
     def samples(self) -> dict[str, list[float]]:
         """Each cell's QPS over the rounds: "mpmkit event, static" -> figures."""
-        return {f"{server} {mpm}, {kind}": values for kind in self.kinds for server in self.servers
-                for mpm, values in self.rounds(kind, server).items()}
+        found: dict[str, list[float]] = {}
+        for row in self.records:
+            server = f"{row['server']} {row['mpm'] or ''}".rstrip()
+            if server not in self.broken:
+                found.setdefault(f"{server}, {row['kind']}", []).append(row["qps"])
+        return found
 
     @property
     def drift(self) -> stats.Drift:
@@ -375,7 +386,7 @@ class QpsTable:
             "published_ratio": ratio(figures, mpm), "ratio": ratio(medians, mpm),
         } for mpm, values in rounds.items()]
 
-    def _notes(self, kind: str, server: str, mpm: str) -> list[str]:
+    def _notes(self, kind: str, server: str, mpm: str | None) -> list[str]:
         rows = [row for row in self.records
                 if (row["kind"], row["server"], row["mpm"]) == (kind, server, mpm)]
         notes = []
@@ -396,6 +407,7 @@ class QpsTable:
         for kind in self.kinds:
             for server in self.servers:
                 parts.append(self._table(kind, server))
+            parts.append(self._others(kind))
         parts.append(self._small_print())
         return "\n\n".join(part for part in parts if part)
 
@@ -434,6 +446,50 @@ class QpsTable:
             rows.append(f"orders by probability: {', '.join(likely)}")
         return "\n".join(rows)
 
+    def others(self) -> pandas.DataFrame:
+        """One row per kind and server that has no MPM of ours: median, min, max and the interval of
+        the median in requests per second, the MPM of ours that it stands for, and how many times
+        that one's median its own is."""
+        import pandas
+
+        return pandas.DataFrame([line for kind in self.kinds for line in self._other_lines(kind)])
+
+    def _other_lines(self, kind: str) -> list[Row]:
+        ours = self.rounds(kind)
+        lines = []
+        for one in rivals_beside.contestants(rivals_beside.NAMES, ours or MPMS):
+            values = [row["qps"] for row in self.records
+                      if (row["kind"], row["server"], row["mpm"]) == (kind, one.server, None)]
+            if values:
+                interval = stats.median(values)
+                mine = statistics.median(ours[one.stands_for]) if one.stands_for in ours else 0
+                lines.append({
+                    "kind": kind, "server": one.server, "stands_for": one.stands_for,
+                    "rounds": len(values), "median": interval.value, "min": min(values),
+                    "max": max(values), "low": interval.low, "high": interval.high,
+                    "level": interval.level,
+                    "ratio": interval.value / mine if mine > 0 else math.nan})
+        return lines
+
+    def _others(self, kind: str) -> str:
+        """The rivals that have no MPM of ours, in one table."""
+        lines = self._other_lines(kind)
+        if not lines:
+            return ""
+        level = min(line["level"] for line in lines)
+        head = ("server", "median", f"{level:.0%} interval" if level else "interval",
+                "x mpmkit's", "")
+        cells = [(line["server"], _count(line["median"]),
+                  f"{_count(line['low'])} to {_count(line['high'])}" if line["level"] else "-",
+                  f"{_ratio(line['ratio'])} {line['stands_for']}",
+                  "; ".join(self._notes(kind, line["server"], None))) for line in lines]
+        widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
+        rows = [f"requests/s, {PAGES[kind].title}, other servers"]
+        for name, median, spread, ratio, note in [head, *cells]:
+            rows.append(f"{name:<{widths[0]}}  {median:>{widths[1]}}  {spread:>{widths[2]}}  "
+                        f"{ratio:<{widths[3]}}  {note}".rstrip())
+        return "\n".join(rows)
+
     def _small_print(self) -> str:
         row = self.records[-1]
         lines = []
@@ -463,6 +519,7 @@ class QpsTable:
                      "and the ratios can be compared, not the figures")
         if self.planned and len(self.records) < self.planned:
             lines.append(f"NOT COMPLETE: {len(self.records)} of {self.planned} cells were measured")
+        lines += self.left_out
         if self.out is not None:
             lines.append(f"rows in {self.out}")
         return "\n".join(lines)
@@ -506,8 +563,8 @@ class QpsProgress:
         return (self.cell - 1 + min(1.0, self.share_of_cell)) / self.cells
 
     def __str__(self) -> str:
-        what = (f"[{self.cell}/{self.cells}] round {self.round}, {self.server} {self.mpm}, "
-                f"{self.kind}")
+        server = f"{self.server} {self.mpm}".rstrip()
+        what = f"[{self.cell}/{self.cells}] round {self.round}, {server}, {self.kind}"
         if self.row is not None:
             return f"{what}: {self.row['qps']:,.0f} requests/s"
         return f"{what}: {self.done:,} requests"
@@ -520,18 +577,6 @@ def _launch_ours(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
     import mpmkit
 
     return mpmkit.launch(mpm, **directives)
-
-
-def _launch_httpd(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
-    from mpmkit.measure.rivals import Httpd
-
-    return Httpd(mpm, document_root=Path(__file__).resolve().parents[1] / "htdocs", **directives)
-
-
-# Servers that can stand beside ours: name -> (how to start one, the kinds of page it has).
-BESIDE: dict[str, tuple[Launch, tuple[str, ...]]] = {
-    "httpd": (_launch_httpd, ("static",)),
-}
 
 
 Cell = tuple[int, str, str, tuple[str, ...]]
@@ -547,26 +592,33 @@ class Plan:
     scale: str
     profiles: dict[str, LoadProfile]
     driver: str
-    beside: tuple[str, ...] = ()
+    beside: tuple[Contestant, ...] = ()
     directives: dict[str, dict[str, Any]] = field(default_factory=dict)
     target: float | None = None
     max_rounds: int = MAX_ROUNDS
 
     def cells(self) -> list[Cell]:
-        """(round, server, MPM, kinds) in the order of measuring; one start of a server each."""
+        """(round, server, MPM, kinds) in the order of measuring; one start of a server each. MPM is
+        "" for a rival that has none of these."""
         return [cell for number in range(1, self.rounds + 1) for cell in self.round(number)]
 
     def round(self, number: int) -> list[Cell]:
         """The cells of one round, from 1; also of those beyond the planned ones."""
-        servers = [(name, mpm) for mpm in self.mpms for name in ("mpmkit", *self.beside)]
-        found = []
-        for label in turns([f"{name} {mpm}" for name, mpm in servers], number):
-            name, _, mpm = label.partition(" ")
-            kinds = tuple(kind for kind in self.kinds
-                          if name == "mpmkit" or kind in BESIDE[name][1])
-            if kinds:
-                found.append((number, name, mpm, kinds))
-        return found
+        servers = []
+        for mpm in self.mpms:
+            servers.append(("mpmkit", mpm, self.kinds))
+            servers += [(one.server, one.mpm, tuple(kind for kind in self.kinds
+                                                    if kind in one.kinds))
+                        for one in self.beside if one.stands_for == mpm]
+        places = [str(place) for place, (*_, kinds) in enumerate(servers) if kinds]
+        return [(number, *servers[int(place)]) for place in turns(places, number)]
+
+    def contestant(self, server: str, mpm: str) -> Contestant | None:
+        """Who stands behind a cell's server and MPM; None for ours."""
+        for one in self.beside:
+            if (one.server, one.mpm) == (server, mpm):
+                return one
+        return None
 
     def until_settled(self, table: QpsTable) -> Iterator[Cell]:
         """The planned cells, then further rounds until the target precision or the last round."""
@@ -604,7 +656,8 @@ def plan(
 
     kinds_ = chosen("kind", kinds, PAGES, 1)
     mpms_ = chosen("mpm", mpms, MPMS, 1)
-    beside_ = chosen("beside", beside, BESIDE, 0)
+    beside = rivals_beside.NAMES if tuple(beside) == ("all",) else beside
+    beside_ = chosen("beside", beside, rivals_beside.NAMES, 0)
     scale_name = scale or os.environ.get("MPMKIT_SCALE") or "demo"
     size = SCALES.get(scale_name)
     if size is None:
@@ -639,7 +692,8 @@ def plan(
         raise ValueError("; ".join(problems))
     by_hand = requests is not None or rounds is not None
     return Plan(kinds_, mpms_, rounds or size.rounds, "custom" if by_hand else scale_name, profiles,
-                driver, beside_, ARTICLE_DIRECTIVES, target_precision, max_rounds)
+                driver, tuple(rivals_beside.contestants(beside_, mpms_)), ARTICLE_DIRECTIVES,
+                target_precision, max_rounds)
 
 
 def qps_table(
@@ -659,6 +713,7 @@ def qps_table(
     launch: Launch | None = None,
     target_precision: float | None = None,
     max_rounds: int = MAX_ROUNDS,
+    say: Callable[[str], None] | None = None,
 ) -> QpsTable:
     """Measure the article's tables here; minutes at the demo scale.
 
@@ -670,7 +725,10 @@ def qps_table(
         the environment's MPMKIT_SCALE, or else demo.
     out: a CSV file to which each row is appended as soon as it is finished.
     on_progress: called some four times a second, and with the row when a cell ends.
-    driver, processes: as in `run_load`. beside: rivals to measure in the same rounds ("httpd").
+    driver, processes: as in `run_load`.
+    beside: rivals to measure in the same rounds: "httpd", "nginx", "gunicorn", "uvicorn",
+        "waitress", or ("all",). One that is not installed or fails is left out, which the table's
+        `left_out` says, and `say` is told at once.
     launch: starts a server, ``launch(mpm, **directives)`` as a context manager with a `.url`; by
         default `mpmkit.launch`.
     target_precision: go on beyond `rounds` until every median is known to within this share (0.05:
@@ -685,52 +743,44 @@ def qps_table(
                 target_precision=target_precision, max_rounds=max_rounds)
     figures = published()
     file = RecordFile(out) if out is not None else None
-    launchers = {name: BESIDE[name][0] for name in todo.beside}
-    launchers["mpmkit"] = launch or _launch_ours
-    return _measure(todo, figures, file, launchers, on_progress)
+    here, missing = rivals_beside.installed(todo.beside)
+    todo = replace(todo, beside=tuple(here))
+    for sentence in missing:
+        if say is not None:
+            say(sentence)
+    return _measure(todo, figures, file, launch or _launch_ours, on_progress, missing, say)
 
 
 def _measure(todo: Plan, figures: dict[str, dict[str, float]], file: RecordFile | None,
-             launchers: Mapping[str, Launch],
-             on_progress: Callable[[QpsProgress], None] | None) -> QpsTable:
+             launch: Launch, on_progress: Callable[[QpsProgress], None] | None,
+             left_out: list[str], say: Callable[[str], None] | None) -> QpsTable:
     table = QpsTable([], figures, planned=sum(len(kinds) for *_, kinds in todo.cells()),
                      run_id=records.new_run_id(), scale=todo.scale,
-                     out=file.path if file else None, target=todo.target)
+                     out=file.path if file else None, target=todo.target, left_out=left_out)
     machine = records.machine().row()
     began = time.monotonic()
     try:
         for number, name, mpm, kinds in todo.until_settled(table):
-            directives: dict[str, Any] = dict(todo.directives.get(mpm, {}))
-            profile = todo.profiles[kinds[0]]
-            directives["KeepAlive"] = profile.keep_alive
-            with launchers[name](mpm, **directives) as server:
-                for kind in kinds:
-                    cell = len(table.records) + 1
-
-                    def tell(done: int, seconds: float, row: Row | None = None, *, cell: int = cell,
-                             number: int = number, name: str = name, mpm: str = mpm,
-                             kind: str = kind) -> None:
-                        if on_progress is not None:
-                            on_progress(QpsProgress(
-                                cell, table.planned, number, name, mpm, kind, done,
-                                _share(todo.profiles[kind], done, seconds) if row is None else 1.0,
-                                time.monotonic() - began, row))
-
-                    tell(0, 0.0)
-                    before, load = records.cpu_times(), records.load1()
-                    run = run_load(server, profile=todo.profiles[kind], driver=todo.driver,
-                                   on_progress=tell)
-                    _must_be_whole(run, server, f"{name} {mpm}, {kind}", table)
-                    row = records.check({
-                        "run_id": table.run_id, "table": "qps", "scale": todo.scale,
-                        "server": name, "mpm": mpm, "kind": kind, "round": number,
-                        "directives": " ".join(f"{k}={v}" for k, v in directives.items()),
-                        **run.row(), "started_at": records.utc(run.started_at), **machine,
-                        "load1": load, "steal": records.cpu_times().steal_since(before),
-                    })
-                    # On disk first: what was told to the reader is never lost.
-                    table.records.append(file.append(row) if file else row)
-                    tell(run.requests, run.duration, row)
+            rival = todo.contestant(name, mpm)
+            label = f"{name} {mpm}".rstrip()
+            before = len(table.records)
+            try:
+                if label not in table.broken:
+                    _measure_server(todo, table, file, machine, (number, name, mpm, kinds),
+                                    rival.start if rival else launch,
+                                    rival.stands_for if rival else mpm, began, on_progress)
+            except (QpsError, RivalFailed) as error:
+                # Ours ends the run; a rival costs its own rows, no other's.
+                if rival is None or not _rivals_fault(error):
+                    raise
+                table.broken.add(label)
+                kept = sum((row["server"], row["mpm"] or "") == (name, mpm)
+                           for row in table.records)
+                table.left_out.append(f"without {label} from round {number} on ({kept} rows of it "
+                                      f"are kept): {_one_line(error)}")
+                if say is not None:
+                    say(table.left_out[-1])
+            table.planned -= len(kinds) - (len(table.records) - before)
     except LoadInterrupted:
         raise QpsInterrupted(table) from None
     except KeyboardInterrupt:
@@ -742,6 +792,47 @@ def _measure(todo: Plan, figures: dict[str, dict[str, float]], file: RecordFile 
     except Exception as error:
         raise QpsError(_one_line(error), table) from error
     return table
+
+
+def _rivals_fault(error: Exception) -> bool:
+    """Whether it was the server that failed, and not the disk or the generator."""
+    return not isinstance(error.__cause__, (RecordError, LoadError))
+
+
+def _measure_server(todo: Plan, table: QpsTable, file: RecordFile | None, machine: Row,
+                    cell_of: tuple[int, str, str, tuple[str, ...]], start: Launch, stands_for: str,
+                    began: float, on_progress: Callable[[QpsProgress], None] | None) -> None:
+    """Start one server, measure its pages, stop it. Appends the rows to the table and the file."""
+    number, name, mpm, kinds = cell_of
+    directives: dict[str, Any] = dict(todo.directives.get(stands_for, {}))
+    directives["KeepAlive"] = todo.profiles[kinds[0]].keep_alive
+    with start(stands_for, **directives) as server:
+        for kind in kinds:
+            cell = len(table.records) + 1
+
+            def tell(done: int, seconds: float, row: Row | None = None, *, cell: int = cell,
+                     kind: str = kind) -> None:
+                if on_progress is not None:
+                    on_progress(QpsProgress(
+                        cell, table.planned, number, name, mpm, kind, done,
+                        _share(todo.profiles[kind], done, seconds) if row is None else 1.0,
+                        time.monotonic() - began, row))
+
+            tell(0, 0.0)
+            before, load = records.cpu_times(), records.load1()
+            run = run_load(server, profile=todo.profiles[kind], driver=todo.driver,
+                           on_progress=tell)
+            _must_be_whole(run, server, f"{f'{name} {mpm}'.rstrip()}, {kind}", table)
+            row = records.check({
+                "run_id": table.run_id, "table": "qps", "scale": todo.scale,
+                "server": name, "mpm": mpm or None, "kind": kind, "round": number,
+                "directives": " ".join(f"{k}={v}" for k, v in directives.items()),
+                **run.row(), "started_at": records.utc(run.started_at), **machine,
+                "load1": load, "steal": records.cpu_times().steal_since(before),
+            })
+            # On disk first: what was told to the reader is never lost.
+            table.records.append(file.append(row) if file else row)
+            tell(run.requests, run.duration, row)
 
 
 def _share(profile: LoadProfile, done: int, seconds: float) -> float:
@@ -821,7 +912,9 @@ def _parser() -> _Parser:
     parser.add_argument("--processes", type=int, default=1, metavar="N",
                         help="generator processes (default: 1)")
     parser.add_argument("--beside", action="append", default=[], metavar="SERVER",
-                        help=f"measure this one in the same rounds: {', '.join(BESIDE)}")
+                        help="measure this one in the same rounds: "
+                             f"{', '.join(rivals_beside.NAMES)}, or all; may be given as a,b. One "
+                             "that is not installed is named and left out")
     parser.add_argument("--out", metavar="FILE.csv",
                         help="append the rows to this file (default: a new one in data/runs, if "
                              "that folder is here)")
@@ -894,7 +987,8 @@ def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> 
             options.users, options.keep_alive, options.rounds, options.scale, out, console,
             driver=options.driver, processes=options.processes,
             beside=_listed(options.beside), launch=launch,
-            target_precision=options.target_precision, max_rounds=options.max_rounds)
+            target_precision=options.target_precision, max_rounds=options.max_rounds,
+            say=lambda text: print(f"mpmkit: {text}", file=sys.stderr, flush=True))
     except QpsInterrupted as stop:
         console.end()
         _print_partial(stop.table)

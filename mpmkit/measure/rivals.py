@@ -76,6 +76,7 @@ class Rival:
     """
 
     name = "rival"
+    config_name = "server.conf"
 
     def __init__(self, *, document_root: str | os.PathLike[str], access_log: bool = True,
                  buffered_logs: bool = False) -> None:
@@ -101,6 +102,20 @@ class Rival:
     @property
     def version(self) -> str:
         raise NotImplementedError
+
+    def _environment(self) -> dict[str, str] | None:
+        """The environment variables of its processes; None for our own."""
+        return None
+
+    def _is_ready(self) -> bool:
+        """Whether *this* server (not another that took the port) accepts connections now."""
+        # The pid file says that it holds the port: httpd and nginx write it after the bind.
+        pid_file = self.root / "pid"
+        if pid_file.exists() and pid_file.stat().st_size:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return True
+        return False
 
     # ------------------------------------------------------------ start and stop
 
@@ -141,12 +156,12 @@ class Rival:
             shutil.copytree(self.document_root, self._served)
             for place in (self._served, *self._served.rglob("*")):
                 place.chmod(0o755 if place.is_dir() else 0o644)
-        file = self.root / "server.conf"
+        file = self.root / self.config_name
         file.write_text(self._configuration())
         with open(self.root / "console", "wb") as console:
             self._process = subprocess.Popen(
                 self._command(file), stdin=subprocess.DEVNULL, stdout=console, stderr=console,
-                cwd=self.root, start_new_session=True)
+                cwd=self.root, env=self._environment(), start_new_session=True)
         self.pid = self._process.pid
         self._guard = guard(self.pid)
         self._wait_until_ready()
@@ -154,16 +169,12 @@ class Rival:
     def _wait_until_ready(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + READY_WITHIN
-        pid_file = self.root / "pid"
         while time.monotonic() < deadline:
             status = self._process.poll()
             if status is not None:
                 raise RivalFailed(f"{self.name} ended with status {status}: {self.error_log()}")
-            # The pid file says that *this* server holds the port: both write it after the bind.
-            if pid_file.exists() and pid_file.stat().st_size:
-                with contextlib.suppress(OSError):
-                    socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                    return
+            if self._is_ready():
+                return
             time.sleep(0.01)
         raise RivalFailed(f"{self.name} did not answer within {READY_WITHIN:g} s: "
                           f"{self.error_log()}")

@@ -1,0 +1,115 @@
+"""Which servers can stand beside ours, what each of them stands for, and whether this machine has it.
+
+| --beside | as | stands for | pages |
+|---|---|---|---|
+| httpd | httpd prefork, worker, event | the same MPM | static |
+| nginx | nginx | event | static |
+| gunicorn | gunicorn-sync | prefork | static, script |
+| | gunicorn-gthread | worker, event | static, script |
+| uvicorn | uvicorn | event | static, script |
+| waitress | waitress | worker | static, script |
+
+"Stands for" says whose directives a rival is started with, and which of ours it is compared with;
+`rivals.py` and `peers.py` say which of its settings each directive becomes. The page is the same
+file for all, the script the same application (in ASGI's words for uvicorn).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpmkit.directives import MPMS
+from mpmkit.measure.peers import Gunicorn, Uvicorn, Waitress
+from mpmkit.measure.rivals import Httpd, Nginx, NotInstalled, RivalFailed
+
+Start = Callable[..., AbstractContextManager[Any]]
+"""``start(mpm, **directives)``: a context manager with a `.url`."""
+
+PAGES_OF_OURS = Path(__file__).resolve().parents[1] / "htdocs"
+STATIC, BOTH = ("static",), ("static", "script")
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One server beside ours.
+
+    server: its name in tables and records. mpm: prefork, worker or event if it has these, else "".
+    stands_for: the MPM of ours that is nearest. kinds: which pages it has. start: starts it.
+    """
+
+    server: str
+    mpm: str
+    stands_for: str
+    kinds: tuple[str, ...]
+    start: Start
+
+
+def _httpd(mpm: str, **directives: Any) -> Httpd:
+    return Httpd(mpm, document_root=PAGES_OF_OURS, **directives)
+
+
+def _nginx(mpm: str, **directives: Any) -> Nginx:
+    return Nginx(document_root=PAGES_OF_OURS, **directives)
+
+
+def _sync(mpm: str, **directives: Any) -> Gunicorn:
+    return Gunicorn("sync", document_root=PAGES_OF_OURS, **directives)
+
+
+def _gthread(mpm: str, **directives: Any) -> Gunicorn:
+    return Gunicorn("gthread", document_root=PAGES_OF_OURS, **directives)
+
+
+def _uvicorn(mpm: str, **directives: Any) -> Uvicorn:
+    return Uvicorn(document_root=PAGES_OF_OURS, **directives)
+
+
+def _waitress(mpm: str, **directives: Any) -> Waitress:
+    return Waitress(document_root=PAGES_OF_OURS, **directives)
+
+
+# name -> its forms: (name in tables, the MPMs it can stand for, the nearest first, kinds, start).
+# A form is measured once, beside the first of its MPMs that was asked for.
+_FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], Start], ...]] = {
+    "nginx": (("nginx", ("event", "worker", "prefork"), STATIC, _nginx),),
+    "gunicorn": (("gunicorn-sync", ("prefork",), BOTH, _sync),
+                 ("gunicorn-gthread", ("worker", "event"), BOTH, _gthread)),
+    "uvicorn": (("uvicorn", ("event", "worker", "prefork"), BOTH, _uvicorn),),
+    "waitress": (("waitress", ("worker", "event", "prefork"), BOTH, _waitress),),
+}
+
+NAMES = ("httpd", *_FORMS)
+"""What can be asked for."""
+
+
+def contestants(names: Iterable[str], mpms: Iterable[str] = MPMS) -> list[Contestant]:
+    """The servers that stand beside `mpms`; installed or not. Raises KeyError for another name."""
+    mpms = tuple(mpms)
+    found = []
+    for name in dict.fromkeys(names):
+        if name == "httpd":
+            found += [Contestant("httpd", mpm, mpm, STATIC, _httpd) for mpm in mpms]
+            continue
+        for server, nearest, kinds, start in _FORMS[name]:
+            mine = [mpm for mpm in nearest if mpm in mpms]
+            if mine:
+                found.append(Contestant(server, "", mine[0], kinds, start))
+    return found
+
+
+def installed(wanted: Iterable[Contestant]) -> tuple[list[Contestant], list[str]]:
+    """Those whose programs are here, and a sentence on each of the others: what it lacks and how
+    to get that. Starts none of them."""
+    here, missing = [], []
+    for contestant in wanted:
+        try:
+            contestant.start(contestant.stands_for)
+        except (NotInstalled, RivalFailed) as error:
+            missing.append(f"without {contestant.server}: {error}")
+        else:
+            here.append(contestant)
+    return here, list(dict.fromkeys(missing))
