@@ -71,6 +71,7 @@ class Connection:
 
     kept        responses after which the connection was kept alive
     pending     bytes or a file not sent yet because the client takes them slowly (event only)
+    recv        the socket's own; over TLS (tls.py) one that decrypts
     request     the request being answered; status, started, body_sent, sent, keep_alive tell how
     state, edge, watching   event's own notes (mpm/event.py): in whose hands the connection is,
                 whether news came since they last looked, what epoll watches it for
@@ -78,7 +79,7 @@ class Connection:
 
     __slots__ = (
         "_body_deadline", "_continued", "_directives", "_timeout", "body_sent", "edge", "fd",
-        "keep_alive", "kept", "nonblocking", "peer", "pending", "protocol", "request", "sent",
+        "keep_alive", "kept", "nonblocking", "peer", "pending", "protocol", "recv", "request", "sent",
         "sock", "started", "state", "status", "watching",
     )  # fmt: skip
 
@@ -87,6 +88,7 @@ class Connection:
         timeout: float, nonblocking: bool = False,
     ) -> None:  # fmt: skip
         self.sock = sock
+        self.recv = sock.recv
         self.fd = sock.fileno()
         self.peer = peer
         self.protocol = Protocol(directives, heads)
@@ -124,7 +126,7 @@ class Connection:
         if self.kept:
             self.set_timeout(self._directives.KeepAliveTimeout)
         try:
-            data = self.sock.recv(HEAD_SIZE)
+            data = self.recv(HEAD_SIZE)
         except BlockingIOError:
             if self.kept:
                 return None
@@ -140,7 +142,7 @@ class Connection:
         """Event: take what has come, without waiting. False: nothing has. Raises Disconnected."""
         self.edge = False
         try:
-            data = self.sock.recv(HEAD_SIZE, _NOW)
+            data = self.recv(HEAD_SIZE, _NOW)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -199,7 +201,7 @@ class Connection:
                 )
             if self.request is not None and self.request.expect_continue and not self._continued:
                 self._continued = True
-                self._send_blocking(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
+                self._write(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
             try:
                 data = self._read_by(self._body_deadline, BODY_SIZE)
             except TimeoutError:
@@ -237,7 +239,7 @@ class Connection:
             raise TimeoutError
         self.set_timeout(wait)
         try:
-            data = self.sock.recv(size)
+            data = self.recv(size)
         except BlockingIOError:
             raise TimeoutError from None
         deadline.received(len(data))
@@ -281,8 +283,8 @@ class Connection:
         while more than FlushMaxThreshold is left. That is httpd's difference, too.
         """
         try:
-            self._send_blocking(memoryview(head), _MORE)
-            if self._directives.EnableSendfile:
+            self._write(memoryview(head), _MORE)
+            if self._sendfile:
                 if self.nonblocking:
                     os.set_blocking(self.fd, False)
                     self.pending = body
@@ -297,7 +299,7 @@ class Connection:
                 body.offset += len(data)
                 body.count -= len(data)
                 if body.count:
-                    self._send_blocking(memoryview(data))
+                    self._write(memoryview(data))
                 else:
                     self.send(data)
         finally:
@@ -315,11 +317,11 @@ class Connection:
                 continue
             count += len(piece)
             data = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
-            self._send_blocking(memoryview(head + data if head else data))
+            self._write(memoryview(head + data if head else data))
             head = b""
         end = head + (b"0\r\n\r\n" if chunked else b"")
         if end:
-            self._send_blocking(memoryview(end))
+            self._write(memoryview(end))
         return count
 
     def flush(self) -> bool:
@@ -357,6 +359,13 @@ class Connection:
             raise Disconnected("the client took nothing for Timeout seconds") from None
         except OSError as error:
             raise Disconnected(error.strerror) from None
+
+    _write = _send_blocking  # over TLS: encrypt, then send
+
+    @property
+    def _sendfile(self) -> bool:
+        """May the kernel copy a file to the socket?"""
+        return self._directives.EnableSendfile
 
     def _send_file_blocking(self, body: FileBody) -> None:
         try:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from time import time_ns
+from typing import TYPE_CHECKING
 
 from mpmkit.connection import Connection, Disconnected
 from mpmkit.directives import Directives
@@ -32,6 +34,9 @@ from mpmkit.listen import first_timeout
 from mpmkit.logs import AccessLog, ErrorLog
 from mpmkit.scoreboard import WorkerSlot
 from mpmkit.states import BUSY_LOG, BUSY_WRITE
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 Handler = Callable[[Request, Connection], Response]
 
@@ -56,6 +61,12 @@ class Service:
         self.heads: dict[bytes, Request] = {}
         self.head_start = HeadStart()
         self.first_timeout = first_timeout(directives)
+        self.tls: SSLContext | None = None
+        if directives.tls:
+            from mpmkit import tls  # and ssl with it: 2 MB that a server without TLS is spared
+
+            self.tls = tls.context_for(directives)
+            self.connection = partial(tls.accepted, self)  # type: ignore[method-assign]
         self._may_keep_alive = directives.KeepAlive and directives.KeepAliveTimeout > 0
         self._max_keep_alive = directives.MaxKeepAliveRequests
         self._keep_alive_lines: dict[int, bytes] = {}

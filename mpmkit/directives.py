@@ -353,6 +353,31 @@ def _answers(old: Words, new: Words) -> Words:
     )
 
 
+TLS_VERSIONS = ("SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+SPOKEN = ("TLSv1.2", "TLSv1.3")  # the others are broken, and OpenSSL itself no longer speaks them
+
+
+def _tls_versions(words: Words) -> Words:
+    """``all -SSLv3 -TLSv1``, ``TLSv1.2 +TLSv1.3``: the versions that are left, oldest first.
+
+    A word without a sign starts anew; ``all`` is all that can be spoken.
+    mpmkit: versions before 1.2 may be taken away and cannot be had.
+    """
+    chosen: list[str] = []
+    for word in _words_of(words, ("all", *TLS_VERSIONS), signs=True):
+        bare = word.lstrip("+-")
+        named = SPOKEN if bare == "all" else (bare,)
+        if word[0] == "-":
+            chosen = [one for one in chosen if one not in named]
+            continue
+        if bare not in ("all", *SPOKEN):
+            raise ValueError(f"speaks {' and '.join(SPOKEN)}, {bare} is broken: take it out")
+        chosen = [*(chosen if word[0] == "+" else ()), *named]
+    if not chosen:
+        raise ValueError(f'leaves no version to speak: write "all", not "{" ".join(words)}"')
+    return tuple(one for one in SPOKEN if one in chosen)
+
+
 def _log_level(words: Words) -> str | None:
     """The level for everything; levels for single modules (``ssl:warn``) are only checked."""
     level = None
@@ -691,6 +716,20 @@ ROWS = (
     Spec("HttpProtocolOptions", _protocol_options, tuple(pair[0] for pair in PROTOCOL_OPTIONS),
          "How strictly a request is read", takes="Strict|Unsafe Lenient|RegisteredMethods "
          "Allow0.9|Require1.0", args=(1, 3), merge=_answers),
+    # TLS
+    Spec("SSLEngine", _on_off, None, "TLS on the listening sockets whose Listen says https, or on "
+         "all if none does; without this line, on those that say https; Off: on none",
+         takes="On|Off", source="mod_ssl", httpd="Off"),
+    Spec("SSLCertificateFile", _text, None, "File with the server's certificate and those that "
+         "vouch for it, in PEM", takes="file", source="mod_ssl"),
+    Spec("SSLCertificateKeyFile", _text, None, "File with the certificate's private key in PEM, "
+         "not encrypted; without it, the key is in SSLCertificateFile", takes="file",
+         source="mod_ssl"),
+    Spec("SSLProtocol", _tls_versions, SPOKEN, "Versions of TLS that are spoken: 1.2 and 1.3",
+         takes="[+-]all|TLSv1.2|TLSv1.3 ...", source="mod_ssl", args=SOME, httpd="all -SSLv3"),
+    Spec("SSLCipherSuite", _text, None, "Ciphers for TLS 1.2, as OpenSSL names them; without it, "
+         "those that Python's ssl module thinks safe", takes="ciphers", source="mod_ssl",
+         args=(1, 1), httpd="DEFAULT"),
     # Responses
     Spec("EnableSendfile", _on_off, False, "Send files by sendfile, which frees event's threads",
          takes="On|Off", where="any"),
@@ -738,6 +777,18 @@ ROWS = (
             where="section"),
     _unused("AccessFileName", "Name of .htaccess files; mpmkit reads none of them",
             where="server"),
+    _unused("SSLHonorCipherOrder", "Whose order of ciphers counts; here the server's",
+            parse=_on_off, args=(1, 1), where="server", source="mod_ssl"),
+    _unused("SSLPassPhraseDialog", "How the key's pass phrase is asked for", where="server",
+            source="mod_ssl"),
+    _unused("SSLRandomSeed", "Sources of randomness; the kernel's is used", where="server",
+            source="mod_ssl"),
+    _unused("SSLSessionCache", "Sessions kept for resumption; here clients keep theirs in tickets",
+            args=(1, 1), where="server", source="mod_ssl"),
+    _unused("SSLSessionCacheTimeout", "Longest life of a kept session", args=(1, 1),
+            where="server", source="mod_ssl"),
+    _unused("SSLSessionTickets", "Sessions that clients keep; always on", parse=_on_off,
+            args=(1, 1), where="server", source="mod_ssl"),
     _unused("Mutex", "Locks between processes; a single listener needs none", where="server"),
     _unused("CoreDumpDirectory", "Where a crashing child leaves its memory", args=(1, 1),
             where="server"),
@@ -824,6 +875,12 @@ class Directives:
     LimitRequestFields: int
     LimitRequestBody: int
     HttpProtocolOptions: Words
+    # TLS
+    SSLEngine: bool | None
+    SSLCertificateFile: str | None
+    SSLCertificateKeyFile: str | None
+    SSLProtocol: Words
+    SSLCipherSuite: str | None
     # responses
     EnableSendfile: bool
     EnableMMAP: bool
@@ -846,6 +903,11 @@ class Directives:
     @property
     def threaded(self) -> bool:
         return self.mpm in THREADED
+
+    @property
+    def tls(self) -> bool:
+        """Does any listening socket speak TLS? (Then its `Listen` has the protocol "https".)"""
+        return any(listen.protocol == "https" for listen in self.Listen)
 
     @property
     def threads_per_child(self) -> int:
@@ -1236,6 +1298,7 @@ def check(
     notes = [*reader.notes, *checker.notes]
     _resolve_logs(values, notes)
     _resolve_files(values)
+    _resolve_tls(values)
     return Directives(mpm=mpm, sections=sections, **values), tuple(notes)
 
 
@@ -1254,6 +1317,14 @@ def _resolve_logs(values: dict[str, Any], notes: list[Note]) -> None:
     values["CustomLog"] = tuple(logs)
 
 
+def _resolve_tls(values: dict[str, Any]) -> None:
+    """Which listening sockets speak TLS: afterwards just those whose protocol is "https"."""
+    engine, listen = values["SSLEngine"], values["Listen"]
+    if engine is False or (engine and not any(one.protocol == "https" for one in listen)):
+        protocol = "https" if engine else "http"
+        values["Listen"] = tuple(replace(one, protocol=protocol) for one in listen)
+
+
 def _resolve_files(values: dict[str, Any]) -> None:
     """Relative names start from ServerRoot; without a ServerRoot they stay as they are."""
     root = values["ServerRoot"]
@@ -1265,7 +1336,10 @@ def _resolve_files(values: dict[str, Any]) -> None:
             return name
         return f"{root.rstrip('/')}/{name}"
 
-    for key in ("DocumentRoot", "PidFile", "ScoreBoardFile", "ErrorLog", "TypesConfig"):
+    for key in (
+        "DocumentRoot", "PidFile", "ScoreBoardFile", "ErrorLog", "TypesConfig",
+        "SSLCertificateFile", "SSLCertificateKeyFile",
+    ):  # fmt: skip
         if values[key]:
             values[key] = resolve(values[key])
     values["CustomLog"] = tuple((resolve(file), layout) for file, layout in values["CustomLog"])

@@ -36,6 +36,7 @@ def _chapters() -> list[tuple[str, list[Spec]]]:
         "Listen": "Listening",
         "ServerRoot": "The server and its files",
         "Timeout": "Connections",
+        "SSLEngine": "TLS",
         "EnableSendfile": "Responses",
         "DirectoryIndex": "The site",
         "AllowOverride": "Read, without effect",

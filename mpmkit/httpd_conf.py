@@ -67,6 +67,10 @@ BUILT_IN = {
     "proxy_fcgi_module": "mod_proxy_fcgi.c",
 }
 
+# Modules that mpmkit has, too, and that are there once a LoadModule names them: files ask for them
+# by <IfModule> to learn whether the administrator wants them.
+OPTIONAL = {"ssl_module": "mod_ssl.c"}
+
 # Modules that real files load and that mpmkit can do without.  The line is accepted, but the
 # module is not there: <IfModule> is false for it and its directives are unknown.
 ACCEPTED = {
@@ -99,7 +103,6 @@ ACCEPTED = {
     "setenvif_module": "mod_setenvif.c",
     "slotmem_shm_module": "mod_slotmem_shm.c",
     "socache_shmcb_module": "mod_socache_shmcb.c",
-    "ssl_module": "mod_ssl.c",
     "unique_id_module": "mod_unique_id.c",
     "userdir_module": "mod_userdir.c",
     "version_module": "mod_version.c",
@@ -458,7 +461,9 @@ class _Reader:
         """By identifier (dir_module) or by source file (mod_dir.c), as <IfModule> takes both."""
         if self.mpm and name in (f"mpm_{self.mpm}_module", f"{self.mpm}.c"):
             return True
-        return name in BUILT_IN or name in BUILT_IN.values()
+        if name in BUILT_IN or name in BUILT_IN.values():
+            return True
+        return any(name in (one.name, one.file) for one in self.modules if one.how == "shared")
 
     def directive(self, text: str, file: str, line: int) -> None:
         name = text.split(None, 1)[0]
@@ -527,8 +532,10 @@ class _Reader:
             self.loaded = self.mpm = asked
         elif name in ACCEPTED:
             self.notes.append(Note("", "debug", f"{name} is accepted and has no effect in mpmkit"))
-        elif name not in BUILT_IN:
-            known = ", ".join(one.removesuffix("_module") for one in (*MPM_MODULES, *BUILT_IN))
+        elif name not in BUILT_IN and name not in OPTIONAL:
+            known = ", ".join(
+                one.removesuffix("_module") for one in (*MPM_MODULES, *BUILT_IN, *OPTIONAL)
+            )
             raise DirectiveError.at(
                 setting,
                 f"LoadModule {name}: no such module here, take the line out; there are {known}",

@@ -98,7 +98,10 @@ class ScoreboardView:
 
 
 class Server:
-    """A running server. Made by `launch`; a context manager that stops it."""
+    """A running server. Made by `launch`; a context manager that stops it.
+
+    certificate     with `tls=True`: the file that a client has to trust (curl --cacert), else None
+    """
 
     def __init__(
         self,
@@ -108,8 +111,10 @@ class Server:
         home: str,
         url: str,
         directives: dict[str, Any],
+        certificate: str | None = None,
     ) -> None:
         self.mpm = mpm
+        self.certificate = certificate
         self.url = url
         self.directives = directives
         self._process = process
@@ -227,6 +232,7 @@ def launch(
     port: int = 0,
     access_log: bool = False,
     listen_fd: int | None = None,
+    tls: bool = False,
     directives: Sequence[str] | str = (),
     **named: Any,
 ) -> Server:
@@ -238,6 +244,7 @@ def launch(
     port            on 127.0.0.1; 0: any free one
     access_log      write the common log format to a file; `server.access_log()` reads it
     listen_fd       an open listening socket to use instead of a port
+    tls             speak TLS, with a certificate made for this server: see `server.certificate`
     directives      further lines, as in a file: "AddHandler wsgi-script .wsgi"
     named           directives by name: ThreadsPerChild=25, KeepAlive=False
 
@@ -252,6 +259,17 @@ def launch(
     lines = [" ".join([s.name, *map(_quoted, s.args)]) for s in settings]
     directives = [directives] if isinstance(directives, str) else directives
     lines += [f"ScoreBoardFile {_quoted(os.path.join(home, 'scoreboard'))}", *directives]
+    certificate = None
+    if tls:
+        from mpmkit.certificate import CertificateError, self_signed
+
+        try:
+            certificate, key = self_signed(home)
+        except CertificateError as error:
+            shutil.rmtree(home, ignore_errors=True)
+            raise LaunchError(str(error)) from None
+        lines += ["SSLEngine On", f"SSLCertificateFile {_quoted(certificate)}"]
+        lines += [f"SSLCertificateKeyFile {_quoted(key)}"]
     if access_log:
         lines.append(f"CustomLog {_quoted(os.path.join(home, 'access.log'))} common")
     command = [sys.executable, "-m", "mpmkit", "serve"]
@@ -277,7 +295,7 @@ def launch(
         raise
     finally:
         os.close(lifeline_read)
-    server = Server(mpm or "", process, lifeline, home, "http://127.0.0.1:0", dict(named))
+    server = Server(mpm or "", process, lifeline, home, "http://127.0.0.1:0", dict(named), certificate)
     try:
         server.url = _ready_line(process)
         server.mpm = server.scoreboard().mpm

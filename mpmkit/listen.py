@@ -50,6 +50,10 @@ def timeval(seconds: float) -> bytes:
     return _timeval(micro // 1_000_000, micro % 1_000_000)
 
 
+class SecureSocket(socket.SocketType):
+    """An accepted socket whose client is to speak TLS: its class tells which listener it came from."""
+
+
 class Listener(socket.socket):
     """A listening socket whose `accept` returns a bare C-level socket.
 
@@ -58,15 +62,22 @@ class Listener(socket.socket):
 
     asked       (address, port) as Listen has them: a name is not what `getsockname` tells later
     number      the family of accepted sockets, as a plain int
+    bare        the class of accepted sockets
     """
 
     asked: tuple[str, int] | None = None
     number = int(socket.AF_INET)
+    bare: type[socket.SocketType] = socket.SocketType
 
     def accept_bare(self) -> tuple[socket.SocketType, tuple]:
         """(socket, peer address). Raises OSError, BlockingIOError when none is waiting."""
         fd, peer = self._accept()  # type: ignore[attr-defined]
-        return socket.SocketType(self.number, socket.SOCK_STREAM, 0, fd), peer
+        return self.bare(self.number, socket.SOCK_STREAM, 0, fd), peer
+
+    @property
+    def scheme(self) -> str:
+        """How URLs of this socket begin."""
+        return "https" if self.bare is SecureSocket else "http"
 
 
 def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> list[Listener]:
@@ -83,7 +94,7 @@ def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> lis
             if sock is None:
                 sock = bind(listen.address, listen.port)
                 opened.append(sock)
-            configure(sock, directives)
+            configure(sock, directives, listen.protocol)
             listeners.append(sock)
     except ListenError:
         for sock in opened:
@@ -108,13 +119,14 @@ def inherit(fd: int, directives: Directives) -> Listener:
         raise ListenError(
             f"--listen-fd {fd}: {error.strerror}; pass an open socket's number"
         ) from None
-    configure(sock, directives)
+    configure(sock, directives, "https" if directives.tls else "http")
     return sock
 
 
-def configure(sock: Listener, directives: Directives) -> None:
-    """ListenBacklog, buffer sizes and timeouts. Raises ListenError if it can't listen."""
+def configure(sock: Listener, directives: Directives, protocol: str = "http") -> None:
+    """ListenBacklog, buffer sizes and timeouts; "https" is TLS. Raises ListenError if it can't listen."""
     sock.number = int(sock.family)
+    sock.bare = SecureSocket if protocol == "https" else socket.SocketType
     set_option = sock.setsockopt
     set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -124,7 +136,7 @@ def configure(sock: Listener, directives: Directives) -> None:
         set_option(socket.SOL_SOCKET, socket.SO_SNDBUF, directives.SendBufferSize)
     if directives.ReceiveBufferSize:
         set_option(socket.SOL_SOCKET, socket.SO_RCVBUF, directives.ReceiveBufferSize)
-    defer = directives.ListenTCPDeferAccept if directives.AcceptFilter.get("http") != "none" else 0
+    defer = directives.ListenTCPDeferAccept if directives.AcceptFilter.get(protocol) != "none" else 0
     set_option(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, defer)
     try:
         sock.listen(directives.ListenBacklog)
@@ -176,11 +188,11 @@ def _text(name: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def url_of(sock: socket.socket) -> str:
+def url_of(sock: Listener) -> str:
     """The address a client on this machine would use for `sock`."""
     host, port = _name(sock)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://{_text((host, port))}"
+    return f"{sock.scheme}://{_text((host, port))}"
 
 
 class Acceptor:

@@ -36,6 +36,7 @@ from mpmkit.listen import (
     Listener,
     ListenError,
     close_all,
+    configure,
     open_listeners,
     refuse_all,
     url_of,
@@ -479,6 +480,9 @@ class Parent:
             listeners = self.listeners
             if not self._inherited:
                 listeners = open_listeners(setup.directives, self.listeners)
+            else:
+                for sock in listeners:
+                    configure(sock, setup.directives, "https" if setup.directives.tls else "http")
         except (DirectiveError, ListenError, LogError, OSError) as error:
             self.errors.write("error", f"the new configuration is not used: {error}", ah="AH00526")
             return False

@@ -67,6 +67,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--document-root", metavar="DIR", help="serve DIR instead of the samples")
     parser.add_argument(
+        "--tls", action="store_true", help="speak TLS, with a certificate made for this run"
+    )
+    parser.add_argument(
         "--listen-fd", type=int, metavar="FD", help="an open listening socket to use"
     )
     parser.add_argument(
@@ -76,10 +79,14 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 class Configuration:
-    """Reads what the command line names, at the start and again at each restart."""
+    """Reads what the command line names, at the start and again at each restart.
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    home    where to make a certificate (--tls), or None
+    """
+
+    def __init__(self, args: argparse.Namespace, home: str | None = None) -> None:
         self._args = args
+        self._certificate = _certificate(home) if home is not None else ()
         self._parent: Parent | None = None
         self.port: int | None = args.port
         self.free: list[
@@ -97,7 +104,7 @@ class Configuration:
     def read(self) -> tuple[Directives, tuple[Note, ...]]:
         """The directives, and what the operator should know. Raises DirectiveError."""
         args = self._args
-        after: list[str | Setting] = list(args.after)
+        after: list[str | Setting] = [*self._certificate, *args.after]
         if args.document_root is not None:
             after.append(Setting("DocumentRoot", (os.path.abspath(args.document_root),)))
         if args.file is not None:
@@ -154,6 +161,19 @@ class Configuration:
         )
 
 
+def _certificate(home: str) -> tuple[Setting, ...]:
+    """What --tls stands for. Raises CertificateError."""
+    from mpmkit.certificate import self_signed
+
+    certificate, key = self_signed(home)
+    print(f"mpmkit: clients have to trust {certificate}", file=sys.stderr)
+    return (
+        Setting("SSLEngine", ("On",)),
+        Setting("SSLCertificateFile", (certificate,)),
+        Setting("SSLCertificateKeyFile", (key,)),
+    )
+
+
 def ready(url: str) -> None:
     """The one line that tells whoever started us that clients can connect."""
     try:
@@ -165,8 +185,24 @@ def ready(url: str) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run a server until a signal ends it; returns the exit status."""
     args = arguments(argv)
+    if not args.tls:
+        return serve(args)
+    from tempfile import TemporaryDirectory
+
+    from mpmkit.certificate import CertificateError
+
+    with TemporaryDirectory(prefix="mpmkit-") as home:
+        try:
+            return serve(args, home)
+        except CertificateError as error:
+            print(f"mpmkit: {error}", file=sys.stderr)
+            return 1
+
+
+def serve(args: argparse.Namespace, home: str | None = None) -> int:
+    """`main`, with a place for what exists as long as the server."""
     try:
-        configuration = Configuration(args)
+        configuration = Configuration(args, home)
         setup = configuration.setup()
         if args.listen_fd is not None:
             listeners: list[Listener] = [inherit(args.listen_fd, setup.directives)]

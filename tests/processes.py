@@ -197,7 +197,7 @@ class Serve:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         self.out += line
-        assert line.startswith(b"ready http://"), (line, self.err)
+        assert line.startswith((b"ready http://", b"ready https://")), (line, self.err)
         self.url = line.split()[1].decode()
         return self
 

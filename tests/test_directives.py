@@ -466,7 +466,7 @@ def test_htaccess_files_that_somebody_counts_on_are_a_warning():
         ("worker", "AsyncRequestWorkerFactor 2", "belongs to event, this is worker"),
         ("event", "TreadsPerChild 5", "did you mean ThreadsPerChild?"),
         ("event", "AcceptMutex sem", "write Mutex"),
-        ("event", "SSLEngine on", "mod_ssl"),
+        ("event", "SSLVerifyClient none", "mod_ssl"),
         ("event", "AddIconByEncoding x y", "mod_autoindex"),
         ("event", "WSGIScriptAlais / x", "did you mean WSGIScriptAlias?"),
         ("event", "Order allow,deny", "write Require"),

@@ -163,12 +163,20 @@ def test_ifmodule(condition, counts):
 
 
 def test_an_accepted_module_is_not_there():
-    text = "LoadModule ssl_module x\n<IfModule ssl_module>\nSSLEngine on\n</IfModule>\nTimeout 1"
+    text = "LoadModule http2_module x\n<IfModule http2_module>\nH2Push on\n</IfModule>\nTimeout 1"
     conf = parse(text, mpm="event")
     assert plain(conf) == [("Timeout", "1")]
     assert [(m.name, m.how) for m in conf.modules if m.how == "accepted"] == [
-        ("ssl_module", "accepted")
+        ("http2_module", "accepted")
     ]
+
+
+def test_an_optional_module_is_there_once_it_is_loaded():
+    text = "LoadModule ssl_module x\n<IfModule {}>\nSSLEngine on\n</IfModule>"
+    for name in ("ssl_module", "mod_ssl.c"):
+        conf = parse(text.format(name), mpm="event")
+        assert plain(conf) == [("SSLEngine", "on")]
+        assert [m.how for m in conf.modules if m.name == "ssl_module"] == ["shared"]
 
 
 def test_an_unknown_module_is_refused_and_the_known_ones_are_named():

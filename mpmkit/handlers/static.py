@@ -163,7 +163,7 @@ class StaticFiles:
             st = os.stat(filename)
             if stat.S_ISDIR(st.st_mode):
                 if not path.endswith("/"):
-                    return moved(request, quote_path(path) + b"/")
+                    return moved(request, conn, quote_path(path) + b"/")
                 name, filename, st = self._index_of(filename)
                 handler = self.handler_of(path + name) if self.handler_of is not None else self
                 if handler is not self:
@@ -203,11 +203,12 @@ class StaticFiles:
         return page(404 if missing else 403, request.method)
 
 
-def moved(request: Request, path: bytes) -> Response:
+def moved(request: Request, conn: Connection, path: bytes) -> Response:
     """301 to another path of the host that the client named, with the query it sent."""
     host = request.get(b"host") or b"localhost"
     query = b"?" + request.query if request.query else b""
-    return page(301, request.method, extra=b"Location: http://%b%b%b\r\n" % (host, path, query))
+    start = b"Location: %b://" % conn.scheme.encode()
+    return page(301, request.method, extra=b"%b%b%b%b\r\n" % (start, host, path, query))
 
 
 def quote_path(path: str) -> bytes:

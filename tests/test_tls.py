@@ -1,0 +1,585 @@
+"""TLS under every MPM: the same answers as in the clear, and nobody waits for somebody else's handshake."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from processes import Serve
+from servers import (
+    DATA,
+    SMALL,
+    Client,
+    assert_quiet,
+    bound,
+    exchange,
+    poll_until,
+    read_reply,
+    serving,
+    write,
+)
+from test_http import RECORDINGS, REPLAYED, compare, get_of, read_replies
+
+import mpmkit
+from mpmkit.certificate import self_signed
+from mpmkit.directives import DirectiveError, from_keywords
+from mpmkit.launcher import LaunchError, Server
+from mpmkit.tls import RECORD
+
+FILE = b"0123456789abcdefghijklmnopqrstuvwxyz\n"
+BIG = bytes(range(256)) * 12_000  # 3 MB: many records, more than any buffer of the kernel's
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
+
+
+@pytest.fixture(scope="module")
+def directives() -> dict:
+    return {"tls": True}
+
+
+@pytest.fixture(scope="module")
+def document_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from servers import recorded_root
+
+    root = recorded_root(tmp_path_factory.mktemp("htdocs"))
+    write(root / "big.bin", BIG)
+    write(root / "page.bin", BIG[:60_000])
+    return root
+
+
+def trusting(server: Server) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=server.certificate)
+
+
+class TlsClient(Client):
+    """A client whose bytes are encrypted; the server's certificate is checked."""
+
+    def __init__(self, server: Server, *, context: ssl.SSLContext | None = None,
+                 session: ssl.SSLSession | None = None, **options) -> None:
+        super().__init__(server, **options)
+        try:
+            self.sock = (context or trusting(server)).wrap_socket(
+                self.sock, server_hostname="127.0.0.1", suppress_ragged_eofs=False, session=session)
+        except BaseException:
+            self.sock.close()
+            raise
+
+
+class RawTlsClient(Client):
+    """A client that decides itself which bytes of which records go when."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = trusting(server).wrap_bio(self.incoming, self.outgoing,
+                                             server_hostname="127.0.0.1")
+
+    def handshake(self) -> None:
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.flush()
+                self.incoming.write(super().receive())
+            else:
+                return self.flush()
+
+    def flush(self) -> None:
+        self.sock.sendall(self.outgoing.read())
+
+    def encrypted(self, data: bytes) -> bytes:
+        self.tls.write(data)
+        return self.outgoing.read()
+
+    def receive(self, cap: float = 10.0) -> bytes:
+        while True:
+            try:
+                return self.tls.read(65536)
+            except ssl.SSLWantReadError:
+                data = super().receive(cap)
+                if not data:
+                    return b""
+                self.incoming.write(data)
+
+
+# -- the same answers -----------------------------------------------------------------------------
+
+
+SOME = ("02-", "04-", "06-", "07-", "09-", "10-", "20-", "30-", "42-", "50-", "70-", "74-", "84-")
+
+
+@pytest.mark.parametrize("recording", [r for r in REPLAYED if r.request
+                                       and r.name.startswith(SOME)], ids=repr)
+def test_answers_as_in_the_clear(server, recording):
+    from test_http import DIFFERENCES
+
+    theirs = read_replies(recording.response, *recording.methods)
+    with TlsClient(server) as client:
+        client.send(recording.request)
+        for their_reply, method in zip(theirs, recording.methods, strict=True):
+            compare(client.reply(method), their_reply, DIFFERENCES.get(recording.name))
+
+
+def test_a_redirect_stays_within_https(server):
+    with TlsClient(server) as client:
+        assert client.get("/sub")["Location"] == "https://lab.example/sub/"
+
+
+def test_a_large_file_and_a_large_body(server):
+    with TlsClient(server) as client:
+        assert client.get("/big.bin").body == BIG
+        assert client.get("/file.txt", method="POST", body=BIG).body == FILE
+        assert client.get("/big.bin", "Range: bytes=1000000-1999999").body == BIG[1_000_000:2_000_000]
+
+
+def test_http_in_the_clear_is_told_so(server):
+    reply = read_reply(exchange(server, get_of(b"/")))
+    assert (reply.status, reply["Connection"]) == (400, "close")
+
+
+def test_bytes_that_are_neither_end_the_connection(server):
+    exchange(server, b"\x16\x03\x01\xff\xff" + b"nonsense" * 100)
+    exchange(server, b"\0" * 100)
+    with TlsClient(server) as client:
+        client.get()
+        # A record that was tampered with on its way.
+        raw = socket.socket(fileno=os.dup(client.sock.fileno()))
+        raw.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+        with pytest.raises((ssl.SSLError, AssertionError)):
+            client.receive(5.0)
+            raise AssertionError("closed")
+        raw.close()
+
+
+def test_the_end_is_said(server):
+    """close_notify before the FIN: the client's OpenSSL would call anything else an attack."""
+    with TlsClient(server) as client:
+        assert client.get("/big.bin", "Connection: close").body == BIG
+        assert client.sock.recv(10) == b""
+    with TlsClient(server) as client:
+        assert client.ask(b"GET /file.txt HTTP/1.0\r\n\r\n").body == FILE
+        assert client.sock.recv(10) == b""
+
+
+def test_a_client_that_leaves_at_any_moment_costs_nothing(server):
+    for count in range(20):
+        with RawTlsClient(server) as client:
+            with pytest.raises(ssl.SSLWantReadError):
+                client.tls.do_handshake()
+            client.sock.sendall(client.outgoing.read()[: 20 * count])
+        with TlsClient(server) as client:
+            client.send(get_of(b"/big.bin"))
+        with TlsClient(server) as client:
+            client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+    with TlsClient(server) as client:
+        assert client.get().status == 200
+
+
+# -- nothing decrypted is lost --------------------------------------------------------------------
+
+
+def test_pipelined_requests_in_one_record(server):
+    with TlsClient(server) as client:
+        for _ in range(2):
+            client.send(get_of(b"/file.txt") * 40)
+            assert [client.reply().status for _ in range(40)] == [200] * 40
+
+
+def test_a_body_and_the_next_request_in_the_same_records(server):
+    post = b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70_000
+    with TlsClient(server) as client:
+        for _ in range(3):
+            client.send(post + get_of(b"/sub/") + post)
+            assert [client.reply().status for _ in range(3)] == [200, 200, 200]
+
+
+def test_many_records_in_one_piece(server):
+    """Each request in a record of its own, and all records in one send; then half of one more."""
+    with RawTlsClient(server) as client:
+        client.handshake()
+        records = [client.encrypted(get_of(b"/file.txt")) for _ in range(21)]
+        client.send(b"".join(records[:20]) + records[20][:30])
+        assert [client.reply().status for _ in range(20)] == [200] * 20
+        client.send(records[20][30:])
+        assert client.reply().body == FILE
+
+
+def test_records_byte_by_byte(server):
+    with RawTlsClient(server) as client:
+        client.handshake()
+        for _ in range(2):
+            for byte in client.encrypted(get_of(b"/file.txt")):
+                client.send(bytes([byte]))
+            assert client.reply().status == 200
+
+
+def test_a_read_that_ends_within_a_record(server):
+    """Requests whose records end just before, at and just after the size of one read."""
+    target = b"/file.txt?"
+    with RawTlsClient(server) as client:
+        client.handshake()
+        first = client.encrypted(get_of(b"/file.txt"))
+        overhead = len(first) - len(get_of(b"/file.txt"))
+        assert client.ask(first, "GET").status == 200
+        for size in (RECORD - 1, RECORD, RECORD + 1, 2 * RECORD):
+            data, count = b"", 0
+            while left := size - len(data):
+                length = 4000 if left > 8000 else left - overhead
+                request = get_of(target + b"x" * (length - len(get_of(target))))
+                data += client.encrypted(request)
+                count += 1
+            client.send(data)
+            assert [client.reply().status for _ in range(count)] == [200] * count
+
+
+# -- who waits for whom ---------------------------------------------------------------------------
+
+
+def test_keep_alive_goes_back_to_the_listener(mpm, document_root):
+    """More kept-alive clients than workers: event serves them all; elsewhere each holds a worker."""
+    workers = SMALL[mpm]["MaxRequestWorkers"]
+    with serving(mpm, document_root=document_root, tls=True, KeepAliveTimeout=60) as server:
+        count = workers + 4 if mpm == "event" else 2
+        with ExitStack() as stack:
+            clients = []
+            for _ in range(count):
+                clients.append(stack.enter_context(TlsClient(server)))
+                clients[-1].get()
+            for client in clients:
+                assert client.get().body == FILE
+            if mpm == "event":
+                assert_quiet(server)
+            else:
+                poll_until(lambda: server.scoreboard().count("K") == 2, what="two K")
+
+
+def test_a_stalled_handshake_holds_nobody_else(mpm, document_root):
+    """One worker each, for as long as RequestReadTimeout allows, and no more."""
+    rule = {"directives": ("RequestReadTimeout handshake=3",)}
+    with serving(mpm, document_root=document_root, tls=True, **rule) as server:
+        with ExitStack() as stack:
+            stalled = [stack.enter_context(RawTlsClient(server)) for _ in range(2)]
+            for client in stalled:
+                with pytest.raises(ssl.SSLWantReadError):
+                    client.tls.do_handshake()
+                client.sock.sendall(client.outgoing.read()[:100])
+            began = time.monotonic()
+            poll_until(lambda: server.scoreboard().count("R") == 2, what="two R")
+            with TlsClient(server) as client:
+                assert client.get().status == 200
+                assert time.monotonic() - began < 2.9
+            for client in stalled:
+                assert Client.until_closed(client, 6.0) == b""
+            assert time.monotonic() - began > 2.5
+        assert_quiet(server)
+
+
+def test_a_silent_client_after_the_handshake_is_closed(mpm, document_root):
+    rule = {"directives": ("RequestReadTimeout header=1-2,MinRate=500",)}
+    with serving(mpm, document_root=document_root, tls=True, **rule) as server:
+        with TlsClient(server) as client:
+            began = time.monotonic()
+            assert client.until_closed(6.0) == b""
+            assert 0.9 < time.monotonic() - began
+        with TlsClient(server) as client:
+            client.send(b"GET / HTTP/1.1\r\nHo")
+            assert read_reply(client.until_closed(6.0)).status == 408
+
+
+def test_a_slow_reader_of_a_page_frees_event_s_thread(mpm, document_root):
+    options = {"SendBufferSize": 4096, "KeepAliveTimeout": 60}
+    with serving(mpm, document_root=document_root, tls=True, **options) as server:
+        with TlsClient(server, receive_buffer=2048) as client:
+            client.send(get_of(b"/page.bin") + get_of(b"/file.txt"))
+            if mpm == "event":
+                poll_until(
+                    lambda: any(row.write_completion
+                                for row in server.scoreboard().snapshot.processes if row.pid),
+                    what="write completion")
+                assert_quiet(server)
+            else:
+                poll_until(lambda: server.scoreboard().count("W") == 1, what="W")
+            assert client.reply().body == BIG[:60_000]
+            assert client.reply().body == FILE
+
+
+@pytest.mark.parametrize("sendfile", [True, False])
+def test_a_slow_reader_of_a_large_file_gets_every_byte(mpm, document_root, sendfile):
+    """Encrypted bytes are memory, so a thread waits, whatever EnableSendfile says, as in httpd."""
+    options = {"SendBufferSize": 65536, "EnableSendfile": sendfile}
+    with serving(mpm, document_root=document_root, tls=True, **options) as server:
+        with TlsClient(server, receive_buffer=8192) as client:
+            client.send(get_of(b"/big.bin"))
+            poll_until(lambda: server.scoreboard().count("W") == 1, what="W")
+            assert client.reply().body == BIG
+
+
+def test_a_session_is_resumed_by_any_child(mpm, document_root):
+    """The key of the tickets is made before the fork."""
+    with serving(mpm, document_root=document_root, tls=True) as server:
+        context = trusting(server)
+        with TlsClient(server, context=context) as client:
+            client.get("/file.txt", "Connection: close")
+            session = client.sock.session
+        children = set()
+        for _ in range(12):
+            with TlsClient(server, context=context, session=session) as client:
+                children |= {row.pid for row in server.scoreboard().snapshot.processes if row.pid}
+                assert client.sock.session_reused
+                client.get("/file.txt", "Connection: close")
+                session = client.sock.session
+        assert len(children) > 1
+
+
+# -- certificates ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+    """Two certificates with their keys."""
+    return [self_signed(str(tmp_path_factory.mktemp("pair"))) for _ in range(2)]
+
+
+def refused(**directives) -> str:
+    with pytest.raises(LaunchError) as caught:
+        mpmkit.launch("event", SSLEngine=True, **directives)
+    text = str(caught.value)
+    assert "Traceback" not in text and len(text.splitlines()) == 1
+    return text
+
+
+def test_certificates_that_cannot_be_used(pairs, tmp_path):
+    (certificate, key), (other, _) = pairs
+    nonsense = tmp_path / "nonsense.pem"
+    nonsense.write_text("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n")
+    locked = str(tmp_path / "locked.key")
+    subprocess.run(["openssl", "pkey", "-in", key, "-out", locked, "-aes128", "-passout",
+                    "pass:secret"], check=True, capture_output=True)
+    for directives, said in [
+        ({}, r"TLS needs SSLCertificateFile: name a certificate"),
+        ({"SSLCertificateFile": "/nowhere.pem"},
+         r"SSLCertificateFile /nowhere\.pem: No such file or directory: name a file"),
+        ({"SSLCertificateFile": certificate, "SSLCertificateKeyFile": "/nowhere.key"},
+         r"SSLCertificateKeyFile /nowhere\.key: No such file"),
+        ({"SSLCertificateFile": key, "SSLCertificateKeyFile": key},
+         r"SSLCertificateFile \S+server\.key: no certificate in PEM: name one"),
+        ({"SSLCertificateFile": certificate},
+         r"SSLCertificateFile \S+: no private key in PEM: name the certificate's key"),
+        ({"SSLCertificateFile": certificate, "SSLCertificateKeyFile": certificate},
+         r"SSLCertificateKeyFile \S+: no private key in PEM"),
+        ({"SSLCertificateFile": other, "SSLCertificateKeyFile": key},
+         r"SSLCertificateKeyFile \S+: the key is not that of \S+: name the one made with it"),
+        ({"SSLCertificateFile": nonsense, "SSLCertificateKeyFile": key},
+         r"SSLCertificateKeyFile \S+: OpenSSL cannot use it"),
+        ({"SSLCertificateFile": certificate, "SSLCertificateKeyFile": locked},
+         r"SSLCertificateKeyFile \S+: OpenSSL cannot use it .* a key must not be encrypted"),
+        ({"SSLCertificateFile": certificate, "SSLCertificateKeyFile": key,
+          "SSLCipherSuite": "NONSENSE"}, r"SSLCipherSuite NONSENSE: OpenSSL finds no cipher"),
+    ]:  # fmt: skip
+        assert re.search(said, text := refused(**directives)), text
+
+
+@pytest.mark.parametrize("words, versions", [
+    ("all -SSLv3", ("TLSv1.2", "TLSv1.3")), ("TLSv1.2", ("TLSv1.2",)),
+    ("-all +TLSv1.3", ("TLSv1.3",)), ("All -TLSv1 -TLSv1.1 -tlsv1.2", ("TLSv1.3",)),
+])  # fmt: skip
+def test_ssl_protocol(words, versions):
+    from mpmkit.directives import check
+
+    settings = from_keywords("event", SSLProtocol=words)
+    assert check("event", settings)[0].SSLProtocol == versions
+
+
+@pytest.mark.parametrize("words", ["TLSv1", "all +SSLv3", "-all", "TLSv9"])
+def test_ssl_protocol_refused(words):
+    from mpmkit.directives import check
+
+    with pytest.raises(DirectiveError, match="SSLProtocol"):
+        check("event", from_keywords("event", SSLProtocol=words))
+
+
+def test_the_versions_that_are_spoken(mpm, document_root):
+    with serving(mpm, document_root=document_root, tls=True, SSLProtocol="TLSv1.2") as server:
+        with TlsClient(server) as client:
+            assert client.sock.version() == "TLSv1.2"
+            assert client.get("/big.bin").body == BIG
+            assert client.get().status == 200
+        newest = trusting(server)
+        newest.minimum_version = ssl.TLSVersion.TLSv1_3
+        with pytest.raises(ssl.SSLError):
+            TlsClient(server, context=newest)
+
+
+@pytest.mark.parametrize("how", ["graceful", "restart"])
+def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_path, how):
+    files = [str(tmp_path / "server.crt"), str(tmp_path / "server.key")]
+
+    def install(pair) -> None:
+        for source, target in zip(pair, files, strict=True):
+            shutil.copy(source, target)
+
+    def shown(server) -> str:
+        """The certificate that a new client is shown; "" when there is none."""
+        try:
+            with socket.create_connection(("127.0.0.1", server.port), 5) as sock:
+                context = ssl._create_unverified_context()
+                with context.wrap_socket(sock) as tls:
+                    return ssl.DER_cert_to_PEM_cert(tls.getpeercert(True))
+        except OSError:
+            return ""
+
+    install(pairs[0])
+    with serving(mpm, document_root=document_root, SSLEngine=True, SSLCertificateFile=files[0],
+                 SSLCertificateKeyFile=files[1]) as server:
+        texts = [Path(pair[0]).read_text() for pair in pairs]
+        assert server.url.startswith("https://")
+        assert shown(server) == texts[0]
+        # A file that can't be used is told of, and the server goes on with what it has.
+        Path(files[1]).write_text("nothing")
+        getattr(server, how)()
+        poll_until(lambda: "no private key in PEM" in server.error_log(), what="the error")
+        assert shown(server) == texts[0]
+        from servers import take_errors
+
+        take_errors(server)
+        install(pairs[1])
+        getattr(server, how)()
+        poll_until(lambda: [shown(server) for _ in range(4)] == [texts[1]] * 4,
+                   what="the new certificate")
+
+
+# -- listeners ------------------------------------------------------------------------------------
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        return [stack.enter_context(bound()).getsockname()[1] for _ in range(count)]
+
+
+def test_listeners_of_both_kinds(mpm, document_root, pairs):
+    """`Listen … https` speaks TLS, the others don't; under load on both at once."""
+    ports = free_ports(4)
+    lines = [f"Listen 127.0.0.1:{ports[0]}", f"Listen 127.0.0.1:{ports[1]} https",
+             f"Listen 127.0.0.1:{ports[2]} http", f"Listen 127.0.0.1:{ports[3]} https",
+             f"SSLCertificateFile {pairs[0][0]}", f"SSLCertificateKeyFile {pairs[0][1]}"]
+    pool = [f"{name} {value}" for name, value in SMALL[mpm].items()]
+    options = [word for line in lines + pool for word in ("-c", line)]
+    context = ssl.create_default_context(cafile=pairs[0][0])
+    with Serve(mpm, "--document-root", str(document_root), *options).ready() as server:
+        assert f"ready http://127.0.0.1:{ports[0]}".encode() in server.out
+        for _ in range(10):
+            for number, port in enumerate(ports):
+                if number % 2:
+                    client = http.client.HTTPSConnection("127.0.0.1", port, context=context)
+                else:
+                    client = http.client.HTTPConnection("127.0.0.1", port)
+                client.request("GET", "/sub")
+                reply = client.getresponse()
+                scheme = "https" if number % 2 else "http"
+                assert reply.headers["Location"] == f"{scheme}://127.0.0.1:{port}/sub/"
+                client.close()
+
+
+def test_ssl_engine_off_wins(document_root):
+    (port,) = free_ports(1)
+    options = ["-c", f"Listen 127.0.0.1:{port} https", "-c", "SSLEngine off"]
+    with Serve("prefork", "--document-root", str(document_root), *options).ready() as server:
+        assert f"ready http://127.0.0.1:{port}".encode() in server.out
+
+
+def test_serve_makes_a_certificate_on_request(mpm):
+    with Serve(mpm, "--port", "0", "--tls").ready() as server:
+        assert b"ready https://127.0.0.1:" in server.out
+        file = re.search(r"clients have to trust (\S+)", server.err)[1]
+        context = ssl.create_default_context(cafile=file)
+        port = int(re.search(rb"https://127.0.0.1:(\d+)", server.out)[1])
+        client = http.client.HTTPSConnection("localhost", port, context=context)
+        client.request("GET", "/")
+        assert client.getresponse().status == 200
+        client.close()
+        os.kill(server.pid, signal.SIGTERM)
+        server.finish()
+        assert not os.path.exists(os.path.dirname(file))
+
+
+def test_without_openssl_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LaunchError, match="install the openssl package, or name your own"):
+        mpmkit.launch("event", tls=True)
+
+
+# -- everybody's clients --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain_server(mpm: str, document_root: Path):
+    with serving(mpm, document_root=document_root) as server:
+        yield server
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def either(request, server, plain_server) -> Server:
+    return server if request.param == "tls" else plain_server
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+def test_curl(either):
+    trust = ["--cacert", either.certificate] if either.certificate else []
+    out = subprocess.run(
+        ["curl", "-sS", "--http1.1", *trust, *[f"{either.url}/file.txt"] * 3, "-w", "%{http_code}"],
+        capture_output=True, timeout=30, check=True,
+    ).stdout  # fmt: skip
+    assert out == (FILE + b"200") * 3
+    posted = subprocess.run(
+        ["curl", "-sS", *trust, "-H", "Expect: 100-continue", "--data-binary", "@-",
+         f"{either.url}/file.txt"], input=BIG, capture_output=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert posted.stdout == FILE
+
+
+def test_http_client(either):
+    if either.certificate:
+        client = http.client.HTTPSConnection("127.0.0.1", either.port, context=trusting(either))
+    else:
+        client = http.client.HTTPConnection("127.0.0.1", either.port)
+    for path, body in (("/file.txt", FILE), ("/big.bin", BIG), ("/sub/", b"sub index\n")):
+        client.request("GET", path)
+        assert client.getresponse().read() == body
+    client.request("POST", "/file.txt", body=iter([b"abc"] * 1000))  # chunked
+    assert client.getresponse().read() == FILE
+    client.close()
+
+
+@pytest.mark.rival
+@pytest.mark.skipif(shutil.which("ab") is None, reason="no ab")
+@pytest.mark.parametrize("keep", [[], ["-k"]], ids=["close", "keep-alive"])
+def test_ab(either, keep):
+    out = subprocess.run(["ab", "-q", *keep, "-n", "200", "-c", "6", f"{either.url}/file.txt"],
+                         capture_output=True, text=True, timeout=60, check=True).stdout
+    assert re.search(r"Complete requests:\s+200\b", out) and re.search(r"Failed requests:\s+0\b", out)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+def test_chromium(either, tmp_path):
+    out = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--ignore-certificate-errors",
+         f"--user-data-dir={tmp_path}", "--dump-dom", f"{either.url}/"],
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert b"It works!" in out.stdout, out.stderr[-2000:]
+
+
+def test_recordings_are_the_ones_meant():
+    assert len([name for name in RECORDINGS if name.startswith(SOME)]) >= len(SOME) - 2
+    assert DATA.exists()
