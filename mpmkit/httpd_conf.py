@@ -463,7 +463,8 @@ class _Reader:
             return True
         if name in BUILT_IN or name in BUILT_IN.values():
             return True
-        return any(name in (one.name, one.file) for one in self.modules if one.how == "shared")
+        return any(name in (one.name, OPTIONAL.get(one.name)) for one in self.modules
+                   if one.how == "shared")  # fmt: skip
 
     def directive(self, text: str, file: str, line: int) -> None:
         name = text.split(None, 1)[0]
