@@ -26,6 +26,7 @@ from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.listen import Listener, ListenError, bind, inherit, open_listeners
 from mpmkit.logs import AccessLog, ErrorLog, LogError, open_log
 from mpmkit.parent import Parent, Setup
+from mpmkit.rehearsal import rehearse
 
 SAMPLES = os.path.join(os.path.dirname(__file__), "htdocs")
 
@@ -230,4 +231,5 @@ def serve(args: argparse.Namespace, home: str | None = None) -> int:
         )
         return 1
     configuration.attach(parent)
+    rehearse(setup.directives, configuration.handler, SAMPLES)
     return parent.run()

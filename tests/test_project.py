@@ -31,7 +31,7 @@ PURE = {"directives", "directives_doc", "states", "maintenance", "timeouts", "ad
         "httpd_conf"}
 PARTS = {"scoreboard", "listen", "pod", "fdqueue", "logs"}
 # What joins parts to a server, lowest first: a file may import those before it, none after it.
-JOINTS = ("connection", "tls", "core", "parent")
+JOINTS = ("connection", "tls", "core", "rehearsal", "parent")
 # What makes a file impure: it could block, wait, fork, look at a clock or talk to the system.
 EFFECTS = {
     "asyncio", "concurrent", "ctypes", "fcntl", "mmap", "multiprocessing", "random", "select",
