@@ -15,6 +15,7 @@ import os
 import socket
 from collections.abc import Iterable
 from time import monotonic
+from typing import Any
 
 from mpmkit.directives import Directives
 from mpmkit.http.messages import FileBody, Request, RequestError
@@ -71,6 +72,7 @@ class Connection:
 
     kept        responses after which the connection was kept alive
     pending     bytes or a file not sent yet because the client takes them slowly (event only)
+    async_safe  epoll sees all that comes; False: a filter keeps some of it (filters.py)
     recv        the socket's own; over TLS (tls.py) one that decrypts
     request     the request being answered; status, started, body_sent, sent, keep_alive tell how
     state, edge, watching   event's own notes (mpm/event.py): in whose hands the connection is,
@@ -78,7 +80,7 @@ class Connection:
     """
 
     __slots__ = (
-        "_body_deadline", "_continued", "_directives", "_timeout", "body_sent", "edge", "fd",
+        "_body_deadline", "_continued", "_directives", "_timeout", "async_safe", "body_sent", "edge", "fd",
         "keep_alive", "kept", "nonblocking", "peer", "pending", "protocol", "recv", "request", "sent",
         "sock", "started", "state", "status", "watching",
     )  # fmt: skip
@@ -93,6 +95,7 @@ class Connection:
         self.peer = peer
         self.protocol = Protocol(directives, heads)
         self.nonblocking = nonblocking
+        self.async_safe = True
         self.kept = 0
         self.pending: memoryview | FileBody | None = None
         self.request: Request | None = None
@@ -102,6 +105,13 @@ class Connection:
         self._timeout = timeout  # what SO_RCVTIMEO is: inherited from the listening socket
         self._body_deadline: ReadDeadline | None = None
         self._continued = False
+
+    def filtered(self, sock: Any) -> None:
+        """`sock` stands before the socket from now on (a filters.Filter)."""
+        self.sock = sock
+        self.recv = sock.recv
+        self.async_safe = sock.async_safe
+        self.nonblocking = self.nonblocking and self.async_safe
 
     @property
     def scheme(self) -> str:
@@ -365,7 +375,7 @@ class Connection:
     @property
     def _sendfile(self) -> bool:
         """May the kernel copy a file to the socket?"""
-        return self._directives.EnableSendfile
+        return self._directives.EnableSendfile and self.async_safe
 
     def _send_file_blocking(self, body: FileBody) -> None:
         try:

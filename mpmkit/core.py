@@ -67,6 +67,10 @@ class Service:
 
             self.tls = tls.context_for(directives)
             self.connection = partial(tls.accepted, self)  # type: ignore[method-assign]
+        if directives.ConnectionFilter is not None:
+            self.connection = partial(  # type: ignore[method-assign]
+                self._filtered_connection, self.connection
+            )
         self._may_keep_alive = directives.KeepAlive and directives.KeepAliveTimeout > 0
         self._max_keep_alive = directives.MaxKeepAliveRequests
         self._keep_alive_lines: dict[int, bytes] = {}
@@ -74,6 +78,18 @@ class Service:
     def connection(self, sock, peer, *, nonblocking: bool = False) -> Connection:
         """A new connection from `accept`'s result."""
         return Connection(sock, peer, self.directives, self.heads, self.first_timeout, nonblocking)
+
+    def _filtered_connection(
+        self, connection: Callable[..., Connection], sock, peer, *, nonblocking: bool = False
+    ) -> Connection:
+        """`connection`'s, with ConnectionFilter before its socket."""
+        from mpmkit.filters import FILTERS
+
+        assert self.directives.ConnectionFilter is not None
+        name, argument = self.directives.ConnectionFilter
+        conn = connection(sock, peer, nonblocking=nonblocking)
+        conn.filtered(FILTERS[name](sock, argument))
+        return conn
 
     def keeps_alive(self, conn: Connection, request: Request, response: Response) -> bool:
         """httpd's ap_set_keepalive: may this connection carry another request?"""

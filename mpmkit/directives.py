@@ -419,6 +419,17 @@ def _listen(words: Words) -> tuple[ListenAddress]:
     return (ListenAddress("" if address == "*" else address, number, protocol),)
 
 
+def _connection_filter(words: Words) -> tuple[str, int] | None:
+    name = words[0].upper()
+    if name == "NONE" and len(words) == 1:
+        return None
+    if name != "LINE_RATE":
+        raise ValueError(f'knows LINE_RATE and None, not "{words[0]}"')
+    if len(words) != 2 or not 0 < atoi(words[1]) < INT_MAX:
+        raise ValueError("LINE_RATE takes KiB per second, 1 or more: ConnectionFilter LINE_RATE 400")
+    return name, atoi(words[1])
+
+
 def _read_timeout(words: Words) -> dict[str, float]:
     """``header=20-40,MinRate=500 body=20,MinRate=500``; stages not named keep what they have."""
     changes: dict[str, float] = {}
@@ -716,6 +727,10 @@ ROWS = (
     Spec("HttpProtocolOptions", _protocol_options, tuple(pair[0] for pair in PROTOCOL_OPTIONS),
          "How strictly a request is read", takes="Strict|Unsafe Lenient|RegisteredMethods "
          "Allow0.9|Require1.0", args=(1, 3), merge=_answers),
+    Spec("ConnectionFilter", _connection_filter, None, "A filter before every connection's socket. "
+         "LINE_RATE lets so many KiB/s through, and is not safe for event, which then holds a thread "
+         "for each connection; the nearest of httpd's is RATE_LIMIT, a filter of responses",
+         takes="LINE_RATE KiB/s | None", source="mpmkit", args=(1, 2)),
     # TLS
     Spec("SSLEngine", _on_off, None, "TLS on the listening sockets whose Listen says https, or on "
          "all if none does; without this line, on those that say https; Off: on none",
@@ -875,6 +890,7 @@ class Directives:
     LimitRequestFields: int
     LimitRequestBody: int
     HttpProtocolOptions: Words
+    ConnectionFilter: tuple[str, int] | None
     # TLS
     SSLEngine: bool | None
     SSLCertificateFile: str | None

@@ -15,7 +15,7 @@
 A worker thread holds a connection only while there is something to do for it. To *park* is to give
 it to the listener: it joins the timeout queue of what it waits for, and epoll watches its socket.
 An idle keep-alive client thus costs a few KB and no thread. A client that is slow to send its
-request still holds a thread, as in httpd.
+request still holds a thread, as in httpd; so does one whose filter is not safe for this (`hold`).
 
 Some facts about watching:
 
@@ -44,6 +44,7 @@ from mpmkit.listen import PASSING, REFUSING, close_all
 from mpmkit.parent import CHILD_SICK, OK, Child, Parent
 from mpmkit.scoreboard import WorkerSlot
 from mpmkit.states import (
+    BUSY_KEEPALIVE,
     BUSY_READ,
     BUSY_WRITE,
     CLOSED,
@@ -275,7 +276,9 @@ class EventChild(Child):
         elif not self.claim(conn):
             return
         try:
-            while True:
+            if not conn.async_safe:
+                self.hold(conn, slot)
+            while conn.async_safe:
                 if conn.pending is not None:
                     slot.set(BUSY_WRITE)
                     if not conn.flush():
@@ -301,6 +304,12 @@ class EventChild(Child):
             return
         slot.set(CLOSING)
         self.linger(conn, LINGER_NORMAL)
+
+    def hold(self, conn: Connection, slot: WorkerSlot) -> None:
+        """A filter keeps bytes where epoll can't see them (filters.py): this thread stays with the
+        connection through all its requests and the waits between them, as worker's does."""
+        while process_request(conn, slot, self.service):
+            slot.set(BUSY_KEEPALIVE)
 
     def claim(self, conn: Connection) -> bool:
         """Take a parked connection. False: somebody else has it, or its time was over."""

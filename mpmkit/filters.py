@@ -1,0 +1,88 @@
+"""Connection filters: what stands between a connection and its socket (httpd's input and output filters).
+
+    protocol <── recv ── filter ── recv <── socket
+             ──> send ── filter ── send ──>
+
+A filter has a socket's methods and passes on what it does not change. `async_safe` is what event wants
+to know: does epoll, which watches the socket, still see everything? Of a filter that keeps bytes to
+itself it does not: such a connection may have a request ready while its socket is silent. event then
+leaves it to one worker thread from accept to close, as worker does (httpd's
+`clogging_input_filters`; `EventChild.hold`).
+
+`ConnectionFilter NAME argument` puts one into every connection. It is a directive of mpmkit's own.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+PIECE = 0.05  # seconds' worth of bytes that LineRate lets through at a time
+AHEAD = 65536  # bytes that LineRate reads from the socket at a time
+
+
+class Filter:
+    """A socket with something before it. To derive from: here nothing is changed."""
+
+    __slots__ = ("_sock",)
+    async_safe = True
+
+    def __init__(self, sock: socket.SocketType) -> None:
+        self._sock = sock
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        return self._sock.recv(size, flags)
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        return self._sock.send(data, flags)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+class LineRate(Filter):
+    """`ConnectionFilter LINE_RATE 400`: as if the client's line carried 400 KiB/s, each way.
+
+    It reads ahead and hands out at its own pace, and it sleeps in whatever thread calls it: simple,
+    correct, and not safe for event. mod_ratelimit paces responses in the same way.
+    """
+
+    __slots__ = ("_ahead", "_free_in", "_free_out", "_rate")
+    async_safe = False
+
+    def __init__(self, sock: socket.SocketType, rate: int) -> None:
+        """`rate` in KiB/s, at least 1."""
+        super().__init__(sock)
+        self._rate = rate * 1024
+        self._ahead = b""  # read, and not handed out yet
+        self._free_in = self._free_out = 0.0  # when the line has carried what it was given
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        if not self._ahead:
+            self._ahead = self._sock.recv(AHEAD, flags)
+            if not self._ahead:
+                return b""
+        size = min(size, self._piece())
+        data, self._ahead = self._ahead[:size], self._ahead[size:]
+        self._free_in = self._carry(len(data), self._free_in)
+        return data
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Sends a piece, as a socket may; whoever calls comes again with the rest."""
+        piece = memoryview(data)[: self._piece()]
+        self._free_out = self._carry(len(piece), self._free_out)
+        return self._sock.send(piece, flags)
+
+    def _piece(self) -> int:
+        return max(1, int(self._rate * PIECE))
+
+    def _carry(self, count: int, free: float) -> float:
+        """Wait until the line has carried `count` bytes more; when that was."""
+        now = time.monotonic()
+        free = max(now, free) + count / self._rate
+        time.sleep(max(0.0, free - now))
+        return free
+
+
+FILTERS = {"LINE_RATE": LineRate}

@@ -1,0 +1,147 @@
+"""A connection filter that is not safe for event: the same answers, and a thread held for each client."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from servers import SMALL, Client, assert_quiet, poll_until, recorded_root, serving, write
+from test_http import get_of
+
+from mpmkit.directives import DirectiveError, check, from_keywords
+from mpmkit.filters import LineRate
+
+PAGE = bytes(range(256)) * 200  # 50 KiB
+FILTER = {"ConnectionFilter": "LINE_RATE 400"}
+
+
+@pytest.fixture(scope="module")
+def document_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = recorded_root(tmp_path_factory.mktemp("htdocs"))
+    write(root / "page.bin", PAGE)
+    write(root / "large.bin", PAGE * 10)
+    return root
+
+
+@pytest.fixture(scope="module")
+def directives() -> dict:
+    return FILTER
+
+
+def test_the_same_answers(server):
+    with Client(server) as client:
+        client.send(get_of(b"/page.bin") + get_of(b"/nope") + get_of(b"/file.txt"))
+        assert client.reply().body == PAGE
+        assert client.reply().status == 404
+        assert len(client.reply().body) == 37
+        assert client.get("/file.txt", method="POST", body=PAGE).status == 200
+        assert client.get("/file.txt", "Connection: close").status == 200
+        assert client.until_closed() == b""
+
+
+def test_the_line_carries_what_it_may(server):
+    """50 KiB at 400 KiB/s: an eighth of a second each way, at least."""
+    with Client(server) as client:
+        client.get()
+        for method, path, body in (("GET", "/page.bin", b""), ("POST", "/file.txt", PAGE)):
+            began = time.monotonic()
+            assert client.get(path, method=method, body=body).status == 200
+            assert time.monotonic() - began >= 50 / 400
+
+
+def test_between_requests_event_holds_the_thread(mpm, document_root):
+    """`K`, as worker and prefork show; without the filter event shows `_`."""
+    for options, held in (({}, mpm != "event"), (FILTER, True)):
+        with serving(mpm, document_root=document_root, KeepAliveTimeout=60, **options) as server:
+            with Client(server) as one, Client(server) as two:
+                one.get(), two.get()
+                if held:
+                    poll_until(lambda: server.scoreboard().count("K") == 2,
+                               what=lambda: f"two K in {server.scoreboard()!r}")
+                else:
+                    assert_quiet(server)
+                    assert server.scoreboard().count("K") == 0
+                assert one.get().status == two.get().status == 200
+
+
+def test_during_a_slow_response_event_holds_the_thread(mpm, document_root):
+    """`W` to the last byte; without the filter event parks what the client has not taken."""
+    sendfile = {"EnableSendfile": True, "SendBufferSize": 4096}
+    for options, held in (({}, mpm != "event"), ({"ConnectionFilter": "LINE_RATE 2000"}, True)):
+        with serving(mpm, document_root=document_root, **sendfile, **options) as server:
+            with Client(server, receive_buffer=2048) as client:
+                client.send(get_of(b"/large.bin"))
+                if held:
+                    poll_until(lambda: server.scoreboard().count("W") == 1, what="W")
+                else:
+                    poll_until(lambda: any(row.write_completion for row
+                                           in server.scoreboard().snapshot.processes if row.pid),
+                               what="write completion")
+                    assert_quiet(server)
+                assert client.reply().body == PAGE * 10
+
+
+def test_more_clients_than_workers(document_root):
+    """Event's advantage is gone: as many kept-alive clients as workers, and the next one waits."""
+    workers = SMALL["event"]["MaxRequestWorkers"]
+    with serving("event", document_root=document_root, KeepAliveTimeout=60, **FILTER) as server:
+        with ExitStack() as stack:
+            for _ in range(workers):
+                stack.enter_context(Client(server)).get()
+            poll_until(lambda: server.scoreboard().count("K") == workers, what="K everywhere")
+            with Client(server) as last:
+                last.send(get_of(b"/file.txt"))
+                with pytest.raises(AssertionError, match="nothing came"):
+                    last.receive(0.3)
+                stack.close()
+                assert last.reply().status == 200
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
+def test_over_tls(mpm, document_root):
+    from test_tls import TlsClient
+
+    with serving(mpm, document_root=document_root, tls=True, KeepAliveTimeout=60, **FILTER) as server:
+        with TlsClient(server) as client:
+            assert client.get("/page.bin").body == PAGE
+            poll_until(lambda: server.scoreboard().count("K") == 1, what="K")
+            assert client.get("/file.txt", "Connection: close").status == 200
+            assert client.sock.recv(1) == b""
+
+
+def test_the_filter_itself():
+    """Bytes are neither lost nor reordered, in pieces of a twentieth of a second's worth."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        line = LineRate(ours, 100)
+        theirs.sendall(PAGE[:20_000])
+        theirs.shutdown(socket.SHUT_WR)
+        got = b""
+        while data := line.recv(8192):
+            assert len(data) <= 5120
+            got += data
+        assert got == PAGE[:20_000]
+        sent, left = 0, memoryview(PAGE[:12_000])
+        while left:
+            sent = line.send(left)
+            assert 0 < sent <= 5120
+            left = left[sent:]
+        assert theirs.recv(65536, socket.MSG_WAITALL | socket.MSG_PEEK)[:100] == PAGE[:100]
+        assert line.fileno() == ours.fileno()
+
+
+@pytest.mark.parametrize("words, value", [("LINE_RATE 400", ("LINE_RATE", 400)), ("none", None),
+                                          ("line_rate 1", ("LINE_RATE", 1))])
+def test_the_directive(words, value):
+    settings = from_keywords("event", ConnectionFilter=words)
+    assert check("event", settings)[0].ConnectionFilter == value
+
+
+@pytest.mark.parametrize("words", ["LINE_RATE", "LINE_RATE 0", "RATE_LIMIT 400", "LINE_RATE x"])
+def test_the_directive_refused(words):
+    with pytest.raises(DirectiveError, match=r"ConnectionFilter .*LINE_RATE"):
+        check("event", from_keywords("event", ConnectionFilter=words))
