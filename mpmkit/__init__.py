@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mpmkit.launcher import Server, launch
     from mpmkit.load.drive import LoadRun, run_load
     from mpmkit.measure.qps import qps_table
+    from mpmkit.measure.records import recorded
     from mpmkit.simulator import simulate
 
 # Where each public name lives: name -> module.
@@ -24,6 +25,7 @@ _PUBLIC = {
     "run_load": "mpmkit.load.drive",
     "LoadRun": "mpmkit.load.drive",
     "qps_table": "mpmkit.measure.qps",
+    "recorded": "mpmkit.measure.records",
     "simulate": "mpmkit.simulator",
     "DirectiveError": "mpmkit.directives",
     "MPMS": "mpmkit.directives",

@@ -196,6 +196,94 @@ def test_a_frame_has_the_schemas_columns_and_types(tmp_path):
     assert list(records.frame([]).columns) == list(NAMES)
 
 
+# -- the other tables ----------------------------------------------------------------------------
+
+SHARED = {name: value for name, value in ROW.items() if name in {
+    *(column.name for column in records.TABLES["memory"])} - {"processes"}}
+MEMORY = {
+    **SHARED, "table": "memory", "against": "busy", "level": 10, "held": 9, "scope": "server",
+    "processes": 3, "threads": 30, "pss_kb": 1000, "uss_kb": 600, "rss_kb": 3000, "swap_kb": 0,
+    "code_kb": 300, "heap_kb": 200, "anonymous_kb": 400, "stacks_kb": 90, "shm_kb": 10,
+    "page_tables_kb": 50, "slab_kb": None}
+SWEEP = {**{name: value for name, value in ROW.items() if name != "kind"}, "table": "sweep",
+         "sweep": "abc", "point": '{"ThreadsPerChild": 5, "users": 10}'}
+GENERATORS = {**SHARED, "table": "generators", "work": "new", "generator": "ab", "users": 200,
+              "qps": 9000.0, "cpu": 0.5, "failures": 0}
+BENCH = {**SHARED, "table": "bench", "work": "new", "place": 1, "version": None, "requests": 10,
+         "failures": 0, "seconds": 0.5, "qps": 20.0, "p50_ms": 1.0, "p99_ms": 2.0,
+         "client_cpu": 0.5, "client_bound": False, "buffered_logs": True}
+
+
+@pytest.mark.parametrize("row", [MEMORY, SWEEP, GENERATORS, BENCH], ids=lambda row: row["table"])
+def test_every_table_goes_to_disk_and_back(tmp_path, row):
+    path = tmp_path / "rows.csv"
+    file = RecordFile(path, row["table"])
+    file.append(row)
+    with pytest.raises(RecordError, match=rf"this file holds {row['table']}, not 'qps'"):
+        file.append(ROW)
+    with pytest.raises(RecordError, match="has other columns"):
+        RecordFile(path)
+    assert read(path) == [row]
+    assert list(records.read_frame(path).columns) == list(row) or set(
+        records.read_frame(path).columns) == set(row)
+    other = tmp_path / "qps.csv"
+    RecordFile(other).append(ROW)
+    with pytest.raises(RecordError, match="hold rows of different tables"):
+        records.read_frame(path, other)
+
+
+@pytest.mark.parametrize(("row", "change", "said"), [
+    (MEMORY, {"against": "sleeping"}, "against: must be one of busy, idle"),
+    (MEMORY, {"scope": "all"}, "scope: must be one of server, parent, child"),
+    (MEMORY, {"held": 11}, "held: 11 of 10"),
+    (MEMORY, {"pss_kb": 500}, "pss_kb: must lie between uss_kb and rss_kb"),
+    (MEMORY, {"heap_kb": 900}, "pss_kb: 1000, but its parts make 1700"),
+    (MEMORY, {"round": 0}, "round: counts from 1"),
+    (SWEEP, {"point": "[1]"}, "point: must be a JSON object"),
+    (SWEEP, {"qps": 1.0}, "qps: 1, but requests"),
+    (GENERATORS, {"steal": 1.5}, "steal: must be 0 to 1"),
+    (GENERATORS, {"table": "genes"}, "no table 'genes'; there are qps, memory"),
+])
+def test_contradictions_in_a_row(row, change, said):
+    with pytest.raises(RecordError, match=said):
+        check({**row, **change})
+
+
+def test_a_file_of_an_older_version_may_lack_what_may_be_empty(tmp_path):
+    path = tmp_path / "rows.csv"
+    columns = [name for name in records.names("bench") if name not in (
+        "table", "started_at", "load1", "steal")]
+    path.write_text(records._line(columns)
+                    + records._line(records._to_text(BENCH[name]) for name in columns))
+    assert read(path) == [{**BENCH, "started_at": None, "load1": None, "steal": None}]
+    path.write_text(path.read_text().replace("client_bound", "bound"))
+    with pytest.raises(RecordError, match="line 1: is no record file"):
+        read(path)
+
+
+# -- what is shipped -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", records.recorded_names())
+def test_every_recorded_run_can_be_read_and_names_its_machine(name):
+    import mpmkit
+
+    frame = mpmkit.recorded(name)
+    assert len(frame) and frame["cores"].min() >= 1 and frame["commit"].notna().all()
+    assert frame.attrs["recorded"] == name
+    text = (ROOT / "data" / "README.md").read_text()
+    assert f"`recorded/{name}.csv`" in text, "say in data/README.md what it is"
+
+
+def test_the_largest_recorded_run_of_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "recorded_folder", lambda: tmp_path)
+    for name, scale in (("qps-other", "custom"), ("qps-demo", "demo"), ("qps-full", "full")):
+        RecordFile(tmp_path / f"{name}.csv").append({**ROW, "scale": scale})
+        assert records.recorded("qps")["scale"].to_list() == [scale]
+    with pytest.raises(RecordError, match="no recorded run 'memory'; there are qps-demo, qps-full"):
+        records.recorded("memory")
+
+
 # -- what is written about it --------------------------------------------------------------------
 
 

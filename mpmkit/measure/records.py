@@ -1,7 +1,7 @@
 """Measurements on disk: one tidy row per finished cell, with the machine that gave it.
 
-One schema for all tables (`COLUMNS`, described for readers in data/README.md), checked when a row
-is written and again when it is read. A row is on disk before the next cell begins: written in one
+One schema (`schema.py`, described for readers in data/README.md), checked when a row is written and
+again when it is read. A row is on disk before the next cell begins: written in one
 piece, flushed to the device, under a lock. A run that is stopped, or whose machine loses power,
 keeps every row it finished; what it was writing at that moment is recognised and dropped.
 
@@ -14,8 +14,6 @@ import contextlib
 import csv
 import fcntl
 import io
-import json
-import math
 import os
 import platform
 import re
@@ -29,95 +27,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpmkit.measure.schema import (
+    COLUMNS,
+    NAMES,
+    TABLES,
+    Column,
+    RecordError,
+    Row,
+    check,
+    columns_table,
+    names,
+    table_of,
+)
+
+__all__ = ["COLUMNS", "NAMES", "TABLES", "Column", "RecordError", "Row", "check", "columns_table"]
+
 if TYPE_CHECKING:
     import pandas
-
-Row = dict[str, Any]
-
-
-class RecordError(ValueError):
-    """Rows or a file that break the schema, or a file that cannot be written. Names file and
-    line."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its name, the Python type of a value, its unit or range, and what it means.
-
-    `empty` says that a cell may hold nothing (None), for what is not known or does not apply.
-    """
-
-    name: str
-    type: Any
-    unit: str
-    doc: str
-    empty: bool = False
-
-
-def _columns() -> tuple[Column, ...]:
-    c = Column
-    return (
-        c("run_id", str, "", "one per command; all its rows share it"),
-        c("table", str, "", "what was measured: qps"),
-        c("scale", str, "", "smoke, demo, full, or custom if sizes were given by hand"),
-        c("server", str, "", "mpmkit, or the rival measured beside it (gunicorn with its workers)"),
-        c("mpm", str, "", "prefork, worker or event; empty for a rival that has none", True),
-        c("kind", str, "", "static or script"),
-        c("round", int, "from 1", "rounds are interleaved: each measures every server once"),
-        c("directives", str, "", "what the server was started with, as Name=value"),
-        c("started_at", str, "UTC, ISO 8601", "when the first request that counts was sent"),
-        c("driver", str, "", "locust or ab"),
-        c("driver_version", str, "", "version of the driver", True),
-        c("path", str, "", "what was asked for"),
-        c("method", str, "", "GET, HEAD or POST"),
-        c("users", int, "", "concurrent clients"),
-        c("keep_alive", bool, "", "true: connections reused; false: one per request"),
-        c("processes", int, "", "generator processes"),
-        c("requests", int, "", "requests that ended, well or badly, without the warm-up's"),
-        c("failures", int, "", "requests without a good answer"),
-        c("errors", str, "JSON", "failures by kind"),
-        c("duration_s", float, "s", "first request's start to last one's end"),
-        c("qps", float, "1/s", "good answers per second over duration_s"),
-        c("mean_ms", float, "ms", "mean latency of good answers", True),
-        c("p50_ms", float, "ms", "median latency of good answers", True),
-        c("p90_ms", float, "ms", "the 90th percentile", True),
-        c("p99_ms", float, "ms", "the 99th percentile", True),
-        c("p999_ms", float, "ms", "the 99.9th percentile", True),
-        c("max_ms", float, "ms", "the slowest good answer", True),
-        c("generator_cpu", float, "0 to 1", "share of a core used by a generator process", True),
-        c("generator_bound", bool, "", "true: the generator was the limit, not the server"),
-        c("retries", int, "", "requests that crossed a keep-alive close and were sent again"),
-        c("reconnects", int, "", "keep-alive connections that the server closed in good order"),
-        c("ended", str, "", "requests or duration: which bound ended the run"),
-        c("cpu_model", str, "", "the processor, as the kernel names it", True),
-        c("cores", int, "", "processors this process may use"),
-        c("cpu_limit", float, "cores", "the control group's limit, empty if none", True),
-        c("memory_mb", int, "MiB", "the machine's memory", True),
-        c("memory_limit_mb", int, "MiB", "the control group's limit, empty if none", True),
-        c("kernel", str, "", "the running kernel's release"),
-        c("python", str, "", "version that ran the generator and our servers"),
-        c("mpmkit", str, "", "version"),
-        c("locust", str, "", "version installed", True),
-        c("h11", str, "", "version installed", True),
-        c("commit", str, "", "of the checkout, with + if it had changes", True),
-        c("load1", float, "", "the machine's load average when the cell began", True),
-        c("steal", float, "0 to 1", "processor time the host took away during the cell", True),
-    )
-
-
-COLUMNS: tuple[Column, ...] = _columns()
-NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
-
-
-def columns_table() -> str:
-    """The columns as a Markdown table, as it stands in data/README.md."""
-    kinds = {str: "text", int: "whole number", float: "number", bool: "truth"}
-    lines = ["| column | type | unit or range | empty? | meaning |", "|---|---|---|---|---|"]
-    for c in COLUMNS:
-        empty = "may be" if c.empty else ""
-        lines.append(f"| `{c.name}` | {kinds[c.type]} | {c.unit} | {empty} | {c.doc} |")
-    return "\n".join(lines)
-
 
 def new_run_id() -> str:
     """The time, for people, and enough randomness for two runs within the same second."""
@@ -127,69 +53,6 @@ def new_run_id() -> str:
 def utc(seconds: float) -> str:
     """A Unix time as ISO 8601 in UTC, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
-# -- checking ------------------------------------------------------------------------------------
-
-
-def check(row: Mapping[str, Any]) -> Row:
-    """The row in the schema's order. Raises RecordError with everything that is wrong with it."""
-    problems = [f"{name}: missing" for name in NAMES if name not in row]
-    problems += [f"{name}: no such column" for name in row if name not in NAMES]
-    checked: Row = {}
-    for column in COLUMNS:
-        if column.name in row:
-            try:
-                checked[column.name] = _value(column, row[column.name])
-            except ValueError as error:
-                problems.append(f"{column.name}: {error}")
-    if not problems:
-        problems = list(_contradictions(checked))
-    if problems:
-        raise RecordError("; ".join(problems))
-    return checked
-
-
-def _value(column: Column, value: Any) -> Any:
-    if isinstance(value, float) and math.isnan(value):
-        value = None
-    if value is None:
-        if column.empty:
-            return None
-        raise ValueError("must not be empty")
-    if column.type is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not column.type:
-        raise ValueError(f"must be {column.type.__name__}, not {value!r}")
-    if column.type is str and (not value and not column.empty):
-        raise ValueError("must not be empty")
-    if column.type is str and any(ord(c) < 32 for c in value):
-        raise ValueError("must be one line")
-    if column.type in (int, float) and (value < 0 or math.isinf(value)):
-        raise ValueError(f"must be a number from 0, not {value!r}")
-    return value
-
-
-def _contradictions(row: Row) -> Iterator[str]:
-    if row["failures"] > row["requests"]:
-        yield f"failures: {row['failures']} of {row['requests']} requests"
-    try:
-        kinds = json.loads(row["errors"])
-        counted = sum(kinds.values()) if isinstance(kinds, dict) else -1
-    except (ValueError, TypeError):
-        counted = -1
-    if counted != row["failures"]:
-        yield (f"errors: must be JSON that adds up to failures ({row['failures']}), "
-               f"not {row['errors']}")
-    if row["round"] < 1:
-        yield "round: counts from 1"
-    if row["duration_s"] > 0:
-        rate = (row["requests"] - row["failures"]) / row["duration_s"]
-        if not math.isclose(rate, row["qps"], rel_tol=1e-3, abs_tol=1e-6):
-            yield f"qps: {row['qps']:g}, but requests, failures and duration_s make {rate:g}"
-    for name in ("generator_cpu", "steal"):
-        if row[name] is not None and row[name] > 1:
-            yield f"{name}: must be 0 to 1, not {row[name]:g}"
 
 
 def _to_text(value: Any) -> str:
@@ -222,21 +85,28 @@ def _line(values: Iterable[str]) -> str:
     return out.getvalue()
 
 
-HEADER = _line(NAMES)
+def header(table: str = "qps") -> str:
+    """The first line of a file of that table."""
+    return _line(names(table))
+
+
+HEADER = header()
 
 
 # -- the file ------------------------------------------------------------------------------------
 
 
 class RecordFile:
-    """A CSV file to append rows to. Made or checked when opened: a run must not find out at its end
-    that it cannot write.
+    """A CSV file of one table (a key of TABLES) to append rows to. Made or checked when opened: a run
+    must not find out at its end that it cannot write.
 
     Raises RecordError if the folder is missing, the file cannot be written or has other columns.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], table: str = "qps") -> None:
         self.path = Path(path)
+        self.table = table
+        self._header = header(table).encode()
         if not self.path.parent.is_dir():
             raise RecordError(f"{self.path}: there is no folder {self.path.parent}")
         if self.path.exists() and not self.path.is_file():
@@ -247,12 +117,14 @@ class RecordFile:
     def append(self, row: Mapping[str, Any]) -> Row:
         """Check a row and write it to the device; the row as written. Raises RecordError."""
         try:
+            if row.get("table") != self.table:
+                raise RecordError(f"table: this file holds {self.table}, not {row.get('table')!r}")
             checked = check(row)
         except RecordError as error:
             raise RecordError(f"{self.path}: not written: {error}") from None
         with self._locked() as file:
             self._mend(file)  # another process may have died in between
-            self._write(file, _line(_to_text(checked[name]) for name in NAMES))
+            self._write(file, _line(_to_text(checked[name]) for name in names(self.table)))
         return checked
 
     @contextlib.contextmanager
@@ -271,14 +143,14 @@ class RecordFile:
     def _mend(self, fd: int) -> None:
         """Write the header into an empty file; cut off a row whose writer died before its end."""
         size = os.fstat(fd).st_size
-        head = os.pread(fd, len(HEADER.encode()), 0)
-        if head != HEADER.encode():
-            if size == 0 or (b"\n" not in head and HEADER.encode().startswith(head)):
+        head = os.pread(fd, len(self._header), 0)
+        if head != self._header:
+            if size == 0 or (b"\n" not in head and self._header.startswith(head)):
                 os.ftruncate(fd, 0)
-                self._write(fd, HEADER)
+                self._write(fd, self._header.decode())
                 return
             found = head.partition(b"\n")[0].decode(errors="replace").split(",")
-            missing = [name for name in NAMES if name not in found][:3]
+            missing = [name for name in names(self.table) if name not in found][:3]
             raise RecordError(
                 f"{self.path}: has other columns than this version writes"
                 + (f" (no {', '.join(missing)})" if missing else "") + "; choose another file")
@@ -307,7 +179,7 @@ class RecordFile:
 
 
 def read(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of a file, typed and checked.
+    """The rows of a file, typed and checked. A column that may be empty may also be missing.
 
     Raises RecordError naming file and line. A last line without its end is what a run that died was
     writing; it is left out, with a warning.
@@ -323,34 +195,84 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
     reader = csv.reader(io.StringIO(whole + end), strict=True)
     rows: list[Row] = []
     try:
-        header = next(reader, None)
-        if header != list(NAMES):
-            raise RecordError("is no record file of this version: its columns differ")
+        found = next(reader, None) or []
+        table = table_of(found)
+        columns = {column.name: column for column in TABLES[table]}
         for cells in reader:
-            if len(cells) != len(NAMES):
-                raise RecordError(f"{len(cells)} cells instead of {len(NAMES)}")
-            rows.append(check({column.name: _from_text(column, cell)
-                               for column, cell in zip(COLUMNS, cells, strict=True)}))
+            if len(cells) != len(found):
+                raise RecordError(f"{len(cells)} cells instead of {len(found)}")
+            row: Row = dict.fromkeys(columns)  # what an older version did not write is not known
+            row.update((name, _from_text(columns[name], cell))
+                       for name, cell in zip(found, cells, strict=True))
+            row["table"] = row["table"] or table
+            rows.append(check(row))
     except (RecordError, csv.Error) as error:
         raise RecordError(f"{path}, line {max(1, reader.line_num)}: {error}") from None
     return rows
 
 
-def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
-    """Rows as a frame with the schema's columns and types, `started_at` as a time."""
+def frame(rows: Iterable[Mapping[str, Any]], table: str = "qps") -> pandas.DataFrame:
+    """Rows of one table as a frame with the schema's columns and types, `started_at` as a time.
+
+    `table` counts if there are no rows; otherwise they say what they are.
+    """
     import pandas
 
-    made = pandas.DataFrame(list(rows), columns=list(NAMES))
+    rows = list(rows)
+    columns = TABLES[rows[0]["table"] if rows else table]
+    made = pandas.DataFrame(rows, columns=[column.name for column in columns])
     made["started_at"] = pandas.to_datetime(made["started_at"], utc=True, format="ISO8601")
-    for column in COLUMNS:
+    for column in columns:
         if column.type is float:
             made[column.name] = made[column.name].astype("float64")
     return made
 
 
 def read_frame(*paths: str | os.PathLike[str]) -> pandas.DataFrame:
-    """The rows of one or more files in one frame. Raises RecordError."""
-    return frame(row for path in paths for row in read(path))
+    """The rows of one or more files of one table in one frame. Raises RecordError."""
+    rows = [row for path in paths for row in read(path)]
+    tables = {row["table"] for row in rows}
+    if len(tables) > 1:
+        raise RecordError(f"{', '.join(map(str, paths))}: hold rows of different tables "
+                          f"({', '.join(sorted(tables))}); read them one by one")
+    return frame(rows)
+
+
+# -- what is shipped -----------------------------------------------------------------------------
+
+
+def recorded_folder() -> Path:
+    """Where the recorded runs lie: in the checkout, or in the installed package."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / "data" / "recorded", package / "data" / "recorded"):
+        if folder.is_dir():
+            return folder
+    raise RecordError("the recorded runs (data/recorded) are not where this package looks for "
+                      "them; run from a checkout")
+
+
+def recorded_names() -> list[str]:
+    """What `recorded` knows: the names of the files without .csv."""
+    return sorted(file.stem for file in recorded_folder().glob("*.csv"))
+
+
+def recorded(name: str) -> pandas.DataFrame:
+    """A run that the project ships, as a frame: ``recorded("qps-demo")``, the file's name without .csv.
+
+    The name of a table alone ("qps", "memory" …) gives its largest recorded run (full, else demo,
+    else another). Its machine stands in its rows. Raises RecordError, naming what there is.
+    """
+    there = recorded_names()
+    if name not in there:
+        order = [f"{name}-full", f"{name}-demo", *(one for one in there
+                                                   if one.startswith(f"{name}-"))]
+        found = [one for one in order if one in there]
+        if not found:
+            raise RecordError(f"no recorded run {name!r}; there are {', '.join(there) or 'none'}")
+        name = found[0]
+    made = read_frame(recorded_folder() / f"{name}.csv")
+    made.attrs["recorded"] = name
+    return made
 
 
 # -- the machine ---------------------------------------------------------------------------------

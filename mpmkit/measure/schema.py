@@ -1,0 +1,313 @@
+"""The schema of the records: which tables there are, their columns, and what a row must be.
+
+Each table is a tidy CSV file. All begin with what a row is of (`run_id`, `table`, `scale`, `server`,
+`mpm`) and end with the machine that gave it, so that rows of several machines can lie in one frame;
+in between stand the table's own columns. Pure: values in, values or a RecordError out.
+
+A column that may be empty may be missing in a file that an older version wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class RecordError(ValueError):
+    """Rows or a file that break the schema, or a file that cannot be written. Names file and
+    line."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, the Python type of a value, its unit or range, and what it means.
+
+    `empty` says that a cell may hold nothing (None), for what is not known or does not apply.
+    """
+
+    name: str
+    type: Any
+    unit: str
+    doc: str
+    empty: bool = False
+
+
+c = Column
+_WHO = (
+    c("run_id", str, "", "one per command; all its rows share it"),
+    c("table", str, "", "what was measured: the name of the table"),
+    c("scale", str, "", "smoke, demo, full, or custom if sizes were given by hand"),
+    c("server", str, "", "mpmkit, or the rival measured beside it (gunicorn with its workers)"),
+    c("mpm", str, "", "prefork, worker or event; empty for a rival that has none", True),
+)
+_WHEN = (
+    c("round", int, "from 1", "rounds are interleaved: each measures every server once"),
+    c("directives", str, "", "what the server was started with, as Name=value"),
+    c("started_at", str, "UTC, ISO 8601", "when the first request that counts was sent"),
+)
+_LOAD = (
+    c("driver", str, "", "locust, ab or wrk"),
+    c("driver_version", str, "", "version of the driver", True),
+    c("path", str, "", "what was asked for"),
+    c("method", str, "", "GET, HEAD or POST"),
+    c("users", int, "", "concurrent clients"),
+    c("keep_alive", bool, "", "true: connections reused; false: one per request"),
+    c("processes", int, "", "generator processes"),
+    c("requests", int, "", "requests that ended, well or badly, without the warm-up's"),
+    c("failures", int, "", "requests without a good answer"),
+    c("errors", str, "JSON", "failures by kind"),
+    c("duration_s", float, "s", "first request's start to last one's end"),
+    c("qps", float, "1/s", "good answers per second over duration_s"),
+    c("mean_ms", float, "ms", "mean latency of good answers", True),
+    c("p50_ms", float, "ms", "median latency of good answers", True),
+    c("p90_ms", float, "ms", "the 90th percentile", True),
+    c("p99_ms", float, "ms", "the 99th percentile", True),
+    c("p999_ms", float, "ms", "the 99.9th percentile", True),
+    c("max_ms", float, "ms", "the slowest good answer", True),
+    c("generator_cpu", float, "0 to 1", "share of a core used by a generator process", True),
+    c("generator_bound", bool, "", "true: the generator was the limit, not the server"),
+    c("retries", int, "", "requests that crossed a keep-alive close and were sent again"),
+    c("reconnects", int, "", "keep-alive connections that the server closed in good order"),
+    c("ended", str, "", "requests or duration: which bound ended the run"),
+)
+_MACHINE = (
+    c("cpu_model", str, "", "the processor, as the kernel names it", True),
+    c("cores", int, "", "processors this process may use"),
+    c("cpu_limit", float, "cores", "the control group's limit, empty if none", True),
+    c("memory_mb", int, "MiB", "the machine's memory", True),
+    c("memory_limit_mb", int, "MiB", "the control group's limit, empty if none", True),
+    c("kernel", str, "", "the running kernel's release"),
+    c("python", str, "", "version that ran the generator and our servers"),
+    c("mpmkit", str, "", "version"),
+    c("locust", str, "", "version installed", True),
+    c("h11", str, "", "version installed", True),
+    c("commit", str, "", "of the checkout, with + if it had changes", True),
+    c("load1", float, "", "the machine's load average when the cell began", True),
+    c("steal", float, "0 to 1", "processor time the host took away during the cell", True),
+)
+_MEMORY = (
+    c("against", str, "", "busy (requests being served) or idle (kept-alive connections)"),
+    c("level", int, "", "how many of them were asked for"),
+    c("held", int, "", "how many of them the server had answered and held while the sample was taken"),
+    c("scope", str, "", "server (all its processes), parent, or child (the median child)"),
+    c("processes", int, "", "how many processes the figures are of"),
+    c("threads", int, "", "their threads"),
+    c("pss_kb", int, "KiB", "proportional set size: shared pages divided among who shares them"),
+    c("uss_kb", int, "KiB", "unique set size: what would be free if it ended"),
+    c("rss_kb", int, "KiB", "resident set size: shared pages counted once for each process"),
+    c("swap_kb", int, "KiB", "proportional share of what is swapped out"),
+    c("code_kb", int, "KiB", "PSS of mapped files: programs, libraries"),
+    c("heap_kb", int, "KiB", "PSS of the heap"),
+    c("anonymous_kb", int, "KiB", "PSS of other anonymous memory: Python's arenas, copied pages"),
+    c("stacks_kb", int, "KiB", "PSS of stacks, the threads' included"),
+    c("shm_kb", int, "KiB", "PSS of shared memory: the scoreboard"),
+    c("page_tables_kb", int, "KiB", "the kernel's page tables for it; in none of the above"),
+    c("slab_kb", int, "KiB", "the machine's unreclaimable kernel objects, sockets among them; server "
+      "rows only", True),
+)
+_GENERATORS = (
+    c("work", str, "", "new (a connection per request) or keep-alive"),
+    c("generator", str, "", "what made the load"),
+    c("users", int, "", "concurrent clients"),
+    c("qps", float, "1/s", "good answers per second"),
+    c("cpu", float, "cores", "share of a core that the generator used"),
+    c("failures", int, "", "requests without a good answer"),
+)
+_BENCH = (
+    c("work", str, "", "the piece of work, see `mpmkit bench --help`"),
+    c("place", int, "from 1", "its turn within the round"),
+    c("version", str, "", "of the rival", True),
+    c("requests", int, "", "requests answered well"),
+    c("failures", int, "", "not answered, cut short or refused"),
+    c("seconds", float, "s", "the client's time"),
+    c("qps", float, "1/s", "good answers per second"),
+    c("p50_ms", float, "ms", "median latency"),
+    c("p99_ms", float, "ms", "the 99th percentile"),
+    c("client_cpu", float, "cores", "share of a core that the client used"),
+    c("client_bound", bool, "", "true: the client may have been the limit"),
+    c("buffered_logs", bool, "", "the rivals collected their log lines"),
+)
+_SWEEP = (
+    c("sweep", str, "", "tells one grid and profile from another; a resumed sweep keeps it"),
+    c("point", str, "JSON", "the values of this point of the grid"),
+)
+
+_KIND = (c("kind", str, "", "static or script"),)
+
+
+def _changed(columns: tuple[Column, ...], **empty: bool) -> tuple[Column, ...]:
+    return tuple(Column(one.name, one.type, one.unit, one.doc, empty.get(one.name, one.empty))
+                 for one in columns)
+
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "qps": (*_WHO, *_KIND, *_WHEN, *_LOAD, *_MACHINE),
+    "memory": (*_WHO, *_WHEN, *_MEMORY, *_MACHINE),
+    "sweep": (*_WHO, *_SWEEP, *_WHEN, *_LOAD, *_MACHINE),
+    "generators": (*_WHO, *_WHEN, *_GENERATORS, *_MACHINE),
+    "bench": (*_changed(_WHO, scale=True), *_changed(_WHEN, directives=True, started_at=True),
+              *_BENCH, *_MACHINE),
+}
+"""Table -> its columns, in the order of the file."""
+
+ABOUT = {
+    "qps": "`mpmkit qps`: a server, a kind of page, a round",
+    "memory": "`mpmkit memory`: a server with so many requests busy or connections idle; three rows, "
+              "for the whole server, its parent and its median child",
+    "sweep": "`mpmkit sweep`: a point of the grid, a round",
+    "generators": "`python -m mpmkit.measure.generators`: a load generator, a round, against nginx",
+    "bench": "`python -m mpmkit.measure.bench`: a server, a piece of work, a round, beside httpd",
+}
+"""Table -> what a row is, for data/README.md."""
+
+COLUMNS: tuple[Column, ...] = TABLES["qps"]
+NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
+
+
+def names(table: str) -> tuple[str, ...]:
+    """The names of a table's columns. Raises RecordError for an unknown table."""
+    if table not in TABLES:
+        raise RecordError(f"no table {table!r}; there are {', '.join(TABLES)}")
+    return tuple(column.name for column in TABLES[table])
+
+
+def table_of(header: Iterable[str]) -> str:
+    """Which table a file's first line belongs to. Raises RecordError if to none."""
+    found = list(header)
+    for table, columns in TABLES.items():
+        # `table` itself came late to some; the columns tell.
+        needed = {column.name for column in columns if not column.empty} - {"table"}
+        if len(found) == len(set(found)) and needed <= set(found) <= set(names(table)):
+            return table
+    raise RecordError("is no record file of this version: its columns differ")
+
+
+def columns_table() -> str:
+    """The columns of all tables as Markdown, as it stands in data/README.md: what they share once."""
+    shared = {column.name for column in (*_WHO, *_WHEN, *_MACHINE)}
+    parts = [_markdown("every table", "a row is of", (*_WHO, *_WHEN, *_MACHINE))]
+    for table, columns in TABLES.items():
+        own = tuple(column for column in columns if column.name not in shared)
+        if table == "sweep":
+            own = _SWEEP
+        more = ", and the columns of qps from `driver` to `ended`" if table == "sweep" else ""
+        parts.append(_markdown(table, ABOUT[table] + more, own))
+    return "\n\n".join(parts)
+
+
+def _markdown(title: str, about: str, columns: Iterable[Column]) -> str:
+    kinds = {str: "text", int: "whole number", float: "number", bool: "truth"}
+    head = "### Every table" if title == "every table" else f"### {title}\n\nA row: {about}."
+    lines = [head, "", "| column | type | unit or range | empty? | meaning |", "|---|---|---|---|---|"]
+    for one in columns:
+        empty = "may be" if one.empty else ""
+        lines.append(f"| `{one.name}` | {kinds[one.type]} | {one.unit} | {empty} | {one.doc} |")
+    return "\n".join(lines)
+
+
+# -- checking ------------------------------------------------------------------------------------
+
+
+def check(row: Mapping[str, Any]) -> Row:
+    """The row in the schema's order. Raises RecordError with everything that is wrong with it."""
+    table = str(row.get("table", "qps"))
+    known = names(table)
+    problems = [f"{name}: missing" for name in known if name not in row]
+    problems += [f"{name}: no such column" for name in row if name not in known]
+    checked: Row = {}
+    for column in TABLES[table]:
+        if column.name in row:
+            try:
+                checked[column.name] = _value(column, row[column.name])
+            except ValueError as error:
+                problems.append(f"{column.name}: {error}")
+    if not problems:
+        problems = [*_CONTRADICTIONS[table](checked), *_everywhere(checked)]
+    if problems:
+        raise RecordError("; ".join(problems))
+    return checked
+
+
+def _value(column: Column, value: Any) -> Any:
+    if isinstance(value, float) and math.isnan(value):
+        value = None
+    if value is None:
+        if column.empty:
+            return None
+        raise ValueError("must not be empty")
+    if column.type is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not column.type:
+        raise ValueError(f"must be {column.type.__name__}, not {value!r}")
+    if column.type is str and (not value and not column.empty):
+        raise ValueError("must not be empty")
+    if column.type is str and any(ord(c) < 32 for c in value):
+        raise ValueError("must be one line")
+    if column.type in (int, float) and (value < 0 or math.isinf(value)):
+        raise ValueError(f"must be a number from 0, not {value!r}")
+    return value
+
+
+def _everywhere(row: Row) -> Iterator[str]:
+    if row["round"] < 1:
+        yield "round: counts from 1"
+    if row["steal"] is not None and row["steal"] > 1:
+        yield f"steal: must be 0 to 1, not {row['steal']:g}"
+
+
+def _of_a_load(row: Row) -> Iterator[str]:
+    if row["failures"] > row["requests"]:
+        yield f"failures: {row['failures']} of {row['requests']} requests"
+    try:
+        kinds = json.loads(row["errors"])
+        counted = sum(kinds.values()) if isinstance(kinds, dict) else -1
+    except (ValueError, TypeError):
+        counted = -1
+    if counted != row["failures"]:
+        yield (f"errors: must be JSON that adds up to failures ({row['failures']}), "
+               f"not {row['errors']}")
+    if row["duration_s"] > 0:
+        rate = (row["requests"] - row["failures"]) / row["duration_s"]
+        if not math.isclose(rate, row["qps"], rel_tol=1e-3, abs_tol=1e-6):
+            yield f"qps: {row['qps']:g}, but requests, failures and duration_s make {rate:g}"
+    if row["generator_cpu"] is not None and row["generator_cpu"] > 1:
+        yield f"generator_cpu: must be 0 to 1, not {row['generator_cpu']:g}"
+
+
+def _of_a_sweep(row: Row) -> Iterator[str]:
+    yield from _of_a_load(row)
+    try:
+        point = json.loads(row["point"])
+    except ValueError:
+        point = None
+    if not isinstance(point, dict) or not point:
+        yield f"point: must be a JSON object of the grid's values, not {row['point']}"
+
+
+def _of_memory(row: Row) -> Iterator[str]:
+    for name, allowed in (("against", ("busy", "idle")), ("scope", ("server", "parent", "child"))):
+        if row[name] not in allowed:
+            yield f"{name}: must be one of {', '.join(allowed)}, not {row[name]!r}"
+    if row["held"] > row["level"]:
+        yield f"held: {row['held']} of {row['level']}"
+    # A page is at most as much one process's own as it is resident; sums are rounded to KiB.
+    slack = 4 * row["processes"] + 4
+    if not row["uss_kb"] <= row["pss_kb"] + slack <= row["rss_kb"] + 2 * slack:
+        yield (f"pss_kb: must lie between uss_kb and rss_kb, not {row['uss_kb']}, {row['pss_kb']}, "
+               f"{row['rss_kb']}")
+    parts = sum(row[f"{name}_kb"] for name in ("code", "heap", "anonymous", "stacks", "shm"))
+    if abs(parts - row["pss_kb"]) > slack:
+        yield f"pss_kb: {row['pss_kb']}, but its parts make {parts}"
+
+
+def _of_nothing(row: Row) -> Iterator[str]:
+    return iter(())
+
+
+_CONTRADICTIONS = {"qps": _of_a_load, "sweep": _of_a_sweep, "memory": _of_memory,
+                   "generators": _of_nothing, "bench": _of_nothing}
