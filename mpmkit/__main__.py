@@ -1,4 +1,4 @@
-"""The command line: `mpmkit serve | qps | load`, also as `python -m mpmkit`."""
+"""The command line: `mpmkit serve | httpd | qps | load`, also as `python -m mpmkit`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from importlib import import_module
 # name -> (module with main(argv) -> exit status, what it does)
 COMMANDS = {
     "serve": ("mpmkit.serve", "run a server: prefork, worker or event"),
+    "httpd": ("mpmkit.control", "a server driven by httpd's own command line"),
     "qps": ("mpmkit.measure.qps", "the article's static and script tables, on this machine"),
     "load": ("mpmkit.load.drive", "one load against one server"),
     "bench": ("mpmkit.measure.bench", "the MPMs beside the real httpd, interleaved"),

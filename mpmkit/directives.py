@@ -135,6 +135,12 @@ class DirectiveError(ValueError):
         return error
 
 
+def sort_problems(problems: Sequence[DirectiveError]) -> list[DirectiveError]:
+    """By line within each file; the files in the order in which they are first named."""
+    files = list(dict.fromkeys(problem.file for problem in problems))
+    return sorted(problems, key=lambda problem: (files.index(problem.file), problem.line))
+
+
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
     """Where to listen: ``address`` is "" for every interface, ``port`` 0 for any free one."""
@@ -1285,11 +1291,13 @@ def check(
     sections: Iterable[Section] = (),
     *,
     running: Directives | None = None,
+    problems: Sequence[DirectiveError] = (),
 ) -> tuple[Directives, tuple[Note, ...]]:
     """Effective directives for an MPM, and what the operator should know about them.
 
     ``running`` is what the server runs with, when this is a restart: ServerLimit and ThreadLimit
     then stay as they are, and the notes have the ids that httpd uses in the error log.
+    ``problems`` were found before (`httpd_conf.read`); they are told with those found here.
 
     Raises DirectiveError with every problem found, not only the first.
     """
@@ -1302,8 +1310,8 @@ def check(
     for section in sections:
         for setting in section.settings:
             reader.read(setting, section)
-    if reader.problems:
-        raise DirectiveError.of(reader.problems)
+    if problems or reader.problems:
+        raise DirectiveError.of(sort_problems([*problems, *reader.problems]))
     values = reader.values
     for row in ROWS:
         if row.attribute and row.merge is _more and not values[row.attribute]:

@@ -46,6 +46,9 @@ from mpmkit.directives import (
 # Deep enough for every real tree; a file that includes itself is found before that.
 INCLUDE_DEPTH = 20
 
+# After so many mistakes it is another kind of file, or files that include each other.
+MOST_PROBLEMS = 100
+
 # Modules whose directives or effects mpmkit has itself: always there, LoadModule or not.
 BUILT_IN = {
     "core_module": "core.c",
@@ -166,6 +169,7 @@ class Conf:
     includes: tuple[Included, ...]
     modules: tuple[Module, ...]
     notes: tuple[Note, ...] = ()
+    problems: tuple[DirectiveError, ...] = ()
 
 
 def read(
@@ -178,6 +182,7 @@ def read(
     after: Iterable[str | Setting] = (),
     default_mpm: str | None = None,
     environ: Mapping[str, str] | None = None,
+    keep_going: bool = False,
 ) -> Conf:
     """The configuration in a file.
 
@@ -188,15 +193,17 @@ def read(
                  that the file is in (mpmkit: httpd has one compiled in)
     before       lines or Settings ahead of the file (httpd -C); `after` behind it (httpd -c)
     environ      what ${NAME} falls back to; os.environ if not given
+    keep_going   put mistakes into Conf.problems instead of raising them, so that `check` can add
+                 its own and tell all of them at once
 
-    Raises DirectiveError, with file and line.
+    Raises DirectiveError, with every mistake and its file and line.
     """
     name = os.path.abspath(os.fspath(path))
     root = server_root or os.path.dirname(name)
     first = [Setting("ServerRoot", (root,)), *before]
     return _choose(
         lambda reader: reader.include(name, Setting("the configuration")),
-        mpm, default_mpm, defines, root, first, after, environ,
+        mpm, default_mpm, defines, root, first, after, environ, keep_going,
     )  # fmt: skip
 
 
@@ -211,6 +218,7 @@ def parse(
     after: Iterable[str | Setting] = (),
     default_mpm: str | None = None,
     environ: Mapping[str, str] | None = None,
+    keep_going: bool = False,
 ) -> Conf:
     """The configuration in a string; ``name`` stands in for the file in messages.
 
@@ -220,7 +228,7 @@ def parse(
     first = [Setting("ServerRoot", (server_root,)), *before] if server_root else before
     return _choose(
         lambda reader: reader.lines(_logical_lines(text), name),
-        mpm, default_mpm, defines, server_root or "", first, after, environ,
+        mpm, default_mpm, defines, server_root or "", first, after, environ, keep_going,
     )  # fmt: skip
 
 
@@ -234,6 +242,23 @@ def parse_option(text: str, *, file: str = "-c", line: int = 1) -> Setting:
         wanted = "write a name and its values"
         raise DirectiveError(f'"{text}" is no directive: {wanted}', file=file, line=line)
     return Setting(words[0], words[1:], file, line)
+
+
+def format_problems(
+    settings: Iterable[Setting], complaint: Callable[[str], str]
+) -> list[DirectiveError]:
+    """Formats of access logs that can't be used. `complaint` says what is wrong with one, "" for
+    nothing; a word without a per cent sign is a nickname."""
+    at = {"logformat": 0, "customlog": 1}
+    problems = []
+    for setting in settings:
+        key = setting.name.lower()
+        if key in at and len(setting.args) > at[key]:
+            text = setting.args[at[key]]
+            wrong = complaint(text) if "%" in text else ""
+            if wrong:
+                problems.append(DirectiveError.at(setting, f"{setting.name}: {wrong}"))
+    return problems
 
 
 def check_machine(
@@ -295,6 +320,7 @@ def _choose(
     before: Iterable[str | Setting],
     after: Iterable[str | Setting],
     environ: Mapping[str, str] | None,
+    keep_going: bool,
 ) -> Conf:
     """Read until the MPM that was assumed for <IfModule> is the one that comes out."""
     for name in (mpm, default_mpm):
@@ -307,9 +333,12 @@ def _choose(
 
     def once(assumed: str | None) -> _Reader:
         reader = _Reader(assumed, dict(given), root, os.environ if environ is None else environ)
-        reader.options(before, "-C")
-        body(reader)
-        reader.options(after, "-c")
+        try:
+            reader.options(before, "-C")
+            body(reader)
+            reader.options(after, "-c")
+        except DirectiveError as error:  # the file itself can't be read, or there is no end to it
+            reader.problems.append(error)
         return reader
 
     reader = once(mpm)
@@ -317,6 +346,8 @@ def _choose(
         chosen = reader.loaded or default_mpm
         reader = once(chosen)
         mpm = reader.loaded or chosen
+    if reader.problems and not keep_going:
+        raise DirectiveError.of(reader.problems)
     return reader.conf(mpm)
 
 
@@ -353,6 +384,7 @@ class _Reader:
         self.includes: list[Included] = []
         self.modules: list[Module] = []
         self.notes: list[Note] = []
+        self.problems: list[DirectiveError] = []
         self.open_files: list[str] = []  # the chain of includes, to find a circle
         self.section: tuple[str, str, str, int] | None = None
         self.section_settings: list[Setting] = []
@@ -369,7 +401,7 @@ class _Reader:
             settings.insert(0, Setting("ExtendedStatus", ("On",)))
         return Conf(
             mpm, tuple(settings), tuple(self.sections), dict(self.defines),
-            tuple(self.includes), tuple(modules), tuple(self.notes),
+            tuple(self.includes), tuple(modules), tuple(self.notes), tuple(self.problems),
         )  # fmt: skip
 
     # ---- lines
@@ -384,26 +416,45 @@ class _Reader:
     def lines(self, lines: Iterable[tuple[int, int, str]], file: str) -> None:
         """One file's lines; every container that opens here must close here."""
         opened: list[tuple[str, int]] = []  # containers we are in, and where they began
-        skipping = 0  # how many containers deep we are in what a condition left out
+        skipped: int | None = None  # how deep the container lies whose inside does not count
         for line, count, text in lines:
             if not text or text.startswith("#"):
                 if count > 1:
                     why = f"the comment ends with a backslash and takes in {count - 1} more"
                     self.notes.append(Note("", "warn", f"{why} ({file}:{line})"))
-            elif text.startswith("</"):
-                kind = text[2:].partition(">")[0].strip()
-                self.close(kind, opened, file, line)
-                skipping = max(0, skipping - 1)
-            elif text.startswith("<"):
-                kind, arg = self.container(text, file, line)
-                opened.append((kind, line))
-                if skipping or not self.open(kind, arg, file, line):
-                    skipping += 1
-            elif not skipping:
-                self.directive(text, file, line)
+                continue
+            try:
+                if text.startswith("</"):
+                    kind = text[2:].partition(">")[0].strip()
+                    try:
+                        self.close(kind, opened, file, line)
+                    finally:
+                        if skipped is not None and len(opened) < skipped:
+                            skipped = None
+                elif text.startswith("<"):
+                    opened.append(((text[1:].rstrip(">").split(None, 1) or [""])[0], line))
+                    if skipped is None:
+                        # The inside of a container that can't be used is skipped, too.
+                        skipped = len(opened)
+                        kind, arg = self.container(text, file, line)
+                        if self.open(kind, arg, file, line):
+                            skipped = None
+                elif skipped is None:
+                    self.directive(text, file, line)
+            except DirectiveError as problem:
+                self.problem(problem)
         if opened:
             kind, line = opened[-1]
-            raise self.error(f"<{kind}> is never closed: add </{kind}>", kind, file, line)
+            self.problem(self.error(f"<{kind}> is never closed: add </{kind}>", kind, file, line))
+            if self.section and self.section[2] == file:
+                self.section = None
+                self.section_settings.clear()
+
+    def problem(self, problem: DirectiveError) -> None:
+        """Remember a mistake and read on, so that all of them are told at once."""
+        if len(self.problems) >= MOST_PROBLEMS:
+            raise problem
+        self.problems.append(problem)
 
     def container(self, text: str, file: str, line: int) -> tuple[str, str]:
         """The kind and the argument of ``<Kind argument>``."""
@@ -439,11 +490,17 @@ class _Reader:
         if not opened:
             raise self.error(f"</{kind}> closes nothing: no <{kind}> is open", kind, file, line)
         begun, where = opened.pop()
+        self.end_section(file, where)
         if begun.lower() != kind.lower():
+            if any(outer.lower() == kind.lower() for outer, _ in opened):
+                self.close(kind, opened, file, line)  # the inner one was forgotten
             text = f"</{kind}> meets the <{begun}> of line {where}: close that one first"
             raise self.error(text, kind, file, line)
+
+    def end_section(self, file: str, where: int) -> None:
+        """The container that began there is closed; if it is the section we are in, it is whole."""
         section = self.section
-        if section and kind.lower() in _SECTIONS and section[2:] == (file, where):
+        if section and section[2:] == (file, where):
             settings = tuple(self.section_settings)
             self.sections.append(Section(section[0], section[1], settings, file, where))
             self.section = None

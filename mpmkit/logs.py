@@ -77,8 +77,8 @@ class ErrorLog:
             except OSError:
                 pass
 
-    def note(self, note: Note) -> None:
-        self.write(note.level, note.text, ah=note.ah)
+    def note(self, note: Note, module: str = "") -> None:
+        self.write(note.level, note.text, ah=note.ah, module=module)
 
     def info(self, text: str, client: tuple | None = None) -> None:
         if _RANK["info"] <= self._level:
@@ -205,6 +205,15 @@ def compile_format(text: str) -> Callable[[Connection, int], str]:
             )
         at = end + 1
     return lambda conn, now: "".join([part(conn, now) for part in parts])
+
+
+def check_format(text: str) -> str:
+    """What is wrong with a LogFormat, "" if nothing is."""
+    try:
+        compile_format(text)
+    except LogError as error:
+        return str(error).removeprefix("LogFormat: ")
+    return ""
 
 
 def _common(conn: Connection, now: int) -> str:

@@ -27,11 +27,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-from mpmkit import maintenance
+from mpmkit import maintenance, pidfile
+from mpmkit._version import __version__
 from mpmkit.core import Service
-from mpmkit.directives import DirectiveError, Directives, Note
+from mpmkit.directives import MPMS, DirectiveError, Directives, Note
 from mpmkit.listen import (
     Listener,
     ListenError,
@@ -58,6 +59,9 @@ AH = {
     "graceful-stop": ("AH00170", "AH00296", "AH00492"),
     "graceful": ("AH00171", "AH00297", "AH00493"),
     "restart": ("AH00173", "AH00298", "AH00494"),
+    "built": ("AH00164", "AH00293", "AH00490"),
+    "fork": ("AH00159", "AH00283", "AH00481"),
+    "unknown": ("AH00167", "AH00291", "AH00488"),
     "series": ("", "AH10393", "AH10392"),
 }
 
@@ -142,7 +146,8 @@ class Parent:
 
     inherited: the listening sockets are somebody else's, and Listen does not apply.
     ready is called with the URL once clients can connect. lifeline is a descriptor whose end of
-    file ends the server (whoever launched it is gone), or None.
+    file ends the server (whoever launched it is gone), or None. command_line is told in the log.
+    httpd_restarts: a HUP or USR1 with a bad configuration ends the server, as it does httpd.
     """
 
     def __init__(
@@ -155,6 +160,8 @@ class Parent:
         inherited: bool = False,
         ready: Callable[[str], None] = lambda url: None,
         lifeline: int | None = None,
+        command_line: str = "",
+        httpd_restarts: bool = False,
     ) -> None:
         self.child_class = child_class
         self.setup = setup
@@ -168,6 +175,9 @@ class Parent:
         self.memory = maintenance.Memory()
         self._ready = ready
         self._lifeline = lifeline
+        self._command_line = command_line
+        self._httpd_restarts = httpd_restarts
+        self._pid_file: str | None = None  # the one that holds our number
         self._children_line = Lifeline()
         self._slots: dict[int, int] = {}  # pid -> slot
         self._extra: set[int] = set()  # children whose row a newer one took over (worker)
@@ -182,12 +192,14 @@ class Parent:
 
     def run(self) -> int:
         """Serve until a signal says otherwise; returns the exit status."""
+        self.write_pid_file()
         self._watch_signals()
         self._startup_children(self.setup.directives.StartServers)
-        self._note("running", "configured: resuming normal operations")
+        self._note_running()
         self._ready(url_of(self.listeners[0]))
+        status: int | None = None
         try:
-            while True:
+            while status is None:
                 self._reap()
                 if self._fatal is not None:
                     return self.stop()
@@ -195,15 +207,60 @@ class Parent:
                     case None:
                         self._one_second()
                     case signal.SIGTERM | signal.SIGINT:
-                        return self.stop()
+                        status = self.stop()
                     case signal.SIGWINCH:
-                        return self.graceful_stop()
+                        status = self.graceful_stop()
                     case signal.SIGHUP:
-                        self.restart()
+                        status = self.restart()
                     case signal.SIGUSR1:
-                        self.graceful()
+                        status = self.graceful()
+            return status
         finally:
             self._clean_up()
+
+    def run_alone(self) -> int:
+        """httpd -X, for a debugger: this process is its own only child. There is no second one, no
+        maintenance and no restart; the first signal ends it, wherever it is.
+
+        Under worker and event it has its threads, and the signal reaches the main one.
+        """
+
+        def leave(number: int, frame: object) -> NoReturn:
+            raise SystemExit(OK)
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, leave)
+        self.write_pid_file()
+        self.board.set_states(0, STARTING, self.setup.directives.threads_per_child, only=(DEAD,))
+        self.board.born(0, os.getpid(), self.board.generation)
+        try:
+            self._note_running()
+            self._ready(url_of(self.listeners[0]))
+            _become(self.setup.directives)
+            return self.child_class(self, 0).child_main()
+        finally:
+            self._clean_up()
+
+    def write_pid_file(self) -> None:
+        """Say where we are, for `-k`. Twice does nothing. Raises PidFileError."""
+        path = self.setup.directives.PidFile
+        if path == self._pid_file or path is None:
+            return
+        stale = pidfile.write(path)
+        if stale is not None:
+            self.errors.write(
+                "warn", f"{path} named process {stale}, which is no server any more: it is ours now",
+                ah="AH00098",
+            )  # fmt: skip
+        self._remove_pid_file()
+        self._pid_file = path
+
+    def _remove_pid_file(self) -> None:
+        if self._pid_file is not None and pidfile.remove(self._pid_file):
+            self.errors.write(
+                "info", f"removed {self._pid_file} (process {os.getpid()})", ah="AH00096"
+            )
+        self._pid_file = None
 
     def _one_second(self) -> None:
         """A second has passed: start the children still owed; if there are none, one pass of idle
@@ -220,7 +277,7 @@ class Parent:
         )
         self.memory = plan.memory
         for note in plan.notes:
-            self.errors.note(note)
+            self.errors.note(note, self._module)
         if plan.shutdown:
             self._fatal = 1
         for slot in plan.spawn:
@@ -294,9 +351,7 @@ class Parent:
             try:
                 pid = os.fork()
             except OSError as error:
-                self.errors.write(
-                    "error", f"fork: {error.strerror}; no child for slot {slot}", ah="AH00159"
-                )
+                self._note("fork", f"fork: {error.strerror}; no child for slot {slot}", "error")
                 self.board.died(slot)
                 return
             if pid == 0:
@@ -353,6 +408,8 @@ class Parent:
     def _bury(self, pid: int, status: int) -> None:
         """Clear the slot of a dead child, and draw conclusions."""
         slot = self._slots.pop(pid, None)
+        if slot is None and pid not in self._extra:
+            self._note("unknown", f"child process {pid} was nobody's in the scoreboard", "warn")
         self._extra.discard(pid)
         current = (
             slot is not None
@@ -434,6 +491,7 @@ class Parent:
             # Busy children hold the sockets, too, and a client would wait in vain: refuse for all.
             refuse_all(self.listeners)
         close_all(self.listeners)
+        self._remove_pid_file()  # at once: another server may start here while we finish
         timeout = self.setup.directives.GracefulShutdownTimeout
         until = time.monotonic() + timeout if timeout else float("inf")
         while (self._slots or self._extra) and time.monotonic() < until:
@@ -443,8 +501,10 @@ class Parent:
         self._reclaim()
         return OK
 
-    def restart(self) -> None:
-        """HUP: end this generation at once, read the configuration again, begin another."""
+    def restart(self) -> int | None:
+        """HUP: end this generation at once, read the configuration again, begin another.
+
+        Returns an exit status if that is the end (see `httpd_restarts`), else None."""
         if self._reconfigure():
             self._reclaim()
             self._note("restart", "caught SIGHUP, restarting")
@@ -452,10 +512,16 @@ class Parent:
             self.board.restart()
             self._next_generation()
             self._startup_children(self.setup.directives.StartServers)
-            self._note("running", "configured: resuming normal operations")
+            self._note_running()
+        elif self._httpd_restarts:
+            self._reclaim()
+            return self._abandon()
+        return None
 
-    def graceful(self) -> None:
-        """USR1: begin another generation with the configuration read again; let the old one finish."""
+    def graceful(self) -> int | None:
+        """USR1: begin another generation with the configuration read again; let the old one finish.
+
+        Returns an exit status if that is the end (see `httpd_restarts`), else None."""
         if self._reconfigure():
             self._note("graceful", "caught SIGUSR1, doing a graceful restart")
             self.board.generation += 1
@@ -470,7 +536,19 @@ class Parent:
             old.retire_all()
             self._old_pod = None
             self.memory = maintenance.after_graceful_restart(self.memory)
-            self._note("running", "configured: resuming normal operations")
+            self._note_running()
+        elif self._httpd_restarts:
+            self._replacing = False
+            self.board.generation += 1
+            self.pod.retire_all()
+            return self._abandon()
+        return None
+
+    def _abandon(self) -> int:
+        """What httpd does after a raw HUP or USR1 with a bad configuration: the parent exits, nobody
+        serves any more, and the PidFile stays behind."""
+        self._pid_file = None
+        return 1
 
     def _reconfigure(self) -> bool:
         """Read the configuration again. If it is bad, say so and go on with the one there is
@@ -484,13 +562,23 @@ class Parent:
                 for sock in listeners:
                     configure(sock, setup.directives, "https" if setup.directives.tls else "http")
         except (DirectiveError, ListenError, LogError, OSError) as error:
-            self.errors.write("error", f"the new configuration is not used: {error}", ah="AH00526")
+            ah = getattr(error, "ah", "AH00526")
+            self.errors.write("error", f"the new configuration is not used: {error}", ah=ah)
             return False
+        old = self.setup.service
         close_all([sock for sock in self.listeners if sock not in listeners])
         self.listeners = listeners
         self.setup = setup
+        if old.access is not None:
+            old.access.close()
+        if old.errors.fd not in (2, setup.service.errors.fd):
+            os.close(old.errors.fd)
+        try:
+            self.write_pid_file()
+        except pidfile.PidFileError as error:
+            self.errors.write("error", f"{error}; the old one stays", ah="AH00099")
         for note in setup.notes:
-            self.errors.note(note)
+            self.errors.note(note, self._module)
         return True
 
     def _next_generation(self) -> None:
@@ -505,12 +593,23 @@ class Parent:
         name = self.setup.directives.ServerName or address
         return name if name.rpartition(":")[2].isdecimal() else f"{name}:{port}"
 
+    @property
+    def _module(self) -> str:
+        return f"mpm_{self.setup.directives.mpm}"
+
     def _note(self, what: str, text: str, level: str = "notice") -> None:
-        directives = self.setup.directives
-        ah = AH[what][("prefork", "worker", "event").index(directives.mpm)]
-        self.errors.write(level, text, ah=ah, module=f"mpm_{directives.mpm}")
+        ah = AH[what][MPMS.index(self.setup.directives.mpm)]
+        self.errors.write(level, text, ah=ah, module=self._module)
+
+    def _note_running(self) -> None:
+        """At the start and after each restart."""
+        self._note("running", f"mpmkit/{__version__} configured -- resuming normal operations")
+        self._note("built", f"Python {sys.version.split()[0]} ({sys.platform})", "info")
+        if self._command_line:
+            self.errors.write("notice", f"Command line: '{self._command_line}'", ah="AH00094")
 
     def _clean_up(self) -> None:
+        self._remove_pid_file()
         signal.set_wakeup_fd(-1)
         if self.board.path is not None:
             try:

@@ -13,8 +13,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mpmkit import httpd_conf
 from mpmkit.core import Service
@@ -24,8 +25,9 @@ from mpmkit.handlers.static import StaticFiles
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.listen import Listener, ListenError, bind, inherit, open_listeners
-from mpmkit.logs import AccessLog, ErrorLog, LogError, open_log
+from mpmkit.logs import AccessLog, ErrorLog, LogError, check_format, open_log
 from mpmkit.parent import Parent, Setup
+from mpmkit.pidfile import PidFileError
 from mpmkit.rehearsal import rehearse
 
 SAMPLES = os.path.join(os.path.dirname(__file__), "htdocs")
@@ -79,54 +81,72 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-class Configuration:
-    """Reads what the command line names, at the start and again at each restart.
+@dataclass(frozen=True)
+class Source:
+    """What a command line says about where the configuration comes from.
 
-    home    where to make a certificate (--tls), or None
+    before, after   lines ahead of the file and behind it; `sections` come ahead, too
+    server_root     ServerRoot until the file says otherwise; defines: names, or NAME=value
+    document_root   whether DocumentRoot must exist (httpd -T: no)
     """
 
-    def __init__(self, args: argparse.Namespace, home: str | None = None) -> None:
-        self._args = args
-        self._certificate = _certificate(home) if home is not None else ()
+    file: str | None = None
+    mpm: str | None = None
+    before: tuple[str | Setting, ...] = ()
+    after: tuple[str | Setting, ...] = ()
+    sections: tuple[Section, ...] = ()
+    defines: tuple[str, ...] = ()
+    server_root: str | None = None
+    document_root: bool = True
+
+
+class Configuration:
+    """Reads what the command line names, at the start and again at each restart."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.background = False  # what is written to standard error belongs into the error log
         self._parent: Parent | None = None
-        self.port: int | None = args.port
-        self.free: list[
-            Listener
-        ] = []  # a free port, bound before anything is read: it has a number then
-        if args.port is not None and not 0 <= args.port <= 65535:
-            raise DirectiveError(f"--port {args.port}: a port is 0..65535 (0: any free one)")
-        if args.port == 0 and args.listen_fd is None:
-            self.free = [bind("127.0.0.1", 0)]
-            self.port = self.free[0].getsockname()[1]
 
     def attach(self, parent: Parent) -> None:
         self._parent = parent
 
-    def read(self) -> tuple[Directives, tuple[Note, ...]]:
+    def text(self) -> httpd_conf.Conf:
+        """The file as it was written, its mistakes included. Raises DirectiveError without one."""
+        source = self.source
+        options = {
+            "mpm": source.mpm, "before": source.before, "after": source.after,
+            "defines": source.defines, "server_root": source.server_root, "keep_going": True,
+        }  # fmt: skip
+        if source.file is None:
+            return httpd_conf.parse("", **options)
+        return httpd_conf.read(source.file, **options)
+
+    def settings(self, conf: httpd_conf.Conf) -> list[Setting]:
+        """The lines that count."""
+        return list(conf.settings)
+
+    def read(self, conf: httpd_conf.Conf | None = None) -> tuple[Directives, tuple[Note, ...]]:
         """The directives, and what the operator should know. Raises DirectiveError."""
-        args = self._args
-        after: list[str | Setting] = [*self._certificate, *args.after]
-        if args.document_root is not None:
-            after.append(Setting("DocumentRoot", (os.path.abspath(args.document_root),)))
-        if args.file is not None:
-            conf = httpd_conf.read(args.file, mpm=args.mpm, before=DEFAULTS, after=after)
-        else:
-            conf = httpd_conf.parse("", mpm=args.mpm, before=DEFAULTS, after=after)
+        conf = conf or self.text()
+        problems = list(conf.problems)
         if conf.mpm is None:
-            raise DirectiveError(
-                "no MPM: name prefork, worker or event, or give a file with LoadModule mpm_…"
+            problems.append(
+                DirectiveError(
+                    "no MPM: name prefork, worker or event by "
+                    "LoadModule mpm_event_module modules/mod_mpm_event.so",
+                    ah="AH00534",
+                )
             )
-        settings = list(conf.settings)
-        if self.port is not None:
-            settings = [s for s in settings if s.name.lower() != "listen"]
-            settings.append(Setting("Listen", (f"127.0.0.1:{self.port}",)))
-        elif not any(s.name.lower() == "listen" for s in settings):
-            settings.append(Setting("Listen", ("127.0.0.1:8080",)))
+            raise DirectiveError.of(problems)
+        settings = self.settings(conf)
+        problems += httpd_conf.format_problems(settings, check_format)
         running = self._parent.setup.directives if self._parent is not None else None
         directives, notes = check(
-            conf.mpm, settings, [*DEFAULT_SECTIONS, *conf.sections], running=running
-        )
-        httpd_conf.check_machine(directives, settings)
+            conf.mpm, settings, [*self.source.sections, *conf.sections],
+            running=running, problems=problems,
+        )  # fmt: skip
+        httpd_conf.check_machine(directives, settings, document_root=self.source.document_root)
         return directives, (*conf.notes, *notes)
 
     def setup(self) -> Setup:
@@ -140,13 +160,16 @@ class Configuration:
             open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2,
             directives.LogLevel,
         )
+        if self.background:
+            os.dup2(errors.fd, 2)
         access = AccessLog(directives.CustomLog) if directives.CustomLog else None
         return Setup(
             directives, Service(directives, self.handler(directives, errors), access, errors), notes
         )
 
-    def handler(self, directives: Directives, errors: ErrorLog) -> Router:
-        """The handlers that the directives ask for."""
+    def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Router:
+        """The handlers that the directives ask for. Raises DirectiveError."""
+        errors = errors or ErrorLog()
         root = directives.DocumentRoot
         assert root is not None
         status = Status(
@@ -162,6 +185,41 @@ class Configuration:
         )
 
 
+class LabConfiguration(Configuration):
+    """That of `mpmkit serve`: the samples, a status page, and a port from the command line.
+
+    home    where to make a certificate (--tls), or None
+    """
+
+    def __init__(self, args: argparse.Namespace, home: str | None = None) -> None:
+        certificate = _certificate(home) if home is not None else ()
+        after: list[str | Setting] = [*certificate, *args.after]
+        if args.document_root is not None:
+            after.append(Setting("DocumentRoot", (os.path.abspath(args.document_root),)))
+        super().__init__(
+            Source(args.file, args.mpm, DEFAULTS, tuple(after), DEFAULT_SECTIONS)
+        )  # fmt: skip
+        self.port: int | None = args.port
+        self.free: list[
+            Listener
+        ] = []  # a free port, bound before anything is read: it has a number then
+        if args.port is not None and not 0 <= args.port <= 65535:
+            raise DirectiveError(f"--port {args.port}: a port is 0..65535 (0: any free one)")
+        if args.port == 0 and args.listen_fd is None:
+            self.free = [bind("127.0.0.1", 0)]
+            self.port = self.free[0].getsockname()[1]
+
+    def settings(self, conf: httpd_conf.Conf) -> list[Setting]:
+        """--port stands above the file's Listen; without either it is 8080."""
+        settings = list(conf.settings)
+        if self.port is not None:
+            settings = [s for s in settings if s.name.lower() != "listen"]
+            settings.append(Setting("Listen", (f"127.0.0.1:{self.port}",)))
+        elif not any(s.name.lower() == "listen" for s in settings):
+            settings.append(Setting("Listen", ("127.0.0.1:8080",)))
+        return settings
+
+
 def _certificate(home: str) -> tuple[Setting, ...]:
     """What --tls stands for. Raises CertificateError."""
     from mpmkit.certificate import self_signed
@@ -173,6 +231,27 @@ def _certificate(home: str) -> tuple[Setting, ...]:
         Setting("SSLCertificateFile", (certificate,)),
         Setting("SSLCertificateKeyFile", (key,)),
     )
+
+
+class StartError(Exception):
+    """The server can't be made although its configuration is right."""
+
+
+def make_parent(configuration: Configuration, setup: Setup, listeners: Sequence[Listener],
+                **options: Any) -> Parent:  # fmt: skip
+    """The control process of the MPM that the setup names, ready to run. Raises StartError."""
+    mpm = import_module(f"mpmkit.mpm.{setup.directives.mpm}")
+    try:
+        parent = mpm.parent(setup, configuration.setup, listeners, **options)
+    except (OSError, MemoryError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or "there is not enough memory"
+        raise StartError(
+            f"AH00004: the scoreboard cannot be made: {why}; see ScoreBoardFile, and "
+            "ServerLimit and ThreadLimit for its size"
+        ) from None
+    configuration.attach(parent)
+    rehearse(setup.directives, configuration.handler, SAMPLES)
+    return parent
 
 
 def ready(url: str) -> None:
@@ -203,33 +282,22 @@ def main(argv: Sequence[str]) -> int:
 def serve(args: argparse.Namespace, home: str | None = None) -> int:
     """`main`, with a place for what exists as long as the server."""
     try:
-        configuration = Configuration(args, home)
+        configuration = LabConfiguration(args, home)
         setup = configuration.setup()
         if args.listen_fd is not None:
             listeners: list[Listener] = [inherit(args.listen_fd, setup.directives)]
         else:
             listeners = open_listeners(setup.directives, configuration.free)
-    except (DirectiveError, ListenError, LogError, OSError) as error:
+        for note in setup.notes:
+            if setup.service.errors.enabled(note.level):
+                print(f"mpmkit: {note}", file=sys.stderr)
+        parent = make_parent(
+            configuration, setup, listeners, ready=ready, lifeline=args.lifeline,
+            inherited=args.listen_fd is not None,
+        )  # fmt: skip
+        parent.write_pid_file()
+    except (DirectiveError, ListenError, LogError, PidFileError, StartError, OSError) as error:
         for line in str(error).splitlines():
             print(f"mpmkit: {line}", file=sys.stderr)
         return 1
-    for note in setup.notes:
-        if setup.service.errors.enabled(note.level):
-            print(f"mpmkit: {note}", file=sys.stderr)
-    mpm = import_module(f"mpmkit.mpm.{setup.directives.mpm}")
-    try:
-        parent = mpm.parent(
-            setup, configuration.setup, listeners, ready=ready, lifeline=args.lifeline,
-            inherited=args.listen_fd is not None,
-        )  # fmt: skip
-    except (OSError, MemoryError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or "there is not enough memory"
-        print(
-            f"mpmkit: AH00004: the scoreboard cannot be made: {why}; see ScoreBoardFile, and "
-            "ServerLimit and ThreadLimit for its size",
-            file=sys.stderr,
-        )
-        return 1
-    configuration.attach(parent)
-    rehearse(setup.directives, configuration.handler, SAMPLES)
     return parent.run()

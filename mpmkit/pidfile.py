@@ -1,0 +1,90 @@
+"""The PidFile: how a later command finds a server that runs in the background.
+
+One line, the parent's process id, mode 0644. It is written beside its place and renamed into it, so
+that a reader sees a whole one or none. It goes away with the server; one that stays behind (a
+killed parent, a machine that lost its power) is *stale*: its process is no server any more.
+
+    read(path)      the number in it, None without a file
+    running(path)   the number, if a server of ours still runs under it
+
+A number may have been given to another process since. httpd looks only whether it is alive, and
+would signal a stranger; here a process counts as a server if its command line says mpmkit.
+"""
+
+from __future__ import annotations
+
+import os
+
+LONGEST = 64  # bytes of a file that can hold a process id; a longer one is something else
+
+
+class PidFileError(Exception):
+    """The file can't be read, is no PidFile, or can't be written; the text says what to do."""
+
+
+def read(path: str) -> int | None:
+    """The process id in the file; None when there is no file. Raises PidFileError."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LONGEST)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PidFileError(f"PidFile {path} cannot be read: {error.strerror}") from None
+    number = text.strip()
+    if not number.isdigit() or len(text) == LONGEST or not 0 < int(number) < 1 << 31:
+        raise PidFileError(f"PidFile {path} holds no process id")
+    return int(number)
+
+
+def is_server(pid: int) -> bool:
+    """Whether this process is alive and was started as mpmkit. Our own process is none: a
+    container's first process has the same number each time."""
+    if pid == os.getpid():
+        return False
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(4096).split(b"\0")
+    except OSError:
+        return False
+    return any(b"mpmkit" in word for word in words[:4])
+
+
+def running(path: str) -> int | None:
+    """The server that the file names, if it still runs. Raises PidFileError."""
+    pid = read(path)
+    return pid if pid is not None and is_server(pid) else None
+
+
+def write(path: str) -> int | None:
+    """Make it ours; returns what a stale file said before, or None. Raises PidFileError."""
+    try:
+        stale = read(path)
+    except PidFileError:
+        stale = None  # whatever it was, nothing runs under it
+    beside = f"{path}.{os.getpid()}"
+    try:
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.fchmod(fd, 0o644)
+            os.write(fd, b"%d\n" % os.getpid())
+        finally:
+            os.close(fd)
+        os.rename(beside, path)
+    except OSError as error:
+        raise PidFileError(
+            f"PidFile {path} cannot be written: {error.strerror}; name a file in a directory that "
+            "exists and may be written"
+        ) from None
+    return stale if stale != os.getpid() else None
+
+
+def remove(path: str) -> bool:
+    """Take it away, if it is ours."""
+    try:
+        if read(path) != os.getpid():
+            return False
+        os.unlink(path)
+    except (PidFileError, OSError):
+        return False
+    return True
