@@ -1086,6 +1086,8 @@ class _Reader:
                     f"{spec.name} must stand in a <Directory>, <Location> or <Files>: move it in"
                 )
             value = parse_value(spec, setting.args)
+            if spec.name == "Listen" and value[0].port and value[0] in self.values["Listen"]:
+                raise ValueError(f"Listen {setting.args[0]} is there already: keep one of the two")
             self.remark(spec, setting, value)
         except ValueError as error:
             self.problems.append(DirectiveError.at(setting, str(error)))
