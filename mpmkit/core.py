@@ -188,6 +188,10 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
         else:
             chunked = response.length is None and request.version == (1, 1)
             chunked = chunked and response.status not in BODYLESS_STATUSES
+            if response.reason is not None:
+                now = conn.started // 1_000_000_000
+                head = service.head_start.lines_with(response.status, response.reason, now)
+                head += response.fields
             head = b"".join((head, connection, CHUNKED if chunked else b"", response.after))
             conn.body_sent = conn.sent = 0
             try:
@@ -215,9 +219,13 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
 
 
 def drop(response: Response | None) -> None:
-    """Nobody will send `response`: give back the file it has open."""
-    if response is not None and isinstance(response.body, FileBody):
+    """Nobody will send `response`: give back the file it has open, end the script that it is from."""
+    if response is None or isinstance(response.body, bytes):
+        return
+    if isinstance(response.body, FileBody):
         os.close(response.body.fd)
+    elif (close := getattr(response.body, "close", None)) is not None:
+        close()
 
 
 def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool:

@@ -502,6 +502,22 @@ def _handler(words: Words) -> str | None:
     return None if words[0].lower() == "none" else words[0]
 
 
+def _proxy_set(words: Words) -> tuple[tuple[str, dict[str, float]]]:
+    """``fcgi://localhost enablereuse=on max=10 timeout=30``: how to use a backend's connections."""
+    values: dict[str, float] = {}
+    for word in words[1:]:
+        key, _, value = word.lower().partition("=")
+        if key in ("enablereuse", "disablereuse") and value in ("on", "off"):
+            values["enablereuse"] = float((value == "on") == (key == "enablereuse"))
+        elif key in ("max", "timeout") and value.isdigit() and int(value):
+            values[key] = float(value)
+        else:
+            raise ValueError(
+                f'knows enablereuse=on|off, max=number and timeout=seconds, not "{word}"'
+            )
+    return ((words[0], values),)
+
+
 def _require(words: Words) -> Words:
     """mpmkit: who may enter is never guessed, so every other form is refused, not ignored."""
     lower = tuple(word.lower() for word in words)
@@ -793,6 +809,11 @@ ROWS = (
     Spec("WSGIScriptAlias", _alias("WSGIScriptAlias"), (), "A URL path served by a WSGI "
          "application", takes="path file", source="mod_wsgi", args=(2, 2), merge=_more,
          field="aliases"),
+    Spec("ProxyTimeout", _seconds, 0.0, "Longest wait for a FastCGI backend; 0 is Timeout's",
+         takes="number", unit="s", source="mod_proxy", low=0, refused=True, httpd="Timeout"),
+    Spec("ProxySet", _proxy_set, (), "How the connections to a FastCGI backend are used: "
+         "enablereuse=on keeps them, max of them in a process",
+         takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=_more),
     # Read, so that real files can be used, and without effect
     _unused("AllowOverride", "What .htaccess files may change; mpmkit reads none of them",
             where="section"),
@@ -920,6 +941,8 @@ class Directives:
     types: dict[str, str]
     handlers: dict[str, str]
     aliases: tuple[tuple[str, str, str], ...]
+    ProxyTimeout: float
+    ProxySet: tuple[tuple[str, dict[str, float]], ...]
     sections: tuple[Section, ...] = field(default=())
 
     @property

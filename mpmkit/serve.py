@@ -36,9 +36,11 @@ SAMPLES = os.path.join(os.path.dirname(__file__), "htdocs")
 DEFAULTS = (
     Setting("DocumentRoot", (SAMPLES,)),
     Setting("AddHandler", ("wsgi-script", ".py")),
+    Setting("AddHandler", ("cgi-script", ".cgi")),
     Setting("ExtendedStatus", ("On",)),
 )
 DEFAULT_SECTIONS = (
+    Section("Directory", SAMPLES, (Setting("Options", ("+ExecCGI",)),)),
     Section("Location", "/server-status", (Setting("SetHandler", ("server-status",)),)),
 )
 
@@ -182,6 +184,7 @@ class Configuration:
             StaticFiles(root, directives.DirectoryIndex, directives.types),
             WsgiScripts(root, directives.mpm, errors, directives.ServerName or "localhost"),
             {"server-status": status},
+            errors,
         )
 
 

@@ -96,7 +96,8 @@ class Version:
 
 
 class StaticFiles:
-    """The handler. `root` is the document root, `index` the DirectoryIndex names.
+    """The handler. `root` is the document root, `index` the DirectoryIndex names. With a `prefix`, an
+    Alias's: URL paths begin with it, and `root` is what it stands for.
 
     handler_of(path) is the handler that a path has; it is asked about a directory's index file,
     which may be a script, or nobody's to see.
@@ -110,8 +111,10 @@ class StaticFiles:
         index: tuple[str, ...] = ("index.html",),
         types: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
+        prefix: str = "",
     ) -> None:
         self.root = os.path.realpath(root)
+        self._skip = len(prefix.rstrip("/"))
         self.index = index
         self.types = {**TYPES, **(types or {})}
         self._clock = clock
@@ -158,7 +161,7 @@ class StaticFiles:
             return _not_allowed(request)
         if not path.startswith("/"):
             return page(404, request.method)
-        filename = self.root + path.rstrip("/") if path != "/" else self.root
+        filename = self.root + path[self._skip :].rstrip("/")
         try:
             st = os.stat(filename)
             if stat.S_ISDIR(st.st_mode):

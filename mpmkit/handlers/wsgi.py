@@ -17,8 +17,16 @@ from stat import S_ISREG
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from mpmkit.handlers.gateway import Script, base_variables, variables
 from mpmkit.handlers.static import signature_of
-from mpmkit.http.messages import BODYLESS_STATUSES, SERVER, Request, Response, page
+from mpmkit.http.messages import (
+    BODYLESS_STATUSES,
+    REASONS,
+    FileBody,
+    Request,
+    Response,
+    page,
+)
 
 if TYPE_CHECKING:
     from mpmkit.connection import Connection
@@ -37,7 +45,7 @@ class ScriptExit(Exception):
     """A script called sys.exit(): the end of its request, not of a process with other clients."""
 
 
-class Script:
+class Application:
     """One `.py` file: its application, loaded anew when the file changes.
 
     The module goes into `sys.modules` under a name made of the file's path, because frameworks look
@@ -101,79 +109,82 @@ class Script:
 
 
 class WsgiScripts:
-    """The handler for scripts under `root`. `mpm` decides wsgi.multithread and wsgi.multiprocess."""
+    """The handler for WSGI scripts. `mpm` decides wsgi.multithread and wsgi.multiprocess."""
 
     def __init__(
         self, root: str, mpm: str, errors: ErrorLog, server_name: str = "localhost"
     ) -> None:
-        self.root = os.path.realpath(root)
         self._errors = errors
-        self._scripts: dict[str, Script] = {}
-        self._base = {
+        self._name = server_name
+        self._applications: dict[str, Application] = {}
+        self._base: dict[str, Any] = {
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
             "wsgi.multithread": mpm != "prefork",
             "wsgi.multiprocess": True,
             "wsgi.run_once": False,
             "wsgi.errors": _ErrorStream(errors),
-            "SERVER_SOFTWARE": SERVER,
-            "SERVER_NAME": server_name,
-            "GATEWAY_INTERFACE": "CGI/1.1",
-            "DOCUMENT_ROOT": self.root,
+            "wsgi.file_wrapper": FileWrapper,
+            **base_variables(os.path.realpath(root)),
         }
 
-    def run(self, request: Request, conn: Connection, script_name: str, path_info: str) -> Response:
-        """Run the script at URL path `script_name`; `path_info` is the rest of the path."""
-        script = self._scripts.get(script_name)
-        if script is None:
-            script = Script(self.root, self.root + script_name)
+    def run(self, request: Request, conn: Connection, script: Script) -> Response:
+        """Run the application in a script's file."""
+        name = script.filename
+        application = self._applications.get(name)
+        if application is None:
+            application = Application(script.root, name)
         try:
-            version = script.version()
+            version = application.version()
         except (OSError, ValueError) as error:
-            self._scripts.pop(script_name, None)
+            self._applications.pop(name, None)
             missing = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError))
             return page(404 if missing else 403, request.method)
         # Of two threads that come first, both must use the same module.
-        script = self._scripts.setdefault(script_name, script)
+        application = self._applications.setdefault(name, application)
         try:
-            application = script.application(version)
-            environ = self._environ(request, conn, script, script_name, path_info)
-            return run_application(application, environ, request)
+            function = application.application(version)
+            environ = variables(self._base.copy(), request, conn, script, self._name)
+            environ["SCRIPT_FILENAME"] = application.filename
+            if conn.scheme != "http":
+                environ["wsgi.url_scheme"] = conn.scheme
+            if request.length == 0:
+                environ["wsgi.input"] = io.BytesIO()
+            else:
+                environ["wsgi.input"] = io.BufferedReader(_Body(conn))
+                if request.length is None:
+                    environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
+            return run_application(function, environ, request)
         except SystemExit as error:
-            raise ScriptExit(script_name) from error
+            raise ScriptExit(script.name) from error
 
-    def _environ(
-        self, request: Request, conn: Connection, script: Script, script_name: str, path_info: str
-    ) -> dict[str, Any]:
-        environ = self._base.copy()
-        host, port = conn.sock.getsockname()[:2]
-        environ["REQUEST_METHOD"] = request.method
-        environ["SCRIPT_NAME"] = _latin(script_name)
-        environ["PATH_INFO"] = _latin(path_info)
-        environ["QUERY_STRING"] = request.query.decode("latin-1")
-        environ["REQUEST_URI"] = request.target.decode("latin-1")
-        environ["SERVER_PROTOCOL"] = f"HTTP/1.{request.version[1]}"
-        environ["SERVER_ADDR"] = host
-        environ["SERVER_PORT"] = str(port)
-        environ["REMOTE_ADDR"] = conn.peer[0]
-        environ["REMOTE_PORT"] = str(conn.peer[1])
-        environ["SCRIPT_FILENAME"] = script.filename
-        environ["wsgi.input"] = (
-            io.BytesIO() if request.length == 0 else io.BufferedReader(_Body(conn))
-        )
-        if request.length is None:
-            environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
-        for name, value in request.headers:
-            if b"_" in name:
-                continue  # X_Y would pass for X-Y, which someone on the way may have vouched for
-            key = name.decode("latin-1").upper().replace("-", "_")
-            if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-                if key == "PROXY":
-                    continue  # HTTP_PROXY means something else to many libraries (httpoxy)
-                key = "HTTP_" + key
-            text = value.decode("latin-1")
-            environ[key] = f"{environ[key]}, {text}" if key in environ else text
-        return environ
+
+class FileWrapper:
+    """wsgi.file_wrapper (PEP 3333, "Optional Platform-Specific File Handling"): a file as an iterable.
+
+    An application that returns one, of a regular file, has it sent as a static file would be: by
+    sendfile where that is on, and under event without a thread that waits for a slow client.
+    """
+
+    def __init__(self, file: Any, block_size: int = 65536) -> None:
+        self.file = file
+        self._block_size = block_size
+        self.close = getattr(file, "close", lambda: None)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while data := self.file.read(self._block_size):
+            yield data
+
+    def body(self) -> FileBody | None:
+        """What is left of the file, by a descriptor of its own; None: it is no regular file."""
+        try:
+            fd, at = self.file.fileno(), self.file.tell()
+            st = os.fstat(fd)
+            if not S_ISREG(st.st_mode):
+                return None
+            return FileBody(os.dup(fd), at, max(0, st.st_size - at))
+        except (AttributeError, OSError, ValueError):
+            return None
 
 
 def run_application(
@@ -189,6 +200,13 @@ def run_application(
         # All of it is at hand: one send, and its length is known.
         body = b"".join(result)
         return call.response(body, len(body))
+    if type(result) is FileWrapper and not call.written:
+        file = result.body()
+        if file is not None:
+            if call.sends(file):
+                result.close()
+                return call.response(file, file.count)
+            os.close(file.fd)
     pieces = _Pieces(result, call)
     try:
         return call.response(pieces, None)
@@ -239,6 +257,17 @@ class _Call:
         if data:
             self.written.append(data)
 
+    def sends(self, file: FileBody) -> bool:
+        """The file can be the body as it is: there is to be one, of this length, and no special head."""
+        code = int(self.status[:3] or 0)
+        lengths = [value for name, value in self.headers if name.lower() == "content-length"]
+        return (
+            code not in BODYLESS_STATUSES
+            and self.request.method != "HEAD"
+            and self.status[4:] == REASONS.get(code)
+            and lengths in ([], [str(file.count)])
+        )
+
     def response(self, body: Any, length: int | None) -> Response:
         if not self.status:
             raise AssertionError("the application did not call start_response")
@@ -268,9 +297,14 @@ class _Call:
             raise AssertionError(f"Content-Length says {declared}, the body has {length} bytes")
         if isinstance(body, _Pieces):
             body.declared = declared
+        reason = None
+        if self.status[4:] != REASONS.get(code):
+            reason = self.status[4:].encode("latin-1")
+            body = [body] if type(body) is bytes else body  # the way on which a reason is asked for
         return Response(
-            code, fields.encode("latin-1"), after.encode("latin-1") + b"\r\n", body, declared
-        )
+            code, fields.encode("latin-1"), after.encode("latin-1") + b"\r\n", body, declared,
+            reason=reason,
+        )  # fmt: skip
 
 
 class _Pieces:
@@ -371,8 +405,3 @@ class _ErrorStream:
 
     def flush(self) -> None:
         pass
-
-
-def _latin(path: str) -> str:
-    """A decoded path as PEP 3333 wants it: the bytes, as latin-1."""
-    return os.fsencode(path).decode("latin-1")

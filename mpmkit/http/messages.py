@@ -65,7 +65,9 @@ SENTENCES = {
     417: "The only expectation this server can meet is 100-continue.",
     500: "The script failed; the error log says how.",
     501: "The server does not know this method.",
+    502: "The program behind this server did not give an answer that could be passed on.",
     503: "The server can't do this at the moment.",
+    504: "The program behind this server took too long.",
 }
 
 # Bytes that the scoreboard keeps of a request: its protocol and its line.
@@ -158,9 +160,10 @@ class Response:
     body            bytes, a FileBody, or an iterable of bytes (close() is called if it has one)
     length          bytes of the body when it is known before, else None (then chunked, or closed)
     close           end the connection after this response
+    reason          a script's own words for the status, if `body` is an iterable; None: the usual ones
     """
 
-    __slots__ = ("after", "body", "close", "fields", "length", "status")
+    __slots__ = ("after", "body", "close", "fields", "length", "reason", "status")
 
     def __init__(
         self,
@@ -170,6 +173,7 @@ class Response:
         body: bytes | FileBody | Iterable[bytes] = b"",
         length: int | None = 0,
         close: bool = False,
+        reason: bytes | None = None,
     ) -> None:
         self.status = status
         self.fields = fields
@@ -177,6 +181,7 @@ class Response:
         self.body = body
         self.length = length
         self.close = close
+        self.reason = reason
 
 
 def page(
@@ -270,3 +275,8 @@ class HeadStart:
                 f"Date: {http_date(now)}\r\nServer: {self._server}\r\n"
             ).encode("latin-1")
         return lines
+
+    def lines_with(self, status: int, reason: bytes, now: int) -> bytes:
+        """The same with a script's own words for the status. Not kept: they may be any words."""
+        _, end, rest = self.lines(status, now).partition(b"\r\n")
+        return b"HTTP/1.1 %d %b%b%b" % (status, reason, end, rest)

@@ -1,0 +1,381 @@
+"""Programs that run for one request and end with it: the Common Gateway Interface (RFC 3875).
+
+    request body ──> stdin  ┌─────────┐ stdout ──> head, then body to the client as it comes
+                            │ program │
+    the variables ─> env    └─────────┘ stderr ──> error log
+
+A process a request: nothing is shared, nothing leaks from one request to the next, any language
+will do; and each request pays for a process (mod_cgi's way, under every MPM).
+
+The program is started by vfork and exec (`subprocess` without preexec_fn), never by a fork of a process
+with threads. It leads a process group of its own. The group is ended when Timeout passes between
+two pieces of output, when the client is gone, and when the server's process dies: for that the
+program holds the end of a pipe whose other end's death the kernel tells the group (O_ASYNC).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from stat import S_ISDIR, S_ISREG
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from mpmkit.handlers.gateway import (
+    LONGEST_HEAD,
+    Script,
+    ScriptFailed,
+    answer,
+    base_variables,
+    context_variables,
+    read_head,
+    split_head,
+    variables,
+)
+from mpmkit.http.messages import Request, RequestError, Response, page
+
+if TYPE_CHECKING:
+    from mpmkit.connection import Connection
+    from mpmkit.directives import Directives
+    from mpmkit.logs import ErrorLog
+
+PIECE = 65536  # bytes read from a program at a time: what a pipe holds
+GRACE = 3.0  # seconds between TERM and KILL, and that a program may go on after its output's end
+PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TZ")  # of the server's own environment
+STDERR_LINE = 8192  # a longer line of a program's complaints is cut into several
+
+F_SETSIG = 10  # Linux; the fcntl module has no name for it before 3.13
+
+Redirect = Callable[[Request, "Connection", str, bytes, dict], Response]
+
+
+class CgiScripts:
+    """The handler. `redirect` serves a script's `Location: /path`: the router's to do."""
+
+    def __init__(
+        self, directives: Directives, errors: ErrorLog, document_root: str, redirect: Redirect
+    ) -> None:
+        self._errors = errors
+        self._redirect = redirect
+        self._timeout = directives.Timeout
+        self._name = directives.ServerName or "localhost"
+        self._root = document_root
+        self._base = base_variables(document_root)
+        self._base |= {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+        # A child with threads stays on one CPU; its programs need not. Asked before any child is.
+        self._cpus = os.sched_getaffinity(0)
+        self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def run(self, request: Request, conn: Connection, script: Script, allowed: bool) -> Response:
+        """Run a program. `allowed`: by Options ExecCGI, or because it came by a ScriptAlias."""
+        try:
+            self._check(script, allowed)
+            environ = variables(self._base.copy(), request, conn, script, self._name)
+            if not script.path_info:
+                del environ["PATH_INFO"]
+            environ.pop("HTTP_AUTHORIZATION", None)  # CGIPassAuth Off
+            environ.pop("HTTP_PROXY_AUTHORIZATION", None)
+            context_variables(environ, script, self._root)
+            program = Program(
+                script.filename,
+                {key: value.encode("latin-1", "surrogateescape") for key, value in environ.items()},
+                conn, self._errors, self._timeout, self._nothing if request.length == 0 else None,
+                self._cpus,
+            )  # fmt: skip
+            try:
+                head, pieces = program.answer()
+                return answer(
+                    head, pieces, request, os.path.basename(script.filename),
+                    lambda path, fields: self._redirect(request, conn, path, fields, environ),
+                    lambda error: self._failed(error, conn),
+                )  # fmt: skip
+            except BaseException:
+                program.kill()
+                raise
+        except ScriptFailed as error:
+            self._failed(error, conn)
+            return page(error.status, request.method)
+
+    def _check(self, script: Script, allowed: bool) -> None:
+        """May this file be run? Raises ScriptFailed, in httpd's order."""
+        name = script.filename
+        if not allowed:
+            raise ScriptFailed(
+                403, f"Options ExecCGI is off in the directory of {name}; write Options +ExecCGI in "
+                "its <Directory>, or use ScriptAlias", "AH02809")  # fmt: skip
+        try:
+            st = os.stat(name)
+            real = os.path.realpath(name, strict=True)
+        except PermissionError:
+            raise ScriptFailed(403, f"{name} may not be looked at", "AH02811") from None
+        except (OSError, ValueError):
+            raise ScriptFailed(404, f"script not found or unable to stat: {name}", "AH02811") from None
+        if S_ISDIR(st.st_mode):
+            raise ScriptFailed(403, f"attempt to invoke directory as script: {name}", "AH02812")
+        if not S_ISREG(st.st_mode) or not real.startswith(script.root.rstrip("/") + "/"):
+            raise ScriptFailed(403, f"{name} is no file, or a link that leads out of {script.root}")
+
+    def _failed(self, error: ScriptFailed, conn: Connection) -> None:
+        self._errors.write(error.level, str(error), ah=error.ah, module="cgi", client=conn.peer)
+
+
+class Program:
+    """One running program. Its end is seen to by whoever iterates `pieces`, or by `kill`.
+
+    Raises ScriptFailed when it can't be started.
+    """
+
+    def __init__(
+        self, filename: str, environ: dict[str, bytes], conn: Connection, errors: ErrorLog,
+        timeout: float, stdin: int | None, cpus: set[int],
+    ) -> None:  # fmt: skip
+        self._filename = filename
+        self._name = os.path.basename(filename)
+        self._conn = conn
+        self._errors = errors
+        self._timeout = timeout
+        self._silent = False  # stderr is at its end
+        self._complaint = b""  # a line of stderr that is not complete yet
+        self._piece = memoryview(b"")  # of the request's body, not yet taken by the program
+        opened: list[int] = []
+        try:
+            out, theirs_out = _pipe(opened)
+            err, theirs_err = _pipe(opened)
+            line, self._line = _pipe(opened)  # the program holds `line`; see the module's docstring
+            into = -1
+            theirs_in = stdin
+            if theirs_in is None:
+                theirs_in, into = _pipe(opened)
+                os.set_blocking(into, False)
+            with _on_all(cpus):
+                self._process = subprocess.Popen(
+                    [filename], env=environ, cwd=os.path.dirname(filename), stdin=theirs_in,
+                    stdout=theirs_out, stderr=theirs_err, pass_fds=(line,), process_group=0,
+                )  # fmt: skip
+        except (OSError, ValueError) as error:
+            for fd in opened:
+                os.close(fd)
+            raise ScriptFailed(500, f"exec of '{filename}' failed: {_why(error)}", "AH01223") from None
+        for fd in (theirs_out, theirs_err, *((theirs_in,) if stdin is None else ())):
+            os.close(fd)
+        self._out, self._err, self._in, self._held = out, err, into, line
+        self._poll = select.poll()
+        self._poll.register(out, select.POLLIN)
+        self._poll.register(err, select.POLLIN)
+        self._poll.register(conn.fd, 0)  # only a reset is news; to have no more to say is no crime
+        self._hold_the_line()
+
+    def _hold_the_line(self) -> None:
+        """From now on the group gets SIGTERM when this process dies, however it dies."""
+        fcntl.fcntl(self._held, fcntl.F_SETOWN, -self._process.pid)
+        fcntl.fcntl(self._held, F_SETSIG, signal.SIGTERM)
+        fcntl.fcntl(self._held, fcntl.F_SETFL, os.O_ASYNC)
+
+    # -- its answer ---------------------------------------------------------------------------
+
+    def answer(self):
+        """Its head, and the pieces of its body. Raises ScriptFailed, or RequestError when the client
+        is at fault."""
+        data = b""
+        while (found := split_head(data)) is None:
+            piece = self.read()
+            if not piece:
+                what = "Premature end of script headers" if data else \
+                    "End of script output before headers"  # fmt: skip
+                raise ScriptFailed(500, f"{what}: {self._name}")
+            data += piece
+            if len(data) > LONGEST_HEAD:
+                raise ScriptFailed(500, f"more than {LONGEST_HEAD} bytes of headers: {self._name}")
+        return read_head(found[0], self._name), _Output(self, found[1])
+
+    def read(self) -> bytes:
+        """The next piece of its output, b"" at the end. Meanwhile it is given the request's body, and
+        its complaints go to the error log.
+
+        Raises ScriptFailed when Timeout passes and nothing moves; RequestError when the client is
+        gone, or what it sends is no body.
+        """
+        until = monotonic() + self._timeout
+        while True:
+            self._next_piece()
+            events = self._poll.poll(max(0.0, until - monotonic()) * 1000)
+            if not events:
+                raise ScriptFailed(
+                    504, f"Timeout waiting for output from CGI script {self._filename}", "AH01220",
+                    "warn")  # fmt: skip
+            for fd, _ in events:
+                if fd == self._out:
+                    piece = os.read(fd, PIECE)
+                    if piece:
+                        return piece
+                    self._poll.unregister(fd)
+                    return b""
+                if fd == self._err:
+                    self._complain()
+                elif fd == self._in:
+                    if self._give():
+                        until = monotonic() + self._timeout
+                else:
+                    raise RequestError(500, "the client left while its script ran", silent=True)
+
+    def _next_piece(self) -> None:
+        """The body's next piece, when the program has taken the one before."""
+        if self._in < 0 or self._piece:
+            return
+        piece = self._conn.read_body()
+        if piece:
+            self._piece = memoryview(piece)
+            self._poll.register(self._in, select.POLLOUT)
+        else:
+            self._end_of_body()
+
+    def _give(self) -> bool:
+        """Write some of the body to the program. True: it took something."""
+        try:
+            self._piece = self._piece[os.write(self._in, self._piece) :]
+        except BlockingIOError:
+            return False
+        except OSError:  # it reads no more: that is its right
+            self._end_of_body()
+            return False
+        if not self._piece:
+            self._poll.unregister(self._in)
+        return True
+
+    def _end_of_body(self) -> None:
+        if self._piece:
+            self._poll.unregister(self._in)
+            self._piece = memoryview(b"")
+        os.close(self._in)
+        self._in = -1
+
+    def _complain(self) -> None:
+        """What it says on stderr, a line of the error log for each of its lines."""
+        data = os.read(self._err, PIECE)
+        if not data:
+            self._poll.unregister(self._err)
+            self._silent = True
+        lines = (self._complaint + data).split(b"\n")
+        self._complaint = lines.pop() if data and len(lines[-1]) < STDERR_LINE else b""
+        for line in lines:
+            if line.strip():
+                text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
+                self._errors.write("error", f"stderr from {self._filename}: {text}", ah="AH01215",
+                                   module="cgi", client=self._conn.peer)  # fmt: skip
+
+    # -- its end ------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Its output is at an end: wait for its own, GRACE seconds; then `kill`."""
+        if self._process.returncode is None and not self._ended_within(GRACE):
+            self.kill()
+            return
+        self._bury()
+
+    def kill(self) -> None:
+        """End the whole group: TERM, and KILL for what is left of it. Harmless after the end."""
+        if self._held < 0:
+            return
+        # The leader is not waited for yet, so nobody else can have got the group's number.
+        self._signal(signal.SIGTERM)
+        self._ended_within(GRACE, wait_only=True)
+        self._signal(signal.SIGKILL)
+        self._bury()
+
+    def _signal(self, number: int) -> None:
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def _ended_within(self, seconds: float, wait_only: bool = False) -> bool:
+        """Wait for the leader's end; without `wait_only` it is buried, too."""
+        try:
+            pid = os.pidfd_open(self._process.pid)
+        except OSError:  # no descriptor is left for it
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                return False
+            return True
+        try:
+            poll = select.poll()
+            poll.register(pid, select.POLLIN)
+            ended = bool(poll.poll(seconds * 1000))
+        finally:
+            os.close(pid)
+        if ended and not wait_only:
+            self._process.wait()
+        return ended
+
+    def _bury(self) -> None:
+        """No zombie and no descriptor is left."""
+        if self._held < 0:
+            return
+        fcntl.fcntl(self._held, fcntl.F_SETFL, 0)  # what it left running in the background may stay
+        self._process.wait()
+        os.set_blocking(self._err, False)
+        try:
+            while not self._silent:
+                self._complain()
+        except BlockingIOError:  # what it left running could still say something
+            pass
+        for fd in (self._out, self._err, self._held, self._line, self._in):
+            if fd >= 0:
+                os.close(fd)
+        self._held = self._in = -1
+
+
+class _Output:
+    """A program's body, piece by piece. The end of the iteration is the end of the program."""
+
+    def __init__(self, program: Program, first: bytes) -> None:
+        self._program = program
+        self._first = first
+        self._whole = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._first:
+            yield self._first
+        while piece := self._program.read():
+            yield piece
+        self._whole = True
+
+    def close(self) -> None:
+        self._program.end() if self._whole else self._program.kill()
+
+
+@contextmanager
+def _on_all(cpus: set[int]) -> Iterator[None]:
+    """A program may use all CPUs that the server may, though the thread that starts it uses one."""
+    own = os.sched_getaffinity(0)
+    if own == cpus:
+        yield
+        return
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
+
+
+def _pipe(opened: list[int]) -> tuple[int, int]:
+    ends = os.pipe()
+    opened += ends
+    return ends
+
+
+def _why(error: Exception) -> str:
+    """What to do about a program that can't be started."""
+    if isinstance(error, PermissionError):
+        return "Permission denied: make it executable (chmod +x)"
+    if isinstance(error, FileNotFoundError):
+        return "No such file: its first line (#!) names an interpreter that is not here"
+    if isinstance(error, OSError) and error.errno == 8:
+        return "Exec format error: a script begins with #! and its interpreter"
+    return str(getattr(error, "strerror", None) or error)

@@ -1,0 +1,116 @@
+"""FastCGI 1.0 as bytes: records and name-value pairs, made and read. No socket here.
+
+    record   version 1 │ type │ request id (2) │ length of content (2) │ of padding │ 0 │ content │ padding
+    stream   records of one type, ended by one without content (PARAMS, STDIN, STDOUT, STDERR)
+    pair     length of name (1 or 4) │ length of value (1 or 4) │ name │ value
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from struct import Struct
+from typing import NamedTuple
+
+BEGIN_REQUEST, ABORT_REQUEST, END_REQUEST, PARAMS, STDIN, STDOUT, STDERR, DATA = range(1, 9)
+GET_VALUES, GET_VALUES_RESULT, UNKNOWN_TYPE = range(9, 12)
+
+RESPONDER = 1  # the role of a backend that makes a response
+KEEP_CONN = 1  # flag of BEGIN_REQUEST: the connection stays after END_REQUEST
+COMPLETE, NO_MULTIPLEXING, OVERLOADED, UNKNOWN_ROLE = range(4)  # END_REQUEST's protocol status
+
+MOST = 65535  # bytes of content in a record
+_HEAD = Struct(">BBHHBx")
+_BEGIN = Struct(">HB5x")
+_END = Struct(">IB3x")
+
+
+class FastCgiError(ValueError):
+    """Bytes that are no FastCGI 1.0."""
+
+
+class Record(NamedTuple):
+    type: int
+    request: int
+    content: bytes
+
+
+def record(kind: int, request: int, content: bytes = b"") -> bytes:
+    """One record, padded to a multiple of 8 as the specification advises. Raises FastCgiError."""
+    if len(content) > MOST:
+        raise FastCgiError(f"{len(content)} bytes in a record, {MOST} is the most")
+    padding = -len(content) % 8
+    return _HEAD.pack(1, kind, request, len(content), padding) + content + bytes(padding)
+
+
+def stream(kind: int, request: int, data: bytes) -> bytes:
+    """`data` as records of a stream. Its end is another one: `record(kind, request)`."""
+    if len(data) <= MOST:
+        return record(kind, request, data) if data else b""
+    step = MOST - MOST % 8
+    return b"".join(
+        record(kind, request, data[at : at + step]) for at in range(0, len(data), step)
+    )
+
+
+def begin(request: int, keep: bool) -> bytes:
+    """BEGIN_REQUEST for a responder."""
+    return record(BEGIN_REQUEST, request, _BEGIN.pack(RESPONDER, KEEP_CONN if keep else 0))
+
+
+def read_end(content: bytes) -> tuple[int, int]:
+    """(application's status, protocol's status) of an END_REQUEST. Raises FastCgiError."""
+    if len(content) != _END.size:
+        raise FastCgiError("an END_REQUEST of another length")
+    return _END.unpack(content)
+
+
+def pairs(items: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Name-value pairs."""
+    parts: list[bytes] = []
+    for name, value in items:
+        short = len(name) < 128 and len(value) < 128
+        parts += (
+            bytes((len(name), len(value))) if short else _length(len(name)) + _length(len(value)),
+            name, value,
+        )  # fmt: skip
+    return b"".join(parts)
+
+
+def _length(count: int) -> bytes:
+    return bytes((count,)) if count < 128 else (count | 1 << 31).to_bytes(4, "big")
+
+
+def read_pairs(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The pairs again. Raises FastCgiError."""
+    found: list[tuple[bytes, bytes]] = []
+    at = 0
+    while at < len(data):
+        lengths = []
+        for _ in range(2):
+            size = 4 if data[at : at + 1] >= b"\x80" else 1
+            if at + size > len(data):
+                raise FastCgiError("a pair ends within its lengths")
+            lengths.append(int.from_bytes(data[at : at + size], "big") & (1 << 31) - 1)
+            at += size
+        end = at + lengths[0]
+        if end + lengths[1] > len(data):
+            raise FastCgiError("a pair is longer than its record")
+        found.append((data[at:end], data[end : end + lengths[1]]))
+        at = end + lengths[1]
+    return found
+
+
+def read_records(data: bytes) -> tuple[list[Record], bytes]:
+    """The whole records that `data` begins with, and the rest. Raises FastCgiError."""
+    found: list[Record] = []
+    at = 0
+    while len(data) - at >= _HEAD.size:
+        version, kind, request, length, padding = _HEAD.unpack_from(data, at)
+        if version != 1:
+            raise FastCgiError(f"version {version} of FastCGI, or something else altogether")
+        start = at + _HEAD.size
+        if len(data) < start + length + padding:
+            break
+        found.append(Record(kind, request, data[start : start + length]))
+        at = start + length + padding
+    return found, data[at:]

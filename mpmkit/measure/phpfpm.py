@@ -1,0 +1,186 @@
+"""A php-fpm of one's own, beside the machine's: on a unix socket in a temporary directory.
+
+    with PhpFpm(children=25) as fpm:
+        mpmkit.launch("event", directives=fpm.directives())      SetHandler "proxy:unix:…|fcgi://localhost"
+
+`pm = static` with as many children as the server has workers, so that each of them can hold a
+connection. It runs as an unprivileged process tree (as www-data when root starts it) and ends with
+whoever launched it, however that ends. No service of the machine is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from mpmkit.measure.rivals import (
+    NotInstalled,
+    RivalFailed,
+    end_group,
+    find_program,
+    guard,
+    members,
+    unprivileged_user,
+)
+
+READY_WITHIN = 10.0
+STOP_WITHIN = 5.0
+MOST_CHILDREN = 512  # processes; each takes some MB
+
+
+def find_php_fpm() -> str:
+    """The newest php-fpm here: Debian's carry a version in their name. Raises NotInstalled."""
+    names = [Path(path).name for place in ("/usr/sbin", "/usr/local/sbin")
+             for path in glob.glob(f"{place}/php-fpm[0-9]*")]
+    newest = sorted(names, key=lambda name: [int(n) for n in name[7:].split(".") if n.isdigit()])
+    return find_program((*reversed(newest), "php-fpm"), "php-fpm",
+                        "apt install php-fpm, or: conda install -c conda-forge php")
+
+
+class PhpFpm:
+    """php-fpm with `children` workers, for the length of a `with` block.
+
+    Attributes once started: `socket` (its path), `pid`, `root` (its directory).
+    Raises NotInstalled if there is none, ValueError for a number of children that makes no sense.
+    """
+
+    name = "php-fpm"
+
+    def __init__(self, *, children: int = 5) -> None:
+        if not 1 <= children <= MOST_CHILDREN:
+            raise ValueError(f"children: must be from 1 to {MOST_CHILDREN}, not {children}")
+        self.children = children
+        self.pid = 0
+        self.root = Path()
+        self._binary = find_php_fpm()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    @property
+    def version(self) -> str:
+        """As it tells: `PHP 8.2.36`."""
+        told = subprocess.run([self._binary, "-v"], capture_output=True, text=True).stdout
+        return " ".join(told.split()[:2]) or "unknown"
+
+    @property
+    def socket(self) -> Path:
+        return self.root / "fpm.sock"
+
+    @property
+    def handler(self) -> str:
+        """What SetHandler takes."""
+        return f"proxy:unix:{self.socket}|fcgi://localhost"
+
+    def directives(self) -> tuple[str, ...]:
+        """Directive lines that have it run every .php file."""
+        return (f'AddHandler "{self.handler}" .php',)
+
+    def start(self) -> PhpFpm:
+        """Start, and return once it accepts. Raises RivalFailed with what it said."""
+        self.root = Path(tempfile.mkdtemp(prefix="mpmkit-php-fpm-"))
+        self.root.chmod(0o755)
+        try:
+            file = self.root / "fpm.conf"
+            file.write_text(self._configuration())
+            with open(self.root / "console", "wb") as console:
+                self._process = subprocess.Popen(
+                    # -n: the machine's php.ini and its extensions would differ from place to place
+                    [self._binary, "-n", "-F", "-y", str(file), "-p", str(self.root)],
+                    stdin=subprocess.DEVNULL, stdout=console, stderr=console, cwd=self.root,
+                    start_new_session=True)
+            self.pid = self._process.pid
+            self._guard = guard(self.pid)
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _configuration(self) -> str:
+        who = ""
+        if os.geteuid() == 0:
+            user, group = unprivileged_user()
+            os.chown(self.root, -1, 0)
+            who = f"user = {user}\ngroup = {group}\nlisten.mode = 0666\n"
+        return f"""\
+[global]
+error_log = {self.root}/error_log
+log_level = warning
+daemonize = no
+[lab]
+listen = {self.socket}
+listen.backlog = 511
+{who}pm = static
+pm.max_children = {self.children}
+catch_workers_output = yes
+decorate_workers_output = no
+"""
+
+    def _wait_until_ready(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + READY_WITHIN
+        while time.monotonic() < deadline:
+            status = self._process.poll()
+            if status is not None:
+                raise RivalFailed(f"php-fpm ended with status {status}: {self.error_log()}")
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(1)
+                probe.connect(str(self.socket))
+                return
+            time.sleep(0.01)
+        raise RivalFailed(f"php-fpm did not answer within {READY_WITHIN:g} s: {self.error_log()}")
+
+    def stop(self) -> None:
+        """TERM, then KILL; returns when no process of it is left. Idempotent."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGTERM)
+            try:
+                process.wait(STOP_WITHIN)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                end_group(process.pid)
+                process.wait()
+        watcher, self._guard = self._guard, None
+        if watcher is not None:
+            watcher.kill()  # before its pipe closes, so that it has nothing left to do
+            watcher.wait()
+            assert watcher.stdin is not None
+            watcher.stdin.close()
+        if self.root != Path():
+            shutil.rmtree(self.root, ignore_errors=True)
+            self.root = Path()
+
+    def __enter__(self) -> PhpFpm:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<php-fpm {f'pid {self.pid} at {self.socket}' if self._process else 'stopped'}>"
+
+    def processes(self) -> list[int]:
+        """The pids of all its processes, the master first."""
+        return sorted(members(self.pid), key=lambda pid: (pid != self.pid, pid))
+
+    def error_log(self, lines: int = 5) -> str:
+        """The last lines of what it printed and logged."""
+        texts: list[str] = []
+        for name in ("console", "error_log"):
+            with contextlib.suppress(OSError):
+                texts += (self.root / name).read_text(errors="replace").splitlines()
+        return "\n".join(texts[-lines:]) or "(it said nothing)"
+
+
+__all__ = ["NotInstalled", "PhpFpm", "RivalFailed", "find_php_fpm"]

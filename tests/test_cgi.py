@@ -1,0 +1,522 @@
+"""Programs, one a request (RFC 3875), under all three MPMs: what they are told, what becomes of what they
+say, and that nothing of them is left.
+
+The expectations about statuses, header lines and log lines are what a real httpd 2.4 answered to the same
+programs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from servers import (
+    Client,
+    alive,
+    exchange,
+    get,
+    poll_until,
+    read_reply,
+    serving,
+    take_errors,
+    write,
+)
+
+from mpmkit.launcher import Server
+
+ENV = '#!/bin/sh\necho "Content-Type: text/plain"\necho\nenv\necho "PWD is $(pwd)"\n'
+
+PROGRAMS = {
+    "env": ENV,
+    "noend": '#!/bin/sh\necho "Content-Type: text/plain"\n',
+    "empty": "#!/bin/sh\nexit 0\n",
+    "bad": '#!/bin/sh\necho "no colon here"\necho\necho body\n',
+    "badstatus": '#!/bin/sh\necho "Status: twelve"\necho\n',
+    "long": "#!/bin/sh\nwhile :; do echo X: 1234567890123456789012345678901234567890; done\n",
+    "status": '#!/bin/sh\nprintf "Status: 299 Own Words\\r\\nX-A: 1\\r\\n\\r\\nbody"\n',
+    "s404": '#!/bin/sh\nprintf "Status: 404\\r\\n\\r\\nbody"\n',
+    "s204": '#!/bin/sh\nprintf "Status: 204\\r\\n\\r\\nbody"\n',
+    "abs": '#!/bin/sh\nprintf "Location: http://x.example/y\\r\\nX-B: 1\\r\\n\\r\\nbody"\n',
+    "local": '#!/bin/sh\nprintf "Location: /file.txt?q=1\\r\\nX-B: 1\\r\\n\\r\\nbody"\n',
+    "local2": '#!/bin/sh\nprintf "Location: /cgi-bin/env/pi?q=1\\r\\n\\r\\n"\n',
+    "wsgi": '#!/bin/sh\nprintf "Location: /told.py?q=1\\r\\n\\r\\n"\n',
+    "loop": '#!/bin/sh\nprintf "Location: /cgi-bin/loop\\r\\n\\r\\n"\n',
+    "nowhere": '#!/bin/sh\nprintf "Location: /../..\\r\\n\\r\\n"\n',
+    "s303": '#!/bin/sh\nprintf "Status: 303 See\\r\\nLocation: /file.txt\\r\\n\\r\\nbody"\n',
+    "fields": "#!/bin/sh\n"
+              'printf "Content-Type: a/b\\r\\nDate: x\\r\\nServer: y\\r\\nConnection: close\\r\\n'
+              'Transfer-Encoding: chunked\\r\\nSet-Cookie: a\\r\\nSet-Cookie: b\\r\\n\\r\\nbody"\n',
+    "etag": '#!/bin/sh\nprintf "ETag: \\"e\\"\\r\\nContent-Type: a/b\\r\\n\\r\\nbody"\n',
+    "length": '#!/bin/sh\nprintf "Content-Length: 4\\r\\n\\r\\nbody"\n',
+    "toolong": '#!/bin/sh\nprintf "Content-Length: 4\\r\\n\\r\\nbody and more"\n',
+    "tooshort": '#!/bin/sh\nprintf "Content-Length: 40\\r\\n\\r\\nbody"\n',
+    "stderr": '#!/bin/sh\necho "one line" >&2\nprintf "two\\nlines" >&2\necho\necho body\n',
+    "cat": "#!/bin/sh\necho\ncat\n",
+    "deaf": "#!/bin/sh\nexec <&-\necho\necho deaf\n",
+    "hold": '#!/bin/sh\necho $$ > "$QUERY_STRING"\ntrap "" USR1\nsleep 60 &\nwait\n',
+    "some": '#!/bin/sh\necho\necho $$\nsleep 60 &\nwait\n',
+    "stubborn": "#!/bin/sh\ntrap '' TERM\necho $$ > \"$QUERY_STRING\"\nwhile :; do sleep 1; done\n",
+    "endless": '#!/bin/sh\necho\necho $$\nwhile :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done\n',
+    "noisy": '#!/bin/sh\necho\ncat >/dev/null\nfor i in 1 2 3 4 5 6 7 8; do cat "$0"; done\n' + "#" * 60000,
+    "fds": '#!/bin/sh\necho\nls /proc/self/fd | tr "\\n" " "\n',
+    "background": '#!/bin/sh\necho\necho here\n(sleep 30 & echo $! > "$QUERY_STRING") >/dev/null 2>&1\n',
+    "cpus": '#!/bin/sh\necho\ngrep Cpus_allowed_list /proc/self/status\n',
+    "slow": "#!/bin/sh\nread line < \"$QUERY_STRING\"\necho\necho $line\n",
+}  # fmt: skip
+
+TOLD = """
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return ["".join(f"{k}={v}\\n" for k, v in environ.items() if isinstance(v, str)).encode()]
+"""
+
+
+def program(path: Path, text: str, mode: int = 0o755) -> Path:
+    write(path, text)
+    path.chmod(mode)
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A document root, a cgi-bin beside it, and a configuration for both."""
+    where = tmp_path_factory.mktemp("cgi")
+    root = where / "root"
+    for name, text in PROGRAMS.items():
+        program(where / "cgi-bin" / name, text)
+    program(where / "cgi-bin" / "deep" / "er" / "env", ENV)
+    program(root / "env.cgi", ENV)
+    program(root / "noexec.cgi", ENV, 0o644)
+    program(root / "nointerpreter.cgi", "#!/nonexistent/program\n")
+    program(root / "noformat.cgi", "echo\n")
+    program(root / "plain" / "env.cgi", ENV)
+    program(root / "set" / "any", ENV)
+    program(root / "dir" / "index.cgi", ENV)
+    program(where / "outside.cgi", ENV)
+    (root / "link.cgi").symlink_to(where / "outside.cgi")
+    (root / "folder.cgi").mkdir()
+    write(root / "folder.cgi" / "file.txt", "in a folder")
+    write(root / "file.txt", "file\n")
+    write(root / "told.py", TOLD)
+    write(where / "icons" / "a.txt", "aliased")
+    write(where / "icons" / "sub" / "index.html", "sub of an alias")
+    write(where / "icons" / "secret.txt", "secret")
+    (where / "httpd.conf").write_text(f"""
+DocumentRoot "{root}"
+DirectoryIndex index.html index.cgi
+AddHandler cgi-script .cgi
+AddHandler wsgi-script .py
+ScriptAlias /cgi-bin/ "{where}/cgi-bin/"
+ScriptAlias /closed/ "{where}/cgi-bin/"
+ScriptAlias /one "{where}/cgi-bin/env"
+Alias /icons/ "{where}/icons/"
+Alias /one-icon "{where}/icons/a.txt"
+WSGIScriptAlias /app "{root}/told.py"
+Timeout 10
+<Directory "{root}">
+    Options +ExecCGI
+</Directory>
+<Directory "{root}/plain">
+    Options -ExecCGI
+</Directory>
+<Directory "{root}/set">
+    SetHandler cgi-script
+</Directory>
+<Location /closed>
+    Require all denied
+</Location>
+<Files secret.txt>
+    Require all denied
+</Files>
+""")
+    return where
+
+
+@pytest.fixture(scope="module")
+def document_root(site):
+    return None
+
+
+@pytest.fixture(scope="module")
+def directives(site):
+    return {"conf": site / "httpd.conf"}
+
+
+def told(reply) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in reply.body.decode().splitlines() if "=" in line)
+
+
+# -- what it is told ------------------------------------------------------------------------------
+
+
+def test_the_environment_is_httpd_s(server, site):
+    reply = get(server, "/env.cgi/pi/a%20b?x=1", "Authorization: Basic eA==", "Proxy: bad",
+                "X_Y: 1", "X-Y: 2", "X-Y: 3")
+    assert (reply.status, reply["Content-Type"]) == (200, "text/plain")
+    env = told(reply)
+    root = str(site / "root")
+    expected = {
+        "CONTEXT_DOCUMENT_ROOT": root, "CONTEXT_PREFIX": "", "DOCUMENT_ROOT": root,
+        "GATEWAY_INTERFACE": "CGI/1.1", "HTTP_CONNECTION": "close", "HTTP_HOST": "lab.example",
+        "HTTP_X_Y": "2, 3", "PATH": os.environ["PATH"], "PATH_INFO": "/pi/a b",
+        "PATH_TRANSLATED": f"{root}/pi/a b", "QUERY_STRING": "x=1", "REMOTE_ADDR": "127.0.0.1",
+        "REQUEST_METHOD": "GET", "REQUEST_SCHEME": "http", "SCRIPT_NAME": "/env.cgi",
+        "REQUEST_URI": "/env.cgi/pi/a%20b?x=1", "SCRIPT_FILENAME": f"{root}/env.cgi",
+        "SERVER_ADDR": "127.0.0.1", "SERVER_NAME": "lab.example", "SERVER_PORT": str(server.port),
+        "SERVER_PROTOCOL": "HTTP/1.1", "SERVER_SIGNATURE": "",
+    }  # fmt: skip
+    assert {key: env.get(key) for key in expected} == expected
+    assert env["REMOTE_PORT"].isdigit() and env["SERVER_SOFTWARE"].startswith("mpmkit/")
+    left = set(env) - set(expected) - {"REMOTE_PORT", "SERVER_SOFTWARE", "LD_LIBRARY_PATH", "TZ",
+                                       "PWD", "SHLVL", "_", "OLDPWD"}  # fmt: skip
+    assert not left, f"httpd does not say {left}"
+    assert f"PWD is {root}\n".encode() in reply.body
+
+
+def test_below_a_script_alias(server, site):
+    reply = get(server, "/cgi-bin/env/pi", "Content-Type: t/x", method="POST", body=b"abc")
+    env = told(reply)
+    assert (env["SCRIPT_NAME"], env["PATH_INFO"]) == ("/cgi-bin/env", "/pi")
+    assert env["SCRIPT_FILENAME"] == f"{site}/cgi-bin/env"
+    assert env["CONTEXT_PREFIX"] == "/cgi-bin/"
+    assert (env["CONTENT_LENGTH"], env["CONTENT_TYPE"]) == ("3", "t/x")
+    assert (env["REQUEST_METHOD"], env["DOCUMENT_ROOT"]) == ("POST", f"{site}/root")
+    env = told(get(server, "/cgi-bin/deep/er/env/x"))
+    assert (env["SCRIPT_NAME"], env["PATH_INFO"]) == ("/cgi-bin/deep/er/env", "/x")
+    env = told(get(server, "/one/x"))
+    assert (env["SCRIPT_NAME"], env["PATH_INFO"]) == ("/one", "/x")
+    env = told(get(server, "/set/any/x"))
+    assert (env["SCRIPT_NAME"], env["PATH_INFO"]) == ("/set/any", "/x")
+    assert "PATH_INFO" not in told(get(server, "/set/any"))
+
+
+def test_the_host_that_was_asked_for(server):
+    with Client(server) as client:
+        reply = client.ask(b"GET /env.cgi HTTP/1.1\r\nHost: other.example:99\r\n\r\n")
+    env = told(reply)
+    assert (env["SERVER_NAME"], env["SERVER_PORT"]) == ("other.example", "99")
+
+
+def test_an_index_may_be_a_program(server):
+    env = told(get(server, "/dir/?x"))
+    assert (env["SCRIPT_NAME"], env["REQUEST_URI"]) == ("/dir/index.cgi", "/dir/?x")
+
+
+def test_any_method_reaches_a_program(server):
+    for method in ("GET", "PUT", "DELETE", "OPTIONS", "BREW"):
+        assert told(get(server, "/env.cgi", method=method))["REQUEST_METHOD"] == method
+
+
+def test_it_gets_no_descriptor_and_no_cpu_of_the_server_s(server):
+    """0, 1, 2, the pipe that ends it with the server, and what `ls` itself opens."""
+    fds = get(server, "/cgi-bin/fds").body.split()
+    assert len(fds) <= 5 and {b"0", b"1", b"2"} < set(fds)
+    allowed = get(server, "/cgi-bin/cpus").body.split()[-1].decode()
+    mine = Path("/proc/self/status").read_text().partition("Cpus_allowed_list:")[2].split()[0]
+    assert allowed == mine
+
+
+# -- what becomes of what it says -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, status, reason, body", [
+    ("status", 299, "Own Words", b"body"),
+    ("s404", 404, "Not Found", b"body"),
+    ("s204", 204, "No Content", b""),
+    ("s303", 303, "See", b"body"),
+    ("abs", 302, "Found", None),
+    ("local", 200, "OK", b"file\n"),
+    ("length", 200, "OK", b"body"),
+    ("fields", 200, "OK", b"body"),
+])  # fmt: skip
+def test_answers(server, name, status, reason, body):
+    with Client(server) as client:
+        for method in ("GET", "HEAD"):
+            reply = client.get(f"/cgi-bin/{name}", method=method)
+            assert (reply.status, reply.reason) == (status, reason)
+            if method == "HEAD":
+                body = b""
+            if body is not None:
+                assert reply.body == body
+        assert client.get("/file.txt").body == b"file\n"  # on the same connection
+
+
+def test_header_lines(server):
+    reply = get(server, "/cgi-bin/fields")
+    assert [v for n, v in reply.headers if n == "Set-Cookie"] == ["a", "b"]
+    assert reply["Date"] != "x" and reply["Server"].startswith("mpmkit/")
+    assert reply["Transfer-Encoding"] == "chunked" and reply["Content-Type"] == "a/b"
+    assert get(server, "/cgi-bin/length")["Content-Length"] == "4"
+    assert get(server, "/cgi-bin/status")["X-A"] == "1"
+    away = get(server, "/cgi-bin/abs")
+    assert (away["Location"], away["X-B"]) == ("http://x.example/y", "1")
+    assert get(server, "/cgi-bin/s303")["Location"] == "/file.txt"
+
+
+def test_validators_of_a_program(server):
+    assert get(server, "/cgi-bin/etag", 'If-None-Match: "e"').status == 304
+    assert get(server, "/cgi-bin/etag", 'If-None-Match: "f"').body == b"body"
+    assert get(server, "/cgi-bin/etag", 'If-None-Match: "e"', method="POST", body=b"x").body == b"body"
+
+
+def test_a_local_location_is_served_at_once(server):
+    reply = get(server, "/cgi-bin/local")
+    assert (reply["X-B"], reply["ETag"] is not None) == ("1", True)
+    env = told(get(server, "/cgi-bin/local2", method="POST", body=b"abc"))
+    assert (env["REQUEST_METHOD"], env["REQUEST_URI"]) == ("GET", "/cgi-bin/local2")
+    assert (env["SCRIPT_NAME"], env["PATH_INFO"], env["QUERY_STRING"]) == ("/cgi-bin/env", "/pi", "q=1")
+    assert (env["REDIRECT_STATUS"], env["REDIRECT_URL"]) == ("200", "/cgi-bin/local2")
+    assert env["REDIRECT_SCRIPT_NAME"] == "/cgi-bin/local2" and "CONTENT_LENGTH" not in env
+    env = told(get(server, "/cgi-bin/wsgi"))
+    assert (env["SCRIPT_NAME"], env["REDIRECT_URL"]) == ("/told.py", "/cgi-bin/wsgi")
+
+
+@pytest.mark.parametrize("path, status, said", [
+    ("/noexec.cgi", 500, "Permission denied: make it executable"),
+    ("/nointerpreter.cgi", 500, "names an interpreter that is not here"),
+    ("/noformat.cgi", 500, "Exec format error"),
+    ("/plain/env.cgi", 403, "AH02809: Options ExecCGI is off"),
+    ("/none.cgi", 404, "AH02811: script not found"),
+    ("/cgi-bin/none", 404, "AH02811: script not found"),
+    ("/cgi-bin/", 403, "AH02812: attempt to invoke directory"),
+    ("/cgi-bin/deep/er", 403, "AH02812: attempt to invoke directory"),
+    ("/link.cgi", 403, "a link that leads out of"),
+    ("/cgi-bin/noend", 500, "Premature end of script headers: noend"),
+    ("/cgi-bin/empty", 500, "End of script output before headers: empty"),
+    ("/cgi-bin/bad", 500, "malformed header from script 'bad': Bad header: no colon here"),
+    ("/cgi-bin/badstatus", 500, "invalid status"),
+    ("/cgi-bin/long", 500, "bytes of headers: long"),
+    ("/cgi-bin/loop", 500, "AH00124"),
+    ("/cgi-bin/nowhere", 500, "leads nowhere"),
+])  # fmt: skip
+def test_mistakes(server, errors, path, status, said):
+    assert get(server, path).status == status
+    assert said in errors()
+
+
+@pytest.mark.parametrize("name, sent", [("toolong", b"body"), ("tooshort", b"body")])
+def test_a_length_that_is_wrong_is_never_exceeded(server, errors, name, sent):
+    data = exchange(server, f"GET /cgi-bin/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert data.partition(b"\r\n\r\n")[2] == sent
+    assert "Content-Length 4" in errors()
+
+
+def test_stderr_is_the_error_log(server, errors):
+    assert get(server, "/cgi-bin/stderr").body == b"body\n"
+    poll_until(lambda: ": lines\n" in server.error_log())  # the last one, when the answer has gone
+    lines = errors().splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == ["one line", "two", "lines"]
+    assert all("[cgi:error]" in line and "AH01215: stderr from" in line for line in lines)
+
+
+def test_sections_hold_for_scripts(server):
+    assert get(server, "/closed/env").status == 403
+    assert get(server, "/cgi-binx").status == 404
+
+
+def test_aliases(server):
+    assert get(server, "/icons/a.txt").body == b"aliased"
+    assert get(server, "/icons/sub/").body == b"sub of an alias"
+    assert get(server, "/icons/sub")["Location"].endswith("/icons/sub/")
+    assert get(server, "/one-icon").body == b"aliased"
+    assert get(server, "/icons/secret.txt").status == 403
+    assert get(server, "/icons/../file.txt").body == b"file\n"
+    assert get(server, "/iconsx/a.txt").status == 404
+    assert get(server, "/icons").status == 404
+    assert get(server, "/folder.cgi/file.txt").body == b"in a folder"
+
+
+def test_a_wsgi_script_alias(server, site):
+    env = told(get(server, "/app/users/7?x"))
+    assert (env["SCRIPT_NAME"], env["PATH_INFO"]) == ("/app", "/users/7")
+    assert env["SCRIPT_FILENAME"] == f"{site}/root/told.py"
+    assert told(get(server, "/app"))["PATH_INFO"] == ""
+    assert get(server, "/application").status == 404
+
+
+# -- bodies ---------------------------------------------------------------------------------------
+
+
+def test_bodies_go_through(server):
+    body = bytes(range(256)) * 2000
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (body, b"x")) + b"0\r\n\r\n"
+    with Client(server) as client:
+        assert client.get("/cgi-bin/cat", method="POST", body=b"abc").body == b"abc"
+        assert client.get("/cgi-bin/cat", method="POST", body=body).body == body
+        reply = client.get("/cgi-bin/cat", "Transfer-Encoding: chunked", method="POST", body=chunks)
+        assert reply.body == body + b"x"
+        assert client.get("/cgi-bin/cat").body == b""
+        assert client.get("/cgi-bin/deaf", method="POST", body=body).body == b"deaf\n"
+        assert client.get("/file.txt").body == b"file\n"
+
+
+def test_nothing_is_stuck_when_both_sides_speak_at_once(server):
+    """A program that writes more than a pipe holds before it has read all, and the other way round."""
+    body = b"x" * 1_000_000
+    assert get(server, "/cgi-bin/cat", method="POST", body=body).body == body
+    assert len(get(server, "/cgi-bin/noisy", method="POST", body=body).body) > 400_000
+
+
+def test_a_program_is_asked_only_when_it_is_continued(server):
+    with Client(server) as client:
+        client.send(b"POST /cgi-bin/cat HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n"
+                    b"Expect: 100-continue\r\n\r\n")
+        assert client.reply().status == 100
+        client.send(b"abc")
+        assert client.reply().body == b"abc"
+
+
+def test_a_bad_body_ends_the_program(server):
+    data = exchange(server, b"POST /cgi-bin/cat HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+                            b"\r\nXYZ\r\n")
+    assert read_reply(data).status == 400
+    poll_until(lambda: not running(server))
+
+
+# -- its end --------------------------------------------------------------------------------------
+
+
+def children_of(pid: int) -> list[int]:
+    try:
+        return [int(p) for task in os.listdir(f"/proc/{pid}/task")
+                for p in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def running(server: Server) -> list[int]:
+    """The programs of a server's children, zombies included."""
+    return [pid for child in server.processes()[1:] for pid in children_of(child)]
+
+
+def descriptors(server: Server) -> dict[int, int]:
+    return {pid: len(os.listdir(f"/proc/{pid}/fd")) for pid in server.processes()[1:]}
+
+
+def group(number: int) -> list[int]:
+    """The living members of a process group."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == number and fields[0] not in "ZX":
+            found.append(int(entry))
+    return found
+
+
+def is_held(pid: int) -> bool:
+    """The kernel will tell it of the server's end: it holds a descriptor that is O_ASYNC."""
+    return any(int(file.read_text().partition("flags:")[2].split()[0], 8) & os.O_ASYNC
+               for file in Path(f"/proc/{pid}/fdinfo").iterdir())
+
+
+def leader(path: Path) -> int:
+    return int(poll_until(lambda: path.exists() and path.read_text().strip(), what="the program runs"))
+
+
+def test_timeout_ends_the_group_and_is_504(mpm, site, tmp_path):
+    with serving(mpm, conf=site / "httpd.conf", Timeout=1) as server:
+        reply = get(server, f"/cgi-bin/hold?{tmp_path}/pid")
+        assert (reply.status, reply["Connection"]) == (504, "close")
+        pid = leader(tmp_path / "pid")
+        poll_until(lambda: not group(pid))
+        data = exchange(server, b"GET /cgi-bin/some HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert data.startswith(b"HTTP/1.1 200") and not data.endswith(b"0\r\n\r\n")
+        other = int(data.partition(b"\r\n\r\n")[2].split()[1])
+        poll_until(lambda: not group(other))
+        assert not running(server)
+        said = server.error_log()
+        assert said.count("AH01220: Timeout waiting for output from CGI script") == 2
+        take_errors(server)
+
+
+def test_a_client_that_leaves_ends_the_group(server, tmp_path):
+    with Client(server) as client:
+        client.send(b"GET /cgi-bin/endless HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.receive()
+    poll_until(lambda: not running(server), what="the program ends")
+
+
+def test_a_client_that_resets_is_missed_at_once(server, tmp_path):
+    with Client(server) as client:
+        client.send(f"GET /cgi-bin/hold?{tmp_path}/pid HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        pid = leader(tmp_path / "pid")
+        client.sock.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER 0: a reset, not a FIN
+    poll_until(lambda: not group(pid), what="the group ends")
+
+
+def test_term_is_followed_by_kill(mpm, site, tmp_path):
+    with serving(mpm, conf=site / "httpd.conf", Timeout=1) as server:
+        assert get(server, f"/cgi-bin/stubborn?{tmp_path}/pid").status == 504
+        pid = leader(tmp_path / "pid")
+        poll_until(lambda: not group(pid) and not running(server))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_no_program_outlives_its_server(mpm, site, tmp_path, how):
+    """A stop, and a server that is killed: the kernel tells the group."""
+    with serving(mpm, conf=site / "httpd.conf") as server, Client(server) as client:
+        client.send(f"GET /cgi-bin/hold?{tmp_path}/pid HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        pid = leader(tmp_path / "pid")
+        poll_until(lambda: len(group(pid)) == 2 and is_held(pid))
+        children = server.processes()
+        os.kill(server.pid, how)
+        poll_until(lambda: not group(pid), what="the group ends")
+        poll_until(lambda: not server.running and not any(map(alive, children)))
+
+
+def test_what_a_program_leaves_in_the_background_may_stay(server, tmp_path):
+    assert get(server, f"/cgi-bin/background?{tmp_path}/pid").body == b"here\n"
+    pid = leader(tmp_path / "pid")
+    poll_until(lambda: not running(server))
+    os.kill(pid, 0)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_half_closed_client_gets_its_answer(server, tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with Client(server) as client:
+        client.send(f"GET /cgi-bin/slow?{gate} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        client.half_close()
+        gate.write_text("in time\n")
+        assert read_reply(client.until_closed()).body == b"in time\n"
+
+
+def test_many_at_once_leave_nothing(server, mpm):
+    """Twelve clients, some of which leave: no zombie, no descriptor, and every answer its own."""
+    for path in ("/cgi-bin/cat", "/env.cgi"):
+        get(server, path)
+    before = descriptors(server)
+    wrong: list[str] = []
+
+    def client(number: int) -> None:
+        body = f"client {number} ".encode() * 500
+        for turn in range(4):
+            if number % 4 == 3:
+                with Client(server) as leaving:
+                    leaving.send(b"GET /cgi-bin/endless HTTP/1.1\r\nHost: x\r\n\r\n")
+                    leaving.receive()
+            elif get(server, "/cgi-bin/cat", method="POST", body=body).body != body:
+                wrong.append(f"{number}, {turn}")
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    poll_until(lambda: not running(server), what=lambda: f"programs {running(server)} are reaped")
+    end = time.monotonic() + 10
+    while True:
+        after = descriptors(server)
+        if all(after[pid] <= before[pid] for pid in before if pid in after):
+            break
+        assert time.monotonic() < end, f"descriptors before {before}, after {after}"
+        time.sleep(0.05)
