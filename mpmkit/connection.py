@@ -23,6 +23,7 @@ from mpmkit.http.protocol import Protocol
 from mpmkit.listen import timeval
 
 HEAD_SIZE = 8192  # one read for a head: more than LimitRequestLine allows for its longest part
+BLANK = 16  # bytes that are too few for a request, and may be blank lines
 BODY_SIZE = 65536
 LINGER_READ = 32768
 LINGER_SILENCE = 2.0  # seconds of silence that end a lingering close (SECONDS_TO_LINGER)
@@ -135,18 +136,24 @@ class Connection:
             return protocol.next_request() or self._rest_of_head()
         if self.kept:
             self.set_timeout(self._directives.KeepAliveTimeout)
-        try:
-            data = self.recv(HEAD_SIZE)
-        except BlockingIOError:
-            if self.kept:
+        while True:
+            try:
+                data = self.recv(HEAD_SIZE)
+            except BlockingIOError:
+                if self.kept:
+                    return None
+                raise RequestError(408, "no request came", silent=True) from None
+            except OSError:
                 return None
-            raise RequestError(408, "no request came", silent=True) from None
-        except OSError:
-            return None
-        if not data:
-            return None
-        protocol.feed(data)
-        return protocol.next_request() or self._rest_of_head()
+            if not data:
+                return None
+            protocol.feed(data)
+            request = protocol.next_request()
+            if request is not None:
+                return request
+            if protocol.pending:
+                return self._rest_of_head()
+            # It was a blank line after the last request: that is no reason to hurry the next one.
 
     def fill(self) -> bool:
         """Event: take what has come, without waiting. False: nothing has. Raises Disconnected."""
@@ -159,8 +166,11 @@ class Connection:
             raise Disconnected(error.strerror) from None
         if not data:
             raise Disconnected("closed")
-        if len(data) == HEAD_SIZE:
-            self.edge = True  # there may be more, and no new edge will tell
+        if not BLANK < len(data) < HEAD_SIZE:
+            if len(data) == HEAD_SIZE:
+                self.edge = True  # there may be more, and no new edge will tell
+            elif data == b"\r\n" * (len(data) // 2):
+                return False  # blank lines after the last request: still nothing to do
         self.protocol.feed(data)
         return True
 

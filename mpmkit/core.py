@@ -166,6 +166,9 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
     body = response.body
     conn.status = response.status
     if not conn.keep_alive:
+        if request.version == (0, 9):
+            respond_bare(conn, response, service)
+            return
         connection = CLOSE
     elif request.asks_keep_alive:
         connection = service.keep_alive_line(conn.kept)
@@ -216,6 +219,25 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
             f"the script at {request.path} failed while answering", client=conn.peer
         )
         conn.keep_alive = False
+
+
+def respond_bare(conn: Connection, response: Response, service: Service) -> None:
+    """HTTP/0.9: no status, no headers, the close is the end."""
+    body = response.body
+    conn.body_sent = 0
+    try:
+        if isinstance(body, FileBody):
+            conn.body_sent = body.count
+            conn.send_file(b"", body)
+        else:
+            conn.body_sent = conn.send_pieces(b"", [body] if type(body) is bytes else body, False)
+    except Disconnected:
+        pass
+    except Exception:
+        service.errors.exception("the script failed while answering", client=conn.peer)
+    finally:
+        getattr(body, "close", int)()
+    conn.sent = conn.body_sent
 
 
 def drop(response: Response | None) -> None:

@@ -251,7 +251,7 @@ class TlsConnection(Connection):
     def fill(self) -> bool:
         """As ever. Whether there may be more is not told by the number of decrypted bytes."""
         filled = super().fill()
-        if filled and self.session is not None and self.session.full:
+        if self.session is not None and self.session.full:
             self.edge = True
         return filled
 

@@ -23,6 +23,7 @@ from servers import (
     assert_quiet,
     exchange,
     get,
+    poll_until,
     read_replies,
     read_reply,
     serving,
@@ -52,10 +53,6 @@ DIFFERENCES = {
     "84-413-body-over-1GiB": Difference(LENGTH_OF_PAGES, adds=("Content-Length",)),
     "79-expect-unknown-417": Difference(
         "httpd closes after 417 without saying so; we say it.", adds=("Connection",)),
-    "45-http09": Difference(
-        "HTTP/0.9 has no status, no header and no length: a response that was cut short looks like "
-        "a whole one. It left HTTP's standards long ago (RFC 9112, appendix C.1), and h11 does not "
-        "speak it. A request without a version is malformed here.", status=400),
     "78-expect100": Difference(
         "A handler that does not want the body does not ask for it: the static handler answers at "
         "once and the connection ends (RFC 9110, 10.1.1). httpd asks for the body, and drops it.",
@@ -163,10 +160,23 @@ def test_most_recordings_are_replayed():
     assert len(REPLAYED) > 60
 
 
-def test_http_0_9_is_malformed(server):
-    reply = read_reply(exchange(server, RECORDINGS["45-http09"].request))
-    assert reply.status == DIFFERENCES["45-http09"].status
-    assert reply["Connection"] == "close"
+def test_http_0_9_is_answered_by_the_bare_body(server):
+    recording = RECORDINGS["45-http09"]
+    assert exchange(server, recording.request) == recording.response
+    for path in (b"/", b"/sub/", b"/empty.txt", b"/file.txt?query"):
+        with Client(server) as client:
+            body = client.ask(get_of(path)).body
+        assert exchange(server, b"GET %b\r\n" % path) == body
+    # Errors are pages without a head; what follows the line is nobody's.
+    assert exchange(server, b"GET /nope\r\nHost: x\r\n\r\n").startswith(b"<!DOCTYPE")
+    for line in (b"HEAD /\r\n", b"GET  /\r\n", b"get /\r\n", b"GET / \r\n", b"GET x\r\n"):
+        assert read_reply(exchange(server, line)).status == 400
+
+
+def test_http_0_9_that_is_switched_off(document_root):
+    with serving("prefork", document_root=document_root, HttpProtocolOptions="Require1.0") as server:
+        assert read_reply(exchange(server, b"GET /file.txt\r\n")).status == 400
+        assert get(server).status == 200
 
 
 def test_expect_100_on_a_file_is_answered_at_once(server):
@@ -333,6 +343,34 @@ def test_pipelining_around_bodies(server):
         client.send(post + chunked + get_of(b"/nope") + post)
         assert [client.reply().status for _ in range(4)] == [200, 200, 404, 200]
         assert client.is_open() and not client.buffer
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["together", "apart"])
+def test_a_blank_line_after_a_request_costs_no_worker(mpm, document_root, apart):
+    """Some clients send one after a body. The connection waits as any kept-alive one does."""
+    post = b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde"
+    with serving(mpm, document_root=document_root, KeepAliveTimeout=60) as server:
+        with Client(server) as client:
+            for request in (post, get_of(b"/file.txt")):
+                for blank in (b"\r\n", b"\r\n" * 3):
+                    if apart:
+                        assert client.ask(request).status == 200
+                        client.send(blank)
+                    else:
+                        assert client.ask(request + blank, "GET").status == 200
+                    if mpm == "event":
+                        assert_quiet(server)
+                    else:
+                        poll_until(lambda: server.scoreboard().count("K") == 1, what="K")
+                        assert server.scoreboard().count("R") == 0
+            assert client.ask(get_of(b"/file.txt")).status == 200
+
+
+def test_many_blank_lines_after_a_request(server):
+    """More than are skipped before a first request."""
+    with Client(server) as client:
+        for _ in range(3):
+            assert client.ask(b"\r\n" * 5 + get_of(b"/file.txt") + b"\r\n" * 20, "GET").status == 200
 
 
 def test_a_request_byte_by_byte(server):

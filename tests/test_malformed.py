@@ -41,7 +41,7 @@ def chunks(text: bytes) -> bytes:
 REFUSED: dict[str, tuple[bytes, int]] = {
     # the request line
     "one word": (line(b"GARBAGE"), 400),
-    "no version": (line(b"GET /"), 400),
+    "no version for POST": (line(b"POST /"), 400),
     "no target": (line(b"GET HTTP/1.1"), 400),
     "no method": (line(b"/ HTTP/1.1"), 400),
     "four words": (line(b"GET / x HTTP/1.1"), 400),

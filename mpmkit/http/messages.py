@@ -99,7 +99,7 @@ class Request:
 
     head, line      all of it as it came; its first line without the CRLF
     path, query     decoded path (str, surrogate-escaped), query without `?` (bytes)
-    version         (1, 0) or (1, 1): what the client may expect of us
+    version         (1, 0) or (1, 1): what the client may expect of us; (0, 9): a bare body
     close           the client said `Connection: close`, or is HTTP/1.0 and did not ask to stay
     asks_keep_alive the client said `keep-alive`
     conditional     there is a Range or an If-… header: the answer may not be the whole resource

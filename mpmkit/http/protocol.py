@@ -38,6 +38,7 @@ BLANK_LINES = 10  # httpd accepts this many before a request line (DEFAULT_LIMIT
 _REQUEST_LINE = re.compile(
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP/[1-9]\.[0-9]\Z"
 )
+_SIMPLE_REQUEST = re.compile(rb"GET ([\x21-\x7e\x80-\xff]+)\r\n")
 _PLAIN_START = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/1\.([01])\r\n")
 _PLAIN_FIELD = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\0\n\v\f\r]*)\r$", re.MULTILINE)
 # What h11 looks at more closely than at a name and a value.
@@ -50,7 +51,10 @@ _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%\x80-\xff-]+|\[[0-9A-Fa-f:.]+\])(?::[0
 
 
 # What the scoreboard shows of each version.
-_PROTOCOLS = {(1, n): text_field(b"http/1.%d" % n, PROTOCOL_TEXT) for n in (0, 1)}
+_PROTOCOLS = {
+    version: text_field(b"http/%d.%d" % version, PROTOCOL_TEXT)
+    for version in ((0, 9), (1, 0), (1, 1))
+}
 
 
 class Protocol:
@@ -59,12 +63,13 @@ class Protocol:
     `heads` is the memory of heads seen before, shared by all connections of a process.
     """
 
-    __slots__ = ("_allowed", "_body", "_buffer", "_directives", "_heads")
+    __slots__ = ("_allowed", "_between", "_body", "_buffer", "_directives", "_heads")
 
     def __init__(self, directives: Directives, heads: dict[bytes, Request]) -> None:
         self._directives = directives
         self._heads = heads
         self._buffer = b""
+        self._between = False  # a request has been read: blank lines after it are nobody's
         self._body: h11.Connection | None = None
         self._allowed: int | None = None  # bytes of body that LimitRequestBody still allows
 
@@ -94,9 +99,10 @@ class Protocol:
         request = self._heads.get(buffer)
         if request is not None:
             self._buffer = b""
+            self._between = True
             return request
         end = buffer.find(b"\r\n\r\n") + 4
-        if end == 3 or buffer.startswith((b"\r", b"\n")):
+        if end == 3 or buffer.startswith((b"\r", b"\n")) or _SIMPLE_REQUEST.match(buffer):
             return self._incomplete(buffer)
         head = buffer[:end]
         request = self._heads.get(head)
@@ -110,11 +116,15 @@ class Protocol:
                 if len(self._heads) >= HEADS_REMEMBERED:
                     self._heads.clear()
                 self._heads[head] = request
-        self._buffer = buffer[end:]
+        self._between = True
+        self._buffer = _without_blank_lines(buffer[end:])
         return request
 
     def _incomplete(self, buffer: bytes) -> Request | None:
         """Not a whole head yet. Refuse now what can't become a valid one."""
+        if self._between and buffer.startswith(b"\r\n"):
+            self._buffer = _without_blank_lines(buffer)
+            return self.next_request() if self._buffer else None
         if buffer.startswith((b"\r", b"\n")):
             for _ in range(BLANK_LINES):
                 if buffer.startswith(b"\r\n"):
@@ -125,6 +135,10 @@ class Protocol:
                 return None
             self._buffer = buffer
             return self.next_request()
+        if (simple := _SIMPLE_REQUEST.match(buffer)) and "Allow0.9" in self._directives.HttpProtocolOptions:
+            self._between = True
+            self._buffer = buffer[simple.end() :]
+            return simple_request(simple, self._directives)
         check_limits(buffer, self._directives, complete=False)
         return None
 
@@ -138,6 +152,7 @@ class Protocol:
             )
         self._allowed = limit or None
         self._body = parser
+        self._between = True
         self._buffer = b""
         if first:
             parser.receive_data(first)
@@ -176,9 +191,37 @@ class Protocol:
                 if self._allowed < 0:
                     return self.next_piece()
             return data or self.next_piece()
-        self._buffer = body.trailing_data[0]
+        self._buffer = _without_blank_lines(body.trailing_data[0])
         self._body = None
         return b""
+
+
+def simple_request(line: re.Match[bytes], directives: Directives) -> Request:
+    """HTTP/0.9: `GET /path` and nothing else; the answer is the bare body. Raises RequestError."""
+    request = Request()
+    request.head = line[0]
+    request.line = line[0][:-2]
+    if len(request.line) > directives.LimitRequestLine + 1:
+        raise RequestError(414, f"request line over LimitRequestLine {directives.LimitRequestLine}")
+    request.method = "GET"
+    request.target = line[1]
+    request.headers = ()
+    request.version = (0, 9)
+    request.conditional = request.asks_keep_alive = request.expect_continue = False
+    request.close = True
+    request.length = 0
+    request.path, request.query = split_target("GET", request.target)
+    request.status_text = _PROTOCOLS[request.version] + text_field(request.line, REQUEST_TEXT)
+    request.log_line = quote_line(request.line)
+    return request
+
+
+def _without_blank_lines(data: bytes) -> bytes:
+    """What follows a request, without the blank lines that some clients send after a body: waiting
+    for the rest of a request that begins with them would be waiting for nothing (RFC 9112, 2.2)."""
+    while data.startswith(b"\r\n"):
+        data = data[2:]
+    return data
 
 
 def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connection | None]:
