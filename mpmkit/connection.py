@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
 from mpmkit.directives import Directives
-from mpmkit.http.messages import FileBody, Request, RequestError
+from mpmkit.http.messages import FileBody, Request, RequestError, Response
 from mpmkit.http.protocol import Protocol
 from mpmkit.listen import timeval
 
@@ -68,6 +68,21 @@ class ReadDeadline:
         return min(self._timeout, self._began + allowed - now)
 
 
+class Received:
+    """A `recv` that counts the bytes, for access logs with %I."""
+
+    __slots__ = ("_recv", "count")
+
+    def __init__(self, recv: Callable[..., bytes]) -> None:
+        self._recv = recv
+        self.count = 0
+
+    def __call__(self, size: int, flags: int = 0) -> bytes:
+        data = self._recv(size, flags)
+        self.count += len(data)
+        return data
+
+
 class Connection:
     """One client. Written by whoever holds it: one thread at a time, never two.
 
@@ -76,15 +91,23 @@ class Connection:
     async_safe  epoll sees all that comes; False: a filter keeps some of it (filters.py)
     recv        the socket's own; over TLS (tls.py) one that decrypts
     request     the request being answered; status, started, body_sent, sent, keep_alive tell how
+    response    its response, where an access log asks for a header of it; else not set
     state, edge, watching   event's own notes (mpm/event.py): in whose hands the connection is,
                 whether news came since they last looked, what epoll watches it for
     """
 
     __slots__ = (
         "_body_deadline", "_continued", "_directives", "_timeout", "async_safe", "body_sent", "edge", "fd",
-        "keep_alive", "kept", "nonblocking", "peer", "pending", "protocol", "recv", "request", "sent",
-        "sock", "started", "state", "status", "watching",
+        "keep_alive", "kept", "nonblocking", "peer", "pending", "protocol", "recv", "request",
+        "response", "sent", "sock", "started", "state", "status", "watching",
     )  # fmt: skip
+
+    body_sent: int
+    sent: int
+    started: int
+    status: int
+    keep_alive: bool
+    response: Response | None
 
     def __init__(
         self, sock: socket.SocketType, peer: tuple, directives: Directives, heads: dict[bytes, Request],

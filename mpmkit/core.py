@@ -18,7 +18,7 @@ from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING
 
-from mpmkit.connection import Connection, Disconnected
+from mpmkit.connection import Connection, Disconnected, Received
 from mpmkit.directives import Directives
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,
@@ -28,6 +28,7 @@ from mpmkit.http.messages import (
     RequestError,
     Response,
     page,
+    server_header,
     text_field,
 )
 from mpmkit.listen import first_timeout
@@ -59,7 +60,7 @@ class Service:
         self.errors = errors
         self.stopping = False
         self.heads: dict[bytes, Request] = {}
-        self.head_start = HeadStart()
+        self.head_start = HeadStart(server_header(directives.ServerTokens))
         self.first_timeout = first_timeout(directives)
         self.tls: SSLContext | None = None
         if directives.tls:
@@ -71,6 +72,10 @@ class Service:
             self.connection = partial(  # type: ignore[method-assign]
                 self._filtered_connection, self.connection
             )
+        if access is not None and access.received:
+            self.connection = partial(_counting, self.connection)  # type: ignore[method-assign]
+        if access is not None and access.response:
+            self.handler = partial(_remembering, handler)
         self._may_keep_alive = directives.KeepAlive and directives.KeepAliveTimeout > 0
         self._max_keep_alive = directives.MaxKeepAliveRequests
         self._keep_alive_lines: dict[int, bytes] = {}
@@ -114,6 +119,20 @@ class Service:
                 "Connection: Keep-Alive\r\n"
             ).encode()
         return lines
+
+
+def _counting(connection: Callable[..., Connection], *args, **options) -> Connection:
+    """A connection that counts what it receives, where an access log asks for it."""
+    conn = connection(*args, **options)
+    conn.recv = Received(conn.recv)
+    return conn
+
+
+def _remembering(handler: Handler, request: Request, conn: Connection) -> Response:
+    """A handler whose response the access log finds at the connection."""
+    conn.response = None
+    response = conn.response = handler(request, conn)
+    return response
 
 
 def client_text(peer: tuple) -> bytes:

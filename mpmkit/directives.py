@@ -385,7 +385,7 @@ def _tls_versions(words: Words) -> Words:
 
 
 def _log_level(words: Words) -> str | None:
-    """The level for everything; levels for single modules (``ssl:warn``) are only checked."""
+    """The level for everything; those for single modules (``ssl:warn``) are read afterwards."""
     level = None
     for word in words:
         _module, colon, name = word.rpartition(":")
@@ -696,6 +696,9 @@ ROWS = (
          takes="directory", httpd="/usr/local/apache2"),
     Spec("ServerName", _text, "", "The server's own name: host[:port]", takes="host[:port]",
          httpd="looked up"),
+    Spec("UseCanonicalName", _choice(off="Off", on="On", dns="DNS"), "Off",
+         "Whose name redirects and %V tell: On is ServerName's, Off the client's. DNS is as Off",
+         takes="On|Off|DNS", where="any"),
     Spec("DocumentRoot", _text, None, "Directory the site is served from", takes="directory",
          httpd="htdocs"),
     Spec("PidFile", _text, None, "File with the process id of the parent", takes="file",
@@ -717,6 +720,8 @@ ROWS = (
          takes="file [format]", source="mod_log_config", args=(1, 3), merge=_more),
     Spec("TransferLog", _custom_log, (), "Access log in the format last given without nickname",
          takes="file", source="mod_log_config", field="CustomLog", merge=_more),
+    Spec("BufferedLogs", _on_off, False, "Collect lines of the access log and write several at once",
+         takes="On|Off", source="mod_log_config"),
     Spec("ExtendedStatus", _on_off, False, "Keep each worker's request, client and times; "
          "LoadModule status_module switches it on", takes="On|Off"),
     Spec("ServerTokens", _choice(full="Full", os="OS", min="Minimal", minimal="Minimal",
@@ -840,14 +845,11 @@ ROWS = (
             args=(1, 1), where="server"),
     _unused("HostnameLookups", "Client names instead of addresses in the log", args=(1, 1)),
     _unused("ServerAdmin", "Address of the administrator", args=(1, 1), where="server"),
-    _unused("UseCanonicalName", "Whose name is used in redirects", args=(1, 1)),
     _unused("AddDefaultCharset", "Character set added to text", args=(1, 1)),
     _unused("AddCharset", "Character sets by extension"),
     _unused("AddEncoding", "Content encodings by extension"),
     _unused("AddLanguage", "Languages by extension"),
     _unused("AddOutputFilter", "Filters by extension"),
-    _unused("BufferedLogs", "Access log lines are collected before they are written",
-            args=(1, 1), where="server"),
     _unused("MaxRangeOverlaps", "Overlapping ranges before all is sent", args=(1, 1)),
     _unused("MaxRangeReversals", "Backward ranges before all is sent", args=(1, 1)),
 )  # fmt: skip
@@ -894,6 +896,7 @@ class Directives:
     # the server and its files
     ServerRoot: str | None
     ServerName: str
+    UseCanonicalName: str
     DocumentRoot: str | None
     PidFile: str | None
     ScoreBoardFile: str | None
@@ -901,8 +904,10 @@ class Directives:
     Group: str | None
     ErrorLog: str | None
     LogLevel: str
+    module_levels: dict[str, str]
     LogFormat: dict[str, str]
     CustomLog: tuple[tuple[str, str], ...]
+    BufferedLogs: bool
     ExtendedStatus: bool
     ServerTokens: str
     ServerSignature: str
@@ -1095,6 +1100,7 @@ class _Reader:
         self.values: dict[str, Any] = {}
         self.problems: list[DirectiveError] = []
         self.notes: list[Note] = []
+        self.values["module_levels"] = {}
         for row in ROWS:
             if row.attribute:
                 self.values[row.attribute] = () if row.merge is _more else row.default_for(mpm)
@@ -1118,6 +1124,19 @@ class _Reader:
         name = spec.renamed or spec.attribute
         if name and not section:
             self.values[name] = spec.merge(self.values[name], value)
+        if spec.name == "LogLevel" and not section:
+            self.module_levels(setting.args)
+
+    def module_levels(self, words: Words) -> None:
+        """`LogLevel warn ssl:info`: a level for one module. A line that begins with a level for
+        everything forgets those of the lines before it."""
+        levels = {} if ":" not in words[0] else dict(self.values["module_levels"])
+        for word in words:
+            module, colon, level = word.rpartition(":")
+            if colon:
+                module = module.removesuffix(".c").removesuffix("_module").removeprefix("mod_")
+                levels[module] = level.lower()
+        self.values["module_levels"] = levels
 
     def remark(self, spec: Spec, setting: Setting, value: Any) -> None:
         """Notes (and the last refusals) that concern one line only."""
@@ -1129,9 +1148,6 @@ class _Reader:
         if spec.name == "AllowOverride" and [word.lower() for word in setting.args] != ["none"]:
             text = f"AllowOverride {' '.join(setting.args)}: .htaccess files are never read{where}"
             self.notes.append(Note("", "warn", text))
-        elif spec.name == "LogLevel" and any(":" in word for word in setting.args):
-            text = f"LogLevel: levels for single modules have no effect in mpmkit{where}"
-            self.notes.append(Note("", "debug", text))
         elif spec.name == "Mutex":
             self.remark_mutex(setting)
         elif not spec.effect and spec.name != "AllowOverride":

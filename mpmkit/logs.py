@@ -1,19 +1,20 @@
 """The error log and the access log, in httpd's formats.
 
 Each line is one `write` to a file opened for appending, so that lines of many processes never mix
-and nothing is lost when a process is killed.
+and nothing is lost when a process is killed. With BufferedLogs On the access log's lines are
+collected first; see `BufferedAccessLog`.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from _thread import get_native_id
-from collections.abc import Callable
+from _thread import allocate_lock, get_native_id
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mpmkit.directives import Note
-from mpmkit.http.protocol import quote_line
+from mpmkit.log_format import FormatError, Site, compile_format, wants_received, wants_response
 
 if TYPE_CHECKING:
     from mpmkit.connection import Connection
@@ -22,9 +23,6 @@ LEVELS = ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug") 
     f"trace{i}" for i in range(1, 9)
 )
 _RANK = {level: i for i, level in enumerate(LEVELS)}
-_NOTICE = _RANK["notice"]
-
-COMMON = '%h %l %u %t "%r" %>s %b'
 
 
 class LogError(Exception):
@@ -33,6 +31,9 @@ class LogError(Exception):
 
 def open_log(path: str, directive: str) -> int:
     """A descriptor that appends to `path`. Raises LogError."""
+    if path.startswith(("|", "syslog:")) or path == "syslog":
+        kind = "a program" if path.startswith("|") else "syslog"
+        raise LogError(f"{directive} {path}: {kind} takes no logs here; name a file")
     try:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
@@ -44,22 +45,29 @@ def open_log(path: str, directive: str) -> int:
 class ErrorLog:
     """`[ctime.µs] [module:level] [pid P:tid T] AHnnnnn: text`, to a file or standard error.
 
-    `level` is the LogLevel directive's; notices are always written, as httpd's are.
+    `level` is the LogLevel directive's, `levels` those of single modules (`LogLevel warn ssl:info`);
+    notices are always written, as httpd's are.
     """
 
-    def __init__(self, fd: int = 2, level: str = "warn", module: str = "core") -> None:
+    def __init__(
+        self, fd: int = 2, level: str = "warn", module: str = "core",
+        levels: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.fd = fd
         self._level = _RANK[level]
+        self._levels = {name: _RANK[one] for name, one in (levels or {}).items()}
+        self._core = self._levels.get(module, self._level)
         self._module = module
 
-    def enabled(self, level: str) -> bool:
-        return _RANK[level] <= self._level or level == "notice"
+    def enabled(self, level: str, module: str = "") -> bool:
+        limit = self._levels.get(module, self._level) if module else self._core
+        return _RANK[level] <= limit or level == "notice"
 
     def write(
         self, level: str, text: str, *, ah: str = "", module: str = "", client: tuple | None = None
     ) -> None:
         """One line, if the level is enabled. Never raises: a full disk must not end a server."""
-        if not self.enabled(level):
+        if not self.enabled(level, module):
             return
         now = time.time()
         stamp = time.strftime(
@@ -81,7 +89,7 @@ class ErrorLog:
         self.write(note.level, note.text, ah=note.ah, module=module)
 
     def info(self, text: str, client: tuple | None = None) -> None:
-        if _RANK["info"] <= self._level:
+        if _RANK["info"] <= self._core:
             self.write("info", text, client=client)
 
     def exception(self, text: str, client: tuple | None = None) -> None:
@@ -101,137 +109,36 @@ class ErrorLog:
 
 # -- access log -------------------------------------------------------------------------------------
 
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
-class _RequestTime:
-    """`[22/Nov/2026:20:21:35 +0000]`, made once a second."""
-
-    def __init__(self) -> None:
-        self._made: tuple[int, str] = (0, "")
-
-    def __call__(self, second: int) -> str:
-        made = self._made
-        if made[0] == second:
-            return made[1]
-        t = time.localtime(second)
-        offset = t.tm_gmtoff // 60
-        sign, offset = ("-", -offset) if offset < 0 else ("+", offset)
-        text = (
-            f"[{t.tm_mday:02d}/{_MONTHS[t.tm_mon - 1]}/{t.tm_year}:{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d} "
-            f"{sign}{offset // 60:02d}{offset % 60:02d}]"
-        )
-        self._made = (second, text)
-        return text
-
-
-_request_time = _RequestTime()
-
-
-def _line(conn: Connection) -> str:
-    if conn.request is not None:
-        return conn.request.log_line
-    return quote_line(conn.protocol.line) or "-"
-
-
-def _path(conn: Connection) -> str:
-    return quote_line(os.fsencode(conn.request.path)) if conn.request is not None else "-"
-
-
-def _header(name: str) -> Callable[[Connection, int], str]:
-    key = name.lower().encode("latin-1")
-
-    def value(conn: Connection, now: int) -> str:
-        found = conn.request.get(key) if conn.request is not None else None
-        return "-" if found is None else quote_line(found)
-
-    return value
-
-
-# Each directive of a LogFormat: (connection, ns at the end) -> text.
-FIELDS: dict[str, Callable[[Connection, int], str]] = {
-    "%h": lambda conn, now: conn.peer[0],
-    "%a": lambda conn, now: conn.peer[0],
-    "%l": lambda conn, now: "-",
-    "%u": lambda conn, now: "-",
-    "%t": lambda conn, now: _request_time(conn.started // 1_000_000_000),
-    "%r": lambda conn, now: _line(conn),
-    "%s": lambda conn, now: str(conn.status),
-    "%>s": lambda conn, now: str(conn.status),
-    "%b": lambda conn, now: str(conn.body_sent or "-"),
-    "%B": lambda conn, now: str(conn.body_sent),
-    "%O": lambda conn, now: str(conn.sent),
-    "%D": lambda conn, now: str((now - conn.started) // 1000),
-    "%T": lambda conn, now: str((now - conn.started) // 1_000_000_000),
-    "%X": lambda conn, now: "+" if conn.keep_alive else "-",
-    "%k": lambda conn, now: str(conn.kept),
-    "%P": lambda conn, now: str(os.getpid()),
-    "%{pid}P": lambda conn, now: str(os.getpid()),
-    "%{tid}P": lambda conn, now: str(get_native_id()),
-    "%m": lambda conn, now: conn.request.method if conn.request is not None else "-",
-    "%U": lambda conn, now: _path(conn),
-    "%%": lambda conn, now: "%",
-}
-
-
-def compile_format(text: str) -> Callable[[Connection, int], str]:
-    """A function that makes a LogFormat's line. Raises LogError for a directive it doesn't know."""
-    if text == COMMON:
-        return _common
-    parts: list[Callable[[Connection, int], str]] = []
-    at = 0
-    while at < len(text):
-        percent = text.find("%", at)
-        if percent < 0:
-            percent = len(text)
-        if percent > at:
-            literal = text[at:percent]
-            parts.append(lambda conn, now, literal=literal: literal)  # type: ignore[misc]
-            at = percent
-            continue
-        end = at + 1
-        if text[end : end + 1] == ">":
-            end += 1
-        if text[end : end + 1] == "{":
-            end = text.find("}", end) + 1 or len(text)
-        directive = text[at : end + 1]
-        if directive.startswith("%{") and directive.endswith("}i"):
-            parts.append(_header(directive[2:-2]))
-        elif directive in FIELDS:
-            parts.append(FIELDS[directive])
-        else:
-            raise LogError(
-                f"LogFormat: {directive!r} is not known here; known are {' '.join(FIELDS)} %{{NAME}}i"
-            )
-        at = end + 1
-    return lambda conn, now: "".join([part(conn, now) for part in parts])
-
-
-def check_format(text: str) -> str:
-    """What is wrong with a LogFormat, "" if nothing is."""
-    try:
-        compile_format(text)
-    except LogError as error:
-        return str(error).removeprefix("LogFormat: ")
-    return ""
-
-
-def _common(conn: Connection, now: int) -> str:
-    """The common log format, as most servers write it: the same text as the table gives, faster."""
-    request = conn.request
-    line = request.log_line if request is not None else _line(conn)
-    when = _request_time(conn.started // 1_000_000_000)
-    return f'{conn.peer[0]} - - {when} "{line}" {conn.status} {conn.body_sent or "-"}'
-
 
 class AccessLog:
     """The CustomLog directives of a server: files, each with its format.
 
+    received, response     a format asks for the bytes that came, or for the response's headers;
+                           `core.Service` sees to it that connections know them
+
     Raises LogError when a file can't be opened or a format is unknown.
     """
 
-    def __init__(self, logs: tuple[tuple[str, str], ...]) -> None:
-        self._logs = [(open_log(path, "CustomLog"), compile_format(text)) for path, text in logs]
+    def __init__(self, logs: tuple[tuple[str, str], ...], site: Site | None = None) -> None:
+        try:
+            lines = [compile_format(text, site) for _, text in logs]
+        except FormatError as error:
+            raise LogError(f"LogFormat: {error}") from None
+        self._logs = [
+            (open_log(path, "CustomLog"), line)
+            for (path, _), line in zip(logs, lines, strict=True)
+        ]
+        self.received = any(wants_received(text) for _, text in logs)
+        self.response = any(wants_response(text) for _, text in logs)
+        if self.received or self.response:
+            self.log = self._log_and_forget  # type: ignore[method-assign]
+
+    def _log_and_forget(self, conn: Connection, now: int) -> None:
+        """What is counted, is counted from one line to the next."""
+        type(self).log(self, conn, now)
+        if self.received:
+            conn.recv.count = 0
+        conn.response = None
 
     def log(self, conn: Connection, now: int) -> None:
         """One line about the request that `conn` has just answered; `now` is in ns."""
@@ -241,6 +148,53 @@ class AccessLog:
             except OSError:
                 pass  # a full disk costs log lines, not service
 
+    def flush(self) -> None:
+        """Write what is still held back: nothing."""
+
     def close(self) -> None:
+        self.flush()
         for fd, _ in self._logs:
             os.close(fd)
+
+
+class BufferedAccessLog(AccessLog):
+    """BufferedLogs On: lines are collected and written together, when there are PIECE bytes of them
+    or when the first one has waited LONGEST seconds and another comes; and when the process leaves.
+
+    One write is still one piece of whole lines. A child that is killed takes its lines with it, and an
+    idle one keeps them until its next request: that is the price of the directive, in httpd, too.
+    """
+
+    PIECE = 4096
+    LONGEST = 1.0
+
+    def __init__(self, logs: tuple[tuple[str, str], ...], site: Site | None = None) -> None:
+        super().__init__(logs, site)
+        self._held: list[list[bytes]] = [[] for _ in logs]
+        self._sizes = [0] * len(logs)
+        self._since = 0  # ns: when the first of them came
+        self._lock = allocate_lock()  # threads of one process share a buffer
+
+    def log(self, conn: Connection, now: int) -> None:
+        with self._lock:
+            if not any(self._sizes):
+                self._since = now
+            for i, (_, line) in enumerate(self._logs):
+                raw = (line(conn, now) + "\n").encode("utf-8", "surrogateescape")
+                self._held[i].append(raw)
+                self._sizes[i] += len(raw)
+            if max(self._sizes) >= self.PIECE or now - self._since > self.LONGEST * 1e9:
+                self._write()
+
+    def flush(self) -> None:
+        with self._lock:
+            self._write()
+
+    def _write(self) -> None:
+        for i, (fd, _) in enumerate(self._logs):
+            held, self._held[i], self._sizes[i] = self._held[i], [], 0
+            try:
+                if held:
+                    os.write(fd, b"".join(held))
+            except OSError:
+                pass

@@ -384,6 +384,8 @@ class Parent:
             self.errors.failure(f"child process {os.getpid()} failed", error)
             status = CHILD_SICK
         finally:
+            if self.setup.service.access is not None:
+                self.setup.service.access.flush()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)

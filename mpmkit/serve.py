@@ -24,8 +24,10 @@ from mpmkit.handlers.router import Router
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
+from mpmkit.http.messages import server_header
 from mpmkit.listen import Listener, ListenError, bind, inherit, open_listeners
-from mpmkit.logs import AccessLog, ErrorLog, LogError, check_format, open_log
+from mpmkit.log_format import Site, complaint
+from mpmkit.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
 from mpmkit.parent import Parent, Setup
 from mpmkit.pidfile import PidFileError
 from mpmkit.rehearsal import rehearse
@@ -142,7 +144,7 @@ class Configuration:
             )
             raise DirectiveError.of(problems)
         settings = self.settings(conf)
-        problems += httpd_conf.format_problems(settings, check_format)
+        problems += httpd_conf.format_problems(settings, complaint)
         running = self._parent.setup.directives if self._parent is not None else None
         directives, notes = check(
             conf.mpm, settings, [*self.source.sections, *conf.sections],
@@ -161,10 +163,14 @@ class Configuration:
         errors = ErrorLog(
             open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2,
             directives.LogLevel,
+            levels=directives.module_levels,
         )
         if self.background:
             os.dup2(errors.fd, 2)
-        access = AccessLog(directives.CustomLog) if directives.CustomLog else None
+        access = None
+        if directives.CustomLog:
+            kind = BufferedAccessLog if directives.BufferedLogs else AccessLog
+            access = kind(directives.CustomLog, site(directives))
         return Setup(
             directives, Service(directives, self.handler(directives, errors), access, errors), notes
         )
@@ -186,6 +192,14 @@ class Configuration:
             {"server-status": status},
             errors,
         )
+
+
+def site(directives: Directives) -> Site:
+    """What the access log's formats may tell of the server."""
+    return Site(
+        directives.ServerName, directives.UseCanonicalName == "On", directives.DocumentRoot or "",
+        directives.DirectoryIndex, directives.aliases, server_header(directives.ServerTokens),
+    )  # fmt: skip
 
 
 class LabConfiguration(Configuration):

@@ -112,7 +112,9 @@ def test_defaults_that_all_mpms_share():
 
 def test_the_table_and_the_record_have_the_same_names():
     attributes = {row.attribute for row in ROWS} - {""}
-    assert attributes == {f.name for f in dataclasses.fields(Directives)} - {"mpm", "sections"}
+    assert attributes == {f.name for f in dataclasses.fields(Directives)} - {
+        "mpm", "sections", "module_levels",
+    }  # fmt: skip
     assert len(SPECS) == len(ROWS)
 
 
@@ -630,3 +632,15 @@ def test_the_page_has_one_row_for_each_directive():
 def test_check_asks_the_machine_nothing(tmp_path):
     missing = os.fspath(tmp_path / "missing")
     assert effective("event", f"DocumentRoot {missing}").DocumentRoot == missing
+
+
+@pytest.mark.parametrize(("lines", "level", "levels"), [
+    (["info ssl:warn"], "info", {"ssl": "warn"}),
+    (["warn", "mpm_event:debug core:Trace3"], "warn", {"mpm_event": "debug", "core": "trace3"}),
+    (["ssl_module:info", "mod_ssl.c:debug"], "warn", {"ssl": "debug"}),
+    (["ssl:info", "error"], "error", {}),
+])  # fmt: skip
+def test_levels_of_single_modules(lines, level, levels):
+    d, notes = check("event", [Setting("LogLevel", tuple(line.split())) for line in lines])
+    assert (d.LogLevel, d.module_levels) == (level, levels)
+    assert not notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from types import SimpleNamespace
@@ -21,7 +22,8 @@ from servers import (
 
 from mpmkit.directives import Note, check, from_keywords
 from mpmkit.http.protocol import parse_head
-from mpmkit.logs import COMMON, FIELDS, AccessLog, ErrorLog, LogError, compile_format, open_log
+from mpmkit.log_format import COMMON, FIELDS, FormatError, Site, compile_format
+from mpmkit.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
 
 DIRECTIVES, _ = check("event", from_keywords("event", Listen="8080"))
 NOW = 1_700_000_000_123_456_789
@@ -75,6 +77,14 @@ def test_the_common_format_is_what_the_table_says():
     ("100%% \\o/ %r", "100% \\o/ GET /a?b HTTP/1.1"),
     ("", ""),
     ("plain", "plain"),
+    ("a\\tb\\n\\\\n", "a\tb\n\\n"),
+    ("%<s %>r %>U", "200 GET /a?b HTTP/1.1 /a"),
+    ("%q %H %{c}a %{c}h %{remote}p", "?b HTTP/1.1 192.0.2.7 192.0.2.7 1234"),
+    ("%{ms}T %{us}T %{s}T", "1 1500 0"),
+    ("%200{Referer}i %404,500{Referer}i %!200{Referer}i %!404s %200,206>s", "r - - 200 200"),
+    ("%{sec}t %{msec}t %{usec_frac}t %{end:usec}t", "1700000000 1700000000121 121956 1700000000123456"),
+    ("%{%Y}t %{begin:%Y}t", "2023 2023"),
+    ("%{none}C %{MPMKIT_NO_SUCH_NAME}e", "- -"),
 ])  # fmt: skip
 def test_formats(text, expected):
     assert line(text) == expected
@@ -100,13 +110,18 @@ def test_a_closing_connection_shows():
     assert line("%X", connection(keep_alive=False)) == "-"
 
 
-@pytest.mark.parametrize("text", ["%y", "%", "%{x}y", "%{x", "%>r", "%200s"])
-def test_what_is_no_format(text):
-    with pytest.raises(LogError, match="LogFormat"):
+@pytest.mark.parametrize("text", [
+    "%y", "%", "%{x}y", "%{x", "%>", "%20s", "%!s", "%{x}T", "%{x}P", "%{x}p", "%{x}a", "%é", "100%",
+])  # fmt: skip
+def test_what_is_no_format(text, tmp_path):
+    with pytest.raises(FormatError):
         compile_format(text)
+    with pytest.raises(LogError, match="LogFormat"):
+        AccessLog(((str(tmp_path / "log"), text),))
+    assert not list(tmp_path.iterdir()), "nothing was opened"
 
 
-@given(st.binary(max_size=20), st.sampled_from([f for f in FIELDS if f != "%t"]))
+@given(st.binary(max_size=20), st.sampled_from([f"%{f}" for f in FIELDS if f not in "tAIS"]))
 def test_a_client_cannot_write_lines_or_quotes_of_its_own(raw, field):
     value = bytes(byte for byte in raw if byte not in b"\r\n\0").strip()
     path = b"".join(b"%%%02x" % byte for byte in raw if byte)
@@ -130,6 +145,58 @@ def test_every_line_is_written_whole(tmp_path):
     log.close()
     assert len(path.read_text().splitlines()) == 3
     assert (tmp_path / "other.log").read_text() == "GET\n" * 3
+
+
+def test_what_the_server_is(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "index.htm").write_text("")
+    site = Site("lab.example:81", False, str(tmp_path), ("index.html", "index.htm"),
+                (("Alias", "/else", "/srv/else"),))  # fmt: skip
+
+    def told(text: str, path: str, host: str = "h:8080") -> str:
+        head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        return compile_format(text, site)(connection(head), NOW)
+
+    assert told("%v %V %p", "/") == "lab.example h 8080"
+    assert told("%v %V %p", "/", "h") == "lab.example h 81"
+    assert told("%f", "/sub/") == str(tmp_path / "sub" / "index.htm")
+    assert told("%f", "/sub/x") == str(tmp_path / "sub" / "x")
+    assert told("%f", "/else/x") == "/srv/else/x"
+    assert told("%f", "/elsewhere") == str(tmp_path / "elsewhere")
+    canonical = dataclasses.replace(site, canonical=True)
+    assert compile_format("%V %p", canonical)(connection(), NOW) == "lab.example 81"
+
+
+def test_cookies_and_the_environment(monkeypatch):
+    monkeypatch.setenv("MPMKIT_TEST_WORD", "here")
+    conn = connection(b"GET / HTTP/1.1\r\nHost: x\r\nCookie: a=1; b=\"2\"; c\r\n\r\n")
+    assert line("%{a}C %{b}C %{c}C %{MPMKIT_TEST_WORD}e", conn) == '1 \\"2\\" - here'
+
+
+@pytest.mark.parametrize("path", ["|/bin/cat", "syslog", "syslog:local7"])
+def test_logs_that_are_no_files_are_refused(path):
+    with pytest.raises(LogError, match="name a file"):
+        open_log(path, "ErrorLog")
+
+
+def test_buffered_lines_are_written_together_and_at_the_end(tmp_path):
+    path = tmp_path / "access.log"
+    log = BufferedAccessLog(((str(path), "%m %k"), (str(tmp_path / "other"), "%k")))
+    for kept in range(3):
+        log.log(connection(kept=kept), NOW)
+    assert path.read_text() == ""
+    log.log(connection(kept=3), NOW + 2_000_000_000)
+    assert path.read_text() == "GET 0\nGET 1\nGET 2\nGET 3\n", "the first has waited long enough"
+    log.log(connection(kept=4), NOW)
+    log.flush()
+    assert path.read_text().endswith("GET 4\n")
+    for kept in range(1000):
+        log.log(connection(kept=kept), NOW)
+    written = path.read_text()
+    assert written.endswith("\n") and 5 < written.count("\n") < 1005, "full buffers are written"
+    log.close()
+    assert path.read_text().count("\n") == 1005
+    assert (tmp_path / "other").read_text().count("\n") == 1005
 
 
 def test_a_log_that_can_t_be_opened_names_its_directive(tmp_path):
@@ -171,6 +238,17 @@ def test_levels(log, level, seen):
         assert errors.enabled(name) is (name in seen)
     errors.info("text")
     assert {re.fullmatch(LINE, text)[2] for text in read().splitlines()} == seen
+
+
+def test_a_module_may_have_its_own_level(log):
+    errors, read = log("warn", levels={"ssl": "debug", "core": "error"})
+    for module in ("", "ssl", "mpm_event"):
+        for level in ("error", "warn", "debug"):
+            errors.write(level, "text", module=module)
+    errors.info("a request was refused")
+    seen = [re.fullmatch(LINE, text).groups()[:2] for text in read().splitlines()]
+    assert seen == [("core", "error"), ("ssl", "error"), ("ssl", "warn"), ("ssl", "debug"),
+                    ("mpm_event", "error"), ("mpm_event", "warn")]  # fmt: skip
 
 
 def test_several_lines_are_several_lines_of_the_log(log):
@@ -232,6 +310,44 @@ def test_a_server_s_access_log(mpm, tmp_path):
     assert lines[5].startswith("127.0.0.1 GET /a%0ab HTTP/1.1 404 ")
     assert re.fullmatch(rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37', common[0])
     assert len(common) == len(lines)
+
+
+def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
+    path = tmp_path / "lab.log"
+    layout = "%I %O %S %{Content-Length}o %{Connection}o %{Server}o %{X-None}o %f %v %{local}p"
+    root = recorded_root(tmp_path / "root")
+    settings = {"CustomLog": (str(path), layout), "ServerName": "lab.example", "ServerTokens": "Prod"}
+    with serving(mpm, document_root=root, **settings) as server:
+        sent = []
+        with Client(server) as client:
+            for extra in ("", "Connection: keep-alive\r\n", "Connection: close\r\n"):
+                sent.append(f"GET / HTTP/1.1\r\nHost: x\r\n{extra}\r\n".encode())
+                client.ask(sent[-1])
+        sent.append(b"POST /file.txt HTTP/1.0\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello")
+        sizes = [len(exchange(server, sent[-1]))]
+        sent.append(b"nonsense\r\n\r\n")
+        sizes.append(len(exchange(server, sent[-1])))
+        poll_until(lambda: path.exists() and len(path.read_text().splitlines()) == 5)
+        rows = [text.split() for text in path.read_text().splitlines()]
+        port = str(server.port)
+    assert [int(row[0]) for row in rows] == [len(one) for one in sent]
+    assert [int(row[1]) for row in rows[3:]] == sizes
+    assert all(int(row[2]) == int(row[0]) + int(row[1]) for row in rows)
+    assert [row[3] for row in rows] == ["45", "45", "45", "37", "-"]
+    assert [row[4] for row in rows] == ["-", "Keep-Alive", "close", "close", "close"]
+    assert {row[5] for row in rows} == {"mpmkit"} and {row[6] for row in rows} == {"-"}
+    assert [row[7] for row in rows] == [f"{root}/index.html"] * 3 + [f"{root}/file.txt", "-"]
+    assert {row[8] for row in rows} == {"lab.example"} and {row[9] for row in rows} == {port}
+
+
+def test_buffered_lines_are_not_lost_at_a_graceful_restart(mpm, tmp_path):
+    root = recorded_root(tmp_path)
+    with serving(mpm, document_root=root, access_log=True, BufferedLogs=True) as server:
+        for _ in range(5):
+            get(server)
+        assert_quiet(server)
+        server.graceful()
+        poll_until(lambda: len(server.access_log().splitlines()) == 5)
 
 
 def test_lines_of_many_processes_never_mix(mpm, tmp_path):

@@ -29,7 +29,8 @@ LONGEST_CELL = 25
 
 PURE = {"directives", "directives_doc", "states", "maintenance", "timeouts", "admission",
         "httpd_conf"}
-PARTS = {"scoreboard", "listen", "pod", "pidfile", "fdqueue", "logs", "filters"}
+PARTS = {"scoreboard", "listen", "pod", "pidfile", "fdqueue", "logs",
+         "log_format", "filters"}
 # What joins parts to a server, lowest first: a file may import those before it, none after it.
 JOINTS = ("connection", "tls", "core", "rehearsal", "parent")
 # What makes a file impure: it could block, wait, fork, look at a clock or talk to the system.

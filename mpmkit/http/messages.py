@@ -14,6 +14,7 @@ same bytes (see `protocol.py`). A `Response` is the answer's head in the order h
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable
 
@@ -74,6 +75,22 @@ SENTENCES = {
 PROTOCOL_TEXT, REQUEST_TEXT = 16, 64
 
 SERVER = f"mpmkit/{__version__}"
+
+
+def server_header(tokens: str) -> str:
+    """The Server header by ServerTokens: how much it tells of the program, its system, and Python."""
+    major, minor, _ = __version__.split(".", 2)
+    match tokens:
+        case "ProductOnly":
+            return "mpmkit"
+        case "Major":
+            return f"mpmkit/{major}"
+        case "Minor":
+            return f"mpmkit/{major}.{minor}"
+        case "Minimal":
+            return SERVER
+    system = f"{SERVER} ({sys.platform.capitalize()})"
+    return system if tokens == "OS" else f"{system} Python/{'.'.join(map(str, sys.version_info[:3]))}"
 
 
 def text_field(value: bytes | str, size: int) -> bytes:
