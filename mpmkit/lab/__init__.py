@@ -1,5 +1,34 @@
-"""What the notebooks import: colours, figures, tables, progress.
+"""What the notebooks import: the control room, a watch, colours, figures, tables, progress.
 
-Nothing here measures. It shows what `mpmkit.measure` and `mpmkit.load` give, and imports plotly,
-pandas and ipywidgets only inside the functions that need them.
+    from mpmkit import lab
+    lab.control_room("worker", "event")
+
+Nothing here measures. It shows what `mpmkit.measure` and `mpmkit.load` give, and what a server's
+scoreboard says. Modules are loaded on first use, and import plotly, pandas and ipywidgets only
+where they are needed.
 """
+
+from __future__ import annotations
+
+# Where each name lives: name -> module.
+_PUBLIC = {
+    "control_room": "mpmkit.lab.panel",
+    "Room": "mpmkit.lab.room",
+    "Crowd": "mpmkit.lab.clients",
+    "watch": "mpmkit.lab.watcher",
+    "Recording": "mpmkit.lab.watcher",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(
+            f"module 'mpmkit.lab' has no attribute {name!r}; it offers {', '.join(_PUBLIC)}"
+        )
+    from importlib import import_module
+
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value

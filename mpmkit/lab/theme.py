@@ -22,6 +22,14 @@ MARKERS = {"prefork": "square", "worker": "circle", "event": "diamond"}
 # Other makes shown beside ours: greys, since the hues are taken.
 OTHERS = {"httpd": "#555555", "nginx": "#999999"}
 
+# The scoreboard's letters, from Okabe and Ito's colours, which anybody can tell apart; the letter is
+# written into each cell that is large enough. An idle worker is quiet, an empty slot is an outline.
+LETTER_COLOURS = {
+    "S": "#F0E442", "R": "#56B4E9", "W": "#0072B2", "K": "#E69F00", "L": "#009E73",
+    "D": "#7F7F7F", "C": "#CC79A7", "G": "#D55E00", "I": "#7F7F7F",
+}  # fmt: skip
+IDLE_COLOUR = {False: "#DCE1E6", True: "#434A54"}
+
 INK = {False: "#222222", True: "#E8E8E8"}
 PAPER = {False: "#FFFFFF", True: "#16181C"}
 GRID = {False: "#E3E3E3", True: "#33373E"}
@@ -48,6 +56,14 @@ def colour(mpm: str, theme: str | None = None) -> str:
     if mpm in OTHERS:
         return OTHERS[mpm]
     raise ValueError(f"no colour for {mpm!r}; there is one for {', '.join([*LIGHT, *OTHERS])}")
+
+
+def letter_colour(letter: str, theme: str | None = None) -> str:
+    """The colour of a scoreboard letter as #RRGGBB; "." (no process) has the paper's."""
+    dark = is_dark(theme)
+    if letter == ".":
+        return PAPER[dark]
+    return IDLE_COLOUR[dark] if letter == "_" else LETTER_COLOURS[letter]
 
 
 def layout(theme: str | None = None) -> dict[str, Any]:

@@ -1,0 +1,676 @@
+// The control room in the browser: controls on the left, the scoreboard and its history on the right.
+//
+// Python sends `frame` (a sample and the letters), `status` and `fields`; this file paints. What is
+// clicked goes back as {do: "start"} and the like; panel.py has the list. Everything that repeats is
+// painted on a canvas: a scoreboard of 400 slots is 400 rectangles, not 400 elements.
+
+const WINDOW = 60;        // seconds of history shown
+const GUTTER = 172;       // pixels for the names on the left of scoreboard and strips
+const STRIP = 47;         // height of one strip
+// One word for each letter; the whole sentence (states.WORDS) is the title.
+const SHORT = { _: "idle", R: "reading", W: "writing", K: "keep-alive", C: "closing", L: "logging",
+  S: "starting", G: "finishing" };
+const HERE = 5000;        // ms between two signs of life
+
+const STRIPS = [
+  { name: "requests/s", digits: 0, lines: [
+    { key: "qps", label: "served", role: "mpm" },
+    { key: "load_qps", label: "the load got", role: "ink", dash: [4, 3] }] },
+  { name: "latency, ms", log: true, digits: 2, lines: [
+    { key: "wait_ms", label: "a new client waits", role: "warn" },
+    { key: "service_ms", label: "in the server", role: "mpm", dash: [4, 3] }] },
+  { name: "processes, threads", digits: 0, lines: [
+    { key: "threads", label: "threads", role: "mpm" },
+    { key: "busy", label: "busy", role: "W" },
+    { key: "processes", label: "processes", role: "ink", dash: [4, 3] }] },
+  { name: "connections", digits: 0, stack: true, lines: [
+    { key: "reading", label: "R", role: "R" },
+    { key: "writing", label: "W", role: "W" },
+    { key: "held", label: "K", role: "K" },
+    { key: "parked", label: "no thread", role: "parked" },
+    { key: "closing", label: "C", role: "C" }] },
+  { name: "listen queue", digits: 0, lines: [{ key: "queue", label: "waiting", role: "warn" }] },
+  { name: "memory, MB", digits: 1, lines: [{ key: "pss_mb", label: "PSS, all", role: "mpm" }] },
+];
+
+function make(tag, name, text) {
+  const node = document.createElement(tag);
+  if (name) node.className = name;
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+function render({ model, el }) {
+  const view = Math.random().toString(36).slice(2);
+  const say = (message) => model.send({ ...message, view });
+  let history = [];
+  let events = [];
+  let users = 50, keepAlive = false, page = "/index.html";
+
+  // ---- the frame of the page
+
+  el.classList.add("mk");
+  const room = make("div", "mk-room");
+  room.dataset.lmSuppressShortcuts = "true";  // Enter and letters are ours, not Lab's shortcuts
+  const head = make("div", "mk-head");
+  const load = make("div", "mk-load");
+  const side = make("div", "mk-side");
+  const main = make("div", "mk-main");
+  const note = make("div", "mk-note");
+  note.setAttribute("role", "status");
+  const board = make("canvas", "mk-board");
+  const legend = make("div", "mk-legend");
+  const strips = make("canvas", "mk-strips");
+  const log = make("ol", "mk-log");
+  board.setAttribute("role", "img");
+  strips.setAttribute("role", "img");
+  main.append(board, legend, strips);
+  room.append(head, load, note, side, main, log);
+  el.append(room);
+
+  // ---- head: MPM, buttons, state
+
+  const choices = make("div", "mk-choices");
+  choices.setAttribute("role", "radiogroup");
+  choices.setAttribute("aria-label", "MPM");
+  for (const mpm of ["prefork", "worker", "event"]) {
+    const button = make("button", "mk-mpm", mpm);
+    button.dataset.mpm = mpm;
+    button.setAttribute("role", "radio");
+    button.onclick = () => say({ do: "choose", mpm });
+    choices.append(button);
+  }
+  head.append(choices);
+  const buttons = {};
+  for (const [name, text, title] of [
+    ["start", "Start", "Start the chosen MPM with these directives"],
+    ["graceful", "Graceful", "USR1: read the directives again; the old generation finishes"],
+    ["restart", "Restart", "HUP: read the directives again; connections are cut"],
+    ["stop", "Stop", "TERM: end the server, and the load"]]) {
+    const button = make("button", `mk-button mk-${name}`, text);
+    button.dataset.do = name;
+    button.title = title;
+    button.onclick = () => say({ do: name });
+    buttons[name] = button;
+    head.append(button);
+  }
+  const state = make("span", "mk-state");
+  head.append(state);
+
+  // ---- load
+
+  const slider = (low, high, step, value, label) => {
+    const input = make("input");
+    Object.assign(input, { type: "range", min: low, max: high, step, value });
+    input.setAttribute("aria-label", label);
+    return input;
+  };
+  const loadUsers = slider(1, 200, 1, users, "users of the load");
+  const loadText = make("output", "mk-value");
+  const kept = make("input");
+  kept.type = "checkbox";
+  const keptLabel = make("label", "mk-check");
+  keptLabel.append(kept, document.createTextNode("kept connections"));
+  const loadButton = make("button", "mk-button mk-go", "Start load");
+  loadButton.dataset.do = "load";
+  const pages = make("select", "mk-page");
+  pages.setAttribute("aria-label", "page that the load asks for");
+  for (const [path, text] of [["/index.html", "static page"], ["/hello.py", "script"],
+    ["/slow.py", "slow script, 0.1 s"]]) {
+    const option = make("option", "", text);
+    option.value = path;
+    pages.append(option);
+  }
+  const crowdCount = slider(0, 300, 1, 0, "browsers that keep a connection");
+  const crowdText = make("output", "mk-value");
+  const crowdThink = slider(-1, 6, 0.5, 6, "seconds that a browser thinks");
+  const thinkText = make("output", "mk-value");
+  crowdCount.dataset.load = "browsers";
+  crowdThink.dataset.load = "think";
+  loadUsers.dataset.load = "users";
+  const think = () => Number((2 ** Number(crowdThink.value)).toPrecision(2));
+  const pair = (text, title, ...nodes) => {
+    const span = make("span", "mk-pair");
+    const name = make("span", "mk-name", text);
+    name.title = title;
+    span.append(name, ...nodes);
+    return span;
+  };
+  load.append(
+    pair("Load", "Locust's users: each asks again as soon as it is answered", loadUsers, loadText,
+      pages, keptLabel, loadButton),
+    pair("Browsers", "Each keeps its connection, asks, thinks, and asks again", crowdCount,
+      crowdText),
+    pair("think", "Seconds between an answer and the next question", crowdThink, thinkText));
+  const showLoad = () => {
+    loadText.textContent = `${loadUsers.value} users`;
+    crowdText.textContent = crowdCount.value;
+    thinkText.textContent = `${think()} s`;
+  };
+  loadUsers.oninput = () => { users = Number(loadUsers.value); showLoad(); };
+  loadUsers.onchange = () => { if (status().loading) startLoad(); };
+  kept.onchange = () => { keepAlive = kept.checked; if (status().loading) startLoad(); };
+  pages.onchange = () => { page = pages.value; if (status().loading) startLoad(); };
+  const startLoad = () => say({ do: "load", users, keep_alive: keepAlive, path: page });
+  loadButton.onclick = () => (status().loading ? say({ do: "unload" }) : startLoad());
+  let crowdTimer = 0;
+  const sendCrowd = () => {
+    showLoad();
+    clearTimeout(crowdTimer);
+    crowdTimer = setTimeout(
+      () => say({ do: "crowd", count: Number(crowdCount.value), think: think() }), 120);
+  };
+  crowdCount.oninput = crowdThink.oninput = sendCrowd;
+  showLoad();
+
+  // ---- directives: a row each, made once for an MPM and then only filled
+
+  let rows = {};
+  let shown = "";
+  function fields() {
+    const list = model.get("fields");
+    const names = list.map((f) => f.name).join();
+    if (names !== shown) {
+      shown = names;
+      rows = {};
+      side.replaceChildren();
+      let group = "";
+      for (const field of list) {
+        if (field.group !== group) {
+          group = field.group;
+          side.append(make("h4", "", group));
+        }
+        rows[field.name] = row(field);
+        side.append(rows[field.name].node);
+      }
+    }
+    for (const field of list) rows[field.name].fill(field);
+  }
+
+  function row(field) {
+    const node = make("div", "mk-field");
+    node.dataset.directive = field.name;
+    const name = make("label", "mk-name", field.name);
+    const advice = make("div", "mk-advice");
+    const reset = make("button", "mk-reset", "×");
+    reset.title = "back to the default";
+    let timer = 0;
+    const send = (value, wait) => {
+      clearTimeout(timer);
+      timer = setTimeout(() => say({ do: "set", name: field.name, value }), wait);
+    };
+    reset.onclick = () => send(null, 0);
+    let range, box;
+    if (field.kind === "switch") {
+      box = make("input");
+      box.type = "checkbox";
+      box.onchange = () => send(box.checked ? "On" : "Off", 0);
+    } else {
+      range = slider(field.low, field.reach, field.step, field.low, field.name);
+      box = make("input", "mk-number");
+      box.type = "text";
+      box.inputMode = "decimal";
+      range.oninput = () => { box.value = range.value; send(range.value, 120); };
+      box.onchange = () => send(box.value, 0);
+      box.onkeydown = (event) => { if (event.key === "Enter") box.onchange(); };
+    }
+    box.setAttribute("aria-label", `${field.name}, value`);
+    node.append(name, range || make("span"), box, reset, advice);
+    return {
+      node,
+      fill(now) {
+        const text = now.value || now.default;
+        const bound = now.high === null ? `${now.low} or more` : `${now.low} to ${now.high}`;
+        name.title = `${now.doc}.\n${now.kind === "switch" ? "On or Off" : bound}`
+          + `${now.unit ? `, in ${now.unit}` : ""}; default ${now.default}`;
+        node.classList.toggle("mk-set", now.value !== "");
+        if (range) {
+          if (document.activeElement !== box) box.value = text;
+          const number = /ms$/.test(text) ? parseFloat(text) / 1000 : parseFloat(text);
+          if (!range.matches(":active") && !Number.isNaN(number)) range.value = number;
+        } else box.checked = text.toLowerCase() === "on";
+        advice.textContent = now.advice.join("\n");
+        advice.classList.toggle("mk-wrong", now.refused);
+      },
+    };
+  }
+
+  // ---- colours of the page we are on
+
+  function colours() {
+    const style = getComputedStyle(room);
+    const paper = style.getPropertyValue("--mk-paper").trim() || "#ffffff";
+    const probe = document.createElement("canvas").getContext("2d");
+    probe.fillStyle = paper;
+    const hex = probe.fillStyle.startsWith("#") ? probe.fillStyle : "#ffffff";
+    const [r, g, b] = [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+    const name = 0.3 * r + 0.59 * g + 0.11 * b < 128 ? "dark" : "light";
+    const { letters, mpms } = model.get("palette");
+    const grey = name === "dark" ? "#9aa4b1" : "#5c6670";
+    return {
+      name, paper, grey, letters: letters[name], mpms: mpms[name],
+      ink: name === "dark" ? "#e8e8e8" : "#222222",
+      faint: name === "dark" ? "#343a43" : "#e4e7ea",
+      warn: name === "dark" ? "#ff8a5c" : "#c2410c",
+      parked: name === "dark" ? "#7d6a35" : "#f3d9a0",
+    };
+  }
+
+  const of = (role, c, mpm) => (role === "mpm" ? c.mpms[mpm] : c[role] || c.letters[role]);
+
+  function canvas(node, width, height) {
+    const ratio = window.devicePixelRatio || 1;
+    if (node.width !== Math.round(width * ratio) || node.height !== Math.round(height * ratio)) {
+      node.width = Math.round(width * ratio);
+      node.height = Math.round(height * ratio);
+      node.style.width = `${width}px`;
+      node.style.height = `${height}px`;
+    }
+    const g = node.getContext("2d");
+    g.setTransform(ratio, 0, 0, ratio, 0, 0);
+    g.clearRect(0, 0, width, height);
+    g.font = FONT;
+    g.textBaseline = "middle";
+    return g;
+  }
+  const FONT = "12px system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
+
+  // ---- the scoreboard
+
+  function paintBoard(frame, c) {
+    const width = main.clientWidth;
+    if (!frame.rows) {
+      const g = canvas(board, width, 76);
+      g.fillStyle = c.grey;
+      g.fillText("No server runs. Choose an MPM, set what you like, press Start.", 8, 38);
+      board.setAttribute("aria-label", "scoreboard: no server runs");
+      board.dataset.letters = "";
+      legend.replaceChildren();
+      return;
+    }
+    const one = frame.threads === 1;
+    const bySlot = new Map(frame.rows.map((row) => [row[0], row]));
+    const all = frame.rows.map((row) => row[5]).join("");
+    board.dataset.letters = all;
+    const room = width - GUTTER - 8;
+    let g;
+    if (one) {
+      // prefork: a process is one cell, so cells flow like the lines of mod_status
+      const slots = Math.max(frame.slots, ...frame.rows.map((row) => row[0] + 1));
+      let size = 22;
+      while (size > 7 && Math.ceil(slots / Math.floor(room / size)) * size > 136) size -= 1;
+      const per = Math.floor(room / size);
+      const lines = Math.ceil(slots / per);
+      g = canvas(board, width, Math.max(lines * size + 6, 62));
+      title(g, c, frame, `${frame.rows.length} of ${frame.slots} processes`, "a cell is a process");
+      for (let slot = 0; slot < slots; slot += 1) {
+        const row = bySlot.get(slot);
+        cell(g, c, GUTTER + (slot % per) * size, 3 + Math.floor(slot / per) * size, size,
+          row ? row[5][0] : ".", row && row[2] !== frame.generation);
+      }
+    } else {
+      // worker, event: a row is a process, a cell is one of its threads
+      const last = Math.max(frame.slots, ...frame.rows.map((row) => row[0] + 1));
+      const tail = frame.mpm === "event" ? 64 : 0;
+      // as many columns of rows as give the largest cells
+      let columns = 1, size = 0;
+      for (let n = 1; n <= 6; n += 1) {
+        const wide = (Math.floor((width - 8) / n) - (n > 1 ? 62 : GUTTER) - tail - 8) / frame.threads;
+        const fits = Math.floor(Math.min(18, wide, 216 / Math.ceil(last / n) - 1));
+        if (fits > size) [columns, size] = [n, fits];
+      }
+      size = Math.max(size, 3);
+      const high = Math.max(size + 1, 12);
+      const per = Math.ceil(last / columns);
+      const each = Math.floor((width - 8) / columns);
+      const gutter = columns > 1 ? 62 : GUTTER;
+      g = canvas(board, width, Math.max(per * high + 6, 40));
+      for (let slot = 0; slot < last; slot += 1) {
+        const row = bySlot.get(slot);
+        const x = Math.floor(slot / per) * each;
+        const y = 3 + (slot % per) * high;
+        const middle = y + high / 2;
+        g.fillStyle = row ? c.ink : c.grey;
+        const told = !row ? "" : row[3] ? " leaving" : row[4] ? " full" : "";
+        const pid = columns > 1 ? "" : row ? `  pid ${row[1]}` : "";
+        g.globalAlpha = row ? 1 : 0.6;
+        g.fillText(`${slot}${pid}${told}`, x + 8, middle);
+        g.globalAlpha = 1;
+        for (let thread = 0; thread < frame.threads; thread += 1) {
+          cell(g, c, x + gutter + thread * size, y + (high - size) / 2, size,
+            row ? row[5][thread] || "." : ".", row && row[2] !== frame.generation);
+        }
+        if (row && row[6]) {
+          const from = x + gutter + frame.threads * size + 8;
+          g.fillStyle = c.parked;
+          const long = Math.min(30, 3 + row[6] / 4);
+          g.fillRect(from, middle - 4, long, 8);
+          g.fillStyle = c.ink;
+          g.fillText(`+${row[6]}`, from + long + 4, middle);
+        }
+      }
+    }
+    const counts = {};
+    for (const letter of all) counts[letter] = (counts[letter] || 0) + 1;
+    const words = model.get("palette").words;
+    board.setAttribute("aria-label", `scoreboard of ${frame.mpm}: ${frame.rows.length} processes; `
+      + Object.entries(counts).map(([l, n]) => `${n} ${words[l]}`).join(", "));
+    legend.replaceChildren(...[..."_RWKCLSG"]
+      .filter((letter) => "_RWKC".includes(letter) || counts[letter]).map((letter) => {
+        const item = make("span", "mk-key");
+        item.title = words[letter];
+        const swatch = make("i", "", letter);
+        swatch.style.background = c.letters[letter];
+        swatch.style.color = inkOn(c.letters[letter]);
+        item.append(swatch, document.createTextNode(
+          `${counts[letter] || 0} ${SHORT[letter]}`));
+        return item;
+      }));
+    if (frame.mpm === "event") {
+      const item = make("span", "mk-key");
+      const swatch = make("i", "", "+");
+      swatch.style.background = c.parked;
+      swatch.style.color = inkOn(c.parked);
+      item.append(swatch, document.createTextNode(
+        `${frame.rows.reduce((sum, row) => sum + row[6], 0)} parked, no thread`));
+      legend.append(item);
+    }
+  }
+
+  function title(g, c, frame, first, second) {
+    g.fillStyle = c.ink;
+    g.fillText(first, 8, 16);
+    g.fillStyle = c.grey;
+    g.fillText(second, 8, 34);
+    g.fillText(`generation ${frame.generation}`, 8, 52);
+  }
+
+  function cell(g, c, x, y, size, letter, old) {
+    const side = size - (size > 5 ? 2 : 1);
+    if (letter === ".") {
+      g.strokeStyle = c.faint;
+      g.lineWidth = 1;
+      g.strokeRect(x + 0.5, y + 0.5, side - 1, side - 1);
+      return;
+    }
+    g.fillStyle = c.letters[letter] || c.grey;
+    g.fillRect(x, y, side, side);
+    if (old) {  // a generation that leaves
+      g.strokeStyle = c.ink;
+      g.lineWidth = 1.5;
+      g.strokeRect(x + 0.75, y + 0.75, side - 1.5, side - 1.5);
+    }
+    if (side >= 9 && letter !== "_") {
+      g.fillStyle = inkOn(c.letters[letter]);
+      g.font = `bold ${Math.min(11, side - 1)}px ui-monospace, monospace`;
+      g.textAlign = "center";
+      g.fillText(letter, x + side / 2, y + side / 2 + 0.5);
+      g.textAlign = "left";
+      g.font = FONT;
+    }
+  }
+
+  function inkOn(colour) {
+    const [r, g, b] = [1, 3, 5].map((i) => parseInt((colour || "#ffffff").slice(i, i + 2), 16));
+    return 0.299 * r + 0.587 * g + 0.114 * b < 140 ? "#ffffff" : "#111111";
+  }
+
+  // ---- the history: strips over one time axis
+
+  function paintStrips(frame, c) {
+    const width = main.clientWidth;
+    const height = STRIPS.length * STRIP + 20;
+    const g = canvas(strips, width, height);
+    if (!history.length) {
+      strips.setAttribute("aria-label", "history: empty");
+      strips.style.display = "none";
+      return;
+    }
+    strips.style.display = "";
+    const last = history[history.length - 1];
+    // A young history fills the width; later the last minute does.
+    const span = Math.min(WINDOW, Math.max(20, last.t));
+    const end = Math.max(last.t, span), begin = end - span;
+    const left = GUTTER, right = width - 8;
+    const at = (t) => left + ((t - begin) / span) * (right - left);
+    const seen = history.filter((f) => f.t >= begin - 2);
+    const told = [];
+
+    for (const event of events) {  // behind the lines
+      if (event[0] < begin || event[0] > end) continue;
+      const bad = event[1] === "log" && /reached|full|no slot|exit|crash|signal/i.test(event[2]);
+      g.strokeStyle = bad ? c.warn : event[1] === "note" ? c.grey : c.faint;
+      g.setLineDash(event[1] === "note" || bad ? [2, 2] : []);
+      g.beginPath();
+      g.moveTo(at(event[0]), 4);
+      g.lineTo(at(event[0]), height - 20);
+      g.stroke();
+    }
+    g.setLineDash([]);
+
+    STRIPS.forEach((strip, index) => {
+      const top = index * STRIP + 6, bottom = (index + 1) * STRIP - 4;
+      const lines = strip.lines.filter((line) => seen.some((f) => value(f, line) !== null));
+      let most = 0;
+      for (const f of seen) {
+        const values = lines.map((line) => value(f, line) ?? 0);
+        most = Math.max(most, strip.stack ? values.reduce((a, b) => a + b, 0) : Math.max(0, ...values));
+      }
+      const high = strip.log ? Math.max(10, 10 ** Math.ceil(Math.log10(Math.max(most, 1)))) : nice(most);
+      const y = (v) => (strip.log
+        ? bottom - (Math.log10(Math.max(v, 0.1)) + 1) / (Math.log10(high) + 1) * (bottom - top)
+        : bottom - (v / high) * (bottom - top));
+
+      g.strokeStyle = c.faint;
+      g.lineWidth = 1;
+      g.beginPath();
+      g.moveTo(left, bottom + 0.5);
+      g.lineTo(right, bottom + 0.5);
+      g.stroke();
+      g.textAlign = "right";
+      g.fillStyle = c.grey;
+      g.font = FONT.replace("12px", "10px");
+      g.fillText(high.toLocaleString("en"), left - 4, top + 3);
+      g.fillText(strip.log ? "0.1" : "0", left - 4, bottom - 3);
+      g.textAlign = "left";
+      g.font = FONT;
+
+      if (strip.stack) {
+        let base = seen.map(() => 0);
+        for (const line of lines) {
+          const next = seen.map((f, i) => base[i] + (value(f, line) ?? 0));
+          g.fillStyle = of(line.role, c, frame.mpm);
+          g.beginPath();
+          seen.forEach((f, i) => g.lineTo(at(f.t), y(next[i])));
+          for (let i = seen.length - 1; i >= 0; i -= 1) g.lineTo(at(seen[i].t), y(base[i]));
+          g.fill();
+          base = next;
+        }
+      } else {
+        for (const line of lines) {
+          g.strokeStyle = of(line.role, c, frame.mpm);
+          g.lineWidth = 2;
+          g.lineJoin = "round";
+          g.setLineDash(line.dash || []);
+          g.beginPath();
+          let pen = false;
+          for (const f of seen) {
+            const v = value(f, line);
+            if (v === null) { pen = false; continue; }
+            if (pen) g.lineTo(at(f.t), y(v)); else g.moveTo(at(f.t), y(v));
+            pen = true;
+          }
+          g.stroke();
+        }
+        g.setLineDash([]);
+      }
+
+      // names and newest values: the labels of the lines
+      g.fillStyle = c.ink;
+      g.font = `600 ${FONT}`;
+      g.fillText(strip.name, 8, top + 4);
+      g.font = FONT.replace("12px", "11px");
+      let x = 8, row = top + 18;
+      for (const line of strip.lines) {
+        const v = value(last, line);
+        if (v === null && !lines.includes(line)) continue;
+        const number = v === null ? "–" : v.toLocaleString("en", {
+          maximumFractionDigits: v >= 100 ? 0 : strip.digits });
+        const text = strip.stack ? `${line.label} ${number}` : `${number} ${line.label}`;
+        if (x > 8 && x + 10 + g.measureText(text).width > left - (row > top + 20 ? 20 : 34)) {
+          x = 8;
+          row += 13;
+        }
+        swatch(g, of(line.role, c, frame.mpm), x, row);
+        g.fillStyle = c.ink;
+        g.fillText(text, x + 10, row);
+        x += g.measureText(text).width + 18;
+        told.push(`${strip.name}: ${text}`);
+      }
+      g.font = FONT;
+    });
+    strips.setAttribute("aria-label", `the last ${span.toFixed(0)} seconds; now ${told.join(", ")}`);
+    strips.dataset.qps = last.qps ?? "";
+    strips.dataset.points = history.length;
+    g.fillStyle = c.grey;
+    g.font = FONT.replace("12px", "11px");
+    for (let t = Math.ceil(begin / 10) * 10; t <= end; t += span > 30 ? 10 : 5) {
+      g.textAlign = t >= end - 1 ? "right" : "center";
+      g.fillText(`${t} s`, at(t), height - 9);
+    }
+    g.textAlign = "left";
+  }
+
+  function value(f, line) {
+    if (line.key === "parked") return keptParked(f);
+    if (line.key === "held") return Math.max(0, f.keep_alive - keptParked(f));
+    return f[line.key] ?? null;
+  }
+  // Of the kept-alive connections, those without a thread: all of event's.
+  const keptParked = (f) => Math.min(f.parked, f.keep_alive);
+
+  function swatch(g, colour, x, y) {
+    g.fillStyle = colour;
+    g.fillRect(x, y - 3.5, 7, 7);
+  }
+
+  function nice(most) {
+    if (most <= 1) return 1;
+    const power = 10 ** Math.floor(Math.log10(most));
+    return [1, 2, 2.5, 5, 10].map((f) => f * power).find((f) => f >= most);
+  }
+
+  // ---- events
+
+  function paintLog() {
+    log.replaceChildren(...events.slice(-9).reverse().map(([t, kind, text]) => {
+      const item = make("li", `mk-is-${kind}`);
+      item.append(make("b", "", `${t.toFixed(1)} s`), document.createTextNode(text));
+      item.title = text;
+      return item;
+    }));
+  }
+
+  // ---- what Python says
+
+  const status = () => model.get("status");
+
+  function paintHead() {
+    const s = status();
+    const c = colours();
+    for (const button of choices.children) {
+      const chosen = button.dataset.mpm === s.mpm;
+      button.setAttribute("aria-checked", chosen);
+      button.style.setProperty("--mk-colour", c.mpms[button.dataset.mpm]);
+      button.style.setProperty("--mk-on", inkOn(c.mpms[button.dataset.mpm]));
+    }
+    room.style.setProperty("--mk-accent", c.mpms[s.running_mpm || s.mpm]);
+    buttons.graceful.disabled = buttons.restart.disabled = buttons.stop.disabled = !s.running;
+    buttons.start.textContent = s.running ? "Start anew" : "Start";
+    loadButton.disabled = !s.running;
+    loadButton.textContent = (s.loading ? "Stop load" : "Start load") + (s.linked ? " (all)" : "");
+    loadButton.classList.toggle("mk-on", Boolean(s.loading));
+    buttons.graceful.classList.toggle("mk-due", s.unapplied.length > 0);
+    state.dataset.running = s.running;
+    state.replaceChildren(make("i", s.running ? "mk-lamp mk-lit" : "mk-lamp"));
+    const due = s.unapplied.length ? ` · ${s.unapplied.join(", ")} set: Graceful brings it in` : "";
+    state.append(document.createTextNode(
+      s.running ? `${s.running_mpm} · pid ${s.pid} · ${s.url.replace("http://", "")}${due}` : "stopped"));
+    if (document.activeElement !== crowdCount) crowdCount.value = s.browsers;
+    if (document.activeElement !== crowdThink) crowdThink.value = Math.log2(s.think);
+    showLoad();
+    if (!s.running && s.events) events = s.events;
+    note.textContent = model.get("message");
+    note.hidden = !note.textContent;
+  }
+
+  function paint() {
+    const c = colours();
+    const frame = status().running ? model.get("frame") : {};
+    paintBoard(frame, c);
+    paintStrips(model.get("frame"), c);
+    paintLog();
+  }
+
+  let heard = 0;
+  function here() {
+    if (Date.now() - heard > HERE / 2) {
+      heard = Date.now();
+      say({ do: "here" });
+    }
+  }
+
+  const onFrame = () => {
+    const frame = model.get("frame");
+    if (frame.figures) {
+      if (history.length && frame.figures.t < history[history.length - 1].t) history = [];
+      history.push(frame.figures);
+      history = history.slice(-400);
+      events = frame.events || events;
+      const before = JSON.stringify(status());
+      if (JSON.stringify({ ...status(), ...frame.status }) !== before) {
+        model.set("status", { ...status(), ...frame.status });
+        paintHead();
+      }
+      here();
+    }
+    paint();
+  };
+  const onStatus = () => { paintHead(); paint(); };
+  const onCustom = (message) => {
+    if (message.history) {
+      history = message.history;
+      events = message.events;
+      paint();
+    }
+  };
+  model.on("change:frame", onFrame);
+  model.on("change:status", onStatus);
+  model.on("change:message", paintHead);
+  model.on("change:fields", fields);
+  model.on("msg:custom", onCustom);
+  const timer = setInterval(here, HERE);
+  const resize = new ResizeObserver(() => paint());
+  resize.observe(main);
+  const themes = new MutationObserver(onStatus);
+  themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-name", "class"] });
+
+  fields();
+  paintHead();
+  paint();
+  say({ do: "hello" });
+
+  return () => {
+    say({ do: "bye" });
+    clearInterval(timer);
+    resize.disconnect();
+    themes.disconnect();
+    model.off("change:frame", onFrame);
+    model.off("change:status", onStatus);
+    model.off("change:message", paintHead);
+    model.off("change:fields", fields);
+    model.off("msg:custom", onCustom);
+  };
+}
+
+export default { render };

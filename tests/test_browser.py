@@ -1,0 +1,232 @@
+"""The notebooks in a real browser: JupyterLab in a headless Chromium, clicked as a reader clicks.
+
+MPMKIT_SCREENSHOTS=DIR keeps the pictures. JupyterLab listens on loopback, without a token, for the
+time of these tests only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from pathlib import Path
+
+import pytest
+
+from mpmkit.lab.render import find_browser
+
+ROOT = Path(__file__).resolve().parent.parent
+MARK = "MPMKIT_TEST_MARK"
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--no-first-run"]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(150),
+    # Playwright's event loop and JupyterLab's sockets are theirs.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    program = find_browser()
+    if program is None:
+        pytest.skip("no Chromium here; apt install chromium, or set BROWSER_PATH")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, browser):
+    """(the address of a JupyterLab that serves copies of the notebooks, a mark of its processes)."""
+    place = tmp_path_factory.mktemp("lab")
+    books = place / "notebooks"
+    books.mkdir()
+    for source in (ROOT / "notebooks").glob("*.ipynb"):
+        shutil.copy(source, books)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {"notebook-extension/tracker": {"autoStartDefaultKernel": True},
+                "apputils-extension/notification": {"fetchNews": "false"}}
+    for name, values in settings.items():
+        file = place / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values))
+    word = uuid.uuid4().hex
+    environment = {**os.environ, MARK: word, "PYTHONPATH": str(ROOT), "MPMKIT_SCALE": "smoke",
+                   "HOME": str(place), "JUPYTER_CONFIG_DIR": str(place / "config"),
+                   "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"),
+                   "JUPYTERLAB_WORKSPACES_DIR": str(place / "workspaces"),
+                   "JUPYTER_RUNTIME_DIR": str(place / "runtime")}
+    with open(place / "lab.log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+             "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=",
+             "--ServerApp.allow_root=True", "--expose-app-in-browser",
+             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+             f"--ServerApp.root_dir={books}"],
+            env=environment, cwd=books, stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + 40
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{address}/api", timeout=2).close()
+                break
+            assert process.poll() is None and time.monotonic() < until, (
+                (place / "lab.log").read_text()[-2000:])
+            time.sleep(0.1)
+        yield address, word
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def marked(word: str, what: str) -> list[str]:
+    """Command lines of processes that carry the mark and whose command line has `what` in it."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"{MARK}={word}".encode() in (entry / "environ").read_bytes():
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if what in command:
+                    found.append(command)
+    return found
+
+
+def wait_for(condition, seconds: float = 20, what: str = ""):
+    """The first true value of a condition."""
+    until = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < until, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+    return value
+
+
+def shot(page, name: str, selector: str = "") -> None:
+    """Keep a picture of the page, or of one element, where MPMKIT_SCREENSHOTS says."""
+    folder = os.environ.get("MPMKIT_SCREENSHOTS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        target = page.locator(selector).first if selector else page
+        target.screenshot(path=os.path.join(folder, f"{name}.png"))
+
+
+def opened(browser, address: str, book: str, **how):
+    """A page with a notebook open and its kernel idle."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, **how)
+    page.goto(f"{address}/lab/tree/{book}?reset")
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=40_000)
+    # The page's own indicator says idle before the kernel is connected; a run then comes to nothing.
+    page.wait_for_function(
+        "(k => k && k.connectionStatus === 'connected' && k.status === 'idle')"
+        "(window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel)", timeout=40_000)
+    page.evaluate("void window.jupyterapp.commands.execute('application:toggle-left-area')")
+    return page
+
+
+def run_all(page) -> None:
+    page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+
+
+def points(page) -> int:
+    return int(page.locator(".mk-strips").first.get_attribute("data-points") or 0)
+
+
+def qps(page) -> float:
+    return float(page.locator(".mk-strips").first.get_attribute("data-qps") or 0)
+
+
+def letters(page) -> str:
+    return page.locator(".mk-board").first.get_attribute("data-letters") or ""
+
+
+def test_the_control_room_by_clicking(browser, lab):
+    address, word = lab
+    page = opened(browser, address, "control-room.ipynb")
+    run_all(page)
+    page.wait_for_selector(".mk-room", timeout=30_000)
+    page.locator(".mk-room").first.scroll_into_view_if_needed()
+    assert not marked(word, "mpmkit serve"), "nothing runs before somebody clicks"
+
+    # A number that httpd corrects, and its message
+    box = page.locator('[data-directive="ThreadsPerChild"] .mk-number')
+    box.fill("100")
+    box.press("Enter")
+    advice = page.locator('[data-directive="ThreadsPerChild"] .mk-advice')
+    wait_for(lambda: "AH00507" in advice.inner_text(), what="httpd's correction message")
+    box.fill("8")
+    box.press("Enter")
+    wait_for(lambda: not advice.inner_text(), what="the message goes with its reason")
+
+    page.locator('[data-do="start"]').click()
+    page.wait_for_selector('.mk-state[data-running="true"]', timeout=20_000)
+    wait_for(lambda: "_" in letters(page), what="idle workers on the scoreboard")
+    assert marked(word, "mpmkit serve")
+
+    # The slider of browsers: connections that event keeps without a thread
+    page.locator('[data-load="browsers"]').fill("40")
+    wait_for(lambda: "40 parked" in page.locator(".mk-legend").inner_text(), what="40 parked")
+
+    page.locator('[data-do="load"]').click()
+    wait_for(lambda: qps(page) > 50, 30, "the load shows in the QPS line")
+    wait_for(lambda: set("RWKC") & set(letters(page)), what="busy workers on the scoreboard")
+    before = points(page)
+    wait_for(lambda: points(page) >= before + 6, 6, "two to four frames a second")
+    shot(page, "control-room-event-lab")
+
+    # A directive by its slider, and Graceful brings it in
+    page.locator('[data-directive="StartServers"] input[type="range"]').fill("5")
+    page.wait_for_selector(".mk-graceful.mk-due")
+    page.locator('[data-do="graceful"]').click()
+    wait_for(lambda: "generation 1" in page.locator(".mk-log").inner_text(), what="a generation")
+
+    page.locator('[data-do="stop"]').click()
+    page.wait_for_selector('.mk-state[data-running="false"]', timeout=20_000)
+    wait_for(lambda: not marked(word, "mpmkit serve") and not marked(word, "locust"),
+             what="no process is left")
+    page.close()
+
+
+def test_closing_kernel_and_rerunning_leave_no_server(browser, lab):
+    address, word = lab
+    page = opened(browser, address, "control-room.ipynb")
+    run_all(page)
+    page.wait_for_selector(".mk-room", timeout=30_000)
+    page.locator('[data-do="start"]').click()
+    page.wait_for_selector('.mk-state[data-running="true"]', timeout=20_000)
+    first = marked(word, "mpmkit serve")
+    assert first
+
+    # The cells again: the server of the last run goes, and the new panel stands there stopped
+    run_all(page)
+    wait_for(lambda: not marked(word, "mpmkit serve"), what="the cell's last server is stopped")
+    page.wait_for_selector('.mk-state[data-running="false"]', timeout=20_000)
+    page.locator('[data-do="start"]').click()
+    page.wait_for_selector('.mk-state[data-running="true"]', timeout=20_000)
+    assert marked(word, "mpmkit serve")
+
+    # The kernel is restarted under the running server
+    page.evaluate(
+        "void window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    wait_for(lambda: not marked(word, "mpmkit serve"), what="the kernel's server is gone")
+    page.close()

@@ -1,0 +1,277 @@
+"""The control room's model, without a browser, and what its panel makes of a browser's messages."""
+
+from __future__ import annotations
+
+import glob
+import os
+import tempfile
+import threading
+
+import pytest
+from servers import alive, poll_until
+
+import mpmkit
+from mpmkit.directives import SPECS, DirectiveError
+from mpmkit.lab import room as rooms
+from mpmkit.lab.panel import GONE, Panel, control_room
+from mpmkit.lab.room import Room
+from mpmkit.launcher import LaunchError
+
+SMALL = {"StartServers": 1, "ThreadsPerChild": 4, "MinSpareThreads": 2, "MaxSpareThreads": 8,
+         "MaxRequestWorkers": 16, "ServerLimit": 4}
+
+
+def field(room: Room, name: str) -> rooms.Field:
+    return next(field for field in room.fields() if field.name == name)
+
+
+# ---------------------------------------------------------------- directives
+
+
+@pytest.mark.parametrize("mpm", mpmkit.MPMS)
+def test_the_fields_are_those_of_the_mpm_with_the_tables_bounds(mpm):
+    with Room(mpm) as room:
+        fields = {field.name: field for field in room.fields()}
+    assert set(fields) == {name for name in rooms.NAMES if mpm in SPECS[name.lower()].mpms}
+    for name, one in fields.items():
+        spec = SPECS[name.lower()]
+        assert one.high == spec.high_for(mpm) and one.unit == spec.unit and one.doc == spec.doc
+        assert not one.advice and one.value == "" and one.low < one.reach
+    assert fields["StartServers"].default == {"prefork": "5"}.get(mpm, "3")
+
+
+def test_a_number_that_httpd_corrects_shows_its_message():
+    with Room("event", ThreadsPerChild=100, MaxRequestWorkers=70) as room:
+        one = field(room, "ThreadsPerChild")
+        assert one.value == "100" and one.effective == "64"
+        assert one.advice == (
+            "AH00507: ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is used",)
+        assert field(room, "MaxRequestWorkers").advice[0].startswith("AH00513")
+        room.set("ThreadsPerChild", None)
+        assert not field(room, "ThreadsPerChild").advice
+
+
+def test_a_word_that_cannot_be_read_is_told_and_refused_at_the_start():
+    with Room("worker") as room:
+        room.set("KeepAliveTimeout", "soon")
+        assert "takes a time" in field(room, "KeepAliveTimeout").advice[0]
+        assert field(room, "KeepAliveTimeout").refused and not field(room, "Timeout").refused
+        with pytest.raises(DirectiveError, match="KeepAliveTimeout"):
+            room.start()
+        assert room.server is None
+        with pytest.raises(DirectiveError, match="no directive 'Speed'"):
+            room.set("Speed", 9)
+        with pytest.raises(DirectiveError, match="not an MPM"):
+            room.choose("threads")
+
+
+def test_settings_of_another_mpm_wait_until_it_is_chosen():
+    with Room("event", ThreadsPerChild=8) as room:
+        room.choose("prefork")
+        assert room.settings() == [] and not room.advice()[1]
+        room.choose("worker")
+        assert [s.name for s in room.settings()] == ["ThreadsPerChild"]
+
+
+# ---------------------------------------------------------------- a running room
+
+
+@pytest.mark.parametrize("mpm", mpmkit.MPMS)
+def test_a_room_from_start_to_stop(mpm):
+    frames = []
+    with Room(mpm, KeepAliveTimeout=30, **(SMALL if mpm != "prefork" else {})) as room:
+        room.on_frame = frames.append
+        room.crowd_size(3)
+        room.start()
+        children = room.server.processes()
+        poll_until(lambda: room.snapshot().get("figures", {}).get("keep_alive") == 3,
+                   what=lambda: str(room.snapshot().get("figures")))
+        frame = room.snapshot()
+        assert frame["mpm"] == mpm and frames[-1]["rows"]
+        assert all(len(row[5]) == frame["threads"] for row in frame["rows"])
+        poll_until(lambda: room.snapshot()["figures"]["wait_ms"] is not None)
+
+        room.set("StartServers", 2)
+        assert room.unapplied() == ["StartServers"]
+        room.graceful()
+        assert room.unapplied() == []
+        poll_until(lambda: room.snapshot()["generation"] == 1)
+        poll_until(lambda: any(kind == "generation" for _, kind, _ in room.events()))
+        pid = room.server.pid
+        room.stop()
+        assert room.server is None and not room.status()["running"]
+        assert not any(alive(child) for child in [pid, *children])
+        said = [text for _, kind, text in room.events() if kind == "note"]
+        assert said[0].startswith(f"start {mpm}") and said[-2:] == ["graceful", "stop"]
+
+
+def test_what_a_restart_cannot_change_is_told():
+    with Room("event", **SMALL) as room:
+        room.start()
+        room.set("ServerLimit", 8)
+        assert "first start" in field(room, "ServerLimit").advice[0]
+        room.choose("worker")
+        with pytest.raises(LaunchError, match="stop and start"):
+            room.graceful()
+
+
+def test_a_load_starts_shows_and_stops():
+    with Room("event", **SMALL) as room:
+        with pytest.raises(LaunchError, match="start one before the load"):
+            room.start_load()
+        room.start()
+        with pytest.raises(ValueError, match="1 to 500"):
+            room.start_load(users=1000)
+        room.start_load(users=4, keep_alive=True)
+        poll_until(lambda: (room.snapshot()["figures"]["load_qps"] or 0) > 10, 20)
+        assert room.loading and room.snapshot()["figures"]["qps"] > 10
+        room.stop_load()
+        assert not room.loading
+        said = [text for _, _, text in room.events() if text.startswith("load ended")]
+        assert len(said) == 1 and "p99" in said[0] and "failed" not in said[0]
+
+
+def test_a_server_that_dies_is_told_and_cleared_away():
+    told = []
+    with Room("worker", **SMALL) as room:
+        room.on_frame = told.append
+        room.start()
+        home = room.server._home
+        os.kill(room.server.pid, 9)
+        poll_until(lambda: told and told[-1] == {}, what="the view is told")
+        assert room.server is None and not os.path.exists(home)
+        assert any("ended with status -9" in text for _, _, text in room.events())
+        room.start()
+        assert room.status()["running"]
+
+
+def test_a_closed_room_leaves_nothing():
+    before = set(glob.glob(os.path.join(tempfile.gettempdir(), "mpmkit-room-*")))
+    room = Room("event", **SMALL)
+    room.start()
+    children = room.server.processes()
+    room.close()
+    room.close()
+    assert not any(map(alive, children))
+    assert set(glob.glob(os.path.join(tempfile.gettempdir(), "mpmkit-room-*"))) <= before
+    with pytest.raises(LaunchError, match="closed"):
+        room.start()
+
+
+def test_callbacks_from_many_threads_do_not_corrupt_the_room():
+    """Widget callbacks may come on any thread: everybody turns every knob at once."""
+    failures: list[BaseException] = []
+    with Room("event", **SMALL) as room:
+        room.start()
+
+        def turn(number: int) -> None:
+            try:
+                for n in range(25):
+                    room.set("StartServers", 1 + (n + number) % 4)
+                    room.crowd_size((n * number) % 7, 1 + n)
+                    assert field(room, "StartServers").value in "1234"
+                    assert room.status()["running"]
+                    room.snapshot(), room.events(), room.history()
+                    if n == 10 and number % 2:
+                        room.graceful()
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=turn, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures
+        room.crowd_size(2, 30)
+        poll_until(lambda: room.snapshot()["figures"]["keep_alive"] == 2,
+                   what=lambda: str(room.snapshot()["figures"]))
+
+
+def test_two_starts_at_once_make_one_server():
+    with Room("event", **SMALL) as room:
+        threads = [threading.Thread(target=room.start) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        from mpmkit.launcher import running
+
+        ours = [server for server in running() if server.running]
+        assert ours == [room.server]
+
+
+# ---------------------------------------------------------------- the panel, as a browser talks to it
+
+
+@pytest.fixture
+def panel():
+    made = Panel(Room("event", **SMALL))
+    yield made
+    made.close()
+
+
+def tell(panel: Panel, **content) -> None:
+    panel._told(panel, content, [])
+
+
+def test_a_click_starts_and_stops(panel):
+    tell(panel, do="hello", view="a")
+    tell(panel, do="start", view="a")
+    poll_until(lambda: panel.status["running"] and panel.frame.get("figures"))
+    assert panel.frame["status"]["pid"] == panel.room.server.pid
+    tell(panel, do="stop")
+    poll_until(lambda: not panel.status["running"])
+    assert panel.message == ""
+
+
+def test_a_slider_sets_and_the_message_comes_back(panel):
+    tell(panel, do="set", name="ThreadsPerChild", value="100")
+    shown = {field["name"]: field for field in panel.fields}["ThreadsPerChild"]
+    assert shown["value"] == "100" and "AH00507" in shown["advice"][0]
+    tell(panel, do="choose", mpm="prefork")
+    assert panel.status["mpm"] == "prefork"
+    assert "ThreadsPerChild" not in {field["name"] for field in panel.fields}
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    ({"do": "reboot"}, "doesn't know 'reboot'"), ({}, "doesn't know"), ("start", "doesn't know"),
+    ({"do": "choose", "mpm": "threads"}, "not an MPM"),
+    ({"do": "set", "name": "Speed", "value": 1}, "no directive"),
+    ({"do": "crowd", "count": "many", "think": 1}, "many"),
+    ({"do": "crowd", "count": 1e6, "think": 1}, "0 to 2000"), ({"do": "set"}, "name")])
+def test_nonsense_from_a_browser_is_a_message(panel, content, said):
+    panel._told(panel, content, [])
+    assert said in panel.message
+
+
+def test_errors_of_the_server_reach_the_panel(panel):
+    tell(panel, do="graceful")
+    poll_until(lambda: "start one before graceful" in panel.message)
+    tell(panel, do="load", users=5)
+    poll_until(lambda: "start one before the load" in panel.message)
+
+
+def test_when_nobody_looks_any_more_the_server_stops(panel, monkeypatch):
+    tell(panel, do="start")
+    poll_until(lambda: panel.status["running"])
+    assert GONE > 30
+    monkeypatch.setattr("mpmkit.lab.panel.GONE", 0.5)
+    tell(panel, do="hello", view="a")
+    poll_until(lambda: not panel.status["running"], what="the room stops")
+    assert any("nobody is looking" in text for _, _, text in panel.room.events())
+
+
+def test_rooms_side_by_side_take_what_fits_them():
+    box = control_room("prefork", "event", ThreadsPerChild=8, KeepAliveTimeout=3)
+    try:
+        prefork, event = box.rooms
+        assert [s.name for s in prefork.settings()] == ["KeepAliveTimeout"]
+        assert {s.name for s in event.settings()} == {"KeepAliveTimeout", "ThreadsPerChild"}
+        tell(box.children[0], do="crowd", count=7, think=2)
+        assert prefork.status()["browsers"] == event.status()["browsers"] == 7
+    finally:
+        for panel in box.children:
+            panel.close()
+    with pytest.raises(DirectiveError):
+        control_room("event", Speed=1)
