@@ -108,6 +108,22 @@ def alive(pid: int) -> bool:
         return False
 
 
+def open_files(server: Server) -> dict[int, int]:
+    """How many descriptors each of its children has."""
+    found = {}
+    for pid in server.processes():
+        try:
+            found[pid] = len(os.listdir(f"/proc/{pid}/fd"))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def no_more(before: dict[int, int], after: dict[int, int]) -> bool:
+    """No child has more descriptors than before; new children don't count."""
+    return all(after[pid] <= count for pid, count in before.items() if pid in after)
+
+
 LOG_LINE = re.compile(r"\[[^\]]+\] \[(\w+):(\w+)\] \[pid \d+:tid \d+\] .*")
 WORSE_THAN_WARN = {"error", "crit", "alert", "emerg"}
 

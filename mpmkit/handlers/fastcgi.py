@@ -128,7 +128,7 @@ class Backend:
             return page(error.status, request.method)
         try:
             return answer(
-                head, exchange, request, os.path.basename(script.filename),
+                head, exchange.whole() or exchange, request, os.path.basename(script.filename),
                 lambda path, fields: self._service.redirect(request, conn, path, fields, environ),
                 lambda error: self._failed(error, conn),
             )  # fmt: skip
@@ -320,6 +320,17 @@ class _Exchange:
             yield self._first
         while piece := self._next_piece():
             yield piece
+
+    def whole(self) -> bytes | None:
+        """All of the body, if it has come already; then the connection is free for the next request.
+        None: it has not, or there is none."""
+        if not self._ended:
+            return None
+        self._pieces.insert(0, self._first)
+        self._first, body = b"", b"".join(self._pieces)
+        self._pieces.clear()
+        self.close()
+        return body or None
 
     def close(self) -> None:
         """Once: the connection is kept, or if anything is left on it, closed."""

@@ -252,21 +252,24 @@ def read_head(lines: bytes, name: str) -> Head:
 
 def answer(
     head: Head,
-    pieces: Iterable[bytes],
+    pieces: Iterable[bytes] | bytes,
     request: Request,
     name: str,
     redirect: Callable[[str, bytes], Response],
     failed: Callable[[ScriptFailed], None],
 ) -> Response:
-    """The Response to the head of script `name`, with a body that takes `pieces` as they come.
+    """The Response to the head of script `name`, with a body that takes `pieces` as they come (bytes:
+    all of them have come).
 
     `redirect(path, fields)` serves `Location: /path` (RFC 3875, 6.2.2); `failed(error)` logs what goes
     wrong after the head. Whatever the answer, `pieces` are closed, at the latest when it is sent.
     """
     location = head.location
+    if type(pieces) is bytes and head.length is None:
+        head = head._replace(length=len(pieces))
     if location and head.status == 200:
         try:
-            for _ in pieces:  # nobody sees what else it says, but it may say it to its end
+            for _ in _all(pieces):  # nobody sees what else it says, but it may say it to its end
                 pass
         finally:
             close(pieces)
@@ -285,8 +288,11 @@ def answer(
     if status in BODYLESS_STATUSES or request.method == "HEAD":
         if head.length is not None and status not in BODYLESS_STATUSES:
             fields += b"Content-Length: %d\r\n" % head.length
-        return Response(status, fields, after, Unsent(pieces), 0, reason=head.reason)
-    body: Iterable[bytes] = pieces
+        return Response(status, fields, after, Unsent(_all(pieces)), 0, reason=head.reason)
+    if type(pieces) is bytes and head.length == len(pieces) and head.reason is None:
+        fields += b"Content-Length: %d\r\n" % head.length
+        return Response(status, fields, after, pieces, head.length)
+    body = pieces = _all(pieces)
     if head.length is not None:
         fields += b"Content-Length: %d\r\n" % head.length
         body = Measured(pieces, head.length, name)
@@ -307,7 +313,11 @@ def unchanged(request: Request, head: Head) -> bool:
     return when is not None and modified is not None and modified <= when
 
 
-def close(pieces: Iterable[bytes]) -> None:
+def _all(pieces: Iterable[bytes] | bytes) -> Iterable[bytes]:
+    return (pieces,) if type(pieces) is bytes else pieces  # type: ignore[return-value]
+
+
+def close(pieces: object) -> None:
     end = getattr(pieces, "close", None)
     if end is not None:
         end()

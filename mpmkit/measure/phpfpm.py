@@ -33,6 +33,7 @@ from mpmkit.measure.rivals import (
 
 READY_WITHIN = 10.0
 STOP_WITHIN = 5.0
+URL = "fcgi://localhost"
 MOST_CHILDREN = 512  # processes; each takes some MB
 
 
@@ -77,11 +78,14 @@ class PhpFpm:
     @property
     def handler(self) -> str:
         """What SetHandler takes."""
-        return f"proxy:unix:{self.socket}|fcgi://localhost"
+        return f"proxy:unix:{self.socket}|{URL}"
 
     def directives(self) -> tuple[str, ...]:
         """Directive lines that have it run every .php file."""
-        return (f'AddHandler "{self.handler}" .php',)
+        return (
+            f'AddHandler "{self.handler}" .php',
+            f"ProxySet {URL} enablereuse=on",  # there is a child for each of the server's workers
+        )
 
     def start(self) -> PhpFpm:
         """Start, and return once it accepts. Raises RivalFailed with what it said."""

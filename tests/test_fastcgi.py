@@ -1,0 +1,537 @@
+"""The FastCGI client: records as bytes, a backend that does whatever a test wants, and a real php-fpm.
+
+The backend of most tests is a thread of the test's that reads records with the functions under test for
+bytes (`fastcgi_records`), which have their own tests here and a real php-fpm's agreement.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import threading
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from servers import (
+    Client,
+    exchange,
+    get,
+    no_more,
+    open_files,
+    poll_until,
+    serving,
+    take_errors,
+    write,
+)
+
+from mpmkit.handlers import fastcgi_records as fcgi
+from mpmkit.handlers.fastcgi_records import (
+    FastCgiError,
+    Record,
+    pairs,
+    read_pairs,
+    read_records,
+    record,
+)
+from mpmkit.measure.phpfpm import NotInstalled, PhpFpm, find_php_fpm
+
+# -- bytes ----------------------------------------------------------------------------------------
+
+KINDS = st.integers(1, 11)
+IDS = st.integers(0, 65535)
+
+
+@given(st.lists(st.tuples(KINDS, IDS, st.binary(max_size=300))), st.binary(max_size=7))
+def test_records_come_back(some, rest):
+    data = b"".join(record(*one) for one in some)
+    assert read_records(data + rest) == ([Record(*one) for one in some], rest)
+
+
+@given(st.lists(st.tuples(KINDS, IDS, st.binary(max_size=300)), min_size=1), st.data())
+def test_any_cut_of_the_bytes_gives_the_same_records(some, data):
+    whole = b"".join(record(*one) for one in some)
+    found, left = [], b""
+    while whole:
+        cut = data.draw(st.integers(1, len(whole)))
+        more, left = read_records(left + whole[:cut])
+        found += more
+        whole = whole[cut:]
+    assert found == [Record(*one) for one in some] and not left
+
+
+@given(st.lists(st.tuples(st.binary(max_size=200), st.binary(max_size=70_000)), max_size=5))
+def test_pairs_come_back(items):
+    assert read_pairs(pairs(items)) == items
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_are_read_as_pairs_that_are_none(data):
+    try:
+        items = read_pairs(data)
+    except FastCgiError:
+        return
+    assert sum(len(name) + len(value) for name, value in items) <= len(data)
+
+
+@given(st.integers(0, 200_000))
+def test_a_stream_is_cut_into_records(size):
+    found, rest = read_records(fcgi.stream(fcgi.STDIN, 1, b"x" * size))
+    assert not rest and sum(len(one.content) for one in found) == size
+    assert all(one.content for one in found), "an empty record would be the stream's end"
+
+
+def test_the_bytes_of_the_specification():
+    assert record(fcgi.STDIN, 1) == b"\1\5\0\1\0\0\0\0"
+    assert fcgi.begin(1, True) == b"\1\1\0\1\0\10\0\0" b"\0\1\1\0\0\0\0\0"
+    assert record(fcgi.STDOUT, 258, b"abc") == b"\1\6\1\2\0\3\5\0abc\0\0\0\0\0"
+    assert pairs([(b"a", b"x" * 128)]) == b"\1\x80\0\0\x80a" + b"x" * 128
+    assert fcgi.read_end(b"\0\0\0\7\2\0\0\0") == (7, fcgi.OVERLOADED)
+
+
+@pytest.mark.parametrize("data", [b"HTTP/1.1 400 Bad Request\r\n", b"\2\6\0\1\0\0\0\0"])
+def test_another_protocol_is_told(data):
+    with pytest.raises(FastCgiError):
+        read_records(data)
+
+
+# -- a backend ------------------------------------------------------------------------------------
+
+
+class Fake:
+    """A backend on a unix socket. `answers` is called for each request, with the connection, the
+    parameters and the body, and may do what it likes; True: wait for another on this connection."""
+
+    def __init__(self, path, answers):
+        self.path = path
+        self.answers = answers
+        self.connections = 0
+        self.requests = []
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.bind(str(path))
+        self.sock.listen(64)
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
+
+    def _accept(self):
+        while True:
+            try:
+                conn, _ = self.sock.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
+
+    def _serve(self, conn):
+        with conn:
+            try:
+                while (asked := self._read(conn)) and self.answers(conn, *asked):
+                    pass
+            except OSError:
+                pass
+
+    def _read(self, conn):
+        data, params, body, keep = b"", b"", b"", False
+        while True:
+            more = conn.recv(65536)
+            if not more:
+                return None
+            records, data = read_records(data + more)
+            for kind, _, content in records:
+                if kind == fcgi.BEGIN_REQUEST:
+                    keep = bool(content[2] & fcgi.KEEP_CONN)
+                elif kind == fcgi.PARAMS:
+                    params += content
+                elif kind == fcgi.STDIN:
+                    body += content
+                    if not content:
+                        told = {k.decode(): v.decode("latin-1") for k, v in read_pairs(params)}
+                        self.requests.append(told)
+                        self.keep = keep
+                        return told, body
+
+    def close(self):
+        self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+
+def out(conn, data, *, end=True, status=0):
+    last = record(fcgi.STDOUT, 1) + record(fcgi.END_REQUEST, 1, struct.pack(">IB3x", 0, status))
+    conn.sendall(fcgi.stream(fcgi.STDOUT, 1, data) + (last if end else b""))
+
+
+@contextmanager
+def backend(mpm, tmp_path, answers, *lines, keep=False, **options):
+    """(server, fake): every .fake path is the fake's to answer."""
+    (tmp_path / "root").mkdir(exist_ok=True)
+    fake = Fake(tmp_path / "sock", answers)
+    handler = f"proxy:unix:{tmp_path}/sock|fcgi://localhost"
+    lines = (f'AddHandler "{handler}" .fake', *lines)
+    if keep:
+        lines += ("ProxySet fcgi://localhost enablereuse=on",)
+    try:
+        with serving(mpm, document_root=tmp_path / "root", directives=lines, **options) as server:
+            yield server, fake
+    finally:
+        fake.close()
+
+
+def echo(conn, params, body):
+    out(conn, b"Content-Type: text/plain\r\n\r\n" + body)
+    return True
+
+
+def test_what_a_backend_is_told(mpm, tmp_path):
+    with backend(mpm, tmp_path, echo) as (server, fake):
+        reply = get(server, "/a.fake/pi?x=1", method="POST", body=b"abc")
+        assert (reply.status, reply.body, reply["Content-Type"]) == (200, b"abc", "text/plain")
+        assert reply["Content-Length"] == "3"
+        told = fake.requests[0]
+        assert told["SCRIPT_FILENAME"] == f"{tmp_path}/root/a.fake"
+        assert (told["SCRIPT_NAME"], told["PATH_INFO"]) == ("/a.fake", "/pi")
+        assert (told["REQUEST_METHOD"], told["QUERY_STRING"]) == ("POST", "x=1")
+        assert (told["CONTENT_LENGTH"], told["REQUEST_URI"]) == ("3", "/a.fake/pi?x=1")
+        assert not fake.keep, "connections are kept only when ProxySet says so"
+
+
+def test_sections_name_backends(mpm, tmp_path):
+    """<FilesMatch>, <Location> and TCP, as real configurations write it."""
+    root = tmp_path / "root"
+    write(root / "index.fake", "")
+    fake = Fake(tmp_path / "sock", echo)
+    (tmp_path / "httpd.conf").write_text(f"""
+DocumentRoot "{root}"
+DirectoryIndex index.fake
+<FilesMatch "\\.fake$">
+    SetHandler "proxy:unix:{tmp_path}/sock|fcgi://localhost"
+</FilesMatch>
+<Location /all>
+    SetHandler "proxy:unix:{tmp_path}/sock|fcgi://localhost"
+</Location>
+""")
+    try:
+        with serving(mpm, conf=tmp_path / "httpd.conf") as server:
+            for path, name, info in [("/x.fake", "/x.fake", ""), ("/x.fake/i/j", "/x.fake", "/i/j"),
+                                     ("/", "/index.fake", ""), ("/all/x/y", "/all", "/x/y")]:
+                assert get(server, path).status == 200
+                told = fake.requests.pop()
+                assert (told["SCRIPT_NAME"], told.get("PATH_INFO", "")) == (name, info)
+            assert get(server, "/x.txt").status == 404
+    finally:
+        fake.close()
+
+
+def test_bodies_and_pieces(mpm, tmp_path):
+    big = bytes(range(256)) * 4000
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (big, b"x")) + b"0\r\n\r\n"
+    with backend(mpm, tmp_path, echo, keep=True) as (server, fake), Client(server) as client:
+        assert client.get("/a.fake").body == b""
+        assert client.get("/a.fake", method="POST", body=big).body == big
+        reply = client.get("/a.fake", "Transfer-Encoding: chunked", method="POST", body=chunks)
+        assert reply.body == big + b"x" and "CONTENT_LENGTH" not in fake.requests[-1]
+        assert client.get("/a.fake", method="HEAD").body == b""
+        assert client.get("/a.fake").body == b""
+        assert fake.keep
+
+
+def test_pieces_come_as_they_are_made(mpm, tmp_path):
+    gate = threading.Event()
+
+    def answers(conn, params, body):
+        out(conn, b"\r\nfirst", end=False)
+        assert gate.wait(10)
+        out(conn, b"second")
+
+    with backend(mpm, tmp_path, answers) as (server, _), Client(server) as client:
+        client.send(b"GET /a.fake HTTP/1.1\r\nHost: x\r\n\r\n")
+        while b"first" not in client.buffer:
+            client.buffer += client.receive()
+        gate.set()
+        assert client.reply().body == b"firstsecond"
+
+
+def test_kept_connections_are_used_again(mpm, tmp_path):
+    with backend(mpm, tmp_path, echo, keep=True) as (server, fake):
+        for _ in range(20):
+            assert get(server, "/a.fake", method="POST", body=b"x").body == b"x"
+        assert fake.connections < 20
+
+
+def test_a_new_connection_a_request_without_reuse(mpm, tmp_path):
+    def once(conn, params, body):
+        out(conn, b"\r\nx")
+
+    with backend(mpm, tmp_path, once) as (server, fake):
+        for _ in range(5):
+            assert get(server, "/a.fake").body == b"x"
+        assert fake.connections == 5
+
+
+def test_a_stale_connection_is_no_failure(mpm, tmp_path):
+    """The backend closes after each answer, though it was asked to stay: the next request is made again
+    on a new connection, its body, too."""
+    def once(conn, params, body):
+        out(conn, b"\r\n" + body)
+
+    with backend(mpm, tmp_path, once, keep=True) as (server, _), Client(server) as client:
+        for number in range(10):
+            body = b"%d" % number * 1000
+            assert client.get("/a.fake", method="POST", body=body).body == body
+
+
+def test_a_connection_that_dies_when_it_is_used_is_tried_once_more(mpm, tmp_path):
+    turn = []
+
+    def dies(conn, params, body):
+        turn.append(1)
+        if len(turn) % 2 == 0:
+            return False  # without a word
+        out(conn, b"\r\n" + body)
+        return True
+
+    one = {"StartServers": 1, "MaxRequestWorkers": 1} if mpm == "prefork" else {}
+    with backend(mpm, tmp_path, dies, keep=True, **one) as (server, _), Client(server) as client:
+        for number in range(8):
+            assert client.get("/a.fake", method="POST", body=b"%d" % number).body == b"%d" % number
+        assert len(turn) > 8
+
+
+BAD = [
+    ("dies", 502, "AH01067"),
+    ("garbage", 502, "AH01068"),
+    ("half", 502, "AH01067"),
+    ("silent", 504, "AH01075"),
+    ("overloaded", 503, "AH01075"),
+    ("multiplex", 502, "AH01075"),
+    ("other", 502, "AH01068"),
+    ("headless", 500, "AH01070"),
+    ("badhead", 500, "malformed header"),
+    ("longhead", 500, "AH01070"),
+]
+
+
+def test_bad_backends(mpm, tmp_path):
+    gone = threading.Event()
+
+    def answers(conn, params, body):
+        match params["QUERY_STRING"]:
+            case "":
+                out(conn, b"\r\nfine")
+            case "dies":
+                pass
+            case "garbage":
+                conn.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            case "half":
+                out(conn, b"Content-Type: te", end=False)
+            case "silent" | "silent_later":
+                if params["QUERY_STRING"] == "silent_later":
+                    out(conn, b"\r\nsome", end=False)
+                gone.wait(10)
+            case "overloaded":
+                conn.sendall(record(fcgi.END_REQUEST, 1, b"\0\0\0\0\2\0\0\0"))
+            case "multiplex":
+                conn.sendall(record(fcgi.END_REQUEST, 1, b"\0\0\0\0\1\0\0\0"))
+            case "other":
+                conn.sendall(record(fcgi.STDOUT, 9, b"\r\n"))
+            case "headless":
+                out(conn, b"")
+            case "badhead":
+                out(conn, b"no colon\r\n\r\n")
+            case "longhead":
+                out(conn, b"X: 1234567\r\n" * 10_000 + b"\r\n")
+            case "cut_later":
+                out(conn, b"\r\nsome", end=False)
+            case "long":
+                out(conn, b"Content-Length: 4\r\n\r\nsomething", end=False)
+            case "short":
+                out(conn, b"Content-Length: 6\r\n\r\nsome")
+
+    with backend(mpm, tmp_path, answers, ProxyTimeout=1) as (server, _):
+        for how, status, said in BAD:
+            assert get(server, f"/a.fake?{how}").status == status, how
+            assert said in "\n".join(take_errors(server)), how
+            assert get(server, "/a.fake").body == b"fine"
+        # After the head only the connection's end can tell.
+        for how in ("cut_later", "silent_later", "long", "short"):
+            data = exchange(server, f"GET /a.fake?{how} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert data.startswith(b"HTTP/1.1 200") and not data.endswith(b"0\r\n\r\n"), how
+            assert b"some" in data and b"something" not in data, how
+            assert take_errors(server), how
+        gone.set()
+
+
+def test_no_backend_is_503(mpm, tmp_path):
+    (tmp_path / "root").mkdir()
+    lines = (f'AddHandler "proxy:unix:{tmp_path}/nobody|fcgi://localhost" .fake',
+             'AddHandler "proxy:fcgi://127.0.0.1:1" .tcp')
+    with serving(mpm, document_root=tmp_path / "root", directives=lines) as server:
+        assert get(server, "/a.fake").status == 503
+        assert get(server, "/a.tcp").status == 503
+        said = "\n".join(take_errors(server))
+        assert said.count("AH01079: failed to make connection to backend") == 2
+
+
+def test_complaints_go_to_the_error_log(mpm, tmp_path):
+    def complains(conn, params, body):
+        conn.sendall(record(fcgi.STDERR, 1, b"PHP message: a") + record(fcgi.STDERR, 1, b"nd b\ntwo"))
+        out(conn, b"\r\nfine")
+
+    with backend(mpm, tmp_path, complains) as (server, _):
+        assert get(server, "/a.fake").body == b"fine"
+        lines = take_errors(server)
+        assert [line.partition("AH01071: ")[2] for line in lines] == \
+            ["Got error 'PHP message: a", "Got error 'two'"] or \
+            [line.partition("AH01071: ")[2] for line in lines] == \
+            ["Got error 'PHP message: and b'", "Got error 'two'"]
+
+
+def test_a_client_that_leaves_frees_the_backend(mpm, tmp_path):
+    seen = threading.Event()
+
+    def endless(conn, params, body):
+        try:
+            out(conn, b"\r\n", end=False)
+            while True:
+                out(conn, b"x" * 10_000, end=False)
+        except OSError:
+            seen.set()
+            raise
+
+    with backend(mpm, tmp_path, endless) as (server, _):
+        with Client(server) as client:
+            client.send(b"GET /a.fake HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.receive()
+        assert seen.wait(10), "the backend's connection is closed"
+
+
+def test_many_at_once_leave_no_descriptor(mpm, tmp_path):
+    def closes(conn, params, body):
+        out(conn, b"\r\n" + body)
+
+    with backend(mpm, tmp_path, closes) as (server, _):
+        wrong = []
+
+        def client(number):
+            for _ in range(5):
+                if get(server, "/a.fake", method="POST", body=b"%d" % number).body != b"%d" % number:
+                    wrong.append(number)
+
+        def load():
+            threads = [threading.Thread(target=client, args=(n,)) for n in range(10)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        load()
+        before = open_files(server)
+        load()
+        assert not wrong
+        poll_until(lambda: no_more(before, open_files(server)),
+                   what=lambda: f"before {before}, now {open_files(server)}")
+
+
+@pytest.mark.parametrize("handler", ["proxy:http://x", "proxy:unix:relative|fcgi://localhost",
+                                     "proxy:fcgi://", "proxy:unix:/a|http://localhost"])
+def test_a_handler_that_names_no_backend_stops_the_start(tmp_path, handler):
+    import mpmkit
+
+    with pytest.raises(Exception, match="names no backend"):
+        mpmkit.launch("event", document_root=tmp_path, directives=(f'SetHandler "{handler}"',))
+
+
+@pytest.mark.parametrize("line", ["ProxySet fcgi://localhost", "ProxySet fcgi://localhost reuse=on",
+                                  "ProxySet fcgi://localhost max=0", "ProxyTimeout -1"])
+def test_bad_directives(tmp_path, line):
+    import mpmkit
+
+    with pytest.raises(Exception, match="Proxy"):
+        mpmkit.launch("event", document_root=tmp_path, directives=(line,))
+
+
+# -- the real php-fpm -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fpm():
+    try:
+        find_php_fpm()
+    except NotInstalled as error:
+        pytest.skip(str(error))
+    with PhpFpm(children=4) as fpm:
+        yield fpm
+        children = fpm.processes()
+    assert not [pid for pid in children if os.path.exists(f"/proc/{pid}/exe")]
+    assert not fpm.root.name
+
+
+@pytest.mark.rival
+def test_php_fpm_runs_the_sample(mpm, fpm, tmp_path):
+    from mpmkit.serve import SAMPLES
+
+    root = tmp_path / "root"
+    shutil.copytree(SAMPLES, root)
+    write(root / "env.php", '<?php foreach ($_SERVER as $k => $v) if (is_string($v)) echo "$k=$v\\n";'
+                            ' echo file_get_contents("php://input");')
+    write(root / "far.php", '<?php header("HTTP/1.1 418 Teapot"); header("X-A: b");')
+    write(root / "dies.php", '<?php echo getmypid(), " "; flush(); sleep(20);')
+    for place in (root, *root.rglob("*"), *list(tmp_path.parents)[:2], tmp_path):
+        place.chmod(place.stat().st_mode | 0o555)  # php-fpm's children are another user's
+    with serving(mpm, document_root=root, directives=fpm.directives()) as server:
+        with Client(server) as client:
+            for _ in range(5):
+                reply = client.get("/hello.php")
+                assert (reply.status, reply.body) == (200, b"hello world")
+            body = client.get("/env.php/pi?x=1", method="POST", body=b"posted").body.decode()
+            env = dict(line.split("=", 1) for line in body.splitlines() if "=" in line)
+            assert (env["PATH_INFO"], env["QUERY_STRING"]) == ("/pi", "x=1")
+            assert env["SCRIPT_FILENAME"] == f"{root}/env.php" and body.endswith("posted")
+            far = client.get("/far.php")
+            assert (far.status_line, far["X-A"]) == ("HTTP/1.1 418 Teapot", "b")
+        assert get(server, "/none.php").status == 404
+        assert "Primary script unknown" in "\n".join(take_errors(server))
+        with Client(server) as client:
+            client.send(b"GET /dies.php HTTP/1.1\r\nHost: x\r\n\r\n")
+            while b" \r\n" not in client.buffer:
+                client.buffer += client.receive()
+            os.kill(int(client.buffer.split()[-1]), 9)
+            assert not client.until_closed().endswith(b"0\r\n\r\n")
+        said = "\n".join(take_errors(server))
+        assert "closed the connection within its answer" in said
+        for _ in range(8):
+            assert get(server, "/hello.php").body == b"hello world"
+
+
+@pytest.mark.rival
+def test_php_fpm_ends_with_its_launcher(tmp_path):
+    """Killed, not asked: the guard ends the tree."""
+    import signal
+    import subprocess
+    import sys
+
+    try:
+        find_php_fpm()
+    except NotInstalled as error:
+        pytest.skip(str(error))
+    code = ("from mpmkit.measure.phpfpm import PhpFpm; import sys, time\n"
+            "fpm = PhpFpm(children=2).start(); print(*fpm.processes(), fpm.root, flush=True)\n"
+            "time.sleep(60)")
+    launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        *pids, root = launcher.stdout.readline().split()
+    finally:
+        launcher.send_signal(signal.SIGKILL)
+        launcher.wait()
+        launcher.stdout.close()
+    poll_until(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in pids),
+               what="php-fpm ends")
+    shutil.rmtree(root)
+
+
+def test_php_fpm_s_bounds():
+    for children in (0, 513):
+        with pytest.raises(ValueError, match="children"):
+            PhpFpm(children=children)
