@@ -516,3 +516,19 @@ def test_many_at_once_leave_nothing(server, mpm):
     assert not wrong
     poll_until(lambda: no_more(before, open_files(server)),
                what=lambda: f"before {before}, now {open_files(server)}")
+
+
+def test_scripts_are_told_of_tls(site):
+    """The same under every MPM, as `conn.scheme` is: once is enough."""
+    import http.client
+    import ssl
+
+    with serving("event", conf=site / "httpd.conf", tls=True) as server:
+        for path in ("/env.cgi", "/told.py"):
+            client = http.client.HTTPSConnection(
+                "127.0.0.1", server.port, timeout=10, context=ssl._create_unverified_context())
+            client.request("GET", path, headers={"Connection": "close"})
+            text = client.getresponse().read().decode()
+            client.close()
+            assert "\nHTTPS=on\n" in text and "\nREQUEST_SCHEME=https\n" in text
+            assert ("\nwsgi.url_scheme=https\n" in "\n" + text) is (path == "/told.py")

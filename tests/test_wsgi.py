@@ -18,6 +18,8 @@ from servers import (
     Client,
     exchange,
     get,
+    no_more,
+    open_files,
     poll_until,
     read_reply,
     serving,
@@ -137,6 +139,39 @@ def test_headers(server):
     assert reply["Content-Type"] == "text/x-own" and reply.names[-1] == "Content-Type"
     assert reply["Date"] != "never" and reply["Server"].startswith("mpmkit/")
     assert reply["X-Latin"] == "caf\xe9"
+
+
+@pytest.mark.parametrize("name, line", [
+    ("own_reason", "HTTP/1.1 200 Quite Right"),
+    ("own_reason/pieces", "HTTP/1.1 200 Quite Right"),
+    ("own_status", "HTTP/1.1 299 Nobody's"),
+    ("list", "HTTP/1.1 200 OK"),
+])  # fmt: skip
+def test_the_script_s_own_reason(server, name, line):
+    with Client(server) as client:
+        for method in ("GET", "HEAD"):
+            assert client.get(f"/cases.py/{name}", method=method).status_line == line
+        assert client.get("/hello.py").status_line == "HTTP/1.1 200 OK"
+
+
+@pytest.mark.parametrize("sendfile", ["On", "Off"])
+def test_files_of_a_script(mpm, document_root, sendfile):
+    """wsgi.file_wrapper: the whole file, from where it was read to, and what is no regular file."""
+    data = bytes(range(256)) * 4000
+    write(document_root / "data.bin", data)
+    with serving(mpm, document_root=document_root, EnableSendfile=sendfile) as server:
+        with Client(server) as client:
+            for path, body in [("file", data), ("file/rest", data[1000:]), ("file/sized", data),
+                               ("file/memory", b"from memory"), ("file/pipe", b"through a pipe")]:
+                reply = client.get(f"/cases.py/{path}")
+                assert (reply.status, reply.body) == (200, body), path
+                assert client.get(f"/cases.py/{path}", method="HEAD").body == b""
+            assert client.get("/cases.py/file")["Content-Length"] == str(len(data))
+            assert client.get("/cases.py/file/memory")["Transfer-Encoding"] == "chunked"
+        before = open_files(server)
+        for _ in range(20):
+            get(server, "/cases.py/file")
+        poll_until(lambda: no_more(before, open_files(server)))
 
 
 # -- the standard ---------------------------------------------------------------------------------

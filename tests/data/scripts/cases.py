@@ -1,5 +1,6 @@
 """One WSGI application for each thing a server may meet; PATH_INFO names it."""
 
+import io
 import json
 import os
 import sys
@@ -24,7 +25,7 @@ class Closing:
 
 
 def application(environ, start_response):
-    name = environ["PATH_INFO"].strip("/")
+    name, _, environ["rest"] = environ["PATH_INFO"].strip("/").partition("/")
     return globals()["case_" + name](environ, start_response)
 
 
@@ -291,3 +292,34 @@ def case_read_and_swallow(environ, start_response):
         pass
     start_response("200 OK", HTML)
     return [b"as if nothing had happened"]
+
+
+def case_own_reason(environ, start_response):
+    start_response("200 Quite Right", HTML)
+    return iter([b"one", b"two"]) if environ["rest"] else [b"body"]
+
+
+def case_own_status(environ, start_response):
+    start_response("299 Nobody's", HTML)
+    return [b"body"]
+
+
+def case_file(environ, start_response):
+    wrapper = environ["wsgi.file_wrapper"]
+    headers = [("Content-Type", "application/octet-stream")]
+    if environ["rest"] == "memory":
+        start_response("200 OK", headers)
+        return wrapper(io.BytesIO(b"from memory"), 4)
+    if environ["rest"] == "pipe":
+        read, write = os.pipe()
+        os.write(write, b"through a pipe")
+        os.close(write)
+        start_response("200 OK", headers)
+        return wrapper(os.fdopen(read, "rb"))
+    file = open(os.path.join(environ["DOCUMENT_ROOT"], "data.bin"), "rb")
+    if environ["rest"] == "rest":
+        file.seek(1000)
+    if environ["rest"] == "sized":
+        headers.append(("Content-Length", str(os.fstat(file.fileno()).st_size)))
+    start_response("200 OK", headers)
+    return wrapper(file)

@@ -1,0 +1,104 @@
+"""The samples show what they claim: who loses updates, and whom a crash takes along."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections import defaultdict
+
+import pytest
+from servers import Client, get, poll_until, serving, take_errors, write
+
+from mpmkit.serve import SAMPLES
+
+CLIENTS = 6
+
+
+def one_pool(mpm):
+    """CLIENTS + 2 workers: as many processes, or the threads of one."""
+    count = CLIENTS + 2
+    if mpm == "prefork":
+        return {"StartServers": count, "MinSpareServers": count, "MaxSpareServers": count + 1,
+                "MaxRequestWorkers": count, "ServerLimit": count}
+    return {"StartServers": 1, "ThreadsPerChild": count, "ThreadLimit": count, "ServerLimit": 2,
+            "MaxRequestWorkers": count, "MinSpareThreads": 1}
+
+
+@pytest.fixture(scope="module")
+def document_root():
+    return SAMPLES
+
+
+@pytest.mark.parametrize("path", ["/hello.py", "/hello.cgi"])
+def test_hello_in_every_technique(server, path):
+    reply = get(server, path)
+    assert (reply.status, reply["Content-Type"], reply.body) == (200, "text/html", b"hello world")
+
+
+def test_a_sample_says_what_it_would_do(server):
+    assert b"cuts every connection" in get(server, "/crash.py").body
+    pid, count = get(server, "/counter.py?look").body.split()
+    assert int(pid) in server.processes() and int(count) == 0
+
+
+def test_a_counter_loses_updates_between_threads_only(mpm):
+    """Of 6 clients with 25 requests each: none is lost under prefork, some are under worker and event."""
+    answers: dict[int, list[int]] = defaultdict(list)
+
+    def client(server):
+        with Client(server) as client:
+            for _ in range(25):
+                pid, count = client.get("/counter.py").body.split()
+                answers[int(pid)].append(int(count))
+
+    with serving(mpm, document_root=SAMPLES, **one_pool(mpm)) as server:
+        threads = [threading.Thread(target=client, args=(server,)) for _ in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    given = sum(map(len, answers.values()))
+    lost = given - sum(map(max, answers.values()))
+    assert given == CLIENTS * 25
+    if mpm == "prefork":
+        assert lost == 0
+        assert all(counts == list(range(1, len(counts) + 1)) for counts in answers.values())
+    else:
+        assert len(answers) == 1, "one process, or the threads would not meet"
+        # While one thread sleeps between read and write, up to five others read the same number.
+        assert lost >= given // 4
+
+
+def test_a_crash_takes_one_client_or_a_whole_child(mpm, tmp_path):
+    """Six others are being served: prefork cuts none of them, worker and event all six. Then the parent
+    replaces the child."""
+    gate = tmp_path / "gate"
+    write(tmp_path / "root" / "hold.py", f"""
+import os, time
+def application(environ, start_response):
+    end = time.monotonic() + 20
+    while not os.path.exists({str(gate)!r}) and time.monotonic() < end:
+        time.sleep(0.01)
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"held"]
+""")
+    shutil.copy(os.path.join(SAMPLES, "crash.py"), tmp_path / "root")
+    with serving(mpm, document_root=tmp_path / "root", **one_pool(mpm)) as server:
+        others = [Client(server) for _ in range(CLIENTS)]
+        try:
+            for other in others:
+                other.send(b"GET /hold.py HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            poll_until(lambda: "".join(server.scoreboard().letters.values()).count("W") == CLIENTS)
+            with Client(server) as crasher:
+                crasher.send(b"GET /crash.py?now HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert crasher.until_closed() == b"", "the one that asked gets nothing under any MPM"
+            gate.touch()
+            cut = sum(other.until_closed() == b"" for other in others)
+        finally:
+            for other in others:
+                other.sock.close()
+        assert cut == (0 if mpm == "prefork" else CLIENTS)
+        assert get(server, "/crash.py").status == 200, "somebody serves again"
+        poll_until(lambda: "SIGABRT" in server.error_log())
+        take_errors(server)
