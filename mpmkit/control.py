@@ -386,11 +386,16 @@ def tell(text: str) -> None:
 def tell_failure(error: Exception) -> None:
     """In httpd's shape: where the line is, and below it what is wrong with it."""
     if isinstance(error, DirectiveError):
+        alike: dict[tuple[str, str], list[DirectiveError]] = {}
         for problem in error.problems:
+            alike.setdefault((problem.file, problem.text), []).append(problem)
+        for (file, text), problems in alike.items():
+            problem = problems[0]
             if problem.file and problem.line:
-                where = "-c/-C directives" if problem.file in ("-c", "-C") else problem.file
+                where = "-c/-C directives" if file in ("-c", "-C") else file
                 tell(f"{problem.ah}: Syntax error on line {problem.line} of {where}:")
-                tell(problem.text)
+                others = ", ".join(str(one.line) for one in problems[1:])
+                tell(f"{text} (and so on line {others})" if others else text)
             else:
                 tell(f"{problem.ah}: httpd: {problem.text}")
     elif isinstance(error, PidFileError):

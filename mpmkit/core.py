@@ -58,6 +58,7 @@ class Service:
         self.handler = handler
         self.access = access
         self.errors = errors
+        self.error_page = error_page
         self.stopping = False
         self.heads: dict[bytes, Request] = {}
         self.head_start = HeadStart(server_header(directives.ServerTokens))
@@ -135,6 +136,11 @@ def _remembering(handler: Handler, request: Request, conn: Connection) -> Respon
     return response
 
 
+def error_page(status: int, conn: Connection, method: str = "GET") -> Response:
+    """The page for a request that got no answer from a handler."""
+    return page(status, method)
+
+
 def client_text(peer: tuple) -> bytes:
     """The client's address as the scoreboard stores it."""
     return text_field(peer[0], 64)
@@ -172,7 +178,7 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
         return False
     except Exception:
         service.errors.exception(f"the handler of {request.path} failed", client=conn.peer)
-        response = page(500, request.method)
+        response = service.error_page(500, conn, request.method)
     conn.keep_alive = conn.keep_alive and service.keeps_alive(conn, request, response)
     respond(conn, request, response, service)
     if conn.pending is not None:
@@ -291,7 +297,7 @@ def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestE
     service.errors.info(str(error), client=conn.peer)
     conn.body_sent = conn.sent = 0
     if not error.silent:
-        response = page(error.status)
+        response = service.error_page(error.status, conn)
         head = service.head_start.lines(error.status, conn.started // 1_000_000_000)
         data = b"".join((head, response.fields, CLOSE, response.after, response.body))
         conn.body_sent, conn.sent = len(response.body), len(data)

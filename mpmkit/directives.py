@@ -468,6 +468,10 @@ def _handlers(words: Words) -> dict[str, str]:
     return {"." + ext.removeprefix(".").lower(): words[0] for ext in words[1:]}
 
 
+def _charset(words: Words) -> str:
+    return {"off": "", "on": "iso-8859-1"}.get(words[0].lower(), words[0])
+
+
 def _accept_filter(words: Words) -> dict[str, str]:
     return {words[0].lower(): words[1].lower()}
 
@@ -531,6 +535,10 @@ def _user(words: Words) -> str:
         raise ValueError(f"must not be {words[0]}: name an ordinary user, such as www-data")
     return words[0]
 
+
+# What a <Directory>, <Location> or <Files> decides; other directives there are for the whole site or
+# nothing (mpmkit: a note says so).
+IN_SECTIONS = frozenset({"Require", "SetHandler", "AddHandler", "Options"})
 
 MUTEXES = ("default", "none", "posixsem", "sem", "sysvsem", "fcntl", "flock", "file", "pthread")
 
@@ -730,6 +738,8 @@ ROWS = (
          "Full", "How much the Server header tells", takes="Full|OS|Minimal|Minor|Major|Prod"),
     Spec("ServerSignature", _choice(off="Off", on="On", email="EMail"), "Off",
          "A line about the server under its error pages", takes="Off|On|EMail", where="any"),
+    Spec("ServerAdmin", _text, "", "Address of the administrator, for ServerSignature EMail",
+         takes="address"),
     # Connections
     Spec("Timeout", _seconds, 60.0, "Longest wait for one read or write on a connection",
          takes="number", unit="s"),
@@ -796,6 +806,8 @@ ROWS = (
     Spec("AddType", _handlers, {}, "A media type for file name extensions",
          takes="type .ext ...", source="mod_mime", args=(2, 99), where="any", merge=_also,
          field="types"),
+    Spec("AddDefaultCharset", _charset, "", "Character set told of text/html and text/plain files "
+         "that have none; On is iso-8859-1", takes="On|Off|charset", where="any"),
     Spec("AddHandler", _handlers, {}, "A handler for file name extensions",
          takes="handler .ext ...", source="mod_mime", args=(2, 99), where="any", merge=_also,
          field="handlers"),
@@ -844,12 +856,11 @@ ROWS = (
     _unused("EnableExceptionHook", "Hooks that run in a crashing child", parse=_on_off,
             args=(1, 1), where="server"),
     _unused("HostnameLookups", "Client names instead of addresses in the log", args=(1, 1)),
-    _unused("ServerAdmin", "Address of the administrator", args=(1, 1), where="server"),
-    _unused("AddDefaultCharset", "Character set added to text", args=(1, 1)),
     _unused("AddCharset", "Character sets by extension"),
     _unused("AddEncoding", "Content encodings by extension"),
     _unused("AddLanguage", "Languages by extension"),
     _unused("AddOutputFilter", "Filters by extension"),
+    _unused("RemoveType", "Media types that extensions have no more"),
     _unused("MaxRangeOverlaps", "Overlapping ranges before all is sent", args=(1, 1)),
     _unused("MaxRangeReversals", "Backward ranges before all is sent", args=(1, 1)),
 )  # fmt: skip
@@ -911,6 +922,7 @@ class Directives:
     ExtendedStatus: bool
     ServerTokens: str
     ServerSignature: str
+    ServerAdmin: str
     # connections
     Timeout: float
     KeepAlive: bool
@@ -944,6 +956,7 @@ class Directives:
     Options: Words
     ErrorDocument: dict[int, str]
     types: dict[str, str]
+    AddDefaultCharset: str
     handlers: dict[str, str]
     aliases: tuple[tuple[str, str, str], ...]
     ProxyTimeout: float
@@ -1118,6 +1131,10 @@ class _Reader:
             if spec.name == "Listen" and value[0].port and value[0] in self.values["Listen"]:
                 raise ValueError(f"Listen {setting.args[0]} is there already: keep one of the two")
             self.remark(spec, setting, value)
+            if section and spec.effect and spec.name not in IN_SECTIONS:
+                where = f" ({setting.file}:{setting.line})" if setting.file else ""
+                text = f"{spec.name} has an effect outside of sections only: move it out of the "
+                self.notes.append(Note("", "warn", f"{text}<{section.kind}>{where}"))
         except ValueError as error:
             self.problems.append(DirectiveError.at(setting, str(error)))
             return

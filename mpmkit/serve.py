@@ -18,15 +18,16 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from mpmkit import httpd_conf
-from mpmkit.core import Service
+from mpmkit.core import Handler, Service
 from mpmkit.directives import MPMS, DirectiveError, Directives, Note, Section, Setting, check
+from mpmkit.handlers.errors import ErrorPages
 from mpmkit.handlers.router import Router
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.messages import server_header
 from mpmkit.listen import Listener, ListenError, bind, inherit, open_listeners
-from mpmkit.log_format import Site, complaint
+from mpmkit.log_format import Site, compile_format, complaint
 from mpmkit.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
 from mpmkit.parent import Parent, Setup
 from mpmkit.pidfile import PidFileError
@@ -171,11 +172,13 @@ class Configuration:
         if directives.CustomLog:
             kind = BufferedAccessLog if directives.BufferedLogs else AccessLog
             access = kind(directives.CustomLog, site(directives))
-        return Setup(
-            directives, Service(directives, self.handler(directives, errors), access, errors), notes
-        )
+        handler = self.handler(directives, errors)
+        service = Service(directives, handler, access, errors)
+        if isinstance(handler, ErrorPages):
+            service.error_page = handler.refusal
+        return Setup(directives, service, notes)
 
-    def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Router:
+    def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
         """The handlers that the directives ask for. Raises DirectiveError."""
         errors = errors or ErrorLog()
         root = directives.DocumentRoot
@@ -185,12 +188,19 @@ class Configuration:
             extended=directives.ExtendedStatus,
             name=directives.ServerName,
         )
-        return Router(
+        router = Router(
             directives,
             StaticFiles(root, directives.DirectoryIndex, directives.types),
             WsgiScripts(root, directives.mpm, errors, directives.ServerName or "localhost"),
             {"server-status": status},
             errors,
+        )
+        if not ErrorPages.wanted(directives, errors):
+            return router
+        known = site(directives)
+        name, port = compile_format("%V", known), compile_format("%p", known)
+        return ErrorPages(
+            directives, router, errors, known.server, lambda conn: (name(conn, 0), port(conn, 0))
         )
 
 

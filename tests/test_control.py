@@ -240,11 +240,49 @@ def test_a_wrong_line_is_named_with_its_file(house, line, says, capsys):
 
 
 def test_every_mistake_is_told(house, capsys):
-    house.write("event", *["Nonsense 1"] * 15, "<VirtualHost *:80>", "Nonsense 2", "</VirtualHost>")
+    words = [f"Nonsense{n} 1" for n in range(15)]
+    house.write("event", *words, "<VirtualHost *:80>", "Nonsense 2", "</VirtualHost>", "Timeout", "Timeout")
     status, _, err = called("-f", str(house.file), "-t", capsys=capsys)
     assert status == 1
     numbers = [int(n) for n in re.findall(r"AH00526: Syntax error on line (\d+) of", err)]
-    assert numbers == list(range(6, 22)), "the inside of what is refused says nothing more"
+    assert numbers == [*range(6, 22), 24], "the inside of what is refused says nothing more"
+    assert err.endswith("(and so on line 25)\n"), "the same mistake is told once"
+
+
+DEBIAN = Path("/etc/apache2/apache2.conf")
+
+
+@pytest.mark.rival
+def test_debians_own_file_is_refused_for_what_mpmkit_does_not_have(monkeypatch, capsys):
+    """All of it at once: each line names a file, a line, and what to do."""
+    if not DEBIAN.exists():
+        pytest.skip("Debian's configuration is not here (package apache2)")
+    for name, value in {"RUN_DIR": "/tmp", "PID_FILE": "/tmp/x.pid", "RUN_USER": "www-data",
+                        "RUN_GROUP": "www-data", "LOG_DIR": "/tmp"}.items():  # fmt: skip
+        monkeypatch.setenv(f"APACHE_{name}", value)
+    status, _, err = called("-d", "/etc/apache2", "-f", str(DEBIAN), "-t", capsys=capsys)
+    lines = [line for line in err.splitlines() if not line.startswith("AH00111")]
+    where, what = lines[::2], lines[1::2]
+    assert all(re.fullmatch(r"AH\d+: Syntax error on line \d+ of /etc/apache2/\S+:", w) for w in where)
+    assert any("<VirtualHost>" in line and "move" in line for line in what)
+    allowed = r"take (it|the line) out|mpmkit serves one site|did you mean"
+    assert all(re.search(allowed, line) for line in what), what
+    assert not any("apache2.conf:" in line for line in where), "nothing of the main file itself"
+    assert status == 1
+
+
+def test_the_lines_of_debians_file_that_are_apaches_own_work(house):
+    """Its main file, without the modules that mpmkit does not have."""
+    house.write("event", "Timeout 300", "KeepAlive On", "HostnameLookups Off", "User nobody",
+        "<Directory />", "Options FollowSymLinks", "AllowOverride None", "Require all denied",
+        "</Directory>", f"<Directory {house.root}>", "Options Indexes FollowSymLinks",
+        "AllowOverride None", "Require all granted", "</Directory>", "AccessFileName .htaccess",
+        '<FilesMatch "^\\.ht">', "Require all denied", "</FilesMatch>",
+        r'LogFormat "%v:%p %h %l %u %t \"%r\" %>s %O \"%{Referer}i\" \"%{User-Agent}i\"" vhost',
+        "CustomLog logs/access_log vhost", "ServerTokens OS", "ServerSignature On", "TraceEnable Off",
+    )  # fmt: skip
+    done = house.run("-t")
+    assert (done.returncode, done.stderr) == (0, "Syntax OK\n")
 
 
 def test_T_starts_without_a_document_root(house, capsys):

@@ -644,3 +644,10 @@ def test_levels_of_single_modules(lines, level, levels):
     d, notes = check("event", [Setting("LogLevel", tuple(line.split())) for line in lines])
     assert (d.LogLevel, d.module_levels) == (level, levels)
     assert not notes
+
+
+def test_what_has_no_effect_in_a_section_is_told():
+    inside = (Setting("ErrorDocument", ("404", "x"), "httpd.conf", 2), Setting("Options", ("None",)))
+    _, notes = check("event", [], [Section("Location", "/x", inside)])
+    (note,) = notes
+    assert note.level == "warn" and "ErrorDocument" in note.text and "httpd.conf:2" in note.text

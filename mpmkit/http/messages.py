@@ -201,9 +201,25 @@ class Response:
         self.reason = reason
 
 
+class Page(Response):
+    """A page that the server made by itself, to answer in place of a resource (`page`).
+
+    extra, what     as `page` was given them, for whoever makes another one of it (handlers/errors.py)
+    """
+
+    __slots__ = ("extra", "what")
+
+    def __init__(
+        self, status: int, fields: bytes, after: bytes, body: bytes, close: bool, extra: bytes, what: str
+    ) -> None:
+        super().__init__(status, fields, after, body, len(body), close)
+        self.extra = extra
+        self.what = what
+
+
 def page(
     status: int, method: str = "GET", *, extra: bytes = b"", what: str = "", signature: bytes = b""
-) -> Response:
+) -> Page:
     """An error or redirect page in httpd's form. `extra` are header lines, put before the length."""
     reason = REASONS[status]
     sentence = SENTENCES.get(status, "The request was answered with the status above.")
@@ -218,8 +234,8 @@ def page(
     fields = extra + b"Content-Length: %d\r\n" % len(body)
     close = status in CLOSING_STATUSES
     if method == "HEAD":  # like httpd, without the length of a page that nobody made
-        return Response(status, extra, after, b"", 0, close)
-    return Response(status, fields, after, body, len(body), close)
+        return Page(status, extra, after, b"", close, extra, what)
+    return Page(status, fields, after, body, close, extra, what)
 
 
 def text(

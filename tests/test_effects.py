@@ -1,0 +1,219 @@
+"""Directives of the site and of the server's manners: each does what it says, as a client sees it.
+
+That they are read right is test_directives.py's business; here a server runs with them. The handlers
+are the same under each MPM, so one of them will do.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from servers import (
+    SMALL,
+    Client,
+    exchange,
+    get,
+    poll_until,
+    read_reply,
+    recorded_root,
+    serving,
+    write,
+)
+
+import mpmkit
+from mpmkit._version import __version__
+
+FAILING = """
+def application(environ, start_response):
+    if environ["QUERY_STRING"] == "own":
+        start_response("404 Not Found", [("Content-Type", "text/plain")])
+        return [b"the script's own page"]
+    raise RuntimeError("broken")
+"""
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    site = recorded_root(tmp_path / "site")
+    write(site / "gone.html", "<p>gone, but not forgotten\n")
+    (site / "fail.py").write_text(FAILING)
+    return site
+
+
+@pytest.fixture
+def site(root):
+    """A function that starts a server with directives."""
+    return lambda *lines, **named: serving(
+        "event", document_root=root, directives=["AddHandler wsgi-script .py", *lines], **named
+    )
+
+
+# -- ErrorDocument --------------------------------------------------------------------------------
+
+
+def test_error_documents(site, root):
+    lines = (
+        'ErrorDocument 404 "<p>no such thing as &eacute;"',
+        "ErrorDocument 403 /gone.html",
+        "ErrorDocument 405 https://elsewhere.example/x?y",
+        "ErrorDocument 400 /nothing.html",
+        'ErrorDocument 414 "too long"',
+        "<Location /secret>\nRequire all denied\n</Location>",
+    )
+    conf = root.parent / "site.conf"
+    conf.write_text("\n".join(lines) + "\n")
+    with site(conf=conf) as server:
+        text = get(server, "/nope")
+        assert (text.status, text.body) == (404, b"<p>no such thing as &eacute;")
+        assert text["Content-Type"] == "text/html; charset=iso-8859-1"
+        local = get(server, "/secret")
+        assert (local.status, local.body) == (403, b"<p>gone, but not forgotten\n")
+        assert local["Content-Type"] == "text/html"
+        cached = get(server, "/secret", "Range: bytes=0-1", "If-None-Match: *")
+        assert (cached.status, cached.body) == (403, local.body), "conditions were for another thing"
+        head = get(server, "/secret", method="HEAD")
+        assert (head.status, head["Content-Length"]) == (403, str(len(local.body)))
+        away = get(server, "/file.txt", method="DELETE")
+        assert (away.status, away["Location"]) == (302, "https://elsewhere.example/x?y")
+        assert get(server, "/file.txt").status == 200
+        with Client(server) as client:
+            assert client.get("/nope").status == client.get("/nope").status == 404, "kept alive"
+        # A request that is none has no path: a text is given, another page not.
+        assert b"no such thing" not in exchange(server, b"nonsense\r\n\r\n")
+        long = read_reply(exchange(server, b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n"))
+        assert (long.status, long.body) == (414, b"too long")
+
+
+def test_an_error_document_that_cannot_be_given_is_told(site, tmp_path):
+    with site("ErrorDocument 404 /nothing-either.html") as server:
+        reply = get(server, "/nope")
+        assert reply.status == 404
+        assert b"ErrorDocument /nothing-either.html: 404 Not Found" in reply.body
+
+
+def test_a_scripts_own_page_is_left_alone_and_its_failure_is_not(site):
+    with site('ErrorDocument 404 "ours"', 'ErrorDocument 500 "broken here"') as server:
+        assert get(server, "/fail.py?own").body == b"the script's own page"
+        failed = get(server, "/fail.py")
+        assert (failed.status, failed.body) == (500, b"broken here")
+        from servers import take_errors
+
+        assert any("RuntimeError: broken" in line for line in take_errors(server))
+
+
+def test_default_is_the_page_there_is_without_one(site):
+    with site('ErrorDocument 404 "x"', "ErrorDocument 404 default") as server:
+        assert b"<h1>Not Found</h1>" in get(server, "/nope").body
+
+
+# -- ServerSignature, ServerTokens ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lines", "line"), [
+    (["ServerSignature On", "ServerTokens Prod"],
+     "<address>mpmkit Server at lab.example Port 8081</address>"),
+    (["ServerSignature EMail", "ServerTokens Min", "ServerAdmin you@lab.example",
+      "ServerName lab.example", "UseCanonicalName On"],
+     f'<address>mpmkit/{__version__} Server at <a href="mailto:you@lab.example">lab.example</a> '
+     "Port PORT</address>"),
+])  # fmt: skip
+def test_the_signature_below_error_pages(site, lines, line):
+    with site(*lines) as server:
+        line = line.replace("PORT", str(server.port))
+        request = b"GET %b HTTP/1.1\r\nHost: lab.example:8081\r\nConnection: close\r\n\r\n"
+        for path, status in ((b"/nope", 404), (b"/sub", 301)):
+            reply = read_reply(exchange(server, request % path))
+            assert reply.status == status
+            assert f"<hr>\n{line}\n</body></html>\n" in reply.body.decode()
+        refused = read_reply(exchange(server, b"nonsense\r\n\r\n"))
+        assert b"<address>mpmkit" in refused.body
+        assert b"<address>" not in get(server, "/file.txt").body
+
+
+def test_a_host_that_is_markup_stays_text(site):
+    with site("ServerSignature On") as server:
+        head = b"GET /nope HTTP/1.1\r\nHost: a&b\r\nConnection: close\r\n\r\n"
+        body = read_reply(exchange(server, head)).body
+        assert b"Server at a&amp;b Port" in body
+
+
+@pytest.mark.parametrize(("tokens", "text"), [
+    ("Prod", "mpmkit"), ("Major", r"mpmkit/\d+"), ("Minor", r"mpmkit/\d+\.\d+"),
+    ("Min", re.escape(f"mpmkit/{__version__}")),
+    ("OS", re.escape(f"mpmkit/{__version__} (Linux)")),
+    ("Full", re.escape(f"mpmkit/{__version__} (Linux) Python/") + r"3\.\d+\.\d+"),
+])  # fmt: skip
+def test_server_tokens(tokens, text):
+    from mpmkit.http.messages import server_header
+
+    full = {"Prod": "ProductOnly", "Min": "Minimal"}.get(tokens, tokens)
+    assert re.fullmatch(text, server_header(full))
+
+
+# -- the rest -------------------------------------------------------------------------------------
+
+
+def test_default_charset(site, root):
+    with site("AddDefaultCharset utf-8") as server:
+        assert get(server, "/file.txt")["Content-Type"] == "text/plain; charset=utf-8"
+        assert get(server, "/")["Content-Type"] == "text/html; charset=utf-8"
+        assert get(server, "/nope")["Content-Type"] == "text/html; charset=iso-8859-1"
+    write(root / "a.json", "{}")
+    with site("AddDefaultCharset On", "AddType text/plain .xyz") as server:
+        assert get(server, "/file.txt")["Content-Type"] == "text/plain; charset=iso-8859-1"
+        assert get(server, "/a.json")["Content-Type"] == "application/json"
+
+
+def test_whose_name_a_redirect_tells(site):
+    for line, host in (("UseCanonicalName Off", "lab.example"), ("UseCanonicalName On", "www.x:81")):
+        with site(line, "ServerName www.x:81") as server:
+            assert get(server, "/sub?a=1")["Location"] == f"http://{host}/sub/?a=1"
+
+
+def test_extended_status_off_keeps_no_request(site):
+    with site("ExtendedStatus Off") as server:
+        get(server, "/file.txt")
+        assert "Total Accesses" not in get(server, "/server-status?auto").body.decode()
+    with site("ExtendedStatus On") as server:
+        get(server, "/file.txt")
+        assert "Total Accesses: " in get(server, "/server-status?auto").body.decode()
+
+
+def test_a_missing_file_is_told_at_info(site):
+    with site("LogLevel info") as server:
+        get(server, "/nope")
+        poll_until(lambda: "AH00128: File does not exist: /nope" in server.error_log())
+
+
+@pytest.mark.parametrize("mpm", mpmkit.MPMS)
+def test_several_addresses(mpm, root):
+    """IPv4 and IPv6, as many as there are Listen lines."""
+    with socket.socket() as a, socket.socket(socket.AF_INET6) as b, socket.socket() as c:
+        a.bind(("127.0.0.1", 0))
+        c.bind(("127.0.0.1", 0))
+        try:
+            b.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        addresses = [("127.0.0.1", a.getsockname()[1]), ("::1", b.getsockname()[1]),
+                     ("127.0.0.1", c.getsockname()[1])]  # fmt: skip
+    conf = root.parent / "listen.conf"
+    conf.write_text("".join(
+        f"Listen {f'[{host}]' if ':' in host else host}:{port}\n" for host, port in addresses
+    ))  # fmt: skip
+    from processes import Serve
+
+    words = [
+        word for name, value in SMALL[mpm].items() for word in ("-c", f"{name} {value}")
+    ]  # fmt: skip
+    with Serve(mpm, "-f", str(conf), "--document-root", str(root), *words).ready():
+        for address in addresses * 2:
+            with socket.create_connection(address, 10) as client:
+                client.sendall(b"GET /file.txt HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                data = b""
+                while piece := client.recv(65536):
+                    data += piece
+            assert read_reply(data).status == 200
