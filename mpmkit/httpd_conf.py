@@ -113,6 +113,13 @@ ACCEPTED = {
     "watchdog_module": "mod_watchdog.c",
 }
 
+# Modules that people look for here, and what to do instead.
+INSTEAD = {
+    f"php{version}_module": "PHP runs beside the server: take the line out and write "
+    "SetHandler proxy:unix:/run/php/php-fpm.sock|fcgi://localhost"
+    for version in ("", "5", "7")
+}
+
 MPM_MODULES = {f"mpm_{mpm}_module": mpm for mpm in MPMS}
 
 # Containers of httpd that mpmkit has not, and what to do about it.
@@ -590,6 +597,8 @@ class _Reader:
             self.loaded = self.mpm = asked
         elif name in ACCEPTED:
             self.notes.append(Note("", "debug", f"{name} is accepted and has no effect in mpmkit"))
+        elif name in INSTEAD:
+            raise DirectiveError.at(setting, f"LoadModule {name}: {INSTEAD[name]}")
         elif name not in BUILT_IN and name not in OPTIONAL:
             known = ", ".join(
                 one.removesuffix("_module") for one in (*MPM_MODULES, *BUILT_IN, *OPTIONAL)

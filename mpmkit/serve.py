@@ -188,9 +188,13 @@ class Configuration:
             extended=directives.ExtendedStatus,
             name=directives.ServerName,
         )
+        files = StaticFiles(root, directives.DirectoryIndex, directives.types)
+        files.charset = directives.AddDefaultCharset
+        if directives.UseCanonicalName == "On" and directives.ServerName:
+            files.canonical = directives.ServerName.encode("latin-1", "replace")
         router = Router(
             directives,
-            StaticFiles(root, directives.DirectoryIndex, directives.types),
+            files,
             WsgiScripts(root, directives.mpm, errors, directives.ServerName or "localhost"),
             {"server-status": status},
             errors,

@@ -117,8 +117,8 @@ def test_default_is_the_page_there_is_without_one(site):
      "<address>mpmkit Server at lab.example Port 8081</address>"),
     (["ServerSignature EMail", "ServerTokens Min", "ServerAdmin you@lab.example",
       "ServerName lab.example", "UseCanonicalName On"],
-     f'<address>mpmkit/{__version__} Server at <a href="mailto:you@lab.example">lab.example</a> '
-     "Port PORT</address>"),
+     (f'<address>mpmkit/{__version__} Server at <a href="mailto:you@lab.example">lab.example</a> '
+     "Port PORT</address>")),
 ])  # fmt: skip
 def test_the_signature_below_error_pages(site, lines, line):
     with site(*lines) as server:

@@ -156,6 +156,7 @@ class Router:
                 )
         for static in self._files.values():
             static.handler_of = self.decide
+            static.canonical, static.charset = files.canonical, files.charset
         rules = [Rule(section) for section in directives.sections]
         self._rules = sorted(rules, key=lambda rule: (ORDER.index(rule.kind), _depth(rule)))
         self._cgi: CgiScripts | None = None

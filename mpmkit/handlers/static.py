@@ -103,6 +103,10 @@ class StaticFiles:
     which may be a script, or nobody's to see.
     """
 
+    # UseCanonicalName On: whose name redirects tell, instead of that the client asked for.
+    canonical: bytes | None = None
+    # AddDefaultCharset, told of text/html and text/plain without a charset of their own.
+    charset = ""
     handler_of: Callable[[str], Callable[[Request, Connection], Response]] | None = None
 
     def __init__(
@@ -166,7 +170,7 @@ class StaticFiles:
             st = os.stat(filename)
             if stat.S_ISDIR(st.st_mode):
                 if not path.endswith("/"):
-                    return moved(request, conn, quote_path(path) + b"/")
+                    return moved(request, conn, quote_path(path) + b"/", self.canonical)
                 name, filename, st = self._index_of(filename)
                 handler = self.handler_of(path + name) if self.handler_of is not None else self
                 if handler is not self:
@@ -180,7 +184,7 @@ class StaticFiles:
                 return page(403, request.method)
             now = self._clock()
             version = Version(
-                filename, st, now, self.types.get(os.path.splitext(filename)[1].lower())
+                filename, st, now, self._media_type(filename)
             )
         except (OSError, ValueError) as error:
             return self._refused(error, request)
@@ -190,6 +194,12 @@ class StaticFiles:
                 self._versions.clear()
             self._versions[path] = version
         return version
+
+    def _media_type(self, filename: str) -> str | None:
+        kind = self.types.get(os.path.splitext(filename)[1].lower())
+        if self.charset and kind in ("text/html", "text/plain"):
+            return f"{kind}; charset={self.charset}"
+        return kind
 
     def _index_of(self, directory: str) -> tuple[str, str, os.stat_result]:
         for name in self.index:
@@ -206,9 +216,11 @@ class StaticFiles:
         return page(404 if missing else 403, request.method)
 
 
-def moved(request: Request, conn: Connection, path: bytes) -> Response:
-    """301 to another path of the host that the client named, with the query it sent."""
-    host = request.get(b"host") or b"localhost"
+def moved(
+    request: Request, conn: Connection, path: bytes, canonical: bytes | None = None
+) -> Response:
+    """301 to another path of the host that the client named (or of `canonical`), with its query."""
+    host = canonical or request.get(b"host") or b"localhost"
     query = b"?" + request.query if request.query else b""
     start = b"Location: %b://" % conn.scheme.encode()
     return page(301, request.method, extra=b"%b%b%b%b\r\n" % (start, host, path, query))
