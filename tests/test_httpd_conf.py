@@ -179,9 +179,13 @@ def test_an_optional_module_is_there_once_it_is_loaded():
         assert [m.how for m in conf.modules if m.name == "ssl_module"] == ["shared"]
 
 
+def test_mod_php_has_a_mend_of_its_own():
+    assert "SetHandler proxy:unix:" in error("LoadModule php_module x")
+
+
 def test_an_unknown_module_is_refused_and_the_known_ones_are_named():
-    text = error("LoadModule php5_module x")
-    assert "php5_module: no such module" in text
+    text = error("LoadModule nosuch_module x")
+    assert "nosuch_module: no such module" in text
     assert "mpm_prefork, mpm_worker, mpm_event" in text and "cgi" in text
 
 
