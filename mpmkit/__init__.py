@@ -13,8 +13,10 @@ from mpmkit._version import __version__
 if TYPE_CHECKING:
     from mpmkit.launcher import Server, launch
     from mpmkit.load.drive import LoadRun, run_load
+    from mpmkit.measure.memory import memory_of, memory_table
     from mpmkit.measure.qps import qps_table
     from mpmkit.measure.records import recorded
+    from mpmkit.measure.sizing import max_request_workers_for
     from mpmkit.simulator import simulate
 
 # Where each public name lives: name -> module.
@@ -26,6 +28,9 @@ _PUBLIC = {
     "LoadRun": "mpmkit.load.drive",
     "qps_table": "mpmkit.measure.qps",
     "recorded": "mpmkit.measure.records",
+    "memory_table": "mpmkit.measure.memory",
+    "memory_of": "mpmkit.measure.memory",
+    "max_request_workers_for": "mpmkit.measure.sizing",
     "simulate": "mpmkit.simulator",
     "DirectiveError": "mpmkit.directives",
     "MPMS": "mpmkit.directives",

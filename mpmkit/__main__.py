@@ -12,6 +12,7 @@ COMMANDS = {
     "httpd": ("mpmkit.control", "a server driven by httpd's own command line"),
     "qps": ("mpmkit.measure.qps", "the article's static and script tables, on this machine"),
     "load": ("mpmkit.load.drive", "one load against one server"),
+    "memory": ("mpmkit.measure.memory", "memory of busy requests and idle connections; how many fit"),
     "bench": ("mpmkit.measure.bench", "the MPMs beside the real httpd, interleaved"),
 }
 

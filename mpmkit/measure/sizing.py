@@ -1,0 +1,268 @@
+"""From measured memory to a number of workers. Pure: rows in, figures out.
+
+    fit = slope([0, 10, 20], [5000, 8100, 11000])      # KiB against busy requests
+    max_request_workers_for("4GiB", mpm="prefork", memory=table.to_frame())
+
+A server with n requests busy takes ``base + n * per_request``. Both come from a straight line through
+the measured points (least squares), with the interval in which the slope lies with a probability of
+95%. A size is taken from the interval's expensive end: a machine that swaps is worse than one worker
+too few.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mpmkit.directives import MPMS
+
+# The 97.5% points of Student's t for 1 to 30 degrees of freedom; beyond, the normal one is near.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+      2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
+      2.052, 2.048, 2.045, 2.042)
+
+RESERVE_SHARE = 0.20
+RESERVE_LEAST = 256 << 20
+THREADS_PER_CHILD = 25
+
+
+def t_quantile(freedom: int) -> float:
+    """How many standard errors a 95% interval reaches to each side; inf without any freedom."""
+    if freedom < 1:
+        return math.inf
+    return _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.5 / freedom
+
+
+@dataclass(frozen=True)
+class Line:
+    """A straight line through points: value = base + slope * n.
+
+    low, high: the 95% interval of the slope (infinite with two points: they allow no error).
+    explained: share of the variation that the line accounts for, 0 to 1. points: how many.
+    most: the largest n measured; beyond it the line is a guess.
+    """
+
+    base: float
+    slope: float
+    low: float
+    high: float
+    explained: float
+    points: int
+    most: float
+
+    def at(self, n: float) -> float:
+        """The line's value at n."""
+        return self.base + self.slope * n
+
+
+def slope(ns: Sequence[float], values: Sequence[float]) -> Line:
+    """Least squares. Raises ValueError unless there are two points with different n at least."""
+    if len(ns) != len(values):
+        raise ValueError(f"{len(ns)} places and {len(values)} values do not go together")
+    if len(set(ns)) < 2:
+        raise ValueError("a slope takes at least two different levels; measure more levels")
+    count = len(ns)
+    middle, mean = sum(ns) / count, sum(values) / count
+    spread = sum((n - middle) ** 2 for n in ns)
+    steep = sum((n - middle) * (v - mean) for n, v in zip(ns, values, strict=True)) / spread
+    base = mean - steep * middle
+    left = sum((v - base - steep * n) ** 2 for n, v in zip(ns, values, strict=True))
+    whole = sum((v - mean) ** 2 for v in values)
+    reach = (t_quantile(count - 2) * math.sqrt(left / (count - 2) / spread) if count > 2
+             else math.inf)
+    return Line(base, steep, steep - reach, steep + reach,
+                1 - left / whole if whole else 1.0, count, max(ns))
+
+
+# -- how many workers a machine has room for -----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """An answer of `max_request_workers_for`; sizes in bytes.
+
+    workers: the MaxRequestWorkers to set. low, high: what the ends of the interval would give.
+    base: the server without load. per_request, per_idle: what one more costs, the expensive ends of
+    the measured intervals. idle: kept-alive connections that are provided for.
+    by_rss: what summing RSS would have said, the usual and wrong way.
+    measured_to: the most requests that were busy at once when it was measured.
+    """
+
+    mpm: str
+    workers: int
+    low: int
+    high: int
+    ram: int
+    reserve: int
+    base: int
+    per_request: int
+    idle: int
+    per_idle: int
+    by_rss: int | None
+    threads_per_child: int
+    measured_to: int
+
+    def __str__(self) -> str:
+        words = [
+            f"MaxRequestWorkers {self.workers} for {self.mpm} in {_mib(self.ram)}",
+            (f"  reserve    {_mib(self.reserve):>12}  for the kernel, sockets, page cache, logs and "
+             "everything that is not this server"),
+            f"  base       {_mib(self.base):>12}  the server before it has a request",
+        ]
+        if self.idle:
+            words.append(f"  idle       {_mib(self.idle * self.per_idle):>12}  {self.idle:,} "
+                         f"kept-alive connections at {_kib(self.per_idle)}")
+        left = self.ram - self.reserve - self.base - self.idle * self.per_idle
+        words.append(f"  requests   {_mib(left):>12}  at {_kib(self.per_request)} each, the expensive "
+                     f"end of the measured interval")
+        if self.mpm != "prefork":
+            words.append(f"rounded down to whole children of ThreadsPerChild {self.threads_per_child}"
+                         f": ServerLimit {max(1, self.workers // self.threads_per_child)}")
+        words.append(f"the interval's ends allow {self.low:,} to {self.high:,}")
+        if self.workers > self.measured_to:
+            words.append(f"no more than {self.measured_to:,} were busy at once when it was measured; "
+                         "beyond that the line is drawn on")
+        if self.by_rss is not None:
+            words.append(f"summed RSS would have allowed {self.by_rss:,}: it counts pages that all "
+                         "processes share once for each")
+        return "\n".join(words)
+
+
+def size_in_bytes(text: str | int) -> int:
+    """4294967296, "4GiB", "4G" (binary, as most tools mean it) or "4GB" (decimal). Raises ValueError."""
+    if isinstance(text, bool):
+        raise ValueError(f"ram: must be a size like 4GiB, not {text!r}")
+    if isinstance(text, int | float):
+        if not text > 0 or math.isinf(text):
+            raise ValueError(f"ram: must be more than 0 bytes, not {text!r}")
+        return int(text)
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)(B?)\s*", text, re.IGNORECASE)
+    if not found or (found[3] and not found[2]):
+        raise ValueError(f"ram: must be a size like 4GiB, 512M or 4GB, not {text!r}")
+    power = " KMGT".index(found[2].upper() or " ")
+    unit = 1000 if found[4] and not found[3] else 1024
+    size = int(float(found[1]) * unit**power)
+    if size <= 0:
+        raise ValueError(f"ram: must be more than nothing, not {text!r}")
+    return size
+
+
+def lines(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ("pss_kb",)) -> dict[
+        tuple[str, str | None, str], Line]:
+    """(server, MPM, against) -> the line through the sums of `columns` (KiB) against what was held.
+
+    Takes the rows of the records table `memory`; those of whole servers count.
+    """
+    found: dict[tuple[str, str | None, str], tuple[list[float], list[float]]] = {}
+    for row in rows:
+        if row["scope"] == "server":
+            mpm = row["mpm"] if isinstance(row["mpm"], str) and row["mpm"] else None
+            ns, values = found.setdefault((row["server"], mpm, row["against"]), ([], []))
+            ns.append(float(row["held"]))
+            values.append(float(sum(row[column] for column in columns)))
+    return {key: slope(ns, values) for key, (ns, values) in found.items() if len(set(ns)) > 1}
+
+
+def max_request_workers_for(
+    ram: str | int, *, mpm: str, memory: Any, server: str = "mpmkit", idle: int = 0,
+    reserve: str | int | None = None, threads_per_child: int = THREADS_PER_CHILD,
+) -> Sizing:
+    """The MaxRequestWorkers that a machine has room for, from measured slopes.
+
+    ram: the machine's memory, or what the server may have of it: bytes, or "4GiB".
+    mpm: prefork, worker or event. server: whose rows of `memory` to use.
+    memory: rows of `memory_table` (the table, its frame or a list of rows), measured with your pages
+        and scripts: a request costs what your application makes of it.
+    idle: kept-alive connections to provide for, beside busy requests; under prefork and worker each
+        of them takes a worker and is to be counted as one.
+    reserve: what is not for this server: bytes or a size. By default 20% of ram and at least
+        256 MiB: the kernel's page tables and sockets are in no process's PSS, and files that are
+        served want page cache.
+    threads_per_child: for worker and event; the answer is a multiple of it.
+
+    Raises ValueError if memory has no busy rows of that MPM and server, if they show no growth, if
+    idle is impossible, or if the machine has no room for a single worker (the text says how much it
+    takes).
+    """
+    problems = []
+    if mpm not in MPMS:
+        problems.append(f"mpm: {mpm!r} is none of {', '.join(MPMS)}")
+    if type(idle) is not int or idle < 0:
+        problems.append(f"idle: must be a whole number from 0, not {idle!r}")
+    elif idle and mpm in ("prefork", "worker"):
+        problems.append(f"idle: under {mpm} a kept-alive connection keeps a worker; count it as one")
+    if type(threads_per_child) is not int or threads_per_child < 1:
+        problems.append(f"threads_per_child: must be a whole number from 1, not {threads_per_child!r}")
+    total, kept = 0, 0
+    try:
+        total = size_in_bytes(ram)
+        kept = (max(RESERVE_LEAST, int(total * RESERVE_SHARE)) if reserve is None
+                else 0 if reserve == 0 else size_in_bytes(reserve))
+        if kept >= total:
+            problems.append(f"reserve: {_mib(kept)} of {_mib(total)} leave nothing for the server")
+    except ValueError as error:
+        problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(problems))
+
+    rows = _rows(memory)
+    found = lines(rows, ("pss_kb", "page_tables_kb"))
+    line = found.get((server, mpm, "busy"))
+    if line is None:
+        there = sorted({f"{who} {model or ''}".strip() for who, model, what in found
+                        if what == "busy"})
+        raise ValueError(f"memory: no two levels of busy requests under {server} {mpm}; there are "
+                         f"{', '.join(there) or 'none'}")
+    parked = found.get((server, mpm, "idle"))
+    if idle and parked is None:
+        raise ValueError(f"memory: no idle connections were measured under {server} {mpm}")
+    if not line.slope > 0 or (not line.low > 0 and line.points > 2):
+        raise ValueError(f"memory: no growth with the number of requests is to be told from the noise "
+                         f"({line.low:,.0f} to {line.high:,.0f} KiB); measure more levels or rounds")
+    dear = line.high if math.isfinite(line.high) else line.slope
+    cheap = line.low if math.isfinite(line.low) else line.slope
+    per_idle = max(0.0, parked.high if math.isfinite(parked.high) else parked.slope) if (
+        idle and parked) else 0.0
+    base = max(0.0, line.base)
+    room = (total - kept) / 1024 - base - idle * per_idle
+    step = 1 if mpm == "prefork" else threads_per_child
+
+    def workers(cost: float) -> int:
+        return int(room // cost) // step * step if room > 0 else 0
+
+    if workers(dear) < 1:
+        least = base + idle * per_idle + step * dear
+        raise ValueError(f"ram: {_mib(total)} have no room for {step} worker{'s' * (step > 1)} of "
+                         f"{mpm}: that takes {_mib(int(least * 1024))} beside a reserve of "
+                         f"{_mib(kept)}")
+    naive = lines(rows, ("rss_kb",))[server, mpm, "busy"]
+    by_rss = (max(0, int(((total - kept) / 1024 - naive.base) // naive.slope)) // step * step
+              if naive.slope > 0 else None)
+    return Sizing(mpm, workers(dear), workers(dear), workers(cheap), total, kept, int(base * 1024),
+                  math.ceil(dear * 1024), idle, math.ceil(per_idle * 1024), by_rss, step,
+                  int(line.most))
+
+
+def _rows(memory: Any) -> list[dict[str, Any]]:
+    """A table, a frame or rows as rows. Raises ValueError for anything else."""
+    if hasattr(memory, "records"):
+        return list(memory.records)
+    if hasattr(memory, "to_dict"):
+        rows = memory.to_dict("records")
+    else:
+        rows = list(memory)
+    needed = ("server", "mpm", "against", "held", "scope", "pss_kb", "rss_kb", "page_tables_kb")
+    if not rows or not all(name in rows[0] for name in needed):
+        raise ValueError("memory: give what memory_table returns, or a frame of the table memory")
+    return rows
+
+
+def _mib(size: float) -> str:
+    return f"{size / (1 << 30):,.2f} GiB" if size >= 10 << 30 else f"{size / (1 << 20):,.1f} MiB"
+
+
+def _kib(size: float) -> str:
+    return f"{size / 1024:,.1f} KiB"

@@ -1,0 +1,471 @@
+"""Memory of running servers: what is held, what it costs, how many workers a machine has room for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_records import MEMORY, SHARED
+
+import mpmkit
+from mpmkit.measure import holder, memory, records, sizing
+from mpmkit.measure.beside import PAGES_OF_OURS
+from mpmkit.measure.holder import Holding
+from mpmkit.measure.memory import MemoryRunError, MemoryTable, main, memory_of, memory_table, plan
+from mpmkit.measure.sizing import max_request_workers_for, size_in_bytes, slope, t_quantile
+
+MPMS = ("prefork", "worker", "event")
+SMALL = {
+    "prefork": {"StartServers": 6, "MinSpareServers": 2, "MaxSpareServers": 6,
+                "MaxRequestWorkers": 6},
+    "worker": {"StartServers": 2, "ThreadsPerChild": 3, "MinSpareThreads": 3, "MaxSpareThreads": 6,
+               "MaxRequestWorkers": 6},
+}
+SMALL["event"] = SMALL["worker"]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Looks only as long as a test needs it."""
+    monkeypatch.setattr(memory, "STEADY", 0.2)
+    monkeypatch.setattr(memory, "BETWEEN", 0.01)
+    monkeypatch.setattr(memory, "ARTICLE_DIRECTIVES", SMALL)
+
+
+# -- who holds -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=MPMS)
+def server(request):
+    with mpmkit.launch(request.param, **SMALL[request.param], **memory.PATIENT) as server:
+        yield server
+
+
+def until(condition, within=5.0):
+    deadline = time.monotonic() + within
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+def test_half_sent_requests_keep_workers_busy(server):
+    with Holding(server.url, "/index.html", "busy") as holding:
+        assert holding.hold(4)["held"] == 4
+        until(lambda: server.scoreboard().count("R") == 4)
+        said = holding.ask("finish")
+        assert (said["held"], said["lost"]) == (4, 0)
+        until(lambda: server.scoreboard().count("R") == 0)
+
+
+def test_idle_connections_take_a_worker_each_but_under_event(server, monkeypatch):
+    monkeypatch.setenv("MPMKIT_HOLDER_PATIENCE", "0.7")
+    with Holding(server.url, "/index.html", "idle") as holding:
+        said = holding.hold(9)
+        slots = 9 if server.mpm == "event" else 6
+        assert (said["held"], said["waiting"], said["lost"]) == (slots, 9 - slots, 0)
+        assert holding.held() == slots
+        if server.mpm != "event":
+            until(lambda: server.scoreboard().count("K") == 6)
+        server.stop()
+        until(lambda: holding.held() == 0)
+
+
+def test_a_holder_ends_with_who_started_it(server):
+    program = ("import sys, time\nfrom mpmkit.measure.holder import Holding\n"
+               f"with Holding({server.url!r}, '/', 'busy') as holding:\n    holding.hold(2)\n"
+               "    print(holding._process.pid, flush=True)\n    time.sleep(60)\n")
+    root = Path(__file__).resolve().parent.parent
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "PYTHONPATH": str(root)}) as child:
+        pid = int(child.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        child.kill()
+
+    def gone():
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        except OSError:
+            return True
+
+    until(gone)
+
+
+def test_nobody_there_is_an_error_that_says_so():
+    with Holding("http://127.0.0.1:1", "/", "idle") as holding:
+        said = holding.hold(1)
+        assert said["held"] == 0 and said["error"] == "a connection failed: Connection refused"
+
+
+def test_a_server_that_closes_after_each_answer_holds_nothing():
+    with (mpmkit.launch("worker", KeepAlive=False, **SMALL["worker"]) as server,
+          Holding(server.url, "/index.html", "idle") as holding):
+        assert holding.hold(3)["error"] == ""
+        until(lambda: holding.held() == 0)
+        assert holding.ask("tell")["lost"] >= 3
+
+
+def test_a_holder_that_dies_is_told():
+    with Holding("http://127.0.0.1:1", "/", "idle") as holding:
+        os.kill(holding._process.pid, signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="ended with -9"):
+            holding.held()
+
+
+def test_what_has_been_accepted_and_read():
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    lines = [
+        "   0: 0100007F:1F90 0100007F:8001 01 00000000:00000000 00:00000000 00000000 0 0 4711 1",
+        "   1: 0100007F:1F90 0100007F:8002 01 00000000:00000025 00:00000000 00000000 0 0 4712 1",
+        "   2: 0100007F:1F90 0100007F:8003 01 00000000:00000000 00:00000000 00000000 0 0 0 1",
+        "   3: 0100007F:8001 0100007F:1F90 01 00000000:00000000 00:00000000 00000000 0 0 4713 1",
+        "   4: 00000000:1F90 00000000:0000 0A 00000000:00000002 00:00000000 00000000 0 0 4714 1",
+    ]
+    assert holder.taken(head + "\n".join(lines), 8080) == 1
+
+
+@pytest.mark.parametrize(("answer", "whole"), [
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", True),
+    (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab", False),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n", False),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", True),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", False),
+])
+def test_whole_answers(answer, whole):
+    assert holder.complete(answer) is whole
+
+
+def test_descriptors_are_foreseen(monkeypatch):
+    import resource
+
+    limits = [(1000, 4000)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
+    assert holder.too_few_descriptors(4000) == ""
+    assert "5,000 file descriptors are needed and the hard limit is 4,000" in (
+        holder.too_few_descriptors(5000))
+    with holder.descriptors(3000):
+        assert limits[-1] == (3000, 4000)
+    assert limits[-1] == (1000, 4000)
+    with pytest.raises(ValueError, match="levels: 10,200 file descriptors are needed"):
+        plan(("event",), ("idle",), idle=(10_000,))
+
+
+# -- lines through levels ------------------------------------------------------------------------
+
+NUMBERS = st.floats(-1e5, 1e5)
+
+
+@given(st.floats(0, 1e5), st.floats(-1e3, 1e3),
+       st.lists(st.integers(0, 10_000), min_size=2, max_size=12, unique=True))
+def test_points_on_a_line_give_the_line(base, steep, ns):
+    line = slope(ns, [base + steep * n for n in ns])
+    # Cancellation costs digits: what counts is the line where it was measured.
+    size = 1 + base + abs(steep) * max(ns)
+    assert abs(line.at(min(ns)) - (base + steep * min(ns))) < 1e-6 * size
+    assert line.slope == pytest.approx(steep, abs=1e-6 * size)
+    assert line.low <= line.slope <= line.high and line.points == len(ns) and line.most == max(ns)
+
+
+def test_a_slope_and_its_interval_by_hand():
+    """y = 1, 2, 4 at 0, 1, 2: slope 1.5, residuals 1/6, -1/3, 1/6; standard error sqrt(1/12)."""
+    line = slope([0, 1, 2], [1, 2, 4])
+    assert (line.slope, line.base) == (pytest.approx(1.5), pytest.approx(5 / 6))
+    assert line.high - line.slope == pytest.approx(12.706 * (1 / 12) ** 0.5)
+    assert line.explained == pytest.approx(1 - (1 / 6) / (14 / 3))
+    assert slope([0, 1], [1, 2]).high == float("inf")
+
+
+def test_the_points_of_students_t():
+    """Each is where the density, integrated by Simpson's rule, leaves 2.5% beyond it."""
+    import math
+
+    def beyond(t, freedom, steps=4000, far=400.0):
+        c = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(
+            freedom * math.pi)
+        # x = t * e^u makes the long tail of few degrees of freedom short.
+        width = math.log(far * 1e3) / steps
+        total = 0.0
+        for i in range(steps + 1):
+            x = t * math.exp(i * width)
+            weight = 1 if i in (0, steps) else 4 if i % 2 else 2
+            total += weight * x * c * (1 + x * x / freedom) ** (-(freedom + 1) / 2)
+        return total * width / 3
+
+    for freedom in (*range(1, 31), 35, 60, 120):
+        assert beyond(t_quantile(freedom), freedom) == pytest.approx(0.025, rel=0.02), freedom
+    assert t_quantile(0) == float("inf")
+
+
+def test_wrong_points_are_refused():
+    with pytest.raises(ValueError, match="two different levels"):
+        slope([5, 5], [1, 2])
+    with pytest.raises(ValueError, match="do not go together"):
+        slope([5, 6], [1])
+
+
+# -- how many workers ----------------------------------------------------------------------------
+
+
+def rows(mpm="prefork", against="busy", cost=1000, base=20_000, server="mpmkit", noise=0,
+         tables=80):
+    made = []
+    for number, level in enumerate((0, 50, 100, 200)):
+        pss = base + cost * level + noise * (-1) ** number
+        made.append({**MEMORY, "mpm": mpm, "server": server, "against": against, "level": level,
+                     "held": level, "pss_kb": pss, "uss_kb": pss // 2, "rss_kb": pss * 8,
+                     "code_kb": pss, "heap_kb": 0, "anonymous_kb": 0, "stacks_kb": 0, "shm_kb": 0,
+                     "processes": level + 5, "page_tables_kb": tables * level})
+    return [records.check(row) for row in made]
+
+
+def test_room_for_workers():
+    """(1000 MiB - 256 - 20,000 KiB) / (1000 + 80 KiB)"""
+    sized = max_request_workers_for("1000MiB", mpm="prefork", memory=rows())
+    assert sized.workers == sized.low == sized.high == ((1000 - 256) * 1024 - 20_000) // 1080
+    assert sized.reserve == 256 << 20 and sized.per_request == 1080 * 1024
+    assert sized.by_rss == (744 * 1024 - 160_000) // 8000
+    told = str(sized)
+    assert told.startswith(f"MaxRequestWorkers {sized.workers} for prefork in 1,000.0 MiB")
+    assert "no more than 200 were busy at once" in told and "summed RSS would have" in told
+    table = MemoryTable(rows())
+    assert max_request_workers_for("1000MiB", mpm="prefork", memory=table) == sized
+    assert max_request_workers_for("1000MiB", mpm="prefork", memory=table.to_frame()) == sized
+
+
+def test_threads_come_in_whole_children_and_idle_connections_take_room():
+    both = rows("event", cost=100, tables=9) + rows("event", "idle", cost=3, tables=0)
+    sized = max_request_workers_for("1GiB", mpm="event", memory=both, reserve="100MiB")
+    assert sized.workers % 25 == 0 and "ServerLimit" in str(sized)
+    less = max_request_workers_for("1GiB", mpm="event", memory=both, reserve="100MiB", idle=50_000)
+    assert less.workers < sized.workers and "50,000 kept-alive connections" in str(less)
+    assert max_request_workers_for("1GiB", mpm="event", memory=both, reserve="100MiB",
+                                   threads_per_child=64).workers % 64 == 0
+
+
+@given(st.integers(300, 100_000), st.integers(0, 10_000), st.integers(0, 400))
+def test_more_memory_never_means_fewer_workers(mib, more, noise):
+    measured = rows(noise=noise)
+    try:
+        few = max_request_workers_for(mib << 20, mpm="prefork", memory=measured)
+    except ValueError as error:
+        assert "room for 1 worker of prefork" in str(error)
+        return
+    many = max_request_workers_for((mib + more) << 20, mpm="prefork", memory=measured)
+    assert few.workers <= many.workers and few.low == few.workers <= few.high
+    # It fits: reserve, base and that many at the expensive end.
+    assert few.reserve + few.base + few.workers * few.per_request <= (mib << 20) + (1 << 20)
+
+
+@pytest.mark.parametrize(("how", "said"), [
+    ({"ram": "much"}, "ram: must be a size like 4GiB, 512M or 4GB, not 'much'"),
+    ({"ram": -1}, "ram: must be more than 0 bytes"),
+    ({"ram": "0"}, "ram: must be more than nothing"),
+    ({"ram": True}, "ram: must be a size"),
+    ({"ram": "270MiB"}, "ram: 270.0 MiB have no room for 1 worker of prefork: that takes"),
+    ({"ram": "1GiB", "reserve": "2GiB"}, "reserve: 2,048.0 MiB of 1,024.0 MiB leave nothing"),
+    ({"mpm": "winnt"}, "mpm: 'winnt' is none of"),
+    ({"mpm": "worker"}, "no two levels of busy requests under mpmkit worker; there are mpmkit pre"),
+    ({"server": "httpd"}, "under httpd prefork; there are mpmkit prefork"),
+    ({"idle": 5}, "idle: under prefork a kept-alive connection keeps a worker"),
+    ({"idle": -1}, "idle: must be a whole number from 0"),
+    ({"threads_per_child": 0}, "threads_per_child: must be a whole number from 1"),
+    ({"memory": []}, "memory: give what memory_table returns"),
+    ({"memory": rows(cost=0, noise=500, tables=0)}, "memory: no growth with the number of requests"),
+    ({"ram": "x", "mpm": "y", "idle": -1}, "mpm: .*; idle: .*; ram: "),
+])
+def test_impossible_input_is_named(how, said):
+    with pytest.raises(ValueError, match=said):
+        max_request_workers_for(**{"ram": "4GiB", "mpm": "prefork", "memory": rows(), **how})
+
+
+@pytest.mark.parametrize(("text", "size"), [
+    (1024, 1024), ("1024", 1024), ("4GiB", 4 << 30), ("4G", 4 << 30), ("4GB", 4_000_000_000),
+    ("512m", 512 << 20), ("1.5 GiB", 3 << 29), ("1TiB", 1 << 40), ("100B", 100)])
+def test_sizes(text, size):
+    assert size_in_bytes(text) == size
+
+
+# -- the table -----------------------------------------------------------------------------------
+
+
+def test_what_the_table_says():
+    child = {**rows()[0], "scope": "child", "processes": 1, "pss_kb": 777, "uss_kb": 700,
+             "rss_kb": 900, "code_kb": 777}
+    table = MemoryTable([*rows(), child, *rows("event", "idle", cost=4)], planned=9,
+                        left_out=["without nginx: nginx is not installed"])
+    text = table.text()
+    busy, idle, costs, small = text.split("\n\nmemory in", 1)[0], *(
+        text[text.index("memory in MiB against kept"):].split("\n\nwhat one", 1)[0],
+        text[text.index("what one more costs"):].split("\n\n", 1)[0],
+        text.rsplit("\n\n", 1)[1])
+    assert "mpmkit prefork\n" in busy and "mpmkit event\n" in idle
+    assert busy.splitlines()[-1].split()[:5] == ["200", "200", "205", "30", "214.8"]
+    assert "777" in busy.splitlines()[4]
+    assert costs.splitlines()[1].split() == [
+        "mpmkit", "prefork,", "busy", "request", "1,000.0", "1,000.0", "to", "1,000.0", "+80.0",
+        "19.5", "8,000.0"]
+    assert "why RSS is not summed" in small and "NOT COMPLETE: 8 of 9 levels" in small
+    assert small.endswith("without nginx: nginx is not installed")
+    frame = table.costs()
+    assert list(frame["cost"]) == [pytest.approx(1000), pytest.approx(4)]
+    assert list(frame["cost_page_tables"]) == [pytest.approx(80)] * 2
+    assert MemoryTable([]).text() == "no level was finished"
+    assert "one level alone has no slope" in MemoryTable(rows()[:1]).text()
+
+
+def test_levels_of_a_plan(monkeypatch):
+    monkeypatch.delenv("MPMKIT_SCALE", raising=False)
+    todo = plan(scale="demo", beside=("httpd", "gunicorn"))
+    levels = {(one.server, one.mpm, one.against): one.levels for one in todo.series}
+    assert levels["mpmkit", "prefork", "busy"] == (0, 62, 125, 188, 250)
+    # What prefork and worker can't hold is asked for once.
+    assert levels["mpmkit", "prefork", "idle"] == (0, 100, 250, 1000)
+    assert levels["httpd", "worker", "idle"] == (0, 100, 250, 1000)
+    assert levels["mpmkit", "event", "idle"] == (0, 100, 250, 1000, 2500)
+    assert ("httpd", "event", "busy") in levels
+    assert ("gunicorn-sync", "", "idle") in levels and ("gunicorn-sync", "", "busy") not in levels
+    event = next(one for one in todo.series if (one.mpm, one.against) == ("event", "idle"))
+    # 3 children of 25 threads hold 75 * (factor + 1) connections.
+    assert 75 * (event.directives["AsyncRequestWorkerFactor"] + 1) > 2500 * 1.4
+    assert todo.levels == sum(map(len, levels.values())) and todo.seconds > todo.levels
+
+
+@pytest.mark.parametrize(("mpm", "busy", "started"), [
+    ("prefork", 0, 5), ("prefork", 100, 105), ("prefork", 250, 250),
+    ("worker", 0, 3), ("worker", 1, 4), ("event", 100, 7), ("event", 400, 16)])
+def test_a_pool_as_idle_maintenance_leaves_it(mpm, busy, started):
+    from mpmkit.measure.qps import ARTICLE_DIRECTIVES
+
+    assert memory.start_servers(mpm, ARTICLE_DIRECTIVES[mpm], busy) == started
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    (["--mpm", "winnt"], "mpm: 'winnt' is none of"),
+    (["--against", "asleep"], "against: 'asleep' is none of busy, idle"),
+    (["--busy", "0,x"], "must be whole numbers like 0,50,100"),
+    (["--busy", "0,500"], "busy: 500 requests can't be busy under prefork with MaxRequestWorkers 250"),
+    (["--idle", "-1"], "idle: must be whole numbers from 0 to 20,000"),
+    (["--idle", ","], "idle: give at least one level"),
+    (["--rounds", "0"], "rounds: must be a whole number from 1 to 100"),
+    (["--scale", "big"], "scale: 'big' is none of"),
+    (["--beside", "iis"], "beside: 'iis' is none of httpd, nginx"),
+    (["--document-root", "/no/such"], "document_root: there is no folder /no/such"),
+    (["--path", "index"], "path: must begin with /"),
+    (["-c", "ThreadsPerChild"], "write a directive and its value"),
+    (["-c", "ThreadsPerChilds 5"], "directives: "),
+    (["--mpm", "prefork", "-c", "ThreadsPerChild 5"], "directives: "),
+    (["--mpm", "no", "--scale", "no"], "mpm: .*; scale: "),
+    (["--nonsense"], "unrecognized arguments"),
+])
+def test_bad_command_lines_are_refused_before_anything_starts(capsys, argv, said, monkeypatch):
+    import re
+
+    monkeypatch.setattr(memory, "_measure_level", None)
+    try:
+        status = main(argv)
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert status == 2 and out == "" and re.search(said, err), err
+    assert err.startswith("mpmkit: ") and len(err.splitlines()) == 1
+
+
+# -- real servers --------------------------------------------------------------------------------
+
+
+def test_memory_of_a_server_now():
+    with mpmkit.launch("event", **SMALL["event"]) as server:
+        frame = memory_of(server)
+        assert list(frame["role"]) == ["parent"] + ["child"] * 2
+        assert frame["pid"][0] == server.pid and set(frame["pid"][1:]) == set(server.processes())
+        assert (frame["uss"] <= frame["pss"]).all() and (frame["pss"] <= frame["rss"]).all()
+        parts = frame[["code", "heap", "anonymous", "stacks", "shm"]].sum(axis=1)
+        assert (parts == frame["pss"]).all()
+        assert (frame["threads"][1:] > 3).all() and (frame["page_tables"] > 0).all()
+    with pytest.raises(ValueError, match="no server runs"):
+        memory_of(server)
+
+
+def test_a_whole_measurement(quick, tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    status = main(["--mpm", "event,prefork", "--busy", "0,3,6", "--idle", "0,8", "--out", str(path)])
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    found = records.read(path)
+    assert [(r["mpm"], r["against"], r["level"], r["held"]) for r in found
+            if r["scope"] == "server"] == [
+        ("prefork", "busy", 0, 0), ("prefork", "busy", 3, 3), ("prefork", "busy", 6, 6),
+        ("prefork", "idle", 0, 0), ("prefork", "idle", 8, 6),
+        ("event", "busy", 0, 0), ("event", "busy", 3, 3), ("event", "busy", 6, 6),
+        ("event", "idle", 0, 0), ("event", "idle", 8, 8)]
+    for row in found:
+        assert row["scope"] == "server" or row["processes"] == 1
+        assert row["uss_kb"] <= row["pss_kb"] + 8 <= row["rss_kb"] + 16
+    sums = [r for r in found if r["scope"] == "server" and r["mpm"] == "prefork"]
+    assert all(r["processes"] == 7 for r in sums)
+    assert "MaxRequestWorkers=6" in found[0]["directives"]
+    assert "memory in MiB against requests being served" in out and "what one more costs" in out
+    assert "10 levels, about" in err and "[10/10] round 1, mpmkit event, 8 idle: " in err
+
+
+def test_the_answer_for_a_machine_is_printed(capsys, monkeypatch):
+    monkeypatch.setattr(memory, "memory_table", lambda *_, **__: MemoryTable(rows()))
+    assert main(["--mpm", "prefork", "--ram", "2GiB"]) == 0
+    assert "\nMaxRequestWorkers " in capsys.readouterr().out
+    assert main(["--mpm", "prefork", "--ram", "2 apples"]) == 1
+    assert "mpmkit: ram: must be a size like 4GiB" in capsys.readouterr().err
+
+
+def test_a_page_that_is_not_there_and_a_server_that_does_not_start(quick, capsys):
+    with pytest.raises(MemoryRunError, match=r"/no\.html answers with status 404"):
+        memory_table(("worker",), ("busy",), busy=(0,), path="/no.html")
+    with pytest.raises(MemoryRunError, match="no/such"):
+        memory_table(("worker",), ("busy",), busy=(0,), directives={"ErrorLog": "/no/such/log"})
+
+
+@contextlib.contextmanager
+def dies(mpm, **directives):
+    with mpmkit.launch(mpm, **directives) as server:
+        os.kill(server.pid, signal.SIGKILL)
+        yield server
+
+
+def test_a_server_that_dies_ends_the_run_and_keeps_the_rows(quick, monkeypatch, tmp_path):
+    real = memory._ours(PAGES_OF_OURS)
+    starts = []
+
+    def start(mpm, **directives):
+        starts.append(mpm)
+        return real(mpm, **directives) if len(starts) < 2 else dies(mpm, **directives)
+
+    monkeypatch.setattr(memory, "_ours", lambda root: start)
+    path = tmp_path / "rows.csv"
+    with pytest.raises(MemoryRunError) as error:
+        memory_table(("worker",), ("busy",), busy=(0, 3), out=path)
+    assert "did not answer" in str(error.value)
+    assert error.value.table.measured == 1 and len(records.read(path)) == 3
+    assert "NOT COMPLETE: 1 of 2 levels" in error.value.table.text()
+
+
+@pytest.mark.rival
+def test_httpd_beside_ours(quick):
+    from mpmkit.measure import beside
+
+    here, missing = beside.installed(beside.contestants(("httpd",), ("worker",)))
+    if not here:
+        pytest.skip("; ".join(missing))
+    table = memory_table(("worker",), busy=(0, 6), idle=(0, 4), beside=("httpd",))
+    found = {(r["server"], r["against"], r["level"]): r for r in table.records
+             if r["scope"] == "server"}
+    assert len(found) == 8
+    assert all(row["held"] == level for (_, _, level), row in found.items())
+    assert found["httpd", "busy", 6]["pss_kb"] < found["mpmkit", "busy", 6]["pss_kb"]
+    assert SHARED["cores"] and sizing.lines(table.records)
