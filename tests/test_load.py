@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -25,7 +26,7 @@ from misbehaving import Misbehaving
 
 from mpmkit.load import drive
 from mpmkit.load.drive import LoadError, LoadInterrupted, LoadRun, parse_ab, run_load
-from mpmkit.load.profile import LoadProfile, ProfileError, loopback_target
+from mpmkit.load.profile import Ask, LoadProfile, ProfileError, Stage, loopback_target, target_of
 from mpmkit.load.response import MAX_HEAD, Malformed, ResponseReader, parse_head
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,16 +54,58 @@ def nobody():
     ("path", "index.html"), ("path", "/a b"), ("path", "/ä"), ("path", None),
     ("users", 0), ("users", 20_001), ("users", True), ("users", 2.0),
     ("requests", 0), ("requests", "many"), ("duration", 0), ("duration", float("nan")),
-    ("duration", 4000), ("keep_alive", "yes"), ("method", "DELETE"), ("body", "x"),
+    ("duration", 4000), ("keep_alive", "yes"), ("keep_alive", 1.5), ("method", "DELETE"), ("body", "x"),
     ("headers", [("Host",)]), ("headers", [("A b", "c")]), ("headers", [("A", "b\r\nc: d")]),
     ("headers", [("Content-Length", "3")]), ("expect_status", 99), ("expect_length", -1),
     ("timeout", 0), ("timeout", float("inf")), ("warmup_requests", -1), ("warmup_seconds", -0.5),
     ("processes", 0), ("time_limit", 0), ("events", "some"),
+    ("expect_body", "abc"), ("body_sample", 2), ("mix", "all"), ("mix", [{"weight": 1}]),
+    ("mix", [{"path": "/", "weight": 0}]), ("mix", [{"path": "/", "size": 3}]), ("mix", [3]),
+    ("requests_per_connection", 5), ("think_time", -1), ("think", "uniform"),
+    ("arrival", "open"), ("arrival", "poisson"), ("rate", 5), ("ramp", -1),
+    ("stages", [{"users": 3}]), ("slow_readers", -1), ("read_rate", 0), ("idle_holders", 20_000),
+    ("idle_request", 1), ("ca_file", 3), ("seed", "x"),
 ])
 def test_a_bad_field_is_refused_by_name(field, value):
     fields = {"requests": 10} | {field: value}
-    with pytest.raises(ProfileError, match=f"^{field}: "):
+    named = "rate" if value == "poisson" else field
+    if field == "stages":
+        named = "stages: 1"
+    with pytest.raises(ProfileError, match=f"^{named}: "):
         LoadProfile(**fields)
+
+
+@pytest.mark.parametrize(("fields", "named"), [
+    ({"mix": [{"path": "/a"}], "path": "/b", "expect_length": 3}, ["path", "expect_length"]),
+    ({"arrival": "constant", "rate": 10, "think_time": 1, "ramp": 2}, ["think_time", "ramp"]),
+    ({"arrival": "constant", "rate": 10, "duration": 3,
+      "stages": [{"seconds": 1, "rate": 5, "users": 3}]}, ["rate", "requests", "duration", "stages"]),
+    ({"stages": [{"seconds": 1}]}, ["requests", "stages"]),
+    ({"stages": [{"seconds": 3000, "users": 1}] * 2}, ["requests", "stages"]),
+])
+def test_fields_that_contradict_each_other_are_all_named(fields, named):
+    with pytest.raises(ProfileError) as error:
+        LoadProfile(**{"requests": 10} | fields)
+    assert [text.split(":")[0] for text in str(error.value).split("; ")
+            if re.match(r"[a-z_]+: ", text)] == named
+
+
+def test_steps_and_ramps_say_what_is_due_when():
+    steps = LoadProfile(stages=[{"seconds": 2, "users": 10}, {"seconds": 4, "users": 50,
+                                                              "ramp": True}])
+    assert steps.users == 50 and steps.planned_seconds == 6
+    assert [steps.level_at(t) for t in (-1, 0, 1.9, 2, 4, 6, 99)] == [10, 10, 10, 10, 30, 50, 50]
+    rates = LoadProfile(users=5, arrival="poisson", stages=[{"seconds": 10, "rate": 100,
+                                                             "ramp": True}])
+    assert rates.users == 5 and rates.level_at(5) == 50
+    assert LoadProfile(users=10, requests=1, ramp=10).level_at(5) == 5
+    assert LoadProfile(users=10, requests=1).level_at(0) == 10
+
+
+def test_what_version_1_wrote_is_still_read():
+    old = '{"version": 1, "path": "/x", "users": 3, "requests": 5, "keep_alive": true}'
+    assert LoadProfile.from_json(old) == LoadProfile(path="/x", users=3, requests=5,
+                                                     keep_alive=True)
 
 
 def test_all_problems_are_named_at_once():
@@ -88,6 +131,19 @@ PROFILES = st.builds(
     headers=st.lists(st.tuples(st.just("X-A"), st.sampled_from(["", "b", "c d"])), max_size=2),
     expect_length=st.none() | st.integers(0, 1 << 40),
     processes=st.integers(1, 8),
+    requests_per_connection=st.none(),
+    slow_readers=st.integers(0, 50),
+    think_time=st.floats(0, 5),
+) | st.builds(
+    LoadProfile,
+    users=st.integers(1, 100),
+    keep_alive=st.floats(0.1, 1),
+    requests_per_connection=st.integers(1, 9),
+    mix=st.lists(st.builds(Ask, path=st.sampled_from(["/a", "/b"]), weight=st.floats(0.1, 9)),
+                 min_size=1, max_size=3),
+    arrival=st.sampled_from(["constant", "poisson"]),
+    stages=st.lists(st.builds(Stage, seconds=st.floats(0.1, 9), rate=st.floats(1, 1e5),
+                              ramp=st.booleans()), min_size=1, max_size=3),
 )
 
 
@@ -95,10 +151,11 @@ PROFILES = st.builds(
 @given(PROFILES)
 def test_a_profile_survives_json(profile):
     assert LoadProfile.from_json(profile.to_json()) == profile
+    assert profile.plain == (not profile.mix and not profile.think_time)
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ("{", "must be JSON"), ("[]", "JSON object"), ('{"version": 9}', "version 1"),
+    ("{", "must be JSON"), ("[]", "JSON object"), ('{"version": 9}', "version 1 and 2"),
     ('{"usres": 3, "requests": 1}', "usres: no such field"), ('{"users": 3}', "requests: give"),
 ])
 def test_json_that_is_no_profile_is_refused(text, said):
@@ -124,6 +181,7 @@ def test_the_request_is_what_ab_sends_and_keep_alive_is_http_1_1():
 @pytest.mark.parametrize(("url", "place"), [
     ("http://127.0.0.1:8080", ("127.0.0.1", 8080)), ("http://127.8.9.1/", ("127.8.9.1", 80)),
     ("http://localhost:1", ("localhost", 1)), ("http://[::1]:81", ("::1", 81)),
+    ("https://127.0.0.1", ("127.0.0.1", 443)),
 ])
 def test_loopback_is_accepted(url, place):
     assert loopback_target(url) == place
@@ -131,12 +189,22 @@ def test_loopback_is_accepted(url, place):
 
 @pytest.mark.parametrize("url", [
     "http://10.0.0.1:80", "http://example.org", "http://0.0.0.0:80", "http://localhost.example.org",
-    "https://127.0.0.1", "127.0.0.1:80", "", None, 8080, "http://127.0.0.1:99999",
+    "ftp://127.0.0.1", "127.0.0.1:80", "", None, 8080, "http://127.0.0.1:99999",
     "http://127.0.0.1/index.html", "http://127.0.0.1@example.org", "http://[::2]", "http://[",
 ])
 def test_anything_else_is_refused(url):
     with pytest.raises(ValueError, match=r"^target: "):
         run_load(url, requests=1)
+
+
+def test_hosts_that_are_yours_are_named_exactly():
+    yours = "10.0.0.2, lab.example"
+    assert target_of("https://lab.example:8443", yours) == ("https", "lab.example", 8443, False)
+    assert target_of("http://10.0.0.2:80", yours).base == "http://10.0.0.2:80"
+    assert target_of("http://[::1]:80").base == "http://[::1]:80"
+    for url in ("http://10.0.0.3", "http://x.lab.example", "http://example"):
+        with pytest.raises(ValueError, match=r"name as yours in MPMKIT_TARGETS"):
+            target_of(url, yours)
 
 
 def test_a_bad_driver_and_a_bad_field_are_refused_before_anything_starts():

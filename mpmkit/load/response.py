@@ -13,6 +13,7 @@ status NNN the status differs from the expected one
 length     the body's length differs from the expected one, or bytes came after its end
 short      the connection ended before the promised bytes
 closed     the connection ended before the first byte of an answer
+body       the body's bytes differ from the expected ones (where the caller had them hashed)
 malformed  not HTTP: bad status line, bad field, bad chunk, contradicting lengths, endless head
 ========== =====================================================================================
 
@@ -27,6 +28,7 @@ seen.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 Verdict = tuple[str | None, bool, int]
 
@@ -92,22 +94,25 @@ def parse_head(head: bytes, method: str = "GET") -> tuple[int, int, bool]:
 
 
 class ResponseReader:
-    """Reads one response piece by piece; body bytes are counted, never kept.
+    """Reads one response piece by piece; body bytes are counted, hashed if asked, never kept.
+
+    `hasher` is fed the body (``hashlib.sha256()``); after the verdict the caller compares it.
 
     `feed(data)` and `eof()` return the verdict, or None while more is needed. `started` says
     whether any byte came: a request on a reused connection that got none may have met the
     server's close.
     """
 
-    __slots__ = ("method", "expect_status", "expect_length", "started", "_buffer", "_at", "_status",
+    __slots__ = ("method", "expect_status", "expect_length", "started", "hasher", "_buffer", "_at", "_status",
                  "_keep", "_left", "_count", "_step")
 
     def __init__(self, method: str = "GET", expect_status: int = 200,
-                 expect_length: int | None = None) -> None:
+                 expect_length: int | None = None, hasher: Any = None) -> None:
         self.method = method
         self.expect_status = expect_status
         self.expect_length = expect_length
         self.started = False
+        self.hasher = hasher
         self._buffer = b""
         self._at = 0         # where the unread part of the buffer begins
         self._status = 0
@@ -165,6 +170,8 @@ class ResponseReader:
     def _take(self, most: int) -> int:
         """Count and skip up to `most` body bytes; how many there were."""
         taken = min(len(self._buffer) - self._at, most)
+        if self.hasher is not None and taken:
+            self.hasher.update(self._buffer[self._at:self._at + taken])
         self._at += taken
         self._count += taken
         return taken

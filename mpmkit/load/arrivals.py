@@ -1,0 +1,90 @@
+"""When requests are due in the open loop. Pure: seconds in, seconds out.
+
+The n-th request is due when the area under the rate has grown to n:
+
+    rate     |        ____________          constant: n = 1, 2, 3, ...
+             |      /|            |         poisson:  n grows by exponential steps of mean 1
+             |____/  |            |
+             +-------------------------     area(t): how many are due until t
+             warm-up  ramp   step
+
+That holds for steps and ramps alike: a Poisson process of a changing rate is one of rate 1 with its
+time bent (time rescaling). Several generators share one schedule by taking turns (constant: every
+k-th request) or by thinning (poisson: the k-th part of the rate each, whose sum is Poisson again).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mpmkit.load.profile import LoadProfile
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of time in which the rate changes evenly: seconds, rates, area at its begin."""
+
+    begin: float
+    end: float
+    first: float
+    last: float
+    area: float
+
+    @property
+    def slope(self) -> float:
+        """Change of the rate per second; 0 for the last piece, which never ends."""
+        return 0.0 if self.end == math.inf else (self.last - self.first) / (self.end - self.begin)
+
+    @property
+    def total(self) -> float:
+        """The area until its end."""
+        if self.end == math.inf:
+            return math.inf
+        return self.area + (self.first + self.last) / 2 * (self.end - self.begin)
+
+    def when(self, area: float) -> float:
+        """The time at which the area has grown to `area`, which lies within this piece."""
+        more = area - self.area
+        if not more:
+            return self.begin
+        # first * x + slope / 2 * x^2 = more, solved in the form that does not cancel.
+        root = math.sqrt(max(0.0, self.first * self.first + 2 * self.slope * more))
+        return min(self.end, self.begin + 2 * more / (self.first + root))
+
+
+def pieces(profile: LoadProfile) -> list[Piece]:
+    """The rate of an open loop over time; 0 s is where the warm-up ends."""
+    first = profile.level_at(0.0)
+    warm = profile.warmup_seconds
+    made = [Piece(-warm, 0.0, first, first, 0.0)] if warm else []
+
+    def add(begin: float, end: float, a: float, b: float) -> None:
+        made.append(Piece(begin, end, a, b, made[-1].total if made else 0.0))
+
+    begin, before = 0.0, 0.0
+    for stage in profile.stages:
+        rate = float(stage.rate or 0.0)
+        add(begin, begin + stage.seconds, before if stage.ramp else rate, rate)
+        begin, before = begin + stage.seconds, rate
+    last = profile.level_at(begin)
+    add(begin, math.inf, last, last)
+    return made
+
+
+def arrivals(profile: LoadProfile, index: int = 0, of: int = 1) -> Iterator[float]:
+    """Seconds at which generator `index` of `of` has a request due, from the warm-up's begin on.
+
+    0 is the begin of what is measured. Never ends; the caller knows when.
+    """
+    source = random.Random(f"{profile.seed} {index} {of}")
+    todo = iter(pieces(profile))
+    piece = next(todo)
+    area = float(index - of + 1) if profile.arrival == "constant" else 0.0
+    while True:
+        area += of if profile.arrival == "constant" else source.expovariate(1.0) * of
+        while area > piece.total:
+            piece = next(todo)
+        yield piece.when(area)

@@ -1,0 +1,181 @@
+"""Latencies as counts: a histogram in the manner of HdrHistogram. Pure.
+
+Raw latencies take 8 bytes each and must lie in one place to be sorted. Where generators run on
+several machines, or for hours, what travels and adds up is this: how often each bucket was hit.
+
+    ns        0 ... 2047 | 2048 ... 4095 | 4096 ... 8191 | ...
+    bucket    1 ns wide  | 2 ns wide     | 4 ns wide     | ...
+
+Every power of two is cut into 1,024 buckets, so a value is known to within 1/1,024 (0.1%), from
+nanoseconds to hours, in some ten thousand counters at most; only those that were hit are kept.
+Smallest, largest and sum are exact. Merging is adding, so the percentiles of a whole are those of
+one histogram that saw everything, to within the width of a bucket, whoever counted what.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+SUB_BITS = 10
+"""Each power of two is cut into 2**10 buckets."""
+
+LIMIT = 1 << 62
+"""Largest value: 146 years in ns. More is an error of the caller's clock."""
+
+STEPS = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
+"""Percentiles that tables and files show."""
+
+
+def bucket(ns: int) -> int:
+    """The number of a value's bucket; larger values have larger numbers."""
+    shift = ns.bit_length() - SUB_BITS - 1
+    return ns if shift <= 0 else (shift << SUB_BITS) + (ns >> shift)
+
+
+def bounds(number: int) -> tuple[int, int]:
+    """(lowest, highest) value of a bucket."""
+    shift = (number >> SUB_BITS) - 1
+    if shift <= 0:
+        return number, number
+    low = (number - (shift << SUB_BITS)) << shift
+    return low, low + (1 << shift) - 1
+
+
+class Histogram:
+    """Counts of values of 0 ns and more; adds up with `+` and `merge`."""
+
+    __slots__ = ("counts", "count", "total", "smallest", "largest")
+
+    def __init__(self, values: Iterable[int] = ()) -> None:
+        self.counts: Counter[int] = Counter()
+        self.count = 0
+        self.total = 0
+        self.smallest = LIMIT
+        self.largest = 0
+        self.record(values)
+
+    def record(self, values: Iterable[int]) -> None:
+        """Count values (ns). Raises ValueError for one that is negative or beyond 146 years."""
+        # A list comprehension and a C Counter: this runs beside a load that it must not disturb.
+        values = values if isinstance(values, (list, tuple)) else list(values)
+        if not values:
+            return
+        low, high = min(values), max(values)
+        if low < 0 or high >= LIMIT:
+            raise ValueError(f"latency: must be 0 ns to 146 years, not {low if low < 0 else high}")
+        self.counts.update([
+            ns if ns < 2048 else ((shift := ns.bit_length() - 11) << 10) + (ns >> shift)
+            for ns in values])
+        self.count += len(values)
+        self.total += sum(values)
+        self.smallest = min(self.smallest, low)
+        self.largest = max(self.largest, high)
+
+    def merge(self, other: Histogram) -> Histogram:
+        """Add what another one counted; this one."""
+        self.counts.update(other.counts)
+        self.count += other.count
+        self.total += other.total
+        self.smallest = min(self.smallest, other.smallest)
+        self.largest = max(self.largest, other.largest)
+        return self
+
+    def __add__(self, other: Histogram) -> Histogram:
+        return Histogram().merge(self).merge(other)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Histogram) and self._state() == other._state()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _state(self) -> tuple:
+        return (self.count, self.total, self.smallest, self.largest,
+                {number: count for number, count in self.counts.items() if count})
+
+    @property
+    def mean(self) -> float:
+        """Exact mean in ns; nan if nothing was counted."""
+        return self.total / self.count if self.count else math.nan
+
+    def percentile(self, percent: float) -> int:
+        """The smallest value that `percent` (0 to 100) of those counted did not exceed, in ns.
+
+        Nearest rank; the middle of its bucket, so to within 0.05%, and never outside what was seen.
+        Raises ValueError outside 0 to 100, or if nothing was counted.
+        """
+        if not 0 <= percent <= 100:
+            raise ValueError(f"percentile: must be 0 to 100, not {percent!r}")
+        if not self.count:
+            raise ValueError("percentile: nothing was counted")
+        rank = max(1, math.ceil(percent * self.count / 100 - 1e-9))
+        if rank >= self.count:
+            return self.largest
+        if rank == 1:
+            return self.smallest
+        seen = 0
+        for number in sorted(self.counts):
+            seen += self.counts[number]
+            if seen >= rank:
+                low, high = bounds(number)
+                return min(max((low + high) // 2, self.smallest), self.largest)
+        return self.largest
+
+    def percentiles(self, percents: Iterable[float] = STEPS) -> dict[float, int]:
+        """Several percentiles at once; empty if nothing was counted."""
+        return {percent: self.percentile(percent) for percent in percents} if self.count else {}
+
+    def bins(self) -> Iterator[tuple[int, int, int]]:
+        """(lowest ns, highest ns, count) of every bucket that was hit, in order: for a plot."""
+        for number in sorted(self.counts):
+            yield *bounds(number), self.counts[number]
+
+    # -- as text, for a message between machines ---------------------------------------------------
+
+    def to_text(self) -> str:
+        """A few KB of ASCII: differences between bucket numbers, packed and compressed."""
+        numbers = bytearray()
+        before = 0
+        for number in sorted(self.counts):
+            for value in (number - before, self.counts[number]):
+                while value > 127:
+                    numbers.append(value & 127 | 128)
+                    value >>= 7
+                numbers.append(value)
+            before = number
+        # The sum of many latencies may pass 64 bits.
+        head = struct.pack("<QQQQ", self.count, self.total & (1 << 64) - 1, self.total >> 64,
+                           self.smallest) + struct.pack("<Q", self.largest)
+        return base64.b85encode(zlib.compress(head + bytes(numbers))).decode("ascii")
+
+    @classmethod
+    def from_text(cls, text: str) -> Histogram:
+        """Read back what `to_text` wrote. Raises ValueError for anything else."""
+        made = cls()
+        try:
+            data = zlib.decompress(base64.b85decode(text))
+            made.count, low, high, made.smallest, made.largest = struct.unpack_from("<QQQQQ", data)
+            made.total = high << 64 | low
+            values, value, shift = [], 0, 0
+            for byte in data[40:]:
+                value |= (byte & 127) << shift
+                shift += 7
+                if byte < 128:
+                    values.append(value)
+                    value = shift = 0
+            number = 0
+            for step, count in zip(values[::2], values[1::2], strict=True):
+                number += step
+                made.counts[number] = count
+        except (ValueError, zlib.error, struct.error, TypeError, AttributeError) as error:
+            raise ValueError(f"this is no histogram: {error}") from None
+        if made.counts.total() != made.count:
+            raise ValueError("this is no histogram: its counts do not add up")
+        return made

@@ -1,0 +1,99 @@
+"""TLS on a non-blocking socket, with the few methods that the generator's loops use of a socket.
+
+The loops know one thing about waiting: `BlockingIOError`. So this wraps an `ssl.SSLObject` between
+two memory buffers and a raw socket: `recv` and `send` behave as the socket's own do, and raise
+BlockingIOError where they would have to wait. Nothing here waits, and nothing here knows gevent.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+RECORDS = 65_536
+
+
+def context(ca_file: str | None, loopback: bool) -> ssl.SSLContext:
+    """How certificates are checked: against `ca_file` if given; else not at all on loopback (a test
+    server's are its own), and against the system's elsewhere.
+
+    Raises OSError or ssl.SSLError for a file that holds no certificates.
+    """
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Name and chain are checked together or not at all.
+    if ca_file is not None:
+        made.load_verify_locations(ca_file)
+    elif loopback:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    else:
+        made.load_default_certs()
+    made.set_alpn_protocols(["http/1.1"])
+    return made
+
+
+class TlsSocket:
+    """A connected raw socket with TLS on it; `handshake` first, until it returns."""
+
+    def __init__(self, sock: Any, how: ssl.SSLContext, host: str) -> None:
+        self.raw = sock
+        self.fileno = sock.fileno
+        self.close = sock.close
+        self.setsockopt = sock.setsockopt
+        self.getsockopt = sock.getsockopt
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = how.wrap_bio(self._in, self._out, server_hostname=host)
+        self._unsent = b""
+
+    def handshake(self) -> None:
+        """One step. Raises BlockingIOError while the server's answer is awaited, ssl.SSLError."""
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush()
+                self._fill()
+                continue
+            self._flush()
+            return
+
+    @property
+    def cipher(self) -> tuple[str, str, int] | None:
+        """What was agreed on."""
+        return self._tls.cipher()
+
+    def send(self, data: bytes) -> int:
+        """All of `data` is taken, or none (BlockingIOError)."""
+        self._flush()
+        self._tls.write(data)
+        try:
+            self._flush()
+        except BlockingIOError:
+            pass  # taken all the same; what is left goes with the next call
+        return len(data)
+
+    def recv(self, size: int) -> bytes:
+        """Up to a record's bytes; b"" at the end."""
+        if self._unsent:
+            self._flush()
+        while True:
+            try:
+                return self._tls.read(size)
+            except ssl.SSLWantReadError:
+                self._fill()
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                # An end without close_notify is the HTTP reader's to judge: it knows the length.
+                return b""
+
+    def _fill(self) -> None:
+        data = self.raw.recv(RECORDS)
+        if data:
+            self._in.write(data)
+        else:
+            self._in.write_eof()
+
+    def _flush(self) -> None:
+        while self._unsent or self._out.pending:
+            data = self._unsent or self._out.read()
+            self._unsent = data
+            self._unsent = data[self.raw.send(data):]
