@@ -207,8 +207,14 @@ def test_hosts_that_are_yours_are_named_exactly():
             target_of(url, yours)
 
 
-def test_a_bad_driver_and_a_bad_field_are_refused_before_anything_starts():
-    with pytest.raises(ValueError, match="driver: must be one of locust, ab"):
+def test_a_bad_target_driver_and_field_are_refused_at_once_before_anything_starts():
+    with pytest.raises(ProfileError) as error:
+        run_load("http://192.0.2.1", users=0, driver="curl")
+    assert [text.split(":")[0] for text in str(error.value).split("; ") if ": " in text] == [
+        "target", "driver", "users", "requests"]
+    with pytest.raises(ProfileError, match="usres: no such field"):
+        run_load("http://127.0.0.1:1", usres=3)
+    with pytest.raises(ValueError, match="driver: must be one of locust, ab, wrk"):
         run_load("http://127.0.0.1:1", requests=1, driver="curl")
     with pytest.raises(ProfileError, match="users: "):
         run_load("http://127.0.0.1:1", requests=1, users=0)
@@ -424,7 +430,7 @@ def test_more_users_than_files_are_refused_with_the_mend(bad):
     done = subprocess.run(
         [sys.executable, "-m", "mpmkit", "load", bad.url, "--users", "200", "--requests", "200"],
         capture_output=True, text=True, env=ENVIRON, preexec_fn=few_files, timeout=30)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "open files are needed and 100 are allowed" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

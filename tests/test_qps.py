@@ -301,7 +301,7 @@ def test_bad_arguments_are_refused_all_at_once(monkeypatch):
     (["--requests", "-1"], "requests: must be a whole number"),
     (["--scale", "big"], "scale: 'big' is none of smoke, demo, full"),
     (["--beside", "iis"], "beside: 'iis' is none of httpd"),
-    (["--driver", "curl"], "driver: 'curl' is none of locust, ab"),
+    (["--driver", "curl"], "driver: 'curl' is none of locust, ab, wrk"),
     (["--target-precision", "tight"], "must be a share like 5%"),
     (["--target-precision", "90%"], "target_precision: must be 0.001 to 0.5"),
     (["--nonsense"], "unrecognized arguments: --nonsense"),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import array
+import bisect
 import importlib.util
 import json
 import math
@@ -28,12 +29,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from mpmkit.load.profile import LoadProfile, ProfileError, loopback_target
+from mpmkit.load.histogram import Histogram
+from mpmkit.load.limits import Forecast, forecast, system
+from mpmkit.load.pressure import Pressure
+from mpmkit.load.profile import LoadProfile, ProfileError, target_of
 
 if TYPE_CHECKING:
     import pandas
@@ -43,8 +47,11 @@ Progress = Callable[[int, float], None]
 
 GENERATOR_LIMIT = 0.9
 """Share of a core from which on a generator process is taken to be what limited the run. Above it
-the
-process hardly ever waits for an answer, so a faster server would not have shown as one."""
+the process hardly ever waits for an answer, so a faster server would not have shown as one."""
+
+CEILING_LIMIT = 0.9
+"""Share of what the generator was seen to do against the fastest server at hand, from which on the
+generator is taken to be what limited the run."""
 
 STARTUP = 30.0
 """Seconds granted to a generator for starting and ending, beside the profile's time limit."""
@@ -80,6 +87,45 @@ class HasUrl(Protocol):
     def url(self) -> str: ...
 
 
+class Tick(NamedTuple):
+    """What one generator process got from one report to the next: seconds, failures, latencies."""
+
+    begin: float
+    end: float
+    failures: Counter[str]
+    latencies: Histogram | tuple[int, int]  # or where they stand among the run's raw ones
+
+
+@dataclass
+class Slot:
+    """A stretch of a run: a second of it, or a stage.
+
+    begin, end: seconds from the first request that counts. load: users (closed loop) or requests/s
+    (open loop) that were due at its end. covered: seconds of it that the processes reported on.
+    """
+
+    begin: float
+    end: float
+    load: float = 0.0
+    covered: float = 0.0
+    errors: Counter[str] = field(default_factory=Counter)
+    latencies: Histogram = field(default_factory=Histogram)
+
+    @property
+    def requests(self) -> int:
+        """Requests that ended in it, well or badly."""
+        return len(self.latencies) + self.errors.total()
+
+    @property
+    def qps(self) -> float:
+        """Good answers per second."""
+        return len(self.latencies) / self.covered if self.covered > 0 else 0.0
+
+    def latency_ms(self, percentile: float = 50) -> float:
+        """As of a run, to within 0.1%; nan if nothing was answered well."""
+        return self.latencies.percentile(percentile) / 1e6 if len(self.latencies) else math.nan
+
+
 @dataclass(repr=False)
 class LoadRun:
     """What one load measured.
@@ -88,14 +134,22 @@ class LoadRun:
     requests: requests that ended, well or badly (the warm-up's do not count).
     errors: how many failed, by kind (see mpmkit.load.response for the kinds).
     duration: seconds from the first request's start to the last one's end.
-    latencies_ns: one entry per good answer, in the order in which they came in each process;
-    empty for
-        generators that only give percentiles.
+    latencies_ns: one entry per good answer, in the order in which they came in each process; empty
+        for generators that only give percentiles, and where they came from other machines.
     processes_cpu: share of a core that each generator process used, 0 to 1.
     retries: requests that crossed the server's closing of a kept connection and were sent again.
     reconnects: kept connections that the server closed after an answer, having said so.
     ended: why the run ended: "requests", "duration", "interrupted", "time limit of ...", "gave
-    up: ...". timeline: (seconds, requests done) about four times a second.
+        up: ...", "1 of 2 generator processes died", "disk: ...".
+    timeline: (seconds, requests done) about four times a second.
+    background: what idle holders and slow readers got, like {"idle opened": 500}.
+    connections: how many were opened, those beside the users included; 0 if not known.
+    lag: open loop: ns from due to sent, of every request that was sent. late: those over 1 ms.
+    paths: for a mix, the latencies of each path.
+    run_queue, steal: see `mpmkit.load.pressure`. processes_wait: share of the time (0 to 1) that
+        each generator process was ready to run and had to wait for a processor.
+    ceiling: requests/s of the same load against the fastest server at hand, if it was measured.
+    notes: what was foreseen (`mpmkit.load.limits`).
     """
 
     driver: str
@@ -113,6 +167,18 @@ class LoadRun:
     timeline: tuple[tuple[float, int], ...] = ()
     version: str = ""
     percentiles_ms: dict[float, float] = field(default_factory=dict)
+    background: Counter[str] = field(default_factory=Counter)
+    connections: int = 0
+    lag: Histogram = field(default_factory=Histogram)
+    late: int = 0
+    paths: dict[str, Histogram] = field(default_factory=dict)
+    run_queue: float = math.nan
+    steal: float = math.nan
+    processes_wait: tuple[float, ...] = ()
+    ceiling: float | None = None
+    notes: tuple[str, ...] = ()
+    ticks: tuple[Tick, ...] = ()
+    counted: Histogram | None = None
     _sorted: array.array | None = None
 
     @property
@@ -122,13 +188,14 @@ class LoadRun:
 
     @property
     def keep_alive(self) -> bool:
-        """Whether connections were reused."""
-        return self.profile.keep_alive
+        """Whether connections were reused, by some of the users at least."""
+        return bool(self.profile.keep_alive)
 
     @property
     def path(self) -> str:
         """What was asked for."""
-        return self.profile.path
+        return self.profile.path if not self.profile.mix else (
+            f"a mix of {len(self.profile.mix)}: {self.profile.mix[0].path} ...")
 
     @property
     def failures(self) -> int:
@@ -158,10 +225,60 @@ class LoadRun:
 
     @property
     def generator_bound(self) -> bool:
-        """True if a generator process was as busy as a core allows: then `qps` is its limit and
-        says
-        little about the server's."""
-        return any(cpu > GENERATOR_LIMIT for cpu in self.processes_cpu)
+        """True if a generator process was as busy as a core allows, or the whole near its ceiling:
+        then `qps` is its limit and says little about the server's."""
+        return any(cpu > GENERATOR_LIMIT for cpu in self.processes_cpu) or (
+            self.ceiling is not None and self.qps > CEILING_LIMIT * self.ceiling)
+
+    @property
+    def generator_starved(self) -> bool:
+        """True if a generator process always had something to do, and had to wait for a processor
+        to do it: the machine was the limit, which generator and server share."""
+        return not self.generator_bound and any(
+            cpu + wait > GENERATOR_LIMIT for cpu, wait in
+            zip(self.processes_cpu, self.processes_wait, strict=False))
+
+    @property
+    def histogram(self) -> Histogram:
+        """The latencies of the good answers as counts; empty where only percentiles are known."""
+        if self.counted is None:
+            self.counted = Histogram(self.latencies_ns)
+        return self.counted
+
+    def _binned(self, edges: Sequence[float]) -> list[Slot]:
+        """What fell between each two edges (seconds). A tick belongs to where its middle lies."""
+        slots = [Slot(begin, end, self.profile.level_at(end - 1e-9))
+                 for begin, end in zip(edges, edges[1:], strict=False)]
+        sources = max(1, len(self.processes_cpu))
+        for tick in self.ticks:
+            number = bisect.bisect(edges, (tick.begin + tick.end) / 2) - 1
+            if not 0 <= number < len(slots):
+                continue
+            slot = slots[number]
+            slot.covered += (tick.end - tick.begin) / sources
+            slot.errors.update(tick.failures)
+            if isinstance(tick.latencies, Histogram):
+                slot.latencies.merge(tick.latencies)
+            else:
+                slot.latencies.record(self.latencies_ns[slice(*tick.latencies)])
+        return slots
+
+    @property
+    def seconds(self) -> list[Slot]:
+        """The run second by second; empty for generators that don't tell."""
+        last = max((tick.end for tick in self.ticks), default=0.0)
+        found = self._binned([float(n) for n in range(math.ceil(last) + 1)]) if last else []
+        while found and not found[-1].requests:
+            found.pop()
+        return found
+
+    @property
+    def stages(self) -> list[Slot]:
+        """The run by the stages of its profile; empty if it has none."""
+        edges = [0.0]
+        for stage in self.profile.stages:
+            edges.append(edges[-1] + stage.seconds)
+        return self._binned(edges) if len(edges) > 1 else []
 
     def latency_ms(self, percentile: float = 50) -> float:
         """The latency in ms that `percentile` (0 to 100) percent of the good answers did not
@@ -173,6 +290,8 @@ class LoadRun:
         """
         if not 0 <= percentile <= 100:
             raise ValueError(f"percentile: must be 0 to 100, not {percentile!r}")
+        if not len(self.latencies_ns) and self.counted:
+            return self.counted.percentile(percentile) / 1e6
         if len(self.latencies_ns):
             if self._sorted is None or len(self._sorted) != len(self.latencies_ns):
                 self._sorted = array.array("q", sorted(self.latencies_ns))
@@ -185,6 +304,8 @@ class LoadRun:
     @property
     def mean_ms(self) -> float:
         """Mean latency of the good answers in ms, or nan."""
+        if not len(self.latencies_ns) and self.counted:
+            return self.counted.mean / 1e6
         count = len(self.latencies_ns)
         return sum(self.latencies_ns) / count / 1e6 if count else math.nan
 
@@ -195,7 +316,7 @@ class LoadRun:
             "driver": self.driver,
             "driver_version": self.version,
             "path": self.path,
-            "method": self.profile.method,
+            "method": self.profile.asks[0].method,
             "users": self.users,
             "keep_alive": self.keep_alive,
             "processes": self.profile.processes,
@@ -228,13 +349,39 @@ class LoadRun:
     def summary(self) -> str:
         """A few lines for people."""
         way = "keep-alive" if self.keep_alive else "new connection each"
+        if 0 < self.profile.keep_share < 1:
+            way = f"{self.profile.keep_share:.0%} keep-alive"
+        if self.profile.open_loop:
+            rate = "stages" if self.profile.stages else f"{self.profile.rate:,g}/s"
+            way += f", {self.profile.arrival} arrivals, {rate}"
         p50, p99, longest = (self.latency_ms(p) for p in (50, 99, 100))
+        what = f"{self.profile.asks[0].method} {self.path}, {self.users} users, {way}"
         lines = [
-            f"{self.profile.method} {self.path}, {self.users} users, {way}, by {self.driver}",
+            f"{what}, by {self.driver}",
             f"{self.qps:,.0f} requests/s: {self.succeeded:,} good answers in {self.duration:.2f} s",
         ]
         if self.succeeded:
-            lines.append(f"latency ms: p50 {p50:.3g}, p99 {p99:.3g}, max {longest:.3g}")
+            tail = "".join(f", p{p:g} {self.latency_ms(p):.3g}" for p in (99.9, 99.99)
+                           if self.succeeded >= 1 / (1 - p / 100) - 1e-6)
+            lines.append(f"latency ms: p50 {p50:.3g}, p99 {p99:.3g}{tail}, max {longest:.3g}")
+        for path, found in self.paths.items():
+            if len(found):
+                lines.append(f"  {path}: {len(found):,} good answers, "
+                             f"p50 {found.percentile(50) / 1e6:.3g}, "
+                             f"p99 {found.percentile(99) / 1e6:.3g}")
+        for slot in self.stages:
+            what = "requests/s due" if self.profile.open_loop else "users"
+            lines.append(
+                f"  {slot.begin:g} to {slot.end:g} s, {slot.load:,.0f} {what}: "
+                f"{slot.qps:,.0f} requests/s, p50 {slot.latency_ms(50):.3g}, "
+                f"p99 {slot.latency_ms(99):.3g}"
+                + (f", {slot.errors.total():,} failed" if slot.errors else ""))
+        if self.late:
+            lines.append(f"{self.late:,} of {len(self.lag):,} requests were sent more than 1 ms "
+                         f"after they were due; their latency counts from then")
+        if self.background:
+            lines.append("beside the users: " + ", ".join(
+                f"{count:,} {what}" for what, count in sorted(self.background.items())))
         if self.failures:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.errors.most_common())
             lines.append(f"{self.failures:,} of {self.requests:,} requests failed: {kinds}")
@@ -245,8 +392,65 @@ class LoadRun:
         if not math.isnan(self.generator_cpu):
             lines.append(f"generator: {self.generator_cpu:.0%} of a core per process"
                          + (" - it was the bottleneck, the server may be faster"
-                            if self.generator_bound else ""))
+                            if self.generator_bound else
+                            " - it always had to wait for a processor: the machine is the limit"
+                            if self.generator_starved else ""))
+        if self.ceiling:
+            lines.append(f"generator's ceiling: {self.ceiling:,.0f} requests/s against the fastest "
+                         f"server at hand; this run is at {self.qps / self.ceiling:.0%} of it")
+        if self.run_queue == self.run_queue:
+            lines.append(f"machine: {self.run_queue:.1f} tasks ready to run a processor"
+                         + (f", {self.steal:.0%} of the time stolen" if self.steal >= 0.005 else ""))
         return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """The run as JSON: counts, the histogram, second by second; raw latencies are left out."""
+        return json.dumps({
+            "version": 1, "driver": self.driver, "driver_version": self.version,
+            "target": self.target, "profile": json.loads(self.profile.to_json()),
+            "requests": self.requests, "errors": dict(self.errors), "duration": self.duration,
+            "histogram": self.histogram.to_text(), "percentiles_ms": self.percentiles_ms,
+            "processes_cpu": self.processes_cpu, "processes_wait": self.processes_wait,
+            "retries": self.retries, "reconnects": self.reconnects, "ended": self.ended,
+            "started_at": self.started_at, "background": dict(self.background),
+            "connections": self.connections, "lag": self.lag.to_text(), "late": self.late,
+            "paths": {path: found.to_text() for path, found in self.paths.items()},
+            "run_queue": _or_none(self.run_queue), "steal": _or_none(self.steal),
+            "ceiling": self.ceiling, "notes": self.notes,
+            "seconds": [[slot.begin, slot.begin + slot.covered, dict(slot.errors),
+                         slot.latencies.to_text()] for slot in self.seconds],
+        })
+
+    @classmethod
+    def from_json(cls, text: str) -> LoadRun:
+        """A run read back. Raises ValueError for anything but what `to_json` writes."""
+        try:
+            data = json.loads(text)
+            if data["version"] != 1:
+                raise ValueError(f"version {data['version']!r}")
+            sources = max(1, len(data["processes_cpu"]))
+            return cls(
+                driver=data["driver"], target=data["target"],
+                profile=LoadProfile.from_json(json.dumps(data["profile"])),
+                requests=data["requests"], errors=Counter(data["errors"]),
+                duration=data["duration"], version=data["driver_version"],
+                processes_cpu=tuple(data["processes_cpu"]),
+                processes_wait=tuple(data["processes_wait"]), retries=data["retries"],
+                reconnects=data["reconnects"], ended=data["ended"],
+                started_at=data["started_at"], background=Counter(data["background"]),
+                connections=data["connections"], lag=Histogram.from_text(data["lag"]),
+                late=data["late"], ceiling=data["ceiling"], notes=tuple(data["notes"]),
+                run_queue=math.nan if data["run_queue"] is None else data["run_queue"],
+                steal=math.nan if data["steal"] is None else data["steal"],
+                paths={path: Histogram.from_text(t) for path, t in data["paths"].items()},
+                percentiles_ms={float(p): ms for p, ms in data["percentiles_ms"].items()},
+                counted=Histogram.from_text(data["histogram"]),
+                # Each second stands for all sources, so that it is covered but once.
+                ticks=tuple(Tick(b, b + (e - b) * sources, Counter(errors),
+                                 Histogram.from_text(found))
+                            for b, e, errors, found in data["seconds"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"this is no load run: {error!r}") from None
 
     def __repr__(self) -> str:
         notes = f", {self.failures:,} FAILED {dict(self.errors)}" if self.failures else ""
@@ -259,6 +463,11 @@ class LoadRun:
                      + notes)
         return (f"<LoadRun {self.qps:,.0f} requests/s, {self.requests:,} requests, {self.users} "
                 f"users, {'keep-alive' if self.keep_alive else 'new connections'}{notes}>")
+
+
+def _or_none(value: float) -> float | None:
+    """Not a number is not JSON: what is not known is null."""
+    return None if value != value else value
 
 
 def run_load(
@@ -279,35 +488,73 @@ def run_load(
     time_limit: float | None = None,
     profile: LoadProfile | None = None,
     on_progress: Progress | None = None,
+    ceiling: float | None = None,
+    **more: Any,
 ) -> LoadRun:
     """Put a load on a server and return what was measured.
 
-    target: a server (anything with a `.url`) or ``http://127.0.0.1:PORT``; loopback only.
-    driver: "locust" or "ab" (which must be installed).
+    target: a server (anything with a `.url`) or ``http://127.0.0.1:PORT``, or https; loopback only,
+        see `target_of`.
+    driver: "locust", "ab" or "wrk" (which must be installed). One that cannot do what the profile
+        says refuses, naming the fields.
     profile: a LoadProfile to start from; the other arguments change its fields, which are described
-        there with their units and ranges. Without one, `requests` or `duration` must be given.
+        there with their units and ranges (`more` takes those that have no argument here). Without
+        one, `requests`, `duration` or `stages` must be given.
     on_progress: called in this thread with (requests done, seconds) while the load runs.
+    ceiling: requests/s that the generator was seen to do at best with this load; a run near it is
+        marked as bound by the generator.
 
-    Raises ValueError for a bad target, driver or field (ProfileError), LoadError if the generator
-    cannot run or dies, LoadInterrupted (a KeyboardInterrupt that carries what was measured) on
-    Ctrl-C. A server that fails does not raise: see `failures`, `errors` and `ended` of the
-    result.
+    Raises ValueError for a bad target, driver or field (ProfileError), all problems at once, and
+    for a load that this machine's limits do not allow, before anything starts; LoadError if the
+    generator cannot run or dies, LoadInterrupted (a KeyboardInterrupt that carries what was
+    measured) on Ctrl-C. A server that fails does not raise: see `failures`, `errors` and `ended` of
+    the result.
     """
-    url = target if isinstance(target, str) else getattr(target, "url", target)
-    host, port = loopback_target(url)
-    if driver not in DRIVERS:
-        raise ValueError(f"driver: must be one of {', '.join(DRIVERS)}, not {driver!r}")
     given: dict[str, Any] = {
         "path": path, "users": users, "requests": requests, "duration": duration,
         "keep_alive": keep_alive, "processes": processes, "timeout": timeout,
         "expect_status": expect_status, "expect_length": expect_length,
         "warmup_requests": warmup_requests, "warmup_seconds": warmup_seconds,
-        "time_limit": time_limit,
+        "time_limit": time_limit, **more,
     }
-    given = {name: value for name, value in given.items() if value is not None}
-    profile = profile.but(**given) if profile is not None else LoadProfile(**given)
-    base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    return DRIVERS[driver](base, profile, on_progress)
+    base, load, foreseen = prepared(
+        target, {name: value for name, value in given.items() if value is not None}, profile,
+        driver)
+    run = DRIVERS[driver](base, load, on_progress)
+    run.notes = foreseen.notes
+    run.ceiling = ceiling
+    return run
+
+
+def prepared(target: HasUrl | str, given: dict[str, Any], profile: LoadProfile | None,
+             driver: str) -> tuple[str, LoadProfile, Forecast]:
+    """(URL, profile, forecast) of a load, or ProfileError with everything that is wrong with it."""
+    problems: list[str] = []
+    place = load = None
+    url = target if isinstance(target, str) else getattr(target, "url", target)
+    try:
+        place = target_of(url)
+    except ValueError as error:
+        problems.append(str(error))
+    if driver not in DRIVERS:
+        problems.append(f"driver: must be one of {', '.join(DRIVERS)}, not {driver!r}")
+    try:
+        unknown = sorted(set(given) - {field.name for field in fields(LoadProfile)})
+        if profile is None and unknown:
+            raise ProfileError(f"{', '.join(unknown)}: no such field in a load profile")
+        load = profile.but(**given) if profile is not None else LoadProfile(**given)
+    except ProfileError as error:
+        problems.append(str(error))
+    foreseen = Forecast((), ())
+    if load is not None and driver in CANNOT:
+        refused = [f"{name}: {why}" for name, why in CANNOT[driver](load)]
+        problems += [f"{text}; use driver='locust'" for text in refused]
+    if load is not None and place is not None:
+        foreseen = forecast(load, place, system(), driver)
+        problems += foreseen.problems
+    if problems or load is None or place is None:
+        raise ProfileError("; ".join(problems))
+    return place.base, load, foreseen
 
 
 # -- the generator's process ---------------------------------------------------------------------
@@ -380,9 +627,14 @@ def _run_locust(base: str, profile: LoadProfile, on_progress: Progress | None) -
     if importlib.util.find_spec("locust") is None:
         raise LoadError("Locust is not installed for this Python; install it (pip install locust) "
                         "or use driver='ab'")
-    with tempfile.TemporaryDirectory(prefix="mpmkit-load-") as name:
+    with _scratch() as name:
         folder = Path(name)
-        (folder / "profile.json").write_text(profile.to_json())
+        try:
+            (folder / "profile.json").write_text(profile.to_json())
+        except OSError as error:
+            raise LoadError(f"cannot write in {name}: {error.strerror}; make room there, or set "
+                            f"TMPDIR to another folder") from None
+        pressure, told = Pressure(), []
         progress, progress_out = os.pipe()
         life_in, life = os.pipe()
         try:
@@ -398,22 +650,25 @@ def _run_locust(base: str, profile: LoadProfile, on_progress: Progress | None) -
                 os.close(life_in)
                 progress_out = life_in = -1
                 try:
-                    stopped = _watch(generator, progress, profile, on_progress)
+                    stopped = _watch(generator, progress, profile, on_progress, pressure, told)
                 except KeyboardInterrupt:
                     generator.ask_to_end(signal.SIGTERM)
-                    raise LoadInterrupted(_gather(folder, base, profile)) from None
+                    told += _left(progress)
+                    raise LoadInterrupted(_gather(folder, base, profile, told)) from None
                 except BaseException:
                     generator.ask_to_end(signal.SIGTERM)
                     raise
                 if stopped:
                     generator.ask_to_end(signal.SIGTERM)
-            run = _gather(folder, base, profile)
+            told += _left(progress)
+            run = _gather(folder, base, profile, told)
             if run is None:
                 raise LoadError(
                     f"Locust ended with exit code {generator.process.returncode} and no result: "
                     f"{_last_words(generator.log())}", generator.log())
             if stopped:
                 run.ended = stopped
+            run.run_queue, run.steal = pressure.run_queue, pressure.steal
             return run
         finally:
             for fd in (progress, progress_out, life_in, life):
@@ -425,8 +680,11 @@ def _locust_argv(base: str, profile: LoadProfile) -> list[str]:
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary",
             "--loglevel", "WARNING", "--json-file", "locust",  # else it prints its tables
             "--host", base, "--load-profile", "@profile.json",
-            # All users at once: a ramp would be part of what is measured.
-            "--users", str(profile.users), "--spawn-rate", str(profile.users)]
+            # All users at once, unless a ramp is wanted: it would be part of what is measured.
+            "--users", str(profile.clients),
+            "--spawn-rate", f"{profile.clients / profile.ramp if profile.ramp else profile.clients}"]
+    if profile.stages:
+        argv += ["--stop-timeout", "5"]  # users that go may end their request first
     if profile.processes > 1:
         # Locust's default is every address of the machine and one fixed port for all runs on it.
         with socket.socket() as probe:
@@ -438,8 +696,34 @@ def _locust_argv(base: str, profile: LoadProfile) -> list[str]:
     return argv
 
 
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="mpmkit-load-")
+    except OSError as error:
+        raise LoadError(f"cannot make a folder in {tempfile.gettempdir()}: {error.strerror}; set "
+                        f"TMPDIR to another one") from None
+
+
+def _left(progress: int) -> list[dict[str, Any]]:
+    """Results that came through the pipe because the disk was full, and were not read yet."""
+    data = b""
+    while select.select([progress], [], [], 0)[0]:
+        more = os.read(progress, 65_536)
+        if not more:
+            break
+        data += more
+    found = []
+    for line in data.split(b"\n"):
+        if line.startswith(b"= "):
+            try:
+                found.append(json.loads(line[2:]))
+            except ValueError:
+                pass  # its writer was killed over it
+    return found
+
+
 def _watch(generator: Generator, progress: int, profile: LoadProfile,
-           on_progress: Progress | None) -> str:
+           on_progress: Progress | None, pressure: Pressure, told: list[dict[str, Any]]) -> str:
     """Wait for the generator's end and hand on its progress. Why it had to be stopped, or ""."""
     until = time.monotonic() + profile.time_limit + STARTUP
     done: dict[bytes, tuple[int, int]] = {}
@@ -455,61 +739,164 @@ def _watch(generator: Generator, progress: int, profile: LoadProfile,
             time.sleep(0.005)
             continue
         *lines, rest = (rest + data).split(b"\n")
+        if lines:
+            pressure.sample()
         for line in lines:
+            if line.startswith(b"= "):
+                told.append(json.loads(line[2:]))
+                continue
             pid, count, ns = line.split()
             done[pid] = int(count), int(ns)
-        if on_progress is not None and lines:
+        if on_progress is not None and done and lines:
             on_progress(sum(count for count, _ in done.values()),
                         max(ns for _, ns in done.values()) / 1e9)
     return ""
 
 
-def _gather(folder: Path, base: str, profile: LoadProfile) -> LoadRun | None:
+def _gather(folder: Path, base: str, profile: LoadProfile,
+            told: Iterable[dict[str, Any]] = ()) -> LoadRun | None:
     """Merge what the generator's processes wrote. None if none did."""
     parts = [json.loads(file.read_text()) for file in sorted(folder.glob("[0-9]*.json"))]
+    for part in parts:
+        for name, suffix, code in (("raw", "ns", "q"), ("which", "which", "B"), ("lags", "lag", "q")):
+            part[name] = array.array(code)
+            part[name].frombytes((folder / f"{part['pid']}.{suffix}").read_bytes())
+    return merged([*parts, *told], base, profile, profile.processes)
+
+
+def merged(parts: list[dict[str, Any]], base: str, profile: LoadProfile,
+           expected: int) -> LoadRun | None:
+    """One run out of what `expected` generator processes measured (`State.result`), here or on
+    other machines. None if nothing came."""
     if not parts:
         return None
+    # On one machine the monotonic clock is the same for all; between machines, only the time is.
+    same = len({part["boot"] for part in parts}) == 1
+
+    def at(part: dict[str, Any], ns: int) -> float:
+        return ns / 1e9 if same else part["started_at"] + (ns - part["started_ns"]) / 1e9
+
+    started = [part for part in parts if part["started_ns"]]
+    began = min((at(part, part["started_ns"]) for part in started), default=0.0)
+    last = max((at(part, part["last_end_ns"]) for part in started if part["last_end_ns"]),
+               default=began)
     latencies = array.array("q")
     errors: Counter[str] = Counter()
-    timeline: list[tuple[int, int, int]] = []
-    began = min((part["started_ns"] for part in parts if part["started_ns"]), default=0)
+    background: Counter[str] = Counter()
+    counted, lag = Histogram(), Histogram()
+    paths: dict[str, Histogram] = {}
+    timeline: list[tuple[float, str, int]] = []
+    ticks: list[Tick] = []
+    all_raw = all("raw" in part for part in parts)
     for part in parts:
-        latencies.frombytes((folder / f"{part['pid']}.ns").read_bytes())
         errors.update(part["failures"])
-        timeline += [(part["started_ns"] - began + ns, part["pid"], done)
-                     for ns, done in part["timeline"]]
-    # The clock is the system's monotonic one, the same for all processes.
-    last = max(part["last_end_ns"] for part in parts)
-    counts: dict[int, int] = {}
-    merged = []
-    for ns, pid, done in sorted(timeline):
-        counts[pid] = done
-        merged.append((ns / 1e9, sum(counts.values())))
+        background.update(part["background"])
+        raw = part.get("raw")
+        if raw is None:
+            counted.merge(Histogram.from_text(part["histogram"]))
+            lag.merge(Histogram.from_text(part["lag"]))
+            for path, text in part["paths"].items():
+                paths.setdefault(path, Histogram()).merge(Histogram.from_text(text))
+        else:
+            if not all_raw:
+                counted.record(raw)
+            lag.record(part["lags"])
+            if part["which"]:
+                for number, path in enumerate(part["asks"]):
+                    paths.setdefault(path, Histogram()).record(
+                        [ns for ns, which in zip(raw, part["which"], strict=False)
+                         if which == number])
+        offset = at(part, part["started_ns"]) - began if part["started_ns"] else 0.0
+        base_index, ok_before, before = len(latencies), 0, 0.0
+        failed_before: Counter[str] = Counter()
+        seconds = {int(n): Histogram.from_text(text) for n, text in
+                   part.get("seconds", {}).items()} if raw is None else {}
+        for ns, done, ok, failed in part["timeline"]:
+            end = ns / 1e9
+            timeline.append((offset + end, part["place"], done))
+            # The histogram of a whole second stands with the first of its ticks.
+            found = (seconds.pop(ns // 1_000_000_000, Histogram()) if raw is None else
+                     (base_index + ok_before, base_index + ok))
+            ticks.append(Tick(offset + before, offset + end, Counter(failed) - failed_before,
+                              found))
+            ok_before, before, failed_before = ok, end, Counter(failed)
+        if raw is not None and all_raw:
+            latencies += raw
+    counts: dict[str, int] = {}
+    summed = []
+    for when, place, done in sorted(timeline):
+        counts[place] = done
+        summed.append((when, sum(counts.values())))
     reasons = [part["ended"] for part in parts]
     unusual = [reason for reason in reasons if reason not in ("requests", "duration")]
-    if not unusual and len(parts) < profile.processes:
-        lost = profile.processes - len(parts)
-        unusual = [f"{lost} of {profile.processes} generator processes died"]
+    if len(parts) < expected:
+        unusual.append(f"{expected - len(parts)} of {expected} generator processes died")
+    succeeded = len(latencies) if all_raw else len(counted)
     return LoadRun(
         driver="locust", target=base, profile=profile,
-        requests=len(latencies) + sum(errors.values()), errors=errors,
-        duration=max(0, last - began) / 1e9 if began else 0.0,
-        latencies_ns=latencies,
+        requests=succeeded + errors.total(), errors=errors, duration=max(0.0, last - began),
+        latencies_ns=latencies, counted=None if all_raw else counted,
         processes_cpu=tuple(
             min(1.0, (part["cpu_user"] + part["cpu_system"])
-                / max(1e-9, (part["finished_ns"] - part["started_ns"]) / 1e9))
-            for part in parts if part["started_ns"]),
+                / max(1e-9, (part["finished_ns"] - part["started_ns"]) / 1e9)) for part in started),
+        processes_wait=tuple(min(1.0, part["run_queue_wait"]) for part in started),
         retries=sum(part["retries"] for part in parts),
         reconnects=sum(part["reconnects"] for part in parts),
         ended=unusual[0] if unusual else reasons[0],
-        started_at=min((part["started_at"] for part in parts if part["started_at"]),
-                       default=time.time()),
-        timeline=tuple(merged),
-        version=parts[0]["locust"],
-    )
+        started_at=min((part["started_at"] for part in started), default=time.time()),
+        timeline=tuple(summed), version=parts[0]["locust"], background=background,
+        connections=sum(part["connections"] for part in parts), lag=lag,
+        late=sum(part["late"] for part in parts), paths=paths, ticks=tuple(ticks))
 
 
 # -- ab ------------------------------------------------------------------------------------------
+
+
+def _only_locust(profile: LoadProfile) -> Iterable[tuple[str, str]]:
+    """(field, why) of everything that neither ab nor wrk has."""
+    for name, why in (
+        ("mix", "asks for one path"), ("stages", "has one load from begin to end"),
+        ("arrival", "is a closed loop"), ("think_time", "never pauses"),
+        ("requests_per_connection", "leaves closing to the server"),
+        ("ramp", "starts all clients at once"), ("slow_readers", "has no other clients"),
+        ("idle_holders", "has no other clients"), ("expect_body", "does not look at bodies"),
+        ("ca_file", "checks no certificate"), ("events", "has no events"),
+    ):
+        if getattr(profile, name) != LoadProfile.__dataclass_fields__[name].default:
+            yield name, why
+    if 0 < profile.keep_share < 1:
+        yield "keep_alive", "keeps all connections or none"
+
+
+def _ab_cannot(profile: LoadProfile) -> Iterable[tuple[str, str]]:
+    for name, why in _only_locust(profile):
+        yield name, f"ab {why}"
+    if profile.processes != 1:
+        yield "processes", "ab is one process"
+    if not 200 <= profile.expect_status < 300:
+        yield "expect_status", "ab only tells 2xx from the rest"
+    if (profile.requests or profile.users) < profile.users:
+        yield "requests", "ab wants at least one request per user"
+
+
+def _wrk_cannot(profile: LoadProfile) -> Iterable[tuple[str, str]]:
+    for name, why in _only_locust(profile):
+        yield name, f"wrk {why}"
+    if profile.requests is not None:
+        yield "requests", "wrk stops by time only, give duration"
+    if profile.warmup_requests:
+        yield "warmup_requests", "wrk stops by time only, give warmup_seconds"
+    if profile.expect_status >= 400:
+        yield "expect_status", "wrk counts every answer from 400 on as failed"
+    if profile.expect_length is not None:
+        yield "expect_length", "wrk does not look at bodies"
+
+
+CANNOT: dict[str, Callable[[LoadProfile], Iterable[tuple[str, str]]]] = {
+    "ab": _ab_cannot,
+    "wrk": _wrk_cannot,
+}
+"""What a driver cannot do of a profile: (field, why)."""
 
 
 def _run_ab(base: str, profile: LoadProfile, on_progress: Progress | None) -> LoadRun:
@@ -519,23 +906,14 @@ def _run_ab(base: str, profile: LoadProfile, on_progress: Progress | None) -> Lo
     if program is None:
         raise LoadError("ab is not installed; install it (Debian, Ubuntu: apt-get install "
                         "apache2-utils) or use driver='locust'")
-    for name, bad, why in (
-        ("processes", profile.processes != 1, "ab is one process"),
-        ("expect_status", not 200 <= profile.expect_status < 300,
-         "ab only tells 2xx from the rest"),
-        ("requests", (profile.requests or profile.users) < profile.users,
-         "ab wants at least one request per user"),
-    ):
-        if bad:
-            raise ProfileError(f"{name}: {why}; use driver='locust'")
-    with tempfile.TemporaryDirectory(prefix="mpmkit-load-") as name:
+    with _scratch() as name:
         folder = Path(name)
         if profile.warmup_requests:
             warm = max(profile.users, profile.warmup_requests)
             _ab(program, base, profile.but(requests=warm, duration=None), folder, None)
         if profile.warmup_seconds:
             _ab(program, base, profile.but(requests=None, duration=profile.warmup_seconds),
-            folder, None)
+                folder, None)
         return _ab(program, base, profile, folder, on_progress)
 
 
@@ -552,6 +930,7 @@ def _ab(program: str, base: str, profile: LoadProfile, folder: Path,
         argv.append("-k")
     if profile.method == "HEAD":
         argv.append("-i")
+    pressure = Pressure()
     if profile.method == "POST":
         (folder / "body").write_text(profile.body)
         argv += ["-p", str(folder / "body")]
@@ -567,6 +946,7 @@ def _ab(program: str, base: str, profile: LoadProfile, folder: Path,
                 until = began + profile.time_limit
                 while not generator.ended():
                     time.sleep(0.02)
+                    pressure.sample()
                     if time.monotonic() > until:
                         stopped = f"time limit of {profile.time_limit:g} s"
                         generator.ask_to_end(signal.SIGINT)  # on which ab prints what it has
@@ -584,6 +964,7 @@ def _ab(program: str, base: str, profile: LoadProfile, folder: Path,
     if run is not None:
         usage = generator.rusage
         run.started_at = started_at
+        run.run_queue, run.steal = pressure.run_queue, pressure.steal
         if usage is not None and run.duration > 0:
             run.processes_cpu = (min(1.0, (usage.ru_utime + usage.ru_stime) / run.duration),)
         run.ended = interrupted or stopped or run.ended
@@ -646,9 +1027,128 @@ def parse_ab(text: str, csv_text: str, base: str, profile: LoadProfile) -> LoadR
         version=version[1] if version else "")
 
 
+# -- wrk -----------------------------------------------------------------------------------------
+
+WRK_SCRIPT = """\
+-- Written by mpmkit.load.drive.
+wrk.method = %(method)s
+wrk.body = %(body)s
+%(headers)s
+function done(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format("MPMKIT %%d %%d %%d %%d %%d %%d %%d\\n", summary.requests,
+    summary.duration, e.connect, e.read, e.write, e.status, e.timeout))
+  for _, p in ipairs({%(steps)s}) do
+    io.write(string.format("MPMKIT-P %%g %%d\\n", p, latency:percentile(p)))
+  end
+  io.write(string.format("MPMKIT-P 100 %%d\\n", latency.max))
+end
+"""
+
+WRK_STEPS = (1, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.95, 99.99)
+
+
+def _lua(text: str) -> str:
+    """A Lua string of any bytes."""
+    return '"' + "".join(f"\\{byte:03d}" for byte in text.encode()) + '"'
+
+
+def _run_wrk(base: str, profile: LoadProfile, on_progress: Progress | None) -> LoadRun:
+    """The same load by wrk: HTTP/1.1, one thread per process asked for, by time only. Latency is
+    from the sending of a request to the end of its answer; connecting is not part of it."""
+    program = shutil.which("wrk")
+    if program is None:
+        raise LoadError("wrk is not installed; install it (Debian, Ubuntu: apt-get install wrk) "
+                        "or use driver='locust'")
+    with _scratch() as name:
+        folder = Path(name)
+        headers = list(profile.headers)
+        if not profile.keep_alive:
+            headers.append(("Connection", "close"))
+        (folder / "script.lua").write_text(WRK_SCRIPT % {
+            "method": _lua(profile.method),
+            "body": _lua(profile.body) if profile.method == "POST" else "nil",
+            "headers": "\n".join(f"wrk.headers[{_lua(name)}] = {_lua(value)}"
+                                 for name, value in headers),
+            "steps": ", ".join(map(str, WRK_STEPS)),
+        })
+        if profile.warmup_seconds:
+            _wrk(program, base, profile.but(duration=profile.warmup_seconds), folder, None)
+        return _wrk(program, base, profile, folder, on_progress)
+
+
+def _wrk(program: str, base: str, profile: LoadProfile, folder: Path,
+         on_progress: Progress | None) -> LoadRun:
+    seconds = max(1, round(profile.duration or 1))  # wrk takes whole seconds only
+    argv = [program, f"-t{profile.processes}", f"-c{profile.users}", f"-d{seconds}s",
+            "--timeout", f"{math.ceil(profile.timeout)}s", "-s", str(folder / "script.lua"),
+            base + profile.path]
+    started_at, began = time.time(), time.monotonic()
+    interrupted = stopped = ""
+    pressure = Pressure()
+    out_path = folder / "out"
+    with open(out_path, "wb") as out, Generator(argv, folder, stdout=out) as generator:
+        try:
+            while not generator.ended():
+                time.sleep(0.02)
+                pressure.sample()
+                passed = time.monotonic() - began
+                if passed > min(profile.time_limit, seconds + STARTUP):
+                    stopped = f"time limit of {profile.time_limit:g} s"
+                    generator.ask_to_end(signal.SIGINT)
+                    break
+                if on_progress is not None and int(passed / 0.25) != int((passed - 0.02) / 0.25):
+                    on_progress(0, passed)  # wrk counts to itself until its end
+        except KeyboardInterrupt:
+            interrupted = "interrupted"
+            generator.ask_to_end(signal.SIGINT)
+    run = parse_wrk(out_path.read_text(errors="replace"), base, profile)
+    if run is not None:
+        usage = generator.rusage
+        run.started_at = started_at
+        run.run_queue, run.steal = pressure.run_queue, pressure.steal
+        if usage is not None and run.duration > 0:
+            used = (usage.ru_utime + usage.ru_stime) / run.duration / profile.processes
+            run.processes_cpu = (min(1.0, used),) * profile.processes
+        run.ended = interrupted or stopped or run.ended
+        if on_progress is not None and not interrupted:
+            on_progress(run.requests, run.duration)
+    if interrupted:
+        raise LoadInterrupted(run)
+    if run is None:
+        said = generator.log() + "\n" + out_path.read_text(errors="replace")
+        raise LoadError(f"wrk ended with exit code {generator.process.returncode} and no result: "
+                        f"{_last_words(said.strip(), 1)}", said)
+    return run
+
+
+def parse_wrk(text: str, base: str, profile: LoadProfile) -> LoadRun | None:
+    """A LoadRun from the lines that our script had wrk print. None if they are not there.
+
+    wrk counts a read error for a connection that ended between two answers as well as within one;
+    the first kind loses no request, and it does not tell them apart: they stand as reconnects.
+    """
+    match = re.search(r"^MPMKIT (\d+) (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)$", text, re.MULTILINE)
+    if not match:
+        return None
+    requests, micros, connect, read, write, status, timeout = map(int, match.groups())
+    errors = Counter({kind: count for kind, count in (
+        ("connect", connect), ("reset", write), ("status", status), ("timeout", timeout)) if count})
+    version = re.search(r"^wrk (\S+)", text, re.MULTILINE)
+    table = {float(p): int(us) / 1e3 for p, us in
+             re.findall(r"^MPMKIT-P ([\d.]+) (\d+)$", text, re.MULTILINE)}
+    return LoadRun(
+        driver="wrk", target=base, profile=profile,
+        # Only answers are requests to wrk; what failed without one is added.
+        requests=requests + connect + write + timeout, errors=errors, duration=micros / 1e6,
+        reconnects=read, percentiles_ms=table if requests > status else {}, ended="duration",
+        version=version[1] if version else "")
+
+
 DRIVERS: dict[str, Callable[[str, LoadProfile, Progress | None], LoadRun]] = {
     "locust": _run_locust,
     "ab": _run_ab,
+    "wrk": _run_wrk,
 }
 
 

@@ -19,8 +19,19 @@ should measure, so whoever uses those measures the generator. What a request cos
   (``--request-events each`` fires it for every response, for those who attach listeners).
   Failures are always fired.
 
-A user is a Locust User in a greenlet of its own, running a closed loop: claim a request from the
-budget, send, wait for the whole answer, check it, record it, claim again.
+A user is a Locust User in a greenlet of its own: claim a request from the budget, send, wait for
+the whole answer, check it, record it, claim again. The two plain loads (one request, closed loop,
+connections all kept or none) have loops of their own; a third loop, somewhat slower, does all that
+a profile can say: mixes, think times, shares, the open loop. In the open loop a claim comes with
+the time at which the request is due, and a timerfd wakes the user then: gevent's own timers end
+with a whole millisecond, more than a request takes. Latency counts from the due time, also where
+every user was busy by then.
+
+`IdleHolder` and `SlowReader` are clients beside the users; what they get is counted apart.
+
+By itself, with workers of its own (``--processes``) or on other machines (``--master``,
+``--worker``), it does the same: each worker sends its histogram to the master, which merges them,
+prints what was measured and, with ``--load-results FILE``, writes it down.
 
 Latency is counted in ns from just before the connection is opened (new connection per request) or
 the request is sent (keep-alive) to the last byte of the body. With a new connection per request
@@ -39,22 +50,28 @@ from __future__ import annotations
 
 import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
 import array
+import bisect
 import errno
+import hashlib
+import itertools
 import json
 import logging
 import os
+import random
 import resource
 import shutil
+import ssl
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gevent
 import greenlet  # type: ignore[import-untyped]
 from gevent import get_hub, getcurrent
-from locust import User, events, task
+from locust import LoadTestShape, User, events, task
 from locust import __version__ as locust_version
 from locust.exception import StopTest, StopUser
 from locust.runners import MasterRunner, WorkerRunner
@@ -66,8 +83,11 @@ try:
 except ModuleNotFoundError:  # run from a checkout that is not installed
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, ProfileError, loopback_target
+from mpmkit.load import tls
+from mpmkit.load.arrivals import arrivals
+from mpmkit.load.profile import MAX_REQUESTS, Ask, LoadProfile, ProfileError, target_of
 from mpmkit.load.response import ResponseReader
+from mpmkit.load.timer import Timer
 
 log = logging.getLogger("mpmkit.load")
 
@@ -87,6 +107,15 @@ timeline."""
 BACK_OFF = 0.05
 """Seconds that a user waits after a connection that could not be opened. A refused connection costs
 microseconds, so without a pause a dead server would use up the budget in an instant."""
+
+HOLD_OFF = 0.5
+"""Seconds after which an idle holder or a slow reader tries again when its connection failed."""
+
+READ_TICK = 0.1
+"""Seconds between two sips of a slow reader."""
+
+LATE_NS = 1_000_000
+"""A request of the open loop that is sent later than this after its due time counts as late."""
 
 RESET_ON_CLOSE = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {on, 0 s}
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the socket module has no name for it before 3.12
@@ -156,6 +185,21 @@ class Budget:
         if written != len(self._tokens):
             raise StopTest("the pipe that holds the request budget is too small")
 
+    def claim(self) -> bool:
+        """One measured request, for the open loop, whose warm-up goes by time and not by count."""
+        if self.left:
+            self.left -= 1
+            return True
+        try:
+            token = os.read(self.read_end, 1)
+        except BlockingIOError:
+            token = b""
+        if not token:
+            self.exhausted = True
+            return False
+        self.left = self._shares[token[0]] - 1
+        return True
+
     def more(self) -> bool:
         """True when the caller may send one more request; it then owns it. False: all are
         claimed."""
@@ -191,6 +235,62 @@ class Budget:
         state.measure()
 
 
+class Schedule:
+    """The due times of the open loop in this process, in ns of the clock, one after the other."""
+
+    def __init__(self, profile: LoadProfile, index: int, of: int) -> None:
+        self.origin = clock() + int(profile.warmup_seconds * 1e9)
+        self._seconds: Iterator[float] = arrivals(profile, index, of)
+        self._next = self._draw()
+        self.timer = Timer()
+        self.watcher = get_hub().loop.io(self.timer.fd, READ)
+        self.watcher.start(self._fire)
+        self.waiting: deque[tuple[int, Client]] = deque()
+
+    def _draw(self) -> int:
+        return self.origin + int(next(self._seconds) * 1e9)
+
+    def take(self) -> int:
+        """The next due time; the caller owns it."""
+        due, self._next = self._next, self._draw()
+        return due
+
+    def left_until(self, ns: int) -> int:
+        """How many are due before `ns` that nobody took; they are taken by this."""
+        count = 0
+        while self._next < ns:
+            self._next = self._draw()
+            count += 1
+        return count
+
+    def wait(self, due: int, client: Client) -> None:
+        """Come back at the due time. Times are taken in their order, so who comes last waits
+        longest."""
+        self.waiting.append((due, client))
+        if len(self.waiting) == 1:
+            self.timer.set(due)
+        client.due = NEVER
+        client.quiet()
+        client.called = False
+        while not client.called:
+            client.wait()
+
+    def _fire(self) -> None:
+        self.timer.clear()
+        waiting, soon = self.waiting, clock() + 20_000
+        while waiting and waiting[0][0] <= soon:
+            client = waiting.popleft()[1]
+            client.called = True
+            client.wake()
+        if waiting:
+            self.timer.set(waiting[0][0])
+
+    def close(self) -> None:
+        self.watcher.stop()
+        self.watcher.close()
+        self.timer.close()
+
+
 class State:
     """What one generator process shares between its users and its clerk."""
 
@@ -200,18 +300,26 @@ class State:
         self.prepared = False
         self.environment: Any = None
         self.life: Any = None
+        self.master: Any = None
         self.reset()
 
     def reset(self) -> None:
         self.latencies = array.array("q")
+        self.which = array.array("B")      # which line of the mix each latency is of, if several
+        self.lags = array.array("q")       # open loop: from due to sent
         self.failures: Counter[str] = Counter()
+        self.background: Counter[str] = Counter()  # what idle holders and slow readers got
+        self.connections = 0
+        self.serial = 0           # of users, to share out who keeps connections
+        self.schedule: Schedule | None = None
+        self.over = False         # open loop: nothing more is due before the end
         self.reconnects = 0       # the server ended a kept connection and said so
         self.retries = 0          # it ended one while a request was on its way: sent again, once
         self.body_bytes = 0
         self.warmed = 0
         self.reported = 0         # latencies already folded into Locust's statistics
         self.folded_bytes = 0
-        self.timeline: list[tuple[int, int]] = []
+        self.timeline: list[tuple[int, int, int, dict[str, int]]] = []
         self.running = 0          # users inside their loop
         self.users: set[Client] = set()
         self.started_ns = 0       # of the first measured request; 0 until then
@@ -225,17 +333,23 @@ class State:
         self.written = False
         self.refused_since = 0    # connections that failed since the last answer
         self.last_answer = 0
-        self.memo: dict[bytes, tuple] = {}
+        self.memos: list[dict[bytes, tuple]] = [{}]
+        self.memo = self.memos[0]
+        self.bodies: dict[int, str] = {}  # SHA-256 of the first answer to each line of the mix
         self.source = 0
+        self.pressure = (0.0, 0.0)
 
     def prepare(self, environment) -> None:
         """A test begins: read the profile, resolve the target, set the budget."""
         options = environment.parsed_options
         profile = profile_of(options)
         try:
-            host, port = loopback_target(environment.host or "")
+            target = target_of(environment.host or "")
         except ValueError as error:
             raise StopTest(f"--host: {error}") from None
+        host, port = target.host, target.port
+        if self.schedule is not None:
+            self.schedule.close()
         self.reset()
         self.environment = environment
         self.profile = profile
@@ -243,83 +357,142 @@ class State:
         self.family, _, _, _, self.address = _socket.getaddrinfo(
             host, port, 0, _socket.SOCK_STREAM)[0]
         self.kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK
-        self.request = profile.request_bytes(
-            f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        self.loopback = target.loopback
+        self.host = host
+        self.tls = None
+        if target.scheme == "https":
+            try:
+                self.tls = tls.context(profile.ca_file, target.loopback)
+            except (OSError, ssl.SSLError) as error:
+                raise StopTest(f"ca_file: {profile.ca_file}: {error}") from None
+        self.asks = profile.asks
+        self.memos = [{} for _ in self.asks]
+        self.memo = self.memos[0]
+        self.request = profile.request_bytes(target.place)
+        # For each line of the mix: on a connection of its own, on a kept one, the last on it.
+        self.requests = [tuple(profile.request_bytes(target.place, ask, keep=keep, last=last)
+                               for keep, last in ((False, False), (True, False), (True, True)))
+                         for ask in self.asks]
+        self.random = random.Random(f"{profile.seed} {os.getpid()}")
+        self.weights = list(itertools.accumulate(ask.weight for ask in self.asks))
         self.timeout_ns = int(profile.timeout * 1e9)
-        raise_file_limit(profile.users + 128)  # Locust itself keeps some thirty open
+        raise_file_limit(profile.clients + 128)  # Locust itself keeps some thirty open
         runner = environment.runner
+        self.index, self.of = 0, 1
+        if isinstance(runner, WorkerRunner):
+            self.index = runner.worker_index
+            self.of = max(1, environment.parsed_options.expect_workers or profile.processes)
         warmup = profile.warmup_requests
         requests = profile.requests or MAX_REQUESTS
         if isinstance(runner, WorkerRunner) and (FORKED_BY_HAND or os.getpid() == IMPORT_PID):
             # Workers started one by one, perhaps on other machines, share no pipe: they split the
-            # budget by their index. `processes` then says how many workers there are in all.
+            # budget by their index among as many as the master expects (--expect-workers).
             self.budget.close()
             self.budget = Budget()
-            self.budget.reset(*(share(total, runner.worker_index, profile.processes)
-                                for total in (warmup, requests)))
+            self.budget.reset(*(share(total, self.index, self.of) for total in (warmup, requests)))
             self.budget.fill()
         else:
             self.budget.reset(warmup, requests)
             if not isinstance(runner, WorkerRunner):
                 self.budget.fill()
         self.budget.warm_seconds = profile.warmup_seconds
+        if profile.open_loop and not isinstance(runner, MasterRunner):
+            self.schedule = Schedule(profile, self.index, self.of)
+            if profile.planned_seconds is not None:
+                self.deadline = self.schedule.origin + int(profile.planned_seconds * 1e9)
 
-    def measure(self) -> None:
-        """The warm-up is over; what starts from here on counts."""
-        self.started_ns = self.last_answer = clock()
-        self.started_at = time.time()
+    def measure(self, since: int | None = None) -> None:
+        """The warm-up is over; what starts from here on (or was due since) counts."""
+        now = clock()
+        self.started_ns = now if since is None else since
+        self.last_answer = now
+        self.started_at = time.time() - (now - self.started_ns) / 1e9
         self.cpu_start = cpu_seconds()
-        if self.profile.duration is not None:
-            self.deadline = self.started_ns + int(self.profile.duration * 1e9)
+        self.pressure = run_queue_seconds(), clock() / 1e9
+        if self.profile.planned_seconds is not None:
+            self.deadline = self.started_ns + int(self.profile.planned_seconds * 1e9)
 
     def done(self) -> int:
         return len(self.latencies) + sum(self.failures.values())
 
-    def fail(self, kind: str, t0: int, length: int) -> None:
+    def fail(self, kind: str, t0: int, length: int, which: int = 0) -> None:
         self.failures[kind] += 1
+        ask = self.asks[which]
         events.request.fire(
-            request_type=self.profile.method, name=self.profile.path, context={},
+            request_type=ask.method, name=ask.path, context={},
             response_time=(clock() - t0) / 1e6, response_length=length, exception=LoadFailure(kind))
 
     # -- ending ----------------------------------------------------------------------------------
 
     def left_loop(self) -> None:
         """A user's loop ended. The last one out ends the run, if there is nothing left to claim."""
-        if not self.running and (self.budget.exhausted or clock() >= self.deadline):
+        if not self.running and (
+                self.budget.exhausted or self.over or clock() >= self.deadline):
             self.finish("requests" if self.budget.exhausted else "duration")
 
     def finish(self, why: str) -> None:
         if self.ended or not self.prepared:
             return
         self.ended = why
-        self.cpu_end = cpu_seconds()
+        self.close_books()
         gevent.spawn(self._finish)
+
+    def close_books(self) -> None:
+        """Nothing counts from here on. What was due and never sent counts as failed."""
+        self.cpu_end = cpu_seconds()
+        if self.pressure[1]:
+            waited, since = self.pressure
+            passed = clock() / 1e9 - since
+            self.pressure = ((run_queue_seconds() - waited) / passed if passed > 0 else 0.0, 0.0)
+        if self.schedule is not None and self.started_ns:
+            until = min(self.deadline, clock())
+            unsent = 0
+            for _ in range(self.schedule.left_until(until)):
+                if not self.budget.claim():
+                    break
+                unsent += 1
+            if unsent:
+                self.failures["unsent"] += unsent
+                self.last_end = max(self.last_end, until)
 
     def _finish(self) -> None:
         self.report()
         self.write()
         runner = self.environment.runner
         if isinstance(runner, WorkerRunner):
-            runner.send_message("mpmkit_done", {"ended": self.ended})
+            runner.send_message("mpmkit_done", self.result(for_message=True))
         elif self.environment.parsed_options.headless:
+            self.conclude([self.result(for_message=True)])
             runner.quit()
         else:
+            self.conclude([self.result(for_message=True)])
             runner.stop()
 
-    def write(self) -> None:
-        """The raw results of this process: <pid>.ns, then <pid>.json, which says that both are
-        whole."""
-        folder = os.environ.get("MPMKIT_LOAD_RESULTS")
-        if self.written or not folder or not self.prepared:
+    def conclude(self, parts: list[dict[str, Any]]) -> None:
+        """By itself or as the master of workers: say what was measured, and write it down."""
+        if os.environ.get("MPMKIT_LOAD_RESULTS"):
+            return  # the process that started us does that
+        from mpmkit.load.drive import merged
+
+        run = merged(parts, self.environment.host, self.profile, self.of)
+        if run is None:
+            print("mpmkit: nothing was measured", file=sys.stderr)
             return
-        self.written = True
+        print(run.summary(), file=sys.stderr, flush=True)  # --json has standard output
+        where = self.environment.parsed_options.load_results
+        if where:
+            try:
+                Path(where).write_text(run.to_json())
+            except OSError as error:
+                log.error("--load-results: %s", error)
+                self.environment.process_exit_code = 1
+
+    def result(self, for_message: bool = False) -> dict[str, Any]:
+        """What this process measured. In a message the latencies are histograms, tick by tick."""
         if self.cpu_end == (0.0, 0.0):
-            self.cpu_end = cpu_seconds()
-        name = os.path.join(folder, str(os.getpid()))
-        with open(name + ".ns", "wb") as file:
-            self.latencies.tofile(file)
+            self.close_books()
         result = {
-            "version": 1,
+            "version": 2,
             "pid": os.getpid(),
             "locust": locust_version,
             "started_ns": self.started_ns,
@@ -337,10 +510,62 @@ class State:
             "timeline": self.timeline,
             "sources": self.source + 1,
             "ended": self.ended or "interrupted",
+            "background": dict(self.background),
+            "connections": self.connections,
+            "run_queue_wait": self.pressure[0],
+            "boot": boot_id(),
+            "place": f"{os.uname().nodename} {os.getpid()}",
+            "late": sum(lag > LATE_NS for lag in self.lags),
+            "asks": [ask.path for ask in self.asks],
         }
-        with open(name + ".part", "w") as file:
-            json.dump(result, file)
-        os.rename(name + ".part", name + ".json")
+        if for_message:
+            from mpmkit.load.histogram import Histogram
+
+            result["histogram"] = Histogram(self.latencies).to_text()
+            result["lag"] = Histogram(self.lags).to_text()
+            seconds: dict[int, Histogram] = {}
+            before = 0
+            for ns, _, ok, _ in self.timeline:
+                seconds.setdefault(ns // 1_000_000_000, Histogram()).record(
+                    self.latencies[before:ok])
+                before = ok
+            result["seconds"] = {str(second): found.to_text() for second, found in seconds.items()}
+            result["paths"] = {
+                ask.path: Histogram(itertools.compress(
+                    self.latencies, [which == number for which in self.which])).to_text()
+                for number, ask in enumerate(self.asks)} if len(self.asks) > 1 else {}
+        return result
+
+    def write(self) -> None:
+        """The raw results of this process: <pid>.ns, then <pid>.json, which says that all is whole.
+
+        If the disk is full, the histogram goes through the progress pipe instead.
+        """
+        folder = os.environ.get("MPMKIT_LOAD_RESULTS")
+        if self.written or not folder or not self.prepared:
+            return
+        self.written = True
+        name = os.path.join(folder, str(os.getpid()))
+        try:
+            for suffix, values in ((".ns", self.latencies), (".which", self.which),
+                                   (".lag", self.lags)):
+                with open(name + suffix, "wb") as file:
+                    values.tofile(file)
+            with open(name + ".part", "w") as file:
+                json.dump(self.result(), file)
+            os.rename(name + ".part", name + ".json")
+        except OSError as error:
+            self.ended = f"disk: {error.strerror} ({folder}); latencies to within 0.1%"
+            for suffix in (".ns", ".which", ".lag", ".part"):
+                try:
+                    os.unlink(name + suffix)
+                except OSError:
+                    pass
+            if progress_fd is not None:
+                os.set_blocking(progress_fd, True)
+                text = b"= " + json.dumps(self.result(for_message=True)).encode() + b"\n"
+                while text:
+                    text = text[os.write(progress_fd, text):]
 
     # -- the clerk -------------------------------------------------------------------------------
 
@@ -374,25 +599,33 @@ class State:
             self.last_answer = clock()
             self.refused_since = 0
             if self.profile.events == "batch":
-                self._fold(self.latencies[self.reported:count])
+                batch = self.latencies[self.reported:count]
+                if len(self.asks) == 1:
+                    self._fold(batch, self.asks[0])
+                else:
+                    which = self.which[self.reported:count]
+                    for number, ask in enumerate(self.asks):
+                        part = list(itertools.compress(batch, [n == number for n in which]))
+                        if part:
+                            self._fold(part, ask)
             self.reported = count
         if not self.started_ns:
             return
         done, now = self.done(), clock()
-        self.timeline.append((now - self.started_ns, done))
+        self.timeline.append((max(0, now - self.started_ns), done, count, dict(self.failures)))
         if progress_fd is not None:
             try:
                 os.write(progress_fd, b"%d %d %d\n" % (os.getpid(), done, now - self.started_ns))
             except OSError:
                 pass  # nobody reads, or not fast enough; progress is a courtesy
 
-    def _fold(self, batch: array.array) -> None:
+    def _fold(self, batch: array.array | list[int], ask: Ask) -> None:
         """What events.request.fire would have done for each of these, as the sum.
 
         Locust merges the reports of its own workers in this very way.
         """
         stats = self.environment.stats
-        entry = StatsEntry(stats, self.profile.path, self.profile.method)
+        entry = StatsEntry(stats, ask.path, ask.method)
         now = time.time()
         entry.num_requests = len(batch)
         entry.total_response_time = sum(batch) / 1e6
@@ -405,7 +638,7 @@ class State:
         entry.total_content_length = self.body_bytes - self.folded_bytes
         self.folded_bytes = self.body_bytes
         stats.total.extend(entry)
-        stats.entries[(self.profile.path, self.profile.method)].extend(entry)
+        stats.entries[(ask.path, ask.method)].extend(entry)
 
 
 def share(total: int, index: int, of: int) -> int:
@@ -417,6 +650,24 @@ def cpu_seconds() -> tuple[float, float]:
     """CPU time of this process so far: (user, system) in seconds."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime, usage.ru_stime
+
+
+def run_queue_seconds() -> float:
+    """How long this process, which has one thread that works, was ready to run and had to wait."""
+    try:
+        with open("/proc/self/schedstat") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def boot_id() -> str:
+    """Names the machine as long as it runs: its monotonic clock is the same for all on it."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return os.uname().nodename
 
 
 def raise_file_limit(wanted: int) -> None:
@@ -445,6 +696,8 @@ class Client:
         self.watcher: Any = None
         self.waiting = False
         self.due = NEVER
+        self.which = 0
+        self.called = False  # by the schedule
         # Straight into the hub: gevent's own switch() asks for hooks that no user here has.
         self.to_hub = greenlet.greenlet.switch.__get__(self.hub)
         self.resume = self.greenlet.switch
@@ -476,6 +729,7 @@ class Client:
         """A connected socket. Raises OSError, or Overdue."""
         sock = _socket.socket(state.family, state.kind)
         self.sock = sock
+        state.connections += 1
         if state.source:
             sock.setsockopt(_socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((f"127.0.0.{1 + state.source}", 0))
@@ -485,11 +739,28 @@ class Client:
             return self.open()
         if code and code != errno.EINPROGRESS:
             raise OSError(code, os.strerror(code))
+        if state.tls is not None:
+            return self.secure(sock, code)
         return sock
+
+    def secure(self, sock, code: int):
+        """The TLS handshake on a socket that is connected, or will be."""
+        if code:
+            self.wait_writable()
+        made = tls.TlsSocket(sock, state.tls, state.host)
+        self.sock = made
+        self.watch()
+        while True:
+            try:
+                made.handshake()
+                return made
+            except BlockingIOError:
+                self.wait()
 
     def next_source(self) -> bool:
         """All ephemeral ports towards the target are in TIME_WAIT: go on from another address."""
-        if state.family != _socket.AF_INET or state.source >= MAX_SOURCES:
+        if (state.family != _socket.AF_INET or state.source >= MAX_SOURCES
+                or not state.loopback):
             return False
         state.source += 1
         return True
@@ -504,17 +775,21 @@ class Client:
             try:
                 data = data[sock.send(data):]
             except BlockingIOError:
-                watcher = self.loop.io(sock.fileno(), WRITE)
-                watcher.start(self.wake)
-                try:
-                    self.wait()
-                finally:
-                    watcher.stop()
-                    watcher.close()
-                code = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
-                if code:
-                    raise OSError(code, os.strerror(code)) from None
+                self.wait_writable()
         self.watch()
+
+    def wait_writable(self) -> None:
+        """Until the connection is there, or its buffer has room. Raises OSError if it failed."""
+        watcher = self.loop.io(self.sock.fileno(), WRITE)
+        watcher.start(self.wake)
+        try:
+            self.wait()
+        finally:
+            watcher.stop()
+            watcher.close()
+        code = self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code)) from None
 
     def watch(self) -> None:
         if self.watcher is None:
@@ -522,6 +797,12 @@ class Client:
         else:
             self.watcher.fd = self.sock.fileno()
         self.watcher.start(self.wake)
+
+    def quiet(self) -> None:
+        """Watch no more until the next request: a server that closes meanwhile would wake us on and
+        on."""
+        if self.watcher is not None:
+            self.watcher.stop()
 
     def receive(self) -> bytes:
         """What has come, waiting for it if need be; b"" at the end of the connection."""
@@ -545,20 +826,33 @@ class Client:
 
     def read(self, data: bytes):
         """Read an answer that the memo does not know, from its first bytes `data` on."""
-        profile = state.profile
-        reader = ResponseReader(profile.method, profile.expect_status, profile.expect_length)
+        ask = state.asks[self.which]
+        hasher = None
+        if ask.expect_body is not None and (len(data) <= MEMO_BYTES or (
+                ask.expect_body == "same" and self.which not in state.bodies)
+                or state.random.random() < state.profile.body_sample):
+            hasher = hashlib.sha256()
+        reader = ResponseReader(ask.method, ask.expect_status, ask.expect_length, hasher)
         first = data
         while True:
-            if not data:
-                return reader.eof()
-            verdict = reader.feed(data)
+            verdict = reader.feed(data) if data else reader.eof()
             if verdict is not None:
+                if hasher is not None and verdict[0] is None:
+                    verdict = self.compare(ask, hasher.hexdigest(), verdict)
                 if data is first and len(data) <= MEMO_BYTES:
-                    if len(state.memo) >= MEMO_ENTRIES:
-                        state.memo.clear()
-                    state.memo[data] = verdict
+                    memo = state.memos[self.which]
+                    if len(memo) >= MEMO_ENTRIES:
+                        memo.clear()
+                    if data:
+                        memo[data] = verdict
                 return verdict
             data = self.receive()
+
+    def compare(self, ask: Ask, digest: str, verdict: tuple) -> tuple:
+        """The verdict, unless the body is another than it should be."""
+        wanted = (state.bodies.setdefault(self.which, digest) if ask.expect_body == "same"
+                  else ask.expect_body)
+        return verdict if digest == wanted else ("body", verdict[1], verdict[2])
 
     def run(self) -> None:
         if not state.begun_ns:
@@ -566,7 +860,9 @@ class Client:
         state.users.add(self)
         state.running += 1
         try:
-            if state.profile.keep_alive:
+            if not state.profile.plain:
+                self.anything()
+            elif state.profile.keep_alive:
                 self.keep_alive()
             else:
                 self.new_connections()
@@ -724,6 +1020,121 @@ class Client:
                 shared.last_end = t1
                 shared.fail(kind, t0, length)
 
+    def anything(self) -> None:
+        """All that a profile can say, one request after the other."""
+        shared, user, budget, profile = state, self.user, state.budget, state.profile
+        schedule = shared.schedule
+        several = len(shared.asks) > 1
+        exponential = profile.think == "exponential"
+        # So many of the users keep their connections, spread evenly over their numbers.
+        shared.serial += 1
+        keep = (int(shared.serial * profile.keep_share)
+                > int((shared.serial - 1) * profile.keep_share))
+        most = profile.requests_per_connection or NEVER
+        served = 0
+        rest = False  # a pause is due: not before the first request
+        while user._state is not LOCUST_STATE_STOPPING and not shared.ended:
+            if rest and profile.think_time:
+                pause = (shared.random.expovariate(1 / profile.think_time) if exponential
+                         else profile.think_time)
+                if not self.pause(pause):
+                    return
+            rest = True
+            now = clock()
+            if now >= shared.deadline:
+                return
+            if schedule is not None:
+                t0 = schedule.take()
+                if t0 >= shared.deadline:
+                    shared.over = True
+                    return
+                measured = t0 >= schedule.origin
+                if measured:
+                    if not budget.claim():
+                        return
+                    if not shared.started_ns:
+                        shared.measure(schedule.origin)
+                if t0 > now:
+                    schedule.wait(t0, self)
+                    now = clock()
+                if measured:
+                    shared.lags.append(max(0, now - t0))
+            else:
+                t0 = now
+                if budget.left:
+                    budget.left -= 1
+                elif not budget.more():
+                    return
+                measured = budget.measuring
+            which = self.which = (bisect.bisect(
+                shared.weights, shared.random.random() * shared.weights[-1]) if several else 0)
+            last = keep and served + 1 >= most
+            request = shared.requests[which][keep + last]
+            self.due = now + shared.timeout_ns
+            verdict = None
+            try:
+                verdict = self.exchange(request, which)
+                t1 = clock()
+                served += 1
+                if not verdict[1] or last or not keep:
+                    if verdict[0] is None:
+                        if keep and not last:
+                            shared.reconnects += measured
+                        # The server is to end the connection: see the module's text on TIME_WAIT.
+                        self.drain()
+                    self.close(reset=verdict[0] is not None)
+                    served = 0
+            except (Overdue, OSError, ssl.SSLError) as error:
+                self.failed(kind_of(error), t0, measured, which)
+                served = 0
+                continue
+            kind, _, length = verdict
+            if not measured:
+                shared.warmed += 1
+            elif kind is None:
+                shared.latencies.append(t1 - t0)
+                if several:
+                    shared.which.append(which)
+                shared.body_bytes += length
+                shared.last_end = t1
+                if profile.events == "each":
+                    fire(t1 - t0, length, which)
+            else:
+                shared.last_end = t1
+                shared.fail(kind, t0, length, which)
+
+    def exchange(self, request: bytes, which: int):
+        """Send on the connection there is, or on a new one; the verdict on the answer."""
+        fresh = self.sock is None
+        data = b""
+        try:
+            if fresh:
+                self.open()
+            self.send(request)
+            data = self.receive()
+        except (ConnectionResetError, BrokenPipeError):
+            if fresh:
+                raise
+        if not data and not fresh:
+            # The server's close and our request crossed: once more, on a new connection.
+            state.retries += bool(state.started_ns)
+            self.close()
+            self.open()
+            self.send(request)
+            data = self.receive()
+        return state.memos[which].get(data) or self.read(data)
+
+    def pause(self, seconds: float) -> bool:
+        """Think. False if the run ended meanwhile."""
+        self.quiet()
+        until = clock() + int(seconds * 1e9)
+        while (left := min(until, state.deadline) - clock()) > 0:
+            # In short sleeps, so that a user who thinks for a minute does not keep the run.
+            gevent.sleep(min(left / 1e9, 1.0))
+            if state.ended or self.user._state is LOCUST_STATE_STOPPING:
+                return False
+        return True
+
     def drain(self) -> None:
         """Wait for the server's end of the connection, one second at most: it said it would
         close."""
@@ -734,21 +1145,121 @@ class Client:
         except (Overdue, OSError):
             pass
 
-    def failed(self, kind: str, t0: int, measured: bool) -> None:
+    def failed(self, kind: str, t0: int, measured: bool, which: int = 0) -> None:
         """A request that failed with its connection."""
         self.waiting = False
         self.close(reset=True)
         if measured:
             state.last_end = clock()
-            state.fail(kind, t0, 0)
+            state.fail(kind, t0, 0, which)
         if kind in ("refused", "connect"):
             state.refused_since += 1
             gevent.sleep(BACK_OFF)
 
 
+class Beside(Client):
+    """A client beside the users. It never ends the run, and what it gets is counted apart."""
+
+    def run(self) -> None:
+        state.users.add(self)
+        try:
+            while self.user._state is not LOCUST_STATE_STOPPING and not state.ended:
+                try:
+                    self.live()
+                except (Overdue, OSError) as error:
+                    state.background[f"{self.name} {kind_of(error)}"] += 1
+                    gevent.sleep(HOLD_OFF)
+                finally:
+                    self.waiting = False
+                    self.close(reset=True)
+        finally:
+            state.users.discard(self)
+            if self.watcher is not None:
+                self.watcher.close()
+
+    name = ""
+
+    def live(self) -> None:
+        raise NotImplementedError
+
+    def count(self, what: str, how_many: int = 1) -> None:
+        state.background[f"{self.name} {what}"] += how_many
+
+
+class Holder(Beside):
+    """Connects, asks once if the profile says so, and stays until the server ends it."""
+
+    name = "idle"
+
+    def live(self) -> None:
+        profile = state.profile
+        self.due = clock() + state.timeout_ns
+        self.open()
+        self.count("opened")
+        if profile.idle_request:
+            self.send(state.requests[0][1])
+            verdict = self.read(self.receive())
+            if verdict[0] is not None:
+                self.count(verdict[0])
+                gevent.sleep(HOLD_OFF)
+                return
+            self.count("answered")
+            if not verdict[1]:
+                self.count("closed")
+                gevent.sleep(HOLD_OFF)
+                return
+        else:
+            self.watch()
+        self.due = NEVER
+        while self.receive():
+            pass
+        self.count("closed")
+        gevent.sleep(BACK_OFF)
+
+
+class Reader(Beside):
+    """Fetches the page again and again, a sip at a time. A tenth of a second's worth is taken at
+    once; the small receive buffer lets the server feel it."""
+
+    name = "slow"
+
+    def live(self) -> None:
+        profile, ask = state.profile, state.asks[0]
+        self.which = 0
+        sip = max(1, int(profile.read_rate * READ_TICK))
+        self.due = clock() + state.timeout_ns
+        sock = self.open()
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 4096)
+        self.send(state.requests[0][0])
+        self.count("opened")
+        reader = ResponseReader(ask.method, ask.expect_status, ask.expect_length)
+        verdict = None
+        while verdict is None:
+            # Each sip has its own time-out: slow is not dead.
+            self.due = clock() + state.timeout_ns
+            try:
+                data = self.sock.recv(sip)
+            except BlockingIOError:
+                self.wait()
+                continue
+            verdict = reader.feed(data) if data else reader.eof()
+            self.count("bytes", len(data))
+            # What lies ready must not wake us while we pause.
+            self.quiet()
+            gevent.sleep(len(data) / profile.read_rate)
+            if state.ended or self.user._state is LOCUST_STATE_STOPPING:
+                return
+            self.watch()
+        self.count(verdict[0] or "answered")
+        if verdict[0] is not None:
+            gevent.sleep(HOLD_OFF)
+
+
 def kind_of(error: Exception) -> str:
     if isinstance(error, Overdue):
         return "timeout"
+    if isinstance(error, ssl.SSLError):
+        return "certificate" if isinstance(error, ssl.SSLCertVerificationError) else "tls"
     if isinstance(error, ConnectionRefusedError):
         return "refused"
     if isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)):
@@ -756,9 +1267,10 @@ def kind_of(error: Exception) -> str:
     return "connect"
 
 
-def fire(ns: int, length: int) -> None:
+def fire(ns: int, length: int, which: int = 0) -> None:
+    ask = state.asks[which]
     events.request.fire(
-        request_type=state.profile.method, name=state.profile.path, context={},
+        request_type=ask.method, name=ask.path, context={},
         response_time=ns / 1e6, response_length=length, exception=None)
 
 
@@ -780,12 +1292,47 @@ if progress_fd is not None:
 
 
 class LeanUser(User):
-    """One client: its single task is the whole closed loop."""
+    """One client: its single task is the whole loop."""
 
     @task
-    def closed_loop(self) -> None:
+    def loop(self) -> None:
         Client(self).run()
         raise StopUser
+
+
+class IdleHolder(User):
+    """A client that holds a connection; as many as the profile's idle_holders."""
+
+    @task
+    def hold(self) -> None:
+        Holder(self).run()
+        raise StopUser
+
+
+class SlowReader(User):
+    """A client that reads slowly; as many as the profile's slow_readers."""
+
+    @task
+    def sip(self) -> None:
+        Reader(self).run()
+        raise StopUser
+
+
+class Steps(LoadTestShape):
+    """The profile's stages, for Locust: how many users there are to be now."""
+
+    abstract = True  # not for Locust to find: only profiles with stages have it
+
+    def __init__(self, profile: LoadProfile) -> None:
+        super().__init__()
+        self.profile = profile
+
+    def tick(self):
+        # Never "that was all": the users end with their deadline, and the run with them.
+        extra = self.profile.slow_readers + self.profile.idle_holders
+        level = self.profile.level_at(self.get_run_time() - self.profile.warmup_seconds)
+        users = max(1, round(level)) + extra
+        return users, max(1, users)
 
 
 @events.init_command_line_parser.add_listener
@@ -799,6 +1346,7 @@ def add_options(parser) -> None:
         group.add_argument(f"--{name}", env_var=env, help=help, **how)
 
     add("load-profile", "a load profile as JSON, or @FILE; the options below change its fields")
+    add("load-results", "write what was measured to this file, as JSON", metavar="FILE")
     add("path", "path to ask for, default /")
     add("requests", "requests in all, over all users and processes", type=int)
     add("duration", "seconds to go on sending (as --run-time, but lets requests end)", type=float)
@@ -808,6 +1356,11 @@ def add_options(parser) -> None:
     add("request-timeout", "seconds a request may take, default 30", type=float)
     add("warmup-requests", "requests sent before those that count", type=int)
     add("warmup-seconds", "seconds of load before the requests that count", type=float)
+    add("arrival", "closed, constant or poisson", choices=("closed", "constant", "poisson"))
+    add("rate", "requests/s of the open loop (constant, poisson)", type=float)
+    add("think-time", "seconds between an answer and the next request", type=float)
+    add("idle-holders", "clients beside the users that hold connections", type=int)
+    add("slow-readers", "clients beside the users that read slowly", type=int)
     add("request-events", "fire Locust's request event for each answer, or count in batches",
         choices=("batch", "each"))
 
@@ -820,7 +1373,9 @@ def profile_of(options) -> LoadProfile:
         "keep_alive": options.keep_alive or None, "expect_status": options.expect_status,
         "expect_length": options.expect_length, "timeout": options.request_timeout,
         "warmup_requests": options.warmup_requests, "warmup_seconds": options.warmup_seconds,
-        "events": options.request_events,
+        "events": options.request_events, "arrival": options.arrival, "rate": options.rate,
+        "think_time": options.think_time, "idle_holders": options.idle_holders,
+        "slow_readers": options.slow_readers,
     }
     given = {name: value for name, value in given.items() if value is not None}
     try:
@@ -833,7 +1388,8 @@ def profile_of(options) -> LoadProfile:
         # own bounds still hold.
         given.setdefault("requests", MAX_REQUESTS)
         given.setdefault("time_limit", 3600.0)
-        return LoadProfile(users=options.num_users or 1, **given)
+        beside = given.get("idle_holders", 0) + given.get("slow_readers", 0)
+        return LoadProfile(users=max(1, (options.num_users or 1) - beside), **given)
     except (ProfileError, OSError) as error:
         raise StopTest(f"load profile: {error}") from None
 
@@ -854,20 +1410,63 @@ def on_init(environment, runner, **_) -> None:
         watcher = get_hub().loop.io(life_fd, READ)
         watcher.start(orphaned)
         state.life = watcher
-    if isinstance(runner, MasterRunner):
-        ended: list[str] = []
-
-        def one_done(environment, msg, **_) -> None:
-            ended.append(msg.node_id)
-            if len(set(ended)) >= environment.parsed_options.expect_workers:
-                gevent.spawn(environment.runner.quit)
-
-        runner.register_message("mpmkit_done", one_done)
     try:
-        profile_of(environment.parsed_options)  # refuse a bad one before anything starts
+        profile = profile_of(environment.parsed_options)  # refuse a bad one before anything starts
     except StopTest as error:
         log.error("%s", error)
         sys.exit(2)
+    options = environment.parsed_options
+    if options.load_profile:
+        # Workers get the options by message, and may have no such file.
+        options.load_profile = profile.to_json()
+        options.num_users = options.num_users or profile.clients
+        options.spawn_rate = options.spawn_rate or (
+            profile.clients / profile.ramp if profile.ramp else profile.clients)
+    IdleHolder.fixed_count, SlowReader.fixed_count = profile.idle_holders, profile.slow_readers
+    if not (isinstance(runner, WorkerRunner) and FORKED_BY_HAND):
+        # A worker that was started by hand learns the profile later, and what to be with it.
+        environment.user_classes[:] = [
+            LeanUser, *([IdleHolder] if profile.idle_holders else []),
+            *([SlowReader] if profile.slow_readers else [])]
+        if profile.stages and not profile.open_loop:
+            environment.shape_class = Steps(profile)
+            environment.shape_class.runner = runner
+    if isinstance(runner, MasterRunner):
+        state.master = Master(environment)
+
+
+class Master:
+    """Collects what the workers measured, and ends the run when all that live have told."""
+
+    def __init__(self, environment) -> None:
+        self.environment = environment
+        self.parts: dict[str, dict[str, Any]] = {}
+        self.concluded = False
+        environment.runner.register_message("mpmkit_done", self.told)
+        gevent.spawn(self.watch)
+
+    def told(self, environment, msg, **_) -> None:
+        self.parts[msg.node_id] = msg.data
+        self.look()
+
+    def watch(self) -> None:
+        """A worker that was killed tells nothing; Locust misses it after some seconds."""
+        while not self.concluded:
+            gevent.sleep(0.5)
+            if state.prepared:
+                self.look()
+
+    def look(self) -> None:
+        clients = self.environment.runner.clients
+        alive = {client.id for client in clients.values() if client.state != "missing"}
+        if self.concluded or not state.prepared or alive - set(self.parts):
+            return
+        if not alive and not self.parts and self.environment.runner.state == "ready":
+            return  # no worker has come yet
+        self.concluded = True
+        state.of = max(state.of, self.environment.parsed_options.expect_workers or 1)
+        state.conclude(list(self.parts.values()))
+        gevent.spawn(self.environment.runner.quit)
 
 
 @events.test_start.add_listener
@@ -890,5 +1489,8 @@ def on_test_start(environment, **_) -> None:
 def on_quitting(environment, **_) -> None:
     """Ctrl-C, SIGTERM or the regular end: what was measured is kept."""
     if not isinstance(environment.runner, MasterRunner):
-        state.ended = state.ended or "interrupted"
+        if not state.ended and state.prepared:
+            state.ended = "interrupted"
+            state.close_books()
+            state.report()
         state.write()

@@ -195,7 +195,7 @@ class LoadProfile:
         for name, kind in (("mix", Ask), ("stages", Stage)):
             object.__setattr__(self, name, _lines(name, kind, getattr(self, name), problems))
         # The most users that any step has: what files and processes are planned for.
-        steps = [stage.users for stage in self.stages if _is_int(stage.users)]
+        steps: list[Any] = [stage.users for stage in self.stages if _is_int(stage.users)]
         if steps and self.arrival == "closed":
             object.__setattr__(self, "users", max(steps))
         problems += _problems(self)
@@ -482,6 +482,7 @@ def _behaviour_problems(p: LoadProfile, whole, seconds):
         for name in ("requests", "duration", "ramp", "warmup_requests"):
             if getattr(p, name):
                 yield f"{name}: the stages say how long and how much; leave it"
+    stage: Any
     for number_, stage in enumerate(p.stages, 1):
         where = f"stages: {number_}: "
         if not _is_number(stage.seconds) or not 0.1 <= stage.seconds <= MAX_SECONDS:
