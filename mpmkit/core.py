@@ -70,8 +70,11 @@ class Service:
             self.tls = tls.context_for(directives)
             self.connection = partial(tls.accepted, self)  # type: ignore[method-assign]
         if directives.ConnectionFilter is not None:
+            from mpmkit.filters import FILTERS
+
+            name, argument = directives.ConnectionFilter
             self.connection = partial(  # type: ignore[method-assign]
-                self._filtered_connection, self.connection
+                _filtered, self.connection, FILTERS[name], argument
             )
         if access is not None and access.received:
             self.connection = partial(_counting, self.connection)  # type: ignore[method-assign]
@@ -84,18 +87,6 @@ class Service:
     def connection(self, sock, peer, *, nonblocking: bool = False) -> Connection:
         """A new connection from `accept`'s result."""
         return Connection(sock, peer, self.directives, self.heads, self.first_timeout, nonblocking)
-
-    def _filtered_connection(
-        self, connection: Callable[..., Connection], sock, peer, *, nonblocking: bool = False
-    ) -> Connection:
-        """`connection`'s, with ConnectionFilter before its socket."""
-        from mpmkit.filters import FILTERS
-
-        assert self.directives.ConnectionFilter is not None
-        name, argument = self.directives.ConnectionFilter
-        conn = connection(sock, peer, nonblocking=nonblocking)
-        conn.filtered(FILTERS[name](sock, argument))
-        return conn
 
     def keeps_alive(self, conn: Connection, request: Request, response: Response) -> bool:
         """httpd's ap_set_keepalive: may this connection carry another request?"""
@@ -139,6 +130,16 @@ def _remembering(handler: Handler, request: Request, conn: Connection) -> Respon
 def error_page(status: int, conn: Connection, method: str = "GET") -> Response:
     """The page for a request that got no answer from a handler."""
     return page(status, method)
+
+
+def _filtered(
+    connection: Callable[..., Connection], kind: Callable, argument: int, sock, peer,
+    *, nonblocking: bool = False,
+) -> Connection:  # fmt: skip
+    """`connection`'s, with ConnectionFilter before its socket."""
+    conn = connection(sock, peer, nonblocking=nonblocking)
+    conn.filtered(kind(sock, argument))
+    return conn
 
 
 def client_text(peer: tuple) -> bytes:

@@ -406,6 +406,11 @@ def _ranges(words: Words) -> int:
     return number
 
 
+def _limit(words: Words) -> int:
+    """MaxRangeOverlaps, MaxRangeReversals: as MaxRanges, with another default."""
+    return 20 if words[0].lower() == "default" else _ranges(words)
+
+
 def _listen(words: Words) -> tuple[ListenAddress]:
     """``8080``, ``127.0.0.1:8080``, ``[::1]:8080``, each with an optional protocol.
 
@@ -798,6 +803,10 @@ ROWS = (
          takes="[+-]INode|MTime|Size|Digest|All|None ...", args=SOME, where="any"),
     Spec("MaxRanges", _ranges, 200, "Ranges of one request before all is sent; 0 is no ranges, "
          "-1 no limit", takes="none|default|unlimited|number", unit="ranges", where="any"),
+    Spec("MaxRangeOverlaps", _limit, 20, "Overlapping ranges of one request before all is sent",
+         takes="none|default|unlimited|number", unit="ranges", where="any"),
+    Spec("MaxRangeReversals", _limit, 20, "Ranges before the one ahead of them, before all is sent",
+         takes="none|default|unlimited|number", unit="ranges", where="any"),
     # The site
     Spec("DirectoryIndex", _all_words, ("index.html",), "Files tried for a directory",
          takes="file ...", source="mod_dir", args=SOME, where="any", merge=_more),
@@ -861,8 +870,6 @@ ROWS = (
     _unused("AddLanguage", "Languages by extension"),
     _unused("AddOutputFilter", "Filters by extension"),
     _unused("RemoveType", "Media types that extensions have no more"),
-    _unused("MaxRangeOverlaps", "Overlapping ranges before all is sent", args=(1, 1)),
-    _unused("MaxRangeReversals", "Backward ranges before all is sent", args=(1, 1)),
 )  # fmt: skip
 
 SPECS: dict[str, Spec] = {row.name.lower(): row for row in ROWS}
@@ -949,6 +956,8 @@ class Directives:
     TraceEnable: str
     FileETag: Words
     MaxRanges: int
+    MaxRangeOverlaps: int
+    MaxRangeReversals: int
     # the site
     DirectoryIndex: Words
     TypesConfig: str | None

@@ -42,6 +42,7 @@ def rehearse(
     """
     plain = replace(
         directives, DocumentRoot=document_root, sections=(), SetHandler=None, ScoreBoardFile=None,
+        ConnectionFilter=None,
         ServerLimit=1, ThreadLimit=1, CustomLog=tuple((os.devnull, f) for _, f in directives.CustomLog),
     )  # fmt: skip
     try:

@@ -22,7 +22,7 @@ from mpmkit.core import Handler, Service
 from mpmkit.directives import MPMS, DirectiveError, Directives, Note, Section, Setting, check
 from mpmkit.handlers.errors import ErrorPages
 from mpmkit.handlers.router import Router
-from mpmkit.handlers.static import StaticFiles
+from mpmkit.handlers.static import FileOptions, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.messages import server_header
@@ -188,7 +188,10 @@ class Configuration:
             extended=directives.ExtendedStatus,
             name=directives.ServerName,
         )
-        files = StaticFiles(root, directives.DirectoryIndex, directives.types)
+        files = StaticFiles(
+            root, directives.DirectoryIndex, _media_types(directives),
+            options=FileOptions.of(directives),
+        )  # fmt: skip
         files.charset = directives.AddDefaultCharset
         if directives.UseCanonicalName == "On" and directives.ServerName:
             files.canonical = directives.ServerName.encode("latin-1", "replace")
@@ -214,6 +217,19 @@ def site(directives: Directives) -> Site:
         directives.ServerName, directives.UseCanonicalName == "On", directives.DocumentRoot or "",
         directives.DirectoryIndex, directives.aliases, server_header(directives.ServerTokens),
     )  # fmt: skip
+
+
+def _media_types(directives: Directives) -> dict[str, str]:
+    """TypesConfig's and AddType's. Raises DirectiveError."""
+    if directives.TypesConfig is None:
+        return directives.types
+    try:
+        return read_types(directives.TypesConfig) | directives.types
+    except OSError as error:
+        raise DirectiveError(
+            f"TypesConfig {directives.TypesConfig}: {error.strerror}: name a table of media types, "
+            "such as /etc/mime.types", directive="TypesConfig", ah="AH01597",
+        ) from None  # fmt: skip
 
 
 class LabConfiguration(Configuration):

@@ -533,6 +533,19 @@ def test_dates_are_read_as_written(seconds):
 
 
 @pytest.mark.parametrize("text", [
+    "Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"])
+def test_the_three_forms_of_a_date(text):
+    assert parse_http_date(text.encode()) == 784111777
+
+
+def test_years_of_two_digits():
+    for year, full in (("69", 2069), ("70", 1970), ("00", 2000)):
+        text = f"Sunday, 06-Nov-{year} 08:49:37 GMT".encode()
+        assert http_date(parse_http_date(text)).split()[3] == str(full)
+
+
+@pytest.mark.parametrize("text", [
+    "Sun Nov 6 08:49 1994", "Sun, 06 Nov 1994 08:49:-7 GMT", "Sun, 06 Nov 99999999999 08:49:37 GMT",
     "", "yesterday", "Tue, 02 Jan 2024 03:04:05", "Tue, 02 Jan 2024 03:04:05 CET",
     "Tue, 02 Foo 2024 03:04:05 GMT", "Tue, 02 Jan 2024 03:04 GMT", "02 Jan 2024 03:04:05 GMT",
     "Tue, xx Jan 2024 03:04:05 GMT", "\xff"])

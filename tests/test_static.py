@@ -25,17 +25,20 @@ from servers import (
     write,
 )
 
+import mpmkit
 from mpmkit.directives import check, from_keywords
 from mpmkit.handlers.static import (
-    MAX_RANGES,
+    DEFAULTS,
     SMALL,
     VERSIONS_KEPT,
+    FileOptions,
     StaticFiles,
     parse_ranges,
     quote_path,
 )
-from mpmkit.http.messages import FileBody, Request
+from mpmkit.http.messages import FileBody, Request, http_date
 from mpmkit.http.protocol import parse_head
+from mpmkit.launcher import LaunchError
 
 DIRECTIVES, _ = check("event", from_keywords("event", Listen="8080"))
 CONNECTION = SimpleNamespace(peer=("127.0.0.1", 1))
@@ -68,6 +71,11 @@ def request(path: str, *lines: str, method: str = "GET") -> Request:
 def answer(files: StaticFiles, path: str, *lines: str, method: str = "GET"):
     """The handler's response, without a server."""
     return files(request(path, *lines, method=method), CONNECTION)
+
+
+def files_with(root: Path, **named) -> StaticFiles:
+    directives, _ = check("event", from_keywords("event", **named))
+    return StaticFiles(str(root), options=FileOptions.of(directives))
 
 
 # -- bytes ----------------------------------------------------------------------------------------
@@ -444,7 +452,7 @@ def test_any_range_header_is_read_or_ignored(raw):
 
 def test_too_many_ranges_are_ignored():
     """A small request must not make a large answer (CVE-2011-3192)."""
-    many = ",".join(f"{i}-{i}" for i in range(0, 2 * MAX_RANGES + 2, 2))
+    many = ",".join(f"{i}-{i}" for i in range(0, 2 * DEFAULTS.ranges + 2, 2))
     assert parse_ranges(b"bytes=" + many.encode(), 10_000) is None
     assert parse_ranges(b"bytes=" + b",".join([b"0-"] * 100), 10_000) is None
     assert parse_ranges(b"bytes=" + b",".join(b"%d-%d" % (i, i) for i in range(90, 0, -2)), 99) is None
@@ -461,3 +469,75 @@ def test_a_line_break_in_a_directory_s_name_splits_no_header(server, document_ro
     reply = get(server, "/a%0d%0aX-Injected:%201")
     assert reply.status == 301 and reply["X-Injected"] is None
     assert reply["Location"] == "http://lab.example/a%0d%0aX-Injected:%201/"
+
+
+# -- what directives say about files --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words, shape", [
+    ("MTime Size", "SIZE-MTIME"), ("All", "INODE-SIZE-MTIME"), ("Size", "SIZE"), ("INode", "INODE"),
+    ("MTime INode", "INODE-MTIME"), ("-Size", "MTIME"),
+])  # fmt: skip
+def test_file_etag(words, shape, tmp_path):
+    path = write(tmp_path / "file.txt", "hello")
+    st = path.stat()
+    for name, value in (("INODE", st.st_ino), ("SIZE", 5), ("MTIME", st.st_mtime_ns // 1000)):
+        shape = shape.replace(name, f"{value:x}")
+    files = files_with(tmp_path, FileETag=words)
+    response = answer(files, "/file.txt")
+    assert f'ETag: "{shape}"\r\n'.encode() in response.fields
+    again = answer(files, "/file.txt", f'If-None-Match: "{shape}"')
+    assert again.status == 304
+
+
+def test_no_etag(tmp_path):
+    write(tmp_path / "file.txt", "hello")
+    files = files_with(tmp_path, FileETag="None")
+    response = answer(files, "/file.txt")
+    assert response.status == 200 and b"ETag" not in response.fields
+    for line, status in [('If-None-Match: ""', 200), ("If-None-Match:", 200),
+                         ('If-Match: "x"', 412), ("If-Match: *", 200)]:
+        assert answer(files, "/file.txt", line).status == status, line
+
+
+@pytest.mark.parametrize("directive, ranges, status", [
+    ({"MaxRanges": "none"}, "0-1", 200), ({"MaxRanges": "2"}, "0-0,2-2", 206),
+    ({"MaxRanges": "2"}, "0-0,2-2,4-4", 200),
+    ({"MaxRanges": "unlimited"}, ",".join(f"{i}-{i}" for i in range(0, 600, 2)), 206),
+    ({}, ",".join(f"{i}-{i}" for i in range(0, 600, 2)), 200),
+    ({"MaxRangeOverlaps": "1"}, "0-1,1-2,2-3", 200), ({"MaxRangeOverlaps": "2"}, "0-1,1-2,2-3", 206),
+    ({"MaxRangeReversals": "1"}, "8-8,4-4,0-0", 200), ({"MaxRangeReversals": "default"}, "8-8,4-4,0-0", 206),
+])  # fmt: skip
+def test_range_limits(directive, ranges, status, tmp_path):
+    write(tmp_path / "file.txt", "x" * 1000)
+    files = files_with(tmp_path, **directive)
+    response = answer(files, "/file.txt", f"Range: bytes={ranges}")
+    assert response.status == status
+    none = directive.get("MaxRanges") == "none"
+    assert (b"Accept-Ranges: none" if none else b"Accept-Ranges: bytes") in response.fields
+
+
+def test_a_date_tells_no_version_of_a_file_that_has_just_changed(tmp_path):
+    write(tmp_path / "file.txt", "hello")
+    for age, status in ((59, 200), (61, 206)):
+        files = StaticFiles(str(tmp_path), clock=lambda age=age: RECORDED + age)
+        lines = ("Range: bytes=0-1", f"If-Range: {http_date(RECORDED)}")
+        assert answer(files, "/file.txt", *lines).status == status
+
+
+def test_types_config(mpm, tmp_path):
+    table = write(tmp_path / "mime.types", "# a table\ntext/x-lab  lab LAB2 # these\n\nimage/none\n"
+                  "text/x-other html\n")
+    root = tmp_path / "root"
+    for name in ("a.lab", "b.lab2", "c.html", "d.css", "e.lab3"):
+        write(root / name, "x")
+    with serving(mpm, document_root=root, TypesConfig=str(table), AddType="text/x-mine .lab3") as server:
+        for name, media_type in [("a.lab", "text/x-lab"), ("b.lab2", "text/x-lab"),
+                                 ("c.html", "text/x-other"), ("d.css", "text/css"),
+                                 ("e.lab3", "text/x-mine")]:
+            assert get(server, f"/{name}")["Content-Type"] == media_type
+
+
+def test_types_config_that_is_not_there():
+    with pytest.raises(LaunchError, match=r"TypesConfig /nowhere: No such file .*: name a table"):
+        mpmkit.launch("event", TypesConfig="/nowhere")

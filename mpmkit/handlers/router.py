@@ -152,7 +152,7 @@ class Router:
         for place in self._places:
             if place.kind == "Alias":
                 self._files[place] = StaticFiles(
-                    place.root, files.index, directives.types, prefix=place.prefix
+                    place.root, files.index, files.types, prefix=place.prefix, options=files.options
                 )
         for static in self._files.values():
             static.handler_of = self.decide

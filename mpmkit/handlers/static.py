@@ -11,7 +11,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpmkit.http.messages import (
     METHODS,
@@ -25,15 +25,15 @@ from mpmkit.http.messages import (
 
 if TYPE_CHECKING:
     from mpmkit.connection import Connection
+    from mpmkit.directives import Directives
 
 SMALL = 65536  # bytes of a file that are kept in memory with its version
 VERSIONS_KEPT = 256  # files whose versions are remembered, at most SMALL bytes each
 
 ALLOW = b"Allow: GET,POST,OPTIONS,HEAD,TRACE\r\n"
 
-# More ranges than these, and the whole file is less work (MaxRanges, MaxRangeOverlaps and
-# MaxRangeReversals of httpd).
-MAX_RANGES, MAX_OVERLAPS, MAX_REVERSALS = 200, 20, 20
+MANY = 1 << 62  # no limit
+SETTLED = 60  # seconds after a file's change within which its date is too coarse to tell versions by
 BOUNDARY = os.urandom(8).hex().encode()  # the same in all children: they are forked later
 PIECE = 65536  # bytes of a large file's range that are read at a time
 
@@ -49,6 +49,28 @@ TYPES = {
 }  # fmt: skip
 
 
+class FileOptions(NamedTuple):
+    """What directives say about every file; defaults are httpd's.
+
+    etag        FileETag: what a tag is made of, of INode, MTime, Size; nothing: files have none
+    ranges, overlaps, reversals     MaxRanges, MaxRangeOverlaps, MaxRangeReversals: a request that asks
+                for more gets the whole file, which is less work; ranges 0: there are none
+    """
+
+    etag: tuple[str, ...] = ("MTime", "Size")
+    ranges: int = 200
+    overlaps: int = 20
+    reversals: int = 20
+
+    @classmethod
+    def of(cls, directives: Directives) -> FileOptions:
+        most = (directives.MaxRanges, directives.MaxRangeOverlaps, directives.MaxRangeReversals)
+        return cls(directives.FileETag, *(MANY if number < 0 else number for number in most))
+
+
+DEFAULTS = FileOptions()
+
+
 def signature_of(st: os.stat_result) -> tuple[int, int, int, int]:
     """What tells one version of a file from the next. The time of the inode's change is the part that
     nobody can set back: a copy with its old modification time is still another version."""
@@ -61,18 +83,23 @@ class Version:
     __slots__ = ("after", "etag", "fields", "filename", "get", "head", "mtime", "signature", "size")
 
     def __init__(
-        self, filename: str, st: os.stat_result, now: float, media_type: str | None
-    ) -> None:
+        self, filename: str, st: os.stat_result, now: float, media_type: str | None,
+        options: FileOptions = DEFAULTS,
+    ) -> None:  # fmt: skip
         self.filename = filename
         self.signature = signature_of(st)
         self.size = st.st_size
         self.mtime = int(st.st_mtime)
         # Weak while the file may still change within the clock's grain (httpd: ap_make_etag).
         weak = "W/" if now - st.st_mtime < 1 else ""
-        self.etag = f'{weak}"{st.st_size:x}-{st.st_mtime_ns // 1000:x}"'.encode()
-        self.fields = b"Last-Modified: %b\r\nETag: %b\r\nAccept-Ranges: bytes\r\n" % (
-            http_date(st.st_mtime).encode(), self.etag,
-        )  # fmt: skip
+        numbers = {"INode": st.st_ino, "Size": st.st_size, "MTime": st.st_mtime_ns // 1000}
+        made_of = "-".join(f"{numbers[name]:x}" for name in numbers if name in options.etag)
+        self.etag = f'{weak}"{made_of}"'.encode() if made_of else b""
+        self.fields = b"Last-Modified: %b\r\n%bAccept-Ranges: %b\r\n" % (
+            http_date(st.st_mtime).encode(),
+            b"ETag: %b\r\n" % self.etag if self.etag else b"",
+            b"bytes" if options.ranges else b"none",
+        )
         self.after = b"Content-Type: %b\r\n\r\n" % media_type.encode() if media_type else b"\r\n"
         # httpd leaves the length out of a HEAD's answer when it is 0.
         length = b"Content-Length: %d\r\n" % self.size
@@ -116,11 +143,13 @@ class StaticFiles:
         types: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
         prefix: str = "",
+        options: FileOptions = DEFAULTS,
     ) -> None:
         self.root = os.path.realpath(root)
         self._skip = len(prefix.rstrip("/"))
         self.index = index
         self.types = {**TYPES, **(types or {})}
+        self.options = options
         self._clock = clock
         self._versions: dict[str, Version] = {}
 
@@ -146,17 +175,22 @@ class StaticFiles:
                 case "HEAD" if not request.conditional:
                     return version.head
                 case "GET" | "HEAD" | "POST":
-                    return _conditional(request, version) or (
-                        version.head
-                        if request.method == "HEAD"
-                        else _ranged(request, version) or version.response()
-                    )
+                    return self._conditional(request, version)
                 case "OPTIONS":
                     return Response(200, ALLOW + b"Content-Length: 0\r\n", version.after)
                 case _:
                     return _not_allowed(request)
         except OSError as error:
             return self._refused(error, request)
+
+    def _conditional(self, request: Request, version: Version) -> Response:
+        """The answer to a request with a Range or an If-… header."""
+        now = self._clock()
+        if (refusal := _precondition(request, version, now)) is not None:
+            return refusal
+        if request.method == "HEAD":
+            return version.head
+        return _ranged(request, version, self.options, now) or version.response()
 
     def find(self, request: Request, conn: Connection) -> Version | Response:
         """The file that the request's path names, or the response that says why there is none."""
@@ -184,7 +218,7 @@ class StaticFiles:
                 return page(403, request.method)
             now = self._clock()
             version = Version(
-                filename, st, now, self._media_type(filename)
+                filename, st, now, self._media_type(filename), self.options
             )
         except (OSError, ValueError) as error:
             return self._refused(error, request)
@@ -216,6 +250,16 @@ class StaticFiles:
         return page(404 if missing else 403, request.method)
 
 
+def read_types(file: str) -> dict[str, str]:
+    """A table of media types, as TypesConfig names: `text/html  html htm` a line. Raises OSError."""
+    types: dict[str, str] = {}
+    with open(file, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            media_type, *extensions = line.partition("#")[0].split() or [""]
+            types |= {f".{extension.lower()}": media_type for extension in extensions}
+    return types
+
+
 def moved(
     request: Request, conn: Connection, path: bytes, canonical: bytes | None = None
 ) -> Response:
@@ -240,7 +284,7 @@ def _not_allowed(request: Request) -> Response:
     return page(405 if request.method in METHODS else 501, extra=ALLOW)
 
 
-def _conditional(request: Request, version: Version) -> Response | None:
+def _precondition(request: Request, version: Version, now: float) -> Response | None:
     """The answer to If-Match, If-None-Match and the dates (RFC 9110, 13.2.2); None: send the file."""
     match = request.get(b"if-match")
     if match is not None:
@@ -257,7 +301,8 @@ def _conditional(request: Request, version: Version) -> Response | None:
     else:
         since = request.get(b"if-modified-since")
         when = parse_http_date(since) if since else None
-        unchanged = when is not None and version.mtime <= when
+        # A date that is still to come is nobody's Last-Modified.
+        unchanged = when is not None and version.mtime <= when <= now
     if unchanged and request.method in ("GET", "HEAD"):
         return Response(304, version.fields, b"\r\n")
     if unchanged and none_match is not None:
@@ -265,13 +310,15 @@ def _conditional(request: Request, version: Version) -> Response | None:
     return None
 
 
-def _ranged(request: Request, version: Version) -> Response | None:
+def _ranged(
+    request: Request, version: Version, options: FileOptions, now: float
+) -> Response | None:
     """The answer to Range (RFC 9110, 14.2); None: send the whole file. Raises OSError."""
     header = request.get(b"range")
-    if header is None or request.method == "POST" or not _if_range(request, version):
+    if header is None or request.method == "POST" or not _if_range(request, version, now):
         return None
     size = version.size
-    ranges = parse_ranges(header, size)
+    ranges = parse_ranges(header, size, options)
     if ranges is None:
         return None
     if not ranges:
@@ -316,7 +363,9 @@ def _parts(
     yield last
 
 
-def parse_ranges(header: bytes, size: int) -> list[tuple[int, int]] | None:
+def parse_ranges(
+    header: bytes, size: int, options: FileOptions = DEFAULTS
+) -> list[tuple[int, int]] | None:
     """First and last bytes that a Range header asks for; neighbours that touch are joined.
 
     []: none of them is in the file. None: the header is to be ignored, because it is no valid one
@@ -326,7 +375,7 @@ def parse_ranges(header: bytes, size: int) -> list[tuple[int, int]] | None:
     if unit.lower() != b"bytes":
         return None
     asked = text.split(b",")
-    if len(asked) > MAX_RANGES:
+    if len(asked) > options.ranges:
         return None
     ranges: list[tuple[int, int]] = []
     overlaps = reversals = 0
@@ -351,27 +400,30 @@ def parse_ranges(header: bytes, size: int) -> list[tuple[int, int]] | None:
                 start, end = min(start, before), max(end, until)
                 ranges.pop()
         ranges.append((start, end))
-    if overlaps > MAX_OVERLAPS or reversals > MAX_REVERSALS:
+    if overlaps > options.overlaps or reversals > options.reversals:
         return None
     if sum(end + 1 - start for start, end in ranges) > size:
         return None
     return ranges
 
 
-def _if_range(request: Request, version: Version) -> bool:
-    """Is If-Range, if there is one, about this very version? Weak tags are about none."""
+def _if_range(request: Request, version: Version, now: float) -> bool:
+    """Is If-Range, if there is one, about this very version? Weak tags are about none, and no more is
+    the date of a file that has just changed: it may have had two versions within that second."""
     validator = request.get(b"if-range")
     if validator is None:
         return True
     if validator.endswith(b'"'):
         return validator == version.etag and not validator.startswith(b"W/")
-    return parse_http_date(validator) == version.mtime
+    return parse_http_date(validator) == version.mtime and now - version.mtime >= SETTLED
 
 
 def _etag_in(header: bytes, etag: bytes, *, strong: bool) -> bool:
     """Is `etag` among the listed ones? Strong comparison never matches a weak tag."""
     if header.strip() == b"*":
         return True
+    if not etag:
+        return False
     listed = [tag.strip() for tag in header.split(b",")]
     if strong:
         return not etag.startswith(b"W/") and etag in listed

@@ -271,16 +271,34 @@ def http_date(seconds: float) -> str:
 
 
 def parse_http_date(value: bytes) -> int | None:
-    """Seconds since the epoch of an IMF-fixdate; None for anything else (then it is ignored)."""
+    """Seconds since the epoch of a date in one of HTTP's three forms (RFC 9110, 5.6.7):
+
+        Sun, 06 Nov 1994 08:49:37 GMT       what everybody sends
+        Sunday, 06-Nov-94 08:49:37 GMT      RFC 850's; of two digits, 70 to 99 are of the last century
+        Sun Nov  6 08:49:37 1994            asctime's
+
+    None for anything else: then the header is ignored.
+    """
     try:
-        day, month, year, clock, zone = value.decode("ascii").split(", ", 1)[1].split(" ")
-        hour, minute, second = map(int, clock.split(":"))
-        if zone != "GMT" or month not in _MONTHS:
+        match value.decode("ascii").replace("-", " ").split():
+            case [name, day, month, year, clock, "GMT"] if name.endswith(","):
+                pass
+            case [_, month, day, clock, year]:
+                pass
+            case _:
+                return None
+        hour, minute, second = clock.split(":")
+        numbers = (year, day, hour, minute, second)
+        if month not in _MONTHS or not all(number.isdigit() for number in numbers):
             return None
+        century = (2000 if int(year) < 70 else 1900) if len(year) == 2 else 0
         from calendar import timegm
 
-        return timegm((int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second))
-    except (ValueError, IndexError, UnicodeDecodeError):
+        return timegm((
+            century + int(year), _MONTHS.index(month) + 1, int(day),
+            int(hour), int(minute), int(second),
+        ))  # fmt: skip
+    except (ValueError, OverflowError):
         return None
 
 

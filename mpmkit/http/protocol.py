@@ -29,7 +29,14 @@ import re
 import h11
 
 from mpmkit.directives import Directives
-from mpmkit.http.messages import PROTOCOL_TEXT, REQUEST_TEXT, Request, RequestError, text_field
+from mpmkit.http.messages import (
+    METHODS,
+    PROTOCOL_TEXT,
+    REQUEST_TEXT,
+    Request,
+    RequestError,
+    text_field,
+)
 
 HEADS_REMEMBERED = 512
 LONGEST_REMEMBERED = 2048
@@ -245,6 +252,8 @@ def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connec
     request.close = b"close" in connection or (
         request.version == (1, 0) and not request.asks_keep_alive
     )
+    if request.method not in METHODS and "RegisteredMethods" in directives.HttpProtocolOptions:
+        raise RequestError(501, f"{request.method} is no method of httpd's registry")
     request.length = 0
     request.expect_continue = False
     if parser is not None:
