@@ -79,6 +79,8 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "query of 9000": (target(b"/?" + b"a" * 9000), 414),
     "method of 9000": (line(b"A" * 9000 + b" / HTTP/1.1"), 414),
     "eleven blank lines": (b"\r\n" * 11 + GET + HOST + b"\r\n", 400),
+    "blank bare carriage returns": (b"\r\r\r\n" + GET + HOST + b"\r\n", 400),
+    "a carriage return before the request line": (b"\r" + GET + HOST + b"\r\n", 400),
     "blank bare line feeds": (b"\n\n" + GET + HOST + b"\r\n", 400),
     "a reply": (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 400),
     "TLS hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)) * 2, 400),

@@ -45,6 +45,7 @@ BLANK_LINES = 10  # httpd accepts this many before a request line (DEFAULT_LIMIT
 _REQUEST_LINE = re.compile(
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP/[1-9]\.[0-9]\Z"
 )
+_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _SIMPLE_REQUEST = re.compile(rb"GET ([\x21-\x7e\x80-\xff]+)\r\n")
 _PLAIN_START = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/1\.([01])\r\n")
 _PLAIN_FIELD = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\0\n\v\f\r]*)\r$", re.MULTILINE)
@@ -140,6 +141,8 @@ class Protocol:
                 raise RequestError(400, "blank lines instead of a request line")
             if buffer in (b"", b"\r"):
                 return None
+            if buffer.startswith(b"\r"):
+                raise RequestError(400, "a carriage return instead of a request line")
             self._buffer = buffer
             return self.next_request()
         if (simple := _SIMPLE_REQUEST.match(buffer)) and "Allow0.9" in self._directives.HttpProtocolOptions:
@@ -315,7 +318,10 @@ def check_limits(head: bytes, directives: Directives, *, complete: bool) -> None
     limit = directives.LimitRequestLine
     line_end = head.find(b"\r\n")
     if (line_end if line_end >= 0 else len(head) - head.endswith(b"\r")) > limit + 1:
-        raise RequestError(414, f"request line over LimitRequestLine {limit}")
+        # Whichever of the two comes first in the bytes: the answer must not depend on how they are cut.
+        bare = _BARE_LINE_FEED.search(head, 0, limit + 2)
+        if bare is None:
+            raise RequestError(414, f"request line over LimitRequestLine {limit}")
     if head.count(b"\n") != head.count(b"\r\n"):
         raise RequestError(400, "a line ends in a bare line feed")
     if line_end < 0:

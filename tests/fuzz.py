@@ -1,0 +1,415 @@
+"""Any bytes, cut anywhere, against the path of a request: from the socket to the answer.
+
+    python -m tests.fuzz --minutes 10          from the repository; needs no server and no network
+    python -m tests.fuzz FILE ...              try single cases again, with the whole traceback
+
+`check(stream)` is what must hold of every stream of bytes:
+
+* it is answered: nothing is raised, and nobody waits for more after the client has closed;
+* the answers are the same however the stream is cut, in one's own thread (prefork, worker) and as
+  event reads, and whether or not the same heads have been seen before;
+* what is taken for a request is one for h11, too, and is read in the same way: by the short way for
+  plain heads as well as by the memory of heads.
+
+With Atheris installed (`pip install atheris`) the search is led by coverage; without it Hypothesis
+changes known streams. A stream that breaks a rule is kept in tests/data/fuzz, where tests/test_fuzz.py
+tries it from then on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+FOUND = HERE / "data" / "fuzz"
+LONGEST = 40_000  # bytes of a stream that are tried
+PATIENCE = 20  # reads after the client's close that nobody should need
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+try:
+    import atheris
+except ImportError:
+    atheris = None
+
+# Coverage is counted of what is imported within.
+with (
+    atheris.instrument_imports(include=["mpmkit", "h11"])
+    if atheris is not None and __name__ == "__main__"
+    else nullcontext()
+):
+    import h11
+
+    from mpmkit.connection import Connection, Disconnected
+    from mpmkit.core import Service, finish_request, process_request
+    from mpmkit.directives import check as check_directives
+    from mpmkit.directives import from_keywords
+    from mpmkit.http.messages import Request, RequestError, Response, text
+    from mpmkit.http.protocol import Protocol, read_plain
+    from mpmkit.logs import ErrorLog
+
+# Small limits, so that a fuzzer meets them.
+DIRECTIVES, _ = check_directives(
+    "event",
+    from_keywords(
+        "event", LimitRequestLine=200, LimitRequestFieldSize=300, LimitRequestFields=12,
+        LimitRequestBody=2000, MaxKeepAliveRequests=6, ErrorLog="/dev/null", LogLevel="emerg",
+    ),
+)  # fmt: skip
+
+
+# -- a client that is a list of pieces ------------------------------------------------------------
+
+
+class Pieces:
+    """A socket on whose other side somebody sends `pieces` and closes."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.coming = pieces[::-1]
+        self.here = b""
+        self.sent = b""
+        self.closed = False
+        self.vain = 0
+
+    def arrive(self) -> None:
+        """The next piece, or the close."""
+        if self.coming:
+            self.here += self.coming.pop()
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        assert not self.closed, "a read after the close"
+        if not self.here and not self.coming:
+            self.vain += 1
+            assert self.vain < PATIENCE, "it reads on and on"
+            return b""
+        if not self.here:
+            if flags:
+                raise BlockingIOError
+            self.arrive()
+        data, self.here = self.here[:size], self.here[size:]
+        return data
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        assert not self.closed, "sent after the close"
+        self.sent += bytes(data)
+        return len(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def fileno(self) -> int:
+        return 99
+
+    def setsockopt(self, *args: Any) -> None:
+        pass
+
+
+class Slot:
+    """A scoreboard's slot that nobody looks at."""
+
+    def set(self, state: int) -> None:
+        pass
+
+    requested = set
+
+    def served(self, *args: Any) -> None:
+        pass
+
+
+def handler(request: Request, conn: Connection) -> Response:
+    """Answers with what it was told; reads the body, or leaves it, or reads it while it answers."""
+    told = b"%b %b %d" % (request.method.encode(), request.target, len(request.headers))
+    if request.path.startswith("/lazy"):
+        return Response(200, b"", b"Content-Type: text/plain\r\n\r\n", lazily(conn, told), None)
+    if request.method in ("POST", "PUT"):
+        body = b""
+        while piece := conn.read_body():
+            body += piece
+        told += b" %d %d" % (len(body), zlib.crc32(body))
+    return text(200, told + b"\n", b"text/plain", request.method)
+
+
+def lazily(conn: Connection, told: bytes) -> Iterator[bytes]:
+    yield told
+    count = 0
+    while piece := conn.read_body():
+        count += len(piece)
+    yield b" %d" % count
+
+
+def answers(pieces: list[bytes], service: Service, *, event: bool) -> tuple[bytes, bool | None]:
+    """What the client of these pieces gets, without what depends on the moment; and was it closed?"""
+    sock = Pieces(pieces)
+    conn = Connection(
+        sock, ("127.0.0.1", 1), DIRECTIVES, service.heads, service.first_timeout, event
+    )  # type: ignore[arg-type]
+    slot: Any = Slot()
+    try:
+        if event:
+            as_event_does(conn, sock, slot, service)
+        else:
+            while process_request(conn, slot, service):
+                pass
+    except Disconnected:
+        pass
+    sent = re.sub(rb"Date: [^\r]*\r\n", b"", sock.sent)
+    return sent.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b""), getattr(conn, "keep_alive", None)
+
+
+def as_event_does(conn: Connection, sock: Pieces, slot: Any, service: Service) -> None:
+    """`EventChild.process_connection`, with `arrive` for what epoll tells."""
+    while True:
+        if conn.pending is not None:
+            assert conn.flush()
+            alive = finish_request(conn, slot, service)
+        else:
+            if conn.kept and not conn.protocol.pending and not conn.fill():
+                sock.arrive()
+                continue
+            alive = process_request(conn, slot, service)
+            if conn.pending is not None:
+                continue
+        if not alive:
+            return
+
+
+# -- what must hold -------------------------------------------------------------------------------
+
+
+def cuts(stream: bytes) -> Iterator[list[bytes]]:
+    """Ways to cut it: not at all, everywhere, between CR and LF, and a few by chance (always the same)."""
+    yield [stream]
+    if len(stream) <= 1500:
+        yield [bytes([byte]) for byte in stream]
+    yield re.findall(rb"[^\r]*\r|[^\r]+", stream)
+    chance = random.Random(zlib.crc32(stream))
+    for count in (1, 2, 5):
+        places = sorted(chance.choices(range(len(stream) + 1), k=count))
+        ends = [*places, len(stream)]
+        yield [stream[a:b] for a, b in zip([0, *places], ends, strict=True) if a < b]
+
+
+QUIET = os.open(os.devnull, os.O_WRONLY)
+
+
+def new_service() -> Service:
+    return Service(DIRECTIVES, handler, None, ErrorLog(QUIET, "emerg"))
+
+
+def check(stream: bytes) -> None:
+    """Raises AssertionError, or whatever a server would have died of."""
+    stream = stream[:LONGEST]
+    expected = None
+    remembering = new_service()
+    for pieces in cuts(stream):
+        for service in (new_service(), remembering):
+            for event in (False, True):
+                got = answers(pieces, service, event=event)
+                if expected is None:
+                    expected = got
+                assert got == expected, f"{'event' if event else 'blocking'}, cut {pieces!r}"
+    for request in requests(stream):
+        agrees(request)
+    head = stream.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    plain = Request()
+    if read_plain(plain, head, DIRECTIVES):
+        event_of = by_h11(head)
+        assert event_of is not None, "plain, and h11 refuses it"
+        assert (plain.method.encode(), plain.target) == (event_of.method, event_of.target)
+        assert list(plain.headers) == list(event_of.headers)
+        assert b"%d.%d" % plain.version == event_of.http_version
+
+
+def requests(stream: bytes) -> Iterator[Request]:
+    """The requests that a Protocol finds."""
+    protocol = Protocol(DIRECTIVES, {})
+    protocol.feed(stream)
+    try:
+        while protocol.pending and (request := protocol.next_request()) is not None:
+            yield request
+            while protocol.in_body:
+                if protocol.next_piece() is None:
+                    return
+    except RequestError:
+        pass
+
+
+def by_h11(head: bytes) -> h11.Request | None:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(head)
+    try:
+        event = connection.next_event()
+    except h11.RemoteProtocolError:
+        return None
+    return event if isinstance(event, h11.Request) else None
+
+
+def agrees(request: Request) -> None:
+    """A request of ours is h11's, but for what httpd adds: HTTP/0.9, and one host and one framing."""
+    if request.version == (0, 9):
+        return
+    event = by_h11(request.head)
+    assert event is not None, f"h11 refuses {request.head!r}"
+    assert (request.method.encode(), request.target) == (event.method, event.target)
+    ours, theirs = (
+        [field for field in headers if field[0] not in (b"host", b"content-length")]
+        for headers in (request.headers, event.headers)
+    )
+    assert ours == theirs
+    framing = {name: value for name, value in event.headers
+               if name in (b"content-length", b"transfer-encoding")}  # fmt: skip
+    if b"transfer-encoding" in framing:
+        assert request.length is None
+    else:
+        assert request.length == int(framing.get(b"content-length", 0))
+
+
+# -- streams to begin with ------------------------------------------------------------------------
+
+
+def seeds() -> list[bytes]:
+    """The recordings, the malformed requests of the tests, and what was found before."""
+    from test_malformed import REFUSED
+
+    raw = [path.read_bytes() for path in sorted((HERE / "data" / "raw").glob("*.req"))]
+    own = [path.read_bytes() for path in sorted(FOUND.glob("*.bin"))]
+    get, host = b"GET /a?b HTTP/1.1\r\nHost: x\r\n", b"\r\n"
+    post = b"POST /p HTTP/1.1\r\nHost: x\r\n"
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n4;a=b\r\nbody\r\n0\r\nX: y\r\n\r\n"
+    made = [
+        (get + host) * 8, b"\r\n" * 3 + get + host, (post + chunked + b"\r\n") * 2 + get + host,
+        post + b"Content-Length: 4\r\n\r\nbody" + get + b"Connection: close\r\n\r\n",
+        post.replace(b"/p", b"/lazy") + chunked + get + host,
+        post + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc" + get + host,
+        b"GET /old\r\n" + get + host, get + b"Range: bytes=0-1\r\nConnection: keep-alive\r\n\r\n",
+        b"GET http://y/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2,
+    ]  # fmt: skip
+    return [*own, *made, *raw, *(data for data, _ in REFUSED.values())]
+
+
+PARTS = [
+    b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" ", b"\t", b"\0", b":", b"\xff", b"0", b"-1", b"HTTP/1.1",
+    b"HTTP/1.0", b"Host: y\r\n", b"Content-Length: 3\r\n", b"Content-Length: 3, 3\r\n",
+    b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip, chunked\r\n", b"Expect: x\r\n",
+    b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"Upgrade: h2c\r\n", b"GET / HTTP/1.1\r\n",
+    b"Host: x\r\n\r\n", b"POST /lazy HTTP/1.1\r\n", b"ffffffffffffffff\r\n", b"a" * 250, b"%00", b"%2f",
+    b"/../", b"0\r\n\r\n", b"3\r\nabc\r\n", b";" + b"e" * 200, b" folded: x\r\n", b"GET /\r\n",
+]  # fmt: skip
+
+
+def changed(stream: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
+    """`stream` with some of its bytes removed and others put there."""
+    for place, removed, added in changes:
+        at = place % (len(stream) + 1)
+        stream = stream[:at] + added + stream[at + removed :]
+    return stream
+
+
+def streams() -> Any:
+    """Hypothesis's: known streams, joined and changed."""
+    from hypothesis import strategies as st
+
+    known = st.sampled_from(seeds())
+    change = st.tuples(
+        st.integers(0, 1 << 16), st.integers(0, 12), st.sampled_from(PARTS) | st.binary(max_size=4)
+    )
+    return st.builds(
+        changed, st.lists(known, min_size=1, max_size=3).map(b"".join), st.lists(change, max_size=6)
+    )
+
+
+# -- the search -----------------------------------------------------------------------------------
+
+
+def keep(stream: bytes) -> Path:
+    FOUND.mkdir(exist_ok=True)
+    path = FOUND / f"{zlib.crc32(stream):08x}.bin"
+    path.write_bytes(stream)
+    return path
+
+
+def by_coverage(seconds: float) -> None:
+    """Atheris: ends the process; what it finds it writes into tests/data/fuzz."""
+    import tempfile
+
+    corpus = tempfile.mkdtemp(prefix="mpmkit-fuzz-")
+    for number, seed in enumerate(seeds()):
+        (Path(corpus) / f"{number}").write_bytes(seed)
+    dictionary = Path(corpus + ".dict")
+    dictionary.write_text(
+        "".join('"' + "".join(f"\\x{c:02x}" for c in part) + '"\n' for part in PARTS)
+    )
+
+    def one(data: bytes) -> None:
+        try:
+            check(data)
+        except BaseException:
+            print(f"kept as {keep(data)}", file=sys.stderr)
+            raise
+
+    atheris.Setup(
+        [sys.argv[0], corpus, f"-max_total_time={int(seconds)}", "-max_len=3000", "-timeout=20",
+         f"-dict={dictionary}", "-print_final_stats=1", "-rss_limit_mb=0"], one,
+    )  # fmt: skip
+    print(f"corpus in {corpus}: remove it when you have seen it", file=sys.stderr)
+    atheris.Fuzz()
+
+
+def by_chance(seconds: float) -> int:
+    """Hypothesis: in rounds, until the time is over. Returns 1 when something was found."""
+    from hypothesis import HealthCheck, given, settings
+
+    until = time.monotonic() + seconds
+    count = 0
+
+    @settings(max_examples=2000, deadline=None, database=None,
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(streams())
+    def round_(stream: bytes) -> None:
+        nonlocal count
+        if time.monotonic() > until:
+            return
+        count += 1
+        last[0] = stream
+        check(stream)
+
+    last = [b""]
+    while time.monotonic() < until:
+        try:
+            round_()
+        except BaseException:
+            print(f"kept as {keep(last[0])}", file=sys.stderr)
+            raise
+    print(f"{count} streams, nothing found")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.split("\n")[0])
+    parser.add_argument("files", nargs="*", type=Path, help="try these streams only")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--hypothesis", action="store_true", help="even if Atheris is installed")
+    args = parser.parse_args()
+    for path in args.files:
+        check(path.read_bytes())
+        print(f"{path}: fine")
+    if args.files:
+        return 0
+    if atheris is not None and not args.hypothesis:
+        by_coverage(args.minutes * 60)
+    return by_chance(args.minutes * 60)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
