@@ -27,8 +27,8 @@ import ssl
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from mpmkit.connection import Connection, Disconnected, ReadDeadline
-from mpmkit.directives import DirectiveError, Directives
+from mpmkit.connection import Connection, Disconnected, ReadDeadline, Received
+from mpmkit.directives import DirectiveError, Directives, RequestReadTimeout
 from mpmkit.http.messages import Request, RequestError
 from mpmkit.listen import SecureSocket
 
@@ -124,10 +124,12 @@ def accepted(service: Service, sock, peer, *, nonblocking: bool = False) -> Conn
 class Session:
     """The encryption of one connection. Knows the socket, not the connection."""
 
-    __slots__ = ("_incoming", "_outgoing", "_sock", "full", "object")
+    __slots__ = ("_incoming", "_outgoing", "_patience", "_sock", "full", "object")
 
-    def __init__(self, context: ssl.SSLContext, sock: socket.SocketType) -> None:
+    def __init__(self, context: ssl.SSLContext, sock: socket.SocketType, patience: float) -> None:
+        """patience: seconds that a record may take to come, once it has begun."""
         self._sock = sock
+        self._patience = patience
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self.full = False  # the last read of the socket took all that it asked for
@@ -145,9 +147,11 @@ class Session:
     def recv(self, size: int, flags: int = 0) -> bytes:
         """As a socket's `recv`, but all that is there and can be decrypted: `size` is no limit.
 
-        Raises BlockingIOError and OSError as a socket does (a ssl.SSLError is an OSError).
+        Raises BlockingIOError and OSError as a socket does (a ssl.SSLError is an OSError). A record
+        in many small pieces is one read: the clock of it runs here, for no one else sees the pieces.
         """
         read = self.object.read
+        began = 0.0
         while True:
             try:
                 data = read(RECORD)
@@ -165,7 +169,10 @@ class Session:
                         except ssl.SSLError:
                             break  # the next read will say it again
                 return data
+            if began and monotonic() - began > self._patience:
+                raise BlockingIOError
             raw = self._sock.recv(RECORD, flags)
+            began = began or monotonic()
             self.full = len(raw) == RECORD
             if raw:
                 self._incoming.write(raw)
@@ -190,6 +197,18 @@ class Session:
     def said(self) -> bytes:
         """What OpenSSL has to say during the handshake, an alert included."""
         return self._outgoing.read()
+
+
+def record_time(rule: RequestReadTimeout) -> float:
+    """Seconds that RequestReadTimeout leaves for one record: a stage's, and what its bytes buy."""
+    longest = 0.0
+    for init, rate in (
+        (rule.header_init, rule.header_rate), (rule.body_init, rule.body_rate)
+    ):  # fmt: skip
+        if not init:
+            return float("inf")  # only Timeout counts, for each single read
+        longest = max(longest, init + (RECORD / rate if rate else 0))
+    return longest
 
 
 class TlsConnection(Connection):
@@ -221,8 +240,8 @@ class TlsConnection(Connection):
     def _handshake(self) -> bool:
         """False: there will be no request."""
         assert self.context is not None
-        session = Session(self.context, self.sock)
         rule, timeout = self._directives.RequestReadTimeout, self._directives.Timeout
+        session = Session(self.context, self.sock, record_time(rule))
         deadline = ReadDeadline(
             timeout, rule.handshake_init, rule.handshake_max, rule.handshake_rate, monotonic()
         )
@@ -245,7 +264,11 @@ class TlsConnection(Connection):
         except (TimeoutError, OSError, Disconnected):
             return False
         self.session = session
+        counted = self.recv
         self.recv = session.recv
+        if isinstance(counted, Received):  # for a log's %I: the handshake's bytes, then the decrypted
+            self.recv = Received(session.recv)
+            self.recv.count = counted.count
         return True
 
     def fill(self) -> bool:

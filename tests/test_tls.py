@@ -296,6 +296,40 @@ def test_a_silent_client_after_the_handshake_is_closed(mpm, document_root):
             assert read_reply(client.until_closed(6.0)).status == 408
 
 
+def test_a_record_that_trickles_in_is_not_waited_for_for_ever(mpm, document_root):
+    """Each byte comes in time for a read, and the record as a whole does not."""
+    rule = {"directives": ("RequestReadTimeout header=1 body=1",)}
+    with serving(mpm, document_root=document_root, tls=True, **rule) as server:
+        with RawTlsClient(server) as client:
+            client.handshake()
+            record = client.encrypted(get_of(b"/file.txt?" + b"x" * 1000))
+            client.sock.settimeout(0.1)
+            began = time.monotonic()
+            for byte in record:
+                try:
+                    client.sock.sendall(bytes([byte]))
+                    if client.sock.recv(65536) == b"":
+                        break
+                except TimeoutError:
+                    pass
+                except OSError:
+                    break
+                assert time.monotonic() - began < 8, "the server still waits"
+            assert time.monotonic() - began > 0.9
+
+
+def test_what_a_log_counts_as_received(mpm, document_root, tmp_path):
+    log = tmp_path / "log"
+    lines = ('LogFormat "%I %m" counted', f"CustomLog {log} counted")
+    with serving(mpm, document_root=document_root, tls=True, directives=lines) as server:
+        with TlsClient(server) as client:
+            client.get()
+            client.get("/file.txt", method="POST", body=b"x" * 1000)
+        counts = poll_until(lambda: len(log.read_text().split()) == 4 and log.read_text().split(),
+                            what="two lines")
+    assert int(counts[0]) > 60 and int(counts[2]) > 1000
+
+
 def test_a_slow_reader_of_a_page_frees_event_s_thread(mpm, document_root):
     options = {"SendBufferSize": 4096, "KeepAliveTimeout": 60}
     with serving(mpm, document_root=document_root, tls=True, **options) as server:
