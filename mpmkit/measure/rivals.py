@@ -279,6 +279,11 @@ class Httpd(Rival):
             'TypesConfig "mime.types"',
             f'DocumentRoot "{self._served}"',
             "DirectoryIndex index.html",
+            # As in every distribution's file; without it httpd looks for a .htaccess in each
+            # directory from / downwards, at every request, which ours never does.
+            "<Directory />",
+            "    AllowOverride None",
+            "</Directory>",
             f'<Directory "{self._served}">',
             "    Require all granted",
             "</Directory>",
