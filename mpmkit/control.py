@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mpmkit import pidfile
-from mpmkit.directives import LEVELS, DirectiveError, Setting
+from mpmkit.directives import LEVELS, DirectiveError, Note, Setting
 from mpmkit.httpd_conf import Conf
 from mpmkit.listen import ListenError, open_listeners
 from mpmkit.logs import LogError
@@ -198,9 +198,9 @@ def main(argv: Sequence[str]) -> int:
         if conf is not None and chosen.word in ("stop", "graceful-stop") and not chosen.test:
             return stop_anyway(conf, chosen.word)
         return 1
-    for note in notes:
+    for note in (*notes, *name_note(directives.ServerName)):
         if loud(note.level, chosen.level or directives.LogLevel):
-            warning = "WARNING: " if note.level == "warn" else ""
+            warning = "WARNING: " if note.level == "warn" and note.ah != "AH00558" else ""
             tell(f"{note.ah}: {warning}{note.text}" if note.ah else f"{warning}{note.text}")
     if chosen.print or chosen.dumps:
         from mpmkit import listings
@@ -210,6 +210,11 @@ def main(argv: Sequence[str]) -> int:
         else:
             print(listings.dump(chosen.dumps, conf, directives, chosen.defines), end="")
         return 0
+    log = os.path.dirname(directives.ErrorLog or "")
+    if not os.path.isdir(log):
+        tell(f"(2)No such file or directory: AH02291: ErrorLog {directives.ErrorLog}: there is no directory {log}: make it")
+        tell("AH00014: Configuration check failed")
+        return 1
     if chosen.test:
         tell("Syntax OK")
         return 0
@@ -223,6 +228,19 @@ def main(argv: Sequence[str]) -> int:
     except FAILURES as error:
         tell_failure(error)
         return 1
+
+
+def name_note(server_name: str) -> list[Note]:
+    """What httpd says of a machine that has no full name, where no ServerName tells it."""
+    if server_name:
+        return []
+    import socket
+
+    name = socket.getfqdn()
+    if "." in name:
+        return []
+    text = f"httpd: this machine's full name is unknown, {name} has to do: set ServerName"
+    return [Note("AH00558", "warn", text)]
 
 
 def say_at_once(what: str) -> int:

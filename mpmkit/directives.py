@@ -217,9 +217,9 @@ def _based_number(words: Words) -> int:
 
 
 def _exact_number(words: Words) -> int:
-    """A whole number and nothing else (the few numbers that httpd reads strictly)."""
+    """A whole number of 63 bits and nothing else (the few numbers that httpd reads strictly)."""
     digits = words[0].removeprefix("-").removeprefix("+")
-    if not (digits.isascii() and digits.isdigit()) or len(digits) > 18:
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 19 or int(digits) >= 1 << 63:
         raise ValueError(f'takes a whole number, not "{words[0]}"')
     return int(words[0])
 
@@ -458,6 +458,8 @@ def _read_timeout(words: Words) -> dict[str, float]:
         first, ceiling, minimum = (int(number) for number in numbers)
         if dash and ceiling <= first:
             raise ValueError(f'takes a range whose end is above its start, not "{word}"')
+        if comma and not minimum:
+            raise ValueError(f'takes a MinRate above 0, not "{word}"')
         if dash and not minimum:
             raise ValueError(f'needs a rate with a range: "{word},MinRate=500"')
         changes |= {
@@ -680,8 +682,8 @@ ROWS = (
          "Connections beyond its threads that a child takes for each idle thread; only the "
          "integer part counts, and less than 1 counts as 1",
          takes="factor", unit="connections per idle thread", source="mpm", mpms=("event",)),
-    Spec("ThreadStackSize", _based_number, 0, "Stack of a worker thread; 0 is the system's",
-         takes="number", unit="bytes", source="mpm", mpms=THREADED, low=0, refused=True),
+    Spec("ThreadStackSize", _based_number, 0, "Stack of a worker thread; 0 is the system's; "
+         "nothing to prefork", takes="number", unit="bytes", source="mpm", low=0, refused=True),
     Spec("MaxMemFree", _based_number, 2048, "Free memory kept for each allocator; 0 is all of it",
          takes="number", unit="KiB", source="mpm", low=0, refused=True),
     Spec("GracefulShutdownTimeout", _seconds, 0.0,
@@ -730,7 +732,7 @@ ROWS = (
          "A format for the access log, and a nickname for it", takes="format [nickname]",
          source="mod_log_config", args=(1, 2), merge=_also),
     Spec("CustomLog", _custom_log, (), "Access log: a file, and a format or nickname",
-         takes="file [format]", source="mod_log_config", args=(1, 3), merge=_more),
+         takes="file format", source="mod_log_config", args=(2, 3), merge=_more),
     Spec("TransferLog", _custom_log, (), "Access log in the format last given without nickname",
          takes="file", source="mod_log_config", field="CustomLog", merge=_more),
     Spec("BufferedLogs", _on_off, False, "Collect lines of the access log and write several at once",

@@ -170,7 +170,7 @@ def bind(address: str, port: int) -> Listener:
             errno.EADDRNOTAVAIL: "this machine has no such address; use 127.0.0.1, or * for all",
         }.get(error.errno or 0, "see the Listen directive")
         raise ListenError(
-            f"AH00072: ({error.errno}){error.strerror}: cannot bind to {_text((host, port))}; {mend}"
+            f"({error.errno}){error.strerror}: AH00072: cannot bind to {_text((host, port))}; {mend}"
         ) from None
     except (OverflowError, socket.gaierror) as error:
         sock.close()

@@ -62,6 +62,7 @@ AH = {
     "built": ("AH00164", "AH00293", "AH00490"),
     "fork": ("AH00159", "AH00283", "AH00481"),
     "unknown": ("AH00167", "AH00291", "AH00488"),
+    "stack": ("", "AH02435", "AH02436"),
     "series": ("", "AH10393", "AH10392"),
 }
 
@@ -378,6 +379,7 @@ class Parent:
                 import threading
 
                 threading.excepthook = self._thread_failed
+                self._thread_stacks(threading.stack_size)
             status = self.child_class(self, slot).child_main()
         except SystemExit as exit:
             status = exit.code if isinstance(exit.code, int) else 1
@@ -390,6 +392,14 @@ class Parent:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+
+    def _thread_stacks(self, set_size: Callable[[int], int]) -> None:
+        """ThreadStackSize, for threads that are still to be started."""
+        size = self.setup.directives.ThreadStackSize
+        try:
+            set_size(size)
+        except ValueError:
+            self._note("stack", f"ThreadStackSize {size} cannot be: the system's own is used", "warn")
 
     def _thread_failed(self, failure: Any) -> None:
         """In a child: an error in the server's own code ends the process, as a crash of httpd's would.

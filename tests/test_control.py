@@ -458,7 +458,7 @@ def test_what_goes_wrong_is_told_before_the_terminal_is_left(house):
     for line, says in {
         "PidFile no/such/dir/x.pid": "AH00058: PidFile",
         "ScoreBoardFile no/such/dir/board": "AH00004",
-        "ErrorLog no/such/dir/log": "ErrorLog",
+        "ErrorLog no/such/dir/log": "(2)No such file or directory: AH02291: ErrorLog",
         "CustomLog no/such/dir/log common": "CustomLog",
     }.items():
         done = house.run("-k", "start", "-c", line)
@@ -467,11 +467,45 @@ def test_what_goes_wrong_is_told_before_the_terminal_is_left(house):
 
 
 def test_without_a_listen_there_is_nothing_to_serve(house):
-    house.file.write_text("LoadModule mpm_event_module x\n")
+    house.file.write_text("LoadModule mpm_event_module x\nServerName x\n")
     assert house.run("-t").returncode == 0
     done = house.run("-k", "start")
     assert done.returncode == 1
     assert done.stderr.startswith("no listening sockets available, shutting down\nAH00015: ")
+
+
+@pytest.mark.parametrize("name", ["host", "host.example"])
+def test_a_machine_without_a_full_name_is_told_of(house, name, monkeypatch, capsys):
+    house.file.write_text("LoadModule mpm_event_module x\n")
+    monkeypatch.setattr(socket, "getfqdn", lambda: name)
+    status, _, err = called("-f", str(house.file), "-t", capsys=capsys)
+    assert status == 0
+    assert err.startswith("AH00558: httpd: ") is (name == "host")
+    status, _, err = called("-f", str(house.file), "-t", "-c", "ServerName x", capsys=capsys)
+    assert (status, err) == (0, "Syntax OK\n")
+
+
+@pytest.mark.parametrize("mpm", ["worker", "event"])
+def test_a_stack_size_that_cannot_be_is_told_and_done_without(mpm, tmp_path):
+    house = House(tmp_path, mpm)
+    house.write(mpm, "ThreadStackSize 5")
+    pid = house.start()
+    assert house.get() == b"hello\n"
+    number = {"worker": "AH02435", "event": "AH02436"}[mpm]
+    assert re.search(rf"\[mpm_{mpm}:warn\] .* {number}: ThreadStackSize 5", house.log)
+    house.run("-k", "stop")
+    all_gone([pid], "the server")
+
+
+def test_threads_have_the_stack_that_is_asked_for(house):
+    house.write("event", "ThreadStackSize 786432", "ThreadsPerChild 2", "MaxRequestWorkers 2")
+    pid = house.start()
+    assert house.get() == b"hello\n"
+    (child,) = children_of(pid)
+    sizes = re.findall(r"^Size: +(\d+) kB$", Path(f"/proc/{child}/smaps").read_text(), re.M)
+    assert sizes.count("768") >= 3, "the listener's and two workers'"
+    house.run("-k", "stop")
+    all_gone([pid], "the server")
 
 
 def test_one_address_twice_is_refused(house, capsys):
@@ -600,6 +634,8 @@ def test_restarts_leave_no_descriptors_open(house):
 HTTPD = shutil.which("apache2", path="/usr/sbin:/usr/bin:" + os.environ.get("PATH", ""))
 MODULES = Path("/usr/lib/apache2/modules")
 
+REQTIMEOUT = f"LoadModule reqtimeout_module {MODULES}/mod_reqtimeout.so"
+
 # Command lines whose exit status, and shape of output, must be the same.
 SAME = {
     "a right file": ["-t"],
@@ -619,6 +655,9 @@ SAME = {
     "a corrected number": ["-t", "-c", "ThreadsPerChild 0"],
     "not running": ["-k", "stop"],
     "not running, gracefully": ["-k", "graceful-stop"],
+    "no directory for the log": ["-t", "-c", "ErrorLog no/such/dir/log"],
+    "no format for the log": ["-t", "-c", "CustomLog logs/x"],
+    "a rate of nought": ["-t", "-C", REQTIMEOUT, "-c", "RequestReadTimeout header=10,MinRate=0"],
     "a bad file, and stop": ["-k", "stop", "-c", "Nonsense 1"],
 }
 
@@ -662,7 +701,7 @@ def shape(text: str) -> list[str]:
         line = re.sub(r"^(\S*apache2|httpd): ", "NAME: ", line)
         if line.startswith("Usage:"):
             return [*lines, "Usage:"]
-        if (found := re.match(r"(AH\d+: (?:WARNING: |Syntax error on line \d+ of .*)?)", line)) or (
+        if (found := re.match(r"((?:\(\d+\)[^:]+: )?AH\d+: (?:WARNING: |Syntax error on line \d+ of .*)?)", line)) or (
             found := re.match(r"(Mutex default|PidFile|User|Group|Define: \w+)", line)
         ):
             lines.append(found[1])
