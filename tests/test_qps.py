@@ -19,6 +19,7 @@ from misbehaving import Misbehaving
 from test_records import ROW
 
 from mpmkit.load import drive
+from mpmkit.measure import beside as rivals_beside
 from mpmkit.measure import qps, records
 from mpmkit.measure.qps import (
     ARTICLE_DIRECTIVES,
@@ -272,8 +273,8 @@ def test_cells_are_interleaved():
         (1, "mpmkit", "event", ("static", "script")), (1, "httpd", "event", ("static",)),
         (1, "uvicorn", "", ("static", "script")), (2, "httpd", "event", ("static",)),
         (2, "uvicorn", "", ("static", "script")), (2, "mpmkit", "event", ("static", "script"))]
-    assert beside.contestant("uvicorn", "").stands_for == "event"
-    assert beside.contestant("mpmkit", "event") is None
+    assert beside.contestant("uvicorn", "", ("static",)).stands_for == "event"
+    assert beside.contestant("mpmkit", "event", ("static",)) is None
     scripts = plan(("script",), ("event",), scale="smoke", rounds=1, beside=("all",))
     assert [name for _, name, *_ in scripts.cells()] == [
         "mpmkit", "gunicorn-gthread", "uvicorn", "waitress"]
@@ -587,3 +588,64 @@ def test_the_real_servers_answer_every_request(tmp_path):
     assert [(r["mpm"], r["kind"]) for r in rows] == [(m, k) for m in MPMS for k in PAGES]
     assert all((r["requests"], r["failures"]) == (300, 0) for r in rows)
     assert table.order_reproduced is not None and len(table.text().split("\n\n")) == 3
+
+
+# -- ways to run a script -------------------------------------------------------------------------
+
+
+def test_the_script_table_has_a_group_for_each_way():
+    todo = plan(kinds=("script",), mpms=("prefork", "event"), scripts=("all",), beside=("httpd",),
+                rounds=1)
+    assert todo.kinds == ("script", "cgi", "php-fpm", "mod_php")
+    found = {(server, mpm): [] for _, server, mpm, _ in todo.cells()}
+    for _, server, mpm, kinds in todo.cells():
+        found[server, mpm].append(kinds)
+        who = todo.contestant(server, mpm, kinds)
+        assert (who is None) is (server == "mpmkit") and (who is None or who.kinds == kinds)
+    # php-fpm's processes are there only while its own page is measured.
+    assert found == {
+        ("mpmkit", "prefork"): [("script", "cgi"), ("php-fpm",)],
+        ("mpmkit", "event"): [("script", "cgi"), ("php-fpm",)],
+        ("httpd", "prefork"): [("cgi",), ("php-fpm",), ("mod_php",)],
+        ("httpd", "event"): [("cgi",), ("php-fpm",)],
+    }
+    assert todo.profiles["cgi"].path == "/hello.cgi"
+    only = plan(kinds=("static", "script"), scripts=("cgi",), rounds=1)
+    assert only.kinds == ("static", "cgi")
+    with pytest.raises(ValueError, match="script: 'ruby' is none of wsgi, cgi, php-fpm"):
+        plan(scripts=("ruby",))
+
+
+def test_rows_of_a_way_stand_in_a_group_of_their_own():
+    table = full_table()
+    table.records += [row(mpm, "script", 1, rate, script="cgi")
+                      for mpm, rate in zip(MPMS, (100, 200, 300), strict=True)]
+    table.records.append(row("prefork", "script", 1, 900, script="mod_php", server="httpd"))
+    assert table.kinds == ["static", "script", "cgi", "mod_php"]
+    assert table.rounds("cgi") == {"prefork": [100.0], "worker": [200.0], "event": [300.0]}
+    assert table.rounds("script")["prefork"] == [100.0, 90.0, 110.0]
+    text = table.text()
+    assert "requests/s, the same by CGI, a process a request\n" in text
+    assert "requests/s, the same in PHP, in process, httpd\n" in text
+    assert table.verdict("cgi").published_order == table.verdict("script").published_order
+    assert set(table.summary()["kind"]) == {"static", "script", "cgi", "mod_php"}
+
+
+def test_without_php_fpm_a_clear_line(monkeypatch, capsys, launched):
+    monkeypatch.setattr(rivals_beside, "php_fpm_missing", lambda: "without php-fpm: apt install it")
+    assert main(["--kind", "script", "--script", "php-fpm", "--scale", "smoke"]) == 2
+    assert capsys.readouterr().err == "mpmkit: without php-fpm: apt install it\n"
+
+
+@pytest.mark.rival
+@pytest.mark.slow
+def test_every_way_answers_every_request(tmp_path):
+    """Ours and the real httpd's, as far as they are here: one small cell each under event."""
+    table = qps_table(("script",), ("event",), requests=60, users=4, rounds=1, scripts=("all",),
+                      beside=("httpd",), out=tmp_path / "rows.csv", driver="locust")
+    rows = {(r["server"], r["script"]): r for r in table.records}
+    assert {("mpmkit", "wsgi"), ("mpmkit", "cgi")} <= set(rows)
+    left = " ".join(table.left_out)
+    assert ("mpmkit", "php-fpm") in rows or "php-fpm" in left
+    assert ("httpd", "cgi") in rows or "httpd" in left
+    assert all(r["failures"] == 0 and r["requests"] == 60 for r in rows.values())

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ROW = {
     "run_id": "20260101T000000Z-abcdef", "table": "qps", "scale": "demo", "server": "mpmkit",
-    "mpm": "event", "kind": "static", "round": 1,
+    "mpm": "event", "kind": "static", "script": None, "round": 1,
     "directives": "ThreadsPerChild=25 KeepAlive=False",
     "started_at": "2026-01-01T00:00:00.000+00:00", "driver": "locust", "driver_version": "2.47.0",
     "path": "/index.html", "method": "GET", "users": 200, "keep_alive": False, "processes": 1,
@@ -205,7 +205,7 @@ MEMORY = {
     "processes": 3, "threads": 30, "pss_kb": 1000, "uss_kb": 600, "rss_kb": 3000, "swap_kb": 0,
     "code_kb": 300, "heap_kb": 200, "anonymous_kb": 400, "stacks_kb": 90, "shm_kb": 10,
     "page_tables_kb": 50, "slab_kb": None}
-SWEEP = {**{name: value for name, value in ROW.items() if name != "kind"}, "table": "sweep",
+SWEEP = {**{name: value for name, value in ROW.items() if name not in ("kind", "script")}, "table": "sweep",
          "sweep": "abc", "point": '{"ThreadsPerChild": 5, "users": 10}'}
 GENERATORS = {**SHARED, "table": "generators", "work": "new", "generator": "ab", "users": 200,
               "qps": 9000.0, "cpu": 0.5, "failures": 0}

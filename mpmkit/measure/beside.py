@@ -2,7 +2,7 @@
 
 | --beside | as | stands for | pages |
 |---|---|---|---|
-| httpd | httpd prefork, worker, event | the same MPM | static |
+| httpd | httpd prefork, worker, event | the same MPM | static, cgi, php-fpm; prefork: mod_php |
 | nginx | nginx | event | static |
 | gunicorn | gunicorn-sync | prefork | static, script |
 | | gunicorn-gthread | worker, event | static, script |
@@ -16,7 +16,7 @@ file for all, the script the same application (in ASGI's words for uvicorn).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 
 from mpmkit.directives import MPMS
 from mpmkit.measure.peers import Gunicorn, Uvicorn, Waitress
+from mpmkit.measure.phpfpm import MOST_CHILDREN, WithPhpFpm, find_php_fpm
 from mpmkit.measure.rivals import Httpd, Nginx, NotInstalled, RivalFailed
 
 Start = Callable[..., AbstractContextManager[Any]]
@@ -50,6 +51,45 @@ class Contestant:
 
 def _httpd(mpm: str, **directives: Any) -> Httpd:
     return Httpd(mpm, document_root=PAGES_OF_OURS, **directives)
+
+
+def _httpd_cgi(mpm: str, **directives: Any) -> Httpd:
+    return Httpd(mpm, document_root=PAGES_OF_OURS, cgi=True, **directives)
+
+
+def _httpd_mod_php(mpm: str, **directives: Any) -> Httpd:
+    return Httpd(mpm, document_root=PAGES_OF_OURS, php=True, **directives)
+
+
+def _httpd_php_fpm(mpm: str, **directives: Any) -> WithPhpFpm:
+    Httpd(mpm, document_root=PAGES_OF_OURS, fcgi="proxy:fcgi://localhost")  # is all of it installed?
+    return WithPhpFpm(
+        lambda fpm: Httpd(mpm, document_root=PAGES_OF_OURS, fcgi=fpm.handler, **directives),
+        document_root=PAGES_OF_OURS, children=workers(directives))
+
+
+def with_php_fpm(launch: Start) -> Start:
+    """`launch` with a php-fpm beside it that has a child for each of the server's workers."""
+    def start(mpm: str, **directives: Any) -> WithPhpFpm:
+        return WithPhpFpm(
+            lambda fpm: launch(mpm, document_root=fpm.document_root, directives=fpm.directives(),
+                               **directives),
+            document_root=PAGES_OF_OURS, children=workers(directives))
+
+    return start
+
+
+def workers(directives: Mapping[str, Any]) -> int:
+    return min(MOST_CHILDREN, int(directives.get("MaxRequestWorkers", 400)))
+
+
+def php_fpm_missing() -> str:
+    """A sentence on what is missing, "" when php-fpm is here."""
+    try:
+        find_php_fpm()
+    except NotInstalled as error:
+        return f"without php-fpm: {error}"
+    return ""
 
 
 def _nginx(mpm: str, **directives: Any) -> Nginx:
@@ -86,13 +126,28 @@ NAMES = ("httpd", *_FORMS)
 """What can be asked for."""
 
 
-def contestants(names: Iterable[str], mpms: Iterable[str] = MPMS) -> list[Contestant]:
-    """The servers that stand beside `mpms`; installed or not. Raises KeyError for another name."""
+# The real httpd's ways to run a script, each with a server of its own.
+_HTTPD_SCRIPTS: dict[str, tuple[tuple[str, ...], Start]] = {
+    "cgi": (MPMS, _httpd_cgi),
+    "php-fpm": (MPMS, _httpd_php_fpm),
+    "mod_php": (("prefork",), _httpd_mod_php),
+}
+
+
+def contestants(
+    names: Iterable[str], mpms: Iterable[str] = MPMS, kinds: Iterable[str] = ()
+) -> list[Contestant]:
+    """The servers that stand beside `mpms`; installed or not. Raises KeyError for another name.
+
+    `kinds`: with those of cgi, php-fpm and mod_php among them, httpd's ways to run a script, too."""
     mpms = tuple(mpms)
     found = []
     for name in dict.fromkeys(names):
         if name == "httpd":
             found += [Contestant("httpd", mpm, mpm, STATIC, _httpd) for mpm in mpms]
+            found += [Contestant("httpd", mpm, mpm, (kind,), start)
+                      for kind, (own, start) in _HTTPD_SCRIPTS.items() if kind in kinds
+                      for mpm in mpms if mpm in own]
             continue
         for server, nearest, kinds, start in _FORMS[name]:
             mine = [mpm for mpm in nearest if mpm in mpms]
@@ -109,7 +164,8 @@ def installed(wanted: Iterable[Contestant]) -> tuple[list[Contestant], list[str]
         try:
             contestant.start(contestant.stands_for)
         except (NotInstalled, RivalFailed) as error:
-            missing.append(f"without {contestant.server}: {error}")
+            what = "" if "static" in contestant.kinds else f"'s {contestant.kinds[0]}"
+            missing.append(f"without {contestant.server}{what}: {error}")
         else:
             here.append(contestant)
     return here, list(dict.fromkeys(missing))

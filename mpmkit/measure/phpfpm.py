@@ -19,7 +19,10 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from mpmkit.measure.rivals import (
     NotInstalled,
@@ -28,6 +31,8 @@ from mpmkit.measure.rivals import (
     find_program,
     guard,
     members,
+    open_to_all,
+    open_to_rivals,
     unprivileged_user,
 )
 
@@ -49,16 +54,21 @@ def find_php_fpm() -> str:
 class PhpFpm:
     """php-fpm with `children` workers, for the length of a `with` block.
 
-    Attributes once started: `socket` (its path), `pid`, `root` (its directory).
+    Attributes once started: `socket` (its path), `pid`, `root` (its directory), `document_root`: the
+    one that was given, or a copy of it where its children, another user's, may not read it.
     Raises NotInstalled if there is none, ValueError for a number of children that makes no sense.
     """
 
     name = "php-fpm"
 
-    def __init__(self, *, children: int = 5) -> None:
+    def __init__(
+        self, *, children: int = 5, document_root: str | os.PathLike[str] | None = None
+    ) -> None:
         if not 1 <= children <= MOST_CHILDREN:
             raise ValueError(f"children: must be from 1 to {MOST_CHILDREN}, not {children}")
         self.children = children
+        self.document_root = Path(document_root) if document_root is not None else None
+        self._asked_root = self.document_root
         self.pid = 0
         self.root = Path()
         self._binary = find_php_fpm()
@@ -92,6 +102,10 @@ class PhpFpm:
         self.root = Path(tempfile.mkdtemp(prefix="mpmkit-php-fpm-"))
         self.root.chmod(0o755)
         try:
+            if self._asked_root is not None and not open_to_rivals(self._asked_root.resolve()):
+                self.document_root = self.root / "document_root"
+                shutil.copytree(self._asked_root, self.document_root)
+                open_to_all(self.document_root)
             file = self.root / "fpm.conf"
             file.write_text(self._configuration())
             with open(self.root / "console", "wb") as console:
@@ -187,4 +201,33 @@ decorate_workers_output = no
         return "\n".join(texts[-lines:]) or "(it said nothing)"
 
 
-__all__ = ["NotInstalled", "PhpFpm", "RivalFailed", "find_php_fpm"]
+class WithPhpFpm:
+    """A server and a php-fpm for it: `make(fpm)` gives the server's context manager. Both start and end
+    together; the `with` block has the server. Raises NotInstalled when there is no php-fpm."""
+
+    def __init__(
+        self, make: Callable[[PhpFpm], AbstractContextManager[Any]], *, children: int,
+        document_root: str | os.PathLike[str],
+    ) -> None:  # fmt: skip
+        self._make = make
+        self._fpm = PhpFpm(children=children, document_root=document_root)
+        self._server: AbstractContextManager[Any] | None = None
+
+    def __enter__(self) -> Any:
+        self._fpm.start()
+        try:
+            self._server = self._make(self._fpm)
+            return self._server.__enter__()
+        except BaseException:
+            self._fpm.stop()
+            raise
+
+    def __exit__(self, *exc: Any) -> None:
+        try:
+            assert self._server is not None
+            self._server.__exit__(*exc)
+        finally:
+            self._fpm.stop()
+
+
+__all__ = ["NotInstalled", "PhpFpm", "RivalFailed", "WithPhpFpm", "find_php_fpm"]

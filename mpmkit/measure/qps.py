@@ -87,18 +87,41 @@ ARTICLE_DIRECTIVES: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Page:
-    """One column of the article: what is asked for and how long a good answer is, in bytes."""
+    """One column of the article: what is asked for and how long a good answer is, in bytes.
+
+    script: how it is run ("" for a static page)."""
 
     kind: str
     path: str
     length: int
     title: str
+    script: str = ""
 
 
 PAGES: dict[str, Page] = {
     "static": Page("static", "/index.html", 45, "static page of 45 bytes"),
-    "script": Page("script", "/hello.py", 11, "script that returns \"hello world\""),
+    "script": Page("script", "/hello.py", 11, "script that returns \"hello world\"", "wsgi"),
 }
+
+# The same script by other ways. "script" above is WSGI's; mod_php is the real httpd's alone.
+SCRIPTS: dict[str, Page] = {
+    "cgi": Page("script", "/hello.cgi", 11, "the same by CGI, a process a request", "cgi"),
+    "php-fpm": Page("script", "/hello.php", 11, "the same in PHP, by FastCGI to php-fpm", "php-fpm"),
+    "mod_php": Page("script", "/hello.php", 11, "the same in PHP, in process", "mod_php"),
+}
+WAYS = ("wsgi", "cgi", "php-fpm")
+"""How our servers run a script: what --script takes."""
+
+
+def page(column: str) -> Page:
+    """The page of a column: a kind, or a way to run the script other than WSGI."""
+    return PAGES[column] if column in PAGES else SCRIPTS[column]
+
+
+def column(row: Mapping[str, Any]) -> str:
+    """Which column a row belongs to."""
+    script = row.get("script")
+    return script if script in SCRIPTS else row["kind"]
 
 
 @dataclass(frozen=True)
@@ -287,7 +310,8 @@ class QpsTable:
     planned: how many rows the whole measurement has.
     target: the precision that was asked for (0.05: +-5%), or None.
     left_out: a sentence on each rival that was asked for and is not in the rows, or not in all.
-    broken: the rivals that were not measured to the end; they count for no precision or drift.
+    broken: rivals, with the page, that were not measured to the end; they count for no precision or
+        drift.
     """
 
     records: list[Row]
@@ -311,8 +335,9 @@ class QpsTable:
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of page that have rows, in the article's order."""
-        return [kind for kind in PAGES if any(row["kind"] == kind for row in self.records)]
+        """The kinds of page, and ways to run the script, that have rows, in the article's order."""
+        return [kind for kind in (*PAGES, *SCRIPTS)
+                if any(column(row) == kind for row in self.records)]
 
     @property
     def servers(self) -> list[str]:
@@ -325,14 +350,17 @@ class QpsTable:
         found: dict[str, list[float]] = {}
         for mpm in MPMS:
             values = [row["qps"] for row in self.records
-                      if (row["kind"], row["server"], row["mpm"]) == (kind, server, mpm)]
+                      if (column(row), row["server"], row["mpm"]) == (kind, server, mpm)]
             if values:
                 found[mpm] = values
         return found
 
     def verdict(self, kind: str, server: str = "mpmkit") -> Verdict | None:
         """Whether the published order came out, or None if that cannot be said."""
-        return verdict(kind, self.rounds(kind, server), self.published.get(kind, {}))
+        return verdict(kind, self.rounds(kind, server), self._published(kind))
+
+    def _published(self, kind: str) -> dict[str, float]:
+        return self.published.get(page(kind).kind, {})
 
     def orders(self, kind: str, server: str = "mpmkit") -> list[stats.Order]:
         """The orders of the MPMs that the rounds allow, likeliest first, with probabilities."""
@@ -343,8 +371,8 @@ class QpsTable:
         found: dict[str, list[float]] = {}
         for row in self.records:
             server = f"{row['server']} {row['mpm'] or ''}".rstrip()
-            if server not in self.broken:
-                found.setdefault(f"{server}, {row['kind']}", []).append(row["qps"])
+            if f"{server}, {column(row)}" not in self.broken:
+                found.setdefault(f"{server}, {column(row)}", []).append(row["qps"])
         return found
 
     @property
@@ -356,7 +384,7 @@ class QpsTable:
     def order_reproduced(self) -> bool | None:
         """Whether our servers came out in the published order for every kind measured; None if that
         cannot be said."""
-        verdicts = [self.verdict(kind) for kind in self.kinds]
+        verdicts = [self.verdict(kind) for kind in self.kinds if self.rounds(kind)]
         if not verdicts or None in verdicts:
             return None
         return all(v.reproduced for v in verdicts if v is not None)
@@ -370,7 +398,7 @@ class QpsTable:
                                  for line in self._lines(kind, server)])
 
     def _lines(self, kind: str, server: str) -> list[Row]:
-        rounds, figures = self.rounds(kind, server), self.published.get(kind, {})
+        rounds, figures = self.rounds(kind, server), self._published(kind)
         intervals = {mpm: stats.median(values) for mpm, values in rounds.items()}
         medians = {mpm: interval.value for mpm, interval in intervals.items()}
 
@@ -388,7 +416,7 @@ class QpsTable:
 
     def _notes(self, kind: str, server: str, mpm: str | None) -> list[str]:
         rows = [row for row in self.records
-                if (row["kind"], row["server"], row["mpm"]) == (kind, server, mpm)]
+                if (column(row), row["server"], row["mpm"]) == (kind, server, mpm)]
         notes = []
         failures = sum(row["failures"] for row in rows)
         if failures:
@@ -434,7 +462,7 @@ class QpsTable:
         # The two last figures stand under one heading, as both are ratios to prefork.
         before = sum(widths[:4]) + 6
         over = " " * before + "  " + "x prefork".center(widths[4] + widths[5] + 2).rstrip()
-        title = f"requests/s, {PAGES[kind].title}{of}"
+        title = f"requests/s, {page(kind).title}{of}"
         rows = [title, over, line_of(head), *[line_of(row) for row in cells]]
         judged = self.verdict(kind, server)
         if judged is not None:
@@ -459,7 +487,7 @@ class QpsTable:
         lines = []
         for one in rivals_beside.contestants(rivals_beside.NAMES, ours or MPMS):
             values = [row["qps"] for row in self.records
-                      if (row["kind"], row["server"], row["mpm"]) == (kind, one.server, None)]
+                      if (column(row), row["server"], row["mpm"]) == (kind, one.server, None)]
             if values:
                 interval = stats.median(values)
                 mine = statistics.median(ours[one.stands_for]) if one.stands_for in ours else 0
@@ -484,7 +512,7 @@ class QpsTable:
                   f"{_ratio(line['ratio'])} {line['stands_for']}",
                   "; ".join(self._notes(kind, line["server"], None))) for line in lines]
         widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
-        rows = [f"requests/s, {PAGES[kind].title}, other servers"]
+        rows = [f"requests/s, {page(kind).title}, other servers"]
         for name, median, spread, ratio, note in [head, *cells]:
             rows.append(f"{name:<{widths[0]}}  {median:>{widths[1]}}  {spread:>{widths[2]}}  "
                         f"{ratio:<{widths[3]}}  {note}".rstrip())
@@ -604,19 +632,22 @@ class Plan:
 
     def round(self, number: int) -> list[Cell]:
         """The cells of one round, from 1; also of those beyond the planned ones."""
-        servers = []
+        servers: list[tuple[str, str, tuple[str, ...]]] = []
+        # php-fpm's processes would disturb the other pages: they get a server without them.
+        plain = tuple(kind for kind in self.kinds if kind not in ("php-fpm", "mod_php"))
         for mpm in self.mpms:
-            servers.append(("mpmkit", mpm, self.kinds))
+            servers.append(("mpmkit", mpm, plain))
+            servers.append(("mpmkit", mpm, ("php-fpm",) if "php-fpm" in self.kinds else ()))
             servers += [(one.server, one.mpm, tuple(kind for kind in self.kinds
                                                     if kind in one.kinds))
                         for one in self.beside if one.stands_for == mpm]
         places = [str(place) for place, (*_, kinds) in enumerate(servers) if kinds]
         return [(number, *servers[int(place)]) for place in turns(places, number)]
 
-    def contestant(self, server: str, mpm: str) -> Contestant | None:
-        """Who stands behind a cell's server and MPM; None for ours."""
+    def contestant(self, server: str, mpm: str, kinds: Iterable[str]) -> Contestant | None:
+        """Who stands behind a cell's server, MPM and pages; None for ours."""
         for one in self.beside:
-            if (one.server, one.mpm) == (server, mpm):
+            if (one.server, one.mpm) == (server, mpm) and set(kinds) <= set(one.kinds):
                 return one
         return None
 
@@ -637,7 +668,7 @@ def plan(
     requests: int | None = None, users: int = 200, keep_alive: bool = False,
     rounds: int | None = None, scale: str | None = None, driver: str = "locust",
     processes: int = 1, beside: Iterable[str] = (), target_precision: float | None = None,
-    max_rounds: int = MAX_ROUNDS,
+    max_rounds: int = MAX_ROUNDS, scripts: Iterable[str] = ("wsgi",),
 ) -> Plan:
     """Check what is asked for. Raises ValueError with everything that is wrong with it, in one
     line."""
@@ -656,8 +687,15 @@ def plan(
 
     kinds_ = chosen("kind", kinds, PAGES, 1)
     mpms_ = chosen("mpm", mpms, MPMS, 1)
+    scripts = WAYS if tuple(scripts) == ("all",) else scripts
+    ways = chosen("script", scripts, WAYS, 1)
     beside = rivals_beside.NAMES if tuple(beside) == ("all",) else beside
     beside_ = chosen("beside", beside, rivals_beside.NAMES, 0)
+    if "script" in kinds_:
+        others = [way for way in ways if way != "wsgi"]
+        if "php-fpm" in ways and "httpd" in beside_ and "prefork" in mpms_:
+            others.append("mod_php")
+        kinds_ = tuple(kind for kind in kinds_ if kind != "script" or "wsgi" in ways) + tuple(others)
     scale_name = scale or os.environ.get("MPMKIT_SCALE") or "demo"
     size = SCALES.get(scale_name)
     if size is None:
@@ -680,7 +718,7 @@ def plan(
     for kind in kinds_:
         try:
             profiles[kind] = LoadProfile(
-                path=PAGES[kind].path, expect_length=PAGES[kind].length, users=users,
+                path=page(kind).path, expect_length=page(kind).length, users=users,
                 keep_alive=keep_alive, processes=processes,
                 requests=size.requests if requests is None else requests,
                 # A number of requests given by hand is meant: no bound in time cuts it short.
@@ -692,7 +730,7 @@ def plan(
         raise ValueError("; ".join(problems))
     by_hand = requests is not None or rounds is not None
     return Plan(kinds_, mpms_, rounds or size.rounds, "custom" if by_hand else scale_name, profiles,
-                driver, tuple(rivals_beside.contestants(beside_, mpms_)), ARTICLE_DIRECTIVES,
+                driver, tuple(rivals_beside.contestants(beside_, mpms_, kinds_)), ARTICLE_DIRECTIVES,
                 target_precision, max_rounds)
 
 
@@ -714,6 +752,7 @@ def qps_table(
     target_precision: float | None = None,
     max_rounds: int = MAX_ROUNDS,
     say: Callable[[str], None] | None = None,
+    scripts: Iterable[str] = ("wsgi",),
 ) -> QpsTable:
     """Measure the article's tables here; minutes at the demo scale.
 
@@ -733,6 +772,9 @@ def qps_table(
         default `mpmkit.launch`.
     target_precision: go on beyond `rounds` until every median is known to within this share (0.05:
         its 95% interval is the median +-5%), 0.001 to 0.5, or `max_rounds` are done.
+    scripts: the ways to run the script that the script table compares: "wsgi", "cgi", "php-fpm" (a
+        php-fpm of one's own is started for it), or ("all",). With httpd beside, its mod_cgi or
+        mod_cgid, its mod_proxy_fcgi and its mod_php are measured, too.
 
     Raises ValueError for a bad argument and RecordError for a bad file, both before anything
     starts; QpsError if a server or the generator fails, QpsInterrupted (a KeyboardInterrupt) on
@@ -740,11 +782,16 @@ def qps_table(
     """
     todo = plan(kinds, mpms, requests=requests, users=users, keep_alive=keep_alive, rounds=rounds,
                 scale=scale, driver=driver, processes=processes, beside=beside,
-                target_precision=target_precision, max_rounds=max_rounds)
+                target_precision=target_precision, max_rounds=max_rounds, scripts=scripts)
     figures = published()
     file = RecordFile(out) if out is not None else None
     here, missing = rivals_beside.installed(todo.beside)
     todo = replace(todo, beside=tuple(here))
+    if "php-fpm" in todo.kinds and (sentence := rivals_beside.php_fpm_missing()):
+        todo = replace(todo, kinds=tuple(k for k in todo.kinds if k not in ("php-fpm", "mod_php")))
+        if not todo.kinds:
+            raise ValueError(sentence)
+        missing = [sentence, *(one for one in missing if "php-fpm is not installed" not in one)]
     for sentence in missing:
         if say is not None:
             say(sentence)
@@ -761,20 +808,22 @@ def _measure(todo: Plan, figures: dict[str, dict[str, float]], file: RecordFile 
     began = time.monotonic()
     try:
         for number, name, mpm, kinds in todo.until_settled(table):
-            rival = todo.contestant(name, mpm)
+            rival = todo.contestant(name, mpm, kinds)
             label = f"{name} {mpm}".rstrip()
             before = len(table.records)
             try:
-                if label not in table.broken:
-                    _measure_server(todo, table, file, machine, (number, name, mpm, kinds),
-                                    rival.start if rival else launch,
+                if f"{label}, {kinds[0]}" not in table.broken:
+                    start = rival.start if rival else launch
+                    if rival is None and kinds == ("php-fpm",):
+                        start = rivals_beside.with_php_fpm(launch)
+                    _measure_server(todo, table, file, machine, (number, name, mpm, kinds), start,
                                     rival.stands_for if rival else mpm, began, on_progress)
             except (QpsError, RivalFailed) as error:
                 # Ours ends the run; a rival costs its own rows, no other's.
                 if rival is None or not _rivals_fault(error):
                     raise
-                table.broken.add(label)
-                kept = sum((row["server"], row["mpm"] or "") == (name, mpm)
+                table.broken.update(f"{label}, {kind}" for kind in kinds)
+                kept = sum((row["server"], row["mpm"] or "") == (name, mpm) and column(row) in kinds
                            for row in table.records)
                 table.left_out.append(f"without {label} from round {number} on ({kept} rows of it "
                                       f"are kept): {_one_line(error)}")
@@ -825,7 +874,8 @@ def _measure_server(todo: Plan, table: QpsTable, file: RecordFile | None, machin
             _must_be_whole(run, server, f"{f'{name} {mpm}'.rstrip()}, {kind}", table)
             row = records.check({
                 "run_id": table.run_id, "table": "qps", "scale": todo.scale,
-                "server": name, "mpm": mpm or None, "kind": kind, "round": number,
+                "server": name, "mpm": mpm or None, "kind": page(kind).kind,
+                "script": page(kind).script or None, "round": number,
                 "directives": " ".join(f"{k}={v}" for k, v in directives.items()),
                 **run.row(), "started_at": records.utc(run.started_at), **machine,
                 "load1": load, "steal": records.cpu_times().steal_since(before),
@@ -890,6 +940,10 @@ def _parser() -> _Parser:
                     "worker and event, for a static page and a script.")
     parser.add_argument("--kind", choices=(*PAGES, "both"), default="both",
                         help="which table (default: both)")
+    parser.add_argument("--script", action="append", metavar="WAY",
+                        help=f"how the script is run: {', '.join(WAYS)} or all; may be given several "
+                             "times (default: wsgi). php-fpm is started for it; with --beside httpd, "
+                             "mod_php is measured, too")
     parser.add_argument("--mpm", action="append", metavar="MPM",
                         help="only this MPM; may be given several times, or as a,b")
     parser.add_argument("--requests", type=int, metavar="N", help="requests per cell")
@@ -988,6 +1042,7 @@ def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> 
             driver=options.driver, processes=options.processes,
             beside=_listed(options.beside), launch=launch,
             target_precision=options.target_precision, max_rounds=options.max_rounds,
+            scripts=_listed(options.script or ("wsgi",)),
             say=lambda text: print(f"mpmkit: {text}", file=sys.stderr, flush=True))
     except QpsInterrupted as stop:
         console.end()

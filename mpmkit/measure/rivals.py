@@ -154,8 +154,7 @@ class Rival:
             # files from a place where he can.
             self._served = self.root / "document_root"
             shutil.copytree(self.document_root, self._served)
-            for place in (self._served, *self._served.rglob("*")):
-                place.chmod(0o755 if place.is_dir() else 0o644)
+            open_to_all(self._served)
         file = self.root / self.config_name
         file.write_text(self._configuration())
         with open(self.root / "console", "wb") as console:
@@ -231,12 +230,15 @@ class Httpd(Rival):
 
     `directives` are Apache's, as `mpmkit.launch` takes them: numbers, strings, True for On,
     a list for a directive that is repeated; None leaves one out. With `php` the machine's mod_php
-    runs `*.php` in process (prefork only, as mod_php demands). `modules` come on top of the basic
-    ones, by short name (`modules=["status"]`). `buffered_logs` is httpd's BufferedLogs.
+    runs `*.php` in process (prefork only, as mod_php demands); with `fcgi`, a SetHandler's
+    `proxy:…`, php-fpm does. With `cgi`, `*.cgi` are programs (mod_cgi under prefork, else
+    mod_cgid, as Debian has it). `modules` come on top of the basic ones, by short name
+    (`modules=["status"]`). `buffered_logs` is httpd's BufferedLogs.
     Raises NotInstalled if httpd, the MPM or a module is missing, ValueError for an unknown MPM.
     """
 
-    def __init__(self, mpm: str, *, document_root: str | os.PathLike[str], php: bool = False,
+    def __init__(self, mpm: str, *, document_root: str | os.PathLike[str], php: bool = False, fcgi: str = "",
+                 cgi: bool = False,
                  modules: Iterable[str] = (), access_log: bool = True, buffered_logs: bool = False,
                  extra: str = "", **directives: Value) -> None:
         super().__init__(document_root=document_root, access_log=access_log,
@@ -250,10 +252,16 @@ class Httpd(Rival):
         self.directives = directives
         self.extra = extra
         self._binary = find_httpd()
+        if fcgi:
+            modules = (*modules, "proxy", "proxy_fcgi")
+        if cgi:
+            modules = (*modules, "cgi" if mpm == "prefork" else "cgid")
         self._loads = load_lines(self._binary, (f"mpm_{mpm}", *MODULES, *modules))
         if php:
             self._loads.append(php_load_line(self._binary))
         self._php = php
+        self._fcgi = fcgi
+        self._cgi = cgi
 
     @property
     def version(self) -> str:
@@ -286,6 +294,7 @@ class Httpd(Rival):
             "</Directory>",
             f'<Directory "{self._served}">',
             "    Require all granted",
+            *(["    Options +ExecCGI"] if self._cgi else []),
             "</Directory>",
         ]
         (self.root / "mime.types").write_text("text/html html htm\ntext/plain txt\n")
@@ -296,6 +305,13 @@ class Httpd(Rival):
         if self._php:
             lines += [r'<FilesMatch "\.php$">', "    SetHandler application/x-httpd-php",
                       "</FilesMatch>"]
+        if self._fcgi:
+            lines += [f'<Proxy "{self._fcgi.rpartition("|")[2]}" enablereuse=on>', "</Proxy>",
+                      r'<FilesMatch "\.php$">', f'    SetHandler "{self._fcgi}"', "</FilesMatch>"]
+        if self._cgi:
+            lines.append("AddHandler cgi-script .cgi")
+            if self.mpm != "prefork":
+                lines.append('ScriptSock "cgisock"')
         lines += directive_lines(self.directives)
         return "\n".join(lines) + "\n" + self.extra
 
@@ -512,6 +528,13 @@ def user_lines() -> list[str]:
         return []
     user, group = unprivileged_user()
     return [f"User {user}", f"Group {group}"]
+
+
+def open_to_all(directory: Path) -> None:
+    """Everybody may read what is below, and run what is a program."""
+    for place in (directory, *directory.rglob("*")):
+        runs = place.is_dir() or place.stat().st_mode & 0o100
+        place.chmod(0o755 if runs else 0o644)
 
 
 def open_to_rivals(directory: Path) -> bool:

@@ -137,7 +137,11 @@ _SWEEP = (
     c("point", str, "JSON", "the values of this point of the grid"),
 )
 
-_KIND = (c("kind", str, "", "static or script"),)
+_KIND = (
+    c("kind", str, "", "static or script"),
+    c("script", str, "", "how the script is run: wsgi (also when empty), cgi, php-fpm, or httpd's mod_php",
+      True),
+)
 
 
 def _changed(columns: tuple[Column, ...], **empty: bool) -> tuple[Column, ...]:
