@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mpmkit.measure.qps import qps_table
     from mpmkit.measure.records import recorded
     from mpmkit.measure.sizing import max_request_workers_for
+    from mpmkit.measure.sweep import sweep
     from mpmkit.simulator import simulate
 
 # Where each public name lives: name -> module.
@@ -32,6 +33,7 @@ _PUBLIC = {
     "memory_of": "mpmkit.measure.memory",
     "max_request_workers_for": "mpmkit.measure.sizing",
     "simulate": "mpmkit.simulator",
+    "sweep": "mpmkit.measure.sweep",
     "DirectiveError": "mpmkit.directives",
     "MPMS": "mpmkit.directives",
 }

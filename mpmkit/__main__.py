@@ -13,6 +13,7 @@ COMMANDS = {
     "qps": ("mpmkit.measure.qps", "the article's static and script tables, on this machine"),
     "load": ("mpmkit.load.drive", "one load against one server"),
     "memory": ("mpmkit.measure.memory", "memory of busy requests and idle connections; how many fit"),
+    "sweep": ("mpmkit.measure.sweep", "a grid of directives and loads, point by point"),
     "bench": ("mpmkit.measure.bench", "the MPMs beside the real httpd, interleaved"),
 }
 
