@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -28,7 +30,8 @@ def marked():
         # The kernel starts elsewhere and must find this checkout, installed or not.
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("MPMKIT_SCALE", "smoke")
-        for name in ("MPMKIT_THEME", "MPMKIT_PROGRESS"):
+        patch.setenv("MPMKIT_REPLAY", "0")  # measure, however small the machine
+        for name in ("MPMKIT_THEME", "MPMKIT_PROGRESS", "MPMKIT_RECORD"):
             patch.delenv(name, raising=False)
         yield word
 
@@ -99,6 +102,40 @@ def test_the_qps_notebook_keeps_its_rows(executed):
     for row in rows:
         assert f"{row['qps']:,.0f}" in text, f"{row['mpm']} {row['kind']} is not shown"
     assert "11,038" in text and "the published order" in text
+
+
+def outputs(book) -> str:
+    return "\n".join(output.text for cell in book.cells if cell.cell_type == "code"
+                     for output in cell.outputs if output.output_type == "stream")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["02-worker", "04-qps-tables"])
+def test_a_notebook_replays_when_asked_and_says_so(name, tmp_path, marked, monkeypatch):
+    monkeypatch.setenv("MPMKIT_REPLAY", "1")
+    source = shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", tmp_path)
+    text = outputs(render.execute(Path(source), timeout=60))
+    calls = sum("".join(cell["source"]).count("measured_or_recorded(")
+                for cell in json.loads(Path(source).read_text())["cells"])
+    assert text.count("RECORDED") == calls > 0
+    assert "MPMKIT_REPLAY=1" in text
+
+
+def test_every_experiment_of_a_notebook_has_its_recording():
+    from mpmkit.lab import replay
+
+    found = []
+    for source in NOTEBOOKS:
+        for cell in json.loads(source.read_text())["cells"]:
+            found += re.findall(r'measured_or_recorded\(\s*f?"([^"]+)"', "".join(cell["source"]))
+    assert len(found) > 10
+    for name in found:
+        for filled in ([name.replace("{mpm}", mpm) for mpm in ("worker", "event")]
+                       if "{mpm}" in name else [name]):
+            place = replay.place_of(filled)
+            assert place.is_file(), f"no recording {place.name}: run it with MPMKIT_RECORD=1"
+            if place.suffix == ".json":
+                replay.load(place)
 
 
 @pytest.mark.timeout(60)

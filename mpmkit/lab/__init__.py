@@ -17,6 +17,9 @@ _PUBLIC = {
     "Crowd": "mpmkit.lab.clients",
     "watch": "mpmkit.lab.watcher",
     "Recording": "mpmkit.lab.watcher",
+    "Picture": "mpmkit.lab.watcher",
+    "measured_or_recorded": "mpmkit.lab.replay",
+    "timeline": "mpmkit.lab.strips",
 }
 
 __all__ = list(_PUBLIC)

@@ -74,6 +74,27 @@ class Event(NamedTuple):
     text: str
 
 
+class Picture(NamedTuple):
+    """The scoreboard at one moment: (slot, letters, connections without a thread) a process."""
+
+    label: str
+    t: float
+    mpm: str
+    rows: tuple[tuple[int, str, int], ...]
+
+    @classmethod
+    def of(cls, board: ScoreboardView, label: str = "", t: float = 0.0) -> Picture:
+        """From what `server.scoreboard()` returns."""
+        parked = {row.slot: row.keep_alive + row.write_completion + row.lingering_close
+                  for row in board.snapshot.processes}
+        return cls(label, round(t, 2), board.mpm, tuple(
+            (slot, text, parked[slot]) for slot, text in board.letters.items()))
+
+    def count(self, letter: str) -> int:
+        """How many slots show the letter."""
+        return sum(text.count(letter) for _, text, _ in self.rows)
+
+
 class Watch:
     """Watches one server until it is closed or the server ends; a context manager.
 
@@ -98,6 +119,7 @@ class Watch:
         self.on_end = on_end
         self.samples: list[Sample] = []
         self.events: list[Event] = []
+        self.pictures: list[Picture] = []
         self.board: ScoreboardView | None = None  # the last one seen
         self._began = time.monotonic()
         self._pids: dict[int, int] = {}  # pid -> slot
@@ -145,6 +167,23 @@ class Watch:
         """Add an event of your own: what you did to the server, and when."""
         with self._lock:
             self.events.append(Event(self.now, kind, text))
+
+    def shoot(self, label: str) -> Picture:
+        """Keep a picture of the scoreboard as it is now, and note the moment."""
+        picture = Picture.of(self.server.scoreboard(), label, self.now)
+        with self._lock:
+            self.pictures.append(picture)
+        self.note(label)
+        return picture
+
+    def until(self, condition: Callable[[Sample], Any], seconds: float = 30.0) -> Sample:
+        """Wait for a sample that fulfils the condition, and return it. Raises TimeoutError."""
+        end = time.monotonic() + seconds
+        while not condition(sample := self.last):
+            if time.monotonic() > end:
+                raise TimeoutError(f"not within {seconds:g} s; the last sample: {sample}")
+            time.sleep(self.every / 4)
+        return sample
 
     def look(self) -> Sample | None:
         """One sample, now; None when the server has ended."""
@@ -222,7 +261,8 @@ class Watch:
     def recording(self) -> Recording:
         """What was seen, apart from the server: it can be drawn, saved and read again."""
         with self._lock:
-            return Recording(self.mpm, tuple(self.samples), tuple(self.events))
+            return Recording(self.mpm, tuple(self.samples), tuple(self.events),
+                             tuple(self.pictures))
 
     def to_frame(self) -> pandas.DataFrame:
         """One row a sample."""
@@ -242,6 +282,14 @@ class Recording(NamedTuple):
     mpm: str
     samples: tuple[Sample, ...]
     events: tuple[Event, ...]
+    pictures: tuple[Picture, ...] = ()
+
+    def picture(self, label: str) -> Picture:
+        """The picture of that label. Raises KeyError if none was taken."""
+        for picture in self.pictures:
+            if picture.label == label:
+                return picture
+        raise KeyError(f"no picture {label!r}; there are {[p.label for p in self.pictures]}")
 
     def column(self, name: str) -> list[Any]:
         """One field of all samples: `recording.column("processes")`."""
@@ -278,7 +326,8 @@ class Recording(NamedTuple):
         """Plain values: samples as lists in the order of `fields`, NaN as None."""
         return {"mpm": self.mpm, "fields": list(Sample._fields),
                 "samples": [[None if v != v else round(v, 3) for v in s] for s in self.samples],
-                "events": [[round(e.t, 2), e.kind, e.text] for e in self.events]}
+                "events": [[round(e.t, 2), e.kind, e.text] for e in self.events],
+                "pictures": [list(picture) for picture in self.pictures]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Recording:
@@ -288,7 +337,11 @@ class Recording(NamedTuple):
             samples = tuple(
                 Sample(**dict(zip(data["fields"], (nan if v is None else v for v in row),
                                   strict=True))) for row in data["samples"])
-            return cls(data["mpm"], samples, tuple(Event(*event) for event in data["events"]))
+            pictures = tuple(
+                Picture(label, t, mpm, tuple((int(s), str(text), int(n)) for s, text, n in rows))
+                for label, t, mpm, rows in data.get("pictures", ()))
+            return cls(data["mpm"], samples, tuple(Event(*event) for event in data["events"]),
+                       pictures)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no recording of a watch: {error!r}") from None
 

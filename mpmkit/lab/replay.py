@@ -1,0 +1,134 @@
+"""Measured here, or recorded elsewhere: what a notebook shows when it can't or shouldn't measure.
+
+    run = measured_or_recorded("prefork-breathes", breathe)
+
+calls `breathe()` and gives what it returned. With MPMKIT_REPLAY=1, or on a machine that is too small
+for it, it gives what the same function returned when it was recorded, and prints that it does, when
+and where that was. MPMKIT_REPLAY=0 measures whatever the machine. MPMKIT_RECORD=1 keeps what was
+measured as the new recording (data/recorded/NAME.json).
+
+What can be recorded: plain values (numbers, texts, lists, dicts with text keys) and a
+`watcher.Recording`, anywhere among them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mpmkit.lab.watcher import Recording
+from mpmkit.measure.records import RecordError, machine, recorded_folder
+
+T = TypeVar("T")
+
+MEMORY_MB = 400  # a small pool, a load generator and a kernel side by side
+
+
+def why_recorded(*, cores: float = 0.5, memory_mb: int = MEMORY_MB) -> str:
+    """Why the notebook should not measure here; "" if it should.
+
+    cores, memory_mb: what the measurement needs to mean something. Container limits count.
+    """
+    told = os.environ.get("MPMKIT_REPLAY", "")
+    if told not in ("", "0"):
+        return f"MPMKIT_REPLAY={told}"
+    if told == "0":
+        return ""
+    here = machine()
+    share = min(here.cores, here.cpu_limit or here.cores)
+    if share < cores:
+        return f"this machine gives {share:g} cores, and {cores:g} are needed"
+    memory = min((mb for mb in (here.memory_mb, here.memory_limit_mb) if mb), default=math.inf)
+    if memory < memory_mb:
+        return f"this machine gives {memory:,.0f} MB of memory, and {memory_mb:,} are needed"
+    return ""
+
+
+def measured_or_recorded(name: str, measure: Callable[[], T], *, cores: float = 0.5,
+                         memory_mb: int = MEMORY_MB,
+                         read: Callable[[Path], T] | None = None) -> T:
+    """What `measure()` returns, or what it returned when it was recorded under `name`.
+
+    name    the recording: data/recorded/NAME.json, or the file of that name if it has an ending
+    read    how to read a recording that is no JSON of ours (a CSV of `mpmkit.measure.records`)
+
+    Raises RecordError when there is no such recording, or it can't be read.
+    """
+    why = why_recorded(cores=cores, memory_mb=memory_mb)
+    if not why:
+        value = measure()
+        if os.environ.get("MPMKIT_RECORD", "") not in ("", "0") and read is None:
+            keep(name, value)
+        return value
+    path = place_of(name)
+    if not path.is_file():
+        raise RecordError(f"{why}, but there is no recording {path.name}; set MPMKIT_REPLAY=0 to "
+                          "measure all the same")
+    if read is not None:
+        print(f"RECORDED, not measured here ({why}): {path.name}")
+        return read(path)
+    value, when, where = load(path)
+    print(f"RECORDED on {when} on {where}, not measured here ({why})")
+    return value
+
+
+def place_of(name: str) -> Path:
+    """Where the recording of that name lies, or would."""
+    return recorded_folder() / (name if Path(name).suffix else f"{name}.json")
+
+
+def keep(name: str, value: Any) -> Path:
+    """Write a recording; returns its path. Raises TypeError for a value that can't be recorded."""
+    here = machine()
+    told = {"name": name, "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "machine": {key: value for key, value in here.row().items() if value is not None},
+            "value": _plain(value)}
+    path = place_of(name)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(told, separators=(",", ":"), allow_nan=False) + "\n")
+    part.replace(path)
+    return path
+
+
+def load(path: Path) -> tuple[Any, str, str]:
+    """(the value, when it was made, on what) of a recording. Raises RecordError if it is none."""
+    try:
+        told = json.loads(path.read_text())
+        where = told["machine"]
+        cpu = where.get("cpu_model", "an unknown CPU")
+        return _value(told["value"]), told["made_at"], f"{cpu}, {where.get('cores')} cores"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{path} is no recording: {error!r}") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Recording):
+        return {"recording": value.to_json()}
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError("only a dict with text keys can be recorded")
+        return {"dict": {key: _plain(part) for key, part in value.items()}}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise TypeError(f"{type(value).__name__} can't be recorded; give numbers, texts, lists, dicts "
+                    "and what a watch recorded")
+
+
+def _value(plain: Any) -> Any:
+    if isinstance(plain, list):
+        return [_value(part) for part in plain]
+    if not isinstance(plain, dict):
+        return plain
+    ((kind, inner),) = plain.items()
+    if kind == "recording":
+        return Recording.from_json(inner)
+    return float(inner) if kind == "float" else {key: _value(part) for key, part in inner.items()}
