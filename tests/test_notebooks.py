@@ -110,7 +110,7 @@ def outputs(book) -> str:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", ["02-worker", "04-qps-tables"])
+@pytest.mark.parametrize("name", ["04-qps-tables"])
 def test_a_notebook_replays_when_asked_and_says_so(name, tmp_path, marked, monkeypatch):
     monkeypatch.setenv("MPMKIT_REPLAY", "1")
     source = shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", tmp_path)
