@@ -195,6 +195,7 @@ class Parent:
         """Serve until a signal says otherwise; returns the exit status."""
         self.write_pid_file()
         self._watch_signals()
+        _import_what_comes_late(self.setup.directives)
         self._startup_children(self.setup.directives.StartServers)
         self._note_running()
         self._ready(url_of(self.listeners[0]))
@@ -667,6 +668,14 @@ def _let_finish() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError:
         pass  # forbidden here: it only costs speed
+
+
+def _import_what_comes_late(directives: Directives) -> None:
+    """Import what a child would import only when it needs it: once it is somebody else (User), Python's
+    library may be out of its reach, in root's home for instance."""
+    if os.geteuid() == 0 and directives.User is not None:
+        import calendar  # noqa: F401
+        import traceback  # noqa: F401
 
 
 def _become(directives: Directives) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -146,6 +147,7 @@ class Status:
         self._board = board
         self._extended = extended
         self._name = name
+        built()  # now: a child that has become User may not be able to look there
 
     def __call__(self, request: Request, conn: Connection) -> Response:
         if request.method not in ("GET", "HEAD"):
@@ -198,11 +200,8 @@ def local(seconds: float) -> str:
     return time.strftime("%A, %d-%b-%Y %H:%M:%S %Z", time.localtime(seconds))
 
 
-@cache
 def version() -> str:
-    import platform
-
-    return f"{SERVER} (Python {platform.python_version()})"
+    return f"{SERVER} (Python {sys.version.partition(' ')[0]})"
 
 
 @cache
