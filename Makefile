@@ -2,6 +2,7 @@
 #   make tables    the article's two tables, with this machine's figures beside them
 #   make test      the tests            make lint       ruff and mypy
 #   make lab       JupyterLab           make bench      beside the real httpd and nginx
+#   make fidelity  the table in docs/FIDELITY.md
 #   make notebooks executed copies      make clean      caches away (distclean: .venv too)
 # Another interpreter: make PYTHON=python3.13 tables
 
@@ -13,7 +14,7 @@ STAMP  := $(VENV)/.installed
 MPMKIT_SCALE ?= demo
 export MPMKIT_SCALE
 
-.PHONY: venv tables test lint lab bench notebooks clean distclean
+.PHONY: venv tables test lint lab bench fidelity notebooks clean distclean
 .DEFAULT_GOAL := tables
 
 venv: $(STAMP)
@@ -47,6 +48,10 @@ lab: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m mpmkit.measure.bench $(BENCH_ARGS)
+
+# Beside the real httpd, case by case; writes the table in docs/FIDELITY.md. About four minutes.
+fidelity: $(STAMP)
+	@$(BIN)/mpmkit fidelity
 
 notebooks: $(STAMP)
 	@$(BIN)/python -m mpmkit.lab.render notebooks notebooks/rendered

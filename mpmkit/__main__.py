@@ -14,12 +14,13 @@ COMMANDS = {
     "load": ("mpmkit.load.drive", "one load against one server"),
     "memory": ("mpmkit.measure.memory", "memory of busy requests and idle connections; how many fit"),
     "sweep": ("mpmkit.measure.sweep", "a grid of directives and loads, point by point"),
+    "fidelity": ("mpmkit.measure.fidelity", "ours and the real httpd, case by case"),
     "bench": ("mpmkit.measure.bench", "the MPMs beside the real httpd, interleaved"),
 }
 
 
 def usage() -> str:
-    lines = [f"  {name:<8}{what}" for name, (_, what) in COMMANDS.items()]
+    lines = [f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items()]
     return (
         "usage: mpmkit COMMAND [options]\n\n"
         + "\n".join(lines)

@@ -4,18 +4,14 @@ same time, since most of the time is waiting."""
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from processes import (
     MPMS,
-    Client,
     Load,
-    alive,
     nothing_left,
-    request,
     serve,
     until,
 )

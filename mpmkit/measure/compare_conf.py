@@ -180,7 +180,8 @@ def rows(pages: Path, only: Iterable[str] = ()) -> list[Row]:
         def judge(number_and_case) -> tuple[str, str]:
             number, (spec, value, mpm) = number_and_case
             line = in_section(spec, f"{spec.name} {value}".rstrip())
-            text = conf_text(mpm, root, 8097, pages, POOLS[mpm], line)
+            more = ("ssl",) if spec.source == "mod_ssl" else ()
+            text = conf_text(mpm, root, 8097, pages, POOLS[mpm], line, more)
             file = root / f"{number}.conf"
             file.write_text(text)
             return theirs(file), ours(text)

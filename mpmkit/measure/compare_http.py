@@ -176,16 +176,21 @@ def rows(raw: Path, pages: Path, mpms: Iterable[str] = ("event",)) -> list[Row]:
             names = [name for name in found if setting_of(name) == key]
             waits = key.startswith(WAITS) if key else False
             with Twins(mpm, pages, SETTINGS.get(key, "")) as twins:
-                with ThreadPoolExecutor(AT_ONCE) as pool:
-                    pairs = list(pool.map(lambda name: _pair(twins, found[name], waits), names))
+                pairs = _pairs(twins, [found[name] for name in names], waits)
             for name, pair in zip(names, pairs, strict=True):
                 result[name][mpm] = describe(*pair)
     return [_row(name, by_mpm) for name, by_mpm in result.items()]
 
 
-def _pair(twins: Twins, data: bytes, waits: bool) -> tuple[Answer, Answer]:
-    theirs, ours = (ask(twin.port, data, waits) for twin in twins)
-    return theirs, ours
+def _pairs(twins: Twins, requests: list[bytes], waits: bool) -> list[tuple[Answer, Answer]]:
+    """(httpd's answer, ours) to each request, several at the same time."""
+
+    def one(data: bytes) -> tuple[Answer, Answer]:
+        theirs, ours = (ask(twin.port, data, waits) for twin in twins)
+        return theirs, ours
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(one, requests))
 
 
 def _row(name: str, by_mpm: dict[str, tuple[str, str]]) -> Row:

@@ -117,12 +117,12 @@ SHRINK = {
     "event": "StartServers 7\nThreadsPerChild 2\nMinSpareThreads 1\nMaxSpareThreads 6\n"
              "ServerLimit 20\nMaxRequestWorkers 20",
 }  # fmt: skip
+FOUR_THREADS = ("StartServers 1\nThreadsPerChild 2\nMinSpareThreads 1\nMaxSpareThreads 6\n"
+                "MaxRequestWorkers 4")
 FULL = {
     "prefork": ("StartServers 2\nMinSpareServers 1\nMaxSpareServers 3\nMaxRequestWorkers 3", 3),
-    "worker": ("StartServers 1\nThreadsPerChild 2\nMinSpareThreads 1\nMaxSpareThreads 6\n"
-               "MaxRequestWorkers 4", 4),
-    "event": ("StartServers 1\nThreadsPerChild 2\nMinSpareThreads 1\nMaxSpareThreads 6\n"
-              "MaxRequestWorkers 4", 4),
+    "worker": (FOUR_THREADS, 4),
+    "event": (FOUR_THREADS, 4),
 }  # fmt: skip
 ONE = {
     "prefork": "StartServers 1\nMinSpareServers 1\nMaxSpareServers 2\nMaxRequestWorkers 1",
@@ -168,7 +168,7 @@ def saturate(twin: Twin) -> str:
 
 def factor(twin: Twin) -> str:
     """How many connections one child of four threads parks."""
-    socks = []
+    socks: list[socket.socket] = []
     try:
         while len(socks) < 24:
             sock = dial(twin)

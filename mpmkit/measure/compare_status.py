@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from mpmkit.directives import MPMS
@@ -36,7 +37,7 @@ def ask(twin: Twin, path: str, method: str = "GET") -> tuple[int, dict[str, str]
     try:
         connection.request(method, path, headers={"Connection": "close"})
         reply = connection.getresponse()
-        headers = {name: value for name, value in reply.getheaders()}
+        headers = dict(reply.getheaders())
         return reply.status, headers, reply.read().decode("latin-1")
     finally:
         connection.close()
@@ -56,11 +57,11 @@ def warm_up(twin: Twin) -> None:
         pass
 
 
-def rows(pages: Path) -> list[Row]:
+def rows(pages: Path, mpms: Iterable[str] = MPMS) -> list[Row]:
     """One row a key of `?auto`, and one for each thing about the page."""
     keys: dict[str, tuple[list[str], list[str]]] = {}
     result: list[Row] = []
-    for mpm in MPMS:
+    for mpm in mpms:
         for extended in ("On", "Off"):
             with Twins(mpm, pages, f"ExtendedStatus {extended}") as twins:
                 for twin in twins:

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 import urllib.request
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,9 +67,10 @@ DirectoryIndex index.html
 """
 
 
-def conf_text(mpm: str, root: Path, port: int, pages: Path, pool: str, extra: str) -> str:
+def conf_text(mpm: str, root: Path, port: int, pages: Path, pool: str, extra: str,
+              modules: Iterable[str] = ()) -> str:
     """The file that both are started with."""
-    loads = load_lines(find_httpd(), (f"mpm_{mpm}", *MODULES))
+    loads = load_lines(find_httpd(), (f"mpm_{mpm}", *MODULES, *modules))
     return CONF.format(root=root, port=port, pages=pages, pool=pool, extra=extra,
                        loads="\n".join(loads), user="\n".join(user_lines()))
 

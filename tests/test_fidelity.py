@@ -1,0 +1,220 @@
+"""The comparison with the real httpd: the reasons and the page without it, a part of the cases with it.
+
+`mpmkit fidelity` compares everything and takes minutes. Here are some cases of each area, live, when
+there is an httpd; none of them may be unexplained.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mpmkit.measure import compare_cli, compare_conf, compare_http, compare_pool, compare_status
+from mpmkit.measure.compare_http import Answer, Reply, describe, split
+from mpmkit.measure.differences import MISSING, ON_PURPOSE
+from mpmkit.measure.fidelity import (
+    BEGIN,
+    END,
+    TITLES,
+    cell,
+    main,
+    markdown,
+    pages,
+    replace_generated,
+    report,
+)
+from mpmkit.measure.rivals import NotInstalled, find_httpd
+from mpmkit.measure.table import PURPOSE, SAME, UNEXPLAINED, Row, idle_reasons, judge, unexplained
+
+DATA = Path(__file__).parent / "data"
+DOCS = Path(__file__).parent.parent / "docs"
+
+try:
+    WHY_NOT = "" if find_httpd() else "no httpd"
+except NotInstalled as error:
+    WHY_NOT = str(error)
+rival = pytest.mark.rival
+needs_httpd = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there is an httpd")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    where = tmp_path_factory.mktemp("site")
+    for place in (where, *where.parents):
+        if place.owner() == where.owner() and place != Path("/tmp"):
+            place.chmod(place.stat().st_mode | 0o055)  # the servers' children are another user
+    return pages(where)
+
+
+def explained(rows: list[Row]) -> None:
+    assert rows
+    left = [f"{row.key}\n  httpd   {row.httpd}\n  mpmkit  {row.mpmkit}" for row in unexplained(rows)]
+    assert not left, "\n".join(left)
+
+
+# --- Live ----------------------------------------------------------------------------------------
+
+
+@rival
+@needs_httpd
+def test_requests_are_answered_as_httpd_does(site):
+    rows = compare_http.rows(DATA / "raw", site)
+    assert len(rows) > 70
+    explained(rows)
+
+
+@rival
+@needs_httpd
+def test_the_status_page_is_httpds(site):
+    rows = compare_status.rows(site, ("event",))
+    assert {f"?auto {key}" for key in ("Scoreboard", "CPUUser", "ConnsAsyncClosing")} <= \
+        {row.case for row in rows}
+    explained(rows)
+
+
+@rival
+@needs_httpd
+def test_lines_of_a_configuration_are_judged_as_httpd_does(site):
+    rows = compare_conf.rows(site, ("ServerLimit", "AsyncRequestWorkerFactor", "KeepAliveTimeout",
+                                    "HttpProtocolOptions"))
+    assert [row.case for row in rows] == [
+        "ServerLimit", "AsyncRequestWorkerFactor", "KeepAliveTimeout", "HttpProtocolOptions"]
+    explained(rows)
+
+
+@rival
+@needs_httpd
+def test_the_command_line_is_httpds(site):
+    rows = compare_cli.rows(site, ("-v", "-l", "-t", "-t, unknown directive", "-t, corrected value",
+                                   "-k stop, not running", "-k stop, stale pid file"))
+    assert len(rows) == 7
+    explained(rows)
+
+
+@rival
+@needs_httpd
+def test_pools_and_signals_are_httpds(site):
+    rows = compare_pool.rows(site, ("SIGUSR1 (event)", "saturation (worker)",
+                                    "MaxKeepAliveRequests 3 (prefork)",
+                                    "AsyncRequestWorkerFactor 2"))
+    assert {row.area for row in rows} == {"signal", "timeline"}
+    explained(rows)
+
+
+# --- Without an httpd ----------------------------------------------------------------------------
+
+
+def test_our_defaults_are_those_that_httpd_documents():
+    rows = compare_conf.default_rows()
+    assert len(rows) > 45
+    explained(rows)
+
+
+def test_a_row_is_the_same_or_explained_or_not():
+    assert judge(Row("http", "x", "200", "200")).kind == SAME
+    verdict = judge(Row("http", "45-http09", "a bare body", "400"))
+    assert verdict.kind == PURPOSE and "0.9" in verdict.reason
+    assert judge(Row("http", "x", "200", "404")).kind == UNEXPLAINED
+
+
+def test_a_reason_that_explains_nothing_is_reported():
+    rows = [Row("http", "45-http09", "400", "400")]
+    assert "http/45-http09" in idle_reasons(rows)
+    assert not [p for p in idle_reasons(rows) if not p.startswith("http/")]
+    assert "http/45-http09" in report(rows)
+
+
+def test_every_reason_says_something_and_is_for_an_area():
+    for pattern, reason in {**ON_PURPOSE, **MISSING}.items():
+        assert pattern.partition("/")[0] in TITLES, pattern
+        assert len(reason) > 20, pattern
+
+
+def reply(status: int, *headers: str, body: bytes = b"") -> Reply:
+    pairs = tuple((name, value) for name, _, value in (h.partition(": ") for h in headers))
+    return Reply(status, pairs, body)
+
+
+@pytest.mark.parametrize(("ours", "differs"), [
+    (reply(200, "Date: x", "Server: b/2", "ETag: 1", body=b"body"), False),
+    (reply(404, "Date: x", "Server: b/2", "ETag: 1", body=b"body"), True),
+    (reply(200, "Date: x", "Server: b", "ETag: 1", body=b"body"), True),
+    (reply(200, "Date: x", "Server: b/2", "ETag: 2", body=b"body"), True),
+    (reply(200, "Server: b/2", "Date: x", "ETag: 1", body=b"body"), True),
+    (reply(200, "Date: x", "Server: b/2", body=b"body"), True),
+    (reply(200, "Date: x", "Server: b/2", "ETag: 1", "X: y", body=b"body"), True),
+    (reply(200, "Date: x", "Server: b/2", "ETag: 1", body=b"other"), True),
+])
+def test_answers_are_the_same_only_if_nothing_differs(ours, differs):
+    theirs = reply(200, "Date: y", "Server: a/1", "ETag: 1", body=b"body")
+    a, b = describe(Answer((theirs,), b"", True), Answer((ours,), b"", True))
+    assert (a != b) is differs, (a, b)
+
+
+def test_a_close_and_a_bare_body_are_told():
+    same = reply(200)
+    a, b = describe(Answer((same,), b"", True), Answer((same,), b"", False))
+    assert a != b
+    a, b = describe(Answer((), b"body", True), Answer((), b"", True))
+    assert a != b and "bare body" in a
+
+
+def test_a_stream_is_split_into_its_responses():
+    stream = (b"HTTP/1.1 100 Continue\r\n\r\n"
+              b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+              b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n"
+              b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
+    answer = split(stream, ["GET", "HEAD", "GET"], True)
+    assert [r.status for r in answer.replies] == [100, 200, 200, 404]
+    assert [r.body for r in answer.replies] == [b"", b"abc", b"", b"no"]
+    assert answer.rest == b""
+
+
+def test_the_page_counts_and_lists_every_row_and_is_written_between_its_marks():
+    rows = [Row("http", "same|case", "200", "200"), Row("http", "45-http09", "<body>", "400"),
+            Row("cli", "-v", "exit 0", "exit 1")]
+    text = markdown(rows, "Apache/2.4.0", "2026-01-02")
+    assert "| Requests | 1 | 1 | 0 | 0 |" in text
+    assert "| Command line | 0 | 0 | 0 | 1 |" in text
+    assert "| **all** | **1** | **1** | **0** | **1** |" in text
+    assert r"| same\|case | 200 |" in text and "&lt;body>" in text
+    assert text.startswith(BEGIN) and text.endswith(END + "\n")
+    page = replace_generated("# Fidelity\n\nby hand\n", text)
+    assert page.startswith("# Fidelity\n\nby hand\n\n" + BEGIN)
+    again = replace_generated(page + "after\n", text.replace("2026-01-02", "2026-01-03"))
+    assert again.count(BEGIN) == 1 and "2026-01-03" in again and again.endswith(END + "\nafter\n")
+
+
+def test_long_cells_are_cut():
+    assert len(cell("x" * 1000)) < 300 and cell("x" * 1000).endswith("…")
+
+
+def test_the_recorded_page_has_nothing_unexplained():
+    """docs/FIDELITY.md as it was generated; whoever changes a behaviour runs `mpmkit fidelity` again."""
+    page = (DOCS / "FIDELITY.md").read_text(encoding="utf-8")
+    assert page.count(BEGIN) == page.count(END) == 1
+    counts = re.search(r"\| \*\*all\*\* \| \*\*(\d+)\*\* \| \*\*(\d+)\*\* \| \*\*(\d+)\*\* \| "
+                       r"\*\*(\d+)\*\* \|", page)
+    assert counts is not None
+    same, _, _, left = map(int, counts.groups())
+    assert same > 400 and left == 0
+    for title in TITLES.values():
+        assert f"### {title}" in page
+
+
+def test_a_part_of_the_areas_does_not_replace_the_table(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--area", "http"])
+    assert ended.value.code == 2 and "-n" in capsys.readouterr().err
+
+
+def test_without_an_httpd_it_says_so(monkeypatch, capsys, tmp_path):
+    def missing() -> str:
+        raise NotInstalled("Apache httpd", "apt install apache2-bin")
+
+    monkeypatch.setattr("mpmkit.measure.fidelity.find_httpd", missing)
+    page = tmp_path / "page.md"
+    assert main(["--page", str(page)]) == 2
+    assert "apt install" in capsys.readouterr().err and not page.exists()
