@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mpmkit.measure.records import recorded
     from mpmkit.measure.sizing import max_request_workers_for
     from mpmkit.measure.sweep import sweep
+    from mpmkit.measure.watch import watch
     from mpmkit.simulator import simulate
 
 # Where each public name lives: name -> module.
@@ -34,6 +35,7 @@ _PUBLIC = {
     "max_request_workers_for": "mpmkit.measure.sizing",
     "simulate": "mpmkit.simulator",
     "sweep": "mpmkit.measure.sweep",
+    "watch": "mpmkit.measure.watch",
     "DirectiveError": "mpmkit.directives",
     "MPMS": "mpmkit.directives",
 }

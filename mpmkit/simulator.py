@@ -5,14 +5,23 @@
     run.to_frame().plot(x="t", y=["workers", "busy", "idle"])
 
 The decisions are the real ones: `mpmkit.maintenance.look` and `plan`, which the parent of a running
-server calls. Only the pool is a model, and a simple one. A forked child is ready at once. Work
-arrives from outside: `busy(t)` workers are wanted at second t, and as many of them are busy as
-exist; the rest of the clients wait. A retired child takes no more work, and is gone by the next
-pass or `leaving` passes later. One pass is one second, and the first comes one second after the
-start.
+server calls, and `mpmkit.admission`, which event's listener asks. Only the pool is a model, and a
+simple one. A forked child is ready at once. Load arrives from outside: at second t, `busy(t)` clients
+want a worker, and `parked(t)` clients have had an answer and stay connected (keep-alive). As many are
+served as there are workers; the rest wait. Under prefork and worker a parked client keeps a worker
+busy (K); under event it is a connection of some child, which takes it if AsyncRequestWorkerFactor lets
+it, and stops listening when that limit is reached. A retired child takes no more work, its parked
+clients come back to the others, and it is gone by the next pass or `leaving` passes later. One pass
+is one second, and the first comes one second after the start.
 
-What it leaves out: how long a fork takes, how long a request takes, event's parked connections, and
-which child reads the byte in the pipe of death (here: the one in the highest slot).
+What it leaves out: how long a fork takes, how long a request takes, and which child reads the byte
+in the pipe of death (here: the one in the highest slot).
+
+A run has the columns of a recording of a real server (`mpmkit.watch`), and some more of its own, so
+the two can be laid over one another:
+
+    frame = pandas.concat([run.to_frame().assign(who="simulated"),
+                           mpmkit.watch(server, 12).to_frame().assign(who="measured")])
 """
 
 from __future__ import annotations
@@ -21,25 +30,30 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
+from mpmkit.admission import connections_above_limit
 from mpmkit.directives import Directives, Note, check, from_keywords
 from mpmkit.maintenance import Memory, ProcessRow, Snapshot, look, plan
-from mpmkit.states import BUSY_WRITE, DEAD, GRACEFUL, READY
+from mpmkit.states import BUSY_KEEPALIVE, BUSY_WRITE, DEAD, GRACEFUL, READY
 
 if TYPE_CHECKING:
     import pandas
 
 Busy = Callable[[int], float] | Iterable[float] | float
 
+# What a simulated run and a recorded one (`mpmkit.watch`) both have, in this order.
+COLUMNS = ("t", "processes", "workers", "idle", "busy", "waiting", "parked")
+
 
 class Second(NamedTuple):
     """One second of a run. Counts of processes, workers and clients, none of them negative.
 
     `idle`, `busy` and `waiting` are what the pass of this second found: workers without and with
-    a client, and clients without a worker. `spawned` and `retired` are what it did about it, and
-    `processes` and `workers` what exists after it (a child that was told to leave still counts).
-    `decision` is a key of `mpmkit.maintenance.DECISIONS`; "" at second 0, when the first
-    StartServers children are forked and nothing is decided yet. `rate` is the spawn rate left for
-    the next pass.
+    a client, and clients who are not served. `parked` are clients that have had an answer and stay:
+    event holds them without a worker, under prefork and worker they are among `busy`. `spawned`
+    and `retired` are what it did about it, and `processes` and `workers` what exists after it (a
+    child that was told to leave still counts). `decision` is a key of
+    `mpmkit.maintenance.DECISIONS`; "" at second 0, when the first StartServers children are forked
+    and nothing is decided yet. `rate` is the spawn rate left for the next pass.
     """
 
     t: int
@@ -48,6 +62,7 @@ class Second(NamedTuple):
     idle: int
     busy: int
     waiting: int
+    parked: int
     spawned: int
     retired: int
     rate: int
@@ -117,6 +132,7 @@ def simulate(
     directives: Directives | None = None,
     *,
     busy: Busy = 0,
+    parked: Busy = 0,
     seconds: int = 10,
     leaving: int = 0,
     **keywords: Any,
@@ -125,7 +141,8 @@ def simulate(
 
     The directives are either ready-made or given by name, `simulate("prefork", StartServers=1)`;
     not both. `busy` is how many workers the clients want: a number, a sequence with one number for
-    each second from 0 on (the last one holds on), or a function of the second; rounded down.
+    each second from 0 on (the last one holds on), or a function of the second; rounded down. `parked`
+    is how many further clients have had an answer and stay connected, in the same forms.
     `leaving` is how many passes still see a retired child; 0 if it's gone by the next.
 
     Raises ValueError for negative numbers or directives given twice, DirectiveError (a ValueError)
@@ -140,13 +157,13 @@ def simulate(
     elif keywords:
         names = ", ".join(keywords)
         raise ValueError(f"directives are given twice, ready-made and by name ({names})")
-    wanted = _demand(busy)
+    wanted, staying = _demand(busy), _demand(parked)
 
     pool = _Pool(directives, leaving)
     for slot in range(min(directives.StartServers, directives.process_limit)):
         pool.fork(slot)
     memory = Memory()
-    idle, working, waiting = pool.work(wanted(0))
+    idle, working, waiting, held = pool.work(wanted(0), staying(0))
     rows = [
         Second(
             t=0,
@@ -155,6 +172,7 @@ def simulate(
             idle=idle,
             busy=working,
             waiting=waiting,
+            parked=held,
             spawned=pool.processes,
             retired=0,
             rate=memory.idle_spawn_rate,
@@ -164,7 +182,7 @@ def simulate(
     ]
     for t in range(1, seconds + 1):
         pool.bury()
-        idle, working, waiting = pool.work(wanted(t))
+        idle, working, waiting, held = pool.work(wanted(t), staying(t))
         seen = look(pool.snapshot(), directives, memory)
         decided = plan(seen, directives, memory)
         memory = decided.memory
@@ -180,6 +198,7 @@ def simulate(
                 idle=idle,
                 busy=working,
                 waiting=waiting,
+                parked=held,
                 spawned=len(decided.spawn),
                 retired=decided.retire,
                 rate=memory.idle_spawn_rate,
@@ -240,21 +259,70 @@ class _Pool:
                 else:
                     self.deaths[row.pid] -= 1
 
-    def work(self, wanted: int) -> tuple[int, int, int]:
-        """Give the clients to the workers, lowest slots first: (idle, busy, waiting clients)."""
-        if wanted < 0:
-            raise ValueError(f"busy can't be negative: {wanted}")
+    def work(self, wanted: int, parked: int) -> tuple[int, int, int, int]:
+        """Give the clients to the workers, lowest slots first: (idle and busy workers, clients who
+        wait, parked clients who are held)."""
+        if wanted < 0 or parked < 0:
+            raise ValueError(f"busy and parked can't be negative: {min(wanted, parked)}")
+        # Under prefork and worker who stays connected takes a worker, after those who ask for more.
+        staying = 0 if self.directives.mpm == "event" else parked
         threads = self.directives.ThreadsPerChild
-        waiting = wanted
+        asking, keeping = wanted, staying
         idle = 0
-        for row in self.rows:
-            if row.pid and not row.quiescing:
-                taken = min(waiting, threads)
-                waiting -= taken
-                idle += threads - taken
-                states = bytes([BUSY_WRITE]) * taken + bytes([READY]) * (threads - taken)
-                self.rows[row.slot] = replace(row, states=states)
-        return idle, wanted - waiting, waiting
+        for row in self._serving():
+            served = min(asking, threads)
+            kept = min(keeping, threads - served)
+            asking, keeping = asking - served, keeping - kept
+            rest = threads - served - kept
+            idle += rest
+            states = (
+                bytes([BUSY_WRITE]) * served + bytes([BUSY_KEEPALIVE]) * kept + bytes([READY]) * rest
+            )
+            self.rows[row.slot] = replace(row, states=states)
+        busy = wanted - asking + staying - keeping
+        if self.directives.mpm != "event":
+            return idle, busy, asking + keeping, staying - keeping
+        held = self._park(parked)
+        return idle, busy, asking + parked - held, held
+
+    def _park(self, wanted: int) -> int:
+        """Event: let so many clients be parked, as far as the children take them; how many are held.
+
+        Who is parked stays where he is. Newcomers go to the lowest child that may accept, and a child
+        that has reached its limit stops listening: its idle threads don't count on the next look.
+        """
+        held = sum(row.keep_alive for row in self._serving())
+        for row in reversed(self._serving()):
+            gone = min(row.keep_alive, max(held - wanted, 0))
+            held -= gone
+            self.rows[row.slot] = replace(row, keep_alive=row.keep_alive - gone)
+        for row in self._serving():
+            while held < wanted and not self._above_limit(row):
+                row = replace(row, keep_alive=row.keep_alive + 1)
+                held += 1
+            busy = row.states.count(BUSY_WRITE)
+            self.rows[row.slot] = replace(
+                row,
+                connections=busy + row.keep_alive,
+                not_accepting=int(self._above_limit(row)),
+            )
+        return held
+
+    def _above_limit(self, row: ProcessRow) -> bool:
+        d = self.directives
+        busy = row.states.count(BUSY_WRITE)
+        return connections_above_limit(
+            idle=d.ThreadsPerChild - busy,
+            connections=busy + row.keep_alive,
+            lingering=0,
+            threads_per_child=d.ThreadsPerChild,
+            factor=d.async_factor,
+            listening_disabled=False,
+        )
+
+    def _serving(self) -> list[ProcessRow]:
+        """The children that take clients, lowest slots first."""
+        return [row for row in self.rows if row.pid and not row.quiescing]
 
     @property
     def processes(self) -> int:

@@ -247,3 +247,68 @@ def test_pandas_is_imported_for_a_frame_and_for_nothing_else():
         "import sys, mpmkit.simulator as s; s.simulate('event'); sys.exit('pandas' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---------------------------------------------------------------- parked clients
+
+
+ONE_CHILD = {"StartServers": 1, "ThreadsPerChild": 4, "MinSpareThreads": 1, "MaxSpareThreads": 99,
+             "MaxRequestWorkers": 4, "ServerLimit": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", (TIMELINES / "event-asyncfactor.txt").read_text().splitlines())
+def test_event_parks_as_many_as_httpd_did(line):
+    factor, limit = re.search(r"Factor (\S+) .*: (\d+)$", line).groups()
+    run = simulate("event", parked=99, seconds=2, AsyncRequestWorkerFactor=factor, **ONE_CHILD)
+    assert run.column("parked") == [int(limit)] * 3
+    assert run[-1].waiting == 99 - int(limit)
+    assert run[-1].busy == 0 and run[-1].idle == 4
+
+
+@pytest.mark.parametrize("mpm", ["prefork", "worker"])
+def test_under_prefork_and_worker_a_parked_client_keeps_a_worker(mpm):
+    settings = SMALL_PREFORK if mpm == "prefork" else SMALL
+    run = simulate(mpm, parked=5, busy=2, seconds=6, **settings)
+    assert (run[-1].busy, run[-1].parked, run[-1].waiting) == (7, 5, 0)
+    full = simulate(mpm, parked=100, busy=2, seconds=12, **settings)
+    most = full.directives.MaxRequestWorkers
+    assert (full[-1].busy, full[-1].parked) == (most, most - 2)
+    assert full[-1].waiting == 102 - most
+
+
+def test_a_child_of_event_that_is_full_of_parked_clients_does_not_count_as_idle():
+    """So more children are forked although every thread is idle."""
+    settings = {**SMALL, "AsyncRequestWorkerFactor": 1}
+    run = simulate("event", parked=16, seconds=5, **settings)
+    assert run[0].parked == 16 and run[0].idle == 8
+    assert run[1].decision == TOO_FEW and run[-1].processes == 3
+    assert simulate("event", parked=15, seconds=5, **settings)[1].decision != TOO_FEW
+
+
+def test_parked_clients_of_a_child_that_leaves_come_back_to_the_others():
+    run = simulate("event", parked=6, seconds=6, leaving=3, StartServers=4, ThreadsPerChild=4,
+                   MinSpareThreads=1, MaxSpareThreads=6, ServerLimit=12, MaxRequestWorkers=16)
+    assert TOO_MANY in run.column("decision")
+    assert run.column("parked") == [6] * len(run)
+
+
+@given(
+    mpm=st.sampled_from(MPMS),
+    busy=st.lists(st.integers(0, 20), min_size=1, max_size=8),
+    parked=st.lists(st.integers(0, 60), min_size=1, max_size=8),
+    leaving=st.integers(0, 2),
+)
+def test_any_load_of_both_kinds_is_accounted_for(mpm, busy, parked, leaving):
+    settings = SMALL_PREFORK if mpm == "prefork" else SMALL
+    run = simulate(mpm, busy=busy, parked=parked, seconds=20, leaving=leaving, **settings)
+    for second in run:
+        wanted = busy[min(second.t, len(busy) - 1)], parked[min(second.t, len(parked) - 1)]
+        asking = second.busy if mpm == "event" else second.busy - second.parked
+        assert asking + second.parked + second.waiting == sum(wanted)
+        assert 0 <= asking <= wanted[0] and 0 <= second.parked <= wanted[1]
+        assert second.idle >= 0
+
+
+def test_negative_parked_clients_are_an_error():
+    with pytest.raises(ValueError, match="negative"):
+        simulate("event", parked=-1)

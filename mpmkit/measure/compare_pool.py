@@ -232,7 +232,7 @@ def never_closes(twin: Twin) -> str:
     end = time.monotonic() + 5.5
     while time.monotonic() < end:
         letters = twin.auto()["Scoreboard"].strip().replace("W", "", 1)
-        busy = "".join(sorted(set(letters) - set("_.S"))) or "_"
+        busy = "".join(sorted(set(letters) - set("_.SL"))) or "_"
         if len(busy) == 1 and (not seen or seen[-1] != busy):
             seen.append(busy)
         time.sleep(0.15)
