@@ -87,3 +87,32 @@ def test_a_child_that_listens_or_leaves_is_not_told_to_listen(idle, connections,
 def test_each_idle_worker_makes_room(idle, tpc, factor):
     more = connection_limit(idle + 1, tpc, factor) - connection_limit(idle, tpc, factor)
     assert more == max(1, int(factor))
+
+
+# --- A listener's own words ------------------------------------------------------------------------
+
+
+def decisions(name: str) -> list[tuple[bool, int, int, int]]:
+    """(stops accepting, idle workers, connections, lingering ones), as a recorded child said them."""
+    found = []
+    connections = 0
+    for line in RECORDED.with_name(name).read_text().splitlines():
+        if m := re.search(r"Too many open connections \((\d+)\)", line):
+            connections = int(m[1])
+        elif m := re.search(r"Idle workers: (\d+)", line):
+            found.append((True, int(m[1]), connections, 0))
+        elif m := re.search(r"again: (\d+) active conns \((\d+) lingering.* (\d+) idle", line):
+            found.append((False, int(m[3]), int(m[1]), int(m[2])))
+    return found
+
+
+@pytest.mark.parametrize("name", ["kill", "NOT-killed"])
+def test_a_child_stops_and_begins_again_where_httpds_did(name):
+    settings = (4, 2)  # ThreadsPerChild, AsyncRequestWorkerFactor
+    replayed = decisions(f"event-keepalive-{name}.error.log")
+    assert {stops for stops, *_ in replayed} == {True, False}
+    for stops, idle, connections, lingering in replayed:
+        if stops:
+            assert connections_above_limit(idle, connections, lingering, *settings, False)
+        else:
+            assert should_enable_listensocks(idle, connections, lingering, *settings, True)

@@ -4,14 +4,20 @@ same time, since most of the time is waiting."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from processes import (
+    FINISH,
     MPMS,
     Load,
+    fetch,
+    half_sent,
     nothing_left,
+    one_child,
+    parked,
     serve,
     until,
 )
@@ -74,3 +80,73 @@ def twenty_restarts(mpm: str) -> None:
 def test_twenty_graceful_restarts_in_a_row_under_load_fail_no_request():
     """New connections and kept-alive ones at the same time, the three MPMs side by side."""
     together(*(lambda mpm=mpm: twenty_restarts(mpm) for mpm in MPMS))
+
+
+# --- Parked clients beside busy workers -----------------------------------------------------------
+
+
+def parked_beside_half_sent(clients: int, readers: int) -> None:
+    """Event, four threads, fourteen clients in the middle of a head: parked ones stay.
+
+    With two parked all threads may read, with six only two: then 8 < 4 + 2 * 2 is no longer true.
+
+    httpd gives up its parked connections when no worker is idle, but they only see it when one is again
+    (recorded with two). Ours keep theirs until KeepAliveTimeout, and answer who speaks meanwhile as
+    soon as a worker is idle.
+    """
+    with serve("event", pool=one_child("event", 4), KeepAliveTimeout=4) as server:
+        waiting = []
+        for _ in range(clients):
+            until(lambda: server.scoreboard().count("_") == 4, "all workers idle")
+            waiting.append(parked(server))
+        since = time.monotonic()
+        busy = [half_sent(server) for _ in range(14)]
+        until(lambda: server.scoreboard().count("R") == readers, "the workers read")
+        for client in waiting:
+            client.silent(0.1)
+        # One speaks while nobody is free, and is answered when somebody is.
+        waiting[0].send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        for client in busy:
+            client.send(FINISH)
+            assert client.answer().status == 200
+            client.close()
+        assert waiting[0].answer().status == 200
+        for client in waiting[1:]:
+            client.ended(8.0)
+        # On a busy machine later than that, never before.
+        assert time.monotonic() - since > 2.5
+        assert fetch(server).status == 200
+
+
+def letters_of_an_idle_client(mpm: str) -> list[str]:
+    """What a kept-alive client's worker shows until it is idle again; the client never closes."""
+    seen: list[str] = []
+    with serve(mpm, pool=one_child(mpm), KeepAliveTimeout=1) as server:
+        client = parked(server)
+        began = time.monotonic()
+
+        def idle_again() -> bool:
+            letter = "".join(server.scoreboard().letters.values())
+            if letter != "L" and (not seen or seen[-1] != letter):
+                seen.append(letter)
+            return letter == "_" and time.monotonic() - began > (0 if mpm == "event" else 1)
+
+        until(idle_again, "the worker is idle again", every=0.005)
+        took = time.monotonic() - began
+        if mpm != "event":
+            # KeepAliveTimeout, and two seconds of lingering close.
+            assert took > 2.9, took
+        client.close()
+    return seen
+
+
+@pytest.mark.slow
+def test_parked_clients_and_the_workers_they_keep():
+    results = together(
+        lambda: parked_beside_half_sent(2, readers=4),
+        lambda: parked_beside_half_sent(6, readers=2),
+        *(lambda mpm=mpm: letters_of_an_idle_client(mpm) for mpm in MPMS),
+    )
+    prefork, worker, event = results[2:]
+    assert prefork[-3:] == worker[-3:] == ["K", "C", "_"]
+    assert event[-1] == "_" and "C" not in event

@@ -114,16 +114,16 @@ def test_our_defaults_are_those_that_httpd_documents():
 
 def test_a_row_is_the_same_or_explained_or_not():
     assert judge(Row("http", "x", "200", "200")).kind == SAME
-    verdict = judge(Row("http", "45-http09", "a bare body", "400"))
-    assert verdict.kind == PURPOSE and "0.9" in verdict.reason
+    verdict = judge(Row("http", "79-expect-unknown-417", "417", "417, + Connection"))
+    assert verdict.kind == PURPOSE and "closes" in verdict.reason
     assert judge(Row("http", "x", "200", "404")).kind == UNEXPLAINED
 
 
 def test_a_reason_that_explains_nothing_is_reported():
-    rows = [Row("http", "45-http09", "400", "400")]
-    assert "http/45-http09" in idle_reasons(rows)
+    rows = [Row("http", "79-expect-unknown-417", "417", "417")]
+    assert "http/79-expect-unknown-417" in idle_reasons(rows)
     assert not [p for p in idle_reasons(rows) if not p.startswith("http/")]
-    assert "http/45-http09" in report(rows)
+    assert "http/79-expect-unknown-417" in report(rows)
 
 
 def test_every_reason_says_something_and_is_for_an_area():
@@ -173,7 +173,7 @@ def test_a_stream_is_split_into_its_responses():
 
 
 def test_the_page_counts_and_lists_every_row_and_is_written_between_its_marks():
-    rows = [Row("http", "same|case", "200", "200"), Row("http", "45-http09", "<body>", "400"),
+    rows = [Row("http", "same|case", "200", "200"), Row("http", "79-expect-unknown-417", "<body>", "417"),
             Row("cli", "-v", "exit 0", "exit 1")]
     text = markdown(rows, "Apache/2.4.0", "2026-01-02")
     assert "| Requests | 1 | 1 | 0 | 0 |" in text

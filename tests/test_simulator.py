@@ -13,8 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpmkit.directives import MPMS, Directives, check, from_keywords
-from mpmkit.maintenance import DECISIONS, ENOUGH, TOO_FEW, TOO_MANY, WAIT
+from mpmkit.maintenance import (
+    DECISIONS,
+    ENOUGH,
+    TOO_FEW,
+    TOO_MANY,
+    WAIT,
+    Memory,
+    ProcessRow,
+    Snapshot,
+    after_graceful_restart,
+    look,
+    plan,
+)
 from mpmkit.simulator import Simulation, simulate
+from mpmkit.states import DEAD, GRACEFUL, numbers
 
 TIMELINES = Path(__file__).parent / "data" / "timelines"
 
@@ -70,6 +83,24 @@ def test_growth_second_by_second(mpm):
     assert run.column("processes") == children
     longer = simulate(mpm, seconds=len(children) + 5, **settings)
     assert longer.column("processes")[len(children) :] == [children[-1]] * 6
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_large_bursts_are_announced_when_httpd_announces_them(mpm):
+    """The same second, the same numbers: children forked, idle ones, and those there are."""
+    _, settings, children = children_at_each_second(f"{mpm}-grow.txt")
+    text = (TIMELINES / f"{mpm}-grow.error.log").read_text()
+    numbers = r"spawning \d+ children, there are (around )?\d+ idle"
+    recorded = [(t, *map(int, re.findall(r"\d+", words))) for t, words in logged(text, numbers)]
+    assert len(recorded) >= 2
+    run = simulate(mpm, seconds=len(children), **settings)
+    ids = {"prefork": "AH00162", "worker": "AH00289", "event": "AH00486"}
+    ours = []
+    for t, note in run.notes:
+        assert note.ah == ids[mpm]
+        forks, _, _, idle = map(int, re.findall(r"\d+", str(note).partition("forking")[2]))
+        ours.append((t, forks, idle))
+    assert ours == recorded
 
 
 @pytest.mark.parametrize("mpm", ["prefork", "event"])
@@ -247,6 +278,51 @@ def test_pandas_is_imported_for_a_frame_and_for_nothing_else():
         "import sys, mpmkit.simulator as s; s.simulate('event'); sys.exit('pandas' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---------------------------------------------------------------- after a graceful restart
+
+
+def scoreboards(mpm: str) -> list[tuple[float, int, Snapshot]]:
+    """(t, living children, scoreboard) after a recorded SIGUSR1.
+
+    The W is the request for the status page itself, which no pass of the parent met: an idle worker.
+    A row in which threads have ended, or say G, is a leaving child's.
+    """
+    threads = 1 if mpm == "prefork" else 4
+    found = []
+    for line in (TIMELINES / f"graceful-restart-{mpm}.txt").read_text().splitlines():
+        m = re.match(r"t= *([\d.]+) .*Scoreboard=(\S+) children=(\d+)", line)
+        assert m, line
+        states = numbers(m[2].replace("W", "_", 1))
+        rows = []
+        for slot in range(len(states) // threads):
+            row = states[slot * threads : (slot + 1) * threads]
+            here = any(row)
+            leaving = here and (GRACEFUL in row or (threads > 1 and DEAD in row))
+            rows.append(ProcessRow(slot, pid=100 + slot if here else 0, states=row,
+                                   quiescing=int(leaving), generation=0 if leaving else 1))
+        while mpm == "event" and len(rows) < SMALL["ServerLimit"]:  # slots above the limit: not shown
+            rows.append(ProcessRow(len(rows), states=bytes(threads)))
+        found.append((float(m[1]), int(m[3]), Snapshot(len(rows), threads, 1, 0.0, tuple(rows))))
+    return found
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_after_a_graceful_restart_httpds_parent_and_ours_leave_the_pool_alone(mpm):
+    settings = SMALL_PREFORK if mpm == "prefork" else SMALL
+    directives = configured(mpm, **settings)
+    memory = after_graceful_restart(Memory())
+    # The first second is about the children still owed, not about idle ones.
+    recorded = [item for item in scoreboards(mpm) if item[0] > 1.5]
+    assert len(recorded) >= 5
+    for (_, before, _), (_, after, _) in zip(recorded, recorded[1:], strict=False):
+        assert after <= before, "httpd forked nobody"
+    for t, _, snapshot in recorded:
+        decided = plan(look(snapshot, directives, memory), directives, memory)
+        memory = decided.memory
+        assert (decided.decision, decided.notes) == (ENOUGH, ()), t
+    assert memory.hold_off == 10
 
 
 # ---------------------------------------------------------------- parked clients

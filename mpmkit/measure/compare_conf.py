@@ -98,6 +98,9 @@ INSTEAD = {
 }  # fmt: skip
 SAMPLE_ONLY = {"WSGIScriptAlias"}  # of a module that is not httpd's own
 
+# Modules that are loaded for their own directives only.
+EXTRA_MODULES = ("ssl", "proxy")
+
 # httpd's compiled defaults, as its documentation states them; by MPM where they differ.
 DEFAULTS: dict[str, object] = {
     "StartServers": {"prefork": 5, "worker": 3, "event": 3},
@@ -180,7 +183,7 @@ def rows(pages: Path, only: Iterable[str] = ()) -> list[Row]:
         def judge(number_and_case) -> tuple[str, str]:
             number, (spec, value, mpm) = number_and_case
             line = in_section(spec, f"{spec.name} {value}".rstrip())
-            more = ("ssl",) if spec.source == "mod_ssl" else ()
+            more = (name,) if (name := spec.source.removeprefix("mod_")) in EXTRA_MODULES else ()
             text = conf_text(mpm, root, 8097, pages, POOLS[mpm], line, more)
             file = root / f"{number}.conf"
             file.write_text(text)

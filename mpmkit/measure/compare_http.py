@@ -117,7 +117,9 @@ def _chunks(data: bytes) -> tuple[bytes, bytes]:
 def same_values(a: Reply, b: Reply) -> list[str]:
     """Names of headers that both have with another value, where the value is not the server's own."""
     other = dict(b.headers)
-    page = a.status >= 300 and "html" in dict(a.headers).get("Content-Type", "")
+    kind = dict(a.headers).get("Content-Type", "")
+    # The words of error pages, and what separates the parts of a multipart body, are each one's own.
+    page = (a.status >= 300 and "html" in kind) or "boundary=" in kind
     return [name for name, value in a.headers
             if name in other and not (name == "Content-Length" and page)
             and not _alike(name, value, other[name])]

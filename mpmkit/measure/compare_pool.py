@@ -231,8 +231,8 @@ def never_closes(twin: Twin) -> str:
     seen: list[str] = []
     end = time.monotonic() + 5.5
     while time.monotonic() < end:
-        letters = twin.auto()["Scoreboard"].strip().replace("W", "", 1)
-        busy = "".join(sorted(set(letters) - set("_.SL"))) or "_"
+        # W is the look itself, S a child that starts, L lasts for microseconds.
+        busy = "".join(sorted(set(twin.auto()["Scoreboard"].strip()) - set("_.SLW"))) or "_"
         if len(busy) == 1 and (not seen or seen[-1] != busy):
             seen.append(busy)
         time.sleep(0.15)

@@ -24,6 +24,7 @@ ON_PURPOSE: dict[str, str] = {
     "directive/MaxRequestsPerChild": "as MaxConnectionsPerChild",
     "directive/KeepAlive": REST_OF_LINE,
     "directive/ExtendedStatus": REST_OF_LINE,
+    "directive/BufferedLogs": REST_OF_LINE,
     "directive/FileETag": NEEDS_VALUE,
     "directive/DirectoryIndex": NEEDS_VALUE,
     "directive/Options": NEEDS_VALUE,
@@ -31,13 +32,11 @@ ON_PURPOSE: dict[str, str] = {
     "directive/AllowOverride": UNUSED + "; " + NEEDS_VALUE,
     "directive/Mutex": UNUSED,
     "directive/HostnameLookups": UNUSED,
-    "directive/UseCanonicalName": UNUSED,
     "directive/SSLProtocol": NEEDS_VALUE,
     "directive/SSLCertificate*File": "the files are looked into when the server starts",
     "http/10-range-416": SAYS_LENGTH,
     "http/84-413-body-over-1GiB": SAYS_LENGTH,
     "http/79-expect-unknown-417": "httpd closes without saying so; we say it",
-    "http/45-http09": "HTTP/0.9 has no status and no length, and is out of the standards: 400",
     "http/78-expect100": "the handler does not want the body, answers at once and ends the connection "
                          "(RFC 9110, 10.1.1); httpd asks for the body and drops it",
     "status/page: headers (*": "the page is made before it is sent, so it has a length; httpd sends a "
