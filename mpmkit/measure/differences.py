@@ -32,6 +32,7 @@ ON_PURPOSE: dict[str, str] = {
     "directive/AllowOverride": UNUSED + "; " + NEEDS_VALUE,
     "directive/Mutex": UNUSED,
     "directive/HostnameLookups": UNUSED,
+    "directive/ProxyTimeout": "0 says: as Timeout, which is its default",
     "directive/SSLProtocol": NEEDS_VALUE,
     "directive/SSLCertificate*File": "the files are looked into when the server starts",
     "http/10-range-416": SAYS_LENGTH,
