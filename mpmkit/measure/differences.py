@@ -65,6 +65,5 @@ MISSING: dict[str, str] = {
     "directive/CustomLog": "httpd insists on a format",
     "directive/RequestReadTimeout": "a rate of 0 is refused by httpd; no value is none to it",
     "directive/LimitRequestBody": "httpd takes the largest of all numbers as well",
-    "http/99-etag-all-tokens-prod-maxka0": "FileETag INode and ServerTokens are not carried out",
     "cli/-t, no ServerName": "httpd looks its name up, and warns when it finds none",
 }
