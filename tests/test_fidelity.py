@@ -7,6 +7,8 @@ there is an httpd; none of them may be unexplained.
 from __future__ import annotations
 
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,12 +42,10 @@ needs_httpd = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there is an h
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    where = tmp_path_factory.mktemp("site")
-    for place in (where, *where.parents):
-        if place.owner() == where.owner() and place != Path("/tmp"):
-            place.chmod(place.stat().st_mode | 0o055)  # the servers' children are another user
-    return pages(where)
+def site() -> Iterator[Path]:
+    """In a place that the servers' children, who are another user, may enter (pytest's own is not)."""
+    with tempfile.TemporaryDirectory(prefix="mpmkit-site-") as where:
+        yield pages(Path(where))
 
 
 def explained(rows: list[Row]) -> None:
