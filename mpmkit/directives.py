@@ -545,7 +545,7 @@ def _user(words: Words) -> str:
 
 # What a <Directory>, <Location> or <Files> decides; other directives there are for the whole site or
 # nothing (mpmkit: a note says so).
-IN_SECTIONS = frozenset({"Require", "SetHandler", "AddHandler", "Options"})
+IN_SECTIONS = frozenset({"Require", "SetHandler", "AddHandler", "Options", "LimitRequestBody"})
 
 MUTEXES = ("default", "none", "posixsem", "sem", "sysvsem", "fcntl", "flock", "file", "pthread")
 
@@ -982,6 +982,19 @@ class Directives:
     def tls(self) -> bool:
         """Does any listening socket speak TLS? (Then its `Listen` has the protocol "https".)"""
         return any(listen.protocol == "https" for listen in self.Listen)
+
+    @property
+    def longest_body(self) -> int:
+        """The largest LimitRequestBody, those of sections included: what a request may announce before
+        it is known which section it is for. 0: no limit."""
+        limits = [self.LimitRequestBody]
+        for section in self.sections:
+            limits += [
+                parse_value(SPECS["limitrequestbody"], setting.args)
+                for setting in section.settings
+                if setting.name.lower() == "limitrequestbody"
+            ]
+        return 0 if 0 in limits else max(limits)
 
     @property
     def threads_per_child(self) -> int:

@@ -297,6 +297,12 @@ def check_machine(
     for name, path in folders.items():
         if path is not None and not os.path.isdir(path):
             wrong(name, f"{path} is not a directory that can be read: create it or name another")
+    for name, path in (
+        ("SSLCertificateFile", directives.SSLCertificateFile),
+        ("SSLCertificateKeyFile", directives.SSLCertificateKeyFile),
+    ):
+        if path is not None and not os.path.isfile(path):
+            wrong(name, f"{path}: No such file or directory: name a file in PEM that can be read")
     for name, who, find, ah in (
         ("User", directives.User, pwd.getpwnam, "AH00543"),
         ("Group", directives.Group, grp.getgrnam, "AH00544"),

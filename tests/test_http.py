@@ -266,6 +266,34 @@ def test_limits_that_are_set(mpm, document_root):
         assert read_reply(exchange(server, chunked + 2 * b"6\r\nabcdef\r\n")).status == 413
 
 
+def test_the_body_s_limit_may_differ_by_section(mpm, document_root, tmp_path):
+    conf = tmp_path / "httpd.conf"
+    conf.write_text("LimitRequestBody 100\n<Location /sub>\nLimitRequestBody 1000\n</Location>\n"
+                    "<Files file.txt>\nLimitRequestBody 10\n</Files>\n"
+                    "<Location /empty.txt>\nLimitRequestBody 0\n</Location>\n")
+    with serving(mpm, conf=conf, document_root=document_root) as server:
+        for path, limit in (("/", 100), ("/sub/", 1000), ("/file.txt", 10), ("/empty.txt", 5000)):
+            assert get(server, path, method="POST", body=b"x" * limit).status == 200
+            if limit < 5000:
+                assert get(server, path, method="POST", body=b"x" * (limit + 1)).status == 413
+                head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+                for over in (0, 1):
+                    size = limit + over
+                    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (size, b"x" * size)
+                    with Client(server) as client:
+                        reply = client.ask(head.encode() + chunk, "POST")
+                    assert reply.status == (413 if over else 200), (path, size)
+
+
+def test_a_guarded_index_is_found_once(mpm, document_root, tmp_path):
+    """The index file's own guard leads back to the handler of files: not to the directory again."""
+    conf = tmp_path / "httpd.conf"
+    conf.write_text("<Location /sub>\nRequire local\n</Location>\n")
+    with serving(mpm, conf=conf, document_root=document_root) as server:
+        for _ in range(2):
+            assert get(server, "/sub/").body == b"sub index\n"
+
+
 # -- keep-alive -----------------------------------------------------------------------------------
 
 
@@ -458,6 +486,27 @@ def test_a_trickle_buys_little_time(mpm, document_root):
                     client.send(b"a")
             assert read_reply(data).status == 408
             assert 0.9 < time.monotonic() - began < 4
+
+
+def test_a_body_may_take_as_long_as_its_rate_allows(mpm, document_root):
+    """RequestReadTimeout body=1,MinRate=100: 250 bytes a quarter of a second are fast enough, 5 are not."""
+    rule = {"directives": ("RequestReadTimeout body=1,MinRate=100",)}
+    head = b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 2500\r\n\r\n"
+    with serving(mpm, document_root=document_root, **rule) as server:
+        for count, status in ((250, 200), (5, 408)):
+            with Client(server) as client:
+                client.send(head)
+                data = b""
+                for _ in range(10 if status == 200 else 40):
+                    client.sock.settimeout(0.25)
+                    try:
+                        data = client.sock.recv(65536)
+                        break
+                    except TimeoutError:
+                        client.send(b"x" * count)
+                if not data:
+                    data = client.receive()
+                assert read_reply(data).status == status
 
 
 def test_a_silent_client_is_closed_without_a_word(mpm, document_root):

@@ -561,3 +561,10 @@ def test_a_machine_that_has_it_all(tmp_path):
 def test_root_by_number_is_root():
     with pytest.raises(DirectiveError, match="root by another name"):
         check_machine(check("event", [Setting("User", ("#00",))])[0])
+
+
+@pytest.mark.parametrize("name", ["SSLCertificateFile", "SSLCertificateKeyFile"])
+def test_certificates_are_looked_for_before_the_start(name):
+    settings = from_keywords("event", **{name: "/nowhere.pem"})
+    with pytest.raises(DirectiveError, match=f"{name} /nowhere.pem: No such file .*: name a file"):
+        check_machine(check("event", settings)[0], settings)

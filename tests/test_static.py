@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -181,6 +182,46 @@ def test_a_sparse_file_beyond_4_gib(server, document_root):
             assert reply.status == 206 and b"\r\n\r\nend\r\n" in reply.body
     finally:
         path.unlink()
+
+
+@pytest.mark.parametrize("sendfile", [False, True])
+def test_a_large_file_takes_no_memory(mpm, document_root, sendfile):
+    """300 MB from beyond 4 GiB: no process of the server grows with what it sends."""
+    path = document_root / "huge.bin"
+    start, count = 2**32 - 1000, 300_000_000
+    with open(path, "wb") as file:
+        file.truncate(5 * 2**30)
+        file.seek(2**32)
+        file.write(b"here")
+    os.utime(path, (RECORDED, RECORDED))
+    try:
+        with serving(mpm, document_root=document_root, EnableSendfile=sendfile) as server:
+            with Client(server) as client:
+                client.get("/big.bin")
+            before = {pid: peak(pid) for pid in server.processes()}
+            with Client(server) as client:
+                client.send(f"GET /huge.bin HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                            f"Range: bytes={start}-{start + count - 1}\r\n\r\n".encode())
+                client.sock.settimeout(20)
+                buffer = memoryview(bytearray(1 << 20))
+                got, begin = 0, b""
+                while received := client.sock.recv_into(buffer):
+                    if len(begin) < 4000:
+                        begin += bytes(buffer[: min(received, 4000)])
+                    got += received
+            head, _, body = begin.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 206 ")
+            assert got == len(head) + 4 + count
+            assert body[:1000].strip(b"\0") == b"" and body[1000:1004] == b"here"
+            for pid, kib in before.items():
+                assert peak(pid) - kib < 4096, f"{peak(pid) - kib} KiB more"
+    finally:
+        path.unlink()
+
+
+def peak(pid: int) -> int:
+    """The most memory that a process has had resident, in KiB."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
 
 
 def test_a_sparse_file_arrives_whole(server, document_root):

@@ -87,6 +87,7 @@ class Said(NamedTuple):
 
     handler     SetHandler's, None without one; `by_name`: a <Files> section said it
     by_extension, options, require      AddHandler's, Options', Require's
+    body        LimitRequestBody's; None where no section at all has one: then the protocol knows it
     """
 
     handler: str | None
@@ -94,6 +95,7 @@ class Said(NamedTuple):
     by_extension: Mapping[str, str]
     options: frozenset[str]
     require: tuple[str, ...]
+    body: int | None
 
 
 class Place(NamedTuple):
@@ -158,6 +160,8 @@ class Router:
             static.handler_of = self.decide
             static.canonical, static.charset = files.canonical, files.charset
         rules = [Rule(section) for section in directives.sections]
+        limits = any("LimitRequestBody" in rule.values for rule in rules)
+        self._body = directives.LimitRequestBody if limits else None
         self._rules = sorted(rules, key=lambda rule: (ORDER.index(rule.kind), _depth(rule)))
         self._cgi: CgiScripts | None = None
         self._fastcgi: FastCgi | None = None
@@ -226,9 +230,10 @@ class Router:
         require: tuple[str, ...] = ("all", "granted")
         handler, by_name = self._default, False
         by_extension: Mapping[str, str] = self._by_extension
-        options = self._options
+        options, body = self._options, self._body
         for rule in self._rules:
             if rule.is_for(path, filename):
+                body = rule.values.get("LimitRequestBody", body)
                 require = rule.values.get("Require", require)
                 if "SetHandler" in rule.values:
                     handler = rule.values["SetHandler"]
@@ -239,14 +244,22 @@ class Router:
                     options = merge_options(options, rule.options)
         if handler is not None and handler.lower() == "none":
             handler = None
-        return Said(handler, by_name, by_extension, options, require)
+        return Said(handler, by_name, by_extension, options, require, body)
 
     def _static(self, place: Place) -> StaticFiles:
         return self._files[place]
 
     @staticmethod
     def _guarded(said: Said, handler: Handler) -> Handler:
-        """`handler` for those whom Require lets in."""
+        """`handler` for those whom Require lets in, and for bodies that LimitRequestBody allows."""
+        if (limit := said.body) is not None:
+            inner = handler
+
+            def handler(request: Request, conn: Connection) -> Response:
+                if conn.protocol.in_body:
+                    conn.protocol.limit_body(request, limit)
+                return inner(request, conn)
+
         if said.require == ("all", "denied"):
             return _denied
         if said.require == ("local",):

@@ -208,7 +208,7 @@ class StaticFiles:
                 name, filename, st = self._index_of(filename)
                 handler = self.handler_of(path + name) if self.handler_of is not None else self
                 if handler is not self:
-                    return handler(request, conn)
+                    return handler(_for_path(request, path + name), conn)
             elif path.endswith("/"):
                 return page(404, request.method)
             real = os.path.realpath(filename)
@@ -248,6 +248,15 @@ class StaticFiles:
     def _refused(error: Exception, request: Request) -> Response:
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError))
         return page(404 if missing else 403, request.method)
+
+
+def _for_path(request: Request, path: str) -> Request:
+    """The same request, for another path: whoever answers it must not find the directory again."""
+    other = Request()
+    for name in Request.__slots__:
+        setattr(other, name, getattr(request, name))
+    other.path = path
+    return other
 
 
 def read_types(file: str) -> dict[str, str]:

@@ -155,17 +155,23 @@ class Protocol:
     # -- bodies -------------------------------------------------------------------------------
 
     def _begin_body(self, request: Request, parser: h11.Connection, first: bytes) -> None:
-        limit = self._directives.LimitRequestBody
+        self._body = parser
+        self.limit_body(request, self._directives.longest_body)
+        self._between = True
+        self._buffer = b""
+        if first:
+            parser.receive_data(first)
+
+    def limit_body(self, request: Request, limit: int) -> None:
+        """LimitRequestBody of the section that `request` is for; 0: none. Before any of the body is read.
+
+        Raises RequestError 413 for a body that is announced to be longer.
+        """
         if limit and request.length is not None and request.length > limit:
             raise RequestError(
                 413, f"body of {request.length} bytes is over LimitRequestBody {limit}"
             )
         self._allowed = limit or None
-        self._body = parser
-        self._between = True
-        self._buffer = b""
-        if first:
-            parser.receive_data(first)
 
     @property
     def in_body(self) -> bool:
