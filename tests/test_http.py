@@ -563,6 +563,21 @@ def test_head_has_the_head_of_get(server):
             assert head["Content-Length"] == str(len(full.body))
 
 
+def test_options_of_what_is_not_there(server):
+    """Methods are asked for, not a file."""
+    with Client(server) as client:
+        reply = client.get("/nope", method="OPTIONS")
+        assert (reply.status, reply["Content-Length"]) == (200, "0")
+        assert set(reply["Allow"].split(",")) == {"GET", "POST", "OPTIONS", "HEAD", "TRACE"}
+        assert client.get("/nope").status == 404
+
+
+def test_ranges_of_an_empty_file(server):
+    with Client(server) as client:
+        for value in ("bytes=0-0", "bytes=-5", "bytes=0-"):
+            assert client.get("/empty.txt", f"Range: {value}").status == 200
+
+
 def test_redirect_goes_where_the_client_came_from(server):
     with Client(server) as client:
         for target, host, location in [
@@ -570,6 +585,7 @@ def test_redirect_goes_where_the_client_came_from(server):
             ("/sub?a=b&c", "lab.example", "http://lab.example/sub/?a=b&c"),
             ("http://other.example/sub", "lab.example", "http://other.example/sub/"),
             ("//sub", "lab.example", "http://lab.example/sub/"),
+            ("/sub", "lab.example:80", "http://lab.example/sub/"),
             ("/./s%75b", "lab.example", "http://lab.example/sub/"),
         ]:
             reply = client.ask(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
@@ -615,7 +631,9 @@ def test_conditions_are_checked_in_the_standard_s_order(server):
     ("bytes=", (200, None, None)),
     ("lines=1-2", (200, None, None)),
     ("bytes=1-2,x", (200, None, None)),
-    ("bytes=-0", (416, None, None)),
+    ("bytes=-0", (200, None, None)),
+    ("bytes=0-0,", (206, "bytes 0-0/37", b"0")),
+    ("bytes=,", (200, None, None)),
     ("bytes=37-", (416, None, None)),
     ("bytes=37-, 36-", (206, "bytes 36-36/37", b"\n")),
     ("bytes=" + ",".join(f"{i}-{i}" for i in range(0, 36, 2)) + ",0-" * 201, (200, None, None)),

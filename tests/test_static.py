@@ -477,9 +477,12 @@ def test_ranges_are_those_asked_for(asked, size):
         wanted |= set(positions) & set(range(size))
     ranges = parse_ranges(("bytes=" + ", ".join(asked)).encode(), size)
     if ranges is None:
+        if "-0" in asked:
+            return
         # More than the file in all: overlaps that are not neighbours in the list.
         assert len(asked) > 1
         return
+    assert "-0" not in asked
     assert {p for start, end in ranges for p in range(start, end + 1)} == wanted
     assert all(0 <= start <= end < size for start, end in ranges)
 

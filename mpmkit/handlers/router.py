@@ -358,6 +358,8 @@ class Router:
         """TRACE (RFC 9110, 9.3.8), or 405 where TraceEnable is off."""
         if not self._trace:
             return page(405, extra=b"Allow: \r\n")
+        if request.length != 0:
+            raise RequestError(413, "TRACE with a body")
         return Response(200, b"", b"Content-Type: message/http\r\n\r\n", [request.head], None)
 
     def _check_handlers(self) -> None:

@@ -247,6 +247,8 @@ class StaticFiles:
     @staticmethod
     def _refused(error: Exception, request: Request) -> Response:
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError))
+        if missing and request.method == "OPTIONS":  # asks for methods, not for a file
+            return Response(200, ALLOW + b"Content-Length: 0\r\n", b"\r\n")
         return page(404 if missing else 403, request.method)
 
 
@@ -274,6 +276,7 @@ def moved(
 ) -> Response:
     """301 to another path of the host that the client named (or of `canonical`), with its query."""
     host = canonical or request.get(b"host") or b"localhost"
+    host = host.removesuffix(b":443" if conn.scheme == "https" else b":80")
     query = b"?" + request.query if request.query else b""
     start = b"Location: %b://" % conn.scheme.encode()
     return page(301, request.method, extra=b"%b%b%b%b\r\n" % (start, host, path, query))
@@ -296,14 +299,15 @@ def _not_allowed(request: Request) -> Response:
 def _precondition(request: Request, version: Version, now: float) -> Response | None:
     """The answer to If-Match, If-None-Match and the dates (RFC 9110, 13.2.2); None: send the file."""
     match = request.get(b"if-match")
+    length = b"Content-Length: %d\r\n" % (version.size if request.method == "HEAD" else 0)
     if match is not None:
         if not _etag_in(match, version.etag, strong=True):
-            return Response(412, version.fields + b"Content-Length: 0\r\n", version.after)
+            return Response(412, version.fields + length, version.after)
     else:
         since = request.get(b"if-unmodified-since")
         when = parse_http_date(since) if since else None
         if when is not None and version.mtime > when:
-            return Response(412, version.fields + b"Content-Length: 0\r\n", version.after)
+            return Response(412, version.fields + length, version.after)
     none_match = request.get(b"if-none-match")
     if none_match is not None:
         unchanged = _etag_in(none_match, version.etag, strong=False)
@@ -324,7 +328,7 @@ def _ranged(
 ) -> Response | None:
     """The answer to Range (RFC 9110, 14.2); None: send the whole file. Raises OSError."""
     header = request.get(b"range")
-    if header is None or request.method == "POST" or not _if_range(request, version, now):
+    if header is None or request.method == "POST" or not version.size or not _if_range(request, version, now):
         return None
     size = version.size
     ranges = parse_ranges(header, size, options)
@@ -383,8 +387,8 @@ def parse_ranges(
     unit, _, text = header.partition(b"=")
     if unit.lower() != b"bytes":
         return None
-    asked = text.split(b",")
-    if len(asked) > options.ranges:
+    asked = [one for one in text.split(b",") if one.strip()]
+    if not asked or len(asked) > options.ranges:
         return None
     ranges: list[tuple[int, int]] = []
     overlaps = reversals = 0
@@ -397,6 +401,8 @@ def parse_ranges(
             if last and end < start:
                 return None
         else:
+            if not int(last):
+                return None  # the last 0 bytes: no range at all
             start, end = max(0, size - int(last)), size - 1
         if start >= size:
             continue

@@ -280,7 +280,7 @@ def parse_http_date(value: bytes) -> int | None:
     None for anything else: then the header is ignored.
     """
     try:
-        match value.decode("ascii").replace("-", " ").split():
+        match value.partition(b";")[0].decode("ascii").replace("-", " ").split():
             case [name, day, month, year, clock, "GMT"] if name.endswith(","):
                 pass
             case [_, month, day, clock, year]:

@@ -48,14 +48,23 @@ _REQUEST_LINE = re.compile(
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _SIMPLE_REQUEST = re.compile(rb"GET ([\x21-\x7e\x80-\xff]+)\r\n")
 _PLAIN_START = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/1\.([01])\r\n")
-_PLAIN_FIELD = re.compile(rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\0\n\v\f\r]*)\r$", re.MULTILINE)
+_PLAIN_FIELD = re.compile(
+    rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00-\x08\x0a-\x1f\x7f]*)\r$", re.MULTILINE
+)
+# What httpd refuses in a head, and h11 does not: control characters, a continuation line of blanks,
+# and a length that is said twice, be it the same.
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_BLANK_CONTINUATION = re.compile(rb"\r\n[ \t]+\r\n")
+_LENGTHS = re.compile(rb"\ncontent-length:([^\r]*(?:\r\n[ \t][^\r]*)*)", re.IGNORECASE)
 # What h11 looks at more closely than at a name and a value.
 _NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 _CONDITIONAL = frozenset(
     {b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range"}
 )
 # A host name or an address, and a port: whatever else comes as Host ends up in nobody's link.
-_HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%\x80-\xff-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?\Z")
+_HOST = re.compile(
+    rb"(?:[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::0*[1-9][0-9]{0,4})?\Z"
+)
 
 
 # What the scoreboard shows of each version.
@@ -300,6 +309,11 @@ def read_plain(request: Request, head: bytes, directives: Directives) -> bool:
 def _read_by_h11(request: Request, head: bytes, directives: Directives) -> h11.Connection:
     """The same of any head. Raises RequestError."""
     check_limits(head, directives, complete=True)
+    if _CONTROL.search(head) or _BLANK_CONTINUATION.search(head):
+        raise RequestError(400, "a control character or a blank continuation line in the head")
+    lengths = _LENGTHS.findall(head)
+    if len(lengths) > 1 or any(b"," in value for value in lengths):
+        raise RequestError(400, "more than one Content-Length")
     # h11's own limit is for incomplete heads, which it never sees here, chunk sizes and trailers.
     parser = h11.Connection(h11.SERVER)
     parser.receive_data(head)
@@ -352,14 +366,22 @@ def _check_host(request: Request) -> None:
     if not host:
         if request.version == (1, 1):
             raise RequestError(400, "no Host")
-    elif not _HOST.match(host):
+    elif not _is_host(host):
         raise RequestError(400, "a Host that is none")
     absolute = _ABSOLUTE.match(request.target)
     if absolute is not None:
-        if not _HOST.match(absolute[1]):
+        if not _is_host(absolute[1]):
             raise RequestError(400, "a bad host in the request target")
         others = (field for field in request.headers if field[0] != b"host")
         request.headers = ((b"host", absolute[1]), *others)
+
+
+def _is_host(text: bytes) -> bool:
+    """A name or an address, and a port from 1 to 65535 or none."""
+    if not _HOST.match(text):
+        return False
+    port = text.rpartition(b":")[2]
+    return not port.isdigit() or int(port) < 65536
 
 
 def _check_merged(request: Request, size: int) -> None:
@@ -383,6 +405,8 @@ def _frame(request: Request) -> None:
             request.headers = tuple(f for f in request.headers if f[0] != b"content-length")
     else:
         request.length = int(request.get(b"content-length") or 0)
+        if request.length >= 1 << 63:
+            raise RequestError(400, "a Content-Length that no file has")
 
 
 def _check_expectation(request: Request) -> None:
