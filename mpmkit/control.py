@@ -212,7 +212,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     log = os.path.dirname(directives.ErrorLog or "")
     if not os.path.isdir(log):
-        tell(f"(2)No such file or directory: AH02291: ErrorLog {directives.ErrorLog}: there is no directory {log}: make it")
+        why = f"AH02291: ErrorLog {directives.ErrorLog}: there is no directory {log}: make it"
+        tell(f"(2)No such file or directory: {why}")
         tell("AH00014: Configuration check failed")
         return 1
     if chosen.test:

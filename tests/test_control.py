@@ -701,9 +701,9 @@ def shape(text: str) -> list[str]:
         line = re.sub(r"^(\S*apache2|httpd): ", "NAME: ", line)
         if line.startswith("Usage:"):
             return [*lines, "Usage:"]
-        if (found := re.match(r"((?:\(\d+\)[^:]+: )?AH\d+: (?:WARNING: |Syntax error on line \d+ of .*)?)", line)) or (
-            found := re.match(r"(Mutex default|PidFile|User|Group|Define: \w+)", line)
-        ):
+        number = r"((?:\(\d+\)[^:]+: )?AH\d+: (?:WARNING: |Syntax error on line \d+ of .*)?)"
+        key = r"(Mutex default|PidFile|User|Group|Define: \w+)"
+        if found := re.match(number, line) or re.match(key, line):
             lines.append(found[1])
             continue
         if lines and lines[-1].startswith("AH00526: Syntax"):
