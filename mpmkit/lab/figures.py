@@ -126,6 +126,205 @@ def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Fig
     return figure
 
 
+# ---------------------------------------------------------------- memory and sweeps
+
+AGAINST = {"busy": "requests being served at once", "idle": "kept-alive connections, idle"}
+SERVER_COLOUR = "#777777"  # a rival that has no colour of its own
+PARTS = {"code": "code (files)", "heap": "heap", "anonymous": "other anonymous",
+         "stacks": "stacks", "shm": "shared memory"}
+
+
+def memory_curve(frame: pandas.DataFrame, against: str = "busy", *,
+                 theme: str | None = None) -> go.Figure:
+    """Memory (PSS, MiB) of the whole server against busy requests or idle connections, a line an MPM.
+
+    `frame` is the records table memory (`MemoryTable.to_frame()`, or `mpmkit.recorded("memory")`).
+    A marker is a measured level, the median of its rounds, and stands where the server got to: under
+    prefork and worker the line of idle connections ends where the workers do. Each line has its name
+    and the cost of one more at its end. Rivals are grey. Raises ValueError if there is nothing of
+    that kind.
+    """
+    import plotly.graph_objects as go
+
+    from mpmkit.measure.sizing import slope
+
+    rows = _memory_rows(frame, against)
+    dark = colours.is_dark(theme)
+    figure = go.Figure()
+    told: list[str] = []
+    ends: list[tuple[float, float, str]] = []
+    for (server, mpm), own in _by_server(rows):
+        middle = own.groupby("held")["pss_kb"].median()
+        xs, ys = [float(x) for x in middle.index], [float(y) / 1024 for y in middle]
+        colour = _server_colour(server, mpm, theme)
+        name = mpm if server == OURS else f"{server} {mpm}".strip()
+        cost = ""
+        if len(xs) > 1:
+            one_more = slope(list(own["held"]), list(own["pss_kb"])).slope
+            cost = f", {_short(one_more)} KiB each"
+        figure.add_trace(go.Scatter(
+            x=xs, y=ys, name=name, mode="lines+markers", showlegend=False,
+            line={"color": colour, "width": 2.5 if server == OURS else 1.5,
+                  "dash": colours.DASHES.get(mpm, "solid")},
+            marker={"size": 9, "symbol": colours.MARKERS.get(mpm, "x"), "color": colour},
+            hovertemplate="%{x:,} held: %{y:,.1f} MiB<extra>" + name + "</extra>"))
+        ends.append((ys[-1], xs[-1], f" {name}{cost}"))
+        told.append(f"{name}: {ys[0]:,.0f} MiB at {xs[0]:,.0f}, {ys[-1]:,.0f} at {xs[-1]:,.0f}{cost}")
+    for y, x, text in _apart(ends):
+        figure.add_annotation(x=x, y=y, text=text, showarrow=False, xanchor="left",
+                              font={"color": colours.INK[dark], "size": 13})
+    most = max(x for _, x, *_ in ends)
+    what = "busy request" if against == "busy" else "idle connection"
+    _dress(figure, f"Memory of the whole server<br><sup>PSS, shared pages divided among who shares "
+                   f"them · at each line's end: what one more {what} costs</sup>", theme)
+    figure.update_xaxes(title_text=AGAINST[against], range=[-0.03 * most, 1.42 * most or 1],
+                        rangemode="tozero")
+    figure.update_yaxes(title_text="MiB", rangemode="tozero")
+    figure.update_layout(meta={"alt": f"Memory against {AGAINST[against]}. " + "; ".join(told) + "."})
+    return figure
+
+
+def memory_parts(frame: pandas.DataFrame, against: str = "busy", *,
+                 theme: str | None = None) -> go.Figure:
+    """What the memory of each server is made of at its highest level: a stacked bar a server, in MiB
+    of PSS, with summed RSS beside as an outline, which counts shared pages once for each process.
+
+    `frame` as for `memory_curve`. Raises ValueError if there is nothing of that kind.
+    """
+    import plotly.graph_objects as go
+
+    rows = _memory_rows(frame, against)
+    dark = colours.is_dark(theme)
+    figure = go.Figure()
+    names, tops, told = [], [], []
+    for (server, mpm), own in _by_server(rows):
+        level = own["level"].max()
+        at = own[own["level"] == level]
+        held = int(at["held"].median())
+        name = mpm if server == OURS else f"{server} {mpm}".strip()
+        names.append(f"{name}<br>{held:,} {against}")
+        tops.append({part: float(at[f"{part}_kb"].median()) / 1024 for part in (*PARTS, "pss", "rss")})
+        told.append(f"{name} with {held:,}: PSS {tops[-1]['pss']:,.0f} MiB, summed RSS "
+                    f"{tops[-1]['rss']:,.0f}")
+    for number, (part, title) in enumerate(PARTS.items()):
+        shade = (0.25, 0.45, 0.65, 0.85, 1.0)[number]
+        red, green, blue = _rgb(colours.INK[dark])
+        values = [top[part] for top in tops]
+        figure.add_trace(go.Bar(
+            x=names, y=values, name=title, offsetgroup=0,
+            marker={"color": f"rgba({red},{green},{blue},{shade})"},
+            # The last one is on top of the stack, and has the sum above it.
+            text=[f"PSS {top['pss']:,.0f}" for top in tops] if part == "shm" else None,
+            textposition="outside" if part == "shm" else "none", constraintext="none",
+            cliponaxis=False, hovertemplate="%{y:,.1f} MiB " + title + "<extra></extra>"))
+    figure.add_trace(go.Bar(
+        x=names, y=[top["rss"] for top in tops], name="summed RSS", offsetgroup=1,
+        marker={"color": "rgba(0,0,0,0)", "line": {"color": colours.INK[dark], "width": 1.5}},
+        text=[f"RSS {top['rss']:,.0f}" for top in tops], textposition="outside",
+        constraintext="none", cliponaxis=False, hovertemplate="%{y:,.1f} MiB summed RSS<extra></extra>"))
+    _dress(figure, "What the memory is made of<br><sup>filled: PSS by kind, adds up · outline: summed "
+                   "RSS, counts shared pages once for each process</sup>", theme)
+    figure.update_yaxes(title_text="MiB", rangemode="tozero")
+    figure.update_layout(barmode="stack", showlegend=True,
+                         legend={"orientation": "h", "y": -0.2},
+                         meta={"alt": "What the memory is made of. " + "; ".join(told) + "."})
+    return figure
+
+
+def sweep_heat(summary: pandas.DataFrame, x: str, y: str, *, value: str = "qps",
+               mpm: str | None = None, theme: str | None = None) -> go.Figure:
+    """A sweep over two names as a map: `value` (qps, p50_ms, p99_ms) of each point, written into it.
+
+    `summary` is `SweepTable.summary()`. A point at which the generator was the limit has a *. With
+    more than one MPM in it, say which. Raises ValueError if names or rows are missing, or a point
+    is there twice (another name of the grid varies too).
+    """
+    import plotly.graph_objects as go
+
+    rows = _sweep_rows(summary, (x, y, value), mpm)
+    if rows.duplicated([x, y]).any():
+        raise ValueError(f"{x} and {y} do not tell the points apart; choose the rows of one value of "
+                         "the others first")
+    xs, ys = sorted(rows[x].unique()), sorted(rows[y].unique())
+    found = {(row[x], row[y]): row for row in rows.to_dict("records")}
+
+    def cell(column: Any, line: Any) -> str:
+        row = found.get((column, line))
+        if row is None or row[value] != row[value]:
+            return ""
+        text = _count(row[value]) if value == "qps" else f"{row[value]:,.1f}"
+        return text + ("*" if row.get("generator_bound") else "")
+
+    numbers = [[found[column, line][value] if (column, line) in found else None for column in xs]
+               for line in ys]
+    unit = {"qps": "requests per second", "p50_ms": "median latency, ms",
+            "p99_ms": "99th percentile of latency, ms"}.get(value, value)
+    figure = go.Figure(go.Heatmap(
+        x=[str(one) for one in xs], y=[str(one) for one in ys], z=numbers, colorscale="Cividis",
+        text=[[cell(column, line) for column in xs] for line in ys], texttemplate="%{text}",
+        colorbar={"title": {"text": unit, "side": "right"}}, xgap=2, ygap=2,
+        hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{text}}<extra></extra>"))
+    name = str(rows["mpm"].iloc[0])
+    bound = " · *: the generator was the limit" if rows["generator_bound"].any() else ""
+    _dress(figure, f"{name}: {unit}<br><sup>{y} against {x}{bound}</sup>", theme)
+    figure.update_xaxes(title_text=x, type="category")
+    figure.update_yaxes(title_text=y, type="category")
+    best = rows.loc[rows["qps"].idxmax()]
+    figure.update_layout(meta={"alt": f"{unit} of {name} for {len(rows)} points; most requests per "
+                                      f"second with {x} {best[x]} and {y} {best[y]}: "
+                                      f"{_count(best['qps'])}."})
+    return figure
+
+
+def sweep_curve(summary: pandas.DataFrame, x: str, *, value: str = "qps",
+                theme: str | None = None) -> go.Figure:
+    """A sweep over one name as a curve, a line an MPM, with its knee marked: beyond it more `x` gives
+    little more.
+
+    `summary` is `SweepTable.summary()`. A hollow marker is a point at which the generator was the
+    limit. Raises ValueError if names are missing or `x` is not made of numbers.
+    """
+    import plotly.graph_objects as go
+
+    from mpmkit.measure.sweep import knee
+
+    rows = _sweep_rows(summary, (x, value), None, one=False)
+    if not all(isinstance(v, int | float) for v in rows[x].tolist()):
+        raise ValueError(f"{x} is not made of numbers; a curve needs some")
+    figure = go.Figure()
+    dark, told, ends = colours.is_dark(theme), [], []
+    for mpm, own in rows.groupby("mpm", sort=False):
+        own = own.sort_values(x)
+        xs, ys = own[x].tolist(), own[value].tolist()
+        colour, symbol = colours.colour(str(mpm), theme), colours.MARKERS[str(mpm)]
+        figure.add_trace(go.Scatter(
+            x=xs, y=ys, mode="lines+markers", showlegend=False, name=str(mpm),
+            line={"color": colour, "width": 2.5, "dash": colours.DASHES[str(mpm)]},
+            marker={"size": 10, "color": colour, "symbol": [
+                f"{symbol}-open" if bound else symbol for bound in own["generator_bound"]]},
+            hovertemplate=f"{x} %{{x}}: %{{y:,.1f}}<extra>{mpm}</extra>"))
+        ends.append((ys[-1], xs[-1], f" {mpm}"))
+        bend = knee(xs, ys) if value == "qps" else None
+        if bend is not None:
+            figure.add_annotation(x=bend, y=ys[xs.index(bend)], text=f"knee: {bend:g}", ay=-36, ax=0,
+                                  arrowcolor=colour, font={"color": colours.INK[dark]})
+        told.append(f"{mpm}: " + ", ".join(f"{_count(v)} at {one:g}" for one, v in zip(
+            xs, ys, strict=True)) + (f", knee at {bend:g}" if bend is not None else ""))
+    for y, end, text in _apart(ends):
+        figure.add_annotation(x=end, y=y, text=text, showarrow=False, xanchor="left",
+                              font={"color": colours.INK[dark], "size": 13})
+    unit = {"qps": "requests per second", "p50_ms": "median latency (ms)",
+            "p99_ms": "99th percentile of latency (ms)"}.get(value, value)
+    hollow = "<br><sup>hollow: the generator was the limit</sup>" if (
+        rows["generator_bound"].any()) else ""
+    _dress(figure, f"{unit[0].upper()}{unit[1:]} against {x}{hollow}", theme)
+    low, high = min(rows[x]), max(rows[x])
+    figure.update_xaxes(title_text=x, range=[low - 0.04 * (high - low), high + 0.18 * (high - low)])
+    figure.update_yaxes(title_text=unit, rangemode="tozero")
+    figure.update_layout(meta={"alt": f"{unit} against {x}. " + "; ".join(told) + "."})
+    return figure
+
+
 def alt_text(figure: go.Figure) -> str:
     """What the figure shows, in words and numbers, for a reader who can't see it."""
     meta: Any = figure.layout.meta
@@ -164,6 +363,63 @@ def _kinds(summary: pandas.DataFrame) -> list[str]:
     if missing:
         raise ValueError(f"the rows lack {', '.join(missing)}; give QpsTable.summary()")
     return list(dict.fromkeys(summary["kind"]))
+
+
+def _memory_rows(frame: pandas.DataFrame, against: str) -> pandas.DataFrame:
+    if against not in AGAINST:
+        raise ValueError(f"against: {against!r} is none of {', '.join(AGAINST)}")
+    missing = [name for name in ("server", "mpm", "against", "scope", "held", "level", "pss_kb",
+                                 "rss_kb") if name not in frame.columns]
+    if missing:
+        raise ValueError(f"the rows lack {', '.join(missing)}; give MemoryTable.to_frame()")
+    rows = frame[(frame["against"] == against) & (frame["scope"] == "server")]
+    if not len(rows):
+        raise ValueError(f"nothing was measured against {against}")
+    return rows
+
+
+def _by_server(rows: pandas.DataFrame) -> list[tuple[tuple[str, str], pandas.DataFrame]]:
+    """((server, MPM or ""), its rows); ours first."""
+    mpms = rows["mpm"].fillna("")
+    keys = list(dict.fromkeys(zip(rows["server"], mpms, strict=True)))
+    keys.sort(key=lambda key: key[0] != OURS)
+    return [(key, rows[(rows["server"] == key[0]) & (mpms == key[1])]) for key in keys]
+
+
+def _server_colour(server: str, mpm: str, theme: str | None) -> str:
+    if server == OURS:
+        return colours.colour(mpm, theme)
+    return colours.OTHERS.get(server, SERVER_COLOUR)
+
+
+def _apart(ends: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Labels at lines' ends, (y, x, text), moved up so that none lies on another."""
+    room = 0.055 * max((y for y, *_ in ends), default=0)
+    width = 0.4 * max((x for _, x, _ in ends), default=0)
+    placed: list[tuple[float, float, str]] = []
+    for y, x, text in sorted(ends):
+        below = [other for other, place, _ in placed if abs(place - x) < width]
+        if below and y - max(below) < room:
+            y = max(below) + room
+        placed.append((y, x, text))
+    return placed
+
+
+def _short(value: float) -> str:
+    return f"{value:,.1f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _sweep_rows(summary: pandas.DataFrame, names: tuple[str, ...], mpm: str | None, *,
+                one: bool = True) -> pandas.DataFrame:
+    missing = [name for name in (*names, "mpm", "qps", "generator_bound")
+               if name not in summary.columns]
+    if missing:
+        raise ValueError(f"the rows lack {', '.join(missing)}; give SweepTable.summary()")
+    rows = summary if mpm is None else summary[summary["mpm"] == mpm]
+    there = list(dict.fromkeys(summary["mpm"]))
+    if not len(rows) or (one and rows["mpm"].nunique() > 1):
+        raise ValueError(f"say which MPM: {', '.join(there) or 'there are no rows'}")
+    return rows
 
 
 def _by_mpm(summary: pandas.DataFrame, kind: str, server: str = OURS) -> dict[str, Any]:

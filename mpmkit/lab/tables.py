@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures import OURS
+from mpmkit.lab.figures import OURS, _memory_rows
 
 if TYPE_CHECKING:
     import pandas
@@ -78,6 +78,41 @@ def noise(summary: pandas.DataFrame) -> pandas.DataFrame:
     told = [f"{value:.0%}" if rounds > 1 else "unknown"
             for value, rounds in zip(share, summary["rounds"], strict=True)]
     return summary[["kind", "server", "mpm", "rounds"]].assign(noise=told)
+
+
+def memory(frame: pandas.DataFrame, against: str = "busy") -> pandas.DataFrame:
+    """Memory of each server at each level, medians of the rounds, in MiB: a row a server and level.
+
+    `frame` is the records table memory. Raises ValueError if there is nothing of that kind.
+    """
+    rows = _memory_rows(frame, against)
+    groups = rows.assign(mpm=rows["mpm"].fillna("")).groupby(["server", "mpm", "level"], sort=False)
+    made = groups[["held", "processes", "threads"]].median().astype(int)
+    for name in ("pss", "code", "heap", "anonymous", "stacks", "shm", "uss", "rss"):
+        title = {"pss": "PSS", "uss": "USS", "rss": "summed RSS"}.get(name, name)
+        made[f"{title} MiB"] = groups[f"{name}_kb"].median() / 1024
+    return made
+
+
+def beside_recorded(mine: pandas.DataFrame, recorded: pandas.DataFrame, by: list[str],
+                    value: str = "qps") -> pandas.DataFrame:
+    """This machine's medians of `value` beside a recorded run's (`mpmkit.recorded`): a row for each
+    `by` that both have, with how many times the recorded figure yours is.
+
+    The machines differ: what can be compared is how the ratios of the rows stand to one another.
+    Raises ValueError if a column is missing or the two have nothing in common.
+    """
+    for name, frame in (("yours", mine), ("recorded", recorded)):
+        missing = [column for column in (*by, value) if column not in frame.columns]
+        if missing:
+            raise ValueError(f"the rows of {name} lack {', '.join(missing)}")
+    sides = [frame.groupby(by, sort=False, dropna=False)[value].median()
+             for frame in (mine, recorded)]
+    made = sides[0].to_frame("yours").join(sides[1].rename("recorded"), how="inner")
+    if not len(made):
+        raise ValueError(f"your rows and the recorded ones have no {' and '.join(by)} in common")
+    made["yours / recorded"] = made["yours"] / made["recorded"]
+    return made
 
 
 def machine(described: Machine) -> pandas.DataFrame:

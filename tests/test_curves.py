@@ -1,0 +1,127 @@
+"""Figures and tables of memory and sweeps: they draw the rows, label directly, say what they can't."""
+
+from __future__ import annotations
+
+import pytest
+from test_memory import rows as memory_rows
+from test_records import SWEEP
+
+from mpmkit.lab import figures, tables, theme
+from mpmkit.measure import records
+from mpmkit.measure.sweep import SweepTable
+
+
+@pytest.fixture
+def frame():
+    return records.frame([
+        *memory_rows("prefork", cost=1000), *memory_rows("event", cost=100),
+        *memory_rows("event", "idle", cost=3), *memory_rows("event", cost=50, server="httpd"),
+        *({**row, "mpm": None} for row in memory_rows("event", "idle", cost=2, server="uvicorn")),
+    ], "memory")
+
+
+def table(**values) -> SweepTable:
+    """Rates by (MPM, ThreadsPerChild, users); 0 requests/s for a rate below 0 is generator-bound."""
+    made = []
+    for mpm in ("worker", "event"):
+        for threads in (5, 25):
+            for users, rate in ((10, 1000.0), (20, 2000.0), (40, 2100.0), (80, 2150.0)):
+                made.append(records.check({
+                    **SWEEP, "mpm": mpm, "users": users, "requests": round(rate * 2), "failures": 0,
+                    "errors": "{}", "qps": rate, "duration_s": 2.0,
+                    "generator_bound": users == 80,
+                    "point": f'{{"ThreadsPerChild": {threads}, "users": {users}}}', **values}))
+    return SweepTable(made, ("ThreadsPerChild", "users"))
+
+
+def test_a_curve_goes_through_the_levels(frame):
+    figure = figures.memory_curve(frame)
+    drawn = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
+    assert list(drawn) == ["prefork", "event", "httpd event"]
+    assert drawn["event"][0] == [0, 50, 100, 200]
+    assert drawn["event"][1] == [pytest.approx((20_000 + 100 * n) / 1024) for n in (0, 50, 100, 200)]
+    labels = [note.text for note in figure.layout.annotations]
+    assert " prefork, 1,000 KiB each" in labels and " httpd event, 50.0 KiB each" in labels
+    assert figure.data[0].line.color == theme.LIGHT["prefork"]
+    assert figure.data[2].line.color == theme.OTHERS["httpd"]
+    assert figure.layout.yaxis.title.text == "MiB"
+    assert "prefork: 20 MiB at 0, 215 at 200, 1,000 KiB each" in figures.alt_text(figure)
+    idle = figures.memory_curve(frame, "idle", theme="dark")
+    assert [trace.name for trace in idle.data] == ["event", "uvicorn"]
+    assert "idle connection costs" in idle.layout.title.text
+
+
+def test_labels_do_not_lie_on_each_other(frame):
+    close = frame.assign(pss_kb=frame["pss_kb"] // 1000 + 50_000)
+    notes = sorted(note.y for note in figures.memory_curve(close).layout.annotations)
+    assert all(b - a > 0.05 * notes[-1] * 0.9 for a, b in zip(notes, notes[1:], strict=False))
+
+
+def test_the_parts_of_memory_add_up_in_the_bar(frame):
+    figure = figures.memory_parts(frame)
+    bars = {trace.name: list(trace.y) for trace in figure.data}
+    pss = [sum(bars[title][i] for title in figures.PARTS.values()) for i in range(3)]
+    assert pss == [pytest.approx((20_000 + 200 * cost) / 1024) for cost in (1000, 100, 50)]
+    assert bars["summed RSS"] == [pytest.approx(8 * one) for one in pss]
+    assert figure.data[0].x[0] == "prefork<br>200 busy"
+
+
+def test_a_map_of_a_sweep():
+    summary = table().summary()
+    figure = figures.sweep_heat(summary, "users", "ThreadsPerChild", mpm="event")
+    (heat,) = figure.data
+    assert (list(heat.x), list(heat.y)) == (["10", "20", "40", "80"], ["5", "25"])
+    assert [list(line) for line in heat.z] == [[1000, 2000, 2100, 2150]] * 2
+    assert list(heat.text[0]) == ["1,000", "2,000", "2,100", "2,150*"]
+    assert "*: the generator was the limit" in figure.layout.title.text
+    assert "8 points" in figures.alt_text(figure) and "2,150" in figures.alt_text(figure)
+    with pytest.raises(ValueError, match="say which MPM: worker, event"):
+        figures.sweep_heat(summary, "users", "ThreadsPerChild")
+    with pytest.raises(ValueError, match="do not tell the points apart"):
+        figures.sweep_heat(summary, "users", "users", mpm="event")
+    with pytest.raises(ValueError, match="the rows lack KeepAliveTimeout"):
+        figures.sweep_heat(summary, "users", "KeepAliveTimeout", mpm="event")
+
+
+def test_the_knee_of_a_sweep_is_marked():
+    summary = table().summary()
+    figure = figures.sweep_curve(summary[summary["ThreadsPerChild"] == 5], "users")
+    assert [trace.name for trace in figure.data] == ["worker", "event"]
+    assert list(figure.data[0].y) == [1000, 2000, 2100, 2150]
+    assert figure.data[0].marker.symbol[-1] == f"{theme.MARKERS['worker']}-open"
+    notes = [note.text for note in figure.layout.annotations]
+    assert notes.count("knee: 20") == 2 and " worker" in notes and " event" in notes
+    assert "knee at 20" in figures.alt_text(figure)
+    with pytest.raises(ValueError, match="not made of numbers"):
+        figures.sweep_curve(summary.assign(users="many"), "users")
+
+
+def test_rows_of_another_table_are_refused(frame):
+    with pytest.raises(ValueError, match="the rows lack server; give MemoryTable"):
+        figures.memory_curve(frame.drop(columns=["server"]))
+    with pytest.raises(ValueError, match="nothing was measured against idle"):
+        figures.memory_curve(frame[frame["against"] == "busy"], "idle")
+    with pytest.raises(ValueError, match="against: 'asleep' is none of busy, idle"):
+        figures.memory_curve(frame, "asleep")
+
+
+def test_memory_as_a_table(frame):
+    made = tables.memory(frame)
+    assert len(made) == 12
+    row = made.loc[("mpmkit", "prefork", 200)]
+    assert row["held"] == 200 and row["PSS MiB"] == pytest.approx(220_000 / 1024)
+    assert row["summed RSS MiB"] == pytest.approx(8 * row["PSS MiB"])
+    assert "prefork" in tables.styled(made.reset_index().set_index("mpm")).to_html()
+
+
+def test_yours_beside_the_recorded(frame):
+    import mpmkit
+
+    recorded = mpmkit.recorded("qps")
+    mine = recorded.assign(qps=recorded["qps"] * 2)
+    made = tables.beside_recorded(mine, recorded, ["server", "mpm", "kind"])
+    assert list(made["yours / recorded"]) == [pytest.approx(2)] * 9
+    with pytest.raises(ValueError, match="the rows of yours lack qps"):
+        tables.beside_recorded(frame, recorded, ["server"])
+    with pytest.raises(ValueError, match="no server in common"):
+        tables.beside_recorded(mine.assign(server="x"), recorded, ["server"])
