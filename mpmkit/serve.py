@@ -198,7 +198,7 @@ class Configuration:
         router = Router(
             directives,
             files,
-            WsgiScripts(root, directives.mpm, errors, directives.ServerName or "localhost"),
+            WsgiScripts(directives, errors),
             {"server-status": status},
             errors,
         )

@@ -169,7 +169,7 @@ def test_the_environment_is_httpd_s(server, site):
         "REQUEST_METHOD": "GET", "REQUEST_SCHEME": "http", "SCRIPT_NAME": "/env.cgi",
         "REQUEST_URI": "/env.cgi/pi/a%20b?x=1", "SCRIPT_FILENAME": f"{root}/env.cgi",
         "SERVER_ADDR": "127.0.0.1", "SERVER_NAME": "lab.example", "SERVER_PORT": str(server.port),
-        "SERVER_PROTOCOL": "HTTP/1.1", "SERVER_SIGNATURE": "",
+        "SERVER_PROTOCOL": "HTTP/1.1", "SERVER_SIGNATURE": "", "SERVER_ADMIN": "[no address given]",
     }  # fmt: skip
     assert {key: env.get(key) for key in expected} == expected
     assert env["REMOTE_PORT"].isdigit() and env["SERVER_SOFTWARE"].startswith("mpmkit/")
@@ -201,6 +201,22 @@ def test_the_host_that_was_asked_for(server):
         reply = client.ask(b"GET /env.cgi HTTP/1.1\r\nHost: other.example:99\r\n\r\n")
     env = told(reply)
     assert (env["SERVER_NAME"], env["SERVER_PORT"]) == ("other.example", "99")
+
+
+def test_the_server_s_own_name_and_an_error_s_program(site):
+    """UseCanonicalName and ErrorDocument are the same under every MPM: once is enough."""
+    options = {"UseCanonicalName": "On", "ServerName": "own.example:81", "ServerAdmin": "a@b.example",
+               "ErrorDocument": ["404 /env.cgi", "403 /cgi-bin/env"]}
+    with serving("event", conf=site / "httpd.conf", **options) as server:
+        env = told(get(server, "/env.cgi"))
+        assert (env["SERVER_NAME"], env["SERVER_PORT"]) == ("own.example", "81")
+        assert env["SERVER_ADMIN"] == "a@b.example"
+        reply = get(server, "/nothing")
+        env = told(reply)
+        assert reply.status == 404
+        assert (env["REDIRECT_STATUS"], env["REDIRECT_URL"]) == ("404", "/nothing")
+        assert (env["REQUEST_URI"], env["SCRIPT_NAME"]) == ("/nothing", "/env.cgi")
+        assert get(server, "/cgi-bin/s404").body == b"body", "a script's own 404 is its own"
 
 
 def test_an_index_may_be_a_program(server):

@@ -30,12 +30,10 @@ from mpmkit.handlers.gateway import (
     LONGEST_HEAD,
     Script,
     ScriptFailed,
+    Variables,
     answer,
-    base_variables,
-    context_variables,
     read_head,
     split_head,
-    variables,
 )
 from mpmkit.http.messages import Request, RequestError, Response, page
 
@@ -63,10 +61,8 @@ class CgiScripts:
         self._errors = errors
         self._redirect = redirect
         self._timeout = directives.Timeout
-        self._name = directives.ServerName or "localhost"
-        self._root = document_root
-        self._base = base_variables(document_root)
-        self._base |= {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+        self._variables = Variables(directives, document_root)
+        self._base = self._variables.base | {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         # A child with threads stays on one CPU; its programs need not. Asked before any child is.
         self._cpus = os.sched_getaffinity(0)
         self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -75,12 +71,8 @@ class CgiScripts:
         """Run a program. `allowed`: by Options ExecCGI, or because it came by a ScriptAlias."""
         try:
             self._check(script, allowed)
-            environ = variables(self._base.copy(), request, conn, script, self._name)
-            if not script.path_info:
-                del environ["PATH_INFO"]
-            environ.pop("HTTP_AUTHORIZATION", None)  # CGIPassAuth Off
-            environ.pop("HTTP_PROXY_AUTHORIZATION", None)
-            context_variables(environ, script, self._root)
+            environ = self._base.copy()
+            self._variables.of_program(environ, request, conn, script)
             program = Program(
                 script.filename,
                 {key: value.encode("latin-1", "surrogateescape") for key, value in environ.items()},

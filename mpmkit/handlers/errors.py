@@ -113,8 +113,9 @@ class ErrorPages:
     ) -> Response | None:
         """The answer of the path that ErrorDocument names; None if it leads back to itself."""
         path, _, query = target.partition("?")
-        told = {"REDIRECT_STATUS": str(response.status), "REDIRECT_URL": request.path}
-        new = redirected(request, path, query.encode("latin-1", "replace"), told)
+        new = redirected(
+            request, path, query.encode("latin-1", "replace"), {}, status=response.status
+        )  # fmt: skip
         if new is None:
             return None
         # The client's conditions were about what it asked for.

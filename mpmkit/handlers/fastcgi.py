@@ -32,12 +32,10 @@ from mpmkit.handlers.gateway import (
     Head,
     Script,
     ScriptFailed,
+    Variables,
     answer,
-    base_variables,
-    context_variables,
     read_head,
     split_head,
-    variables,
 )
 from mpmkit.http.messages import Request, RequestError, Response, page
 
@@ -67,9 +65,8 @@ class FastCgi:
     ) -> None:
         self.directives = directives
         self.errors = errors
-        self.root = document_root
         self.redirect = redirect
-        self.base = base_variables(document_root)
+        self.variables = Variables(directives, document_root)
         self._backends: dict[str, Backend] = {}
 
     def backend(self, handler: str) -> Backend:
@@ -110,16 +107,12 @@ class Backend:
         self._keep = bool(values.get("enablereuse", False))
         self._most = int(values.get("max", d.threads_per_child))
         self._idle: list[socket.socket] = []  # of this process: nothing is connected before a fork
-        self._server_name = d.ServerName or "localhost"
 
     def run(self, request: Request, conn: Connection, script: Script) -> Response:
         """Have the backend run a script, and pass on what it says."""
-        environ = variables(
-            self._service.base.copy(), request, conn, script, self._server_name
-        )  # fmt: skip
-        if not script.path_info:
-            del environ["PATH_INFO"]
-        context_variables(environ, script, self._service.root)
+        told = self._service.variables
+        environ = told.base.copy()
+        told.of_program(environ, request, conn, script)
         asked = _Asked(environ, request, conn, self._keep)
         try:
             exchange, head = self._ask(asked)

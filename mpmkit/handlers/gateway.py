@@ -1,6 +1,6 @@
 """The Common Gateway Interface as values (RFC 3875): what a script is told, and what it answers.
 
-    Request ──> variables() ──> REQUEST_METHOD, SCRIPT_NAME, PATH_INFO, HTTP_…      to any script
+    Request ──> Variables ──> REQUEST_METHOD, SCRIPT_NAME, PATH_INFO, HTTP_…      to any script
     script  ──> b"Status: 404 Gone\\nX-A: b\\n\\n…" ──> Head ──> Response             from CGI, FastCGI
 
 WSGI, CGI and FastCGI tell a script the same things in different wrappings, and the last two get the
@@ -12,21 +12,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,
     REASONS,
-    SERVER,
     Request,
     RequestError,
     Response,
     page,
     parse_http_date,
+    server_header,
 )
 
 if TYPE_CHECKING:
     from mpmkit.connection import Connection
+    from mpmkit.directives import Directives
 
 LONGEST_HEAD = 65536  # bytes of a script's header lines; httpd bounds the lines, not their sum
 REDIRECTS = 10  # internal redirects of one request (LimitInternalRecursion)
@@ -67,85 +68,101 @@ class ScriptFailed(Exception):
 
 
 class Redirected(Request):
-    """The request that a script made of another one by `Location: /path`.
+    """The request that the server made of another one: a script said `Location: /path`, or an error has
+    an ErrorDocument.
 
     depth   how many redirects led here; before: what the redirecting script was told
+    status  the error's, or 200; url: the path that was asked for
     """
 
-    __slots__ = ("before", "depth", "url")
+    __slots__ = ("before", "depth", "status", "url")
 
     before: dict[str, str]
     depth: int
+    status: int
     url: str
 
 
 # -- what a script is told -------------------------------------------------------------------------
 
 
-def variables(
-    environ: dict, request: Request, conn: Connection, script: Script, server_name: str
-) -> dict:
-    """Add to `environ` what RFC 3875, 4.1 and httpd have in common: text, bytes as latin-1.
+class Variables:
+    """What scripts are told, as far as the configuration decides it.
 
-    The name and port are those that the client asked for (UseCanonicalName Off). A header that holds
-    credentials, or could pass for a variable of another meaning, stays out.
+    The name and port are those that the client asked for; under UseCanonicalName On, ServerName's.
     """
-    host, port = conn.sock.getsockname()[:2]
-    peer = conn.peer
-    environ["SERVER_NAME"] = server_name
-    environ["SERVER_PORT"] = str(port)
-    environ["SERVER_ADDR"] = host
-    environ["SERVER_PROTOCOL"] = "HTTP/1.1" if request.version == (1, 1) else "HTTP/1.0"
-    environ["REMOTE_ADDR"] = peer[0]
-    environ["REMOTE_PORT"] = str(peer[1])
-    environ["REQUEST_METHOD"] = request.method
-    environ["REQUEST_URI"] = request.target.decode("latin-1")
-    environ["QUERY_STRING"] = request.query.decode("latin-1")
-    environ["SCRIPT_NAME"] = latin(script.name)
-    environ["SCRIPT_FILENAME"] = script.filename
-    environ["PATH_INFO"] = latin(script.path_info)
-    if script.path_info:
-        environ["PATH_TRANSLATED"] = latin(script.translated)
-    scheme = environ["REQUEST_SCHEME"] = conn.scheme
-    if scheme == "https":
-        environ["HTTPS"] = "on"
-    for name, value in request.headers:
-        key = HEADER_KEYS.get(name)
-        if key is None:
-            key = _header_key(name)
-        if not key:
-            continue
-        text = value.decode("latin-1")
-        environ[key] = f"{environ[key]}, {text}" if key in environ else text
-    asked = environ.get("HTTP_HOST")
-    if asked:
-        own, colon, digits = asked.rpartition(":")
-        if not colon or digits.endswith("]"):
-            environ["SERVER_NAME"] = asked
-        else:
-            environ["SERVER_NAME"] = own
+
+    def __init__(self, directives: Directives, document_root: str) -> None:
+        name, port = _host(directives.ServerName or "localhost")
+        self._root = document_root
+        self._admin = directives.ServerAdmin or "[no address given]"
+        self._canonical = directives.UseCanonicalName == "On" and bool(directives.ServerName)
+        self._port = port if self._canonical else ""
+        self.base = {
+            "GATEWAY_INTERFACE": "CGI/1.1", "SERVER_SIGNATURE": "", "SERVER_NAME": name,
+            "SERVER_SOFTWARE": server_header(directives.ServerTokens),
+            "DOCUMENT_ROOT": document_root,
+        }  # fmt: skip
+
+    def add(self, environ: dict[str, Any], request: Request, conn: Connection, script: Script) -> None:
+        """Add to a copy of `base` what RFC 3875, 4.1 and httpd have in common: text, bytes as latin-1.
+
+        A header that could pass for a variable of another meaning stays out.
+        """
+        host, port = conn.sock.getsockname()[:2]
+        peer = conn.peer
+        environ["SERVER_PORT"] = self._port or str(port)
+        environ["SERVER_ADDR"] = host
+        environ["SERVER_PROTOCOL"] = "HTTP/1.1" if request.version == (1, 1) else "HTTP/1.0"
+        environ["REMOTE_ADDR"] = peer[0]
+        environ["REMOTE_PORT"] = str(peer[1])
+        environ["REQUEST_METHOD"] = request.method
+        environ["REQUEST_URI"] = request.target.decode("latin-1")
+        environ["QUERY_STRING"] = request.query.decode("latin-1")
+        environ["SCRIPT_NAME"] = latin(script.name)
+        environ["SCRIPT_FILENAME"] = script.filename
+        environ["PATH_INFO"] = latin(script.path_info)
+        if script.path_info:
+            environ["PATH_TRANSLATED"] = latin(script.translated)
+        scheme = environ["REQUEST_SCHEME"] = conn.scheme
+        if scheme == "https":
+            environ["HTTPS"] = "on"
+        for name, value in request.headers:
+            key = HEADER_KEYS.get(name)
+            if key is None:
+                key = _header_key(name)
+            if not key:
+                continue
+            text = value.decode("latin-1")
+            environ[key] = f"{environ[key]}, {text}" if key in environ else text
+        asked = environ.get("HTTP_HOST")
+        if asked and not self._canonical:
+            environ["SERVER_NAME"], digits = _host(asked)
             if digits:
                 environ["SERVER_PORT"] = digits
-    if isinstance(request, Redirected):
-        for key, said in request.before.items():
-            environ[f"REDIRECT_{key}"] = said
-        environ["REDIRECT_STATUS"] = "200"
-        environ["REDIRECT_URL"] = latin(request.url)
-    return environ
+        if isinstance(request, Redirected):
+            for key, said in request.before.items():
+                environ[f"REDIRECT_{key}"] = said
+            environ["REDIRECT_STATUS"] = str(request.status)
+            environ["REDIRECT_URL"] = latin(request.url)
+
+    def of_program(self, environ: dict[str, str], request: Request, conn: Connection, script: Script) -> None:
+        """The same for a program of its own, CGI or behind FastCGI: what httpd says there, and no
+        credentials, as others may see a process's environment (CGIPassAuth Off)."""
+        self.add(environ, request, conn, script)
+        if not script.path_info:
+            del environ["PATH_INFO"]
+        environ.pop("HTTP_AUTHORIZATION", None)
+        environ.pop("HTTP_PROXY_AUTHORIZATION", None)
+        environ["SERVER_ADMIN"] = self._admin
+        environ["CONTEXT_PREFIX"] = script.prefix
+        environ["CONTEXT_DOCUMENT_ROOT"] = script.root if script.prefix else self._root
 
 
-def base_variables(document_root: str) -> dict[str, str]:
-    """What is the same for every request: made once."""
-    return {
-        "GATEWAY_INTERFACE": "CGI/1.1", "SERVER_SOFTWARE": SERVER, "SERVER_SIGNATURE": "",
-        "DOCUMENT_ROOT": document_root,
-    }  # fmt: skip
-
-
-def context_variables(environ: dict[str, str], script: Script, document_root: str) -> None:
-    """httpd's own additions for programs: which Alias the path came by."""
-    environ["CONTEXT_PREFIX"] = script.prefix
-    environ["CONTEXT_DOCUMENT_ROOT"] = script.root if script.prefix else document_root
+def _host(text: str) -> tuple[str, str]:
+    """Name and port of `name[:port]`; the port may be ""."""
+    name, colon, digits = text.rpartition(":")
+    return (name, digits) if colon and not digits.endswith("]") else (text, "")
 
 
 # Header names are few: what becomes of each is worked out once ("": it is left out).
@@ -388,7 +405,7 @@ class Logged:
 
 
 def redirected(
-    request: Request, path: str, query: bytes, told: Mapping[str, str]
+    request: Request, path: str, query: bytes, told: Mapping[str, str], status: int = 200
 ) -> Redirected | None:
     """`request` as one for another path: a GET without a body (a HEAD stays one). None: once too often."""
     depth = request.depth + 1 if isinstance(request, Redirected) else 1
@@ -407,4 +424,5 @@ def redirected(
     new.expect_continue = False
     new.depth = depth
     new.before = dict(told)
+    new.status = status
     return new

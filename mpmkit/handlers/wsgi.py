@@ -17,7 +17,7 @@ from stat import S_ISREG
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.handlers.gateway import Script, base_variables, variables
+from mpmkit.handlers.gateway import Script, Variables
 from mpmkit.handlers.static import signature_of
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,
@@ -30,6 +30,7 @@ from mpmkit.http.messages import (
 
 if TYPE_CHECKING:
     from mpmkit.connection import Connection
+    from mpmkit.directives import Directives
     from mpmkit.logs import ErrorLog
 
 # A server adds these itself; an application must not (PEP 3333, "Other HTTP Features").
@@ -109,23 +110,21 @@ class Application:
 
 
 class WsgiScripts:
-    """The handler for WSGI scripts. `mpm` decides wsgi.multithread and wsgi.multiprocess."""
+    """The handler for WSGI scripts. The MPM decides wsgi.multithread and wsgi.multiprocess."""
 
-    def __init__(
-        self, root: str, mpm: str, errors: ErrorLog, server_name: str = "localhost"
-    ) -> None:
-        self._errors = errors
-        self._name = server_name
+    def __init__(self, directives: Directives, errors: ErrorLog) -> None:
+        assert directives.DocumentRoot is not None
+        self._variables = Variables(directives, os.path.realpath(directives.DocumentRoot))
         self._applications: dict[str, Application] = {}
         self._base: dict[str, Any] = {
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
-            "wsgi.multithread": mpm != "prefork",
+            "wsgi.multithread": directives.threaded,
             "wsgi.multiprocess": True,
             "wsgi.run_once": False,
             "wsgi.errors": _ErrorStream(errors),
             "wsgi.file_wrapper": FileWrapper,
-            **base_variables(os.path.realpath(root)),
+            **self._variables.base,
         }
 
     def run(self, request: Request, conn: Connection, script: Script) -> Response:
@@ -144,7 +143,8 @@ class WsgiScripts:
         application = self._applications.setdefault(name, application)
         try:
             function = application.application(version)
-            environ = variables(self._base.copy(), request, conn, script, self._name)
+            environ = self._base.copy()
+            self._variables.add(environ, request, conn, script)
             environ["SCRIPT_FILENAME"] = application.filename
             if conn.scheme != "http":
                 environ["wsgi.url_scheme"] = conn.scheme
