@@ -11,7 +11,7 @@ COMMANDS = {
     "serve": ("mpmkit.serve", "run a server: prefork, worker or event"),
     "httpd": ("mpmkit.control", "a server driven by httpd's own command line"),
     "qps": ("mpmkit.measure.qps", "the article's static and script tables, on this machine"),
-    "load": ("mpmkit.load.drive", "one load against one server"),
+    "load": ("mpmkit.load.command", "one load against one server"),
     "memory": ("mpmkit.measure.memory", "memory of busy requests and idle connections; how many fit"),
     "sweep": ("mpmkit.measure.sweep", "a grid of directives and loads, point by point"),
     "fidelity": ("mpmkit.measure.fidelity", "ours and the real httpd, case by case"),

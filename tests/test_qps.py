@@ -573,7 +573,7 @@ def test_the_generator_table():
     })
     title, head, ours, *others = text.splitlines()
     assert (title, head.split()[0]) == ("work", "requests/s")
-    assert ours == ("mpmkit (Locust)      10,000    9,000 to 11,000   90%    11,000"
+    assert ours == ("mpmkit (Locust)        10,000    9,000 to 11,000   90%    11,000"
                     "           10.00   0.50  2 FAILED")
     assert len(others) == 2
 

@@ -12,7 +12,6 @@ a pipe whose other end only we hold: it ends when we do, however we end.
 
 from __future__ import annotations
 
-import argparse
 import array
 import bisect
 import importlib.util
@@ -396,8 +395,8 @@ class LoadRun:
                             " - it always had to wait for a processor: the machine is the limit"
                             if self.generator_starved else ""))
         if self.ceiling:
-            lines.append(f"generator's ceiling: {self.ceiling:,.0f} requests/s against the fastest "
-                         f"server at hand; this run is at {self.qps / self.ceiling:.0%} of it")
+            lines.append(f"generator's ceiling: {self.ceiling:,.0f} requests/s, by what it did "
+                         f"against nginx; this run is at {self.qps / self.ceiling:.0%} of it")
         if self.run_queue == self.run_queue:
             lines.append(f"machine: {self.run_queue:.1f} tasks ready to run a processor"
                          + (f", {self.steal:.0%} of the time stolen" if self.steal >= 0.005 else ""))
@@ -1150,73 +1149,3 @@ DRIVERS: dict[str, Callable[[str, LoadProfile, Progress | None], LoadRun]] = {
     "ab": _run_ab,
     "wrk": _run_wrk,
 }
-
-
-# -- the command line ----------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        """One line, where argparse prints its usage first."""
-        self.exit(2, f"mpmkit: {message}; try: {self.prog} --help\n")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """``mpmkit load URL``: one load, and what it measured, on standard output.
-
-    0: every request was answered well. 1: some were not, or the generator failed. 2: a bad
-    argument. 130: Ctrl-C (what was measured until then is printed).
-    """
-    parser = _Parser(prog="mpmkit load", allow_abbrev=False,
-                     description="Put a closed-loop load on a server of this machine.")
-    parser.add_argument("target", metavar="URL", help="like http://127.0.0.1:8080 (loopback only)")
-    parser.add_argument("--path", help="what to ask for (default: /)")
-    parser.add_argument("--users", type=int, metavar="N", help="concurrent clients (default: 1)")
-    parser.add_argument("--requests", type=int, metavar="N", help="requests in all")
-    parser.add_argument("--duration", type=float, metavar="S", help="seconds to go on")
-    parser.add_argument("--keep-alive", action="store_true", default=None, help="reuse connections")
-    parser.add_argument("--driver", default="locust", metavar="NAME",
-                        help=f"{' or '.join(DRIVERS)} (default: locust)")
-    parser.add_argument("--processes", type=int, metavar="N",
-                        help="generator processes (default: 1)")
-    parser.add_argument("--timeout", type=float, metavar="S",
-                        help="seconds that a request may take (default: 30)")
-    parser.add_argument("--expect-status", type=int, metavar="N",
-                        help="of a good answer (default: 200)")
-    parser.add_argument("--expect-length", type=int, metavar="N",
-                        help="bytes of a good answer's body (default: any)")
-    parser.add_argument("--warmup-requests", type=int, metavar="N",
-                        help="sent first and not counted")
-    parser.add_argument("--warmup-seconds", type=float, metavar="S", help="of load, not counted")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    options = vars(parser.parse_args(argv))
-    as_json = options.pop("json")
-    live = sys.stderr.isatty()
-
-    def show(done: int, seconds: float) -> None:
-        sys.stderr.write(f"\r{done:,} requests in {seconds:.1f} s ")
-        sys.stderr.flush()
-
-    try:
-        run = run_load(**options, on_progress=show if live else None)
-        status = 1 if run.failures or not run.complete else 0
-    except LoadInterrupted as stop:
-        print("mpmkit: interrupted", file=sys.stderr)
-        if stop.run is None:
-            return 130
-        run, status = stop.run, 130
-    except LoadError as error:
-        print(f"mpmkit: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"mpmkit: {error}", file=sys.stderr)
-        return 2
-    if live:
-        sys.stderr.write("\r" + " " * 40 + "\r")
-    if as_json:
-        # Not a number is not JSON: what is not known is null.
-        row = {key: None if value != value else value for key, value in run.row().items()}
-        print(json.dumps(row))
-    else:
-        print(run.summary())
-    return status

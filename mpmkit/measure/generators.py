@@ -16,7 +16,6 @@ Medians of the rounds, with the lowest and the highest.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpmkit.load.drive import LoadError, run_load
+from mpmkit.load.profile import LoadProfile
 from mpmkit.measure import records
 from mpmkit.measure.qps import turns
 from mpmkit.measure.rivals import Nginx, NotInstalled, RivalFailed
@@ -97,6 +97,36 @@ def lean(url: str, users: int, seconds: float, keep_alive: bool, driver: str = "
     return Sample(run.qps, run.generator_cpu, run.failures)
 
 
+def ceiling(profile: LoadProfile, driver: str = "locust", seconds: float = 2.0) -> float:
+    """Requests/s that this load's generator could do at most, as measured against the fastest server
+    at hand: nginx, one worker process, the page of 45 bytes, no log. Where it was nginx that had no
+    processor time left, what the generator used of its own is put up to a whole core.
+
+    Users, connections and processes are the profile's, the rest is plain. Raises NotInstalled or
+    RivalFailed if there is no nginx, LoadError if the generator fails.
+    """
+    plain = LoadProfile(path=PATH, users=profile.users, keep_alive=profile.keep_alive,
+                        requests_per_connection=profile.requests_per_connection,
+                        processes=profile.processes, duration=seconds, warmup_seconds=0.3)
+    with _nginx(max(4096, 2 * profile.users)) as server:
+        run = run_load(server.url, profile=plain, driver=driver)
+    return run.qps / min(1.0, max(0.05, run.generator_cpu))
+
+
+def _nginx(connections: int = 4096) -> Nginx:
+    pages = Path(__file__).resolve().parents[1] / "htdocs"
+    return Nginx(document_root=pages, workers=1, access_log=False, MaxKeepAliveRequests=0,
+                 MaxRequestWorkers=connections)
+
+
+def open_loop(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
+    """Our user again, in its general loop: as a constant rate that nothing can keep up with."""
+    run = run_load(url, PATH, users=users, duration=seconds, keep_alive=keep_alive,
+                   expect_length=LENGTH, arrival="constant", rate=200_000)
+    # What was due and could not be sent is what this is about; other failures count.
+    return Sample(run.qps, run.generator_cpu, run.failures - run.errors["unsent"])
+
+
 def ab(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
     """ab, of which `run_load` knows the CPU too."""
     return lean(url, users, seconds, keep_alive, "ab")
@@ -148,6 +178,7 @@ def wrk(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
 
 GENERATORS: dict[str, Measure] = {
     "mpmkit (Locust)": lean,
+    "mpmkit open loop": open_loop,
     "FastHttpUser": fast_http_user,
     "ab": ab,
     "wrk": wrk,
@@ -165,7 +196,7 @@ def table(title: str, samples: dict[str, list[Sample]]) -> str:
         values = [what(sample) for sample in samples.get(name, [])]
         return statistics.median(values) if values else float("nan")
 
-    head = (f"{'':<16}{'requests/s':>11}{'min to max':>19}{'core':>6}{'per core':>10}"
+    head = (f"{'':<18}{'requests/s':>11}{'min to max':>19}{'core':>6}{'per core':>10}"
             f"{'x FastHttpUser':>16}{'x ab':>7}")
     lines = [title, head]
     for name, found in samples.items():
@@ -175,7 +206,7 @@ def table(title: str, samples: dict[str, list[Sample]]) -> str:
         spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
         failures = sum(sample.failures for sample in found)
         lines.append(
-            f"{name:<16}{median(name):>11,.0f}{spread:>19}{median(name, lambda s: s.cpu):>6.0%}"
+            f"{name:<18}{median(name):>11,.0f}{spread:>19}{median(name, lambda s: s.cpu):>6.0%}"
             f"{median(name, lambda s: s.per_core):>10,.0f}"
             f"{median(name) / median('FastHttpUser'):>16.2f}{median(name) / median('ab'):>7.2f}"
             + (f"  {failures:,} FAILED" if failures else ""))
@@ -192,11 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not (1 <= options.rounds <= 100 and 1 <= options.seconds <= 60):
         parser.error("--rounds must be 1 to 100 and --seconds 1 to 60")
-    pages = Path(__file__).resolve().parents[1] / "htdocs"
     try:
-        with contextlib.ExitStack() as stack:
-            server = stack.enter_context(Nginx(document_root=pages, workers=1, access_log=False,
-                                               MaxKeepAliveRequests=0, MaxRequestWorkers=4096))
+        with _nginx() as server:
             for work in options.work:
                 title, users, keep_alive = WORKS[work]
                 samples: dict[str, list[Sample]] = {name: [] for name in GENERATORS}
