@@ -165,7 +165,7 @@ class Connection:
             except BlockingIOError:
                 if self.kept:
                     return None
-                raise RequestError(408, "no request came", silent=True) from None
+                raise RequestError(408, "no request came", silent=True, ah="AH01382") from None
             except OSError:
                 return None
             if not data:
@@ -214,7 +214,7 @@ class Connection:
                 # Without a whole request line there is nobody to answer: httpd closes in silence.
                 silent = not self.protocol.line
                 raise RequestError(
-                    408, "the request's head did not come in time", silent=silent
+                    408, "the request's head did not come in time", silent=silent, ah="AH01382"
                 ) from None
             except OSError:
                 return None
@@ -248,7 +248,8 @@ class Connection:
             try:
                 data = self._read_by(self._body_deadline, BODY_SIZE)
             except TimeoutError:
-                raise RequestError(408, "the request's body did not come in time") from None
+                why = "the request's body did not come in time"
+                raise RequestError(408, why, ah="AH01382") from None
             except OSError as error:
                 raise Disconnected(error.strerror) from None
             if not data:

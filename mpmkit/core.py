@@ -237,7 +237,7 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
     except Disconnected:
         conn.keep_alive = False
     except RequestError as error:
-        service.errors.info(str(error), client=conn.peer)
+        service.errors.refused(error, conn.peer)
         conn.keep_alive = False
     except Exception:
         # A script that fails while it yields: the head is gone, so only the close can tell.
@@ -295,7 +295,7 @@ def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestE
     conn.started = time_ns()
     conn.status = error.status
     conn.keep_alive = False
-    service.errors.info(str(error), client=conn.peer)
+    service.errors.refused(error, conn.peer)
     conn.body_sent = conn.sent = 0
     if not error.silent:
         response = service.error_page(error.status, conn)

@@ -18,6 +18,7 @@ from mpmkit.log_format import FormatError, Site, compile_format, wants_received,
 
 if TYPE_CHECKING:
     from mpmkit.connection import Connection
+    from mpmkit.http.messages import RequestError
 
 LEVELS = ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug") + tuple(
     f"trace{i}" for i in range(1, 9)
@@ -88,9 +89,10 @@ class ErrorLog:
     def note(self, note: Note, module: str = "") -> None:
         self.write(note.level, note.text, ah=note.ah, module=module)
 
-    def info(self, text: str, client: tuple | None = None) -> None:
-        if _RANK["info"] <= self._core:
-            self.write("info", text, client=client)
+    def refused(self, error: RequestError, client: tuple) -> None:
+        """A request that was none, at the level that httpd tells it at: mostly debug."""
+        module, level = error.told
+        self.write(level, str(error), ah=error.ah, module=module, client=client)
 
     def exception(self, text: str, client: tuple | None = None) -> None:
         """A script's exception, the one being handled, with its traceback."""

@@ -21,6 +21,7 @@ from servers import (
 )
 
 from mpmkit.directives import Note, check, from_keywords
+from mpmkit.http.messages import RequestError
 from mpmkit.http.protocol import parse_head
 from mpmkit.log_format import COMMON, FIELDS, FormatError, Site, compile_format
 from mpmkit.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
@@ -236,7 +237,6 @@ def test_levels(log, level, seen):
     for name in ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug", "trace8"):
         errors.write(name, "text")
         assert errors.enabled(name) is (name in seen)
-    errors.info("text")
     assert {re.fullmatch(LINE, text)[2] for text in read().splitlines()} == seen
 
 
@@ -245,7 +245,7 @@ def test_a_module_may_have_its_own_level(log):
     for module in ("", "ssl", "mpm_event"):
         for level in ("error", "warn", "debug"):
             errors.write(level, "text", module=module)
-    errors.info("a request was refused")
+    errors.refused(RequestError(400, "no Host", ah="AH00569"), ("192.0.2.7", 80))
     seen = [re.fullmatch(LINE, text).groups()[:2] for text in read().splitlines()]
     assert seen == [("core", "error"), ("ssl", "error"), ("ssl", "warn"), ("ssl", "debug"),
                     ("mpm_event", "error"), ("mpm_event", "warn")]  # fmt: skip
@@ -368,8 +368,49 @@ def test_lines_of_many_processes_never_mix(mpm, tmp_path):
             assert re.fullmatch(rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37', text)
 
 
-def test_a_refused_request_is_told_at_info(mpm, tmp_path):
-    with serving(mpm, document_root=recorded_root(tmp_path), LogLevel="info") as server:
+HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
+
+# What a client sends, and how a real httpd 2.4 tells of it: module, level, id.
+REFUSALS = {
+    b"GET / HTTP/1.1\r\n\r\n": "core:debug AH00569",
+    b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n": "core:debug AH00550",
+    b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n": "core:info AH00565",
+    HEAD + b"A: " + b"x" * 9000 + b"\r\n\r\n": "core:info AH00561",
+    HEAD + b"A: b\r\n" * 120 + b"\r\n": "core:info AH00563",
+    HEAD + b"no colon\r\n\r\n": "core:debug AH00567",
+    HEAD + b"Expect: what\r\n\r\n": "core:info AH00570",
+    b"GET / HTTP/1.1\nHost: x\n\n": "core:debug AH00566",
+    b"GET /#x HTTP/1.0\r\n\r\n": "core:debug AH02421",
+    b"GET x HTTP/1.0\r\n\r\n": "core:debug AH03450",
+    b"FOOBAR / HTTP/1.0\r\n\r\n": "core:info AH00135",
+    b"GET /../x HTTP/1.0\r\n\r\n": "core:info AH10244",
+    b"GET /nope HTTP/1.0\r\n\r\n": "core:info AH00128",
+    POST + b"Content-Length: 1000\r\n\r\n": "http:info AH01588",
+    POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n": "http:info AH01590",
+    POST + b"Transfer-Encoding: chunked\r\n\r\n1ff\r\n" + b"x" * 511 + b"\r\n0\r\n\r\n":
+        "http:info AH01591",
+    HEAD: "reqtimeout:info AH01382",
+    POST + b"Content-Length: 9\r\n\r\nab": "reqtimeout:info AH01382",
+}
+
+
+def test_what_is_told_of_a_refused_request(tmp_path):
+    """As httpd, but for two errors of clients that are no errors of the server: AH00135, AH10244."""
+    options = {"LogLevel": "debug", "LimitRequestBody": 100, "RequestReadTimeout": "header=1 body=1"}
+    with serving("event", document_root=recorded_root(tmp_path), **options) as server:
+        for sent, told in REFUSALS.items():
+            before = len(server.error_log())
+            exchange(server, sent)
+            where, number = told.split()
+            line = rf"\[{where}\] \[pid \d+:tid \d+\] \[client 127\.0\.0\.1:\d+\] {number}: "
+            poll_until(
+                lambda: re.search(line, server.error_log()[before:]),  # noqa: B023
+                what=lambda: f"{told} in\n{server.error_log()[before:]}",  # noqa: B023
+            )
+
+
+def test_a_refused_request_is_told_under_each_mpm(mpm, tmp_path):
+    with serving(mpm, document_root=recorded_root(tmp_path), LogLevel="debug") as server:
         exchange(server, b"GET / HTTP/1.1\r\n\r\n")
-        poll_until(lambda: "[client 127.0.0.1:" in server.error_log())
-        assert "Host" in server.error_log()
+        poll_until(lambda: "AH00569: " in server.error_log())

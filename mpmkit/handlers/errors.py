@@ -64,6 +64,10 @@ class ErrorPages:
             self._errors.write(
                 "info", f"File does not exist: {request.path}", ah="AH00128", client=conn.peer
             )
+        elif response.status == 501:
+            self._errors.write(
+                "info", f"no known method: {request.log_line}", ah="AH00135", client=conn.peer
+            )
         return self._changed(response, request, conn)
 
     def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:

@@ -99,16 +99,34 @@ def text_field(value: bytes | str, size: int) -> bytes:
     return raw[: size - 1].ljust(size, b"\0")
 
 
+# Refusals that the error log tells at info; others are for debugging, as in httpd.
+TOLD = {
+    **dict.fromkeys(("AH00135", "AH00561", "AH00563", "AH00565", "AH00570"), ("core", "info")),
+    "AH10244": ("core", "info"),  # httpd: error, but the mistake is a client's
+    **dict.fromkeys(("AH01588", "AH01590", "AH01591"), ("http", "info")),
+    "AH01382": ("reqtimeout", "info"),
+}
+
+
 class RequestError(Exception):
-    """A request that gets `status` and no handler. `detail` is for the error log.
+    """A request that gets `status` and no handler. `detail` is for the error log, `ah` httpd's id for
+    the same.
 
     `silent`: end the connection without a word, as httpd does when not even the request line came.
     """
 
-    def __init__(self, status: int, detail: str = "", *, silent: bool = False) -> None:
+    def __init__(
+        self, status: int, detail: str = "", *, silent: bool = False, ah: str = ""
+    ) -> None:
         super().__init__(detail or REASONS[status])
         self.status = status
         self.silent = silent
+        self.ah = ah
+
+    @property
+    def told(self) -> tuple[str, str]:
+        """The module and the level of the line in the error log."""
+        return TOLD.get(self.ah, ("core", "debug"))
 
 
 class Request:

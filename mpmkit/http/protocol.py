@@ -147,7 +147,7 @@ class Protocol:
                 if buffer.startswith(b"\r\n"):
                     buffer = buffer[2:]
             if buffer.startswith((b"\n", b"\r\n")):
-                raise RequestError(400, "blank lines instead of a request line")
+                raise RequestError(400, "blank lines instead of a request line", ah="AH03445")
             if buffer in (b"", b"\r"):
                 return None
             if buffer.startswith(b"\r"):
@@ -178,8 +178,9 @@ class Protocol:
         """
         if limit and request.length is not None and request.length > limit:
             raise RequestError(
-                413, f"body of {request.length} bytes is over LimitRequestBody {limit}"
-            )
+                413, f"body of {request.length} bytes is over LimitRequestBody {limit}",
+                ah="AH01588",
+            )  # fmt: skip
         self._allowed = limit or None
 
     @property
@@ -202,11 +203,11 @@ class Protocol:
         if body is None:
             return b""
         if self._allowed is not None and self._allowed < 0:
-            raise RequestError(413, "the body's chunks were over LimitRequestBody")
+            raise RequestError(413, "the body's chunks were over LimitRequestBody", ah="AH01591")
         try:
             event = body.next_event()
         except h11.RemoteProtocolError as error:
-            raise RequestError(400, f"bad request body: {error}") from None
+            raise RequestError(400, f"bad request body: {error}", ah="AH01590") from None
         if event is h11.NEED_DATA:
             return None
         if isinstance(event, h11.Data):
@@ -227,7 +228,8 @@ def simple_request(line: re.Match[bytes], directives: Directives) -> Request:
     request.head = line[0]
     request.line = line[0][:-2]
     if len(request.line) > directives.LimitRequestLine + 1:
-        raise RequestError(414, f"request line over LimitRequestLine {directives.LimitRequestLine}")
+        why = f"request line over LimitRequestLine {directives.LimitRequestLine}"
+        raise RequestError(414, why, ah="AH00565")
     request.method = "GET"
     request.target = line[1]
     request.headers = ()
@@ -271,7 +273,7 @@ def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connec
         request.version == (1, 0) and not request.asks_keep_alive
     )
     if request.method not in METHODS and "RegisteredMethods" in directives.HttpProtocolOptions:
-        raise RequestError(501, f"{request.method} is no method of httpd's registry")
+        raise RequestError(501, f"{request.method} is no known method", ah="AH00135")
     request.length = 0
     request.expect_continue = False
     if parser is not None:
@@ -320,7 +322,8 @@ def _read_by_h11(request: Request, head: bytes, directives: Directives) -> h11.C
     try:
         event = parser.next_event()
     except h11.RemoteProtocolError as error:
-        raise RequestError(400, str(error)) from None
+        ah = "AH00569" if "Host" in str(error) else "AH00567"
+        raise RequestError(400, str(error), ah=ah) from None
     if not isinstance(event, h11.Request):
         raise RequestError(400, "not a request")
     request.method = event.method.decode("ascii")
@@ -341,13 +344,14 @@ def check_limits(head: bytes, directives: Directives, *, complete: bool) -> None
         # Whichever of the two comes first in the bytes: the answer must not depend on how they are cut.
         bare = _BARE_LINE_FEED.search(head, 0, limit + 2)
         if bare is None:
-            raise RequestError(414, f"request line over LimitRequestLine {limit}")
+            raise RequestError(414, f"request line over LimitRequestLine {limit}", ah="AH00565")
     if head.count(b"\n") != head.count(b"\r\n"):
-        raise RequestError(400, "a line ends in a bare line feed")
+        raise RequestError(400, "a line ends in a bare line feed", ah="AH00566")
     if line_end < 0:
         return
     if not _REQUEST_LINE.match(head, 0, line_end):
-        raise RequestError(400, f"malformed request line {quote_line(head[:line_end][:200])}")
+        line = quote_line(head[:line_end][:200])
+        raise RequestError(400, f"malformed request line {line}", ah="AH00566")
     size = directives.LimitRequestFieldSize
     count = directives.LimitRequestFields
     if len(head) > size or (count and head.count(b"\n") > count):
@@ -355,9 +359,11 @@ def check_limits(head: bytes, directives: Directives, *, complete: bool) -> None
         if complete:
             fields = fields[:-2]
         if any(len(field) > size + 1 for field in fields):
-            raise RequestError(400, f"a header field is over LimitRequestFieldSize {size}")
+            why = f"a header field is over LimitRequestFieldSize {size}"
+            raise RequestError(400, why, ah="AH00561")
         if count and len(fields) > count + (not complete):
-            raise RequestError(400, f"more header fields than LimitRequestFields {count}")
+            why = f"more header fields than LimitRequestFields {count}"
+            raise RequestError(400, why, ah="AH00563")
 
 
 def _check_host(request: Request) -> None:
@@ -365,9 +371,9 @@ def _check_host(request: Request) -> None:
     host = request.get(b"host")
     if not host:
         if request.version == (1, 1):
-            raise RequestError(400, "no Host")
+            raise RequestError(400, "no Host", ah="AH00569")
     elif not _is_host(host):
-        raise RequestError(400, "a Host that is none")
+        raise RequestError(400, "a Host that is none", ah="AH00550")
     absolute = _ABSOLUTE.match(request.target)
     if absolute is not None:
         if not _is_host(absolute[1]):
@@ -389,7 +395,8 @@ def _check_merged(request: Request, size: int) -> None:
     for name in {name for name, _ in request.headers}:
         value = request.get(name) or b""
         if len(name) + 2 + len(value) > size + 1:
-            raise RequestError(400, f"header fields together are over LimitRequestFieldSize {size}")
+            why = f"header fields together are over LimitRequestFieldSize {size}"
+            raise RequestError(400, why, ah="AH00561")
 
 
 def _frame(request: Request) -> None:
@@ -414,7 +421,7 @@ def _check_expectation(request: Request) -> None:
     expect = request.get(b"expect")
     if expect:
         if expect.lower() != b"100-continue":
-            raise RequestError(417, "unknown expectation")
+            raise RequestError(417, "unknown expectation", ah="AH00570")
         request.expect_continue = request.version == (1, 1) and request.length != 0
 
 
@@ -454,9 +461,9 @@ def split_target(method: str, target: bytes) -> tuple[str, bytes]:
     elif method == "CONNECT":
         return "", b""
     else:
-        raise RequestError(400, "the request target does not begin with a slash")
+        raise RequestError(400, "the request target does not begin with a slash", ah="AH03450")
     if b"#" in target:
-        raise RequestError(400, "a fragment in the request target")
+        raise RequestError(400, "a fragment in the request target", ah="AH02421")
     raw, _, query = target.partition(b"?")
     if b"%" in raw:
         raw = _unquote(raw)
@@ -471,7 +478,7 @@ def _unquote(raw: bytes) -> bytes:
     for piece in rest:
         char = _HEX.get(piece[:2])
         if char is None:
-            raise RequestError(400, "a bad %-escape in the path")
+            raise RequestError(400, "a bad %-escape in the path", ah="AH10244")
         if char in b"/\0":
             return b""  # no resource has such a name
         pieces += (char, piece[2:])
@@ -485,7 +492,7 @@ def _normalise(raw: bytes) -> bytes:
     for segment in segments:
         if segment == b"..":
             if not kept:
-                raise RequestError(400, "the path leads above the root")
+                raise RequestError(400, "the path leads above the root", ah="AH10244")
             kept.pop()
         elif segment not in (b"", b"."):
             kept.append(segment)
