@@ -1,7 +1,7 @@
 # Everything a newcomer needs, from python3 (3.11 or later) and make alone.
 #   make tables    the article's two tables, with this machine's figures beside them
 #   make test      the tests            make lint       ruff and mypy
-#   make lab       JupyterLab           make bench      beside the real httpd and nginx
+#   make lab       JupyterLab           make bench      all tables, with rivals
 #   make fidelity  the table in docs/FIDELITY.md
 #   make notebooks executed copies      make clean      caches away (distclean: .venv too)
 # Another interpreter: make PYTHON=python3.13 tables
@@ -47,7 +47,7 @@ lab: $(STAMP)
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
 
 bench: $(STAMP)
-	@$(BIN)/python -m mpmkit.measure.bench $(BENCH_ARGS)
+	@$(BIN)/mpmkit bench $(BENCH_ARGS)
 
 # Beside the real httpd, case by case; writes the table in docs/FIDELITY.md. About four minutes.
 fidelity: $(STAMP)

@@ -15,7 +15,7 @@ COMMANDS = {
     "memory": ("mpmkit.measure.memory", "memory of busy requests and idle connections; how many fit"),
     "sweep": ("mpmkit.measure.sweep", "a grid of directives and loads, point by point"),
     "fidelity": ("mpmkit.measure.fidelity", "ours and the real httpd, case by case"),
-    "bench": ("mpmkit.measure.bench", "the MPMs beside the real httpd, interleaved"),
+    "bench": ("mpmkit.measure.suite", "all tables: generators, requests/s, memory, rivals"),
 }
 
 

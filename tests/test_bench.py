@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import shutil
 from pathlib import Path
 
 import pytest
 
-from mpmkit.measure import bench
+from mpmkit.measure import bench, records
 from mpmkit.measure.bench import OURS, WORKS, BenchError, cells, order, table
 from mpmkit.measure.rivals import Httpd, NotInstalled
 
@@ -179,8 +178,7 @@ def test_a_whole_bench_at_the_smallest_size(tmp_path, capsys):
                          "--requests", "400", "--out", str(out)])
     printed = capsys.readouterr()
     assert status == 0, printed.err
-    with open(out, newline="") as file:
-        written = list(csv.DictReader(file))
+    written = records.read(out)
     assert {(row["work"], row["server"]) for row in written} >= {
         (work, server) for work in ("new", "keepalive") for server in (OURS, "httpd")}
     assert all(float(row["qps"]) > 0 for row in written)
@@ -189,15 +187,16 @@ def test_a_whole_bench_at_the_smallest_size(tmp_path, capsys):
 
 def test_what_was_measured_survives_ctrl_c(tmp_path, monkeypatch, capsys):
     def interrupted(mpm, works, *, on_row, **rest):
-        for row in rows([90], [100]):
-            on_row(row)
+        for place, row in enumerate(rows([90.0], [100.0]), 1):
+            on_row({**row, "place": place, "version": "", "requests": 9, "seconds": 0.1,
+                    "p50_ms": 1.0, "client_cpu": 0.5})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bench, "measure", interrupted)
     out = tmp_path / "rows.csv"
     status = bench.main(["--mpm", "event", "--out", str(out)])
     assert status == 130
-    assert len(out.read_text().splitlines()) == 3
+    assert [row["server"] for row in records.read(out)] == [OURS, "httpd"]
     assert "0.90" in capsys.readouterr().out
 
 

@@ -522,28 +522,10 @@ def table(found: Iterable[Cell]) -> str:
 # ---------------------------------------------------------------- the command
 
 
-class RowFile:
-    """Rows to a CSV file as they come, so that an interrupted run keeps what it measured."""
-
-    def __init__(self, path: Path, extra: Mapping[str, Any]) -> None:
-        self.path = path
-        self._extra = dict(extra)
-        self._writer: csv.DictWriter[str] | None = None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "w", newline="", encoding="utf-8")
-
-    def __call__(self, row: Row) -> None:
-        whole = {**row, **self._extra}
-        if self._writer is None:
-            self._writer = csv.DictWriter(self._file, list(whole), lineterminator="\n")
-            self._writer.writeheader()
-        self._writer.writerow({
-            key: f"{value:.6g}" if isinstance(value, float) else value
-            for key, value in whole.items()})
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+def recorded_row(row: Row, extra: Mapping[str, Any], started: float) -> Row:
+    """A row as the records table `bench` has it."""
+    return {**row, "version": row["version"] or None, **extra, "table": "bench",
+            "started_at": records.utc(started), "load1": records.load1(), "steal": None}
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -566,6 +548,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     scale = os.environ.get("MPMKIT_SCALE", "demo")
     if scale not in SCALES:
         parser.error(f"MPMKIT_SCALE is {scale!r}; choose {', '.join(SCALES)}")
+    chosen.scale = "custom" if chosen.requests or chosen.seconds else scale
     chosen.requests = SCALES[scale][0] if chosen.requests is None else chosen.requests
     chosen.seconds = SCALES[scale][1] if chosen.seconds is None else chosen.seconds
     if chosen.rounds < 1 or chosen.requests < 5 or not 0 < chosen.seconds <= 600:
@@ -594,14 +577,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(text, file=sys.stderr, flush=True)
 
     total = chosen.rounds
-    run_id, machine = records.new_run_id(), records.machine()
-    extra = {"run_id": run_id, "directives": "; ".join(chosen.directive),
-             "buffered_logs": chosen.buffered_logs, **machine.row()}
-    file = RowFile(chosen.out or Path("data/bench", f"bench-{run_id}.csv"), extra)
+    run_id, machine, begun = records.new_run_id(), records.machine(), [time.time()]
+    extra = {"run_id": run_id, "directives": "; ".join(chosen.directive) or None,
+             "scale": chosen.scale, "buffered_logs": chosen.buffered_logs, **machine.row()}
+    place = chosen.out or Path("data/bench", f"bench-{run_id}.csv")
+    try:
+        if chosen.out is None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        file = records.RecordFile(place, "bench")
+    except (records.RecordError, OSError) as error:
+        say(f"mpmkit: {error}")
+        return 1
 
     def on_row(row: Row) -> None:
         rows.append(row)
-        file(row)
+        file.append(recorded_row(row, extra, begun[0]))
+        begun[0] = time.time()
         say(f"{row['mpm']:8}round {row['round']}/{total}  {row['work']:17}{row['server']:10}"
             f"{row['qps']:10,.0f}/s" + ("  client at its limit" if row["client_bound"] else ""))
 
@@ -619,8 +610,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = 1
     else:
         status = 0
-    finally:
-        file.close()
     if rows:
         print()
         print(table(cells(rows)))

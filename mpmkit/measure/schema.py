@@ -119,7 +119,7 @@ _GENERATORS = (
     c("failures", int, "", "requests without a good answer"),
 )
 _BENCH = (
-    c("work", str, "", "the piece of work, see `mpmkit bench --help`"),
+    c("work", str, "", "the piece of work, see `python -m mpmkit.measure.bench --help`"),
     c("place", int, "from 1", "its turn within the round"),
     c("version", str, "", "of the rival", True),
     c("requests", int, "", "requests answered well"),
@@ -164,7 +164,7 @@ ABOUT = {
     "memory": "`mpmkit memory`: a server with so many requests busy or connections idle; three rows, "
               "for the whole server, its parent and its median child",
     "sweep": "`mpmkit sweep`: a point of the grid, a round",
-    "generators": "`python -m mpmkit.measure.generators`: a load generator, a round, against nginx",
+    "generators": "`mpmkit bench --only generators`: a load generator, a round, against nginx",
     "bench": "`python -m mpmkit.measure.bench`: a server, a piece of work, a round, beside httpd",
 }
 """Table -> what a row is, for data/README.md."""

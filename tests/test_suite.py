@@ -1,0 +1,144 @@
+"""mpmkit bench: parts in order, told how long, recorded only when whole."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_records import GENERATORS, MEMORY
+
+from mpmkit.measure import records, suite
+from mpmkit.measure.generators import Sample
+from mpmkit.measure.records import RecordFile
+from mpmkit.measure.rivals import Nginx, NotInstalled
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """data/recorded of this test."""
+    folder = tmp_path / "data" / "recorded"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(records, "recorded_folder", lambda: folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MPMKIT_SCALE", raising=False)
+    return folder
+
+
+def parts(monkeypatch, **runs):
+    """The parts become these: name -> what `run` does."""
+    monkeypatch.setattr(suite, "PARTS", {
+        name: suite.Part(name, f"the {name}", lambda scale, rivals: 61.0, run)
+        for name, run in runs.items()})
+
+
+def writes(row, status=0, error=None):
+    def run(scale, rivals, path):
+        RecordFile(path, row["table"]).append(row)
+        print("the table")
+        if error:
+            raise error
+        return status
+    return run
+
+
+def test_parts_run_in_order_and_whole_ones_are_recorded(place, monkeypatch, capsys):
+    parts(monkeypatch, generators=writes(GENERATORS), memory=writes(MEMORY))
+    assert suite.main(["--record", "--scale", "smoke"]) == 0
+    out, err = capsys.readouterr()
+    assert out.index("== the generators") < out.index("== the memory")
+    assert "scale smoke, about 2 min: generators 61 s, memory 61 s" in err
+    assert sorted(file.name for file in place.iterdir()) == [
+        "generators-smoke.csv", "memory-smoke.csv"]
+    assert records.recorded("memory")["held"].to_list() == [9]
+
+
+def test_what_is_not_whole_replaces_no_record(place, monkeypatch, capsys):
+    (place / "memory-demo.csv").write_text("as it was")
+    parts(monkeypatch, generators=writes(GENERATORS, status=1), memory=writes(
+        MEMORY, error=KeyboardInterrupt()), bench=writes(GENERATORS))
+    assert suite.main(["--record"]) == 130
+    err = capsys.readouterr().err
+    assert (place / "memory-demo.csv").read_text() == "as it was"
+    assert [file.name for file in place.iterdir()] == ["memory-demo.csv"]
+    kept = list((place.parent / "runs").iterdir())
+    assert sorted(file.name.split("-")[0] for file in kept) == ["generators", "memory"]
+    assert all(len(records.read(file)) == 1 for file in kept)
+    assert err.count("not whole, so not recorded") == 2
+
+
+def test_a_part_that_fails_does_not_keep_the_next_from_running(place, monkeypatch, capsys):
+    parts(monkeypatch, generators=writes(GENERATORS, error=records.RecordError("disk full")),
+          memory=writes(MEMORY))
+    assert suite.main([]) == 1
+    out, err = capsys.readouterr()
+    assert "mpmkit: disk full" in err and "== the memory" in out
+    assert list(place.iterdir()) == [] and len(list(Path("data/runs").iterdir())) == 2
+
+
+def test_rivals_are_handed_on(place, monkeypatch):
+    asked = []
+    parts(monkeypatch, qps=lambda scale, rivals, path: asked.append((scale, rivals)) or 0)
+    for beside, rivals in (("all", list(suite.beside.NAMES)), ("none", []), ("httpd,nginx", [
+            "httpd", "nginx"])):
+        assert suite.main(["--beside", beside]) == 0
+        assert asked[-1] == ("demo", rivals)
+    monkeypatch.setenv("MPMKIT_SCALE", "full")
+    suite.main(["--beside", "none"])
+    assert asked[-1][0] == "full"
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    (["--only", "tea"], "argument --only: invalid choice: 'tea'"),
+    (["--scale", "big"], "argument --scale: invalid choice: 'big'"),
+    (["--beside", "iis"], "beside: 'iis' is none of httpd"),
+])
+def test_bad_command_lines(argv, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        suite.main(argv)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale", suite.SCALES)
+def test_every_part_says_how_long_it_takes(scale):
+    for part in suite.PARTS.values():
+        with_all = part.seconds(scale, suite.beside.NAMES)
+        assert 0 < part.seconds(scale, ()) <= with_all < {
+            "smoke": 5, "demo": 20, "full": 180}[scale] * 60
+
+
+@pytest.mark.rival
+def test_generators_go_into_their_table(place, monkeypatch, capsys):
+    try:
+        Nginx(document_root=ROOT)
+    except NotInstalled as missing:
+        pytest.skip(str(missing))
+    from mpmkit.load.drive import LoadError
+    from mpmkit.measure import generators
+
+    def missing(*_):
+        raise LoadError("wrk is not installed")
+
+    monkeypatch.setattr(generators, "GENERATORS", {
+        "mpmkit (Locust)": lambda url, users, seconds, keep_alive: Sample(users * 10, 0.5, 0),
+        "FastHttpUser": lambda *_: Sample(100, 1.0, 2), "wrk": missing})
+    path = place / "generators.csv"
+    assert suite._generators("smoke", (), path) == 0
+    rows = records.read(path)
+    assert [(row["work"], row["generator"], row["qps"], row["failures"]) for row in rows] == [
+        ("new", "mpmkit (Locust)", 2000, 0), ("new", "FastHttpUser", 100, 2),
+        ("keep-alive", "mpmkit (Locust)", 640, 0), ("keep-alive", "FastHttpUser", 100, 2)]
+    out, err = capsys.readouterr()
+    assert "20.00" in out and "without wrk: wrk is not installed" in err
+
+
+def test_the_command_is_there():
+    done = subprocess.run([sys.executable, "-m", "mpmkit", "bench", "--estimate", "--scale", "smoke"],
+                          capture_output=True, text=True, timeout=30,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0 and "scale smoke, about" in done.stderr
