@@ -98,6 +98,7 @@ def site(tmp_path_factory):
     program(root / "plain" / "env.cgi", ENV)
     program(root / "set" / "any", ENV)
     program(root / "dir" / "index.cgi", ENV)
+    program(root / "closed.cgi", ENV)
     program(where / "outside.cgi", ENV)
     (root / "link.cgi").symlink_to(where / "outside.cgi")
     (root / "folder.cgi").mkdir()
@@ -131,9 +132,9 @@ Timeout 10
 <Location /closed>
     Require all denied
 </Location>
-<Files secret.txt>
+<FilesMatch "^(secret\\.txt|closed\\.cgi)$">
     Require all denied
-</Files>
+</FilesMatch>
 """)
     return where
 
@@ -334,6 +335,8 @@ def test_stderr_is_the_error_log(server, errors):
 def test_sections_hold_for_scripts(server):
     assert get(server, "/closed/env").status == 403
     assert get(server, "/cgi-binx").status == 404
+    for path in ("/closed.cgi", "/closed.cgi/", "/closed.cgi/more/of/it", "/./closed.cgi/x"):
+        assert get(server, path).status == 403
 
 
 def test_aliases(server):

@@ -1,0 +1,236 @@
+"""What scripts say, as pure functions: no bytes of a script's become more than header lines."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpmkit.handlers.fastcgi import _HANDLER
+from mpmkit.handlers.gateway import (
+    REDIRECTS,
+    Head,
+    Redirected,
+    ScriptFailed,
+    Unsent,
+    answer,
+    read_head,
+    redirected,
+    split_head,
+    unchanged,
+)
+from mpmkit.handlers.router import Place, _ends, merge_options
+from mpmkit.http.messages import Request, Response
+
+NEVER = pytest.fail
+
+
+def a_request(method: str = "GET", *headers: tuple[bytes, bytes]) -> Request:
+    request = Request()
+    request.method, request.headers = method, headers
+    request.conditional = any(name.startswith(b"if-") for name, _ in headers)
+    request.path, request.query, request.target = "/x", b"", b"/x"
+    request.version, request.length, request.expect_continue = (1, 1), 0, False
+    for name in Request.__slots__:
+        if not hasattr(request, name):
+            setattr(request, name, None)
+    return request
+
+
+@given(st.binary(max_size=300))
+def test_whatever_a_script_says_is_header_lines_or_refused(lines):
+    try:
+        head = read_head(lines, "x")
+    except ScriptFailed as error:
+        assert error.status == 500 and str(error).isprintable()
+        return
+    for line in head.fields.split(b"\r\n")[:-1]:
+        name, colon, value = line.partition(b": ")
+        assert colon and name and not set(name) & set(b" \t:\0")
+        assert not set(value) & set(b"\r\n\0")
+    assert not head.fields or head.fields.endswith(b"\r\n")
+    assert not set(head.content_type) & set(b"\r\n\0")
+    assert not set(head.location) & set("\r\n\0")
+    assert 200 <= head.status <= 599 and (head.length is None or head.length >= 0)
+    assert head.reason is None or not set(head.reason) & set(b"\r\n\0")
+
+
+NAMES = st.text("abcdefgXYZ-", min_size=1, max_size=10).map(str.encode)
+VALUES = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20).map(str.encode)
+KNOWN = {b"status", b"location", b"date", b"te", b"content-type", b"content-length", b"server"}
+
+
+@given(st.lists(st.tuples(NAMES.filter(lambda name: name.lower() not in KNOWN), VALUES), max_size=6),
+       st.sampled_from([b"\n", b"\r\n"]), st.binary(max_size=50))
+def test_lines_and_body_come_back(pairs, end, body):
+    data = b"".join(name + b": " + value + end for name, value in pairs) + end + body
+    lines, rest = split_head(data)
+    assert rest == body
+    assert read_head(lines, "x").fields == b"".join(b"%b: %b\r\n" % pair for pair in pairs)
+
+
+@given(st.binary(max_size=60), st.binary(max_size=20))
+def test_a_head_is_found_wherever_the_bytes_are_cut(lines, body):
+    data = lines + b"\r\n\r\n" + body
+    whole = split_head(data)
+    assert whole is not None
+    for cut in range(len(data)):
+        found = split_head(data[:cut])
+        if found is not None:  # found early: it is the same, with less of the body
+            assert found[0] == whole[0] and data[:cut].endswith(found[1])
+            break
+
+
+@pytest.mark.parametrize("lines, said", [
+    (b"Status: 99 Low", "invalid status"),
+    (b"Status: 600", "invalid status"),
+    (b"Status: 100 Continue", "invalid status"),
+    (b"Status:", "invalid status"),
+    (b"no colon", "Bad header: no colon"),
+    (b"A: b\n c", "Bad header:  c"),
+    (b"A B: c", "Bad header: A B: c"),
+    (b"A: b\rB: c", "Bad header"),
+    (b"Content-Length: -1", "Content-Length"),
+    (b"Content-Length: 1e3", "Content-Length"),
+    (b"\xff\x1b: x", r"\xff\x1b"),
+])  # fmt: skip
+def test_bad_heads(lines, said):
+    with pytest.raises(ScriptFailed) as error:
+        read_head(lines, "x")
+    assert said in str(error.value)
+
+
+def test_reasons():
+    assert read_head(b"Status: 404 Not Found", "x").reason is None
+    assert read_head(b"Status: 404", "x").reason is None
+    assert read_head(b"Status: 404 Gone Fishing", "x").reason == b"Gone Fishing"
+    assert read_head(b"", "x") == Head(200, False, None, "", b"", b"", None, b"", b"")
+
+
+class Pieces:
+    """A script's output that notes what becomes of it."""
+
+    def __init__(self, *pieces):
+        self.left = list(pieces)
+        self.closed = False
+
+    def __iter__(self):
+        while self.left:
+            yield self.left.pop(0)
+
+    def close(self):
+        self.closed = True
+
+
+def responded(lines: bytes, request: Request, pieces) -> Response:
+    return answer(read_head(lines, "x"), pieces, request, "x",
+                  lambda path, fields: Response(299, fields, b"", path.encode(), len(path)), NEVER)
+
+
+def test_an_answer_with_a_body_or_none():
+    pieces = Pieces(b"a", b"b")
+    response = responded(b"A: b", a_request(), pieces)
+    assert (response.status, response.length, b"".join(response.body)) == (200, None, b"ab")
+    response.body.close()
+    assert pieces.closed
+    for request, lines in [(a_request("HEAD"), b"Content-Length: 2"), (a_request(), b"Status: 204")]:
+        pieces = Pieces(b"a", b"b")
+        response = responded(lines, request, pieces)
+        assert isinstance(response.body, Unsent) and response.length == 0
+        assert not list(response.body) and not pieces.left, "the script came to its own end"
+        response.body.close()
+        assert pieces.closed
+
+
+def test_an_answer_that_has_come_whole():
+    response = responded(b"", a_request(), b"body")
+    assert (response.body, response.length, response.fields) == (b"body", 4, b"Content-Length: 4\r\n")
+    response = responded(b"Status: 200 Own", a_request(), b"body")
+    assert (b"".join(response.body), response.reason) == (b"body", b"Own")
+    response = responded(b"Content-Length: 9", a_request(), b"body")
+    assert response.length == 9, "what it promised, and cannot keep"
+
+
+def test_locations():
+    pieces = Pieces(b"a")
+    response = responded(b"Location: /there\nX: y", a_request(), pieces)
+    assert (response.status, response.body, response.fields) == (299, b"/there", b"X: y\r\n")
+    assert pieces.closed and not pieces.left
+    response = responded(b"Location: http://x/", a_request(), Pieces())
+    assert response.status == 302 and b"Location: http://x/\r\n" in response.fields
+    response = responded(b"Status: 201\nLocation: /new", a_request(), Pieces(b"made"))
+    assert (response.status, b"".join(response.body)) == (201, b"made")
+
+
+def test_validators():
+    def is_unchanged(lines, *headers):
+        return unchanged(a_request("GET", *headers), read_head(lines, "x"))
+
+    date = b"Last-Modified: Tue, 02 Jan 2024 03:04:05 GMT"
+    assert is_unchanged(b'ETag: "a"', (b"if-none-match", b'"b", W/"a"'))
+    assert is_unchanged(b'ETag: "a"', (b"if-none-match", b"*"))
+    assert not is_unchanged(b"", (b"if-none-match", b"*"))
+    assert is_unchanged(date, (b"if-modified-since", b"Tue, 02 Jan 2024 03:04:05 GMT"))
+    assert not is_unchanged(date, (b"if-modified-since", b"Tue, 02 Jan 2024 03:04:04 GMT"))
+    assert not is_unchanged(b"", (b"if-modified-since", b"Tue, 02 Jan 2024 03:04:05 GMT"))
+
+
+def test_redirects_end():
+    request = a_request("POST", (b"content-length", b"3"), (b"a", b"b"))
+    request.length = 3
+    first = redirected(request, "/y", b"q", {"A": "b"})
+    assert (first.method, first.length, first.headers) == ("GET", 0, ((b"a", b"b"),))
+    assert (first.path, first.query, first.url, first.before) == ("/y", b"q", "/x", {"A": "b"})
+    again: Redirected | None = first
+    for _ in range(REDIRECTS - 1):
+        again = redirected(again, "/y", b"", {})
+    assert again.depth == REDIRECTS and redirected(again, "/y", b"", {}) is None
+
+
+# -- where a path leads ---------------------------------------------------------------------------
+
+
+@given(st.lists(st.text("ab.", min_size=1, max_size=3), min_size=1, max_size=5), st.booleans())
+def test_the_ends_of_a_path_are_its_segments(segments, slash):
+    path = "/" + "/".join(segments) + "/" * slash
+    ends = list(_ends(path, 0))
+    assert ends == sorted(set(ends)) and ends[-1] == len(path)
+    assert [path[:end] for end in ends] == [
+        "/" + "/".join(segments[: n + 1]) for n in range(len(segments))] + [path] * slash
+
+
+@pytest.mark.parametrize("prefix, root, path, file", [
+    ("/icons/", "/usr/icons/", "/icons/a", "/usr/icons/a"),
+    ("/icons/", "/usr/icons", "/icons/a", "/usr/icons/a"),
+    ("/icons", "/usr/icons", "/icons/a", "/usr/icons/a"),
+    ("/icons", "/usr/icons", "/icons", "/usr/icons"),
+    ("/icons", "/usr/icons", "/iconsx", None),
+    ("/icons/", "/usr/icons/", "/icons", None),
+    ("/", "/srv", "/a", "/srv/a"),
+])  # fmt: skip
+def test_aliases_stand_for_whole_segments(prefix, root, path, file):
+    place = Place("Alias", prefix, root)
+    assert place.holds(path) is (file is not None)
+    if file is not None:
+        assert place.file(path) == file
+
+
+def test_options_add_up():
+    assert merge_options(frozenset(), [("FollowSymLinks",), ("+ExecCGI",)]) == {
+        "FollowSymLinks", "ExecCGI"}
+    assert merge_options(frozenset({"ExecCGI"}), [("Indexes",)]) == {"Indexes"}
+    assert "ExecCGI" in merge_options(frozenset(), [("All",)])
+    assert merge_options(frozenset(), [("All",), ("-ExecCGI", "-Indexes")]).isdisjoint(
+        {"ExecCGI", "Indexes", "MultiViews"})
+    assert merge_options(frozenset({"ExecCGI"}), [("None",)]) == frozenset()
+
+
+@pytest.mark.parametrize("handler, path, host, port", [
+    ("proxy:unix:/run/php/php-fpm.sock|fcgi://localhost", "/run/php/php-fpm.sock", "localhost", None),
+    ("proxy:unix:/a|fcgi://localhost/", "/a", "localhost", None),
+    ("proxy:fcgi://127.0.0.1:9000", None, "127.0.0.1", "9000"),
+    ("proxy:fcgi://[::1]:9000/x", None, "[::1]", "9000"),
+])  # fmt: skip
+def test_backends_are_read_as_httpd_writes_them(handler, path, host, port):
+    found = _HANDLER.match(handler)
+    assert (found["path"], found["host"], found["port"]) == (path, host, port)
