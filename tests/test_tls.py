@@ -11,10 +11,12 @@ import socket
 import ssl
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from processes import Serve
 from servers import (
     DATA,
@@ -34,7 +36,7 @@ import mpmkit
 from mpmkit.certificate import self_signed
 from mpmkit.directives import DirectiveError, from_keywords
 from mpmkit.launcher import LaunchError, Server
-from mpmkit.tls import RECORD
+from mpmkit.tls import RECORD, Session
 
 FILE = b"0123456789abcdefghijklmnopqrstuvwxyz\n"
 BIG = bytes(range(256)) * 12_000  # 3 MB: many records, more than any buffer of the kernel's
@@ -242,6 +244,68 @@ def test_a_read_that_ends_within_a_record(server):
             assert [client.reply().status for _ in range(count)] == [200] * count
 
 
+class Cipher:
+    """A socket that gives what it is given, in pieces; then the client is silent."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        if not self.pieces:
+            raise BlockingIOError
+        data = self.pieces.pop(0)
+        if len(data) > size:
+            self.pieces.insert(0, data[size:])
+        return data[:size]
+
+
+@pytest.fixture(scope="module")
+def contexts(pairs) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*pairs[0])
+    return server, ssl._create_unverified_context()
+
+
+@given(st.lists(st.integers(1, 40_000), min_size=1, max_size=8), st.lists(st.integers(0, 60_000)))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_the_records_and_however_they_are_cut(contexts, sizes, places):
+    """Every byte comes once and in order, and a read leaves nothing decrypted behind."""
+    cipher = Cipher()
+    session = Session(contexts[0], cipher, 60.0)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = contexts[1].wrap_bio(incoming, outgoing)
+    done = False
+    while not done:
+        with suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        done = session.handshake(outgoing.read())
+        incoming.write(session.said())
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+
+    sent = b"".join(bytes([65 + number]) * size for number, size in enumerate(sizes))
+    stream, left = b"", sent
+    for size in sizes:
+        message, left = memoryview(left[:size]), left[size:]
+        while message:
+            message = message[client.write(message):]
+        stream += outgoing.read()
+    cuts = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
+    cipher.pieces = [stream[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+    got = b""
+    while cipher.pieces:
+        with suppress(BlockingIOError):
+            got += session.recv(1, socket.MSG_DONTWAIT)
+            assert not session.object.pending()
+    assert got == sent
+    # And back, more than a record at a time.
+    incoming.write(session.encrypt(sent))
+    back = b""
+    while len(back) < len(sent):
+        back += client.read(1 << 20)
+    assert back == sent
+
+
 # -- who waits for whom ---------------------------------------------------------------------------
 
 
@@ -284,9 +348,9 @@ def test_a_stalled_handshake_holds_nobody_else(mpm, document_root):
         assert_quiet(server)
 
 
-def test_a_silent_client_after_the_handshake_is_closed(mpm, document_root):
+def test_a_silent_client_after_the_handshake_is_closed(document_root):
     rule = {"directives": ("RequestReadTimeout header=1-2,MinRate=500",)}
-    with serving(mpm, document_root=document_root, tls=True, **rule) as server:
+    with serving("event", document_root=document_root, tls=True, **rule) as server:
         with TlsClient(server) as client:
             began = time.monotonic()
             assert client.until_closed(6.0) == b""
@@ -296,10 +360,10 @@ def test_a_silent_client_after_the_handshake_is_closed(mpm, document_root):
             assert read_reply(client.until_closed(6.0)).status == 408
 
 
-def test_a_record_that_trickles_in_is_not_waited_for_for_ever(mpm, document_root):
+def test_a_record_that_trickles_in_is_not_waited_for_for_ever(document_root):
     """Each byte comes in time for a read, and the record as a whole does not."""
     rule = {"directives": ("RequestReadTimeout header=1 body=1",)}
-    with serving(mpm, document_root=document_root, tls=True, **rule) as server:
+    with serving("event", document_root=document_root, tls=True, **rule) as server:
         with RawTlsClient(server) as client:
             client.handshake()
             record = client.encrypted(get_of(b"/file.txt?" + b"x" * 1000))
@@ -318,10 +382,10 @@ def test_a_record_that_trickles_in_is_not_waited_for_for_ever(mpm, document_root
             assert time.monotonic() - began > 0.9
 
 
-def test_what_a_log_counts_as_received(mpm, document_root, tmp_path):
+def test_what_a_log_counts_as_received(document_root, tmp_path):
     log = tmp_path / "log"
     lines = ('LogFormat "%I %m" counted', f"CustomLog {log} counted")
-    with serving(mpm, document_root=document_root, tls=True, directives=lines) as server:
+    with serving("event", document_root=document_root, tls=True, directives=lines) as server:
         with TlsClient(server) as client:
             client.get()
             client.get("/file.txt", method="POST", body=b"x" * 1000)
@@ -347,10 +411,9 @@ def test_a_slow_reader_of_a_page_frees_event_s_thread(mpm, document_root):
             assert client.reply().body == FILE
 
 
-@pytest.mark.parametrize("sendfile", [True, False])
-def test_a_slow_reader_of_a_large_file_gets_every_byte(mpm, document_root, sendfile):
+def test_a_slow_reader_of_a_large_file_gets_every_byte(mpm, document_root):
     """Encrypted bytes are memory, so a thread waits, whatever EnableSendfile says, as in httpd."""
-    options = {"SendBufferSize": 65536, "EnableSendfile": sendfile}
+    options = {"SendBufferSize": 65536, "EnableSendfile": True}
     with serving(mpm, document_root=document_root, tls=True, **options) as server:
         with TlsClient(server, receive_buffer=8192) as client:
             client.send(get_of(b"/big.bin"))
@@ -442,8 +505,8 @@ def test_ssl_protocol_refused(words):
         check("event", from_keywords("event", SSLProtocol=words))
 
 
-def test_the_versions_that_are_spoken(mpm, document_root):
-    with serving(mpm, document_root=document_root, tls=True, SSLProtocol="TLSv1.2") as server:
+def test_the_versions_that_are_spoken(document_root):
+    with serving("event", document_root=document_root, tls=True, SSLProtocol="TLSv1.2") as server:
         with TlsClient(server) as client:
             assert client.sock.version() == "TLSv1.2"
             assert client.get("/big.bin").body == BIG

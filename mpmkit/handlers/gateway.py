@@ -113,7 +113,7 @@ class Variables:
         peer = conn.peer
         environ["SERVER_PORT"] = self._port or str(port)
         environ["SERVER_ADDR"] = host
-        environ["SERVER_PROTOCOL"] = "HTTP/1.1" if request.version == (1, 1) else "HTTP/1.0"
+        environ["SERVER_PROTOCOL"] = f"HTTP/{request.version[0]}.{request.version[1]}"
         environ["REMOTE_ADDR"] = peer[0]
         environ["REMOTE_PORT"] = str(peer[1])
         environ["REQUEST_METHOD"] = request.method
