@@ -57,6 +57,16 @@ def lab(tmp_path_factory, browser):
     books.mkdir()
     for source in (ROOT / "notebooks").glob("*.ipynb"):
         shutil.copy(source, books)
+    # The notebook's last cell, with its comment sign taken away.
+    text = (books / "control-room.ipynb").read_text()
+    assert '"# lab.control_room(' in text
+    book = json.loads(text)
+    book["cells"] = [cell for cell in book["cells"] if "lab.control_room()" not in
+                     "".join(cell["source"]) and "room.room" not in "".join(cell["source"])]
+    for cell in book["cells"]:
+        cell["source"] = [line.removeprefix("# ") for line in cell["source"]] if (
+            cell["cell_type"] == "code") else cell["source"]
+    (books / "two-rooms.ipynb").write_text(json.dumps(book))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -148,6 +158,13 @@ def run_all(page) -> None:
     page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
+def left(page) -> None:
+    """Shut the notebook's kernel down and close the page."""
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()"
+                  ".catch(() => null)")
+    page.close()
+
+
 def points(page) -> int:
     return int(page.locator(".mk-strips").first.get_attribute("data-points") or 0)
 
@@ -204,7 +221,7 @@ def test_the_control_room_by_clicking(browser, lab):
     page.wait_for_selector('.mk-state[data-running="false"]', timeout=20_000)
     wait_for(lambda: not marked(word, "mpmkit serve") and not marked(word, "locust"),
              what="no process is left")
-    page.close()
+    left(page)
 
 
 def test_closing_kernel_and_rerunning_leave_no_server(browser, lab):
@@ -229,4 +246,44 @@ def test_closing_kernel_and_rerunning_leave_no_server(browser, lab):
     page.evaluate(
         "void window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     wait_for(lambda: not marked(word, "mpmkit serve"), what="the kernel's server is gone")
-    page.close()
+    left(page)
+
+
+def test_start_here_shows_what_it_computes(browser, lab):
+    address, word = lab
+    page = opened(browser, address, "00-start-here.ipynb")
+    run_all(page)
+    page.wait_for_selector('.jp-OutputArea-output img, .jp-OutputArea-output svg', timeout=40_000)
+    wait_for(lambda: "Server MPM" in page.locator(".jp-Notebook").inner_text(), 60,
+             "the last cell has run")
+    assert not page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count()
+    picture = page.locator(".jp-RenderedSVG").first
+    picture.scroll_into_view_if_needed()
+    assert picture.bounding_box()["width"] > 300
+    shot(page, "00-start-here")
+    wait_for(lambda: not marked(word, "mpmkit serve"), what="the notebook stopped its servers")
+    left(page)
+
+
+def test_two_rooms_get_the_same_load(browser, lab):
+    address, word = lab
+    page = opened(browser, address, "two-rooms.ipynb", color_scheme="dark")
+    page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', "
+                  "{theme: 'JupyterLab Dark'})")
+    run_all(page)
+    page.wait_for_selector(".mk-room", timeout=30_000)
+    rooms = page.locator(".mk-room")
+    assert rooms.count() == 2
+    boxes = [rooms.nth(number).bounding_box() for number in (0, 1)]
+    assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]
+    for number in (0, 1):
+        rooms.nth(number).locator('[data-do="start"]').click()
+    wait_for(lambda: page.locator('.mk-state[data-running="true"]').count() == 2, what="both run")
+    rooms.nth(0).locator('[data-load="browsers"]').fill("30")
+    wait_for(lambda: "30 keep-alive" in rooms.nth(0).inner_text(), what="worker's threads keep")
+    wait_for(lambda: "30 parked" in rooms.nth(1).inner_text(), what="event's listener keeps")
+    shot(page, "two-rooms-dark")
+    for number in (0, 1):
+        rooms.nth(number).locator('[data-do="stop"]').click()
+    wait_for(lambda: not marked(word, "mpmkit serve"), what="no process is left")
+    left(page)

@@ -16,8 +16,9 @@ const STRIPS = [
   { name: "requests/s", digits: 0, lines: [
     { key: "qps", label: "served", role: "mpm" },
     { key: "load_qps", label: "the load got", role: "ink", dash: [4, 3] }] },
-  { name: "latency, ms", log: true, digits: 2, lines: [
-    { key: "wait_ms", label: "a new client waits", role: "warn" },
+  { name: "new client, ms", log: true, digits: 1, lines: [
+    { key: "wait_p50_ms", label: "p50", role: "warn", dash: [4, 3] },
+    { key: "wait_ms", label: "p99", role: "warn" },
     { key: "service_ms", label: "in the server", role: "mpm", dash: [4, 3] }] },
   { name: "processes, threads", digits: 0, lines: [
     { key: "threads", label: "threads", role: "mpm" },
@@ -157,8 +158,10 @@ function render({ model, el }) {
   const sendCrowd = () => {
     showLoad();
     clearTimeout(crowdTimer);
-    crowdTimer = setTimeout(
-      () => say({ do: "crowd", count: Number(crowdCount.value), think: think() }), 120);
+    crowdTimer = setTimeout(() => {
+      crowdTimer = 0;
+      say({ do: "crowd", count: Number(crowdCount.value), think: think() });
+    }, 120);
   };
   crowdCount.oninput = crowdThink.oninput = sendCrowd;
   showLoad();
@@ -596,8 +599,14 @@ function render({ model, el }) {
     const due = s.unapplied.length ? ` · ${s.unapplied.join(", ")} set: Graceful brings it in` : "";
     state.append(document.createTextNode(
       s.running ? `${s.running_mpm} · pid ${s.pid} · ${s.url.replace("http://", "")}${due}` : "stopped"));
-    if (document.activeElement !== crowdCount) crowdCount.value = s.browsers;
-    if (document.activeElement !== crowdThink) crowdThink.value = Math.log2(s.think);
+    if (!crowdTimer) {  // what was just moved and not yet sent is not moved back
+      if (document.activeElement !== crowdCount) crowdCount.value = s.browsers;
+      if (document.activeElement !== crowdThink) crowdThink.value = Math.log2(s.think);
+    }
+    if (s.loading && document.activeElement !== loadUsers) {  // perhaps started from another room
+      users = s.users;
+      loadUsers.value = users;
+    }
     showLoad();
     if (!s.running && s.events) events = s.events;
     note.textContent = model.get("message");

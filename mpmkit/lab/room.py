@@ -83,7 +83,8 @@ def application(environ, start_response):
 
 USERS = 500  # of the load, at most: on a small machine more is a load on the generator
 LOAD_SECONDS = 600.0  # a load that nobody stops ends by itself
-PROBE_THINK = 0.5  # seconds between two questions of the probe
+PROBE_THINK = 0.25  # seconds between two questions of the probe: what a new client meets
+RECENT = 5.0  # seconds of the probe's answers that its percentiles are made of
 EVENTS = 200
 
 
@@ -145,7 +146,7 @@ class Room:
         self._tidy = weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
         self._frame: dict[str, Any] = {}
         self._history: list[dict[str, Any]] = []
-        self._waited = (-math.inf, math.nan)  # when the probe last said something, and what, in ms
+        self._waits: list[tuple[float, float]] = []  # (second, ms) of the probe's last answers
         self.on_frame: Callable[[dict[str, Any]], None] | None = None
         for setting in from_keywords(mpm, **directives):
             self._words[setting.name] = " ".join(setting.args)
@@ -267,7 +268,7 @@ class Room:
                 self._server, self._running_with, self._applied = server, effective, applied
                 self._began = time.monotonic()
                 self._history.clear()
-                self._waited = (-math.inf, math.nan)
+                self._waits.clear()
                 self._told = [Event(0.0, "note", f"start {self._mpm}, pid {server.pid}")]
                 self._watched = 0
                 self._watch = Watch(server, on_sample=self._seen, on_end=self._ended)
@@ -469,17 +470,21 @@ class Room:
     def _seen(self, sample: Sample, board: ScoreboardView) -> None:
         """The watch's callback: make a frame of what it saw."""
         probe, load = self._probe, self._load
-        waits = [1000 * seconds for seconds in probe.take()] if probe else []
-        waiting = 1000 * probe.longest_wait() if probe else 0.0
-        # While the probe waits, its wait so far is the best that is known of the answer.
-        if waits or waiting > 1000 * PROBE_THINK:
-            self._waited = (sample.t, max([*waits, waiting]))
-        # Between two questions the last answer holds.
-        wait = self._waited[1] if sample.t - self._waited[0] < 3 * PROBE_THINK else math.nan
+        waits = self._waits
+        if probe is not None:
+            waits += [(sample.t, 1000 * seconds) for seconds in probe.take()]
+            # While the probe waits, its wait so far is the best that is known of the answer.
+            if (waiting := probe.longest_wait()) > PROBE_THINK:
+                waits.append((sample.t, 1000 * waiting))
+        while waits and waits[0][0] < sample.t - RECENT:
+            waits.pop(0)
+        newest = sorted(ms for _, ms in waits)
         if self._crowd is not None:
             self._crowd.take()
         figures: dict[str, float | None] = {
-            "t": sample.t, "qps": sample.qps, "service_ms": sample.service_ms, "wait_ms": wait,
+            "t": sample.t, "qps": sample.qps, "service_ms": sample.service_ms,
+            "wait_p50_ms": newest[len(newest) // 2] if newest else None,
+            "wait_ms": newest[int(0.99 * len(newest))] if newest else None,
             "load_qps": load.qps() if load is not None and load.running else math.nan,
             "processes": sample.processes, "threads": sample.threads, "idle": sample.idle,
             "busy": sample.busy, "reading": sample.reading, "writing": sample.writing,
