@@ -8,8 +8,9 @@ This is no load generator (`mpmkit.run_load` is). A crowd is many connections an
 what occupies prefork's processes and worker's threads, and costs event nearly nothing. A crowd of
 one that keeps nothing is a probe: how long does a new client wait?
 
-One thread serves them all with a selector; h11 says when an answer is complete. A client whose
-connection the server ends (KeepAliveTimeout, a crash) comes back after `BACK` seconds.
+One thread serves them all with a selector; h11 says when an answer is complete. A client whose kept
+connection the server ends (KeepAliveTimeout, a crash) comes back after `BACK` seconds; one that was
+told `Connection: close` comes back with its next question.
 """
 
 from __future__ import annotations

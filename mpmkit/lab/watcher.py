@@ -153,7 +153,8 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stop.wait(self.every):
-            if not self.server.running or self.look() is None:
+            # A look that fails while the server runs is one look missed.
+            if self.look() is None and not self.server.running:
                 if self.on_end is not None and not self._stop.is_set():
                     self.on_end()
                 return
