@@ -153,11 +153,11 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stop.wait(self.every):
-            # A look that fails while the server runs is one look missed.
-            if self.look() is None and not self.server.running:
+            if not self.server.running:
                 if self.on_end is not None and not self._stop.is_set():
                     self.on_end()
                 return
+            self.look()  # one that fails while the server runs is one look missed
 
     @property
     def now(self) -> float:
