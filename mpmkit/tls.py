@@ -259,7 +259,8 @@ class TlsConnection(Connection):
                     break
         except ssl.SSLError as error:
             if error.reason == "HTTP_REQUEST":
-                raise RequestError(400, "HTTP in the clear to a socket that speaks TLS") from None
+                why = "HTTP in the clear to a socket that speaks TLS"
+                raise RequestError(400, why, ah="AH01996") from None
             return False
         except (TimeoutError, OSError, Disconnected):
             return False

@@ -32,6 +32,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 FOUND = HERE / "data" / "fuzz"
+SEARCH = HERE.parent / "scratch" / "fuzz"  # streams that led somewhere new, for Atheris; not kept in git
 LONGEST = 40_000  # bytes of a stream that are tried
 PATIENCE = 20  # reads after the client's close that nobody should need
 
@@ -340,13 +341,11 @@ def keep(stream: bytes) -> Path:
 
 
 def by_coverage(seconds: float) -> None:
-    """Atheris: ends the process; what it finds it writes into tests/data/fuzz."""
-    import tempfile
-
-    corpus = tempfile.mkdtemp(prefix="mpmkit-fuzz-")
-    for number, seed in enumerate(seeds()):
-        (Path(corpus) / f"{number}").write_bytes(seed)
-    dictionary = Path(corpus + ".dict")
+    """Atheris: ends the process; what it finds is kept. A later search goes on where this one ends."""
+    SEARCH.mkdir(parents=True, exist_ok=True)
+    for seed in seeds():
+        (SEARCH / f"{zlib.crc32(seed):08x}").write_bytes(seed)
+    dictionary = SEARCH.with_suffix(".dict")
     dictionary.write_text(
         "".join('"' + "".join(f"\\x{c:02x}" for c in part) + '"\n' for part in PARTS)
     )
@@ -359,10 +358,9 @@ def by_coverage(seconds: float) -> None:
             raise
 
     atheris.Setup(
-        [sys.argv[0], corpus, f"-max_total_time={int(seconds)}", "-max_len=3000", "-timeout=20",
+        [sys.argv[0], str(SEARCH), f"-max_total_time={int(seconds)}", "-max_len=3000", "-timeout=20",
          f"-dict={dictionary}", "-print_final_stats=1", "-rss_limit_mb=0"], one,
     )  # fmt: skip
-    print(f"corpus in {corpus}: remove it when you have seen it", file=sys.stderr)
     atheris.Fuzz()
 
 
