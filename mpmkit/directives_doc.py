@@ -64,7 +64,8 @@ def _table_row(row: Spec) -> str:
     only = "" if row.mpms == MPMS else f" *{' and '.join(row.mpms)} only.*"
     repeated = " *May be repeated.*" if row.repeated else ""
     inside = {"server": "", "any": " *Also in sections.*", "section": " *Only in sections.*"}
-    doc = f"{row.doc}.{only}{repeated}{inside[row.where]}"
+    unused = " *Read, without effect.*" if row.attribute and not row.effect else ""
+    doc = f"{row.doc}.{only}{repeated}{inside[row.where]}{unused}"
     cells = (f"`{row.name}`", doc, f"{row.takes}{unit}", _default_cell(row), bounds, row.source)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 

@@ -4,6 +4,7 @@ the background, its PidFile, and the real httpd beside it where there is one."""
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -627,6 +628,68 @@ def test_restarts_leave_no_descriptors_open(house):
     assert counts[0] == counts[1] == counts[2]
     house.run("-k", "stop")
     all_gone([pid], "the server")
+
+
+# -- the files that the recorded httpd ran with ----------------------------------------------------
+
+RECORDED = Path(__file__).parent / "data" / "conf"
+STAMP = r"\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
+ASKED = r"127\.0\.0\.1 - - " + STAMP + r' "GET / HTTP/1\.1" 200 '
+LINES = {
+    "access-common.log": ASKED + "6",
+    "access-combined.log": ASKED + '6 "-" "-"',
+    "access-lab.log": r"127\.0\.0\.1 " + STAMP
+                      + r' "GET / HTTP/1\.1" 200 6 us=\d+ conn=- ka=0 pid=\d+ tid=\d+',
+}  # fmt: skip
+
+
+def recorded_house(tmp_path: Path, mpm: str) -> House:
+    """Those of tests/data/conf, but for the place that they are in."""
+    house = House(tmp_path, mpm)
+    for name in ("conf", "run"):
+        (tmp_path / name).mkdir()
+    for path in RECORDED.glob("*.conf"):
+        text = path.read_text().replace("/srv/captures", str(tmp_path))
+        if os.geteuid():
+            text = re.sub(r"(?m)^(User|Group) .*\n", "", text)
+        (tmp_path / "conf" / path.name).write_text(text)
+    # Children become www-data: they have to come through to the page.
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.is_relative_to("/tmp") and folder != Path("/tmp") and folder.owner() == "root":
+            folder.chmod(folder.stat().st_mode | 0o055)
+    house.file = tmp_path / "conf" / f"{mpm}.conf"
+    return house
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_recorded_httpds_file_serves(mpm, tmp_path, monkeypatch):
+    try:
+        pwd.getpwnam("www-data")
+    except KeyError:
+        pytest.skip("this machine has no user www-data")
+    house = recorded_house(tmp_path, mpm)
+    monkeypatch.setenv("PORT", str(house.port))
+    done = house.run("-k", "start")
+    assert (done.returncode, done.stderr) == (0, "")
+    pid = int((tmp_path / "run" / f"{mpm}.pid").read_text())
+    assert house.get() == b"hello\n"
+    children = children_of(pid)
+    assert len(children) == (3 if mpm == "prefork" else 2)
+    if os.geteuid() == 0:
+        until(lambda: {Path(f"/proc/{child}").owner() for child in children} == {"www-data"},
+              "children are www-data")  # fmt: skip
+        assert Path(f"/proc/{pid}").owner() == "root"
+    for name, line in LINES.items():
+        log = tmp_path / "logs" / name
+        until(lambda: log.read_text().endswith("\n"), f"a line in {name}")  # noqa: B023
+        assert re.fullmatch(line, log.read_text().rstrip("\n")), log.read_text()
+    with Client(house) as client:
+        page = client.send(request("/server-status?auto", close=True)).answer()
+    assert f"ServerMPM: {mpm}\n" in page.body.decode()
+    assert house.run("-k", "stop").returncode == 0
+    all_gone([pid, *children], "the server")
+    log = (tmp_path / "logs" / f"error-{mpm}.log").read_text()
+    assert f"[mpm_{mpm}:notice]" in log and ":error]" not in log and ":warn]" not in log
 
 
 # -- beside the real one --------------------------------------------------------------------------

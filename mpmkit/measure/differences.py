@@ -34,7 +34,6 @@ ON_PURPOSE: dict[str, str] = {
     "directive/HostnameLookups": UNUSED,
     "directive/ProxyTimeout": "0 says: as Timeout, which is its default",
     "directive/SSLProtocol": NEEDS_VALUE,
-    "directive/SSLCertificate*File": "the files are looked into when the server starts",
     "http/10-range-416": SAYS_LENGTH,
     "http/84-413-body-over-1GiB": SAYS_LENGTH,
     "http/79-expect-unknown-417": "httpd closes without saying so; we say it",
@@ -60,10 +59,4 @@ ON_PURPOSE: dict[str, str] = {
                                 "names is enough",
 }  # fmt: skip
 
-MISSING: dict[str, str] = {
-    "directive/ThreadStackSize": "httpd's prefork takes it, too, without effect",
-    "directive/CustomLog": "httpd insists on a format",
-    "directive/RequestReadTimeout": "a rate of 0 is refused by httpd; no value is none to it",
-    "directive/LimitRequestBody": "httpd takes the largest of all numbers as well",
-    "cli/-t, no ServerName": "httpd looks its name up, and warns when it finds none",
-}
+MISSING: dict[str, str] = {}
