@@ -468,8 +468,8 @@ def test_a_client_that_resets_is_missed_at_once(server, tmp_path):
     poll_until(lambda: not group(pid), what="the group ends")
 
 
-def test_term_is_followed_by_kill(mpm, site, tmp_path):
-    with serving(mpm, conf=site / "httpd.conf", Timeout=1) as server:
+def test_term_is_followed_by_kill(site, tmp_path):
+    with serving("worker", conf=site / "httpd.conf", Timeout=1) as server:
         assert get(server, f"/cgi-bin/stubborn?{tmp_path}/pid").status == 504
         pid = leader(tmp_path / "pid")
         poll_until(lambda: not group(pid) and not running(server))
