@@ -338,6 +338,7 @@ class State:
         self.bodies: dict[int, str] = {}  # SHA-256 of the first answer to each line of the mix
         self.source = 0
         self.pressure = (0.0, 0.0)
+        self.sofar: Any = None
 
     def prepare(self, environment) -> None:
         """A test begins: read the profile, resolve the target, set the budget."""
@@ -487,10 +488,26 @@ class State:
                 log.error("--load-results: %s", error)
                 self.environment.process_exit_code = 1
 
-    def result(self, for_message: bool = False) -> dict[str, Any]:
-        """What this process measured. In a message the latencies are histograms, tick by tick."""
-        if self.cpu_end == (0.0, 0.0):
-            self.close_books()
+    def so_far(self) -> dict[str, Any]:
+        """The same while it goes on, for a master that may lose us: no details, and each latency is
+        counted once, however often it is told."""
+        from mpmkit.load.histogram import Histogram
+
+        if self.sofar is None:
+            self.sofar = Histogram()
+        self.sofar.record(self.latencies[self.sofar.count:])
+        found = self.result(partial=True)
+        return found | {"histogram": self.sofar.to_text(), "lag": Histogram().to_text(),
+                        "timeline": [], "paths": {}, "late": 0}
+
+    def result(self, for_message: bool = False, partial: bool = False) -> dict[str, Any]:
+        """What this process measured. In a message the latencies are histograms, by the second."""
+        if partial:
+            cpu_end, waited = cpu_seconds(), 0.0
+        else:
+            if self.cpu_end == (0.0, 0.0):
+                self.close_books()
+            cpu_end, waited = self.cpu_end, self.pressure[0]
         result = {
             "version": 2,
             "pid": os.getpid(),
@@ -505,17 +522,17 @@ class State:
             "reconnects": self.reconnects,
             "body_bytes": self.body_bytes,
             "warmed": self.warmed,
-            "cpu_user": self.cpu_end[0] - self.cpu_start[0],
-            "cpu_system": self.cpu_end[1] - self.cpu_start[1],
+            "cpu_user": cpu_end[0] - self.cpu_start[0],
+            "cpu_system": cpu_end[1] - self.cpu_start[1],
             "timeline": self.timeline,
             "sources": self.source + 1,
             "ended": self.ended or "interrupted",
             "background": dict(self.background),
             "connections": self.connections,
-            "run_queue_wait": self.pressure[0],
+            "run_queue_wait": waited,
             "boot": boot_id(),
             "place": f"{os.uname().nodename} {os.getpid()}",
-            "late": sum(lag > LATE_NS for lag in self.lags),
+            "late": 0 if partial else sum(lag > LATE_NS for lag in self.lags),
             "asks": [ask.path for ask in self.asks],
         }
         if for_message:
@@ -1411,8 +1428,11 @@ def on_init(environment, runner, **_) -> None:
         watcher.start(orphaned)
         state.life = watcher
     try:
-        profile = profile_of(environment.parsed_options)  # refuse a bad one before anything starts
-    except StopTest as error:
+        # Refuse what cannot be before anything starts.
+        profile = profile_of(environment.parsed_options)
+        if environment.host:
+            target_of(environment.host)
+    except (StopTest, ValueError) as error:
         log.error("%s", error)
         sys.exit(2)
     options = environment.parsed_options
@@ -1441,6 +1461,7 @@ class Master:
     def __init__(self, environment) -> None:
         self.environment = environment
         self.parts: dict[str, dict[str, Any]] = {}
+        self.partial: dict[str, dict[str, Any]] = {}  # what workers told on the way
         self.concluded = False
         environment.runner.register_message("mpmkit_done", self.told)
         gevent.spawn(self.watch)
@@ -1463,10 +1484,30 @@ class Master:
             return
         if not alive and not self.parts and self.environment.runner.state == "ready":
             return  # no worker has come yet
-        self.concluded = True
-        state.of = max(state.of, self.environment.parsed_options.expect_workers or 1)
-        state.conclude(list(self.parts.values()))
+        self.conclude("died")
         gevent.spawn(self.environment.runner.quit)
+
+    def conclude(self, what: str) -> None:
+        """Say what was measured. Of a worker that did not come to its end, what it told last."""
+        self.concluded = True
+        lost = [part | {"ended": f"worker {part['place']} {what}; the rest of what it did is lost"}
+                for name, part in self.partial.items() if name not in self.parts]
+        state.of = max(state.of, self.environment.parsed_options.expect_workers or 1)
+        state.conclude([*self.parts.values(), *lost])
+
+
+@events.report_to_master.add_listener
+def on_report(client_id, data, **_) -> None:
+    """With each of Locust's reports, every three seconds: if we are killed, this is what is kept."""
+    if state.prepared and state.started_ns and not state.ended and "MPMKIT_LOAD_RESULTS" not in (
+            os.environ):
+        data["mpmkit"] = state.so_far()
+
+
+@events.worker_report.add_listener
+def on_worker_report(client_id, data, **_) -> None:
+    if state.master is not None and "mpmkit" in data:
+        state.master.partial[client_id] = data["mpmkit"]
 
 
 @events.test_start.add_listener
@@ -1488,9 +1529,16 @@ def on_test_start(environment, **_) -> None:
 @events.quitting.add_listener
 def on_quitting(environment, **_) -> None:
     """Ctrl-C, SIGTERM or the regular end: what was measured is kept."""
-    if not isinstance(environment.runner, MasterRunner):
-        if not state.ended and state.prepared:
-            state.ended = "interrupted"
-            state.close_books()
-            state.report()
-        state.write()
+    if state.master is not None:
+        if not state.master.concluded and (state.master.parts or state.master.partial):
+            state.master.conclude("was interrupted")
+        return
+    if isinstance(environment.runner, MasterRunner):
+        return
+    if not state.ended and state.prepared:
+        state.ended = "interrupted"
+        state.close_books()
+        state.report()
+        if not isinstance(environment.runner, WorkerRunner):
+            state.conclude([state.result(for_message=True)])
+    state.write()
