@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -26,11 +27,16 @@ GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 45\r\n%s\r\n" + BODY
 
 
 class Misbehaving:
-    """The server as a child process; `url` once started."""
+    """The server as a child process; `url` once started. With the file of a certificate and its key
+    it speaks TLS."""
+
+    def __init__(self, certificate: str | None = None) -> None:
+        self.certificate = certificate
 
     def __enter__(self) -> Misbehaving:
-        self.process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *([self.certificate] if self.certificate else [])],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.url = self.process.stdout.readline().strip()
         return self
 
@@ -42,7 +48,8 @@ class Misbehaving:
 
     def counts(self) -> dict[str, int]:
         """How many requests came for each path since the last call; "connections" too."""
-        with urllib.request.urlopen(self.url + "/-/counts", timeout=5) as answer:
+        how = ssl._create_unverified_context() if self.certificate else None
+        with urllib.request.urlopen(self.url + "/-/counts", timeout=5, context=how) as answer:
             return json.load(answer)
 
     def die(self) -> None:
@@ -62,7 +69,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             for line in head.split(b"\r\n"):
                 if line.lower().startswith(b"content-length:"):
                     await reader.readexactly(int(line.split(b":")[1]))
-            keep = version == "HTTP/1.1"
+            keep = version == "HTTP/1.1" and b"\r\nConnection: close\r\n" not in head
             served += 1
             if path == "/-/counts":
                 counts["connections"] -= 1
@@ -94,6 +101,8 @@ async def answer(path: str, keep: bool, served: int, number: int,
     elif what == "big":
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n" + connection + b"\r\n"
                      + b"y" * 1_000_000)
+    elif what == "changes":  # each answer has another body of the same length
+        writer.write(GOOD.replace(BODY, b"%045d" % number) % connection)
     elif what == "chunked":
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + connection + b"\r\n")
         for size in (40, 5):
@@ -156,9 +165,13 @@ async def answer(path: str, keep: bool, served: int, number: int,
 
 
 async def main() -> None:
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024)
+    how = None
+    if len(sys.argv) > 1:
+        how = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        how.load_cert_chain(sys.argv[1])
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024, ssl=how)
     host, port = server.sockets[0].getsockname()
-    print(f"http://{host}:{port}", flush=True)
+    print(f"{'https' if how else 'http'}://{host}:{port}", flush=True)
     # The test that started us holds the other end of our standard input.
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     await asyncio.Event().wait()

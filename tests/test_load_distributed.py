@@ -96,7 +96,7 @@ def test_an_open_loop_is_one_rate_over_all_workers(bad, tmp_path):
 
 
 def test_a_killed_worker_ends_nothing_and_is_told(bad, tmp_path):
-    profile = LoadProfile(path="/ok", users=4, duration=9, think_time=0.01, keep_alive=True)
+    profile = LoadProfile(path="/ok", users=4, duration=7, think_time=0.01, keep_alive=True)
     with Fleet(bad.url, profile, tmp_path) as fleet:
         until = time.monotonic() + 30
         while bad.counts().get("GET /ok HTTP/1.1", 0) < 10:
@@ -114,9 +114,10 @@ def namespaces() -> str:
     """Why there are no network namespaces to be made here, or nothing."""
     if not shutil.which("ip") or not shutil.which("unshare"):
         return "no ip or unshare here"
-    tried = subprocess.run(["unshare", "--map-root-user", "--net", "--mount", "sh", "-c",
-                            "mount -t tmpfs none /run && mkdir -p /run/netns && ip netns add a "
-                            "&& ip link add x type veth peer name y netns a"], capture_output=True)
+    script = ("mount -t tmpfs none /run && mkdir -p /run/netns && ip netns add a && "
+              "ip link add x type veth peer name y netns a")
+    tried = subprocess.run(["unshare", "--map-root-user", "--net", "--mount", "sh", "-c", script],
+                           capture_output=True)
     return tried.stderr.decode().strip() if tried.returncode else ""
 
 

@@ -33,6 +33,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from mpmkit.load import tls
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.limits import Forecast, forecast, system
 from mpmkit.load.pressure import Pressure
@@ -548,6 +549,11 @@ def prepared(target: HasUrl | str, given: dict[str, Any], profile: LoadProfile |
     if load is not None and driver in CANNOT:
         refused = [f"{name}: {why}" for name, why in CANNOT[driver](load)]
         problems += [f"{text}; use driver='locust'" for text in refused]
+    if load is not None and load.ca_file is not None:
+        try:
+            tls.context(load.ca_file, False)
+        except OSError as error:  # ssl.SSLError is one
+            problems.append(f"ca_file: {load.ca_file}: {error.strerror or error}")
     if load is not None and place is not None:
         foreseen = forecast(load, place, system(), driver)
         problems += foreseen.problems

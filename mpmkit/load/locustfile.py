@@ -770,6 +770,7 @@ class Client:
         while True:
             try:
                 made.handshake()
+                self.quiet()  # a watcher that is watching cannot be given another socket
                 return made
             except BlockingIOError:
                 self.wait()
@@ -872,6 +873,8 @@ class Client:
         return verdict if digest == wanted else ("body", verdict[1], verdict[2])
 
     def run(self) -> None:
+        if not state.prepared:
+            return  # the test was refused when it began; Locust starts its users all the same
         if not state.begun_ns:
             state.begun_ns = clock()
         state.users.add(self)
@@ -1178,6 +1181,8 @@ class Beside(Client):
     """A client beside the users. It never ends the run, and what it gets is counted apart."""
 
     def run(self) -> None:
+        if not state.prepared:
+            return
         state.users.add(self)
         try:
             while self.user._state is not LOCUST_STATE_STOPPING and not state.ended:

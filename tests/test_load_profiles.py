@@ -1,0 +1,409 @@
+"""What a profile can say beyond the plain load, done for real: mixes, shares, pauses, the open loop,
+stages, clients beside the users, TLS; and the other generators.
+
+As everywhere, the test compares what the generator claims with what the server counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from misbehaving import BODY, Misbehaving
+
+from mpmkit.load.drive import LoadRun, parse_wrk, run_load
+from mpmkit.load.profile import LoadProfile, ProfileError
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def bad():
+    with Misbehaving() as server:
+        yield server
+
+
+# -- what is asked -------------------------------------------------------------------------------
+
+
+def test_a_mix_is_asked_by_weight_and_each_path_has_its_latencies(bad):
+    bad.counts()
+    run = run_load(bad.url, users=4, requests=400, mix=[
+        {"path": "/ok", "weight": 3, "expect_length": 45},
+        {"path": "/status/404", "weight": 1, "expect_status": 404}])
+    counts = bad.counts()
+    ok, missing = counts["GET /ok HTTP/1.0"], counts["GET /status/404 HTTP/1.0"]
+    assert (run.requests, run.failures, ok + missing) == (400, 0, 400)
+    assert 230 < ok < 360  # 300 expected, standard deviation 9
+    assert {path: len(found) for path, found in run.paths.items()} == {
+        "/ok": ok, "/status/404": missing}
+    assert "/status/404: " in run.summary() and run.row()["path"] == "a mix of 2: /ok ..."
+
+
+def test_bodies_are_compared(bad):
+    good = hashlib.sha256(BODY).hexdigest()
+    mixed = run_load(bad.url, users=2, requests=60, mix=[
+        {"path": "/ok", "expect_body": good}, {"path": "/ok/2", "expect_body": "same"},
+        {"path": "/ok/3", "expect_body": "0" * 64}])
+    wrong = bad.counts()["GET /ok/3 HTTP/1.0"]
+    assert mixed.errors == {"body": wrong} and 0 < wrong < 60
+    changed = run_load(bad.url, "/changes", users=1, requests=20, expect_body="same",
+                       keep_alive=True)
+    assert changed.errors == {"body": 19}  # the first one set the measure
+    # Long bodies: of a sample only.
+    for sample, wrong in ((0, {}), (1, {"body": 6})):
+        assert run_load(bad.url, "/big", users=2, requests=6, expect_body="0" * 64,
+                        body_sample=sample).errors == wrong
+
+
+# -- on which connections, and when ------------------------------------------------------------------
+
+
+def test_a_share_of_the_users_keeps_connections(bad):
+    bad.counts()
+    run = run_load(bad.url, "/ok", users=10, requests=300, keep_alive=0.3)
+    counts = bad.counts()
+    kept, alone = counts["GET /ok HTTP/1.1"], counts["GET /ok HTTP/1.0"]
+    assert kept + alone == 300 and run.failures == 0 and min(kept, alone) > 10
+    assert counts["connections"] == run.connections == alone + 3
+    assert run.row()["keep_alive"] is True and "30% keep-alive" in run.summary()
+
+
+def test_so_many_requests_on_a_connection(bad):
+    bad.counts()
+    run = run_load(bad.url, "/ok", users=2, requests=100, keep_alive=True,
+                   requests_per_connection=10)
+    assert (run.failures, run.reconnects, run.retries) == (0, 0, 0)
+    assert 10 <= bad.counts()["connections"] <= 12
+
+
+def test_users_think(bad):
+    run = run_load(bad.url, "/ok", users=4, duration=1, keep_alive=True, think_time=0.1)
+    assert 24 <= run.requests <= 44 and run.failures == 0
+    run = run_load(bad.url, "/ok", users=10, duration=1, think_time=0.1, think="exponential")
+    assert 40 < run.requests < 160
+
+
+def test_a_server_that_closes_while_users_think_fails_nothing(bad):
+    run = run_load(bad.url, "/drops/3", users=3, requests=30, keep_alive=True, think_time=0.02)
+    assert (run.failures, run.requests) == (0, 30) and run.retries > 0
+
+
+def test_the_open_loop_keeps_its_rate_and_counts_from_the_due_time(bad):
+    bad.counts()
+    run = run_load(bad.url, "/ok", users=20, duration=1.5, arrival="constant", rate=200,
+                   keep_alive=True, warmup_seconds=0.5)
+    assert run.requests == pytest.approx(300, abs=2) and run.failures == 0
+    assert bad.counts()["GET /ok HTTP/1.1"] == pytest.approx(400, abs=4)
+    assert len(run.lag) == run.requests and run.lag.percentile(50) < 20e6
+    assert "constant arrivals, 200/s" in run.summary()
+    poisson = run_load(bad.url, "/ok", users=20, requests=200, arrival="poisson", rate=400)
+    assert poisson.requests == 200 and 0.3 < poisson.duration < 0.8
+
+
+def test_what_waited_is_not_excused_and_what_was_never_sent_is_counted(bad):
+    """One user, answers that take the server a moment, ten times as many due as it can send."""
+    run = run_load(bad.url, "/chunked", users=1, duration=1, arrival="constant", rate=2_000,
+                   keep_alive=True)
+    assert run.requests == pytest.approx(2_000, abs=5)
+    sent = run.succeeded
+    assert run.errors == {"unsent": run.requests - sent} and 0 < sent < 1_000
+    # The last one sent had waited for nearly a second, though its own answer took milliseconds.
+    assert run.latency_ms(100) > 500 and run.late > 0.9 * sent
+    assert "sent more than 1 ms after they were due" in run.summary()
+
+
+def test_steps_of_users_and_of_rates(bad):
+    run = run_load(bad.url, "/ok", keep_alive=True, think_time=0.02, stages=[
+        {"seconds": 1.5, "users": 2}, {"seconds": 1.5, "users": 8}])
+    first, second = run.stages
+    assert (first.load, second.load, run.users, run.ended) == (2, 8, 8, "duration")
+    assert first.qps == pytest.approx(90, rel=0.3) and second.qps > 2 * first.qps
+    assert "1.5 to 3 s, 8 users" in run.summary() and run.failures == 0
+    run = run_load(bad.url, "/ok", users=10, arrival="constant", keep_alive=True, stages=[
+        {"seconds": 1, "rate": 50}, {"seconds": 1, "rate": 150, "ramp": True}])
+    assert run.requests == pytest.approx(150, abs=2)
+
+
+# -- clients beside the users --------------------------------------------------------------------------
+
+
+def test_idle_holders_stay_and_slow_readers_sip(bad):
+    bad.counts()
+    run = run_load(bad.url, "/ok", users=2, requests=200, keep_alive=True, think_time=0.01,
+                   idle_holders=10, slow_readers=2, read_rate=1_000)
+    counts = bad.counts()
+    assert (run.requests, run.failures) == (200, 0)
+    assert run.background["idle opened"] == run.background["idle answered"] == 10
+    assert counts["GET /ok HTTP/1.1"] == 210
+    # 100 bytes or so at 1,000 a second: some five pages a second for the two of them in all.
+    assert 0 < run.background["slow bytes"] < 2_000 * (run.duration + 1)
+    assert "beside the users: 10 idle answered" in run.summary()
+
+
+def test_holders_without_a_request_and_those_that_the_server_throws_out(bad):
+    bad.counts()
+    run = run_load(bad.url, "/ok", users=1, requests=20, idle_holders=5, idle_request=False)
+    counts = bad.counts()
+    assert run.background == {"idle opened": 5} and counts["connections"] == 25
+    thrown = run_load(bad.url, "/drops/1", users=1, duration=0.7, keep_alive=True, think_time=0.1,
+                      idle_holders=3)
+    assert thrown.background["idle closed"] >= 3
+
+
+# -- TLS -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl here to make a certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    key, cert, both = folder / "key", folder / "cert.pem", folder / "both.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+                    "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
+                    "-keyout", key, "-out", cert], check=True, capture_output=True)
+    both.write_bytes(key.read_bytes() + cert.read_bytes())
+    return both
+
+
+@pytest.mark.parametrize("fields", [
+    {"keep_alive": False}, {"keep_alive": True}, {"keep_alive": 0.5, "think_time": 0.001}],
+    ids=str)
+def test_tls(certificate, fields):
+    with Misbehaving(str(certificate)) as server:
+        run = run_load(server.url, "/ok", users=4, requests=60, expect_length=45, **fields)
+        assert (run.requests, run.failures) == (60, 0)
+        assert server.counts()["connections"] == run.connections
+        if fields["keep_alive"] is not False:
+            assert run_load(server.url, "/big", users=2, requests=6, expect_length=1_000_000,
+                            **fields).failures == 0
+
+
+def test_certificates_are_checked_against_a_ca_file(certificate, tmp_path):
+    with Misbehaving(str(certificate)) as server:
+        trusted = run_load(server.url, "/ok", users=2, requests=10, ca_file=str(certificate))
+        assert trusted.failures == 0
+        other = tmp_path / "other.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+                        "-subj", "/CN=other", "-keyout", tmp_path / "k", "-out", other],
+                       check=True, capture_output=True)
+        refused = run_load(server.url, "/ok", users=2, requests=10, ca_file=str(other))
+        assert refused.errors == {"certificate": 10}
+        with pytest.raises(ProfileError, match=r"ca_file: .*No such file"):
+            run_load(server.url, "/ok", users=2, requests=10, ca_file=str(tmp_path / "none"))
+
+
+def test_tls_to_a_port_that_speaks_plain_http(bad):
+    run = run_load(bad.url.replace("http", "https"), "/ok", users=1, requests=2, timeout=1)
+    assert run.failures == 2
+
+
+# -- faults ------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_keeps_what_was_measured_as_a_histogram(bad):
+    def small_files() -> None:
+        # A file that would grow beyond 3,000 bytes cannot be written, as on a disk that is full.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))
+
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "mpmkit", "load", bad.url + "/ok", "--users", "2",
+         "--requests", "1000", "--json"],
+        capture_output=True, text=True, env=ENVIRON, preexec_fn=small_files, timeout=40)
+    row = json.loads(done.stdout)
+    assert done.returncode == 1 and row["ended"].startswith("disk: File too large")
+    assert (row["requests"], row["failures"]) == (1000, 0)
+    assert 0 < row["p50_ms"] <= row["p999_ms"] <= row["max_ms"]
+
+
+def test_nowhere_to_write_is_one_line():
+    program = ("import tempfile, sys; tempfile.tempdir = '/proc/nowhere'\n"
+               "from mpmkit.load.command import main; sys.exit(main(sys.argv[1:]))")
+    done = subprocess.run(
+        [sys.executable, "-c", program, "http://127.0.0.1:1", "--requests", "1"],
+        capture_output=True, text=True, env=ENVIRON, timeout=30)
+    assert done.returncode == 1 and "set TMPDIR to another one" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_killed_generator_process_is_told_and_the_other_counts(bad):
+    """One of two processes of Locust's --processes is killed while they work."""
+    killed = []
+
+    def kill(done: int, seconds: float) -> None:
+        if killed or done < 100:
+            return
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                pid, argv = int(stat.parent.name), (stat.parent / "cmdline").read_bytes()
+                parent = stat.read_text().rpartition(")")[2].split()[1]
+                grand = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1]
+            except (OSError, ValueError):
+                continue
+            if b"locustfile" in argv and grand == str(os.getpid()):
+                killed.append(pid)
+                os.kill(pid, 9)
+                return
+
+    run = run_load(bad.url, "/ok", users=4, duration=3, processes=2, think_time=0.001,
+                   on_progress=kill)
+    assert killed and run.ended == "1 of 2 generator processes died" and not run.complete
+    assert run.succeeded > 100
+
+
+# -- the result ------------------------------------------------------------------------------------------
+
+
+def test_the_run_second_by_second_and_as_json(bad):
+    run = run_load(bad.url, "/every/7", users=3, duration=2.2, keep_alive=True, think_time=0.005)
+    seconds = run.seconds
+    assert [slot.begin for slot in seconds] == [0, 1, 2]
+    assert sum(slot.requests for slot in seconds) == run.requests
+    assert sum((slot.errors for slot in seconds), Counter()) == run.errors
+    assert all(slot.latency_ms(50) > 0 for slot in seconds)
+    again = LoadRun.from_json(run.to_json())
+    assert (again.requests, again.errors, again.ended) == (run.requests, run.errors, run.ended)
+    assert again.profile == run.profile and again.histogram == run.histogram
+    for percentile in (50, 99, 99.99, 100):
+        assert again.latency_ms(percentile) == pytest.approx(run.latency_ms(percentile), rel=0.001)
+    assert again.mean_ms == pytest.approx(run.mean_ms)
+    assert [slot.requests for slot in again.seconds] == [slot.requests for slot in seconds]
+    assert 0 < again.seconds[0].qps == pytest.approx(seconds[0].qps, rel=0.01)
+    for text in ("{}", "[]", '{"version": 2}', "no"):
+        with pytest.raises(ValueError):
+            LoadRun.from_json(text)
+
+
+def test_the_generator_is_measured(bad):
+    run = run_load(bad.url, "/ok", users=3, duration=1, keep_alive=True)
+    assert len(run.processes_cpu) == len(run.processes_wait) == 1
+    assert 0 <= run.processes_wait[0] <= 1 and run.run_queue >= 0 and not math.isnan(run.steal)
+    assert "ready to run a processor" in run.summary()
+    run.ceiling = run.qps * 1.05
+    assert run.generator_bound and "this run is at 95% of it" in run.summary()
+    run.ceiling, run.processes_cpu, run.processes_wait = None, (0.5,), (0.45,)
+    assert run.generator_starved and "the machine is the limit" in run.summary()
+
+
+# -- the other generators, and the command --------------------------------------------------------------------
+
+WRK_TEXT = """Running 2s test @ http://127.0.0.1:1/
+wrk 4.1.0
+MPMKIT 1000 2000000 1 4 0 10 2
+MPMKIT-P 50 1500
+MPMKIT-P 99.9 4000
+MPMKIT-P 100 9000
+"""
+
+
+def test_wrk_is_read():
+    run = parse_wrk(WRK_TEXT, "http://127.0.0.1:1", LoadProfile(duration=2))
+    assert (run.requests, run.duration, run.reconnects) == (1003, 2.0, 4)
+    assert run.errors == {"connect": 1, "status": 10, "timeout": 2} and run.succeeded == 990
+    assert (run.latency_ms(50), run.latency_ms(99), run.latency_ms(100)) == (1.5, 4.0, 9.0)
+    assert parse_wrk("unable to connect", "x", LoadProfile(duration=2)) is None
+
+
+@pytest.mark.skipif(not shutil.which("wrk"), reason="no wrk here")
+def test_wrk_drives_the_same_load(bad):
+    bad.counts()
+    run = run_load(bad.url, "/ok", users=4, duration=1, driver="wrk", headers=[("X-Y", 'a"b')])
+    assert run.driver == "wrk" and run.failures == 0 and run.requests > 50
+    assert 0 < run.latency_ms(50) <= run.latency_ms(99.99) and 0 < run.generator_cpu <= 1
+    assert bad.counts()["GET /ok HTTP/1.1"] == pytest.approx(run.requests, abs=8)
+    posted = run_load(bad.url, "/ok", users=2, duration=1, driver="wrk", keep_alive=True,
+                      method="POST", body="a\nb")
+    assert posted.failures == 0 and bad.counts()["POST /ok HTTP/1.1"] >= posted.requests
+
+
+@pytest.mark.parametrize("driver", ["ab", "wrk"])
+def test_a_driver_names_every_field_that_it_cannot_do(driver):
+    with pytest.raises(ProfileError) as error:
+        run_load("http://127.0.0.1:1", users=4, requests=3, driver=driver, processes=2,
+                 keep_alive=0.5, think_time=1, idle_holders=1, expect_body="same",
+                 expect_length=3, expect_status=404)
+    named = {text.split(":")[0] for text in str(error.value).split("; ") if ": " in text}
+    both = {"keep_alive", "think_time", "idle_holders", "expect_body", "expect_status", "requests"}
+    assert named == both | ({"processes"} if driver == "ab" else {"expect_length"})
+
+
+def load(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "mpmkit", "load", *options], capture_output=True,
+                          text=True, env=ENVIRON, timeout=60)
+
+
+def test_the_command(bad, tmp_path):
+    bad.counts()
+    out = tmp_path / "run.json"
+    done = load(bad.url + "/ok/?a=b", "--users", "3", "--requests", "30", "--keep-alive", "--seconds",
+                "--out", str(out))
+    assert done.returncode == 0 and "GET /ok/?a=b, 3 users, keep-alive" in done.stdout
+    assert bad.counts()["GET /ok/?a=b HTTP/1.1"] == 30
+    assert LoadRun.from_json(out.read_text()).requests == 30
+    profile = tmp_path / "profile.json"
+    profile.write_text(LoadProfile(path="/ok", users=2, requests=9, keep_alive=0.5).to_json())
+    done = load(bad.url, "--profile", str(profile), "--requests", "12", "--json")
+    assert json.loads(done.stdout)["requests"] == 12
+    done = load(bad.url, "--steps", "100,200", "--step-seconds", "3", "--arrival", "poisson",
+                "--users", "50", "--plan")
+    assert done.returncode == 0 and '"rate": 200.0' in done.stdout and "GET / HTTP/1.0" in done.stdout
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["http://127.0.0.1:1/a", "--path", "/b"], "path: '/b' is given, and '/a' in the URL"),
+    (["http://127.0.0.1:1", "--profile", "/nowhere.json"], "profile: /nowhere.json: "),
+    (["http://127.0.0.1:1", "--steps", "a,b"], "must be numbers like 50,100,200"),
+    (["http://127.0.0.1:1", "--keep-alive", "most"], "must be a share like 30%"),
+    (["http://192.0.2.1/", "--users", "0"], "users: must be a whole number"),
+    (["http://127.0.0.1:1", "--rate", "5"], "rate: only the open loop has one"),
+])
+def test_bad_commands_are_one_line(options, said):
+    done = load(*options)
+    assert done.returncode == 2 and said in done.stderr
+    assert done.stderr.startswith("mpmkit: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_drivers_are_checked_against_each_other(bad):
+    from mpmkit.measure.crosscheck import adapted, cross_check
+
+    checked = cross_check(bad.url, LoadProfile(path="/ok", users=2, requests=9, duration=1,
+                                               expect_length=45), rounds=1)
+    for name in ("locust", *(driver for driver in ("ab", "wrk") if shutil.which(driver))):
+        assert checked.runs[name][0].succeeded > 0 and f"\n{name} " in checked.text()
+    assert "wrk does not look at expect_length" in checked.text()
+    thinking, said = adapted(LoadProfile(requests=9, think_time=1), "ab")
+    assert thinking is None and "ab is left out: think_time (ab never pauses)" in said
+    with pytest.raises(ValueError, match="rounds"):
+        cross_check(bad.url, LoadProfile(requests=1), rounds=0)
+
+
+def made(driver: str, qps: float, cpu: float, **fields) -> LoadRun:
+    return LoadRun(driver=driver, target="x", profile=LoadProfile(requests=10), duration=1.0,
+                   requests=int(qps), errors=Counter(), processes_cpu=(cpu,),
+                   percentiles_ms={50.0: 1.0, 100.0: 2.0}, **fields)
+
+
+def test_a_disagreement_says_why():
+    from mpmkit.measure.crosscheck import CrossCheck
+
+    checked = CrossCheck(LoadProfile(requests=10), {
+        "locust": [made("locust", qps, 0.95) for qps in (10_000, 10_100, 9_900)],
+        "ab": [made("ab", qps, 0.5) for qps in (15_000, 15_100, 14_900)],
+        "wrk": [made("wrk", qps, 0.9) for qps in (10_050, 10_150, 9_950)]})
+    text = checked.text()
+    assert "ab and locust DISAGREE, x 1.50" in text
+    assert "locust was the bottleneck in 3 of 3 rounds" in text
+    assert "a request costs ab 33 and locust 95 µs of processor time" in text
+    assert "wrk and locust agree" in text and "generator-bound" in text
+    assert CrossCheck(LoadProfile(requests=1), {}, ["ab: gone"]).text().endswith("ab: gone")
