@@ -326,6 +326,9 @@ def start(chosen: Options, configuration: Configuration, command_line: str) -> i
         tell("no listening sockets available, shutting down")
         tell("AH00015: Unable to open logs: name an address by Listen, such as Listen 8080")
         return 1
+    if os.geteuid() == 0 and setup.directives.User is None:
+        why = "no User is named, so children are root: name an ordinary one, such as www-data"
+        setup.service.errors.write("warn", why, module="unixd")
     alone = chosen.has("DEBUG", "ONE_PROCESS")
     leave: Callable[[], None] = lambda: None  # noqa: E731
     if not alone and not chosen.has("FOREGROUND"):

@@ -239,8 +239,14 @@ class Parent:
             self._note_running()
             self._ready(url_of(self.listeners[0]))
             _become(self.setup.directives)
+            if self.setup.directives.threaded:
+                import threading
+
+                self._thread_stacks(threading.stack_size)
             return self.child_class(self, 0).child_main()
         finally:
+            if self.setup.service.access is not None:
+                self.setup.service.access.flush()
             self._clean_up()
 
     def write_pid_file(self) -> None:

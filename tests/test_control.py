@@ -618,6 +618,47 @@ def test_a_restart_moves_the_pid_file(house):
     assert not other.exists()
 
 
+def test_a_graceful_restart_opens_the_logs_anew(house):
+    """What a log rotation needs: move the files away, then -k graceful."""
+    pid = house.start("-c", "CustomLog logs/access_log %U", "-c", "BufferedLogs On")
+    logs = house.root / "logs"
+    assert house.get() == b"hello\n"
+    for name in ("error_log", "access_log"):
+        (logs / name).rename(logs / f"{name}.1")
+    assert house.run("-k", "graceful").returncode == 0
+    until((logs / "error_log").exists, "a new error log")
+    until(lambda: "resuming normal operations" in house.log, "the restart")
+    until(lambda: (logs / "access_log.1").read_text() == "/\n", "the old child's line")
+    assert os.readlink(f"/proc/{pid}/fd/2") == str(logs / "error_log")
+    assert house.get() == b"hello\n"
+    house.run("-k", "stop")
+    all_gone([pid], "the server")
+
+
+def test_X_writes_its_buffered_lines(house):
+    process = subprocess.Popen(
+        command("httpd", "-f", str(house.file), "-X", "-c", "CustomLog logs/access_log %U",
+                "-c", "BufferedLogs On"),
+        env=environment(), stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    until(house.pid_file.exists, "the PidFile")
+    assert house.get() == b"hello\n"
+    process.terminate()
+    assert process.wait(10) == 0
+    assert (house.root / "logs" / "access_log").read_text() == "/\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has children that could be somebody else")
+def test_children_that_stay_root_are_told_of(house):
+    for lines, told in ((), True), (("User nobody",), False):
+        house.write("event", *lines)
+        pid = house.start()
+        assert ("[unixd:warn]" in house.log) is told
+        house.run("-k", "stop")
+        all_gone([pid], "the server")
+        (house.root / "logs" / "error_log").unlink()
+
+
 def test_restarts_leave_no_descriptors_open(house):
     pid = house.start("-c", "CustomLog logs/access_log common")
     counts = []
