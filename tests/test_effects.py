@@ -133,11 +133,12 @@ def test_the_signature_below_error_pages(site, lines, line):
         assert b"<address>" not in get(server, "/file.txt").body
 
 
-def test_a_host_that_is_markup_stays_text(site):
-    with site("ServerSignature On") as server:
-        head = b"GET /nope HTTP/1.1\r\nHost: a&b\r\nConnection: close\r\n\r\n"
-        body = read_reply(exchange(server, head)).body
-        assert b"Server at a&amp;b Port" in body
+def test_a_name_that_is_markup_stays_text(site):
+    """A client's Host cannot be markup, ServerName can."""
+    with site("ServerSignature On", "ServerName a&b", "UseCanonicalName On") as server:
+        head = b"GET /nope HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n"
+        assert b"Server at a&amp;b Port" in read_reply(exchange(server, head % b"x")).body
+        assert read_reply(exchange(server, head % b"a&b")).status == 400
 
 
 @pytest.mark.parametrize(("tokens", "text"), [
