@@ -383,13 +383,15 @@ def test_bad_command_lines_are_refused_before_anything_starts(capsys, argv, said
 
 def test_memory_of_a_server_now():
     with mpmkit.launch("event", **SMALL["event"]) as server:
+        # The second child may still be starting its threads.
+        until(lambda: (memory_of(server)["threads"][1:] > 3).all())
         frame = memory_of(server)
         assert list(frame["role"]) == ["parent"] + ["child"] * 2
         assert frame["pid"][0] == server.pid and set(frame["pid"][1:]) == set(server.processes())
         assert (frame["uss"] <= frame["pss"]).all() and (frame["pss"] <= frame["rss"]).all()
         parts = frame[["code", "heap", "anonymous", "stacks", "shm"]].sum(axis=1)
         assert (parts == frame["pss"]).all()
-        assert (frame["threads"][1:] > 3).all() and (frame["page_tables"] > 0).all()
+        assert (frame["page_tables"] > 0).all()
     with pytest.raises(ValueError, match="no server runs"):
         memory_of(server)
 
@@ -450,7 +452,7 @@ def test_a_server_that_dies_ends_the_run_and_keeps_the_rows(quick, monkeypatch, 
     path = tmp_path / "rows.csv"
     with pytest.raises(MemoryRunError) as error:
         memory_table(("worker",), ("busy",), busy=(0, 3), out=path)
-    assert "did not answer" in str(error.value)
+    assert "; the server (process " in str(error.value) and "is gone" in str(error.value)
     assert error.value.table.measured == 1 and len(records.read(path)) == 3
     assert "NOT COMPLETE: 1 of 2 levels" in error.value.table.text()
 

@@ -21,8 +21,8 @@ read.
 
 The others are `waiting`: the server has no slot for them.
 
-`hold` comes back when all are held or none was added for PATIENCE seconds: a pool grows once a
-second, so that is long enough to tell growing from full.
+`hold` comes back when all are held, or none was added for PATIENCE seconds (a pool grows once a second,
+so that is long enough to tell growing from full), or after HOLD_WITHIN seconds.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = float(os.environ.get("MPMKIT_HOLDER_PATIENCE", "4"))
+HOLD_WITHIN = 60.0  # seconds: a server that takes some connections a second is not waited for longer
 IN_FLIGHT = 64  # connections that may wait for their first answer at once: less than any backlog
 
 FRESH, HELD = range(2)  # not answered yet; answered
@@ -93,11 +94,11 @@ class Holder:
     def hold(self, wanted: int) -> dict[str, Any]:
         """Open connections until `wanted` are held, or nothing moves any more."""
         last, held = time.monotonic(), self.held()
-        most = held
+        most, until = held, last + HOLD_WITHIN
         # A server that closes after each answer holds nothing, however often it is asked.
         allowed = self.lost + wanted + IN_FLIGHT
-        while (held < wanted and time.monotonic() - last < PATIENCE and self.lost < allowed
-               and not self.error):
+        while (held < wanted and time.monotonic() < min(until, last + PATIENCE)
+               and self.lost < allowed and not self.error):
             while len(self.connections) < min(wanted, held + IN_FLIGHT) and not self.error:
                 self._open()
             self._turn(0.05)
@@ -268,7 +269,11 @@ def main(argv: list[str]) -> int:
                 said = holder.finish()
             else:
                 said = holder.report(holder.held())
-            print(json.dumps(said), flush=True)
+            try:
+                print(json.dumps(said), flush=True)
+            except BrokenPipeError:  # nobody waits for the answer any more
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                return 0
 
 
 class Holding:

@@ -613,27 +613,12 @@ def _measure_level(one: Series, level: int, number: int, todo: Plan, table: Memo
     if one.against == "busy" or one.stands_for != "event":
         directives["StartServers"] = start_servers(one.stands_for, directives, level)
     load, started = records.load1(), time.time()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(descriptors(_descriptors([one])))
-        server = stack.enter_context(one.start(one.stands_for, **directives))
-        path = todo.path if one.server == "mpmkit" else "/index.html"
-        _look_at_page(server.url, path)
-        if one.against == "busy" and level:
-            with Holding(server.url, path, "busy") as first:
-                first.hold(level)
-                first.ask("finish")
-        holding = stack.enter_context(Holding(server.url, path, one.against))
-        said = holding.hold(level)
-        if said["error"]:
-            raise RuntimeError(f"{level:,} {one.against}: {said['error']}")
-        settle(server.pid)
-        found = sample(server.pid)
-        slab = slab_kb()
-        held = min(level, holding.held())
-        if not found:
-            log = [line for line in str(server.error_log()).splitlines() if line.strip()][-1:]
-            raise RuntimeError(f"{one.server} {one.mpm} ended with {level:,} {one.against}"
-                               + "".join(f"; its error log ends: {line.strip()}" for line in log))
+    with (descriptors(_descriptors([one])),
+          one.start(one.stands_for, **directives) as server):
+        try:
+            found, held, slab = _look(one, level, server, todo.path)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}{_why_gone(server)}") from None
     return [records.check({
         "run_id": table.run_id, "table": "memory", "scale": todo.scale, "server": one.server,
         "mpm": one.mpm or None, "round": number,
@@ -642,6 +627,35 @@ def _measure_level(one: Series, level: int, number: int, todo: Plan, table: Memo
         "scope": scope, **columns, "slab_kb": slab if scope == "server" else None, **machine,
         "load1": load, "steal": None,
     }) for scope, columns in found.items()]
+
+
+def _look(one: Series, level: int, server: Any, path: str) -> tuple[
+        dict[str, dict[str, int]], int, int | None]:
+    """Bring a server to a level and look at it: (`sample`'s figures, held, slab_kb)."""
+    path = path if one.server == "mpmkit" else "/index.html"
+    _look_at_page(server.url, path)
+    if one.against == "busy" and level:
+        with Holding(server.url, path, "busy") as first:
+            first.hold(level)
+            first.ask("finish")
+    with Holding(server.url, path, one.against) as holding:
+        said = holding.hold(level)
+        if said["error"]:
+            raise RuntimeError(f"{level:,} {one.against}: {said['error']}")
+        settle(server.pid)
+        found, slab = sample(server.pid), slab_kb()
+        if not found:
+            raise RuntimeError(f"{one.server} {one.mpm} ended with {level:,} {one.against}")
+        return found, min(level, holding.held()), slab
+
+
+def _why_gone(server: Any) -> str:
+    """What to add to an error if the server is gone: that it is, and its last words."""
+    if server.pid in members(server.pid):
+        return ""
+    log = [line for line in str(server.error_log()).splitlines() if line.strip()][-1:]
+    return f"; the server (process {server.pid}) is gone" + "".join(
+        f"; its error log ends: {line.strip()}" for line in log)
 
 
 def _look_at_page(url: str, path: str) -> None:
