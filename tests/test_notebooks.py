@@ -188,6 +188,23 @@ def test_live_outputs_are_stripped_from_copies():
     assert "widgets" not in book.metadata
 
 
+def test_links_of_a_deeper_copy_lead_to_the_same_places():
+    import nbformat
+
+    text = "[code](../mpmkit/mpm/event.py) ![x](../docs/img/a.png) [next](02-worker.ipynb) (../no)"
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    assert render.deepen_links(book).cells[0].source == (
+        "[code](../../mpmkit/mpm/event.py) ![x](../../docs/img/a.png) [next](02-worker.ipynb) (../no)")
+
+
+@pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda path: path.stem)
+def test_links_of_a_notebook_lead_somewhere(source):
+    texts = ["".join(cell["source"]) for cell in json.loads(source.read_text())["cells"]
+             if cell["cell_type"] == "markdown"]
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", "\n".join(texts)):
+        assert target.startswith("http") or (source.parent / target).exists(), target
+
+
 def test_rendering_nothing_says_so(tmp_path, capsys):
     assert render.main([str(tmp_path), str(tmp_path / "out"), "--only", "99"]) == 1
     assert "no notebook 99*.ipynb" in capsys.readouterr().err

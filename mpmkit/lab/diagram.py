@@ -165,7 +165,8 @@ def scoreboard(board: Picture | ScoreboardView, *, theme: str | None = None) -> 
     width: float = max(left + size * longest + 130, 480)
     height = top + size * len(rows) + 34
     title = picture.label or f"scoreboard of {picture.mpm}"
-    parts = [_text(8, 18, f"{title} · {len(picture.rows)} processes", ink, size=13, bold=True)]
+    many = "1 process" if len(picture.rows) == 1 else f"{len(picture.rows)} processes"
+    parts = [_text(8, 18, f"{title} · {many}", ink, size=13, bold=True)]
     for number, (slot, text, parked) in enumerate(rows):
         y = top + size * number
         name = f"slot {slot}" if picture.mpm != "prefork" else f"slots {slot} …"
@@ -193,7 +194,7 @@ def scoreboard(board: Picture | ScoreboardView, *, theme: str | None = None) -> 
     width = max(width, x)
     counts = ", ".join(f"{picture.count(c)} {WORDS[LETTERS.index(c)]}" for c in used)
     parked = sum(n for _, _, n in picture.rows)
-    alt = f"{title}: {len(picture.rows)} processes of {picture.mpm}; {counts}" + (
+    alt = f"{title}: {many} of {picture.mpm}; {counts}" + (
         f"; {parked} connections without a thread" if parked else "") + "."
     return _svg(width, height, parts, alt, theme)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import time
@@ -82,6 +83,15 @@ def strip_live_outputs(book: Any) -> Any:
     return book
 
 
+def deepen_links(book: Any, levels: int = 1) -> Any:
+    """Make relative links of the text that lead out of the folder right for a copy that lies
+    `levels` folders deeper; in place. Links to neighbours stay: their copies are neighbours, too."""
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\]\(\.\./", "](" + "../" * (levels + 1), cell.source)
+    return book
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Render every notebook of a folder into another; 1 if one of them failed."""
     import nbformat
@@ -112,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"mpmkit: {error}", file=sys.stderr)
             failed = True
             continue
+        if chosen.target.resolve().parent == chosen.sources.resolve():
+            deepen_links(book)
         nbformat.write(book, chosen.target / source.name)
         print(f"{chosen.target / source.name}  {time.monotonic() - began:.0f} s", flush=True)
     return int(failed)

@@ -50,6 +50,7 @@ def timeline(recordings: Recording | dict[str, Recording], *strips: str, title: 
         heading, fields = STRIPS[name]
         if not one:  # of each run, the one line that compares
             fields = dict([next(iter(fields.items()))])
+            heading = "busy workers" if name == "workers" else heading
         figure.update_yaxes(title_text=heading.replace(", ", "<br>"), rangemode="tozero", row=row,
                             col=1)
         for run in runs.values():
