@@ -379,7 +379,8 @@ def test_pages_asked_for_at_the_same_time(server):
 
 @pytest.mark.parametrize(("number", "text"), [
     (0, "0"), (0.8, ".8"), (1 / 3, ".333333"), (1.666667, "1.66667"), (341.3333, "341.333"),
-    (3072, "3072"), (204.8, "204.8"), (12345.678, "12345.7")])
+    (3072, "3072"), (204.8, "204.8"), (12345.678, "12345.7"),
+    (160000512, "160001000"), (8e7, "80000000")])
 def test_numbers_have_six_digits_and_no_leading_zero(number, text):
     assert g(number) == text
 

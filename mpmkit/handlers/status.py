@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpmkit import _version
 from mpmkit.handlers import status_page
 from mpmkit.http.messages import SERVER, Request, Response, page
 from mpmkit.maintenance import Counts, ProcessRow, count
@@ -191,8 +192,10 @@ def spoken(seconds: int) -> str:
 
 
 def g(value: float) -> str:
-    """APR's %g: six significant digits and no zero before the point."""
-    text = f"{value:g}"
+    """APR's %g: six significant digits, no zero before the point, and no exponent for large numbers."""
+    text = f"{value:.6g}"
+    if "e+" in text:
+        text = f"{float(text):.0f}"
     return text[1:] if text.startswith("0.") else text
 
 
@@ -206,10 +209,9 @@ def version() -> str:
 
 @cache
 def built() -> str:
-    """When this mpmkit was installed or last changed, as an ISO date-time: it is never compiled."""
-    package = os.path.dirname(os.path.dirname(__file__))
-    newest = max(entry.stat().st_mtime for entry in os.scandir(package) if entry.name.endswith(".py"))
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(newest))
+    """When this version was installed, as an ISO date-time: it is never compiled."""
+    installed = os.stat(_version.__file__).st_mtime
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(installed))
 
 
 # -- what the kernel knows ---------------------------------------------------------------------------

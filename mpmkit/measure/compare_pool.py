@@ -167,6 +167,30 @@ def saturate(twin: Twin) -> str:
         data.split(b" ")[1].decode() if kind == "answer" else kind)
 
 
+def misconfigured(twin: Twin) -> str:
+    """MaxRequestWorkers beyond what ServerLimit allows: a complaint, and how often."""
+    socks = [half_sent(twin) for _ in range(5)]
+    time.sleep(4.5)
+    said = ids(twin, *REACHED).split()
+    for sock in socks:
+        sock.close()
+    return f"{' and '.join(sorted(set(said)))}, {'again and again' if len(said) > 1 else 'once'}"
+
+
+def broken_file(number: int) -> Callable[[Twin], str]:
+    def scenario(twin: Twin) -> str:
+        """A restart with a mistake in the file."""
+        twin.conf.write_text(twin.conf.read_text() + "NoSuchDirective on\n")
+        os.kill(twin.pid, number)
+        time.sleep(2)
+        if twin.exit_status() is None:
+            return f"{ids(twin, 'AH00526')}; goes on, answers {_newcomer(twin)}"
+        pid_file = "left" if (twin.root / "pid").exists() else "removed"
+        return f"{ids(twin, 'AH00526')}; ends with status {twin.exit_status()}, pid file {pid_file}"
+
+    return scenario
+
+
 def factor(twin: Twin) -> str:
     """How many connections one child of four threads parks."""
     socks: list[socket.socket] = []
@@ -367,6 +391,13 @@ def scenarios() -> list[Scenario]:
     found += [(f"AsyncRequestWorkerFactor {value} (event)", "event",
                f"AsyncRequestWorkerFactor {value}\nKeepAliveTimeout 30", ONE["event"], factor)
               for value in ("1", "1.5", "2", "3")]
+    two = ("StartServers 1\nThreadsPerChild 2\nThreadLimit 2\nMinSpareThreads 1\nMaxSpareThreads 6\n"
+           "ServerLimit 2\nMaxRequestWorkers 20")
+    found += [(f"MaxRequestWorkers above ServerLimit ({mpm})", mpm, "", two, misconfigured)
+              for mpm in ("worker", "event")]
+    found += [(f"SIG{name} with a mistake in the file ({mpm})", mpm, "", "",
+               broken_file(getattr(signal, f"SIG{name}")))
+              for name, mpm in (("HUP", "prefork"), ("USR1", "event"))]
     found += [
         ("2 parked, 14 half-sent, 4 threads (event)", "event", "KeepAliveTimeout 5", ONE["event"],
          flush),

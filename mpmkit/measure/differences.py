@@ -29,6 +29,7 @@ ON_PURPOSE: dict[str, str] = {
     "directive/DirectoryIndex": NEEDS_VALUE,
     "directive/Options": NEEDS_VALUE,
     "directive/AccessFileName": NEEDS_VALUE,
+    "directive/RequestReadTimeout": NEEDS_VALUE,
     "directive/AllowOverride": UNUSED + "; " + NEEDS_VALUE,
     "directive/Mutex": UNUSED,
     "directive/HostnameLookups": UNUSED,
@@ -46,6 +47,8 @@ ON_PURPOSE: dict[str, str] = {
     "timeline/SIGTERM to a child (worker)": "TERM ends a child under every MPM, and it is replaced; "
                                             "httpd's threaded children ignore it",
     "timeline/SIGTERM to a child (event)": "TERM ends a child under every MPM, and it is replaced",
+    "timeline/SIG* with a mistake in the file (*)": "a typo should not end a service: the mistake is "
+                                                   "logged and the running server goes on",
     "signal/SIGUSR1 (prefork): half-sent": EINTR,
     "signal/SIGWINCH (prefork): half-sent": EINTR,
     "signal/SIGWINCH (worker): half-sent": HARD_LIMIT,
