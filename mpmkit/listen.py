@@ -248,6 +248,22 @@ class Acceptor:
         self._epoll.close()
 
 
+def somebody_waits(listener: Listener) -> bool:
+    """A connection is here that nobody has accepted."""
+    poll = select.poll()
+    poll.register(listener.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def knock(listener: Listener) -> None:
+    """Connect to ourselves and hang up: the kernel wakes one of those who wait on `listener`."""
+    host, port = _name(listener)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    with socket.socket(listener.family) as sock:
+        sock.setblocking(False)
+        sock.connect_ex((host, port))
+
+
 def close_all(listeners: Sequence[Listener]) -> None:
     """Close this process's copies; the kernel refuses clients once no process holds one."""
     for sock in listeners:

@@ -38,8 +38,10 @@ from mpmkit.listen import (
     ListenError,
     close_all,
     configure,
+    knock,
     open_listeners,
     refuse_all,
+    somebody_waits,
     url_of,
 )
 from mpmkit.logs import ErrorLog, LogError
@@ -184,6 +186,7 @@ class Parent:
         self._extra: set[int] = set()  # children whose row a newer one took over (worker)
         self._to_start = 0  # children still owed after a graceful restart or a crash
         self._deaths_in_series = 0
+        self._killed = False  # a child was, and somebody may wait for it
         self._fatal: int | None = None  # the exit status, once it is clear that no child can serve
         self._replacing = True  # False while children are meant to end
         self._signals: list[int] = []
@@ -280,9 +283,10 @@ class Parent:
             self._to_start = 0
             return
         d = self.setup.directives
-        plan = maintenance.plan(
-            maintenance.look(self.board.snapshot(), d, self.memory), d, self.memory
-        )
+        seen = maintenance.look(self.board.snapshot(), d, self.memory)
+        if self._killed and seen.idle:
+            self._wake_for_those_who_wait()
+        plan = maintenance.plan(seen, d, self.memory)
         self.memory = plan.memory
         for note in plan.notes:
             self.errors.note(note, self._module)
@@ -292,6 +296,14 @@ class Parent:
             self._make_child(slot)
         if plan.retire:
             self.pod.retire_one()
+
+    def _wake_for_those_who_wait(self) -> None:
+        """The kernel wakes one child for each connection (EPOLLEXCLUSIVE). If that one is killed before it
+        accepts, the connection would wait for the next to come. So let there be a next one."""
+        waiting = [sock for sock in self.listeners if somebody_waits(sock)]
+        for sock in waiting:
+            knock(sock)
+        self._killed = bool(waiting)  # look again in a second
 
     @property
     def errors(self) -> ErrorLog:
@@ -438,6 +450,7 @@ class Parent:
         if slot is not None:
             self.board.died(slot)
         code = os.waitstatus_to_exitcode(status)
+        self._killed |= code < 0
         if code == CHILD_SICK:
             self.memory = self.memory.with_sick_child()
         elif code == CHILD_FATAL and current:

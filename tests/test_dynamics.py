@@ -3,6 +3,8 @@ same time, since most of the time is waiting."""
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -12,12 +14,14 @@ import pytest
 from processes import (
     FINISH,
     MPMS,
+    Client,
     Load,
     fetch,
     half_sent,
     nothing_left,
     one_child,
     parked,
+    request,
     serve,
     until,
 )
@@ -150,3 +154,31 @@ def test_parked_clients_and_the_workers_they_keep():
     prefork, worker, event = results[2:]
     assert prefork[-3:] == worker[-3:] == ["K", "C", "_"]
     assert event[-1] == "_" and "C" not in event
+
+
+# --- A child that is killed after the kernel has woken it -----------------------------------------
+
+
+def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle():
+    """The kernel wakes one child for a connection. Here that one is stopped, and then killed."""
+    pool = {"StartServers": 3, "MinSpareServers": 1, "MaxSpareServers": 6, "MaxRequestWorkers": 8}
+    with serve("prefork", pool=pool) as server:
+        until(lambda: server.scoreboard().count("_") == 3, "all children idle")
+        for pid in server.processes():
+            os.kill(pid, signal.SIGSTOP)
+            client = Client(server).send(request(close=True))
+            try:
+                client.silent(0.3)
+            except AssertionError:
+                os.kill(pid, signal.SIGCONT)  # another one was woken and has answered
+                client.close()
+                continue
+            os.kill(pid, signal.SIGKILL)
+            began = time.monotonic()
+            assert client.answer().status == 200
+            # The parent learns of the death within a second, and looks.
+            assert time.monotonic() - began < 5
+            assert len(server.processes()) == 2, "nobody is missed, so nobody is forked"
+            break
+        else:
+            raise AssertionError("some child must have been woken")
