@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 from misbehaving import BODY, Misbehaving
 
-from mpmkit.load.drive import LoadRun, parse_wrk, run_load
+from mpmkit.load.drive import LoadRun, Tick, parse_wrk, run_load
+from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile, ProfileError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -294,6 +295,25 @@ def test_the_generator_is_measured(bad):
     assert run.generator_bound and "this run is at 95% of it" in run.summary()
     run.ceiling, run.processes_cpu, run.processes_wait = None, (0.5,), (0.45,)
     assert run.generator_starved and "the machine is the limit" in run.summary()
+
+
+def stepped(rates: list[float], **fields) -> LoadRun:
+    """A run whose stages of a second each had so many good answers."""
+    profile = LoadProfile(**fields)
+    ticks = tuple(Tick(n, n + 1, Counter(), Histogram([1_000_000] * int(rate)))
+                  for n, rate in enumerate(rates))
+    return LoadRun("locust", "x", profile, int(sum(rates)), Counter(), float(len(rates)),
+                   ticks=ticks)
+
+
+def test_the_knee_is_where_more_load_stops_to_pay():
+    users = [{"seconds": 1, "users": n} for n in (10, 20, 40, 80)]
+    run = stepped([100, 195, 380, 420], stages=users)
+    assert run.knee.load == 40 and "the knee is at 40 users" in run.summary()
+    assert stepped([100, 195, 380, 700], stages=users).knee is None
+    rates = [{"seconds": 1, "rate": n} for n in (100, 200, 400)]
+    run = stepped([100, 199, 250], stages=rates, arrival="poisson", users=9)
+    assert run.knee.load == 200 and "the knee is at 200 requests/s due" in run.summary()
 
 
 # -- the other generators, and the command --------------------------------------------------------------------

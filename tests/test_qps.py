@@ -199,6 +199,25 @@ def test_the_table_says_how_likely_the_order_is_and_whether_the_machine_changed(
     assert "95% interval" in slower.text()
 
 
+def test_rows_near_the_generators_ceiling_are_bound_by_it(launched, monkeypatch):
+    from mpmkit.measure import generators
+
+    monkeypatch.setattr(generators, "ceiling", lambda profile, driver: 1.0)
+    how = {"mpms": ("event",), "kinds": ("static",), "users": 2, "scale": "smoke", "rounds": 1,
+           "requests": 30, "launch": launched}
+    table = qps_table(**how, ceiling=True)
+    assert table.records[0]["generator_bound"] and "the generator's ceiling: 1 requests/s" in (
+        table.text())
+
+    def missing(profile, driver):
+        raise qps.NotInstalled("nginx", "install it")
+
+    monkeypatch.setattr(generators, "ceiling", missing)
+    table = qps_table(**how, ceiling=True)
+    assert table.ceiling is None and "without the generator's ceiling: nginx is not installed" in (
+        table.left_out[0])
+
+
 def test_what_a_reader_must_know_is_in_the_table():
     table = full_table(generator_bound=True)
     table.records[0] = row("prefork", "static", 1, 100, requests=203, failures=3,
@@ -396,7 +415,7 @@ def test_keep_alive_and_progress(launched):
 def test_rounds_go_on_until_the_target_or_the_last_one(launched, monkeypatch):
     rates = iter([100, 60, 140, 100, 100, 100, 100, 100, 100])
 
-    def measured(server, *, profile, driver, on_progress):
+    def measured(server, *, profile, driver, on_progress, ceiling):
         rate = next(rates)
         return drive.LoadRun(driver, server.url, profile, rate, Counter(), 1.0)
 

@@ -280,6 +280,21 @@ class LoadRun:
             edges.append(edges[-1] + stage.seconds)
         return self._binned(edges) if len(edges) > 1 else []
 
+    @property
+    def knee(self) -> Slot | None:
+        """The last stage that paid: beyond it more load brought less than half as much in proportion
+        (closed loop), or not 95% of the requests that were due were answered (open loop). None if
+        the stages do not reach it."""
+        for before, slot in zip(self.stages, self.stages[1:], strict=False):
+            if self.profile.open_loop:
+                over = slot.qps < 0.95 * slot.load
+            else:
+                over = (slot.load > before.load and before.qps > 0
+                        and slot.qps / before.qps - 1 < (slot.load / before.load - 1) / 2)
+            if over:
+                return before
+        return None
+
     def latency_ms(self, percentile: float = 50) -> float:
         """The latency in ms that `percentile` (0 to 100) percent of the good answers did not
         exceed.
@@ -355,9 +370,9 @@ class LoadRun:
             rate = "stages" if self.profile.stages else f"{self.profile.rate:,g}/s"
             way += f", {self.profile.arrival} arrivals, {rate}"
         p50, p99, longest = (self.latency_ms(p) for p in (50, 99, 100))
-        what = f"{self.profile.asks[0].method} {self.path}, {self.users} users, {way}"
+        asked = f"{self.profile.asks[0].method} {self.path}, {self.users} users, {way}"
         lines = [
-            f"{what}, by {self.driver}",
+            f"{asked}, by {self.driver}",
             f"{self.qps:,.0f} requests/s: {self.succeeded:,} good answers in {self.duration:.2f} s",
         ]
         if self.succeeded:
@@ -369,13 +384,16 @@ class LoadRun:
                 lines.append(f"  {path}: {len(found):,} good answers, "
                              f"p50 {found.percentile(50) / 1e6:.3g}, "
                              f"p99 {found.percentile(99) / 1e6:.3g}")
+        what = "requests/s due" if self.profile.open_loop else "users"
         for slot in self.stages:
-            what = "requests/s due" if self.profile.open_loop else "users"
             lines.append(
                 f"  {slot.begin:g} to {slot.end:g} s, {slot.load:,.0f} {what}: "
                 f"{slot.qps:,.0f} requests/s, p50 {slot.latency_ms(50):.3g}, "
                 f"p99 {slot.latency_ms(99):.3g}"
                 + (f", {slot.errors.total():,} failed" if slot.errors else ""))
+        knee = self.knee
+        if knee is not None:
+            lines.append(f"  the knee is at {knee.load:,.0f} {what}: beyond it more load does not pay")
         if self.late:
             lines.append(f"{self.late:,} of {len(self.lag):,} requests were sent more than 1 ms "
                          f"after they were due; their latency counts from then")

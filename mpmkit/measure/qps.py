@@ -52,7 +52,7 @@ from mpmkit.measure import beside as rivals_beside
 from mpmkit.measure import records, stats
 from mpmkit.measure.beside import Contestant
 from mpmkit.measure.records import RecordError, RecordFile, Row
-from mpmkit.measure.rivals import RivalFailed
+from mpmkit.measure.rivals import NotInstalled, RivalFailed
 
 if TYPE_CHECKING:
     import pandas
@@ -309,6 +309,7 @@ class QpsTable:
     records: the finished rows, as in the CSV. published: kind -> MPM -> QPS.
     planned: how many rows the whole measurement has.
     target: the precision that was asked for (0.05: +-5%), or None.
+    ceiling: requests/s that the generator could do at most (`generators.ceiling`), if measured.
     left_out: a sentence on each rival that was asked for and is not in the rows, or not in all.
     broken: rivals, with the page, that were not measured to the end; they count for no precision or
         drift.
@@ -321,6 +322,7 @@ class QpsTable:
     scale: str = ""
     out: Path | None = None
     target: float | None = None
+    ceiling: float | None = None
     left_out: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
 
@@ -533,6 +535,10 @@ class QpsTable:
         lines.append(f"measured on {machine}")
         if rounds > 1:
             lines.append(str(self.drift))
+        if self.ceiling:
+            fastest = max(row["qps"] for row in self.records)
+            lines.append(f"the generator's ceiling: {self.ceiling:,.0f} requests/s, by what it did "
+                         f"against nginx; the fastest row is at {fastest / self.ceiling:.0%} of it")
         if self.target is not None:
             name, reached = stats.worst(self.samples())
             met = stats.settled(list(self.samples().values()), self.target)
@@ -751,6 +757,7 @@ def qps_table(
     launch: Launch | None = None,
     target_precision: float | None = None,
     max_rounds: int = MAX_ROUNDS,
+    ceiling: bool = False,
     say: Callable[[str], None] | None = None,
     scripts: Iterable[str] = ("wsgi",),
 ) -> QpsTable:
@@ -772,6 +779,8 @@ def qps_table(
         default `mpmkit.launch`.
     target_precision: go on beyond `rounds` until every median is known to within this share (0.05:
         its 95% interval is the median +-5%), 0.001 to 0.5, or `max_rounds` are done.
+    ceiling: measure what the generator can do against nginx first, and mark rows that come near it
+        as bound by the generator.
     scripts: the ways to run the script that the script table compares: "wsgi", "cgi", "php-fpm" (a
         php-fpm of one's own is started for it), or ("all",). With httpd beside, its mod_cgi or
         mod_cgid, its mod_proxy_fcgi and its mod_php are measured, too.
@@ -795,15 +804,27 @@ def qps_table(
     for sentence in missing:
         if say is not None:
             say(sentence)
-    return _measure(todo, figures, file, launch or _launch_ours, on_progress, missing, say)
+    most = None
+    if ceiling:
+        from mpmkit.measure import generators
+
+        try:
+            most = generators.ceiling(next(iter(todo.profiles.values())), driver)
+        except (NotInstalled, RivalFailed, LoadError) as error:
+            missing.append(f"without the generator's ceiling: {_one_line(error)}")
+            if say is not None:
+                say(missing[-1])
+    return _measure(todo, figures, file, launch or _launch_ours, on_progress, missing, say, most)
 
 
 def _measure(todo: Plan, figures: dict[str, dict[str, float]], file: RecordFile | None,
              launch: Launch, on_progress: Callable[[QpsProgress], None] | None,
-             left_out: list[str], say: Callable[[str], None] | None) -> QpsTable:
+             left_out: list[str], say: Callable[[str], None] | None,
+             ceiling: float | None = None) -> QpsTable:
     table = QpsTable([], figures, planned=sum(len(kinds) for *_, kinds in todo.cells()),
                      run_id=records.new_run_id(), scale=todo.scale,
-                     out=file.path if file else None, target=todo.target, left_out=left_out)
+                     out=file.path if file else None, target=todo.target, ceiling=ceiling,
+                     left_out=left_out)
     machine = records.machine().row()
     began = time.monotonic()
     try:
@@ -870,7 +891,7 @@ def _measure_server(todo: Plan, table: QpsTable, file: RecordFile | None, machin
             tell(0, 0.0)
             before, load = records.cpu_times(), records.load1()
             run = run_load(server, profile=todo.profiles[kind], driver=todo.driver,
-                           on_progress=tell)
+                           on_progress=tell, ceiling=table.ceiling)
             _must_be_whole(run, server, f"{f'{name} {mpm}'.rstrip()}, {kind}", table)
             row = records.check({
                 "run_id": table.run_id, "table": "qps", "scale": todo.scale,
@@ -955,6 +976,9 @@ def _parser() -> _Parser:
     parser.add_argument("--target-precision", type=_share_given, metavar="P",
                         help="go on with more rounds until every median is known to within P, "
                              "like 5%%")
+    parser.add_argument("--ceiling", action="store_true",
+                        help="measure what the generator can do against nginx first, and mark rows "
+                             "that come near")
     parser.add_argument("--max-rounds", type=int, default=MAX_ROUNDS, metavar="R",
                         help=f"but no more than these (default: {MAX_ROUNDS})")
     parser.add_argument("--scale", metavar="SCALE",
@@ -1042,6 +1066,7 @@ def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> 
             driver=options.driver, processes=options.processes,
             beside=_listed(options.beside), launch=launch,
             target_precision=options.target_precision, max_rounds=options.max_rounds,
+            ceiling=options.ceiling,
             scripts=_listed(options.script or ("wsgi",)),
             say=lambda text: print(f"mpmkit: {text}", file=sys.stderr, flush=True))
     except QpsInterrupted as stop:
