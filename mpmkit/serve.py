@@ -39,11 +39,13 @@ SAMPLES = os.path.join(os.path.dirname(__file__), "htdocs")
 DEFAULTS = (
     Setting("DocumentRoot", (SAMPLES,)),
     Setting("AddHandler", ("wsgi-script", ".py")),
-    Setting("AddHandler", ("cgi-script", ".cgi")),
     Setting("ExtendedStatus", ("On",)),
 )
 DEFAULT_SECTIONS = (
-    Section("Directory", SAMPLES, (Setting("Options", ("+ExecCGI",)),)),
+    Section(
+        "Directory", SAMPLES,
+        (Setting("AddHandler", ("cgi-script", ".cgi")), Setting("Options", ("+ExecCGI",))),
+    ),
     Section("Location", "/server-status", (Setting("SetHandler", ("server-status",)),)),
 )
 

@@ -53,18 +53,19 @@ Redirect = Callable[[Request, "Connection", str, bytes, dict], Response]
 
 
 class CgiScripts:
-    """The handler. `redirect` serves a script's `Location: /path`: the router's to do."""
+    """The handler. `redirect` serves a script's `Location: /path`: the router's to do. Programs may use
+    `cpus`."""
 
     def __init__(
-        self, directives: Directives, errors: ErrorLog, document_root: str, redirect: Redirect
-    ) -> None:
+        self, directives: Directives, errors: ErrorLog, document_root: str, redirect: Redirect,
+        cpus: set[int],
+    ) -> None:  # fmt: skip
         self._errors = errors
         self._redirect = redirect
         self._timeout = directives.Timeout
         self._variables = Variables(directives, document_root)
         self._base = self._variables.base | {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-        # A child with threads stays on one CPU; its programs need not. Asked before any child is.
-        self._cpus = os.sched_getaffinity(0)
+        self._cpus = cpus
         self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def run(self, request: Request, conn: Connection, script: Script, allowed: bool) -> Response:

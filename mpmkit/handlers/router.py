@@ -54,6 +54,7 @@ class Rule:
         self.kind = section.kind
         self.arg = section.arg
         self.values = section_values(section)
+        self.written = bool(section.file)  # by somebody, in a file; not one of our own defaults
         self.options = [s.args for s in section.settings if s.name.lower() == "options"]
         if self.kind.endswith("Match"):
             try:
@@ -163,6 +164,8 @@ class Router:
         limits = any("LimitRequestBody" in rule.values for rule in rules)
         self._body = directives.LimitRequestBody if limits else None
         self._rules = sorted(rules, key=lambda rule: (ORDER.index(rule.kind), _depth(rule)))
+        # A child with threads stays on one CPU, its programs need not: asked before any child is.
+        self._cpus = os.sched_getaffinity(0)
         self._cgi: CgiScripts | None = None
         self._fastcgi: FastCgi | None = None
         self._check_handlers()
@@ -313,7 +316,9 @@ class Router:
         if self._cgi is None:
             from mpmkit.handlers.cgi import CgiScripts  # here: most servers never run a program
 
-            self._cgi = CgiScripts(self._directives, self._errors, self._root.root, self.redirect)
+            self._cgi = CgiScripts(
+                self._directives, self._errors, self._root.root, self.redirect, self._cpus
+            )
         return self._cgi
 
     def _fast_cgi(self) -> FastCgi:
@@ -363,8 +368,11 @@ class Router:
         return Response(200, b"", b"Content-Type: message/http\r\n\r\n", [request.head], None)
 
     def _check_handlers(self) -> None:
-        """Every handler that is named exists. What programs and backends need is made now, before any
-        child is, so that children share it."""
+        """Every handler that is named exists.
+
+        What programs and backends need is made now, before any child is, so that children share it; but
+        not for the samples alone: `subprocess` costs each child a quarter of a megabyte.
+        """
         known = ("wsgi-script", "cgi-script", "default-handler", "none", *self._named)
         names = list(self._by_extension.values()) + ([self._default] if self._default else [])
         for rule in self._rules:
@@ -379,7 +387,11 @@ class Router:
                     "proxy:unix:/path/to/socket|fcgi://localhost",
                     directive="SetHandler",
                 )
-        if "cgi-script" in names or any(place.kind == "ScriptAlias" for place in self._places):
+        meant = [*self._by_extension.values(), self._default]
+        for rule in self._rules:
+            if rule.written:
+                meant += [rule.values.get("SetHandler"), *rule.values.get("AddHandler", {}).values()]
+        if "cgi-script" in meant or any(place.kind == "ScriptAlias" for place in self._places):
             self._cgi_scripts()
 
 

@@ -68,8 +68,14 @@ def _httpd_php_fpm(mpm: str, **directives: Any) -> WithPhpFpm:
         document_root=PAGES_OF_OURS, children=workers(directives))
 
 
-def with_php_fpm(launch: Start) -> Start:
-    """`launch` with a php-fpm beside it that has a child for each of the server's workers."""
+def ours(way: str, launch: Start) -> Start:
+    """`launch` for a server of ours that runs programs ("cgi"), or has a php-fpm beside it with a child
+    for each of its workers ("php-fpm")."""
+    if way == "cgi":
+        # Said, not left to the samples' own section: then the parent loads what starts programs.
+        return lambda mpm, **directives: launch(
+            mpm, directives=("AddHandler cgi-script .cgi",), **directives)
+
     def start(mpm: str, **directives: Any) -> WithPhpFpm:
         return WithPhpFpm(
             lambda fpm: launch(mpm, document_root=fpm.document_root, directives=fpm.directives(),

@@ -639,11 +639,11 @@ class Plan:
     def round(self, number: int) -> list[Cell]:
         """The cells of one round, from 1; also of those beyond the planned ones."""
         servers: list[tuple[str, str, tuple[str, ...]]] = []
-        # php-fpm's processes would disturb the other pages: they get a server without them.
-        plain = tuple(kind for kind in self.kinds if kind not in ("php-fpm", "mod_php"))
+        # What programs and php-fpm need would disturb the other pages: they get servers of their own.
+        plain = tuple(kind for kind in self.kinds if kind in PAGES)
+        own = [(kind,) for kind in self.kinds if kind in WAYS]
         for mpm in self.mpms:
-            servers.append(("mpmkit", mpm, plain))
-            servers.append(("mpmkit", mpm, ("php-fpm",) if "php-fpm" in self.kinds else ()))
+            servers += [("mpmkit", mpm, kinds) for kinds in (plain, *own)]
             servers += [(one.server, one.mpm, tuple(kind for kind in self.kinds
                                                     if kind in one.kinds))
                         for one in self.beside if one.stands_for == mpm]
@@ -835,8 +835,8 @@ def _measure(todo: Plan, figures: dict[str, dict[str, float]], file: RecordFile 
             try:
                 if f"{label}, {kinds[0]}" not in table.broken:
                     start = rival.start if rival else launch
-                    if rival is None and kinds == ("php-fpm",):
-                        start = rivals_beside.with_php_fpm(launch)
+                    if rival is None and kinds[0] in WAYS:
+                        start = rivals_beside.ours(kinds[0], launch)
                     _measure_server(todo, table, file, machine, (number, name, mpm, kinds), start,
                                     rival.stands_for if rival else mpm, began, on_progress)
             except (QpsError, RivalFailed) as error:
