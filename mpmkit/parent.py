@@ -654,11 +654,11 @@ class Parent:
 @contextmanager
 def signals_blocked() -> Iterator[None]:
     """No signal is delivered meanwhile; a child forked within inherits the mask."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    old = _signal.pthread_sigmask(_signal.SIG_BLOCK, ALL_SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, old)
 
 
 def _child_signals() -> None:
