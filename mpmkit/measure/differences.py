@@ -29,7 +29,6 @@ ON_PURPOSE: dict[str, str] = {
     "directive/DirectoryIndex": NEEDS_VALUE,
     "directive/Options": NEEDS_VALUE,
     "directive/AccessFileName": NEEDS_VALUE,
-    "directive/RequestReadTimeout": NEEDS_VALUE,
     "directive/AllowOverride": UNUSED + "; " + NEEDS_VALUE,
     "directive/Mutex": UNUSED,
     "directive/HostnameLookups": UNUSED,
