@@ -6,6 +6,7 @@ own, where there are really two hosts, where the system lets us make some.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -32,20 +35,19 @@ def bad():
         yield server
 
 
-def locust(*options: str, before: tuple[str, ...] = (), **environ: str) -> subprocess.Popen[str]:
+def locust(*options: str, headless: bool = True) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*before, sys.executable, "-m", "locust", "-f", str(drive.LOCUSTFILE), "--headless",
-         "--only-summary", *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**ENVIRON, **environ}, start_new_session=True)
+        [sys.executable, "-m", "locust", "-f", str(drive.LOCUSTFILE), "--only-summary",
+         *(["--headless"] if headless else []), *options],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRON,
+        start_new_session=True)
 
 
 class Fleet:
     """A master and two workers, all gone at the end; `run` once the master has ended."""
 
     def __init__(self, url: str, profile: LoadProfile, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
+        port = str(free_port())
         (folder / "profile.json").write_text(profile.to_json())
         self.out = folder / "run.json"
         self.master = locust(
@@ -108,6 +110,47 @@ def test_a_killed_worker_ends_nothing_and_is_told(bad, tmp_path):
         run = fleet.run()
     assert "died; the rest of what it did is lost" in run.ended and not run.complete
     assert run.succeeded > 500 and len(run.processes_cpu) == 2
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def asked(url: str, **form: str) -> dict:
+    """Locust's page, asked as its own buttons do."""
+    data = urllib.parse.urlencode(form).encode() if form else None
+    with urllib.request.urlopen(url, data, timeout=10) as answer:
+        return json.load(answer)
+
+
+def test_locusts_own_page_starts_the_load_as_often_as_one_likes(bad):
+    page = f"http://127.0.0.1:{free_port()}"
+    with locust("--web-host", "127.0.0.1", "--web-port", page.rpartition(":")[2], "--path", "/ok",
+                "--requests", "60", "--keep-alive", headless=False) as process:
+        try:
+            until = time.monotonic() + 20
+            for number in (1, 2):
+                while True:
+                    try:
+                        asked(page + "/swarm", user_count="3", spawn_rate="3", host=bad.url)
+                        break
+                    except OSError:
+                        assert time.monotonic() < until, "no page came"
+                        time.sleep(0.1)
+                # The page still says "stopped" when it has just been asked to start.
+                came = 0
+                while came < 60 or asked(page + "/stats/requests")["state"] != "stopped":
+                    assert time.monotonic() < until, (number, came)
+                    time.sleep(0.1)
+                    came += bad.counts().get("GET /ok HTTP/1.1", 0)
+                told = asked(page + "/stats/requests")["stats"][0]
+                assert (came, told["name"], told["num_requests"]) == (60, "/ok", 60)
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            said, _ = process.communicate(timeout=20)
+    assert said.count("60 good answers") == 2
 
 
 def namespaces() -> str:
