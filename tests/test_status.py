@@ -404,7 +404,7 @@ def test_built_is_a_moment():
 
 
 def test_a_limit_on_slots_is_on_the_page_and_nothing_beyond():
-    """DEAD slots above MaxRequestWorkers / ThreadsPerChild are not printed (5.4)."""
+    """DEAD slots above MaxRequestWorkers / ThreadsPerChild are not printed."""
     directives, _ = check("worker", from_keywords("worker", ThreadsPerChild=4, ThreadLimit=8,
                                                   MaxRequestWorkers=8, ServerLimit=4))
     board = Scoreboard(directives)
