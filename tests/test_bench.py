@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from mpmkit.measure import bench, records
-from mpmkit.measure.bench import OURS, WORKS, BenchError, cells, order, table
+from mpmkit.measure.bench import (
+    FREE,
+    HOLDING,
+    OURS,
+    WORKS,
+    BenchError,
+    cells,
+    order,
+    runnable,
+    table,
+)
 from mpmkit.measure.rivals import Httpd, NotInstalled
 
 AB = """\
@@ -70,16 +80,27 @@ def rows(mine, theirs, *, work="new", failures=0, bound=False):
 
 def test_the_median_of_ratios_is_not_the_ratio_of_medians():
     # The machine was twice as fast in round 2; the servers stood to each other as before.
-    (cell,) = cells(rows([80, 200, 90, 85, 88], [100, 250, 100, 100, 100]))
-    assert cell.median == pytest.approx(0.85)
-    assert (cell.lowest, cell.highest) == (pytest.approx(0.8), pytest.approx(0.9))
-    assert cell.target == 0.8 and cell.verdict == "reached"
-    assert (cell.ours_qps, cell.rival_qps) == (88, 100)
+    (cell,) = cells(rows([130, 325, 140, 135, 138], [100, 250, 100, 100, 100]))
+    assert cell.median == pytest.approx(1.35)
+    assert (cell.lowest, cell.highest) == (pytest.approx(1.3), pytest.approx(1.4))
+    assert cell.target == 1.2 and cell.verdict == "reached, p99 no worse"
+    assert (cell.ours_qps, cell.rival_qps) == (138, 100)
 
 
 def test_a_missed_target_says_by_how_much():
-    (cell,) = cells(rows([60] * 5, [100] * 5))
-    assert cell.verdict == "missed by 25%"
+    (cell,) = cells(rows([90] * 5, [100] * 5))
+    assert cell.verdict == "missed by 25%, p99 no worse"
+
+
+def test_event_with_idle_connections_is_compared_with_itself():
+    both = [HOLDING, FREE]
+    assert order([OURS, "httpd", *both], WORKS["idle-5000"], 1) == both
+    assert order([OURS, "httpd", *both], WORKS["new"], 1) == [OURS, "httpd"]
+    found = [{**row, "server": {OURS: HOLDING, "httpd": FREE}[row["server"]]}
+             for row in rows([95] * 5, [100] * 5, work="idle-5000")]
+    (cell,) = cells(found)
+    assert (cell.rival, cell.target, cell.verdict) == (FREE, 0.9, "reached")
+    assert not any(work.held for work in runnable([WORKS["new"], WORKS["idle-5000"]], print, "worker"))
 
 
 def test_few_rounds_make_no_verdict():
@@ -88,7 +109,7 @@ def test_few_rounds_make_no_verdict():
 
 
 def test_works_without_a_target_have_no_verdict():
-    (cell,) = cells(rows([90] * 5, [100] * 5, work="distinct"))
+    (cell,) = cells(rows([90] * 5, [100] * 5, work="unheard-of"))
     assert cell.target is None and cell.verdict == ""
 
 
@@ -103,7 +124,7 @@ def test_the_table_says_what_must_be_known_beside_a_ratio():
     text = table(cells(rows([90] * 5, [100] * 5, failures=3, bound=True)))
     head, line = text.splitlines()
     assert head.split()[:4] == ["work", "MPM", "beside", "ratio"]
-    assert "0.90" in line and "0.90–0.90" in line and "reached" in line and "≥ 0.8" in line
+    assert "0.90" in line and "0.90–0.90" in line and "missed by 25%" in line and "≥ 1.2" in line
     assert "15 failed" in line and "2.0 | 3.0" in line
     assert "client at its limit in 5 of 5 rounds" in line
 

@@ -130,7 +130,7 @@ def _memory(scale: str, rivals: Sequence[str], path: Path) -> int:
 def _ratios_seconds(scale: str, rivals: Sequence[str]) -> float:
     requests, seconds = bench.SCALES[scale]
     turn = 1.2 * max(seconds, requests / SLOWEST)  # its fifth before it does not count
-    return len(MPMS) * len(bench.DEFAULT_WORKS) * 3 * _ratio_rounds(scale) * turn
+    return len(MPMS) * len(bench.WORKS) * 2.5 * _ratio_rounds(scale) * turn
 
 
 def _ratio_rounds(scale: str) -> int:
@@ -139,7 +139,7 @@ def _ratio_rounds(scale: str) -> int:
 
 def _ratios(scale: str, rivals: Sequence[str], path: Path) -> int:
     os.environ["MPMKIT_SCALE"] = scale
-    return bench.main(["--rounds", str(_ratio_rounds(scale)), "--out", str(path),
+    return bench.main(["--work", "all", "--rounds", str(_ratio_rounds(scale)), "--out", str(path),
                        *([] if "nginx" in rivals else ["--no-nginx"])])
 
 
