@@ -58,7 +58,7 @@ def qps_bars(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figur
     spread = ("median; whisker: slowest and fastest round" if summary["rounds"].max() > 1
               else "one round, so no spread is known")
     beside = f" · grey: {', '.join(others)}" if others else ""
-    _dress(figure, "Requests per second<br><sup>hatched: as published · solid: measured here, "
+    dress(figure, "Requests per second<br><sup>hatched: as published · solid: measured here, "
                    f"{spread}{beside}</sup>", theme)
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="requests per second", col=1)
@@ -115,7 +115,7 @@ def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Fig
             lines.append(f"{label}: {pair[0]:.2f} published, {pair[1]:.2f} measured")
     figure.add_vline(x=1, line={"color": ink, "width": 1, "dash": "dot"},
                      annotation_text="prefork", annotation_position="top")
-    _dress(figure, "Requests per second as a multiple of prefork's", theme)
+    dress(figure, "Requests per second as a multiple of prefork's", theme)
     # Room for the labels, which plotly does not count when it chooses a range.
     low, high = min([1.0, *values]), max([1.0, *values])
     room = 0.12 * (high - low) + 0.02
@@ -175,7 +175,7 @@ def memory_curve(frame: pandas.DataFrame, against: str = "busy", *,
                               font={"color": colours.INK[dark], "size": 13})
     most = max(x for _, x, *_ in ends)
     what = "busy request" if against == "busy" else "idle connection"
-    _dress(figure, f"Memory of the whole server<br><sup>PSS, shared pages divided among who shares "
+    dress(figure, f"Memory of the whole server<br><sup>PSS, shared pages divided among who shares "
                    f"them · at each line's end: what one more {what} costs</sup>", theme)
     figure.update_xaxes(title_text=AGAINST[against], range=[-0.03 * most, 1.42 * most or 1],
                         rangemode="tozero")
@@ -222,7 +222,7 @@ def memory_parts(frame: pandas.DataFrame, against: str = "busy", *,
         marker={"color": "rgba(0,0,0,0)", "line": {"color": colours.INK[dark], "width": 1.5}},
         text=[f"RSS {top['rss']:,.0f}" for top in tops], textposition="outside",
         constraintext="none", cliponaxis=False, hovertemplate="%{y:,.1f} MiB summed RSS<extra></extra>"))
-    _dress(figure, "What the memory is made of<br><sup>filled: PSS by kind, adds up · outline: summed "
+    dress(figure, "What the memory is made of<br><sup>filled: PSS by kind, adds up · outline: summed "
                    "RSS, counts shared pages once for each process</sup>", theme)
     figure.update_yaxes(title_text="MiB", rangemode="tozero")
     figure.update_layout(barmode="stack", showlegend=True,
@@ -266,7 +266,7 @@ def sweep_heat(summary: pandas.DataFrame, x: str, y: str, *, value: str = "qps",
         hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{text}}<extra></extra>"))
     name = str(rows["mpm"].iloc[0])
     bound = " · *: the generator was the limit" if rows["generator_bound"].any() else ""
-    _dress(figure, f"{name}: {unit}<br><sup>{y} against {x}{bound}</sup>", theme)
+    dress(figure, f"{name}: {unit}<br><sup>{y} against {x}{bound}</sup>", theme)
     figure.update_xaxes(title_text=x, type="category")
     figure.update_yaxes(title_text=y, type="category")
     best = rows.loc[rows["qps"].idxmax()]
@@ -317,7 +317,7 @@ def sweep_curve(summary: pandas.DataFrame, x: str, *, value: str = "qps",
             "p99_ms": "99th percentile of latency (ms)"}.get(value, value)
     hollow = "<br><sup>hollow: the generator was the limit</sup>" if (
         rows["generator_bound"].any()) else ""
-    _dress(figure, f"{unit[0].upper()}{unit[1:]} against {x}{hollow}", theme)
+    dress(figure, f"{unit[0].upper()}{unit[1:]} against {x}{hollow}", theme)
     low, high = min(rows[x]), max(rows[x])
     figure.update_xaxes(title_text=x, range=[low - 0.04 * (high - low), high + 0.18 * (high - low)])
     figure.update_yaxes(title_text=unit, rangemode="tozero")
@@ -452,7 +452,8 @@ def _ink_on(colour: str) -> str:
     return "#FFFFFF" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#111111"
 
 
-def _dress(figure: go.Figure, title: str, theme: str | None) -> None:
+def dress(figure: go.Figure, title: str, theme: str | None) -> None:
+    """Title, colours, fonts and quiet axes, as all figures here have them."""
     settings = colours.layout(theme)
     axes = settings.pop("xaxis"), settings.pop("yaxis")
     figure.update_layout(title={"text": title, "x": 0, "xref": "paper"}, showlegend=False,
