@@ -50,7 +50,8 @@ class Sample(NamedTuple):
                 prefork and worker among the busy ones (K)
     accesses    requests since RestartTime; None without ExtendedStatus
 
-    All but `t` and `waiting` are None where the server gave no answer in time.
+    All but `t` and `waiting` are None where the server gave no answer in time; `processes` is known
+    even then if its pid is.
     """
 
     t: float
@@ -189,7 +190,9 @@ def _other(page: str, pid: int | None, port: int, t: float, patience: float) -> 
         parked = letters.count("K") + int(auto.get("ConnsAsyncKeepAlive", 0))
         accesses = int(auto["Total Accesses"]) if "Total Accesses" in auto else None
     except (OSError, KeyError, ValueError):
-        return Sample(round(t, 3), None, None, None, None, waiting, None, None)
+        # Every worker is busy: the page does not come, and /proc still has the children.
+        children = None if pid is None else _children(pid)
+        return Sample(round(t, 3), children, None, None, None, waiting, None, None)
     processes: int | None = None
     if pid is not None:
         processes = _children(pid)
