@@ -20,6 +20,7 @@ _PUBLIC = {
     "Picture": "mpmkit.lab.watcher",
     "measured_or_recorded": "mpmkit.lab.replay",
     "timeline": "mpmkit.lab.strips",
+    "status_link": "mpmkit.lab.proxy",
 }
 
 __all__ = list(_PUBLIC)

@@ -1,0 +1,54 @@
+"""The way from the reader's browser to a server that a notebook started.
+
+    lab.status_link(server)        # a link to its /server-status
+
+The server listens on the loopback of the machine where the kernel runs. On the reader's own machine
+that is the browser's machine, too. On Binder or a JupyterHub it isn't: there jupyter-server-proxy
+passes `BASE/proxy/PORT/...` on, where BASE is the address of the reader's Jupyter.
+
+    JUPYTERHUB_SERVICE_PREFIX   the link
+    --------------------------  ------------------------------------------------------------------
+    not set                     http://127.0.0.1:PORT/server-status
+    /user/ann/                  /user/ann/proxy/PORT/server-status, on the host of the open page
+
+Binder and every JupyterHub set that variable in the kernel's environment.
+"""
+
+from __future__ import annotations
+
+import os
+from html import escape
+from importlib.util import find_spec
+
+from mpmkit.launcher import Server
+
+
+class Link(str):
+    """An address; a notebook shows it as a link that opens a new tab."""
+
+    def _repr_html_(self) -> str:
+        told = escape(str(self))
+        return f'<a href="{told}" target="_blank" rel="noopener">{told}</a>'
+
+
+def status_link(server: Server, path: str = "/server-status") -> Link:
+    """Where the reader's browser finds a page of the server; the status page if no path is told.
+
+    server  what `mpmkit.launch` returned
+    path    begins with "/"; `/server-status?refresh=1` loads itself anew every second
+
+    Raises ValueError if the server has ended, or the path does not begin with "/"; RuntimeError
+    behind a hub where jupyter-server-proxy is not installed: nothing would answer.
+    """
+    if not path.startswith("/"):
+        raise ValueError(f"path: must begin with '/', not {path!r}; try '/{path}'")
+    if not server.running:
+        raise ValueError(f"the {server.mpm} server has ended and has no page; launch one, and ask "
+                         "while it runs (inside its `with` block)")
+    prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "")
+    if not prefix:
+        return Link(f"{server.url}{path}")
+    if find_spec("jupyter_server_proxy") is None:
+        raise RuntimeError("this Jupyter runs behind a hub, and jupyter-server-proxy is not installed: "
+                           f"no browser reaches port {server.port}; pip install jupyter-server-proxy")
+    return Link(f"{prefix.rstrip('/')}/proxy/{server.port}{path}")
