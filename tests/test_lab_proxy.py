@@ -52,7 +52,7 @@ def test_behind_a_hub_without_the_proxy_it_says_what_to_install(server, monkeypa
 
 
 def test_a_path_without_slash_and_an_ended_server_are_told(server):
-    with pytest.raises(ValueError, match="try '/index.html'"):
+    with pytest.raises(ValueError, match=r"try '/index\.html'"):
         proxy.status_link(server, "index.html")
     server.stop()
     with pytest.raises(ValueError, match="event server has ended"):
