@@ -20,7 +20,7 @@ from typing import Any
 from mpmkit.directives import Directives
 from mpmkit.http.messages import FileBody, Request, RequestError, Response
 from mpmkit.http.protocol import Protocol
-from mpmkit.listen import timeval
+from mpmkit.listen import timeval, unmapped
 
 HEAD_SIZE = 8192  # one read for a head: more than LimitRequestLine allows for its longest part
 BLANK = 16  # bytes that are too few for a request, and may be blank lines
@@ -141,6 +141,12 @@ class Connection:
     def scheme(self) -> str:
         """The URL scheme that the client used: what scripts are told."""
         return "http"
+
+    @property
+    def local(self) -> tuple[str, int]:
+        """The address and port that the client connected to. Raises OSError once it is gone."""
+        host, port, *_ = unmapped(self.sock.getsockname())
+        return host, port
 
     def __repr__(self) -> str:
         return f"<Connection fd={self.fd} peer={self.peer} kept={self.kept}>"

@@ -21,6 +21,7 @@ import select
 import socket
 import struct
 from collections.abc import Sequence
+from functools import cache
 
 from mpmkit.directives import Directives
 
@@ -32,7 +33,11 @@ PASSING = frozenset(
     }
 )  # fmt: skip
 
-ANY = "0.0.0.0"  # what Listen without an address means
+# What Listen without an address means: every address of this machine, IPv6's and IPv4's by one socket
+# (RFC 3493, 3.7), as httpd has it on Linux; IPv4's alone where the kernel has no IPv6.
+ANY = ("::", "0.0.0.0")
+_IPV6 = int(socket.AF_INET6)
+_MAPPED = "::ffff:"  # an IPv4 address, as an IPv6 socket tells it
 
 # What accept says of a socket after `refuse_all`.
 REFUSING = errno.EINVAL
@@ -72,6 +77,8 @@ class Listener(socket.socket):
     def accept_bare(self) -> tuple[socket.SocketType, tuple]:
         """(socket, peer address). Raises OSError, BlockingIOError when none is waiting."""
         fd, peer = self._accept()  # type: ignore[attr-defined]
+        if self.number == _IPV6:
+            peer = unmapped(peer)
         return self.bare(self.number, socket.SOCK_STREAM, 0, fd), peer
 
     @property
@@ -88,9 +95,13 @@ def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> lis
     by_name = {_name(sock): sock for sock in kept} | {sock.asked: sock for sock in kept}
     opened: list[Listener] = []
     listeners: list[Listener] = []
+    everywhere = {one.port for one in directives.Listen if not one.address or one.address == ANY[0]}
     try:
         for listen in directives.Listen:
-            sock = by_name.get((listen.address or ANY, listen.port))
+            if listen.address == ANY[1] and listen.port in everywhere and _has_ipv6():
+                continue  # another Listen's socket is for IPv4, too
+            names = [(host, listen.port) for host in ((listen.address,) if listen.address else ANY)]
+            sock = next((by_name[name] for name in names if name in by_name), None)
             if sock is None:
                 sock = bind(listen.address, listen.port)
                 opened.append(sock)
@@ -155,11 +166,13 @@ def first_timeout(directives: Directives) -> float:
 
 def bind(address: str, port: int) -> Listener:
     """A bound socket, not listening yet; port 0: any free one. Raises ListenError."""
-    host = address or ANY
+    host = address or (ANY[0] if _has_ipv6() else ANY[1])
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = Listener(family, socket.SOCK_STREAM)
     sock.asked = host, port
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # [::] is for IPv4, too
     try:
         sock.bind((host, port))
     except OSError as error:
@@ -178,6 +191,21 @@ def bind(address: str, port: int) -> Listener:
     return sock
 
 
+@cache
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+            sock.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+def unmapped(name: tuple) -> tuple:
+    """An IPv6 socket's address; one of IPv4 as an IPv4 socket tells it."""
+    return (name[0].removeprefix(_MAPPED), name[1]) if name[0].startswith(_MAPPED) else name
+
+
 def _name(sock: socket.socket) -> tuple[str, int]:
     host, port, *_ = sock.getsockname()
     return host, port
@@ -188,10 +216,18 @@ def _text(name: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def _here(sock: Listener, host: str) -> str:
+    """Where `sock` is reached on this machine. Its ::1 may be missing where IPv6 is only half there."""
+    if host == "::":
+        only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        return "::1" if only else f"{_MAPPED}127.0.0.1"
+    return "127.0.0.1" if host == "0.0.0.0" else host
+
+
 def url_of(sock: Listener) -> str:
     """The address a client on this machine would use for `sock`."""
     host, port = _name(sock)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = _here(sock, host).removeprefix(_MAPPED)
     return f"{sock.scheme}://{_text((host, port))}"
 
 
@@ -258,7 +294,7 @@ def somebody_waits(listener: Listener) -> bool:
 def knock(listener: Listener) -> None:
     """Connect to ourselves and hang up: the kernel wakes one of those who wait on `listener`."""
     host, port = _name(listener)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = _here(listener, host)
     with socket.socket(listener.family) as sock:
         sock.setblocking(False)
         sock.connect_ex((host, port))

@@ -238,14 +238,14 @@ def _server_fields(site: Site) -> dict[str, Field]:
 
 def _local_port(conn: Connection, now: int) -> str:
     try:
-        return str(conn.sock.getsockname()[1])
+        return str(conn.local[1])
     except OSError:
         return "-"
 
 
 def _local_address(conn: Connection, now: int) -> str:
     try:
-        return conn.sock.getsockname()[0]
+        return conn.local[0]
     except OSError:
         return "-"
 

@@ -113,6 +113,7 @@ class Configuration:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.background = False  # what is written to standard error belongs into the error log
+        self._listings = False  # mod_autoindex is loaded
         self._parent: Parent | None = None
 
     def attach(self, parent: Parent) -> None:
@@ -136,6 +137,7 @@ class Configuration:
     def read(self, conf: httpd_conf.Conf | None = None) -> tuple[Directives, tuple[Note, ...]]:
         """The directives, and what the operator should know. Raises DirectiveError."""
         conf = conf or self.text()
+        self._listings = any(module.name == "autoindex_module" for module in conf.modules)
         problems = list(conf.problems)
         if conf.mpm is None:
             problems.append(
@@ -195,6 +197,7 @@ class Configuration:
             options=FileOptions.of(directives),
         )  # fmt: skip
         files.charset = directives.AddDefaultCharset
+        files.listings = self._listings
         if directives.UseCanonicalName == "On" and directives.ServerName:
             files.canonical = directives.ServerName.encode("latin-1", "replace")
         router = Router(

@@ -863,3 +863,57 @@ def test_httpd_says_the_same_of_its_own_life(both):
         told[who] = [(args, code, out) for args, code, out, _ in said]
         (house.root / "logs" / "error_log").unlink()
     assert told["ours"] == told["httpd"]
+
+
+# -- what a whole file does -----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
+def test_a_listen_without_an_address_is_for_both_kinds(mpm, tmp_path):
+    """One socket; an IPv4 client is told by its IPv4 address, in the log and to Require local."""
+    house = House(tmp_path, mpm)
+    house.write(mpm, r'LogFormat "%a %A %p %s" ends', "CustomLog logs/access_log ends",
+                "<Location />", "Require local", "</Location>")  # fmt: skip
+    port = house.port
+    text = house.file.read_text()
+    house.file.write_text(text.replace("Listen 127.0.0.1:", "Listen ") + f"Listen 0.0.0.0:{port}\n")
+    house.start()
+
+    def ask() -> None:
+        for host in ("127.0.0.1", "::1"):
+            with socket.create_connection((host, port), 10) as client:
+                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                assert b" 200 " in client.recv(4096)
+
+    ask()
+    pid = house.pid
+    assert house.run("-k", "graceful").returncode == 0
+    until(lambda: house.log.count("resuming normal operations") == 2, "a restart")
+    ask()
+    log = house.root / "logs" / "access_log"
+    lines = until(lambda: len(found := log.read_text().splitlines()) == 4 and found,
+                  "four lines")
+    assert sorted(lines) == [f"127.0.0.1 127.0.0.1 {port} 200"] * 2 + [f"::1 ::1 {port} 200"] * 2
+    assert house.run("-k", "stop").returncode == 0
+    until(lambda: not alive(pid), "its end")
+
+
+def test_what_is_forbidden_is_told_as_an_error(house):
+    """By httpd's ids: Require, and a directory without an index where mod_autoindex is loaded."""
+    (house.root / "htdocs" / "docs").mkdir()
+    house.write("event", "LoadModule autoindex_module modules/mod_autoindex.so", "<Files index.html>",
+                "Require all denied", "</Files>")  # fmt: skip
+    pid = house.start()
+    for path in ("/index.html", "/docs/"):
+        with Client(house) as client:
+            assert client.send(request(path, close=True)).answer().status == 403
+    htdocs = house.root / "htdocs"
+    assert re.search(rf"\[authz_core:error\] .* AH01630: .*{htdocs}/index\.html\n", house.log)
+    assert re.search(rf"\[autoindex:error\] .* AH01276: .*{htdocs}/docs/", house.log)
+    house.write("event")
+    assert house.run("-k", "graceful").returncode == 0
+    until(lambda: house.log.count("resuming normal operations") == 2, "a restart")
+    with Client(house) as client:
+        assert client.send(request("/docs/", close=True)).answer().status == 404
+    assert house.run("-k", "stop").returncode == 0
+    until(lambda: not alive(pid), "its end")

@@ -378,13 +378,30 @@ REFUSALS = {
     b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n": "core:info AH00565",
     HEAD + b"A: " + b"x" * 9000 + b"\r\n\r\n": "core:info AH00561",
     HEAD + b"A: b\r\n" * 120 + b"\r\n": "core:info AH00563",
-    HEAD + b"no colon\r\n\r\n": "core:debug AH00567",
+    HEAD + b"no colon\r\n\r\n": "core:debug AH02426",
     HEAD + b"Expect: what\r\n\r\n": "core:info AH00570",
     b"GET / HTTP/1.1\nHost: x\n\n": "core:debug AH00566",
     b"GET /#x HTTP/1.0\r\n\r\n": "core:debug AH02421",
     b"GET x HTTP/1.0\r\n\r\n": "core:debug AH03450",
-    b"FOOBAR / HTTP/1.0\r\n\r\n": "core:info AH00135",
-    b"GET /../x HTTP/1.0\r\n\r\n": "core:info AH10244",
+    b"FOOBAR / HTTP/1.0\r\n\r\n": "core:error AH00135",
+    b"GET /../x HTTP/1.0\r\n\r\n": "core:error AH10244",
+    b"\r\n\rGET / HTTP/1.0\r\n\r\n": "core:debug AH03447",
+    b"G@T / HTTP/1.0\r\n\r\n": "core:debug AH03445",
+    b"GET  / HTTP/1.0\r\n\r\n": "core:debug AH03448",
+    b"GET / http/1.0\r\n\r\n": "core:debug AH02418",
+    b"GET / HTTP/1.1\r\n Host: x\r\n\r\n": "core:debug AH03442",
+    HEAD + b"A: b\x01c\r\n\r\n": "core:debug AH02427",
+    HEAD + b"A: b\r\n  \r\n\r\n": "core:debug AH03443",
+    HEAD + b"A : b\r\n\r\n": "core:debug AH02426",
+    HEAD + b"Host: y\r\n\r\n": "core:debug AH00550",
+    b"GET http://a!b$c/ HTTP/1.1\r\nHost: x\r\n\r\n": "core:debug AH00550",
+    POST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\na": "core:debug AH10242",
+    POST + b"Content-Length: x\r\n\r\na": "core:debug AH10242",
+    POST + b"Transfer-Encoding: gzip\r\n\r\n": "core:debug AH02539",
+    b"TRACE / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na": "http:info AH01595",
+    b"GET /%zz HTTP/1.0\r\n\r\n": "core:error AH10244",
+    b"GET /a%2fb HTTP/1.0\r\n\r\n": "core:info AH00026",
+    b"GET /" + b"x" * 300 + b" HTTP/1.0\r\n\r\n": "core:error AH00036",
     b"GET /nope HTTP/1.0\r\n\r\n": "core:info AH00128",
     POST + b"Content-Length: 1000\r\n\r\n": "http:info AH01588",
     POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n": "http:info AH01590",
@@ -396,7 +413,7 @@ REFUSALS = {
 
 
 def test_what_is_told_of_a_refused_request(tmp_path):
-    """As httpd, but for two errors of clients that are no errors of the server: AH00135, AH10244."""
+    """As httpd tells of it, by the same ids at the same levels."""
     options = {"LogLevel": "debug", "LimitRequestBody": 100, "RequestReadTimeout": "header=1 body=1"}
     with serving("event", document_root=recorded_root(tmp_path), **options) as server:
         for sent, told in REFUSALS.items():

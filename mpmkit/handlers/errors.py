@@ -61,13 +61,11 @@ class ErrorPages:
         if type(response) is not Page:
             return response
         if response.status == 404:
-            self._errors.write(
-                "info", f"File does not exist: {request.path}", ah="AH00128", client=conn.peer
-            )
-        elif response.status == 501:
-            self._errors.write(
-                "info", f"no known method: {request.log_line}", ah="AH00135", client=conn.peer
-            )
+            if request.path:
+                ah, text = "AH00128", f"File does not exist: {request.path}"
+            else:  # http/protocol.py, split_target
+                ah, text = "AH00026", f"%2F or %00 in the path: {request.log_line}"
+            self._errors.write("info", text, ah=ah, client=conn.peer)
         return self._changed(response, request, conn)
 
     def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:

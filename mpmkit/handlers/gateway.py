@@ -109,7 +109,7 @@ class Variables:
 
         A header that could pass for a variable of another meaning stays out.
         """
-        host, port = conn.sock.getsockname()[:2]
+        host, port = conn.local
         peer = conn.peer
         environ["SERVER_PORT"] = self._port or str(port)
         environ["SERVER_ADDR"] = host

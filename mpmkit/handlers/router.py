@@ -160,6 +160,7 @@ class Router:
         for static in self._files.values():
             static.handler_of = self.decide
             static.canonical, static.charset = files.canonical, files.charset
+            static.listings, static.errors = files.listings, errors
         rules = [Rule(section) for section in directives.sections]
         limits = any("LimitRequestBody" in rule.values for rule in rules)
         self._body = directives.LimitRequestBody if limits else None
@@ -252,8 +253,7 @@ class Router:
     def _static(self, place: Place) -> StaticFiles:
         return self._files[place]
 
-    @staticmethod
-    def _guarded(said: Said, handler: Handler) -> Handler:
+    def _guarded(self, said: Said, handler: Handler) -> Handler:
         """`handler` for those whom Require lets in, and for bodies that LimitRequestBody allows."""
         if (limit := said.body) is not None:
             inner = handler
@@ -264,10 +264,17 @@ class Router:
                 return inner(request, conn)
 
         if said.require == ("all", "denied"):
-            return _denied
+            return self._denied
         if said.require == ("local",):
-            return lambda request, conn: (handler if _is_local(conn) else _denied)(request, conn)
+            return lambda request, conn: (handler if _is_local(conn) else self._denied)(request, conn)
         return handler
+
+    def _denied(self, request: Request, conn: Connection) -> Response:
+        self._errors.write(
+            "error", f"Require keeps this client from {self.place(request.path).file(request.path)}",
+            ah="AH01630", module="authz_core", client=conn.peer,
+        )  # fmt: skip
+        return page(403, request.method)
 
     # -- scripts ------------------------------------------------------------------------------
 
@@ -364,7 +371,7 @@ class Router:
         if not self._trace:
             return page(405, extra=b"Allow: \r\n")
         if request.length != 0:
-            raise RequestError(413, "TRACE with a body")
+            raise RequestError(413, "TRACE with a body", ah="AH01595")
         return Response(200, b"", b"Content-Type: message/http\r\n\r\n", [request.head], None)
 
     def _check_handlers(self) -> None:
@@ -441,11 +448,7 @@ def _depth(rule: Rule) -> int:
 def _is_local(conn: Connection) -> bool:
     """Require local: the client is this machine."""
     address = conn.peer[0]
-    return address.startswith("127.") or address == "::1" or address == conn.sock.getsockname()[0]
-
-
-def _denied(request: Request, conn: Connection) -> Response:
-    return page(403, request.method)
+    return address.startswith("127.") or address == "::1" or address == conn.local[0]
 
 
 def _whole_server(request: Request, conn: Connection) -> Response:

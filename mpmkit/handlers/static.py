@@ -7,6 +7,7 @@ same. A change of size, time or inode makes a new version; nobody sees an old pa
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -26,6 +27,7 @@ from mpmkit.http.messages import (
 if TYPE_CHECKING:
     from mpmkit.connection import Connection
     from mpmkit.directives import Directives
+    from mpmkit.logs import ErrorLog
 
 SMALL = 65536  # bytes of a file that are kept in memory with its version
 VERSIONS_KEPT = 256  # files whose versions are remembered, at most SMALL bytes each
@@ -122,6 +124,10 @@ class Version:
         )
 
 
+class NoIndex(FileNotFoundError):
+    """A directory in which there is no DirectoryIndex."""
+
+
 class StaticFiles:
     """The handler. `root` is the document root, `index` the DirectoryIndex names. With a `prefix`, an
     Alias's: URL paths begin with it, and `root` is what it stands for.
@@ -134,6 +140,9 @@ class StaticFiles:
     canonical: bytes | None = None
     # AddDefaultCharset, told of text/html and text/plain without a charset of their own.
     charset = ""
+    # mod_autoindex is loaded: it is who answers for a directory without an index file.
+    listings = False
+    errors: ErrorLog | None = None
     handler_of: Callable[[str], Callable[[Request, Connection], Response]] | None = None
 
     def __init__(
@@ -179,9 +188,9 @@ class StaticFiles:
                 case "OPTIONS":
                     return Response(200, ALLOW + b"Content-Length: 0\r\n", version.after)
                 case _:
-                    return _not_allowed(request)
+                    return self._not_allowed(request, conn)
         except OSError as error:
-            return self._refused(error, request)
+            return self._refused(error, request, conn)
 
     def _conditional(self, request: Request, version: Version) -> Response:
         """The answer to a request with a Range or an If-… header."""
@@ -196,7 +205,7 @@ class StaticFiles:
         """The file that the request's path names, or the response that says why there is none."""
         path = request.path
         if request.method not in ("GET", "HEAD", "POST", "OPTIONS"):
-            return _not_allowed(request)
+            return self._not_allowed(request, conn)
         if not path.startswith("/"):
             return page(404, request.method)
         filename = self.root + path[self._skip :].rstrip("/")
@@ -213,15 +222,17 @@ class StaticFiles:
                 return page(404, request.method)
             real = os.path.realpath(filename)
             if real != self.root and not real.startswith(self.root.rstrip("/") + "/"):
-                return page(403, request.method)  # a symbolic link leads out of the document root
+                text = f"a symbolic link leads out of {self.root}: {filename}"
+                return self._forbidden("AH00037", text, request, conn)
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
-                return page(403, request.method)
+                text = f"no file that this server may read: {filename}"
+                return self._forbidden("AH00132", text, request, conn)
             now = self._clock()
             version = Version(
                 filename, st, now, self._media_type(filename), self.options
             )
         except (OSError, ValueError) as error:
-            return self._refused(error, request)
+            return self._refused(error, request, conn)
         # A file that has just changed may change again within the same tick of its clock.
         if now - st.st_ctime >= 1:
             if len(self._versions) >= VERSIONS_KEPT:
@@ -242,14 +253,36 @@ class StaticFiles:
                 return name, filename, os.stat(filename)
             except FileNotFoundError:
                 continue
-        raise FileNotFoundError(directory)
+        raise NoIndex(directory)
 
-    @staticmethod
-    def _refused(error: Exception, request: Request) -> Response:
+    def _refused(self, error: Exception, request: Request, conn: Connection) -> Response:
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError))
         if missing and request.method == "OPTIONS":  # asks for methods, not for a file
             return Response(200, ALLOW + b"Content-Length: 0\r\n", b"\r\n")
-        return page(404 if missing else 403, request.method)
+        if isinstance(error, NoIndex) and self.listings:
+            text = f"none of {', '.join(self.index)} in {error}/, and directories are not listed"
+            return self._forbidden("AH01276", text, request, conn, module="autoindex")
+        if missing:
+            return page(404, request.method)
+        ah = "AH00036" if getattr(error, "errno", 0) == errno.ENAMETOOLONG else "AH00035"
+        return self._forbidden(ah, f"no access to {request.path}: {error}", request, conn)
+
+    def _forbidden(
+        self, ah: str, why: str, request: Request, conn: Connection, module: str = "core"
+    ) -> Response:
+        """403, and the operator is told why, as by httpd."""
+        if self.errors is not None:
+            self.errors.write("error", why, ah=ah, module=module, client=conn.peer)
+        return page(403, request.method)
+
+    def _not_allowed(self, request: Request, conn: Connection) -> Response:
+        """405 for a method that files don't have, 501 for one that nobody has."""
+        if request.method in METHODS:
+            return page(405, extra=ALLOW)
+        if self.errors is not None:
+            text = f"no known method: {request.log_line}"
+            self.errors.write("error", text, ah="AH00135", module="core", client=conn.peer)
+        return page(501, extra=ALLOW)
 
 
 def _for_path(request: Request, path: str) -> Request:
@@ -289,11 +322,6 @@ def quote_path(path: str) -> bytes:
 
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-._~$!&'()*+,;=:@"
 _QUOTED = [bytes([byte]) if byte in _PLAIN else b"%%%02x" % byte for byte in range(256)]
-
-
-def _not_allowed(request: Request) -> Response:
-    """405 for a method that files don't have, 501 for one that nobody has."""
-    return page(405 if request.method in METHODS else 501, extra=ALLOW)
 
 
 def _precondition(request: Request, version: Version, now: float) -> Response | None:

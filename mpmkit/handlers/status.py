@@ -165,7 +165,7 @@ class Status:
             kind, body = "text/plain", auto(figures, name)
         else:
             kind = "text/html"
-            body = status_page.html(figures, name, conn.sock.getsockname()[0], "notable" in query)
+            body = status_page.html(figures, name, conn.local[0], "notable" in query)
         raw = body.encode("latin-1", "xmlcharrefreplace")
         fields = extra + b"Content-Length: %d\r\n" % len(raw)
         after = f"Content-Type: {kind}; charset=ISO-8859-1\r\n\r\n".encode()

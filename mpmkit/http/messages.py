@@ -99,11 +99,11 @@ def text_field(value: bytes | str, size: int) -> bytes:
     return raw[: size - 1].ljust(size, b"\0")
 
 
-# Refusals that the error log tells at info; others are for debugging, as in httpd.
+# Refusals that the error log tells at info or error; others are for debugging, as in httpd.
 TOLD = {
-    **dict.fromkeys(("AH00135", "AH00561", "AH00563", "AH00565", "AH00570"), ("core", "info")),
-    "AH10244": ("core", "info"),  # httpd: error, but the mistake is a client's
-    **dict.fromkeys(("AH01588", "AH01590", "AH01591"), ("http", "info")),
+    **dict.fromkeys(("AH00135", "AH10244"), ("core", "error")),
+    **dict.fromkeys(("AH00561", "AH00563", "AH00565", "AH00570"), ("core", "info")),
+    **dict.fromkeys(("AH01588", "AH01590", "AH01591", "AH01595"), ("http", "info")),
     "AH01382": ("reqtimeout", "info"),
 }
 

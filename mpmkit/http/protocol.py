@@ -45,6 +45,8 @@ BLANK_LINES = 10  # httpd accepts this many before a request line (DEFAULT_LIMIT
 _REQUEST_LINE = re.compile(
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP/[1-9]\.[0-9]\Z"
 )
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_VERSION = re.compile(rb"HTTP/[1-9]\.[0-9]\Z")
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _SIMPLE_REQUEST = re.compile(rb"GET ([\x21-\x7e\x80-\xff]+)\r\n")
 _PLAIN_START = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/1\.([01])\r\n")
@@ -65,6 +67,12 @@ _CONDITIONAL = frozenset(
 _HOST = re.compile(
     rb"(?:[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::0*[1-9][0-9]{0,4})?\Z"
 )
+
+# What h11 says of a head, and httpd's id for the same.
+_H11_SAYS = {
+    "Missing mandatory Host": "AH00569", "multiple Host": "AH00550", "Content-Length": "AH10242",
+    "Transfer-Encoding": "AH02539", "continuation line": "AH03442", "header line": "AH02426",
+}  # fmt: skip
 
 
 # What the scoreboard shows of each version.
@@ -151,7 +159,7 @@ class Protocol:
             if buffer in (b"", b"\r"):
                 return None
             if buffer.startswith(b"\r"):
-                raise RequestError(400, "a carriage return instead of a request line")
+                raise RequestError(400, "a carriage return instead of a request line", ah="AH03447")
             self._buffer = buffer
             return self.next_request()
         if (simple := _SIMPLE_REQUEST.match(buffer)) and "Allow0.9" in self._directives.HttpProtocolOptions:
@@ -311,26 +319,39 @@ def read_plain(request: Request, head: bytes, directives: Directives) -> bool:
 def _read_by_h11(request: Request, head: bytes, directives: Directives) -> h11.Connection:
     """The same of any head. Raises RequestError."""
     check_limits(head, directives, complete=True)
-    if _CONTROL.search(head) or _BLANK_CONTINUATION.search(head):
-        raise RequestError(400, "a control character or a blank continuation line in the head")
+    if _CONTROL.search(head):
+        raise RequestError(400, "a control character in the head", ah="AH02427")
+    if _BLANK_CONTINUATION.search(head):
+        raise RequestError(400, "a blank continuation line in the head", ah="AH03443")
     lengths = _LENGTHS.findall(head)
     if len(lengths) > 1 or any(b"," in value for value in lengths):
-        raise RequestError(400, "more than one Content-Length")
+        raise RequestError(400, "more than one Content-Length", ah="AH10242")
     # h11's own limit is for incomplete heads, which it never sees here, chunk sizes and trailers.
     parser = h11.Connection(h11.SERVER)
     parser.receive_data(head)
     try:
         event = parser.next_event()
     except h11.RemoteProtocolError as error:
-        ah = "AH00569" if "Host" in str(error) else "AH00567"
-        raise RequestError(400, str(error), ah=ah) from None
+        text = str(error).replace("bytearray(b", "(")
+        ah = next((ah for words, ah in _H11_SAYS.items() if words in text), "AH00567")
+        raise RequestError(400, text, ah=ah) from None
     if not isinstance(event, h11.Request):
-        raise RequestError(400, "not a request")
+        raise RequestError(400, "not a request", ah="AH00566")
     request.method = event.method.decode("ascii")
     request.target = event.target
     request.headers = tuple(event.headers)
     request.version = (1, 0) if event.http_version == b"1.0" else (1, 1)
     return parser
+
+
+def _malformed(line: bytes) -> str:
+    """httpd's id for what is wrong with a request line."""
+    words = line.split(b" ")
+    if not _METHOD.match(words[0]):
+        return "AH03445"
+    if len(words) != 3:
+        return "AH03448"
+    return "AH00566" if _VERSION.match(words[2]) else "AH02418"
 
 
 def check_limits(head: bytes, directives: Directives, *, complete: bool) -> None:
@@ -351,7 +372,7 @@ def check_limits(head: bytes, directives: Directives, *, complete: bool) -> None
         return
     if not _REQUEST_LINE.match(head, 0, line_end):
         line = quote_line(head[:line_end][:200])
-        raise RequestError(400, f"malformed request line {line}", ah="AH00566")
+        raise RequestError(400, f"malformed request line {line}", ah=_malformed(head[:line_end]))
     size = directives.LimitRequestFieldSize
     count = directives.LimitRequestFields
     if len(head) > size or (count and head.count(b"\n") > count):
@@ -377,7 +398,7 @@ def _check_host(request: Request) -> None:
     absolute = _ABSOLUTE.match(request.target)
     if absolute is not None:
         if not _is_host(absolute[1]):
-            raise RequestError(400, "a bad host in the request target")
+            raise RequestError(400, "a bad host in the request target", ah="AH00550")
         others = (field for field in request.headers if field[0] != b"host")
         request.headers = ((b"host", absolute[1]), *others)
 
@@ -403,7 +424,7 @@ def _frame(request: Request) -> None:
     """How long the body is (RFC 9112, 6.3): `length` bytes, or None for chunked."""
     if request.get(b"transfer-encoding") is not None:
         if request.version == (1, 0):
-            raise RequestError(400, "Transfer-Encoding in an HTTP/1.0 request")
+            raise RequestError(400, "Transfer-Encoding in an HTTP/1.0 request", ah="AH02539")
         request.length = None
         # Both framings: chunked wins, nobody hears of the length, and the connection ends, in case
         # someone on the way saw it otherwise.
@@ -413,7 +434,7 @@ def _frame(request: Request) -> None:
     else:
         request.length = int(request.get(b"content-length") or 0)
         if request.length >= 1 << 63:
-            raise RequestError(400, "a Content-Length that no file has")
+            raise RequestError(400, "a Content-Length that no file has", ah="AH10242")
 
 
 def _check_expectation(request: Request) -> None:
@@ -478,7 +499,8 @@ def _unquote(raw: bytes) -> bytes:
     for piece in rest:
         char = _HEX.get(piece[:2])
         if char is None:
-            raise RequestError(400, "a bad %-escape in the path", ah="AH10244")
+            text = quote_line(raw)
+            raise RequestError(400, f"a bad %-escape in the path {text}", ah="AH10244")
         if char in b"/\0":
             return b""  # no resource has such a name
         pieces += (char, piece[2:])
@@ -492,7 +514,8 @@ def _normalise(raw: bytes) -> bytes:
     for segment in segments:
         if segment == b"..":
             if not kept:
-                raise RequestError(400, "the path leads above the root", ah="AH10244")
+                text = quote_line(raw)
+                raise RequestError(400, f"the path {text} leads above the root", ah="AH10244")
             kept.pop()
         elif segment not in (b"", b"."):
             kept.append(segment)
