@@ -1,0 +1,97 @@
+"""Queueing formulas: known values, properties, and a small simulation that knows none of them."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpmkit.lab import figures, theory
+
+servers = st.integers(1, 200)
+shares = st.floats(0.01, 0.99)
+
+
+@pytest.mark.parametrize(("count", "erlang", "lost", "waits"), [
+    (1, 0.5, 1 / 3, 0.5),  # M/M/1: a client waits with probability rho
+    (2, 1.0, 0.2, 1 / 3),  # by hand: B = (1/2) / (1 + 1 + 1/2), C = 2B / (2 - (1 - B))
+    (10, 5.0, 0.018385, 0.036105),  # the printed Erlang tables
+])
+def test_known_values(count, erlang, lost, waits):
+    assert theory.erlang_b(count, erlang) == pytest.approx(lost, rel=1e-4)
+    assert theory.erlang_c(count, erlang) == pytest.approx(waits, rel=1e-4)
+
+
+@given(servers, shares)
+def test_erlang_b_is_the_sum_of_the_textbook(count, share):
+    erlang = count * share
+    terms = [math.exp(k * math.log(erlang) - math.lgamma(k + 1)) for k in range(count + 1)]
+    assert theory.erlang_b(count, erlang) == pytest.approx(terms[-1] / sum(terms), rel=1e-6)
+
+
+@given(servers, shares)
+def test_waiting_is_more_likely_than_loss_and_rises_with_the_load(count, share):
+    erlang = count * share
+    waits = theory.erlang_c(count, erlang)
+    assert 0 <= theory.erlang_b(count, erlang) <= waits <= 1
+    assert waits <= theory.erlang_c(count, min(erlang * 1.01, count)) + 1e-12
+    assert theory.erlang_c(count + 1, erlang) <= waits + 1e-12
+
+
+@given(st.floats(0.001, 10), shares)
+def test_one_server_is_mm1(service, share):
+    assert theory.mean_response(share / service, service, 1) == pytest.approx(service / (1 - share))
+
+
+@given(servers, st.floats(0.001, 10), shares)
+def test_a_common_line_beats_lines_of_ones_own(count, service, share):
+    together = theory.mean_wait(count * share / service, service, count)
+    assert together <= theory.mean_wait(share / service, service, 1) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("count", "share"), [(1, 0.6), (8, 0.85)])
+def test_a_simulation_waits_as_long(count, share):
+    rng = random.Random(7)
+    free, now, waited, clients = [0.0] * count, 0.0, 0.0, 200_000
+    for _ in range(clients):
+        now += rng.expovariate(count * share)
+        start = max(now, heapq.heappop(free))
+        waited += start - now
+        heapq.heappush(free, start + rng.expovariate(1.0))
+    assert waited / clients == pytest.approx(theory.mean_wait(count * share, 1.0, count), rel=0.07)
+
+
+def test_overload_waits_for_ever():
+    assert theory.mean_wait(10, 1, 10) == math.inf and theory.erlang_c(10, 11) == 1
+
+
+@given(st.integers(1, 500), st.floats(0.001, 1), servers, st.floats(0, 10))
+def test_the_closed_loop_is_bound_by_users_and_by_servers(users, service, count, think):
+    bound = theory.closed_bound(users, service, count, think)
+    assert theory.little(bound, service + think) <= users * (1 + 1e-9)
+    assert theory.load(bound, service) <= count * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: theory.erlang_b(0, 1), "servers: must be a whole number from 1, not 0"),
+    (lambda: theory.erlang_c(2, -1), "erlang: must be 0 or more"),
+    (lambda: theory.mean_wait(math.inf, 1, 1), "rate: must be 0 or more, and finite"),
+    (lambda: theory.closed_bound(1, 0, 1), "service: must be above 0"),
+])
+def test_what_is_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_figures_draw_the_formula_and_the_points():
+    figure = theory.response_curve(0.02, 8, [100, 300], [0.021, 0.025])
+    line, points = figure.data
+    assert list(points.x) == [100, 300] and list(points.y) == [21, 25]
+    assert line.y[0] == pytest.approx(20) and line.y[-1] > line.y[0] and max(line.x) < 400
+    assert "25 at 300" in figures.alt_text(figure)
+    closed = theory.closed_curve(0.02, 8, [4, 24], [190, 390])
+    assert max(closed.data[0].y) == pytest.approx(400)
