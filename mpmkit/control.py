@@ -188,6 +188,9 @@ def main(argv: Sequence[str]) -> int:
             why = "it is no file" if os.path.exists(file) else "No such file or directory"
             tell(f"httpd: Could not open configuration file {file}: {why}")
             return 1
+        if not os.access(file, os.R_OK, effective_ids=True):
+            tell(f"httpd: Could not open configuration file {file}: Permission denied")
+            return 1
         conf = configuration.text()
         if chosen.print == "V" and conf.mpm is not None:
             return say_version(conf, configuration.source)
@@ -286,7 +289,11 @@ def signal_server(word: str, path: str | None) -> bool:
         print(f"httpd (pid {stale}?) not running" if stale else "httpd (no pid file) not running")
         return False
     assert number is not None
-    os.kill(pid, number)
+    try:
+        os.kill(pid, number)
+    except PermissionError:
+        why = "it is another user's: be that user, or root"
+        raise PermissionError(f"the server, process {pid}, takes no signals from us: {why}") from None
     return False
 
 
@@ -421,8 +428,9 @@ def tell_failure(error: Exception) -> None:
             else:
                 tell(f"{problem.ah}: httpd: {problem.text}")
     elif isinstance(error, PidFileError):
-        tell(f"AH00058: {error}")
-        tell("AH00059: remove it before you go on, if it is broken")
+        tell(f"{error.ah}: {error}")
+        if error.ah == "AH00058":
+            tell("AH00059: remove it before you go on, if it is broken")
     elif isinstance(error, OSError):
         tell(f"httpd: {error}")
     else:

@@ -38,8 +38,10 @@ def open_log(path: str, directive: str) -> int:
     try:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
+        ah = "AH00091" if directive == "ErrorLog" else "AH00649"
         raise LogError(
-            f"{directive} {path}: {error.strerror}; name a file in a directory that exists and may be written"
+            f"{ah}: {directive} {path}: {error.strerror}; name a file in a directory that exists "
+            "and may be written"
         ) from None
 
 

@@ -19,7 +19,16 @@ LONGEST = 64  # bytes of a file that can hold a process id; a longer one is some
 
 
 class PidFileError(Exception):
-    """The file can't be read, is no PidFile, or can't be written; the text says what to do."""
+    """The file can't be read, is no PidFile, or can't be written; the text says what to do.
+
+    ah      httpd's id for it
+    """
+
+    ah = "AH00058"
+
+
+class PidFileWriteError(PidFileError):
+    ah = "AH00099"
 
 
 def read(path: str) -> int | None:
@@ -72,7 +81,7 @@ def write(path: str) -> int | None:
             os.close(fd)
         os.rename(beside, path)
     except OSError as error:
-        raise PidFileError(
+        raise PidFileWriteError(
             f"PidFile {path} cannot be written: {error.strerror}; name a file in a directory that "
             "exists and may be written"
         ) from None

@@ -457,7 +457,7 @@ def test_what_goes_wrong_is_told_before_the_terminal_is_left(house):
     assert not house.pid_file.exists()
 
     for line, says in {
-        "PidFile no/such/dir/x.pid": "AH00058: PidFile",
+        "PidFile no/such/dir/x.pid": "AH00099: PidFile",
         "ScoreBoardFile no/such/dir/board": "AH00004",
         "ErrorLog no/such/dir/log": "(2)No such file or directory: AH02291: ErrorLog",
         "CustomLog no/such/dir/log common": "CustomLog",
@@ -917,3 +917,26 @@ def test_what_is_forbidden_is_told_as_an_error(house):
         assert client.send(request("/docs/", close=True)).answer().status == 404
     assert house.run("-k", "stop").returncode == 0
     until(lambda: not alive(pid), "its end")
+
+
+def test_a_server_of_another_user_is_named(house, capsys, monkeypatch):
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    pid = house.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(control.os, "kill", refuse)
+        status, out, err = called("-f", str(house.file), "-k", "stop", capsys=capsys)
+    assert (status, out) == (1, "")
+    assert err == (f"httpd: the server, process {pid}, takes no signals from us: "
+                   "it is another user's: be that user, or root\n")  # fmt: skip
+    assert house.run("-k", "stop").returncode == 0
+    until(lambda: not alive(pid), "its end")
+
+
+def test_a_file_that_may_not_be_read(house, capsys, monkeypatch):
+    """One message, and no other mistakes of a file that nobody has read."""
+    monkeypatch.setattr(control.os, "access", lambda *args, **options: False)  # root may read all
+    status, out, err = called("-f", str(house.file), "-t", capsys=capsys)
+    assert (status, out) == (1, "")
+    assert err == f"httpd: Could not open configuration file {house.file}: Permission denied\n"
