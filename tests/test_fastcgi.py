@@ -282,7 +282,10 @@ def test_a_stale_connection_is_no_failure(mpm, tmp_path):
             assert client.get("/a.fake", method="POST", body=body).body == body
 
 
-def test_a_connection_that_dies_when_it_is_used_is_tried_once_more(mpm, tmp_path):
+@pytest.mark.parametrize("method, again", [("GET", True), ("PUT", True), ("POST", False)])
+def test_a_connection_that_dies_when_it_is_used(mpm, method, again, tmp_path):
+    """The request was read, and nothing came back. It is made once more, but for a POST: that may have
+    been done, and nobody wants two orders."""
     turn = []
 
     def dies(conn, params, body):
@@ -294,9 +297,14 @@ def test_a_connection_that_dies_when_it_is_used_is_tried_once_more(mpm, tmp_path
 
     one = {"StartServers": 1, "MaxRequestWorkers": 1} if mpm == "prefork" else {}
     with backend(mpm, tmp_path, dies, keep=True, **one) as (server, _), Client(server) as client:
-        for number in range(8):
-            assert client.get("/a.fake", method="POST", body=b"%d" % number).body == b"%d" % number
-        assert len(turn) > 8
+        got = [client.get("/a.fake", method=method, body=b"%d" % number) for number in range(8)]
+        if again:
+            assert [reply.body for reply in got] == [b"%d" % number for number in range(8)]
+            assert len(turn) > 8
+        else:
+            assert [reply.status for reply in got] == [200, 502] * 4
+            assert len(turn) == 8
+            assert sum("AH01067" in line for line in take_errors(server)) == 4
 
 
 BAD = [

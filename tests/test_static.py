@@ -534,6 +534,20 @@ def test_file_etag(words, shape, tmp_path):
     assert again.status == 304
 
 
+@pytest.mark.parametrize("words", ["Digest", "All Digest", "+Digest"])
+def test_a_digest_tells_the_content_only(words, tmp_path):
+    """httpd's tags of the same two files, from 2.4.71."""
+    files = files_with(tmp_path, FileETag=words)
+    for name in ("a.txt", "b.txt"):  # just written, and yet strong: the content is the content
+        write(tmp_path / name, "hello\n")
+        assert b'ETag: "9XLTlvrpIGYocU+yzgD3LpTyJY8="\r\n' in answer(files, f"/{name}").fields
+    write(tmp_path / "a.txt", "")
+    assert b'ETag: "2jmj7l5rSw0yVb/vlWAYkK/YBwk="\r\n' in answer(files, "/a.txt").fields
+    tag = 'If-None-Match: "9XLTlvrpIGYocU+yzgD3LpTyJY8="'
+    assert answer(files, "/a.txt", tag).status == 200
+    assert answer(files, "/b.txt", tag).status == 304
+
+
 def test_no_etag(tmp_path):
     write(tmp_path / "file.txt", "hello")
     files = files_with(tmp_path, FileETag="None")

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from mpmkit.logs import ErrorLog
 
 PIECE = 65536
+# Methods whose requests may be made twice (RFC 9110, 9.2.2).
+REPEATABLE = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
 RESENT = 65536  # bytes of a request's body that are remembered for a second attempt
 DEFAULT_PORT = 8000  # of fcgi:// without a port, as in httpd
 ID = 1  # of the one request that a connection carries at a time
@@ -115,7 +117,7 @@ class Backend:
         told.of_program(environ, request, conn, script)
         asked = _Asked(environ, request, conn, self._keep)
         try:
-            exchange, head = self._ask(asked)
+            exchange, head = self._ask(asked, request)
         except ScriptFailed as error:
             self._failed(error, conn)
             return page(error.status, request.method)
@@ -133,19 +135,22 @@ class Backend:
             exchange.close()
             raise
 
-    def _ask(self, asked: _Asked) -> tuple[_Exchange, Head]:
+    def _ask(self, asked: _Asked, request: Request) -> tuple[_Exchange, Head]:
         """Send the request and read the head of its answer.
 
         A connection that was kept may be dead by now. As long as nothing has come back on it, and all
-        that was sent is still at hand, the request is made once more, on a new one.
+        that was sent is still at hand, the request is made once more, on a new one: if the backend did
+        not read it to its end, or if the method is one that may be repeated (RFC 9110, 9.2.2). A POST
+        that was read may have been done, and is not done twice.
         """
         kept = self._take()
         exchange = _Exchange(self, kept or self._connect(), asked)
         try:
             return exchange, exchange.head()
-        except _Stale:
+        except _Stale as stale:
             exchange.close()
-            if kept is None or not asked.rewind():
+            again = stale.unread or request.method in REPEATABLE
+            if kept is None or not again or not asked.rewind():
                 raise ScriptFailed(
                     502, f"{self.name}: the backend closed the connection without an answer", "AH01067"
                 ) from None
@@ -221,7 +226,11 @@ class Backend:
 
 
 class _Stale(Exception):
-    """The connection ended before a byte of the answer."""
+    """The connection ended before a byte of the answer. `unread`: and before the request was read."""
+
+    def __init__(self, unread: bool) -> None:
+        super().__init__()
+        self.unread = unread
 
 
 class _Asked:
@@ -374,19 +383,19 @@ class _Exchange:
                 except BlockingIOError:
                     pass
                 except OSError:
-                    self._receive()  # it may have said why, before it closed
+                    self._receive(unread=True)  # it may have said why, before it closed
 
-    def _receive(self) -> None:
+    def _receive(self, unread: bool = False) -> None:
         assert self._sock is not None
         try:
             data = self._sock.recv(PIECE)
         except BlockingIOError:
             return
-        except OSError:
-            data = b""
+        except OSError:  # a reset: it closed with bytes of ours that it had not read
+            data, unread = b"", True
         if not data:
             if not self._heard:
-                raise _Stale
+                raise _Stale(unread or bool(self._out) or not self._asked.complete)
             raise ScriptFailed(
                 502, f"{self._backend.name}: the backend closed the connection within its answer",
                 "AH01067")  # fmt: skip
