@@ -1,0 +1,231 @@
+"""Exercises: every solution passes its check, every usual slip gets its own sentence, and the
+students' copies are the sources without the solutions."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import mpmkit
+from mpmkit.lab import checks, exercises, render
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "notebooks" / "exercises"
+SOURCES = sorted((TARGET / "solutions").glob("*.ipynb"))
+
+
+def text(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def cells(path: Path) -> list[dict]:
+    return json.loads(path.read_text())["cells"]
+
+
+@pytest.fixture
+def surroundings(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [
+        os.environ.get("PYTHONPATH")])]))
+
+
+def verdicts(book) -> list[str]:
+    return [output["data"]["text/plain"] for cell in book.cells if cell.cell_type == "code"
+            for output in cell.outputs if output.output_type == "execute_result"]
+
+
+def executed(path: Path):
+    return verdicts(render.execute(path, timeout=40))
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_every_solution_passes_its_check(source, surroundings):
+    found = executed(source)
+    asked = sum("exercise" in exercises.tags(cell) for cell in cells(source))
+    assert len(found) == asked > 2
+    assert all(verdict.startswith("RIGHT") for verdict in found), "\n".join(found)
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_students_copy_runs_and_nothing_in_it_is_right_yet(source, surroundings):
+    found = executed(TARGET / source.name)
+    assert len(found) > 2
+    assert all(verdict.startswith("NOT YET") for verdict in found), "\n".join(found)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_the_students_copy_is_what_the_command_makes(source, tmp_path):
+    assert exercises.main([str(source.parent), str(tmp_path)]) == 0
+    assert (tmp_path / source.name).read_text() == (TARGET / source.name).read_text(), (
+        "run python -m mpmkit.lab.exercises")
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_students_copy_holds_no_solution(source):
+    whole = (TARGET / source.name).read_text()
+    solutions = [text(cell) for cell in cells(source) if "solution" in exercises.tags(cell)]
+    assert solutions
+    for cell in cells(TARGET / source.name):
+        assert "solution" not in exercises.tags(cell)
+        assert text(cell) not in solutions
+    for answer in solutions:
+        assert json.dumps(answer)[1:-1] not in whole
+
+
+@pytest.mark.parametrize("path", SOURCES + [TARGET / source.name for source in SOURCES],
+                         ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_exercises_carry_no_outputs_and_their_links_lead_somewhere(path):
+    import re
+
+    for cell in cells(path):
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"] and cell["execution_count"] is None
+        else:
+            for target in re.findall(r"\]\(([^)#]+)\)", text(cell)):
+                assert (path.parent / target).exists(), target
+
+
+def test_every_check_has_its_exercise():
+    asked = "".join(text(cell) for source in SOURCES for cell in cells(source))
+    assert len(checks.every()) >= 8
+    for name in checks.every():
+        assert f"checks.{name}(" in asked
+
+
+def right(ram, rest, each):
+    return max(0, int((0.8 * ram - rest) // each))
+
+
+WRONG = [
+    ("forks", [5, 1, 2, 4], "StartServers were forked before"),
+    ("forks", [1, 1, 1, 1], "the same number each second"),
+    ("forks", [1, 2, 3, 4], "in second 3 the parent forks 4, you say 3"),
+    ("forks", [1, 2, 4, 8, 16], "after 5 seconds there are 36 children for 40 clients"),
+    ("forks", [1, 2, 4, 8, 16, 32, 32], "stops after 6 seconds"),
+    ("forks", 63, "a list of whole numbers is asked for, one a second, not 63"),
+    ("forks", [1.0, 2.0], "a list of whole numbers"),
+    ("full_house", 503, "nobody is free to say 503"),
+    ("full_house", "refused", "the listen queue has room"),
+    ("full_house", "reset", "has just completed it"),
+    ("full_house", "404", "is none of 503"),
+    ("full_house", [], "one of the four words"),
+    ("real_limit", 1000, "that is what was asked for"),
+    ("real_limit", 16, "so many processes"),
+    ("real_limit", 25, "so many threads has one process"),
+    ("real_limit", 401, "too many"),
+    ("real_limit", "400", "a number of connections is asked for"),
+    ("admits", 24, "with all threads idle"),
+    ("admits", 6, "ThreadsPerChild comes in addition"),
+    ("admits", 8, "that is worker"),
+    ("admits", 13, "too few"),
+    ("admits", True, "a number of connections"),
+    ("in_use", "RSS", "once for every process"),
+    ("in_use", "uss", "what they share is missing"),
+    ("in_use", "vsz", "is none of rss"),
+    ("in_use", 3, "a name is asked for"),
+    ("sizing", lambda ram, rest, each: int((ram - rest) / each), "no fifth"),
+    ("sizing", lambda ram, rest, each: int(0.8 * ram / each), "at rest is not subtracted"),
+    ("sizing", lambda ram, rest, each: int(ram / each), "neither the fifth"),
+    ("sizing", lambda ram, rest, each: right(ram, rest, each) + 1, "round down"),
+    ("sizing", lambda ram, rest, each: int((0.8 * ram - rest) // each), "has room for 0"),
+    ("sizing", lambda ram, rest, each: float(right(ram, rest, each)), "use int()"),
+    ("sizing", lambda ram, rest, each: "many", "a number of workers is asked for"),
+    ("sizing", lambda ram, rest, each: 1 // 0, "ZeroDivisionError"),
+    ("sizing", lambda ram: 1, "could not be tried: TypeError"),
+    ("sizing", 12, "a function of ram, rest and each"),
+    ("little", 10_000, "50 ms are 0.05 s"),
+    ("little", 4, "the two multiply"),
+    ("little", 200, "stays for 50 ms only"),
+    ("little", 20, "can one worker serve"),
+    ("little", 11, "too many"),
+    ("little", float("nan"), "is no number"),
+    ("little", -1, "below 0"),
+    ("closed_loop", 50, "wait for the answer"),
+    ("closed_loop", 200, "also think"),
+    ("closed_loop", 62.5, "divide"),
+    ("closed_loop", 0.8, "there are 50"),
+    ("closed_loop", 39, "too few"),
+    ("clinic", {"RRRRRRRR": "Timeout"}, "Timeout does not mend it"),
+    ("clinic", {"RRRRRRRR": "MaxRequestWorkers"}, "more workers would be in R"),
+    ("clinic", {"RRRRRRRR": "RequestReadTimeout"}, "no answer for KKKKKKKK"),
+    ("clinic", {"RRRRRRRR": 3}, "the name of a directive"),
+    ("clinic", "KeepAliveTimeout", "a dict is asked for"),
+    ("twenty_at_once", "prefork", "a server is asked for"),
+    ("eighty_in_eight", 8, "a server is asked for"),
+]
+
+
+@pytest.mark.parametrize("name, answer, says", WRONG, ids=lambda value: str(value)[:30])
+def test_a_wrong_answer_gets_its_own_sentence(name, answer, says):
+    verdict = checks.every()[name](answer)
+    assert not verdict
+    assert says in verdict.says
+    assert repr(verdict).startswith("NOT YET: ")
+
+
+@pytest.mark.parametrize("name", checks.every())
+@pytest.mark.parametrize("answer", [..., None])
+def test_no_answer_is_told_as_such(name, answer):
+    verdict = checks.every()[name](answer)
+    assert not verdict and "no answer yet" in verdict.says
+
+
+@pytest.mark.parametrize("name", checks.every())
+@pytest.mark.parametrize("answer", [object(), "x" * 1000, [[]], {}, float("inf"), -3, b"\0", max])
+def test_no_check_raises_whatever_it_gets(name, answer):
+    verdict = checks.every()[name](answer)
+    assert not verdict and verdict.says and len(verdict.says) < 400
+
+
+EVENT = {"StartServers": 1, "ServerLimit": 1, "ThreadsPerChild": 8, "MaxRequestWorkers": 8,
+         "MinSpareThreads": 1, "MaxSpareThreads": 16}
+
+
+@pytest.mark.parametrize("name, mpm, directives, says", [
+    ("twenty_at_once", "prefork", {"KeepAlive": False}, "KeepAlive is off"),
+    ("twenty_at_once", "prefork", {"KeepAliveTimeout": 1}, "KeepAliveTimeout is 1 s"),
+    ("twenty_at_once", "event", {"KeepAliveTimeout": 30}, "this is event"),
+    ("eighty_in_eight", "event", {"KeepAliveTimeout": 30}, "eight threads have to do"),
+    ("eighty_in_eight", "event", {**EVENT, "KeepAliveTimeout": 5}, "KeepAliveTimeout is 5 s"),
+])
+def test_a_server_that_misses_the_point_is_told_so(name, mpm, directives, says):
+    with mpmkit.launch(mpm, **directives) as server:
+        assert says in checks.every()[name](server).says
+
+
+def test_a_stopped_server_is_told_as_such():
+    with mpmkit.launch("prefork", StartServers=1, KeepAliveTimeout=30) as server:
+        pass
+    assert "has ended" in checks.twenty_at_once(server).says
+
+
+def source(*kinds: str) -> dict:
+    return {"cells": [{"cell_type": "code", "id": f"c{number}", "metadata": {"tags": kind.split()},
+                       "source": [kind], "outputs": ["x"], "execution_count": 1}
+                      for number, kind in enumerate(kinds)]}
+
+
+def test_solutions_and_outputs_are_taken_out():
+    made = exercises.student_copy(source("exercise", "solution", "", "exercise", "solution"), "a")
+    assert [text(cell) for cell in made["cells"]] == ["exercise", "", "exercise"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in made["cells"])
+
+
+@pytest.mark.parametrize("kinds, says", [
+    (["exercise"], "a, cell c0 is an exercise without a solution"),
+    (["exercise", "exercise", "solution"], "c0 is an exercise without"),
+    (["solution"], "c0 is a solution without an exercise"),
+    (["exercise solution"], "one of both"),
+])
+def test_a_source_out_of_order_is_named(kinds, says):
+    with pytest.raises(exercises.ExerciseError, match=says):
+        exercises.student_copy(source(*kinds), "a")
+
+
+def test_no_sources_says_so(tmp_path, capsys):
+    assert exercises.main([str(tmp_path), str(tmp_path / "out")]) == 1
+    assert "no notebook" in capsys.readouterr().err
