@@ -100,11 +100,26 @@ def test_everything_that_is_wrong_is_told_at_once():
     ({"users": range(1, 20_000)}, "19,999 points are more than 10,000"),
     ({"MinSpareServers": [5]}, "MinSpareServers"),
     ({"KeepAlive": ["perhaps"]}, "KeepAlive"),
+    ({"ThreadsPerChild": ["many"]}, "ThreadsPerChild takes a number, not 'many'"),
+    ({"ThreadsPerChild": ["100"]}, "the server would use ThreadsPerChild 64"),
     ({"users": list(range(-20, 0))}, "and 10 more problems"),
 ])
 def test_impossible_grids(grid, said):
     with pytest.raises(ValueError, match=said):
         plan("event", grid, LOAD)
+
+
+def test_a_mistake_is_told_once_and_hides_no_other():
+    grid = {"users": [0, *range(1, 20)], "ThreadsPerChild": ["many", 100, 5]}
+    with pytest.raises(ValueError) as error:
+        plan("event", grid, LOAD, directives={"Nonsense": 1})
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4, lines
+    for start, said in (("event users=0 ThreadsPerChild=many, and 2 more: ", "users: must be a whole"),
+                        ("event users=0 ThreadsPerChild=many, and 59 more: ", "Nonsense is not a"),
+                        ("event users=0 ThreadsPerChild=many, and 19 more: ", "takes a number"),
+                        ("event users=0 ThreadsPerChild=100, and 19 more: ", "would use")):
+        assert any(line.startswith(start) and said in line for line in lines), lines
 
 
 @pytest.mark.parametrize(("text", "value"), [

@@ -35,7 +35,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.directives import MPMS, DirectiveError, check, from_keywords, spec_for
+from mpmkit.directives import MPMS, DirectiveError, Setting, check, from_keywords, spec_for
 from mpmkit.load.drive import DRIVERS, LoadError, LoadRun, run_load
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.measure import records
@@ -129,6 +129,7 @@ def plan(mpms: str | Iterable[str], grid: Mapping[str, Iterable[Any]], profile: 
 
     loads = {one.name for one in fields(LoadProfile)}
     cells = []
+    wrong: dict[str, list[str]] = {}  # what is wrong, and at which points
     for mpm in [mpm for mpm in mpms_ if mpm in MPMS]:
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
@@ -140,10 +141,15 @@ def plan(mpms: str | Iterable[str], grid: Mapping[str, Iterable[Any]], profile: 
             try:
                 made = profile.but(**load)
             except ProfileError as error:
-                problems += [f"{where}: {text}" for text in str(error).split("; ")]
+                for text in str(error).split("; "):
+                    wrong.setdefault(text, []).append(where)
             base = {"KeepAlive": bool(made.keep_alive), **ARTICLE_DIRECTIVES[mpm]}
             cells.append(Cell(mpm, point, {**base, **given}, made))
-            problems += [f"{where}: {text}" for text in _refusals(mpm, base, given)]
+            for text in _refusals(mpm, base, given):
+                wrong.setdefault(text, []).append(where)
+    # A value that is wrong by itself is wrong at many points, and must not hide the next one.
+    problems += [f"{where[0]}{f', and {len(where) - 1} more' if where[1:] else ''}: {text}"
+                 for text, where in wrong.items()]
     if problems:
         told = list(dict.fromkeys(problems))
         more = len(told) - SHOWN
@@ -188,17 +194,30 @@ def _axes(grid: Mapping[str, Iterable[Any]], problems: list[str]) -> dict[str, l
 
 def _refusals(mpm: str, base: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Why a server would not run with these directives as they stand."""
+    found: list[str] = []
+    settings: list[Setting] = []
+    # Later names win; the article's block is only a base and may be corrected.
+    for name, value in {**base, **given}.items():
+        try:
+            settings += from_keywords(mpm, **{name: value})
+        except ValueError as error:
+            found += str(error).splitlines()
     try:
-        # Later names win; the article's block is only a base and may be corrected.
-        effective, notes = check(mpm, from_keywords(mpm, **{**base, **given}))
+        effective, notes = check(mpm, settings)
     except DirectiveError as error:
-        return str(error).splitlines()
-    except ValueError as error:
-        return [str(error)]
-    found = []
+        return found + str(error).splitlines()
+    named = {setting.name.lower() for setting in settings}
     for name, value in given.items():
+        if name.lower() not in named:
+            continue  # told above
         spec = spec_for(name, mpm)
         real = getattr(effective, spec.attribute, value) if spec.attribute else value
+        if spec.takes == "number" and isinstance(value, str):
+            try:
+                value = int(value)
+            except ValueError:  # the server reads it as httpd does: 0
+                found.append(f"{spec.name} takes a number, not {value!r}")
+                continue
         if isinstance(value, int | float) and isinstance(real, int | float) and real != value:
             why = next((str(note) for note in notes if spec.name in str(note)), "")
             found.append(f"the server would use {spec.name} {real}" + (f" ({why})" if why else ""))
