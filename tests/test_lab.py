@@ -10,7 +10,7 @@ import pytest
 
 from mpmkit.lab import figures, progress, tables, theme
 from mpmkit.measure import records
-from mpmkit.measure.qps import QpsTable, published
+from mpmkit.measure.qps import PAGES, SCRIPTS, QpsTable, published
 
 # Machado, Oliveira, Fernandes 2009, severity 1.0, on linear RGB: what the three kinds of colour
 # blindness make of a colour.
@@ -125,6 +125,23 @@ def test_a_rival_stands_beside_in_grey():
     (bar,) = bars(figures.qps_bars(table.summary()), "event, httpd")
     assert (bar.y[0], bar.marker.color) == (85, theme.OTHERS["httpd"])
     assert "grey: httpd" in figures.qps_bars(table.summary()).layout.title.text
+
+
+def test_rivals_without_an_mpm_have_bars_of_their_own():
+    table = qps_table(THREE)
+    rows = qps_table({"event": [210, 200, 220]}, kinds=("static",), server="nginx").records
+    table.records += [{**row, "mpm": None} for row in rows]
+    figure = figures.rival_bars(table.others())
+    bar = figure.data[0]
+    assert (bar.y[0], bar.text, bar.x[0]) == (210, ("210",), "nginx<br><sup>2.00 x event</sup>")
+    assert (bar.error_y.array[0], bar.error_y.arrayminus[0]) == (10, 10)
+    assert figures.alt_text(figure).endswith("static page: nginx 210 (2.00 x event).")
+    with pytest.raises(ValueError, match="no other servers"):
+        figures.rival_bars(qps_table(THREE).others())
+
+
+def test_each_way_to_run_a_script_has_a_title():
+    assert set(figures.KIND_TITLES) == {*PAGES, *SCRIPTS}
 
 
 def test_a_figure_can_be_read_aloud():

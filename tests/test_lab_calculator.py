@@ -13,7 +13,7 @@ from mpmkit.lab import calculator
 
 @pytest.fixture(scope="module")
 def rows():
-    return mpmkit.recorded("06-memory")
+    return mpmkit.recorded("memory-notebook")
 
 
 def test_the_answer_is_that_of_the_sizing(rows):

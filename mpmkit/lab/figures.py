@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
 
-KIND_TITLES = {"static": "static page", "script": "script"}
+KIND_TITLES = {"static": "static page", "script": "script", "cgi": "script by CGI",
+               "php-fpm": "script by PHP-FPM", "mod_php": "script by mod_php"}
 COLUMNS = ("kind", "server", "mpm", "rounds", "published", "median", "min", "max",
            "published_ratio", "ratio")
 OURS = "mpmkit"
@@ -82,6 +83,44 @@ def _measured_bars(mpm: str, row: dict[str, float], colour: str, group: int, dar
     yield go.Bar(
         x=[mpm], y=[row["median"]], offsetgroup=group, marker={"color": "rgba(0,0,0,0)"},
         error_y=_whisker(row, colours.INK[dark], 1.5), hoverinfo="skip")
+
+
+def rival_bars(others: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
+    """Requests per second of the servers that have no MPM of ours, a panel a kind.
+
+    `others` is `QpsTable.others()`: one row a kind and server. Below each bar stands the MPM of ours
+    that the server is compared with, in the bar its median, and how many times that MPM's it is. The
+    whisker goes from the slowest to the fastest round. Raises ValueError if there is no rival.
+    """
+    from plotly.subplots import make_subplots
+
+    if not len(others):
+        raise ValueError("there are no other servers in this table; measure them with "
+                         "beside=('nginx', 'gunicorn')")
+    dark = colours.is_dark(theme)
+    kinds = list(dict.fromkeys(others["kind"]))
+    figure = make_subplots(cols=len(kinds), shared_yaxes=True, horizontal_spacing=0.06,
+                           subplot_titles=[KIND_TITLES.get(kind, kind) for kind in kinds])
+    said = []
+    for place, kind in enumerate(kinds, 1):
+        told = []
+        for row in others[others["kind"] == kind].to_dict("records"):
+            ratio = row["ratio"]
+            times = f"{ratio:.2f} x {row['stands_for']}" if ratio == ratio else row["stands_for"]
+            for bar in _measured_bars(f"{row['server']}<br><sup>{times}</sup>", row,
+                                      colours.colour(row["server"], theme), 0, dark):
+                figure.add_trace(bar, row=1, col=place)
+            told.append(f"{row['server']} {_count(row['median'])} ({times})")
+        said.append(f"{KIND_TITLES.get(kind, kind)}: {'; '.join(told)}")
+    spread = ("median; whisker: slowest and fastest round" if others["rounds"].max() > 1
+              else "one round, so no spread is known")
+    dress(figure, f"Requests per second of other servers<br><sup>{spread} · "
+                  "below: times the MPM of ours that each is compared with</sup>", theme)
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(title_text="requests per second", col=1)
+    figure.update_layout(meta={"alt": "Requests per second of other servers. "
+                                      + ". ".join(said) + "."})
+    return figure
 
 
 def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
