@@ -98,7 +98,8 @@ def test_an_open_loop_is_one_rate_over_all_workers(bad, tmp_path):
 
 
 def test_a_killed_worker_ends_nothing_and_is_told(bad, tmp_path):
-    profile = LoadProfile(path="/ok", users=4, duration=7, think_time=0.01, keep_alive=True)
+    profile = LoadProfile(users=4, duration=7, think_time=0.01, keep_alive=True,
+                          mix=[{"path": "/ok"}, {"path": "/ok", "method": "HEAD"}])
     with Fleet(bad.url, profile, tmp_path) as fleet:
         until = time.monotonic() + 30
         while bad.counts().get("GET /ok HTTP/1.1", 0) < 10:
@@ -110,6 +111,7 @@ def test_a_killed_worker_ends_nothing_and_is_told(bad, tmp_path):
         run = fleet.run()
     assert "died; the rest of what it did is lost" in run.ended and not run.complete
     assert run.succeeded > 500 and len(run.processes_cpu) == 2
+    assert sum(len(found) for found in run.paths.values()) == run.succeeded  # the dead one's, too
 
 
 def free_port() -> int:

@@ -311,6 +311,9 @@ def test_the_knee_is_where_more_load_stops_to_pay():
     run = stepped([100, 195, 380, 420], stages=users)
     assert run.knee.load == 40 and "the knee is at 40 users" in run.summary()
     assert stepped([100, 195, 380, 700], stages=users).knee is None
+    # The same server met with larger steps: what paid does not depend on them.
+    steps = [{"seconds": 1, "users": n} for n in (1, 8, 64)]
+    assert stepped([100, 420, 770], stages=steps).knee.load == 8
     rates = [{"seconds": 1, "rate": n} for n in (100, 200, 400)]
     run = stepped([100, 199, 250], stages=rates, arrival="poisson", users=9)
     assert run.knee.load == 200 and "the knee is at 200 requests/s due" in run.summary()

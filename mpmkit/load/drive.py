@@ -282,15 +282,16 @@ class LoadRun:
 
     @property
     def knee(self) -> Slot | None:
-        """The last stage that paid: beyond it more load brought less than half as much in proportion
-        (closed loop), or not 95% of the requests that were due were answered (open loop). None if
-        the stages do not reach it."""
+        """The last stage that paid: beyond it so many times the load brought less than the square
+        root of that in answers (closed loop: twice the users, not 1.41 times; however large the
+        steps), or not 95% of the requests that were due were answered (open loop). None if the
+        stages do not reach it."""
         for before, slot in zip(self.stages, self.stages[1:], strict=False):
             if self.profile.open_loop:
                 over = slot.qps < 0.95 * slot.load
             else:
                 over = (slot.load > before.load and before.qps > 0
-                        and slot.qps / before.qps - 1 < (slot.load / before.load - 1) / 2)
+                        and slot.qps / before.qps < math.sqrt(slot.load / before.load))
             if over:
                 return before
         return None

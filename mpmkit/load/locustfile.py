@@ -339,6 +339,7 @@ class State:
         self.source = 0
         self.pressure = (0.0, 0.0)
         self.sofar: Any = None
+        self.sofar_paths: dict[str, Any] = {}
 
     def prepare(self, environment) -> None:
         """A test begins: read the profile, resolve the target, set the budget."""
@@ -495,10 +496,20 @@ class State:
 
         if self.sofar is None:
             self.sofar = Histogram()
-        self.sofar.record(self.latencies[self.sofar.count:])
-        found = self.result(partial=True)
-        return found | {"histogram": self.sofar.to_text(), "lag": Histogram().to_text(),
-                        "timeline": [], "paths": {}, "late": 0}
+            self.sofar_paths = {ask.path: Histogram() for ask in self.asks[1:] and self.asks}
+        told, count = self.sofar.count, len(self.latencies)
+        self.sofar.record(self.latencies[told:count])
+        for path, found in self.sofar_paths.items():
+            found.record(self.of_path(path, told, count))
+        return self.result(partial=True) | {
+            "histogram": self.sofar.to_text(), "lag": Histogram().to_text(), "timeline": [],
+            "paths": {path: found.to_text() for path, found in self.sofar_paths.items()}, "late": 0}
+
+    def of_path(self, path: str, begin: int = 0, end: int | None = None) -> list[int]:
+        """The latencies, from one place to another, of a path of the mix; several lines may have it."""
+        those = [ask.path == path for ask in self.asks]
+        return list(itertools.compress(
+            self.latencies[begin:end], [those[which] for which in self.which[begin:end]]))
 
     def result(self, for_message: bool = False, partial: bool = False) -> dict[str, Any]:
         """What this process measured. In a message the latencies are histograms, by the second."""
@@ -548,9 +559,8 @@ class State:
                 before = ok
             result["seconds"] = {str(second): found.to_text() for second, found in seconds.items()}
             result["paths"] = {
-                ask.path: Histogram(itertools.compress(
-                    self.latencies, [which == number for which in self.which])).to_text()
-                for number, ask in enumerate(self.asks)} if len(self.asks) > 1 else {}
+                ask.path: Histogram(self.of_path(ask.path)).to_text()
+                for ask in self.asks} if len(self.asks) > 1 else {}
         return result
 
     def write(self) -> None:
