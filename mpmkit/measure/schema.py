@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 Row = dict[str, Any]
@@ -257,7 +258,22 @@ def _value(column: Column, value: Any) -> Any:
     return value
 
 
+_WORDS = {  # columns of a few words
+    "scale": ("smoke", "demo", "full", "custom"), "mpm": ("prefork", "worker", "event"),
+    "driver": ("locust", "ab", "wrk"), "method": ("GET", "HEAD", "POST"),
+    "kind": ("static", "script"), "script": ("wsgi", "cgi", "php-fpm", "mod_php"),
+}
+
+
 def _everywhere(row: Row) -> Iterator[str]:
+    for name, words in _WORDS.items():
+        if row.get(name) is not None and row[name] not in words:
+            yield f"{name}: must be one of {', '.join(words)}, not {row[name]}"
+    if row["started_at"] is not None:
+        try:
+            datetime.fromisoformat(row["started_at"])
+        except ValueError:
+            yield f"started_at: must be a time like 2026-01-31T12:00:00Z, not {row['started_at']}"
     if row["round"] < 1:
         yield "round: counts from 1"
     if row["steal"] is not None and row["steal"] > 1:
