@@ -3,7 +3,8 @@
 #   make test      the tests            make lint       ruff and mypy
 #   make lab       JupyterLab           make bench      all tables, with rivals
 #   make fidelity  the table in docs/FIDELITY.md
-#   make notebooks executed copies      make clean      caches away (distclean: .venv too)
+#   make notebooks executed copies      make slides     slides of them, in build/slides
+#   make exercises the students' copies make clean      caches away (distclean: .venv too)
 # Another interpreter: make PYTHON=python3.13 tables
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ STAMP  := $(VENV)/.installed
 MPMKIT_SCALE ?= demo
 export MPMKIT_SCALE
 
-.PHONY: venv tables test lint lab bench fidelity notebooks clean distclean
+.PHONY: venv tables test lint lab bench fidelity notebooks slides exercises clean distclean
 .DEFAULT_GOAL := tables
 
 venv: $(STAMP)
@@ -55,6 +56,13 @@ fidelity: $(STAMP)
 
 notebooks: $(STAMP)
 	@$(BIN)/python -m mpmkit.lab.render notebooks notebooks/rendered
+
+# The scripts of the slides are fetched once, with npm; then they show without a network.
+slides: $(STAMP)
+	@$(BIN)/python -m mpmkit.lab.slides notebooks/rendered build/slides
+
+exercises: $(STAMP)
+	@$(BIN)/python -m mpmkit.lab.exercises
 
 clean:
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -89,6 +89,16 @@ def test_exercises_carry_no_outputs_and_their_links_lead_somewhere(path):
                 assert (path.parent / target).exists(), target
 
 
+def test_links_of_the_instructors_guide_lead_somewhere():
+    import re
+
+    guide = ROOT / "docs" / "INSTRUCTORS.md"
+    targets = re.findall(r"\]\(([^)#]+)\)", guide.read_text())
+    assert len(targets) > 15
+    for target in targets:
+        assert (guide.parent / target).exists(), target
+
+
 def test_every_check_has_its_exercise():
     asked = "".join(text(cell) for source in SOURCES for cell in cells(source))
     assert len(checks.every()) >= 8
