@@ -264,6 +264,8 @@ def never_closes(twin: Twin) -> str:
     sock.close()
     if twin.mpm == "event":  # a letter for a moment is no state of a waiting client
         seen = seen[-1:]
+    if len(seen) > 1 and seen[0] == "_":  # the first look met the worker in its W
+        del seen[0]
     return " ".join(seen)
 
 
