@@ -602,7 +602,7 @@ class _Reader:
                 )
             self.loaded = self.mpm = asked
         elif name in ACCEPTED:
-            self.notes.append(Note("", "debug", f"{name} is accepted and has no effect in mpmkit"))
+            self.notes.append(Note("", "debug", f"{name} is accepted, though mpmkit has no such module"))
         elif name in INSTEAD:
             raise DirectiveError.at(setting, f"LoadModule {name}: {INSTEAD[name]}")
         elif name not in BUILT_IN and name not in OPTIONAL:
