@@ -32,8 +32,8 @@ class TimeoutQueue(Generic[Item]):
     queue, including those who came before: a dying child shortens its lingering close from 30 s to
     2 s that way.
 
-    Threads: any thread may `append` and `pop`; one thread (event's listener) calls `expired` and
-    `drain`. No lock is taken. Each step is a single call into the C code of OrderedDict, which is
+    Threads: any thread may `append` and `pop`; one thread (event's listener) calls `expired`.
+    No lock is taken. Each step is a single call into the C code of OrderedDict, which is
     atomic as long as hashing and comparing a key runs no Python code. So use ints as keys (a file
     descriptor), or objects that keep the hash they were born with.
 
@@ -85,16 +85,6 @@ class TimeoutQueue(Generic[Item]):
                 # waits anew, and its time is not over. Let it wait.
                 self._waiting[key] = claimed
         return due
-
-    def drain(self) -> list[Item]:
-        """Claim everything, longest wait first: no worker is idle, or the child is leaving."""
-        items: list[Item] = []
-        while True:
-            try:
-                _, (_, item) = self._waiting.popitem(last=False)
-            except KeyError:
-                return items
-            items.append(item)
 
     def next_expiry(self) -> float | None:
         """When the first one is due, on the clock of `append`; None if nobody waits."""

@@ -354,6 +354,21 @@ def test_event_closes_parked_connections_at_once_at_a_graceful_restart():
         assert max(client.ended(3.0) for client in clients) < 2.0
 
 
+def test_event_answers_who_asks_again_just_after_a_graceful_restart():
+    """Without a break between answer and question nobody is cut off: asked all through the restart, the
+    old generation says once that it was the last answer."""
+    with serve("event", MaxKeepAliveRequests=0) as server, parked(server) as client:
+        old = set(server.processes())
+        server.graceful()
+        while True:
+            answer = client.get("/pid.py")
+            assert answer.status == 200 and int(answer.body) in old
+            if answer.closes:
+                break
+        client.ended(3.0)
+        until(lambda: not old & set(server.processes()), "the old generation gone")
+
+
 @pytest.mark.parametrize("mpm", ["prefork", "worker"])
 def test_a_parked_connection_has_its_next_request_answered_by_the_old_generation(mpm):
     with serve(mpm, KeepAliveTimeout=30) as server:

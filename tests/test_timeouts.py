@@ -59,10 +59,6 @@ class QueueAgainstList(RuleBasedStateMachine):
         now, timeout = self.now, self.queue.timeout
         assert self.queue.expired(now) == self.take(lambda k, start: start + timeout > now)
 
-    @rule()
-    def drain(self) -> None:
-        assert self.queue.drain() == self.take(lambda k, start: False)
-
     @invariant()
     def same_size_and_same_next_expiry(self) -> None:
         assert len(self.queue) == len(self.model)

@@ -63,6 +63,7 @@ from mpmkit.timeouts import TimeoutQueue
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 WRITABLE = select.EPOLLOUT | select.EPOLLET
 NEVER = float("inf")
+LAST_QUESTION = 0.5  # seconds a client has after an answer, once its process is leaving
 COUNTERS_AGE = 1.0  # seconds after which the published counters are made anew
 
 
@@ -211,10 +212,11 @@ class EventChild(Child):
         return min(queue.next_expiry() or NEVER for queue in self.parked.values())
 
     def stop_keeping(self) -> None:
-        """This process is leaving: kept-alive clients are told so at once, lingering ones have 2 s."""
+        """This process is leaving: who has been quiet for a moment is told so at once, who was answered
+        just now may be asking again, and is told with the next answer. Lingering ones have 2 s."""
         self.parked[LINGER_NORMAL].timeout = LINGER_SILENCE
-        for conn in self.parked[KEEPALIVE].drain():
-            self.linger(conn, LINGER_SHORT)
+        keeping = self.parked[KEEPALIVE]
+        keeping.timeout = min(keeping.timeout, LAST_QUESTION)
         self.next_expiry = self.first_expiry()
 
     def load(self) -> dict:
