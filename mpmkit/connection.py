@@ -19,7 +19,7 @@ from typing import Any
 
 from mpmkit.directives import Directives
 from mpmkit.http.messages import FileBody, Request, RequestError, Response
-from mpmkit.http.protocol import Protocol
+from mpmkit.http.protocol import Heads, Protocol
 from mpmkit.listen import timeval, unmapped
 
 HEAD_SIZE = 8192  # one read for a head: more than LimitRequestLine allows for its longest part
@@ -89,6 +89,7 @@ class Connection:
     kept        responses after which the connection was kept alive
     pending     bytes or a file not sent yet because the client takes them slowly (event only)
     async_safe  epoll sees all that comes; False: a filter keeps some of it (filters.py)
+    direct      what is sent goes to the kernel as it is: no TLS, no filter
     recv        the socket's own; over TLS (tls.py) one that decrypts
     request     the request being answered; status, started, body_sent, sent, keep_alive tell how
     response    its response, where an access log asks for a header of it; else not set
@@ -97,8 +98,9 @@ class Connection:
     """
 
     __slots__ = (
-        "_body_deadline", "_continued", "_directives", "_timeout", "async_safe", "body_sent", "edge", "fd",
-        "keep_alive", "kept", "nonblocking", "peer", "pending", "protocol", "recv", "request",
+        "_body_deadline", "_continued", "_directives", "_local", "_timeout", "async_safe", "body_sent",
+        "direct", "edge", "fd", "keep_alive", "kept", "nonblocking", "peer", "pending", "protocol",
+        "recv", "request",
         "response", "sent", "sock", "started", "state", "status", "watching",
     )  # fmt: skip
 
@@ -108,9 +110,10 @@ class Connection:
     status: int
     keep_alive: bool
     response: Response | None
+    state: int | None
 
     def __init__(
-        self, sock: socket.SocketType, peer: tuple, directives: Directives, heads: dict[bytes, Request],
+        self, sock: socket.SocketType, peer: tuple, directives: Directives, heads: Heads,
         timeout: float, nonblocking: bool = False,
     ) -> None:  # fmt: skip
         self.sock = sock
@@ -119,7 +122,7 @@ class Connection:
         self.peer = peer
         self.protocol = Protocol(directives, heads)
         self.nonblocking = nonblocking
-        self.async_safe = True
+        self.async_safe = self.direct = True
         self.kept = 0
         self.pending: memoryview | FileBody | None = None
         self.request: Request | None = None
@@ -129,12 +132,14 @@ class Connection:
         self._timeout = timeout  # what SO_RCVTIMEO is: inherited from the listening socket
         self._body_deadline: ReadDeadline | None = None
         self._continued = False
+        self._local: tuple[str, int] | None = None
 
     def filtered(self, sock: Any) -> None:
         """`sock` stands before the socket from now on (a filters.Filter)."""
         self.sock = sock
         self.recv = sock.recv
         self.async_safe = sock.async_safe
+        self.direct = False
         self.nonblocking = self.nonblocking and self.async_safe
 
     @property
@@ -145,8 +150,10 @@ class Connection:
     @property
     def local(self) -> tuple[str, int]:
         """The address and port that the client connected to. Raises OSError once it is gone."""
-        host, port, *_ = unmapped(self.sock.getsockname())
-        return host, port
+        if self._local is None:
+            host, port, *_ = unmapped(self.sock.getsockname())
+            self._local = host, port
+        return self._local
 
     def __repr__(self) -> str:
         return f"<Connection fd={self.fd} peer={self.peer} kept={self.kept}>"
@@ -325,6 +332,34 @@ class Connection:
         if sent < len(data):
             self.pending = memoryview(data)[sent:]
 
+    def send_mapped(self, head: bytes, body: memoryview) -> None:
+        """Send `head` and a mapped file in one call; only for who is `direct`. Raises Disconnected.
+
+        Only the kernel reads the mapping: where the file has become shorter it answers EFAULT. To look
+        at the bytes here would end the process (SIGBUS). Event: as with `send`, a thread waits while
+        more than FlushMaxThreshold is left.
+        """
+        try:
+            sent = self.sock.sendmsg((head, body), (), _NOW if self.nonblocking else 0)
+        except BlockingIOError:
+            if not self.nonblocking:
+                raise Disconnected("the client took nothing for Timeout seconds") from None
+            sent = 0
+        except OSError as error:
+            raise Disconnected(error.strerror) from None
+        left = len(head) + len(body) - sent
+        if not left:
+            return
+        if left > len(body):
+            self._send_blocking(memoryview(head)[sent:])
+            left = len(body)
+        waiting = left - self._directives.FlushMaxThreshold if self.nonblocking else left
+        if waiting > 0:
+            self._send_blocking(body[-left:][:waiting])
+            left -= waiting
+        if left:
+            self.pending = body[-left:]
+
     def send_file(self, head: bytes, body: FileBody) -> None:
         """Send `head` and a file's bytes; closes the file. Raises Disconnected.
 
@@ -334,7 +369,7 @@ class Connection:
         """
         try:
             self._write(memoryview(head), _MORE)
-            if self._sendfile:
+            if body.sendfile and self.direct:
                 if self.nonblocking:
                     os.set_blocking(self.fd, False)
                     self.pending = body
@@ -411,11 +446,6 @@ class Connection:
             raise Disconnected(error.strerror) from None
 
     _write = _send_blocking  # over TLS: encrypt, then send
-
-    @property
-    def _sendfile(self) -> bool:
-        """May the kernel copy a file to the socket?"""
-        return self._directives.EnableSendfile and self.async_safe
 
     def _send_file_blocking(self, body: FileBody) -> None:
         try:

@@ -196,6 +196,11 @@ def main(argv: Sequence[str]) -> int:
             return say_version(conf, configuration.source)
         directives, notes = configuration.read(conf)
         configuration.handler(directives)  # handlers and patterns that can't be used, too
+        if chosen.test and directives.tls:
+            # As the start would: httpd's -t only looks whether the files exist.
+            from mpmkit import tls
+
+            tls.context_for(directives)
     except FAILURES as error:
         tell_failure(error)
         if conf is not None and chosen.word in ("stop", "graceful-stop") and not chosen.test:

@@ -13,10 +13,10 @@ after it; that is all the difference between prefork, worker and event.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from time import time_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mpmkit.connection import Connection, Disconnected, Received
 from mpmkit.directives import Directives
@@ -31,6 +31,7 @@ from mpmkit.http.messages import (
     server_header,
     text_field,
 )
+from mpmkit.http.protocol import Heads
 from mpmkit.listen import first_timeout
 from mpmkit.logs import AccessLog, ErrorLog
 from mpmkit.scoreboard import WorkerSlot
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 Handler = Callable[[Request, Connection], Response]
 
 CLOSE = b"Connection: close\r\n"
+# What the scoreboard shows of each version.
+_PROTOCOLS = {version: b"http/%d.%d" % version for version in ((0, 9), (1, 0), (1, 1))}
+
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
@@ -60,7 +64,7 @@ class Service:
         self.errors = errors
         self.error_page = error_page
         self.stopping = False
-        self.heads: dict[bytes, Request] = {}
+        self.heads = Heads(directives)
         self.head_start = HeadStart(server_header(directives.ServerTokens))
         self.first_timeout = first_timeout(directives)
         self.tls: SSLContext | None = None
@@ -161,14 +165,14 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
     if request is None:
         return False
     slot.set(BUSY_WRITE)
-    slot.requested(request.status_text)
+    slot.requested(_PROTOCOLS[request.version], request.line)
     conn.started = time_ns()
     conn.begin_request(request)
     conn.keep_alive = True
     response = None
     try:
         response = service.handler(request, conn)
-        if conn.protocol.in_body and isinstance(response.body, (bytes, FileBody)):
+        if conn.protocol.in_body and isinstance(response.body, (bytes, memoryview, FileBody)):
             conn.discard_body()  # a script that yields may yet read on
     except RequestError as error:
         drop(response)
@@ -209,6 +213,11 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
             conn.body_sent = len(body)
             conn.sent = len(data)
             conn.send(data)
+        elif type(body) is memoryview:
+            head = b"".join((head, connection, response.after))
+            conn.body_sent = len(body)
+            conn.sent = len(head) + len(body)
+            conn.send_mapped(head, body)
         elif isinstance(body, FileBody):
             head = b"".join((head, connection, response.after))
             conn.body_sent = body.count
@@ -224,7 +233,8 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
             head = b"".join((head, connection, CHUNKED if chunked else b"", response.after))
             conn.body_sent = conn.sent = 0
             try:
-                conn.body_sent = conn.send_pieces(head, body, chunked)
+                # `type(body) is bytes` above is quicker than isinstance, but tells mypy nothing.
+                conn.body_sent = conn.send_pieces(head, body, chunked)  # type: ignore[arg-type]
             finally:
                 close = getattr(body, "close", None)
                 if close is not None:
@@ -256,7 +266,8 @@ def respond_bare(conn: Connection, response: Response, service: Service) -> None
             conn.body_sent = body.count
             conn.send_file(b"", body)
         else:
-            conn.body_sent = conn.send_pieces(b"", [body] if type(body) is bytes else body, False)
+            pieces: Iterable[Any] = [body] if isinstance(body, (bytes, memoryview)) else body
+            conn.body_sent = conn.send_pieces(b"", pieces, False)
     except Disconnected:
         pass
     except Exception:
@@ -268,7 +279,7 @@ def respond_bare(conn: Connection, response: Response, service: Service) -> None
 
 def drop(response: Response | None) -> None:
     """Nobody will send `response`: give back the file it has open, end the script that it is from."""
-    if response is None or isinstance(response.body, bytes):
+    if response is None or isinstance(response.body, (bytes, memoryview)):
         return
     if isinstance(response.body, FileBody):
         os.close(response.body.fd)
@@ -299,6 +310,7 @@ def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestE
     conn.body_sent = conn.sent = 0
     if not error.silent:
         response = service.error_page(error.status, conn)
+        assert isinstance(response.body, bytes)
         head = service.head_start.lines(error.status, conn.started // 1_000_000_000)
         data = b"".join((head, response.fields, CLOSE, response.after, response.body))
         conn.body_sent, conn.sent = len(response.body), len(data)
@@ -306,4 +318,9 @@ def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestE
             conn.send(data)
         except Disconnected:
             pass
-    return finish_request(conn, slot, service)
+    if conn.request is not None or service.access is None:
+        return finish_request(conn, slot, service)
+    conn.request = conn.protocol.refused()  # for the access log alone: it is no request
+    finish_request(conn, slot, service)
+    conn.request = None
+    return False

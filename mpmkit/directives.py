@@ -229,6 +229,17 @@ def _seconds(words: Words) -> float:
     return float(atoi(words[0]))
 
 
+def misread(name: str, word: str) -> str:
+    """What a form should say of a word that is no whole number where one is due: httpd's atoi takes
+    the digits in front ("1m" is 1, "abc" is 0) and says nothing. "" if there is nothing to say."""
+    digits = word.strip().removeprefix("-").removeprefix("+")
+    if SPECS[name.lower()].parse not in (_number, _seconds):
+        return ""
+    if digits.isascii() and digits.isdigit():
+        return ""
+    return f'"{word}" is no whole number: httpd reads {atoi(word)}'
+
+
 # The letter(s) after the number, and how many seconds one of it is.  Only the first letters
 # count, so "min" and "milli" are both minutes; httpd says so too.
 TIME_UNITS = (("ms", 0.001), ("mi", 60.0), ("s", 1.0), ("h", 3600.0))
@@ -545,7 +556,10 @@ def _user(words: Words) -> str:
 
 # What a <Directory>, <Location> or <Files> decides; other directives there are for the whole site or
 # nothing (mpmkit: a note says so).
-IN_SECTIONS = frozenset({"Require", "SetHandler", "AddHandler", "Options", "LimitRequestBody"})
+IN_SECTIONS = frozenset({
+    "Require", "SetHandler", "AddHandler", "Options", "LimitRequestBody", "EnableSendfile", "EnableMMAP",
+    "ErrorDocument", "ServerSignature",
+})  # fmt: skip
 
 MUTEXES = ("default", "none", "posixsem", "sem", "sysvsem", "fcntl", "flock", "file", "pthread")
 
@@ -790,10 +804,11 @@ ROWS = (
          "those that Python's ssl module thinks safe", takes="ciphers", source="mod_ssl",
          args=(1, 1), httpd="DEFAULT"),
     # Responses
-    Spec("EnableSendfile", _on_off, False, "Send files by sendfile, which frees event's threads",
-         takes="On|Off", where="any"),
-    Spec("EnableMMAP", _on_off, True, "Map files into memory to send them", takes="On|Off",
-         where="any", effect=False),
+    Spec("EnableSendfile", _on_off, False, "Send files larger than 64 KiB by sendfile, which frees "
+         "event's threads", takes="On|Off", where="any"),
+    Spec("EnableMMAP", _on_off, True, "Map files of 64 KiB to 4 MiB into memory to send them, where "
+         "EnableSendfile is Off; a file stays mapped from its second request on. Off: they are read, as "
+         "it should be on a network file system", takes="On|Off", where="any"),
     Spec("FlushMaxThreshold", _exact_number, 65535, "Pending bytes above which a write blocks",
          takes="number", unit="bytes", low=0, refused=True),
     Spec("FlushMaxPipelined", _exact_number, 4,

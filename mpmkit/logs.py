@@ -141,7 +141,7 @@ class AccessLog:
         """What is counted, is counted from one line to the next."""
         type(self).log(self, conn, now)
         if self.received:
-            conn.recv.count = 0
+            conn.recv.count = 0  # type: ignore[attr-defined]  # core makes it a Received
         conn.response = None
 
     def log(self, conn: Connection, now: int) -> None:

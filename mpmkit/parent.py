@@ -24,10 +24,9 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpmkit import maintenance, pidfile
 from mpmkit._version import __version__
@@ -48,6 +47,9 @@ from mpmkit.logs import ErrorLog, LogError
 from mpmkit.pod import Lifeline, PipeOfDeath
 from mpmkit.scoreboard import Scoreboard
 from mpmkit.states import DEAD, GRACEFUL, LETTERS, STARTING
+
+if TYPE_CHECKING:
+    from mpmkit.rehearsal import Stage
 
 # Exit statuses of a child (mpm_common.h).
 OK = 0
@@ -114,7 +116,7 @@ class Setup:
 class Child:
     """What a child process is given. Each MPM derives its own and defines `child_main`."""
 
-    def __init__(self, parent: Parent, slot: int) -> None:
+    def __init__(self, parent: Parent | Stage, slot: int) -> None:
         self.slot = slot
         self.generation = parent.board.generation
         self.directives = parent.setup.directives
@@ -366,16 +368,20 @@ class Parent:
             slot, STARTING, self.setup.directives.threads_per_child, only=(DEAD, GRACEFUL)
         )
         gc.freeze()  # what exists now is never collected: the children's pages stay shared
-        # A signal for the new child waits until the child's own handlers stand.
-        with signals_blocked():
-            try:
-                pid = os.fork()
-            except OSError as error:
-                self._note("fork", f"fork: {error.strerror}; no child for slot {slot}", "error")
-                self.board.died(slot)
-                return
+        # A signal for the new child waits until the child's own handlers stand: the mask is inherited.
+        # By the C functions: what this writes between two forks, each child has a copy of.
+        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ALL_SIGNALS)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._note("fork", f"fork: {error.strerror}; no child for slot {slot}", "error")
+            self.board.died(slot)
+            return
+        else:
             if pid == 0:
                 self._child(slot)
+        finally:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         self.board.born(slot, pid, self.board.generation)
         self._slots[pid] = slot
 
@@ -651,16 +657,6 @@ class Parent:
                 pass
 
 
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """No signal is delivered meanwhile; a child forked within inherits the mask."""
-    old = _signal.pthread_sigmask(_signal.SIG_BLOCK, ALL_SIGNALS)
-    try:
-        yield
-    finally:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, old)
-
-
 def _child_signals() -> None:
     """TERM ends a child at once, in the middle of a request if need be (as httpd's children): by the
     kernel, since a Python handler would wait until a script's C code returns. The others are the
@@ -682,9 +678,12 @@ def _let_finish() -> None:
     By default the kernel lets a woken thread interrupt the one that woke it. Under Python the woken
     one can't go on: it wants the interpreter's lock, which the other is about to take again. With 25
     threads that made 7 switches of each request, now there is one in four requests.
+
+    Only in place of the default: SCHED_IDLE or SCHED_FIFO is what somebody wanted (chrt(1)).
     """
     try:
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError:
         pass  # forbidden here: it only costs speed
 

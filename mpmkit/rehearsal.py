@@ -1,12 +1,17 @@
 """Before the first fork, the server serves itself a few pages, for the sake of its children's memory.
 
 A forked child shares its parent's memory until one of them writes to it; then the kernel gives the
-writer a copy of the page. What runs for the first time writes a lot: Python specialises its
-bytecode, fills caches of attributes and globals, makes values that are made once. If each child does
-that, each child has its own copies, 0.6 MB of them. If the parent has done it, they are shared.
+writer a copy of the page. What runs for the first few times writes a lot: Python specialises its
+bytecode, and until it has, each attribute is looked up by its name, whose reference count is written.
+If each child does that, each child has its own copies. If the parent has done it, they are shared.
 
 So this is not a measurement and not a check: the same code as in a child, on a socket of its own, with
-the sample page, neither the scoreboard nor a log told of it. It takes a few ms.
+the sample page, neither the scoreboard nor a log told of it. In each of ROUNDS all is made anew and
+nothing is remembered: what a child does once in its life (its start, the first look at a head, a path
+and a file) has to run here as often as what it does at each request. It takes some 20 ms.
+
+prefork rehearses a whole child, from its birth to its end. No thread may run before a fork, so worker
+and event rehearse what a thread of theirs does with a connection.
 """
 
 from __future__ import annotations
@@ -20,29 +25,46 @@ from mpmkit.core import Handler, Service, client_text, process_request
 from mpmkit.directives import Directives
 from mpmkit.listen import Acceptor, Listener, ListenError, bind, configure
 from mpmkit.logs import AccessLog, ErrorLog
+from mpmkit.parent import Child, Setup
+from mpmkit.pod import PipeOfDeath
 from mpmkit.scoreboard import Scoreboard
 from mpmkit.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
 
-# CPython 3.11 specialises after 8 runs, later ones sooner; some code runs once for a connection.
-CONNECTIONS = 12
-REQUESTS = (
-    b"GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    b"GET /index.html?%d HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n",
-    b"GET / HTTP/1.0\r\nHost: localhost\r\nUser-Agent: rehearsal\r\n\r\n",
+# CPython 3.11 specialises a function after 8 runs, later ones sooner.
+ROUNDS = 10
+# What the clients of a round send, each in one piece. %d is the round's number: a head not seen before.
+CLIENTS = (
+    b"GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
+    + b"GET /index.html?%d HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n",
+    b"GET / HTTP/1.0\r\nHost: localhost\r\nUser-Agent: rehearsal/%d\r\n\r\n",
+    b"GET /missing/%d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
 )
 
 
+class Stage:
+    """What a Child asks its Parent for."""
+
+    def __init__(self, setup: Setup, listener: Listener, board: Scoreboard) -> None:
+        self.setup = setup
+        self.listeners = [listener]
+        self.board = board
+        self.pod = PipeOfDeath()
+
+
 def rehearse(
-    directives: Directives, handler: Callable[[Directives, ErrorLog], Handler], document_root: str
+    directives: Directives,
+    handler: Callable[[Directives, ErrorLog], Handler],
+    document_root: str,
+    child_class: type[Child],
 ) -> None:
-    """Serve REQUESTS on each of CONNECTIONS connections, from `document_root`.
+    """Serve what CLIENTS send, ROUNDS times, from `document_root`, as a `child_class` would.
 
     `handler` makes the handler of given directives. None of the site's own sections and scripts take
     part: they may have effects. Without a loopback interface nothing is rehearsed.
     """
     plain = replace(
         directives, DocumentRoot=document_root, sections=(), SetHandler=None, ScoreBoardFile=None,
-        ConnectionFilter=None,
+        ConnectionFilter=None, MaxConnectionsPerChild=0,
         ServerLimit=1, ThreadLimit=1, CustomLog=tuple((os.devnull, f) for _, f in directives.CustomLog),
     )  # fmt: skip
     try:
@@ -55,8 +77,18 @@ def rehearse(
     board = Scoreboard(plain)
     try:
         configure(listener, plain)
-        service = Service(plain, handler(plain, errors), access, errors)
-        _serve(listener, service, board)
+        for number in range(ROUNDS):
+            service = Service(plain, handler(plain, errors), access, errors)
+            stage = Stage(Setup(plain, service), listener, board)
+            clients = [_client(listener, sent, number) for sent in CLIENTS]
+            if directives.threaded:
+                _serve(stage, len(clients))
+            else:
+                stage.pod.retire_one()  # the child leaves when nobody waits any more
+                child_class(stage, 0).child_main()
+            stage.pod.close()
+            for client in clients:
+                client.close()
     finally:
         listener.close()
         board.close()
@@ -65,25 +97,30 @@ def rehearse(
         os.close(null)
 
 
-def _serve(listener: Listener, service: Service, board: Scoreboard) -> None:
-    """The clients' part first: the kernel keeps their connections and requests until they are due."""
-    address = listener.getsockname()
-    nobody = os.eventfd(0, os.EFD_CLOEXEC)  # in the place of the pipe of death
-    acceptor = Acceptor([listener], nobody)
-    slot = board.worker(0)
-    for number in range(CONNECTIONS):
-        with socket.create_connection(address) as client:
-            client.sendall(b"".join(r % number if b"%d" in r else r for r in REQUESTS))
-            slot.set(READY)
-            accepted = acceptor.accept()
-            assert accepted is not None
-            slot.set(BUSY_READ)
-            conn = service.connection(*accepted)
-            slot.connected(client_text(conn.peer))
-            while process_request(conn, slot, service):
-                slot.set(BUSY_KEEPALIVE)
-            slot.set(CLOSING)
-            client.shutdown(socket.SHUT_WR)
-            conn.lingering_close()
+def _client(listener: Listener, sent: bytes, number: int) -> socket.socket:
+    """A client that has sent all it will send: the kernel keeps it until it is due."""
+    # Not `create_connection`: it looks names up, which loads tables of all characters.
+    client = socket.socket(listener.family)
+    client.connect(listener.getsockname())
+    client.sendall(sent.replace(b"%d", b"%d" % number))
+    client.shutdown(socket.SHUT_WR)
+    return client
+
+
+def _serve(stage: Stage, count: int) -> None:
+    """`count` connections, one after the other."""
+    service = stage.setup.service
+    acceptor = Acceptor(stage.listeners, stage.pod.fileno())
+    slot = stage.board.worker(0)
+    for _ in range(count):
+        slot.set(READY)
+        accepted = acceptor.accept()
+        assert accepted is not None
+        slot.set(BUSY_READ)
+        conn = service.connection(*accepted)
+        slot.connected(client_text(conn.peer))
+        while process_request(conn, slot, service):
+            slot.set(BUSY_KEEPALIVE)
+        slot.set(CLOSING)
+        conn.lingering_close()
     acceptor.close()
-    os.close(nobody)

@@ -26,7 +26,7 @@ import time
 from typing import NamedTuple
 
 from mpmkit.directives import MPMS, Directives
-from mpmkit.http.messages import PROTOCOL_TEXT, REQUEST_TEXT, text_field
+from mpmkit.http.messages import text_field
 from mpmkit.maintenance import ProcessRow, Snapshot
 from mpmkit.states import DEAD
 
@@ -71,8 +71,11 @@ WORKER = len(WORKER_FIELDS)
 _store = struct.Struct(f"={WORKER}q").pack_into
 _store_two = struct.Struct("=2q").pack_into
 
-CLIENT, VHOST, PROTOCOL, REQUEST = 64, 32, PROTOCOL_TEXT, REQUEST_TEXT
+# Bytes of each text.
+CLIENT, VHOST, PROTOCOL, REQUEST = 64, 32, 16, 64
 TEXT = CLIENT + VHOST + PROTOCOL + REQUEST
+# Cuts and pads with NULs; the last byte of each is always one.
+_store_request = struct.Struct(f"{PROTOCOL - 1}sx{REQUEST - 1}sx").pack_into
 
 
 class WorkerRow(NamedTuple):
@@ -311,7 +314,8 @@ class Scoreboard:
                     text[a:b].split(b"\0", 1)[0].decode("latin-1")
                     for a, b in zip(cut, cut[1:], strict=False)
                 ]
-                rows.append(WorkerRow(slot, thread, pid, generation, state, *counters, *texts))
+                fields = (slot, thread, pid, generation, state, *counters, *texts)
+                rows.append(WorkerRow._make(fields))
         return rows
 
     def totals(self) -> tuple[int, int, int]:
@@ -402,10 +406,9 @@ class WorkerSlot:
         self.conn_count = self.conn_bytes = 0
         _store_two(self._view, self._offset, 0, 0)
 
-    def requested(self, protocol_and_line: bytes) -> None:
-        """The request being served: protocol (16 bytes) and request line (64 bytes), padded."""
-        start = self._text + CLIENT + VHOST
-        self._texts[start : start + PROTOCOL + REQUEST] = protocol_and_line
+    def requested(self, protocol: bytes, line: bytes) -> None:
+        """The request being served: its protocol and its request line, of which 63 bytes are kept."""
+        _store_request(self._texts, self._text + CLIENT + VHOST, protocol, line)
 
     def vhost(self, name: str) -> None:
         start = self._text + CLIENT

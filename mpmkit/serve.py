@@ -32,6 +32,7 @@ from mpmkit.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_l
 from mpmkit.parent import Parent, Setup
 from mpmkit.pidfile import PidFileError
 from mpmkit.rehearsal import rehearse
+from mpmkit.scoreboard import Scoreboard
 
 SAMPLES = os.path.join(os.path.dirname(__file__), "htdocs")
 
@@ -49,14 +50,23 @@ DEFAULT_SECTIONS = (
     Section("Location", "/server-status", (Setting("SetHandler", ("server-status",)),)),
 )
 
+HELP_WIDTH = 80  # characters
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(1, f"mpmkit: {message}; mpmkit serve --help says more\n")
 
 
+def _help(prog: str) -> argparse.HelpFormatter:
+    """With a width of its own: argparse would ask for the terminal's whenever an option is added, and
+    import shutil for that, and three compression libraries with it."""
+    return argparse.HelpFormatter(prog, width=HELP_WIDTH)
+
+
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(
+        formatter_class=_help,
         prog="mpmkit serve",
         description="Run one of Apache's request models, in Python, in the foreground.",
     )
@@ -122,7 +132,7 @@ class Configuration:
     def text(self) -> httpd_conf.Conf:
         """The file as it was written, its mistakes included. Raises DirectiveError without one."""
         source = self.source
-        options = {
+        options: dict[str, Any] = {
             "mpm": source.mpm, "before": source.before, "after": source.after,
             "defines": source.defines, "server_root": source.server_root, "keep_going": True,
         }  # fmt: skip
@@ -182,13 +192,17 @@ class Configuration:
             service.error_page = handler.refusal
         return Setup(directives, service, notes)
 
+    def _board(self) -> Scoreboard:
+        assert self._parent is not None, "nobody asks for the status before there is a server"
+        return self._parent.board
+
     def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
         """The handlers that the directives ask for. Raises DirectiveError."""
         errors = errors or ErrorLog()
         root = directives.DocumentRoot
         assert root is not None
         status = Status(
-            lambda: self._parent.board,
+            self._board,
             extended=directives.ExtendedStatus,
             name=directives.ServerName,
         )
@@ -212,7 +226,7 @@ class Configuration:
         known = site(directives)
         name, port = compile_format("%V", known), compile_format("%p", known)
         return ErrorPages(
-            directives, router, errors, known.server, lambda conn: (name(conn, 0), port(conn, 0))
+            directives, router, errors, known, lambda conn: (name(conn, 0), port(conn, 0))
         )
 
 
@@ -302,7 +316,7 @@ def make_parent(configuration: Configuration, setup: Setup, listeners: Sequence[
             "ServerLimit and ThreadLimit for its size"
         ) from None
     configuration.attach(parent)
-    rehearse(setup.directives, configuration.handler, SAMPLES)
+    rehearse(setup.directives, configuration.handler, SAMPLES, parent.child_class)
     return parent
 
 

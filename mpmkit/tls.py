@@ -220,6 +220,7 @@ class TlsConnection(Connection):
     def __init__(self, *args, **named) -> None:
         super().__init__(*args, **named)
         self._first_timeout = self._timeout
+        self.direct = False  # the kernel could only copy what is not encrypted
         self.context: ssl.SSLContext | None = None
         self.session: Session | None = None
 
@@ -295,11 +296,6 @@ class TlsConnection(Connection):
             return self.session.encrypt(data)
         except ssl.SSLError as error:
             raise Disconnected(f"TLS: {error.reason}") from None
-
-    @property
-    def _sendfile(self) -> bool:
-        """The kernel could only copy what is not encrypted."""
-        return False
 
     # -- closing ------------------------------------------------------------------------------
 

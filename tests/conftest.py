@@ -6,17 +6,22 @@
     errors   what the server has written to its error log; a test that expects errors reads them
              there, for what it leaves unread fails it
 
+    everything_ends   for modules whose tests start servers themselves: when a test is done, no
+             process that it started is alive
+
 After each test that used `server`, every worker must be idle again and the error log without an
 error. When the module is done, no child may be left (`servers.serving`).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import nothing_left
 from servers import assert_quiet, recorded_root, serving, take_errors
 
 from mpmkit.launcher import Server
@@ -61,3 +66,43 @@ def server(module_server: Server) -> Iterator[Server]:
 def errors(server: Server) -> Callable[[], str]:
     """Takes the errors out of the error log, as one text."""
     return lambda: "\n".join(take_errors(server))
+
+
+@pytest.fixture
+def everything_ends() -> Iterator[None]:
+    with nothing_left():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_of_the_tests_is_patched() -> Iterator[None]:
+    """Locust's gevent patches the whole process that imports it, and tests would try something else
+    than users run."""
+    yield
+    assert not {"locust", "gevent"} & set(sys.modules), "a test, or what it tried, imported it"
+
+
+# -- several processes (pytest -n, by pytest-xdist; `make test`) --------------------------------------
+
+# Those that take longest begin, so that nobody works alone at the end.
+LONGEST = ("notebooks", "browser", "pool", "qps", "signals", "http", "faults", "load_profiles")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests stay together, for they share servers; but each notebook is for itself."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            return file + test.partition("[")[2] if file.endswith("test_notebooks.py") else file
+
+    config.option.loadscopereorder = False  # the longest first, not those with most tests
+    return Together(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes
+        order = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: order.get(item.path.name, len(order)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import shutil
 from pathlib import Path
 
@@ -10,17 +11,20 @@ import pytest
 
 from mpmkit.measure import bench, records
 from mpmkit.measure.bench import (
+    FLOORS,
     FREE,
     HOLDING,
     OURS,
     WORKS,
     BenchError,
     cells,
+    floor_lines,
     order,
     runnable,
     table,
 )
-from mpmkit.measure.rivals import Httpd, NotInstalled
+from mpmkit.measure.floor import KEPT_AT_MOST, Floor
+from mpmkit.measure.rivals import Httpd, NotInstalled, members
 
 AB = """\
 Concurrency Level:      64
@@ -37,8 +41,8 @@ PERCENTILES = "Percentage served,Time in ms\n0,0.1\n50,1.250\n98,3.0\n99,4.500\n
 
 def test_ab_counts_only_what_was_answered_well():
     sample = bench.parse_ab(AB, PERCENTILES, cpu=0.475)
-    assert (sample.requests, sample.failures) == (1975, 25)
-    assert sample.qps == pytest.approx(3950)
+    assert (sample.requests, sample.failures) == (1980, 20)
+    assert sample.qps == pytest.approx(3960)
     assert (sample.p50_ms, sample.p99_ms) == (1.25, 4.5)
     assert sample.client_cpu == pytest.approx(0.95) and sample.client_bound
 
@@ -49,7 +53,8 @@ def test_ab_without_a_report_is_an_error():
 
 
 def test_wrk_is_read_from_our_line():
-    sample = bench.parse_wrk("Running 1s test\nMPMKIT 3000 1500000 2 4 640 2500\n", cpu=0.3)
+    sample = bench.parse_wrk("Running 1s test\nMPMKIT 3000 1500000 1 7 1 4 0\nMPMKIT-P 50 640\n"
+                             "MPMKIT-P 99 2500\nMPMKIT-P 100 9000\n", cpu=0.3)
     assert (sample.requests, sample.failures, sample.seconds) == (2996, 6, 1.5)
     assert sample.qps == pytest.approx(2996 / 1.5)
     assert (sample.p50_ms, sample.p99_ms, sample.client_cpu) == (0.64, 2.5, pytest.approx(0.2))
@@ -92,6 +97,20 @@ def test_a_missed_target_says_by_how_much():
     assert cell.verdict == "missed by 25%, p99 no worse"
 
 
+def test_a_ratio_that_the_client_limited_is_no_miss():
+    (cell,) = cells(rows([90] * 5, [100] * 5, bound=True))
+    assert cell.verdict == "open, p99 no worse"
+
+
+def test_the_processor_time_stands_beside_the_ratio():
+    known = [{**row, "server_cpu_us": 20.0 + row["round"] if row["server"] == OURS else 50.0}
+             for row in rows([130] * 5, [100] * 5)]
+    (cell,) = cells(known)
+    assert (cell.ours_cpu_us, cell.rival_cpu_us) == (23.0, 50.0)
+    head, line = table([cell]).splitlines()
+    assert "µs CPU" in head and "23.0 | 50.0" in line
+
+
 def test_event_with_idle_connections_is_compared_with_itself():
     both = [HOLDING, FREE]
     assert order([OURS, "httpd", *both], WORKS["idle-5000"], 1) == both
@@ -124,7 +143,7 @@ def test_the_table_says_what_must_be_known_beside_a_ratio():
     text = table(cells(rows([90] * 5, [100] * 5, failures=3, bound=True)))
     head, line = text.splitlines()
     assert head.split()[:4] == ["work", "MPM", "beside", "ratio"]
-    assert "0.90" in line and "0.90–0.90" in line and "missed by 25%" in line and "≥ 1.2" in line
+    assert "0.90" in line and "0.90–0.90" in line and "open" in line and "≥ 1.2" in line
     assert "15 failed" in line and "2.0 | 3.0" in line
     assert "client at its limit in 5 of 5 rounds" in line
 
@@ -178,12 +197,51 @@ def test_distinct_requests_are_distinct_to_the_server():
         with server:
             url = f"{server.url}/index.html"
             different = bench.run_wrk(url, seconds=1, clients=4, distinct="a1")
-            lines = (server.root / "heads").read_text().splitlines()
             same = bench.run_wrk(url, seconds=1, clients=4)
-            more = (server.root / "heads").read_text().splitlines()[len(lines):]
+            log = (server.root / "heads").read_text().splitlines()
+    # Told apart by what they say: the last ones of the first run may be logged after its end.
+    lines = [line for line in log if line.startswith("/index.html?n=a1") and " a1" in line]
     assert different.requests > 100 and len(lines) == len(set(lines)) >= different.requests
-    assert lines[0].startswith("/index.html?n=a1") and " a1" in lines[0]
-    assert same.requests > 100 and set(more) == {"/index.html -"}
+    assert same.requests > 100 and set(log) - set(lines) == {"/index.html -"}
+
+
+# -- the floor ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mpm", ["prefork", "worker"])
+@pytest.mark.parametrize("bare", FLOORS.values())
+def test_a_floor_answers_the_page_and_ends_with_all_its_processes(mpm, bare):
+    with bench.pages() as root:
+        page = (root / "index.html").read_bytes()
+        with Floor(mpm, document_root=root, bare=bare, MaxRequestWorkers=6, ThreadsPerChild=3) as floor:
+            assert len(members(floor.pid)) == 1 + {"prefork": 6, "worker": 2}[mpm]
+            client = http.client.HTTPConnection("127.0.0.1", floor.port, timeout=10)
+            for left in range(KEPT_AT_MOST, -1, -1):
+                client.request("GET", "/index.html")
+                reply = client.getresponse()
+                assert (reply.status, reply.read()) == (200, page)
+                assert reply.will_close is (left == 0)
+            client.close()
+            assert bench.ask(floor.url, "/index.html", keep_alive=False).body == page
+            assert (floor.root / "access.log").exists() is not bare
+            pid = floor.pid
+        assert not members(pid)
+
+
+def test_a_floor_of_event_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no floor of 'event'"):
+        Floor("event", document_root=tmp_path)
+
+
+def test_a_floor_takes_part_in_its_page_only():
+    servers = [OURS, "httpd", *FLOORS]
+    assert order(servers, WORKS["distinct"], 1) == servers
+    assert order(servers, WORKS["file-100k"], 1) == [OURS, "httpd"]
+    found = list(rows([90] * 5, [100] * 5))
+    found += [{**row, "server": "floor", "qps": 150} for row in found if row["server"] == OURS]
+    assert floor_lines(found) == [
+        "floor, event, new: 1.50 times httpd (1.50–1.50); mpmkit: 0.90"]
+    assert floor_lines(list(rows([1], [1]))) == []
 
 
 @pytest.mark.rival
@@ -210,7 +268,7 @@ def test_what_was_measured_survives_ctrl_c(tmp_path, monkeypatch, capsys):
     def interrupted(mpm, works, *, on_row, **rest):
         for place, row in enumerate(rows([90.0], [100.0]), 1):
             on_row({**row, "place": place, "version": "", "requests": 9, "seconds": 0.1,
-                    "p50_ms": 1.0, "client_cpu": 0.5})
+                    "p50_ms": 1.0, "client_cpu": 0.5, "server_cpu_us": None})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bench, "measure", interrupted)

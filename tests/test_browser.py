@@ -67,6 +67,16 @@ def lab(tmp_path_factory, browser):
         cell["source"] = [line.removeprefix("# ") for line in cell["source"]] if (
             cell["cell_type"] == "code") else cell["source"]
     (books / "two-rooms.ipynb").write_text(json.dumps(book))
+    for cell, source in zip([cell for cell in book["cells"] if cell["cell_type"] == "code"], (
+            ["import mpmkit\n", "from mpmkit import lab\n", "server = mpmkit.launch('event')"],
+            ["lab.status_link(server)"]), strict=False):
+        cell["source"] = source
+    (books / "status.ipynb").write_text(json.dumps(book))
+    for cell, source in zip([cell for cell in book["cells"] if cell["cell_type"] == "code"], (
+            ["from mpmkit import lab\n", "from mpmkit.lab import panel\n", "panel.GONE = 8"],
+            ["lab.control_room()"]), strict=False):
+        cell["source"] = source
+    (books / "closing.ipynb").write_text(json.dumps(book))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -209,7 +219,26 @@ def test_the_control_room_by_clicking(browser, lab):
     wait_for(lambda: set("RWKC") & set(letters(page)), what="busy workers on the scoreboard")
     before = points(page)
     wait_for(lambda: points(page) >= before + 6, 6, "two to four frames a second")
+    strips = page.locator(".mk-strips").first
+    wait_for(lambda: float(strips.get_attribute("data-p99") or 0) > 0, 40,
+             "the load's p99, live")
     shot(page, "control-room-event-lab")
+
+    # An open loop, from the part of the load's form that opens on demand
+    page.locator(".mk-more summary").click()
+    page.locator('[data-field="arrival"] select').select_option("poisson")
+    rate = page.locator('[data-field="rate"] .mk-number')
+    rate.fill("a lot")
+    rate.press("Enter")
+    said = page.locator('[data-field="rate"] .mk-advice')
+    wait_for(lambda: "1 to 50,000 requests/s" in said.inner_text(), what="what a rate may be")
+    rate.fill("40")
+    rate.press("Enter")
+    wait_for(lambda: not said.inner_text(), what="the message goes with its reason")
+    wait_for(lambda: "Poisson" in page.locator(".mk-more summary").inner_text(),
+             what="what is set, in the line that stays")
+    wait_for(lambda: 5 < qps(page) < 150, 40, "forty requests a second, whatever the server does")
+    shot(page, "control-room-open-loop", ".mk-room")
 
     # A directive by its slider, and Graceful brings it in
     page.locator('[data-directive="StartServers"] input[type="range"]').fill("5")
@@ -249,6 +278,18 @@ def test_closing_kernel_and_rerunning_leave_no_server(browser, lab):
     left(page)
 
 
+def test_a_closed_tab_stops_its_server_though_the_kernel_lives(browser, lab):
+    address, word = lab
+    page = opened(browser, address, "closing.ipynb")
+    run_all(page)
+    page.locator('[data-do="start"]').first.click(timeout=30_000)
+    page.wait_for_selector('.mk-state[data-running="true"]', timeout=20_000)
+    assert marked(word, "mpmkit serve")
+    page.close()
+    wait_for(lambda: not marked(word, "mpmkit serve"), 30, "nobody looks any more: the server goes")
+    assert marked(word, "ipykernel"), "the kernel goes on"
+
+
 def test_start_here_shows_what_it_computes(browser, lab):
     address, word = lab
     page = opened(browser, address, "00-start-here.ipynb")
@@ -282,8 +323,48 @@ def test_two_rooms_get_the_same_load(browser, lab):
     rooms.nth(0).locator('[data-load="browsers"]').fill("30")
     wait_for(lambda: "30 keep-alive" in rooms.nth(0).inner_text(), what="worker's threads keep")
     wait_for(lambda: "30 parked" in rooms.nth(1).inner_text(), what="event's listener keeps")
+    # The load is one, and so are the axis of time and the scale of each strip
+    rooms.nth(0).locator('[data-field="path"] select').select_option("/slow.py")
+    wait_for(lambda: rooms.nth(1).locator('[data-field="path"] select').input_value() == "/slow.py",
+             what="a field of the load is everybody's")
+    rooms.nth(0).locator('[data-do="load"]').click()
+
+    def seen(name: str) -> list[str]:
+        return [page.locator(".mk-strips").nth(number).get_attribute(name) or ""
+                for number in (0, 1)]
+
+    wait_for(lambda: all(float(value or 0) > 90 for value in seen("data-p99")), 30,
+             "both servers get the slow script's load")
+    wait_for(lambda: len({value.split()[0] for value in seen("data-axis")}) == 1
+             and abs(float(seen("data-axis")[0].split()[1]) - float(seen("data-axis")[1].split()[1]))
+             < 1.5, what=f"one axis of time: {seen('data-axis')}")
+    page.locator('[data-do="load"]').first.click()
+    wait_for(lambda: page.locator('[data-do="load"]').nth(1).inner_text().startswith("Start"),
+             what="the load ends for both")
+    wait_for(lambda: len(set(seen("data-highs"))) == 1, what=f"one scale: {seen('data-highs')}")
     shot(page, "two-rooms-dark")
     for number in (0, 1):
         rooms.nth(number).locator('[data-do="stop"]').click()
     wait_for(lambda: not marked(word, "mpmkit serve"), what="no process is left")
     left(page)
+
+
+def test_the_status_page_opens_from_a_plain_lab(browser, lab):
+    """The link that a notebook shows, and the same page through jupyter-server-proxy, as on Binder."""
+    address, word = lab
+    page = opened(browser, address, "status.ipynb")
+    run_all(page)
+    link = page.locator('.jp-OutputArea-output a[href*="/server-status"]')
+    link.wait_for(timeout=30_000)
+    with page.expect_popup() as popup:
+        link.click()
+    status = popup.value
+    wait_for(lambda: "server status" in status.title().lower() and "event" in status.inner_text("body"),
+             what="the status page in a tab of its own")
+    shot(status, "server-status")
+    port = status.url.split(":")[2].split("/")[0]
+    status.goto(f"{address}/proxy/{port}/server-status")
+    assert "Server MPM: event" in status.inner_text("body")
+    status.close()
+    left(page)
+    wait_for(lambda: not marked(word, "mpmkit serve"), what="the server ends with its kernel")

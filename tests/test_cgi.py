@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -67,6 +68,7 @@ PROGRAMS = {
     "fds": '#!/bin/sh\necho\nls /proc/self/fd | tr "\\n" " "\n',
     "background": '#!/bin/sh\necho\necho here\n(sleep 30 & echo $! > "$QUERY_STRING") >/dev/null 2>&1\n',
     "cpus": '#!/bin/sh\necho\ngrep Cpus_allowed_list /proc/self/status\n',
+    "policy": f'#!{sys.executable}\nimport os\nprint()\nprint(os.sched_getscheduler(0))\n',
     "slow": "#!/bin/sh\nread line < \"$QUERY_STRING\"\necho\necho $line\n",
 }  # fmt: skip
 
@@ -237,6 +239,16 @@ def test_it_gets_no_descriptor_and_no_cpu_of_the_server_s(server):
     allowed = get(server, "/cgi-bin/cpus").body.split()[-1].decode()
     mine = Path("/proc/self/status").read_text().partition("Cpus_allowed_list:")[2].split()[0]
     assert allowed == mine
+
+
+def test_it_runs_under_the_scheduling_policy_of_the_server_not_of_its_children(server):
+    own = os.sched_getscheduler(server.pid)
+    threads = os.SCHED_BATCH if own == os.SCHED_OTHER else own
+    for _ in range(3):
+        assert int(get(server, "/cgi-bin/policy").body) == own
+    poll_until(lambda: {os.sched_getscheduler(int(task)) for pid in server.processes()
+                        for task in os.listdir(f"/proc/{pid}/task")} == {threads},
+               what="who started a program is under its own policy again")
 
 
 # -- what becomes of what it says -------------------------------------------------------------------

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 
 import pytest
 
 import mpmkit
-from mpmkit.measure import cost
+from mpmkit.measure import cost, usage
 
 SUMMARY = """\
 % time     seconds  usecs/call     calls    errors syscall
@@ -29,12 +31,12 @@ def test_the_summary_of_strace_is_read():
 
 def test_switches_of_a_thread():
     status = "Name:\tx\nvoluntary_ctxt_switches:\t12\nnonvoluntary_ctxt_switches:\t3\n"
-    assert cost.switches(status) == (12, 3)
+    assert usage.switches(status) == (12, 3)
 
 
 def test_the_threads_of_a_process_are_summed():
     """A thread that works adds to its process's figures while it lives."""
-    before = cost.usage([os.getpid()])
+    before = usage.usage([os.getpid()])
     done, go_on = threading.Event(), threading.Event()
 
     def work():
@@ -45,11 +47,11 @@ def test_the_threads_of_a_process_are_summed():
     thread = threading.Thread(target=work)
     thread.start()
     done.wait()
-    used = cost.usage([os.getpid()]) - before
+    used = usage.usage([os.getpid()]) - before
     go_on.set()
     thread.join()
     assert used.cpu_ns > 0 and used.voluntary >= 1
-    assert cost.usage([2**22 + 1]) == (0, 0, 0), "a process that has ended"
+    assert usage.usage([2**22 + 1]) == (0, 0, 0), "a process that has ended"
 
 
 def test_the_table_leaves_out_what_is_rare():
@@ -73,3 +75,67 @@ def test_too_few_requests_are_refused(capsys):
     with pytest.raises(SystemExit):
         cost.main(["--requests", "5"])
     assert "--requests 5: give 100 to 1,000,000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("clients", ["0", "101"])
+def test_too_few_and_too_many_clients_are_refused(clients, capsys):
+    with pytest.raises(SystemExit):
+        cost.main(["--clients", "4", clients])
+    assert f"--clients {clients}: give numbers from 1 to 100" in capsys.readouterr().err
+
+
+def test_clients_have_kept_alive_connections(capsys):
+    with pytest.raises(SystemExit):
+        cost.main(["--clients", "4", "--work", "new"])
+    assert "leave out --work new" in capsys.readouterr().err
+
+
+def test_the_table_of_clients_has_medians_and_extremes():
+    text = cost.clients_table("prefork", {"mpmkit": {1: [20.0, 23.04, 31.0], 64: [40.0, 41.0, 39.5]}})
+    head, row, _ = text.splitlines()
+    assert head.split() == ["prefork,", "clients", "1", "64"]
+    assert row.split() == ["mpmkit", "23.0", "(20.0–31.0)", "40.0", "(39.5–41.0)"]
+
+
+@pytest.mark.rival
+def test_a_series_of_clients(monkeypatch, capsys):
+    if shutil.which("ab") is None:
+        pytest.skip("ab is not installed; apt install apache2-utils")
+    monkeypatch.setattr(cost, "ROUNDS", 1)
+    assert cost.main(["--mpm", "worker", "--clients", "1", "2", "--beside", "floor",
+                      "--requests", "200"]) == 0
+    out, err = capsys.readouterr()
+    rows = [line.split()[0] for line in out.splitlines()[1:3]]
+    assert rows == ["mpmkit", "floor"] and "round 1 of 1: floor worker" in err
+
+
+def test_children_that_were_waited_for_count_in_their_parent():
+    fields = "S 1 2 3 0 -1 0 0 0 0 0 7 8 90 10 20 0".split()
+    assert usage.waited_for(f"12 (a) name) {' '.join(fields)}") == 100
+
+
+def test_the_meter_counts_from_the_first_report_to_the_end():
+    """What the server used before the first report (its start, the warm-up) is not in it."""
+    burn = "import sys\nfor line in sys.stdin:\n sum(range(3_000_000)); print(flush=True)"
+    with subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, text=True,
+                          stdout=subprocess.PIPE, start_new_session=True) as server:
+        assert server.stdin and server.stdout
+
+        def work():
+            print(file=server.stdin, flush=True)
+            server.stdout.readline()
+
+        meter = usage.Meter(server.pid)
+        work()
+        meter.progress(0)
+        assert meter.per_request(100) is None, "nothing was reported yet"
+        before = usage.cpu_ns([server.pid])
+        meter.progress(40)
+        work()
+        meter.progress(50)
+        used = meter.per_request(100)
+        assert used is not None and before > 0
+        assert used == pytest.approx((usage.cpu_ns([server.pid]) - before) / 60 / 1000, rel=0.05)
+        assert meter.per_request(40) is None, "no request since"
+        assert usage.Meter(None).per_request(100) is None
+        server.stdin.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+
 import pytest
 from test_memory import rows as memory_rows
 from test_records import SWEEP
@@ -73,7 +76,7 @@ def test_a_map_of_a_sweep():
     assert (list(heat.x), list(heat.y)) == (["10", "20", "40", "80"], ["5", "25"])
     assert [list(line) for line in heat.z] == [[1000, 2000, 2100, 2150]] * 2
     assert list(heat.text[0]) == ["1,000", "2,000", "2,100", "2,150*"]
-    assert "*: the generator was the limit" in figure.layout.title.text
+    assert "*: the load generator was the limit" in figure.layout.title.text
     assert "8 points" in figures.alt_text(figure) and "2,150" in figures.alt_text(figure)
     with pytest.raises(ValueError, match="say which MPM: worker, event"):
         figures.sweep_heat(summary, "users", "ThreadsPerChild")
@@ -81,6 +84,17 @@ def test_a_map_of_a_sweep():
         figures.sweep_heat(summary, "users", "users", mpm="event")
     with pytest.raises(ValueError, match="the rows lack KeepAliveTimeout"):
         figures.sweep_heat(summary, "users", "KeepAliveTimeout", mpm="event")
+
+
+def test_a_machine_that_was_the_limit_is_marked_like_the_generator():
+    summary = table().summary()
+    summary["generator_starved"] = summary["users"] == 10
+    figure = figures.sweep_heat(summary, "users", "ThreadsPerChild", mpm="event")
+    assert list(figure.data[0].text[0]) == ["1,000*", "2,000", "2,100", "2,150*"]
+    curve = figures.sweep_curve(summary[summary["ThreadsPerChild"] == 5], "users")
+    hollow = [symbol.endswith("-open") for symbol in curve.data[0].marker.symbol]
+    assert hollow == [True, False, False, True]
+    assert "the machine that it shares" in curve.layout.title.text
 
 
 def test_the_knee_of_a_sweep_is_marked():
@@ -112,6 +126,29 @@ def test_memory_as_a_table(frame):
     assert row["held"] == 200 and row["PSS MiB"] == pytest.approx(220_000 / 1024)
     assert row["summed RSS MiB"] == pytest.approx(8 * row["PSS MiB"])
     assert "prefork" in tables.styled(made.reset_index().set_index("mpm")).to_html()
+
+
+def test_ours_beside_the_real_httpd():
+    import mpmkit
+    from mpmkit.measure.article import published
+    from mpmkit.measure.qps_table import QpsTable
+
+    def table(name):
+        rows = mpmkit.recorded(name).astype(object).where(lambda f: f.notna(), None).to_dict("records")
+        return QpsTable(rows, published())
+
+    rivals = table("qps-demo")
+    made = tables.beside(rivals)
+    assert list(made.columns) == ["published /s", "mpmkit /s", "httpd /s", "mpmkit / httpd"]
+    row = made.loc["static page, worker"]
+    medians = [statistics.median(rivals.rounds("static", who)["worker"]) for who in ("mpmkit", "httpd")]
+    assert row["published /s"] == 11_038 and list(row.iloc[1:3]) == medians
+    assert row["mpmkit / httpd"] == pytest.approx(medians[0] / medians[1])
+    # What one of the two does not have: WSGI under httpd, and an httpd that took no part.
+    assert math.isnan(tables.beside(table("qps-scripts")).loc["script, event", "httpd /s"])
+    assert tables.beside(table("qps-full"))["httpd /s"].isna().all()
+    html = tables.styled(made).to_html()
+    assert f"{medians[0]:,.0f}" in html and "#" in html.partition("<table")[0]
 
 
 def test_yours_beside_the_recorded(frame):

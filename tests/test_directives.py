@@ -647,7 +647,7 @@ def test_levels_of_single_modules(lines, level, levels):
 
 
 def test_what_has_no_effect_in_a_section_is_told():
-    inside = (Setting("ErrorDocument", ("404", "x"), "httpd.conf", 2), Setting("Options", ("None",)))
+    inside = (Setting("AddType", ("a/b", ".x"), "httpd.conf", 2), Setting("Options", ("None",)))
     _, notes = check("event", [], [Section("Location", "/x", inside)])
     (note,) = notes
-    assert note.level == "warn" and "ErrorDocument" in note.text and "httpd.conf:2" in note.text
+    assert note.level == "warn" and "AddType" in note.text and "httpd.conf:2" in note.text

@@ -19,7 +19,6 @@ from processes import (
     Lost,
     fetch,
     half_sent,
-    nothing_left,
     one_child,
     parked,
     request,
@@ -27,11 +26,7 @@ from processes import (
     until,
 )
 
-
-@pytest.fixture(autouse=True)
-def everything_ends():
-    with nothing_left():
-        yield
+pytestmark = pytest.mark.usefixtures("everything_ends")
 
 
 def together(*scenarios: Callable[[], Any]) -> list[Any]:

@@ -109,6 +109,35 @@ def test_default_is_the_page_there_is_without_one(site):
         assert b"<h1>Not Found</h1>" in get(server, "/nope").body
 
 
+def test_a_section_has_its_own_documents_and_signature(site, root):
+    """As a real httpd answers to the same lines."""
+    lines = (
+        'ErrorDocument 404 "of the site"',
+        "<Location /a>", "ErrorDocument 404 default", "ServerSignature On", "</Location>",
+        f'<Directory "{root}/sub">', 'ErrorDocument 404 "of the folder"', "</Directory>",
+        "<Location /sub/b>", 'ErrorDocument 404 "of the place"', "</Location>",
+        "<Location /a/secret>", "Require all denied", "ErrorDocument 403 /gone.html", "</Location>",
+    )  # fmt: skip
+    conf = root.parent / "site.conf"
+    conf.write_text("\n".join(lines) + "\n")
+    with site(conf=conf) as server:
+        for path, body in (
+            ("/nope", b"of the site"), ("/sub/nope", b"of the folder"), ("/sub/b/x", b"of the place"),
+            ("/a/secret", b"<p>gone, but not forgotten\n"),
+        ):  # fmt: skip
+            assert get(server, path).body == body, path
+        plain = get(server, "/a/nope").body
+        assert b"<h1>Not Found</h1>" in plain and b"<address>" in plain
+
+
+def test_a_section_alone_may_ask_for_a_document(site, root):
+    conf = root.parent / "site.conf"
+    conf.write_text('<Location /a>\nErrorDocument 404 "there"\n</Location>\n')
+    with site(conf=conf) as server:
+        assert get(server, "/a/x").body == b"there"
+        assert b"<h1>Not Found</h1>" in get(server, "/x").body
+
+
 # -- ServerSignature, ServerTokens ----------------------------------------------------------------
 
 
@@ -183,10 +212,11 @@ def test_extended_status_off_keeps_no_request(site):
         assert "Total Accesses: " in get(server, "/server-status?auto").body.decode()
 
 
-def test_a_missing_file_is_told_at_info(site):
-    with site("LogLevel info") as server:
-        get(server, "/nope")
-        poll_until(lambda: "AH00128: File does not exist: /nope" in server.error_log())
+def test_a_missing_file_is_told_at_info_by_its_place(site, root, tmp_path):
+    with site("LogLevel info", f'Alias "/other" "{tmp_path}"') as server:
+        for path, file in (("/nope/x", f"{root}/nope/x"), ("/other/nope", f"{tmp_path}/nope")):
+            get(server, path)
+            poll_until(lambda: f"AH00128: File does not exist: {file}\n" in server.error_log())  # noqa: B023
 
 
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)

@@ -169,7 +169,8 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("name, answer, says", WRONG, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize("name, answer, says", WRONG, ids=lambda value: (
+    "function" if callable(value) else str(value)[:30]))  # a function's text would be its address
 def test_a_wrong_answer_gets_its_own_sentence(name, answer, says):
     verdict = checks.every()[name](answer)
     assert not verdict

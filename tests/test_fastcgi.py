@@ -22,6 +22,7 @@ from servers import (
     get,
     no_more,
     open_files,
+    open_to_all,
     poll_until,
     serving,
     take_errors,
@@ -486,8 +487,7 @@ def test_php_fpm_runs_the_sample(mpm, fpm, tmp_path):
                             ' echo file_get_contents("php://input");')
     write(root / "far.php", '<?php header("HTTP/1.1 418 Teapot"); header("X-A: b");')
     write(root / "dies.php", '<?php echo getmypid(), " "; flush(); sleep(20);')
-    for place in (root, *root.rglob("*"), *list(tmp_path.parents)[:2], tmp_path):
-        place.chmod(place.stat().st_mode | 0o555)  # php-fpm's children are another user's
+    open_to_all(tmp_path)  # php-fpm's children are another user's
     with serving(mpm, document_root=root, directives=fpm.directives()) as server:
         with Client(server) as client:
             for _ in range(5):

@@ -19,7 +19,6 @@ from processes import (
     Lost,
     fetch,
     half_sent,
-    nothing_left,
     one_child,
     parked,
     request,
@@ -27,11 +26,7 @@ from processes import (
     until,
 )
 
-
-@pytest.fixture(autouse=True)
-def everything_ends():
-    with nothing_left():
-        yield
+pytestmark = pytest.mark.usefixtures("everything_ends")
 
 
 def total(server, field: str) -> int:
@@ -142,30 +137,30 @@ def test_an_idle_connection_ends_after_keep_alive_timeout(mpm, value, seconds):
             answer = client.get(extra="Connection: keep-alive\r\n")
             whole = int(seconds)
             assert answer.headers["keep-alive"].startswith(f"timeout={whole},")
-            assert seconds - 0.1 < client.ended(5.0) < seconds + 1.5
+            assert seconds - 0.1 < client.ended(8.0) < seconds + 3.0
 
 
 @pytest.mark.parametrize("mpm", MPMS)
 def test_each_request_starts_the_keep_alive_timeout_anew(mpm):
-    with serve(mpm, KeepAliveTimeout=1) as server, Client(server) as client:
+    with serve(mpm, KeepAliveTimeout=2) as server, Client(server) as client:
         for _ in range(2):
             assert client.get().status == 200
-            client.silent(0.7)
+            client.silent(1.1)
         assert client.get().status == 200
-        assert client.ended(4.0) > 0.8
+        assert client.ended(8.0) > 1.6
 
 
 @pytest.mark.parametrize("mpm", MPMS)
 def test_connections_end_in_the_order_in_which_they_became_idle(mpm):
     """Event keeps a queue. A connection that spoke again goes to its end."""
-    with serve(mpm, KeepAliveTimeout=1) as server:
+    with serve(mpm, KeepAliveTimeout=2) as server:
         first, second = parked(server), parked(server)
         second.silent(0.4)
         assert first.get().status == 200
         began = time.monotonic()
-        second.ended(4.0)
-        first.ended(4.0)
-        assert 0.8 < time.monotonic() - began < 3.0
+        second.ended(6.0)
+        first.ended(6.0)
+        assert 1.8 < time.monotonic() - began < 5.0
 
 
 @pytest.mark.parametrize("limit", [1, 3])
@@ -199,11 +194,11 @@ def test_a_client_that_never_closes_holds_a_worker_for_two_seconds(mpm):
     with serve(mpm, pool=one_child(mpm), KeepAlive=False) as server:
         with Client(server) as client:
             assert client.get().closes
-            assert client.ended(1.0) < 0.5, "the server's side closes at once"
+            assert client.ended(2.0) < 1.5, "the server's side closes at once"
             began = time.monotonic()
             until(lambda: server.scoreboard().count("C") == 1, "it lingers")
-            until(lambda: server.scoreboard().count("_") == 1, "no longer", 6.0)
-            assert 1.0 < time.monotonic() - began < 4.0
+            until(lambda: server.scoreboard().count("_") == 1, "no longer")
+            assert 1.0 < time.monotonic() - began < 8.0
 
 
 def test_a_client_that_never_closes_holds_a_socket_of_events_but_no_thread():
@@ -212,7 +207,7 @@ def test_a_client_that_never_closes_holds_a_socket_of_events_but_no_thread():
         for _ in range(6):
             clients.append(Client(server))
             assert clients[-1].get().closes
-            assert clients[-1].ended(1.0) < 0.5
+            assert clients[-1].ended(2.0) < 1.5
         until(lambda: server.scoreboard().count("_") == 4, "every thread is free")
         until(lambda: total(server, "lingering_close") == 6, "six linger")
         # Those that linger do not count against the limit: there is room for others.

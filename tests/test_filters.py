@@ -12,6 +12,7 @@ import pytest
 from servers import SMALL, Client, assert_quiet, poll_until, recorded_root, serving, write
 from test_http import get_of
 
+from mpmkit.connection import Connection
 from mpmkit.directives import DirectiveError, check, from_keywords
 from mpmkit.filters import LineRate
 
@@ -111,6 +112,17 @@ def test_over_tls(mpm, document_root):
             poll_until(lambda: server.scoreboard().count("K") == 1, what="K")
             assert client.get("/file.txt", "Connection: close").status == 200
             assert client.sock.recv(1) == b""
+
+
+def test_nothing_passes_the_filter_by():
+    """The kernel could send a file or a mapping by itself, and the filter would not see it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        values, _ = check("event", from_keywords("event", Listen="8080"))
+        conn = Connection(ours, ("127.0.0.1", 1), values, {}, 60)
+        assert conn.direct
+        conn.filtered(LineRate(ours, 100_000))
+        assert not conn.direct
 
 
 def test_the_filter_itself():

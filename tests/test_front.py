@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from mpmkit.directives import MPMS
 from mpmkit.lab import front
 from mpmkit.lab.figures import alt_text
 from mpmkit.measure.bench import FREE, Cell
+from mpmkit.measure.records import Machine
 
 
 def cell(work: str, mpm: str, median: float, *, rival: str = "httpd", target: float | None = 1.2):
@@ -30,6 +34,80 @@ def test_each_cell_is_a_marker_a_range_and_a_target():
     assert list(figure.layout.yaxis.ticktext) == ["new", "idle-5000"]
 
 
+def test_a_ratio_that_the_client_limited_has_a_mark():
+    free, bound = cell("new", "prefork", 1.5), cell("new", "event", 1.1)
+    figure = front.ratios([free, replace(bound, client_bound=3)])
+    said = [trace.text[1].strip() for trace in figure.data if trace.mode == "lines+text"]
+    assert said == ["prefork 1.50", "event 1.10*"] and "at its limit" in figure.layout.title.text
+
+
 def test_without_httpd_there_is_no_picture():
     with pytest.raises(ValueError, match="mpmkit bench --only bench"):
         front.ratios([cell("new", "event", 1.0, rival="nginx")])
+
+
+def answered(server: str, mpm: str | None, script: str | None, round: int, qps: float, cpu: float | None):
+    return {"server": server, "mpm": mpm, "kind": "script" if script else "static", "script": script,
+            "round": round, "qps": qps, "server_cpu_us": cpu}
+
+
+def test_servers_have_a_line_each_ours_first():
+    rows = [answered("nginx", None, None, 1, 900.0, None), answered("httpd", "event", None, 1, 500.0, 80.0),
+            *(answered("mpmkit", "event", None, n, 1000.0 * n, 40.0 + n) for n in (1, 2, 3)),
+            answered("mpmkit", "event", "wsgi", 1, 7.0, 1.0)]
+    _, head, *lines = [line.split() for line in front.servers_text(rows, "static").splitlines()]
+    assert head[:2] == ["server", "requests/s"]
+    assert lines[0] == ["mpmkit", "event", "2,000", "1,000", "to", "3,000", "42.0"]
+    assert [line[0] for line in lines] == ["mpmkit", "httpd", "nginx"]
+    assert lines[2][1] == "900" and lines[2][-1] != "80.0"
+    with pytest.raises(ValueError, match="no row of cgi"):
+        front.servers_text(rows, "cgi")
+
+
+def test_ways_to_run_a_script_have_a_line_each_and_a_column_an_mpm():
+    rows = [answered("mpmkit", "worker", "wsgi", n, qps, None) for n, qps in ((1, 10.0), (2, 30.0), (3, 20.0))]
+    rows.append(answered("httpd", "prefork", "mod_php", 1, 5.0, None))
+    head, ours, theirs, article = front.scripts_text(rows).splitlines()
+    assert head.startswith("requests/s, median of 3 rounds") and head.split()[-3:] == list(MPMS)
+    assert ours.split() == ["mpmkit:", "WSGI,", "in", "process", "20"]
+    assert theirs.split() == ["httpd:", "mod_php,", "in", "process", "5"]
+    assert article.split()[-3:] == ["6,094", "7,411", "7,089"]
+    assert head.index("worker") + len("worker") == ours.index("20") + 2
+
+
+def level(server: str, mpm: str, against: str, held: int, pss_kb: int) -> dict:
+    machine = dict.fromkeys(Machine.__annotations__)
+    return {**machine, "server": server, "mpm": mpm, "against": against, "scope": "server",
+            "level": held, "held": held, "pss_kb": pss_kb, "cpu_model": "a CPU", "cores": 2,
+            "kernel": "6.1", "python": "3.13.5", "mpmkit": "0.1.0", "commit": "abc"}
+
+
+def test_memory_has_a_line_a_server_and_a_column_an_mpm():
+    rows = [level("mpmkit", "prefork", "busy", 0, 10_240), level("mpmkit", "prefork", "busy", 10, 30_720),
+            level("mpmkit", "event", "idle", 0, 20_000), level("mpmkit", "event", "idle", 100, 20_200),
+            level("httpd", "prefork", "busy", 0, 2_048), level("httpd", "prefork", "busy", 10, 6_144)]
+    rows.append({**rows[1], "scope": "child", "pss_kb": 1})
+    said = [line.split() for line in front.memory_text(rows).splitlines()]
+    assert said[0] == ["memory", "(PSS)", "prefork", "worker", "event"]
+    assert ["one", "more", "busy", "request,", "KiB", "mpmkit", "2,048.0"] in said
+    assert ["httpd", "409.6"] in said
+    assert ["one", "more", "idle", "connection,", "KiB", "mpmkit", "2.0"] in said
+    assert any(line[-3:] == ["mpmkit", "30", "(10)"] for line in said)
+    assert ["httpd", "6", "(10)"] in said
+
+
+def test_without_a_memory_run_there_is_no_table():
+    with pytest.raises(ValueError, match="mpmkit bench --only memory --record"):
+        front.memory_text([])
+
+
+def test_a_crowd_has_a_line_for_each_number_of_threads():
+    def row(server, threads, level, pss):
+        return {"server": server, "mpm": "worker", "against": "busy", "scope": "server", "level": level,
+                "directives": f"StartServers=3 ThreadsPerChild={threads}", "pss_kb": pss}
+
+    rows = [row("mpmkit", 25, 0, 1), row("mpmkit", 25, 400, 70 * 1024), row("httpd", 25, 400, 30 * 1024),
+            row("mpmkit", 100, 400, 40 * 1024)]
+    head, *lines = [line.split() for line in front.crowd_text(rows).splitlines()]
+    assert head == ["400", "busy,", "MiB", "(PSS)", "ThreadsPerChild", "mpmkit", "httpd"]
+    assert lines == [["worker", "25", "70.0", "30.0"], ["worker", "100", "40.0"]]

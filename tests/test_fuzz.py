@@ -37,12 +37,12 @@ def test_the_harness_finds_what_is_wrong(monkeypatch):
         patch.setattr(fuzz.Connection, "fill", lambda conn: (conn.protocol.feed(b"x"), True)[1])
         fuzz.check(get * 2)
 
-    def wrong(request, head, directives):
-        request.method, request.target, request.version = "GET", b"/b", (1, 1)
-        request.headers = ((b"host", b"x"),)
-        return True
+    def wrong(head):
+        request, _ = fuzz.parse_head(head, fuzz.DIRECTIVES)
+        request.path = "/b"
+        return request
 
-    with monkeypatch.context() as patch, pytest.raises(AssertionError):
+    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="path"):
         patch.setattr(fuzz, "read_plain", wrong)
         fuzz.check(get)
 

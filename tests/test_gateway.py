@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpmkit.directives import check, from_keywords
 from mpmkit.handlers.fastcgi import _HANDLER
 from mpmkit.handlers.gateway import (
     REDIRECTS,
     Head,
     Redirected,
+    Script,
     ScriptFailed,
     Unsent,
+    Variables,
     answer,
     read_head,
     redirected,
@@ -234,3 +239,31 @@ def test_options_add_up():
 def test_backends_are_read_as_httpd_writes_them(handler, path, host, port):
     found = _HANDLER.match(handler)
     assert (found["path"], found["host"], found["port"]) == (path, host, port)
+
+
+def test_what_a_head_decides_is_made_once_and_nobody_changes_it():
+    """A Request that comes again, from another client, to another script, in another redirect."""
+    directives, _ = check("prefork", from_keywords("prefork", Listen="8080"))
+    variables = Variables(directives, "/pages")
+    request = a_request("GET", (b"host", b"lab.example:81"), (b"x-a", b"1"))
+    one = Script("/pages/one.py", "/one.py", "", "/pages", "", "")
+    other = Script("/pages/other.py", "/other.py", "/more", "/pages", "/pages/more", "")
+
+    def told(asked: Request, script: Script, port: int) -> dict:
+        environ: dict = {}
+        conn = SimpleNamespace(local=("127.0.0.1", 80), peer=("192.0.2.1", port), scheme="http")
+        variables.add(environ, asked, conn, script)
+        return environ
+
+    first = told(request, one, 1000)
+    assert (first["HTTP_X_A"], first["SERVER_PORT"], first["REMOTE_PORT"]) == ("1", "81", "1000")
+    expected = {**first, "REMOTE_PORT": "2000"}
+    first.clear()
+    assert told(request, one, 2000) == expected
+    second = told(request, other, 2000)
+    assert (second["SCRIPT_NAME"], second["PATH_INFO"]) == ("/other.py", "/more")
+    new = redirected(request, "/other.py", b"q=1", {"X": "y"})
+    assert new is not None
+    third = told(new, other, 2000)
+    assert (third["QUERY_STRING"], third["REDIRECT_X"]) == ("q=1", "y")
+    assert told(request, one, 2000) == expected

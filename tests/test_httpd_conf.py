@@ -26,33 +26,7 @@ from mpmkit.httpd_conf import (
 calmly = hypothesis.settings(deadline=None)
 
 # The three blocks of the article, as a reader pastes them: no LoadModule, no Listen.
-ARTICLE = """\
-<IfModule mpm_prefork_module>
-    StartServers             5
-    MinSpareServers          5
-    MaxSpareServers         10
-    MaxRequestWorkers      250
-    MaxConnectionsPerChild   0
-</IfModule>
-
-<IfModule mpm_worker_module>
-    StartServers             3
-    MinSpareThreads         75
-    MaxSpareThreads        250
-    ThreadsPerChild         25
-    MaxRequestWorkers      400
-    MaxConnectionsPerChild   0
-</IfModule>
-
-<IfModule mpm_event_module>
-    StartServers             3
-    MinSpareThreads         75
-    MaxSpareThreads        250
-    ThreadsPerChild         25
-    MaxRequestWorkers      400
-    MaxConnectionsPerChild   0
-</IfModule>
-"""
+ARTICLE = (Path(__file__).parent / "data" / "article.conf").read_text()
 
 
 def plain(conf: Conf) -> list[tuple[str, ...]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from mpmkit.lab import figures, progress, tables, theme
+from mpmkit.lab.headline import not_headline
 from mpmkit.measure import records
-from mpmkit.measure.qps import PAGES, SCRIPTS, QpsTable, published
+from mpmkit.measure.article import PAGES, SCRIPTS, published
+from mpmkit.measure.qps_table import QpsTable
 
 # Machado, Oliveira, Fernandes 2009, severity 1.0, on linear RGB: what the three kinds of colour
 # blindness make of a colour.
@@ -106,7 +108,11 @@ def test_a_bar_is_as_high_as_its_row_says():
         static, script = bars(figure, f"{mpm}, mpmkit")
         assert list(static.y) == list(script.y) == [median]
         assert static.marker.color == theme.LIGHT[mpm]
-        assert static.text == (f"{median}",)
+        # Beside thousands as published it is too low for its label, which stands above the whisker.
+        above = figure.data[figure.data.index(static) + 1]
+        assert (static.text, above.text) == (("",), (f"{median}",))
+        assert above.y[0] == max(THREE[mpm]) and above.y[0] - above.error_y.arrayminus[0] == min(
+            THREE[mpm])
         assert (static.error_y.array[0], static.error_y.arrayminus[0]) == (
             max(THREE[mpm]) - median, median - min(THREE[mpm]))
     assert [bar.y[0] for bar in bars(figure, "worker, published")] == [11038, 7411]
@@ -117,6 +123,16 @@ def test_one_round_claims_no_spread():
     figure = figures.qps_bars(qps_table({"event": [100], "prefork": [90]}).summary())
     assert "no spread is known" in figure.layout.title.text
     assert not any(bar.error_y.visible for bar in figure.data)
+
+
+def test_a_bar_that_the_generator_limited_has_a_mark():
+    table = qps_table({"event": [9000, 9500], "prefork": [9100, 9300]}, kinds=("static",))
+    assert "*" not in figures.qps_bars(table.summary()).layout.title.text
+    table.records[0]["generator_bound"] = True
+    figure = figures.qps_bars(table.summary())
+    assert bars(figure, "event, mpmkit")[0].text == ("9,250*",)
+    assert bars(figure, "prefork, mpmkit")[0].text == ("9,200",)
+    assert "*: in some rounds" in figure.layout.title.text
 
 
 def test_a_rival_stands_beside_in_grey():
@@ -234,6 +250,19 @@ def test_the_machine_is_described_without_gaps():
     frame = tables.machine(records.machine())
     assert {"cores", "kernel", "python", "mpmkit"} <= set(frame.index)
     assert "None" not in set(frame["value"])
+
+
+@pytest.mark.parametrize(("cores", "limit", "memory", "said"), [
+    (8, None, 16_000, ""), (2, None, 2_000, ""), (2, 1.0, 16_000, "1 core for server"),
+    (4, 0.5, 16_000, "0.5 cores for server"), (2, None, 1_024, "1,024 MB of memory"),
+    (1, None, 900, "1 core for server")])
+def test_a_small_machine_says_what_not_to_quote(cores, limit, memory, said):
+    here = replace(records.machine(), cores=cores, cpu_limit=limit, memory_mb=memory,
+                   memory_limit_mb=None)
+    told = not_headline(here)
+    assert said in told and bool(told) == bool(said)
+    assert ("requests per second" in told) == (min(cores, limit or cores) < 2)
+    assert ("Trust" in told) == bool(said) == ("mind" in tables.machine(here).index)
 
 
 # ---------------------------------------------------------------- progress

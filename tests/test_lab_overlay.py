@@ -41,8 +41,10 @@ def test_rates_are_medians_with_their_spread():
         "server": ["mpmkit", "httpd", "nginx", "mpmkit", "httpd", "nginx"],
         "mpm": ["event", "event", None] * 2, "qps": [100.0, 50, 200, 120, 70, math.nan]})
     bars = {(bar.name, bar.x[0]): bar for bar in overlay.rates(rows).data}
+    bars = {(name.split(", ")[1], x): bar for (name, x), bar in bars.items() if name}
     assert set(bars) == {("mpmkit", "event"), ("httpd", "event"), ("nginx", "nginx")}
     ours = bars["mpmkit", "event"]
+    assert ours.text == ("mpmkit<br>110",) and ours.insidetextanchor == "start"
     assert ours.y[0] == 110 and ours.error_y.array[0] == ours.error_y.arrayminus[0] == 10
     assert ours.marker.color == theme.colour("event")
     assert "nginx 200" in figures.alt_text(overlay.rates(rows))

@@ -110,7 +110,7 @@ def test_a_killed_worker_ends_nothing_and_is_told(bad, tmp_path):
         os.killpg(fleet.workers[0].pid, signal.SIGKILL)
         run = fleet.run()
     assert "died; the rest of what it did is lost" in run.ended and not run.complete
-    assert run.succeeded > 500 and len(run.processes_cpu) == 2
+    assert run.succeeded > 100 and len(run.processes_cpu) == 2
     assert sum(len(found) for found in run.paths.values()) == run.succeeded  # the dead one's, too
 
 

@@ -323,11 +323,18 @@ def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
             for extra in ("", "Connection: keep-alive\r\n", "Connection: close\r\n"):
                 sent.append(f"GET / HTTP/1.1\r\nHost: x\r\n{extra}\r\n".encode())
                 client.ask(sent[-1])
+
+        def logged() -> bool:
+            return path.exists() and len(path.read_text().splitlines()) == len(sent)
+
+        # An answer comes before its line, and the next connection may be another process's.
+        poll_until(logged)
         sent.append(b"POST /file.txt HTTP/1.0\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello")
         sizes = [len(exchange(server, sent[-1]))]
+        poll_until(logged)
         sent.append(b"nonsense\r\n\r\n")
         sizes.append(len(exchange(server, sent[-1])))
-        poll_until(lambda: path.exists() and len(path.read_text().splitlines()) == 5)
+        poll_until(logged)
         rows = [text.split() for text in path.read_text().splitlines()]
         port = str(server.port)
     assert [int(row[0]) for row in rows] == [len(one) for one in sent]
@@ -338,6 +345,33 @@ def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
     assert {row[5] for row in rows} == {"mpmkit"} and {row[6] for row in rows} == {"-"}
     assert [row[7] for row in rows] == [f"{root}/index.html"] * 3 + [f"{root}/file.txt", "-"]
     assert {row[8] for row in rows} == {"lab.example"} and {row[9] for row in rows} == {port}
+
+
+def test_of_a_refused_request_the_log_tells_what_was_right(tmp_path):
+    """A real httpd wrote these lines (but for 408: it looks whether the next line continues the last
+    field, so the last one that came is not in its log)."""
+    start = b"GET /a?b HTTP/1.1\r\nHost: x\r\n"
+    me = b"User-Agent: me\r\n"
+    told = {
+        start + me + b"A : b\r\nB: c\r\n\r\n": "GET /a ?b HTTP/1.1 400 x me - -",
+        b"GET /a?b HTTP/1.1\r\n" + me + b"\r\n": "GET /a ?b HTTP/1.1 400 - me - -",
+        start + b"Host: y\r\n" + me + b"\r\n": "GET /a ?b HTTP/1.1 400 x, y me - -",
+        start + me + b"B: " + b"x" * 300 + b"\r\nA: b\r\n\r\n": "GET /a ?b HTTP/1.1 400 x me - -",
+        start + me + b"A: 1\r\nB: 2\r\nC: 3\r\n\r\n": "GET /a ?b HTTP/1.1 400 x me 1 2",
+        b"GET /%zz HTTP/1.1\r\nHost: x\r\n" + me + b"\r\n": "GET /%zz  HTTP/1.1 400 x me - -",
+        b"POST" + start[3:] + me + b"Content-Length: 100\r\n\r\n": "POST /a ?b HTTP/1.1 413 x me - -",
+        start + me + b"A: 1": "GET /a ?b HTTP/1.1 408 x me - -",
+        b"GET /" + b"x" * 300 + b" HTTP/1.1\r\n" + me + b"\r\n": "- -  - 414 - - - -",
+    }
+    path = tmp_path / "lab.log"
+    layout = "%m %U %q %H %>s %{Host}i %{User-Agent}i %{A}i %{B}i"
+    options = {"CustomLog": (str(path), layout), "RequestReadTimeout": "header=1", "LimitRequestBody": 9,
+               "LimitRequestFields": 4, "LimitRequestFieldSize": 100, "LimitRequestLine": 200}
+    with serving("event", document_root=recorded_root(tmp_path / "root"), **options) as server:
+        for number, (sent, line) in enumerate(told.items()):
+            exchange(server, sent)
+            poll_until(lambda: path.exists() and path.read_text().count("\n") == number + 1)  # noqa: B023
+            assert path.read_text().splitlines()[-1] == line, sent[:80]
 
 
 def test_buffered_lines_are_not_lost_at_a_graceful_restart(mpm, tmp_path):

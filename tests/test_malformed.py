@@ -210,6 +210,7 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "request instead of a chunk": (chunks(GET + HOST + b"\r\n"), 400),
     "chunk extension without an end": (chunks(b"3;" + b"x" * 100_000), 400),
     "trailer without an end": (chunks(b"0\r\nX: " + b"x" * 100_000), 400),
+    "trailer of 100,000 bytes": (chunks(b"0\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"), 400),
     "malformed trailer": (chunks(b"0\r\nno colon\r\n\r\n"), 400),
 }  # fmt: skip
 

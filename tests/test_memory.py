@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_records import MEMORY, SHARED
 
 import mpmkit
-from mpmkit.measure import holder, memory, records, sizing
+from mpmkit.measure import article, holder, memory, records, sizing
 from mpmkit.measure.beside import PAGES_OF_OURS
 from mpmkit.measure.holder import Holding
 from mpmkit.measure.memory import MemoryRunError, MemoryTable, main, memory_of, memory_table, plan
@@ -37,7 +37,7 @@ def quick(monkeypatch):
     """Looks only as long as a test needs it."""
     monkeypatch.setattr(memory, "STEADY", 0.2)
     monkeypatch.setattr(memory, "BETWEEN", 0.01)
-    monkeypatch.setattr(memory, "ARTICLE_DIRECTIVES", SMALL)
+    monkeypatch.setattr(article, "DIRECTIVES", SMALL)
 
 
 # -- who holds -----------------------------------------------------------------------------------
@@ -342,9 +342,7 @@ def test_levels_of_a_plan(monkeypatch):
     ("prefork", 0, 5), ("prefork", 100, 105), ("prefork", 250, 250),
     ("worker", 0, 3), ("worker", 1, 4), ("event", 100, 7), ("event", 400, 16)])
 def test_a_pool_as_idle_maintenance_leaves_it(mpm, busy, started):
-    from mpmkit.measure.qps import ARTICLE_DIRECTIVES
-
-    assert memory.start_servers(mpm, ARTICLE_DIRECTIVES[mpm], busy) == started
+    assert memory.start_servers(mpm, article.DIRECTIVES[mpm], busy) == started
 
 
 @pytest.mark.parametrize(("argv", "said"), [

@@ -88,10 +88,11 @@ def test_notebook_runs_through(source, executed, marked):
 
 
 @pytest.mark.timeout(240)
-def test_the_qps_notebook_keeps_its_rows(executed):
+@pytest.mark.parametrize("name", ["04-qps-tables"])
+def test_the_qps_notebook_keeps_its_rows(name, executed):
     from mpmkit.measure import records
 
-    book, place = executed(ROOT / "notebooks" / "04-qps-tables.ipynb")
+    book, place = executed(ROOT / "notebooks" / f"{name}.ipynb")
     (file,) = (place.parent / "data" / "runs").glob("qps-*.csv")
     rows = records.read(file)
     ours = {(row["kind"], row["mpm"]) for row in rows if row["server"] == "mpmkit"}
@@ -136,6 +137,20 @@ def test_every_experiment_of_a_notebook_has_its_recording():
             assert place.is_file(), f"no recording {place.name}: run it with MPMKIT_RECORD=1"
             if place.suffix == ".json":
                 replay.load(place)
+
+
+@pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda path: path.stem)
+def test_an_executed_copy_is_of_this_notebook_and_of_no_place(source):
+    copy = json.loads((source.parent / "rendered" / source.name).read_text())
+    codes = [["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+             for book in (json.loads(source.read_text()), copy)]
+    assert codes[0] == codes[1], "run make notebooks"
+    # What a figure has inside is no text.
+    said = json.dumps([{kind: data for kind, data in output.get("data", output).items()
+                        if kind != "image/png"}
+                       for cell in copy["cells"] for output in cell.get("outputs", [])])
+    assert not re.findall(r"/(?:tmp|home|root|work)/[\w./-]*", said)
+    assert len(json.dumps(copy)) < 1_000_000, "GitHub shows no notebook as large"
 
 
 @pytest.mark.timeout(60)

@@ -34,11 +34,7 @@ from processes import (
     until,
 )
 
-
-@pytest.fixture(autouse=True)
-def everything_ends():
-    with nothing_left():
-        yield
+pytestmark = pytest.mark.usefixtures("everything_ends")
 
 
 def test_the_check_for_leftovers_finds_one():

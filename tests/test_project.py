@@ -32,7 +32,7 @@ PURE = {"directives", "directives_doc", "states", "maintenance", "timeouts", "ad
 PARTS = {"scoreboard", "listen", "pod", "pidfile", "fdqueue", "logs",
          "log_format", "filters"}
 # What joins parts to a server, lowest first: a file may import those before it, none after it.
-JOINTS = ("connection", "tls", "core", "rehearsal", "parent")
+JOINTS = ("connection", "tls", "core", "parent", "rehearsal")
 # What makes a file impure: it could block, wait, fork, look at a clock or talk to the system.
 EFFECTS = {
     "asyncio", "concurrent", "ctypes", "fcntl", "mmap", "multiprocessing", "random", "select",
@@ -193,13 +193,27 @@ def test_load_measure_and_lab_reach_servers_only_from_outside():
     assert not breaches, "\n".join(breaches)
 
 
-def test_only_the_locustfile_imports_locust_and_gevent():
+# Locustfiles, and the files that only a locustfile imports.
+RUN_BY_LOCUST = {"locustfile.py", "client.py", "books.py", "budget.py", "fast_http_user.py"}
+
+
+def test_nobody_else_imports_what_locust_runs():
+    run_by_locust = {PACKAGE / "load" / name for name in RUN_BY_LOCUST}
+    theirs = {f"mpmkit.load.{name.removesuffix('.py')}" for name in RUN_BY_LOCUST}
+    breaches = [f"{path.relative_to(ROOT)}:{line} imports {name}"
+                for path in files("**/*.py") if path not in run_by_locust
+                for line, name in imports(path) if name in theirs]
+    assert not breaches, "\n".join(breaches)
+
+
+def test_only_what_locust_runs_imports_locust_and_gevent():
+    run_by_locust = {PACKAGE / "load" / name for name in RUN_BY_LOCUST}
     breaches = []
     for path in files("**/*.py"):
         for line, name in imports(path):
-            if name.partition(".")[0] in {"locust", "gevent"} and path.name != "locustfile.py":
+            if name.partition(".")[0] in {"locust", "gevent"} and path not in run_by_locust:
                 breaches.append(f"{path.relative_to(ROOT)}:{line} imports {name}: it patches the "
-                                "whole process; only load/locustfile.py may")
+                                f"whole process; only {', '.join(sorted(RUN_BY_LOCUST))} of load/ may")
     assert not breaches, "\n".join(breaches)
 
 
@@ -271,6 +285,29 @@ def test_importing_a_server_module_loads_nothing_heavy(module: str):
     assert not heavy, f"import {module} loads {', '.join(sorted(heavy))}"
 
 
+# What no server without TLS, programs and backends has any use for: each is paid for in the time to
+# start and in the memory of every child.
+UNUSED = {"shutil", "zlib", "bz2", "lzma", "unicodedata", "encodings.idna", "subprocess", "tempfile",
+          "ssl", "asyncio", "logging", "json", "random", "hashlib", "base64", "urllib", "http.client"}
+
+
+@pytest.mark.parametrize("mpm", ["prefork", "worker", "event"])
+def test_a_running_server_has_loaded_nothing_it_does_not_use(mpm: str):
+    # No site: what an editable install or a distribution loads before us is not the server's doing.
+    command = [sys.executable, "-S", "-X", "importtime", "-m", "mpmkit", "serve", mpm, "--port", "0"]
+    path = os.pathsep.join([str(ROOT), *(entry for entry in sys.path if entry)])
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        ready = server.stdout.readline()
+        server.terminate()
+        _, told = server.communicate(timeout=30)
+    assert ready.startswith("ready "), told
+    loaded = {line.rpartition("|")[2].strip() for line in told.splitlines() if "|" in line}
+    assert "mpmkit.core" in loaded
+    assert not loaded & UNUSED
+
+
 # ---------------------------------------------------------------- one list of dependencies
 
 
@@ -311,6 +348,19 @@ def test_binder_installs_the_package_itself_and_nothing_else():
     lines = script.read_text().splitlines()
     assert lines[0].startswith("#!") and "set -e" in lines
     assert any("--no-deps" in line for line in lines)
+
+
+def test_binder_opens_on_the_first_notebook(tmp_path):
+    # What postBuild writes, with a python that tells another prefix and a pip that does nothing.
+    fake = tmp_path / "python"
+    fake.write_text(f'#!/bin/sh\n[ "$1" = -c ] && echo {tmp_path}\nexit 0\n')
+    fake.chmod(0o755)
+    subprocess.run([str(ROOT / "binder/postBuild")], check=True, cwd=ROOT,
+                   env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    told = json.loads((tmp_path / "etc/jupyter/jupyter_server_config.json").read_text())
+    for app in ("ServerApp", "LabApp"):
+        page = told[app]["default_url"].removeprefix("/lab/tree/")
+        assert (ROOT / page).is_file() and "00-" in page
 
 
 def test_versions_agree():

@@ -23,8 +23,10 @@ ROW = {
     "path": "/index.html", "method": "GET", "users": 200, "keep_alive": False, "processes": 1,
     "requests": 1000, "failures": 10, "errors": '{"status 500": 10}', "duration_s": 2.0,
     "qps": 495.0, "mean_ms": 1.5, "p50_ms": 1.25, "p90_ms": 2.0, "p99_ms": 4.0, "p999_ms": 8.0,
-    "max_ms": 9.0, "generator_cpu": 0.5, "generator_bound": False, "retries": 0, "reconnects": 0,
-    "ended": "requests", "cpu_model": 'A "B", C', "cores": 2, "cpu_limit": None, "memory_mb": 2048,
+    "p9999_ms": 8.5, "max_ms": 9.0, "generator_cpu": 0.5, "generator_wait": 0.25, "run_queue": 1.5,
+    "generator_bound": False, "generator_starved": False, "retries": 0, "reconnects": 0,
+    "ended": "requests", "server_cpu_us": 41.5, "seed": 7, "cpu_model": 'A "B", C', "cores": 2,
+    "cpu_limit": None, "memory_mb": 2048,
     "memory_limit_mb": None, "kernel": "6.1", "python": "3.11.7", "mpmkit": "0.1.0",
     "locust": "2.47.0", "h11": "0.16.0", "commit": None, "load1": 0.5, "steal": 0.0,
 }
@@ -51,12 +53,12 @@ TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_s
 @given(TEXT, st.floats(0.001, 1e6), st.integers(0, 10**9), st.booleans())
 def test_any_row_survives_the_file(tmp_path_factory, text, number, count, truth):
     path = tmp_path_factory.mktemp("records") / "rows.csv"
-    row = {**ROW, "cpu_model": text, "directives": text, "p99_ms": number, "retries": count,
+    row = {**ROW, "cpu_model": text, "directives": text, "mean_ms": number, "retries": count,
            "generator_bound": truth}
     RecordFile(path).append(row)
     (back,) = read(path)
-    assert back["p99_ms"] == pytest.approx(number, rel=1e-8)
-    assert {**back, "p99_ms": number} == row
+    assert back["mean_ms"] == pytest.approx(number, rel=1e-8)
+    assert {**back, "mean_ms": number} == row
 
 
 @pytest.mark.parametrize(("changes", "said"), [
@@ -69,6 +71,9 @@ def test_any_row_survives_the_file(tmp_path_factory, text, number, count, truth)
     ({"errors": "[10]"}, "errors: must be JSON"),
     ({"qps": 400.0}, "qps: 400, but requests, failures and duration_s make 495"),
     ({"generator_cpu": 1.5}, "generator_cpu: must be 0 to 1"),
+    ({"generator_wait": 1.5}, "generator_wait: must be 0 to 1"),
+    ({"generator_starved": True, "generator_bound": True}, "generator_starved: not what was bound"),
+    ({"p9999_ms": 7.0}, "p50_ms to max_ms: must not fall, and are 1.25, 4, 8, 7, 9"),
     ({"mpm": "winnt"}, "mpm: must be one of prefork, worker, event, not winnt"),
     ({"scale": "huge"}, "scale: must be one of smoke"),
     ({"driver": "siege"}, "driver: must be one of locust"),
@@ -212,13 +217,14 @@ MEMORY = {
     "processes": 3, "threads": 30, "pss_kb": 1000, "uss_kb": 600, "rss_kb": 3000, "swap_kb": 0,
     "code_kb": 300, "heap_kb": 200, "anonymous_kb": 400, "stacks_kb": 90, "shm_kb": 10,
     "page_tables_kb": 50, "slab_kb": None}
-SWEEP = {**{name: value for name, value in ROW.items() if name not in ("kind", "script")}, "table": "sweep",
+SWEEP = {**{name: value for name, value in ROW.items()
+            if name not in ("kind", "script", "server_cpu_us")}, "table": "sweep",
          "sweep": "abc", "point": '{"ThreadsPerChild": 5, "users": 10}'}
 GENERATORS = {**SHARED, "table": "generators", "work": "new", "generator": "ab", "users": 200,
               "qps": 9000.0, "cpu": 0.5, "failures": 0}
 BENCH = {**SHARED, "table": "bench", "work": "new", "place": 1, "version": None, "requests": 10,
          "failures": 0, "seconds": 0.5, "qps": 20.0, "p50_ms": 1.0, "p99_ms": 2.0,
-         "client_cpu": 0.5, "client_bound": False, "buffered_logs": True}
+         "client_cpu": 0.5, "client_bound": False, "server_cpu_us": 25.5, "buffered_logs": True}
 
 
 @pytest.mark.parametrize("row", [MEMORY, SWEEP, GENERATORS, BENCH], ids=lambda row: row["table"])

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 from mpmkit import rehearsal
 from mpmkit.directives import check, from_keywords
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.listen import ListenError
-from mpmkit.rehearsal import CONNECTIONS, REQUESTS, rehearse
+from mpmkit.mpm import event, prefork, worker
+from mpmkit.rehearsal import ROUNDS, rehearse
 from mpmkit.serve import SAMPLES
+
+CHILDREN = {"prefork": prefork.PreforkChild, "worker": worker.WorkerChild, "event": event.EventChild}
+# What each round's clients get, in the order in which they come.
+ANSWERS = [200, 200, 200, 200, 404]
 
 
 def directives(mpm: str, **named):
@@ -23,10 +29,12 @@ class Handlers:
 
     def __init__(self) -> None:
         self.given = None
+        self.made = 0
         self.served = []
 
     def __call__(self, directives, errors):
         self.given = directives
+        self.made += 1
         files = StaticFiles(directives.DocumentRoot)
 
         def handler(request, conn):
@@ -40,17 +48,19 @@ class Handlers:
 def test_pages_are_served_and_nothing_is_left(tmp_path, mpm):
     log = tmp_path / "access.log"
     handlers = Handlers()
-    before = os.listdir("/proc/self/fd")
-    rehearse(directives(mpm, CustomLog=f"{log} common"), handlers, SAMPLES)
+    before, threads = os.listdir("/proc/self/fd"), threading.active_count()
+    rehearse(directives(mpm, CustomLog=f"{log} common"), handlers, SAMPLES, CHILDREN[mpm])
     assert os.listdir("/proc/self/fd") == before
-    assert handlers.served == [200] * CONNECTIONS * len(REQUESTS)
+    assert handlers.served == ANSWERS * ROUNDS
+    assert handlers.made == ROUNDS, "each round begins with nothing remembered"
+    assert threading.active_count() == threads, "a fork must not come upon a thread"
     assert not log.exists(), "a rehearsal is nobody's request"
 
 
 def test_the_site_takes_no_part(tmp_path, mpm):
     handlers = Handlers()
     given = directives(mpm, DocumentRoot=str(tmp_path), SetHandler="wsgi-script")
-    rehearse(given, handlers, SAMPLES)
+    rehearse(given, handlers, SAMPLES, CHILDREN[mpm])
     assert handlers.given.DocumentRoot == SAMPLES
     assert handlers.given.SetHandler is None and handlers.given.sections == ()
 
@@ -61,8 +71,15 @@ def test_without_a_loopback_interface_nothing_is_rehearsed(monkeypatch):
 
     monkeypatch.setattr(rehearsal, "bind", refuse)
     handlers = Handlers()
-    rehearse(directives("prefork"), handlers, SAMPLES)
+    rehearse(directives("prefork"), handlers, SAMPLES, prefork.PreforkChild)
     assert handlers.given is None
+
+
+def test_a_limit_of_connections_ends_no_rehearsal(mpm):
+    handlers = Handlers()
+    given = directives(mpm, MaxConnectionsPerChild=1)
+    rehearse(given, handlers, SAMPLES, CHILDREN[mpm])
+    assert handlers.served == ANSWERS * ROUNDS
 
 
 def test_prefork_has_no_threads_to_remember():

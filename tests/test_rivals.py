@@ -142,7 +142,7 @@ def test_a_refused_directive_is_told_in_httpds_words(pages):
 
 def test_a_child_that_ignores_term_is_killed(pages, monkeypatch):
     httpd = made(lambda: Httpd("prefork", document_root=pages, StartServers=1))
-    monkeypatch.setattr(rivals, "STOP_WITHIN", 0.2)
+    monkeypatch.setattr(httpd, "stop_within", 0.2)
     httpd.start()
     os.kill(httpd.pid, signal.SIGSTOP)  # it will not hear TERM
     group = httpd.processes()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import tempfile
 import threading
 
 import pytest
@@ -49,6 +47,21 @@ def test_a_number_that_httpd_corrects_shows_its_message():
         assert field(room, "MaxRequestWorkers").advice[0].startswith("AH00513")
         room.set("ThreadsPerChild", None)
         assert not field(room, "ThreadsPerChild").advice
+
+
+def test_a_word_that_httpd_reads_as_another_number_is_told():
+    with Room("worker") as room:
+        for name, word, number in (("Timeout", "1m", "1"), ("MaxKeepAliveRequests", "lots", "0"),
+                                   ("MaxConnectionsPerChild", "1e4", "1")):
+            room.set(name, word)
+            one = field(room, name)
+            assert one.advice == (f'"{word}" is no whole number: httpd reads {number}',)
+            assert one.effective == number and not one.refused
+        room.set("ThreadsPerChild", "few")  # it corrects what it has read
+        assert [said[:8] for said in field(room, "ThreadsPerChild").advice] == ['"few" is', "AH00312:"]
+        for word in ("60", " 7 ", "-0", "+3"):
+            room.set("Timeout", word)
+            assert not field(room, "Timeout").advice
 
 
 def test_a_word_that_cannot_be_read_is_told_and_refused_at_the_start():
@@ -122,13 +135,45 @@ def test_a_load_starts_shows_and_stops():
         room.start()
         with pytest.raises(ValueError, match="1 to 500"):
             room.start_load(users=1000)
+        assert not room.loading and room.load_fields()[0].value == "", "a bad value changes nothing"
         room.start_load(users=4, keep_alive=True)
         poll_until(lambda: (room.snapshot()["figures"]["load_qps"] or 0) > 10, 20)
         assert room.loading and room.snapshot()["figures"]["qps"] > 10
+        # Percentiles while it runs, of the last second
+        poll_until(lambda: room.snapshot()["figures"]["load_p99_ms"] is not None)
+        seen = room.snapshot()["figures"]
+        assert 0 < seen["load_p50_ms"] <= seen["load_p95_ms"] <= seen["load_p99_ms"]
+        assert seen["load_failed"] == 0
         room.stop_load()
         assert not room.loading
         said = [text for _, _, text in room.events() if text.startswith("load ended")]
         assert len(said) == 1 and "p99" in said[0] and "failed" not in said[0]
+
+
+def test_all_of_the_form_reaches_the_server():
+    """An open loop of a mix, idle holders and slow readers beside it: each is seen on the server."""
+    with Room("event", **SMALL, KeepAliveTimeout=30) as room:
+        room.start()
+        for name, value in {"path": "mix", "weight /slow.py": 5, "arrival": "poisson", "rate": 40,
+                            "users": 30, "keep_alive": 0.5, "idle_holders": 6}.items():
+            room.load_set(name, value)
+        room.start_load()
+        poll_until(lambda: (room.snapshot()["figures"]["keep_alive"] or 0) >= 6, 20)
+        # The slow script takes 0.1 s, the others a millisecond: half of the mix, so p99 shows it.
+        poll_until(lambda: (room.snapshot()["figures"]["load_p99_ms"] or 0) > 90, 20)
+        # An open loop of 40 a second; what comes of a random second stays well below what the
+        # closed loop of thirty users would ask for.
+        assert room.snapshot()["figures"]["load_qps"] < 200
+        assert "open loop: at random (Poisson)" in room.status()["load_more"]
+        room.start_load(path="/large.bin", arrival="closed", users=1, think_time=5, idle_holders=0,
+                        slow_readers=3)
+        poll_until(lambda: room.snapshot()["figures"]["writing"] >= 3, 20,
+                   what="slow readers hold up what writes to them")
+        room.stop_load()
+        with pytest.raises(ValueError, match="rate: must be 1 to 50,000"):
+            room.start_load(arrival="constant", rate="lots")
+        assert not room.loading and room._form.word("rate") == "40"
+        assert room._form.word("users") == "1"
 
 
 def test_a_server_that_dies_is_told_and_cleared_away():
@@ -146,14 +191,14 @@ def test_a_server_that_dies_is_told_and_cleared_away():
 
 
 def test_a_closed_room_leaves_nothing():
-    before = set(glob.glob(os.path.join(tempfile.gettempdir(), "mpmkit-room-*")))
     room = Room("event", **SMALL)
     room.start()
+    assert os.path.isdir(room._home)
     children = room.server.processes()
     room.close()
     room.close()
     assert not any(map(alive, children))
-    assert set(glob.glob(os.path.join(tempfile.gettempdir(), "mpmkit-room-*"))) <= before
+    assert not os.path.exists(room._home)
     with pytest.raises(LaunchError, match="closed"):
         room.start()
 
@@ -240,7 +285,8 @@ def test_a_slider_sets_and_the_message_comes_back(panel):
     ({"do": "choose", "mpm": "threads"}, "not an MPM"),
     ({"do": "set", "name": "Speed", "value": 1}, "no directive"),
     ({"do": "crowd", "count": "many", "think": 1}, "many"),
-    ({"do": "crowd", "count": 1e6, "think": 1}, "0 to 2000"), ({"do": "set"}, "name")])
+    ({"do": "crowd", "count": 1e6, "think": 1}, "0 to 2000"), ({"do": "set"}, "name"),
+    ({"do": "load_set", "name": "speed", "value": 1}, "no such field"), ({"do": "load_set"}, "name")])
 def test_nonsense_from_a_browser_is_a_message(panel, content, said):
     panel._told(panel, content, [])
     assert said in panel.message
@@ -249,8 +295,28 @@ def test_nonsense_from_a_browser_is_a_message(panel, content, said):
 def test_errors_of_the_server_reach_the_panel(panel):
     tell(panel, do="graceful")
     poll_until(lambda: "start one before graceful" in panel.message)
-    tell(panel, do="load", users=5)
+    tell(panel, do="load")
     poll_until(lambda: "start one before the load" in panel.message)
+
+
+def test_a_field_of_the_load_says_what_is_wrong_and_a_running_load_goes_on(panel):
+    tell(panel, do="start")
+    poll_until(lambda: panel.status["running"])
+    tell(panel, do="load_set", name="users", value="3")
+    tell(panel, do="load")
+    poll_until(lambda: panel.status["loading"])
+    first = panel.room._load
+    tell(panel, do="load_set", name="users", value="three")
+    shown = {field["name"]: field for field in panel.load}["users"]
+    assert shown["refused"] and "1 to 500, not 'three'" in shown["advice"][0]
+    assert panel.room._load is first and first.running
+    tell(panel, do="load_set", name="users", value="2")
+    poll_until(lambda: panel.room._load is not first and panel.room.loading)
+    assert panel.room._load.profile.users == 2 and not first.running
+    tell(panel, do="unload")
+    poll_until(lambda: not panel.status["loading"])
+    tell(panel, do="load_set", name="users", value="5")
+    assert not panel.room.loading, "a field starts nothing"
 
 
 def test_when_nobody_looks_any_more_the_server_stops(panel, monkeypatch):
@@ -271,6 +337,9 @@ def test_rooms_side_by_side_take_what_fits_them():
         assert {s.name for s in event.settings()} == {"KeepAliveTimeout", "ThreadsPerChild"}
         tell(box.children[0], do="crowd", count=7, think=2)
         assert prefork.status()["browsers"] == event.status()["browsers"] == 7
+        tell(box.children[0], do="load_set", name="arrival", value="constant")
+        assert prefork.load_fields() == event.load_fields()
+        assert box.children[0].status["link"] == box.children[1].status["link"]
     finally:
         for panel in box.children:
             panel.close()

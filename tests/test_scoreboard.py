@@ -113,7 +113,7 @@ def test_what_is_served_is_counted(board):
     worker.set(READY)
     worker.tid = 101
     worker.connected(text_field("127.0.0.1", CLIENT))
-    worker.requested(text_field("http/1.1", PROTOCOL) + text_field("GET / HTTP/1.1", REQUEST))
+    worker.requested(b"http/1.1", b"GET / HTTP/1.1")
     worker.served(500, 2_000_000, 10**18)
     worker.served(700, 3_000_000, 10**18 + 5)
     (row,) = board.workers()
@@ -157,8 +157,7 @@ def test_neighbours_keep_their_texts(board):
     for number, worker in enumerate(workers):
         worker.connected(text_field(f"client {number}" + "c" * 100, CLIENT))
         worker.vhost(f"host {number}" + "h" * 100)
-        worker.requested(text_field("p" * 100, PROTOCOL) + text_field(f"line {number}" + "r" * 100,
-                                                                      REQUEST))
+        worker.requested(b"p" * 100, b"line %d" % number + b"r" * 100)
         worker.served(number, number, number)
     for number, row in enumerate(board.workers()):
         assert row.client == (f"client {number}" + "c" * 100)[: CLIENT - 1]

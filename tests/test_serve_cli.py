@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from processes import (
@@ -20,17 +21,12 @@ from processes import (
     children_of,
     environment,
     fetch,
-    nothing_left,
     request,
     site,
     until,
 )
 
-
-@pytest.fixture(autouse=True)
-def everything_ends():
-    with nothing_left():
-        yield
+pytestmark = pytest.mark.usefixtures("everything_ends")
 
 
 # Runs the command as `python -m mpmkit` does, and tells of each fork as it happens.
@@ -115,34 +111,7 @@ def test_nobody_has_to_read_what_it_prints():
         assert server.process.wait(10) == 0
 
 
-# The article's three blocks, as a reader would paste them.
-ARTICLE = """
-<IfModule mpm_prefork_module>
-    StartServers             5
-    MinSpareServers          5
-    MaxSpareServers         10
-    MaxRequestWorkers      250
-    MaxConnectionsPerChild   0
-</IfModule>
-
-<IfModule mpm_worker_module>
-    StartServers             3
-    MinSpareThreads         75
-    MaxSpareThreads        250
-    ThreadsPerChild         25
-    MaxRequestWorkers      400
-    MaxConnectionsPerChild   0
-</IfModule>
-
-<IfModule mpm_event_module>
-    StartServers             3
-    MinSpareThreads         75
-    MaxSpareThreads        250
-    ThreadsPerChild         25
-    MaxRequestWorkers      400
-    MaxConnectionsPerChild   0
-</IfModule>
-"""
+ARTICLE = (Path(__file__).parent / "data" / "article.conf").read_text()
 
 
 @pytest.mark.parametrize("mpm", MPMS)

@@ -38,6 +38,17 @@ def test_the_code_of_a_figure_is_hidden_and_other_code_is_not():
     assert figure["metadata"]["tags"] == ["hide-input"] and "tags" not in text["metadata"]
 
 
+def test_a_figure_under_much_code_gets_a_slide_of_its_own():
+    def place_after(lines: int) -> str:
+        figure = cell("code", "plot()")
+        figure["outputs"] = [{"data": {"image/png": "iVBORw0K"}}]
+        book = slides.mark({"cells": [cell("markdown", "# Heading"),
+                                      cell("code", "\n".join(["x = 1"] * lines)), figure]})
+        return book["cells"][-1]["metadata"]["slideshow"]["slide_type"]
+
+    assert (place_after(slides.ROOM), place_after(slides.ROOM + 1)) == ("-", "subslide")
+
+
 def test_without_npm_the_slides_need_the_network_and_it_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(slides.shutil, "which", lambda _: None)
     assert slides.fetch(tmp_path) == {}
@@ -67,6 +78,8 @@ def test_a_deck_shows_without_a_network(tmp_path):
         chromium = driver.chromium.launch(executable_path=program,
                                           args=["--no-sandbox", "--disable-gpu"])
         page = chromium.new_page(viewport={"width": 1280, "height": 720})
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
         page.route("http*://**", lambda route: route.abort())
         page.goto(path.as_uri())
         shown = "section.present:not(.stack)"
@@ -75,4 +88,9 @@ def test_a_deck_shows_without_a_network(tmp_path):
         page.keyboard.press("ArrowRight")
         page.wait_for_selector(f"{shown} h2")
         assert "The pool breathes" in page.locator(f"{shown} h2").inner_text()
+        # No line of code is cut off at the right, on any slide.
+        cut = page.evaluate("[...document.querySelectorAll('section pre')].filter("
+                            "pre => pre.scrollWidth > pre.clientWidth + 1).map(pre => pre.innerText)")
+        assert not cut, cut[0]
+        assert asked and not [url for url in asked if not url.startswith(("file:", "data:"))]
         chromium.close()

@@ -30,6 +30,9 @@ import mpmkit
 from mpmkit.directives import check, from_keywords
 from mpmkit.handlers.static import (
     DEFAULTS,
+    MAPPED_KEPT,
+    MAPPINGS_KEPT,
+    MMAP_LIMIT,
     SMALL,
     VERSIONS_KEPT,
     FileOptions,
@@ -42,7 +45,7 @@ from mpmkit.http.protocol import parse_head
 from mpmkit.launcher import LaunchError
 
 DIRECTIVES, _ = check("event", from_keywords("event", Listen="8080"))
-CONNECTION = SimpleNamespace(peer=("127.0.0.1", 1))
+CONNECTION = SimpleNamespace(peer=("127.0.0.1", 1), direct=True)
 BIG = random.Random(1).randbytes(3_000_000)
 
 
@@ -110,11 +113,18 @@ def test_large_files_arrive_whole(server, name, size):
         assert client.get("/file.txt").status == 200
 
 
-@pytest.mark.parametrize("sendfile", [False, True])
-def test_a_slow_reader_gets_every_byte(mpm, document_root, sendfile):
-    """A narrow window and two requests in a row: the answer takes many turns to send."""
-    with serving(mpm, document_root=document_root, EnableSendfile=sendfile) as server, \
+# The three ways to send a large file.
+WAYS = [{"EnableMMAP": "Off"}, {"EnableSendfile": "On"}, {"EnableMMAP": "On", "EnableSendfile": "Off"}]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["read", "sendfile", "mapped"])
+def test_a_slow_reader_gets_every_byte(mpm, document_root, way):
+    """A narrow window and requests in a row: the answer takes many turns to send."""
+    # Left to itself the kernel widens its buffer, up to where it takes the whole file at once.
+    with serving(mpm, document_root=document_root, SendBufferSize=65536, **way) as server, \
             Client(server, receive_buffer=4096) as client:
+        if way == WAYS[2]:
+            get_until_mapped(server, client, "/big.bin")
         for _ in range(2):
             client.send(b"GET /big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
             poll_until(lambda: "W" in str(server.scoreboard()) or mpm == "event")
@@ -122,22 +132,23 @@ def test_a_slow_reader_gets_every_byte(mpm, document_root, sendfile):
         assert client.get("/file.txt").status == 200
 
 
-@pytest.mark.parametrize("sendfile", [False, True])
-def test_a_reader_that_leaves_leaves_nothing_open(mpm, document_root, sendfile):
-    """Whatever the way a large file was being sent, its descriptor is closed."""
-    with serving(mpm, document_root=document_root, EnableSendfile=sendfile) as server:
+@pytest.mark.parametrize("way", WAYS, ids=["read", "sendfile", "mapped"])
+def test_a_reader_that_leaves_leaves_nothing_open(mpm, document_root, way):
+    """Whatever the way a large file was being sent, its descriptor is closed; a mapping has one."""
+    with serving(mpm, document_root=document_root, **way) as server:
         for number in range(10):
             with Client(server, receive_buffer=4096) as client:
                 client.send(b"GET /big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
                 if number % 2:
                     assert client.receive()
-        poll_until(lambda: not open_files(server, "big.bin"),
+        most = len(server.processes()) if way == WAYS[2] else 0
+        poll_until(lambda: len(open_files(server, "big.bin")) <= most,
                    what=lambda: f"open: {open_files(server, 'big.bin')}")
 
 
 def test_a_body_that_breaks_off_leaves_nothing_open(mpm, document_root):
     """The file is open when the server finds that the request's body does not come."""
-    with serving(mpm, document_root=document_root) as server:
+    with serving(mpm, document_root=document_root, EnableMMAP="Off") as server:
         for body in (b"Content-Length: 9\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n"):
             for _ in range(5):
                 with Client(server) as client:
@@ -161,6 +172,106 @@ def open_files(server, name: str) -> list[str]:
             if target.endswith("/" + name):
                 found.append(f"{link} -> {target}")
     return found
+
+
+def mapped(server, name: str) -> list[int]:
+    """The server's processes that have a file of that name mapped."""
+    return [pid for pid in server.processes()
+            if re.search(rf"/{re.escape(name)}$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE)]
+
+
+def get_until_mapped(server, client: Client, path: str) -> None:
+    """A file is mapped for its second reader, once a second has passed since its last change."""
+    def got() -> bool:
+        assert client.get(path).status == 200
+        return bool(mapped(server, path.lstrip("/")))
+
+    poll_until(got, what=f"{path} mapped")
+
+
+def test_a_file_that_stays_mapped(server):
+    """The same answers as from a file that is read, by every way that leads to its bytes."""
+    with Client(server) as client:
+        get_until_mapped(server, client, "/above.bin")
+        assert client.get("/above.bin").body == BIG[: SMALL + 1]
+        for first, last in ((0, 0), (100, 70_000), (SMALL, SMALL)):
+            reply = client.get("/above.bin", f"Range: bytes={first}-{last}")
+            assert (reply.status, reply.body) == (206, BIG[first : min(last, SMALL) + 1])
+        reply = client.get("/above.bin", "Range: bytes=0-9,20-29")
+        assert BIG[:10] in reply.body and BIG[20:30] in reply.body
+        tag = client.get("/above.bin", method="HEAD")["ETag"]
+        assert client.get("/above.bin", f"If-None-Match: {tag}").status == 304
+        assert client.get("/above.bin", "If-None-Match: x").body == BIG[: SMALL + 1]
+        assert client.get("/above.bin", method="POST", body=b"x" * 10).body == BIG[: SMALL + 1]
+        assert exchange(server, b"GET /above.bin\r\n") == BIG[: SMALL + 1]
+        assert client.get("/file.txt").status == 200
+
+
+def test_a_mapped_file_that_is_cut_short_while_it_is_sent(mpm, document_root):
+    """The connection ends, and nothing else does: to touch such a mapping would kill the process."""
+    path = write(document_root / "cut.bin", BIG)
+    with serving(mpm, document_root=document_root, SendBufferSize=65536) as server:
+        with Client(server) as client:
+            get_until_mapped(server, client, "/cut.bin")
+        processes = set(server.processes())
+        with Client(server, receive_buffer=4096) as client:
+            client.send(b"GET /cut.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+            got = client.receive()
+            os.truncate(path, 1000)
+            got += client.until_closed()
+            body = got.partition(b"\r\n\r\n")[2]
+            assert len(body) < len(BIG) and BIG.startswith(body[:1000])
+        with Client(server) as client:
+            assert client.get("/cut.bin").body == BIG[:1000]
+        assert processes == set(server.processes())
+    path.unlink()
+
+
+@pytest.mark.parametrize("change", ["written", "replaced", "longer", "removed"])
+def test_a_change_of_a_mapped_file_is_seen_at_once(server, document_root, change):
+    path = write(document_root / f"{change}.bin", BIG[:100_000])
+    with Client(server) as client:
+        get_until_mapped(server, client, f"/{path.name}")
+        new = BIG[-100_000:]
+        match change:
+            case "written":
+                path.write_bytes(new)
+            case "replaced":
+                write(document_root / "new.tmp", new).rename(path)
+            case "longer":
+                new = BIG[: 100_000] + b"more"
+                with open(path, "ab") as file:
+                    file.write(b"more")
+            case "removed":
+                path.unlink()
+                assert client.get(f"/{path.name}").status == 404
+                write(path, new)
+        for _ in range(3):
+            assert client.get(f"/{path.name}").body == new
+
+
+@pytest.mark.parametrize("section, ways", [
+    ("<Directory ROOT/sub>\nEnableMMAP Off\n</Directory>", ["mapped", "read"]),
+    ("<Files other.bin>\nEnableSendfile On\n</Files>", ["mapped", "sendfile"]),
+    ("EnableMMAP Off\n<Location /sub>\nEnableMMAP On\n</Location>", ["read", "mapped"]),
+])  # fmt: skip
+def test_sections_say_how_files_are_sent(mpm, tmp_path, section, ways):
+    """mod_core's advice is to say EnableMMAP Off for the directory of a network file system."""
+    root = tmp_path / "root"
+    names = ["/one.bin", "/sub/other.bin"]
+    for name in names:
+        write(root / name[1:], BIG[:100_000], RECORDED)
+    conf = tmp_path / "httpd.conf"
+    conf.write_text(section.replace("ROOT", str(root)) + "\n")
+    with serving(mpm, document_root=root, conf=conf) as server, Client(server) as client:
+        for name, way in zip(names, ways, strict=True):
+            if way == "mapped":
+                get_until_mapped(server, client, name)
+            else:
+                for _ in range(5):
+                    assert client.get(name).body == BIG[:100_000]
+        for name, way in zip(names, ways, strict=True):
+            assert bool(mapped(server, os.path.basename(name))) is (way == "mapped"), name
 
 
 def test_a_sparse_file_beyond_4_gib(server, document_root):
@@ -441,6 +552,69 @@ def test_a_large_file_is_opened_for_each_answer(tmp_path):
     assert (response.body.offset, response.body.count) == (0, SMALL + 1)
     assert os.fstat(response.body.fd).st_size == SMALL + 1
     os.close(response.body.fd)
+
+
+def settled(root: Path, **named) -> StaticFiles:
+    """With a clock by which no file of `root` has just been changed."""
+    files = files_with(root, **named)
+    files._clock = lambda: time.time() + 2
+    return files
+
+
+def way_of(response) -> str:
+    """How a response would be sent; closes its file."""
+    if not isinstance(response.body, FileBody):
+        return "mapped" if isinstance(response.body, memoryview) else "kept"
+    os.close(response.body.fd)
+    return "sendfile" if response.body.sendfile else "read"
+
+
+@pytest.mark.parametrize("named, size, ways", [
+    ({}, SMALL, ["kept", "kept", "kept"]),
+    ({}, SMALL + 1, ["read", "mapped", "mapped"]),
+    ({}, MMAP_LIMIT, ["read", "mapped", "mapped"]),
+    ({}, MMAP_LIMIT + 1, ["read", "read", "read"]),
+    ({"EnableMMAP": "Off"}, SMALL + 1, ["read", "read", "read"]),
+    ({"EnableSendfile": "On"}, SMALL + 1, ["sendfile", "sendfile", "sendfile"]),
+])  # fmt: skip
+def test_ways_to_send_a_file(named, size, ways, tmp_path):
+    with open(write(tmp_path / "file.bin", ""), "wb") as file:
+        file.truncate(size)
+    files = settled(tmp_path, **named)
+    assert [way_of(answer(files, "/file.bin")) for _ in ways] == ways
+
+
+def test_a_mapping_is_only_for_who_hands_it_to_the_kernel(tmp_path):
+    """TLS and filters look at the bytes: they get the file."""
+    write(tmp_path / "file.bin", "x" * (SMALL + 1))
+    files = settled(tmp_path)
+    ask, ask_part = request("/file.bin"), request("/file.bin", "Range: bytes=0-9")
+    looking = SimpleNamespace(peer=CONNECTION.peer, direct=False)
+    assert [way_of(files(ask, CONNECTION)) for _ in range(2)] == ["read", "mapped"]
+    assert [way_of(files(one, looking)) for one in (ask, ask_part)] == ["read", "read"]
+    assert [way_of(files(one, CONNECTION)) for one in (ask, ask_part)] == ["mapped", "mapped"]
+
+
+@pytest.mark.parametrize("size", [SMALL + 1, MMAP_LIMIT])
+def test_mappings_are_bounded(size, tmp_path):
+    files = settled(tmp_path)
+    for number in range(MAPPINGS_KEPT + 5):
+        with open(tmp_path / f"{number}.bin", "wb") as file:
+            file.truncate(size)
+        assert [way_of(answer(files, f"/{number}.bin")) for _ in range(2)] == ["read", "mapped"]
+        kept = [version for version in files._versions.values() if version.mapped]
+        assert len(kept) <= MAPPINGS_KEPT and sum(version.size for version in kept) <= MAPPED_KEPT
+    assert way_of(answer(files, "/0.bin")) == "mapped"  # again
+
+
+def test_a_mapping_goes_with_its_version(tmp_path):
+    path = write(tmp_path / "file.bin", "x" * (SMALL + 1))
+    files = settled(tmp_path)
+    assert [way_of(answer(files, "/file.bin")) for _ in range(2)] == ["read", "mapped"]
+    assert "/file.bin\n" in Path("/proc/self/maps").read_text()
+    path.unlink()
+    assert answer(files, "/file.bin").status == 404
+    assert "file.bin" not in Path("/proc/self/maps").read_text()
 
 
 def test_posts_obey_conditions_as_the_standard_says(tmp_path):

@@ -104,6 +104,33 @@ def test_bad_command_lines(argv, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_python_peers_are_judged_by_the_fastest_of_them_within_the_rounds():
+    def row(server, mpm, number, qps, kind="static", bound=False, cpu=None):
+        return {"server": server, "mpm": mpm, "round": number, "qps": qps, "kind": kind,
+                "script": None, "generator_bound": bound, "server_cpu_us": cpu}
+
+    rows = [row("mpmkit", "event", 1, 300.0), row("mpmkit", "event", 2, 150.0),
+            row("gunicorn-sync", None, 1, 60.0), row("gunicorn-sync", None, 2, 20.0),
+            row("uvicorn", None, 1, 200.0), row("uvicorn", None, 2, 100.0),
+            row("nginx", None, 1, 900.0), row("mpmkit", "event", 1, 5.0, "script")]
+    (said,) = suite.peer_verdicts(rows)
+    assert said == ("static, event: 1.50 times the fastest Python peer, uvicorn "
+                    "(50%: 1.50 to 1.50; target 2, missed by 25%)")
+    assert suite.peer_verdicts(rows[:2]) == []
+    # What the generator could not ask for, ours could not show.
+    rows = [row("mpmkit", "event", 1, 300.0, bound=True, cpu=20.0), row("uvicorn", None, 1, 200.0, cpu=50.0)]
+    (said,) = suite.peer_verdicts(rows)
+    assert said == ("static, event: 1.50 times the fastest Python peer, uvicorn "
+                    "(one round; target 2, open: the generator was at its limit in 1 of 1 rounds)"
+                    "; 2.50 times by processor time (20.0 and 50.0 µs a request)")
+
+
+def test_the_demo_scale_is_over_in_25_minutes():
+    from mpmkit.measure import beside
+
+    assert sum(part.seconds("demo", beside.NAMES) for part in suite.PARTS.values()) < 25 * 60
+
+
 @pytest.mark.parametrize("scale", suite.SCALES)
 def test_every_part_says_how_long_it_takes(scale):
     for part in suite.PARTS.values():

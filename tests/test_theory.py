@@ -65,6 +65,13 @@ def test_a_simulation_waits_as_long(count, share):
     assert waited / clients == pytest.approx(theory.mean_wait(count * share, 1.0, count), rel=0.07)
 
 
+def test_runs_lie_around_the_formula_and_nearer_when_they_are_longer():
+    short, long = (theory.spread(300, 0.02, 8, seconds, runs=60) for seconds in (1, 20))
+    expected = theory.mean_response(300, 0.02, 8)
+    assert short[0] < long[0] < expected < long[1] < short[1]
+    assert theory.spread(500, 0.02, 8, 1, runs=5)[0] > expected  # more than they can do
+
+
 def test_overload_waits_for_ever():
     assert theory.mean_wait(10, 1, 10) == math.inf and theory.erlang_c(10, 11) == 1
 
@@ -81,6 +88,9 @@ def test_the_closed_loop_is_bound_by_users_and_by_servers(users, service, count,
     (lambda: theory.erlang_c(2, -1), "erlang: must be 0 or more"),
     (lambda: theory.mean_wait(math.inf, 1, 1), "rate: must be 0 or more, and finite"),
     (lambda: theory.closed_bound(1, 0, 1), "service: must be above 0"),
+    (lambda: theory.spread(0, 1, 1, 1), "arrivals, service, seconds: must be above 0"),
+    (lambda: theory.spread(1e6, 1, 1, 1000), "5,000,000 clients in all at most"),
+    (lambda: theory.spread(1, 1, 0, 1), "servers: must be a whole number from 1"),
 ])
 def test_what_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
@@ -93,5 +103,8 @@ def test_figures_draw_the_formula_and_the_points():
     assert list(points.x) == [100, 300] and list(points.y) == [21, 25]
     assert line.y[0] == pytest.approx(20) and line.y[-1] > line.y[0] and max(line.x) < 400
     assert "25 at 300" in figures.alt_text(figure)
+    barred = theory.response_curve(0.02, 8, [100, 300], [0.021, 0.025],
+                                   spreads=[(0.019, 0.022), (0.02, 0.03)])
+    assert list(barred.data[-1].y) == [20, 30] and "95% of simulated" in barred.layout.title.text
     closed = theory.closed_curve(0.02, 8, [4, 24], [190, 390])
     assert max(closed.data[0].y) == pytest.approx(400)

@@ -329,7 +329,7 @@ def test_keep_alive_goes_back_to_the_listener(mpm, document_root):
 
 def test_a_stalled_handshake_holds_nobody_else(mpm, document_root):
     """One worker each, for as long as RequestReadTimeout allows, and no more."""
-    rule = {"directives": ("RequestReadTimeout handshake=3",)}
+    rule = {"directives": ("RequestReadTimeout handshake=4",)}
     with serving(mpm, document_root=document_root, tls=True, **rule) as server:
         with ExitStack() as stack:
             stalled = [stack.enter_context(RawTlsClient(server)) for _ in range(2)]
@@ -341,10 +341,10 @@ def test_a_stalled_handshake_holds_nobody_else(mpm, document_root):
             poll_until(lambda: server.scoreboard().count("R") == 2, what="two R")
             with TlsClient(server) as client:
                 assert client.get().status == 200
-                assert time.monotonic() - began < 2.9
+                assert time.monotonic() - began < 3.9
             for client in stalled:
                 assert Client.until_closed(client, 6.0) == b""
-            assert time.monotonic() - began > 2.5
+            assert time.monotonic() - began > 3.5
         assert_quiet(server)
 
 
@@ -585,6 +585,30 @@ def test_listeners_of_both_kinds(mpm, document_root, pairs):
                 scheme = "https" if number % 2 else "http"
                 assert reply.headers["Location"] == f"{scheme}://127.0.0.1:{port}/sub/"
                 client.close()
+
+
+def test_a_file_that_is_mapped_for_one_is_read_for_the_other(document_root, pairs):
+    """OpenSSL looks at the bytes it encrypts, and a mapping may be cut short under its eyes: it gets
+    the file, although the same process has it mapped for clients in the clear."""
+    ports = free_ports(2)
+    lines = [f"Listen 127.0.0.1:{ports[0]}", f"Listen 127.0.0.1:{ports[1]} https",
+             f"SSLCertificateFile {pairs[0][0]}", f"SSLCertificateKeyFile {pairs[0][1]}",
+             "StartServers 1", "ThreadsPerChild 2", "MaxRequestWorkers 2", "MinSpareThreads 1"]
+    options = [word for line in lines for word in ("-c", line)]
+    with Serve("worker", "--document-root", str(document_root), *options).ready() as server:
+        (child,) = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        context = ssl.create_default_context(cafile=pairs[0][0])
+        clear = http.client.HTTPConnection("127.0.0.1", ports[0])
+        secret = http.client.HTTPSConnection("127.0.0.1", ports[1], context=context)
+
+        def same(client: http.client.HTTPConnection) -> bool:
+            client.request("GET", "/big.bin")
+            assert client.getresponse().read() == BIG
+            return "/big.bin\n" in Path(f"/proc/{child}/maps").read_text()
+
+        poll_until(lambda: same(clear), what="big.bin mapped")
+        assert same(secret)
+        clear.close(), secret.close()
 
 
 def test_ssl_engine_off_wins(document_root):

@@ -103,12 +103,25 @@ def test_the_queue_is_read_from_the_kernel(tmp_path):
         listener.bind(("127.0.0.1", 0))
         listener.listen(8)
         port = listener.getsockname()[1]
+        assert watcher.listen_queue(port) == watcher.listen_queue_by_proc(port) == 0
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-        assert watcher.listen_queue(port) == 3
+        assert watcher.listen_queue(port) == watcher.listen_queue_by_proc(port) == 3
         for client in clients:
             client.close()
     assert math.isnan(watcher.listen_queue(port))
-    assert math.isnan(watcher.listen_queue(1, [str(tmp_path / "missing")]))
+    assert math.isnan(watcher.listen_queue_by_proc(1, [str(tmp_path / "missing")]))
+
+
+def test_without_sock_diag_the_queue_is_read_from_proc(monkeypatch):
+    def refused(family, port):
+        raise PermissionError("no netlink here")
+
+    monkeypatch.setattr(watcher, "_listeners", refused)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        with socket.create_connection(listener.getsockname()):
+            assert watcher.listen_queue(listener.getsockname()[1]) == 1
 
 
 def test_memory_of_nobody_is_unknown():

@@ -53,19 +53,19 @@ Redirect = Callable[[Request, "Connection", str, bytes, dict], Response]
 
 
 class CgiScripts:
-    """The handler. `redirect` serves a script's `Location: /path`: the router's to do. Programs may use
-    `cpus`."""
+    """The handler. `redirect` serves a script's `Location: /path`: the router's to do. Programs run on
+    `cpus` and under the scheduling policy `policy` (os.SCHED_OTHER, …), the server's own."""
 
     def __init__(
         self, directives: Directives, errors: ErrorLog, document_root: str, redirect: Redirect,
-        cpus: set[int],
+        cpus: set[int], policy: int,
     ) -> None:  # fmt: skip
         self._errors = errors
         self._redirect = redirect
         self._timeout = directives.Timeout
         self._variables = Variables(directives, document_root)
         self._base = self._variables.base | {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-        self._cpus = cpus
+        self._cpus, self._policy = cpus, policy
         self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def run(self, request: Request, conn: Connection, script: Script, allowed: bool) -> Response:
@@ -78,7 +78,7 @@ class CgiScripts:
                 script.filename,
                 {key: value.encode("latin-1", "surrogateescape") for key, value in environ.items()},
                 conn, self._errors, self._timeout, self._nothing if request.length == 0 else None,
-                self._cpus,
+                self._cpus, self._policy,
             )  # fmt: skip
             try:
                 head, pieces = program.answer()
@@ -125,7 +125,7 @@ class Program:
 
     def __init__(
         self, filename: str, environ: dict[str, bytes], conn: Connection, errors: ErrorLog,
-        timeout: float, stdin: int | None, cpus: set[int],
+        timeout: float, stdin: int | None, cpus: set[int], policy: int,
     ) -> None:  # fmt: skip
         self._filename = filename
         self._name = os.path.basename(filename)
@@ -145,7 +145,7 @@ class Program:
             if theirs_in is None:
                 theirs_in, into = _pipe(opened)
                 os.set_blocking(into, False)
-            with _on_all(cpus):
+            with _as_the_server(cpus, policy):
                 self._process = subprocess.Popen(
                     [filename], env=environ, cwd=os.path.dirname(filename), stdin=theirs_in,
                     stdout=theirs_out, stderr=theirs_err, pass_fds=(line,), process_group=0,
@@ -344,17 +344,24 @@ class _Output:
 
 
 @contextmanager
-def _on_all(cpus: set[int]) -> Iterator[None]:
-    """A program may use all CPUs that the server may, though the thread that starts it uses one."""
-    own = os.sched_getaffinity(0)
-    if own == cpus:
-        yield
-        return
-    os.sched_setaffinity(0, cpus)
+def _as_the_server(cpus: set[int], policy: int) -> Iterator[None]:
+    """A program gets the CPUs and the scheduling policy that the server was started with.
+
+    It inherits both from the thread that starts it, which may have one CPU (parent.stay_on_one_cpu)
+    and SCHED_BATCH (parent._let_finish); so the thread does without them while it starts the program.
+    """
+    own_cpus, own_policy = os.sched_getaffinity(0), os.sched_getscheduler(0)
+    if own_cpus != cpus:
+        os.sched_setaffinity(0, cpus)
+    if own_policy != policy:
+        os.sched_setscheduler(0, policy, os.sched_param(0))
     try:
         yield
     finally:
-        os.sched_setaffinity(0, own)
+        if own_policy != policy:
+            os.sched_setscheduler(0, own_policy, os.sched_param(0))
+        if own_cpus != cpus:
+            os.sched_setaffinity(0, own_cpus)
 
 
 def _pipe(opened: list[int]) -> tuple[int, int]:

@@ -5,6 +5,8 @@
     ErrorDocument 404 https://other/x       another place: 302
     ErrorDocument 404 default               the page that there is without one
 
+A <Directory>, <Location> or <Files> may say otherwise for its own.
+
 It stands around the other handlers, and only where the configuration asks for something: a server
 without these directives has nothing of it on its way. Only pages that `messages.page` made are changed;
 what a script answers, with whatever status, is the script's.
@@ -12,57 +14,55 @@ what a script answers, with whatever status, is the script's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from mpmkit.directives import Directives
+from mpmkit.directives import Directives, section_values
 from mpmkit.handlers.gateway import redirected
 from mpmkit.http.messages import REASONS, Page, Request, Response, page
 
 if TYPE_CHECKING:
     from mpmkit.connection import Connection
+    from mpmkit.handlers.router import Router
+    from mpmkit.log_format import Site
     from mpmkit.logs import ErrorLog
-
-Handler = Callable[[Request, "Connection"], Response]
 
 TEXT = b"Content-Type: text/html; charset=iso-8859-1\r\n\r\n"
 
 
 class ErrorPages:
-    """The handler around `handler`. `place` tells the server's name and port as the client knows them."""
+    """The handler around `router`. `place` tells the server's name and port as the client knows them."""
 
     def __init__(
-        self, directives: Directives, handler: Handler, errors: ErrorLog, server: str,
+        self, directives: Directives, router: Router, errors: ErrorLog, site: Site,
         place: Callable[[Connection], tuple[str, str]],
     ) -> None:  # fmt: skip
-        self._handler = handler
+        self._router = router
         self._errors = errors
-        self._documents = {
-            status: target
-            for status, target in directives.ErrorDocument.items()
-            if target.lower() != "default"
-        }
+        self._documents = directives.ErrorDocument
         self._signature = directives.ServerSignature
         self._admin = directives.ServerAdmin
-        self._server = server
+        self._site = site
         self._place = place
 
     @staticmethod
     def wanted(directives: Directives, errors: ErrorLog) -> bool:
         """Whether there is anything to do."""
+        said = [section_values(section) for section in directives.sections]
         return bool(
             directives.ErrorDocument
             or directives.ServerSignature != "Off"
+            or any("ErrorDocument" in values or "ServerSignature" in values for values in said)
             or errors.enabled("info")
         )
 
     def __call__(self, request: Request, conn: Connection) -> Response:
-        response = self._handler(request, conn)
+        response = self._router(request, conn)
         if type(response) is not Page:
             return response
         if response.status == 404:
             if request.path:
-                ah, text = "AH00128", f"File does not exist: {request.path}"
+                ah, text = "AH00128", f"File does not exist: {self._site.filename(request.path)}"
             else:  # http/protocol.py, split_target
                 ah, text = "AH00026", f"%2F or %00 in the path: {request.log_line}"
             self._errors.write("info", text, ah=ah, client=conn.peer)
@@ -70,30 +70,31 @@ class ErrorPages:
 
     def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:
         """The page for a request that never came to a handler: a text and a signature, no redirect."""
-        text = self._documents.get(status, "")
+        text = _document_for(status, self._documents) or ""
         if text and not _elsewhere(text):
             return _text(page(status, method), text, method)
-        return page(status, method, signature=self.signature(conn))
+        return page(status, method, signature=self._line(self._signature, conn))
 
-    def signature(self, conn: Connection) -> bytes:
+    def _line(self, signature: str, conn: Connection) -> bytes:
         """ServerSignature's line below a page, b"" if it is Off."""
-        if self._signature == "Off":
+        if signature == "Off":
             return b""
         name, port = self._place(conn)
         name = _escape(name)
-        if self._signature == "EMail" and self._admin:
+        if signature == "EMail" and self._admin:
             name = f'<a href="mailto:{_escape(self._admin)}">{name}</a>'
-        line = f"<hr>\n<address>{_escape(self._server)} Server at {name} Port {port}</address>\n"
+        line = f"<hr>\n<address>{_escape(self._site.server)} Server at {name} Port {port}</address>\n"
         return line.encode("latin-1", "xmlcharrefreplace")
 
     def _changed(self, response: Page, request: Request, conn: Connection) -> Response:
-        target = self._documents.get(response.status)
+        said = self._router.said(request.path)
+        target = _document_for(response.status, said.documents)
         why = ""
         if target is not None and not _elsewhere(target):
             return _text(response, target, request.method)
         if target is not None and not target.startswith("/"):
             extra = b"Location: %b\r\n" % target.encode("latin-1", "replace")
-            return page(302, request.method, extra=extra, signature=self.signature(conn))
+            return page(302, request.method, extra=extra, signature=self._line(said.signature, conn))
         if target is not None:
             document = self._document(target, response, request, conn)
             if type(document) is not Page and document is not None:
@@ -103,11 +104,11 @@ class ErrorPages:
                 )  # fmt: skip
             status = document.status if document is not None else 500
             why = f"ErrorDocument {target}: {status} {REASONS[status]}"
-        elif self._signature == "Off":
+        elif said.signature == "Off":
             return response
         return page(
             response.status, request.method, extra=response.extra, what=why or response.what,
-            signature=self.signature(conn),
+            signature=self._line(said.signature, conn),
         )  # fmt: skip
 
     def _document(
@@ -125,7 +126,13 @@ class ErrorPages:
             field for field in new.headers if not field[0].startswith(b"if-") and field[0] != b"range"
         )
         new.conditional = False
-        return self._handler(new, conn)
+        return self._router(new, conn)
+
+
+def _document_for(status: int, documents: Mapping[int, str]) -> str | None:
+    """What ErrorDocument says, None for `default`, too."""
+    target = documents.get(status)
+    return None if target is None or target.lower() == "default" else target
 
 
 def _elsewhere(target: str) -> bool:

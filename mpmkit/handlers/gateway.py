@@ -107,26 +107,45 @@ class Variables:
     def add(self, environ: dict[str, Any], request: Request, conn: Connection, script: Script) -> None:
         """Add to a copy of `base` what RFC 3875, 4.1 and httpd have in common: text, bytes as latin-1.
 
-        A header that could pass for a variable of another meaning stays out.
+        What does not depend on the connection is made once for each Request, and the same head sent
+        again is the same Request (http/protocol.py).
         """
         host, port = conn.local
-        peer = conn.peer
         environ["SERVER_PORT"] = self._port or str(port)
         environ["SERVER_ADDR"] = host
-        environ["SERVER_PROTOCOL"] = f"HTTP/{request.version[0]}.{request.version[1]}"
-        environ["REMOTE_ADDR"] = peer[0]
-        environ["REMOTE_PORT"] = str(peer[1])
-        environ["REQUEST_METHOD"] = request.method
-        environ["REQUEST_URI"] = request.target.decode("latin-1")
-        environ["QUERY_STRING"] = request.query.decode("latin-1")
-        environ["SCRIPT_NAME"] = latin(script.name)
-        environ["SCRIPT_FILENAME"] = script.filename
-        environ["PATH_INFO"] = latin(script.path_info)
-        if script.path_info:
-            environ["PATH_TRANSLATED"] = latin(script.translated)
+        environ["REMOTE_ADDR"] = conn.peer[0]
+        environ["REMOTE_PORT"] = str(conn.peer[1])
         scheme = environ["REQUEST_SCHEME"] = conn.scheme
         if scheme == "https":
             environ["HTTPS"] = "on"
+        if isinstance(request, Redirected):
+            environ.update(self._of_request(request, script))
+            for key, said in request.before.items():
+                environ[f"REDIRECT_{key}"] = said
+            environ["REDIRECT_STATUS"] = str(request.status)
+            environ["REDIRECT_URL"] = latin(request.url)
+            return
+        told = request.told
+        if told is None or told[0] is not script:
+            told = request.told = (script, self._of_request(request, script))
+        environ.update(told[1])
+
+    def _of_request(self, request: Request, script: Script) -> dict[str, str]:
+        """The variables that a request's head and a script's place decide.
+
+        A header that could pass for a variable of another meaning stays out.
+        """
+        environ = {
+            "SERVER_PROTOCOL": f"HTTP/{request.version[0]}.{request.version[1]}",
+            "REQUEST_METHOD": request.method,
+            "REQUEST_URI": request.target.decode("latin-1"),
+            "QUERY_STRING": request.query.decode("latin-1"),
+            "SCRIPT_NAME": latin(script.name),
+            "SCRIPT_FILENAME": script.filename,
+            "PATH_INFO": latin(script.path_info),
+        }
+        if script.path_info:
+            environ["PATH_TRANSLATED"] = latin(script.translated)
         for name, value in request.headers:
             key = HEADER_KEYS.get(name)
             if key is None:
@@ -140,11 +159,7 @@ class Variables:
             environ["SERVER_NAME"], digits = _host(asked)
             if digits:
                 environ["SERVER_PORT"] = digits
-        if isinstance(request, Redirected):
-            for key, said in request.before.items():
-                environ[f"REDIRECT_{key}"] = said
-            environ["REDIRECT_STATUS"] = str(request.status)
-            environ["REDIRECT_URL"] = latin(request.url)
+        return environ
 
     def of_program(self, environ: dict[str, str], request: Request, conn: Connection, script: Script) -> None:
         """The same for a program of its own, CGI or behind FastCGI: what httpd says there, and no

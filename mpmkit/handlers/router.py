@@ -89,6 +89,8 @@ class Said(NamedTuple):
     handler     SetHandler's, None without one; `by_name`: a <Files> section said it
     by_extension, options, require      AddHandler's, Options', Require's
     body        LimitRequestBody's; None where no section at all has one: then the protocol knows it
+    sendfile, mmap      EnableSendfile's, EnableMMAP's
+    documents, signature                ErrorDocument's, by status, and ServerSignature's
     """
 
     handler: str | None
@@ -97,6 +99,10 @@ class Said(NamedTuple):
     options: frozenset[str]
     require: tuple[str, ...]
     body: int | None
+    sendfile: bool
+    mmap: bool
+    documents: Mapping[int, str]
+    signature: str
 
 
 class Place(NamedTuple):
@@ -151,22 +157,16 @@ class Router:
         self._places = [*(place for place in places if place.kind != "WSGIScriptAlias"),
                         *(place for place in places if place.kind == "WSGIScriptAlias")]  # fmt: skip
         self._limits = {place: place.limit() for place in (self._root, *self._places)}
-        self._files = {self._root: files}
-        for place in self._places:
-            if place.kind == "Alias":
-                self._files[place] = StaticFiles(
-                    place.root, files.index, files.types, prefix=place.prefix, options=files.options
-                )
-        for static in self._files.values():
-            static.handler_of = self.decide
-            static.canonical, static.charset = files.canonical, files.charset
-            static.listings, static.errors = files.listings, errors
+        files.handler_of, files.errors = self.decide, errors
+        self._files = files
+        # For each place, and for what the sections say about it of sendfile and mmap.
+        self._static = {(self._root, files.options.sendfile, files.options.mmap): files}
         rules = [Rule(section) for section in directives.sections]
         limits = any("LimitRequestBody" in rule.values for rule in rules)
         self._body = directives.LimitRequestBody if limits else None
         self._rules = sorted(rules, key=lambda rule: (ORDER.index(rule.kind), _depth(rule)))
-        # A child with threads stays on one CPU, its programs need not: asked before any child is.
-        self._cpus = os.sched_getaffinity(0)
+        # A child has SCHED_BATCH, and with threads one CPU; its programs not: asked before any child is.
+        self._cpus, self._policy = os.sched_getaffinity(0), os.sched_getscheduler(0)
         self._cgi: CgiScripts | None = None
         self._fastcgi: FastCgi | None = None
         self._check_handlers()
@@ -206,7 +206,7 @@ class Router:
             if is_script(said.handler) and not said.by_name:
                 return self._walking(place, path, said.handler)
             if not is_script(said.handler):
-                return self._guarded(said, self._static(place))
+                return self._guarded(said, self._files_of(place, said))
         for end in _ends(path, len(place.prefix)):
             filename = place.file(path[:end])
             here = self.said(path, filename)
@@ -220,7 +220,7 @@ class Router:
             if end < len(path) and os.path.isdir(filename):
                 continue  # a directory with a script's name
             return self._running(handler, place, path, filename, path[:end], path[end:])
-        return self._guarded(said, self._static(place))
+        return self._guarded(said, self._files_of(place, said))
 
     def place(self, path: str) -> Place:
         """The first alias that the path begins with, or the document root."""
@@ -229,16 +229,26 @@ class Router:
                 return place
         return self._root
 
-    def said(self, path: str, filename: str) -> Said:
-        """What the sections say about a URL path and the file that it leads to."""
+    def said(self, path: str, filename: str = "") -> Said:
+        """What the sections say about a URL path and the file that it leads to (without `filename`:
+        asked of `place`)."""
+        filename = filename or self.place(path).file(path)
         require: tuple[str, ...] = ("all", "granted")
         handler, by_name = self._default, False
         by_extension: Mapping[str, str] = self._by_extension
         options, body = self._options, self._body
+        sendfile, mmap = self._files.options.sendfile, self._files.options.mmap
+        documents: Mapping[int, str] = self._directives.ErrorDocument
+        signature = self._directives.ServerSignature
         for rule in self._rules:
             if rule.is_for(path, filename):
                 body = rule.values.get("LimitRequestBody", body)
+                sendfile = rule.values.get("EnableSendfile", sendfile)
+                mmap = rule.values.get("EnableMMAP", mmap)
                 require = rule.values.get("Require", require)
+                signature = rule.values.get("ServerSignature", signature)
+                if "ErrorDocument" in rule.values:
+                    documents = {**documents, **rule.values["ErrorDocument"]}
                 if "SetHandler" in rule.values:
                     handler = rule.values["SetHandler"]
                     by_name = rule.kind.startswith("Files")
@@ -248,10 +258,23 @@ class Router:
                     options = merge_options(options, rule.options)
         if handler is not None and handler.lower() == "none":
             handler = None
-        return Said(handler, by_name, by_extension, options, require, body)
+        return Said(
+            handler, by_name, by_extension, options, require, body, sendfile, mmap, documents, signature
+        )
 
-    def _static(self, place: Place) -> StaticFiles:
-        return self._files[place]
+    def _files_of(self, place: Place, said: Said) -> StaticFiles:
+        key = (place, said.sendfile, said.mmap)
+        static = self._static.get(key)
+        if static is None:
+            files = self._files
+            static = self._static[key] = StaticFiles(
+                place.root, files.index, files.types, prefix=place.prefix,
+                options=files.options._replace(sendfile=said.sendfile, mmap=said.mmap),
+            )  # fmt: skip
+            static.handler_of, static.errors = files.handler_of, files.errors
+            static.canonical, static.charset = files.canonical, files.charset
+            static.listings = files.listings
+        return static
 
     def _guarded(self, said: Said, handler: Handler) -> Handler:
         """`handler` for those whom Require lets in, and for bodies that LimitRequestBody allows."""
@@ -324,8 +347,9 @@ class Router:
             from mpmkit.handlers.cgi import CgiScripts  # here: most servers never run a program
 
             self._cgi = CgiScripts(
-                self._directives, self._errors, self._root.root, self.redirect, self._cpus
-            )
+                self._directives, self._errors, self._root.root, self.redirect, self._cpus,
+                self._policy,
+            )  # fmt: skip
         return self._cgi
 
     def _fast_cgi(self) -> FastCgi:

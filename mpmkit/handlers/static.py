@@ -3,16 +3,27 @@
 A file's response is prepared once for each version of the file: its header lines, and for a small
 file its bytes. Each request then costs one `stat`, which tells whether the version is still the
 same. A change of size, time or inode makes a new version; nobody sees an old page.
+
+Files of up to MMAP_LIMIT are mapped into memory (EnableMMAP), as by httpd. httpd maps a file for one
+request and unmaps it; here the mapping stays with the version from the second request on, so that a
+100 KB file costs no `open`, no `read` and no `close`, and its bytes are copied once, by the kernel,
+from the page cache to the socket. All children map the same pages: it is no memory of their own.
+What is mapped may be cut short by somebody. Whoever reads beyond the new end in memory is killed by
+SIGBUS; the kernel, which reads on our behalf in `sendmsg`, gets an error instead. So the bytes of a
+mapping are never looked at here, and a connection that would look at them (TLS, a filter) has the file
+read, as before.
 """
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.http.messages import (
     METHODS,
@@ -31,6 +42,9 @@ if TYPE_CHECKING:
 
 SMALL = 65536  # bytes of a file that are kept in memory with its version
 VERSIONS_KEPT = 256  # files whose versions are remembered, at most SMALL bytes each
+MMAP_LIMIT = 4 << 20  # bytes of the largest file that is mapped; httpd maps larger ones piece by piece
+MAPPINGS_KEPT = 64  # files that stay mapped: each is an open descriptor, too, before Python 3.13
+MAPPED_KEPT = 64 << 20  # bytes of them in all
 
 ALLOW = b"Allow: GET,POST,OPTIONS,HEAD,TRACE\r\n"
 
@@ -58,17 +72,24 @@ class FileOptions(NamedTuple):
                 of nothing else; nothing: files have none
     ranges, overlaps, reversals     MaxRanges, MaxRangeOverlaps, MaxRangeReversals: a request that asks
                 for more gets the whole file, which is less work; ranges 0: there are none
+    sendfile, mmap  EnableSendfile, EnableMMAP: how a large file is sent; with both, by sendfile
     """
 
     etag: tuple[str, ...] = ("MTime", "Size")
     ranges: int = 200
     overlaps: int = 20
     reversals: int = 20
+    sendfile: bool = False
+    mmap: bool = True
 
     @classmethod
     def of(cls, directives: Directives) -> FileOptions:
         most = (directives.MaxRanges, directives.MaxRangeOverlaps, directives.MaxRangeReversals)
-        return cls(directives.FileETag, *(MANY if number < 0 else number for number in most))
+        ranges, overlaps, reversals = (MANY if number < 0 else number for number in most)
+        return cls(
+            directives.FileETag, ranges, overlaps, reversals,
+            directives.EnableSendfile, directives.EnableMMAP,
+        )  # fmt: skip
 
 
 DEFAULTS = FileOptions()
@@ -81,9 +102,17 @@ def signature_of(st: os.stat_result) -> tuple[int, int, int, int]:
 
 
 class Version:
-    """One version of one file, and the responses made for it."""
+    """One version of one file, and the responses made for it.
 
-    __slots__ = ("after", "etag", "fields", "filename", "get", "head", "mtime", "signature", "size")
+    get     the whole of a small file
+    mapped  the whole of a file that stays mapped; the body is a memoryview of the mapping
+    asked   somebody has asked for the whole of it before
+    """
+
+    __slots__ = (
+        "after", "asked", "etag", "fields", "filename", "get", "head", "mapped", "mtime", "sendfile",
+        "signature", "size",
+    )  # fmt: skip
 
     def __init__(
         self, filename: str, st: os.stat_result, now: float, media_type: str | None,
@@ -110,21 +139,54 @@ class Version:
         length = b"Content-Length: %d\r\n" % self.size
         self.head = Response(200, self.fields + (length if self.size else b""), self.after)
         self.get: Response | None = None
+        self.mapped: Response | None = None
+        self.asked = False
+        self.sendfile = options.sendfile
         if self.size <= SMALL:
             with open(filename, "rb") as file:
                 body = file.read(SMALL + 1)
             if len(body) == self.size:
                 self.get = Response(200, self.fields + length, self.after, body, self.size)
 
-    def response(self) -> Response:
+    def response(self, conn: Connection) -> Response:
         """The whole file. Raises OSError when it can't be opened any more."""
         if self.get is not None:
             return self.get
-        fd = os.open(self.filename, os.O_RDONLY | os.O_CLOEXEC)
+        mapped = self.mapped  # read once: another thread may drop it
+        if mapped is not None and conn.direct:
+            return mapped
+        return self._whole(self._opened(0, self.size))
+
+    def part(self, start: int, count: int, conn: Connection) -> bytes | memoryview | FileBody:
+        """`count` bytes from `start`. Raises OSError when the file can't be opened any more."""
+        kept = self.get or (self.mapped if conn.direct else None)
+        if kept is not None:
+            assert isinstance(kept.body, (bytes, memoryview))
+            return kept.body[start : start + count]
+        return self._opened(start, count)
+
+    def map(self) -> None:
+        """Map the file into memory for the requests to come, if it can be."""
+        try:
+            with open(self.filename, "rb") as file:
+                mapping = mmap.mmap(
+                    file.fileno(), self.size, mmap.MAP_SHARED, mmap.PROT_READ, **_NO_DUPLICATE
+                )
+        except (OSError, ValueError):  # no file system for it; or the file is shorter by now
+            return
+        self.mapped = self._whole(memoryview(mapping))
+
+    def _whole(self, body: memoryview | FileBody) -> Response:
         length = b"Content-Length: %d\r\n" % self.size
-        return Response(
-            200, self.fields + length, self.after, FileBody(fd, 0, self.size), self.size
-        )
+        return Response(200, self.fields + length, self.after, body, self.size)
+
+    def _opened(self, start: int, count: int) -> FileBody:
+        fd = os.open(self.filename, os.O_RDONLY | os.O_CLOEXEC)
+        return FileBody(fd, start, count, self.sendfile)
+
+
+# Python keeps a copy of a mapping's descriptor, unless it is told that nobody will resize the mapping.
+_NO_DUPLICATE: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 class NoIndex(FileNotFoundError):
@@ -173,6 +235,7 @@ class StaticFiles:
         self.options = options
         self._clock = clock
         self._versions: dict[str, Version] = {}
+        self._maps = options.mmap and not options.sendfile
 
     def __call__(self, request: Request, conn: Connection) -> Response:
         version = self._versions.get(request.path)
@@ -184,6 +247,8 @@ class StaticFiles:
             else:
                 if signature_of(st) != version.signature:
                     version = None
+            if version is None:
+                self._versions.pop(request.path, None)
         if version is None:
             found = self.find(request, conn)
             if isinstance(found, Response):
@@ -192,11 +257,13 @@ class StaticFiles:
         try:
             match request.method:
                 case "GET" | "POST" if not request.conditional:
-                    return version.response()
+                    if version.get is None:
+                        self._before_large(version)
+                    return version.response(conn)
                 case "HEAD" if not request.conditional:
                     return version.head
                 case "GET" | "HEAD" | "POST":
-                    return self._conditional(request, version)
+                    return self._conditional(request, version, conn)
                 case "OPTIONS":
                     return Response(200, ALLOW + b"Content-Length: 0\r\n", version.after)
                 case _:
@@ -204,14 +271,31 @@ class StaticFiles:
         except OSError as error:
             return self._refused(error, request, conn)
 
-    def _conditional(self, request: Request, version: Version) -> Response:
+    def _before_large(self, version: Version) -> None:
+        """A whole file that is not kept in memory is asked for: map it, if it is worth it.
+
+        The first time it is not: a mapping costs more than to read the file once. A version that is not
+        remembered is always asked for the first time.
+        """
+        if not version.asked:
+            version.asked = True
+        elif version.mapped is None and self._maps and version.size <= MMAP_LIMIT:
+            mapped = [other for other in list(self._versions.values()) if other.mapped is not None]
+            if len(mapped) >= MAPPINGS_KEPT or (
+                sum(other.size for other in mapped) + version.size > MAPPED_KEPT
+            ):
+                for other in mapped:
+                    other.mapped = None
+            version.map()
+
+    def _conditional(self, request: Request, version: Version, conn: Connection) -> Response:
         """The answer to a request with a Range or an If-… header."""
         now = self._clock()
         if (refusal := _precondition(request, version, now)) is not None:
             return refusal
         if request.method == "HEAD":
             return version.head
-        return _ranged(request, version, self.options, now) or version.response()
+        return _ranged(request, version, self.options, now, conn) or version.response(conn)
 
     def find(self, request: Request, conn: Connection) -> Version | Response:
         """The file that the request's path names, or the response that says why there is none."""
@@ -364,7 +448,7 @@ def _precondition(request: Request, version: Version, now: float) -> Response | 
 
 
 def _ranged(
-    request: Request, version: Version, options: FileOptions, now: float
+    request: Request, version: Version, options: FileOptions, now: float, conn: Connection
 ) -> Response | None:
     """The answer to Range (RFC 9110, 14.2); None: send the whole file. Raises OSError."""
     header = request.get(b"range")
@@ -382,12 +466,7 @@ def _ranged(
         fields = version.fields + b"Content-Length: %d\r\nContent-Range: bytes %d-%d/%d\r\n" % (
             count, start, end, size,
         )  # fmt: skip
-        if version.get is not None:
-            assert isinstance(version.get.body, bytes)
-            body: bytes | FileBody = version.get.body[start : end + 1]
-        else:
-            body = FileBody(os.open(version.filename, os.O_RDONLY | os.O_CLOEXEC), start, count)
-        return Response(206, fields, version.after, body, count)
+        return Response(206, fields, version.after, version.part(start, count, conn), count)
     kind = version.after.replace(b"Content-Type", b"Content-type").removesuffix(b"\r\n")
     heads = [
         b"\r\n--%b\r\n%bContent-range: bytes %d-%d/%d\r\n\r\n" % (BOUNDARY, kind, start, end, size)

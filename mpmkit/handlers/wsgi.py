@@ -13,9 +13,10 @@ import os
 import sys
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from stat import S_ISREG
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.handlers.gateway import Script, Variables
 from mpmkit.handlers.static import signature_of
@@ -40,6 +41,9 @@ HOP_BY_HOP = frozenset(
         "transfer-encoding", "upgrade",
     }
 )  # fmt: skip
+
+
+HEADS_KEPT = 128  # of applications' answers: status and headers, checked and written down
 
 
 class ScriptExit(Exception):
@@ -115,6 +119,7 @@ class WsgiScripts:
     def __init__(self, directives: Directives, errors: ErrorLog) -> None:
         assert directives.DocumentRoot is not None
         self._variables = Variables(directives, os.path.realpath(directives.DocumentRoot))
+        self._sendfile = directives.EnableSendfile
         self._applications: dict[str, Application] = {}
         self._base: dict[str, Any] = {
             "wsgi.version": (1, 0),
@@ -154,7 +159,10 @@ class WsgiScripts:
                 environ["wsgi.input"] = io.BufferedReader(_Body(conn))
                 if request.length is None:
                     environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
-            return run_application(function, environ, request)
+            response = run_application(function, environ, request)
+            if type(response.body) is FileBody:
+                response.body.sendfile = self._sendfile
+            return response
         except SystemExit as error:
             raise ScriptExit(script.name) from error
 
@@ -220,8 +228,7 @@ class _Call:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.status = ""
-        self.headers: list[tuple[str, str]] = []
+        self.head: Head | None = None
         self.written: list[bytes] = []
         self.sent = False
 
@@ -233,21 +240,9 @@ class _Call:
             finally:
                 exc_info = None  # no reference cycle through the traceback
             self.written.clear()  # it belonged to the response that this one replaces
-        elif self.status:
+        elif self.head is not None:
             raise AssertionError("start_response was called a second time without exc_info")
-        if not (len(status) >= 4 and status[:3].isdigit() and status[3] == " "):
-            raise AssertionError(f"status {status!r} is not like '200 OK'")
-        if not status.isprintable():
-            raise AssertionError(f"status {status!r} contains a line break")
-        for name, value in headers:
-            if name.lower() in HOP_BY_HOP:
-                raise AssertionError(
-                    f"header {name}: is the server's to set, not the application's"
-                )
-            if "\n" in value or "\r" in value or "\n" in name:
-                raise AssertionError(f"header {name!r} contains a line break")
-        self.status = status
-        self.headers = headers
+        self.head = read_head(status, tuple(map(tuple, headers)))
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -259,52 +254,84 @@ class _Call:
 
     def sends(self, file: FileBody) -> bool:
         """The file can be the body as it is: there is to be one, of this length, and no special head."""
-        code = int(self.status[:3] or 0)
-        lengths = [value for name, value in self.headers if name.lower() == "content-length"]
+        head = self.head
         return (
-            code not in BODYLESS_STATUSES
+            head is not None
+            and head.code not in BODYLESS_STATUSES
             and self.request.method != "HEAD"
-            and self.status[4:] == REASONS.get(code)
-            and lengths in ([], [str(file.count)])
+            and head.reason is None
+            and head.length in (None, file.count)
         )
 
     def response(self, body: Any, length: int | None) -> Response:
-        if not self.status:
+        head = self.head
+        if head is None:
             raise AssertionError("the application did not call start_response")
-        code = int(self.status[:3])
-        fields = after = ""
-        declared = None
-        for name, value in self.headers:
-            lower = name.lower()
-            if lower == "content-type":
-                after = f"Content-Type: {value}\r\n"
-            elif lower not in ("date", "server"):
-                if lower == "content-length":
-                    if code in (204, 304):
-                        continue  # there is nothing to be so long
-                    declared = int(value)
-                fields += f"{name}: {value}\r\n"
+        code, fields, declared = head.code, head.fields, head.length
         if code in BODYLESS_STATUSES or self.request.method == "HEAD":
             if declared is None and length and self.request.method == "HEAD":
-                fields += f"Content-Length: {length}\r\n"
+                fields += b"Content-Length: %d\r\n" % length
             if hasattr(body, "close"):
                 body.close()
             body, declared = b"", 0
         elif declared is None and length is not None:
-            fields += f"Content-Length: {length}\r\n"
+            fields += b"Content-Length: %d\r\n" % length
             declared = length
         elif declared is not None and length is not None and declared != length:
             raise AssertionError(f"Content-Length says {declared}, the body has {length} bytes")
         if isinstance(body, _Pieces):
             body.declared = declared
-        reason = None
-        if self.status[4:] != REASONS.get(code):
-            reason = self.status[4:].encode("latin-1")
+        if head.reason is not None:
             body = [body] if type(body) is bytes else body  # the way on which a reason is asked for
-        return Response(
-            code, fields.encode("latin-1"), after.encode("latin-1") + b"\r\n", body, declared,
-            reason=reason,
-        )  # fmt: skip
+        return Response(code, fields, head.after, body, declared, reason=head.reason)
+
+
+class Head(NamedTuple):
+    """What an application told `start_response`, as it goes to the client.
+
+    fields, after   header lines, as a Response has them
+    length          its Content-Length, None without one
+    reason          its own words for the status; None: the usual ones
+    """
+
+    code: int
+    fields: bytes
+    after: bytes
+    length: int | None
+    reason: bytes | None
+
+
+@lru_cache(HEADS_KEPT)
+def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
+    """Check a status and headers by PEP 3333, and write them down. Raises AssertionError.
+
+    Most applications say the same thing again and again, so what is right is remembered.
+    """
+    if not (len(status) >= 4 and status[:3].isdigit() and status[3] == " "):
+        raise AssertionError(f"status {status!r} is not like '200 OK'")
+    if not status.isprintable():
+        raise AssertionError(f"status {status!r} contains a line break")
+    code, reason = int(status[:3]), status[4:]
+    fields = after = ""
+    length = None
+    for name, value in headers:
+        lower = name.lower()
+        if lower in HOP_BY_HOP:
+            raise AssertionError(f"header {name}: is the server's to set, not the application's")
+        if "\n" in value or "\r" in value or "\n" in name:
+            raise AssertionError(f"header {name!r} contains a line break")
+        if lower == "content-type":
+            after = f"Content-Type: {value}\r\n"
+        elif lower not in ("date", "server"):
+            if lower == "content-length":
+                if code in BODYLESS_STATUSES:
+                    continue  # there is nothing to be so long
+                length = int(value)
+            fields += f"{name}: {value}\r\n"
+    return Head(
+        code, fields.encode("latin-1"), after.encode("latin-1") + b"\r\n", length,
+        None if reason == REASONS.get(code) else reason.encode("latin-1"),
+    )  # fmt: skip
 
 
 class _Pieces:

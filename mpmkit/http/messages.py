@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from mpmkit._version import __version__
 
@@ -70,9 +71,6 @@ SENTENCES = {
     503: "The server can't do this at the moment.",
     504: "The program behind this server took too long.",
 }
-
-# Bytes that the scoreboard keeps of a request: its protocol and its line.
-PROTOCOL_TEXT, REQUEST_TEXT = 16, 64
 
 SERVER = f"mpmkit/{__version__}"
 
@@ -140,13 +138,14 @@ class Request:
     conditional     there is a Range or an If-… header: the answer may not be the whole resource
     length          Content-Length; 0 without a body; None when chunked
     expect_continue the client waits for `100 Continue` before it sends the body
-    status_text     protocol and line, cut and padded as the scoreboard stores them
     log_line        the line as the access log quotes it
+    told            a handler's own note: what it made of this head once and need not make again
     """
 
     __slots__ = (
         "asks_keep_alive", "close", "conditional", "expect_continue", "head", "headers", "length",
-        "line", "log_line", "method", "path", "query", "status_text", "target", "version",
+        "line", "log_line", "method", "path", "query", "target", "told",
+        "version",
     )  # fmt: skip
 
     method: str
@@ -158,12 +157,12 @@ class Request:
     head: bytes
     line: bytes
     log_line: str
-    status_text: bytes
     close: bool
     asks_keep_alive: bool
     expect_continue: bool
     conditional: bool
     length: int | None
+    told: tuple[Any, Any] | None
 
     def get(self, name: bytes) -> bytes | None:
         """The value of header `name` (lower case); several are joined with a comma (RFC 9110, 5.3)."""
@@ -178,21 +177,26 @@ class Request:
 
 
 class FileBody:
-    """`count` bytes of an open file from `offset`. Whoever sends it closes it."""
+    """`count` bytes of an open file from `offset`. Whoever sends it closes it.
 
-    __slots__ = ("count", "fd", "offset")
+    sendfile    the kernel may copy it to the socket (EnableSendfile)
+    """
 
-    def __init__(self, fd: int, offset: int, count: int) -> None:
+    __slots__ = ("count", "fd", "offset", "sendfile")
+
+    def __init__(self, fd: int, offset: int, count: int, sendfile: bool = False) -> None:
         self.fd = fd
         self.offset = offset
         self.count = count
+        self.sendfile = sendfile
 
 
 class Response:
     """What a handler answers.
 
     fields, after   header lines with CRLF, `after` with the blank line that ends the head
-    body            bytes, a FileBody, or an iterable of bytes (close() is called if it has one)
+    body            bytes, a memoryview of a mapped file (only for a connection that is `direct`), a
+                    FileBody, or an iterable of bytes (close() is called if it has one)
     length          bytes of the body when it is known before, else None (then chunked, or closed)
     close           end the connection after this response
     reason          a script's own words for the status, if `body` is an iterable; None: the usual ones
@@ -205,7 +209,7 @@ class Response:
         status: int,
         fields: bytes,
         after: bytes,
-        body: bytes | FileBody | Iterable[bytes] = b"",
+        body: bytes | memoryview | FileBody | Iterable[bytes] = b"",
         length: int | None = 0,
         close: bool = False,
         reason: bytes | None = None,

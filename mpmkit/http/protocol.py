@@ -9,16 +9,21 @@ and h11 has not: the limits (LimitRequestLine, LimitRequestFields, LimitRequestF
 line feeds, blank lines before the request line. After it, what a server makes of the head: the
 path, the body's framing, whether the client wants to stay.
 
-**Heads seen before.** Parsing a head costs h11 about 35 µs, and most heads have been seen: a
-client repeats itself. Whatever h11 decided about the exact bytes of a complete head without a body
-is therefore remembered, and the same bytes get the same Request. Nothing is guessed: a head that
-differs in one byte is parsed. The memory is bounded (`HEADS_REMEMBERED` heads of at most
-`LONGEST_REMEMBERED` bytes) and emptied when it is full.
+Parsing a head costs h11 about 35 µs. Two shorter ways (`Heads`) come to the same end:
+
+**Heads seen before.** Most have been: a client repeats itself. What was decided about the exact
+bytes of a complete head without a body is remembered, and the same bytes get the same Request.
+Nothing is guessed: a head that differs in one byte is parsed.
 
 **Plain heads.** A head whose lines all look as RFC 9112 draws them, with exactly one Host, and with
-no field that says something about a body or about the next protocol, has only one reading. Two
-regular expressions find it in a few µs (`read_plain`). They only ever say "plain" or "ask h11":
-no head is refused by them, and tests/test_protocol.py compares what they accept with h11.
+no field that says something about a body or about the next protocol, has only one reading. It is
+taken line by line: the request line by a regular expression; most of the field lines have been seen
+before, in other heads, and the others are read by a second expression. This way only ever says
+"plain" or "ask h11": no head is refused by it, and tests/test_protocol.py compares everything in
+what it accepts with what `parse_head` makes of the same bytes.
+
+**What comes twice is remembered.** A head or a line that never comes again would only push out
+others, and write to memory that was not touched before, which costs more than reading it did.
 """
 
 from __future__ import annotations
@@ -29,17 +34,14 @@ import re
 import h11
 
 from mpmkit.directives import Directives
-from mpmkit.http.messages import (
-    METHODS,
-    PROTOCOL_TEXT,
-    REQUEST_TEXT,
-    Request,
-    RequestError,
-    text_field,
-)
+from mpmkit.http.messages import METHODS, Request, RequestError
 
 HEADS_REMEMBERED = 512
-LONGEST_REMEMBERED = 2048
+LONGEST_REMEMBERED = 2048  # bytes of a head
+LINES_REMEMBERED = 512
+LONGEST_LINE_REMEMBERED = 512
+SEEN_ONCE = 256  # heads and lines of which it is known that they were here, until they are forgotten
+TRAILERS = 8190  # bytes of them, as of one field of a head; h11 takes twice as many in pieces
 BLANK_LINES = 10  # httpd accepts this many before a request line (DEFAULT_LIMIT_BLANK_LINES)
 
 _REQUEST_LINE = re.compile(
@@ -49,20 +51,26 @@ _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _VERSION = re.compile(rb"HTTP/[1-9]\.[0-9]\Z")
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _SIMPLE_REQUEST = re.compile(rb"GET ([\x21-\x7e\x80-\xff]+)\r\n")
-_PLAIN_START = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/1\.([01])\r\n")
+# A target in origin form, its path and its query; no quote or backslash, which logs write otherwise.
+_PLAIN_LINE = re.compile(
+    rb"([A-Z-]+) ((/[^\x00-\x20\"#?\\\x7f-\xff]*)(?:\?([^\x00-\x20\"#\\\x7f-\xff]*))?) HTTP/1\.([01])"
+)
 _PLAIN_FIELD = re.compile(
-    rb"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00-\x08\x0a-\x1f\x7f]*)\r$", re.MULTILINE
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)"
 )
 # What httpd refuses in a head, and h11 does not: control characters, a continuation line of blanks,
 # and a length that is said twice, be it the same.
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _BLANK_CONTINUATION = re.compile(rb"\r\n[ \t]+\r\n")
 _LENGTHS = re.compile(rb"\ncontent-length:([^\r]*(?:\r\n[ \t][^\r]*)*)", re.IGNORECASE)
-# What h11 looks at more closely than at a name and a value.
-_NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 _CONDITIONAL = frozenset(
     {b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range"}
 )
+# What h11 looks at more closely than at a name and a value, and what more than one handler looks at.
+_NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+_SPECIAL = _NOT_PLAIN | _CONDITIONAL | {b"host", b"connection"}
+# What a special line of a plain head tells, as bits.
+_HOST_LINE, _CLOSE, _KEEP_ALIVE, _IF_OR_RANGE = 1, 2, 4, 8
 # A host name or an address, and a port: whatever else comes as Host ends up in nobody's link.
 _HOST = re.compile(
     rb"(?:[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::0*[1-9][0-9]{0,4})?\Z"
@@ -75,22 +83,131 @@ _H11_SAYS = {
 }  # fmt: skip
 
 
-# What the scoreboard shows of each version.
-_PROTOCOLS = {
-    version: text_field(b"http/%d.%d" % version, PROTOCOL_TEXT)
-    for version in ((0, 9), (1, 0), (1, 1))
-}
+_METHODS = {method.encode(): method for method in METHODS}
+_VERSIONS = {b"0": (1, 0), b"1": (1, 1)}
+
+Field = tuple[bytes, bytes]  # name in lower case, value
+
+
+class Heads:
+    """The short ways to a Request, and what a process remembers for them.
+
+    known    heads without a body, byte by byte, and what became of them
+    lines    field lines of plain heads: each with its field and its bits (`_HOST_LINE` and so on)
+
+    Both are bounded, and emptied when they are full. All connections and threads of a process share
+    them; each step is one operation on a dict or a list, so there is no lock.
+    """
+
+    __slots__ = ("_fields", "_longest", "_once", "known", "lines")
+
+    def __init__(self, directives: Directives) -> None:
+        self.known: dict[bytes, Request] = {}
+        self.lines: dict[bytes, tuple[Field, int]] = {}
+        self._once: set[int] = set()  # hashes
+        # A head that is no longer than one of its lines may be needs no closer look at each.
+        self._longest = min(directives.LimitRequestLine, directives.LimitRequestFieldSize)
+        self._fields = directives.LimitRequestFields or self._longest
+
+    def remember(self, head: bytes, request: Request) -> None:
+        """Know `head` from now on, if it has been here before."""
+        if len(head) <= LONGEST_REMEMBERED and self._twice(head):
+            if len(self.known) >= HEADS_REMEMBERED:
+                self.known.clear()
+            self.known[head] = request
+
+    def _twice(self, data: bytes) -> bool:
+        """Have the same bytes been here lately? (Or others with the same hash: that does no harm.)"""
+        number = hash(data)
+        if number in self._once:
+            return True
+        if len(self._once) >= SEEN_ONCE:
+            self._once.clear()
+        self._once.add(number)
+        return False
+
+    def read_plain(self, head: bytes) -> Request | None:
+        """The Request of `head`, which ends in a blank line, if that is all it is and it is plain.
+
+        None: it is none, and h11 has the word. Raises RequestError for a path that is none.
+        """
+        lines = head.split(b"\r\n")
+        line = lines[0]
+        start = _PLAIN_LINE.fullmatch(line)
+        if start is None or len(head) > self._longest or len(lines) - 3 > self._fields:
+            return None
+        known = self.lines
+        fields = []
+        told = 0
+        for one in lines[1:-2]:
+            found = known.get(one) or self._read_line(one)
+            if found is None:
+                return None
+            field, bits = found
+            if bits:
+                if bits & told:
+                    return None  # one said twice
+                told |= bits
+            fields.append(field)
+        if not told & _HOST_LINE:
+            return None
+        method, target, raw, query, minor = start.groups()
+        if method not in _METHODS:
+            return None
+        request = Request()
+        request.head = head
+        request.line = line
+        request.log_line = line.decode("ascii")
+        request.method = _METHODS[method]
+        request.target = target
+        path = raw.decode("ascii")
+        if "%" in path or "//" in path or "/." in path:
+            request.path, request.query = split_target(request.method, target)
+        else:
+            request.path, request.query = path, query or b""
+        request.version = _VERSIONS[minor]
+        request.headers = tuple(fields)
+        request.conditional = told & _IF_OR_RANGE != 0
+        request.asks_keep_alive = told & _KEEP_ALIVE != 0
+        request.close = told & _CLOSE != 0 or (minor == b"0" and not told & _KEEP_ALIVE)
+        request.length = 0
+        request.expect_continue = False
+        request.told = None
+        return request
+
+    def _read_line(self, line: bytes) -> tuple[Field, int] | None:
+        """A field line of a plain head and its bits; None: a head with this line is not plain."""
+        match = _PLAIN_FIELD.fullmatch(line)
+        if match is None:
+            return None
+        name, value = match.groups()
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        bits = 0
+        if name in _SPECIAL:
+            if name == b"host" and _is_host(value):
+                bits = _HOST_LINE
+            elif name == b"connection":
+                tokens = _tokens(value)
+                bits = _CLOSE * (b"close" in tokens) | _KEEP_ALIVE * (b"keep-alive" in tokens)
+            elif name in _CONDITIONAL:
+                bits = _IF_OR_RANGE
+            else:
+                return None
+        found = (name, value), bits
+        if len(line) <= LONGEST_LINE_REMEMBERED and self._twice(line):
+            if len(self.lines) >= LINES_REMEMBERED:
+                self.lines.clear()
+            self.lines[line] = found
+        return found
 
 
 class Protocol:
-    """One connection's side of HTTP/1.x.
-
-    `heads` is the memory of heads seen before, shared by all connections of a process.
-    """
+    """One connection's side of HTTP/1.x. `heads` is shared by all connections of a process."""
 
     __slots__ = ("_allowed", "_between", "_body", "_buffer", "_directives", "_heads")
 
-    def __init__(self, directives: Directives, heads: dict[bytes, Request]) -> None:
+    def __init__(self, directives: Directives, heads: Heads) -> None:
         self._directives = directives
         self._heads = heads
         self._buffer = b""
@@ -118,31 +235,37 @@ class Protocol:
         """The first line of what has come, b"" while it is incomplete: for logs and time-outs."""
         return self._buffer.partition(b"\r\n")[0] if b"\r\n" in self._buffer else b""
 
+    def refused(self) -> Request | None:
+        """What an access log may tell of the head that `next_request` has refused."""
+        return told_of(self._buffer, self._directives)
+
     def next_request(self) -> Request | None:
         """The next request once its head is complete. Raises RequestError: then answer and close."""
+        heads = self._heads
         buffer = self._buffer
-        request = self._heads.get(buffer)
+        request = heads.known.get(buffer)
         if request is not None:
-            self._buffer = b""
             self._between = True
+            self._buffer = b""
             return request
         end = buffer.find(b"\r\n\r\n") + 4
-        if end == 3 or buffer.startswith((b"\r", b"\n")) or _SIMPLE_REQUEST.match(buffer):
+        if end == 3:
             return self._incomplete(buffer)
         head = buffer[:end]
-        request = self._heads.get(head)
+        request = heads.known.get(head)
         if request is None:
-            request, parser = parse_head(head, self._directives)
-            if request.length != 0:
-                assert parser is not None  # only h11 reads a head that announces a body
-                self._begin_body(request, parser, buffer[end:])
-                return request
-            if end <= LONGEST_REMEMBERED:
-                if len(self._heads) >= HEADS_REMEMBERED:
-                    self._heads.clear()
-                self._heads[head] = request
+            request = heads.read_plain(head)
+            if request is None:
+                if buffer.startswith((b"\r", b"\n")) or _SIMPLE_REQUEST.match(buffer):
+                    return self._incomplete(buffer)
+                request, parser = parse_head(head, self._directives)
+                if request.length != 0:
+                    self._begin_body(request, parser, buffer[end:])
+                    return request
+            heads.remember(head, request)
+        rest = buffer[end:]
         self._between = True
-        self._buffer = _without_blank_lines(buffer[end:])
+        self._buffer = _without_blank_lines(rest) if rest else rest
         return request
 
     def _incomplete(self, buffer: bytes) -> Request | None:
@@ -225,6 +348,11 @@ class Protocol:
                 if self._allowed < 0:
                     return self.next_piece()
             return data or self.next_piece()
+        # h11 limits only trailers that come in pieces, and how a client cuts what it sends decides nothing.
+        assert isinstance(event, h11.EndOfMessage)
+        trailers = sum(len(name) + len(value) + 4 for name, value in event.headers)
+        if trailers > min(self._directives.LimitRequestFieldSize, TRAILERS):
+            raise RequestError(400, "the body's trailers are too long", ah="AH01590")
         self._buffer = _without_blank_lines(body.trailing_data[0])
         self._body = None
         return b""
@@ -245,8 +373,8 @@ def simple_request(line: re.Match[bytes], directives: Directives) -> Request:
     request.conditional = request.asks_keep_alive = request.expect_continue = False
     request.close = True
     request.length = 0
+    request.told = None
     request.path, request.query = split_target("GET", request.target)
-    request.status_text = _PROTOCOLS[request.version] + text_field(request.line, REQUEST_TEXT)
     request.log_line = quote_line(request.line)
     return request
 
@@ -259,61 +387,61 @@ def _without_blank_lines(data: bytes) -> bytes:
     return data
 
 
-def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connection | None]:
+def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connection]:
     """One complete head, by httpd's strict rules and h11's. Raises RequestError.
 
-    Returns the Request and, for one with a body, the h11 connection that goes on to read it.
+    Returns the Request and the h11 connection, which goes on to read the body if there is one.
     """
     request = Request()
     request.head = head
     request.line = line = head[: head.index(b"\r\n")]
-    parser = None
-    if not read_plain(request, head, directives):
-        parser = _read_by_h11(request, head, directives)
+    parser = _read_by_h11(request, head, directives)
     _check_host(request)
     if len(head) > directives.LimitRequestFieldSize:
         _check_merged(request, directives.LimitRequestFieldSize)
     names = {name for name, _ in request.headers}
     request.conditional = not names.isdisjoint(_CONDITIONAL)
-    connection = _tokens(request.get(b"connection")) if b"connection" in names else NO_TOKENS
+    connection = _tokens(request.get(b"connection"))
     request.asks_keep_alive = b"keep-alive" in connection
     request.close = b"close" in connection or (
         request.version == (1, 0) and not request.asks_keep_alive
     )
     if request.method not in METHODS and "RegisteredMethods" in directives.HttpProtocolOptions:
         raise RequestError(501, f"{request.method} is no known method", ah="AH00135")
-    request.length = 0
+    _frame(request)
     request.expect_continue = False
-    if parser is not None:
-        _frame(request)
-        _check_expectation(request)
+    request.told = None
+    _check_expectation(request)
     request.path, request.query = split_target(request.method, request.target)
-    request.status_text = _PROTOCOLS[request.version] + text_field(line, REQUEST_TEXT)
     request.log_line = quote_line(line)
     return request, parser
 
 
-def read_plain(request: Request, head: bytes, directives: Directives) -> bool:
-    """Method, target, version and headers of a plain head. False: it is none, and h11 has the word."""
-    if len(head) > directives.LimitRequestLine or len(head) > directives.LimitRequestFieldSize:
-        return False
-    start = _PLAIN_START.match(head)
-    fields = _PLAIN_FIELD.findall(head)
-    lines = head.count(b"\n")
-    # Each field is one line, from its beginning to its end: as many of them, and nothing is left.
-    if start is None or len(fields) != lines - 2 or head.count(b"\r\n") != lines:
-        return False
-    if directives.LimitRequestFields and len(fields) > directives.LimitRequestFields:
-        return False
-    headers = tuple([(name.lower(), value.strip(b" \t")) for name, value in fields])
-    names = [name for name, _ in headers]
-    if names.count(b"host") != 1 or not _NOT_PLAIN.isdisjoint(names):
-        return False
-    method, request.target, minor = start.groups()
-    request.method = method.decode("ascii")
-    request.version = (1, 1) if minor == b"1" else (1, 0)
-    request.headers = headers
-    return True
+def told_of(head: bytes, directives: Directives) -> Request | None:
+    """As much of a refused head as was right, for the access log: httpd, too, keeps what it had read.
+
+    The request line, and the fields before the first line that is none, is over a limit or is not
+    complete; the path as it was sent. None if not even the request line is right.
+    """
+    whole, blank, _ = head.partition(b"\r\n\r\n")
+    line, *rest = (whole + blank[:2]).split(b"\r\n")[:-1] or [b""]
+    if len(line) > directives.LimitRequestLine or not _REQUEST_LINE.match(line):
+        return None
+    method, target, _ = line.split(b" ")
+    request = Request()
+    request.line, request.log_line = line, quote_line(line)
+    request.method, request.target = method.decode("ascii"), target
+    path, _, request.query = target.partition(b"?")
+    request.path = os.fsdecode(path)
+    request.asks_keep_alive = False
+    fields: list[tuple[bytes, bytes]] = []
+    for text in rest[: directives.LimitRequestFields or None]:
+        found = _PLAIN_FIELD.fullmatch(text)
+        if found is None or len(text) > directives.LimitRequestFieldSize:
+            break
+        fields.append((found[1].lower(), found[2].strip(b" \t")))
+    request.headers = tuple(fields)
+    return request
 
 
 def _read_by_h11(request: Request, head: bytes, directives: Directives) -> h11.Connection:
@@ -446,12 +574,9 @@ def _check_expectation(request: Request) -> None:
         request.expect_continue = request.version == (1, 1) and request.length != 0
 
 
-NO_TOKENS: frozenset[bytes] = frozenset()
-
-
 def _tokens(value: bytes | None) -> frozenset[bytes]:
     if value is None:
-        return NO_TOKENS
+        return frozenset()
     return frozenset(token.strip() for token in value.lower().split(b","))
 
 

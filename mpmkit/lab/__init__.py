@@ -19,6 +19,7 @@ _PUBLIC = {
     "Recording": "mpmkit.lab.watcher",
     "Picture": "mpmkit.lab.watcher",
     "measured_or_recorded": "mpmkit.lab.replay",
+    "recorded": "mpmkit.lab.replay",
     "timeline": "mpmkit.lab.strips",
     "status_link": "mpmkit.lab.proxy",
 }

@@ -75,7 +75,7 @@ def _number(answer: Any, unit: str) -> Verdict | None:
 
 def _shown(answer: Any) -> str:
     text = repr(answer)
-    return f"{text[:40]}{'…' * (len(text) > 40)} (a {type(answer).__name__})"
+    return f"{text[:40]}{'…' * (len(text) > 40)} ({type(answer).__name__})"
 
 
 # ---------------------------------------------------------------- prefork and worker

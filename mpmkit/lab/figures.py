@@ -22,6 +22,7 @@ KIND_TITLES = {"static": "static page", "script": "script", "cgi": "script by CG
 COLUMNS = ("kind", "server", "mpm", "rounds", "published", "median", "min", "max",
            "published_ratio", "ratio")
 OURS = "mpmkit"
+LIMITED = "the load generator was the limit, or the machine that it shares"
 WIDTH = 960  # CSS pixels: a Lab page holds it, and the labels of six bars a panel fit
 
 
@@ -31,18 +32,17 @@ def qps_bars(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figur
     `summary` is `QpsTable.summary()`: one row a kind, server and MPM with published, median, min
     and max in requests per second, NaN where there is nothing. The whisker on a measured bar goes
     from the slowest to the fastest round; the article states no spread. Servers other than ours
-    stand beside in grey. Raises ValueError if columns are missing.
+    stand beside in grey. A figure with a * is a lower bound: the generator or the machine was the limit.
+    Raises ValueError if columns are missing.
     """
     import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
 
     kinds = _kinds(summary)
     dark = colours.is_dark(theme)
     others = [name for name in dict.fromkeys(summary["server"]) if name != OURS]
-    figure = make_subplots(
-        cols=len(kinds), shared_yaxes=True, horizontal_spacing=0.06,
-        subplot_titles=[KIND_TITLES.get(kind, kind) for kind in kinds])
-    for place, kind in enumerate(kinds, 1):
+    highest = float(summary[["published", "max"]].max().max())
+    figure, places = _panels(kinds)
+    for kind, place in places.items():
         for mpm, row in _by_mpm(summary, kind).items():
             colour = colours.colour(mpm, theme)
             figure.add_trace(go.Bar(
@@ -50,17 +50,24 @@ def qps_bars(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figur
                 marker={"color": _pale(colour), "line": {"color": colour, "width": 1.5},
                         "pattern": {"shape": "/", "fgcolor": colour, "size": 6, "solidity": 0.15}},
                 text=[_count(row["published"])], textposition="outside", cliponaxis=False,
-                hovertemplate="%{y:,.0f}/s published<extra></extra>"), row=1, col=place)
+                hovertemplate="%{y:,.0f}/s published<extra></extra>"), **place)
         for group, server in enumerate((OURS, *others), 1):
             for mpm, row in _by_mpm(summary, kind, server).items():
                 colour = colours.colour(mpm if server == OURS else server, theme)
-                for bar in _measured_bars(mpm, row, colour, group, dark):
-                    figure.add_trace(bar, row=1, col=place)
+                label = _count(row["median"]) + ("*" if row.get("bound") else "")
+                for bar in measured_bars(mpm, row, colour, group, dark, highest, label):
+                    figure.add_trace(bar, **place)
     spread = ("median; whisker: slowest and fastest round" if summary["rounds"].max() > 1
               else "one round, so no spread is known")
     beside = f" · grey: {', '.join(others)}" if others else ""
-    dress(figure, "Requests per second<br><sup>hatched: as published · solid: measured here, "
+    bound = "bound" in summary and bool(summary["bound"].any())
+    if bound:
+        beside += f"<br>*: in some rounds {LIMITED}"
+    dress(figure, "Requests per second<br><sup>hatched: as published · solid: measured, "
                    f"{spread}{beside}</sup>", theme)
+    more = 36 if bound else 0  # room for a second line under the title
+    figure.update_layout(height=180 + more + 280 * max(place["row"] for place in places.values()),
+                         margin={"t": (figure.layout.margin.t or 100) + more})
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="requests per second", col=1)
     figure.update_layout(bargap=0.14, bargroupgap=0.04, uniformtext={"minsize": 10, "mode": "show"},
@@ -68,21 +75,44 @@ def qps_bars(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figur
     return figure
 
 
-def _measured_bars(mpm: str, row: dict[str, float], colour: str, group: int, dark: bool) -> Any:
+def _panels(kinds: list[str]) -> tuple[go.Figure, dict[str, dict[str, int]]]:
+    """A panel a kind, all on one scale: side by side, and beyond two in rows of two, so that bars
+    stay wide enough for their labels."""
+    from plotly.subplots import make_subplots
+
+    columns = min(2, len(kinds))
+    rows = -(-len(kinds) // columns)
+    figure = make_subplots(
+        rows=rows, cols=columns, shared_yaxes="all", horizontal_spacing=0.06,
+        vertical_spacing=0.16 if rows > 1 else None,
+        subplot_titles=[KIND_TITLES.get(kind, kind) for kind in kinds])
+    return figure, {kind: {"row": n // columns + 1, "col": n % columns + 1}
+                    for n, kind in enumerate(kinds)}
+
+
+def measured_bars(mpm: str, row: dict[str, Any], colour: str, group: int | str, dark: bool,
+                  highest: float, text: str = "") -> Any:
     """A bar with its whisker. The whisker crosses the bar's end, so it is drawn twice, a thin line
-    in ink over a wide one in paper: it is seen on the bar and beside it."""
+    in ink over a wide one in paper: it is seen on the bar and beside it. Its label stands at the
+    foot of the bar, where no whisker is, or above the whisker if the bar is too low for it:
+    `highest` is the highest value of the figure."""
     import plotly.graph_objects as go
 
+    text = text or _count(row["median"])
+    high = row["median"] > 0.16 * highest * (1 + text.count("<br>") / 2)
     yield go.Bar(
         x=[mpm], y=[row["median"]], name=f"{mpm}, {row['server']}", offsetgroup=group,
-        marker={"color": colour}, text=[_count(row["median"])],
+        marker={"color": colour}, text=[text if high else ""],
         error_y=_whisker(row, colours.PAPER[dark], 5),
-        textposition="inside", insidetextanchor="middle", textangle=0,
+        textposition="inside", insidetextanchor="start", textangle=0,
         textfont={"color": _ink_on(colour), "size": 11},
         hovertemplate="%{y:,.0f}/s measured<extra></extra>")
     yield go.Bar(
-        x=[mpm], y=[row["median"]], offsetgroup=group, marker={"color": "rgba(0,0,0,0)"},
-        error_y=_whisker(row, colours.INK[dark], 1.5), hoverinfo="skip")
+        x=[mpm], y=[row["max"]], offsetgroup=group,
+        marker={"color": "rgba(0,0,0,0)", "line": {"width": 0}},
+        text=["" if high else text], textposition="outside", cliponaxis=False,
+        textfont={"size": 11}, hoverinfo="skip",
+        error_y=_whisker({**row, "median": row["max"]}, colours.INK[dark], 1.5))
 
 
 def rival_bars(others: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
@@ -92,30 +122,29 @@ def rival_bars(others: pandas.DataFrame, *, theme: str | None = None) -> go.Figu
     that the server is compared with, in the bar its median, and how many times that MPM's it is. The
     whisker goes from the slowest to the fastest round. Raises ValueError if there is no rival.
     """
-    from plotly.subplots import make_subplots
-
     if not len(others):
         raise ValueError("there are no other servers in this table; measure them with "
                          "beside=('nginx', 'gunicorn')")
     dark = colours.is_dark(theme)
     kinds = list(dict.fromkeys(others["kind"]))
-    figure = make_subplots(cols=len(kinds), shared_yaxes=True, horizontal_spacing=0.06,
-                           subplot_titles=[KIND_TITLES.get(kind, kind) for kind in kinds])
+    figure, places = _panels(kinds)
     said = []
-    for place, kind in enumerate(kinds, 1):
+    highest = float(others["max"].max())
+    for kind, place in places.items():
         told = []
         for row in others[others["kind"] == kind].to_dict("records"):
             ratio = row["ratio"]
             times = f"{ratio:.2f} x {row['stands_for']}" if ratio == ratio else row["stands_for"]
-            for bar in _measured_bars(f"{row['server']}<br><sup>{times}</sup>", row,
-                                      colours.colour(row["server"], theme), 0, dark):
-                figure.add_trace(bar, row=1, col=place)
+            for bar in measured_bars(f"{row['server']}<br><sup>{times}</sup>", row,
+                                     colours.colour(row["server"], theme), 0, dark, highest):
+                figure.add_trace(bar, **place)
             told.append(f"{row['server']} {_count(row['median'])} ({times})")
         said.append(f"{KIND_TITLES.get(kind, kind)}: {'; '.join(told)}")
     spread = ("median; whisker: slowest and fastest round" if others["rounds"].max() > 1
               else "one round, so no spread is known")
     dress(figure, f"Requests per second of other servers<br><sup>{spread} · "
                   "below: times the MPM of ours that each is compared with</sup>", theme)
+    figure.update_layout(height=180 + 280 * max(place["row"] for place in places.values()))
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="requests per second", col=1)
     figure.update_layout(meta={"alt": "Requests per second of other servers. "
@@ -209,10 +238,12 @@ def memory_curve(frame: pandas.DataFrame, against: str = "busy", *,
             hovertemplate="%{x:,} held: %{y:,.1f} MiB<extra>" + name + "</extra>"))
         ends.append((ys[-1], xs[-1], f" {name}{cost}"))
         told.append(f"{name}: {ys[0]:,.0f} MiB at {xs[0]:,.0f}, {ys[-1]:,.0f} at {xs[-1]:,.0f}{cost}")
-    for y, x, text in _apart(ends):
-        figure.add_annotation(x=x, y=y, text=text, showarrow=False, xanchor="left",
-                              font={"color": colours.INK[dark], "size": 13})
     most = max(x for _, x, *_ in ends)
+    # Lines that end at nearly the same place have their labels in one column, clear of all markers.
+    ends = [(y, most if x > 0.95 * most else x, text) for y, x, text in ends]
+    for y, x, text in _apart(ends):
+        figure.add_annotation(x=x, y=y, text=text, showarrow=False, xanchor="left", xshift=4,
+                              font={"color": colours.INK[dark], "size": 13})
     what = "busy request" if against == "busy" else "idle connection"
     dress(figure, f"Memory of the whole server<br><sup>PSS, shared pages divided among who shares "
                    f"them · at each line's end: what one more {what} costs</sup>", theme)
@@ -274,9 +305,9 @@ def sweep_heat(summary: pandas.DataFrame, x: str, y: str, *, value: str = "qps",
                mpm: str | None = None, theme: str | None = None) -> go.Figure:
     """A sweep over two names as a map: `value` (qps, p50_ms, p99_ms) of each point, written into it.
 
-    `summary` is `SweepTable.summary()`. A point at which the generator was the limit has a *. With
-    more than one MPM in it, say which. Raises ValueError if names or rows are missing, or a point
-    is there twice (another name of the grid varies too).
+    `summary` is `SweepTable.summary()`. A point at which the generator, or the machine that it shares
+    with the server, was the limit has a *. With more than one MPM in it, say which. Raises ValueError
+    if names or rows are missing, or a point is there twice (another name of the grid varies too).
     """
     import plotly.graph_objects as go
 
@@ -292,7 +323,7 @@ def sweep_heat(summary: pandas.DataFrame, x: str, y: str, *, value: str = "qps",
         if row is None or row[value] != row[value]:
             return ""
         text = _count(row[value]) if value == "qps" else f"{row[value]:,.1f}"
-        return text + ("*" if row.get("generator_bound") else "")
+        return text + ("*" if row["limited"] else "")
 
     numbers = [[found[column, line][value] if (column, line) in found else None for column in xs]
                for line in ys]
@@ -304,7 +335,7 @@ def sweep_heat(summary: pandas.DataFrame, x: str, y: str, *, value: str = "qps",
         colorbar={"title": {"text": unit, "side": "right"}}, xgap=2, ygap=2,
         hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{text}}<extra></extra>"))
     name = str(rows["mpm"].iloc[0])
-    bound = " · *: the generator was the limit" if rows["generator_bound"].any() else ""
+    bound = f" · *: {LIMITED}" if rows["limited"].any() else ""
     dress(figure, f"{name}: {unit}<br><sup>{y} against {x}{bound}</sup>", theme)
     figure.update_xaxes(title_text=x, type="category")
     figure.update_yaxes(title_text=y, type="category")
@@ -320,8 +351,9 @@ def sweep_curve(summary: pandas.DataFrame, x: str, *, value: str = "qps",
     """A sweep over one name as a curve, a line an MPM, with its knee marked: beyond it more `x` gives
     little more.
 
-    `summary` is `SweepTable.summary()`. A hollow marker is a point at which the generator was the
-    limit. Raises ValueError if names are missing or `x` is not made of numbers.
+    `summary` is `SweepTable.summary()`. A hollow marker is a point at which the generator, or the
+    machine that it shares with the server, was the limit. Raises ValueError if names are missing or
+    `x` is not made of numbers.
     """
     import plotly.graph_objects as go
 
@@ -340,7 +372,7 @@ def sweep_curve(summary: pandas.DataFrame, x: str, *, value: str = "qps",
             x=xs, y=ys, mode="lines+markers", showlegend=False, name=str(mpm),
             line={"color": colour, "width": 2.5, "dash": colours.DASHES[str(mpm)]},
             marker={"size": 10, "color": colour, "symbol": [
-                f"{symbol}-open" if bound else symbol for bound in own["generator_bound"]]},
+                f"{symbol}-open" if limited else symbol for limited in own["limited"]]},
             hovertemplate=f"{x} %{{x}}: %{{y:,.1f}}<extra>{mpm}</extra>"))
         ends.append((ys[-1], xs[-1], f" {mpm}"))
         bend = knee(xs, ys) if value == "qps" else None
@@ -354,8 +386,7 @@ def sweep_curve(summary: pandas.DataFrame, x: str, *, value: str = "qps",
                               font={"color": colours.INK[dark], "size": 13})
     unit = {"qps": "requests per second", "p50_ms": "median latency (ms)",
             "p99_ms": "99th percentile of latency (ms)"}.get(value, value)
-    hollow = "<br><sup>hollow: the generator was the limit</sup>" if (
-        rows["generator_bound"].any()) else ""
+    hollow = f"<br><sup>hollow: {LIMITED}</sup>" if rows["limited"].any() else ""
     dress(figure, f"{unit[0].upper()}{unit[1:]} against {x}{hollow}", theme)
     low, high = min(rows[x]), max(rows[x])
     figure.update_xaxes(title_text=x, range=[low - 0.04 * (high - low), high + 0.18 * (high - low)])
@@ -371,8 +402,9 @@ def alt_text(figure: go.Figure) -> str:
 
 
 def save(figure: go.Figure, stem: str | os.PathLike[str], *, width: int = WIDTH,
-         height: int = 460, scale: float = 2) -> tuple[Path, Path]:
-    """Write STEM.png and STEM.svg; returns both paths. Pixels are CSS pixels times `scale`.
+         height: int | None = None, scale: float = 2) -> tuple[Path, Path]:
+    """Write STEM.png and STEM.svg; returns both paths. Pixels are CSS pixels times `scale`; the
+    height is the figure's own unless told.
 
     Needs kaleido and a Chromium; raises RuntimeError that says which of them is missing.
     """
@@ -390,7 +422,8 @@ def save(figure: go.Figure, stem: str | os.PathLike[str], *, width: int = WIDTH,
     paths = Path(f"{os.fspath(stem)}.png"), Path(f"{os.fspath(stem)}.svg")
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.write_image(path, width=width, height=height, scale=scale)
+        figure.write_image(path, width=width, height=height or figure.layout.height or 460,
+                           scale=scale)
     return paths
 
 
@@ -450,6 +483,7 @@ def _short(value: float) -> str:
 
 def _sweep_rows(summary: pandas.DataFrame, names: tuple[str, ...], mpm: str | None, *,
                 one: bool = True) -> pandas.DataFrame:
+    """The rows of `mpm`, with a column `limited`: by the generator, or by what it shares."""
     missing = [name for name in (*names, "mpm", "qps", "generator_bound")
                if name not in summary.columns]
     if missing:
@@ -458,7 +492,10 @@ def _sweep_rows(summary: pandas.DataFrame, names: tuple[str, ...], mpm: str | No
     there = list(dict.fromkeys(summary["mpm"]))
     if not len(rows) or (one and rows["mpm"].nunique() > 1):
         raise ValueError(f"say which MPM: {', '.join(there) or 'there are no rows'}")
-    return rows
+    limited = rows["generator_bound"].astype(bool)
+    if "generator_starved" in rows:
+        limited |= rows["generator_starved"].astype(bool)
+    return rows.assign(limited=limited)
 
 
 def _by_mpm(summary: pandas.DataFrame, kind: str, server: str = OURS) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures import OURS, WIDTH
+from mpmkit.lab.figures import OURS, WIDTH, measured_bars
 
 if TYPE_CHECKING:
     import pandas
@@ -71,27 +71,24 @@ def rates(frame: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
     groups = frame.assign(mpm=frame["mpm"].fillna("")).groupby(["server", "mpm"], sort=False)["qps"]
     servers = list(dict.fromkeys(frame["server"]))
     figure, told = go.Figure(), []
+    highest, dark = float(frame["qps"].max()), colours.is_dark(theme)
     for server in servers:
         for (who, mpm), values in groups:
             if who != server:
                 continue
-            middle, low, high = values.median(), values.min(), values.max()
+            middle, low, high = float(values.median()), float(values.min()), float(values.max())
             colour = (colours.colour(mpm, theme) if server == OURS
                       else colours.OTHERS.get(server, "#777777"))
-            figure.add_trace(go.Bar(
-                x=[mpm or server], y=[middle], offsetgroup=server if mpm else OURS, name=server,
-                marker={"color": colour}, text=[f"{server}<br>{middle:,.0f}"],
-                textposition="outside", cliponaxis=False, showlegend=False,
-                error_y={"type": "data", "symmetric": False, "array": [high - middle],
-                         "arrayminus": [middle - low], "visible": bool(high > low),
-                         "color": colours.INK[colours.is_dark(theme)]},
-                hovertemplate="%{y:,.0f}/s<extra>" + f"{server} {mpm}</extra>"))
+            row = {"server": server, "median": middle, "min": low, "max": high}
+            for bar in measured_bars(mpm or server, row, colour, server if mpm else OURS, dark,
+                                     highest, f"{server}<br>{middle:,.0f}"):
+                figure.add_trace(bar)
             told.append(f"{server} {mpm}".strip() + f" {middle:,.0f}")
     rounds = int(groups.size().max())
     spread = "whisker: slowest and fastest round" if rounds > 1 else "one round, so no spread is known"
     _dress(figure, f"Requests per second<br><sup>median · {spread}</sup>", theme)
     figure.update_yaxes(title_text="requests per second", rangemode="tozero")
-    figure.update_layout(bargap=0.2, height=440, meta={
+    figure.update_layout(bargap=0.2, height=440, showlegend=False, meta={
         "alt": "Requests per second. " + "; ".join(told) + "."})
     return figure
 

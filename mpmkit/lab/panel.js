@@ -6,7 +6,7 @@
 
 const WINDOW = 60;        // seconds of history shown
 const GUTTER = 172;       // pixels for the names on the left of scoreboard and strips
-const STRIP = 47;         // height of one strip
+const STRIP = 43;         // height of one strip
 // One word for each letter; the whole sentence (states.WORDS) is the title.
 const SHORT = { _: "idle", R: "reading", W: "writing", K: "keep-alive", C: "closing", L: "logging",
   S: "starting", G: "finishing" };
@@ -15,7 +15,12 @@ const HERE = 5000;        // ms between two signs of life
 const STRIPS = [
   { name: "requests/s", digits: 0, lines: [
     { key: "qps", label: "served", role: "mpm" },
-    { key: "load_qps", label: "the load got", role: "ink", dash: [4, 3] }] },
+    { key: "load_qps", label: "load got", role: "ink", dash: [4, 3] },
+    { key: "load_failed", label: "failed", role: "warn", hush: true }] },
+  { name: "load latency, ms", log: true, digits: 1, lines: [
+    { key: "load_p50_ms", label: "p50", role: "mpm" },
+    { key: "load_p95_ms", label: "p95", role: "ink", dash: [4, 3] },
+    { key: "load_p99_ms", label: "p99", role: "warn" }] },
   { name: "new client, ms", log: true, digits: 1, lines: [
     { key: "wait_p50_ms", label: "p50", role: "warn", dash: [4, 3] },
     { key: "wait_ms", label: "p99", role: "warn" },
@@ -46,7 +51,6 @@ function render({ model, el }) {
   const say = (message) => model.send({ ...message, view });
   let history = [];
   let events = [];
-  let users = 50, keepAlive = false, page = "/index.html";
 
   // ---- the frame of the page
 
@@ -65,7 +69,8 @@ function render({ model, el }) {
   const log = make("ol", "mk-log");
   board.setAttribute("role", "img");
   strips.setAttribute("role", "img");
-  main.append(board, legend, strips);
+  const mind = make("div", "mk-mind", model.get("palette").mind);  // on a small machine
+  main.append(board, legend, strips, mind);
   room.append(head, load, note, side, main, log);
   el.append(room);
 
@@ -98,7 +103,7 @@ function render({ model, el }) {
   const state = make("span", "mk-state");
   head.append(state);
 
-  // ---- load
+  // ---- load: a form like the directives', its first line always seen, the rest on demand
 
   const slider = (low, high, step, value, label) => {
     const input = make("input");
@@ -106,54 +111,31 @@ function render({ model, el }) {
     input.setAttribute("aria-label", label);
     return input;
   };
-  const loadUsers = slider(1, 200, 1, users, "users of the load");
-  const loadText = make("output", "mk-value");
-  const kept = make("input");
-  kept.type = "checkbox";
-  const keptLabel = make("label", "mk-check");
-  keptLabel.append(kept, document.createTextNode("kept connections"));
+  const asked = make("div", "mk-asked");
   const loadButton = make("button", "mk-button mk-go", "Start load");
   loadButton.dataset.do = "load";
-  const pages = make("select", "mk-page");
-  pages.setAttribute("aria-label", "page that the load asks for");
-  for (const [path, text] of [["/index.html", "static page"], ["/hello.py", "script"],
-    ["/slow.py", "slow script, 0.1 s"]]) {
-    const option = make("option", "", text);
-    option.value = path;
-    pages.append(option);
-  }
+  loadButton.onclick = () => say({ do: status().loading ? "unload" : "load" });
+  const more = make("details", "mk-more");
+  const moreTold = make("summary", "");
+  const moreFields = make("div", "mk-parts");
+  more.append(moreTold, moreFields);
   const crowdCount = slider(0, 300, 1, 0, "browsers that keep a connection");
   const crowdText = make("output", "mk-value");
   const crowdThink = slider(-1, 6, 0.5, 6, "seconds that a browser thinks");
   const thinkText = make("output", "mk-value");
   crowdCount.dataset.load = "browsers";
   crowdThink.dataset.load = "think";
-  loadUsers.dataset.load = "users";
   const think = () => Number((2 ** Number(crowdThink.value)).toPrecision(2));
-  const pair = (text, title, ...nodes) => {
-    const span = make("span", "mk-pair");
-    const name = make("span", "mk-name", text);
-    name.title = title;
-    span.append(name, ...nodes);
-    return span;
-  };
-  load.append(
-    pair("Load", "Locust's users: each asks again as soon as it is answered", loadUsers, loadText,
-      pages, keptLabel, loadButton),
-    pair("Browsers", "Each keeps its connection, asks, thinks, and asks again", crowdCount,
-      crowdText),
-    pair("think", "Seconds between an answer and the next question", crowdThink, thinkText));
+  const crowd = make("span", "mk-pair");
+  const crowdName = make("span", "mk-name", "Browsers");
+  crowd.title = "Each keeps its connection, asks, thinks so many seconds, and asks again";
+  crowd.append(crowdName, crowdCount, crowdText, make("span", "mk-name", "think"), crowdThink,
+    thinkText);
+  load.append(make("b", "", "Load"), asked, loadButton, crowd, more);
   const showLoad = () => {
-    loadText.textContent = `${loadUsers.value} users`;
     crowdText.textContent = crowdCount.value;
     thinkText.textContent = `${think()} s`;
   };
-  loadUsers.oninput = () => { users = Number(loadUsers.value); showLoad(); };
-  loadUsers.onchange = () => { if (status().loading) startLoad(); };
-  kept.onchange = () => { keepAlive = kept.checked; if (status().loading) startLoad(); };
-  pages.onchange = () => { page = pages.value; if (status().loading) startLoad(); };
-  const startLoad = () => say({ do: "load", users, keep_alive: keepAlive, path: page });
-  loadButton.onclick = () => (status().loading ? say({ do: "unload" }) : startLoad());
   let crowdTimer = 0;
   const sendCrowd = () => {
     showLoad();
@@ -165,6 +147,40 @@ function render({ model, el }) {
   };
   crowdCount.oninput = crowdThink.oninput = sendCrowd;
   showLoad();
+
+  let loadRows = {}, loadShown = "";
+  function loadFields() {
+    const list = model.get("load");
+    const { first } = model.get("palette");
+    const names = list.map((f) => f.name).join();
+    if (names !== loadShown) {
+      const focus = document.activeElement?.closest?.("[data-field]")?.dataset.field;
+      loadShown = names;
+      const kept = loadRows;  // a row that stays keeps its place under the pointer
+      loadRows = {};
+      asked.replaceChildren();
+      moreFields.replaceChildren();
+      let part, group = "";
+      for (const field of list) {
+        loadRows[field.name] = kept[field.name]
+          || row(field, (value) => say({ do: "load_set", name: field.name, value }), true);
+        if (field.group !== group && field.group !== first) {
+          part = make("div", "mk-part");
+          part.append(make("h4", "", field.group));
+          moreFields.append(part);
+        }
+        group = field.group;
+        (group === first ? asked : part).append(loadRows[field.name].node);
+      }
+      if (focus && loadRows[focus]) loadRows[focus].node.querySelector("select, input")?.focus();
+    }
+    for (const field of list) loadRows[field.name].fill(field);
+    const wrong = list.filter((field) => field.group !== first && field.refused).length;
+    const told = wrong ? `${wrong} to mend` : status().load_more;
+    moreTold.textContent = told ? `More: ${told}`
+      : "More: open loop, think time, a mix, slow readers, idle holders";
+    moreTold.classList.toggle("mk-wrong", wrong > 0);
+  }
 
   // ---- directives: a row each, made once for an MPM and then only filled
 
@@ -183,24 +199,26 @@ function render({ model, el }) {
           group = field.group;
           side.append(make("h4", "", group));
         }
-        rows[field.name] = row(field);
+        rows[field.name] = row(field, (value) => say({ do: "set", name: field.name, value }));
         side.append(rows[field.name].node);
       }
     }
     for (const field of list) rows[field.name].fill(field);
   }
 
-  function row(field) {
-    const node = make("div", "mk-field");
-    node.dataset.directive = field.name;
-    const name = make("label", "mk-name", field.name);
+  // A field: its name, a slider where it has one, its value, and what is wrong with that. `lazy`: a
+  // slider tells when it is let go, not while it moves.
+  function row(field, tell, lazy) {
+    const node = make("div", `mk-field mk-kind-${field.kind}`);
+    node.dataset[lazy ? "field" : "directive"] = field.name;
+    const name = make("label", "mk-name", field.label || field.name);
     const advice = make("div", "mk-advice");
     const reset = make("button", "mk-reset", "×");
     reset.title = "back to the default";
     let timer = 0;
     const send = (value, wait) => {
       clearTimeout(timer);
-      timer = setTimeout(() => say({ do: "set", name: field.name, value }), wait);
+      timer = setTimeout(() => tell(value), wait);
     };
     reset.onclick = () => send(null, 0);
     let range, box;
@@ -208,26 +226,42 @@ function render({ model, el }) {
       box = make("input");
       box.type = "checkbox";
       box.onchange = () => send(box.checked ? "On" : "Off", 0);
+    } else if (field.kind === "choice") {
+      box = make("select");
+      box.onchange = () => send(box.value, 0);
     } else {
-      range = slider(field.low, field.reach, field.step, field.low, field.name);
+      range = slider(field.low, field.reach, field.step, field.low, field.label || field.name);
       box = make("input", "mk-number");
       box.type = "text";
       box.inputMode = "decimal";
-      range.oninput = () => { box.value = range.value; send(range.value, 120); };
+      range.oninput = () => { box.value = range.value; if (!lazy) send(range.value, 120); };
+      if (lazy) range.onchange = () => send(range.value, 0);
       box.onchange = () => send(box.value, 0);
       box.onkeydown = (event) => { if (event.key === "Enter") box.onchange(); };
     }
-    box.setAttribute("aria-label", `${field.name}, value`);
-    node.append(name, range || make("span"), box, reset, advice);
+    box.setAttribute("aria-label", `${field.label || field.name}, value`);
+    node.append(name, ...(range ? [range] : []), box, reset, advice);
+    let choices = "";
     return {
       node,
       fill(now) {
         const text = now.value || now.default;
         const bound = now.high === null ? `${now.low} or more` : `${now.low} to ${now.high}`;
-        name.title = `${now.doc}.\n${now.kind === "switch" ? "On or Off" : bound}`
-          + `${now.unit ? `, in ${now.unit}` : ""}; default ${now.default}`;
+        const said = { switch: "On or Off", choice: "" }[now.kind] ?? bound;
+        name.title = `${now.doc}.\n${said}${said && now.unit ? `, in ${now.unit}` : ""}`
+          + `${now.default && now.kind !== "choice" ? `; default ${now.default}` : ""}`;
         node.classList.toggle("mk-set", now.value !== "");
-        if (range) {
+        if (now.kind === "choice") {
+          if (JSON.stringify(now.choices) !== choices) {
+            choices = JSON.stringify(now.choices);
+            box.replaceChildren(...now.choices.map(([value, words]) => {
+              const option = make("option", "", words);
+              option.value = value;
+              return option;
+            }));
+          }
+          box.value = text;
+        } else if (range) {
           if (document.activeElement !== box) box.value = text;
           const number = /ms$/.test(text) ? parseFloat(text) / 1000 : parseFloat(text);
           if (!range.matches(":active") && !Number.isNaN(number)) range.value = number;
@@ -314,7 +348,8 @@ function render({ model, el }) {
     } else {
       // worker, event: a row is a process, a cell is one of its threads
       const last = Math.max(frame.slots, ...frame.rows.map((row) => row[0] + 1));
-      const tail = frame.mpm === "event" ? 64 : 0;
+      // Side by side, all leave the room that event's parked connections need: rows stay level.
+      const tail = frame.mpm === "event" || status().linked ? 64 : 0;
       // as many columns of rows as give the largest cells
       let columns = 1, size = 0;
       for (let n = 1; n <= 6; n += 1) {
@@ -431,12 +466,15 @@ function render({ model, el }) {
     }
     strips.style.display = "";
     const last = history[history.length - 1];
+    // Rooms side by side: one time axis from the first start on, and one scale for each strip.
+    const { shift, now, highs } = together(last.t);
     // A young history fills the width; later the last minute does.
-    const span = Math.min(WINDOW, Math.max(20, last.t));
-    const end = Math.max(last.t, span), begin = end - span;
+    const span = Math.min(WINDOW, Math.max(20, now));
+    const end = Math.max(now, span) - shift, begin = end - span;
     const left = GUTTER, right = width - 8;
     const at = (t) => left + ((t - begin) / span) * (right - left);
     const seen = history.filter((f) => f.t >= begin - 2);
+    const mine = {};
     const told = [];
 
     for (const event of events) {  // behind the lines
@@ -453,12 +491,15 @@ function render({ model, el }) {
 
     STRIPS.forEach((strip, index) => {
       const top = index * STRIP + 6, bottom = (index + 1) * STRIP - 4;
-      const lines = strip.lines.filter((line) => seen.some((f) => value(f, line) !== null));
+      const lines = strip.lines.filter((line) => seen.some((f) => (
+        line.hush ? value(f, line) : value(f, line) !== null)));
       let most = 0;
       for (const f of seen) {
         const values = lines.map((line) => value(f, line) ?? 0);
         most = Math.max(most, strip.stack ? values.reduce((a, b) => a + b, 0) : Math.max(0, ...values));
       }
+      mine[strip.name] = most;
+      most = Math.max(most, highs[strip.name] || 0);
       const high = strip.log ? Math.max(10, 10 ** Math.ceil(Math.log10(Math.max(most, 1)))) : nice(most);
       const y = (v) => (strip.log
         ? bottom - (Math.log10(Math.max(v, 0.1)) + 1) / (Math.log10(high) + 1) * (bottom - top)
@@ -516,11 +557,11 @@ function render({ model, el }) {
       let x = 8, row = top + 18;
       for (const line of strip.lines) {
         const v = value(last, line);
-        if (v === null && !lines.includes(line)) continue;
+        if ((v === null || line.hush) && !lines.includes(line)) continue;
         const number = v === null ? "–" : v.toLocaleString("en", {
-          maximumFractionDigits: v >= 100 ? 0 : strip.digits });
+          maximumFractionDigits: v >= 100 ? 0 : v < 1 && strip.digits ? 2 : strip.digits });
         const text = strip.stack ? `${line.label} ${number}` : `${number} ${line.label}`;
-        if (x > 8 && x + 10 + g.measureText(text).width > left - (row > top + 20 ? 20 : 34)) {
+        if (x > 8 && x + 10 + g.measureText(text).width > left - (row > top + 20 ? 20 : 4)) {
           x = 8;
           row += 13;
         }
@@ -533,15 +574,48 @@ function render({ model, el }) {
       g.font = FONT;
     });
     strips.setAttribute("aria-label", `the last ${span.toFixed(0)} seconds; now ${told.join(", ")}`);
+    tellOthers(last.t, mine);
+    strips.dataset.axis = `${(begin + shift).toFixed(1)} ${(end + shift).toFixed(1)}`;
+    strips.dataset.highs = JSON.stringify({ ...mine, ...Object.fromEntries(Object.entries(highs)
+      .map(([name, most]) => [name, Math.max(most, mine[name] ?? 0)])) });
+    strips.dataset.p99 = last.load_p99_ms ?? "";
     strips.dataset.qps = last.qps ?? "";
     strips.dataset.points = history.length;
     g.fillStyle = c.grey;
     g.font = FONT.replace("12px", "11px");
-    for (let t = Math.ceil(begin / 10) * 10; t <= end; t += span > 30 ? 10 : 5) {
-      g.textAlign = t >= end - 1 ? "right" : "center";
-      g.fillText(`${t} s`, at(t), height - 9);
+    for (let t = Math.ceil((begin + shift) / 10) * 10; t <= end + shift; t += span > 30 ? 10 : 5) {
+      g.textAlign = t >= end + shift - 1 ? "right" : "center";
+      g.fillText(`${t} s`, at(t - shift), height - 9);
     }
     g.textAlign = "left";
+  }
+
+  // What the rooms of one call know of each other, on this page: when their servers began (the
+  // kernel's clock), how far they are, and the largest value of each strip.
+  function others() {
+    const all = globalThis.mpmkitRooms ??= new Map();
+    const link = status().link;
+    if (!all.has(link)) all.set(link, new Map());
+    return all.get(link);
+  }
+
+  function tellOthers(t, highs) {
+    others().set(view, { running: status().running, began: status().began, t, highs });
+  }
+
+  function together(t) {
+    const s = status();
+    const rest = [...others()].filter(([name, room]) => name !== view && room.running && s.running)
+      .map(([, room]) => room);
+    const origin = Math.min(s.began, ...rest.map((room) => room.began));
+    const highs = {};
+    for (const room of rest) {
+      for (const [name, most] of Object.entries(room.highs)) {
+        highs[name] = Math.max(highs[name] || 0, most);
+      }
+    }
+    return { shift: s.began - origin, highs,
+      now: Math.max(t + s.began - origin, ...rest.map((room) => room.t + room.began - origin)) };
   }
 
   function value(f, line) {
@@ -566,9 +640,10 @@ function render({ model, el }) {
   // ---- events
 
   function paintLog() {
+    const { shift } = together(0);
     log.replaceChildren(...events.slice(-9).reverse().map(([t, kind, text]) => {
       const item = make("li", `mk-is-${kind}`);
-      item.append(make("b", "", `${t.toFixed(1)} s`), document.createTextNode(text));
+      item.append(make("b", "", `${(t + shift).toFixed(1)} s`), document.createTextNode(text));
       item.title = text;
       return item;
     }));
@@ -602,10 +677,6 @@ function render({ model, el }) {
     if (!crowdTimer) {  // what was just moved and not yet sent is not moved back
       if (document.activeElement !== crowdCount) crowdCount.value = s.browsers;
       if (document.activeElement !== crowdThink) crowdThink.value = Math.log2(s.think);
-    }
-    if (s.loading && document.activeElement !== loadUsers) {  // perhaps started from another room
-      users = s.users;
-      loadUsers.value = users;
     }
     showLoad();
     if (!s.running && s.events) events = s.events;
@@ -657,6 +728,7 @@ function render({ model, el }) {
   model.on("change:status", onStatus);
   model.on("change:message", paintHead);
   model.on("change:fields", fields);
+  model.on("change:load", loadFields);
   model.on("msg:custom", onCustom);
   const timer = setInterval(here, HERE);
   const resize = new ResizeObserver(() => paint());
@@ -665,12 +737,14 @@ function render({ model, el }) {
   themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-name", "class"] });
 
   fields();
+  loadFields();
   paintHead();
   paint();
   say({ do: "hello" });
 
   return () => {
     say({ do: "bye" });
+    others().delete(view);
     clearInterval(timer);
     resize.disconnect();
     themes.disconnect();
@@ -678,6 +752,7 @@ function render({ model, el }) {
     model.off("change:status", onStatus);
     model.off("change:message", paintHead);
     model.off("change:fields", fields);
+    model.off("change:load", loadFields);
     model.off("msg:custom", onCustom);
   };
 }

@@ -21,6 +21,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ import anywidget
 import traitlets
 
 from mpmkit.lab import theme
-from mpmkit.lab.room import LOAD_SECONDS, USERS, Room
+from mpmkit.lab.forms import FIRST
+from mpmkit.lab.headline import not_headline
+from mpmkit.lab.room import LOAD_SECONDS, Room
 from mpmkit.launcher import LaunchError
 from mpmkit.states import LETTERS, WORDS
 
@@ -43,13 +46,15 @@ class Panel(anywidget.AnyWidget):
 
     status = traitlets.Dict().tag(sync=True)
     fields: Any = traitlets.List().tag(sync=True)
+    load: Any = traitlets.List().tag(sync=True)
     frame = traitlets.Dict().tag(sync=True)
     message = traitlets.Unicode().tag(sync=True)
     palette = traitlets.Dict().tag(sync=True)
 
     def __init__(self, room: Room) -> None:
         self.room = room
-        self.peers: list[Panel] = [self]  # rooms side by side get the same load
+        self.peers: list[Panel] = [self]  # rooms side by side get the same load, and one scale
+        self.link = uuid.uuid4().hex
         self._setting = threading.RLock()
         self._views: dict[str, float] = {}
         self._looked_at = False
@@ -67,9 +72,10 @@ class Panel(anywidget.AnyWidget):
     def refresh(self) -> None:
         """Show what is chosen and what runs."""
         with self._setting:
-            self.status = {**self.room.status(), "linked": len(self.peers) > 1,
+            self.status = {**self.room.status(), "linked": len(self.peers) > 1, "link": self.link,
                            "events": self.room.events()[-40:]}
             self.fields = [field.plain() for field in self.room.fields()]
+            self.load = [field.plain() for field in self.room.load_fields()]
 
     def say(self, text: str) -> None:
         """A line under the buttons; "" takes it away."""
@@ -128,15 +134,24 @@ class Panel(anywidget.AnyWidget):
         self.room.set(str(content["name"]), content.get("value"))
         self.refresh()
 
-    def _load(self, content: dict[str, Any]) -> None:
+    def _load_set(self, content: dict[str, Any]) -> None:
+        for panel in self.peers:
+            panel.room.load_set(str(content["name"]), content.get("value"))
+            panel.refresh()
+        # A load that runs goes on with the new value, unless that can't be.
+        if not any(field.refused for field in self.room.load_fields()):
+            self._start_load([panel for panel in self.peers if panel.room.loading])
+
+    def _load(self, _: dict[str, Any]) -> None:
+        self._start_load(self.peers)
+
+    def _start_load(self, panels: list[Panel]) -> None:
         def act() -> None:
-            for panel in self.peers:
+            for panel in panels:
                 try:
-                    panel.room.start_load(users=int(content["users"]),
-                                          keep_alive=bool(content.get("keep_alive")),
-                                          path=str(content.get("path", "/index.html")))
+                    panel.room.start_load()
                     panel.say("")
-                except (LaunchError, ValueError, TypeError, KeyError) as error:
+                except (LaunchError, ValueError) as error:
                     panel.say(str(error))
                 panel.refresh()
 
@@ -167,7 +182,8 @@ class Panel(anywidget.AnyWidget):
         "stop": lambda self, _: self._aside("stop"),
         "graceful": lambda self, _: self._aside("graceful"),
         "restart": lambda self, _: self._aside("restart"),
-        "choose": _choose, "set": _set, "load": _load, "unload": _unload, "crowd": _crowd,
+        "choose": _choose, "set": _set, "load": _load, "load_set": _load_set, "unload": _unload,
+        "crowd": _crowd,
         "hello": _hello, "here": _here, "bye": _bye,
     }  # fmt: skip
 
@@ -179,7 +195,7 @@ def palette() -> dict[str, Any]:
         "letters": {name: {letter: theme.letter_colour(letter, name) for letter in LETTERS}
                     for name in theme.THEMES},
         "words": dict(zip(LETTERS, WORDS, strict=True)),
-        "users": USERS, "load_seconds": LOAD_SECONDS,
+        "first": FIRST, "load_seconds": LOAD_SECONDS, "mind": not_headline(),
     }
 
 
@@ -216,7 +232,7 @@ def control_room(*mpms: str, **directives: Any) -> Any:
     if len(made) == 1:
         return made[0]
     for panel in made:
-        panel.peers = made
+        panel.peers, panel.link = made, made[0].link
         panel.refresh()
     import ipywidgets
 

@@ -92,11 +92,12 @@ def deepen_links(book: Any, levels: int = 1) -> Any:
     return book
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Render every notebook of a folder into another; 1 if one of them failed."""
-    import nbformat
-
-    parser = argparse.ArgumentParser(prog="python -m mpmkit.lab.render", description=__doc__,
+def notebooks_and_target(
+    prog: str, about: str | None, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, list[Path]]:
+    """The command line of this and of `slides`: the folders, and the notebooks that are wanted. Where
+    there are none, that is said."""
+    parser = argparse.ArgumentParser(prog=prog, description=about,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", type=Path)
     parser.add_argument("target", type=Path)
@@ -105,6 +106,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     books = sorted(chosen.sources.glob(f"{chosen.only}*.ipynb"))
     if not books:
         print(f"mpmkit: no notebook {chosen.only}*.ipynb in {chosen.sources}", file=sys.stderr)
+    return chosen, books
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Render every notebook of a folder into another; 1 if one of them failed."""
+    import nbformat
+
+    chosen, books = notebooks_and_target("python -m mpmkit.lab.render", __doc__, argv)
+    if not books:
         return 1
     browser = find_browser()
     if browser is None:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mpmkit.lab.headline import not_headline, share
 from mpmkit.lab.watcher import Recording
 from mpmkit.measure.records import RecordError, machine, recorded_folder
 
@@ -39,11 +40,9 @@ def why_recorded(*, cores: float = 0.5, memory_mb: int = MEMORY_MB) -> str:
         return f"MPMKIT_REPLAY={told}"
     if told == "0":
         return ""
-    here = machine()
-    share = min(here.cores, here.cpu_limit or here.cores)
-    if share < cores:
-        return f"this machine gives {share:g} cores, and {cores:g} are needed"
-    memory = min((mb for mb in (here.memory_mb, here.memory_limit_mb) if mb), default=math.inf)
+    given, memory = share(machine())
+    if given < cores:
+        return f"this machine gives {given:g} cores, and {cores:g} are needed"
     if memory < memory_mb:
         return f"this machine gives {memory:,.0f} MB of memory, and {memory_mb:,} are needed"
     return ""
@@ -61,6 +60,8 @@ def measured_or_recorded(name: str, measure: Callable[[], T], *, cores: float = 
     """
     why = why_recorded(cores=cores, memory_mb=memory_mb)
     if not why:
+        if told := not_headline():
+            print(told)
         value = measure()
         if os.environ.get("MPMKIT_RECORD", "") not in ("", "0") and read is None:
             keep(name, value)
@@ -75,6 +76,12 @@ def measured_or_recorded(name: str, measure: Callable[[], T], *, cores: float = 
     value, when, where = load(path)
     print(f"RECORDED on {when} on {where}, not measured here ({why})")
     return value
+
+
+def recorded(name: str) -> Any:
+    """What was recorded under `name` by `MPMKIT_RECORD=1`, whether or not the notebook measures: to put
+    it beside what was measured here. Raises RecordError if there is no such recording."""
+    return load(place_of(name))[0]
 
 
 def place_of(name: str) -> Path:

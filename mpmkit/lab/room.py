@@ -28,7 +28,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mpmkit
 from mpmkit.directives import (
@@ -41,11 +41,14 @@ from mpmkit.directives import (
     Spec,
     check,
     from_keywords,
+    misread,
 )
 from mpmkit.lab.clients import MOST, Crowd
+from mpmkit.lab.forms import BESIDE, MORE, PARTS, Field, LoadForm
 from mpmkit.lab.watcher import Event, Recording, Sample, Watch
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
-from mpmkit.load.drive import LoadError, LoadInterrupted, LoadRun, run_load
+from mpmkit.load.drive import LoadError, LoadInterrupted, LoadRun, Tick, run_load
+from mpmkit.load.histogram import Histogram
 
 # The directives on the panel, in groups. Which of them an MPM knows, their bounds, defaults, units
 # and meaning come from the table in directives.py.
@@ -68,7 +71,9 @@ REACH = {"StartServers": 32, "MinSpareServers": 32, "MaxSpareServers": 64, "MinS
          "KeepAliveTimeout": 60, "MaxKeepAliveRequests": 500, "Timeout": 120, "ListenBacklog": 1024,
          "GracefulShutdownTimeout": 60}
 
-# What the room serves, besides the samples: a script that waits, as for a database.
+# What the room serves, besides the samples: a script that waits, as for a database, and a file that
+# a slow reader takes a while for.
+LARGE = 5_000_000  # bytes: more than the sockets hold, so that a slow reader holds up its server
 SLOW = 0.1  # seconds
 SLOW_SCRIPT = f'''"""A script that waits {SLOW} s and holds its worker meanwhile."""
 
@@ -81,33 +86,11 @@ def application(environ, start_response):
     return [b"done\\n"]
 '''
 
-USERS = 500  # of the load, at most: on a small machine more is a load on the generator
 LOAD_SECONDS = 600.0  # a load that nobody stops ends by itself
 PROBE_THINK = 0.25  # seconds between two questions of the probe: what a new client meets
 RECENT = 5.0  # seconds of the probe's answers that its percentiles are made of
+LIVE = 1.2  # seconds of the load's answers that its live percentiles are made of
 EVENTS = 200
-
-
-class Field(NamedTuple):
-    """One directive on the panel. `value` is the text that is set, "" for the default."""
-
-    name: str
-    group: str
-    kind: str  # number, factor, time or switch
-    unit: str
-    doc: str
-    default: str
-    low: float
-    high: float | None  # None: no upper bound in the table
-    reach: float  # where the slider ends
-    step: float
-    value: str
-    advice: tuple[str, ...]  # what httpd says about the value
-    effective: str  # what httpd would use instead, "" if it is the value
-    refused: bool  # httpd would not start with this value
-
-    def plain(self) -> dict[str, Any]:
-        return self._asdict()
 
 
 class Room:
@@ -134,6 +117,7 @@ class Room:
         self._crowd: Crowd | None = None
         self._crowd_wanted = (0, 60.0)
         self._load: _Load | None = None
+        self._form = LoadForm()
         self._told: list[Event] = []
         self._watched = 0  # events of the running watch that are in _told
         self._began = time.monotonic()
@@ -142,6 +126,7 @@ class Room:
         self._home = tempfile.mkdtemp(prefix="mpmkit-room-")
         shutil.copytree(Path(mpmkit.__file__).with_name("htdocs"), self._root)
         (self._root / "slow.py").write_text(SLOW_SCRIPT)
+        (self._root / "large.bin").write_bytes(bytes(LARGE))
         # Also when nobody closes the room: the folder goes with the object or the interpreter.
         self._tidy = weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
         self._frame: dict[str, Any] = {}
@@ -227,10 +212,11 @@ class Room:
                 if self._mpm not in spec.mpms:
                     continue
                 value = self._words.get(name, "")
+                words = (misread(name, value) if value else "", *said.get(name, ()))
                 default = _written(getattr(defaults, spec.attribute))
                 used = "" if effective is None else _written(getattr(effective, spec.attribute))
                 made.append(_field(spec, group, self._mpm, default, value,
-                                   tuple(said.get(name, ())), used,
+                                   tuple(filter(None, words)), used,
                                    effective is None and name in said))
         return made
 
@@ -365,20 +351,34 @@ class Room:
 
     # -- the load ---------------------------------------------------------------------------------
 
-    def start_load(self, *, users: int = 50, keep_alive: bool = False, path: str = "/index.html",
-                   duration: float = LOAD_SECONDS) -> None:
-        """Locust's users against the running server, in a closed loop, until `stop_load`.
+    def load_set(self, name: str, value: Any) -> None:
+        """One field of the load (`mpmkit.lab.forms`): text as on the panel, or what LoadProfile
+        takes. Holds from the next `start_load` on. Raises ProfileError for an unknown name only."""
+        with self._lock:
+            self._form.set(name, value)
 
-        users       1 to 500        duration    seconds, at most 600
-        Raises LaunchError without a server, ProfileError for a bad value.
+    def load_fields(self) -> list[Field]:
+        """The load's fields that apply now, with what is wrong with them."""
+        with self._lock:
+            return self._form.fields()
+
+    def start_load(self, *, duration: float = LOAD_SECONDS, **fields: Any) -> None:
+        """Locust's users against the running server, until `stop_load`.
+
+        duration    seconds, at most 600
+        fields      as for `load_set`: users=50, path="/slow.py", keep_alive=True, arrival="poisson",
+                    rate=300, idle_holders=100; they stay on the form
+        Raises LaunchError without a server, ProfileError for a bad value (nothing is changed then).
         """
-        from mpmkit.load.profile import LoadProfile, ProfileError
-
-        if not 1 <= users <= USERS:
-            raise ProfileError(f"users: must be 1 to {USERS}, not {users!r}")
-        profile = LoadProfile(path=path, users=users, duration=min(duration, LOAD_SECONDS),
-                              keep_alive=keep_alive)
         with self._acting:
+            with self._lock:
+                form = self._form.copy()
+            for name, value in fields.items():
+                form.set(name, value)
+            profile = form.profile(min(duration, LOAD_SECONDS))
+            with self._lock:
+                for name, value in fields.items():
+                    self._form.set(name, value)
             server = self.server
             if server is None:
                 raise LaunchError("no server runs; start one before the load")
@@ -386,8 +386,13 @@ class Room:
             load = _Load(server.url, profile, self._note)
             with self._lock:
                 self._load = load
-            way = "kept connections" if keep_alive else "a new connection each"
-            self._note(f"load: {users} users, {path}, {way}")
+            share = profile.keep_share
+            way = ("kept connections" if share == 1 else "a new connection each" if not share else
+                   f"{share:.0%} kept connections")
+            more = form.told((MORE, PARTS, BESIDE))
+            page = "a mix" if profile.mix else profile.path
+            self._note(f"load: {profile.users} users, {page}, {way}"
+                       + (f", {more}" if more else ""))
 
     def stop_load(self) -> None:
         """End the load; what it measured becomes an event. Without a load nothing happens."""
@@ -445,13 +450,12 @@ class Room:
         """What runs, for the panel's head."""
         with self._lock:
             server = self.server
-            load = self._load
             return {
                 "mpm": self._mpm, "running": server is not None,
                 "running_mpm": server.mpm if server else "",
                 "pid": server.pid if server else 0, "url": server.url if server else "",
                 "unapplied": self.unapplied(), "loading": self.loading,
-                "users": load.profile.users if load else 0,
+                "load_more": self._form.told(), "began": round(self._began, 3),
                 "browsers": self._crowd_wanted[0], "think": self._crowd_wanted[1],
             }
 
@@ -485,7 +489,7 @@ class Room:
             "t": sample.t, "qps": sample.qps, "service_ms": sample.service_ms,
             "wait_p50_ms": newest[len(newest) // 2] if newest else None,
             "wait_ms": newest[int(0.99 * len(newest))] if newest else None,
-            "load_qps": load.qps() if load is not None and load.running else math.nan,
+            **(load.live() if load is not None and load.running else _Load.NOTHING),
             "processes": sample.processes, "threads": sample.threads, "idle": sample.idle,
             "busy": sample.busy, "reading": sample.reading, "writing": sample.writing,
             "keep_alive": sample.keep_alive, "parked": sample.parked, "closing": sample.closing,
@@ -493,8 +497,9 @@ class Room:
         }
         figures = {name: None if value is None or value != value else round(value, 3)
                    for name, value in figures.items()}
+        letters = board.letters
         rows = [[row.slot, row.pid, row.generation, row.quiescing, row.not_accepting,
-                 board.letters[row.slot], row.keep_alive + row.write_completion + row.lingering_close]
+                 letters[row.slot], row.keep_alive + row.write_completion + row.lingering_close]
                 for row in board.snapshot.processes if row.pid]
         frame = {
             "figures": figures, "rows": rows, "slots": board.process_limit,
@@ -512,13 +517,16 @@ class Room:
 
 
 class _Load:
-    """`run_load` in a thread, with a way to stop it and what it has done so far."""
+    """`run_load` in a thread, with a way to stop it and what it gets meanwhile."""
+
+    NOTHING = dict.fromkeys(("load_qps", "load_failed", "load_p50_ms", "load_p95_ms", "load_p99_ms"),
+                            math.nan)
 
     def __init__(self, url: str, profile: Any, note: Callable[[str], None]) -> None:
         self.profile = profile
         self._note = note
         self._stop = threading.Event()
-        self._marks: list[tuple[float, int]] = []
+        self._ticks: list[Tick] = []
         self._thread = threading.Thread(target=self._run, args=(url,), name="mpmkit-load",
                                         daemon=True)
         self._thread.start()
@@ -527,21 +535,33 @@ class _Load:
     def running(self) -> bool:
         return self._thread.is_alive()
 
-    def qps(self) -> float:
-        """Good and bad answers per second over about the last second; NaN before there are any."""
-        marks = self._marks[-5:]
-        if len(marks) < 2 or marks[-1][0] <= marks[0][0]:
-            return math.nan
-        return (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
+    def live(self) -> dict[str, float]:
+        """Good answers and failures per second and percentiles of latency, over about the last
+        second; NaN for what is not known."""
+        ticks = list(self._ticks)
+        ticks = [tick for tick in ticks if tick.end > ticks[-1].end - LIVE]
+        seconds = ticks[-1].end - ticks[0].begin if ticks else 0.0
+        if seconds <= 0:
+            return self.NOTHING
+        found = Histogram()
+        for tick in ticks:
+            found.merge(tick.counted)
+        told = {"load_qps": len(found) / seconds,
+                "load_failed": sum(tick.failures.total() for tick in ticks) / seconds}
+        for percent in (50, 95, 99):
+            told[f"load_p{percent}_ms"] = found.percentile(percent) / 1e6 if len(found) else math.nan
+        return told
 
     def stop(self) -> None:
         self._stop.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def _tick(self, tick: Tick) -> None:
+        self._ticks.append(tick)
+        del self._ticks[:-10]
+
     def _progress(self, done: int, seconds: float) -> None:
-        self._marks.append((seconds, done))
-        del self._marks[:-20]
         if self._stop.is_set():
             # What Ctrl-C does in the foreground: the generator is ended with care, and what it
             # measured comes along.
@@ -550,7 +570,8 @@ class _Load:
     def _run(self, url: str) -> None:
         run: LoadRun | None
         try:
-            run = run_load(url, profile=self.profile, on_progress=self._progress)
+            run = run_load(url, profile=self.profile, on_progress=self._progress,
+                           on_tick=self._tick)
         except LoadInterrupted as stopped:
             run = stopped.run
         except (LoadError, ValueError, OSError) as error:
@@ -560,7 +581,9 @@ class _Load:
             self._note("load: ended before its first answer")
             return
         failed = f", {run.failures:,} failed" if run.failures else ""
-        bound = ", the generator was the limit" if run.generator_bound else ""
+        bound = (", the generator was the limit" if run.generator_bound else
+                 ", the machine, which the load shares with the server, was the limit"
+                 if run.generator_starved else "")
         self._note(f"load ended: {run.qps:,.0f}/s, p50 {run.latency_ms(50):.3g} ms, "
                    f"p99 {run.latency_ms(99):.3g} ms{failed}{bound}")
 

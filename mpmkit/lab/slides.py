@@ -10,15 +10,16 @@ network can show them; without npm the pages fetch them from the network each ti
     --------------------------------  --------------------------------------------------------------
     text that begins with a heading   begins a slide
     other text                        begins a slide below (arrow down)
-    code                              under its text; its result alone if that is a figure
+    code                              under its text; its result alone if that is a figure, on a
+                                      slide below if there is much code above it
     code of imports only              left out
     with slideshow metadata           as that says (JupyterLab: property inspector, Slide Type)
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -26,9 +27,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mpmkit.lab.render import notebooks_and_target
+
 PACKAGES = ("reveal.js@4.6.1", "requirejs@2.3.7", "jquery@3.7.1")
+# Where nbconvert's page and reveal.js's theme ask the network for more: diagrams that no notebook of
+# ours has, and fonts. Slides of ours ask nobody.
+MERMAID = re.compile(r'<script type="module">\s*import mermaid .*?</script>', re.DOTALL)
+REMOTE = re.compile(r"@import url\(https?://[^)]*\);?\n?")
+THEME = Path("node_modules/reveal.js/dist/theme/simple.css")
+
+ROOM = 4  # lines of code that stand above a figure without pushing it off the slide
+
 # What reveal.js shows at 1280 x 720 without cutting it off.
 STYLE = """<style>
+.reveal, .reveal h1, .reveal h2, .reveal h3 { font-family: system-ui, "Segoe UI", Roboto, sans-serif; }
 .reveal .slides section { overflow-y: auto; max-height: 96vh; font-size: 26px; }
 .reveal .slides h1 { font-size: 1.6em; } .reveal .slides h2 { font-size: 1.3em; }
 .reveal .slides pre { font-size: 16px; line-height: 1.3; box-shadow: none; }
@@ -58,12 +70,20 @@ def only_imports(source: str) -> bool:
 
 def mark(book: Any) -> Any:
     """Give each cell its place on the slides, and hide the code that draws a figure; in place."""
+    lines = 0  # of code on the slide so far
     for cell in book["cells"]:
-        cell["metadata"].setdefault("slideshow", {})["slide_type"] = slide_type(cell)
+        place = slide_type(cell)
         if cell["cell_type"] == "code" and any(
                 kind.startswith("image/") for output in cell["outputs"]
                 for kind in output.get("data", {})):
             cell["metadata"].setdefault("tags", []).append("hide-input")
+            if place == "-" and lines > ROOM:
+                place = "subslide"  # both together would be cut off
+        elif cell["cell_type"] == "code" and place == "-":
+            lines += "".join(cell["source"]).count("\n") + 1
+        if place in ("slide", "subslide"):
+            lines = 0
+        cell["metadata"].setdefault("slideshow", {})["slide_type"] = place
     return book
 
 
@@ -84,6 +104,8 @@ def fetch(place: Path) -> dict[str, str]:
             print("mpmkit: npm is missing or has no network: these slides need the network to be shown",
                   file=sys.stderr)
             return {}
+    theme = place / THEME
+    theme.write_text(REMOTE.sub("", theme.read_text()))
     return {**scripts, "mathjax_url": "", "font_awesome_url": ""}
 
 
@@ -94,10 +116,12 @@ def write(source: Path, target: Path, scripts: dict[str, str]) -> Path:
     from traitlets.config import Config
 
     book = mark(nbformat.read(source, as_version=4))
-    config = Config({"SlidesExporter": {**scripts, "reveal_number": "c/t"},
+    config = Config({"SlidesExporter": {**scripts, "reveal_number": "c/t",
+                                        "reveal_width": "1240", "reveal_height": "700"},
                      "TagRemovePreprocessor": {"enabled": True,
                                                "remove_input_tags": {"hide-input"}}})
     page, _ = SlidesExporter(config=config).from_notebook_node(book)
+    page = MERMAID.sub("", page).replace('<script src=""> </script>', "")
     path = target / f"{source.stem}.slides.html"
     path.write_text(page.replace("</head>", f"{STYLE}\n</head>", 1), encoding="utf-8")
     return path
@@ -105,15 +129,8 @@ def write(source: Path, target: Path, scripts: dict[str, str]) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the slides of every notebook of a folder; 1 if there is none."""
-    parser = argparse.ArgumentParser(prog="python -m mpmkit.lab.slides", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", type=Path)
-    parser.add_argument("target", type=Path)
-    parser.add_argument("--only", default="", help="notebooks whose name begins with this")
-    chosen = parser.parse_args(argv)
-    books = sorted(chosen.sources.glob(f"{chosen.only}*.ipynb"))
+    chosen, books = notebooks_and_target("python -m mpmkit.lab.slides", __doc__, argv)
     if not books:
-        print(f"mpmkit: no notebook {chosen.only}*.ipynb in {chosen.sources}", file=sys.stderr)
         return 1
     chosen.target.mkdir(parents=True, exist_ok=True)
     scripts = fetch(chosen.target)

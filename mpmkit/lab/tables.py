@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures import OURS, _memory_rows
+from mpmkit.lab.figures import KIND_TITLES, OURS, _memory_rows
 
 if TYPE_CHECKING:
     import pandas
     from pandas.io.formats.style import Styler
 
-    from mpmkit.measure.qps import QpsTable, Verdict
+    from mpmkit.measure.qps_table import QpsTable
     from mpmkit.measure.records import Machine
+    from mpmkit.measure.verdict import Verdict
 
 # Heading of a reader's table -> column of QpsTable.summary(), and how its numbers are written.
 QPS_COLUMNS = {
@@ -47,6 +48,22 @@ def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
     made = pandas.DataFrame({heading: rows[column].to_list()
                              for heading, (column, _) in QPS_COLUMNS.items()})
     return made.set_index("MPM")
+
+
+def beside(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
+    """Published | ours | another server of the same rounds, which has the same MPMs: a row a page and
+    MPM, medians, and how many times the other's ours is. What was not measured is NaN.
+    """
+    import pandas
+
+    theirs = f"{server} /s"
+    summary = table.summary().assign(server=lambda rows: rows["server"] + " /s")
+    made = summary.pivot_table(index=["kind", "mpm"], columns="server", values="median", sort=False)
+    made = made.reindex(columns=[f"{OURS} /s", theirs])
+    made.insert(0, "published /s", summary.groupby(["kind", "mpm"], sort=False)["published"].first())
+    made[f"{OURS} / {server}"] = made[f"{OURS} /s"] / made[theirs]
+    made.index = pandas.Index([f"{KIND_TITLES.get(kind, kind)}, {mpm}" for kind, mpm in made.index])
+    return made.rename_axis(None, axis="columns")
 
 
 def pairs(verdict: Verdict | None) -> pandas.DataFrame:
@@ -116,11 +133,16 @@ def beside_recorded(mine: pandas.DataFrame, recorded: pandas.DataFrame, by: list
 
 
 def machine(described: Machine) -> pandas.DataFrame:
-    """The machine as a table of two columns; what it does not tell is left out."""
+    """The machine as a table of two columns; what it does not tell is left out. For a small machine
+    it says what not to trust of its figures."""
     import pandas
+
+    from mpmkit.lab.headline import not_headline
 
     rows = {name.replace("_", " "): str(value) for name, value in described.row().items()
             if value is not None}
+    if told := not_headline(described):
+        rows["mind"] = told
     return pandas.DataFrame({"value": rows.values()}, index=list(rows))
 
 
@@ -131,7 +153,11 @@ def styled(frame: pandas.DataFrame, caption: str = "", *, theme: str | None = No
     """
     formats: dict[Any, str] = {heading: how for heading, (_, how) in QPS_COLUMNS.items()
                                if heading in frame.columns}
-    formats |= {name: "{:.2f}" for name in ("published", "measured") if name in frame.columns}
+    for name in frame.select_dtypes("number").columns:  # others are text already
+        if name in ("published", "measured") or " / " in str(name):
+            formats.setdefault(name, "{:.2f}")  # ratios
+        elif str(name).endswith(" /s"):
+            formats.setdefault(name, "{:,.0f}")
     style = frame.style.format(formats, na_rep="–").hide(names=True).set_table_styles([
         {"selector": "th, td", "props": "padding: 0.25em 0.9em; text-align: right;"},
         {"selector": "th.row_heading", "props": "text-align: left;"},
@@ -142,7 +168,8 @@ def styled(frame: pandas.DataFrame, caption: str = "", *, theme: str | None = No
         style = style.set_caption(caption)
 
     def bar(label: str) -> str:
+        mpm = str(label).rpartition(", ")[2]  # "static page, worker" is worker's, too
         known = colours.LIGHT.keys()
-        return f"border-left: 0.5em solid {colours.colour(label, theme)};" if label in known else ""
+        return f"border-left: 0.5em solid {colours.colour(mpm, theme)};" if mpm in known else ""
 
     return style.map_index(bar, axis="index")

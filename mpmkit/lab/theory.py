@@ -17,7 +17,9 @@ processes and one listening socket is that, if the handler takes such a time.
 
 from __future__ import annotations
 
+import heapq
 import math
+import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -73,6 +75,34 @@ def mean_response(arrivals: float, service: float, servers: int) -> float:
     return mean_wait(arrivals, service, servers) + service
 
 
+def spread(arrivals: float, service: float, servers: int, seconds: float, *, runs: int = 100,
+           seed: int = 1) -> tuple[float, float]:
+    """Between which two values 95% of the runs of an M/M/c have their mean response, if a run takes
+    so many `seconds` and begins empty: the luck that is in a measurement of that length.
+
+    Simulated: each client takes the server that is free first. Works above the servers' limit, too.
+    """
+    load(arrivals, service)
+    _servers(servers)
+    if not (arrivals > 0 and service > 0 and 0 < arrivals * seconds * runs <= 5e6):
+        raise ValueError("arrivals, service, seconds: must be above 0, with 5,000,000 clients in all "
+                         f"at most, not {arrivals:g}/s for {seconds:g} s in {runs} runs")
+    chance = random.Random(seed)
+    means = []
+    for _ in range(runs):
+        free, now, stayed, clients = [0.0] * servers, chance.expovariate(arrivals), 0.0, 0
+        while now < seconds or not clients:
+            end = max(now, free[0]) + chance.expovariate(1 / service)
+            heapq.heapreplace(free, end)
+            stayed += end - now
+            clients += 1
+            now += chance.expovariate(arrivals)
+        means.append(stayed / clients)
+    means.sort()
+    outside = round(0.025 * runs)
+    return means[outside], means[-1 - outside]
+
+
 def closed_bound(users: int, service: float, servers: int, think: float = 0.0) -> float:
     """Requests per second that so many users, each asking again `think` seconds after its answer,
     can't exceed: the smaller of users / (service + think) and servers / service. `service` above 0.
@@ -99,15 +129,19 @@ def _check(**values: float) -> None:
 
 
 def response_curve(service: float, servers: int, rates: Sequence[float], measured: Sequence[float],
-                   *, theme: str | None = None) -> go.Figure:
-    """Mean response (ms) against arrivals: M/M/c as a line, what was measured as markers."""
+                   *, spreads: Sequence[tuple[float, float]] = (),
+                   theme: str | None = None) -> go.Figure:
+    """Mean response (ms) against arrivals: M/M/c as a line, what was measured as markers.
+
+    spreads: for each rate the (low, high) of `spread`, drawn as a bar behind its marker."""
     highest = servers / service
     grid = [highest * n / 200 for n in range(193)]
     return _line_and_points(
         grid, [1000 * mean_response(rate, service, servers) for rate in grid], rates,
         [1000 * seconds for seconds in measured], "arrivals, requests/s", "mean response, ms",
         f"M/M/{servers}: predicted and measured", f"Erlang C, service {1000 * service:.1f} ms",
-        ceiling=(highest, f"all that {servers} can do: {highest:.0f}/s"), theme=theme)
+        ceiling=(highest, f"all that {servers} can do: {highest:.0f}/s"),
+        bars=[(1000 * low, 1000 * high) for low, high in spreads], theme=theme)
 
 
 def closed_curve(service: float, servers: int, users: Sequence[float], measured: Sequence[float],
@@ -123,6 +157,7 @@ def closed_curve(service: float, servers: int, users: Sequence[float], measured:
 def _line_and_points(xs: Sequence[float], ys: Sequence[float], points: Sequence[float],
                      measured: Sequence[float], x: str, y: str, title: str, line: str, *,
                      ceiling: tuple[float, str] | None = None,
+                     bars: Sequence[tuple[float, float]] = (),
                      theme: str | None = None) -> go.Figure:
     import plotly.graph_objects as go
 
@@ -135,13 +170,19 @@ def _line_and_points(xs: Sequence[float], ys: Sequence[float], points: Sequence[
                    line={"color": colours.INK[dark], "width": 1.5}),
         go.Scatter(x=list(points), y=list(measured), mode="markers", name="measured",
                    marker={"size": 12, "color": colours.colour("prefork", theme), "symbol": "square"})])
+    for place, (low, high) in zip(points, bars, strict=bool(bars)):
+        figure.add_scatter(x=[place, place], y=[low, high], mode="lines", opacity=0.35,
+                           line={"color": colours.INK[dark], "width": 16},
+                           hovertemplate=f"{low:.1f} to {high:.1f} ms<extra></extra>")
+    named = " · bars: 95% of simulated runs of that length" if bars else ""
     settings = colours.layout(theme)
     axes = settings.pop("xaxis"), settings.pop("yaxis")
     told = "; ".join(f"{value:,.4g} at {place:,.4g}" for place, value in
                      zip(points, measured, strict=True))
-    figure.update_layout(title={"text": f"{title}<br><sup>line: {line} · squares: measured</sup>",
-                                "x": 0, "xref": "paper"}, width=WIDTH, height=420, showlegend=False,
-                         **settings, meta={"alt": f"{title}. Measured {y}: {told}."})
+    heading = f"{title}<br><sup>line: {line} · squares: measured{named}</sup>"
+    figure.update_layout(title={"text": heading, "x": 0, "xref": "paper"},
+                         width=WIDTH, height=420, showlegend=False, **settings,
+                         meta={"alt": f"{title}. Measured {y}: {told}."})
     figure.update_xaxes(**axes[0], title_text=x, rangemode="tozero")
     figure.update_yaxes(**axes[1], title_text=y, rangemode="tozero")
     if ceiling is not None:

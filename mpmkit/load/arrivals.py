@@ -77,9 +77,10 @@ def pieces(profile: LoadProfile) -> list[Piece]:
 def arrivals(profile: LoadProfile, index: int = 0, of: int = 1) -> Iterator[float]:
     """Seconds at which generator `index` of `of` has a request due, from the warm-up's begin on.
 
-    0 is the begin of what is measured. Never ends; the caller knows when.
+    0 is the begin of what is measured. Never ends; the caller knows when. The same for the same
+    seed; without one (None) every call draws others.
     """
-    source = random.Random(f"{profile.seed} {index} {of}")
+    source = random.Random(None if profile.seed is None else f"{profile.seed} {index} {of}")
     todo = iter(pieces(profile))
     piece = next(todo)
     area = float(index - of + 1) if profile.arrival == "constant" else 0.0

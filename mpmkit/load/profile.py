@@ -35,6 +35,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -148,7 +149,9 @@ class LoadProfile:
         once first (a kept-alive connection), or never (a connection without a request).
     ca_file: certificates to trust for https; None: none is checked on loopback, the system's are
         elsewhere.
-    seed: of the random numbers (mix, think times, Poisson arrivals).
+    seed: of the random numbers (mix, think times, Poisson arrivals). None: each run draws one anew
+        and tells it (`LoadRun.profile.seed`, the column `seed`), so that many short runs have the
+        rate that was asked on average, and any of them can be repeated.
 
     Raises ProfileError naming every field at fault.
     """
@@ -184,7 +187,7 @@ class LoadProfile:
     idle_holders: int = 0
     idle_request: bool = True
     ca_file: str | None = None
-    seed: int = 1
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         # Lists are what JSON and notebooks give; a frozen value wants tuples.
@@ -310,6 +313,11 @@ class LoadProfile:
                                f", not {version!r}")
         _refuse_unknown(data)
         return cls(**data)
+
+
+def new_seed() -> int:
+    """A seed for a run whose profile names none, to be recorded with it."""
+    return random.SystemRandom().randrange(1 << 31)
 
 
 def _refuse_unknown(data: dict[str, Any]) -> None:
@@ -515,8 +523,8 @@ def _behaviour_problems(p: LoadProfile, whole, seconds):
         yield f"idle_request: must be True or False, not {p.idle_request!r}"
     if p.ca_file is not None and not isinstance(p.ca_file, str):
         yield f"ca_file: must be a path, not {p.ca_file!r}"
-    if not _is_int(p.seed):
-        yield f"seed: must be a whole number, not {p.seed!r}"
+    if p.seed is not None and not (_is_int(p.seed) and p.seed >= 0):
+        yield f"seed: must be a whole number from 0, not {p.seed!r}"
 
 
 def _header_problems(headers: object):

@@ -12,16 +12,18 @@ Same for all: the directives, the document root, an access log in the common for
 The clients are `ab` (HTTP/1.0, as in the article) and `wrk` (HTTP/1.1). wrk tells repeated request
 heads from distinct ones: a server that remembers heads it has seen is faster on the first kind, so
 both kinds are always measured together.
+
+`--floor` adds the least that a Python server does under prefork and worker (`measure/floor.py`), to tell
+what can be reached at all.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import http.client
+import math
 import os
-import re
 import shutil
 import signal
 import statistics
@@ -37,14 +39,18 @@ from typing import Any, Protocol
 
 import mpmkit
 from mpmkit.directives import MPMS
-from mpmkit.measure import records
+from mpmkit.load import ab_wrk
+from mpmkit.load.profile import LoadProfile
+from mpmkit.load.run import LoadRun
+from mpmkit.measure import article, floor, records
 from mpmkit.measure.holder import Holding, descriptors
-from mpmkit.measure.qps import ARTICLE_DIRECTIVES
-from mpmkit.measure.rivals import Httpd, Nginx, NotInstalled, RivalFailed, find_program
+from mpmkit.measure.rivals import Httpd, Nginx, NotInstalled, RivalFailed, find_program, members
+from mpmkit.measure.usage import cpu_ns
 
 OURS = "mpmkit"
 # The two sides of a work with idle connections: both are ours.
 HOLDING, FREE = "mpmkit-holding", "mpmkit-free"
+FLOORS = {"floor": False, "floor-bare": True}  # name -> without stat and log line
 ENOUGH_ROUNDS = 5  # for a verdict
 CLIENT_BOUND = 0.9  # share of a core from which on the client may have been the brake
 
@@ -53,7 +59,7 @@ CLIENT_BOUND = 0.9  # share of a core from which on the client may have been the
 DIRECTIVES: dict[str, dict[str, Any]] = {
     mpm: {name: block["MaxRequestWorkers"] if name.startswith("MaxSpare") else value
           for name, value in block.items()}
-    for mpm, block in ARTICLE_DIRECTIVES.items()
+    for mpm, block in article.DIRECTIVES.items()
 }
 
 
@@ -113,7 +119,8 @@ P99_COUNTS = ("new",)
 ROOM = {"AsyncRequestWorkerFactor": 100, "KeepAliveTimeout": 600}
 
 # requests a turn, and seconds a turn for wrk, which knows no number of requests
-SCALES = {"smoke": (1_000, 0.5), "demo": (10_000, 2.0), "full": (50_000, 8.0)}
+# (wrk takes whole seconds: one of them is 20,000 answers or more).
+SCALES = {"smoke": (1_000, 0.5), "demo": (10_000, 1.0), "full": (50_000, 8.0)}
 
 
 class BenchError(RuntimeError):
@@ -198,29 +205,22 @@ def run_ab(url: str, *, requests: int, clients: int, keep_alive: bool) -> Sample
 
 
 def parse_ab(text: str, percentiles: str, cpu: float) -> Sample:
-    """ab's report as a Sample. Raises BenchError if it is not one.
-
-    A response of another length than the first counts as failed in ab, and so does a kept-alive
-    connection that the server closed at the moment of the next request: both are left out of qps.
-    """
-    def number(label: str, absent: float | None = None) -> float:
-        found = re.search(rf"^{label}:\s+([0-9.]+)", text, re.MULTILINE)
-        if found is None and absent is None:
-            raise BenchError(f"ab did not report {label!r}: {text.strip()[-300:]}")
-        return float(found[1]) if found else absent or 0.0
-
-    seconds = number("Time taken for tests")
-    complete = int(number("Complete requests"))
-    failures = int(number("Failed requests") + number("Non-2xx responses", 0))
-    latency = {row[0]: float(row[1]) for row in csv.reader(percentiles.splitlines()[1:])}
-    good = max(0, complete - failures)
-    # ab prints the time with three decimals: a run of no measurable length is none.
-    return Sample(good, failures, seconds, good / seconds if seconds else 0.0,
-                  latency["50"], latency["99"], cpu / seconds if seconds else 0.0)
+    """ab's report as a Sample. Raises BenchError if it is not one. A response of another length than
+    the first counts as failed, and is left out of qps; see `mpmkit.load.ab_wrk.parse_ab`."""
+    return sample_of(ab_wrk.parse_ab(text, percentiles, "", LoadProfile(requests=1)), text, "ab", cpu)
 
 
-WRK_SCRIPT = """\
--- Written by mpmkit.measure.bench. args: nothing, or a prefix that makes every request distinct.
+def sample_of(run: LoadRun | None, text: str, client: str, cpu: float) -> Sample:
+    """What a client's report says, with the CPU seconds it used."""
+    if run is None:
+        raise BenchError(f"{client} did not report: {text.strip()[-300:]}")
+    seconds = run.duration
+    return Sample(run.succeeded, run.failures, seconds, run.qps, run.latency_ms(50),
+                  run.latency_ms(99), cpu / seconds if seconds else 0.0)
+
+
+# args: nothing, or a prefix that makes every request distinct.
+DISTINCT_HEADS = """\
 local prefix, count = nil, 0
 function init(args)
   prefix = args[1]
@@ -231,11 +231,6 @@ function init(args)
                         {["X-Request"] = prefix .. count})
     end
   end
-end
-function done(summary, latency, requests)
-  local e = summary.errors
-  io.write(string.format("MPMKIT %d %d %d %d %.0f %.0f\\n", summary.requests, summary.duration,
-    e.connect + e.write + e.timeout, e.status, latency:percentile(50), latency:percentile(99)))
 end
 """
 
@@ -248,7 +243,7 @@ def run_wrk(url: str, *, seconds: float, clients: int, distinct: str = "") -> Sa
     program = find_program(("wrk",), "wrk", "apt install wrk, or dnf install wrk")
     with tempfile.TemporaryDirectory() as scratch:
         script = Path(scratch, "bench.lua")
-        script.write_text(WRK_SCRIPT)
+        script.write_text(ab_wrk.wrk_script() + DISTINCT_HEADS)
         whole = max(1, round(seconds))  # wrk takes whole seconds only
         command = [program, "-t1", f"-c{clients}", f"-d{whole}s", "--timeout", "30s",
                    "-s", str(script), url, *(["--", distinct] if distinct else [])]
@@ -257,19 +252,8 @@ def run_wrk(url: str, *, seconds: float, clients: int, distinct: str = "") -> Sa
 
 
 def parse_wrk(text: str, cpu: float) -> Sample:
-    """The line our script prints at wrk's end. Raises BenchError if it is not there.
-
-    Read errors are left out: wrk counts one whenever a server closes a connection after its
-    MaxKeepAliveRequests, which loses no request.
-    """
-    found = re.search(r"^MPMKIT (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)$", text, re.MULTILINE)
-    if not found:
-        raise BenchError(f"wrk did not report: {text.strip()[-300:]}")
-    requests, micros, errors, status, p50, p99 = map(int, found.groups())
-    seconds = micros / 1e6
-    good = requests - status
-    return Sample(good, errors + status, seconds, good / seconds, p50 / 1e3, p99 / 1e3,
-                  cpu / seconds)
+    """What our script prints at wrk's end. Raises BenchError if it is not there."""
+    return sample_of(ab_wrk.parse_wrk(text, "", LoadProfile(duration=1)), text, "wrk", cpu)
 
 
 def turn(work: Work, url: str, *, requests: int, seconds: float, nonce: str) -> Sample:
@@ -279,6 +263,26 @@ def turn(work: Work, url: str, *, requests: int, seconds: float, nonce: str) -> 
                        distinct=nonce if work.distinct else "")
     return run_ab(url, requests=max(work.clients, round(requests * work.share)),
                   clients=work.clients, keep_alive=work.keep_alive)
+
+
+def expected_seconds(works: Iterable[Work], mpms: Iterable[str] = MPMS, *, rounds: int, requests: int,
+                     seconds: float, nginx: bool = True) -> float:
+    """About how long `measure` takes for all of these MPMs, on a slow day of a machine with 2 cores."""
+    total = 0.0
+    works = list(works)
+    for mpm in mpms:
+        total += 8.0  # starts, stops, and a look at every answer
+        for work in works:
+            if work.held and mpm != "event":
+                continue
+            if work.client == "wrk":
+                turn_takes = float(max(1, round(seconds)) + max(1, round(seconds / 5)))
+            else:
+                size = sum(max(work.clients, n * work.share) for n in (requests, requests / 5))
+                turn_takes = size / (150 if work.share < 0.1 else 15_000 if work.keep_alive else 8_000)
+            sides = 2 if work.held or work.php or not nginx else 3
+            total += rounds * sides * (turn_takes + 0.2)
+    return total
 
 
 # ---------------------------------------------------------------- the pages and the servers
@@ -303,8 +307,9 @@ def pages() -> Iterator[Path]:
 
 
 def contestants(mpm: str, works: Iterable[Work], root: Path, directives: Mapping[str, Any], *,
-                nginx: bool, buffered_logs: bool) -> dict[str, Callable[[], Any]]:
-    """Name -> how to start it, for one MPM: ours, httpd's, mod_php's where scripts are, nginx."""
+                nginx: bool, buffered_logs: bool, floors: bool = False) -> dict[str, Callable[[], Any]]:
+    """Name -> how to start it, for one MPM: ours, httpd's, mod_php's where scripts are, nginx, and the
+    floors where there are such."""
     both = {**DIRECTIVES[mpm], **directives}
     works = list(works)
     plain = any(not work.php and not work.held for work in works)
@@ -322,11 +327,17 @@ def contestants(mpm: str, works: Iterable[Work], root: Path, directives: Mapping
                                                 **{**both, **ROOM})
     if nginx and plain:
         found["nginx"] = lambda: Nginx(document_root=root, buffered_logs=buffered_logs, **both)
+    if floors and mpm in floor.MODELS and any(takes_part("floor", work) for work in works):
+        for name, bare in FLOORS.items():
+            found[name] = lambda bare=bare: floor.Floor(  # type: ignore[misc]
+                mpm, document_root=root, bare=bare, **both)
     return found
 
 
 def takes_part(server: str, work: Work) -> bool:
-    """Scripts are measured beside mod_php only, and everything else not."""
+    """Scripts are measured beside mod_php only, and everything else not; a floor has one page."""
+    if server in FLOORS:
+        return work.path == f"/{floor.PAGE}" and not work.held
     if work.held or server in (HOLDING, FREE):
         return bool(work.held) and server in (HOLDING, FREE)
     return server == OURS or (server == "httpd-php") == work.php
@@ -398,7 +409,7 @@ Row = dict[str, Any]
 
 def measure(mpm: str, works: Sequence[Work], *, rounds: int, requests: int, seconds: float,
             directives: Mapping[str, Any] | None = None, nginx: bool = True,
-            buffered_logs: bool = False, on_row: Callable[[Row], None] | None = None,
+            buffered_logs: bool = False, floors: bool = False, on_row: Callable[[Row], None] | None = None,
             say: Callable[[str], None] = lambda text: None) -> list[Row]:
     """Measure one MPM beside its original: a list of rows, one a server, work and round.
 
@@ -412,7 +423,7 @@ def measure(mpm: str, works: Sequence[Work], *, rounds: int, requests: int, seco
         root = stack.enter_context(pages())
         servers: dict[str, Any] = {}
         makers = contestants(mpm, works, root, directives or {}, nginx=nginx,
-                             buffered_logs=buffered_logs)
+                             buffered_logs=buffered_logs, floors=floors)
         for name, make in makers.items():
             try:
                 servers[name] = stack.enter_context(make())
@@ -431,10 +442,14 @@ def measure(mpm: str, works: Sequence[Work], *, rounds: int, requests: int, seco
                     url = urls[name] + path_for(name, work)
                     nonce = f"{mpm[0]}{number}{name[0]}{time.monotonic_ns() % 10**9}x"
                     turn(work, url, requests=requests // 5, seconds=seconds / 5, nonce=nonce + "w")
+                    used = cpu_ns(members(servers[name].pid))
                     sample = turn(work, url, requests=requests, seconds=seconds, nonce=nonce)
+                    used = cpu_ns(members(servers[name].pid)) - used
+                    asked = sample.requests + sample.failures
                     row = {"mpm": mpm, "work": work.name, "round": number, "place": place,
                            "server": name, "version": versions[name], **asdict(sample),
-                           "client_bound": sample.client_bound}
+                           "client_bound": sample.client_bound,
+                           "server_cpu_us": used / asked / 1000 if asked else None}
                     rows.append(row)
                     if on_row:
                         on_row(row)
@@ -480,7 +495,8 @@ class Cell:
     """Ours against one rival at one work: the ratios of the rounds in one figure and its spread.
 
     failures are ours, over all rounds; client_bound is the number of rounds in which the client
-    may have been what limited us, so that the ratio is a lower bound.
+    may have been what limited us, so that the ratio is a lower bound. The cpu_us are what a request
+    cost the server, in µs of CPU time, medians; nan if not known.
     """
 
     mpm: str
@@ -497,17 +513,24 @@ class Cell:
     failures: int
     client_bound: int
     target: float | None
+    ours_cpu_us: float = math.nan
+    rival_cpu_us: float = math.nan
 
     @property
     def verdict(self) -> str:
         """`reached`, `missed by N%`, the number of rounds if they are too few to judge by, or
-        nothing where there is no target. Where the 99th percentile counts, what it is, too."""
+        nothing where there is no target. `open` where it was not reached and the client was at its
+        limit in most rounds. Where the 99th percentile counts, what it is, too."""
         if self.target is None:
             return ""
         if self.rounds < ENOUGH_ROUNDS:
             return f"{self.rounds} round{'s' * (self.rounds != 1)}"
-        missed = f"missed by {1 - self.median / self.target:.0%}"
-        verdict = "reached" if self.median >= self.target else missed
+        if self.median >= self.target:
+            verdict = "reached"
+        elif 2 * self.client_bound > self.rounds:
+            verdict = "open"
+        else:
+            verdict = f"missed by {1 - self.median / self.target:.0%}"
         if self.work in P99_COUNTS and self.rival == "httpd":
             worse = self.ours_p99_ms / self.rival_p99_ms - 1
             verdict += f", p99 worse by {worse:.0%}" if worse > 0 else ", p99 no worse"
@@ -538,12 +561,35 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
                 middle(mine, "qps"), middle(theirs, "qps"),
                 middle(mine, "p99_ms"), middle(theirs, "p99_ms"),
                 sum(mine[n]["failures"] for n in shared),
-                sum(mine[n]["client_bound"] for n in shared), TARGETS.get((work, rival))))
+                sum(mine[n]["client_bound"] for n in shared), TARGETS.get((work, rival)),
+                cpu_us(mine[n] for n in shared), cpu_us(theirs[n] for n in shared)))
     return found
 
 
-HEADINGS = ("work", "MPM", "beside", "ratio", "low–high", "ours/s", "theirs/s", "p99 ms", "target",
-            "verdict", "remarks")
+def cpu_us(rows: Iterable[Mapping[str, Any]]) -> float:
+    """The median CPU time of a request, in µs, over the rows that know it; nan if none does."""
+    known = [row["server_cpu_us"] for row in rows if row.get("server_cpu_us") is not None]
+    return statistics.median(known) if known else math.nan
+
+
+def floor_lines(rows: Sequence[Row]) -> list[str]:
+    """For each MPM and work with a floor: where it lies beside httpd, and where ours does."""
+    lines = []
+    for name in FLOORS:
+        # The floor in the place of ours: the same ratios, within the same rounds.
+        as_ours = [{**row, "server": OURS} if row["server"] == name else row
+                   for row in rows if row["server"] in (name, "httpd")]
+        ours = {(cell.mpm, cell.work): cell.median for cell in cells(rows) if cell.rival == "httpd"}
+        for cell in cells(as_ours):
+            if (cell.mpm, cell.work) in ours:
+                lines.append(
+                    f"{name}, {cell.mpm}, {cell.work}: {cell.median:.2f} times httpd "
+                    f"({cell.lowest:.2f}–{cell.highest:.2f}); {OURS}: {ours[cell.mpm, cell.work]:.2f}")
+    return lines
+
+
+HEADINGS = ("work", "MPM", "beside", "ratio", "low–high", "ours/s", "theirs/s", "p99 ms", "µs CPU",
+            "target", "verdict", "remarks")
 
 
 def table(found: Iterable[Cell]) -> str:
@@ -557,10 +603,12 @@ def table(found: Iterable[Cell]) -> str:
             cell.work, cell.mpm, cell.rival, f"{cell.median:.2f}",
             f"{cell.lowest:.2f}–{cell.highest:.2f}", f"{cell.ours_qps:,.0f}",
             f"{cell.rival_qps:,.0f}", f"{cell.ours_p99_ms:.1f} | {cell.rival_p99_ms:.1f}",
+            "" if math.isnan(cell.ours_cpu_us + cell.rival_cpu_us) else
+            f"{cell.ours_cpu_us:,.1f} | {cell.rival_cpu_us:,.1f}",
             f"≥ {cell.target:g}" if cell.target and cell.verdict else "", cell.verdict,
             ", ".join(remarks)))
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
-    left = {0, 1, 2, 9, 10}
+    left = {0, 1, 2, 10, 11}
     return "\n".join(
         "  ".join(word.ljust(width) if i in left else word.rjust(width)
                   for i, (word, width) in enumerate(zip(line, widths, strict=True))).rstrip()
@@ -570,10 +618,12 @@ def table(found: Iterable[Cell]) -> str:
 # ---------------------------------------------------------------- the command
 
 
-def recorded_row(row: Row, extra: Mapping[str, Any], started: float) -> Row:
-    """A row as the records table `bench` has it."""
+def recorded_row(row: Row, extra: Mapping[str, Any], started: float,
+                 steal: float | None = None) -> Row:
+    """A row as the records table `bench` has it. started: when its turn began; steal: the share of
+    the processors' time since then that the host took away."""
     return {**row, "version": row["version"] or None, **extra, "table": "bench",
-            "started_at": records.utc(started), "load1": records.load1(), "steal": None}
+            "started_at": records.utc(started), "load1": records.load1(), "steal": steal}
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -589,6 +639,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-c", "--directive", action="append", default=[], metavar="'Name value'",
                         help="a directive for every server, over the article's; may be repeated")
     parser.add_argument("--no-nginx", action="store_true", help="leave nginx out")
+    parser.add_argument("--floor", action="store_true",
+                        help="the least that a Python server does under prefork and worker, too")
     parser.add_argument("--buffered-logs", action="store_true",
                         help="let the rivals collect their log lines (BufferedLogs On)")
     parser.add_argument("--out", type=Path, help="CSV of all rows (a new one in data/bench)")
@@ -625,7 +677,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(text, file=sys.stderr, flush=True)
 
     total = chosen.rounds
-    run_id, machine, begun = records.new_run_id(), records.machine(), [time.time()]
+    run_id, machine = records.new_run_id(), records.machine()
+    begun = time.time(), records.cpu_times()
     extra = {"run_id": run_id, "directives": "; ".join(chosen.directive) or None,
              "scale": chosen.scale, "buffered_logs": chosen.buffered_logs, **machine.row()}
     place = chosen.out or Path("data/bench", f"bench-{run_id}.csv")
@@ -638,9 +691,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
     def on_row(row: Row) -> None:
+        nonlocal begun
         rows.append(row)
-        file.append(recorded_row(row, extra, begun[0]))
-        begun[0] = time.time()
+        started, before = begun
+        begun = time.time(), records.cpu_times()
+        file.append(recorded_row(row, extra, started, begun[1].steal_since(before)))
         say(f"{row['mpm']:8}round {row['round']}/{total}  {row['work']:17}{row['server']:10}"
             f"{row['qps']:10,.0f}/s" + ("  client at its limit" if row["client_bound"] else ""))
 
@@ -648,7 +703,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for mpm in chosen.mpm:
             measure(mpm, works, rounds=chosen.rounds, requests=chosen.requests,
                     seconds=chosen.seconds, directives=chosen.directives,
-                    nginx=not chosen.no_nginx, buffered_logs=chosen.buffered_logs,
+                    nginx=not chosen.no_nginx, buffered_logs=chosen.buffered_logs, floors=chosen.floor,
                     on_row=on_row, say=say)
     except KeyboardInterrupt:
         say("interrupted; what was measured so far:")
@@ -661,6 +716,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rows:
         print()
         print(table(cells(rows)))
+        print("".join(f"\n{line}" for line in floor_lines(rows)), end="")
         print(f"\nratios: ours / theirs within a round, median of the interleaved rounds, "
               f"low–high their extremes; p99: ours | theirs\nmeasured on {machine}\n"
               f"rows in {file.path}")

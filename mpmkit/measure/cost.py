@@ -1,6 +1,7 @@
 """What one request costs a server: CPU time, context switches and system calls, counted from outside.
 
-    python -m mpmkit.measure.cost [--mpm event] [--work new keepalive] [--beside httpd] [--requests N]
+    python -m mpmkit.measure.cost [--mpm event] [--work new keepalive] [--beside httpd floor] [--requests N]
+    python -m mpmkit.measure.cost --mpm prefork --clients 1 4 16 64 --beside httpd floor
 
 Throughput on a small, shared machine says more about the neighbours than about the server. What a
 server uses for a request says less about them: CPU time is what its own threads ran for
@@ -11,6 +12,9 @@ for nothing because strace slows everything down.
     voluntary      a thread went to sleep: it waited for a client, another thread, or Python's lock
     involuntary    another thread was given its CPU
 
+With `--clients` it is the CPU time of a kept-alive request against the number of clients who ask at
+once, each server in turn in each of ROUNDS rounds.
+
 ab is the client. The pools are made as large as the load needs before anything is counted, and
 may not shrink: a process that ends takes its counts with it.
 """
@@ -20,39 +24,32 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import mpmkit
 from mpmkit.directives import MPMS
-from mpmkit.measure import records
+from mpmkit.measure import floor, records, stats
 from mpmkit.measure.bench import DIRECTIVES, OURS
 from mpmkit.measure.rivals import Httpd, NotInstalled, find_program, members
+from mpmkit.measure.usage import tasks, usage
 
 # name -> (what it is, ab's options)
 WORKS = {
     "new": ("a connection for each request, 100 clients", ("-c", "100")),
     "keepalive": ("kept-alive connections, 50 clients", ("-k", "-c", "50")),
 }
-CLIENTS = 100
+CLIENTS = 100  # the most there are
+ROUNDS = 3  # of --clients
+FLOOR = "floor"
+BESIDE: dict[str, Any] = {"httpd": Httpd, FLOOR: floor.Floor}
 STRACE_WITHIN = 5.0  # seconds for strace to hold all threads
-
-
-class Usage(NamedTuple):
-    """Sums over all threads of some processes."""
-
-    cpu_ns: int
-    voluntary: int
-    involuntary: int
-
-    def __sub__(self, other: Usage) -> Usage:  # type: ignore[override]
-        return Usage(*(a - b for a, b in zip(self, other, strict=True)))
 
 
 class Cost(NamedTuple):
@@ -69,29 +66,6 @@ class Cost(NamedTuple):
     voluntary: float
     involuntary: float
     calls: dict[str, float]
-
-
-def usage(pids: Iterable[int]) -> Usage:
-    """What the threads of `pids` have used so far. Threads that have ended are not in it."""
-    cpu = voluntary = involuntary = 0
-    for pid in pids:
-        for task in _tasks(pid):
-            try:
-                with open(f"{task}/schedstat") as file:
-                    cpu += int(file.read().split()[0])
-                with open(f"{task}/status") as file:
-                    counts = switches(file.read())
-            except OSError:
-                continue
-            voluntary += counts[0]
-            involuntary += counts[1]
-    return Usage(cpu, voluntary, involuntary)
-
-
-def switches(status: str) -> tuple[int, int]:
-    """(voluntary, involuntary) context switches of a /proc/PID/status."""
-    found = dict(re.findall(r"^(\w+_ctxt_switches):\s*(\d+)$", status, re.MULTILINE))
-    return int(found["voluntary_ctxt_switches"]), int(found["nonvoluntary_ctxt_switches"])
 
 
 def calls_of(summary: str) -> dict[str, int]:
@@ -126,6 +100,42 @@ def measure(server: Any, name: str, mpm: str, work: str, requests: int) -> Cost:
     )  # fmt: skip
 
 
+def by_clients(
+    mpm: str, clients: Sequence[int], beside: Sequence[str], requests: int
+) -> dict[str, dict[int, list[float]]]:
+    """CPU µs of a kept-alive request: for each server and number of clients a figure a round.
+
+    Each server is started anew in each round, each round begins with another one. Raises NotInstalled.
+    """
+    ab = find_program(("ab",), "ab", "apt install apache2-utils")
+    names = [OURS, *beside]
+    found: dict[str, dict[int, list[float]]] = {name: {n: [] for n in clients} for name in names}
+    for number in range(1, ROUNDS + 1):
+        for name in stats.turns(names, number):
+            print(f"round {number} of {ROUNDS}: {name} {mpm}", file=sys.stderr)
+            with _server(name, mpm) as server:
+                _load(ab, server.url, CLIENTS * 20, ("-c", str(CLIENTS)))
+                for n in clients:
+                    options = ("-k", "-c", str(n))
+                    _load(ab, server.url, CLIENTS * 20, options)
+                    before = usage(members(server.pid))
+                    _load(ab, server.url, requests, options)
+                    used = usage(members(server.pid)) - before
+                    found[name][n].append(used.cpu_ns / requests / 1000)
+    return found
+
+
+def clients_table(mpm: str, found: Mapping[str, Mapping[int, Sequence[float]]]) -> str:
+    """What `by_clients` found, as text: medians, with the lowest and the highest of the rounds."""
+    numbers = next(iter(found.values()))
+    lines = [f"{mpm}, clients".ljust(18) + "".join(f"{n:>18}" for n in numbers)]
+    for name, of in found.items():
+        cells = (f"{statistics.median(us):.1f} ({min(us):.1f}–{max(us):.1f})" for us in of.values())
+        lines.append(name.ljust(18) + "".join(f"{cell:>18}" for cell in cells))
+    lines.append(f"CPU µs of a kept-alive request, median of {ROUNDS} interleaved rounds (lowest–highest)")
+    return "\n".join(lines)
+
+
 def table(costs: Sequence[Cost], least: float = 0.05) -> str:
     """The rows as text. Calls made less often than `least` a request are left out."""
     lines = [f"{'server':<8}{'MPM':<9}{'work':<11}{'CPU µs':>7}{'switches':>20}   system calls"]
@@ -147,43 +157,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--mpm", nargs="+", choices=MPMS, default=MPMS)
     parser.add_argument("--work", nargs="+", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--beside", choices=("httpd",), help="the real one, too")
-    parser.add_argument("--requests", type=int, default=10_000, help="a cell (10,000)")
+    parser.add_argument("--beside", nargs="+", choices=BESIDE, default=[],
+                        help="the real httpd; the least that a Python server does (no event)")
+    parser.add_argument("--clients", nargs="+", type=int, metavar="N",
+                        help="kept-alive requests by so many clients at once, one number after the other")
+    parser.add_argument("--requests", type=int, default=40_000, help="a cell (40,000)")
     args = parser.parse_args(argv)
     if not CLIENTS <= args.requests <= 1_000_000:
         parser.error(f"--requests {args.requests}: give {CLIENTS} to 1,000,000")
+    for n in args.clients or ():
+        if not 1 <= n <= CLIENTS:
+            parser.error(f"--clients {n}: give numbers from 1 to {CLIENTS}")
+    if args.clients and len(args.work) == 1 and args.work[0] != "keepalive":
+        parser.error("--clients asks by kept-alive connections; leave out --work new")
     costs = []
     try:
         for mpm in args.mpm:
-            for name, server in _servers(mpm, args.beside):
-                with server:
+            beside = [name for name in args.beside if name != FLOOR or mpm in floor.MODELS]
+            if args.clients:
+                found = by_clients(mpm, list(dict.fromkeys(args.clients)), beside, args.requests)
+                print(clients_table(mpm, found))
+                continue
+            for name in (OURS, *beside):
+                with _server(name, mpm) as server:
                     for work in args.work:
                         print(f"{name} {mpm}: {WORKS[work][0]}", file=sys.stderr)
                         costs.append(measure(server, name, mpm, work, args.requests))
     except NotInstalled as error:
         print(f"mpmkit: {error}", file=sys.stderr)
         return 1
-    print(table(costs))
+    if costs:
+        print(table(costs))
     print(f"measured on {records.machine()}")
     return 0
 
 
-def _servers(mpm: str, beside: str | None) -> Iterator[tuple[str, Any]]:
-    """The servers to look at, one after the other, with pools as large as the load needs."""
+def _server(name: str, mpm: str) -> Any:
+    """One of the servers to look at, for `with`, with a pool as large as the load needs."""
     directives = dict(DIRECTIVES[mpm])
     if mpm == "prefork":
         directives["StartServers"] = CLIENTS
-    yield OURS, mpmkit.launch(mpm, access_log=True, **directives)
-    if beside == "httpd":
-        root = os.path.join(os.path.dirname(mpmkit.__file__), "htdocs")
-        yield "httpd", Httpd(mpm, document_root=root, **directives)
-
-
-def _tasks(pid: int) -> list[str]:
-    try:
-        return [f"/proc/{pid}/task/{tid}" for tid in os.listdir(f"/proc/{pid}/task")]
-    except OSError:
-        return []
+    if name == OURS:
+        return mpmkit.launch(mpm, access_log=True, **directives)
+    root = os.path.join(os.path.dirname(mpmkit.__file__), "htdocs")
+    return BESIDE[name](mpm, document_root=root, **directives)
 
 
 def _load(ab: str, url: str, requests: int, options: Sequence[str]) -> None:
@@ -204,7 +221,7 @@ def _strace(pids: Iterable[int]) -> Iterator[dict[str, int]]:
     counted: dict[str, int] = {}
     try:
         until = time.monotonic() + STRACE_WITHIN
-        while not all(_traced(task) for pid in pids for task in _tasks(pid)):
+        while not all(_traced(task) for pid in pids for task in tasks(pid)):
             if tracer.poll() is not None or time.monotonic() > until:
                 raise NotInstalled("strace", "it may not look into other processes here")
             time.sleep(0.02)

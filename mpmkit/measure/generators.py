@@ -3,14 +3,21 @@
     python -m mpmkit.measure.generators [--rounds 3] [--seconds 3]
 
 A table of servers is only worth as much as the generator behind it. This measures ours (a lean
-Locust user), Locust's own FastHttpUser, ab and wrk against the fastest server at hand, one worker
-process of nginx with the article's page of 45 bytes and no access log: one process of each
-generator, the same number of clients, one after the other in every round, each round beginning
-with another.
+Locust user), Locust's own FastHttpUser, ab and wrk against the fastest server at hand: one worker
+process of nginx with the article's page of 45 bytes, no access log and every setting that makes it
+faster (`Nginx(tuned=True)`), so that the server is not the brake. One process of each generator,
+the same number of clients, one after the other in every round, each round beginning with another.
 
 What counts on a machine that generator and server share is the price of a request, so each line
 also says how many requests a second of the generator's processor time paid for ("per core").
-Medians of the rounds, with the lowest and the highest.
+Medians of the rounds, with the lowest and the highest. Ratios to FastHttpUser and to ab are those
+of the requests/s; the last column is FastHttpUser's again, per core, for the rounds in which
+something else than the generator was the brake (its share of a core is then well below 100%).
+
+What bounds a new connection: with our user more than four fifths of a generator's time are the
+kernel's (connect, close and send carry every packet through the loopback device, the server's half
+of it included), the same that ab needs. FastHttpUser adds some 250 µs of Python to it, ours some
+10.
 """
 
 from __future__ import annotations
@@ -18,8 +25,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -28,49 +33,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mpmkit.load.drive import LoadError, run_load
 from mpmkit.load.profile import LoadProfile
-from mpmkit.measure import records
-from mpmkit.measure.qps import turns
+from mpmkit.measure import records, stats
 from mpmkit.measure.rivals import Nginx, NotInstalled, RivalFailed
 
 PATH, LENGTH = "/index.html", 45
+FAST_HTTP_USER = Path(__file__).resolve().parents[1] / "load" / "fast_http_user.py"
 
-# What most people write. It runs in a file of its own, as Locust wants it, and reports when it
-# stops.
-FAST_HTTP_USER = """
-import json, resource, time
-from locust import FastHttpUser, constant, events, task
-
-begun, done = {}, {"requests": 0, "failures": 0}
-
-class Fast(FastHttpUser):
-    wait_time = constant(0)
-
-    @task
-    def ask(self):
-        headers = None if KEEP_ALIVE else {"Connection": "close"}
-        with self.client.get(PATH, headers=headers, catch_response=True) as answer:
-            if len(answer.content or b"") != LENGTH:
-                answer.failure("length")
-
-def cpu():
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-@events.request.add_listener
-def count(exception=None, **_):
-    if not begun:
-        begun.update(clock=time.perf_counter(), cpu=cpu())
-    done["failures" if exception else "requests"] += 1
-
-@events.test_stop.add_listener
-def stop(**_):
-    done.update(seconds=time.perf_counter() - begun["clock"], cpu=cpu() - begun["cpu"])
-    with open("result", "w") as file:
-        json.dump(done, file)
-"""
+# The server's settings: connections for every client of WORKS, each for as long as it likes.
+NGINX: dict[str, Any] = {"MaxKeepAliveRequests": 0, "MaxRequestWorkers": 4096}
 
 
 @dataclass(frozen=True)
@@ -108,15 +82,17 @@ def ceiling(profile: LoadProfile, driver: str = "locust", seconds: float = 2.0) 
     plain = LoadProfile(path=PATH, users=profile.users, keep_alive=profile.keep_alive,
                         requests_per_connection=profile.requests_per_connection,
                         processes=profile.processes, duration=seconds, warmup_seconds=0.3)
-    with _nginx(max(4096, 2 * profile.users)) as server:
+    with nginx(connections=max(NGINX["MaxRequestWorkers"], 2 * profile.users)) as server:
         run = run_load(server.url, profile=plain, driver=driver)
     return run.qps / min(1.0, max(0.05, run.generator_cpu))
 
 
-def _nginx(connections: int = 4096) -> Nginx:
+def nginx(connections: int = NGINX["MaxRequestWorkers"]) -> Nginx:
+    """The fastest server at hand, ready for `with`: one process of nginx, our pages, no log, every
+    setting that makes it faster. Raises NotInstalled."""
     pages = Path(__file__).resolve().parents[1] / "htdocs"
-    return Nginx(document_root=pages, workers=1, access_log=False, MaxKeepAliveRequests=0,
-                 MaxRequestWorkers=connections)
+    return Nginx(document_root=pages, workers=1, access_log=False, tuned=True,
+                 **{**NGINX, "MaxRequestWorkers": connections})
 
 
 def open_loop(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
@@ -133,19 +109,20 @@ def ab(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
 
 
 def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
-    """Locust's FastHttpUser, counting from its first answer to its end."""
+    """Locust's FastHttpUser (load/fast_http_user.py), counting from its first answer to its end."""
     with tempfile.TemporaryDirectory(prefix="mpmkit-fast-") as folder:
-        constants = f"KEEP_ALIVE, PATH, LENGTH = {keep_alive}, {PATH!r}, {LENGTH}\n"
-        Path(folder, "locustfile.py").write_text(constants + FAST_HTTP_USER)
         environ = {key: value for key, value in os.environ.items()
                    if not key.startswith("LOCUST_")}
+        result = Path(folder, "result")
+        environ |= {"MPMKIT_FAST_PATH": PATH, "MPMKIT_FAST_LENGTH": str(LENGTH),
+                    "MPMKIT_FAST_KEEP_ALIVE": str(int(keep_alive)), "MPMKIT_FAST_RESULT": str(result)}
         done = subprocess.run(
-            [sys.executable, "-m", "locust", "-f", "locustfile.py", "--headless", "--only-summary",
-             "--loglevel", "ERROR", "--json-file", "locust", "--host", url, "-u", str(users),
-             "-r", str(users), "-t", f"{max(1, round(seconds))}s"],
+            [sys.executable, "-m", "locust", "-f", str(FAST_HTTP_USER), "--headless",
+             "--only-summary", "--loglevel", "ERROR", "--json-file", "locust", "--host", url,
+             "-u", str(users), "-r", str(users), "-t", f"{max(1, round(seconds))}s"],
             cwd=folder, env=environ, capture_output=True, text=True, timeout=seconds + 60)
         try:
-            said = json.loads(Path(folder, "result").read_text())
+            said = json.loads(result.read_text())
         except (OSError, ValueError):
             raise LoadError("FastHttpUser gave no result: "
                             + " ".join(done.stderr.split()[-40:])) from None
@@ -154,26 +131,9 @@ def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> Sa
 
 
 def wrk(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
-    """wrk with one thread. It only does keep-alive by itself; a header makes the server close."""
-    program = shutil.which("wrk")
-    if program is None:
-        raise LoadError("wrk is not installed")
-    header = [] if keep_alive else ["-H", "Connection: close"]
-    process = subprocess.Popen(
-        [program, "-t1", f"-c{users}", f"-d{max(1, round(seconds))}s", *header, url + PATH],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    with process.stdout:
-        text = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    match = re.search(r"(\d+) requests in ([\d.]+)s", text)
-    if not match:
-        raise LoadError("wrk: " + " ".join(text.split()))
-    took = float(match[2])
-    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    return Sample(int(match[1]) / took, (usage.ru_utime + usage.ru_stime) / took,
-                  int(failed[1]) if failed else 0)
+    """wrk with one thread. It does not look at lengths."""
+    run = run_load(url, PATH, users=users, duration=seconds, keep_alive=keep_alive, driver="wrk")
+    return Sample(run.qps, run.generator_cpu, run.failures)
 
 
 GENERATORS: dict[str, Measure] = {
@@ -196,8 +156,11 @@ def table(title: str, samples: dict[str, list[Sample]]) -> str:
         values = [what(sample) for sample in samples.get(name, [])]
         return statistics.median(values) if values else float("nan")
 
+    def per_core(name: str) -> float:
+        return median(name, lambda sample: sample.per_core)
+
     head = (f"{'':<18}{'requests/s':>11}{'min to max':>19}{'core':>6}{'per core':>10}"
-            f"{'x FastHttpUser':>16}{'x ab':>7}")
+            f"{'x FastHttpUser':>16}{'x ab':>7}{'x per core':>12}")
     lines = [title, head]
     for name, found in samples.items():
         if not found:
@@ -207,8 +170,9 @@ def table(title: str, samples: dict[str, list[Sample]]) -> str:
         failures = sum(sample.failures for sample in found)
         lines.append(
             f"{name:<18}{median(name):>11,.0f}{spread:>19}{median(name, lambda s: s.cpu):>6.0%}"
-            f"{median(name, lambda s: s.per_core):>10,.0f}"
+            f"{per_core(name):>10,.0f}"
             f"{median(name) / median('FastHttpUser'):>16.2f}{median(name) / median('ab'):>7.2f}"
+            f"{per_core(name) / per_core('FastHttpUser'):>12.2f}"
             + (f"  {failures:,} FAILED" if failures else ""))
     return "\n".join(lines)
 
@@ -224,12 +188,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (1 <= options.rounds <= 100 and 1 <= options.seconds <= 60):
         parser.error("--rounds must be 1 to 100 and --seconds 1 to 60")
     try:
-        with _nginx() as server:
+        with nginx() as server:
             for work in options.work:
                 title, users, keep_alive = WORKS[work]
                 samples: dict[str, list[Sample]] = {name: [] for name in GENERATORS}
                 for number in range(1, options.rounds + 1):
-                    for name in turns(list(GENERATORS), number):
+                    for name in stats.turns(list(GENERATORS), number):
                         try:
                             sample = GENERATORS[name](
                                 server.url, users, options.seconds, keep_alive)

@@ -42,10 +42,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.directives import MPMS, DirectiveError, check, from_keywords
+from mpmkit.measure import article, records
 from mpmkit.measure import beside as rivals_beside
-from mpmkit.measure import records
 from mpmkit.measure.holder import Holding, descriptors, too_few_descriptors
-from mpmkit.measure.qps import ARTICLE_DIRECTIVES
 from mpmkit.measure.records import RecordError, RecordFile, Row
 from mpmkit.measure.rivals import RivalFailed, members
 from mpmkit.measure.sizing import Line, lines, max_request_workers_for
@@ -416,7 +415,7 @@ def plan(
 
     series: list[Series] = []
     for mpm in mpms_:
-        given = {**ARTICLE_DIRECTIVES[mpm], **PATIENT, **(directives or {})}
+        given = {**article.DIRECTIVES[mpm], **PATIENT, **(directives or {})}
         workers = _effective(mpm, given, problems)
         for kind in against_:
             if kind == "busy":

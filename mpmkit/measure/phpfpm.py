@@ -13,12 +13,8 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-import shutil
-import signal
 import socket
 import subprocess
-import tempfile
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -26,18 +22,12 @@ from typing import Any
 
 from mpmkit.measure.rivals import (
     NotInstalled,
+    ProcessGroup,
     RivalFailed,
-    end_group,
     find_program,
-    guard,
-    members,
-    open_to_all,
-    open_to_rivals,
     unprivileged_user,
 )
 
-READY_WITHIN = 10.0
-STOP_WITHIN = 5.0
 URL = "fcgi://localhost"
 MOST_CHILDREN = 512  # processes; each takes some MB
 
@@ -51,7 +41,7 @@ def find_php_fpm() -> str:
                         "apt install php-fpm, or: conda install -c conda-forge php")
 
 
-class PhpFpm:
+class PhpFpm(ProcessGroup):
     """php-fpm with `children` workers, for the length of a `with` block.
 
     Attributes once started: `socket` (its path), `pid`, `root` (its directory), `document_root`: the
@@ -60,20 +50,18 @@ class PhpFpm:
     """
 
     name = "php-fpm"
+    stop_within = 5.0
 
     def __init__(
         self, *, children: int = 5, document_root: str | os.PathLike[str] | None = None
     ) -> None:
         if not 1 <= children <= MOST_CHILDREN:
             raise ValueError(f"children: must be from 1 to {MOST_CHILDREN}, not {children}")
+        super().__init__()
         self.children = children
         self.document_root = Path(document_root) if document_root is not None else None
         self._asked_root = self.document_root
-        self.pid = 0
-        self.root = Path()
         self._binary = find_php_fpm()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
 
     @property
     def version(self) -> str:
@@ -99,24 +87,14 @@ class PhpFpm:
 
     def start(self) -> PhpFpm:
         """Start, and return once it accepts. Raises RivalFailed with what it said."""
-        self.root = Path(tempfile.mkdtemp(prefix="mpmkit-php-fpm-"))
-        self.root.chmod(0o755)
+        self._make_root()
         try:
-            if self._asked_root is not None and not open_to_rivals(self._asked_root.resolve()):
-                self.document_root = self.root / "document_root"
-                shutil.copytree(self._asked_root, self.document_root)
-                open_to_all(self.document_root)
+            if self._asked_root is not None:
+                self.document_root = self._readable(self._asked_root.resolve())
             file = self.root / "fpm.conf"
             file.write_text(self._configuration())
-            with open(self.root / "console", "wb") as console:
-                self._process = subprocess.Popen(
-                    # -n: the machine's php.ini and its extensions would differ from place to place
-                    [self._binary, "-n", "-F", "-y", str(file), "-p", str(self.root)],
-                    stdin=subprocess.DEVNULL, stdout=console, stderr=console, cwd=self.root,
-                    start_new_session=True)
-            self.pid = self._process.pid
-            self._guard = guard(self.pid)
-            self._wait_until_ready()
+            # -n: the machine's php.ini and its extensions would differ from place to place
+            self._spawn([self._binary, "-n", "-F", "-y", str(file), "-p", str(self.root)])
         except BaseException:
             self.stop()
             raise
@@ -142,42 +120,12 @@ catch_workers_output = yes
 decorate_workers_output = no
 """
 
-    def _wait_until_ready(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + READY_WITHIN
-        while time.monotonic() < deadline:
-            status = self._process.poll()
-            if status is not None:
-                raise RivalFailed(f"php-fpm ended with status {status}: {self.error_log()}")
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(1)
-                probe.connect(str(self.socket))
-                return
-            time.sleep(0.01)
-        raise RivalFailed(f"php-fpm did not answer within {READY_WITHIN:g} s: {self.error_log()}")
-
-    def stop(self) -> None:
-        """TERM, then KILL; returns when no process of it is left. Idempotent."""
-        process, self._process = self._process, None
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGTERM)
-            try:
-                process.wait(STOP_WITHIN)
-            except subprocess.TimeoutExpired:
-                pass
-            finally:
-                end_group(process.pid)
-                process.wait()
-        watcher, self._guard = self._guard, None
-        if watcher is not None:
-            watcher.kill()  # before its pipe closes, so that it has nothing left to do
-            watcher.wait()
-            assert watcher.stdin is not None
-            watcher.stdin.close()
-        if self.root != Path():
-            shutil.rmtree(self.root, ignore_errors=True)
-            self.root = Path()
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1)
+            probe.connect(str(self.socket))
+            return True
+        return False
 
     def __enter__(self) -> PhpFpm:
         return self.start()
@@ -187,18 +135,6 @@ decorate_workers_output = no
 
     def __repr__(self) -> str:
         return f"<php-fpm {f'pid {self.pid} at {self.socket}' if self._process else 'stopped'}>"
-
-    def processes(self) -> list[int]:
-        """The pids of all its processes, the master first."""
-        return sorted(members(self.pid), key=lambda pid: (pid != self.pid, pid))
-
-    def error_log(self, lines: int = 5) -> str:
-        """The last lines of what it printed and logged."""
-        texts: list[str] = []
-        for name in ("console", "error_log"):
-            with contextlib.suppress(OSError):
-                texts += (self.root / name).read_text(errors="replace").splitlines()
-        return "\n".join(texts[-lines:]) or "(it said nothing)"
 
 
 class WithPhpFpm:

@@ -6,7 +6,7 @@
 How it measures, and why:
 
 * **The same load for all**, the article's: 200 clients, a new connection per request (ab's
-  default), the directives it prints (`ARTICLE_DIRECTIVES`).
+  default), the directives it prints.
 * **One server at a time.** Each round starts a server, measures its pages and stops it. Servers
   kept waiting while another is measured would disturb it: each wakes its parent once a second,
   and prefork alone holds up to 250 processes in memory and in the scheduler's tables. A fresh
@@ -19,109 +19,37 @@ How it measures, and why:
   and caches. Growth is part of what differs between the MPMs; prefork takes some ten seconds to
   grow from 5 processes to what 200 clients make it want, so the full scale warms up longer than
   that.
-* **Medians with bootstrap intervals** (`stats`), and the order of the MPMs with its probability. A
-  difference between two MPMs counts as larger than the noise only if their ranges do not touch:
-  every round of the one beat every round of the other. With 3 rounds each, chance alone does that
-  once in 10 (either way round), with 5 once in 126.
+* **Medians with their intervals** and the order of the MPMs with its probability (`stats`), and what is
+  larger than the noise (`verdict`).
 * **As many rounds as it takes**, if asked: ``--target-precision 5%`` goes on until the interval of
   every median is that narrow, or ``--max-rounds`` are done, and says which.
 * **A drift check**: whether the rounds as a whole grew slower or faster.
 
-The published figures come from another server on unnamed hardware. What can be compared is the
-order of the MPMs and their ratios, and the table says how these came out, whatever they are.
+What the article set and found is in `article`, the table that comes out in `qps_table`.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpmkit.directives import MPMS
 from mpmkit.load.drive import DRIVERS, LoadError, LoadInterrupted, LoadRun, run_load
 from mpmkit.load.profile import LoadProfile, ProfileError
+from mpmkit.measure import article, records, stats
 from mpmkit.measure import beside as rivals_beside
-from mpmkit.measure import records, stats
 from mpmkit.measure.beside import Contestant
+from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import RecordError, RecordFile, Row
 from mpmkit.measure.rivals import NotInstalled, RivalFailed
-
-if TYPE_CHECKING:
-    import pandas
-
-# What the article sets, in its order. MinSpareServers and MaxSpareServers are prefork's alone.
-ARTICLE_DIRECTIVES: dict[str, dict[str, int]] = {
-    "prefork": {
-        "StartServers": 5,
-        "MinSpareServers": 5,
-        "MaxSpareServers": 10,
-        "MaxRequestWorkers": 250,
-        "MaxConnectionsPerChild": 0,
-    },
-    "worker": {
-        "StartServers": 3,
-        "MinSpareThreads": 75,
-        "MaxSpareThreads": 250,
-        "ThreadsPerChild": 25,
-        "MaxRequestWorkers": 400,
-        "MaxConnectionsPerChild": 0,
-    },
-    "event": {
-        "StartServers": 3,
-        "MinSpareThreads": 75,
-        "MaxSpareThreads": 250,
-        "ThreadsPerChild": 25,
-        "MaxRequestWorkers": 400,
-        "MaxConnectionsPerChild": 0,
-    },
-}
-
-
-@dataclass(frozen=True)
-class Page:
-    """One column of the article: what is asked for and how long a good answer is, in bytes.
-
-    script: how it is run ("" for a static page)."""
-
-    kind: str
-    path: str
-    length: int
-    title: str
-    script: str = ""
-
-
-PAGES: dict[str, Page] = {
-    "static": Page("static", "/index.html", 45, "static page of 45 bytes"),
-    "script": Page("script", "/hello.py", 11, "script that returns \"hello world\"", "wsgi"),
-}
-
-# The same script by other ways. "script" above is WSGI's; mod_php is the real httpd's alone.
-SCRIPTS: dict[str, Page] = {
-    "cgi": Page("script", "/hello.cgi", 11, "the same by CGI, a process a request", "cgi"),
-    "php-fpm": Page("script", "/hello.php", 11, "the same in PHP, by FastCGI to php-fpm", "php-fpm"),
-    "mod_php": Page("script", "/hello.php", 11, "the same in PHP, in process", "mod_php"),
-}
-WAYS = ("wsgi", "cgi", "php-fpm")
-"""How our servers run a script: what --script takes."""
-
-
-def page(column: str) -> Page:
-    """The page of a column: a kind, or a way to run the script other than WSGI."""
-    return PAGES[column] if column in PAGES else SCRIPTS[column]
-
-
-def column(row: Mapping[str, Any]) -> str:
-    """Which column a row belongs to."""
-    script = row.get("script")
-    return script if script in SCRIPTS else row["kind"]
+from mpmkit.measure.usage import Meter
 
 
 @dataclass(frozen=True)
@@ -162,414 +90,6 @@ class QpsInterrupted(KeyboardInterrupt):
     def __init__(self, table: QpsTable) -> None:
         super().__init__("interrupted")
         self.table = table
-
-
-# -- what is published ---------------------------------------------------------------------------
-
-
-def published_file() -> Path:
-    """Where the article's figures lie: in the checkout, or in the installed package."""
-    package = Path(__file__).resolve().parents[1]
-    places = [folder / "data" / "published" / "qps.csv" for folder in (package.parent, package)]
-    for place in places:
-        if place.is_file():
-            return place
-    raise RecordError("the published figures (data/published/qps.csv) are not where this package "
-                      "looks for them; run from a checkout")
-
-
-def published(path: Path | None = None) -> dict[str, dict[str, float]]:
-    """The article's figures: kind -> MPM -> requests per second. Raises RecordError."""
-    import csv
-
-    place = path or published_file()
-    figures: dict[str, dict[str, float]] = {}
-    with open(place, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            try:
-                figures.setdefault(row["kind"], {})[row["mpm"]] = float(row["qps"])
-            except (KeyError, TypeError, ValueError):
-                raise RecordError(f"{place}: {row} is no published figure") from None
-    return figures
-
-
-# -- what the rounds say (pure) ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two MPMs next to each other in the published order.
-
-    published, measured: how many times faster the first is (ratio of the medians).
-    larger_than_noise: whether the ranges of their rounds do not touch; None with fewer than 2
-    rounds.
-    """
-
-    faster: str
-    slower: str
-    published: float
-    measured: float
-    larger_than_noise: bool | None
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the published winner won here too."""
-        return self.measured > 1
-
-    def __str__(self) -> str:
-        noise = {None: "one round: the noise is not known", True: "larger than the noise",
-                 False: "within the noise"}[self.larger_than_noise]
-        return (f"{self.faster} / {self.slower}: published {self.published:.2f}, "
-                f"measured {self.measured:.2f} ({noise})")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the published order of the MPMs came out for one kind of page."""
-
-    kind: str
-    published_order: tuple[str, ...]
-    measured_order: tuple[str, ...]
-    pairs: tuple[Pair, ...]
-
-    @property
-    def reproduced(self) -> bool:
-        """The medians stand in the published order."""
-        return self.published_order == self.measured_order
-
-    @property
-    def clear(self) -> bool | None:
-        """Whether every difference between neighbours is larger than the noise; None if not
-        known."""
-        known = [pair.larger_than_noise for pair in self.pairs]
-        return None if None in known else all(known)
-
-    def __str__(self) -> str:
-        if self.reproduced:
-            head = "the published order came out"
-        else:
-            head = "the published order did not come out"
-        if self.clear is None:
-            tail = "one round does not show the noise"
-        elif self.clear:
-            tail = "each difference is larger than the noise"
-        else:
-            tail = "not every difference is larger than the noise"
-        return f"{head}: {' > '.join(self.measured_order)}; {tail}"
-
-
-def order(figures: Mapping[str, float]) -> tuple[str, ...]:
-    """The names from the fastest to the slowest; equal ones in the order given."""
-    return tuple(sorted(figures, key=lambda name: -figures[name]))
-
-
-def apart(one: Sequence[float], other: Sequence[float]) -> bool | None:
-    """Whether two samples do not touch: all of one above all of the other. None if either has fewer
-    than two values, which show no noise."""
-    if min(len(one), len(other)) < 2:
-        return None
-    return min(one) > max(other) or max(one) < min(other)
-
-
-def verdict(kind: str, rounds: Mapping[str, Sequence[float]],
-            figures: Mapping[str, float]) -> Verdict | None:
-    """Compare what the rounds measured (MPM -> QPS of each round) with the published figures.
-
-    None if fewer than two MPMs are both measured and published, or one of them answered nothing.
-    """
-    medians = {mpm: statistics.median(values) for mpm, values in rounds.items()
-               if values and mpm in figures}
-    if len(medians) < 2 or min(medians.values()) <= 0:
-        return None
-    expected = order({mpm: figures[mpm] for mpm in figures if mpm in medians})
-    return Verdict(
-        kind, expected,
-        # Ties are broken by the published order's reverse, so that a tie does not count as
-        # agreement.
-        order({mpm: medians[mpm] for mpm in reversed(expected)}),
-        tuple(Pair(a, b, figures[a] / figures[b], medians[a] / medians[b],
-                   apart(rounds[a], rounds[b]))
-              for a, b in zip(expected, expected[1:], strict=False)))
-
-
-def turns(names: Sequence[str], round_number: int) -> list[str]:
-    """The order in which round `round_number` (from 1) measures: each round begins with the
-    next."""
-    start = (round_number - 1) % len(names) if names else 0
-    return [*names[start:], *names[:start]]
-
-
-# -- the table -----------------------------------------------------------------------------------
-
-
-@dataclass(repr=False)
-class QpsTable:
-    """What was measured, and how it compares with what is published.
-
-    records: the finished rows, as in the CSV. published: kind -> MPM -> QPS.
-    planned: how many rows the whole measurement has.
-    target: the precision that was asked for (0.05: +-5%), or None.
-    ceiling: requests/s that the generator could do at most (`generators.ceiling`), if measured.
-    left_out: a sentence on each rival that was asked for and is not in the rows, or not in all.
-    broken: rivals, with the page, that were not measured to the end; they count for no precision or
-        drift.
-    """
-
-    records: list[Row]
-    published: dict[str, dict[str, float]]
-    planned: int = 0
-    run_id: str = ""
-    scale: str = ""
-    out: Path | None = None
-    target: float | None = None
-    ceiling: float | None = None
-    left_out: list[str] = field(default_factory=list)
-    broken: set[str] = field(default_factory=set)
-
-    @property
-    def rows(self) -> pandas.DataFrame:
-        """The rows as a tidy frame (the columns of data/README.md)."""
-        return self.to_frame()
-
-    def to_frame(self) -> pandas.DataFrame:
-        """The rows as a tidy frame (the columns of data/README.md)."""
-        return records.frame(self.records)
-
-    @property
-    def kinds(self) -> list[str]:
-        """The kinds of page, and ways to run the script, that have rows, in the article's order."""
-        return [kind for kind in (*PAGES, *SCRIPTS)
-                if any(column(row) == kind for row in self.records)]
-
-    @property
-    def servers(self) -> list[str]:
-        """The servers that have rows; ours first."""
-        names = {row["server"] for row in self.records}
-        return sorted(names, key=lambda name: (name != "mpmkit", name != "httpd", name))
-
-    def rounds(self, kind: str, server: str = "mpmkit") -> dict[str, list[float]]:
-        """MPM -> the QPS of each round, in the order of the article."""
-        found: dict[str, list[float]] = {}
-        for mpm in MPMS:
-            values = [row["qps"] for row in self.records
-                      if (column(row), row["server"], row["mpm"]) == (kind, server, mpm)]
-            if values:
-                found[mpm] = values
-        return found
-
-    def verdict(self, kind: str, server: str = "mpmkit") -> Verdict | None:
-        """Whether the published order came out, or None if that cannot be said."""
-        return verdict(kind, self.rounds(kind, server), self._published(kind))
-
-    def _published(self, kind: str) -> dict[str, float]:
-        return self.published.get(page(kind).kind, {})
-
-    def orders(self, kind: str, server: str = "mpmkit") -> list[stats.Order]:
-        """The orders of the MPMs that the rounds allow, likeliest first, with probabilities."""
-        return stats.orders(self.rounds(kind, server))
-
-    def samples(self) -> dict[str, list[float]]:
-        """Each cell's QPS over the rounds: "mpmkit event, static" -> figures."""
-        found: dict[str, list[float]] = {}
-        for row in self.records:
-            server = f"{row['server']} {row['mpm'] or ''}".rstrip()
-            if f"{server}, {column(row)}" not in self.broken:
-                found.setdefault(f"{server}, {column(row)}", []).append(row["qps"])
-        return found
-
-    @property
-    def drift(self) -> stats.Drift:
-        """Whether the machine grew faster or slower over the rounds."""
-        return stats.drift(self.samples())
-
-    @property
-    def order_reproduced(self) -> bool | None:
-        """Whether our servers came out in the published order for every kind measured; None if that
-        cannot be said."""
-        verdicts = [self.verdict(kind) for kind in self.kinds if self.rounds(kind)]
-        if not verdicts or None in verdicts:
-            return None
-        return all(v.reproduced for v in verdicts if v is not None)
-
-    def summary(self) -> pandas.DataFrame:
-        """One row per kind, server and MPM: published, median, min, max, the interval of the median
-        (low, high) and its level, and both ratios to prefork."""
-        import pandas
-
-        return pandas.DataFrame([line for kind in self.kinds for server in self.servers
-                                 for line in self._lines(kind, server)])
-
-    def _lines(self, kind: str, server: str) -> list[Row]:
-        rounds, figures = self.rounds(kind, server), self._published(kind)
-        intervals = {mpm: stats.median(values) for mpm, values in rounds.items()}
-        medians = {mpm: interval.value for mpm, interval in intervals.items()}
-
-        def ratio(values: Mapping[str, float], mpm: str) -> float:
-            base = values.get("prefork", 0)
-            return values[mpm] / base if mpm in values and base > 0 else math.nan
-
-        return [{
-            "kind": kind, "server": server, "mpm": mpm, "rounds": len(values),
-            "published": figures.get(mpm, math.nan),
-            "median": medians[mpm], "min": min(values), "max": max(values),
-            "low": intervals[mpm].low, "high": intervals[mpm].high, "level": intervals[mpm].level,
-            "published_ratio": ratio(figures, mpm), "ratio": ratio(medians, mpm),
-        } for mpm, values in rounds.items()]
-
-    def _notes(self, kind: str, server: str, mpm: str | None) -> list[str]:
-        rows = [row for row in self.records
-                if (column(row), row["server"], row["mpm"]) == (kind, server, mpm)]
-        notes = []
-        failures = sum(row["failures"] for row in rows)
-        if failures:
-            requests = sum(row["requests"] for row in rows)
-            notes.append(f"{failures:,} of {requests:,} requests FAILED")
-        bound = sum(row["generator_bound"] for row in rows)
-        if bound:
-            notes.append(f"generator-bound in {bound} of {len(rows)} rounds")
-        return notes
-
-    def text(self) -> str:
-        """Both tables as text, with what can be concluded, and from what."""
-        if not self.records:
-            return "no row was finished"
-        parts = []
-        for kind in self.kinds:
-            for server in self.servers:
-                parts.append(self._table(kind, server))
-            parts.append(self._others(kind))
-        parts.append(self._small_print())
-        return "\n\n".join(part for part in parts if part)
-
-    def _table(self, kind: str, server: str) -> str:
-        lines = self._lines(kind, server)
-        if not lines:
-            return ""
-        of = "" if server == "mpmkit" else f", {server}"
-        level = min(line["level"] for line in lines)
-        head = ("MPM", "published", "median", f"{level:.0%} interval" if level else "interval",
-                "published", "measured", "")
-        cells = [(line["mpm"], _count(line["published"]), _count(line["median"]),
-                  f"{_count(line['low'])} to {_count(line['high'])}" if line["level"] else "-",
-                  _ratio(line["published_ratio"]), _ratio(line["ratio"]),
-                  "; ".join(self._notes(kind, server, line["mpm"]))) for line in lines]
-        widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
-
-        def line_of(row: Sequence[str]) -> str:
-            first, *others, note = row
-            text = first.ljust(widths[0]) + "".join(
-                "  " + cell.rjust(width) for cell, width in zip(others, widths[1:], strict=False))
-            return f"{text}  {note}".rstrip()
-
-        # The two last figures stand under one heading, as both are ratios to prefork.
-        before = sum(widths[:4]) + 6
-        over = " " * before + "  " + "x prefork".center(widths[4] + widths[5] + 2).rstrip()
-        title = f"requests/s, {page(kind).title}{of}"
-        rows = [title, over, line_of(head), *[line_of(row) for row in cells]]
-        judged = self.verdict(kind, server)
-        if judged is not None:
-            rows += [str(judged), *[f"  {pair}" for pair in judged.pairs]]
-        elif len(lines) < 2:
-            rows.append("one MPM alone has no order")
-        likely = [str(one) for one in self.orders(kind, server)[:3] if one.probability >= 0.005]
-        if likely:
-            rows.append(f"orders by probability: {', '.join(likely)}")
-        return "\n".join(rows)
-
-    def others(self) -> pandas.DataFrame:
-        """One row per kind and server that has no MPM of ours: median, min, max and the interval of
-        the median in requests per second, the MPM of ours that it stands for, and how many times
-        that one's median its own is."""
-        import pandas
-
-        return pandas.DataFrame([line for kind in self.kinds for line in self._other_lines(kind)])
-
-    def _other_lines(self, kind: str) -> list[Row]:
-        ours = self.rounds(kind)
-        lines = []
-        for one in rivals_beside.contestants(rivals_beside.NAMES, ours or MPMS):
-            values = [row["qps"] for row in self.records
-                      if (column(row), row["server"], row["mpm"]) == (kind, one.server, None)]
-            if values:
-                interval = stats.median(values)
-                mine = statistics.median(ours[one.stands_for]) if one.stands_for in ours else 0
-                lines.append({
-                    "kind": kind, "server": one.server, "stands_for": one.stands_for,
-                    "rounds": len(values), "median": interval.value, "min": min(values),
-                    "max": max(values), "low": interval.low, "high": interval.high,
-                    "level": interval.level,
-                    "ratio": interval.value / mine if mine > 0 else math.nan})
-        return lines
-
-    def _others(self, kind: str) -> str:
-        """The rivals that have no MPM of ours, in one table."""
-        lines = self._other_lines(kind)
-        if not lines:
-            return ""
-        level = min(line["level"] for line in lines)
-        head = ("server", "median", f"{level:.0%} interval" if level else "interval",
-                "x mpmkit's", "")
-        cells = [(line["server"], _count(line["median"]),
-                  f"{_count(line['low'])} to {_count(line['high'])}" if line["level"] else "-",
-                  f"{_ratio(line['ratio'])} {line['stands_for']}",
-                  "; ".join(self._notes(kind, line["server"], None))) for line in lines]
-        widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
-        rows = [f"requests/s, {page(kind).title}, other servers"]
-        for name, median, spread, ratio, note in [head, *cells]:
-            rows.append(f"{name:<{widths[0]}}  {median:>{widths[1]}}  {spread:>{widths[2]}}  "
-                        f"{ratio:<{widths[3]}}  {note}".rstrip())
-        return "\n".join(rows)
-
-    def _small_print(self) -> str:
-        row = self.records[-1]
-        lines = []
-        rounds = max(row["round"] for row in self.records)
-        way = "keep-alive" if row["keep_alive"] else "a new connection per request"
-        requests = [row["requests"] for row in self.records]
-        some = (f"{min(requests):,}" if min(requests) == max(requests)
-                else f"{min(requests):,} to {max(requests):,}")
-        lines.append(f"{row['users']} clients, {way}, {some} requests a cell, "
-                     f"{rounds} round{'s' if rounds != 1 else ''}, by {row['driver']} "
-                     f"{row['driver_version'] or ''}".rstrip())
-        machine = records.Machine(**{name: row[name] for name in records.Machine.__annotations__})
-        lines.append(f"measured on {machine}")
-        if rounds > 1:
-            lines.append(str(self.drift))
-        if self.ceiling:
-            fastest = max(row["qps"] for row in self.records)
-            lines.append(f"the generator's ceiling: {self.ceiling:,.0f} requests/s, by what it did "
-                         f"against nginx; the fastest row is at {fastest / self.ceiling:.0%} of it")
-        if self.target is not None:
-            name, reached = stats.worst(self.samples())
-            met = stats.settled(list(self.samples().values()), self.target)
-            lines.append(f"target precision {self.target:.1%}: " + (
-                f"reached, the widest is {name} at {reached:.1%}" if met else
-                f"NOT REACHED after {rounds} rounds, {name} is known to "
-                + ("nothing yet" if math.isinf(reached) else f"{reached:.1%}")))
-        steal = [row["steal"] for row in self.records if row["steal"] is not None]
-        if steal and max(steal) >= 0.01:
-            lines.append(f"the host took away up to {max(steal):.0%} of the processor time")
-        lines.append("published: Apache 2.4.10 on hardware the article does not name; the order "
-                     "and the ratios can be compared, not the figures")
-        if self.planned and len(self.records) < self.planned:
-            lines.append(f"NOT COMPLETE: {len(self.records)} of {self.planned} cells were measured")
-        lines += self.left_out
-        if self.out is not None:
-            lines.append(f"rows in {self.out}")
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        said = {True: "published order reproduced", False: "published order not reproduced",
-                None: "no verdict"}[self.order_reproduced]
-        return f"<QpsTable {len(self.records)} rows, {', '.join(self.kinds) or 'empty'}, {said}>"
-
-
-def _count(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:,.0f}"
-
-
-def _ratio(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 # -- measuring -----------------------------------------------------------------------------------
@@ -640,15 +160,15 @@ class Plan:
         """The cells of one round, from 1; also of those beyond the planned ones."""
         servers: list[tuple[str, str, tuple[str, ...]]] = []
         # What programs and php-fpm need would disturb the other pages: they get servers of their own.
-        plain = tuple(kind for kind in self.kinds if kind in PAGES)
-        own = [(kind,) for kind in self.kinds if kind in WAYS]
+        plain = tuple(kind for kind in self.kinds if kind in article.PAGES)
+        own = [(kind,) for kind in self.kinds if kind in article.WAYS]
         for mpm in self.mpms:
             servers += [("mpmkit", mpm, kinds) for kinds in (plain, *own)]
             servers += [(one.server, one.mpm, tuple(kind for kind in self.kinds
                                                     if kind in one.kinds))
                         for one in self.beside if one.stands_for == mpm]
         places = [str(place) for place, (*_, kinds) in enumerate(servers) if kinds]
-        return [(number, *servers[int(place)]) for place in turns(places, number)]
+        return [(number, *servers[int(place)]) for place in stats.turns(places, number)]
 
     def contestant(self, server: str, mpm: str, kinds: Iterable[str]) -> Contestant | None:
         """Who stands behind a cell's server, MPM and pages; None for ours."""
@@ -691,10 +211,10 @@ def plan(
             problems.append(f"{name}: give at least one of {', '.join(allowed)}")
         return tuple(value for value in allowed if value in values)
 
-    kinds_ = chosen("kind", kinds, PAGES, 1)
+    kinds_ = chosen("kind", kinds, article.PAGES, 1)
     mpms_ = chosen("mpm", mpms, MPMS, 1)
-    scripts = WAYS if tuple(scripts) == ("all",) else scripts
-    ways = chosen("script", scripts, WAYS, 1)
+    scripts = article.WAYS if tuple(scripts) == ("all",) else scripts
+    ways = chosen("script", scripts, article.WAYS, 1)
     beside = rivals_beside.NAMES if tuple(beside) == ("all",) else beside
     beside_ = chosen("beside", beside, rivals_beside.NAMES, 0)
     if "script" in kinds_:
@@ -724,7 +244,7 @@ def plan(
     for kind in kinds_:
         try:
             profiles[kind] = LoadProfile(
-                path=page(kind).path, expect_length=page(kind).length, users=users,
+                path=article.page(kind).path, expect_length=article.page(kind).length, users=users,
                 keep_alive=keep_alive, processes=processes,
                 requests=size.requests if requests is None else requests,
                 # A number of requests given by hand is meant: no bound in time cuts it short.
@@ -736,7 +256,7 @@ def plan(
         raise ValueError("; ".join(problems))
     by_hand = requests is not None or rounds is not None
     return Plan(kinds_, mpms_, rounds or size.rounds, "custom" if by_hand else scale_name, profiles,
-                driver, tuple(rivals_beside.contestants(beside_, mpms_, kinds_)), ARTICLE_DIRECTIVES,
+                driver, tuple(rivals_beside.contestants(beside_, mpms_, kinds_)), article.DIRECTIVES,
                 target_precision, max_rounds)
 
 
@@ -792,7 +312,7 @@ def qps_table(
     todo = plan(kinds, mpms, requests=requests, users=users, keep_alive=keep_alive, rounds=rounds,
                 scale=scale, driver=driver, processes=processes, beside=beside,
                 target_precision=target_precision, max_rounds=max_rounds, scripts=scripts)
-    figures = published()
+    figures = article.published()
     file = RecordFile(out) if out is not None else None
     here, missing = rivals_beside.installed(todo.beside)
     todo = replace(todo, beside=tuple(here))
@@ -835,7 +355,7 @@ def _measure(todo: Plan, figures: dict[str, dict[str, float]], file: RecordFile 
             try:
                 if f"{label}, {kinds[0]}" not in table.broken:
                     start = rival.start if rival else launch
-                    if rival is None and kinds[0] in WAYS:
+                    if rival is None and kinds[0] in article.WAYS:
                         start = rivals_beside.ours(kinds[0], launch)
                     _measure_server(todo, table, file, machine, (number, name, mpm, kinds), start,
                                     rival.stands_for if rival else mpm, began, on_progress)
@@ -844,7 +364,7 @@ def _measure(todo: Plan, figures: dict[str, dict[str, float]], file: RecordFile 
                 if rival is None or not _rivals_fault(error):
                     raise
                 table.broken.update(f"{label}, {kind}" for kind in kinds)
-                kept = sum((row["server"], row["mpm"] or "") == (name, mpm) and column(row) in kinds
+                kept = sum((row["server"], row["mpm"] or "") == (name, mpm) and article.column(row) in kinds
                            for row in table.records)
                 table.left_out.append(f"without {label} from round {number} on ({kept} rows of it "
                                       f"are kept): {_one_line(error)}")
@@ -880,8 +400,12 @@ def _measure_server(todo: Plan, table: QpsTable, file: RecordFile | None, machin
         for kind in kinds:
             cell = len(table.records) + 1
 
+            # A script that php-fpm runs is paid for by processes that are not the server's.
+            meter = Meter(None if kind == "php-fpm" else getattr(server, "pid", None))
+
             def tell(done: int, seconds: float, row: Row | None = None, *, cell: int = cell,
-                     kind: str = kind) -> None:
+                     kind: str = kind, meter: Meter = meter) -> None:
+                meter.progress(done)
                 if on_progress is not None:
                     on_progress(QpsProgress(
                         cell, table.planned, number, name, mpm, kind, done,
@@ -895,10 +419,11 @@ def _measure_server(todo: Plan, table: QpsTable, file: RecordFile | None, machin
             _must_be_whole(run, server, f"{f'{name} {mpm}'.rstrip()}, {kind}", table)
             row = records.check({
                 "run_id": table.run_id, "table": "qps", "scale": todo.scale,
-                "server": name, "mpm": mpm or None, "kind": page(kind).kind,
-                "script": page(kind).script or None, "round": number,
+                "server": name, "mpm": mpm or None, "kind": article.page(kind).kind,
+                "script": article.page(kind).script or None, "round": number,
                 "directives": " ".join(f"{k}={v}" for k, v in directives.items()),
                 **run.row(), "started_at": records.utc(run.started_at), **machine,
+                "server_cpu_us": meter.per_request(run.requests),
                 "load1": load, "steal": records.cpu_times().steal_since(before),
             })
             # On disk first: what was told to the reader is never lost.
@@ -959,10 +484,10 @@ def _parser() -> _Parser:
         prog="mpmkit qps", allow_abbrev=False,
         description="Measure the article's tables on this machine: requests per second of prefork, "
                     "worker and event, for a static page and a script.")
-    parser.add_argument("--kind", choices=(*PAGES, "both"), default="both",
+    parser.add_argument("--kind", choices=(*article.PAGES, "both"), default="both",
                         help="which table (default: both)")
     parser.add_argument("--script", action="append", metavar="WAY",
-                        help=f"how the script is run: {', '.join(WAYS)} or all; may be given several "
+                        help=f"how the script is run: {', '.join(article.WAYS)} or all; may be given several "
                              "times (default: wsgi). php-fpm is started for it; with --beside httpd, "
                              "mod_php is measured, too")
     parser.add_argument("--mpm", action="append", metavar="MPM",
@@ -1056,7 +581,7 @@ def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> 
     argument. 130: Ctrl-C (rows until then are kept, and printed).
     """
     options = _parser().parse_args(argv)
-    kinds = tuple(PAGES) if options.kind == "both" else (options.kind,)
+    kinds = tuple(article.PAGES) if options.kind == "both" else (options.kind,)
     console = _Console()
     out: Path | None = Path(options.out) if options.out else _default_out()
     try:

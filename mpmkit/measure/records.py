@@ -429,7 +429,9 @@ def _commit() -> str | None:
     commit = git("rev-parse", "--short=10", "HEAD")
     if not commit:
         return None
-    return commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    # A run that is recorded changes the records, which is no change of what is measured.
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!data/recorded")
+    return commit + ("+" if changed else "")
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,98 @@ class RivalFailed(RuntimeError):
     """A rival that is installed but did not start; the message ends with what it said."""
 
 
-class Rival:
-    """A server of another make as a process group of its own, for the length of a `with` block.
+class ProcessGroup:
+    """A program of this machine in a directory and a process group of its own, which ends with whoever
+    started it, however that ends. Base of `Rival` and of php-fpm.
+
+    Attributes once started: `pid` of its first process, `root` (its directory).
+    """
+
+    name = "program"
+    stop_within = STOP_WITHIN
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.root = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def _is_ready(self) -> bool:
+        """Whether *this* program (not another that took its place) accepts connections now."""
+        raise NotImplementedError
+
+    def _make_root(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix=f"mpmkit-{self.name.replace(' ', '-')}-"))
+        self.root.chmod(0o755)  # children under another user read the configuration's neighbours
+
+    def _readable(self, document_root: Path) -> Path:
+        """The document root, or, where root's servers hand their children to another user who can't go
+        there, the same files in a place where he can."""
+        if open_to_rivals(document_root):
+            return document_root
+        copy = self.root / "document_root"
+        shutil.copytree(document_root, copy)
+        open_to_all(copy)
+        return copy
+
+    def _spawn(self, command: list[str], environment: dict[str, str] | None = None) -> None:
+        """Run it in its directory and wait until it is ready. Raises RivalFailed with what it said."""
+        with open(self.root / "console", "wb") as console:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
+                cwd=self.root, env=environment, start_new_session=True)
+        self.pid = self._process.pid
+        self._guard = guard(self.pid)
+        deadline = time.monotonic() + READY_WITHIN
+        while time.monotonic() < deadline:
+            status = self._process.poll()
+            if status is not None:
+                raise RivalFailed(f"{self.name} ended with status {status}: {self.error_log()}")
+            if self._is_ready():
+                return
+            time.sleep(0.01)
+        raise RivalFailed(f"{self.name} did not answer within {READY_WITHIN:g} s: "
+                          f"{self.error_log()}")
+
+    def stop(self) -> None:
+        """TERM, then KILL after `stop_within` seconds; returns when no process of it is left.
+        Idempotent."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGTERM)
+            try:
+                process.wait(self.stop_within)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                end_group(process.pid)
+                process.wait()
+        watcher, self._guard = self._guard, None
+        if watcher is not None:
+            watcher.kill()  # before its pipe closes, so that it has nothing left to do
+            watcher.wait()
+            assert watcher.stdin is not None
+            watcher.stdin.close()
+        if self.root != Path():
+            shutil.rmtree(self.root, ignore_errors=True)
+            self.root = Path()
+
+    def processes(self) -> list[int]:
+        """The pids of all its processes, the first one first."""
+        return sorted(members(self.pid), key=lambda pid: (pid != self.pid, pid))
+
+    def error_log(self, lines: int = 5) -> str:
+        """The last lines of what it printed and logged; its own words."""
+        texts = []
+        for name in ("console", "error_log"):
+            with contextlib.suppress(OSError):
+                texts += (self.root / name).read_text(errors="replace").splitlines()
+        return "\n".join(texts[-lines:]) or "(it said nothing)"
+
+
+class Rival(ProcessGroup):
+    """A server of another make, for the length of a `with` block.
 
     Attributes once started: `name` ("httpd event"), `version`, `url` without a trailing slash,
     `port`, `pid` of its control process, `root` (its directory: configuration and logs).
@@ -80,16 +170,13 @@ class Rival:
 
     def __init__(self, *, document_root: str | os.PathLike[str], access_log: bool = True,
                  buffered_logs: bool = False) -> None:
+        super().__init__()
         self.document_root = Path(document_root).resolve()
         self.access_log = access_log
         self.buffered_logs = buffered_logs
-        self.pid = 0
         self.port = 0
         self.url = ""
-        self.root = Path()
         self._served = self.document_root
-        self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
 
     # ------------------------------------------------------------ what each make defines
 
@@ -108,7 +195,6 @@ class Rival:
         return None
 
     def _is_ready(self) -> bool:
-        """Whether *this* server (not another that took the port) accepts connections now."""
         # The pid file says that it holds the port: httpd and nginx write it after the bind.
         pid_file = self.root / "pid"
         if pid_file.exists() and pid_file.stat().st_size:
@@ -144,62 +230,13 @@ class Rival:
         raise AssertionError("unreachable")
 
     def _start_once(self) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix=f"mpmkit-{self.name.replace(' ', '-')}-"))
-        self.root.chmod(0o755)  # children under another user read the configuration's neighbours
+        self._make_root()
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._served = self.document_root
-        if not open_to_rivals(self.document_root):
-            # Root's servers hand their children to another user, who can't go there: the same
-            # files from a place where he can.
-            self._served = self.root / "document_root"
-            shutil.copytree(self.document_root, self._served)
-            open_to_all(self._served)
+        self._served = self._readable(self.document_root)
         file = self.root / self.config_name
         file.write_text(self._configuration())
-        with open(self.root / "console", "wb") as console:
-            self._process = subprocess.Popen(
-                self._command(file), stdin=subprocess.DEVNULL, stdout=console, stderr=console,
-                cwd=self.root, env=self._environment(), start_new_session=True)
-        self.pid = self._process.pid
-        self._guard = guard(self.pid)
-        self._wait_until_ready()
-
-    def _wait_until_ready(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + READY_WITHIN
-        while time.monotonic() < deadline:
-            status = self._process.poll()
-            if status is not None:
-                raise RivalFailed(f"{self.name} ended with status {status}: {self.error_log()}")
-            if self._is_ready():
-                return
-            time.sleep(0.01)
-        raise RivalFailed(f"{self.name} did not answer within {READY_WITHIN:g} s: "
-                          f"{self.error_log()}")
-
-    def stop(self) -> None:
-        """TERM, then KILL after 12 s; returns when no process of the group is left. Idempotent."""
-        process, self._process = self._process, None
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGTERM)
-            try:
-                process.wait(STOP_WITHIN)
-            except subprocess.TimeoutExpired:
-                pass
-            finally:
-                end_group(process.pid)
-                process.wait()
-        watcher, self._guard = self._guard, None
-        if watcher is not None:
-            watcher.kill()  # before its pipe closes, so that it has nothing left to do
-            watcher.wait()
-            assert watcher.stdin is not None
-            watcher.stdin.close()
-        if self.root != Path():
-            shutil.rmtree(self.root, ignore_errors=True)
-            self.root = Path()
+        self._spawn(self._command(file), self._environment())
 
     def __enter__(self) -> Rival:
         return self.start()
@@ -209,20 +246,6 @@ class Rival:
 
     def __repr__(self) -> str:
         return f"<{self.name} {f'pid {self.pid} at {self.url}' if self._process else 'stopped'}>"
-
-    # ------------------------------------------------------------ what to look at
-
-    def processes(self) -> list[int]:
-        """The pids of the whole server, control process first."""
-        return sorted(members(self.pid), key=lambda pid: (pid != self.pid, pid))
-
-    def error_log(self, lines: int = 5) -> str:
-        """The last lines of what it printed and logged; its own words."""
-        texts = []
-        for name in ("console", "error_log"):
-            with contextlib.suppress(OSError):
-                texts += (self.root / name).read_text(errors="replace").splitlines()
-        return "\n".join(texts[-lines:]) or "(it said nothing)"
 
 
 class Httpd(Rival):
@@ -329,15 +352,20 @@ class Nginx(Rival):
 
     `workers` is nginx's worker_processes: one a core if not given, which is its own advice.
     A directive without a counterpart (StartServers, the spares …) changes nothing.
+    `tuned` is for who measures generators and wants nginx to be no brake: what it can be told to do
+    faster, it is told. It keeps files open, takes all waiting connections at once, hears of a
+    connection when its request is there (TCP_DEFER_ACCEPT, as httpd's AcceptFilter has it by default),
+    and one worker alone stays on the last core.
     Raises NotInstalled if there is no nginx.
     """
 
     def __init__(self, *, document_root: str | os.PathLike[str], workers: int | None = None,
-                 access_log: bool = True, buffered_logs: bool = False,
+                 access_log: bool = True, buffered_logs: bool = False, tuned: bool = False,
                  **directives: Value) -> None:
         super().__init__(document_root=document_root, access_log=access_log,
                          buffered_logs=buffered_logs)
         self.name = "nginx"
+        self.tuned = tuned
         self.workers = workers or len(os.sched_getaffinity(0))
         self.directives = directives
         self._binary = find_program(
@@ -373,17 +401,26 @@ class Nginx(Rival):
             buffer = f" buffer={BUFFERED_LOG_BYTES}" if self.buffered_logs else ""
             log = f"log_format common {NGINX_LOG_FORMAT};\n    access_log access_log common{buffer}"
         user = unprivileged_user() if os.geteuid() == 0 else None
+        affinity = events = files = deferred = ""
+        if self.tuned:
+            cores = os.sched_getaffinity(0)
+            if self.workers == 1 < len(cores):
+                affinity = f"worker_cpu_affinity {1 << max(cores):b};"
+            events, deferred = " multi_accept on;", " deferred"
+            files = "open_file_cache max=100 inactive=1h; open_file_cache_valid 1h;"
         return f"""\
 {f"user {user[0]} {user[1]};" if user else ""}
 daemon off;
 worker_processes {self.workers};
+{affinity}
 pid pid;
 error_log error_log warn;
-events {{ worker_connections {connections}; }}
+events {{ worker_connections {connections};{events} }}
 http {{
     types {{ text/html html htm; text/plain txt; }}
     default_type application/octet-stream;
     {log};
+    {files}
     client_body_temp_path body;
     proxy_temp_path proxy;
     fastcgi_temp_path fastcgi;
@@ -396,7 +433,7 @@ http {{
     client_header_timeout {timeout};
     client_body_timeout {timeout};
     server {{
-        listen 127.0.0.1:{self.port} backlog={given.get("listenbacklog", 511)};
+        listen 127.0.0.1:{self.port} backlog={given.get("listenbacklog", 511)}{deferred};
         root "{self._served}";
         index index.html;
     }}

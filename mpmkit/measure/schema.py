@@ -9,6 +9,7 @@ A column that may be empty may be missing in a file that an older version wrote.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,12 +70,19 @@ _LOAD = (
     c("p90_ms", float, "ms", "the 90th percentile", True),
     c("p99_ms", float, "ms", "the 99th percentile", True),
     c("p999_ms", float, "ms", "the 99.9th percentile", True),
+    c("p9999_ms", float, "ms", "the 99.99th percentile; of fewer than 10,000 answers the slowest", True),
     c("max_ms", float, "ms", "the slowest good answer", True),
     c("generator_cpu", float, "0 to 1", "share of a core used by a generator process", True),
+    c("generator_wait", float, "0 to 1", "share of the time a generator process was ready to run and "
+      "waited for a processor", True),
+    c("run_queue", float, "", "tasks ready to run for each of the machine's processors, on average", True),
     c("generator_bound", bool, "", "true: the generator was the limit, not the server"),
+    c("generator_starved", bool, "", "true: a generator process always ran or waited for a processor: "
+      "the machine was the limit", True),
     c("retries", int, "", "requests that crossed a keep-alive close and were sent again"),
     c("reconnects", int, "", "keep-alive connections that the server closed in good order"),
     c("ended", str, "", "requests or duration: which bound ended the run"),
+    c("seed", int, "", "of the load's random numbers (mix, think times, Poisson arrivals)", True),
 )
 _MACHINE = (
     c("cpu_model", str, "", "the processor, as the kernel names it", True),
@@ -131,6 +139,7 @@ _BENCH = (
     c("p99_ms", float, "ms", "the 99th percentile"),
     c("client_cpu", float, "cores", "share of a core that the client used"),
     c("client_bound", bool, "", "true: the client may have been the limit"),
+    c("server_cpu_us", float, "µs", "CPU time of the server's processes for each request", True),
     c("buffered_logs", bool, "", "the rivals collected their log lines"),
 )
 _SWEEP = (
@@ -143,6 +152,10 @@ _KIND = (
     c("script", str, "", "how the script is run: wsgi (also when empty), cgi, php-fpm, or httpd's mod_php",
       True),
 )
+_SERVER = (
+    c("server_cpu_us", float, "µs", "CPU time of the server's processes for each request; empty where "
+      "other processes work for it (php-fpm) or the driver doesn't tell its progress (wrk)", True),
+)
 
 
 def _changed(columns: tuple[Column, ...], **empty: bool) -> tuple[Column, ...]:
@@ -151,7 +164,7 @@ def _changed(columns: tuple[Column, ...], **empty: bool) -> tuple[Column, ...]:
 
 
 TABLES: dict[str, tuple[Column, ...]] = {
-    "qps": (*_WHO, *_KIND, *_WHEN, *_LOAD, *_MACHINE),
+    "qps": (*_WHO, *_KIND, *_WHEN, *_LOAD, *_SERVER, *_MACHINE),
     "memory": (*_WHO, *_WHEN, *_MEMORY, *_MACHINE),
     "sweep": (*_WHO, *_SWEEP, *_WHEN, *_LOAD, *_MACHINE),
     "generators": (*_WHO, *_WHEN, *_GENERATORS, *_MACHINE),
@@ -295,8 +308,16 @@ def _of_a_load(row: Row) -> Iterator[str]:
         rate = (row["requests"] - row["failures"]) / row["duration_s"]
         if not math.isclose(rate, row["qps"], rel_tol=1e-3, abs_tol=1e-6):
             yield f"qps: {row['qps']:g}, but requests, failures and duration_s make {rate:g}"
-    if row["generator_cpu"] is not None and row["generator_cpu"] > 1:
-        yield f"generator_cpu: must be 0 to 1, not {row['generator_cpu']:g}"
+    for name in ("generator_cpu", "generator_wait"):
+        if row[name] is not None and row[name] > 1:
+            yield f"{name}: must be 0 to 1, not {row[name]:g}"
+    if row["generator_starved"] and row["generator_bound"]:
+        yield "generator_starved: not what was bound by the generator itself"
+    # 0.1% is what merged histograms may differ by.
+    tail = [row[name] for name in ("p50_ms", "p99_ms", "p999_ms", "p9999_ms", "max_ms")
+            if row[name] is not None]
+    if any(b < a * 0.999 for a, b in itertools.pairwise(tail)):
+        yield f"p50_ms to max_ms: must not fall, and are {', '.join(f'{ms:g}' for ms in tail)}"
 
 
 def _of_a_sweep(row: Row) -> Iterator[str]:

@@ -38,8 +38,7 @@ from typing import TYPE_CHECKING, Any
 from mpmkit.directives import MPMS, DirectiveError, Setting, check, from_keywords, spec_for
 from mpmkit.load.drive import DRIVERS, LoadError, LoadRun, run_load
 from mpmkit.load.profile import LoadProfile, ProfileError
-from mpmkit.measure import records
-from mpmkit.measure.qps import ARTICLE_DIRECTIVES, turns
+from mpmkit.measure import article, records, stats
 from mpmkit.measure.records import RecordError, RecordFile, Row
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def plan(mpms: str | Iterable[str], grid: Mapping[str, Iterable[Any]], profile: 
             except ProfileError as error:
                 for text in str(error).split("; "):
                     wrong.setdefault(text, []).append(where)
-            base = {"KeepAlive": bool(made.keep_alive), **ARTICLE_DIRECTIVES[mpm]}
+            base = {"KeepAlive": bool(made.keep_alive), **article.DIRECTIVES[mpm]}
             cells.append(Cell(mpm, point, {**base, **given}, made))
             for text in _refusals(mpm, base, given):
                 wrong.setdefault(text, []).append(where)
@@ -274,7 +273,8 @@ class SweepTable:
 
     def summary(self) -> pandas.DataFrame:
         """One row a point and MPM: the medians of the rounds (qps, p50_ms, p99_ms), the rounds, all
-        failures, and whether the generator was the limit in any of them."""
+        failures, and whether the generator, or the machine that it shares with the server, was the
+        limit in any of them."""
         import pandas
 
         groups: dict[tuple[str, str], list[Row]] = {}
@@ -284,7 +284,8 @@ class SweepTable:
             {"mpm": mpm, **json.loads(point), "rounds": len(rows),
              **{name: _median([row[name] for row in rows]) for name in ("qps", "p50_ms", "p99_ms")},
              "failures": sum(row["failures"] for row in rows),
-             "generator_bound": any(row["generator_bound"] for row in rows)}
+             "generator_bound": any(row["generator_bound"] for row in rows),
+             "generator_starved": any(row["generator_starved"] for row in rows)}
             for (mpm, point), rows in groups.items()])
 
     def text(self) -> str:
@@ -297,6 +298,7 @@ class SweepTable:
         for row in frame.to_dict("records"):
             remarks = [f"{row['failures']:,} FAILED"] if row["failures"] else []
             remarks += ["generator-bound"] if row["generator_bound"] else []
+            remarks += ["machine-bound"] if row["generator_starved"] else []
             lines.append([str(row["mpm"]), *(str(row[name]) for name in self.names),
                           f"{row['qps']:,.0f}", _ms(row["p50_ms"]), _ms(row["p99_ms"]),
                           "; ".join(remarks)])
@@ -396,7 +398,7 @@ def sweep(
     file = _continue(todo, table, out) if out is not None else None
     have = {(row["mpm"], row["point"], row["round"]) for row in table.records}
     cells = [(number, todo.cells[int(place)]) for number in range(1, rounds + 1)
-             for place in turns([str(i) for i in range(len(todo.cells))], number)]
+             for place in stats.turns([str(i) for i in range(len(todo.cells))], number)]
     cells = [(number, cell) for number, cell in cells if (*cell.key, number) not in have]
     start = launch or _launcher(document_root)
     run_id, machine, began = records.new_run_id(), records.machine().row(), time.monotonic()

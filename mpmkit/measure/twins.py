@@ -13,16 +13,13 @@ import contextlib
 import os
 import socket
 import sys
-import time
 import urllib.request
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mpmkit.measure.rivals import (
-    READY_WITHIN,
     Rival,
-    RivalFailed,
     find_httpd,
     load_lines,
     members,
@@ -128,19 +125,12 @@ class Twin(Rival):
         """None while it runs."""
         return self._process.poll() if self._process is not None else None
 
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + READY_WITHIN
-        while time.monotonic() < deadline:
-            assert self._process is not None
-            if self._process.poll() is not None:
-                raise RivalFailed(f"{self.name} ended at its start: {self.error_log()}")
-            if "resuming normal operations" in self.log():
-                with contextlib.suppress(OSError):
-                    socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                    return
-            time.sleep(0.01)
-        raise RivalFailed(f"{self.name} did not answer within {READY_WITHIN:g} s: "
-                          f"{self.error_log()}")
+    def _is_ready(self) -> bool:
+        if "resuming normal operations" in self.log():
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return True
+        return False
 
 
 class Original(Twin):

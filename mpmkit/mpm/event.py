@@ -84,7 +84,7 @@ class EventChild(Child):
         self.ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.epoll = select.epoll()
         self.connections: dict[int, Connection] = {}
-        self.parked: dict[int, TimeoutQueue[Connection]] = {
+        self.parked: dict[int | None, TimeoutQueue[Connection]] = {
             KEEPALIVE: TimeoutQueue(self.directives.KeepAliveTimeout),
             WRITE_COMPLETION: TimeoutQueue(self.directives.Timeout),
             LINGER_NORMAL: TimeoutQueue(LINGER_MAX),

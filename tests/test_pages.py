@@ -1,0 +1,80 @@
+"""Pages that a request touches: the reader of smaps, and one count of a real server."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+import pytest
+
+import mpmkit
+from mpmkit.measure import pages
+
+SMAPS = """\
+55d0c0a00000-55d0c0a01000 r-xp 00000000 fe:00 1234 /usr/bin/python3.11
+Rss:                   4 kB
+Referenced:            8 kB
+7f1200000000-7f1200100000 rw-p 00000000 00:00 0
+Rss:                 512 kB
+Referenced:          128 kB
+7f1300000000-7f1300100000 rw-s 00000000 fe:00 99 /tmp/scoreboard
+Referenced:            4 kB
+7f1400000000-7f1400001000 ---p 00000000 00:00 0
+"""
+
+
+def test_what_may_be_written_is_data(monkeypatch):
+    monkeypatch.setattr(pages, "PAGE_KB", 4)
+    assert pages.referenced(SMAPS) == (2, 33)
+    assert pages.referenced("") == (0, 0), "a process that has ended"
+
+
+def test_a_request_touches_pages_again_each_time():
+    with mpmkit.launch("prefork", access_log=True, **pages.DIRECTIVES) as server:
+        found = pages.measure(server.url, server.pid)
+        assert server.access_log().count('"GET /index.html') == pages.CLIENTS * (pages.WARM + pages.ROUNDS)
+    assert len(found) == pages.CLIENTS * pages.ROUNDS
+    # What a request needs is some 400 pages; a process that is asked for nothing touches none.
+    assert all(50 < sum(one) < 5_000 and one.data > 20 for one in found)
+
+
+@contextlib.contextmanager
+def answering(answer: bytes, clients: int, requests: int):
+    """A server that is one thread: so many clients, who get `answer` so many times. Gives its URL."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        def serve():
+            connections = [listening.accept()[0] for _ in range(clients)]
+            for _ in range(requests):
+                for connection in connections:
+                    connection.recv(1000)
+                    connection.sendall(answer)
+            for connection in connections:
+                connection.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield "http://{}:{}".format(*listening.getsockname())
+        thread.join()
+
+
+@pytest.mark.parametrize("answer, clients, requests, why", [
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", pages.CLIENTS, pages.WARM,
+     "0 children for 32 clients"),
+    (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", 1, 1, "404"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", pages.CLIENTS, 1,
+     "closed a connection|reset by peer|Broken pipe"),
+])  # fmt: skip
+def test_what_cannot_be_counted_is_told(answer, clients, requests, why):
+    with answering(answer, clients, requests) as url:
+        with pytest.raises(pages.NotCounted, match=why):
+            pages.measure(url, 2**22 + 1)
+
+
+@pytest.mark.rival
+def test_the_table_names_each_server(capsys):
+    assert pages.main(["--beside", "floor"]) == 0
+    head, ours, floor, *_ = capsys.readouterr().out.splitlines()
+    assert head.split() == ["server", "program", "data", "together", "KiB"]
+    assert ours.split()[0] == "mpmkit" and floor.split()[0] == "floor"
+    assert int(ours.split()[2]) > int(floor.split()[2]), "a server touches more than the least there is"
