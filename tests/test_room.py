@@ -319,6 +319,23 @@ def test_a_field_of_the_load_says_what_is_wrong_and_a_running_load_goes_on(panel
     assert not panel.room.loading, "a field starts nothing"
 
 
+def test_fields_changed_one_after_the_other_all_reach_a_running_load(panel):
+    """The second comes while the load is still being ended for the first."""
+    tell(panel, do="start")
+    poll_until(lambda: panel.status["running"])
+    tell(panel, do="load")
+    poll_until(lambda: panel.status["loading"])
+    tell(panel, do="load_set", name="arrival", value="poisson")
+    tell(panel, do="load_set", name="rate", value="40")
+    poll_until(lambda: panel.room.loading and panel.room._load.profile.rate == 40)
+    # And Stop is the last word, though a change is under way
+    tell(panel, do="load_set", name="rate", value="50")
+    tell(panel, do="unload")
+    poll_until(lambda: not [thread for thread in threading.enumerate()
+                            if thread.name in ("mpmkit-renew_load", "mpmkit-stop_load")])
+    assert not panel.room.loading and not panel.status["loading"]
+
+
 def test_when_nobody_looks_any_more_the_server_stops(panel, monkeypatch):
     tell(panel, do="start")
     poll_until(lambda: panel.status["running"])

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,24 +139,24 @@ class Panel(anywidget.AnyWidget):
         for panel in self.peers:
             panel.room.load_set(str(content["name"]), content.get("value"))
             panel.refresh()
-        # A load that runs goes on with the new value, unless that can't be.
-        if not any(field.refused for field in self.room.load_fields()):
-            self._start_load([panel for panel in self.peers if panel.room.loading])
+        self._to_all(Room.renew_load)
 
     def _load(self, _: dict[str, Any]) -> None:
-        self._start_load(self.peers)
+        self._to_all(Room.start_load)
 
-    def _start_load(self, panels: list[Panel]) -> None:
-        def act() -> None:
-            for panel in panels:
+    def _to_all(self, act: Callable[[Room], bool | None]) -> None:
+        """Begin a load in each room, one after the other in a thread; False: there was nothing to do."""
+        def run() -> None:
+            for panel in self.peers:
                 try:
-                    panel.room.start_load()
+                    if act(panel.room) is False:
+                        continue
                     panel.say("")
                 except (LaunchError, ValueError) as error:
                     panel.say(str(error))
                 panel.refresh()
 
-        threading.Thread(target=act, name="mpmkit-load-start", daemon=True).start()
+        threading.Thread(target=run, name=f"mpmkit-{act.__name__}", daemon=True).start()
 
     def _unload(self, _: dict[str, Any]) -> None:
         for panel in self.peers:

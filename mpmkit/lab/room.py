@@ -301,7 +301,7 @@ class Room:
             self._tidy()
 
     def _end_server(self) -> None:
-        self.stop_load()
+        self._end_load()
         with self._lock:
             server, watch = self._server, self._watch
             crowds = [crowd for crowd in (self._probe, self._crowd) if crowd is not None]
@@ -353,7 +353,8 @@ class Room:
 
     def load_set(self, name: str, value: Any) -> None:
         """One field of the load (`mpmkit.lab.forms`): text as on the panel, or what LoadProfile
-        takes. Holds from the next `start_load` on. Raises ProfileError for an unknown name only."""
+        takes. Holds from the next `start_load` or `renew_load` on. Raises ProfileError for an
+        unknown name only."""
         with self._lock:
             self._form.set(name, value)
 
@@ -382,7 +383,7 @@ class Room:
             server = self.server
             if server is None:
                 raise LaunchError("no server runs; start one before the load")
-            self.stop_load()
+            self._end_load()
             load = _Load(server.url, profile, self._note)
             with self._lock:
                 self._load = load
@@ -394,12 +395,29 @@ class Room:
             self._note(f"load: {profile.users} users, {page}, {way}"
                        + (f", {more}" if more else ""))
 
+    def renew_load(self) -> bool:
+        """A load that runs goes on as the form says now; True if that was so. Without a load, or
+        with a value on the form that is refused, nothing happens.
+
+        Whether one runs is asked when it is our turn to act: a value that changes while the load
+        before it is still on its way out must not be lost.
+        """
+        with self._acting:
+            if not self.loading or any(field.refused for field in self.load_fields()):
+                return False
+            self.start_load()
+            return True
+
     def stop_load(self) -> None:
         """End the load; what it measured becomes an event. Without a load nothing happens."""
-        with self._lock:
-            load, self._load = self._load, None
-        if load is not None:
-            load.stop()
+        with self._acting:
+            self._end_load()
+
+    def _end_load(self) -> None:
+        if self._load is not None:
+            self._load.stop()
+            with self._lock:
+                self._load = None
 
     @property
     def loading(self) -> bool:
