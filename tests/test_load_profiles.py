@@ -127,12 +127,13 @@ def test_what_waited_is_not_excused_and_what_was_never_sent_is_counted(bad):
 
 
 def test_steps_of_users_and_of_rates(bad):
-    run = run_load(bad.url, "/ok", keep_alive=True, think_time=0.02, stages=[
-        {"seconds": 1.5, "users": 2}, {"seconds": 1.5, "users": 8}])
+    run = run_load(bad.url, "/ok", keep_alive=True, think_time=0.1, stages=[
+        {"seconds": 1.5, "users": 2}, {"seconds": 1.5, "users": 16}])
     first, second = run.stages
-    assert (first.load, second.load, run.users, run.ended) == (2, 8, 8, "duration")
-    assert 30 < first.qps < 110 and second.qps > 2 * first.qps  # 2 users, 20 ms and an answer each
-    assert "1.5 to 3 s, 8 users" in run.summary() and run.failures == 0
+    assert (first.load, second.load, run.users, run.ended) == (2, 16, 16, "duration")
+    assert 2 < first.qps < 25  # two users, 100 ms and an answer each
+    assert second.qps > 2 * first.qps  # eight times as many: a machine that stands still may halve it
+    assert "1.5 to 3 s, 16 users" in run.summary() and run.failures == 0
     run = run_load(bad.url, "/ok", users=10, arrival="constant", keep_alive=True, stages=[
         {"seconds": 1, "rate": 50}, {"seconds": 1, "rate": 150, "ramp": True}])
     assert run.requests == pytest.approx(150, abs=2)
