@@ -187,6 +187,13 @@ def letters(page) -> str:
     return page.locator(".mk-board").first.get_attribute("data-letters") or ""
 
 
+def typed(field, text: str) -> None:
+    """Type into the number of a field (a directive's or the load's), as a reader does."""
+    box = field.locator(".mk-number")
+    box.fill(text)
+    box.press("Enter")
+
+
 def test_the_control_room_by_clicking(browser, lab):
     address, word = lab
     page = opened(browser, address, "control-room.ipynb")
@@ -196,13 +203,11 @@ def test_the_control_room_by_clicking(browser, lab):
     assert not marked(word, "mpmkit serve"), "nothing runs before somebody clicks"
 
     # A number that httpd corrects, and its message
-    box = page.locator('[data-directive="ThreadsPerChild"] .mk-number')
-    box.fill("100")
-    box.press("Enter")
-    advice = page.locator('[data-directive="ThreadsPerChild"] .mk-advice')
+    threads = page.locator('[data-directive="ThreadsPerChild"]')
+    advice = threads.locator(".mk-advice")
+    typed(threads, "100")
     wait_for(lambda: "AH00507" in advice.inner_text(), what="httpd's correction message")
-    box.fill("8")
-    box.press("Enter")
+    typed(threads, "8")
     wait_for(lambda: not advice.inner_text(), what="the message goes with its reason")
 
     page.locator('[data-do="start"]').click()
@@ -227,13 +232,11 @@ def test_the_control_room_by_clicking(browser, lab):
     # An open loop, from the part of the load's form that opens on demand
     page.locator(".mk-more summary").click()
     page.locator('[data-field="arrival"] select').select_option("poisson")
-    rate = page.locator('[data-field="rate"] .mk-number')
-    rate.fill("a lot")
-    rate.press("Enter")
-    said = page.locator('[data-field="rate"] .mk-advice')
+    rate = page.locator('[data-field="rate"]')
+    said = rate.locator(".mk-advice")
+    typed(rate, "a lot")
     wait_for(lambda: "1 to 50,000 requests/s" in said.inner_text(), what="what a rate may be")
-    rate.fill("40")
-    rate.press("Enter")
+    typed(rate, "40")
     wait_for(lambda: not said.inner_text(), what="the message goes with its reason")
     wait_for(lambda: "Poisson" in page.locator(".mk-more summary").inner_text(),
              what="what is set, in the line that stays")

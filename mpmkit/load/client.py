@@ -79,7 +79,7 @@ class Overdue(Exception):
 
 
 class Client:
-    """The socket of one user, and its loop in two forms: `keep_alive` and `new_connections`."""
+    """The socket of one user, and its loop in three forms: `keep_alive`, `new_connections`, `anything`."""
 
     def __init__(self, user: User) -> None:
         self.user = user
@@ -279,8 +279,8 @@ class Client:
                 self.watcher.close()
         state.left_loop()
 
-    # The two loops. They say the same things twice, and spell out what could be a method, because a
-    # call costs a hundredth of a request here and there would be five of them.
+    # The two plain loops. They say the same things twice, and spell out what could be a method, because
+    # a call costs a hundredth of a request here and there would be five of them.
 
     def new_connections(self) -> None:
         shared, user, budget, memo = state, self.user, state.budget, state.memo

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import mpmkit
+from mpmkit.load.response import ResponseReader
 from mpmkit.measure import records
 from mpmkit.measure.floor import Floor
 from mpmkit.measure.rivals import Httpd, NotInstalled, members
@@ -121,22 +122,15 @@ def _ask(clients: Sequence[socket.socket]) -> None:
 
 def _answer(client: socket.socket) -> None:
     """Read one answer to its end."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += _more(client)
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
-    if length is None or b" 200 " not in head.partition(b"\r\n")[0]:
-        raise NotCounted(f"an answer that was not expected: {head[:60]!r}")
-    while len(body) < int(length[1]):
-        body += _more(client)
-
-
-def _more(client: socket.socket) -> bytes:
-    data = client.recv(65536)
-    if not data:
-        raise NotCounted("the server closed a connection that it should keep alive")
-    return data
+    reader = ResponseReader()
+    verdict = None
+    while verdict is None:
+        data = client.recv(65536)
+        if not data:
+            raise NotCounted("the server closed a connection that it should keep alive")
+        verdict = reader.feed(data)
+    if verdict[0] is not None:
+        raise NotCounted(f"an answer that was not expected: {verdict[0]}")
 
 
 def _until_asleep(child: int, slept: int) -> None:
