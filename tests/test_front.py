@@ -96,6 +96,16 @@ def test_memory_has_a_line_a_server_and_a_column_an_mpm():
     assert ["httpd", "6", "(10)"] in said
 
 
+def test_a_run_that_is_not_recorded_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(front.records, "recorded_folder", lambda: tmp_path)
+    assert front._print_if_recorded(front.MEMORY, front.memory_text) == []
+    said = capsys.readouterr()
+    assert not said.out and "without memory-demo.csv, which is not recorded" in said.err
+    monkeypatch.undo()
+    rows = front._print_if_recorded(front.MEMORY, front.memory_text)
+    assert rows and capsys.readouterr().out == front.memory_text(rows) + "\n"
+
+
 def test_without_a_memory_run_there_is_no_table():
     with pytest.raises(ValueError, match="mpmkit bench --only memory --record"):
         front.memory_text([])

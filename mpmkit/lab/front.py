@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from mpmkit.measure.bench import FREE, WORKS, Cell, cells, floor_lines, table
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import lines
+from mpmkit.measure.text import aligned
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -124,9 +125,8 @@ def memory_text(rows: Sequence[Row]) -> str:
             cells = [cell(server, mpm) for mpm in MPMS]
             if any(cells):
                 table.append((title if server == servers[0] else "", server, *cells))
-    text = _aligned(table, 2)
-    machine = records.Machine(**{name: rows[-1][name] for name in records.Machine.__annotations__})
-    return f"{text}\n\nmeasured on {machine}"
+    text = "\n".join(aligned(table, left=(0, 1)))
+    return f"{text}\n\nmeasured on {records.Machine.of(rows[-1])}"
 
 
 def crowd_text(rows: Sequence[Row]) -> str:
@@ -142,9 +142,9 @@ def crowd_text(rows: Sequence[Row]) -> str:
             line.setdefault(row["server"], []).append(row["pss_kb"] / 1024)
     servers = list(dict.fromkeys(row["server"] for row in busy))
     head = (f"{most} busy, MiB (PSS)", "ThreadsPerChild", *servers)
-    return _aligned([head, *((mpm, threads, *(
+    return "\n".join(aligned([head, *((mpm, threads, *(
         f"{statistics.median(line[server]):.1f}" if server in line else "" for server in servers))
-        for (mpm, threads), line in found.items())], 1)
+        for (mpm, threads), line in found.items())]))
 
 
 def servers_text(rows: Sequence[Row], kind: str) -> str:
@@ -165,7 +165,7 @@ def servers_text(rows: Sequence[Row], kind: str) -> str:
                       f"{statistics.median(cpu):.1f}" if cpu else ""))
     head = ("server", "requests/s", f"{qps.level:.0%} interval", "µs CPU a request")
     title = f"{page(kind).title}, a new connection each, {max(row['round'] for row in rows)} rounds"
-    return f"{title}\n{_aligned([head, *found], 1)}"
+    return "\n".join([title, *aligned([head, *found])])
 
 
 def scripts_text(rows: Sequence[Row]) -> str:
@@ -184,15 +184,7 @@ def scripts_text(rows: Sequence[Row]) -> str:
                 found.append((f"{server}: {words}", *cells))
     known = published()["script"]
     found.append(("published: PHP, in what way is not said", *(f"{known[mpm]:,.0f}" for mpm in MPMS)))
-    return _aligned(found, 1)
-
-
-def _aligned(table: Sequence[tuple[str, ...]], left: int) -> str:
-    """Columns of one width each, the first `left` of them to the left."""
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    return "\n".join("  ".join(
-        word.ljust(width) if i < left else word.rjust(width)
-        for i, (word, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in table)
+    return "\n".join(aligned(found))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -202,25 +194,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     qps = QpsTable(rows, published(), planned=len(rows), out=folder / QPS)
     figures.save(figures.qps_bars(qps.summary()), IMAGES / "qps")
     print(qps.text())
-    if (folder / BESIDE).exists():
-        print(servers_text(records.read(folder / BESIDE), "static"))
-    if (folder / SCRIPTS).exists():
-        print(scripts_text(records.read(folder / SCRIPTS)))
+    _print_if_recorded(BESIDE, lambda rows: servers_text(rows, "static"))
+    _print_if_recorded(SCRIPTS, scripts_text)
     found = cells(records.read(folder / BENCH))
     figure = ratios(found)
     figures.save(figure, IMAGES / "bench", height=figure.layout.height)
     print(table(found))
-    if (folder / MEMORY).exists():
-        rows = records.read(folder / MEMORY)
+    rows = _print_if_recorded(MEMORY, memory_text)
+    if rows:
         figures.save(figures.memory_curve(records.frame(rows, "memory")), IMAGES / "memory")
-        print(memory_text(rows))
-    if (folder / CROWD).exists():
-        print(crowd_text(records.read(folder / CROWD)))
-    if (folder / FLOOR).exists():
-        print("\n".join(floor_lines(records.read(folder / FLOOR))))
-    else:
-        print(f"no {MEMORY} yet: mpmkit bench --scale demo --record --only memory", file=sys.stderr)
+    _print_if_recorded(CROWD, crowd_text)
+    _print_if_recorded(FLOOR, lambda rows: "\n".join(floor_lines(rows)))
     return 0
+
+
+def _print_if_recorded(name: str, text: Callable[[Sequence[Row]], str]) -> list[Row]:
+    """Print what `text` makes of a recorded run, and return its rows: none if it is not there."""
+    file = records.recorded_folder() / name
+    if not file.exists():
+        print(f"mpmkit: without {name}, which is not recorded; data/README.md says how",
+              file=sys.stderr)
+        return []
+    rows = records.read(file)
+    print(text(rows))
+    return rows
 
 
 if __name__ == "__main__":

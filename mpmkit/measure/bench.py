@@ -45,6 +45,7 @@ from mpmkit.load.run import LoadRun
 from mpmkit.measure import article, floor, records
 from mpmkit.measure.holder import Holding, descriptors
 from mpmkit.measure.rivals import Httpd, Nginx, NotInstalled, RivalFailed, find_program, members
+from mpmkit.measure.text import aligned
 from mpmkit.measure.usage import cpu_ns
 
 OURS = "mpmkit"
@@ -607,12 +608,7 @@ def table(found: Iterable[Cell]) -> str:
             f"{cell.ours_cpu_us:,.1f} | {cell.rival_cpu_us:,.1f}",
             f"≥ {cell.target:g}" if cell.target and cell.verdict else "", cell.verdict,
             ", ".join(remarks)))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
-    left = {0, 1, 2, 10, 11}
-    return "\n".join(
-        "  ".join(word.ljust(width) if i in left else word.rjust(width)
-                  for i, (word, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-        for line in lines)
+    return "\n".join(aligned(lines, left={0, 1, 2, 10, 11}))
 
 
 # ---------------------------------------------------------------- the command

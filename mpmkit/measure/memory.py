@@ -49,6 +49,7 @@ from mpmkit.measure.records import RecordError, RecordFile, Row
 from mpmkit.measure.rivals import RivalFailed, members
 from mpmkit.measure.sizing import Line, lines, max_request_workers_for
 from mpmkit.measure.smaps import Memory, read_smaps, status_numbers
+from mpmkit.measure.text import aligned
 
 if TYPE_CHECKING:
     import pandas
@@ -289,10 +290,7 @@ class MemoryTable:
             rows.append((f"{server} {mpm or ''}".strip() + f", {unit}", f"{line.slope:,.1f}", sure,
                          f"{tables[key].slope:+,.1f}", f"{line.base / 1024:,.1f}",
                          f"{naive[key].slope:,.1f}"))
-        widths = [max(len(row[i]) for row in rows) for i in range(6)]
-        return "\n".join("  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows)
+        return "\n".join(aligned(rows))
 
     def _small_print(self) -> str:
         row = self.records[-1]
@@ -310,8 +308,7 @@ class MemoryTable:
             ("the cost is the slope of a straight line through the levels in PSS; the base, where it "
              "begins"),
         ]
-        machine = records.Machine(**{name: row[name] for name in records.Machine.__annotations__})
-        out.append(f"measured on {machine}")
+        out.append(f"measured on {records.Machine.of(row)}")
         if self.planned and self.measured < self.planned:
             out.append(f"NOT COMPLETE: {self.measured} of {self.planned} levels were measured")
         out += self.left_out

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from mpmkit.directives import MPMS
 from mpmkit.measure import article, records, stats
 from mpmkit.measure import beside as rivals_beside
 from mpmkit.measure.records import Row
+from mpmkit.measure.text import aligned
 from mpmkit.measure.verdict import Verdict, verdict
 
 if TYPE_CHECKING:
@@ -70,11 +71,14 @@ class QpsTable:
         """MPM -> the QPS of each round, in the order of the article."""
         found: dict[str, list[float]] = {}
         for mpm in MPMS:
-            values = [row["qps"] for row in self.records
-                      if (article.column(row), row["server"], row["mpm"]) == (kind, server, mpm)]
+            values = [row["qps"] for row in self._rows(kind, server, mpm)]
             if values:
                 found[mpm] = values
         return found
+
+    def _rows(self, kind: str, server: str, mpm: str | None) -> list[Row]:
+        return [row for row in self.records
+                if (article.column(row), row["server"], row["mpm"]) == (kind, server, mpm)]
 
     def verdict(self, kind: str, server: str = "mpmkit") -> Verdict | None:
         """Whether the published order came out, or None if that cannot be said."""
@@ -139,15 +143,13 @@ class QpsTable:
 
     def _cpu_us(self, kind: str, server: str, mpm: str | None) -> float:
         """Median over the rounds of the server's CPU time for a request, in µs; nan if not known."""
-        known = [row["server_cpu_us"] for row in self.records
-                 if (article.column(row), row["server"], row["mpm"]) == (kind, server, mpm)
-                 and row.get("server_cpu_us") is not None]
+        known = [row["server_cpu_us"] for row in self._rows(kind, server, mpm)
+                 if row.get("server_cpu_us") is not None]
         return statistics.median(known) if known else math.nan
 
     def _bound(self, kind: str, server: str, mpm: str | None) -> int:
         return sum(bool(row["generator_bound"] or row.get("generator_starved"))
-                   for row in self.records
-                   if (article.column(row), row["server"], row["mpm"]) == (kind, server, mpm))
+                   for row in self._rows(kind, server, mpm))
 
     @property
     def _cpu_head(self) -> str:
@@ -156,8 +158,7 @@ class QpsTable:
         return "µs CPU" if known else ""
 
     def _notes(self, kind: str, server: str, mpm: str | None) -> list[str]:
-        rows = [row for row in self.records
-                if (article.column(row), row["server"], row["mpm"]) == (kind, server, mpm)]
+        rows = self._rows(kind, server, mpm)
         notes = []
         failures = sum(row["failures"] for row in rows)
         if failures:
@@ -195,19 +196,14 @@ class QpsTable:
                   f"{_count(line['low'])} to {_count(line['high'])}" if line["level"] else "-",
                   _ratio(line["published_ratio"]), _ratio(line["ratio"]), _tenth(line["cpu_us"]),
                   "; ".join(self._notes(kind, server, line["mpm"]))) for line in lines]
-        widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
-
-        def line_of(row: Sequence[str]) -> str:
-            first, *others, note = row
-            text = first.ljust(widths[0]) + "".join(
-                "  " + cell.rjust(width) for cell, width in zip(others, widths[1:], strict=False))
-            return f"{text}  {note}".rstrip()
-
-        # The two last figures stand under one heading, as both are ratios to prefork.
-        before = sum(widths[:4]) + 6
-        over = " " * before + "  " + "x prefork".center(widths[4] + widths[5] + 2).rstrip()
+        # Two columns stand under one heading, as both are ratios to prefork.
+        ratios = (4, 5)
+        before, both = (
+            sum(max(len(row[i]) for row in [head, *cells]) + 2 for i in columns)
+            for columns in (range(ratios[0]), ratios))
+        over = " " * before + "x prefork".center(both - 2).rstrip()
         title = f"requests/s, {article.page(kind).title}{of}"
-        rows = [title, over, line_of(head), *[line_of(row) for row in cells]]
+        rows = [title, over, *aligned([head, *cells], left=(0, 7))]
         judged = self.verdict(kind, server)
         if judged is not None:
             rows += [str(judged), *[f"  {pair}" for pair in judged.pairs]]
@@ -230,8 +226,7 @@ class QpsTable:
         ours = self.rounds(kind)
         lines = []
         for one in rivals_beside.contestants(rivals_beside.NAMES, ours or MPMS):
-            values = [row["qps"] for row in self.records
-                      if (article.column(row), row["server"], row["mpm"]) == (kind, one.server, None)]
+            values = [row["qps"] for row in self._rows(kind, one.server, None)]
             if values:
                 interval = stats.median(values)
                 mine = statistics.median(ours[one.stands_for]) if one.stands_for in ours else 0
@@ -255,12 +250,8 @@ class QpsTable:
                   f"{_count(line['low'])} to {_count(line['high'])}" if line["level"] else "-",
                   f"{_ratio(line['ratio'])} {line['stands_for']}", _tenth(line["cpu_us"]),
                   "; ".join(self._notes(kind, line["server"], None))) for line in lines]
-        widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
-        rows = [f"requests/s, {article.page(kind).title}, other servers"]
-        for name, median, spread, ratio, cpu, note in [head, *cells]:
-            rows.append(f"{name:<{widths[0]}}  {median:>{widths[1]}}  {spread:>{widths[2]}}  "
-                        f"{ratio:<{widths[3]}}  {cpu:>{widths[4]}}  {note}".rstrip())
-        return "\n".join(rows)
+        title = f"requests/s, {article.page(kind).title}, other servers"
+        return "\n".join([title, *aligned([head, *cells], left=(0, 3, 5))])
 
     def _small_print(self) -> str:
         row = self.records[-1]
@@ -273,8 +264,7 @@ class QpsTable:
         lines.append(f"{row['users']} clients, {way}, {some} requests a cell, "
                      f"{rounds} round{'s' if rounds != 1 else ''}, by {row['driver']} "
                      f"{row['driver_version'] or ''}".rstrip())
-        machine = records.Machine(**{name: row[name] for name in records.Machine.__annotations__})
-        lines.append(f"measured on {machine}")
+        lines.append(f"measured on {records.Machine.of(row)}")
         if rounds > 1:
             lines.append(str(self.drift))
         if self._cpu_head:

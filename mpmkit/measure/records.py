@@ -294,6 +294,11 @@ class Machine:
     h11: str | None
     commit: str | None
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Machine:
+        """The machine that a record was measured on."""
+        return cls(**{name: row[name] for name in cls.__annotations__})
+
     def row(self) -> Row:
         """Its columns of a record."""
         return asdict(self)

@@ -40,6 +40,7 @@ from mpmkit.load.drive import DRIVERS, LoadError, LoadRun, run_load
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.measure import article, records, stats
 from mpmkit.measure.records import RecordError, RecordFile, Row
+from mpmkit.measure.text import aligned
 
 if TYPE_CHECKING:
     import pandas
@@ -302,10 +303,7 @@ class SweepTable:
             lines.append([str(row["mpm"]), *(str(row[name]) for name in self.names),
                           f"{row['qps']:,.0f}", _ms(row["p50_ms"]), _ms(row["p99_ms"]),
                           "; ".join(remarks)])
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        out = ["  ".join(cell.ljust(width) if i == 0 or i == len(head) - 1 else cell.rjust(width)
-                         for i, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-               for line in lines]
+        out = aligned(lines, left=(0, len(head) - 1))
         for mpm, rows in frame.groupby("mpm", sort=False):
             best = rows.loc[rows["qps"].idxmax()]
             told = ", ".join(f"{name} {best[name]}" for name in self.names)
@@ -317,9 +315,7 @@ class SweepTable:
                 bend = knee(list(rows[numeric[0]]), list(rows["qps"]))
                 if bend is not None:
                     out.append(f"  beyond {numeric[0]} {bend:g} there is little more")
-        machine = records.Machine(**{name: self.records[-1][name]
-                                     for name in records.Machine.__annotations__})
-        out.append(f"measured on {machine}")
+        out.append(f"measured on {records.Machine.of(self.records[-1])}")
         if len(self.records) < self.planned:
             out.append(f"NOT COMPLETE: {len(self.records)} of {self.planned} points were measured; "
                        "the same command goes on")
