@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,18 +42,15 @@ def execute(source: Path, *, timeout: int = 900, static_figures: bool = False) -
     Raises RenderError if a cell fails or takes longer.
     """
     import nbformat
-    from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     book = nbformat.read(source, as_version=4)
-    # store_widget_state: the state of every widget would be megabytes that nobody can see.
-    client = NotebookClient(book, timeout=timeout, kernel_name="python3", store_widget_state=False,
-                            resources={"metadata": {"path": str(source.parent)}})
     environment = {**os.environ, "PLOTLY_RENDERER": "png" if static_figures else "json"}
     if static_figures:
         environment["MPMKIT_PROGRESS"] = "text"  # a bar is a widget, which a still page lacks
     try:
-        client.execute(env=environment)
+        with tempfile.TemporaryDirectory(prefix="mpmkit-kernel-") as sockets:
+            _client(book, source, timeout, sockets).execute(env=environment)
     except CellTimeoutError as error:
         raise RenderError(f"{source.name}: a cell took longer than {timeout} s: {error}") from None
     except DeadKernelError as error:
@@ -60,6 +58,19 @@ def execute(source: Path, *, timeout: int = 900, static_figures: bool = False) -
     except CellExecutionError as error:
         raise RenderError(f"{source.name}: {error}") from None
     return book
+
+
+def _client(book: Any, source: Path, timeout: int, sockets: str) -> Any:
+    """What executes a notebook. Kernel and client talk by Unix sockets in the folder `sockets`: TCP
+    ports are chosen before the kernel takes them, and a load that opens ports by the thousand may be
+    there first."""
+    from nbclient import NotebookClient
+    from traitlets.config import Config
+
+    config = Config({"KernelManager": {"transport": "ipc", "ip": os.path.join(sockets, "kernel")}})
+    # store_widget_state: the state of every widget would be megabytes that nobody can see.
+    return NotebookClient(book, timeout=timeout, kernel_name="python3", store_widget_state=False,
+                          resources={"metadata": {"path": str(source.parent)}}, config=config)
 
 
 def strip_live_outputs(book: Any) -> Any:
