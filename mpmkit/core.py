@@ -157,32 +157,35 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
     Event: with `conn.pending` not None the response is not all sent; `finish_request` follows
     when it is. Never raises: whatever goes wrong with one client ends that client's connection.
     """
-    conn.request = None
+    conn.request = request = response = None
     try:
         request = conn.read_request()
-    except RequestError as error:
-        return refuse(conn, slot, service, error)
-    if request is None:
-        return False
-    slot.set(BUSY_WRITE)
-    slot.requested(_PROTOCOLS[request.version], request.line)
-    conn.started = time_ns()
-    conn.begin_request(request)
-    conn.keep_alive = True
-    response = None
-    try:
+        if request is None:
+            return False
+        slot.set(BUSY_WRITE)
+        slot.requested(_PROTOCOLS[request.version], request.line)
+        conn.started = time_ns()
+        conn.begin_request(request)
+        conn.keep_alive = True
         response = service.handler(request, conn)
         if conn.protocol.in_body and isinstance(response.body, (bytes, memoryview, FileBody)):
             conn.discard_body()  # a script that yields may yet read on
     except RequestError as error:
-        drop(response)
+        drop(response, conn, service)
         return refuse(conn, slot, service, error)
     except Disconnected:
-        drop(response)
+        drop(response, conn, service)
         conn.keep_alive = False
         return False
-    except Exception:
+    except BaseException:
+        # Also SystemExit and its like: an application may raise anything, and other clients of this
+        # process have no part in it.
+        if conn.request is None:
+            service.errors.exception("a request could not be read", client=conn.peer)
+            return refuse(conn, slot, service, RequestError(500, "see the traceback"))
+        assert request is not None
         service.errors.exception(f"the handler of {request.path} failed", client=conn.peer)
+        drop(response, conn, service)
         response = service.error_page(500, conn, request.method)
     conn.keep_alive = conn.keep_alive and service.keeps_alive(conn, request, response)
     respond(conn, request, response, service)
@@ -236,9 +239,7 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
                 # `type(body) is bytes` above is quicker than isinstance, but tells mypy nothing.
                 conn.body_sent = conn.send_pieces(head, body, chunked)  # type: ignore[arg-type]
             finally:
-                close = getattr(body, "close", None)
-                if close is not None:
-                    close()
+                getattr(body, "close", int)()
             conn.sent = len(head) + conn.body_sent
             if response.length is not None and conn.body_sent != response.length:
                 conn.keep_alive = False  # the client waits for bytes that will not come
@@ -249,7 +250,7 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
     except RequestError as error:
         service.errors.refused(error, conn.peer)
         conn.keep_alive = False
-    except Exception:
+    except BaseException:
         # A script that fails while it yields: the head is gone, so only the close can tell.
         service.errors.exception(
             f"the script at {request.path} failed while answering", client=conn.peer
@@ -270,21 +271,23 @@ def respond_bare(conn: Connection, response: Response, service: Service) -> None
             conn.body_sent = conn.send_pieces(b"", pieces, False)
     except Disconnected:
         pass
-    except Exception:
+    except BaseException:
         service.errors.exception("the script failed while answering", client=conn.peer)
-    finally:
-        getattr(body, "close", int)()
+    drop(response, conn, service)
     conn.sent = conn.body_sent
 
 
-def drop(response: Response | None) -> None:
-    """Nobody will send `response`: give back the file it has open, end the script that it is from."""
+def drop(response: Response | None, conn: Connection, service: Service) -> None:
+    """Give back what `response` holds: the file it has open, the script that it is from."""
     if response is None or isinstance(response.body, (bytes, memoryview)):
         return
-    if isinstance(response.body, FileBody):
-        os.close(response.body.fd)
-    elif (close := getattr(response.body, "close", None)) is not None:
-        close()
+    try:
+        if not isinstance(response.body, FileBody):
+            getattr(response.body, "close", int)()
+        elif response.body.fd >= 0:
+            os.close(response.body.fd)
+    except BaseException:
+        service.errors.exception("a script failed in its close()", client=conn.peer)
 
 
 def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool:
@@ -292,7 +295,10 @@ def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool
     slot.set(BUSY_LOG)
     now = time_ns()
     if service.access is not None:
-        service.access.log(conn, now)
+        try:
+            service.access.log(conn, now)
+        except Exception:
+            service.errors.exception("the access log has no line of a request", client=conn.peer)
     slot.served(conn.sent, now - conn.started, now)
     if conn.keep_alive:
         conn.kept += 1

@@ -18,6 +18,7 @@ main loop is one `match`.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import errno
 import gc
 import os
 import select
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 # Exit statuses of a child (mpm_common.h).
 OK = 0
+CHILD_FAILED = 1  # an error of its own, as unforeseen as a crash
 CHILD_SICK = 7  # no descriptors or memory left: come back later, start slowly
 CHILD_FATAL = 15  # no child of this configuration can work
 
@@ -95,6 +97,9 @@ RECLAIM = (
     ),
 )
 RECLAIM_GIVE_UP = 10.0
+
+# What the system says when it has no more to give; "can't start new thread" is Python's word for it.
+LACKING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
 
 ALL_SIGNALS = tuple(map(int, signal.valid_signals()))
 
@@ -233,7 +238,9 @@ class Parent:
         """
 
         def leave(number: int, frame: object) -> NoReturn:
-            raise SystemExit(OK)
+            # Not SystemExit: it would end the request that it meets, and not the process.
+            self._flush_and_clean_up()
+            os._exit(OK)
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, leave)
@@ -250,9 +257,12 @@ class Parent:
                 self._thread_stacks(threading.stack_size)
             return self.child_class(self, 0).child_main()
         finally:
-            if self.setup.service.access is not None:
-                self.setup.service.access.flush()
-            self._clean_up()
+            self._flush_and_clean_up()
+
+    def _flush_and_clean_up(self) -> None:
+        if self.setup.service.access is not None:
+            self.setup.service.access.flush()
+        self._clean_up()
 
     def write_pid_file(self) -> None:
         """Say where we are, for `-k`. Twice does nothing. Raises PidFileError."""
@@ -409,8 +419,7 @@ class Parent:
         except SystemExit as exit:
             status = exit.code if isinstance(exit.code, int) else 1
         except BaseException as error:
-            self.errors.failure(f"child process {os.getpid()} failed", error)
-            status = CHILD_SICK
+            status = self._failed(error)
         finally:
             if self.setup.service.access is not None:
                 self.setup.service.access.flush()
@@ -429,8 +438,17 @@ class Parent:
     def _thread_failed(self, failure: Any) -> None:
         """In a child: an error in the server's own code ends the process, as a crash of httpd's would.
         A process that goes on without one of its threads would be worse."""
-        self.errors.failure(f"child process {os.getpid()} failed", failure.exc_value)
-        os._exit(CHILD_SICK)
+        os._exit(self._failed(failure.exc_value))
+
+    def _failed(self, error: BaseException) -> int:
+        """Write to the error log what ends this child; returns its exit status.
+
+        Only a lack of descriptors, memory or threads makes a child sick. All else is like a crash:
+        the parent replaces the child, however young it was.
+        """
+        self.errors.failure(f"child process {os.getpid()} failed", error)
+        lacking = isinstance(error, MemoryError) or getattr(error, "errno", 0) in LACKING
+        return CHILD_SICK if lacking or "start new thread" in str(error) else CHILD_FAILED
 
     def _reap(self) -> None:
         """Bury all dead children, and replace at once those that were killed (worker, event)."""
@@ -456,7 +474,7 @@ class Parent:
         if slot is not None:
             self.board.died(slot)
         code = os.waitstatus_to_exitcode(status)
-        self._killed |= code < 0
+        self._killed |= code < 0 or code == CHILD_FAILED
         if code == CHILD_SICK:
             self.memory = self.memory.with_sick_child()
         elif code == CHILD_FATAL and current:
@@ -476,7 +494,7 @@ class Parent:
         if not current and self._to_start and slot is not None:
             # After a graceful restart: a child of the old generation makes room for a new one.
             self._to_start -= self._startup_children(1)
-        elif code < 0 and current and self.setup.directives.threaded:
+        elif (code < 0 or code == CHILD_FAILED) and current and self.setup.directives.threaded:
             # Worker and event replace a killed child at once, unless they die one after the other.
             self._deaths_in_series += 1
             if self._deaths_in_series < 3:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mpmkit.core import Handler, Service, client_text, process_request
-from mpmkit.directives import Directives
+from mpmkit.directives import Directives, check, from_keywords
 from mpmkit.listen import Acceptor, Listener, ListenError, bind, configure
 from mpmkit.logs import AccessLog, ErrorLog
 from mpmkit.parent import Child, Setup
@@ -39,6 +39,14 @@ CLIENTS = (
     b"GET / HTTP/1.0\r\nHost: localhost\r\nUser-Agent: rehearsal/%d\r\n\r\n",
     b"GET /missing/%d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
 )
+# What is taken over from the server's own directives: whatever decides which code of this package
+# runs, and runs nothing else. A list of what is left out would forget the next directive.
+SITE = (
+    "Timeout", "KeepAlive", "KeepAliveTimeout", "MaxKeepAliveRequests", "RequestReadTimeout",
+    "LimitRequestLine", "LimitRequestFieldSize", "LimitRequestFields", "HttpProtocolOptions",
+    "EnableSendfile", "EnableMMAP", "FileETag", "FlushMaxThreshold", "LogLevel", "LogFormat",
+    "ExtendedStatus", "ServerTokens", "types",
+)  # fmt: skip
 
 
 class Stage:
@@ -59,13 +67,16 @@ def rehearse(
 ) -> None:
     """Serve what CLIENTS send, ROUNDS times, from `document_root`, as a `child_class` would.
 
-    `handler` makes the handler of given directives. None of the site's own sections and scripts take
-    part: they may have effects. Without a loopback interface nothing is rehearsed.
+    `handler` makes the handler of given directives. These are the defaults with SITE's from
+    `directives`: nothing of the site's own runs, for it may have effects, and this process may be
+    root. Without a loopback interface nothing is rehearsed.
     """
+    mpm = directives.mpm
     plain = replace(
-        directives, DocumentRoot=document_root, sections=(), SetHandler=None, ScoreBoardFile=None,
-        ConnectionFilter=None, MaxConnectionsPerChild=0,
-        ServerLimit=1, ThreadLimit=1, CustomLog=tuple((os.devnull, f) for _, f in directives.CustomLog),
+        check(mpm, from_keywords(mpm, Listen="127.0.0.1:1"))[0],
+        **{name: getattr(directives, name) for name in SITE},
+        DocumentRoot=document_root, ScoreBoardFile=None, ServerLimit=1, ThreadLimit=1,
+        CustomLog=tuple((os.devnull, f) for _, f in directives.CustomLog),
     )  # fmt: skip
     try:
         listener = bind("127.0.0.1", 0)

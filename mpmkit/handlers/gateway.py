@@ -23,6 +23,7 @@ from mpmkit.http.messages import (
     page,
     parse_http_date,
     server_header,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -265,9 +266,9 @@ def read_head(lines: bytes, name: str) -> Head:
         elif lower == "content-type":
             content_type = value
         elif lower == "content-length":
-            if not value.isdigit():
+            length = whole_number(value) if value.isdigit() else None
+            if length is None:
                 raise ScriptFailed(500, f"bad Content-Length from script '{name}'")
-            length = int(value)
         elif lower == "location":
             location = value.decode("latin-1")
         elif lower in NOT_ITS_OWN:

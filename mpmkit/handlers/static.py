@@ -33,6 +33,7 @@ from mpmkit.http.messages import (
     http_date,
     page,
     parse_http_date,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -515,14 +516,17 @@ def parse_ranges(
         first, dash, last = one.strip().partition(b"-")
         if not dash or not (first or last) or not (first + last).isdigit():
             return None
+        low, high = whole_number(first), whole_number(last)
+        if low is None or high is None:
+            return None
         if first:
-            start, end = int(first), int(last) if last else size - 1
+            start, end = low, high if last else size - 1
             if last and end < start:
                 return None
         else:
-            if not int(last):
+            if not high:
                 return None  # the last 0 bytes: no range at all
-            start, end = max(0, size - int(last)), size - 1
+            start, end = max(0, size - high), size - 1
         if start >= size:
             continue
         end = min(end, size - 1)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpmkit import _version
 from mpmkit.handlers import status_page
-from mpmkit.http.messages import SERVER, Request, Response, page
+from mpmkit.http.messages import SERVER, Request, Response, page, whole_number
 from mpmkit.maintenance import Counts, ProcessRow, count
 from mpmkit.states import DEAD, LETTERS
 
@@ -157,8 +157,9 @@ class Status:
         query = request.query.decode("latin-1")
         extra = b""
         if "refresh" in query:
-            seconds = re.search(r"refresh=(\d+)", query)
-            extra = b"Refresh: %d\r\n" % (int(seconds[1]) if seconds and int(seconds[1]) else REFRESH)
+            found = re.search(r"refresh=([0-9]+)", query)
+            seconds = whole_number(found[1]) if found else None
+            extra = b"Refresh: %d\r\n" % (seconds or REFRESH)
         figures = Figures(self._board(), self._extended, time.time())
         name = self._called(request)
         if "auto" in query:

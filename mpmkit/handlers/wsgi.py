@@ -27,6 +27,7 @@ from mpmkit.http.messages import (
     Request,
     Response,
     page,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -326,7 +327,11 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
             if lower == "content-length":
                 if code in BODYLESS_STATUSES:
                     continue  # there is nothing to be so long
-                length = int(value)
+                if not (value.isascii() and value.isdigit()) or length is not None:
+                    raise AssertionError(f"Content-Length {value[:30]!r} is not one whole number")
+                length = whole_number(value)
+                if length is None:
+                    raise AssertionError("Content-Length is longer than any body")
             fields += f"{name}: {value}\r\n"
     return Head(
         code, fields.encode("latin-1"), after.encode("latin-1") + b"\r\n", length,

@@ -91,6 +91,19 @@ def server_header(tokens: str) -> str:
     return system if tokens == "OS" else f"{system} Python/{'.'.join(map(str, sys.version_info[:3]))}"
 
 
+LONGEST = (1 << 63) - 1  # as far as files, bodies and httpd's own numbers go
+
+
+def whole_number(digits: bytes | str, most: int = LONGEST) -> int | None:
+    """The value of decimal digits, None above `most`. For whatever a client sent: Python's `int`
+    raises ValueError at more than 4,300 digits, and takes blanks, signs and underscores, too."""
+    digits = digits.lstrip(b"0" if isinstance(digits, bytes) else "0")
+    if len(digits) > 19:
+        return None
+    value = int(digits or "0")
+    return value if value <= most else None
+
+
 def text_field(value: bytes | str, size: int) -> bytes:
     """`value` cut or padded with NULs to exactly `size` bytes, as the scoreboard's texts need it."""
     raw = value.encode("latin-1", "replace") if isinstance(value, str) else value

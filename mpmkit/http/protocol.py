@@ -34,7 +34,7 @@ import re
 import h11
 
 from mpmkit.directives import Directives
-from mpmkit.http.messages import METHODS, Request, RequestError
+from mpmkit.http.messages import METHODS, Request, RequestError, whole_number
 
 HEADS_REMEMBERED = 512
 LONGEST_REMEMBERED = 2048  # bytes of a head
@@ -536,7 +536,7 @@ def _is_host(text: bytes) -> bool:
     if not _HOST.match(text):
         return False
     port = text.rpartition(b":")[2]
-    return not port.isdigit() or int(port) < 65536
+    return not port.isdigit() or whole_number(port, 65535) is not None
 
 
 def _check_merged(request: Request, size: int) -> None:
@@ -560,8 +560,8 @@ def _frame(request: Request) -> None:
             request.close = True
             request.headers = tuple(f for f in request.headers if f[0] != b"content-length")
     else:
-        request.length = int(request.get(b"content-length") or 0)
-        if request.length >= 1 << 63:
+        request.length = whole_number(request.get(b"content-length") or b"")
+        if request.length is None:
             raise RequestError(400, "a Content-Length that no file has", ah="AH10242")
 
 

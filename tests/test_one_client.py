@@ -1,0 +1,170 @@
+"""Nothing that one request, one script or one client does ends a process that serves others.
+
+And before the first request, nothing of the site runs at all.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from servers import exchange, get, poll_until, serving, take_errors
+
+from mpmkit.http.messages import LONGEST, whole_number
+
+DIGITS = b"9" * 4400  # int() refuses more than 4,300 of them
+ZEROS = b"0" * 4400
+
+LONG_NUMBERS = {
+    "port of Host": (b"GET / HTTP/1.1\r\nHost: a:" + DIGITS, 400),
+    "port of the target": (b"GET http://a:" + DIGITS + b"/ HTTP/1.1\r\nHost: a", 400),
+    "a port after zeros": (b"GET / HTTP/1.1\r\nHost: a:" + ZEROS + b"80", 200),
+    "Content-Length": (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: " + DIGITS, 400),
+    "chunk size": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 4400,
+        400,
+    ),
+    "first byte of a Range": (b"GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=" + DIGITS + b"-", 200),
+    "last byte of a Range": (b"GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=0-" + DIGITS, 200),
+    "last bytes of a Range": (b"GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=-" + DIGITS, 200),
+    "refresh": (b"GET /server-status?refresh=" + DIGITS + b" HTTP/1.1\r\nHost: a", 200),
+    "version": (b"GET / HTTP/1." + DIGITS + b"\r\nHost: a", 400),
+    "If-Modified-Since": (
+        b"GET / HTTP/1.1\r\nHost: a\r\nIf-Modified-Since: Sun, 06 Nov " + DIGITS + b" 08:49:37 GMT",
+        200,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LONG_NUMBERS)
+def test_a_number_of_any_length_ends_no_process(server, case):
+    sent, status = LONG_NUMBERS[case]
+    before = server.processes()
+    answer = exchange(server, sent + b"\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:60]
+    assert get(server, "/").status == 200
+    assert server.processes() == before
+
+
+@given(st.integers(0, 1 << 70), st.integers(0, LONGEST), st.integers(0, 30))
+def test_whole_numbers(value, most, zeros):
+    text = "0" * zeros + str(value)
+    expected = value if value <= most else None
+    assert whole_number(text, most) == whole_number(text.encode(), most) == expected
+
+
+RAISING = """
+import asyncio
+RAISED = {e.__name__: e for e in (SystemExit, KeyboardInterrupt, GeneratorExit,
+                                  asyncio.CancelledError, BaseException, MemoryError)}
+
+class Pieces:
+    def __init__(self, where, error):
+        self.where, self.error, self.left = where, error, 2
+    def __iter__(self):
+        return self
+    def __next__(self):
+        if self.where == "first" or self.where == "second" and self.left == 1:
+            raise self.error
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return b"piece"
+    def close(self):
+        if self.where == "close":
+            raise self.error
+
+def application(environ, start_response):
+    where, name = environ["QUERY_STRING"].split("=")
+    if where == "call":
+        raise RAISED[name]
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return Pieces(where, RAISED[name])
+"""
+
+
+@pytest.mark.parametrize("version", ["1.1", "0.9"])
+@pytest.mark.parametrize("where", ["call", "first", "second", "close"])
+@pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit",
+                                  "CancelledError", "BaseException", "MemoryError"])
+def test_whatever_an_application_raises_the_process_goes_on(raising, name, where, version):
+    before = raising.processes()
+    if version == "0.9":
+        exchange(raising, f"GET /raise.py?{where}={name}\r\n".encode())
+    else:
+        reply = exchange(raising, (f"GET /raise.py?{where}={name} HTTP/1.1\r\nHost: a\r\n"
+                                   "Connection: close\r\n\r\n").encode())
+        assert reply.startswith(b"HTTP/1.1 500 ") == (where in ("call", "first")), reply
+    assert any(name in error for error in poll_until(lambda: take_errors(raising), what="logged"))
+    assert get(raising, "/").status == 200
+    assert raising.processes() == before
+
+
+@pytest.fixture(scope="module")
+def raising(mpm, tmp_path_factory):
+    site = tmp_path_factory.mktemp("raising")
+    (site / "raise.py").write_text(RAISING)
+    (site / "index.html").write_text("here")
+    with serving(mpm, document_root=site, directives=["AddHandler wsgi-script .py"]) as server:
+        yield server
+
+
+# An application that puts an error into the server's own code: what no request can do, a fault can.
+FAULTY = """
+def application(environ, start_response):
+    import mpmkit.connection
+    def closes(conn):
+        raise ValueError("a fault of the server's own")
+    mpmkit.connection.Connection.lingering_close = closes
+    mpmkit.connection.Connection.client_is_done = closes
+    start_response("200 OK", [])
+    return [b"done"]
+"""
+
+
+def test_a_child_that_fails_in_its_first_second_is_replaced(mpm, tmp_path):
+    (tmp_path / "fault.py").write_text(FAULTY)
+    (tmp_path / "index.html").write_text("here")
+    pool = {"StartServers": 1}
+    if mpm == "prefork":
+        pool["MinSpareServers"] = 1
+    with serving(mpm, document_root=tmp_path, directives=["AddHandler wsgi-script .py"],
+                 **pool) as server:
+        first = {row.pid for row in server.scoreboard().snapshot.processes if row.pid}
+        exchange(server, b"GET /fault.py HTTP/1.0\r\n\r\n")
+        exchange(server, b"GET / HTTP/1.0\r\n\r\n")
+        poll_until(lambda: not first & set(server.processes()), what="the child is gone")
+        assert exchange(server, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                        ).startswith(b"HTTP/1.1 200 ")
+        errors = poll_until(lambda: take_errors(server), what="it is logged")
+        assert any("a fault of the server's own" in error for error in errors)
+        assert not any("AH02324" in error or "AH02325" in error for error in errors)
+
+
+LEAVES_A_MARK = """
+import os, pathlib
+pathlib.Path(__file__).with_suffix(".imported").touch()
+def application(environ, start_response):
+    pathlib.Path(__file__).with_suffix(".called").touch()
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("lines", [
+    ["WSGIScriptAlias / {site}/mark.wsgi"],
+    ["AddHandler wsgi-script .py", "ErrorDocument 404 /mark.py"],
+    ["AddHandler wsgi-script .py", "DirectoryIndex mark.py"],
+    ["ScriptAlias / {site}/cgi/"],
+    ["SetHandler wsgi-script"],
+], ids=["WSGIScriptAlias", "ErrorDocument", "DirectoryIndex", "ScriptAlias", "SetHandler"])
+def test_nothing_of_the_site_runs_before_the_first_request(mpm, tmp_path, lines):
+    for name in ("mark.wsgi", "mark.py", "index.html"):
+        (tmp_path / name).write_text(LEAVES_A_MARK)
+    (tmp_path / "cgi").mkdir()
+    for name in ("index.html", "missing"):
+        script = tmp_path / "cgi" / name
+        script.write_text(f"#!/bin/sh\ntouch {tmp_path}/cgi.called\n")
+        script.chmod(0o755)
+    before = set(tmp_path.rglob("*"))
+    with serving(mpm, document_root=tmp_path, directives=[s.format(site=tmp_path) for s in lines]):
+        assert set(tmp_path.rglob("*")) == before
