@@ -58,14 +58,14 @@ fidelity: $(STAMP)
 	@$(BIN)/mpmkit fidelity
 
 notebooks: $(STAMP)
-	@$(BIN)/python -m mpmkit.lab.render notebooks notebooks/rendered
+	@$(BIN)/python -m docs._tools.render notebooks notebooks/rendered
 
 # The scripts of the slides are fetched once, with npm; then they show without a network.
 slides: $(STAMP)
-	@$(BIN)/python -m mpmkit.lab.slides notebooks/rendered build/slides
+	@$(BIN)/python -m docs._tools.slides notebooks/rendered build/slides
 
 exercises: $(STAMP)
-	@$(BIN)/python -m mpmkit.lab.exercises
+	@$(BIN)/python -m docs._tools.exercises
 
 clean:
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

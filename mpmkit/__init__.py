@@ -12,32 +12,32 @@ from mpmkit._version import __version__
 
 if TYPE_CHECKING:
     from mpmkit.launcher import Server, launch
-    from mpmkit.load.drive import LoadRun, run_load
+    from mpmkit.load.runner import LoadRun, run_load
     from mpmkit.measure.memory import memory_of, memory_table
     from mpmkit.measure.qps import qps_table
     from mpmkit.measure.records import recorded
     from mpmkit.measure.sizing import max_request_workers_for
     from mpmkit.measure.sweep import sweep
     from mpmkit.measure.watch import watch
-    from mpmkit.simulator import simulate
+    from mpmkit.policy.simulator import simulate
 
 # Where each public name lives: name -> module.
 _PUBLIC = {
     "launch": "mpmkit.launcher",
     "Server": "mpmkit.launcher",
     "LaunchError": "mpmkit.launcher",
-    "run_load": "mpmkit.load.drive",
-    "LoadRun": "mpmkit.load.drive",
+    "run_load": "mpmkit.load.runner",
+    "LoadRun": "mpmkit.load.runner",
     "qps_table": "mpmkit.measure.qps",
     "recorded": "mpmkit.measure.records",
     "memory_table": "mpmkit.measure.memory",
     "memory_of": "mpmkit.measure.memory",
     "max_request_workers_for": "mpmkit.measure.sizing",
-    "simulate": "mpmkit.simulator",
+    "simulate": "mpmkit.policy.simulator",
     "sweep": "mpmkit.measure.sweep",
     "watch": "mpmkit.measure.watch",
-    "DirectiveError": "mpmkit.directives",
-    "MPMS": "mpmkit.directives",
+    "DirectiveError": "mpmkit.config.directives",
+    "MPMS": "mpmkit.config.directives",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 # name -> (module with main(argv) -> exit status, what it does)
 COMMANDS = {
-    "serve": ("mpmkit.serve", "run a server: prefork, worker or event"),
-    "httpd": ("mpmkit.control", "a server driven by httpd's own command line"),
+    "serve": ("mpmkit.cli.serve", "run a server: prefork, worker or event"),
+    "httpd": ("mpmkit.cli.httpd", "a server driven by httpd's own command line"),
     "qps": ("mpmkit.measure.qps", "the article's static and script tables, on this machine"),
-    "load": ("mpmkit.load.command", "one load against one server"),
-    "memory": ("mpmkit.measure.memory", "memory of busy requests and idle connections; how many fit"),
+    "load": ("mpmkit.load.cli", "one load against one server"),
+    "memory": (
+        "mpmkit.measure.memory",
+        "memory of busy requests and idle connections; how many fit",
+    ),
     "sweep": ("mpmkit.measure.sweep", "a grid of directives and loads, point by point"),
-    "fidelity": ("mpmkit.measure.fidelity", "ours and the real httpd, case by case"),
-    "bench": ("mpmkit.measure.suite", "all tables: generators, requests/s, memory, rivals"),
+}
+# What compares mpmkit with other servers stands beside the package, in a checkout, and runs as a
+# program of its own.
+CHECKOUT = {
+    "fidelity": ("tests.fidelity.fidelity", "mpmkit and the real httpd, case by case"),
+    "bench": ("benchmarks.run_all", "all tables: generators, requests/s, memory, other servers"),
 }
 
 
 def usage() -> str:
-    lines = [f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items()]
+    lines = [f"  {name:<10}{what}" for name, (_, what) in {**COMMANDS, **CHECKOUT}.items()]
     return (
         "usage: mpmkit COMMAND [options]\n\n"
         + "\n".join(lines)
         + "\n\nmpmkit COMMAND --help says more.\n"
+    )
+
+
+def run_in_checkout(name: str, *args: str) -> int:
+    """Run a program that is no part of the installed package; returns its exit status."""
+    module = CHECKOUT[name][0]
+    root = Path(__file__).resolve().parent.parent
+    if not root.joinpath(*module.split(".")).with_suffix(".py").exists():
+        print(f"mpmkit: {name} needs a checkout of mpmkit: `make {name}` there", file=sys.stderr)
+        return 1
+    path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+    os.execve(
+        sys.executable, (sys.executable, "-m", module, *args), {**os.environ, "PYTHONPATH": path}
     )
 
 
@@ -39,9 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"mpmkit {__version__}")
         return 0
+    if args[0] in CHECKOUT:
+        return run_in_checkout(*args)
     if args[0] not in COMMANDS:
         print(
-            f"mpmkit: unknown command {args[0]!r}; it is one of {', '.join(COMMANDS)}",
+            f"mpmkit: unknown command {args[0]!r}; it is one of {', '.join((*COMMANDS, *CHECKOUT))}",
             file=sys.stderr,
         )
         return 1

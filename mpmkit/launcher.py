@@ -20,10 +20,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.directives import MPMS, DirectiveError, from_keywords
-from mpmkit.maintenance import Counts, Snapshot, count
-from mpmkit.scoreboard import Scoreboard, WorkerRow
-from mpmkit.states import DEAD, LETTERS
+from mpmkit.config.directives import MPMS, DirectiveError, from_keywords
+from mpmkit.policy.maintenance import Counts, Snapshot, count
+from mpmkit.policy.states import DEAD, LETTERS
+from mpmkit.server.scoreboard import Scoreboard, WorkerRow
 
 if TYPE_CHECKING:
     import pandas
@@ -261,7 +261,7 @@ def launch(
     lines += [f"ScoreBoardFile {_quoted(os.path.join(home, 'scoreboard'))}", *directives]
     certificate = None
     if tls:
-        from mpmkit.certificate import CertificateError, self_signed
+        from mpmkit.server.certificate import CertificateError, self_signed
 
         try:
             certificate, key = self_signed(home)
@@ -286,16 +286,21 @@ def launch(
         with open(os.path.join(home, "error.log"), "ab") as log:
             process = subprocess.Popen(
                 [*command, "--lifeline", str(lifeline_read)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                pass_fds=pass_fds, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
     except BaseException:
         os.close(lifeline)
         shutil.rmtree(home, ignore_errors=True)
         raise
     finally:
         os.close(lifeline_read)
-    server = Server(mpm or "", process, lifeline, home, "http://127.0.0.1:0", dict(named), certificate)
+    server = Server(
+        mpm or "", process, lifeline, home, "http://127.0.0.1:0", dict(named), certificate
+    )
     try:
         server.url = _ready_line(process)
         server.mpm = server.scoreboard().mpm

@@ -32,7 +32,9 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 FOUND = HERE / "data" / "fuzz"
-SEARCH = HERE.parent / "scratch" / "fuzz"  # streams that led somewhere new, for Atheris; not kept in git
+SEARCH = (
+    HERE.parent / "scratch" / "fuzz"
+)  # streams that led somewhere new, for Atheris; not kept in git
 LONGEST = 40_000  # bytes of a stream that are tried
 PATIENCE = 20  # reads after the client's close that nobody should need
 
@@ -52,13 +54,13 @@ with (
 ):
     import h11
 
-    from mpmkit.connection import Connection, Disconnected
-    from mpmkit.core import Service, finish_request, process_request
-    from mpmkit.directives import check as check_directives
-    from mpmkit.directives import from_keywords
+    from mpmkit.config.directives import check as check_directives
+    from mpmkit.config.directives import from_keywords
     from mpmkit.http.messages import Request, RequestError, Response, text
     from mpmkit.http.protocol import Heads, Protocol, parse_head
-    from mpmkit.logs import ErrorLog
+    from mpmkit.server.connection import Connection, Disconnected
+    from mpmkit.server.core import Service, finish_request, process_request
+    from mpmkit.server.logs import ErrorLog
 
 # Small limits, so that a fuzzer meets them.
 DIRECTIVES, _ = check_directives(
@@ -273,8 +275,11 @@ def agrees(request: Request) -> None:
         for headers in (request.headers, event.headers)
     )
     assert ours == theirs
-    framing = {name: value for name, value in event.headers
-               if name in (b"content-length", b"transfer-encoding")}  # fmt: skip
+    framing = {
+        name: value
+        for name, value in event.headers
+        if name in (b"content-length", b"transfer-encoding")
+    }
     if b"transfer-encoding" in framing:
         assert request.length is None
     else:
@@ -294,13 +299,16 @@ def seeds() -> list[bytes]:
     post = b"POST /p HTTP/1.1\r\nHost: x\r\n"
     chunked = b"Transfer-Encoding: chunked\r\n\r\n4;a=b\r\nbody\r\n0\r\nX: y\r\n\r\n"
     made = [
-        (get + host) * 8, b"\r\n" * 3 + get + host, (post + chunked + b"\r\n") * 2 + get + host,
+        (get + host) * 8,
+        b"\r\n" * 3 + get + host,
+        (post + chunked + b"\r\n") * 2 + get + host,
         post + b"Content-Length: 4\r\n\r\nbody" + get + b"Connection: close\r\n\r\n",
         post.replace(b"/p", b"/lazy") + chunked + get + host,
         post + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc" + get + host,
-        b"GET /old\r\n" + get + host, get + b"Range: bytes=0-1\r\nConnection: keep-alive\r\n\r\n",
+        b"GET /old\r\n" + get + host,
+        get + b"Range: bytes=0-1\r\nConnection: keep-alive\r\n\r\n",
         b"GET http://y/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2,
-    ]  # fmt: skip
+    ]
     return [*own, *made, *raw, *(data for data, _ in REFUSED.values())]
 
 
@@ -363,9 +371,18 @@ def by_coverage(seconds: float) -> None:
             raise
 
     atheris.Setup(
-        [sys.argv[0], str(SEARCH), f"-max_total_time={int(seconds)}", "-max_len=3000", "-timeout=20",
-         f"-dict={dictionary}", "-print_final_stats=1", "-rss_limit_mb=0"], one,
-    )  # fmt: skip
+        [
+            sys.argv[0],
+            str(SEARCH),
+            f"-max_total_time={int(seconds)}",
+            "-max_len=3000",
+            "-timeout=20",
+            f"-dict={dictionary}",
+            "-print_final_stats=1",
+            "-rss_limit_mb=0",
+        ],
+        one,
+    )
     atheris.Fuzz()
 
 
@@ -376,8 +393,9 @@ def by_chance(seconds: float) -> int:
     until = time.monotonic() + seconds
     count = 0
 
-    @settings(max_examples=2000, deadline=None, database=None,
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @settings(
+        max_examples=2000, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(streams())
     def round_(stream: bytes) -> None:
         nonlocal count
@@ -399,7 +417,9 @@ def by_chance(seconds: float) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("files", nargs="*", type=Path, help="try these streams only")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--hypothesis", action="store_true", help="even if Atheris is installed")

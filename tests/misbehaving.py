@@ -36,7 +36,10 @@ class Misbehaving:
     def __enter__(self) -> Misbehaving:
         self.process = subprocess.Popen(
             [sys.executable, __file__, *([self.certificate] if self.certificate else [])],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         self.url = self.process.stdout.readline().strip()
         return self
 
@@ -75,8 +78,11 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
                 counts["connections"] -= 1
                 body = json.dumps(counts).encode()
                 counts.clear()
-                writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-                             % len(body) + body)
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+                    % len(body)
+                    + body
+                )
                 await writer.drain()
                 break
             key = f"{method} {path} {version}"
@@ -89,8 +95,9 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-async def answer(path: str, keep: bool, served: int, number: int,
-                 writer: asyncio.StreamWriter) -> bool:
+async def answer(
+    path: str, keep: bool, served: int, number: int, writer: asyncio.StreamWriter
+) -> bool:
     """Write what the path asks for. Whether the connection may go on."""
     connection = b"" if keep else b"Connection: close\r\n"
     what, _, argument = path.strip("/").partition("/")
@@ -99,8 +106,12 @@ async def answer(path: str, keep: bool, served: int, number: int,
     elif what == "head":
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\n")
     elif what == "big":
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n" + connection + b"\r\n"
-                     + b"y" * 1_000_000)
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n"
+            + connection
+            + b"\r\n"
+            + b"y" * 1_000_000
+        )
     elif what == "changes":  # each answer has another body of the same length
         writer.write(GOOD.replace(BODY, b"%045d" % number) % connection)
     elif what == "chunked":
@@ -118,8 +129,9 @@ async def answer(path: str, keep: bool, served: int, number: int,
             await writer.drain()
             await asyncio.sleep(0)
     elif what == "status":
-        writer.write(b"HTTP/1.1 %s Oops\r\nContent-Length: 0\r\n" % argument.encode()
-                     + connection + b"\r\n")
+        writer.write(
+            b"HTTP/1.1 %s Oops\r\nContent-Length: 0\r\n" % argument.encode() + connection + b"\r\n"
+        )
     elif what == "every":  # each n-th answer of all is a 500
         if number % int(argument) == 0:
             writer.write(b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n" + connection + b"\r\nno")
@@ -139,7 +151,8 @@ async def answer(path: str, keep: bool, served: int, number: int,
         return False
     elif what == "resets":
         writer.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
         writer.transport.abort()
         return False
     elif what == "garbage":

@@ -136,12 +136,18 @@ def one_child(mpm: str, threads: int = 1) -> dict[str, Any]:
     """One child, and never another. (Under prefork that is one worker.)"""
     if mpm == "prefork":
         return {
-            "StartServers": 1, "MinSpareServers": 1, "MaxSpareServers": 2, "MaxRequestWorkers": 1,
-        }  # fmt: skip
+            "StartServers": 1,
+            "MinSpareServers": 1,
+            "MaxSpareServers": 2,
+            "MaxRequestWorkers": 1,
+        }
     return {
-        "StartServers": 1, "ThreadsPerChild": threads, "MinSpareThreads": 1,
-        "MaxSpareThreads": 99, "MaxRequestWorkers": threads,
-    }  # fmt: skip
+        "StartServers": 1,
+        "ThreadsPerChild": threads,
+        "MinSpareThreads": 1,
+        "MaxSpareThreads": 99,
+        "MaxRequestWorkers": threads,
+    }
 
 
 def serve(mpm: str, *, pool: dict[str, Any] | None = None, **named: Any) -> mpmkit.Server:
@@ -175,9 +181,13 @@ class Serve:
             # By the shell: this process, with a whole test run behind it, may have more open itself.
             argv = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *argv]
         self.process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=self._err, env=environment(), start_new_session=True,
-        )  # fmt: skip
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._err,
+            env=environment(),
+            start_new_session=True,
+        )
         self.out = b""
         self.url = ""
 
@@ -467,9 +477,16 @@ class Load:
     """
 
     def __init__(
-        self, server: Any, path: str = "/", *, clients: int = 6, keep_alive: bool = False,
-        retry: bool = False, requests: int | None = None, seconds: float = 30.0,
-    ) -> None:  # fmt: skip
+        self,
+        server: Any,
+        path: str = "/",
+        *,
+        clients: int = 6,
+        keep_alive: bool = False,
+        retry: bool = False,
+        requests: int | None = None,
+        seconds: float = 30.0,
+    ) -> None:
         self._server = server
         self._path = path
         self._keep_alive = keep_alive

@@ -91,8 +91,11 @@ def quiet(server: Server) -> bool:
 
 
 def assert_quiet(server: Server, cap: float = PATIENCE) -> None:
-    poll_until(lambda: quiet(server), cap,
-               what=lambda: f"the scoreboard is clean; it shows\n{server.scoreboard()}")
+    poll_until(
+        lambda: quiet(server),
+        cap,
+        what=lambda: f"the scoreboard is clean; it shows\n{server.scoreboard()}",
+    )
 
 
 def connections(server: Server) -> int:
@@ -142,11 +145,16 @@ def take_errors(server: Server) -> list[str]:
     """The error log's errors since the last call: lines worse than a warning, and lines that are
     no log lines at all (a traceback, a message of the interpreter)."""
     lines = server.error_log().splitlines()
-    new = lines[_taken.get(server, 0):]
+    new = lines[_taken.get(server, 0) :]
     _taken[server] = len(lines)
-    return [line for line in new if not line.startswith("mpmkit: AH") and not CLIENTS.search(line)
-            and not FULL.search(line)
-            and ((found := LOG_LINE.fullmatch(line)) is None or found[2] in WORSE_THAN_WARN)]
+    return [
+        line
+        for line in new
+        if not line.startswith("mpmkit: AH")
+        and not CLIENTS.search(line)
+        and not FULL.search(line)
+        and ((found := LOG_LINE.fullmatch(line)) is None or found[2] in WORSE_THAN_WARN)
+    ]
 
 
 # -- a client -------------------------------------------------------------------------------------
@@ -159,7 +167,8 @@ class Reply:
         first, *lines = head.decode("latin-1").split("\r\n")
         self.status_line = first
         self.version, self.code, self.reason = re.fullmatch(
-            r"HTTP/(\d\.\d) (\d{3}) (.*)", first).groups()
+            r"HTTP/(\d\.\d) (\d{3}) (.*)", first
+        ).groups()
         self.status = int(self.code)
         pairs = [line.partition(":") for line in lines]
         assert all(colon and name.strip() == name for name, colon, _ in pairs), lines
@@ -220,10 +229,10 @@ def read_chunks(data: bytes) -> tuple[bytes, int]:
         at = end + 2 + size + 2
         if len(data) < at:
             raise Incomplete(data)
-        assert data[at - 2:at] == b"\r\n", "a chunk does not end where it says"
+        assert data[at - 2 : at] == b"\r\n", "a chunk does not end where it says"
         if not size:
             return body, at
-        body += data[end + 2:at - 2]
+        body += data[end + 2 : at - 2]
 
 
 def read_replies(data: bytes, *methods: str) -> list[Reply]:
@@ -231,7 +240,7 @@ def read_replies(data: bytes, *methods: str) -> list[Reply]:
     replies = []
     for method in methods:
         replies.append(read_reply(data, method))
-        data = data[replies[-1].size:]
+        data = data[replies[-1].size :]
     assert not data, f"bytes after the last response: {data[:200]!r}"
     return replies
 
@@ -266,8 +275,14 @@ class Client:
         self.send(data)
         return self.reply(method or data.split(b" ", 1)[0].decode("latin-1"))
 
-    def get(self, path: str = "/file.txt", *lines: str, method: str = "GET", body: bytes = b"",
-            version: str = "HTTP/1.1") -> Reply:
+    def get(
+        self,
+        path: str = "/file.txt",
+        *lines: str,
+        method: str = "GET",
+        body: bytes = b"",
+        version: str = "HTTP/1.1",
+    ) -> Reply:
         """A well-formed request; kept alive unless the lines say otherwise."""
         if body and not any(line.lower().startswith("transfer-encoding") for line in lines):
             lines += (f"Content-Length: {len(body)}",)
@@ -286,7 +301,7 @@ class Client:
                 closed = not data
                 self.buffer += data
             else:
-                self.buffer = self.buffer[reply.size:]
+                self.buffer = self.buffer[reply.size :]
                 return reply
 
     def receive(self, cap: float = PATIENCE) -> bytes:
@@ -331,12 +346,19 @@ def exchange(server: Server, data: bytes, cap: float = PATIENCE) -> bytes:
         return client.until_closed(cap)
 
 
-def get(server: Server, path: str = "/file.txt", *lines: str, method: str = "GET",
-        body: bytes = b"", version: str = "HTTP/1.1") -> Reply:
+def get(
+    server: Server,
+    path: str = "/file.txt",
+    *lines: str,
+    method: str = "GET",
+    body: bytes = b"",
+    version: str = "HTTP/1.1",
+) -> Reply:
     """One request on a connection of its own."""
     with Client(server) as client:
-        return client.get(path, *lines, "Connection: close", method=method, body=body,
-                          version=version)
+        return client.get(
+            path, *lines, "Connection: close", method=method, body=body, version=version
+        )
 
 
 # -- a document root ------------------------------------------------------------------------------

@@ -10,8 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpmkit import admission
-from mpmkit.admission import connection_limit, connections_above_limit, should_enable_listensocks
+from mpmkit.policy import admission
+from mpmkit.policy.admission import (
+    connection_limit,
+    connections_above_limit,
+    should_enable_listensocks,
+)
 
 RECORDED = Path(__file__).parent / "data" / "timelines" / "event-asyncfactor.txt"
 
@@ -44,8 +48,13 @@ def recorded() -> list[tuple[int, float, int]]:
 
 def test_the_recording_was_read():
     assert [(factor, parked) for _, factor, parked in recorded()] == [
-        (0.5, 8), (1, 8), (1.5, 8), (2, 12), (2.9, 12), (3, 16),
-    ]  # fmt: skip
+        (0.5, 8),
+        (1, 8),
+        (1.5, 8),
+        (2, 12),
+        (2.9, 12),
+        (3, 16),
+    ]
 
 
 @pytest.mark.parametrize(("threads_per_child", "factor", "parked"), recorded())

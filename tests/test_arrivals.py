@@ -29,11 +29,22 @@ def test_a_constant_rate_is_evenly_spaced():
 @FAST
 @given(st.floats(1, 1e4), st.integers(1, 8))
 def test_generators_take_turns_and_make_one_schedule(rate, of):
-    alone = list(itertools.islice(arrivals(
-        LoadProfile(arrival="constant", rate=rate, duration=1, users=9)), 40))
-    shared = sorted(itertools.chain.from_iterable(
-        itertools.islice(arrivals(LoadProfile(arrival="constant", rate=rate, duration=1, users=9),
-                                  index, of), 40) for index in range(of)))
+    alone = list(
+        itertools.islice(
+            arrivals(LoadProfile(arrival="constant", rate=rate, duration=1, users=9)), 40
+        )
+    )
+    shared = sorted(
+        itertools.chain.from_iterable(
+            itertools.islice(
+                arrivals(
+                    LoadProfile(arrival="constant", rate=rate, duration=1, users=9), index, of
+                ),
+                40,
+            )
+            for index in range(of)
+        )
+    )
     assert shared[:40] == pytest.approx(alone)
 
 
@@ -45,8 +56,10 @@ def test_poisson_is_random_repeatable_and_has_its_mean_and_its_spread():
     gaps = [b - a for a, b in itertools.pairwise(found)]
     # Exponential: the standard deviation is the mean.
     assert statistics.stdev(gaps) == pytest.approx(statistics.mean(gaps), rel=0.05)
-    halves = sorted(due(100, 0, 2, rate=200, duration=1, arrival="poisson")
-                    + due(100, 1, 2, rate=200, duration=1, arrival="poisson"))
+    halves = sorted(
+        due(100, 0, 2, rate=200, duration=1, arrival="poisson")
+        + due(100, 1, 2, rate=200, duration=1, arrival="poisson")
+    )
     assert len(halves) == pytest.approx(20_000, rel=0.03)
 
 
@@ -54,12 +67,15 @@ def test_short_runs_without_a_seed_have_the_rate_that_was_asked_on_average():
     """Each of them is a draw of its own: 300 are due, give or take 17; over 200 runs, 1.2."""
     runs = [len(due(1, rate=300, duration=1, arrival="poisson")) for _ in range(200)]
     assert statistics.mean(runs) == pytest.approx(300, abs=8)
-    assert statistics.stdev(runs) == pytest.approx(300 ** 0.5, rel=0.4)
+    assert statistics.stdev(runs) == pytest.approx(300**0.5, rel=0.4)
 
 
 def test_steps_and_ramps_keep_their_areas():
-    stages = [{"seconds": 2, "rate": 100}, {"seconds": 4, "rate": 300, "ramp": True},
-              {"seconds": 1, "rate": 50}]
+    stages = [
+        {"seconds": 2, "rate": 100},
+        {"seconds": 4, "rate": 300, "ramp": True},
+        {"seconds": 1, "rate": 50},
+    ]
     found = due(6.9999, stages=stages, warmup_seconds=3)
 
     def count(a: float, b: float) -> int:
@@ -67,23 +83,32 @@ def test_steps_and_ramps_keep_their_areas():
 
     # The warm-up runs at the first rate; the ramp goes from 100 to 300.
     assert [count(-3, 0), count(0, 2), count(2, 6), count(6, 7)] == pytest.approx(
-        [300, 200, 800, 50], abs=1)
+        [300, 200, 800, 50], abs=1
+    )
     assert count(2, 4) == pytest.approx(300, abs=2)
     from_nothing = due(10, stages=[{"seconds": 10, "rate": 100, "ramp": True}])
     assert len(from_nothing) == pytest.approx(500, abs=1)
-    to_nothing = due(10, stages=[{"seconds": 5, "rate": 100}, {"seconds": 5, "rate": 0.01,
-                                                               "ramp": True}])
+    to_nothing = due(
+        10, stages=[{"seconds": 5, "rate": 100}, {"seconds": 5, "rate": 0.01, "ramp": True}]
+    )
     assert len(to_nothing) == pytest.approx(750, abs=2)
 
 
 @FAST
-@given(st.lists(st.builds(dict, seconds=st.floats(0.1, 50), rate=st.floats(0.01, 1e5),
-                          ramp=st.booleans()), min_size=1, max_size=5), st.floats(0, 10),
-       st.sampled_from(["constant", "poisson"]))
+@given(
+    st.lists(
+        st.builds(dict, seconds=st.floats(0.1, 50), rate=st.floats(0.01, 1e5), ramp=st.booleans()),
+        min_size=1,
+        max_size=5,
+    ),
+    st.floats(0, 10),
+    st.sampled_from(["constant", "poisson"]),
+)
 def test_times_never_go_back(stages, warm, arrival):
     profile = LoadProfile(stages=stages, warmup_seconds=warm, arrival=arrival)
     found = list(itertools.islice(arrivals(profile), 300))
     assert found == sorted(found) and found[0] >= -warm
     made = pieces(profile)
-    assert all(a.total == pytest.approx(b.area) and a.end == b.begin
-               for a, b in itertools.pairwise(made))
+    assert all(
+        a.total == pytest.approx(b.area) and a.end == b.begin for a, b in itertools.pairwise(made)
+    )

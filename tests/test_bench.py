@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mpmkit.measure import bench, records
-from mpmkit.measure.bench import (
+from benchmarks import bench
+from benchmarks.baseline import KEPT_AT_MOST, Floor
+from benchmarks.bench import (
     FLOORS,
     FREE,
     HOLDING,
@@ -23,8 +24,8 @@ from mpmkit.measure.bench import (
     runnable,
     table,
 )
-from mpmkit.measure.floor import KEPT_AT_MOST, Floor
-from mpmkit.measure.rivals import Httpd, NotInstalled, members
+from mpmkit.measure import records
+from mpmkit.measure.reference_servers import Httpd, NotInstalled, members
 
 AB = """\
 Concurrency Level:      64
@@ -53,8 +54,11 @@ def test_ab_without_a_report_is_an_error():
 
 
 def test_wrk_is_read_from_our_line():
-    sample = bench.parse_wrk("Running 1s test\nMPMKIT 3000 1500000 1 7 1 4 0\nMPMKIT-P 50 640\n"
-                             "MPMKIT-P 99 2500\nMPMKIT-P 100 9000\n", cpu=0.3)
+    sample = bench.parse_wrk(
+        "Running 1s test\nMPMKIT 3000 1500000 1 7 1 4 0\nMPMKIT-P 50 640\n"
+        "MPMKIT-P 99 2500\nMPMKIT-P 100 9000\n",
+        cpu=0.3,
+    )
     assert (sample.requests, sample.failures, sample.seconds) == (2996, 6, 1.5)
     assert sample.qps == pytest.approx(2996 / 1.5)
     assert (sample.p50_ms, sample.p99_ms, sample.client_cpu) == (0.64, 2.5, pytest.approx(0.2))
@@ -69,18 +73,28 @@ def test_wrk_without_our_line_is_an_error():
 def test_every_server_begins_as_often_as_the_others():
     servers = [OURS, "httpd", "httpd-php", "nginx"]
     turns = [order(servers, WORKS["new"], number) for number in (1, 2, 3, 4)]
-    assert turns == [[OURS, "httpd", "nginx"], ["httpd", "nginx", OURS], ["nginx", OURS, "httpd"],
-                     [OURS, "httpd", "nginx"]]
+    assert turns == [
+        [OURS, "httpd", "nginx"],
+        ["httpd", "nginx", OURS],
+        ["nginx", OURS, "httpd"],
+        [OURS, "httpd", "nginx"],
+    ]
     assert order(servers, WORKS["script-new"], 2) == ["httpd-php", OURS]
 
 
 def rows(mine, theirs, *, work="new", failures=0, bound=False):
     for number, (one, other) in enumerate(zip(mine, theirs, strict=True), 1):
         for server, qps in ((OURS, one), ("httpd", other)):
-            yield {"mpm": "event", "work": work, "round": number, "server": server, "qps": qps,
-                   "p99_ms": 2.0 if server == OURS else 3.0,
-                   "failures": failures if server == OURS else 0,
-                   "client_bound": bound and server == OURS}
+            yield {
+                "mpm": "event",
+                "work": work,
+                "round": number,
+                "server": server,
+                "qps": qps,
+                "p99_ms": 2.0 if server == OURS else 3.0,
+                "failures": failures if server == OURS else 0,
+                "client_bound": bound and server == OURS,
+            }
 
 
 def test_the_median_of_ratios_is_not_the_ratio_of_medians():
@@ -103,8 +117,10 @@ def test_a_ratio_that_the_client_limited_is_no_miss():
 
 
 def test_the_processor_time_stands_beside_the_ratio():
-    known = [{**row, "server_cpu_us": 20.0 + row["round"] if row["server"] == OURS else 50.0}
-             for row in rows([130] * 5, [100] * 5)]
+    known = [
+        {**row, "server_cpu_us": 20.0 + row["round"] if row["server"] == OURS else 50.0}
+        for row in rows([130] * 5, [100] * 5)
+    ]
     (cell,) = cells(known)
     assert (cell.ours_cpu_us, cell.rival_cpu_us) == (23.0, 50.0)
     head, line = table([cell]).splitlines()
@@ -115,11 +131,15 @@ def test_event_with_idle_connections_is_compared_with_itself():
     both = [HOLDING, FREE]
     assert order([OURS, "httpd", *both], WORKS["idle-5000"], 1) == both
     assert order([OURS, "httpd", *both], WORKS["new"], 1) == [OURS, "httpd"]
-    found = [{**row, "server": {OURS: HOLDING, "httpd": FREE}[row["server"]]}
-             for row in rows([95] * 5, [100] * 5, work="idle-5000")]
+    found = [
+        {**row, "server": {OURS: HOLDING, "httpd": FREE}[row["server"]]}
+        for row in rows([95] * 5, [100] * 5, work="idle-5000")
+    ]
     (cell,) = cells(found)
     assert (cell.rival, cell.target, cell.verdict) == (FREE, 0.9, "reached")
-    assert not any(work.held for work in runnable([WORKS["new"], WORKS["idle-5000"]], print, "worker"))
+    assert not any(
+        work.held for work in runnable([WORKS["new"], WORKS["idle-5000"]], print, "worker")
+    )
 
 
 def test_few_rounds_make_no_verdict():
@@ -133,8 +153,11 @@ def test_works_without_a_target_have_no_verdict():
 
 
 def test_rounds_that_were_interrupted_do_not_count():
-    whole = [row for row in rows([90, 95, 10], [100, 100, 100])
-             if not (row["round"] == 3 and row["server"] == "httpd")]
+    whole = [
+        row
+        for row in rows([90, 95, 10], [100, 100, 100])
+        if not (row["round"] == 3 and row["server"] == "httpd")
+    ]
     (cell,) = cells(whole)
     assert (cell.rounds, cell.lowest) == (2, pytest.approx(0.9))
 
@@ -162,8 +185,16 @@ def test_directives_come_from_the_command_line(capsys):
     assert "write a directive and its value" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", [["--rounds", "0"], ["--requests", "1"], ["--seconds", "0"],
-                                   ["--mpm", "threads"], ["--work", "lunch"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--rounds", "0"],
+        ["--requests", "1"],
+        ["--seconds", "0"],
+        ["--mpm", "threads"],
+        ["--work", "lunch"],
+    ],
+)
 def test_senseless_sizes_are_refused(wrong, capsys):
     with pytest.raises(SystemExit) as ended:
         bench.arguments(wrong)
@@ -190,8 +221,11 @@ def test_the_pages_are_what_the_works_ask_for():
 def test_distinct_requests_are_distinct_to_the_server():
     with bench.pages() as root:
         try:
-            server = Httpd("event", document_root=root,
-                           extra='LogFormat "%U%q %{X-Request}i" heads\nCustomLog heads heads\n')
+            server = Httpd(
+                "event",
+                document_root=root,
+                extra='LogFormat "%U%q %{X-Request}i" heads\nCustomLog heads heads\n',
+            )
         except NotInstalled as missing:
             pytest.skip(str(missing))
         with server:
@@ -213,7 +247,9 @@ def test_distinct_requests_are_distinct_to_the_server():
 def test_a_floor_answers_the_page_and_ends_with_all_its_processes(mpm, bare):
     with bench.pages() as root:
         page = (root / "index.html").read_bytes()
-        with Floor(mpm, document_root=root, bare=bare, MaxRequestWorkers=6, ThreadsPerChild=3) as floor:
+        with Floor(
+            mpm, document_root=root, bare=bare, MaxRequestWorkers=6, ThreadsPerChild=3
+        ) as floor:
             assert len(members(floor.pid)) == 1 + {"prefork": 6, "worker": 2}[mpm]
             client = http.client.HTTPConnection("127.0.0.1", floor.port, timeout=10)
             for left in range(KEPT_AT_MOST, -1, -1):
@@ -239,8 +275,7 @@ def test_a_floor_takes_part_in_its_page_only():
     assert order(servers, WORKS["file-100k"], 1) == [OURS, "httpd"]
     found = list(rows([90] * 5, [100] * 5))
     found += [{**row, "server": "floor", "qps": 150} for row in found if row["server"] == OURS]
-    assert floor_lines(found) == [
-        "floor, event, new: 1.50 times httpd (1.50–1.50); mpmkit: 0.90"]
+    assert floor_lines(found) == ["floor, event, new: 1.50 times httpd (1.50–1.50); mpmkit: 0.90"]
     assert floor_lines(list(rows([1], [1]))) == []
 
 
@@ -253,13 +288,27 @@ def test_a_whole_bench_at_the_smallest_size(tmp_path, capsys):
         except NotInstalled as missing:
             pytest.skip(str(missing))
     out = tmp_path / "rows.csv"
-    status = bench.main(["--mpm", "event", "--work", "new", "keepalive", "--rounds", "1",
-                         "--requests", "400", "--out", str(out)])
+    status = bench.main(
+        [
+            "--mpm",
+            "event",
+            "--work",
+            "new",
+            "keepalive",
+            "--rounds",
+            "1",
+            "--requests",
+            "400",
+            "--out",
+            str(out),
+        ]
+    )
     printed = capsys.readouterr()
     assert status == 0, printed.err
     written = records.read(out)
     assert {(row["work"], row["server"]) for row in written} >= {
-        (work, server) for work in ("new", "keepalive") for server in (OURS, "httpd")}
+        (work, server) for work in ("new", "keepalive") for server in (OURS, "httpd")
+    }
     assert all(float(row["qps"]) > 0 for row in written)
     assert "1 round" in printed.out and "event" in printed.out
 
@@ -267,8 +316,18 @@ def test_a_whole_bench_at_the_smallest_size(tmp_path, capsys):
 def test_what_was_measured_survives_ctrl_c(tmp_path, monkeypatch, capsys):
     def interrupted(mpm, works, *, on_row, **rest):
         for place, row in enumerate(rows([90.0], [100.0]), 1):
-            on_row({**row, "place": place, "version": "", "requests": 9, "seconds": 0.1,
-                    "p50_ms": 1.0, "client_cpu": 0.5, "server_cpu_us": None})
+            on_row(
+                {
+                    **row,
+                    "place": place,
+                    "version": "",
+                    "requests": 9,
+                    "seconds": 0.1,
+                    "p50_ms": 1.0,
+                    "client_cpu": 0.5,
+                    "server_cpu_us": None,
+                }
+            )
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bench, "measure", interrupted)

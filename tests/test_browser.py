@@ -21,12 +21,18 @@ from pathlib import Path
 
 import pytest
 
-from mpmkit.lab.render import find_browser
+from docs._tools.render import find_browser
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "MPMKIT_TEST_MARK"
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--no-first-run"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 pytestmark = [
     pytest.mark.browser,
@@ -61,46 +67,85 @@ def lab(tmp_path_factory, browser):
     text = (books / "control-room.ipynb").read_text()
     assert '"# lab.control_room(' in text
     book = json.loads(text)
-    book["cells"] = [cell for cell in book["cells"] if "lab.control_room()" not in
-                     "".join(cell["source"]) and "room.room" not in "".join(cell["source"])]
+    book["cells"] = [
+        cell
+        for cell in book["cells"]
+        if "lab.control_room()" not in "".join(cell["source"])
+        and "room.room" not in "".join(cell["source"])
+    ]
     for cell in book["cells"]:
-        cell["source"] = [line.removeprefix("# ") for line in cell["source"]] if (
-            cell["cell_type"] == "code") else cell["source"]
+        cell["source"] = (
+            [line.removeprefix("# ") for line in cell["source"]]
+            if (cell["cell_type"] == "code")
+            else cell["source"]
+        )
     (books / "two-rooms.ipynb").write_text(json.dumps(book))
-    for cell, source in zip([cell for cell in book["cells"] if cell["cell_type"] == "code"], (
+    for cell, source in zip(
+        [cell for cell in book["cells"] if cell["cell_type"] == "code"],
+        (
             ["import mpmkit\n", "from mpmkit import lab\n", "server = mpmkit.launch('event')"],
-            ["lab.status_link(server)"]), strict=False):
+            ["lab.status_link(server)"],
+        ),
+        strict=False,
+    ):
         cell["source"] = source
     (books / "status.ipynb").write_text(json.dumps(book))
-    for cell, source in zip([cell for cell in book["cells"] if cell["cell_type"] == "code"], (
+    for cell, source in zip(
+        [cell for cell in book["cells"] if cell["cell_type"] == "code"],
+        (
             ["from mpmkit import lab\n", "from mpmkit.lab import panel\n", "panel.GONE = 8"],
-            ["lab.control_room()"]), strict=False):
+            ["lab.control_room()"],
+        ),
+        strict=False,
+    ):
         cell["source"] = source
     (books / "closing.ipynb").write_text(json.dumps(book))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings = {"notebook-extension/tracker": {"autoStartDefaultKernel": True},
-                "apputils-extension/notification": {"fetchNews": "false"}}
+    settings = {
+        "notebook-extension/tracker": {"autoStartDefaultKernel": True},
+        "apputils-extension/notification": {"fetchNews": "false"},
+    }
     for name, values in settings.items():
         file = place / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
     word = uuid.uuid4().hex
-    environment = {**os.environ, MARK: word, "PYTHONPATH": str(ROOT), "MPMKIT_SCALE": "smoke",
-                   "HOME": str(place), "JUPYTER_CONFIG_DIR": str(place / "config"),
-                   "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"),
-                   "JUPYTERLAB_WORKSPACES_DIR": str(place / "workspaces"),
-                   "JUPYTER_RUNTIME_DIR": str(place / "runtime")}
+    environment = {
+        **os.environ,
+        MARK: word,
+        "PYTHONPATH": str(ROOT),
+        "MPMKIT_SCALE": "smoke",
+        "HOME": str(place),
+        "JUPYTER_CONFIG_DIR": str(place / "config"),
+        "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(place / "workspaces"),
+        "JUPYTER_RUNTIME_DIR": str(place / "runtime"),
+    }
     with open(place / "lab.log", "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
-             "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=",
-             "--ServerApp.allow_root=True", "--expose-app-in-browser",
-             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-             f"--ServerApp.root_dir={books}"],
-            env=environment, cwd=books, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True)
+            [
+                sys.executable,
+                "-m",
+                "jupyterlab",
+                "--no-browser",
+                "--ip=127.0.0.1",
+                f"--port={port}",
+                "--ServerApp.port_retries=0",
+                "--IdentityProvider.token=",
+                "--ServerApp.password=",
+                "--ServerApp.allow_root=True",
+                "--expose-app-in-browser",
+                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+                f"--ServerApp.root_dir={books}",
+            ],
+            env=environment,
+            cwd=books,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         until = time.monotonic() + 40
@@ -109,7 +154,8 @@ def lab(tmp_path_factory, browser):
                 urllib.request.urlopen(f"{address}/api", timeout=2).close()
                 break
             assert process.poll() is None and time.monotonic() < until, (
-                (place / "lab.log").read_text()[-2000:])
+                place / "lab.log"
+            ).read_text()[-2000:]
             time.sleep(0.1)
         yield address, word
     finally:
@@ -159,7 +205,9 @@ def opened(browser, address: str, book: str, **how):
     # The page's own indicator says idle before the kernel is connected; a run then comes to nothing.
     page.wait_for_function(
         "(k => k && k.connectionStatus === 'connected' && k.status === 'idle')"
-        "(window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel)", timeout=40_000)
+        "(window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel)",
+        timeout=40_000,
+    )
     page.evaluate("void window.jupyterapp.commands.execute('application:toggle-left-area')")
     return page
 
@@ -170,8 +218,9 @@ def run_all(page) -> None:
 
 def left(page) -> None:
     """Shut the notebook's kernel down and close the page."""
-    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()"
-                  ".catch(() => null)")
+    page.evaluate(
+        "window.jupyterapp.shell.currentWidget.sessionContext.shutdown().catch(() => null)"
+    )
     page.close()
 
 
@@ -225,8 +274,7 @@ def test_the_control_room_by_clicking(browser, lab):
     before = points(page)
     wait_for(lambda: points(page) >= before + 6, 6, "two to four frames a second")
     strips = page.locator(".mk-strips").first
-    wait_for(lambda: float(strips.get_attribute("data-p99") or 0) > 0, 40,
-             "the load's p99, live")
+    wait_for(lambda: float(strips.get_attribute("data-p99") or 0) > 0, 40, "the load's p99, live")
     shot(page, "control-room-event-lab")
 
     # An open loop, from the part of the load's form that opens on demand
@@ -238,8 +286,10 @@ def test_the_control_room_by_clicking(browser, lab):
     wait_for(lambda: "1 to 50,000 requests/s" in said.inner_text(), what="what a rate may be")
     typed(rate, "40")
     wait_for(lambda: not said.inner_text(), what="the message goes with its reason")
-    wait_for(lambda: "Poisson" in page.locator(".mk-more summary").inner_text(),
-             what="what is set, in the line that stays")
+    wait_for(
+        lambda: "Poisson" in page.locator(".mk-more summary").inner_text(),
+        what="what is set, in the line that stays",
+    )
     wait_for(lambda: 5 < qps(page) < 150, 40, "forty requests a second, whatever the server does")
     shot(page, "control-room-open-loop", ".mk-room")
 
@@ -251,8 +301,10 @@ def test_the_control_room_by_clicking(browser, lab):
 
     page.locator('[data-do="stop"]').click()
     page.wait_for_selector('.mk-state[data-running="false"]', timeout=20_000)
-    wait_for(lambda: not marked(word, "mpmkit serve") and not marked(word, "locust"),
-             what="no process is left")
+    wait_for(
+        lambda: not marked(word, "mpmkit serve") and not marked(word, "locust"),
+        what="no process is left",
+    )
     left(page)
 
 
@@ -276,7 +328,8 @@ def test_closing_kernel_and_rerunning_leave_no_server(browser, lab):
 
     # The kernel is restarted under the running server
     page.evaluate(
-        "void window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+        "void window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+    )
     wait_for(lambda: not marked(word, "mpmkit serve"), what="the kernel's server is gone")
     left(page)
 
@@ -297,9 +350,12 @@ def test_start_here_shows_what_it_computes(browser, lab):
     address, word = lab
     page = opened(browser, address, "00-start-here.ipynb")
     run_all(page)
-    page.wait_for_selector('.jp-OutputArea-output img, .jp-OutputArea-output svg', timeout=40_000)
-    wait_for(lambda: "Server MPM" in page.locator(".jp-Notebook").inner_text(), 60,
-             "the last cell has run")
+    page.wait_for_selector(".jp-OutputArea-output img, .jp-OutputArea-output svg", timeout=40_000)
+    wait_for(
+        lambda: "Server MPM" in page.locator(".jp-Notebook").inner_text(),
+        60,
+        "the last cell has run",
+    )
     assert not page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count()
     picture = page.locator(".jp-RenderedSVG").first
     picture.scroll_into_view_if_needed()
@@ -312,8 +368,9 @@ def test_start_here_shows_what_it_computes(browser, lab):
 def test_two_rooms_get_the_same_load(browser, lab):
     address, word = lab
     page = opened(browser, address, "two-rooms.ipynb", color_scheme="dark")
-    page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', "
-                  "{theme: 'JupyterLab Dark'})")
+    page.evaluate(
+        "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+    )
     run_all(page)
     page.wait_for_selector(".mk-room", timeout=30_000)
     rooms = page.locator(".mk-room")
@@ -328,22 +385,35 @@ def test_two_rooms_get_the_same_load(browser, lab):
     wait_for(lambda: "30 parked" in rooms.nth(1).inner_text(), what="event's listener keeps")
     # The load is one, and so are the axis of time and the scale of each strip
     rooms.nth(0).locator('[data-field="path"] select').select_option("/slow.py")
-    wait_for(lambda: rooms.nth(1).locator('[data-field="path"] select').input_value() == "/slow.py",
-             what="a field of the load is everybody's")
+    wait_for(
+        lambda: rooms.nth(1).locator('[data-field="path"] select').input_value() == "/slow.py",
+        what="a field of the load is everybody's",
+    )
     rooms.nth(0).locator('[data-do="load"]').click()
 
     def seen(name: str) -> list[str]:
-        return [page.locator(".mk-strips").nth(number).get_attribute(name) or ""
-                for number in (0, 1)]
+        return [
+            page.locator(".mk-strips").nth(number).get_attribute(name) or "" for number in (0, 1)
+        ]
 
-    wait_for(lambda: all(float(value or 0) > 90 for value in seen("data-p99")), 30,
-             "both servers get the slow script's load")
-    wait_for(lambda: len({value.split()[0] for value in seen("data-axis")}) == 1
-             and abs(float(seen("data-axis")[0].split()[1]) - float(seen("data-axis")[1].split()[1]))
-             < 1.5, what=f"one axis of time: {seen('data-axis')}")
+    wait_for(
+        lambda: all(float(value or 0) > 90 for value in seen("data-p99")),
+        30,
+        "both servers get the slow script's load",
+    )
+    wait_for(
+        lambda: (
+            len({value.split()[0] for value in seen("data-axis")}) == 1
+            and abs(float(seen("data-axis")[0].split()[1]) - float(seen("data-axis")[1].split()[1]))
+            < 1.5
+        ),
+        what=f"one axis of time: {seen('data-axis')}",
+    )
     page.locator('[data-do="load"]').first.click()
-    wait_for(lambda: page.locator('[data-do="load"]').nth(1).inner_text().startswith("Start"),
-             what="the load ends for both")
+    wait_for(
+        lambda: page.locator('[data-do="load"]').nth(1).inner_text().startswith("Start"),
+        what="the load ends for both",
+    )
     wait_for(lambda: len(set(seen("data-highs"))) == 1, what=f"one scale: {seen('data-highs')}")
     shot(page, "two-rooms-dark")
     for number in (0, 1):
@@ -362,8 +432,10 @@ def test_the_status_page_opens_from_a_plain_lab(browser, lab):
     with page.expect_popup() as popup:
         link.click()
     status = popup.value
-    wait_for(lambda: "server status" in status.title().lower() and "event" in status.inner_text("body"),
-             what="the status page in a tab of its own")
+    wait_for(
+        lambda: "server status" in status.title().lower() and "event" in status.inner_text("body"),
+        what="the status page in a tab of its own",
+    )
     shot(status, "server-status")
     port = status.url.split(":")[2].split("/")[0]
     status.goto(f"{address}/proxy/{port}/server-status")

@@ -159,25 +159,50 @@ def told(reply) -> dict[str, str]:
 
 
 def test_the_environment_is_httpd_s(server, site):
-    reply = get(server, "/env.cgi/pi/a%20b?x=1", "Authorization: Basic eA==", "Proxy: bad",
-                "X_Y: 1", "X-Y: 2", "X-Y: 3")
+    reply = get(
+        server,
+        "/env.cgi/pi/a%20b?x=1",
+        "Authorization: Basic eA==",
+        "Proxy: bad",
+        "X_Y: 1",
+        "X-Y: 2",
+        "X-Y: 3",
+    )
     assert (reply.status, reply["Content-Type"]) == (200, "text/plain")
     env = told(reply)
     root = str(site / "root")
     expected = {
-        "CONTEXT_DOCUMENT_ROOT": root, "CONTEXT_PREFIX": "", "DOCUMENT_ROOT": root,
-        "GATEWAY_INTERFACE": "CGI/1.1", "HTTP_CONNECTION": "close", "HTTP_HOST": "lab.example",
-        "HTTP_X_Y": "2, 3", "PATH": os.environ["PATH"], "PATH_INFO": "/pi/a b",
-        "PATH_TRANSLATED": f"{root}/pi/a b", "QUERY_STRING": "x=1", "REMOTE_ADDR": "127.0.0.1",
-        "REQUEST_METHOD": "GET", "REQUEST_SCHEME": "http", "SCRIPT_NAME": "/env.cgi",
-        "REQUEST_URI": "/env.cgi/pi/a%20b?x=1", "SCRIPT_FILENAME": f"{root}/env.cgi",
-        "SERVER_ADDR": "127.0.0.1", "SERVER_NAME": "lab.example", "SERVER_PORT": str(server.port),
-        "SERVER_PROTOCOL": "HTTP/1.1", "SERVER_SIGNATURE": "", "SERVER_ADMIN": "[no address given]",
-    }  # fmt: skip
+        "CONTEXT_DOCUMENT_ROOT": root,
+        "CONTEXT_PREFIX": "",
+        "DOCUMENT_ROOT": root,
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "HTTP_CONNECTION": "close",
+        "HTTP_HOST": "lab.example",
+        "HTTP_X_Y": "2, 3",
+        "PATH": os.environ["PATH"],
+        "PATH_INFO": "/pi/a b",
+        "PATH_TRANSLATED": f"{root}/pi/a b",
+        "QUERY_STRING": "x=1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "REQUEST_METHOD": "GET",
+        "REQUEST_SCHEME": "http",
+        "SCRIPT_NAME": "/env.cgi",
+        "REQUEST_URI": "/env.cgi/pi/a%20b?x=1",
+        "SCRIPT_FILENAME": f"{root}/env.cgi",
+        "SERVER_ADDR": "127.0.0.1",
+        "SERVER_NAME": "lab.example",
+        "SERVER_PORT": str(server.port),
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "SERVER_SIGNATURE": "",
+        "SERVER_ADMIN": "[no address given]",
+    }
     assert {key: env.get(key) for key in expected} == expected
     assert env["REMOTE_PORT"].isdigit() and env["SERVER_SOFTWARE"].startswith("mpmkit/")
-    left = set(env) - set(expected) - {"REMOTE_PORT", "SERVER_SOFTWARE", "LD_LIBRARY_PATH", "TZ",
-                                       "PWD", "SHLVL", "_", "OLDPWD"}  # fmt: skip
+    left = (
+        set(env)
+        - set(expected)
+        - {"REMOTE_PORT", "SERVER_SOFTWARE", "LD_LIBRARY_PATH", "TZ", "PWD", "SHLVL", "_", "OLDPWD"}
+    )
     assert not left, f"httpd does not say {left}"
     assert f"PWD is {root}\n".encode() in reply.body
 
@@ -208,8 +233,12 @@ def test_the_host_that_was_asked_for(server):
 
 def test_the_server_s_own_name_and_an_error_s_program(site):
     """UseCanonicalName and ErrorDocument are the same under every MPM: once is enough."""
-    options = {"UseCanonicalName": "On", "ServerName": "own.example:81", "ServerAdmin": "a@b.example",
-               "ErrorDocument": ["404 /env.cgi", "403 /cgi-bin/env"]}
+    options = {
+        "UseCanonicalName": "On",
+        "ServerName": "own.example:81",
+        "ServerAdmin": "a@b.example",
+        "ErrorDocument": ["404 /env.cgi", "403 /cgi-bin/env"],
+    }
     with serving("event", conf=site / "httpd.conf", **options) as server:
         env = told(get(server, "/env.cgi"))
         assert (env["SERVER_NAME"], env["SERVER_PORT"]) == ("own.example", "81")
@@ -246,9 +275,17 @@ def test_it_runs_under_the_scheduling_policy_of_the_server_not_of_its_children(s
     threads = os.SCHED_BATCH if own == os.SCHED_OTHER else own
     for _ in range(3):
         assert int(get(server, "/cgi-bin/policy").body) == own
-    poll_until(lambda: {os.sched_getscheduler(int(task)) for pid in server.processes()
-                        for task in os.listdir(f"/proc/{pid}/task")} == {threads},
-               what="who started a program is under its own policy again")
+    poll_until(
+        lambda: (
+            {
+                os.sched_getscheduler(int(task))
+                for pid in server.processes()
+                for task in os.listdir(f"/proc/{pid}/task")
+            }
+            == {threads}
+        ),
+        what="who started a program is under its own policy again",
+    )
 
 
 # -- what becomes of what it says -------------------------------------------------------------------
@@ -291,7 +328,9 @@ def test_header_lines(server):
 def test_validators_of_a_program(server):
     assert get(server, "/cgi-bin/etag", 'If-None-Match: "e"').status == 304
     assert get(server, "/cgi-bin/etag", 'If-None-Match: "f"').body == b"body"
-    assert get(server, "/cgi-bin/etag", 'If-None-Match: "e"', method="POST", body=b"x").body == b"body"
+    assert (
+        get(server, "/cgi-bin/etag", 'If-None-Match: "e"', method="POST", body=b"x").body == b"body"
+    )
 
 
 def test_a_local_location_is_served_at_once(server):
@@ -299,7 +338,11 @@ def test_a_local_location_is_served_at_once(server):
     assert (reply["X-B"], reply["ETag"] is not None) == ("1", True)
     env = told(get(server, "/cgi-bin/local2", method="POST", body=b"abc"))
     assert (env["REQUEST_METHOD"], env["REQUEST_URI"]) == ("GET", "/cgi-bin/local2")
-    assert (env["SCRIPT_NAME"], env["PATH_INFO"], env["QUERY_STRING"]) == ("/cgi-bin/env", "/pi", "q=1")
+    assert (env["SCRIPT_NAME"], env["PATH_INFO"], env["QUERY_STRING"]) == (
+        "/cgi-bin/env",
+        "/pi",
+        "q=1",
+    )
     assert (env["REDIRECT_STATUS"], env["REDIRECT_URL"]) == ("200", "/cgi-bin/local2")
     assert env["REDIRECT_SCRIPT_NAME"] == "/cgi-bin/local2" and "CONTENT_LENGTH" not in env
     env = told(get(server, "/cgi-bin/wsgi"))
@@ -396,16 +439,20 @@ def test_nothing_is_stuck_when_both_sides_speak_at_once(server):
 
 def test_a_program_is_asked_only_when_it_is_continued(server):
     with Client(server) as client:
-        client.send(b"POST /cgi-bin/cat HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n"
-                    b"Expect: 100-continue\r\n\r\n")
+        client.send(
+            b"POST /cgi-bin/cat HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
         assert client.reply().status == 100
         client.send(b"abc")
         assert client.reply().body == b"abc"
 
 
 def test_a_bad_body_ends_the_program(server):
-    data = exchange(server, b"POST /cgi-bin/cat HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
-                            b"\r\nXYZ\r\n")
+    data = exchange(
+        server,
+        b"POST /cgi-bin/cat HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nXYZ\r\n",
+    )
     assert read_reply(data).status == 400
     poll_until(lambda: not running(server))
 
@@ -415,8 +462,11 @@ def test_a_bad_body_ends_the_program(server):
 
 def children_of(pid: int) -> list[int]:
     try:
-        return [int(p) for task in os.listdir(f"/proc/{pid}/task")
-                for p in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+        return [
+            int(p)
+            for task in os.listdir(f"/proc/{pid}/task")
+            for p in Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+        ]
     except OSError:
         return []
 
@@ -441,12 +491,16 @@ def group(number: int) -> list[int]:
 
 def is_held(pid: int) -> bool:
     """The kernel will tell it of the server's end: it holds a descriptor that is O_ASYNC."""
-    return any(int(file.read_text().partition("flags:")[2].split()[0], 8) & os.O_ASYNC
-               for file in Path(f"/proc/{pid}/fdinfo").iterdir())
+    return any(
+        int(file.read_text().partition("flags:")[2].split()[0], 8) & os.O_ASYNC
+        for file in Path(f"/proc/{pid}/fdinfo").iterdir()
+    )
 
 
 def leader(path: Path) -> int:
-    return int(poll_until(lambda: path.exists() and path.read_text().strip(), what="the program runs"))
+    return int(
+        poll_until(lambda: path.exists() and path.read_text().strip(), what="the program runs")
+    )
 
 
 def test_timeout_ends_the_group_and_is_504(mpm, site, tmp_path):
@@ -512,7 +566,9 @@ def test_a_half_closed_client_gets_its_answer(server, tmp_path):
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     with Client(server) as client:
-        client.send(f"GET /cgi-bin/slow?{gate} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        client.send(
+            f"GET /cgi-bin/slow?{gate} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        )
         client.half_close()
         gate.write_text("in time\n")
         assert read_reply(client.until_closed()).body == b"in time\n"
@@ -545,8 +601,10 @@ def test_many_at_once_leave_nothing(server, mpm):
     before = open_files(server)
     load()
     assert not wrong
-    poll_until(lambda: no_more(before, open_files(server)),
-               what=lambda: f"before {before}, now {open_files(server)}")
+    poll_until(
+        lambda: no_more(before, open_files(server)),
+        what=lambda: f"before {before}, now {open_files(server)}",
+    )
 
 
 def test_scripts_are_told_of_tls(site):
@@ -557,7 +615,8 @@ def test_scripts_are_told_of_tls(site):
     with serving("event", conf=site / "httpd.conf", tls=True) as server:
         for path in ("/env.cgi", "/told.py"):
             client = http.client.HTTPSConnection(
-                "127.0.0.1", server.port, timeout=10, context=ssl._create_unverified_context())
+                "127.0.0.1", server.port, timeout=10, context=ssl._create_unverified_context()
+            )
             client.request("GET", path, headers={"Connection": "close"})
             text = client.getresponse().read().decode()
             client.close()

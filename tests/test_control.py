@@ -27,8 +27,8 @@ from processes import (
 )
 from servers import open_to_all
 
-from mpmkit import control, pidfile
-from mpmkit.pidfile import PidFileError
+from mpmkit.cli import httpd, pidfile
+from mpmkit.cli.pidfile import PidFileError
 
 CLI = Path(__file__).parent / "data" / "cli"
 
@@ -55,17 +55,29 @@ class House:
         self.write(mpm)
 
     def write(self, mpm: str = "event", *lines: str) -> None:
-        self.file.write_text("\n".join([
-            f"LoadModule mpm_{mpm}_module modules/mod_mpm_{mpm}.so",
-            f"Listen 127.0.0.1:{self.port}", "ServerName lab.example", "LogLevel info",
-            "StartServers 1", *lines, "",
-        ]))  # fmt: skip
+        self.file.write_text(
+            "\n".join(
+                [
+                    f"LoadModule mpm_{mpm}_module modules/mod_mpm_{mpm}.so",
+                    f"Listen 127.0.0.1:{self.port}",
+                    "ServerName lab.example",
+                    "LogLevel info",
+                    "StartServers 1",
+                    *lines,
+                    "",
+                ]
+            )
+        )
 
     def run(self, *args: str, within: float = 20) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command("httpd", "-f", str(self.file), *args), capture_output=True, text=True,
-            timeout=within, env=environment(), stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            command("httpd", "-f", str(self.file), *args),
+            capture_output=True,
+            text=True,
+            timeout=within,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+        )
 
     def start(self, *args: str) -> int:
         done = self.run("-k", "start", *args)
@@ -96,7 +108,7 @@ def house(tmp_path) -> House:
 
 def called(*args: str, capsys) -> tuple[int, str, str]:
     """The command in this process: for what starts no server."""
-    status = control.main(args)
+    status = httpd.main(args)
     out, err = capsys.readouterr()
     return status, out, err
 
@@ -115,8 +127,10 @@ def test_V_has_the_lines_of_httpd(mpm, recorded, tmp_path, capsys):
     def lines(text: str) -> list[str]:
         """Names and their blanks; all of the lines about the MPM."""
         head = text.partition("Server compiled with")[0].splitlines()
-        return [line if re.match("Server MPM| ", line) else re.match(r"[^:]+: *", line)[0]
-                for line in head]  # fmt: skip
+        return [
+            line if re.match("Server MPM| ", line) else re.match(r"[^:]+: *", line)[0]
+            for line in head
+        ]
 
     recording = (CLI / recorded).read_text()
     assert lines(out) == lines(recording)
@@ -134,8 +148,11 @@ def test_v_needs_no_file(capsys):
 
 def test_S_has_the_lines_of_httpd(house, capsys):
     status, out, _ = called("-f", str(house.file), "-S", capsys=capsys)
-    recorded = [line.partition(":")[0] for line in (CLI / "apache2-S.txt").read_text().splitlines()
-                if line[0] != "[" and "watchdog" not in line]  # fmt: skip
+    recorded = [
+        line.partition(":")[0]
+        for line in (CLI / "apache2-S.txt").read_text().splitlines()
+        if line[0] != "[" and "watchdog" not in line
+    ]
     assert status == 0
     assert [line.partition(":")[0] for line in out.splitlines()] == recorded
     assert f'PidFile: "{house.pid_file}"\n' in out
@@ -144,8 +161,9 @@ def test_S_has_the_lines_of_httpd(house, capsys):
 
 def test_run_settings_name_what_is_defined_and_who_it_runs_as(house, capsys):
     house.write("event", "Define COLOUR red", "User nobody", "PidFile run/x.pid")
-    status, out, _ = called("-f", str(house.file), "-D", "LAB", "-t", "-D", "DUMP_RUN_CFG",
-                            capsys=capsys)  # fmt: skip
+    status, out, _ = called(
+        "-f", str(house.file), "-D", "LAB", "-t", "-D", "DUMP_RUN_CFG", capsys=capsys
+    )
     assert status == 0
     assert "Define: LAB\nDefine: DUMP_RUN_CFG\nDefine: COLOUR=red\n" in out
     assert re.search(r'User: name="nobody" id=\d+\n', out)
@@ -239,7 +257,9 @@ def test_a_wrong_line_is_named_with_its_file(house, line, says, capsys):
 
 def test_every_mistake_is_told(house, capsys):
     words = [f"Nonsense{n} 1" for n in range(15)]
-    house.write("event", *words, "<VirtualHost *:80>", "Nonsense 2", "</VirtualHost>", "Timeout", "Timeout")
+    house.write(
+        "event", *words, "<VirtualHost *:80>", "Nonsense 2", "</VirtualHost>", "Timeout", "Timeout"
+    )
     status, _, err = called("-f", str(house.file), "-t", capsys=capsys)
     assert status == 1
     numbers = [int(n) for n in re.findall(r"AH00526: Syntax error on line (\d+) of", err)]
@@ -255,13 +275,20 @@ def test_debians_own_file_is_refused_for_what_mpmkit_does_not_have(monkeypatch, 
     """All of it at once: each line names a file, a line, and what to do."""
     if not DEBIAN.exists():
         pytest.skip("Debian's configuration is not here (package apache2)")
-    for name, value in {"RUN_DIR": "/tmp", "PID_FILE": "/tmp/x.pid", "RUN_USER": "www-data",
-                        "RUN_GROUP": "www-data", "LOG_DIR": "/tmp"}.items():  # fmt: skip
+    for name, value in {
+        "RUN_DIR": "/tmp",
+        "PID_FILE": "/tmp/x.pid",
+        "RUN_USER": "www-data",
+        "RUN_GROUP": "www-data",
+        "LOG_DIR": "/tmp",
+    }.items():
         monkeypatch.setenv(f"APACHE_{name}", value)
     status, _, err = called("-d", "/etc/apache2", "-f", str(DEBIAN), "-t", capsys=capsys)
     lines = [line for line in err.splitlines() if not line.startswith("AH00111")]
     where, what = lines[::2], lines[1::2]
-    assert all(re.fullmatch(r"AH\d+: Syntax error on line \d+ of /etc/apache2/\S+:", w) for w in where)
+    assert all(
+        re.fullmatch(r"AH\d+: Syntax error on line \d+ of /etc/apache2/\S+:", w) for w in where
+    )
     assert any("<VirtualHost>" in line and "move" in line for line in what)
     allowed = r"take (it|the line) out|mpmkit serves one site|did you mean"
     assert all(re.search(allowed, line) for line in what), what
@@ -271,14 +298,32 @@ def test_debians_own_file_is_refused_for_what_mpmkit_does_not_have(monkeypatch, 
 
 def test_the_lines_of_debians_file_that_are_apaches_own_work(house):
     """Its main file, without the modules that mpmkit does not have."""
-    house.write("event", "Timeout 300", "KeepAlive On", "HostnameLookups Off", "User nobody",
-        "<Directory />", "Options FollowSymLinks", "AllowOverride None", "Require all denied",
-        "</Directory>", f"<Directory {house.root}>", "Options Indexes FollowSymLinks",
-        "AllowOverride None", "Require all granted", "</Directory>", "AccessFileName .htaccess",
-        '<FilesMatch "^\\.ht">', "Require all denied", "</FilesMatch>",
+    house.write(
+        "event",
+        "Timeout 300",
+        "KeepAlive On",
+        "HostnameLookups Off",
+        "User nobody",
+        "<Directory />",
+        "Options FollowSymLinks",
+        "AllowOverride None",
+        "Require all denied",
+        "</Directory>",
+        f"<Directory {house.root}>",
+        "Options Indexes FollowSymLinks",
+        "AllowOverride None",
+        "Require all granted",
+        "</Directory>",
+        "AccessFileName .htaccess",
+        '<FilesMatch "^\\.ht">',
+        "Require all denied",
+        "</FilesMatch>",
         r'LogFormat "%v:%p %h %l %u %t \"%r\" %>s %O \"%{Referer}i\" \"%{User-Agent}i\"" vhost',
-        "CustomLog logs/access_log vhost", "ServerTokens OS", "ServerSignature On", "TraceEnable Off",
-    )  # fmt: skip
+        "CustomLog logs/access_log vhost",
+        "ServerTokens OS",
+        "ServerSignature On",
+        "TraceEnable Off",
+    )
     done = house.run("-t")
     assert (done.returncode, done.stderr) == (0, "Syntax OK\n")
 
@@ -533,9 +578,11 @@ def test_one_address_twice_is_refused(house, capsys):
 ])  # fmt: skip
 def test_without_a_process_of_its_own(house, defines, session):
     process = subprocess.Popen(
-        command("httpd", "-f", str(house.file), *defines), env=environment(),
-        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        command("httpd", "-f", str(house.file), *defines),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     until(house.pid_file.exists, "the PidFile")
     assert house.pid == process.pid
     until(lambda: children_of(process.pid), "children")
@@ -551,9 +598,11 @@ def test_X_is_one_process_that_any_signal_ends(mpm, tmp_path):
     house = House(tmp_path, mpm)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         process = subprocess.Popen(
-            command("httpd", "-f", str(house.file), "-X"), env=environment(),
-            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            command("httpd", "-f", str(house.file), "-X"),
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
         until(house.pid_file.exists, "the PidFile")
         assert house.get() == b"hello\n"
         assert house.pid == process.pid and children_of(process.pid) == []
@@ -588,7 +637,9 @@ def test_a_broken_pid_file_stops_every_word(house):
     for word in ("start", "stop"):
         done = house.run("-k", word)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith(f"AH00058: PidFile {house.pid_file} holds no process id\nAH00059")
+        assert done.stderr.startswith(
+            f"AH00058: PidFile {house.pid_file} holds no process id\nAH00059"
+        )
 
 
 def test_a_stale_pid_file_is_overwritten_and_a_stranger_is_left_alone(house):
@@ -647,10 +698,19 @@ def test_a_graceful_restart_opens_the_logs_anew(house):
 
 def test_X_writes_its_buffered_lines(house):
     process = subprocess.Popen(
-        command("httpd", "-f", str(house.file), "-X", "-c", "CustomLog logs/access_log %U",
-                "-c", "BufferedLogs On"),
-        env=environment(), stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        command(
+            "httpd",
+            "-f",
+            str(house.file),
+            "-X",
+            "-c",
+            "CustomLog logs/access_log %U",
+            "-c",
+            "BufferedLogs On",
+        ),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+    )
     until(house.pid_file.exists, "the PidFile")
     # An answer comes before its line; but a connection's next answer comes after it. (Another
     # connection's may not: this is event, with other threads.)
@@ -728,8 +788,10 @@ def test_a_recorded_httpds_file_serves(mpm, tmp_path, monkeypatch):
     children = children_of(pid)
     assert len(children) == (3 if mpm == "prefork" else 2)
     if os.geteuid() == 0:
-        until(lambda: {Path(f"/proc/{child}").owner() for child in children} == {"www-data"},
-              "children are www-data")  # fmt: skip
+        until(
+            lambda: {Path(f"/proc/{child}").owner() for child in children} == {"www-data"},
+            "children are www-data",
+        )
         assert Path(f"/proc/{pid}").owner() == "root"
     for name, line in LINES.items():
         log = tmp_path / "logs" / name
@@ -784,22 +846,36 @@ def both(tmp_path):
         pytest.skip("the real httpd is not installed (Debian: apache2)")
     house = House(tmp_path)
     user = ["User www-data", "Group www-data"] if os.geteuid() == 0 else []
-    house.file.write_text("\n".join([
-        f"LoadModule mpm_event_module {MODULES}/mod_mpm_event.so",
-        f"LoadModule authz_core_module {MODULES}/mod_authz_core.so",
-        f'ServerRoot "{tmp_path}"', "ServerName lab.example", "PidFile logs/httpd.pid",
-        f"Listen 127.0.0.1:{house.port}", "ErrorLog logs/error_log", "DefaultRuntimeDir logs",
-        "DocumentRoot htdocs", *user, "",
-    ]))  # fmt: skip
+    house.file.write_text(
+        "\n".join(
+            [
+                f"LoadModule mpm_event_module {MODULES}/mod_mpm_event.so",
+                f"LoadModule authz_core_module {MODULES}/mod_authz_core.so",
+                f'ServerRoot "{tmp_path}"',
+                "ServerName lab.example",
+                "PidFile logs/httpd.pid",
+                f"Listen 127.0.0.1:{house.port}",
+                "ErrorLog logs/error_log",
+                "DefaultRuntimeDir logs",
+                "DocumentRoot htdocs",
+                *user,
+                "",
+            ]
+        )
+    )
 
     def run(*args: str) -> dict[str, tuple[int, list[str], list[str]]]:
         answers = {}
         programs = {"ours": [sys.executable, "-m", "mpmkit", "httpd"], "httpd": [HTTPD]}
         for who, program in programs.items():
             done = subprocess.run(
-                [*program, "-f", str(house.file), *args], capture_output=True, text=True,
-                timeout=20, env=environment(), stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                [*program, "-f", str(house.file), *args],
+                capture_output=True,
+                text=True,
+                timeout=20,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+            )
             answers[who] = (done.returncode, shape(done.stdout), shape(done.stderr))
         return answers
 
@@ -847,9 +923,13 @@ def test_httpd_says_the_same_of_its_own_life(both):
 
         def run(*args, program=program, said=said):
             done = subprocess.run(
-                [*program, "-f", str(house.file), *args], capture_output=True, text=True,
-                timeout=20, env=environment(), stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                [*program, "-f", str(house.file), *args],
+                capture_output=True,
+                text=True,
+                timeout=20,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+            )
             # httpd says "trying to start" twice
             numbers = list(dict.fromkeys(re.sub(r"\d{3,}", "N", done.stdout).splitlines()))
             said.append((args, done.returncode, numbers, shape(done.stderr)))
@@ -883,8 +963,14 @@ def test_httpd_says_the_same_of_its_own_life(both):
 def test_a_listen_without_an_address_is_for_both_kinds(mpm, tmp_path):
     """One socket; an IPv4 client is told by its IPv4 address, in the log and to Require local."""
     house = House(tmp_path, mpm)
-    house.write(mpm, r'LogFormat "%a %A %p %s" ends', "CustomLog logs/access_log ends",
-                "<Location />", "Require local", "</Location>")  # fmt: skip
+    house.write(
+        mpm,
+        r'LogFormat "%a %A %p %s" ends',
+        "CustomLog logs/access_log ends",
+        "<Location />",
+        "Require local",
+        "</Location>",
+    )
     port = house.port
     text = house.file.read_text()
     house.file.write_text(text.replace("Listen 127.0.0.1:", "Listen ") + f"Listen 0.0.0.0:{port}\n")
@@ -902,8 +988,7 @@ def test_a_listen_without_an_address_is_for_both_kinds(mpm, tmp_path):
     until(lambda: house.log.count("resuming normal operations") == 2, "a restart")
     ask()
     log = house.root / "logs" / "access_log"
-    lines = until(lambda: len(found := log.read_text().splitlines()) == 4 and found,
-                  "four lines")
+    lines = until(lambda: len(found := log.read_text().splitlines()) == 4 and found, "four lines")
     assert sorted(lines) == [f"127.0.0.1 127.0.0.1 {port} 200"] * 2 + [f"::1 ::1 {port} 200"] * 2
     assert house.run("-k", "stop").returncode == 0
     until(lambda: not alive(pid), "its end")
@@ -912,8 +997,13 @@ def test_a_listen_without_an_address_is_for_both_kinds(mpm, tmp_path):
 def test_what_is_forbidden_is_told_as_an_error(house):
     """By httpd's ids: Require, and a directory without an index where mod_autoindex is loaded."""
     (house.root / "htdocs" / "docs").mkdir()
-    house.write("event", "LoadModule autoindex_module modules/mod_autoindex.so", "<Files index.html>",
-                "Require all denied", "</Files>")  # fmt: skip
+    house.write(
+        "event",
+        "LoadModule autoindex_module modules/mod_autoindex.so",
+        "<Files index.html>",
+        "Require all denied",
+        "</Files>",
+    )
     pid = house.start()
     for path in ("/index.html", "/docs/"):
         with Client(house) as client:
@@ -936,18 +1026,20 @@ def test_a_server_of_another_user_is_named(house, capsys, monkeypatch):
 
     pid = house.start()
     with monkeypatch.context() as patch:
-        patch.setattr(control.os, "kill", refuse)
+        patch.setattr(httpd.os, "kill", refuse)
         status, out, err = called("-f", str(house.file), "-k", "stop", capsys=capsys)
     assert (status, out) == (1, "")
-    assert err == (f"httpd: the server, process {pid}, takes no signals from us: "
-                   "it is another user's: be that user, or root\n")  # fmt: skip
+    assert err == (
+        f"httpd: the server, process {pid}, takes no signals from us: "
+        "it is another user's: be that user, or root\n"
+    )
     assert house.run("-k", "stop").returncode == 0
     until(lambda: not alive(pid), "its end")
 
 
 def test_a_file_that_may_not_be_read(house, capsys, monkeypatch):
     """One message, and no other mistakes of a file that nobody has read."""
-    monkeypatch.setattr(control.os, "access", lambda *args, **options: False)  # root may read all
+    monkeypatch.setattr(httpd.os, "access", lambda *args, **options: False)  # root may read all
     status, out, err = called("-f", str(house.file), "-t", capsys=capsys)
     assert (status, out) == (1, "")
     assert err == f"httpd: Could not open configuration file {house.file}: Permission denied\n"

@@ -11,7 +11,8 @@ import threading
 import pytest
 
 import mpmkit
-from mpmkit.measure import cost, usage
+from benchmarks import cost
+from mpmkit.measure import usage
 
 SUMMARY = """\
 % time     seconds  usecs/call     calls    errors syscall
@@ -91,7 +92,9 @@ def test_clients_have_kept_alive_connections(capsys):
 
 
 def test_the_table_of_clients_has_medians_and_extremes():
-    text = cost.clients_table("prefork", {"mpmkit": {1: [20.0, 23.04, 31.0], 64: [40.0, 41.0, 39.5]}})
+    text = cost.clients_table(
+        "prefork", {"mpmkit": {1: [20.0, 23.04, 31.0], 64: [40.0, 41.0, 39.5]}}
+    )
     head, row, _ = text.splitlines()
     assert head.split() == ["prefork,", "clients", "1", "64"]
     assert row.split() == ["mpmkit", "23.0", "(20.0–31.0)", "40.0", "(39.5–41.0)"]
@@ -102,8 +105,12 @@ def test_a_series_of_clients(monkeypatch, capsys):
     if shutil.which("ab") is None:
         pytest.skip("ab is not installed; apt install apache2-utils")
     monkeypatch.setattr(cost, "ROUNDS", 1)
-    assert cost.main(["--mpm", "worker", "--clients", "1", "2", "--beside", "floor",
-                      "--requests", "200"]) == 0
+    assert (
+        cost.main(
+            ["--mpm", "worker", "--clients", "1", "2", "--beside", "floor", "--requests", "200"]
+        )
+        == 0
+    )
     out, err = capsys.readouterr()
     rows = [line.split()[0] for line in out.splitlines()[1:3]]
     assert rows == ["mpmkit", "floor"] and "round 1 of 1: floor worker" in err
@@ -117,8 +124,13 @@ def test_children_that_were_waited_for_count_in_their_parent():
 def test_the_meter_counts_from_the_first_report_to_the_end():
     """What the server used before the first report (its start, the warm-up) is not in it."""
     burn = "import sys\nfor line in sys.stdin:\n sum(range(3_000_000)); print(flush=True)"
-    with subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, text=True,
-                          stdout=subprocess.PIPE, start_new_session=True) as server:
+    with subprocess.Popen(
+        [sys.executable, "-c", burn],
+        stdin=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as server:
         assert server.stdin and server.stdout
 
         def work():

@@ -16,11 +16,19 @@ from mpmkit.measure.sweep import SweepTable
 
 @pytest.fixture
 def frame():
-    return records.frame([
-        *memory_rows("prefork", cost=1000), *memory_rows("event", cost=100),
-        *memory_rows("event", "idle", cost=3), *memory_rows("event", cost=50, server="httpd"),
-        *({**row, "mpm": None} for row in memory_rows("event", "idle", cost=2, server="uvicorn")),
-    ], "memory")
+    return records.frame(
+        [
+            *memory_rows("prefork", cost=1000),
+            *memory_rows("event", cost=100),
+            *memory_rows("event", "idle", cost=3),
+            *memory_rows("event", cost=50, server="httpd"),
+            *(
+                {**row, "mpm": None}
+                for row in memory_rows("event", "idle", cost=2, server="uvicorn")
+            ),
+        ],
+        "memory",
+    )
 
 
 def table(**values) -> SweepTable:
@@ -29,11 +37,23 @@ def table(**values) -> SweepTable:
     for mpm in ("worker", "event"):
         for threads in (5, 25):
             for users, rate in ((10, 1000.0), (20, 2000.0), (40, 2100.0), (80, 2150.0)):
-                made.append(records.check({
-                    **SWEEP, "mpm": mpm, "users": users, "requests": round(rate * 2), "failures": 0,
-                    "errors": "{}", "qps": rate, "duration_s": 2.0,
-                    "generator_bound": users == 80,
-                    "point": f'{{"ThreadsPerChild": {threads}, "users": {users}}}', **values}))
+                made.append(
+                    records.check(
+                        {
+                            **SWEEP,
+                            "mpm": mpm,
+                            "users": users,
+                            "requests": round(rate * 2),
+                            "failures": 0,
+                            "errors": "{}",
+                            "qps": rate,
+                            "duration_s": 2.0,
+                            "generator_bound": users == 80,
+                            "point": f'{{"ThreadsPerChild": {threads}, "users": {users}}}',
+                            **values,
+                        }
+                    )
+                )
     return SweepTable(made, ("ThreadsPerChild", "users"))
 
 
@@ -42,7 +62,9 @@ def test_a_curve_goes_through_the_levels(frame):
     drawn = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
     assert list(drawn) == ["prefork", "event", "httpd event"]
     assert drawn["event"][0] == [0, 50, 100, 200]
-    assert drawn["event"][1] == [pytest.approx((20_000 + 100 * n) / 1024) for n in (0, 50, 100, 200)]
+    assert drawn["event"][1] == [
+        pytest.approx((20_000 + 100 * n) / 1024) for n in (0, 50, 100, 200)
+    ]
     labels = [note.text for note in figure.layout.annotations]
     assert " prefork, 1,000 KiB each" in labels and " httpd event, 50.0 KiB each" in labels
     assert figure.data[0].line.color == theme.LIGHT["prefork"]
@@ -130,18 +152,22 @@ def test_memory_as_a_table(frame):
 
 def test_ours_beside_the_real_httpd():
     import mpmkit
-    from mpmkit.measure.article import published
+    from mpmkit.measure.published import published
     from mpmkit.measure.qps_table import QpsTable
 
     def table(name):
-        rows = mpmkit.recorded(name).astype(object).where(lambda f: f.notna(), None).to_dict("records")
+        rows = (
+            mpmkit.recorded(name).astype(object).where(lambda f: f.notna(), None).to_dict("records")
+        )
         return QpsTable(rows, published())
 
     rivals = table("qps-demo")
     made = tables.beside(rivals)
     assert list(made.columns) == ["published /s", "mpmkit /s", "httpd /s", "mpmkit / httpd"]
     row = made.loc["static page, worker"]
-    medians = [statistics.median(rivals.rounds("static", who)["worker"]) for who in ("mpmkit", "httpd")]
+    medians = [
+        statistics.median(rivals.rounds("static", who)["worker"]) for who in ("mpmkit", "httpd")
+    ]
     assert row["published /s"] == 11_038 and list(row.iloc[1:3]) == medians
     assert row["mpmkit / httpd"] == pytest.approx(medians[0] / medians[1])
     # What one of the two does not have: WSGI under httpd, and an httpd that took no part.

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mpmkit import directives_doc, httpd_conf
-from mpmkit.directives import (
+from docs._tools import directives_doc
+from mpmkit.config import httpd_conf
+from mpmkit.config.directives import (
     AH,
     INT_MAX,
     MPMS,
@@ -113,8 +114,10 @@ def test_defaults_that_all_mpms_share():
 def test_the_table_and_the_record_have_the_same_names():
     attributes = {row.attribute for row in ROWS} - {""}
     assert attributes == {f.name for f in dataclasses.fields(Directives)} - {
-        "mpm", "sections", "module_levels",
-    }  # fmt: skip
+        "mpm",
+        "sections",
+        "module_levels",
+    }
     assert len(SPECS) == len(ROWS)
 
 
@@ -400,17 +403,25 @@ def test_refused_values_name_the_directive_the_place_and_the_value(line):
 
 def test_repeated_directives_add_up_and_others_replace():
     d = effective(
-        "event", "Listen 80", "Listen 81", "Timeout 1", "Timeout 2", "DirectoryIndex a",
-        "DirectoryIndex b c", "RequestReadTimeout header=9", "RequestReadTimeout body=8",
-    )  # fmt: skip
+        "event",
+        "Listen 80",
+        "Listen 81",
+        "Timeout 1",
+        "Timeout 2",
+        "DirectoryIndex a",
+        "DirectoryIndex b c",
+        "RequestReadTimeout header=9",
+        "RequestReadTimeout body=8",
+    )
     assert [one.port for one in d.Listen] == [80, 81]
     assert (d.Timeout, d.DirectoryIndex) == (2.0, ("a", "b", "c"))
     assert (d.RequestReadTimeout.header_init, d.RequestReadTimeout.body_init) == (9, 8)
 
 
 def test_a_log_may_use_a_nickname_that_is_given_later():
-    d = effective("event", "CustomLog a mine", 'LogFormat "%h %X" mine', "TransferLog b",
-                  'CustomLog c "%D"')  # fmt: skip
+    d = effective(
+        "event", "CustomLog a mine", 'LogFormat "%h %X" mine', "TransferLog b", 'CustomLog c "%D"'
+    )
     assert d.CustomLog == (("a", "%h %X"), ("b", d.LogFormat["common"]), ("c", "%D"))
 
 
@@ -420,8 +431,15 @@ def test_a_misspelt_nickname_is_a_warning():
 
 
 def test_relative_names_start_from_server_root():
-    d = effective("event", "DocumentRoot htdocs", "CustomLog logs/a common", "ErrorLog syslog:user",
-                  "PidFile /run/x.pid", "ServerRoot /srv/lab", "Alias /i icons")  # fmt: skip
+    d = effective(
+        "event",
+        "DocumentRoot htdocs",
+        "CustomLog logs/a common",
+        "ErrorLog syslog:user",
+        "PidFile /run/x.pid",
+        "ServerRoot /srv/lab",
+        "Alias /i icons",
+    )
     assert (d.DocumentRoot, d.CustomLog[0][0]) == ("/srv/lab/htdocs", "/srv/lab/logs/a")
     assert (d.ErrorLog, d.PidFile) == ("syslog:user", "/run/x.pid")
     assert d.aliases == (("Alias", "/i", "/srv/lab/icons"),)
@@ -619,7 +637,7 @@ def test_an_open_quote_is_an_error():
 def test_the_page_is_up_to_date():
     page = HERE.parent / "docs" / "DIRECTIVES.md"
     assert page.read_text() == directives_doc.markdown(), (
-        "run: python -m mpmkit.directives_doc > docs/DIRECTIVES.md"
+        "run: python -m docs._tools.directives_doc > docs/DIRECTIVES.md"
     )
 
 

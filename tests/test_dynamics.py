@@ -55,18 +55,29 @@ def together(*scenarios: Callable[[], Any]) -> list[Any]:
 
 def twenty_restarts(mpm: str) -> None:
     with serve(mpm) as server:
-        with Load(server, clients=2, seconds=60) as closing, \
-                Load(server, clients=2, seconds=60, keep_alive=True) as keeping:
+        with (
+            Load(server, clients=2, seconds=60) as closing,
+            Load(server, clients=2, seconds=60, keep_alive=True) as keeping,
+        ):
             closing.wait_for(5)
             keeping.wait_for(5)
             for number in range(1, 21):
                 server.graceful()
-                until(lambda n=number: server.scoreboard().snapshot.generation == n,
-                      "the next generation")
+                until(
+                    lambda n=number: server.scoreboard().snapshot.generation == n,
+                    "the next generation",
+                )
                 closing.wait_for(5)
                 keeping.wait_for(5)
-            until(lambda: all(row.generation == 20 for row in server.scoreboard().snapshot.processes
-                              if row.pid), "only the last generation is left", 20)
+            until(
+                lambda: all(
+                    row.generation == 20
+                    for row in server.scoreboard().snapshot.processes
+                    if row.pid
+                ),
+                "only the last generation is left",
+                20,
+            )
         assert closing.failures == keeping.failures == [], server.error_log()
         assert {status for status, _ in closing.answers + keeping.answers} == {200}
         assert server.running

@@ -73,7 +73,9 @@ def test_error_documents(site, root):
         assert (local.status, local.body) == (403, b"<p>gone, but not forgotten\n")
         assert local["Content-Type"] == "text/html"
         cached = get(server, "/secret", "Range: bytes=0-1", "If-None-Match: *")
-        assert (cached.status, cached.body) == (403, local.body), "conditions were for another thing"
+        assert (cached.status, cached.body) == (403, local.body), (
+            "conditions were for another thing"
+        )
         head = get(server, "/secret", method="HEAD")
         assert (head.status, head["Content-Length"]) == (403, str(len(local.body)))
         away = get(server, "/file.txt", method="DELETE")
@@ -113,18 +115,30 @@ def test_a_section_has_its_own_documents_and_signature(site, root):
     """As a real httpd answers to the same lines."""
     lines = (
         'ErrorDocument 404 "of the site"',
-        "<Location /a>", "ErrorDocument 404 default", "ServerSignature On", "</Location>",
-        f'<Directory "{root}/sub">', 'ErrorDocument 404 "of the folder"', "</Directory>",
-        "<Location /sub/b>", 'ErrorDocument 404 "of the place"', "</Location>",
-        "<Location /a/secret>", "Require all denied", "ErrorDocument 403 /gone.html", "</Location>",
-    )  # fmt: skip
+        "<Location /a>",
+        "ErrorDocument 404 default",
+        "ServerSignature On",
+        "</Location>",
+        f'<Directory "{root}/sub">',
+        'ErrorDocument 404 "of the folder"',
+        "</Directory>",
+        "<Location /sub/b>",
+        'ErrorDocument 404 "of the place"',
+        "</Location>",
+        "<Location /a/secret>",
+        "Require all denied",
+        "ErrorDocument 403 /gone.html",
+        "</Location>",
+    )
     conf = root.parent / "site.conf"
     conf.write_text("\n".join(lines) + "\n")
     with site(conf=conf) as server:
         for path, body in (
-            ("/nope", b"of the site"), ("/sub/nope", b"of the folder"), ("/sub/b/x", b"of the place"),
+            ("/nope", b"of the site"),
+            ("/sub/nope", b"of the folder"),
+            ("/sub/b/x", b"of the place"),
             ("/a/secret", b"<p>gone, but not forgotten\n"),
-        ):  # fmt: skip
+        ):
             assert get(server, path).body == body, path
         plain = get(server, "/a/nope").body
         assert b"<h1>Not Found</h1>" in plain and b"<address>" in plain
@@ -198,7 +212,10 @@ def test_default_charset(site, root):
 
 
 def test_whose_name_a_redirect_tells(site):
-    for line, host in (("UseCanonicalName Off", "lab.example"), ("UseCanonicalName On", "www.x:81")):
+    for line, host in (
+        ("UseCanonicalName Off", "lab.example"),
+        ("UseCanonicalName On", "www.x:81"),
+    ):
         with site(line, "ServerName www.x:81") as server:
             assert get(server, "/sub?a=1")["Location"] == f"http://{host}/sub/?a=1"
 
@@ -229,17 +246,20 @@ def test_several_addresses(mpm, root):
             b.bind(("::1", 0))
         except OSError:
             pytest.skip("this machine has no IPv6")
-        addresses = [("127.0.0.1", a.getsockname()[1]), ("::1", b.getsockname()[1]),
-                     ("127.0.0.1", c.getsockname()[1])]  # fmt: skip
+        addresses = [
+            ("127.0.0.1", a.getsockname()[1]),
+            ("::1", b.getsockname()[1]),
+            ("127.0.0.1", c.getsockname()[1]),
+        ]
     conf = root.parent / "listen.conf"
-    conf.write_text("".join(
-        f"Listen {f'[{host}]' if ':' in host else host}:{port}\n" for host, port in addresses
-    ))  # fmt: skip
+    conf.write_text(
+        "".join(
+            f"Listen {f'[{host}]' if ':' in host else host}:{port}\n" for host, port in addresses
+        )
+    )
     from processes import Serve
 
-    words = [
-        word for name, value in SMALL[mpm].items() for word in ("-c", f"{name} {value}")
-    ]  # fmt: skip
+    words = [word for name, value in SMALL[mpm].items() for word in ("-c", f"{name} {value}")]
     with Serve(mpm, "-f", str(conf), "--document-root", str(root), *words).ready():
         for address in addresses * 2:
             with socket.create_connection(address, 10) as client:

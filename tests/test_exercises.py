@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 
 import pytest
+from helpers import checks
 
 import mpmkit
-from mpmkit.lab import checks, exercises, render
+from docs._tools import exercises, render
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "notebooks" / "exercises"
@@ -27,13 +28,19 @@ def cells(path: Path) -> list[dict]:
 
 @pytest.fixture
 def surroundings(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [
-        os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
 
 
 def verdicts(book) -> list[str]:
-    return [output["data"]["text/plain"] for cell in book.cells if cell.cell_type == "code"
-            for output in cell.outputs if output.output_type == "execute_result"]
+    return [
+        output["data"]["text/plain"]
+        for cell in book.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "execute_result"
+    ]
 
 
 def executed(path: Path):
@@ -61,7 +68,8 @@ def test_a_students_copy_runs_and_nothing_in_it_is_right_yet(source, surrounding
 def test_the_students_copy_is_what_the_command_makes(source, tmp_path):
     assert exercises.main([str(source.parent), str(tmp_path)]) == 0
     assert (tmp_path / source.name).read_text() == (TARGET / source.name).read_text(), (
-        "run python -m mpmkit.lab.exercises")
+        "run python -m docs._tools.exercises"
+    )
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
@@ -76,8 +84,11 @@ def test_a_students_copy_holds_no_solution(source):
         assert json.dumps(answer)[1:-1] not in whole
 
 
-@pytest.mark.parametrize("path", SOURCES + [TARGET / source.name for source in SOURCES],
-                         ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize(
+    "path",
+    SOURCES + [TARGET / source.name for source in SOURCES],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
+)
 def test_exercises_carry_no_outputs_and_their_links_lead_somewhere(path):
     import re
 
@@ -169,8 +180,11 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("name, answer, says", WRONG, ids=lambda value: (
-    "function" if callable(value) else str(value)[:30]))  # a function's text would be its address
+@pytest.mark.parametrize(
+    "name, answer, says",
+    WRONG,
+    ids=lambda value: "function" if callable(value) else str(value)[:30],
+)  # a function's text would be its address
 def test_a_wrong_answer_gets_its_own_sentence(name, answer, says):
     verdict = checks.every()[name](answer)
     assert not verdict
@@ -192,17 +206,26 @@ def test_no_check_raises_whatever_it_gets(name, answer):
     assert not verdict and verdict.says and len(verdict.says) < 400
 
 
-EVENT = {"StartServers": 1, "ServerLimit": 1, "ThreadsPerChild": 8, "MaxRequestWorkers": 8,
-         "MinSpareThreads": 1, "MaxSpareThreads": 16}
+EVENT = {
+    "StartServers": 1,
+    "ServerLimit": 1,
+    "ThreadsPerChild": 8,
+    "MaxRequestWorkers": 8,
+    "MinSpareThreads": 1,
+    "MaxSpareThreads": 16,
+}
 
 
-@pytest.mark.parametrize("name, mpm, directives, says", [
-    ("twenty_at_once", "prefork", {"KeepAlive": False}, "KeepAlive is off"),
-    ("twenty_at_once", "prefork", {"KeepAliveTimeout": 1}, "KeepAliveTimeout is 1 s"),
-    ("twenty_at_once", "event", {"KeepAliveTimeout": 30}, "this is event"),
-    ("eighty_in_eight", "event", {"KeepAliveTimeout": 30}, "eight threads have to do"),
-    ("eighty_in_eight", "event", {**EVENT, "KeepAliveTimeout": 5}, "KeepAliveTimeout is 5 s"),
-])
+@pytest.mark.parametrize(
+    "name, mpm, directives, says",
+    [
+        ("twenty_at_once", "prefork", {"KeepAlive": False}, "KeepAlive is off"),
+        ("twenty_at_once", "prefork", {"KeepAliveTimeout": 1}, "KeepAliveTimeout is 1 s"),
+        ("twenty_at_once", "event", {"KeepAliveTimeout": 30}, "this is event"),
+        ("eighty_in_eight", "event", {"KeepAliveTimeout": 30}, "eight threads have to do"),
+        ("eighty_in_eight", "event", {**EVENT, "KeepAliveTimeout": 5}, "KeepAliveTimeout is 5 s"),
+    ],
+)
 def test_a_server_that_misses_the_point_is_told_so(name, mpm, directives, says):
     with mpmkit.launch(mpm, **directives) as server:
         assert says in checks.every()[name](server).says
@@ -215,9 +238,19 @@ def test_a_stopped_server_is_told_as_such():
 
 
 def source(*kinds: str) -> dict:
-    return {"cells": [{"cell_type": "code", "id": f"c{number}", "metadata": {"tags": kind.split()},
-                       "source": [kind], "outputs": ["x"], "execution_count": 1}
-                      for number, kind in enumerate(kinds)]}
+    return {
+        "cells": [
+            {
+                "cell_type": "code",
+                "id": f"c{number}",
+                "metadata": {"tags": kind.split()},
+                "source": [kind],
+                "outputs": ["x"],
+                "execution_count": 1,
+            }
+            for number, kind in enumerate(kinds)
+        ]
+    }
 
 
 def test_solutions_and_outputs_are_taken_out():
@@ -226,12 +259,15 @@ def test_solutions_and_outputs_are_taken_out():
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in made["cells"])
 
 
-@pytest.mark.parametrize("kinds, says", [
-    (["exercise"], "a, cell c0 is an exercise without a solution"),
-    (["exercise", "exercise", "solution"], "c0 is an exercise without"),
-    (["solution"], "c0 is a solution without an exercise"),
-    (["exercise solution"], "one of both"),
-])
+@pytest.mark.parametrize(
+    "kinds, says",
+    [
+        (["exercise"], "a, cell c0 is an exercise without a solution"),
+        (["exercise", "exercise", "solution"], "c0 is an exercise without"),
+        (["solution"], "c0 is a solution without an exercise"),
+        (["exercise solution"], "one of both"),
+    ],
+)
 def test_a_source_out_of_order_is_named(kinds, says):
     with pytest.raises(exercises.ExerciseError, match=says):
         exercises.student_copy(source(*kinds), "a")

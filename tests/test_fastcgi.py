@@ -87,7 +87,7 @@ def test_a_stream_is_cut_into_records(size):
 
 def test_the_bytes_of_the_specification():
     assert record(fcgi.STDIN, 1) == b"\1\5\0\1\0\0\0\0"
-    assert fcgi.begin(1, True) == b"\1\1\0\1\0\10\0\0" b"\0\1\1\0\0\0\0\0"
+    assert fcgi.begin(1, True) == b"\1\1\0\1\0\10\0\0\0\1\1\0\0\0\0\0"
     assert record(fcgi.STDOUT, 258, b"abc") == b"\1\6\1\2\0\3\5\0abc\0\0\0\0\0"
     assert pairs([(b"a", b"x" * 128)]) == b"\1\x80\0\0\x80a" + b"x" * 128
     assert fcgi.read_end(b"\0\0\0\7\2\0\0\0") == (7, fcgi.OVERLOADED)
@@ -215,8 +215,12 @@ DirectoryIndex index.fake
 """)
     try:
         with serving(mpm, conf=tmp_path / "httpd.conf") as server:
-            for path, name, info in [("/x.fake", "/x.fake", ""), ("/x.fake/i/j", "/x.fake", "/i/j"),
-                                     ("/", "/index.fake", ""), ("/all/x/y", "/all", "/x/y")]:
+            for path, name, info in [
+                ("/x.fake", "/x.fake", ""),
+                ("/x.fake/i/j", "/x.fake", "/i/j"),
+                ("/", "/index.fake", ""),
+                ("/all/x/y", "/all", "/x/y"),
+            ]:
                 assert get(server, path).status == 200
                 told = fake.requests.pop()
                 assert (told["SCRIPT_NAME"], told.get("PATH_INFO", "")) == (name, info)
@@ -274,6 +278,7 @@ def test_a_new_connection_a_request_without_reuse(mpm, tmp_path):
 def test_a_stale_connection_is_no_failure(mpm, tmp_path):
     """The backend closes after each answer, though it was asked to stay: the next request is made again
     on a new connection, its body, too."""
+
     def once(conn, params, body):
         out(conn, b"\r\n" + body)
 
@@ -374,8 +379,10 @@ def test_bad_backends(mpm, tmp_path):
 
 def test_no_backend_is_503(mpm, tmp_path):
     (tmp_path / "root").mkdir()
-    lines = (f'AddHandler "proxy:unix:{tmp_path}/nobody|fcgi://localhost" .fake',
-             'AddHandler "proxy:fcgi://127.0.0.1:1" .tcp')
+    lines = (
+        f'AddHandler "proxy:unix:{tmp_path}/nobody|fcgi://localhost" .fake',
+        'AddHandler "proxy:fcgi://127.0.0.1:1" .tcp',
+    )
     with serving(mpm, document_root=tmp_path / "root", directives=lines) as server:
         assert get(server, "/a.fake").status == 503
         assert get(server, "/a.tcp").status == 503
@@ -385,16 +392,21 @@ def test_no_backend_is_503(mpm, tmp_path):
 
 def test_complaints_go_to_the_error_log(mpm, tmp_path):
     def complains(conn, params, body):
-        conn.sendall(record(fcgi.STDERR, 1, b"PHP message: a") + record(fcgi.STDERR, 1, b"nd b\ntwo"))
+        conn.sendall(
+            record(fcgi.STDERR, 1, b"PHP message: a") + record(fcgi.STDERR, 1, b"nd b\ntwo")
+        )
         out(conn, b"\r\nfine")
 
     with backend(mpm, tmp_path, complains) as (server, _):
         assert get(server, "/a.fake").body == b"fine"
         lines = take_errors(server)
-        assert [line.partition("AH01071: ")[2] for line in lines] == \
-            ["Got error 'PHP message: a", "Got error 'two'"] or \
-            [line.partition("AH01071: ")[2] for line in lines] == \
-            ["Got error 'PHP message: and b'", "Got error 'two'"]
+        assert [line.partition("AH01071: ")[2] for line in lines] == [
+            "Got error 'PHP message: a",
+            "Got error 'two'",
+        ] or [line.partition("AH01071: ")[2] for line in lines] == [
+            "Got error 'PHP message: and b'",
+            "Got error 'two'",
+        ]
 
 
 def test_a_client_that_leaves_frees_the_backend(mpm, tmp_path):
@@ -425,7 +437,10 @@ def test_many_at_once_leave_no_descriptor(mpm, tmp_path):
 
         def client(number):
             for _ in range(5):
-                if get(server, "/a.fake", method="POST", body=b"%d" % number).body != b"%d" % number:
+                if (
+                    get(server, "/a.fake", method="POST", body=b"%d" % number).body
+                    != b"%d" % number
+                ):
                     wrong.append(number)
 
         def load():
@@ -439,12 +454,21 @@ def test_many_at_once_leave_no_descriptor(mpm, tmp_path):
         before = open_files(server)
         load()
         assert not wrong
-        poll_until(lambda: no_more(before, open_files(server)),
-                   what=lambda: f"before {before}, now {open_files(server)}")
+        poll_until(
+            lambda: no_more(before, open_files(server)),
+            what=lambda: f"before {before}, now {open_files(server)}",
+        )
 
 
-@pytest.mark.parametrize("handler", ["proxy:http://x", "proxy:unix:relative|fcgi://localhost",
-                                     "proxy:fcgi://", "proxy:unix:/a|http://localhost"])
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "proxy:http://x",
+        "proxy:unix:relative|fcgi://localhost",
+        "proxy:fcgi://",
+        "proxy:unix:/a|http://localhost",
+    ],
+)
 def test_a_handler_that_names_no_backend_stops_the_start(tmp_path, handler):
     import mpmkit
 
@@ -452,8 +476,15 @@ def test_a_handler_that_names_no_backend_stops_the_start(tmp_path, handler):
         mpmkit.launch("event", document_root=tmp_path, directives=(f'SetHandler "{handler}"',))
 
 
-@pytest.mark.parametrize("line", ["ProxySet fcgi://localhost", "ProxySet fcgi://localhost reuse=on",
-                                  "ProxySet fcgi://localhost max=0", "ProxyTimeout -1"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ProxySet fcgi://localhost",
+        "ProxySet fcgi://localhost reuse=on",
+        "ProxySet fcgi://localhost max=0",
+        "ProxyTimeout -1",
+    ],
+)
 def test_bad_directives(tmp_path, line):
     import mpmkit
 
@@ -479,12 +510,15 @@ def fpm():
 
 @pytest.mark.rival
 def test_php_fpm_runs_the_sample(mpm, fpm, tmp_path):
-    from mpmkit.serve import SAMPLES
+    from mpmkit.cli.serve import SAMPLES
 
     root = tmp_path / "root"
     shutil.copytree(SAMPLES, root)
-    write(root / "env.php", '<?php foreach ($_SERVER as $k => $v) if (is_string($v)) echo "$k=$v\\n";'
-                            ' echo file_get_contents("php://input");')
+    write(
+        root / "env.php",
+        '<?php foreach ($_SERVER as $k => $v) if (is_string($v)) echo "$k=$v\\n";'
+        ' echo file_get_contents("php://input");',
+    )
     write(root / "far.php", '<?php header("HTTP/1.1 418 Teapot"); header("X-A: b");')
     write(root / "dies.php", '<?php echo getmypid(), " "; flush(); sleep(20);')
     open_to_all(tmp_path)  # php-fpm's children are another user's
@@ -524,9 +558,11 @@ def test_php_fpm_ends_with_its_launcher(tmp_path):
         find_php_fpm()
     except NotInstalled as error:
         pytest.skip(str(error))
-    code = ("from mpmkit.measure.phpfpm import PhpFpm; import sys, time\n"
-            "fpm = PhpFpm(children=2).start(); print(*fpm.processes(), fpm.root, flush=True)\n"
-            "time.sleep(60)")
+    code = (
+        "from mpmkit.measure.phpfpm import PhpFpm; import sys, time\n"
+        "fpm = PhpFpm(children=2).start(); print(*fpm.processes(), fpm.root, flush=True)\n"
+        "time.sleep(60)"
+    )
     launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         *pids, root = launcher.stdout.readline().split()
@@ -534,8 +570,9 @@ def test_php_fpm_ends_with_its_launcher(tmp_path):
         launcher.send_signal(signal.SIGKILL)
         launcher.wait()
         launcher.stdout.close()
-    poll_until(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in pids),
-               what="php-fpm ends")
+    poll_until(
+        lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in pids), what="php-fpm ends"
+    )
     shutil.rmtree(root)
 
 

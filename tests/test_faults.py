@@ -104,10 +104,13 @@ def open_files(pid: int, name: str) -> int:
     return sum(link.name == name for link in links)
 
 
-@pytest.mark.parametrize("mpm", ["prefork", "event"])  # worker's thread does what prefork's child does
+@pytest.mark.parametrize(
+    "mpm", ["prefork", "event"]
+)  # worker's thread does what prefork's child does
 def test_a_client_that_takes_nothing_for_timeout_seconds_is_dropped(mpm):
-    with serve(mpm, pool=one_child(mpm, 4), Timeout=1, EnableSendfile=True,
-               **SMALL_BUFFERS) as server:  # fmt: skip
+    with serve(
+        mpm, pool=one_child(mpm, 4), Timeout=1, EnableSendfile=True, **SMALL_BUFFERS
+    ) as server:
         with Client(server, buffer=8192) as client:
             client.send(request("/big.bin"))
             until(
@@ -117,8 +120,9 @@ def test_a_client_that_takes_nothing_for_timeout_seconds_is_dropped(mpm):
             # A second for each write that takes nothing, then two of lingering.
             idle = 1 if mpm == "prefork" else 4
             until(
-                lambda: server.scoreboard().count("_") == idle
-                and not total(server, "write_completion"),
+                lambda: (
+                    server.scoreboard().count("_") == idle and not total(server, "write_completion")
+                ),
                 "nobody waits for it any more",
                 15.0,
             )
@@ -272,12 +276,28 @@ def test_clients_that_come_and_go_without_a_word_leave_nothing_behind(mpm):
 @pytest.mark.parametrize("mpm", MPMS)
 def test_a_stopped_child_delays_nobody_else(mpm):
     """A child that hangs (here: stopped) keeps what it holds. The others serve on."""
-    pool = {"prefork": {"StartServers": 3, "MinSpareServers": 1, "MaxSpareServers": 4,
-                        "MaxRequestWorkers": 6},
-            "worker": {"StartServers": 3, "ThreadsPerChild": 2, "MinSpareThreads": 1,
-                       "MaxSpareThreads": 10, "MaxRequestWorkers": 6},
-            "event": {"StartServers": 3, "ThreadsPerChild": 2, "MinSpareThreads": 1,
-                      "MaxSpareThreads": 10, "MaxRequestWorkers": 6}}[mpm]  # fmt: skip
+    pool = {
+        "prefork": {
+            "StartServers": 3,
+            "MinSpareServers": 1,
+            "MaxSpareServers": 4,
+            "MaxRequestWorkers": 6,
+        },
+        "worker": {
+            "StartServers": 3,
+            "ThreadsPerChild": 2,
+            "MinSpareThreads": 1,
+            "MaxSpareThreads": 10,
+            "MaxRequestWorkers": 6,
+        },
+        "event": {
+            "StartServers": 3,
+            "ThreadsPerChild": 2,
+            "MinSpareThreads": 1,
+            "MaxSpareThreads": 10,
+            "MaxRequestWorkers": 6,
+        },
+    }[mpm]
     with serve(mpm, pool=pool) as server:
         victim = server.processes()[0]
         os.kill(victim, signal.SIGSTOP)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from servers import poll_until
 
-from mpmkit.fdqueue import FdQueue
+from mpmkit.server.fdqueue import FdQueue
 
 
 class Worker:

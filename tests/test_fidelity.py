@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from mpmkit.measure import compare_cli, compare_conf, compare_http, compare_pool, compare_status
-from mpmkit.measure.compare_http import Answer, Reply, describe, split
-from mpmkit.measure.differences import MISSING, ON_PURPOSE
-from mpmkit.measure.fidelity import (
+from mpmkit.measure.reference_servers import NotInstalled, find_httpd
+from tests.fidelity import compare_cli, compare_conf, compare_http, compare_pool, compare_status
+from tests.fidelity.cases import PURPOSE, SAME, UNEXPLAINED, Row, idle_reasons, judge, unexplained
+from tests.fidelity.compare_http import Answer, Reply, describe, split
+from tests.fidelity.expected_differences import MISSING, ON_PURPOSE
+from tests.fidelity.fidelity import (
     BEGIN,
     END,
     TITLES,
@@ -27,8 +29,6 @@ from mpmkit.measure.fidelity import (
     replace_generated,
     report,
 )
-from mpmkit.measure.rivals import NotInstalled, find_httpd
-from mpmkit.measure.table import PURPOSE, SAME, UNEXPLAINED, Row, idle_reasons, judge, unexplained
 
 DATA = Path(__file__).parent / "data"
 DOCS = Path(__file__).parent.parent / "docs"
@@ -50,7 +50,9 @@ def site() -> Iterator[Path]:
 
 def explained(rows: list[Row]) -> None:
     assert rows
-    left = [f"{row.key}\n  httpd   {row.httpd}\n  mpmkit  {row.mpmkit}" for row in unexplained(rows)]
+    left = [
+        f"{row.key}\n  httpd   {row.httpd}\n  mpmkit  {row.mpmkit}" for row in unexplained(rows)
+    ]
     assert not left, "\n".join(left)
 
 
@@ -69,26 +71,42 @@ def test_requests_are_answered_as_httpd_does(site):
 @needs_httpd
 def test_the_status_page_is_httpds(site):
     rows = compare_status.rows(site, ("event",))
-    assert {f"?auto {key}" for key in ("Scoreboard", "CPUUser", "ConnsAsyncClosing")} <= \
-        {row.case for row in rows}
+    assert {f"?auto {key}" for key in ("Scoreboard", "CPUUser", "ConnsAsyncClosing")} <= {
+        row.case for row in rows
+    }
     explained(rows)
 
 
 @rival
 @needs_httpd
 def test_lines_of_a_configuration_are_judged_as_httpd_does(site):
-    rows = compare_conf.rows(site, ("ServerLimit", "AsyncRequestWorkerFactor", "KeepAliveTimeout",
-                                    "HttpProtocolOptions"))
+    rows = compare_conf.rows(
+        site, ("ServerLimit", "AsyncRequestWorkerFactor", "KeepAliveTimeout", "HttpProtocolOptions")
+    )
     assert [row.case for row in rows] == [
-        "ServerLimit", "AsyncRequestWorkerFactor", "KeepAliveTimeout", "HttpProtocolOptions"]
+        "ServerLimit",
+        "AsyncRequestWorkerFactor",
+        "KeepAliveTimeout",
+        "HttpProtocolOptions",
+    ]
     explained(rows)
 
 
 @rival
 @needs_httpd
 def test_the_command_line_is_httpds(site):
-    rows = compare_cli.rows(site, ("-v", "-l", "-t", "-t, unknown directive", "-t, corrected value",
-                                   "-k stop, not running", "-k stop, stale pid file"))
+    rows = compare_cli.rows(
+        site,
+        (
+            "-v",
+            "-l",
+            "-t",
+            "-t, unknown directive",
+            "-t, corrected value",
+            "-k stop, not running",
+            "-k stop, stale pid file",
+        ),
+    )
     assert len(rows) == 7
     explained(rows)
 
@@ -96,9 +114,15 @@ def test_the_command_line_is_httpds(site):
 @rival
 @needs_httpd
 def test_pools_and_signals_are_httpds(site):
-    rows = compare_pool.rows(site, ("SIGUSR1 (event)", "saturation (worker)",
-                                    "MaxKeepAliveRequests 3 (prefork)",
-                                    "AsyncRequestWorkerFactor 2"))
+    rows = compare_pool.rows(
+        site,
+        (
+            "SIGUSR1 (event)",
+            "saturation (worker)",
+            "MaxKeepAliveRequests 3 (prefork)",
+            "AsyncRequestWorkerFactor 2",
+        ),
+    )
     assert {row.area for row in rows} == {"signal", "timeline"}
     explained(rows)
 
@@ -137,16 +161,19 @@ def reply(status: int, *headers: str, body: bytes = b"") -> Reply:
     return Reply(status, pairs, body)
 
 
-@pytest.mark.parametrize(("ours", "differs"), [
-    (reply(200, "Date: x", "Server: b/2", "ETag: 1", body=b"body"), False),
-    (reply(404, "Date: x", "Server: b/2", "ETag: 1", body=b"body"), True),
-    (reply(200, "Date: x", "Server: b", "ETag: 1", body=b"body"), True),
-    (reply(200, "Date: x", "Server: b/2", "ETag: 2", body=b"body"), True),
-    (reply(200, "Server: b/2", "Date: x", "ETag: 1", body=b"body"), True),
-    (reply(200, "Date: x", "Server: b/2", body=b"body"), True),
-    (reply(200, "Date: x", "Server: b/2", "ETag: 1", "X: y", body=b"body"), True),
-    (reply(200, "Date: x", "Server: b/2", "ETag: 1", body=b"other"), True),
-])
+@pytest.mark.parametrize(
+    ("ours", "differs"),
+    [
+        (reply(200, "Date: x", "Server: b/2", "ETag: 1", body=b"body"), False),
+        (reply(404, "Date: x", "Server: b/2", "ETag: 1", body=b"body"), True),
+        (reply(200, "Date: x", "Server: b", "ETag: 1", body=b"body"), True),
+        (reply(200, "Date: x", "Server: b/2", "ETag: 2", body=b"body"), True),
+        (reply(200, "Server: b/2", "Date: x", "ETag: 1", body=b"body"), True),
+        (reply(200, "Date: x", "Server: b/2", body=b"body"), True),
+        (reply(200, "Date: x", "Server: b/2", "ETag: 1", "X: y", body=b"body"), True),
+        (reply(200, "Date: x", "Server: b/2", "ETag: 1", body=b"other"), True),
+    ],
+)
 def test_answers_are_the_same_only_if_nothing_differs(ours, differs):
     theirs = reply(200, "Date: y", "Server: a/1", "ETag: 1", body=b"body")
     a, b = describe(Answer((theirs,), b"", True), Answer((ours,), b"", True))
@@ -162,10 +189,12 @@ def test_a_close_and_a_bare_body_are_told():
 
 
 def test_a_stream_is_split_into_its_responses():
-    stream = (b"HTTP/1.1 100 Continue\r\n\r\n"
-              b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
-              b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n"
-              b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
+    stream = (
+        b"HTTP/1.1 100 Continue\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n"
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"
+    )
     answer = split(stream, ["GET", "HEAD", "GET"], True)
     assert [r.status for r in answer.replies] == [100, 200, 200, 404]
     assert [r.body for r in answer.replies] == [b"", b"abc", b"", b"no"]
@@ -173,8 +202,11 @@ def test_a_stream_is_split_into_its_responses():
 
 
 def test_the_page_counts_and_lists_every_row_and_is_written_between_its_marks():
-    rows = [Row("http", "same|case", "200", "200"), Row("http", "79-expect-unknown-417", "<body>", "417"),
-            Row("cli", "-v", "exit 0", "exit 1")]
+    rows = [
+        Row("http", "same|case", "200", "200"),
+        Row("http", "79-expect-unknown-417", "<body>", "417"),
+        Row("cli", "-v", "exit 0", "exit 1"),
+    ]
     text = markdown(rows, "Apache/2.4.0", "2026-01-02")
     assert "| Requests | 1 | 1 | 0 | 0 |" in text
     assert "| Command line | 0 | 0 | 0 | 1 |" in text
@@ -195,8 +227,11 @@ def test_the_recorded_page_has_nothing_unexplained():
     """docs/FIDELITY.md as it was generated; whoever changes a behaviour runs `mpmkit fidelity` again."""
     page = (DOCS / "FIDELITY.md").read_text(encoding="utf-8")
     assert page.count(BEGIN) == page.count(END) == 1
-    counts = re.search(r"\| \*\*all\*\* \| \*\*(\d+)\*\* \| \*\*(\d+)\*\* \| \*\*(\d+)\*\* \| "
-                       r"\*\*(\d+)\*\* \|", page)
+    counts = re.search(
+        r"\| \*\*all\*\* \| \*\*(\d+)\*\* \| \*\*(\d+)\*\* \| \*\*(\d+)\*\* \| "
+        r"\*\*(\d+)\*\* \|",
+        page,
+    )
     assert counts is not None
     same, _, _, left = map(int, counts.groups())
     assert same > 400 and left == 0
@@ -214,7 +249,7 @@ def test_without_an_httpd_it_says_so(monkeypatch, capsys, tmp_path):
     def missing() -> str:
         raise NotInstalled("Apache httpd", "apt install apache2-bin")
 
-    monkeypatch.setattr("mpmkit.measure.fidelity.find_httpd", missing)
+    monkeypatch.setattr("tests.fidelity.fidelity.find_httpd", missing)
     page = tmp_path / "page.md"
     assert main(["--page", str(page)]) == 2
     assert "apt install" in capsys.readouterr().err and not page.exists()

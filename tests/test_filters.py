@@ -12,9 +12,9 @@ import pytest
 from servers import SMALL, Client, assert_quiet, poll_until, recorded_root, serving, write
 from test_http import get_of
 
-from mpmkit.connection import Connection
-from mpmkit.directives import DirectiveError, check, from_keywords
-from mpmkit.filters import LineRate
+from mpmkit.config.directives import DirectiveError, check, from_keywords
+from mpmkit.server.connection import Connection
+from mpmkit.server.filters import LineRate
 
 PAGE = bytes(range(256)) * 200  # 50 KiB
 FILTER = {"ConnectionFilter": "LINE_RATE 400"}
@@ -61,8 +61,10 @@ def test_between_requests_event_holds_the_thread(mpm, document_root):
             with Client(server) as one, Client(server) as two:
                 one.get(), two.get()
                 if held:
-                    poll_until(lambda: server.scoreboard().count("K") == 2,
-                               what=lambda: f"two K in {server.scoreboard()!r}")
+                    poll_until(
+                        lambda: server.scoreboard().count("K") == 2,
+                        what=lambda: f"two K in {server.scoreboard()!r}",
+                    )
                 else:
                     assert_quiet(server)
                     assert server.scoreboard().count("K") == 0
@@ -79,9 +81,14 @@ def test_during_a_slow_response_event_holds_the_thread(mpm, document_root):
                 if held:
                     poll_until(lambda: server.scoreboard().count("W") == 1, what="W")
                 else:
-                    poll_until(lambda: any(row.write_completion for row
-                                           in server.scoreboard().snapshot.processes if row.pid),
-                               what="write completion")
+                    poll_until(
+                        lambda: any(
+                            row.write_completion
+                            for row in server.scoreboard().snapshot.processes
+                            if row.pid
+                        ),
+                        what="write completion",
+                    )
                     assert_quiet(server)
                 assert client.reply().body == PAGE * 10
 
@@ -106,7 +113,9 @@ def test_more_clients_than_workers(document_root):
 def test_over_tls(mpm, document_root):
     from test_tls import TlsClient
 
-    with serving(mpm, document_root=document_root, tls=True, KeepAliveTimeout=60, **FILTER) as server:
+    with serving(
+        mpm, document_root=document_root, tls=True, KeepAliveTimeout=60, **FILTER
+    ) as server:
         with TlsClient(server) as client:
             assert client.get("/page.bin").body == PAGE
             poll_until(lambda: server.scoreboard().count("K") == 1, what="K")
@@ -146,8 +155,10 @@ def test_the_filter_itself():
         assert line.fileno() == ours.fileno()
 
 
-@pytest.mark.parametrize("words, value", [("LINE_RATE 400", ("LINE_RATE", 400)), ("none", None),
-                                          ("line_rate 1", ("LINE_RATE", 1))])
+@pytest.mark.parametrize(
+    "words, value",
+    [("LINE_RATE 400", ("LINE_RATE", 400)), ("none", None), ("line_rate 1", ("LINE_RATE", 1))],
+)
 def test_the_directive(words, value):
     settings = from_keywords("event", ConnectionFilter=words)
     assert check("event", settings)[0].ConnectionFilter == value

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from mpmkit.directives import MPMS
-from mpmkit.lab import front
+from benchmarks.bench import FREE, Cell
+from docs._tools import readme_figures
+from mpmkit.config.directives import MPMS
 from mpmkit.lab.figures import alt_text
-from mpmkit.measure.bench import FREE, Cell
 from mpmkit.measure.records import Machine
 
 
@@ -18,15 +18,24 @@ def cell(work: str, mpm: str, median: float, *, rival: str = "httpd", target: fl
 
 
 def test_each_cell_is_a_marker_a_range_and_a_target():
-    found = [cell("new", "prefork", 1.5), cell("new", "event", 1.1),
-             cell("new", "event", 0.4, rival="nginx"),
-             cell("idle-5000", "event", 0.95, rival=FREE, target=0.9)]
-    figure = front.ratios(found)
-    markers = [trace.x[0] for trace in figure.data
-               if trace.mode == "markers" and trace.marker.symbol != "line-ns-open"]
+    found = [
+        cell("new", "prefork", 1.5),
+        cell("new", "event", 1.1),
+        cell("new", "event", 0.4, rival="nginx"),
+        cell("idle-5000", "event", 0.95, rival=FREE, target=0.9),
+    ]
+    figure = readme_figures.ratios(found)
+    markers = [
+        trace.x[0]
+        for trace in figure.data
+        if trace.mode == "markers" and trace.marker.symbol != "line-ns-open"
+    ]
     ranges = [tuple(trace.x) for trace in figure.data if trace.mode == "lines+text"]
-    targets = [trace.x[0] for trace in figure.data
-               if trace.mode == "markers" and trace.marker.symbol == "line-ns-open"]
+    targets = [
+        trace.x[0]
+        for trace in figure.data
+        if trace.mode == "markers" and trace.marker.symbol == "line-ns-open"
+    ]
     assert markers == [1.5, 1.1, 0.95]
     assert ranges[0] == pytest.approx((1.3, 1.8))
     assert targets == [1.2, 1.2, 0.9]
@@ -36,38 +45,55 @@ def test_each_cell_is_a_marker_a_range_and_a_target():
 
 def test_a_ratio_that_the_client_limited_has_a_mark():
     free, bound = cell("new", "prefork", 1.5), cell("new", "event", 1.1)
-    figure = front.ratios([free, replace(bound, client_bound=3)])
+    figure = readme_figures.ratios([free, replace(bound, client_bound=3)])
     said = [trace.text[1].strip() for trace in figure.data if trace.mode == "lines+text"]
     assert said == ["prefork 1.50", "event 1.10*"] and "at its limit" in figure.layout.title.text
 
 
 def test_without_httpd_there_is_no_picture():
     with pytest.raises(ValueError, match="mpmkit bench --only bench"):
-        front.ratios([cell("new", "event", 1.0, rival="nginx")])
+        readme_figures.ratios([cell("new", "event", 1.0, rival="nginx")])
 
 
-def answered(server: str, mpm: str | None, script: str | None, round: int, qps: float, cpu: float | None):
-    return {"server": server, "mpm": mpm, "kind": "script" if script else "static", "script": script,
-            "round": round, "qps": qps, "server_cpu_us": cpu}
+def answered(
+    server: str, mpm: str | None, script: str | None, round: int, qps: float, cpu: float | None
+):
+    return {
+        "server": server,
+        "mpm": mpm,
+        "kind": "script" if script else "static",
+        "script": script,
+        "round": round,
+        "qps": qps,
+        "server_cpu_us": cpu,
+    }
 
 
 def test_servers_have_a_line_each_ours_first():
-    rows = [answered("nginx", None, None, 1, 900.0, None), answered("httpd", "event", None, 1, 500.0, 80.0),
-            *(answered("mpmkit", "event", None, n, 1000.0 * n, 40.0 + n) for n in (1, 2, 3)),
-            answered("mpmkit", "event", "wsgi", 1, 7.0, 1.0)]
-    _, head, *lines = [line.split() for line in front.servers_text(rows, "static").splitlines()]
+    rows = [
+        answered("nginx", None, None, 1, 900.0, None),
+        answered("httpd", "event", None, 1, 500.0, 80.0),
+        *(answered("mpmkit", "event", None, n, 1000.0 * n, 40.0 + n) for n in (1, 2, 3)),
+        answered("mpmkit", "event", "wsgi", 1, 7.0, 1.0),
+    ]
+    _, head, *lines = [
+        line.split() for line in readme_figures.servers_text(rows, "static").splitlines()
+    ]
     assert head[:2] == ["server", "requests/s"]
     assert lines[0] == ["mpmkit", "event", "2,000", "1,000", "to", "3,000", "42.0"]
     assert [line[0] for line in lines] == ["mpmkit", "httpd", "nginx"]
     assert lines[2][1] == "900" and lines[2][-1] != "80.0"
     with pytest.raises(ValueError, match="no row of cgi"):
-        front.servers_text(rows, "cgi")
+        readme_figures.servers_text(rows, "cgi")
 
 
 def test_ways_to_run_a_script_have_a_line_each_and_a_column_an_mpm():
-    rows = [answered("mpmkit", "worker", "wsgi", n, qps, None) for n, qps in ((1, 10.0), (2, 30.0), (3, 20.0))]
+    rows = [
+        answered("mpmkit", "worker", "wsgi", n, qps, None)
+        for n, qps in ((1, 10.0), (2, 30.0), (3, 20.0))
+    ]
     rows.append(answered("httpd", "prefork", "mod_php", 1, 5.0, None))
-    head, ours, theirs, article = front.scripts_text(rows).splitlines()
+    head, ours, theirs, article = readme_figures.scripts_text(rows).splitlines()
     assert head.startswith("requests/s, median of 3 rounds") and head.split()[-3:] == list(MPMS)
     assert ours.split() == ["mpmkit:", "WSGI,", "in", "process", "20"]
     assert theirs.split() == ["httpd:", "mod_php,", "in", "process", "5"]
@@ -77,17 +103,35 @@ def test_ways_to_run_a_script_have_a_line_each_and_a_column_an_mpm():
 
 def level(server: str, mpm: str, against: str, held: int, pss_kb: int) -> dict:
     machine = dict.fromkeys(Machine.__annotations__)
-    return {**machine, "server": server, "mpm": mpm, "against": against, "scope": "server",
-            "level": held, "held": held, "pss_kb": pss_kb, "cpu_model": "a CPU", "cores": 2,
-            "kernel": "6.1", "python": "3.13.5", "mpmkit": "0.1.0", "commit": "abc"}
+    return {
+        **machine,
+        "server": server,
+        "mpm": mpm,
+        "against": against,
+        "scope": "server",
+        "level": held,
+        "held": held,
+        "pss_kb": pss_kb,
+        "cpu_model": "a CPU",
+        "cores": 2,
+        "kernel": "6.1",
+        "python": "3.13.5",
+        "mpmkit": "0.1.0",
+        "commit": "abc",
+    }
 
 
 def test_memory_has_a_line_a_server_and_a_column_an_mpm():
-    rows = [level("mpmkit", "prefork", "busy", 0, 10_240), level("mpmkit", "prefork", "busy", 10, 30_720),
-            level("mpmkit", "event", "idle", 0, 20_000), level("mpmkit", "event", "idle", 100, 20_200),
-            level("httpd", "prefork", "busy", 0, 2_048), level("httpd", "prefork", "busy", 10, 6_144)]
+    rows = [
+        level("mpmkit", "prefork", "busy", 0, 10_240),
+        level("mpmkit", "prefork", "busy", 10, 30_720),
+        level("mpmkit", "event", "idle", 0, 20_000),
+        level("mpmkit", "event", "idle", 100, 20_200),
+        level("httpd", "prefork", "busy", 0, 2_048),
+        level("httpd", "prefork", "busy", 10, 6_144),
+    ]
     rows.append({**rows[1], "scope": "child", "pss_kb": 1})
-    said = [line.split() for line in front.memory_text(rows).splitlines()]
+    said = [line.split() for line in readme_figures.memory_text(rows).splitlines()]
     assert said[0] == ["memory", "(PSS)", "prefork", "worker", "event"]
     assert ["one", "more", "busy", "request,", "KiB", "mpmkit", "2,048.0"] in said
     assert ["httpd", "409.6"] in said
@@ -97,27 +141,40 @@ def test_memory_has_a_line_a_server_and_a_column_an_mpm():
 
 
 def test_a_run_that_is_not_recorded_is_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(front.records, "recorded_folder", lambda: tmp_path)
-    assert front._print_if_recorded(front.MEMORY, front.memory_text) == []
+    monkeypatch.setattr(readme_figures.records, "recorded_folder", lambda: tmp_path)
+    assert (
+        readme_figures._print_if_recorded(readme_figures.MEMORY, readme_figures.memory_text) == []
+    )
     said = capsys.readouterr()
     assert not said.out and "without memory-demo.csv, which is not recorded" in said.err
     monkeypatch.undo()
-    rows = front._print_if_recorded(front.MEMORY, front.memory_text)
-    assert rows and capsys.readouterr().out == front.memory_text(rows) + "\n"
+    rows = readme_figures._print_if_recorded(readme_figures.MEMORY, readme_figures.memory_text)
+    assert rows and capsys.readouterr().out == readme_figures.memory_text(rows) + "\n"
 
 
 def test_without_a_memory_run_there_is_no_table():
     with pytest.raises(ValueError, match="mpmkit bench --only memory --record"):
-        front.memory_text([])
+        readme_figures.memory_text([])
 
 
 def test_a_crowd_has_a_line_for_each_number_of_threads():
     def row(server, threads, level, pss):
-        return {"server": server, "mpm": "worker", "against": "busy", "scope": "server", "level": level,
-                "directives": f"StartServers=3 ThreadsPerChild={threads}", "pss_kb": pss}
+        return {
+            "server": server,
+            "mpm": "worker",
+            "against": "busy",
+            "scope": "server",
+            "level": level,
+            "directives": f"StartServers=3 ThreadsPerChild={threads}",
+            "pss_kb": pss,
+        }
 
-    rows = [row("mpmkit", 25, 0, 1), row("mpmkit", 25, 400, 70 * 1024), row("httpd", 25, 400, 30 * 1024),
-            row("mpmkit", 100, 400, 40 * 1024)]
-    head, *lines = [line.split() for line in front.crowd_text(rows).splitlines()]
+    rows = [
+        row("mpmkit", 25, 0, 1),
+        row("mpmkit", 25, 400, 70 * 1024),
+        row("httpd", 25, 400, 30 * 1024),
+        row("mpmkit", 100, 400, 40 * 1024),
+    ]
+    head, *lines = [line.split() for line in readme_figures.crowd_text(rows).splitlines()]
     assert head == ["400", "busy,", "MiB", "(PSS)", "ThreadsPerChild", "mpmkit", "httpd"]
     assert lines == [["worker", "25", "70.0", "30.0"], ["worker", "100", "40.0"]]

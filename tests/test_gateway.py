@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpmkit.directives import check, from_keywords
+from mpmkit.config.directives import check, from_keywords
 from mpmkit.handlers.fastcgi import _HANDLER
 from mpmkit.handlers.gateway import (
     REDIRECTS,
@@ -65,8 +65,11 @@ VALUES = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20
 KNOWN = {b"status", b"location", b"date", b"te", b"content-type", b"content-length", b"server"}
 
 
-@given(st.lists(st.tuples(NAMES.filter(lambda name: name.lower() not in KNOWN), VALUES), max_size=6),
-       st.sampled_from([b"\n", b"\r\n"]), st.binary(max_size=50))
+@given(
+    st.lists(st.tuples(NAMES.filter(lambda name: name.lower() not in KNOWN), VALUES), max_size=6),
+    st.sampled_from([b"\n", b"\r\n"]),
+    st.binary(max_size=50),
+)
 def test_lines_and_body_come_back(pairs, end, body):
     data = b"".join(name + b": " + value + end for name, value in pairs) + end + body
     lines, rest = split_head(data)
@@ -128,8 +131,14 @@ class Pieces:
 
 
 def responded(lines: bytes, request: Request, pieces) -> Response:
-    return answer(read_head(lines, "x"), pieces, request, "x",
-                  lambda path, fields: Response(299, fields, b"", path.encode(), len(path)), NEVER)
+    return answer(
+        read_head(lines, "x"),
+        pieces,
+        request,
+        "x",
+        lambda path, fields: Response(299, fields, b"", path.encode(), len(path)),
+        NEVER,
+    )
 
 
 def test_an_answer_with_a_body_or_none():
@@ -138,7 +147,10 @@ def test_an_answer_with_a_body_or_none():
     assert (response.status, response.length, b"".join(response.body)) == (200, None, b"ab")
     response.body.close()
     assert pieces.closed
-    for request, lines in [(a_request("HEAD"), b"Content-Length: 2"), (a_request(), b"Status: 204")]:
+    for request, lines in [
+        (a_request("HEAD"), b"Content-Length: 2"),
+        (a_request(), b"Status: 204"),
+    ]:
         pieces = Pieces(b"a", b"b")
         response = responded(lines, request, pieces)
         assert isinstance(response.body, Unsent) and response.length == 0
@@ -149,7 +161,11 @@ def test_an_answer_with_a_body_or_none():
 
 def test_an_answer_that_has_come_whole():
     response = responded(b"", a_request(), b"body")
-    assert (response.body, response.length, response.fields) == (b"body", 4, b"Content-Length: 4\r\n")
+    assert (response.body, response.length, response.fields) == (
+        b"body",
+        4,
+        b"Content-Length: 4\r\n",
+    )
     response = responded(b"Status: 200 Own", a_request(), b"body")
     assert (b"".join(response.body), response.reason) == (b"body", b"Own")
     response = responded(b"Content-Length: 9", a_request(), b"body")
@@ -201,7 +217,8 @@ def test_the_ends_of_a_path_are_its_segments(segments, slash):
     ends = list(_ends(path, 0))
     assert ends == sorted(set(ends)) and ends[-1] == len(path)
     assert [path[:end] for end in ends] == [
-        "/" + "/".join(segments[: n + 1]) for n in range(len(segments))] + [path] * slash
+        "/" + "/".join(segments[: n + 1]) for n in range(len(segments))
+    ] + [path] * slash
 
 
 @pytest.mark.parametrize("prefix, root, path, file", [
@@ -222,11 +239,14 @@ def test_aliases_stand_for_whole_segments(prefix, root, path, file):
 
 def test_options_add_up():
     assert merge_options(frozenset(), [("FollowSymLinks",), ("+ExecCGI",)]) == {
-        "FollowSymLinks", "ExecCGI"}
+        "FollowSymLinks",
+        "ExecCGI",
+    }
     assert merge_options(frozenset({"ExecCGI"}), [("Indexes",)]) == {"Indexes"}
     assert "ExecCGI" in merge_options(frozenset(), [("All",)])
     assert merge_options(frozenset(), [("All",), ("-ExecCGI", "-Indexes")]).isdisjoint(
-        {"ExecCGI", "Indexes", "MultiViews"})
+        {"ExecCGI", "Indexes", "MultiViews"}
+    )
     assert merge_options(frozenset({"ExecCGI"}), [("None",)]) == frozenset()
 
 

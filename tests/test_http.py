@@ -93,16 +93,20 @@ class Recording:
 RECORDINGS = {path.stem: Recording(path) for path in sorted(RAW.glob("[0-9]*.req"))}
 OTHER_SETTINGS = ("96", "97", "98", "99")  # recorded with a directive more
 OWN_TESTS = {"45-http09", "78-expect100"}  # not comparable answer by answer
-REPLAYED = [r for name, r in RECORDINGS.items()
-            if not name.startswith(OTHER_SETTINGS) and name not in OWN_TESTS]
+REPLAYED = [
+    r
+    for name, r in RECORDINGS.items()
+    if not name.startswith(OTHER_SETTINGS) and name not in OWN_TESTS
+]
 
 
 def compare(ours: Reply, theirs: Reply, difference: Difference | None = None) -> None:
     """Fails where `ours` is not what httpd answered."""
     assert ours.status_line == theirs.status_line
     difference = difference or Difference("")
-    assert [name for name in ours.names if name not in difference.adds] == \
-        [name for name in theirs.names if name not in difference.lacks]
+    assert [name for name in ours.names if name not in difference.adds] == [
+        name for name in theirs.names if name not in difference.lacks
+    ]
     assert set(difference.adds) <= set(ours.names)
     page = ours["Content-Type"] == "text/html; charset=iso-8859-1" and ours.status >= 300
     for name, value in theirs.headers:
@@ -175,7 +179,9 @@ def test_http_0_9_is_answered_by_the_bare_body(server):
 
 
 def test_http_0_9_that_is_switched_off(document_root):
-    with serving("prefork", document_root=document_root, HttpProtocolOptions="Require1.0") as server:
+    with serving(
+        "prefork", document_root=document_root, HttpProtocolOptions="Require1.0"
+    ) as server:
         assert read_reply(exchange(server, b"GET /file.txt\r\n")).status == 400
         assert get(server).status == 200
 
@@ -223,8 +229,11 @@ BOUNDARIES = {
     **{f"header line of {n} chars + CRLF": header_of(n) for n in range(8189, 8193)},
     **{f"{n} header fields": fields(n) for n in (99, 100, 101)},
     **{f"{n} leading blank lines": b"\r\n" * n + get_of(b"/") for n in range(9, 13)},
-    "two same-name headers merging to 9000 bytes":
-        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 4500 + b"\r\nX: " + b"b" * 4498 + b"\r\n\r\n",
+    "two same-name headers merging to 9000 bytes": b"GET / HTTP/1.1\r\nHost: x\r\nX: "
+    + b"a" * 4500
+    + b"\r\nX: "
+    + b"b" * 4498
+    + b"\r\n\r\n",
     "filename of 256 chars": get_of(b"/" + b"a" * 256),
     "255": get_of(b"/" + b"a" * 255),
     "/file.txt/extra path info": get_of(b"/file.txt/extra"),
@@ -252,8 +261,12 @@ def test_limits_lie_where_httpd_has_them(server, what):
 
 
 def test_limits_that_are_set(mpm, document_root):
-    limits = {"LimitRequestLine": 100, "LimitRequestFieldSize": 50, "LimitRequestFields": 3,
-              "LimitRequestBody": 10}
+    limits = {
+        "LimitRequestLine": 100,
+        "LimitRequestFieldSize": 50,
+        "LimitRequestFields": 3,
+        "LimitRequestBody": 10,
+    }
     with serving(mpm, document_root=document_root, **limits) as server:
         assert read_reply(exchange(server, line_of(102))).status == 414
         assert read_reply(exchange(server, header_of(52))).status == 400
@@ -268,9 +281,11 @@ def test_limits_that_are_set(mpm, document_root):
 
 def test_the_body_s_limit_may_differ_by_section(mpm, document_root, tmp_path):
     conf = tmp_path / "httpd.conf"
-    conf.write_text("LimitRequestBody 100\n<Location /sub>\nLimitRequestBody 1000\n</Location>\n"
-                    "<Files file.txt>\nLimitRequestBody 10\n</Files>\n"
-                    "<Location /empty.txt>\nLimitRequestBody 0\n</Location>\n")
+    conf.write_text(
+        "LimitRequestBody 100\n<Location /sub>\nLimitRequestBody 1000\n</Location>\n"
+        "<Files file.txt>\nLimitRequestBody 10\n</Files>\n"
+        "<Location /empty.txt>\nLimitRequestBody 0\n</Location>\n"
+    )
     with serving(mpm, conf=conf, document_root=document_root) as server:
         for path, limit in (("/", 100), ("/sub/", 1000), ("/file.txt", 10), ("/empty.txt", 5000)):
             assert get(server, path, method="POST", body=b"x" * limit).status == 200
@@ -299,13 +314,18 @@ def test_a_guarded_index_is_found_once(mpm, document_root, tmp_path):
 
 def test_max_keep_alive_requests_3_serves_4(mpm, document_root):
     with serving(mpm, document_root=document_root, MaxKeepAliveRequests=3) as server:
-        recorded = [re.findall(r"'([^']*)'", line)
-                    for line in (RAW / "95-maxkeepalive-3.txt").read_text().splitlines()[:4]]
+        recorded = [
+            re.findall(r"'([^']*)'", line)
+            for line in (RAW / "95-maxkeepalive-3.txt").read_text().splitlines()[:4]
+        ]
         with Client(server) as client:
             for expected in recorded:
                 reply = client.get("/file.txt", "Connection: keep-alive")
-                lines = [f"{name}: {value}" for name, value in reply.headers
-                         if name in ("Keep-Alive", "Connection")]
+                lines = [
+                    f"{name}: {value}"
+                    for name, value in reply.headers
+                    if name in ("Keep-Alive", "Connection")
+                ]
                 assert [reply.status_line, *lines] == expected
             assert client.until_closed() == b""
 
@@ -371,8 +391,10 @@ def test_pipelined_requests_are_answered_in_order(server):
 
 def test_pipelining_around_bodies(server):
     post = b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde"
-    chunked = (b"POST /sub/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-               b"3\r\nGET\r\n0\r\nTrailer: x\r\n\r\n")
+    chunked = (
+        b"POST /sub/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"3\r\nGET\r\n0\r\nTrailer: x\r\n\r\n"
+    )
     with Client(server) as client:
         client.send(post + chunked + get_of(b"/nope") + post)
         assert [client.reply().status for _ in range(4)] == [200, 200, 404, 200]
@@ -404,7 +426,9 @@ def test_many_blank_lines_after_a_request(server):
     """More than are skipped before a first request."""
     with Client(server) as client:
         for _ in range(3):
-            assert client.ask(b"\r\n" * 5 + get_of(b"/file.txt") + b"\r\n" * 20, "GET").status == 200
+            assert (
+                client.ask(b"\r\n" * 5 + get_of(b"/file.txt") + b"\r\n" * 20, "GET").status == 200
+            )
 
 
 def test_a_request_byte_by_byte(server):
@@ -652,8 +676,13 @@ def test_ranges(server, value, expected):
 def test_if_range(server):
     with Client(server) as client:
         etag = client.get()["ETag"]
-        for validator, status in [(etag, 206), ("Tue, 02 Jan 2024 03:04:05 GMT", 206), ('"x"', 200),
-                                  ("Tue, 02 Jan 2024 03:04:06 GMT", 200), ("W/" + etag, 200)]:
+        for validator, status in [
+            (etag, 206),
+            ("Tue, 02 Jan 2024 03:04:05 GMT", 206),
+            ('"x"', 200),
+            ("Tue, 02 Jan 2024 03:04:06 GMT", 200),
+            ("W/" + etag, 200),
+        ]:
             reply = client.get("/file.txt", "Range: bytes=0-1", f"If-Range: {validator}")
             assert reply.status == status, validator
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpmkit.directives import MPMS, DirectiveError, Setting, check, from_keywords
-from mpmkit.httpd_conf import (
+from mpmkit.config.directives import MPMS, DirectiveError, Setting, check, from_keywords
+from mpmkit.config.httpd_conf import (
     ACCEPTED,
     BUILT_IN,
     Conf,
@@ -177,8 +177,9 @@ def test_modules_are_listed_once_built_in_ones_first():
     names = [module.name for module in conf.modules]
     assert len(names) == len(set(names))
     assert [(m.name, m.file, m.how) for m in conf.modules[-2:]] == [
-        ("mpm_event_module", "a.so", "shared"), ("dir_module", "b.so", "shared"),
-    ]  # fmt: skip
+        ("mpm_event_module", "a.so", "shared"),
+        ("dir_module", "b.so", "shared"),
+    ]
     assert {m.how for m in conf.modules[:-2]} == {"static"}
     assert set(BUILT_IN).isdisjoint(ACCEPTED)
 
@@ -351,12 +352,15 @@ def test_sections():
     """)
     conf = parse(text, name="f", mpm="event")
     assert [(s.kind, s.arg, s.line) for s in conf.sections] == [
-        ("Directory", "/srv/my site", 2), ("Location", "/server-status", 8),
-        ("FilesMatch", r"\.ph(p|tml)$", 11), ("FilesMatch", r"^\.ht", 14),
-    ]  # fmt: skip
+        ("Directory", "/srv/my site", 2),
+        ("Location", "/server-status", 8),
+        ("FilesMatch", r"\.ph(p|tml)$", 11),
+        ("FilesMatch", r"^\.ht", 14),
+    ]
     assert conf.sections[0].settings == (
-        Setting("Require", ("all", "granted"), "f", 3), Setting("Options", ("None",), "f", 5),
-    )  # fmt: skip
+        Setting("Require", ("all", "granted"), "f", 3),
+        Setting("Options", ("None",), "f", 5),
+    )
     assert plain(conf) == [("Timeout", "9")]
     check("event", conf.settings, conf.sections)
 
@@ -408,8 +412,11 @@ def test_includes_start_from_server_root_and_patterns_are_sorted(tree, tmp_path)
     conf = read(path)
     assert [s.args[0] for s in conf.settings] == [str(tmp_path), "2", "1", "2", "9"]
     assert [(os.path.basename(i.path), i.line, i.depth) for i in conf.includes] == [
-        ("main.conf", 0, 0), ("b.conf", 2, 1), ("a.conf", 3, 1), ("b.conf", 3, 1),
-    ]  # fmt: skip
+        ("main.conf", 0, 0),
+        ("b.conf", 2, 1),
+        ("a.conf", 3, 1),
+        ("b.conf", 3, 1),
+    ]
     assert isinstance(conf.includes[0], Included)
 
 
@@ -511,17 +518,23 @@ def test_parse_option():
 
 
 def test_what_the_machine_must_have(tmp_path):
-    lines = [f"DocumentRoot {tmp_path}/none", "User nosuchuser", "Group nosuchgroup",
-             f"CoreDumpDirectory {tmp_path}/none"]  # fmt: skip
+    lines = [
+        f"DocumentRoot {tmp_path}/none",
+        "User nosuchuser",
+        "Group nosuchgroup",
+        f"CoreDumpDirectory {tmp_path}/none",
+    ]
     conf = parse("\n".join(lines), name="f", mpm="event")
     directives, _ = check("event", conf.settings)
     with pytest.raises(DirectiveError) as caught:
         check_machine(directives, conf.settings)
     found = [(p.directive, p.line, p.ah) for p in caught.value.problems]
     assert found == [
-        ("DocumentRoot", 1, "AH00526"), ("CoreDumpDirectory", 4, "AH00526"),
-        ("User", 2, "AH00543"), ("Group", 3, "AH00544"),
-    ]  # fmt: skip
+        ("DocumentRoot", 1, "AH00526"),
+        ("CoreDumpDirectory", 4, "AH00526"),
+        ("User", 2, "AH00543"),
+        ("Group", 3, "AH00544"),
+    ]
     with pytest.raises(DirectiveError) as caught:
         check_machine(directives, conf.settings, document_root=False)
     assert "DocumentRoot" not in {p.directive for p in caught.value.problems}

@@ -5,20 +5,29 @@ from __future__ import annotations
 import threading
 
 import pytest
+from helpers import misbehaving_clients
 from servers import SMALL, poll_until
 
 import mpmkit
-from mpmkit.lab import incidents
 
-ONE = {"StartServers": 1, "ThreadsPerChild": 4, "MinSpareThreads": 1, "MaxSpareThreads": 5,
-       "MaxRequestWorkers": 4, "ServerLimit": 1}  # fmt: skip
+ONE = {
+    "StartServers": 1,
+    "ThreadsPerChild": 4,
+    "MinSpareThreads": 1,
+    "MaxSpareThreads": 5,
+    "MaxRequestWorkers": 4,
+    "ServerLimit": 1,
+}
 
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
     yield
-    left = [one.name for one in threading.enumerate()
-            if one.name in ("mpmkit-incident", "mpmkit-client")]
+    left = [
+        one.name
+        for one in threading.enumerate()
+        if one.name in ("mpmkit-incident", "mpmkit-client")
+    ]
     assert not left
 
 
@@ -27,10 +36,10 @@ def test_half_sent_requests_fill_the_server_and_nobody_gets_a_503(mpm):
     most = SMALL[mpm]["MaxRequestWorkers"]
     whole = {"StartServers": most if mpm == "prefork" else 3}
     with mpmkit.launch(mpm, **{**SMALL[mpm], **whole}) as server:
-        with incidents.HalfSent(server.url, most) as held:
+        with misbehaving_clients.HalfSent(server.url, most) as held:
             poll_until(lambda: server.scoreboard().count("R") == most)
-            one_more = incidents.Later(server.url)
-            impatient = incidents.ask(server.url, patience=0.3)
+            one_more = misbehaving_clients.Later(server.url)
+            impatient = misbehaving_clients.ask(server.url, patience=0.3)
             assert impatient["status"] is None and impatient["first_byte_s"] >= 0.3
             assert impatient["error"] and "no answer" in repr(impatient)
             assert one_more.waiting
@@ -43,17 +52,19 @@ def test_half_sent_requests_fill_the_server_and_nobody_gets_a_503(mpm):
 
 def test_slowloris_holds_every_thread_until_the_head_has_a_limit():
     with mpmkit.launch("event", RequestReadTimeout="header=0 body=0", **ONE) as server:
-        with incidents.Drip(server.url, 6, every=0.1) as drip:
+        with misbehaving_clients.Drip(server.url, 6, every=0.1) as drip:
             poll_until(lambda: server.scoreboard().count("R") == 4)
-            assert incidents.ask(server.url, patience=0.5)["status"] is None
+            assert misbehaving_clients.ask(server.url, patience=0.5)["status"] is None
             assert drip.lost() == 0
         # They have hung up, and the server serves on.
-        assert incidents.ask(server.url)["status"] == 200
-    with (mpmkit.launch("event", RequestReadTimeout="header=1", **ONE) as server,
-          incidents.Drip(server.url, 4, every=0.1) as drip):
+        assert misbehaving_clients.ask(server.url)["status"] == 200
+    with (
+        mpmkit.launch("event", RequestReadTimeout="header=1", **ONE) as server,
+        misbehaving_clients.Drip(server.url, 4, every=0.1) as drip,
+    ):
         poll_until(lambda: drip.lost() == 4)
         assert all(0.9 < seconds < 9 for seconds in drip.lost_after())
-        assert incidents.ask(server.url)["status"] == 200
+        assert misbehaving_clients.ask(server.url)["status"] == 200
 
 
 @pytest.mark.parametrize("sendfile", ["Off", "On"])
@@ -62,26 +73,29 @@ def test_slow_readers_hold_threads_without_sendfile(sendfile):
         board = server.scoreboard()
         return board.count("W"), sum(row.write_completion for row in board.snapshot.processes)
 
-    with (incidents.pages() as folder,
-          mpmkit.launch("event", document_root=folder, EnableSendfile=sendfile,
-                        **ONE) as server,
-          incidents.SlowReaders(server.url, 4, rate=5_000) as readers):
+    with (
+        misbehaving_clients.pages() as folder,
+        mpmkit.launch("event", document_root=folder, EnableSendfile=sendfile, **ONE) as server,
+        misbehaving_clients.SlowReaders(server.url, 4, rate=5_000) as readers,
+    ):
         wanted = (4, 0) if sendfile == "Off" else (0, 4)
         poll_until(lambda: counts() == wanted, what=lambda: f"W and parked: {counts()}")
         poll_until(lambda: readers.received > 0)
-        assert (incidents.ask(server.url, patience=0.5)["status"] == 200) == (sendfile == "On")
+        assert (misbehaving_clients.ask(server.url, patience=0.5)["status"] == 200) == (
+            sendfile == "On"
+        )
     assert not folder.exists()
 
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match="count: must be 0 to 500"):
-        incidents.HalfSent("http://127.0.0.1:1", 501)
+        misbehaving_clients.HalfSent("http://127.0.0.1:1", 501)
     with pytest.raises(ValueError, match=r"every: must be 0\.05"):
-        incidents.Drip("http://127.0.0.1:1", 1, every=0)
+        misbehaving_clients.Drip("http://127.0.0.1:1", 1, every=0)
     with pytest.raises(ValueError, match="rate: must be 10"):
-        incidents.SlowReaders("http://127.0.0.1:1", 1, rate=1)
+        misbehaving_clients.SlowReaders("http://127.0.0.1:1", 1, rate=1)
     with pytest.raises(ValueError, match="loopback"):
-        incidents.ask("http://192.0.2.1:80/")
-    with pytest.raises(OSError), incidents.HalfSent("http://127.0.0.1:1", 1):
+        misbehaving_clients.ask("http://192.0.2.1:80/")
+    with pytest.raises(OSError), misbehaving_clients.HalfSent("http://127.0.0.1:1", 1):
         pass
-    assert incidents.ask("http://127.0.0.1:1")["error"] == "ConnectionRefusedError"
+    assert misbehaving_clients.ask("http://127.0.0.1:1")["error"] == "ConnectionRefusedError"

@@ -57,8 +57,10 @@ def test_an_interrupt_leaves_the_room_in_charge_and_no_orphan():
         def once(code: str) -> tuple[str, str]:
             printed = []
             told = client.execute_interactive(
-                code, timeout=40, output_hook=lambda message: printed.append(
-                    message["content"].get("text", "")))
+                code,
+                timeout=40,
+                output_hook=lambda message: printed.append(message["content"].get("text", "")),
+            )
             return told["content"].get("ename", told["content"]["status"]), "".join(printed)
 
         def run(code: str) -> tuple[str, str]:

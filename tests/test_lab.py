@@ -9,42 +9,59 @@ from dataclasses import dataclass, replace
 import pytest
 
 from mpmkit.lab import figures, progress, tables, theme
-from mpmkit.lab.headline import not_headline
+from mpmkit.lab.machine_caveats import not_headline
 from mpmkit.measure import records
-from mpmkit.measure.article import PAGES, SCRIPTS, published
+from mpmkit.measure.published import PAGES, SCRIPTS, published
 from mpmkit.measure.qps_table import QpsTable
 
 # Machado, Oliveira, Fernandes 2009, severity 1.0, on linear RGB: what the three kinds of colour
 # blindness make of a colour.
 DEFICIENCIES = {
     "normal": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
-    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216),
-                   (-0.003882, -0.048116, 1.051998)),
-    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413),
-                     (-0.011820, 0.042940, 0.968881)),
-    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602),
-                   (0.004733, 0.691367, 0.303900)),
+    "protanopia": (
+        (0.152286, 1.052583, -0.204868),
+        (0.114503, 0.786281, 0.099216),
+        (-0.003882, -0.048116, 1.051998),
+    ),
+    "deuteranopia": (
+        (0.367322, 0.860646, -0.227968),
+        (0.280085, 0.672501, 0.047413),
+        (-0.011820, 0.042940, 0.968881),
+    ),
+    "tritanopia": (
+        (1.255528, -0.076749, -0.178779),
+        (-0.078411, 0.930809, 0.147602),
+        (0.004733, 0.691367, 0.303900),
+    ),
 }
-TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750),
-          (0.0193339, 0.1191920, 0.9503041))
+TO_XYZ = (
+    (0.4124564, 0.3575761, 0.1804375),
+    (0.2126729, 0.7151522, 0.0721750),
+    (0.0193339, 0.1191920, 0.9503041),
+)
 WHITE = (0.95047, 1.0, 1.08883)
 
 
 def linear(colour: str) -> list[float]:
-    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
 
 
 def times(matrix, vector) -> list[float]:
-    return [min(1.0, max(0.0, sum(a * b for a, b in zip(row, vector, strict=True))))
-            if matrix is not TO_XYZ else sum(a * b for a, b in zip(row, vector, strict=True))
-            for row in matrix]
+    return [
+        min(1.0, max(0.0, sum(a * b for a, b in zip(row, vector, strict=True))))
+        if matrix is not TO_XYZ
+        else sum(a * b for a, b in zip(row, vector, strict=True))
+        for row in matrix
+    ]
 
 
 def lab(rgb) -> tuple[float, float, float]:
     """CIE L*a*b*, in which a distance of about 2 can just be seen."""
-    f = [t ** (1 / 3) if t > 0.008856 else 7.787 * t + 16 / 116
-         for t in (x / w for x, w in zip(times(TO_XYZ, rgb), WHITE, strict=True))]
+    f = [
+        t ** (1 / 3) if t > 0.008856 else 7.787 * t + 16 / 116
+        for t in (x / w for x, w in zip(times(TO_XYZ, rgb), WHITE, strict=True))
+    ]
     return 116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])
 
 
@@ -88,10 +105,21 @@ def test_a_colour_is_for_an_mpm():
 
 def qps_table(rounds, *, kinds=("static", "script"), server="mpmkit") -> QpsTable:
     """A table made of given rounds: MPM -> requests per second of each round."""
-    rows = [{"server": server, "mpm": mpm, "kind": kind, "round": number, "qps": float(qps),
-             "requests": 100, "failures": 0, "generator_bound": False}
-            for kind in kinds for mpm, values in rounds.items()
-            for number, qps in enumerate(values, 1)]
+    rows = [
+        {
+            "server": server,
+            "mpm": mpm,
+            "kind": kind,
+            "round": number,
+            "qps": float(qps),
+            "requests": 100,
+            "failures": 0,
+            "generator_bound": False,
+        }
+        for kind in kinds
+        for mpm, values in rounds.items()
+        for number, qps in enumerate(values, 1)
+    ]
     return QpsTable(rows, published())
 
 
@@ -112,9 +140,12 @@ def test_a_bar_is_as_high_as_its_row_says():
         above = figure.data[figure.data.index(static) + 1]
         assert (static.text, above.text) == (("",), (f"{median}",))
         assert above.y[0] == max(THREE[mpm]) and above.y[0] - above.error_y.arrayminus[0] == min(
-            THREE[mpm])
+            THREE[mpm]
+        )
         assert (static.error_y.array[0], static.error_y.arrayminus[0]) == (
-            max(THREE[mpm]) - median, median - min(THREE[mpm]))
+            max(THREE[mpm]) - median,
+            median - min(THREE[mpm]),
+        )
     assert [bar.y[0] for bar in bars(figure, "worker, published")] == [11038, 7411]
     assert "slowest and fastest round" in figure.layout.title.text
 
@@ -197,7 +228,7 @@ def test_figures_follow_the_theme(dark):
 
 @pytest.mark.browser
 def test_a_figure_becomes_a_picture(tmp_path):
-    from mpmkit.lab.render import find_browser
+    from docs._tools.render import find_browser
 
     pytest.importorskip("kaleido")
     if find_browser() is None:
@@ -208,7 +239,7 @@ def test_a_figure_becomes_a_picture(tmp_path):
 
 
 def test_no_browser_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("mpmkit.lab.render.find_browser", lambda: None)
+    monkeypatch.setattr("docs._tools.render.find_browser", lambda: None)
     with pytest.raises(RuntimeError, match="apt install chromium"):
         figures.save(figures.qps_bars(qps_table(THREE).summary()), tmp_path / "bars")
 
@@ -252,13 +283,21 @@ def test_the_machine_is_described_without_gaps():
     assert "None" not in set(frame["value"])
 
 
-@pytest.mark.parametrize(("cores", "limit", "memory", "said"), [
-    (8, None, 16_000, ""), (2, None, 2_000, ""), (2, 1.0, 16_000, "1 core for server"),
-    (4, 0.5, 16_000, "0.5 cores for server"), (2, None, 1_024, "1,024 MB of memory"),
-    (1, None, 900, "1 core for server")])
+@pytest.mark.parametrize(
+    ("cores", "limit", "memory", "said"),
+    [
+        (8, None, 16_000, ""),
+        (2, None, 2_000, ""),
+        (2, 1.0, 16_000, "1 core for server"),
+        (4, 0.5, 16_000, "0.5 cores for server"),
+        (2, None, 1_024, "1,024 MB of memory"),
+        (1, None, 900, "1 core for server"),
+    ],
+)
 def test_a_small_machine_says_what_not_to_quote(cores, limit, memory, said):
-    here = replace(records.machine(), cores=cores, cpu_limit=limit, memory_mb=memory,
-                   memory_limit_mb=None)
+    here = replace(
+        records.machine(), cores=cores, cpu_limit=limit, memory_mb=memory, memory_limit_mb=None
+    )
     told = not_headline(here)
     assert said in told and bool(told) == bool(said)
     assert ("requests per second" in told) == (min(cores, limit or cores) < 2)

@@ -6,9 +6,9 @@ import re
 from html import unescape
 
 import pytest
+from helpers import calculator
 
 import mpmkit
-from mpmkit.lab import calculator
 
 
 @pytest.fixture(scope="module")

@@ -39,13 +39,23 @@ def test_each_field_is_one_of_the_profile_with_bounds_that_it_takes():
                 assert knob.low <= knob.reach <= knob.high
 
 
-@pytest.mark.parametrize(("name", "value", "said"), [
-    ("users", "many", "a whole number from 1 to 500, not 'many'"), ("users", "501", "1 to 500"),
-    ("users", "2.5", "whole number"), ("keep_alive", "120", "0 to 100"),
-    ("think_time", "-1", "0 to 600 s"), ("arrival", "sometimes", "one of closed, constant, poisson"),
-    ("path", "index.html", "must be one of"), ("idle_holders", "5000", "0 to 1,000"),
-    ("timeout", "nan", "0.05 to 600 s"), ("read_rate", "inf", "bytes/s"),
-    ("idle_request", "maybe", "On or Off"), ("path", "/a b", "without blanks")])
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("users", "many", "a whole number from 1 to 500, not 'many'"),
+        ("users", "501", "1 to 500"),
+        ("users", "2.5", "whole number"),
+        ("keep_alive", "120", "0 to 100"),
+        ("think_time", "-1", "0 to 600 s"),
+        ("arrival", "sometimes", "one of closed, constant, poisson"),
+        ("path", "index.html", "must be one of"),
+        ("idle_holders", "5000", "0 to 1,000"),
+        ("timeout", "nan", "0.05 to 600 s"),
+        ("read_rate", "inf", "bytes/s"),
+        ("idle_request", "maybe", "On or Off"),
+        ("path", "/a b", "without blanks"),
+    ],
+)
 def test_what_cannot_be_is_kept_told_at_its_field_and_refused(name, value, said):
     form = LoadForm()
     form.set(name, value)
@@ -79,7 +89,8 @@ def test_a_mix_by_weight_and_who_is_beside():
     form = LoadForm()
     form.set("path", MIX)
     assert {ask.path: ask.weight for ask in form.profile(10).mix} == {
-        path: weight for path, _, weight in PAGES if weight}
+        path: weight for path, _, weight in PAGES if weight
+    }
     for path, _, _ in PAGES:
         form.set(f"weight {path}", 0)
     assert fields(form)[f"weight {PAGES[0][0]}"].advice[0].startswith("mix: no page has a weight")

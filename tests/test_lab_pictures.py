@@ -7,13 +7,14 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
+from helpers import notebook_helpers
 
 import mpmkit
 from mpmkit import lab
-from mpmkit.lab import diagram, figures, replay, scenes, strips, theme
+from mpmkit.lab import diagram, figures, replay, theme, timeline
 from mpmkit.lab.watcher import Event, Picture, Recording, Sample
 from mpmkit.measure.records import RecordError
-from mpmkit.states import CONNECTION_NAMES, LETTERS, PATHS, TRANSITIONS
+from mpmkit.policy.states import CONNECTION_NAMES, LETTERS, PATHS, TRANSITIONS
 
 NS = "{http://www.w3.org/2000/svg}"
 
@@ -34,7 +35,9 @@ def test_a_path_has_every_phase_of_the_table(mpm, dark):
     boxes = ElementTree.fromstring(svg.text).findall(f"{NS}rect[@rx='4']")
     assert len(boxes) == len(phases)
     parked = [box for box in boxes if box.get("stroke-dasharray")]
-    assert len(parked) == sum(bool(phase.parked) for phase in phases) == (3 if mpm == "event" else 0)
+    assert (
+        len(parked) == sum(bool(phase.parked) for phase in phases) == (3 if mpm == "event" else 0)
+    )
     for phase in phases:
         assert phase.name.split()[0] in words(svg) and phase.name in svg.alt
     assert ("no thread" in words(svg)) == (mpm == "event")
@@ -43,8 +46,11 @@ def test_a_path_has_every_phase_of_the_table(mpm, dark):
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
 def test_connection_states_have_every_arrow_of_the_table(mpm):
     svg = diagram.connection_states(mpm)
-    arcs = [node for node in ElementTree.fromstring(svg.text).iter(f"{NS}path")
-            if node.find(f"{NS}title") is not None]
+    arcs = [
+        node
+        for node in ElementTree.fromstring(svg.text).iter(f"{NS}path")
+        if node.find(f"{NS}title") is not None
+    ]
     assert len(arcs) == len({(row.state, row.next, row.who) for row in TRANSITIONS[mpm]})
     told = "".join(arc.find(f"{NS}title").text for arc in arcs)
     for row in TRANSITIONS[mpm]:
@@ -58,7 +64,8 @@ def test_a_scoreboard_has_a_cell_for_each_worker():
     cells = ElementTree.fromstring(svg.text).findall(f"{NS}rect[@width='16']")
     assert len(cells) == 8
     assert [cell.get("fill") for cell in cells[:4]] == [
-        theme.letter_colour(letter) for letter in "__WK"]
+        theme.letter_colour(letter) for letter in "__WK"
+    ]
     assert "slot 3" in words(svg) and "+ 7 without a thread" in words(svg)
     assert "3 waiting for a connection" in svg.alt and "7 connections without a thread" in svg.alt
 
@@ -80,11 +87,33 @@ def test_letters_have_colours_that_can_be_told_apart():
 
 def recording(mpm="event", n=5) -> Recording:
     nan = math.nan
-    samples = tuple(Sample(t=float(i), processes=i, threads=4 * i, idle=2 * i, busy=2 * i, reading=0,
-                           writing=0, keep_alive=i, parked=0, closing=0, queue=nan, generation=0,
-                           accesses=0, qps=nan, service_ms=nan, pss_mb=10.0) for i in range(n))
-    return Recording(mpm, samples, (Event(1.5, "note", "load"), Event(2.0, "forked", "forked 2")),
-                     (Picture("now", 1.0, mpm, ((0, "_W", 1),)),))
+    samples = tuple(
+        Sample(
+            t=float(i),
+            processes=i,
+            threads=4 * i,
+            idle=2 * i,
+            busy=2 * i,
+            reading=0,
+            writing=0,
+            keep_alive=i,
+            parked=0,
+            closing=0,
+            queue=nan,
+            generation=0,
+            accesses=0,
+            qps=nan,
+            service_ms=nan,
+            pss_mb=10.0,
+        )
+        for i in range(n)
+    )
+    return Recording(
+        mpm,
+        samples,
+        (Event(1.5, "note", "load"), Event(2.0, "forked", "forked 2")),
+        (Picture("now", 1.0, mpm, ((0, "_W", 1),)),),
+    )
 
 
 def test_a_timeline_draws_the_samples_and_marks_what_was_done():
@@ -98,18 +127,20 @@ def test_a_timeline_draws_the_samples_and_marks_what_was_done():
 
 
 def test_several_runs_lie_over_one_another_in_their_colours():
-    figure = lab.timeline({"worker": recording("worker"), "event": recording("event")}, "processes",
-                          theme="dark")
+    figure = lab.timeline(
+        {"worker": recording("worker"), "event": recording("event")}, "processes", theme="dark"
+    )
     assert [(line.name, line.line.color) for line in figure.data] == [
-        (mpm, theme.DARK[mpm]) for mpm in ("worker", "event")]
+        (mpm, theme.DARK[mpm]) for mpm in ("worker", "event")
+    ]
     assert figure.layout.paper_bgcolor == theme.PAPER[True]
 
 
 def test_what_cannot_be_drawn_is_said():
     with pytest.raises(ValueError, match="no strip speed; there are processes"):
-        strips.timeline(recording(), "speed")
+        timeline.timeline(recording(), "speed")
     with pytest.raises(ValueError, match="without samples"):
-        strips.timeline(recording(n=0))
+        timeline.timeline(recording(n=0))
 
 
 # ---------------------------------------------------------------- recordings
@@ -152,12 +183,20 @@ def test_without_a_recording_the_mend_is_named(shelf, monkeypatch):
         lab.measured_or_recorded("demo", measured)
 
 
-@pytest.mark.parametrize(("here", "why"), [
-    ({"cores": 4, "cpu_limit": None, "memory_mb": 8000, "memory_limit_mb": None}, ""),
-    ({"cores": 4, "cpu_limit": 1.0, "memory_mb": 8000, "memory_limit_mb": None},
-     "gives 1 cores, and 2 are needed"),
-    ({"cores": 2, "cpu_limit": None, "memory_mb": 8000, "memory_limit_mb": 256},
-     "gives 256 MB of memory, and 400 are needed")])
+@pytest.mark.parametrize(
+    ("here", "why"),
+    [
+        ({"cores": 4, "cpu_limit": None, "memory_mb": 8000, "memory_limit_mb": None}, ""),
+        (
+            {"cores": 4, "cpu_limit": 1.0, "memory_mb": 8000, "memory_limit_mb": None},
+            "gives 1 cores, and 2 are needed",
+        ),
+        (
+            {"cores": 2, "cpu_limit": None, "memory_mb": 8000, "memory_limit_mb": 256},
+            "gives 256 MB of memory, and 400 are needed",
+        ),
+    ],
+)
 def test_a_machine_that_is_too_small_replays(shelf, monkeypatch, here, why):
     monkeypatch.setattr(replay, "machine", lambda: SimpleNamespace(**here))
     said = replay.why_recorded(cores=2)
@@ -184,17 +223,17 @@ def test_a_recording_of_another_kind_is_read_by_who_knows_it(shelf, monkeypatch,
 
 
 def test_source_is_the_text_that_runs():
-    text = scenes.source("mpm/worker.py", "listener_thread")
+    text = notebook_helpers.source("mpm/worker.py", "listener_thread")
     assert text.startswith("def listener_thread(self)") and "wait_for_idler" in text
     with pytest.raises(KeyError, match="no function"):
-        scenes.source("mpm/worker.py", "read_minds")
+        notebook_helpers.source("mpm/worker.py", "read_minds")
 
 
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
 def test_a_crash_loses_what_the_process_held(mpm):
     pool = {} if mpm == "prefork" else {"ThreadsPerChild": 4, "MinSpareThreads": 1}
     with mpmkit.launch(mpm, StartServers=2, KeepAliveTimeout=30, **pool) as server:
-        fell = scenes.crash(server, 4)
+        fell = notebook_helpers.crash(server, 4)
     assert fell["lost"] == fell["victim_held"] >= 1
     assert "SIGSEGV" in fell["log"]
     assert mpm != "prefork" or fell["lost"] == 1
@@ -205,8 +244,8 @@ def test_threads_are_counted_from_outside():
         with lab.watch(server) as seen:
             seen.until(lambda sample: sample.idle == 3)
         (child,) = server.processes()
-        assert len(scenes.threads_of(child)) == 3 + 2
-        assert scenes.alive(child)
+        assert len(notebook_helpers.threads_of(child)) == 3 + 2
+        assert notebook_helpers.alive(child)
         with pytest.raises(TimeoutError, match="the last sample"):
             seen.until(lambda sample: sample.idle == 99, 0.1)
-    assert not scenes.alive(child)
+    assert not notebook_helpers.alive(child)

@@ -70,12 +70,25 @@ def test_the_proxied_link_opens_the_status_page(server, monkeypatch, tmp_path):
         port = probe.getsockname()[1]
     with open(tmp_path / "log", "wb") as log:
         jupyter = subprocess.Popen(
-            [sys.executable, "-m", "jupyter_server", "--no-browser", "--ip=127.0.0.1",
-             f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=",
-             "--ServerApp.password=", "--ServerApp.allow_root=True",
-             "--ServerApp.base_url=/user/ann/", f"--ServerApp.root_dir={tmp_path}"],
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, "HOME": str(tmp_path)})
+            [
+                sys.executable,
+                "-m",
+                "jupyter_server",
+                "--no-browser",
+                "--ip=127.0.0.1",
+                f"--port={port}",
+                "--ServerApp.port_retries=0",
+                "--IdentityProvider.token=",
+                "--ServerApp.password=",
+                "--ServerApp.allow_root=True",
+                "--ServerApp.base_url=/user/ann/",
+                f"--ServerApp.root_dir={tmp_path}",
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "HOME": str(tmp_path)},
+        )
     try:
         until = time.monotonic() + 40
         while True:
@@ -83,7 +96,8 @@ def test_the_proxied_link_opens_the_status_page(server, monkeypatch, tmp_path):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/user/ann/api", timeout=2).close()
                 break
             assert jupyter.poll() is None and time.monotonic() < until, (
-                (tmp_path / "log").read_text()[-2000:])
+                tmp_path / "log"
+            ).read_text()[-2000:]
             time.sleep(0.1)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{link}", timeout=10) as page:
             assert b"Server Version" in page.read()
@@ -99,11 +113,17 @@ def test_the_proxied_link_opens_the_status_page(server, monkeypatch, tmp_path):
 @pytest.mark.timeout(60)
 def test_repo2docker_can_read_the_binder_folder():
     program = shutil.which("jupyter-repo2docker") or shutil.which(
-        "jupyter-repo2docker", path=str(Path(sys.executable).parent))
+        "jupyter-repo2docker", path=str(Path(sys.executable).parent)
+    )
     if program is None:
         pytest.skip("jupyter-repo2docker is not installed: pip install jupyter-repo2docker")
-    done = subprocess.run([program, "--no-build", "--debug", "."], cwd=ROOT, text=True,
-                          capture_output=True, timeout=50)
+    done = subprocess.run(
+        [program, "--no-build", "--debug", "."],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=50,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     told = done.stdout + done.stderr
     assert "apache2-utils" in told and "postBuild" in told

@@ -66,9 +66,15 @@ def test_directives_arrive_as_they_were_given(tmp_path):
     root.mkdir()
     (root / "start page.html").write_text("here")
     with mpmkit.launch(
-        "worker", document_root=root, ThreadsPerChild=3, StartServers=2, KeepAlive=False,
-        DirectoryIndex="'start page.html'", MinSpareThreads=1, directives=["MaxSpareThreads 99"],
-    ) as server:  # fmt: skip
+        "worker",
+        document_root=root,
+        ThreadsPerChild=3,
+        StartServers=2,
+        KeepAlive=False,
+        DirectoryIndex="'start page.html'",
+        MinSpareThreads=1,
+        directives=["MaxSpareThreads 99"],
+    ) as server:
         assert server.directives["ThreadsPerChild"] == 3
         board = server.scoreboard()
         assert board.threads_per_child == 3
@@ -279,9 +285,12 @@ print(*pids, len(list(mpmkit.launcher.running())), flush=True)
 os.kill(pids[0], 0)
 """
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-X", "dev", "-c", program], capture_output=True,
-        text=True, timeout=30, env=environment(TMPDIR=str(tmp_path)),
-    )  # fmt: skip
+        [sys.executable, "-W", "error", "-X", "dev", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=environment(TMPDIR=str(tmp_path)),
+    )
     assert result.returncode == 0 and result.stderr == "", result.stderr
     *pids, count = map(int, result.stdout.split())
     assert count == 2
@@ -301,9 +310,12 @@ print(server.scoreboard().letters, flush=True)
 server.stop()
 """
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30,
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
         env=environment(),
-    )  # fmt: skip
+    )
     assert (result.returncode, result.stdout.strip()) == (0, "{0: '_'}"), result.stderr
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 
-from mpmkit.load import pressure
-from mpmkit.load.limits import Forecast, System, connections, forecast, system
-from mpmkit.load.pressure import Pressure, look
+from mpmkit.load import run_queue
+from mpmkit.load.preflight import Forecast, System, connections, forecast, system
 from mpmkit.load.profile import LoadProfile, Target
+from mpmkit.load.run_queue import Pressure, look
 
 HERE = Target("http", "127.0.0.1", 80, True)
 THERE = Target("http", "10.0.0.2", 80, False)
 ROOMY = System(files=1024, files_hard=100_000)
 
 
-def said(profile: LoadProfile, target: Target = HERE, limits: System = ROOMY,
-         driver: str = "locust") -> Forecast:
+def said(
+    profile: LoadProfile, target: Target = HERE, limits: System = ROOMY, driver: str = "locust"
+) -> Forecast:
     return forecast(profile, target, limits, driver)
 
 
@@ -48,8 +49,11 @@ def test_more_connections_at_once_than_ports():
     profile = LoadProfile(users=1_000, requests=5_000, keep_alive=True)
     notes = said(profile, limits=few).notes
     assert "from 10 addresses, 127.0.0.1 on" in notes[0]
-    for target, driver in ((THERE, "locust"), (HERE, "ab"),
-                           (Target("http", "::1", 80, True), "locust")):
+    for target, driver in (
+        (THERE, "locust"),
+        (HERE, "ab"),
+        (Target("http", "::1", 80, True), "locust"),
+    ):
         (problem,) = said(profile, target, few, driver).problems
         assert "40000 to 40099 are 100" in problem and "ip_local_port_range" in problem
     assert "127.0.0.1 with driver locust" in said(profile, HERE, few, "ab").problems[0]
@@ -64,8 +68,10 @@ def test_queues():
 def test_how_many_connections():
     assert connections(LoadProfile(users=5, requests=100)) == 100
     assert connections(LoadProfile(users=5, requests=100, keep_alive=True)) == 5
-    assert connections(LoadProfile(users=5, requests=100, keep_alive=True,
-                                   requests_per_connection=4)) == 25
+    assert (
+        connections(LoadProfile(users=5, requests=100, keep_alive=True, requests_per_connection=4))
+        == 25
+    )
     assert connections(LoadProfile(users=10, requests=100, keep_alive=0.5)) == 55
     assert connections(LoadProfile(users=5, duration=3)) is None
     assert connections(LoadProfile(users=5, duration=3, arrival="poisson", rate=50)) == 150
@@ -88,4 +94,4 @@ def test_the_run_queue_and_the_stolen_time():
     assert crowd.run_queue == (4 + 2 + 0) / 3 / 2 and crowd.steal == 1.0
     assert math.isnan(Pressure().run_queue) and math.isnan(Pressure().steal)
     assert look("nothing") is None
-    pressure.Pressure().sample()  # this machine's
+    run_queue.Pressure().sample()  # this machine's

@@ -16,8 +16,8 @@ from contextlib import ExitStack, closing
 import pytest
 from servers import DATA, bound, poll_until
 
-from mpmkit.directives import check, from_keywords
-from mpmkit.listen import (
+from mpmkit.config.directives import check, from_keywords
+from mpmkit.server.listen import (
     Acceptor,
     Listener,
     ListenError,
@@ -34,8 +34,11 @@ from mpmkit.listen import (
 
 def directives(*listen, **named):
     named.setdefault("AcceptFilter", ("http", "none"))
-    settings = [setting for address in listen or ("8080",)
-                for setting in from_keywords("event", Listen=address)]
+    settings = [
+        setting
+        for address in listen or ("8080",)
+        for setting in from_keywords("event", Listen=address)
+    ]
     return check("event", [*settings, *from_keywords("event", **named)])[0]
 
 
@@ -127,15 +130,23 @@ def test_how_long_the_first_bytes_may_take(named, seconds):
     assert first_timeout(directives(**named)) == seconds
 
 
-@pytest.mark.parametrize("seconds, expected", [
-    (1, (1, 0)), (0.7, (0, 700_000)), (1.5, (1, 500_000)), (0, (0, 1)), (60, (60, 0))])
+@pytest.mark.parametrize(
+    "seconds, expected",
+    [(1, (1, 0)), (0.7, (0, 700_000)), (1.5, (1, 500_000)), (0, (0, 1)), (60, (60, 0))],
+)
 def test_timeval(seconds, expected):
     assert struct.unpack("ll", timeval(seconds)) == expected
 
 
-@pytest.mark.parametrize("host, url", [
-    ("127.0.0.1", "http://127.0.0.1:{}"), ("0.0.0.0", "http://127.0.0.1:{}"),
-    ("::1", "http://[::1]:{}"), ("::", "http://127.0.0.1:{}")])
+@pytest.mark.parametrize(
+    "host, url",
+    [
+        ("127.0.0.1", "http://127.0.0.1:{}"),
+        ("0.0.0.0", "http://127.0.0.1:{}"),
+        ("::1", "http://[::1]:{}"),
+        ("::", "http://127.0.0.1:{}"),
+    ],
+)
 def test_the_url_is_one_that_a_client_here_can_use(host, url):
     if ":" in host and not ipv6():
         pytest.skip("no IPv6 on this machine")
@@ -330,8 +341,17 @@ def test_ipv6(tmp_path):
     """Also what a script is told of the addresses."""
     shutil.copy(DATA / "scripts" / "cases.py", tmp_path)
     port = free_port("::1", socket.AF_INET6)
-    command = [sys.executable, "-m", "mpmkit", "serve", "worker", "-c", f"Listen [::1]:{port}",
-               "--document-root", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "mpmkit",
+        "serve",
+        "worker",
+        "-c",
+        f"Listen [::1]:{port}",
+        "--document-root",
+        str(tmp_path),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         try:
             assert server.stdout.readline() == b"ready http://[::1]:%d\n" % port

@@ -24,12 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from misbehaving import Misbehaving
 
-from mpmkit.load import drive
+from mpmkit.load import runner
 from mpmkit.load.ab_wrk import parse_ab
-from mpmkit.load.drive import LoadError, LoadInterrupted, LoadRun, run_load
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import Ask, LoadProfile, ProfileError, Stage, loopback_target, target_of
 from mpmkit.load.response import MAX_HEAD, Malformed, ResponseReader, parse_head
+from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -52,22 +52,62 @@ def nobody():
 # -- the profile ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("path", "index.html"), ("path", "/a b"), ("path", "/ä"), ("path", None),
-    ("users", 0), ("users", 20_001), ("users", True), ("users", 2.0),
-    ("requests", 0), ("requests", "many"), ("duration", 0), ("duration", float("nan")),
-    ("duration", 4000), ("keep_alive", "yes"), ("keep_alive", 1.5), ("method", "DELETE"), ("body", "x"),
-    ("headers", [("Host",)]), ("headers", [("A b", "c")]), ("headers", [("A", "b\r\nc: d")]),
-    ("headers", [("Content-Length", "3")]), ("expect_status", 99), ("expect_length", -1),
-    ("timeout", 0), ("timeout", float("inf")), ("warmup_requests", -1), ("warmup_seconds", -0.5),
-    ("processes", 0), ("time_limit", 0), ("events", "some"),
-    ("expect_body", "abc"), ("body_sample", 2), ("mix", "all"), ("mix", [{"weight": 1}]),
-    ("mix", [{"path": "/", "weight": 0}]), ("mix", [{"path": "/", "size": 3}]), ("mix", [3]),
-    ("requests_per_connection", 5), ("think_time", -1), ("think", "uniform"),
-    ("arrival", "open"), ("arrival", "poisson"), ("rate", 5), ("ramp", -1),
-    ("stages", [{"users": 3}]), ("slow_readers", -1), ("read_rate", 0), ("idle_holders", 20_000),
-    ("idle_request", 1), ("ca_file", 3), ("seed", "x"),
-])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("path", "index.html"),
+        ("path", "/a b"),
+        ("path", "/ä"),
+        ("path", None),
+        ("users", 0),
+        ("users", 20_001),
+        ("users", True),
+        ("users", 2.0),
+        ("requests", 0),
+        ("requests", "many"),
+        ("duration", 0),
+        ("duration", float("nan")),
+        ("duration", 4000),
+        ("keep_alive", "yes"),
+        ("keep_alive", 1.5),
+        ("method", "DELETE"),
+        ("body", "x"),
+        ("headers", [("Host",)]),
+        ("headers", [("A b", "c")]),
+        ("headers", [("A", "b\r\nc: d")]),
+        ("headers", [("Content-Length", "3")]),
+        ("expect_status", 99),
+        ("expect_length", -1),
+        ("timeout", 0),
+        ("timeout", float("inf")),
+        ("warmup_requests", -1),
+        ("warmup_seconds", -0.5),
+        ("processes", 0),
+        ("time_limit", 0),
+        ("events", "some"),
+        ("expect_body", "abc"),
+        ("body_sample", 2),
+        ("mix", "all"),
+        ("mix", [{"weight": 1}]),
+        ("mix", [{"path": "/", "weight": 0}]),
+        ("mix", [{"path": "/", "size": 3}]),
+        ("mix", [3]),
+        ("requests_per_connection", 5),
+        ("think_time", -1),
+        ("think", "uniform"),
+        ("arrival", "open"),
+        ("arrival", "poisson"),
+        ("rate", 5),
+        ("ramp", -1),
+        ("stages", [{"users": 3}]),
+        ("slow_readers", -1),
+        ("read_rate", 0),
+        ("idle_holders", 20_000),
+        ("idle_request", 1),
+        ("ca_file", 3),
+        ("seed", "x"),
+    ],
+)
 def test_a_bad_field_is_refused_by_name(field, value):
     fields = {"requests": 10} | {field: value}
     named = "rate" if value == "poisson" else field
@@ -77,28 +117,41 @@ def test_a_bad_field_is_refused_by_name(field, value):
         LoadProfile(**fields)
 
 
-@pytest.mark.parametrize(("fields", "named"), [
-    ({"mix": [{"path": "/a"}], "path": "/b", "expect_length": 3}, ["path", "expect_length"]),
-    ({"arrival": "constant", "rate": 10, "think_time": 1, "ramp": 2}, ["think_time", "ramp"]),
-    ({"arrival": "constant", "rate": 10, "duration": 3,
-      "stages": [{"seconds": 1, "rate": 5, "users": 3}]}, ["rate", "requests", "duration", "stages"]),
-    ({"stages": [{"seconds": 1}]}, ["requests", "stages"]),
-    ({"stages": [{"seconds": 3000, "users": 1}] * 2}, ["requests", "stages"]),
-])
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"mix": [{"path": "/a"}], "path": "/b", "expect_length": 3}, ["path", "expect_length"]),
+        ({"arrival": "constant", "rate": 10, "think_time": 1, "ramp": 2}, ["think_time", "ramp"]),
+        (
+            {
+                "arrival": "constant",
+                "rate": 10,
+                "duration": 3,
+                "stages": [{"seconds": 1, "rate": 5, "users": 3}],
+            },
+            ["rate", "requests", "duration", "stages"],
+        ),
+        ({"stages": [{"seconds": 1}]}, ["requests", "stages"]),
+        ({"stages": [{"seconds": 3000, "users": 1}] * 2}, ["requests", "stages"]),
+    ],
+)
 def test_fields_that_contradict_each_other_are_all_named(fields, named):
     with pytest.raises(ProfileError) as error:
         LoadProfile(**{"requests": 10} | fields)
-    assert [text.split(":")[0] for text in str(error.value).split("; ")
-            if re.match(r"[a-z_]+: ", text)] == named
+    assert [
+        text.split(":")[0] for text in str(error.value).split("; ") if re.match(r"[a-z_]+: ", text)
+    ] == named
 
 
 def test_steps_and_ramps_say_what_is_due_when():
-    steps = LoadProfile(stages=[{"seconds": 2, "users": 10}, {"seconds": 4, "users": 50,
-                                                              "ramp": True}])
+    steps = LoadProfile(
+        stages=[{"seconds": 2, "users": 10}, {"seconds": 4, "users": 50, "ramp": True}]
+    )
     assert steps.users == 50 and steps.planned_seconds == 6
     assert [steps.level_at(t) for t in (-1, 0, 1.9, 2, 4, 6, 99)] == [10, 10, 10, 10, 30, 50, 50]
-    rates = LoadProfile(users=5, arrival="poisson", stages=[{"seconds": 10, "rate": 100,
-                                                             "ramp": True}])
+    rates = LoadProfile(
+        users=5, arrival="poisson", stages=[{"seconds": 10, "rate": 100, "ramp": True}]
+    )
     assert rates.users == 5 and rates.level_at(5) == 50
     assert LoadProfile(users=10, requests=1, ramp=10).level_at(5) == 5
     assert LoadProfile(users=10, requests=1).level_at(0) == 10
@@ -106,15 +159,20 @@ def test_steps_and_ramps_say_what_is_due_when():
 
 def test_what_version_1_wrote_is_still_read():
     old = '{"version": 1, "path": "/x", "users": 3, "requests": 5, "keep_alive": true}'
-    assert LoadProfile.from_json(old) == LoadProfile(path="/x", users=3, requests=5,
-                                                     keep_alive=True)
+    assert LoadProfile.from_json(old) == LoadProfile(
+        path="/x", users=3, requests=5, keep_alive=True
+    )
 
 
 def test_all_problems_are_named_at_once():
     with pytest.raises(ProfileError) as error:
         LoadProfile(path="x", users=0, timeout=-1)
     assert [text.split(":")[0] for text in str(error.value).split("; ")] == [
-        "path", "users", "requests", "timeout"]
+        "path",
+        "users",
+        "requests",
+        "timeout",
+    ]
 
 
 def test_more_processes_than_users_cannot_share():
@@ -141,11 +199,17 @@ PROFILES = st.builds(
     users=st.integers(1, 100),
     keep_alive=st.floats(0.1, 1),
     requests_per_connection=st.integers(1, 9),
-    mix=st.lists(st.builds(Ask, path=st.sampled_from(["/a", "/b"]), weight=st.floats(0.1, 9)),
-                 min_size=1, max_size=3),
+    mix=st.lists(
+        st.builds(Ask, path=st.sampled_from(["/a", "/b"]), weight=st.floats(0.1, 9)),
+        min_size=1,
+        max_size=3,
+    ),
     arrival=st.sampled_from(["constant", "poisson"]),
-    stages=st.lists(st.builds(Stage, seconds=st.floats(0.1, 9), rate=st.floats(1, 1e5),
-                              ramp=st.booleans()), min_size=1, max_size=3),
+    stages=st.lists(
+        st.builds(Stage, seconds=st.floats(0.1, 9), rate=st.floats(1, 1e5), ramp=st.booleans()),
+        min_size=1,
+        max_size=3,
+    ),
 )
 
 
@@ -156,10 +220,16 @@ def test_a_profile_survives_json(profile):
     assert profile.plain == (not profile.mix and not profile.think_time)
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("{", "must be JSON"), ("[]", "JSON object"), ('{"version": 9}', "version 1 and 2"),
-    ('{"usres": 3, "requests": 1}', "usres: no such field"), ('{"users": 3}', "requests: give"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "must be JSON"),
+        ("[]", "JSON object"),
+        ('{"version": 9}', "version 1 and 2"),
+        ('{"usres": 3, "requests": 1}', "usres: no such field"),
+        ('{"users": 3}', "requests: give"),
+    ],
+)
 def test_json_that_is_no_profile_is_refused(text, said):
     with pytest.raises(ProfileError, match=said):
         LoadProfile.from_json(text)
@@ -180,20 +250,39 @@ def test_the_request_is_what_ab_sends_and_keep_alive_is_http_1_1():
 # -- loopback only -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("url", "place"), [
-    ("http://127.0.0.1:8080", ("127.0.0.1", 8080)), ("http://127.8.9.1/", ("127.8.9.1", 80)),
-    ("http://localhost:1", ("localhost", 1)), ("http://[::1]:81", ("::1", 81)),
-    ("https://127.0.0.1", ("127.0.0.1", 443)),
-])
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("http://127.0.0.1:8080", ("127.0.0.1", 8080)),
+        ("http://127.8.9.1/", ("127.8.9.1", 80)),
+        ("http://localhost:1", ("localhost", 1)),
+        ("http://[::1]:81", ("::1", 81)),
+        ("https://127.0.0.1", ("127.0.0.1", 443)),
+    ],
+)
 def test_loopback_is_accepted(url, place):
     assert loopback_target(url) == place
 
 
-@pytest.mark.parametrize("url", [
-    "http://10.0.0.1:80", "http://example.org", "http://0.0.0.0:80", "http://localhost.example.org",
-    "ftp://127.0.0.1", "127.0.0.1:80", "", None, 8080, "http://127.0.0.1:99999",
-    "http://127.0.0.1/index.html", "http://127.0.0.1@example.org", "http://[::2]", "http://[",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://10.0.0.1:80",
+        "http://example.org",
+        "http://0.0.0.0:80",
+        "http://localhost.example.org",
+        "ftp://127.0.0.1",
+        "127.0.0.1:80",
+        "",
+        None,
+        8080,
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1/index.html",
+        "http://127.0.0.1@example.org",
+        "http://[::2]",
+        "http://[",
+    ],
+)
 def test_anything_else_is_refused(url):
     with pytest.raises(ValueError, match=r"^target: "):
         run_load(url, requests=1)
@@ -213,7 +302,11 @@ def test_a_bad_target_driver_and_field_are_refused_at_once_before_anything_start
     with pytest.raises(ProfileError) as error:
         run_load("http://192.0.2.1", users=0, driver="curl")
     assert [text.split(":")[0] for text in str(error.value).split("; ") if ": " in text] == [
-        "target", "driver", "users", "requests"]
+        "target",
+        "driver",
+        "users",
+        "requests",
+    ]
     with pytest.raises(ProfileError, match="usres: no such field"):
         run_load("http://127.0.0.1:1", usres=3)
     with pytest.raises(ValueError, match="driver: must be one of locust, ab, wrk"):
@@ -227,8 +320,10 @@ def test_a_bad_target_driver_and_field_are_refused_at_once_before_anything_start
 # -- reading answers -----------------------------------------------------------------------------
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
-CHUNKED = (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-           b"3;x=y\r\nhel\r\n2\r\nlo\r\n0\r\nTrailer: z\r\n\r\n")
+CHUNKED = (
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3;x=y\r\nhel\r\n2\r\nlo\r\n0\r\nTrailer: z\r\n\r\n"
+)
 
 
 def read(data: bytes, cuts: tuple[int, ...] = (), **how):
@@ -243,37 +338,56 @@ def read(data: bytes, cuts: tuple[int, ...] = (), **how):
     return reader.eof()
 
 
-@pytest.mark.parametrize(("data", "how", "verdict"), [
-    (OK, {}, (None, True, 5)),
-    (OK, {"expect_length": 5}, (None, True, 5)),
-    (OK, {"expect_length": 4}, ("length", True, 5)),
-    (OK, {"expect_status": 404}, ("status 200", True, 5)),
-    (OK[:-1], {}, ("short", False, 4)),
-    (OK + b"!", {}, ("length", False, 5)),
-    (OK.replace(b"1.1", b"1.0"), {}, (None, False, 5)),
-    (OK.replace(b"OK\r\n", b"OK\r\nConnection: Close\r\n"), {}, (None, False, 5)),
-    (OK.replace(b"1.1", b"1.0").replace(b"OK\r\n", b"OK\r\nConnection: keep-alive\r\n"), {},
-     (None, True, 5)),
-    (b"", {}, ("closed", False, 0)),
-    (CHUNKED, {"expect_length": 5}, (None, True, 5)),
-    (CHUNKED + b"!", {}, ("length", False, 5)),
-    (CHUNKED[:-2], {}, ("short", False, 5)),
-    (b"HTTP/1.1 200 OK\r\n\r\nhello", {}, (None, False, 5)),
-    (b"HTTP/1.1 200 OK\r\n\r\nhello", {"expect_length": 6}, ("length", False, 5)),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", {"method": "HEAD"}, (None, True, 0)),
-    (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", {"expect_status": 304},
-     (None, True, 0)),
-    (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, {}, (None, True, 5)),
-    (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", {}, ("status 500", True, 0)),
-])
+@pytest.mark.parametrize(
+    ("data", "how", "verdict"),
+    [
+        (OK, {}, (None, True, 5)),
+        (OK, {"expect_length": 5}, (None, True, 5)),
+        (OK, {"expect_length": 4}, ("length", True, 5)),
+        (OK, {"expect_status": 404}, ("status 200", True, 5)),
+        (OK[:-1], {}, ("short", False, 4)),
+        (OK + b"!", {}, ("length", False, 5)),
+        (OK.replace(b"1.1", b"1.0"), {}, (None, False, 5)),
+        (OK.replace(b"OK\r\n", b"OK\r\nConnection: Close\r\n"), {}, (None, False, 5)),
+        (
+            OK.replace(b"1.1", b"1.0").replace(b"OK\r\n", b"OK\r\nConnection: keep-alive\r\n"),
+            {},
+            (None, True, 5),
+        ),
+        (b"", {}, ("closed", False, 0)),
+        (CHUNKED, {"expect_length": 5}, (None, True, 5)),
+        (CHUNKED + b"!", {}, ("length", False, 5)),
+        (CHUNKED[:-2], {}, ("short", False, 5)),
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", {}, (None, False, 5)),
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", {"expect_length": 6}, ("length", False, 5)),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", {"method": "HEAD"}, (None, True, 0)),
+        (
+            b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+            {"expect_status": 304},
+            (None, True, 0),
+        ),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, {}, (None, True, 5)),
+        (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", {}, ("status 500", True, 0)),
+    ],
+)
 def test_verdicts(data, how, verdict):
     assert read(data, **how) == verdict
 
 
 @settings(deadline=None)  # the machine may be busy with servers
-@given(st.sampled_from([OK, CHUNKED, OK[:-1], b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
-                        b"HTTP/1.1 200 OK\r\n\r\nhello", b"junk\r\n\r\n"]),
-       st.lists(st.integers(0, len(CHUNKED)), max_size=6))
+@given(
+    st.sampled_from(
+        [
+            OK,
+            CHUNKED,
+            OK[:-1],
+            b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+            b"HTTP/1.1 200 OK\r\n\r\nhello",
+            b"junk\r\n\r\n",
+        ]
+    ),
+    st.lists(st.integers(0, len(CHUNKED)), max_size=6),
+)
 def test_how_the_bytes_arrive_does_not_matter(data, cuts):
     assert read(data, tuple(min(cut, len(data)) for cut in cuts)) == read(data)
 
@@ -286,14 +400,24 @@ def test_no_bytes_break_the_reader(data):
     assert kind in (None, "length", "short", "malformed")
 
 
-@pytest.mark.parametrize("head", [
-    b"", b"HTTP/2.0 200 OK", b"HTTP/1.1 20 OK", b"HTTP/1.1 2000", b"ICY 200 OK",
-    b"HTTP/1.1 200 OK\r\nno colon", b"HTTP/1.1 200 OK\r\nContent-Length : 5",
-    b"HTTP/1.1 200 OK\r\nContent-Length: +5", b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5",
-    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6",
-    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip", b"HTTP/1.1 200 OK\r\n: x",
-])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"HTTP/2.0 200 OK",
+        b"HTTP/1.1 20 OK",
+        b"HTTP/1.1 2000",
+        b"ICY 200 OK",
+        b"HTTP/1.1 200 OK\r\nno colon",
+        b"HTTP/1.1 200 OK\r\nContent-Length : 5",
+        b"HTTP/1.1 200 OK\r\nContent-Length: +5",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip",
+        b"HTTP/1.1 200 OK\r\n: x",
+    ],
+)
 def test_malformed_heads(head):
     with pytest.raises(Malformed):
         parse_head(head)
@@ -315,27 +439,37 @@ def test_thousands_of_tiny_chunks_in_one_packet():
 # -- runs ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("path", "keep_alive", "requests", "errors"), [
-    ("/ok", False, 60, {}),
-    ("/ok", True, 60, {}),
-    ("/big", True, 20, {"length": 20}),
-    ("/chunked", True, 30, {}),
-    ("/dribble", True, 30, {}),
-    ("/every/7", True, 70, {"status 500": 10}),
-    ("/long", False, 30, {"length": 30}),
-    ("/long", True, 30, {"length": 30}),
-    ("/late-long", False, 10, {"length": 10}),
-    ("/short", False, 30, {"short": 30}),
-    ("/closes", True, 30, {"closed": 30}),
-    ("/resets", False, 30, {"reset": 30}),
-    ("/garbage", True, 30, {"malformed": 30}),
-    ("/stall", False, 10, {"timeout": 10}),
-    ("/unclosed", False, 10, {"unclosed": 10}),
-])
+@pytest.mark.parametrize(
+    ("path", "keep_alive", "requests", "errors"),
+    [
+        ("/ok", False, 60, {}),
+        ("/ok", True, 60, {}),
+        ("/big", True, 20, {"length": 20}),
+        ("/chunked", True, 30, {}),
+        ("/dribble", True, 30, {}),
+        ("/every/7", True, 70, {"status 500": 10}),
+        ("/long", False, 30, {"length": 30}),
+        ("/long", True, 30, {"length": 30}),
+        ("/late-long", False, 10, {"length": 10}),
+        ("/short", False, 30, {"short": 30}),
+        ("/closes", True, 30, {"closed": 30}),
+        ("/resets", False, 30, {"reset": 30}),
+        ("/garbage", True, 30, {"malformed": 30}),
+        ("/stall", False, 10, {"timeout": 10}),
+        ("/unclosed", False, 10, {"unclosed": 10}),
+    ],
+)
 def test_each_request_is_sent_once_and_judged(bad, path, keep_alive, requests, errors):
     bad.counts()
-    run = run_load(bad.url, path, users=5, requests=requests, keep_alive=keep_alive,
-                   timeout=0.5 if path in ("/stall", "/unclosed") else 10, expect_length=45)
+    run = run_load(
+        bad.url,
+        path,
+        users=5,
+        requests=requests,
+        keep_alive=keep_alive,
+        timeout=0.5 if path in ("/stall", "/unclosed") else 10,
+        expect_length=45,
+    )
     version = "1.1" if keep_alive else "1.0"
     assert bad.counts()[f"GET {path} HTTP/{version}"] == requests
     assert (run.requests, run.errors, run.ended) == (requests, errors, "requests")
@@ -385,8 +519,14 @@ def test_the_warm_up_is_sent_and_not_counted(bad):
 
 def test_a_duration_ends_the_run(bad):
     told = []
-    run = run_load(bad.url, "/ok", users=5, duration=1.0, keep_alive=True,
-                   on_progress=lambda done, seconds: told.append((done, seconds)))
+    run = run_load(
+        bad.url,
+        "/ok",
+        users=5,
+        duration=1.0,
+        keep_alive=True,
+        on_progress=lambda done, seconds: told.append((done, seconds)),
+    )
     assert run.ended == "duration" and 0.9 < run.duration < 4
     assert told == sorted(told) and len(told) >= 2 and told[-1][0] <= run.requests
     assert [done for _, done in run.timeline] == sorted(done for _, done in run.timeline)
@@ -429,9 +569,11 @@ def test_nobody_listens(nobody):
 
 def test_a_server_that_dies_ends_the_run_with_what_was_measured():
     with Misbehaving() as server:
+
         def kill(done: int, seconds: float) -> None:
             if done > 100:
                 server.die()
+
         run = run_load(server.url, "/ok", users=4, requests=5_000_000, on_progress=kill)
     assert run.succeeded > 100 and run.errors["refused"]
     assert run.ended.startswith("gave up") and "ended early" in repr(run)
@@ -449,7 +591,12 @@ def test_more_users_than_files_are_refused_with_the_mend(bad):
 
     done = subprocess.run(
         [sys.executable, "-m", "mpmkit", "load", bad.url, "--users", "200", "--requests", "200"],
-        capture_output=True, text=True, env=ENVIRON, preexec_fn=few_files, timeout=30)
+        capture_output=True,
+        text=True,
+        env=ENVIRON,
+        preexec_fn=few_files,
+        timeout=30,
+    )
     assert done.returncode == 2
     assert "open files are needed and 100 are allowed" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -462,17 +609,22 @@ def test_when_ephemeral_ports_run_out_other_loopback_addresses_help():
     script = (
         f"import sys; sys.path[:0] = {places!r}\n"
         "from misbehaving import Misbehaving\n"
-        "from mpmkit.load.drive import run_load\n"
+        "from mpmkit.load.runner import run_load\n"
         "open('/proc/sys/net/ipv4/ip_local_port_range', 'w').write('40000 40019')\n"
         "with Misbehaving() as server:\n"
         "    run = run_load(server.url, '/ok', users=60, requests=300, keep_alive=True)\n"
-        "    print(run.requests, run.failures)\n")
+        "    print(run.requests, run.failures)\n"
+    )
     namespace = [unshare or "unshare", "--map-root-user", "--net", "sh", "-c"]
     up = "command -v ip >/dev/null && ip link set lo up && "
     if unshare is None or subprocess.run([*namespace, up + "true"], capture_output=True).returncode:
         pytest.skip("no network namespaces here")
-    done = subprocess.run([*namespace, up + 'exec "$0" -c "$1"', sys.executable, script],
-                          capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*namespace, up + 'exec "$0" -c "$1"', sys.executable, script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.stdout.split() == ["300", "0"], done.stderr
 
 
@@ -496,15 +648,33 @@ def wait_for_silence(server: Misbehaving) -> None:
         time.sleep(0.3)
 
 
-@pytest.mark.parametrize("options", [[], ["--processes", "2"], ["--driver", "ab"]],
-                         ids=["locust", "two-processes", "ab"])
+@pytest.mark.parametrize(
+    "options", [[], ["--processes", "2"], ["--driver", "ab"]], ids=["locust", "two-processes", "ab"]
+)
 def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad, options):
     if "ab" in options and not shutil.which("ab"):
         pytest.skip("no ab here")
     with subprocess.Popen(
-            [sys.executable, "-m", "mpmkit", "load", bad.url, "--path", "/ok", "--users", "4",
-             "--duration", "60", "--json", *options],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRON) as process:
+        [
+            sys.executable,
+            "-m",
+            "mpmkit",
+            "load",
+            bad.url,
+            "--path",
+            "/ok",
+            "--users",
+            "4",
+            "--duration",
+            "60",
+            "--json",
+            *options,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRON,
+    ) as process:
         wait_for_load(bad)
         time.sleep(0.5)
         asked = time.monotonic()
@@ -520,9 +690,24 @@ def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad, options):
 
 def test_a_killed_parent_leaves_no_load_and_no_files(bad, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "mpmkit", "load", bad.url, "--path", "/ok", "--users", "4",
-         "--duration", "60", "--processes", "2"],
-        stdout=subprocess.DEVNULL, env={**ENVIRON, "TMPDIR": str(tmp_path)})
+        [
+            sys.executable,
+            "-m",
+            "mpmkit",
+            "load",
+            bad.url,
+            "--path",
+            "/ok",
+            "--users",
+            "4",
+            "--duration",
+            "60",
+            "--processes",
+            "2",
+        ],
+        stdout=subprocess.DEVNULL,
+        env={**ENVIRON, "TMPDIR": str(tmp_path)},
+    )
     wait_for_load(bad)
     assert list(tmp_path.iterdir())
     process.kill()
@@ -560,16 +745,42 @@ def test_a_generator_that_dies_is_an_error(bad):
 
 def locust(url: str, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "locust", "-f", str(drive.LOCUSTFILE), "--headless", "--host", url,
-         "--json", "--loglevel", "WARNING", *options],
-        capture_output=True, text=True, timeout=60, env={**ENVIRON, **environ})
+        [
+            sys.executable,
+            "-m",
+            "locust",
+            "-f",
+            str(runner.LOCUSTFILE),
+            "--headless",
+            "--host",
+            url,
+            "--json",
+            "--loglevel",
+            "WARNING",
+            *options,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**ENVIRON, **environ},
+    )
 
 
 @pytest.mark.parametrize("events", ["batch", "each"])
 def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad, events):
     bad.counts()
-    done = locust(bad.url, "-u", "4", "-r", "4", "--requests", "40", "--request-events", events,
-                  MPMKIT_LOAD_PATH="/every/10")
+    done = locust(
+        bad.url,
+        "-u",
+        "4",
+        "-r",
+        "4",
+        "--requests",
+        "40",
+        "--request-events",
+        events,
+        MPMKIT_LOAD_PATH="/every/10",
+    )
     (entry,) = json.loads(done.stdout)
     assert bad.counts()["GET /every/10 HTTP/1.0"] == 40
     assert (entry["name"], entry["num_requests"], entry["num_failures"]) == ("/every/10", 40, 4)
@@ -612,16 +823,21 @@ def test_ab_is_read():
     assert other.errors["length"] == 1000 - 39 - 30
     assert parse_ab("apr_socket_recv: Connection refused (111)", "", "x", profile) is None
     # Of 10 requests ab takes the 99th percentile from behind the end of its table.
-    few = parse_ab("Document Length: 45 bytes\nComplete requests: 10\nRequests per second: 5.0\n",
-                   "Percentage served,Time in ms\n0,1.0\n50,2.0\n99,0.3\n100,9.0\n", "x", profile)
+    few = parse_ab(
+        "Document Length: 45 bytes\nComplete requests: 10\nRequests per second: 5.0\n",
+        "Percentage served,Time in ms\n0,1.0\n50,2.0\n99,0.3\n100,9.0\n",
+        "x",
+        profile,
+    )
     assert few is not None and (few.latency_ms(50), few.latency_ms(99)) == (2.0, 9.0)
 
 
 @pytest.mark.skipif(not shutil.which("ab"), reason="no ab here")
 def test_ab_drives_the_same_load(bad, nobody):
     bad.counts()
-    run = run_load(bad.url, "/ok", users=5, requests=100, driver="ab", expect_length=45,
-                   warmup_requests=20)
+    run = run_load(
+        bad.url, "/ok", users=5, requests=100, driver="ab", expect_length=45, warmup_requests=20
+    )
     assert (run.requests, run.failures, run.driver) == (100, 0, "ab")
     assert bad.counts()["GET /ok HTTP/1.0"] == 120
     assert 0 < run.latency_ms(50) <= run.latency_ms(99) and run.qps > 0
@@ -643,9 +859,16 @@ def test_what_ab_cannot_do_is_refused_and_its_absence_explained(bad, monkeypatch
 
 
 def made(latencies=(), **fields) -> LoadRun:
-    fields = {"driver": "locust", "target": "http://127.0.0.1:1",
-              "profile": LoadProfile(requests=10), "requests": len(latencies), "errors": Counter(),
-              "duration": 2.0, "latencies_ns": array.array("q", latencies), **fields}
+    fields = {
+        "driver": "locust",
+        "target": "http://127.0.0.1:1",
+        "profile": LoadProfile(requests=10),
+        "requests": len(latencies),
+        "errors": Counter(),
+        "duration": 2.0,
+        "latencies_ns": array.array("q", latencies),
+        **fields,
+    }
     return LoadRun(**fields)
 
 
@@ -696,10 +919,12 @@ def test_an_interrupted_load_carries_its_run():
 
 def test_nothing_heavy_is_imported():
     program = (
-        "import sys, mpmkit.load.drive, mpmkit.measure.qps\n"
-        "print([m for m in ('locust', 'gevent', 'pandas', 'numpy', 'zmq') if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
-                          env=ENVIRON, timeout=30)
+        "import sys, mpmkit.load.runner, mpmkit.measure.qps\n"
+        "print([m for m in ('locust', 'gevent', 'pandas', 'numpy', 'zmq') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRON, timeout=30
+    )
     assert done.stdout.strip() == "[]", done.stderr
 
 

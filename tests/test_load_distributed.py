@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 from misbehaving import Misbehaving
 
-from mpmkit.load import drive
-from mpmkit.load.drive import LoadRun
+from mpmkit.load import runner
 from mpmkit.load.profile import LoadProfile
+from mpmkit.load.runner import LoadRun
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -37,10 +37,22 @@ def bad():
 
 def locust(*options: str, headless: bool = True) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "locust", "-f", str(drive.LOCUSTFILE), "--only-summary",
-         *(["--headless"] if headless else []), *options],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRON,
-        start_new_session=True)
+        [
+            sys.executable,
+            "-m",
+            "locust",
+            "-f",
+            str(runner.LOCUSTFILE),
+            "--only-summary",
+            *(["--headless"] if headless else []),
+            *options,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=ENVIRON,
+        start_new_session=True,
+    )
 
 
 class Fleet:
@@ -51,11 +63,24 @@ class Fleet:
         (folder / "profile.json").write_text(profile.to_json())
         self.out = folder / "run.json"
         self.master = locust(
-            "--master", "--expect-workers", "2", "--master-bind-host", "127.0.0.1",
-            "--master-bind-port", port, "--host", url, "--load-profile",
-            f"@{folder / 'profile.json'}", "--load-results", str(self.out))
-        self.workers = [locust("--worker", "--master-host", "127.0.0.1", "--master-port", port)
-                        for _ in range(2)]
+            "--master",
+            "--expect-workers",
+            "2",
+            "--master-bind-host",
+            "127.0.0.1",
+            "--master-bind-port",
+            port,
+            "--host",
+            url,
+            "--load-profile",
+            f"@{folder / 'profile.json'}",
+            "--load-results",
+            str(self.out),
+        )
+        self.workers = [
+            locust("--worker", "--master-host", "127.0.0.1", "--master-port", port)
+            for _ in range(2)
+        ]
 
     def __enter__(self) -> Fleet:
         return self
@@ -73,8 +98,9 @@ class Fleet:
 
 
 def test_two_workers_share_the_work_and_the_master_adds_it_up(bad, tmp_path):
-    profile = LoadProfile(path="/ok", users=7, requests=501, keep_alive=True, idle_holders=4,
-                          expect_length=45)
+    profile = LoadProfile(
+        path="/ok", users=7, requests=501, keep_alive=True, idle_holders=4, expect_length=45
+    )
     with Fleet(bad.url, profile, tmp_path) as fleet:
         run = fleet.run()
     counts = bad.counts()
@@ -88,8 +114,13 @@ def test_two_workers_share_the_work_and_the_master_adds_it_up(bad, tmp_path):
 
 
 def test_an_open_loop_is_one_rate_over_all_workers(bad, tmp_path):
-    profile = LoadProfile(path="/ok", users=10, keep_alive=True, arrival="constant",
-                          stages=[{"seconds": 1, "rate": 100}, {"seconds": 1, "rate": 200}])
+    profile = LoadProfile(
+        path="/ok",
+        users=10,
+        keep_alive=True,
+        arrival="constant",
+        stages=[{"seconds": 1, "rate": 100}, {"seconds": 1, "rate": 200}],
+    )
     with Fleet(bad.url, profile, tmp_path) as fleet:
         run = fleet.run()
     assert run.requests == pytest.approx(300, abs=3) and run.ended == "duration"
@@ -98,8 +129,13 @@ def test_an_open_loop_is_one_rate_over_all_workers(bad, tmp_path):
 
 
 def test_a_killed_worker_ends_nothing_and_is_told(bad, tmp_path):
-    profile = LoadProfile(users=4, duration=7, think_time=0.01, keep_alive=True,
-                          mix=[{"path": "/ok"}, {"path": "/ok", "method": "HEAD"}])
+    profile = LoadProfile(
+        users=4,
+        duration=7,
+        think_time=0.01,
+        keep_alive=True,
+        mix=[{"path": "/ok"}, {"path": "/ok", "method": "HEAD"}],
+    )
     with Fleet(bad.url, profile, tmp_path) as fleet:
         until = time.monotonic() + 30
         while bad.counts().get("GET /ok HTTP/1.1", 0) < 10:
@@ -129,8 +165,18 @@ def asked(url: str, **form: str) -> dict:
 
 def test_locusts_own_page_starts_the_load_as_often_as_one_likes(bad):
     page = f"http://127.0.0.1:{free_port()}"
-    with locust("--web-host", "127.0.0.1", "--web-port", page.rpartition(":")[2], "--path", "/ok",
-                "--requests", "60", "--keep-alive", headless=False) as process:
+    with locust(
+        "--web-host",
+        "127.0.0.1",
+        "--web-port",
+        page.rpartition(":")[2],
+        "--path",
+        "/ok",
+        "--requests",
+        "60",
+        "--keep-alive",
+        headless=False,
+    ) as process:
         try:
             until = time.monotonic() + 20
             for number in (1, 2):
@@ -159,10 +205,13 @@ def namespaces() -> str:
     """Why there are no network namespaces to be made here, or nothing."""
     if not shutil.which("ip") or not shutil.which("unshare"):
         return "no ip or unshare here"
-    script = ("mount -t tmpfs none /run && mkdir -p /run/netns && ip netns add a && "
-              "ip link add x type veth peer name y netns a")
-    tried = subprocess.run(["unshare", "--map-root-user", "--net", "--mount", "sh", "-c", script],
-                           capture_output=True)
+    script = (
+        "mount -t tmpfs none /run && mkdir -p /run/netns && ip netns add a && "
+        "ip link add x type veth peer name y netns a"
+    )
+    tried = subprocess.run(
+        ["unshare", "--map-root-user", "--net", "--mount", "sh", "-c", script], capture_output=True
+    )
     return tried.stderr.decode().strip() if tried.returncode else ""
 
 
@@ -226,13 +275,31 @@ def test_between_two_hosts_only_to_those_that_are_named(tmp_path):
     if lacking:
         pytest.skip(f"no network namespaces: {lacking}")
     out = tmp_path / "run.json"
-    script = TWO_HOSTS.format(root=str(ROOT), tests=str(ROOT / "tests"), out=str(out),
-                              locustfile=str(drive.LOCUSTFILE),
-                              pages=str(ROOT / "mpmkit" / "htdocs"))
+    script = TWO_HOSTS.format(
+        root=str(ROOT),
+        tests=str(ROOT / "tests"),
+        out=str(out),
+        locustfile=str(runner.LOCUSTFILE),
+        pages=str(ROOT / "mpmkit" / "htdocs"),
+    )
     environ = {name: value for name, value in ENVIRON.items() if name != "MPMKIT_TARGETS"}
-    done = subprocess.run(["unshare", "--map-root-user", "--net", "--mount", "sh", "-c", HOSTS,
-                           sys.executable, script], capture_output=True, text=True, timeout=110,
-                          env=environ)
+    done = subprocess.run(
+        [
+            "unshare",
+            "--map-root-user",
+            "--net",
+            "--mount",
+            "sh",
+            "-c",
+            HOSTS,
+            sys.executable,
+            script,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env=environ,
+    )
     assert done.stdout.split() == ["True", "False", "True"], done.stdout + done.stderr
     run = LoadRun.from_json(out.read_text())
     assert (run.requests, run.failures, run.target) == (60, 0, "http://10.77.0.1:8080")

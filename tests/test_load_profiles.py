@@ -21,9 +21,9 @@ import pytest
 from misbehaving import BODY, Misbehaving
 
 from mpmkit.load.ab_wrk import parse_wrk
-from mpmkit.load.drive import LoadRun, Tick, run_load
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile, ProfileError
+from mpmkit.load.runner import LoadRun, Tick, run_load
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -40,32 +40,52 @@ def bad():
 
 def test_a_mix_is_asked_by_weight_and_each_path_has_its_latencies(bad):
     bad.counts()
-    run = run_load(bad.url, users=4, requests=400, mix=[
-        {"path": "/ok", "weight": 3, "expect_length": 45},
-        {"path": "/status/404", "weight": 1, "expect_status": 404}])
+    run = run_load(
+        bad.url,
+        users=4,
+        requests=400,
+        mix=[
+            {"path": "/ok", "weight": 3, "expect_length": 45},
+            {"path": "/status/404", "weight": 1, "expect_status": 404},
+        ],
+    )
     counts = bad.counts()
     ok, missing = counts["GET /ok HTTP/1.0"], counts["GET /status/404 HTTP/1.0"]
     assert (run.requests, run.failures, ok + missing) == (400, 0, 400)
     assert 230 < ok < 360  # 300 expected, standard deviation 9
     assert {path: len(found) for path, found in run.paths.items()} == {
-        "/ok": ok, "/status/404": missing}
+        "/ok": ok,
+        "/status/404": missing,
+    }
     assert "/status/404: " in run.summary() and run.row()["path"] == "a mix of 2: /ok ..."
 
 
 def test_bodies_are_compared(bad):
     good = hashlib.sha256(BODY).hexdigest()
-    mixed = run_load(bad.url, users=2, requests=60, mix=[
-        {"path": "/ok", "expect_body": good}, {"path": "/ok/2", "expect_body": "same"},
-        {"path": "/ok/3", "expect_body": "0" * 64}])
+    mixed = run_load(
+        bad.url,
+        users=2,
+        requests=60,
+        mix=[
+            {"path": "/ok", "expect_body": good},
+            {"path": "/ok/2", "expect_body": "same"},
+            {"path": "/ok/3", "expect_body": "0" * 64},
+        ],
+    )
     wrong = bad.counts()["GET /ok/3 HTTP/1.0"]
     assert mixed.errors == {"body": wrong} and 0 < wrong < 60
-    changed = run_load(bad.url, "/changes", users=1, requests=20, expect_body="same",
-                       keep_alive=True)
+    changed = run_load(
+        bad.url, "/changes", users=1, requests=20, expect_body="same", keep_alive=True
+    )
     assert changed.errors == {"body": 19}  # the first one set the measure
     # Long bodies: of a sample only.
     for sample, wrong in ((0, {}), (1, {"body": 6})):
-        assert run_load(bad.url, "/big", users=2, requests=6, expect_body="0" * 64,
-                        body_sample=sample).errors == wrong
+        assert (
+            run_load(
+                bad.url, "/big", users=2, requests=6, expect_body="0" * 64, body_sample=sample
+            ).errors
+            == wrong
+        )
 
 
 # -- on which connections, and when ------------------------------------------------------------------
@@ -83,8 +103,9 @@ def test_a_share_of_the_users_keeps_connections(bad):
 
 def test_so_many_requests_on_a_connection(bad):
     bad.counts()
-    run = run_load(bad.url, "/ok", users=2, requests=100, keep_alive=True,
-                   requests_per_connection=10)
+    run = run_load(
+        bad.url, "/ok", users=2, requests=100, keep_alive=True, requests_per_connection=10
+    )
     assert (run.failures, run.reconnects, run.retries) == (0, 0, 0)
     assert 10 <= bad.counts()["connections"] <= 12
 
@@ -104,8 +125,16 @@ def test_a_server_that_closes_while_users_think_fails_nothing(bad):
 
 def test_the_open_loop_keeps_its_rate_and_counts_from_the_due_time(bad):
     bad.counts()
-    run = run_load(bad.url, "/ok", users=20, requests=300, arrival="constant", rate=200,
-                   keep_alive=True, warmup_seconds=0.5)
+    run = run_load(
+        bad.url,
+        "/ok",
+        users=20,
+        requests=300,
+        arrival="constant",
+        rate=200,
+        keep_alive=True,
+        warmup_seconds=0.5,
+    )
     assert run.requests == 300 and run.failures == 0 and run.duration > 1.4
     assert bad.counts()["GET /ok HTTP/1.1"] == pytest.approx(400, abs=4)
     assert len(run.lag) == run.requests and run.lag.percentile(50) < 20e6
@@ -116,8 +145,9 @@ def test_the_open_loop_keeps_its_rate_and_counts_from_the_due_time(bad):
 
 def test_what_waited_is_not_excused_and_what_was_never_sent_is_counted(bad):
     """One user, answers that take the server a moment, ten times as many due as it can send."""
-    run = run_load(bad.url, "/chunked", users=1, duration=1, arrival="constant", rate=2_000,
-                   keep_alive=True)
+    run = run_load(
+        bad.url, "/chunked", users=1, duration=1, arrival="constant", rate=2_000, keep_alive=True
+    )
     assert run.requests == pytest.approx(2_000, abs=5)
     sent = run.succeeded
     assert run.errors == {"unsent": run.requests - sent} and 0 < sent < 1_000
@@ -127,15 +157,28 @@ def test_what_waited_is_not_excused_and_what_was_never_sent_is_counted(bad):
 
 
 def test_steps_of_users_and_of_rates(bad):
-    run = run_load(bad.url, "/ok", keep_alive=True, think_time=0.1, stages=[
-        {"seconds": 1.5, "users": 2}, {"seconds": 1.5, "users": 16}])
+    run = run_load(
+        bad.url,
+        "/ok",
+        keep_alive=True,
+        think_time=0.1,
+        stages=[{"seconds": 1.5, "users": 2}, {"seconds": 1.5, "users": 16}],
+    )
     first, second = run.stages
     assert (first.load, second.load, run.users, run.ended) == (2, 16, 16, "duration")
     assert 2 < first.qps < 25  # two users, 100 ms and an answer each
-    assert second.qps > 2 * first.qps  # eight times as many: a machine that stands still may halve it
+    assert (
+        second.qps > 2 * first.qps
+    )  # eight times as many: a machine that stands still may halve it
     assert "1.5 to 3 s, 16 users" in run.summary() and run.failures == 0
-    run = run_load(bad.url, "/ok", users=10, arrival="constant", keep_alive=True, stages=[
-        {"seconds": 1, "rate": 50}, {"seconds": 1, "rate": 150, "ramp": True}])
+    run = run_load(
+        bad.url,
+        "/ok",
+        users=10,
+        arrival="constant",
+        keep_alive=True,
+        stages=[{"seconds": 1, "rate": 50}, {"seconds": 1, "rate": 150, "ramp": True}],
+    )
     assert run.requests == pytest.approx(150, abs=2)
 
 
@@ -144,8 +187,17 @@ def test_steps_of_users_and_of_rates(bad):
 
 def test_idle_holders_stay_and_slow_readers_sip(bad):
     bad.counts()
-    run = run_load(bad.url, "/ok", users=2, requests=200, keep_alive=True, think_time=0.01,
-                   idle_holders=10, slow_readers=2, read_rate=1_000)
+    run = run_load(
+        bad.url,
+        "/ok",
+        users=2,
+        requests=200,
+        keep_alive=True,
+        think_time=0.01,
+        idle_holders=10,
+        slow_readers=2,
+        read_rate=1_000,
+    )
     counts = bad.counts()
     assert (run.requests, run.failures) == (200, 0)
     assert run.background["idle opened"] == run.background["idle answered"] == 10
@@ -160,8 +212,9 @@ def test_holders_without_a_request_and_those_that_the_server_throws_out(bad):
     run = run_load(bad.url, "/ok", users=1, requests=20, idle_holders=5, idle_request=False)
     counts = bad.counts()
     assert run.background == {"idle opened": 5} and counts["connections"] == 25
-    thrown = run_load(bad.url, "/drops/1", users=1, duration=0.7, keep_alive=True, think_time=0.1,
-                      idle_holders=3)
+    thrown = run_load(
+        bad.url, "/drops/1", users=1, duration=0.7, keep_alive=True, think_time=0.1, idle_holders=3
+    )
     assert thrown.background["idle closed"] >= 3
 
 
@@ -174,24 +227,49 @@ def certificate(tmp_path_factory):
         pytest.skip("no openssl here to make a certificate")
     folder = tmp_path_factory.mktemp("tls")
     key, cert, both = folder / "key", folder / "cert.pem", folder / "both.pem"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-                    "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
-                    "-keyout", key, "-out", cert], check=True, capture_output=True)
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            key,
+            "-out",
+            cert,
+        ],
+        check=True,
+        capture_output=True,
+    )
     both.write_bytes(key.read_bytes() + cert.read_bytes())
     return both
 
 
-@pytest.mark.parametrize("fields", [
-    {"keep_alive": False}, {"keep_alive": True}, {"keep_alive": 0.5, "think_time": 0.001}],
-    ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [{"keep_alive": False}, {"keep_alive": True}, {"keep_alive": 0.5, "think_time": 0.001}],
+    ids=str,
+)
 def test_tls(certificate, fields):
     with Misbehaving(str(certificate)) as server:
         run = run_load(server.url, "/ok", users=4, requests=60, expect_length=45, **fields)
         assert (run.requests, run.failures) == (60, 0)
         assert server.counts()["connections"] == run.connections
         if fields["keep_alive"] is not False:
-            assert run_load(server.url, "/big", users=2, requests=6, expect_length=1_000_000,
-                            **fields).failures == 0
+            assert (
+                run_load(
+                    server.url, "/big", users=2, requests=6, expect_length=1_000_000, **fields
+                ).failures
+                == 0
+            )
 
 
 def test_certificates_are_checked_against_a_ca_file(certificate, tmp_path):
@@ -199,9 +277,26 @@ def test_certificates_are_checked_against_a_ca_file(certificate, tmp_path):
         trusted = run_load(server.url, "/ok", users=2, requests=10, ca_file=str(certificate))
         assert trusted.failures == 0
         other = tmp_path / "other.pem"
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-                        "-subj", "/CN=other", "-keyout", tmp_path / "k", "-out", other],
-                       check=True, capture_output=True)
+        subprocess.run(
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=other",
+                "-keyout",
+                tmp_path / "k",
+                "-out",
+                other,
+            ],
+            check=True,
+            capture_output=True,
+        )
         refused = run_load(server.url, "/ok", users=2, requests=10, ca_file=str(other))
         assert refused.errors == {"certificate": 10}
         with pytest.raises(ProfileError, match=r"ca_file: .*No such file"):
@@ -222,9 +317,25 @@ def test_a_full_disk_keeps_what_was_measured_as_a_histogram(bad):
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))
 
     done = subprocess.run(
-        [sys.executable, "-B", "-m", "mpmkit", "load", bad.url + "/ok", "--users", "2",
-         "--requests", "1000", "--json"],
-        capture_output=True, text=True, env=ENVIRON, preexec_fn=small_files, timeout=40)
+        [
+            sys.executable,
+            "-B",
+            "-m",
+            "mpmkit",
+            "load",
+            bad.url + "/ok",
+            "--users",
+            "2",
+            "--requests",
+            "1000",
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        env=ENVIRON,
+        preexec_fn=small_files,
+        timeout=40,
+    )
     row = json.loads(done.stdout)
     assert done.returncode == 1 and row["ended"].startswith("disk: File too large")
     assert (row["requests"], row["failures"]) == (1000, 0)
@@ -232,11 +343,17 @@ def test_a_full_disk_keeps_what_was_measured_as_a_histogram(bad):
 
 
 def test_nowhere_to_write_is_one_line():
-    program = ("import tempfile, sys; tempfile.tempdir = '/proc/nowhere'\n"
-               "from mpmkit.load.command import main; sys.exit(main(sys.argv[1:]))")
+    program = (
+        "import tempfile, sys; tempfile.tempdir = '/proc/nowhere'\n"
+        "from mpmkit.load.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program, "http://127.0.0.1:1", "--requests", "1"],
-        capture_output=True, text=True, env=ENVIRON, timeout=30)
+        capture_output=True,
+        text=True,
+        env=ENVIRON,
+        timeout=30,
+    )
     assert done.returncode == 1 and "set TMPDIR to another one" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
@@ -260,8 +377,9 @@ def test_a_killed_generator_process_is_told_and_the_other_counts(bad):
                 os.kill(pid, 9)
                 return
 
-    run = run_load(bad.url, "/ok", users=4, duration=3, processes=2, think_time=0.001,
-                   on_progress=kill)
+    run = run_load(
+        bad.url, "/ok", users=4, duration=3, processes=2, think_time=0.001, on_progress=kill
+    )
     assert killed and run.ended == "1 of 2 generator processes died" and not run.complete
     assert run.succeeded > 100
 
@@ -303,10 +421,13 @@ def test_the_generator_is_measured(bad):
 def stepped(rates: list[float], **fields) -> LoadRun:
     """A run whose stages of a second each had so many good answers."""
     profile = LoadProfile(**fields)
-    ticks = tuple(Tick(n, n + 1, Counter(), Histogram([1_000_000] * int(rate)))
-                  for n, rate in enumerate(rates))
-    return LoadRun("locust", "x", profile, int(sum(rates)), Counter(), float(len(rates)),
-                   ticks=ticks)
+    ticks = tuple(
+        Tick(n, n + 1, Counter(), Histogram([1_000_000] * int(rate)))
+        for n, rate in enumerate(rates)
+    )
+    return LoadRun(
+        "locust", "x", profile, int(sum(rates)), Counter(), float(len(rates)), ticks=ticks
+    )
 
 
 def test_the_knee_is_where_more_load_stops_to_pay():
@@ -348,32 +469,64 @@ def test_wrk_drives_the_same_load(bad):
     assert run.driver == "wrk" and run.failures == 0 and run.requests > 50
     assert 0 < run.latency_ms(50) <= run.latency_ms(99.99) and 0 < run.generator_cpu <= 1
     assert bad.counts()["GET /ok HTTP/1.1"] == pytest.approx(run.requests, abs=8)
-    posted = run_load(bad.url, "/ok", users=2, duration=1, driver="wrk", keep_alive=True,
-                      method="POST", body="a\nb")
+    posted = run_load(
+        bad.url,
+        "/ok",
+        users=2,
+        duration=1,
+        driver="wrk",
+        keep_alive=True,
+        method="POST",
+        body="a\nb",
+    )
     assert posted.failures == 0 and bad.counts()["POST /ok HTTP/1.1"] >= posted.requests
 
 
 @pytest.mark.parametrize("driver", ["ab", "wrk"])
 def test_a_driver_names_every_field_that_it_cannot_do(driver):
     with pytest.raises(ProfileError) as error:
-        run_load("http://127.0.0.1:1", users=4, requests=3, driver=driver, processes=2,
-                 keep_alive=0.5, think_time=1, idle_holders=1, expect_body="same",
-                 expect_length=3, expect_status=404)
+        run_load(
+            "http://127.0.0.1:1",
+            users=4,
+            requests=3,
+            driver=driver,
+            processes=2,
+            keep_alive=0.5,
+            think_time=1,
+            idle_holders=1,
+            expect_body="same",
+            expect_length=3,
+            expect_status=404,
+        )
     named = {text.split(":")[0] for text in str(error.value).split("; ") if ": " in text}
     both = {"keep_alive", "think_time", "idle_holders", "expect_body", "expect_status", "requests"}
     assert named == both | ({"processes"} if driver == "ab" else {"expect_length"})
 
 
 def load(*options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "mpmkit", "load", *options], capture_output=True,
-                          text=True, env=ENVIRON, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "mpmkit", "load", *options],
+        capture_output=True,
+        text=True,
+        env=ENVIRON,
+        timeout=60,
+    )
 
 
 def test_the_command(bad, tmp_path):
     bad.counts()
     out = tmp_path / "run.json"
-    done = load(bad.url + "/ok/?a=b", "--users", "3", "--requests", "30", "--keep-alive", "--seconds",
-                "--out", str(out))
+    done = load(
+        bad.url + "/ok/?a=b",
+        "--users",
+        "3",
+        "--requests",
+        "30",
+        "--keep-alive",
+        "--seconds",
+        "--out",
+        str(out),
+    )
     assert done.returncode == 0 and "GET /ok/?a=b, 3 users, keep-alive" in done.stdout
     assert bad.counts()["GET /ok/?a=b HTTP/1.1"] == 30
     assert LoadRun.from_json(out.read_text()).requests == 30
@@ -381,19 +534,34 @@ def test_the_command(bad, tmp_path):
     profile.write_text(LoadProfile(path="/ok", users=2, requests=9, keep_alive=0.5).to_json())
     done = load(bad.url, "--profile", str(profile), "--requests", "12", "--json")
     assert json.loads(done.stdout)["requests"] == 12
-    done = load(bad.url, "--steps", "100,200", "--step-seconds", "3", "--arrival", "poisson",
-                "--users", "50", "--plan")
-    assert done.returncode == 0 and '"rate": 200.0' in done.stdout and "GET / HTTP/1.0" in done.stdout
+    done = load(
+        bad.url,
+        "--steps",
+        "100,200",
+        "--step-seconds",
+        "3",
+        "--arrival",
+        "poisson",
+        "--users",
+        "50",
+        "--plan",
+    )
+    assert (
+        done.returncode == 0 and '"rate": 200.0' in done.stdout and "GET / HTTP/1.0" in done.stdout
+    )
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    (["http://127.0.0.1:1/a", "--path", "/b"], "path: '/b' is given, and '/a' in the URL"),
-    (["http://127.0.0.1:1", "--profile", "/nowhere.json"], "profile: /nowhere.json: "),
-    (["http://127.0.0.1:1", "--steps", "a,b"], "must be numbers like 50,100,200"),
-    (["http://127.0.0.1:1", "--keep-alive", "most"], "must be a share like 30%"),
-    (["http://192.0.2.1/", "--users", "0"], "users: must be a whole number"),
-    (["http://127.0.0.1:1", "--rate", "5"], "rate: only the open loop has one"),
-])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["http://127.0.0.1:1/a", "--path", "/b"], "path: '/b' is given, and '/a' in the URL"),
+        (["http://127.0.0.1:1", "--profile", "/nowhere.json"], "profile: /nowhere.json: "),
+        (["http://127.0.0.1:1", "--steps", "a,b"], "must be numbers like 50,100,200"),
+        (["http://127.0.0.1:1", "--keep-alive", "most"], "must be a share like 30%"),
+        (["http://192.0.2.1/", "--users", "0"], "users: must be a whole number"),
+        (["http://127.0.0.1:1", "--rate", "5"], "rate: only the open loop has one"),
+    ],
+)
 def test_bad_commands_are_one_line(options, said):
     done = load(*options)
     assert done.returncode == 2 and said in done.stderr
@@ -401,10 +569,13 @@ def test_bad_commands_are_one_line(options, said):
 
 
 def test_drivers_are_checked_against_each_other(bad):
-    from mpmkit.measure.crosscheck import adapted, cross_check
+    from benchmarks.crosscheck import adapted, cross_check
 
-    checked = cross_check(bad.url, LoadProfile(path="/ok", users=2, requests=9, duration=1,
-                                               expect_length=45), rounds=1)
+    checked = cross_check(
+        bad.url,
+        LoadProfile(path="/ok", users=2, requests=9, duration=1, expect_length=45),
+        rounds=1,
+    )
     for name in ("locust", *(driver for driver in ("ab", "wrk") if shutil.which(driver))):
         assert checked.runs[name][0].succeeded > 0 and f"\n{name} " in checked.text()
     assert "wrk does not look at expect_length" in checked.text()
@@ -415,18 +586,30 @@ def test_drivers_are_checked_against_each_other(bad):
 
 
 def made(driver: str, qps: float, cpu: float, **fields) -> LoadRun:
-    return LoadRun(driver=driver, target="x", profile=LoadProfile(requests=10), duration=1.0,
-                   requests=int(qps), errors=Counter(), processes_cpu=(cpu,),
-                   percentiles_ms={50.0: 1.0, 100.0: 2.0}, **fields)
+    return LoadRun(
+        driver=driver,
+        target="x",
+        profile=LoadProfile(requests=10),
+        duration=1.0,
+        requests=int(qps),
+        errors=Counter(),
+        processes_cpu=(cpu,),
+        percentiles_ms={50.0: 1.0, 100.0: 2.0},
+        **fields,
+    )
 
 
 def test_a_disagreement_says_why():
-    from mpmkit.measure.crosscheck import CrossCheck
+    from benchmarks.crosscheck import CrossCheck
 
-    checked = CrossCheck(LoadProfile(requests=10), {
-        "locust": [made("locust", qps, 0.95) for qps in (10_000, 10_100, 9_900)],
-        "ab": [made("ab", qps, 0.5) for qps in (15_000, 15_100, 14_900)],
-        "wrk": [made("wrk", qps, 0.9) for qps in (10_050, 10_150, 9_950)]})
+    checked = CrossCheck(
+        LoadProfile(requests=10),
+        {
+            "locust": [made("locust", qps, 0.95) for qps in (10_000, 10_100, 9_900)],
+            "ab": [made("ab", qps, 0.5) for qps in (15_000, 15_100, 14_900)],
+            "wrk": [made("wrk", qps, 0.9) for qps in (10_050, 10_150, 9_950)],
+        },
+    )
     text = checked.text()
     assert "ab and locust DISAGREE, x 1.50" in text
     assert "locust was the bottleneck in 3 of 3 rounds" in text

@@ -10,21 +10,13 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import (
-    Client,
-    assert_quiet,
-    exchange,
-    get,
-    poll_until,
-    recorded_root,
-    serving,
-)
+from servers import Client, assert_quiet, exchange, get, poll_until, recorded_root, serving
 
-from mpmkit.directives import Note, check, from_keywords
+from mpmkit.config.directives import Note, check, from_keywords
 from mpmkit.http.messages import RequestError
 from mpmkit.http.protocol import parse_head
-from mpmkit.log_format import COMMON, FIELDS, FormatError, Site, compile_format
-from mpmkit.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
+from mpmkit.server.log_format import COMMON, FIELDS, FormatError, Site, compile_format
+from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
 
 DIRECTIVES, _ = check("event", from_keywords("event", Listen="8080"))
 NOW = 1_700_000_000_123_456_789
@@ -33,10 +25,16 @@ NOW = 1_700_000_000_123_456_789
 def connection(head=b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: r\r\n\r\n", **changes):
     """What a log sees of a connection."""
     values = {
-        "request": parse_head(head, DIRECTIVES)[0], "peer": ("192.0.2.7", 1234), "status": 200,
-        "started": NOW - 1_500_000, "body_sent": 45, "sent": 300, "keep_alive": True, "kept": 2,
+        "request": parse_head(head, DIRECTIVES)[0],
+        "peer": ("192.0.2.7", 1234),
+        "status": 200,
+        "started": NOW - 1_500_000,
+        "body_sent": 45,
+        "sent": 300,
+        "keep_alive": True,
+        "kept": 2,
         "protocol": SimpleNamespace(line=b""),
-    }  # fmt: skip
+    }
     return SimpleNamespace(**(values | changes))
 
 
@@ -151,8 +149,13 @@ def test_every_line_is_written_whole(tmp_path):
 def test_what_the_server_is(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "index.htm").write_text("")
-    site = Site("lab.example:81", False, str(tmp_path), ("index.html", "index.htm"),
-                (("Alias", "/else", "/srv/else"),))  # fmt: skip
+    site = Site(
+        "lab.example:81",
+        False,
+        str(tmp_path),
+        ("index.html", "index.htm"),
+        (("Alias", "/else", "/srv/else"),),
+    )
 
     def told(text: str, path: str, host: str = "h:8080") -> str:
         head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
@@ -170,7 +173,7 @@ def test_what_the_server_is(tmp_path):
 
 def test_cookies_and_the_environment(monkeypatch):
     monkeypatch.setenv("MPMKIT_TEST_WORD", "here")
-    conn = connection(b"GET / HTTP/1.1\r\nHost: x\r\nCookie: a=1; b=\"2\"; c\r\n\r\n")
+    conn = connection(b'GET / HTTP/1.1\r\nHost: x\r\nCookie: a=1; b="2"; c\r\n\r\n')
     assert line("%{a}C %{b}C %{c}C %{MPMKIT_TEST_WORD}e", conn) == '1 \\"2\\" - here'
 
 
@@ -214,15 +217,20 @@ def test_a_full_disk_costs_lines_not_service():
 
 # -- the error log --------------------------------------------------------------------------------
 
-LINE = (r"\[[A-Z][a-z]{2} [A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d\.\d{6} \d{4}\] "
-        r"\[(\w+):(\w+)\] \[pid \d+:tid \d+\] (.*)")
+LINE = (
+    r"\[[A-Z][a-z]{2} [A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d\.\d{6} \d{4}\] "
+    r"\[(\w+):(\w+)\] \[pid \d+:tid \d+\] (.*)"
+)
 
 
 def test_a_line_of_the_error_log(log):
     errors, read = log(module="mpm_event")
     errors.write("error", "text", ah="AH00001", client=("192.0.2.7", 80))
     assert re.fullmatch(LINE, read().rstrip("\n")).groups() == (
-        "mpm_event", "error", "[client 192.0.2.7:80] AH00001: text")
+        "mpm_event",
+        "error",
+        "[client 192.0.2.7:80] AH00001: text",
+    )
     errors.note(Note("AH00484", "error", "reached"))
     assert read().splitlines()[1].endswith("AH00484: reached")
 
@@ -247,8 +255,14 @@ def test_a_module_may_have_its_own_level(log):
             errors.write(level, "text", module=module)
     errors.refused(RequestError(400, "no Host", ah="AH00569"), ("192.0.2.7", 80))
     seen = [re.fullmatch(LINE, text).groups()[:2] for text in read().splitlines()]
-    assert seen == [("core", "error"), ("ssl", "error"), ("ssl", "warn"), ("ssl", "debug"),
-                    ("mpm_event", "error"), ("mpm_event", "warn")]  # fmt: skip
+    assert seen == [
+        ("core", "error"),
+        ("ssl", "error"),
+        ("ssl", "warn"),
+        ("ssl", "debug"),
+        ("mpm_event", "error"),
+        ("mpm_event", "warn"),
+    ]
 
 
 def test_several_lines_are_several_lines_of_the_log(log):
@@ -262,8 +276,10 @@ def test_several_lines_are_several_lines_of_the_log(log):
     texts = [re.fullmatch(LINE, text)[3] for text in read().splitlines()]
     assert texts[:4] == ["one", "two", "three", ""]
     assert texts[4] == "[client 192.0.2.7:80] a script failed"
-    assert texts[-2:] == ["[client 192.0.2.7:80] RuntimeError: broken",
-                          "[client 192.0.2.7:80] forged"]
+    assert texts[-2:] == [
+        "[client 192.0.2.7:80] RuntimeError: broken",
+        "[client 192.0.2.7:80] forged",
+    ]
 
 
 def test_any_text_can_be_written(log):
@@ -316,7 +332,11 @@ def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
     path = tmp_path / "lab.log"
     layout = "%I %O %S %{Content-Length}o %{Connection}o %{Server}o %{X-None}o %f %v %{local}p"
     root = recorded_root(tmp_path / "root")
-    settings = {"CustomLog": (str(path), layout), "ServerName": "lab.example", "ServerTokens": "Prod"}
+    settings = {
+        "CustomLog": (str(path), layout),
+        "ServerName": "lab.example",
+        "ServerTokens": "Prod",
+    }
     with serving(mpm, document_root=root, **settings) as server:
         sent = []
         with Client(server) as client:
@@ -359,14 +379,23 @@ def test_of_a_refused_request_the_log_tells_what_was_right(tmp_path):
         start + me + b"B: " + b"x" * 300 + b"\r\nA: b\r\n\r\n": "GET /a ?b HTTP/1.1 400 x me - -",
         start + me + b"A: 1\r\nB: 2\r\nC: 3\r\n\r\n": "GET /a ?b HTTP/1.1 400 x me 1 2",
         b"GET /%zz HTTP/1.1\r\nHost: x\r\n" + me + b"\r\n": "GET /%zz  HTTP/1.1 400 x me - -",
-        b"POST" + start[3:] + me + b"Content-Length: 100\r\n\r\n": "POST /a ?b HTTP/1.1 413 x me - -",
+        b"POST"
+        + start[3:]
+        + me
+        + b"Content-Length: 100\r\n\r\n": "POST /a ?b HTTP/1.1 413 x me - -",
         start + me + b"A: 1": "GET /a ?b HTTP/1.1 408 x me - -",
         b"GET /" + b"x" * 300 + b" HTTP/1.1\r\n" + me + b"\r\n": "- -  - 414 - - - -",
     }
     path = tmp_path / "lab.log"
     layout = "%m %U %q %H %>s %{Host}i %{User-Agent}i %{A}i %{B}i"
-    options = {"CustomLog": (str(path), layout), "RequestReadTimeout": "header=1", "LimitRequestBody": 9,
-               "LimitRequestFields": 4, "LimitRequestFieldSize": 100, "LimitRequestLine": 200}
+    options = {
+        "CustomLog": (str(path), layout),
+        "RequestReadTimeout": "header=1",
+        "LimitRequestBody": 9,
+        "LimitRequestFields": 4,
+        "LimitRequestFieldSize": 100,
+        "LimitRequestLine": 200,
+    }
     with serving("event", document_root=recorded_root(tmp_path / "root"), **options) as server:
         for number, (sent, line) in enumerate(told.items()):
             exchange(server, sent)
@@ -399,7 +428,9 @@ def test_lines_of_many_processes_never_mix(mpm, tmp_path):
                 client.sock.close()
         poll_until(lambda: len(server.access_log().splitlines()) == 400)
         for text in server.access_log().splitlines():
-            assert re.fullmatch(rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37', text)
+            assert re.fullmatch(
+                rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37', text
+            )
 
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
@@ -439,8 +470,10 @@ REFUSALS = {
     b"GET /nope HTTP/1.0\r\n\r\n": "core:info AH00128",
     POST + b"Content-Length: 1000\r\n\r\n": "http:info AH01588",
     POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n": "http:info AH01590",
-    POST + b"Transfer-Encoding: chunked\r\n\r\n1ff\r\n" + b"x" * 511 + b"\r\n0\r\n\r\n":
-        "http:info AH01591",
+    POST
+    + b"Transfer-Encoding: chunked\r\n\r\n1ff\r\n"
+    + b"x" * 511
+    + b"\r\n0\r\n\r\n": "http:info AH01591",
     HEAD: "reqtimeout:info AH01382",
     POST + b"Content-Length: 9\r\n\r\nab": "reqtimeout:info AH01382",
 }
@@ -448,7 +481,11 @@ REFUSALS = {
 
 def test_what_is_told_of_a_refused_request(tmp_path):
     """As httpd tells of it, by the same ids at the same levels."""
-    options = {"LogLevel": "debug", "LimitRequestBody": 100, "RequestReadTimeout": "header=1 body=1"}
+    options = {
+        "LogLevel": "debug",
+        "LimitRequestBody": 100,
+        "RequestReadTimeout": "header=1 body=1",
+    }
     with serving("event", document_root=recorded_root(tmp_path), **options) as server:
         for sent, told in REFUSALS.items():
             before = len(server.error_log())

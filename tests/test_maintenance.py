@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpmkit import states
-from mpmkit.directives import MPMS, Directives, check, from_keywords
-from mpmkit.maintenance import (
+from mpmkit.config.directives import MPMS, Directives, check, from_keywords
+from mpmkit.policy import states
+from mpmkit.policy.maintenance import (
     AT_LIMIT,
     DECISIONS,
     ENOUGH,
@@ -409,9 +409,13 @@ def test_event_asks_about_max_request_workers_first_and_worker_about_slots():
 def test_full_below_max_request_workers_is_said_each_second(threaded):
     """MaxRequestWorkers stays 100 although ServerLimit allows 2 processes: httpd's own quirk."""
     small = configured(
-        threaded.mpm, ServerLimit=2, ThreadLimit=2, ThreadsPerChild=2, MaxRequestWorkers=100,
+        threaded.mpm,
+        ServerLimit=2,
+        ThreadLimit=2,
+        ThreadsPerChild=2,
+        MaxRequestWorkers=100,
         MinSpareThreads=2,
-    )  # fmt: skip
+    )
     assert (small.process_limit, small.MaxRequestWorkers) == (2, 100)
     memory = Memory()
     for _ in range(3):
@@ -485,9 +489,14 @@ def test_worker_prefers_them_in_httpds_own_order():
 @THREADED
 def test_a_full_burst_is_announced_from_eight_on(threaded):
     wide = configured(
-        threaded.mpm, ServerLimit=64, ThreadLimit=2, ThreadsPerChild=2, MaxRequestWorkers=128,
-        MinSpareThreads=60, MaxSpareThreads=90,
-    )  # fmt: skip
+        threaded.mpm,
+        ServerLimit=64,
+        ThreadLimit=2,
+        ThreadsPerChild=2,
+        MaxRequestWorkers=128,
+        MinSpareThreads=60,
+        MaxSpareThreads=90,
+    )
     quiet = decide(wide, "__", memory=Memory(idle_spawn_rate=4))
     loud = decide(wide, "__", ">GW", memory=Memory(idle_spawn_rate=8))
     assert quiet.notes == ()

@@ -280,8 +280,17 @@ def test_a_client_may_vanish_in_the_middle(server, name):
     assert get(server).status == 200
 
 
-@pytest.mark.parametrize("name", ["one word", "no Host", "above the root", "unknown coding",
-                                  "letters for a chunk size", "unknown method"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "one word",
+        "no Host",
+        "above the root",
+        "unknown coding",
+        "letters for a chunk size",
+        "unknown method",
+    ],
+)
 def test_after_good_requests_the_bad_one_is_the_last(server, name):
     """Kept alive and pipelined: what was asked before is answered, what comes after is not."""
     data, status = REFUSED[name]
@@ -297,7 +306,13 @@ def test_after_good_requests_the_bad_one_is_the_last(server, name):
 
 def test_error_pages_do_not_repeat_what_was_sent(server):
     mark = b"<script>alert(1)</script>"
-    for data in (target(b"/" + mark), host(mark), field(mark), line(mark), target(b"/%3cscript%3e")):
+    for data in (
+        target(b"/" + mark),
+        host(mark),
+        field(mark),
+        line(mark),
+        target(b"/%3cscript%3e"),
+    ):
         with Client(server) as client:
             client.send(data)
             assert b"script" not in client.reply().body

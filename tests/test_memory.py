@@ -16,18 +16,27 @@ from hypothesis import strategies as st
 from test_records import MEMORY, SHARED
 
 import mpmkit
-from mpmkit.measure import article, holder, memory, records, sizing
-from mpmkit.measure.beside import PAGES_OF_OURS
-from mpmkit.measure.holder import Holding
+from mpmkit.measure import connection_holder, memory, published, records, sizing
+from mpmkit.measure.competitors import PAGES_OF_OURS
+from mpmkit.measure.connection_holder import Holding
 from mpmkit.measure.memory import MemoryRunError, MemoryTable, main, memory_of, memory_table, plan
 from mpmkit.measure.sizing import max_request_workers_for, size_in_bytes, slope, t_quantile
 
 MPMS = ("prefork", "worker", "event")
 SMALL = {
-    "prefork": {"StartServers": 6, "MinSpareServers": 2, "MaxSpareServers": 6,
-                "MaxRequestWorkers": 6},
-    "worker": {"StartServers": 2, "ThreadsPerChild": 3, "MinSpareThreads": 3, "MaxSpareThreads": 6,
-               "MaxRequestWorkers": 6},
+    "prefork": {
+        "StartServers": 6,
+        "MinSpareServers": 2,
+        "MaxSpareServers": 6,
+        "MaxRequestWorkers": 6,
+    },
+    "worker": {
+        "StartServers": 2,
+        "ThreadsPerChild": 3,
+        "MinSpareThreads": 3,
+        "MaxSpareThreads": 6,
+        "MaxRequestWorkers": 6,
+    },
 }
 SMALL["event"] = SMALL["worker"]
 
@@ -37,7 +46,7 @@ def quick(monkeypatch):
     """Looks only as long as a test needs it."""
     monkeypatch.setattr(memory, "STEADY", 0.2)
     monkeypatch.setattr(memory, "BETWEEN", 0.01)
-    monkeypatch.setattr(article, "DIRECTIVES", SMALL)
+    monkeypatch.setattr(published, "DIRECTIVES", SMALL)
 
 
 # -- who holds -----------------------------------------------------------------------------------
@@ -79,12 +88,18 @@ def test_idle_connections_take_a_worker_each_but_under_event(server, monkeypatch
 
 
 def test_a_holder_ends_with_who_started_it(server):
-    program = ("import sys, time\nfrom mpmkit.measure.holder import Holding\n"
-               f"with Holding({server.url!r}, '/', 'busy') as holding:\n    holding.hold(2)\n"
-               "    print(holding._process.pid, flush=True)\n    time.sleep(60)\n")
+    program = (
+        "import sys, time\nfrom mpmkit.measure.connection_holder import Holding\n"
+        f"with Holding({server.url!r}, '/', 'busy') as holding:\n    holding.hold(2)\n"
+        "    print(holding._process.pid, flush=True)\n    time.sleep(60)\n"
+    )
     root = Path(__file__).resolve().parent.parent
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, "PYTHONPATH": str(root)}) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    ) as child:
         pid = int(child.stdout.readline())
         assert Path(f"/proc/{pid}").exists()
         child.kill()
@@ -105,8 +120,10 @@ def test_nobody_there_is_an_error_that_says_so():
 
 
 def test_a_server_that_closes_after_each_answer_holds_nothing():
-    with (mpmkit.launch("worker", KeepAlive=False, **SMALL["worker"]) as server,
-          Holding(server.url, "/index.html", "idle") as holding):
+    with (
+        mpmkit.launch("worker", KeepAlive=False, **SMALL["worker"]) as server,
+        Holding(server.url, "/index.html", "idle") as holding,
+    ):
         assert holding.hold(3)["error"] == ""
         until(lambda: holding.held() == 0)
         assert holding.ask("tell")["lost"] >= 3
@@ -128,18 +145,21 @@ def test_what_has_been_accepted_and_read():
         "   3: 0100007F:8001 0100007F:1F90 01 00000000:00000000 00:00000000 00000000 0 0 4713 1",
         "   4: 00000000:1F90 00000000:0000 0A 00000000:00000002 00:00000000 00000000 0 0 4714 1",
     ]
-    assert holder.taken(head + "\n".join(lines), 8080) == 1
+    assert connection_holder.taken(head + "\n".join(lines), 8080) == 1
 
 
-@pytest.mark.parametrize(("answer", "whole"), [
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", True),
-    (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab", False),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n", False),
-    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", True),
-    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", False),
-])
+@pytest.mark.parametrize(
+    ("answer", "whole"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", True),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", False),
+    ],
+)
 def test_whole_answers(answer, whole):
-    assert holder.complete(answer) is whole
+    assert connection_holder.complete(answer) is whole
 
 
 def test_descriptors_are_foreseen(monkeypatch):
@@ -148,10 +168,11 @@ def test_descriptors_are_foreseen(monkeypatch):
     limits = [(1000, 4000)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
-    assert holder.too_few_descriptors(4000) == ""
+    assert connection_holder.too_few_descriptors(4000) == ""
     assert "5,000 file descriptors are needed and the hard limit is 4,000" in (
-        holder.too_few_descriptors(5000))
-    with holder.descriptors(3000):
+        connection_holder.too_few_descriptors(5000)
+    )
+    with connection_holder.descriptors(3000):
         assert limits[-1] == (3000, 4000)
     assert limits[-1] == (1000, 4000)
     with pytest.raises(ValueError, match="levels: 10,200 file descriptors are needed"):
@@ -163,8 +184,11 @@ def test_descriptors_are_foreseen(monkeypatch):
 NUMBERS = st.floats(-1e5, 1e5)
 
 
-@given(st.floats(0, 1e5), st.floats(-1e3, 1e3),
-       st.lists(st.integers(0, 10_000), min_size=2, max_size=12, unique=True))
+@given(
+    st.floats(0, 1e5),
+    st.floats(-1e3, 1e3),
+    st.lists(st.integers(0, 10_000), min_size=2, max_size=12, unique=True),
+)
 def test_points_on_a_line_give_the_line(base, steep, ns):
     line = slope(ns, [base + steep * n for n in ns])
     # Cancellation costs digits: what counts is the line where it was measured.
@@ -189,7 +213,8 @@ def test_the_points_of_students_t():
 
     def beyond(t, freedom, steps=4000, far=400.0):
         c = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(
-            freedom * math.pi)
+            freedom * math.pi
+        )
         # x = t * e^u makes the long tail of few degrees of freedom short.
         width = math.log(far * 1e3) / steps
         total = 0.0
@@ -214,15 +239,32 @@ def test_wrong_points_are_refused():
 # -- how many workers ----------------------------------------------------------------------------
 
 
-def rows(mpm="prefork", against="busy", cost=1000, base=20_000, server="mpmkit", noise=0,
-         tables=80):
+def rows(
+    mpm="prefork", against="busy", cost=1000, base=20_000, server="mpmkit", noise=0, tables=80
+):
     made = []
     for number, level in enumerate((0, 50, 100, 200)):
         pss = base + cost * level + noise * (-1) ** number
-        made.append({**MEMORY, "mpm": mpm, "server": server, "against": against, "level": level,
-                     "held": level, "pss_kb": pss, "uss_kb": pss // 2, "rss_kb": pss * 8,
-                     "code_kb": pss, "heap_kb": 0, "anonymous_kb": 0, "stacks_kb": 0, "shm_kb": 0,
-                     "processes": level + 5, "page_tables_kb": tables * level})
+        made.append(
+            {
+                **MEMORY,
+                "mpm": mpm,
+                "server": server,
+                "against": against,
+                "level": level,
+                "held": level,
+                "pss_kb": pss,
+                "uss_kb": pss // 2,
+                "rss_kb": pss * 8,
+                "code_kb": pss,
+                "heap_kb": 0,
+                "anonymous_kb": 0,
+                "stacks_kb": 0,
+                "shm_kb": 0,
+                "processes": level + 5,
+                "page_tables_kb": tables * level,
+            }
+        )
     return [records.check(row) for row in made]
 
 
@@ -246,8 +288,13 @@ def test_threads_come_in_whole_children_and_idle_connections_take_room():
     assert sized.workers % 25 == 0 and "ServerLimit" in str(sized)
     less = max_request_workers_for("1GiB", mpm="event", memory=both, reserve="100MiB", idle=50_000)
     assert less.workers < sized.workers and "50,000 kept-alive connections" in str(less)
-    assert max_request_workers_for("1GiB", mpm="event", memory=both, reserve="100MiB",
-                                   threads_per_child=64).workers % 64 == 0
+    assert (
+        max_request_workers_for(
+            "1GiB", mpm="event", memory=both, reserve="100MiB", threads_per_child=64
+        ).workers
+        % 64
+        == 0
+    )
 
 
 @given(st.integers(300, 100_000), st.integers(0, 10_000), st.integers(0, 400))
@@ -264,31 +311,51 @@ def test_more_memory_never_means_fewer_workers(mib, more, noise):
     assert few.reserve + few.base + few.workers * few.per_request <= (mib << 20) + (1 << 20)
 
 
-@pytest.mark.parametrize(("how", "said"), [
-    ({"ram": "much"}, "ram: must be a size like 4GiB, 512M or 4GB, not 'much'"),
-    ({"ram": -1}, "ram: must be more than 0 bytes"),
-    ({"ram": "0"}, "ram: must be more than nothing"),
-    ({"ram": True}, "ram: must be a size"),
-    ({"ram": "270MiB"}, "ram: 270.0 MiB have no room for 1 worker of prefork: that takes"),
-    ({"ram": "1GiB", "reserve": "2GiB"}, "reserve: 2,048.0 MiB of 1,024.0 MiB leave nothing"),
-    ({"mpm": "winnt"}, "mpm: 'winnt' is none of"),
-    ({"mpm": "worker"}, "no two levels of busy requests under mpmkit worker; there are mpmkit pre"),
-    ({"server": "httpd"}, "under httpd prefork; there are mpmkit prefork"),
-    ({"idle": 5}, "idle: under prefork a kept-alive connection keeps a worker"),
-    ({"idle": -1}, "idle: must be a whole number from 0"),
-    ({"threads_per_child": 0}, "threads_per_child: must be a whole number from 1"),
-    ({"memory": []}, "memory: give what memory_table returns"),
-    ({"memory": rows(cost=0, noise=500, tables=0)}, "memory: no growth with the number of requests"),
-    ({"ram": "x", "mpm": "y", "idle": -1}, "mpm: .*; idle: .*; ram: "),
-])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"ram": "much"}, "ram: must be a size like 4GiB, 512M or 4GB, not 'much'"),
+        ({"ram": -1}, "ram: must be more than 0 bytes"),
+        ({"ram": "0"}, "ram: must be more than nothing"),
+        ({"ram": True}, "ram: must be a size"),
+        ({"ram": "270MiB"}, "ram: 270.0 MiB have no room for 1 worker of prefork: that takes"),
+        ({"ram": "1GiB", "reserve": "2GiB"}, "reserve: 2,048.0 MiB of 1,024.0 MiB leave nothing"),
+        ({"mpm": "winnt"}, "mpm: 'winnt' is none of"),
+        (
+            {"mpm": "worker"},
+            "no two levels of busy requests under mpmkit worker; there are mpmkit pre",
+        ),
+        ({"server": "httpd"}, "under httpd prefork; there are mpmkit prefork"),
+        ({"idle": 5}, "idle: under prefork a kept-alive connection keeps a worker"),
+        ({"idle": -1}, "idle: must be a whole number from 0"),
+        ({"threads_per_child": 0}, "threads_per_child: must be a whole number from 1"),
+        ({"memory": []}, "memory: give what memory_table returns"),
+        (
+            {"memory": rows(cost=0, noise=500, tables=0)},
+            "memory: no growth with the number of requests",
+        ),
+        ({"ram": "x", "mpm": "y", "idle": -1}, "mpm: .*; idle: .*; ram: "),
+    ],
+)
 def test_impossible_input_is_named(how, said):
     with pytest.raises(ValueError, match=said):
         max_request_workers_for(**{"ram": "4GiB", "mpm": "prefork", "memory": rows(), **how})
 
 
-@pytest.mark.parametrize(("text", "size"), [
-    (1024, 1024), ("1024", 1024), ("4GiB", 4 << 30), ("4G", 4 << 30), ("4GB", 4_000_000_000),
-    ("512m", 512 << 20), ("1.5 GiB", 3 << 29), ("1TiB", 1 << 40), ("100B", 100)])
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        (1024, 1024),
+        ("1024", 1024),
+        ("4GiB", 4 << 30),
+        ("4G", 4 << 30),
+        ("4GB", 4_000_000_000),
+        ("512m", 512 << 20),
+        ("1.5 GiB", 3 << 29),
+        ("1TiB", 1 << 40),
+        ("100B", 100),
+    ],
+)
 def test_sizes(text, size):
     assert size_in_bytes(text) == size
 
@@ -297,21 +364,45 @@ def test_sizes(text, size):
 
 
 def test_what_the_table_says():
-    child = {**rows()[0], "scope": "child", "processes": 1, "pss_kb": 777, "uss_kb": 700,
-             "rss_kb": 900, "code_kb": 777}
-    table = MemoryTable([*rows(), child, *rows("event", "idle", cost=4)], planned=9,
-                        left_out=["without nginx: nginx is not installed"])
+    child = {
+        **rows()[0],
+        "scope": "child",
+        "processes": 1,
+        "pss_kb": 777,
+        "uss_kb": 700,
+        "rss_kb": 900,
+        "code_kb": 777,
+    }
+    table = MemoryTable(
+        [*rows(), child, *rows("event", "idle", cost=4)],
+        planned=9,
+        left_out=["without nginx: nginx is not installed"],
+    )
     text = table.text()
-    busy, idle, costs, small = text.split("\n\nmemory in", 1)[0], *(
-        text[text.index("memory in MiB against kept"):].split("\n\nwhat one", 1)[0],
-        text[text.index("what one more costs"):].split("\n\n", 1)[0],
-        text.rsplit("\n\n", 1)[1])
+    busy, idle, costs, small = (
+        text.split("\n\nmemory in", 1)[0],
+        *(
+            text[text.index("memory in MiB against kept") :].split("\n\nwhat one", 1)[0],
+            text[text.index("what one more costs") :].split("\n\n", 1)[0],
+            text.rsplit("\n\n", 1)[1],
+        ),
+    )
     assert "mpmkit prefork\n" in busy and "mpmkit event\n" in idle
     assert busy.splitlines()[-1].split()[:5] == ["200", "200", "205", "30", "214.8"]
     assert "777" in busy.splitlines()[4]
     assert costs.splitlines()[1].split() == [
-        "mpmkit", "prefork,", "busy", "request", "1,000.0", "1,000.0", "to", "1,000.0", "+80.0",
-        "19.5", "8,000.0"]
+        "mpmkit",
+        "prefork,",
+        "busy",
+        "request",
+        "1,000.0",
+        "1,000.0",
+        "to",
+        "1,000.0",
+        "+80.0",
+        "19.5",
+        "8,000.0",
+    ]
     assert "why RSS is not summed" in small and "NOT COMPLETE: 8 of 9 levels" in small
     assert small.endswith("without nginx: nginx is not installed")
     frame = table.costs()
@@ -338,31 +429,46 @@ def test_levels_of_a_plan(monkeypatch):
     assert todo.levels == sum(map(len, levels.values())) and todo.seconds > todo.levels
 
 
-@pytest.mark.parametrize(("mpm", "busy", "started"), [
-    ("prefork", 0, 5), ("prefork", 100, 105), ("prefork", 250, 250),
-    ("worker", 0, 3), ("worker", 1, 4), ("event", 100, 7), ("event", 400, 16)])
+@pytest.mark.parametrize(
+    ("mpm", "busy", "started"),
+    [
+        ("prefork", 0, 5),
+        ("prefork", 100, 105),
+        ("prefork", 250, 250),
+        ("worker", 0, 3),
+        ("worker", 1, 4),
+        ("event", 100, 7),
+        ("event", 400, 16),
+    ],
+)
 def test_a_pool_as_idle_maintenance_leaves_it(mpm, busy, started):
-    assert memory.start_servers(mpm, article.DIRECTIVES[mpm], busy) == started
+    assert memory.start_servers(mpm, published.DIRECTIVES[mpm], busy) == started
 
 
-@pytest.mark.parametrize(("argv", "said"), [
-    (["--mpm", "winnt"], "mpm: 'winnt' is none of"),
-    (["--against", "asleep"], "against: 'asleep' is none of busy, idle"),
-    (["--busy", "0,x"], "must be whole numbers like 0,50,100"),
-    (["--busy", "0,500"], "busy: 500 requests can't be busy under prefork with MaxRequestWorkers 250"),
-    (["--idle", "-1"], "idle: must be whole numbers from 0 to 20,000"),
-    (["--idle", ","], "idle: give at least one level"),
-    (["--rounds", "0"], "rounds: must be a whole number from 1 to 100"),
-    (["--scale", "big"], "scale: 'big' is none of"),
-    (["--beside", "iis"], "beside: 'iis' is none of httpd, nginx"),
-    (["--document-root", "/no/such"], "document_root: there is no folder /no/such"),
-    (["--path", "index"], "path: must begin with /"),
-    (["-c", "ThreadsPerChild"], "write a directive and its value"),
-    (["-c", "ThreadsPerChilds 5"], "directives: "),
-    (["--mpm", "prefork", "-c", "ThreadsPerChild 5"], "directives: "),
-    (["--mpm", "no", "--scale", "no"], "mpm: .*; scale: "),
-    (["--nonsense"], "unrecognized arguments"),
-])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--mpm", "winnt"], "mpm: 'winnt' is none of"),
+        (["--against", "asleep"], "against: 'asleep' is none of busy, idle"),
+        (["--busy", "0,x"], "must be whole numbers like 0,50,100"),
+        (
+            ["--busy", "0,500"],
+            "busy: 500 requests can't be busy under prefork with MaxRequestWorkers 250",
+        ),
+        (["--idle", "-1"], "idle: must be whole numbers from 0 to 20,000"),
+        (["--idle", ","], "idle: give at least one level"),
+        (["--rounds", "0"], "rounds: must be a whole number from 1 to 100"),
+        (["--scale", "big"], "scale: 'big' is none of"),
+        (["--beside", "iis"], "beside: 'iis' is none of httpd, nginx"),
+        (["--document-root", "/no/such"], "document_root: there is no folder /no/such"),
+        (["--path", "index"], "path: must begin with /"),
+        (["-c", "ThreadsPerChild"], "write a directive and its value"),
+        (["-c", "ThreadsPerChilds 5"], "directives: "),
+        (["--mpm", "prefork", "-c", "ThreadsPerChild 5"], "directives: "),
+        (["--mpm", "no", "--scale", "no"], "mpm: .*; scale: "),
+        (["--nonsense"], "unrecognized arguments"),
+    ],
+)
 def test_bad_command_lines_are_refused_before_anything_starts(capsys, argv, said, monkeypatch):
     import re
 
@@ -396,16 +502,26 @@ def test_memory_of_a_server_now():
 
 def test_a_whole_measurement(quick, tmp_path, capsys):
     path = tmp_path / "rows.csv"
-    status = main(["--mpm", "event,prefork", "--busy", "0,3,6", "--idle", "0,8", "--out", str(path)])
+    status = main(
+        ["--mpm", "event,prefork", "--busy", "0,3,6", "--idle", "0,8", "--out", str(path)]
+    )
     out, err = capsys.readouterr()
     assert status == 0, err
     found = records.read(path)
-    assert [(r["mpm"], r["against"], r["level"], r["held"]) for r in found
-            if r["scope"] == "server"] == [
-        ("prefork", "busy", 0, 0), ("prefork", "busy", 3, 3), ("prefork", "busy", 6, 6),
-        ("prefork", "idle", 0, 0), ("prefork", "idle", 8, 6),
-        ("event", "busy", 0, 0), ("event", "busy", 3, 3), ("event", "busy", 6, 6),
-        ("event", "idle", 0, 0), ("event", "idle", 8, 8)]
+    assert [
+        (r["mpm"], r["against"], r["level"], r["held"]) for r in found if r["scope"] == "server"
+    ] == [
+        ("prefork", "busy", 0, 0),
+        ("prefork", "busy", 3, 3),
+        ("prefork", "busy", 6, 6),
+        ("prefork", "idle", 0, 0),
+        ("prefork", "idle", 8, 6),
+        ("event", "busy", 0, 0),
+        ("event", "busy", 3, 3),
+        ("event", "busy", 6, 6),
+        ("event", "idle", 0, 0),
+        ("event", "idle", 8, 8),
+    ]
     for row in found:
         assert row["scope"] == "server" or row["processes"] == 1
         assert row["uss_kb"] <= row["pss_kb"] + 8 <= row["rss_kb"] + 16
@@ -457,14 +573,15 @@ def test_a_server_that_dies_ends_the_run_and_keeps_the_rows(quick, monkeypatch, 
 
 @pytest.mark.rival
 def test_httpd_beside_ours(quick):
-    from mpmkit.measure import beside
+    from mpmkit.measure import competitors
 
-    here, missing = beside.installed(beside.contestants(("httpd",), ("worker",)))
+    here, missing = competitors.installed(competitors.contestants(("httpd",), ("worker",)))
     if not here:
         pytest.skip("; ".join(missing))
     table = memory_table(("worker",), busy=(0, 6), idle=(0, 4), beside=("httpd",))
-    found = {(r["server"], r["against"], r["level"]): r for r in table.records
-             if r["scope"] == "server"}
+    found = {
+        (r["server"], r["against"], r["level"]): r for r in table.records if r["scope"] == "server"
+    }
     assert len(found) == 8
     assert all(row["held"] == level for (_, _, level), row in found.items())
     assert found["httpd", "busy", 6]["pss_kb"] < found["mpmkit", "busy", 6]["pss_kb"]

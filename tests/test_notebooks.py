@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mpmkit.lab import render
+from docs._tools import render
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -70,6 +70,7 @@ def executed(tmp_path_factory, marked):
             place.mkdir()
             done[source] = render.execute(Path(shutil.copy(source, place)), timeout=120), place
         return done[source]
+
     return run
 
 
@@ -79,8 +80,12 @@ def test_notebook_runs_through(source, executed, marked):
     book, _ = executed(source)
     cells = [cell for cell in book.cells if cell.cell_type == "code"]
     assert cells and all(cell.execution_count for cell in cells)
-    warned = [output.text for cell in cells for output in cell.outputs
-              if output.output_type == "stream" and output.name == "stderr"]
+    warned = [
+        output.text
+        for cell in cells
+        for output in cell.outputs
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
     assert not warned, "\n".join(warned)
     assert "widgets" not in book.metadata, "widget state is stored: megabytes nobody can see"
     left = wait_for_nothing(marked)
@@ -96,18 +101,25 @@ def test_the_qps_notebook_keeps_its_rows(name, executed):
     (file,) = (place.parent / "data" / "runs").glob("qps-*.csv")
     rows = records.read(file)
     ours = {(row["kind"], row["mpm"]) for row in rows if row["server"] == "mpmkit"}
-    assert ours == {(kind, mpm) for kind in ("static", "script")
-                    for mpm in ("prefork", "worker", "event")}
-    text = "\n".join(str(output) for cell in book.cells if cell.cell_type == "code"
-                     for output in cell.outputs)
+    assert ours == {
+        (kind, mpm) for kind in ("static", "script") for mpm in ("prefork", "worker", "event")
+    }
+    text = "\n".join(
+        str(output) for cell in book.cells if cell.cell_type == "code" for output in cell.outputs
+    )
     for row in rows:
         assert f"{row['qps']:,.0f}" in text, f"{row['mpm']} {row['kind']} is not shown"
     assert "11,038" in text and "the published order" in text
 
 
 def outputs(book) -> str:
-    return "\n".join(output.text for cell in book.cells if cell.cell_type == "code"
-                     for output in cell.outputs if output.output_type == "stream")
+    return "\n".join(
+        output.text
+        for cell in book.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "stream"
+    )
 
 
 @pytest.mark.timeout(120)
@@ -116,8 +128,10 @@ def test_a_notebook_replays_when_asked_and_says_so(name, tmp_path, marked, monke
     monkeypatch.setenv("MPMKIT_REPLAY", "1")
     source = shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", tmp_path)
     text = outputs(render.execute(Path(source), timeout=60))
-    calls = sum("".join(cell["source"]).count("measured_or_recorded(")
-                for cell in json.loads(Path(source).read_text())["cells"])
+    calls = sum(
+        "".join(cell["source"]).count("measured_or_recorded(")
+        for cell in json.loads(Path(source).read_text())["cells"]
+    )
     assert text.count("RECORDED") == calls > 0
     assert "MPMKIT_REPLAY=1" in text
 
@@ -131,8 +145,11 @@ def test_every_experiment_of_a_notebook_has_its_recording():
             found += re.findall(r'measured_or_recorded\(\s*f?"([^"]+)"', "".join(cell["source"]))
     assert len(found) > 10
     for name in found:
-        for filled in ([name.replace("{mpm}", mpm) for mpm in ("worker", "event")]
-                       if "{mpm}" in name else [name]):
+        for filled in (
+            [name.replace("{mpm}", mpm) for mpm in ("worker", "event")]
+            if "{mpm}" in name
+            else [name]
+        ):
             place = replay.place_of(filled)
             assert place.is_file(), f"no recording {place.name}: run it with MPMKIT_RECORD=1"
             if place.suffix == ".json":
@@ -142,13 +159,19 @@ def test_every_experiment_of_a_notebook_has_its_recording():
 @pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda path: path.stem)
 def test_an_executed_copy_is_of_this_notebook_and_of_no_place(source):
     copy = json.loads((source.parent / "rendered" / source.name).read_text())
-    codes = [["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
-             for book in (json.loads(source.read_text()), copy)]
+    codes = [
+        ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+        for book in (json.loads(source.read_text()), copy)
+    ]
     assert codes[0] == codes[1], "run make notebooks"
     # What a figure has inside is no text.
-    said = json.dumps([{kind: data for kind, data in output.get("data", output).items()
-                        if kind != "image/png"}
-                       for cell in copy["cells"] for output in cell.get("outputs", [])])
+    said = json.dumps(
+        [
+            {kind: data for kind, data in output.get("data", output).items() if kind != "image/png"}
+            for cell in copy["cells"]
+            for output in cell.get("outputs", [])
+        ]
+    )
     assert not re.findall(r"/(?:tmp|home|root|work)/[\w./-]*", said)
     assert len(json.dumps(copy)) < 1_000_000, "GitHub shows no notebook as large"
 
@@ -192,14 +215,22 @@ def test_live_outputs_are_stripped_from_copies():
     import nbformat
 
     view, plot = render.LIVE
-    cell = nbformat.v4.new_code_cell("x", outputs=[
-        nbformat.v4.new_output("display_data", data={view: {}, "text/plain": "FloatProgress()"}),
-        nbformat.v4.new_output("display_data", data={plot: {}, "image/png": "iVBORw0K"}),
-        nbformat.v4.new_output("stream", text="kept\n")])
+    cell = nbformat.v4.new_code_cell(
+        "x",
+        outputs=[
+            nbformat.v4.new_output(
+                "display_data", data={view: {}, "text/plain": "FloatProgress()"}
+            ),
+            nbformat.v4.new_output("display_data", data={plot: {}, "image/png": "iVBORw0K"}),
+            nbformat.v4.new_output("stream", text="kept\n"),
+        ],
+    )
     book = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"big": "state"}})
     render.strip_live_outputs(book)
     assert [output.get("data", output.get("text")) for output in cell.outputs] == [
-        {"image/png": "iVBORw0K"}, "kept\n"]
+        {"image/png": "iVBORw0K"},
+        "kept\n",
+    ]
     assert "widgets" not in book.metadata
 
 
@@ -209,13 +240,17 @@ def test_links_of_a_deeper_copy_lead_to_the_same_places():
     text = "[code](../mpmkit/mpm/event.py) ![x](../docs/img/a.png) [next](02-worker.ipynb) (../no)"
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
     assert render.deepen_links(book).cells[0].source == (
-        "[code](../../mpmkit/mpm/event.py) ![x](../../docs/img/a.png) [next](02-worker.ipynb) (../no)")
+        "[code](../../mpmkit/mpm/event.py) ![x](../../docs/img/a.png) [next](02-worker.ipynb) (../no)"
+    )
 
 
 @pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda path: path.stem)
 def test_links_of_a_notebook_lead_somewhere(source):
-    texts = ["".join(cell["source"]) for cell in json.loads(source.read_text())["cells"]
-             if cell["cell_type"] == "markdown"]
+    texts = [
+        "".join(cell["source"])
+        for cell in json.loads(source.read_text())["cells"]
+        if cell["cell_type"] == "markdown"
+    ]
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", "\n".join(texts)):
         assert target.startswith("http") or (source.parent / target).exists(), target
 

@@ -85,15 +85,28 @@ def application(environ, start_response):
 
 @pytest.mark.parametrize("version", ["1.1", "0.9"])
 @pytest.mark.parametrize("where", ["call", "first", "second", "close"])
-@pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit",
-                                  "CancelledError", "BaseException", "MemoryError"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SystemExit",
+        "KeyboardInterrupt",
+        "GeneratorExit",
+        "CancelledError",
+        "BaseException",
+        "MemoryError",
+    ],
+)
 def test_whatever_an_application_raises_the_process_goes_on(raising, name, where, version):
     before = raising.processes()
     if version == "0.9":
         exchange(raising, f"GET /raise.py?{where}={name}\r\n".encode())
     else:
-        reply = exchange(raising, (f"GET /raise.py?{where}={name} HTTP/1.1\r\nHost: a\r\n"
-                                   "Connection: close\r\n\r\n").encode())
+        reply = exchange(
+            raising,
+            (
+                f"GET /raise.py?{where}={name} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+            ).encode(),
+        )
         assert reply.startswith(b"HTTP/1.1 500 ") == (where in ("call", "first")), reply
     assert any(name in error for error in poll_until(lambda: take_errors(raising), what="logged"))
     assert get(raising, "/").status == 200
@@ -112,11 +125,11 @@ def raising(mpm, tmp_path_factory):
 # An application that puts an error into the server's own code: what no request can do, a fault can.
 FAULTY = """
 def application(environ, start_response):
-    import mpmkit.connection
+    import mpmkit.server.connection
     def closes(conn):
         raise ValueError("a fault of the server's own")
-    mpmkit.connection.Connection.lingering_close = closes
-    mpmkit.connection.Connection.client_is_done = closes
+    mpmkit.server.connection.Connection.lingering_close = closes
+    mpmkit.server.connection.Connection.client_is_done = closes
     start_response("200 OK", [])
     return [b"done"]
 """
@@ -128,14 +141,16 @@ def test_a_child_that_fails_in_its_first_second_is_replaced(mpm, tmp_path):
     pool = {"StartServers": 1}
     if mpm == "prefork":
         pool["MinSpareServers"] = 1
-    with serving(mpm, document_root=tmp_path, directives=["AddHandler wsgi-script .py"],
-                 **pool) as server:
+    with serving(
+        mpm, document_root=tmp_path, directives=["AddHandler wsgi-script .py"], **pool
+    ) as server:
         first = {row.pid for row in server.scoreboard().snapshot.processes if row.pid}
         exchange(server, b"GET /fault.py HTTP/1.0\r\n\r\n")
         exchange(server, b"GET / HTTP/1.0\r\n\r\n")
         poll_until(lambda: not first & set(server.processes()), what="the child is gone")
-        assert exchange(server, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-                        ).startswith(b"HTTP/1.1 200 ")
+        assert exchange(
+            server, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        ).startswith(b"HTTP/1.1 200 ")
         errors = poll_until(lambda: take_errors(server), what="it is logged")
         assert any("a fault of the server's own" in error for error in errors)
         assert not any("AH02324" in error or "AH02325" in error for error in errors)
@@ -150,13 +165,17 @@ def application(environ, start_response):
 """
 
 
-@pytest.mark.parametrize("lines", [
-    ["WSGIScriptAlias / {site}/mark.wsgi"],
-    ["AddHandler wsgi-script .py", "ErrorDocument 404 /mark.py"],
-    ["AddHandler wsgi-script .py", "DirectoryIndex mark.py"],
-    ["ScriptAlias / {site}/cgi/"],
-    ["SetHandler wsgi-script"],
-], ids=["WSGIScriptAlias", "ErrorDocument", "DirectoryIndex", "ScriptAlias", "SetHandler"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["WSGIScriptAlias / {site}/mark.wsgi"],
+        ["AddHandler wsgi-script .py", "ErrorDocument 404 /mark.py"],
+        ["AddHandler wsgi-script .py", "DirectoryIndex mark.py"],
+        ["ScriptAlias / {site}/cgi/"],
+        ["SetHandler wsgi-script"],
+    ],
+    ids=["WSGIScriptAlias", "ErrorDocument", "DirectoryIndex", "ScriptAlias", "SetHandler"],
+)
 def test_nothing_of_the_site_runs_before_the_first_request(mpm, tmp_path, lines):
     for name in ("mark.wsgi", "mark.py", "index.html"):
         (tmp_path / name).write_text(LEAVES_A_MARK)

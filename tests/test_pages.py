@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import mpmkit
-from mpmkit.measure import pages
+from benchmarks import touched_pages
 
 SMAPS = """\
 55d0c0a00000-55d0c0a01000 r-xp 00000000 fe:00 1234 /usr/bin/python3.11
@@ -25,16 +25,17 @@ Referenced:            4 kB
 
 
 def test_what_may_be_written_is_data(monkeypatch):
-    monkeypatch.setattr(pages, "PAGE_KB", 4)
-    assert pages.referenced(SMAPS) == (2, 33)
-    assert pages.referenced("") == (0, 0), "a process that has ended"
+    monkeypatch.setattr(touched_pages, "PAGE_KB", 4)
+    assert touched_pages.referenced(SMAPS) == (2, 33)
+    assert touched_pages.referenced("") == (0, 0), "a process that has ended"
 
 
 def test_a_request_touches_pages_again_each_time():
-    with mpmkit.launch("prefork", access_log=True, **pages.DIRECTIVES) as server:
-        found = pages.measure(server.url, server.pid)
-        assert server.access_log().count('"GET /index.html') == pages.CLIENTS * (pages.WARM + pages.ROUNDS)
-    assert len(found) == pages.CLIENTS * pages.ROUNDS
+    with mpmkit.launch("prefork", access_log=True, **touched_pages.DIRECTIVES) as server:
+        found = touched_pages.measure(server.url, server.pid)
+        each = touched_pages.WARM + touched_pages.ROUNDS
+        assert server.access_log().count('"GET /index.html') == touched_pages.CLIENTS * each
+    assert len(found) == touched_pages.CLIENTS * touched_pages.ROUNDS
     # What a request needs is some 400 pages; a process that is asked for nothing touches none.
     assert all(50 < sum(one) < 5_000 and one.data > 20 for one in found)
 
@@ -43,6 +44,7 @@ def test_a_request_touches_pages_again_each_time():
 def answering(answer: bytes, clients: int, requests: int):
     """A server that is one thread: so many clients, who get `answer` so many times. Gives its URL."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+
         def serve():
             connections = [listening.accept()[0] for _ in range(clients)]
             for _ in range(requests):
@@ -59,22 +61,24 @@ def answering(answer: bytes, clients: int, requests: int):
 
 
 @pytest.mark.parametrize("answer, clients, requests, why", [
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", pages.CLIENTS, pages.WARM,
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", touched_pages.CLIENTS, touched_pages.WARM,
      "0 children for 32 clients"),
     (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", 1, 1, "404"),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", pages.CLIENTS, 1,
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", touched_pages.CLIENTS, 1,
      "closed a connection|reset by peer|Broken pipe"),
 ])  # fmt: skip
 def test_what_cannot_be_counted_is_told(answer, clients, requests, why):
     with answering(answer, clients, requests) as url:
-        with pytest.raises(pages.NotCounted, match=why):
-            pages.measure(url, 2**22 + 1)
+        with pytest.raises(touched_pages.NotCounted, match=why):
+            touched_pages.measure(url, 2**22 + 1)
 
 
 @pytest.mark.rival
 def test_the_table_names_each_server(capsys):
-    assert pages.main(["--beside", "floor"]) == 0
+    assert touched_pages.main(["--beside", "floor"]) == 0
     head, ours, floor, *_ = capsys.readouterr().out.splitlines()
     assert head.split() == ["server", "program", "data", "together", "KiB"]
     assert ours.split()[0] == "mpmkit" and floor.split()[0] == "floor"
-    assert int(ours.split()[2]) > int(floor.split()[2]), "a server touches more than the least there is"
+    assert int(ours.split()[2]) > int(floor.split()[2]), (
+        "a server touches more than the least there is"
+    )

@@ -11,9 +11,9 @@ import pytest
 from test_rivals import get, logged, made
 
 import mpmkit
-from mpmkit.measure import beside, rivals
-from mpmkit.measure.peers import Gunicorn, Uvicorn, Waitress
-from mpmkit.measure.rivals import NotInstalled, RivalFailed
+from benchmarks.python_servers import Gunicorn, Uvicorn, Waitress
+from mpmkit.measure import competitors, reference_servers
+from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
 
 ROOT = Path(mpmkit.__file__).parent / "htdocs"
 PAGE = (ROOT / "index.html").read_bytes()
@@ -45,8 +45,9 @@ def connect(peer) -> http.client.HTTPConnection:
 @pytest.mark.rival
 def test_a_peer_serves_page_and_script_and_leaves_no_process(make):
     with make(KeepAlive=True, KeepAliveTimeout=3) as peer:
-        page, script, none = (get(peer.url, path)
-                              for path in ("/index.html", "/hello.py", "/../secret"))
+        page, script, none = (
+            get(peer.url, path) for path in ("/index.html", "/hello.py", "/../secret")
+        )
         assert (page.status, page.content) == (200, PAGE)
         st = (ROOT / "index.html").stat()
         assert page.headers["ETag"].endswith(f'"{st.st_size:x}-{st.st_mtime_ns // 1000:x}"')
@@ -68,7 +69,7 @@ def test_a_peer_serves_page_and_script_and_leaves_no_process(make):
         assert peer.version.startswith(peer.package)
         assert not (directory / "error_log").exists() or not (directory / "error_log").read_text()
     assert not directory.exists()
-    assert group and not rivals.members(group[0])
+    assert group and not reference_servers.members(group[0])
 
 
 @pytest.mark.rival
@@ -103,7 +104,7 @@ def test_a_peer_that_cannot_start_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(type(broken), "_configuration", lambda self: "workers = 'many'\n")
     with pytest.raises(RivalFailed, match="many"):
         broken.start()
-    assert not rivals.members(broken.pid)
+    assert not reference_servers.members(broken.pid)
 
 
 def test_unknown_workers_and_missing_packages_are_named(monkeypatch):
@@ -118,22 +119,30 @@ def test_unknown_workers_and_missing_packages_are_named(monkeypatch):
 
 
 def test_contestants_of_each_mpm():
-    def named(mpms, names=beside.NAMES):
-        return [(one.server, one.mpm, one.stands_for) for one in beside.contestants(names, mpms)]
+    def named(mpms, names=("httpd", *competitors.FORMS)):
+        return [
+            (one.server, one.mpm, one.stands_for) for one in competitors.contestants(names, mpms)
+        ]
 
     assert named(("prefork", "worker", "event")) == [
-        ("httpd", "prefork", "prefork"), ("httpd", "worker", "worker"), ("httpd", "event", "event"),
-        ("nginx", "", "event"), ("gunicorn-sync", "", "prefork"),
-        ("gunicorn-gthread", "", "worker"), ("uvicorn", "", "event"), ("waitress", "", "worker")]
+        ("httpd", "prefork", "prefork"),
+        ("httpd", "worker", "worker"),
+        ("httpd", "event", "event"),
+        ("nginx", "", "event"),
+        ("gunicorn-sync", "", "prefork"),
+        ("gunicorn-gthread", "", "worker"),
+        ("uvicorn", "", "event"),
+        ("waitress", "", "worker"),
+    ]
     assert named(("event",), ("gunicorn", "gunicorn")) == [("gunicorn-gthread", "", "event")]
     assert named(("prefork",), ("uvicorn",)) == [("uvicorn", "", "prefork")]
 
 
 def test_missing_rivals_are_named_once(monkeypatch):
-    wanted = beside.contestants(("httpd", "waitress"))
-    monkeypatch.setattr(rivals.shutil, "which", lambda *_, **__: None)
+    wanted = competitors.contestants(("httpd", "waitress"))
+    monkeypatch.setattr(reference_servers.shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
-    here, missing = beside.installed(wanted)
+    here, missing = competitors.installed(wanted)
     assert here == [] and len(missing) == 2
     assert missing[0].startswith("without httpd: Apache httpd") and "apt install" in missing[0]
     assert missing[1].startswith("without waitress: waitress is not installed; pip install")

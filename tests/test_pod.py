@@ -11,7 +11,7 @@ import textwrap
 import pytest
 from servers import alive, poll_until
 
-from mpmkit.pod import PipeOfDeath
+from mpmkit.server.pod import PipeOfDeath
 
 
 @pytest.fixture
@@ -79,14 +79,18 @@ def test_a_wait_can_have_an_end(pod):
 
 
 def program(text: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(text)], stdout=subprocess.PIPE,
-                            stdin=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(text)],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_each_byte_retires_one_of_many_processes():
     with program("""
         import os, sys
-        from mpmkit.pod import PipeOfDeath
+        from mpmkit.server.pod import PipeOfDeath
         pod = PipeOfDeath()
         for _ in range(4):
             if os.fork() == 0:
@@ -102,7 +106,7 @@ def test_each_byte_retires_one_of_many_processes():
             os.wait()
         except ChildProcessError:
             print("none left", flush=True)
-        """) as parent:  # fmt: skip
+        """) as parent:
         for line in ("one\n", "one\n", "all\n"):
             parent.stdin.write(line)
             parent.stdin.flush()
@@ -114,7 +118,7 @@ def test_each_byte_retires_one_of_many_processes():
 
 CHILD = """
     import os, signal, sys, time
-    from mpmkit.pod import Lifeline
+    from mpmkit.server.pod import Lifeline
     line = Lifeline()
     children = []
     for _ in range(3):

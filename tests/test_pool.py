@@ -150,8 +150,13 @@ def test_a_full_server_says_so_once_and_the_next_client_waits_its_turn(mpm):
 
 @pytest.mark.parametrize("mpm", THREADED)
 def test_a_client_is_not_left_to_a_busy_child_while_another_is_idle(mpm):
-    pool = {"StartServers": 2, "ThreadsPerChild": 2, "MinSpareThreads": 1, "MaxSpareThreads": 10,
-            "MaxRequestWorkers": 4}  # fmt: skip
+    pool = {
+        "StartServers": 2,
+        "ThreadsPerChild": 2,
+        "MinSpareThreads": 1,
+        "MaxSpareThreads": 10,
+        "MaxRequestWorkers": 4,
+    }
     with serve(mpm, pool=pool) as server:
         gates: list[Gate] = []
         while "WW" not in server.scoreboard().letters.values():
@@ -187,8 +192,12 @@ def all_idle(server, threads: int) -> None:
 
 @pytest.mark.parametrize(("factor", "limit"), [(1, 8), (2, 12), (3, 16), (1.5, 8)])
 def test_async_request_worker_factor_says_how_many_connections_event_parks(factor, limit):
-    with serve("event", pool=one_child("event", 4) | {"ServerLimit": 1},
-               AsyncRequestWorkerFactor=factor, KeepAliveTimeout=30) as server:  # fmt: skip
+    with serve(
+        "event",
+        pool=one_child("event", 4) | {"ServerLimit": 1},
+        AsyncRequestWorkerFactor=factor,
+        KeepAliveTimeout=30,
+    ) as server:
         clients = []
         for _ in range(limit):
             all_idle(server, 4)
@@ -203,8 +212,9 @@ def test_async_request_worker_factor_says_how_many_connections_event_parks(facto
 
 @pytest.mark.slow
 def test_event_holds_200_idle_clients_on_8_threads_and_serves_the_next():
-    with serve("event", pool=one_child("event", 8), AsyncRequestWorkerFactor=40,
-               KeepAliveTimeout=30) as server:  # fmt: skip
+    with serve(
+        "event", pool=one_child("event", 8), AsyncRequestWorkerFactor=40, KeepAliveTimeout=30
+    ) as server:
         clients = [parked(server) for _ in range(200)]
         began = time.monotonic()
         assert fetch(server).status == 200
@@ -275,8 +285,13 @@ def test_a_crashed_child_is_logged_and_replaced_at_once_by_worker_and_event(mpm,
 
 @pytest.mark.parametrize("mpm", THREADED)
 def test_children_that_crash_in_series_are_reported_and_not_replaced_at_once(mpm, no_core_files):
-    pool = {"StartServers": 5, "ThreadsPerChild": 1, "MinSpareThreads": 1, "MaxSpareThreads": 10,
-            "MaxRequestWorkers": 5}  # fmt: skip
+    pool = {
+        "StartServers": 5,
+        "ThreadsPerChild": 1,
+        "MinSpareThreads": 1,
+        "MaxSpareThreads": 10,
+        "MaxRequestWorkers": 5,
+    }
     with serve(mpm, pool=pool) as server:
         before = server.processes()
         os.kill(server.pid, signal.SIGSTOP)  # so that it learns of all deaths at the same time

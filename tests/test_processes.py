@@ -124,9 +124,11 @@ def test_max_connections_per_child_recycles_children_without_a_failed_request(
     limit = 10
     log = tmp_path / "access.log"
     with serve(
-        mpm, MaxConnectionsPerChild=limit, MaxKeepAliveRequests=2,
+        mpm,
+        MaxConnectionsPerChild=limit,
+        MaxKeepAliveRequests=2,
         directives=['LogFormat "%P %k" pids', f"CustomLog {log} pids"],
-    ) as server:  # fmt: skip
+    ) as server:
         load = Load(server, clients=4, keep_alive=keep_alive, requests=45 if keep_alive else 15)
         with load:
             load.join()
@@ -238,10 +240,13 @@ def launcher(mpm: str, then: str) -> tuple[subprocess.Popen, int, int, list[int]
     Killed, it cannot remove its server's files: they go with the site.
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER + then, mpm], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(TMPDIR=str(site())),
+        [sys.executable, "-c", LAUNCHER + then, mpm],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(TMPDIR=str(site())),
         start_new_session=True,
-    )  # fmt: skip
+    )
     pid, port, *children = map(int, process.stdout.readline().split())
     return process, pid, port, children
 
@@ -317,7 +322,9 @@ except KeyboardInterrupt:
     threading.Event().wait()
 """
     process, pid, port, children = launcher("event", then)
-    assert process.stdout.readline() == b"waiting\n", "it is past its start, where Ctrl-C would end it"
+    assert process.stdout.readline() == b"waiting\n", (
+        "it is past its start, where Ctrl-C would end it"
+    )
     os.killpg(process.pid, signal.SIGINT)
     assert process.stdout.readline() == b"interrupted True\n"
     with Client(None, port=port) as client:
@@ -343,9 +350,12 @@ def test_two_servers_of_one_process_are_told_apart_and_end_apart():
 def test_a_second_server_on_a_used_port_fails_cleanly(mpm):
     with serve(mpm) as server:
         result = subprocess.run(
-            command("serve", mpm, "--port", str(server.port)), env=environment(),
-            capture_output=True, text=True, timeout=20,
-        )  # fmt: skip
+            command("serve", mpm, "--port", str(server.port)),
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
         assert result.returncode == 1
         assert result.stdout == ""
         (line,) = result.stderr.splitlines()

@@ -27,21 +27,56 @@ LONGEST_CELL = 25
 
 # ---------------------------------------------------------------- who may import whom
 
-PURE = {"directives", "directives_doc", "states", "maintenance", "timeouts", "admission",
-        "httpd_conf"}
-PARTS = {"scoreboard", "listen", "pod", "pidfile", "fdqueue", "logs",
-         "log_format", "filters"}
+PURE = {
+    "directives",
+    "directives_doc",
+    "states",
+    "maintenance",
+    "timeouts",
+    "admission",
+    "httpd_conf",
+}
+PARTS = {"scoreboard", "listen", "pod", "pidfile", "fdqueue", "logs", "log_format", "filters"}
 # What joins parts to a server, lowest first: a file may import those before it, none after it.
 JOINTS = ("connection", "tls", "core", "parent", "rehearsal")
 # What makes a file impure: it could block, wait, fork, look at a clock or talk to the system.
 EFFECTS = {
-    "asyncio", "concurrent", "ctypes", "fcntl", "mmap", "multiprocessing", "random", "select",
-    "selectors", "signal", "socket", "socketserver", "ssl", "subprocess", "threading", "_thread",
-    "time", "urllib", "http", "logging", "tempfile", "shutil",
+    "asyncio",
+    "concurrent",
+    "ctypes",
+    "fcntl",
+    "mmap",
+    "multiprocessing",
+    "random",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "socketserver",
+    "ssl",
+    "subprocess",
+    "threading",
+    "_thread",
+    "time",
+    "urllib",
+    "http",
+    "logging",
+    "tempfile",
+    "shutil",
 }
 SOCKETS_AND_THREADS = {
-    "asyncio", "concurrent", "multiprocessing", "select", "selectors", "signal", "socket",
-    "socketserver", "ssl", "subprocess", "threading", "_thread",
+    "asyncio",
+    "concurrent",
+    "multiprocessing",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "socketserver",
+    "ssl",
+    "subprocess",
+    "threading",
+    "_thread",
 }
 # A library that would do an MPM's work for it.
 READY_MADE = {"asyncio", "concurrent", "socketserver", "multiprocessing"}
@@ -51,7 +86,7 @@ STDLIB = set(sys.stdlib_module_names)
 def imports(path: Path) -> Iterator[tuple[int, str]]:
     """Every import of a file as (line, dotted name), relative ones made absolute.
 
-    `from mpmkit import states` yields `mpmkit.states`, so that a rule sees the file it reaches.
+    `from mpmkit import states` yields `mpmkit.policy.states`, so that a rule sees the file it reaches.
     Imports under `if TYPE_CHECKING:` don't run and are left out.
     """
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -87,16 +122,20 @@ def files(*patterns: str) -> list[Path]:
 
 def inside(name: str) -> str | None:
     """`mpmkit.http.protocol` -> `http.protocol`; None for another package's module."""
-    return name.removeprefix("mpmkit.") if name.startswith("mpmkit.") else (
-        "" if name == "mpmkit" else None)
+    return (
+        name.removeprefix("mpmkit.")
+        if name.startswith("mpmkit.")
+        else ("" if name == "mpmkit" else None)
+    )
 
 
 def within(module: str, names: set[str]) -> bool:
     return module in names or any(module.startswith(f"{name}.") for name in names)
 
 
-def check(path: Path, *, ours: set[str], stdlib_but: set[str], theirs: set[str] = frozenset(),
-          rule: str) -> list[str]:
+def check(
+    path: Path, *, ours: set[str], stdlib_but: set[str], theirs: set[str] = frozenset(), rule: str
+) -> list[str]:
     """What a file imports against its rule: sentences, one a breach, none if it keeps the rule."""
     breaches = []
     for line, name in imports(path):
@@ -120,9 +159,13 @@ def test_pure_files_import_only_inert_modules_and_each_other():
     for name in sorted(PURE):
         for path in files(f"{name}.py"):
             # httpd_conf reads files, which is all it may do to the world.
-            breaches += check(path, ours=PURE, stdlib_but=EFFECTS | (
-                {"os"} if name not in {"httpd_conf", "directives"} else set()),
-                rule="a pure file may import inert stdlib modules and pure files")
+            breaches += check(
+                path,
+                ours=PURE,
+                stdlib_but=EFFECTS
+                | ({"os"} if name not in {"httpd_conf", "directives"} else set()),
+                rule="a pure file may import inert stdlib modules and pure files",
+            )
     assert not breaches, "\n".join(breaches)
 
 
@@ -131,16 +174,25 @@ def test_parts_import_stdlib_pure_files_and_parts():
     for name in sorted(PARTS):
         for path in files(f"{name}.py"):
             # http/ is values and bytes, no socket: a log line and a status row are made of them.
-            breaches += check(path, ours=PURE | PARTS | {"http"}, stdlib_but=READY_MADE,
-                              rule="a part may import the stdlib, pure files, http, other parts")
+            breaches += check(
+                path,
+                ours=PURE | PARTS | {"http"},
+                stdlib_but=READY_MADE,
+                rule="a part may import the stdlib, pure files, http, other parts",
+            )
     assert not breaches, "\n".join(breaches)
 
 
 def test_http_knows_h11_but_no_socket_and_no_thread():
     breaches = []
     for path in files("http/*.py"):
-        breaches += check(path, ours={"http"} | PURE, stdlib_but=SOCKETS_AND_THREADS,
-                          theirs={"h11"}, rule="http/ may import h11, no socket and no threads")
+        breaches += check(
+            path,
+            ours={"http"} | PURE,
+            stdlib_but=SOCKETS_AND_THREADS,
+            theirs={"h11"},
+            rule="http/ may import h11, no socket and no threads",
+        )
     assert not breaches, "\n".join(breaches)
 
 
@@ -149,17 +201,25 @@ def test_joints_import_downwards_only(name: str):
     below = set(JOINTS[: JOINTS.index(name)])
     breaches = []
     for path in files(f"{name}.py"):
-        breaches += check(path, ours=PURE | PARTS | {"http"} | below, stdlib_but=READY_MADE,
-                          rule=f"{name} may import the stdlib, http, parts and pure files, "
-                               f"and of the joints {', '.join(below) or 'none'}")
+        breaches += check(
+            path,
+            ours=PURE | PARTS | {"http"} | below,
+            stdlib_but=READY_MADE,
+            rule=f"{name} may import the stdlib, http, parts and pure files, "
+            f"and of the joints {', '.join(below) or 'none'}",
+        )
     assert not breaches, "\n".join(breaches)
 
 
 def test_handlers_import_messages_and_no_server():
     breaches = []
     for path in files("handlers/*.py"):
-        breaches += check(path, ours={"http", "handlers"} | PURE, stdlib_but={"asyncio"},
-                          rule="a handler may import the stdlib, http.messages and pure files")
+        breaches += check(
+            path,
+            ours={"http", "handlers"} | PURE,
+            stdlib_but={"asyncio"},
+            rule="a handler may import the stdlib, http.messages and pure files",
+        )
     assert not breaches, "\n".join(breaches)
 
 
@@ -167,17 +227,24 @@ def test_an_mpm_imports_neither_handlers_nor_another_mpm():
     breaches = []
     for path in files("mpm/*.py"):
         allowed = PURE | PARTS | {"http", *JOINTS}
-        breaches += check(path, ours=allowed, stdlib_but=READY_MADE,
-                          rule="an MPM may import parts and pure files, no handler, no other MPM")
+        breaches += check(
+            path,
+            ours=allowed,
+            stdlib_but=READY_MADE,
+            rule="an MPM may import parts and pure files, no handler, no other MPM",
+        )
     assert not breaches, "\n".join(breaches)
 
 
 def test_simulation_is_made_of_pure_files():
     breaches = []
     for path in files("simulator.py", "simulate.py", "simulate/*.py"):
-        breaches += check(path, ours=PURE | {"simulate", "simulator"},
-                          stdlib_but=EFFECTS - {"random"},
-                          rule="the simulator may import pure files only: its time is virtual")
+        breaches += check(
+            path,
+            ours=PURE | {"simulate", "simulator"},
+            stdlib_but=EFFECTS - {"random"},
+            rule="the simulator may import pure files only: its time is virtual",
+        )
     assert not breaches, "\n".join(breaches)
 
 
@@ -188,8 +255,10 @@ def test_load_measure_and_lab_reach_servers_only_from_outside():
         for line, name in imports(path):
             module = inside(name)
             if module is not None and within(module, server_side):
-                breaches.append(f"{path.relative_to(ROOT)}:{line} imports {name}, but load, "
-                                "measure and lab reach servers by argv, HTTP and /proc only")
+                breaches.append(
+                    f"{path.relative_to(ROOT)}:{line} imports {name}, but load, "
+                    "measure and lab reach servers by argv, HTTP and /proc only"
+                )
     assert not breaches, "\n".join(breaches)
 
 
@@ -200,9 +269,13 @@ RUN_BY_LOCUST = {"locustfile.py", "client.py", "books.py", "budget.py", "fast_ht
 def test_nobody_else_imports_what_locust_runs():
     run_by_locust = {PACKAGE / "load" / name for name in RUN_BY_LOCUST}
     theirs = {f"mpmkit.load.{name.removesuffix('.py')}" for name in RUN_BY_LOCUST}
-    breaches = [f"{path.relative_to(ROOT)}:{line} imports {name}"
-                for path in files("**/*.py") if path not in run_by_locust
-                for line, name in imports(path) if name in theirs]
+    breaches = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in files("**/*.py")
+        if path not in run_by_locust
+        for line, name in imports(path)
+        if name in theirs
+    ]
     assert not breaches, "\n".join(breaches)
 
 
@@ -212,8 +285,10 @@ def test_only_what_locust_runs_imports_locust_and_gevent():
     for path in files("**/*.py"):
         for line, name in imports(path):
             if name.partition(".")[0] in {"locust", "gevent"} and path not in run_by_locust:
-                breaches.append(f"{path.relative_to(ROOT)}:{line} imports {name}: it patches the "
-                                f"whole process; only {', '.join(sorted(RUN_BY_LOCUST))} of load/ may")
+                breaches.append(
+                    f"{path.relative_to(ROOT)}:{line} imports {name}: it patches the "
+                    f"whole process; only {', '.join(sorted(RUN_BY_LOCUST))} of load/ may"
+                )
     assert not breaches, "\n".join(breaches)
 
 
@@ -233,8 +308,11 @@ def test_no_server_file_imports_a_package_other_than_h11():
 def lazy(path: Path, line: int) -> bool:
     """Whether the import on that line stands inside a function, that is, runs only when needed."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return any(isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-               and node.lineno <= line <= (node.end_lineno or 0) for node in ast.walk(tree))
+    return any(
+        isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.lineno <= line <= (node.end_lineno or 0)
+        for node in ast.walk(tree)
+    )
 
 
 def test_imports_make_no_circle():
@@ -242,13 +320,16 @@ def test_imports_make_no_circle():
     for path in files("**/*.py"):
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(part for part in parts if part != "__init__")
-        graph[name] = {target for line, target in imports(path)
-                       if target.startswith("mpmkit") and not lazy(path, line)}
+        graph[name] = {
+            target
+            for line, target in imports(path)
+            if target.startswith("mpmkit") and not lazy(path, line)
+        }
 
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, " > ".join((*trail[trail.index(name):], name))
+        assert name not in trail, " > ".join((*trail[trail.index(name) :], name))
         if name not in done:
             for target in sorted(graph.get(name, ())):
                 visit(target, (*trail, name))
@@ -264,8 +345,14 @@ HEAVY = ("locust", "gevent", "pandas", "numpy", "plotly", "IPython", "ipywidgets
 def loaded_after(statement: str) -> set[str]:
     program = f"{statement}\nimport sys\nprint(*[m for m in {HEAVY!r} if m in sys.modules])"
     # -S -I would hide an editable install; the checkout goes on the path explicitly instead.
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, timeout=30,
-                          capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        text=True,
+        timeout=30,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 
@@ -287,24 +374,58 @@ def test_importing_a_server_module_loads_nothing_heavy(module: str):
 
 # What no server without TLS, programs and backends has any use for: each is paid for in the time to
 # start and in the memory of every child.
-UNUSED = {"shutil", "zlib", "bz2", "lzma", "unicodedata", "encodings.idna", "subprocess", "tempfile",
-          "ssl", "asyncio", "logging", "json", "random", "hashlib", "base64", "urllib", "http.client"}
+UNUSED = {
+    "shutil",
+    "zlib",
+    "bz2",
+    "lzma",
+    "unicodedata",
+    "encodings.idna",
+    "subprocess",
+    "tempfile",
+    "ssl",
+    "asyncio",
+    "logging",
+    "json",
+    "random",
+    "hashlib",
+    "base64",
+    "urllib",
+    "http.client",
+}
 
 
 @pytest.mark.parametrize("mpm", ["prefork", "worker", "event"])
 def test_a_running_server_has_loaded_nothing_it_does_not_use(mpm: str):
     # No site: what an editable install or a distribution loads before us is not the server's doing.
-    command = [sys.executable, "-S", "-X", "importtime", "-m", "mpmkit", "serve", mpm, "--port", "0"]
+    command = [
+        sys.executable,
+        "-S",
+        "-X",
+        "importtime",
+        "-m",
+        "mpmkit",
+        "serve",
+        mpm,
+        "--port",
+        "0",
+    ]
     path = os.pathsep.join([str(ROOT), *(entry for entry in sys.path if entry)])
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as server:
         assert server.stdout is not None
         ready = server.stdout.readline()
         server.terminate()
         _, told = server.communicate(timeout=30)
     assert ready.startswith("ready "), told
     loaded = {line.rpartition("|")[2].strip() for line in told.splitlines() if "|" in line}
-    assert "mpmkit.core" in loaded
+    assert "mpmkit.server.core" in loaded
     assert not loaded & UNUSED
 
 
@@ -355,8 +476,12 @@ def test_binder_opens_on_the_first_notebook(tmp_path):
     fake = tmp_path / "python"
     fake.write_text(f'#!/bin/sh\n[ "$1" = -c ] && echo {tmp_path}\nexit 0\n')
     fake.chmod(0o755)
-    subprocess.run([str(ROOT / "binder/postBuild")], check=True, cwd=ROOT,
-                   env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    subprocess.run(
+        [str(ROOT / "binder/postBuild")],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
     told = json.loads((tmp_path / "etc/jupyter/jupyter_server_config.json").read_text())
     for app in ("ServerApp", "LabApp"):
         page = told[app]["default_url"].removeprefix("/lab/tree/")
@@ -409,7 +534,15 @@ def test_the_import_reader_sees_every_spelling(tmp_path, monkeypatch):
         "from __future__ import annotations\nimport os.path\nfrom .. import states\n"
         "from ..states import LETTERS\nfrom .worker import run\nfrom mpmkit.mpm import worker\n"
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\n"
-        "def f():\n    import plotly.express\n")
+        "def f():\n    import plotly.express\n"
+    )
     assert [name for _, name in imports(source)] == [
-        "__future__", "os.path", "mpmkit.states", "mpmkit.states", "mpmkit.mpm.worker",
-        "mpmkit.mpm.worker", "typing", "plotly.express"]
+        "__future__",
+        "os.path",
+        "mpmkit.policy.states",
+        "mpmkit.policy.states",
+        "mpmkit.mpm.worker",
+        "mpmkit.mpm.worker",
+        "typing",
+        "plotly.express",
+    ]

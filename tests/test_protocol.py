@@ -16,7 +16,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from mpmkit.directives import check, from_keywords
+from mpmkit.config.directives import check, from_keywords
 from mpmkit.http.messages import METHODS, Request, RequestError, http_date, parse_http_date
 from mpmkit.http.protocol import (
     HEADS_REMEMBERED,
@@ -93,7 +93,8 @@ WILD_TARGET = TARGET | st.one_of(
 )
 WILD_VERSION = VERSION | st.sampled_from(["HTTP/0.9", "http/1.1", "HTTP/11", "HTTP/1.1 ", ""])
 WILD_VALUE = st.text(
-    st.characters(min_codepoint=1, max_codepoint=255, exclude_characters="\r\n"), max_size=12)
+    st.characters(min_codepoint=1, max_codepoint=255, exclude_characters="\r\n"), max_size=12
+)
 WILD_FIELD = FIELD | st.one_of(
     st.tuples(st.sampled_from(["Host", "host"]),
               st.sampled_from(["x", "a.example:80", "", "a b", "[::1]:1", "x/y"])),
@@ -124,11 +125,22 @@ def wild_heads(draw: st.DrawFn) -> bytes:
 
 
 HEADS = st.one_of(good_heads(), good_heads(), wild_heads())
-BODIES = st.sampled_from([
-    b"", b"", b"abc", b"3\r\nabc\r\n0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"zz\r\n",
-    b"3;x=y\r\nabc\r\n0\r\n\r\n"])  # fmt: skip
-STREAMS = st.lists(st.tuples(st.sampled_from([b"", b"", b"\r\n", b"\n"]), HEADS, BODIES).map(b"".join),
-                   min_size=1, max_size=3).map(b"".join)  # fmt: skip
+BODIES = st.sampled_from(
+    [
+        b"",
+        b"",
+        b"abc",
+        b"3\r\nabc\r\n0\r\n\r\n",
+        b"0\r\nX: y\r\n\r\n",
+        b"zz\r\n",
+        b"3;x=y\r\nabc\r\n0\r\n\r\n",
+    ]
+)
+STREAMS = st.lists(
+    st.tuples(st.sampled_from([b"", b"", b"\r\n", b"\n"]), HEADS, BODIES).map(b"".join),
+    min_size=1,
+    max_size=3,
+).map(b"".join)
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -158,7 +170,7 @@ def test_a_line_just_within_its_limit_in_two_pieces():
     stream = line + b"\r\nHost: x\r\n\r\n"
     assert len(line) == 8191
     for place in range(8188, 8196):
-        (request, _), = parse(cut(stream, [place]))
+        ((request, _),) = parse(cut(stream, [place]))
         assert request["line"] == line
 
 
@@ -233,6 +245,7 @@ def by_h11(head: bytes) -> h11.Request | None:
 
 def httpd_refuses(head: bytes, event: h11.Request) -> bool:
     """Whether httpd's rules refuse what h11 accepts."""
+
     def values(name: bytes) -> list[bytes]:
         return [value for key, value in event.headers if key == name]
 
@@ -250,11 +263,12 @@ def httpd_refuses(head: bytes, event: h11.Request) -> bool:
         or any(set(host) & set(b" /\t") for host in hosts)
         or b", ".join(values(b"expect")).lower() not in (b"", b"100-continue")
         or (old and bool(values(b"transfer-encoding")))
-        or not (target.startswith((b"/", b"http://"))
-                or (target == b"*" and event.method == b"OPTIONS"))
+        or not (
+            target.startswith((b"/", b"http://")) or (target == b"*" and event.method == b"OPTIONS")
+        )
         or b"#" in target
         or bad_path(target.partition(b"?")[0])
-    )  # fmt: skip
+    )
 
 
 def bad_path(path: bytes) -> bool:
@@ -293,20 +307,41 @@ def test_what_is_accepted_is_what_h11_read(head):
     assert request.head == head
 
 
-PLAIN = (b"GET /a?b=1 HTTP/1.1\r\nHost: x:80\r\nUser-Agent: a b (c)\r\nAccept: */*\r\n"
-         b"Connection: keep-alive\r\nCookie: a=1; b=\xe4\r\nIf-Match: *\r\nX:\r\n\r\n")
+PLAIN = (
+    b"GET /a?b=1 HTTP/1.1\r\nHost: x:80\r\nUser-Agent: a b (c)\r\nAccept: */*\r\n"
+    b"Connection: keep-alive\r\nCookie: a=1; b=\xe4\r\nIf-Match: *\r\nX:\r\n\r\n"
+)
 
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, len(PLAIN) - 1), st.integers(0, 2),
-                  st.sampled_from([bytes([c]) for c in range(256)]
-                                  + [b"\r\n", b"\r\n ", b": ", b"\r\nHost: y", b"\r\nExpect: 1",
-                                     b"\r\ncontent-length: 3", b"\r\nUpgrade: h2c", b"\r\n\r\n",
-                                     b"\r\nConnection: close, x", b"\r\nRange: bytes=0-1",
-                                     b"/..", b"//", b"%41", b"%00", b"?"])),
+        st.tuples(
+            st.integers(0, len(PLAIN) - 1),
+            st.integers(0, 2),
+            st.sampled_from(
+                [bytes([c]) for c in range(256)]
+                + [
+                    b"\r\n",
+                    b"\r\n ",
+                    b": ",
+                    b"\r\nHost: y",
+                    b"\r\nExpect: 1",
+                    b"\r\ncontent-length: 3",
+                    b"\r\nUpgrade: h2c",
+                    b"\r\n\r\n",
+                    b"\r\nConnection: close, x",
+                    b"\r\nRange: bytes=0-1",
+                    b"/..",
+                    b"//",
+                    b"%41",
+                    b"%00",
+                    b"?",
+                ]
+            ),
+        ),
         max_size=3,
-    ))  # fmt: skip
+    )
+)
 @settings(max_examples=3000, deadline=None)
 def test_a_plain_head_is_what_h11_reads(changes):
     """Bytes of a plain head replaced, added and removed: whatever is still taken for plain is accepted
@@ -362,7 +397,11 @@ def test_other_heads_are_not(old, new):
 
 def test_limits_of_plain_heads():
     """Where a limit might be passed, h11's way looks closely."""
-    for limit in ({"LimitRequestFields": 6}, {"LimitRequestLine": 100}, {"LimitRequestFieldSize": 100}):
+    for limit in (
+        {"LimitRequestFields": 6},
+        {"LimitRequestLine": 100},
+        {"LimitRequestFieldSize": 100},
+    ):
         assert Heads(directives(**limit)).read_plain(PLAIN) is None, limit
     for limit in ({"LimitRequestFields": 7}, {"LimitRequestFields": 0}):
         assert Heads(directives(**limit)).read_plain(PLAIN) is not None, limit
@@ -372,7 +411,7 @@ def test_a_head_as_large_as_the_limits_allow():
     """h11's own limit of 16 KiB is not ours."""
     lines = [b"X-%d: " % i + b"v" * 8000 for i in range(99)]
     head = b"\r\n".join([b"GET / HTTP/1.1", b"Host: x", *lines, b"", b""])
-    (request, _), = parse(cut(head, list(range(0, len(head), 5000))))
+    ((request, _),) = parse(cut(head, list(range(0, len(head), 5000))))
     assert len(request["headers"]) == 100
 
 
@@ -387,14 +426,19 @@ def test_a_body_s_end_is_the_next_request_s_beginning():
     for place in range(len(stream)):
         found = parse(cut(stream, [place]))
         assert [(request["path"], body) for request, body in found] == [
-            ("/1", b"GET "), ("/2", b"GET "), ("/3", b"")]
+            ("/1", b"GET "),
+            ("/2", b"GET "),
+            ("/3", b""),
+        ]
 
 
 def test_a_broken_body_stays_broken():
     """However often a script asks: what follows must never pass for a request."""
     protocol = Protocol(DIRECTIVES, Heads(DIRECTIVES))
-    protocol.feed(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n!\r\n"
-                  b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    protocol.feed(
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n!\r\n"
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    )
     protocol.next_request()
     for _ in range(3):
         with pytest.raises(RequestError) as caught:
@@ -406,8 +450,10 @@ def test_a_broken_body_stays_broken():
 def test_a_body_over_its_limit_stays_so():
     few = directives(LimitRequestBody=4)
     protocol = Protocol(few, Heads(few))
-    protocol.feed(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-                  b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n")
+    protocol.feed(
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n"
+    )
     protocol.next_request()
     assert protocol.next_piece() == b"abc"
     for _ in range(3):
@@ -541,8 +587,9 @@ def test_how_a_body_is_framed(lines, length, expects):
 
 
 def test_of_two_framings_only_one_is_left():
-    request = request_of("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n"
-                         "Transfer-Encoding: chunked\r\n\r\n")
+    request = request_of(
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     assert request.length is None and request.close
     assert request.get(b"content-length") is None
 
@@ -552,15 +599,56 @@ def test_the_target_s_host_is_the_host():
     assert request.get(b"host") == b"target.example"
 
 
-@pytest.mark.parametrize("host", [
-    "x", "a.example", "a.example:80", "[::1]", "[::1]:8080", "127.0.0.1:1", "a_b", "a.", "a-b:65535"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "x",
+        "a.example",
+        "a.example:80",
+        "[::1]",
+        "[::1]:8080",
+        "127.0.0.1:1",
+        "a_b",
+        "a.",
+        "a-b:65535",
+    ],
+)
 def test_hosts(host):
     assert request_of(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").get(b"host") == host.encode()
 
 
-@pytest.mark.parametrize("host", [
-    "", "a b", "a/b", "a@b", "a:b", "a:80:80", "[::1", "[x]", "::1", "a?b", "a#b", "a\\b", "<a>",
-    '"', "x:", "x:0", "x:65536", "x..y", ".x", "x%41", "a,b", "*", "a~b", "(x)", "x;y", "x$y", "\xff"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "a b",
+        "a/b",
+        "a@b",
+        "a:b",
+        "a:80:80",
+        "[::1",
+        "[x]",
+        "::1",
+        "a?b",
+        "a#b",
+        "a\\b",
+        "<a>",
+        '"',
+        "x:",
+        "x:0",
+        "x:65536",
+        "x..y",
+        ".x",
+        "x%41",
+        "a,b",
+        "*",
+        "a~b",
+        "(x)",
+        "x;y",
+        "x$y",
+        "\xff",
+    ],
+)
 def test_hosts_that_are_none(host):
     with pytest.raises(RequestError) as caught:
         request_of(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")
@@ -587,8 +675,10 @@ def test_dates_are_read_as_written(seconds):
     assert parse_http_date(http_date(seconds).encode()) == seconds
 
 
-@pytest.mark.parametrize("text", [
-    "Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"])
+@pytest.mark.parametrize(
+    "text",
+    ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"],
+)
 def test_the_three_forms_of_a_date(text):
     assert parse_http_date(text.encode()) == 784111777
 
@@ -599,10 +689,22 @@ def test_years_of_two_digits():
         assert http_date(parse_http_date(text)).split()[3] == str(full)
 
 
-@pytest.mark.parametrize("text", [
-    "Sun Nov 6 08:49 1994", "Sun, 06 Nov 1994 08:49:-7 GMT", "Sun, 06 Nov 99999999999 08:49:37 GMT",
-    "", "yesterday", "Tue, 02 Jan 2024 03:04:05", "Tue, 02 Jan 2024 03:04:05 CET",
-    "Tue, 02 Foo 2024 03:04:05 GMT", "Tue, 02 Jan 2024 03:04 GMT", "02 Jan 2024 03:04:05 GMT",
-    "Tue, xx Jan 2024 03:04:05 GMT", "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sun Nov 6 08:49 1994",
+        "Sun, 06 Nov 1994 08:49:-7 GMT",
+        "Sun, 06 Nov 99999999999 08:49:37 GMT",
+        "",
+        "yesterday",
+        "Tue, 02 Jan 2024 03:04:05",
+        "Tue, 02 Jan 2024 03:04:05 CET",
+        "Tue, 02 Foo 2024 03:04:05 GMT",
+        "Tue, 02 Jan 2024 03:04 GMT",
+        "02 Jan 2024 03:04:05 GMT",
+        "Tue, xx Jan 2024 03:04:05 GMT",
+        "\xff",
+    ],
+)
 def test_what_is_no_date(text):
     assert parse_http_date(text.encode("latin-1")) is None

@@ -16,19 +16,58 @@ from mpmkit.measure.records import COLUMNS, HEADER, NAMES, RecordError, RecordFi
 ROOT = Path(__file__).resolve().parent.parent
 
 ROW = {
-    "run_id": "20260101T000000Z-abcdef", "table": "qps", "scale": "demo", "server": "mpmkit",
-    "mpm": "event", "kind": "static", "script": None, "round": 1,
+    "run_id": "20260101T000000Z-abcdef",
+    "table": "qps",
+    "scale": "demo",
+    "server": "mpmkit",
+    "mpm": "event",
+    "kind": "static",
+    "script": None,
+    "round": 1,
     "directives": "ThreadsPerChild=25 KeepAlive=False",
-    "started_at": "2026-01-01T00:00:00.000+00:00", "driver": "locust", "driver_version": "2.47.0",
-    "path": "/index.html", "method": "GET", "users": 200, "keep_alive": False, "processes": 1,
-    "requests": 1000, "failures": 10, "errors": '{"status 500": 10}', "duration_s": 2.0,
-    "qps": 495.0, "mean_ms": 1.5, "p50_ms": 1.25, "p90_ms": 2.0, "p99_ms": 4.0, "p999_ms": 8.0,
-    "p9999_ms": 8.5, "max_ms": 9.0, "generator_cpu": 0.5, "generator_wait": 0.25, "run_queue": 1.5,
-    "generator_bound": False, "generator_starved": False, "retries": 0, "reconnects": 0,
-    "ended": "requests", "server_cpu_us": 41.5, "seed": 7, "cpu_model": 'A "B", C', "cores": 2,
-    "cpu_limit": None, "memory_mb": 2048,
-    "memory_limit_mb": None, "kernel": "6.1", "python": "3.11.7", "mpmkit": "0.1.0",
-    "locust": "2.47.0", "h11": "0.16.0", "commit": None, "load1": 0.5, "steal": 0.0,
+    "started_at": "2026-01-01T00:00:00.000+00:00",
+    "driver": "locust",
+    "driver_version": "2.47.0",
+    "path": "/index.html",
+    "method": "GET",
+    "users": 200,
+    "keep_alive": False,
+    "processes": 1,
+    "requests": 1000,
+    "failures": 10,
+    "errors": '{"status 500": 10}',
+    "duration_s": 2.0,
+    "qps": 495.0,
+    "mean_ms": 1.5,
+    "p50_ms": 1.25,
+    "p90_ms": 2.0,
+    "p99_ms": 4.0,
+    "p999_ms": 8.0,
+    "p9999_ms": 8.5,
+    "max_ms": 9.0,
+    "generator_cpu": 0.5,
+    "generator_wait": 0.25,
+    "run_queue": 1.5,
+    "generator_bound": False,
+    "generator_starved": False,
+    "retries": 0,
+    "reconnects": 0,
+    "ended": "requests",
+    "server_cpu_us": 41.5,
+    "seed": 7,
+    "cpu_model": 'A "B", C',
+    "cores": 2,
+    "cpu_limit": None,
+    "memory_mb": 2048,
+    "memory_limit_mb": None,
+    "kernel": "6.1",
+    "python": "3.11.7",
+    "mpmkit": "0.1.0",
+    "locust": "2.47.0",
+    "h11": "0.16.0",
+    "commit": None,
+    "load1": 0.5,
+    "steal": 0.0,
 }
 
 
@@ -53,40 +92,52 @@ TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_s
 @given(TEXT, st.floats(0.001, 1e6), st.integers(0, 10**9), st.booleans())
 def test_any_row_survives_the_file(tmp_path_factory, text, number, count, truth):
     path = tmp_path_factory.mktemp("records") / "rows.csv"
-    row = {**ROW, "cpu_model": text, "directives": text, "mean_ms": number, "retries": count,
-           "generator_bound": truth}
+    row = {
+        **ROW,
+        "cpu_model": text,
+        "directives": text,
+        "mean_ms": number,
+        "retries": count,
+        "generator_bound": truth,
+    }
     RecordFile(path).append(row)
     (back,) = read(path)
     assert back["mean_ms"] == pytest.approx(number, rel=1e-8)
     assert {**back, "mean_ms": number} == row
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"qps": None}, "qps: must not be empty"),
-    ({"qps": "fast"}, "qps: must be float"),
-    ({"round": 0}, "round: counts from 1"),
-    ({"round": True}, "round: must be int"),
-    ({"requests": 9}, "failures: 10 of 9"),
-    ({"errors": "{}"}, "errors: must be JSON that adds up to failures"),
-    ({"errors": "[10]"}, "errors: must be JSON"),
-    ({"qps": 400.0}, "qps: 400, but requests, failures and duration_s make 495"),
-    ({"generator_cpu": 1.5}, "generator_cpu: must be 0 to 1"),
-    ({"generator_wait": 1.5}, "generator_wait: must be 0 to 1"),
-    ({"generator_starved": True, "generator_bound": True}, "generator_starved: not what was bound"),
-    ({"p9999_ms": 7.0}, "p50_ms to max_ms: must not fall, and are 1.25, 4, 8, 7, 9"),
-    ({"mpm": "winnt"}, "mpm: must be one of prefork, worker, event, not winnt"),
-    ({"scale": "huge"}, "scale: must be one of smoke"),
-    ({"driver": "siege"}, "driver: must be one of locust"),
-    ({"method": "BREW"}, "method: must be one of GET"),
-    ({"kind": "page"}, "kind: must be one of static"),
-    ({"script": "perl"}, "script: must be one of wsgi"),
-    ({"started_at": "yesterday"}, "started_at: must be a time like"),
-    ({"max_ms": -1.0}, "max_ms: must be a number from 0"),
-    ({"load1": float("inf")}, "load1: must be a number from 0"),
-    ({"path": "/a\n/b"}, "path: must be one line"),
-    ({"kind": ""}, "kind: must not be empty"),
-    ({"speed": 3}, "speed: no such column"),
-])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"qps": None}, "qps: must not be empty"),
+        ({"qps": "fast"}, "qps: must be float"),
+        ({"round": 0}, "round: counts from 1"),
+        ({"round": True}, "round: must be int"),
+        ({"requests": 9}, "failures: 10 of 9"),
+        ({"errors": "{}"}, "errors: must be JSON that adds up to failures"),
+        ({"errors": "[10]"}, "errors: must be JSON"),
+        ({"qps": 400.0}, "qps: 400, but requests, failures and duration_s make 495"),
+        ({"generator_cpu": 1.5}, "generator_cpu: must be 0 to 1"),
+        ({"generator_wait": 1.5}, "generator_wait: must be 0 to 1"),
+        (
+            {"generator_starved": True, "generator_bound": True},
+            "generator_starved: not what was bound",
+        ),
+        ({"p9999_ms": 7.0}, "p50_ms to max_ms: must not fall, and are 1.25, 4, 8, 7, 9"),
+        ({"mpm": "winnt"}, "mpm: must be one of prefork, worker, event, not winnt"),
+        ({"scale": "huge"}, "scale: must be one of smoke"),
+        ({"driver": "siege"}, "driver: must be one of locust"),
+        ({"method": "BREW"}, "method: must be one of GET"),
+        ({"kind": "page"}, "kind: must be one of static"),
+        ({"script": "perl"}, "script: must be one of wsgi"),
+        ({"started_at": "yesterday"}, "started_at: must be a time like"),
+        ({"max_ms": -1.0}, "max_ms: must be a number from 0"),
+        ({"load1": float("inf")}, "load1: must be a number from 0"),
+        ({"path": "/a\n/b"}, "path: must be one line"),
+        ({"kind": ""}, "kind: must not be empty"),
+        ({"speed": 3}, "speed: no such column"),
+    ],
+)
 def test_a_row_that_breaks_the_schema_is_refused(tmp_path, changes, said):
     with pytest.raises(RecordError, match=said):
         check({**ROW, **changes})
@@ -102,7 +153,10 @@ def test_everything_wrong_is_named_at_once():
     with pytest.raises(RecordError) as error:
         check(row)
     assert [part.split(":")[0] for part in str(error.value).split("; ")] == [
-        "kernel", "users", "qps"]
+        "kernel",
+        "users",
+        "qps",
+    ]
 
 
 # -- files that are not what they should be ------------------------------------------------------
@@ -157,22 +211,31 @@ def test_a_full_disk_leaves_whole_rows(tmp_path):
         "size = __import__('os').path.getsize(sys.argv[1])\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, size + 100))\n"
         "try:\n    file.append(row)\n"
-        "except RecordError as error:\n    print(error)\n")
-    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True,
-                          text=True, cwd=ROOT, timeout=30)
+        "except RecordError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=30,
+    )
     assert "a row could not be written" in done.stdout, done.stderr
     assert read(path) == [ROW]
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    (lambda text: text.replace(",495,", ",abc,"), "line 2: qps: must be float"),
-    (lambda text: text.replace(",495,", ",400,"), "line 2: qps: 400, but"),
-    (lambda text: text.replace("false", "no", 1), "line 2: keep_alive: must be true or false"),
-    (lambda text: text + "1,2\n", "line 3: 2 cells instead of"),
-    (lambda text: text.partition("\n")[2], "line 1: is no record file"),
-    (lambda text: text.replace('"A ""B"", C"', '"A'), "line"),
-    (lambda text: "", "line 1: is no record file"),
-])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace(",495,", ",abc,"), "line 2: qps: must be float"),
+        (lambda text: text.replace(",495,", ",400,"), "line 2: qps: 400, but"),
+        (lambda text: text.replace("false", "no", 1), "line 2: keep_alive: must be true or false"),
+        (lambda text: text + "1,2\n", "line 3: 2 cells instead of"),
+        (lambda text: text.partition("\n")[2], "line 1: is no record file"),
+        (lambda text: text.replace('"A ""B"", C"', '"A'), "line"),
+        (lambda text: "", "line 1: is no record file"),
+    ],
+)
 def test_reading_names_file_and_line(tmp_path, change, said):
     path = tmp_path / "rows.csv"
     RecordFile(path).append(ROW)
@@ -189,11 +252,14 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_writers_at_the_same_time_lose_nothing(tmp_path):
     path = tmp_path / "rows.csv"
     RecordFile(path).append(ROW)
-    program = ("import sys\nfrom mpmkit.measure.records import RecordFile, read\n"
-               "row = read(sys.argv[1])[0]\nfile = RecordFile(sys.argv[1])\n"
-               "for number in range(40):\n    file.append({**row, 'round': number + 2})\n")
-    writers = [subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=ROOT)
-               for _ in range(3)]
+    program = (
+        "import sys\nfrom mpmkit.measure.records import RecordFile, read\n"
+        "row = read(sys.argv[1])[0]\nfile = RecordFile(sys.argv[1])\n"
+        "for number in range(40):\n    file.append({**row, 'round': number + 2})\n"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=ROOT) for _ in range(3)
+    ]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     assert len(read(path)) == 1 + 3 * 40
 
@@ -210,21 +276,69 @@ def test_a_frame_has_the_schemas_columns_and_types(tmp_path):
 
 # -- the other tables ----------------------------------------------------------------------------
 
-SHARED = {name: value for name, value in ROW.items() if name in {
-    *(column.name for column in records.TABLES["memory"])} - {"processes"}}
+SHARED = {
+    name: value
+    for name, value in ROW.items()
+    if name in {*(column.name for column in records.TABLES["memory"])} - {"processes"}
+}
 MEMORY = {
-    **SHARED, "table": "memory", "against": "busy", "level": 10, "held": 9, "scope": "server",
-    "processes": 3, "threads": 30, "pss_kb": 1000, "uss_kb": 600, "rss_kb": 3000, "swap_kb": 0,
-    "code_kb": 300, "heap_kb": 200, "anonymous_kb": 400, "stacks_kb": 90, "shm_kb": 10,
-    "page_tables_kb": 50, "slab_kb": None}
-SWEEP = {**{name: value for name, value in ROW.items()
-            if name not in ("kind", "script", "server_cpu_us")}, "table": "sweep",
-         "sweep": "abc", "point": '{"ThreadsPerChild": 5, "users": 10}'}
-GENERATORS = {**SHARED, "table": "generators", "work": "new", "generator": "ab", "users": 200,
-              "qps": 9000.0, "cpu": 0.5, "failures": 0}
-BENCH = {**SHARED, "table": "bench", "work": "new", "place": 1, "version": None, "requests": 10,
-         "failures": 0, "seconds": 0.5, "qps": 20.0, "p50_ms": 1.0, "p99_ms": 2.0,
-         "client_cpu": 0.5, "client_bound": False, "server_cpu_us": 25.5, "buffered_logs": True}
+    **SHARED,
+    "table": "memory",
+    "against": "busy",
+    "level": 10,
+    "held": 9,
+    "scope": "server",
+    "processes": 3,
+    "threads": 30,
+    "pss_kb": 1000,
+    "uss_kb": 600,
+    "rss_kb": 3000,
+    "swap_kb": 0,
+    "code_kb": 300,
+    "heap_kb": 200,
+    "anonymous_kb": 400,
+    "stacks_kb": 90,
+    "shm_kb": 10,
+    "page_tables_kb": 50,
+    "slab_kb": None,
+}
+SWEEP = {
+    **{
+        name: value
+        for name, value in ROW.items()
+        if name not in ("kind", "script", "server_cpu_us")
+    },
+    "table": "sweep",
+    "sweep": "abc",
+    "point": '{"ThreadsPerChild": 5, "users": 10}',
+}
+GENERATORS = {
+    **SHARED,
+    "table": "generators",
+    "work": "new",
+    "generator": "ab",
+    "users": 200,
+    "qps": 9000.0,
+    "cpu": 0.5,
+    "failures": 0,
+}
+BENCH = {
+    **SHARED,
+    "table": "bench",
+    "work": "new",
+    "place": 1,
+    "version": None,
+    "requests": 10,
+    "failures": 0,
+    "seconds": 0.5,
+    "qps": 20.0,
+    "p50_ms": 1.0,
+    "p99_ms": 2.0,
+    "client_cpu": 0.5,
+    "client_bound": False,
+    "server_cpu_us": 25.5,
+    "buffered_logs": True,
+}
 
 
 @pytest.mark.parametrize("row", [MEMORY, SWEEP, GENERATORS, BENCH], ids=lambda row: row["table"])
@@ -238,25 +352,29 @@ def test_every_table_goes_to_disk_and_back(tmp_path, row):
         RecordFile(path)
     assert read(path) == [row]
     assert list(records.read_frame(path).columns) == list(row) or set(
-        records.read_frame(path).columns) == set(row)
+        records.read_frame(path).columns
+    ) == set(row)
     other = tmp_path / "qps.csv"
     RecordFile(other).append(ROW)
     with pytest.raises(RecordError, match="hold rows of different tables"):
         records.read_frame(path, other)
 
 
-@pytest.mark.parametrize(("row", "change", "said"), [
-    (MEMORY, {"against": "sleeping"}, "against: must be one of busy, idle"),
-    (MEMORY, {"scope": "all"}, "scope: must be one of server, parent, child"),
-    (MEMORY, {"held": 11}, "held: 11 of 10"),
-    (MEMORY, {"pss_kb": 500}, "pss_kb: must lie between uss_kb and rss_kb"),
-    (MEMORY, {"heap_kb": 900}, "pss_kb: 1000, but its parts make 1700"),
-    (MEMORY, {"round": 0}, "round: counts from 1"),
-    (SWEEP, {"point": "[1]"}, "point: must be a JSON object"),
-    (SWEEP, {"qps": 1.0}, "qps: 1, but requests"),
-    (GENERATORS, {"steal": 1.5}, "steal: must be 0 to 1"),
-    (GENERATORS, {"table": "genes"}, "no table 'genes'; there are qps, memory"),
-])
+@pytest.mark.parametrize(
+    ("row", "change", "said"),
+    [
+        (MEMORY, {"against": "sleeping"}, "against: must be one of busy, idle"),
+        (MEMORY, {"scope": "all"}, "scope: must be one of server, parent, child"),
+        (MEMORY, {"held": 11}, "held: 11 of 10"),
+        (MEMORY, {"pss_kb": 500}, "pss_kb: must lie between uss_kb and rss_kb"),
+        (MEMORY, {"heap_kb": 900}, "pss_kb: 1000, but its parts make 1700"),
+        (MEMORY, {"round": 0}, "round: counts from 1"),
+        (SWEEP, {"point": "[1]"}, "point: must be a JSON object"),
+        (SWEEP, {"qps": 1.0}, "qps: 1, but requests"),
+        (GENERATORS, {"steal": 1.5}, "steal: must be 0 to 1"),
+        (GENERATORS, {"table": "genes"}, "no table 'genes'; there are qps, memory"),
+    ],
+)
 def test_contradictions_in_a_row(row, change, said):
     with pytest.raises(RecordError, match=said):
         check({**row, **change})
@@ -264,10 +382,14 @@ def test_contradictions_in_a_row(row, change, said):
 
 def test_a_file_of_an_older_version_may_lack_what_may_be_empty(tmp_path):
     path = tmp_path / "rows.csv"
-    columns = [name for name in records.names("bench") if name not in (
-        "table", "started_at", "load1", "steal")]
-    path.write_text(records._line(columns)
-                    + records._line(records._to_text(BENCH[name]) for name in columns))
+    columns = [
+        name
+        for name in records.names("bench")
+        if name not in ("table", "started_at", "load1", "steal")
+    ]
+    path.write_text(
+        records._line(columns) + records._line(records._to_text(BENCH[name]) for name in columns)
+    )
     assert read(path) == [{**BENCH, "started_at": None, "load1": None, "steal": None}]
     path.write_text(path.read_text().replace("client_bound", "bound"))
     with pytest.raises(RecordError, match="line 1: is no record file"):
@@ -324,21 +446,47 @@ def tree(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("files", "cores", "megabytes"), [
-    ({}, None, None),
-    ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
-      "sys/fs/cgroup/a/cpu.max": "150000 100000\n", "sys/fs/cgroup/a/memory.max": "max\n"},
-     1.5, None),
-    # As in a container: our group is mounted as the root, its path is not there.
-    ({"proc/self/cgroup": "0::/docker/123\n", "sys/fs/cgroup/cpu.max": "50000 100000\n",
-      "sys/fs/cgroup/memory.max": "1073741824\n"}, 0.5, 1024),
-    ({"proc/self/cgroup": "4:memory:/x\n1:cpu,cpuacct:/\n",
-      "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "200000\n",
-      "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "536870912\n",
-      "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, 2.0, 512),
-    ({"proc/self/cgroup": "1:cpu:/\n0::/\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n"},
-     None, None),
-])
+@pytest.mark.parametrize(
+    ("files", "cores", "megabytes"),
+    [
+        ({}, None, None),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
+                "sys/fs/cgroup/a/cpu.max": "150000 100000\n",
+                "sys/fs/cgroup/a/memory.max": "max\n",
+            },
+            1.5,
+            None,
+        ),
+        # As in a container: our group is mounted as the root, its path is not there.
+        (
+            {
+                "proc/self/cgroup": "0::/docker/123\n",
+                "sys/fs/cgroup/cpu.max": "50000 100000\n",
+                "sys/fs/cgroup/memory.max": "1073741824\n",
+            },
+            0.5,
+            1024,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/x\n1:cpu,cpuacct:/\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "200000\n",
+                "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "536870912\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            },
+            2.0,
+            512,
+        ),
+        (
+            {"proc/self/cgroup": "1:cpu:/\n0::/\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n"},
+            None,
+            None,
+        ),
+    ],
+)
 def test_limits_of_the_control_group(tmp_path, files, cores, megabytes):
     root = tree(tmp_path, files)
     assert records.cpu_limit(root) == cores

@@ -7,15 +7,19 @@ import subprocess
 import sys
 import threading
 
-from mpmkit import rehearsal
-from mpmkit.directives import check, from_keywords
+from mpmkit.cli.serve import SAMPLES
+from mpmkit.config.directives import check, from_keywords
 from mpmkit.handlers.static import StaticFiles
-from mpmkit.listen import ListenError
 from mpmkit.mpm import event, prefork, worker
-from mpmkit.rehearsal import ROUNDS, rehearse
-from mpmkit.serve import SAMPLES
+from mpmkit.server import prewarm
+from mpmkit.server.listen import ListenError
+from mpmkit.server.prewarm import ROUNDS, rehearse
 
-CHILDREN = {"prefork": prefork.PreforkChild, "worker": worker.WorkerChild, "event": event.EventChild}
+CHILDREN = {
+    "prefork": prefork.PreforkChild,
+    "worker": worker.WorkerChild,
+    "event": event.EventChild,
+}
 # What each round's clients get, in the order in which they come.
 ANSWERS = [200, 200, 200, 200, 404]
 
@@ -69,7 +73,7 @@ def test_without_a_loopback_interface_nothing_is_rehearsed(monkeypatch):
     def refuse(address, port):
         raise ListenError("no such address")
 
-    monkeypatch.setattr(rehearsal, "bind", refuse)
+    monkeypatch.setattr(prewarm, "bind", refuse)
     handlers = Handlers()
     rehearse(directives("prefork"), handlers, SAMPLES, prefork.PreforkChild)
     assert handlers.given is None
@@ -84,6 +88,7 @@ def test_a_limit_of_connections_ends_no_rehearsal(mpm):
 
 def test_prefork_has_no_threads_to_remember():
     """`threading` does something in each forked child, in 0.4 MB of its own."""
-    program = ("import sys, mpmkit.serve, mpmkit.mpm.prefork\n"
-               "sys.exit('threading' in sys.modules)")
+    program = (
+        "import sys, mpmkit.cli.serve, mpmkit.mpm.prefork\nsys.exit('threading' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 0

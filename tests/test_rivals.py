@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mpmkit.measure import rivals
-from mpmkit.measure.rivals import Httpd, Nginx, NotInstalled, RivalFailed
+from mpmkit.measure import reference_servers
+from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed
 
 PAGE = b"<html><body><h1>It works!</h1></body></html>\n"
 pytestmark = pytest.mark.rival
@@ -51,10 +51,14 @@ def get(url: str, path: str = "/index.html", headers=()) -> http.client.HTTPResp
         connection.close()
 
 
-@pytest.mark.parametrize("mpm", rivals.MPMS)
+@pytest.mark.parametrize("mpm", reference_servers.MPMS)
 def test_httpd_serves_the_page_and_leaves_no_process(mpm, pages):
-    directives = {"StartServers": 2, "KeepAlive": True, "MaxKeepAliveRequests": 7,
-                  "KeepAliveTimeout": 3}
+    directives = {
+        "StartServers": 2,
+        "KeepAlive": True,
+        "MaxKeepAliveRequests": 7,
+        "KeepAliveTimeout": 3,
+    }
     httpd = made(lambda: Httpd(mpm, document_root=pages, **directives))
     with httpd:
         response = get(httpd.url)
@@ -67,7 +71,7 @@ def test_httpd_serves_the_page_and_leaves_no_process(mpm, pages):
         assert f'"GET /index.html HTTP/1.1" 200 {len(PAGE)}' in logged(httpd)
         directory = httpd.root
     assert not directory.exists()
-    assert not rivals.members(httpd.pid)
+    assert not reference_servers.members(httpd.pid)
     assert not any(Path(f"/proc/{pid}").exists() for pid in group)
     httpd.stop()  # once more does no harm
 
@@ -82,12 +86,15 @@ def logged(rival) -> str:
     return ""
 
 
-@pytest.mark.parametrize("mpm", rivals.MPMS)
+@pytest.mark.parametrize("mpm", reference_servers.MPMS)
 def test_httpd_runs_the_mpm_asked_for(mpm, pages):
     httpd = made(lambda: Httpd(mpm, document_root=pages))
     with httpd:
-        told = subprocess.run([httpd._binary, "-f", str(httpd.root / "server.conf"), "-V"],
-                              capture_output=True, text=True).stdout
+        told = subprocess.run(
+            [httpd._binary, "-f", str(httpd.root / "server.conf"), "-V"],
+            capture_output=True,
+            text=True,
+        ).stdout
     assert f"Server MPM:     {mpm}" in told
     assert httpd.version.startswith("Apache/2")
 
@@ -100,8 +107,16 @@ def test_mod_php_says_hello(pages):
 
 
 def test_nginx_serves_the_page_with_the_directives_counterparts(pages):
-    nginx = made(lambda: Nginx(document_root=pages, KeepAlive=True, KeepAliveTimeout=3,
-                               MaxKeepAliveRequests=2, MaxRequestWorkers=400, workers=1))
+    nginx = made(
+        lambda: Nginx(
+            document_root=pages,
+            KeepAlive=True,
+            KeepAliveTimeout=3,
+            MaxKeepAliveRequests=2,
+            MaxRequestWorkers=400,
+            workers=1,
+        )
+    )
     with nginx:
         host = nginx.url.removeprefix("http://")
         connection = http.client.HTTPConnection(host, timeout=5)
@@ -137,7 +152,7 @@ def test_a_refused_directive_is_told_in_httpds_words(pages):
     httpd = made(lambda: Httpd("prefork", document_root=pages, ThreadsPerChild=25))
     with pytest.raises(RivalFailed, match="Invalid command 'ThreadsPerChild'"):
         httpd.start()
-    assert not rivals.members(httpd.pid)
+    assert not reference_servers.members(httpd.pid)
 
 
 def test_a_child_that_ignores_term_is_killed(pages, monkeypatch):
@@ -147,31 +162,36 @@ def test_a_child_that_ignores_term_is_killed(pages, monkeypatch):
     os.kill(httpd.pid, signal.SIGSTOP)  # it will not hear TERM
     group = httpd.processes()
     httpd.stop()
-    assert not any(pid in rivals.members(httpd.pid) for pid in group)
+    assert not any(pid in reference_servers.members(httpd.pid) for pid in group)
 
 
 def test_a_killed_interpreter_leaves_no_rival(pages):
     made(lambda: Httpd("event", document_root=pages))
     program = (
-        "import time\nfrom mpmkit.measure.rivals import Httpd\n"
+        "import time\nfrom mpmkit.measure.reference_servers import Httpd\n"
         f"httpd = Httpd('event', document_root={str(pages)!r}).start()\n"
-        "print(httpd.pid, httpd.root, flush=True)\ntime.sleep(60)\n")
+        "print(httpd.pid, httpd.root, flush=True)\ntime.sleep(60)\n"
+    )
     root = Path(__file__).resolve().parent.parent
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True,
-                             env={**os.environ, "PYTHONPATH": str(root)})
+    child = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
     with child:
         pid, directory = child.stdout.readline().split()
-        assert rivals.members(int(pid))
+        assert reference_servers.members(int(pid))
         child.kill()
     deadline = time.monotonic() + 8
-    while rivals.members(int(pid)) and time.monotonic() < deadline:
+    while reference_servers.members(int(pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not rivals.members(int(pid))
+    assert not reference_servers.members(int(pid))
     subprocess.run(["rm", "-rf", directory], check=True)  # nobody was left to remove it
 
 
 def test_a_missing_program_is_named_with_its_package(pages, monkeypatch):
-    monkeypatch.setattr(rivals.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(reference_servers.shutil, "which", lambda *_, **__: None)
     with pytest.raises(NotInstalled, match=r"Apache httpd .* is not installed; apt install"):
         Httpd("event", document_root=pages)
     with pytest.raises(NotInstalled, match="nginx is not installed; apt install"):
@@ -208,30 +228,44 @@ def test_a_document_root_closed_to_the_rivals_user_is_served_all_the_same(tmp_pa
         assert get(httpd.url).content == PAGE
 
 
-@pytest.mark.parametrize(("name", "value", "line"), [
-    ("KeepAlive", True, "KeepAlive On"),
-    ("KeepAlive", False, "KeepAlive Off"),
-    ("KeepAliveTimeout", 0.5, "KeepAliveTimeout 500ms"),
-    ("KeepAliveTimeout", 5.0, "KeepAliveTimeout 5"),
-    ("AsyncRequestWorkerFactor", 1.5, "AsyncRequestWorkerFactor 1.5"),
-    ("MaxRequestWorkers", 400, "MaxRequestWorkers 400"),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("KeepAlive", True, "KeepAlive On"),
+        ("KeepAlive", False, "KeepAlive Off"),
+        ("KeepAliveTimeout", 0.5, "KeepAliveTimeout 500ms"),
+        ("KeepAliveTimeout", 5.0, "KeepAliveTimeout 5"),
+        ("AsyncRequestWorkerFactor", 1.5, "AsyncRequestWorkerFactor 1.5"),
+        ("MaxRequestWorkers", 400, "MaxRequestWorkers 400"),
+    ],
+)
 def test_directives_are_written_as_httpd_reads_them(name, value, line):
-    assert rivals.directive_lines({name: value}) == [line]
+    assert reference_servers.directive_lines({name: value}) == [line]
 
 
 def test_repeated_and_absent_directives():
-    assert rivals.directive_lines({"AddType": ["a .b", "c .d"], "Timeout": None}) == [
-        "AddType a .b", "AddType c .d"]
+    assert reference_servers.directive_lines({"AddType": ["a .b", "c .d"], "Timeout": None}) == [
+        "AddType a .b",
+        "AddType c .d",
+    ]
 
 
-@pytest.mark.parametrize(("value", "told"), [
-    (5, "5000ms"), ("5", "5000ms"), (0.5, "500ms"), ("500ms", "500ms"), ("2min", "120000ms"),
-    ("1h", "3600000ms"), ("3s", "3000ms")])
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (5, "5000ms"),
+        ("5", "5000ms"),
+        (0.5, "500ms"),
+        ("500ms", "500ms"),
+        ("2min", "120000ms"),
+        ("1h", "3600000ms"),
+        ("3s", "3000ms"),
+    ],
+)
 def test_durations_for_nginx(value, told):
-    assert rivals.nginx_seconds(value) == told
+    assert reference_servers.nginx_seconds(value) == told
 
 
 def test_a_duration_nginx_could_not_read():
     with pytest.raises(ValueError, match="is not a duration"):
-        rivals.nginx_seconds("soon")
+        reference_servers.nginx_seconds("soon")

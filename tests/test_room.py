@@ -9,14 +9,20 @@ import pytest
 from servers import alive, poll_until
 
 import mpmkit
-from mpmkit.directives import SPECS, DirectiveError
-from mpmkit.lab import room as rooms
+from mpmkit.config.directives import SPECS, DirectiveError
+from mpmkit.lab import control_room as rooms
+from mpmkit.lab.control_room import Room
 from mpmkit.lab.panel import GONE, Panel, control_room
-from mpmkit.lab.room import Room
 from mpmkit.launcher import LaunchError
 
-SMALL = {"StartServers": 1, "ThreadsPerChild": 4, "MinSpareThreads": 2, "MaxSpareThreads": 8,
-         "MaxRequestWorkers": 16, "ServerLimit": 4}
+SMALL = {
+    "StartServers": 1,
+    "ThreadsPerChild": 4,
+    "MinSpareThreads": 2,
+    "MaxSpareThreads": 8,
+    "MaxRequestWorkers": 16,
+    "ServerLimit": 4,
+}
 
 
 def field(room: Room, name: str) -> rooms.Field:
@@ -43,7 +49,8 @@ def test_a_number_that_httpd_corrects_shows_its_message():
         one = field(room, "ThreadsPerChild")
         assert one.value == "100" and one.effective == "64"
         assert one.advice == (
-            "AH00507: ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is used",)
+            "AH00507: ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is used",
+        )
         assert field(room, "MaxRequestWorkers").advice[0].startswith("AH00513")
         room.set("ThreadsPerChild", None)
         assert not field(room, "ThreadsPerChild").advice
@@ -51,14 +58,20 @@ def test_a_number_that_httpd_corrects_shows_its_message():
 
 def test_a_word_that_httpd_reads_as_another_number_is_told():
     with Room("worker") as room:
-        for name, word, number in (("Timeout", "1m", "1"), ("MaxKeepAliveRequests", "lots", "0"),
-                                   ("MaxConnectionsPerChild", "1e4", "1")):
+        for name, word, number in (
+            ("Timeout", "1m", "1"),
+            ("MaxKeepAliveRequests", "lots", "0"),
+            ("MaxConnectionsPerChild", "1e4", "1"),
+        ):
             room.set(name, word)
             one = field(room, name)
             assert one.advice == (f'"{word}" is no whole number: httpd reads {number}',)
             assert one.effective == number and not one.refused
         room.set("ThreadsPerChild", "few")  # it corrects what it has read
-        assert [said[:8] for said in field(room, "ThreadsPerChild").advice] == ['"few" is', "AH00312:"]
+        assert [said[:8] for said in field(room, "ThreadsPerChild").advice] == [
+            '"few" is',
+            "AH00312:",
+        ]
         for word in ("60", " 7 ", "-0", "+3"):
             room.set("Timeout", word)
             assert not field(room, "Timeout").advice
@@ -97,8 +110,10 @@ def test_a_room_from_start_to_stop(mpm):
         room.crowd_size(3)
         room.start()
         children = room.server.processes()
-        poll_until(lambda: room.snapshot().get("figures", {}).get("keep_alive") == 3,
-                   what=lambda: str(room.snapshot().get("figures")))
+        poll_until(
+            lambda: room.snapshot().get("figures", {}).get("keep_alive") == 3,
+            what=lambda: str(room.snapshot().get("figures")),
+        )
         frame = room.snapshot()
         assert frame["mpm"] == mpm and frames[-1]["rows"]
         assert all(len(row[5]) == frame["threads"] for row in frame["rows"])
@@ -154,8 +169,15 @@ def test_all_of_the_form_reaches_the_server():
     """An open loop of a mix, idle holders and slow readers beside it: each is seen on the server."""
     with Room("event", **SMALL, KeepAliveTimeout=30) as room:
         room.start()
-        for name, value in {"path": "mix", "weight /slow.py": 5, "arrival": "poisson", "rate": 40,
-                            "users": 30, "keep_alive": 0.5, "idle_holders": 6}.items():
+        for name, value in {
+            "path": "mix",
+            "weight /slow.py": 5,
+            "arrival": "poisson",
+            "rate": 40,
+            "users": 30,
+            "keep_alive": 0.5,
+            "idle_holders": 6,
+        }.items():
             room.load_set(name, value)
         room.start_load()
         poll_until(lambda: (room.snapshot()["figures"]["keep_alive"] or 0) >= 6, 20)
@@ -165,10 +187,19 @@ def test_all_of_the_form_reaches_the_server():
         # closed loop of thirty users would ask for.
         assert room.snapshot()["figures"]["load_qps"] < 200
         assert "open loop: at random (Poisson)" in room.status()["load_more"]
-        room.start_load(path="/large.bin", arrival="closed", users=1, think_time=5, idle_holders=0,
-                        slow_readers=3)
-        poll_until(lambda: room.snapshot()["figures"]["writing"] >= 3, 20,
-                   what="slow readers hold up what writes to them")
+        room.start_load(
+            path="/large.bin",
+            arrival="closed",
+            users=1,
+            think_time=5,
+            idle_holders=0,
+            slow_readers=3,
+        )
+        poll_until(
+            lambda: room.snapshot()["figures"]["writing"] >= 3,
+            20,
+            what="slow readers hold up what writes to them",
+        )
         room.stop_load()
         with pytest.raises(ValueError, match="rate: must be 1 to 50,000"):
             room.start_load(arrival="constant", rate="lots")
@@ -230,8 +261,12 @@ def test_callbacks_from_many_threads_do_not_corrupt_the_room():
         assert not failures
         # Not long: who is told `Connection: close` by a leaving child comes back when it has thought.
         room.crowd_size(2, 0.5)
-        poll_until(lambda: room.snapshot()["figures"]["keep_alive"] == 2, what=lambda: "\n".join(
-            map(str, [room.snapshot(), room._crowd.counts(), room._crowd.lost, room.server])))
+        poll_until(
+            lambda: room.snapshot()["figures"]["keep_alive"] == 2,
+            what=lambda: "\n".join(
+                map(str, [room.snapshot(), room._crowd.counts(), room._crowd.lost, room.server])
+            ),
+        )
 
 
 def test_two_starts_at_once_make_one_server():
@@ -280,13 +315,21 @@ def test_a_slider_sets_and_the_message_comes_back(panel):
     assert "ThreadsPerChild" not in {field["name"] for field in panel.fields}
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    ({"do": "reboot"}, "doesn't know 'reboot'"), ({}, "doesn't know"), ("start", "doesn't know"),
-    ({"do": "choose", "mpm": "threads"}, "not an MPM"),
-    ({"do": "set", "name": "Speed", "value": 1}, "no directive"),
-    ({"do": "crowd", "count": "many", "think": 1}, "many"),
-    ({"do": "crowd", "count": 1e6, "think": 1}, "0 to 2000"), ({"do": "set"}, "name"),
-    ({"do": "load_set", "name": "speed", "value": 1}, "no such field"), ({"do": "load_set"}, "name")])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"do": "reboot"}, "doesn't know 'reboot'"),
+        ({}, "doesn't know"),
+        ("start", "doesn't know"),
+        ({"do": "choose", "mpm": "threads"}, "not an MPM"),
+        ({"do": "set", "name": "Speed", "value": 1}, "no directive"),
+        ({"do": "crowd", "count": "many", "think": 1}, "many"),
+        ({"do": "crowd", "count": 1e6, "think": 1}, "0 to 2000"),
+        ({"do": "set"}, "name"),
+        ({"do": "load_set", "name": "speed", "value": 1}, "no such field"),
+        ({"do": "load_set"}, "name"),
+    ],
+)
 def test_nonsense_from_a_browser_is_a_message(panel, content, said):
     panel._told(panel, content, [])
     assert said in panel.message
@@ -331,8 +374,15 @@ def test_fields_changed_one_after_the_other_all_reach_a_running_load(panel):
     # And Stop is the last word, though a change is under way
     tell(panel, do="load_set", name="rate", value="50")
     tell(panel, do="unload")
-    poll_until(lambda: not [thread for thread in threading.enumerate()
-                            if thread.name in ("mpmkit-renew_load", "mpmkit-stop_load")])
+    poll_until(
+        lambda: (
+            not [
+                thread
+                for thread in threading.enumerate()
+                if thread.name in ("mpmkit-renew_load", "mpmkit-stop_load")
+            ]
+        )
+    )
     assert not panel.room.loading and not panel.status["loading"]
 
 

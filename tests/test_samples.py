@@ -10,7 +10,7 @@ from collections import defaultdict
 import pytest
 from servers import Client, get, poll_until, serving, take_errors, write
 
-from mpmkit.serve import SAMPLES
+from mpmkit.cli.serve import SAMPLES
 
 CLIENTS = 6
 
@@ -19,10 +19,21 @@ def one_pool(mpm):
     """CLIENTS + 2 workers: as many processes, or the threads of one."""
     count = CLIENTS + 2
     if mpm == "prefork":
-        return {"StartServers": count, "MinSpareServers": count, "MaxSpareServers": count + 1,
-                "MaxRequestWorkers": count, "ServerLimit": count}
-    return {"StartServers": 1, "ThreadsPerChild": count, "ThreadLimit": count, "ServerLimit": 2,
-            "MaxRequestWorkers": count, "MinSpareThreads": 1}
+        return {
+            "StartServers": count,
+            "MinSpareServers": count,
+            "MaxSpareServers": count + 1,
+            "MaxRequestWorkers": count,
+            "ServerLimit": count,
+        }
+    return {
+        "StartServers": 1,
+        "ThreadsPerChild": count,
+        "ThreadLimit": count,
+        "ServerLimit": 2,
+        "MaxRequestWorkers": count,
+        "MinSpareThreads": 1,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +85,9 @@ def test_a_crash_takes_one_client_or_a_whole_child(mpm, tmp_path):
     """Six others are being served: prefork cuts none of them, worker and event all six. Then the parent
     replaces the child."""
     gate = tmp_path / "gate"
-    write(tmp_path / "root" / "hold.py", f"""
+    write(
+        tmp_path / "root" / "hold.py",
+        f"""
 import os, time
 def application(environ, start_response):
     end = time.monotonic() + 20
@@ -82,7 +95,8 @@ def application(environ, start_response):
         time.sleep(0.01)
     start_response("200 OK", [("Content-Length", "4")])
     return [b"held"]
-""")
+""",
+    )
     shutil.copy(os.path.join(SAMPLES, "crash.py"), tmp_path / "root")
     with serving(mpm, document_root=tmp_path / "root", **one_pool(mpm)) as server:
         others = [Client(server) for _ in range(CLIENTS)]
@@ -92,7 +106,9 @@ def application(environ, start_response):
             poll_until(lambda: "".join(server.scoreboard().letters.values()).count("W") == CLIENTS)
             with Client(server) as crasher:
                 crasher.send(b"GET /crash.py?now HTTP/1.1\r\nHost: x\r\n\r\n")
-                assert crasher.until_closed() == b"", "the one that asked gets nothing under any MPM"
+                assert crasher.until_closed() == b"", (
+                    "the one that asked gets nothing under any MPM"
+                )
             gate.touch()
             cut = sum(other.until_closed() == b"" for other in others)
         finally:

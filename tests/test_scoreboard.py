@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import assert_quiet, get, serving
 
-from mpmkit.directives import check, from_keywords
+from mpmkit.config.directives import check, from_keywords
 from mpmkit.http.messages import text_field
-from mpmkit.scoreboard import CLIENT, PROTOCOL, REQUEST, Scoreboard
-from mpmkit.states import BUSY_READ, BUSY_WRITE, DEAD, GRACEFUL, LETTERS, READY, STARTING
+from mpmkit.policy.states import BUSY_READ, BUSY_WRITE, DEAD, GRACEFUL, LETTERS, READY, STARTING
+from mpmkit.server.scoreboard import CLIENT, PROTOCOL, REQUEST, Scoreboard
 
 SMALL = {"ServerLimit": 4, "ThreadLimit": 5, "ThreadsPerChild": 3, "MaxRequestWorkers": 9}
 
@@ -54,8 +54,11 @@ def test_prefork_has_one_thread_a_process():
     board.close()
 
 
-@given(st.dictionaries(st.tuples(st.integers(0, 3), st.integers(0, 4)),
-                       st.integers(0, len(LETTERS) - 1)))
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(0, 3), st.integers(0, 4)), st.integers(0, len(LETTERS) - 1)
+    )
+)
 @settings(max_examples=50)
 def test_each_thread_has_a_byte_of_its_own(wanted):
     board = Scoreboard(directives())
@@ -80,7 +83,12 @@ def test_birth_and_death_of_a_process(board):
     process.connections(9, 1, 5, 2)
     row = board.snapshot().processes[1]
     assert (row.quiescing, row.not_accepting) == (1, 1)
-    assert (row.connections, row.write_completion, row.keep_alive, row.lingering_close) == (9, 1, 5, 2)
+    assert (row.connections, row.write_completion, row.keep_alive, row.lingering_close) == (
+        9,
+        1,
+        5,
+        2,
+    )
     assert board.snapshot().processes[0].connections == 0
     board.died(1)
     assert states(board) == ["....."] * 4
@@ -94,7 +102,13 @@ def test_a_new_child_finds_no_trace_of_the_last(board):
     board.process(2).connections(1, 2, 3, 4)
     board.born(2, 2, 1)
     row = board.snapshot().processes[2]
-    assert (row.pid, row.generation, row.quiescing, row.connections, row.keep_alive) == (2, 1, 0, 0, 0)
+    assert (row.pid, row.generation, row.quiescing, row.connections, row.keep_alive) == (
+        2,
+        1,
+        0,
+        0,
+        0,
+    )
 
 
 def test_only_some_states_are_changed(board):

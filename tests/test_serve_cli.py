@@ -41,9 +41,12 @@ sys.exit(main(sys.argv[1:]))
 def witnessed(*args: str) -> tuple[int, str, list[str]]:
     """(exit status, standard output, lines of standard error) of a command that ends by itself."""
     result = subprocess.run(
-        [sys.executable, "-c", WITNESS, *args], capture_output=True, text=True, timeout=20,
+        [sys.executable, "-c", WITNESS, *args],
+        capture_output=True,
+        text=True,
+        timeout=20,
         env=environment(),
-    )  # fmt: skip
+    )
     return result.returncode, result.stdout, result.stderr.splitlines()
 
 
@@ -76,8 +79,10 @@ def test_the_witness_sees_a_fork():
     """Or the tests below, which see none, would say nothing."""
     process = subprocess.Popen(
         [sys.executable, "-c", WITNESS, "serve", "prefork", "--port", "0", "-c", "StartServers 2"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
     assert process.stdout.readline().startswith(b"ready ")
     process.terminate()
     _, err = process.communicate(timeout=20)
@@ -208,7 +213,9 @@ def test_every_error_of_a_file_is_told_a_line_each(tmp_path):
     file = conf(tmp_path, "Nonsense 1", "KeepAliveTimeout never", "ThreadsPerChild 3")
     status, out, err = witnessed("serve", "prefork", "-f", file, "--port", "0")
     assert (status, out) == (1, "")
-    assert [line.split(":")[2] for line in err if line.startswith(f"mpmkit: {file}:")] == list("123")
+    assert [line.split(":")[2] for line in err if line.startswith(f"mpmkit: {file}:")] == list(
+        "123"
+    )
 
 
 def test_a_file_that_loads_two_mpms_is_refused(tmp_path):

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpmkit.directives import MPMS, Directives, check, from_keywords
-from mpmkit.maintenance import (
+from mpmkit.config.directives import MPMS, Directives, check, from_keywords
+from mpmkit.policy.maintenance import (
     DECISIONS,
     ENOUGH,
     TOO_FEW,
@@ -26,8 +26,8 @@ from mpmkit.maintenance import (
     look,
     plan,
 )
-from mpmkit.simulator import Simulation, simulate
-from mpmkit.states import DEAD, GRACEFUL, numbers
+from mpmkit.policy.simulator import Simulation, simulate
+from mpmkit.policy.states import DEAD, GRACEFUL, numbers
 
 TIMELINES = Path(__file__).parent / "data" / "timelines"
 
@@ -274,9 +274,7 @@ def test_to_frame():
 
 
 def test_pandas_is_imported_for_a_frame_and_for_nothing_else():
-    code = (
-        "import sys, mpmkit.simulator as s; s.simulate('event'); sys.exit('pandas' in sys.modules)"
-    )
+    code = "import sys, mpmkit.policy.simulator as s; s.simulate('event'); sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -300,9 +298,18 @@ def scoreboards(mpm: str) -> list[tuple[float, int, Snapshot]]:
             row = states[slot * threads : (slot + 1) * threads]
             here = any(row)
             leaving = here and (GRACEFUL in row or (threads > 1 and DEAD in row))
-            rows.append(ProcessRow(slot, pid=100 + slot if here else 0, states=row,
-                                   quiescing=int(leaving), generation=0 if leaving else 1))
-        while mpm == "event" and len(rows) < SMALL["ServerLimit"]:  # slots above the limit: not shown
+            rows.append(
+                ProcessRow(
+                    slot,
+                    pid=100 + slot if here else 0,
+                    states=row,
+                    quiescing=int(leaving),
+                    generation=0 if leaving else 1,
+                )
+            )
+        while (
+            mpm == "event" and len(rows) < SMALL["ServerLimit"]
+        ):  # slots above the limit: not shown
             rows.append(ProcessRow(len(rows), states=bytes(threads)))
         found.append((float(m[1]), int(m[3]), Snapshot(len(rows), threads, 1, 0.0, tuple(rows))))
     return found
@@ -328,8 +335,14 @@ def test_after_a_graceful_restart_httpds_parent_and_ours_leave_the_pool_alone(mp
 # ---------------------------------------------------------------- parked clients
 
 
-ONE_CHILD = {"StartServers": 1, "ThreadsPerChild": 4, "MinSpareThreads": 1, "MaxSpareThreads": 99,
-             "MaxRequestWorkers": 4, "ServerLimit": 1}  # fmt: skip
+ONE_CHILD = {
+    "StartServers": 1,
+    "ThreadsPerChild": 4,
+    "MinSpareThreads": 1,
+    "MaxSpareThreads": 99,
+    "MaxRequestWorkers": 4,
+    "ServerLimit": 1,
+}
 
 
 @pytest.mark.parametrize("line", (TIMELINES / "event-asyncfactor.txt").read_text().splitlines())
@@ -362,8 +375,18 @@ def test_a_child_of_event_that_is_full_of_parked_clients_does_not_count_as_idle(
 
 
 def test_parked_clients_of_a_child_that_leaves_come_back_to_the_others():
-    run = simulate("event", parked=6, seconds=6, leaving=3, StartServers=4, ThreadsPerChild=4,
-                   MinSpareThreads=1, MaxSpareThreads=6, ServerLimit=12, MaxRequestWorkers=16)
+    run = simulate(
+        "event",
+        parked=6,
+        seconds=6,
+        leaving=3,
+        StartServers=4,
+        ThreadsPerChild=4,
+        MinSpareThreads=1,
+        MaxSpareThreads=6,
+        ServerLimit=12,
+        MaxRequestWorkers=16,
+    )
     assert TOO_MANY in run.column("decision")
     assert run.column("parked") == [6] * len(run)
 

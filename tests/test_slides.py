@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mpmkit.lab import slides
-from mpmkit.lab.render import find_browser
+from docs._tools import slides
+from docs._tools.render import find_browser
 
 RENDERED = Path(__file__).resolve().parent.parent / "notebooks" / "rendered"
 
@@ -17,15 +17,18 @@ def cell(kind: str, source: str, **metadata) -> dict:
     return {"cell_type": kind, "source": source, "metadata": metadata, "outputs": []}
 
 
-@pytest.mark.parametrize("given, place", [
-    (cell("markdown", "## A heading\n\ntext"), "slide"),
-    (cell("markdown", "A sentence. # no heading"), "subslide"),
-    (cell("code", "import time\nfrom mpmkit import lab"), "skip"),
-    (cell("code", "import time\ntime.sleep(1)"), "-"),
-    (cell("code", "%matplotlib inline"), "-"),
-    (cell("code", ""), "-"),
-    (cell("markdown", "# A heading", slideshow={"slide_type": "notes"}), "notes"),
-])
+@pytest.mark.parametrize(
+    "given, place",
+    [
+        (cell("markdown", "## A heading\n\ntext"), "slide"),
+        (cell("markdown", "A sentence. # no heading"), "subslide"),
+        (cell("code", "import time\nfrom mpmkit import lab"), "skip"),
+        (cell("code", "import time\ntime.sleep(1)"), "-"),
+        (cell("code", "%matplotlib inline"), "-"),
+        (cell("code", ""), "-"),
+        (cell("markdown", "# A heading", slideshow={"slide_type": "notes"}), "notes"),
+    ],
+)
 def test_a_cell_has_its_place(given, place):
     assert slides.slide_type(given) == place
 
@@ -42,8 +45,15 @@ def test_a_figure_under_much_code_gets_a_slide_of_its_own():
     def place_after(lines: int) -> str:
         figure = cell("code", "plot()")
         figure["outputs"] = [{"data": {"image/png": "iVBORw0K"}}]
-        book = slides.mark({"cells": [cell("markdown", "# Heading"),
-                                      cell("code", "\n".join(["x = 1"] * lines)), figure]})
+        book = slides.mark(
+            {
+                "cells": [
+                    cell("markdown", "# Heading"),
+                    cell("code", "\n".join(["x = 1"] * lines)),
+                    figure,
+                ]
+            }
+        )
         return book["cells"][-1]["metadata"]["slideshow"]["slide_type"]
 
     assert (place_after(slides.ROOM), place_after(slides.ROOM + 1)) == ("-", "subslide")
@@ -75,8 +85,9 @@ def test_a_deck_shows_without_a_network(tmp_path):
         pytest.skip("npm could not fetch reveal.js: no network")
     path = slides.write(RENDERED / "01-prefork.ipynb", tmp_path, scripts)
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=program,
-                                          args=["--no-sandbox", "--disable-gpu"])
+        chromium = driver.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
+        )
         page = chromium.new_page(viewport={"width": 1280, "height": 720})
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
@@ -89,8 +100,10 @@ def test_a_deck_shows_without_a_network(tmp_path):
         page.wait_for_selector(f"{shown} h2")
         assert "The pool breathes" in page.locator(f"{shown} h2").inner_text()
         # No line of code is cut off at the right, on any slide.
-        cut = page.evaluate("[...document.querySelectorAll('section pre')].filter("
-                            "pre => pre.scrollWidth > pre.clientWidth + 1).map(pre => pre.innerText)")
+        cut = page.evaluate(
+            "[...document.querySelectorAll('section pre')].filter("
+            "pre => pre.scrollWidth > pre.clientWidth + 1).map(pre => pre.innerText)"
+        )
         assert not cut, cut[0]
         assert asked and not [url for url in asked if not url.startswith(("file:", "data:"))]
         chromium.close()

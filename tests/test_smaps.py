@@ -46,8 +46,9 @@ def test_a_recorded_process_adds_up(name):
 
 def test_a_thread_has_a_stack(name):
     mappings = list(smaps._mappings(text(name)))
-    kinds = [smaps.kind_of(one, before)
-             for one, before in zip(mappings, [None, *mappings], strict=False)]
+    kinds = [
+        smaps.kind_of(one, before) for one, before in zip(mappings, [None, *mappings], strict=False)
+    ]
     assert kinds.count("stacks") == STACKS[name]
     assert kinds.count("heap") == 1 and "shm" in kinds
     for one, kind in zip(mappings, kinds, strict=True):
@@ -114,7 +115,8 @@ def test_kinds_of_mappings():
     """An arena of malloc (its reserve is above it) is anonymous; what a guard stands below, and what
     has guard pages of its own (gu), is a stack."""
     assert parse_smaps(MADE) == Memory(
-        pss=150, uss=133, rss=193, swap=7, code=10, heap=90, anonymous=13, stacks=36, shm=1)
+        pss=150, uss=133, rss=193, swap=7, code=10, heap=90, anonymous=13, stacks=36, shm=1
+    )
 
 
 def test_a_process_that_has_ended_has_no_memory():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mpmkit import states
-from mpmkit.directives import MPMS
-from mpmkit.maintenance import ProcessRow
+from mpmkit.config.directives import MPMS
+from mpmkit.policy import states
+from mpmkit.policy.maintenance import ProcessRow
 
 NUMBERS = range(len(states.LETTERS))
 

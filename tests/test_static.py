@@ -27,7 +27,7 @@ from servers import (
 )
 
 import mpmkit
-from mpmkit.directives import check, from_keywords
+from mpmkit.config.directives import check, from_keywords
 from mpmkit.handlers.static import (
     DEFAULTS,
     MAPPED_KEPT,
@@ -101,8 +101,9 @@ def test_names(server, path, body, kind):
     assert (reply.status, reply.body, reply["Content-Type"]) == (200, body, kind)
 
 
-@pytest.mark.parametrize("name, size", [
-    ("exactly.bin", SMALL), ("above.bin", SMALL + 1), ("big.bin", len(BIG))])
+@pytest.mark.parametrize(
+    "name, size", [("exactly.bin", SMALL), ("above.bin", SMALL + 1), ("big.bin", len(BIG))]
+)
 def test_large_files_arrive_whole(server, name, size):
     with Client(server) as client:
         for _ in range(2):
@@ -114,15 +115,21 @@ def test_large_files_arrive_whole(server, name, size):
 
 
 # The three ways to send a large file.
-WAYS = [{"EnableMMAP": "Off"}, {"EnableSendfile": "On"}, {"EnableMMAP": "On", "EnableSendfile": "Off"}]
+WAYS = [
+    {"EnableMMAP": "Off"},
+    {"EnableSendfile": "On"},
+    {"EnableMMAP": "On", "EnableSendfile": "Off"},
+]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=["read", "sendfile", "mapped"])
 def test_a_slow_reader_gets_every_byte(mpm, document_root, way):
     """A narrow window and requests in a row: the answer takes many turns to send."""
     # Left to itself the kernel widens its buffer, up to where it takes the whole file at once.
-    with serving(mpm, document_root=document_root, SendBufferSize=65536, **way) as server, \
-            Client(server, receive_buffer=4096) as client:
+    with (
+        serving(mpm, document_root=document_root, SendBufferSize=65536, **way) as server,
+        Client(server, receive_buffer=4096) as client,
+    ):
         if way == WAYS[2]:
             get_until_mapped(server, client, "/big.bin")
         for _ in range(2):
@@ -142,8 +149,10 @@ def test_a_reader_that_leaves_leaves_nothing_open(mpm, document_root, way):
                 if number % 2:
                     assert client.receive()
         most = len(server.processes()) if way == WAYS[2] else 0
-        poll_until(lambda: len(open_files(server, "big.bin")) <= most,
-                   what=lambda: f"open: {open_files(server, 'big.bin')}")
+        poll_until(
+            lambda: len(open_files(server, "big.bin")) <= most,
+            what=lambda: f"open: {open_files(server, 'big.bin')}",
+        )
 
 
 def test_a_body_that_breaks_off_leaves_nothing_open(mpm, document_root):
@@ -176,12 +185,16 @@ def open_files(server, name: str) -> list[str]:
 
 def mapped(server, name: str) -> list[int]:
     """The server's processes that have a file of that name mapped."""
-    return [pid for pid in server.processes()
-            if re.search(rf"/{re.escape(name)}$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE)]
+    return [
+        pid
+        for pid in server.processes()
+        if re.search(rf"/{re.escape(name)}$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE)
+    ]
 
 
 def get_until_mapped(server, client: Client, path: str) -> None:
     """A file is mapped for its second reader, once a second has passed since its last change."""
+
     def got() -> bool:
         assert client.get(path).status == 200
         return bool(mapped(server, path.lstrip("/")))
@@ -239,7 +252,7 @@ def test_a_change_of_a_mapped_file_is_seen_at_once(server, document_root, change
             case "replaced":
                 write(document_root / "new.tmp", new).rename(path)
             case "longer":
-                new = BIG[: 100_000] + b"more"
+                new = BIG[:100_000] + b"more"
                 with open(path, "ab") as file:
                     file.write(b"more")
             case "removed":
@@ -311,8 +324,10 @@ def test_a_large_file_takes_no_memory(mpm, document_root, sendfile):
                 client.get("/big.bin")
             before = {pid: peak(pid) for pid in server.processes()}
             with Client(server) as client:
-                client.send(f"GET /huge.bin HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-                            f"Range: bytes={start}-{start + count - 1}\r\n\r\n".encode())
+                client.send(
+                    f"GET /huge.bin HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                    f"Range: bytes={start}-{start + count - 1}\r\n\r\n".encode()
+                )
                 client.sock.settimeout(20)
                 buffer = memoryview(bytearray(1 << 20))
                 got, begin = 0, b""
@@ -646,8 +661,11 @@ def test_ranges_are_those_asked_for(asked, size):
     wanted = set()
     for one in asked:
         first, _, last = one.partition("-")
-        positions = range(int(first), int(last) + 1 if last else size) if first else \
-            range(max(0, size - int(last)), size)
+        positions = (
+            range(int(first), int(last) + 1 if last else size)
+            if first
+            else range(max(0, size - int(last)), size)
+        )
         wanted |= set(positions) & set(range(size))
     ranges = parse_ranges(("bytes=" + ", ".join(asked)).encode(), size)
     if ranges is None:
@@ -673,7 +691,9 @@ def test_too_many_ranges_are_ignored():
     many = ",".join(f"{i}-{i}" for i in range(0, 2 * DEFAULTS.ranges + 2, 2))
     assert parse_ranges(b"bytes=" + many.encode(), 10_000) is None
     assert parse_ranges(b"bytes=" + b",".join([b"0-"] * 100), 10_000) is None
-    assert parse_ranges(b"bytes=" + b",".join(b"%d-%d" % (i, i) for i in range(90, 0, -2)), 99) is None
+    assert (
+        parse_ranges(b"bytes=" + b",".join(b"%d-%d" % (i, i) for i in range(90, 0, -2)), 99) is None
+    )
 
 
 def test_a_directory_s_name_is_quoted_in_a_redirect(server, document_root):
@@ -727,8 +747,12 @@ def test_no_etag(tmp_path):
     files = files_with(tmp_path, FileETag="None")
     response = answer(files, "/file.txt")
     assert response.status == 200 and b"ETag" not in response.fields
-    for line, status in [('If-None-Match: ""', 200), ("If-None-Match:", 200),
-                         ('If-Match: "x"', 412), ("If-Match: *", 200)]:
+    for line, status in [
+        ('If-None-Match: ""', 200),
+        ("If-None-Match:", 200),
+        ('If-Match: "x"', 412),
+        ("If-Match: *", 200),
+    ]:
         assert answer(files, "/file.txt", line).status == status, line
 
 
@@ -758,15 +782,23 @@ def test_a_date_tells_no_version_of_a_file_that_has_just_changed(tmp_path):
 
 
 def test_types_config(mpm, tmp_path):
-    table = write(tmp_path / "mime.types", "# a table\ntext/x-lab  lab LAB2 # these\n\nimage/none\n"
-                  "text/x-other html\n")
+    table = write(
+        tmp_path / "mime.types",
+        "# a table\ntext/x-lab  lab LAB2 # these\n\nimage/none\ntext/x-other html\n",
+    )
     root = tmp_path / "root"
     for name in ("a.lab", "b.lab2", "c.html", "d.css", "e.lab3"):
         write(root / name, "x")
-    with serving(mpm, document_root=root, TypesConfig=str(table), AddType="text/x-mine .lab3") as server:
-        for name, media_type in [("a.lab", "text/x-lab"), ("b.lab2", "text/x-lab"),
-                                 ("c.html", "text/x-other"), ("d.css", "text/css"),
-                                 ("e.lab3", "text/x-mine")]:
+    with serving(
+        mpm, document_root=root, TypesConfig=str(table), AddType="text/x-mine .lab3"
+    ) as server:
+        for name, media_type in [
+            ("a.lab", "text/x-lab"),
+            ("b.lab2", "text/x-lab"),
+            ("c.html", "text/x-other"),
+            ("d.css", "text/css"),
+            ("e.lab3", "text/x-mine"),
+        ]:
             assert get(server, f"/{name}")["Content-Type"] == media_type
 
 

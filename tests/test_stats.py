@@ -43,10 +43,13 @@ def test_few_rounds_promise_less_than_95_percent():
 @pytest.mark.parametrize("rounds", [3, 5, 7, 8, 11, 20])
 def test_the_interval_holds_the_true_median_as_often_as_it_says(rounds):
     source, tries = random.Random(7), 2000
-    for draw, true in ((lambda: source.lognormvariate(0, 0.3), 1.0),
-                       (lambda: source.paretovariate(3), 2 ** (1 / 3))):
-        hits = sum(not stats.median([draw() for _ in range(rounds)]).excludes(true)
-                   for _ in range(tries))
+    for draw, true in (
+        (lambda: source.lognormvariate(0, 0.3), 1.0),
+        (lambda: source.paretovariate(3), 2 ** (1 / 3)),
+    ):
+        hits = sum(
+            not stats.median([draw() for _ in range(rounds)]).excludes(true) for _ in range(tries)
+        )
         # 2,000 tries know such a share to +-2%, as good as ever.
         assert hits / tries >= stats.level(rounds) - 0.02
 
@@ -82,7 +85,9 @@ def test_a_slow_minute_that_meets_all_is_no_difference():
 
 
 @QUICK
-@given(st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(1, 5), min_size=3, max_size=6)))
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(1, 5), min_size=3, max_size=6))
+)
 def test_probabilities_of_orders_make_one(rounds):
     found = stats.orders(rounds)
     if len(rounds) < 2:
@@ -107,8 +112,9 @@ def test_the_chance_of_a_trend_is_kendalls():
     for rounds in (3, 4, 5, 6):
         scores = []
         for order in itertools.permutations(range(rounds)):
-            scores.append(abs(sum(math.copysign(1, b - a)
-                                  for a, b in itertools.combinations(order, 2))))
+            scores.append(
+                abs(sum(math.copysign(1, b - a) for a, b in itertools.combinations(order, 2)))
+            )
         for score in set(scores):
             expected = sum(other >= score for other in scores) / len(scores)
             assert stats._kendall(rounds, int(score)) == pytest.approx(expected)

@@ -15,10 +15,10 @@ from html.parser import HTMLParser
 import pytest
 from servers import DATA, SMALL, Client, get, poll_until, serving
 
-from mpmkit.directives import check, from_keywords
+from mpmkit.config.directives import check, from_keywords
 from mpmkit.handlers.status import Status, built, cpu_of, g, spoken
 from mpmkit.handlers.status_page import size
-from mpmkit.scoreboard import Scoreboard
+from mpmkit.server.scoreboard import Scoreboard
 
 RECORDED = DATA / "status"
 
@@ -127,16 +127,44 @@ class Exporter:
     as Go's ParseFloat takes them, the version's digits as a number, the scoreboard letter by letter."""
 
     STATES = {
-        "_": "idle", "S": "startup", "R": "read", "W": "reply", "K": "keepalive", "D": "dns",
-        "C": "closing", "L": "logging", "G": "graceful_stop", "I": "idle_cleanup", ".": "open_slot",
-    }  # fmt: skip
+        "_": "idle",
+        "S": "startup",
+        "R": "read",
+        "W": "reply",
+        "K": "keepalive",
+        "D": "dns",
+        "C": "closing",
+        "L": "logging",
+        "G": "graceful_stop",
+        "I": "idle_cleanup",
+        ".": "open_slot",
+    }
     NUMBERS = (
-        "Total Accesses", "Total kBytes", "Total Duration", "CPUUser", "CPUSystem",
-        "CPUChildrenUser", "CPUChildrenSystem", "CPULoad", "Uptime", "Load1", "Load5", "Load15",
-        "BusyWorkers", "IdleWorkers", "GracefulWorkers", "Processes", "Stopping", "ConnsTotal",
-        "ConnsAsyncWriting", "ConnsAsyncKeepAlive", "ConnsAsyncClosing", "ServerUptimeSeconds",
-        "ParentServerConfigGeneration", "ParentServerMPMGeneration",
-    )  # fmt: skip
+        "Total Accesses",
+        "Total kBytes",
+        "Total Duration",
+        "CPUUser",
+        "CPUSystem",
+        "CPUChildrenUser",
+        "CPUChildrenSystem",
+        "CPULoad",
+        "Uptime",
+        "Load1",
+        "Load5",
+        "Load15",
+        "BusyWorkers",
+        "IdleWorkers",
+        "GracefulWorkers",
+        "Processes",
+        "Stopping",
+        "ConnsTotal",
+        "ConnsAsyncWriting",
+        "ConnsAsyncKeepAlive",
+        "ConnsAsyncClosing",
+        "ServerUptimeSeconds",
+        "ParentServerConfigGeneration",
+        "ParentServerMPMGeneration",
+    )
 
     def __init__(self, text: str) -> None:
         self.numbers: dict[str, float] = {}
@@ -165,7 +193,9 @@ def test_an_exporter_finds_its_numbers(server, mpm):
     with Client(server) as half, Client(server) as parked:
         half.send(b"GET / HTTP/1.1\r\nHost: lab.example\r\n")
         assert parked.get().status == 200
-        poll_until(lambda: Exporter(auto(server)).scoreboard["read"] == 1, what="R for the half one")
+        poll_until(
+            lambda: Exporter(auto(server)).scoreboard["read"] == 1, what="R for the half one"
+        )
         seen = Exporter(auto(server))
     assert seen.mpm == mpm and seen.version > 0
     n = seen.numbers
@@ -173,7 +203,9 @@ def test_an_exporter_finds_its_numbers(server, mpm):
     assert 2900 < n["Total kBytes"] < 3700
     assert n["Uptime"] == n["ServerUptimeSeconds"]
     assert seen.scoreboard["reply"] >= 1  # this very request
-    busy = sum(seen.scoreboard[name] for name in ("read", "reply", "keepalive", "closing", "logging"))
+    busy = sum(
+        seen.scoreboard[name] for name in ("read", "reply", "keepalive", "closing", "logging")
+    )
     assert n["BusyWorkers"] == busy
     assert n["IdleWorkers"] == seen.scoreboard["idle"]
     if mpm == "event":
@@ -224,15 +256,21 @@ def test_the_scoreboard_of_the_launcher_agrees_with_the_page(server, mpm):
         half.send(b"GET / HTTP/1.1\r\nHost: lab.example\r\n")
         assert parked.get().status == 200
         letter = "_" if mpm == "event" else "K"
-        poll_until(lambda: server.scoreboard().count("R") == 1
-                   and (letter == "_" or server.scoreboard().count(letter) == 1))
+        poll_until(
+            lambda: (
+                server.scoreboard().count("R") == 1
+                and (letter == "_" or server.scoreboard().count(letter) == 1)
+            )
+        )
 
         def agree() -> bool:
             v, view = values(auto(server)), server.scoreboard()
             counts = view.counts
             # The page is served by a worker of its own, which is idle again when we look.
-            return (int(v["BusyWorkers"]), int(v["IdleWorkers"])) == (counts.busy + 1, counts.idle - 1) \
-                and len(v["Scoreboard"].strip()) >= len("".join(view.letters.values()))
+            return (int(v["BusyWorkers"]), int(v["IdleWorkers"])) == (
+                counts.busy + 1,
+                counts.idle - 1,
+            ) and len(v["Scoreboard"].strip()) >= len("".join(view.letters.values()))
 
         poll_until(agree, what="page and launcher agree")
     assert server.scoreboard().counts.processes == len(server.processes())
@@ -262,14 +300,20 @@ class Parts(HTMLParser):
 
 def labels(text: str) -> list[str]:
     """What the lines of the lists begin with: their words without the numbers."""
-    return [re.sub(r"[\d.]+.*", "", dt.partition(":")[0]).strip()
-            for tag, dt in Parts(text).parts if tag == "dt"]
+    return [
+        re.sub(r"[\d.]+.*", "", dt.partition(":")[0]).strip()
+        for tag, dt in Parts(text).parts
+        if tag == "dt"
+    ]
 
 
 def tables(text: str) -> list[str]:
     """Kinds of parts in order, and the columns of the tables: not the rows."""
-    return [tag if tag in ("h1", "pre") else word.strip()
-            for tag, word in Parts(text).parts if tag in ("h1", "pre", "th")]
+    return [
+        tag if tag in ("h1", "pre") else word.strip()
+        for tag, word in Parts(text).parts
+        if tag in ("h1", "pre", "th")
+    ]
 
 
 def rows(text: str) -> list[list[str]]:
@@ -297,7 +341,9 @@ def test_the_worker_table_says_who_asked_for_what(server, mpm):
         text = page(server)
         shown = [row for row in rows(text) if row[14] == "GET /big.txt?this-one HTTP/1.1"]
         assert shown, text
-        srv, pid, acc, mode, _cpu, ss, req, dur, conn, child, slot, client_, protocol, vhost, _ = shown[0]
+        srv, pid, acc, mode, _cpu, ss, req, dur, conn, child, slot, client_, protocol, vhost, _ = (
+            shown[0]
+        )
         assert re.fullmatch(r"\d+-0", srv) and int(pid) in server.processes()
         assert re.fullmatch(r"\d+/\d+/\d+", acc)
         assert mode in ("_L" if mpm == "event" else "KL")
@@ -325,9 +371,16 @@ def test_no_client_writes_markup_into_the_page(server):
     assert b"<script>" not in reply.body and b"&lt;script&gt;" in reply.body
 
 
-@pytest.mark.parametrize(("query", "header"), [
-    ("?refresh=5", "5"), ("?refresh", "10"), ("?refresh=0", "10"), ("?auto&refresh=3", "3"),
-    ("?auto", None)])
+@pytest.mark.parametrize(
+    ("query", "header"),
+    [
+        ("?refresh=5", "5"),
+        ("?refresh", "10"),
+        ("?refresh=0", "10"),
+        ("?auto&refresh=3", "3"),
+        ("?auto", None),
+    ],
+)
 def test_refresh(server, query, header):
     reply = get(server, f"/server-status{query}")
     assert reply.status == 200 and reply["Refresh"] == header
@@ -348,10 +401,16 @@ def test_old_generations_and_leaving_processes_are_told(mpm, document_root):
             half.send(b"GET /file.txt HTTP/1.1\r\nHost: lab.example\r\n")
             poll_until(lambda: server.scoreboard().count("R") == 1)
             server.graceful()
-            poll_until(lambda: "yes (old gen)" in page(server), what="a leaving process of the old gen")
+            poll_until(
+                lambda: "yes (old gen)" in page(server), what="a leaving process of the old gen"
+            )
             # The one that was seen may have been another, which had nothing to finish and is gone.
-            poll_until(lambda: int((v := values(auto(server)))["Stopping"]) >= 1
-                       and int(v["Processes"]) >= 3, what="it is counted, and so are the new ones")
+            poll_until(
+                lambda: (
+                    int((v := values(auto(server)))["Stopping"]) >= 1 and int(v["Processes"]) >= 3
+                ),
+                what="it is counted, and so are the new ones",
+            )
             # Its R is on the scoreboard and in no count: busy is the one that answers us.
             poll_until(lambda: values(auto(server))["BusyWorkers"] == " 1", what="one is busy")
             assert "R" in values(auto(server))["Scoreboard"]
@@ -378,24 +437,50 @@ def test_pages_asked_for_at_the_same_time(server):
 # --- Formats -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "text"), [
-    (0, "0"), (0.8, ".8"), (1 / 3, ".333333"), (1.666667, "1.66667"), (341.3333, "341.333"),
-    (3072, "3072"), (204.8, "204.8"), (12345.678, "12345.7"),
-    (160000512, "160001000"), (8e7, "80000000")])
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (0.8, ".8"),
+        (1 / 3, ".333333"),
+        (1.666667, "1.66667"),
+        (341.3333, "341.333"),
+        (3072, "3072"),
+        (204.8, "204.8"),
+        (12345.678, "12345.7"),
+        (160000512, "160001000"),
+        (8e7, "80000000"),
+    ],
+)
 def test_numbers_have_six_digits_and_no_leading_zero(number, text):
     assert g(number) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (0, ""), (1, " 1 second"), (61, " 1 minute 1 second"), (7200, " 2 hours"),
-    (93784, " 1 day 2 hours 3 minutes 4 seconds")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, ""),
+        (1, " 1 second"),
+        (61, " 1 minute 1 second"),
+        (7200, " 2 hours"),
+        (93784, " 1 day 2 hours 3 minutes 4 seconds"),
+    ],
+)
 def test_an_uptime_in_words(seconds, text):
     assert spoken(seconds) == text
 
 
-@pytest.mark.parametrize(("number", "text"), [
-    (0, "0 B"), (5119, "5119 B"), (5120, "5.0 kB"), (524287, "512.0 kB"), (524288, "0.5 MB"),
-    (512 << 20, "0.5 GB")])
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 B"),
+        (5119, "5119 B"),
+        (5120, "5.0 kB"),
+        (524287, "512.0 kB"),
+        (524288, "0.5 MB"),
+        (512 << 20, "0.5 GB"),
+    ],
+)
 def test_bytes(number, text):
     assert size(number) == text
 
@@ -406,8 +491,12 @@ def test_built_is_a_moment():
 
 def test_a_limit_on_slots_is_on_the_page_and_nothing_beyond():
     """DEAD slots above MaxRequestWorkers / ThreadsPerChild are not printed."""
-    directives, _ = check("worker", from_keywords("worker", ThreadsPerChild=4, ThreadLimit=8,
-                                                  MaxRequestWorkers=8, ServerLimit=4))
+    directives, _ = check(
+        "worker",
+        from_keywords(
+            "worker", ThreadsPerChild=4, ThreadLimit=8, MaxRequestWorkers=8, ServerLimit=4
+        ),
+    )
     board = Scoreboard(directives)
     try:
         from mpmkit.handlers.status import Figures

@@ -57,9 +57,12 @@ def launched():
 def test_points_are_the_product_of_the_grid():
     todo = plan(("worker", "event"), GRID, LOAD, directives={"Timeout": 7}, rounds=2)
     assert [str(cell) for cell in todo.cells][:5] == [
-        "worker ThreadsPerChild=5 users=1", "worker ThreadsPerChild=5 users=3",
-        "worker ThreadsPerChild=10 users=1", "worker ThreadsPerChild=10 users=3",
-        "event ThreadsPerChild=5 users=1"]
+        "worker ThreadsPerChild=5 users=1",
+        "worker ThreadsPerChild=5 users=3",
+        "worker ThreadsPerChild=10 users=1",
+        "worker ThreadsPerChild=10 users=3",
+        "event ThreadsPerChild=5 users=1",
+    ]
     cell = todo.cells[3]
     assert (cell.directives["ThreadsPerChild"], cell.directives["Timeout"]) == (10, 7)
     assert cell.directives["KeepAlive"] is False and cell.directives["MaxRequestWorkers"] == 400
@@ -71,39 +74,54 @@ def test_points_are_the_product_of_the_grid():
 def test_one_sweep_is_told_from_another_but_not_by_its_rounds():
     first = plan("event", GRID, LOAD).id
     assert plan("event", GRID, LOAD, rounds=5).id == first
-    for other in (plan("worker", GRID, LOAD), plan("event", GRID, LOAD.but(users=9)),
-                  plan("event", {**GRID, "users": [1, 2]}, LOAD),
-                  plan("event", GRID, LOAD, directives={"Timeout": 7})):
+    for other in (
+        plan("worker", GRID, LOAD),
+        plan("event", GRID, LOAD.but(users=9)),
+        plan("event", {**GRID, "users": [1, 2]}, LOAD),
+        plan("event", GRID, LOAD, directives={"Timeout": 7}),
+    ):
         assert other.id != first
 
 
 def test_everything_that_is_wrong_is_told_at_once():
     with pytest.raises(ValueError) as error:
-        plan(("event", "winnt"), {"ThreadsPerChlid": [5], "users": [0, 5], "ThreadsPerChild": [100]},
-             LOAD, rounds=0, driver="curl")
+        plan(
+            ("event", "winnt"),
+            {"ThreadsPerChlid": [5], "users": [0, 5], "ThreadsPerChild": [100]},
+            LOAD,
+            rounds=0,
+            driver="curl",
+        )
     text = str(error.value)
-    for said in ("mpm: 'winnt' is none of", "rounds: must be", "driver: 'curl'",
-                 "ThreadsPerChlid is not a directive: did you mean ThreadsPerChild?",
-                 "event users=0 ThreadsPerChild=100: users: must be a whole number",
-                 "the server would use ThreadsPerChild 64"):
+    for said in (
+        "mpm: 'winnt' is none of",
+        "rounds: must be",
+        "driver: 'curl'",
+        "ThreadsPerChlid is not a directive: did you mean ThreadsPerChild?",
+        "event users=0 ThreadsPerChild=100: users: must be a whole number",
+        "the server would use ThreadsPerChild 64",
+    ):
         assert said in text, text
 
 
-@pytest.mark.parametrize(("grid", "said"), [
-    ({}, "grid: give names"),
-    ({"users": 5}, "users: give a list of values, not 5"),
-    ({"users": "567"}, "users: give a list of values"),
-    ({"users": []}, "users: has no value"),
-    ({"users": [5, 5]}, "users: has a value twice"),
-    ({"users": [[5]]}, r"users: \[5\] is no text, number or truth"),
-    ({"ThreadsPerChild": [5], "threadsperchild": [6]}, "threadsperchild: is in the grid twice"),
-    ({"users": range(1, 20_000)}, "19,999 points are more than 10,000"),
-    ({"MinSpareServers": [5]}, "MinSpareServers"),
-    ({"KeepAlive": ["perhaps"]}, "KeepAlive"),
-    ({"ThreadsPerChild": ["many"]}, "ThreadsPerChild takes a number, not 'many'"),
-    ({"ThreadsPerChild": ["100"]}, "the server would use ThreadsPerChild 64"),
-    ({"users": list(range(-20, 0))}, "and 10 more problems"),
-])
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        ({}, "grid: give names"),
+        ({"users": 5}, "users: give a list of values, not 5"),
+        ({"users": "567"}, "users: give a list of values"),
+        ({"users": []}, "users: has no value"),
+        ({"users": [5, 5]}, "users: has a value twice"),
+        ({"users": [[5]]}, r"users: \[5\] is no text, number or truth"),
+        ({"ThreadsPerChild": [5], "threadsperchild": [6]}, "threadsperchild: is in the grid twice"),
+        ({"users": range(1, 20_000)}, "19,999 points are more than 10,000"),
+        ({"MinSpareServers": [5]}, "MinSpareServers"),
+        ({"KeepAlive": ["perhaps"]}, "KeepAlive"),
+        ({"ThreadsPerChild": ["many"]}, "ThreadsPerChild takes a number, not 'many'"),
+        ({"ThreadsPerChild": ["100"]}, "the server would use ThreadsPerChild 64"),
+        ({"users": list(range(-20, 0))}, "and 10 more problems"),
+    ],
+)
 def test_impossible_grids(grid, said):
     with pytest.raises(ValueError, match=said):
         plan("event", grid, LOAD)
@@ -115,15 +133,18 @@ def test_a_mistake_is_told_once_and_hides_no_other():
         plan("event", grid, LOAD, directives={"Nonsense": 1})
     lines = str(error.value).splitlines()
     assert len(lines) == 4, lines
-    for start, said in (("event users=0 ThreadsPerChild=many, and 2 more: ", "users: must be a whole"),
-                        ("event users=0 ThreadsPerChild=many, and 59 more: ", "Nonsense is not a"),
-                        ("event users=0 ThreadsPerChild=many, and 19 more: ", "takes a number"),
-                        ("event users=0 ThreadsPerChild=100, and 19 more: ", "would use")):
+    for start, said in (
+        ("event users=0 ThreadsPerChild=many, and 2 more: ", "users: must be a whole"),
+        ("event users=0 ThreadsPerChild=many, and 59 more: ", "Nonsense is not a"),
+        ("event users=0 ThreadsPerChild=many, and 19 more: ", "takes a number"),
+        ("event users=0 ThreadsPerChild=100, and 19 more: ", "would use"),
+    ):
         assert any(line.startswith(start) and said in line for line in lines), lines
 
 
-@pytest.mark.parametrize(("text", "value"), [
-    ("5", 5), ("0.5", 0.5), ("On", True), ("off", False), ("500ms", "500ms")])
+@pytest.mark.parametrize(
+    ("text", "value"), [("5", 5), ("0.5", 0.5), ("On", True), ("off", False), ("500ms", "500ms")]
+)
 def test_values_on_the_command_line(text, value):
     assert value_of(text) == value and type(value_of(text)) is type(value)
 
@@ -166,7 +187,15 @@ def test_a_sweep_in_rounds(launched, tmp_path):
     assert len(summary) == 2 and list(summary["rounds"]) == [2] * 2
     text = table.text()
     assert text.splitlines()[0].split() == [
-        "mpm", "ThreadsPerChild", "users", "requests/s", "p50", "ms", "p99", "ms"]
+        "mpm",
+        "ThreadsPerChild",
+        "users",
+        "requests/s",
+        "p50",
+        "ms",
+        "p99",
+        "ms",
+    ]
     assert "most requests/s under event: " in text and f"rows in {path}" in text
     assert told[0].share == 0 and told[0].left is None
     assert told[-1].share == 1 and told[-1].left == pytest.approx(0)
@@ -237,8 +266,9 @@ def test_a_full_disk_keeps_what_was_measured(launched, tmp_path, monkeypatch):
 def test_rows_of_another_version_are_told(launched, tmp_path):
     path = tmp_path / "rows.csv"
     todo = plan("event", {"users": [1, 2]}, LOAD)
-    records.RecordFile(path, "sweep").append({
-        **SWEEP, "sweep": todo.id, "mpm": "event", "point": '{"users": 1}', "python": "3.9.1"})
+    records.RecordFile(path, "sweep").append(
+        {**SWEEP, "sweep": todo.id, "mpm": "event", "point": '{"users": 1}', "python": "3.9.1"}
+    )
     table = sweep("event", {"users": [1, 2]}, LOAD, out=path, launch=launched)
     assert table.resumed == 1 and len(launched.made) == 1
     assert "rows that the file had before are of another python: 3.9.1" in table.text()
@@ -251,16 +281,19 @@ def test_an_empty_table():
 # -- the command ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("argv", "said"), [
-    (["event"], "the following arguments are required: NAME=VALUE"),
-    (["event", "users"], "must be NAME=VALUE,VALUE, not 'users'"),
-    (["winnt", "users=1"], "mpm: 'winnt' is none of"),
-    (["event", "users=0"], "users: must be a whole number"),
-    (["event", "users=1", "users=2"], "a name is in the grid twice"),
-    (["event", "users=1", "--path", "x"], "path: must begin"),
-    (["event", "users=1", "-c", "Timeout"], "write a directive and its value"),
-    (["event", "ThreadsPerChild=100"], "the server would use ThreadsPerChild 64"),
-])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["event"], "the following arguments are required: NAME=VALUE"),
+        (["event", "users"], "must be NAME=VALUE,VALUE, not 'users'"),
+        (["winnt", "users=1"], "mpm: 'winnt' is none of"),
+        (["event", "users=0"], "users: must be a whole number"),
+        (["event", "users=1", "users=2"], "a name is in the grid twice"),
+        (["event", "users=1", "--path", "x"], "path: must begin"),
+        (["event", "users=1", "-c", "Timeout"], "write a directive and its value"),
+        (["event", "ThreadsPerChild=100"], "the server would use ThreadsPerChild 64"),
+    ],
+)
 def test_bad_command_lines(capsys, argv, said):
     try:
         status = main(argv)
@@ -273,11 +306,31 @@ def test_bad_command_lines(capsys, argv, said):
 
 def test_ctrl_c_and_on_with_real_servers(tmp_path):
     path = tmp_path / "rows.csv"
-    command = [sys.executable, "-m", "mpmkit", "sweep", "event", "ThreadsPerChild=5,10",
-               "--users", "4", "--duration", "0.4", "--warmup", "0.1", "--out", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "mpmkit",
+        "sweep",
+        "event",
+        "ThreadsPerChild=5,10",
+        "--users",
+        "4",
+        "--duration",
+        "0.4",
+        "--warmup",
+        "0.1",
+        "--out",
+        str(path),
+    ]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          cwd=tmp_path, env=environ) as process:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environ,
+    ) as process:
         for line in process.stderr:
             if "[1/2]" in line:
                 process.send_signal(signal.SIGINT)
@@ -285,10 +338,13 @@ def test_ctrl_c_and_on_with_real_servers(tmp_path):
         out, err = process.communicate(timeout=20)
     assert process.returncode == 130 and "interrupted; the same command goes on" in err
     assert "NOT COMPLETE: 1 of 2 points" in out
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environ,
-                          timeout=30)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environ, timeout=30
+    )
     assert done.returncode == 0 and "1 rows were in" in done.stderr
     rows = records.read(path)
     assert [json.loads(row["point"]) for row in rows] == [
-        {"ThreadsPerChild": 5}, {"ThreadsPerChild": 10}]
+        {"ThreadsPerChild": 5},
+        {"ThreadsPerChild": 10},
+    ]
     assert all(row["failures"] == 0 and row["qps"] > 0 for row in rows)

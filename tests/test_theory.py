@@ -7,20 +7,24 @@ import math
 import random
 
 import pytest
+from helpers import theory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpmkit.lab import figures, theory
+from mpmkit.lab import figures
 
 servers = st.integers(1, 200)
 shares = st.floats(0.01, 0.99)
 
 
-@pytest.mark.parametrize(("count", "erlang", "lost", "waits"), [
-    (1, 0.5, 1 / 3, 0.5),  # M/M/1: a client waits with probability rho
-    (2, 1.0, 0.2, 1 / 3),  # by hand: B = (1/2) / (1 + 1 + 1/2), C = 2B / (2 - (1 - B))
-    (10, 5.0, 0.018385, 0.036105),  # the printed Erlang tables
-])
+@pytest.mark.parametrize(
+    ("count", "erlang", "lost", "waits"),
+    [
+        (1, 0.5, 1 / 3, 0.5),  # M/M/1: a client waits with probability rho
+        (2, 1.0, 0.2, 1 / 3),  # by hand: B = (1/2) / (1 + 1 + 1/2), C = 2B / (2 - (1 - B))
+        (10, 5.0, 0.018385, 0.036105),  # the printed Erlang tables
+    ],
+)
 def test_known_values(count, erlang, lost, waits):
     assert theory.erlang_b(count, erlang) == pytest.approx(lost, rel=1e-4)
     assert theory.erlang_c(count, erlang) == pytest.approx(waits, rel=1e-4)
@@ -83,15 +87,18 @@ def test_the_closed_loop_is_bound_by_users_and_by_servers(users, service, count,
     assert theory.load(bound, service) <= count * (1 + 1e-9)
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: theory.erlang_b(0, 1), "servers: must be a whole number from 1, not 0"),
-    (lambda: theory.erlang_c(2, -1), "erlang: must be 0 or more"),
-    (lambda: theory.mean_wait(math.inf, 1, 1), "rate: must be 0 or more, and finite"),
-    (lambda: theory.closed_bound(1, 0, 1), "service: must be above 0"),
-    (lambda: theory.spread(0, 1, 1, 1), "arrivals, service, seconds: must be above 0"),
-    (lambda: theory.spread(1e6, 1, 1, 1000), "5,000,000 clients in all at most"),
-    (lambda: theory.spread(1, 1, 0, 1), "servers: must be a whole number from 1"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: theory.erlang_b(0, 1), "servers: must be a whole number from 1, not 0"),
+        (lambda: theory.erlang_c(2, -1), "erlang: must be 0 or more"),
+        (lambda: theory.mean_wait(math.inf, 1, 1), "rate: must be 0 or more, and finite"),
+        (lambda: theory.closed_bound(1, 0, 1), "service: must be above 0"),
+        (lambda: theory.spread(0, 1, 1, 1), "arrivals, service, seconds: must be above 0"),
+        (lambda: theory.spread(1e6, 1, 1, 1000), "5,000,000 clients in all at most"),
+        (lambda: theory.spread(1, 1, 0, 1), "servers: must be a whole number from 1"),
+    ],
+)
 def test_what_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
@@ -103,8 +110,9 @@ def test_figures_draw_the_formula_and_the_points():
     assert list(points.x) == [100, 300] and list(points.y) == [21, 25]
     assert line.y[0] == pytest.approx(20) and line.y[-1] > line.y[0] and max(line.x) < 400
     assert "25 at 300" in figures.alt_text(figure)
-    barred = theory.response_curve(0.02, 8, [100, 300], [0.021, 0.025],
-                                   spreads=[(0.019, 0.022), (0.02, 0.03)])
+    barred = theory.response_curve(
+        0.02, 8, [100, 300], [0.021, 0.025], spreads=[(0.019, 0.022), (0.02, 0.03)]
+    )
     assert list(barred.data[-1].y) == [20, 30] and "95% of simulated" in barred.layout.title.text
     closed = theory.closed_curve(0.02, 8, [4, 24], [190, 390])
     assert max(closed.data[0].y) == pytest.approx(400)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mpmkit.timeouts import TimeoutQueue
+from mpmkit.policy.timeouts import TimeoutQueue
 
 KEYS = st.integers(0, 7)
 

@@ -33,10 +33,10 @@ from servers import (
 from test_http import RECORDINGS, REPLAYED, compare, get_of, read_replies
 
 import mpmkit
-from mpmkit.certificate import self_signed
-from mpmkit.directives import DirectiveError, from_keywords
+from mpmkit.config.directives import DirectiveError, from_keywords
 from mpmkit.launcher import LaunchError, Server
-from mpmkit.tls import RECORD, Session
+from mpmkit.server.certificate import self_signed
+from mpmkit.server.tls import RECORD, Session
 
 FILE = b"0123456789abcdefghijklmnopqrstuvwxyz\n"
 BIG = bytes(range(256)) * 12_000  # 3 MB: many records, more than any buffer of the kernel's
@@ -66,12 +66,19 @@ def trusting(server: Server) -> ssl.SSLContext:
 class TlsClient(Client):
     """A client whose bytes are encrypted; the server's certificate is checked."""
 
-    def __init__(self, server: Server, *, context: ssl.SSLContext | None = None,
-                 session: ssl.SSLSession | None = None, **options) -> None:
+    def __init__(
+        self,
+        server: Server,
+        *,
+        context: ssl.SSLContext | None = None,
+        session: ssl.SSLSession | None = None,
+        **options,
+    ) -> None:
         super().__init__(server, **options)
         try:
             self.sock = (context or trusting(server)).wrap_socket(
-                self.sock, server_hostname="127.0.0.1", suppress_ragged_eofs=False, session=session)
+                self.sock, server_hostname="127.0.0.1", suppress_ragged_eofs=False, session=session
+            )
         except BaseException:
             self.sock.close()
             raise
@@ -83,8 +90,9 @@ class RawTlsClient(Client):
     def __init__(self, server: Server) -> None:
         super().__init__(server)
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = trusting(server).wrap_bio(self.incoming, self.outgoing,
-                                             server_hostname="127.0.0.1")
+        self.tls = trusting(server).wrap_bio(
+            self.incoming, self.outgoing, server_hostname="127.0.0.1"
+        )
 
     def handshake(self) -> None:
         while True:
@@ -120,8 +128,9 @@ class RawTlsClient(Client):
 SOME = ("02-", "04-", "06-", "07-", "09-", "10-", "20-", "30-", "42-", "50-", "70-", "74-", "84-")
 
 
-@pytest.mark.parametrize("recording", [r for r in REPLAYED if r.request
-                                       and r.name.startswith(SOME)], ids=repr)
+@pytest.mark.parametrize(
+    "recording", [r for r in REPLAYED if r.request and r.name.startswith(SOME)], ids=repr
+)
 def test_answers_as_in_the_clear(server, recording):
     from test_http import DIFFERENCES
 
@@ -141,7 +150,9 @@ def test_a_large_file_and_a_large_body(server):
     with TlsClient(server) as client:
         assert client.get("/big.bin").body == BIG
         assert client.get("/file.txt", method="POST", body=BIG).body == FILE
-        assert client.get("/big.bin", "Range: bytes=1000000-1999999").body == BIG[1_000_000:2_000_000]
+        assert (
+            client.get("/big.bin", "Range: bytes=1000000-1999999").body == BIG[1_000_000:2_000_000]
+        )
 
 
 def test_http_in_the_clear_is_told_so(server):
@@ -288,7 +299,7 @@ def test_whatever_the_records_and_however_they_are_cut(contexts, sizes, places):
     for size in sizes:
         message, left = memoryview(left[:size]), left[size:]
         while message:
-            message = message[client.write(message):]
+            message = message[client.write(message) :]
         stream += outgoing.read()
     cuts = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
     cipher.pieces = [stream[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
@@ -389,8 +400,9 @@ def test_what_a_log_counts_as_received(document_root, tmp_path):
         with TlsClient(server) as client:
             client.get()
             client.get("/file.txt", method="POST", body=b"x" * 1000)
-        counts = poll_until(lambda: len(log.read_text().split()) == 4 and log.read_text().split(),
-                            what="two lines")
+        counts = poll_until(
+            lambda: len(log.read_text().split()) == 4 and log.read_text().split(), what="two lines"
+        )
     assert int(counts[0]) > 60 and int(counts[2]) > 1000
 
 
@@ -401,9 +413,13 @@ def test_a_slow_reader_of_a_page_frees_event_s_thread(mpm, document_root):
             client.send(get_of(b"/page.bin") + get_of(b"/file.txt"))
             if mpm == "event":
                 poll_until(
-                    lambda: any(row.write_completion
-                                for row in server.scoreboard().snapshot.processes if row.pid),
-                    what="write completion")
+                    lambda: any(
+                        row.write_completion
+                        for row in server.scoreboard().snapshot.processes
+                        if row.pid
+                    ),
+                    what="write completion",
+                )
                 assert_quiet(server)
             else:
                 poll_until(lambda: server.scoreboard().count("W") == 1, what="W")
@@ -460,29 +476,54 @@ def test_certificates_that_cannot_be_used(pairs, tmp_path):
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n")
     locked = str(tmp_path / "locked.key")
-    subprocess.run(["openssl", "pkey", "-in", key, "-out", locked, "-aes128", "-passout",
-                    "pass:secret"], check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "pkey", "-in", key, "-out", locked, "-aes128", "-passout", "pass:secret"],
+        check=True,
+        capture_output=True,
+    )
     for directives, said in [
         ({}, r"TLS needs SSLCertificateFile: name a certificate"),
-        ({"SSLCertificateFile": "/nowhere.pem"},
-         r"SSLCertificateFile /nowhere\.pem: No such file or directory: name a file"),
-        ({"SSLCertificateFile": certificate, "SSLCertificateKeyFile": "/nowhere.key"},
-         r"SSLCertificateKeyFile /nowhere\.key: No such file"),
-        ({"SSLCertificateFile": key, "SSLCertificateKeyFile": key},
-         r"SSLCertificateFile \S+server\.key: no certificate in PEM: name one"),
-        ({"SSLCertificateFile": certificate},
-         r"SSLCertificateFile \S+: no private key in PEM: name the certificate's key"),
-        ({"SSLCertificateFile": certificate, "SSLCertificateKeyFile": certificate},
-         r"SSLCertificateKeyFile \S+: no private key in PEM"),
-        ({"SSLCertificateFile": other, "SSLCertificateKeyFile": key},
-         r"SSLCertificateKeyFile \S+: the key is not that of \S+: name the one made with it"),
-        ({"SSLCertificateFile": nonsense, "SSLCertificateKeyFile": key},
-         r"SSLCertificateKeyFile \S+: OpenSSL cannot use it"),
-        ({"SSLCertificateFile": certificate, "SSLCertificateKeyFile": locked},
-         r"SSLCertificateKeyFile \S+: OpenSSL cannot use it .* a key must not be encrypted"),
-        ({"SSLCertificateFile": certificate, "SSLCertificateKeyFile": key,
-          "SSLCipherSuite": "NONSENSE"}, r"SSLCipherSuite NONSENSE: OpenSSL finds no cipher"),
-    ]:  # fmt: skip
+        (
+            {"SSLCertificateFile": "/nowhere.pem"},
+            r"SSLCertificateFile /nowhere\.pem: No such file or directory: name a file",
+        ),
+        (
+            {"SSLCertificateFile": certificate, "SSLCertificateKeyFile": "/nowhere.key"},
+            r"SSLCertificateKeyFile /nowhere\.key: No such file",
+        ),
+        (
+            {"SSLCertificateFile": key, "SSLCertificateKeyFile": key},
+            r"SSLCertificateFile \S+server\.key: no certificate in PEM: name one",
+        ),
+        (
+            {"SSLCertificateFile": certificate},
+            r"SSLCertificateFile \S+: no private key in PEM: name the certificate's key",
+        ),
+        (
+            {"SSLCertificateFile": certificate, "SSLCertificateKeyFile": certificate},
+            r"SSLCertificateKeyFile \S+: no private key in PEM",
+        ),
+        (
+            {"SSLCertificateFile": other, "SSLCertificateKeyFile": key},
+            r"SSLCertificateKeyFile \S+: the key is not that of \S+: name the one made with it",
+        ),
+        (
+            {"SSLCertificateFile": nonsense, "SSLCertificateKeyFile": key},
+            r"SSLCertificateKeyFile \S+: OpenSSL cannot use it",
+        ),
+        (
+            {"SSLCertificateFile": certificate, "SSLCertificateKeyFile": locked},
+            r"SSLCertificateKeyFile \S+: OpenSSL cannot use it .* a key must not be encrypted",
+        ),
+        (
+            {
+                "SSLCertificateFile": certificate,
+                "SSLCertificateKeyFile": key,
+                "SSLCipherSuite": "NONSENSE",
+            },
+            r"SSLCipherSuite NONSENSE: OpenSSL finds no cipher",
+        ),
+    ]:
         assert re.search(said, text := refused(**directives)), text
 
 
@@ -491,7 +532,7 @@ def test_certificates_that_cannot_be_used(pairs, tmp_path):
     ("-all +TLSv1.3", ("TLSv1.3",)), ("All -TLSv1 -TLSv1.1 -tlsv1.2", ("TLSv1.3",)),
 ])  # fmt: skip
 def test_ssl_protocol(words, versions):
-    from mpmkit.directives import check
+    from mpmkit.config.directives import check
 
     settings = from_keywords("event", SSLProtocol=words)
     assert check("event", settings)[0].SSLProtocol == versions
@@ -499,7 +540,7 @@ def test_ssl_protocol(words, versions):
 
 @pytest.mark.parametrize("words", ["TLSv1", "all +SSLv3", "-all", "TLSv9"])
 def test_ssl_protocol_refused(words):
-    from mpmkit.directives import check
+    from mpmkit.config.directives import check
 
     with pytest.raises(DirectiveError, match="SSLProtocol"):
         check("event", from_keywords("event", SSLProtocol=words))
@@ -536,8 +577,13 @@ def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_pa
             return ""
 
     install(pairs[0])
-    with serving(mpm, document_root=document_root, SSLEngine=True, SSLCertificateFile=files[0],
-                 SSLCertificateKeyFile=files[1]) as server:
+    with serving(
+        mpm,
+        document_root=document_root,
+        SSLEngine=True,
+        SSLCertificateFile=files[0],
+        SSLCertificateKeyFile=files[1],
+    ) as server:
         texts = [Path(pair[0]).read_text() for pair in pairs]
         assert server.url.startswith("https://")
         assert shown(server) == texts[0]
@@ -551,8 +597,9 @@ def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_pa
         take_errors(server)
         install(pairs[1])
         getattr(server, how)()
-        poll_until(lambda: [shown(server) for _ in range(4)] == [texts[1]] * 4,
-                   what="the new certificate")
+        poll_until(
+            lambda: [shown(server) for _ in range(4)] == [texts[1]] * 4, what="the new certificate"
+        )
 
 
 # -- listeners ------------------------------------------------------------------------------------
@@ -566,9 +613,14 @@ def free_ports(count: int) -> list[int]:
 def test_listeners_of_both_kinds(mpm, document_root, pairs):
     """`Listen … https` speaks TLS, the others don't; under load on both at once."""
     ports = free_ports(4)
-    lines = [f"Listen 127.0.0.1:{ports[0]}", f"Listen 127.0.0.1:{ports[1]} https",
-             f"Listen 127.0.0.1:{ports[2]} http", f"Listen 127.0.0.1:{ports[3]} https",
-             f"SSLCertificateFile {pairs[0][0]}", f"SSLCertificateKeyFile {pairs[0][1]}"]
+    lines = [
+        f"Listen 127.0.0.1:{ports[0]}",
+        f"Listen 127.0.0.1:{ports[1]} https",
+        f"Listen 127.0.0.1:{ports[2]} http",
+        f"Listen 127.0.0.1:{ports[3]} https",
+        f"SSLCertificateFile {pairs[0][0]}",
+        f"SSLCertificateKeyFile {pairs[0][1]}",
+    ]
     pool = [f"{name} {value}" for name, value in SMALL[mpm].items()]
     options = [word for line in lines + pool for word in ("-c", line)]
     context = ssl.create_default_context(cafile=pairs[0][0])
@@ -591,9 +643,16 @@ def test_a_file_that_is_mapped_for_one_is_read_for_the_other(document_root, pair
     """OpenSSL looks at the bytes it encrypts, and a mapping may be cut short under its eyes: it gets
     the file, although the same process has it mapped for clients in the clear."""
     ports = free_ports(2)
-    lines = [f"Listen 127.0.0.1:{ports[0]}", f"Listen 127.0.0.1:{ports[1]} https",
-             f"SSLCertificateFile {pairs[0][0]}", f"SSLCertificateKeyFile {pairs[0][1]}",
-             "StartServers 1", "ThreadsPerChild 2", "MaxRequestWorkers 2", "MinSpareThreads 1"]
+    lines = [
+        f"Listen 127.0.0.1:{ports[0]}",
+        f"Listen 127.0.0.1:{ports[1]} https",
+        f"SSLCertificateFile {pairs[0][0]}",
+        f"SSLCertificateKeyFile {pairs[0][1]}",
+        "StartServers 1",
+        "ThreadsPerChild 2",
+        "MaxRequestWorkers 2",
+        "MinSpareThreads 1",
+    ]
     options = [word for line in lines for word in ("-c", line)]
     with Serve("worker", "--document-root", str(document_root), *options).ready() as server:
         (child,) = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
@@ -658,13 +717,27 @@ def test_curl(either):
     trust = ["--cacert", either.certificate] if either.certificate else []
     out = subprocess.run(
         ["curl", "-sS", "--http1.1", *trust, *[f"{either.url}/file.txt"] * 3, "-w", "%{http_code}"],
-        capture_output=True, timeout=30, check=True,
-    ).stdout  # fmt: skip
+        capture_output=True,
+        timeout=30,
+        check=True,
+    ).stdout
     assert out == (FILE + b"200") * 3
     posted = subprocess.run(
-        ["curl", "-sS", *trust, "-H", "Expect: 100-continue", "--data-binary", "@-",
-         f"{either.url}/file.txt"], input=BIG, capture_output=True, timeout=30, check=True,
-    )  # fmt: skip
+        [
+            "curl",
+            "-sS",
+            *trust,
+            "-H",
+            "Expect: 100-continue",
+            "--data-binary",
+            "@-",
+            f"{either.url}/file.txt",
+        ],
+        input=BIG,
+        capture_output=True,
+        timeout=30,
+        check=True,
+    )
     assert posted.stdout == FILE
 
 
@@ -685,19 +758,35 @@ def test_http_client(either):
 @pytest.mark.skipif(shutil.which("ab") is None, reason="no ab")
 @pytest.mark.parametrize("keep", [[], ["-k"]], ids=["close", "keep-alive"])
 def test_ab(either, keep):
-    out = subprocess.run(["ab", "-q", *keep, "-n", "200", "-c", "6", f"{either.url}/file.txt"],
-                         capture_output=True, text=True, timeout=60, check=True).stdout
-    assert re.search(r"Complete requests:\s+200\b", out) and re.search(r"Failed requests:\s+0\b", out)
+    out = subprocess.run(
+        ["ab", "-q", *keep, "-n", "200", "-c", "6", f"{either.url}/file.txt"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert re.search(r"Complete requests:\s+200\b", out) and re.search(
+        r"Failed requests:\s+0\b", out
+    )
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
 def test_chromium(either, tmp_path):
     out = subprocess.run(
-        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--ignore-certificate-errors",
-         f"--user-data-dir={tmp_path}", "--dump-dom", f"{either.url}/"],
-        capture_output=True, timeout=60,
-    )  # fmt: skip
+        [
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--ignore-certificate-errors",
+            f"--user-data-dir={tmp_path}",
+            "--dump-dom",
+            f"{either.url}/",
+        ],
+        capture_output=True,
+        timeout=60,
+    )
     assert b"It works!" in out.stdout, out.stderr[-2000:]
 
 

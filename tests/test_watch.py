@@ -11,10 +11,10 @@ import pytest
 from servers import SMALL, Client, poll_until, serving
 
 import mpmkit
-from mpmkit.directives import MPMS
-from mpmkit.measure.rivals import Httpd, NotInstalled, find_httpd
+from mpmkit.config.directives import MPMS
+from mpmkit.measure.reference_servers import Httpd, NotInstalled, find_httpd
 from mpmkit.measure.watch import Recording, Sample, listen_queue, watch
-from mpmkit.simulator import COLUMNS, Second, simulate
+from mpmkit.policy.simulator import COLUMNS, Second, simulate
 
 try:
     WHY_NOT = "" if find_httpd() else "no httpd"
@@ -50,7 +50,9 @@ def test_who_is_busy_idle_parked_and_waiting(server, mpm):
             assert sample.idle == sample.workers - sample.busy, target
             # Nobody can tell how many processes a worker has from its status page alone.
             told = sample.processes == len(server.processes())
-            assert told or (isinstance(target, str) and mpm == "worker" and sample.processes is None)
+            assert told or (
+                isinstance(target, str) and mpm == "worker" and sample.processes is None
+            )
         half.send(b"\r\n")
         assert half.reply().status == 200
 
@@ -92,7 +94,9 @@ def test_clients_that_nobody_accepts_are_waiting():
 def test_to_frame(server):
     pandas = pytest.importorskip("pandas")
     measured = watch(server, 0).to_frame().assign(who="measured")
-    simulated = simulate(server.mpm, seconds=2, **SMALL[server.mpm]).to_frame().assign(who="simulated")
+    simulated = (
+        simulate(server.mpm, seconds=2, **SMALL[server.mpm]).to_frame().assign(who="simulated")
+    )
     both = pandas.concat([simulated, measured])
     assert both[[*COLUMNS, "who"]].notna().all().all()
     assert both["who"].tolist() == ["simulated"] * 3 + ["measured"]
@@ -128,13 +132,30 @@ def test_a_stopped_server_is_an_error_and_one_that_stops_meanwhile_is_not(mpm, d
 def test_simulated_and_measured_growth_are_the_same():
     """The three MPMs at the same time: children a second apart, 1, 2, 4, 8."""
     pools = {
-        "prefork": {"StartServers": 1, "MinSpareServers": 6, "MaxSpareServers": 20,
-                    "MaxRequestWorkers": 20},
-        "worker": {"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 12,
-                   "MaxSpareThreads": 40, "MaxRequestWorkers": 40, "ServerLimit": 20},
-        "event": {"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 12,
-                  "MaxSpareThreads": 40, "MaxRequestWorkers": 40, "ServerLimit": 20},
-    }  # fmt: skip
+        "prefork": {
+            "StartServers": 1,
+            "MinSpareServers": 6,
+            "MaxSpareServers": 20,
+            "MaxRequestWorkers": 20,
+        },
+        "worker": {
+            "StartServers": 1,
+            "ThreadsPerChild": 2,
+            "MinSpareThreads": 12,
+            "MaxSpareThreads": 40,
+            "MaxRequestWorkers": 40,
+            "ServerLimit": 20,
+        },
+        "event": {
+            "StartServers": 1,
+            "ThreadsPerChild": 2,
+            "MinSpareThreads": 12,
+            "MaxSpareThreads": 40,
+            "MaxRequestWorkers": 40,
+            "ServerLimit": 20,
+        },
+    }
+
     def grow(mpm: str) -> Recording:
         with mpmkit.launch(mpm, **pools[mpm]) as server, watch(server, every=0.1) as run:
             poll_until(lambda: run[-1].processes == 8, 20, what="8 children")
@@ -161,8 +182,9 @@ def test_simulated_and_measured_growth_are_the_same():
 @pytest.mark.parametrize("mpm", MPMS)
 def test_a_real_httpd_is_recorded_in_the_same_columns(mpm, document_root):
     status = '<Location "/server-status">\nSetHandler server-status\n</Location>\n'
-    with Httpd(mpm, document_root=document_root, modules=["status"], extra=status,
-               **SMALL[mpm]) as httpd:
+    with Httpd(
+        mpm, document_root=document_root, modules=["status"], extra=status, **SMALL[mpm]
+    ) as httpd:
         with Client(httpd) as parked:
             parked.get()
             run = watch(httpd, 0.2, every=0.1)

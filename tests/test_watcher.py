@@ -47,11 +47,20 @@ def test_a_crowd_that_holds_connections_is_seen(mpm):
 
 
 def test_those_who_wait_are_in_the_listen_queue():
-    full = {"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 1, "MaxSpareThreads": 4,
-            "ServerLimit": 1, "MaxRequestWorkers": 2, "KeepAliveTimeout": 30}
+    full = {
+        "StartServers": 1,
+        "ThreadsPerChild": 2,
+        "MinSpareThreads": 1,
+        "MaxSpareThreads": 4,
+        "ServerLimit": 1,
+        "MaxRequestWorkers": 2,
+        "KeepAliveTimeout": 30,
+    }
     server = mpmkit.launch("worker", **full)
     with server, watch(server, every=0.1) as seen, Crowd(server.url, 5) as crowd:
-        poll_until(lambda: seen.last.busy == 2 and seen.last.queue >= 2, what=lambda: str(seen.last))
+        poll_until(
+            lambda: seen.last.busy == 2 and seen.last.queue >= 2, what=lambda: str(seen.last)
+        )
         assert crowd.counts()["asking"] == 3
         assert crowd.longest_wait() > 0
         poll_until(lambda: "AH00286" in seen.story(), what=seen.story)
@@ -78,9 +87,14 @@ def test_losses_are_counted_by_kind():
         assert set(crowd.lost) == {"refused"}
 
 
-@pytest.mark.parametrize(("how", "said"), [
-    ({"url": "http://192.0.2.1:80"}, "loopback"), ({"count": 5000}, "0 to 2000"),
-    ({"think": 0}, "0.05 to 3600")])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"url": "http://192.0.2.1:80"}, "loopback"),
+        ({"count": 5000}, "0 to 2000"),
+        ({"think": 0}, "0.05 to 3600"),
+    ],
+)
 def test_a_crowd_refuses_what_it_cannot_do(how, said):
     with pytest.raises(ValueError, match=said):
         Crowd(**{"url": "http://127.0.0.1:9", **how})
@@ -126,18 +140,25 @@ def test_without_sock_diag_the_queue_is_read_from_proc(monkeypatch):
 
 def test_memory_of_nobody_is_unknown():
     assert watcher.pss_mb([os.getpid()]) > 1
-    assert math.isnan(watcher.pss_mb([2 ** 22 + 1]))
+    assert math.isnan(watcher.pss_mb([2**22 + 1]))
 
 
 def test_log_lines_are_those_an_operator_should_see():
-    text = ("[Tue] [mpm_event:error] [pid 1:tid 1] AH00484: reached\n"
-            "[Tue] [core:debug] [pid 1:tid 1] chatter\nTraceback\n")
+    text = (
+        "[Tue] [mpm_event:error] [pid 1:tid 1] AH00484: reached\n"
+        "[Tue] [core:debug] [pid 1:tid 1] chatter\nTraceback\n"
+    )
     assert watcher.log_lines(text) == ["AH00484: reached"]
 
 
 def test_forks_within_one_second_are_one_burst():
-    events = [(0.0, "forked 5 children"), (1.1, "forked a child"), (2.1, "forked 2 children"),
-              (2.4, "forked 2 children"), (3.2, "forked 8 children")]
+    events = [
+        (0.0, "forked 5 children"),
+        (1.1, "forked a child"),
+        (2.1, "forked 2 children"),
+        (2.4, "forked 2 children"),
+        (3.2, "forked 8 children"),
+    ]
     recording = Recording("prefork", (), tuple(Event(t, "forked", text) for t, text in events))
     assert recording.forks() == [5, 1, 4, 8]
     assert math.isnan(recording.most("qps"))

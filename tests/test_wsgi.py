@@ -95,8 +95,9 @@ def test_http_1_0_gets_no_chunks(server):
     assert (reply["Transfer-Encoding"], reply["Connection"], reply.body) == (None, "close", b"ab")
 
 
-@pytest.mark.parametrize("name", ["list", "pieces", "generator", "sized_pieces", "write",
-                                  "no_content", "empty_list"])
+@pytest.mark.parametrize(
+    "name", ["list", "pieces", "generator", "sized_pieces", "write", "no_content", "empty_list"]
+)
 def test_head_has_no_body(server, name):
     with Client(server) as client:
         reply = client.get(f"/cases.py/{name}", method="HEAD")
@@ -113,13 +114,16 @@ def test_pieces_come_as_they_are_made(mpm, tmp_path):
     """The second piece is made after the client has seen the first."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    write(tmp_path / "root" / "slow.py", f"""
+    write(
+        tmp_path / "root" / "slow.py",
+        f"""
 def application(environ, start_response):
     start_response("200 OK", [])
     yield b"first"
     with open({str(gate)!r}) as file:
         yield file.read().encode()
-""")
+""",
+    )
     with serving(mpm, document_root=tmp_path / "root") as server, Client(server) as client:
         client.send(b"GET /slow.py HTTP/1.1\r\nHost: x\r\n\r\n")
         while b"first" not in client.buffer:
@@ -161,8 +165,13 @@ def test_files_of_a_script(mpm, document_root, sendfile):
     write(document_root / "data.bin", data)
     with serving(mpm, document_root=document_root, EnableSendfile=sendfile) as server:
         with Client(server) as client:
-            for path, body in [("file", data), ("file/rest", data[1000:]), ("file/sized", data),
-                               ("file/memory", b"from memory"), ("file/pipe", b"through a pipe")]:
+            for path, body in [
+                ("file", data),
+                ("file/rest", data[1000:]),
+                ("file/sized", data),
+                ("file/memory", b"from memory"),
+                ("file/pipe", b"through a pipe"),
+            ]:
                 reply = client.get(f"/cases.py/{path}")
                 assert (reply.status, reply.body) == (200, body), path
                 assert client.get(f"/cases.py/{path}", method="HEAD").body == b""
@@ -173,8 +182,10 @@ def test_files_of_a_script(mpm, document_root, sendfile):
             before = open_files(server)
             for _ in range(20):
                 get(server, "/cases.py/file")
-        poll_until(lambda: no_more(before, open_files(server)),
-                   what=lambda: f"before {before}, now {open_files(server)}")
+        poll_until(
+            lambda: no_more(before, open_files(server)),
+            what=lambda: f"before {before}, now {open_files(server)}",
+        )
 
 
 # -- the standard ---------------------------------------------------------------------------------
@@ -187,8 +198,16 @@ def test_the_standard_library_s_validator_is_content(server):
 
 
 def test_environ(server, mpm, document_root):
-    reply = case(server, "environ", "X-Twice: a", "X-Twice: b", "Content-Type: text/x",
-                 "Proxy: http://bad.example", "X_Low: spoofed", "Cookie: a=1")
+    reply = case(
+        server,
+        "environ",
+        "X-Twice: a",
+        "X-Twice: b",
+        "Content-Type: text/x",
+        "Proxy: http://bad.example",
+        "X_Low: spoofed",
+        "Cookie: a=1",
+    )
     environ = json.loads(reply.body)
     assert environ["REQUEST_METHOD"] == "GET"
     assert environ["SCRIPT_NAME"] == "/cases.py"
@@ -228,17 +247,36 @@ def test_any_method_reaches_a_script(server):
 def test_flask_runs_unchanged(server, errors):
     with Client(server) as client:
         assert client.get("/flaskapp.py/?name=%C3%A9").body.decode() == "<p>hello é</p>"
-        form = client.get("/flaskapp.py/form", "Content-Type: application/x-www-form-urlencoded",
-                          method="POST", body=b"a=1&b=two")
+        form = client.get(
+            "/flaskapp.py/form",
+            "Content-Type: application/x-www-form-urlencoded",
+            method="POST",
+            body=b"a=1&b=two",
+        )
         assert json.loads(form.body) == {"fields": {"a": "1", "b": "two"}, "files": {}}
-        part = (b'--B\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
-                + b"x" * 100_000 + b"\r\n--B--\r\n")
-        upload = client.get("/flaskapp.py/form", "Content-Type: multipart/form-data; boundary=B",
-                            method="POST", body=part)
+        part = (
+            b'--B\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
+            + b"x" * 100_000
+            + b"\r\n--B--\r\n"
+        )
+        upload = client.get(
+            "/flaskapp.py/form",
+            "Content-Type: multipart/form-data; boundary=B",
+            method="POST",
+            body=part,
+        )
         assert json.loads(upload.body)["files"] == {"f": 100_000}
-        chunks = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (b'{"a": [1', b', "x"]}')) + b"0\r\n\r\n"
-        reply = client.get("/flaskapp.py/json", "Content-Type: application/json",
-                           "Transfer-Encoding: chunked", method="PUT", body=chunks)
+        chunks = (
+            b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (b'{"a": [1', b', "x"]}'))
+            + b"0\r\n\r\n"
+        )
+        reply = client.get(
+            "/flaskapp.py/json",
+            "Content-Type: application/json",
+            "Transfer-Encoding: chunked",
+            method="PUT",
+            body=chunks,
+        )
         assert json.loads(reply.body) == {"a": [1, "x"]}
         assert client.get("/flaskapp.py/stream").body == b"0\n1\n2\n"
         assert client.get("/flaskapp.py/away")["Location"] == "/flaskapp.py/?name=again"
@@ -265,8 +303,9 @@ def test_bodies(server):
     with Client(server) as client:
         assert post(client, "read", b"abc").body == b"3 bytes: abc"
         assert post(client, "read", b"x" * 200_000).body.startswith(b"200000 bytes")
-        assert post(client, "read", chunked(b"ab", b"c" * 100), "Transfer-Encoding: chunked").body \
-            .startswith(b"102 bytes: abccc")
+        assert post(
+            client, "read", chunked(b"ab", b"c" * 100), "Transfer-Encoding: chunked"
+        ).body.startswith(b"102 bytes: abccc")
         assert post(client, "read_lines", b"one\ntwo\nthree").body == b"one\n|tw|o\n|three"
         assert client.get("/cases.py/read").body == b"0 bytes: "
 
@@ -277,8 +316,10 @@ def test_a_body_that_nobody_reads_is_no_request(server):
     with Client(server) as client:
         assert post(client, "read_some", body).body == b"GET"
         assert post(client, "read_nothing", body).body == b"unread"
-        assert post(client, "read_nothing", chunked(body), "Transfer-Encoding: chunked").body == \
-            b"unread"
+        assert (
+            post(client, "read_nothing", chunked(body), "Transfer-Encoding: chunked").body
+            == b"unread"
+        )
         assert post(client, "generator", body).body == b"ab"
         assert client.get("/hello.py").body == b"hello world"
         assert client.is_open() and not client.buffer
@@ -288,8 +329,12 @@ def test_a_script_may_read_while_it_answers(server):
     body = bytes(range(256)) * 200
     with Client(server) as client:
         assert post(client, "read_while_answering", body).body == body
-        assert post(client, "read_while_answering", chunked(body, body),
-                    "Transfer-Encoding: chunked").body == body * 2
+        assert (
+            post(
+                client, "read_while_answering", chunked(body, body), "Transfer-Encoding: chunked"
+            ).body
+            == body * 2
+        )
         assert client.get("/hello.py").body == b"hello world"
 
 
@@ -304,8 +349,10 @@ def test_a_body_comes_with_the_head_or_later(server):
 
 def test_continue_is_sent_when_the_script_reads(server):
     with Client(server) as client:
-        client.send(b"POST /cases.py/read HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n"
-                    b"Expect: 100-continue\r\n\r\n")
+        client.send(
+            b"POST /cases.py/read HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
         interim = client.reply()
         assert (interim.status, interim.names) == (100, [])
         client.send(b"abc")
@@ -314,8 +361,11 @@ def test_continue_is_sent_when_the_script_reads(server):
 
 
 def test_continue_is_not_sent_for_a_script_that_does_not_read(server):
-    data = exchange(server, b"POST /cases.py/read_nothing HTTP/1.1\r\nHost: x\r\n"
-                            b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+    data = exchange(
+        server,
+        b"POST /cases.py/read_nothing HTTP/1.1\r\nHost: x\r\n"
+        b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n",
+    )
     reply = read_reply(data)
     assert (reply.status, reply["Connection"], reply.body) == (200, "close", b"unread")
 
@@ -323,9 +373,12 @@ def test_continue_is_not_sent_for_a_script_that_does_not_read(server):
 @pytest.mark.parametrize("name", ["read", "read_nothing", "read_and_swallow"])
 def test_a_badly_chunked_body_ends_the_connection(server, name):
     """Also where the script swallows the error: nobody knows where the next request begins."""
-    data = exchange(server, f"POST /cases.py/{name} HTTP/1.1\r\nHost: x\r\n"
-                    "Transfer-Encoding: chunked\r\n\r\n"
-                    "3\r\nabc\r\nXYZ\r\nGET /hello.py HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    data = exchange(
+        server,
+        f"POST /cases.py/{name} HTTP/1.1\r\nHost: x\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n"
+        "3\r\nabc\r\nXYZ\r\nGET /hello.py HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
+    )
     reply = read_reply(data)
     assert (reply.status, reply["Connection"], reply.size) == (400, "close", len(data))
 
@@ -390,8 +443,15 @@ def test_iterables_are_closed(mpm, document_root):
     """Whatever became of the answer. One child, so that it can be asked."""
     one = {"StartServers": 1, "MaxRequestWorkers": 1 if mpm == "prefork" else 4}
     one |= {"MinSpareServers": 1} if mpm == "prefork" else {"MinSpareThreads": 1}
-    names = ["pieces", "sized_pieces", "no_content_with_body", "raises_before_piece",
-             "raises_after_piece", "too_long", "too_short"]
+    names = [
+        "pieces",
+        "sized_pieces",
+        "no_content_with_body",
+        "raises_before_piece",
+        "raises_after_piece",
+        "too_long",
+        "too_short",
+    ]
     with serving(mpm, document_root=document_root, **one) as server:
         for name in names:
             exchange(server, f"GET /cases.py/{name} HTTP/1.0\r\n\r\n".encode())
@@ -404,7 +464,9 @@ def test_iterables_are_closed(mpm, document_root):
 def test_an_iterable_is_closed_when_the_client_leaves(mpm, document_root):
     one = {"StartServers": 1, "MaxRequestWorkers": 1 if mpm == "prefork" else 4}
     one |= {"MinSpareServers": 1} if mpm == "prefork" else {"MinSpareThreads": 1}
-    write(document_root / "endless.py", """
+    write(
+        document_root / "endless.py",
+        """
 ended = []
 def application(environ, start_response):
     start_response("200 OK", [])
@@ -417,7 +479,9 @@ def pieces():
             yield b"x" * 10_000
     finally:
         ended.append(1)
-""", time.time() - 10)
+""",
+        time.time() - 10,
+    )
     with serving(mpm, document_root=document_root, **one) as server:
         with Client(server) as client:
             client.send(b"GET /endless.py HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -500,13 +564,18 @@ def test_two_threads_load_a_script_once(mpm, tmp_path):
     """Under worker and event, requests that come together must get one module, not one each."""
     if mpm == "prefork":
         pytest.skip("a process has one thread")
-    write(tmp_path / "slow.py", "import time\ntime.sleep(0.2)\nhere = object()\n"
-          "def application(e, start):\n    start('200 OK', [])\n    return [b'%d' % id(here)]\n")
+    write(
+        tmp_path / "slow.py",
+        "import time\ntime.sleep(0.2)\nhere = object()\n"
+        "def application(e, start):\n    start('200 OK', [])\n    return [b'%d' % id(here)]\n",
+    )
     one = {"StartServers": 1, "MaxRequestWorkers": 4, "MinSpareThreads": 1}
     bodies = []
     with serving(mpm, document_root=tmp_path, **one) as server:
-        threads = [threading.Thread(target=lambda: bodies.append(get(server, "/slow.py").body))
-                   for _ in range(4)]
+        threads = [
+            threading.Thread(target=lambda: bodies.append(get(server, "/slow.py").body))
+            for _ in range(4)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -518,15 +587,21 @@ def test_threads_run_a_script_at_the_same_time(mpm, tmp_path):
     """Worker and event: two requests meet inside the script. Prefork: two processes meet."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    write(tmp_path / "root" / "meet.py", f"""
+    write(
+        tmp_path / "root" / "meet.py",
+        f"""
 def application(environ, start_response):
     with open({str(pipe)!r}, "w" if environ["PATH_INFO"] == "/w" else "r") as file:
         pass  # each waits for the other
     start_response("200 OK", [])
     return [b"met"]
-""")
-    with serving(mpm, document_root=tmp_path / "root") as server, \
-            Client(server) as one, Client(server) as other:
+""",
+    )
+    with (
+        serving(mpm, document_root=tmp_path / "root") as server,
+        Client(server) as one,
+        Client(server) as other,
+    ):
         one.send(b"GET /meet.py/w HTTP/1.1\r\nHost: x\r\n\r\n")
         other.send(b"GET /meet.py/r HTTP/1.1\r\nHost: x\r\n\r\n")
         assert one.reply().body == other.reply().body == b"met"

@@ -38,9 +38,9 @@ from mpmkit.handlers.gateway import (
 from mpmkit.http.messages import Request, RequestError, Response, page
 
 if TYPE_CHECKING:
-    from mpmkit.connection import Connection
-    from mpmkit.directives import Directives
-    from mpmkit.logs import ErrorLog
+    from mpmkit.config.directives import Directives
+    from mpmkit.server.connection import Connection
+    from mpmkit.server.logs import ErrorLog
 
 PIECE = 65536  # bytes read from a program at a time: what a pipe holds
 GRACE = 3.0  # seconds between TERM and KILL, and that a program may go on after its output's end
@@ -57,14 +57,21 @@ class CgiScripts:
     `cpus` and under the scheduling policy `policy` (os.SCHED_OTHER, …), the server's own."""
 
     def __init__(
-        self, directives: Directives, errors: ErrorLog, document_root: str, redirect: Redirect,
-        cpus: set[int], policy: int,
-    ) -> None:  # fmt: skip
+        self,
+        directives: Directives,
+        errors: ErrorLog,
+        document_root: str,
+        redirect: Redirect,
+        cpus: set[int],
+        policy: int,
+    ) -> None:
         self._errors = errors
         self._redirect = redirect
         self._timeout = directives.Timeout
         self._variables = Variables(directives, document_root)
-        self._base = self._variables.base | {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+        self._base = self._variables.base | {
+            key: os.environ[key] for key in PASSED_ON if key in os.environ
+        }
         self._cpus, self._policy = cpus, policy
         self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -77,16 +84,23 @@ class CgiScripts:
             program = Program(
                 script.filename,
                 {key: value.encode("latin-1", "surrogateescape") for key, value in environ.items()},
-                conn, self._errors, self._timeout, self._nothing if request.length == 0 else None,
-                self._cpus, self._policy,
-            )  # fmt: skip
+                conn,
+                self._errors,
+                self._timeout,
+                self._nothing if request.length == 0 else None,
+                self._cpus,
+                self._policy,
+            )
             try:
                 head, pieces = program.answer()
                 return answer(
-                    head, pieces, request, os.path.basename(script.filename),
+                    head,
+                    pieces,
+                    request,
+                    os.path.basename(script.filename),
                     lambda path, fields: self._redirect(request, conn, path, fields, environ),
                     lambda error: self._failed(error, conn),
-                )  # fmt: skip
+                )
             except BaseException:
                 program.kill()
                 raise
@@ -99,15 +113,20 @@ class CgiScripts:
         name = script.filename
         if not allowed:
             raise ScriptFailed(
-                403, f"Options ExecCGI is off in the directory of {name}; write Options +ExecCGI in "
-                "its <Directory>, or use ScriptAlias", "AH02809")  # fmt: skip
+                403,
+                f"Options ExecCGI is off in the directory of {name}; write Options +ExecCGI in "
+                "its <Directory>, or use ScriptAlias",
+                "AH02809",
+            )
         try:
             st = os.stat(name)
             real = os.path.realpath(name, strict=True)
         except PermissionError:
             raise ScriptFailed(403, f"{name} may not be looked at", "AH02811") from None
         except (OSError, ValueError):
-            raise ScriptFailed(404, f"script not found or unable to stat: {name}", "AH02811") from None
+            raise ScriptFailed(
+                404, f"script not found or unable to stat: {name}", "AH02811"
+            ) from None
         if S_ISDIR(st.st_mode):
             raise ScriptFailed(403, f"attempt to invoke directory as script: {name}", "AH02812")
         if not S_ISREG(st.st_mode) or not real.startswith(script.root.rstrip("/") + "/"):
@@ -124,9 +143,16 @@ class Program:
     """
 
     def __init__(
-        self, filename: str, environ: dict[str, bytes], conn: Connection, errors: ErrorLog,
-        timeout: float, stdin: int | None, cpus: set[int], policy: int,
-    ) -> None:  # fmt: skip
+        self,
+        filename: str,
+        environ: dict[str, bytes],
+        conn: Connection,
+        errors: ErrorLog,
+        timeout: float,
+        stdin: int | None,
+        cpus: set[int],
+        policy: int,
+    ) -> None:
         self._filename = filename
         self._name = os.path.basename(filename)
         self._conn = conn
@@ -147,13 +173,21 @@ class Program:
                 os.set_blocking(into, False)
             with _as_the_server(cpus, policy):
                 self._process = subprocess.Popen(
-                    [filename], env=environ, cwd=os.path.dirname(filename), stdin=theirs_in,
-                    stdout=theirs_out, stderr=theirs_err, pass_fds=(line,), process_group=0,
-                )  # fmt: skip
+                    [filename],
+                    env=environ,
+                    cwd=os.path.dirname(filename),
+                    stdin=theirs_in,
+                    stdout=theirs_out,
+                    stderr=theirs_err,
+                    pass_fds=(line,),
+                    process_group=0,
+                )
         except (OSError, ValueError) as error:
             for fd in opened:
                 os.close(fd)
-            raise ScriptFailed(500, f"exec of '{filename}' failed: {_why(error)}", "AH01223") from None
+            raise ScriptFailed(
+                500, f"exec of '{filename}' failed: {_why(error)}", "AH01223"
+            ) from None
         for fd in (theirs_out, theirs_err, *((theirs_in,) if stdin is None else ())):
             os.close(fd)
         self._out, self._err, self._in, self._held = out, err, into, line
@@ -178,8 +212,11 @@ class Program:
         while (found := split_head(data)) is None:
             piece = self.read()
             if not piece:
-                what = "Premature end of script headers" if data else \
-                    "End of script output before headers"  # fmt: skip
+                what = (
+                    "Premature end of script headers"
+                    if data
+                    else "End of script output before headers"
+                )
                 raise ScriptFailed(500, f"{what}: {self._name}")
             data += piece
             if len(data) > LONGEST_HEAD:
@@ -199,8 +236,11 @@ class Program:
             events = self._poll.poll(max(0.0, until - monotonic()) * 1000)
             if not events:
                 raise ScriptFailed(
-                    504, f"Timeout waiting for output from CGI script {self._filename}", "AH01220",
-                    "warn")  # fmt: skip
+                    504,
+                    f"Timeout waiting for output from CGI script {self._filename}",
+                    "AH01220",
+                    "warn",
+                )
             for fd, _ in events:
                 if fd == self._out:
                     piece = os.read(fd, PIECE)
@@ -258,8 +298,13 @@ class Program:
         for line in lines:
             if line.strip():
                 text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
-                self._errors.write("error", f"stderr from {self._filename}: {text}", ah="AH01215",
-                                   module="cgi", client=self._conn.peer)  # fmt: skip
+                self._errors.write(
+                    "error",
+                    f"stderr from {self._filename}: {text}",
+                    ah="AH01215",
+                    module="cgi",
+                    client=self._conn.peer,
+                )
 
     # -- its end ------------------------------------------------------------------------------
 

@@ -17,15 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from mpmkit.directives import Directives, section_values
+from mpmkit.config.directives import Directives, section_values
 from mpmkit.handlers.gateway import redirected
 from mpmkit.http.messages import REASONS, Page, Request, Response, page
 
 if TYPE_CHECKING:
-    from mpmkit.connection import Connection
     from mpmkit.handlers.router import Router
-    from mpmkit.log_format import Site
-    from mpmkit.logs import ErrorLog
+    from mpmkit.server.connection import Connection
+    from mpmkit.server.log_format import Site
+    from mpmkit.server.logs import ErrorLog
 
 TEXT = b"Content-Type: text/html; charset=iso-8859-1\r\n\r\n"
 
@@ -34,9 +34,13 @@ class ErrorPages:
     """The handler around `router`. `place` tells the server's name and port as the client knows them."""
 
     def __init__(
-        self, directives: Directives, router: Router, errors: ErrorLog, site: Site,
+        self,
+        directives: Directives,
+        router: Router,
+        errors: ErrorLog,
+        site: Site,
         place: Callable[[Connection], tuple[str, str]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._router = router
         self._errors = errors
         self._documents = directives.ErrorDocument
@@ -83,7 +87,9 @@ class ErrorPages:
         name = _escape(name)
         if signature == "EMail" and self._admin:
             name = f'<a href="mailto:{_escape(self._admin)}">{name}</a>'
-        line = f"<hr>\n<address>{_escape(self._site.server)} Server at {name} Port {port}</address>\n"
+        line = (
+            f"<hr>\n<address>{_escape(self._site.server)} Server at {name} Port {port}</address>\n"
+        )
         return line.encode("latin-1", "xmlcharrefreplace")
 
     def _changed(self, response: Page, request: Request, conn: Connection) -> Response:
@@ -94,22 +100,31 @@ class ErrorPages:
             return _text(response, target, request.method)
         if target is not None and not target.startswith("/"):
             extra = b"Location: %b\r\n" % target.encode("latin-1", "replace")
-            return page(302, request.method, extra=extra, signature=self._line(said.signature, conn))
+            return page(
+                302, request.method, extra=extra, signature=self._line(said.signature, conn)
+            )
         if target is not None:
             document = self._document(target, response, request, conn)
             if type(document) is not Page and document is not None:
                 return Response(
-                    response.status, response.extra + document.fields, document.after, document.body,
-                    document.length, response.close or document.close,
-                )  # fmt: skip
+                    response.status,
+                    response.extra + document.fields,
+                    document.after,
+                    document.body,
+                    document.length,
+                    response.close or document.close,
+                )
             status = document.status if document is not None else 500
             why = f"ErrorDocument {target}: {status} {REASONS[status]}"
         elif said.signature == "Off":
             return response
         return page(
-            response.status, request.method, extra=response.extra, what=why or response.what,
+            response.status,
+            request.method,
+            extra=response.extra,
+            what=why or response.what,
             signature=self._line(said.signature, conn),
-        )  # fmt: skip
+        )
 
     def _document(
         self, target: str, response: Page, request: Request, conn: Connection
@@ -118,12 +133,14 @@ class ErrorPages:
         path, _, query = target.partition("?")
         new = redirected(
             request, path, query.encode("latin-1", "replace"), {}, status=response.status
-        )  # fmt: skip
+        )
         if new is None:
             return None
         # The client's conditions were about what it asked for.
         new.headers = tuple(
-            field for field in new.headers if not field[0].startswith(b"if-") and field[0] != b"range"
+            field
+            for field in new.headers
+            if not field[0].startswith(b"if-") and field[0] != b"range"
         )
         new.conditional = False
         return self._router(new, conn)

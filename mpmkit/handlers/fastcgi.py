@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from mpmkit.directives import DirectiveError
+from mpmkit.config.directives import DirectiveError
 from mpmkit.handlers import fastcgi_records as fcgi
 from mpmkit.handlers.gateway import (
     LONGEST_HEAD,
@@ -40,9 +40,9 @@ from mpmkit.handlers.gateway import (
 from mpmkit.http.messages import Request, RequestError, Response, page
 
 if TYPE_CHECKING:
-    from mpmkit.connection import Connection
-    from mpmkit.directives import Directives
-    from mpmkit.logs import ErrorLog
+    from mpmkit.config.directives import Directives
+    from mpmkit.server.connection import Connection
+    from mpmkit.server.logs import ErrorLog
 
 PIECE = 65536
 # Methods whose requests may be made twice (RFC 9110, 9.2.2).
@@ -98,8 +98,9 @@ class Backend:
         self.name = handler.removeprefix("proxy:")
         self._address: str | tuple[str, int]
         self._address = found["path"] or (
-            found["host"].strip("[]"), int(found["port"] or DEFAULT_PORT)
-        )  # fmt: skip
+            found["host"].strip("[]"),
+            int(found["port"] or DEFAULT_PORT),
+        )
         d = service.directives
         values = {}
         for url, said in d.ProxySet:
@@ -123,10 +124,13 @@ class Backend:
             return page(error.status, request.method)
         try:
             return answer(
-                head, exchange.whole() or exchange, request, os.path.basename(script.filename),
+                head,
+                exchange.whole() or exchange,
+                request,
+                os.path.basename(script.filename),
                 lambda path, fields: self._service.redirect(request, conn, path, fields, environ),
                 lambda error: self._failed(error, conn),
-            )  # fmt: skip
+            )
         except ScriptFailed as error:
             exchange.close()
             self._failed(error, conn)
@@ -152,7 +156,9 @@ class Backend:
             again = stale.unread or request.method in REPEATABLE
             if kept is None or not again or not asked.rewind():
                 raise ScriptFailed(
-                    502, f"{self.name}: the backend closed the connection without an answer", "AH01067"
+                    502,
+                    f"{self.name}: the backend closed the connection without an answer",
+                    "AH01067",
                 ) from None
         except BaseException:
             exchange.close()
@@ -174,13 +180,17 @@ class Backend:
     def _connect(self) -> socket.socket:
         """A new connection. Raises ScriptFailed 503."""
         path = isinstance(self._address, str)
-        family = socket.AF_UNIX if path else (
-            socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        )  # fmt: skip
+        family = (
+            socket.AF_UNIX
+            if path
+            else (socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)
+        )
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
-            raise ScriptFailed(503, f"no socket for {self.name}: {error.strerror}", "AH01079") from None
+            raise ScriptFailed(
+                503, f"no socket for {self.name}: {error.strerror}", "AH01079"
+            ) from None
         try:
             sock.settimeout(self._timeout)
             sock.connect(self._address)
@@ -191,9 +201,10 @@ class Backend:
             sock.close()
             why = error.strerror or str(error)
             raise ScriptFailed(
-                503, f"failed to make connection to backend: {self.name}: {why}; is it running?",
+                503,
+                f"failed to make connection to backend: {self.name}: {why}; is it running?",
                 "AH01079",
-            ) from None  # fmt: skip
+            ) from None
         return sock
 
     def _take(self) -> socket.socket | None:
@@ -308,12 +319,16 @@ class _Exchange:
         while (found := split_head(data)) is None:
             piece = self._next_piece()
             if not piece:
-                raise ScriptFailed(500, f"{self._backend.name}: End of script output before headers",
-                                   "AH01070")  # fmt: skip
+                raise ScriptFailed(
+                    500, f"{self._backend.name}: End of script output before headers", "AH01070"
+                )
             data += piece
             if len(data) > LONGEST_HEAD:
-                raise ScriptFailed(500, f"{self._backend.name}: more than {LONGEST_HEAD} bytes of "
-                                        "headers", "AH01070")  # fmt: skip
+                raise ScriptFailed(
+                    500,
+                    f"{self._backend.name}: more than {LONGEST_HEAD} bytes of headers",
+                    "AH01070",
+                )
         self._first = found[1]
         return read_head(found[0], self._backend.name)
 
@@ -363,15 +378,16 @@ class _Exchange:
             self._out = memoryview(self._asked.next())
         if bool(self._out) != self._writing:
             self._writing = bool(self._out)
-            self._poll.modify(
-                self._sock, select.POLLIN | (select.POLLOUT if self._writing else 0)
-            )  # fmt: skip
+            self._poll.modify(self._sock, select.POLLIN | (select.POLLOUT if self._writing else 0))
         until = monotonic() + backend._timeout
         events = self._poll.poll(max(0.0, until - monotonic()) * 1000)
         if not events:
             raise ScriptFailed(
-                504, f"Error dispatching request to {backend.name}: nothing came for "
-                f"{backend._timeout:g} s", "AH01075")  # fmt: skip
+                504,
+                f"Error dispatching request to {backend.name}: nothing came for "
+                f"{backend._timeout:g} s",
+                "AH01075",
+            )
         for fd, event in events:
             if fd != self._sock.fileno():
                 raise RequestError(500, "the client left while its script ran", silent=True)
@@ -397,8 +413,10 @@ class _Exchange:
             if not self._heard:
                 raise _Stale(unread or bool(self._out) or not self._asked.complete)
             raise ScriptFailed(
-                502, f"{self._backend.name}: the backend closed the connection within its answer",
-                "AH01067")  # fmt: skip
+                502,
+                f"{self._backend.name}: the backend closed the connection within its answer",
+                "AH01067",
+            )
         self._heard = True
         records, self._in = fcgi.read_records(self._in + data)
         for kind, number, content in records:
@@ -421,8 +439,13 @@ class _Exchange:
         for line in lines:
             if line.strip():
                 text = line.decode("utf-8", "backslashreplace")
-                self._backend._errors.write("error", f"Got error '{text}'", ah="AH01071",
-                                            module="proxy_fcgi", client=self._conn.peer)  # fmt: skip
+                self._backend._errors.write(
+                    "error",
+                    f"Got error '{text}'",
+                    ah="AH01071",
+                    module="proxy_fcgi",
+                    client=self._conn.peer,
+                )
 
     def _end(self, content: bytes) -> None:
         self._log([self._complaint])
@@ -432,5 +455,9 @@ class _Exchange:
         if status == fcgi.OVERLOADED:
             raise ScriptFailed(503, f"{self._backend.name}: the backend is overloaded", "AH01075")
         if status != fcgi.COMPLETE:
-            raise ScriptFailed(502, f"{self._backend.name}: the backend refuses this kind of request "
-                                    f"(protocol status {status})", "AH01075")  # fmt: skip
+            raise ScriptFailed(
+                502,
+                f"{self._backend.name}: the backend refuses this kind of request "
+                f"(protocol status {status})",
+                "AH01075",
+            )

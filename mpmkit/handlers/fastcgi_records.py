@@ -1,8 +1,8 @@
 """FastCGI 1.0 as bytes: records and name-value pairs, made and read. No socket here.
 
-    record   version 1 │ type │ request id (2) │ length of content (2) │ of padding │ 0 │ content │ padding
-    stream   records of one type, ended by one without content (PARAMS, STDIN, STDOUT, STDERR)
-    pair     length of name (1 or 4) │ length of value (1 or 4) │ name │ value
+record   version 1 │ type │ request id (2) │ length of content (2) │ of padding │ 0 │ content │ padding
+stream   records of one type, ended by one without content (PARAMS, STDIN, STDOUT, STDERR)
+pair     length of name (1 or 4) │ length of value (1 or 4) │ name │ value
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ def stream(kind: int, request: int, data: bytes) -> bytes:
     if len(data) <= MOST:
         return record(kind, request, data) if data else b""
     step = MOST - MOST % 8
-    return b"".join(
-        record(kind, request, data[at : at + step]) for at in range(0, len(data), step)
-    )
+    return b"".join(record(kind, request, data[at : at + step]) for at in range(0, len(data), step))
 
 
 def begin(request: int, keep: bool) -> bytes:
@@ -71,8 +69,9 @@ def pairs(items: Iterable[tuple[bytes, bytes]]) -> bytes:
         short = len(name) < 128 and len(value) < 128
         parts += (
             bytes((len(name), len(value))) if short else _length(len(name)) + _length(len(value)),
-            name, value,
-        )  # fmt: skip
+            name,
+            value,
+        )
     return b"".join(parts)
 
 

@@ -27,8 +27,8 @@ from mpmkit.http.messages import (
 )
 
 if TYPE_CHECKING:
-    from mpmkit.connection import Connection
-    from mpmkit.directives import Directives
+    from mpmkit.config.directives import Directives
+    from mpmkit.server.connection import Connection
 
 LONGEST_HEAD = 65536  # bytes of a script's header lines; httpd bounds the lines, not their sum
 REDIRECTS = 10  # internal redirects of one request (LimitInternalRecursion)
@@ -100,12 +100,16 @@ class Variables:
         self._canonical = directives.UseCanonicalName == "On" and bool(directives.ServerName)
         self._port = port if self._canonical else ""
         self.base = {
-            "GATEWAY_INTERFACE": "CGI/1.1", "SERVER_SIGNATURE": "", "SERVER_NAME": name,
+            "GATEWAY_INTERFACE": "CGI/1.1",
+            "SERVER_SIGNATURE": "",
+            "SERVER_NAME": name,
             "SERVER_SOFTWARE": server_header(directives.ServerTokens),
             "DOCUMENT_ROOT": document_root,
-        }  # fmt: skip
+        }
 
-    def add(self, environ: dict[str, Any], request: Request, conn: Connection, script: Script) -> None:
+    def add(
+        self, environ: dict[str, Any], request: Request, conn: Connection, script: Script
+    ) -> None:
         """Add to a copy of `base` what RFC 3875, 4.1 and httpd have in common: text, bytes as latin-1.
 
         What does not depend on the connection is made once for each Request, and the same head sent
@@ -162,7 +166,9 @@ class Variables:
                 environ["SERVER_PORT"] = digits
         return environ
 
-    def of_program(self, environ: dict[str, str], request: Request, conn: Connection, script: Script) -> None:
+    def of_program(
+        self, environ: dict[str, str], request: Request, conn: Connection, script: Script
+    ) -> None:
         """The same for a program of its own, CGI or behind FastCGI: what httpd says there, and no
         credentials, as others may see a process's environment (CGIPassAuth Off)."""
         self.add(environ, request, conn, script)
@@ -279,8 +285,9 @@ def read_head(lines: bytes, name: str) -> Head:
             fields.append(b"%b: %b\r\n" % (key, value))
     if framed:
         length = None
-    return Head(status, said, reason, location, b"".join(fields), content_type, length, etag,
-                modified)  # fmt: skip
+    return Head(
+        status, said, reason, location, b"".join(fields), content_type, length, etag, modified
+    )
 
 
 def answer(
@@ -315,7 +322,12 @@ def answer(
         fields += b"Location: %b\r\n" % location.encode("latin-1")
     after = b"Content-Type: %b\r\n\r\n" % head.content_type if head.content_type else b"\r\n"
     status = head.status
-    if not head.said and request.conditional and request.method == "GET" and unchanged(request, head):
+    if (
+        not head.said
+        and request.conditional
+        and request.method == "GET"
+        and unchanged(request, head)
+    ):
         status = 304
         after = b"\r\n"
     if status in BODYLESS_STATUSES or request.method == "HEAD":
@@ -329,9 +341,7 @@ def answer(
     if head.length is not None:
         fields += b"Content-Length: %d\r\n" % head.length
         body = Measured(pieces, head.length, name)
-    return Response(
-        status, fields, after, Logged(body, failed), head.length, reason=head.reason
-    )
+    return Response(status, fields, after, Logged(body, failed), head.length, reason=head.reason)
 
 
 def unchanged(request: Request, head: Head) -> bool:
@@ -386,13 +396,16 @@ class Measured:
             if len(piece) > left:
                 if left:
                     yield piece[:left]
-                raise ScriptFailed(500, f"more bytes than Content-Length {self._length} from script "
-                                        f"'{self._name}'")  # fmt: skip
+                raise ScriptFailed(
+                    500, f"more bytes than Content-Length {self._length} from script '{self._name}'"
+                )
             left -= len(piece)
             yield piece
         if left:
-            raise ScriptFailed(500, f"{left} bytes less than Content-Length {self._length} from "
-                                    f"script '{self._name}'")  # fmt: skip
+            raise ScriptFailed(
+                500,
+                f"{left} bytes less than Content-Length {self._length} from script '{self._name}'",
+            )
 
     def close(self) -> None:
         close(self._pieces)

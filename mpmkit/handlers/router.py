@@ -25,17 +25,17 @@ from fnmatch import fnmatch
 from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpmkit.directives import DirectiveError, Directives, Section, section_values
+from mpmkit.config.directives import DirectiveError, Directives, Section, section_values
 from mpmkit.handlers.gateway import Script, redirected
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.messages import Request, RequestError, Response, page
 
 if TYPE_CHECKING:
-    from mpmkit.connection import Connection
     from mpmkit.handlers.cgi import CgiScripts
     from mpmkit.handlers.fastcgi import FastCgi
-    from mpmkit.logs import ErrorLog
+    from mpmkit.server.connection import Connection
+    from mpmkit.server.logs import ErrorLog
 
 Handler = Callable[[Request, "Connection"], Response]
 
@@ -62,8 +62,10 @@ class Rule:
             except re.error as error:
                 raise DirectiveError(
                     f"<{self.kind} {self.arg}>: not a regular expression: {error}",
-                    directive=self.kind, file=section.file, line=section.line,
-                ) from None  # fmt: skip
+                    directive=self.kind,
+                    file=section.file,
+                    line=section.line,
+                ) from None
 
     def is_for(self, path: str, filename: str) -> bool:
         match self.kind:
@@ -126,7 +128,9 @@ class Place(NamedTuple):
 
     def limit(self) -> str:
         """The directory that a file of this place may not lead out of."""
-        return os.path.realpath(self.root if os.path.isdir(self.root) else os.path.dirname(self.root))
+        return os.path.realpath(
+            self.root if os.path.isdir(self.root) else os.path.dirname(self.root)
+        )
 
 
 class Router:
@@ -154,8 +158,10 @@ class Router:
         self._root = Place("DocumentRoot", "", files.root)
         places = [Place(*alias) for alias in directives.aliases]
         # mod_alias looks before mod_wsgi does; each in the order of its lines.
-        self._places = [*(place for place in places if place.kind != "WSGIScriptAlias"),
-                        *(place for place in places if place.kind == "WSGIScriptAlias")]  # fmt: skip
+        self._places = [
+            *(place for place in places if place.kind != "WSGIScriptAlias"),
+            *(place for place in places if place.kind == "WSGIScriptAlias"),
+        ]
         self._limits = {place: place.limit() for place in (self._root, *self._places)}
         files.handler_of, files.errors = self.decide, errors
         self._files = files
@@ -259,7 +265,16 @@ class Router:
         if handler is not None and handler.lower() == "none":
             handler = None
         return Said(
-            handler, by_name, by_extension, options, require, body, sendfile, mmap, documents, signature
+            handler,
+            by_name,
+            by_extension,
+            options,
+            require,
+            body,
+            sendfile,
+            mmap,
+            documents,
+            signature,
         )
 
     def _files_of(self, place: Place, said: Said) -> StaticFiles:
@@ -268,9 +283,12 @@ class Router:
         if static is None:
             files = self._files
             static = self._static[key] = StaticFiles(
-                place.root, files.index, files.types, prefix=place.prefix,
+                place.root,
+                files.index,
+                files.types,
+                prefix=place.prefix,
                 options=files.options._replace(sendfile=said.sendfile, mmap=said.mmap),
-            )  # fmt: skip
+            )
             static.handler_of, static.errors = files.handler_of, files.errors
             static.canonical, static.charset = files.canonical, files.charset
             static.listings = files.listings
@@ -289,35 +307,52 @@ class Router:
         if said.require == ("all", "denied"):
             return self._denied
         if said.require == ("local",):
-            return lambda request, conn: (handler if _is_local(conn) else self._denied)(request, conn)
+            return lambda request, conn: (handler if _is_local(conn) else self._denied)(
+                request, conn
+            )
         return handler
 
     def _denied(self, request: Request, conn: Connection) -> Response:
         self._errors.write(
-            "error", f"Require keeps this client from {self.place(request.path).file(request.path)}",
-            ah="AH01630", module="authz_core", client=conn.peer,
-        )  # fmt: skip
+            "error",
+            f"Require keeps this client from {self.place(request.path).file(request.path)}",
+            ah="AH01630",
+            module="authz_core",
+            client=conn.peer,
+        )
         return page(403, request.method)
 
     # -- scripts ------------------------------------------------------------------------------
 
     def _running(
-        self, handler: str, place: Place, path: str, filename: str, name: str, path_info: str,
+        self,
+        handler: str,
+        place: Place,
+        path: str,
+        filename: str,
+        name: str,
+        path_info: str,
         aliased: bool = False,
-    ) -> Handler:  # fmt: skip
+    ) -> Handler:
         """A handler for one script and one PATH_INFO."""
         said = self.said(path, filename)
         script = Script(
-            filename, name, path_info, self._limits[place],
-            self._translated(path_info) if path_info else "", place.prefix,
-        )  # fmt: skip
+            filename,
+            name,
+            path_info,
+            self._limits[place],
+            self._translated(path_info) if path_info else "",
+            place.prefix,
+        )
         if handler == "wsgi-script":
             run = self._scripts.run
             return self._guarded(said, lambda request, conn: run(request, conn, script))
         if handler == "cgi-script":
             allowed = aliased or "ExecCGI" in said.options
             cgi = self._cgi_scripts()
-            return self._guarded(said, lambda request, conn: cgi.run(request, conn, script, allowed))
+            return self._guarded(
+                said, lambda request, conn: cgi.run(request, conn, script, allowed)
+            )
         backend = self._fast_cgi().backend(handler)
         return self._guarded(said, lambda request, conn: backend.run(request, conn, script))
 
@@ -347,18 +382,20 @@ class Router:
             from mpmkit.handlers.cgi import CgiScripts  # here: most servers never run a program
 
             self._cgi = CgiScripts(
-                self._directives, self._errors, self._root.root, self.redirect, self._cpus,
+                self._directives,
+                self._errors,
+                self._root.root,
+                self.redirect,
+                self._cpus,
                 self._policy,
-            )  # fmt: skip
+            )
         return self._cgi
 
     def _fast_cgi(self) -> FastCgi:
         if self._fastcgi is None:
             from mpmkit.handlers.fastcgi import FastCgi
 
-            self._fastcgi = FastCgi(
-                self._directives, self._errors, self._root.root, self.redirect
-            )
+            self._fastcgi = FastCgi(self._directives, self._errors, self._root.root, self.redirect)
         return self._fastcgi
 
     def redirect(
@@ -371,22 +408,32 @@ class Router:
             path, query = split_target("GET", location.encode("latin-1"))
         except RequestError as error:
             self._errors.write(
-                "error", f"{request.path}: its Location {location!r} leads nowhere: {error}",
-                module="cgi", client=conn.peer,
-            )  # fmt: skip
+                "error",
+                f"{request.path}: its Location {location!r} leads nowhere: {error}",
+                module="cgi",
+                client=conn.peer,
+            )
             return page(500, request.method)
         new = redirected(request, path, query, told)
         if new is None:
             self._errors.write(
-                "error", f"{request.path}: more than 10 internal redirects; a script's Location leads "
-                "back to itself", ah="AH00124", client=conn.peer,
-            )  # fmt: skip
+                "error",
+                f"{request.path}: more than 10 internal redirects; a script's Location leads "
+                "back to itself",
+                ah="AH00124",
+                client=conn.peer,
+            )
             return page(500, request.method)
         response = self(new, conn)
         return Response(
-            response.status, fields + response.fields, response.after, response.body,
-            response.length, response.close, response.reason,
-        )  # fmt: skip
+            response.status,
+            fields + response.fields,
+            response.after,
+            response.body,
+            response.length,
+            response.close,
+            response.reason,
+        )
 
     # -- the rest -----------------------------------------------------------------------------
 
@@ -421,7 +468,10 @@ class Router:
         meant = [*self._by_extension.values(), self._default]
         for rule in self._rules:
             if rule.written:
-                meant += [rule.values.get("SetHandler"), *rule.values.get("AddHandler", {}).values()]
+                meant += [
+                    rule.values.get("SetHandler"),
+                    *rule.values.get("AddHandler", {}).values(),
+                ]
         if "cgi-script" in meant or any(place.kind == "ScriptAlias" for place in self._places):
             self._cgi_scripts()
 
@@ -438,10 +488,17 @@ def merge_options(options: frozenset[str], lines: Iterable[tuple[str, ...]]) -> 
             options = frozenset()
         for word in words:
             bare = word.lstrip("+-")
-            named = ALL_OPTIONS if bare.lower() == "all" else frozenset(
-                () if bare.lower() == "none" else
-                (one for one in (*ALL_OPTIONS, "MultiViews") if one.lower() == bare.lower())
-            )  # fmt: skip
+            named = (
+                ALL_OPTIONS
+                if bare.lower() == "all"
+                else frozenset(
+                    ()
+                    if bare.lower() == "none"
+                    else (
+                        one for one in (*ALL_OPTIONS, "MultiViews") if one.lower() == bare.lower()
+                    )
+                )
+            )
             options = options - named if word.startswith("-") else options | named
     return options
 

@@ -37,20 +37,24 @@ from mpmkit.http.messages import (
 )
 
 if TYPE_CHECKING:
-    from mpmkit.connection import Connection
-    from mpmkit.directives import Directives
-    from mpmkit.logs import ErrorLog
+    from mpmkit.config.directives import Directives
+    from mpmkit.server.connection import Connection
+    from mpmkit.server.logs import ErrorLog
 
 SMALL = 65536  # bytes of a file that are kept in memory with its version
 VERSIONS_KEPT = 256  # files whose versions are remembered, at most SMALL bytes each
-MMAP_LIMIT = 4 << 20  # bytes of the largest file that is mapped; httpd maps larger ones piece by piece
+MMAP_LIMIT = (
+    4 << 20
+)  # bytes of the largest file that is mapped; httpd maps larger ones piece by piece
 MAPPINGS_KEPT = 64  # files that stay mapped: each is an open descriptor, too, before Python 3.13
 MAPPED_KEPT = 64 << 20  # bytes of them in all
 
 ALLOW = b"Allow: GET,POST,OPTIONS,HEAD,TRACE\r\n"
 
 MANY = 1 << 62  # no limit
-SETTLED = 60  # seconds after a file's change within which its date is too coarse to tell versions by
+SETTLED = (
+    60  # seconds after a file's change within which its date is too coarse to tell versions by
+)
 BOUNDARY = os.urandom(8).hex().encode()  # the same in all children: they are forked later
 PIECE = 65536  # bytes of a large file's range that are read at a time
 
@@ -88,9 +92,13 @@ class FileOptions(NamedTuple):
         most = (directives.MaxRanges, directives.MaxRangeOverlaps, directives.MaxRangeReversals)
         ranges, overlaps, reversals = (MANY if number < 0 else number for number in most)
         return cls(
-            directives.FileETag, ranges, overlaps, reversals,
-            directives.EnableSendfile, directives.EnableMMAP,
-        )  # fmt: skip
+            directives.FileETag,
+            ranges,
+            overlaps,
+            reversals,
+            directives.EnableSendfile,
+            directives.EnableMMAP,
+        )
 
 
 DEFAULTS = FileOptions()
@@ -111,14 +119,28 @@ class Version:
     """
 
     __slots__ = (
-        "after", "asked", "etag", "fields", "filename", "get", "head", "mapped", "mtime", "sendfile",
-        "signature", "size",
-    )  # fmt: skip
+        "after",
+        "asked",
+        "etag",
+        "fields",
+        "filename",
+        "get",
+        "head",
+        "mapped",
+        "mtime",
+        "sendfile",
+        "signature",
+        "size",
+    )
 
     def __init__(
-        self, filename: str, st: os.stat_result, now: float, media_type: str | None,
+        self,
+        filename: str,
+        st: os.stat_result,
+        now: float,
+        media_type: str | None,
         options: FileOptions = DEFAULTS,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.filename = filename
         self.signature = signature_of(st)
         self.size = st.st_size
@@ -325,9 +347,7 @@ class StaticFiles:
                 text = f"no file that this server may read: {filename}"
                 return self._forbidden("AH00132", text, request, conn)
             now = self._clock()
-            version = Version(
-                filename, st, now, self._media_type(filename), self.options
-            )
+            version = Version(filename, st, now, self._media_type(filename), self.options)
         except (OSError, ValueError) as error:
             return self._refused(error, request, conn)
         # A file that has just changed may change again within the same tick of its clock.
@@ -453,7 +473,12 @@ def _ranged(
 ) -> Response | None:
     """The answer to Range (RFC 9110, 14.2); None: send the whole file. Raises OSError."""
     header = request.get(b"range")
-    if header is None or request.method == "POST" or not version.size or not _if_range(request, version, now):
+    if (
+        header is None
+        or request.method == "POST"
+        or not version.size
+        or not _if_range(request, version, now)
+    ):
         return None
     size = version.size
     ranges = parse_ranges(header, size, options)
@@ -465,8 +490,11 @@ def _ranged(
         start, end = ranges[0]
         count = end + 1 - start
         fields = version.fields + b"Content-Length: %d\r\nContent-Range: bytes %d-%d/%d\r\n" % (
-            count, start, end, size,
-        )  # fmt: skip
+            count,
+            start,
+            end,
+            size,
+        )
         return Response(206, fields, version.after, version.part(start, count, conn), count)
     kind = version.after.replace(b"Content-Type", b"Content-type").removesuffix(b"\r\n")
     heads = [

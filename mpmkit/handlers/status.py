@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from mpmkit import _version
 from mpmkit.handlers import status_page
 from mpmkit.http.messages import SERVER, Request, Response, page, whole_number
-from mpmkit.maintenance import Counts, ProcessRow, count
-from mpmkit.states import DEAD, LETTERS
+from mpmkit.policy.maintenance import Counts, ProcessRow, count
+from mpmkit.policy.states import DEAD, LETTERS
 
 if TYPE_CHECKING:
-    from mpmkit.connection import Connection
-    from mpmkit.scoreboard import Scoreboard
+    from mpmkit.server.connection import Connection
+    from mpmkit.server.scoreboard import Scoreboard
 
 REFRESH = 10  # seconds of a `?refresh` without a number
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpmkit.states import (
+from mpmkit.policy.states import (
     BUSY,
     DEAD,
     GRACEFUL,
@@ -26,7 +26,7 @@ from mpmkit.states import (
 
 if TYPE_CHECKING:
     from mpmkit.handlers.status import Figures
-    from mpmkit.scoreboard import WorkerRow
+    from mpmkit.server.scoreboard import WorkerRow
 
 LINE = 64  # letters of the scoreboard in one line
 PIDS_IN_LINE = 3
@@ -143,8 +143,7 @@ def _figures(f: Figures) -> str:
         cpu = f.cpu
         lines.append(
             f"CPU Usage: u{g(cpu.user)} s{g(cpu.system)} cu{g(cpu.children_user)} "
-            f"cs{g(cpu.children_system)}"
-            + (f" - {g(f.cpu_load)}% CPU load" if f.cpu_load else "")
+            f"cs{g(cpu.children_system)}" + (f" - {g(f.cpu_load)}% CPU load" if f.cpu_load else "")
         )
         rates = []
         if f.uptime:
@@ -177,9 +176,15 @@ def _processes(f: Figures) -> str:
             idle = 0 if old else states.count(READY)
             busy = sum(states.count(state) for state in BUSY)
         numbers = (
-            row.connections, busy, graceful, idle,
-            row.wait_io, row.write_completion, row.keep_alive, row.lingering_close,
-        )  # fmt: skip
+            row.connections,
+            busy,
+            graceful,
+            idle,
+            row.wait_io,
+            row.write_completion,
+            row.keep_alive,
+            row.lingering_close,
+        )
         sums = [a + b for a, b in zip(sums, numbers, strict=True)]
         accepting = "no" if row.not_accepting else "yes"
         rows.append((row.slot, row.pid, stopping, numbers[0], accepting, *numbers[1:]))
@@ -211,9 +216,7 @@ def _pids(f: Figures) -> str:
             enabled = row.slot < processes and thread < threads
             if state != DEAD or not enabled:  # an empty slot that may be filled is left out
                 entries.append(f"   {row.pid} in state: {LETTERS[state] if state else ' '} ")
-    lines = [
-        ",".join(entries[i : i + PIDS_IN_LINE]) for i in range(0, len(entries), PIDS_IN_LINE)
-    ]
+    lines = [",".join(entries[i : i + PIDS_IN_LINE]) for i in range(0, len(entries), PIDS_IN_LINE)]
     return (
         "PID Key: <br />\n<pre>\n" + "\n".join(lines) + "\n</pre>\n"
         "<hr />The directive <code>ExtendedStatus On</code> adds requests, clients and traffic."

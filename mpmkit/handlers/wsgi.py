@@ -31,9 +31,9 @@ from mpmkit.http.messages import (
 )
 
 if TYPE_CHECKING:
-    from mpmkit.connection import Connection
-    from mpmkit.directives import Directives
-    from mpmkit.logs import ErrorLog
+    from mpmkit.config.directives import Directives
+    from mpmkit.server.connection import Connection
+    from mpmkit.server.logs import ErrorLog
 
 # A server adds these itself; an application must not (PEP 3333, "Other HTTP Features").
 HOP_BY_HOP = frozenset(
@@ -334,9 +334,12 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
                     raise AssertionError("Content-Length is longer than any body")
             fields += f"{name}: {value}\r\n"
     return Head(
-        code, fields.encode("latin-1"), after.encode("latin-1") + b"\r\n", length,
+        code,
+        fields.encode("latin-1"),
+        after.encode("latin-1") + b"\r\n",
+        length,
         None if reason == REASONS.get(code) else reason.encode("latin-1"),
-    )  # fmt: skip
+    )
 
 
 class _Pieces:

@@ -88,7 +88,9 @@ def server_header(tokens: str) -> str:
         case "Minimal":
             return SERVER
     system = f"{SERVER} ({sys.platform.capitalize()})"
-    return system if tokens == "OS" else f"{system} Python/{'.'.join(map(str, sys.version_info[:3]))}"
+    return (
+        system if tokens == "OS" else f"{system} Python/{'.'.join(map(str, sys.version_info[:3]))}"
+    )
 
 
 LONGEST = (1 << 63) - 1  # as far as files, bodies and httpd's own numbers go
@@ -97,7 +99,7 @@ LONGEST = (1 << 63) - 1  # as far as files, bodies and httpd's own numbers go
 def whole_number(digits: bytes | str, most: int = LONGEST) -> int | None:
     """The value of decimal digits, None above `most`. For whatever a client sent: Python's `int`
     raises ValueError at more than 4,300 digits, and takes blanks, signs and underscores, too."""
-    digits = digits.lstrip(b"0" if isinstance(digits, bytes) else "0")
+    digits = digits.lstrip(b"0") if isinstance(digits, bytes) else digits.lstrip("0")
     if len(digits) > 19:
         return None
     value = int(digits or "0")
@@ -156,10 +158,22 @@ class Request:
     """
 
     __slots__ = (
-        "asks_keep_alive", "close", "conditional", "expect_continue", "head", "headers", "length",
-        "line", "log_line", "method", "path", "query", "target", "told",
+        "asks_keep_alive",
+        "close",
+        "conditional",
+        "expect_continue",
+        "head",
+        "headers",
+        "length",
+        "line",
+        "log_line",
+        "method",
+        "path",
+        "query",
+        "target",
+        "told",
         "version",
-    )  # fmt: skip
+    )
 
     method: str
     target: bytes
@@ -245,7 +259,14 @@ class Page(Response):
     __slots__ = ("extra", "what")
 
     def __init__(
-        self, status: int, fields: bytes, after: bytes, body: bytes, close: bool, extra: bytes, what: str
+        self,
+        status: int,
+        fields: bytes,
+        after: bytes,
+        body: bytes,
+        close: bool,
+        extra: bytes,
+        what: str,
     ) -> None:
         super().__init__(status, fields, after, body, len(body), close)
         self.extra = extra
@@ -262,9 +283,13 @@ def page(
         b'<!DOCTYPE HTML PUBLIC "-//IETF//DTD HTML 4.01//EN">\n<html><head>\n<title>%d %b</title>\n'
         b"</head><body>\n<h1>%b</h1>\n<p>%b</p>\n%b%b</body></html>\n"
     ) % (
-        status, reason.encode(), reason.encode(), sentence.encode(),
-        b"<p><code>%b</code></p>\n" % _escape(what) if what else b"", signature,
-    )  # fmt: skip
+        status,
+        reason.encode(),
+        reason.encode(),
+        sentence.encode(),
+        b"<p><code>%b</code></p>\n" % _escape(what) if what else b"",
+        signature,
+    )
     after = b"Content-Type: text/html; charset=iso-8859-1\r\n\r\n"
     fields = extra + b"Content-Length: %d\r\n" % len(body)
     close = status in CLOSING_STATUSES
@@ -329,10 +354,16 @@ def parse_http_date(value: bytes) -> int | None:
         century = (2000 if int(year) < 70 else 1900) if len(year) == 2 else 0
         from calendar import timegm
 
-        return timegm((
-            century + int(year), _MONTHS.index(month) + 1, int(day),
-            int(hour), int(minute), int(second),
-        ))  # fmt: skip
+        return timegm(
+            (
+                century + int(year),
+                _MONTHS.index(month) + 1,
+                int(day),
+                int(hour),
+                int(minute),
+                int(second),
+            )
+        )
     except (ValueError, OverflowError):
         return None
 

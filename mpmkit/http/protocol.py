@@ -33,14 +33,16 @@ import re
 
 import h11
 
-from mpmkit.directives import Directives
+from mpmkit.config.directives import Directives
 from mpmkit.http.messages import METHODS, Request, RequestError, whole_number
 
 HEADS_REMEMBERED = 512
 LONGEST_REMEMBERED = 2048  # bytes of a head
 LINES_REMEMBERED = 512
 LONGEST_LINE_REMEMBERED = 512
-SEEN_ONCE = 256  # heads and lines of which it is known that they were here, until they are forgotten
+SEEN_ONCE = (
+    256  # heads and lines of which it is known that they were here, until they are forgotten
+)
 TRAILERS = 8190  # bytes of them, as of one field of a head; h11 takes twice as many in pieces
 BLANK_LINES = 10  # httpd accepts this many before a request line (DEFAULT_LIMIT_BLANK_LINES)
 
@@ -55,16 +57,21 @@ _SIMPLE_REQUEST = re.compile(rb"GET ([\x21-\x7e\x80-\xff]+)\r\n")
 _PLAIN_LINE = re.compile(
     rb"([A-Z-]+) ((/[^\x00-\x20\"#?\\\x7f-\xff]*)(?:\?([^\x00-\x20\"#\\\x7f-\xff]*))?) HTTP/1\.([01])"
 )
-_PLAIN_FIELD = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)"
-)
+_PLAIN_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 # What httpd refuses in a head, and h11 does not: control characters, a continuation line of blanks,
 # and a length that is said twice, be it the same.
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _BLANK_CONTINUATION = re.compile(rb"\r\n[ \t]+\r\n")
 _LENGTHS = re.compile(rb"\ncontent-length:([^\r]*(?:\r\n[ \t][^\r]*)*)", re.IGNORECASE)
 _CONDITIONAL = frozenset(
-    {b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range"}
+    {
+        b"if-match",
+        b"if-none-match",
+        b"if-modified-since",
+        b"if-unmodified-since",
+        b"if-range",
+        b"range",
+    }
 )
 # What h11 looks at more closely than at a name and a value, and what more than one handler looks at.
 _NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
@@ -285,7 +292,9 @@ class Protocol:
                 raise RequestError(400, "a carriage return instead of a request line", ah="AH03447")
             self._buffer = buffer
             return self.next_request()
-        if (simple := _SIMPLE_REQUEST.match(buffer)) and "Allow0.9" in self._directives.HttpProtocolOptions:
+        if (
+            simple := _SIMPLE_REQUEST.match(buffer)
+        ) and "Allow0.9" in self._directives.HttpProtocolOptions:
             self._between = True
             self._buffer = buffer[simple.end() :]
             return simple_request(simple, self._directives)
@@ -309,9 +318,10 @@ class Protocol:
         """
         if limit and request.length is not None and request.length > limit:
             raise RequestError(
-                413, f"body of {request.length} bytes is over LimitRequestBody {limit}",
+                413,
+                f"body of {request.length} bytes is over LimitRequestBody {limit}",
                 ah="AH01588",
-            )  # fmt: skip
+            )
         self._allowed = limit or None
 
     @property

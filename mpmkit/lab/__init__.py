@@ -13,14 +13,14 @@ from __future__ import annotations
 # Where each name lives: name -> module.
 _PUBLIC = {
     "control_room": "mpmkit.lab.panel",
-    "Room": "mpmkit.lab.room",
+    "Room": "mpmkit.lab.control_room",
     "Crowd": "mpmkit.lab.clients",
     "watch": "mpmkit.lab.watcher",
     "Recording": "mpmkit.lab.watcher",
     "Picture": "mpmkit.lab.watcher",
     "measured_or_recorded": "mpmkit.lab.replay",
     "recorded": "mpmkit.lab.replay",
-    "timeline": "mpmkit.lab.strips",
+    "timeline": "mpmkit.lab.timeline",
     "status_link": "mpmkit.lab.proxy",
 }
 

@@ -56,8 +56,15 @@ class Crowd:
     Raises ValueError for a target that isn't loopback, a count or think out of range.
     """
 
-    def __init__(self, url: str, count: int = 0, *, think: float = 60.0, keep: bool = True,
-                 path: str = "/index.html") -> None:
+    def __init__(
+        self,
+        url: str,
+        count: int = 0,
+        *,
+        think: float = 60.0,
+        keep: bool = True,
+        path: str = "/index.html",
+    ) -> None:
         self._address = loopback_target(url)
         self.path = path
         self.keep = keep
@@ -101,8 +108,10 @@ class Crowd:
     def resize(self, count: int) -> None:
         """So many clients from now on. Those that leave close their connections."""
         if not 0 <= count <= MOST:
-            raise ValueError(f"count: must be 0 to {MOST} clients, not {count!r}; for more use a "
-                             "load generator: mpmkit.run_load")
+            raise ValueError(
+                f"count: must be 0 to {MOST} clients, not {count!r}; for more use a "
+                "load generator: mpmkit.run_load"
+            )
         self._wanted = int(count)
         self._nudge()
 
@@ -114,8 +123,10 @@ class Crowd:
     def longest_wait(self) -> float:
         """Seconds that the most patient of those who are asking has waited until now; 0 if none."""
         now = time.monotonic()
-        return max((now - client.asked for client in list(self._clients)
-                    if client.state == "asking"), default=0.0)
+        return max(
+            (now - client.asked for client in list(self._clients) if client.state == "asking"),
+            default=0.0,
+        )
 
     def take(self) -> list[float]:
         """Seconds of the answers since the last call: from connecting (or asking on a kept
@@ -160,7 +171,9 @@ class Crowd:
             for client in self._clients:
                 if client.due <= now:
                     self._next(client, now)
-            wait = min((client.due for client in self._clients), default=now + 60) - time.monotonic()
+            wait = (
+                min((client.due for client in self._clients), default=now + 60) - time.monotonic()
+            )
             for key, _ in self._selector.select(max(0.0, wait)):
                 if key.fd == self._wake:
                     try:
@@ -237,8 +250,11 @@ class Crowd:
         self._answers.append((now, now - client.asked))
         self.answered += 1
         client.state, client.due = "thinking", now + self._pause()
-        if not self.keep or client.http.our_state is not h11.DONE or (
-                client.http.their_state is not h11.DONE):
+        if (
+            not self.keep
+            or client.http.our_state is not h11.DONE
+            or (client.http.their_state is not h11.DONE)
+        ):
             self._hang_up(client)
             client.due = now + self._pause()
 

@@ -1,6 +1,6 @@
 """Pictures of what does not change: a request's path, a connection's states, a scoreboard.
 
-They are drawn from the tables that the servers run by (`mpmkit.states`), as SVG: sharp on a
+They are drawn from the tables that the servers run by (`mpmkit.policy.states`), as SVG: sharp on a
 projector, the same in an executed copy, and readable as a file. Each has a description in words
 (`.alt`), and shows itself in a notebook.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from mpmkit.lab import theme as colours
 from mpmkit.lab.watcher import Picture
 from mpmkit.launcher import ScoreboardView
-from mpmkit.states import CONNECTION_NAMES, LETTERS, PATHS, TRANSITIONS, WORDS
+from mpmkit.policy.states import CONNECTION_NAMES, LETTERS, PATHS, TRANSITIONS, WORDS
 
 FONT = "font-family='system-ui, -apple-system, Segoe UI, Roboto, sans-serif'"
 
@@ -40,17 +40,29 @@ class Svg:
 
 def _svg(width: float, height: float, parts: list[str], alt: str, theme: str | None) -> Svg:
     dark = colours.is_dark(theme)
-    head = (f"<svg xmlns='http://www.w3.org/2000/svg' width='{width:.0f}' height='{height:.0f}' "
-            f"viewBox='0 0 {width:.0f} {height:.0f}' role='img' {FONT}><title>{escape(alt)}</title>"
-            f"<rect width='100%' height='100%' fill='{colours.PAPER[dark]}'/>")
+    head = (
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{width:.0f}' height='{height:.0f}' "
+        f"viewBox='0 0 {width:.0f} {height:.0f}' role='img' {FONT}><title>{escape(alt)}</title>"
+        f"<rect width='100%' height='100%' fill='{colours.PAPER[dark]}'/>"
+    )
     return Svg(head + "".join(parts) + "</svg>", alt)
 
 
-def _text(x: float, y: float, text: str, fill: str, *, size: float = 12, anchor: str = "start",
-          bold: bool = False) -> str:
+def _text(
+    x: float,
+    y: float,
+    text: str,
+    fill: str,
+    *,
+    size: float = 12,
+    anchor: str = "start",
+    bold: bool = False,
+) -> str:
     weight = " font-weight='600'" if bold else ""
-    return (f"<text x='{x:g}' y='{y:g}' font-size='{size:g}' fill='{fill}' "
-            f"text-anchor='{anchor}'{weight}>{escape(text)}</text>")
+    return (
+        f"<text x='{x:g}' y='{y:g}' font-size='{size:g}' fill='{fill}' "
+        f"text-anchor='{anchor}'{weight}>{escape(text)}</text>"
+    )
 
 
 def _wrap(text: str, width: int) -> list[str]:
@@ -73,12 +85,16 @@ def path(mpm: str, *, theme: str | None = None) -> Svg:
         lanes.append("no thread: the listener keeps it")
     box, left, top = 98, 116, 40
     width, height = left + box * len(phases) + 8, top + 84 * len(lanes) + 8
-    parts = [f"<rect x='6' y='9' width='14' height='16' fill='{colours.colour(mpm, theme)}'/>",
-             _text(28, 22, f"{mpm}: one connection", ink, size=15, bold=True)]
+    parts = [
+        f"<rect x='6' y='9' width='14' height='16' fill='{colours.colour(mpm, theme)}'/>",
+        _text(28, 22, f"{mpm}: one connection", ink, size=15, bold=True),
+    ]
     for number, lane in enumerate(lanes):
         y = top + 84 * number
-        parts.append(f"<rect x='4' y='{y}' width='{width - 8}' height='76' fill='none' "
-                     f"stroke='{grid}' rx='6'/>")
+        parts.append(
+            f"<rect x='4' y='{y}' width='{width - 8}' height='76' fill='none' "
+            f"stroke='{grid}' rx='6'/>"
+        )
         for row, line in enumerate(_wrap(lane, 15)):
             parts.append(_text(12, y + 34 + 15 * row, line, ink, size=12))
     told: list[str] = []
@@ -89,12 +105,16 @@ def path(mpm: str, *, theme: str | None = None) -> Svg:
         if phase.parked:
             fill = colours.PAPER[dark]
         if before is not None:
-            parts.append(f"<path d='M{before[0]} {before[1]}L{x} {y + 30}' stroke='{ink}' "
-                         f"stroke-width='1.5' fill='none'/>")
+            parts.append(
+                f"<path d='M{before[0]} {before[1]}L{x} {y + 30}' stroke='{ink}' "
+                f"stroke-width='1.5' fill='none'/>"
+            )
         before = (x + box - 8, y + 30)
         dash = " stroke-dasharray='4 3'" if phase.parked else ""
-        parts.append(f"<rect x='{x}' y='{y}' width='{box - 8}' height='60' rx='4' fill='{fill}' "
-                     f"stroke='{ink}'{dash}/>")
+        parts.append(
+            f"<rect x='{x}' y='{y}' width='{box - 8}' height='60' rx='4' fill='{fill}' "
+            f"stroke='{ink}'{dash}/>"
+        )
         pen = ink if phase.parked else _ink_on(fill)
         label = phase.letter if not phase.parked else "+"
         parts.append(_text(x + 6, y + 16, label, pen, size=13, bold=True))
@@ -117,10 +137,12 @@ def connection_states(mpm: str, *, theme: str | None = None) -> Svg:
     arcs: dict[tuple[int, int, str], list[str]] = {}
     for row in table:
         arcs.setdefault((row.state, row.next, row.who), []).append(row.event)
-    middle = 46 + 26 * max((abs(used.index(b) - used.index(a)) for a, b, who in arcs
-                            if who == "worker"), default=1)
-    below = max((abs(used.index(b) - used.index(a)) for a, b, who in arcs if who != "worker"),
-                default=0)
+    middle = 46 + 26 * max(
+        (abs(used.index(b) - used.index(a)) for a, b, who in arcs if who == "worker"), default=1
+    )
+    below = max(
+        (abs(used.index(b) - used.index(a)) for a, b, who in arcs if who != "worker"), default=0
+    )
     height = middle + 40 + 26 * below + 22
     parts = []
     for (start, end, who), events in arcs.items():
@@ -131,21 +153,27 @@ def connection_states(mpm: str, *, theme: str | None = None) -> Svg:
         if start == end:
             x1, x2 = x1 - 9, x2 + 9
         curve = f"M{x1} {y}C{x1} {y + sign * high * 1.25},{x2} {y + sign * high * 1.25},{x2} {y}"
-        parts.append(f"<path d='{curve}' fill='none' stroke='{colour}' stroke-width='1.5'>"
-                     f"<title>{escape('; '.join(events))} ({who})</title></path>"
-                     f"<path d='M{x2 - 4} {y + sign * 7}L{x2} {y}L{x2 + 4} {y + sign * 7}' "
-                     f"fill='none' stroke='{colour}' stroke-width='1.5'/>")
+        parts.append(
+            f"<path d='{curve}' fill='none' stroke='{colour}' stroke-width='1.5'>"
+            f"<title>{escape('; '.join(events))} ({who})</title></path>"
+            f"<path d='M{x2 - 4} {y + sign * 7}L{x2} {y}L{x2 + 4} {y + sign * 7}' "
+            f"fill='none' stroke='{colour}' stroke-width='1.5'/>"
+        )
     for state, place in at.items():
         name = CONNECTION_NAMES[state].replace("_", " ")
-        parts.append(f"<rect x='{place - 49}' y='{middle - 13}' width='98' height='26' rx='4' "
-                     f"fill='{colours.PAPER[dark]}' stroke='{ink}'/>")
+        parts.append(
+            f"<rect x='{place - 49}' y='{middle - 13}' width='98' height='26' rx='4' "
+            f"fill='{colours.PAPER[dark]}' stroke='{ink}'/>"
+        )
         parts.append(_text(place, middle + 4, name, ink, size=9, anchor="middle"))
     parts.append(_text(8, 18, f"{mpm}: what a connection waits for", ink, size=13, bold=True))
     parts.append(_text(8, 34, "above: a worker moves it", ink, size=11))
     if below:
         parts.append(_text(8, height - 8, "below: the listener moves it", ink, size=11))
-    told = [f"{CONNECTION_NAMES[row.state]} to {CONNECTION_NAMES[row.next]} on {row.event} "
-            f"({row.who})" for row in table]
+    told = [
+        f"{CONNECTION_NAMES[row.state]} to {CONNECTION_NAMES[row.next]} on {row.event} ({row.who})"
+        for row in table
+    ]
     return _svg(width, height, parts, f"{mpm}. " + "; ".join(told) + ".", theme)
 
 
@@ -158,7 +186,7 @@ def scoreboard(board: Picture | ScoreboardView, *, theme: str | None = None) -> 
     rows = list(picture.rows)
     if picture.mpm == "prefork":
         flat = "".join(text for _, text, _ in rows)
-        rows = [(32 * n, flat[32 * n: 32 * n + 32], 0) for n in range(-(-len(flat) // 32))]
+        rows = [(32 * n, flat[32 * n : 32 * n + 32], 0) for n in range(-(-len(flat) // 32))]
     size, left, top = 18, 90, 30
     longest = max((len(text) for _, text, _ in rows), default=0)
     used = [letter for letter in LETTERS if any(letter in text for _, text, _ in rows)]
@@ -174,31 +202,54 @@ def scoreboard(board: Picture | ScoreboardView, *, theme: str | None = None) -> 
         for place, letter in enumerate(text):
             fill = colours.letter_colour(letter, theme)
             at = left + size * place
-            parts.append(f"<rect x='{at}' y='{y}' width='{size - 2}' height='{size - 2}' "
-                         f"fill='{fill}' stroke='{colours.GRID[dark]}'/>")
+            parts.append(
+                f"<rect x='{at}' y='{y}' width='{size - 2}' height='{size - 2}' "
+                f"fill='{fill}' stroke='{colours.GRID[dark]}'/>"
+            )
             if letter not in "_.":
-                parts.append(_text(at + (size - 2) / 2, y + 12.5, letter, _ink_on(fill), size=11,
-                                   anchor="middle", bold=True))
+                parts.append(
+                    _text(
+                        at + (size - 2) / 2,
+                        y + 12.5,
+                        letter,
+                        _ink_on(fill),
+                        size=11,
+                        anchor="middle",
+                        bold=True,
+                    )
+                )
         if parked:
-            parts.append(_text(left + size * len(text) + 8, y + 13, f"+ {parked} without a thread",
-                               ink, size=11))
+            parts.append(
+                _text(
+                    left + size * len(text) + 8,
+                    y + 13,
+                    f"+ {parked} without a thread",
+                    ink,
+                    size=11,
+                )
+            )
     x = 8.0
     for letter in used:
         told = f"{picture.count(letter)} {WORDS[LETTERS.index(letter)]}"
         fill = colours.letter_colour(letter, theme)
-        parts.append(f"<rect x='{x:g}' y='{height - 22}' width='14' height='14' fill='{fill}' "
-                     f"stroke='{colours.GRID[dark]}'/>")
+        parts.append(
+            f"<rect x='{x:g}' y='{height - 22}' width='14' height='14' fill='{fill}' "
+            f"stroke='{colours.GRID[dark]}'/>"
+        )
         parts.append(_text(x + 7, height - 11, letter, _ink_on(fill), size=10, anchor="middle"))
         parts.append(_text(x + 19, height - 11, told, ink, size=11))
         x += 34 + 6.2 * len(told)
     width = max(width, x)
     counts = ", ".join(f"{picture.count(c)} {WORDS[LETTERS.index(c)]}" for c in used)
     parked = sum(n for _, _, n in picture.rows)
-    alt = f"{title}: {many} of {picture.mpm}; {counts}" + (
-        f"; {parked} connections without a thread" if parked else "") + "."
+    alt = (
+        f"{title}: {many} of {picture.mpm}; {counts}"
+        + (f"; {parked} connections without a thread" if parked else "")
+        + "."
+    )
     return _svg(width, height, parts, alt, theme)
 
 
 def _ink_on(fill: str) -> str:
-    red, green, blue = (int(fill[i:i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = (int(fill[i : i + 2], 16) for i in (1, 3, 5))
     return "#FFFFFF" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#111111"

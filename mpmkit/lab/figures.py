@@ -8,6 +8,7 @@ and SVG.
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,25 @@ if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
 
-KIND_TITLES = {"static": "static page", "script": "script", "cgi": "script by CGI",
-               "php-fpm": "script by PHP-FPM", "mod_php": "script by mod_php"}
-COLUMNS = ("kind", "server", "mpm", "rounds", "published", "median", "min", "max",
-           "published_ratio", "ratio")
+KIND_TITLES = {
+    "static": "static page",
+    "script": "script",
+    "cgi": "script by CGI",
+    "php-fpm": "script by PHP-FPM",
+    "mod_php": "script by mod_php",
+}
+COLUMNS = (
+    "kind",
+    "server",
+    "mpm",
+    "rounds",
+    "published",
+    "median",
+    "min",
+    "max",
+    "published_ratio",
+    "ratio",
+)
 OURS = "mpmkit"
 LIMITED = "the load generator was the limit, or the machine that it shares"
 WIDTH = 960  # CSS pixels: a Lab page holds it, and the labels of six bars a panel fit
@@ -45,33 +61,58 @@ def qps_bars(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figur
     for kind, place in places.items():
         for mpm, row in _by_mpm(summary, kind).items():
             colour = colours.colour(mpm, theme)
-            figure.add_trace(go.Bar(
-                x=[mpm], y=[row["published"]], name=f"{mpm}, published", offsetgroup=0,
-                marker={"color": _pale(colour), "line": {"color": colour, "width": 1.5},
-                        "pattern": {"shape": "/", "fgcolor": colour, "size": 6, "solidity": 0.15}},
-                text=[_count(row["published"])], textposition="outside", cliponaxis=False,
-                hovertemplate="%{y:,.0f}/s published<extra></extra>"), **place)
+            figure.add_trace(
+                go.Bar(
+                    x=[mpm],
+                    y=[row["published"]],
+                    name=f"{mpm}, published",
+                    offsetgroup=0,
+                    marker={
+                        "color": _pale(colour),
+                        "line": {"color": colour, "width": 1.5},
+                        "pattern": {"shape": "/", "fgcolor": colour, "size": 6, "solidity": 0.15},
+                    },
+                    text=[_count(row["published"])],
+                    textposition="outside",
+                    cliponaxis=False,
+                    hovertemplate="%{y:,.0f}/s published<extra></extra>",
+                ),
+                **place,
+            )
         for group, server in enumerate((OURS, *others), 1):
             for mpm, row in _by_mpm(summary, kind, server).items():
                 colour = colours.colour(mpm if server == OURS else server, theme)
                 label = _count(row["median"]) + ("*" if row.get("bound") else "")
                 for bar in measured_bars(mpm, row, colour, group, dark, highest, label):
                     figure.add_trace(bar, **place)
-    spread = ("median; whisker: slowest and fastest round" if summary["rounds"].max() > 1
-              else "one round, so no spread is known")
+    spread = (
+        "median; whisker: slowest and fastest round"
+        if summary["rounds"].max() > 1
+        else "one round, so no spread is known"
+    )
     beside = f" · grey: {', '.join(others)}" if others else ""
     bound = "bound" in summary and bool(summary["bound"].any())
     if bound:
         beside += f"<br>*: in some rounds {LIMITED}"
-    dress(figure, "Requests per second<br><sup>hatched: as published · solid: measured, "
-                   f"{spread}{beside}</sup>", theme)
+    dress(
+        figure,
+        "Requests per second<br><sup>hatched: as published · solid: measured, "
+        f"{spread}{beside}</sup>",
+        theme,
+    )
     more = 36 if bound else 0  # room for a second line under the title
-    figure.update_layout(height=180 + more + 280 * max(place["row"] for place in places.values()),
-                         margin={"t": (figure.layout.margin.t or 100) + more})
+    figure.update_layout(
+        height=180 + more + 280 * max(place["row"] for place in places.values()),
+        margin={"t": (figure.layout.margin.t or 100) + more},
+    )
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="requests per second", col=1)
-    figure.update_layout(bargap=0.14, bargroupgap=0.04, uniformtext={"minsize": 10, "mode": "show"},
-                         meta={"alt": _qps_alt(summary, kinds)})
+    figure.update_layout(
+        bargap=0.14,
+        bargroupgap=0.04,
+        uniformtext={"minsize": 10, "mode": "show"},
+        meta={"alt": _qps_alt(summary, kinds)},
+    )
     return figure
 
 
@@ -83,15 +124,27 @@ def _panels(kinds: list[str]) -> tuple[go.Figure, dict[str, dict[str, int]]]:
     columns = min(2, len(kinds))
     rows = -(-len(kinds) // columns)
     figure = make_subplots(
-        rows=rows, cols=columns, shared_yaxes="all", horizontal_spacing=0.06,
+        rows=rows,
+        cols=columns,
+        shared_yaxes="all",
+        horizontal_spacing=0.06,
         vertical_spacing=0.16 if rows > 1 else None,
-        subplot_titles=[KIND_TITLES.get(kind, kind) for kind in kinds])
-    return figure, {kind: {"row": n // columns + 1, "col": n % columns + 1}
-                    for n, kind in enumerate(kinds)}
+        subplot_titles=[KIND_TITLES.get(kind, kind) for kind in kinds],
+    )
+    return figure, {
+        kind: {"row": n // columns + 1, "col": n % columns + 1} for n, kind in enumerate(kinds)
+    }
 
 
-def measured_bars(mpm: str, row: dict[str, Any], colour: str, group: int | str, dark: bool,
-                  highest: float, text: str = "") -> Any:
+def measured_bars(
+    mpm: str,
+    row: dict[str, Any],
+    colour: str,
+    group: int | str,
+    dark: bool,
+    highest: float,
+    text: str = "",
+) -> Any:
     """A bar with its whisker. The whisker crosses the bar's end, so it is drawn twice, a thin line
     in ink over a wide one in paper: it is seen on the bar and beside it. Its label stands at the
     foot of the bar, where no whisker is, or above the whisker if the bar is too low for it:
@@ -101,18 +154,31 @@ def measured_bars(mpm: str, row: dict[str, Any], colour: str, group: int | str, 
     text = text or _count(row["median"])
     high = row["median"] > 0.16 * highest * (1 + text.count("<br>") / 2)
     yield go.Bar(
-        x=[mpm], y=[row["median"]], name=f"{mpm}, {row['server']}", offsetgroup=group,
-        marker={"color": colour}, text=[text if high else ""],
+        x=[mpm],
+        y=[row["median"]],
+        name=f"{mpm}, {row['server']}",
+        offsetgroup=group,
+        marker={"color": colour},
+        text=[text if high else ""],
         error_y=_whisker(row, colours.PAPER[dark], 5),
-        textposition="inside", insidetextanchor="start", textangle=0,
+        textposition="inside",
+        insidetextanchor="start",
+        textangle=0,
         textfont={"color": _ink_on(colour), "size": 11},
-        hovertemplate="%{y:,.0f}/s measured<extra></extra>")
+        hovertemplate="%{y:,.0f}/s measured<extra></extra>",
+    )
     yield go.Bar(
-        x=[mpm], y=[row["max"]], offsetgroup=group,
+        x=[mpm],
+        y=[row["max"]],
+        offsetgroup=group,
         marker={"color": "rgba(0,0,0,0)", "line": {"width": 0}},
-        text=["" if high else text], textposition="outside", cliponaxis=False,
-        textfont={"size": 11}, hoverinfo="skip",
-        error_y=_whisker({**row, "median": row["max"]}, colours.INK[dark], 1.5))
+        text=["" if high else text],
+        textposition="outside",
+        cliponaxis=False,
+        textfont={"size": 11},
+        hoverinfo="skip",
+        error_y=_whisker({**row, "median": row["max"]}, colours.INK[dark], 1.5),
+    )
 
 
 def rival_bars(others: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
@@ -123,8 +189,10 @@ def rival_bars(others: pandas.DataFrame, *, theme: str | None = None) -> go.Figu
     whisker goes from the slowest to the fastest round. Raises ValueError if there is no rival.
     """
     if not len(others):
-        raise ValueError("there are no other servers in this table; measure them with "
-                         "beside=('nginx', 'gunicorn')")
+        raise ValueError(
+            "there are no other servers in this table; measure them with "
+            "beside=('nginx', 'gunicorn')"
+        )
     dark = colours.is_dark(theme)
     kinds = list(dict.fromkeys(others["kind"]))
     figure, places = _panels(kinds)
@@ -135,20 +203,34 @@ def rival_bars(others: pandas.DataFrame, *, theme: str | None = None) -> go.Figu
         for row in others[others["kind"] == kind].to_dict("records"):
             ratio = row["ratio"]
             times = f"{ratio:.2f} x {row['stands_for']}" if ratio == ratio else row["stands_for"]
-            for bar in measured_bars(f"{row['server']}<br><sup>{times}</sup>", row,
-                                     colours.colour(row["server"], theme), 0, dark, highest):
+            for bar in measured_bars(
+                f"{row['server']}<br><sup>{times}</sup>",
+                row,
+                colours.colour(row["server"], theme),
+                0,
+                dark,
+                highest,
+            ):
                 figure.add_trace(bar, **place)
             told.append(f"{row['server']} {_count(row['median'])} ({times})")
         said.append(f"{KIND_TITLES.get(kind, kind)}: {'; '.join(told)}")
-    spread = ("median; whisker: slowest and fastest round" if others["rounds"].max() > 1
-              else "one round, so no spread is known")
-    dress(figure, f"Requests per second of other servers<br><sup>{spread} · "
-                  "below: times the MPM of ours that each is compared with</sup>", theme)
+    spread = (
+        "median; whisker: slowest and fastest round"
+        if others["rounds"].max() > 1
+        else "one round, so no spread is known"
+    )
+    dress(
+        figure,
+        f"Requests per second of other servers<br><sup>{spread} · "
+        "below: times the MPM of ours that each is compared with</sup>",
+        theme,
+    )
     figure.update_layout(height=180 + 280 * max(place["row"] for place in places.values()))
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="requests per second", col=1)
-    figure.update_layout(meta={"alt": "Requests per second of other servers. "
-                                      + ". ".join(said) + "."})
+    figure.update_layout(
+        meta={"alt": "Requests per second of other servers. " + ". ".join(said) + "."}
+    )
     return figure
 
 
@@ -172,25 +254,42 @@ def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Fig
             pair = row["published_ratio"], row["ratio"]
             values += [ratio for ratio in pair if ratio == ratio]  # without NaN
             colour, symbol = colours.colour(mpm, theme), colours.MARKERS[mpm]
-            figure.add_trace(go.Scatter(
-                x=list(pair), y=[label, label], mode="lines+markers+text", showlegend=False,
-                line={"color": colour, "width": 1, "dash": colours.DASHES[mpm]},
-                marker={"size": 14, "color": colour, "symbol": [f"{symbol}-open", symbol],
-                        "line": {"width": 2, "color": colour}},
-                text=[f"published {pair[0]:.2f}", f"measured {pair[1]:.2f}"],
-                textposition=["top center", "bottom center"],
-                hovertemplate="%{x:.2f} × prefork<extra></extra>"))
+            figure.add_trace(
+                go.Scatter(
+                    x=list(pair),
+                    y=[label, label],
+                    mode="lines+markers+text",
+                    showlegend=False,
+                    line={"color": colour, "width": 1, "dash": colours.DASHES[mpm]},
+                    marker={
+                        "size": 14,
+                        "color": colour,
+                        "symbol": [f"{symbol}-open", symbol],
+                        "line": {"width": 2, "color": colour},
+                    },
+                    text=[f"published {pair[0]:.2f}", f"measured {pair[1]:.2f}"],
+                    textposition=["top center", "bottom center"],
+                    hovertemplate="%{x:.2f} × prefork<extra></extra>",
+                )
+            )
             lines.append(f"{label}: {pair[0]:.2f} published, {pair[1]:.2f} measured")
-    figure.add_vline(x=1, line={"color": ink, "width": 1, "dash": "dot"},
-                     annotation_text="prefork", annotation_position="top")
+    figure.add_vline(
+        x=1,
+        line={"color": ink, "width": 1, "dash": "dot"},
+        annotation_text="prefork",
+        annotation_position="top",
+    )
     dress(figure, "Requests per second as a multiple of prefork's", theme)
     # Room for the labels, which plotly does not count when it chooses a range.
     low, high = min([1.0, *values]), max([1.0, *values])
     room = 0.12 * (high - low) + 0.02
     figure.update_xaxes(title_text="× prefork", range=[low - room, high + room])
     figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_layout(margin={"l": 150}, height=140 + 90 * max(1, len(lines)), meta={
-        "alt": "Multiples of prefork's requests per second. " + "; ".join(lines) + "."})
+    figure.update_layout(
+        margin={"l": 150},
+        height=140 + 90 * max(1, len(lines)),
+        meta={"alt": "Multiples of prefork's requests per second. " + "; ".join(lines) + "."},
+    )
     return figure
 
 
@@ -198,12 +297,18 @@ def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Fig
 
 AGAINST = {"busy": "requests being served at once", "idle": "kept-alive connections, idle"}
 SERVER_COLOUR = "#777777"  # a rival that has no colour of its own
-PARTS = {"code": "code (files)", "heap": "heap", "anonymous": "other anonymous",
-         "stacks": "stacks", "shm": "shared memory"}
+PARTS = {
+    "code": "code (files)",
+    "heap": "heap",
+    "anonymous": "other anonymous",
+    "stacks": "stacks",
+    "shm": "shared memory",
+}
 
 
-def memory_curve(frame: pandas.DataFrame, against: str = "busy", *,
-                 theme: str | None = None) -> go.Figure:
+def memory_curve(
+    frame: pandas.DataFrame, against: str = "busy", *, theme: str | None = None
+) -> go.Figure:
     """Memory (PSS, MiB) of the whole server against busy requests or idle connections, a line an MPM.
 
     `frame` is the records table memory (`MemoryTable.to_frame()`, or `mpmkit.recorded("memory")`).
@@ -230,32 +335,59 @@ def memory_curve(frame: pandas.DataFrame, against: str = "busy", *,
         if len(xs) > 1:
             one_more = slope(list(own["held"]), list(own["pss_kb"])).slope
             cost = f", {_short(one_more)} KiB each"
-        figure.add_trace(go.Scatter(
-            x=xs, y=ys, name=name, mode="lines+markers", showlegend=False,
-            line={"color": colour, "width": 2.5 if server == OURS else 1.5,
-                  "dash": colours.DASHES.get(mpm, "solid")},
-            marker={"size": 9, "symbol": colours.MARKERS.get(mpm, "x"), "color": colour},
-            hovertemplate="%{x:,} held: %{y:,.1f} MiB<extra>" + name + "</extra>"))
+        figure.add_trace(
+            go.Scatter(
+                x=xs,
+                y=ys,
+                name=name,
+                mode="lines+markers",
+                showlegend=False,
+                line={
+                    "color": colour,
+                    "width": 2.5 if server == OURS else 1.5,
+                    "dash": colours.DASHES.get(mpm, "solid"),
+                },
+                marker={"size": 9, "symbol": colours.MARKERS.get(mpm, "x"), "color": colour},
+                hovertemplate="%{x:,} held: %{y:,.1f} MiB<extra>" + name + "</extra>",
+            )
+        )
         ends.append((ys[-1], xs[-1], f" {name}{cost}"))
-        told.append(f"{name}: {ys[0]:,.0f} MiB at {xs[0]:,.0f}, {ys[-1]:,.0f} at {xs[-1]:,.0f}{cost}")
+        told.append(
+            f"{name}: {ys[0]:,.0f} MiB at {xs[0]:,.0f}, {ys[-1]:,.0f} at {xs[-1]:,.0f}{cost}"
+        )
     most = max(x for _, x, *_ in ends)
     # Lines that end at nearly the same place have their labels in one column, clear of all markers.
     ends = [(y, most if x > 0.95 * most else x, text) for y, x, text in ends]
     for y, x, text in _apart(ends):
-        figure.add_annotation(x=x, y=y, text=text, showarrow=False, xanchor="left", xshift=4,
-                              font={"color": colours.INK[dark], "size": 13})
+        figure.add_annotation(
+            x=x,
+            y=y,
+            text=text,
+            showarrow=False,
+            xanchor="left",
+            xshift=4,
+            font={"color": colours.INK[dark], "size": 13},
+        )
     what = "busy request" if against == "busy" else "idle connection"
-    dress(figure, f"Memory of the whole server<br><sup>PSS, shared pages divided among who shares "
-                   f"them · at each line's end: what one more {what} costs</sup>", theme)
-    figure.update_xaxes(title_text=AGAINST[against], range=[-0.03 * most, 1.42 * most or 1],
-                        rangemode="tozero")
+    dress(
+        figure,
+        f"Memory of the whole server<br><sup>PSS, shared pages divided among who shares "
+        f"them · at each line's end: what one more {what} costs</sup>",
+        theme,
+    )
+    figure.update_xaxes(
+        title_text=AGAINST[against], range=[-0.03 * most, 1.42 * most or 1], rangemode="tozero"
+    )
     figure.update_yaxes(title_text="MiB", rangemode="tozero")
-    figure.update_layout(meta={"alt": f"Memory against {AGAINST[against]}. " + "; ".join(told) + "."})
+    figure.update_layout(
+        meta={"alt": f"Memory against {AGAINST[against]}. " + "; ".join(told) + "."}
+    )
     return figure
 
 
-def memory_parts(frame: pandas.DataFrame, against: str = "busy", *,
-                 theme: str | None = None) -> go.Figure:
+def memory_parts(
+    frame: pandas.DataFrame, against: str = "busy", *, theme: str | None = None
+) -> go.Figure:
     """What the memory of each server is made of at its highest level: a stacked bar a server, in MiB
     of PSS, with summed RSS beside as an outline, which counts shared pages once for each process.
 
@@ -273,36 +405,71 @@ def memory_parts(frame: pandas.DataFrame, against: str = "busy", *,
         held = int(at["held"].median())
         name = mpm if server == OURS else f"{server} {mpm}".strip()
         names.append(f"{name}<br>{held:,} {against}")
-        tops.append({part: float(at[f"{part}_kb"].median()) / 1024 for part in (*PARTS, "pss", "rss")})
-        told.append(f"{name} with {held:,}: PSS {tops[-1]['pss']:,.0f} MiB, summed RSS "
-                    f"{tops[-1]['rss']:,.0f}")
+        tops.append(
+            {part: float(at[f"{part}_kb"].median()) / 1024 for part in (*PARTS, "pss", "rss")}
+        )
+        told.append(
+            f"{name} with {held:,}: PSS {tops[-1]['pss']:,.0f} MiB, summed RSS "
+            f"{tops[-1]['rss']:,.0f}"
+        )
     for number, (part, title) in enumerate(PARTS.items()):
         shade = (0.25, 0.45, 0.65, 0.85, 1.0)[number]
         red, green, blue = _rgb(colours.INK[dark])
         values = [top[part] for top in tops]
-        figure.add_trace(go.Bar(
-            x=names, y=values, name=title, offsetgroup=0,
-            marker={"color": f"rgba({red},{green},{blue},{shade})"},
-            # The last one is on top of the stack, and has the sum above it.
-            text=[f"PSS {top['pss']:,.0f}" for top in tops] if part == "shm" else None,
-            textposition="outside" if part == "shm" else "none", constraintext="none",
-            cliponaxis=False, hovertemplate="%{y:,.1f} MiB " + title + "<extra></extra>"))
-    figure.add_trace(go.Bar(
-        x=names, y=[top["rss"] for top in tops], name="summed RSS", offsetgroup=1,
-        marker={"color": "rgba(0,0,0,0)", "line": {"color": colours.INK[dark], "width": 1.5}},
-        text=[f"RSS {top['rss']:,.0f}" for top in tops], textposition="outside",
-        constraintext="none", cliponaxis=False, hovertemplate="%{y:,.1f} MiB summed RSS<extra></extra>"))
-    dress(figure, "What the memory is made of<br><sup>filled: PSS by kind, adds up · outline: summed "
-                   "RSS, counts shared pages once for each process</sup>", theme)
+        figure.add_trace(
+            go.Bar(
+                x=names,
+                y=values,
+                name=title,
+                offsetgroup=0,
+                marker={"color": f"rgba({red},{green},{blue},{shade})"},
+                # The last one is on top of the stack, and has the sum above it.
+                text=[f"PSS {top['pss']:,.0f}" for top in tops] if part == "shm" else None,
+                textposition="outside" if part == "shm" else "none",
+                constraintext="none",
+                cliponaxis=False,
+                hovertemplate="%{y:,.1f} MiB " + title + "<extra></extra>",
+            )
+        )
+    figure.add_trace(
+        go.Bar(
+            x=names,
+            y=[top["rss"] for top in tops],
+            name="summed RSS",
+            offsetgroup=1,
+            marker={"color": "rgba(0,0,0,0)", "line": {"color": colours.INK[dark], "width": 1.5}},
+            text=[f"RSS {top['rss']:,.0f}" for top in tops],
+            textposition="outside",
+            constraintext="none",
+            cliponaxis=False,
+            hovertemplate="%{y:,.1f} MiB summed RSS<extra></extra>",
+        )
+    )
+    dress(
+        figure,
+        "What the memory is made of<br><sup>filled: PSS by kind, adds up · outline: summed "
+        "RSS, counts shared pages once for each process</sup>",
+        theme,
+    )
     figure.update_yaxes(title_text="MiB", rangemode="tozero")
-    figure.update_layout(barmode="stack", showlegend=True,
-                         legend={"orientation": "h", "y": -0.2},
-                         meta={"alt": "What the memory is made of. " + "; ".join(told) + "."})
+    figure.update_layout(
+        barmode="stack",
+        showlegend=True,
+        legend={"orientation": "h", "y": -0.2},
+        meta={"alt": "What the memory is made of. " + "; ".join(told) + "."},
+    )
     return figure
 
 
-def sweep_heat(summary: pandas.DataFrame, x: str, y: str, *, value: str = "qps",
-               mpm: str | None = None, theme: str | None = None) -> go.Figure:
+def sweep_heat(
+    summary: pandas.DataFrame,
+    x: str,
+    y: str,
+    *,
+    value: str = "qps",
+    mpm: str | None = None,
+    theme: str | None = None,
+) -> go.Figure:
     """A sweep over two names as a map: `value` (qps, p50_ms, p99_ms) of each point, written into it.
 
     `summary` is `SweepTable.summary()`. A point at which the generator, or the machine that it shares
@@ -313,8 +480,10 @@ def sweep_heat(summary: pandas.DataFrame, x: str, y: str, *, value: str = "qps",
 
     rows = _sweep_rows(summary, (x, y, value), mpm)
     if rows.duplicated([x, y]).any():
-        raise ValueError(f"{x} and {y} do not tell the points apart; choose the rows of one value of "
-                         "the others first")
+        raise ValueError(
+            f"{x} and {y} do not tell the points apart; choose the rows of one value of "
+            "the others first"
+        )
     xs, ys = sorted(rows[x].unique()), sorted(rows[y].unique())
     found = {(row[x], row[y]): row for row in rows.to_dict("records")}
 
@@ -325,29 +494,48 @@ def sweep_heat(summary: pandas.DataFrame, x: str, y: str, *, value: str = "qps",
         text = _count(row[value]) if value == "qps" else f"{row[value]:,.1f}"
         return text + ("*" if row["limited"] else "")
 
-    numbers = [[found[column, line][value] if (column, line) in found else None for column in xs]
-               for line in ys]
-    unit = {"qps": "requests per second", "p50_ms": "median latency, ms",
-            "p99_ms": "99th percentile of latency, ms"}.get(value, value)
-    figure = go.Figure(go.Heatmap(
-        x=[str(one) for one in xs], y=[str(one) for one in ys], z=numbers, colorscale="Cividis",
-        text=[[cell(column, line) for column in xs] for line in ys], texttemplate="%{text}",
-        colorbar={"title": {"text": unit, "side": "right"}}, xgap=2, ygap=2,
-        hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{text}}<extra></extra>"))
+    numbers = [
+        [found[column, line][value] if (column, line) in found else None for column in xs]
+        for line in ys
+    ]
+    unit = {
+        "qps": "requests per second",
+        "p50_ms": "median latency, ms",
+        "p99_ms": "99th percentile of latency, ms",
+    }.get(value, value)
+    figure = go.Figure(
+        go.Heatmap(
+            x=[str(one) for one in xs],
+            y=[str(one) for one in ys],
+            z=numbers,
+            colorscale="Cividis",
+            text=[[cell(column, line) for column in xs] for line in ys],
+            texttemplate="%{text}",
+            colorbar={"title": {"text": unit, "side": "right"}},
+            xgap=2,
+            ygap=2,
+            hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{text}}<extra></extra>",
+        )
+    )
     name = str(rows["mpm"].iloc[0])
     bound = f" · *: {LIMITED}" if rows["limited"].any() else ""
     dress(figure, f"{name}: {unit}<br><sup>{y} against {x}{bound}</sup>", theme)
     figure.update_xaxes(title_text=x, type="category")
     figure.update_yaxes(title_text=y, type="category")
     best = rows.loc[rows["qps"].idxmax()]
-    figure.update_layout(meta={"alt": f"{unit} of {name} for {len(rows)} points; most requests per "
-                                      f"second with {x} {best[x]} and {y} {best[y]}: "
-                                      f"{_count(best['qps'])}."})
+    figure.update_layout(
+        meta={
+            "alt": f"{unit} of {name} for {len(rows)} points; most requests per "
+            f"second with {x} {best[x]} and {y} {best[y]}: "
+            f"{_count(best['qps'])}."
+        }
+    )
     return figure
 
 
-def sweep_curve(summary: pandas.DataFrame, x: str, *, value: str = "qps",
-                theme: str | None = None) -> go.Figure:
+def sweep_curve(
+    summary: pandas.DataFrame, x: str, *, value: str = "qps", theme: str | None = None
+) -> go.Figure:
     """A sweep over one name as a curve, a line an MPM, with its knee marked: beyond it more `x` gives
     little more.
 
@@ -368,24 +556,55 @@ def sweep_curve(summary: pandas.DataFrame, x: str, *, value: str = "qps",
         own = own.sort_values(x)
         xs, ys = own[x].tolist(), own[value].tolist()
         colour, symbol = colours.colour(str(mpm), theme), colours.MARKERS[str(mpm)]
-        figure.add_trace(go.Scatter(
-            x=xs, y=ys, mode="lines+markers", showlegend=False, name=str(mpm),
-            line={"color": colour, "width": 2.5, "dash": colours.DASHES[str(mpm)]},
-            marker={"size": 10, "color": colour, "symbol": [
-                f"{symbol}-open" if limited else symbol for limited in own["limited"]]},
-            hovertemplate=f"{x} %{{x}}: %{{y:,.1f}}<extra>{mpm}</extra>"))
+        figure.add_trace(
+            go.Scatter(
+                x=xs,
+                y=ys,
+                mode="lines+markers",
+                showlegend=False,
+                name=str(mpm),
+                line={"color": colour, "width": 2.5, "dash": colours.DASHES[str(mpm)]},
+                marker={
+                    "size": 10,
+                    "color": colour,
+                    "symbol": [
+                        f"{symbol}-open" if limited else symbol for limited in own["limited"]
+                    ],
+                },
+                hovertemplate=f"{x} %{{x}}: %{{y:,.1f}}<extra>{mpm}</extra>",
+            )
+        )
         ends.append((ys[-1], xs[-1], f" {mpm}"))
         bend = knee(xs, ys) if value == "qps" else None
         if bend is not None:
-            figure.add_annotation(x=bend, y=ys[xs.index(bend)], text=f"knee: {bend:g}", ay=-36, ax=0,
-                                  arrowcolor=colour, font={"color": colours.INK[dark]})
-        told.append(f"{mpm}: " + ", ".join(f"{_count(v)} at {one:g}" for one, v in zip(
-            xs, ys, strict=True)) + (f", knee at {bend:g}" if bend is not None else ""))
+            figure.add_annotation(
+                x=bend,
+                y=ys[xs.index(bend)],
+                text=f"knee: {bend:g}",
+                ay=-36,
+                ax=0,
+                arrowcolor=colour,
+                font={"color": colours.INK[dark]},
+            )
+        told.append(
+            f"{mpm}: "
+            + ", ".join(f"{_count(v)} at {one:g}" for one, v in zip(xs, ys, strict=True))
+            + (f", knee at {bend:g}" if bend is not None else "")
+        )
     for y, end, text in _apart(ends):
-        figure.add_annotation(x=end, y=y, text=text, showarrow=False, xanchor="left",
-                              font={"color": colours.INK[dark], "size": 13})
-    unit = {"qps": "requests per second", "p50_ms": "median latency (ms)",
-            "p99_ms": "99th percentile of latency (ms)"}.get(value, value)
+        figure.add_annotation(
+            x=end,
+            y=y,
+            text=text,
+            showarrow=False,
+            xanchor="left",
+            font={"color": colours.INK[dark], "size": 13},
+        )
+    unit = {
+        "qps": "requests per second",
+        "p50_ms": "median latency (ms)",
+        "p99_ms": "99th percentile of latency (ms)",
+    }.get(value, value)
     hollow = f"<br><sup>hollow: {LIMITED}</sup>" if rows["limited"].any() else ""
     dress(figure, f"{unit[0].upper()}{unit[1:]} against {x}{hollow}", theme)
     low, high = min(rows[x]), max(rows[x])
@@ -401,19 +620,25 @@ def alt_text(figure: go.Figure) -> str:
     return str((meta or {}).get("alt", ""))
 
 
-def save(figure: go.Figure, stem: str | os.PathLike[str], *, width: int = WIDTH,
-         height: int | None = None, scale: float = 2) -> tuple[Path, Path]:
+def save(
+    figure: go.Figure,
+    stem: str | os.PathLike[str],
+    *,
+    width: int = WIDTH,
+    height: int | None = None,
+    scale: float = 2,
+) -> tuple[Path, Path]:
     """Write STEM.png and STEM.svg; returns both paths. Pixels are CSS pixels times `scale`; the
     height is the figure's own unless told.
 
     Needs kaleido and a Chromium; raises RuntimeError that says which of them is missing.
     """
-    from mpmkit.lab.render import find_browser
-
     browser = find_browser()
     if browser is None:
-        raise RuntimeError("a figure becomes a picture in a Chromium, and there is none; "
-                           "apt install chromium, or set BROWSER_PATH")
+        raise RuntimeError(
+            "a figure becomes a picture in a Chromium, and there is none; "
+            "apt install chromium, or set BROWSER_PATH"
+        )
     os.environ.setdefault("BROWSER_PATH", browser)
     try:
         import kaleido  # noqa: F401
@@ -422,8 +647,9 @@ def save(figure: go.Figure, stem: str | os.PathLike[str], *, width: int = WIDTH,
     paths = Path(f"{os.fspath(stem)}.png"), Path(f"{os.fspath(stem)}.svg")
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.write_image(path, width=width, height=height or figure.layout.height or 460,
-                           scale=scale)
+        figure.write_image(
+            path, width=width, height=height or figure.layout.height or 460, scale=scale
+        )
     return paths
 
 
@@ -440,8 +666,11 @@ def _kinds(summary: pandas.DataFrame) -> list[str]:
 def _memory_rows(frame: pandas.DataFrame, against: str) -> pandas.DataFrame:
     if against not in AGAINST:
         raise ValueError(f"against: {against!r} is none of {', '.join(AGAINST)}")
-    missing = [name for name in ("server", "mpm", "against", "scope", "held", "level", "pss_kb",
-                                 "rss_kb") if name not in frame.columns]
+    missing = [
+        name
+        for name in ("server", "mpm", "against", "scope", "held", "level", "pss_kb", "rss_kb")
+        if name not in frame.columns
+    ]
     if missing:
         raise ValueError(f"the rows lack {', '.join(missing)}; give MemoryTable.to_frame()")
     rows = frame[(frame["against"] == against) & (frame["scope"] == "server")]
@@ -481,11 +710,13 @@ def _short(value: float) -> str:
     return f"{value:,.1f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
-def _sweep_rows(summary: pandas.DataFrame, names: tuple[str, ...], mpm: str | None, *,
-                one: bool = True) -> pandas.DataFrame:
+def _sweep_rows(
+    summary: pandas.DataFrame, names: tuple[str, ...], mpm: str | None, *, one: bool = True
+) -> pandas.DataFrame:
     """The rows of `mpm`, with a column `limited`: by the generator, or by what it shares."""
-    missing = [name for name in (*names, "mpm", "qps", "generator_bound")
-               if name not in summary.columns]
+    missing = [
+        name for name in (*names, "mpm", "qps", "generator_bound") if name not in summary.columns
+    ]
     if missing:
         raise ValueError(f"the rows lack {', '.join(missing)}; give SweepTable.summary()")
     rows = summary if mpm is None else summary[summary["mpm"] == mpm]
@@ -505,8 +736,16 @@ def _by_mpm(summary: pandas.DataFrame, kind: str, server: str = OURS) -> dict[st
 
 def _whisker(row: dict[str, float], colour: str, thickness: float) -> dict[str, Any]:
     above, below = row["max"] - row["median"], row["median"] - row["min"]
-    return {"type": "data", "symmetric": False, "array": [above], "arrayminus": [below],
-            "visible": above + below > 0, "thickness": thickness, "width": 6, "color": colour}
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [above],
+        "arrayminus": [below],
+        "visible": above + below > 0,
+        "thickness": thickness,
+        "width": 6,
+        "color": colour,
+    }
 
 
 def _count(value: float) -> str:
@@ -532,8 +771,13 @@ def dress(figure: go.Figure, title: str, theme: str | None) -> None:
     """Title, colours, fonts and quiet axes, as all figures here have them."""
     settings = colours.layout(theme)
     axes = settings.pop("xaxis"), settings.pop("yaxis")
-    figure.update_layout(title={"text": title, "x": 0, "xref": "paper"}, showlegend=False,
-                         width=WIDTH, height=460, **settings)
+    figure.update_layout(
+        title={"text": title, "x": 0, "xref": "paper"},
+        showlegend=False,
+        width=WIDTH,
+        height=460,
+        **settings,
+    )
     figure.update_xaxes(**axes[0])
     figure.update_yaxes(**axes[1])
 
@@ -541,7 +785,18 @@ def dress(figure: go.Figure, title: str, theme: str | None) -> None:
 def _qps_alt(summary: pandas.DataFrame, kinds: list[str]) -> str:
     sentences = []
     for kind in kinds:
-        told = [f"{mpm} {_count(row['published'])} published and {_count(row['median'])} measured"
-                for mpm, row in _by_mpm(summary, kind).items()]
+        told = [
+            f"{mpm} {_count(row['published'])} published and {_count(row['median'])} measured"
+            for mpm, row in _by_mpm(summary, kind).items()
+        ]
         sentences.append(f"{KIND_TITLES.get(kind, kind)}: {'; '.join(told)}")
     return "Requests per second. " + ". ".join(sentences) + "."
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def find_browser() -> str | None:
+    """A Chromium for kaleido, or None. BROWSER_PATH wins, as it does in kaleido itself."""
+    told = os.environ.get("BROWSER_PATH")
+    return told or next((found for name in BROWSERS if (found := shutil.which(name))), None)

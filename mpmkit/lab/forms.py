@@ -46,8 +46,12 @@ class Field(NamedTuple):
 
 MIX = "mix"
 # (path, text, weight in the mix): what a room serves.
-PAGES = (("/index.html", "static page", 8), ("/hello.py", "script", 2),
-         ("/slow.py", "slow script, 0.1 s", 0), ("/large.bin", "file of 5 MB", 0))
+PAGES = (
+    ("/index.html", "static page", 8),
+    ("/hello.py", "script", 2),
+    ("/slow.py", "slow script, 0.1 s", 0),
+    ("/large.bin", "file of 5 MB", 0),
+)
 
 FIRST, MORE, PARTS, BESIDE = "load", "How they ask", "The mix, by weight", "Beside the users"
 
@@ -75,46 +79,227 @@ def _weight(path: str) -> str:
 
 
 KNOBS = (
-    Knob("users", FIRST, "Users", "number", "", "50", 1, 500, 200, 1,
-         "Locust's users. Closed loop: each asks again when it was answered. Open loop: the most "
-         "requests under way at once"),
-    Knob("path", FIRST, "ask for", "choice", "", "/index.html", 0, 0, 0, 1, "What they ask for",
-         (*((path, text) for path, text, _ in PAGES), (MIX, "a mix of these"))),
-    Knob("keep_alive", FIRST, "kept, %", "number", "% of the users", "0", 0, 100, 100, 10,
-         "How many of the users keep their connection; the others open one for each request"),
-    Knob("arrival", MORE, "Arrivals", "choice", "", "closed", 0, 0, 0, 1,
-         "When a request is sent: after the last answer, or at times of its own. There latency counts "
-         "from when it was due",
-         tuple(zip(ARRIVALS, ("closed loop: after the answer", "open loop: evenly",
-                              "open loop: at random (Poisson)"), strict=True))),
-    Knob("rate", MORE, "Rate, requests/s", "number", "requests/s", "500", 1, 50_000, 5000, 50,
-         "Requests a second that are due in all", when=lambda form: form.is_open),
-    Knob("think_time", MORE, "Think time, s", "time", "s", "0", 0, 600, 5, 0.1,
-         "Between an answer and the user's next request", when=lambda form: not form.is_open),
-    Knob("think", MORE, "Think times are", "choice", "", "constant", 0, 0, 0, 1,
-         "All the same, or at random with that mean",
-         tuple(zip(THINKS, ("all the same", "at random (exponential)"), strict=True)),
-         when=lambda form: not form.is_open),
-    Knob("ramp", MORE, "Ramp, s", "time", "s", "0", 0, 600, 60, 1,
-         "Over how long the users appear; 0: all at once", when=lambda form: not form.is_open),
-    Knob("requests_per_connection", MORE, "Requests a connection", "number", "", "", 1, 100_000, 200,
-         1, "After how many a user closes its kept connection; empty: the server decides",
-         when=lambda form: form.word("keep_alive") != "0"),
-    Knob("timeout", MORE, "Time-out, s", "time", "s", "30", 0.05, 600, 60, 0.5,
-         "A request that takes longer has failed"),
-    *(Knob(_weight(path), PARTS, text, "number", "", str(weight), 0, 1000, 10, 1,
-           f"How often {path}, in relation to the others", when=lambda form: form.word("path") == MIX)
-      for path, text, weight in PAGES),
-    Knob("slow_readers", BESIDE, "Slow readers", "number", "", "0", 0, 200, 100, 1,
-         "Clients that fetch what the users ask for (of a mix, the largest), and read slowly. What fits "
-         "into the sockets is no burden to the server: let them ask for the large file"),
-    Knob("read_rate", BESIDE, "they read, bytes/s", "number", "bytes/s", "10000", 1, 10_000_000,
-         100_000, 1000, "How fast each of them reads"),
-    Knob("idle_holders", BESIDE, "Idle holders", "number", "", "0", 0, 1000, 400, 1,
-         "Clients that connect and stay"),
-    Knob("idle_request", BESIDE, "they ask once", "switch", "", "On", 0, 1, 1, 1,
-         "On: a kept connection after one request. Off: a connection that never sends one; the kernel "
-         "keeps those from the server for a while (TCP_DEFER_ACCEPT)"),
+    Knob(
+        "users",
+        FIRST,
+        "Users",
+        "number",
+        "",
+        "50",
+        1,
+        500,
+        200,
+        1,
+        "Locust's users. Closed loop: each asks again when it was answered. Open loop: the most "
+        "requests under way at once",
+    ),
+    Knob(
+        "path",
+        FIRST,
+        "ask for",
+        "choice",
+        "",
+        "/index.html",
+        0,
+        0,
+        0,
+        1,
+        "What they ask for",
+        (*((path, text) for path, text, _ in PAGES), (MIX, "a mix of these")),
+    ),
+    Knob(
+        "keep_alive",
+        FIRST,
+        "kept, %",
+        "number",
+        "% of the users",
+        "0",
+        0,
+        100,
+        100,
+        10,
+        "How many of the users keep their connection; the others open one for each request",
+    ),
+    Knob(
+        "arrival",
+        MORE,
+        "Arrivals",
+        "choice",
+        "",
+        "closed",
+        0,
+        0,
+        0,
+        1,
+        "When a request is sent: after the last answer, or at times of its own. There latency counts "
+        "from when it was due",
+        tuple(
+            zip(
+                ARRIVALS,
+                (
+                    "closed loop: after the answer",
+                    "open loop: evenly",
+                    "open loop: at random (Poisson)",
+                ),
+                strict=True,
+            )
+        ),
+    ),
+    Knob(
+        "rate",
+        MORE,
+        "Rate, requests/s",
+        "number",
+        "requests/s",
+        "500",
+        1,
+        50_000,
+        5000,
+        50,
+        "Requests a second that are due in all",
+        when=lambda form: form.is_open,
+    ),
+    Knob(
+        "think_time",
+        MORE,
+        "Think time, s",
+        "time",
+        "s",
+        "0",
+        0,
+        600,
+        5,
+        0.1,
+        "Between an answer and the user's next request",
+        when=lambda form: not form.is_open,
+    ),
+    Knob(
+        "think",
+        MORE,
+        "Think times are",
+        "choice",
+        "",
+        "constant",
+        0,
+        0,
+        0,
+        1,
+        "All the same, or at random with that mean",
+        tuple(zip(THINKS, ("all the same", "at random (exponential)"), strict=True)),
+        when=lambda form: not form.is_open,
+    ),
+    Knob(
+        "ramp",
+        MORE,
+        "Ramp, s",
+        "time",
+        "s",
+        "0",
+        0,
+        600,
+        60,
+        1,
+        "Over how long the users appear; 0: all at once",
+        when=lambda form: not form.is_open,
+    ),
+    Knob(
+        "requests_per_connection",
+        MORE,
+        "Requests a connection",
+        "number",
+        "",
+        "",
+        1,
+        100_000,
+        200,
+        1,
+        "After how many a user closes its kept connection; empty: the server decides",
+        when=lambda form: form.word("keep_alive") != "0",
+    ),
+    Knob(
+        "timeout",
+        MORE,
+        "Time-out, s",
+        "time",
+        "s",
+        "30",
+        0.05,
+        600,
+        60,
+        0.5,
+        "A request that takes longer has failed",
+    ),
+    *(
+        Knob(
+            _weight(path),
+            PARTS,
+            text,
+            "number",
+            "",
+            str(weight),
+            0,
+            1000,
+            10,
+            1,
+            f"How often {path}, in relation to the others",
+            when=lambda form: form.word("path") == MIX,
+        )
+        for path, text, weight in PAGES
+    ),
+    Knob(
+        "slow_readers",
+        BESIDE,
+        "Slow readers",
+        "number",
+        "",
+        "0",
+        0,
+        200,
+        100,
+        1,
+        "Clients that fetch what the users ask for (of a mix, the largest), and read slowly. What fits "
+        "into the sockets is no burden to the server: let them ask for the large file",
+    ),
+    Knob(
+        "read_rate",
+        BESIDE,
+        "they read, bytes/s",
+        "number",
+        "bytes/s",
+        "10000",
+        1,
+        10_000_000,
+        100_000,
+        1000,
+        "How fast each of them reads",
+    ),
+    Knob(
+        "idle_holders",
+        BESIDE,
+        "Idle holders",
+        "number",
+        "",
+        "0",
+        0,
+        1000,
+        400,
+        1,
+        "Clients that connect and stay",
+    ),
+    Knob(
+        "idle_request",
+        BESIDE,
+        "they ask once",
+        "switch",
+        "",
+        "On",
+        0,
+        1,
+        1,
+        1,
+        "On: a kept connection after one request. Off: a connection that never sends one; the kernel "
+        "keeps those from the server for a while (TCP_DEFER_ACCEPT)",
+    ),
 )
 KNOB = {knob.name: knob for knob in KNOBS}
 
@@ -130,8 +315,10 @@ class LoadForm:
         """One value: text as typed into the form, or what LoadProfile takes; None or "" for the
         default. Raises ProfileError for a name that the form does not have."""
         if name not in KNOB:
-            raise ProfileError(f"{name}: the load's form has no such field, it has "
-                               f"{', '.join(knob.name for knob in KNOBS)}")
+            raise ProfileError(
+                f"{name}: the load's form has no such field, it has "
+                f"{', '.join(knob.name for knob in KNOBS)}"
+            )
         if name == "keep_alive" and not isinstance(value, str) and value is not None:
             value = f"{100 * value:g}"
         elif isinstance(value, bool):
@@ -170,7 +357,9 @@ class LoadForm:
             return word.lower() == "on"
         if not word:
             return None
-        whole = knob.kind == "number" and not knob.name.startswith(("keep", "weight", "rate", "read"))
+        whole = knob.kind == "number" and not knob.name.startswith(
+            ("keep", "weight", "rate", "read")
+        )
         try:
             value: float = int(word) if whole else float(word)
         except ValueError:
@@ -178,8 +367,9 @@ class LoadForm:
         if not knob.low <= value <= knob.high:
             what = "a whole number from " if whole else ""
             unit = f" {knob.unit}" if knob.unit else ""
-            raise ProfileError(f"{knob.name}: must be {what}{knob.low:g} to {knob.high:,g}{unit}, "
-                               f"not {word!r}")
+            raise ProfileError(
+                f"{knob.name}: must be {what}{knob.low:g} to {knob.high:,g}{unit}, not {word!r}"
+            )
         return value
 
     def _check(self, duration: float) -> tuple[LoadProfile | None, dict[str, str]]:
@@ -194,13 +384,18 @@ class LoadForm:
                     wrong[knob.name] = str(error)
         if wrong:
             return None, wrong
-        given = {name: value for name, value in values.items() if " " not in name and value is not None}
+        given = {
+            name: value for name, value in values.items() if " " not in name and value is not None
+        }
         given["keep_alive"] /= 100
         if given["path"] == MIX:
             del given["path"]
             # The largest first: that is the one slow readers fetch.
-            asks = [Ask(path, values[_weight(path)]) for path, _, _ in reversed(PAGES)
-                    if values[_weight(path)]]
+            asks = [
+                Ask(path, values[_weight(path)])
+                for path, _, _ in reversed(PAGES)
+                if values[_weight(path)]
+            ]
             if not asks:
                 return None, {_weight(PAGES[0][0]): "mix: no page has a weight; give one above 0"}
             given["mix"] = tuple(asks)
@@ -231,10 +426,26 @@ class LoadForm:
             word = self.word(knob.name)
             if knob.name == "path" and word not in dict(choices):
                 choices = (*choices, (word, word))
-            made.append(Field(
-                knob.name, knob.group, knob.kind, knob.unit, knob.doc, knob.default, knob.low,
-                knob.high, knob.reach, knob.step, self._words.get(knob.name, ""),
-                (said,) if said else (), "", bool(said), knob.label, choices))
+            made.append(
+                Field(
+                    knob.name,
+                    knob.group,
+                    knob.kind,
+                    knob.unit,
+                    knob.doc,
+                    knob.default,
+                    knob.low,
+                    knob.high,
+                    knob.reach,
+                    knob.step,
+                    self._words.get(knob.name, ""),
+                    (said,) if said else (),
+                    "",
+                    bool(said),
+                    knob.label,
+                    choices,
+                )
+            )
         return made
 
     def told(self, groups: tuple[str, ...] = (MORE, PARTS, BESIDE)) -> str:

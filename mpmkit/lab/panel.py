@@ -30,11 +30,11 @@ import anywidget
 import traitlets
 
 from mpmkit.lab import theme
+from mpmkit.lab.control_room import LOAD_SECONDS, Room
 from mpmkit.lab.forms import FIRST
-from mpmkit.lab.headline import not_headline
-from mpmkit.lab.room import LOAD_SECONDS, Room
+from mpmkit.lab.machine_caveats import not_headline
 from mpmkit.launcher import LaunchError
-from mpmkit.states import LETTERS, WORDS
+from mpmkit.policy.states import LETTERS, WORDS
 
 GONE = 45.0  # seconds without a word from any browser, after which nobody looks any more
 
@@ -73,8 +73,12 @@ class Panel(anywidget.AnyWidget):
     def refresh(self) -> None:
         """Show what is chosen and what runs."""
         with self._setting:
-            self.status = {**self.room.status(), "linked": len(self.peers) > 1, "link": self.link,
-                           "events": self.room.events()[-40:]}
+            self.status = {
+                **self.room.status(),
+                "linked": len(self.peers) > 1,
+                "link": self.link,
+                "events": self.room.events()[-40:],
+            }
             self.fields = [field.plain() for field in self.room.fields()]
             self.load = [field.plain() for field in self.room.load_fields()]
 
@@ -112,6 +116,7 @@ class Panel(anywidget.AnyWidget):
 
     def _aside(self, do: str) -> None:
         """Start, stop and the like take a second: in a thread of their own, errors to the panel."""
+
         def act() -> None:
             self.say({"start": "starting …", "stop": "stopping …"}.get(do, ""))
             try:
@@ -127,8 +132,11 @@ class Panel(anywidget.AnyWidget):
         self.room.choose(str(content["mpm"]))
         server = self.room.server
         other = server is not None and server.mpm != self.room.mpm
-        self.say(f"{self.room.mpm} is chosen; Start ends {server.mpm} and begins it"
-                 if server and other else "")
+        self.say(
+            f"{self.room.mpm} is chosen; Start ends {server.mpm} and begins it"
+            if server and other
+            else ""
+        )
         self.refresh()
 
     def _set(self, content: dict[str, Any]) -> None:
@@ -146,6 +154,7 @@ class Panel(anywidget.AnyWidget):
 
     def _to_all(self, act: Callable[[Room], bool | None]) -> None:
         """Begin a load in each room, one after the other in a thread; False: there was nothing to do."""
+
         def run() -> None:
             for panel in self.peers:
                 try:
@@ -183,20 +192,30 @@ class Panel(anywidget.AnyWidget):
         "stop": lambda self, _: self._aside("stop"),
         "graceful": lambda self, _: self._aside("graceful"),
         "restart": lambda self, _: self._aside("restart"),
-        "choose": _choose, "set": _set, "load": _load, "load_set": _load_set, "unload": _unload,
+        "choose": _choose,
+        "set": _set,
+        "load": _load,
+        "load_set": _load_set,
+        "unload": _unload,
         "crowd": _crowd,
-        "hello": _hello, "here": _here, "bye": _bye,
-    }  # fmt: skip
+        "hello": _hello,
+        "here": _here,
+        "bye": _bye,
+    }
 
 
 def palette() -> dict[str, Any]:
     """Colours and words for the browser, for a light page and a dark one."""
     return {
         "mpms": {"light": theme.LIGHT, "dark": theme.DARK},
-        "letters": {name: {letter: theme.letter_colour(letter, name) for letter in LETTERS}
-                    for name in theme.THEMES},
+        "letters": {
+            name: {letter: theme.letter_colour(letter, name) for letter in LETTERS}
+            for name in theme.THEMES
+        },
         "words": dict(zip(LETTERS, WORDS, strict=True)),
-        "first": FIRST, "load_seconds": LOAD_SECONDS, "mind": not_headline(),
+        "first": FIRST,
+        "load_seconds": LOAD_SECONDS,
+        "mind": not_headline(),
     }
 
 
@@ -215,7 +234,7 @@ def control_room(*mpms: str, **directives: Any) -> Any:
     Returns the widget; `.room` is its model (with several: `.rooms`). Run the cell again, and the
     servers of its last run are stopped. Raises DirectiveError for what does not exist.
     """
-    from mpmkit.directives import SPECS
+    from mpmkit.config.directives import SPECS
 
     cell, run = _cell()
     before, panels = _made.get(cell, ("", []))
@@ -225,8 +244,11 @@ def control_room(*mpms: str, **directives: Any) -> Any:
         panels = []
     made = []
     for mpm in mpms or ("event",):
-        fitting = {name: value for name, value in directives.items()
-                   if len(mpms) < 2 or name.lower() not in SPECS or mpm in SPECS[name.lower()].mpms}
+        fitting = {
+            name: value
+            for name, value in directives.items()
+            if len(mpms) < 2 or name.lower() not in SPECS or mpm in SPECS[name.lower()].mpms
+        }
         made.append(Panel(Room(mpm, **fitting)))
     if cell:
         _made[cell] = (run, panels + made)

@@ -43,7 +43,7 @@ class Progress:
 
     @property
     def mode(self) -> str:
-        """"bar" or "text": how it shows."""
+        """ "bar" or "text": how it shows."""
         return "text" if self._bar is None else "bar"
 
     def __call__(self, told: Any, seconds: float | None = None) -> None:

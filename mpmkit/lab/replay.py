@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mpmkit.lab.headline import not_headline, share
+from mpmkit.lab.machine_caveats import not_headline, share
 from mpmkit.lab.watcher import Recording
 from mpmkit.measure.records import RecordError, machine, recorded_folder
 
@@ -48,9 +48,14 @@ def why_recorded(*, cores: float = 0.5, memory_mb: int = MEMORY_MB) -> str:
     return ""
 
 
-def measured_or_recorded(name: str, measure: Callable[[], T], *, cores: float = 0.5,
-                         memory_mb: int = MEMORY_MB,
-                         read: Callable[[Path], T] | None = None) -> T:
+def measured_or_recorded(
+    name: str,
+    measure: Callable[[], T],
+    *,
+    cores: float = 0.5,
+    memory_mb: int = MEMORY_MB,
+    read: Callable[[Path], T] | None = None,
+) -> T:
     """What `measure()` returns, or what it returned when it was recorded under `name`.
 
     name    the recording: data/recorded/NAME.json, or the file of that name if it has an ending
@@ -68,8 +73,10 @@ def measured_or_recorded(name: str, measure: Callable[[], T], *, cores: float = 
         return value
     path = place_of(name)
     if not path.is_file():
-        raise RecordError(f"{why}, but there is no recording {path.name}; set MPMKIT_REPLAY=0 to "
-                          "measure all the same")
+        raise RecordError(
+            f"{why}, but there is no recording {path.name}; set MPMKIT_REPLAY=0 to "
+            "measure all the same"
+        )
     if read is not None:
         print(f"RECORDED, not measured here ({why}): {path.name}")
         return read(path)
@@ -92,9 +99,12 @@ def place_of(name: str) -> Path:
 def keep(name: str, value: Any) -> Path:
     """Write a recording; returns its path. Raises TypeError for a value that can't be recorded."""
     here = machine()
-    told = {"name": name, "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "machine": {key: value for key, value in here.row().items() if value is not None},
-            "value": _plain(value)}
+    told = {
+        "name": name,
+        "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": {key: value for key, value in here.row().items() if value is not None},
+        "value": _plain(value),
+    }
     path = place_of(name)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(told, separators=(",", ":"), allow_nan=False) + "\n")
@@ -126,8 +136,10 @@ def _plain(value: Any) -> Any:
         return {"float": str(value)}
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
-    raise TypeError(f"{type(value).__name__} can't be recorded; give numbers, texts, lists, dicts "
-                    "and what a watch recorded")
+    raise TypeError(
+        f"{type(value).__name__} can't be recorded; give numbers, texts, lists, dicts "
+        "and what a watch recorded"
+    )
 
 
 def _value(plain: Any) -> Any:

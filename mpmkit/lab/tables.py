@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import pandas
     from pandas.io.formats.style import Styler
 
+    from mpmkit.measure.comparison import Verdict
     from mpmkit.measure.qps_table import QpsTable
     from mpmkit.measure.records import Machine
-    from mpmkit.measure.verdict import Verdict
 
 # Heading of a reader's table -> column of QpsTable.summary(), and how its numbers are written.
 QPS_COLUMNS = {
@@ -40,13 +40,19 @@ def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
     import pandas
 
     summary = table.summary()
-    rows = summary[(summary["kind"] == kind) & (summary["server"] == server)] if len(
-        summary) else summary
+    rows = (
+        summary[(summary["kind"] == kind) & (summary["server"] == server)]
+        if len(summary)
+        else summary
+    )
     if not len(rows):
-        raise ValueError(f"no row of kind {kind!r} measured on {server!r}; there are "
-                         f"{', '.join(table.kinds) or 'none'}, on {', '.join(table.servers)}")
-    made = pandas.DataFrame({heading: rows[column].to_list()
-                             for heading, (column, _) in QPS_COLUMNS.items()})
+        raise ValueError(
+            f"no row of kind {kind!r} measured on {server!r}; there are "
+            f"{', '.join(table.kinds) or 'none'}, on {', '.join(table.servers)}"
+        )
+    made = pandas.DataFrame(
+        {heading: rows[column].to_list() for heading, (column, _) in QPS_COLUMNS.items()}
+    )
     return made.set_index("MPM")
 
 
@@ -60,7 +66,9 @@ def beside(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
     summary = table.summary().assign(server=lambda rows: rows["server"] + " /s")
     made = summary.pivot_table(index=["kind", "mpm"], columns="server", values="median", sort=False)
     made = made.reindex(columns=[f"{OURS} /s", theirs])
-    made.insert(0, "published /s", summary.groupby(["kind", "mpm"], sort=False)["published"].first())
+    made.insert(
+        0, "published /s", summary.groupby(["kind", "mpm"], sort=False)["published"].first()
+    )
     made[f"{OURS} / {server}"] = made[f"{OURS} /s"] / made[theirs]
     made.index = pandas.Index([f"{KIND_TITLES.get(kind, kind)}, {mpm}" for kind, mpm in made.index])
     return made.rename_axis(None, axis="columns")
@@ -75,13 +83,20 @@ def pairs(verdict: Verdict | None) -> pandas.DataFrame:
     import pandas
 
     words = {True: "yes", False: "no", None: "unknown"}
-    rows = [] if verdict is None else [{
-        "pair": f"{pair.faster} / {pair.slower}",
-        "published": pair.published,
-        "measured": pair.measured,
-        "same winner": words[pair.agrees],
-        "beyond the noise": words[pair.larger_than_noise],
-    } for pair in verdict.pairs]
+    rows = (
+        []
+        if verdict is None
+        else [
+            {
+                "pair": f"{pair.faster} / {pair.slower}",
+                "published": pair.published,
+                "measured": pair.measured,
+                "same winner": words[pair.agrees],
+                "beyond the noise": words[pair.larger_than_noise],
+            }
+            for pair in verdict.pairs
+        ]
+    )
     headings = ["pair", "published", "measured", "same winner", "beyond the noise"]
     return pandas.DataFrame(rows, columns=headings).set_index("pair")
 
@@ -92,8 +107,10 @@ def noise(summary: pandas.DataFrame) -> pandas.DataFrame:
     `summary` is `QpsTable.summary()`. A single round shows no noise: its cell is "unknown".
     """
     share = (summary["max"] - summary["min"]) / summary["median"]
-    told = [f"{value:.0%}" if rounds > 1 else "unknown"
-            for value, rounds in zip(share, summary["rounds"], strict=True)]
+    told = [
+        f"{value:.0%}" if rounds > 1 else "unknown"
+        for value, rounds in zip(share, summary["rounds"], strict=True)
+    ]
     return summary[["kind", "server", "mpm", "rounds"]].assign(noise=told)
 
 
@@ -111,8 +128,9 @@ def memory(frame: pandas.DataFrame, against: str = "busy") -> pandas.DataFrame:
     return made
 
 
-def beside_recorded(mine: pandas.DataFrame, recorded: pandas.DataFrame, by: list[str],
-                    value: str = "qps") -> pandas.DataFrame:
+def beside_recorded(
+    mine: pandas.DataFrame, recorded: pandas.DataFrame, by: list[str], value: str = "qps"
+) -> pandas.DataFrame:
     """This machine's medians of `value` beside a recorded run's (`mpmkit.recorded`): a row for each
     `by` that both have, with how many times the recorded figure yours is.
 
@@ -123,8 +141,9 @@ def beside_recorded(mine: pandas.DataFrame, recorded: pandas.DataFrame, by: list
         missing = [column for column in (*by, value) if column not in frame.columns]
         if missing:
             raise ValueError(f"the rows of {name} lack {', '.join(missing)}")
-    sides = [frame.groupby(by, sort=False, dropna=False)[value].median()
-             for frame in (mine, recorded)]
+    sides = [
+        frame.groupby(by, sort=False, dropna=False)[value].median() for frame in (mine, recorded)
+    ]
     made = sides[0].to_frame("yours").join(sides[1].rename("recorded"), how="inner")
     if not len(made):
         raise ValueError(f"your rows and the recorded ones have no {' and '.join(by)} in common")
@@ -137,10 +156,13 @@ def machine(described: Machine) -> pandas.DataFrame:
     it says what not to trust of its figures."""
     import pandas
 
-    from mpmkit.lab.headline import not_headline
+    from mpmkit.lab.machine_caveats import not_headline
 
-    rows = {name.replace("_", " "): str(value) for name, value in described.row().items()
-            if value is not None}
+    rows = {
+        name.replace("_", " "): str(value)
+        for name, value in described.row().items()
+        if value is not None
+    }
     if told := not_headline(described):
         rows["mind"] = told
     return pandas.DataFrame({"value": rows.values()}, index=list(rows))
@@ -151,19 +173,29 @@ def styled(frame: pandas.DataFrame, caption: str = "", *, theme: str | None = No
 
     Missing values are shown as a dash. Works on any frame of this module.
     """
-    formats: dict[Any, str] = {heading: how for heading, (_, how) in QPS_COLUMNS.items()
-                               if heading in frame.columns}
+    formats: dict[Any, str] = {
+        heading: how for heading, (_, how) in QPS_COLUMNS.items() if heading in frame.columns
+    }
     for name in frame.select_dtypes("number").columns:  # others are text already
         if name in ("published", "measured") or " / " in str(name):
             formats.setdefault(name, "{:.2f}")  # ratios
         elif str(name).endswith(" /s"):
             formats.setdefault(name, "{:,.0f}")
-    style = frame.style.format(formats, na_rep="–").hide(names=True).set_table_styles([
-        {"selector": "th, td", "props": "padding: 0.25em 0.9em; text-align: right;"},
-        {"selector": "th.row_heading", "props": "text-align: left;"},
-        {"selector": "caption", "props": "caption-side: top; text-align: left; "
-                                         "font-weight: bold; padding-bottom: 0.5em;"},
-    ])
+    style = (
+        frame.style.format(formats, na_rep="–")
+        .hide(names=True)
+        .set_table_styles(
+            [
+                {"selector": "th, td", "props": "padding: 0.25em 0.9em; text-align: right;"},
+                {"selector": "th.row_heading", "props": "text-align: left;"},
+                {
+                    "selector": "caption",
+                    "props": "caption-side: top; text-align: left; "
+                    "font-weight: bold; padding-bottom: 0.5em;",
+                },
+            ]
+        )
+    )
     if caption:
         style = style.set_caption(caption)
 

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.launcher import LaunchError, ScoreboardView, Server
-from mpmkit.states import BUSY, LETTERS, READY
+from mpmkit.policy.states import BUSY, LETTERS, READY
 
 if TYPE_CHECKING:
     import pandas
@@ -88,10 +88,16 @@ class Picture(NamedTuple):
     @classmethod
     def of(cls, board: ScoreboardView, label: str = "", t: float = 0.0) -> Picture:
         """From what `server.scoreboard()` returns."""
-        parked = {row.slot: row.keep_alive + row.write_completion + row.lingering_close
-                  for row in board.snapshot.processes}
-        return cls(label, round(t, 2), board.mpm, tuple(
-            (slot, text, parked[slot]) for slot, text in board.letters.items()))
+        parked = {
+            row.slot: row.keep_alive + row.write_completion + row.lingering_close
+            for row in board.snapshot.processes
+        }
+        return cls(
+            label,
+            round(t, 2),
+            board.mpm,
+            tuple((slot, text, parked[slot]) for slot, text in board.letters.items()),
+        )
 
     def count(self, letter: str) -> int:
         """How many slots show the letter."""
@@ -110,11 +116,18 @@ class Watch:
     Raises ValueError for a shorter `every`.
     """
 
-    def __init__(self, server: Server, *, every: float = EVERY,
-                 on_sample: Callable[[Sample, ScoreboardView], None] | None = None,
-                 on_end: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        *,
+        every: float = EVERY,
+        on_sample: Callable[[Sample, ScoreboardView], None] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
         if every < 0.05:
-            raise ValueError(f"every: must be 0.05 s or more, not {every!r}: watching would be load")
+            raise ValueError(
+                f"every: must be 0.05 s or more, not {every!r}: watching would be load"
+            )
         self.server = server
         self.mpm = server.mpm
         self.every = every
@@ -229,14 +242,23 @@ class Watch:
             took = time.thread_time() - began
             self._memory_at = now + max(MEMORY_EVERY, took / MEMORY_SHARE)
         return Sample(
-            t=round(now, 3), processes=len(rows),
-            threads=len(letters) - letters.count(LETTERS[0]), idle=letters.count(IDLE_LETTER),
-            busy=sum(map(letters.count, BUSY_LETTERS)), reading=letters.count("R"),
+            t=round(now, 3),
+            processes=len(rows),
+            threads=len(letters) - letters.count(LETTERS[0]),
+            idle=letters.count(IDLE_LETTER),
+            busy=sum(map(letters.count, BUSY_LETTERS)),
+            reading=letters.count("R"),
             writing=letters.count("W") + letters.count("L") + parked_writes,
             keep_alive=letters.count("K") + parked_reads,
-            parked=parked_reads + parked_writes + lingering, closing=letters.count("C") + lingering,
-            queue=listen_queue(self.server.port), generation=board.snapshot.generation,
-            accesses=board.accesses, qps=qps, service_ms=service, pss_mb=self._memory)
+            parked=parked_reads + parked_writes + lingering,
+            closing=letters.count("C") + lingering,
+            queue=listen_queue(self.server.port),
+            generation=board.snapshot.generation,
+            accesses=board.accesses,
+            qps=qps,
+            service_ms=service,
+            pss_mb=self._memory,
+        )
 
     def _differences(self, board: ScoreboardView, now: float) -> None:
         """Events: who came, who went, a new generation, new lines in the error log."""
@@ -253,7 +275,7 @@ class Watch:
         if board.snapshot.generation != before:
             self.events.append(Event(now, "generation", f"generation {board.snapshot.generation}"))
         log = self.server.error_log()
-        for line in log_lines(log[self._log_seen:]):
+        for line in log_lines(log[self._log_seen :]):
             self.events.append(Event(now, "log", line))
         self._log_seen = len(log)
 
@@ -267,8 +289,9 @@ class Watch:
     def recording(self) -> Recording:
         """What was seen, apart from the server: it can be drawn, saved and read again."""
         with self._lock:
-            return Recording(self.mpm, tuple(self.samples), tuple(self.events),
-                             tuple(self.pictures))
+            return Recording(
+                self.mpm, tuple(self.samples), tuple(self.events), tuple(self.pictures)
+            )
 
     def to_frame(self) -> pandas.DataFrame:
         """One row a sample."""
@@ -307,8 +330,11 @@ class Recording(NamedTuple):
 
     def forks(self) -> list[int]:
         """How many children each burst of forks had, in order: the parent forks once a second."""
-        found = [(event.t, int((re.findall(r"\d+", event.text) or [1])[0]))
-                 for event in self.events if event.kind == "forked"]
+        found = [
+            (event.t, int((re.findall(r"\d+", event.text) or [1])[0]))
+            for event in self.events
+            if event.kind == "forked"
+        ]
         bursts: list[list[float]] = []
         for t, count in found:
             # Two samples may fall into one burst: the next burst is a second away.
@@ -330,10 +356,13 @@ class Recording(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: samples as lists in the order of `fields`, NaN as None."""
-        return {"mpm": self.mpm, "fields": list(Sample._fields),
-                "samples": [[None if v != v else round(v, 3) for v in s] for s in self.samples],
-                "events": [[round(e.t, 2), e.kind, e.text] for e in self.events],
-                "pictures": [list(picture) for picture in self.pictures]}
+        return {
+            "mpm": self.mpm,
+            "fields": list(Sample._fields),
+            "samples": [[None if v != v else round(v, 3) for v in s] for s in self.samples],
+            "events": [[round(e.t, 2), e.kind, e.text] for e in self.events],
+            "pictures": [list(picture) for picture in self.pictures],
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Recording:
@@ -341,13 +370,18 @@ class Recording(NamedTuple):
         try:
             nan = float("nan")
             samples = tuple(
-                Sample(**dict(zip(data["fields"], (nan if v is None else v for v in row),
-                                  strict=True))) for row in data["samples"])
+                Sample(
+                    **dict(zip(data["fields"], (nan if v is None else v for v in row), strict=True))
+                )
+                for row in data["samples"]
+            )
             pictures = tuple(
                 Picture(label, t, mpm, tuple((int(s), str(text), int(n)) for s, text, n in rows))
-                for label, t, mpm, rows in data.get("pictures", ()))
-            return cls(data["mpm"], samples, tuple(Event(*event) for event in data["events"]),
-                       pictures)
+                for label, t, mpm, rows in data.get("pictures", ())
+            )
+            return cls(
+                data["mpm"], samples, tuple(Event(*event) for event in data["events"]), pictures
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no recording of a watch: {error!r}") from None
 
@@ -368,8 +402,11 @@ def listen_queue(port: int) -> float:
     where a container has no sock_diag.
     """
     try:
-        found = [waiting for family in (socket.AF_INET, socket.AF_INET6)
-                 for waiting in _listeners(family, port)]
+        found = [
+            waiting
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for waiting in _listeners(family, port)
+        ]
         return float(sum(found)) if found else float("nan")
     except OSError:
         return listen_queue_by_proc(port)
@@ -388,8 +425,11 @@ def _listeners(family: int, port: int) -> Iterator[int]:
     length = _HEADER.size + len(question) + _SOCKET.size
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 4) as netlink:
         netlink.settimeout(1)
-        netlink.send(_HEADER.pack(length, SOCK_DIAG_BY_FAMILY, REQUEST_DUMP, 1, 0) + question
-                     + _SOCKET.pack(port))
+        netlink.send(
+            _HEADER.pack(length, SOCK_DIAG_BY_FAMILY, REQUEST_DUMP, 1, 0)
+            + question
+            + _SOCKET.pack(port)
+        )
         while True:
             answer = netlink.recv(65_536)
             while answer:
@@ -399,11 +439,12 @@ def _listeners(family: int, port: int) -> Iterator[int]:
                 if kind != SOCK_DIAG_BY_FAMILY:
                     raise OSError("the kernel has no sock_diag for TCP")
                 yield struct.unpack_from("=I", answer, _QUEUE_AT)[0]
-                answer = answer[(length + 3) & ~3:]
+                answer = answer[(length + 3) & ~3 :]
 
 
-def listen_queue_by_proc(port: int, tables: Iterable[str] = ("/proc/net/tcp", "/proc/net/tcp6")
-                         ) -> float:
+def listen_queue_by_proc(
+    port: int, tables: Iterable[str] = ("/proc/net/tcp", "/proc/net/tcp6")
+) -> float:
     """The same from /proc. The kernel lists listening sockets first, and reading stops behind them:
     there may be tens of thousands of lines in TIME_WAIT."""
     wanted = f":{port:04X}"

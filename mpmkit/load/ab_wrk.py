@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from mpmkit.load.pressure import Pressure
-from mpmkit.load.process import (
+from mpmkit.load.generator_process import (
     STARTUP,
     Generator,
     LoadError,
@@ -22,7 +21,8 @@ from mpmkit.load.process import (
     scratch,
 )
 from mpmkit.load.profile import LoadProfile
-from mpmkit.load.run import LoadRun
+from mpmkit.load.result import LoadRun
+from mpmkit.load.run_queue import Pressure
 
 INTERRUPTED = "interrupted"  # why a run ended: Ctrl-C
 
@@ -32,12 +32,17 @@ INTERRUPTED = "interrupted"  # why a run ended: Ctrl-C
 def _only_locust(profile: LoadProfile) -> Iterable[tuple[str, str]]:
     """(field, why) of everything that neither ab nor wrk has."""
     for name, why in (
-        ("mix", "asks for one path"), ("stages", "has one load from begin to end"),
-        ("arrival", "is a closed loop"), ("think_time", "never pauses"),
+        ("mix", "asks for one path"),
+        ("stages", "has one load from begin to end"),
+        ("arrival", "is a closed loop"),
+        ("think_time", "never pauses"),
         ("requests_per_connection", "leaves closing to the server"),
-        ("ramp", "starts all clients at once"), ("slow_readers", "has no other clients"),
-        ("idle_holders", "has no other clients"), ("expect_body", "does not look at bodies"),
-        ("ca_file", "checks no certificate"), ("events", "has no events"),
+        ("ramp", "starts all clients at once"),
+        ("slow_readers", "has no other clients"),
+        ("idle_holders", "has no other clients"),
+        ("expect_body", "does not look at bodies"),
+        ("ca_file", "checks no certificate"),
+        ("events", "has no events"),
     ):
         if getattr(profile, name) != LoadProfile.__dataclass_fields__[name].default:
             yield name, why
@@ -76,9 +81,17 @@ CANNOT: dict[str, Callable[[LoadProfile], Iterable[tuple[str, str]]]] = {
 """What a driver cannot do of a profile: (field, why)."""
 
 
-def _told(run: LoadRun | None, driver: str, generator: Generator, pressure: Pressure,
-          started_at: float, ended: str, on_progress: Progress | None, said: str,
-          threads: int = 1) -> LoadRun:
+def _told(
+    run: LoadRun | None,
+    driver: str,
+    generator: Generator,
+    pressure: Pressure,
+    started_at: float,
+    ended: str,
+    on_progress: Progress | None,
+    said: str,
+    threads: int = 1,
+) -> LoadRun:
     """A run whose generator has ended, with what we saw of it from outside. `run`: what its report
     says; `ended`: why it was ended before its time, or ""; `said`: all that it printed.
 
@@ -98,8 +111,11 @@ def _told(run: LoadRun | None, driver: str, generator: Generator, pressure: Pres
     if interrupted:
         raise LoadInterrupted(run)
     if run is None:
-        raise LoadError(f"{driver} ended with exit code {generator.process.returncode} and no result: "
-                        f"{last_words(said, 1)}", said)
+        raise LoadError(
+            f"{driver} ended with exit code {generator.process.returncode} and no result: "
+            f"{last_words(said, 1)}",
+            said,
+        )
     return run
 
 
@@ -108,25 +124,41 @@ def run_ab(base: str, profile: LoadProfile, on_progress: Progress | None) -> Loa
     percentiles instead of single latencies."""
     program = shutil.which("ab")
     if program is None:
-        raise LoadError("ab is not installed; install it (Debian, Ubuntu: apt-get install "
-                        "apache2-utils) or use driver='locust'")
+        raise LoadError(
+            "ab is not installed; install it (Debian, Ubuntu: apt-get install "
+            "apache2-utils) or use driver='locust'"
+        )
     with scratch() as name:
         folder = Path(name)
         if profile.warmup_requests:
             warm = max(profile.users, profile.warmup_requests)
             _ab(program, base, profile.but(requests=warm, duration=None), folder, None)
         if profile.warmup_seconds:
-            _ab(program, base, profile.but(requests=None, duration=profile.warmup_seconds),
-                folder, None)
+            _ab(
+                program,
+                base,
+                profile.but(requests=None, duration=profile.warmup_seconds),
+                folder,
+                None,
+            )
         return _ab(program, base, profile, folder, on_progress)
 
 
-def _ab(program: str, base: str, profile: LoadProfile, folder: Path,
-        on_progress: Progress | None) -> LoadRun:
+def _ab(
+    program: str, base: str, profile: LoadProfile, folder: Path, on_progress: Progress | None
+) -> LoadRun:
     csv_path, out_path = folder / "percentiles.csv", folder / "out"
     csv_path.unlink(missing_ok=True)
-    argv = [program, "-r", "-c", str(profile.users), "-s", str(math.ceil(profile.timeout)),
-            "-e", str(csv_path)]
+    argv = [
+        program,
+        "-r",
+        "-c",
+        str(profile.users),
+        "-s",
+        str(math.ceil(profile.timeout)),
+        "-e",
+        str(csv_path),
+    ]
     if profile.duration is not None:
         argv += ["-t", str(math.ceil(profile.duration))]  # sets -n, so -n must follow it
     argv += ["-n", str(profile.requests or 5_000_000)]
@@ -163,10 +195,13 @@ def _ab(program: str, base: str, profile: LoadProfile, folder: Path,
             except KeyboardInterrupt:
                 ended = INTERRUPTED
                 generator.ask_to_end(signal.SIGINT)
-    run = parse_ab(out_path.read_text(errors="replace"),
-                   csv_path.read_text() if csv_path.exists() else "", base, profile)
-    return _told(run, "ab", generator, pressure, started_at, ended, on_progress,
-                 generator.log())
+    run = parse_ab(
+        out_path.read_text(errors="replace"),
+        csv_path.read_text() if csv_path.exists() else "",
+        base,
+        profile,
+    )
+    return _told(run, "ab", generator, pressure, started_at, ended, on_progress, generator.log())
 
 
 def parse_ab(text: str, csv_text: str, base: str, profile: LoadProfile) -> LoadRun | None:
@@ -178,6 +213,7 @@ def parse_ab(text: str, csv_text: str, base: str, profile: LoadProfile) -> LoadR
     What went wrong with a connection it does not tell: "connect", "receive" and "exception" are its
     own words.
     """
+
     def number(label: str) -> float | None:
         match = re.search(rf"^{label}:\s+([\d.]+)", text, re.MULTILINE)
         return float(match[1]) if match else None
@@ -194,8 +230,13 @@ def parse_ab(text: str, csv_text: str, base: str, profile: LoadProfile) -> LoadR
         # All that agreed with the first answer disagree with what was expected.
         length = int(requests) - length
     left = int(requests)
-    for kind, count in (("status", not_2xx), ("length", length - not_2xx), ("connect", connect),
-                        ("receive", receive), ("exception", exceptions)):
+    for kind, count in (
+        ("status", not_2xx),
+        ("length", length - not_2xx),
+        ("connect", connect),
+        ("receive", receive),
+        ("exception", exceptions),
+    ):
         # A refused connection counts as several failures with ab, but it is one request.
         if (count := min(left, count)) > 0:
             errors[kind] = count
@@ -216,10 +257,16 @@ def parse_ab(text: str, csv_text: str, base: str, profile: LoadProfile) -> LoadR
         table.setdefault(100.0, float(longest[1]))
     version = re.search(r"ApacheBench, Version ([\d.]+)", text)
     return LoadRun(
-        driver="ab", target=base, profile=profile, requests=int(requests), errors=errors,
-        duration=requests / rate, percentiles_ms=table if left else {},
+        driver="ab",
+        target=base,
+        profile=profile,
+        requests=int(requests),
+        errors=errors,
+        duration=requests / rate,
+        percentiles_ms=table if left else {},
         ended="requests" if requests == profile.requests else "duration",
-        version=version[1] if version else "")
+        version=version[1] if version else "",
+    )
 
 
 # -- wrk -----------------------------------------------------------------------------------------
@@ -248,13 +295,16 @@ def _lua(text: str) -> str:
     return '"' + "".join(f"\\{byte:03d}" for byte in text.encode()) + '"'
 
 
-def wrk_script(method: str = "GET", body: str | None = None,
-               headers: Iterable[tuple[str, str]] = ()) -> str:
+def wrk_script(
+    method: str = "GET", body: str | None = None, headers: Iterable[tuple[str, str]] = ()
+) -> str:
     """The script that makes wrk ask so, and report what `parse_wrk` reads."""
     return WRK_SCRIPT % {
-        "method": _lua(method), "body": "nil" if body is None else _lua(body),
-        "headers": "\n".join(f"wrk.headers[{_lua(name)}] = {_lua(value)}"
-                             for name, value in headers),
+        "method": _lua(method),
+        "body": "nil" if body is None else _lua(body),
+        "headers": "\n".join(
+            f"wrk.headers[{_lua(name)}] = {_lua(value)}" for name, value in headers
+        ),
         "steps": ", ".join(map(str, WRK_STEPS)),
     }
 
@@ -264,26 +314,38 @@ def run_wrk(base: str, profile: LoadProfile, on_progress: Progress | None) -> Lo
     from the sending of a request to the end of its answer; connecting is not part of it."""
     program = shutil.which("wrk")
     if program is None:
-        raise LoadError("wrk is not installed; install it (Debian, Ubuntu: apt-get install wrk) "
-                        "or use driver='locust'")
+        raise LoadError(
+            "wrk is not installed; install it (Debian, Ubuntu: apt-get install wrk) "
+            "or use driver='locust'"
+        )
     with scratch() as name:
         folder = Path(name)
         headers = list(profile.headers)
         if not profile.keep_alive:
             headers.append(("Connection", "close"))
-        (folder / "script.lua").write_text(wrk_script(
-            profile.method, profile.body if profile.method == "POST" else None, headers))
+        (folder / "script.lua").write_text(
+            wrk_script(profile.method, profile.body if profile.method == "POST" else None, headers)
+        )
         if profile.warmup_seconds:
             _wrk(program, base, profile.but(duration=profile.warmup_seconds), folder, None)
         return _wrk(program, base, profile, folder, on_progress)
 
 
-def _wrk(program: str, base: str, profile: LoadProfile, folder: Path,
-         on_progress: Progress | None) -> LoadRun:
+def _wrk(
+    program: str, base: str, profile: LoadProfile, folder: Path, on_progress: Progress | None
+) -> LoadRun:
     seconds = max(1, round(profile.duration or 1))  # wrk takes whole seconds only
-    argv = [program, f"-t{profile.processes}", f"-c{profile.users}", f"-d{seconds}s",
-            "--timeout", f"{math.ceil(profile.timeout)}s", "-s", str(folder / "script.lua"),
-            base + profile.path]
+    argv = [
+        program,
+        f"-t{profile.processes}",
+        f"-c{profile.users}",
+        f"-d{seconds}s",
+        "--timeout",
+        f"{math.ceil(profile.timeout)}s",
+        "-s",
+        str(folder / "script.lua"),
+        base + profile.path,
+    ]
     started_at, began = time.time(), time.monotonic()
     ended = ""
     pressure = Pressure()
@@ -304,9 +366,17 @@ def _wrk(program: str, base: str, profile: LoadProfile, folder: Path,
             ended = INTERRUPTED
             generator.ask_to_end(signal.SIGINT)
     text = out_path.read_text(errors="replace")
-    return _told(parse_wrk(text, base, profile), "wrk", generator, pressure, started_at,
-                 ended, on_progress, f"{generator.log()}\n{text}".strip(),
-                 profile.processes)
+    return _told(
+        parse_wrk(text, base, profile),
+        "wrk",
+        generator,
+        pressure,
+        started_at,
+        ended,
+        on_progress,
+        f"{generator.log()}\n{text}".strip(),
+        profile.processes,
+    )
 
 
 def parse_wrk(text: str, base: str, profile: LoadProfile) -> LoadRun | None:
@@ -319,14 +389,33 @@ def parse_wrk(text: str, base: str, profile: LoadProfile) -> LoadRun | None:
     if not match:
         return None
     requests, micros, connect, read, write, status, timeout = map(int, match.groups())
-    errors = Counter({kind: count for kind, count in (
-        ("connect", connect), ("reset", write), ("status", status), ("timeout", timeout)) if count})
+    errors = Counter(
+        {
+            kind: count
+            for kind, count in (
+                ("connect", connect),
+                ("reset", write),
+                ("status", status),
+                ("timeout", timeout),
+            )
+            if count
+        }
+    )
     version = re.search(r"^wrk (\S+)", text, re.MULTILINE)
-    table = {float(p): int(us) / 1e3 for p, us in
-             re.findall(r"^MPMKIT-P ([\d.]+) (\d+)$", text, re.MULTILINE)}
+    table = {
+        float(p): int(us) / 1e3
+        for p, us in re.findall(r"^MPMKIT-P ([\d.]+) (\d+)$", text, re.MULTILINE)
+    }
     return LoadRun(
-        driver="wrk", target=base, profile=profile,
+        driver="wrk",
+        target=base,
+        profile=profile,
         # Only answers are requests to wrk; what failed without one is added.
-        requests=requests + connect + write + timeout, errors=errors, duration=micros / 1e6,
-        reconnects=read, percentiles_ms=table if requests > status else {}, ended="duration",
-        version=version[1] if version else "")
+        requests=requests + connect + write + timeout,
+        errors=errors,
+        duration=micros / 1e6,
+        reconnects=read,
+        percentiles_ms=table if requests > status else {},
+        ended="duration",
+        version=version[1] if version else "",
+    )

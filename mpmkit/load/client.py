@@ -47,8 +47,8 @@ from locust import User, events
 from locust.user.task import LOCUST_STATE_STOPPING
 
 from mpmkit.load import tls
-from mpmkit.load.books import state
 from mpmkit.load.budget import NEVER, READ, WRITE
+from mpmkit.load.generator_state import state
 from mpmkit.load.profile import Ask
 from mpmkit.load.response import ResponseReader
 
@@ -162,8 +162,7 @@ class Client:
 
     def next_source(self) -> bool:
         """All ephemeral ports towards the target are in TIME_WAIT: go on from another address."""
-        if (state.family != _socket.AF_INET or state.source >= MAX_SOURCES
-                or not state.loopback):
+        if state.family != _socket.AF_INET or state.source >= MAX_SOURCES or not state.loopback:
             return False
         state.source += 1
         return True
@@ -176,7 +175,7 @@ class Client:
             self.watcher.stop()  # else an early answer would wake us again and again
         while data:
             try:
-                data = data[sock.send(data):]
+                data = data[sock.send(data) :]
             except BlockingIOError:
                 self.wait_writable()
         self.watch()
@@ -231,9 +230,11 @@ class Client:
         """Read an answer that the memo does not know, from its first bytes `data` on."""
         ask = state.asks[self.which]
         hasher = None
-        if ask.expect_body is not None and (len(data) <= MEMO_BYTES or (
-                ask.expect_body == "same" and self.which not in state.bodies)
-                or state.random.random() < state.profile.body_sample):
+        if ask.expect_body is not None and (
+            len(data) <= MEMO_BYTES
+            or (ask.expect_body == "same" and self.which not in state.bodies)
+            or state.random.random() < state.profile.body_sample
+        ):
             hasher = hashlib.sha256()
         reader = ResponseReader(ask.method, ask.expect_status, ask.expect_length, hasher)
         first = data
@@ -253,8 +254,11 @@ class Client:
 
     def compare(self, ask: Ask, digest: str, verdict: tuple) -> tuple:
         """The verdict, unless the body is another than it should be."""
-        wanted = (state.bodies.setdefault(self.which, digest) if ask.expect_body == "same"
-                  else ask.expect_body)
+        wanted = (
+            state.bodies.setdefault(self.which, digest)
+            if ask.expect_body == "same"
+            else ask.expect_body
+        )
         return verdict if digest == wanted else ("body", verdict[1], verdict[2])
 
     def run(self) -> None:
@@ -447,15 +451,19 @@ class Client:
         exponential = profile.think == "exponential"
         # So many of the users keep their connections, spread evenly over their numbers.
         shared.serial += 1
-        keep = (int(shared.serial * profile.keep_share)
-                > int((shared.serial - 1) * profile.keep_share))
+        keep = int(shared.serial * profile.keep_share) > int(
+            (shared.serial - 1) * profile.keep_share
+        )
         most = profile.requests_per_connection or NEVER
         served = 0
         rest = False  # a pause is due: not before the first request
         while user._state is not LOCUST_STATE_STOPPING and not shared.ended:
             if rest and profile.think_time:
-                pause = (shared.random.expovariate(1 / profile.think_time) if exponential
-                         else profile.think_time)
+                pause = (
+                    shared.random.expovariate(1 / profile.think_time)
+                    if exponential
+                    else profile.think_time
+                )
                 if not self.pause(pause):
                     return
             rest = True
@@ -485,8 +493,11 @@ class Client:
                 elif not budget.more():
                     return
                 measured = budget.measuring
-            which = self.which = (bisect.bisect(
-                shared.weights, shared.random.random() * shared.weights[-1]) if several else 0)
+            which = self.which = (
+                bisect.bisect(shared.weights, shared.random.random() * shared.weights[-1])
+                if several
+                else 0
+            )
             last = keep and served + 1 >= most
             request = shared.requests[which][keep + last]
             self.due = now + shared.timeout_ns
@@ -691,5 +702,10 @@ def kind_of(error: Exception) -> str:
 def fire(ns: int, length: int, which: int = 0) -> None:
     ask = state.asks[which]
     events.request.fire(
-        request_type=ask.method, name=ask.path, context={},
-        response_time=ns / 1e6, response_length=length, exception=None)
+        request_type=ask.method,
+        name=ask.path,
+        context={},
+        response_time=ns / 1e6,
+        response_length=length,
+        exception=None,
+    )

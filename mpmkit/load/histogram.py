@@ -68,9 +68,12 @@ class Histogram:
         low, high = min(values), max(values)
         if low < 0 or high >= LIMIT:
             raise ValueError(f"latency: must be 0 ns to 146 years, not {low if low < 0 else high}")
-        self.counts.update([
-            ns if ns < 2048 else ((shift := ns.bit_length() - 11) << 10) + (ns >> shift)
-            for ns in values])
+        self.counts.update(
+            [
+                ns if ns < 2048 else ((shift := ns.bit_length() - 11) << 10) + (ns >> shift)
+                for ns in values
+            ]
+        )
         self.count += len(values)
         self.total += sum(values)
         self.smallest = min(self.smallest, low)
@@ -97,8 +100,13 @@ class Histogram:
     __hash__ = None  # type: ignore[assignment]
 
     def _state(self) -> tuple:
-        return (self.count, self.total, self.smallest, self.largest,
-                {number: count for number, count in self.counts.items() if count})
+        return (
+            self.count,
+            self.total,
+            self.smallest,
+            self.largest,
+            {number: count for number, count in self.counts.items() if count},
+        )
 
     @property
     def mean(self) -> float:
@@ -151,8 +159,9 @@ class Histogram:
                 numbers.append(value)
             before = number
         # The sum of many latencies may pass 64 bits.
-        head = struct.pack("<QQQQ", self.count, self.total & (1 << 64) - 1, self.total >> 64,
-                           self.smallest) + struct.pack("<Q", self.largest)
+        head = struct.pack(
+            "<QQQQ", self.count, self.total & (1 << 64) - 1, self.total >> 64, self.smallest
+        ) + struct.pack("<Q", self.largest)
         return base64.b85encode(zlib.compress(head + bytes(numbers))).decode("ascii")
 
     @classmethod

@@ -1,6 +1,6 @@
 """The load, executed by Locust: its users, its options, its events.
 
-`mpmkit.load.drive.run_load` starts it. It also runs by itself, with Locust's own options and page::
+`mpmkit.load.runner.run_load` starts it. It also runs by itself, with Locust's own options and page::
 
     locust -f mpmkit/load/locustfile.py --host http://127.0.0.1:8080 -u 200 -r 200 \\
            --path /index.html --requests 20000 --headless
@@ -33,9 +33,9 @@ try:
 except ModuleNotFoundError:  # run from a checkout that is not installed
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from mpmkit.load.books import FORKED_BY_HAND, inherited, log, state
 from mpmkit.load.budget import READ
 from mpmkit.load.client import Client, Holder, Reader
+from mpmkit.load.generator_state import FORKED_BY_HAND, inherited, log, state
 from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, ProfileError, new_seed, target_of
 
 DRAWN_SEED = new_seed()  # for a profile without one; before Locust forks, so that all have the same
@@ -90,7 +90,8 @@ class Steps(LoadTestShape):
 def add_options(parser) -> None:
     """The fields of LoadProfile as options of Locust's command line, also by environment."""
     group = parser.add_argument_group(
-        "mpmkit load", "What to ask for. Users, spawn rate and run time are Locust's own options.")
+        "mpmkit load", "What to ask for. Users, spawn rate and run time are Locust's own options."
+    )
 
     def add(name: str, help: str, **how) -> None:
         env = "MPMKIT_LOAD_" + name.replace("-", "_").upper()
@@ -112,20 +113,31 @@ def add_options(parser) -> None:
     add("think-time", "seconds between an answer and the next request", type=float)
     add("idle-holders", "clients beside the users that hold connections", type=int)
     add("slow-readers", "clients beside the users that read slowly", type=int)
-    add("request-events", "fire Locust's request event for each answer, or count in batches",
-        choices=("batch", "each"))
+    add(
+        "request-events",
+        "fire Locust's request event for each answer, or count in batches",
+        choices=("batch", "each"),
+    )
 
 
 def profile_of(options) -> LoadProfile:
     """The profile that Locust's options describe. Raises StopTest with the reason if there is
     none."""
     given = {
-        "path": options.path, "requests": options.requests, "duration": options.duration,
-        "keep_alive": options.keep_alive or None, "expect_status": options.expect_status,
-        "expect_length": options.expect_length, "timeout": options.request_timeout,
-        "warmup_requests": options.warmup_requests, "warmup_seconds": options.warmup_seconds,
-        "events": options.request_events, "arrival": options.arrival, "rate": options.rate,
-        "think_time": options.think_time, "idle_holders": options.idle_holders,
+        "path": options.path,
+        "requests": options.requests,
+        "duration": options.duration,
+        "keep_alive": options.keep_alive or None,
+        "expect_status": options.expect_status,
+        "expect_length": options.expect_length,
+        "timeout": options.request_timeout,
+        "warmup_requests": options.warmup_requests,
+        "warmup_seconds": options.warmup_seconds,
+        "events": options.request_events,
+        "arrival": options.arrival,
+        "rate": options.rate,
+        "think_time": options.think_time,
+        "idle_holders": options.idle_holders,
         "slow_readers": options.slow_readers,
     }
     given = {name: value for name, value in given.items() if value is not None}
@@ -142,7 +154,8 @@ def profile_of(options) -> LoadProfile:
         given.setdefault("time_limit", 3600.0)
         beside = given.get("idle_holders", 0) + given.get("slow_readers", 0)
         return LoadProfile(
-            users=max(1, (options.num_users or 1) - beside), seed=DRAWN_SEED, **given)
+            users=max(1, (options.num_users or 1) - beside), seed=DRAWN_SEED, **given
+        )
     except (ProfileError, OSError) as error:
         raise StopTest(f"load profile: {error}") from None
 
@@ -177,13 +190,16 @@ def on_init(environment, runner, **_) -> None:
         options.load_profile = profile.to_json()
         options.num_users = options.num_users or profile.clients
         options.spawn_rate = options.spawn_rate or (
-            profile.clients / profile.ramp if profile.ramp else profile.clients)
+            profile.clients / profile.ramp if profile.ramp else profile.clients
+        )
     IdleHolder.fixed_count, SlowReader.fixed_count = profile.idle_holders, profile.slow_readers
     if not (isinstance(runner, WorkerRunner) and FORKED_BY_HAND):
         # A worker that was started by hand learns the profile later, and what to be with it.
         environment.user_classes[:] = [
-            LeanUser, *([IdleHolder] if profile.idle_holders else []),
-            *([SlowReader] if profile.slow_readers else [])]
+            LeanUser,
+            *([IdleHolder] if profile.idle_holders else []),
+            *([SlowReader] if profile.slow_readers else []),
+        ]
         if profile.stages and not profile.open_loop:
             environment.shape_class = Steps(profile)
             environment.shape_class.runner = runner
@@ -226,8 +242,11 @@ class Master:
     def conclude(self, what: str) -> None:
         """Say what was measured. Of a worker that did not come to its end, what it told last."""
         self.concluded = True
-        lost = [part | {"ended": f"worker {part['place']} {what}; the rest of what it did is lost"}
-                for name, part in self.partial.items() if name not in self.parts]
+        lost = [
+            part | {"ended": f"worker {part['place']} {what}; the rest of what it did is lost"}
+            for name, part in self.partial.items()
+            if name not in self.parts
+        ]
         state.of = max(state.of, self.environment.parsed_options.expect_workers or 1)
         state.conclude([*self.parts.values(), *lost])
 
@@ -235,8 +254,12 @@ class Master:
 @events.report_to_master.add_listener
 def on_report(client_id, data, **_) -> None:
     """With each of Locust's reports, every three seconds: if we are killed, this is what is kept."""
-    if state.prepared and state.started_ns and not state.ended and "MPMKIT_LOAD_RESULTS" not in (
-            os.environ):
+    if (
+        state.prepared
+        and state.started_ns
+        and not state.ended
+        and "MPMKIT_LOAD_RESULTS" not in (os.environ)
+    ):
         data["mpmkit"] = state.so_far()
 
 

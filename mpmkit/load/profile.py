@@ -192,8 +192,14 @@ class LoadProfile:
     def __post_init__(self) -> None:
         # Lists are what JSON and notebooks give; a frozen value wants tuples.
         if isinstance(self.headers, (list, tuple)):
-            object.__setattr__(self, "headers", tuple(
-                tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in self.headers))
+            object.__setattr__(
+                self,
+                "headers",
+                tuple(
+                    tuple(pair) if isinstance(pair, (list, tuple)) else pair
+                    for pair in self.headers
+                ),
+            )
         problems: list[str] = []
         for name, kind in (("mix", Ask), ("stages", Stage)):
             object.__setattr__(self, name, _lines(name, kind, getattr(self, name), problems))
@@ -223,15 +229,29 @@ class LoadProfile:
     @property
     def asks(self) -> tuple[Ask, ...]:
         """The mix; of one line if there is none."""
-        return self.mix or (Ask(self.path, 1.0, self.method, self.body, self.expect_status,
-                                self.expect_length, self.expect_body),)
+        return self.mix or (
+            Ask(
+                self.path,
+                1.0,
+                self.method,
+                self.body,
+                self.expect_status,
+                self.expect_length,
+                self.expect_body,
+            ),
+        )
 
     @property
     def plain(self) -> bool:
         """Whether each user sends the same request in a closed loop, all kept alive or none: what
         the generator has its fastest loops for."""
-        return (not self.mix and not self.open_loop and self.keep_share in (0.0, 1.0)
-                and self.requests_per_connection is None and not self.think_time)
+        return (
+            not self.mix
+            and not self.open_loop
+            and self.keep_share in (0.0, 1.0)
+            and self.requests_per_connection is None
+            and not self.think_time
+        )
 
     @property
     def clients(self) -> int:
@@ -266,11 +286,12 @@ class LoadProfile:
 
     @property
     def http_version(self) -> str:
-        """"1.1" for keep-alive, "1.0" (ab's own) where each request has a connection of its own."""
+        """ "1.1" for keep-alive, "1.0" (ab's own) where each request has a connection of its own."""
         return "1.1" if self.keep_alive else "1.0"
 
-    def request_bytes(self, host: str, ask: Ask | None = None, *, keep: bool | None = None,
-                      last: bool = False) -> bytes:
+    def request_bytes(
+        self, host: str, ask: Ask | None = None, *, keep: bool | None = None, last: bool = False
+    ) -> bytes:
         """The request, as sent. `host` is what stands in the Host field, like ``127.0.0.1:8080``.
 
         ask: a line of the mix (the first by default). keep: for a connection that is kept (as
@@ -306,11 +327,13 @@ class LoadProfile:
         except ValueError as error:
             raise ProfileError(f"a load profile must be JSON: {error}") from None
         if not isinstance(data, dict):
-            raise ProfileError("a load profile must be a JSON object like {\"path\": \"/\"}")
+            raise ProfileError('a load profile must be a JSON object like {"path": "/"}')
         version = data.pop("version", VERSION)
         if version not in READS:
-            raise ProfileError(f"version: this mpmkit reads version {' and '.join(map(str, READS))}"
-                               f", not {version!r}")
+            raise ProfileError(
+                f"version: this mpmkit reads version {' and '.join(map(str, READS))}"
+                f", not {version!r}"
+            )
         _refuse_unknown(data)
         return cls(**data)
 
@@ -324,8 +347,9 @@ def _refuse_unknown(data: dict[str, Any]) -> None:
     known = [field.name for field in fields(LoadProfile)]
     unknown = sorted(set(data) - set(known))
     if unknown:
-        raise ProfileError(f"{', '.join(unknown)}: no such field in a load profile, which has "
-                           f"{', '.join(known)}")
+        raise ProfileError(
+            f"{', '.join(unknown)}: no such field in a load profile, which has {', '.join(known)}"
+        )
 
 
 def _lines(name: str, kind: Any, values: Any, problems: list[str]) -> tuple:
@@ -339,8 +363,10 @@ def _lines(name: str, kind: Any, values: Any, problems: list[str]) -> tuple:
         if isinstance(value, Mapping):
             unknown = sorted(set(map(str, value)) - set(known))
             if unknown:
-                problems.append(f"{name}: {number}: {', '.join(unknown)}: no such field, it has "
-                                f"{', '.join(known)}")
+                problems.append(
+                    f"{name}: {number}: {', '.join(unknown)}: no such field, it has "
+                    f"{', '.join(known)}"
+                )
                 continue
             if known[0] not in value:
                 problems.append(f"{name}: {number}: gives no {known[0]}")
@@ -400,22 +426,26 @@ def _problems(p: LoadProfile):
     yield from seconds("duration", 0.01, MAX_SECONDS, optional=True)
     if p.requests is None and p.duration is None and not p.stages:
         yield "requests: give requests=N, duration=seconds or both, or the load would never end"
-    if not (isinstance(p.keep_alive, bool) or (_is_number(p.keep_alive)
-                                               and 0 <= p.keep_alive <= 1)):
+    if not (
+        isinstance(p.keep_alive, bool) or (_is_number(p.keep_alive) and 0 <= p.keep_alive <= 1)
+    ):
         yield f"keep_alive: must be True, False or a share from 0 to 1, not {p.keep_alive!r}"
     if not p.mix:
         yield from _ask_problems(p.asks[0], "", ("method",))
     yield from _header_problems(p.headers)
     if not p.mix:
-        yield from _ask_problems(p.asks[0], "", ("body", "expect_status", "expect_length",
-                                                 "expect_body"))
+        yield from _ask_problems(
+            p.asks[0], "", ("body", "expect_status", "expect_length", "expect_body")
+        )
     yield from seconds("timeout", 0.05, 600)
     yield from whole("warmup_requests", 0, MAX_REQUESTS)
     yield from seconds("warmup_seconds", 0, 600)
     yield from whole("processes", 1, 64)
     if _is_int(p.processes) and _is_int(p.users) and p.processes > p.users >= 1:
-        yield (f"processes: {p.processes} processes cannot share {p.users} user(s), "
-               f"give at most {p.users}")
+        yield (
+            f"processes: {p.processes} processes cannot share {p.users} user(s), "
+            f"give at most {p.users}"
+        )
     yield from seconds("time_limit", 0.1, MAX_SECONDS)
     if p.events not in EVENTS:
         yield f"events: must be one of {', '.join(EVENTS)}, not {p.events!r}"
@@ -425,6 +455,7 @@ def _problems(p: LoadProfile):
 
 def _ask_problems(ask: Ask, where: str, only: tuple[str, ...] = ()):
     """What is wrong with one line of the mix; `only` picks fields, in the order of the profile."""
+
     def looked_at(name: str) -> bool:
         return not only or name in only
 
@@ -432,8 +463,9 @@ def _ask_problems(ask: Ask, where: str, only: tuple[str, ...] = ()):
         if not isinstance(ask.path, str) or not ask.path.startswith("/"):
             yield f"{where}path: must begin with '/', not {ask.path!r}"
         elif not ask.path.isascii() or any(c <= " " or c == "\x7f" for c in ask.path):
-            yield (f"{where}path: must be ASCII without blanks (percent-encode them), "
-                   f"not {ask.path!r}")
+            yield (
+                f"{where}path: must be ASCII without blanks (percent-encode them), not {ask.path!r}"
+            )
     if looked_at("method") and ask.method not in METHODS:
         yield f"{where}method: must be one of {', '.join(METHODS)}, not {ask.method!r}"
     if looked_at("body"):
@@ -445,18 +477,28 @@ def _ask_problems(ask: Ask, where: str, only: tuple[str, ...] = ()):
             yield f"{where}body: must be at most {MAX_BODY:,} bytes"
     for name, low, high in (("expect_status", 100, 599), ("expect_length", 0, 1 << 40)):
         value = getattr(ask, name)
-        if looked_at(name) and not (value is None and name == "expect_length") and (
-                not _is_int(value) or not low <= value <= high):
+        if (
+            looked_at(name)
+            and not (value is None and name == "expect_length")
+            and (not _is_int(value) or not low <= value <= high)
+        ):
             yield f"{where}{name}: must be a whole number from {low} to {high:,}, not {value!r}"
-    if looked_at("expect_body") and ask.expect_body is not None and not (
-            isinstance(ask.expect_body, str)
-            and re.fullmatch(r"same|[0-9a-f]{64}", ask.expect_body)):
-        yield (f"{where}expect_body: must be 'same' or a SHA-256 of 64 hexadecimal digits, "
-               f"not {ask.expect_body!r}")
+    if (
+        looked_at("expect_body")
+        and ask.expect_body is not None
+        and not (
+            isinstance(ask.expect_body, str) and re.fullmatch(r"same|[0-9a-f]{64}", ask.expect_body)
+        )
+    ):
+        yield (
+            f"{where}expect_body: must be 'same' or a SHA-256 of 64 hexadecimal digits, "
+            f"not {ask.expect_body!r}"
+        )
 
 
 def _behaviour_problems(p: LoadProfile, whole, seconds):
     """What is wrong with who sends when."""
+
     def number(name: str, low: float, high: float):
         value = getattr(p, name)
         if not _is_number(value) or not low <= value <= high:
@@ -502,8 +544,10 @@ def _behaviour_problems(p: LoadProfile, whole, seconds):
                 yield f"{where}users: in the open loop the stages set the rate"
         else:
             if not _is_int(stage.users) or not 1 <= stage.users <= MAX_USERS:
-                yield (f"{where}users: must be a whole number from 1 to {MAX_USERS:,}, "
-                       f"not {stage.users!r}")
+                yield (
+                    f"{where}users: must be a whole number from 1 to {MAX_USERS:,}, "
+                    f"not {stage.users!r}"
+                )
             if stage.rate is not None:
                 yield f"{where}rate: in the closed loop the stages set the users"
         if not isinstance(stage.ramp, bool):
@@ -516,9 +560,12 @@ def _behaviour_problems(p: LoadProfile, whole, seconds):
     yield from number("read_rate", 1, 10_000_000)
     yield from whole("idle_holders", 0, MAX_USERS)
     if all(_is_int(n) for n in (p.users, p.slow_readers, p.idle_holders)) and (
-            p.users <= MAX_USERS < p.clients):
-        yield (f"idle_holders: {p.clients:,} clients in all (users, slow readers, idle holders) "
-               f"are more than {MAX_USERS:,}")
+        p.users <= MAX_USERS < p.clients
+    ):
+        yield (
+            f"idle_holders: {p.clients:,} clients in all (users, slow readers, idle holders) "
+            f"are more than {MAX_USERS:,}"
+        )
     if not isinstance(p.idle_request, bool):
         yield f"idle_request: must be True or False, not {p.idle_request!r}"
     if p.ca_file is not None and not isinstance(p.ca_file, str):
@@ -532,8 +579,11 @@ def _header_problems(headers: object):
         yield f"headers: must be (name, value) pairs, not {headers!r}"
         return
     for pair in headers:
-        if not (isinstance(pair, tuple) and len(pair) == 2
-                and all(isinstance(part, str) for part in pair)):
+        if not (
+            isinstance(pair, tuple)
+            and len(pair) == 2
+            and all(isinstance(part, str) for part in pair)
+        ):
             yield f"headers: must be (name, value) pairs of text, not {pair!r}"
         elif not pair[0] or any(c in pair[0] for c in ": \t\r\n") or not pair[0].isascii():
             yield f"headers: {pair[0]!r} is no field name"
@@ -591,8 +641,9 @@ def target_of(url: object, yours: str | None = None) -> Target:
     if parts.scheme not in ("http", "https") or not host:
         raise ValueError(f"target: {url!r} is no http or https URL; {example}")
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
-        raise ValueError(f"target: {url!r} holds more than a host and a port; "
-                         f"give the path as path=")
+        raise ValueError(
+            f"target: {url!r} holds more than a host and a port; give the path as path="
+        )
     loopback = host == "localhost"
     if not loopback:
         try:
@@ -602,8 +653,10 @@ def target_of(url: object, yours: str | None = None) -> Target:
     if not loopback:
         named = os.environ.get(TARGETS_VARIABLE, "") if yours is None else yours
         if host not in {name.strip().lower() for name in named.split(",")}:
-            raise ValueError(f"target: {host} is not this machine's loopback; load goes to "
-                             f"127.0.0.1, [::1] or localhost only, and to hosts that you name as "
-                             f"yours in {TARGETS_VARIABLE} (see docs/LOAD.md)")
+            raise ValueError(
+                f"target: {host} is not this machine's loopback; load goes to "
+                f"127.0.0.1, [::1] or localhost only, and to hosts that you name as "
+                f"yours in {TARGETS_VARIABLE} (see docs/LOAD.md)"
+            )
     default = 443 if parts.scheme == "https" else 80
     return Target(parts.scheme, host, default if port is None else port, loopback)

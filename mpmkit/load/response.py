@@ -103,28 +103,45 @@ class ResponseReader:
     server's close.
     """
 
-    __slots__ = ("method", "expect_status", "expect_length", "started", "hasher", "_buffer", "_at", "_status",
-                 "_keep", "_left", "_count", "_step")
+    __slots__ = (
+        "method",
+        "expect_status",
+        "expect_length",
+        "started",
+        "hasher",
+        "_buffer",
+        "_at",
+        "_status",
+        "_keep",
+        "_left",
+        "_count",
+        "_step",
+    )
 
-    def __init__(self, method: str = "GET", expect_status: int = 200,
-                 expect_length: int | None = None, hasher: Any = None) -> None:
+    def __init__(
+        self,
+        method: str = "GET",
+        expect_status: int = 200,
+        expect_length: int | None = None,
+        hasher: Any = None,
+    ) -> None:
         self.method = method
         self.expect_status = expect_status
         self.expect_length = expect_length
         self.started = False
         self.hasher = hasher
         self._buffer = b""
-        self._at = 0         # where the unread part of the buffer begins
+        self._at = 0  # where the unread part of the buffer begins
         self._status = 0
         self._keep = False
-        self._left = 0       # bytes of the body or the chunk still to come
-        self._count = 0      # bytes of the body so far
+        self._left = 0  # bytes of the body or the chunk still to come
+        self._count = 0  # bytes of the body so far
         self._step = self._head
 
     def feed(self, data: bytes) -> Verdict | None:
         """Take what was received (not empty). Returns the verdict once the response is complete."""
         self.started = True
-        self._buffer = self._buffer[self._at:] + data
+        self._buffer = self._buffer[self._at :] + data
         self._at = 0
         try:
             # A loop, not steps that call each other: one packet may hold thousands of tiny chunks.
@@ -151,7 +168,7 @@ class ResponseReader:
             if len(self._buffer) - self._at > MAX_HEAD:
                 raise Malformed("head too long")
             return None
-        status, length, keep = parse_head(self._buffer[self._at:end], self.method)
+        status, length, keep = parse_head(self._buffer[self._at : end], self.method)
         self._at = end + 4
         if status < 200:
             if status == 101:
@@ -171,7 +188,7 @@ class ResponseReader:
         """Count and skip up to `most` body bytes; how many there were."""
         taken = min(len(self._buffer) - self._at, most)
         if self.hasher is not None and taken:
-            self.hasher.update(self._buffer[self._at:self._at + taken])
+            self.hasher.update(self._buffer[self._at : self._at + taken])
         self._at += taken
         self._count += taken
         return taken
@@ -190,7 +207,7 @@ class ResponseReader:
             if len(self._buffer) - self._at > MAX_CHUNK_LINE:
                 raise Malformed("line too long")
             return None
-        line = self._buffer[self._at:end]
+        line = self._buffer[self._at : end]
         self._at = end + 2
         return line
 
@@ -209,7 +226,7 @@ class ResponseReader:
         self._left -= self._take(self._left)
         if self._left or len(self._buffer) - self._at < 2:
             return None
-        if self._buffer[self._at:self._at + 2] != b"\r\n":
+        if self._buffer[self._at : self._at + 2] != b"\r\n":
             raise Malformed("chunk end")
         self._at += 2
         self._step = self._chunk_line

@@ -96,4 +96,4 @@ class TlsSocket:
         while self._unsent or self._out.pending:
             data = self._unsent or self._out.read()
             self._unsent = data
-            self._unsent = data[self.raw.send(data):]
+            self._unsent = data[self.raw.send(data) :]

@@ -41,12 +41,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.directives import MPMS, DirectiveError, check, from_keywords
-from mpmkit.measure import article, records
-from mpmkit.measure import beside as rivals_beside
-from mpmkit.measure.holder import Holding, descriptors, too_few_descriptors
+from mpmkit.config.directives import MPMS, DirectiveError, check, from_keywords
+from mpmkit.measure import competitors as rivals_beside
+from mpmkit.measure import published, records
+from mpmkit.measure.connection_holder import Holding, descriptors, too_few_descriptors
 from mpmkit.measure.records import RecordError, RecordFile, Row
-from mpmkit.measure.rivals import RivalFailed, members
+from mpmkit.measure.reference_servers import RivalFailed, members
 from mpmkit.measure.sizing import Line, lines, max_request_workers_for
 from mpmkit.measure.smaps import Memory, read_smaps, status_numbers
 from mpmkit.measure.text import aligned
@@ -61,7 +61,10 @@ MOST = 20_000  # connections; as many as a load profile may have
 
 # Nobody is thrown out while memory is looked at.
 PATIENT: dict[str, Any] = {
-    "KeepAlive": True, "KeepAliveTimeout": 600, "MaxKeepAliveRequests": 0, "Timeout": 600,
+    "KeepAlive": True,
+    "KeepAliveTimeout": 600,
+    "MaxKeepAliveRequests": 0,
+    "Timeout": 600,
     "RequestReadTimeout": "header=0 body=0",
 }
 
@@ -79,11 +82,16 @@ class Scale:
 SCALES = {
     "smoke": Scale((0, 0.1, 0.2), (0, 20, 50), 1),
     "demo": Scale((0, 0.25, 0.5, 0.75, 1), (0, 100, 250, 1_000, 2_500), 1),
-    "full": Scale((0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1),
-                  (0, 50, 100, 250, 400, 1_000, 2_500, 5_000, 7_500, 10_000), 3),
+    "full": Scale(
+        (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1),
+        (0, 50, 100, 250, 400, 1_000, 2_500, 5_000, 7_500, 10_000),
+        3,
+    ),
 }
 
-STEADY = 1.5  # seconds without a new or ended process or thread: longer than the parent's one second
+STEADY = (
+    1.5  # seconds without a new or ended process or thread: longer than the parent's one second
+)
 SETTLED_WITHIN = 15.0
 SAMPLES, BETWEEN = 3, 0.2  # smaps are read so often, so many seconds apart
 SECONDS_A_LEVEL = 4.0  # about what one takes, for the estimate
@@ -118,9 +126,16 @@ def memory_of(server: Any) -> pandas.DataFrame:
     import pandas
 
     pid = server if isinstance(server, int) else server.pid
-    rows = [{"pid": one, "role": "parent" if one == pid else "child", "threads": threads,
-             **vars(memory), "page_tables": tables}
-            for one, memory, threads, tables in processes_of(pid)]
+    rows = [
+        {
+            "pid": one,
+            "role": "parent" if one == pid else "child",
+            "threads": threads,
+            **vars(memory),
+            "page_tables": tables,
+        }
+        for one, memory, threads, tables in processes_of(pid)
+    ]
     if not rows:
         raise ValueError(f"no server runs with process {pid}")
     return pandas.DataFrame(rows)
@@ -175,9 +190,12 @@ def sample(pid: int) -> dict[str, dict[str, int]]:
 
 def _columns(look: Sequence[tuple[int, Memory, int, int]]) -> dict[str, int]:
     total = sum((memory for _, memory, *_ in look), Memory())
-    return {"processes": len(look), "threads": sum(threads for *_, threads, _ in look),
-            **{f"{name}_kb": value for name, value in vars(total).items()},
-            "page_tables_kb": sum(tables for *_, tables in look)}
+    return {
+        "processes": len(look),
+        "threads": sum(threads for *_, threads, _ in look),
+        **{f"{name}_kb": value for name, value in vars(total).items()},
+        "page_tables_kb": sum(tables for *_, tables in look),
+    }
 
 
 def slab_kb() -> int | None:
@@ -227,26 +245,55 @@ class MemoryTable:
         and how much of the variation the line explains."""
         import pandas
 
-        return pandas.DataFrame([
-            {"server": server, "mpm": mpm, "against": against, "base": line.base,
-             "cost": line.slope, "low": line.low, "high": line.high,
-             **{f"cost_{name}": self.lines(f"{name}_kb")[server, mpm, against].slope
-                for name in ("uss", "rss", "page_tables")},
-             "explained": line.explained, "points": line.points}
-            for (server, mpm, against), line in self.lines().items()])
+        return pandas.DataFrame(
+            [
+                {
+                    "server": server,
+                    "mpm": mpm,
+                    "against": against,
+                    "base": line.base,
+                    "cost": line.slope,
+                    "low": line.low,
+                    "high": line.high,
+                    **{
+                        f"cost_{name}": self.lines(f"{name}_kb")[server, mpm, against].slope
+                        for name in ("uss", "rss", "page_tables")
+                    },
+                    "explained": line.explained,
+                    "points": line.points,
+                }
+                for (server, mpm, against), line in self.lines().items()
+            ]
+        )
 
     def text(self) -> str:
         """The levels, the costs, and what the words mean."""
         if not self.records:
             return "no level was finished"
-        parts = [self._levels(against) for against in AGAINST
-                 if any(row["against"] == against for row in self.records)]
+        parts = [
+            self._levels(against)
+            for against in AGAINST
+            if any(row["against"] == against for row in self.records)
+        ]
         return "\n\n".join([*parts, self._costs(), self._small_print()])
 
     def _levels(self, against: str) -> str:
         what = {"busy": "requests being served", "idle": "kept-alive connections"}[against]
-        head = (against, "held", "processes", "threads", "PSS", "code", "heap", "anon.", "stacks",
-                "shm", "USS", "RSS summed", "child's PSS")
+        head = (
+            against,
+            "held",
+            "processes",
+            "threads",
+            "PSS",
+            "code",
+            "heap",
+            "anon.",
+            "stacks",
+            "shm",
+            "USS",
+            "RSS summed",
+            "child's PSS",
+        )
         groups: dict[tuple[str, str | None, int], list[Row]] = {}
         children: dict[tuple[str, str | None, int], list[Row]] = {}
         for row in self.records:
@@ -259,20 +306,28 @@ class MemoryTable:
             if (server, mpm) != title:
                 title = server, mpm
                 out.append("\n" + f"{server} {mpm or ''}".strip())
-                out.append("  ".join(f"{word:>{width}}" for word, width in zip(
-                    head, _WIDTHS, strict=True)))
+                out.append(
+                    "  ".join(f"{word:>{width}}" for word, width in zip(head, _WIDTHS, strict=True))
+                )
 
             def middle(column: str, some: Sequence[Row]) -> float:
                 return statistics.median(row[column] for row in some)
 
             child = children.get((server, mpm, level), [])
-            cells = [f"{level:,}", f"{middle('held', rows):,.0f}",
-                     f"{middle('processes', rows):,.0f}", f"{middle('threads', rows):,.0f}",
-                     *(f"{middle(f'{name}_kb', rows) / 1024:,.1f}" for name in (
-                         "pss", "code", "heap", "anonymous", "stacks", "shm", "uss", "rss")),
-                     f"{middle('pss_kb', child):,.0f}" if child else "-"]
-            out.append("  ".join(f"{cell:>{width}}" for cell, width in zip(
-                cells, _WIDTHS, strict=True)))
+            cells = [
+                f"{level:,}",
+                f"{middle('held', rows):,.0f}",
+                f"{middle('processes', rows):,.0f}",
+                f"{middle('threads', rows):,.0f}",
+                *(
+                    f"{middle(f'{name}_kb', rows) / 1024:,.1f}"
+                    for name in ("pss", "code", "heap", "anonymous", "stacks", "shm", "uss", "rss")
+                ),
+                f"{middle('pss_kb', child):,.0f}" if child else "-",
+            ]
+            out.append(
+                "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
+            )
         return "\n".join(out)
 
     def _costs(self) -> str:
@@ -280,33 +335,61 @@ class MemoryTable:
         found = self.lines()
         if not found:
             return "one level alone has no slope"
-        rows = [("what one more costs", "KiB", "95% interval", "page tables", "base MiB",
-                 "summed RSS says")]
+        rows = [
+            (
+                "what one more costs",
+                "KiB",
+                "95% interval",
+                "page tables",
+                "base MiB",
+                "summed RSS says",
+            )
+        ]
         for key, line in found.items():
             server, mpm, against = key
-            sure = (f"{line.low:,.1f} to {line.high:,.1f}" if math.isfinite(line.high)
-                    else "two levels: none")
+            sure = (
+                f"{line.low:,.1f} to {line.high:,.1f}"
+                if math.isfinite(line.high)
+                else "two levels: none"
+            )
             unit = {"busy": "busy request", "idle": "idle connection"}[against]
-            rows.append((f"{server} {mpm or ''}".strip() + f", {unit}", f"{line.slope:,.1f}", sure,
-                         f"{tables[key].slope:+,.1f}", f"{line.base / 1024:,.1f}",
-                         f"{naive[key].slope:,.1f}"))
+            rows.append(
+                (
+                    f"{server} {mpm or ''}".strip() + f", {unit}",
+                    f"{line.slope:,.1f}",
+                    sure,
+                    f"{tables[key].slope:+,.1f}",
+                    f"{line.base / 1024:,.1f}",
+                    f"{naive[key].slope:,.1f}",
+                )
+            )
         return "\n".join(aligned(rows))
 
     def _small_print(self) -> str:
         row = self.records[-1]
-        most = max((row for row in self.records if row["scope"] == "server"),
-                   key=lambda row: row["rss_kb"] / max(1, row["pss_kb"]))
+        most = max(
+            (row for row in self.records if row["scope"] == "server"),
+            key=lambda row: row["rss_kb"] / max(1, row["pss_kb"]),
+        )
         who = f"{most['server']} {most['mpm'] or ''}".strip()
         out = [
-            ("held: how many the server had taken; prefork and worker keep a worker for each idle "
-             "connection, and take no more than they have"),
-            (f"why RSS is not summed: a page that many processes share counts in each one's RSS; with "
-             f"{most['level']:,} {most['against']}, the sum says {most['rss_kb'] / 1024:,.0f} MiB for "
-             f"{who}, and {most['pss_kb'] / 1024:,.0f} MiB are in use"),
-            ("PSS: each shared page divided among those who map it; adds up. USS: a process's own "
-             "pages. Page tables and sockets are the kernel's and in none of them"),
-            ("the cost is the slope of a straight line through the levels in PSS; the base, where it "
-             "begins"),
+            (
+                "held: how many the server had taken; prefork and worker keep a worker for each idle "
+                "connection, and take no more than they have"
+            ),
+            (
+                f"why RSS is not summed: a page that many processes share counts in each one's RSS; with "
+                f"{most['level']:,} {most['against']}, the sum says {most['rss_kb'] / 1024:,.0f} MiB for "
+                f"{who}, and {most['pss_kb'] / 1024:,.0f} MiB are in use"
+            ),
+            (
+                "PSS: each shared page divided among those who map it; adds up. USS: a process's own "
+                "pages. Page tables and sockets are the kernel's and in none of them"
+            ),
+            (
+                "the cost is the slope of a straight line through the levels in PSS; the base, where it "
+                "begins"
+            ),
         ]
         out.append(f"measured on {records.Machine.of(row)}")
         if self.planned and self.measured < self.planned:
@@ -360,21 +443,31 @@ class Plan:
 
 
 def plan(
-    mpms: Iterable[str] = MPMS, against: Iterable[str] = AGAINST, *,
-    busy: Iterable[int] | None = None, idle: Iterable[int] | None = None,
-    rounds: int | None = None, scale: str | None = None, beside: Iterable[str] = (),
-    document_root: str | os.PathLike[str] | None = None, path: str = "/index.html",
+    mpms: Iterable[str] = MPMS,
+    against: Iterable[str] = AGAINST,
+    *,
+    busy: Iterable[int] | None = None,
+    idle: Iterable[int] | None = None,
+    rounds: int | None = None,
+    scale: str | None = None,
+    beside: Iterable[str] = (),
+    document_root: str | os.PathLike[str] | None = None,
+    path: str = "/index.html",
     directives: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Check what is asked for. Raises ValueError with everything that is wrong with it, in one
     line."""
     problems: list[str] = []
 
-    def chosen(name: str, values: Iterable[str], allowed: Sequence[str],
-               least: int = 1) -> tuple[str, ...]:
+    def chosen(
+        name: str, values: Iterable[str], allowed: Sequence[str], least: int = 1
+    ) -> tuple[str, ...]:
         values = (values,) if isinstance(values, str) else tuple(values)
-        problems.extend(f"{name}: {value!r} is none of {', '.join(allowed)}"
-                        for value in values if value not in allowed)
+        problems.extend(
+            f"{name}: {value!r} is none of {', '.join(allowed)}"
+            for value in values
+            if value not in allowed
+        )
         if len(values) < least:
             problems.append(f"{name}: give at least one of {', '.join(allowed)}")
         return tuple(value for value in allowed if value in values)
@@ -393,8 +486,8 @@ def plan(
 
     mpms_ = chosen("mpm", mpms, MPMS)
     against_ = chosen("against", against, AGAINST)
-    beside = rivals_beside.NAMES if tuple(beside) == ("all",) else beside
-    beside_ = chosen("beside", beside, rivals_beside.NAMES, 0)
+    beside = rivals_beside.names() if tuple(beside) == ("all",) else beside
+    beside_ = chosen("beside", beside, rivals_beside.names(), 0)
     busy_, idle_ = numbers("busy", busy), numbers("idle", idle)
     scale_name = scale or os.environ.get("MPMKIT_SCALE") or "demo"
     size = SCALES.get(scale_name)
@@ -412,16 +505,21 @@ def plan(
 
     series: list[Series] = []
     for mpm in mpms_:
-        given = {**article.DIRECTIVES[mpm], **PATIENT, **(directives or {})}
+        given = {**published.DIRECTIVES[mpm], **PATIENT, **(directives or {})}
         workers = _effective(mpm, given, problems)
         for kind in against_:
             if kind == "busy":
-                levels = busy_ if busy_ is not None else tuple(sorted({
-                    round(share * workers) for share in size.busy}))
+                levels = (
+                    busy_
+                    if busy_ is not None
+                    else tuple(sorted({round(share * workers) for share in size.busy}))
+                )
                 if levels and max(levels) > workers:
-                    problems.append(f"busy: {max(levels):,} requests can't be busy under {mpm} with "
-                                    f"MaxRequestWorkers {workers}; raise it with directives, or ask "
-                                    "for fewer")
+                    problems.append(
+                        f"busy: {max(levels):,} requests can't be busy under {mpm} with "
+                        f"MaxRequestWorkers {workers}; raise it with directives, or ask "
+                        "for fewer"
+                    )
             else:
                 levels = idle_ if idle_ is not None else size.idle
                 if mpm != "event":
@@ -430,21 +528,24 @@ def plan(
                     levels = (*(level for level in levels if level <= workers), *beyond)
             if not levels:
                 continue
-            with_room = {**given, **_room_for_idle(mpm, given, max(levels) if kind == "idle" else 0)}
+            with_room = {
+                **given,
+                **_room_for_idle(mpm, given, max(levels) if kind == "idle" else 0),
+            }
             series.append(Series("mpmkit", mpm, mpm, kind, levels, with_room, _ours(root)))
             for one in rivals_beside.contestants(beside_, mpms_):
                 # Only httpd has MPMs: what a half-sent request costs the others is no worker.
                 if one.stands_for == mpm and (kind == "idle" or one.mpm):
-                    series.append(Series(one.server, one.mpm, mpm, kind, levels, with_room,
-                                         one.start))
+                    series.append(
+                        Series(one.server, one.mpm, mpm, kind, levels, with_room, one.start)
+                    )
     short = too_few_descriptors(_descriptors(series))
     if short:
         problems.append(f"levels: {short}")
     if problems:
         raise ValueError("; ".join(dict.fromkeys(problems)))
     by_hand = busy is not None or idle is not None or rounds is not None
-    return Plan(tuple(series), rounds or size.rounds, "custom" if by_hand else scale_name,
-                path)
+    return Plan(tuple(series), rounds or size.rounds, "custom" if by_hand else scale_name, path)
 
 
 def _descriptors(series: Iterable[Series]) -> int:
@@ -475,12 +576,18 @@ def start_servers(mpm: str, directives: Mapping[str, Any], busy: int) -> int:
     """Children that idle maintenance would end up with when so many workers are busy."""
     most = int(directives["MaxRequestWorkers"])
     if mpm == "prefork":
-        return max(1, min(most, max(busy + int(directives["MinSpareServers"]),
-                                    int(directives["StartServers"]))))
+        return max(
+            1,
+            min(
+                most,
+                max(busy + int(directives["MinSpareServers"]), int(directives["StartServers"])),
+            ),
+        )
     threads = int(directives["ThreadsPerChild"])
     wanted = min(most, busy + int(directives["MinSpareThreads"]))
-    return max(1, min(most // threads, max(math.ceil(wanted / threads),
-                                           int(directives["StartServers"]))))
+    return max(
+        1, min(most // threads, max(math.ceil(wanted / threads), int(directives["StartServers"])))
+    )
 
 
 def _ours(root: Path) -> Callable[..., contextlib.AbstractContextManager[Any]]:
@@ -522,11 +629,18 @@ class MemoryProgress:
 
 
 def memory_table(
-    mpms: Iterable[str] = MPMS, against: Iterable[str] = AGAINST, *,
-    busy: Iterable[int] | None = None, idle: Iterable[int] | None = None,
-    rounds: int | None = None, scale: str | None = None, beside: Iterable[str] = (),
-    document_root: str | os.PathLike[str] | None = None, path: str = "/index.html",
-    directives: Mapping[str, Any] | None = None, out: str | os.PathLike[str] | None = None,
+    mpms: Iterable[str] = MPMS,
+    against: Iterable[str] = AGAINST,
+    *,
+    busy: Iterable[int] | None = None,
+    idle: Iterable[int] | None = None,
+    rounds: int | None = None,
+    scale: str | None = None,
+    beside: Iterable[str] = (),
+    document_root: str | os.PathLike[str] | None = None,
+    path: str = "/index.html",
+    directives: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str] | None = None,
     on_progress: Callable[[MemoryProgress], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> MemoryTable:
@@ -547,32 +661,55 @@ def memory_table(
     before anything starts; MemoryRunError if a server fails, MemoryInterrupted (a KeyboardInterrupt)
     on Ctrl-C: both carry the rows finished until then as `table`.
     """
-    todo = plan(mpms, against, busy=busy, idle=idle, rounds=rounds, scale=scale, beside=beside,
-                document_root=document_root, path=path, directives=directives)
+    todo = plan(
+        mpms,
+        against,
+        busy=busy,
+        idle=idle,
+        rounds=rounds,
+        scale=scale,
+        beside=beside,
+        document_root=document_root,
+        path=path,
+        directives=directives,
+    )
     file = RecordFile(out, "memory") if out is not None else None
     wanted = rivals_beside.contestants(
-        rivals_beside.NAMES if tuple(beside) == ("all",) else beside, mpms)
+        rivals_beside.names() if tuple(beside) == ("all",) else beside, mpms
+    )
     here, missing = rivals_beside.installed(wanted)
     names = {"mpmkit", *(one.server for one in here)}
     series = tuple(one for one in todo.series if one.server in names)
     planned = sum(len(one.levels) for one in series) * todo.rounds
-    table = MemoryTable([], planned, records.new_run_id(), todo.scale,
-                        file.path if file else None, missing)
+    table = MemoryTable(
+        [], planned, records.new_run_id(), todo.scale, file.path if file else None, missing
+    )
     for sentence in missing:
         if say is not None:
             say(sentence)
     machine, began = records.machine().row(), time.monotonic()
     broken: set[tuple[str, str]] = set()
     try:
-        for number, one, level in [(number, each, level) for number in range(1, todo.rounds + 1)
-                                   for each in series for level in each.levels]:
+        for number, one, level in [
+            (number, each, level)
+            for number in range(1, todo.rounds + 1)
+            for each in series
+            for level in each.levels
+        ]:
             label = f"{one.server} {one.mpm}".rstrip()
             text = f"round {number}, {label}, {level:,} {one.against}"
 
             def tell(rows: Sequence[Row] = (), text: str = text) -> None:
                 if on_progress is not None:
-                    on_progress(MemoryProgress(table.measured, table.planned, text,
-                                               time.monotonic() - began, tuple(rows)))
+                    on_progress(
+                        MemoryProgress(
+                            table.measured,
+                            table.planned,
+                            text,
+                            time.monotonic() - began,
+                            tuple(rows),
+                        )
+                    )
 
             if (one.server, one.mpm) in broken:
                 table.planned -= 1
@@ -585,8 +722,10 @@ def memory_table(
                     raise
                 broken.add((one.server, one.mpm))
                 table.planned -= 1
-                table.left_out.append(f"without {label} from {level:,} {one.against} of round "
-                                      f"{number} on: {_one_line(error)}")
+                table.left_out.append(
+                    f"without {label} from {level:,} {one.against} of round "
+                    f"{number} on: {_one_line(error)}"
+                )
                 if say is not None:
                     say(table.left_out[-1])
                 continue
@@ -602,31 +741,48 @@ def memory_table(
     return table
 
 
-def _measure_level(one: Series, level: int, number: int, todo: Plan, table: MemoryTable,
-                   machine: Row) -> list[Row]:
+def _measure_level(
+    one: Series, level: int, number: int, todo: Plan, table: MemoryTable, machine: Row
+) -> list[Row]:
     """One server with so many requests or connections: its rows."""
     directives = dict(one.directives)
     if one.against == "busy" or one.stands_for != "event":
         directives["StartServers"] = start_servers(one.stands_for, directives, level)
     load, started = records.load1(), time.time()
-    with (descriptors(_descriptors([one])),
-          one.start(one.stands_for, **directives) as server):
+    with descriptors(_descriptors([one])), one.start(one.stands_for, **directives) as server:
         try:
             found, held, slab = _look(one, level, server, todo.path)
         except RuntimeError as error:
             raise RuntimeError(f"{error}{_why_gone(server)}") from None
-    return [records.check({
-        "run_id": table.run_id, "table": "memory", "scale": todo.scale, "server": one.server,
-        "mpm": one.mpm or None, "round": number,
-        "directives": " ".join(f"{k}={v}" for k, v in directives.items()),
-        "started_at": records.utc(started), "against": one.against, "level": level, "held": held,
-        "scope": scope, **columns, "slab_kb": slab if scope == "server" else None, **machine,
-        "load1": load, "steal": None,
-    }) for scope, columns in found.items()]
+    return [
+        records.check(
+            {
+                "run_id": table.run_id,
+                "table": "memory",
+                "scale": todo.scale,
+                "server": one.server,
+                "mpm": one.mpm or None,
+                "round": number,
+                "directives": " ".join(f"{k}={v}" for k, v in directives.items()),
+                "started_at": records.utc(started),
+                "against": one.against,
+                "level": level,
+                "held": held,
+                "scope": scope,
+                **columns,
+                "slab_kb": slab if scope == "server" else None,
+                **machine,
+                "load1": load,
+                "steal": None,
+            }
+        )
+        for scope, columns in found.items()
+    ]
 
 
-def _look(one: Series, level: int, server: Any, path: str) -> tuple[
-        dict[str, dict[str, int]], int, int | None]:
+def _look(
+    one: Series, level: int, server: Any, path: str
+) -> tuple[dict[str, dict[str, int]], int, int | None]:
     """Bring a server to a level and look at it: (`sample`'s figures, held, slab_kb)."""
     path = path if one.server == "mpmkit" else "/index.html"
     _look_at_page(server.url, path)
@@ -651,7 +807,8 @@ def _why_gone(server: Any) -> str:
         return ""
     log = [line for line in str(server.error_log()).splitlines() if line.strip()][-1:]
     return f"; the server (process {server.pid}) is gone" + "".join(
-        f"; its error log ends: {line.strip()}" for line in log)
+        f"; its error log ends: {line.strip()}" for line in log
+    )
 
 
 def _look_at_page(url: str, path: str) -> None:
@@ -668,7 +825,9 @@ def _look_at_page(url: str, path: str) -> None:
     finally:
         connection.close()
     if response.status != 200:
-        raise RuntimeError(f"{path} answers with status {response.status}; give a page that is there")
+        raise RuntimeError(
+            f"{path} answers with status {response.status}; give a page that is there"
+        )
 
 
 def _one_line(error: BaseException) -> str:
@@ -688,7 +847,9 @@ def _whole_numbers(text: str) -> list[int]:
     try:
         return [int(part.replace("_", "")) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be whole numbers like 0,50,100, not {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers like 0,50,100, not {text!r}"
+        ) from None
 
 
 def _listed(values: Iterable[str]) -> tuple[str, ...]:
@@ -697,29 +858,56 @@ def _listed(values: Iterable[str]) -> tuple[str, ...]:
 
 def _parser() -> _Parser:
     parser = _Parser(
-        prog="mpmkit memory", allow_abbrev=False,
+        prog="mpmkit memory",
+        allow_abbrev=False,
         description="Measure what a busy request and an idle connection cost under each MPM, and say "
-                    "how many workers a machine has room for.")
-    parser.add_argument("--mpm", action="append", metavar="MPM",
-                        help="only this MPM; may be given several times, or as a,b")
+        "how many workers a machine has room for.",
+    )
+    parser.add_argument(
+        "--mpm",
+        action="append",
+        metavar="MPM",
+        help="only this MPM; may be given several times, or as a,b",
+    )
     parser.add_argument("--against", action="append", metavar="WHAT", help="busy, idle (both)")
     parser.add_argument("--busy", type=_whole_numbers, metavar="N,N", help="busy levels")
     parser.add_argument("--idle", type=_whole_numbers, metavar="N,N", help="idle levels")
     parser.add_argument("--rounds", type=int, metavar="R", help="how often each level is measured")
-    parser.add_argument("--scale", metavar="SCALE", help="smoke, demo (the default) or full; also by "
-                                                         "the environment's MPMKIT_SCALE")
-    parser.add_argument("--beside", action="append", default=[], metavar="SERVER",
-                        help=f"measure this one as well: {', '.join(rivals_beside.NAMES)}, or all")
+    parser.add_argument(
+        "--scale",
+        metavar="SCALE",
+        help="smoke, demo (the default) or full; also by the environment's MPMKIT_SCALE",
+    )
+    parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="SERVER",
+        help=f"measure this one as well: {', '.join(rivals_beside.names())}, or all",
+    )
     parser.add_argument("--document-root", metavar="DIR", help="your pages")
     parser.add_argument("--path", default="/index.html", help="the page to serve first")
-    parser.add_argument("-c", "--directive", action="append", default=[], metavar="'Name value'",
-                        help="a directive over the article's; may be repeated")
-    parser.add_argument("--ram", metavar="SIZE", help="say the MaxRequestWorkers for a machine with "
-                                                      "that much memory, like 4GiB")
-    parser.add_argument("--reserve", metavar="SIZE", help="of it, not for the server (20%%, at least "
-                                                          "256 MiB)")
-    parser.add_argument("--out", metavar="FILE.csv", help="append the rows to this file (default: a "
-                                                          "new one in data/runs, if that is here)")
+    parser.add_argument(
+        "-c",
+        "--directive",
+        action="append",
+        default=[],
+        metavar="'Name value'",
+        help="a directive over the article's; may be repeated",
+    )
+    parser.add_argument(
+        "--ram",
+        metavar="SIZE",
+        help="say the MaxRequestWorkers for a machine with that much memory, like 4GiB",
+    )
+    parser.add_argument(
+        "--reserve", metavar="SIZE", help="of it, not for the server (20%%, at least 256 MiB)"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE.csv",
+        help="append the rows to this file (default: a new one in data/runs, if that is here)",
+    )
     return parser
 
 
@@ -731,8 +919,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(argv)
     folder = Path("data/runs")
-    out = Path(options.out) if options.out else (
-        folder / f"memory-{records.new_run_id()}.csv" if folder.is_dir() else None)
+    out = (
+        Path(options.out)
+        if options.out
+        else (folder / f"memory-{records.new_run_id()}.csv" if folder.is_dir() else None)
+    )
 
     def say(text: str) -> None:
         print(f"mpmkit: {text}", file=sys.stderr, flush=True)
@@ -745,10 +936,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         directives = dict(_directive(text) for text in options.directive)
         asked: dict[str, Any] = {
-            "busy": options.busy, "idle": options.idle, "rounds": options.rounds,
-            "scale": options.scale, "beside": _listed(options.beside),
-            "document_root": options.document_root, "path": options.path,
-            "directives": directives}
+            "busy": options.busy,
+            "idle": options.idle,
+            "rounds": options.rounds,
+            "scale": options.scale,
+            "beside": _listed(options.beside),
+            "document_root": options.document_root,
+            "path": options.path,
+            "directives": directives,
+        }
         mpms = MPMS if options.mpm is None else _listed(options.mpm)
         against = AGAINST if options.against is None else _listed(options.against)
         todo = plan(mpms, against, **asked)
@@ -772,9 +968,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.ram and table.records:
         for mpm in mpms:
             try:
-                print("\n" + str(max_request_workers_for(
-                    options.ram, mpm=mpm, memory=table, reserve=options.reserve,
-                    threads_per_child=int(directives.get("ThreadsPerChild", 25)))))
+                print(
+                    "\n"
+                    + str(
+                        max_request_workers_for(
+                            options.ram,
+                            mpm=mpm,
+                            memory=table,
+                            reserve=options.reserve,
+                            threads_per_child=int(directives.get("ThreadsPerChild", 25)),
+                        )
+                    )
+                )
             except ValueError as error:
                 say(_one_line(error))
                 status = status or 1

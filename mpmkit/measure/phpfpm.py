@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from mpmkit.measure.rivals import (
+from mpmkit.measure.reference_servers import (
     NotInstalled,
     ProcessGroup,
     RivalFailed,
@@ -34,11 +34,17 @@ MOST_CHILDREN = 512  # processes; each takes some MB
 
 def find_php_fpm() -> str:
     """The newest php-fpm here: Debian's carry a version in their name. Raises NotInstalled."""
-    names = [Path(path).name for place in ("/usr/sbin", "/usr/local/sbin")
-             for path in glob.glob(f"{place}/php-fpm[0-9]*")]
+    names = [
+        Path(path).name
+        for place in ("/usr/sbin", "/usr/local/sbin")
+        for path in glob.glob(f"{place}/php-fpm[0-9]*")
+    ]
     newest = sorted(names, key=lambda name: [int(n) for n in name[7:].split(".") if n.isdigit()])
-    return find_program((*reversed(newest), "php-fpm"), "php-fpm",
-                        "apt install php-fpm, or: conda install -c conda-forge php")
+    return find_program(
+        (*reversed(newest), "php-fpm"),
+        "php-fpm",
+        "apt install php-fpm, or: conda install -c conda-forge php",
+    )
 
 
 class PhpFpm(ProcessGroup):
@@ -142,9 +148,12 @@ class WithPhpFpm:
     together; the `with` block has the server. Raises NotInstalled when there is no php-fpm."""
 
     def __init__(
-        self, make: Callable[[PhpFpm], AbstractContextManager[Any]], *, children: int,
+        self,
+        make: Callable[[PhpFpm], AbstractContextManager[Any]],
+        *,
+        children: int,
         document_root: str | os.PathLike[str],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._make = make
         self._fpm = PhpFpm(children=children, document_root=document_root)
         self._server: AbstractContextManager[Any] | None = None

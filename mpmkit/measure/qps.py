@@ -40,15 +40,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mpmkit.directives import MPMS
-from mpmkit.load.drive import DRIVERS, LoadError, LoadInterrupted, LoadRun, run_load
+from mpmkit.config.directives import MPMS
 from mpmkit.load.profile import LoadProfile, ProfileError
-from mpmkit.measure import article, records, stats
-from mpmkit.measure import beside as rivals_beside
-from mpmkit.measure.beside import Contestant
+from mpmkit.load.runner import DRIVERS, LoadError, LoadInterrupted, LoadRun, run_load
+from mpmkit.measure import competitors as rivals_beside
+from mpmkit.measure import published, records, stats
+from mpmkit.measure.competitors import Contestant
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import RecordError, RecordFile, Row
-from mpmkit.measure.rivals import NotInstalled, RivalFailed
+from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
 from mpmkit.measure.usage import Meter
 
 
@@ -160,13 +160,15 @@ class Plan:
         """The cells of one round, from 1; also of those beyond the planned ones."""
         servers: list[tuple[str, str, tuple[str, ...]]] = []
         # What programs and php-fpm need would disturb the other pages: they get servers of their own.
-        plain = tuple(kind for kind in self.kinds if kind in article.PAGES)
-        own = [(kind,) for kind in self.kinds if kind in article.WAYS]
+        plain = tuple(kind for kind in self.kinds if kind in published.PAGES)
+        own = [(kind,) for kind in self.kinds if kind in published.WAYS]
         for mpm in self.mpms:
             servers += [("mpmkit", mpm, kinds) for kinds in (plain, *own)]
-            servers += [(one.server, one.mpm, tuple(kind for kind in self.kinds
-                                                    if kind in one.kinds))
-                        for one in self.beside if one.stands_for == mpm]
+            servers += [
+                (one.server, one.mpm, tuple(kind for kind in self.kinds if kind in one.kinds))
+                for one in self.beside
+                if one.stands_for == mpm
+            ]
         places = [str(place) for place, (*_, kinds) in enumerate(servers) if kinds]
         return [(number, *servers[int(place)]) for place in stats.turns(places, number)]
 
@@ -181,8 +183,11 @@ class Plan:
         """The planned cells, then further rounds until the target precision or the last round."""
         yield from self.cells()
         number = self.rounds
-        while (self.target is not None and number < self.max_rounds
-               and not stats.settled(list(table.samples().values()), self.target)):
+        while (
+            self.target is not None
+            and number < self.max_rounds
+            and not stats.settled(list(table.samples().values()), self.target)
+        ):
             number += 1
             cells = self.round(number)
             table.planned += sum(len(kinds) for *_, kinds in cells)
@@ -190,18 +195,28 @@ class Plan:
 
 
 def plan(
-    kinds: Iterable[str] = ("static", "script"), mpms: Iterable[str] = MPMS, *,
-    requests: int | None = None, users: int = 200, keep_alive: bool = False,
-    rounds: int | None = None, scale: str | None = None, driver: str = "locust",
-    processes: int = 1, beside: Iterable[str] = (), target_precision: float | None = None,
-    max_rounds: int = MAX_ROUNDS, scripts: Iterable[str] = ("wsgi",),
+    kinds: Iterable[str] = ("static", "script"),
+    mpms: Iterable[str] = MPMS,
+    *,
+    requests: int | None = None,
+    users: int = 200,
+    keep_alive: bool = False,
+    rounds: int | None = None,
+    scale: str | None = None,
+    driver: str = "locust",
+    processes: int = 1,
+    beside: Iterable[str] = (),
+    target_precision: float | None = None,
+    max_rounds: int = MAX_ROUNDS,
+    scripts: Iterable[str] = ("wsgi",),
 ) -> Plan:
     """Check what is asked for. Raises ValueError with everything that is wrong with it, in one
     line."""
     problems: list[str] = []
 
-    def chosen(name: str, values: Iterable[str], allowed: Iterable[str],
-               least: int) -> tuple[str, ...]:
+    def chosen(
+        name: str, values: Iterable[str], allowed: Iterable[str], least: int
+    ) -> tuple[str, ...]:
         values = (values,) if isinstance(values, str) else tuple(values)
         allowed = tuple(allowed)
         for value in values:
@@ -211,17 +226,19 @@ def plan(
             problems.append(f"{name}: give at least one of {', '.join(allowed)}")
         return tuple(value for value in allowed if value in values)
 
-    kinds_ = chosen("kind", kinds, article.PAGES, 1)
+    kinds_ = chosen("kind", kinds, published.PAGES, 1)
     mpms_ = chosen("mpm", mpms, MPMS, 1)
-    scripts = article.WAYS if tuple(scripts) == ("all",) else scripts
-    ways = chosen("script", scripts, article.WAYS, 1)
-    beside = rivals_beside.NAMES if tuple(beside) == ("all",) else beside
-    beside_ = chosen("beside", beside, rivals_beside.NAMES, 0)
+    scripts = published.WAYS if tuple(scripts) == ("all",) else scripts
+    ways = chosen("script", scripts, published.WAYS, 1)
+    beside = rivals_beside.names() if tuple(beside) == ("all",) else beside
+    beside_ = chosen("beside", beside, rivals_beside.names(), 0)
     if "script" in kinds_:
         others = [way for way in ways if way != "wsgi"]
         if "php-fpm" in ways and "httpd" in beside_ and "prefork" in mpms_:
             others.append("mod_php")
-        kinds_ = tuple(kind for kind in kinds_ if kind != "script" or "wsgi" in ways) + tuple(others)
+        kinds_ = tuple(kind for kind in kinds_ if kind != "script" or "wsgi" in ways) + tuple(
+            others
+        )
     scale_name = scale or os.environ.get("MPMKIT_SCALE") or "demo"
     size = SCALES.get(scale_name)
     if size is None:
@@ -233,9 +250,11 @@ def plan(
     if rounds is not None and (type(rounds) is not int or not 1 <= rounds <= 1000):
         problems.append(f"rounds: must be a whole number from 1 to 1000, not {rounds!r}")
     if target_precision is not None and not (
-            isinstance(target_precision, (int, float)) and 0.001 <= target_precision <= 0.5):
-        problems.append("target_precision: must be 0.001 to 0.5 (0.1% to 50%), "
-                        f"not {target_precision!r}")
+        isinstance(target_precision, (int, float)) and 0.001 <= target_precision <= 0.5
+    ):
+        problems.append(
+            f"target_precision: must be 0.001 to 0.5 (0.1% to 50%), not {target_precision!r}"
+        )
     if type(max_rounds) is not int or not 1 <= max_rounds <= 1000:
         problems.append(f"max_rounds: must be a whole number from 1 to 1000, not {max_rounds!r}")
     elif target_precision is not None and max_rounds < stats.ENOUGH:
@@ -244,20 +263,34 @@ def plan(
     for kind in kinds_:
         try:
             profiles[kind] = LoadProfile(
-                path=article.page(kind).path, expect_length=article.page(kind).length, users=users,
-                keep_alive=keep_alive, processes=processes,
+                path=published.page(kind).path,
+                expect_length=published.page(kind).length,
+                users=users,
+                keep_alive=keep_alive,
+                processes=processes,
                 requests=size.requests if requests is None else requests,
                 # A number of requests given by hand is meant: no bound in time cuts it short.
                 duration=size.seconds if requests is None else None,
-                warmup_seconds=size.warmup, time_limit=TIME_LIMIT)
+                warmup_seconds=size.warmup,
+                time_limit=TIME_LIMIT,
+            )
         except ProfileError as error:
             problems += [text for text in str(error).split("; ") if text not in problems]
     if problems:
         raise ValueError("; ".join(problems))
     by_hand = requests is not None or rounds is not None
-    return Plan(kinds_, mpms_, rounds or size.rounds, "custom" if by_hand else scale_name, profiles,
-                driver, tuple(rivals_beside.contestants(beside_, mpms_, kinds_)), article.DIRECTIVES,
-                target_precision, max_rounds)
+    return Plan(
+        kinds_,
+        mpms_,
+        rounds or size.rounds,
+        "custom" if by_hand else scale_name,
+        profiles,
+        driver,
+        tuple(rivals_beside.contestants(beside_, mpms_, kinds_)),
+        published.DIRECTIVES,
+        target_precision,
+        max_rounds,
+    )
 
 
 def qps_table(
@@ -309,10 +342,22 @@ def qps_table(
     starts; QpsError if a server or the generator fails, QpsInterrupted (a KeyboardInterrupt) on
     Ctrl-C: both carry the rows finished until then as `table`.
     """
-    todo = plan(kinds, mpms, requests=requests, users=users, keep_alive=keep_alive, rounds=rounds,
-                scale=scale, driver=driver, processes=processes, beside=beside,
-                target_precision=target_precision, max_rounds=max_rounds, scripts=scripts)
-    figures = article.published()
+    todo = plan(
+        kinds,
+        mpms,
+        requests=requests,
+        users=users,
+        keep_alive=keep_alive,
+        rounds=rounds,
+        scale=scale,
+        driver=driver,
+        processes=processes,
+        beside=beside,
+        target_precision=target_precision,
+        max_rounds=max_rounds,
+        scripts=scripts,
+    )
+    figures = published.published()
     file = RecordFile(out) if out is not None else None
     here, missing = rivals_beside.installed(todo.beside)
     todo = replace(todo, beside=tuple(here))
@@ -326,10 +371,10 @@ def qps_table(
             say(sentence)
     most = None
     if ceiling:
-        from mpmkit.measure import generators
+        from mpmkit.measure import ceiling as reference
 
         try:
-            most = generators.ceiling(next(iter(todo.profiles.values())), driver)
+            most = reference.ceiling(next(iter(todo.profiles.values())), driver)
         except (NotInstalled, RivalFailed, LoadError) as error:
             missing.append(f"without the generator's ceiling: {_one_line(error)}")
             if say is not None:
@@ -337,14 +382,27 @@ def qps_table(
     return _measure(todo, figures, file, launch or _launch_ours, on_progress, missing, say, most)
 
 
-def _measure(todo: Plan, figures: dict[str, dict[str, float]], file: RecordFile | None,
-             launch: Launch, on_progress: Callable[[QpsProgress], None] | None,
-             left_out: list[str], say: Callable[[str], None] | None,
-             ceiling: float | None = None) -> QpsTable:
-    table = QpsTable([], figures, planned=sum(len(kinds) for *_, kinds in todo.cells()),
-                     run_id=records.new_run_id(), scale=todo.scale,
-                     out=file.path if file else None, target=todo.target, ceiling=ceiling,
-                     left_out=left_out)
+def _measure(
+    todo: Plan,
+    figures: dict[str, dict[str, float]],
+    file: RecordFile | None,
+    launch: Launch,
+    on_progress: Callable[[QpsProgress], None] | None,
+    left_out: list[str],
+    say: Callable[[str], None] | None,
+    ceiling: float | None = None,
+) -> QpsTable:
+    table = QpsTable(
+        [],
+        figures,
+        planned=sum(len(kinds) for *_, kinds in todo.cells()),
+        run_id=records.new_run_id(),
+        scale=todo.scale,
+        out=file.path if file else None,
+        target=todo.target,
+        ceiling=ceiling,
+        left_out=left_out,
+    )
     machine = records.machine().row()
     began = time.monotonic()
     try:
@@ -355,19 +413,33 @@ def _measure(todo: Plan, figures: dict[str, dict[str, float]], file: RecordFile 
             try:
                 if f"{label}, {kinds[0]}" not in table.broken:
                     start = rival.start if rival else launch
-                    if rival is None and kinds[0] in article.WAYS:
+                    if rival is None and kinds[0] in published.WAYS:
                         start = rivals_beside.ours(kinds[0], launch)
-                    _measure_server(todo, table, file, machine, (number, name, mpm, kinds), start,
-                                    rival.stands_for if rival else mpm, began, on_progress)
+                    _measure_server(
+                        todo,
+                        table,
+                        file,
+                        machine,
+                        (number, name, mpm, kinds),
+                        start,
+                        rival.stands_for if rival else mpm,
+                        began,
+                        on_progress,
+                    )
             except (QpsError, RivalFailed) as error:
                 # Ours ends the run; a rival costs its own rows, no other's.
                 if rival is None or not _rivals_fault(error):
                     raise
                 table.broken.update(f"{label}, {kind}" for kind in kinds)
-                kept = sum((row["server"], row["mpm"] or "") == (name, mpm) and article.column(row) in kinds
-                           for row in table.records)
-                table.left_out.append(f"without {label} from round {number} on ({kept} rows of it "
-                                      f"are kept): {_one_line(error)}")
+                kept = sum(
+                    (row["server"], row["mpm"] or "") == (name, mpm)
+                    and published.column(row) in kinds
+                    for row in table.records
+                )
+                table.left_out.append(
+                    f"without {label} from round {number} on ({kept} rows of it "
+                    f"are kept): {_one_line(error)}"
+                )
                 if say is not None:
                     say(table.left_out[-1])
             table.planned -= len(kinds) - (len(table.records) - before)
@@ -389,9 +461,17 @@ def _rivals_fault(error: Exception) -> bool:
     return not isinstance(error.__cause__, (RecordError, LoadError))
 
 
-def _measure_server(todo: Plan, table: QpsTable, file: RecordFile | None, machine: Row,
-                    cell_of: tuple[int, str, str, tuple[str, ...]], start: Launch, stands_for: str,
-                    began: float, on_progress: Callable[[QpsProgress], None] | None) -> None:
+def _measure_server(
+    todo: Plan,
+    table: QpsTable,
+    file: RecordFile | None,
+    machine: Row,
+    cell_of: tuple[int, str, str, tuple[str, ...]],
+    start: Launch,
+    stands_for: str,
+    began: float,
+    on_progress: Callable[[QpsProgress], None] | None,
+) -> None:
     """Start one server, measure its pages, stop it. Appends the rows to the table and the file."""
     number, name, mpm, kinds = cell_of
     directives: dict[str, Any] = dict(todo.directives.get(stands_for, {}))
@@ -403,29 +483,61 @@ def _measure_server(todo: Plan, table: QpsTable, file: RecordFile | None, machin
             # A script that php-fpm runs is paid for by processes that are not the server's.
             meter = Meter(None if kind == "php-fpm" else getattr(server, "pid", None))
 
-            def tell(done: int, seconds: float, row: Row | None = None, *, cell: int = cell,
-                     kind: str = kind, meter: Meter = meter) -> None:
+            def tell(
+                done: int,
+                seconds: float,
+                row: Row | None = None,
+                *,
+                cell: int = cell,
+                kind: str = kind,
+                meter: Meter = meter,
+            ) -> None:
                 meter.progress(done)
                 if on_progress is not None:
-                    on_progress(QpsProgress(
-                        cell, table.planned, number, name, mpm, kind, done,
-                        _share(todo.profiles[kind], done, seconds) if row is None else 1.0,
-                        time.monotonic() - began, row))
+                    on_progress(
+                        QpsProgress(
+                            cell,
+                            table.planned,
+                            number,
+                            name,
+                            mpm,
+                            kind,
+                            done,
+                            _share(todo.profiles[kind], done, seconds) if row is None else 1.0,
+                            time.monotonic() - began,
+                            row,
+                        )
+                    )
 
             tell(0, 0.0)
             before, load = records.cpu_times(), records.load1()
-            run = run_load(server, profile=todo.profiles[kind], driver=todo.driver,
-                           on_progress=tell, ceiling=table.ceiling)
+            run = run_load(
+                server,
+                profile=todo.profiles[kind],
+                driver=todo.driver,
+                on_progress=tell,
+                ceiling=table.ceiling,
+            )
             _must_be_whole(run, server, f"{f'{name} {mpm}'.rstrip()}, {kind}", table)
-            row = records.check({
-                "run_id": table.run_id, "table": "qps", "scale": todo.scale,
-                "server": name, "mpm": mpm or None, "kind": article.page(kind).kind,
-                "script": article.page(kind).script or None, "round": number,
-                "directives": " ".join(f"{k}={v}" for k, v in directives.items()),
-                **run.row(), "started_at": records.utc(run.started_at), **machine,
-                "server_cpu_us": meter.per_request(run.requests),
-                "load1": load, "steal": records.cpu_times().steal_since(before),
-            })
+            row = records.check(
+                {
+                    "run_id": table.run_id,
+                    "table": "qps",
+                    "scale": todo.scale,
+                    "server": name,
+                    "mpm": mpm or None,
+                    "kind": published.page(kind).kind,
+                    "script": published.page(kind).script or None,
+                    "round": number,
+                    "directives": " ".join(f"{k}={v}" for k, v in directives.items()),
+                    **run.row(),
+                    "started_at": records.utc(run.started_at),
+                    **machine,
+                    "server_cpu_us": meter.per_request(run.requests),
+                    "load1": load,
+                    "steal": records.cpu_times().steal_since(before),
+                }
+            )
             # On disk first: what was told to the reader is never lost.
             table.records.append(file.append(row) if file else row)
             tell(run.requests, run.duration, row)
@@ -443,9 +555,11 @@ def _must_be_whole(run: LoadRun, server: Any, what: str, table: QpsTable) -> Non
     if run.complete and run.succeeded:
         return
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in run.errors.most_common(3))
-    said = [f"{what}: {run.ended}" if not run.complete else f"{what}: no good answer",
-            f"{run.succeeded:,} of {run.requests:,} requests were answered well"
-            + (f" ({kinds})" if kinds else "")]
+    said = [
+        f"{what}: {run.ended}" if not run.complete else f"{what}: no good answer",
+        f"{run.succeeded:,} of {run.requests:,} requests were answered well"
+        + (f" ({kinds})" if kinds else ""),
+    ]
     pid = getattr(server, "pid", None)
     if isinstance(pid, int) and not _alive(pid):
         said.append(f"the server (process {pid}) is gone")
@@ -481,46 +595,92 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> _Parser:
     parser = _Parser(
-        prog="mpmkit qps", allow_abbrev=False,
+        prog="mpmkit qps",
+        allow_abbrev=False,
         description="Measure the article's tables on this machine: requests per second of prefork, "
-                    "worker and event, for a static page and a script.")
-    parser.add_argument("--kind", choices=(*article.PAGES, "both"), default="both",
-                        help="which table (default: both)")
-    parser.add_argument("--script", action="append", metavar="WAY",
-                        help=f"how the script is run: {', '.join(article.WAYS)} or all; may be given several "
-                             "times (default: wsgi). php-fpm is started for it; with --beside httpd, "
-                             "mod_php is measured, too")
-    parser.add_argument("--mpm", action="append", metavar="MPM",
-                        help="only this MPM; may be given several times, or as a,b")
+        "worker and event, for a static page and a script.",
+    )
+    parser.add_argument(
+        "--kind",
+        choices=(*published.PAGES, "both"),
+        default="both",
+        help="which table (default: both)",
+    )
+    parser.add_argument(
+        "--script",
+        action="append",
+        metavar="WAY",
+        help=f"how the script is run: {', '.join(published.WAYS)} or all; may be given several "
+        "times (default: wsgi). php-fpm is started for it; with --beside httpd, "
+        "mod_php is measured, too",
+    )
+    parser.add_argument(
+        "--mpm",
+        action="append",
+        metavar="MPM",
+        help="only this MPM; may be given several times, or as a,b",
+    )
     parser.add_argument("--requests", type=int, metavar="N", help="requests per cell")
-    parser.add_argument("--users", type=int, default=200, metavar="N",
-                        help="concurrent clients (default: 200, as in the article)")
-    parser.add_argument("--keep-alive", action="store_true",
-                        help="reuse connections (the article did not)")
+    parser.add_argument(
+        "--users",
+        type=int,
+        default=200,
+        metavar="N",
+        help="concurrent clients (default: 200, as in the article)",
+    )
+    parser.add_argument(
+        "--keep-alive", action="store_true", help="reuse connections (the article did not)"
+    )
     parser.add_argument("--rounds", type=int, metavar="R", help="how often each cell is measured")
-    parser.add_argument("--target-precision", type=_share_given, metavar="P",
-                        help="go on with more rounds until every median is known to within P, "
-                             "like 5%%")
-    parser.add_argument("--ceiling", action="store_true",
-                        help="measure what the generator can do against nginx first, and mark rows "
-                             "that come near")
-    parser.add_argument("--max-rounds", type=int, default=MAX_ROUNDS, metavar="R",
-                        help=f"but no more than these (default: {MAX_ROUNDS})")
-    parser.add_argument("--scale", metavar="SCALE",
-                        help="smoke (seconds), demo (minutes; the default) or full (200,000 "
-                             "requests a cell, as in the article); also by the environment's "
-                             "MPMKIT_SCALE")
-    parser.add_argument("--driver", default="locust", metavar="NAME",
-                        help=f"load generator: {' or '.join(DRIVERS)} (default: locust)")
-    parser.add_argument("--processes", type=int, default=1, metavar="N",
-                        help="generator processes (default: 1)")
-    parser.add_argument("--beside", action="append", default=[], metavar="SERVER",
-                        help="measure this one in the same rounds: "
-                             f"{', '.join(rivals_beside.NAMES)}, or all; may be given as a,b. One "
-                             "that is not installed is named and left out")
-    parser.add_argument("--out", metavar="FILE.csv",
-                        help="append the rows to this file (default: a new one in data/runs, if "
-                             "that folder is here)")
+    parser.add_argument(
+        "--target-precision",
+        type=_share_given,
+        metavar="P",
+        help="go on with more rounds until every median is known to within P, like 5%%",
+    )
+    parser.add_argument(
+        "--ceiling",
+        action="store_true",
+        help="measure what the generator can do against nginx first, and mark rows that come near",
+    )
+    parser.add_argument(
+        "--max-rounds",
+        type=int,
+        default=MAX_ROUNDS,
+        metavar="R",
+        help=f"but no more than these (default: {MAX_ROUNDS})",
+    )
+    parser.add_argument(
+        "--scale",
+        metavar="SCALE",
+        help="smoke (seconds), demo (minutes; the default) or full (200,000 "
+        "requests a cell, as in the article); also by the environment's "
+        "MPMKIT_SCALE",
+    )
+    parser.add_argument(
+        "--driver",
+        default="locust",
+        metavar="NAME",
+        help=f"load generator: {' or '.join(DRIVERS)} (default: locust)",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="generator processes (default: 1)"
+    )
+    parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="SERVER",
+        help="measure this one in the same rounds: "
+        f"{', '.join(rivals_beside.names())}, or all; may be given as a,b. One "
+        "that is not installed is named and left out",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE.csv",
+        help="append the rows to this file (default: a new one in data/runs, if "
+        "that folder is here)",
+    )
     return parser
 
 
@@ -581,19 +741,30 @@ def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> 
     argument. 130: Ctrl-C (rows until then are kept, and printed).
     """
     options = _parser().parse_args(argv)
-    kinds = tuple(article.PAGES) if options.kind == "both" else (options.kind,)
+    kinds = tuple(published.PAGES) if options.kind == "both" else (options.kind,)
     console = _Console()
     out: Path | None = Path(options.out) if options.out else _default_out()
     try:
         table = qps_table(
-            kinds, MPMS if options.mpm is None else _listed(options.mpm), options.requests,
-            options.users, options.keep_alive, options.rounds, options.scale, out, console,
-            driver=options.driver, processes=options.processes,
-            beside=_listed(options.beside), launch=launch,
-            target_precision=options.target_precision, max_rounds=options.max_rounds,
+            kinds,
+            MPMS if options.mpm is None else _listed(options.mpm),
+            options.requests,
+            options.users,
+            options.keep_alive,
+            options.rounds,
+            options.scale,
+            out,
+            console,
+            driver=options.driver,
+            processes=options.processes,
+            beside=_listed(options.beside),
+            launch=launch,
+            target_precision=options.target_precision,
+            max_rounds=options.max_rounds,
             ceiling=options.ceiling,
             scripts=_listed(options.script or ("wsgi",)),
-            say=lambda text: print(f"mpmkit: {text}", file=sys.stderr, flush=True))
+            say=lambda text: print(f"mpmkit: {text}", file=sys.stderr, flush=True),
+        )
     except QpsInterrupted as stop:
         console.end()
         _print_partial(stop.table)

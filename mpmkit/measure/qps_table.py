@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpmkit.directives import MPMS
-from mpmkit.measure import article, records, stats
-from mpmkit.measure import beside as rivals_beside
+from mpmkit.config.directives import MPMS
+from mpmkit.measure import competitors as rivals_beside
+from mpmkit.measure import published, records, stats
+from mpmkit.measure.comparison import Verdict, verdict
 from mpmkit.measure.records import Row
 from mpmkit.measure.text import aligned
-from mpmkit.measure.verdict import Verdict, verdict
 
 if TYPE_CHECKING:
     import pandas
@@ -58,8 +58,11 @@ class QpsTable:
     @property
     def kinds(self) -> list[str]:
         """The kinds of page, and ways to run the script, that have rows, in the article's order."""
-        return [kind for kind in (*article.PAGES, *article.SCRIPTS)
-                if any(article.column(row) == kind for row in self.records)]
+        return [
+            kind
+            for kind in (*published.PAGES, *published.SCRIPTS)
+            if any(published.column(row) == kind for row in self.records)
+        ]
 
     @property
     def servers(self) -> list[str]:
@@ -77,15 +80,18 @@ class QpsTable:
         return found
 
     def _rows(self, kind: str, server: str, mpm: str | None) -> list[Row]:
-        return [row for row in self.records
-                if (article.column(row), row["server"], row["mpm"]) == (kind, server, mpm)]
+        return [
+            row
+            for row in self.records
+            if (published.column(row), row["server"], row["mpm"]) == (kind, server, mpm)
+        ]
 
     def verdict(self, kind: str, server: str = "mpmkit") -> Verdict | None:
         """Whether the published order came out, or None if that cannot be said."""
         return verdict(kind, self.rounds(kind, server), self._published(kind))
 
     def _published(self, kind: str) -> dict[str, float]:
-        return self.published.get(article.page(kind).kind, {})
+        return self.published.get(published.page(kind).kind, {})
 
     def orders(self, kind: str, server: str = "mpmkit") -> list[stats.Order]:
         """The orders of the MPMs that the rounds allow, likeliest first, with probabilities."""
@@ -96,8 +102,8 @@ class QpsTable:
         found: dict[str, list[float]] = {}
         for row in self.records:
             server = f"{row['server']} {row['mpm'] or ''}".rstrip()
-            if f"{server}, {article.column(row)}" not in self.broken:
-                found.setdefault(f"{server}, {article.column(row)}", []).append(row["qps"])
+            if f"{server}, {published.column(row)}" not in self.broken:
+                found.setdefault(f"{server}, {published.column(row)}", []).append(row["qps"])
         return found
 
     @property
@@ -120,8 +126,14 @@ class QpsTable:
         (cpu_us), and in how many rounds the generator or the machine was the limit (bound)."""
         import pandas
 
-        return pandas.DataFrame([line for kind in self.kinds for server in self.servers
-                                 for line in self._lines(kind, server)])
+        return pandas.DataFrame(
+            [
+                line
+                for kind in self.kinds
+                for server in self.servers
+                for line in self._lines(kind, server)
+            ]
+        )
 
     def _lines(self, kind: str, server: str) -> list[Row]:
         rounds, figures = self.rounds(kind, server), self._published(kind)
@@ -132,24 +144,41 @@ class QpsTable:
             base = values.get("prefork", 0)
             return values[mpm] / base if mpm in values and base > 0 else math.nan
 
-        return [{
-            "kind": kind, "server": server, "mpm": mpm, "rounds": len(values),
-            "published": figures.get(mpm, math.nan),
-            "median": medians[mpm], "min": min(values), "max": max(values),
-            "low": intervals[mpm].low, "high": intervals[mpm].high, "level": intervals[mpm].level,
-            "published_ratio": ratio(figures, mpm), "ratio": ratio(medians, mpm),
-            "cpu_us": self._cpu_us(kind, server, mpm), "bound": self._bound(kind, server, mpm),
-        } for mpm, values in rounds.items()]
+        return [
+            {
+                "kind": kind,
+                "server": server,
+                "mpm": mpm,
+                "rounds": len(values),
+                "published": figures.get(mpm, math.nan),
+                "median": medians[mpm],
+                "min": min(values),
+                "max": max(values),
+                "low": intervals[mpm].low,
+                "high": intervals[mpm].high,
+                "level": intervals[mpm].level,
+                "published_ratio": ratio(figures, mpm),
+                "ratio": ratio(medians, mpm),
+                "cpu_us": self._cpu_us(kind, server, mpm),
+                "bound": self._bound(kind, server, mpm),
+            }
+            for mpm, values in rounds.items()
+        ]
 
     def _cpu_us(self, kind: str, server: str, mpm: str | None) -> float:
         """Median over the rounds of the server's CPU time for a request, in µs; nan if not known."""
-        known = [row["server_cpu_us"] for row in self._rows(kind, server, mpm)
-                 if row.get("server_cpu_us") is not None]
+        known = [
+            row["server_cpu_us"]
+            for row in self._rows(kind, server, mpm)
+            if row.get("server_cpu_us") is not None
+        ]
         return statistics.median(known) if known else math.nan
 
     def _bound(self, kind: str, server: str, mpm: str | None) -> int:
-        return sum(bool(row["generator_bound"] or row.get("generator_starved"))
-                   for row in self._rows(kind, server, mpm))
+        return sum(
+            bool(row["generator_bound"] or row.get("generator_starved"))
+            for row in self._rows(kind, server, mpm)
+        )
 
     @property
     def _cpu_head(self) -> str:
@@ -190,19 +219,37 @@ class QpsTable:
             return ""
         of = "" if server == "mpmkit" else f", {server}"
         level = min(line["level"] for line in lines)
-        head = ("MPM", "published", "median", f"{level:.0%} interval" if level else "interval",
-                "published", "measured", self._cpu_head, "")
-        cells = [(line["mpm"], _count(line["published"]), _count(line["median"]),
-                  f"{_count(line['low'])} to {_count(line['high'])}" if line["level"] else "-",
-                  _ratio(line["published_ratio"]), _ratio(line["ratio"]), _tenth(line["cpu_us"]),
-                  "; ".join(self._notes(kind, server, line["mpm"]))) for line in lines]
+        head = (
+            "MPM",
+            "published",
+            "median",
+            f"{level:.0%} interval" if level else "interval",
+            "published",
+            "measured",
+            self._cpu_head,
+            "",
+        )
+        cells = [
+            (
+                line["mpm"],
+                _count(line["published"]),
+                _count(line["median"]),
+                f"{_count(line['low'])} to {_count(line['high'])}" if line["level"] else "-",
+                _ratio(line["published_ratio"]),
+                _ratio(line["ratio"]),
+                _tenth(line["cpu_us"]),
+                "; ".join(self._notes(kind, server, line["mpm"])),
+            )
+            for line in lines
+        ]
         # Two columns stand under one heading, as both are ratios to prefork.
         ratios = (4, 5)
         before, both = (
             sum(max(len(row[i]) for row in [head, *cells]) + 2 for i in columns)
-            for columns in (range(ratios[0]), ratios))
+            for columns in (range(ratios[0]), ratios)
+        )
         over = " " * before + "x prefork".center(both - 2).rstrip()
-        title = f"requests/s, {article.page(kind).title}{of}"
+        title = f"requests/s, {published.page(kind).title}{of}"
         rows = [title, over, *aligned([head, *cells], left=(0, 7))]
         judged = self.verdict(kind, server)
         if judged is not None:
@@ -225,17 +272,27 @@ class QpsTable:
     def _other_lines(self, kind: str) -> list[Row]:
         ours = self.rounds(kind)
         lines = []
-        for one in rivals_beside.contestants(rivals_beside.NAMES, ours or MPMS):
+        for one in rivals_beside.contestants(rivals_beside.names(), ours or MPMS):
             values = [row["qps"] for row in self._rows(kind, one.server, None)]
             if values:
                 interval = stats.median(values)
                 mine = statistics.median(ours[one.stands_for]) if one.stands_for in ours else 0
-                lines.append({
-                    "kind": kind, "server": one.server, "stands_for": one.stands_for,
-                    "rounds": len(values), "median": interval.value, "min": min(values),
-                    "max": max(values), "low": interval.low, "high": interval.high,
-                    "level": interval.level, "cpu_us": self._cpu_us(kind, one.server, None),
-                    "ratio": interval.value / mine if mine > 0 else math.nan})
+                lines.append(
+                    {
+                        "kind": kind,
+                        "server": one.server,
+                        "stands_for": one.stands_for,
+                        "rounds": len(values),
+                        "median": interval.value,
+                        "min": min(values),
+                        "max": max(values),
+                        "low": interval.low,
+                        "high": interval.high,
+                        "level": interval.level,
+                        "cpu_us": self._cpu_us(kind, one.server, None),
+                        "ratio": interval.value / mine if mine > 0 else math.nan,
+                    }
+                )
         return lines
 
     def _others(self, kind: str) -> str:
@@ -244,13 +301,26 @@ class QpsTable:
         if not lines:
             return ""
         level = min(line["level"] for line in lines)
-        head = ("server", "median", f"{level:.0%} interval" if level else "interval",
-                "x mpmkit's", self._cpu_head, "")
-        cells = [(line["server"], _count(line["median"]),
-                  f"{_count(line['low'])} to {_count(line['high'])}" if line["level"] else "-",
-                  f"{_ratio(line['ratio'])} {line['stands_for']}", _tenth(line["cpu_us"]),
-                  "; ".join(self._notes(kind, line["server"], None))) for line in lines]
-        title = f"requests/s, {article.page(kind).title}, other servers"
+        head = (
+            "server",
+            "median",
+            f"{level:.0%} interval" if level else "interval",
+            "x mpmkit's",
+            self._cpu_head,
+            "",
+        )
+        cells = [
+            (
+                line["server"],
+                _count(line["median"]),
+                f"{_count(line['low'])} to {_count(line['high'])}" if line["level"] else "-",
+                f"{_ratio(line['ratio'])} {line['stands_for']}",
+                _tenth(line["cpu_us"]),
+                "; ".join(self._notes(kind, line["server"], None)),
+            )
+            for line in lines
+        ]
+        title = f"requests/s, {published.page(kind).title}, other servers"
         return "\n".join([title, *aligned([head, *cells], left=(0, 3, 5))])
 
     def _small_print(self) -> str:
@@ -259,36 +329,54 @@ class QpsTable:
         rounds = max(row["round"] for row in self.records)
         way = "keep-alive" if row["keep_alive"] else "a new connection per request"
         requests = [row["requests"] for row in self.records]
-        some = (f"{min(requests):,}" if min(requests) == max(requests)
-                else f"{min(requests):,} to {max(requests):,}")
-        lines.append(f"{row['users']} clients, {way}, {some} requests a cell, "
-                     f"{rounds} round{'s' if rounds != 1 else ''}, by {row['driver']} "
-                     f"{row['driver_version'] or ''}".rstrip())
+        some = (
+            f"{min(requests):,}"
+            if min(requests) == max(requests)
+            else f"{min(requests):,} to {max(requests):,}"
+        )
+        lines.append(
+            f"{row['users']} clients, {way}, {some} requests a cell, "
+            f"{rounds} round{'s' if rounds != 1 else ''}, by {row['driver']} "
+            f"{row['driver_version'] or ''}".rstrip()
+        )
         lines.append(f"measured on {records.Machine.of(row)}")
         if rounds > 1:
             lines.append(str(self.drift))
         if self._cpu_head:
-            lines.append("µs CPU: processor time of the server's own processes for a request; it "
-                         "doesn't depend on how fast the generator is")
+            lines.append(
+                "µs CPU: processor time of the server's own processes for a request; it "
+                "doesn't depend on how fast the generator is"
+            )
         if self.ceiling:
             fastest = max(row["qps"] for row in self.records)
-            lines.append(f"the generator's ceiling: {self.ceiling:,.0f} requests/s, by what it did "
-                         f"against nginx; the fastest row is at {fastest / self.ceiling:.0%} of it")
+            lines.append(
+                f"the generator's ceiling: {self.ceiling:,.0f} requests/s, by what it did "
+                f"against nginx; the fastest row is at {fastest / self.ceiling:.0%} of it"
+            )
         if any(row["generator_starved"] for row in self.records):
-            lines.append("machine-bound: the generator always ran or waited for a processor, which it "
-                         "shares with the servers; both together are what was measured")
+            lines.append(
+                "machine-bound: the generator always ran or waited for a processor, which it "
+                "shares with the servers; both together are what was measured"
+            )
         if self.target is not None:
             name, reached = stats.worst(self.samples())
             met = stats.settled(list(self.samples().values()), self.target)
-            lines.append(f"target precision {self.target:.1%}: " + (
-                f"reached, the widest is {name} at {reached:.1%}" if met else
-                f"NOT REACHED after {rounds} rounds, {name} is known to "
-                + ("nothing yet" if math.isinf(reached) else f"{reached:.1%}")))
+            lines.append(
+                f"target precision {self.target:.1%}: "
+                + (
+                    f"reached, the widest is {name} at {reached:.1%}"
+                    if met
+                    else f"NOT REACHED after {rounds} rounds, {name} is known to "
+                    + ("nothing yet" if math.isinf(reached) else f"{reached:.1%}")
+                )
+            )
         steal = [row["steal"] for row in self.records if row["steal"] is not None]
         if steal and max(steal) >= 0.01:
             lines.append(f"the host took away up to {max(steal):.0%} of the processor time")
-        lines.append("published: Apache 2.4.10 on hardware the article does not name; the order "
-                     "and the ratios can be compared, not the figures")
+        lines.append(
+            "published: Apache 2.4.10 on hardware the article does not name; the order "
+            "and the ratios can be compared, not the figures"
+        )
         if self.planned and len(self.records) < self.planned:
             lines.append(f"NOT COMPLETE: {len(self.records)} of {self.planned} cells were measured")
         lines += self.left_out
@@ -297,8 +385,11 @@ class QpsTable:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        said = {True: "published order reproduced", False: "published order not reproduced",
-                None: "no verdict"}[self.order_reproduced]
+        said = {
+            True: "published order reproduced",
+            False: "published order not reproduced",
+            None: "no verdict",
+        }[self.order_reproduced]
         return f"<QpsTable {len(self.records)} rows, {', '.join(self.kinds) or 'empty'}, {said}>"
 
 

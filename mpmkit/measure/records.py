@@ -45,6 +45,7 @@ __all__ = ["COLUMNS", "NAMES", "TABLES", "Column", "RecordError", "Row", "check"
 if TYPE_CHECKING:
     import pandas
 
+
 def new_run_id() -> str:
     """The time, for people, and enough randomness for two runs within the same second."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
@@ -75,8 +76,7 @@ def _from_text(column: Column, text: str) -> Any:
     try:
         return column.type(text)
     except ValueError:
-        raise RecordError(
-            f"{column.name}: must be {column.type.__name__}, not {text!r}") from None
+        raise RecordError(f"{column.name}: must be {column.type.__name__}, not {text!r}") from None
 
 
 def _line(values: Iterable[str]) -> str:
@@ -153,7 +153,9 @@ class RecordFile:
             missing = [name for name in names(self.table) if name not in found][:3]
             raise RecordError(
                 f"{self.path}: has other columns than this version writes"
-                + (f" (no {', '.join(missing)})" if missing else "") + "; choose another file")
+                + (f" (no {', '.join(missing)})" if missing else "")
+                + "; choose another file"
+            )
         at, tail = size, b""
         while at > 0 and b"\n" not in tail:
             step = min(4096, at)
@@ -175,7 +177,8 @@ class RecordFile:
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, before)
             raise RecordError(
-                f"{self.path}: a row could not be written: {error.strerror}") from None
+                f"{self.path}: a row could not be written: {error.strerror}"
+            ) from None
 
 
 def read(path: str | os.PathLike[str]) -> list[Row]:
@@ -202,8 +205,10 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
             if len(cells) != len(found):
                 raise RecordError(f"{len(cells)} cells instead of {len(found)}")
             row: Row = dict.fromkeys(columns)  # what an older version did not write is not known
-            row.update((name, _from_text(columns[name], cell))
-                       for name, cell in zip(found, cells, strict=True))
+            row.update(
+                (name, _from_text(columns[name], cell))
+                for name, cell in zip(found, cells, strict=True)
+            )
             row["table"] = row["table"] or table
             rows.append(check(row))
     except (RecordError, csv.Error) as error:
@@ -233,8 +238,10 @@ def read_frame(*paths: str | os.PathLike[str]) -> pandas.DataFrame:
     rows = [row for path in paths for row in read(path)]
     tables = {row["table"] for row in rows}
     if len(tables) > 1:
-        raise RecordError(f"{', '.join(map(str, paths))}: hold rows of different tables "
-                          f"({', '.join(sorted(tables))}); read them one by one")
+        raise RecordError(
+            f"{', '.join(map(str, paths))}: hold rows of different tables "
+            f"({', '.join(sorted(tables))}); read them one by one"
+        )
     return frame(rows)
 
 
@@ -247,8 +254,10 @@ def recorded_folder() -> Path:
     for folder in (package.parent / "data" / "recorded", package / "data" / "recorded"):
         if folder.is_dir():
             return folder
-    raise RecordError("the recorded runs (data/recorded) are not where this package looks for "
-                      "them; run from a checkout")
+    raise RecordError(
+        "the recorded runs (data/recorded) are not where this package looks for "
+        "them; run from a checkout"
+    )
 
 
 def recorded_names() -> list[str]:
@@ -264,8 +273,11 @@ def recorded(name: str) -> pandas.DataFrame:
     """
     there = recorded_names()
     if name not in there:
-        order = [f"{name}-full", f"{name}-demo", *(one for one in there
-                                                   if one.startswith(f"{name}-"))]
+        order = [
+            f"{name}-full",
+            f"{name}-demo",
+            *(one for one in there if one.startswith(f"{name}-")),
+        ]
         found = [one for one in order if one in there]
         if not found:
             raise RecordError(f"no recorded run {name!r}; there are {', '.join(there) or 'none'}")
@@ -315,8 +327,10 @@ class Machine:
         versions = f"mpmkit {self.mpmkit}" + (f" at {self.commit}" if self.commit else "")
         for name, version in (("Locust", self.locust), ("h11", self.h11)):
             versions += f", {name} {version}" if version else ""
-        return (f"{self.cpu_model or 'unknown processor'}, {cores}{memory}, Linux {self.kernel}, "
-                f"Python {self.python}, {versions}")
+        return (
+            f"{self.cpu_model or 'unknown processor'}, {cores}{memory}, Linux {self.kernel}, "
+            f"Python {self.python}, {versions}"
+        )
 
 
 def machine() -> Machine:
@@ -354,8 +368,9 @@ def _memory_mb(meminfo: str) -> int | None:
     return int(match[1]) // 1024 if match else None
 
 
-def _cgroup_files(name_v2: str, controller_v1: str, name_v1: str,
-                  root: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+def _cgroup_files(
+    name_v2: str, controller_v1: str, name_v1: str, root: str | os.PathLike[str]
+) -> Iterator[tuple[int, str]]:
     """(version, text) of a limit's file in our control group and each one above it.
 
     A container often sees its group mounted as the root, so the path from /proc may not exist; the
@@ -395,9 +410,11 @@ def cpu_limit(root: str | os.PathLike[str] = "/") -> float | None:
 
 def memory_limit_mb(root: str | os.PathLike[str] = "/") -> int | None:
     """MiB that the control group grants, or None."""
-    limits = [int(text) for _, text in
-              _cgroup_files("memory.max", "memory", "memory.limit_in_bytes", root)
-              if text.isdigit() and int(text) < 1 << 60]  # version 1 writes "none" as a huge number
+    limits = [
+        int(text)
+        for _, text in _cgroup_files("memory.max", "memory", "memory.limit_in_bytes", root)
+        if text.isdigit() and int(text) < 1 << 60
+    ]  # version 1 writes "none" as a huge number
     return min(limits) // (1 << 20) if limits else None
 
 
@@ -425,8 +442,13 @@ def _commit() -> str | None:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(top), *words], capture_output=True, text=True,
-                                  timeout=5, stdin=subprocess.DEVNULL)
+            done = subprocess.run(
+                ["git", "-C", str(top), *words],
+                capture_output=True,
+                text=True,
+                timeout=5,
+                stdin=subprocess.DEVNULL,
+            )
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

@@ -70,15 +70,37 @@ _LOAD = (
     c("p90_ms", float, "ms", "the 90th percentile", True),
     c("p99_ms", float, "ms", "the 99th percentile", True),
     c("p999_ms", float, "ms", "the 99.9th percentile", True),
-    c("p9999_ms", float, "ms", "the 99.99th percentile; of fewer than 10,000 answers the slowest", True),
+    c(
+        "p9999_ms",
+        float,
+        "ms",
+        "the 99.99th percentile; of fewer than 10,000 answers the slowest",
+        True,
+    ),
     c("max_ms", float, "ms", "the slowest good answer", True),
     c("generator_cpu", float, "0 to 1", "share of a core used by a generator process", True),
-    c("generator_wait", float, "0 to 1", "share of the time a generator process was ready to run and "
-      "waited for a processor", True),
-    c("run_queue", float, "", "tasks ready to run for each of the machine's processors, on average", True),
+    c(
+        "generator_wait",
+        float,
+        "0 to 1",
+        "share of the time a generator process was ready to run and waited for a processor",
+        True,
+    ),
+    c(
+        "run_queue",
+        float,
+        "",
+        "tasks ready to run for each of the machine's processors, on average",
+        True,
+    ),
     c("generator_bound", bool, "", "true: the generator was the limit, not the server"),
-    c("generator_starved", bool, "", "true: a generator process always ran or waited for a processor: "
-      "the machine was the limit", True),
+    c(
+        "generator_starved",
+        bool,
+        "",
+        "true: a generator process always ran or waited for a processor: the machine was the limit",
+        True,
+    ),
     c("retries", int, "", "requests that crossed a keep-alive close and were sent again"),
     c("reconnects", int, "", "keep-alive connections that the server closed in good order"),
     c("ended", str, "", "requests or duration: which bound ended the run"),
@@ -102,7 +124,12 @@ _MACHINE = (
 _MEMORY = (
     c("against", str, "", "busy (requests being served) or idle (kept-alive connections)"),
     c("level", int, "", "how many of them were asked for"),
-    c("held", int, "", "how many of them the server had answered and held while the sample was taken"),
+    c(
+        "held",
+        int,
+        "",
+        "how many of them the server had answered and held while the sample was taken",
+    ),
     c("scope", str, "", "server (all its processes), parent, or child (the median child)"),
     c("processes", int, "", "how many processes the figures are of"),
     c("threads", int, "", "their threads"),
@@ -116,8 +143,13 @@ _MEMORY = (
     c("stacks_kb", int, "KiB", "PSS of stacks, the threads' included"),
     c("shm_kb", int, "KiB", "PSS of shared memory: the scoreboard"),
     c("page_tables_kb", int, "KiB", "the kernel's page tables for it; in none of the above"),
-    c("slab_kb", int, "KiB", "the machine's unreclaimable kernel objects, sockets among them; server "
-      "rows only", True),
+    c(
+        "slab_kb",
+        int,
+        "KiB",
+        "the machine's unreclaimable kernel objects, sockets among them; server rows only",
+        True,
+    ),
 )
 _GENERATORS = (
     c("work", str, "", "new (a connection per request) or keep-alive"),
@@ -128,7 +160,7 @@ _GENERATORS = (
     c("failures", int, "", "requests without a good answer"),
 )
 _BENCH = (
-    c("work", str, "", "the piece of work, see `python -m mpmkit.measure.bench --help`"),
+    c("work", str, "", "the piece of work, see `python -m benchmarks.bench --help`"),
     c("place", int, "from 1", "its turn within the round"),
     c("version", str, "", "of the rival", True),
     c("requests", int, "", "requests answered well"),
@@ -149,18 +181,31 @@ _SWEEP = (
 
 _KIND = (
     c("kind", str, "", "static or script"),
-    c("script", str, "", "how the script is run: wsgi (also when empty), cgi, php-fpm, or httpd's mod_php",
-      True),
+    c(
+        "script",
+        str,
+        "",
+        "how the script is run: wsgi (also when empty), cgi, php-fpm, or httpd's mod_php",
+        True,
+    ),
 )
 _SERVER = (
-    c("server_cpu_us", float, "µs", "CPU time of the server's processes for each request; empty where "
-      "other processes work for it (php-fpm) or the driver doesn't tell its progress (wrk)", True),
+    c(
+        "server_cpu_us",
+        float,
+        "µs",
+        "CPU time of the server's processes for each request; empty where "
+        "other processes work for it (php-fpm) or the driver doesn't tell its progress (wrk)",
+        True,
+    ),
 )
 
 
 def _changed(columns: tuple[Column, ...], **empty: bool) -> tuple[Column, ...]:
-    return tuple(Column(one.name, one.type, one.unit, one.doc, empty.get(one.name, one.empty))
-                 for one in columns)
+    return tuple(
+        Column(one.name, one.type, one.unit, one.doc, empty.get(one.name, one.empty))
+        for one in columns
+    )
 
 
 TABLES: dict[str, tuple[Column, ...]] = {
@@ -168,18 +213,22 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "memory": (*_WHO, *_WHEN, *_MEMORY, *_MACHINE),
     "sweep": (*_WHO, *_SWEEP, *_WHEN, *_LOAD, *_MACHINE),
     "generators": (*_WHO, *_WHEN, *_GENERATORS, *_MACHINE),
-    "bench": (*_changed(_WHO, scale=True), *_changed(_WHEN, directives=True, started_at=True),
-              *_BENCH, *_MACHINE),
+    "bench": (
+        *_changed(_WHO, scale=True),
+        *_changed(_WHEN, directives=True, started_at=True),
+        *_BENCH,
+        *_MACHINE,
+    ),
 }
 """Table -> its columns, in the order of the file."""
 
 ABOUT = {
     "qps": "`mpmkit qps`: a server, a kind of page, a round",
     "memory": "`mpmkit memory`: a server with so many requests busy or connections idle; three rows, "
-              "for the whole server, its parent and its median child",
+    "for the whole server, its parent and its median child",
     "sweep": "`mpmkit sweep`: a point of the grid, a round",
     "generators": "`mpmkit bench --only generators`: a load generator, a round, against nginx",
-    "bench": "`python -m mpmkit.measure.bench`: a server, a piece of work, a round, beside httpd",
+    "bench": "`python -m benchmarks.bench`: a server, a piece of work, a round, beside httpd",
 }
 """Table -> what a row is, for data/README.md."""
 
@@ -221,7 +270,12 @@ def columns_table() -> str:
 def _markdown(title: str, about: str, columns: Iterable[Column]) -> str:
     kinds = {str: "text", int: "whole number", float: "number", bool: "truth"}
     head = "### Every table" if title == "every table" else f"### {title}\n\nA row: {about}."
-    lines = [head, "", "| column | type | unit or range | empty? | meaning |", "|---|---|---|---|---|"]
+    lines = [
+        head,
+        "",
+        "| column | type | unit or range | empty? | meaning |",
+        "|---|---|---|---|---|",
+    ]
     for one in columns:
         empty = "may be" if one.empty else ""
         lines.append(f"| `{one.name}` | {kinds[one.type]} | {one.unit} | {empty} | {one.doc} |")
@@ -272,9 +326,12 @@ def _value(column: Column, value: Any) -> Any:
 
 
 _WORDS = {  # columns of a few words
-    "scale": ("smoke", "demo", "full", "custom"), "mpm": ("prefork", "worker", "event"),
-    "driver": ("locust", "ab", "wrk"), "method": ("GET", "HEAD", "POST"),
-    "kind": ("static", "script"), "script": ("wsgi", "cgi", "php-fpm", "mod_php"),
+    "scale": ("smoke", "demo", "full", "custom"),
+    "mpm": ("prefork", "worker", "event"),
+    "driver": ("locust", "ab", "wrk"),
+    "method": ("GET", "HEAD", "POST"),
+    "kind": ("static", "script"),
+    "script": ("wsgi", "cgi", "php-fpm", "mod_php"),
 }
 
 
@@ -302,8 +359,10 @@ def _of_a_load(row: Row) -> Iterator[str]:
     except (ValueError, TypeError):
         counted = -1
     if counted != row["failures"]:
-        yield (f"errors: must be JSON that adds up to failures ({row['failures']}), "
-               f"not {row['errors']}")
+        yield (
+            f"errors: must be JSON that adds up to failures ({row['failures']}), "
+            f"not {row['errors']}"
+        )
     if row["duration_s"] > 0:
         rate = (row["requests"] - row["failures"]) / row["duration_s"]
         if not math.isclose(rate, row["qps"], rel_tol=1e-3, abs_tol=1e-6):
@@ -314,8 +373,11 @@ def _of_a_load(row: Row) -> Iterator[str]:
     if row["generator_starved"] and row["generator_bound"]:
         yield "generator_starved: not what was bound by the generator itself"
     # 0.1% is what merged histograms may differ by.
-    tail = [row[name] for name in ("p50_ms", "p99_ms", "p999_ms", "p9999_ms", "max_ms")
-            if row[name] is not None]
+    tail = [
+        row[name]
+        for name in ("p50_ms", "p99_ms", "p999_ms", "p9999_ms", "max_ms")
+        if row[name] is not None
+    ]
     if any(b < a * 0.999 for a, b in itertools.pairwise(tail)):
         yield f"p50_ms to max_ms: must not fall, and are {', '.join(f'{ms:g}' for ms in tail)}"
 
@@ -339,8 +401,10 @@ def _of_memory(row: Row) -> Iterator[str]:
     # A page is at most as much one process's own as it is resident; sums are rounded to KiB.
     slack = 4 * row["processes"] + 4
     if not row["uss_kb"] <= row["pss_kb"] + slack <= row["rss_kb"] + 2 * slack:
-        yield (f"pss_kb: must lie between uss_kb and rss_kb, not {row['uss_kb']}, {row['pss_kb']}, "
-               f"{row['rss_kb']}")
+        yield (
+            f"pss_kb: must lie between uss_kb and rss_kb, not {row['uss_kb']}, {row['pss_kb']}, "
+            f"{row['rss_kb']}"
+        )
     parts = sum(row[f"{name}_kb"] for name in ("code", "heap", "anonymous", "stacks", "shm"))
     if abs(parts - row["pss_kb"]) > slack:
         yield f"pss_kb: {row['pss_kb']}, but its parts make {parts}"
@@ -350,5 +414,10 @@ def _of_nothing(row: Row) -> Iterator[str]:
     return iter(())
 
 
-_CONTRADICTIONS = {"qps": _of_a_load, "sweep": _of_a_sweep, "memory": _of_memory,
-                   "generators": _of_nothing, "bench": _of_nothing}
+_CONTRADICTIONS = {
+    "qps": _of_a_load,
+    "sweep": _of_a_sweep,
+    "memory": _of_memory,
+    "generators": _of_nothing,
+    "bench": _of_nothing,
+}

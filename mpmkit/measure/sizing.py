@@ -17,12 +17,41 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mpmkit.directives import MPMS
+from mpmkit.config.directives import MPMS
 
 # The 97.5% points of Student's t for 1 to 30 degrees of freedom; beyond, the normal one is near.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
-      2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
-      2.052, 2.048, 2.045, 2.042)
+_T = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+    2.120,
+    2.110,
+    2.101,
+    2.093,
+    2.086,
+    2.080,
+    2.074,
+    2.069,
+    2.064,
+    2.060,
+    2.056,
+    2.052,
+    2.048,
+    2.045,
+    2.042,
+)
 
 RESERVE_SHARE = 0.20
 RESERVE_LEAST = 256 << 20
@@ -71,10 +100,18 @@ def slope(ns: Sequence[float], values: Sequence[float]) -> Line:
     base = mean - steep * middle
     left = sum((v - base - steep * n) ** 2 for n, v in zip(ns, values, strict=True))
     whole = sum((v - mean) ** 2 for v in values)
-    reach = (t_quantile(count - 2) * math.sqrt(left / (count - 2) / spread) if count > 2
-             else math.inf)
-    return Line(base, steep, steep - reach, steep + reach,
-                1 - left / whole if whole else 1.0, count, max(ns))
+    reach = (
+        t_quantile(count - 2) * math.sqrt(left / (count - 2) / spread) if count > 2 else math.inf
+    )
+    return Line(
+        base,
+        steep,
+        steep - reach,
+        steep + reach,
+        1 - left / whole if whole else 1.0,
+        count,
+        max(ns),
+    )
 
 
 # -- how many workers a machine has room for -----------------------------------------------------
@@ -108,26 +145,38 @@ class Sizing:
     def __str__(self) -> str:
         words = [
             f"MaxRequestWorkers {self.workers} for {self.mpm} in {_mib(self.ram)}",
-            (f"  reserve    {_mib(self.reserve):>12}  for the kernel, sockets, page cache, logs and "
-             "everything that is not this server"),
+            (
+                f"  reserve    {_mib(self.reserve):>12}  for the kernel, sockets, page cache, logs and "
+                "everything that is not this server"
+            ),
             f"  base       {_mib(self.base):>12}  the server before it has a request",
         ]
         if self.idle:
-            words.append(f"  idle       {_mib(self.idle * self.per_idle):>12}  {self.idle:,} "
-                         f"kept-alive connections at {_kib(self.per_idle)}")
+            words.append(
+                f"  idle       {_mib(self.idle * self.per_idle):>12}  {self.idle:,} "
+                f"kept-alive connections at {_kib(self.per_idle)}"
+            )
         left = self.ram - self.reserve - self.base - self.idle * self.per_idle
-        words.append(f"  requests   {_mib(left):>12}  at {_kib(self.per_request)} each, the expensive "
-                     f"end of the measured interval")
+        words.append(
+            f"  requests   {_mib(left):>12}  at {_kib(self.per_request)} each, the expensive "
+            f"end of the measured interval"
+        )
         if self.mpm != "prefork":
-            words.append(f"rounded down to whole children of ThreadsPerChild {self.threads_per_child}"
-                         f": ServerLimit {max(1, self.workers // self.threads_per_child)}")
+            words.append(
+                f"rounded down to whole children of ThreadsPerChild {self.threads_per_child}"
+                f": ServerLimit {max(1, self.workers // self.threads_per_child)}"
+            )
         words.append(f"the interval's ends allow {self.low:,} to {self.high:,}")
         if self.workers > self.measured_to:
-            words.append(f"no more than {self.measured_to:,} were busy at once when it was measured; "
-                         "beyond that the line is drawn on")
+            words.append(
+                f"no more than {self.measured_to:,} were busy at once when it was measured; "
+                "beyond that the line is drawn on"
+            )
         if self.by_rss is not None:
-            words.append(f"summed RSS would have allowed {self.by_rss:,}: it counts pages that all "
-                         "processes share once for each")
+            words.append(
+                f"summed RSS would have allowed {self.by_rss:,}: it counts pages that all "
+                "processes share once for each"
+            )
         return "\n".join(words)
 
 
@@ -150,8 +199,9 @@ def size_in_bytes(text: str | int) -> int:
     return size
 
 
-def lines(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ("pss_kb",)) -> dict[
-        tuple[str, str | None, str], Line]:
+def lines(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ("pss_kb",)
+) -> dict[tuple[str, str | None, str], Line]:
     """(server, MPM, against) -> the line through the sums of `columns` (KiB) against what was held.
 
     Takes the rows of the records table `memory`; those of whole servers count.
@@ -167,8 +217,14 @@ def lines(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ("pss_kb",
 
 
 def max_request_workers_for(
-    ram: str | int, *, mpm: str, memory: Any, server: str = "mpmkit", idle: int = 0,
-    reserve: str | int | None = None, threads_per_child: int = THREADS_PER_CHILD,
+    ram: str | int,
+    *,
+    mpm: str,
+    memory: Any,
+    server: str = "mpmkit",
+    idle: int = 0,
+    reserve: str | int | None = None,
+    threads_per_child: int = THREADS_PER_CHILD,
 ) -> Sizing:
     """The MaxRequestWorkers that a machine has room for, from measured slopes.
 
@@ -193,14 +249,23 @@ def max_request_workers_for(
     if type(idle) is not int or idle < 0:
         problems.append(f"idle: must be a whole number from 0, not {idle!r}")
     elif idle and mpm in ("prefork", "worker"):
-        problems.append(f"idle: under {mpm} a kept-alive connection keeps a worker; count it as one")
+        problems.append(
+            f"idle: under {mpm} a kept-alive connection keeps a worker; count it as one"
+        )
     if type(threads_per_child) is not int or threads_per_child < 1:
-        problems.append(f"threads_per_child: must be a whole number from 1, not {threads_per_child!r}")
+        problems.append(
+            f"threads_per_child: must be a whole number from 1, not {threads_per_child!r}"
+        )
     total, kept = 0, 0
     try:
         total = size_in_bytes(ram)
-        kept = (max(RESERVE_LEAST, int(total * RESERVE_SHARE)) if reserve is None
-                else 0 if reserve == 0 else size_in_bytes(reserve))
+        kept = (
+            max(RESERVE_LEAST, int(total * RESERVE_SHARE))
+            if reserve is None
+            else 0
+            if reserve == 0
+            else size_in_bytes(reserve)
+        )
         if kept >= total:
             problems.append(f"reserve: {_mib(kept)} of {_mib(total)} leave nothing for the server")
     except ValueError as error:
@@ -212,20 +277,28 @@ def max_request_workers_for(
     found = lines(rows, ("pss_kb", "page_tables_kb"))
     line = found.get((server, mpm, "busy"))
     if line is None:
-        there = sorted({f"{who} {model or ''}".strip() for who, model, what in found
-                        if what == "busy"})
-        raise ValueError(f"memory: no two levels of busy requests under {server} {mpm}; there are "
-                         f"{', '.join(there) or 'none'}")
+        there = sorted(
+            {f"{who} {model or ''}".strip() for who, model, what in found if what == "busy"}
+        )
+        raise ValueError(
+            f"memory: no two levels of busy requests under {server} {mpm}; there are "
+            f"{', '.join(there) or 'none'}"
+        )
     parked = found.get((server, mpm, "idle"))
     if idle and parked is None:
         raise ValueError(f"memory: no idle connections were measured under {server} {mpm}")
     if not line.slope > 0 or (not line.low > 0 and line.points > 2):
-        raise ValueError(f"memory: no growth with the number of requests is to be told from the noise "
-                         f"({line.low:,.0f} to {line.high:,.0f} KiB); measure more levels or rounds")
+        raise ValueError(
+            f"memory: no growth with the number of requests is to be told from the noise "
+            f"({line.low:,.0f} to {line.high:,.0f} KiB); measure more levels or rounds"
+        )
     dear = line.high if math.isfinite(line.high) else line.slope
     cheap = line.low if math.isfinite(line.low) else line.slope
-    per_idle = max(0.0, parked.high if math.isfinite(parked.high) else parked.slope) if (
-        idle and parked) else 0.0
+    per_idle = (
+        max(0.0, parked.high if math.isfinite(parked.high) else parked.slope)
+        if (idle and parked)
+        else 0.0
+    )
     base = max(0.0, line.base)
     room = (total - kept) / 1024 - base - idle * per_idle
     step = 1 if mpm == "prefork" else threads_per_child
@@ -235,15 +308,32 @@ def max_request_workers_for(
 
     if workers(dear) < 1:
         least = base + idle * per_idle + step * dear
-        raise ValueError(f"ram: {_mib(total)} have no room for {step} worker{'s' * (step > 1)} of "
-                         f"{mpm}: that takes {_mib(int(least * 1024))} beside a reserve of "
-                         f"{_mib(kept)}")
+        raise ValueError(
+            f"ram: {_mib(total)} have no room for {step} worker{'s' * (step > 1)} of "
+            f"{mpm}: that takes {_mib(int(least * 1024))} beside a reserve of "
+            f"{_mib(kept)}"
+        )
     naive = lines(rows, ("rss_kb",))[server, mpm, "busy"]
-    by_rss = (max(0, int(((total - kept) / 1024 - naive.base) // naive.slope)) // step * step
-              if naive.slope > 0 else None)
-    return Sizing(mpm, workers(dear), workers(dear), workers(cheap), total, kept, int(base * 1024),
-                  math.ceil(dear * 1024), idle, math.ceil(per_idle * 1024), by_rss, step,
-                  int(line.most))
+    by_rss = (
+        max(0, int(((total - kept) / 1024 - naive.base) // naive.slope)) // step * step
+        if naive.slope > 0
+        else None
+    )
+    return Sizing(
+        mpm,
+        workers(dear),
+        workers(dear),
+        workers(cheap),
+        total,
+        kept,
+        int(base * 1024),
+        math.ceil(dear * 1024),
+        idle,
+        math.ceil(per_idle * 1024),
+        by_rss,
+        step,
+        int(line.most),
+    )
 
 
 def _rows(memory: Any) -> list[dict[str, Any]]:

@@ -30,7 +30,8 @@ from pathlib import Path
 GUARD_KB = 64  # a guard is one page, 64 KiB where pages are that large
 
 _HEADER = re.compile(
-    r"^([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+ *(.*)$")
+    r"^([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+ *(.*)$"
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class Memory:
     shm: int = 0
 
     def __add__(self, other: Memory) -> Memory:
-        return Memory(*(getattr(self, field.name) + getattr(other, field.name)
-                        for field in fields(self)))
+        return Memory(
+            *(getattr(self, field.name) + getattr(other, field.name) for field in fields(self))
+        )
 
 
 @dataclass
@@ -119,9 +121,13 @@ def kind_of(mapping: _Mapping, before: _Mapping | None) -> str:
     if name.startswith("/") or name in ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]"):
         return "code"
     if not name and mapping.permissions.startswith("rw"):
-        guarded = (before is not None and before.end == mapping.start and not before.name
-                   and before.permissions == "---p"
-                   and before.end - before.start <= GUARD_KB * 1024)
+        guarded = (
+            before is not None
+            and before.end == mapping.start
+            and not before.name
+            and before.permissions == "---p"
+            and before.end - before.start <= GUARD_KB * 1024
+        )
         if guarded or " gu" in mapping.flags:
             return "stacks"
     return "anonymous"
@@ -129,14 +135,19 @@ def kind_of(mapping: _Mapping, before: _Mapping | None) -> str:
 
 def parse_rollup(text: str) -> Memory:
     """/proc/PID/smaps_rollup: the totals alone, read much faster; code to shm are 0."""
-    found = dict.fromkeys(("Pss", "Rss", "SwapPss", "Private_Clean", "Private_Dirty",
-                           "Private_Hugetlb"), 0)
+    found = dict.fromkeys(
+        ("Pss", "Rss", "SwapPss", "Private_Clean", "Private_Dirty", "Private_Hugetlb"), 0
+    )
     for line in text.splitlines():
         label, _, value = line.partition(":")
         if label in found:
             found[label] = _kb(value)
-    return Memory(pss=found["Pss"], rss=found["Rss"], swap=found["SwapPss"],
-                  uss=found["Private_Clean"] + found["Private_Dirty"] + found["Private_Hugetlb"])
+    return Memory(
+        pss=found["Pss"],
+        rss=found["Rss"],
+        swap=found["SwapPss"],
+        uss=found["Private_Clean"] + found["Private_Dirty"] + found["Private_Hugetlb"],
+    )
 
 
 def _kb(value: str) -> int:

@@ -107,8 +107,9 @@ def median(values: Sequence[float]) -> Interval:
     if not values:
         raise ValueError("rounds: none was measured, so there is no median")
     ordered, rank = sorted(values), _rank(len(values))
-    return Interval(statistics.median(ordered), ordered[rank - 1], ordered[-rank],
-                    level(len(values)))
+    return Interval(
+        statistics.median(ordered), ordered[rank - 1], ordered[-rank], level(len(values))
+    )
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Interval:
@@ -134,8 +135,9 @@ class Order:
         return f"{' > '.join(self.names)} ({self.probability:.0%})"
 
 
-def orders(rounds: Mapping[str, Sequence[float]], *, resamples: int = RESAMPLES,
-           seed: int = SEED) -> list[Order]:
+def orders(
+    rounds: Mapping[str, Sequence[float]], *, resamples: int = RESAMPLES, seed: int = SEED
+) -> list[Order]:
     """The orders that the rounds allow (name -> its figure in each round), likeliest first.
 
     Empty with fewer than two names or two rounds. Draws in which two medians are equal count for
@@ -152,16 +154,22 @@ def orders(rounds: Mapping[str, Sequence[float]], *, resamples: int = RESAMPLES,
         for order in tied:
             weights[order] = weights.get(order, 0.0) + 1 / len(tied)
     total = sum(weights.values())
-    return [Order(order, weight / total)
-            for order, weight in sorted(weights.items(), key=lambda pair: (-pair[1], pair[0]))]
+    return [
+        Order(order, weight / total)
+        for order, weight in sorted(weights.items(), key=lambda pair: (-pair[1], pair[0]))
+    ]
 
 
 def _orders_of(medians: Mapping[str, float]) -> list[tuple[str, ...]]:
     """Each order, fastest first, that the figures allow: one unless some are equal."""
-    groups = [[name for name in medians if medians[name] == value]
-              for value in sorted(set(medians.values()), reverse=True)]
-    return [tuple(itertools.chain.from_iterable(parts))
-            for parts in itertools.product(*(itertools.permutations(group) for group in groups))]
+    groups = [
+        [name for name in medians if medians[name] == value]
+        for value in sorted(set(medians.values()), reverse=True)
+    ]
+    return [
+        tuple(itertools.chain.from_iterable(parts))
+        for parts in itertools.product(*(itertools.permutations(group) for group in groups))
+    ]
 
 
 @dataclass(frozen=True)
@@ -185,8 +193,11 @@ class Drift:
         if self.rounds < DRIFT_ROUNDS:
             return f"drift: not known, that takes {DRIFT_ROUNDS} rounds"
         said = f"{self.change:+.0%} from the first round to the last, by chance {self.chance:.0%}"
-        return f"DRIFT: the machine changed while it was measured: {said}" if self.found else (
-            f"no drift over the rounds ({said})")
+        return (
+            f"DRIFT: the machine changed while it was measured: {said}"
+            if self.found
+            else (f"no drift over the rounds ({said})")
+        )
 
 
 def levels(rounds: Mapping[str, Sequence[float]]) -> list[float]:
@@ -197,8 +208,12 @@ def levels(rounds: Mapping[str, Sequence[float]]) -> list[float]:
     usable = {name: values for name, values in rounds.items() if values and min(values) > 0}
     count = min((len(values) for values in usable.values()), default=0)
     middles = {name: statistics.median(values) for name, values in usable.items()}
-    return [math.exp(statistics.fmean(math.log(values[i] / middles[name])
-                                      for name, values in usable.items())) for i in range(count)]
+    return [
+        math.exp(
+            statistics.fmean(math.log(values[i] / middles[name]) for name, values in usable.items())
+        )
+        for i in range(count)
+    ]
 
 
 def drift(rounds: Mapping[str, Sequence[float]]) -> Drift:
@@ -226,8 +241,9 @@ def _kendall(count: int, score: int) -> float:
                 more[inversions + extra] += number
         ways = more
     pairs = count * (count - 1) // 2
-    extreme = sum(number for inversions, number in enumerate(ways)
-                  if abs(pairs - 2 * inversions) >= score)
+    extreme = sum(
+        number for inversions, number in enumerate(ways) if abs(pairs - 2 * inversions) >= score
+    )
     return extreme / math.factorial(count)
 
 
@@ -241,6 +257,8 @@ def settled(samples: Sequence[Sequence[float]], target: float) -> bool:
 
 def worst(samples: Mapping[str, Sequence[float]]) -> tuple[str, float]:
     """(name, precision) of the sample whose median is known the least well; inf if too short."""
-    known = {name: median(values).precision if len(values) >= ENOUGH else math.inf
-             for name, values in samples.items()}
+    known = {
+        name: median(values).precision if len(values) >= ENOUGH else math.inf
+        for name, values in samples.items()
+    }
     return max(known.items(), key=lambda pair: pair[1])

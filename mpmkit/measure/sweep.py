@@ -35,10 +35,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.directives import MPMS, DirectiveError, Setting, check, from_keywords, spec_for
-from mpmkit.load.drive import DRIVERS, LoadError, LoadRun, run_load
+from mpmkit.config.directives import MPMS, DirectiveError, Setting, check, from_keywords, spec_for
 from mpmkit.load.profile import LoadProfile, ProfileError
-from mpmkit.measure import article, records, stats
+from mpmkit.load.runner import DRIVERS, LoadError, LoadRun, run_load
+from mpmkit.measure import published, records, stats
 from mpmkit.measure.records import RecordError, RecordFile, Row
 from mpmkit.measure.text import aligned
 
@@ -105,12 +105,19 @@ class Plan:
         """About how long it takes; requests without a bound in time are taken as 5 s."""
         return self.rounds * sum(
             START + cell.profile.warmup_seconds + (cell.profile.duration or 5.0)
-            for cell in self.cells)
+            for cell in self.cells
+        )
 
 
-def plan(mpms: str | Iterable[str], grid: Mapping[str, Iterable[Any]], profile: LoadProfile, *,
-         rounds: int = 1, directives: Mapping[str, Any] | None = None,
-         driver: str = "locust") -> Plan:
+def plan(
+    mpms: str | Iterable[str],
+    grid: Mapping[str, Iterable[Any]],
+    profile: LoadProfile,
+    *,
+    rounds: int = 1,
+    directives: Mapping[str, Any] | None = None,
+    driver: str = "locust",
+) -> Plan:
     """Check a sweep. Raises ValueError with everything that is wrong with it, a line a problem."""
     problems: list[str] = []
     mpms_ = (mpms,) if isinstance(mpms, str) else tuple(mpms)
@@ -135,35 +142,51 @@ def plan(mpms: str | Iterable[str], grid: Mapping[str, Iterable[Any]], profile: 
             point = dict(zip(axes, values, strict=True))
             where = " ".join([mpm, *(f"{name}={value}" for name, value in point.items())])
             load = {name: value for name, value in point.items() if name in loads}
-            given = {**(directives or {}), **{name: value for name, value in point.items()
-                                              if name not in loads}}
+            given = {
+                **(directives or {}),
+                **{name: value for name, value in point.items() if name not in loads},
+            }
             made = profile
             try:
                 made = profile.but(**load)
             except ProfileError as error:
                 for text in str(error).split("; "):
                     wrong.setdefault(text, []).append(where)
-            base = {"KeepAlive": bool(made.keep_alive), **article.DIRECTIVES[mpm]}
+            base = {"KeepAlive": bool(made.keep_alive), **published.DIRECTIVES[mpm]}
             cells.append(Cell(mpm, point, {**base, **given}, made))
             for text in _refusals(mpm, base, given):
                 wrong.setdefault(text, []).append(where)
     # A value that is wrong by itself is wrong at many points, and must not hide the next one.
-    problems += [f"{where[0]}{f', and {len(where) - 1} more' if where[1:] else ''}: {text}"
-                 for text, where in wrong.items()]
+    problems += [
+        f"{where[0]}{f', and {len(where) - 1} more' if where[1:] else ''}: {text}"
+        for text, where in wrong.items()
+    ]
     if problems:
         told = list(dict.fromkeys(problems))
         more = len(told) - SHOWN
-        raise ValueError("\n".join(told[:SHOWN] + ([f"and {more} more problems"] if more > 0 else [])))
-    identity = json.dumps([mpms_, axes, json.loads(profile.to_json()), dict(directives or {}),
-                           driver], sort_keys=True, default=str)
-    return Plan(tuple(cells), tuple(axes), rounds, driver,
-                hashlib.sha256(identity.encode()).hexdigest()[:12])
+        raise ValueError(
+            "\n".join(told[:SHOWN] + ([f"and {more} more problems"] if more > 0 else []))
+        )
+    identity = json.dumps(
+        [mpms_, axes, json.loads(profile.to_json()), dict(directives or {}), driver],
+        sort_keys=True,
+        default=str,
+    )
+    return Plan(
+        tuple(cells),
+        tuple(axes),
+        rounds,
+        driver,
+        hashlib.sha256(identity.encode()).hexdigest()[:12],
+    )
 
 
 def _axes(grid: Mapping[str, Iterable[Any]], problems: list[str]) -> dict[str, list[Any]]:
     """The grid with directives in Apache's spelling."""
     if not isinstance(grid, Mapping) or not grid:
-        problems.append("grid: give names with the values to try, like {'ThreadsPerChild': [5, 25]}")
+        problems.append(
+            "grid: give names with the values to try, like {'ThreadsPerChild': [5, 25]}"
+        )
         return {}
     loads = [one.name for one in fields(LoadProfile)]
     axes: dict[str, list[Any]] = {}
@@ -177,7 +200,9 @@ def _axes(grid: Mapping[str, Iterable[Any]], problems: list[str]) -> dict[str, l
             try:
                 canonical = spec_for(name, None).name
             except ValueError as error:
-                problems.append(f"{error} (nor is it a field of a load profile: {', '.join(loads)})")
+                problems.append(
+                    f"{error} (nor is it a field of a load profile: {', '.join(loads)})"
+                )
                 continue
         if not values:
             problems.append(f"{name}: has no value to try")
@@ -281,13 +306,23 @@ class SweepTable:
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in self.records:
             groups.setdefault((row["mpm"], row["point"]), []).append(row)
-        return pandas.DataFrame([
-            {"mpm": mpm, **json.loads(point), "rounds": len(rows),
-             **{name: _median([row[name] for row in rows]) for name in ("qps", "p50_ms", "p99_ms")},
-             "failures": sum(row["failures"] for row in rows),
-             "generator_bound": any(row["generator_bound"] for row in rows),
-             "generator_starved": any(row["generator_starved"] for row in rows)}
-            for (mpm, point), rows in groups.items()])
+        return pandas.DataFrame(
+            [
+                {
+                    "mpm": mpm,
+                    **json.loads(point),
+                    "rounds": len(rows),
+                    **{
+                        name: _median([row[name] for row in rows])
+                        for name in ("qps", "p50_ms", "p99_ms")
+                    },
+                    "failures": sum(row["failures"] for row in rows),
+                    "generator_bound": any(row["generator_bound"] for row in rows),
+                    "generator_starved": any(row["generator_starved"] for row in rows),
+                }
+                for (mpm, point), rows in groups.items()
+            ]
+        )
 
     def text(self) -> str:
         """The summary as text, the best point of each MPM, where a curve bends, the machine."""
@@ -300,32 +335,48 @@ class SweepTable:
             remarks = [f"{row['failures']:,} FAILED"] if row["failures"] else []
             remarks += ["generator-bound"] if row["generator_bound"] else []
             remarks += ["machine-bound"] if row["generator_starved"] else []
-            lines.append([str(row["mpm"]), *(str(row[name]) for name in self.names),
-                          f"{row['qps']:,.0f}", _ms(row["p50_ms"]), _ms(row["p99_ms"]),
-                          "; ".join(remarks)])
+            lines.append(
+                [
+                    str(row["mpm"]),
+                    *(str(row[name]) for name in self.names),
+                    f"{row['qps']:,.0f}",
+                    _ms(row["p50_ms"]),
+                    _ms(row["p99_ms"]),
+                    "; ".join(remarks),
+                ]
+            )
         out = aligned(lines, left=(0, len(head) - 1))
         for mpm, rows in frame.groupby("mpm", sort=False):
             best = rows.loc[rows["qps"].idxmax()]
             told = ", ".join(f"{name} {best[name]}" for name in self.names)
             out.append(f"most requests/s under {mpm}: {best['qps']:,.0f} with {told}")
-            numeric = [name for name in self.names if all(
-                isinstance(value, int | float) and not isinstance(value, bool)
-                for value in rows[name])]
+            numeric = [
+                name
+                for name in self.names
+                if all(
+                    isinstance(value, int | float) and not isinstance(value, bool)
+                    for value in rows[name]
+                )
+            ]
             if len(self.names) == 1 and numeric:
                 bend = knee(list(rows[numeric[0]]), list(rows["qps"]))
                 if bend is not None:
                     out.append(f"  beyond {numeric[0]} {bend:g} there is little more")
         out.append(f"measured on {records.Machine.of(self.records[-1])}")
         if len(self.records) < self.planned:
-            out.append(f"NOT COMPLETE: {len(self.records)} of {self.planned} points were measured; "
-                       "the same command goes on")
+            out.append(
+                f"NOT COMPLETE: {len(self.records)} of {self.planned} points were measured; "
+                "the same command goes on"
+            )
         out += self.notes
         if self.out is not None:
             out.append(f"rows in {self.out}")
         return "\n".join(out)
 
     def __repr__(self) -> str:
-        return f"<SweepTable {len(self.records)} of {self.planned} rows over {', '.join(self.names)}>"
+        return (
+            f"<SweepTable {len(self.records)} of {self.planned} rows over {', '.join(self.names)}>"
+        )
 
 
 def _median(values: Sequence[float | None]) -> float:
@@ -370,10 +421,17 @@ def _duration(seconds: float) -> str:
 
 
 def sweep(
-    mpm: str | Iterable[str], grid: Mapping[str, Iterable[Any]], profile: LoadProfile, *,
-    rounds: int = 1, directives: Mapping[str, Any] | None = None, driver: str = "locust",
-    document_root: str | PathLike[str] | None = None, out: str | PathLike[str] | None = None,
-    on_progress: Callable[[SweepProgress], None] | None = None, launch: Launch | None = None,
+    mpm: str | Iterable[str],
+    grid: Mapping[str, Iterable[Any]],
+    profile: LoadProfile,
+    *,
+    rounds: int = 1,
+    directives: Mapping[str, Any] | None = None,
+    driver: str = "locust",
+    document_root: str | PathLike[str] | None = None,
+    out: str | PathLike[str] | None = None,
+    on_progress: Callable[[SweepProgress], None] | None = None,
+    launch: Launch | None = None,
 ) -> SweepTable:
     """Measure every point of a grid; see the module's text.
 
@@ -393,8 +451,11 @@ def sweep(
     table = SweepTable([], todo.names, len(todo.cells) * rounds, id=todo.id)
     file = _continue(todo, table, out) if out is not None else None
     have = {(row["mpm"], row["point"], row["round"]) for row in table.records}
-    cells = [(number, todo.cells[int(place)]) for number in range(1, rounds + 1)
-             for place in stats.turns([str(i) for i in range(len(todo.cells))], number)]
+    cells = [
+        (number, todo.cells[int(place)])
+        for number in range(1, rounds + 1)
+        for place in stats.turns([str(i) for i in range(len(todo.cells))], number)
+    ]
     cells = [(number, cell) for number, cell in cells if (*cell.key, number) not in have]
     start = launch or _launcher(document_root)
     run_id, machine, began = records.new_run_id(), records.machine().row(), time.monotonic()
@@ -406,22 +467,33 @@ def sweep(
                 if on_progress is not None:
                     now, mine = time.monotonic() - began, len(table.records) - table.resumed
                     left = now / mine * (len(cells) - mine) if mine else None
-                    on_progress(SweepProgress(len(table.records), table.planned, text, now, left,
-                                              row))
+                    on_progress(
+                        SweepProgress(len(table.records), table.planned, text, now, left, row)
+                    )
 
             tell()
             before, load = records.cpu_times(), records.load1()
             with start(cell.mpm, **cell.directives) as server:
                 run = run_load(server, profile=cell.profile, driver=todo.driver)
                 _must_have_ended(run, server, cell, table)
-            row = records.check({
-                "run_id": run_id, "table": "sweep", "scale": "custom", "server": "mpmkit",
-                "mpm": cell.mpm, "sweep": todo.id, "point": json.dumps(cell.point),
-                "round": number,
-                "directives": " ".join(f"{k}={v}" for k, v in cell.directives.items()),
-                **run.row(), "started_at": records.utc(run.started_at), **machine, "load1": load,
-                "steal": records.cpu_times().steal_since(before),
-            })
+            row = records.check(
+                {
+                    "run_id": run_id,
+                    "table": "sweep",
+                    "scale": "custom",
+                    "server": "mpmkit",
+                    "mpm": cell.mpm,
+                    "sweep": todo.id,
+                    "point": json.dumps(cell.point),
+                    "round": number,
+                    "directives": " ".join(f"{k}={v}" for k, v in cell.directives.items()),
+                    **run.row(),
+                    "started_at": records.utc(run.started_at),
+                    **machine,
+                    "load1": load,
+                    "steal": records.cpu_times().steal_since(before),
+                }
+            )
             table.records.append(file.append(row) if file else row)
             tell(row)
     except KeyboardInterrupt:
@@ -452,8 +524,9 @@ def _continue(todo: Plan, table: SweepTable, out: str | PathLike[str]) -> Record
     rows = records.read(file.path)
     others = {row["sweep"] for row in rows} - {todo.id}
     if others:
-        raise RecordError(f"{file.path}: holds another sweep (another grid, profile or MPM); choose "
-                          "another file")
+        raise RecordError(
+            f"{file.path}: holds another sweep (another grid, profile or MPM); choose another file"
+        )
     known = {cell.key for cell in todo.cells}
     table.records = [row for row in rows if (row["mpm"], row["point"]) in known]
     table.planned = max(table.planned, len(table.records))
@@ -462,8 +535,10 @@ def _continue(todo: Plan, table: SweepTable, out: str | PathLike[str]) -> Record
     for name in ("cpu_model", "cores", "kernel", "python", "commit"):
         before = {row[name] for row in rows} - {machine[name]}
         if before:
-            table.notes.append(f"rows that the file had before are of another {name}: "
-                               f"{', '.join(map(str, sorted(map(str, before))))}")
+            table.notes.append(
+                f"rows that the file had before are of another {name}: "
+                f"{', '.join(map(str, sorted(map(str, before))))}"
+            )
     return file
 
 
@@ -512,13 +587,20 @@ def _axis(text: str) -> tuple[str, list[Any]]:
 
 def _parser() -> _Parser:
     parser = _Parser(
-        prog="mpmkit sweep", allow_abbrev=False,
+        prog="mpmkit sweep",
+        allow_abbrev=False,
         description="Measure every point of a grid of directives and loads. The same command goes on "
-                    "where it was stopped.",
-        epilog="example: mpmkit sweep event ThreadsPerChild=5,10,25 users=50,100,200 --keep-alive")
+        "where it was stopped.",
+        epilog="example: mpmkit sweep event ThreadsPerChild=5,10,25 users=50,100,200 --keep-alive",
+    )
     parser.add_argument("mpm", help="prefork, worker or event; several as a,b")
-    parser.add_argument("grid", nargs="+", type=_axis, metavar="NAME=VALUE,VALUE",
-                        help="a directive or a field of the load (users, keep_alive ...) and its values")
+    parser.add_argument(
+        "grid",
+        nargs="+",
+        type=_axis,
+        metavar="NAME=VALUE,VALUE",
+        help="a directive or a field of the load (users, keep_alive ...) and its values",
+    )
     parser.add_argument("--path", default="/index.html", help="what to ask for (/index.html)")
     parser.add_argument("--users", type=int, default=50, help="concurrent clients (50)")
     parser.add_argument("--duration", type=float, help="seconds a point (2)")
@@ -528,11 +610,20 @@ def _parser() -> _Parser:
     parser.add_argument("--rounds", type=int, default=1, help="how often each point (1)")
     parser.add_argument("--driver", default="locust", help=f"{' or '.join(DRIVERS)} (locust)")
     parser.add_argument("--document-root", metavar="DIR", help="your pages")
-    parser.add_argument("-c", "--directive", action="append", default=[], metavar="'Name value'",
-                        help="a directive for all points; may be repeated")
-    parser.add_argument("--out", metavar="FILE.csv",
-                        help="append to and go on with this file (default: data/runs/sweep-ID.csv, "
-                             "where ID tells this grid from others, if that folder is here)")
+    parser.add_argument(
+        "-c",
+        "--directive",
+        action="append",
+        default=[],
+        metavar="'Name value'",
+        help="a directive for all points; may be repeated",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE.csv",
+        help="append to and go on with this file (default: data/runs/sweep-ID.csv, "
+        "where ID tells this grid from others, if that folder is here)",
+    )
     return parser
 
 
@@ -560,19 +651,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(grid) < len(options.grid):
             raise ValueError("a name is in the grid twice; give its values together")
         profile = LoadProfile(
-            path=options.path, users=options.users, keep_alive=options.keep_alive,
-            requests=options.requests, warmup_seconds=options.warmup,
-            duration=2.0 if options.requests is None and options.duration is None
-            else options.duration)
-        how: dict[str, Any] = {"rounds": options.rounds, "directives": directives,
-                               "driver": options.driver}
+            path=options.path,
+            users=options.users,
+            keep_alive=options.keep_alive,
+            requests=options.requests,
+            warmup_seconds=options.warmup,
+            duration=2.0
+            if options.requests is None and options.duration is None
+            else options.duration,
+        )
+        how: dict[str, Any] = {
+            "rounds": options.rounds,
+            "directives": directives,
+            "driver": options.driver,
+        }
         todo = plan(mpms, grid, profile, **how)
-        out = Path(options.out) if options.out else (
-            Path("data/runs") / f"sweep-{todo.id}.csv" if Path("data/runs").is_dir() else None)
-        say(f"{len(todo.cells)} points, {todo.rounds} round{'s' * (todo.rounds > 1)}, about "
-            f"{_duration(todo.seconds)} if none is there yet")
-        table = sweep(mpms, grid, profile, **how, document_root=options.document_root, out=out,
-                      on_progress=lambda now: say(str(now)) if now.row else None)
+        out = (
+            Path(options.out)
+            if options.out
+            else (
+                Path("data/runs") / f"sweep-{todo.id}.csv" if Path("data/runs").is_dir() else None
+            )
+        )
+        say(
+            f"{len(todo.cells)} points, {todo.rounds} round{'s' * (todo.rounds > 1)}, about "
+            f"{_duration(todo.seconds)} if none is there yet"
+        )
+        table = sweep(
+            mpms,
+            grid,
+            profile,
+            **how,
+            document_root=options.document_root,
+            out=out,
+            on_progress=lambda now: say(str(now)) if now.row else None,
+        )
         if table.resumed:
             say(f"{table.resumed} rows were in {table.out} already")
         status = 0

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mpmkit.measure.rivals import members
+from mpmkit.measure.reference_servers import members
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 

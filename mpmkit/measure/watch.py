@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 from urllib.parse import urlsplit
 
 from mpmkit.launcher import LaunchError, Server
-from mpmkit.simulator import COLUMNS
+from mpmkit.policy.simulator import COLUMNS
 
 if TYPE_CHECKING:
     import pandas
@@ -33,7 +33,7 @@ LISTEN = "0A"  # the state in /proc/net/tcp
 
 
 class Running(Protocol):
-    """What is known of a server of another make: `mpmkit.measure.rivals.Httpd`, for instance."""
+    """What is known of a server of another make: `mpmkit.measure.reference_servers.Httpd`, for instance."""
 
     url: str
     pid: int
@@ -134,8 +134,9 @@ class Recording(Sequence[Sample]):
             number += 1
 
 
-def watch(server: Server | Running | str, seconds: float | None = None, *,
-          every: float = 1.0) -> Recording:
+def watch(
+    server: Server | Running | str, seconds: float | None = None, *, every: float = 1.0
+) -> Recording:
     """Record a server's pool: for `seconds` from now on, or, without, in a `with` block.
 
     server   of `mpmkit.launch`; or something with `url` and `pid`, whose status page is at
@@ -155,7 +156,9 @@ def watch(server: Server | Running | str, seconds: float | None = None, *,
         page, pid, port = _page_of(server)
         first = _auto(page, 10.0)
         recording = Recording(
-            first["ServerMPM"], f"{first['ServerVersion'].split('/')[0]} {first['ServerMPM']}", every
+            first["ServerMPM"],
+            f"{first['ServerVersion'].split('/')[0]} {first['ServerMPM']}",
+            every,
         )
         recording.look = lambda t: _other(page, pid, port, t, max(every, 0.2))
     if seconds is not None:
@@ -176,8 +179,16 @@ def _ours(server: Server, t: float) -> Sample:
     counts = view.counts
     parked = view.count("K") + sum(row.keep_alive for row in view.snapshot.processes if row.pid)
     workers = counts.busy + counts.idle
-    return Sample(round(t, 3), counts.processes, workers, counts.idle, counts.busy, waiting, parked,
-                  view.accesses)
+    return Sample(
+        round(t, 3),
+        counts.processes,
+        workers,
+        counts.idle,
+        counts.busy,
+        waiting,
+        parked,
+        view.accesses,
+    )
 
 
 def _other(page: str, pid: int | None, port: int, t: float, patience: float) -> Sample:
@@ -200,7 +211,9 @@ def _other(page: str, pid: int | None, port: int, t: float, patience: float) -> 
         processes = int(auto["Processes"])
     elif auto["ServerMPM"] == "prefork":
         processes = len(letters) - letters.count(".")
-    return Sample(round(t, 3), processes, idle + busy + 1, idle + 1, busy, waiting, parked, accesses)
+    return Sample(
+        round(t, 3), processes, idle + busy + 1, idle + 1, busy, waiting, parked, accesses
+    )
 
 
 def _page_of(server: Running | str) -> tuple[str, int | None, int]:

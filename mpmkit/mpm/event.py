@@ -36,14 +36,8 @@ from collections.abc import Callable
 from threading import Thread, get_native_id
 from time import monotonic
 
-from mpmkit.admission import connections_above_limit
-from mpmkit.connection import LINGER_MAX, LINGER_SILENCE, Connection, Disconnected
-from mpmkit.core import client_text, finish_request, process_request
-from mpmkit.fdqueue import FdQueue
-from mpmkit.listen import PASSING, REFUSING, close_all
-from mpmkit.parent import CHILD_SICK, OK, Child, Parent
-from mpmkit.scoreboard import WorkerSlot
-from mpmkit.states import (
+from mpmkit.policy.admission import connections_above_limit
+from mpmkit.policy.states import (
     BUSY_KEEPALIVE,
     BUSY_READ,
     BUSY_WRITE,
@@ -58,7 +52,13 @@ from mpmkit.states import (
     READY,
     WRITE_COMPLETION,
 )
-from mpmkit.timeouts import TimeoutQueue
+from mpmkit.policy.timeouts import TimeoutQueue
+from mpmkit.server.connection import LINGER_MAX, LINGER_SILENCE, Connection, Disconnected
+from mpmkit.server.core import client_text, finish_request, process_request
+from mpmkit.server.fdqueue import FdQueue
+from mpmkit.server.listen import PASSING, REFUSING, close_all
+from mpmkit.server.parent import CHILD_SICK, OK, Child, Parent
+from mpmkit.server.scoreboard import WorkerSlot
 
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 WRITABLE = select.EPOLLOUT | select.EPOLLET

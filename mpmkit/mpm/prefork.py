@@ -15,12 +15,12 @@ All children accept from the same socket; the kernel gives each connection to on
 
 from __future__ import annotations
 
-from mpmkit.connection import Connection
-from mpmkit.core import client_text, process_request
 from mpmkit.http.messages import Request, Response
-from mpmkit.listen import Acceptor
-from mpmkit.parent import CHILD_SICK, OK, Child, Parent
-from mpmkit.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
+from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
+from mpmkit.server.connection import Connection
+from mpmkit.server.core import client_text, process_request
+from mpmkit.server.listen import Acceptor
+from mpmkit.server.parent import CHILD_SICK, OK, Child, Parent
 
 
 def parent(*args, **options) -> Parent:

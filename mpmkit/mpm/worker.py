@@ -22,12 +22,12 @@ import os
 from collections.abc import Callable
 from threading import Lock, Thread, get_native_id
 
-from mpmkit.connection import Connection
-from mpmkit.core import client_text, process_request
-from mpmkit.fdqueue import FdQueue
-from mpmkit.listen import Acceptor, close_all
-from mpmkit.parent import CHILD_SICK, OK, Child, Parent
-from mpmkit.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, DEAD, GRACEFUL, READY, STARTING
+from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, DEAD, GRACEFUL, READY, STARTING
+from mpmkit.server.connection import Connection
+from mpmkit.server.core import client_text, process_request
+from mpmkit.server.fdqueue import FdQueue
+from mpmkit.server.listen import Acceptor, close_all
+from mpmkit.server.parent import CHILD_SICK, OK, Child, Parent
 
 
 def parent(*args, **options) -> Parent:

@@ -242,10 +242,17 @@ def case_too_short(environ, start_response):
 
 
 def case_headers(environ, start_response):
-    start_response("203 Fine", [
-        ("Set-Cookie", "a=1"), ("content-type", "text/x-own"), ("Set-Cookie", "b=2"),
-        ("Date", "never"), ("Server", "someone else"), ("X-Latin", "caf\xe9"),
-    ])  # fmt: skip
+    start_response(
+        "203 Fine",
+        [
+            ("Set-Cookie", "a=1"),
+            ("content-type", "text/x-own"),
+            ("Set-Cookie", "b=2"),
+            ("Date", "never"),
+            ("Server", "someone else"),
+            ("X-Latin", "caf\xe9"),
+        ],
+    )
     return [b""]
 
 

@@ -12,8 +12,10 @@ def index():
 
 @app.route("/form", methods=["POST"])
 def form():
-    return jsonify(fields=request.form.to_dict(), files={
-        name: len(file.read()) for name, file in request.files.items()})
+    return jsonify(
+        fields=request.form.to_dict(),
+        files={name: len(file.read()) for name, file in request.files.items()},
+    )
 
 
 @app.route("/json", methods=["PUT"])

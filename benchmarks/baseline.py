@@ -1,0 +1,171 @@
+"""The floor: the least that a server in Python does under a request model, to see what bounds ours.
+
+    python -m benchmarks.bench --mpm prefork worker --floor
+
+A process for each connection under prefork, a thread for each under worker, in the same numbers as
+ours may have, on the same scheduling policy; and in each of them no more than
+
+    accept, then for each request: recv, stat, send, write; then close
+
+stat and write are the look at the file and the line in the access log, which the others in the
+comparison make, too. `bare` leaves them out. The request is not parsed and the answer is the same
+bytes for everybody, made once at the start: it is no server, and what it answers is right for this one
+page only. Whatever is faster than the floor is not to be had with Python's
+sockets and one process or thread for each connection, so a target above it is out of reach.
+"""
+
+from __future__ import annotations
+
+import _socket
+import argparse
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from mpmkit.measure.reference_servers import Rival
+
+MODELS = ("prefork", "worker")
+PAGE = "index.html"
+HEAD_SIZE = 8192
+KEPT_AT_MOST = 100  # requests of a connection: MaxKeepAliveRequests
+LINE = b'127.0.0.1 - - [01/Jan/2000:00:00:00 +0000] "GET /index.html HTTP/1.1" 200 45\n'
+
+
+class Floor(Rival):
+    """A floor of `mpm` as a rival: its own processes, for the length of a `with` block.
+
+    `workers` are MaxRequestWorkers, in processes of `threads` each under worker. `document_root` has
+    an index.html, which is the only page.
+    """
+
+    name = "floor"
+
+    def __init__(
+        self,
+        mpm: str,
+        *,
+        document_root: str | os.PathLike[str],
+        bare: bool = False,
+        **directives: Any,
+    ) -> None:
+        if mpm not in MODELS:
+            raise ValueError(f"there is no floor of {mpm!r}; there is one of {', '.join(MODELS)}")
+        super().__init__(document_root=document_root)
+        threads = int(directives["ThreadsPerChild"]) if mpm == "worker" else 1
+        self._arguments = (
+            "--processes",
+            str(int(directives["MaxRequestWorkers"]) // threads),
+            "--threads",
+            str(threads),
+            *(["--bare"] if bare else []),
+        )
+
+    def _configuration(self) -> str:
+        return ""
+
+    def _command(self, file: Path) -> list[str]:
+        return [
+            sys.executable,
+            "-m",
+            "benchmarks.baseline",
+            *self._arguments,
+            "--port",
+            str(self.port),
+            "--page",
+            str(self._served / PAGE),
+            "--log",
+            str(self.root / "access.log"),
+            "--pid-file",
+            str(self.root / "pid"),
+        ]
+
+    @property
+    def version(self) -> str:
+        return f"Python/{'.'.join(map(str, sys.version_info[:3]))}"
+
+
+def answers(body: bytes) -> tuple[bytes, bytes, bytes]:
+    """The page for a client that asked to stay, for one that stays unasked (HTTP/1.1), and for one
+    that leaves: with the header lines that httpd sends, too."""
+    moment = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()).encode()
+    start = b"HTTP/1.1 200 OK\r\nDate: %b\r\nServer: floor/0.0.0\r\nLast-Modified: %b\r\n" % (
+        moment,
+        moment,
+    )
+    start += b'ETag: "2d-654f0a1b2c3d4"\r\nAccept-Ranges: bytes\r\nContent-Length: %d\r\n' % len(
+        body
+    )
+    end = b"Content-Type: text/html\r\n\r\n" + body
+    stay = b"Keep-Alive: timeout=5, max=100\r\nConnection: Keep-Alive\r\n"
+    return start + stay + end, start + end, start + b"Connection: close\r\n" + end
+
+
+def serve(listener: socket.socket, page: str, log: int | None) -> None:
+    """What each process or thread does, for ever. `log`: a descriptor, None for the bare floor."""
+    with open(page, "rb") as file:
+        asked, staying, leaving = answers(file.read())
+    accept, stat, write = listener._accept, os.stat, os.write  # type: ignore[attr-defined]
+    while True:
+        fd, _ = accept()
+        conn = _socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+        try:
+            for left in range(KEPT_AT_MOST, -1, -1):
+                data = conn.recv(HEAD_SIZE)
+                if not data:
+                    break
+                answer = leaving
+                if left and b"\r\nConnection: close" not in data:
+                    if b"Keep-Alive" in data:
+                        answer = asked
+                    elif b"HTTP/1.1" in data:
+                        answer = staying
+                if log is not None:
+                    stat(page)
+                conn.send(answer)
+                if log is not None:
+                    write(log, LINE)
+                if answer is leaving:
+                    break
+        except OSError:
+            pass
+        conn.close()
+
+
+def main() -> None:
+    """`python -m benchmarks.baseline`: listen, fork, and wait to be ended with the process group."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--processes", type=int, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--page", required=True)
+    parser.add_argument("--log", required=True)
+    parser.add_argument("--pid-file", required=True)
+    parser.add_argument("--bare", action="store_true")
+    args = parser.parse_args()
+    listener = socket.create_server(("127.0.0.1", args.port), backlog=511)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # As ours and httpd's: a connection is accepted when its request is there, without a second wait.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+    log = None
+    if not args.bare:
+        log = os.open(args.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    cpus = sorted(os.sched_getaffinity(0))
+    for number in range(args.processes):
+        if os.fork():
+            continue
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if args.threads > 1:  # as ours: threads that take turns are quicker on one CPU
+            os.sched_setaffinity(0, {cpus[number % len(cpus)]})
+        for _ in range(args.threads - 1):
+            threading.Thread(target=serve, args=(listener, args.page, log), daemon=True).start()
+        serve(listener, args.page, log)
+    Path(args.pid_file).write_text(f"{os.getpid()}\n")
+    os.wait()
+
+
+if __name__ == "__main__":
+    main()

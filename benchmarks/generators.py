@@ -1,0 +1,243 @@
+"""How fast are the load generators? The same work by each, against nginx, interleaved.
+
+    python -m benchmarks.generators [--rounds 3] [--seconds 3]
+
+A table of servers is only worth as much as the generator behind it. This measures ours (a lean
+Locust user), Locust's own FastHttpUser, ab and wrk against the fastest server at hand: one worker
+process of nginx with the article's page of 45 bytes, no access log and every setting that makes it
+faster (`Nginx(tuned=True)`), so that the server is not the brake. One process of each generator,
+the same number of clients, one after the other in every round, each round beginning with another.
+
+What counts on a machine that generator and server share is the price of a request, so each line
+also says how many requests a second of the generator's processor time paid for ("per core").
+Medians of the rounds, with the lowest and the highest. Ratios to FastHttpUser and to ab are those
+of the requests/s; the last column is FastHttpUser's again, per core, for the rounds in which
+something else than the generator was the brake (its share of a core is then well below 100%).
+
+What bounds a new connection: with our user more than four fifths of a generator's time are the
+kernel's (connect, close and send carry every packet through the loopback device, the server's half
+of it included), the same that ab needs. FastHttpUser adds some 250 µs of Python to it, ours some
+10.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpmkit.load.runner import LoadError, run_load
+from mpmkit.measure import records, stats
+from mpmkit.measure.ceiling import LENGTH, PATH, nginx
+from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
+
+FAST_HTTP_USER = Path(__file__).with_name("fast_http_user.py")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generator in one round: requests/s, and the share of a core (0 to 1) it used."""
+
+    qps: float
+    cpu: float
+    failures: int
+
+    @property
+    def per_core(self) -> float:
+        """Requests that a second of its processor time paid for."""
+        return self.qps / self.cpu if self.cpu > 0 else float("nan")
+
+
+Measure = Callable[[str, int, float, bool], Sample]
+
+
+def lean(url: str, users: int, seconds: float, keep_alive: bool, driver: str = "locust") -> Sample:
+    """Our Locust user, or ab, by `run_load`."""
+    run = run_load(
+        url,
+        PATH,
+        users=users,
+        duration=seconds,
+        keep_alive=keep_alive,
+        driver=driver,
+        expect_length=LENGTH,
+    )
+    return Sample(run.qps, run.generator_cpu, run.failures)
+
+
+def open_loop(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
+    """Our user again, in its general loop: as a constant rate that nothing can keep up with."""
+    run = run_load(
+        url,
+        PATH,
+        users=users,
+        duration=seconds,
+        keep_alive=keep_alive,
+        expect_length=LENGTH,
+        arrival="constant",
+        rate=200_000,
+    )
+    # What was due and could not be sent is what this is about; other failures count.
+    return Sample(run.qps, run.generator_cpu, run.failures - run.errors["unsent"])
+
+
+def ab(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
+    """ab, of which `run_load` knows the CPU too."""
+    return lean(url, users, seconds, keep_alive, "ab")
+
+
+def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
+    """Locust's FastHttpUser (load/fast_http_user.py), counting from its first answer to its end."""
+    with tempfile.TemporaryDirectory(prefix="mpmkit-fast-") as folder:
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("LOCUST_")}
+        result = Path(folder, "result")
+        environ |= {
+            "MPMKIT_FAST_PATH": PATH,
+            "MPMKIT_FAST_LENGTH": str(LENGTH),
+            "MPMKIT_FAST_KEEP_ALIVE": str(int(keep_alive)),
+            "MPMKIT_FAST_RESULT": str(result),
+        }
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "locust",
+                "-f",
+                str(FAST_HTTP_USER),
+                "--headless",
+                "--only-summary",
+                "--loglevel",
+                "ERROR",
+                "--json-file",
+                "locust",
+                "--host",
+                url,
+                "-u",
+                str(users),
+                "-r",
+                str(users),
+                "-t",
+                f"{max(1, round(seconds))}s",
+            ],
+            cwd=folder,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=seconds + 60,
+        )
+        try:
+            said = json.loads(result.read_text())
+        except (OSError, ValueError):
+            raise LoadError(
+                "FastHttpUser gave no result: " + " ".join(done.stderr.split()[-40:])
+            ) from None
+    return Sample(
+        said["requests"] / said["seconds"], said["cpu"] / said["seconds"], said["failures"]
+    )
+
+
+def wrk(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
+    """wrk with one thread. It does not look at lengths."""
+    run = run_load(url, PATH, users=users, duration=seconds, keep_alive=keep_alive, driver="wrk")
+    return Sample(run.qps, run.generator_cpu, run.failures)
+
+
+GENERATORS: dict[str, Measure] = {
+    "mpmkit (Locust)": lean,
+    "mpmkit open loop": open_loop,
+    "FastHttpUser": fast_http_user,
+    "ab": ab,
+    "wrk": wrk,
+}
+
+WORKS = {
+    "new": ("a new connection per request, 200 clients", 200, False),
+    "keep-alive": ("keep-alive, 64 clients", 64, True),
+}
+
+
+def table(title: str, samples: dict[str, list[Sample]]) -> str:
+    """One block of lines: medians, the range of the rounds, ratios to FastHttpUser and to ab."""
+
+    def median(name: str, what: Callable[[Sample], float] = lambda s: s.qps) -> float:
+        values = [what(sample) for sample in samples.get(name, [])]
+        return statistics.median(values) if values else float("nan")
+
+    def per_core(name: str) -> float:
+        return median(name, lambda sample: sample.per_core)
+
+    head = (
+        f"{'':<18}{'requests/s':>11}{'min to max':>19}{'core':>6}{'per core':>10}"
+        f"{'x FastHttpUser':>16}{'x ab':>7}{'x per core':>12}"
+    )
+    lines = [title, head]
+    for name, found in samples.items():
+        if not found:
+            continue
+        rates = [sample.qps for sample in found]
+        spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
+        failures = sum(sample.failures for sample in found)
+        lines.append(
+            f"{name:<18}{median(name):>11,.0f}{spread:>19}{median(name, lambda s: s.cpu):>6.0%}"
+            f"{per_core(name):>10,.0f}"
+            f"{median(name) / median('FastHttpUser'):>16.2f}{median(name) / median('ab'):>7.2f}"
+            f"{per_core(name) / per_core('FastHttpUser'):>12.2f}"
+            + (f"  {failures:,} FAILED" if failures else "")
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if nginx cannot be started, 130 on Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.generators",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (3)")
+    parser.add_argument("--work", choices=WORKS, nargs="+", default=list(WORKS))
+    options = parser.parse_args(argv)
+    if not (1 <= options.rounds <= 100 and 1 <= options.seconds <= 60):
+        parser.error("--rounds must be 1 to 100 and --seconds 1 to 60")
+    try:
+        with nginx() as server:
+            for work in options.work:
+                title, users, keep_alive = WORKS[work]
+                samples: dict[str, list[Sample]] = {name: [] for name in GENERATORS}
+                for number in range(1, options.rounds + 1):
+                    for name in stats.turns(list(GENERATORS), number):
+                        try:
+                            sample = GENERATORS[name](
+                                server.url, users, options.seconds, keep_alive
+                            )
+                        except LoadError as error:
+                            print(f"{name} is left out: {error}", file=sys.stderr)
+                            continue
+                        samples[name].append(sample)
+                        print(
+                            f"round {number}, {work}, {name}: {sample.qps:,.0f} requests/s",
+                            file=sys.stderr,
+                        )
+                        time.sleep(0.2)
+                print(table(title, samples) + "\n", flush=True)
+    except (NotInstalled, RivalFailed) as error:
+        print(f"mpmkit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mpmkit: interrupted", file=sys.stderr)
+        return 130
+    print(f"measured on {records.machine()}, against {server.version} with one worker")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

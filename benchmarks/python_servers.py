@@ -1,0 +1,323 @@
+"""Python servers beside ours: gunicorn, uvicorn and waitress, with the settings nearest to the directives.
+
+    with Gunicorn("gthread", document_root=pages, ThreadsPerChild=25, MaxRequestWorkers=400) as peer:
+        measure(peer.url)
+
+Each is its own program in a process group of its own, like the rivals of `rivals.py`: it comes from
+the extra `rivals` (pip install 'mpmkit[rivals]'), and nothing of it is imported here. All serve the
+same files and scripts (`peer_apps.py`) and write a line an answer into an access log, as httpd does.
+
+How near the settings come:
+
+| directive | gunicorn sync | gunicorn gthread | uvicorn | waitress |
+|---|---|---|---|---|
+| stands for | prefork | worker (kept-alive connections it parks, as event does) | event | worker |
+| MaxRequestWorkers | workers, at most 2 a core and 1 | workers x threads, workers at most so | - | - |
+| ThreadsPerChild | - | threads | - | threads of its one process |
+| KeepAliveTimeout | - (closes after each answer) | keepalive | timeout_keep_alive | channel_timeout |
+| KeepAlive Off | always | keepalive 0 | Connection: close | the client asks to close |
+| MaxKeepAliveRequests | - | - | - | - |
+| MaxConnectionsPerChild | max_requests | max_requests | limit_max_requests | - |
+| ListenBacklog | backlog | backlog | backlog | backlog |
+| CustomLog … common | accesslog | accesslog | a log configuration | written by the application |
+| one process a core | | | workers | no: it has one process |
+
+Where a server's own documentation names a number of processes, that is what it gets (gunicorn: two a
+core and one more; uvicorn: one a core): one gunicorn worker for each of 250 clients would be slow,
+and a straw man. None of them grows and shrinks, so StartServers and the spares mean nothing to them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import importlib.metadata
+import importlib.util
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from mpmkit.measure import competitors
+from mpmkit.measure.reference_servers import NotInstalled, Rival, Value
+
+EXTRA = "pip install 'mpmkit[rivals]'"
+# The common log format in gunicorn's words.
+GUNICORN_LOG_FORMAT = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s'
+WORKER_CLASSES = ("sync", "gthread")
+CONNECTIONS = (
+    20_000  # as many clients as a load profile may have: no limit of theirs is meant to count
+)
+
+
+class Peer(Rival):
+    """A Python package that serves. Raises NotInstalled if this Python does not have it.
+
+    `directives` are Apache's, as `mpmkit.launch` takes them; one without a counterpart (the table
+    above) changes nothing.
+    """
+
+    package = ""
+
+    def __init__(
+        self,
+        *,
+        document_root: str | os.PathLike[str],
+        access_log: bool = True,
+        processes: int | None = None,
+        **directives: Value,
+    ) -> None:
+        super().__init__(document_root=document_root, access_log=access_log)
+        if importlib.util.find_spec(self.package) is None:
+            raise NotInstalled(self.package, EXTRA)
+        self.directives = directives
+        self._given = {name.lower(): value for name, value in directives.items()}
+        self._cores = len(os.sched_getaffinity(0))
+        self._processes = processes
+        self._token = secrets.token_hex(8)
+
+    @property
+    def version(self) -> str:
+        """As installed: `gunicorn 23.0.0`, with the parts that it uses where it finds them."""
+        parts = [self.package, *(name for name in self._parts() if _has(name))]
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in parts)
+
+    def _parts(self) -> tuple[str, ...]:
+        return ()
+
+    def _number(self, name: str, default: int) -> int:
+        value = self._given.get(name.lower())
+        return default if value is None else int(float(str(value)))
+
+    @property
+    def _keeps_alive(self) -> bool:
+        return str(self._given.get("keepalive", True)).lower() not in {"false", "off"}
+
+    @property
+    def _keep_alive_seconds(self) -> int:
+        """They know whole seconds only; a fraction becomes the next one."""
+        seconds = float(str(self._given.get("keepalivetimeout", 5)))
+        return max(1, int(-(-seconds // 1))) if self._keeps_alive else 0
+
+    def _environment(self) -> dict[str, str]:
+        found = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("GUNICORN_", "UVICORN_", "MPMKIT_PEER"))
+        }
+        here = str(Path(__file__).resolve().parents[2])
+        path = os.environ.get("PYTHONPATH")
+        return {
+            **found,
+            "PYTHONPATH": f"{here}:{path}" if path else here,
+            "MPMKIT_PEER_ROOT": str(self._served),
+            "MPMKIT_PEER_TOKEN": self._token,
+            "MPMKIT_PEER_LOG": str(self.root / "access_log"),
+            "MPMKIT_PEER_KEEPALIVE": str(int(self._keeps_alive)),
+        }
+
+    def _is_ready(self) -> bool:
+        """It answers, with the token that only this one knows."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
+        try:
+            connection.request("GET", "/mpmkit-ready", headers={"Connection": "close"})
+            return connection.getresponse().read().decode() == self._token
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+class Gunicorn(Peer):
+    """gunicorn with its `sync` or `gthread` workers; `processes` is its number of workers.
+
+    Raises ValueError for another class of workers.
+    """
+
+    package = "gunicorn"
+    config_name = "gunicorn.conf.py"
+
+    def __init__(
+        self,
+        worker_class: str,
+        *,
+        document_root: str | os.PathLike[str],
+        access_log: bool = True,
+        processes: int | None = None,
+        **directives: Value,
+    ) -> None:
+        super().__init__(
+            document_root=document_root, access_log=access_log, processes=processes, **directives
+        )
+        if worker_class not in WORKER_CLASSES:
+            raise ValueError(f"no workers {worker_class!r}; choose {' or '.join(WORKER_CLASSES)}")
+        self.worker_class = worker_class
+        self.name = f"gunicorn {worker_class}"
+
+    def _command(self, file: Path) -> list[str]:
+        return [sys.executable, "-m", "gunicorn", "-c", str(file), "benchmarks.peer_apps:wsgi()"]
+
+    def _configuration(self) -> str:
+        threaded = self.worker_class == "gthread"
+        threads = self._number("ThreadsPerChild", 25) if threaded else 1
+        wanted = -(-self._number("MaxRequestWorkers", 400 if threaded else 256) // threads)
+        settings = {
+            "bind": f"127.0.0.1:{self.port}",
+            "backlog": self._number("ListenBacklog", 511),
+            "worker_class": self.worker_class,
+            "workers": self._processes or max(1, min(wanted, 2 * self._cores + 1)),
+            "threads": threads,
+            "worker_connections": CONNECTIONS,
+            "keepalive": self._keep_alive_seconds,
+            "max_requests": self._number("MaxConnectionsPerChild", 0),
+            # The parent loads the application and forks, as ours and httpd do.
+            "preload_app": True,
+            "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,
+            "control_socket_disable": True,
+            "accesslog": str(self.root / "access_log") if self.access_log else None,
+            "access_log_format": GUNICORN_LOG_FORMAT,
+            "errorlog": str(self.root / "error_log"),
+            "loglevel": "warning",
+        }
+        return "".join(f"{name} = {value!r}\n" for name, value in settings.items())
+
+
+class Uvicorn(Peer):
+    """uvicorn with httptools and uvloop where they are installed; `processes` is one a core."""
+
+    package = "uvicorn"
+    config_name = "log.json"
+    name = "uvicorn"
+
+    def _parts(self) -> tuple[str, ...]:
+        return "httptools", "uvloop"
+
+    def _command(self, file: Path) -> list[str]:
+        most = self._number("MaxConnectionsPerChild", 0)
+        return [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "--factory",
+            "benchmarks.peer_apps:asgi",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--workers",
+            str(self._processes or self._cores),
+            "--backlog",
+            str(self._number("ListenBacklog", 511)),
+            "--timeout-keep-alive",
+            str(max(1, self._keep_alive_seconds)),
+            "--loop",
+            "auto",
+            "--http",
+            "auto",
+            "--ws",
+            "none",
+            "--lifespan",
+            "off",
+            "--log-config",
+            str(file),
+            *(["--limit-max-requests", str(most)] if most else []),
+            *([] if self.access_log else ["--no-access-log"]),
+        ]
+
+    def _configuration(self) -> str:
+        # It does not tell its log how many bytes it sent.
+        line = '%(client_addr)s - - [%(asctime)s] "%(request_line)s" %(status_code)s -'
+        return json.dumps(
+            {
+                "version": 1,
+                "disable_existing_loggers": False,
+                "formatters": {
+                    "common": {
+                        "()": "uvicorn.logging.AccessFormatter",
+                        "fmt": line,
+                        "datefmt": "%d/%b/%Y:%H:%M:%S %z",
+                        "use_colors": False,
+                    }
+                },
+                "handlers": {
+                    "access": {
+                        "class": "logging.FileHandler",
+                        "formatter": "common",
+                        "filename": str(self.root / "access_log"),
+                        "delay": True,
+                    },
+                    "error": {
+                        "class": "logging.FileHandler",
+                        "filename": str(self.root / "error_log"),
+                    },
+                },
+                "loggers": {
+                    "uvicorn.error": {
+                        "handlers": ["error"],
+                        "level": "WARNING",
+                        "propagate": False,
+                    },
+                    "uvicorn.access": {"handlers": ["access"], "level": "INFO", "propagate": False},
+                },
+            }
+        )
+
+
+class Waitress(Peer):
+    """waitress: one process, one thread that reads and writes, a pool of threads that answer."""
+
+    package = "waitress"
+    name = "waitress"
+
+    def _command(self, file: Path) -> list[str]:
+        # Its limit of connections is 100 by default, and without poll it can't go beyond 1,024.
+        return [
+            sys.executable,
+            "-m",
+            "waitress",
+            f"--listen=127.0.0.1:{self.port}",
+            f"--threads={self._number('ThreadsPerChild', 25)}",
+            f"--backlog={self._number('ListenBacklog', 511)}",
+            f"--connection-limit={CONNECTIONS}",
+            "--asyncore-use-poll",
+            f"--channel-timeout={max(1, self._keep_alive_seconds)}",
+            "--cleanup-interval=1",
+            "--call",
+            f"benchmarks.peer_apps:{'wsgi_logged' if self.access_log else 'wsgi'}",
+        ]
+
+    def _configuration(self) -> str:
+        return ""  # all on the command line
+
+
+def _has(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _sync(mpm: str, **directives: Any) -> Gunicorn:
+    return Gunicorn("sync", document_root=competitors.PAGES_OF_OURS, **directives)
+
+
+def _gthread(mpm: str, **directives: Any) -> Gunicorn:
+    return Gunicorn("gthread", document_root=competitors.PAGES_OF_OURS, **directives)
+
+
+def _uvicorn(mpm: str, **directives: Any) -> Uvicorn:
+    return Uvicorn(document_root=competitors.PAGES_OF_OURS, **directives)
+
+
+def _waitress(mpm: str, **directives: Any) -> Waitress:
+    return Waitress(document_root=competitors.PAGES_OF_OURS, **directives)
+
+
+# Beside httpd and nginx, for `--beside`: see `competitors.FORMS`.
+FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], competitors.Start], ...]] = {
+    "gunicorn": (
+        ("gunicorn-sync", ("prefork",), competitors.BOTH, _sync),
+        ("gunicorn-gthread", ("worker", "event"), competitors.BOTH, _gthread),
+    ),
+    "uvicorn": (("uvicorn", ("event", "worker", "prefork"), competitors.BOTH, _uvicorn),),
+    "waitress": (("waitress", ("worker", "event", "prefork"), competitors.BOTH, _waitress),),
+}
+competitors.FORMS.update(FORMS)

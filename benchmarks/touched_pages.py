@@ -1,0 +1,204 @@
+"""How many pages of memory one request touches, counted from outside, under prefork.
+
+    python -m benchmarks.touched_pages [--beside httpd floor]
+
+A process that gets its turn after sixty others finds little of its memory in the processor's caches:
+every page that it touches has to be looked up again, and every line fetched. So the number of pages
+tells how much dearer a request becomes when many processes take turns.
+
+The kernel marks a page when it is touched. /proc/PID/clear_refs takes the marks away, and after one
+request on a kept-alive connection /proc/PID/smaps tells how many there are (Referenced, proc(5)):
+
+    program     in mappings that are only read, of the program and its libraries; all processes share
+                these, so one may find warm what another has used
+    data        in mappings that may be written: mostly pages of the process's own
+
+CLIENTS connections are kept by as many children, and ask in turn. It takes that many: a processor
+that comes back to a process soon still knows its pages, looks nothing up, and leaves no marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import mpmkit
+from benchmarks.baseline import Floor
+from mpmkit.load.response import ResponseReader
+from mpmkit.measure import records
+from mpmkit.measure.reference_servers import Httpd, NotInstalled, members
+from mpmkit.measure.usage import usage
+
+OURS = "mpmkit"
+BESIDE: dict[str, Any] = {"httpd": Httpd, "floor": Floor}
+CLIENTS = 32
+DIRECTIVES: dict[str, Any] = {
+    "StartServers": CLIENTS, "MinSpareServers": 1, "MaxSpareServers": CLIENTS,
+    "MaxRequestWorkers": CLIENTS, "KeepAliveTimeout": 60, "MaxKeepAliveRequests": 0,
+}  # fmt: skip
+WARM = (
+    40  # requests to each child before the first that counts: Python has specialised its bytecode
+)
+ROUNDS = 5
+WITHIN = 5.0  # seconds in which an answer must come, and the child fall asleep
+PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
+REQUEST = (
+    b"GET /index.html HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: keep-alive\r\n"
+    b"User-Agent: mpmkit\r\n\r\n"
+)
+
+_MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ ([-r][-w][-x][sp]) ")
+
+
+class Pages(NamedTuple):
+    """Pages touched, in mappings that are only read and in those that may be written."""
+
+    program: int
+    data: int
+
+
+class NotCounted(RuntimeError):
+    """The pages of a server could not be counted; the message says why."""
+
+
+def referenced(smaps: str) -> Pages:
+    """The pages that a /proc/PID/smaps says were touched since the marks were taken away."""
+    program = data = 0
+    writable = False
+    for line in smaps.splitlines():
+        if header := _MAPPING.match(line):
+            writable = "w" in header[1]
+        elif line.startswith("Referenced:"):
+            touched = int(line.split()[1]) // PAGE_KB
+            if writable:
+                data += touched
+            else:
+                program += touched
+    return Pages(program, data)
+
+
+def measure(url: str, group: int) -> list[Pages]:
+    """What one request touched in each child, in each of ROUNDS; `group` is the server's process group.
+
+    Raises NotCounted if it hasn't a child for each client, or does not answer.
+    """
+    address = urlsplit(url)
+    found: list[Pages] = []
+    with contextlib.ExitStack() as connections:
+        try:
+            clients = [
+                connections.enter_context(
+                    socket.create_connection((address.hostname, address.port), WITHIN)
+                )
+                for _ in range(CLIENTS)
+            ]
+            for _ in range(WARM):
+                _ask(clients)
+            children = [pid for pid in members(group) if pid != group]
+            if len(children) != CLIENTS:
+                raise NotCounted(f"the server has {len(children)} children for {CLIENTS} clients")
+            for _ in range(ROUNDS):
+                slept = {child: usage([child]).voluntary for child in children}
+                for child in children:
+                    Path(f"/proc/{child}/clear_refs").write_text("1")
+                _ask(clients)
+                for child in children:
+                    _until_asleep(child, slept[child])
+                found += [
+                    referenced(Path(f"/proc/{child}/smaps").read_text()) for child in children
+                ]
+        except OSError as error:
+            raise NotCounted(error.strerror or str(error)) from None
+    return found
+
+
+def _ask(clients: Sequence[socket.socket]) -> None:
+    """One request by each, one after the other."""
+    for client in clients:
+        client.sendall(REQUEST)
+        _answer(client)
+
+
+def _answer(client: socket.socket) -> None:
+    """Read one answer to its end."""
+    reader = ResponseReader()
+    verdict = None
+    while verdict is None:
+        data = client.recv(65536)
+        if not data:
+            raise NotCounted("the server closed a connection that it should keep alive")
+        verdict = reader.feed(data)
+    if verdict[0] is not None:
+        raise NotCounted(f"an answer that was not expected: {verdict[0]}")
+
+
+def _until_asleep(child: int, slept: int) -> None:
+    """Until the child has gone to sleep once more than `slept` times: its request is all done."""
+    end = time.monotonic() + WITHIN
+    while usage([child]).voluntary <= slept:
+        if time.monotonic() > end:
+            raise NotCounted(f"process {child} did not wait for its next request")
+        time.sleep(0.001)
+
+
+def table(found: dict[str, list[Pages]]) -> str:
+    """As text: medians over children and rounds."""
+    lines = [f"{'server':<10}{'program':>9}{'data':>7}{'together':>10}{'KiB':>8}"]
+    for name, requests in found.items():
+        program = statistics.median(pages.program for pages in requests)
+        data = statistics.median(pages.data for pages in requests)
+        both = statistics.median(map(sum, requests))
+        lines.append(f"{name:<10}{program:>9.0f}{data:>7.0f}{both:>10.0f}{both * PAGE_KB:>8,.0f}")
+    lines.append(
+        f"pages that one kept-alive request touches in a prefork child; medians of "
+        f"{CLIENTS} children in {ROUNDS} rounds"
+    )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m benchmarks.touched_pages`; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.touched_pages", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument(
+        "--beside",
+        nargs="+",
+        choices=BESIDE,
+        default=[],
+        help="the real httpd; the least that a Python server does",
+    )
+    args = parser.parse_args(argv)
+    root = os.path.join(os.path.dirname(mpmkit.__file__), "htdocs")
+    found = {}
+    try:
+        for name in (OURS, *args.beside):
+            with (
+                mpmkit.launch("prefork", access_log=True, **DIRECTIVES)
+                if name == OURS
+                else BESIDE[name]("prefork", document_root=root, **DIRECTIVES)
+            ) as server:
+                try:
+                    found[name] = measure(server.url, server.pid)
+                except NotCounted as error:
+                    raise NotCounted(f"{name}: {error}") from None
+    except (NotInstalled, NotCounted) as error:
+        print(f"mpmkit: {error}", file=sys.stderr)
+        return 1
+    print(table(found))
+    print(f"measured on {records.machine()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+"""The README's pictures and tables, drawn from the runs that data/recorded ships.
+
+    python -m docs._tools.readme_figures    # docs/img/qps.*, bench.* and memory.*; prints the tables
+
+Nothing in the README is typed by hand: record a run (`mpmkit bench --record`), run this, and paste what
+it prints. A run that is not recorded is told and left out. SVG needs kaleido and a Chromium, as all
+pictures do.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.bench import FREE, WORKS, Cell, cells, floor_lines, table
+from mpmkit.config.directives import MPMS
+from mpmkit.lab import figures
+from mpmkit.lab import theme as colours
+from mpmkit.measure import records, stats
+from mpmkit.measure.published import column, page, published
+from mpmkit.measure.qps_table import QpsTable
+from mpmkit.measure.records import Row
+from mpmkit.measure.sizing import lines
+from mpmkit.measure.text import aligned
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+IMAGES = Path("docs/img")
+# The runs behind the front page, in data/recorded.
+QPS, BENCH, MEMORY = "qps-full.csv", "bench-demo.csv", "memory-demo.csv"
+BESIDE, SCRIPTS = "qps-demo.csv", "qps-scripts.csv"
+FLOOR, CROWD = "bench-floor.csv", "memory-400.csv"
+
+# How a script is run, as a reader would say it: column of the table -> words.
+WAYS = {
+    "script": "WSGI, in process",
+    "cgi": "CGI, a process a request",
+    "php-fpm": "PHP, FastCGI to php-fpm",
+    "mod_php": "mod_php, in process",
+}
+
+
+def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
+    """Ours beside the real httpd's: a marker an MPM and work, a line over its rounds, a tick where the
+    target is. Right of 1 ours is faster. `found` are `bench.cells`; those beside nginx are left out.
+
+    Raises ValueError when nothing is left.
+    """
+    import plotly.graph_objects as go
+
+    found = [cell for cell in found if cell.rival.startswith("httpd") or cell.rival == FREE]
+    if not found:
+        raise ValueError("no work was measured beside httpd; record one: mpmkit bench --only bench")
+    works = [name for name in WORKS if any(cell.work == name for cell in found)]
+    ink = colours.INK[colours.is_dark(theme)]
+    figure = go.Figure()
+    said = []
+    for cell in found:
+        mpms = [other.mpm for other in found if other.work == cell.work]
+        # One row a work, its MPMs one under the other within it.
+        y = -works.index(cell.work) + 0.24 * ((len(mpms) - 1) / 2 - mpms.index(cell.mpm))
+        colour = colours.colour(cell.mpm, theme)
+        figure.add_trace(
+            go.Scatter(
+                x=[cell.lowest, cell.highest],
+                y=[y, y],
+                mode="lines+text",
+                hoverinfo="skip",
+                text=[
+                    "",
+                    f"  {cell.mpm} {cell.median:.2f}{'*' if 2 * cell.client_bound > cell.rounds else ''}",
+                ],
+                textposition="middle right",
+                textfont={"size": 12, "color": ink},
+                cliponaxis=False,
+                line={"color": colour, "width": 2},
+            )
+        )
+        if cell.target is not None:
+            figure.add_trace(
+                go.Scatter(
+                    x=[cell.target],
+                    y=[y],
+                    mode="markers",
+                    hoverinfo="skip",
+                    marker={
+                        "symbol": "line-ns-open",
+                        "size": 13,
+                        "color": ink,
+                        "line": {"width": 2},
+                    },
+                )
+            )
+        figure.add_trace(
+            go.Scatter(
+                x=[cell.median],
+                y=[y],
+                mode="markers",
+                marker={"symbol": colours.MARKERS[cell.mpm], "size": 10, "color": colour},
+                hovertemplate=f"{cell.mpm}, {cell.work}: %{{x:.2f}}<extra></extra>",
+            )
+        )
+        said.append(f"{cell.work} {cell.mpm} {cell.median:.2f}")
+    figures.dress(
+        figure,
+        "Times the real httpd's requests per second"
+        "<br><sup>marker: median of the rounds · line: lowest to highest round · tick: target"
+        "<br>*: the client was at its limit in most rounds; the ratio may be higher"
+        "<br>idle-5000: event with 5,000 idle connections, against itself with none</sup>",
+        theme,
+    )
+    figure.add_vline(x=1, line={"color": ink, "width": 1, "dash": "dot"})
+    figure.update_yaxes(
+        tickvals=[-n for n in range(len(works))],
+        ticktext=works,
+        showgrid=False,
+        range=[-len(works) + 0.4, 0.6],
+    )
+    figure.update_xaxes(rangemode="tozero", showgrid=True, title_text="ours / httpd")
+    figure.update_layout(
+        showlegend=False,
+        height=210 + 64 * len(works),
+        margin={"l": 150, "t": 160, "r": 110},
+        meta={"alt": "Requests per second as a multiple of httpd's: " + ", ".join(said) + "."},
+    )
+    return figure
+
+
+def memory_text(rows: Sequence[Row]) -> str:
+    """Memory per request model as a table of text: a line a figure and server, a column an MPM.
+
+    `rows` are those of the records table memory. Costs are the slopes of PSS over the levels, in KiB;
+    the whole server is the median at the highest level of busy requests, in MiB. A server that was not
+    measured has no line. Raises ValueError when there are no rows.
+    """
+    if not rows:
+        raise ValueError("no memory was measured; record it: mpmkit bench --only memory --record")
+    costs = lines(rows, ("pss_kb",))
+    servers = [name for name in ("mpmkit", "httpd") if any(row["server"] == name for row in rows)]
+    busy = [row for row in rows if row["against"] == "busy" and row["scope"] == "server"]
+
+    def cost(server: str, mpm: str, against: str) -> str:
+        line = costs.get((server, mpm, against))
+        return f"{line.slope:,.1f}" if line is not None else ""
+
+    def whole(server: str, mpm: str) -> str:
+        own = [row for row in busy if (row["server"], row["mpm"]) == (server, mpm)]
+        most = max((row["held"] for row in own), default=0)
+        if not most:
+            return ""
+        middle = statistics.median(row["pss_kb"] for row in own if row["held"] == most)
+        return f"{middle / 1024:,.0f} ({most:,})"
+
+    table: list[tuple[str, ...]] = [("memory (PSS)", "", *MPMS)]
+    for title, cell in (
+        ("one more busy request, KiB", lambda server, mpm: cost(server, mpm, "busy")),
+        ("one more idle connection, KiB", lambda server, mpm: cost(server, mpm, "idle")),
+        ("the server, MiB (with so many busy)", whole),
+    ):
+        for server in servers:
+            cells = [cell(server, mpm) for mpm in MPMS]
+            if any(cells):
+                table.append((title if server == servers[0] else "", server, *cells))
+    text = "\n".join(aligned(table, left=(0, 1)))
+    return f"{text}\n\nmeasured on {records.Machine.of(rows[-1])}"
+
+
+def crowd_text(rows: Sequence[Row]) -> str:
+    """What a server under its highest level of busy requests takes, in MiB of PSS: a line an MPM and
+    ThreadsPerChild, a column a server. `rows` are those of the records table memory."""
+    busy = [row for row in rows if row["against"] == "busy" and row["scope"] == "server"]
+    most = max(row["level"] for row in busy)
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in busy:
+        if row["level"] == most:
+            threads = dict(one.split("=", 1) for one in row["directives"].split() if "=" in one)
+            line = found.setdefault((row["mpm"], threads.get("ThreadsPerChild", "1")), {})
+            line.setdefault(row["server"], []).append(row["pss_kb"] / 1024)
+    servers = list(dict.fromkeys(row["server"] for row in busy))
+    head = (f"{most} busy, MiB (PSS)", "ThreadsPerChild", *servers)
+    return "\n".join(
+        aligned(
+            [
+                head,
+                *(
+                    (
+                        mpm,
+                        threads,
+                        *(
+                            f"{statistics.median(line[server]):.1f}" if server in line else ""
+                            for server in servers
+                        ),
+                    )
+                    for (mpm, threads), line in found.items()
+                ),
+            ]
+        )
+    )
+
+
+def servers_text(rows: Sequence[Row], kind: str) -> str:
+    """A page's requests per second, a line a server and MPM: the median, its interval, and the CPU time
+    of a request in µs. `rows` are those of the records table qps. Raises ValueError when none is left.
+    """
+    rows = [row for row in rows if column(row) == kind]
+    if not rows:
+        raise ValueError(f"no row of {kind}; record it: mpmkit bench --only qps --record")
+    servers = dict.fromkeys(
+        (row["server"], row["mpm"] or "")
+        for row in sorted(
+            rows, key=lambda row: (row["server"] != "mpmkit", row["server"] != "httpd")
+        )
+    )
+    found = []
+    for server, mpm in servers:
+        own = [row for row in rows if (row["server"], row["mpm"] or "") == (server, mpm)]
+        qps = stats.median([row["qps"] for row in own])
+        cpu = [row["server_cpu_us"] for row in own if row.get("server_cpu_us") is not None]
+        found.append(
+            (
+                f"{server} {mpm}".rstrip(),
+                f"{qps.value:,.0f}",
+                f"{qps.low:,.0f} to {qps.high:,.0f}",
+                f"{statistics.median(cpu):.1f}" if cpu else "",
+            )
+        )
+    head = ("server", "requests/s", f"{qps.level:.0%} interval", "µs CPU a request")
+    title = f"{page(kind).title}, a new connection each, {max(row['round'] for row in rows)} rounds"
+    return "\n".join([title, *aligned([head, *found])])
+
+
+def scripts_text(rows: Sequence[Row]) -> str:
+    """The ways to run a script: requests/s, a line a server and way, a column an MPM. `rows` are those of
+    the records table qps. The last line is what is published."""
+    found: list[tuple[str, ...]] = [
+        (f"requests/s, median of {max(row['round'] for row in rows)} rounds", *MPMS)
+    ]
+    for server in ("mpmkit", "httpd"):
+        for way, words in WAYS.items():
+            cells = []
+            for mpm in MPMS:
+                own = [
+                    row["qps"]
+                    for row in rows
+                    if (row["server"], row["mpm"], column(row)) == (server, mpm, way)
+                ]
+                cells.append(f"{statistics.median(own):,.0f}" if own else "")
+            if any(cells):
+                found.append((f"{server}: {words}", *cells))
+    known = published()["script"]
+    found.append(
+        ("published: PHP, in what way is not said", *(f"{known[mpm]:,.0f}" for mpm in MPMS))
+    )
+    return "\n".join(aligned(found))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the pictures, print the tables; returns the exit status."""
+    folder = records.recorded_folder()
+    rows = records.read(folder / QPS)
+    qps = QpsTable(rows, published(), planned=len(rows), out=folder / QPS)
+    figures.save(figures.qps_bars(qps.summary()), IMAGES / "qps")
+    print(qps.text())
+    _print_if_recorded(BESIDE, lambda rows: servers_text(rows, "static"))
+    _print_if_recorded(SCRIPTS, scripts_text)
+    found = cells(records.read(folder / BENCH))
+    figure = ratios(found)
+    figures.save(figure, IMAGES / "bench", height=figure.layout.height)
+    print(table(found))
+    rows = _print_if_recorded(MEMORY, memory_text)
+    if rows:
+        figures.save(figures.memory_curve(records.frame(rows, "memory")), IMAGES / "memory")
+    _print_if_recorded(CROWD, crowd_text)
+    _print_if_recorded(FLOOR, lambda rows: "\n".join(floor_lines(rows)))
+    return 0
+
+
+def _print_if_recorded(name: str, text: Callable[[Sequence[Row]], str]) -> list[Row]:
+    """Print what `text` makes of a recorded run, and return its rows: none if it is not there."""
+    file = records.recorded_folder() / name
+    if not file.exists():
+        print(
+            f"mpmkit: without {name}, which is not recorded; data/README.md says how",
+            file=sys.stderr,
+        )
+        return []
+    rows = records.read(file)
+    print(text(rows))
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Executed copies of the notebooks, for readers who only look.
+
+    python -m docs._tools.render notebooks notebooks/rendered [--only 04]
+
+The sources carry no outputs. A copy is executed top to bottom in a fresh kernel, with every plotly
+figure as a PNG, since GitHub and nbviewer show neither widgets nor plotly's own format. That needs
+a Chromium; without one the copies are made all the same, figures left out, and that is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mpmkit.lab.figures import find_browser
+
+# What a reader of a static page can't see and what would make the file large.
+LIVE = ("application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json")
+
+
+class RenderError(RuntimeError):
+    """A notebook that did not run through; the message names it and the failing cell's words."""
+
+
+def execute(source: Path, *, timeout: int = 900, static_figures: bool = False) -> Any:
+    """The notebook after a run in a fresh kernel, as an nbformat node; the file is not changed.
+
+    `timeout` is seconds a cell. The kernel's working directory is the notebook's own, as in Lab.
+    Raises RenderError if a cell fails or takes longer.
+    """
+    import nbformat
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    book = nbformat.read(source, as_version=4)
+    environment = {**os.environ, "PLOTLY_RENDERER": "png" if static_figures else "json"}
+    if static_figures:
+        environment["MPMKIT_PROGRESS"] = "text"  # a bar is a widget, which a still page lacks
+    try:
+        with tempfile.TemporaryDirectory(prefix="mpmkit-kernel-") as sockets:
+            _client(book, source, timeout, sockets).execute(env=environment)
+    except CellTimeoutError as error:
+        raise RenderError(f"{source.name}: a cell took longer than {timeout} s: {error}") from None
+    except DeadKernelError as error:
+        raise RenderError(f"{source.name}: {error} (was it out of memory?)") from None
+    except CellExecutionError as error:
+        raise RenderError(f"{source.name}: {error}") from None
+    return book
+
+
+def _client(book: Any, source: Path, timeout: int, sockets: str) -> Any:
+    """What executes a notebook. Kernel and client talk by Unix sockets in the folder `sockets`: TCP
+    ports are chosen before the kernel takes them, and a load that opens ports by the thousand may be
+    there first."""
+    from nbclient import NotebookClient
+    from traitlets.config import Config
+
+    config = Config({"KernelManager": {"transport": "ipc", "ip": os.path.join(sockets, "kernel")}})
+    # store_widget_state: the state of every widget would be megabytes that nobody can see.
+    return NotebookClient(
+        book,
+        timeout=timeout,
+        kernel_name="python3",
+        store_widget_state=False,
+        resources={"metadata": {"path": str(source.parent)}},
+        config=config,
+    )
+
+
+def strip_live_outputs(book: Any) -> Any:
+    """Drop from each output the parts that only a running kernel can show; in place."""
+    for cell in book.cells:
+        if cell.cell_type != "code":
+            continue
+        cell.metadata.pop("execution", None)  # clock times, new on every run
+        kept = []
+        for output in cell.outputs:
+            data = output.get("data")
+            if data is not None:
+                if LIVE[0] in data:
+                    continue  # a widget's text stand-in tells nothing either
+                data.pop(LIVE[1], None)
+                if not data:
+                    continue
+            kept.append(output)
+        cell.outputs = kept
+    book.metadata.pop("widgets", None)
+    return book
+
+
+def deepen_links(book: Any, levels: int = 1) -> Any:
+    """Make relative links of the text that lead out of the folder right for a copy that lies
+    `levels` folders deeper; in place. Links to neighbours stay: their copies are neighbours, too."""
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\]\(\.\./", "](" + "../" * (levels + 1), cell.source)
+    return book
+
+
+def notebooks_and_target(
+    prog: str, about: str | None, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, list[Path]]:
+    """The command line of this and of `slides`: the folders, and the notebooks that are wanted. Where
+    there are none, that is said."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sources", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--only", default="", help="notebooks whose name begins with this")
+    chosen = parser.parse_args(argv)
+    books = sorted(chosen.sources.glob(f"{chosen.only}*.ipynb"))
+    if not books:
+        print(f"mpmkit: no notebook {chosen.only}*.ipynb in {chosen.sources}", file=sys.stderr)
+    return chosen, books
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Render every notebook of a folder into another; 1 if one of them failed."""
+    import nbformat
+
+    chosen, books = notebooks_and_target("python -m docs._tools.render", __doc__, argv)
+    if not books:
+        return 1
+    browser = find_browser()
+    if browser is None:
+        print(
+            "no Chromium here: copies are made without figures; apt install chromium, "
+            "or set BROWSER_PATH",
+            file=sys.stderr,
+        )
+    else:
+        os.environ.setdefault("BROWSER_PATH", browser)
+    chosen.target.mkdir(parents=True, exist_ok=True)
+    failed = False
+    for source in books:
+        began = time.monotonic()
+        try:
+            book = strip_live_outputs(execute(source, static_figures=browser is not None))
+        except RenderError as error:
+            print(f"mpmkit: {error}", file=sys.stderr)
+            failed = True
+            continue
+        if chosen.target.resolve().parent == chosen.sources.resolve():
+            deepen_links(book)
+        nbformat.write(book, chosen.target / source.name)
+        print(f"{chosen.target / source.name}  {time.monotonic() - began:.0f} s", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

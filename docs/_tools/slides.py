@@ -1,0 +1,167 @@
+"""Slides from the same notebooks: a heading begins a slide, a sentence and its figure go together.
+
+    python -m docs._tools.slides notebooks/rendered build/slides [--only 03]
+
+Made from the executed copies, so there are results on them. nbconvert writes reveal.js pages. The
+scripts that a page needs are fetched once with npm and put beside the slides, so that a room without a
+network can show them; without npm the pages fetch them from the network each time, and that is said.
+
+    cell                              on the slides
+    --------------------------------  --------------------------------------------------------------
+    text that begins with a heading   begins a slide
+    other text                        begins a slide below (arrow down)
+    code                              under its text; its result alone if that is a figure, on a
+                                      slide below if there is much code above it
+    code of imports only              left out
+    with slideshow metadata           as that says (JupyterLab: property inspector, Slide Type)
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from docs._tools.render import notebooks_and_target
+
+PACKAGES = ("reveal.js@4.6.1", "requirejs@2.3.7", "jquery@3.7.1")
+# Where nbconvert's page and reveal.js's theme ask the network for more: diagrams that no notebook of
+# ours has, and fonts. Slides of ours ask nobody.
+MERMAID = re.compile(r'<script type="module">\s*import mermaid .*?</script>', re.DOTALL)
+REMOTE = re.compile(r"@import url\(https?://[^)]*\);?\n?")
+THEME = Path("node_modules/reveal.js/dist/theme/simple.css")
+
+ROOM = 4  # lines of code that stand above a figure without pushing it off the slide
+
+# What reveal.js shows at 1280 x 720 without cutting it off.
+STYLE = """<style>
+.reveal, .reveal h1, .reveal h2, .reveal h3 { font-family: system-ui, "Segoe UI", Roboto, sans-serif; }
+.reveal .slides section { overflow-y: auto; max-height: 96vh; font-size: 26px; }
+.reveal .slides h1 { font-size: 1.6em; } .reveal .slides h2 { font-size: 1.3em; }
+.reveal .slides pre { font-size: 16px; line-height: 1.3; box-shadow: none; }
+.reveal .slides img { max-height: 62vh; margin: 0 auto; }
+.jp-InputPrompt, .jp-OutputPrompt { display: none; }
+</style>"""
+
+
+def slide_type(cell: Any) -> str:
+    """Where a cell goes: nbconvert's slide, subslide, skip or "-" (with the one before)."""
+    told = cell.get("metadata", {}).get("slideshow", {}).get("slide_type")
+    if told:
+        return str(told)
+    if cell["cell_type"] == "markdown":
+        return "slide" if "".join(cell["source"]).lstrip().startswith("#") else "subslide"
+    return "skip" if only_imports("".join(cell["source"])) else "-"
+
+
+def only_imports(source: str) -> bool:
+    """Whether a code cell does nothing but import."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return False  # a magic, for one
+    return bool(body) and all(isinstance(part, (ast.Import, ast.ImportFrom)) for part in body)
+
+
+def mark(book: Any) -> Any:
+    """Give each cell its place on the slides, and hide the code that draws a figure; in place."""
+    lines = 0  # of code on the slide so far
+    for cell in book["cells"]:
+        place = slide_type(cell)
+        if cell["cell_type"] == "code" and any(
+            kind.startswith("image/")
+            for output in cell["outputs"]
+            for kind in output.get("data", {})
+        ):
+            cell["metadata"].setdefault("tags", []).append("hide-input")
+            if place == "-" and lines > ROOM:
+                place = "subslide"  # both together would be cut off
+        elif cell["cell_type"] == "code" and place == "-":
+            lines += "".join(cell["source"]).count("\n") + 1
+        if place in ("slide", "subslide"):
+            lines = 0
+        cell["metadata"].setdefault("slideshow", {})["slide_type"] = place
+    return book
+
+
+def fetch(place: Path) -> dict[str, str]:
+    """The scripts beside the slides: nbconvert's options that name them, or none if npm can't.
+
+    What is there is not fetched again.
+    """
+    scripts = {
+        "reveal_url_prefix": "node_modules/reveal.js",
+        "require_js_url": "node_modules/requirejs/require.js",
+        "jquery_url": "node_modules/jquery/dist/jquery.min.js",
+    }
+    if not all((place / path).exists() for path in scripts.values()):
+        npm = shutil.which("npm")
+        done = npm and subprocess.run(
+            [
+                npm,
+                "install",
+                "--no-audit",
+                "--no-fund",
+                "--silent",
+                "--prefix",
+                str(place),
+                *PACKAGES,
+            ],
+            capture_output=True,
+            timeout=120,
+        )
+        if not done or done.returncode:
+            print(
+                "mpmkit: npm is missing or has no network: these slides need the network to be shown",
+                file=sys.stderr,
+            )
+            return {}
+    theme = place / THEME
+    theme.write_text(REMOTE.sub("", theme.read_text()))
+    return {**scripts, "mathjax_url": "", "font_awesome_url": ""}
+
+
+def write(source: Path, target: Path, scripts: dict[str, str]) -> Path:
+    """One notebook as TARGET/NAME.slides.html; returns that path."""
+    import nbformat
+    from nbconvert.exporters import SlidesExporter
+    from traitlets.config import Config
+
+    book = mark(nbformat.read(source, as_version=4))
+    config = Config(
+        {
+            "SlidesExporter": {
+                **scripts,
+                "reveal_number": "c/t",
+                "reveal_width": "1240",
+                "reveal_height": "700",
+            },
+            "TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"hide-input"}},
+        }
+    )
+    page, _ = SlidesExporter(config=config).from_notebook_node(book)
+    page = MERMAID.sub("", page).replace('<script src=""> </script>', "")
+    path = target / f"{source.stem}.slides.html"
+    path.write_text(page.replace("</head>", f"{STYLE}\n</head>", 1), encoding="utf-8")
+    return path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the slides of every notebook of a folder; 1 if there is none."""
+    chosen, books = notebooks_and_target("python -m docs._tools.slides", __doc__, argv)
+    if not books:
+        return 1
+    chosen.target.mkdir(parents=True, exist_ok=True)
+    scripts = fetch(chosen.target)
+    for source in books:
+        print(write(source, chosen.target, scripts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""What `mpmkit httpd` prints about itself: -h -v -V -l -L, and the dumps of -S, -M and -t -D DUMP_….
+
+The shapes are httpd's, line for line, so that what reads an httpd's output reads ours; what stands in
+the lines is our own.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+
+from mpmkit import _version
+from mpmkit.config.directives import ROWS, Directives, Spec
+from mpmkit.config.httpd_conf import BUILT_IN, Conf
+
+USAGE = """\
+Usage: mpmkit httpd [-D name] [-d directory] [-f file]
+                    [-C "directive"] [-c "directive"]
+                    [-k start|restart|graceful|graceful-stop|stop]
+                    [-v] [-V] [-h] [-l] [-L] [-t] [-T] [-S] [-X]
+Options:
+  -D name            : define a name, for <IfDefine name> and for
+                       FOREGROUND, NO_DETACH, DEBUG, DUMP_..., HTTPD_RAW_RESTART
+  -d directory       : ServerRoot until the file says otherwise
+  -f file            : the configuration, instead of conf/httpd.conf
+  -C "directive"     : a directive ahead of the file
+  -c "directive"     : a directive behind the file
+  -e level           : show messages of this level at the start (see LogLevel)
+  -E file            : write messages of the start to a file
+  -v                 : show the version
+  -V                 : show the version and what is built in
+  -h                 : show this page
+  -l                 : list the modules that are built in
+  -L                 : list the directives
+  -t -D DUMP_VHOSTS  : show virtual hosts (there are none)
+  -t -D DUMP_RUN_CFG : show the settings that matter for running
+  -S                 : -t -D DUMP_VHOSTS -D DUMP_RUN_CFG
+  -t -D DUMP_MODULES : show the loaded modules
+  -M                 : -t -D DUMP_MODULES
+  -t -D DUMP_INCLUDES: show the files that were read
+  -t                 : check the configuration, and end
+  -T                 : start although DocumentRoot is missing
+  -X                 : one process, in the foreground, for a debugger"""
+
+
+def usage() -> str:
+    return USAGE
+
+
+def version() -> str:
+    built = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(os.stat(_version.__file__).st_mtime))
+    return (
+        f"Server version: mpmkit/{_version.__version__} ({platform.system()})\n"
+        f"Server built:   {built}"
+    )
+
+
+def settings(mpm: str | None, server_root: str) -> str:
+    """-V: the version, what it runs on, the MPM, and what is fixed in the program."""
+    import h11
+
+    libraries = f"Python {platform.python_version()}, h11 {h11.__version__}"
+    lines = [
+        version(),
+        f"Server's Module Magic Number: none, modules are built in ({len(BUILT_IN)})",
+        f"Server loaded:  {libraries}",
+        f"Compiled using: {platform.python_compiler()}",
+        f"Architecture:   {64 if sys.maxsize > 1 << 32 else 32}-bit",
+    ]
+    if mpm is not None:
+        threads = "no" if mpm == "prefork" else "yes (fixed thread count)"
+        lines += [
+            f"Server MPM:     {mpm}",
+            f"  threaded:     {threads}",
+            "    forked:     yes (variable process count)",
+        ]
+    lines += [
+        "Server compiled with....",
+        " -D APR_HAS_SENDFILE",
+        " -D SINGLE_LISTEN_UNSERIALIZED_ACCEPT",
+        f' -D HTTPD_ROOT="{server_root}"',
+        ' -D DEFAULT_PIDLOG="logs/httpd.pid"',
+        ' -D DEFAULT_ERRORLOG="logs/error_log"',
+        ' -D SERVER_CONFIG_FILE="conf/httpd.conf"',
+    ]
+    return "\n".join(lines)
+
+
+def compiled_in() -> str:
+    return "\n".join(["Compiled in modules:", *(f"  {file}" for file in BUILT_IN.values())])
+
+
+WHERE = {
+    "server": "only outside <Directory>, <Files>, <Location>, or <If>",
+    "section": "only inside <Directory>, <Files>, <Location>, or <If>",
+    "any": "anywhere",
+}
+
+
+def all_directives(mpm: str) -> str:
+    """-L: those of this MPM, each with its file, what it does, and where it may stand."""
+    lines = []
+    for row in ROWS:
+        if mpm in row.mpms:
+            lines.append(f"{row.name} ({_file(row, mpm)})")
+            lines += textwrap.wrap(row.doc, 100, initial_indent="\t", subsequent_indent="\t")
+            lines.append(f"\tAllowed in *.conf {WHERE[row.where]}")
+    return "\n".join(lines)
+
+
+def _file(row: Spec, mpm: str) -> str:
+    return f"{mpm}.c" if row.source == "mpm" else f"{row.source}.c"
+
+
+# -- dumps ----------------------------------------------------------------------------------------
+
+
+def dump(names: Sequence[str], conf: Conf, directives: Directives, defines: Sequence[str]) -> str:
+    """What the DUMP_… names ask for, in httpd's order."""
+    parts = {
+        "DUMP_VHOSTS": lambda: ["VirtualHost configuration:"],
+        "DUMP_RUN_CFG": lambda: _run_settings(conf, directives, defines),
+        "DUMP_MODULES": lambda: _modules(conf),
+        "DUMP_INCLUDES": lambda: _includes(conf),
+    }
+    lines = [line for name, part in parts.items() if name in names for line in part()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _run_settings(conf: Conf, d: Directives, defines: Sequence[str]) -> list[str]:
+    places = [s.args[0] for s in conf.settings if s.name.lower() == "defaultruntimedir"]
+    place = os.path.join(d.ServerRoot or "", places[-1] if places else "logs", "")
+    # A name that the file defines counts, too; -D names come first, as given.
+    names = list(dict.fromkeys([*(name.partition("=")[0] for name in defines), *conf.defines]))
+    return [
+        f'ServerRoot: "{d.ServerRoot}"',
+        f'Main DocumentRoot: "{d.DocumentRoot}"',
+        f'Main ErrorLog: "{d.ErrorLog}"',
+        f'Mutex default: dir="{place}" mechanism=none ',
+        f'PidFile: "{d.PidFile}"',
+        *(
+            f"Define: {name}={conf.defines[name]}" if conf.defines.get(name) else f"Define: {name}"
+            for name in names
+        ),
+        _who("User", d.User, "pwd"),
+        _who("Group", d.Group, "grp"),
+    ]
+
+
+def _who(name: str, who: str | None, database: str) -> str:
+    if who is None:
+        return f'{name}: name="#-1" id=4294967295'
+    if who.startswith("#"):
+        return f'{name}: name="{who}" id={who[1:]}'
+    if database == "pwd":
+        import pwd
+
+        return f'{name}: name="{who}" id={pwd.getpwnam(who).pw_uid}'
+    import grp
+
+    return f'{name}: name="{who}" id={grp.getgrnam(who).gr_gid}'
+
+
+def _modules(conf: Conf) -> list[str]:
+    """Static ones first, then those of LoadModule in their order; one that is only accepted, too."""
+    kinds = {"static": "static", "shared": "shared", "accepted": "shared"}
+    rows = sorted(conf.modules, key=lambda module: module.how != "static")
+    return ["Loaded Modules:", *(f" {module.name} ({kinds[module.how]})" for module in rows)]
+
+
+def _includes(conf: Conf) -> list[str]:
+    return [
+        "Included configuration files:",
+        *(
+            f"{'  ' * (one.depth + 1)}({one.line if one.depth else '*'}) {one.path}"
+            for one in conf.includes
+        ),
+    ]

@@ -1,0 +1,252 @@
+"""``mpmkit load URL``: one load from the command line, and what it measured.
+
+mpmkit load http://127.0.0.1:8080/index.html --users 64 --keep-alive
+mpmkit load http://127.0.0.1:8080/ --users 400 --arrival poisson --rate 2000 --duration 20
+mpmkit load http://127.0.0.1:8080/ --steps 50,100,200,400 --step-seconds 5 --keep-alive
+mpmkit load http://127.0.0.1:8080/ --profile checkout.json --plan
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mpmkit.load.profile import ARRIVALS, THINKS, LoadProfile, ProfileError, target_of
+from mpmkit.load.runner import DRIVERS, LoadError, LoadInterrupted, prepared, run_load
+
+DEFAULT_SECONDS = 10.0
+"""How long a load goes on if nothing bounds it."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """One line, where argparse prints its usage first."""
+        self.exit(2, f"mpmkit: {message}; try: {self.prog} --help\n")
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a share like 30%, not {text!r}") from None
+
+
+def _levels(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers like 50,100,200, not {text!r}") from None
+
+
+def parser() -> _Parser:
+    parser = _Parser(
+        prog="mpmkit load",
+        allow_abbrev=False,
+        description="Put a load on a server of this machine, and say what it did. "
+        f"Goes on for {DEFAULT_SECONDS:g} s if nothing bounds it.",
+    )
+    add = parser.add_argument
+    add(
+        "target",
+        metavar="URL",
+        help="like http://127.0.0.1:8080/index.html (loopback only), or https",
+    )
+    add("--path", help="what to ask for (default: the URL's, or /)")
+    add("--users", type=int, metavar="N", help="concurrent clients (default: 1)")
+    add("--requests", type=int, metavar="N", help="requests in all")
+    add("--duration", type=float, metavar="S", help="seconds to go on")
+    add(
+        "--keep-alive",
+        nargs="?",
+        type=_share,
+        const=True,
+        metavar="SHARE",
+        help="reuse connections; with a share like 30%%, that part of the users does",
+    )
+    add(
+        "--requests-per-connection",
+        type=int,
+        metavar="N",
+        help="after which a kept connection is closed (default: the server decides)",
+    )
+    add("--think-time", type=float, metavar="S", help="pause after each answer")
+    add("--think", choices=THINKS, help="how the pauses are spread (default: constant)")
+    add("--arrival", choices=ARRIVALS, help="closed loop (default), or open: constant, poisson")
+    add("--rate", type=float, metavar="R", help="requests/s of the open loop")
+    add("--ramp", type=float, metavar="S", help="seconds over which the users appear")
+    add(
+        "--steps",
+        type=_levels,
+        metavar="A,B,C",
+        help="users (or, in the open loop, requests/s) one step after the other",
+    )
+    add("--step-seconds", type=float, default=5.0, metavar="S", help="of each step (default: 5)")
+    add(
+        "--idle-holders",
+        type=int,
+        metavar="N",
+        help="clients beside the users that hold a connection",
+    )
+    add("--slow-readers", type=int, metavar="N", help="clients beside the users that read slowly")
+    add("--read-rate", type=float, metavar="B", help="bytes/s of slow readers (default: 1000)")
+    add(
+        "--ca-file",
+        metavar="FILE",
+        help="certificates to trust for https (default on loopback: any)",
+    )
+    add("--profile", metavar="FILE", help="a load profile as JSON; the other options change it")
+    add(
+        "--driver", default="locust", metavar="NAME", help=f"{', '.join(DRIVERS)} (default: locust)"
+    )
+    add("--processes", type=int, metavar="N", help="generator processes (default: 1)")
+    add("--timeout", type=float, metavar="S", help="seconds that a request may take (default: 30)")
+    add("--expect-status", type=int, metavar="N", help="of a good answer (default: 200)")
+    add(
+        "--expect-length",
+        type=int,
+        metavar="N",
+        help="bytes of a good answer's body (default: any)",
+    )
+    add("--expect-body", metavar="SHA256", help="of a good answer's body, or 'same' as the first")
+    add("--warmup-requests", type=int, metavar="N", help="sent first and not counted")
+    add("--warmup-seconds", type=float, metavar="S", help="of load, not counted")
+    add("--plan", action="store_true", help="say what would be done, and what it will run into")
+    add(
+        "--ceiling",
+        action="store_true",
+        help="measure the generator against nginx first, and mark a run that comes near",
+    )
+    add("--seconds", action="store_true", help="print the run second by second, too")
+    add(
+        "--json", action="store_true", help="print one JSON object instead: a row of data/README.md"
+    )
+    add("--out", metavar="FILE", help="write the run with its histogram to this file, as JSON")
+    return parser
+
+
+def load_of(options: dict[str, Any]) -> tuple[str, dict[str, Any], LoadProfile | None]:
+    """(target, changed fields, profile) of a command line. Raises ValueError."""
+    target = options["target"]
+    parts = urlsplit(target)
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    if path not in ("", "/") and parts.scheme and parts.netloc and not parts.fragment:
+        if options["path"] is not None:
+            raise ProfileError(f"path: {options['path']!r} is given, and {path!r} in the URL")
+        options["path"] = path
+        target = f"{parts.scheme}://{parts.netloc}"
+    profile = None
+    if options["profile"]:
+        try:
+            profile = LoadProfile.from_json(Path(options["profile"]).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ProfileError(f"profile: {options['profile']}: {error}") from None
+        except ProfileError as error:
+            raise ProfileError(f"profile: {options['profile']}: {error}") from None
+    names = {field.name for field in fields(LoadProfile)}
+    given = {name: value for name, value in options.items() if name in names and value is not None}
+    if options["steps"]:
+        open_loop = given.get("arrival", profile.arrival if profile else "closed") != "closed"
+        given["stages"] = [
+            {
+                "seconds": options["step_seconds"],
+                **({"rate": level} if open_loop else {"users": int(level)}),
+            }
+            for level in options["steps"]
+        ]
+    if profile is None and not {"requests", "duration", "stages"} & set(given):
+        given["duration"] = DEFAULT_SECONDS
+    return target, given, profile
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``mpmkit load URL``: one load, and what it measured, on standard output.
+
+    0: every request was answered well. 1: some were not, or the generator failed. 2: a bad
+    argument. 130: Ctrl-C (what was measured until then is printed).
+    """
+    options = vars(parser().parse_args(argv))
+    live = sys.stderr.isatty()
+
+    def show(done: int, seconds: float) -> None:
+        sys.stderr.write(f"\r{done:,} requests in {seconds:.1f} s ")
+        sys.stderr.flush()
+
+    try:
+        target, given, profile = load_of(options)
+        if options["plan"]:
+            return _plan(target, given, profile, options["driver"])
+        ceiling = None
+        if options["ceiling"]:
+            ceiling = _ceiling(
+                prepared(target, given, profile, options["driver"])[1], options["driver"]
+            )
+        run = run_load(
+            target,
+            driver=options["driver"],
+            profile=profile,
+            ceiling=ceiling,
+            on_progress=show if live else None,
+            **given,
+        )
+        status = 1 if run.failures or not run.complete else 0
+    except LoadInterrupted as stop:
+        print("mpmkit: interrupted", file=sys.stderr)
+        if stop.run is None:
+            return 130
+        run, status = stop.run, 130
+    except LoadError as error:
+        print(f"mpmkit: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"mpmkit: {error}", file=sys.stderr)
+        return 2
+    if live:
+        sys.stderr.write("\r" + " " * 40 + "\r")
+    if options["out"]:
+        try:
+            Path(options["out"]).write_text(run.to_json(), encoding="utf-8")
+        except OSError as error:
+            print(f"mpmkit: {options['out']}: not written: {error.strerror}", file=sys.stderr)
+            status = status or 1
+    if options["json"]:
+        # Not a number is not JSON: what is not known is null.
+        row = {key: None if value != value else value for key, value in run.row().items()}
+        print(json.dumps(row))
+    else:
+        print(run.summary())
+        for note in run.notes:
+            print(f"note: {note}")
+        if options["seconds"]:
+            for slot in run.seconds:
+                failed = f", {slot.errors.total():,} failed" if slot.errors else ""
+                print(
+                    f"{slot.begin:5.0f} s {slot.qps:12,.0f} requests/s, "
+                    f"p50 {slot.latency_ms(50):.3g} ms, p99 {slot.latency_ms(99):.3g} ms{failed}"
+                )
+    return status
+
+
+def _plan(target: str, given: dict[str, Any], profile: LoadProfile | None, driver: str) -> int:
+    base, load, foreseen = prepared(target, given, profile, driver)
+    print(f"to {base}, by {driver}:\n{load.to_json()}")
+    print(load.request_bytes(target_of(base).place).decode("latin-1").strip().replace("\r", ""))
+    for note in foreseen.notes or ("nothing that this machine's limits would get in the way of",):
+        print(f"note: {note}")
+    return 0
+
+
+def _ceiling(load: LoadProfile, driver: str) -> float | None:
+    from mpmkit.measure.ceiling import ceiling
+    from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
+
+    try:
+        return ceiling(load, driver)
+    except (NotInstalled, RivalFailed) as error:
+        print(f"mpmkit: no ceiling: {error}", file=sys.stderr)
+        return None

@@ -1,0 +1,114 @@
+"""The article whose tables are measured: what its servers were set to, what was asked for, and what came
+out there.
+
+The published figures come from another server on unnamed hardware. What can be compared is the order of
+the MPMs and their ratios (`verdict.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpmkit.measure.records import RecordError
+
+# What the article sets, in its order. MinSpareServers and MaxSpareServers are prefork's alone.
+DIRECTIVES: dict[str, dict[str, int]] = {
+    "prefork": {
+        "StartServers": 5,
+        "MinSpareServers": 5,
+        "MaxSpareServers": 10,
+        "MaxRequestWorkers": 250,
+        "MaxConnectionsPerChild": 0,
+    },
+    "worker": {
+        "StartServers": 3,
+        "MinSpareThreads": 75,
+        "MaxSpareThreads": 250,
+        "ThreadsPerChild": 25,
+        "MaxRequestWorkers": 400,
+        "MaxConnectionsPerChild": 0,
+    },
+    "event": {
+        "StartServers": 3,
+        "MinSpareThreads": 75,
+        "MaxSpareThreads": 250,
+        "ThreadsPerChild": 25,
+        "MaxRequestWorkers": 400,
+        "MaxConnectionsPerChild": 0,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """One column of the article: what is asked for and how long a good answer is, in bytes.
+
+    script: how it is run ("" for a static page)."""
+
+    kind: str
+    path: str
+    length: int
+    title: str
+    script: str = ""
+
+
+PAGES: dict[str, Page] = {
+    "static": Page("static", "/index.html", 45, "static page of 45 bytes"),
+    "script": Page("script", "/hello.py", 11, 'script that returns "hello world"', "wsgi"),
+}
+
+# The same script by other ways. "script" above is WSGI's; mod_php is the real httpd's alone.
+SCRIPTS: dict[str, Page] = {
+    "cgi": Page("script", "/hello.cgi", 11, "the same by CGI, a process a request", "cgi"),
+    "php-fpm": Page(
+        "script", "/hello.php", 11, "the same in PHP, by FastCGI to php-fpm", "php-fpm"
+    ),
+    "mod_php": Page("script", "/hello.php", 11, "the same in PHP, in process", "mod_php"),
+}
+WAYS = ("wsgi", "cgi", "php-fpm")
+"""How our servers run a script: what --script takes."""
+
+
+def page(column: str) -> Page:
+    """The page of a column: a kind, or a way to run the script other than WSGI."""
+    return PAGES[column] if column in PAGES else SCRIPTS[column]
+
+
+def column(row: Mapping[str, Any]) -> str:
+    """Which column a row belongs to."""
+    script = row.get("script")
+    return script if script in SCRIPTS else row["kind"]
+
+
+# -- what is published ---------------------------------------------------------------------------
+
+
+def published_file() -> Path:
+    """Where the article's figures lie: in the checkout, or in the installed package."""
+    package = Path(__file__).resolve().parents[1]
+    places = [folder / "data" / "published" / "qps.csv" for folder in (package.parent, package)]
+    for place in places:
+        if place.is_file():
+            return place
+    raise RecordError(
+        "the published figures (data/published/qps.csv) are not where this package "
+        "looks for them; run from a checkout"
+    )
+
+
+def published(path: Path | None = None) -> dict[str, dict[str, float]]:
+    """The article's figures: kind -> MPM -> requests per second. Raises RecordError."""
+    import csv
+
+    place = path or published_file()
+    figures: dict[str, dict[str, float]] = {}
+    with open(place, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            try:
+                figures.setdefault(row["kind"], {})[row["mpm"]] = float(row["qps"])
+            except (KeyError, TypeError, ValueError):
+                raise RecordError(f"{place}: {row} is no published figure") from None
+    return figures

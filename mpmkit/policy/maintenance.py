@@ -1,0 +1,548 @@
+"""Idle maintenance: how many children should there be? The parent asks once a second.
+
+The parent takes a snapshot of the scoreboard, looks at it and makes a plan:
+
+    snapshot -> look -> Seen -> plan -> Plan(spawn these slots, retire one, say this)
+
+Both steps are pure functions. The parent carries the plan out; a simulator, a notebook and the
+tests call the same two functions on snapshots that they made up. What has to be remembered from
+one second to the next travels through `Memory`.
+
+The decision, in one table (Max and Min are MaxSpareServers and MinSpareServers under prefork,
+MaxSpareThreads and MinSpareThreads under worker and event; L is the process limit,
+MaxRequestWorkers / ThreadsPerChild):
+
+    idle            prefork                 worker                   event
+    --------------  ----------------------  -----------------------  -------------------------------
+    above Max       retire one              retire one               retire one if nobody is leaving
+                                                                     or slots abound, else wait
+    Min to Max      nothing                 nothing                  nothing
+    below Min, and
+    . room          fork min(rate, free)    fork min(rate, usable)   fork min(rate, free, L - active
+                                                                     processes)
+    . at Max-       AH00161, once           AH00286 (nobody idle)    AH00484 (nobody idle)
+      Request-                              or AH00287, once each    or AH10159, once each
+      Workers
+    . no slot       (the same thing)        AH00288, every second    AH03490, every second
+
+The rate is 1 to begin with, doubles after each pass that forked, up to 32, and falls back to 1 in
+any pass that had no reason to fork. So a server under sudden load forks 1, 2, 4, 8, 16, 32 and then
+32 children a second. It doesn't compute how many are missing: the last burst may overshoot. After a
+graceful restart the doubling is held off for ten forking passes. Shrinking is gentler: one child a
+second at most.
+
+What "idle" means is half of the algorithm. A child that is starting is idle, or a slow start would
+make the parent fork again and again for the same need. A child that is leaving is not, nor is one
+of an older generation, nor (event) one that has stopped listening: none of them will take the next
+client.
+
+Source: httpd 2.4, perform_idle_server_maintenance of prefork.c, worker.c and event.c, which hold
+this as three functions of 100 to 230 lines that count, decide, log, fork and signal in turn. The
+directives are StartServers (the first children; not our business), Min/MaxSpareServers,
+Min/MaxSpareThreads, ThreadsPerChild, ServerLimit and MaxRequestWorkers. One listener bucket
+(ListenCoresBucketsRatio 0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpmkit.config.directives import Note
+from mpmkit.policy.states import ACTIVE, DEAD, GRACEFUL, IDLE, IDLE_KILL, READY, STARTING
+
+if TYPE_CHECKING:
+    from mpmkit.config.directives import Directives
+
+MAX_SPAWN_RATE = 32  # children forked in one pass, at most
+BUSY_SPAWN_RATE = 8  # from this rate on the operator is told
+HOLD_OFF = 10  # forking passes without doubling after a graceful restart
+
+
+# --- What goes in: the scoreboard as it is now ---------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    """One process slot of the scoreboard. An empty slot has pid 0.
+
+    `states` holds one byte for each thread slot (`mpmkit.policy.states`); there are ThreadLimit of them
+    (prefork: one), of which the first ThreadsPerChild are in use. `quiescing` is non-zero from the
+    moment the child began to leave. `not_accepting` and the counters from `connections` on are
+    event's.
+    """
+
+    slot: int
+    pid: int = 0
+    generation: int = 0
+    quiescing: int = 0
+    not_accepting: int = 0
+    connections: int = 0
+    write_completion: int = 0
+    lingering_close: int = 0
+    keep_alive: int = 0
+    suspended: int = 0
+    states: bytes = b""
+    wait_io: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The scoreboard at one moment: one row for each slot, in the order of the slots.
+
+    `generation` is the running one (0 at first, one more after each restart). `restart_time` is
+    for the status page; no decision here depends on a time.
+    """
+
+    server_limit: int
+    thread_limit: int
+    generation: int
+    restart_time: float
+    processes: tuple[ProcessRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the parent remembers from pass to pass, and over restarts.
+
+    `idle_spawn_rate`: how many children the next forking pass may start, a power of two in 1..32.
+    `hold_off`: how many forking passes still go by before the rate may double.
+    `reached_reported`, `near_reported`: MaxRequestWorkers has been complained about. These flags
+    are never cleared, so the messages come once in the life of a parent.
+    `had_healthy_child`: some child once had all its threads up.
+    `sick_child_detected`: a child has left for lack of resources since.
+    """
+
+    idle_spawn_rate: int = 1
+    hold_off: int = 0
+    reached_reported: bool = False
+    near_reported: bool = False
+    had_healthy_child: bool = False
+    sick_child_detected: bool = False
+
+    def with_sick_child(self) -> Memory:
+        """A child left with the exit status "sick": it ran out of descriptors, memory or threads.
+
+        More children would make it worse, so forking starts over at one. Worker and event also ask
+        in the next pass whether any child was ever healthy; prefork does not.
+        """
+        return replace(self, idle_spawn_rate=1, sick_child_detected=True)
+
+
+def after_graceful_restart(memory: Memory) -> Memory:
+    """The memory for the new generation: no exponential forking while the old one still leaves.
+
+    A graceful restart by itself replaces up to StartServers children, as the old ones go.
+    """
+    return replace(memory, hold_off=HOLD_OFF)
+
+
+# --- What comes out ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one look counted.
+
+    `idle`: workers ready for the next client (prefork: children; worker, event: threads).
+    `active`: threads that are up, idle ones included: that is what worker and event compare with
+    MaxRequestWorkers. (Prefork: children that are up.)
+    `total`: children that exist, `active_processes`: those of them that are not leaving.
+    `free`: slots for new children, in the order of use, at most as many as the rate allows.
+    `squatted`: which of those still belong to a leaving child, as (slot, pid); worker only.
+    `healthy`: some child has all its threads up.
+    """
+
+    idle: int
+    active: int
+    total: int
+    active_processes: int
+    free: tuple[int, ...] = ()
+    squatted: tuple[tuple[int, int], ...] = ()
+    healthy: bool = False
+
+
+# The decisions. A plan names its own, so that a log, a test or a notebook need not guess.
+ENOUGH = "enough"
+TOO_MANY = "too many"
+WAIT = "wait"
+TOO_FEW = "too few"
+REACHED = "reached"
+NEAR = "near"
+FULL = "full"
+AT_LIMIT = "at limit"
+SICK = "sick"
+
+DECISIONS = {
+    ENOUGH: "idle workers are within bounds: do nothing",
+    TOO_MANY: "more idle workers than allowed: retire one child",
+    WAIT: "more idle workers than allowed, but children are still leaving: wait for them",
+    TOO_FEW: "fewer idle workers than wanted: fork",
+    REACHED: "fewer idle workers than wanted, and MaxRequestWorkers is reached",
+    NEAR: "fewer idle workers than wanted, some left, and MaxRequestWorkers is reached",
+    FULL: "fewer idle workers than wanted, below MaxRequestWorkers, but no slot is free",
+    AT_LIMIT: "fewer idle workers than wanted, but all processes that may serve do: don't fork",
+    SICK: "children leave for lack of resources and none was ever healthy: shut down",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the parent should do now.
+
+    `spawn`: fork a child into each of these slots.
+    `retire`: ask that many children (0 or 1) to leave, through the pipe of death. Whoever reads the
+    byte first goes; the parent doesn't choose.
+    `squatted`: (slot, pid) for those slots of `spawn` in which a leaving child of worker still
+    finishes its last requests. Before it forks, the parent moves that pid to its extra processes,
+    so that it can still reap and kill it; from then on the row is the new child's, which starts
+    threads where the old one's have ended.
+    `notes`: for the error log. `memory`: for the next pass. `shutdown`: stop the whole server.
+    `decision`: which line of the table was taken, a key of DECISIONS.
+    """
+
+    spawn: tuple[int, ...]
+    retire: int
+    notes: tuple[Note, ...]
+    memory: Memory
+    shutdown: bool = False
+    squatted: tuple[tuple[int, int], ...] = ()
+    decision: str = ENOUGH
+
+
+# --- Messages ------------------------------------------------------------------------------------
+
+BUSY = "busy"  # no decision: said beside TOO_FEW when many are forked at once
+
+# What is said: how loud, under which of Apache's message ids in each MPM, and in our words.
+MESSAGES: dict[str, tuple[str, dict[str, str], str]] = {
+    BUSY: (
+        "info",
+        {"prefork": "AH00162", "worker": "AH00289", "event": "AH00486"},
+        (
+            "load rises fast: forking {forks} children beside {total} ({leaving} leaving), with "
+            "{idle} idle workers. Consider raising StartServers or {spare}"
+        ),
+    ),
+    REACHED: (
+        "error",
+        {"prefork": "AH00161", "worker": "AH00286", "event": "AH00484"},
+        (
+            "MaxRequestWorkers ({workers}) is reached, {idle} idle: no more children may be "
+            "forked, and new clients wait in the listen queue. Consider raising MaxRequestWorkers"
+        ),
+    ),
+    NEAR: (
+        "error",
+        {"worker": "AH00287", "event": "AH10159"},
+        (
+            "MaxRequestWorkers ({workers}) is reached and fewer than MinSpareThreads are left idle "
+            "({idle}). Consider raising MaxRequestWorkers"
+        ),
+    ),
+    FULL: (
+        "error",
+        {"worker": "AH00288", "event": "AH03490"},
+        (
+            "no slot of the scoreboard is free, though MaxRequestWorkers ({workers}) is not "
+            "reached: {total} children, {leaving} of them leaving. Consider raising ServerLimit"
+        ),
+    ),
+    SICK: (
+        "alert",
+        {"worker": "AH02325", "event": "AH02324"},
+        "children leave for lack of resources and none ever had all its threads up: shutting down",
+    ),
+}
+
+
+def _note(what: str, seen: Seen, directives: Directives, forks: int = 0) -> Note:
+    level, ids, text = MESSAGES[what]
+    return Note(
+        ids[directives.mpm],
+        level,
+        text.format(
+            forks=forks,
+            idle=seen.idle,
+            total=seen.total,
+            leaving=seen.total - seen.active_processes,
+            workers=directives.MaxRequestWorkers,
+            spare="MinSpareServers" if directives.mpm == "prefork" else "MinSpareThreads",
+        ),
+    )
+
+
+# --- Look ----------------------------------------------------------------------------------------
+
+_IDLE = bytes(IDLE)
+_ACTIVE = bytes(ACTIVE)
+
+
+def _count(states: bytes, which: bytes) -> int:
+    """How many of `states` are among `which`: what is lost when those are deleted."""
+    return len(states) - len(states.translate(None, which))
+
+
+def look(snapshot: Snapshot, directives: Directives, memory: Memory) -> Seen:
+    """Count what the scoreboard shows. `memory` says how many free slots are worth noting."""
+    return _LOOK[directives.mpm](snapshot, directives, memory.idle_spawn_rate)
+
+
+def _look_prefork(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
+    """One process, one byte.
+
+    No generation is compared: at a graceful restart the parent itself writes GRACEFUL into the rows
+    of the old generation, and that is not idle.
+    """
+    idle = total = active = 0
+    free: list[int] = []
+    for row in snapshot.processes[: directives.process_limit]:
+        state = row.states[0]
+        # A slot that has a pid is taken, whatever its byte says.
+        if state == DEAD and not row.pid:
+            if len(free) < rate:
+                free.append(row.slot)
+            continue
+        total += 1
+        # A starting child is idle.
+        if state <= READY:
+            idle += 1
+        if READY <= state < GRACEFUL:
+            active += 1
+    return Seen(idle, active, total, total, tuple(free))
+
+
+def _look_worker(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
+    """Processes of many threads, in the first L slots.
+
+    A slot will do for a new child if it is empty, or if its child is leaving and at least one of
+    that child's threads has ended. The second kind is worker's own: the new child squats in the row
+    of the old one, and starts each thread as its slot becomes free.
+    """
+    threads = directives.ThreadsPerChild
+    idle = active = total = active_processes = 0
+    healthy = False
+    free: list[int] = []
+    totally_free = 0  # the first so many of `free` have no living thread
+    for row in snapshot.processes[: directives.process_limit]:
+        states = row.states[:threads]
+        dead = states.count(DEAD)
+        if row.pid:
+            total += 1
+            up = _count(states, _ACTIVE)
+            active += up
+            healthy |= up == threads
+            if not row.quiescing:
+                active_processes += 1
+                if row.generation == snapshot.generation:
+                    idle += _count(states, _IDLE)
+        if (
+            dead
+            and (row.quiescing or not row.pid)
+            and totally_free < rate
+            and len(free) < MAX_SPAWN_RATE
+        ):
+            free.append(row.slot)
+            # Where no thread is left, a new child can start all of its own at once. Such slots go
+            # to the front: swap this one with the first that is only partly free.
+            if dead + states.count(GRACEFUL) == threads:
+                free[totally_free], free[-1] = free[-1], free[totally_free]
+                totally_free += 1
+    chosen = tuple(free[:rate])
+    squatted = tuple((slot, pid) for slot in chosen if (pid := snapshot.processes[slot].pid))
+    return Seen(idle, active, total, active_processes, chosen, squatted, healthy)
+
+
+def _look_event(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
+    """Processes of many threads, in all ServerLimit slots.
+
+    The slots above L are there for children that finish: event does not squat, so a slot is free
+    only when its process is gone. Threads of a child that stopped listening are not idle, however
+    little they have to do: they will not meet the next client.
+
+    httpd keeps `active_daemons` and `total_daemons` as running totals and marks a leaving child
+    that it has counted with quiescing 2. We count them anew each time, which comes to the same.
+    """
+    threads = directives.ThreadsPerChild
+    idle = active = total = active_processes = 0
+    healthy = False
+    free: list[int] = []
+    for row in snapshot.processes[: directives.ServerLimit]:
+        if not row.pid:
+            if len(free) < rate:
+                free.append(row.slot)
+            continue
+        states = row.states[:threads]
+        total += 1
+        up = _count(states, _ACTIVE)
+        active += up
+        healthy |= up == threads
+        if not row.quiescing:
+            active_processes += 1
+            if not row.not_accepting and row.generation == snapshot.generation:
+                idle += _count(states, _IDLE)
+    return Seen(idle, active, total, active_processes, tuple(free), (), healthy)
+
+
+_LOOK = {"prefork": _look_prefork, "worker": _look_worker, "event": _look_event}
+
+
+# --- The same for people -------------------------------------------------------------------------
+
+
+class Counts(NamedTuple):
+    """Workers by what they do. Those of a process that is leaving are in none of the three."""
+
+    busy: int
+    graceful: int
+    idle: int
+    processes: int
+    stopping: int
+
+
+def count(snapshot: Snapshot, threads_per_child: int) -> Counts:
+    """What the status page says, by mod_status's rules: a thread counts if its process lives and is not
+    quiescing, and is idle if its process is also of the running generation. Maintenance looks
+    otherwise: to it a starting thread is idle, and an idle one is active, too."""
+    busy = graceful = idle = processes = stopping = 0
+    for row in snapshot.processes:
+        if not row.pid:
+            continue
+        processes += 1
+        if row.quiescing:
+            stopping += 1
+            continue
+        states = row.states[:threads_per_child]
+        waiting = states.count(READY)
+        if row.generation == snapshot.generation:
+            idle += waiting
+        leaving = states.count(GRACEFUL)
+        graceful += leaving
+        resting = states.count(DEAD) + states.count(STARTING) + states.count(IDLE_KILL)
+        busy += len(states) - waiting - leaving - resting
+    return Counts(busy, graceful, idle, processes, stopping)
+
+
+# --- Plan ----------------------------------------------------------------------------------------
+
+
+def plan(seen: Seen, directives: Directives, memory: Memory) -> Plan:
+    """Decide. Never forks and retires in one pass; never retires more than one."""
+    if seen.healthy and not memory.had_healthy_child:
+        memory = replace(memory, had_healthy_child=True)
+    return _PLAN[directives.mpm](seen, directives, memory)
+
+
+def _plan_prefork(seen: Seen, directives: Directives, memory: Memory) -> Plan:
+    # Too many idle: one leaves.
+    if seen.idle > directives.MaxSpareServers:
+        return _retire(memory)
+    # Too few: fork into the free slots. There are MaxRequestWorkers slots, so having no free one
+    # *is* having reached MaxRequestWorkers, even while some children are idle.
+    if seen.idle < directives.MinSpareServers:
+        if not seen.free:
+            return _complain(REACHED, seen, directives, memory)
+        return _fork(seen.free, seen, directives, memory)
+    # Enough.
+    return _nothing(memory)
+
+
+def _plan_worker(seen: Seen, directives: Directives, memory: Memory) -> Plan:
+    # Sick children, and never a healthy one: give up.
+    if memory.sick_child_detected:
+        if not memory.had_healthy_child:
+            return _give_up(seen, directives, memory)
+        memory = replace(memory, sick_child_detected=False)
+    # Too many idle threads: one child leaves, with all its threads.
+    if seen.idle > directives.MaxSpareThreads:
+        return _retire(memory)
+    # Too few: fork, or say why not. Slots are asked about first, MaxRequestWorkers second.
+    if seen.idle < directives.MinSpareThreads:
+        if seen.free:
+            return _fork(seen.free, seen, directives, memory)
+        if seen.active >= directives.MaxRequestWorkers:
+            return _complain(NEAR if seen.idle else REACHED, seen, directives, memory)
+        return _complain(FULL, seen, directives, memory)
+    # Enough.
+    return _nothing(memory)
+
+
+def _plan_event(seen: Seen, directives: Directives, memory: Memory) -> Plan:
+    limit = directives.process_limit
+    # Sick children, and never a healthy one: give up.
+    if memory.sick_child_detected:
+        if not memory.had_healthy_child:
+            return _give_up(seen, directives, memory)
+        memory = replace(memory, sick_child_detected=False)
+    # Too many idle threads: one child leaves. It may take long to finish, and holds its slot until
+    # then. So the next one only goes when nobody is leaving any more, or when the free slots would
+    # do for a whole new generation.
+    if seen.idle > directives.MaxSpareThreads:
+        nobody_leaves = seen.active_processes == seen.total
+        slots_abound = directives.ServerLimit - seen.total > limit
+        if nobody_leaves or slots_abound:
+            return _retire(memory)
+        return _nothing(memory, WAIT)
+    # Too few: fork, or say why not. MaxRequestWorkers is asked about first, slots second.
+    if seen.idle < directives.MinSpareThreads:
+        if seen.active >= directives.MaxRequestWorkers:
+            return _complain(NEAR if seen.idle else REACHED, seen, directives, memory)
+        if not seen.free:
+            return _complain(FULL, seen, directives, memory)
+        # There may be more slots than processes that may serve at a time. At that limit httpd also
+        # raises hold_off by one and lowers it again a line later: nothing of it is left to do.
+        may_fork = limit - seen.active_processes
+        if may_fork <= 0:
+            return _nothing(memory, AT_LIMIT)
+        return _fork(seen.free[:may_fork], seen, directives, memory)
+    # Enough.
+    return _nothing(memory)
+
+
+_PLAN = {"prefork": _plan_prefork, "worker": _plan_worker, "event": _plan_event}
+
+
+# --- The five things a plan can be ---------------------------------------------------------------
+
+
+def _nothing(memory: Memory, decision: str = ENOUGH) -> Plan:
+    return Plan((), 0, (), _slow_down(memory), decision=decision)
+
+
+def _retire(memory: Memory) -> Plan:
+    return Plan((), 1, (), _slow_down(memory), decision=TOO_MANY)
+
+
+def _fork(slots: tuple[int, ...], seen: Seen, directives: Directives, memory: Memory) -> Plan:
+    """Fork one child into each slot, and be ready to fork twice as many in the next pass."""
+    notes: tuple[Note, ...] = ()
+    if memory.idle_spawn_rate >= BUSY_SPAWN_RATE:
+        notes = (_note(BUSY, seen, directives, forks=len(slots)),)
+    if memory.hold_off > 0:
+        memory = replace(memory, hold_off=memory.hold_off - 1)
+    elif memory.idle_spawn_rate < MAX_SPAWN_RATE:
+        memory = replace(memory, idle_spawn_rate=memory.idle_spawn_rate * 2)
+    squatted = tuple(pair for pair in seen.squatted if pair[0] in slots)
+    return Plan(slots, 0, notes, memory, squatted=squatted, decision=TOO_FEW)
+
+
+def _complain(what: str, seen: Seen, directives: Directives, memory: Memory) -> Plan:
+    """More workers are needed and cannot be had. FULL is said each time, the others once ever."""
+    said = {REACHED: memory.reached_reported, NEAR: memory.near_reported}.get(what, False)
+    notes = () if said else (_note(what, seen, directives),)
+    memory = replace(
+        _slow_down(memory),
+        reached_reported=memory.reached_reported or what == REACHED,
+        near_reported=memory.near_reported or what == NEAR,
+    )
+    return Plan((), 0, notes, memory, decision=what)
+
+
+def _give_up(seen: Seen, directives: Directives, memory: Memory) -> Plan:
+    notes = (_note(SICK, seen, directives),)
+    return Plan((), 0, notes, memory, shutdown=True, decision=SICK)
+
+
+def _slow_down(memory: Memory) -> Memory:
+    """This pass had no reason, or no way, to fork: the next burst begins with one child."""
+    return memory if memory.idle_spawn_rate == 1 else replace(memory, idle_spawn_rate=1)

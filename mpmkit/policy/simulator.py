@@ -1,0 +1,339 @@
+"""What would the parent do? Idle maintenance in virtual time, without a server.
+
+    run = simulate("event", busy=lambda t: 100 if t >= 3 else 0, seconds=12, ThreadsPerChild=25)
+    print(run)
+    run.to_frame().plot(x="t", y=["workers", "busy", "idle"])
+
+The decisions are the real ones: `mpmkit.policy.maintenance.look` and `plan`, which the parent of a running
+server calls, and `mpmkit.policy.admission`, which event's listener asks. Only the pool is a model, and a
+simple one. A forked child is ready at once. Load arrives from outside: at second t, `busy(t)` clients
+want a worker, and `parked(t)` clients have had an answer and stay connected (keep-alive). As many are
+served as there are workers; the rest wait. Under prefork and worker a parked client keeps a worker
+busy (K); under event it is a connection of some child, which takes it if AsyncRequestWorkerFactor lets
+it, and stops listening when that limit is reached. A retired child takes no more work, its parked
+clients come back to the others, and it is gone by the next pass or `leaving` passes later. One pass
+is one second, and the first comes one second after the start.
+
+What it leaves out: how long a fork takes, how long a request takes, and which child reads the byte
+in the pipe of death (here: the one in the highest slot).
+
+A run has the columns of a recording of a real server (`mpmkit.watch`), and some more of its own, so
+the two can be laid over one another:
+
+    frame = pandas.concat([run.to_frame().assign(who="simulated"),
+                           mpmkit.watch(server, 12).to_frame().assign(who="measured")])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+from mpmkit.config.directives import Directives, Note, check, from_keywords
+from mpmkit.policy.admission import connections_above_limit
+from mpmkit.policy.maintenance import Memory, ProcessRow, Snapshot, look, plan
+from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_WRITE, DEAD, GRACEFUL, READY
+
+if TYPE_CHECKING:
+    import pandas
+
+Busy = Callable[[int], float] | Iterable[float] | float
+
+# What a simulated run and a recorded one (`mpmkit.watch`) both have, in this order.
+COLUMNS = ("t", "processes", "workers", "idle", "busy", "waiting", "parked")
+
+
+class Second(NamedTuple):
+    """One second of a run. Counts of processes, workers and clients, none of them negative.
+
+    `idle`, `busy` and `waiting` are what the pass of this second found: workers without and with
+    a client, and clients who are not served. `parked` are clients that have had an answer and stay:
+    event holds them without a worker, under prefork and worker they are among `busy`. `spawned`
+    and `retired` are what it did about it, and `processes` and `workers` what exists after it (a
+    child that was told to leave still counts). `decision` is a key of
+    `mpmkit.policy.maintenance.DECISIONS`; "" at second 0, when the first StartServers children are forked
+    and nothing is decided yet. `rate` is the spawn rate left for the next pass.
+    """
+
+    t: int
+    processes: int
+    workers: int
+    idle: int
+    busy: int
+    waiting: int
+    parked: int
+    spawned: int
+    retired: int
+    rate: int
+    decision: str
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True)
+class Simulation(Sequence[Second]):
+    """A run: a sequence of seconds, with the directives it was made under."""
+
+    mpm: str
+    directives: Directives
+    seconds: tuple[Second, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> Second: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Second, ...]: ...
+    def __getitem__(self, index: int | slice) -> Second | tuple[Second, ...]:
+        return self.seconds[index]
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def __iter__(self) -> Iterator[Second]:
+        return iter(self.seconds)
+
+    def column(self, name: str) -> list[Any]:
+        """One quantity over time: `run.column("processes")` is `[1, 2, 4, 8, 16, 32, 64]`."""
+        return [getattr(second, name) for second in self.seconds]
+
+    @property
+    def notes(self) -> tuple[tuple[int, Note], ...]:
+        """What the error log would say, with the second in which it says it."""
+        return tuple((second.t, note) for second in self.seconds for note in second.notes)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row for each second, notes as text. Needs pandas, which is imported only here."""
+        import pandas
+
+        rows = [
+            second._replace(notes="; ".join(map(str, second.notes)))  # type: ignore[arg-type]
+            for second in self.seconds
+        ]
+        return pandas.DataFrame(rows, columns=Second._fields)
+
+    def __str__(self) -> str:
+        head = f"{'t':>4} {'processes':>9} {'idle':>6} {'busy':>6} {'waiting':>7}  {'':6} decision"
+        lines = [head]
+        for s in self.seconds:
+            change = f"+{s.spawned}" if s.spawned else f"-{s.retired}" if s.retired else ""
+            said = " ".join(note.ah for note in s.notes)
+            lines.append(
+                f"{s.t:>4} {s.processes:>9} {s.idle:>6} {s.busy:>6} {s.waiting:>7}  {change:<6} "
+                f"{s.decision:<9} {said}".rstrip()
+            )
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        most = max(self.column("processes"))
+        return f"<Simulation of {self.mpm}: {len(self) - 1} s, {most} processes at most>"
+
+
+def simulate(
+    mpm: str,
+    directives: Directives | None = None,
+    *,
+    busy: Busy = 0,
+    parked: Busy = 0,
+    seconds: int = 10,
+    leaving: int = 0,
+    **keywords: Any,
+) -> Simulation:
+    """Run idle maintenance for `seconds` passes and report second 0 and each pass.
+
+    The directives are either ready-made or given by name, `simulate("prefork", StartServers=1)`;
+    not both. `busy` is how many workers the clients want: a number, a sequence with one number for
+    each second from 0 on (the last one holds on), or a function of the second; rounded down. `parked`
+    is how many further clients have had an answer and stay connected, in the same forms.
+    `leaving` is how many passes still see a retired child; 0 if it's gone by the next.
+
+    Raises ValueError for negative numbers or directives given twice, DirectiveError (a ValueError)
+    for directives that can't be.
+    """
+    if seconds < 0 or leaving < 0:
+        raise ValueError("seconds and leaving are 0 or more")
+    if directives is None:
+        directives, _ = check(mpm, from_keywords(mpm, **keywords))
+    elif directives.mpm != mpm:
+        raise ValueError(f"these directives are {directives.mpm}'s, not {mpm}'s")
+    elif keywords:
+        names = ", ".join(keywords)
+        raise ValueError(f"directives are given twice, ready-made and by name ({names})")
+    wanted, staying = _demand(busy), _demand(parked)
+
+    pool = _Pool(directives, leaving)
+    for slot in range(min(directives.StartServers, directives.process_limit)):
+        pool.fork(slot)
+    memory = Memory()
+    idle, working, waiting, held = pool.work(wanted(0), staying(0))
+    rows = [
+        Second(
+            t=0,
+            processes=pool.processes,
+            workers=pool.workers,
+            idle=idle,
+            busy=working,
+            waiting=waiting,
+            parked=held,
+            spawned=pool.processes,
+            retired=0,
+            rate=memory.idle_spawn_rate,
+            decision="",
+            notes=(),
+        )
+    ]
+    for t in range(1, seconds + 1):
+        pool.bury()
+        idle, working, waiting, held = pool.work(wanted(t), staying(t))
+        seen = look(pool.snapshot(), directives, memory)
+        decided = plan(seen, directives, memory)
+        memory = decided.memory
+        for slot in decided.spawn:
+            pool.fork(slot)
+        if decided.retire:
+            pool.retire()
+        rows.append(
+            Second(
+                t=t,
+                processes=pool.processes,
+                workers=pool.workers,
+                idle=idle,
+                busy=working,
+                waiting=waiting,
+                parked=held,
+                spawned=len(decided.spawn),
+                retired=decided.retire,
+                rate=memory.idle_spawn_rate,
+                decision=decided.decision,
+                notes=decided.notes,
+            )
+        )
+        if decided.shutdown:
+            break
+    return Simulation(mpm, directives, tuple(rows))
+
+
+def _demand(busy: Busy) -> Callable[[int], int]:
+    """Every way to say how many workers are wanted, as whole workers at a second."""
+    if callable(busy):
+        return lambda t: int(busy(t))
+    if not isinstance(busy, Iterable):
+        number = int(busy)
+        return lambda t: number
+    numbers = [int(number) for number in busy]
+    if not numbers:
+        raise ValueError("busy is empty: it needs one number at least")
+    return lambda t: numbers[min(t, len(numbers) - 1)]
+
+
+class _Pool:
+    """The children, as rows of a scoreboard that nobody else writes to."""
+
+    def __init__(self, directives: Directives, leaving: int) -> None:
+        self.directives = directives
+        self.leaving = leaving
+        self.rows = [self._empty(slot) for slot in range(directives.ServerLimit)]
+        self.deaths: dict[int, int] = {}  # pid -> passes left
+        self.next_pid = 1
+
+    def _empty(self, slot: int) -> ProcessRow:
+        return ProcessRow(slot, states=bytes([DEAD]) * self.directives.ThreadsPerChild)
+
+    def fork(self, slot: int) -> None:
+        states = bytes([READY]) * self.directives.ThreadsPerChild
+        self.rows[slot] = ProcessRow(slot, pid=self.next_pid, states=states)
+        self.next_pid += 1
+
+    def retire(self) -> None:
+        """Ask the child in the highest slot that isn't leaving yet. Its work is the others' now."""
+        row = next(row for row in reversed(self.rows) if row.pid and not row.quiescing)
+        states = bytes([GRACEFUL]) * self.directives.ThreadsPerChild
+        self.rows[row.slot] = replace(row, quiescing=1, states=states)
+        self.deaths[row.pid] = self.leaving
+
+    def bury(self) -> None:
+        """Empty the slots of those whose time has come. A squatted row is its squatter's."""
+        for row in self.rows:
+            if row.pid in self.deaths:
+                if self.deaths[row.pid] == 0:
+                    self.rows[row.slot] = self._empty(row.slot)
+                    del self.deaths[row.pid]
+                else:
+                    self.deaths[row.pid] -= 1
+
+    def work(self, wanted: int, parked: int) -> tuple[int, int, int, int]:
+        """Give the clients to the workers, lowest slots first: (idle and busy workers, clients who
+        wait, parked clients who are held)."""
+        if wanted < 0 or parked < 0:
+            raise ValueError(f"busy and parked can't be negative: {min(wanted, parked)}")
+        # Under prefork and worker who stays connected takes a worker, after those who ask for more.
+        staying = 0 if self.directives.mpm == "event" else parked
+        threads = self.directives.ThreadsPerChild
+        asking, keeping = wanted, staying
+        idle = 0
+        for row in self._serving():
+            served = min(asking, threads)
+            kept = min(keeping, threads - served)
+            asking, keeping = asking - served, keeping - kept
+            rest = threads - served - kept
+            idle += rest
+            states = (
+                bytes([BUSY_WRITE]) * served
+                + bytes([BUSY_KEEPALIVE]) * kept
+                + bytes([READY]) * rest
+            )
+            self.rows[row.slot] = replace(row, states=states)
+        busy = wanted - asking + staying - keeping
+        if self.directives.mpm != "event":
+            return idle, busy, asking + keeping, staying - keeping
+        held = self._park(parked)
+        return idle, busy, asking + parked - held, held
+
+    def _park(self, wanted: int) -> int:
+        """Event: let so many clients be parked, as far as the children take them; how many are held.
+
+        Who is parked stays where he is. Newcomers go to the lowest child that may accept, and a child
+        that has reached its limit stops listening: its idle threads don't count on the next look.
+        """
+        held = sum(row.keep_alive for row in self._serving())
+        for row in reversed(self._serving()):
+            gone = min(row.keep_alive, max(held - wanted, 0))
+            held -= gone
+            self.rows[row.slot] = replace(row, keep_alive=row.keep_alive - gone)
+        for row in self._serving():
+            while held < wanted and not self._above_limit(row):
+                row = replace(row, keep_alive=row.keep_alive + 1)
+                held += 1
+            busy = row.states.count(BUSY_WRITE)
+            self.rows[row.slot] = replace(
+                row, connections=busy + row.keep_alive, not_accepting=int(self._above_limit(row))
+            )
+        return held
+
+    def _above_limit(self, row: ProcessRow) -> bool:
+        d = self.directives
+        busy = row.states.count(BUSY_WRITE)
+        return connections_above_limit(
+            idle=d.ThreadsPerChild - busy,
+            connections=busy + row.keep_alive,
+            lingering=0,
+            threads_per_child=d.ThreadsPerChild,
+            factor=d.async_factor,
+            listening_disabled=False,
+        )
+
+    def _serving(self) -> list[ProcessRow]:
+        """The children that take clients, lowest slots first."""
+        return [row for row in self.rows if row.pid and not row.quiescing]
+
+    @property
+    def processes(self) -> int:
+        return sum(1 for row in self.rows if row.pid)
+
+    @property
+    def workers(self) -> int:
+        return self.directives.ThreadsPerChild * sum(
+            1 for row in self.rows if row.pid and not row.quiescing
+        )
+
+    def snapshot(self) -> Snapshot:
+        d = self.directives
+        return Snapshot(d.ServerLimit, d.ThreadsPerChild, 0, 0.0, tuple(self.rows))

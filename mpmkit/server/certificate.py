@@ -1,0 +1,56 @@
+"""A certificate for a lab: self-signed, for localhost, made by the `openssl` program on request.
+
+Clients do not know it: they are told to trust it (`curl --cacert FILE`, `ssl.create_default_context(
+cafile=FILE)`) or not to ask (`curl -k`).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+DAYS = 30
+
+
+class CertificateError(Exception):
+    """No certificate could be made; the text says why and what to do."""
+
+
+def self_signed(directory: str) -> tuple[str, str]:
+    """(certificate, private key): files in `directory`, in PEM, the key for its owner's eyes only.
+
+    For the names localhost, 127.0.0.1 and ::1. Raises CertificateError.
+    """
+    certificate = os.path.join(directory, "server.crt")
+    key = os.path.join(directory, "server.key")
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        str(DAYS),
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+    ]
+    try:
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise CertificateError(
+            "there is no openssl program to make a certificate with: install the openssl package, "
+            "or name your own with SSLCertificateFile and SSLCertificateKeyFile"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines()
+        raise CertificateError(f"openssl made no certificate: {said[-1:] or error}") from None
+    return certificate, key

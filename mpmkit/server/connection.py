@@ -1,0 +1,543 @@
+"""A connection: a socket, its protocol, and what is still to be sent.
+
+Everything here that waits, waits in the kernel with the socket's own timeouts (SO_RCVTIMEO and
+SO_SNDTIMEO), so that a read is one system call; Python's `settimeout` would poll before each.
+A timeout shows as BlockingIOError.
+
+Apache's connection states (`states.py`) tell in whose hands a connection is. Under prefork and
+worker the thread that accepted it holds it to its end. Under event a thread holds it only while
+there is something to do; `nonblocking` is set, and what can't be sent at once stays in `pending`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Any
+
+from mpmkit.config.directives import Directives
+from mpmkit.http.messages import FileBody, Request, RequestError, Response
+from mpmkit.http.protocol import Heads, Protocol
+from mpmkit.server.listen import timeval, unmapped
+
+HEAD_SIZE = 8192  # one read for a head: more than LimitRequestLine allows for its longest part
+BLANK = 16  # bytes that are too few for a request, and may be blank lines
+BODY_SIZE = 65536
+LINGER_READ = 32768
+LINGER_SILENCE = 2.0  # seconds of silence that end a lingering close (SECONDS_TO_LINGER)
+LINGER_MAX = 30.0  # seconds that end it although data still comes (MAX_SECS_TO_LINGER)
+
+_MORE = socket.MSG_MORE
+_NOW = socket.MSG_DONTWAIT
+
+
+class Disconnected(Exception):
+    """The client is gone, or has taken nothing for Timeout seconds."""
+
+
+class ReadDeadline:
+    """RequestReadTimeout `init-max,MinRate=rate`, beside Timeout, for one head or one body.
+
+    A stage may take `init` seconds, and each byte that comes buys 1/rate more, up to `max` in all.
+    Without RequestReadTimeout (`init` 0) only Timeout counts: seconds for each single read.
+    """
+
+    __slots__ = ("_began", "_bought", "_init", "_max", "_rate", "_timeout")
+
+    def __init__(
+        self, timeout: float, init: float, maximum: float, rate: float, now: float
+    ) -> None:
+        self._timeout = timeout
+        self._init, self._max, self._rate = init, maximum, rate
+        self._began = now
+        self._bought = 0.0
+
+    def received(self, count: int) -> None:
+        if self._rate:
+            self._bought += count / self._rate
+
+    def wait(self, now: float) -> float:
+        """Seconds the next read may wait; 0 or less: it is too late."""
+        if not self._init:
+            return self._timeout
+        allowed = self._init + self._bought
+        if self._max:
+            allowed = min(allowed, self._max)
+        return min(self._timeout, self._began + allowed - now)
+
+
+class Received:
+    """A `recv` that counts the bytes, for access logs with %I."""
+
+    __slots__ = ("_recv", "count")
+
+    def __init__(self, recv: Callable[..., bytes]) -> None:
+        self._recv = recv
+        self.count = 0
+
+    def __call__(self, size: int, flags: int = 0) -> bytes:
+        data = self._recv(size, flags)
+        self.count += len(data)
+        return data
+
+
+class Connection:
+    """One client. Written by whoever holds it: one thread at a time, never two.
+
+    kept        responses after which the connection was kept alive
+    pending     bytes or a file not sent yet because the client takes them slowly (event only)
+    async_safe  epoll sees all that comes; False: a filter keeps some of it (filters.py)
+    direct      what is sent goes to the kernel as it is: no TLS, no filter
+    recv        the socket's own; over TLS (tls.py) one that decrypts
+    request     the request being answered; status, started, body_sent, sent, keep_alive tell how
+    response    its response, where an access log asks for a header of it; else not set
+    state, edge, watching   event's own notes (mpm/event.py): in whose hands the connection is,
+                whether news came since they last looked, what epoll watches it for
+    """
+
+    __slots__ = (
+        "_body_deadline",
+        "_continued",
+        "_directives",
+        "_local",
+        "_timeout",
+        "async_safe",
+        "body_sent",
+        "direct",
+        "edge",
+        "fd",
+        "keep_alive",
+        "kept",
+        "nonblocking",
+        "peer",
+        "pending",
+        "protocol",
+        "recv",
+        "request",
+        "response",
+        "sent",
+        "sock",
+        "started",
+        "state",
+        "status",
+        "watching",
+    )
+
+    body_sent: int
+    sent: int
+    started: int
+    status: int
+    keep_alive: bool
+    response: Response | None
+    state: int | None
+
+    def __init__(
+        self,
+        sock: socket.SocketType,
+        peer: tuple,
+        directives: Directives,
+        heads: Heads,
+        timeout: float,
+        nonblocking: bool = False,
+    ) -> None:
+        self.sock = sock
+        self.recv = sock.recv
+        self.fd = sock.fileno()
+        self.peer = peer
+        self.protocol = Protocol(directives, heads)
+        self.nonblocking = nonblocking
+        self.async_safe = self.direct = True
+        self.kept = 0
+        self.pending: memoryview | FileBody | None = None
+        self.request: Request | None = None
+        self.edge = False
+        self.watching = 0
+        self._directives = directives
+        self._timeout = timeout  # what SO_RCVTIMEO is: inherited from the listening socket
+        self._body_deadline: ReadDeadline | None = None
+        self._continued = False
+        self._local: tuple[str, int] | None = None
+
+    def filtered(self, sock: Any) -> None:
+        """`sock` stands before the socket from now on (a filters.Filter)."""
+        self.sock = sock
+        self.recv = sock.recv
+        self.async_safe = sock.async_safe
+        self.direct = False
+        self.nonblocking = self.nonblocking and self.async_safe
+
+    @property
+    def scheme(self) -> str:
+        """The URL scheme that the client used: what scripts are told."""
+        return "http"
+
+    @property
+    def local(self) -> tuple[str, int]:
+        """The address and port that the client connected to. Raises OSError once it is gone."""
+        if self._local is None:
+            host, port, *_ = unmapped(self.sock.getsockname())
+            self._local = host, port
+        return self._local
+
+    def __repr__(self) -> str:
+        return f"<Connection fd={self.fd} peer={self.peer} kept={self.kept}>"
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def read_request(self) -> Request | None:
+        """Wait for the next request's head.
+
+        None: there is none; the client closed, or was idle for KeepAliveTimeout.
+        Raises RequestError: 408 when a head takes longer than RequestReadTimeout or Timeout allow,
+        and whatever `Protocol.next_request` refuses.
+        """
+        protocol = self.protocol
+        if protocol.pending:
+            return protocol.next_request() or self._rest_of_head()
+        if self.kept:
+            self.set_timeout(self._directives.KeepAliveTimeout)
+        while True:
+            try:
+                data = self.recv(HEAD_SIZE)
+            except BlockingIOError:
+                if self.kept:
+                    return None
+                raise RequestError(408, "no request came", silent=True, ah="AH01382") from None
+            except OSError:
+                return None
+            if not data:
+                return None
+            protocol.feed(data)
+            request = protocol.next_request()
+            if request is not None:
+                return request
+            if protocol.pending:
+                return self._rest_of_head()
+            # It was a blank line after the last request: that is no reason to hurry the next one.
+
+    def fill(self) -> bool:
+        """Event: take what has come, without waiting. False: nothing has. Raises Disconnected."""
+        self.edge = False
+        try:
+            data = self.recv(HEAD_SIZE, _NOW)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise Disconnected(error.strerror) from None
+        if not data:
+            raise Disconnected("closed")
+        if not BLANK < len(data) < HEAD_SIZE:
+            if len(data) == HEAD_SIZE:
+                self.edge = True  # there may be more, and no new edge will tell
+            elif data == b"\r\n" * (len(data) // 2):
+                return False  # blank lines after the last request: still nothing to do
+        self.protocol.feed(data)
+        return True
+
+    def _rest_of_head(self) -> Request | None:
+        """The head comes in pieces: the clock of RequestReadTimeout's `header` runs from here."""
+        rule = self._directives.RequestReadTimeout
+        deadline = ReadDeadline(
+            self._directives.Timeout,
+            rule.header_init,
+            rule.header_max,
+            rule.header_rate,
+            monotonic(),
+        )
+        while True:
+            try:
+                data = self._read_by(deadline, HEAD_SIZE)
+            except TimeoutError:
+                # Without a whole request line there is nobody to answer: httpd closes in silence.
+                silent = not self.protocol.line
+                raise RequestError(
+                    408, "the request's head did not come in time", silent=silent, ah="AH01382"
+                ) from None
+            except OSError:
+                return None
+            if not data:
+                return None
+            self.protocol.feed(data)
+            request = self.protocol.next_request()
+            if request is not None:
+                return request
+
+    def read_body(self) -> bytes:
+        """The next piece of the request's body, b"" at its end. Sends `100 Continue` when it is due.
+
+        Raises RequestError (408 over RequestReadTimeout's `body` or Timeout; 400, 413: see
+        Protocol) and Disconnected when the client closes before the end.
+        """
+        protocol = self.protocol
+        while (piece := protocol.next_piece()) is None:
+            if self._body_deadline is None:
+                rule = self._directives.RequestReadTimeout
+                self._body_deadline = ReadDeadline(
+                    self._directives.Timeout,
+                    rule.body_init,
+                    rule.body_max,
+                    rule.body_rate,
+                    monotonic(),
+                )
+            if self.request is not None and self.request.expect_continue and not self._continued:
+                self._continued = True
+                self._write(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
+            try:
+                data = self._read_by(self._body_deadline, BODY_SIZE)
+            except TimeoutError:
+                why = "the request's body did not come in time"
+                raise RequestError(408, why, ah="AH01382") from None
+            except OSError as error:
+                raise Disconnected(error.strerror) from None
+            if not data:
+                raise Disconnected("the client closed within the request's body")
+            protocol.feed_body(data)
+        return piece
+
+    def discard_body(self) -> None:
+        """Read what a handler left of the request's body, so that the next request can be found.
+
+        A client that still waits for `100 Continue` is not asked to send what nobody wants:
+        the connection ends instead (RFC 9110, 10.1.1).
+        """
+        if self.request is not None and self.request.expect_continue and not self._continued:
+            self.keep_alive = False
+            return
+        while self.read_body():
+            pass
+
+    def begin_request(self, request: Request) -> None:
+        """`request` is the one being answered now."""
+        self.request = request
+        if self._body_deadline is not None:
+            self._body_deadline = None
+        self._continued = False
+
+    def _read_by(self, deadline: ReadDeadline, size: int) -> bytes:
+        """One read that `deadline` bounds. Raises TimeoutError, or OSError when the client is gone."""
+        wait = deadline.wait(monotonic())
+        if wait <= 0:
+            raise TimeoutError
+        self.set_timeout(wait)
+        try:
+            data = self.recv(size)
+        except BlockingIOError:
+            raise TimeoutError from None
+        deadline.received(len(data))
+        return data
+
+    def set_timeout(self, seconds: float) -> None:
+        """How long the next read may wait. No system call when it is so already."""
+        if seconds != self._timeout:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(seconds))
+            self._timeout = seconds
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Send a head, or a head and its body. Raises Disconnected.
+
+        Event: what the socket does not take at once is left in `pending`, if it is at most
+        FlushMaxThreshold; a thread waits while more is left, as httpd's does.
+        """
+        try:
+            if not self.nonblocking or len(data) > self._directives.FlushMaxThreshold:
+                sent = self.sock.send(data)
+                if sent < len(data):
+                    self._send_blocking(memoryview(data)[sent:])
+                return
+            sent = self.sock.send(data, _NOW)
+        except BlockingIOError:
+            if not self.nonblocking:
+                raise Disconnected("the client took nothing for Timeout seconds") from None
+            sent = 0
+        except OSError as error:
+            raise Disconnected(error.strerror) from None
+        if sent < len(data):
+            self.pending = memoryview(data)[sent:]
+
+    def send_mapped(self, head: bytes, body: memoryview) -> None:
+        """Send `head` and a mapped file in one call; only for who is `direct`. Raises Disconnected.
+
+        Only the kernel reads the mapping: where the file has become shorter it answers EFAULT. To look
+        at the bytes here would end the process (SIGBUS). Event: as with `send`, a thread waits while
+        more than FlushMaxThreshold is left.
+        """
+        try:
+            sent = self.sock.sendmsg((head, body), (), _NOW if self.nonblocking else 0)
+        except BlockingIOError:
+            if not self.nonblocking:
+                raise Disconnected("the client took nothing for Timeout seconds") from None
+            sent = 0
+        except OSError as error:
+            raise Disconnected(error.strerror) from None
+        left = len(head) + len(body) - sent
+        if not left:
+            return
+        if left > len(body):
+            self._send_blocking(memoryview(head)[sent:])
+            left = len(body)
+        waiting = left - self._directives.FlushMaxThreshold if self.nonblocking else left
+        if waiting > 0:
+            self._send_blocking(body[-left:][:waiting])
+            left -= waiting
+        if left:
+            self.pending = body[-left:]
+
+    def send_file(self, head: bytes, body: FileBody) -> None:
+        """Send `head` and a file's bytes; closes the file. Raises Disconnected.
+
+        EnableSendfile On: the kernel copies file to socket; under event a slow client's rest
+        waits in `pending` without a thread. Off (the default): read and send, and a thread waits
+        while more than FlushMaxThreshold is left. That is httpd's difference, too.
+        """
+        try:
+            self._write(memoryview(head), _MORE)
+            if body.sendfile and self.direct:
+                if self.nonblocking:
+                    os.set_blocking(self.fd, False)
+                    self.pending = body
+                    self.flush()
+                else:
+                    self._send_file_blocking(body)
+                return
+            while body.count:
+                data = os.pread(body.fd, min(body.count, 2 * BODY_SIZE), body.offset)
+                if not data:
+                    raise Disconnected("the file became shorter while it was sent")
+                body.offset += len(data)
+                body.count -= len(data)
+                if body.count:
+                    self._write(memoryview(data))
+                else:
+                    self.send(data)
+        finally:
+            if self.pending is not body and body.fd >= 0:
+                os.close(body.fd)
+
+    def send_pieces(self, head: bytes, pieces: Iterable[bytes], chunked: bool) -> int:
+        """Send `head` and what a script yields, as it yields; returns the body's bytes.
+
+        The head goes with the first piece. Raises Disconnected.
+        """
+        count = 0
+        for piece in pieces:
+            if not piece:
+                continue
+            count += len(piece)
+            data = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
+            self._write(memoryview(head + data if head else data))
+            head = b""
+        end = head + (b"0\r\n\r\n" if chunked else b"")
+        if end:
+            self._write(memoryview(end))
+        return count
+
+    def flush(self) -> bool:
+        """Event: send more of `pending` without waiting. True when all of it is sent.
+
+        Raises Disconnected.
+        """
+        pending = self.pending
+        try:
+            if isinstance(pending, FileBody):
+                while pending.count:
+                    sent = os.sendfile(self.fd, pending.fd, pending.offset, pending.count)
+                    if not sent:
+                        raise Disconnected("the file became shorter while it was sent")
+                    pending.offset += sent
+                    pending.count -= sent
+                os.close(pending.fd)
+                pending.fd = -1  # `send_file` would close it again, and by then it may be another's
+                os.set_blocking(self.fd, True)
+            elif pending is not None:
+                while pending:
+                    pending = self.pending = pending[self.sock.send(pending, _NOW) :]
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise Disconnected(error.strerror) from None
+        self.pending = None
+        return True
+
+    def _send_blocking(self, data: memoryview, flags: int = 0) -> None:
+        try:
+            while data:
+                data = data[self.sock.send(data, flags) :]
+        except BlockingIOError:
+            raise Disconnected("the client took nothing for Timeout seconds") from None
+        except OSError as error:
+            raise Disconnected(error.strerror) from None
+
+    _write = _send_blocking  # over TLS: encrypt, then send
+
+    def _send_file_blocking(self, body: FileBody) -> None:
+        try:
+            while body.count:
+                sent = os.sendfile(self.fd, body.fd, body.offset, body.count)
+                if not sent:
+                    raise Disconnected("the file became shorter while it was sent")
+                body.offset += sent
+                body.count -= sent
+        except BlockingIOError:
+            raise Disconnected("the client took nothing for Timeout seconds") from None
+        except OSError as error:
+            raise Disconnected(error.strerror) from None
+
+    # -- closing ------------------------------------------------------------------------------
+
+    def lingering_close(self, longest: float = LINGER_MAX) -> None:
+        """Say that no more is coming, and read until the client has closed, too.
+
+        To close while data of the client's is unread, or on its way, would send a reset, and the
+        reset could overtake our last response and destroy it (RFC 9112, 9.6). Waits at most
+        LINGER_SILENCE for silence, `longest` seconds in all.
+        """
+        if not self.client_is_done() and self.half_close():
+            until = monotonic() + longest
+            try:
+                self.set_timeout(min(LINGER_SILENCE, longest))
+                while self.sock.recv(LINGER_READ) and monotonic() < until:
+                    pass
+            except OSError:
+                pass
+        self.close()
+
+    def client_is_done(self) -> bool:
+        """Nothing more can come that a close would answer with a reset.
+
+        A client that said `Connection: close` (or speaks HTTP/1.0 and did not ask to stay) must not
+        send anything after that request (RFC 9112, 9.6), and we have read the request to its end.
+        httpd lingers all the same; here it would be a wait for nothing, on every connection of a
+        client that opens one a request.
+        """
+        request = self.request
+        return request is not None and request.close and not self.protocol.unread
+
+    def half_close(self) -> bool:
+        """Send FIN. False when the client is gone already."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
+
+    def drained(self) -> bool:
+        """Event: drop what has come since `half_close`, without waiting. True: the client closed."""
+        try:
+            while self.sock.recv(LINGER_READ, _NOW):
+                pass
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def close(self) -> None:
+        """Close now; an unsent file goes with it."""
+        if isinstance(self.pending, FileBody):
+            os.close(self.pending.fd)
+        self.pending = None
+        self.sock.close()

@@ -1,0 +1,334 @@
+"""One request, from its head to its line in the log: the same under every MPM (httpd's http_core).
+
+    read the head     R (or K, between requests)
+    run the handler   W
+    send              W
+    log and count     L
+    then              keep the connection, or close it
+
+`process_request` is that path. An MPM only decides whose thread runs it and who waits before and
+after it; that is all the difference between prefork, worker and event.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from time import time_ns
+from typing import TYPE_CHECKING, Any
+
+from mpmkit.config.directives import Directives
+from mpmkit.http.messages import (
+    BODYLESS_STATUSES,
+    FileBody,
+    HeadStart,
+    Request,
+    RequestError,
+    Response,
+    page,
+    server_header,
+    text_field,
+)
+from mpmkit.http.protocol import Heads
+from mpmkit.policy.states import BUSY_LOG, BUSY_WRITE
+from mpmkit.server.connection import Connection, Disconnected, Received
+from mpmkit.server.listen import first_timeout
+from mpmkit.server.logs import AccessLog, ErrorLog
+from mpmkit.server.scoreboard import WorkerSlot
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+Handler = Callable[[Request, Connection], Response]
+
+CLOSE = b"Connection: close\r\n"
+# What the scoreboard shows of each version.
+_PROTOCOLS = {version: b"http/%d.%d" % version for version in ((0, 9), (1, 0), (1, 1))}
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+class Service:
+    """What all connections of one process share. Made before the fork, so children share it, too.
+
+    stopping    this process is leaving: every response says `Connection: close`
+    """
+
+    def __init__(
+        self, directives: Directives, handler: Handler, access: AccessLog | None, errors: ErrorLog
+    ) -> None:
+        self.directives = directives
+        self.handler = handler
+        self.access = access
+        self.errors = errors
+        self.error_page = error_page
+        self.stopping = False
+        self.heads = Heads(directives)
+        self.head_start = HeadStart(server_header(directives.ServerTokens))
+        self.first_timeout = first_timeout(directives)
+        self.tls: SSLContext | None = None
+        if directives.tls:
+            from mpmkit.server import (
+                tls,  # and ssl with it: 2 MB that a server without TLS is spared
+            )
+
+            self.tls = tls.context_for(directives)
+            self.connection = partial(tls.accepted, self)  # type: ignore[method-assign]
+        if directives.ConnectionFilter is not None:
+            from mpmkit.server.filters import FILTERS
+
+            name, argument = directives.ConnectionFilter
+            self.connection = partial(  # type: ignore[method-assign]
+                _filtered, self.connection, FILTERS[name], argument
+            )
+        if access is not None and access.received:
+            self.connection = partial(_counting, self.connection)  # type: ignore[method-assign]
+        if access is not None and access.response:
+            self.handler = partial(_remembering, handler)
+        self._may_keep_alive = directives.KeepAlive and directives.KeepAliveTimeout > 0
+        self._max_keep_alive = directives.MaxKeepAliveRequests
+        self._keep_alive_lines: dict[int, bytes] = {}
+
+    def connection(self, sock, peer, *, nonblocking: bool = False) -> Connection:
+        """A new connection from `accept`'s result."""
+        return Connection(sock, peer, self.directives, self.heads, self.first_timeout, nonblocking)
+
+    def keeps_alive(self, conn: Connection, request: Request, response: Response) -> bool:
+        """httpd's ap_set_keepalive: may this connection carry another request?"""
+        return (
+            self._may_keep_alive
+            and (not self._max_keep_alive or conn.kept < self._max_keep_alive)
+            and not request.close
+            and not response.close
+            and not self.stopping
+            and (response.length is not None or request.version == (1, 1))
+        )
+
+    def keep_alive_line(self, kept: int) -> bytes:
+        """The two header lines for a client that asked for keep-alive. `max` counts this response."""
+        maximum = self._max_keep_alive
+        key = kept if maximum else 0
+        lines = self._keep_alive_lines.get(key)
+        if lines is None:
+            left = f", max={maximum - kept}" if maximum else ""
+            lines = self._keep_alive_lines[key] = (
+                f"Keep-Alive: timeout={int(self.directives.KeepAliveTimeout)}{left}\r\n"
+                "Connection: Keep-Alive\r\n"
+            ).encode()
+        return lines
+
+
+def _counting(connection: Callable[..., Connection], *args, **options) -> Connection:
+    """A connection that counts what it receives, where an access log asks for it."""
+    conn = connection(*args, **options)
+    conn.recv = Received(conn.recv)
+    return conn
+
+
+def _remembering(handler: Handler, request: Request, conn: Connection) -> Response:
+    """A handler whose response the access log finds at the connection."""
+    conn.response = None
+    response = conn.response = handler(request, conn)
+    return response
+
+
+def error_page(status: int, conn: Connection, method: str = "GET") -> Response:
+    """The page for a request that got no answer from a handler."""
+    return page(status, method)
+
+
+def _filtered(
+    connection: Callable[..., Connection], kind: Callable, argument: int, sock, peer,
+    *, nonblocking: bool = False,
+) -> Connection:  # fmt: skip
+    """`connection`'s, with ConnectionFilter before its socket."""
+    conn = connection(sock, peer, nonblocking=nonblocking)
+    conn.filtered(kind(sock, argument))
+    return conn
+
+
+def client_text(peer: tuple) -> bytes:
+    """The client's address as the scoreboard stores it."""
+    return text_field(peer[0], 64)
+
+
+def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool:
+    """Serve one request. True: the connection may carry another.
+
+    Event: with `conn.pending` not None the response is not all sent; `finish_request` follows
+    when it is. Never raises: whatever goes wrong with one client ends that client's connection.
+    """
+    conn.request = request = response = None
+    try:
+        request = conn.read_request()
+        if request is None:
+            return False
+        slot.set(BUSY_WRITE)
+        slot.requested(_PROTOCOLS[request.version], request.line)
+        conn.started = time_ns()
+        conn.begin_request(request)
+        conn.keep_alive = True
+        response = service.handler(request, conn)
+        if conn.protocol.in_body and isinstance(response.body, (bytes, memoryview, FileBody)):
+            conn.discard_body()  # a script that yields may yet read on
+    except RequestError as error:
+        drop(response, conn, service)
+        return refuse(conn, slot, service, error)
+    except Disconnected:
+        drop(response, conn, service)
+        conn.keep_alive = False
+        return False
+    except BaseException:
+        # Also SystemExit and its like: an application may raise anything, and other clients of this
+        # process have no part in it.
+        if conn.request is None:
+            service.errors.exception("a request could not be read", client=conn.peer)
+            return refuse(conn, slot, service, RequestError(500, "see the traceback"))
+        assert request is not None
+        service.errors.exception(f"the handler of {request.path} failed", client=conn.peer)
+        drop(response, conn, service)
+        response = service.error_page(500, conn, request.method)
+    conn.keep_alive = conn.keep_alive and service.keeps_alive(conn, request, response)
+    respond(conn, request, response, service)
+    if conn.pending is not None:
+        return conn.keep_alive
+    return finish_request(conn, slot, service)
+
+
+def respond(conn: Connection, request: Request, response: Response, service: Service) -> None:
+    """Send `response`, by the way that its body asks for."""
+    body = response.body
+    conn.status = response.status
+    if not conn.keep_alive:
+        if request.version == (0, 9):
+            respond_bare(conn, response, service)
+            return
+        connection = CLOSE
+    elif request.asks_keep_alive:
+        connection = service.keep_alive_line(conn.kept)
+    else:
+        connection = b""
+    head = (
+        service.head_start.lines(response.status, conn.started // 1_000_000_000) + response.fields
+    )
+    try:
+        if type(body) is bytes:
+            data = b"".join((head, connection, response.after, body))
+            conn.body_sent = len(body)
+            conn.sent = len(data)
+            conn.send(data)
+        elif type(body) is memoryview:
+            head = b"".join((head, connection, response.after))
+            conn.body_sent = len(body)
+            conn.sent = len(head) + len(body)
+            conn.send_mapped(head, body)
+        elif isinstance(body, FileBody):
+            head = b"".join((head, connection, response.after))
+            conn.body_sent = body.count
+            conn.sent = len(head) + body.count
+            conn.send_file(head, body)
+        else:
+            chunked = response.length is None and request.version == (1, 1)
+            chunked = chunked and response.status not in BODYLESS_STATUSES
+            if response.reason is not None:
+                now = conn.started // 1_000_000_000
+                head = service.head_start.lines_with(response.status, response.reason, now)
+                head += response.fields
+            head = b"".join((head, connection, CHUNKED if chunked else b"", response.after))
+            conn.body_sent = conn.sent = 0
+            try:
+                # `type(body) is bytes` above is quicker than isinstance, but tells mypy nothing.
+                conn.body_sent = conn.send_pieces(head, body, chunked)  # type: ignore[arg-type]
+            finally:
+                getattr(body, "close", int)()
+            conn.sent = len(head) + conn.body_sent
+            if response.length is not None and conn.body_sent != response.length:
+                conn.keep_alive = False  # the client waits for bytes that will not come
+            if conn.keep_alive and conn.protocol.in_body:
+                conn.discard_body()
+    except Disconnected:
+        conn.keep_alive = False
+    except RequestError as error:
+        service.errors.refused(error, conn.peer)
+        conn.keep_alive = False
+    except BaseException:
+        # A script that fails while it yields: the head is gone, so only the close can tell.
+        service.errors.exception(
+            f"the script at {request.path} failed while answering", client=conn.peer
+        )
+        conn.keep_alive = False
+
+
+def respond_bare(conn: Connection, response: Response, service: Service) -> None:
+    """HTTP/0.9: no status, no headers, the close is the end."""
+    body = response.body
+    conn.body_sent = 0
+    try:
+        if isinstance(body, FileBody):
+            conn.body_sent = body.count
+            conn.send_file(b"", body)
+        else:
+            pieces: Iterable[Any] = [body] if isinstance(body, (bytes, memoryview)) else body
+            conn.body_sent = conn.send_pieces(b"", pieces, False)
+    except Disconnected:
+        pass
+    except BaseException:
+        service.errors.exception("the script failed while answering", client=conn.peer)
+    drop(response, conn, service)
+    conn.sent = conn.body_sent
+
+
+def drop(response: Response | None, conn: Connection, service: Service) -> None:
+    """Give back what `response` holds: the file it has open, the script that it is from."""
+    if response is None or isinstance(response.body, (bytes, memoryview)):
+        return
+    try:
+        if not isinstance(response.body, FileBody):
+            getattr(response.body, "close", int)()
+        elif response.body.fd >= 0:
+            os.close(response.body.fd)
+    except BaseException:
+        service.errors.exception("a script failed in its close()", client=conn.peer)
+
+
+def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool:
+    """The response is sent: log it, count it. True: the connection may carry another request."""
+    slot.set(BUSY_LOG)
+    now = time_ns()
+    if service.access is not None:
+        try:
+            service.access.log(conn, now)
+        except Exception:
+            service.errors.exception("the access log has no line of a request", client=conn.peer)
+    slot.served(conn.sent, now - conn.started, now)
+    if conn.keep_alive:
+        conn.kept += 1
+        return True
+    return False
+
+
+def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestError) -> bool:
+    """Answer a request that is no request: an error page, a line in the logs, and a close."""
+    slot.set(BUSY_WRITE)
+    conn.started = time_ns()
+    conn.status = error.status
+    conn.keep_alive = False
+    service.errors.refused(error, conn.peer)
+    conn.body_sent = conn.sent = 0
+    if not error.silent:
+        response = service.error_page(error.status, conn)
+        assert isinstance(response.body, bytes)
+        head = service.head_start.lines(error.status, conn.started // 1_000_000_000)
+        data = b"".join((head, response.fields, CLOSE, response.after, response.body))
+        conn.body_sent, conn.sent = len(response.body), len(data)
+        try:
+            conn.send(data)
+        except Disconnected:
+            pass
+    if conn.request is not None or service.access is None:
+        return finish_request(conn, slot, service)
+    conn.request = conn.protocol.refused()  # for the access log alone: it is no request
+    finish_request(conn, slot, service)
+    conn.request = None
+    return False

@@ -1,0 +1,322 @@
+"""Listening sockets: bind them, inherit them, wait on them, accept from them.
+
+Some facts about accepting in many processes at once:
+
+* Every child holds the same listening sockets. With a plain `epoll` one new connection would wake
+  all idle children (the thundering herd); with EPOLLEXCLUSIVE the kernel wakes one. It plays the
+  part of Apache's blocking accept, and unlike it can also wait for the pipe of death.
+* The sockets are non-blocking and a busy child tries `accept` first: while connections are queued
+  there is nothing to wait for, and the `epoll_wait` is saved.
+* Linux copies options of the listening socket to every accepted one. TCP_NODELAY and the timeouts
+  are therefore set once, here, and cost nothing a connection.
+* TCP_DEFER_ACCEPT (AcceptFilter data, the default on Linux) keeps a connection in the kernel until
+  its first bytes are there, so that a silent client costs no worker for about 31 s.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+from collections.abc import Sequence
+from functools import cache
+
+from mpmkit.config.directives import Directives
+
+# Errors that concern one connection, not the listener: try the next one. (APR's list in unixd.c.)
+PASSING = frozenset(
+    {
+        errno.EINTR, errno.ECONNABORTED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH,
+        errno.ENETUNREACH, errno.EPROTO, errno.EAGAIN,
+    }
+)  # fmt: skip
+
+# What Listen without an address means: every address of this machine, IPv6's and IPv4's by one socket
+# (RFC 3493, 3.7), as httpd has it on Linux; IPv4's alone where the kernel has no IPv6.
+ANY = ("::", "0.0.0.0")
+_IPV6 = int(socket.AF_INET6)
+_MAPPED = "::ffff:"  # an IPv4 address, as an IPv6 socket tells it
+
+# What accept says of a socket after `refuse_all`.
+REFUSING = errno.EINVAL
+
+_timeval = struct.Struct("ll").pack
+
+
+class ListenError(Exception):
+    """A socket can't be bound or listened on; the text names the address and the mend."""
+
+
+def timeval(seconds: float) -> bytes:
+    """A struct timeval for SO_RCVTIMEO and SO_SNDTIMEO; at least 1 µs, as 0 would mean for ever."""
+    micro = max(1, round(seconds * 1_000_000))
+    return _timeval(micro // 1_000_000, micro % 1_000_000)
+
+
+class SecureSocket(socket.SocketType):
+    """An accepted socket whose client is to speak TLS: its class tells which listener it came from."""
+
+
+class Listener(socket.socket):
+    """A listening socket whose `accept` returns a bare C-level socket.
+
+    `socket.accept` builds a Python-level socket object, converting family and type to enums: 4 µs
+    of a new connection's 60. The C type has every method a server needs.
+
+    asked       (address, port) as Listen has them: a name is not what `getsockname` tells later
+    number      the family of accepted sockets, as a plain int
+    bare        the class of accepted sockets
+    """
+
+    asked: tuple[str, int] | None = None
+    number = int(socket.AF_INET)
+    bare: type[socket.SocketType] = socket.SocketType
+
+    def accept_bare(self) -> tuple[socket.SocketType, tuple]:
+        """(socket, peer address). Raises OSError, BlockingIOError when none is waiting."""
+        fd, peer = self._accept()  # type: ignore[attr-defined]
+        if self.number == _IPV6:
+            peer = unmapped(peer)
+        return self.bare(self.number, socket.SOCK_STREAM, 0, fd), peer
+
+    @property
+    def scheme(self) -> str:
+        """How URLs of this socket begin."""
+        return "https" if self.bare is SecureSocket else "http"
+
+
+def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> list[Listener]:
+    """Bind every Listen address; sockets of `kept` that match are used again (a restart).
+
+    Raises ListenError. Nothing newly bound stays open then.
+    """
+    by_name = {_name(sock): sock for sock in kept} | {sock.asked: sock for sock in kept}
+    opened: list[Listener] = []
+    listeners: list[Listener] = []
+    everywhere = {one.port for one in directives.Listen if not one.address or one.address == ANY[0]}
+    try:
+        for listen in directives.Listen:
+            if listen.address == ANY[1] and listen.port in everywhere and _has_ipv6():
+                continue  # another Listen's socket is for IPv4, too
+            names = [(host, listen.port) for host in ((listen.address,) if listen.address else ANY)]
+            sock = next((by_name[name] for name in names if name in by_name), None)
+            if sock is None:
+                sock = bind(listen.address, listen.port)
+                opened.append(sock)
+            configure(sock, directives, listen.protocol)
+            listeners.append(sock)
+    except ListenError:
+        for sock in opened:
+            sock.close()
+        raise
+    return listeners
+
+
+def inherit(fd: int, directives: Directives) -> Listener:
+    """A socket that whoever started us has bound (`--listen-fd`), made to listen as ours do.
+
+    Raises ListenError when `fd` is not a stream socket.
+    """
+    try:
+        sock = Listener(fileno=fd)
+        if sock.type != socket.SOCK_STREAM:
+            sock.detach()  # it stays whoever's it is
+            raise ListenError(
+                f"--listen-fd {fd}: not a TCP socket; bind a SOCK_STREAM socket and pass it on"
+            )
+    except OSError as error:
+        raise ListenError(
+            f"--listen-fd {fd}: {error.strerror}; pass an open socket's number"
+        ) from None
+    configure(sock, directives, "https" if directives.tls else "http")
+    return sock
+
+
+def configure(sock: Listener, directives: Directives, protocol: str = "http") -> None:
+    """ListenBacklog, buffer sizes and timeouts; "https" is TLS. Raises ListenError if it can't listen."""
+    sock.number = int(sock.family)
+    sock.bare = SecureSocket if protocol == "https" else socket.SocketType
+    set_option = sock.setsockopt
+    set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    set_option(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(first_timeout(directives)))
+    set_option(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(directives.Timeout))
+    if directives.SendBufferSize:
+        set_option(socket.SOL_SOCKET, socket.SO_SNDBUF, directives.SendBufferSize)
+    if directives.ReceiveBufferSize:
+        set_option(socket.SOL_SOCKET, socket.SO_RCVBUF, directives.ReceiveBufferSize)
+    defer = (
+        directives.ListenTCPDeferAccept if directives.AcceptFilter.get(protocol) != "none" else 0
+    )
+    set_option(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, defer)
+    try:
+        sock.listen(directives.ListenBacklog)
+    except OSError as error:
+        raise ListenError(
+            f"AH00073: cannot listen on {_text(_name(sock))}: {error.strerror}"
+        ) from None
+    sock.setblocking(False)
+
+
+def first_timeout(directives: Directives) -> float:
+    """Seconds a new connection may take for its first bytes: Timeout, or RequestReadTimeout's header."""
+    header = directives.RequestReadTimeout.header_init
+    return min(directives.Timeout, header) if header else directives.Timeout
+
+
+def bind(address: str, port: int) -> Listener:
+    """A bound socket, not listening yet; port 0: any free one. Raises ListenError."""
+    host = address or (ANY[0] if _has_ipv6() else ANY[1])
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = Listener(family, socket.SOCK_STREAM)
+    sock.asked = host, port
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # [::] is for IPv4, too
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        mend = {
+            errno.EADDRINUSE: "another server has it; stop that one or choose another port (0 picks a free one)",
+            errno.EACCES: "ports below 1024 need root; choose a higher one",
+            errno.EADDRNOTAVAIL: "this machine has no such address; use 127.0.0.1, or * for all",
+        }.get(error.errno or 0, "see the Listen directive")
+        raise ListenError(
+            f"({error.errno}){error.strerror}: AH00072: cannot bind to {_text((host, port))}; {mend}"
+        ) from None
+    except (OverflowError, socket.gaierror) as error:
+        sock.close()
+        raise ListenError(f"AH00072: cannot bind to {_text((host, port))}: {error}") from None
+    return sock
+
+
+@cache
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+            sock.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+def unmapped(name: tuple) -> tuple:
+    """An IPv6 socket's address; one of IPv4 as an IPv4 socket tells it."""
+    return (name[0].removeprefix(_MAPPED), name[1]) if name[0].startswith(_MAPPED) else name
+
+
+def _name(sock: socket.socket) -> tuple[str, int]:
+    host, port, *_ = sock.getsockname()
+    return host, port
+
+
+def _text(name: tuple[str, int]) -> str:
+    host, port = name
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _here(sock: Listener, host: str) -> str:
+    """Where `sock` is reached on this machine. Its ::1 may be missing where IPv6 is only half there."""
+    if host == "::":
+        only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        return "::1" if only else f"{_MAPPED}127.0.0.1"
+    return "127.0.0.1" if host == "0.0.0.0" else host
+
+
+def url_of(sock: Listener) -> str:
+    """The address a client on this machine would use for `sock`."""
+    host, port = _name(sock)
+    host = _here(sock, host).removeprefix(_MAPPED)
+    return f"{sock.scheme}://{_text((host, port))}"
+
+
+class Acceptor:
+    """What a listener waits on: the listening sockets, and one other descriptor that ends the wait.
+
+    Under prefork the other descriptor is the pipe of death, under worker a wake-up of the listener
+    thread. One per process, made after the fork (an epoll set is not to be shared).
+    """
+
+    def __init__(self, listeners: Sequence[Listener], other: int) -> None:
+        self._listeners = {sock.fileno(): sock for sock in listeners}
+        self._only = listeners[0] if len(listeners) == 1 else None
+        self._ready: list[int] = []
+        self._epoll = select.epoll()
+        for fd in self._listeners:
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        self._epoll.register(other, select.EPOLLIN)
+        self._other = other
+
+    def accept(self) -> tuple[socket.SocketType, tuple] | None:
+        """The next connection; None when the other descriptor is readable (or at its end) and no
+        connection is waiting, or after `refuse_all`. Raises OSError for errors that concern the
+        listener or the process."""
+        if self._only is not None:
+            try:
+                return self._only.accept_bare()
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                if error.errno == REFUSING:
+                    return None
+                if error.errno not in PASSING:
+                    raise
+        while True:
+            # Several sockets ready: each gets its turn before the next wait.
+            while self._ready:
+                listener = self._listeners[self._ready.pop()]
+                try:
+                    return listener.accept_bare()
+                except OSError as error:
+                    if error.errno == REFUSING:
+                        return None
+                    if error.errno not in PASSING:
+                        raise
+            ready = [fd for fd, _ in self._epoll.poll()]
+            # The other descriptor comes last: for a connection that is here, too, the kernel has
+            # woken nobody else.
+            self._ready = [fd for fd in ready if fd != self._other]
+            if self._other in ready and not self._ready:
+                return None
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
+def somebody_waits(listener: Listener) -> bool:
+    """A connection is here that nobody has accepted."""
+    poll = select.poll()
+    poll.register(listener.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def knock(listener: Listener) -> None:
+    """Connect to ourselves and hang up: the kernel wakes one of those who wait on `listener`."""
+    host, port = _name(listener)
+    host = _here(listener, host)
+    with socket.socket(listener.family) as sock:
+        sock.setblocking(False)
+        sock.connect_ex((host, port))
+
+
+def close_all(listeners: Sequence[Listener]) -> None:
+    """Close this process's copies; the kernel refuses clients once no process holds one."""
+    for sock in listeners:
+        if sock.fileno() >= 0:
+            os.close(sock.detach())
+
+
+def refuse_all(listeners: Sequence[Listener]) -> None:
+    """No process that holds these sockets gets another connection from them: clients are refused.
+
+    To close them would not be enough while a busy child has its copies open: the kernel would go on
+    to accept, for nobody.
+    """
+    for sock in listeners:
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is so already

@@ -1,0 +1,410 @@
+"""LogFormat: a line of directives becomes a function that writes the access log's lines (mod_log_config).
+
+    %h %l %u %t "%r" %>s %b          the common format
+    %{Referer}i                      with an argument
+    %!200,304{Referer}i              only for other statuses than these, else "-"
+    %<s %>s                          the first and the last of internal redirects; here they are one
+
+What needs more than the connection tells is fetched only when a format asks for it: `wants_received`
+(%I, %S) and `wants_response` (%{NAME}o) say so.
+
+Whatever came from a client is quoted: nobody writes lines or quotes of his own into a log.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from _thread import get_native_id
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpmkit.http.messages import http_date
+from mpmkit.http.protocol import quote_line
+
+if TYPE_CHECKING:
+    from mpmkit.server.connection import Connection
+
+COMMON = '%h %l %u %t "%r" %>s %b'
+
+Field = Callable[["Connection", int], str]  # (connection, ns at the end) -> text
+
+
+class FormatError(ValueError):
+    """A format that can't be used; the text says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the formats tell of the server: %v, %V, %p, %f and %{Server}o."""
+
+    name: str = ""  # ServerName, with its port if it has one
+    canonical: bool = False  # UseCanonicalName
+    root: str = ""
+    index: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str, str], ...] = ()
+    server: str = ""
+
+    @property
+    def host(self) -> str:
+        return _host(self.name) or os.uname().nodename
+
+    def filename(self, path: str) -> str:
+        """Where a URL path leads. It asks the file system whether that is a directory."""
+        found = self.root + path
+        for _, url, target in self.aliases:
+            rest = path.removeprefix(url)
+            if rest != path and (rest[:1] in ("", "/") or url.endswith("/")):
+                found = target + rest
+                break
+        if found.endswith("/"):
+            for name in self.index:
+                if os.path.isfile(found + name):
+                    return found + name
+        return found
+
+
+# -- the time ---------------------------------------------------------------------------------------
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+class _RequestTime:
+    """`[22/Nov/2026:20:21:35 +0000]`, made once a second."""
+
+    def __init__(self) -> None:
+        self._made: tuple[int, str] = (0, "")
+
+    def __call__(self, second: int) -> str:
+        made = self._made
+        if made[0] == second:
+            return made[1]
+        t = time.localtime(second)
+        offset = t.tm_gmtoff // 60
+        sign, offset = ("-", -offset) if offset < 0 else ("+", offset)
+        text = (
+            f"[{t.tm_mday:02d}/{_MONTHS[t.tm_mon - 1]}/{t.tm_year}:{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d} "
+            f"{sign}{offset // 60:02d}{offset % 60:02d}]"
+        )
+        self._made = (second, text)
+        return text
+
+
+_request_time = _RequestTime()
+
+# %{...}t that are numbers, of a time in ns.
+_CLOCKS: dict[str, Callable[[int], str]] = {
+    "sec": lambda ns: str(ns // 1_000_000_000),
+    "msec": lambda ns: str(ns // 1_000_000),
+    "usec": lambda ns: str(ns // 1000),
+    "msec_frac": lambda ns: f"{ns // 1_000_000 % 1000:03d}",
+    "usec_frac": lambda ns: f"{ns // 1000 % 1_000_000:06d}",
+}
+
+
+def _time(argument: str) -> Field:
+    """%{format}t: strftime, or one of _CLOCKS; `begin:` (when it came) or `end:` (now) before it."""
+    at_end = argument.startswith("end:")
+    layout = argument.removeprefix("begin:").removeprefix("end:")
+    if not layout:
+        return FIELDS["t"]
+    clock = _CLOCKS.get(layout) or (
+        lambda ns: time.strftime(layout, time.localtime(ns // 1_000_000_000))
+    )
+    return lambda conn, now: clock(now if at_end else conn.started)
+
+
+_UNITS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1000}
+
+
+def _took(argument: str) -> Field:
+    unit = _UNITS.get(argument)
+    if unit is None:
+        raise FormatError(f"%{{{argument}}}T: a unit is one of {', '.join(_UNITS)}")
+    return lambda conn, now: str((now - conn.started) // unit)
+
+
+# -- the request ------------------------------------------------------------------------------------
+
+
+def _line(conn: Connection) -> str:
+    if conn.request is not None:
+        return conn.request.log_line
+    return quote_line(conn.protocol.line) or "-"
+
+
+def _path(conn: Connection) -> str:
+    return quote_line(os.fsencode(conn.request.path)) if conn.request is not None else "-"
+
+
+def _query(conn: Connection) -> str:
+    request = conn.request
+    return quote_line(b"?" + request.query) if request is not None and request.query else ""
+
+
+def _protocol(conn: Connection) -> str:
+    if conn.request is None:
+        return "-"
+    word = conn.request.line.rpartition(b" ")[2]
+    return quote_line(word) if word.startswith(b"HTTP/") else "HTTP/0.9"
+
+
+def _header(argument: str) -> Field:
+    key = argument.lower().encode("latin-1", "replace")
+
+    def value(conn: Connection, now: int) -> str:
+        found = conn.request.get(key) if conn.request is not None else None
+        return "-" if found is None else quote_line(found)
+
+    return value
+
+
+def _cookie(argument: str) -> Field:
+    key = argument.encode("latin-1", "replace")
+
+    def value(conn: Connection, now: int) -> str:
+        cookies = conn.request.get(b"cookie") if conn.request is not None else None
+        for one in (cookies or b"").split(b";"):
+            name, equals, found = one.strip().partition(b"=")
+            if equals and name == key:
+                return quote_line(found)
+        return "-"
+
+    return value
+
+
+def _environment(argument: str) -> Field:
+    return lambda conn, now: os.environ.get(argument, "-")
+
+
+def _who(argument: str) -> Field:
+    tellers: dict[str, Field] = {
+        "pid": lambda conn, now: str(os.getpid()),
+        "tid": lambda conn, now: str(get_native_id()),
+        "hextid": lambda conn, now: f"{get_native_id():x}",
+    }
+    if argument not in tellers:
+        raise FormatError(f"%{{{argument}}}P: it is one of {', '.join(tellers)}")
+    return tellers[argument]
+
+
+def _client(argument: str) -> Field:
+    """%{c}a, %{c}h: whoever holds the other end of the connection; there is nobody else here."""
+    if argument != "c":
+        raise FormatError(f"%{{{argument}}}a: the only argument is c")
+    return FIELDS["a"]
+
+
+# -- the server -------------------------------------------------------------------------------------
+
+
+def _host(name: str) -> str:
+    """A host without its port: `[::1]:80` is `[::1]`."""
+    host, colon, port = name.rpartition(":")
+    return host if colon and port.isdigit() else name
+
+
+def _asked(conn: Connection) -> str:
+    """The Host that the client asked for, "" without one."""
+    found = conn.request.get(b"host") if conn.request is not None else None
+    return quote_line(found) if found else ""
+
+
+def _server_fields(site: Site) -> dict[str, Field]:
+    def asked_name(conn: Connection, now: int) -> str:
+        return site.host if site.canonical else _host(_asked(conn)) or site.host
+
+    def port(conn: Connection, now: int) -> str:
+        for name in (site.name,) if site.canonical else (_asked(conn), site.name):
+            number = name.rpartition(":")[2]
+            if ":" in name and number.isdigit():
+                return number
+        return _local_port(conn, now)
+
+    def filename(conn: Connection, now: int) -> str:
+        if conn.request is None:
+            return "-"
+        return quote_line(os.fsencode(site.filename(conn.request.path)))
+
+    return {"v": lambda conn, now: site.host, "V": asked_name, "p": port, "f": filename}
+
+
+def _local_port(conn: Connection, now: int) -> str:
+    try:
+        return str(conn.local[1])
+    except OSError:
+        return "-"
+
+
+def _local_address(conn: Connection, now: int) -> str:
+    try:
+        return conn.local[0]
+    except OSError:
+        return "-"
+
+
+def _port(argument: str, site: Site) -> Field:
+    ports: dict[str, Field] = {
+        "canonical": _server_fields(site)["p"],
+        "local": _local_port,
+        "remote": lambda conn, now: str(conn.peer[1]),
+    }
+    if argument not in ports:
+        raise FormatError(f"%{{{argument}}}p: it is one of {', '.join(ports)}")
+    return ports[argument]
+
+
+def _answered(argument: str, site: Site) -> Field:
+    """%{NAME}o: a header of the response. Those that the connection writes are told from what it did."""
+    key = argument.lower()
+    pattern = re.compile(rb"(?im)^%b: *([^\r\n]*)\r?$" % re.escape(argument.encode("latin-1")))
+
+    def value(conn: Connection, now: int) -> str:
+        if key == "date":
+            return http_date(conn.started // 1_000_000_000)
+        if key == "server":
+            return site.server
+        if key == "connection":
+            if not conn.keep_alive:
+                return "close"
+            asks = conn.request is not None and conn.request.asks_keep_alive
+            return "Keep-Alive" if asks else "-"
+        response = getattr(conn, "response", None)
+        found = pattern.search(response.fields + response.after) if response is not None else None
+        return quote_line(found[1]) if found else "-"
+
+    return value
+
+
+# -- the tables -------------------------------------------------------------------------------------
+
+
+def _received(conn: Connection) -> int:
+    return getattr(conn.recv, "count", 0)
+
+
+FIELDS: dict[str, Field] = {
+    "h": lambda conn, now: conn.peer[0],
+    "a": lambda conn, now: conn.peer[0],
+    "A": _local_address,
+    "l": lambda conn, now: "-",
+    "u": lambda conn, now: "-",
+    "t": lambda conn, now: _request_time(conn.started // 1_000_000_000),
+    "r": lambda conn, now: _line(conn),
+    "s": lambda conn, now: str(conn.status),
+    "b": lambda conn, now: str(conn.body_sent or "-"),
+    "B": lambda conn, now: str(conn.body_sent),
+    "I": lambda conn, now: str(_received(conn)),
+    "O": lambda conn, now: str(conn.sent),
+    "S": lambda conn, now: str(_received(conn) + conn.sent),
+    "D": lambda conn, now: str((now - conn.started) // 1000),
+    "T": lambda conn, now: str((now - conn.started) // 1_000_000_000),
+    "X": lambda conn, now: "+" if conn.keep_alive else "-",
+    "k": lambda conn, now: str(conn.kept),
+    "P": lambda conn, now: str(os.getpid()),
+    "m": lambda conn, now: conn.request.method if conn.request is not None else "-",
+    "U": lambda conn, now: _path(conn),
+    "q": lambda conn, now: _query(conn),
+    "H": lambda conn, now: _protocol(conn),
+    "%": lambda conn, now: "%",
+}
+SERVER_FIELDS = ("v", "V", "p", "f")
+
+WITH_ARGUMENT: dict[str, Callable[[str], Field]] = {
+    "i": _header, "C": _cookie, "e": _environment, "t": _time, "T": _took, "P": _who, "a": _client,
+    "h": _client,
+}  # fmt: skip
+SERVER_WITH_ARGUMENT = {"p": _port, "o": _answered}
+
+KNOWN = " ".join(
+    [*(f"%{one}" for one in (*FIELDS, *SERVER_FIELDS)),
+     *(f"%{{...}}{one}" for one in (*WITH_ARGUMENT, *SERVER_WITH_ARGUMENT))]
+)  # fmt: skip
+
+# After the per cent sign: conditions and redirect marks in any order, an argument, one letter.
+_DIRECTIVE = re.compile(r"%([!0-9,<>]*)(?:\{([^}]*)\})?([!0-9,<>]*)(.)", re.S)
+_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", '"': '"'}
+
+
+def compile_format(text: str, site: Site | None = None) -> Field:
+    """A function that makes a LogFormat's line. Raises FormatError."""
+    if text == COMMON:
+        return _common
+    site = site or Site()
+    parts: list[Field] = []
+    at = 0
+    while at < len(text):
+        percent = text.find("%", at)
+        if percent < 0:
+            percent = len(text)
+        if percent > at:
+            literal = re.sub(r'\\([nt\\"])', lambda m: _ESCAPES[m[1]], text[at:percent])
+            parts.append(lambda conn, now, literal=literal: literal)  # type: ignore[misc]
+            at = percent
+            continue
+        found = _DIRECTIVE.match(text, at)
+        if found is None:
+            raise FormatError(f"{text[at:]!r} is cut short; write %% for a per cent sign")
+        part = _part(found, site)
+        parts.append(_only_for(found[1] + found[3], part, found[0]))
+        at = found.end()
+    return lambda conn, now: "".join([part(conn, now) for part in parts])
+
+
+def _part(found: re.Match[str], site: Site) -> Field:
+    argument, letter = found[2], found[4]
+    if argument is None:
+        part = FIELDS.get(letter) or _server_fields(site).get(letter)
+        if part is not None:
+            return part
+    elif letter in WITH_ARGUMENT:
+        return WITH_ARGUMENT[letter](argument)
+    elif letter in SERVER_WITH_ARGUMENT:
+        return SERVER_WITH_ARGUMENT[letter](argument, site)
+    raise FormatError(f"{found[0]!r} is not known here; known are {KNOWN}")
+
+
+def _only_for(marks: str, part: Field, directive: str) -> Field:
+    """`%400,501…` and `%!200,304…`: for these statuses only, or for all others."""
+    condition = marks.replace("<", "").replace(">", "")
+    if not condition:
+        return part
+    others = condition.startswith("!")
+    words = condition.removeprefix("!").split(",")
+    if not all(re.fullmatch(r"[1-5]\d\d", word) for word in words):
+        raise FormatError(f"{directive!r}: a condition is a list of statuses, such as %!200,304...")
+    statuses = frozenset(map(int, words))
+
+    def conditional(conn: Connection, now: int) -> str:
+        return part(conn, now) if (conn.status in statuses) != others else "-"
+
+    return conditional
+
+
+def wants_received(text: str) -> bool:
+    """Whether a format asks how many bytes came."""
+    return any(found[4] in "IS" and found[2] is None for found in _DIRECTIVE.finditer(text))
+
+
+def wants_response(text: str) -> bool:
+    """Whether a format asks for a header of the response."""
+    return any(found[4] == "o" for found in _DIRECTIVE.finditer(text))
+
+
+def complaint(text: str) -> str:
+    """What is wrong with a format, "" if nothing is."""
+    try:
+        compile_format(text)
+    except FormatError as error:
+        return str(error)
+    return ""
+
+
+def _common(conn: Connection, now: int) -> str:
+    """The common log format, as most servers write it: the same text as the table gives, faster."""
+    request = conn.request
+    line = request.log_line if request is not None else _line(conn)
+    when = _request_time(conn.started // 1_000_000_000)
+    return f'{conn.peer[0]} - - {when} "{line}" {conn.status} {conn.body_sent or "-"}'

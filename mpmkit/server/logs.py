@@ -1,0 +1,212 @@
+"""The error log and the access log, in httpd's formats.
+
+Each line is one `write` to a file opened for appending, so that lines of many processes never mix
+and nothing is lost when a process is killed. With BufferedLogs On the access log's lines are
+collected first; see `BufferedAccessLog`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from _thread import allocate_lock, get_native_id
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mpmkit.config.directives import Note
+from mpmkit.server.log_format import (
+    FormatError,
+    Site,
+    compile_format,
+    wants_received,
+    wants_response,
+)
+
+if TYPE_CHECKING:
+    from mpmkit.http.messages import RequestError
+    from mpmkit.server.connection import Connection
+
+LEVELS = ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug") + tuple(
+    f"trace{i}" for i in range(1, 9)
+)
+_RANK = {level: i for i, level in enumerate(LEVELS)}
+
+
+class LogError(Exception):
+    """A log can't be opened, or its format is unknown; the text names the directive and the mend."""
+
+
+def open_log(path: str, directive: str) -> int:
+    """A descriptor that appends to `path`. Raises LogError."""
+    if path.startswith(("|", "syslog:")) or path == "syslog":
+        kind = "a program" if path.startswith("|") else "syslog"
+        raise LogError(f"{directive} {path}: {kind} takes no logs here; name a file")
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        ah = "AH00091" if directive == "ErrorLog" else "AH00649"
+        raise LogError(
+            f"{ah}: {directive} {path}: {error.strerror}; name a file in a directory that exists "
+            "and may be written"
+        ) from None
+
+
+class ErrorLog:
+    """`[ctime.µs] [module:level] [pid P:tid T] AHnnnnn: text`, to a file or standard error.
+
+    `level` is the LogLevel directive's, `levels` those of single modules (`LogLevel warn ssl:info`);
+    notices are always written, as httpd's are.
+    """
+
+    def __init__(
+        self,
+        fd: int = 2,
+        level: str = "warn",
+        module: str = "core",
+        levels: Mapping[str, str] | None = None,
+    ) -> None:
+        self.fd = fd
+        self._level = _RANK[level]
+        self._levels = {name: _RANK[one] for name, one in (levels or {}).items()}
+        self._core = self._levels.get(module, self._level)
+        self._module = module
+
+    def enabled(self, level: str, module: str = "") -> bool:
+        limit = self._levels.get(module, self._level) if module else self._core
+        return _RANK[level] <= limit or level == "notice"
+
+    def write(
+        self, level: str, text: str, *, ah: str = "", module: str = "", client: tuple | None = None
+    ) -> None:
+        """One line, if the level is enabled. Never raises: a full disk must not end a server."""
+        if not self.enabled(level, module):
+            return
+        now = time.time()
+        stamp = time.strftime(
+            f"%a %b %d %H:%M:%S.{int(now % 1 * 1_000_000):06d} %Y", time.localtime(now)
+        )
+        who = f"[client {client[0]}:{client[1]}] " if client else ""
+        code = f"{ah}: " if ah else ""
+        where = f"[{module or self._module}:{level}] [pid {os.getpid()}:tid {get_native_id()}] "
+        for line in text.splitlines() or [""]:
+            try:
+                os.write(
+                    self.fd,
+                    f"[{stamp}] {where}{who}{code}{line}\n".encode("utf-8", "backslashreplace"),
+                )
+            except OSError:
+                pass
+
+    def note(self, note: Note, module: str = "") -> None:
+        self.write(note.level, note.text, ah=note.ah, module=module)
+
+    def refused(self, error: RequestError, client: tuple) -> None:
+        """A request that was none, at the level that httpd tells it at: mostly debug."""
+        module, level = error.told
+        self.write(level, str(error), ah=error.ah, module=module, client=client)
+
+    def exception(self, text: str, client: tuple | None = None) -> None:
+        """A script's exception, the one being handled, with its traceback."""
+        import traceback  # here: it is rarely needed, and every child would carry it
+
+        trace = traceback.format_exc()
+        self.write("error", f"{text}\n{trace}", module="wsgi", client=client)
+
+    def failure(self, text: str, error: BaseException | None) -> None:
+        """An error of the server's own."""
+        import traceback
+
+        trace = "".join(traceback.format_exception(error))
+        self.write("alert", f"{text}\n{trace}")
+
+
+# -- access log -------------------------------------------------------------------------------------
+
+
+class AccessLog:
+    """The CustomLog directives of a server: files, each with its format.
+
+    received, response     a format asks for the bytes that came, or for the response's headers;
+                           `core.Service` sees to it that connections know them
+
+    Raises LogError when a file can't be opened or a format is unknown.
+    """
+
+    def __init__(self, logs: tuple[tuple[str, str], ...], site: Site | None = None) -> None:
+        try:
+            lines = [compile_format(text, site) for _, text in logs]
+        except FormatError as error:
+            raise LogError(f"LogFormat: {error}") from None
+        self._logs = [
+            (open_log(path, "CustomLog"), line) for (path, _), line in zip(logs, lines, strict=True)
+        ]
+        self.received = any(wants_received(text) for _, text in logs)
+        self.response = any(wants_response(text) for _, text in logs)
+        if self.received or self.response:
+            self.log = self._log_and_forget  # type: ignore[method-assign]
+
+    def _log_and_forget(self, conn: Connection, now: int) -> None:
+        """What is counted, is counted from one line to the next."""
+        type(self).log(self, conn, now)
+        if self.received:
+            conn.recv.count = 0  # type: ignore[attr-defined]  # core makes it a Received
+        conn.response = None
+
+    def log(self, conn: Connection, now: int) -> None:
+        """One line about the request that `conn` has just answered; `now` is in ns."""
+        for fd, line in self._logs:
+            try:
+                os.write(fd, (line(conn, now) + "\n").encode("utf-8", "surrogateescape"))
+            except OSError:
+                pass  # a full disk costs log lines, not service
+
+    def flush(self) -> None:
+        """Write what is still held back: nothing."""
+
+    def close(self) -> None:
+        self.flush()
+        for fd, _ in self._logs:
+            os.close(fd)
+
+
+class BufferedAccessLog(AccessLog):
+    """BufferedLogs On: lines are collected and written together, when there are PIECE bytes of them
+    or when the first one has waited LONGEST seconds and another comes; and when the process leaves.
+
+    One write is still one piece of whole lines. A child that is killed takes its lines with it, and an
+    idle one keeps them until its next request: that is the price of the directive, in httpd, too.
+    """
+
+    PIECE = 4096
+    LONGEST = 1.0
+
+    def __init__(self, logs: tuple[tuple[str, str], ...], site: Site | None = None) -> None:
+        super().__init__(logs, site)
+        self._held: list[list[bytes]] = [[] for _ in logs]
+        self._sizes = [0] * len(logs)
+        self._since = 0  # ns: when the first of them came
+        self._lock = allocate_lock()  # threads of one process share a buffer
+
+    def log(self, conn: Connection, now: int) -> None:
+        with self._lock:
+            if not any(self._sizes):
+                self._since = now
+            for i, (_, line) in enumerate(self._logs):
+                raw = (line(conn, now) + "\n").encode("utf-8", "surrogateescape")
+                self._held[i].append(raw)
+                self._sizes[i] += len(raw)
+            if max(self._sizes) >= self.PIECE or now - self._since > self.LONGEST * 1e9:
+                self._write()
+
+    def flush(self) -> None:
+        with self._lock:
+            self._write()
+
+    def _write(self) -> None:
+        for i, (fd, _) in enumerate(self._logs):
+            held, self._held[i], self._sizes[i] = self._held[i], [], 0
+            try:
+                if held:
+                    os.write(fd, b"".join(held))
+            except OSError:
+                pass

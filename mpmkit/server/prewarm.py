@@ -1,0 +1,140 @@
+"""Before the first fork, the server serves itself a few pages, for the sake of its children's memory.
+
+A forked child shares its parent's memory until one of them writes to it; then the kernel gives the
+writer a copy of the page. What runs for the first few times writes a lot: Python specialises its
+bytecode, and until it has, each attribute is looked up by its name, whose reference count is written.
+If each child does that, each child has its own copies. If the parent has done it, they are shared.
+
+So this is not a measurement and not a check: the same code as in a child, on a socket of its own, with
+the sample page, neither the scoreboard nor a log told of it. In each of ROUNDS all is made anew and
+nothing is remembered: what a child does once in its life (its start, the first look at a head, a path
+and a file) has to run here as often as what it does at each request. It takes some 20 ms.
+
+prefork rehearses a whole child, from its birth to its end. No thread may run before a fork, so worker
+and event rehearse what a thread of theirs does with a connection.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+
+from mpmkit.config.directives import Directives, check, from_keywords
+from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
+from mpmkit.server.core import Handler, Service, client_text, process_request
+from mpmkit.server.listen import Acceptor, Listener, ListenError, bind, configure
+from mpmkit.server.logs import AccessLog, ErrorLog
+from mpmkit.server.parent import Child, Setup
+from mpmkit.server.pod import PipeOfDeath
+from mpmkit.server.scoreboard import Scoreboard
+
+# CPython 3.11 specialises a function after 8 runs, later ones sooner.
+ROUNDS = 10
+# What the clients of a round send, each in one piece. %d is the round's number: a head not seen before.
+CLIENTS = (
+    b"GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
+    + b"GET /index.html?%d HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n",
+    b"GET / HTTP/1.0\r\nHost: localhost\r\nUser-Agent: rehearsal/%d\r\n\r\n",
+    b"GET /missing/%d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+)
+# What is taken over from the server's own directives: whatever decides which code of this package
+# runs, and runs nothing else. A list of what is left out would forget the next directive.
+SITE = (
+    "Timeout", "KeepAlive", "KeepAliveTimeout", "MaxKeepAliveRequests", "RequestReadTimeout",
+    "LimitRequestLine", "LimitRequestFieldSize", "LimitRequestFields", "HttpProtocolOptions",
+    "EnableSendfile", "EnableMMAP", "FileETag", "FlushMaxThreshold", "LogLevel", "LogFormat",
+    "ExtendedStatus", "ServerTokens", "types",
+)  # fmt: skip
+
+
+class Stage:
+    """What a Child asks its Parent for."""
+
+    def __init__(self, setup: Setup, listener: Listener, board: Scoreboard) -> None:
+        self.setup = setup
+        self.listeners = [listener]
+        self.board = board
+        self.pod = PipeOfDeath()
+
+
+def rehearse(
+    directives: Directives,
+    handler: Callable[[Directives, ErrorLog], Handler],
+    document_root: str,
+    child_class: type[Child],
+) -> None:
+    """Serve what CLIENTS send, ROUNDS times, from `document_root`, as a `child_class` would.
+
+    `handler` makes the handler of given directives. These are the defaults with SITE's from
+    `directives`: nothing of the site's own runs, for it may have effects, and this process may be
+    root. Without a loopback interface nothing is rehearsed.
+    """
+    mpm = directives.mpm
+    plain = replace(
+        check(mpm, from_keywords(mpm, Listen="127.0.0.1:1"))[0],
+        **{name: getattr(directives, name) for name in SITE},
+        DocumentRoot=document_root,
+        ScoreBoardFile=None,
+        ServerLimit=1,
+        ThreadLimit=1,
+        CustomLog=tuple((os.devnull, f) for _, f in directives.CustomLog),
+    )
+    try:
+        listener = bind("127.0.0.1", 0)
+    except ListenError:
+        return
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    access = AccessLog(plain.CustomLog) if plain.CustomLog else None
+    errors = ErrorLog(null, directives.LogLevel)
+    board = Scoreboard(plain)
+    try:
+        configure(listener, plain)
+        for number in range(ROUNDS):
+            service = Service(plain, handler(plain, errors), access, errors)
+            stage = Stage(Setup(plain, service), listener, board)
+            clients = [_client(listener, sent, number) for sent in CLIENTS]
+            if directives.threaded:
+                _serve(stage, len(clients))
+            else:
+                stage.pod.retire_one()  # the child leaves when nobody waits any more
+                child_class(stage, 0).child_main()
+            stage.pod.close()
+            for client in clients:
+                client.close()
+    finally:
+        listener.close()
+        board.close()
+        if access is not None:
+            access.close()
+        os.close(null)
+
+
+def _client(listener: Listener, sent: bytes, number: int) -> socket.socket:
+    """A client that has sent all it will send: the kernel keeps it until it is due."""
+    # Not `create_connection`: it looks names up, which loads tables of all characters.
+    client = socket.socket(listener.family)
+    client.connect(listener.getsockname())
+    client.sendall(sent.replace(b"%d", b"%d" % number))
+    client.shutdown(socket.SHUT_WR)
+    return client
+
+
+def _serve(stage: Stage, count: int) -> None:
+    """`count` connections, one after the other."""
+    service = stage.setup.service
+    acceptor = Acceptor(stage.listeners, stage.pod.fileno())
+    slot = stage.board.worker(0)
+    for _ in range(count):
+        slot.set(READY)
+        accepted = acceptor.accept()
+        assert accepted is not None
+        slot.set(BUSY_READ)
+        conn = service.connection(*accepted)
+        slot.connected(client_text(conn.peer))
+        while process_request(conn, slot, service):
+            slot.set(BUSY_KEEPALIVE)
+        slot.set(CLOSING)
+        conn.lingering_close()
+    acceptor.close()

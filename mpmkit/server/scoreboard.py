@@ -1,0 +1,452 @@
+"""The scoreboard: what every process and thread is doing, in memory that all of them share.
+
+Apache's own layout (scoreboard.h), as four arrays one after the other:
+
+    header      one record      written by the parent
+    processes   one a slot      pid and generation by the parent, the rest by the child that owns it
+    states      one byte a thread slot: a number of `states.py`
+    workers     counters of one thread slot (64-bit integers)
+    texts       client, vhost, protocol and request line of one thread slot
+
+There is no lock. Each record has one writer at a time, a byte and an aligned 64-bit integer are
+written whole, and a reader wants a picture, not a transaction. That is what makes a state change
+as cheap as one store.
+
+With the ScoreBoardFile directive the memory is a named file, as in httpd. `Scoreboard.attach`
+then reads it from another process: no request is spent, and it answers even when every worker
+is busy.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from typing import NamedTuple
+
+from mpmkit.config.directives import MPMS, Directives
+from mpmkit.http.messages import text_field
+from mpmkit.policy.maintenance import ProcessRow, Snapshot
+from mpmkit.policy.states import DEAD
+
+MAGIC = int.from_bytes(b"mpmkit01", "little")
+
+# Header fields, in order, all 64-bit.
+(
+    H_MAGIC,
+    H_MPM,
+    H_SERVER_LIMIT,
+    H_THREAD_LIMIT,
+    H_PROCESS_LIMIT,
+    H_THREADS_PER_CHILD,
+    H_GENERATION,
+    H_CONFIG_GENERATION,
+    H_RESTART_TIME,
+    H_PARENT_PID,
+) = range(10)
+HEADER = 16
+
+# Process fields, in order, all 64-bit.
+(
+    P_PID,
+    P_GENERATION,
+    P_QUIESCING,
+    P_NOT_ACCEPTING,
+    P_CONNECTIONS,
+    P_WRITE_COMPLETION,
+    P_LINGERING_CLOSE,
+    P_KEEP_ALIVE,
+    P_SUSPENDED,
+    P_WAIT_IO,
+) = range(10)
+PROCESS = 12
+
+# Worker fields. One `pack_into` stores all of them at the end of a request.
+WORKER_FIELDS = (
+    "conn_count", "conn_bytes", "access_count", "bytes_served", "my_access_count",
+    "my_bytes_served", "duration", "last_duration", "last_used", "tid",
+)  # fmt: skip
+WORKER = len(WORKER_FIELDS)
+_store = struct.Struct(f"={WORKER}q").pack_into
+_store_two = struct.Struct("=2q").pack_into
+
+# Bytes of each text.
+CLIENT, VHOST, PROTOCOL, REQUEST = 64, 32, 16, 64
+TEXT = CLIENT + VHOST + PROTOCOL + REQUEST
+# Cuts and pads with NULs; the last byte of each is always one.
+_store_request = struct.Struct(f"{PROTOCOL - 1}sx{REQUEST - 1}sx").pack_into
+
+
+class WorkerRow(NamedTuple):
+    """One thread slot as mod_status shows it. Times in nanoseconds, `duration` summed over requests."""
+
+    process: int
+    thread: int
+    pid: int
+    generation: int
+    state: int
+    conn_count: int
+    conn_bytes: int
+    access_count: int
+    bytes_served: int
+    my_access_count: int
+    my_bytes_served: int
+    duration: int
+    last_duration: int
+    last_used: int
+    tid: int
+    client: str
+    vhost: str
+    protocol: str
+    request: str
+
+
+class Scoreboard:
+    """The parent makes one before it forks; children inherit the memory.
+
+    Raises OSError when the ScoreBoardFile can't be made, MemoryError or OSError when
+    ServerLimit × ThreadLimit asks for more memory than there is.
+    """
+
+    # `name:port` of the server, for the children's records; the parent sets it before it forks.
+    vhost = ""
+
+    def __init__(self, directives: Directives, path: str | None = None) -> None:
+        self._lay_out(directives.process_slots, directives.thread_slots)
+        self.path = path
+        if path is None:
+            self._map = mmap.mmap(-1, self._size)
+        else:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                os.ftruncate(fd, self._size)
+                self._map = mmap.mmap(fd, self._size)
+            finally:
+                os.close(fd)
+        self._open_views()
+        header = self._header
+        header[H_MPM] = MPMS.index(directives.mpm)
+        header[H_SERVER_LIMIT] = self.server_limit
+        header[H_THREAD_LIMIT] = self.thread_limit
+        header[H_PARENT_PID] = os.getpid()
+        header[H_CONFIG_GENERATION] = 1
+        self.restart()
+        self.set_limits(directives)
+        header[H_MAGIC] = MAGIC  # last: a reader that sees it sees a whole header
+
+    @classmethod
+    def attach(cls, path: str) -> Scoreboard:
+        """Read another server's ScoreBoardFile (read-only).
+
+        Raises FileNotFoundError when there is none (yet), ValueError when it isn't a scoreboard.
+        """
+        self = cls.__new__(cls)
+        self.path = path
+        with open(path, "rb") as file:
+            head = file.read(8 * HEADER)
+            if len(head) < 8 * HEADER or int.from_bytes(head[:8], "little") != MAGIC:
+                raise ValueError(
+                    f"{path} is not an mpmkit scoreboard; name the server's ScoreBoardFile"
+                )
+            fields = struct.unpack(f"={HEADER}q", head)
+            self._lay_out(fields[H_SERVER_LIMIT], fields[H_THREAD_LIMIT])
+            self._map = mmap.mmap(file.fileno(), self._size, access=mmap.ACCESS_READ)
+        self._open_views()
+        return self
+
+    def _lay_out(self, server_limit: int, thread_limit: int) -> None:
+        self.server_limit = server_limit
+        self.thread_limit = thread_limit
+        slots = server_limit * thread_limit
+        sizes = (
+            8 * HEADER,
+            8 * PROCESS * server_limit,
+            slots + -slots % 8,
+            8 * WORKER * slots,
+            TEXT * slots,
+        )
+        self._offsets = [sum(sizes[:i]) for i in range(len(sizes))]
+        self._size = sum(sizes)
+
+    def _open_views(self) -> None:
+        view = memoryview(self._map)
+        header, processes, states, workers, texts = self._offsets
+        self._header = view[header:processes].cast("q")
+        self._processes = view[processes:states].cast("q")
+        self._states = view[states:workers]
+        self._workers = view[workers:texts].cast("q")
+        self._texts = view[texts:]
+        self._view = view
+
+    # -- the parent's pen ---------------------------------------------------------------------
+
+    def restart(self) -> None:
+        """A start or a SIGHUP (no child is left): every record from zero, RestartTime now."""
+        start = self._offsets[1]
+        self._view[start:] = bytes(self._size - start)
+        self._header[H_RESTART_TIME] = time.time_ns()
+
+    def set_limits(self, directives: Directives) -> None:
+        """What mod_status prints depends on the current limits, which a restart may change."""
+        self._header[H_PROCESS_LIMIT] = directives.process_limit
+        self._header[H_THREADS_PER_CHILD] = directives.threads_per_child
+
+    @property
+    def generation(self) -> int:
+        """The running generation (Apache's my_generation): 0 at first, one more at each restart."""
+        return self._header[H_GENERATION]
+
+    @generation.setter
+    def generation(self, value: int) -> None:
+        self._header[H_GENERATION] = value
+
+    @property
+    def config_generation(self) -> int:
+        """How many times the configuration was read (1 after start)."""
+        return self._header[H_CONFIG_GENERATION]
+
+    @config_generation.setter
+    def config_generation(self, value: int) -> None:
+        self._header[H_CONFIG_GENERATION] = value
+
+    @property
+    def restart_time(self) -> int:
+        """Nanoseconds since the epoch of the start or the last SIGHUP."""
+        return self._header[H_RESTART_TIME]
+
+    @property
+    def mpm(self) -> str:
+        return MPMS[self._header[H_MPM]]
+
+    @property
+    def process_limit(self) -> int:
+        return self._header[H_PROCESS_LIMIT]
+
+    @property
+    def threads_per_child(self) -> int:
+        return self._header[H_THREADS_PER_CHILD]
+
+    @property
+    def parent_pid(self) -> int:
+        return self._header[H_PARENT_PID]
+
+    def born(self, slot: int, pid: int, generation: int) -> None:
+        """The parent forked `pid` into `slot`."""
+        base = slot * PROCESS
+        for field in range(PROCESS):
+            self._processes[base + field] = 0
+        self._processes[base + P_GENERATION] = generation
+        self._processes[base + P_PID] = pid
+
+    def died(self, slot: int) -> None:
+        """The parent reaped the child of `slot`: no process, every thread DEAD."""
+        first = slot * self.thread_limit
+        for i in range(first, first + self.thread_limit):
+            self._states[i] = DEAD
+        base = slot * PROCESS
+        for field in range(PROCESS):
+            self._processes[base + field] = 0
+
+    def set_states(self, slot: int, state: int, threads: int, *, only: tuple[int, ...]) -> None:
+        """Set those of the first `threads` states of a row that are in one of `only`."""
+        first = slot * self.thread_limit
+        for i in range(first, first + threads):
+            if self._states[i] in only:
+                self._states[i] = state
+
+    # -- a child's pens -----------------------------------------------------------------------
+
+    def process(self, slot: int) -> ProcessSlot:
+        return ProcessSlot(self, slot)
+
+    def worker(self, slot: int, thread: int = 0) -> WorkerSlot:
+        return WorkerSlot(self, slot, thread)
+
+    # -- everybody's eyes ---------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """A frozen picture of every process row, empty slots included (pid 0)."""
+        states = bytes(self._states)
+        threads = self.thread_limit
+        rows = []
+        for slot in range(self.server_limit):
+            field = self._processes[slot * PROCESS : (slot + 1) * PROCESS].tolist()
+            rows.append(
+                ProcessRow(
+                    slot=slot,
+                    pid=field[P_PID],
+                    generation=field[P_GENERATION],
+                    quiescing=field[P_QUIESCING],
+                    not_accepting=field[P_NOT_ACCEPTING],
+                    connections=field[P_CONNECTIONS],
+                    write_completion=field[P_WRITE_COMPLETION],
+                    lingering_close=field[P_LINGERING_CLOSE],
+                    keep_alive=field[P_KEEP_ALIVE],
+                    suspended=field[P_SUSPENDED],
+                    wait_io=field[P_WAIT_IO],
+                    states=states[slot * threads : (slot + 1) * threads],
+                )
+            )
+        return Snapshot(
+            server_limit=self.server_limit,
+            thread_limit=threads,
+            generation=self.generation,
+            restart_time=self.restart_time,
+            processes=tuple(rows),
+        )
+
+    def workers(self) -> list[WorkerRow]:
+        """Every thread slot that is alive or has served something, with its counters and texts."""
+        rows = []
+        for slot in range(self.server_limit):
+            pid = self._processes[slot * PROCESS + P_PID]
+            generation = self._processes[slot * PROCESS + P_GENERATION]
+            for thread in range(self.thread_limit):
+                index = slot * self.thread_limit + thread
+                state = self._states[index]
+                counters = self._workers[index * WORKER : (index + 1) * WORKER].tolist()
+                if state == DEAD and not counters[2]:
+                    continue
+                text = bytes(self._texts[index * TEXT : (index + 1) * TEXT])
+                cut = [0, CLIENT, CLIENT + VHOST, CLIENT + VHOST + PROTOCOL, TEXT]
+                texts = [
+                    text[a:b].split(b"\0", 1)[0].decode("latin-1")
+                    for a, b in zip(cut, cut[1:], strict=False)
+                ]
+                fields = (slot, thread, pid, generation, state, *counters, *texts)
+                rows.append(WorkerRow._make(fields))
+        return rows
+
+    def totals(self) -> tuple[int, int, int]:
+        """(accesses, bytes served, summed duration in ns) over all slots since RestartTime."""
+        w = self._workers
+        return (sum(w[2::WORKER]), sum(w[3::WORKER]), sum(w[6::WORKER]))
+
+    def close(self) -> None:
+        """Give the memory back; the parent also removes the ScoreBoardFile."""
+        for view in (
+            self._header,
+            self._processes,
+            self._states,
+            self._workers,
+            self._texts,
+            self._view,
+        ):
+            view.release()
+        self._map.close()
+
+
+class ProcessSlot:
+    """One child's pen for its own process record."""
+
+    __slots__ = ("_base", "_fields", "slot")
+
+    def __init__(self, board: Scoreboard, slot: int) -> None:
+        self.slot = slot
+        self._fields = board._processes
+        self._base = slot * PROCESS
+
+    def quiescing(self) -> None:
+        """This process is leaving: none of its threads count as idle or busy any more."""
+        self._fields[self._base + P_QUIESCING] = 1
+
+    def not_accepting(self, value: bool) -> None:
+        """Event: the listener has stopped listening (`accepting=no`), or goes on."""
+        self._fields[self._base + P_NOT_ACCEPTING] = value
+
+    def connections(self, total: int, writing: int, keep_alive: int, closing: int) -> None:
+        """Event: connections held, and how many of them wait without a thread."""
+        fields, base = self._fields, self._base
+        fields[base + P_CONNECTIONS] = total
+        fields[base + P_WRITE_COMPLETION] = writing
+        fields[base + P_KEEP_ALIVE] = keep_alive
+        fields[base + P_LINGERING_CLOSE] = closing
+
+
+class WorkerSlot:
+    """One thread's pen for its own worker record.
+
+    The thread keeps its counters as plain numbers and stores them together once a request.
+    """
+
+    __slots__ = (
+        "_index",
+        "_offset",
+        "_states",
+        "_text",
+        "_texts",
+        "_view",
+        "access_count",
+        "bytes_served",
+        "conn_bytes",
+        "conn_count",
+        "duration",
+        "my_access_count",
+        "my_bytes_served",
+        "process",
+        "thread",
+        "tid",
+    )
+
+    def __init__(self, board: Scoreboard, slot: int, thread: int) -> None:
+        self.process = slot
+        self.thread = thread
+        self._index = slot * board.thread_limit + thread
+        self._states = board._states
+        self._view = board._view
+        self._offset = board._offsets[3] + 8 * WORKER * self._index
+        self._texts = board._texts
+        self._text = self._index * TEXT
+        # The slot's own counts outlive the process; those of the child and the connection don't.
+        _, _, self.access_count, self.bytes_served, _, _, self.duration, *_ = board._workers[
+            self._index * WORKER : (self._index + 1) * WORKER
+        ].tolist()
+        self.conn_count = self.conn_bytes = self.my_access_count = self.my_bytes_served = 0
+        self.tid = 0
+        self.vhost(board.vhost)
+
+    def set(self, state: int) -> None:
+        """Show `state` (a number of `states.py`)."""
+        self._states[self._index] = state
+
+    def get(self) -> int:
+        return self._states[self._index]
+
+    def connected(self, client: bytes) -> None:
+        """A new connection: its client (64 bytes, padded), and its own counts from zero."""
+        self._texts[self._text : self._text + CLIENT] = client
+        self.conn_count = self.conn_bytes = 0
+        _store_two(self._view, self._offset, 0, 0)
+
+    def requested(self, protocol: bytes, line: bytes) -> None:
+        """The request being served: its protocol and its request line, of which 63 bytes are kept."""
+        _store_request(self._texts, self._text + CLIENT + VHOST, protocol, line)
+
+    def vhost(self, name: str) -> None:
+        start = self._text + CLIENT
+        self._texts[start : start + VHOST] = text_field(name, VHOST)
+
+    def served(self, sent: int, took: int, now: int) -> None:
+        """One request done: `sent` bytes, `took` ns, at `now` ns. Counted when it is logged."""
+        self.conn_count += 1
+        self.conn_bytes += sent
+        self.access_count += 1
+        self.bytes_served += sent
+        self.my_access_count += 1
+        self.my_bytes_served += sent
+        self.duration += took
+        _store(
+            self._view,
+            self._offset,
+            self.conn_count,
+            self.conn_bytes,
+            self.access_count,
+            self.bytes_served,
+            self.my_access_count,
+            self.my_bytes_served,
+            self.duration,
+            took,
+            now,
+            self.tid,
+        )

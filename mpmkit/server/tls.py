@@ -1,0 +1,324 @@
+"""TLS: a connection whose bytes are encrypted on their way (httpd's mod_ssl).
+
+    socket ──> recv ──> incoming ──┐                 ┌──> what the client said, for the protocol
+                                   SSLObject (OpenSSL)
+    socket <── send <── outgoing ──┘                 └──< what we answer
+
+OpenSSL works on two buffers in memory and never sees the socket. So everything that `Connection`
+knows about waiting holds here, too: a read waits in the kernel with the socket's own timeout, event
+reads without waiting, and what a slow client does not take stays in `pending`, already encrypted.
+
+Two things are different, and both are about records, the pieces that TLS encrypts (up to 16 KiB):
+
+* A read takes whole records, so it may find more than was asked for. `recv` returns all that it can
+  decrypt: nothing waits in OpenSSL, where no epoll would see it.
+* The handshake comes before the first request. The thread that reads the request makes it, never
+  the listener: a client that does not go on with it costs a worker, for as long as
+  RequestReadTimeout's `handshake` and Timeout allow, as a slow request does.
+
+Sessions are resumed by tickets. Their key is made with the context, before the fork, so any child
+can resume what another one began.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from mpmkit.config.directives import DirectiveError, Directives, RequestReadTimeout
+from mpmkit.http.messages import Request, RequestError
+from mpmkit.server.connection import Connection, Disconnected, ReadDeadline, Received
+from mpmkit.server.listen import SecureSocket
+
+if TYPE_CHECKING:
+    from mpmkit.server.core import Service
+
+RECORD = 16384 + 512  # bytes of one read: a whole record, and what encryption adds to it
+
+_NOW = socket.MSG_DONTWAIT
+
+
+def context_for(directives: Directives) -> ssl.SSLContext:
+    """What all connections have in common: certificate, key, versions, ciphers.
+
+    Raises DirectiveError that names the directive and the mend.
+    """
+    certificate, key = directives.SSLCertificateFile, directives.SSLCertificateKeyFile
+    if certificate is None:
+        raise DirectiveError(
+            "TLS needs SSLCertificateFile: name a certificate in PEM, or write SSLEngine Off "
+            "(mpmkit serve --tls makes a certificate for a lab)",
+            directive="SSLCertificateFile",
+            ah="AH02572",
+        )
+    for name, file in (("SSLCertificateFile", certificate), ("SSLCertificateKeyFile", key)):
+        if file is None:
+            continue
+        try:
+            with open(file, "rb") as opened:
+                opened.read(1)
+        except OSError as error:
+            raise DirectiveError(
+                f"{name} {file}: {error.strerror}: name a file in PEM that can be read",
+                directive=name,
+                ah="AH02565" if name.endswith("KeyFile") else "AH02561",
+            ) from None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    versions = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+    context.minimum_version = versions[directives.SSLProtocol[0]]
+    context.maximum_version = versions[directives.SSLProtocol[-1]]
+    try:
+        # Of a key with a pass phrase nobody could be asked for the phrase: the answer is none.
+        context.load_cert_chain(certificate, key, password=b"")
+    except ssl.SSLError as error:
+        raise _bad_files(certificate, key, error) from None
+    if directives.SSLCipherSuite is not None:
+        try:
+            context.set_ciphers(directives.SSLCipherSuite)
+        except ssl.SSLError:
+            raise DirectiveError(
+                f"SSLCipherSuite {directives.SSLCipherSuite}: OpenSSL finds no cipher in it; "
+                "`openssl ciphers -v` lists them, and HIGH is a good choice",
+                directive="SSLCipherSuite",
+                ah="AH01898",
+            ) from None
+    return context
+
+
+def _bad_files(certificate: str, key: str | None, error: ssl.SSLError) -> DirectiveError:
+    """Which of the two files is it? Only a context that is given one of them can tell."""
+    where = f"SSLCertificateKeyFile {key}" if key else f"SSLCertificateFile {certificate}"
+    name, ah = where.partition(" ")[0], "AH02564"
+    if error.reason == "KEY_VALUES_MISMATCH":
+        text = f"{where}: the key is not that of {certificate}: name the one made with it"
+        ah = "AH02565"
+    elif not _holds(certificate, "CERTIFICATE"):
+        name, ah = "SSLCertificateFile", "AH02561"
+        text = f"SSLCertificateFile {certificate}: no certificate in PEM: name one"
+    elif not _holds(key or certificate, "KEY"):
+        text = f"{where}: no private key in PEM: name the certificate's key"
+    else:
+        text = (
+            f"{where}: OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted "
+            "(`openssl pkey -in KEY -out NEW` takes the pass phrase away), a certificate not cut short"
+        )
+    return DirectiveError(text, directive=name, ah=ah)
+
+
+def _holds(file: str, what: str) -> bool:
+    with open(file, encoding="latin-1") as opened:
+        return any(
+            line.startswith("-----BEGIN ") and line.rstrip().endswith(f"{what}-----")
+            for line in opened
+        )
+
+
+def accepted(service: Service, sock, peer, *, nonblocking: bool = False) -> Connection:
+    """A new connection: which kind, the listener that accepted it has told."""
+    kind = TlsConnection if type(sock) is SecureSocket else Connection
+    conn = kind(sock, peer, service.directives, service.heads, service.first_timeout, nonblocking)
+    if isinstance(conn, TlsConnection):
+        conn.context = service.tls
+    return conn
+
+
+class Session:
+    """The encryption of one connection. Knows the socket, not the connection."""
+
+    __slots__ = ("_incoming", "_outgoing", "_patience", "_sock", "full", "object")
+
+    def __init__(self, context: ssl.SSLContext, sock: socket.SocketType, patience: float) -> None:
+        """patience: seconds that a record may take to come, once it has begun."""
+        self._sock = sock
+        self._patience = patience
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.full = False  # the last read of the socket took all that it asked for
+
+    def handshake(self, data: bytes) -> bool:
+        """Take `data` from the client; True when both sides have agreed. Raises ssl.SSLError."""
+        if data:
+            self._incoming.write(data)
+        try:
+            self.object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """As a socket's `recv`, but all that is there and can be decrypted: `size` is no limit.
+
+        Raises BlockingIOError and OSError as a socket does (a ssl.SSLError is an OSError). A record
+        in many small pieces is one read: the clock of it runs here, for no one else sees the pieces.
+        """
+        read = self.object.read
+        began = 0.0
+        while True:
+            try:
+                data = read(RECORD)
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLZeroReturnError:  # the client has said that no more is coming
+                return b""
+            else:
+                if data:
+                    while self._incoming.pending or self.object.pending():
+                        try:
+                            data += read(RECORD)
+                        except ssl.SSLWantReadError:  # the rest of a record is on its way
+                            break
+                        except ssl.SSLError:
+                            break  # the next read will say it again
+                return data
+            if began and monotonic() - began > self._patience:
+                raise BlockingIOError
+            raw = self._sock.recv(RECORD, flags)
+            began = began or monotonic()
+            self.full = len(raw) == RECORD
+            if raw:
+                self._incoming.write(raw)
+            else:
+                self._incoming.write_eof()
+
+    def encrypt(self, data: bytes | memoryview) -> bytes:
+        """What to send for `data`, and for whatever OpenSSL itself has to say."""
+        left = memoryview(data)
+        while left:
+            left = left[self.object.write(left) :]
+        return self._outgoing.read()
+
+    def goodbye(self) -> bytes:
+        """close_notify: the client knows that nothing was cut off."""
+        try:
+            self.object.unwrap()
+        except ssl.SSLError:
+            pass  # the client has not said so itself, and nobody waits for it
+        return self._outgoing.read()
+
+    def said(self) -> bytes:
+        """What OpenSSL has to say during the handshake, an alert included."""
+        return self._outgoing.read()
+
+
+def record_time(rule: RequestReadTimeout) -> float:
+    """Seconds that RequestReadTimeout leaves for one record: a stage's, and what its bytes buy."""
+    longest = 0.0
+    for init, rate in ((rule.header_init, rule.header_rate), (rule.body_init, rule.body_rate)):
+        if not init:
+            return float("inf")  # only Timeout counts, for each single read
+        longest = max(longest, init + (RECORD / rate if rate else 0))
+    return longest
+
+
+class TlsConnection(Connection):
+    """A connection over TLS. `session` is None until the handshake is done: an answer to a client
+    that does not speak TLS goes out in the clear."""
+
+    __slots__ = ("_first_timeout", "context", "session")
+
+    def __init__(self, *args, **named) -> None:
+        super().__init__(*args, **named)
+        self._first_timeout = self._timeout
+        self.direct = False  # the kernel could only copy what is not encrypted
+        self.context: ssl.SSLContext | None = None
+        self.session: Session | None = None
+
+    @property
+    def scheme(self) -> str:
+        return "https"
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def read_request(self) -> Request | None:
+        """As ever, after the handshake. Raises RequestError 400 for HTTP in the clear, as httpd does."""
+        if self.session is None:
+            if not self._handshake():
+                return None
+            self.set_timeout(self._first_timeout)
+        return super().read_request()
+
+    def _handshake(self) -> bool:
+        """False: there will be no request."""
+        assert self.context is not None
+        rule, timeout = self._directives.RequestReadTimeout, self._directives.Timeout
+        session = Session(self.context, self.sock, record_time(rule))
+        deadline = ReadDeadline(
+            timeout, rule.handshake_init, rule.handshake_max, rule.handshake_rate, monotonic()
+        )
+        try:
+            while True:
+                data = self._read_by(deadline, RECORD)
+                if not data:
+                    return False
+                try:
+                    done = session.handshake(data)
+                finally:
+                    if said := session.said():
+                        self._send_blocking(memoryview(said))
+                if done:
+                    break
+        except ssl.SSLError as error:
+            if error.reason == "HTTP_REQUEST":
+                why = "HTTP in the clear to a socket that speaks TLS"
+                raise RequestError(400, why, ah="AH01996") from None
+            return False
+        except (TimeoutError, OSError, Disconnected):
+            return False
+        self.session = session
+        counted = self.recv
+        self.recv = session.recv
+        if isinstance(
+            counted, Received
+        ):  # for a log's %I: the handshake's bytes, then the decrypted
+            self.recv = Received(session.recv)
+            self.recv.count = counted.count
+        return True
+
+    def fill(self) -> bool:
+        """As ever. Whether there may be more is not told by the number of decrypted bytes."""
+        filled = super().fill()
+        if self.session is not None and self.session.full:
+            self.edge = True
+        return filled
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        super().send(data if self.session is None else self._encrypted(data))
+
+    def _write(self, data: memoryview, flags: int = 0) -> None:
+        if self.session is not None:
+            data = memoryview(self._encrypted(data))
+        self._send_blocking(data, flags)
+
+    def _encrypted(self, data: bytes | memoryview) -> bytes:
+        assert self.session is not None
+        try:
+            return self.session.encrypt(data)
+        except ssl.SSLError as error:
+            raise Disconnected(f"TLS: {error.reason}") from None
+
+    # -- closing ------------------------------------------------------------------------------
+
+    def client_is_done(self) -> bool:
+        """Never for sure: the client's own close_notify may be on its way."""
+        return False
+
+    def half_close(self) -> bool:
+        self._say_goodbye()
+        return super().half_close()
+
+    def close(self) -> None:
+        self._say_goodbye()
+        super().close()
+
+    def _say_goodbye(self) -> None:
+        """close_notify, once, if the socket takes it: nobody waits for that."""
+        session, self.session = self.session, None
+        if session is not None and self.pending is None:
+            try:
+                self.sock.send(session.goodbye(), _NOW)
+            except OSError:
+                pass

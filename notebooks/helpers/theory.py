@@ -1,0 +1,258 @@
+"""What queueing theory foretells of a server: pure functions, rates in 1/s, times in seconds.
+
+    wait = mean_wait(arrivals=340, service=0.02, servers=8)     # M/M/8
+
+    name     what                                       source
+    -------  -----------------------------------------  ------------------------------------------
+    little   in the house = rate x time in the house    J. Little, Operations Research 9 (1961)
+    Erlang   a client is lost / has to wait             A. K. Erlang 1917; L. Kleinrock, Queueing
+                                                        Systems I (1975), chapter 3
+    closed   X <= min(N / (R + Z), c / S)               P. Denning, J. Buzen, ACM Computing Surveys
+                                                        10 (1978)
+
+M/M/c: clients come at random (Poisson), each is served by one of c servers for a random time
+(exponential, mean `service`), the others wait in one line, first come first served. prefork with c
+processes and one listening socket is that, if the handler takes such a time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+def little(rate: float, seconds: float) -> float:
+    """Clients in the house on average: those who come per second times how long each stays."""
+    _check(rate=rate, seconds=seconds)
+    return rate * seconds
+
+
+def load(arrivals: float, service: float) -> float:
+    """The offered load in Erlang: how many servers are busy on average, if there are enough."""
+    return little(arrivals, service)
+
+
+def erlang_b(servers: int, erlang: float) -> float:
+    """The share of clients who find all servers busy and are lost (M/M/c/c), 0 to 1.
+
+    By the recursion B(0) = 1, B(k) = a B(k-1) / (k + a B(k-1)), which needs no factorials.
+    """
+    _servers(servers)
+    _check(erlang=erlang)
+    lost = 1.0
+    for k in range(1, servers + 1):
+        lost = erlang * lost / (k + erlang * lost)
+    return lost
+
+
+def erlang_c(servers: int, erlang: float) -> float:
+    """The share of clients who have to wait (M/M/c), 0 to 1; 1 if the load is all that the servers
+    can do, or more: then the line grows for ever.
+    """
+    lost = erlang_b(servers, erlang)
+    if erlang >= servers:
+        return 1.0
+    return lost * servers / (servers - erlang * (1 - lost))
+
+
+def mean_wait(arrivals: float, service: float, servers: int) -> float:
+    """Mean seconds in the line (M/M/c); inf if the load is all that the servers can do, or more."""
+    erlang = load(arrivals, service)
+    _servers(servers)
+    if erlang >= servers:
+        return math.inf
+    return erlang_c(servers, erlang) * service / (servers - erlang)
+
+
+def mean_response(arrivals: float, service: float, servers: int) -> float:
+    """Mean seconds from coming to leaving: the line and the service."""
+    return mean_wait(arrivals, service, servers) + service
+
+
+def spread(
+    arrivals: float, service: float, servers: int, seconds: float, *, runs: int = 100, seed: int = 1
+) -> tuple[float, float]:
+    """Between which two values 95% of the runs of an M/M/c have their mean response, if a run takes
+    so many `seconds` and begins empty: the luck that is in a measurement of that length.
+
+    Simulated: each client takes the server that is free first. Works above the servers' limit, too.
+    """
+    load(arrivals, service)
+    _servers(servers)
+    if not (arrivals > 0 and service > 0 and 0 < arrivals * seconds * runs <= 5e6):
+        raise ValueError(
+            "arrivals, service, seconds: must be above 0, with 5,000,000 clients in all "
+            f"at most, not {arrivals:g}/s for {seconds:g} s in {runs} runs"
+        )
+    chance = random.Random(seed)
+    means = []
+    for _ in range(runs):
+        free, now, stayed, clients = [0.0] * servers, chance.expovariate(arrivals), 0.0, 0
+        while now < seconds or not clients:
+            end = max(now, free[0]) + chance.expovariate(1 / service)
+            heapq.heapreplace(free, end)
+            stayed += end - now
+            clients += 1
+            now += chance.expovariate(arrivals)
+        means.append(stayed / clients)
+    means.sort()
+    outside = round(0.025 * runs)
+    return means[outside], means[-1 - outside]
+
+
+def closed_bound(users: int, service: float, servers: int, think: float = 0.0) -> float:
+    """Requests per second that so many users, each asking again `think` seconds after its answer,
+    can't exceed: the smaller of users / (service + think) and servers / service. `service` above 0.
+    """
+    _servers(servers)
+    _check(users=users, service=service, think=think)
+    if not service > 0:
+        raise ValueError("service: must be above 0 seconds")
+    return min(users / (service + think), servers / service)
+
+
+def _servers(servers: int) -> None:
+    if type(servers) is not int or servers < 1:
+        raise ValueError(f"servers: must be a whole number from 1, not {servers!r}")
+
+
+def _check(**values: float) -> None:
+    for name, value in values.items():
+        if not value >= 0 or math.isinf(value):
+            raise ValueError(f"{name}: must be 0 or more, and finite, not {value!r}")
+
+
+# ---------------------------------------------------------------- the figures
+
+
+def response_curve(
+    service: float,
+    servers: int,
+    rates: Sequence[float],
+    measured: Sequence[float],
+    *,
+    spreads: Sequence[tuple[float, float]] = (),
+    theme: str | None = None,
+) -> go.Figure:
+    """Mean response (ms) against arrivals: M/M/c as a line, what was measured as markers.
+
+    spreads: for each rate the (low, high) of `spread`, drawn as a bar behind its marker."""
+    highest = servers / service
+    grid = [highest * n / 200 for n in range(193)]
+    return _line_and_points(
+        grid,
+        [1000 * mean_response(rate, service, servers) for rate in grid],
+        rates,
+        [1000 * seconds for seconds in measured],
+        "arrivals, requests/s",
+        "mean response, ms",
+        f"M/M/{servers}: predicted and measured",
+        f"Erlang C, service {1000 * service:.1f} ms",
+        ceiling=(highest, f"all that {servers} can do: {highest:.0f}/s"),
+        bars=[(1000 * low, 1000 * high) for low, high in spreads],
+        theme=theme,
+    )
+
+
+def closed_curve(
+    service: float,
+    servers: int,
+    users: Sequence[float],
+    measured: Sequence[float],
+    *,
+    theme: str | None = None,
+) -> go.Figure:
+    """Requests per second against users in a closed loop: the bound as a line, and what was measured."""
+    grid = [1.0, float(servers), 1.1 * max(users)]
+    return _line_and_points(
+        grid,
+        [closed_bound(int(n), service, servers) for n in grid],
+        users,
+        list(measured),
+        "users",
+        "requests per second",
+        "Closed loop: bound and measured",
+        "min(users / service, servers / service)",
+        theme=theme,
+    )
+
+
+def _line_and_points(
+    xs: Sequence[float],
+    ys: Sequence[float],
+    points: Sequence[float],
+    measured: Sequence[float],
+    x: str,
+    y: str,
+    title: str,
+    line: str,
+    *,
+    ceiling: tuple[float, str] | None = None,
+    bars: Sequence[tuple[float, float]] = (),
+    theme: str | None = None,
+) -> go.Figure:
+    import plotly.graph_objects as go
+
+    from mpmkit.lab import theme as colours
+    from mpmkit.lab.figures import WIDTH
+
+    dark = colours.is_dark(theme)
+    figure = go.Figure(
+        [
+            go.Scatter(
+                x=list(xs),
+                y=list(ys),
+                mode="lines",
+                name="predicted",
+                line={"color": colours.INK[dark], "width": 1.5},
+            ),
+            go.Scatter(
+                x=list(points),
+                y=list(measured),
+                mode="markers",
+                name="measured",
+                marker={"size": 12, "color": colours.colour("prefork", theme), "symbol": "square"},
+            ),
+        ]
+    )
+    for place, (low, high) in zip(points, bars, strict=bool(bars)):
+        figure.add_scatter(
+            x=[place, place],
+            y=[low, high],
+            mode="lines",
+            opacity=0.35,
+            line={"color": colours.INK[dark], "width": 16},
+            hovertemplate=f"{low:.1f} to {high:.1f} ms<extra></extra>",
+        )
+    named = " · bars: 95% of simulated runs of that length" if bars else ""
+    settings = colours.layout(theme)
+    axes = settings.pop("xaxis"), settings.pop("yaxis")
+    told = "; ".join(
+        f"{value:,.4g} at {place:,.4g}" for place, value in zip(points, measured, strict=True)
+    )
+    heading = f"{title}<br><sup>line: {line} · squares: measured{named}</sup>"
+    figure.update_layout(
+        title={"text": heading, "x": 0, "xref": "paper"},
+        width=WIDTH,
+        height=420,
+        showlegend=False,
+        **settings,
+        meta={"alt": f"{title}. Measured {y}: {told}."},
+    )
+    figure.update_xaxes(**axes[0], title_text=x, rangemode="tozero")
+    figure.update_yaxes(**axes[1], title_text=y, rangemode="tozero")
+    if ceiling is not None:
+        figure.add_vline(
+            x=ceiling[0],
+            line={"color": colours.INK[dark], "width": 1, "dash": "dot"},
+            annotation_text=" " + ceiling[1],
+            annotation_position="top right",
+        )
+        figure.update_xaxes(range=[0, 1.35 * ceiling[0]])
+    return figure

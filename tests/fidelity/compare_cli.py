@@ -1,0 +1,284 @@
+"""Both programs' command lines: exit statuses, message ids, and the shape of what they print.
+
+Wording is each one's own. Compared is what a script looks at: the status, on which stream something
+comes, ids like AH00526, and the form of the lines (`Key: value`, ` name_module (static)`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mpmkit.measure.reference_servers import find_httpd, free_port
+from tests.fidelity.cases import Row
+from tests.fidelity.server_pair import MPMKIT, POOLS, conf_text, has_httpd_command
+
+# What a line looks like, first match counts.
+FORMS = (
+    (r".*?(AH\d{5}): .*", r"\1"),
+    (r" \w+_module \((static|shared)\)", "module (kind)"),
+    (r"  \w+\.c", "file.c"),
+    (r" -D .*", "-D define"),
+    (r"(<?/?\w[\w.]*>?) \([\w.]+\)", "directive (file)"),
+    (r"\s+\S.*", "indented text"),
+    (
+        r"Mutex [\w-]+: .*",
+        "Mutex:",
+    ),  # which there are depends on the modules, their order on a hash
+    (r"([A-Za-z][\w '.-]*?):( .*)?", r"\1:"),
+)
+
+
+class Program:
+    """One of the two, with a directory and a configuration of its own."""
+
+    def __init__(self, argv: Sequence[str], root: Path, pages: Path) -> None:
+        self.argv = list(argv)
+        self.root = root
+        self.port = free_port()
+        self.conf = root / "server.conf"
+        self.write("")
+        (root / "mime.types").write_text("text/plain txt\n")
+
+    def write(self, extra: str, mpm: str = "event") -> None:
+        self.conf.write_text(conf_text(mpm, self.root, self.port, self.root, POOLS[mpm], extra))
+
+    def change(self, old: str, new: str) -> None:
+        self.conf.write_text(self.conf.read_text().replace(old, new))
+
+    def run(self, *args: str, file: str = "") -> str:
+        """Run it to its end; what it did, in words that both have in common."""
+        told = subprocess.run(
+            [*self.argv, "-d", str(self.root), "-f", file or str(self.conf), *args],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            stdin=subprocess.DEVNULL,
+        )
+        return self.shape(told.returncode, told.stdout, told.stderr)
+
+    def shape(self, status: int, out: str, err: str) -> str:
+        texts = [f"exit {status}"]
+        for name, text in (("stdout", out), ("stderr", err)):
+            if status:  # an error's words are each one's own; its ids are not
+                said = re.findall(r"AH\d{5}(?=: )", text)
+            else:
+                said = list(dict.fromkeys(filter(None, map(self._form, text.splitlines()))))
+            if said:
+                texts.append(f"{name}: {', '.join(said)}")
+        return "; ".join(texts)
+
+    def _form(self, line: str) -> str:
+        line = line.replace(str(self.root), "ROOT").replace(str(self.port), "PORT")
+        for pattern, form in FORMS:
+            found = re.fullmatch(pattern, line)
+            if found:
+                return found.expand(form).strip()
+        return re.sub(
+            r"\d+", "N", re.sub(r"^(apache2|httpd|mpmkit httpd|mpmkit)\b", "httpd", line)
+        ).strip()
+
+    def pid(self) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            return int((self.root / "pid").read_text())
+        return None
+
+    def alive(self) -> bool:
+        pid = self.pid()
+        return pid is not None and Path(f"/proc/{pid}").exists()
+
+    def wait(self, up: bool, seconds: float = 8.0) -> None:
+        end = time.monotonic() + seconds
+        while self.alive() != up and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def end(self) -> None:
+        """Whatever a scenario has started ends here."""
+        pid = self.pid()
+        if pid is None or pid == os.getpid() or not self._is_ours(pid):
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            self.wait(False, 5)
+            if not self.alive():
+                break
+
+    def _is_ours(self, pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            return str(self.root).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return False
+
+
+# --- What is tried ------------------------------------------------------------------------------------
+
+Case = Callable[[Program], str]
+
+
+def _plain(*args: str) -> Case:
+    return lambda p: p.run(*args)
+
+
+def _with(text: str, *args: str) -> Case:
+    def case(p: Program) -> str:
+        p.write(text)
+        return p.run(*args)
+
+    return case
+
+
+def _changed(old: str, new: str, *args: str) -> Case:
+    def case(p: Program) -> str:
+        p.change(old, new)
+        return p.run(*args)
+
+    return case
+
+
+def _mpms(*names: str) -> Case:
+    """A file with these MPMs loaded, none or two included."""
+
+    def case(p: Program) -> str:
+        lines = p.conf.read_text().splitlines()
+        mpm = next(line for line in lines if "mpm_event_module" in line)
+        new = [mpm.replace("mpm_event", f"mpm_{name}") for name in names]
+        at = lines.index(mpm)
+        kept = [line for line in lines if not line.startswith(("Threads", "MinSpare", "MaxSpare"))]
+        kept[at : at + 1] = new
+        p.conf.write_text("\n".join(kept) + "\n")
+        return p.run("-t")
+
+    return case
+
+
+def _pid_file(text: str, *args: str) -> Case:
+    def case(p: Program) -> str:
+        (p.root / "pid").write_text(text)
+        said = p.run(*args)
+        with contextlib.suppress(OSError):
+            (p.root / "pid").unlink()
+        return said
+
+    return case
+
+
+def _life(p: Program) -> Iterator[tuple[str, str]]:
+    """A server started, asked everything, and stopped, by `-k`."""
+    yield "-k graceful, not running", p.run("-k", "graceful")
+    p.wait(True)
+    yield "-k start, running", p.run("-k", "start")
+    pid = p.pid()
+    yield "-k graceful", p.run("-k", "graceful")
+    yield "-k restart", p.run("-k", "restart")
+    time.sleep(0.5)
+    good = p.conf.read_text()
+    p.write("NoSuchDirective on")
+    for word in ("graceful", "restart"):
+        yield f"-k {word}, broken file", p.run("-k", word)
+    yield "after that", "running" if p.alive() and p.pid() == pid else "gone"
+    p.conf.write_text(good)
+    yield "-k graceful-stop", p.run("-k", "graceful-stop")
+    p.wait(False)
+    yield "after graceful-stop", "running" if p.alive() else "gone"
+    yield "-k start", p.run("-k", "start")
+    p.wait(True)
+    yield "-k stop", p.run("-k", "stop")
+    p.wait(False)
+    yield "after stop", "running" if p.alive() else "gone"
+    p.run("-k", "start")
+    p.wait(True)
+    p.write("NoSuchDirective on")
+    yield "-k stop, broken file", p.run("-k", "stop")
+
+
+def _port_taken(p: Program) -> str:
+    import socket
+
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", p.port))
+        sock.listen()
+        return p.run("-k", "start")
+
+
+CASES: dict[str, Case] = {
+    "-v": _plain("-v"), "-V": _plain("-V"), "-l": _plain("-l"), "-L": _plain("-L"),
+    "-h": _plain("-h"), "-M": _plain("-M"), "-S": _plain("-S"), "-t": _plain("-t"),
+    "-t -D DUMP_MODULES": _plain("-t", "-D", "DUMP_MODULES"),
+    "-t -D DUMP_INCLUDES": _plain("-t", "-D", "DUMP_INCLUDES"),
+    "-T -t": _changed('DocumentRoot "', 'DocumentRoot "/nowhere', "-T", "-t"),
+    "-t, no DocumentRoot": _changed('DocumentRoot "', 'DocumentRoot "/nowhere', "-t"),
+    "-t, unknown directive": _with("NoSuchDirective on", "-t"),
+    "-t, missing argument": _with("StartServers", "-t"),
+    "-t, corrected value": _with("MaxRequestWorkers 33", "-t"),
+    "-t, no Listen": _changed("Listen ", "#", "-t"),
+    "-t, no ServerName": _changed("ServerName", "#", "-t"),
+    "-t, no MPM": _mpms(), "-t, two MPMs": _mpms("event", "worker"),
+    "-t, unclosed section": _with("<IfModule x>", "-t"),
+    "-t, missing include": _with("Include nowhere.conf", "-t"),
+    "-t, optional include": _with("IncludeOptional nowhere*.conf", "-t"),
+    "-t, IfDefine": _with("<IfDefine BROKEN>\nNoSuchDirective on\n</IfDefine>", "-t"),
+    "-t -D BROKEN": _with("<IfDefine BROKEN>\nNoSuchDirective on\n</IfDefine>", "-t", "-D", "BROKEN"),
+    "-t, Define": _with("Define N 7\nStartServers ${N}", "-t"),
+    "-t -c": _plain("-t", "-c", "StartServers 0"), "-t -C": _plain("-t", "-C", "StartServers"),
+    "-t -e error": _plain("-t", "-e", "error"),
+    "no such file": lambda p: p.run("-t", file="nowhere.conf"),
+    "-k bogus": _plain("-k", "bogus"), "-Z": _plain("-Z"),
+    "-k stop, not running": _plain("-k", "stop"),
+    "-k graceful-stop, not running": _plain("-k", "graceful-stop"),
+    "-k stop, stale pid file": _pid_file("999999\n", "-k", "stop"),
+    "-k stop, corrupt pid file": _pid_file("what is this\n", "-k", "stop"),
+    "-k start, port taken": _port_taken,
+    "-k start, no Listen": _changed("Listen ", "#", "-k", "start"),
+}  # fmt: skip
+
+
+@contextmanager
+def _program(argv: Sequence[str], pages: Path) -> Iterator[Program]:
+    with tempfile.TemporaryDirectory(prefix="mpmkit-cli-") as where:
+        os.chmod(where, 0o755)
+        program = Program(argv, Path(where), pages)
+        try:
+            yield program
+        finally:
+            program.end()
+
+
+def rows(pages: Path, only: Iterable[str] = ()) -> list[Row]:
+    """Every option and situation, and one server's life by `-k`."""
+    wanted = tuple(only)
+    programs = ([find_httpd()], MPMKIT)
+    ready = has_httpd_command()
+    result = []
+    for name, case in CASES.items():
+        if wanted and name not in wanted:
+            continue
+        said = []
+        for argv in programs:
+            if argv is MPMKIT and not ready:
+                said.append("no such command")
+                continue
+            with _program(argv, pages) as program:
+                said.append(case(program))
+        result.append(Row("cli", name, *said))
+    if wanted:
+        return result
+    lives: list[dict[str, str]] = []
+    for argv in programs:
+        if argv is MPMKIT and not ready:
+            lives.append({})
+            continue
+        with _program(argv, pages) as program:
+            lives.append(dict(_life(program)))
+    result += [
+        Row("cli", what, said_, lives[1].get(what, "no such command"))
+        for what, said_ in lives[0].items()
+    ]
+    return result

@@ -1,0 +1,233 @@
+"""`mpmkit fidelity`: the real httpd and ours, side by side, case by case; the table in docs/FIDELITY.md.
+
+    mpmkit fidelity                     everything, and the generated part of docs/FIDELITY.md anew
+    mpmkit fidelity --area http -n      one area, printed and not written
+
+Both are started from the same httpd.conf and asked the same things: lines of a configuration, bytes of
+a request, options of a command line, signals, load on their pools. What differs is *on purpose* or
+*missing*, with the reason that `differences.py` gives, or else unexplained, and then the exit status
+is 1. It takes about five minutes, a few of each server's processes at a time, on loopback only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from mpmkit.config.directives import MPMS
+from mpmkit.measure.reference_servers import NotInstalled, find_httpd
+from tests.fidelity import compare_cli, compare_conf, compare_http, compare_pool, compare_status
+from tests.fidelity.cases import (
+    LACKS,
+    PURPOSE,
+    SAME,
+    UNEXPLAINED,
+    VERDICTS,
+    Row,
+    counted,
+    idle_reasons,
+    judge,
+    unexplained,
+)
+
+ROOT = Path(__file__).resolve().parent.parent.parent  # the checkout
+BEGIN = "<!-- from here on written by `mpmkit fidelity`; edit tests/fidelity/expected_differences.py -->"
+END = "<!-- end of what `mpmkit fidelity` writes -->"
+
+TITLES = {
+    "directive": "Directives: lines that both read",
+    "default": "Directives: defaults",
+    "http": "Requests",
+    "status": "Status page",
+    "cli": "Command line",
+    "signal": "Signals",
+    "timeline": "Pools over time",
+}
+LONGEST = 220  # characters of a cell
+
+
+def pages(where: Path) -> Path:
+    """A small site; the same files, with the same times, for both."""
+    for name, text in {
+        "index.html": "<html><body><h1>It works!</h1></body></html>\n",
+        "file.txt": "0123456789abcdefghijklmnopqrstuvwxyz\n",
+        "empty.txt": "",
+        "sub/index.html": "sub index\n",
+        "noindex/.keep": "",
+    }.items():
+        file = where / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        os.utime(file, (1704164645, 1704164645))
+    for place in (where, *where.rglob("*")):
+        place.chmod(0o755 if place.is_dir() else 0o644)
+    return where
+
+
+def areas(raw: Path, site: Path) -> dict[str, Callable[[], list[Row]]]:
+    return {
+        "directive": lambda: compare_conf.rows(site),
+        "default": compare_conf.default_rows,
+        "http": lambda: compare_http.rows(raw, site, MPMS),
+        "status": lambda: compare_status.rows(site),
+        "cli": lambda: compare_cli.rows(site),
+        "pool": lambda: compare_pool.rows(site),
+    }
+
+
+def compare(
+    wanted: Iterable[str] = (),
+    raw: Path | None = None,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """The rows of some areas, or of all. Raises NotInstalled where there is no httpd,
+    FileNotFoundError where the recorded requests are not (they are in the checkout only)."""
+    raw = raw or ROOT / "tests" / "data" / "raw"
+    if not raw.is_dir():
+        raise FileNotFoundError(f"no recorded requests in {raw}; run this in a checkout")
+    find_httpd()
+    found: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="mpmkit-site-") as where:
+        site = pages(Path(where))
+        chosen = areas(raw, site)
+        for name in wanted or chosen:
+            say(name)
+            found += chosen[name]()
+    return found
+
+
+# --- The page --------------------------------------------------------------------------------------
+
+
+def markdown(rows: Sequence[Row], version: str, day: str) -> str:
+    """The generated part: counts, reasons, and every case."""
+    said = (
+        f"Both servers started from the same httpd.conf on {day}: {version} and mpmkit. "
+        "A cell says what was seen; where both did the same it stands once."
+    )
+    lines = [
+        BEGIN,
+        "",
+        "## Case by case",
+        "",
+        said,
+        "",
+        "| | " + " | ".join(VERDICTS) + " |",
+        "|---|" + "---|" * len(VERDICTS),
+    ]
+    by_area = {area: [row for row in rows if row.area == area] for area in TITLES}
+    for area, title in TITLES.items():
+        numbers = counted(by_area[area])
+        lines.append(f"| {title} | " + " | ".join(str(numbers[kind]) for kind in VERDICTS) + " |")
+    total = counted(rows)
+    lines.append("| **all** | " + " | ".join(f"**{total[kind]}**" for kind in VERDICTS) + " |")
+    for area, title in TITLES.items():
+        of_area = by_area[area]
+        if not of_area:
+            continue
+        lines += ["", f"### {title}", ""]
+        different = [row for row in of_area if judge(row).kind != SAME]
+        if different:
+            lines += ["| case | httpd | mpmkit | |", "|---|---|---|---|"]
+            for row in different:
+                verdict = judge(row)
+                lines.append(
+                    f"| {cell(row.case)} | {cell(row.httpd)} | {cell(row.mpmkit)} | "
+                    f"{verdict.kind}{': ' if verdict.reason else ''}{cell(verdict.reason)} |"
+                )
+            lines.append("")
+        same = [row for row in of_area if judge(row).kind == SAME]
+        if same:
+            lines += [
+                f"<details><summary>The same: {len(same)}</summary>",
+                "",
+                "| case | both |",
+                "|---|---|",
+                *(f"| {cell(row.case)} | {cell(row.httpd)} |" for row in same),
+                "",
+                "</details>",
+            ]
+    return "\n".join([*lines, "", END, ""])
+
+
+def cell(text: str) -> str:
+    """Text for a cell of a table, not too long."""
+    if len(text) > LONGEST:
+        text = text[: LONGEST - 1].rstrip() + "…"
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def replace_generated(page: str, generated: str) -> str:
+    """The page with its generated part anew; at its end if it has none yet."""
+    if BEGIN in page:
+        before, _, rest = page.partition(BEGIN)
+        after = rest.partition(END)[2].lstrip("\n")
+        return before + generated + after
+    return page.rstrip("\n") + "\n\n" + generated
+
+
+def report(rows: Sequence[Row]) -> str:
+    """What a terminal is told: the counts, then everything that is not explained."""
+    numbers = counted(rows)
+    lines = [", ".join(f"{numbers[kind]} {kind}" for kind in VERDICTS)]
+    for row in unexplained(rows):
+        lines.append(f"{UNEXPLAINED}: {row.area}: {row.case}")
+        lines += [f"    httpd   {row.httpd}", f"    mpmkit  {row.mpmkit}"]
+    for pattern in idle_reasons(rows):
+        lines.append(f"differences.py explains {pattern}, which does not differ any more")
+    return "\n".join(lines)
+
+
+def version_of_httpd() -> str:
+    told = subprocess.run([find_httpd(), "-v"], capture_output=True, text=True).stdout
+    found = re.search(r"Server version: (.+)", told)
+    return found[1].strip() if found else "httpd"
+
+
+def main(argv: Sequence[str]) -> int:
+    """0: everything is the same or explained. 1: something is not. 2: there is no httpd to ask."""
+    parser = argparse.ArgumentParser(
+        prog="mpmkit fidelity", description="Compare mpmkit with the real httpd, case by case."
+    )
+    parser.add_argument(
+        "--area",
+        action="append",
+        default=[],
+        metavar="NAME",
+        choices=("directive", "default", "http", "status", "cli", "pool"),
+        help="directive, default, http, status, cli or pool; several times",
+    )
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="print, and leave docs/FIDELITY.md alone"
+    )
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "FIDELITY.md", metavar="FILE")
+    args = parser.parse_args(argv)
+    if args.area and not args.dry_run:
+        parser.error("a part of the areas would replace the whole table: add -n")
+    try:
+        rows = compare(args.area, say=lambda text: print(f"{text} …", file=sys.stderr, flush=True))
+    except (NotInstalled, FileNotFoundError) as error:
+        print(f"mpmkit fidelity: {error}", file=sys.stderr)
+        return 2
+    if not args.dry_run:
+        text = args.page.read_text(encoding="utf-8") if args.page.exists() else "# Fidelity\n"
+        day = datetime.date.today().isoformat()
+        args.page.write_text(
+            replace_generated(text, markdown(rows, version_of_httpd(), day)), encoding="utf-8"
+        )
+    print(report(rows))
+    return 1 if unexplained(rows) else 0
+
+
+__all__ = ["LACKS", "PURPOSE", "SAME", "UNEXPLAINED", "compare", "main", "markdown"]
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
