@@ -44,6 +44,7 @@ test: $(STAMP)
 	@env -u MPMKIT_SCALE $(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(STAMP)
+	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
@@ -69,7 +70,7 @@ exercises: $(STAMP)
 
 clean:
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	@find mpmkit tests -name __pycache__ -prune -exec rm -rf {} +
+	@find mpmkit tests benchmarks docs notebooks -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
 	@rm -rf $(VENV)

@@ -106,7 +106,7 @@ class Peer(Rival):
             for key, value in os.environ.items()
             if not key.startswith(("GUNICORN_", "UVICORN_", "MPMKIT_PEER"))
         }
-        here = str(Path(__file__).resolve().parents[2])
+        here = str(Path(__file__).resolve().parents[1])
         path = os.environ.get("PYTHONPATH")
         return {
             **found,

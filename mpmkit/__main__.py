@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 
 # name -> (module with main(argv) -> exit status, what it does)
 COMMANDS = {
@@ -40,11 +39,11 @@ def usage() -> str:
 def run_in_checkout(name: str, *args: str) -> int:
     """Run a program that is no part of the installed package; returns its exit status."""
     module = CHECKOUT[name][0]
-    root = Path(__file__).resolve().parent.parent
-    if not root.joinpath(*module.split(".")).with_suffix(".py").exists():
+    root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    if not os.path.exists(os.path.join(root, *module.split(".")) + ".py"):
         print(f"mpmkit: {name} needs a checkout of mpmkit: `make {name}` there", file=sys.stderr)
         return 1
-    path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     os.execve(
         sys.executable, (sys.executable, "-m", module, *args), {**os.environ, "PYTHONPATH": path}
     )

@@ -27,8 +27,9 @@ from processes import (
 )
 from servers import open_to_all
 
-from mpmkit.cli import httpd, pidfile
-from mpmkit.cli.pidfile import PidFileError
+from mpmkit.cli import httpd
+from mpmkit.server import pidfile
+from mpmkit.server.pidfile import PidFileError
 
 CLI = Path(__file__).parent / "data" / "cli"
 

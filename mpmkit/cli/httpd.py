@@ -28,14 +28,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mpmkit.cli import pidfile
-from mpmkit.cli.pidfile import PidFileError
 from mpmkit.cli.serve import Configuration, Source, StartError, make_parent
 from mpmkit.config.directives import LEVELS, DirectiveError, Note, Setting
 from mpmkit.config.httpd_conf import Conf
+from mpmkit.server import pidfile
 from mpmkit.server.listen import ListenError, open_listeners
 from mpmkit.server.logs import LogError
 from mpmkit.server.parent import Setup
+from mpmkit.server.pidfile import PidFileError
 
 CONFIG_FILE = "conf/httpd.conf"  # below ServerRoot, without -f
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NoReturn
 
-from mpmkit.cli.pidfile import PidFileError
 from mpmkit.config import httpd_conf
 from mpmkit.config.directives import MPMS, DirectiveError, Directives, Note, Section, Setting, check
 from mpmkit.handlers.errors import ErrorPages
@@ -31,10 +30,11 @@ from mpmkit.server.listen import Listener, ListenError, bind, inherit, open_list
 from mpmkit.server.log_format import Site, compile_format, complaint
 from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
 from mpmkit.server.parent import Parent, Setup
+from mpmkit.server.pidfile import PidFileError
 from mpmkit.server.prewarm import rehearse
 from mpmkit.server.scoreboard import Scoreboard
 
-SAMPLES = os.path.join(os.path.dirname(__file__), "htdocs")
+SAMPLES = os.path.join(os.path.dirname(os.path.dirname(__file__)), "htdocs")
 
 # What a lab's server has before any file is read; a file or an option may say otherwise.
 DEFAULTS = (

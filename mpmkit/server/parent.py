@@ -30,10 +30,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpmkit._version import __version__
-from mpmkit.cli import pidfile
 from mpmkit.config.directives import MPMS, DirectiveError, Directives, Note
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS, STARTING
+from mpmkit.server import pidfile
 from mpmkit.server.core import Service
 from mpmkit.server.listen import (
     Listener,
