@@ -28,7 +28,7 @@ def marked():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MARK, word)
         # The kernel starts elsewhere and must find this checkout, installed or not.
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'notebooks'}")
         patch.setenv("MPMKIT_SCALE", "smoke")
         patch.setenv("MPMKIT_REPLAY", "0")  # measure, however small the machine
         for name in ("MPMKIT_THEME", "MPMKIT_PROGRESS", "MPMKIT_RECORD"):
