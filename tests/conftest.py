@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import nothing_left
-from servers import assert_quiet, recorded_root, serving, take_errors
+from support import assert_quiet, nothing_left, recorded_root, serving, take_errors
 
 from mpmkit.launcher import Server
 

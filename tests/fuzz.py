@@ -291,7 +291,7 @@ def agrees(request: Request) -> None:
 
 def seeds() -> list[bytes]:
     """The recordings, the malformed requests of the tests, and what was found before."""
-    from test_malformed import REFUSED
+    from support.malformed import REFUSED
 
     raw = [path.read_bytes() for path in sorted((HERE / "data" / "raw").glob("*.req"))]
     own = [path.read_bytes() for path in sorted(FOUND.glob("*.bin"))]

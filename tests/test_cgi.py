@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from servers import (
+from support import (
     Client,
     alive,
     assert_quiet,

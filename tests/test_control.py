@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import (
+from support import (
     MPMS,
     Client,
     alive,
@@ -22,10 +22,10 @@ from processes import (
     children_of,
     command,
     environment,
+    open_to_all,
+    poll_until,
     request,
-    until,
 )
-from servers import open_to_all
 
 from mpmkit.cli import httpd
 from mpmkit.server import pidfile
@@ -99,7 +99,7 @@ class House:
 
     def get(self) -> bytes:
         with Client(self) as client:
-            return client.send(request("/", close=True)).answer().body
+            return client.send(request("/", close=True)).reply().body
 
 
 @pytest.fixture
@@ -424,7 +424,7 @@ def test_start_graceful_restart_stop(mpm, tmp_path):
     for count, word in enumerate(("graceful", "restart"), 2):
         done = house.run("-k", word)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        until(lambda: house.log.count("resuming normal operations") == count, f"after {word}")  # noqa: B023
+        poll_until(lambda: house.log.count("resuming normal operations") == count, f"after {word}")  # noqa: B023
         all_gone(old, f"the children from before {word}")
         old = children_of(pid)
         assert house.pid == pid and house.get() == b"hello\n"
@@ -444,12 +444,12 @@ def test_a_graceful_stop_takes_the_pid_file_away_at_once(house):
     pid = house.start()
     with Client(house) as client:
         client.send(b"GET / HTTP/1.1\r\n")  # half a request: its worker waits
-        until(lambda: children_of(pid), "a child")
+        poll_until(lambda: children_of(pid), "a child")
         assert house.run("-k", "graceful-stop").returncode == 0
-        until(lambda: not house.pid_file.exists(), "the PidFile is gone")
+        poll_until(lambda: not house.pid_file.exists(), "the PidFile is gone")
         assert alive(pid)
         client.send(b"Host: x\r\nConnection: close\r\n\r\n")
-        assert client.answer().status == 200
+        assert client.reply().status == 200
     all_gone([pid], "the parent")
 
 
@@ -484,7 +484,9 @@ def test_a_raw_signal_with_a_bad_file_is_survived_unless_httpds_way_is_wanted(ho
         children = children_of(pid)
         house.write("event", "Nonsense 1")
         os.kill(pid, number)
-        until(lambda: "AH00526: the new configuration is not used" in house.log, "it is logged")
+        poll_until(
+            lambda: "AH00526: the new configuration is not used" in house.log, "it is logged"
+        )
         if defines:
             all_gone([pid, *children], "nobody serves any more")
             assert house.pid == pid, "and the PidFile stays"
@@ -584,9 +586,9 @@ def test_without_a_process_of_its_own(house, defines, session):
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-    until(house.pid_file.exists, "the PidFile")
+    poll_until(house.pid_file.exists, "the PidFile")
     assert house.pid == process.pid
-    until(lambda: children_of(process.pid), "children")
+    poll_until(lambda: children_of(process.pid), "children")
     assert house.get() == b"hello\n"
     assert (os.getsid(process.pid) == process.pid) is session
     process.terminate()
@@ -604,7 +606,7 @@ def test_X_is_one_process_that_any_signal_ends(mpm, tmp_path):
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        until(house.pid_file.exists, "the PidFile")
+        poll_until(house.pid_file.exists, "the PidFile")
         assert house.get() == b"hello\n"
         assert house.pid == process.pid and children_of(process.pid) == []
         process.send_signal(number)
@@ -673,7 +675,7 @@ def test_a_restart_moves_the_pid_file(house):
     house.write("event", "PidFile logs/other.pid")
     os.kill(pid, signal.SIGUSR1)
     other = house.root / "logs" / "other.pid"
-    until(lambda: other.exists() and not house.pid_file.exists(), "the other PidFile")
+    poll_until(lambda: other.exists() and not house.pid_file.exists(), "the other PidFile")
     assert other.read_text() == f"{pid}\n"
     assert house.run("-k", "stop").returncode == 0
     all_gone([pid], "the server")
@@ -688,9 +690,9 @@ def test_a_graceful_restart_opens_the_logs_anew(house):
     for name in ("error_log", "access_log"):
         (logs / name).rename(logs / f"{name}.1")
     assert house.run("-k", "graceful").returncode == 0
-    until((logs / "error_log").exists, "a new error log")
-    until(lambda: "resuming normal operations" in house.log, "the restart")
-    until(lambda: (logs / "access_log.1").read_text() == "/\n", "the old child's line")
+    poll_until((logs / "error_log").exists, "a new error log")
+    poll_until(lambda: "resuming normal operations" in house.log, "the restart")
+    poll_until(lambda: (logs / "access_log.1").read_text() == "/\n", "the old child's line")
     assert os.readlink(f"/proc/{pid}/fd/2") == str(logs / "error_log")
     assert house.get() == b"hello\n"
     house.run("-k", "stop")
@@ -712,12 +714,12 @@ def test_X_writes_its_buffered_lines(house):
         env=environment(),
         stdin=subprocess.DEVNULL,
     )
-    until(house.pid_file.exists, "the PidFile")
+    poll_until(house.pid_file.exists, "the PidFile")
     # An answer comes before its line; but a connection's next answer comes after it. (Another
     # connection's may not: this is event, with other threads.)
     with Client(house) as client:
         for close in (False, True):
-            assert client.send(request("/", close=close)).answer().body == b"hello\n"
+            assert client.send(request("/", close=close)).reply().body == b"hello\n"
     process.terminate()
     assert process.wait(10) == 0
     assert (house.root / "logs" / "access_log").read_text() in ("/\n", "/\n/\n")
@@ -739,7 +741,7 @@ def test_restarts_leave_no_descriptors_open(house):
     counts = []
     for count in range(2, 5):
         os.kill(pid, signal.SIGUSR1)
-        until(lambda: house.log.count("AH00094") == count, "a restart")  # noqa: B023
+        poll_until(lambda: house.log.count("AH00094") == count, "a restart")  # noqa: B023
         counts.append(len(os.listdir(f"/proc/{pid}/fd")))
     assert counts[0] == counts[1] == counts[2]
     house.run("-k", "stop")
@@ -789,17 +791,17 @@ def test_a_recorded_httpds_file_serves(mpm, tmp_path, monkeypatch):
     children = children_of(pid)
     assert len(children) == (3 if mpm == "prefork" else 2)
     if os.geteuid() == 0:
-        until(
+        poll_until(
             lambda: {Path(f"/proc/{child}").owner() for child in children} == {"www-data"},
             "children are www-data",
         )
         assert Path(f"/proc/{pid}").owner() == "root"
     for name, line in LINES.items():
         log = tmp_path / "logs" / name
-        until(lambda: log.read_text().endswith("\n"), f"a line in {name}")  # noqa: B023
+        poll_until(lambda: log.read_text().endswith("\n"), f"a line in {name}")  # noqa: B023
         assert re.fullmatch(line, log.read_text().rstrip("\n")), log.read_text()
     with Client(house) as client:
-        page = client.send(request("/server-status?auto", close=True)).answer()
+        page = client.send(request("/server-status?auto", close=True)).reply()
     assert f"ServerMPM: {mpm}\n" in page.body.decode()
     assert house.run("-k", "stop").returncode == 0
     all_gone([pid, *children], "the server")
@@ -936,17 +938,17 @@ def test_httpd_says_the_same_of_its_own_life(both):
             said.append((args, done.returncode, numbers, shape(done.stderr)))
 
         run("-k", "restart")
-        until(house.pid_file.exists, "the PidFile")
+        poll_until(house.pid_file.exists, "the PidFile")
         pid = house.pid
-        until(lambda: children_of(pid), "children")  # noqa: B023
+        poll_until(lambda: children_of(pid), "children")  # noqa: B023
         run("-k", "start")
         run()
         run("-k", "graceful")
         run("-k", "graceful", "-c", "Nonsense 1")
-        until(lambda: "graceful restart" in house.log.lower(), "the restart")
+        poll_until(lambda: "graceful restart" in house.log.lower(), "the restart")
         run("-k", "stop")
         all_gone([pid], "the server", 15)
-        until(lambda: not house.pid_file.exists(), "the PidFile is gone")
+        poll_until(lambda: not house.pid_file.exists(), "the PidFile is gone")
         house.pid_file.write_text("4194304\n")
         run("-k", "stop")
         house.pid_file.write_text("nonsense\n")
@@ -986,13 +988,15 @@ def test_a_listen_without_an_address_is_for_both_kinds(mpm, tmp_path):
     ask()
     pid = house.pid
     assert house.run("-k", "graceful").returncode == 0
-    until(lambda: house.log.count("resuming normal operations") == 2, "a restart")
+    poll_until(lambda: house.log.count("resuming normal operations") == 2, "a restart")
     ask()
     log = house.root / "logs" / "access_log"
-    lines = until(lambda: len(found := log.read_text().splitlines()) == 4 and found, "four lines")
+    lines = poll_until(
+        lambda: len(found := log.read_text().splitlines()) == 4 and found, "four lines"
+    )
     assert sorted(lines) == [f"127.0.0.1 127.0.0.1 {port} 200"] * 2 + [f"::1 ::1 {port} 200"] * 2
     assert house.run("-k", "stop").returncode == 0
-    until(lambda: not alive(pid), "its end")
+    poll_until(lambda: not alive(pid), "its end")
 
 
 def test_what_is_forbidden_is_told_as_an_error(house):
@@ -1008,17 +1012,17 @@ def test_what_is_forbidden_is_told_as_an_error(house):
     pid = house.start()
     for path in ("/index.html", "/docs/"):
         with Client(house) as client:
-            assert client.send(request(path, close=True)).answer().status == 403
+            assert client.send(request(path, close=True)).reply().status == 403
     htdocs = house.root / "htdocs"
     assert re.search(rf"\[authz_core:error\] .* AH01630: .*{htdocs}/index\.html\n", house.log)
     assert re.search(rf"\[autoindex:error\] .* AH01276: .*{htdocs}/docs/", house.log)
     house.write("event")
     assert house.run("-k", "graceful").returncode == 0
-    until(lambda: house.log.count("resuming normal operations") == 2, "a restart")
+    poll_until(lambda: house.log.count("resuming normal operations") == 2, "a restart")
     with Client(house) as client:
-        assert client.send(request("/docs/", close=True)).answer().status == 404
+        assert client.send(request("/docs/", close=True)).reply().status == 404
     assert house.run("-k", "stop").returncode == 0
-    until(lambda: not alive(pid), "its end")
+    poll_until(lambda: not alive(pid), "its end")
 
 
 def test_a_server_of_another_user_is_named(house, capsys, monkeypatch):
@@ -1035,7 +1039,7 @@ def test_a_server_of_another_user_is_named(house, capsys, monkeypatch):
         "it is another user's: be that user, or root\n"
     )
     assert house.run("-k", "stop").returncode == 0
-    until(lambda: not alive(pid), "its end")
+    poll_until(lambda: not alive(pid), "its end")
 
 
 def test_a_file_that_may_not_be_read(house, capsys, monkeypatch):

@@ -11,19 +11,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from processes import (
+from support import (
     FINISH,
     MPMS,
     Client,
     Load,
     Lost,
-    fetch,
+    get,
     half_sent,
+    launched,
     one_child,
     parked,
+    poll_until,
     request,
-    serve,
-    until,
 )
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
@@ -54,7 +54,7 @@ def together(*scenarios: Callable[[], Any]) -> list[Any]:
 
 
 def twenty_restarts(mpm: str) -> None:
-    with serve(mpm) as server:
+    with launched(mpm) as server:
         with (
             Load(server, clients=2, seconds=60) as closing,
             Load(server, clients=2, seconds=60, keep_alive=True) as keeping,
@@ -63,13 +63,13 @@ def twenty_restarts(mpm: str) -> None:
             keeping.wait_for(5)
             for number in range(1, 21):
                 server.graceful()
-                until(
+                poll_until(
                     lambda n=number: server.scoreboard().snapshot.generation == n,
                     "the next generation",
                 )
                 closing.wait_for(5)
                 keeping.wait_for(5)
-            until(
+            poll_until(
                 lambda: all(
                     row.generation == 20
                     for row in server.scoreboard().snapshot.processes
@@ -105,34 +105,34 @@ def parked_beside_half_sent(clients: int, readers: int) -> None:
     (recorded with two). Ours keep theirs until KeepAliveTimeout, and answer who speaks meanwhile as
     soon as a worker is idle.
     """
-    with serve("event", pool=one_child("event", 4), KeepAliveTimeout=4) as server:
+    with launched("event", pool=one_child("event", 4), KeepAliveTimeout=4) as server:
         waiting = []
         for _ in range(clients):
-            until(lambda: server.scoreboard().count("_") == 4, "all workers idle")
+            poll_until(lambda: server.scoreboard().count("_") == 4, "all workers idle")
             waiting.append(parked(server))
         since = time.monotonic()
         busy = [half_sent(server) for _ in range(14)]
-        until(lambda: server.scoreboard().count("R") == readers, "the workers read")
+        poll_until(lambda: server.scoreboard().count("R") == readers, "the workers read")
         for client in waiting:
             client.silent(0.1)
         # One speaks while nobody is free, and is answered when somebody is.
         waiting[0].send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
         for client in busy:
             client.send(FINISH)
-            assert client.answer().status == 200
+            assert client.reply().status == 200
             client.close()
-        assert waiting[0].answer().status == 200
+        assert waiting[0].reply().status == 200
         for client in waiting[1:]:
             client.ended(8.0)
         # On a busy machine later than that, never before.
         assert time.monotonic() - since > 2.5
-        assert fetch(server).status == 200
+        assert get(server).status == 200
 
 
 def letters_of_an_idle_client(mpm: str) -> list[str]:
     """What a kept-alive client's worker shows until it is idle again; the client never closes."""
     seen: list[str] = []
-    with serve(mpm, pool=one_child(mpm), KeepAliveTimeout=1) as server:
+    with launched(mpm, pool=one_child(mpm), KeepAliveTimeout=1) as server:
         client = parked(server)
         began = time.monotonic()
 
@@ -142,7 +142,7 @@ def letters_of_an_idle_client(mpm: str) -> list[str]:
                 seen.append(letter)
             return letter == "_" and time.monotonic() - began > (0 if mpm == "event" else 1)
 
-        until(idle_again, "the worker is idle again", every=0.005)
+        poll_until(idle_again, "the worker is idle again")
         took = time.monotonic() - began
         if mpm != "event":
             # KeepAliveTimeout, and two seconds of lingering close.
@@ -173,10 +173,10 @@ def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle(attempt
     On a busy machine we may be put to sleep ourselves; then there was nothing to see this time."""
     pool = {"StartServers": 3, "MinSpareServers": 1, "MaxSpareServers": 6, "MaxRequestWorkers": 8}
     here = os.sched_getaffinity(0)
-    with serve("prefork", pool=pool) as server:
-        until(lambda: server.scoreboard().count("_") == 3, "all children idle")
-        woken = int(fetch(server, "/pid.py").body)
-        until(lambda: server.scoreboard().count("_") == 3, "all children idle again")
+    with launched("prefork", pool=pool) as server:
+        poll_until(lambda: server.scoreboard().count("_") == 3, "all children idle")
+        woken = int(get(server, "/pid.py").body)
+        poll_until(lambda: server.scoreboard().count("_") == 3, "all children idle again")
         try:
             os.sched_setaffinity(0, {min(here)})
             os.sched_setaffinity(woken, {min(here)})
@@ -187,7 +187,7 @@ def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle(attempt
             os.sched_setaffinity(0, here)
         began = time.monotonic()
         try:
-            answer = client.answer()
+            answer = client.reply()
         except Lost:
             return  # it was quick enough to accept: its own client's request is lost with it
         assert answer.status == 200
@@ -195,4 +195,4 @@ def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle(attempt
             return  # and quick enough to answer
         # The parent learns of the death within a second, and looks.
         assert time.monotonic() - began < 5
-        until(lambda: len(server.processes()) == 2, "nobody is missed, so nobody is forked")
+        poll_until(lambda: len(server.processes()) == 2, "nobody is missed, so nobody is forked")

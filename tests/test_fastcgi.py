@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import (
+from support import (
     Client,
     exchange,
     get,

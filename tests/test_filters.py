@@ -9,8 +9,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from servers import SMALL, Client, assert_quiet, poll_until, recorded_root, serving, write
-from test_http import get_of
+from support import (
+    SMALL,
+    Client,
+    TlsClient,
+    assert_quiet,
+    poll_until,
+    recorded_root,
+    request,
+    serving,
+    write,
+)
 
 from mpmkit.config.directives import DirectiveError, check, from_keywords
 from mpmkit.server.connection import Connection
@@ -35,7 +44,7 @@ def directives() -> dict:
 
 def test_the_same_answers(server):
     with Client(server) as client:
-        client.send(get_of(b"/page.bin") + get_of(b"/nope") + get_of(b"/file.txt"))
+        client.send(request(b"/page.bin") + request(b"/nope") + request(b"/file.txt"))
         assert client.reply().body == PAGE
         assert client.reply().status == 404
         assert len(client.reply().body) == 37
@@ -77,7 +86,7 @@ def test_during_a_slow_response_event_holds_the_thread(mpm, document_root):
     for options, held in (({}, mpm != "event"), ({"ConnectionFilter": "LINE_RATE 2000"}, True)):
         with serving(mpm, document_root=document_root, **sendfile, **options) as server:
             with Client(server, receive_buffer=2048) as client:
-                client.send(get_of(b"/large.bin"))
+                client.send(request(b"/large.bin"))
                 if held:
                     poll_until(lambda: server.scoreboard().count("W") == 1, what="W")
                 else:
@@ -102,7 +111,7 @@ def test_more_clients_than_workers(document_root):
                 stack.enter_context(Client(server)).get()
             poll_until(lambda: server.scoreboard().count("K") == workers, what="K everywhere")
             with Client(server) as last:
-                last.send(get_of(b"/file.txt"))
+                last.send(request(b"/file.txt"))
                 with pytest.raises(AssertionError, match="nothing came"):
                     last.receive(0.3)
                 stack.close()
@@ -111,7 +120,6 @@ def test_more_clients_than_workers(document_root):
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
 def test_over_tls(mpm, document_root):
-    from test_tls import TlsClient
 
     with serving(
         mpm, document_root=document_root, tls=True, KeepAliveTimeout=60, **FILTER

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from helpers import misbehaving_clients
-from servers import SMALL, poll_until
+from support import SMALL, poll_until
 
 import mpmkit
 

@@ -14,7 +14,7 @@ import threading
 from contextlib import ExitStack, closing
 
 import pytest
-from servers import DATA, bound, poll_until
+from support import DATA, bound, poll_until
 
 from mpmkit.config.directives import check, from_keywords
 from mpmkit.server.listen import (

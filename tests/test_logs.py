@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import Client, assert_quiet, exchange, get, poll_until, recorded_root, serving
+from support import Client, assert_quiet, exchange, get, poll_until, recorded_root, serving
 
 from mpmkit.config.directives import Note, check, from_keywords
 from mpmkit.http.messages import RequestError

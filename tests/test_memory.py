@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_records import MEMORY, SHARED
+from support.rows import SHARED
+from support.rows import memory_rows as rows
 
 import mpmkit
 from mpmkit.measure import connection_holder, memory, published, records, sizing
@@ -237,35 +238,6 @@ def test_wrong_points_are_refused():
 
 
 # -- how many workers ----------------------------------------------------------------------------
-
-
-def rows(
-    mpm="prefork", against="busy", cost=1000, base=20_000, server="mpmkit", noise=0, tables=80
-):
-    made = []
-    for number, level in enumerate((0, 50, 100, 200)):
-        pss = base + cost * level + noise * (-1) ** number
-        made.append(
-            {
-                **MEMORY,
-                "mpm": mpm,
-                "server": server,
-                "against": against,
-                "level": level,
-                "held": level,
-                "pss_kb": pss,
-                "uss_kb": pss // 2,
-                "rss_kb": pss * 8,
-                "code_kb": pss,
-                "heap_kb": 0,
-                "anonymous_kb": 0,
-                "stacks_kb": 0,
-                "shm_kb": 0,
-                "processes": level + 5,
-                "page_tables_kb": tables * level,
-            }
-        )
-    return [records.check(row) for row in made]
 
 
 def test_room_for_workers():

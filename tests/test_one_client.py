@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import exchange, get, poll_until, serving, take_errors
+from support import exchange, get, poll_until, serving, take_errors
 
 from mpmkit.http.messages import LONGEST, whole_number
 

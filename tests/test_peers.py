@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_rivals import get, logged, made
+from support.real_servers import get, logged, made
 
 import mpmkit
 from benchmarks.python_servers import Gunicorn, Uvicorn, Waitress

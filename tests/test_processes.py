@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 
 import pytest
-from processes import (
+from support import (
     MPMS,
     THREADED,
     Client,
@@ -23,15 +23,15 @@ from processes import (
     children_of,
     command,
     environment,
-    fetch,
+    get,
     half_sent,
+    launched,
     marked,
     nothing_left,
     parked,
+    poll_until,
     request,
-    serve,
     site,
-    until,
 )
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
@@ -65,17 +65,19 @@ HOLDS = {"prefork": 1, "worker": 2, "event": 4}
 @pytest.mark.parametrize("mpm", MPMS)
 def test_a_killed_child_is_replaced_and_only_its_own_requests_fail(mpm, keep_alive):
     gate = Gate()
-    with serve(mpm, pool=TIGHT[mpm], KeepAliveTimeout="200ms") as server:
+    with launched(mpm, pool=TIGHT[mpm], KeepAliveTimeout="200ms") as server:
         before = set(server.processes())
         with Load(server, clients=3, keep_alive=keep_alive, retry=True) as load:
             load.wait_for(20)
             with Client(server).send(request(gate.path)) as held:
-                victim = until(lambda: holder(server, gate), "the gate's child")
+                victim = poll_until(lambda: holder(server, gate), "the gate's child")
                 os.kill(victim, signal.SIGKILL)
                 with pytest.raises(Lost):
-                    held.answer()
+                    held.reply()
             load.wait_for(100)
-            until(lambda: len(set(server.processes()) - {victim}) >= len(before), "a replacement")
+            poll_until(
+                lambda: len(set(server.processes()) - {victim}) >= len(before), "a replacement"
+            )
             load.wait_for(100)
         gate.open()
         # Every request came through in the end; what failed on the way, the killed child held.
@@ -98,13 +100,13 @@ def holder(server, gate) -> int | None:
 
 @pytest.mark.parametrize("mpm", MPMS)
 def test_children_killed_one_after_the_other_all_come_back(mpm):
-    with serve(mpm, pool=TIGHT[mpm]) as server:
+    with launched(mpm, pool=TIGHT[mpm]) as server:
         before = server.processes()
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-        until(lambda: len(server.processes()) == len(before), "as many as before")
-        until(lambda: not set(before) & set(server.processes()), "all of them new")
-        assert fetch(server).status == 200
+        poll_until(lambda: len(server.processes()) == len(before), "as many as before")
+        poll_until(lambda: not set(before) & set(server.processes()), "all of them new")
+        assert get(server).status == 200
 
 
 # --- MaxConnectionsPerChild ----------------------------------------------------------------------
@@ -123,7 +125,7 @@ def test_max_connections_per_child_recycles_children_without_a_failed_request(
 ):
     limit = 10
     log = tmp_path / "access.log"
-    with serve(
+    with launched(
         mpm,
         MaxConnectionsPerChild=limit,
         MaxKeepAliveRequests=2,
@@ -134,7 +136,9 @@ def test_max_connections_per_child_recycles_children_without_a_failed_request(
             load.join()
         assert load.failures == [], server.error_log()
         assert len(load.answers) == 4 * (45 if keep_alive else 15)
-        until(lambda: len(log.read_text().splitlines()) >= len(load.answers), "the last log line")
+        poll_until(
+            lambda: len(log.read_text().splitlines()) >= len(load.answers), "the last log line"
+        )
         counts = connections_per_child(log.read_text())
         ended = {pid: n for pid, n in counts.items() if pid not in server.processes()}
         assert sum(counts.values()) >= 60
@@ -150,7 +154,7 @@ def test_max_connections_per_child_recycles_children_without_a_failed_request(
 @pytest.mark.parametrize("mpm", THREADED)
 def test_the_last_connection_of_a_child_is_not_kept_alive(mpm):
     pool = {"StartServers": 1, "ThreadsPerChild": 2, "MaxRequestWorkers": 2, "MinSpareThreads": 1}
-    with serve(mpm, pool=pool, MaxConnectionsPerChild=3) as server:
+    with launched(mpm, pool=pool, MaxConnectionsPerChild=3) as server:
         said = []
         while True not in said and len(said) < 8:
             with Client(server) as client:
@@ -174,10 +178,10 @@ def busy_with(server, what: str, gate: Gate) -> list[Client]:
             clients = [half_sent(server) for _ in range(4)]
         case "script":
             clients = [Client(server).send(request(gate.path)) for _ in range(3)]
-            until(lambda: server.scoreboard().count("W") == 3, "three busy scripts")
+            poll_until(lambda: server.scoreboard().count("W") == 3, "three busy scripts")
         case "C code":
             clients = [Client(server).send(request("/busy.py"))]
-            until(lambda: server.scoreboard().count("W"), "a busy script")
+            poll_until(lambda: server.scoreboard().count("W"), "a busy script")
     return clients
 
 
@@ -188,7 +192,7 @@ STATES = ["idle", "keep-alive", "half-sent", "script", "C code"]
 @pytest.mark.parametrize("mpm", MPMS)
 def test_no_child_outlives_a_killed_parent(mpm, what):
     gate = Gate()
-    server = serve(mpm, KeepAliveTimeout=60)
+    server = launched(mpm, KeepAliveTimeout=60)
     try:
         clients = busy_with(server, what, gate)
         children = children_of(server.pid)
@@ -207,13 +211,13 @@ def test_no_child_outlives_a_killed_parent(mpm, what):
 @pytest.mark.parametrize("mpm", MPMS)
 def test_a_parent_killed_during_a_graceful_restart_leaves_no_child_of_either_generation(mpm):
     gate = Gate()
-    server = serve(mpm)
+    server = launched(mpm)
     try:
         with Client(server).send(request(gate.path)):
-            old = until(lambda: holder(server, gate), "the gate's child")
+            old = poll_until(lambda: holder(server, gate), "the gate's child")
             server.graceful()
-            until(lambda: server.scoreboard().snapshot.generation == 1, "a new generation")
-            until(lambda: any(pid != old for pid in server.processes()), "new children")
+            poll_until(lambda: server.scoreboard().snapshot.generation == 1, "a new generation")
+            poll_until(lambda: any(pid != old for pid in server.processes()), "new children")
             children = children_of(server.pid)
             assert old in children
             os.kill(server.pid, signal.SIGKILL)
@@ -265,13 +269,13 @@ def test_a_server_ends_with_a_killed_launching_process(mpm, number):
     all_gone([pid, *children], "the server of a killed process")
     end(process)
     with pytest.raises(ConnectionRefusedError):
-        Client(None, port=port)
+        Client(port)
 
 
 def test_a_server_busy_with_clients_ends_with_its_launching_process_too():
     process, pid, port, children = launcher("prefork", "threading.Event().wait()")
-    with Client(None, port=port) as kept, Client(None, port=port).send(b"GET / HT"):
-        assert kept.get().status == 200
+    with Client(port) as kept, Client(port).send(b"GET / HT"):
+        assert kept.get("/").status == 200
         process.kill()
         all_gone([pid, *children], "a busy server")
     end(process)
@@ -327,8 +331,8 @@ except KeyboardInterrupt:
     )
     os.killpg(process.pid, signal.SIGINT)
     assert process.stdout.readline() == b"interrupted True\n"
-    with Client(None, port=port) as client:
-        assert client.get().status == 200
+    with Client(port) as client:
+        assert client.get("/").status == 200
     assert all(map(alive, [pid, *children]))
     process.kill()
     all_gone([pid, *children], "the server")
@@ -336,10 +340,10 @@ except KeyboardInterrupt:
 
 
 def test_two_servers_of_one_process_are_told_apart_and_end_apart():
-    with serve("prefork") as first, serve("event") as second:
+    with launched("prefork") as first, launched("event") as second:
         assert first.port != second.port
         first.stop()
-        assert fetch(second).status == 200
+        assert get(second).status == 200
         assert not set(children_of(os.getpid())) & {first.pid}
 
 
@@ -348,7 +352,7 @@ def test_two_servers_of_one_process_are_told_apart_and_end_apart():
 
 @pytest.mark.parametrize("mpm", MPMS)
 def test_a_second_server_on_a_used_port_fails_cleanly(mpm):
-    with serve(mpm) as server:
+    with launched(mpm) as server:
         result = subprocess.run(
             command("serve", mpm, "--port", str(server.port)),
             env=environment(),
@@ -360,16 +364,16 @@ def test_a_second_server_on_a_used_port_fails_cleanly(mpm):
         assert result.stdout == ""
         (line,) = result.stderr.splitlines()
         assert f"127.0.0.1:{server.port}" in line and "AH00072" in line
-        assert fetch(server).status == 200, "the first goes on"
+        assert get(server).status == 200, "the first goes on"
 
 
 def test_a_port_is_free_again_as_soon_as_its_server_has_ended():
-    with serve("event") as first:
+    with launched("event") as first:
         port = first.port
         with parked(first):
             first.stop()
-        with serve("prefork", port=port) as second:
-            assert fetch(second).status == 200
+        with launched("prefork", port=port) as second:
+            assert get(second).status == 200
 
 
 @pytest.mark.parametrize("mpm", MPMS)
@@ -385,12 +389,12 @@ def test_a_foreground_server_has_all_its_processes_in_one_group(mpm):
 @pytest.mark.parametrize("mpm", MPMS)
 def test_children_with_threads_stay_on_one_cpu_each(mpm):
     ours = os.sched_getaffinity(0)
-    with serve(mpm, pool={"StartServers": 2}) as server:
+    with launched(mpm, pool={"StartServers": 2}) as server:
         allowed = [os.sched_getaffinity(pid) for pid in server.processes()]
         if mpm == "prefork":
             assert all(cpus == ours for cpus in allowed)
         else:
-            until(
+            poll_until(
                 lambda: all(len(os.sched_getaffinity(pid)) == 1 for pid in server.processes()),
                 "the children have chosen their CPUs",
             )

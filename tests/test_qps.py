@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from misbehaving import Misbehaving
-from test_records import ROW
+from support.rows import ROW
 
 from mpmkit.load import runner
 from mpmkit.measure import competitors, published, qps, records

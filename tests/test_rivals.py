@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.real_servers import get, logged, made
 
 from mpmkit.measure import reference_servers
 from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed
@@ -29,26 +30,6 @@ def pages():
         (root / "index.html").write_bytes(PAGE)
         (root / "hello.php").write_text('<?php echo "hello world";')
         yield root
-
-
-def made(build):
-    """The rival, or a skip that says what is missing."""
-    try:
-        return build()
-    except NotInstalled as missing:
-        pytest.skip(str(missing))
-
-
-def get(url: str, path: str = "/index.html", headers=()) -> http.client.HTTPResponse:
-    host = url.removeprefix("http://")
-    connection = http.client.HTTPConnection(host, timeout=5)
-    try:
-        connection.request("GET", path, headers=dict(headers))
-        response = connection.getresponse()
-        response.content = response.read()
-        return response
-    finally:
-        connection.close()
 
 
 @pytest.mark.parametrize("mpm", reference_servers.MPMS)
@@ -74,16 +55,6 @@ def test_httpd_serves_the_page_and_leaves_no_process(mpm, pages):
     assert not reference_servers.members(httpd.pid)
     assert not any(Path(f"/proc/{pid}").exists() for pid in group)
     httpd.stop()  # once more does no harm
-
-
-def logged(rival) -> str:
-    deadline = time.monotonic() + 3
-    while time.monotonic() < deadline:
-        text = (rival.root / "access_log").read_text()
-        if text:
-            return text
-        time.sleep(0.02)
-    return ""
 
 
 @pytest.mark.parametrize("mpm", reference_servers.MPMS)

@@ -6,7 +6,7 @@ import os
 import threading
 
 import pytest
-from servers import alive, poll_until
+from support import alive, poll_until
 
 import mpmkit
 from mpmkit.config.directives import SPECS, DirectiveError
@@ -152,7 +152,7 @@ def test_a_load_starts_shows_and_stops():
             room.start_load(users=1000)
         assert not room.loading and room.load_fields()[0].value == "", "a bad value changes nothing"
         room.start_load(users=4, keep_alive=True)
-        poll_until(lambda: (room.snapshot()["figures"]["load_qps"] or 0) > 10, 20)
+        poll_until(lambda: (room.snapshot()["figures"]["load_qps"] or 0) > 10, cap=20)
         assert room.loading and room.snapshot()["figures"]["qps"] > 10
         # Percentiles while it runs, of the last second
         poll_until(lambda: room.snapshot()["figures"]["load_p99_ms"] is not None)
@@ -180,9 +180,9 @@ def test_all_of_the_form_reaches_the_server():
         }.items():
             room.load_set(name, value)
         room.start_load()
-        poll_until(lambda: (room.snapshot()["figures"]["keep_alive"] or 0) >= 6, 20)
+        poll_until(lambda: (room.snapshot()["figures"]["keep_alive"] or 0) >= 6, cap=20)
         # The slow script takes 0.1 s, the others a millisecond: half of the mix, so p99 shows it.
-        poll_until(lambda: (room.snapshot()["figures"]["load_p99_ms"] or 0) > 90, 20)
+        poll_until(lambda: (room.snapshot()["figures"]["load_p99_ms"] or 0) > 90, cap=20)
         # An open loop of 40 a second; what comes of a random second stays well below what the
         # closed loop of thirty users would ask for.
         assert room.snapshot()["figures"]["load_qps"] < 200
@@ -197,7 +197,7 @@ def test_all_of_the_form_reaches_the_server():
         )
         poll_until(
             lambda: room.snapshot()["figures"]["writing"] >= 3,
-            20,
+            cap=20,
             what="slow readers hold up what writes to them",
         )
         room.stop_load()

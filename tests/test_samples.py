@@ -8,7 +8,7 @@ import threading
 from collections import defaultdict
 
 import pytest
-from servers import Client, get, poll_until, serving, take_errors, write
+from support import Client, get, poll_until, serving, take_errors, write
 
 from mpmkit.cli.serve import SAMPLES
 

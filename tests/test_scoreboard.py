@@ -8,7 +8,7 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import assert_quiet, get, serving
+from support import assert_quiet, get, serving
 
 from mpmkit.config.directives import check, from_keywords
 from mpmkit.http.messages import text_field

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import (
+from support import (
     MPMS,
     THREADED,
     Client,
@@ -20,10 +20,10 @@ from processes import (
     all_gone,
     children_of,
     environment,
-    fetch,
+    get,
+    poll_until,
     request,
     site,
-    until,
 )
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
@@ -62,7 +62,7 @@ def conf(tmp_path, *lines: str) -> str:
 @pytest.mark.parametrize("mpm", MPMS)
 def test_one_line_says_where_and_term_ends_it(mpm):
     with Serve(mpm, "--port", "0", "--document-root", str(site())).ready() as server:
-        assert fetch(server).status == 200
+        assert get(server, "/").status == 200
         pids = [server.pid, *children_of(server.pid)]
         os.kill(server.pid, signal.SIGTERM)
         assert server.finish() == 0
@@ -92,7 +92,7 @@ def test_the_witness_sees_a_fork():
 def test_a_client_can_connect_as_soon_as_the_line_is_there():
     for _ in range(5):
         with Serve("event", "--port", "0").ready() as server:
-            assert fetch(server).status == 200
+            assert get(server, "/").status == 200
 
 
 def test_a_given_port_is_used_and_stands_above_the_files_listen(tmp_path):
@@ -102,7 +102,7 @@ def test_a_given_port_is_used_and_stands_above_the_files_listen(tmp_path):
     file = conf(tmp_path, "Listen 127.0.0.1:1")
     with Serve("prefork", "-f", file, "--port", str(port)).ready() as server:
         assert server.port == port
-        assert fetch(server).status == 200
+        assert get(server, "/").status == 200
 
 
 def test_nobody_has_to_read_what_it_prints():
@@ -110,8 +110,8 @@ def test_nobody_has_to_read_what_it_prints():
     with Serve("event", "--port", "0").ready() as server:
         server.process.stdout.close()
         os.kill(server.pid, signal.SIGUSR1)
-        until(lambda: server.err.count("AH00489") == 2, "a graceful restart")
-        assert fetch(server).status == 200
+        poll_until(lambda: server.err.count("AH00489") == 2, "a graceful restart")
+        assert get(server, "/").status == 200
         os.kill(server.pid, signal.SIGTERM)
         assert server.process.wait(10) == 0
 
@@ -124,8 +124,8 @@ def test_the_articles_file_serves_with_the_mpm_that_its_load_module_names(mpm, t
     load = f"LoadModule mpm_{mpm}_module modules/mod_mpm_{mpm}.so"
     file = conf(tmp_path, load, "Listen 127.0.0.1:8080", ARTICLE)
     with Serve("-f", file, "--port", "0").ready() as server:
-        assert fetch(server).status == 200
-        assert fetch(server, "/hello.py").body == b"hello world"
+        assert get(server, "/").status == 200
+        assert get(server, "/hello.py").body == b"hello world"
         assert len(children_of(server.pid)) == (5 if mpm == "prefork" else 3)
         (line,) = server.err.splitlines()
         assert f"mpm_{mpm}:notice" in line, "no warning about the article's values"
@@ -134,7 +134,7 @@ def test_the_articles_file_serves_with_the_mpm_that_its_load_module_names(mpm, t
 @pytest.mark.parametrize("mpm", MPMS)
 def test_the_articles_file_serves_with_the_mpm_of_the_command_line(mpm, tmp_path):
     with Serve(mpm, "-f", conf(tmp_path, ARTICLE), "--port", "0").ready() as server:
-        assert fetch(server).status == 200
+        assert get(server, "/").status == 200
         assert len(children_of(server.pid)) == (5 if mpm == "prefork" else 3)
 
 
@@ -150,7 +150,7 @@ def test_the_articles_file_serves_with_the_mpm_of_the_command_line(mpm, tmp_path
 def test_a_corrected_value_is_a_warning_and_it_serves(mpm, options, ah, says, children):
     args = [word for option in options for word in ("-c", option)]
     with Serve(mpm, "--port", "0", *args).ready() as server:
-        assert fetch(server).status == 200
+        assert get(server, "/").status == 200
         (line,) = [line for line in server.err.splitlines() if ah in line]
         assert line.startswith("mpmkit: ") and says in line
         assert len(children_of(server.pid)) == children
@@ -249,26 +249,26 @@ def test_too_few_descriptors_for_all_clients_do_not_bring_it_down(mpm):
         # As httpd, it gives up if no child was ever seen healthy, and looks once a second.
         with Client(server) as client:
             client.silent(1.5)
-        clients = [Client(server, wait=0.2).send(request()) for _ in range(40)]
+        clients = [Client(server, wait=0.2).send(request("/")) for _ in range(40)]
         answered = sum(answers(client) for client in clients)
         for client in clients:
             client.close()
         assert answered > 0
         if mpm == "event":
             assert "AH02179" in server.err, "or this test shows nothing"
-        until(lambda: served(server), "it serves again when they are gone", 15)
+        poll_until(lambda: served(server), "it serves again when they are gone", 15)
         assert server.process.poll() is None
 
 
 def answers(client) -> bool:
     try:
-        return client.answer().status == 200
+        return client.reply().status == 200
     except (Lost, TimeoutError):
         return False
 
 
 def served(server) -> bool:
     try:
-        return fetch(server, wait=2).status == 200
+        return get(server, "/", wait=2).status == 200
     except (Lost, OSError):
         return False

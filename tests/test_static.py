@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from servers import (
+from support import (
     RECORDED,
     Client,
     exchange,

@@ -13,7 +13,7 @@ import threading
 from html.parser import HTMLParser
 
 import pytest
-from servers import DATA, SMALL, Client, get, poll_until, serving
+from support import DATA, SMALL, Client, get, poll_until, serving
 
 from mpmkit.config.directives import check, from_keywords
 from mpmkit.handlers.status import Status, built, cpu_of, g, spoken
@@ -220,7 +220,7 @@ def test_event_counts_connections_that_no_thread_holds(mpm, server):
         return
     with Client(server) as one, Client(server) as two:
         assert one.get().status == two.get().status == 200
-        poll_until(lambda: Exporter(auto(server)).numbers["ConnsAsyncKeepAlive"] == 2, 5.0)
+        poll_until(lambda: Exporter(auto(server)).numbers["ConnsAsyncKeepAlive"] == 2, cap=5.0)
         assert Exporter(auto(server)).numbers["ConnsTotal"] >= 2
 
 

@@ -17,20 +17,24 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import Serve
-from servers import (
+from support import (
     DATA,
     SMALL,
     Client,
+    Serve,
+    TlsClient,
     assert_quiet,
     bound,
     exchange,
     poll_until,
+    read_replies,
     read_reply,
+    request,
     serving,
+    trusting,
     write,
 )
-from test_http import RECORDINGS, REPLAYED, compare, get_of, read_replies
+from support.recordings import DIFFERENCES, RECORDINGS, REPLAYED, compare
 
 import mpmkit
 from mpmkit.config.directives import DirectiveError, from_keywords
@@ -51,37 +55,12 @@ def directives() -> dict:
 
 @pytest.fixture(scope="module")
 def document_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from servers import recorded_root
+    from support import recorded_root
 
     root = recorded_root(tmp_path_factory.mktemp("htdocs"))
     write(root / "big.bin", BIG)
     write(root / "page.bin", BIG[:60_000])
     return root
-
-
-def trusting(server: Server) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=server.certificate)
-
-
-class TlsClient(Client):
-    """A client whose bytes are encrypted; the server's certificate is checked."""
-
-    def __init__(
-        self,
-        server: Server,
-        *,
-        context: ssl.SSLContext | None = None,
-        session: ssl.SSLSession | None = None,
-        **options,
-    ) -> None:
-        super().__init__(server, **options)
-        try:
-            self.sock = (context or trusting(server)).wrap_socket(
-                self.sock, server_hostname="127.0.0.1", suppress_ragged_eofs=False, session=session
-            )
-        except BaseException:
-            self.sock.close()
-            raise
 
 
 class RawTlsClient(Client):
@@ -132,8 +111,6 @@ SOME = ("02-", "04-", "06-", "07-", "09-", "10-", "20-", "30-", "42-", "50-", "7
     "recording", [r for r in REPLAYED if r.request and r.name.startswith(SOME)], ids=repr
 )
 def test_answers_as_in_the_clear(server, recording):
-    from test_http import DIFFERENCES
-
     theirs = read_replies(recording.response, *recording.methods)
     with TlsClient(server) as client:
         client.send(recording.request)
@@ -156,7 +133,7 @@ def test_a_large_file_and_a_large_body(server):
 
 
 def test_http_in_the_clear_is_told_so(server):
-    reply = read_reply(exchange(server, get_of(b"/")))
+    reply = read_reply(exchange(server, request(b"/")))
     assert (reply.status, reply["Connection"]) == (400, "close")
 
 
@@ -191,7 +168,7 @@ def test_a_client_that_leaves_at_any_moment_costs_nothing(server):
                 client.tls.do_handshake()
             client.sock.sendall(client.outgoing.read()[: 20 * count])
         with TlsClient(server) as client:
-            client.send(get_of(b"/big.bin"))
+            client.send(request(b"/big.bin"))
         with TlsClient(server) as client:
             client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
     with TlsClient(server) as client:
@@ -204,7 +181,7 @@ def test_a_client_that_leaves_at_any_moment_costs_nothing(server):
 def test_pipelined_requests_in_one_record(server):
     with TlsClient(server) as client:
         for _ in range(2):
-            client.send(get_of(b"/file.txt") * 40)
+            client.send(request(b"/file.txt") * 40)
             assert [client.reply().status for _ in range(40)] == [200] * 40
 
 
@@ -212,7 +189,7 @@ def test_a_body_and_the_next_request_in_the_same_records(server):
     post = b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70_000
     with TlsClient(server) as client:
         for _ in range(3):
-            client.send(post + get_of(b"/sub/") + post)
+            client.send(post + request(b"/sub/") + post)
             assert [client.reply().status for _ in range(3)] == [200, 200, 200]
 
 
@@ -220,7 +197,7 @@ def test_many_records_in_one_piece(server):
     """Each request in a record of its own, and all records in one send; then half of one more."""
     with RawTlsClient(server) as client:
         client.handshake()
-        records = [client.encrypted(get_of(b"/file.txt")) for _ in range(21)]
+        records = [client.encrypted(request(b"/file.txt")) for _ in range(21)]
         client.send(b"".join(records[:20]) + records[20][:30])
         assert [client.reply().status for _ in range(20)] == [200] * 20
         client.send(records[20][30:])
@@ -231,7 +208,7 @@ def test_records_byte_by_byte(server):
     with RawTlsClient(server) as client:
         client.handshake()
         for _ in range(2):
-            for byte in client.encrypted(get_of(b"/file.txt")):
+            for byte in client.encrypted(request(b"/file.txt")):
                 client.send(bytes([byte]))
             assert client.reply().status == 200
 
@@ -241,15 +218,15 @@ def test_a_read_that_ends_within_a_record(server):
     target = b"/file.txt?"
     with RawTlsClient(server) as client:
         client.handshake()
-        first = client.encrypted(get_of(b"/file.txt"))
-        overhead = len(first) - len(get_of(b"/file.txt"))
+        first = client.encrypted(request(b"/file.txt"))
+        overhead = len(first) - len(request(b"/file.txt"))
         assert client.ask(first, "GET").status == 200
         for size in (RECORD - 1, RECORD, RECORD + 1, 2 * RECORD):
             data, count = b"", 0
             while left := size - len(data):
                 length = 4000 if left > 8000 else left - overhead
-                request = get_of(target + b"x" * (length - len(get_of(target))))
-                data += client.encrypted(request)
+                asked = request(target + b"x" * (length - len(request(target))))
+                data += client.encrypted(asked)
                 count += 1
             client.send(data)
             assert [client.reply().status for _ in range(count)] == [200] * count
@@ -377,7 +354,7 @@ def test_a_record_that_trickles_in_is_not_waited_for_for_ever(document_root):
     with serving("event", document_root=document_root, tls=True, **rule) as server:
         with RawTlsClient(server) as client:
             client.handshake()
-            record = client.encrypted(get_of(b"/file.txt?" + b"x" * 1000))
+            record = client.encrypted(request(b"/file.txt?" + b"x" * 1000))
             client.sock.settimeout(0.1)
             began = time.monotonic()
             for byte in record:
@@ -410,7 +387,7 @@ def test_a_slow_reader_of_a_page_frees_event_s_thread(mpm, document_root):
     options = {"SendBufferSize": 4096, "KeepAliveTimeout": 60}
     with serving(mpm, document_root=document_root, tls=True, **options) as server:
         with TlsClient(server, receive_buffer=2048) as client:
-            client.send(get_of(b"/page.bin") + get_of(b"/file.txt"))
+            client.send(request(b"/page.bin") + request(b"/file.txt"))
             if mpm == "event":
                 poll_until(
                     lambda: any(
@@ -432,7 +409,7 @@ def test_a_slow_reader_of_a_large_file_gets_every_byte(mpm, document_root):
     options = {"SendBufferSize": 65536, "EnableSendfile": True}
     with serving(mpm, document_root=document_root, tls=True, **options) as server:
         with TlsClient(server, receive_buffer=8192) as client:
-            client.send(get_of(b"/big.bin"))
+            client.send(request(b"/big.bin"))
             poll_until(lambda: server.scoreboard().count("W") == 1, what="W")
             assert client.reply().body == BIG
 
@@ -592,7 +569,7 @@ def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_pa
         getattr(server, how)()
         poll_until(lambda: "no private key in PEM" in server.error_log(), what="the error")
         assert shown(server) == texts[0]
-        from servers import take_errors
+        from support import take_errors
 
         take_errors(server)
         install(pairs[1])

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from servers import SMALL, Client, poll_until, serving
+from support import SMALL, Client, poll_until, serving
 
 import mpmkit
 from mpmkit.config.directives import MPMS
@@ -158,7 +158,7 @@ def test_simulated_and_measured_growth_are_the_same():
 
     def grow(mpm: str) -> Recording:
         with mpmkit.launch(mpm, **pools[mpm]) as server, watch(server, every=0.1) as run:
-            poll_until(lambda: run[-1].processes == 8, 20, what="8 children")
+            poll_until(lambda: run[-1].processes == 8, cap=20, what="8 children")
         return run
 
     with ThreadPoolExecutor(3) as pool:

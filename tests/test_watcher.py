@@ -8,7 +8,7 @@ import socket
 import time
 
 import pytest
-from servers import poll_until, serving
+from support import poll_until, serving
 
 import mpmkit
 from mpmkit.lab import watcher

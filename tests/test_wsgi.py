@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from servers import (
+from support import (
     DATA,
     Client,
     exchange,
