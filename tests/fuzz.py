@@ -152,7 +152,7 @@ def answers(pieces: list[bytes], service: Service, *, event: bool) -> tuple[byte
     """What the client of these pieces gets, without what depends on the moment; and was it closed?"""
     sock = Pieces(pieces)
     conn = Connection(
-        sock, ("127.0.0.1", 1), DIRECTIVES, service.heads, service.first_timeout, event
+        sock, ("127.0.0.1", 1), DIRECTIVES, service.heads, service.connection.first_timeout, event
     )  # type: ignore[arg-type]
     slot: Any = Slot()
     try:
