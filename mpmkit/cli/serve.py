@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 from mpmkit.config import httpd_conf
+from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS, DirectiveError, Directives, Note, Section, Setting, check
 from mpmkit.handlers.errors import ErrorPages
 from mpmkit.handlers.router import Router
@@ -52,23 +53,9 @@ DEFAULT_SECTIONS = (
     Section("Location", "/server-status", (Setting("SetHandler", ("server-status",)),)),
 )
 
-HELP_WIDTH = 80  # characters
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(1, f"mpmkit: {message}; mpmkit serve --help says more\n")
-
-
-def _help(prog: str) -> argparse.HelpFormatter:
-    """With a width of its own: argparse would ask for the terminal's whenever an option is added, and
-    import shutil for that, and three compression libraries with it."""
-    return argparse.HelpFormatter(prog, width=HELP_WIDTH)
-
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
-        formatter_class=_help,
+    parser = Parser(
         prog="mpmkit serve",
         description="Run one of Apache's request models, in Python, in the foreground.",
     )
