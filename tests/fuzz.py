@@ -57,7 +57,8 @@ with (
     from mpmkit.config.directives import check as check_directives
     from mpmkit.config.directives import from_keywords
     from mpmkit.http.messages import Request, RequestError, Response, text
-    from mpmkit.http.protocol import Heads, Protocol, parse_head
+    from mpmkit.http.fastpath import RequestCache
+    from mpmkit.http.protocol import Protocol, parse_head
     from mpmkit.server.connection import Connection, Disconnected
     from mpmkit.server.core import Service, finish_request, process_request
     from mpmkit.server.logs import ErrorLog
@@ -234,14 +235,14 @@ def check(stream: bytes) -> None:
 def read_plain(head: bytes) -> Request | None:
     """What the short way makes of a head that nobody has seen; None also where it refuses the path."""
     try:
-        return Heads(DIRECTIVES).read_plain(head)
+        return RequestCache(DIRECTIVES).read_plain(head)
     except RequestError:
         return None
 
 
 def requests(stream: bytes) -> Iterator[Request]:
     """The requests that a Protocol finds."""
-    protocol = Protocol(DIRECTIVES, Heads(DIRECTIVES))
+    protocol = Protocol(DIRECTIVES, RequestCache(DIRECTIVES))
     protocol.feed(stream)
     try:
         while protocol.pending and (request := protocol.next_request()) is not None:

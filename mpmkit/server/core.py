@@ -19,6 +19,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Directives
+from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,
     FileBody,
@@ -30,7 +31,6 @@ from mpmkit.http.messages import (
     server_header,
     text_field,
 )
-from mpmkit.http.protocol import Heads
 from mpmkit.policy.states import BUSY_LOG, BUSY_WRITE
 from mpmkit.server.connection import Connection, Disconnected, Received
 from mpmkit.server.listen import first_timeout
@@ -64,7 +64,7 @@ class Service:
         self.errors = errors
         self.error_page = error_page
         self.stopping = False
-        self.heads = Heads(directives)
+        self.heads = RequestCache(directives)
         self.head_start = HeadStart(server_header(directives.ServerTokens))
         self.first_timeout = first_timeout(directives)
         self.tls: SSLContext | None = None
