@@ -18,8 +18,9 @@ from time import monotonic
 from typing import Any
 
 from mpmkit.config.directives import Directives
+from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import FileBody, Request, RequestError, Response
-from mpmkit.http.protocol import Heads, Protocol
+from mpmkit.http.protocol import Protocol
 from mpmkit.policy.states import LINGER_NORMAL, LINGER_SECONDS, LINGER_SHORT
 from mpmkit.server.listen import timeval, unmapped
 
@@ -139,7 +140,7 @@ class Connection:
         sock: socket.SocketType,
         peer: tuple,
         directives: Directives,
-        heads: Heads,
+        heads: RequestCache,
         timeout: float,
         nonblocking: bool = False,
     ) -> None:

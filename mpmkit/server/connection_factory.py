@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import Directives
-from mpmkit.http.protocol import Heads
+from mpmkit.http.fastpath import RequestCache
 from mpmkit.server.connection import Connection, Received
 from mpmkit.server.listen import SecureSocket, first_timeout
 
@@ -24,9 +24,11 @@ class ConnectionFactory:
     Raises DirectiveError if the directives of TLS can't be used.
     """
 
-    def __init__(self, directives: Directives, heads: Heads, *, count_received: bool) -> None:
+    def __init__(
+        self, directives: Directives, requests: RequestCache, *, count_received: bool
+    ) -> None:
         self._directives = directives
-        self._heads = heads
+        self._requests = requests
         self.first_timeout = first_timeout(directives)
         self._count_received = count_received
         self._tls: type[TlsConnection] | None = None
@@ -49,9 +51,9 @@ class ConnectionFactory:
         """A new connection. `nonblocking`: event's, see `Connection`."""
         if self._plain:
             return Connection(
-                sock, peer, self._directives, self._heads, self.first_timeout, nonblocking
+                sock, peer, self._directives, self._requests, self.first_timeout, nonblocking
             )
-        given = sock, peer, self._directives, self._heads, self.first_timeout, nonblocking
+        given = sock, peer, self._directives, self._requests, self.first_timeout, nonblocking
         if self._tls is not None and type(sock) is SecureSocket:
             conn: Connection = self._tls(*given, context=self._tls_context)
         else:

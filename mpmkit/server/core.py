@@ -18,6 +18,7 @@ from time import time_ns
 from typing import Any
 
 from mpmkit.config.directives import Directives
+from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,
     FileBody,
@@ -29,7 +30,6 @@ from mpmkit.http.messages import (
     server_header,
     text_field,
 )
-from mpmkit.http.protocol import Heads
 from mpmkit.policy.states import BUSY_LOG, BUSY_WRITE
 from mpmkit.server.connection import Connection, Disconnected
 from mpmkit.server.connection_factory import ConnectionFactory
@@ -73,10 +73,10 @@ class Service:
         self.errors = errors
         self.error_page = error_page
         self.leaving: Callable[[], bool] = bool
-        self.heads = Heads(directives)
+        self.requests = RequestCache(directives)
         self.head_start = HeadStart(server_header(directives.ServerTokens))
         self.connection = ConnectionFactory(
-            directives, self.heads, count_received=access is not None and access.received
+            directives, self.requests, count_received=access is not None and access.received
         )
         # An access log asks for a header of the response: the connection remembers it.
         self.keep_response = access is not None and access.response
