@@ -27,7 +27,7 @@ from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.messages import server_header
 from mpmkit.server.core import Handler, Service
 from mpmkit.server.listen import Listener, ListenError, bind, inherit, open_listeners
-from mpmkit.server.log_format import Site, compile_format, complaint
+from mpmkit.server.log_format import Site, compile_format, format_error
 from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
 from mpmkit.server.parent import Parent, Setup
 from mpmkit.server.pidfile import PidFileError
@@ -164,7 +164,7 @@ class Configuration:
             )
             raise DirectiveError.of(problems)
         settings = self.settings(conf)
-        problems += httpd_conf.format_problems(settings, complaint)
+        problems += httpd_conf.format_problems(settings, format_error)
         running = self._parent.setup.directives if self._parent is not None else None
         directives, notes = check(
             conf.mpm,

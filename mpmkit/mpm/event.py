@@ -56,7 +56,7 @@ from mpmkit.policy.timeouts import TimeoutQueue
 from mpmkit.server.connection import LINGER_MAX, LINGER_SILENCE, Connection, Disconnected
 from mpmkit.server.core import client_text, finish_request, process_request
 from mpmkit.server.fdqueue import FdQueue
-from mpmkit.server.listen import PASSING, REFUSING, close_all
+from mpmkit.server.listen import REFUSING, TRANSIENT_ERRORS, close_all
 from mpmkit.server.parent import CHILD_SICK, OK, Child, Parent
 from mpmkit.server.scoreboard import WorkerSlot
 
@@ -165,7 +165,7 @@ class EventChild(Child):
             self.queue.release()
             if error.errno == REFUSING:
                 self.leave()
-            elif error.errno not in PASSING:
+            elif error.errno not in TRANSIENT_ERRORS:
                 self.service.errors.write(
                     "error", f"accept: {error.strerror}; this child leaves", ah="AH02179"
                 )

@@ -40,10 +40,10 @@ from mpmkit.server.listen import (
     ListenError,
     close_all,
     configure,
-    knock,
+    dummy_connection,
+    has_pending_connection,
     open_listeners,
     refuse_all,
-    somebody_waits,
     url_of,
 )
 from mpmkit.server.logs import ErrorLog, LogError
@@ -314,9 +314,9 @@ class Parent:
     def _wake_for_those_who_wait(self) -> None:
         """The kernel wakes one child for each connection (EPOLLEXCLUSIVE). If that one is killed before it
         accepts, the connection would wait for the next to come. So let there be a next one."""
-        waiting = [sock for sock in self.listeners if somebody_waits(sock)]
+        waiting = [sock for sock in self.listeners if has_pending_connection(sock)]
         for sock in waiting:
-            knock(sock)
+            dummy_connection(sock)
         self._killed = bool(waiting)  # look again in a second
 
     @property
