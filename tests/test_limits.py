@@ -6,8 +6,9 @@ import math
 
 from mpmkit.load import run_queue
 from mpmkit.load.preflight import Forecast, System, connections, forecast, system
-from mpmkit.load.profile import LoadProfile, Target
+from mpmkit.load.profile import LoadProfile
 from mpmkit.load.run_queue import Pressure, look
+from mpmkit.load.target import Target
 
 HERE = Target("http", "127.0.0.1", 80, True)
 THERE = Target("http", "10.0.0.2", 80, False)
