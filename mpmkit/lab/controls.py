@@ -43,7 +43,7 @@ class Control:
                 readout=False,
                 continuous_update=live,
             )
-            self._slider.observe(lambda change: self._set(f"{change.new:g}"), "value")
+            self._slider.observe(self._slid, "value")
         self._box.observe(lambda change: self._set(change.new), "value")
         self._parts = (self._slider, self._box) if self._slider else (self._box,)
         for part in self._parts:
@@ -52,6 +52,12 @@ class Control:
         for name in ("field", f"kind-{field.kind}", re.sub(r"\W+", "-", f"is-{field.name}")):
             self.widget.add_class(f"mk-{name}")
         self.show(field)
+
+    def _slid(self, change: Any) -> None:
+        # The browser's slider answers 16 with 15.999999999999998: that is no change.
+        word, before = f"{change.new:g}", f"{change.old:g}"
+        if word != before:
+            self._set("" if word == self._box.placeholder else word)
 
     def _set(self, value: Any) -> None:
         if self._showing != threading.get_ident():

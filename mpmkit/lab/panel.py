@@ -52,11 +52,11 @@ BUTTONS = {
 }
 MORE_LOAD = "open loop, think time, a mix, slow readers, idle holders"
 BROWSERS = Field(
-    "browsers", FIRST, "whole", "", "Clients of which each keeps its connection, sends a request, waits "
-    "for so many seconds, and sends the next", "0", 0, MOST, 300, 1, "", label="Browsers",
+    "browsers", "Browsers", "whole", "", "Clients of which each keeps its connection, sends a request, waits "
+    "for so many seconds, and sends the next", "0", 0, MOST, 300, 1, "", label="number",
 )  # fmt: skip
 THINK = Field(
-    "browser_think", FIRST, "number", "s", "How long a browser waits between an answer and its next "
+    "browser_think", "Browsers", "number", "s", "How long a browser waits between an answer and its next "
     "request", "60", 0.05, 3600, 60, 0.5, "", label="think, s",
 )  # fmt: skip
 
@@ -104,25 +104,25 @@ class Panel(ipywidgets.VBox):
         for do, button in self.buttons.items():
             button.on_click(lambda _, do=do: self.act(do))
             button.add_class(f"mk-{do}")
-        self.state, self.message, self.log = (ipywidgets.HTML() for _ in range(3))
+        self.state, self.message, self.events = (ipywidgets.HTML() for _ in range(3))
         self.load_button = ipywidgets.Button(description="Start load")
         self.load_button.on_click(self._load_clicked)
-        first, *more = _groups(self.load)
+        first, *more, browsers = _groups(self.load)
         self.more = ipywidgets.Accordion([_box("mk-parts", *more)])
         self.children = [
             _box(
                 "mk-room",
                 _box("mk-head", self.choice, *self.buttons.values(), self.state),
-                _box("mk-load", first, self.load_button, self.more),
+                _box("mk-load", first, self.load_button, browsers, self.more),
                 self.message,
                 _box("mk-side", *_groups(self.directives)),
                 self.board,
-                self.log,
+                self.events,
             )
         ]
         names = {
             "mk-choices": self.choice, "mk-state": self.state, "mk-note": self.message,
-            "mk-log": self.log, "mk-go": self.load_button, "mk-more": self.more, "mk-main": self.board,
+            "mk-log": self.events, "mk-go": self.load_button, "mk-more": self.more, "mk-main": self.board,
         }  # fmt: skip
         for name, widget in names.items():
             widget.add_class(name)
@@ -132,7 +132,9 @@ class Panel(ipywidgets.VBox):
         """Stop the server and take the widgets from the page."""
         self.room.on_frame = None
         self.room.close()
-        _close(self)
+        for child in self.children:
+            _close(child)
+        super().close()
 
     def refresh(self) -> None:
         """Show what is chosen and what runs."""
@@ -174,7 +176,7 @@ class Panel(ipywidgets.VBox):
         _mark(self.state, "mk-runs", runs)
         began = [panel.room.status()["began"] for panel in self.peers if panel.room.server]
         shift = status["began"] - min(began, default=status["began"])
-        self.log.value = _log(self.room.events()[-9:], shift)
+        self.events.value = _log(self.room.events()[-9:], shift)
         self.board.status = {
             **{name: status[name] for name in ("mpm", "running", "running_mpm", "began")},
             "linked": len(self.peers) > 1,
