@@ -133,7 +133,8 @@ class Room:
         with self._lock:
             if not self._server_runs() or self._server.mpm != self.mpm:  # type: ignore[union-attr]
                 return []
-            return sorted(name for name, _ in self._form.words().items() ^ self._applied.items())
+            changed = self._form.words().items() ^ self._applied.items()
+            return sorted({name for name, _ in changed})
 
     # -- the server -------------------------------------------------------------------------------
 

@@ -205,6 +205,7 @@ class Panel(ipywidgets.VBox):
 
     def _reported(self, _: Any, content: Any, __: Any) -> None:
         """A message of panel.js: a view of the room was opened, is there, or is closed."""
+        content = content if isinstance(content, dict) else {}
         do, view = (str(content.get(key)) for key in ("do", "view"))
         if do == "bye":
             self._views.pop(view, None)
