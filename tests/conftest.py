@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import assert_quiet, nothing_left, recorded_root, serving, take_errors
+from support.files import recorded_root
+from support.servers import assert_quiet, serving, take_errors
+from support.waiting import nothing_left
 
 from mpmkit.launcher import Server
 

@@ -14,20 +14,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from support import (
-    Client,
-    alive,
-    assert_quiet,
-    exchange,
-    get,
-    no_more,
-    open_files,
-    poll_until,
-    read_reply,
-    serving,
-    take_errors,
-    write,
-)
+from support.client import Client, exchange, get, read_reply
+from support.files import write
+from support.servers import assert_quiet, no_more, open_files, serving, take_errors
+from support.waiting import alive, poll_until
 
 from mpmkit.launcher import Server
 

@@ -14,18 +14,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import (
-    MPMS,
-    Client,
-    alive,
-    all_gone,
-    children_of,
-    command,
-    environment,
-    open_to_all,
-    poll_until,
-    request,
-)
+from support.client import Client, request
+from support.files import open_to_all
+from support.servers import MPMS, command, environment
+from support.waiting import alive, all_gone, children_of, poll_until
 
 from mpmkit.cli import httpd
 from mpmkit.server import pidfile

@@ -11,20 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import (
-    FINISH,
-    MPMS,
-    Client,
-    Load,
-    Lost,
-    get,
-    half_sent,
-    launched,
-    one_child,
-    parked,
-    poll_until,
-    request,
-)
+from support.client import FINISH, Client, Lost, get, half_sent, parked, request
+from support.load import Load
+from support.servers import MPMS, launched, one_child
+from support.waiting import poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 

@@ -11,17 +11,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from support import (
-    SMALL,
-    Client,
-    exchange,
-    get,
-    poll_until,
-    read_reply,
-    recorded_root,
-    serving,
-    write,
-)
+from support.client import Client, exchange, get, read_reply
+from support.files import recorded_root, write
+from support.servers import SMALL, serving
+from support.waiting import poll_until
 
 import mpmkit
 from mpmkit._version import __version__
@@ -101,7 +94,7 @@ def test_a_scripts_own_page_is_left_alone_and_its_failure_is_not(site):
         assert get(server, "/fail.py?own").body == b"the script's own page"
         failed = get(server, "/fail.py")
         assert (failed.status, failed.body) == (500, b"broken here")
-        from support import take_errors
+        from support.servers import take_errors
 
         assert any("RuntimeError: broken" in line for line in take_errors(server))
 
@@ -257,7 +250,7 @@ def test_several_addresses(mpm, root):
             f"Listen {f'[{host}]' if ':' in host else host}:{port}\n" for host, port in addresses
         )
     )
-    from support import Serve
+    from support.servers import Serve
 
     words = [word for name, value in SMALL[mpm].items() for word in ("-c", f"{name} {value}")]
     with Serve(mpm, "-f", str(conf), "--document-root", str(root), *words).ready():

@@ -11,20 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from support import (
-    BIG,
-    MPMS,
-    Client,
-    Load,
-    Lost,
-    get,
-    half_sent,
-    launched,
-    one_child,
-    parked,
-    poll_until,
-    request,
-)
+from support.client import Client, Lost, get, half_sent, parked, request
+from support.files import BIG
+from support.load import Load
+from support.servers import MPMS, launched, one_child
+from support.waiting import poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support import poll_until
+from support.waiting import poll_until
 
 from mpmkit.server.fdqueue import FdQueue
 

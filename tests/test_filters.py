@@ -9,17 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support import (
-    SMALL,
-    Client,
-    TlsClient,
-    assert_quiet,
-    poll_until,
-    recorded_root,
-    request,
-    serving,
-    write,
-)
+from support.client import Client, TlsClient, request
+from support.files import recorded_root, write
+from support.servers import SMALL, assert_quiet, serving
+from support.waiting import poll_until
 
 from mpmkit.config.directives import DirectiveError, check, from_keywords
 from mpmkit.server.connection import Connection

@@ -13,19 +13,10 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from support import (
-    SMALL,
-    Client,
-    assert_quiet,
-    exchange,
-    get,
-    poll_until,
-    read_replies,
-    read_reply,
-    request,
-    serving,
-)
+from support.client import Client, exchange, get, read_replies, read_reply, request
 from support.recordings import DIFFERENCES, RAW, RECORDINGS, REPLAYED, compare
+from support.servers import SMALL, assert_quiet, serving
+from support.waiting import poll_until
 
 
 @pytest.mark.parametrize("recording", REPLAYED, ids=repr)

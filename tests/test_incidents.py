@@ -6,7 +6,8 @@ import threading
 
 import pytest
 from helpers import misbehaving_clients
-from support import SMALL, poll_until
+from support.servers import SMALL
+from support.waiting import poll_until
 
 import mpmkit
 

@@ -9,23 +9,10 @@ import subprocess
 import sys
 
 import pytest
-from support import (
-    MPMS,
-    Client,
-    Gate,
-    alive,
-    all_gone,
-    children_of,
-    environment,
-    get,
-    launched,
-    marked,
-    nothing_left,
-    parked,
-    poll_until,
-    request,
-    site,
-)
+from support.client import Client, get, parked, request
+from support.files import Gate, site
+from support.servers import MPMS, environment, launched
+from support.waiting import alive, all_gone, children_of, marked, nothing_left, poll_until
 
 import mpmkit
 from mpmkit import DirectiveError, LaunchError

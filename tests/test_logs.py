@@ -10,7 +10,10 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import Client, assert_quiet, exchange, get, poll_until, recorded_root, serving
+from support.client import Client, exchange, get
+from support.files import recorded_root
+from support.servers import assert_quiet, serving
+from support.waiting import poll_until
 
 from mpmkit.config.directives import Note, check, from_keywords
 from mpmkit.http.messages import RequestError

@@ -7,7 +7,7 @@ httpd has none either; the worker is idle again, and the next client is served.
 from __future__ import annotations
 
 import pytest
-from support import Client, get, read_reply
+from support.client import Client, get, read_reply
 from support.malformed import BROKEN_OFF, GET, HOST, REFUSED, field, host, line, target
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import exchange, get, poll_until, serving, take_errors
+from support.client import exchange, get
+from support.servers import serving, take_errors
+from support.waiting import poll_until
 
 from mpmkit.http.messages import LONGEST, whole_number
 

@@ -11,21 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from support import (
-    FINISH,
-    MPMS,
-    THREADED,
-    Client,
-    Gate,
-    alive,
-    get,
-    half_sent,
-    launched,
-    one_child,
-    parked,
-    poll_until,
-    request,
-)
+from support.client import FINISH, Client, get, half_sent, parked, request
+from support.files import Gate
+from support.servers import MPMS, THREADED, launched, one_child
+from support.waiting import alive, poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 

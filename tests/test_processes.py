@@ -10,29 +10,11 @@ import sys
 from collections import Counter
 
 import pytest
-from support import (
-    MPMS,
-    THREADED,
-    Client,
-    Gate,
-    Load,
-    Lost,
-    Serve,
-    alive,
-    all_gone,
-    children_of,
-    command,
-    environment,
-    get,
-    half_sent,
-    launched,
-    marked,
-    nothing_left,
-    parked,
-    poll_until,
-    request,
-    site,
-)
+from support.client import Client, Lost, get, half_sent, parked, request
+from support.files import Gate, site
+from support.load import Load
+from support.servers import MPMS, THREADED, Serve, command, environment, launched
+from support.waiting import alive, all_gone, children_of, marked, nothing_left, poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 

@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from support import alive, poll_until
+from support.waiting import alive, poll_until
 
 import mpmkit
 from mpmkit.config.directives import SPECS, DirectiveError

@@ -8,7 +8,10 @@ import threading
 from collections import defaultdict
 
 import pytest
-from support import Client, get, poll_until, serving, take_errors, write
+from support.client import Client, get
+from support.files import write
+from support.servers import serving, take_errors
+from support.waiting import poll_until
 
 from mpmkit.cli.serve import SAMPLES
 

@@ -8,7 +8,8 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import assert_quiet, get, serving
+from support.client import get
+from support.servers import assert_quiet, serving
 
 from mpmkit.config.directives import check, from_keywords
 from mpmkit.http.messages import text_field

@@ -11,20 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import (
-    MPMS,
-    THREADED,
-    Client,
-    Lost,
-    Serve,
-    all_gone,
-    children_of,
-    environment,
-    get,
-    poll_until,
-    request,
-    site,
-)
+from support.client import Client, Lost, get, request
+from support.files import site
+from support.servers import MPMS, THREADED, Serve, environment
+from support.waiting import all_gone, children_of, poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 

@@ -8,26 +8,11 @@ import signal
 import time
 
 import pytest
-from support import (
-    FINISH,
-    MPMS,
-    Client,
-    Gate,
-    Load,
-    Lost,
-    Serve,
-    alive,
-    all_gone,
-    children_of,
-    get,
-    half_sent,
-    launched,
-    parked,
-    poll_until,
-    refused,
-    request,
-    site,
-)
+from support.client import FINISH, Client, Lost, get, half_sent, parked, refused, request
+from support.files import Gate, site
+from support.load import Load
+from support.servers import MPMS, Serve, launched
+from support.waiting import alive, all_gone, children_of, poll_until
 
 LOGGED = {
     "prefork": {"running": "AH00163", "TERM": "AH00169", "WINCH": "AH00170", "USR1": "AH00171",

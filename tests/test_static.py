@@ -14,17 +14,10 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support import (
-    RECORDED,
-    Client,
-    exchange,
-    get,
-    poll_until,
-    read_reply,
-    recorded_root,
-    serving,
-    write,
-)
+from support.client import Client, exchange, get, read_reply
+from support.files import RECORDED, recorded_root, write
+from support.servers import serving
+from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.config.directives import check, from_keywords

@@ -13,7 +13,10 @@ import threading
 from html.parser import HTMLParser
 
 import pytest
-from support import DATA, SMALL, Client, get, poll_until, serving
+from support.client import Client, get
+from support.files import DATA
+from support.servers import SMALL, serving
+from support.waiting import poll_until
 
 from mpmkit.config.directives import check, from_keywords
 from mpmkit.handlers.status import Status

@@ -17,24 +17,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import (
-    DATA,
-    SMALL,
-    Client,
-    Serve,
-    TlsClient,
-    assert_quiet,
-    bound,
-    exchange,
-    poll_until,
-    read_replies,
-    read_reply,
-    request,
-    serving,
-    trusting,
-    write,
-)
+from support.client import Client, TlsClient, exchange, read_replies, read_reply, request, trusting
+from support.files import DATA, write
 from support.recordings import DIFFERENCES, RECORDINGS, REPLAYED, compare
+from support.servers import SMALL, Serve, assert_quiet, bound, serving
+from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.config.directives import DirectiveError, from_keywords
@@ -55,7 +42,7 @@ def directives() -> dict:
 
 @pytest.fixture(scope="module")
 def document_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from support import recorded_root
+    from support.files import recorded_root
 
     root = recorded_root(tmp_path_factory.mktemp("htdocs"))
     write(root / "big.bin", BIG)
@@ -569,7 +556,7 @@ def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_pa
         getattr(server, how)()
         poll_until(lambda: "no private key in PEM" in server.error_log(), what="the error")
         assert shown(server) == texts[0]
-        from support import take_errors
+        from support.servers import take_errors
 
         take_errors(server)
         install(pairs[1])

@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from support import SMALL, Client, poll_until, serving
+from support.client import Client
+from support.servers import SMALL, serving
+from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.config.directives import MPMS

@@ -8,7 +8,8 @@ import socket
 import time
 
 import pytest
-from support import poll_until, serving
+from support.servers import serving
+from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.lab import watcher
