@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.client import Client, request
 from support.files import open_to_all
-from support.servers import MPMS, command, environment
+from support.servers import command, environment
 from support.waiting import alive, all_gone, children_of, poll_until
 
 from mpmkit.cli import httpd
@@ -397,7 +397,6 @@ def test_where_the_server_root_is(tmp_path, monkeypatch, capsys):
 # -- a server in the background -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_start_graceful_restart_stop(mpm, tmp_path):
     house = House(tmp_path, mpm)
     pid = house.start()
@@ -588,7 +587,6 @@ def test_without_a_process_of_its_own(house, defines, session):
     assert not house.pid_file.exists()
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_X_is_one_process_that_any_signal_ends(mpm, tmp_path):
     house = House(tmp_path, mpm)
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -768,7 +766,6 @@ def recorded_house(tmp_path: Path, mpm: str) -> House:
     return house
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_recorded_httpds_file_serves(mpm, tmp_path, monkeypatch):
     try:
         pwd.getpwnam("www-data")

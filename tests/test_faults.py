@@ -14,7 +14,7 @@ import pytest
 from support.client import Client, Lost, get, half_sent, parked, request
 from support.files import BIG
 from support.load import Load
-from support.servers import MPMS, launched, one_child
+from support.servers import launched, one_child
 from support.waiting import poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
@@ -31,7 +31,6 @@ SMALL_BUFFERS = {"SendBufferSize": 16384}  # or the kernel would take half of th
 
 
 @pytest.mark.parametrize("sendfile", [False, True], ids=["sendfile off", "sendfile on"])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_who_holds_a_worker_while_a_client_does_not_read(mpm, sendfile):
     with launched(mpm, pool=one_child(mpm, 4), EnableSendfile=sendfile, **SMALL_BUFFERS) as server:
         with Client(server, receive_buffer=8192) as client:
@@ -59,7 +58,6 @@ def test_who_holds_a_worker_while_a_client_does_not_read(mpm, sendfile):
 
 
 @pytest.mark.parametrize("sendfile", [False, True], ids=["sendfile off", "sendfile on"])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_big_file_arrives_byte_for_byte_over_one_connection_again_and_again(mpm, sendfile):
     with (
         launched(mpm, EnableSendfile=sendfile, SendBufferSize=65536) as server,
@@ -73,7 +71,6 @@ def test_a_big_file_arrives_byte_for_byte_over_one_connection_again_and_again(mp
         assert client.reply().body == BIG
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_clients_that_leave_in_the_middle_of_a_file_cost_nothing(mpm):
     with launched(mpm, pool=one_child(mpm, 4), EnableSendfile=True, **SMALL_BUFFERS) as server:
         for number in range(12):
@@ -125,7 +122,6 @@ def test_a_client_that_takes_nothing_for_timeout_seconds_is_dropped(mpm):
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("1", 1.0), ("700ms", 0.7)])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_an_idle_connection_ends_after_keep_alive_timeout(mpm, value, seconds):
     with launched(mpm, KeepAliveTimeout=value) as server:
         with Client(server) as client:
@@ -135,7 +131,6 @@ def test_an_idle_connection_ends_after_keep_alive_timeout(mpm, value, seconds):
             assert seconds - 0.1 < client.ended(8.0) < seconds + 3.0
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_each_request_starts_the_keep_alive_timeout_anew(mpm):
     with launched(mpm, KeepAliveTimeout=2) as server, Client(server) as client:
         for _ in range(2):
@@ -145,7 +140,6 @@ def test_each_request_starts_the_keep_alive_timeout_anew(mpm):
         assert client.ended(8.0) > 1.6
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_connections_end_in_the_order_in_which_they_became_idle(mpm):
     """Event keeps a queue. A connection that spoke again goes to its end."""
     with launched(mpm, KeepAliveTimeout=2) as server:
@@ -159,7 +153,6 @@ def test_connections_end_in_the_order_in_which_they_became_idle(mpm):
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_max_keep_alive_requests_n_lets_n_and_one_more_through(mpm, limit):
     with launched(mpm, MaxKeepAliveRequests=limit) as server, Client(server) as client:
         said = []
@@ -172,7 +165,6 @@ def test_max_keep_alive_requests_n_lets_n_and_one_more_through(mpm, limit):
         client.ended(2.0)
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_no_keep_alive_where_it_is_off_or_its_timeout_is_0(mpm):
     for named in ({"KeepAlive": False}, {"KeepAliveTimeout": 0}):
         with launched(mpm, **named) as server, Client(server) as client:
@@ -214,7 +206,6 @@ def test_a_client_that_never_closes_holds_a_socket_of_events_but_no_thread():
         poll_until(lambda: total(server, "connections") == 0, "all of them")
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_an_answer_survives_a_client_that_sends_more_than_anybody_reads(mpm):
     """A close while the client still sends would be a reset, which destroys the answer."""
     with launched(mpm, KeepAlive=False) as server:
@@ -231,7 +222,6 @@ def test_an_answer_survives_a_client_that_sends_more_than_anybody_reads(mpm):
 # --- Half a request ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_request_that_is_never_finished_gets_408_and_frees_its_worker(mpm):
     with launched(mpm, pool=one_child(mpm), RequestReadTimeout="header=1") as server:
         with half_sent(server) as client:
@@ -240,7 +230,6 @@ def test_a_request_that_is_never_finished_gets_408_and_frees_its_worker(mpm):
         assert get(server).status == 200
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_silent_client_costs_no_worker(mpm):
     """TCP_DEFER_ACCEPT: the kernel keeps a connection until its first bytes are there."""
     with launched(mpm, pool=one_child(mpm)) as server:
@@ -250,7 +239,6 @@ def test_a_silent_client_costs_no_worker(mpm):
         assert silent[0].get().status == 200, "and it is served when it speaks"
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_clients_that_come_and_go_without_a_word_leave_nothing_behind(mpm):
     with launched(mpm, directives=["AcceptFilter http none"]) as server:
         before = server.processes()
@@ -264,7 +252,6 @@ def test_clients_that_come_and_go_without_a_word_leave_nothing_behind(mpm):
         assert "error" not in server.error_log()
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_stopped_child_delays_nobody_else(mpm):
     """A child that hangs (here: stopped) keeps what it holds. The others serve on."""
     pool = {

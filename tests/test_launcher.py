@@ -11,7 +11,7 @@ import sys
 import pytest
 from support.client import Client, get, parked, request
 from support.files import Gate, site
-from support.servers import MPMS, environment, launched
+from support.servers import environment, launched
 from support.waiting import alive, all_gone, children_of, marked, nothing_left, poll_until
 
 import mpmkit
@@ -33,7 +33,6 @@ def nothing_started() -> bool:
 # --- What it gives -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_launched_server_serves_the_samples(mpm):
     with mpmkit.launch(mpm) as server:
         assert server.mpm == mpm
@@ -144,7 +143,6 @@ def test_no_descriptor_stays_open():
 # --- The scoreboard ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_the_scoreboard_is_a_frozen_picture(mpm):
     gate = Gate()
     with launched(mpm) as server:

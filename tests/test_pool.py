@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.client import FINISH, Client, get, half_sent, parked, request
 from support.files import Gate
-from support.servers import MPMS, THREADED, launched, one_child
+from support.servers import THREADED, launched, one_child
 from support.waiting import alive, poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
@@ -42,7 +42,6 @@ GROW = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_pool_grows_by_1_2_4_8_children_a_second_apart(mpm):
     pool, expected = GROW[mpm]
     with launched(mpm, pool=pool) as server:
@@ -69,7 +68,6 @@ SHRINK = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_pool_shrinks_by_one_child_a_second(mpm):
     pool, first, last = SHRINK[mpm]
     began = time.monotonic()
@@ -89,7 +87,6 @@ def test_a_pool_shrinks_by_one_child_a_second(mpm):
         assert get(server).status == 200
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_the_pool_within_its_bounds_is_left_alone(mpm):
     with launched(mpm) as server:
         before = server.processes()
@@ -111,7 +108,6 @@ FULL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_full_server_says_so_once_and_the_next_client_waits_its_turn(mpm):
     pool, workers, ah = FULL[mpm]
     with launched(mpm, pool=pool) as server:
@@ -256,7 +252,6 @@ def no_core_files():
     resource.setrlimit(resource.RLIMIT_CORE, before)
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_crashed_child_is_logged_and_replaced_at_once_by_worker_and_event(mpm, no_core_files):
     with launched(mpm) as server:
         before = server.processes()

@@ -13,7 +13,7 @@ import pytest
 from support.client import Client, Lost, get, half_sent, parked, request
 from support.files import Gate, site
 from support.load import Load
-from support.servers import MPMS, THREADED, Serve, command, environment, launched
+from support.servers import THREADED, Serve, command, environment, launched
 from support.waiting import alive, all_gone, children_of, marked, nothing_left, poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
@@ -44,7 +44,6 @@ HOLDS = {"prefork": 1, "worker": 2, "event": 4}
 
 
 @pytest.mark.parametrize("keep_alive", [False, True], ids=["new", "keep-alive"])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_killed_child_is_replaced_and_only_its_own_requests_fail(mpm, keep_alive):
     gate = Gate()
     with launched(mpm, pool=TIGHT[mpm], KeepAliveTimeout="200ms") as server:
@@ -80,7 +79,6 @@ def holder(server, gate) -> int | None:
     return None
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_children_killed_one_after_the_other_all_come_back(mpm):
     with launched(mpm, pool=TIGHT[mpm]) as server:
         before = server.processes()
@@ -101,7 +99,6 @@ def connections_per_child(log: str) -> Counter[int]:
 
 
 @pytest.mark.parametrize("keep_alive", [False, True], ids=["new", "keep-alive"])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_max_connections_per_child_recycles_children_without_a_failed_request(
     mpm, keep_alive, tmp_path
 ):
@@ -171,7 +168,6 @@ STATES = ["idle", "keep-alive", "half-sent", "script", "C code"]
 
 
 @pytest.mark.parametrize("what", STATES)
-@pytest.mark.parametrize("mpm", MPMS)
 def test_no_child_outlives_a_killed_parent(mpm, what):
     gate = Gate()
     server = launched(mpm, KeepAliveTimeout=60)
@@ -190,7 +186,6 @@ def test_no_child_outlives_a_killed_parent(mpm, what):
         server.stop()
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_parent_killed_during_a_graceful_restart_leaves_no_child_of_either_generation(mpm):
     gate = Gate()
     server = launched(mpm)
@@ -243,7 +238,6 @@ def end(process: subprocess.Popen) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_server_ends_with_a_killed_launching_process(mpm, number):
     process, pid, port, children = launcher(mpm, "threading.Event().wait()")
     assert all(map(alive, [pid, *children]))
@@ -332,7 +326,6 @@ def test_two_servers_of_one_process_are_told_apart_and_end_apart():
 # --- A port in use -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_second_server_on_a_used_port_fails_cleanly(mpm):
     with launched(mpm) as server:
         result = subprocess.run(
@@ -358,7 +351,6 @@ def test_a_port_is_free_again_as_soon_as_its_server_has_ended():
             assert get(second).status == 200
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_foreground_server_has_all_its_processes_in_one_group(mpm):
     """Ctrl-C of a terminal, and a supervisor that kills the group, must reach all of them."""
     with Serve(mpm, "--port", "0", "--document-root", str(site())).ready() as server:
@@ -368,7 +360,6 @@ def test_a_foreground_server_has_all_its_processes_in_one_group(mpm):
         assert set(pids) <= set(marked(os.environ["MPMKIT_TEST_MARK"]))
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_children_with_threads_stay_on_one_cpu_each(mpm):
     ours = os.sched_getaffinity(0)
     with launched(mpm, pool={"StartServers": 2}) as server:

@@ -49,7 +49,6 @@ def conf(tmp_path, *lines: str) -> str:
 # --- It serves -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_one_line_says_where_and_term_ends_it(mpm):
     with Serve(mpm, "--port", "0", "--document-root", str(site())).ready() as server:
         assert get(server, "/").status == 200
@@ -109,7 +108,6 @@ def test_nobody_has_to_read_what_it_prints():
 ARTICLE = (Path(__file__).parent / "data" / "article.conf").read_text()
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_the_articles_file_serves_with_the_mpm_that_its_load_module_names(mpm, tmp_path):
     load = f"LoadModule mpm_{mpm}_module modules/mod_mpm_{mpm}.so"
     file = conf(tmp_path, load, "Listen 127.0.0.1:8080", ARTICLE)
@@ -121,7 +119,6 @@ def test_the_articles_file_serves_with_the_mpm_that_its_load_module_names(mpm, t
         assert f"mpm_{mpm}:notice" in line, "no warning about the article's values"
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_the_articles_file_serves_with_the_mpm_of_the_command_line(mpm, tmp_path):
     with Serve(mpm, "-f", conf(tmp_path, ARTICLE), "--port", "0").ready() as server:
         assert get(server, "/").status == 200

@@ -49,7 +49,6 @@ def exit_status(server, within: float = 10.0) -> int:
 # --- TERM, INT -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_term_cuts_everybody_and_exits_0_when_the_children_are_gone(mpm):
     gate = Gate()
     with launched(mpm) as server:
@@ -71,7 +70,6 @@ def test_term_cuts_everybody_and_exits_0_when_the_children_are_gone(mpm):
         gate.open()
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_term_ends_a_child_that_is_deep_in_c_code(mpm):
     """A script in one long call of C code runs no Python signal handler; it must go, too."""
     with launched(mpm) as server:
@@ -90,7 +88,6 @@ CLIENTS = {
 
 
 @pytest.mark.parametrize("who", CLIENTS)
-@pytest.mark.parametrize("mpm", MPMS)
 def test_ctrl_c_in_a_terminal_ends_everything_within_two_seconds(mpm, who):
     with Serve(mpm, "--port", "0", "--document-root", str(site())).ready() as server:
         clients = CLIENTS[who](server)
@@ -128,7 +125,6 @@ def conf_file(tmp_path, *lines: str):
 
 
 @pytest.mark.parametrize("name", ["HUP", "USR1"])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_restart_reads_the_file_again_in_a_new_generation(mpm, name, tmp_path):
     conf = conf_file(tmp_path, "MaxKeepAliveRequests 50")
     ask = ("/", "Connection: keep-alive")
@@ -148,7 +144,6 @@ def test_a_restart_reads_the_file_again_in_a_new_generation(mpm, name, tmp_path)
         assert {row.generation for row in server.scoreboard().snapshot.processes if row.pid} == {1}
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_hup_cuts_connections_but_keeps_the_port(mpm):
     with launched(mpm, KeepAliveTimeout=30) as server:
         old = children_of(server.pid)
@@ -165,7 +160,6 @@ def test_hup_cuts_connections_but_keeps_the_port(mpm):
         assert {status for status, _ in load.answers} == {200}
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_hup_zeroes_the_counters_and_usr1_keeps_them(mpm):
     with launched(mpm) as server:
         for _ in range(5):
@@ -234,7 +228,6 @@ def mpmkit_serve(conf):
     return mpmkit.launch(conf=conf)
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_restart_moves_to_another_port(mpm, tmp_path):
     """Listen is read again like everything else: the new port opens, the old one closes."""
     first, second = free_ports()
@@ -262,7 +255,6 @@ def free_ports() -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("keep_alive", [False, True], ids=["new", "keep-alive"])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_five_graceful_restarts_under_load_lose_no_request(mpm, keep_alive):
     with launched(mpm) as server:
         with Load(server, clients=4, keep_alive=keep_alive) as load:
@@ -280,7 +272,6 @@ def test_five_graceful_restarts_under_load_lose_no_request(mpm, keep_alive):
         assert logged(server, mpm, "running") == 6
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_ten_graceful_restarts_without_a_pause_lose_no_request(mpm):
     with launched(mpm) as server:
         with Load(server, clients=3) as load:
@@ -294,7 +285,6 @@ def test_ten_graceful_restarts_without_a_pause_lose_no_request(mpm):
         assert server.running
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_the_old_generation_finishes_a_slow_request(mpm):
     gate = Gate()
     with launched(mpm) as server:
@@ -314,7 +304,6 @@ def test_the_old_generation_finishes_a_slow_request(mpm):
         poll_until(lambda: not old & set(server.processes()), "the last old child gone")
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_half_sent_request_is_finished_by_the_old_generation(mpm):
     with launched(mpm) as server:
         with half_sent(server) as client:
@@ -392,7 +381,6 @@ def test_prefork_shows_g_for_busy_children_of_the_old_generation():
 # --- WINCH ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_graceful_stop_refuses_new_clients_and_finishes_running_requests(mpm):
     gate = Gate()
     with launched(mpm) as server:
@@ -413,7 +401,6 @@ def test_a_graceful_stop_refuses_new_clients_and_finishes_running_requests(mpm):
         assert "error" not in server.error_log()
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_graceful_stop_refuses_new_clients_even_while_every_worker_is_busy(mpm):
     pool = {"StartServers": 1, "MaxRequestWorkers": 2}
     pool |= {"ThreadsPerChild": 2} if mpm != "prefork" else {"StartServers": 2}
@@ -428,7 +415,6 @@ def test_a_graceful_stop_refuses_new_clients_even_while_every_worker_is_busy(mpm
         assert exit_status(server) == 0
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_an_idle_server_stops_at_once_when_asked_gracefully(mpm):
     with launched(mpm) as server:
         server.signal("graceful-stop")
@@ -436,7 +422,6 @@ def test_an_idle_server_stops_at_once_when_asked_gracefully(mpm):
         assert "AH00045" not in server.error_log()
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_graceful_stop_waits_no_longer_than_graceful_shutdown_timeout(mpm):
     with launched(mpm, GracefulShutdownTimeout=2) as server:
         with half_sent(server) as never:
@@ -449,7 +434,6 @@ def test_a_graceful_stop_waits_no_longer_than_graceful_shutdown_timeout(mpm):
             never.ended(1.0)
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_term_cuts_a_graceful_stop_short(mpm):
     with launched(mpm) as server:
         with half_sent(server):
@@ -460,7 +444,6 @@ def test_term_cuts_a_graceful_stop_short(mpm):
             assert exit_status(server, 6.0) == 0
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_kept_alive_client_does_not_delay_events_graceful_stop(mpm):
     with launched(mpm, KeepAliveTimeout=2) as server:
         with parked(server) as client:
@@ -473,7 +456,6 @@ def test_a_kept_alive_client_does_not_delay_events_graceful_stop(mpm):
 # --- A child gets a signal -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_signals_for_the_parent_do_nothing_to_a_child(mpm):
     """HUP, USR1, WINCH and INT sent to a child by mistake, or by the terminal."""
     with launched(mpm) as server:
