@@ -14,12 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import uuid
 from pathlib import Path
 
 import pytest
+from support.waiting import poll_until
 
 from docs._tools.render import find_browser
 
@@ -148,15 +148,15 @@ def lab(tmp_path_factory, browser):
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        until = time.monotonic() + 40
-        while True:
+
+        def answers() -> bool:
+            assert process.poll() is None, (place / "lab.log").read_text()[-2000:]
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{address}/api", timeout=2).close()
-                break
-            assert process.poll() is None and time.monotonic() < until, (
-                place / "lab.log"
-            ).read_text()[-2000:]
-            time.sleep(0.1)
+                return True
+            return False
+
+        poll_until(answers, lambda: (place / "lab.log").read_text()[-2000:], 40)
         yield address, word
     finally:
         process.send_signal(signal.SIGTERM)
@@ -181,11 +181,7 @@ def marked(word: str, what: str) -> list[str]:
 
 def wait_for(condition, seconds: float = 20, what: str = ""):
     """The first true value of a condition."""
-    until = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < until, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
-    return value
+    return poll_until(condition, what, seconds)
 
 
 def shot(page, name: str, selector: str = "") -> None:

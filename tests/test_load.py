@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from misbehaving import Misbehaving
+from support.waiting import poll_until
 
 from mpmkit.load import runner
 from mpmkit.load.ab_wrk import parse_ab
@@ -627,20 +628,20 @@ def test_when_ephemeral_ports_run_out_other_loopback_addresses_help():
 
 
 def wait_for_load(server: Misbehaving) -> None:
-    until = time.monotonic() + 20
-    while server.counts().get("GET /ok HTTP/1.0", 0) < 10:
-        assert time.monotonic() < until, "no load came"
-        time.sleep(0.05)
+    poll_until(lambda: server.counts().get("GET /ok HTTP/1.0", 0) >= 10, "a load comes", 20)
 
 
 def wait_for_silence(server: Misbehaving) -> None:
     """Return once nothing came for 0.3 s; what was still in the server's queue may come before."""
-    until = time.monotonic() + 5
-    server.counts()
-    time.sleep(0.3)
-    while server.counts() != {"connections": 0}:
-        assert time.monotonic() < until, "the load goes on"
-        time.sleep(0.3)
+    heard = time.monotonic()
+
+    def silent() -> bool:
+        nonlocal heard
+        if server.counts() != {"connections": 0}:
+            heard = time.monotonic()
+        return time.monotonic() - heard > 0.3
+
+    poll_until(silent, "the load ends", 5)
 
 
 @pytest.mark.parametrize(
@@ -670,8 +671,8 @@ def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad, options):
         text=True,
         env=ENVIRON,
     ) as process:
-        wait_for_load(bad)
-        time.sleep(0.5)
+        for _ in range(5):
+            wait_for_load(bad)
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)
@@ -707,10 +708,7 @@ def test_a_killed_parent_leaves_no_load_and_no_files(bad, tmp_path):
     assert list(tmp_path.iterdir())
     process.kill()
     process.wait()
-    until = time.monotonic() + 5
-    while list(tmp_path.iterdir()) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not list(tmp_path.iterdir())
+    poll_until(lambda: not list(tmp_path.iterdir()), "no file is left", 5)
     wait_for_silence(bad)
 
 

@@ -6,6 +6,7 @@ own, where there are really two hosts, where the system lets us make some.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,13 +14,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
 import pytest
 from misbehaving import Misbehaving
+from support.waiting import poll_until
 
 from mpmkit.load import runner
 from mpmkit.load.profile import LoadProfile
@@ -137,12 +138,10 @@ def test_a_killed_worker_ends_nothing_and_is_told(bad, tmp_path):
         mix=[{"path": "/ok"}, {"path": "/ok", "method": "HEAD"}],
     )
     with Fleet(bad.url, profile, tmp_path) as fleet:
-        until = time.monotonic() + 30
-        while bad.counts().get("GET /ok HTTP/1.1", 0) < 10:
-            assert time.monotonic() < until, "no load came"
-            time.sleep(0.05)
-        # Its first report comes within three seconds of the start; then it dies.
-        time.sleep(4)
+        poll_until(lambda: bad.counts().get("GET /ok HTTP/1.1", 0) >= 10, "a load comes", 30)
+        # The load goes on. The first report comes within three seconds of the start; then it dies.
+        with pytest.raises(subprocess.TimeoutExpired):
+            fleet.master.wait(4)
         os.killpg(fleet.workers[0].pid, signal.SIGKILL)
         run = fleet.run()
     assert "died; the rest of what it did is lost" in run.ended and not run.complete
@@ -178,21 +177,24 @@ def test_locusts_own_page_starts_the_load_as_often_as_one_likes(bad):
         headless=False,
     ) as process:
         try:
-            until = time.monotonic() + 20
-            for number in (1, 2):
-                while True:
-                    try:
-                        asked(page + "/swarm", user_count="3", spawn_rate="3", host=bad.url)
-                        break
-                    except OSError:
-                        assert time.monotonic() < until, "no page came"
-                        time.sleep(0.1)
-                # The page still says "stopped" when it has just been asked to start.
+            came = 0
+
+            def started() -> bool:
+                with contextlib.suppress(OSError):
+                    asked(page + "/swarm", user_count="3", spawn_rate="3", host=bad.url)
+                    return True
+                return False
+
+            def done() -> bool:
+                """The page still says "stopped" when it has just been asked to start."""
+                nonlocal came
+                came += bad.counts().get("GET /ok HTTP/1.1", 0)
+                return came >= 60 and asked(page + "/stats/requests")["state"] == "stopped"
+
+            for _ in range(2):
                 came = 0
-                while came < 60 or asked(page + "/stats/requests")["state"] != "stopped":
-                    assert time.monotonic() < until, (number, came)
-                    time.sleep(0.1)
-                    came += bad.counts().get("GET /ok HTTP/1.1", 0)
+                poll_until(started, "the page", 20)
+                poll_until(done, "60 requests and the end", 20)
                 told = asked(page + "/stats/requests")["stats"][0]
                 assert (came, told["name"], told["num_requests"]) == (60, "/ok", 60)
         finally:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.rows import SHARED
 from support.rows import memory_rows as rows
+from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.measure import connection_holder, memory, published, records, sizing
@@ -60,10 +60,7 @@ def server(request):
 
 
 def until(condition, within=5.0):
-    deadline = time.monotonic() + within
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
+    poll_until(condition, cap=within)
 
 
 def test_half_sent_requests_keep_workers_busy(server):

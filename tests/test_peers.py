@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import http.client
 import os
-import time
 from pathlib import Path
 
 import pytest
 from support.real_servers import get, logged, made
+from support.waiting import poll_until
 
 import mpmkit
 from benchmarks.python_servers import Gunicorn, Uvicorn, Waitress
@@ -61,10 +61,7 @@ def test_a_peer_serves_page_and_script_and_leaves_no_process(make):
             closes = ask(kept, "/index.html").headers["Connection"] == "close"
         kept.close()
         assert closes == (peer.name == "gunicorn sync")
-        deadline = time.monotonic() + 3
-        while "/index.html" not in logged(peer) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert '"GET /index.html HTTP/1.1" 200' in logged(peer)
+        poll_until(lambda: '"GET /index.html HTTP/1.1" 200' in logged(peer), "a line in the log", 3)
         group, directory = peer.processes(), peer.root
         assert peer.version.startswith(peer.package)
         assert not (directory / "error_log").exists() or not (directory / "error_log").read_text()
@@ -88,10 +85,7 @@ def test_processes_and_threads_are_those_asked_for():
     with gthread:
         settings = (gthread.root / "gunicorn.conf.py").read_text()
         assert "workers = 2\n" in settings and "threads = 4\n" in settings
-        deadline = time.monotonic() + 5
-        while len(gthread.processes()) < 3 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert len(gthread.processes()) == 3
+        poll_until(lambda: len(gthread.processes()) == 3, "three processes", 5)
     cores = len(os.sched_getaffinity(0))
     sync = made(lambda: MAKERS["gunicorn sync"](MaxRequestWorkers=250, ListenBacklog=77))
     assert f"workers = {min(250, 2 * cores + 1)}\n" in sync._configuration()

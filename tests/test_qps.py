@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from misbehaving import Misbehaving
 from support.rows import ROW
+from support.waiting import poll_until
 
 from mpmkit.load import runner
 from mpmkit.measure import competitors, published, qps, records
@@ -706,10 +707,7 @@ def test_ctrl_c_ends_at_once_and_keeps_finished_rows(tmp_path):
             if line.startswith("worker"):  # prefork's row is finished, worker's load begins
                 break
         counts = line.split()[1] + "/-/counts"
-        until = time.monotonic() + 20
-        while b"/ok" not in urllib.request.urlopen(counts, timeout=5).read():
-            assert time.monotonic() < until, "no load came"
-            time.sleep(0.02)
+        poll_until(lambda: b"/ok" in urllib.request.urlopen(counts, timeout=5).read(), "a load", 20)
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)

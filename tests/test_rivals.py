@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 from support.real_servers import get, logged, made
+from support.waiting import poll_until
 
 from mpmkit.measure import procfs, reference_servers
 from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed
@@ -154,10 +154,7 @@ def test_a_killed_interpreter_leaves_no_rival(pages):
         pid, directory = child.stdout.readline().split()
         assert procfs.members(int(pid))
         child.kill()
-    deadline = time.monotonic() + 8
-    while procfs.members(int(pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not procfs.members(int(pid))
+    poll_until(lambda: not procfs.members(int(pid)), "no process is left", 8)
     subprocess.run(["rm", "-rf", directory], check=True)  # nobody was left to remove it
 
 
