@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from support.client import FINISH, Client, Lost, get, half_sent, parked, request
 from support.load import Load
-from support.servers import MPMS, launched, one_child
+from support.servers import MPMS, launched, one_child, pool, shows
 from support.waiting import poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
@@ -21,26 +21,17 @@ pytestmark = pytest.mark.usefixtures("everything_ends")
 
 def together(*scenarios: Callable[[], Any]) -> list[Any]:
     """Run scenarios side by side, each in a thread; their results. Fails with the first failure."""
-    results: list[Any] = [None] * len(scenarios)
-    failures: list[BaseException] = []
-
-    def run(index: int) -> None:
-        try:
-            results[index] = scenarios[index]()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(scenarios))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return results
+    with ThreadPoolExecutor(len(scenarios)) as threads:
+        return [run.result() for run in [threads.submit(scenario) for scenario in scenarios]]
 
 
 # --- Twenty graceful restarts --------------------------------------------------------------------
+
+
+def generations(server) -> tuple[int, set[int]]:
+    """(the present generation, those of the children)"""
+    snapshot = server.scoreboard().snapshot
+    return snapshot.generation, {row.generation for row in snapshot.processes if row.pid}
 
 
 def twenty_restarts(mpm: str) -> None:
@@ -53,21 +44,10 @@ def twenty_restarts(mpm: str) -> None:
             keeping.wait_for(5)
             for number in range(1, 21):
                 server.graceful()
-                poll_until(
-                    lambda n=number: server.scoreboard().snapshot.generation == n,
-                    "the next generation",
-                )
+                poll_until(lambda n=number: generations(server)[0] == n, "the next generation")
                 closing.wait_for(5)
                 keeping.wait_for(5)
-            poll_until(
-                lambda: all(
-                    row.generation == 20
-                    for row in server.scoreboard().snapshot.processes
-                    if row.pid
-                ),
-                "only the last generation is left",
-                20,
-            )
+            poll_until(lambda: generations(server)[1] == {20}, "only the last is left", 20)
         assert closing.failures == keeping.failures == [], server.error_log()
         assert {status for status, _ in closing.answers + keeping.answers} == {200}
         assert server.running
@@ -98,11 +78,11 @@ def parked_beside_half_sent(clients: int, readers: int) -> None:
     with launched("event", pool=one_child("event", 4), KeepAliveTimeout=4) as server:
         waiting = []
         for _ in range(clients):
-            poll_until(lambda: server.scoreboard().count("_") == 4, "all workers idle")
+            shows(server, idle=4)
             waiting.append(parked(server))
         since = time.monotonic()
         busy = [half_sent(server) for _ in range(14)]
-        poll_until(lambda: server.scoreboard().count("R") == readers, "the workers read")
+        shows(server, R=readers)
         for client in waiting:
             client.silent(0.1)
         # One speaks while nobody is free, and is answered when somebody is.
@@ -161,12 +141,11 @@ def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle(attempt
     """The kernel wakes one child for a connection: always the same one, as long as it is idle. It is
     killed before it can run: it shares a CPU with us, and only gets it when we sleep (SCHED_IDLE).
     On a busy machine we may be put to sleep ourselves; then there was nothing to see this time."""
-    pool = {"StartServers": 3, "MinSpareServers": 1, "MaxSpareServers": 6, "MaxRequestWorkers": 8}
     here = os.sched_getaffinity(0)
-    with launched("prefork", pool=pool) as server:
-        poll_until(lambda: server.scoreboard().count("_") == 3, "all children idle")
+    with launched("prefork", pool=pool("prefork", 3, 8, spare=(1, 6))) as server:
+        shows(server, idle=3)
         woken = int(get(server, "/pid.py").body)
-        poll_until(lambda: server.scoreboard().count("_") == 3, "all children idle again")
+        shows(server, idle=3)
         try:
             os.sched_setaffinity(0, {min(here)})
             os.sched_setaffinity(woken, {min(here)})

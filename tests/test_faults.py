@@ -14,15 +14,10 @@ import pytest
 from support.client import Client, Lost, get, half_sent, parked, request
 from support.files import BIG
 from support.load import Load
-from support.servers import launched, one_child
+from support.servers import launched, one_child, pool, shows, total
 from support.waiting import poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
-
-
-def total(server, field: str) -> int:
-    """A counter of event's, over all processes."""
-    return sum(getattr(row, field) for row in server.scoreboard().snapshot.processes)
 
 
 # --- Slow readers --------------------------------------------------------------------------------
@@ -37,7 +32,7 @@ def test_who_holds_a_worker_while_a_client_does_not_read(mpm, sendfile):
             client.send(request("/big.bin"))
             if mpm == "event" and sendfile:
                 poll_until(lambda: total(server, "write_completion") == 1, "write completion")
-                poll_until(lambda: server.scoreboard().count("_") == 4, "every thread is free")
+                shows(server, idle=4)
                 # The threads serve others meanwhile, all of them at the same time.
                 with Load(server, "/", clients=4, requests=10) as load:
                     load.join()
@@ -45,16 +40,16 @@ def test_who_holds_a_worker_while_a_client_does_not_read(mpm, sendfile):
                 assert total(server, "write_completion") == 1
             else:
                 # A silent second: the thread does not come back.
-                poll_until(lambda: server.scoreboard().count("W") == 1, "a worker is held")
-                time_of_holding = time.monotonic()
-                while time.monotonic() - time_of_holding < 1.0:
+                shows(server, W=1)
+                began = time.monotonic()
+                while time.monotonic() - began < 1.0:
                     assert server.scoreboard().count("W") == 1
             # And then the client reads on, and gets every byte in its place.
             answer = client.reply()
             assert answer.status == 200
             assert answer.body == BIG
             assert client.get("/").status == 200, "the connection is as good as before"
-        poll_until(lambda: server.scoreboard().count("_") == (1 if mpm == "prefork" else 4), "idle")
+        shows(server, idle=1 if mpm == "prefork" else 4)
 
 
 @pytest.mark.parametrize("sendfile", [False, True], ids=["sendfile off", "sendfile on"])
@@ -80,7 +75,7 @@ def test_clients_that_leave_in_the_middle_of_a_file_cost_nothing(mpm):
                 if number % 2:  # a reset, not a FIN
                     linger = struct.pack("ii", 1, 0)
                     client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        poll_until(lambda: server.scoreboard().count("_") == (1 if mpm == "prefork" else 4), "idle")
+        shows(server, idle=1 if mpm == "prefork" else 4)
         assert get(server, "/big.bin").body == BIG
         (child,) = server.processes()
         poll_until(lambda: open_files(child, "big.bin") == 0, "the file closed each time")
@@ -92,9 +87,8 @@ def open_files(pid: int, name: str) -> int:
     return sum(link.name == name for link in links)
 
 
-@pytest.mark.parametrize(
-    "mpm", ["prefork", "event"]
-)  # worker's thread does what prefork's child does
+# Worker's thread does what prefork's child does.
+@pytest.mark.parametrize("mpm", ["prefork", "event"])
 def test_a_client_that_takes_nothing_for_timeout_seconds_is_dropped(mpm):
     with launched(
         mpm, pool=one_child(mpm, 4), Timeout=1, EnableSendfile=True, **SMALL_BUFFERS
@@ -107,13 +101,8 @@ def test_a_client_that_takes_nothing_for_timeout_seconds_is_dropped(mpm):
             )
             # A second for each write that takes nothing, then two of lingering.
             idle = 1 if mpm == "prefork" else 4
-            poll_until(
-                lambda: (
-                    server.scoreboard().count("_") == idle and not total(server, "write_completion")
-                ),
-                "nobody waits for it any more",
-                15.0,
-            )
+            poll_until(lambda: not total(server, "write_completion"), "the thread is free", 15)
+            shows(server, idle=idle)
             with pytest.raises((Lost, TimeoutError)):
                 client.reply()
 
@@ -183,8 +172,8 @@ def test_a_client_that_never_closes_holds_a_worker_for_two_seconds(mpm):
             assert client.get().closes
             assert client.ended(2.0) < 1.5, "the server's side closes at once"
             began = time.monotonic()
-            poll_until(lambda: server.scoreboard().count("C") == 1, "it lingers")
-            poll_until(lambda: server.scoreboard().count("_") == 1, "no longer")
+            shows(server, C=1)
+            shows(server, idle=1)
             assert 1.0 < time.monotonic() - began < 8.0
 
 
@@ -195,7 +184,7 @@ def test_a_client_that_never_closes_holds_a_socket_of_events_but_no_thread():
             clients.append(Client(server))
             assert clients[-1].get().closes
             assert clients[-1].ended(2.0) < 1.5
-        poll_until(lambda: server.scoreboard().count("_") == 4, "every thread is free")
+        shows(server, idle=4)
         poll_until(lambda: total(server, "lingering_close") == 6, "six linger")
         # Those that linger do not count against the limit: there is room for others.
         for _ in range(12):
@@ -225,7 +214,7 @@ def test_an_answer_survives_a_client_that_sends_more_than_anybody_reads(mpm):
 def test_a_request_that_is_never_finished_gets_408_and_frees_its_worker(mpm):
     with launched(mpm, pool=one_child(mpm), RequestReadTimeout="header=1") as server:
         with half_sent(server) as client:
-            poll_until(lambda: server.scoreboard().count("R") == 1, "a worker reads")
+            shows(server, R=1)
             assert client.reply().status == 408
         assert get(server).status == 200
 
@@ -235,7 +224,7 @@ def test_a_silent_client_costs_no_worker(mpm):
     with launched(mpm, pool=one_child(mpm)) as server:
         silent = [Client(server) for _ in range(5)]
         assert get(server).status == 200
-        poll_until(lambda: server.scoreboard().count("_") == 1, "the worker is idle")
+        shows(server, idle=1)
         assert silent[0].get().status == 200, "and it is served when it speaks"
 
 
@@ -254,29 +243,7 @@ def test_clients_that_come_and_go_without_a_word_leave_nothing_behind(mpm):
 
 def test_a_stopped_child_delays_nobody_else(mpm):
     """A child that hangs (here: stopped) keeps what it holds. The others serve on."""
-    pool = {
-        "prefork": {
-            "StartServers": 3,
-            "MinSpareServers": 1,
-            "MaxSpareServers": 4,
-            "MaxRequestWorkers": 6,
-        },
-        "worker": {
-            "StartServers": 3,
-            "ThreadsPerChild": 2,
-            "MinSpareThreads": 1,
-            "MaxSpareThreads": 10,
-            "MaxRequestWorkers": 6,
-        },
-        "event": {
-            "StartServers": 3,
-            "ThreadsPerChild": 2,
-            "MinSpareThreads": 1,
-            "MaxSpareThreads": 10,
-            "MaxRequestWorkers": 6,
-        },
-    }[mpm]
-    with launched(mpm, pool=pool) as server:
+    with launched(mpm, pool=pool(mpm, 3, 6, threads=2)) as server:
         victim = server.processes()[0]
         os.kill(victim, signal.SIGSTOP)
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.client import Client, TlsClient, request
 from support.files import recorded_root, write
-from support.servers import SMALL, assert_quiet, serving
+from support.servers import SMALL, assert_quiet, serving, shows, total
 from support.waiting import poll_until
 
 from mpmkit.config.directives import DirectiveError, check, from_keywords
@@ -63,10 +63,7 @@ def test_between_requests_event_holds_the_thread(mpm, document_root):
             with Client(server) as one, Client(server) as two:
                 one.get(), two.get()
                 if held:
-                    poll_until(
-                        lambda: server.scoreboard().count("K") == 2,
-                        what=lambda: f"two K in {server.scoreboard()!r}",
-                    )
+                    shows(server, K=2)
                 else:
                     assert_quiet(server)
                     assert server.scoreboard().count("K") == 0
@@ -81,16 +78,9 @@ def test_during_a_slow_response_event_holds_the_thread(mpm, document_root):
             with Client(server, receive_buffer=2048) as client:
                 client.send(request(b"/large.bin"))
                 if held:
-                    poll_until(lambda: server.scoreboard().count("W") == 1, what="W")
+                    shows(server, W=1)
                 else:
-                    poll_until(
-                        lambda: any(
-                            row.write_completion
-                            for row in server.scoreboard().snapshot.processes
-                            if row.pid
-                        ),
-                        what="write completion",
-                    )
+                    poll_until(lambda: total(server, "write_completion"), "write completion")
                     assert_quiet(server)
                 assert client.reply().body == PAGE * 10
 
@@ -102,7 +92,7 @@ def test_more_clients_than_workers(document_root):
         with ExitStack() as stack:
             for _ in range(workers):
                 stack.enter_context(Client(server)).get()
-            poll_until(lambda: server.scoreboard().count("K") == workers, what="K everywhere")
+            shows(server, K=workers)
             with Client(server) as last:
                 last.send(request(b"/file.txt"))
                 with pytest.raises(AssertionError, match="nothing came"):
@@ -113,13 +103,11 @@ def test_more_clients_than_workers(document_root):
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
 def test_over_tls(mpm, document_root):
-
-    with serving(
-        mpm, document_root=document_root, tls=True, KeepAliveTimeout=60, **FILTER
-    ) as server:
+    options = {"tls": True, "KeepAliveTimeout": 60, **FILTER}
+    with serving(mpm, document_root=document_root, **options) as server:
         with TlsClient(server) as client:
             assert client.get("/page.bin").body == PAGE
-            poll_until(lambda: server.scoreboard().count("K") == 1, what="K")
+            shows(server, K=1)
             assert client.get("/file.txt", "Connection: close").status == 200
             assert client.sock.recv(1) == b""
 

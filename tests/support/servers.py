@@ -41,13 +41,22 @@ SMALL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def pool(
+    mpm: str, start: int, most: int, *, threads: int = 1, spare: tuple[int, int] = (1, 99)
+) -> dict[str, Any]:
+    """Directives of a pool: children at the start, workers at the most, idle ones kept."""
+    kind = "Servers" if mpm == "prefork" else "Threads"
+    found = {"StartServers": start, f"MinSpare{kind}": spare[0], f"MaxSpare{kind}": spare[1]}
+    return (
+        found
+        | {"MaxRequestWorkers": most}
+        | ({} if mpm == "prefork" else {"ThreadsPerChild": threads})
+    )
+
+
 def one_child(mpm: str, threads: int = 1) -> dict[str, Any]:
     """One child, and never another. (Under prefork that is one worker.)"""
-    if mpm == "prefork":
-        return {"StartServers": 1, "MinSpareServers": 1, "MaxSpareServers": 2,
-                "MaxRequestWorkers": 1}  # fmt: skip
-    return {"StartServers": 1, "ThreadsPerChild": threads, "MinSpareThreads": 1,
-            "MaxSpareThreads": 99, "MaxRequestWorkers": threads}  # fmt: skip
+    return pool(mpm, 1, 1 if mpm == "prefork" else threads, threads=threads)
 
 
 def bound() -> socket.socket:
@@ -78,7 +87,7 @@ def serving(mpm: str, **options: Any) -> Iterator[Server]:
         yield server
         if server.running:
             assert_quiet(server)
-            poll_until(lambda: not connections(server), "no connection is held")
+            poll_until(lambda: not total(server), "no connection is held")
     finally:
         children = server.processes() if server.running else []
         server.stop()
@@ -96,9 +105,20 @@ def assert_quiet(server: Server) -> None:
     poll_until(quiet, lambda: f"the scoreboard is clean; it shows\n{server.scoreboard()}")
 
 
-def connections(server: Server) -> int:
-    """Event: how many connections its processes hold, as of at most a second ago."""
-    return sum(row.connections for row in server.scoreboard().snapshot.processes if row.pid)
+def shows(server: Server, **letters: int) -> None:
+    """Wait until the scoreboard has so many of these letters; `idle=2` means two `_`."""
+    wanted = {"_" if letter == "idle" else letter: count for letter, count in letters.items()}
+
+    def seen() -> bool:
+        board = server.scoreboard()
+        return all(board.count(letter) == count for letter, count in wanted.items())
+
+    poll_until(seen, lambda: f"{wanted} in\n{server.scoreboard()}")
+
+
+def total(server: Server, field: str = "connections") -> int:
+    """Event: a counter over all its processes, as of at most a second ago."""
+    return sum(getattr(row, field) for row in server.scoreboard().snapshot.processes if row.pid)
 
 
 def open_files(server: Server) -> dict[int, int]:
