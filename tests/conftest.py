@@ -22,12 +22,10 @@ from typing import Any
 
 import pytest
 from support.files import recorded_root
-from support.servers import assert_quiet, serving, take_errors
+from support.servers import MPMS, assert_quiet, serving, take_errors
 from support.waiting import nothing_left
 
 from mpmkit.launcher import Server
-
-MPMS = ("prefork", "worker", "event")
 
 
 @pytest.fixture(scope="module", params=MPMS)
@@ -85,7 +83,7 @@ def no_process_of_the_tests_is_patched() -> Iterator[None]:
 
 # -- several processes (pytest -n, by pytest-xdist; `make test`) --------------------------------------
 
-# Those that take longest begin, so that nobody works alone at the end.
+# Those that take longest begin, so that no process works alone at the end.
 LONGEST = ("notebooks", "browser", "pool", "qps", "signals", "http", "faults", "load_profiles")
 
 

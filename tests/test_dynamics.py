@@ -37,8 +37,8 @@ def generations(server) -> tuple[int, set[int]]:
 def twenty_restarts(mpm: str) -> None:
     with launched(mpm) as server:
         with (
-            Load(server, clients=2, seconds=60) as closing,
-            Load(server, clients=2, seconds=60, keep_alive=True) as keeping,
+            Load(server, clients=2) as closing,
+            Load(server, clients=2, keep_alive=True) as keeping,
         ):
             closing.wait_for(5)
             keeping.wait_for(5)

@@ -57,23 +57,11 @@ def application(environ, start_response):
     return [body]
 """
 
-# The same without ever letting go of the interpreter: one long call of C code. No Python signal
-# handler runs meanwhile, in any thread.
-BUSY = """
-def application(environ, start_response):
-    sum(range(3_000_000_000))
-    start_response("200 OK", [("Content-Length", "0")])
-    return [b""]
-"""
-
-PID = """
-import os
-
-def application(environ, start_response):
-    body = str(os.getpid()).encode()
-    start_response("200 OK", [("Content-Length", str(len(body)))])
-    return [body]
-"""
+# The pid of the child that serves it.
+PID = GATE[: GATE.index("    end =")] + GATE[GATE.index("    body =") :]
+# One long call of C code that never lets go of the interpreter: no Python signal handler runs
+# meanwhile, in any thread.
+BUSY = PID.replace("    body =", "    sum(range(3_000_000_000))\n    body =")
 
 
 @cache

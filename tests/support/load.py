@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 from .client import Client, Lost
@@ -18,9 +17,8 @@ class Load:
     retry        ask again after a connection error (what failed is still counted)
 
     answers      (status, body) of all that came whole
-    failures     what went wrong, in words
-    reopened     kept-alive connections that had ended before the next request: every client has to
-                 expect that and ask again (RFC 9112, 9.3.1), so it is no failure
+    failures     what went wrong, in words. A kept-alive connection that had ended before the next
+                 request is none: every client has to ask again then (RFC 9112, 9.3.1)
     """
 
     def __init__(
@@ -32,18 +30,12 @@ class Load:
         keep_alive: bool = False,
         retry: bool = False,
         requests: int | None = None,
-        seconds: float = 30.0,
     ) -> None:
-        self._server = server
-        self._path = path
-        self._keep_alive = keep_alive
-        self._retry = retry
-        self._requests = requests
-        self._end = time.monotonic() + seconds
+        self._server, self._path, self._requests = server, path, requests
+        self._keep_alive, self._retry = keep_alive, retry
         self._stop = threading.Event()
         self.answers: list[tuple[int, bytes]] = []
         self.failures: list[str] = []
-        self.reopened = 0
         self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
 
     def __enter__(self) -> Load:
@@ -68,43 +60,36 @@ class Load:
         poll_until(lambda: len(self.answers) >= goal, f"{more} more answers", 20)
 
     def _client(self) -> None:
-        done = 0
-        client: Client | None = None
-        try:
-            while not self._stop.is_set() and done != self._requests:
-                if time.monotonic() > self._end:
-                    break
-                client = self._ask(client)
-                done += 1
-        finally:
-            if client is not None:
-                client.close()
+        done, client = 0, None
+        while not self._stop.is_set() and done != self._requests:
+            client = self._ask(client)
+            done += 1
+        if client is not None:
+            client.close()
 
     def _ask(self, client: Client | None) -> Client | None:
         """One request to its response, or to its failure. The connection, if it can be used again."""
         for _ in range(20 if self._retry else 2):
-            fresh = client is None
+            kept = client is not None
             try:
-                if client is None:
-                    client = Client(self._server)
+                client = client or Client(self._server)
                 reply = client.get(self._path, close=not self._keep_alive)
             except (Lost, OSError) as error:
                 if client is not None:
                     client.close()
                     client = None
-                if not fresh and isinstance(error, Lost) and not error.started:
-                    self.reopened += 1
+                if kept and isinstance(error, Lost) and not error.started:
                     continue
                 self.failures.append(f"{type(error).__name__}: {error}")
-                if self._retry:
-                    continue
-                return None
+                if not self._retry:
+                    return None
+                continue
             if reply.status != 200:
                 self.failures.append(f"status {reply.status}")
             self.answers.append((reply.status, reply.body))
-            if reply.closes or not self._keep_alive:
-                client.close()
-                return None
-            return client
+            if not reply.closes and self._keep_alive:
+                return client
+            client.close()
+            return None
         self.failures.append("gave up")
         return None

@@ -193,20 +193,10 @@ class Serve:
         if descriptors is not None:
             # By the shell: this process, with a whole test run behind it, may have more open itself.
             argv = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *argv]
-        self.process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._err,
-            env=environment(),
-            start_new_session=True,
-        )
-        self.out = b""
-        self.url = ""
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": self._err}
+        self.process = subprocess.Popen(argv, **pipes, env=environment(), start_new_session=True)
+        self.pid = self.process.pid
+        self.out, self.url = b"", ""
 
     @property
     def port(self) -> int:
