@@ -21,11 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.files import recorded_root
 from support.servers import MPMS, assert_quiet, serving, take_errors
 from support.waiting import nothing_left
 
 from mpmkit.launcher import Server
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="module", params=MPMS)

@@ -315,7 +315,7 @@ def seeds() -> list[bytes]:
         get + b"Range: bytes=0-1\r\nConnection: keep-alive\r\n\r\n",
         b"GET http://y/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2,
     ]
-    return [*own, *made, *raw, *(data for data, _ in REFUSED.values())]
+    return [*own, *made, *raw, *(data for data, _ in REFUSED)]
 
 
 PARTS = [

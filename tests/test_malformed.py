@@ -1,19 +1,18 @@
 """Malformed requests, each against each MPM.
 
-Whatever comes, the client gets one clean error page and a close, or a close without a word where
-httpd has none either; the worker is idle again, and the next client is served.
+In any case the client gets one clean error page and a close, or a close without an answer where httpd
+sends none either; the worker is idle again, and the next client is served.
 """
 
 from __future__ import annotations
 
 import pytest
 from support.client import Client, get, read_reply
-from support.malformed import BROKEN_OFF, GET, HOST, REFUSED, field, host, line, target
+from support.malformed import BROKEN_OFF, CHUNKED, GET, HOST, REFUSED, field, host, line, target
 
 
-def test_there_are_more_than_a_hundred():
-    assert len(REFUSED) > 100
-    assert len({data for data, _ in REFUSED.values()}) == len(REFUSED)
+def name(data: object) -> str:
+    return repr(data)[:50]
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +20,12 @@ def directives():
     return {"LimitRequestBody": 1_000_000_000, "Timeout": 5}
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_malformed_request_is_refused_and_the_server_goes_on(server, name):
-    data, status = REFUSED[name]
+@pytest.mark.parametrize("data, status", REFUSED, ids=name)
+def test_a_malformed_request_is_refused_and_the_server_goes_on(server, data, status):
     with Client(server) as client:
         client.send(data)
         if status is None:
-            client.half_close()  # a chunk may be as large as it likes; it just does not come
+            client.half_close()
         answer = client.until_closed(4.0)
     if status is None:
         assert answer == b""
@@ -39,36 +37,23 @@ def test_a_malformed_request_is_refused_and_the_server_goes_on(server, name):
     assert get(server).status == 200
 
 
-@pytest.mark.parametrize("name", BROKEN_OFF)
-def test_a_request_that_breaks_off_gets_no_answer(server, name):
-    with Client(server) as client:
-        client.send(BROKEN_OFF[name])
-        client.half_close()
-        assert client.until_closed(4.0) == b""
-    assert get(server).status == 200
+@pytest.mark.parametrize("data", BROKEN_OFF, ids=name)
+def test_a_request_that_breaks_off_gets_no_answer(server, data):
+    for vanishes in (False, True):
+        with Client(server) as client:
+            client.send(data)
+            if not vanishes:
+                client.half_close()
+                assert client.until_closed(4.0) == b""
+        assert get(server).status == 200
 
 
-@pytest.mark.parametrize("name", BROKEN_OFF)
-def test_a_client_may_vanish_in_the_middle(server, name):
-    with Client(server) as client:
-        client.send(BROKEN_OFF[name])
-    assert get(server).status == 200
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "one word",
-        "no Host",
-        "above the root",
-        "unknown coding",
-        "letters for a chunk size",
-        "unknown method",
-    ],
-)
-def test_after_good_requests_the_bad_one_is_the_last(server, name):
-    """Kept alive and pipelined: what was asked before is answered, what comes after is not."""
-    data, status = REFUSED[name]
+@pytest.mark.parametrize("data, status", [
+    (line(b"GARBAGE"), 400), (GET + b"\r\n", 400), (target(b"/.."), 400), (CHUNKED + b"xyz\r\n", 400),
+    (line(b"BREW / HTTP/1.1"), 501),
+])  # fmt: skip
+def test_after_good_requests_the_bad_one_is_the_last(server, data, status):
+    """Kept alive and pipelined: the requests before it are answered, those after it are not."""
     good = GET + HOST + b"\r\n"
     with Client(server) as client:
         assert client.ask(good).status == 200
@@ -81,13 +66,8 @@ def test_after_good_requests_the_bad_one_is_the_last(server, name):
 
 def test_error_pages_do_not_repeat_what_was_sent(server):
     mark = b"<script>alert(1)</script>"
-    for data in (
-        target(b"/" + mark),
-        host(mark),
-        field(mark),
-        line(mark),
-        target(b"/%3cscript%3e"),
-    ):
+    sent = (target(b"/" + mark), host(mark), field(mark), line(mark), target(b"/%3cscript%3e"))
+    for data in sent:
         with Client(server) as client:
             client.send(data)
             assert b"script" not in client.reply().body
@@ -97,14 +77,12 @@ def test_all_of_them_at_once(server):
     """Every kind, each on a connection of its own, all open at the same time."""
     clients = []
     try:
-        for data, status in REFUSED.values():
+        for data, status in REFUSED:
             clients.append((Client(server), status))
-            clients[-1][0].sock.settimeout(10)
             clients[-1][0].send(data)
         for client, status in clients:
             if status is not None:
                 assert read_reply(client.until_closed(20.0)).status == status
-            client.sock.close()
     finally:
         for client, _ in clients:
             client.sock.close()

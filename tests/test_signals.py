@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from support.client import FINISH, Client, Lost, get, half_sent, parked, refused, request
+from support.client import FINISH, Client, get, half_sent, parked, refused, request
 from support.files import Gate, site
 from support.load import Load
 from support.servers import MPMS, Serve, bound, launched, pool, shows
@@ -416,16 +416,3 @@ def test_signals_for_the_parent_do_nothing_to_a_child(mpm):
         for _ in range(10):
             assert get(server).status == 200
         assert server.processes() == before and all(map(alive, before))
-
-
-def test_lost_is_what_a_cut_client_sees():
-    """The check of the checks above: a client of a killed child does notice."""
-    gate = Gate()
-    with launched("prefork") as server:
-        with ask(server, gate.path) as client:
-            poll_until(lambda: server.scoreboard().count("W"), "the script")
-            for pid in server.processes():
-                os.kill(pid, signal.SIGKILL)
-            with pytest.raises(Lost):
-                client.reply()
-        gate.open()
