@@ -31,18 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import mpmkit
-from mpmkit.config.directives import (
-    MPMS,
-    SPECS,
-    DirectiveError,
-    Directives,
-    Note,
-    Setting,
-    Spec,
-    check,
-    from_keywords,
-    misread,
-)
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, SPECS, DirectiveError, Directives, Note, Setting, Spec
+from mpmkit.config.keywords import from_keywords
 from mpmkit.lab.clients import MOST, Crowd
 from mpmkit.lab.forms import BESIDE, MORE, PARTS, Field, LoadForm
 from mpmkit.lab.watcher import Event, Recording, Sample, Watch
@@ -251,7 +242,7 @@ class Room:
                 if self._mpm not in spec.mpms:
                     continue
                 value = self._words.get(name, "")
-                words = (misread(name, value) if value else "", *said.get(name, ()))
+                words = (spec.misread(value) if value else "", *said.get(name, ()))
                 default = _written(getattr(defaults, spec.attribute))
                 used = "" if effective is None else _written(getattr(effective, spec.attribute))
                 made.append(

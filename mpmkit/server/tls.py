@@ -27,7 +27,8 @@ import ssl
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from mpmkit.config.directives import DirectiveError, Directives, RequestReadTimeout
+from mpmkit.config.directives import DirectiveError, Directives
+from mpmkit.config.values import RequestReadTimeout
 from mpmkit.http.messages import Request, RequestError
 from mpmkit.server.connection import Connection, Disconnected, ReadDeadline, Received
 from mpmkit.server.listen import SecureSocket
