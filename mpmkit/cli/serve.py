@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -60,6 +61,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--tls", action="store_true", help="speak TLS, with a certificate made for this run")
     add("--listen-fd", type=int, metavar="FD", help="an open listening socket to use")
     add("--lifeline", type=int, metavar="FD", help="stop when this pipe's writer is gone")
+    add("--home", metavar="DIR", help="remove this folder if --lifeline ended the server")
     return parser.parse_args(argv)
 
 
@@ -155,4 +157,10 @@ def serve(args: argparse.Namespace, home: str | None = None) -> int:
         for line in str(error).splitlines():
             print(f"mpmkit: {line}", file=sys.stderr)
         return 1
-    return parent.run()
+    status = parent.run()
+    if args.home is not None and args.lifeline is not None:
+        if select.select([args.lifeline], [], [], 0)[0]:  # its writer is gone: ours to tidy up
+            from shutil import rmtree
+
+            rmtree(args.home, ignore_errors=True)
+    return status
