@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import MPMS, DirectiveError
 from mpmkit.config.keywords import from_keywords
-from mpmkit.policy.maintenance import Counts, Snapshot, count
+from mpmkit.policy.snapshot import Counts, Snapshot, count
 from mpmkit.policy.states import DEAD, LETTERS
 from mpmkit.server.scoreboard import Scoreboard, WorkerRow
 

@@ -21,11 +21,12 @@ from mpmkit.handlers.static import FileOptions, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.messages import server_header
-from mpmkit.server.core import Handler, Service
+from mpmkit.server.child import Setup
+from mpmkit.server.core import Handler, Service, default_error_page
 from mpmkit.server.listen import Listener
-from mpmkit.server.log_format import Site, compile_format, complaint
+from mpmkit.server.log_format import Site, compile_format, format_error
 from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, open_log
-from mpmkit.server.parent import Parent, Setup
+from mpmkit.server.parent import Parent
 from mpmkit.server.prewarm import rehearse
 from mpmkit.server.scoreboard import Scoreboard
 
@@ -101,9 +102,8 @@ class Configuration:
             kind = BufferedAccessLog if directives.BufferedLogs else AccessLog
             access = kind(directives.CustomLog, site(directives))
         handler = self.handler(directives, errors)
-        service = Service(directives, handler, access, errors)
-        if isinstance(handler, ErrorPages):
-            service.error_page = handler.refusal
+        error_page = handler.refusal if isinstance(handler, ErrorPages) else default_error_page
+        service = Service(directives, handler, access, errors, error_page)
         return Setup(directives, service, notes)
 
     def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
@@ -139,17 +139,18 @@ class Configuration:
 
     def parent(self, setup: Setup, listeners: Sequence[Listener], **options: Any) -> Parent:
         """The control process of the MPM that the setup names, ready to run. Raises StartError."""
-        mpm = import_module(f"mpmkit.mpm.{setup.directives.mpm}")
+        mpm = setup.directives.mpm
+        child_class = getattr(import_module(f"mpmkit.mpm.{mpm}"), f"{mpm.capitalize()}Child")
         try:
-            parent = self._parent = mpm.parent(setup, self.setup, listeners, **options)
+            self._parent = Parent(child_class, setup, self.setup, listeners, **options)
         except (OSError, MemoryError, OverflowError) as error:
             why = getattr(error, "strerror", None) or "there is not enough memory"
             raise StartError(
                 f"AH00004: the scoreboard cannot be made: {why}; see ScoreBoardFile, and "
                 "ServerLimit and ThreadLimit for its size"
             ) from None
-        rehearse(setup.directives, self.handler, SAMPLES, parent.child_class)
-        return parent
+        rehearse(setup.directives, self.handler, SAMPLES, child_class)
+        return self._parent
 
 
 def site(directives: Directives) -> Site:
@@ -171,7 +172,7 @@ def _format_problems(settings: Iterable[Setting]) -> list[DirectiveError]:
     for setting in settings:
         place = at.get(setting.name.lower(), len(setting.args))
         for text in setting.args[place : place + 1]:
-            wrong = complaint(text) if "%" in text else ""
+            wrong = format_error(text) if "%" in text else ""
             if wrong:
                 problems.append(DirectiveError.at(setting, f"{setting.name}: {wrong}"))
     return problems

@@ -33,9 +33,9 @@ from mpmkit.config.directives import DirectiveError, Note, Setting
 from mpmkit.config.httpd_conf import Conf, Source, read
 from mpmkit.config.values import LEVELS, TRACES
 from mpmkit.server import pidfile
+from mpmkit.server.child import Setup
 from mpmkit.server.listen import ListenError, open_listeners
 from mpmkit.server.logs import LogError
-from mpmkit.server.parent import Setup
 from mpmkit.server.pidfile import PidFileError
 
 CONFIG_FILE = "conf/httpd.conf"  # below ServerRoot, without -f
