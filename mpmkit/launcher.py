@@ -241,10 +241,9 @@ def launch(
 
     Raises DirectiveError for what httpd would refuse, LaunchError when the server does not start.
     """
-    if mpm is None and conf is None:
-        raise DirectiveError(f"name an MPM: one of {', '.join(MPMS)}")
-    if mpm is not None and mpm not in MPMS:
-        raise DirectiveError(f"{mpm!r} is not an MPM; use one of {', '.join(MPMS)}")
+    if mpm not in MPMS and (mpm is not None or conf is None):
+        wrong = "name an MPM" if mpm is None else f"{mpm!r} is not an MPM"
+        raise DirectiveError(f"{wrong}; use one of {', '.join(MPMS)}")
     settings = from_keywords(mpm, **named)
     command = [mpm] if mpm else []
     command += ["-f", os.fspath(conf)] if conf is not None else []

@@ -202,11 +202,10 @@ def test_whatever_is_written_the_effective_numbers_fit_together(case):
     assert 1 <= d.ThreadsPerChild <= d.ThreadLimit <= (100000 if mpm == "event" else 20000)
     assert d.MaxRequestWorkers >= d.ThreadsPerChild
     assert d.MaxRequestWorkers % d.ThreadsPerChild == 0
-    assert (d.process_slots, d.thread_slots) == (d.ServerLimit, d.ThreadLimit)
     if mpm == "prefork":
         assert 1 <= d.MinSpareServers < d.MaxSpareServers
         assert d.MaxRequestWorkers <= d.ServerLimit
-        assert d.threads_per_child == d.thread_slots == 1
+        assert d.ThreadsPerChild == d.ThreadLimit == 1
     else:
         assert 1 <= d.MinSpareThreads
         assert d.MaxSpareThreads >= d.MinSpareThreads + d.ThreadsPerChild + 1

@@ -325,11 +325,6 @@ class Directives:
         return 0 if 0 in limits else max(limits)
 
     @property
-    def threads_per_child(self) -> int:
-        """Worker threads of a child; prefork's child is its own only worker."""
-        return self.ThreadsPerChild
-
-    @property
     def process_limit(self) -> int:
         """How many children of one generation there can be.
 
@@ -337,16 +332,6 @@ class Directives:
         MaxRequestWorkers keeps its larger value (httpd does the same, and its maintenance shows).
         """
         return min(self.MaxRequestWorkers // self.ThreadsPerChild, self.ServerLimit)
-
-    @property
-    def process_slots(self) -> int:
-        """Rows of the scoreboard."""
-        return self.ServerLimit
-
-    @property
-    def thread_slots(self) -> int:
-        """Columns of the scoreboard."""
-        return self.ThreadLimit
 
     @property
     def async_factor(self) -> int:

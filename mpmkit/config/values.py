@@ -306,27 +306,25 @@ def connection_filter(words: Words) -> tuple[str, int] | None:
 
 def read_timeout(words: Words) -> dict[str, float]:
     """``header=20-40,MinRate=500 body=20,MinRate=500``: the stages that are named."""
+    form = r"(handshake|header|body)=([0-9]+)(-[0-9]+)?(,minrate=[0-9]+)?"
     changes: dict[str, float] = {}
     for word in words:
-        stage, equals, value = word.lower().partition("=")
-        if stage not in ("handshake", "header", "body") or not equals:
-            raise ValueError(f'knows the stages handshake=, header= and body=, not "{word}"')
-        times, comma, rate = value.partition(",")
-        init, dash, most = times.partition("-")
-        if comma and not rate.startswith("minrate="):
-            raise ValueError(f'takes MinRate= after the comma, not "{word}"')
-        numbers = [init, most if dash else "0", rate.removeprefix("minrate=") if comma else "0"]
-        if not all(one.isascii() and one.isdigit() for one in numbers):
-            raise ValueError(f'takes whole numbers of 0 or more, not "{word}"')
-        first, ceiling, minimum = map(int, numbers)
-        if dash and ceiling <= first:
+        found = re.fullmatch(form, word.lower())
+        if found is None:
+            raise ValueError(
+                "takes handshake=, header= or body= and init[-max][,MinRate=rate] in whole numbers, "
+                f'not "{word}"'
+            )
+        stage, init = found[1], int(found[2])
+        most, rate = int((found[3] or "-0")[1:]), int((found[4] or "=0").partition("=")[2])
+        if found[3] and most <= init:
             raise ValueError(f'takes a range whose end is above its start, not "{word}"')
-        if comma and not minimum:
+        if found[4] and not rate:
             raise ValueError(f'takes a MinRate above 0, not "{word}"')
-        if dash and not minimum:
+        if found[3] and not rate:
             raise ValueError(f'needs a rate with a range: "{word},MinRate=500"')
-        changes |= {f"{stage}_init": float(first), f"{stage}_max": float(ceiling)}
-        changes[f"{stage}_rate"] = minimum
+        changes |= {f"{stage}_init": float(init), f"{stage}_max": float(most)}
+        changes[f"{stage}_rate"] = rate
     return changes
 
 
