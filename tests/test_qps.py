@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from misbehaving import Misbehaving
 from test_records import ROW
 
+from mpmkit.config.checks import check
+from mpmkit.config.keywords import from_keywords
 from mpmkit.load import runner
 from mpmkit.measure import competitors, published, qps, records
 from mpmkit.measure.comparison import apart, order, verdict
@@ -47,9 +49,8 @@ def test_a_published_file_that_is_none(tmp_path):
 
 
 def test_the_articles_directives_are_accepted_by_our_servers():
-    directives = pytest.importorskip("mpmkit.config.directives")
     for mpm in MPMS:
-        effective, notes = directives.check(mpm, directives.from_keywords(mpm, **DIRECTIVES[mpm]))
+        effective, notes = check(mpm, from_keywords(mpm, **DIRECTIVES[mpm]))
         assert not notes
         for name, value in DIRECTIVES[mpm].items():
             assert getattr(effective, name) == value

@@ -27,7 +27,8 @@ from servers import (
 )
 
 import mpmkit
-from mpmkit.config.directives import check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.keywords import from_keywords
 from mpmkit.handlers.conditional import DEFAULTS, parse_ranges
 from mpmkit.handlers.static import (
     FILES_KEPT,

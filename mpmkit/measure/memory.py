@@ -41,7 +41,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.config.directives import MPMS, DirectiveError, check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, DirectiveError
+from mpmkit.config.keywords import from_keywords
 from mpmkit.measure import competitors as rivals_beside
 from mpmkit.measure import published, records
 from mpmkit.measure.connection_holder import Holding, descriptors, too_few_descriptors
