@@ -56,8 +56,8 @@ with (
 
     from mpmkit.config.directives import check as check_directives
     from mpmkit.config.directives import from_keywords
-    from mpmkit.http.messages import Request, RequestError, Response, text
     from mpmkit.http.fastpath import RequestCache
+    from mpmkit.http.messages import Request, RequestError, Response, text
     from mpmkit.http.protocol import Protocol, parse_head
     from mpmkit.server.connection import Connection, Disconnected
     from mpmkit.server.core import Service, finish_request, process_request
@@ -153,7 +153,12 @@ def answers(pieces: list[bytes], service: Service, *, event: bool) -> tuple[byte
     """What the client of these pieces gets, without what depends on the moment; and was it closed?"""
     sock = Pieces(pieces)
     conn = Connection(
-        sock, ("127.0.0.1", 1), DIRECTIVES, service.heads, service.first_timeout, event
+        sock,
+        ("127.0.0.1", 1),
+        DIRECTIVES,
+        service.requests,
+        service.connection.first_timeout,
+        event,
     )  # type: ignore[arg-type]
     slot: Any = Slot()
     try:

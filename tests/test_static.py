@@ -30,11 +30,11 @@ import mpmkit
 from mpmkit.config.directives import check, from_keywords
 from mpmkit.handlers.conditional import DEFAULTS, parse_ranges
 from mpmkit.handlers.static import (
+    FILES_KEPT,
     MAPPED_KEPT,
     MAPPINGS_KEPT,
     MMAP_LIMIT,
     SMALL,
-    FILES_KEPT,
     FileOptions,
     StaticFiles,
     quote_path,

@@ -45,10 +45,11 @@ from mpmkit.config.directives import MPMS, DirectiveError, check, from_keywords
 from mpmkit.measure import competitors as rivals_beside
 from mpmkit.measure import published, records
 from mpmkit.measure.connection_holder import Holding, descriptors, too_few_descriptors
+from mpmkit.measure.procfs import members, read_smaps, slab_kb, status_numbers
 from mpmkit.measure.records import RecordError, RecordFile, Row
-from mpmkit.measure.reference_servers import RivalFailed, members
+from mpmkit.measure.reference_servers import RivalFailed
 from mpmkit.measure.sizing import Line, lines, max_request_workers_for
-from mpmkit.measure.smaps import Memory, read_smaps, status_numbers
+from mpmkit.measure.smaps import Footprint
 from mpmkit.measure.text import aligned
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def memory_of(server: Any) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-def processes_of(pid: int) -> list[tuple[int, Memory, int, int]]:
+def processes_of(pid: int) -> list[tuple[int, Footprint, int, int]]:
     """(pid, memory, threads, KiB of page tables) of a server's living processes, parent first."""
     found = []
     for one in sorted(members(pid), key=lambda each: (each != pid, each)):
@@ -188,23 +189,14 @@ def sample(pid: int) -> dict[str, dict[str, int]]:
     return found
 
 
-def _columns(look: Sequence[tuple[int, Memory, int, int]]) -> dict[str, int]:
-    total = sum((memory for _, memory, *_ in look), Memory())
+def _columns(look: Sequence[tuple[int, Footprint, int, int]]) -> dict[str, int]:
+    total = sum((memory for _, memory, *_ in look), Footprint())
     return {
         "processes": len(look),
         "threads": sum(threads for *_, threads, _ in look),
         **{f"{name}_kb": value for name, value in vars(total).items()},
         "page_tables_kb": sum(tables for *_, tables in look),
     }
-
-
-def slab_kb() -> int | None:
-    """KiB of kernel objects of the whole machine that can't be given back, sockets among them."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("SUnreclaim:"):
-                return int(line.split()[1])
-    return None
 
 
 # -- the table -----------------------------------------------------------------------------------

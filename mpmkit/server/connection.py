@@ -21,14 +21,15 @@ from mpmkit.config.directives import Directives
 from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import FileBody, Request, RequestError, Response
 from mpmkit.http.protocol import Protocol
+from mpmkit.policy.states import LINGER_NORMAL, LINGER_SECONDS, LINGER_SHORT
 from mpmkit.server.listen import timeval, unmapped
 
 HEAD_SIZE = 8192  # one read for a head: more than LimitRequestLine allows for its longest part
 BLANK = 16  # bytes that are too few for a request, and may be blank lines
 BODY_SIZE = 65536
 LINGER_READ = 32768
-LINGER_SILENCE = 2.0  # seconds of silence that end a lingering close (SECONDS_TO_LINGER)
-LINGER_MAX = 30.0  # seconds that end it although data still comes (MAX_SECS_TO_LINGER)
+LINGER_SILENCE = LINGER_SECONDS[LINGER_SHORT]  # seconds of silence that end a lingering close
+LINGER_MAX = LINGER_SECONDS[LINGER_NORMAL]  # seconds that end it although data still comes
 
 _MORE = socket.MSG_MORE
 _NOW = socket.MSG_DONTWAIT
@@ -94,8 +95,8 @@ class Connection:
     recv        the socket's own; over TLS (tls.py) one that decrypts
     request     the request being answered; status, started, body_sent, sent, keep_alive tell how
     response    its response, where an access log asks for a header of it; else not set
-    state, edge, watching   event's own notes (mpm/event.py): in whose hands the connection is,
-                whether news came since they last looked, what epoll watches it for
+    state, edge, watching   event's own, see server/parked.py: in whose hands the connection is,
+                whether news came since a thread last looked, what epoll watches it for
     """
 
     __slots__ = (
