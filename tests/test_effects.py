@@ -56,13 +56,10 @@ def site(root):
 
 def test_error_documents(site, root):
     lines = (
-        'ErrorDocument 404 "<p>no such thing as &eacute;"',
-        "ErrorDocument 403 /gone.html",
-        "ErrorDocument 405 https://elsewhere.example/x?y",
-        "ErrorDocument 400 /nothing.html",
-        'ErrorDocument 414 "too long"',
-        "<Location /secret>\nRequire all denied\n</Location>",
-    )
+        'ErrorDocument 404 "<p>no such thing as &eacute;"', "ErrorDocument 403 /gone.html",
+        "ErrorDocument 405 https://elsewhere.example/x?y", "ErrorDocument 400 /nothing.html",
+        'ErrorDocument 414 "too long"', "<Location /secret>\nRequire all denied\n</Location>",
+    )  # fmt: skip
     conf = root.parent / "site.conf"
     conf.write_text("\n".join(lines) + "\n")
     with site(conf=conf) as server:
@@ -114,31 +111,19 @@ def test_default_is_the_page_there_is_without_one(site):
 def test_a_section_has_its_own_documents_and_signature(site, root):
     """As a real httpd answers to the same lines."""
     lines = (
-        'ErrorDocument 404 "of the site"',
-        "<Location /a>",
-        "ErrorDocument 404 default",
-        "ServerSignature On",
-        "</Location>",
-        f'<Directory "{root}/sub">',
-        'ErrorDocument 404 "of the folder"',
-        "</Directory>",
-        "<Location /sub/b>",
-        'ErrorDocument 404 "of the place"',
-        "</Location>",
-        "<Location /a/secret>",
-        "Require all denied",
-        "ErrorDocument 403 /gone.html",
-        "</Location>",
-    )
+        'ErrorDocument 404 "of the site"', "<Location /a>", "ErrorDocument 404 default",
+        "ServerSignature On", "</Location>", f'<Directory "{root}/sub">',
+        'ErrorDocument 404 "of the folder"', "</Directory>", "<Location /sub/b>",
+        'ErrorDocument 404 "of the place"', "</Location>", "<Location /a/secret>",
+        "Require all denied", "ErrorDocument 403 /gone.html", "</Location>",
+    )  # fmt: skip
     conf = root.parent / "site.conf"
     conf.write_text("\n".join(lines) + "\n")
     with site(conf=conf) as server:
         for path, body in (
-            ("/nope", b"of the site"),
-            ("/sub/nope", b"of the folder"),
-            ("/sub/b/x", b"of the place"),
-            ("/a/secret", b"<p>gone, but not forgotten\n"),
-        ):
+            ("/nope", b"of the site"), ("/sub/nope", b"of the folder"),
+            ("/sub/b/x", b"of the place"), ("/a/secret", b"<p>gone, but not forgotten\n"),
+        ):  # fmt: skip
             assert get(server, path).body == body, path
         plain = get(server, "/a/nope").body
         assert b"<h1>Not Found</h1>" in plain and b"<address>" in plain

@@ -262,11 +262,9 @@ def test_limits_lie_where_httpd_has_them(server, what):
 
 def test_limits_that_are_set(mpm, document_root):
     limits = {
-        "LimitRequestLine": 100,
-        "LimitRequestFieldSize": 50,
-        "LimitRequestFields": 3,
+        "LimitRequestLine": 100, "LimitRequestFieldSize": 50, "LimitRequestFields": 3,
         "LimitRequestBody": 10,
-    }
+    }  # fmt: skip
     with serving(mpm, document_root=document_root, **limits) as server:
         assert read_reply(exchange(server, line_of(102))).status == 414
         assert read_reply(exchange(server, header_of(52))).status == 400
@@ -470,9 +468,7 @@ READ_TIMEOUT = {"directives": ("RequestReadTimeout header=1-2,MinRate=500 body=1
 
 
 @pytest.mark.parametrize("name, status", [
-    ("t2-partial-request-line", None),
-    ("t3-partial-headers", 408),
-    ("t4-partial-body", 408),
+    ("t2-partial-request-line", None), ("t3-partial-headers", 408), ("t4-partial-body", 408),
 ])  # fmt: skip
 def test_a_client_that_stops_in_the_middle(mpm, document_root, name, status):
     """As recorded, with a second for httpd's twenty."""
@@ -621,45 +617,32 @@ def test_conditions_are_checked_in_the_standard_s_order(server):
         etag = client.get()["ETag"]
         same, before = "Tue, 02 Jan 2024 03:04:05 GMT", "Mon, 01 Jan 2024 00:00:00 GMT"
         for lines, status in [
-            ([f"If-None-Match: {etag}"], 304),
-            ([f"If-None-Match: W/{etag}"], 304),
-            ([f'If-None-Match: "a", {etag}, "b"'], 304),
-            (["If-None-Match: *"], 304),
+            ([f"If-None-Match: {etag}"], 304), ([f"If-None-Match: W/{etag}"], 304),
+            ([f'If-None-Match: "a", {etag}, "b"'], 304), (["If-None-Match: *"], 304),
             (['If-None-Match: "a"', f"If-Modified-Since: {same}"], 200),
-            ([f"If-Modified-Since: {before}"], 200),
-            (["If-Modified-Since: yesterday"], 200),
+            ([f"If-Modified-Since: {before}"], 200), (["If-Modified-Since: yesterday"], 200),
             (["If-Modified-Since: Tuesday, 02-Jan-24 03:04:05 GMT"], 304),
             (["If-Modified-Since: Tue Jan  2 03:04:05 2024"], 304),
             (["If-Modified-Since: Sun, 02 Jan 2124 03:04:05 GMT"], 200),
-            ([f"If-Match: {etag}"], 200),
-            (["If-Match: *"], 200),
-            ([f"If-Match: W/{etag}"], 412),
+            ([f"If-Match: {etag}"], 200), (["If-Match: *"], 200), ([f"If-Match: W/{etag}"], 412),
             ([f"If-Match: {etag}", f"If-None-Match: {etag}"], 304),
-            ([f"If-Unmodified-Since: {same}"], 200),
-            ([f"If-Unmodified-Since: {before}"], 412),
+            ([f"If-Unmodified-Since: {same}"], 200), ([f"If-Unmodified-Since: {before}"], 412),
             ([f"If-Unmodified-Since: {before}", f"If-Match: {etag}"], 200),
-        ]:
+        ]:  # fmt: skip
             for method in ("GET", "HEAD"):
                 assert client.get("/file.txt", *lines, method=method).status == status, lines
 
 
 @pytest.mark.parametrize("value, expected", [
-    ("bytes=0-0", (206, "bytes 0-0/37", b"0")),
-    ("bytes=30-", (206, "bytes 30-36/37", b"uvwxyz\n")),
+    ("bytes=0-0", (206, "bytes 0-0/37", b"0")), ("bytes=30-", (206, "bytes 30-36/37", b"uvwxyz\n")),
     ("bytes=30-1000", (206, "bytes 30-36/37", b"uvwxyz\n")),
     ("bytes=-1000", (206, "bytes 0-36/37", b"0123456789abcdefghijklmnopqrstuvwxyz\n")),
-    ("bytes=0-1, 1-3", (206, "bytes 0-3/37", b"0123")),
-    ("Bytes = 2-3", (200, None, None)),
-    ("bytes=3-2", (200, None, None)),
-    ("bytes=--1", (200, None, None)),
-    ("bytes=", (200, None, None)),
-    ("lines=1-2", (200, None, None)),
-    ("bytes=1-2,x", (200, None, None)),
-    ("bytes=-0", (200, None, None)),
-    ("bytes=0-0,", (206, "bytes 0-0/37", b"0")),
-    ("bytes=,", (200, None, None)),
-    ("bytes=37-", (416, None, None)),
-    ("bytes=37-, 36-", (206, "bytes 36-36/37", b"\n")),
+    ("bytes=0-1, 1-3", (206, "bytes 0-3/37", b"0123")), ("Bytes = 2-3", (200, None, None)),
+    ("bytes=3-2", (200, None, None)), ("bytes=--1", (200, None, None)),
+    ("bytes=", (200, None, None)), ("lines=1-2", (200, None, None)),
+    ("bytes=1-2,x", (200, None, None)), ("bytes=-0", (200, None, None)),
+    ("bytes=0-0,", (206, "bytes 0-0/37", b"0")), ("bytes=,", (200, None, None)),
+    ("bytes=37-", (416, None, None)), ("bytes=37-, 36-", (206, "bytes 36-36/37", b"\n")),
     ("bytes=" + ",".join(f"{i}-{i}" for i in range(0, 36, 2)) + ",0-" * 201, (200, None, None)),
 ])  # fmt: skip
 def test_ranges(server, value, expected):
@@ -677,12 +660,9 @@ def test_if_range(server):
     with Client(server) as client:
         etag = client.get()["ETag"]
         for validator, status in [
-            (etag, 206),
-            ("Tue, 02 Jan 2024 03:04:05 GMT", 206),
-            ('"x"', 200),
-            ("Tue, 02 Jan 2024 03:04:06 GMT", 200),
-            ("W/" + etag, 200),
-        ]:
+            (etag, 206), ("Tue, 02 Jan 2024 03:04:05 GMT", 206), ('"x"', 200),
+            ("Tue, 02 Jan 2024 03:04:06 GMT", 200), ("W/" + etag, 200),
+        ]:  # fmt: skip
             reply = client.get("/file.txt", "Range: bytes=0-1", f"If-Range: {validator}")
             assert reply.status == status, validator
 

@@ -141,12 +141,10 @@ def test_timeval(seconds, expected):
 @pytest.mark.parametrize(
     "host, url",
     [
-        ("127.0.0.1", "http://127.0.0.1:{}"),
-        ("0.0.0.0", "http://127.0.0.1:{}"),
-        ("::1", "http://[::1]:{}"),
-        ("::", "http://127.0.0.1:{}"),
+        ("127.0.0.1", "http://127.0.0.1:{}"), ("0.0.0.0", "http://127.0.0.1:{}"),
+        ("::1", "http://[::1]:{}"), ("::", "http://127.0.0.1:{}"),
     ],
-)
+)  # fmt: skip
 def test_the_url_is_one_that_a_client_here_can_use(host, url):
     if ":" in host and not ipv6():
         pytest.skip("no IPv6 on this machine")
@@ -342,16 +340,9 @@ def test_ipv6(tmp_path):
     shutil.copy(DATA / "scripts" / "cases.py", tmp_path)
     port = free_port("::1", socket.AF_INET6)
     command = [
-        sys.executable,
-        "-m",
-        "mpmkit",
-        "serve",
-        "worker",
-        "-c",
-        f"Listen [::1]:{port}",
-        "--document-root",
-        str(tmp_path),
-    ]
+        sys.executable, "-m", "mpmkit", "serve", "worker", "-c", f"Listen [::1]:{port}",
+        "--document-root", str(tmp_path),
+    ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         try:
             assert server.stdout.readline() == b"ready http://[::1]:%d\n" % port

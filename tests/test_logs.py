@@ -25,16 +25,10 @@ NOW = 1_700_000_000_123_456_789
 def connection(head=b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: r\r\n\r\n", **changes):
     """What a log sees of a connection."""
     values = {
-        "request": parse_head(head, DIRECTIVES)[0],
-        "peer": ("192.0.2.7", 1234),
-        "status": 200,
-        "started": NOW - 1_500_000,
-        "body_sent": 45,
-        "sent": 300,
-        "keep_alive": True,
-        "kept": 2,
+        "request": parse_head(head, DIRECTIVES)[0], "peer": ("192.0.2.7", 1234), "status": 200,
+        "started": NOW - 1_500_000, "body_sent": 45, "sent": 300, "keep_alive": True, "kept": 2,
         "protocol": SimpleNamespace(line=b""),
-    }
+    }  # fmt: skip
     return SimpleNamespace(**(values | changes))
 
 
@@ -68,22 +62,16 @@ def test_the_common_format_is_what_the_table_says():
 
 
 @pytest.mark.parametrize("text, expected", [
-    ("%h|%a|%l|%u", "192.0.2.7|192.0.2.7|-|-"),
-    ("%>s %s %b %B %O", "200 200 45 45 300"),
-    ("%D %T %X %k", "1500 0 + 2"),
-    ("%m %U", "GET /a"),
+    ("%h|%a|%l|%u", "192.0.2.7|192.0.2.7|-|-"), ("%>s %s %b %B %O", "200 200 45 45 300"),
+    ("%D %T %X %k", "1500 0 + 2"), ("%m %U", "GET /a"),
     ("%{Referer}i %{User-Agent}i %{host}i", "r - x"),
-    ("100%% \\o/ %r", "100% \\o/ GET /a?b HTTP/1.1"),
-    ("", ""),
-    ("plain", "plain"),
-    ("a\\tb\\n\\\\n", "a\tb\n\\n"),
-    ("%<s %>r %>U", "200 GET /a?b HTTP/1.1 /a"),
+    ("100%% \\o/ %r", "100% \\o/ GET /a?b HTTP/1.1"), ("", ""), ("plain", "plain"),
+    ("a\\tb\\n\\\\n", "a\tb\n\\n"), ("%<s %>r %>U", "200 GET /a?b HTTP/1.1 /a"),
     ("%q %H %{c}a %{c}h %{remote}p", "?b HTTP/1.1 192.0.2.7 192.0.2.7 1234"),
     ("%{ms}T %{us}T %{s}T", "1 1500 0"),
     ("%200{Referer}i %404,500{Referer}i %!200{Referer}i %!404s %200,206>s", "r - - 200 200"),
     ("%{sec}t %{msec}t %{usec_frac}t %{end:usec}t", "1700000000 1700000000121 121956 1700000000123456"),
-    ("%{%Y}t %{begin:%Y}t", "2023 2023"),
-    ("%{none}C %{MPMKIT_NO_SUCH_NAME}e", "- -"),
+    ("%{%Y}t %{begin:%Y}t", "2023 2023"), ("%{none}C %{MPMKIT_NO_SUCH_NAME}e", "- -"),
 ])  # fmt: skip
 def test_formats(text, expected):
     assert line(text) == expected
@@ -227,10 +215,8 @@ def test_a_line_of_the_error_log(log):
     errors, read = log(module="mpm_event")
     errors.write("error", "text", ah="AH00001", client=("192.0.2.7", 80))
     assert re.fullmatch(LINE, read().rstrip("\n")).groups() == (
-        "mpm_event",
-        "error",
-        "[client 192.0.2.7:80] AH00001: text",
-    )
+        "mpm_event", "error", "[client 192.0.2.7:80] AH00001: text",
+    )  # fmt: skip
     errors.note(Note("AH00484", "error", "reached"))
     assert read().splitlines()[1].endswith("AH00484: reached")
 
@@ -256,13 +242,9 @@ def test_a_module_may_have_its_own_level(log):
     errors.refused(RequestError(400, "no Host", ah="AH00569"), ("192.0.2.7", 80))
     seen = [re.fullmatch(LINE, text).groups()[:2] for text in read().splitlines()]
     assert seen == [
-        ("core", "error"),
-        ("ssl", "error"),
-        ("ssl", "warn"),
-        ("ssl", "debug"),
-        ("mpm_event", "error"),
-        ("mpm_event", "warn"),
-    ]
+        ("core", "error"), ("ssl", "error"), ("ssl", "warn"), ("ssl", "debug"),
+        ("mpm_event", "error"), ("mpm_event", "warn"),
+    ]  # fmt: skip
 
 
 def test_several_lines_are_several_lines_of_the_log(log):
@@ -333,10 +315,8 @@ def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
     layout = "%I %O %S %{Content-Length}o %{Connection}o %{Server}o %{X-None}o %f %v %{local}p"
     root = recorded_root(tmp_path / "root")
     settings = {
-        "CustomLog": (str(path), layout),
-        "ServerName": "lab.example",
-        "ServerTokens": "Prod",
-    }
+        "CustomLog": (str(path), layout), "ServerName": "lab.example", "ServerTokens": "Prod",
+    }  # fmt: skip
     with serving(mpm, document_root=root, **settings) as server:
         sent = []
         with Client(server) as client:
@@ -389,13 +369,9 @@ def test_of_a_refused_request_the_log_tells_what_was_right(tmp_path):
     path = tmp_path / "lab.log"
     layout = "%m %U %q %H %>s %{Host}i %{User-Agent}i %{A}i %{B}i"
     options = {
-        "CustomLog": (str(path), layout),
-        "RequestReadTimeout": "header=1",
-        "LimitRequestBody": 9,
-        "LimitRequestFields": 4,
-        "LimitRequestFieldSize": 100,
-        "LimitRequestLine": 200,
-    }
+        "CustomLog": (str(path), layout), "RequestReadTimeout": "header=1", "LimitRequestBody": 9,
+        "LimitRequestFields": 4, "LimitRequestFieldSize": 100, "LimitRequestLine": 200,
+    }  # fmt: skip
     with serving("event", document_root=recorded_root(tmp_path / "root"), **options) as server:
         for number, (sent, line) in enumerate(told.items()):
             exchange(server, sent)
@@ -482,10 +458,8 @@ REFUSALS = {
 def test_what_is_told_of_a_refused_request(tmp_path):
     """As httpd tells of it, by the same ids at the same levels."""
     options = {
-        "LogLevel": "debug",
-        "LimitRequestBody": 100,
-        "RequestReadTimeout": "header=1 body=1",
-    }
+        "LogLevel": "debug", "LimitRequestBody": 100, "RequestReadTimeout": "header=1 body=1",
+    }  # fmt: skip
     with serving("event", document_root=recorded_root(tmp_path), **options) as server:
         for sent, told in REFUSALS.items():
             before = len(server.error_log())

@@ -368,12 +368,10 @@ def test_other_heads_are_not(old, new):
 def test_limits_of_plain_heads():
     """Where a limit might be passed, h11's way looks closely."""
     for name, value, plain in (
-        ("LimitRequestFields", 6, False),
-        ("LimitRequestLine", 100, False),
-        ("LimitRequestFieldSize", 100, False),
-        ("LimitRequestFields", 7, True),
+        ("LimitRequestFields", 6, False), ("LimitRequestLine", 100, False),
+        ("LimitRequestFieldSize", 100, False), ("LimitRequestFields", 7, True),
         ("LimitRequestFields", 0, True),
-    ):
+    ):  # fmt: skip
         request = RequestCache(directives(**{name: value})).read_plain(PLAIN)
         assert (request is not None) is plain, (name, value)
 
@@ -397,10 +395,8 @@ def test_a_body_s_end_is_the_next_request_s_beginning():
     for place in range(len(stream)):
         found = parse(cut(stream, [place]))
         assert [(request["path"], body) for request, body in found] == [
-            ("/1", b"GET "),
-            ("/2", b"GET "),
-            ("/3", b""),
-        ]
+            ("/1", b"GET "), ("/2", b"GET "), ("/3", b""),
+        ]  # fmt: skip
 
 
 POST_CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -505,12 +501,10 @@ def request_of(head: str) -> Request:
 
 
 @pytest.mark.parametrize("lines, version, close, asks", [
-    ("", "1.1", False, False),
-    ("Connection: close\r\n", "1.1", True, False),
+    ("", "1.1", False, False), ("Connection: close\r\n", "1.1", True, False),
     ("Connection: keep-alive\r\n", "1.1", False, True),
     ("Connection: Keep-Alive, CLOSE\r\n", "1.1", True, True),
-    ("Connection: upgrade\r\nConnection: close\r\n", "1.1", True, False),
-    ("", "1.0", True, False),
+    ("Connection: upgrade\r\nConnection: close\r\n", "1.1", True, False), ("", "1.0", True, False),
     ("Connection: keep-alive\r\n", "1.0", False, True),
     ("Connection: x-close\r\n", "1.1", False, False),
 ])  # fmt: skip

@@ -20,20 +20,13 @@ def one_pool(mpm):
     count = CLIENTS + 2
     if mpm == "prefork":
         return {
-            "StartServers": count,
-            "MinSpareServers": count,
-            "MaxSpareServers": count + 1,
-            "MaxRequestWorkers": count,
-            "ServerLimit": count,
-        }
+            "StartServers": count, "MinSpareServers": count, "MaxSpareServers": count + 1,
+            "MaxRequestWorkers": count, "ServerLimit": count,
+        }  # fmt: skip
     return {
-        "StartServers": 1,
-        "ThreadsPerChild": count,
-        "ThreadLimit": count,
-        "ServerLimit": 2,
-        "MaxRequestWorkers": count,
-        "MinSpareThreads": 1,
-    }
+        "StartServers": 1, "ThreadsPerChild": count, "ThreadLimit": count, "ServerLimit": 2,
+        "MaxRequestWorkers": count, "MinSpareThreads": 1,
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")

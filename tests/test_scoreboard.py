@@ -84,11 +84,8 @@ def test_birth_and_death_of_a_process(board):
     row = board.snapshot().processes[1]
     assert (row.quiescing, row.not_accepting) == (1, 1)
     assert (row.connections, row.write_completion, row.keep_alive, row.lingering_close) == (
-        9,
-        1,
-        5,
-        2,
-    )
+        9, 1, 5, 2,
+    )  # fmt: skip
     assert board.snapshot().processes[0].connections == 0
     board.died(1)
     assert states(board) == ["....."] * 4
@@ -103,12 +100,8 @@ def test_a_new_child_finds_no_trace_of_the_last(board):
     board.born(2, 2, 1)
     row = board.snapshot().processes[2]
     assert (row.pid, row.generation, row.quiescing, row.connections, row.keep_alive) == (
-        2,
-        1,
-        0,
-        0,
-        0,
-    )
+        2, 1, 0, 0, 0,
+    )  # fmt: skip
 
 
 def test_only_some_states_are_changed(board):

@@ -85,14 +85,10 @@ def files_with(root: Path, **named) -> StaticFiles:
 
 
 @pytest.mark.parametrize("path, body, kind", [
-    ("/sp%20ace.txt", b"space", "text/plain"),
-    ("/caf%C3%A9.html", b"coffee", "text/html"),
-    ("/latin%E9.txt", b"latin", "text/plain"),
-    ("/100%25.txt", b"percent", "text/plain"),
-    ("/noextension", b"plain", None),
-    ("/UPPER.TXT", b"upper", "text/plain"),
-    ("/a;b=c&d.txt?x", b"odd", "text/plain"),
-    ("/secret.py.txt", b"not a script", "text/plain"),
+    ("/sp%20ace.txt", b"space", "text/plain"), ("/caf%C3%A9.html", b"coffee", "text/html"),
+    ("/latin%E9.txt", b"latin", "text/plain"), ("/100%25.txt", b"percent", "text/plain"),
+    ("/noextension", b"plain", None), ("/UPPER.TXT", b"upper", "text/plain"),
+    ("/a;b=c&d.txt?x", b"odd", "text/plain"), ("/secret.py.txt", b"not a script", "text/plain"),
     ("/.hidden", b"hidden", None),
 ])  # fmt: skip
 def test_names(server, path, body, kind):
@@ -115,10 +111,8 @@ def test_large_files_arrive_whole(server, name, size):
 
 # The three ways to send a large file.
 WAYS = [
-    {"EnableMMAP": "Off"},
-    {"EnableSendfile": "On"},
-    {"EnableMMAP": "On", "EnableSendfile": "Off"},
-]
+    {"EnableMMAP": "Off"}, {"EnableSendfile": "On"}, {"EnableMMAP": "On", "EnableSendfile": "Off"},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS, ids=["read", "sendfile", "mapped"])
@@ -371,11 +365,8 @@ def test_ranges_of_a_large_file(server):
 
 
 @pytest.mark.parametrize("link, target, status", [
-    ("link-out.txt", "/etc/passwd", 403),
-    ("link-up", "..", 403),
-    ("link-to-dir", "/etc", 403),
-    ("link-in.txt", "file.txt", 200),
-    ("link-dangling.txt", "nothing", 404),
+    ("link-out.txt", "/etc/passwd", 403), ("link-up", "..", 403), ("link-to-dir", "/etc", 403),
+    ("link-in.txt", "file.txt", 200), ("link-dangling.txt", "nothing", 404),
     ("link-loop", "link-loop", 403),
 ])  # fmt: skip
 def test_symbolic_links(server, document_root, link, target, status):
@@ -584,10 +575,8 @@ def way_of(response) -> str:
 
 
 @pytest.mark.parametrize("named, size, ways", [
-    ({}, SMALL, ["kept", "kept", "kept"]),
-    ({}, SMALL + 1, ["read", "mapped", "mapped"]),
-    ({}, MMAP_LIMIT, ["read", "mapped", "mapped"]),
-    ({}, MMAP_LIMIT + 1, ["read", "read", "read"]),
+    ({}, SMALL, ["kept", "kept", "kept"]), ({}, SMALL + 1, ["read", "mapped", "mapped"]),
+    ({}, MMAP_LIMIT, ["read", "mapped", "mapped"]), ({}, MMAP_LIMIT + 1, ["read", "read", "read"]),
     ({"EnableMMAP": "Off"}, SMALL + 1, ["read", "read", "read"]),
     ({"EnableSendfile": "On"}, SMALL + 1, ["sendfile", "sendfile", "sendfile"]),
 ])  # fmt: skip
@@ -747,11 +736,9 @@ def test_no_etag(tmp_path):
     response = answer(files, "/file.txt")
     assert response.status == 200 and b"ETag" not in response.fields
     for line, status in [
-        ('If-None-Match: ""', 200),
-        ("If-None-Match:", 200),
-        ('If-Match: "x"', 412),
+        ('If-None-Match: ""', 200), ("If-None-Match:", 200), ('If-Match: "x"', 412),
         ("If-Match: *", 200),
-    ]:
+    ]:  # fmt: skip
         assert answer(files, "/file.txt", line).status == status, line
 
 
@@ -792,12 +779,9 @@ def test_types_config(mpm, tmp_path):
         mpm, document_root=root, TypesConfig=str(table), AddType="text/x-mine .lab3"
     ) as server:
         for name, media_type in [
-            ("a.lab", "text/x-lab"),
-            ("b.lab2", "text/x-lab"),
-            ("c.html", "text/x-other"),
-            ("d.css", "text/css"),
-            ("e.lab3", "text/x-mine"),
-        ]:
+            ("a.lab", "text/x-lab"), ("b.lab2", "text/x-lab"), ("c.html", "text/x-other"),
+            ("d.css", "text/css"), ("e.lab3", "text/x-mine"),
+        ]:  # fmt: skip
             assert get(server, f"/{name}")["Content-Type"] == media_type
 
 
