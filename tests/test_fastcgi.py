@@ -277,15 +277,16 @@ def test_connections_are_used_again(mpm, tmp_path, answers, keep, least, most):
         assert least <= fake.connections <= most
 
 
+@pytest.mark.parametrize("method, again", [("GET", True), ("PUT", True), ("POST", False)])
 def test_a_connection_that_dies_when_it_is_used(mpm, method, again, tmp_path):
     """The request was read, and nothing came back. It is made once more, but for a POST: that may have
-    been done, and nobody wants two orders."""
+    been carried out, and must not be repeated."""
     turn = []
 
     def dies(conn, params, body):
         turn.append(1)
         if len(turn) % 2 == 0:
-            return False  # without a word
+            return False  # without an answer
         out(conn, b"\r\n" + body)
         return True
 
