@@ -43,7 +43,7 @@ from mpmkit.config.directives import (
     from_keywords,
     misread,
 )
-from mpmkit.lab.clients import MOST, Crowd
+from mpmkit.lab.clients import MOST, KeepAliveClients
 from mpmkit.lab.forms import BESIDE, MORE, PARTS, Field, LoadForm
 from mpmkit.lab.watcher import Event, Recording, Sample, Watch
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
@@ -146,8 +146,8 @@ class Room:
         self._running_with: Directives | None = None
         self._applied: dict[str, str] = {}
         self._watch: Watch | None = None
-        self._probe: Crowd | None = None
-        self._crowd: Crowd | None = None
+        self._probe: KeepAliveClients | None = None
+        self._crowd: KeepAliveClients | None = None
         self._crowd_wanted = (0, 60.0)
         self._load: _Load | None = None
         self._form = LoadForm()
@@ -309,9 +309,9 @@ class Room:
                 self._told = [Event(0.0, "note", f"start {self._mpm}, pid {server.pid}")]
                 self._watched = 0
                 self._watch = Watch(server, on_sample=self._seen, on_end=self._ended)
-                self._probe = Crowd(server.url, 1, think=PROBE_THINK, keep=False)
+                self._probe = KeepAliveClients(server.url, 1, think=PROBE_THINK, keep=False)
                 count, think = self._crowd_wanted
-                self._crowd = Crowd(server.url, count, think=think)
+                self._crowd = KeepAliveClients(server.url, count, think=think)
                 watch = self._watch
             watch.start()
 

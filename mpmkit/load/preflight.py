@@ -18,7 +18,10 @@ Pure, but for `system()`, which reads /proc.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import resource
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,3 +184,41 @@ def forecast(
             f"{limits.backlog:,}: some will try again after 1 s; raise it and ListenBacklog"
         )
     return Forecast(tuple(problems), tuple(notes))
+
+
+def describe(error: OSError) -> str:
+    """What a connection that could not be opened means, and the remedy."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "no file descriptors are left; raise the limit (ulimit -n) or use fewer connections"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (
+            "no local ports are left (net.ipv4.ip_local_port_range); wait a minute for those in "
+            "TIME_WAIT, or use fewer connections"
+        )
+    return f"a connection failed: {error.strerror}"
+
+
+def too_few_descriptors(need: int) -> str:
+    """Why this process cannot have `need` file descriptors, with the remedy; "" if it can."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY or hard >= need:
+        return ""
+    return (
+        f"{need:,} file descriptors are needed and the hard limit is {hard:,} (ulimit -Hn); "
+        "ask for fewer connections, or raise it"
+    )
+
+
+@contextlib.contextmanager
+def descriptors(need: int) -> Iterator[None]:
+    """Let what is started inside have `need` descriptors, as far as the hard limit goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    more = need if hard == resource.RLIM_INFINITY else min(need, hard)
+    if soft == resource.RLIM_INFINITY or soft >= more:
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
