@@ -48,7 +48,8 @@ from mpmkit.lab.forms import BESIDE, MORE, PARTS, Field, LoadForm
 from mpmkit.lab.watcher import Event, Recording, Sample, Watch
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
 from mpmkit.load.histogram import Histogram
-from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, Tick, run_load
+from mpmkit.load.result import Tick
+from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load
 
 # The directives on the panel, in groups. Which of them an MPM knows, their bounds, defaults, units
 # and meaning come from the table in directives.py.
@@ -652,7 +653,7 @@ class _Load:
             return self.NOTHING
         found = Histogram()
         for tick in ticks:
-            found.merge(tick.counted)
+            found.merge(tick.latencies)
         told = {
             "load_qps": len(found) / seconds,
             "load_failed": sum(tick.failures.total() for tick in ticks) / seconds,

@@ -10,7 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from gevent import get_hub
 
@@ -18,12 +18,23 @@ from mpmkit.load.arrivals import arrivals
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.timer import Timer
 
-if TYPE_CHECKING:
-    from mpmkit.load.client import Client
-
 clock = time.perf_counter_ns
 NEVER = 1 << 62
 READ, WRITE = 1, 2  # what gevent's loop.io watches for
+
+
+class Waiter(Protocol):
+    """What the schedule and the monitor need of a user's client."""
+
+    loop: Any
+    waiting: bool
+    due: int
+    called: bool  # by the schedule
+
+    def wait(self) -> None: ...
+    def wake(self) -> None: ...
+    def expire(self) -> None: ...
+    def quiet(self) -> None: ...
 
 
 class Budget:
@@ -33,8 +44,8 @@ class Budget:
     called when the warm-up is over.
 
     The budget is exact over all users and all processes of ``--processes``: it lies, in tokens, in a
-    pipe that Locust's forks inherit; who reads a token owns its share. The kernel makes the reading
-    atomic, and a killed process can block nobody.
+    pipe that Locust's forks inherit; the process that reads a token owns its share. The kernel makes the
+    reading atomic, and a killed process can block no other.
     """
 
     TOKENS = 1_600
@@ -144,7 +155,7 @@ class Schedule:
         self.timer = Timer()
         self.watcher = get_hub().loop.io(self.timer.fd, READ)
         self.watcher.start(self._fire)
-        self.waiting: deque[tuple[int, Client]] = deque()
+        self.waiting: deque[tuple[int, Waiter]] = deque()
 
     def _draw(self) -> int:
         return self.origin + int(next(self._seconds) * 1e9)
@@ -155,14 +166,14 @@ class Schedule:
         return due
 
     def left_until(self, ns: int) -> int:
-        """How many are due before `ns` that nobody took; they are taken by this."""
+        """How many are due before `ns` and not taken yet; this takes them."""
         count = 0
         while self._next < ns:
             self._next = self._draw()
             count += 1
         return count
 
-    def wait(self, due: int, client: Client) -> None:
+    def wait(self, due: int, client: Waiter) -> None:
         """Come back at the due time. Times are taken in their order, so who comes last waits
         longest."""
         self.waiting.append((due, client))

@@ -8,8 +8,8 @@ measure, so whoever uses those measures the generator. What a request costs here
   callback switches straight into the user's greenlet; none at all for a connection of one request
   whose answer is there as soon as the other users have had their turn;
 * two readings of the clock and one append to an array of nanoseconds;
-* no timer per request: one clerk greenlet per process looks for the overdue, several times a
-  second (`State.clerk`).
+* no timer per request: one monitor greenlet per process looks for the overdue, several times a
+  second (`State.monitor`).
 
 A user claims a request from the budget, sends, waits for the whole answer, checks it, records it, and
 claims again. The two plain loads (one request, closed loop, connections all kept or none) have loops of
@@ -43,12 +43,13 @@ from typing import Any
 import gevent
 import greenlet  # type: ignore[import-untyped]
 from gevent import get_hub, getcurrent
-from locust import User, events
+from locust import User
 from locust.user.task import LOCUST_STATE_STOPPING
 
 from mpmkit.load import tls
 from mpmkit.load.budget import NEVER, READ, WRITE
-from mpmkit.load.generator_state import state
+from mpmkit.load.generator_state import State
+from mpmkit.load.preflight import LOOPBACK_SOURCES
 from mpmkit.load.response import ResponseReader
 from mpmkit.load.specs import RequestSpec
 
@@ -63,15 +64,8 @@ BACK_OFF = 0.05
 """Seconds that a user waits after a connection that could not be opened. A refused connection costs
 microseconds, so without a pause a dead server would use up the budget in an instant."""
 
-HOLD_OFF = 0.5
-"""Seconds after which an idle holder or a slow reader tries again when its connection failed."""
-
-READ_TICK = 0.1
-"""Seconds between two sips of a slow reader."""
-
 RESET_ON_CLOSE = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {on, 0 s}
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the socket module has no name for it before 3.12
-MAX_SOURCES = 200
 
 
 class Overdue(Exception):
@@ -79,10 +73,11 @@ class Overdue(Exception):
 
 
 class Client:
-    """The socket of one user, and its loop in three forms: `keep_alive`, `new_connections`, `anything`."""
+    """The socket of one user, and its loop in three forms: `keep_alive`, `new_connections`, `general_loop`."""
 
-    def __init__(self, user: User) -> None:
+    def __init__(self, user: User, state: State) -> None:
         self.user = user
+        self.state = state
         self.hub = get_hub()
         self.loop = self.hub.loop
         self.greenlet = getcurrent()
@@ -126,6 +121,7 @@ class Client:
         may go with it (TCP_QUICKACK off) and need not be a packet of its own. On loopback we carry
         each packet to the server's end ourselves, in our own time.
         """
+        state = self.state
         sock = _socket.socket(state.family, state.kind)
         self.sock = sock
         state.connections += 1
@@ -146,6 +142,7 @@ class Client:
 
     def secure(self, sock, code: int):
         """The TLS handshake on a socket that is connected, or will be."""
+        state = self.state
         if code:
             self.wait_writable()
         assert state.tls is not None
@@ -162,7 +159,12 @@ class Client:
 
     def next_source(self) -> bool:
         """All ephemeral ports towards the target are in TIME_WAIT: go on from another address."""
-        if state.family != _socket.AF_INET or state.source >= MAX_SOURCES or not state.loopback:
+        state = self.state
+        if (
+            state.family != _socket.AF_INET
+            or state.source >= LOOPBACK_SOURCES
+            or not state.loopback
+        ):
             return False
         state.source += 1
         return True
@@ -228,6 +230,7 @@ class Client:
 
     def read(self, data: bytes):
         """Read an answer that the memo does not know, from its first bytes `data` on."""
+        state = self.state
         spec = state.specs[self.which]
         hasher = None
         if spec.expect_body is not None and (
@@ -254,6 +257,7 @@ class Client:
 
     def compare(self, spec: RequestSpec, digest: str, verdict: tuple) -> tuple:
         """The verdict, unless the body is another than it should be."""
+        state = self.state
         wanted = (
             state.bodies.setdefault(self.which, digest)
             if spec.expect_body == "same"
@@ -262,6 +266,7 @@ class Client:
         return verdict if digest == wanted else ("body", verdict[1], verdict[2])
 
     def run(self) -> None:
+        state = self.state
         if not state.prepared:
             return  # the test was refused when it began; Locust starts its users all the same
         if not state.begun_ns:
@@ -270,7 +275,7 @@ class Client:
         state.running += 1
         try:
             if not state.profile.plain:
-                self.anything()
+                self.general_loop()
             elif state.profile.keep_alive:
                 self.keep_alive()
             else:
@@ -287,10 +292,11 @@ class Client:
     # a call costs a hundredth of a request here and there would be five of them.
 
     def new_connections(self) -> None:
-        shared, user, budget, memo = state, self.user, state.budget, state.memo
-        request, size, timeout_ns = state.request, len(state.request), state.timeout_ns
-        record = state.latencies.append
-        each = state.profile.events == "each"
+        shared, user = self.state, self.user
+        budget, memo, request = shared.budget, shared.memo, shared.request
+        size, timeout_ns = len(request), shared.timeout_ns
+        record = shared.latencies.append
+        each = shared.profile.events == "each"
         after_the_others, wake = self.loop.run_callback, self.wake
         while user._state is not LOCUST_STATE_STOPPING and not shared.ended:
             t0 = clock()
@@ -356,21 +362,22 @@ class Client:
                 self.close(reset=True)
             kind, _, length = verdict
             if not measured:
-                shared.warmed += 1
-            elif kind is None:
+                continue
+            if kind is None:
                 record(t1 - t0)
                 shared.body_bytes += length
                 shared.last_end = t1
                 if each:
-                    fire(t1 - t0, length)
+                    shared.fire(t1 - t0, length)
             else:
                 self.failed(kind, t0, True)
 
     def keep_alive(self) -> None:
-        shared, user, budget, memo = state, self.user, state.budget, state.memo
-        request, size, timeout_ns = state.request, len(state.request), state.timeout_ns
-        record = state.latencies.append
-        each = state.profile.events == "each"
+        shared, user = self.state, self.user
+        budget, memo, request = shared.budget, shared.memo, shared.request
+        size, timeout_ns = len(request), shared.timeout_ns
+        record = shared.latencies.append
+        each = shared.profile.events == "each"
         sock: Any = None
         while user._state is not LOCUST_STATE_STOPPING and not shared.ended:
             t0 = clock()
@@ -432,20 +439,21 @@ class Client:
                 continue
             kind, _, length = verdict
             if not measured:
-                shared.warmed += 1
-            elif kind is None:
+                continue
+            if kind is None:
                 record(t1 - t0)
                 shared.body_bytes += length
                 shared.last_end = t1
                 if each:
-                    fire(t1 - t0, length)
+                    shared.fire(t1 - t0, length)
             else:
                 shared.last_end = t1
                 shared.fail(kind, t0, length)
 
-    def anything(self) -> None:
+    def general_loop(self) -> None:
         """All that a profile can say, one request after the other."""
-        shared, user, budget, profile = state, self.user, state.budget, state.profile
+        shared, user = self.state, self.user
+        budget, profile = shared.budget, shared.profile
         schedule = shared.schedule
         several = len(shared.specs) > 1
         exponential = profile.think == "exponential"
@@ -520,21 +528,22 @@ class Client:
                 continue
             kind, _, length = verdict
             if not measured:
-                shared.warmed += 1
-            elif kind is None:
+                continue
+            if kind is None:
                 shared.latencies.append(t1 - t0)
                 if several:
                     shared.which.append(which)
                 shared.body_bytes += length
                 shared.last_end = t1
                 if profile.events == "each":
-                    fire(t1 - t0, length, which)
+                    shared.fire(t1 - t0, length, which)
             else:
                 shared.last_end = t1
                 shared.fail(kind, t0, length, which)
 
     def exchange(self, request: bytes, which: int):
         """Send on the connection there is, or on a new one; the verdict on the answer."""
+        state = self.state
         fresh = self.sock is None
         data = b""
         try:
@@ -556,6 +565,7 @@ class Client:
 
     def pause(self, seconds: float) -> bool:
         """Think. False if the run ended meanwhile."""
+        state = self.state
         self.quiet()
         until = clock() + int(seconds * 1e9)
         while (left := min(until, state.deadline) - clock()) > 0:
@@ -577,6 +587,7 @@ class Client:
 
     def failed(self, kind: str, t0: int, measured: bool, which: int = 0) -> None:
         """A request that failed with its connection."""
+        state = self.state
         self.waiting = False
         self.close(reset=True)
         if measured:
@@ -585,106 +596,6 @@ class Client:
         if kind in ("refused", "connect"):
             state.refused_since += 1
             gevent.sleep(BACK_OFF)
-
-
-class Beside(Client):
-    """A client beside the users. It never ends the run, and what it gets is counted apart."""
-
-    def run(self) -> None:
-        if not state.prepared:
-            return
-        state.users.add(self)
-        try:
-            while self.user._state is not LOCUST_STATE_STOPPING and not state.ended:
-                try:
-                    self.live()
-                except (Overdue, OSError) as error:
-                    state.background[f"{self.name} {kind_of(error)}"] += 1
-                    gevent.sleep(HOLD_OFF)
-                finally:
-                    self.waiting = False
-                    self.close(reset=True)
-        finally:
-            state.users.discard(self)
-            if self.watcher is not None:
-                self.watcher.close()
-
-    name = ""
-
-    def live(self) -> None:
-        raise NotImplementedError
-
-    def count(self, what: str, how_many: int = 1) -> None:
-        state.background[f"{self.name} {what}"] += how_many
-
-
-class Holder(Beside):
-    """Connects, asks once if the profile says so, and stays until the server ends it."""
-
-    name = "idle"
-
-    def live(self) -> None:
-        profile = state.profile
-        self.due = clock() + state.timeout_ns
-        self.open()
-        self.count("opened")
-        if profile.idle_request:
-            self.send(state.requests[0][1])
-            verdict = self.read(self.receive())
-            if verdict[0] is not None:
-                self.count(verdict[0])
-                gevent.sleep(HOLD_OFF)
-                return
-            self.count("answered")
-            if not verdict[1]:
-                self.count("closed")
-                gevent.sleep(HOLD_OFF)
-                return
-        else:
-            self.watch()
-        self.due = NEVER
-        while self.receive():
-            pass
-        self.count("closed")
-        gevent.sleep(BACK_OFF)
-
-
-class Reader(Beside):
-    """Fetches the page again and again, a sip at a time. A tenth of a second's worth is taken at
-    once; the small receive buffer lets the server feel it."""
-
-    name = "slow"
-
-    def live(self) -> None:
-        profile, spec = state.profile, state.specs[0]
-        self.which = 0
-        sip = max(1, int(profile.read_rate * READ_TICK))
-        self.due = clock() + state.timeout_ns
-        sock = self.open()
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 4096)
-        self.send(state.requests[0][0])
-        self.count("opened")
-        reader = ResponseReader(spec.method, spec.expect_status, spec.expect_length)
-        verdict = None
-        while verdict is None:
-            # Each sip has its own time-out: slow is not dead.
-            self.due = clock() + state.timeout_ns
-            try:
-                data = self.sock.recv(sip)
-            except BlockingIOError:
-                self.wait()
-                continue
-            verdict = reader.feed(data) if data else reader.eof()
-            self.count("bytes", len(data))
-            # What lies ready must not wake us while we pause.
-            self.quiet()
-            gevent.sleep(len(data) / profile.read_rate)
-            if state.ended or self.user._state is LOCUST_STATE_STOPPING:
-                return
-            self.watch()
-        self.count(verdict[0] or "answered")
-        if verdict[0] is not None:
-            gevent.sleep(HOLD_OFF)
 
 
 def kind_of(error: Exception) -> str:
@@ -697,15 +608,3 @@ def kind_of(error: Exception) -> str:
     if isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)):
         return "reset"
     return "connect"
-
-
-def fire(ns: int, length: int, which: int = 0) -> None:
-    spec = state.specs[which]
-    events.request.fire(
-        request_type=spec.method,
-        name=spec.path,
-        context={},
-        response_time=ns / 1e6,
-        response_length=length,
-        exception=None,
-    )
