@@ -719,7 +719,7 @@ def test_an_error_in_the_progress_callback_ends_the_load(bad):
     wait_for_silence(bad)
 
 
-def test_a_generator_that_dies_is_an_error(bad):
+def test_a_generator_that_dies_keeps_what_it_reported(bad):
     def kill(done: int, seconds: float) -> None:
         # The only child of this process that leads a session of its own.
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
@@ -727,8 +727,8 @@ def test_a_generator_that_dies_is_an_error(bad):
             if os.getsid(child) == child:
                 os.kill(child, signal.SIGKILL)
 
-    with pytest.raises(LoadError, match="exit code -9 and no result"):
-        run_load(bad.url, "/ok", users=2, duration=30, on_progress=kill)
+    run = run_load(bad.url, "/ok", users=2, duration=30, on_progress=kill)
+    assert run.ended.startswith("1 of 1 generator processes died (") and run.succeeded
 
 
 # -- locust by itself ----------------------------------------------------------------------------

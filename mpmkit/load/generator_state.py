@@ -98,7 +98,6 @@ class State:
         self.refused_since = 0  # connections that failed since the last answer
         self.last_answer = 0
         self.memos: list[dict[bytes, tuple]] = [{}]
-        self.memo = self.memos[0]
         self.bodies: dict[int, str] = {}  # SHA-256 of the first answer to each line of the mix
         self.source = 0
 
@@ -125,8 +124,6 @@ class State:
                 raise StopTest(f"ca_file: {profile.ca_file}: {error}") from None
         self.specs = profile.specs
         self.memos = [{} for _ in self.specs]
-        self.memo = self.memos[0]
-        self.request = profile.request_bytes(target.place)
         # For each line of the mix: on a connection of its own, on a kept one, the last on it.
         self.requests = [
             tuple(

@@ -139,9 +139,11 @@ def profile_of(options) -> LoadProfile:
 
 def orphaned() -> None:
     """The process that started us is gone, and with it what would remove our folder."""
-    if os.path.basename(os.getcwd()).startswith("mpmkit-load-"):
-        shutil.rmtree(os.getcwd(), ignore_errors=True)
-    os._exit(3)
+    try:
+        if os.path.basename(os.getcwd()).startswith("mpmkit-load-"):
+            shutil.rmtree(os.getcwd(), ignore_errors=True)
+    finally:  # another process of ours may have removed it
+        os._exit(3)
 
 
 @events.init.add_listener
