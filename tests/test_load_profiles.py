@@ -23,8 +23,8 @@ from misbehaving import BODY, Misbehaving
 from mpmkit.load.ab_wrk import parse_wrk
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile, ProfileError
-from mpmkit.load.result import Tick
 from mpmkit.load.runner import LoadRun, run_load
+from mpmkit.load.windows import Tick
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -423,7 +423,7 @@ def stepped(rates: list[float], **fields) -> LoadRun:
     """A run whose stages of a second each had so many good answers."""
     profile = LoadProfile(**fields)
     ticks = tuple(
-        Tick(n, n + 1, Counter(), Histogram([1_000_000] * int(rate)))
+        Tick(n, n + 1, Counter(), Histogram([1_000_000] * int(rate)).to_text())
         for n, rate in enumerate(rates)
     )
     return LoadRun(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_records import MEMORY, SHARED
 
 import mpmkit
-from mpmkit.load import connections, preflight
+from mpmkit.load import holder, preflight
 from mpmkit.load.holder import HoldingProcess
 from mpmkit.measure import memory, published, records, sizing
 from mpmkit.measure.competitors import PAGES_OF_OURS
@@ -146,7 +146,7 @@ def test_what_has_been_accepted_and_read():
         "   3: 0100007F:8001 0100007F:1F90 01 00000000:00000000 00:00000000 00000000 0 0 4713 1",
         "   4: 00000000:1F90 00000000:0000 0A 00000000:00000002 00:00000000 00000000 0 0 4714 1",
     ]
-    assert connections.taken(head + "\n".join(lines), 8080) == 1
+    assert holder.taken(head + "\n".join(lines), 8080) == 1
 
 
 def test_descriptors_are_foreseen(monkeypatch):

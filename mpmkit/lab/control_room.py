@@ -48,8 +48,8 @@ from mpmkit.lab.forms import BESIDE, MORE, PARTS, Field, LoadForm
 from mpmkit.lab.watcher import Event, Recording, Sample, Watch
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
 from mpmkit.load.histogram import Histogram
-from mpmkit.load.result import Tick
 from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load
+from mpmkit.load.windows import Tick
 
 # The directives on the panel, in groups. Which of them an MPM knows, their bounds, defaults, units
 # and meaning come from the table in directives.py.

@@ -97,7 +97,7 @@ def _execute(
     Raises LoadInterrupted after a Ctrl-C, LoadError without a report.
     """
     pressure, started_at, began = Pressure(), time.time(), time.monotonic()
-    ended, told = "", (0, 0)
+    ended, shown = "", (0, 0)
     with open(folder / "out", "wb") as out, Generator(argv, folder, stdout=out) as generator:
         try:
             while not generator.ended():
@@ -111,8 +111,8 @@ def _execute(
                 # wrk counts to itself until its end.
                 found = re.findall(r"Completed (\d+) requests", generator.log()) or [0]
                 now = int(found[-1]), int(passed / 0.25)
-                if on_progress is not None and now != told:
-                    told = now
+                if on_progress is not None and now != shown:
+                    shown = now
                     on_progress(now[0], passed)
         except KeyboardInterrupt:
             ended = INTERRUPTED
@@ -301,7 +301,7 @@ def wrk_script(
 
 
 def run_wrk(base: str, profile: LoadProfile, on_progress: Progress | None) -> LoadRun:
-    """The same load by wrk: HTTP/1.1, one thread per process asked for, by time only. Latency is
+    """The same load by wrk: HTTP/1.1, one thread per process of the profile, by time only. Latency is
     from the sending of a request to the end of its answer; connecting is not part of it."""
     program = _program("wrk", "wrk")
     with scratch() as name:

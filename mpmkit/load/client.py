@@ -156,7 +156,7 @@ class Client(UserSocket):
                 if each:
                     state.fire(t1 - t0, length, self.which)
             else:
-                state.fail(kind, t0, length, self.which)
+                state.fail(kind, t0, self.which)
 
     def keeps(self) -> bool:
         """Whether this user keeps its connection: so many of them do, spread over their numbers."""
@@ -326,7 +326,7 @@ class Client(UserSocket):
         self.close(reset=True)
         if measured:
             state.last_end = clock()
-            state.fail(kind, t0, 0, self.which)
+            state.fail(kind, t0, self.which)
         if kind in ("refused", "connect"):
             state.refused_since += 1
             gevent.sleep(BACK_OFF)

@@ -12,10 +12,8 @@ half-sent   a request without its last line. The server reads it and waits, and 
 drip        the same, and one more header line each `every` seconds: slowloris
 slow        a download that is read at `rate` bytes a second
 
-`held` counts the connections that have come this far and that the server has not ended. Of half-sent
-ones it counts those accepted and read, as /proc/net/tcp shows: a connection that no process has accepted
-has no inode there, and what no process has read stands in its receive queue. So held and waiting can be
-told apart, also of the real httpd.
+`held` counts the connections that have come this far and that the server has not ended; `holder.py` can
+tell which half-sent ones the server has read.
 """
 
 from __future__ import annotations
@@ -30,7 +28,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from mpmkit.load.preflight import describe
@@ -84,8 +81,7 @@ class HeldConnections:
     ca_file: as in a LoadProfile.
 
     totals: opened, answered, bytes (slow), and by kind how many ended: closed (by the server), reset,
-    refused, timeout, "status 503" and so on. losses: the sum of the latter. lost_after: for each that
-    ended, the seconds since the start; empty with `again`.
+    refused, timeout, "status 503" and so on. losses: the sum of the latter.
     error: what made opening a connection impossible, with the remedy.
 
     Raises ValueError for a target that is not allowed or a mode that does not exist.
@@ -125,11 +121,9 @@ class HeldConnections:
         self._method = whole.partition(b" ")[0].decode("latin-1")
         self.totals: Counter[str] = Counter()
         self.states: Counter[str] = Counter()
-        self.statuses: dict[int, int] = {}
+        self._statuses: list[int] = []
         self.losses = 0
-        self.lost_after: list[float] = []
         self.error = ""
-        self._began = time.monotonic()
         self._clients: dict[int, Connection] = {}
         self._numbers = 0
         self._timers: list[tuple[float, int, Connection]] = []
@@ -162,10 +156,7 @@ class HeldConnections:
 
     def held(self) -> int:
         """How many the server holds now."""
-        if self.mode != "half-sent":
-            return self.states[HELD]
-        table = Path("/proc/net/tcp").read_text()
-        return min(self.open, taken(table, self._target.port))
+        return self.states[HELD]
 
     @property
     def open(self) -> int:
@@ -180,7 +171,7 @@ class HeldConnections:
         """
         last, most = time.monotonic(), self.held()
         until, held = last + HOLD_WITHIN, most
-        # A server that closes after each answer holds nothing, however often it is asked.
+        # A server that closes after each answer holds nothing, however many requests are sent.
         allowed = self.losses + wanted + IN_FLIGHT
         while (
             held < wanted
@@ -189,18 +180,22 @@ class HeldConnections:
             and not self.error
         ):
             self.resize(min(wanted, held + IN_FLIGHT))
-            self.wait(lambda: False, 0.05, once=True)
+
+            def moved(before: int = held) -> bool:
+                return self.held() != before
+
+            self.wait(moved, 0.05)
             held = self.held()
             if held > most:
                 last, most = time.monotonic(), held
         return self.report()
 
     def finish(self, within: float = 10.0) -> list[int]:
-        """Send what half-sent requests lack; the statuses of the answers that come, in order."""
+        """Send what half-sent requests lack; the statuses of the answers that come."""
         self._finishing = True
         self._nudge()
         self.wait(lambda: not self._finishing and not self.states[ASKING], within)
-        return [self.statuses[number] for number in sorted(self.statuses)]
+        return self._statuses
 
     def report(self) -> dict[str, Any]:
         """open, held, waiting (open and not held), lost, error and totals, as plain values."""
@@ -214,11 +209,9 @@ class HeldConnections:
             "totals": dict(self.totals),
         }
 
-    def wait(self, done: Callable[[], bool], seconds: float, *, once: bool = False) -> bool:
-        """Wait until `done`, looked at after each change; once: until the next change."""
+    def wait(self, done: Callable[[], bool], seconds: float) -> bool:
+        """Wait until `done`, which is looked at after each change, or for some seconds."""
         with self._changed:
-            if once:
-                return self._changed.wait(seconds)
             return self._changed.wait_for(done, seconds)
 
     def close(self) -> None:
@@ -404,7 +397,7 @@ class HeldConnections:
             return
         self.totals["answered"] += 1
         if self.mode == "half-sent" and conn.reader is not None:
-            self.statuses[conn.number] = conn.reader.status
+            self._statuses.append(conn.reader.status)
         if keep:
             self._enter(conn, HELD)
             self._at(conn, NEVER)
@@ -414,8 +407,6 @@ class HeldConnections:
     def _lose(self, conn: Connection, kind: str, now: float) -> None:
         self.totals[kind] += 1
         self.losses += 1
-        if self.again is None:
-            self.lost_after.append(now - self._began)
         self._leave(conn, now + self.again if self.again is not None else None)
 
     def _leave(self, conn: Connection, back: float | None) -> None:
@@ -455,15 +446,3 @@ class HeldConnections:
         else:
             self._selector.modify(conn.sock.fileno(), events, conn)
         conn.events = events
-
-
-def taken(table: str, port: int) -> int:
-    """How many connections to a local port a process has accepted and read all bytes of; from the
-    text of /proc/net/tcp."""
-    end, count = f":{port:04X}", 0
-    for line in table.splitlines()[1:]:
-        words = line.split()
-        # local address, remote address, state (01: established), queues, ..., inode
-        if words[1].endswith(end) and words[3] == "01":
-            count += words[4].endswith(":00000000") and words[9] != "0"
-    return count

@@ -174,12 +174,12 @@ class State:
         if self.profile.planned_seconds is not None:
             self.deadline = self.started_ns + int(self.profile.planned_seconds * 1e9)
 
-    def fail(self, kind: str, t0: int, length: int, which: int = 0) -> None:
+    def fail(self, kind: str, t0: int, which: int) -> None:
         """A measured request failed."""
         self.failures[kind] += 1
-        self.fire(clock() - t0, length, which, LoadFailure(kind))
+        self.fire(clock() - t0, 0, which, LoadFailure(kind))
 
-    def fire(self, ns: int, length: int, which: int = 0, error: Exception | None = None) -> None:
+    def fire(self, ns: int, length: int, which: int, error: Exception | None = None) -> None:
         """Locust's own event for one request."""
         spec = self.specs[which]
         events.request.fire(

@@ -9,7 +9,7 @@ for hours, what travels and adds up is this: how often each bucket was hit.
 Every power of two is cut into 1,024 buckets, so a value is known to within 1/1,024 (0.1%), from
 nanoseconds to hours, in some ten thousand counters at most; only those that were hit are kept.
 Smallest, largest and sum are exact. Merging is adding, so the percentiles of a whole are those of
-one histogram that saw everything, to within the width of a bucket, whoever counted what.
+one histogram that saw everything, to within the width of a bucket.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Histogram:
 
     def record(self, values: Iterable[int]) -> None:
         """Count values (ns). Raises ValueError for one that is negative or beyond 146 years."""
-        # A list comprehension and a C Counter: this runs beside a load that it must not disturb.
+        # A list comprehension and a C Counter: this runs next to a load that it must not disturb.
         values = values if isinstance(values, (list, tuple)) else list(values)
         if not values:
             return

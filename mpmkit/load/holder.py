@@ -22,9 +22,36 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from mpmkit.load.connections import HeldConnections
+
+
+class AcceptedConnections(HeldConnections):
+    """HeldConnections that count as held what the server has accepted and read, if it is half-sent.
+
+    /proc/net/tcp shows it: a connection that no process has accepted has no inode there, and what no
+    process has read stands in its receive queue. So held and waiting differ, also of the real httpd.
+    """
+
+    def held(self) -> int:
+        """How many the server holds now."""
+        if self.mode != "half-sent":
+            return super().held()
+        return min(self.open, taken(Path("/proc/net/tcp").read_text(), self._target.port))
+
+
+def taken(table: str, port: int) -> int:
+    """How many connections to a local port a process has accepted and read all bytes of; from the
+    text of /proc/net/tcp."""
+    end, count = f":{port:04X}", 0
+    for line in table.splitlines()[1:]:
+        words = line.split()
+        # local address, remote address, state (01: established), queues, ..., inode
+        if words[1].endswith(end) and words[3] == "01":
+            count += words[4].endswith(":00000000") and words[9] != "0"
+    return count
 
 
 class HoldingProcess:
@@ -106,7 +133,7 @@ def main(argv: list[str]) -> int:
     """Hold what standard input says, until it ends."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with HeldConnections(**json.loads(argv[0])) as connections:
+    with AcceptedConnections(**json.loads(argv[0])) as connections:
         for line in sys.stdin:
             word, _, number = line.partition(" ")
             if word == "hold":

@@ -15,7 +15,8 @@ from typing import Any
 
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile
-from mpmkit.load.result import LoadRun, Tick
+from mpmkit.load.result import LoadRun
+from mpmkit.load.windows import Tick
 
 USUAL = ("requests", "duration")
 
@@ -81,7 +82,7 @@ class Collector:
             errors=errors,
             duration=max(0.0, last - began),
             histogram=self.histogram,
-            paths=self.paths if len(self.paths) > 1 else {},
+            paths=self.paths if self.profile.mix else {},
             lag=self.lag,
             late=sum(part["late"] for part in parts),
             processes_cpu=tuple(part["cpu"] for part in started),
@@ -102,13 +103,13 @@ class Collector:
         )
 
     def _reason(self, parts: list[dict[str, Any]], why: str) -> str:
-        told = [part["ended"] for part in parts if part["ended"]]
-        unusual = [reason for reason in told if reason not in USUAL]
-        missing = self.expected - len(told)
+        reasons = [part["ended"] for part in parts if part["ended"]]
+        unusual = [reason for reason in reasons if reason not in USUAL]
+        missing = self.expected - len(reasons)
         if unusual:
             return unusual[0]
         if not missing:
-            return told[0]
+            return reasons[0]
         lost = [part["process"] for part in parts if not part["ended"]]
         died = f"{missing} of {self.expected} generator processes died"
         which = f" ({', '.join(lost)}); what they did last is lost" if lost else ""

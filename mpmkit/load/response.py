@@ -172,7 +172,7 @@ class ResponseReader:
         self._at = end + 4
         if status < 200:
             if status == 101:
-                raise Malformed("a switch of protocols that nobody asked for")
+                raise Malformed("a switch of protocols that was not requested")
             return NEXT  # an interim answer: the real head follows
         self.status, self._keep = status, keep
         if length == CHUNKED:

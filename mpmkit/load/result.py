@@ -6,17 +6,17 @@ Imports neither locust nor gevent nor pandas.
 
 from __future__ import annotations
 
-import bisect
 import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile
+from mpmkit.load.windows import Tick, Window, windows
 
 if TYPE_CHECKING:
     import pandas
@@ -28,57 +28,6 @@ the process hardly ever waits for an answer, so a faster server would not have s
 CEILING_LIMIT = 0.9
 """Share of what the generator was seen to do against the fastest server at hand, from which on the
 generator is taken to be what limited the run."""
-
-
-class Tick(NamedTuple):
-    """What one generator process got from one report to the next: seconds, failures, latencies.
-
-    packed: the latencies, as `Histogram.to_text` writes them: a long run has thousands of ticks.
-    """
-
-    begin: float
-    end: float
-    failures: Counter[str]
-    packed: str
-
-    @property
-    def latencies(self) -> Histogram:
-        """The latencies of the good answers."""
-        return Histogram.from_text(self.packed)
-
-
-OnTick = Callable[[Tick], None]
-"""Called with what one generator process got in the last quarter of a second."""
-
-
-@dataclass
-class Window:
-    """A stretch of a run: a second of it, or a stage.
-
-    begin, end: seconds from the first request that counts. load: users (closed loop) or requests/s
-    (open loop) that were due at its end. covered: seconds of it that the processes reported on.
-    """
-
-    begin: float
-    end: float
-    load: float = 0.0
-    covered: float = 0.0
-    errors: Counter[str] = field(default_factory=Counter)
-    latencies: Histogram = field(default_factory=Histogram)
-
-    @property
-    def requests(self) -> int:
-        """Requests that ended in it, well or badly."""
-        return len(self.latencies) + self.errors.total()
-
-    @property
-    def qps(self) -> float:
-        """Good answers per second."""
-        return len(self.latencies) / self.covered if self.covered > 0 else 0.0
-
-    def latency_ms(self, percentile: float = 50) -> float:
-        """As of a run, to within 0.1%; nan if nothing was answered well."""
-        return self.latencies.percentile(percentile) / 1e6 if len(self.latencies) else math.nan
 
 
 @dataclass(repr=False)
@@ -143,7 +92,7 @@ class LoadRun:
 
     @property
     def path(self) -> str:
-        """What was asked for."""
+        """What was requested."""
         return (
             self.profile.path
             if not self.profile.mix
@@ -162,7 +111,7 @@ class LoadRun:
 
     @property
     def complete(self) -> bool:
-        """Whether the run came to the end that its profile asked for."""
+        """Whether the run came to the end that its profile has."""
         return self.ended in ("requests", "duration")
 
     @property
@@ -200,28 +149,15 @@ class LoadRun:
             for cpu, wait in zip(self.processes_cpu, self.processes_wait, strict=False)
         )
 
-    def _binned(self, edges: Sequence[float]) -> list[Window]:
-        """What fell between each two edges (seconds). A tick belongs to where its middle lies."""
-        windows = [
-            Window(begin, end, self.profile.level_at(end - 1e-9))
-            for begin, end in zip(edges, edges[1:], strict=False)
-        ]
+    def _windows(self, edges: Sequence[float]) -> list[Window]:
         sources = max(1, len(self.processes_cpu))
-        for tick in self.ticks:
-            number = bisect.bisect(edges, (tick.begin + tick.end) / 2) - 1
-            if not 0 <= number < len(windows):
-                continue
-            window = windows[number]
-            window.covered += (tick.end - tick.begin) / sources
-            window.errors.update(tick.failures)
-            window.latencies.merge(tick.latencies)
-        return windows
+        return windows(self.ticks, edges, self.profile.level_at, sources)
 
     @cached_property
     def seconds(self) -> list[Window]:
         """The run second by second; empty for generators that do not report it."""
         last = max((tick.end for tick in self.ticks), default=0.0)
-        found = self._binned([float(n) for n in range(math.ceil(last) + 1)]) if last else []
+        found = self._windows([float(n) for n in range(math.ceil(last) + 1)]) if last else []
         while found and not found[-1].requests:
             found.pop()
         return found
@@ -232,7 +168,7 @@ class LoadRun:
         edges = [0.0]
         for stage in self.profile.stages:
             edges.append(edges[-1] + stage.seconds)
-        return self._binned(edges) if len(edges) > 1 else []
+        return self._windows(edges) if len(edges) > 1 else []
 
     @property
     def knee(self) -> Window | None:
@@ -334,7 +270,7 @@ class LoadRun:
             for path, found in self.paths.items()
             if len(found)
         ]
-        lines += self._steps_told()
+        lines += self._stage_lines()
         if self.profile.open_loop and self.duration > 0:
             lines.append(f"{self.requests:,} were due: {self.requests / self.duration:,.0f}/s")
         if self.late:
@@ -352,7 +288,7 @@ class LoadRun:
             lines.append(f"{self.retries:,} requests met the server's close and were sent again")
         if not self.complete:
             lines.append(f"the run did not come to its end: {self.ended}")
-        return "\n".join(lines + self._limits_told())
+        return "\n".join(lines + self._limit_lines())
 
     def _requested(self) -> str:
         """What was requested, by how many, and in which way."""
@@ -366,7 +302,7 @@ class LoadRun:
                 way += f" (seed {self.profile.seed})"
         return f"{self.profile.specs[0].method} {self.path}, {self.users} users, {way}"
 
-    def _steps_told(self) -> list[str]:
+    def _stage_lines(self) -> list[str]:
         """The stages, a line each, and the knee."""
         what = "requests/s due" if self.profile.open_loop else "users"
         lines = [
@@ -382,7 +318,7 @@ class LoadRun:
             )
         return lines
 
-    def _limits_told(self) -> list[str]:
+    def _limit_lines(self) -> list[str]:
         """How near generator and machine were to their limits."""
         lines = []
         if not math.isnan(self.generator_cpu):

@@ -40,8 +40,9 @@ from mpmkit.load.generator_process import (
 from mpmkit.load.preflight import Forecast, Pressure, forecast, system
 from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
 from mpmkit.load.reports import Collector
-from mpmkit.load.result import LoadRun, OnTick
+from mpmkit.load.result import LoadRun
 from mpmkit.load.target import target_of
+from mpmkit.load.windows import OnTick
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
