@@ -46,16 +46,9 @@ from mpmkit.load.preflight import descriptors
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.result import LoadRun
 from mpmkit.measure import published, records
-from mpmkit.measure.reference_servers import (
-    Httpd,
-    Nginx,
-    NotInstalled,
-    RivalFailed,
-    find_program,
-    members,
-)
+from mpmkit.measure.procfs import cpu_ns, machine_times, members
+from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed, find_program
 from mpmkit.measure.text import aligned
-from mpmkit.measure.usage import cpu_ns
 
 OURS = "mpmkit"
 # The two sides of a work with idle connections: both are ours.
@@ -883,7 +876,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     total = chosen.rounds
     run_id, machine = records.new_run_id(), records.machine()
-    begun = time.time(), records.cpu_times()
+    begun = time.time(), machine_times()
     extra = {
         "run_id": run_id,
         "directives": "; ".join(chosen.directive) or None,
@@ -904,7 +897,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nonlocal begun
         rows.append(row)
         started, before = begun
-        begun = time.time(), records.cpu_times()
+        begun = time.time(), machine_times()
         file.append(recorded_row(row, extra, started, begun[1].steal_since(before)))
         say(
             f"{row['mpm']:8}round {row['round']}/{total}  {row['work']:17}{row['server']:10}"

@@ -35,6 +35,7 @@ from benchmarks import (
 )
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import ceiling, competitors, memory, published, qps, records, stats
+from mpmkit.measure.procfs import machine_times
 from mpmkit.measure.records import RecordError, RecordFile
 
 SCALES = ("smoke", "demo", "full")
@@ -86,7 +87,7 @@ def _generators(scale: str, rivals: Sequence[str], path: Path) -> int:
                 for number in range(1, rounds + 1):
                     for name in stats.turns(list(generators.GENERATORS), number):
                         load, began = records.load1(), time.time()
-                        before = records.cpu_times()
+                        before = machine_times()
                         try:
                             sample = generators.GENERATORS[name](
                                 server.url, users, seconds, keep_alive
@@ -113,7 +114,7 @@ def _generators(scale: str, rivals: Sequence[str], path: Path) -> int:
                                 "failures": int(sample.failures),
                                 **machine.row(),
                                 "load1": load,
-                                "steal": records.cpu_times().steal_since(before),
+                                "steal": machine_times().steal_since(before),
                             }
                         )
                         say(f"round {number}, {work}, {name}: {sample.qps:,.0f} requests/s")

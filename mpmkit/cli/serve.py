@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 from mpmkit.config import httpd_conf
+from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS, DirectiveError, Directives, Note, Section, Setting, check
 from mpmkit.handlers.errors import ErrorPages
 from mpmkit.handlers.router import Router
@@ -25,11 +26,12 @@ from mpmkit.handlers.static import FileOptions, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.messages import server_header
-from mpmkit.server.core import Handler, Service
+from mpmkit.server.child import Setup
+from mpmkit.server.core import Handler, Service, default_error_page
 from mpmkit.server.listen import Listener, ListenError, bind, inherit, open_listeners
-from mpmkit.server.log_format import Site, compile_format, complaint
+from mpmkit.server.log_format import Site, compile_format, format_error
 from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
-from mpmkit.server.parent import Parent, Setup
+from mpmkit.server.parent import Parent
 from mpmkit.server.pidfile import PidFileError
 from mpmkit.server.prewarm import rehearse
 from mpmkit.server.scoreboard import Scoreboard
@@ -51,23 +53,9 @@ DEFAULT_SECTIONS = (
     Section("Location", "/server-status", (Setting("SetHandler", ("server-status",)),)),
 )
 
-HELP_WIDTH = 80  # characters
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(1, f"mpmkit: {message}; mpmkit serve --help says more\n")
-
-
-def _help(prog: str) -> argparse.HelpFormatter:
-    """With a width of its own: argparse would ask for the terminal's whenever an option is added, and
-    import shutil for that, and three compression libraries with it."""
-    return argparse.HelpFormatter(prog, width=HELP_WIDTH)
-
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
-        formatter_class=_help,
+    parser = Parser(
         prog="mpmkit serve",
         description="Run one of Apache's request models, in Python, in the foreground.",
     )
@@ -164,7 +152,7 @@ class Configuration:
             )
             raise DirectiveError.of(problems)
         settings = self.settings(conf)
-        problems += httpd_conf.format_problems(settings, complaint)
+        problems += httpd_conf.format_problems(settings, format_error)
         running = self._parent.setup.directives if self._parent is not None else None
         directives, notes = check(
             conf.mpm,
@@ -195,9 +183,8 @@ class Configuration:
             kind = BufferedAccessLog if directives.BufferedLogs else AccessLog
             access = kind(directives.CustomLog, site(directives))
         handler = self.handler(directives, errors)
-        service = Service(directives, handler, access, errors)
-        if isinstance(handler, ErrorPages):
-            service.error_page = handler.refusal
+        error_page = handler.refusal if isinstance(handler, ErrorPages) else default_error_page
+        service = Service(directives, handler, access, errors, error_page)
         return Setup(directives, service, notes)
 
     def _board(self) -> Scoreboard:
@@ -313,9 +300,10 @@ def make_parent(
     configuration: Configuration, setup: Setup, listeners: Sequence[Listener], **options: Any
 ) -> Parent:
     """The control process of the MPM that the setup names, ready to run. Raises StartError."""
-    mpm = import_module(f"mpmkit.mpm.{setup.directives.mpm}")
+    mpm = setup.directives.mpm
+    child_class = getattr(import_module(f"mpmkit.mpm.{mpm}"), f"{mpm.capitalize()}Child")
     try:
-        parent = mpm.parent(setup, configuration.setup, listeners, **options)
+        parent = Parent(child_class, setup, configuration.setup, listeners, **options)
     except (OSError, MemoryError, OverflowError) as error:
         why = getattr(error, "strerror", None) or "there is not enough memory"
         raise StartError(
@@ -323,7 +311,7 @@ def make_parent(
             "ServerLimit and ThreadLimit for its size"
         ) from None
     configuration.attach(parent)
-    rehearse(setup.directives, configuration.handler, SAMPLES, parent.child_class)
+    rehearse(setup.directives, configuration.handler, SAMPLES, child_class)
     return parent
 
 

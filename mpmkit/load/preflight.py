@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.target import Target
+from mpmkit.measure.procfs import MachineTimes, machine_times
 
 OWN_FILES = 128
 """Files that a generator process has open besides its connections: Locust's some thirty, and room."""
@@ -204,33 +205,6 @@ def descriptors(need: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-class Look(NamedTuple):
-    """One reading: processor ticks of all kinds, those stolen, and the tasks ready to run."""
-
-    total: int
-    steal: int
-    running: int
-
-
-def look(text: str | None = None) -> Look | None:
-    """What /proc/stat (or its text) says; None where there is no such file."""
-    if text is None:
-        try:
-            text = Path("/proc/stat").read_text()
-        except OSError:
-            return None
-    total = steal = running = 0
-    for line in text.splitlines():
-        name, *words = line.split()
-        if name == "cpu":
-            # The eighth is steal; the two after it are counted within the first.
-            ticks = [int(word) for word in words[:8]]
-            total, steal = sum(ticks), ticks[7] if len(ticks) > 7 else 0
-        elif name == "procs_running":
-            running = int(words[0])
-    return Look(total, steal, running) if total else None
-
-
 @dataclass
 class Pressure:
     """How busy the machine was while a load ran, from readings of /proc/stat, one by each `sample`.
@@ -241,12 +215,12 @@ class Pressure:
     """
 
     cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    readings: list[Look] = field(default_factory=list)
+    readings: list[MachineTimes] = field(default_factory=list)
 
-    def sample(self, reading: Look | None = None) -> None:
-        """Take a reading (or the one given); it takes some ten microseconds."""
-        reading = reading or look()
-        if reading is not None:
+    def sample(self, reading: MachineTimes | None = None) -> None:
+        """Take a reading (or the one given). A system without /proc/stat gives none."""
+        reading = reading or machine_times()
+        if reading.total:
             self.readings.append(reading)
 
     @property
@@ -258,7 +232,5 @@ class Pressure:
 
     @property
     def steal(self) -> float:
-        passed = self.readings[-1].total - self.readings[0].total if self.readings else 0
-        if not passed:
-            return float("nan")
-        return (self.readings[-1].steal - self.readings[0].steal) / passed
+        stolen = self.readings[-1].steal_since(self.readings[0]) if self.readings else None
+        return float("nan") if stolen is None else stolen

@@ -8,7 +8,7 @@ How it measures, and why:
 
 * **From outside, while the load is on**: `/proc/PID/smaps` of every process of the server, three
   times for each figure, of which the middle one counts. The server does not know.
-* **Busy** is a request of which half is sent (`mpmkit/load/connections.py`): a worker reads it and waits, under any
+* **Busy** is a request of which half is sent (`load/connections.py`): a worker reads it and waits, under any
   MPM and in the real httpd, without a script and without a clock. `RequestReadTimeout` and `Timeout`
   are set so that nobody is thrown out. Before it is looked at, the same number of requests was held
   and finished once, so that each of those workers has served `path`: what an application allocates
@@ -46,10 +46,11 @@ from mpmkit.load.holder import HoldingProcess
 from mpmkit.load.preflight import descriptors, too_few_descriptors
 from mpmkit.measure import competitors as rivals_beside
 from mpmkit.measure import published, records
+from mpmkit.measure.procfs import members, read_smaps, slab_kb, status_numbers
 from mpmkit.measure.records import RecordError, RecordFile, Row
-from mpmkit.measure.reference_servers import RivalFailed, members
+from mpmkit.measure.reference_servers import RivalFailed
 from mpmkit.measure.sizing import Line, lines, max_request_workers_for
-from mpmkit.measure.smaps import Memory, read_smaps, status_numbers
+from mpmkit.measure.smaps import Footprint
 from mpmkit.measure.text import aligned
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def memory_of(server: Any) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-def processes_of(pid: int) -> list[tuple[int, Memory, int, int]]:
+def processes_of(pid: int) -> list[tuple[int, Footprint, int, int]]:
     """(pid, memory, threads, KiB of page tables) of a server's living processes, parent first."""
     found = []
     for one in sorted(members(pid), key=lambda each: (each != pid, each)):
@@ -189,23 +190,14 @@ def sample(pid: int) -> dict[str, dict[str, int]]:
     return found
 
 
-def _columns(look: Sequence[tuple[int, Memory, int, int]]) -> dict[str, int]:
-    total = sum((memory for _, memory, *_ in look), Memory())
+def _columns(look: Sequence[tuple[int, Footprint, int, int]]) -> dict[str, int]:
+    total = sum((memory for _, memory, *_ in look), Footprint())
     return {
         "processes": len(look),
         "threads": sum(threads for *_, threads, _ in look),
         **{f"{name}_kb": value for name, value in vars(total).items()},
         "page_tables_kb": sum(tables for *_, tables in look),
     }
-
-
-def slab_kb() -> int | None:
-    """KiB of kernel objects of the whole machine that can't be given back, sockets among them."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("SUnreclaim:"):
-                return int(line.split()[1])
-    return None
 
 
 # -- the table -----------------------------------------------------------------------------------

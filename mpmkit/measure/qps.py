@@ -46,10 +46,10 @@ from mpmkit.load.runner import DRIVERS, LoadError, LoadInterrupted, LoadRun, run
 from mpmkit.measure import competitors as rivals_beside
 from mpmkit.measure import published, records, stats
 from mpmkit.measure.competitors import Contestant
+from mpmkit.measure.procfs import Meter, alive, machine_times
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import RecordError, RecordFile, Row
 from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
-from mpmkit.measure.usage import Meter
 
 
 @dataclass(frozen=True)
@@ -510,7 +510,7 @@ def _measure_server(
                     )
 
             tell(0, 0.0)
-            before, load = records.cpu_times(), records.load1()
+            before, load = machine_times(), records.load1()
             run = run_load(
                 server,
                 profile=todo.profiles[kind],
@@ -535,7 +535,7 @@ def _measure_server(
                     **machine,
                     "server_cpu_us": meter.per_request(run.requests),
                     "load1": load,
-                    "steal": records.cpu_times().steal_since(before),
+                    "steal": machine_times().steal_since(before),
                 }
             )
             # On disk first: what was told to the reader is never lost.
@@ -561,7 +561,7 @@ def _must_be_whole(run: LoadRun, server: Any, what: str, table: QpsTable) -> Non
         + (f" ({kinds})" if kinds else ""),
     ]
     pid = getattr(server, "pid", None)
-    if isinstance(pid, int) and not _alive(pid):
+    if isinstance(pid, int) and not alive(pid):
         said.append(f"the server (process {pid}) is gone")
     try:
         log = server.error_log()
@@ -570,14 +570,6 @@ def _must_be_whole(run: LoadRun, server: Any, what: str, table: QpsTable) -> Non
     last = [line for line in str(log).splitlines() if line.strip()][-1:]
     said += [f"its error log ends: {line.strip()}" for line in last]
     raise QpsError("; ".join(said), table)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state not in ("Z", "X")
 
 
 def _one_line(error: BaseException) -> str:

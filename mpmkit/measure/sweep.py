@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 from mpmkit.config.directives import MPMS, DirectiveError, Setting, check, from_keywords, spec_for
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import DRIVERS, LoadError, LoadRun, run_load
-from mpmkit.measure import published, records, stats
+from mpmkit.measure import procfs, published, records, stats
 from mpmkit.measure.records import RecordError, RecordFile, Row
 from mpmkit.measure.text import aligned
 
@@ -472,7 +472,7 @@ def sweep(
                     )
 
             tell()
-            before, load = records.cpu_times(), records.load1()
+            before, load = procfs.machine_times(), records.load1()
             with start(cell.mpm, **cell.directives) as server:
                 run = run_load(server, profile=cell.profile, driver=todo.driver)
                 _must_have_ended(run, server, cell, table)
@@ -491,7 +491,7 @@ def sweep(
                     "started_at": records.utc(run.started_at),
                     **machine,
                     "load1": load,
-                    "steal": records.cpu_times().steal_since(before),
+                    "steal": procfs.machine_times().steal_since(before),
                 }
             )
             table.records.append(file.append(row) if file else row)
@@ -545,7 +545,7 @@ def _continue(todo: Plan, table: SweepTable, out: str | PathLike[str]) -> Record
 def _must_have_ended(run: LoadRun, server: Any, cell: Cell, table: SweepTable) -> None:
     """A point at which nothing is answered is a result; a server that is gone is none."""
     pid = getattr(server, "pid", None)
-    alive = pid is None or Path(f"/proc/{pid}").exists()
+    alive = pid is None or procfs.alive(pid)
     if run.complete and alive:
         return
     said = [f"{cell}: {run.ended}"]

@@ -1,0 +1,27 @@
+"""The parser of every command line of mpmkit (`mpmkit httpd` has httpd's own)."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+HELP_WIDTH = 80  # characters
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line for an error, status 2, and no abbreviated options.
+
+    A wrong command line prints `mpmkit: what is wrong; try: mpmkit COMMAND --help` and no usage.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, "formatter_class": _help, **options})
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"mpmkit: {message}; try: {self.prog} --help\n")
+
+
+def _help(prog: str) -> argparse.HelpFormatter:
+    """The width is fixed: argparse would ask for the terminal's whenever an option is added, and
+    import shutil for that, with three compression libraries, which every child would carry."""
+    return argparse.HelpFormatter(prog, width=HELP_WIDTH)
