@@ -18,7 +18,6 @@ import os
 import random
 import resource
 import ssl
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import StatsEntry
 
 from mpmkit.load import tls
-from mpmkit.load.budget import NEVER, Budget, Schedule, Waiter
+from mpmkit.load.budget import NEVER, Budget, Schedule, Waiter, share
 from mpmkit.load.histogram import Histogram, bounds
 from mpmkit.load.profile import MAX_REQUESTS, LoadProfile
 from mpmkit.load.specs import RequestSpec
@@ -47,9 +46,6 @@ TICK = 0.25
 LATE_NS = 1_000_000
 """A request of the open loop that is sent later than this after its due time counts as late."""
 
-IMPORT_PID = os.getpid()
-FORKED_BY_HAND = "--worker" in sys.argv or os.environ.get("LOCUST_MODE_WORKER")
-
 
 class LoadFailure(Exception):
     """What Locust's statistics show for a failed request: its kind."""
@@ -62,7 +58,6 @@ class State:
     """
 
     def __init__(self) -> None:
-        self.budget = Budget(self.measure)
         self.profile = LoadProfile(requests=1)  # until a test begins
         self.prepared = False
         self.environment: Any = None
@@ -78,6 +73,7 @@ class State:
         self.late = 0
         self.failures: Counter[str] = Counter()
         self.connections = 0
+        self.budget = Budget(0, 0, 0.0, self.measure)
         self.serial = 0  # of users, to share out who keeps connections
         self.schedule = None
         self.over = False  # open loop: nothing more is due before the end
@@ -141,24 +137,13 @@ class State:
     def _share_out(self, environment: Any) -> None:
         """This process's part of the budget and of the schedule."""
         profile, runner = self.profile, environment.runner
-        worker = isinstance(runner, WorkerRunner)
         index, of = 0, 1
-        if worker:
+        if isinstance(runner, WorkerRunner):
             index = runner.worker_index
             of = max(1, environment.parsed_options.expect_workers or profile.processes)
-        warmup, requests = profile.warmup_requests, profile.requests or MAX_REQUESTS
-        if worker and (FORKED_BY_HAND or os.getpid() == IMPORT_PID):
-            # Workers started one by one, perhaps on other machines, share no pipe: they split the
-            # budget by their index among as many as the master expects (--expect-workers).
-            self.budget.close()
-            self.budget = Budget(self.measure)
-            self.budget.reset(*(share(total, index, of) for total in (warmup, requests)))
-            self.budget.fill()
-        else:
-            self.budget.reset(warmup, requests)
-            if not worker:
-                self.budget.fill()
-        self.budget.warm_seconds = profile.warmup_seconds
+        totals = (profile.warmup_requests, profile.requests or MAX_REQUESTS)
+        warmup, requests = (share(total, index, of) for total in totals)
+        self.budget = Budget(warmup, requests, profile.warmup_seconds, self.measure)
         if profile.open_loop and not isinstance(runner, MasterRunner):
             self.schedule = Schedule(profile, index, of)
             if profile.planned_seconds is not None:
@@ -327,11 +312,6 @@ class State:
         self.folded_bytes = self.body_bytes
         stats.total.extend(entry)
         stats.entries[(spec.path, spec.method)].extend(entry)
-
-
-def share(total: int, index: int, of: int) -> int:
-    """Part `index` (from 0) of `total` cut into `of` parts that differ by one at most."""
-    return total // of + (index < total % of)
 
 
 def self_used() -> tuple[float, float]:

@@ -38,7 +38,7 @@ from mpmkit.load.background import Background
 from mpmkit.load.budget import READ
 from mpmkit.load.client import Client
 from mpmkit.load.fields import option
-from mpmkit.load.generator_state import FORKED_BY_HAND, State, log
+from mpmkit.load.generator_state import State, log
 from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, ProfileError, new_seed
 from mpmkit.load.reports import Collector
 from mpmkit.load.target import target_of
@@ -169,19 +169,13 @@ def on_init(environment, runner, **_) -> None:
         options.spawn_rate = options.spawn_rate or (
             profile.users / profile.ramp if profile.ramp else profile.users
         )
-    # A worker that was started by hand learns the profile, and so the stages, later.
-    if profile.stages and not profile.open_loop and not is_worker_by_hand(runner):
+    if profile.stages and not profile.open_loop and not isinstance(runner, WorkerRunner):
         environment.shape_class = Steps(profile)
         environment.shape_class.runner = runner
     if isinstance(runner, WorkerRunner):
         state.send = lambda report: runner.send_message("mpmkit_report", report)
     else:
         Receiver(environment)
-
-
-def is_worker_by_hand(runner) -> bool:
-    """Whether this worker was not forked by Locust's --processes."""
-    return bool(isinstance(runner, WorkerRunner) and FORKED_BY_HAND)
 
 
 class Receiver:
