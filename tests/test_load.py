@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loads import ENVIRON, LOCUST, ROOT, argv, run, wait_for_load, wait_for_silence
 from misbehaving import Misbehaving
 
-from mpmkit.load import runner
 from mpmkit.load.ab_wrk import parse_ab
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile, ProfileError
@@ -31,9 +31,6 @@ from mpmkit.load.response import MAX_HEAD, Malformed, ResponseReader, parse_head
 from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load
 from mpmkit.load.specs import RequestSpec, Stage
 from mpmkit.load.target import loopback_target, target_of
-
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
@@ -53,62 +50,44 @@ def nobody():
 # -- the profile ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("path", "index.html"),
-        ("path", "/a b"),
-        ("path", "/ä"),
-        ("path", None),
-        ("users", 0),
-        ("users", 20_001),
-        ("users", True),
-        ("users", 2.0),
-        ("requests", 0),
-        ("requests", "many"),
-        ("duration", 0),
-        ("duration", float("nan")),
-        ("duration", 4000),
-        ("keep_alive", "yes"),
-        ("keep_alive", 1.5),
-        ("method", "DELETE"),
-        ("body", "x"),
-        ("headers", [("Host",)]),
-        ("headers", [("A b", "c")]),
-        ("headers", [("A", "b\r\nc: d")]),
-        ("headers", [("Content-Length", "3")]),
-        ("expect_status", 99),
-        ("expect_length", -1),
-        ("timeout", 0),
-        ("timeout", float("inf")),
-        ("warmup_requests", -1),
-        ("warmup_seconds", -0.5),
-        ("processes", 0),
-        ("time_limit", 0),
-        ("events", "some"),
-        ("expect_body", "abc"),
-        ("body_sample", 2),
-        ("mix", "all"),
-        ("mix", [{"weight": 1}]),
-        ("mix", [{"path": "/", "weight": 0}]),
-        ("mix", [{"path": "/", "size": 3}]),
-        ("mix", [3]),
-        ("requests_per_connection", 5),
-        ("think_time", -1),
-        ("think", "uniform"),
-        ("arrival", "open"),
-        ("arrival", "poisson"),
-        ("rate", 5),
-        ("ramp", -1),
-        ("stages", [{"users": 3}]),
-        ("slow_readers", -1),
-        ("read_rate", 0),
-        ("idle_holders", 20_000),
-        ("idle_request", 1),
-        ("ca_file", 3),
-        ("seed", "x"),
-    ],
-)
+BAD = {
+    "field": ["value"],
+    "path": ["index.html", "/a b", "/ä", None],
+    "users": [0, 20_001, True, 2.0],
+    "requests": [0, "many"],
+    "duration": [0, float("nan"), 4000],
+    "keep_alive": ["yes", 1.5],
+    "method": ["DELETE"],
+    "body": ["x"],
+    "headers": [[("Host",)], [("A b", "c")], [("A", "b\r\nc: d")], [("Content-Length", "3")]],
+    "expect_status": [99],
+    "expect_length": [-1],
+    "timeout": [0, float("inf")],
+    "warmup_requests": [-1],
+    "warmup_seconds": [-0.5],
+    "processes": [0],
+    "time_limit": [0],
+    "events": ["some"],
+    "expect_body": ["abc"],
+    "body_sample": [2],
+    "mix": ["all", [{"weight": 1}], [{"path": "/", "weight": 0}], [{"path": "/", "size": 3}], [3]],
+    "requests_per_connection": [5],
+    "think_time": [-1],
+    "think": ["uniform"],
+    "arrival": ["open", "poisson"],
+    "rate": [5],
+    "ramp": [-1],
+    "stages": [[{"users": 3}]],
+    "slow_readers": [-1],
+    "read_rate": [0],
+    "idle_holders": [20_000],
+    "idle_request": [1],
+    "ca_file": [3],
+    "seed": ["x"],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, bad) for name in BAD for bad in BAD[name]])
 def test_a_bad_field_is_refused_by_name(field, value):
     fields = {"requests": 10} | {field: value}
     named = "rate" if value == "poisson" else field
@@ -580,14 +559,7 @@ def test_more_users_than_files_are_refused_with_the_mend(bad):
     def few_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 
-    done = subprocess.run(
-        [sys.executable, "-m", "mpmkit", "load", bad.url, "--users", "200", "--requests", "200"],
-        capture_output=True,
-        text=True,
-        env=ENVIRON,
-        preexec_fn=few_files,
-        timeout=30,
-    )
+    done = run(f"mpmkit load {bad.url} --users 200 --requests 200", preexec_fn=few_files)
     assert done.returncode == 2
     assert "open files are needed and 100 are allowed" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -622,45 +594,12 @@ def test_when_ephemeral_ports_run_out_other_loopback_addresses_help():
 # -- ending --------------------------------------------------------------------------------------
 
 
-def wait_for_load(server: Misbehaving) -> None:
-    until = time.monotonic() + 20
-    while server.counts().get("GET /ok HTTP/1.0", 0) < 10:
-        assert time.monotonic() < until, "no load came"
-        time.sleep(0.05)
-
-
-def wait_for_silence(server: Misbehaving) -> None:
-    """Return once nothing came for 0.3 s; what was still in the server's queue may come before."""
-    until = time.monotonic() + 5
-    server.counts()
-    time.sleep(0.3)
-    while server.counts() != {"connections": 0}:
-        assert time.monotonic() < until, "the load goes on"
-        time.sleep(0.3)
-
-
-@pytest.mark.parametrize(
-    "options", [[], ["--processes", "2"], ["--driver", "ab"]], ids=["locust", "two-processes", "ab"]
-)
+@pytest.mark.parametrize("options", ["", "--processes 2", "--driver ab"])
 def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad, options):
     if "ab" in options and not shutil.which("ab"):
         pytest.skip("no ab here")
     with subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mpmkit",
-            "load",
-            bad.url,
-            "--path",
-            "/ok",
-            "--users",
-            "4",
-            "--duration",
-            "60",
-            "--json",
-            *options,
-        ],
+        argv(f"mpmkit load {bad.url}/ok --users 4 --duration 60 --json {options}"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -681,21 +620,7 @@ def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad, options):
 
 def test_a_killed_parent_leaves_no_load_and_no_files(bad, tmp_path):
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mpmkit",
-            "load",
-            bad.url,
-            "--path",
-            "/ok",
-            "--users",
-            "4",
-            "--duration",
-            "60",
-            "--processes",
-            "2",
-        ],
+        argv(f"mpmkit load {bad.url}/ok --users 4 --duration 60 --processes 2"),
         stdout=subprocess.DEVNULL,
         env={**ENVIRON, "TMPDIR": str(tmp_path)},
     )
@@ -733,45 +658,14 @@ def test_a_generator_that_dies_keeps_what_it_reported(bad):
 
 # -- locust by itself ----------------------------------------------------------------------------
 
-
-def locust(url: str, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "locust",
-            "-f",
-            str(runner.LOCUSTFILE),
-            "--headless",
-            "--host",
-            url,
-            "--json",
-            "--loglevel",
-            "WARNING",
-            *options,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**ENVIRON, **environ},
-    )
+ALONE = f"{LOCUST} --headless --json --loglevel WARNING"
 
 
 @pytest.mark.parametrize("events", ["batch", "each"])
 def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad, events):
     bad.counts()
-    done = locust(
-        bad.url,
-        "-u",
-        "4",
-        "-r",
-        "4",
-        "--requests",
-        "40",
-        "--request-events",
-        events,
-        MPMKIT_LOAD_PATH="/every/10",
-    )
+    options = f"-u 4 -r 4 --requests 40 --request-events {events}"
+    done = run(f"{ALONE} --host {bad.url} {options}", {"MPMKIT_LOAD_PATH": "/every/10"})
     (entry,) = json.loads(done.stdout)
     assert bad.counts()["GET /every/10 HTTP/1.0"] == 40
     assert (entry["name"], entry["num_requests"], entry["num_failures"]) == ("/every/10", 40, 4)
@@ -781,9 +675,9 @@ def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad, events):
 
 
 def test_the_locustfile_alone_refuses_other_hosts_and_bad_profiles(bad):
-    done = locust("http://192.0.2.1:80", "--requests", "1")
+    done = run(f"{ALONE} --host http://192.0.2.1:80 --requests 1")
     assert done.returncode == 2 and "loopback" in done.stderr
-    done = locust(bad.url, "--requests", "0")
+    done = run(f"{ALONE} --host {bad.url} --requests 0")
     assert done.returncode == 2 and "requests: must be" in done.stderr
 
 

@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from loads import ENVIRON, run
 from misbehaving import BODY, Misbehaving
 
 from mpmkit.load.ab_wrk import parse_wrk
@@ -25,9 +26,6 @@ from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.load.windows import Tick
-
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
@@ -222,34 +220,19 @@ def test_holders_without_a_request_and_those_that_the_server_throws_out(bad):
 # -- TLS -----------------------------------------------------------------------------------------------
 
 
+def certify(subject: str, key: Path, cert: Path) -> None:
+    words = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -addext subjectAltName=IP:127.0.0.1"
+    out = ["-subj", subject, "-keyout", key, "-out", cert]
+    subprocess.run([*words.split(), *out], check=True, capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     if not shutil.which("openssl"):
         pytest.skip("no openssl here to make a certificate")
     folder = tmp_path_factory.mktemp("tls")
     key, cert, both = folder / "key", folder / "cert.pem", folder / "both.pem"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-keyout",
-            key,
-            "-out",
-            cert,
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certify("/CN=localhost", key, cert)
     both.write_bytes(key.read_bytes() + cert.read_bytes())
     return both
 
@@ -278,26 +261,7 @@ def test_certificates_are_checked_against_a_ca_file(certificate, tmp_path):
         trusted = run_load(server.url, "/ok", users=2, requests=10, ca_file=str(certificate))
         assert trusted.failures == 0
         other = tmp_path / "other.pem"
-        subprocess.run(
-            [
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=other",
-                "-keyout",
-                tmp_path / "k",
-                "-out",
-                other,
-            ],
-            check=True,
-            capture_output=True,
-        )
+        certify("/CN=other", tmp_path / "k", other)
         refused = run_load(server.url, "/ok", users=2, requests=10, ca_file=str(other))
         assert refused.errors == {"certificate": 10}
         with pytest.raises(ProfileError, match=r"ca_file: .*No such file"):
@@ -317,26 +281,8 @@ def test_a_full_disk_loses_nothing(bad):
         # A file that would grow beyond 3,000 bytes cannot be written, as on a disk that is full.
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))
 
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-B",
-            "-m",
-            "mpmkit",
-            "load",
-            bad.url + "/ok",
-            "--users",
-            "2",
-            "--requests",
-            "1000",
-            "--json",
-        ],
-        capture_output=True,
-        text=True,
-        env=ENVIRON,
-        preexec_fn=small_files,
-        timeout=40,
-    )
+    line = f"mpmkit load {bad.url}/ok --users 2 --requests 1000 --json"
+    done = run(line, {"PYTHONDONTWRITEBYTECODE": "1"}, preexec_fn=small_files)
     row = json.loads(done.stdout)
     assert (done.returncode, row["ended"]) == (0, "requests")
     assert (row["requests"], row["failures"]) == (1000, 0)
@@ -504,67 +450,38 @@ def test_a_driver_names_every_field_that_it_cannot_do(driver):
     assert named == both | ({"processes"} if driver == "ab" else {"expect_length"})
 
 
-def load(*options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mpmkit", "load", *options],
-        capture_output=True,
-        text=True,
-        env=ENVIRON,
-        timeout=60,
-    )
-
-
 def test_the_command(bad, tmp_path):
     bad.counts()
     out = tmp_path / "run.json"
-    done = load(
-        bad.url + "/ok/?a=b",
-        "--users",
-        "3",
-        "--requests",
-        "30",
-        "--keep-alive",
-        "--seconds",
-        "--out",
-        str(out),
+    done = run(
+        f"mpmkit load {bad.url}/ok/?a=b --users 3 --requests 30 --keep-alive --seconds --out {out}"
     )
     assert done.returncode == 0 and "GET /ok/?a=b, 3 users, keep-alive" in done.stdout
     assert bad.counts()["GET /ok/?a=b HTTP/1.1"] == 30
     assert LoadRun.from_json(out.read_text()).requests == 30
     profile = tmp_path / "profile.json"
     profile.write_text(LoadProfile(path="/ok", users=2, requests=9, keep_alive=0.5).to_json())
-    done = load(bad.url, "--profile", str(profile), "--requests", "12", "--json")
+    done = run(f"mpmkit load {bad.url} --profile {profile} --requests 12 --json")
     assert json.loads(done.stdout)["requests"] == 12
-    done = load(
-        bad.url,
-        "--steps",
-        "100,200",
-        "--step-seconds",
-        "3",
-        "--arrival",
-        "poisson",
-        "--users",
-        "50",
-        "--plan",
-    )
-    assert (
-        done.returncode == 0 and '"rate": 200.0' in done.stdout and "GET / HTTP/1.0" in done.stdout
-    )
+    steps = "--steps 100,200 --step-seconds 3 --arrival poisson --users 50"
+    done = run(f"mpmkit load {bad.url} {steps} --plan")
+    assert done.returncode == 0
+    assert '"rate": 200.0' in done.stdout and "GET / HTTP/1.0" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["http://127.0.0.1:1/a", "--path", "/b"], "path: '/b' is given, and '/a' in the URL"),
-        (["http://127.0.0.1:1", "--profile", "/nowhere.json"], "profile: /nowhere.json: "),
-        (["http://127.0.0.1:1", "--steps", "a,b"], "must be numbers like 50,100,200"),
-        (["http://127.0.0.1:1", "--keep-alive", "most"], "must be a share like 30%"),
-        (["http://192.0.2.1/", "--users", "0"], "users: must be a whole number"),
-        (["http://127.0.0.1:1", "--rate", "5"], "rate: only the open loop has one"),
+        ("http://127.0.0.1:1/a --path /b", "path: '/b' is given, and '/a' in the URL"),
+        ("http://127.0.0.1:1 --profile /nowhere.json", "profile: /nowhere.json: "),
+        ("http://127.0.0.1:1 --steps a,b", "must be numbers like 50,100,200"),
+        ("http://127.0.0.1:1 --keep-alive most", "must be a share like 30%"),
+        ("http://192.0.2.1/ --users 0", "users: must be a whole number"),
+        ("http://127.0.0.1:1 --rate 5", "rate: only the open loop has one"),
     ],
 )
 def test_bad_commands_are_one_line(options, said):
-    done = load(*options)
+    done = run(f"mpmkit load {options}")
     assert done.returncode == 2 and said in done.stderr
     assert done.stderr.startswith("mpmkit: ") and len(done.stderr.splitlines()) == 1
 
