@@ -283,7 +283,7 @@ def on_test_start(environment, **_) -> None:
         state.prepare(environment, profile)
         if receiver is not None:
             receiver.begin(profile)
-    except (StopTest, OSError) as error:
+    except (StopTest, OSError, RuntimeError) as error:
         # Raised from here, it would leave Locust waiting for users that never come.
         log.error("%s", error)
         environment.process_exit_code = 2
