@@ -32,7 +32,7 @@ from locust.stats import StatsEntry
 
 from mpmkit.load import tls
 from mpmkit.load.budget import NEVER, Budget, Schedule, Waiter, share
-from mpmkit.load.histogram import Histogram, bounds
+from mpmkit.load.histogram import pack
 from mpmkit.load.profile import MAX_REQUESTS, LoadProfile
 from mpmkit.load.specs import RequestSpec
 from mpmkit.load.target import target_of
@@ -252,17 +252,16 @@ class State:
         del self.latencies[:], self.which[:], self.lags[:]
         if latencies:
             self.last_answer, self.refused_since = clock(), 0
-        paths: dict[str, Histogram] = {}
+        paths: dict[str, list[int]] = {}
         for number, spec in enumerate(self.specs):
             if len(self.specs) > 1:
                 part = list(itertools.compress(latencies, [n == number for n in which]))
             else:
                 part = latencies
             if part:
-                found = Histogram(part)
                 if self.profile.events == "batch":
-                    self._fold(found, spec)
-                paths.setdefault(spec.path, Histogram()).merge(found)
+                    self._fold(part, spec)
+                paths[spec.path] = paths.get(spec.path, []) + part
         if not self.started_ns and not self.ended:
             return
         self.late += sum(lag > LATE_NS for lag in lags)
@@ -276,8 +275,8 @@ class State:
                 "end": max(0, clock() - since) / 1e9,
                 "last_end": max(0, self.last_end - since) / 1e9,
                 "failures": dict(self.failures),
-                "paths": {path: found.to_text() for path, found in paths.items()},
-                "lag": Histogram(lags).to_text() if lags else "",
+                "paths": {path: pack(found) for path, found in paths.items()},
+                "lag": pack(lags),
                 "late": self.late,
                 "cpu": cpu,
                 "wait": wait,
@@ -288,7 +287,7 @@ class State:
             }
         )
 
-    def _fold(self, found: Histogram, spec: RequestSpec) -> None:
+    def _fold(self, found: list[int], spec: RequestSpec) -> None:
         """What events.request.fire would have done for each of these, as the sum.
 
         Locust merges the reports of its own workers in this very way.
@@ -298,13 +297,10 @@ class State:
         now = time.time()
         entry.num_requests = len(found)
         # Locust's annotations say whole milliseconds; its own code stores whatever it measured.
-        entry.total_response_time = found.total / 1e6  # type: ignore[assignment]
-        entry.min_response_time = found.smallest / 1e6  # type: ignore[assignment]
-        entry.max_response_time = found.largest / 1e6  # type: ignore[assignment]
-        times: Counter[int] = Counter()
-        for number, count in found.counts.items():
-            times[bounds(number)[0] // 1_000_000] += count
-        entry.response_times = dict(times)
+        entry.total_response_time = sum(found) / 1e6  # type: ignore[assignment]
+        entry.min_response_time = min(found) / 1e6  # type: ignore[assignment]
+        entry.max_response_time = max(found) / 1e6  # type: ignore[assignment]
+        entry.response_times = dict(Counter([ns // 1_000_000 for ns in found]))
         entry.num_reqs_per_sec = {int(now): len(found)}
         entry.last_request_timestamp = now
         entry.start_time = stats.start_time

@@ -1,7 +1,7 @@
 """What generator processes report while they run, added up to one result.
 
-A generator process reports some four times a second what came since its last report: latencies as
-histograms by path, failures, and how far it is. The reports of all processes, on one machine or on several,
+A generator process reports some four times a second what came since its last report: latencies by path,
+failures, and how far it is. The reports of all processes, on one machine or on several,
 are added up here, one after the other; there is no other result. So a process that dies loses what it did
 since its last report, and nothing else.
 
@@ -10,10 +10,11 @@ Imports neither locust nor gevent.
 
 from __future__ import annotations
 
+import array
 from collections import Counter
 from typing import Any
 
-from mpmkit.load.histogram import Histogram
+from mpmkit.load.histogram import Histogram, unpack
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.result import LoadRun
 from mpmkit.load.windows import Tick
@@ -28,7 +29,7 @@ class Collector:
         self.target, self.profile, self.expected = target, profile, expected
         self.last: dict[str, dict[str, Any]] = {}  # by process
         self.ticks: list[tuple[dict[str, Any], Tick]] = []
-        self.histogram, self.lag = Histogram(), Histogram()
+        self.lag = Histogram()
         self.paths: dict[str, Histogram] = {}
         self.background: Counter[str] = Counter()
         self.requests = 0
@@ -44,17 +45,15 @@ class Collector:
             return None
         before = self.last.get(report["process"], {"failures": {}, "end": 0.0})
         failures = Counter(report["failures"]) - Counter(before["failures"])
-        found = Histogram()
+        found = array.array("q")
         for path, text in report["paths"].items():
-            part = Histogram.from_text(text)
-            self.paths.setdefault(path, Histogram()).merge(part)
-            found.merge(part)
-        self.histogram.merge(found)
-        if report["lag"]:
-            self.lag.merge(Histogram.from_text(report["lag"]))
-        tick = Tick(before["end"], report["end"], failures, found.to_text())
-        if report["end"] > before["end"]:
-            self.ticks.append((report, tick))
+            part = unpack(text)
+            found += part
+            if self.profile.mix:
+                self.paths.setdefault(path, Histogram()).record(part)
+        self.lag.record(unpack(report["lag"]))
+        tick = Tick(before["end"], report["end"], failures, found)
+        self.ticks.append((report, tick))
         self.last[report["process"]] = report
         self.requests += len(found) + failures.total()
         self.seconds = max(self.seconds, report["end"])
@@ -74,6 +73,9 @@ class Collector:
         errors: Counter[str] = Counter()
         for part in parts:
             errors.update(part["failures"])
+        histogram = Histogram()
+        for _, tick in self.ticks:
+            histogram.merge(tick.latencies)
         return LoadRun(
             driver="locust",
             target=self.target,
@@ -81,8 +83,8 @@ class Collector:
             requests=self.requests,
             errors=errors,
             duration=max(0.0, last - began),
-            histogram=self.histogram,
-            paths=self.paths if self.profile.mix else {},
+            histogram=histogram,
+            paths=self.paths,
             lag=self.lag,
             late=sum(part["late"] for part in parts),
             processes_cpu=tuple(part["cpu"] for part in started),

@@ -372,6 +372,8 @@ def _plain(value: Any) -> Any:
     """A value as JSON has it. Not a number is not JSON: what is not known is null."""
     if isinstance(value, Histogram):
         return value.to_text()
+    if isinstance(value, tuple) and value and isinstance(value[0], Tick):
+        return [[one.begin, one.end, one.failures, one.latencies.to_text()] for one in value]
     if isinstance(value, LoadProfile):
         return asdict(value)
     if isinstance(value, dict):

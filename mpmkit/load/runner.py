@@ -13,6 +13,8 @@ Here are the call and the driver for Locust; `result` has the result, `ab_wrk` t
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.util
 import json
 import os
@@ -199,6 +201,8 @@ class Pipes:
 
     def __enter__(self) -> Pipes:
         self.reports, self._reports_out = os.pipe()
+        with contextlib.suppress(OSError):  # room for a second, if the system grants it
+            fcntl.fcntl(self.reports, fcntl.F_SETPIPE_SZ, 1 << 20)
         self._life_in, self._life = os.pipe()
         return self
 
@@ -242,7 +246,7 @@ class Reader:
         """What comes, waiting for it at most so long."""
         if self.at_end or not select.select([self._fd], [], [], seconds)[0]:
             return
-        data = os.read(self._fd, 65_536)
+        data = os.read(self._fd, 1 << 20)
         self.at_end = not data
         *lines, self._unread = (self._unread + data).split(b"\n")
         self.reported = self.reported or bool(lines)

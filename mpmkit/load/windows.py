@@ -15,18 +15,20 @@ from mpmkit.load.histogram import Histogram
 class Tick(NamedTuple):
     """What one generator process got from one report to the next: seconds, failures, latencies.
 
-    packed: the latencies, as `Histogram.to_text` writes them: a long run has thousands of ticks.
+    values: the latencies of the good answers in ns, or what `Histogram.to_text` makes of them.
     """
 
     begin: float
     end: float
     failures: Counter[str]
-    packed: str
+    values: Sequence[int] | str
 
     @property
     def latencies(self) -> Histogram:
         """The latencies of the good answers."""
-        return Histogram.from_text(self.packed)
+        if isinstance(self.values, str):
+            return Histogram.from_text(self.values)
+        return Histogram(self.values)
 
 
 OnTick = Callable[[Tick], None]
