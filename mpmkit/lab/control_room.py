@@ -45,10 +45,11 @@ from mpmkit.config.directives import (
 )
 from mpmkit.lab.clients import MOST, Crowd
 from mpmkit.lab.forms import BESIDE, MORE, PARTS, Field, LoadForm
-from mpmkit.lab.watcher import Event, Recording, Sample, Watch
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, Tick, run_load
+from mpmkit.measure.monitor import Watch
+from mpmkit.measure.recording import Event, Recording, Sample
 
 # The directives on the panel, in groups. Which of them an MPM knows, their bounds, defaults, units
 # and meaning come from the table in directives.py.
@@ -578,10 +579,10 @@ class Room:
             "busy": sample.busy,
             "reading": sample.reading,
             "writing": sample.writing,
-            "keep_alive": sample.keep_alive,
-            "parked": sample.parked,
+            "keep_alive": sample.parked,
+            "parked": sample.without_thread,
             "closing": sample.closing,
-            "queue": sample.queue,
+            "queue": sample.waiting,
             "pss_mb": sample.pss_mb,
         }
         figures = {
