@@ -879,7 +879,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     extra = {
         "run_id": run_id,
         "directives": "; ".join(chosen.directive) or None,
-        "scale": chosen.scale,
+        "scale": chosen.scale or "custom",
         "buffered_logs": chosen.buffered_logs,
         **machine.row(),
     }
