@@ -46,7 +46,7 @@ from mpmkit.load.result import LoadRun
 from mpmkit.measure import published, records
 from mpmkit.measure.connection_holder import Holding, descriptors
 from mpmkit.measure.procfs import cpu_ns, machine_times, members
-from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed, find_program
+from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed, find_program
 from mpmkit.measure.text import aligned
 
 OURS = "mpmkit"
@@ -557,7 +557,7 @@ def measure(
         for name, make in makers.items():
             try:
                 servers[name] = stack.enter_context(make())
-            except (NotInstalled, RivalFailed) as missing:
+            except (NotInstalled, ServerFailed) as missing:
                 say(f"without {name}: {missing}")
         urls = {name: server.url for name, server in servers.items()}
         for remark in compare_replies(works, urls):
@@ -921,7 +921,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted; what was measured so far:")
         status = 130
-    except (BenchError, NotInstalled, RivalFailed, ValueError, OSError, RuntimeError) as error:
+    except (BenchError, NotInstalled, ServerFailed, ValueError, OSError, RuntimeError) as error:
         say(f"mpmkit: {error}")
         status = 1
     else:

@@ -13,7 +13,7 @@ from test_rivals import get, logged, made
 import mpmkit
 from benchmarks.python_servers import Gunicorn, Uvicorn, Waitress
 from mpmkit.measure import competitors, procfs, reference_servers
-from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
+from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
 
 ROOT = Path(mpmkit.__file__).parent / "htdocs"
 PAGE = (ROOT / "index.html").read_bytes()
@@ -102,7 +102,7 @@ def test_processes_and_threads_are_those_asked_for():
 def test_a_peer_that_cannot_start_says_why(tmp_path, monkeypatch):
     broken = made(lambda: MAKERS["gunicorn sync"]())
     monkeypatch.setattr(type(broken), "_configuration", lambda self: "workers = 'many'\n")
-    with pytest.raises(RivalFailed, match="many"):
+    with pytest.raises(ServerFailed, match="many"):
         broken.start()
     assert not procfs.members(broken.pid)
 

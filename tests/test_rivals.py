@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mpmkit.measure import procfs, reference_servers
-from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed
+from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed
 
 PAGE = b"<html><body><h1>It works!</h1></body></html>\n"
 pytestmark = pytest.mark.rival
@@ -150,7 +150,7 @@ def test_two_rivals_run_beside_each_other(pages):
 
 def test_a_refused_directive_is_told_in_httpds_words(pages):
     httpd = made(lambda: Httpd("prefork", document_root=pages, ThreadsPerChild=25))
-    with pytest.raises(RivalFailed, match="Invalid command 'ThreadsPerChild'"):
+    with pytest.raises(ServerFailed, match="Invalid command 'ThreadsPerChild'"):
         httpd.start()
     assert not procfs.members(httpd.pid)
 
