@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mpmkit.measure import procfs
 from mpmkit.measure.process_group import free_port
 from mpmkit.measure.reference_servers import find_httpd
 from tests.fidelity.cases import Row
-from tests.fidelity.server_pair import MPMKIT, POOLS, conf_text, has_httpd_command
+from tests.fidelity.server_pair import MPMKIT, POOLS, conf_text
 
 # What a line looks like, first match counts.
 FORMS = (
@@ -94,7 +95,7 @@ class Program:
 
     def alive(self) -> bool:
         pid = self.pid()
-        return pid is not None and Path(f"/proc/{pid}").exists()
+        return pid is not None and procfs.alive(pid)
 
     def wait(self, up: bool, seconds: float = 8.0) -> None:
         end = time.monotonic() + seconds
@@ -255,31 +256,16 @@ def _program(argv: Sequence[str], pages: Path) -> Iterator[Program]:
 def rows(pages: Path, only: Iterable[str] = ()) -> list[Row]:
     """Every option and situation, and one server's life by `-k`."""
     wanted = tuple(only)
-    programs = ([find_httpd()], MPMKIT)
-    ready = has_httpd_command()
-    result = []
-    for name, case in CASES.items():
-        if wanted and name not in wanted:
-            continue
-        said = []
-        for argv in programs:
-            if argv is MPMKIT and not ready:
-                said.append("no such command")
-                continue
+    sides: list[dict[str, str]] = []
+    for argv in ([find_httpd()], MPMKIT):
+        said: dict[str, str] = {}
+        for name, case in CASES.items():
+            if not wanted or name in wanted:
+                with _program(argv, pages) as program:
+                    said[name] = case(program)
+        if not wanted:
             with _program(argv, pages) as program:
-                said.append(case(program))
-        result.append(Row("cli", name, *said))
-    if wanted:
-        return result
-    lives: list[dict[str, str]] = []
-    for argv in programs:
-        if argv is MPMKIT and not ready:
-            lives.append({})
-            continue
-        with _program(argv, pages) as program:
-            lives.append(dict(_life(program)))
-    result += [
-        Row("cli", what, said_, lives[1].get(what, "no such command"))
-        for what, said_ in lives[0].items()
-    ]
-    return result
+                said.update(_life(program))
+        sides.append(said)
+    theirs, ours = sides
+    return [Row("cli", name, said, ours[name]) for name, said in theirs.items()]
