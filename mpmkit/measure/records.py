@@ -27,19 +27,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mpmkit._version import __version__
-from mpmkit.measure.schema import (
-    COLUMNS,
-    NAMES,
-    TABLES,
-    Column,
-    RecordError,
-    Row,
-    check,
-    columns_table,
-    names,
-)
+from mpmkit.measure.schema import COLUMNS, NAMES, TABLES, Column, RecordError, Row, check, names
 
-__all__ = ["COLUMNS", "NAMES", "TABLES", "Column", "RecordError", "Row", "check", "columns_table"]
+__all__ = ["COLUMNS", "NAMES", "TABLES", "Column", "RecordError", "Row", "check"]
 
 if TYPE_CHECKING:
     import pandas

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -35,14 +35,15 @@ class Column(NamedTuple):
 
 
 c = Column
-_WHO = (
+# What all tables have.
+WHO = (
     c("run_id", str, "", "one per command; all its rows share it"),
     c("table", str, "", "what was measured: the name of the table"),
     c("scale", str, "", "smoke, demo, full, or custom if sizes were given by hand"),
     c("server", str, "", "mpmkit, or the server compared with it (gunicorn with its workers)"),
     c("mpm", str, "", "prefork, worker or event; empty for a server without one", True),
 )
-_WHEN = (
+WHEN = (
     c("round", int, "from 1", "rounds are interleaved: each measures every server once"),
     c("directives", str, "", "what the server was started with, as Name=value", True),
     c("started_at", str, "UTC, ISO 8601", "when the first request that counts was sent"),
@@ -77,7 +78,7 @@ _LOAD = (
     c("ended", str, "", "requests or duration: which bound ended the run"),
     c("seed", int, "", "of the load's random numbers (mix, think times, Poisson arrivals)", True),
 )
-_MACHINE = (
+MACHINE = (
     c("cpu_model", str, "", "the processor, as the kernel names it", True),
     c("cores", int, "", "processors this process may use"),
     c("cpu_limit", float, "cores", "the control group's limit, empty if there is none", True),
@@ -134,7 +135,7 @@ _BENCH = (
     c("server_cpu_us", float, "µs", "CPU time of the server's processes for each request", True),
     c("buffered_logs", bool, "", "the reference servers collected their log lines"),
 )
-_SWEEP = (
+SWEEP = (
     c("sweep", str, "", "tells one grid and profile from another; a resumed sweep keeps it"),
     c("point", str, "JSON", "the values of this point of the grid"),
 )
@@ -147,23 +148,13 @@ _SERVER = (
 )
 
 TABLES: dict[str, tuple[Column, ...]] = {
-    "qps": (*_WHO, *_KIND, *_WHEN, *_LOAD, *_SERVER, *_MACHINE),
-    "memory": (*_WHO, *_WHEN, *_MEMORY, *_MACHINE),
-    "sweep": (*_WHO, *_SWEEP, *_WHEN, *_LOAD, *_MACHINE),
-    "generators": (*_WHO, *_WHEN, *_GENERATORS, *_MACHINE),
-    "bench": (*_WHO, *_WHEN, *_BENCH, *_MACHINE),
+    "qps": (*WHO, *_KIND, *WHEN, *_LOAD, *_SERVER, *MACHINE),
+    "memory": (*WHO, *WHEN, *_MEMORY, *MACHINE),
+    "sweep": (*WHO, *SWEEP, *WHEN, *_LOAD, *MACHINE),
+    "generators": (*WHO, *WHEN, *_GENERATORS, *MACHINE),
+    "bench": (*WHO, *WHEN, *_BENCH, *MACHINE),
 }
 """Table -> its columns, in the order of the file."""
-
-ABOUT = {
-    "qps": "`mpmkit qps`: a server, a kind of page, a round",
-    "memory": "`mpmkit memory`: a server at a level of busy requests or idle connections; three rows, "
-    "for the whole server, its parent and its median child",
-    "sweep": "`mpmkit sweep`: a point of the grid, a round",
-    "generators": "`mpmkit bench --only generators`: a load generator, a round, against nginx",
-    "bench": "`python -m benchmarks.bench`: a server, a piece of work, a round, compared with httpd",
-}
-"""Table -> what a row is, for data/README.md."""
 
 COLUMNS: tuple[Column, ...] = TABLES["qps"]
 NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
@@ -174,26 +165,6 @@ def names(table: str) -> tuple[str, ...]:
     if table not in TABLES:
         raise RecordError(f"no table {table!r}; there are {', '.join(TABLES)}")
     return tuple(column.name for column in TABLES[table])
-
-
-def columns_table() -> str:
-    """The columns of all tables as Markdown, as it stands in data/README.md: what they share once."""
-    shared = (*_WHO, *_WHEN, *_MACHINE)
-    parts = [_markdown("### Every table", shared)]
-    for table, columns in TABLES.items():
-        own = _SWEEP if table == "sweep" else [one for one in columns if one not in shared]
-        more = ", and the columns of qps from `driver` to `ended`" if table == "sweep" else ""
-        parts.append(_markdown(f"### {table}\n\nA row: {ABOUT[table]}{more}.", own))
-    return "\n\n".join(parts)
-
-
-def _markdown(head: str, columns: Iterable[Column]) -> str:
-    kinds = {str: "text", int: "whole number", float: "number", bool: "truth"}
-    lines = [head, "", "| column | type | unit or range | empty? | meaning |"]
-    lines.append("|---|---|---|---|---|")
-    for name, kind, unit, doc, empty in columns:
-        lines.append(f"| `{name}` | {kinds[kind]} | {unit} | {'may be' * empty} | {doc} |")
-    return "\n".join(lines)
 
 
 # -- checking ------------------------------------------------------------------------------------
