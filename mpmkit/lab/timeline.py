@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.watcher import Recording, Sample
+from mpmkit.measure.recording import Recording, Sample
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 STRIPS: dict[str, tuple[str, dict[str, str]]] = {
     "processes": ("processes", {"processes": "processes"}),
     "workers": ("workers", {"busy": "busy", "threads": "all"}),
-    "connections": ("connections", {"keep_alive": "kept alive", "parked": "without a thread"}),
-    "queue": ("listen queue", {"queue": "waiting"}),
+    "connections": ("connections", {"parked": "kept alive", "without_thread": "without a thread"}),
+    "queue": ("listen queue", {"waiting": "waiting"}),
     "qps": ("requests/s", {"qps": "served"}),
     "memory": ("memory, MB", {"pss_mb": "PSS"}),
 }
