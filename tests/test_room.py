@@ -12,7 +12,7 @@ from servers import alive, poll_until
 
 import mpmkit
 from mpmkit.config.directives import SPECS, DirectiveError
-from mpmkit.lab.control_room import Room
+from mpmkit.lab.room import Room
 from mpmkit.lab.forms import NAMES, Field
 from mpmkit.lab.panel import Panel, control_room
 from mpmkit.launcher import LaunchError

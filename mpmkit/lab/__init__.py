@@ -13,7 +13,7 @@ from __future__ import annotations
 # Where each name lives: name -> module.
 _PUBLIC = {
     "control_room": "mpmkit.lab.panel",
-    "Room": "mpmkit.lab.control_room",
+    "Room": "mpmkit.lab.room",
     "Crowd": "mpmkit.lab.clients",
     "watch": "mpmkit.lab.watcher",
     "Recording": "mpmkit.lab.watcher",
