@@ -174,19 +174,6 @@ def test_a_rival_stands_beside_in_grey():
     assert "grey: httpd" in figures.qps_bars(table.summary()).layout.title.text
 
 
-def test_rivals_without_an_mpm_have_bars_of_their_own():
-    table = qps_table(THREE)
-    rows = qps_table({"event": [210, 200, 220]}, kinds=("static",), server="nginx").records
-    table.records += [{**row, "mpm": None} for row in rows]
-    figure = figures.rival_bars(table.others())
-    bar = figure.data[0]
-    assert (bar.y[0], bar.text, bar.x[0]) == (210, ("210",), "nginx<br><sup>2.00 x event</sup>")
-    assert (bar.error_y.array[0], bar.error_y.arrayminus[0]) == (10, 10)
-    assert figures.alt_text(figure).endswith("static page: nginx 210 (2.00 x event).")
-    with pytest.raises(ValueError, match="no other servers"):
-        figures.rival_bars(qps_table(THREE).others())
-
-
 def test_each_way_to_run_a_script_has_a_title():
     assert set(figures.KIND_TITLES) == {*PAGES, *SCRIPTS}
 
@@ -239,7 +226,7 @@ def test_a_figure_becomes_a_picture(tmp_path):
 
 
 def test_no_browser_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("docs._tools.render.find_browser", lambda: None)
+    monkeypatch.setattr("mpmkit.lab.plots.find_browser", lambda: None)
     with pytest.raises(RuntimeError, match="apt install chromium"):
         figures.save(figures.qps_bars(qps_table(THREE).summary()), tmp_path / "bars")
 

@@ -11,7 +11,7 @@ from helpers import notebook_helpers
 
 import mpmkit
 from mpmkit import lab
-from mpmkit.lab import diagram, figures, replay, theme, timeline
+from mpmkit.lab import diagram, figures, replay, theme
 from mpmkit.lab.watcher import Event, Picture, Recording, Sample
 from mpmkit.measure.records import RecordError
 from mpmkit.policy.states import CONNECTION_NAMES, LETTERS, PATHS, TRANSITIONS
@@ -138,9 +138,9 @@ def test_several_runs_lie_over_one_another_in_their_colours():
 
 def test_what_cannot_be_drawn_is_said():
     with pytest.raises(ValueError, match="no strip speed; there are processes"):
-        timeline.timeline(recording(), "speed")
+        lab.timeline(recording(), "speed")
     with pytest.raises(ValueError, match="without samples"):
-        timeline.timeline(recording(n=0))
+        lab.timeline(recording(n=0))
 
 
 # ---------------------------------------------------------------- recordings

@@ -112,6 +112,9 @@ def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
         "<br>*: the client was at its limit in most rounds; the ratio may be higher"
         "<br>idle-5000: event with 5,000 idle connections, against itself with none</sup>",
         theme,
+        alt="Requests per second as a multiple of httpd's: " + ", ".join(said) + ".",
+        height=210 + 64 * len(works),
+        margin={"l": 150, "t": 160, "r": 110, "b": 56},
     )
     figure.add_vline(x=1, line={"color": ink, "width": 1, "dash": "dot"})
     figure.update_yaxes(
@@ -121,12 +124,6 @@ def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
         range=[-len(works) + 0.4, 0.6],
     )
     figure.update_xaxes(rangemode="tozero", showgrid=True, title_text="ours / httpd")
-    figure.update_layout(
-        showlegend=False,
-        height=210 + 64 * len(works),
-        margin={"l": 150, "t": 160, "r": 110},
-        meta={"alt": "Requests per second as a multiple of httpd's: " + ", ".join(said) + "."},
-    )
     return figure
 
 

@@ -20,7 +20,7 @@ _PUBLIC = {
     "Picture": "mpmkit.lab.watcher",
     "measured_or_recorded": "mpmkit.lab.replay",
     "recorded": "mpmkit.lab.replay",
-    "timeline": "mpmkit.lab.timeline",
+    "timeline": "mpmkit.lab.figures_recording",
     "status_link": "mpmkit.lab.proxy",
 }
 

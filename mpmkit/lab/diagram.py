@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 
 from mpmkit.lab import theme as colours
+from mpmkit.lab.plots import ink_on
 from mpmkit.lab.watcher import Picture
 from mpmkit.launcher import ScoreboardView
 from mpmkit.policy.states import CONNECTION_NAMES, LETTERS, PATHS, TRANSITIONS, WORDS
@@ -115,7 +116,7 @@ def path(mpm: str, *, theme: str | None = None) -> Svg:
             f"<rect x='{x}' y='{y}' width='{box - 8}' height='60' rx='4' fill='{fill}' "
             f"stroke='{ink}'{dash}/>"
         )
-        pen = ink if phase.parked else _ink_on(fill)
+        pen = ink if phase.parked else ink_on(fill)
         label = phase.letter if not phase.parked else "+"
         parts.append(_text(x + 6, y + 16, label, pen, size=13, bold=True))
         for row, line in enumerate(_wrap(phase.name, 14)[:3]):
@@ -212,7 +213,7 @@ def scoreboard(board: Picture | ScoreboardView, *, theme: str | None = None) -> 
                         at + (size - 2) / 2,
                         y + 12.5,
                         letter,
-                        _ink_on(fill),
+                        ink_on(fill),
                         size=11,
                         anchor="middle",
                         bold=True,
@@ -236,7 +237,7 @@ def scoreboard(board: Picture | ScoreboardView, *, theme: str | None = None) -> 
             f"<rect x='{x:g}' y='{height - 22}' width='14' height='14' fill='{fill}' "
             f"stroke='{colours.GRID[dark]}'/>"
         )
-        parts.append(_text(x + 7, height - 11, letter, _ink_on(fill), size=10, anchor="middle"))
+        parts.append(_text(x + 7, height - 11, letter, ink_on(fill), size=10, anchor="middle"))
         parts.append(_text(x + 19, height - 11, told, ink, size=11))
         x += 34 + 6.2 * len(told)
     width = max(width, x)
@@ -248,8 +249,3 @@ def scoreboard(board: Picture | ScoreboardView, *, theme: str | None = None) -> 
         + "."
     )
     return _svg(width, height, parts, alt, theme)
-
-
-def _ink_on(fill: str) -> str:
-    red, green, blue = (int(fill[i : i + 2], 16) for i in (1, 3, 5))
-    return "#FFFFFF" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#111111"

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures import KIND_TITLES, OURS, _memory_rows
+from mpmkit.lab.figures_memory import memory_rows
+from mpmkit.lab.figures_qps import KIND_TITLES
+from mpmkit.lab.plots import OURS
 
 if TYPE_CHECKING:
     import pandas
@@ -119,7 +121,7 @@ def memory(frame: pandas.DataFrame, against: str = "busy") -> pandas.DataFrame:
 
     `frame` is the records table memory. Raises ValueError if there is nothing of that kind.
     """
-    rows = _memory_rows(frame, against)
+    rows = memory_rows(frame, against)
     groups = rows.assign(mpm=rows["mpm"].fillna("")).groupby(["server", "mpm", "level"], sort=False)
     made = groups[["held", "processes", "threads"]].median().astype(int)
     for name in ("pss", "code", "heap", "anonymous", "stacks", "shm", "uss", "rss"):

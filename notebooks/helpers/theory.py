@@ -200,26 +200,20 @@ def _line_and_points(
     import plotly.graph_objects as go
 
     from mpmkit.lab import theme as colours
-    from mpmkit.lab.figures import WIDTH
+    from mpmkit.lab.plots import dress
 
-    dark = colours.is_dark(theme)
-    figure = go.Figure(
-        [
-            go.Scatter(
-                x=list(xs),
-                y=list(ys),
-                mode="lines",
-                name="predicted",
-                line={"color": colours.INK[dark], "width": 1.5},
-            ),
-            go.Scatter(
-                x=list(points),
-                y=list(measured),
-                mode="markers",
-                name="measured",
-                marker={"size": 12, "color": colours.colour("prefork", theme), "symbol": "square"},
-            ),
-        ]
+    ink = colours.INK[colours.is_dark(theme)]
+    blue = colours.colour("prefork", theme)
+    figure = go.Figure()
+    figure.add_scatter(
+        x=list(xs), y=list(ys), mode="lines", name="predicted", line={"color": ink, "width": 1.5}
+    )
+    figure.add_scatter(
+        x=list(points),
+        y=list(measured),
+        mode="markers",
+        name="measured",
+        marker={"size": 12, "color": blue, "symbol": "square"},
     )
     for place, (low, high) in zip(points, bars, strict=bool(bars)):
         figure.add_scatter(
@@ -227,30 +221,24 @@ def _line_and_points(
             y=[low, high],
             mode="lines",
             opacity=0.35,
-            line={"color": colours.INK[dark], "width": 16},
+            line={"color": ink, "width": 16},
             hovertemplate=f"{low:.1f} to {high:.1f} ms<extra></extra>",
         )
     named = " · bars: 95% of simulated runs of that length" if bars else ""
-    settings = colours.layout(theme)
-    axes = settings.pop("xaxis"), settings.pop("yaxis")
-    told = "; ".join(
-        f"{value:,.4g} at {place:,.4g}" for place, value in zip(points, measured, strict=True)
-    )
-    heading = f"{title}<br><sup>line: {line} · squares: measured{named}</sup>"
-    figure.update_layout(
-        title={"text": heading, "x": 0, "xref": "paper"},
-        width=WIDTH,
+    pairs = [f"{v:,.4g} at {place:,.4g}" for place, v in zip(points, measured, strict=True)]
+    dress(
+        figure,
+        f"{title}<br><sup>line: {line} · squares: measured{named}</sup>",
+        theme,
+        alt=f"{title}. Measured {y}: {'; '.join(pairs)}.",
         height=420,
-        showlegend=False,
-        **settings,
-        meta={"alt": f"{title}. Measured {y}: {told}."},
     )
-    figure.update_xaxes(**axes[0], title_text=x, rangemode="tozero")
-    figure.update_yaxes(**axes[1], title_text=y, rangemode="tozero")
+    figure.update_xaxes(title_text=x, rangemode="tozero")
+    figure.update_yaxes(title_text=y, rangemode="tozero")
     if ceiling is not None:
         figure.add_vline(
             x=ceiling[0],
-            line={"color": colours.INK[dark], "width": 1, "dash": "dot"},
+            line={"color": ink, "width": 1, "dash": "dot"},
             annotation_text=" " + ceiling[1],
             annotation_position="top right",
         )
