@@ -63,47 +63,7 @@ def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
         mpms = [other.mpm for other in found if other.work == cell.work]
         # One row a work, its MPMs one under the other within it.
         y = -works.index(cell.work) + 0.24 * ((len(mpms) - 1) / 2 - mpms.index(cell.mpm))
-        colour = colours.colour(cell.mpm, theme)
-        figure.add_trace(
-            go.Scatter(
-                x=[cell.lowest, cell.highest],
-                y=[y, y],
-                mode="lines+text",
-                hoverinfo="skip",
-                text=[
-                    "",
-                    f"  {cell.mpm} {cell.median:.2f}{'*' if 2 * cell.client_bound > cell.rounds else ''}",
-                ],
-                textposition="middle right",
-                textfont={"size": 12, "color": ink},
-                cliponaxis=False,
-                line={"color": colour, "width": 2},
-            )
-        )
-        if cell.target is not None:
-            figure.add_trace(
-                go.Scatter(
-                    x=[cell.target],
-                    y=[y],
-                    mode="markers",
-                    hoverinfo="skip",
-                    marker={
-                        "symbol": "line-ns-open",
-                        "size": 13,
-                        "color": ink,
-                        "line": {"width": 2},
-                    },
-                )
-            )
-        figure.add_trace(
-            go.Scatter(
-                x=[cell.median],
-                y=[y],
-                mode="markers",
-                marker={"symbol": colours.MARKERS[cell.mpm], "size": 10, "color": colour},
-                hovertemplate=f"{cell.mpm}, {cell.work}: %{{x:.2f}}<extra></extra>",
-            )
-        )
+        figure.add_traces(_marker(cell, y, theme))
         said.append(f"{cell.work} {cell.mpm} {cell.median:.2f}")
     figures.dress(
         figure,
@@ -125,6 +85,35 @@ def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
     )
     figure.update_xaxes(rangemode="tozero", showgrid=True, title_text="ours / httpd")
     return figure
+
+
+def _marker(cell: Cell, y: float, theme: str | None) -> list[go.Scatter]:
+    """A cell's line over its rounds with its name, its target, and its median."""
+    import plotly.graph_objects as go
+
+    ink, colour = colours.INK[colours.is_dark(theme)], colours.colour(cell.mpm, theme)
+    bound = "*" if 2 * cell.client_bound > cell.rounds else ""
+    line = go.Scatter(
+        x=[cell.lowest, cell.highest],
+        y=[y, y],
+        mode="lines+text",
+        hoverinfo="skip",
+        text=["", f"  {cell.mpm} {cell.median:.2f}{bound}"],
+        textposition="middle right",
+        textfont={"size": 12, "color": ink},
+        cliponaxis=False,
+        line={"color": colour, "width": 2},
+    )
+    tick = {"symbol": "line-ns-open", "size": 13, "color": ink, "line": {"width": 2}}
+    target = go.Scatter(x=[cell.target], y=[y], mode="markers", hoverinfo="skip", marker=tick)
+    median = go.Scatter(
+        x=[cell.median],
+        y=[y],
+        mode="markers",
+        marker={"symbol": colours.MARKERS[cell.mpm], "size": 10, "color": colour},
+        hovertemplate=f"{cell.mpm}, {cell.work}: %{{x:.2f}}<extra></extra>",
+    )
+    return [line, *([target] if cell.target is not None else []), median]
 
 
 def memory_text(rows: Sequence[Row]) -> str:

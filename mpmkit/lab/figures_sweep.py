@@ -41,7 +41,7 @@ def sweep_heat(
             f"{x} and {y} do not tell the points apart; choose the rows of one value of "
             "the others first"
         )
-    values = rows.pivot(index=y, columns=x, values=value).sort_index().sort_index(axis="columns")
+    values = rows.pivot(index=y, columns=x, values=value)
     limited = rows.pivot(index=y, columns=x, values="limited").reindex_like(values)
 
     def cell(line: Any, column: Any) -> str:
@@ -66,9 +66,8 @@ def sweep_heat(
             hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{text}}<extra></extra>",
         )
     )
-    name = str(rows["mpm"].iloc[0])
+    name, best = str(rows["mpm"].iloc[0]), rows.loc[rows["qps"].idxmax()]
     bound = f" · *: {LIMITED}" if rows["limited"].any() else ""
-    best = rows.loc[rows["qps"].idxmax()]
     dress(
         figure,
         f"{name}: {unit}<br><sup>{y} against {x}{bound}</sup>",

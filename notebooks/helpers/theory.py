@@ -1,10 +1,10 @@
-"""What queueing theory foretells of a server: pure functions, rates in 1/s, times in seconds.
+"""What queueing theory predicts of a server: pure functions, rates in 1/s, times in seconds.
 
     wait = mean_wait(arrivals=340, service=0.02, servers=8)     # M/M/8
 
     name     what                                       source
     -------  -----------------------------------------  ------------------------------------------
-    little   in the house = rate x time in the house    J. Little, Operations Research 9 (1961)
+    little   clients there = rate x time that each stays    J. Little, Operations Research 9 (1961)
     Erlang   a client is lost / has to wait             A. K. Erlang 1917; L. Kleinrock, Queueing
                                                         Systems I (1975), chapter 3
     closed   X <= min(N / (R + Z), c / S)               P. Denning, J. Buzen, ACM Computing Surveys
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def little(rate: float, seconds: float) -> float:
-    """Clients in the house on average: those who come per second times how long each stays."""
+    """Clients in the system on average: those who come per second times how long each stays."""
     _check(rate=rate, seconds=seconds)
     return rate * seconds
 
@@ -53,7 +53,7 @@ def erlang_b(servers: int, erlang: float) -> float:
 
 def erlang_c(servers: int, erlang: float) -> float:
     """The share of clients who have to wait (M/M/c), 0 to 1; 1 if the load is all that the servers
-    can do, or more: then the line grows for ever.
+    can do, or more: then the line grows forever.
     """
     lost = erlang_b(servers, erlang)
     if erlang >= servers:
@@ -204,13 +204,11 @@ def _line_and_points(
 
     ink = colours.INK[colours.is_dark(theme)]
     blue = colours.colour("prefork", theme)
-    figure = go.Figure()
+    thin = {"color": ink, "width": 1.5}
+    figure = go.Figure(go.Scatter(x=xs, y=ys, mode="lines", name="predicted", line=thin))
     figure.add_scatter(
-        x=list(xs), y=list(ys), mode="lines", name="predicted", line={"color": ink, "width": 1.5}
-    )
-    figure.add_scatter(
-        x=list(points),
-        y=list(measured),
+        x=points,
+        y=measured,
         mode="markers",
         name="measured",
         marker={"size": 12, "color": blue, "symbol": "square"},
