@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpmkit import _version
 from mpmkit.http.messages import SERVER
-from mpmkit.policy.maintenance import Counts, ProcessRow, count
+from mpmkit.policy.snapshot import Counts, ProcessRow, count
 from mpmkit.policy.states import DEAD, LETTERS
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Time-out queues: which items have been waiting for longer than allowed?
+"""Time-outs: which connections have waited for longer than allowed, and how long may a read take?
 
 Event keeps every connection that waits without a thread in a queue, and has one queue for each
 time-out value. That is the whole trick: within one queue all items may wait for the same time, so
@@ -90,3 +90,34 @@ class TimeoutQueue(Generic[Item]):
 
     def __repr__(self) -> str:
         return f"<TimeoutQueue {self.timeout:g} s, {len(self)} waiting>"
+
+
+class ReadDeadline:
+    """RequestReadTimeout `init-max,MinRate=rate`, and Timeout, for one head or one body.
+
+    A stage may take `init` seconds, and each byte that comes buys 1/rate more, up to `max` in all.
+    Without RequestReadTimeout (`init` 0) only Timeout counts: seconds for each single read.
+    """
+
+    __slots__ = ("_began", "_bought", "_init", "_max", "_rate", "_timeout")
+
+    def __init__(
+        self, timeout: float, init: float, maximum: float, rate: float, now: float
+    ) -> None:
+        self._timeout = timeout
+        self._init, self._max, self._rate = init, maximum, rate
+        self._began = now
+        self._bought = 0.0
+
+    def received(self, count: int) -> None:
+        if self._rate:
+            self._bought += count / self._rate
+
+    def wait(self, now: float) -> float:
+        """Seconds the next read may wait; 0 or less: its time is over."""
+        if not self._init:
+            return self._timeout
+        allowed = self._init + self._bought
+        if self._max:
+            allowed = min(allowed, self._max)
+        return min(self._timeout, self._began + allowed - now)

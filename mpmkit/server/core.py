@@ -192,24 +192,7 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
             conn.sent = len(head) + body.count
             conn.send_file(head, body)
         else:
-            chunked = response.length is None and request.version == (1, 1)
-            chunked = chunked and response.status not in BODYLESS_STATUSES
-            if response.reason is not None:
-                now = conn.started // 1_000_000_000
-                head = service.head_start.lines_with(response.status, response.reason, now)
-                head += response.fields
-            head = b"".join((head, connection, CHUNKED if chunked else b"", response.after))
-            conn.body_sent = conn.sent = 0
-            try:
-                # `type(body) is bytes` above is quicker than isinstance, but tells mypy nothing.
-                conn.body_sent = conn.send_pieces(head, body, chunked)  # type: ignore[arg-type]
-            finally:
-                getattr(body, "close", int)()
-            conn.sent = len(head) + conn.body_sent
-            if response.length is not None and conn.body_sent != response.length:
-                conn.keep_alive = False  # the client waits for bytes that will not come
-            if conn.keep_alive and conn.protocol.in_body:
-                conn.discard_body()
+            respond_in_pieces(conn, request, response, service, head, connection)
     except Disconnected:
         conn.keep_alive = False
     except RequestError as error:
@@ -221,6 +204,38 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
             f"the script at {request.path} failed while answering", client=conn.peer
         )
         conn.keep_alive = False
+
+
+def respond_in_pieces(
+    conn: Connection,
+    request: Request,
+    response: Response,
+    service: Service,
+    head: bytes,
+    connection: bytes,
+) -> None:
+    """Send what a script yields, as it yields it; chunked if its length is not known beforehand."""
+    chunked = (
+        response.length is None
+        and request.version == (1, 1)
+        and response.status not in BODYLESS_STATUSES
+    )
+    if response.reason is not None:
+        now = conn.started // 1_000_000_000
+        head = service.head_start.lines_with(response.status, response.reason, now)
+        head += response.fields
+    head = b"".join((head, connection, CHUNKED if chunked else b"", response.after))
+    conn.body_sent = conn.sent = 0
+    body: Any = response.body
+    try:
+        conn.body_sent = conn.send_pieces(head, body, chunked)
+    finally:
+        getattr(body, "close", int)()
+    conn.sent = len(head) + conn.body_sent
+    if response.length is not None and conn.body_sent != response.length:
+        conn.keep_alive = False  # the client waits for bytes that will not come
+    if conn.keep_alive and conn.protocol.in_body:
+        conn.discard_body()
 
 
 def respond_bare(conn: Connection, response: Response, service: Service) -> None:

@@ -28,7 +28,8 @@ from time import monotonic
 
 from mpmkit.config.directives import DirectiveError, Directives, RequestReadTimeout
 from mpmkit.http.messages import Request, RequestError
-from mpmkit.server.connection import Connection, Disconnected, ReadDeadline, Received
+from mpmkit.policy.timeouts import ReadDeadline
+from mpmkit.server.connection import Connection, Disconnected, Received
 
 RECORD = 16384 + 512  # bytes of one read: a whole record, and what encryption adds to it
 
