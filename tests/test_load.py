@@ -5,7 +5,6 @@ No test here imports locust or gevent: the generator runs in a process of its ow
 
 from __future__ import annotations
 
-import array
 import json
 import os
 import re
@@ -468,7 +467,7 @@ def test_each_request_is_sent_once_and_judged(bad, path, keep_alive, requests, e
     version = "1.1" if keep_alive else "1.0"
     assert bad.counts()[f"GET {path} HTTP/{version}"] == requests
     assert (run.requests, run.errors, run.ended) == (requests, errors, "requests")
-    assert run.succeeded == len(run.latencies_ns) == requests - sum(errors.values())
+    assert run.succeeded == len(run.histogram) == requests - sum(errors.values())
     assert run.latency_ms(0) > 0 or not run.succeeded
     assert run.qps == (pytest.approx(run.succeeded / run.duration) if run.succeeded else 0)
 
@@ -506,7 +505,7 @@ def test_a_close_that_crosses_a_request_is_retried_once_and_counted(bad):
 def test_the_warm_up_is_sent_and_not_counted(bad):
     bad.counts()
     run = run_load(bad.url, "/ok", users=5, requests=50, warmup_requests=30)
-    assert run.requests == len(run.latencies_ns) == 50
+    assert run.requests == len(run.histogram) == 50
     assert bad.counts()["GET /ok HTTP/1.0"] == 80
     run = run_load(bad.url, "/ok", users=5, requests=50, warmup_seconds=0.3)
     assert run.requests == 50 and bad.counts()["GET /ok HTTP/1.0"] > 50
@@ -524,24 +523,21 @@ def test_a_duration_ends_the_run(bad):
     )
     assert run.ended == "duration" and 0.9 < run.duration < 4
     assert told == sorted(told) and len(told) >= 2 and told[-1][0] <= run.requests
-    assert [done for _, done in run.timeline] == sorted(done for _, done in run.timeline)
 
 
 def test_ticks_tell_the_latencies_while_the_load_runs(bad):
     ticks = []
     run = run_load(bad.url, "/ok", users=5, duration=1.2, processes=2, on_tick=ticks.append)
     assert len(ticks) >= 2 and all(0 <= tick.begin < tick.end for tick in ticks)
-    seen = sum((tick.counted for tick in ticks), Histogram())
+    seen = sum((tick.latencies for tick in ticks), Histogram())
     assert 0 < len(seen) <= run.succeeded and not any(tick.failures for tick in ticks)
-    # What is cut to six bits is within one part in 64 of a latency that was measured.
-    assert run.latency_ms(0) * 0.98 < seen.smallest / 1e6
-    assert seen.largest / 1e6 < run.latency_ms(100) * 1.02
+    assert run.latency_ms(0) <= seen.smallest / 1e6 < seen.largest / 1e6 <= run.latency_ms(100)
     ticks.clear()
     run = run_load(bad.url, "/status/500", users=2, duration=0.8, on_tick=ticks.append)
     failed = sum((tick.failures for tick in ticks), Counter())
     assert 0 < failed.total() <= run.failures and set(failed) == set(run.errors)
-    assert not any(len(tick.counted) for tick in ticks)
-    with pytest.raises(ProfileError, match="on_tick: ab tells nothing"):
+    assert not any(len(tick.latencies) for tick in ticks)
+    with pytest.raises(ProfileError, match="on_tick: ab reports nothing"):
         run_load(bad.url, "/ok", users=2, requests=2, driver="ab", on_tick=ticks.append)
 
 
@@ -723,7 +719,7 @@ def test_an_error_in_the_progress_callback_ends_the_load(bad):
     wait_for_silence(bad)
 
 
-def test_a_generator_that_dies_is_an_error(bad):
+def test_a_generator_that_dies_keeps_what_it_reported(bad):
     def kill(done: int, seconds: float) -> None:
         # The only child of this process that leads a session of its own.
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
@@ -731,8 +727,8 @@ def test_a_generator_that_dies_is_an_error(bad):
             if os.getsid(child) == child:
                 os.kill(child, signal.SIGKILL)
 
-    with pytest.raises(LoadError, match="exit code -9 and no result"):
-        run_load(bad.url, "/ok", users=2, duration=30, on_progress=kill)
+    run = run_load(bad.url, "/ok", users=2, duration=30, on_progress=kill)
+    assert run.ended.startswith("1 of 1 generator processes died (") and run.succeeded
 
 
 # -- locust by itself ----------------------------------------------------------------------------
@@ -861,24 +857,16 @@ def made(latencies=(), **fields) -> LoadRun:
         "requests": len(latencies),
         "errors": Counter(),
         "duration": 2.0,
-        "latencies_ns": array.array("q", latencies),
+        "histogram": Histogram(latencies),
         **fields,
     }
     return LoadRun(**fields)
 
 
-@settings(deadline=None)  # the machine may be busy with servers
-@given(st.lists(st.integers(1, 10**12), min_size=1, max_size=200), st.floats(0, 100))
-def test_percentiles_are_latencies_that_were_observed(latencies, percentile):
-    value = made(latencies).latency_ms(percentile)
-    assert round(value * 1e6) in latencies
-    below = sum(ns / 1e6 <= value for ns in latencies)
-    assert below >= percentile / 100 * len(latencies) - 1e-6
-
-
 def test_percentiles_by_nearest_rank():
     run = made([ns * 1_000_000 for ns in range(1000, 0, -1)])
-    assert [run.latency_ms(p) for p in (0, 0.1, 50, 99, 99.9, 100)] == [1, 1, 500, 990, 999, 1000]
+    found = [run.latency_ms(p) for p in (0, 0.1, 50, 99, 99.9, 100)]
+    assert found == pytest.approx([1, 1, 500, 990, 999, 1000], rel=0.001)
     with pytest.raises(ValueError, match="percentile"):
         run.latency_ms(101)
 

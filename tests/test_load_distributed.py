@@ -141,11 +141,9 @@ def test_a_killed_worker_ends_nothing_and_is_told(bad, tmp_path):
         while bad.counts().get("GET /ok HTTP/1.1", 0) < 10:
             assert time.monotonic() < until, "no load came"
             time.sleep(0.05)
-        # Its first report comes within three seconds of the start; then it dies.
-        time.sleep(4)
         os.killpg(fleet.workers[0].pid, signal.SIGKILL)
         run = fleet.run()
-    assert "died; the rest of what it did is lost" in run.ended and not run.complete
+    assert run.ended.endswith("; what they did last is lost") and not run.complete
     assert run.succeeded > 100 and len(run.processes_cpu) == 2
     assert sum(len(found) for found in run.paths.values()) == run.succeeded  # the dead one's, too
 

@@ -199,7 +199,7 @@ def real_limit(answer: Any) -> Verdict:
 
 def _held(server: Any, mpm: str, count: int, hint: str) -> Verdict | int:
     """How many of `count` kept-alive clients the reader's server serves at the same time."""
-    from mpmkit.lab.clients import Crowd
+    from mpmkit.lab.clients import KeepAliveClients
     from mpmkit.lab.watcher import Watch
 
     if not isinstance(server, Server):
@@ -215,7 +215,7 @@ def _held(server: Any, mpm: str, count: int, hint: str) -> Verdict | int:
         return _no(f"this is {server.mpm}; the exercise is about {mpm}", hint)
     import time
 
-    with Watch(server, every=0.1), Crowd(server.url, count) as crowd:
+    with Watch(server, every=0.1), KeepAliveClients(server.url, count) as crowd:
         until = time.monotonic() + PATIENCE
         served = 0
         while served < count and time.monotonic() < until:
