@@ -47,7 +47,7 @@ from mpmkit.load.profile import LoadProfile
 from mpmkit.load.result import LoadRun
 from mpmkit.measure import published, records
 from mpmkit.measure.procfs import cpu_ns, machine_times, members
-from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed, find_program
+from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed, find_program
 from mpmkit.measure.text import aligned
 
 OURS = "mpmkit"
@@ -558,7 +558,7 @@ def measure(
         for name, make in makers.items():
             try:
                 servers[name] = stack.enter_context(make())
-            except (NotInstalled, RivalFailed) as missing:
+            except (NotInstalled, ServerFailed) as missing:
                 say(f"without {name}: {missing}")
         urls = {name: server.url for name, server in servers.items()}
         for remark in compare_replies(works, urls):
@@ -880,7 +880,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     extra = {
         "run_id": run_id,
         "directives": "; ".join(chosen.directive) or None,
-        "scale": chosen.scale,
+        "scale": chosen.scale or "custom",
         "buffered_logs": chosen.buffered_logs,
         **machine.row(),
     }
@@ -922,7 +922,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted; what was measured so far:")
         status = 130
-    except (BenchError, NotInstalled, RivalFailed, ValueError, OSError, RuntimeError) as error:
+    except (BenchError, NotInstalled, ServerFailed, ValueError, OSError, RuntimeError) as error:
         say(f"mpmkit: {error}")
         status = 1
     else:

@@ -38,7 +38,8 @@ from mpmkit.handlers.fastcgi_records import (
     read_records,
     record,
 )
-from mpmkit.measure.phpfpm import NotInstalled, PhpFpm, find_php_fpm
+from mpmkit.measure.phpfpm import PhpFpm, find_php_fpm
+from mpmkit.measure.process_group import NotInstalled
 
 # -- bytes ----------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ def test_a_room_from_start_to_stop(mpm):
         room.start()
         children = room.server.processes()
         poll_until(
-            lambda: room.snapshot().get("figures", {}).get("keep_alive") == 3,
+            lambda: room.snapshot().get("figures", {}).get("parked") == 3,
             what=lambda: str(room.snapshot().get("figures")),
         )
         frame = room.snapshot()
@@ -112,7 +112,7 @@ def test_all_of_the_form_reaches_the_server():
         }.items():
             room.load_set(name, value)
         room.start_load()
-        poll_until(lambda: (room.snapshot()["figures"]["keep_alive"] or 0) >= 6, 20)
+        poll_until(lambda: (room.snapshot()["figures"]["parked"] or 0) >= 6, 20)
         # The slow script takes 0.1 s, the others a millisecond: half of the mix, so p99 shows it.
         poll_until(lambda: (room.snapshot()["figures"]["load_p99_ms"] or 0) > 90, 20)
         # An open loop of 40 a second; what comes of a random second stays well below what the
@@ -194,7 +194,7 @@ def test_callbacks_from_many_threads_do_not_corrupt_the_room():
         # Not long: who is told `Connection: close` by a leaving child comes back when it has thought.
         room.crowd_size(2, 0.5)
         poll_until(
-            lambda: room.snapshot()["figures"]["keep_alive"] == 2,
+            lambda: room.snapshot()["figures"]["parked"] == 2,
             what=lambda: "\n".join(
                 map(str, [room.snapshot(), room._crowd.counts(), room._crowd.lost, room.server])
             ),

@@ -1,4 +1,4 @@
-"""Pictures of what does not change: a request's path, a connection's states, a scoreboard.
+"""ScoreboardSnapshots of what does not change: a request's path, a connection's states, a scoreboard.
 
 They are drawn from the tables that the servers run by (`mpmkit.policy.states`), as SVG: sharp on a
 projector, the same in an executed copy, and readable as a file. Each has a description in words
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from mpmkit.lab import theme as colours
 from mpmkit.lab.plots import ink_on
-from mpmkit.lab.watcher import Picture
 from mpmkit.launcher import ScoreboardView
+from mpmkit.measure.recording import ScoreboardSnapshot
 from mpmkit.policy.states import CONNECTION_NAMES, LETTERS, PATHS, TRANSITIONS, WORDS
 
 FONT = "font-family='system-ui, -apple-system, Segoe UI, Roboto, sans-serif'"
@@ -181,10 +181,10 @@ def connection_states(mpm: str, *, theme: str | None = None) -> Svg:
 CELL, LEFT, TOP = 18, 90, 30  # of a scoreboard: a cell's size, and where the first one is
 
 
-def scoreboard(board: Picture | ScoreboardView, *, theme: str | None = None) -> Svg:
+def scoreboard(board: ScoreboardSnapshot | ScoreboardView, *, theme: str | None = None) -> Svg:
     """A scoreboard: a cell a worker, with httpd's letter; a row a process (under prefork, where a
     process is one worker, rows of 32). To the right of a row of event: connections without a thread."""
-    picture = board if isinstance(board, Picture) else Picture.of(board)
+    picture = board if isinstance(board, ScoreboardSnapshot) else ScoreboardSnapshot.of(board)
     ink = colours.INK[colours.is_dark(theme)]
     rows = list(picture.rows)
     if picture.mpm == "prefork":

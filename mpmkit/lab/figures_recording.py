@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.lab import theme as colours
 from mpmkit.lab.plots import dress, pale
-from mpmkit.lab.watcher import Recording
+from mpmkit.measure.recording import Recording
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 STRIPS: dict[str, tuple[str, dict[str, str]]] = {
     "processes": ("processes", {"processes": "processes"}),
     "workers": ("workers", {"busy": "busy", "threads": "all"}),
-    "connections": ("connections", {"keep_alive": "kept alive", "parked": "without a thread"}),
-    "queue": ("listen queue", {"queue": "waiting"}),
+    "connections": ("connections", {"parked": "kept alive", "without_thread": "without a thread"}),
+    "queue": ("listen queue", {"waiting": "waiting"}),
     "qps": ("requests/s", {"qps": "served"}),
     "memory": ("memory, MB", {"pss_mb": "PSS"}),
 }

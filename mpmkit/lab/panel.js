@@ -40,9 +40,9 @@ const STRIPS = [
     { key: "reading", label: "R", role: "R" },
     { key: "writing", label: "W", role: "W" },
     { key: "held", label: "K", role: "K" },
-    { key: "parked", label: "no thread", role: "parked" },
+    { key: "without_thread", label: "no thread", role: "parked" },
     { key: "closing", label: "C", role: "C" }] },
-  { name: "listen queue", digits: 0, lines: [{ key: "queue", label: "waiting", role: "warn" }] },
+  { name: "listen queue", digits: 0, lines: [{ key: "waiting", label: "waiting", role: "warn" }] },
   { name: "memory, MB", digits: 1, lines: [{ key: "pss_mb", label: "PSS, all", role: "mpm" }] },
 ];
 
@@ -423,12 +423,12 @@ function render({ model, el }) {
   }
 
   function value(f, line) {
-    if (line.key === "parked") return keptParked(f);
-    if (line.key === "held") return Math.max(0, f.keep_alive - keptParked(f));
+    if (line.key === "without_thread") return keptParked(f);
+    if (line.key === "held") return Math.max(0, f.parked - keptParked(f));
     return f[line.key] ?? null;
   }
   // Of the kept-alive connections, those without a thread: all of event's.
-  const keptParked = (f) => Math.min(f.parked, f.keep_alive);
+  const keptParked = (f) => Math.min(f.without_thread, f.parked);
 
   // A piece of the line, dashed as it is; of a stack, a square.
   function swatch(g, colour, x, y, dash) {

@@ -8,7 +8,7 @@ and where that was. MPMKIT_REPLAY=0 measures whatever the machine. MPMKIT_RECORD
 measured as the new recording (data/recorded/NAME.json).
 
 What can be recorded: plain values (numbers, texts, lists, dicts with text keys) and a
-`watcher.Recording`, anywhere among them.
+`mpmkit.measure.recording.Recording`, anywhere among them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mpmkit.lab.machine_caveats import not_headline, share
-from mpmkit.lab.watcher import Recording
+from mpmkit.measure.recording import Recording
 from mpmkit.measure.records import RecordError, machine, recorded_folder
 
 T = TypeVar("T")

@@ -48,7 +48,7 @@ from mpmkit.measure import competitors as rivals_beside
 from mpmkit.measure import published, records
 from mpmkit.measure.procfs import members, read_smaps, slab_kb, status_numbers
 from mpmkit.measure.records import RecordError, RecordFile, Row
-from mpmkit.measure.reference_servers import RivalFailed
+from mpmkit.measure.reference_servers import ServerFailed
 from mpmkit.measure.sizing import Line, lines, max_request_workers_for
 from mpmkit.measure.smaps import Footprint
 from mpmkit.measure.text import aligned
@@ -710,7 +710,7 @@ def memory_table(
             tell()
             try:
                 rows = _measure_level(one, level, number, todo, table, machine)
-            except (RivalFailed, RuntimeError) as error:
+            except (ServerFailed, RuntimeError) as error:
                 if one.server == "mpmkit" or isinstance(error, MemoryRunError):
                     raise
                 broken.add((one.server, one.mpm))

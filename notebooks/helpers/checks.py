@@ -200,7 +200,7 @@ def real_limit(answer: Any) -> Verdict:
 def _held(server: Any, mpm: str, count: int, hint: str) -> Verdict | int:
     """How many of `count` kept-alive clients the reader's server serves at the same time."""
     from mpmkit.lab.clients import KeepAliveClients
-    from mpmkit.lab.watcher import Watch
+    from mpmkit.measure.monitor import Watch
 
     if not isinstance(server, Server):
         return _no(

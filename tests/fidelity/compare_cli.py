@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mpmkit.measure.reference_servers import find_httpd, free_port
+from mpmkit.measure.process_group import free_port
+from mpmkit.measure.reference_servers import find_httpd
 from tests.fidelity.cases import Row
 from tests.fidelity.server_pair import MPMKIT, POOLS, conf_text, has_httpd_command
 

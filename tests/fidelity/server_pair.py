@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mpmkit.measure.procfs import members
-from mpmkit.measure.reference_servers import Rival, find_httpd, load_lines, user_lines
+from mpmkit.measure.reference_servers import ReferenceServer, find_httpd, load_lines, user_lines
 
 MODULES = (
     "unixd",
@@ -93,7 +93,7 @@ def has_httpd_command() -> bool:
     return "httpd" in COMMANDS
 
 
-class Twin(Rival):
+class Twin(ReferenceServer):
     """One of the two."""
 
     def __init__(self, mpm: str, pages: Path, extra: str = "", pool: str | None = None) -> None:
