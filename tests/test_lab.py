@@ -288,7 +288,7 @@ def test_a_small_machine_says_what_not_to_quote(cores, limit, memory, said):
     told = not_headline(here)
     assert said in told and bool(told) == bool(said)
     assert ("requests per second" in told) == (min(cores, limit or cores) < 2)
-    assert ("Trust" in told) == bool(said) == ("mind" in tables.machine(here).index)
+    assert ("Trust" in told) == bool(said) == ("caveat" in tables.machine(here).index)
 
 
 # ---------------------------------------------------------------- progress

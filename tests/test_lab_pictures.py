@@ -180,7 +180,7 @@ def test_without_a_recording_the_mend_is_named(shelf, monkeypatch):
     with pytest.raises(RecordError, match=r"no recording demo\.json; set MPMKIT_REPLAY=0"):
         lab.measured_or_recorded("demo", measured)
     (shelf / "demo.json").write_text('{"value": 1}')
-    with pytest.raises(RecordError, match=r"demo.json is no recording"):
+    with pytest.raises(RecordError, match=r"demo.json is not a recording"):
         lab.measured_or_recorded("demo", measured)
 
 

@@ -3,7 +3,7 @@
     python -m docs._tools.readme_figures    # docs/img/qps.*, bench.* and memory.*; prints the tables
 
 Nothing in the README is typed by hand: record a run (`mpmkit bench --record`), run this, and paste what
-it prints. A run that is not recorded is told and left out. SVG needs kaleido and a Chromium, as all
+it prints. A run that is not recorded is reported and left out. SVG needs kaleido and a Chromium, as all
 pictures do.
 """
 
@@ -45,8 +45,8 @@ WAYS = {
 
 
 def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
-    """Ours beside the real httpd's: a marker an MPM and work, a line over its rounds, a tick where the
-    target is. Right of 1 ours is faster. `found` are `bench.cells`; those beside nginx are left out.
+    """mpmkit compared with the real httpd: a marker an MPM and work, a line over its rounds, a tick where the
+    target is. Right of 1 mpmkit is faster. `found` are `bench.cells`; those against nginx are left out.
 
     Raises ValueError when nothing is left.
     """
@@ -54,7 +54,9 @@ def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
 
     found = [cell for cell in found if cell.rival.startswith("httpd") or cell.rival == FREE]
     if not found:
-        raise ValueError("no work was measured beside httpd; record one: mpmkit bench --only bench")
+        raise ValueError(
+            "no work was measured against httpd; record one: mpmkit bench --only bench"
+        )
     works = [name for name in WORKS if any(cell.work == name for cell in found)]
     ink = colours.INK[colours.is_dark(theme)]
     figure = go.Figure()

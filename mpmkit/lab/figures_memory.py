@@ -151,7 +151,7 @@ def memory_parts(
 def memory_rows(frame: pandas.DataFrame, against: str) -> pandas.DataFrame:
     """The rows of whole servers against "busy" or "idle". Raises ValueError if there are none."""
     if against not in AGAINST:
-        raise ValueError(f"against: {against!r} is none of {', '.join(AGAINST)}")
+        raise ValueError(f"against: {against!r} is not one of {', '.join(AGAINST)}")
     need(frame, COLUMNS, "MemoryTable.to_frame()")
     rows = frame[(frame["against"] == against) & (frame["scope"] == "server")]
     if not len(rows):
@@ -160,7 +160,7 @@ def memory_rows(frame: pandas.DataFrame, against: str) -> pandas.DataFrame:
 
 
 def _by_server(rows: pandas.DataFrame) -> list[tuple[tuple[str, str], pandas.DataFrame]]:
-    """((server, MPM or ""), its rows); ours first."""
+    """((server, MPM or ""), its rows); mpmkit first."""
     mpms = rows["mpm"].fillna("")
     keys = list(dict.fromkeys(zip(rows["server"], mpms, strict=True)))
     keys.sort(key=lambda key: key[0] != OURS)

@@ -29,7 +29,7 @@ def qps_bars(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figur
 
     `summary` is `QpsTable.summary()`: one row a kind, server and MPM with published, median, min
     and max in requests per second, NaN where there is nothing. The whisker on a measured bar goes
-    from the slowest to the fastest round; the article states no spread. Other servers than ours are
+    from the slowest to the fastest round; the article states no spread. Other servers are
     grey. A figure with a * is a lower bound: the generator or the machine was the limit.
     Raises ValueError if columns are missing.
     """

@@ -31,7 +31,7 @@ def pools(
     """One quantity over time, a panel an MPM, a line for each server that was watched.
 
     runs    MPM -> "simulated", "mpmkit" or "httpd" -> frame with t (seconds) and the column
-    The simulator is a broad pale band, ours a line in the MPM's colour, others are grey and dashed,
+    The simulator is a broad pale band, mpmkit a line in the MPM's colour, others are grey and dashed,
     so that lines which lie on one another can all be seen. Raises ValueError for a missing column.
     """
     import plotly.graph_objects as go
@@ -83,7 +83,7 @@ def pools(
 
 
 def rates(frame: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
-    """Requests per second of each server, grouped by MPM: ours in the MPM's colour, others grey.
+    """Requests per second of each server, grouped by MPM: mpmkit in the MPM's colour, others grey.
 
     `frame` is `QpsTable.to_frame()`: bars are the medians of the rounds, whiskers go from the slowest
     to the fastest round. A server without MPMs (nginx) stands alone. Raises ValueError without rows.
