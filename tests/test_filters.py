@@ -14,7 +14,9 @@ from support.files import recorded_root, write
 from support.servers import SMALL, assert_quiet, serving, shows, total
 from support.waiting import poll_until
 
-from mpmkit.config.directives import DirectiveError, check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.directives import DirectiveError
+from mpmkit.config.keywords import from_keywords
 from mpmkit.server.connection import Connection
 from mpmkit.server.filters import LineRate
 

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.servers import SMALL, one_child, pool
 
-from mpmkit.config.directives import MPMS, Directives, check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, Directives
+from mpmkit.config.keywords import from_keywords
 from mpmkit.policy.maintenance import (
     DECISIONS,
     ENOUGH,

@@ -34,7 +34,9 @@ from support.servers import (
 from support.waiting import children_of, poll_until
 
 import mpmkit
-from mpmkit.config.directives import DirectiveError, check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.directives import DirectiveError
+from mpmkit.config.keywords import from_keywords
 from mpmkit.launcher import LaunchError, Server
 from mpmkit.server.certificate import self_signed
 from mpmkit.server.tls import RECORD, Session
