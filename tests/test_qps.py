@@ -639,7 +639,7 @@ def test_rivals_in_the_same_rounds(launched, monkeypatch, tmp_path):
 def test_a_rival_that_is_missing_or_fails_is_named_and_costs_no_other_row(
     launched, monkeypatch, tmp_path
 ):
-    from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
+    from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
 
     def missing(mpm, **directives):
         raise NotInstalled("the foo server", "apt install foo")
@@ -650,7 +650,7 @@ def test_a_rival_that_is_missing_or_fails_is_named_and_costs_no_other_row(
     def fails_later(mpm, **directives):
         starts.append(mpm)
         if len(starts) > 1:
-            raise RivalFailed("bar ended with status 3: address in use")
+            raise ServerFailed("bar ended with status 3: address in use")
         with launched(mpm, **directives) as server:
             yield server
 

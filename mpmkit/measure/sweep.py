@@ -521,7 +521,7 @@ def _launcher(document_root: str | PathLike[str] | None) -> Launch:
 def _continue(todo: Plan, table: SweepTable, out: str | PathLike[str]) -> RecordFile:
     """Open the file; take over the rows of this sweep that it has. Raises RecordError if it holds
     another one."""
-    file = RecordFile(out, "sweep")  # mends a torn last line first
+    file = RecordFile(out, "sweep")  # drops a last line without its end
     table.out = file.path
     rows = records.read(file.path)
     others = {row["sweep"] for row in rows} - {todo.id}
