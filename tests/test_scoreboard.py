@@ -12,7 +12,7 @@ from servers import assert_quiet, get, serving
 
 from mpmkit.config.directives import check, from_keywords
 from mpmkit.http.messages import text_field
-from mpmkit.policy.maintenance import ProcessRow
+from mpmkit.policy.snapshot import ProcessRow
 from mpmkit.policy.states import BUSY_READ, BUSY_WRITE, DEAD, GRACEFUL, LETTERS, READY, STARTING
 from mpmkit.server.scoreboard import CLIENT, PROTOCOL, REQUEST, Scoreboard
 
