@@ -41,12 +41,13 @@ import mpmkit
 from benchmarks import baseline
 from mpmkit.config.directives import MPMS
 from mpmkit.load import ab_wrk
+from mpmkit.load.holder import HoldingProcess
+from mpmkit.load.preflight import descriptors
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.result import LoadRun
 from mpmkit.measure import published, records
-from mpmkit.measure.connection_holder import Holding, descriptors
 from mpmkit.measure.procfs import cpu_ns, machine_times, members
-from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed, find_program
+from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed, find_program
 from mpmkit.measure.text import aligned
 
 OURS = "mpmkit"
@@ -557,7 +558,7 @@ def measure(
         for name, make in makers.items():
             try:
                 servers[name] = stack.enter_context(make())
-            except (NotInstalled, RivalFailed) as missing:
+            except (NotInstalled, ServerFailed) as missing:
                 say(f"without {name}: {missing}")
         urls = {name: server.url for name, server in servers.items()}
         for remark in compare_replies(works, urls):
@@ -596,7 +597,7 @@ def measure(
 def hold(stack: contextlib.ExitStack, url: str, work: Work) -> None:
     """Idle connections, as long as the stack stands. Raises BenchError if the server takes fewer."""
     with descriptors(work.held + 100):
-        holding = stack.enter_context(Holding(url, work.path, "idle"))
+        holding = stack.enter_context(HoldingProcess(url, "idle", path=work.path))
     held = holding.hold(work.held)["held"]
     if held < work.held:
         raise BenchError(
@@ -879,7 +880,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     extra = {
         "run_id": run_id,
         "directives": "; ".join(chosen.directive) or None,
-        "scale": chosen.scale,
+        "scale": chosen.scale or "custom",
         "buffered_logs": chosen.buffered_logs,
         **machine.row(),
     }
@@ -921,7 +922,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted; what was measured so far:")
         status = 130
-    except (BenchError, NotInstalled, RivalFailed, ValueError, OSError, RuntimeError) as error:
+    except (BenchError, NotInstalled, ServerFailed, ValueError, OSError, RuntimeError) as error:
         say(f"mpmkit: {error}")
         status = 1
     else:

@@ -37,7 +37,7 @@ from pathlib import Path
 from mpmkit.load.runner import LoadError, run_load
 from mpmkit.measure import records, stats
 from mpmkit.measure.ceiling import LENGTH, PATH, nginx
-from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
+from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
 
 FAST_HTTP_USER = Path(__file__).with_name("fast_http_user.py")
 
@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         )
                         time.sleep(0.2)
                 print(table(title, samples) + "\n", flush=True)
-    except (NotInstalled, RivalFailed) as error:
+    except (NotInstalled, ServerFailed) as error:
         print(f"mpmkit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

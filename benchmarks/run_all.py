@@ -74,7 +74,7 @@ def _generators_seconds(scale: str, rivals: Sequence[str]) -> float:
 def _generators(scale: str, rivals: Sequence[str], path: Path) -> int:
     from benchmarks import generators
     from mpmkit.load.runner import LoadError
-    from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
+    from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
 
     rounds, seconds = GENERATOR_SIZES[scale]
     file = RecordFile(path, "generators")
@@ -120,7 +120,7 @@ def _generators(scale: str, rivals: Sequence[str], path: Path) -> int:
                         say(f"round {number}, {work}, {name}: {sample.qps:,.0f} requests/s")
                 print(generators.table(title, samples) + "\n", flush=True)
             print(f"against {server.version} with one worker, measured on {machine}")
-    except (NotInstalled, RivalFailed) as error:
+    except (NotInstalled, ServerFailed) as error:
         say(str(error))
         return 1
     return 0

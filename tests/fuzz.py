@@ -55,8 +55,8 @@ with (
     import h11
     from malformed import REFUSED
 
-    from mpmkit.config.directives import check as check_directives
-    from mpmkit.config.directives import from_keywords
+    from mpmkit.config.checks import check as check_directives
+    from mpmkit.config.keywords import from_keywords
     from mpmkit.http.fastpath import RequestCache
     from mpmkit.http.messages import Request, RequestError, Response, text
     from mpmkit.http.protocol import Protocol, parse_head

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpmkit.config.directives import check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.keywords import from_keywords
 from mpmkit.handlers.conditional import unchanged
 from mpmkit.handlers.fastcgi import _HANDLER
 from mpmkit.handlers.gateway import REDIRECTS, Redirected, Script, Variables, redirected

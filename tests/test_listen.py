@@ -16,7 +16,8 @@ from contextlib import ExitStack, closing
 import pytest
 from servers import DATA, bound, poll_until
 
-from mpmkit.config.directives import check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.keywords import from_keywords
 from mpmkit.server.listen import (
     Acceptor,
     Listener,

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import Client, assert_quiet, exchange, get, poll_until, recorded_root, serving
 
-from mpmkit.config.directives import Note, check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.directives import Note
+from mpmkit.config.keywords import from_keywords
 from mpmkit.http.messages import RequestError
 from mpmkit.http.protocol import parse_head
 from mpmkit.server.log_format import COMMON, FIELDS, FormatError, Site, compile_format

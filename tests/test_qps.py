@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from misbehaving import Misbehaving
 from test_records import ROW
 
+from mpmkit.config.checks import check
+from mpmkit.config.keywords import from_keywords
 from mpmkit.load import runner
 from mpmkit.measure import competitors, published, qps, records
 from mpmkit.measure.comparison import apart, order, verdict
@@ -47,9 +49,8 @@ def test_a_published_file_that_is_none(tmp_path):
 
 
 def test_the_articles_directives_are_accepted_by_our_servers():
-    directives = pytest.importorskip("mpmkit.config.directives")
     for mpm in MPMS:
-        effective, notes = directives.check(mpm, directives.from_keywords(mpm, **DIRECTIVES[mpm]))
+        effective, notes = check(mpm, from_keywords(mpm, **DIRECTIVES[mpm]))
         assert not notes
         for name, value in DIRECTIVES[mpm].items():
             assert getattr(effective, name) == value
@@ -638,7 +639,7 @@ def test_rivals_in_the_same_rounds(launched, monkeypatch, tmp_path):
 def test_a_rival_that_is_missing_or_fails_is_named_and_costs_no_other_row(
     launched, monkeypatch, tmp_path
 ):
-    from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
+    from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
 
     def missing(mpm, **directives):
         raise NotInstalled("the foo server", "apt install foo")
@@ -649,7 +650,7 @@ def test_a_rival_that_is_missing_or_fails_is_named_and_costs_no_other_row(
     def fails_later(mpm, **directives):
         starts.append(mpm)
         if len(starts) > 1:
-            raise RivalFailed("bar ended with status 3: address in use")
+            raise ServerFailed("bar ended with status 3: address in use")
         with launched(mpm, **directives) as server:
             yield server
 

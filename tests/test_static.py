@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from servers import RECORDED, Client, exchange, get, poll_until, recorded_root, serving, write
 
 import mpmkit
-from mpmkit.config.directives import check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.keywords import from_keywords
 from mpmkit.handlers.conditional import DEFAULTS, parse_ranges
 from mpmkit.handlers.static import (
     FILES_KEPT,

@@ -15,7 +15,8 @@ from html.parser import HTMLParser
 import pytest
 from servers import DATA, SMALL, Client, get, poll_until, serving
 
-from mpmkit.config.directives import check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.keywords import from_keywords
 from mpmkit.handlers.status_data import StatusData, built, cpu_of, format_g, format_uptime, size
 from mpmkit.server.scoreboard import Scoreboard
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from mpmkit.config.directives import MPMS
-from mpmkit.measure.phpfpm import MOST_CHILDREN, WithPhpFpm, find_php_fpm
-from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed
+from mpmkit.measure.phpfpm import MOST_CHILDREN, find_php_fpm, with_php_fpm
+from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed
 
 Start = Callable[..., AbstractContextManager[Any]]
 """``start(mpm, **directives)``: a context manager with a `.url`."""
@@ -56,11 +56,11 @@ def _httpd_mod_php(mpm: str, **directives: Any) -> Httpd:
     return Httpd(mpm, document_root=PAGES_OF_OURS, php=True, **directives)
 
 
-def _httpd_php_fpm(mpm: str, **directives: Any) -> WithPhpFpm:
+def _httpd_php_fpm(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
     Httpd(
         mpm, document_root=PAGES_OF_OURS, fcgi="proxy:fcgi://localhost"
     )  # is all of it installed?
-    return WithPhpFpm(
+    return with_php_fpm(
         lambda fpm: Httpd(mpm, document_root=PAGES_OF_OURS, fcgi=fpm.handler, **directives),
         document_root=PAGES_OF_OURS,
         children=workers(directives),
@@ -76,8 +76,8 @@ def ours(way: str, launch: Start) -> Start:
             mpm, directives=("AddHandler cgi-script .cgi",), **directives
         )
 
-    def start(mpm: str, **directives: Any) -> WithPhpFpm:
-        return WithPhpFpm(
+    def start(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
+        return with_php_fpm(
             lambda fpm: launch(
                 mpm, document_root=fpm.document_root, directives=fpm.directives(), **directives
             ),
@@ -158,7 +158,7 @@ def installed(wanted: Iterable[Contestant]) -> tuple[list[Contestant], list[str]
     for contestant in wanted:
         try:
             contestant.start(contestant.stands_for)
-        except (NotInstalled, RivalFailed) as error:
+        except (NotInstalled, ServerFailed) as error:
             what = "" if "static" in contestant.kinds else f"'s {contestant.kinds[0]}"
             missing.append(f"without {contestant.server}{what}: {error}")
         else:

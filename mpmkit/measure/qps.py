@@ -49,7 +49,7 @@ from mpmkit.measure.competitors import Contestant
 from mpmkit.measure.procfs import Meter, alive, machine_times
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import RecordError, RecordFile, Row
-from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
+from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
 
 
 @dataclass(frozen=True)
@@ -375,7 +375,7 @@ def qps_table(
 
         try:
             most = reference.ceiling(next(iter(todo.profiles.values())), driver)
-        except (NotInstalled, RivalFailed, LoadError) as error:
+        except (NotInstalled, ServerFailed, LoadError) as error:
             missing.append(f"without the generator's ceiling: {_one_line(error)}")
             if say is not None:
                 say(missing[-1])
@@ -426,7 +426,7 @@ def _measure(
                         began,
                         on_progress,
                     )
-            except (QpsError, RivalFailed) as error:
+            except (QpsError, ServerFailed) as error:
                 # Ours ends the run; a rival costs its own rows, no other's.
                 if rival is None or not _rivals_fault(error):
                     raise

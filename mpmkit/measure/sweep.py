@@ -35,7 +35,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.config.directives import MPMS, DirectiveError, Setting, check, from_keywords, spec_for
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, DirectiveError, Setting, spec_for
+from mpmkit.config.keywords import from_keywords
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import DRIVERS, LoadError, LoadRun, run_load
 from mpmkit.measure import procfs, published, records, stats
@@ -519,7 +521,7 @@ def _launcher(document_root: str | PathLike[str] | None) -> Launch:
 def _continue(todo: Plan, table: SweepTable, out: str | PathLike[str]) -> RecordFile:
     """Open the file; take over the rows of this sweep that it has. Raises RecordError if it holds
     another one."""
-    file = RecordFile(out, "sweep")  # mends a torn last line first
+    file = RecordFile(out, "sweep")  # drops a last line without its end
     table.out = file.path
     rows = records.read(file.path)
     others = {row["sweep"] for row in rows} - {todo.id}
