@@ -1,5 +1,5 @@
-"""Programs, one a request (RFC 3875), under all three MPMs: what they are told, what becomes of what they
-say, and that nothing of them is left.
+"""Programs, one per request (RFC 3875), under all three MPMs: their variables, what becomes of their
+output, and that nothing of them is left.
 
 The expectations about statuses, header lines and log lines are what a real httpd 2.4 answered to the same
 programs.
@@ -155,7 +155,7 @@ def variables(reply) -> dict[str, str]:
     return dict(line.split("=", 1) for line in reply.body.decode().splitlines() if "=" in line)
 
 
-# -- what it is told ------------------------------------------------------------------------------
+# -- its variables --------------------------------------------------------------------------------
 
 
 def test_the_environment_is_httpd_s(server, site):
@@ -260,7 +260,7 @@ def test_it_runs_under_the_scheduling_policy_of_the_server_not_of_its_children(s
     poll_until(lambda: policies() == {threads}, what="a thread is under its own policy again")
 
 
-# -- what becomes of what it says -------------------------------------------------------------------
+# -- its output -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name, status, reason, body", [
@@ -544,7 +544,7 @@ def test_many_at_once_leave_nothing(server, mpm):
     )
 
 
-def test_scripts_are_told_of_tls(site):
+def test_scripts_see_tls(site):
     """The same under every MPM, as `conn.scheme` is: once is enough."""
     import http.client
     import ssl
