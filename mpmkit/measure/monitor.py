@@ -239,7 +239,9 @@ class Watch(Recording):
                     self.on_end()
                 return
             self.look()  # one that fails while the server runs is one look missed
-            number = max(number + 1, math.ceil(self.now / self.every - 0.5))
+            number = max(
+                number + 1, int(self.now / self.every)
+            )  # one that is a period late is left out
 
     @property
     def now(self) -> float:
