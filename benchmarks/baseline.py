@@ -36,7 +36,7 @@ LINE = b'127.0.0.1 - - [01/Jan/2000:00:00:00 +0000] "GET /index.html HTTP/1.1" 2
 
 
 class Floor(ReferenceServer):
-    """A floor of `mpm` as a rival: its own processes, for the length of a `with` block.
+    """A floor of `mpm` as a reference server: its own processes, for the length of a `with` block.
 
     `workers` are MaxRequestWorkers, in processes of `threads` each under worker. `document_root` has
     an index.html, which is the only page.
