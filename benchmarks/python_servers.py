@@ -296,19 +296,19 @@ def _has(name: str) -> bool:
 
 
 def _sync(mpm: str, **directives: Any) -> Gunicorn:
-    return Gunicorn("sync", document_root=competitors.PAGES_OF_OURS, **directives)
+    return Gunicorn("sync", document_root=competitors.SAMPLE_SITE, **directives)
 
 
 def _gthread(mpm: str, **directives: Any) -> Gunicorn:
-    return Gunicorn("gthread", document_root=competitors.PAGES_OF_OURS, **directives)
+    return Gunicorn("gthread", document_root=competitors.SAMPLE_SITE, **directives)
 
 
 def _uvicorn(mpm: str, **directives: Any) -> Uvicorn:
-    return Uvicorn(document_root=competitors.PAGES_OF_OURS, **directives)
+    return Uvicorn(document_root=competitors.SAMPLE_SITE, **directives)
 
 
 def _waitress(mpm: str, **directives: Any) -> Waitress:
-    return Waitress(document_root=competitors.PAGES_OF_OURS, **directives)
+    return Waitress(document_root=competitors.SAMPLE_SITE, **directives)
 
 
 # Beside httpd and nginx, for `--beside`: see `competitors.FORMS`.

@@ -131,7 +131,7 @@ def _generators(scale: str, rivals: Sequence[str], path: Path) -> int:
 def _qps_seconds(scale: str, rivals: Sequence[str]) -> float:
     size = qps.SCALES[scale]
     cells = len(MPMS) * len(published.PAGES) + sum(
-        len(one.kinds) for one in competitors.contestants(rivals)
+        len(one.kinds) for one in competitors.of(rivals)
     )
     return (
         size.rounds * cells * (2.0 + size.warmup + min(size.seconds or 1e9, size.requests / SLOW))

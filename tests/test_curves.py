@@ -152,14 +152,14 @@ def test_memory_as_a_table(frame):
 
 def test_ours_beside_the_real_httpd():
     import mpmkit
-    from mpmkit.measure.published import published
+    from mpmkit.measure import published
     from mpmkit.measure.qps_table import QpsTable
 
     def table(name):
         rows = (
             mpmkit.recorded(name).astype(object).where(lambda f: f.notna(), None).to_dict("records")
         )
-        return QpsTable(rows, published())
+        return QpsTable(rows, published.figures())
 
     rivals = table("qps-demo")
     made = tables.beside(rivals)

@@ -17,7 +17,7 @@ from test_records import MEMORY, SHARED
 
 import mpmkit
 from mpmkit.measure import connection_holder, memory, published, records, sizing
-from mpmkit.measure.competitors import PAGES_OF_OURS
+from mpmkit.measure.competitors import SAMPLE_SITE
 from mpmkit.measure.connection_holder import Holding
 from mpmkit.measure.memory import MemoryRunError, MemoryTable, main, memory_of, memory_table, plan
 from mpmkit.measure.sizing import max_request_workers_for, size_in_bytes, slope, t_quantile
@@ -555,7 +555,7 @@ def dies(mpm, **directives):
 
 
 def test_a_server_that_dies_ends_the_run_and_keeps_the_rows(quick, monkeypatch, tmp_path):
-    real = memory._ours(PAGES_OF_OURS)
+    real = memory._ours(SAMPLE_SITE)
     starts = []
 
     def start(mpm, **directives):
@@ -575,7 +575,7 @@ def test_a_server_that_dies_ends_the_run_and_keeps_the_rows(quick, monkeypatch, 
 def test_httpd_beside_ours(quick):
     from mpmkit.measure import competitors
 
-    here, missing = competitors.installed(competitors.contestants(("httpd",), ("worker",)))
+    here, missing = competitors.installed(competitors.of(("httpd",), ("worker",)))
     if not here:
         pytest.skip("; ".join(missing))
     table = memory_table(("worker",), busy=(0, 6), idle=(0, 4), beside=("httpd",))

@@ -121,7 +121,7 @@ def test_unknown_workers_and_missing_packages_are_named(monkeypatch):
 def test_contestants_of_each_mpm():
     def named(mpms, names=("httpd", *competitors.FORMS)):
         return [
-            (one.server, one.mpm, one.stands_for) for one in competitors.contestants(names, mpms)
+            (one.server, one.mpm, one.stands_for) for one in competitors.of(names, mpms)
         ]
 
     assert named(("prefork", "worker", "event")) == [
@@ -139,7 +139,7 @@ def test_contestants_of_each_mpm():
 
 
 def test_missing_rivals_are_named_once(monkeypatch):
-    wanted = competitors.contestants(("httpd", "waitress"))
+    wanted = competitors.of(("httpd", "waitress"))
     monkeypatch.setattr(reference_servers.shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     here, missing = competitors.installed(wanted)

@@ -19,8 +19,8 @@ from benchmarks.bench import FREE, WORKS, Cell, cells, floor_lines, table
 from mpmkit.config.directives import MPMS
 from mpmkit.lab import figures
 from mpmkit.lab import theme as colours
-from mpmkit.measure import records, stats
-from mpmkit.measure.published import column, page, published
+from mpmkit.measure import published, records, stats
+from mpmkit.measure.published import column, page
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import lines
@@ -251,7 +251,7 @@ def scripts_text(rows: Sequence[Row]) -> str:
                 cells.append(f"{statistics.median(own):,.0f}" if own else "")
             if any(cells):
                 found.append((f"{server}: {words}", *cells))
-    known = published()["script"]
+    known = published.figures()["script"]
     found.append(
         ("published: PHP, in what way is not said", *(f"{known[mpm]:,.0f}" for mpm in MPMS))
     )
@@ -262,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw the pictures, print the tables; returns the exit status."""
     folder = records.recorded_folder()
     rows = records.read(folder / QPS)
-    qps = QpsTable(rows, published(), planned=len(rows), out=folder / QPS)
+    qps = QpsTable(rows, published.figures(), planned=len(rows), out=folder / QPS)
     figures.save(figures.qps_bars(qps.summary()), IMAGES / "qps")
     print(qps.text())
     _print_if_recorded(BESIDE, lambda rows: servers_text(rows, "static"))

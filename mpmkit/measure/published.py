@@ -2,7 +2,7 @@
 out there.
 
 The published figures come from another server on unnamed hardware. What can be compared is the order of
-the MPMs and their ratios (`verdict.py`).
+the MPMs and their ratios (`comparison.py`).
 """
 
 from __future__ import annotations
@@ -99,16 +99,16 @@ def published_file() -> Path:
     )
 
 
-def published(path: Path | None = None) -> dict[str, dict[str, float]]:
+def figures(path: Path | None = None) -> dict[str, dict[str, float]]:
     """The article's figures: kind -> MPM -> requests per second. Raises RecordError."""
     import csv
 
     place = path or published_file()
-    figures: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float]] = {}
     with open(place, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             try:
-                figures.setdefault(row["kind"], {})[row["mpm"]] = float(row["qps"])
+                found.setdefault(row["kind"], {})[row["mpm"]] = float(row["qps"])
             except (KeyError, TypeError, ValueError):
-                raise RecordError(f"{place}: {row} is no published figure") from None
-    return figures
+                raise RecordError(f"{place}: {row} is not a published figure") from None
+    return found
