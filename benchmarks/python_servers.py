@@ -312,12 +312,12 @@ def _waitress(mpm: str, **directives: Any) -> Waitress:
 
 
 # Beside httpd and nginx, for `--beside`: see `competitors.FORMS`.
-FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], competitors.Start], ...]] = {
+FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], competitors.Launch], ...]] = {
     "gunicorn": (
-        ("gunicorn-sync", ("prefork",), competitors.BOTH, _sync),
-        ("gunicorn-gthread", ("worker", "event"), competitors.BOTH, _gthread),
+        ("gunicorn-sync", ("prefork",), ("static", "script"), _sync),
+        ("gunicorn-gthread", ("worker", "event"), ("static", "script"), _gthread),
     ),
-    "uvicorn": (("uvicorn", ("event", "worker", "prefork"), competitors.BOTH, _uvicorn),),
-    "waitress": (("waitress", ("worker", "event", "prefork"), competitors.BOTH, _waitress),),
+    "uvicorn": (("uvicorn", ("event", "worker", "prefork"), ("static", "script"), _uvicorn),),
+    "waitress": (("waitress", ("worker", "event", "prefork"), ("static", "script"), _waitress),),
 }
 competitors.FORMS.update(FORMS)

@@ -33,14 +33,14 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import mpmkit
-from benchmarks.baseline import Floor
+from benchmarks.baseline import Baseline
 from mpmkit.load.response import ResponseReader
 from mpmkit.measure import records
 from mpmkit.measure.reference_servers import Httpd, NotInstalled, members
 from mpmkit.measure.usage import usage
 
 OURS = "mpmkit"
-BESIDE: dict[str, Any] = {"httpd": Httpd, "floor": Floor}
+BESIDE: dict[str, Any] = {"httpd": Httpd, "floor": Baseline}
 CLIENTS = 32
 DIRECTIVES: dict[str, Any] = {
     "StartServers": CLIENTS, "MinSpareServers": 1, "MaxSpareServers": CLIENTS,

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.bench import FREE, WORKS, Cell, cells, floor_lines, table
+from benchmarks.ratios import Comparison, baseline_lines, comparisons, table
+from benchmarks.works import FREE, WORKS
 from mpmkit.config.directives import MPMS
 from mpmkit.lab import figures
 from mpmkit.lab import theme as colours
@@ -44,15 +45,15 @@ WAYS = {
 }
 
 
-def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
+def ratios(found: Iterable[Comparison], *, theme: str | None = None) -> go.Figure:
     """Ours beside the real httpd's: a marker an MPM and work, a line over its rounds, a tick where the
-    target is. Right of 1 ours is faster. `found` are `bench.cells`; those beside nginx are left out.
+    target is. Right of 1 ours is faster. `found` are `ratios.comparisons`; those with nginx are left out.
 
     Raises ValueError when nothing is left.
     """
     import plotly.graph_objects as go
 
-    found = [cell for cell in found if cell.rival.startswith("httpd") or cell.rival == FREE]
+    found = [cell for cell in found if cell.reference.startswith("httpd") or cell.reference == FREE]
     if not found:
         raise ValueError("no work was measured beside httpd; record one: mpmkit bench --only bench")
     works = [name for name in WORKS if any(cell.work == name for cell in found)]
@@ -267,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(qps.text())
     _print_if_recorded(BESIDE, lambda rows: servers_text(rows, "static"))
     _print_if_recorded(SCRIPTS, scripts_text)
-    found = cells(records.read(folder / BENCH))
+    found = comparisons(records.read(folder / BENCH))
     figure = ratios(found)
     figures.save(figure, IMAGES / "bench", height=figure.layout.height)
     print(table(found))
@@ -275,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rows:
         figures.save(figures.memory_curve(records.frame(rows, "memory")), IMAGES / "memory")
     _print_if_recorded(CROWD, crowd_text)
-    _print_if_recorded(FLOOR, lambda rows: "\n".join(floor_lines(rows)))
+    _print_if_recorded(FLOOR, lambda rows: "\n".join(baseline_lines(rows)))
     return 0
 
 

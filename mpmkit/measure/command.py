@@ -69,7 +69,7 @@ class Problems(list[str]):
 
 # -- options -------------------------------------------------------------------------------------
 
-_OPTIONS: dict[str, dict[str, Any]] = {
+SHARED: dict[str, dict[str, Any]] = {
     "--mpm": {"action": "append", "metavar": "MPM", "help": "only this MPM; several as a,b"},
     "--rounds": {"type": int, "metavar": "R", "help": "how often each figure is measured"},
     "--scale": {
@@ -102,7 +102,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 def add_options(parser: Parser, *names: str, **helps: str) -> None:
     """Options that several experiments have. `helps`: name without dashes -> another help text."""
     for name in names:
-        how = dict(_OPTIONS[name])
+        how = dict(SHARED[name])
         how["help"] = helps.get(name.lstrip("-"), how["help"])
         parser.add_argument(*(["-c"] if name == "--directive" else []), name, **how)
 

@@ -21,7 +21,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -167,7 +168,7 @@ class Progress:
     def __str__(self) -> str:
         number = self.done + (self.row is None and self.done < self.planned)
         said = f"[{number}/{self.planned}] {self.text}" + (f": {self.result}" * bool(self.result))
-        return said if self.left is None else f"{said} (about {duration(self.left)} left)"
+        return said if not self.left else f"{said} (about {duration(self.left)} left)"
 
 
 OnProgress = Callable[[Progress], None]
@@ -186,7 +187,7 @@ def run(
 ) -> SomeTable:
     """Measure the cells one after the other; the table, with their rows.
 
-    cells: may be a generator that looks at the table to decide whether to go on.
+    cells: may be a generator, which looks at the table to decide whether to go on, or holds servers.
     measure_one: a generator: the rows of each figure of a cell as soon as they are there. It is closed
         when the run ends, so its `with` blocks stop their servers. It may report in between.
     file: where the rows are written. on_progress: called with a Progress. say: with each sentence that
@@ -195,6 +196,7 @@ def run(
     Raises Interrupted on Ctrl-C, and ExperimentError for whatever ends the run; both with the table.
     """
     began, before = time.monotonic(), table.measured
+    kept: Counter[tuple[str, ...]] = Counter()  # rows of each cell, for who fails later
 
     def report(text: str, share: float = 0.0, row: Row | None = None) -> None:
         if on_progress is None:
@@ -217,6 +219,7 @@ def run(
         with closing(measure_one(cell, tell)) as figures:  # type: ignore[type-var]
             for rows in figures:
                 table.records += [file.append(row) if file else row for row in rows]
+                kept[cell.subjects] += len(rows)
                 report(said, row=rows[0])
 
     try:
@@ -228,28 +231,22 @@ def run(
             except RuntimeError as error:
                 if cell.server == OURS or isinstance(error, LoadError):
                     raise
-                _leave_out(cell, error, table, say)
+                table.broken.update(cell.subjects)
+                table.left_out.append(
+                    f"without {cell.label} from round {cell.round} on "
+                    f"({kept[cell.subjects]} rows of it are kept): {one_line(error)}"
+                )
+                if say is not None:
+                    say(table.left_out[-1])
             table.planned -= cell.figures - (table.measured - had)
     except KeyboardInterrupt:
         raise Interrupted(table) from None
     except Exception as error:
         raise ExperimentError(one_line(error), table) from error
+    finally:
+        if isinstance(cells, Generator):
+            cells.close()  # it may hold servers
     return table
-
-
-def _leave_out(
-    cell: Cell, error: Exception, table: Table, say: Callable[[str], None] | None
-) -> None:
-    kept = sum(
-        (row["server"], row["mpm"] or "") == (cell.server, cell.mpm) for row in table.records
-    )
-    table.broken.update(cell.subjects)
-    table.left_out.append(
-        f"without {cell.label} from round {cell.round} on ({kept} rows of it are kept): "
-        f"{one_line(error)}"
-    )
-    if say is not None:
-        say(table.left_out[-1])
 
 
 def resume(table: Table, file: RecordFile, belongs: Callable[[Row], bool]) -> None:

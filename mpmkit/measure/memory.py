@@ -42,7 +42,15 @@ from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import command, competitors, records
 from mpmkit.measure.connection_holder import Holding, descriptors
-from mpmkit.measure.experiment import OURS, Conditions, OnProgress, Report, last_words, run
+from mpmkit.measure.experiment import (
+    OURS,
+    Conditions,
+    OnProgress,
+    Report,
+    duration,
+    last_words,
+    run,
+)
 from mpmkit.measure.memory_plan import Level, Series, descriptors_for, plan, start_servers
 from mpmkit.measure.memory_table import AGAINST, MemoryTable
 from mpmkit.measure.records import RecordFile, Row
@@ -330,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             room_for(options.ram, options.reserve)
         elif options.reserve is not None:
             raise ValueError("reserve: it is a part of --ram; give both")
-        command.say(f"{len(todo.cells())} levels, about {todo.seconds / 60:.0f} min")
+        command.say(f"{len(todo.cells())} levels, about {duration(todo.seconds)}")
         out = command.out_of(options, command.new_name("memory"))
         return memory_table(mpms, **asked, out=out, on_progress=bar, say=command.say)
 
