@@ -55,9 +55,9 @@ from mpmkit.config.directives import MPMS
 from mpmkit.measure import command, records, stats
 from mpmkit.measure.connection_holder import Holding, descriptors
 from mpmkit.measure.experiment import OURS, Cell, Conditions, OnProgress, Report, Table, run
+from mpmkit.measure.procfs import cpu_ns, members
 from mpmkit.measure.records import RecordFile, Row
-from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed, members
-from mpmkit.measure.usage import cpu_ns
+from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed
 
 # -- the servers ---------------------------------------------------------------------------------
 

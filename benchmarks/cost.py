@@ -39,8 +39,8 @@ from benchmarks.works import DIRECTIVES
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import records, stats
 from mpmkit.measure.experiment import OURS
-from mpmkit.measure.reference_servers import Httpd, NotInstalled, find_program, members
-from mpmkit.measure.usage import tasks, usage
+from mpmkit.measure.procfs import members, numbers, tasks, usage
+from mpmkit.measure.reference_servers import Httpd, NotInstalled, find_program
 
 # name -> (what it is, ab's options)
 WORKS = {
@@ -253,11 +253,7 @@ def _strace(pids: Iterable[int]) -> Iterator[dict[str, int]]:
 
 
 def _traced(task: str) -> bool:
-    try:
-        with open(f"{task}/status") as file:
-            return "\nTracerPid:\t0\n" not in file.read()
-    except OSError:
-        return True  # it has ended
+    return numbers(f"{task}/status").get("TracerPid") != 0  # or it has ended
 
 
 if __name__ == "__main__":

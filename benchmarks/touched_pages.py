@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import socket
 import statistics
 import sys
@@ -36,8 +35,9 @@ import mpmkit
 from benchmarks.baseline import Baseline
 from mpmkit.load.response import ResponseReader
 from mpmkit.measure import records
-from mpmkit.measure.reference_servers import Httpd, NotInstalled, members
-from mpmkit.measure.usage import usage
+from mpmkit.measure.procfs import members, usage
+from mpmkit.measure.reference_servers import Httpd, NotInstalled
+from mpmkit.measure.smaps import mappings
 
 OURS = "mpmkit"
 BESIDE: dict[str, Any] = {"httpd": Httpd, "floor": Baseline}
@@ -57,8 +57,6 @@ REQUEST = (
     b"User-Agent: mpmkit\r\n\r\n"
 )
 
-_MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ ([-r][-w][-x][sp]) ")
-
 
 class Pages(NamedTuple):
     """Pages touched, in mappings that are only read and in those that may be written."""
@@ -74,16 +72,12 @@ class NotCounted(RuntimeError):
 def referenced(smaps: str) -> Pages:
     """The pages that a /proc/PID/smaps says were touched since the marks were taken away."""
     program = data = 0
-    writable = False
-    for line in smaps.splitlines():
-        if header := _MAPPING.match(line):
-            writable = "w" in header[1]
-        elif line.startswith("Referenced:"):
-            touched = int(line.split()[1]) // PAGE_KB
-            if writable:
-                data += touched
-            else:
-                program += touched
+    for mapping in mappings(smaps):
+        touched = mapping.kb["Referenced"] // PAGE_KB
+        if "w" in mapping.permissions:
+            data += touched
+        else:
+            program += touched
     return Pages(program, data)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import MPMS, DirectiveError, from_keywords
-from mpmkit.policy.maintenance import Counts, Snapshot, count
+from mpmkit.policy.snapshot import Counts, Snapshot, count
 from mpmkit.policy.states import DEAD, LETTERS
 from mpmkit.server.scoreboard import Scoreboard, WorkerRow
 

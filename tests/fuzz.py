@@ -56,8 +56,9 @@ with (
 
     from mpmkit.config.directives import check as check_directives
     from mpmkit.config.directives import from_keywords
+    from mpmkit.http.fastpath import RequestCache
     from mpmkit.http.messages import Request, RequestError, Response, text
-    from mpmkit.http.protocol import Heads, Protocol, parse_head
+    from mpmkit.http.protocol import Protocol, parse_head
     from mpmkit.server.connection import Connection, Disconnected
     from mpmkit.server.core import Service, finish_request, process_request
     from mpmkit.server.logs import ErrorLog
@@ -152,7 +153,12 @@ def answers(pieces: list[bytes], service: Service, *, event: bool) -> tuple[byte
     """What the client of these pieces gets, without what depends on the moment; and was it closed?"""
     sock = Pieces(pieces)
     conn = Connection(
-        sock, ("127.0.0.1", 1), DIRECTIVES, service.heads, service.first_timeout, event
+        sock,
+        ("127.0.0.1", 1),
+        DIRECTIVES,
+        service.requests,
+        service.connection.first_timeout,
+        event,
     )  # type: ignore[arg-type]
     slot: Any = Slot()
     try:
@@ -234,14 +240,14 @@ def check(stream: bytes) -> None:
 def read_plain(head: bytes) -> Request | None:
     """What the short way makes of a head that nobody has seen; None also where it refuses the path."""
     try:
-        return Heads(DIRECTIVES).read_plain(head)
+        return RequestCache(DIRECTIVES).read_plain(head)
     except RequestError:
         return None
 
 
 def requests(stream: bytes) -> Iterator[Request]:
     """The requests that a Protocol finds."""
-    protocol = Protocol(DIRECTIVES, Heads(DIRECTIVES))
+    protocol = Protocol(DIRECTIVES, RequestCache(DIRECTIVES))
     protocol.feed(stream)
     try:
         while protocol.pending and (request := protocol.next_request()) is not None:

@@ -11,11 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpmkit.policy import admission
-from mpmkit.policy.admission import (
-    connection_limit,
-    connections_above_limit,
-    should_enable_listensocks,
-)
+from mpmkit.policy.admission import connection_limit, connections_above_limit
 
 RECORDED = Path(__file__).parent / "data" / "timelines" / "event-asyncfactor.txt"
 
@@ -81,15 +77,9 @@ def test_connections_that_only_linger_never_keep_a_child_from_accepting(
 
 @given(st.integers(0, 64), counts, counts, threads, factors)
 def test_listening_again_takes_more_room_than_going_on(idle, connections, lingering, tpc, factor):
-    """No flapping: whoever may start again would also have been allowed to go on."""
-    if should_enable_listensocks(idle, connections, lingering, tpc, factor, True):
+    """No flapping: a child that may start again would also have been allowed to go on."""
+    if not connections_above_limit(idle, connections, lingering, tpc, factor, True):
         assert not connections_above_limit(idle, connections, lingering, tpc, factor, False)
-
-
-@given(st.integers(0, 64), counts, counts, threads, factors)
-def test_a_child_that_listens_or_leaves_is_not_told_to_listen(idle, connections, ling, tpc, factor):
-    assert not should_enable_listensocks(idle, connections, ling, tpc, factor, False)
-    assert not should_enable_listensocks(idle, connections, ling, tpc, factor, True, dying=True)
 
 
 @given(st.integers(1, 63), threads, factors)
@@ -124,4 +114,4 @@ def test_a_child_stops_and_begins_again_where_httpds_did(name):
         if stops:
             assert connections_above_limit(idle, connections, lingering, *settings, False)
         else:
-            assert should_enable_listensocks(idle, connections, lingering, *settings, True)
+            assert not connections_above_limit(idle, connections, lingering, *settings, True)

@@ -25,7 +25,8 @@ from benchmarks.bench import (
     table,
 )
 from mpmkit.measure import records
-from mpmkit.measure.reference_servers import Httpd, NotInstalled, members
+from mpmkit.measure.procfs import members
+from mpmkit.measure.reference_servers import Httpd, NotInstalled
 
 AB = """\
 Concurrency Level:      64

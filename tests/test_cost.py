@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-import threading
 
 import pytest
 
 import mpmkit
 from benchmarks import cost
-from mpmkit.measure import usage
 
 SUMMARY = """\
 % time     seconds  usecs/call     calls    errors syscall
@@ -28,31 +23,6 @@ SUMMARY = """\
 def test_the_summary_of_strace_is_read():
     assert cost.calls_of(SUMMARY) == {"futex": 16518, "write": 8492, "accept4": 2}
     assert cost.calls_of("strace: attach: ptrace(PTRACE_SEIZE, 1): Operation not permitted\n") == {}
-
-
-def test_switches_of_a_thread():
-    status = "Name:\tx\nvoluntary_ctxt_switches:\t12\nnonvoluntary_ctxt_switches:\t3\n"
-    assert usage.switches(status) == (12, 3)
-
-
-def test_the_threads_of_a_process_are_summed():
-    """A thread that works adds to its process's figures while it lives."""
-    before = usage.usage([os.getpid()])
-    done, go_on = threading.Event(), threading.Event()
-
-    def work():
-        sum(range(2_000_000))
-        done.set()
-        go_on.wait()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    done.wait()
-    used = usage.usage([os.getpid()]) - before
-    go_on.set()
-    thread.join()
-    assert used.cpu_ns > 0 and used.voluntary >= 1
-    assert usage.usage([2**22 + 1]) == (0, 0, 0), "a process that has ended"
 
 
 def test_the_table_leaves_out_what_is_rare():
@@ -114,40 +84,3 @@ def test_a_series_of_clients(monkeypatch, capsys):
     out, err = capsys.readouterr()
     rows = [line.split()[0] for line in out.splitlines()[1:3]]
     assert rows == ["mpmkit", "floor"] and "round 1 of 1: floor worker" in err
-
-
-def test_children_that_were_waited_for_count_in_their_parent():
-    fields = "S 1 2 3 0 -1 0 0 0 0 0 7 8 90 10 20 0".split()
-    assert usage.waited_for(f"12 (a) name) {' '.join(fields)}") == 100
-
-
-def test_the_meter_counts_from_the_first_report_to_the_end():
-    """What the server used before the first report (its start, the warm-up) is not in it."""
-    burn = "import sys\nfor line in sys.stdin:\n sum(range(3_000_000)); print(flush=True)"
-    with subprocess.Popen(
-        [sys.executable, "-c", burn],
-        stdin=subprocess.PIPE,
-        text=True,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    ) as server:
-        assert server.stdin and server.stdout
-
-        def work():
-            print(file=server.stdin, flush=True)
-            server.stdout.readline()
-
-        meter = usage.Meter(server.pid)
-        work()
-        meter.progress(0)
-        assert meter.per_request(100) is None, "nothing was reported yet"
-        before = usage.cpu_ns([server.pid])
-        meter.progress(40)
-        work()
-        meter.progress(50)
-        used = meter.per_request(100)
-        assert used is not None and before > 0
-        assert used == pytest.approx((usage.cpu_ns([server.pid]) - before) / 60 / 1000, rel=0.05)
-        assert meter.per_request(40) is None, "no request since"
-        assert usage.Meter(None).per_request(100) is None
-        server.stdin.close()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from mpmkit.load import run_queue
 from mpmkit.load.preflight import Forecast, System, connections, forecast, system
-from mpmkit.load.profile import LoadProfile, Target
-from mpmkit.load.run_queue import Pressure, look
+from mpmkit.load.profile import LoadProfile
+from mpmkit.load.run_queue import Pressure
+from mpmkit.load.target import Target
+from mpmkit.measure.procfs import MachineTimes, machine_times
 
 HERE = Target("http", "127.0.0.1", 80, True)
 THERE = Target("http", "10.0.0.2", 80, False)
@@ -89,9 +90,9 @@ STAT = "cpu  100 0 50 800 0 0 0 {steal} 7 7\ncpu0 1 2 3 4 5 6 7 8\nprocs_running
 def test_the_run_queue_and_the_stolen_time():
     crowd = Pressure(cores=2)
     for steal, running in ((0, 5), (25, 3), (50, 1)):
-        crowd.sample(look(STAT.format(steal=steal, running=running)))
+        crowd.sample(machine_times(STAT.format(steal=steal, running=running)))
     # Our own reading of the file is one of those running.
     assert crowd.run_queue == (4 + 2 + 0) / 3 / 2 and crowd.steal == 1.0
     assert math.isnan(Pressure().run_queue) and math.isnan(Pressure().steal)
-    assert look("nothing") is None
-    run_queue.Pressure().sample()  # this machine's
+    assert machine_times("nothing") == MachineTimes(0, 0, 0)
+    Pressure().sample()  # this machine's

@@ -27,9 +27,11 @@ from misbehaving import Misbehaving
 from mpmkit.load import runner
 from mpmkit.load.ab_wrk import parse_ab
 from mpmkit.load.histogram import Histogram
-from mpmkit.load.profile import Ask, LoadProfile, ProfileError, Stage, loopback_target, target_of
+from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.response import MAX_HEAD, Malformed, ResponseReader, parse_head
 from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load
+from mpmkit.load.specs import RequestSpec, Stage
+from mpmkit.load.target import loopback_target, target_of
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -157,21 +159,14 @@ def test_steps_and_ramps_say_what_is_due_when():
     assert LoadProfile(users=10, requests=1).level_at(0) == 10
 
 
-def test_what_version_1_wrote_is_still_read():
-    old = '{"version": 1, "path": "/x", "users": 3, "requests": 5, "keep_alive": true}'
-    assert LoadProfile.from_json(old) == LoadProfile(
-        path="/x", users=3, requests=5, keep_alive=True
-    )
-
-
 def test_all_problems_are_named_at_once():
     with pytest.raises(ProfileError) as error:
         LoadProfile(path="x", users=0, timeout=-1)
     assert [text.split(":")[0] for text in str(error.value).split("; ")] == [
         "path",
         "users",
-        "requests",
         "timeout",
+        "requests",
     ]
 
 
@@ -200,7 +195,7 @@ PROFILES = st.builds(
     keep_alive=st.floats(0.1, 1),
     requests_per_connection=st.integers(1, 9),
     mix=st.lists(
-        st.builds(Ask, path=st.sampled_from(["/a", "/b"]), weight=st.floats(0.1, 9)),
+        st.builds(RequestSpec, path=st.sampled_from(["/a", "/b"]), weight=st.floats(0.1, 9)),
         min_size=1,
         max_size=3,
     ),
@@ -225,7 +220,7 @@ def test_a_profile_survives_json(profile):
     [
         ("{", "must be JSON"),
         ("[]", "JSON object"),
-        ('{"version": 9}', "version 1 and 2"),
+        ('{"version": 2}', "version: no such field"),
         ('{"usres": 3, "requests": 1}', "usres: no such field"),
         ('{"users": 3}', "requests: give"),
     ],

@@ -26,13 +26,12 @@ from mpmkit.policy.maintenance import (
     WAIT,
     Memory,
     Plan,
-    ProcessRow,
     Seen,
-    Snapshot,
     after_graceful_restart,
     look,
     plan,
 )
+from mpmkit.policy.snapshot import ProcessRow, Snapshot
 
 RATES = (1, 2, 4, 8, 16, 32)
 
@@ -503,7 +502,7 @@ def test_a_full_burst_is_announced_from_eight_on(threaded):
     assert len(loud.spawn) == 8
     assert [n.ah for n in loud.notes] == ["AH00289" if threaded is WORKER else "AH00486"]
     assert loud.notes[0].level == "info"
-    assert "forking 8 children beside 2 (1 leaving)" in loud.notes[0].text
+    assert "forking 8 children in addition to 2 (1 leaving)" in loud.notes[0].text
 
 
 # ---------------------------------------------------------------- sick children, restarts

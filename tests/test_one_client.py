@@ -43,7 +43,7 @@ def test_a_number_of_any_length_ends_no_process(server, case):
     answer = exchange(server, sent + b"\r\nConnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:60]
     assert get(server, "/").status == 200
-    assert server.processes() == before
+    assert set(before) <= set(server.processes())
 
 
 @given(st.integers(0, 1 << 70), st.integers(0, LONGEST), st.integers(0, 30))
@@ -110,7 +110,7 @@ def test_whatever_an_application_raises_the_process_goes_on(raising, name, where
         assert reply.startswith(b"HTTP/1.1 500 ") == (where in ("call", "first")), reply
     assert any(name in error for error in poll_until(lambda: take_errors(raising), what="logged"))
     assert get(raising, "/").status == 200
-    assert raising.processes() == before
+    assert set(before) <= set(raising.processes())
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from test_rivals import get, logged, made
 
 import mpmkit
 from benchmarks.python_servers import Gunicorn, Uvicorn, Waitress
-from mpmkit.measure import competitors, reference_servers
+from mpmkit.measure import competitors, procfs, reference_servers
 from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
 
 ROOT = Path(mpmkit.__file__).parent / "htdocs"
@@ -69,7 +69,7 @@ def test_a_peer_serves_page_and_script_and_leaves_no_process(make):
         assert peer.version.startswith(peer.package)
         assert not (directory / "error_log").exists() or not (directory / "error_log").read_text()
     assert not directory.exists()
-    assert group and not reference_servers.members(group[0])
+    assert group and not procfs.members(group[0])
 
 
 @pytest.mark.rival
@@ -104,7 +104,7 @@ def test_a_peer_that_cannot_start_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(type(broken), "_configuration", lambda self: "workers = 'many'\n")
     with pytest.raises(RivalFailed, match="many"):
         broken.start()
-    assert not reference_servers.members(broken.pid)
+    assert not procfs.members(broken.pid)
 
 
 def test_unknown_workers_and_missing_packages_are_named(monkeypatch):

@@ -491,12 +491,3 @@ def test_limits_of_the_control_group(tmp_path, files, cores, megabytes):
     root = tree(tmp_path, files)
     assert records.cpu_limit(root) == cores
     assert records.memory_limit_mb(root) == megabytes
-
-
-def test_steal_is_a_share_of_the_time_that_passed():
-    before = records.cpu_times("cpu  100 0 50 800 50 0 0 10 0 0\ncpu0 1 2 3\n")
-    after = records.cpu_times("cpu  150 0 60 820 50 0 0 30 0 0\n")
-    assert after.steal_since(before) == pytest.approx(0.2)
-    assert before.steal_since(before) is None
-    assert records.cpu_times("").steal_since(before) is None
-    assert records.cpu_times().total > 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mpmkit.measure import reference_servers
+from mpmkit.measure import procfs, reference_servers
 from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed
 
 PAGE = b"<html><body><h1>It works!</h1></body></html>\n"
@@ -71,7 +71,7 @@ def test_httpd_serves_the_page_and_leaves_no_process(mpm, pages):
         assert f'"GET /index.html HTTP/1.1" 200 {len(PAGE)}' in logged(httpd)
         directory = httpd.root
     assert not directory.exists()
-    assert not reference_servers.members(httpd.pid)
+    assert not procfs.members(httpd.pid)
     assert not any(Path(f"/proc/{pid}").exists() for pid in group)
     httpd.stop()  # once more does no harm
 
@@ -152,7 +152,7 @@ def test_a_refused_directive_is_told_in_httpds_words(pages):
     httpd = made(lambda: Httpd("prefork", document_root=pages, ThreadsPerChild=25))
     with pytest.raises(RivalFailed, match="Invalid command 'ThreadsPerChild'"):
         httpd.start()
-    assert not reference_servers.members(httpd.pid)
+    assert not procfs.members(httpd.pid)
 
 
 def test_a_child_that_ignores_term_is_killed(pages, monkeypatch):
@@ -162,7 +162,7 @@ def test_a_child_that_ignores_term_is_killed(pages, monkeypatch):
     os.kill(httpd.pid, signal.SIGSTOP)  # it will not hear TERM
     group = httpd.processes()
     httpd.stop()
-    assert not any(pid in reference_servers.members(httpd.pid) for pid in group)
+    assert not any(pid in procfs.members(httpd.pid) for pid in group)
 
 
 def test_a_killed_interpreter_leaves_no_rival(pages):
@@ -181,12 +181,12 @@ def test_a_killed_interpreter_leaves_no_rival(pages):
     )
     with child:
         pid, directory = child.stdout.readline().split()
-        assert reference_servers.members(int(pid))
+        assert procfs.members(int(pid))
         child.kill()
     deadline = time.monotonic() + 8
-    while reference_servers.members(int(pid)) and time.monotonic() < deadline:
+    while procfs.members(int(pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not reference_servers.members(int(pid))
+    assert not procfs.members(int(pid))
     subprocess.run(["rm", "-rf", directory], check=True)  # nobody was left to remove it
 
 

@@ -20,13 +20,12 @@ from mpmkit.policy.maintenance import (
     TOO_MANY,
     WAIT,
     Memory,
-    ProcessRow,
-    Snapshot,
     after_graceful_restart,
     look,
     plan,
 )
 from mpmkit.policy.simulator import Simulation, simulate
+from mpmkit.policy.snapshot import ProcessRow, Snapshot
 from mpmkit.policy.states import DEAD, GRACEFUL, numbers
 
 TIMELINES = Path(__file__).parent / "data" / "timelines"

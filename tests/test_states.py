@@ -6,7 +6,7 @@ import pytest
 
 from mpmkit.config.directives import MPMS
 from mpmkit.policy import states
-from mpmkit.policy.maintenance import ProcessRow
+from mpmkit.policy.snapshot import ProcessRow
 
 NUMBERS = range(len(states.LETTERS))
 

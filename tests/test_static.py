@@ -28,16 +28,15 @@ from servers import (
 
 import mpmkit
 from mpmkit.config.directives import check, from_keywords
+from mpmkit.handlers.conditional import DEFAULTS, parse_ranges
 from mpmkit.handlers.static import (
-    DEFAULTS,
+    FILES_KEPT,
     MAPPED_KEPT,
     MAPPINGS_KEPT,
     MMAP_LIMIT,
     SMALL,
-    VERSIONS_KEPT,
     FileOptions,
     StaticFiles,
-    parse_ranges,
     quote_path,
 )
 from mpmkit.http.messages import FileBody, Request, http_date
@@ -543,10 +542,10 @@ def test_a_fresh_file_has_a_weak_tag(tmp_path):
 
 def test_the_memory_of_versions_is_bounded(tmp_path):
     files = StaticFiles(str(tmp_path), clock=lambda: time.time() + 2)  # not new any more
-    for number in range(VERSIONS_KEPT + 50):
+    for number in range(FILES_KEPT + 50):
         write(tmp_path / f"{number}.txt", str(number))
         assert answer(files, f"/{number}.txt").body == b"%d" % number
-        assert len(files._versions) <= VERSIONS_KEPT
+        assert len(files._cached) <= FILES_KEPT
 
 
 def test_many_spellings_are_one_file(tmp_path):
@@ -554,7 +553,7 @@ def test_many_spellings_are_one_file(tmp_path):
     files = StaticFiles(str(tmp_path), clock=lambda: time.time() + 2)  # not new any more
     for path in ("/a/b.txt", "//a//b.txt", "/a/./b.txt", "/x/../a/b.txt", "/%61/b.txt"):
         assert answer(files, path).body == b"text"
-    assert len(files._versions) == 1
+    assert len(files._cached) == 1
 
 
 # -- without a server -----------------------------------------------------------------------------
@@ -617,7 +616,7 @@ def test_mappings_are_bounded(size, tmp_path):
         with open(tmp_path / f"{number}.bin", "wb") as file:
             file.truncate(size)
         assert [way_of(answer(files, f"/{number}.bin")) for _ in range(2)] == ["read", "mapped"]
-        kept = [version for version in files._versions.values() if version.mapped]
+        kept = [version for version in files._cached.values() if version.mapped]
         assert len(kept) <= MAPPINGS_KEPT and sum(version.size for version in kept) <= MAPPED_KEPT
     assert way_of(answer(files, "/0.bin")) == "mapped"  # again
 

@@ -16,8 +16,8 @@ import pytest
 from servers import DATA, SMALL, Client, get, poll_until, serving
 
 from mpmkit.config.directives import check, from_keywords
-from mpmkit.handlers.status import Status, built, cpu_of, g, spoken
-from mpmkit.handlers.status_page import size
+from mpmkit.handlers.status import Status
+from mpmkit.handlers.status_data import built, cpu_of, format_g, format_uptime, size
 from mpmkit.server.scoreboard import Scoreboard
 
 RECORDED = DATA / "status"
@@ -453,7 +453,7 @@ def test_pages_asked_for_at_the_same_time(server):
     ],
 )
 def test_numbers_have_six_digits_and_no_leading_zero(number, text):
-    assert g(number) == text
+    assert format_g(number) == text
 
 
 @pytest.mark.parametrize(
@@ -467,7 +467,7 @@ def test_numbers_have_six_digits_and_no_leading_zero(number, text):
     ],
 )
 def test_an_uptime_in_words(seconds, text):
-    assert spoken(seconds) == text
+    assert format_uptime(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -499,11 +499,11 @@ def test_a_limit_on_slots_is_on_the_page_and_nothing_beyond():
     )
     board = Scoreboard(directives)
     try:
-        from mpmkit.handlers.status import Figures
+        from mpmkit.handlers.status_data import StatusData
 
-        assert Figures(board, False, 0.0).letters == "." * 8
+        assert StatusData(board, False, 0.0).letters == "." * 8
         board.worker(3, 6).set(4)
-        assert Figures(board, False, 0.0).letters == "." * 8 + "W"
+        assert StatusData(board, False, 0.0).letters == "." * 8 + "W"
         assert Status(lambda: board)._extended
     finally:
         board.close()

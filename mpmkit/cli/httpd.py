@@ -32,9 +32,9 @@ from mpmkit.cli.serve import Configuration, Source, StartError, make_parent
 from mpmkit.config.directives import LEVELS, DirectiveError, Note, Setting
 from mpmkit.config.httpd_conf import Conf
 from mpmkit.server import pidfile
+from mpmkit.server.child import Setup
 from mpmkit.server.listen import ListenError, open_listeners
 from mpmkit.server.logs import LogError
-from mpmkit.server.parent import Setup
 from mpmkit.server.pidfile import PidFileError
 
 CONFIG_FILE = "conf/httpd.conf"  # below ServerRoot, without -f

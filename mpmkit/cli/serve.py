@@ -26,11 +26,12 @@ from mpmkit.handlers.static import FileOptions, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.messages import server_header
-from mpmkit.server.core import Handler, Service
+from mpmkit.server.child import Setup
+from mpmkit.server.core import Handler, Service, default_error_page
 from mpmkit.server.listen import Listener, ListenError, bind, inherit, open_listeners
 from mpmkit.server.log_format import Site, compile_format, complaint
 from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
-from mpmkit.server.parent import Parent, Setup
+from mpmkit.server.parent import Parent
 from mpmkit.server.pidfile import PidFileError
 from mpmkit.server.prewarm import rehearse
 from mpmkit.server.scoreboard import Scoreboard
@@ -182,9 +183,8 @@ class Configuration:
             kind = BufferedAccessLog if directives.BufferedLogs else AccessLog
             access = kind(directives.CustomLog, site(directives))
         handler = self.handler(directives, errors)
-        service = Service(directives, handler, access, errors)
-        if isinstance(handler, ErrorPages):
-            service.error_page = handler.refusal
+        error_page = handler.refusal if isinstance(handler, ErrorPages) else default_error_page
+        service = Service(directives, handler, access, errors, error_page)
         return Setup(directives, service, notes)
 
     def _board(self) -> Scoreboard:
@@ -300,9 +300,10 @@ def make_parent(
     configuration: Configuration, setup: Setup, listeners: Sequence[Listener], **options: Any
 ) -> Parent:
     """The control process of the MPM that the setup names, ready to run. Raises StartError."""
-    mpm = import_module(f"mpmkit.mpm.{setup.directives.mpm}")
+    mpm = setup.directives.mpm
+    child_class = getattr(import_module(f"mpmkit.mpm.{mpm}"), f"{mpm.capitalize()}Child")
     try:
-        parent = mpm.parent(setup, configuration.setup, listeners, **options)
+        parent = Parent(child_class, setup, configuration.setup, listeners, **options)
     except (OSError, MemoryError, OverflowError) as error:
         why = getattr(error, "strerror", None) or "there is not enough memory"
         raise StartError(
@@ -310,7 +311,7 @@ def make_parent(
             "ServerLimit and ThreadLimit for its size"
         ) from None
     configuration.attach(parent)
-    rehearse(setup.directives, configuration.handler, SAMPLES, parent.child_class)
+    rehearse(setup.directives, configuration.handler, SAMPLES, child_class)
     return parent
 
 

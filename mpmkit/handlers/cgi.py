@@ -4,13 +4,13 @@
                             │ program │
     the variables ─> env    └─────────┘ stderr ──> error log
 
-A process a request: nothing is shared, nothing leaks from one request to the next, any language
-will do; and each request pays for a process (mod_cgi's way, under every MPM).
+One process per request: nothing is shared, nothing leaks from one request to the next, any language
+will do; and each request pays for a process (as under mod_cgi, with every MPM).
 
 The program is started by vfork and exec (`subprocess` without preexec_fn), never by a fork of a process
 with threads. It leads a process group of its own. The group is ended when Timeout passes between
 two pieces of output, when the client is gone, and when the server's process dies: for that the
-program holds the end of a pipe whose other end's death the kernel tells the group (O_ASYNC).
+program holds one end of a pipe, and the kernel signals the group when the other end closes (O_ASYNC).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from mpmkit.handlers.gateway import (
-    LONGEST_HEAD,
+    Head,
     Script,
     ScriptFailed,
+    StderrLines,
     Variables,
     answer,
-    read_head,
-    split_head,
+    take_head,
 )
 from mpmkit.http.messages import Request, RequestError, Response, page
 
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 PIECE = 65536  # bytes read from a program at a time: what a pipe holds
 GRACE = 3.0  # seconds between TERM and KILL, and that a program may go on after its output's end
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TZ")  # of the server's own environment
-STDERR_LINE = 8192  # a longer line of a program's complaints is cut into several
 
 F_SETSIG = 10  # Linux; the fcntl module has no name for it before 3.13
 
@@ -53,8 +52,8 @@ Redirect = Callable[[Request, "Connection", str, bytes, dict], Response]
 
 
 class CgiScripts:
-    """The handler. `redirect` serves a script's `Location: /path`: the router's to do. Programs run on
-    `cpus` and under the scheduling policy `policy` (os.SCHED_OTHER, …), the server's own."""
+    """The handler. `redirect` serves a script's `Location: /path` (the router's method). Programs run on
+    `cpus` and under the scheduling policy `policy` (os.SCHED_OTHER, …), those of the server."""
 
     def __init__(
         self,
@@ -76,21 +75,17 @@ class CgiScripts:
         self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def run(self, request: Request, conn: Connection, script: Script, allowed: bool) -> Response:
-        """Run a program. `allowed`: by Options ExecCGI, or because it came by a ScriptAlias."""
+        """Run a program. `allowed`: by Options ExecCGI or a ScriptAlias."""
         try:
             self._check(script, allowed)
             environ = self._base.copy()
             self._variables.of_program(environ, request, conn, script)
-            program = Program(
-                script.filename,
-                {key: value.encode("latin-1", "surrogateescape") for key, value in environ.items()},
-                conn,
-                self._errors,
-                self._timeout,
-                self._nothing if request.length == 0 else None,
-                self._cpus,
-                self._policy,
-            )
+            raw = {
+                key: value.encode("latin-1", "surrogateescape") for key, value in environ.items()
+            }
+            stdin = self._nothing if request.length == 0 else None
+            with _as_the_server(self._cpus, self._policy):
+                program = Program(script.filename, raw, conn, self._errors, self._timeout, stdin)
             try:
                 head, pieces = program.answer()
                 return answer(
@@ -124,20 +119,21 @@ class CgiScripts:
         except PermissionError:
             raise ScriptFailed(403, f"{name} may not be looked at", "AH02811") from None
         except (OSError, ValueError):
-            raise ScriptFailed(
-                404, f"script not found or unable to stat: {name}", "AH02811"
-            ) from None
+            text = f"script not found or unable to stat: {name}"
+            raise ScriptFailed(404, text, "AH02811") from None
         if S_ISDIR(st.st_mode):
             raise ScriptFailed(403, f"attempt to invoke directory as script: {name}", "AH02812")
         if not S_ISREG(st.st_mode) or not real.startswith(script.root.rstrip("/") + "/"):
-            raise ScriptFailed(403, f"{name} is no file, or a link that leads out of {script.root}")
+            raise ScriptFailed(
+                403, f"{name} is not a file, or a link that leads out of {script.root}"
+            )
 
     def _failed(self, error: ScriptFailed, conn: Connection) -> None:
         self._errors.write(error.level, str(error), ah=error.ah, module="cgi", client=conn.peer)
 
 
 class Program:
-    """One running program. Its end is seen to by whoever iterates `pieces`, or by `kill`.
+    """One running program. It ends by the close of its output (`answer`), or by `kill`.
 
     Raises ScriptFailed when it can't be started.
     """
@@ -150,16 +146,21 @@ class Program:
         errors: ErrorLog,
         timeout: float,
         stdin: int | None,
-        cpus: set[int],
-        policy: int,
     ) -> None:
         self._filename = filename
         self._name = os.path.basename(filename)
         self._conn = conn
-        self._errors = errors
         self._timeout = timeout
         self._silent = False  # stderr is at its end
-        self._complaint = b""  # a line of stderr that is not complete yet
+        self._stderr = StderrLines(
+            lambda text: errors.write(
+                "error",
+                f"stderr from {filename}: {text}",
+                ah="AH01215",
+                module="cgi",
+                client=conn.peer,
+            )
+        )
         self._piece = memoryview(b"")  # of the request's body, not yet taken by the program
         opened: list[int] = []
         try:
@@ -171,76 +172,57 @@ class Program:
             if theirs_in is None:
                 theirs_in, into = _pipe(opened)
                 os.set_blocking(into, False)
-            with _as_the_server(cpus, policy):
-                self._process = subprocess.Popen(
-                    [filename],
-                    env=environ,
-                    cwd=os.path.dirname(filename),
-                    stdin=theirs_in,
-                    stdout=theirs_out,
-                    stderr=theirs_err,
-                    pass_fds=(line,),
-                    process_group=0,
-                )
+            self._process = subprocess.Popen(
+                [filename],
+                env=environ,
+                cwd=os.path.dirname(filename),
+                stdin=theirs_in,
+                stdout=theirs_out,
+                stderr=theirs_err,
+                pass_fds=(line,),
+                process_group=0,
+            )
         except (OSError, ValueError) as error:
             for fd in opened:
                 os.close(fd)
-            raise ScriptFailed(
-                500, f"exec of '{filename}' failed: {_why(error)}", "AH01223"
-            ) from None
+            text = f"exec of '{filename}' failed: {_why(error)}"
+            raise ScriptFailed(500, text, "AH01223") from None
         for fd in (theirs_out, theirs_err, *((theirs_in,) if stdin is None else ())):
             os.close(fd)
         self._out, self._err, self._in, self._held = out, err, into, line
         self._poll = select.poll()
         self._poll.register(out, select.POLLIN)
         self._poll.register(err, select.POLLIN)
-        self._poll.register(conn.fd, 0)  # only a reset is news; to have no more to say is no crime
-        self._hold_the_line()
-
-    def _hold_the_line(self) -> None:
-        """From now on the group gets SIGTERM when this process dies, however it dies."""
-        fcntl.fcntl(self._held, fcntl.F_SETOWN, -self._process.pid)
-        fcntl.fcntl(self._held, F_SETSIG, signal.SIGTERM)
-        fcntl.fcntl(self._held, fcntl.F_SETFL, os.O_ASYNC)
+        self._poll.register(
+            conn.fd, 0
+        )  # only a reset counts: a half-closed client still waits for the answer
+        # From now on the group gets SIGTERM when this process dies, in any way.
+        fcntl.fcntl(line, fcntl.F_SETOWN, -self._process.pid)
+        fcntl.fcntl(line, F_SETSIG, signal.SIGTERM)
+        fcntl.fcntl(line, fcntl.F_SETFL, os.O_ASYNC)
 
     # -- its answer ---------------------------------------------------------------------------
 
-    def answer(self):
+    def answer(self) -> tuple[Head, _Output]:
         """Its head, and the pieces of its body. Raises ScriptFailed, or RequestError when the client
         is at fault."""
-        data = b""
-        while (found := split_head(data)) is None:
-            piece = self.read()
-            if not piece:
-                what = (
-                    "Premature end of script headers"
-                    if data
-                    else "End of script output before headers"
-                )
-                raise ScriptFailed(500, f"{what}: {self._name}")
-            data += piece
-            if len(data) > LONGEST_HEAD:
-                raise ScriptFailed(500, f"more than {LONGEST_HEAD} bytes of headers: {self._name}")
-        return read_head(found[0], self._name), _Output(self, found[1])
+        head, first = take_head(self.read, self._name)
+        return head, _Output(self, first)
 
     def read(self) -> bytes:
         """The next piece of its output, b"" at the end. Meanwhile it is given the request's body, and
-        its complaints go to the error log.
+        its stderr goes to the error log.
 
         Raises ScriptFailed when Timeout passes and nothing moves; RequestError when the client is
-        gone, or what it sends is no body.
+        gone, or sends an invalid body.
         """
         until = monotonic() + self._timeout
         while True:
             self._next_piece()
             events = self._poll.poll(max(0.0, until - monotonic()) * 1000)
             if not events:
-                raise ScriptFailed(
-                    504,
-                    f"Timeout waiting for output from CGI script {self._filename}",
-                    "AH01220",
-                    "warn",
-                )
+                text = f"Timeout waiting for output from CGI script {self._filename}"
+                raise ScriptFailed(504, text, "AH01220", "warn")
             for fd, _ in events:
                 if fd == self._out:
                     piece = os.read(fd, PIECE)
@@ -249,7 +231,7 @@ class Program:
                     self._poll.unregister(fd)
                     return b""
                 if fd == self._err:
-                    self._complain()
+                    self._read_stderr()
                 elif fd == self._in:
                     if self._give():
                         until = monotonic() + self._timeout
@@ -273,7 +255,7 @@ class Program:
             self._piece = self._piece[os.write(self._in, self._piece) :]
         except BlockingIOError:
             return False
-        except OSError:  # it reads no more: that is its right
+        except OSError:  # it reads no more, as it may
             self._end_of_body()
             return False
         if not self._piece:
@@ -287,43 +269,32 @@ class Program:
         os.close(self._in)
         self._in = -1
 
-    def _complain(self) -> None:
-        """What it says on stderr, a line of the error log for each of its lines."""
+    def _read_stderr(self) -> None:
+        """What it writes to stderr, for the error log."""
         data = os.read(self._err, PIECE)
         if not data:
             self._poll.unregister(self._err)
             self._silent = True
-        lines = (self._complaint + data).split(b"\n")
-        self._complaint = lines.pop() if data and len(lines[-1]) < STDERR_LINE else b""
-        for line in lines:
-            if line.strip():
-                text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
-                self._errors.write(
-                    "error",
-                    f"stderr from {self._filename}: {text}",
-                    ah="AH01215",
-                    module="cgi",
-                    client=self._conn.peer,
-                )
+        self._stderr.feed(data or b"\n")
 
     # -- its end ------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Its output is at an end: wait for its own, GRACE seconds; then `kill`."""
-        if self._process.returncode is None and not self._ended_within(GRACE):
+        """Its output is at an end: wait up to GRACE seconds for its exit; then `kill`."""
+        if self._process.returncode is None and not self._exits_within(GRACE):
             self.kill()
-            return
-        self._bury()
+        else:
+            self._clean_up()
 
     def kill(self) -> None:
         """End the whole group: TERM, and KILL for what is left of it. Harmless after the end."""
         if self._held < 0:
             return
-        # The leader is not waited for yet, so nobody else can have got the group's number.
+        # The leader is not waited for yet, so the group's number cannot have been reused.
         self._signal(signal.SIGTERM)
-        self._ended_within(GRACE, wait_only=True)
+        self._exits_within(GRACE)
         self._signal(signal.SIGKILL)
-        self._bury()
+        self._clean_up()
 
     def _signal(self, number: int) -> None:
         try:
@@ -331,8 +302,8 @@ class Program:
         except ProcessLookupError:
             pass
 
-    def _ended_within(self, seconds: float, wait_only: bool = False) -> bool:
-        """Wait for the leader's end; without `wait_only` it is buried, too."""
+    def _exits_within(self, seconds: float) -> bool:
+        """Wait for the leader's exit, and leave it a zombie: the group's number stays its own."""
         try:
             pid = os.pidfd_open(self._process.pid)
         except OSError:  # no descriptor is left for it
@@ -344,14 +315,11 @@ class Program:
         try:
             poll = select.poll()
             poll.register(pid, select.POLLIN)
-            ended = bool(poll.poll(seconds * 1000))
+            return bool(poll.poll(seconds * 1000))
         finally:
             os.close(pid)
-        if ended and not wait_only:
-            self._process.wait()
-        return ended
 
-    def _bury(self) -> None:
+    def _clean_up(self) -> None:
         """No zombie and no descriptor is left."""
         if self._held < 0:
             return
@@ -360,8 +328,8 @@ class Program:
         os.set_blocking(self._err, False)
         try:
             while not self._silent:
-                self._complain()
-        except BlockingIOError:  # what it left running could still say something
+                self._read_stderr()
+        except BlockingIOError:  # what it left running could still write something
             pass
         for fd in (self._out, self._err, self._held, self._line, self._in):
             if fd >= 0:
@@ -393,7 +361,7 @@ def _as_the_server(cpus: set[int], policy: int) -> Iterator[None]:
     """A program gets the CPUs and the scheduling policy that the server was started with.
 
     It inherits both from the thread that starts it, which may have one CPU (parent.stay_on_one_cpu)
-    and SCHED_BATCH (parent._let_finish); so the thread does without them while it starts the program.
+    and SCHED_BATCH (parent._let_finish); so the thread is without them while it starts the program.
     """
     own_cpus, own_policy = os.sched_getaffinity(0), os.sched_getscheduler(0)
     if own_cpus != cpus:

@@ -1,15 +1,15 @@
-"""What a client gets in place of an answer: ErrorDocument, ServerSignature, and a line at LogLevel info.
+"""Error pages as the configuration wants them: ErrorDocument, ServerSignature, a line at LogLevel info.
 
     ErrorDocument 404 "Not here."           a text
     ErrorDocument 404 /errors/404.html      a path of this site; the status stays 404
     ErrorDocument 404 https://other/x       another place: 302
     ErrorDocument 404 default               the page that there is without one
 
-A <Directory>, <Location> or <Files> may say otherwise for its own.
+A <Directory>, <Location> or <Files> may have its own.
 
-It stands around the other handlers, and only where the configuration asks for something: a server
-without these directives has nothing of it on its way. Only pages that `messages.page` made are changed;
-what a script answers, with whatever status, is the script's.
+The handler wraps the router only where the configuration needs it: a server without these directives
+does not pay for it. Only pages made by `messages.page` are changed; a script's answer, of any status,
+is left as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import Directives, section_values
 from mpmkit.handlers.gateway import redirected
-from mpmkit.http.messages import REASONS, Page, Request, Response, page
+from mpmkit.http.messages import REASONS, Page, Request, Response, escape, page
 
 if TYPE_CHECKING:
     from mpmkit.handlers.router import Router
@@ -31,7 +31,7 @@ TEXT = b"Content-Type: text/html; charset=iso-8859-1\r\n\r\n"
 
 
 class ErrorPages:
-    """The handler around `router`. `place` tells the server's name and port as the client knows them."""
+    """The handler around `router`. `place` gives the server's name and port as the client knows them."""
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ class ErrorPages:
 
     @staticmethod
     def wanted(directives: Directives, errors: ErrorLog) -> bool:
-        """Whether there is anything to do."""
-        said = [section_values(section) for section in directives.sections]
+        """Whether the configuration needs this handler."""
+        sections = [section_values(section) for section in directives.sections]
         return bool(
             directives.ErrorDocument
             or directives.ServerSignature != "Off"
-            or any("ErrorDocument" in values or "ServerSignature" in values for values in said)
+            or any("ErrorDocument" in values or "ServerSignature" in values for values in sections)
             or errors.enabled("info")
         )
 
@@ -73,7 +73,7 @@ class ErrorPages:
         return self._changed(response, request, conn)
 
     def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:
-        """The page for a request that never came to a handler: a text and a signature, no redirect."""
+        """The page for a request that was refused before any handler: a text or signature, no redirect."""
         text = _document_for(status, self._documents) or ""
         if text and not _elsewhere(text):
             return _text(page(status, method), text, method)
@@ -84,59 +84,48 @@ class ErrorPages:
         if signature == "Off":
             return b""
         name, port = self._place(conn)
-        name = _escape(name)
+        name = escape(name)
         if signature == "EMail" and self._admin:
-            name = f'<a href="mailto:{_escape(self._admin)}">{name}</a>'
+            name = f'<a href="mailto:{escape(self._admin)}">{name}</a>'
         line = (
-            f"<hr>\n<address>{_escape(self._site.server)} Server at {name} Port {port}</address>\n"
+            f"<hr>\n<address>{escape(self._site.server)} Server at {name} Port {port}</address>\n"
         )
         return line.encode("latin-1", "xmlcharrefreplace")
 
     def _changed(self, response: Page, request: Request, conn: Connection) -> Response:
-        said = self._router.said(request.path)
-        target = _document_for(response.status, said.documents)
-        why = ""
-        if target is not None and not _elsewhere(target):
+        config = self._router.config_for(request.path)
+        target = _document_for(response.status, config.documents)
+        signature = self._line(config.signature, conn)
+        what = response.what
+        if target is None:
+            if not signature:
+                return response
+        elif not _elsewhere(target):
             return _text(response, target, request.method)
-        if target is not None and not target.startswith("/"):
+        elif not target.startswith("/"):
             extra = b"Location: %b\r\n" % target.encode("latin-1", "replace")
-            return page(
-                302, request.method, extra=extra, signature=self._line(said.signature, conn)
-            )
-        if target is not None:
+            return page(302, request.method, extra=extra, signature=signature)
+        else:
             document = self._document(target, response, request, conn)
             if type(document) is not Page and document is not None:
-                return Response(
-                    response.status,
-                    response.extra + document.fields,
-                    document.after,
-                    document.body,
-                    document.length,
-                    response.close or document.close,
-                )
-            status = document.status if document is not None else 500
-            why = f"ErrorDocument {target}: {status} {REASONS[status]}"
-        elif said.signature == "Off":
-            return response
-        return page(
-            response.status,
-            request.method,
-            extra=response.extra,
-            what=why or response.what,
-            signature=self._line(said.signature, conn),
-        )
+                fields = response.extra + document.fields
+                more = (document.length, response.close or document.close)
+                return Response(response.status, fields, document.after, document.body, *more)
+            failed = document.status if document is not None else 500
+            what = f"ErrorDocument {target}: {failed} {REASONS[failed]}"
+        status, extra = response.status, response.extra
+        return page(status, request.method, extra=extra, what=what, signature=signature)
 
     def _document(
         self, target: str, response: Page, request: Request, conn: Connection
     ) -> Response | None:
         """The answer of the path that ErrorDocument names; None if it leads back to itself."""
         path, _, query = target.partition("?")
-        new = redirected(
-            request, path, query.encode("latin-1", "replace"), {}, status=response.status
-        )
+        raw = query.encode("latin-1", "replace")
+        new = redirected(request, path, raw, {}, status=response.status)
         if new is None:
             return None
-        # The client's conditions were about what it asked for.
+        # The client's conditions were about the resource that it requested.
         new.headers = tuple(
             field
             for field in new.headers
@@ -147,13 +136,13 @@ class ErrorPages:
 
 
 def _document_for(status: int, documents: Mapping[int, str]) -> str | None:
-    """What ErrorDocument says, None for `default`, too."""
+    """ErrorDocument's value; None for `default`, too."""
     target = documents.get(status)
     return None if target is None or target.lower() == "default" else target
 
 
 def _elsewhere(target: str) -> bool:
-    """Whether an ErrorDocument is a path or a URL, and no text."""
+    """Whether an ErrorDocument is a path or a URL, not a text."""
     return target.startswith("/") or "://" in target.partition(" ")[0]
 
 
@@ -164,9 +153,3 @@ def _text(response: Response, text: str, method: str) -> Response:
     if method == "HEAD":
         return Response(response.status, fields, TEXT, b"", 0, response.close)
     return Response(response.status, fields, TEXT, body, len(body), response.close)
-
-
-def _escape(text: str) -> str:
-    for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
-        text = text.replace(char, entity)
-    return text

@@ -6,13 +6,13 @@
     request ──> BEGIN_REQUEST, PARAMS…, STDIN… ──> backend
     client  <── STDOUT: head, then body as it comes <──┘       STDERR ──> error log
 
-The script's memory, and its crashes, are the backend's: a server process of any MPM only waits for it.
-What a waiting client costs is the MPM's, a process or a thread.
+The script's memory and its crashes are the backend's: a process of this server only waits for it.
+A waiting client costs what it costs under the MPM, a process or a thread.
 
 A connection serves one request, unless ProxySet says enablereuse=on: then it is kept for the next one
 of this process. It is off by default as in httpd, and for the same reason: a child of php-fpm
-belongs to its connection, so a backend needs as many children as the server has workers, or those
-that hold no connection starve.
+belongs to its connection, so a backend needs as many children as the server has workers, or the
+workers without a connection starve.
 """
 
 from __future__ import annotations
@@ -22,20 +22,18 @@ import re
 import select
 import socket
 from collections.abc import Callable, Iterator
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import DirectiveError
 from mpmkit.handlers import fastcgi_records as fcgi
 from mpmkit.handlers.gateway import (
-    LONGEST_HEAD,
     Head,
     Script,
     ScriptFailed,
+    StderrLines,
     Variables,
     answer,
-    read_head,
-    split_head,
+    take_head,
 )
 from mpmkit.http.messages import Request, RequestError, Response, page
 
@@ -89,7 +87,7 @@ class Backend:
         found = _HANDLER.match(handler)
         if found is None:
             raise DirectiveError(
-                f"SetHandler {handler!r} names no backend here; write "
+                f"SetHandler {handler!r} names no backend; write "
                 "proxy:unix:/path/to/socket|fcgi://localhost or proxy:fcgi://127.0.0.1:9000",
                 directive="SetHandler",
             )
@@ -97,32 +95,26 @@ class Backend:
         self._errors = service.errors
         self.name = handler.removeprefix("proxy:")
         self._address: str | tuple[str, int]
-        self._address = found["path"] or (
-            found["host"].strip("[]"),
-            int(found["port"] or DEFAULT_PORT),
-        )
+        port = int(found["port"] or DEFAULT_PORT)
+        self._address = found["path"] or (found["host"].strip("[]"), port)
         d = service.directives
         values = {}
-        for url, said in d.ProxySet:
+        for url, settings in d.ProxySet:
             if url.rstrip("/") in (self.name.rstrip("/"), found["url"]):
-                values.update(said)
-        self._timeout = float(values.get("timeout", d.ProxyTimeout or d.Timeout))
+                values.update(settings)
+        self.timeout = float(values.get("timeout", d.ProxyTimeout or d.Timeout))
         self._keep = bool(values.get("enablereuse", False))
         self._most = int(values.get("max", d.threads_per_child))
         self._idle: list[socket.socket] = []  # of this process: nothing is connected before a fork
 
     def run(self, request: Request, conn: Connection, script: Script) -> Response:
-        """Have the backend run a script, and pass on what it says."""
-        told = self._service.variables
-        environ = told.base.copy()
-        told.of_program(environ, request, conn, script)
-        asked = _Asked(environ, request, conn, self._keep)
+        """Have the backend run a script, and pass on its answer."""
+        variables = self._service.variables
+        environ = variables.base.copy()
+        variables.of_program(environ, request, conn, script)
+        exchange = None
         try:
-            exchange, head = self._ask(asked, request)
-        except ScriptFailed as error:
-            self._failed(error, conn)
-            return page(error.status, request.method)
-        try:
+            exchange, head = self._ask(_Asked(environ, request, conn, self._keep), request)
             return answer(
                 head,
                 exchange.whole() or exchange,
@@ -131,88 +123,68 @@ class Backend:
                 lambda path, fields: self._service.redirect(request, conn, path, fields, environ),
                 lambda error: self._failed(error, conn),
             )
-        except ScriptFailed as error:
-            exchange.close()
+        except BaseException as error:
+            if exchange is not None:
+                exchange.close()
+            if not isinstance(error, ScriptFailed):
+                raise
             self._failed(error, conn)
             return page(error.status, request.method)
-        except BaseException:
-            exchange.close()
-            raise
 
     def _ask(self, asked: _Asked, request: Request) -> tuple[_Exchange, Head]:
         """Send the request and read the head of its answer.
 
-        A connection that was kept may be dead by now. As long as nothing has come back on it, and all
-        that was sent is still at hand, the request is made once more, on a new one: if the backend did
-        not read it to its end, or if the method is one that may be repeated (RFC 9110, 9.2.2). A POST
-        that was read may have been done, and is not done twice.
+        A kept connection may be closed by now. As long as nothing has come back on it, and all that
+        was sent is still at hand, the request is sent once more, on a new connection: if the backend
+        did not read all of it, or if the method is one that may be repeated (RFC 9110, 9.2.2). A POST
+        that was read may have been carried out, and is not sent twice.
         """
         kept = self._take()
-        exchange = _Exchange(self, kept or self._connect(), asked)
-        try:
-            return exchange, exchange.head()
-        except _Stale as stale:
-            exchange.close()
-            again = stale.unread or request.method in REPEATABLE
-            if kept is None or not again or not asked.rewind():
-                raise ScriptFailed(
-                    502,
-                    f"{self.name}: the backend closed the connection without an answer",
-                    "AH01067",
-                ) from None
-        except BaseException:
-            exchange.close()
-            raise
-        exchange = _Exchange(self, self._connect(), asked)
-        try:
-            return exchange, exchange.head()
-        except _Stale:
-            exchange.close()
-            raise ScriptFailed(
-                502, f"{self.name}: the backend closed the connection without an answer", "AH01067"
-            ) from None
-        except BaseException:
-            exchange.close()
-            raise
+        while True:
+            exchange = _Exchange(self, kept or self._connect(), asked)
+            try:
+                return exchange, exchange.head()
+            except _Stale as stale:
+                exchange.close()
+                again = stale.unread or request.method in REPEATABLE
+                if kept is None or not again or not asked.rewind():
+                    why = "the backend closed the connection without an answer"
+                    raise ScriptFailed(502, f"{self.name}: {why}", "AH01067") from None
+                kept = None
+            except BaseException:
+                exchange.close()
+                raise
 
     # -- connections --------------------------------------------------------------------------
 
     def _connect(self) -> socket.socket:
         """A new connection. Raises ScriptFailed 503."""
-        path = isinstance(self._address, str)
-        family = (
-            socket.AF_UNIX
-            if path
-            else (socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)
-        )
+        family = socket.AF_UNIX
+        if not isinstance(self._address, str):
+            family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        sock = None
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as error:
-            raise ScriptFailed(
-                503, f"no socket for {self.name}: {error.strerror}", "AH01079"
-            ) from None
-        try:
-            sock.settimeout(self._timeout)
+            sock.settimeout(self.timeout)
             sock.connect(self._address)
             sock.setblocking(False)
-            if not path:
+            if family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
-            sock.close()
-            why = error.strerror or str(error)
+            if sock is not None:
+                sock.close()
+            why = f"{self.name}: {error.strerror or error}; is it running?"
             raise ScriptFailed(
-                503,
-                f"failed to make connection to backend: {self.name}: {why}; is it running?",
-                "AH01079",
+                503, f"failed to make connection to backend: {why}", "AH01079"
             ) from None
         return sock
 
     def _take(self) -> socket.socket | None:
-        """A kept connection that is still open, the one used last first; None: there is none."""
+        """A kept connection that is still open, the one used last first; None: no such connection."""
         while self._idle:
             try:
                 sock = self._idle.pop()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread took it
                 return None
             try:
                 sock.recv(1, socket.MSG_PEEK)
@@ -220,7 +192,7 @@ class Backend:
                 return sock
             except OSError:
                 pass
-            sock.close()  # the backend has closed it, or says what nobody asked
+            sock.close()  # the backend has closed it, or sent bytes without a request
         return None
 
     def give_back(self, sock: socket.socket) -> None:
@@ -230,10 +202,12 @@ class Backend:
         else:
             sock.close()
 
+    def log(self, level: str, text: str, ah: str, conn: Connection) -> None:
+        """A line of the error log."""
+        self._errors.write(level, text, ah=ah, module="proxy_fcgi", client=conn.peer)
+
     def _failed(self, error: ScriptFailed, conn: Connection) -> None:
-        self._errors.write(
-            error.level, str(error), ah=error.ah, module="proxy_fcgi", client=conn.peer
-        )
+        self.log(error.level, str(error), error.ah, conn)
 
 
 class _Stale(Exception):
@@ -253,31 +227,26 @@ class _Asked:
             for key, value in environ.items()
         )
         head = fcgi.begin(ID, keep) + fcgi.stream(fcgi.PARAMS, ID, params)
-        self._start = head + fcgi.record(fcgi.PARAMS, ID)
-        self._conn = conn
-        self._sent: list[bytes] | None = []  # of the body; None: it is too long to be kept
-        self._size = 0
-        self._again: list[bytes] = []
-        self._begun = False
-        self.complete = False  # all of it has been given out
+        head += fcgi.record(fcgi.PARAMS, ID)
+        self.conn = conn
+        self._sent: list[bytes] | None = []  # for a second attempt; None: it is too long to be kept
+        self._size = 0  # of the body
         self._read = request.length == 0  # the client has sent all of it
+        if self._read:
+            head += fcgi.record(fcgi.STDIN, ID)
+        self._next = [head]
+        self.complete = False  # all of it has been given out
 
     def next(self) -> bytes:
         """More bytes for the backend. Raises what `read_body` raises."""
-        if not self._begun:
-            self._begun = True
-            if self._read and not self._again:
-                self.complete = True
-                return self._start + fcgi.record(fcgi.STDIN, ID)
-            return self._start
-        if self._again:
-            return self._again.pop(0)
-        piece = b"" if self._read else self._conn.read_body()
-        if not piece:
-            self._read = self.complete = True
-            return fcgi.record(fcgi.STDIN, ID)
-        self._size += len(piece)
-        data = fcgi.stream(fcgi.STDIN, ID, piece)
+        if self._next:
+            data = self._next.pop(0)
+        else:
+            piece = self.conn.read_body()
+            self._size += len(piece)
+            self._read = not piece
+            data = fcgi.stream(fcgi.STDIN, ID, piece) or fcgi.record(fcgi.STDIN, ID)
+        self.complete = self._read and not self._next
         if self._sent is not None:
             self._sent.append(data)
             if self._size > RESENT:
@@ -288,8 +257,9 @@ class _Asked:
         """From the beginning. False: what was sent first is gone."""
         if self._sent is None:
             return False
-        self._again = list(self._sent)
-        self._begun = self.complete = False
+        self._next = self._sent + self._next
+        self._sent = []
+        self.complete = False
         return True
 
 
@@ -300,37 +270,24 @@ class _Exchange:
         self._backend = backend
         self._sock: socket.socket | None = sock
         self._asked = asked
-        self._conn = asked._conn
         self._out = memoryview(b"")  # what the backend has not taken yet
-        self._in = b""  # what it said, up to the end of the last whole record
+        self._in = b""  # what it sent, up to the end of the last whole record
         self._pieces: list[bytes] = []
-        self._heard = False
+        self._has_answered = False
         self._ended = False
         self._first = b""
-        self._complaint = b""
+        self._stderr = StderrLines(
+            lambda text: backend.log("error", f"Got error '{text}'", "AH01071", asked.conn)
+        )
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN | select.POLLOUT)
-        self._poll.register(self._conn.fd, 0)
+        self._poll.register(asked.conn.fd, 0)
         self._writing = True
 
     def head(self) -> Head:
         """Read the head. Raises ScriptFailed, _Stale, or RequestError when the client is at fault."""
-        data = b""
-        while (found := split_head(data)) is None:
-            piece = self._next_piece()
-            if not piece:
-                raise ScriptFailed(
-                    500, f"{self._backend.name}: End of script output before headers", "AH01070"
-                )
-            data += piece
-            if len(data) > LONGEST_HEAD:
-                raise ScriptFailed(
-                    500,
-                    f"{self._backend.name}: more than {LONGEST_HEAD} bytes of headers",
-                    "AH01070",
-                )
-        self._first = found[1]
-        return read_head(found[0], self._backend.name)
+        head, self._first = take_head(self._next_piece, self._backend.name, "AH01070")
+        return head
 
     def __iter__(self) -> Iterator[bytes]:
         if self._first:
@@ -340,7 +297,7 @@ class _Exchange:
 
     def whole(self) -> bytes | None:
         """All of the body, if it has come already; then the connection is free for the next request.
-        None: it has not, or there is none."""
+        None: it has not, or it is empty."""
         if not self._ended:
             return None
         self._pieces.insert(0, self._first)
@@ -350,7 +307,7 @@ class _Exchange:
         return body or None
 
     def close(self) -> None:
-        """Once: the connection is kept, or if anything is left on it, closed."""
+        """Keep the connection, or close it if anything is left on it. Harmless a second time."""
         sock, self._sock = self._sock, None
         if sock is None:
             return
@@ -379,15 +336,10 @@ class _Exchange:
         if bool(self._out) != self._writing:
             self._writing = bool(self._out)
             self._poll.modify(self._sock, select.POLLIN | (select.POLLOUT if self._writing else 0))
-        until = monotonic() + backend._timeout
-        events = self._poll.poll(max(0.0, until - monotonic()) * 1000)
+        events = self._poll.poll(backend.timeout * 1000)
         if not events:
-            raise ScriptFailed(
-                504,
-                f"Error dispatching request to {backend.name}: nothing came for "
-                f"{backend._timeout:g} s",
-                "AH01075",
-            )
+            why = f"{backend.name}: nothing came for {backend.timeout:g} s"
+            raise ScriptFailed(504, f"Error dispatching request to {why}", "AH01075")
         for fd, event in events:
             if fd != self._sock.fileno():
                 raise RequestError(500, "the client left while its script ran", silent=True)
@@ -410,14 +362,11 @@ class _Exchange:
         except OSError:  # a reset: it closed with bytes of ours that it had not read
             data, unread = b"", True
         if not data:
-            if not self._heard:
+            if not self._has_answered:
                 raise _Stale(unread or bool(self._out) or not self._asked.complete)
-            raise ScriptFailed(
-                502,
-                f"{self._backend.name}: the backend closed the connection within its answer",
-                "AH01067",
-            )
-        self._heard = True
+            why = "the backend closed the connection within its answer"
+            raise ScriptFailed(502, f"{self._backend.name}: {why}", "AH01067")
+        self._has_answered = True
         records, self._in = fcgi.read_records(self._in + data)
         for kind, number, content in records:
             if number != ID:
@@ -426,38 +375,17 @@ class _Exchange:
                 if content:
                     self._pieces.append(content)
             elif kind == fcgi.STDERR:
-                self._complain(content)
+                self._stderr.feed(content)
             elif kind == fcgi.END_REQUEST:
                 self._end(content)
 
-    def _complain(self, content: bytes) -> None:
-        lines = (self._complaint + content).split(b"\n")
-        self._complaint = lines.pop() if len(lines[-1]) < 8192 else b""
-        self._log(lines)
-
-    def _log(self, lines: list[bytes]) -> None:
-        for line in lines:
-            if line.strip():
-                text = line.decode("utf-8", "backslashreplace")
-                self._backend._errors.write(
-                    "error",
-                    f"Got error '{text}'",
-                    ah="AH01071",
-                    module="proxy_fcgi",
-                    client=self._conn.peer,
-                )
-
     def _end(self, content: bytes) -> None:
-        self._log([self._complaint])
-        self._complaint = b""
+        self._stderr.feed(b"\n")
         self._ended = True
         _, status = fcgi.read_end(content)
+        if status == fcgi.COMPLETE:
+            return
         if status == fcgi.OVERLOADED:
             raise ScriptFailed(503, f"{self._backend.name}: the backend is overloaded", "AH01075")
-        if status != fcgi.COMPLETE:
-            raise ScriptFailed(
-                502,
-                f"{self._backend.name}: the backend refuses this kind of request "
-                f"(protocol status {status})",
-                "AH01075",
-            )
+        why = f"the backend refuses this kind of request (protocol status {status})"
+        raise ScriptFailed(502, f"{self._backend.name}: {why}", "AH01075")

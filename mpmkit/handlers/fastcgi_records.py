@@ -11,12 +11,11 @@ from collections.abc import Iterable
 from struct import Struct
 from typing import NamedTuple
 
-BEGIN_REQUEST, ABORT_REQUEST, END_REQUEST, PARAMS, STDIN, STDOUT, STDERR, DATA = range(1, 9)
-GET_VALUES, GET_VALUES_RESULT, UNKNOWN_TYPE = range(9, 12)
+BEGIN_REQUEST, _, END_REQUEST, PARAMS, STDIN, STDOUT, STDERR = range(1, 8)
 
 RESPONDER = 1  # the role of a backend that makes a response
 KEEP_CONN = 1  # flag of BEGIN_REQUEST: the connection stays after END_REQUEST
-COMPLETE, NO_MULTIPLEXING, OVERLOADED, UNKNOWN_ROLE = range(4)  # END_REQUEST's protocol status
+COMPLETE, _, OVERLOADED, _ = range(4)  # END_REQUEST's protocol status
 
 MOST = 65535  # bytes of content in a record
 _HEAD = Struct(">BBHHBx")
@@ -25,7 +24,7 @@ _END = Struct(">IB3x")
 
 
 class FastCgiError(ValueError):
-    """Bytes that are no FastCGI 1.0."""
+    """Bytes that are not FastCGI 1.0."""
 
 
 class Record(NamedTuple):
@@ -77,26 +76,6 @@ def pairs(items: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def _length(count: int) -> bytes:
     return bytes((count,)) if count < 128 else (count | 1 << 31).to_bytes(4, "big")
-
-
-def read_pairs(data: bytes) -> list[tuple[bytes, bytes]]:
-    """The pairs again. Raises FastCgiError."""
-    found: list[tuple[bytes, bytes]] = []
-    at = 0
-    while at < len(data):
-        lengths = []
-        for _ in range(2):
-            size = 4 if data[at : at + 1] >= b"\x80" else 1
-            if at + size > len(data):
-                raise FastCgiError("a pair ends within its lengths")
-            lengths.append(int.from_bytes(data[at : at + size], "big") & (1 << 31) - 1)
-            at += size
-        end = at + lengths[0]
-        if end + lengths[1] > len(data):
-            raise FastCgiError("a pair is longer than its record")
-        found.append((data[at:end], data[end : end + lengths[1]]))
-        at = end + lengths[1]
-    return found
 
 
 def read_records(data: bytes) -> tuple[list[Record], bytes]:

@@ -1,9 +1,9 @@
-"""The Common Gateway Interface as values (RFC 3875): what a script is told, and what it answers.
+"""The Common Gateway Interface as values (RFC 3875): a script's variables, and its answer.
 
     Request ──> Variables ──> REQUEST_METHOD, SCRIPT_NAME, PATH_INFO, HTTP_…      to any script
     script  ──> b"Status: 404 Gone\\nX-A: b\\n\\n…" ──> Head ──> Response             from CGI, FastCGI
 
-WSGI, CGI and FastCGI tell a script the same things in different wrappings, and the last two get the
+WSGI, CGI and FastCGI pass a script the same variables in different encodings, and the last two get the
 same kind of answer. Nothing here waits, spawns or connects.
 """
 
@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mpmkit.handlers.conditional import unchanged
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,
     REASONS,
@@ -21,20 +22,21 @@ from mpmkit.http.messages import (
     RequestError,
     Response,
     page,
-    parse_http_date,
     server_header,
     whole_number,
 )
+from mpmkit.http.target import split_host
 
 if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
     from mpmkit.server.connection import Connection
 
 LONGEST_HEAD = 65536  # bytes of a script's header lines; httpd bounds the lines, not their sum
+STDERR_LINE = 8192  # bytes; a longer line of a script's stderr is cut into several
 REDIRECTS = 10  # internal redirects of one request (LimitInternalRecursion)
 
-# What a script may not say: it is about a connection that is not the script's.
-NOT_ITS_OWN = frozenset(
+# Headers that a script may not send: they are about the connection, which is the server's.
+RESERVED_HEADERS = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "date", "server"}
 )
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
@@ -69,11 +71,11 @@ class ScriptFailed(Exception):
 
 
 class Redirected(Request):
-    """The request that the server made of another one: a script said `Location: /path`, or an error has
-    an ErrorDocument.
+    """A request that the server made from another one: for a script's `Location: /path`, or for an
+    ErrorDocument.
 
-    depth   how many redirects led here; before: what the redirecting script was told
-    status  the error's, or 200; url: the path that was asked for
+    depth   how many redirects led here; before: the variables of the redirecting script
+    status  the error's, or 200; url: the path that the client requested
     """
 
     __slots__ = ("before", "depth", "status", "url")
@@ -84,17 +86,17 @@ class Redirected(Request):
     url: str
 
 
-# -- what a script is told -------------------------------------------------------------------------
+# -- a script's variables --------------------------------------------------------------------------
 
 
 class Variables:
-    """What scripts are told, as far as the configuration decides it.
+    """The variables of scripts, as far as the configuration decides them.
 
-    The name and port are those that the client asked for; under UseCanonicalName On, ServerName's.
+    The name and port are those of the client's Host; under UseCanonicalName On, ServerName's.
     """
 
     def __init__(self, directives: Directives, document_root: str) -> None:
-        name, port = _host(directives.ServerName or "localhost")
+        name, port = split_host(directives.ServerName or "localhost")
         self._root = document_root
         self._admin = directives.ServerAdmin or "[no address given]"
         self._canonical = directives.UseCanonicalName == "On" and bool(directives.ServerName)
@@ -125,20 +127,20 @@ class Variables:
             environ["HTTPS"] = "on"
         if isinstance(request, Redirected):
             environ.update(self._of_request(request, script))
-            for key, said in request.before.items():
-                environ[f"REDIRECT_{key}"] = said
+            for key, value in request.before.items():
+                environ[f"REDIRECT_{key}"] = value
             environ["REDIRECT_STATUS"] = str(request.status)
             environ["REDIRECT_URL"] = latin(request.url)
             return
-        told = request.told
-        if told is None or told[0] is not script:
-            told = request.told = (script, self._of_request(request, script))
-        environ.update(told[1])
+        memo = request.memo
+        if memo is None or memo[0] is not script:
+            memo = request.memo = (script, self._of_request(request, script))
+        environ.update(memo[1])
 
     def _of_request(self, request: Request, script: Script) -> dict[str, str]:
         """The variables that a request's head and a script's place decide.
 
-        A header that could pass for a variable of another meaning stays out.
+        A header that could be taken for a variable of another meaning is left out.
         """
         environ = {
             "SERVER_PROTOCOL": f"HTTP/{request.version[0]}.{request.version[1]}",
@@ -161,7 +163,7 @@ class Variables:
             environ[key] = f"{environ[key]}, {text}" if key in environ else text
         asked = environ.get("HTTP_HOST")
         if asked and not self._canonical:
-            environ["SERVER_NAME"], digits = _host(asked)
+            environ["SERVER_NAME"], digits = split_host(asked)
             if digits:
                 environ["SERVER_PORT"] = digits
         return environ
@@ -169,8 +171,8 @@ class Variables:
     def of_program(
         self, environ: dict[str, str], request: Request, conn: Connection, script: Script
     ) -> None:
-        """The same for a program of its own, CGI or behind FastCGI: what httpd says there, and no
-        credentials, as others may see a process's environment (CGIPassAuth Off)."""
+        """The same for CGI and FastCGI: what httpd passes there, and no credentials, as other users
+        may see a process's environment (CGIPassAuth Off)."""
         self.add(environ, request, conn, script)
         if not script.path_info:
             del environ["PATH_INFO"]
@@ -181,13 +183,7 @@ class Variables:
         environ["CONTEXT_DOCUMENT_ROOT"] = script.root if script.prefix else self._root
 
 
-def _host(text: str) -> tuple[str, str]:
-    """Name and port of `name[:port]`; the port may be ""."""
-    name, colon, digits = text.rpartition(":")
-    return (name, digits) if colon and not digits.endswith("]") else (text, "")
-
-
-# Header names are few: what becomes of each is worked out once ("": it is left out).
+# Header names are few: the variable of each is computed once ("": it is left out).
 HEADER_KEYS: dict[bytes, str] = {
     b"content-type": "CONTENT_TYPE",
     b"content-length": "CONTENT_LENGTH",
@@ -197,7 +193,7 @@ HEADER_KEYS_KEPT = 256
 
 
 def _header_key(name: bytes) -> str:
-    # X_Y would pass for X-Y, which someone on the way may have vouched for; httpd drops both kinds.
+    # X_Y would become the same variable as X-Y, which a proxy may have checked; httpd drops it, too.
     plain = name.replace(b"-", b"")
     key = "HTTP_" + name.decode("latin-1").upper().replace("-", "_") if plain.isalnum() else ""
     if len(HEADER_KEYS) < HEADER_KEYS_KEPT:
@@ -206,25 +202,25 @@ def _header_key(name: bytes) -> str:
 
 
 def latin(path: str) -> str:
-    """A decoded path's bytes as latin-1 text, which is how WSGI and the wrappings here hold them."""
+    """A decoded path's bytes as latin-1 text, which is how WSGI and the handlers here hold them."""
     return path if path.isascii() else os.fsencode(path).decode("latin-1")
 
 
-# -- what a script answers ---------------------------------------------------------------------------
+# -- a script's answer -----------------------------------------------------------------------------
 
 
 class Head(NamedTuple):
     """A script's header lines, read.
 
-    status      its Status, or 200; `said` tells whether it said one
-    reason      its own words for the status; None: the usual ones
+    status      its Status, or 200; `has_status`: whether it sent one
+    reason      its own reason phrase; None: the usual one
     location    its Location, "" without one
     fields      the other header lines, in their order, with CRLF; Content-Type is `content_type`
     length      its Content-Length
     """
 
     status: int
-    said: bool
+    has_status: bool
     reason: bytes | None
     location: str
     fields: bytes
@@ -244,11 +240,11 @@ def split_head(data: bytes) -> tuple[bytes, bytes] | None:
 
 def read_head(lines: bytes, name: str) -> Head:
     """The header lines of script `name`. Raises ScriptFailed for what no client should see."""
-    status, said, reason, location = 200, False, None, ""
+    status, has_status, reason, location = 200, False, None, ""
     fields: list[bytes] = []
     content_type = etag = modified = b""
     length: int | None = None
-    framed = False  # it said Transfer-Encoding: its length is not to be believed (RFC 9112, 6.3)
+    framed = False  # it sent Transfer-Encoding: its length is ignored (RFC 9112, 6.3)
     for line in lines.split(b"\n"):
         line = line.removesuffix(b"\r")
         key, colon, value = line.partition(b":")
@@ -260,7 +256,7 @@ def read_head(lines: bytes, name: str) -> Head:
             raise ScriptFailed(500, f"malformed header from script '{name}': Bad header: {shown}")
         lower = key.lower().decode()
         if lower == "status":
-            said = True
+            has_status = True
             code, _, words = value.partition(b" ")
             if not (len(code) == 3 and code.isdigit() and 200 <= int(code) <= 599):
                 shown = value[:30].decode("latin-1").encode("unicode_escape").decode()
@@ -277,7 +273,7 @@ def read_head(lines: bytes, name: str) -> Head:
                 raise ScriptFailed(500, f"bad Content-Length from script '{name}'")
         elif lower == "location":
             location = value.decode("latin-1")
-        elif lower in NOT_ITS_OWN:
+        elif lower in RESERVED_HEADERS:
             framed = framed or lower == "transfer-encoding"
         else:
             etag = value if lower == "etag" else etag
@@ -285,9 +281,27 @@ def read_head(lines: bytes, name: str) -> Head:
             fields.append(b"%b: %b\r\n" % (key, value))
     if framed:
         length = None
-    return Head(
-        status, said, reason, location, b"".join(fields), content_type, length, etag, modified
-    )
+    sent = b"".join(fields)
+    return Head(status, has_status, reason, location, sent, content_type, length, etag, modified)
+
+
+def take_head(read: Callable[[], bytes], name: str, ah: str = "") -> tuple[Head, bytes]:
+    """The head of script `name` from the pieces of its output, and the beginning of its body.
+
+    Raises ScriptFailed, and what `read` raises.
+    """
+    data = b""
+    while (found := split_head(data)) is None:
+        piece = read()
+        if not piece:
+            what = (
+                "Premature end of script headers" if data else "End of script output before headers"
+            )
+            raise ScriptFailed(500, f"{what}: {name}", ah)
+        data += piece
+        if len(data) > LONGEST_HEAD:
+            raise ScriptFailed(500, f"more than {LONGEST_HEAD} bytes of headers: {name}", ah)
+    return read_head(found[0], name), found[1]
 
 
 def answer(
@@ -302,14 +316,14 @@ def answer(
     all of them have come).
 
     `redirect(path, fields)` serves `Location: /path` (RFC 3875, 6.2.2); `failed(error)` logs what goes
-    wrong after the head. Whatever the answer, `pieces` are closed, at the latest when it is sent.
+    wrong after the head. In any case `pieces` are closed, at the latest when the answer is sent.
     """
     location = head.location
     if type(pieces) is bytes and head.length is None:
         head = head._replace(length=len(pieces))
     if location and head.status == 200:
         try:
-            for _ in _all(pieces):  # nobody sees what else it says, but it may say it to its end
+            for _ in _all(pieces):  # the rest of its output is dropped, but it may write it
                 pass
         finally:
             close(pieces)
@@ -322,38 +336,25 @@ def answer(
         fields += b"Location: %b\r\n" % location.encode("latin-1")
     after = b"Content-Type: %b\r\n\r\n" % head.content_type if head.content_type else b"\r\n"
     status = head.status
-    if (
-        not head.said
-        and request.conditional
-        and request.method == "GET"
-        and unchanged(request, head)
-    ):
-        status = 304
-        after = b"\r\n"
+    may_be_304 = not head.has_status and request.conditional and request.method == "GET"
+    if may_be_304 and unchanged(request, head.etag, head.modified):
+        status, after = 304, b"\r\n"
     if status in BODYLESS_STATUSES or request.method == "HEAD":
         if head.length is not None and status not in BODYLESS_STATUSES:
             fields += b"Content-Length: %d\r\n" % head.length
-        return Response(status, fields, after, Unsent(_all(pieces)), 0, reason=head.reason)
-    if type(pieces) is bytes and head.length == len(pieces) and head.reason is None:
-        fields += b"Content-Length: %d\r\n" % head.length
-        return Response(status, fields, after, pieces, head.length)
-    body = pieces = _all(pieces)
+        unsent = ScriptBody(pieces, _unsent(_all(pieces)))
+        return Response(status, fields, after, unsent, 0, reason=head.reason)
     if head.length is not None:
         fields += b"Content-Length: %d\r\n" % head.length
-        body = Measured(pieces, head.length, name)
-    return Response(status, fields, after, Logged(body, failed), head.length, reason=head.reason)
-
-
-def unchanged(request: Request, head: Head) -> bool:
-    """Does the client have this already, by the validators that the script gave (RFC 9110, 13.2.2)?"""
-    none_match = request.get(b"if-none-match")
-    if none_match is not None:
-        tags = [tag.strip().removeprefix(b"W/") for tag in none_match.split(b",")]
-        return bool(head.etag) and (head.etag.removeprefix(b"W/") in tags or tags == [b"*"])
-    since = request.get(b"if-modified-since")
-    when = parse_http_date(since) if since else None
-    modified = parse_http_date(head.modified) if head.modified else None
-    return when is not None and modified is not None and modified <= when
+    if type(pieces) is bytes and head.length == len(pieces) and head.reason is None:
+        return Response(status, fields, after, pieces, head.length)
+    sent = iter(_all(pieces))
+    if head.length is not None:
+        sent = measured(
+            sent, head.length, lambda text: ScriptFailed(500, f"{text} from script '{name}'")
+        )
+    body = ScriptBody(pieces, _logged(sent, failed))
+    return Response(status, fields, after, body, head.length, reason=head.reason)
 
 
 def _all(pieces: Iterable[bytes] | bytes) -> Iterable[bytes]:
@@ -361,97 +362,92 @@ def _all(pieces: Iterable[bytes] | bytes) -> Iterable[bytes]:
 
 
 def close(pieces: object) -> None:
+    """Call `close`, if it has one."""
     end = getattr(pieces, "close", None)
     if end is not None:
         end()
 
 
-class Unsent:
-    """A body that nobody is to see: taken to its end, so that the script can come to its own."""
+class ScriptBody:
+    """What is `sent` of a script's output. `close` ends the script."""
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
+    def __init__(self, pieces: object, sent: Iterator[bytes]) -> None:
         self._pieces = pieces
+        self._sent = sent
 
     def __iter__(self) -> Iterator[bytes]:
-        for _ in self._pieces:
-            pass
-        return iter(())
+        return self._sent
 
     def close(self) -> None:
+        """End the script."""
         close(self._pieces)
 
 
-class Measured:
-    """A body with a Content-Length: not a byte more gets through, as it would be the beginning of the
-    next response to the client."""
-
-    def __init__(self, pieces: Iterable[bytes], length: int, name: str) -> None:
-        self._pieces = pieces
-        self._length = length
-        self._name = name
-
-    def __iter__(self) -> Iterator[bytes]:
-        left = self._length
-        for piece in self._pieces:
-            if len(piece) > left:
-                if left:
-                    yield piece[:left]
-                raise ScriptFailed(
-                    500, f"more bytes than Content-Length {self._length} from script '{self._name}'"
-                )
-            left -= len(piece)
-            yield piece
-        if left:
-            raise ScriptFailed(
-                500,
-                f"{left} bytes less than Content-Length {self._length} from script '{self._name}'",
-            )
-
-    def close(self) -> None:
-        close(self._pieces)
+def _unsent(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Nothing; but the output is read to its end, so that the script can come to its own."""
+    for _ in pieces:
+        pass
+    yield from ()
 
 
-class Logged:
-    """A body whose script may fail on the way. `failed` writes the line for the error log; the client
-    can be told by the connection's end only, as the head is gone."""
+def measured(
+    pieces: Iterable[bytes], length: int, error: Callable[[str], Exception]
+) -> Iterator[bytes]:
+    """`pieces` of a body with a Content-Length: not a byte more, as it would be the beginning of the
+    next response to the client. Raises `error(text)` for more bytes, or fewer."""
+    left = length
+    for piece in pieces:
+        if len(piece) > left:
+            yield piece[:left]
+            raise error(f"more bytes than Content-Length {length}")
+        left -= len(piece)
+        yield piece
+    if left:
+        raise error(f"{left} bytes less than Content-Length {length}")
 
-    def __init__(self, pieces: Iterable[bytes], failed: Callable[[ScriptFailed], None]) -> None:
-        self._pieces = pieces
-        self._failed = failed
 
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._pieces
-        except ScriptFailed as error:
-            self._failed(error)
-            raise RequestError(error.status, str(error)) from None
+def _logged(pieces: Iterable[bytes], failed: Callable[[ScriptFailed], None]) -> Iterator[bytes]:
+    """`pieces` of a script that may fail on the way. `failed` writes the line for the error log; the
+    client only sees that the connection ends, as the head is sent already."""
+    try:
+        yield from pieces
+    except ScriptFailed as error:
+        failed(error)
+        raise RequestError(error.status, str(error)) from None
 
-    def close(self) -> None:
-        close(self._pieces)
+
+class StderrLines:
+    """A script's stderr: `write` is called with each of its lines."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._rest = b""  # a line that is not complete yet
+
+    def feed(self, data: bytes) -> None:
+        """More bytes; b"\\n" at the end."""
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop() if len(lines[-1]) < STDERR_LINE else b""
+        for line in lines:
+            if line.strip():
+                self._write(line.rstrip(b"\r").decode("utf-8", "backslashreplace"))
 
 
 # -- internal redirects ------------------------------------------------------------------------------
 
 
 def redirected(
-    request: Request, path: str, query: bytes, told: Mapping[str, str], status: int = 200
+    request: Request, path: str, query: bytes, before: Mapping[str, str], status: int = 200
 ) -> Redirected | None:
-    """`request` as one for another path: a GET without a body (a HEAD stays one). None: once too often."""
+    """`request` as one for another path: a GET without a body (a HEAD stays one). None: too many."""
     depth = request.depth + 1 if isinstance(request, Redirected) else 1
     if depth > REDIRECTS:
         return None
-    new = Redirected()
-    for name in Request.__slots__:
-        setattr(new, name, getattr(request, name))
+    new = request.for_path(Redirected, path)
     new.method = "HEAD" if request.method == "HEAD" else "GET"
-    new.url = request.path
-    new.path, new.query = path, query
-    new.headers = tuple(
-        field for field in request.headers if field[0] not in (b"content-length", b"content-type")
-    )
+    new.url, new.query = request.path, query
+    of_body = (b"content-length", b"content-type")
+    new.headers = tuple(field for field in request.headers if field[0] not in of_body)
     new.length = 0
     new.expect_continue = False
-    new.depth = depth
-    new.before = dict(told)
-    new.status = status
+    new.depth, new.before, new.status = depth, dict(before), status
     return new

@@ -1,35 +1,30 @@
-"""Which handler answers a request, and whether it may: what the sections of httpd.conf say.
+"""Which handler answers a request, and whether it may.
 
-    Alias, ScriptAlias,         where a path leads: a file below DocumentRoot, or elsewhere
-    WSGIScriptAlias
-    <Directory>  by the file's directory, shortest first        Require      may the client have it?
-    <Files>      by the file's name                             SetHandler   who answers
-    <Location>   by the URL's path                              AddHandler   who answers, by extension
-                                                                Options      may it be run?
+    Alias, ScriptAlias, WSGIScriptAlias     where a path leads: `UrlMapping`
+    sections                                what is allowed there, and which handler: sections.py
 
-Later sections override earlier ones, and the kinds come in this order, as in httpd. What they
-decide depends on the path alone, so it is decided once for each path and remembered. Only where a
-path can't tell which part of it is a script's (below a ScriptAlias, or under a SetHandler) the file
-system is asked, at each request.
+What they decide depends on the path alone, so it is decided once for each path and remembered. Only
+where a path does not show which part of it is a script's (below a ScriptAlias, or under a SetHandler)
+the file system is asked, at each request.
 
     /site/app.py/users/7          .py is wsgi-script's: the script is /site/app.py, PATH_INFO /users/7
-    /cgi-bin/tools/ps/7           ScriptAlias: the first part that is no directory is the script
+    /cgi-bin/tools/ps/7           ScriptAlias: the first part that is not a directory is the script
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from fnmatch import fnmatch
+from collections.abc import Callable, Iterator, Mapping
 from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpmkit.config.directives import DirectiveError, Directives, Section, section_values
+from mpmkit.config.directives import DirectiveError, Directives
 from mpmkit.handlers.gateway import Script, redirected
+from mpmkit.handlers.sections import MergedConfig, Sections
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.messages import Request, RequestError, Response, page
+from mpmkit.http.target import split_target
 
 if TYPE_CHECKING:
     from mpmkit.handlers.cgi import CgiScripts
@@ -40,74 +35,9 @@ if TYPE_CHECKING:
 Handler = Callable[[Request, "Connection"], Response]
 
 DECISIONS_KEPT = 1024
-ORDER = ("Directory", "DirectoryMatch", "Files", "FilesMatch", "Location", "LocationMatch")
-# What `Options All` means: everything but MultiViews.
-ALL_OPTIONS = frozenset(
-    {"Indexes", "Includes", "IncludesNOEXEC", "FollowSymLinks", "SymLinksIfOwnerMatch", "ExecCGI"}
-)
 
 
-class Rule:
-    """One section: which paths it is for, and what it says about them."""
-
-    def __init__(self, section: Section) -> None:
-        self.kind = section.kind
-        self.arg = section.arg
-        self.values = section_values(section)
-        self.written = bool(section.file)  # by somebody, in a file; not one of our own defaults
-        self.options = [s.args for s in section.settings if s.name.lower() == "options"]
-        if self.kind.endswith("Match"):
-            try:
-                self._pattern = re.compile(self.arg)
-            except re.error as error:
-                raise DirectiveError(
-                    f"<{self.kind} {self.arg}>: not a regular expression: {error}",
-                    directive=self.kind,
-                    file=section.file,
-                    line=section.line,
-                ) from None
-
-    def is_for(self, path: str, filename: str) -> bool:
-        match self.kind:
-            case "Location":
-                return path == self.arg or path.startswith(self.arg.rstrip("/") + "/")
-            case "Directory":
-                return filename == self.arg.rstrip("/") or filename.startswith(
-                    self.arg.rstrip("/") + "/"
-                )
-            case "Files":
-                return fnmatch(os.path.basename(filename), self.arg)
-            case "LocationMatch":
-                return self._pattern.search(path) is not None
-            case "FilesMatch":
-                return self._pattern.search(os.path.basename(filename)) is not None
-            case _:
-                return self._pattern.search(os.path.dirname(filename)) is not None
-
-
-class Said(NamedTuple):
-    """What all sections together say about a path and its file.
-
-    handler     SetHandler's, None without one; `by_name`: a <Files> section said it
-    by_extension, options, require      AddHandler's, Options', Require's
-    body        LimitRequestBody's; None where no section at all has one: then the protocol knows it
-    sendfile, mmap      EnableSendfile's, EnableMMAP's
-    documents, signature                ErrorDocument's, by status, and ServerSignature's
-    """
-
-    handler: str | None
-    by_name: bool
-    by_extension: Mapping[str, str]
-    options: frozenset[str]
-    require: tuple[str, ...]
-    body: int | None
-    sendfile: bool
-    mmap: bool
-    documents: Mapping[int, str]
-    signature: str
-
-
-class Place(NamedTuple):
+class UrlMapping(NamedTuple):
     """A part of the site: the URL paths below `prefix` are the files below `root`."""
 
     kind: str  # DocumentRoot, Alias, ScriptAlias or WSGIScriptAlias
@@ -121,13 +51,14 @@ class Place(NamedTuple):
         return path[len(self.prefix) :][:1] in ("", "/") or self.prefix.endswith("/")
 
     def file(self, path: str) -> str:
+        """The file that a path of this mapping leads to."""
         rest = path[len(self.prefix) :]
         if self.prefix.endswith("/") and not self.root.endswith("/"):
             rest = "/" + rest
         return self.root + rest
 
     def limit(self) -> str:
-        """The directory that a file of this place may not lead out of."""
+        """The directory that a file of this mapping may not lead out of."""
         return os.path.realpath(
             self.root if os.path.isdir(self.root) else os.path.dirname(self.root)
         )
@@ -152,26 +83,17 @@ class Router:
         self._scripts = scripts
         self._named = named
         self._trace = directives.TraceEnable.lower() != "off"
-        self._by_extension = dict(directives.handlers)
-        self._default = directives.SetHandler
-        self._options = merge_options(frozenset(), [directives.Options])
-        self._root = Place("DocumentRoot", "", files.root)
-        places = [Place(*alias) for alias in directives.aliases]
-        # mod_alias looks before mod_wsgi does; each in the order of its lines.
-        self._places = [
-            *(place for place in places if place.kind != "WSGIScriptAlias"),
-            *(place for place in places if place.kind == "WSGIScriptAlias"),
-        ]
-        self._limits = {place: place.limit() for place in (self._root, *self._places)}
+        self._sections = Sections(directives)
+        self._root = UrlMapping("DocumentRoot", "", files.root)
+        aliases = [UrlMapping(*alias) for alias in directives.aliases]
+        # mod_alias comes before mod_wsgi; each in the order of its lines.
+        self._aliases = sorted(aliases, key=lambda alias: alias.kind == "WSGIScriptAlias")
+        self._limits = {mapping: mapping.limit() for mapping in (self._root, *aliases)}
         files.handler_of, files.errors = self.decide, errors
         self._files = files
-        # For each place, and for what the sections say about it of sendfile and mmap.
+        # For each mapping, and for what the sections say there of sendfile and mmap.
         self._static = {(self._root, files.options.sendfile, files.options.mmap): files}
-        rules = [Rule(section) for section in directives.sections]
-        limits = any("LimitRequestBody" in rule.values for rule in rules)
-        self._body = directives.LimitRequestBody if limits else None
-        self._rules = sorted(rules, key=lambda rule: (ORDER.index(rule.kind), _depth(rule)))
-        # A child has SCHED_BATCH, and with threads one CPU; its programs not: asked before any child is.
+        # A child has SCHED_BATCH, and with threads one CPU; its programs not: read before the first fork.
         self._cpus, self._policy = os.sched_getaffinity(0), os.sched_getscheduler(0)
         self._cgi: CgiScripts | None = None
         self._fastcgi: FastCgi | None = None
@@ -193,29 +115,29 @@ class Router:
     # -- deciding -----------------------------------------------------------------------------
 
     def decide(self, path: str) -> Handler:
-        """Who answers for `path`."""
+        """The handler of `path`."""
         if path == "*":
             return _whole_server
-        place = self.place(path)
-        if place.kind == "ScriptAlias":
-            return self._walking(place, path, "cgi-script", aliased=True)
-        if place.kind == "WSGIScriptAlias":
-            if os.path.isdir(place.root):
-                return self._walking(place, path, "wsgi-script")
-            rest = place.file(path)[len(place.root) :]
-            name = path[: len(path) - len(rest)] if rest else path
-            return self._running("wsgi-script", place, path, place.root, name, rest)
-        said = self.said(path, place.file(path))
-        if said.handler is not None:
-            if said.handler in self._named:
-                return self._guarded(said, self._named[said.handler])
-            if is_script(said.handler) and not said.by_name:
-                return self._walking(place, path, said.handler)
-            if not is_script(said.handler):
-                return self._guarded(said, self._files_of(place, said))
-        for end in _ends(path, len(place.prefix)):
-            filename = place.file(path[:end])
-            here = self.said(path, filename)
+        mapping = self.mapping(path)
+        if mapping.kind == "ScriptAlias":
+            return self._walking(mapping, path, "cgi-script")
+        if mapping.kind == "WSGIScriptAlias":
+            if os.path.isdir(mapping.root):
+                return self._walking(mapping, path, "wsgi-script")
+            rest = mapping.file(path)[len(mapping.root) :]
+            end = len(path) - len(rest)
+            return self._running("wsgi-script", mapping, path, end, mapping.root)
+        config = self.config_for(path)
+        if config.handler is not None:
+            if config.handler in self._named:
+                return self._guarded(config, self._named[config.handler])
+            if not is_script(config.handler):
+                return self._guarded(config, self._files_of(mapping, config))
+            if not config.by_name:
+                return self._walking(mapping, path, config.handler)
+        for end in _ends(path, len(mapping.prefix)):
+            filename = mapping.file(path[:end])
+            here = self._sections.config_for(path, filename)
             handler = here.handler
             if handler is None:
                 handler = _by_extension(here.by_extension, filename)
@@ -225,78 +147,35 @@ class Router:
                 continue
             if end < len(path) and os.path.isdir(filename):
                 continue  # a directory with a script's name
-            return self._running(handler, place, path, filename, path[:end], path[end:])
-        return self._guarded(said, self._files_of(place, said))
+            return self._running(handler, mapping, path, end)
+        return self._guarded(config, self._files_of(mapping, config))
 
-    def place(self, path: str) -> Place:
+    def mapping(self, path: str) -> UrlMapping:
         """The first alias that the path begins with, or the document root."""
-        for place in self._places:
-            if place.holds(path):
-                return place
+        for mapping in self._aliases:
+            if mapping.holds(path):
+                return mapping
         return self._root
 
-    def said(self, path: str, filename: str = "") -> Said:
-        """What the sections say about a URL path and the file that it leads to (without `filename`:
-        asked of `place`)."""
-        filename = filename or self.place(path).file(path)
-        require: tuple[str, ...] = ("all", "granted")
-        handler, by_name = self._default, False
-        by_extension: Mapping[str, str] = self._by_extension
-        options, body = self._options, self._body
-        sendfile, mmap = self._files.options.sendfile, self._files.options.mmap
-        documents: Mapping[int, str] = self._directives.ErrorDocument
-        signature = self._directives.ServerSignature
-        for rule in self._rules:
-            if rule.is_for(path, filename):
-                body = rule.values.get("LimitRequestBody", body)
-                sendfile = rule.values.get("EnableSendfile", sendfile)
-                mmap = rule.values.get("EnableMMAP", mmap)
-                require = rule.values.get("Require", require)
-                signature = rule.values.get("ServerSignature", signature)
-                if "ErrorDocument" in rule.values:
-                    documents = {**documents, **rule.values["ErrorDocument"]}
-                if "SetHandler" in rule.values:
-                    handler = rule.values["SetHandler"]
-                    by_name = rule.kind.startswith("Files")
-                if "AddHandler" in rule.values:
-                    by_extension = {**by_extension, **rule.values["AddHandler"]}
-                if rule.options:
-                    options = merge_options(options, rule.options)
-        if handler is not None and handler.lower() == "none":
-            handler = None
-        return Said(
-            handler,
-            by_name,
-            by_extension,
-            options,
-            require,
-            body,
-            sendfile,
-            mmap,
-            documents,
-            signature,
-        )
+    def file(self, path: str) -> str:
+        """The file that a path leads to."""
+        return self.mapping(path).file(path)
 
-    def _files_of(self, place: Place, said: Said) -> StaticFiles:
-        key = (place, said.sendfile, said.mmap)
-        static = self._static.get(key)
-        if static is None:
-            files = self._files
-            static = self._static[key] = StaticFiles(
-                place.root,
-                files.index,
-                files.types,
-                prefix=place.prefix,
-                options=files.options._replace(sendfile=said.sendfile, mmap=said.mmap),
+    def config_for(self, path: str) -> MergedConfig:
+        """What the sections say about a URL path and its file."""
+        return self._sections.config_for(path, self.file(path))
+
+    def _files_of(self, mapping: UrlMapping, config: MergedConfig) -> StaticFiles:
+        key = (mapping, config.sendfile, config.mmap)
+        if key not in self._static:
+            self._static[key] = self._files.variant(
+                mapping.root, mapping.prefix, config.sendfile, config.mmap
             )
-            static.handler_of, static.errors = files.handler_of, files.errors
-            static.canonical, static.charset = files.canonical, files.charset
-            static.listings = files.listings
-        return static
+        return self._static[key]
 
-    def _guarded(self, said: Said, handler: Handler) -> Handler:
-        """`handler` for those whom Require lets in, and for bodies that LimitRequestBody allows."""
-        if (limit := said.body) is not None:
+    def _guarded(self, config: MergedConfig, handler: Handler) -> Handler:
+        """`handler`, for the clients that Require admits and the bodies that LimitRequestBody allows."""
+        if (limit := config.body) is not None:
             inner = handler
 
             def handler(request: Request, conn: Connection) -> Response:
@@ -304,91 +183,69 @@ class Router:
                     conn.protocol.limit_body(request, limit)
                 return inner(request, conn)
 
-        if said.require == ("all", "denied"):
+        if config.require == ("all", "denied"):
             return self._denied
-        if said.require == ("local",):
+        if config.require == ("local",):
             return lambda request, conn: (handler if _is_local(conn) else self._denied)(
                 request, conn
             )
         return handler
 
     def _denied(self, request: Request, conn: Connection) -> Response:
-        self._errors.write(
-            "error",
-            f"Require keeps this client from {self.place(request.path).file(request.path)}",
-            ah="AH01630",
-            module="authz_core",
-            client=conn.peer,
-        )
+        text = f"Require denies this client {self.file(request.path)}"
+        self._errors.write("error", text, ah="AH01630", module="authz_core", client=conn.peer)
         return page(403, request.method)
 
     # -- scripts ------------------------------------------------------------------------------
 
     def _running(
-        self,
-        handler: str,
-        place: Place,
-        path: str,
-        filename: str,
-        name: str,
-        path_info: str,
-        aliased: bool = False,
+        self, handler: str, mapping: UrlMapping, path: str, end: int, filename: str = ""
     ) -> Handler:
-        """A handler for one script and one PATH_INFO."""
-        said = self.said(path, filename)
+        """A handler for the script at `path[:end]`, with the rest as PATH_INFO."""
+        filename = filename or mapping.file(path[:end])
+        config = self._sections.config_for(path, filename)
+        rest = path[end:]
         script = Script(
             filename,
-            name,
-            path_info,
-            self._limits[place],
-            self._translated(path_info) if path_info else "",
-            place.prefix,
+            path[:end],
+            rest,
+            self._limits[mapping],
+            self.file(rest) if rest else "",
+            mapping.prefix,
         )
         if handler == "wsgi-script":
             run = self._scripts.run
-            return self._guarded(said, lambda request, conn: run(request, conn, script))
+            return self._guarded(config, lambda request, conn: run(request, conn, script))
         if handler == "cgi-script":
-            allowed = aliased or "ExecCGI" in said.options
+            allowed = mapping.kind == "ScriptAlias" or "ExecCGI" in config.options
             cgi = self._cgi_scripts()
             return self._guarded(
-                said, lambda request, conn: cgi.run(request, conn, script, allowed)
+                config, lambda request, conn: cgi.run(request, conn, script, allowed)
             )
         backend = self._fast_cgi().backend(handler)
-        return self._guarded(said, lambda request, conn: backend.run(request, conn, script))
+        return self._guarded(config, lambda request, conn: backend.run(request, conn, script))
 
-    def _walking(self, place: Place, path: str, handler: str, aliased: bool = False) -> Handler:
+    def _walking(self, mapping: UrlMapping, path: str, handler: str) -> Handler:
         """A handler that asks the file system, at each request, which part of the path is the script."""
 
         def walk(request: Request, conn: Connection) -> Response:
             end = len(path)
-            for end in _ends(path, len(place.prefix)):
+            for end in _ends(path, len(mapping.prefix)):
                 try:
-                    if not S_ISDIR(os.stat(place.file(path[:end])).st_mode):
+                    if not S_ISDIR(os.stat(mapping.file(path[:end])).st_mode):
                         break
                 except (OSError, ValueError):
                     break
-            run = self._running(
-                handler, place, path, place.file(path[:end]), path[:end], path[end:], aliased
-            )
-            return run(request, conn)
+            return self._running(handler, mapping, path, end)(request, conn)
 
         return walk
-
-    def _translated(self, path_info: str) -> str:
-        return self.place(path_info).file(path_info)
 
     def _cgi_scripts(self) -> CgiScripts:
         if self._cgi is None:
             from mpmkit.handlers.cgi import CgiScripts  # here: most servers never run a program
 
-            self._cgi = CgiScripts(
-                self._directives,
-                self._errors,
-                self._root.root,
-                self.redirect,
-                self._cpus,
-                self._policy,
-            )
+            where = (self._root.root, self.redirect, self._cpus, self._policy)
+            self._cgi = CgiScripts(self._directives, self._errors, *where)
         return self._cgi
 
     def _fast_cgi(self) -> FastCgi:
@@ -399,41 +256,29 @@ class Router:
         return self._fastcgi
 
     def redirect(
-        self, request: Request, conn: Connection, location: str, fields: bytes, told: dict[str, Any]
+        self,
+        request: Request,
+        conn: Connection,
+        location: str,
+        fields: bytes,
+        environ: dict[str, Any],
     ) -> Response:
         """A script's `Location: /path`: the answer of that path, with the script's header lines."""
-        from mpmkit.http.protocol import split_target
-
         try:
             path, query = split_target("GET", location.encode("latin-1"))
         except RequestError as error:
-            self._errors.write(
-                "error",
-                f"{request.path}: its Location {location!r} leads nowhere: {error}",
-                module="cgi",
-                client=conn.peer,
-            )
+            text = f"{request.path}: its Location {location!r} is invalid: {error}"
+            self._errors.write("error", text, module="cgi", client=conn.peer)
             return page(500, request.method)
-        new = redirected(request, path, query, told)
+        new = redirected(request, path, query, environ)
         if new is None:
-            self._errors.write(
-                "error",
-                f"{request.path}: more than 10 internal redirects; a script's Location leads "
-                "back to itself",
-                ah="AH00124",
-                client=conn.peer,
-            )
+            text = f"{request.path}: more than 10 internal redirects; a script's Location leads back to itself"
+            self._errors.write("error", text, ah="AH00124", client=conn.peer)
             return page(500, request.method)
-        response = self(new, conn)
-        return Response(
-            response.status,
-            fields + response.fields,
-            response.after,
-            response.body,
-            response.length,
-            response.close,
-            response.reason,
-        )
+        answer = self(new, conn)
+        fields += answer.fields
+        more = (answer.length, answer.close, answer.reason)
+        return Response(answer.status, fields, answer.after, answer.body, *more)
 
     # -- the rest -----------------------------------------------------------------------------
 
@@ -448,15 +293,16 @@ class Router:
     def _check_handlers(self) -> None:
         """Every handler that is named exists.
 
-        What programs and backends need is made now, before any child is, so that children share it; but
-        not for the samples alone: `subprocess` costs each child a quarter of a megabyte.
+        What programs and backends need is made now, before the first fork, so that children share it;
+        but not for the samples alone: `subprocess` costs each child a quarter of a megabyte.
         """
         known = ("wsgi-script", "cgi-script", "default-handler", "none", *self._named)
-        names = list(self._by_extension.values()) + ([self._default] if self._default else [])
-        for rule in self._rules:
-            names += [rule.values["SetHandler"]] if rule.values.get("SetHandler") else []
-            names += list(rule.values.get("AddHandler", {}).values())
-        for name in names:
+        server = self._sections.server
+        names = [*server.by_extension.values(), *([server.handler] if server.handler else [])]
+        used = names + [
+            name for rule in self._sections.rules if rule.of_a_file for name in rule.handlers
+        ]
+        for name in names + [name for rule in self._sections.rules for name in rule.handlers]:
             if name.startswith("proxy:"):
                 self._fast_cgi().backend(name)
             elif name.lower() not in known:
@@ -465,42 +311,13 @@ class Router:
                     "proxy:unix:/path/to/socket|fcgi://localhost",
                     directive="SetHandler",
                 )
-        meant = [*self._by_extension.values(), self._default]
-        for rule in self._rules:
-            if rule.written:
-                meant += [
-                    rule.values.get("SetHandler"),
-                    *rule.values.get("AddHandler", {}).values(),
-                ]
-        if "cgi-script" in meant or any(place.kind == "ScriptAlias" for place in self._places):
+        if "cgi-script" in used or any(alias.kind == "ScriptAlias" for alias in self._aliases):
             self._cgi_scripts()
 
 
 def is_script(handler: str) -> bool:
     """Does this handler run what a file holds, instead of sending it?"""
     return handler in ("wsgi-script", "cgi-script") or handler.startswith("proxy:")
-
-
-def merge_options(options: frozenset[str], lines: Iterable[tuple[str, ...]]) -> frozenset[str]:
-    """Options lines upon others: with signs they add and take away, without they replace."""
-    for words in lines:
-        if not words[0].startswith(("+", "-")):
-            options = frozenset()
-        for word in words:
-            bare = word.lstrip("+-")
-            named = (
-                ALL_OPTIONS
-                if bare.lower() == "all"
-                else frozenset(
-                    ()
-                    if bare.lower() == "none"
-                    else (
-                        one for one in (*ALL_OPTIONS, "MultiViews") if one.lower() == bare.lower()
-                    )
-                )
-            )
-            options = options - named if word.startswith("-") else options | named
-    return options
 
 
 def _ends(path: str, start: int) -> Iterator[int]:
@@ -519,11 +336,6 @@ def _ends(path: str, start: int) -> Iterator[int]:
 def _by_extension(handlers: Mapping[str, str], filename: str) -> str | None:
     """AddHandler's handler for a file name; of several, the one that was written first."""
     return next((name for ext, name in handlers.items() if filename.endswith(ext)), None)
-
-
-def _depth(rule: Rule) -> int:
-    """Shorter directories first; sections of the other kinds stay in the file's order."""
-    return rule.arg.rstrip("/").count("/") if rule.kind == "Directory" else 0
 
 
 def _is_local(conn: Connection) -> bool:

@@ -1,17 +1,16 @@
 """Files of the document root, as httpd's default handler serves them.
 
 A file's response is prepared once for each version of the file: its header lines, and for a small
-file its bytes. Each request then costs one `stat`, which tells whether the version is still the
-same. A change of size, time or inode makes a new version; nobody sees an old page.
+file its bytes (`CachedFile`). Each request then costs one `stat`, which shows whether the version is
+still the same. A change of size, time or inode makes a new version; no client gets an old page.
 
 Files of up to MMAP_LIMIT are mapped into memory (EnableMMAP), as by httpd. httpd maps a file for one
 request and unmaps it; here the mapping stays with the version from the second request on, so that a
 100 KB file costs no `open`, no `read` and no `close`, and its bytes are copied once, by the kernel,
 from the page cache to the socket. All children map the same pages: it is no memory of their own.
-What is mapped may be cut short by somebody. Whoever reads beyond the new end in memory is killed by
-SIGBUS; the kernel, which reads on our behalf in `sendmsg`, gets an error instead. So the bytes of a
-mapping are never looked at here, and a connection that would look at them (TLS, a filter) has the file
-read, as before.
+A mapped file may be cut short. A process that reads beyond the new end in memory is killed by SIGBUS;
+the kernel, which reads on its behalf in `sendmsg`, gets an error instead. So the bytes of a mapping
+are never read here, and for a connection that would read them (TLS, a filter) the file is read.
 """
 
 from __future__ import annotations
@@ -22,19 +21,11 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpmkit.http.messages import (
-    METHODS,
-    FileBody,
-    Request,
-    Response,
-    http_date,
-    page,
-    parse_http_date,
-    whole_number,
-)
+from mpmkit.handlers.conditional import RangeLimits, precondition, ranged
+from mpmkit.http.messages import METHODS, FileBody, Request, Response, http_date, page
 
 if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
@@ -42,21 +33,13 @@ if TYPE_CHECKING:
     from mpmkit.server.logs import ErrorLog
 
 SMALL = 65536  # bytes of a file that are kept in memory with its version
-VERSIONS_KEPT = 256  # files whose versions are remembered, at most SMALL bytes each
-MMAP_LIMIT = (
-    4 << 20
-)  # bytes of the largest file that is mapped; httpd maps larger ones piece by piece
+FILES_KEPT = 256  # files that are remembered, at most SMALL bytes of each
+MMAP_LIMIT = 4 << 20  # bytes of the largest file that is mapped; httpd maps larger ones in pieces
 MAPPINGS_KEPT = 64  # files that stay mapped: each is an open descriptor, too, before Python 3.13
 MAPPED_KEPT = 64 << 20  # bytes of them in all
 
 ALLOW = b"Allow: GET,POST,OPTIONS,HEAD,TRACE\r\n"
-
-MANY = 1 << 62  # no limit
-SETTLED = (
-    60  # seconds after a file's change within which its date is too coarse to tell versions by
-)
-BOUNDARY = os.urandom(8).hex().encode()  # the same in all children: they are forked later
-PIECE = 65536  # bytes of a large file's range that are read at a time
+UNLIMITED = 1 << 62
 
 # The media types that a lab's pages need; TypesConfig names a fuller list.
 TYPES = {
@@ -74,64 +57,45 @@ class FileOptions(NamedTuple):
     """What directives say about every file; defaults are httpd's.
 
     etag        FileETag: what a tag is made of, of INode, MTime, Size; Digest: of the file's content, and
-                of nothing else; nothing: files have none
-    ranges, overlaps, reversals     MaxRanges, MaxRangeOverlaps, MaxRangeReversals: a request that asks
-                for more gets the whole file, which is less work; ranges 0: there are none
+                of nothing else; nothing: files have no tag
+    limits      of Range: a request that asks for more gets the whole file, which is less work
     sendfile, mmap  EnableSendfile, EnableMMAP: how a large file is sent; with both, by sendfile
     """
 
     etag: tuple[str, ...] = ("MTime", "Size")
-    ranges: int = 200
-    overlaps: int = 20
-    reversals: int = 20
+    limits: RangeLimits = RangeLimits()
     sendfile: bool = False
     mmap: bool = True
 
     @classmethod
-    def of(cls, directives: Directives) -> FileOptions:
-        most = (directives.MaxRanges, directives.MaxRangeOverlaps, directives.MaxRangeReversals)
-        ranges, overlaps, reversals = (MANY if number < 0 else number for number in most)
-        return cls(
-            directives.FileETag,
-            ranges,
-            overlaps,
-            reversals,
-            directives.EnableSendfile,
-            directives.EnableMMAP,
-        )
+    def of(cls, d: Directives) -> FileOptions:
+        """The options that directives give."""
+        most = (d.MaxRanges, d.MaxRangeOverlaps, d.MaxRangeReversals)
+        limits = RangeLimits(*(UNLIMITED if number < 0 else number for number in most))
+        return cls(d.FileETag, limits, d.EnableSendfile, d.EnableMMAP)
 
 
 DEFAULTS = FileOptions()
 
 
 def signature_of(st: os.stat_result) -> tuple[int, int, int, int]:
-    """What tells one version of a file from the next. The time of the inode's change is the part that
-    nobody can set back: a copy with its old modification time is still another version."""
+    """What differs between two versions of a file. The time of the inode's change cannot be set back: a
+    copy with its old modification time is still another version."""
     return (st.st_mtime_ns, st.st_ctime_ns, st.st_size, st.st_ino)
 
 
-class Version:
+class CachedFile:
     """One version of one file, and the responses made for it.
 
     get     the whole of a small file
     mapped  the whole of a file that stays mapped; the body is a memoryview of the mapping
-    asked   somebody has asked for the whole of it before
+    asked   the whole of it has been requested before
     """
 
     __slots__ = (
-        "after",
-        "asked",
-        "etag",
-        "fields",
-        "filename",
-        "get",
-        "head",
-        "mapped",
-        "mtime",
-        "sendfile",
-        "signature",
-        "size",
-    )
+        "after", "asked", "etag", "fields", "filename", "get", "head", "mapped", "mtime",
+        "sendfile", "signature", "size",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -139,7 +103,7 @@ class Version:
         st: os.stat_result,
         now: float,
         media_type: str | None,
-        options: FileOptions = DEFAULTS,
+        options: FileOptions,
     ) -> None:
         self.filename = filename
         self.signature = signature_of(st)
@@ -155,7 +119,7 @@ class Version:
         self.fields = b"Last-Modified: %b\r\n%bAccept-Ranges: %b\r\n" % (
             http_date(st.st_mtime).encode(),
             b"ETag: %b\r\n" % self.etag if self.etag else b"",
-            b"bytes" if options.ranges else b"none",
+            b"bytes" if options.limits.ranges else b"none",
         )
         self.after = b"Content-Type: %b\r\n\r\n" % media_type.encode() if media_type else b"\r\n"
         # httpd leaves the length out of a HEAD's answer when it is 0.
@@ -195,7 +159,7 @@ class Version:
                 mapping = mmap.mmap(
                     file.fileno(), self.size, mmap.MAP_SHARED, mmap.PROT_READ, **_NO_DUPLICATE
                 )
-        except (OSError, ValueError):  # no file system for it; or the file is shorter by now
+        except (OSError, ValueError):  # the file system cannot; or the file is shorter by now
             return
         self.mapped = self._whole(memoryview(mapping))
 
@@ -208,7 +172,7 @@ class Version:
         return FileBody(fd, start, count, self.sendfile)
 
 
-# Python keeps a copy of a mapping's descriptor, unless it is told that nobody will resize the mapping.
+# Python keeps a copy of a mapping's descriptor, unless it is told that the mapping is never resized.
 _NO_DUPLICATE: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
@@ -226,18 +190,18 @@ def _digest(filename: str) -> str:
 
 
 class StaticFiles:
-    """The handler. `root` is the document root, `index` the DirectoryIndex names. With a `prefix`, an
-    Alias's: URL paths begin with it, and `root` is what it stands for.
+    """The handler. `root` is the document root, `index` the DirectoryIndex names. With the `prefix` of
+    an Alias: URL paths begin with it, and `root` is what it stands for.
 
-    handler_of(path) is the handler that a path has; it is asked about a directory's index file,
-    which may be a script, or nobody's to see.
+    handler_of(path) is the handler of a path; it is called for a directory's index file, which may be
+    a script, or denied.
     """
 
-    # UseCanonicalName On: whose name redirects tell, instead of that the client asked for.
+    # UseCanonicalName On: the name in redirects, instead of the Host that the client sent.
     canonical: bytes | None = None
-    # AddDefaultCharset, told of text/html and text/plain without a charset of their own.
+    # AddDefaultCharset, for text/html and text/plain without a charset of their own.
     charset = ""
-    # mod_autoindex is loaded: it is who answers for a directory without an index file.
+    # mod_autoindex is loaded: it answers for a directory without an index file.
     listings = False
     errors: ErrorLog | None = None
     handler_of: Callable[[str], Callable[[Request, Connection], Response]] | None = None
@@ -257,71 +221,79 @@ class StaticFiles:
         self.types = {**TYPES, **(types or {})}
         self.options = options
         self._clock = clock
-        self._versions: dict[str, Version] = {}
+        self._cached: dict[str, CachedFile] = {}
         self._maps = options.mmap and not options.sendfile
 
+    def variant(self, root: str, prefix: str, sendfile: bool, mmap: bool) -> StaticFiles:
+        """The same handler for an Alias, or with another way to send large files."""
+        options = self.options._replace(sendfile=sendfile, mmap=mmap)
+        other = StaticFiles(root, self.index, self.types, self._clock, prefix, options)
+        other.handler_of, other.errors = self.handler_of, self.errors
+        other.canonical, other.charset = self.canonical, self.charset
+        other.listings = self.listings
+        return other
+
     def __call__(self, request: Request, conn: Connection) -> Response:
-        version = self._versions.get(request.path)
-        if version is not None:
+        file = self._cached.get(request.path)
+        if file is not None:
             try:
-                st = os.stat(version.filename)
+                st = os.stat(file.filename)
             except OSError:
-                version = None
+                file = None
             else:
-                if signature_of(st) != version.signature:
-                    version = None
-            if version is None:
-                self._versions.pop(request.path, None)
-        if version is None:
+                if signature_of(st) != file.signature:
+                    file = None
+            if file is None:
+                self._cached.pop(request.path, None)
+        if file is None:
             found = self.find(request, conn)
             if isinstance(found, Response):
                 return found
-            version = found
+            file = found
         try:
             match request.method:
                 case "GET" | "POST" if not request.conditional:
-                    if version.get is None:
-                        self._before_large(version)
-                    return version.response(conn)
+                    if file.get is None:
+                        self._before_large(file)
+                    return file.response(conn)
                 case "HEAD" if not request.conditional:
-                    return version.head
+                    return file.head
                 case "GET" | "HEAD" | "POST":
-                    return self._conditional(request, version, conn)
+                    return self._conditional(request, file, conn)
                 case "OPTIONS":
-                    return Response(200, ALLOW + b"Content-Length: 0\r\n", version.after)
+                    return Response(200, ALLOW + b"Content-Length: 0\r\n", file.after)
                 case _:
                     return self._not_allowed(request, conn)
         except OSError as error:
             return self._refused(error, request, conn)
 
-    def _before_large(self, version: Version) -> None:
-        """A whole file that is not kept in memory is asked for: map it, if it is worth it.
+    def _before_large(self, file: CachedFile) -> None:
+        """A whole file that is not kept in memory is requested: map it, if it is worth it.
 
         The first time it is not: a mapping costs more than to read the file once. A version that is not
-        remembered is always asked for the first time.
+        remembered is always requested for the first time.
         """
-        if not version.asked:
-            version.asked = True
-        elif version.mapped is None and self._maps and version.size <= MMAP_LIMIT:
-            mapped = [other for other in list(self._versions.values()) if other.mapped is not None]
-            if len(mapped) >= MAPPINGS_KEPT or (
-                sum(other.size for other in mapped) + version.size > MAPPED_KEPT
-            ):
+        if not file.asked:
+            file.asked = True
+        elif file.mapped is None and self._maps and file.size <= MMAP_LIMIT:
+            mapped = [other for other in list(self._cached.values()) if other.mapped is not None]
+            total = sum(other.size for other in mapped) + file.size
+            if len(mapped) >= MAPPINGS_KEPT or total > MAPPED_KEPT:
                 for other in mapped:
                     other.mapped = None
-            version.map()
+            file.map()
 
-    def _conditional(self, request: Request, version: Version, conn: Connection) -> Response:
+    def _conditional(self, request: Request, file: CachedFile, conn: Connection) -> Response:
         """The answer to a request with a Range or an If-… header."""
         now = self._clock()
-        if (refusal := _precondition(request, version, now)) is not None:
+        if (refusal := precondition(request, file, now)) is not None:
             return refusal
         if request.method == "HEAD":
-            return version.head
-        return _ranged(request, version, self.options, now, conn) or version.response(conn)
+            return file.head
+        return ranged(request, file, self.options.limits, now, conn) or file.response(conn)
 
-    def find(self, request: Request, conn: Connection) -> Version | Response:
-        """The file that the request's path names, or the response that says why there is none."""
+    def find(self, request: Request, conn: Connection) -> CachedFile | Response:
+        """The file that the request's path names, or the response that refuses it."""
         path = request.path
         if request.method not in ("GET", "HEAD", "POST", "OPTIONS"):
             return self._not_allowed(request, conn)
@@ -336,7 +308,7 @@ class StaticFiles:
                 name, filename, st = self._index_of(filename)
                 handler = self.handler_of(path + name) if self.handler_of is not None else self
                 if handler is not self:
-                    return handler(_for_path(request, path + name), conn)
+                    return handler(request.for_path(Request, path + name), conn)
             elif path.endswith("/"):
                 return page(404, request.method)
             real = os.path.realpath(filename)
@@ -344,18 +316,18 @@ class StaticFiles:
                 text = f"a symbolic link leads out of {self.root}: {filename}"
                 return self._forbidden("AH00037", text, request, conn)
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
-                text = f"no file that this server may read: {filename}"
+                text = f"not a file that this server may read: {filename}"
                 return self._forbidden("AH00132", text, request, conn)
             now = self._clock()
-            version = Version(filename, st, now, self._media_type(filename), self.options)
+            file = CachedFile(filename, st, now, self._media_type(filename), self.options)
         except (OSError, ValueError) as error:
             return self._refused(error, request, conn)
         # A file that has just changed may change again within the same tick of its clock.
         if now - st.st_ctime >= 1:
-            if len(self._versions) >= VERSIONS_KEPT:
-                self._versions.clear()
-            self._versions[path] = version
-        return version
+            if len(self._cached) >= FILES_KEPT:
+                self._cached.clear()
+            self._cached[path] = file
+        return file
 
     def _media_type(self, filename: str) -> str | None:
         kind = self.types.get(os.path.splitext(filename)[1].lower())
@@ -387,28 +359,19 @@ class StaticFiles:
     def _forbidden(
         self, ah: str, why: str, request: Request, conn: Connection, module: str = "core"
     ) -> Response:
-        """403, and the operator is told why, as by httpd."""
+        """403, with the reason in the error log, as by httpd."""
         if self.errors is not None:
             self.errors.write("error", why, ah=ah, module=module, client=conn.peer)
         return page(403, request.method)
 
     def _not_allowed(self, request: Request, conn: Connection) -> Response:
-        """405 for a method that files don't have, 501 for one that nobody has."""
+        """405 for a method that files don't have, 501 for an unknown one."""
         if request.method in METHODS:
             return page(405, extra=ALLOW)
         if self.errors is not None:
-            text = f"no known method: {request.log_line}"
+            text = f"unknown method: {request.log_line}"
             self.errors.write("error", text, ah="AH00135", module="core", client=conn.peer)
         return page(501, extra=ALLOW)
-
-
-def _for_path(request: Request, path: str) -> Request:
-    """The same request, for another path: whoever answers it must not find the directory again."""
-    other = Request()
-    for name in Request.__slots__:
-        setattr(other, name, getattr(request, name))
-    other.path = path
-    return other
 
 
 def read_types(file: str) -> dict[str, str]:
@@ -439,158 +402,3 @@ def quote_path(path: str) -> bytes:
 
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-._~$!&'()*+,;=:@"
 _QUOTED = [bytes([byte]) if byte in _PLAIN else b"%%%02x" % byte for byte in range(256)]
-
-
-def _precondition(request: Request, version: Version, now: float) -> Response | None:
-    """The answer to If-Match, If-None-Match and the dates (RFC 9110, 13.2.2); None: send the file."""
-    match = request.get(b"if-match")
-    length = b"Content-Length: %d\r\n" % (version.size if request.method == "HEAD" else 0)
-    if match is not None:
-        if not _etag_in(match, version.etag, strong=True):
-            return Response(412, version.fields + length, version.after)
-    else:
-        since = request.get(b"if-unmodified-since")
-        when = parse_http_date(since) if since else None
-        if when is not None and version.mtime > when:
-            return Response(412, version.fields + length, version.after)
-    none_match = request.get(b"if-none-match")
-    if none_match is not None:
-        unchanged = _etag_in(none_match, version.etag, strong=False)
-    else:
-        since = request.get(b"if-modified-since")
-        when = parse_http_date(since) if since else None
-        # A date that is still to come is nobody's Last-Modified.
-        unchanged = when is not None and version.mtime <= when <= now
-    if unchanged and request.method in ("GET", "HEAD"):
-        return Response(304, version.fields, b"\r\n")
-    if unchanged and none_match is not None:
-        return Response(412, version.fields + b"Content-Length: 0\r\n", version.after)
-    return None
-
-
-def _ranged(
-    request: Request, version: Version, options: FileOptions, now: float, conn: Connection
-) -> Response | None:
-    """The answer to Range (RFC 9110, 14.2); None: send the whole file. Raises OSError."""
-    header = request.get(b"range")
-    if (
-        header is None
-        or request.method == "POST"
-        or not version.size
-        or not _if_range(request, version, now)
-    ):
-        return None
-    size = version.size
-    ranges = parse_ranges(header, size, options)
-    if ranges is None:
-        return None
-    if not ranges:
-        return page(416)
-    if len(ranges) == 1:
-        start, end = ranges[0]
-        count = end + 1 - start
-        fields = version.fields + b"Content-Length: %d\r\nContent-Range: bytes %d-%d/%d\r\n" % (
-            count,
-            start,
-            end,
-            size,
-        )
-        return Response(206, fields, version.after, version.part(start, count, conn), count)
-    kind = version.after.replace(b"Content-Type", b"Content-type").removesuffix(b"\r\n")
-    heads = [
-        b"\r\n--%b\r\n%bContent-range: bytes %d-%d/%d\r\n\r\n" % (BOUNDARY, kind, start, end, size)
-        for start, end in ranges
-    ]
-    last = b"\r\n--%b--\r\n" % BOUNDARY
-    length = sum(map(len, heads)) + sum(end + 1 - start for start, end in ranges) + len(last)
-    fields = version.fields + b"Content-Length: %d\r\n" % length
-    after = b"Content-Type: multipart/byteranges; boundary=%b\r\n\r\n" % BOUNDARY
-    return Response(206, fields, after, _parts(version, heads, ranges, last), length)
-
-
-def _parts(
-    version: Version, heads: list[bytes], ranges: list[tuple[int, int]], last: bytes
-) -> Iterator[bytes]:
-    """The body of a multipart/byteranges response, a piece at a time."""
-    with open(version.filename, "rb", buffering=0) as file:
-        for head, (start, end) in zip(heads, ranges, strict=True):
-            yield head
-            while start <= end:
-                data = os.pread(file.fileno(), min(PIECE, end + 1 - start), start)
-                if not data:
-                    raise OSError(f"{version.filename} became shorter while it was sent")
-                start += len(data)
-                yield data
-    yield last
-
-
-def parse_ranges(
-    header: bytes, size: int, options: FileOptions = DEFAULTS
-) -> list[tuple[int, int]] | None:
-    """First and last bytes that a Range header asks for; neighbours that touch are joined.
-
-    []: none of them is in the file. None: the header is to be ignored, because it is no valid one
-    or asks for more work than the whole file.
-    """
-    unit, _, text = header.partition(b"=")
-    if unit.lower() != b"bytes":
-        return None
-    asked = [one for one in text.split(b",") if one.strip()]
-    if not asked or len(asked) > options.ranges:
-        return None
-    ranges: list[tuple[int, int]] = []
-    overlaps = reversals = 0
-    for one in asked:
-        first, dash, last = one.strip().partition(b"-")
-        if not dash or not (first or last) or not (first + last).isdigit():
-            return None
-        low, high = whole_number(first), whole_number(last)
-        if low is None or high is None:
-            return None
-        if first:
-            start, end = low, high if last else size - 1
-            if last and end < start:
-                return None
-        else:
-            if not high:
-                return None  # the last 0 bytes: no range at all
-            start, end = max(0, size - high), size - 1
-        if start >= size:
-            continue
-        end = min(end, size - 1)
-        if ranges:
-            before, until = ranges[-1]
-            reversals += start < before
-            if start <= until + 1 and end + 1 >= before:
-                overlaps += 1
-                start, end = min(start, before), max(end, until)
-                ranges.pop()
-        ranges.append((start, end))
-    if overlaps > options.overlaps or reversals > options.reversals:
-        return None
-    if sum(end + 1 - start for start, end in ranges) > size:
-        return None
-    return ranges
-
-
-def _if_range(request: Request, version: Version, now: float) -> bool:
-    """Is If-Range, if there is one, about this very version? Weak tags are about none, and no more is
-    the date of a file that has just changed: it may have had two versions within that second."""
-    validator = request.get(b"if-range")
-    if validator is None:
-        return True
-    if validator.endswith(b'"'):
-        return validator == version.etag and not validator.startswith(b"W/")
-    return parse_http_date(validator) == version.mtime and now - version.mtime >= SETTLED
-
-
-def _etag_in(header: bytes, etag: bytes, *, strong: bool) -> bool:
-    """Is `etag` among the listed ones? Strong comparison never matches a weak tag."""
-    if header.strip() == b"*":
-        return True
-    if not etag:
-        return False
-    listed = [tag.strip() for tag in header.split(b",")]
-    if strong:
-        return not etag.startswith(b"W/") and etag in listed
-    return etag.removeprefix(b"W/") in [tag.removeprefix(b"W/") for tag in listed]

@@ -12,20 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpmkit.policy.states import (
-    BUSY,
-    DEAD,
-    GRACEFUL,
-    IDLE_KILL,
-    LETTERS,
-    NAMES,
-    READY,
-    STARTING,
-    WORDS,
-)
+from mpmkit.handlers.status_data import built, format_g, format_uptime, local, size, version
+from mpmkit.http.messages import escape
+from mpmkit.policy.states import BUSY, DEAD, GRACEFUL, IDLE_KILL, LETTERS, READY, STARTING, WORDS
 
 if TYPE_CHECKING:
-    from mpmkit.handlers.status import Figures
+    from mpmkit.handlers.status_data import StatusData
     from mpmkit.server.scoreboard import WorkerRow
 
 LINE = 64  # letters of the scoreboard in one line
@@ -64,75 +56,46 @@ td:last-child { white-space: nowrap; }
 """
 
 
-def html(figures: Figures, server_name: str, address: str, notable: bool) -> str:
-    """The whole page. `notable`: paragraphs instead of tables, for browsers of another age."""
+def html(data: StatusData, server_name: str, address: str) -> str:
+    """The whole page."""
     name = escape(server_name)
+    letters = data.letters
+    folded = "\n".join(letters[i : i + LINE] for i in range(0, len(letters), LINE))
     parts = [
         '<!DOCTYPE HTML PUBLIC "-//W3C//DTD HTML 4.01//EN" "http://www.w3.org/TR/html4/strict.dtd">',
         f"<html><head>\n<title>Server status: {name}</title>\n<style>{STYLE}</style>\n</head><body>",
         f"<h1>Server status of {name} (via {escape(address)})</h1>\n",
-        _server(figures),
-        _figures(figures),
+        _server(data),
+        _summary(data),
+        *([_processes(data)] if data.mpm == "event" else []),
+        f"<pre>{folded}</pre>",
+        _key(),
+        _workers(data) if data.extended else _pids(data),
     ]
-    if figures.mpm == "event":
-        parts.append(_processes(figures))
-    letters = figures.letters
-    folded = "\n".join(letters[i : i + LINE] for i in range(0, len(letters), LINE))
-    parts += [f"<pre>{folded}</pre>", _key()]
-    if not figures.extended:
-        parts.append(_pids(figures))
-    elif notable:
-        parts.append(_paragraphs(figures))
-    else:
-        parts.append(_workers(figures))
     return "\n".join(parts) + "\n</body></html>\n"
-
-
-def size(number: int) -> str:
-    """Bytes as mod_status writes them: `999 B`, `5.0 kB`, `0.5 MB`, `0.5 GB`."""
-    if number < 5 << 10:
-        return f"{number} B"
-    if number < 512 << 10:
-        return f"{number / (1 << 10):.1f} kB"
-    if number < 512 << 20:
-        return f"{number / (1 << 20):.1f} MB"
-    return f"{number / (1 << 30):.1f} GB"
-
-
-def escape(value: str) -> str:
-    """Text as HTML. (The html module would bring a table of 2,231 names into every child.)"""
-    for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
-        value = value.replace(char, entity)
-    return value
 
 
 def _list(*lines: str) -> str:
     return "<dl>" + "\n".join(f"<dt>{line}</dt>" for line in lines) + "\n</dl>"
 
 
-def _server(f: Figures) -> str:
-    from mpmkit.handlers.status import built, version
-
-    return (
-        _list(
-            f"Server Version: {escape(version())}",
-            f"Server MPM: {f.mpm}",
-            f"Server Built: {built()}",
-        )
-        + "<hr />"
+def _server(f: StatusData) -> str:
+    lines = (
+        f"Server Version: {escape(version())}",
+        f"Server MPM: {f.mpm}",
+        f"Server Built: {built()}",
     )
+    return _list(*lines) + "<hr />"
 
 
-def _figures(f: Figures) -> str:
-    from mpmkit.handlers.status import g, local, spoken
-
+def _summary(f: StatusData) -> str:
     board = f.board
     lines = [
         f"Current Time: {local(f.now)}",
         f"Restart Time: {local(board.restart_time / 1e9)}",
         f"Parent Server Config. Generation: {board.config_generation}",
         f"Parent Server MPM Generation: {board.generation}",
-        f"Server uptime: {spoken(f.uptime)}",
+        f"Server uptime: {format_uptime(f.uptime)}",
         f"Server load: {' '.join(f'{value:.2f}' for value in f.load)}",
     ]
     if f.extended:
@@ -142,16 +105,17 @@ def _figures(f: Figures) -> str:
         )
         cpu = f.cpu
         lines.append(
-            f"CPU Usage: u{g(cpu.user)} s{g(cpu.system)} cu{g(cpu.children_user)} "
-            f"cs{g(cpu.children_system)}" + (f" - {g(f.cpu_load)}% CPU load" if f.cpu_load else "")
+            f"CPU Usage: u{format_g(cpu.user)} s{format_g(cpu.system)} cu{format_g(cpu.children_user)} "
+            f"cs{format_g(cpu.children_system)}"
+            + (f" - {format_g(f.cpu_load)}% CPU load" if f.cpu_load else "")
         )
         rates = []
         if f.uptime:
-            rates.append(f"{g(f.accesses / f.uptime)} requests/sec")
+            rates.append(f"{format_g(f.accesses / f.uptime)} requests/sec")
             rates.append(f"{size(1024 * f.kbytes // f.uptime)}/second")
         if f.accesses:
             rates.append(f"{size(1024 * f.kbytes // f.accesses)}/request")
-            rates.append(f"{g(f.duration / f.accesses)} ms/request")
+            rates.append(f"{format_g(f.duration / f.accesses)} ms/request")
         if rates:
             lines.append(" - ".join(rates))
     lines.append(
@@ -161,7 +125,7 @@ def _figures(f: Figures) -> str:
     return _list(*lines)
 
 
-def _processes(f: Figures) -> str:
+def _processes(f: StatusData) -> str:
     """Event: where the connections are that no thread holds."""
     threads = f.board.threads_per_child
     rows: list[tuple[object, ...]] = []
@@ -207,15 +171,14 @@ def _key() -> str:
     return f'<p class="key">Scoreboard key: {said}</p>'
 
 
-def _pids(f: Figures) -> str:
-    """ExtendedStatus Off: whose the letters are, and nothing more."""
-    threads, processes = f.board.threads_per_child, f.board.process_limit
-    entries = []
-    for row in f.snapshot.processes:
-        for thread, state in enumerate(row.states):
-            enabled = row.slot < processes and thread < threads
-            if state != DEAD or not enabled:  # an empty slot that may be filled is left out
-                entries.append(f"   {row.pid} in state: {LETTERS[state] if state else ' '} ")
+def _pids(f: StatusData) -> str:
+    """ExtendedStatus Off: the pid of each letter, and nothing more."""
+    entries = [
+        f"   {pid} in state: {LETTERS[state] if state else ' '} "
+        for pid, state, configured in f.slots()
+        if state != DEAD
+        or not configured  # a slot that may be filled is left out while it is empty
+    ]
     lines = [",".join(entries[i : i + PIDS_IN_LINE]) for i in range(0, len(entries), PIDS_IN_LINE)]
     return (
         "PID Key: <br />\n<pre>\n" + "\n".join(lines) + "\n</pre>\n"
@@ -223,24 +186,17 @@ def _pids(f: Figures) -> str:
     )
 
 
-def _shown(f: Figures) -> list[WorkerRow]:
-    """Workers that have served something, or are at it."""
-    return [w for w in f.board.workers() if w.access_count or w.state not in (READY, DEAD)]
-
-
-def _cpu(f: Figures, pid: int) -> float:
-    return sum(f.cpus.get(pid, ()))
-
-
-def _since(f: Figures, worker: WorkerRow) -> int:
+def _since(f: StatusData, worker: WorkerRow) -> int:
     return max(0, int(f.now - worker.last_used / 1e9)) if worker.last_used else 0
 
 
-def _workers(f: Figures) -> str:
-    """ExtendedStatus On: who is served, and what was."""
+def _workers(f: StatusData) -> str:
+    """ExtendedStatus On: each worker that has served a request or is serving one."""
     head = "".join(f"<th>{name}</th>" for name, _ in COLUMNS)
     rows = []
-    for w in _shown(f):
+    for w in f.board.workers():
+        if not w.access_count and w.state in (READY, DEAD):
+            continue
         letter = LETTERS[w.state]
         here = w.state not in (READY, DEAD)  # the connection's own counts: only while there is one
         cells = (
@@ -248,7 +204,7 @@ def _workers(f: Figures) -> str:
             f"{w.pid}" if w.state != DEAD else "-",
             f"{w.conn_count if here else 0}/{w.my_access_count}/{w.access_count}",
             f"<b>{letter}</b>" if w.state in BUSY else letter,
-            f"{_cpu(f, w.pid):.2f}",
+            f"{sum(f.cpus.get(w.pid, ())):.2f}",
             f"{_since(f, w)}",
             f"{w.last_duration // 1_000_000}",
             f"{w.duration // 1_000_000}",
@@ -264,25 +220,3 @@ def _workers(f: Figures) -> str:
         f'<table border="0"><tr>{head}</tr>\n{body}\n</table>\n'
         f'<hr />\n<table class="plain">\n{legend}\n</table>'
     )
-
-
-def _paragraphs(f: Figures) -> str:
-    """The same without a table."""
-    from mpmkit.handlers.status import Cpu, g
-
-    lines = ["<hr /><h2>Server Details</h2>"]
-    for w in _shown(f):
-        cpu = f.cpus.get(w.pid, Cpu())
-        word = NAMES[w.state].removeprefix("BUSY_").replace("_", " ").capitalize()
-        doing = f"<b>{word}</b>" if w.state in BUSY else word
-        lines.append(
-            f"<p><b>Server {w.process}-{w.generation}</b> "
-            f"({w.pid if w.state != DEAD else '-'}): "
-            f"{w.conn_count}|{w.my_access_count}|{w.access_count} [{doing}] "
-            f"u{g(cpu.user)} s{g(cpu.system)} cu{g(cpu.children_user)} cs{g(cpu.children_system)}\n "
-            f"{_since(f, w)} {w.last_duration // 1_000_000} {w.duration // 1_000_000} "
-            f"({size(w.conn_bytes)}|{size(w.my_bytes_served)}|{size(w.bytes_served)})\n "
-            f"<i>{escape(w.client)} {{{escape(w.request)}}}</i> <i>({escape(w.protocol)})</i> "
-            f"<b>[{escape(w.vhost)}]</b></p>"
-        )
-    return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Scripts in the server's own process: a `.py` file of the document root with a WSGI `application`.
 
 The counterpart of mod_php and mod_wsgi, by PEP 3333. A script is loaded on its first request in
-each process, and again when its file has changed. `wsgi.multithread` and `wsgi.multiprocess` say
+each process, and again when its file has changed. `wsgi.multithread` and `wsgi.multiprocess` show
 what the MPM does: under prefork a script has its process to itself, under worker and event other
 threads run the same module at the same time.
 """
@@ -18,7 +18,7 @@ from stat import S_ISREG
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpmkit.handlers.gateway import Script, Variables
+from mpmkit.handlers.gateway import Script, Variables, measured
 from mpmkit.handlers.static import signature_of
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,
@@ -55,7 +55,7 @@ class Application:
     """One `.py` file: its application, loaded anew when the file changes.
 
     The module goes into `sys.modules` under a name made of the file's path, because frameworks look
-    there for what lies beside it (Flask: templates), and classes for the module they are from.
+    there for the folder of their templates (Flask), and classes for the module they are from.
     """
 
     def __init__(self, root: str, path: str) -> None:
@@ -68,7 +68,7 @@ class Application:
         self._application: Callable[..., Iterable[bytes]] | None = None
 
     def version(self) -> tuple[int, int, int, int]:
-        """The file's version now. Raises OSError, PermissionError too for what is no file or is a
+        """The file's version now. Raises OSError; PermissionError, too, for what is not a file or is a
         symbolic link that leads out of the document root."""
         st = os.stat(self.path)
         signature = signature_of(st)
@@ -80,7 +80,7 @@ class Application:
         return signature
 
     def application(self, signature: tuple[int, int, int, int]) -> Callable[..., Iterable[bytes]]:
-        """The application of the file's version `signature`. Raises whatever its module raises, and
+        """The application of the file's version `signature`. Raises what its module raises, and
         LookupError when the module has no `application`."""
         if signature != self._signature:
             with self._lock:
@@ -145,7 +145,7 @@ class WsgiScripts:
             self._applications.pop(name, None)
             missing = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError))
             return page(404 if missing else 403, request.method)
-        # Of two threads that come first, both must use the same module.
+        # Two threads at a script's first request must use the same module.
         application = self._applications.setdefault(name, application)
         try:
             function = application.application(version)
@@ -185,7 +185,7 @@ class FileWrapper:
             yield data
 
     def body(self) -> FileBody | None:
-        """What is left of the file, by a descriptor of its own; None: it is no regular file."""
+        """What is left of the file, by a descriptor of its own; None: it is not a regular file."""
         try:
             fd, at = self.file.fileno(), self.file.tell()
             st = os.fstat(fd)
@@ -199,14 +199,14 @@ class FileWrapper:
 def run_application(
     application: Callable[..., Iterable[bytes]], environ: dict[str, Any], request: Request
 ) -> Response:
-    """Call the application and make a Response of what it says.
+    """Call the application and make a Response of its answer.
 
-    Raises whatever the application raises, and AssertionError where it breaks PEP 3333.
+    Raises what the application raises, and AssertionError where it breaks PEP 3333.
     """
     call = _Call(request)
     result = application(environ, call.start_response)
     if type(result) in (list, tuple) and not call.written:
-        # All of it is at hand: one send, and its length is known.
+        # The whole body is at hand: one send, and its length is known.
         body = b"".join(result)
         return call.response(body, len(body))
     if type(result) is FileWrapper and not call.written:
@@ -225,7 +225,7 @@ def run_application(
 
 
 class _Call:
-    """One call of an application: what it told `start_response`."""
+    """One call of an application: what it passed to `start_response`."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -254,7 +254,7 @@ class _Call:
             self.written.append(data)
 
     def sends(self, file: FileBody) -> bool:
-        """The file can be the body as it is: there is to be one, of this length, and no special head."""
+        """The file can be the body as it is: there is a body, of this length, and the head is plain."""
         head = self.head
         return (
             head is not None
@@ -283,16 +283,16 @@ class _Call:
         if isinstance(body, _Pieces):
             body.declared = declared
         if head.reason is not None:
-            body = [body] if type(body) is bytes else body  # the way on which a reason is asked for
+            body = [body] if type(body) is bytes else body  # only this way sends a reason
         return Response(code, fields, head.after, body, declared, reason=head.reason)
 
 
 class Head(NamedTuple):
-    """What an application told `start_response`, as it goes to the client.
+    """What an application passed to `start_response`, as it goes to the client.
 
     fields, after   header lines, as a Response has them
     length          its Content-Length, None without one
-    reason          its own words for the status; None: the usual ones
+    reason          its own reason phrase; None: the usual one
     """
 
     code: int
@@ -304,9 +304,9 @@ class Head(NamedTuple):
 
 @lru_cache(HEADS_KEPT)
 def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
-    """Check a status and headers by PEP 3333, and write them down. Raises AssertionError.
+    """Check a status and headers by PEP 3333, and encode them. Raises AssertionError.
 
-    Most applications say the same thing again and again, so what is right is remembered.
+    Most applications repeat themselves, so valid heads are remembered.
     """
     if not (len(status) >= 4 and status[:3].isdigit() and status[3] == " "):
         raise AssertionError(f"status {status!r} is not like '200 OK'")
@@ -326,7 +326,7 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
         elif lower not in ("date", "server"):
             if lower == "content-length":
                 if code in BODYLESS_STATUSES:
-                    continue  # there is nothing to be so long
+                    continue  # there is no body
                 if not (value.isascii() and value.isdigit()) or length is not None:
                     raise AssertionError(f"Content-Length {value[:30]!r} is not one whole number")
                 length = whole_number(value)
@@ -346,8 +346,7 @@ class _Pieces:
     """An application's iterable. The first piece is taken before the head is sent, because an
     application may call start_response as late as then.
 
-    `declared` is the application's Content-Length: it gets no byte more through, as that would be
-    the beginning of the next response to the client.
+    `declared` is the application's Content-Length: no more bytes are sent (`gateway.measured`).
     """
 
     def __init__(self, result: Iterable[bytes], call: _Call) -> None:
@@ -360,9 +359,8 @@ class _Pieces:
             while not call.written:
                 piece = next(self._iterator)
                 if type(piece) is not bytes:
-                    raise AssertionError(
-                        f"the application yielded {type(piece).__name__}, not bytes"
-                    )
+                    kind = type(piece).__name__
+                    raise AssertionError(f"the application yielded {kind}, not bytes")
                 self._first.append(piece)
                 if piece:
                     break
@@ -373,34 +371,26 @@ class _Pieces:
             raise
 
     def __iter__(self) -> Iterator[bytes]:
-        left = self.declared
+        pieces = self._all()
         try:
-            for piece in self._all():
-                if left is not None:
-                    if len(piece) > left:
-                        yield piece[:left]
-                        raise AssertionError(f"more bytes than Content-Length {self.declared}")
-                    left -= len(piece)
-                yield piece
+            if self.declared is not None:
+                pieces = measured(pieces, self.declared, AssertionError)
+            yield from pieces
         except SystemExit as error:
             raise ScriptExit("while answering") from error
-        if left:
-            raise AssertionError(f"{left} bytes less than Content-Length {self.declared}")
 
     def _all(self) -> Iterator[bytes]:
         self._call.sent = True
         written = self._call.written
-        while written:
-            yield written.pop(0)
-        yield from self._first
-        for piece in self._iterator:
-            while written:
-                yield written.pop(0)
-            yield piece
+        for pieces in (self._first, self._iterator):
+            for piece in pieces:
+                while written:
+                    yield written.pop(0)
+                yield piece
         yield from written
 
     def close(self) -> None:
-        """Once, whoever calls it."""
+        """Close the application's iterable, once."""
         close, self._result = getattr(self._result, "close", None), ()
         if close is not None:
             close()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from mpmkit._version import __version__
 
@@ -76,29 +76,24 @@ SERVER = f"mpmkit/{__version__}"
 
 
 def server_header(tokens: str) -> str:
-    """The Server header by ServerTokens: how much it tells of the program, its system, and Python."""
+    """The Server header by ServerTokens: how much it says about the program, its system, and Python."""
     major, minor, _ = __version__.split(".", 2)
-    match tokens:
-        case "ProductOnly":
-            return "mpmkit"
-        case "Major":
-            return f"mpmkit/{major}"
-        case "Minor":
-            return f"mpmkit/{major}.{minor}"
-        case "Minimal":
-            return SERVER
     system = f"{SERVER} ({sys.platform.capitalize()})"
-    return (
-        system if tokens == "OS" else f"{system} Python/{'.'.join(map(str, sys.version_info[:3]))}"
-    )
+    return {
+        "ProductOnly": "mpmkit",
+        "Major": f"mpmkit/{major}",
+        "Minor": f"mpmkit/{major}.{minor}",
+        "Minimal": SERVER,
+        "OS": system,
+    }.get(tokens) or f"{system} Python/{'.'.join(map(str, sys.version_info[:3]))}"
 
 
 LONGEST = (1 << 63) - 1  # as far as files, bodies and httpd's own numbers go
 
 
 def whole_number(digits: bytes | str, most: int = LONGEST) -> int | None:
-    """The value of decimal digits, None above `most`. For whatever a client sent: Python's `int`
-    raises ValueError at more than 4,300 digits, and takes blanks, signs and underscores, too."""
+    """The value of decimal digits, None above `most`. For all numbers of a client: Python's
+    `int` raises ValueError at more than 4,300 digits, and accepts blanks, signs and underscores."""
     digits = digits.lstrip(b"0") if isinstance(digits, bytes) else digits.lstrip("0")
     if len(digits) > 19:
         return None
@@ -112,8 +107,8 @@ def text_field(value: bytes | str, size: int) -> bytes:
     return raw[: size - 1].ljust(size, b"\0")
 
 
-# Refusals that the error log tells at info or error; others are for debugging, as in httpd.
-TOLD = {
+# Refusals that the error log has at info or error; others are at debug, as in httpd.
+LOGGED_AS = {
     **dict.fromkeys(("AH00135", "AH10244"), ("core", "error")),
     **dict.fromkeys(("AH00561", "AH00563", "AH00565", "AH00570"), ("core", "info")),
     **dict.fromkeys(("AH01588", "AH01590", "AH01591", "AH01595"), ("http", "info")),
@@ -125,21 +120,22 @@ class RequestError(Exception):
     """A request that gets `status` and no handler. `detail` is for the error log, `ah` httpd's id for
     the same.
 
-    `silent`: end the connection without a word, as httpd does when not even the request line came.
+    `silent`: end the connection without an answer, as httpd does when not even the request line came.
     """
 
-    def __init__(
-        self, status: int, detail: str = "", *, silent: bool = False, ah: str = ""
-    ) -> None:
+    def __init__(self, status: int, detail: str = "", *, silent: bool = False, ah: str = ""):
         super().__init__(detail or REASONS[status])
         self.status = status
         self.silent = silent
         self.ah = ah
 
     @property
-    def told(self) -> tuple[str, str]:
+    def logged_as(self) -> tuple[str, str]:
         """The module and the level of the line in the error log."""
-        return TOLD.get(self.ah, ("core", "debug"))
+        return LOGGED_AS.get(self.ah, ("core", "debug"))
+
+
+R = TypeVar("R", bound="Request")
 
 
 class Request:
@@ -148,32 +144,14 @@ class Request:
     head, line      all of it as it came; its first line without the CRLF
     path, query     decoded path (str, surrogate-escaped), query without `?` (bytes)
     version         (1, 0) or (1, 1): what the client may expect of us; (0, 9): a bare body
-    close           the client said `Connection: close`, or is HTTP/1.0 and did not ask to stay
+    close           the client said `Connection: close`, or is HTTP/1.0 and did not ask for keep-alive
     asks_keep_alive the client said `keep-alive`
     conditional     there is a Range or an If-… header: the answer may not be the whole resource
     length          Content-Length; 0 without a body; None when chunked
     expect_continue the client waits for `100 Continue` before it sends the body
     log_line        the line as the access log quotes it
-    told            a handler's own note: what it made of this head once and need not make again
+    memo            a handler's own note: what it made of this head and need not make again
     """
-
-    __slots__ = (
-        "asks_keep_alive",
-        "close",
-        "conditional",
-        "expect_continue",
-        "head",
-        "headers",
-        "length",
-        "line",
-        "log_line",
-        "method",
-        "path",
-        "query",
-        "target",
-        "told",
-        "version",
-    )
 
     method: str
     target: bytes
@@ -189,7 +167,9 @@ class Request:
     expect_continue: bool
     conditional: bool
     length: int | None
-    told: tuple[Any, Any] | None
+    memo: tuple[Any, Any] | None
+
+    __slots__ = tuple(__annotations__)
 
     def get(self, name: bytes) -> bytes | None:
         """The value of header `name` (lower case); several are joined with a comma (RFC 9110, 5.3)."""
@@ -199,12 +179,20 @@ class Request:
                 found = value if found is None else found + b", " + value
         return found
 
+    def for_path(self, kind: type[R], path: str) -> R:
+        """A copy of this request for another path."""
+        other = kind()
+        for name in Request.__slots__:
+            setattr(other, name, getattr(self, name))
+        other.path = path
+        return other
+
     def __repr__(self) -> str:
         return f"<Request {self.line.decode('latin-1')!r}>"
 
 
 class FileBody:
-    """`count` bytes of an open file from `offset`. Whoever sends it closes it.
+    """`count` bytes of an open file from `offset`. The sender closes it.
 
     sendfile    the kernel may copy it to the socket (EnableSendfile)
     """
@@ -226,7 +214,7 @@ class Response:
                     FileBody, or an iterable of bytes (close() is called if it has one)
     length          bytes of the body when it is known before, else None (then chunked, or closed)
     close           end the connection after this response
-    reason          a script's own words for the status, if `body` is an iterable; None: the usual ones
+    reason          a script's own reason phrase, if `body` is an iterable; None: the usual one
     """
 
     __slots__ = ("after", "body", "close", "fields", "length", "reason", "status")
@@ -251,26 +239,15 @@ class Response:
 
 
 class Page(Response):
-    """A page that the server made by itself, to answer in place of a resource (`page`).
+    """A page of the server's own, which answers in place of a resource (`page`).
 
-    extra, what     as `page` was given them, for whoever makes another one of it (handlers/errors.py)
+    extra, what     as given to `page`, for a handler that makes another one of it (handlers/errors.py)
     """
 
     __slots__ = ("extra", "what")
 
-    def __init__(
-        self,
-        status: int,
-        fields: bytes,
-        after: bytes,
-        body: bytes,
-        close: bool,
-        extra: bytes,
-        what: str,
-    ) -> None:
-        super().__init__(status, fields, after, body, len(body), close)
-        self.extra = extra
-        self.what = what
+    extra: bytes
+    what: str
 
 
 def page(
@@ -279,23 +256,19 @@ def page(
     """An error or redirect page in httpd's form. `extra` are header lines, put before the length."""
     reason = REASONS[status]
     sentence = SENTENCES.get(status, "The request was answered with the status above.")
+    shown = f"<p><code>{escape(what)}</code></p>\n" if what else ""
     body = (
-        b'<!DOCTYPE HTML PUBLIC "-//IETF//DTD HTML 4.01//EN">\n<html><head>\n<title>%d %b</title>\n'
-        b"</head><body>\n<h1>%b</h1>\n<p>%b</p>\n%b%b</body></html>\n"
-    ) % (
-        status,
-        reason.encode(),
-        reason.encode(),
-        sentence.encode(),
-        b"<p><code>%b</code></p>\n" % _escape(what) if what else b"",
-        signature,
-    )
+        '<!DOCTYPE HTML PUBLIC "-//IETF//DTD HTML 4.01//EN">\n<html><head>\n'
+        f"<title>{status} {reason}</title>\n</head><body>\n<h1>{reason}</h1>\n<p>{sentence}</p>\n{shown}"
+    ).encode("utf-8", "replace")
+    body += signature + b"</body></html>\n"
     after = b"Content-Type: text/html; charset=iso-8859-1\r\n\r\n"
     fields = extra + b"Content-Length: %d\r\n" % len(body)
-    close = status in CLOSING_STATUSES
-    if method == "HEAD":  # like httpd, without the length of a page that nobody made
-        return Page(status, extra, after, b"", close, extra, what)
-    return Page(status, fields, after, body, close, extra, what)
+    if method == "HEAD":  # like httpd, without the length of a page that is not made
+        fields, body = extra, b""
+    answer = Page(status, fields, after, body, len(body), status in CLOSING_STATUSES)
+    answer.extra, answer.what = extra, what
+    return answer
 
 
 def text(
@@ -309,10 +282,11 @@ def text(
     return Response(status, fields, after, body, len(body))
 
 
-def _escape(value: str) -> bytes:
+def escape(value: str) -> str:
+    """Text as HTML. (The html module would bring a table of 2,231 names into every child.)"""
     for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
         value = value.replace(char, entity)
-    return value.encode("utf-8", "replace")
+    return value
 
 
 # -- status line, Date and Server, once a second ---------------------------------------------------
@@ -333,7 +307,7 @@ def http_date(seconds: float) -> str:
 def parse_http_date(value: bytes) -> int | None:
     """Seconds since the epoch of a date in one of HTTP's three forms (RFC 9110, 5.6.7):
 
-        Sun, 06 Nov 1994 08:49:37 GMT       what everybody sends
+        Sun, 06 Nov 1994 08:49:37 GMT       what all clients send
         Sunday, 06-Nov-94 08:49:37 GMT      RFC 850's; of two digits, 70 to 99 are of the last century
         Sun Nov  6 08:49:37 1994            asctime's
 
@@ -351,19 +325,12 @@ def parse_http_date(value: bytes) -> int | None:
         numbers = (year, day, hour, minute, second)
         if month not in _MONTHS or not all(number.isdigit() for number in numbers):
             return None
-        century = (2000 if int(year) < 70 else 1900) if len(year) == 2 else 0
         from calendar import timegm
 
-        return timegm(
-            (
-                century + int(year),
-                _MONTHS.index(month) + 1,
-                int(day),
-                int(hour),
-                int(minute),
-                int(second),
-            )
-        )
+        y, d, h, m, s = map(int, numbers)
+        if len(year) == 2:
+            y += 2000 if y < 70 else 1900
+        return timegm((y, _MONTHS.index(month) + 1, d, h, m, s))
     except (ValueError, OverflowError):
         return None
 
@@ -394,6 +361,6 @@ class HeadStart:
         return lines
 
     def lines_with(self, status: int, reason: bytes, now: int) -> bytes:
-        """The same with a script's own words for the status. Not kept: they may be any words."""
+        """The same with a script's own reason phrase. Not kept: it may be any text."""
         _, end, rest = self.lines(status, now).partition(b"\r\n")
         return b"HTTP/1.1 %d %b%b%b" % (status, reason, end, rest)

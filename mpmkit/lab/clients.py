@@ -24,7 +24,7 @@ import time
 from collections import Counter, deque
 from typing import Any
 
-from mpmkit.load.profile import loopback_target
+from mpmkit.load.target import loopback_target
 
 BACK = 0.1  # seconds before a client whose connection was ended, or refused, comes back
 PATIENCE = 30.0  # seconds a client waits for an answer

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mpmkit.load.profile import ARRIVALS, THINKS, Ask, LoadProfile, ProfileError
+from mpmkit.load.profile import ARRIVALS, THINKS, LoadProfile, ProfileError
+from mpmkit.load.specs import RequestSpec
 
 
 class Field(NamedTuple):
@@ -392,7 +393,7 @@ class LoadForm:
             del given["path"]
             # The largest first: that is the one slow readers fetch.
             asks = [
-                Ask(path, values[_weight(path)])
+                RequestSpec(path, weight=values[_weight(path)])
                 for path, _, _ in reversed(PAGES)
                 if values[_weight(path)]
             ]

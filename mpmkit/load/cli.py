@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mpmkit.load.profile import ARRIVALS, THINKS, LoadProfile, ProfileError, target_of
+from mpmkit.load.fields import option
+from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import DRIVERS, LoadError, LoadInterrupted, prepared, run_load
+from mpmkit.load.target import target_of
 
 DEFAULT_SECONDS = 10.0
 """How long a load goes on if nothing bounds it."""
@@ -28,13 +30,6 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         """One line, where argparse prints its usage first."""
         self.exit(2, f"mpmkit: {message}; try: {self.prog} --help\n")
-
-
-def _share(text: str) -> float:
-    try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a share like 30%, not {text!r}") from None
 
 
 def _levels(text: str) -> list[float]:
@@ -48,38 +43,20 @@ def parser() -> _Parser:
     parser = _Parser(
         prog="mpmkit load",
         allow_abbrev=False,
-        description="Put a load on a server of this machine, and say what it did. "
+        description="Put a load on a server of this machine, and report what it measured. "
         f"Goes on for {DEFAULT_SECONDS:g} s if nothing bounds it.",
     )
     add = parser.add_argument
     add(
         "target",
         metavar="URL",
-        help="like http://127.0.0.1:8080/index.html (loopback only), or https",
+        help="like http://127.0.0.1:8080/index.html (loopback only), or https; its path is --path",
     )
-    add("--path", help="what to ask for (default: the URL's, or /)")
-    add("--users", type=int, metavar="N", help="concurrent clients (default: 1)")
-    add("--requests", type=int, metavar="N", help="requests in all")
-    add("--duration", type=float, metavar="S", help="seconds to go on")
-    add(
-        "--keep-alive",
-        nargs="?",
-        type=_share,
-        const=True,
-        metavar="SHARE",
-        help="reuse connections; with a share like 30%%, that part of the users does",
-    )
-    add(
-        "--requests-per-connection",
-        type=int,
-        metavar="N",
-        help="after which a kept connection is closed (default: the server decides)",
-    )
-    add("--think-time", type=float, metavar="S", help="pause after each answer")
-    add("--think", choices=THINKS, help="how the pauses are spread (default: constant)")
-    add("--arrival", choices=ARRIVALS, help="closed loop (default), or open: constant, poisson")
-    add("--rate", type=float, metavar="R", help="requests/s of the open loop")
-    add("--ramp", type=float, metavar="S", help="seconds over which the users appear")
+    for field in fields(LoadProfile):
+        how = option(field)
+        if how is not None:
+            add(f"--{field.name.replace('_', '-')}", **how)
+    add("--profile", metavar="FILE", help="a load profile as JSON; the other options change it")
     add(
         "--steps",
         type=_levels,
@@ -88,35 +65,9 @@ def parser() -> _Parser:
     )
     add("--step-seconds", type=float, default=5.0, metavar="S", help="of each step (default: 5)")
     add(
-        "--idle-holders",
-        type=int,
-        metavar="N",
-        help="clients beside the users that hold a connection",
-    )
-    add("--slow-readers", type=int, metavar="N", help="clients beside the users that read slowly")
-    add("--read-rate", type=float, metavar="B", help="bytes/s of slow readers (default: 1000)")
-    add(
-        "--ca-file",
-        metavar="FILE",
-        help="certificates to trust for https (default on loopback: any)",
-    )
-    add("--profile", metavar="FILE", help="a load profile as JSON; the other options change it")
-    add(
         "--driver", default="locust", metavar="NAME", help=f"{', '.join(DRIVERS)} (default: locust)"
     )
-    add("--processes", type=int, metavar="N", help="generator processes (default: 1)")
-    add("--timeout", type=float, metavar="S", help="seconds that a request may take (default: 30)")
-    add("--expect-status", type=int, metavar="N", help="of a good answer (default: 200)")
-    add(
-        "--expect-length",
-        type=int,
-        metavar="N",
-        help="bytes of a good answer's body (default: any)",
-    )
-    add("--expect-body", metavar="SHA256", help="of a good answer's body, or 'same' as the first")
-    add("--warmup-requests", type=int, metavar="N", help="sent first and not counted")
-    add("--warmup-seconds", type=float, metavar="S", help="of load, not counted")
-    add("--plan", action="store_true", help="say what would be done, and what it will run into")
+    add("--plan", action="store_true", help="show what would be done, and what limits it will meet")
     add(
         "--ceiling",
         action="store_true",

@@ -49,8 +49,8 @@ from locust.user.task import LOCUST_STATE_STOPPING
 from mpmkit.load import tls
 from mpmkit.load.budget import NEVER, READ, WRITE
 from mpmkit.load.generator_state import state
-from mpmkit.load.profile import Ask
 from mpmkit.load.response import ResponseReader
+from mpmkit.load.specs import RequestSpec
 
 clock = time.perf_counter_ns
 RECV_SIZE = 65_536
@@ -228,21 +228,21 @@ class Client:
 
     def read(self, data: bytes):
         """Read an answer that the memo does not know, from its first bytes `data` on."""
-        ask = state.asks[self.which]
+        spec = state.specs[self.which]
         hasher = None
-        if ask.expect_body is not None and (
+        if spec.expect_body is not None and (
             len(data) <= MEMO_BYTES
-            or (ask.expect_body == "same" and self.which not in state.bodies)
+            or (spec.expect_body == "same" and self.which not in state.bodies)
             or state.random.random() < state.profile.body_sample
         ):
             hasher = hashlib.sha256()
-        reader = ResponseReader(ask.method, ask.expect_status, ask.expect_length, hasher)
+        reader = ResponseReader(spec.method, spec.expect_status, spec.expect_length, hasher)
         first = data
         while True:
             verdict = reader.feed(data) if data else reader.eof()
             if verdict is not None:
                 if hasher is not None and verdict[0] is None:
-                    verdict = self.compare(ask, hasher.hexdigest(), verdict)
+                    verdict = self.compare(spec, hasher.hexdigest(), verdict)
                 if data is first and len(data) <= MEMO_BYTES:
                     memo = state.memos[self.which]
                     if len(memo) >= MEMO_ENTRIES:
@@ -252,12 +252,12 @@ class Client:
                 return verdict
             data = self.receive()
 
-    def compare(self, ask: Ask, digest: str, verdict: tuple) -> tuple:
+    def compare(self, spec: RequestSpec, digest: str, verdict: tuple) -> tuple:
         """The verdict, unless the body is another than it should be."""
         wanted = (
             state.bodies.setdefault(self.which, digest)
-            if ask.expect_body == "same"
-            else ask.expect_body
+            if spec.expect_body == "same"
+            else spec.expect_body
         )
         return verdict if digest == wanted else ("body", verdict[1], verdict[2])
 
@@ -447,7 +447,7 @@ class Client:
         """All that a profile can say, one request after the other."""
         shared, user, budget, profile = state, self.user, state.budget, state.profile
         schedule = shared.schedule
-        several = len(shared.asks) > 1
+        several = len(shared.specs) > 1
         exponential = profile.think == "exponential"
         # So many of the users keep their connections, spread evenly over their numbers.
         shared.serial += 1
@@ -656,7 +656,7 @@ class Reader(Beside):
     name = "slow"
 
     def live(self) -> None:
-        profile, ask = state.profile, state.asks[0]
+        profile, spec = state.profile, state.specs[0]
         self.which = 0
         sip = max(1, int(profile.read_rate * READ_TICK))
         self.due = clock() + state.timeout_ns
@@ -664,7 +664,7 @@ class Reader(Beside):
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 4096)
         self.send(state.requests[0][0])
         self.count("opened")
-        reader = ResponseReader(ask.method, ask.expect_status, ask.expect_length)
+        reader = ResponseReader(spec.method, spec.expect_status, spec.expect_length)
         verdict = None
         while verdict is None:
             # Each sip has its own time-out: slow is not dead.
@@ -700,10 +700,10 @@ def kind_of(error: Exception) -> str:
 
 
 def fire(ns: int, length: int, which: int = 0) -> None:
-    ask = state.asks[which]
+    spec = state.specs[which]
     events.request.fire(
-        request_type=ask.method,
-        name=ask.path,
+        request_type=spec.method,
+        name=spec.path,
         context={},
         response_time=ns / 1e6,
         response_length=length,

@@ -34,7 +34,9 @@ from locust.stats import StatsEntry
 
 from mpmkit.load import tls
 from mpmkit.load.budget import NEVER, Budget, Schedule
-from mpmkit.load.profile import MAX_REQUESTS, Ask, LoadProfile, target_of
+from mpmkit.load.profile import MAX_REQUESTS, LoadProfile
+from mpmkit.load.specs import RequestSpec
+from mpmkit.load.target import target_of
 
 if TYPE_CHECKING:
     from mpmkit.load.client import Client
@@ -146,20 +148,20 @@ class State:
                 self.tls = tls.context(profile.ca_file, target.loopback)
             except (OSError, ssl.SSLError) as error:
                 raise StopTest(f"ca_file: {profile.ca_file}: {error}") from None
-        self.asks = profile.asks
-        self.memos = [{} for _ in self.asks]
+        self.specs = profile.specs
+        self.memos = [{} for _ in self.specs]
         self.memo = self.memos[0]
         self.request = profile.request_bytes(target.place)
         # For each line of the mix: on a connection of its own, on a kept one, the last on it.
         self.requests = [
             tuple(
-                profile.request_bytes(target.place, ask, keep=keep, last=last)
+                profile.request_bytes(target.place, spec, keep=keep, last=last)
                 for keep, last in ((False, False), (True, False), (True, True))
             )
-            for ask in self.asks
+            for spec in self.specs
         ]
         self.random = random.Random(f"{profile.seed} {os.getpid()}")
-        self.weights = list(itertools.accumulate(ask.weight for ask in self.asks))
+        self.weights = list(itertools.accumulate(spec.weight for spec in self.specs))
         self.timeout_ns = int(profile.timeout * 1e9)
         raise_file_limit(profile.clients + 128)  # Locust itself keeps some thirty open
         runner = environment.runner
@@ -202,10 +204,10 @@ class State:
 
     def fail(self, kind: str, t0: int, length: int, which: int = 0) -> None:
         self.failures[kind] += 1
-        ask = self.asks[which]
+        spec = self.specs[which]
         events.request.fire(
-            request_type=ask.method,
-            name=ask.path,
+            request_type=spec.method,
+            name=spec.path,
             context={},
             response_time=(clock() - t0) / 1e6,
             response_length=length,
@@ -283,7 +285,7 @@ class State:
 
         if self.sofar is None:
             self.sofar = Histogram()
-            self.sofar_paths = {ask.path: Histogram() for ask in self.asks[1:] and self.asks}
+            self.sofar_paths = {spec.path: Histogram() for spec in self.specs[1:] and self.specs}
         told, count = self.sofar.count, len(self.latencies)
         self.sofar.record(self.latencies[told:count])
         for path, found in self.sofar_paths.items():
@@ -298,7 +300,7 @@ class State:
 
     def of_path(self, path: str, begin: int = 0, end: int | None = None) -> list[int]:
         """The latencies, from one place to another, of a path of the mix; several lines may have it."""
-        those = [ask.path == path for ask in self.asks]
+        those = [spec.path == path for spec in self.specs]
         return list(
             itertools.compress(
                 self.latencies[begin:end], [those[which] for which in self.which[begin:end]]
@@ -338,7 +340,7 @@ class State:
             "boot": boot_id(),
             "place": f"{os.uname().nodename} {os.getpid()}",
             "late": 0 if partial else sum(lag > LATE_NS for lag in self.lags),
-            "asks": [ask.path for ask in self.asks],
+            "asks": [spec.path for spec in self.specs],
         }
         if for_message:
             from mpmkit.load.histogram import Histogram
@@ -354,8 +356,8 @@ class State:
                 before = ok
             result["seconds"] = {str(second): found.to_text() for second, found in seconds.items()}
             result["paths"] = (
-                {ask.path: Histogram(self.of_path(ask.path)).to_text() for ask in self.asks}
-                if len(self.asks) > 1
+                {spec.path: Histogram(self.of_path(spec.path)).to_text() for spec in self.specs}
+                if len(self.specs) > 1
                 else {}
             )
         return result
@@ -430,14 +432,14 @@ class State:
             self.refused_since = 0
             if self.profile.events == "batch":
                 batch = self.latencies[self.reported : count]
-                if len(self.asks) == 1:
-                    self._fold(batch, self.asks[0])
+                if len(self.specs) == 1:
+                    self._fold(batch, self.specs[0])
                 else:
                     which = self.which[self.reported : count]
-                    for number, ask in enumerate(self.asks):
+                    for number, spec in enumerate(self.specs):
                         part = list(itertools.compress(batch, [n == number for n in which]))
                         if part:
-                            self._fold(part, ask)
+                            self._fold(part, spec)
             self.reported = count
         if not self.started_ns:
             return
@@ -476,13 +478,13 @@ class State:
             separators=(",", ":"),
         ).encode()
 
-    def _fold(self, batch: array.array | list[int], ask: Ask) -> None:
+    def _fold(self, batch: array.array | list[int], spec: RequestSpec) -> None:
         """What events.request.fire would have done for each of these, as the sum.
 
         Locust merges the reports of its own workers in this very way.
         """
         stats = self.environment.stats
-        entry = StatsEntry(stats, ask.path, ask.method)
+        entry = StatsEntry(stats, spec.path, spec.method)
         now = time.time()
         entry.num_requests = len(batch)
         # Locust's annotations say whole milliseconds; its own code stores whatever it measured.
@@ -496,7 +498,7 @@ class State:
         entry.total_content_length = self.body_bytes - self.folded_bytes
         self.folded_bytes = self.body_bytes
         stats.total.extend(entry)
-        stats.entries[(ask.path, ask.method)].extend(entry)
+        stats.entries[(spec.path, spec.method)].extend(entry)
 
 
 def share(total: int, index: int, of: int) -> int:

@@ -19,6 +19,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,10 @@ except ModuleNotFoundError:  # run from a checkout that is not installed
 
 from mpmkit.load.budget import READ
 from mpmkit.load.client import Client, Holder, Reader
+from mpmkit.load.fields import option
 from mpmkit.load.generator_state import FORKED_BY_HAND, inherited, log, state
-from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, ProfileError, new_seed, target_of
+from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, ProfileError, new_seed
+from mpmkit.load.target import target_of
 
 DRAWN_SEED = new_seed()  # for a profile without one; before Locust forks, so that all have the same
 life_fd = inherited("MPMKIT_LOAD_LIFE_FD")
@@ -93,53 +97,38 @@ def add_options(parser) -> None:
         "mpmkit load", "What to ask for. Users, spawn rate and run time are Locust's own options."
     )
 
-    def add(name: str, help: str, **how) -> None:
+    def add(name: str, **how: Any) -> None:
         env = "MPMKIT_LOAD_" + name.replace("-", "_").upper()
-        group.add_argument(f"--{name}", env_var=env, help=help, **how)
+        group.add_argument(f"--{name}", env_var=env, **how)
 
-    add("load-profile", "a load profile as JSON, or @FILE; the options below change its fields")
-    add("load-results", "write what was measured to this file, as JSON", metavar="FILE")
-    add("path", "path to ask for, default /")
-    add("requests", "requests in all, over all users and processes", type=int)
-    add("duration", "seconds to go on sending (as --run-time, but lets requests end)", type=float)
-    add("keep-alive", "reuse connections", action="store_true")
-    add("expect-status", "status of a good answer, default 200", type=int)
-    add("expect-length", "body length of a good answer in bytes, default any", type=int)
-    add("request-timeout", "seconds a request may take, default 30", type=float)
-    add("warmup-requests", "requests sent before those that count", type=int)
-    add("warmup-seconds", "seconds of load before the requests that count", type=float)
-    add("arrival", "closed, constant or poisson", choices=("closed", "constant", "poisson"))
-    add("rate", "requests/s of the open loop (constant, poisson)", type=float)
-    add("think-time", "seconds between an answer and the next request", type=float)
-    add("idle-holders", "clients beside the users that hold connections", type=int)
-    add("slow-readers", "clients beside the users that read slowly", type=int)
     add(
-        "request-events",
-        "fire Locust's request event for each answer, or count in batches",
-        choices=("batch", "each"),
+        "load-profile", help="a load profile as JSON, or @FILE; the options below change its fields"
     )
+    add("load-results", help="write what was measured to this file, as JSON", metavar="FILE")
+    for field, name, how in options_of_locust():
+        if field.metadata["kind"] == "share":
+            # Locust's page shows a yes as a box.
+            how = {"help": how["help"], "action": "store_true"}
+        add(name, **how)
+
+
+def options_of_locust() -> Iterator[tuple[Field, str, dict[str, Any]]]:
+    """(field, name, how argparse is to read it) of the fields that Locust has no option for."""
+    names = {"timeout": "request-timeout", "events": "request-events"}
+    for field in fields(LoadProfile):
+        how = option(field)
+        if how is not None and field.name not in ("users", "processes", "ramp"):
+            yield field, names.get(field.name, field.name.replace("_", "-")), how
 
 
 def profile_of(options) -> LoadProfile:
-    """The profile that Locust's options describe. Raises StopTest with the reason if there is
-    none."""
+    """The profile that Locust's options describe. Raises StopTest with the reason if they cannot be
+    one."""
     given = {
-        "path": options.path,
-        "requests": options.requests,
-        "duration": options.duration,
-        "keep_alive": options.keep_alive or None,
-        "expect_status": options.expect_status,
-        "expect_length": options.expect_length,
-        "timeout": options.request_timeout,
-        "warmup_requests": options.warmup_requests,
-        "warmup_seconds": options.warmup_seconds,
-        "events": options.request_events,
-        "arrival": options.arrival,
-        "rate": options.rate,
-        "think_time": options.think_time,
-        "idle_holders": options.idle_holders,
-        "slow_readers": options.slow_readers,
+        field.name: getattr(options, name.replace("-", "_"))
+        for field, name, _ in options_of_locust()
     }
+    given["keep_alive"] = given["keep_alive"] or None
     given = {name: value for name, value in given.items() if value is not None}
     try:
         text = options.load_profile
@@ -152,9 +141,9 @@ def profile_of(options) -> LoadProfile:
         # own bounds still hold.
         given.setdefault("requests", MAX_REQUESTS)
         given.setdefault("time_limit", 3600.0)
-        beside = given.get("idle_holders", 0) + given.get("slow_readers", 0)
+        background = given.get("idle_holders", 0) + given.get("slow_readers", 0)
         return LoadProfile(
-            users=max(1, (options.num_users or 1) - beside), seed=DRAWN_SEED, **given
+            users=max(1, (options.num_users or 1) - background), seed=DRAWN_SEED, **given
         )
     except (ProfileError, OSError) as error:
         raise StopTest(f"load profile: {error}") from None

@@ -22,7 +22,8 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpmkit.load.profile import LoadProfile, Target
+from mpmkit.load.profile import LoadProfile
+from mpmkit.load.target import Target
 
 OWN_FILES = 128
 """Files that a generator process has open beside its connections: Locust's some thirty, and room."""

@@ -290,7 +290,7 @@ class LoadRun:
             "driver": self.driver,
             "driver_version": self.version,
             "path": self.path,
-            "method": self.profile.asks[0].method,
+            "method": self.profile.specs[0].method,
             "users": self.users,
             "keep_alive": self.keep_alive,
             "processes": self.profile.processes,
@@ -336,7 +336,7 @@ class LoadRun:
             if self.profile.arrival == "poisson":
                 way += f" (seed {self.profile.seed})"
         p50, p99, longest = (self.latency_ms(p) for p in (50, 99, 100))
-        asked = f"{self.profile.asks[0].method} {self.path}, {self.users} users, {way}"
+        asked = f"{self.profile.specs[0].method} {self.path}, {self.users} users, {way}"
         lines = [
             f"{asked}, by {self.driver}",
             f"{self.qps:,.0f} requests/s: {self.succeeded:,} good answers in {self.duration:.2f} s",

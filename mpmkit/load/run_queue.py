@@ -11,34 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True)
-class Look:
-    """One reading: processor ticks of all kinds, those stolen, and the tasks ready to run."""
-
-    total: int
-    steal: int
-    running: int
-
-
-def look(text: str | None = None) -> Look | None:
-    """What /proc/stat (or its text) says; None where there is none."""
-    if text is None:
-        try:
-            with open("/proc/stat") as file:
-                text = file.read()
-        except OSError:
-            return None
-    total = steal = running = 0
-    for line in text.splitlines():
-        name, *words = line.split()
-        if name == "cpu":
-            # The eighth is steal; the two after it are counted within the first.
-            ticks = [int(word) for word in words[:8]]
-            total, steal = sum(ticks), ticks[7] if len(ticks) > 7 else 0
-        elif name == "procs_running":
-            running = int(words[0])
-    return Look(total, steal, running) if total else None
+from mpmkit.measure.procfs import MachineTimes, machine_times
 
 
 @dataclass
@@ -50,18 +23,17 @@ class Pressure:
     """
 
     cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    first: Look | None = None
-    last: Look | None = None
+    first: MachineTimes | None = None
+    last: MachineTimes | None = None
     waiting: list[int] = field(default_factory=list)
 
-    def sample(self, reading: Look | None = None) -> None:
-        """Take a reading (or the one given)."""
-        reading = reading or look()
-        if reading is None:
-            return
-        self.first = self.first or reading
-        self.last = reading
-        self.waiting.append(max(0, reading.running - 1))
+    def sample(self, reading: MachineTimes | None = None) -> None:
+        """Take a reading (or the one given). A system without /proc/stat gives none."""
+        reading = reading or machine_times()
+        if reading.total:
+            self.first = self.first or reading
+            self.last = reading
+            self.waiting.append(max(0, reading.running - 1))
 
     @property
     def run_queue(self) -> float:
@@ -71,6 +43,7 @@ class Pressure:
 
     @property
     def steal(self) -> float:
-        if self.first is None or self.last is None or self.last.total <= self.first.total:
+        if self.first is None or self.last is None:
             return float("nan")
-        return (self.last.steal - self.first.steal) / (self.last.total - self.first.total)
+        stolen = self.last.steal_since(self.first)
+        return float("nan") if stolen is None else stolen

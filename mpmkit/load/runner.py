@@ -25,7 +25,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,9 +41,10 @@ from mpmkit.load.generator_process import (
 )
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.preflight import Forecast, forecast, system
-from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, target_of
+from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
 from mpmkit.load.result import LoadRun, OnTick, Tick
 from mpmkit.load.run_queue import Pressure
+from mpmkit.load.target import target_of
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
@@ -60,23 +60,12 @@ def run_load(
     target: HasUrl | str,
     path: str | None = None,
     *,
-    users: int | None = None,
-    requests: int | None = None,
-    duration: float | None = None,
-    keep_alive: bool | None = None,
     driver: str = "locust",
-    processes: int | None = None,
-    timeout: float | None = None,
-    expect_status: int | None = None,
-    expect_length: int | None = None,
-    warmup_requests: int | None = None,
-    warmup_seconds: float | None = None,
-    time_limit: float | None = None,
     profile: LoadProfile | None = None,
     on_progress: Progress | None = None,
     on_tick: OnTick | None = None,
     ceiling: float | None = None,
-    **more: Any,
+    **fields: Any,
 ) -> LoadRun:
     """Put a load on a server and return what was measured.
 
@@ -84,9 +73,10 @@ def run_load(
         see `target_of`.
     driver: "locust", "ab" or "wrk" (which must be installed). One that cannot do what the profile
         says refuses, naming the fields.
-    profile: a LoadProfile to start from; the other arguments change its fields, which are described
-        there with their units and ranges (`more` takes those that have no argument here). Without
-        one, `requests`, `duration` or `stages` must be given.
+    path, fields: the fields of a LoadProfile, described there with their units and ranges (users,
+        requests, duration, keep_alive, ...); None for one that is not given.
+    profile: a LoadProfile to start from; `path` and `fields` change it. Without one, `requests`,
+        `duration` or `stages` must be given.
     on_progress: called in this thread with (requests done, seconds) while the load runs.
     on_tick: called in this thread, some four times a second for each generator process, with a Tick:
         what it got since its last one, latencies to within 2% (those of the result are exact). Costs
@@ -100,24 +90,10 @@ def run_load(
     measured) on Ctrl-C. A server that fails does not raise: see `failures`, `errors` and `ended` of
     the result.
     """
-    given: dict[str, Any] = {
-        "path": path,
-        "users": users,
-        "requests": requests,
-        "duration": duration,
-        "keep_alive": keep_alive,
-        "processes": processes,
-        "timeout": timeout,
-        "expect_status": expect_status,
-        "expect_length": expect_length,
-        "warmup_requests": warmup_requests,
-        "warmup_seconds": warmup_seconds,
-        "time_limit": time_limit,
-        **more,
-    }
-    base, load, foreseen = prepared(
-        target, {name: value for name, value in given.items() if value is not None}, profile, driver
-    )
+    given = {name: value for name, value in fields.items() if value is not None}
+    if path is not None:
+        given["path"] = path
+    base, load, foreseen = prepared(target, given, profile, driver)
     if on_tick is not None and driver != "locust":
         raise ProfileError(f"on_tick: {driver} tells nothing on the way; use driver='locust'")
     if on_tick is not None:
@@ -143,9 +119,7 @@ def prepared(
     if driver not in DRIVERS:
         problems.append(f"driver: must be one of {', '.join(DRIVERS)}, not {driver!r}")
     try:
-        unknown = sorted(set(given) - {field.name for field in fields(LoadProfile)})
-        if profile is None and unknown:
-            raise ProfileError(f"{', '.join(unknown)}: no such field in a load profile")
+        refuse_unknown(given)
         load = profile.but(**given) if profile is not None else LoadProfile(**given)
     except ProfileError as error:
         problems.append(str(error))

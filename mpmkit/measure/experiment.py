@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpmkit.load.runner import LoadError
-from mpmkit.measure import records
+from mpmkit.measure import procfs, records
 from mpmkit.measure.records import RecordError, RecordFile, Row
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ class Conditions:
             "started_at": records.utc(time.time()),
         }
         self._machine = table.machine
-        self._cpu = records.cpu_times()
+        self._cpu = procfs.machine_times()
 
     def row(self, directives: dict[str, Any], **columns: Any) -> Row:
         """A row with the frame's columns and the others; `columns` win. Raises RecordError."""
@@ -292,7 +292,7 @@ class Conditions:
                 **self._row,
                 **self._machine,
                 "directives": " ".join(f"{k}={v}" for k, v in directives.items()),
-                "steal": records.cpu_times().steal_since(self._cpu),
+                "steal": procfs.machine_times().steal_since(self._cpu),
                 **columns,
             }
         )
@@ -304,13 +304,7 @@ class Conditions:
 def is_gone(server: Any) -> bool:
     """Whether the first process of a server has ended; False if it is not known."""
     pid = getattr(server, "pid", None)
-    if not isinstance(pid, int):
-        return False
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return True
-    return state in ("Z", "X")
+    return isinstance(pid, int) and not procfs.alive(pid)
 
 
 def last_words(server: Any) -> str:

@@ -30,12 +30,10 @@ interval.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import http.client
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.arguments import Parser
@@ -53,10 +51,10 @@ from mpmkit.measure.experiment import (
 )
 from mpmkit.measure.memory_plan import Level, Series, descriptors_for, plan, start_servers
 from mpmkit.measure.memory_table import AGAINST, MemoryTable
+from mpmkit.measure.procfs import members, read_smaps, slab_kb, status_numbers
 from mpmkit.measure.records import RecordFile, Row
-from mpmkit.measure.reference_servers import members
 from mpmkit.measure.sizing import max_request_workers_for, room_for
-from mpmkit.measure.smaps import Memory, read_smaps, status_numbers
+from mpmkit.measure.smaps import Footprint
 
 if TYPE_CHECKING:
     import pandas
@@ -98,7 +96,7 @@ def memory_of(server: Any) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-def processes_of(pid: int) -> list[tuple[int, Memory, int, int]]:
+def processes_of(pid: int) -> list[tuple[int, Footprint, int, int]]:
     """(pid, memory, threads, KiB of page tables) of a server's living processes, parent first."""
     found = []
     for one in sorted(members(pid), key=lambda each: (each != pid, each)):
@@ -145,23 +143,14 @@ def sample(pid: int) -> dict[str, dict[str, int]]:
     return found
 
 
-def _columns(look: Sequence[tuple[int, Memory, int, int]]) -> dict[str, int]:
-    total = sum((memory for _, memory, *_ in look), Memory())
+def _columns(look: Sequence[tuple[int, Footprint, int, int]]) -> dict[str, int]:
+    total = sum((memory for _, memory, *_ in look), Footprint())
     return {
         "processes": len(look),
         "threads": sum(threads for *_, threads, _ in look),
         **{f"{name}_kb": value for name, value in vars(total).items()},
         "page_tables_kb": sum(tables for *_, tables in look),
     }
-
-
-def slab_kb() -> int | None:
-    """KiB of kernel objects of the whole machine that can't be given back, sockets among them."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("SUnreclaim:"):
-                return int(line.split()[1])
-    return None
 
 
 # -- measuring -----------------------------------------------------------------------------------

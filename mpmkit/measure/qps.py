@@ -46,11 +46,11 @@ from mpmkit.measure.experiment import (
     one_line,
     run,
 )
+from mpmkit.measure.procfs import Meter
 from mpmkit.measure.qps_plan import MAX_ROUNDS, SCALES, QpsCell, QpsPlan, plan
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import RecordFile, Row
 from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
-from mpmkit.measure.usage import Meter
 
 __all__ = ["SCALES", "QpsTable", "main", "plan", "qps_table"]
 

@@ -461,26 +461,6 @@ def _commit() -> str | None:
     return commit + ("+" if changed else "")
 
 
-@dataclass(frozen=True)
-class CpuTimes:
-    """The machine's processor time so far, in clock ticks of all processors together."""
-
-    total: int
-    steal: int
-
-    def steal_since(self, before: CpuTimes) -> float | None:
-        """The share (0 to 1) of the time since `before` that the host gave to others."""
-        passed = self.total - before.total
-        return min(1.0, max(0, self.steal - before.steal) / passed) if passed > 0 else None
-
-
-def cpu_times(stat: str | None = None) -> CpuTimes:
-    """From /proc/stat (or its text)."""
-    first = (_text("/proc/stat") if stat is None else stat).partition("\n")[0].split()
-    ticks = [int(word) for word in first[1:9]] if first[:1] == ["cpu"] else []
-    return CpuTimes(sum(ticks), ticks[7] if len(ticks) > 7 else 0)
-
-
 def load1() -> float | None:
     """The load average of the last minute, or None."""
     try:

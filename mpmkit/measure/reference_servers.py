@@ -30,6 +30,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mpmkit.config.directives import MPMS
+from mpmkit.measure.procfs import members
 
 # Where httpd keeps its modules: Debian and Ubuntu, Fedora, Arch and Alpine, a build from source.
 MODULE_DIRECTORIES = (
@@ -679,25 +680,12 @@ def guard(pid: int) -> subprocess.Popen[bytes]:
     )
 
 
-def members(group: int) -> list[int]:
-    """Living processes of a process group, from /proc; zombies have ended and don't count."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(OSError, IndexError):
-                # The name in parentheses may hold anything; state and numbers follow it.
-                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-                if int(fields[2]) == group and fields[0] not in "ZX":
-                    found.append(int(entry))
-    return found
-
-
-def end_group(group: int, within: float = 2.0) -> None:
-    """KILL what is left of a process group and wait until it is gone."""
+def end_group(group: int, within: float = 10.0) -> None:
+    """KILL what is left of a process group and wait until it is gone. Raises RivalFailed if it is not."""
     deadline = time.monotonic() + within
-    while members(group):
+    while left := members(group):
+        if time.monotonic() > deadline:
+            raise RivalFailed(f"processes {left} outlive SIGKILL")
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
-        if time.monotonic() > deadline:
-            raise RivalFailed(f"processes {members(group)} outlive SIGKILL")
         time.sleep(0.01)

@@ -1,42 +1,25 @@
-"""What a process's memory is made of, from /proc/PID/smaps. Pure, but for the two readers at the end.
-
-    RSS   every page it has mapped: pages that ten processes share count ten times when summed
-    PSS   its own pages, and of each shared page the share of one of those who map it: adds up
-    USS   its own pages alone: what would be free if only this process ended
-
-Each mapping is one of
-
-    code        a file: the program, its libraries, compiled modules
-    heap        [heap], what malloc took by brk
-    stacks      [stack], and the threads' stacks (see below)
-    shm         shared memory: the scoreboard
-    anonymous   everything else: Python's own arenas, malloc's further ones, written copies
-
-A thread's stack is an anonymous mapping like any other since Linux 4.5. The C library puts a guard
-right below it, so that an overflow faults: a mapping of one or a few pages without any permission
-(glibc before 2.42, musl), or guard pages inside it, which show as the flag `gu`. A stack is what
-follows such a guard, if its name is not another. An arena of malloc has its reserve *above* it, so it
-is not taken for one.
-"""
+"""What a process's memory is made of, from the text of its /proc/PID/smaps. Pure: text in, figures out."""
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from pathlib import Path
-
-GUARD_KB = 64  # a guard is one page, 64 KiB where pages are that large
-
-_HEADER = re.compile(
-    r"^([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+ *(.*)$"
-)
+from collections import Counter
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(frozen=True)
-class Memory:
-    """KiB of one process, or of several added up. code to shm are shares of pss and add up to it."""
+class Footprint:
+    """KiB of one process, or of several added up.
+
+    rss         every page it has mapped: a page of ten processes counts ten times in a sum
+    pss         its own pages, and of each shared page the part of one of those who map it: adds up
+    uss         its own pages alone: what would be free if only this process ended
+    code        of pss: files, that is the program, its libraries, compiled modules
+    heap        of pss: what malloc took by brk
+    stacks      of pss: the first thread's and the other threads' (see `kind_of`)
+    shm         of pss: shared memory, such as the scoreboard
+    anonymous   of pss, the rest: Python's own arenas, malloc's further ones, written copies
+    """
 
     pss: int = 0
     uss: int = 0
@@ -48,134 +31,75 @@ class Memory:
     stacks: int = 0
     shm: int = 0
 
-    def __add__(self, other: Memory) -> Memory:
-        return Memory(
-            *(getattr(self, field.name) + getattr(other, field.name) for field in fields(self))
-        )
+    def __add__(self, other: Footprint) -> Footprint:
+        return Footprint(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass
-class _Mapping:
+class Mapping:
+    """One mapping of a process. `kb`: its figures by their label in smaps."""
+
     start: int
     end: int
     permissions: str
     name: str
-    pss: int = 0
-    rss: int = 0
-    uss: int = 0
-    swap: int = 0
+    kb: Counter[str] = field(default_factory=Counter)
     flags: str = ""
 
 
-def parse_smaps(text: str) -> Memory:
-    """The mappings of /proc/PID/smaps added up. Empty text (a process that has ended) gives zeros."""
-    total = {field.name: 0 for field in fields(Memory)}
-    before: _Mapping | None = None
-    for mapping in _mappings(text):
-        kind = kind_of(mapping, before)
-        total[kind] += mapping.pss
-        for name in ("pss", "uss", "rss", "swap"):
-            total[name] += getattr(mapping, name)
-        before = mapping
-    return Memory(**total)
+_LINES = re.compile(
+    r"^([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+ *(.*)$"
+    r"|^(Rss|Pss|SwapPss|Private_\w+|Referenced): +(\d+) kB$|^VmFlags:(.*)$",
+    re.ASCII | re.MULTILINE,
+)
+GUARD = 65536  # bytes: a guard is one page, 64 KiB where pages are that large
 
 
-def _mappings(text: str) -> Iterable[_Mapping]:
-    current: _Mapping | None = None
-    for line in text.splitlines():
-        label, _, value = line.partition(":")
-        # A mapping's own line has no label; its first colon, if any, is inside the device.
-        header = _HEADER.match(line) if " " in label else None
-        if header:
-            if current is not None:
-                yield current
-            current = _Mapping(int(header[1], 16), int(header[2], 16), header[3], header[4])
-        elif current is not None:
-            if label == "Pss":
-                current.pss = _kb(value)
-            elif label == "Rss":
-                current.rss = _kb(value)
-            elif label in ("Private_Clean", "Private_Dirty", "Private_Hugetlb"):
-                current.uss += _kb(value)
-            elif label == "SwapPss":
-                current.swap = _kb(value)
-            elif label == "VmFlags":
-                current.flags = value
-    if current is not None:
-        yield current
+def mappings(smaps: str) -> list[Mapping]:
+    """The mappings of the text of a /proc/PID/smaps, in its order: by address."""
+    found: list[Mapping] = []
+    for start, end, permissions, name, label, kb, flags in _LINES.findall(smaps):
+        if start:
+            found.append(Mapping(int(start, 16), int(end, 16), permissions, name))
+        elif found and label:
+            found[-1].kb[label] = int(kb)
+        elif found:
+            found[-1].flags = flags
+    return found
 
 
-def kind_of(mapping: _Mapping, before: _Mapping | None) -> str:
-    """The kind of a mapping: code, heap, stacks, shm or anonymous. `before` is the one below it."""
-    name = mapping.name
-    if name.startswith("[stack"):
-        return "stacks"
-    if name == "[heap]":
-        return "heap"
-    if mapping.permissions[3] == "s":
+def kind_of(mapping: Mapping, below: Mapping | None) -> str:
+    """The kind of a mapping: code, heap, stacks, shm or anonymous. `below` is the one before it.
+
+    A thread's stack is an anonymous mapping like any other since Linux 4.5. The C library puts a
+    guard right below it, so that an overflow faults: a mapping of one or a few pages without any
+    permission (glibc before 2.42, musl), or guard pages inside it, which show as the flag `gu`. An
+    arena of malloc has its reserve *above* it, so it is not taken for a stack.
+    """
+    name, permissions = mapping.name, mapping.permissions
+    if name == "[heap]" or name.startswith("[stack"):
+        return "heap" if name == "[heap]" else "stacks"
+    if permissions[3] == "s":
         # Shared and written: the scoreboard's file, or /dev/zero (deleted). A shared file that
         # is only read is a cache of the C library.
-        return "shm" if "w" in mapping.permissions else "code"
+        return "shm" if "w" in permissions else "code"
     if name.startswith(("/memfd:", "/dev/zero", "/dev/shm", "/SYSV")):
         return "shm"
-    if name.startswith("/") or name in ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]"):
+    if name.startswith(("/", "[v")):  # [vdso], [vvar]: pages that the kernel maps
         return "code"
-    if not name and mapping.permissions.startswith("rw"):
-        guarded = (
-            before is not None
-            and before.end == mapping.start
-            and not before.name
-            and before.permissions == "---p"
-            and before.end - before.start <= GUARD_KB * 1024
-        )
-        if guarded or " gu" in mapping.flags:
-            return "stacks"
-    return "anonymous"
+    guarded = below and (below.end, below.name, below.permissions) == (mapping.start, "", "---p")
+    narrow = below is not None and below.end - below.start <= GUARD
+    stack = not name and permissions.startswith("rw")
+    return "stacks" if stack and ((guarded and narrow) or " gu" in mapping.flags) else "anonymous"
 
 
-def parse_rollup(text: str) -> Memory:
-    """/proc/PID/smaps_rollup: the totals alone, read much faster; code to shm are 0."""
-    found = dict.fromkeys(
-        ("Pss", "Rss", "SwapPss", "Private_Clean", "Private_Dirty", "Private_Hugetlb"), 0
-    )
-    for line in text.splitlines():
-        label, _, value = line.partition(":")
-        if label in found:
-            found[label] = _kb(value)
-    return Memory(
-        pss=found["Pss"],
-        rss=found["Rss"],
-        swap=found["SwapPss"],
-        uss=found["Private_Clean"] + found["Private_Dirty"] + found["Private_Hugetlb"],
-    )
-
-
-def _kb(value: str) -> int:
-    digits = value.split()[0] if value.split() else ""
-    return int(digits) if digits.isdigit() else 0
-
-
-# -- reading -------------------------------------------------------------------------------------
-
-
-def read_smaps(pid: int) -> Memory | None:
-    """The memory of a living process; None if it has ended or is another user's.
-
-    Needs Linux and, for another user's processes, root.
-    """
-    with contextlib.suppress(OSError):
-        text = Path(f"/proc/{pid}/smaps").read_text(errors="replace")
-        if text:  # a zombie has none
-            return parse_smaps(text)
-    return None
-
-
-def status_numbers(pid: int) -> dict[str, int]:
-    """Threads and VmPTE (KiB of page tables) of a process; empty if it has ended."""
-    found = {}
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            label, _, value = line.partition(":")
-            if label in ("Threads", "VmPTE"):
-                found[label] = _kb(value)
-    return found
+def parse_smaps(smaps: str) -> Footprint:
+    """The mappings of a text added up. Empty text (a process that has ended) gives zeros."""
+    total, kb = Counter[str](), Counter[str]()
+    below: Mapping | None = None
+    for mapping in mappings(smaps):
+        total[kind_of(mapping, below)] += mapping.kb["Pss"]
+        kb.update(mapping.kb)
+        below = mapping
+    private = kb["Private_Clean"] + kb["Private_Dirty"] + kb["Private_Hugetlb"]
+    return Footprint(kb["Pss"], private, kb["Rss"], kb["SwapPss"], **total)

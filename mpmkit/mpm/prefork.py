@@ -15,25 +15,19 @@ All children accept from the same socket; the kernel gives each connection to on
 
 from __future__ import annotations
 
-from mpmkit.http.messages import Request, Response
 from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
+from mpmkit.server.child import OK, Child
 from mpmkit.server.connection import Connection
 from mpmkit.server.core import client_text, process_request
 from mpmkit.server.listen import Acceptor
-from mpmkit.server.parent import CHILD_SICK, OK, Child, Parent
-
-
-def parent(*args, **options) -> Parent:
-    """The control process of prefork; see `Parent`."""
-    return Parent(PreforkChild, *args, **options)
 
 
 class PreforkChild(Child):
     def child_main(self) -> int:
         """Accept and serve, one connection after the other, until it is time to leave."""
         self.worker = self.board.worker(self.slot)
-        self.acceptor = Acceptor(self.listeners, self.pod.fileno())
-        self.handler, self.service.handler = self.service.handler, self.handle
+        self.service.leaving = self.outdated
+        acceptor = Acceptor(self.listeners, self.pod.fileno())
         served = 0
         limit = self.directives.MaxConnectionsPerChild
         while not self.outdated():
@@ -41,37 +35,24 @@ class PreforkChild(Child):
                 break
             self.worker.set(READY)
             try:
-                accepted = self.acceptor.accept()
+                accepted = acceptor.accept()
             except OSError as error:
-                self.service.errors.write(
-                    "error", f"accept: {error.strerror}; this child leaves", ah="AH02179"
-                )
-                return CHILD_SICK
+                return self.out_of_resources(error)
             if accepted is None:
                 if self.pod.called():
                     break
                 continue
             served += 1
-            self.worker.set(BUSY_READ)
-            conn = self.service.connection(*accepted)
-            self.worker.connected(client_text(conn.peer))
-            self.process_connection(conn)
-        self.drain()
+            self.process_connection(self.service.connection(*accepted))
+        acceptor.close()
         return OK
 
     def process_connection(self, conn: Connection) -> None:
         """Every request of one connection, and its close."""
-        while process_request(conn, self.worker, self.service):
-            self.worker.set(BUSY_KEEPALIVE)
-        self.worker.set(CLOSING)
+        slot = self.worker
+        slot.set(BUSY_READ)
+        slot.connected(client_text(conn.peer))
+        while process_request(conn, slot, self.service):
+            slot.set(BUSY_KEEPALIVE)
+        slot.set(CLOSING)
         conn.lingering_close()
-
-    def handle(self, request: Request, conn: Connection) -> Response:
-        """The handler, and a look up: an old generation's responses say `Connection: close`."""
-        response = self.handler(request, conn)
-        self.service.stopping = self.outdated()
-        return response
-
-    def drain(self) -> None:
-        """Nothing is left to finish: a child looks up only between connections."""
-        self.acceptor.close()

@@ -73,23 +73,3 @@ def connections_above_limit(
         return False  # everybody here is about to leave
     staying = connections - lingering
     return staying >= connection_limit(idle, threads_per_child, factor, listening_disabled)
-
-
-def should_enable_listensocks(
-    idle: int,
-    connections: int,
-    lingering: int,
-    threads_per_child: int,
-    factor: float,
-    listening_disabled: bool,
-    dying: bool = False,
-) -> bool:
-    """True if this child stopped listening, is not leaving, and has room again (AH00457).
-
-    Worth asking whenever a worker becomes idle or a connection ends: nothing else makes room.
-    """
-    if dying or not listening_disabled:
-        return False
-    return not connections_above_limit(
-        idle, connections, lingering, threads_per_child, factor, listening_disabled=True
-    )

@@ -14,7 +14,7 @@ MaxRequestWorkers / ThreadsPerChild):
 
     idle            prefork                 worker                   event
     --------------  ----------------------  -----------------------  -------------------------------
-    above Max       retire one              retire one               retire one if nobody is leaving
+    above Max       retire one              retire one               retire one if none is leaving
                                                                      or slots abound, else wait
     Min to Max      nothing                 nothing                  nothing
     below Min, and
@@ -46,59 +46,17 @@ Min/MaxSpareThreads, ThreadsPerChild, ServerLimit and MaxRequestWorkers. One lis
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
 
-from mpmkit.config.directives import Note
-from mpmkit.policy.states import ACTIVE, DEAD, GRACEFUL, IDLE, IDLE_KILL, READY, STARTING
-
-if TYPE_CHECKING:
-    from mpmkit.config.directives import Directives
+from mpmkit.config.directives import Directives, Note
+from mpmkit.policy.snapshot import Snapshot
+from mpmkit.policy.states import ACTIVE, DEAD, GRACEFUL, IDLE, READY
 
 MAX_SPAWN_RATE = 32  # children forked in one pass, at most
-BUSY_SPAWN_RATE = 8  # from this rate on the operator is told
+BUSY_SPAWN_RATE = 8  # from this rate on the error log says so
 HOLD_OFF = 10  # forking passes without doubling after a graceful restart
 
 
-# --- What goes in: the scoreboard as it is now ---------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessRow:
-    """One process slot of the scoreboard. An empty slot has pid 0.
-
-    `states` holds one byte for each thread slot (`mpmkit.policy.states`); there are ThreadLimit of them
-    (prefork: one), of which the first ThreadsPerChild are in use. `quiescing` is non-zero from the
-    moment the child began to leave. `not_accepting` and the counters from `connections` on are
-    event's.
-    """
-
-    slot: int
-    pid: int = 0
-    generation: int = 0
-    quiescing: int = 0
-    not_accepting: int = 0
-    connections: int = 0
-    write_completion: int = 0
-    lingering_close: int = 0
-    keep_alive: int = 0
-    suspended: int = 0
-    states: bytes = b""
-    wait_io: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The scoreboard at one moment: one row for each slot, in the order of the slots.
-
-    `generation` is the running one (0 at first, one more after each restart). `restart_time` is
-    for the status page; no decision here depends on a time.
-    """
-
-    server_limit: int
-    thread_limit: int
-    generation: int
-    restart_time: float
-    processes: tuple[ProcessRow, ...]
+# --- What goes in, with the scoreboard as it is now (snapshot.py) --------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,41 +170,33 @@ class Plan:
 
 # --- Messages ------------------------------------------------------------------------------------
 
-BUSY = "busy"  # no decision: said beside TOO_FEW when many are forked at once
+BUSY = "busy"  # no decision: reported with TOO_FEW when many are forked at once
 
-# What is said: how loud, under which of Apache's message ids in each MPM, and in our words.
+# For each message: its level, Apache's id for it in each MPM, and our words.
 MESSAGES: dict[str, tuple[str, dict[str, str], str]] = {
     BUSY: (
         "info",
         {"prefork": "AH00162", "worker": "AH00289", "event": "AH00486"},
-        (
-            "load rises fast: forking {forks} children beside {total} ({leaving} leaving), with "
-            "{idle} idle workers. Consider raising StartServers or {spare}"
-        ),
+        "load rises fast: forking {forks} children in addition to {total} ({leaving} leaving), with "
+        "{idle} idle workers. Consider raising StartServers or {spare}",
     ),
     REACHED: (
         "error",
         {"prefork": "AH00161", "worker": "AH00286", "event": "AH00484"},
-        (
-            "MaxRequestWorkers ({workers}) is reached, {idle} idle: no more children may be "
-            "forked, and new clients wait in the listen queue. Consider raising MaxRequestWorkers"
-        ),
+        "MaxRequestWorkers ({workers}) is reached, {idle} idle: no more children may be "
+        "forked, and new clients wait in the listen queue. Consider raising MaxRequestWorkers",
     ),
     NEAR: (
         "error",
         {"worker": "AH00287", "event": "AH10159"},
-        (
-            "MaxRequestWorkers ({workers}) is reached and fewer than MinSpareThreads are left idle "
-            "({idle}). Consider raising MaxRequestWorkers"
-        ),
+        "MaxRequestWorkers ({workers}) is reached and fewer than MinSpareThreads are left idle "
+        "({idle}). Consider raising MaxRequestWorkers",
     ),
     FULL: (
         "error",
         {"worker": "AH00288", "event": "AH03490"},
-        (
-            "no slot of the scoreboard is free, though MaxRequestWorkers ({workers}) is not "
-            "reached: {total} children, {leaving} of them leaving. Consider raising ServerLimit"
-        ),
+        "no slot of the scoreboard is free, though MaxRequestWorkers ({workers}) is not "
+        "reached: {total} children, {leaving} of them leaving. Consider raising ServerLimit",
     ),
     SICK: (
         "alert",
@@ -336,12 +286,8 @@ def _look_worker(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
                 active_processes += 1
                 if row.generation == snapshot.generation:
                     idle += _count(states, _IDLE)
-        if (
-            dead
-            and (row.quiescing or not row.pid)
-            and totally_free < rate
-            and len(free) < MAX_SPAWN_RATE
-        ):
+        usable = dead and (row.quiescing or not row.pid)
+        if usable and totally_free < rate and len(free) < MAX_SPAWN_RATE:
             free.append(row.slot)
             # Where no thread is left, a new child can start all of its own at once. Such slots go
             # to the front: swap this one with the first that is only partly free.
@@ -387,42 +333,6 @@ def _look_event(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
 _LOOK = {"prefork": _look_prefork, "worker": _look_worker, "event": _look_event}
 
 
-# --- The same for people -------------------------------------------------------------------------
-
-
-class Counts(NamedTuple):
-    """Workers by what they do. Those of a process that is leaving are in none of the three."""
-
-    busy: int
-    graceful: int
-    idle: int
-    processes: int
-    stopping: int
-
-
-def count(snapshot: Snapshot, threads_per_child: int) -> Counts:
-    """What the status page says, by mod_status's rules: a thread counts if its process lives and is not
-    quiescing, and is idle if its process is also of the running generation. Maintenance looks
-    otherwise: to it a starting thread is idle, and an idle one is active, too."""
-    busy = graceful = idle = processes = stopping = 0
-    for row in snapshot.processes:
-        if not row.pid:
-            continue
-        processes += 1
-        if row.quiescing:
-            stopping += 1
-            continue
-        states = row.states[:threads_per_child]
-        waiting = states.count(READY)
-        if row.generation == snapshot.generation:
-            idle += waiting
-        leaving = states.count(GRACEFUL)
-        graceful += leaving
-        resting = states.count(DEAD) + states.count(STARTING) + states.count(IDLE_KILL)
-        busy += len(states) - waiting - leaving - resting
-    return Counts(busy, graceful, idle, processes, stopping)
-
-
 # --- Plan ----------------------------------------------------------------------------------------
 
 
@@ -430,6 +340,11 @@ def plan(seen: Seen, directives: Directives, memory: Memory) -> Plan:
     """Decide. Never forks and retires in one pass; never retires more than one."""
     if seen.healthy and not memory.had_healthy_child:
         memory = replace(memory, had_healthy_child=True)
+    # Worker and event give up on sick children if there was never a healthy one.
+    if memory.sick_child_detected and directives.threaded:
+        if not memory.had_healthy_child:
+            return _give_up(seen, directives, memory)
+        memory = replace(memory, sick_child_detected=False)
     return _PLAN[directives.mpm](seen, directives, memory)
 
 
@@ -443,16 +358,10 @@ def _plan_prefork(seen: Seen, directives: Directives, memory: Memory) -> Plan:
         if not seen.free:
             return _complain(REACHED, seen, directives, memory)
         return _fork(seen.free, seen, directives, memory)
-    # Enough.
     return _nothing(memory)
 
 
 def _plan_worker(seen: Seen, directives: Directives, memory: Memory) -> Plan:
-    # Sick children, and never a healthy one: give up.
-    if memory.sick_child_detected:
-        if not memory.had_healthy_child:
-            return _give_up(seen, directives, memory)
-        memory = replace(memory, sick_child_detected=False)
     # Too many idle threads: one child leaves, with all its threads.
     if seen.idle > directives.MaxSpareThreads:
         return _retire(memory)
@@ -463,24 +372,18 @@ def _plan_worker(seen: Seen, directives: Directives, memory: Memory) -> Plan:
         if seen.active >= directives.MaxRequestWorkers:
             return _complain(NEAR if seen.idle else REACHED, seen, directives, memory)
         return _complain(FULL, seen, directives, memory)
-    # Enough.
     return _nothing(memory)
 
 
 def _plan_event(seen: Seen, directives: Directives, memory: Memory) -> Plan:
     limit = directives.process_limit
-    # Sick children, and never a healthy one: give up.
-    if memory.sick_child_detected:
-        if not memory.had_healthy_child:
-            return _give_up(seen, directives, memory)
-        memory = replace(memory, sick_child_detected=False)
     # Too many idle threads: one child leaves. It may take long to finish, and holds its slot until
-    # then. So the next one only goes when nobody is leaving any more, or when the free slots would
-    # do for a whole new generation.
+    # then. So the next one only goes when none is leaving any more, or when the free slots would do
+    # for a whole new generation.
     if seen.idle > directives.MaxSpareThreads:
-        nobody_leaves = seen.active_processes == seen.total
+        none_leaves = seen.active_processes == seen.total
         slots_abound = directives.ServerLimit - seen.total > limit
-        if nobody_leaves or slots_abound:
+        if none_leaves or slots_abound:
             return _retire(memory)
         return _nothing(memory, WAIT)
     # Too few: fork, or say why not. MaxRequestWorkers is asked about first, slots second.
@@ -495,7 +398,6 @@ def _plan_event(seen: Seen, directives: Directives, memory: Memory) -> Plan:
         if may_fork <= 0:
             return _nothing(memory, AT_LIMIT)
         return _fork(seen.free[:may_fork], seen, directives, memory)
-    # Enough.
     return _nothing(memory)
 
 

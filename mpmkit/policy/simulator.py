@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from mpmkit.config.directives import Directives, Note, check, from_keywords
 from mpmkit.policy.admission import connections_above_limit
-from mpmkit.policy.maintenance import Memory, ProcessRow, Snapshot, look, plan
+from mpmkit.policy.maintenance import Memory, Plan, look, plan
+from mpmkit.policy.snapshot import ProcessRow, Snapshot
 from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_WRITE, DEAD, GRACEFUL, READY
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ class Second(NamedTuple):
     """One second of a run. Counts of processes, workers and clients, none of them negative.
 
     `idle`, `busy` and `waiting` are what the pass of this second found: workers without and with
-    a client, and clients who are not served. `parked` are clients that have had an answer and stay:
+    a client, and clients that are not served. `parked` are clients that have had an answer and stay:
     event holds them without a worker, under prefork and worker they are among `busy`. `spawned`
     and `retired` are what it did about it, and `processes` and `workers` what exists after it (a
-    child that was told to leave still counts). `decision` is a key of
+    child that is leaving still counts). `decision` is a key of
     `mpmkit.policy.maintenance.DECISIONS`; "" at second 0, when the first StartServers children are forked
     and nothing is decided yet. `rate` is the spawn rate left for the next pass.
     """
@@ -160,55 +161,44 @@ def simulate(
     wanted, staying = _demand(busy), _demand(parked)
 
     pool = _Pool(directives, leaving)
-    for slot in range(min(directives.StartServers, directives.process_limit)):
-        pool.fork(slot)
     memory = Memory()
-    idle, working, waiting, held = pool.work(wanted(0), staying(0))
-    rows = [
-        Second(
-            t=0,
-            processes=pool.processes,
-            workers=pool.workers,
-            idle=idle,
-            busy=working,
-            waiting=waiting,
-            parked=held,
-            spawned=pool.processes,
-            retired=0,
-            rate=memory.idle_spawn_rate,
-            decision="",
-            notes=(),
-        )
-    ]
-    for t in range(1, seconds + 1):
-        pool.bury()
-        idle, working, waiting, held = pool.work(wanted(t), staying(t))
-        seen = look(pool.snapshot(), directives, memory)
-        decided = plan(seen, directives, memory)
-        memory = decided.memory
+    first = range(min(directives.StartServers, directives.process_limit))
+    decided = Plan(tuple(first), 0, (), memory, decision="")
+    rows = []
+    for t in range(seconds + 1):
+        if t:
+            pool.remove_dead()
+            found = pool.work(wanted(t), staying(t))
+            decided = plan(look(pool.snapshot(), directives, memory), directives, memory)
+            memory = decided.memory
         for slot in decided.spawn:
             pool.fork(slot)
         if decided.retire:
             pool.retire()
-        rows.append(
-            Second(
-                t=t,
-                processes=pool.processes,
-                workers=pool.workers,
-                idle=idle,
-                busy=working,
-                waiting=waiting,
-                parked=held,
-                spawned=len(decided.spawn),
-                retired=decided.retire,
-                rate=memory.idle_spawn_rate,
-                decision=decided.decision,
-                notes=decided.notes,
-            )
-        )
+        if not t:
+            found = pool.work(wanted(t), staying(t))
+        rows.append(_second(t, pool, found, decided))
         if decided.shutdown:
             break
     return Simulation(mpm, directives, tuple(rows))
+
+
+def _second(t: int, pool: _Pool, found: tuple[int, int, int, int], decided: Plan) -> Second:
+    idle, busy, waiting, parked = found
+    return Second(
+        t,
+        pool.processes,
+        pool.workers,
+        idle,
+        busy,
+        waiting,
+        parked,
+        spawned=len(decided.spawn),
+        retired=decided.retire,
+        rate=decided.memory.idle_spawn_rate,
+        decision=decided.decision,
+        notes=decided.notes,
+    )
 
 
 def _demand(busy: Busy) -> Callable[[int], int]:
@@ -225,7 +215,7 @@ def _demand(busy: Busy) -> Callable[[int], int]:
 
 
 class _Pool:
-    """The children, as rows of a scoreboard that nobody else writes to."""
+    """The children, as rows of a scoreboard of its own."""
 
     def __init__(self, directives: Directives, leaving: int) -> None:
         self.directives = directives
@@ -249,8 +239,8 @@ class _Pool:
         self.rows[row.slot] = replace(row, quiescing=1, states=states)
         self.deaths[row.pid] = self.leaving
 
-    def bury(self) -> None:
-        """Empty the slots of those whose time has come. A squatted row is its squatter's."""
+    def remove_dead(self) -> None:
+        """Empty the slots of the children whose passes are over. A squatted row is its squatter's."""
         for row in self.rows:
             if row.pid in self.deaths:
                 if self.deaths[row.pid] == 0:
@@ -260,11 +250,11 @@ class _Pool:
                     self.deaths[row.pid] -= 1
 
     def work(self, wanted: int, parked: int) -> tuple[int, int, int, int]:
-        """Give the clients to the workers, lowest slots first: (idle and busy workers, clients who
-        wait, parked clients who are held)."""
+        """Give the clients to the workers, lowest slots first: (idle and busy workers, clients that
+        wait, parked clients that are held)."""
         if wanted < 0 or parked < 0:
             raise ValueError(f"busy and parked can't be negative: {min(wanted, parked)}")
-        # Under prefork and worker who stays connected takes a worker, after those who ask for more.
+        # Under prefork and worker a client that stays connected takes a worker, after those that ask.
         staying = 0 if self.directives.mpm == "event" else parked
         threads = self.directives.ThreadsPerChild
         asking, keeping = wanted, staying
@@ -290,7 +280,7 @@ class _Pool:
     def _park(self, wanted: int) -> int:
         """Event: let so many clients be parked, as far as the children take them; how many are held.
 
-        Who is parked stays where he is. Newcomers go to the lowest child that may accept, and a child
+        Parked clients stay where they are. Newcomers go to the lowest child that may accept, and a child
         that has reached its limit stops listening: its idle threads don't count on the next look.
         """
         held = sum(row.keep_alive for row in self._serving())

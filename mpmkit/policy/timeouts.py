@@ -1,16 +1,16 @@
-"""Time-out queues: who has been waiting for longer than allowed?
+"""Time-outs: which connections have waited for longer than allowed, and how long may a read take?
 
 Event keeps every connection that waits without a thread in a queue, and has one queue for each
-time-out value. That is the whole trick: within one queue everybody may wait for the same time, so
-who came last expires last, and appending at the end keeps the queue sorted without ever sorting.
-Appending, claiming and finding the next expiry cost the same with ten connections or ten thousand.
+time-out value. That is the whole trick: within one queue all items may wait for the same time, so
+the one that came last expires last, and appending at the end keeps the queue sorted without ever
+sorting. Appending, claiming and finding the next expiry cost the same with ten connections or ten
+thousand.
 
-A connection leaves in one of two ways. Its client speaks, and it is *claimed* by key; or nobody
-came, and it is *expired* from the head. Both end in the same single `pop`, so a connection that is
-readable and out of time in the same instant goes to exactly one of the two.
+An item leaves in one of two ways: it is *claimed* by key, since its client has sent something; or it
+*expires*, at the head of the queue.
 
 Time is an argument, in seconds of whatever clock the caller keeps to (the servers use
-`time.monotonic`). Nothing here looks at a clock.
+`time.monotonic`). Nothing here looks at a clock, and nothing here takes a lock: server/parked.py does.
 
 Source of the behaviour: httpd 2.4, event.c (keepalive_q, write_completion_q, linger_q,
 short_linger_q), with the directives KeepAliveTimeout and Timeout.
@@ -28,14 +28,9 @@ Item = TypeVar("Item")
 class TimeoutQueue(Generic[Item]):
     """Items in the order in which they began to wait, all with the same time-out.
 
-    `timeout` is in seconds, >= 0. It may be changed at any time and then holds for everybody in the
-    queue, including those who came before: a dying child shortens its lingering close from 30 s to
+    `timeout` is in seconds, >= 0. It may be changed at any time and then holds for all items in the
+    queue, including those that came before: a dying child shortens its lingering close from 30 s to
     2 s that way.
-
-    Threads: any thread may `append` and `pop`; one thread (event's listener) calls `expired`.
-    No lock is taken. Each step is a single call into the C code of OrderedDict, which is
-    atomic as long as hashing and comparing a key runs no Python code. So use ints as keys (a file
-    descriptor), or objects that keep the hash they were born with.
 
     Why not a plain dict: removing from its front leaves a gap that `next(iter(d))` walks over each
     time, so a first-in first-out queue gets slower the longer it lives. OrderedDict is a linked
@@ -47,58 +42,45 @@ class TimeoutQueue(Generic[Item]):
             raise ValueError(f"a time-out is >= 0 seconds, not {timeout}")
         self.timeout = timeout
         # key -> (when it began to wait, item). The start is kept rather than the expiry, so that
-        # `timeout` can change under those who already wait.
+        # `timeout` can change for those that already wait.
         self._waiting: OrderedDict[Hashable, tuple[float, Item]] = OrderedDict()
 
     def append(self, key: Hashable, item: Item, now: float) -> None:
-        """Begin to wait at `now`, behind everybody else.
+        """Begin to wait at `now`, behind all others.
 
         `now` must not be smaller than in the call before; threads that read the clock and then
         race to append may swap by microseconds, which delays an expiry by as much and no more.
-        Raises KeyError if the key is already waiting: nobody waits twice.
+        Raises KeyError if the key is already waiting.
         """
         entry = (now, item)
         if self._waiting.setdefault(key, entry) is not entry:
             raise KeyError(f"{key!r} is already in this queue")
 
     def pop(self, key: Hashable) -> Item | None:
-        """Claim the item: the one caller who gets it has it to itself, everybody else gets None."""
+        """Claim the item; None if it does not wait (any more)."""
         entry = self._waiting.pop(key, None)
         return None if entry is None else entry[1]
 
     def expired(self, now: float) -> list[Item]:
-        """Claim all items whose time is over at `now`, longest wait first.
+        """Take out all items whose time is over at `now`, longest wait first.
 
-        Costs one look at the head when nobody is due. An item is due from the instant
+        Costs one look at the head when none is due. An item is due from the instant
         start + timeout on.
         """
         due: list[Item] = []
-        while (head := self._head()) is not None:
-            key, entry = head
-            if entry[0] + self.timeout > now:
+        while self._waiting:
+            start, item = next(iter(self._waiting.values()))
+            if start + self.timeout > now:
                 break
-            claimed = self._waiting.pop(key, None)
-            if claimed is entry:
-                due.append(entry[1])
-            elif claimed is not None:
-                # Between our look and our claim, somebody claimed this key and put it back: it
-                # waits anew, and its time is not over. Let it wait.
-                self._waiting[key] = claimed
+            self._waiting.popitem(last=False)
+            due.append(item)
         return due
 
     def next_expiry(self) -> float | None:
-        """When the first one is due, on the clock of `append`; None if nobody waits."""
-        head = self._head()
-        return None if head is None else head[1][0] + self.timeout
-
-    def _head(self) -> tuple[Hashable, tuple[float, Item]] | None:
-        """Who has been waiting longest. It stays in the queue."""
-        while True:
-            try:
-                return next(iter(self._waiting.items()), None)
-            except RuntimeError:
-                # Another thread came or went between the two steps of this look. Look again.
-                continue
+        """When the first one is due, on the clock of `append`; None if nothing waits."""
+        for start, _ in self._waiting.values():
+            return start + self.timeout
+        return None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -108,3 +90,34 @@ class TimeoutQueue(Generic[Item]):
 
     def __repr__(self) -> str:
         return f"<TimeoutQueue {self.timeout:g} s, {len(self)} waiting>"
+
+
+class ReadDeadline:
+    """RequestReadTimeout `init-max,MinRate=rate`, and Timeout, for one head or one body.
+
+    A stage may take `init` seconds, and each byte that comes buys 1/rate more, up to `max` in all.
+    Without RequestReadTimeout (`init` 0) only Timeout counts: seconds for each single read.
+    """
+
+    __slots__ = ("_began", "_bought", "_init", "_max", "_rate", "_timeout")
+
+    def __init__(
+        self, timeout: float, init: float, maximum: float, rate: float, now: float
+    ) -> None:
+        self._timeout = timeout
+        self._init, self._max, self._rate = init, maximum, rate
+        self._began = now
+        self._bought = 0.0
+
+    def received(self, count: int) -> None:
+        if self._rate:
+            self._bought += count / self._rate
+
+    def wait(self, now: float) -> float:
+        """Seconds the next read may wait; 0 or less: its time is over."""
+        if not self._init:
+            return self._timeout
+        allowed = self._init + self._bought
+        if self._max:
+            allowed = min(allowed, self._max)
+        return min(self._timeout, self._began + allowed - now)

@@ -13,59 +13,26 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 from mpmkit.config.directives import Directives
+from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import FileBody, Request, RequestError, Response
-from mpmkit.http.protocol import Heads, Protocol
+from mpmkit.http.protocol import Protocol
+from mpmkit.policy.states import LINGER_NORMAL, LINGER_SECONDS, LINGER_SHORT
+from mpmkit.policy.timeouts import ReadDeadline
 from mpmkit.server.listen import timeval, unmapped
+from mpmkit.server.output import BODY_SIZE, Disconnected, Output
 
 HEAD_SIZE = 8192  # one read for a head: more than LimitRequestLine allows for its longest part
 BLANK = 16  # bytes that are too few for a request, and may be blank lines
-BODY_SIZE = 65536
 LINGER_READ = 32768
-LINGER_SILENCE = 2.0  # seconds of silence that end a lingering close (SECONDS_TO_LINGER)
-LINGER_MAX = 30.0  # seconds that end it although data still comes (MAX_SECS_TO_LINGER)
+LINGER_SILENCE = LINGER_SECONDS[LINGER_SHORT]  # seconds of silence that end a lingering close
+LINGER_MAX = LINGER_SECONDS[LINGER_NORMAL]  # seconds that end it although data still comes
 
-_MORE = socket.MSG_MORE
 _NOW = socket.MSG_DONTWAIT
-
-
-class Disconnected(Exception):
-    """The client is gone, or has taken nothing for Timeout seconds."""
-
-
-class ReadDeadline:
-    """RequestReadTimeout `init-max,MinRate=rate`, beside Timeout, for one head or one body.
-
-    A stage may take `init` seconds, and each byte that comes buys 1/rate more, up to `max` in all.
-    Without RequestReadTimeout (`init` 0) only Timeout counts: seconds for each single read.
-    """
-
-    __slots__ = ("_began", "_bought", "_init", "_max", "_rate", "_timeout")
-
-    def __init__(
-        self, timeout: float, init: float, maximum: float, rate: float, now: float
-    ) -> None:
-        self._timeout = timeout
-        self._init, self._max, self._rate = init, maximum, rate
-        self._began = now
-        self._bought = 0.0
-
-    def received(self, count: int) -> None:
-        if self._rate:
-            self._bought += count / self._rate
-
-    def wait(self, now: float) -> float:
-        """Seconds the next read may wait; 0 or less: it is too late."""
-        if not self._init:
-            return self._timeout
-        allowed = self._init + self._bought
-        if self._max:
-            allowed = min(allowed, self._max)
-        return min(self._timeout, self._began + allowed - now)
 
 
 class Received:
@@ -83,47 +50,23 @@ class Received:
         return data
 
 
-class Connection:
-    """One client. Written by whoever holds it: one thread at a time, never two.
+class Connection(Output):
+    """One client. Only the thread that holds it writes to it: one at a time, never two.
 
     kept        responses after which the connection was kept alive
-    pending     bytes or a file not sent yet because the client takes them slowly (event only)
     async_safe  epoll sees all that comes; False: a filter keeps some of it (filters.py)
-    direct      what is sent goes to the kernel as it is: no TLS, no filter
     recv        the socket's own; over TLS (tls.py) one that decrypts
     request     the request being answered; status, started, body_sent, sent, keep_alive tell how
     response    its response, where an access log asks for a header of it; else not set
-    state, edge, watching   event's own notes (mpm/event.py): in whose hands the connection is,
-                whether news came since they last looked, what epoll watches it for
+    state, edge, watching   event's own, see server/parked.py: in whose hands the connection is,
+                whether news came since a thread last looked, what epoll watches it for
     """
 
     __slots__ = (
-        "_body_deadline",
-        "_continued",
-        "_directives",
-        "_local",
-        "_timeout",
-        "async_safe",
-        "body_sent",
-        "direct",
-        "edge",
-        "fd",
-        "keep_alive",
-        "kept",
-        "nonblocking",
-        "peer",
-        "pending",
-        "protocol",
-        "recv",
-        "request",
-        "response",
-        "sent",
-        "sock",
-        "started",
-        "state",
-        "status",
-        "watching",
-    )
+        "_body_deadline", "_continued", "_local", "_timeout", "async_safe", "body_sent", "edge",
+        "keep_alive", "kept", "peer", "protocol", "recv", "request", "response", "sent", "started",
+        "state", "status", "watching",
+    )  # fmt: skip
 
     body_sent: int
     sent: int
@@ -138,23 +81,19 @@ class Connection:
         sock: socket.SocketType,
         peer: tuple,
         directives: Directives,
-        heads: Heads,
+        heads: RequestCache,
         timeout: float,
         nonblocking: bool = False,
     ) -> None:
-        self.sock = sock
+        super().__init__(sock, directives, nonblocking)
         self.recv = sock.recv
-        self.fd = sock.fileno()
         self.peer = peer
         self.protocol = Protocol(directives, heads)
-        self.nonblocking = nonblocking
-        self.async_safe = self.direct = True
+        self.async_safe = True
         self.kept = 0
-        self.pending: memoryview | FileBody | None = None
         self.request: Request | None = None
         self.edge = False
         self.watching = 0
-        self._directives = directives
         self._timeout = timeout  # what SO_RCVTIMEO is: inherited from the listening socket
         self._body_deadline: ReadDeadline | None = None
         self._continued = False
@@ -333,158 +272,6 @@ class Connection:
         if seconds != self._timeout:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(seconds))
             self._timeout = seconds
-
-    # -- sending ------------------------------------------------------------------------------
-
-    def send(self, data: bytes) -> None:
-        """Send a head, or a head and its body. Raises Disconnected.
-
-        Event: what the socket does not take at once is left in `pending`, if it is at most
-        FlushMaxThreshold; a thread waits while more is left, as httpd's does.
-        """
-        try:
-            if not self.nonblocking or len(data) > self._directives.FlushMaxThreshold:
-                sent = self.sock.send(data)
-                if sent < len(data):
-                    self._send_blocking(memoryview(data)[sent:])
-                return
-            sent = self.sock.send(data, _NOW)
-        except BlockingIOError:
-            if not self.nonblocking:
-                raise Disconnected("the client took nothing for Timeout seconds") from None
-            sent = 0
-        except OSError as error:
-            raise Disconnected(error.strerror) from None
-        if sent < len(data):
-            self.pending = memoryview(data)[sent:]
-
-    def send_mapped(self, head: bytes, body: memoryview) -> None:
-        """Send `head` and a mapped file in one call; only for who is `direct`. Raises Disconnected.
-
-        Only the kernel reads the mapping: where the file has become shorter it answers EFAULT. To look
-        at the bytes here would end the process (SIGBUS). Event: as with `send`, a thread waits while
-        more than FlushMaxThreshold is left.
-        """
-        try:
-            sent = self.sock.sendmsg((head, body), (), _NOW if self.nonblocking else 0)
-        except BlockingIOError:
-            if not self.nonblocking:
-                raise Disconnected("the client took nothing for Timeout seconds") from None
-            sent = 0
-        except OSError as error:
-            raise Disconnected(error.strerror) from None
-        left = len(head) + len(body) - sent
-        if not left:
-            return
-        if left > len(body):
-            self._send_blocking(memoryview(head)[sent:])
-            left = len(body)
-        waiting = left - self._directives.FlushMaxThreshold if self.nonblocking else left
-        if waiting > 0:
-            self._send_blocking(body[-left:][:waiting])
-            left -= waiting
-        if left:
-            self.pending = body[-left:]
-
-    def send_file(self, head: bytes, body: FileBody) -> None:
-        """Send `head` and a file's bytes; closes the file. Raises Disconnected.
-
-        EnableSendfile On: the kernel copies file to socket; under event a slow client's rest
-        waits in `pending` without a thread. Off (the default): read and send, and a thread waits
-        while more than FlushMaxThreshold is left. That is httpd's difference, too.
-        """
-        try:
-            self._write(memoryview(head), _MORE)
-            if body.sendfile and self.direct:
-                if self.nonblocking:
-                    os.set_blocking(self.fd, False)
-                    self.pending = body
-                    self.flush()
-                else:
-                    self._send_file_blocking(body)
-                return
-            while body.count:
-                data = os.pread(body.fd, min(body.count, 2 * BODY_SIZE), body.offset)
-                if not data:
-                    raise Disconnected("the file became shorter while it was sent")
-                body.offset += len(data)
-                body.count -= len(data)
-                if body.count:
-                    self._write(memoryview(data))
-                else:
-                    self.send(data)
-        finally:
-            if self.pending is not body and body.fd >= 0:
-                os.close(body.fd)
-
-    def send_pieces(self, head: bytes, pieces: Iterable[bytes], chunked: bool) -> int:
-        """Send `head` and what a script yields, as it yields; returns the body's bytes.
-
-        The head goes with the first piece. Raises Disconnected.
-        """
-        count = 0
-        for piece in pieces:
-            if not piece:
-                continue
-            count += len(piece)
-            data = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
-            self._write(memoryview(head + data if head else data))
-            head = b""
-        end = head + (b"0\r\n\r\n" if chunked else b"")
-        if end:
-            self._write(memoryview(end))
-        return count
-
-    def flush(self) -> bool:
-        """Event: send more of `pending` without waiting. True when all of it is sent.
-
-        Raises Disconnected.
-        """
-        pending = self.pending
-        try:
-            if isinstance(pending, FileBody):
-                while pending.count:
-                    sent = os.sendfile(self.fd, pending.fd, pending.offset, pending.count)
-                    if not sent:
-                        raise Disconnected("the file became shorter while it was sent")
-                    pending.offset += sent
-                    pending.count -= sent
-                os.close(pending.fd)
-                pending.fd = -1  # `send_file` would close it again, and by then it may be another's
-                os.set_blocking(self.fd, True)
-            elif pending is not None:
-                while pending:
-                    pending = self.pending = pending[self.sock.send(pending, _NOW) :]
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            raise Disconnected(error.strerror) from None
-        self.pending = None
-        return True
-
-    def _send_blocking(self, data: memoryview, flags: int = 0) -> None:
-        try:
-            while data:
-                data = data[self.sock.send(data, flags) :]
-        except BlockingIOError:
-            raise Disconnected("the client took nothing for Timeout seconds") from None
-        except OSError as error:
-            raise Disconnected(error.strerror) from None
-
-    _write = _send_blocking  # over TLS: encrypt, then send
-
-    def _send_file_blocking(self, body: FileBody) -> None:
-        try:
-            while body.count:
-                sent = os.sendfile(self.fd, body.fd, body.offset, body.count)
-                if not sent:
-                    raise Disconnected("the file became shorter while it was sent")
-                body.offset += sent
-                body.count -= sent
-        except BlockingIOError:
-            raise Disconnected("the client took nothing for Timeout seconds") from None
-        except OSError as error:
-            raise Disconnected(error.strerror) from None
 
     # -- closing ------------------------------------------------------------------------------
 

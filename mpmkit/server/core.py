@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from functools import partial
 from time import time_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpmkit.config.directives import Directives
+from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,
     FileBody,
@@ -30,15 +30,11 @@ from mpmkit.http.messages import (
     server_header,
     text_field,
 )
-from mpmkit.http.protocol import Heads
 from mpmkit.policy.states import BUSY_LOG, BUSY_WRITE
-from mpmkit.server.connection import Connection, Disconnected, Received
-from mpmkit.server.listen import first_timeout
+from mpmkit.server.connection import Connection, Disconnected
+from mpmkit.server.connection_factory import ConnectionFactory
 from mpmkit.server.logs import AccessLog, ErrorLog
 from mpmkit.server.scoreboard import WorkerSlot
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
 
 Handler = Callable[[Request, Connection], Response]
 
@@ -49,50 +45,44 @@ _PROTOCOLS = {version: b"http/%d.%d" % version for version in ((0, 9), (1, 0), (
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
+def default_error_page(status: int, conn: Connection, method: str = "GET") -> Response:
+    """The page for a request that got no answer from a handler."""
+    return page(status, method)
+
+
 class Service:
     """What all connections of one process share. Made before the fork, so children share it, too.
 
-    stopping    this process is leaving: every response says `Connection: close`
+    error_page    makes the page for a request that got no answer from a handler
+    connection    makes a connection of what `accept` gave
+    leaving       is this process about to end? Each child sets it; then every response says
+                  `Connection: close`
     """
 
     def __init__(
-        self, directives: Directives, handler: Handler, access: AccessLog | None, errors: ErrorLog
+        self,
+        directives: Directives,
+        handler: Handler,
+        access: AccessLog | None,
+        errors: ErrorLog,
+        error_page: Callable[[int, Connection, str], Response] = default_error_page,
     ) -> None:
         self.directives = directives
         self.handler = handler
         self.access = access
         self.errors = errors
         self.error_page = error_page
-        self.stopping = False
-        self.heads = Heads(directives)
+        self.leaving: Callable[[], bool] = bool
+        self.requests = RequestCache(directives)
         self.head_start = HeadStart(server_header(directives.ServerTokens))
-        self.first_timeout = first_timeout(directives)
-        self.tls: SSLContext | None = None
-        if directives.tls:
-            from mpmkit.server import (
-                tls,  # and ssl with it: 2 MB that a server without TLS is spared
-            )
-
-            self.tls = tls.context_for(directives)
-            self.connection = partial(tls.accepted, self)  # type: ignore[method-assign]
-        if directives.ConnectionFilter is not None:
-            from mpmkit.server.filters import FILTERS
-
-            name, argument = directives.ConnectionFilter
-            self.connection = partial(  # type: ignore[method-assign]
-                _filtered, self.connection, FILTERS[name], argument
-            )
-        if access is not None and access.received:
-            self.connection = partial(_counting, self.connection)  # type: ignore[method-assign]
-        if access is not None and access.response:
-            self.handler = partial(_remembering, handler)
+        self.connection = ConnectionFactory(
+            directives, self.requests, count_received=access is not None and access.received
+        )
+        # An access log asks for a header of the response: the connection remembers it.
+        self.keep_response = access is not None and access.response
         self._may_keep_alive = directives.KeepAlive and directives.KeepAliveTimeout > 0
         self._max_keep_alive = directives.MaxKeepAliveRequests
         self._keep_alive_lines: dict[int, bytes] = {}
-
-    def connection(self, sock, peer, *, nonblocking: bool = False) -> Connection:
-        """A new connection from `accept`'s result."""
-        return Connection(sock, peer, self.directives, self.heads, self.first_timeout, nonblocking)
 
     def keeps_alive(self, conn: Connection, request: Request, response: Response) -> bool:
         """httpd's ap_set_keepalive: may this connection carry another request?"""
@@ -101,8 +91,8 @@ class Service:
             and (not self._max_keep_alive or conn.kept < self._max_keep_alive)
             and not request.close
             and not response.close
-            and not self.stopping
             and (response.length is not None or request.version == (1, 1))
+            and not self.leaving()
         )
 
     def keep_alive_line(self, kept: int) -> bytes:
@@ -117,35 +107,6 @@ class Service:
                 "Connection: Keep-Alive\r\n"
             ).encode()
         return lines
-
-
-def _counting(connection: Callable[..., Connection], *args, **options) -> Connection:
-    """A connection that counts what it receives, where an access log asks for it."""
-    conn = connection(*args, **options)
-    conn.recv = Received(conn.recv)
-    return conn
-
-
-def _remembering(handler: Handler, request: Request, conn: Connection) -> Response:
-    """A handler whose response the access log finds at the connection."""
-    conn.response = None
-    response = conn.response = handler(request, conn)
-    return response
-
-
-def error_page(status: int, conn: Connection, method: str = "GET") -> Response:
-    """The page for a request that got no answer from a handler."""
-    return page(status, method)
-
-
-def _filtered(
-    connection: Callable[..., Connection], kind: Callable, argument: int, sock, peer,
-    *, nonblocking: bool = False,
-) -> Connection:  # fmt: skip
-    """`connection`'s, with ConnectionFilter before its socket."""
-    conn = connection(sock, peer, nonblocking=nonblocking)
-    conn.filtered(kind(sock, argument))
-    return conn
 
 
 def client_text(peer: tuple) -> bytes:
@@ -170,6 +131,8 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
         conn.begin_request(request)
         conn.keep_alive = True
         response = service.handler(request, conn)
+        if service.keep_response:
+            conn.response = response
         if conn.protocol.in_body and isinstance(response.body, (bytes, memoryview, FileBody)):
             conn.discard_body()  # a script that yields may yet read on
     except RequestError as error:
@@ -229,24 +192,7 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
             conn.sent = len(head) + body.count
             conn.send_file(head, body)
         else:
-            chunked = response.length is None and request.version == (1, 1)
-            chunked = chunked and response.status not in BODYLESS_STATUSES
-            if response.reason is not None:
-                now = conn.started // 1_000_000_000
-                head = service.head_start.lines_with(response.status, response.reason, now)
-                head += response.fields
-            head = b"".join((head, connection, CHUNKED if chunked else b"", response.after))
-            conn.body_sent = conn.sent = 0
-            try:
-                # `type(body) is bytes` above is quicker than isinstance, but tells mypy nothing.
-                conn.body_sent = conn.send_pieces(head, body, chunked)  # type: ignore[arg-type]
-            finally:
-                getattr(body, "close", int)()
-            conn.sent = len(head) + conn.body_sent
-            if response.length is not None and conn.body_sent != response.length:
-                conn.keep_alive = False  # the client waits for bytes that will not come
-            if conn.keep_alive and conn.protocol.in_body:
-                conn.discard_body()
+            respond_in_pieces(conn, request, response, service, head, connection)
     except Disconnected:
         conn.keep_alive = False
     except RequestError as error:
@@ -258,6 +204,38 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
             f"the script at {request.path} failed while answering", client=conn.peer
         )
         conn.keep_alive = False
+
+
+def respond_in_pieces(
+    conn: Connection,
+    request: Request,
+    response: Response,
+    service: Service,
+    head: bytes,
+    connection: bytes,
+) -> None:
+    """Send what a script yields, as it yields it; chunked if its length is not known beforehand."""
+    chunked = (
+        response.length is None
+        and request.version == (1, 1)
+        and response.status not in BODYLESS_STATUSES
+    )
+    if response.reason is not None:
+        now = conn.started // 1_000_000_000
+        head = service.head_start.lines_with(response.status, response.reason, now)
+        head += response.fields
+    head = b"".join((head, connection, CHUNKED if chunked else b"", response.after))
+    conn.body_sent = conn.sent = 0
+    body: Any = response.body
+    try:
+        conn.body_sent = conn.send_pieces(head, body, chunked)
+    finally:
+        getattr(body, "close", int)()
+    conn.sent = len(head) + conn.body_sent
+    if response.length is not None and conn.body_sent != response.length:
+        conn.keep_alive = False  # the client waits for bytes that will not come
+    if conn.keep_alive and conn.protocol.in_body:
+        conn.discard_body()
 
 
 def respond_bare(conn: Connection, response: Response, service: Service) -> None:
@@ -317,7 +295,7 @@ def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestE
     service.errors.refused(error, conn.peer)
     conn.body_sent = conn.sent = 0
     if not error.silent:
-        response = service.error_page(error.status, conn)
+        response = service.error_page(error.status, conn, "GET")
         assert isinstance(response.body, bytes)
         head = service.head_start.lines(error.status, conn.started // 1_000_000_000)
         data = b"".join((head, response.fields, CLOSE, response.after, response.body))

@@ -20,7 +20,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from mpmkit.config.directives import Directives
@@ -284,6 +284,57 @@ class Acceptor:
 
     def close(self) -> None:
         self._epoll.close()
+
+
+class ListenSocks:
+    """The listening sockets in the epoll set of event's listener.
+
+    They are enabled, or disabled while this process holds enough connections: other processes then
+    get the connections (httpd's enable_listensocks and disable_listensocks).
+
+    declined    a connection was turned away while they were enabled last: it takes more room to
+                enable them again
+    """
+
+    def __init__(
+        self,
+        epoll: select.epoll,
+        listeners: Sequence[Listener],
+        not_accepting: Callable[[bool], None],
+    ) -> None:
+        self._epoll = epoll
+        self._listeners = {sock.fileno(): sock for sock in listeners}
+        self._not_accepting = not_accepting
+        self.enabled = False
+        self.declined = False
+
+    def __contains__(self, fd: int) -> bool:
+        return fd in self._listeners
+
+    def enable(self) -> None:
+        if not self.enabled:
+            self.enabled, self.declined = True, False
+            for fd in self._listeners:
+                self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            self._not_accepting(False)
+
+    def disable(self, declined: bool = False) -> None:
+        self.declined |= declined
+        if self.enabled:
+            self.enabled = False
+            for fd in self._listeners:
+                self._epoll.unregister(fd)
+            self._not_accepting(True)
+
+    def accept(self, fd: int) -> tuple[socket.SocketType, tuple] | None:
+        """The connection that is waiting at `fd`; None if another process was faster, or the client
+        is gone already. Raises OSError for errors that concern the listener or the process."""
+        try:
+            return self._listeners[fd].accept_bare()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            return None
 
 
 def somebody_waits(listener: Listener) -> bool:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpmkit.http.messages import http_date
-from mpmkit.http.protocol import quote_line
+from mpmkit.http.target import quote_line, split_host
 
 if TYPE_CHECKING:
     from mpmkit.server.connection import Connection
@@ -49,7 +49,7 @@ class Site:
 
     @property
     def host(self) -> str:
-        return _host(self.name) or os.uname().nodename
+        return split_host(self.name)[0] or os.uname().nodename
 
     def filename(self, path: str) -> str:
         """Where a URL path leads. It asks the file system whether that is a directory."""
@@ -200,12 +200,6 @@ def _client(argument: str) -> Field:
 # -- the server -------------------------------------------------------------------------------------
 
 
-def _host(name: str) -> str:
-    """A host without its port: `[::1]:80` is `[::1]`."""
-    host, colon, port = name.rpartition(":")
-    return host if colon and port.isdigit() else name
-
-
 def _asked(conn: Connection) -> str:
     """The Host that the client asked for, "" without one."""
     found = conn.request.get(b"host") if conn.request is not None else None
@@ -214,7 +208,7 @@ def _asked(conn: Connection) -> str:
 
 def _server_fields(site: Site) -> dict[str, Field]:
     def asked_name(conn: Connection, now: int) -> str:
-        return site.host if site.canonical else _host(_asked(conn)) or site.host
+        return site.host if site.canonical else split_host(_asked(conn))[0] or site.host
 
     def port(conn: Connection, now: int) -> str:
         for name in (site.name,) if site.canonical else (_asked(conn), site.name):

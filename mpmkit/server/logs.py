@@ -101,8 +101,8 @@ class ErrorLog:
         self.write(note.level, note.text, ah=note.ah, module=module)
 
     def refused(self, error: RequestError, client: tuple) -> None:
-        """A request that was none, at the level that httpd tells it at: mostly debug."""
-        module, level = error.told
+        """A refused request, at the level that httpd logs it at: mostly debug."""
+        module, level = error.logged_as
         self.write(level, str(error), ah=error.ah, module=module, client=client)
 
     def exception(self, text: str, client: tuple | None = None) -> None:

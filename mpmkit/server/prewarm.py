@@ -23,10 +23,10 @@ from dataclasses import replace
 
 from mpmkit.config.directives import Directives, check, from_keywords
 from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
+from mpmkit.server.child import Child, Setup
 from mpmkit.server.core import Handler, Service, client_text, process_request
 from mpmkit.server.listen import Acceptor, Listener, ListenError, bind, configure
 from mpmkit.server.logs import AccessLog, ErrorLog
-from mpmkit.server.parent import Child, Setup
 from mpmkit.server.pod import PipeOfDeath
 from mpmkit.server.scoreboard import Scoreboard
 
@@ -49,8 +49,8 @@ SITE = (
 )  # fmt: skip
 
 
-class Stage:
-    """What a Child asks its Parent for."""
+class Rehearsal:
+    """The context of a child that runs in the parent's own process (server/child.py)."""
 
     def __init__(self, setup: Setup, listener: Listener, board: Scoreboard) -> None:
         self.setup = setup
@@ -93,7 +93,7 @@ def rehearse(
         configure(listener, plain)
         for number in range(ROUNDS):
             service = Service(plain, handler(plain, errors), access, errors)
-            stage = Stage(Setup(plain, service), listener, board)
+            stage = Rehearsal(Setup(plain, service), listener, board)
             clients = [_client(listener, sent, number) for sent in CLIENTS]
             if directives.threaded:
                 _serve(stage, len(clients))
@@ -121,7 +121,7 @@ def _client(listener: Listener, sent: bytes, number: int) -> socket.socket:
     return client
 
 
-def _serve(stage: Stage, count: int) -> None:
+def _serve(stage: Rehearsal, count: int) -> None:
     """`count` connections, one after the other."""
     service = stage.setup.service
     acceptor = Acceptor(stage.listeners, stage.pod.fileno())

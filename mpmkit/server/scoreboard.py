@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from mpmkit.config.directives import MPMS, Directives
 from mpmkit.http.messages import text_field
-from mpmkit.policy.maintenance import ProcessRow, Snapshot
+from mpmkit.policy.snapshot import ProcessRow, Snapshot
 from mpmkit.policy.states import DEAD
 
 MAGIC = int.from_bytes(b"mpmkit01", "little")

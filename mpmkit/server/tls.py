@@ -25,15 +25,11 @@ from __future__ import annotations
 import socket
 import ssl
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import DirectiveError, Directives, RequestReadTimeout
 from mpmkit.http.messages import Request, RequestError
-from mpmkit.server.connection import Connection, Disconnected, ReadDeadline, Received
-from mpmkit.server.listen import SecureSocket
-
-if TYPE_CHECKING:
-    from mpmkit.server.core import Service
+from mpmkit.policy.timeouts import ReadDeadline
+from mpmkit.server.connection import Connection, Disconnected, Received
 
 RECORD = 16384 + 512  # bytes of one read: a whole record, and what encryption adds to it
 
@@ -113,15 +109,6 @@ def _holds(file: str, what: str) -> bool:
             line.startswith("-----BEGIN ") and line.rstrip().endswith(f"{what}-----")
             for line in opened
         )
-
-
-def accepted(service: Service, sock, peer, *, nonblocking: bool = False) -> Connection:
-    """A new connection: which kind, the listener that accepted it has told."""
-    kind = TlsConnection if type(sock) is SecureSocket else Connection
-    conn = kind(sock, peer, service.directives, service.heads, service.first_timeout, nonblocking)
-    if isinstance(conn, TlsConnection):
-        conn.context = service.tls
-    return conn
 
 
 class Session:
@@ -218,11 +205,11 @@ class TlsConnection(Connection):
 
     __slots__ = ("_first_timeout", "context", "session")
 
-    def __init__(self, *args, **named) -> None:
-        super().__init__(*args, **named)
+    def __init__(self, *args, context: ssl.SSLContext) -> None:
+        super().__init__(*args)
         self._first_timeout = self._timeout
         self.direct = False  # the kernel could only copy what is not encrypted
-        self.context: ssl.SSLContext | None = None
+        self.context = context
         self.session: Session | None = None
 
     @property
@@ -241,7 +228,6 @@ class TlsConnection(Connection):
 
     def _handshake(self) -> bool:
         """False: there will be no request."""
-        assert self.context is not None
         rule, timeout = self._directives.RequestReadTimeout, self._directives.Timeout
         session = Session(self.context, self.sock, record_time(rule))
         deadline = ReadDeadline(

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mpmkit.load.profile import loopback_target
+from mpmkit.load.target import loopback_target
 
 MOST = 500  # connections of one incident: more teaches nothing more
 BIG = 16 << 20  # bytes of a download: more than the kernel's buffers take at once

@@ -16,6 +16,8 @@ from typing import Any
 
 import mpmkit
 from mpmkit.launcher import Server
+from mpmkit.measure.procfs import alive as alive
+from mpmkit.measure.procfs import ran_for, tasks
 
 
 def hold(server: Server, count: int, path: str = "/index.html") -> list[http.client.HTTPConnection]:
@@ -91,15 +93,7 @@ def _wait_for_log(server: Server, word: str, seconds: float = 4.0) -> str:
 
 def threads_of(pid: int) -> dict[int, float]:
     """Thread id -> CPU seconds used so far, of a process (/proc/PID/task)."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    times = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            fields = (task / "stat").read_text().rpartition(") ")[2].split()
-        except OSError:
-            continue  # it ended meanwhile
-        times[int(task.name)] = (int(fields[11]) + int(fields[12])) / ticks
-    return times
+    return {int(task.rpartition("/")[2]): ran_for(task) / 1e9 for task in tasks(pid)}
 
 
 def source(file: str, name: str) -> str:
@@ -115,11 +109,3 @@ def source(file: str, name: str) -> str:
             lines = text.splitlines()[node.lineno - 1 : node.end_lineno]
             return "\n".join(line[node.col_offset :] for line in lines)
     raise KeyError(f"{file} has no function {name}")
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs (one that has ended and waits to be reaped doesn't)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except OSError:
-        return False

@@ -18,7 +18,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mpmkit.measure.reference_servers import Rival, find_httpd, load_lines, members, user_lines
+from mpmkit.measure.procfs import members
+from mpmkit.measure.reference_servers import Rival, find_httpd, load_lines, user_lines
 
 MODULES = (
     "unixd",

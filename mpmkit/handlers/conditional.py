@@ -1,0 +1,192 @@
+"""Conditional requests and ranges of a file (RFC 9110, 13 and 14).
+
+If-Match, If-Unmodified-Since        412: it is not the version that the client means
+If-None-Match, If-Modified-Since     304: the client has it already
+If-Range, Range                      206: a part of it, or several as multipart/byteranges; 416
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpmkit.http.messages import Request, Response, page, parse_http_date, whole_number
+
+if TYPE_CHECKING:
+    from mpmkit.handlers.static import CachedFile
+    from mpmkit.server.connection import Connection
+
+SETTLED = 60  # seconds after a file's change within which its date is too coarse for If-Range
+BOUNDARY = os.urandom(8).hex().encode()  # the same in all children: they are forked later
+PIECE = 65536  # bytes of a large file's range that are read at a time
+
+
+class RangeLimits(NamedTuple):
+    """MaxRanges (0: Range is ignored), MaxRangeOverlaps, MaxRangeReversals; defaults are httpd's."""
+
+    ranges: int = 200
+    overlaps: int = 20
+    reversals: int = 20
+
+
+DEFAULTS = RangeLimits()
+
+
+def precondition(request: Request, file: CachedFile, now: float) -> Response | None:
+    """The answer to If-Match, If-None-Match and the dates (RFC 9110, 13.2.2); None: go on to Range."""
+    match = request.get(b"if-match")
+    length = b"Content-Length: %d\r\n" % (file.size if request.method == "HEAD" else 0)
+    if match is not None:
+        if not etag_in(match, file.etag, strong=True):
+            return Response(412, file.fields + length, file.after)
+    else:
+        when = _date(request, b"if-unmodified-since")
+        if when is not None and file.mtime > when:
+            return Response(412, file.fields + length, file.after)
+    none_match = request.get(b"if-none-match")
+    if none_match is not None:
+        same = etag_in(none_match, file.etag, strong=False)
+    else:
+        when = _date(request, b"if-modified-since")
+        # A date in the future is not a Last-Modified of ours: it is ignored.
+        same = when is not None and file.mtime <= when <= now
+    if same and request.method in ("GET", "HEAD"):
+        return Response(304, file.fields, b"\r\n")
+    if same and none_match is not None:
+        return Response(412, file.fields + b"Content-Length: 0\r\n", file.after)
+    return None
+
+
+def unchanged(request: Request, etag: bytes, modified: bytes) -> bool:
+    """Does the client have this already, by the validators that a script gave?"""
+    none_match = request.get(b"if-none-match")
+    if none_match is not None:
+        return bool(etag) and etag_in(none_match, etag, strong=False)
+    when = _date(request, b"if-modified-since")
+    changed = parse_http_date(modified) if modified else None
+    return when is not None and changed is not None and changed <= when
+
+
+def _date(request: Request, name: bytes) -> int | None:
+    value = request.get(name)
+    return parse_http_date(value) if value else None
+
+
+def ranged(
+    request: Request, file: CachedFile, limits: RangeLimits, now: float, conn: Connection
+) -> Response | None:
+    """The answer to Range (RFC 9110, 14.2); None: send the whole file. Raises OSError."""
+    header = request.get(b"range")
+    size = file.size
+    if header is None or not size or request.method == "POST" or not _if_range(request, file, now):
+        return None
+    ranges = parse_ranges(header, size, limits)
+    if ranges is None:
+        return None
+    if not ranges:
+        return page(416)
+    if len(ranges) == 1:
+        start, end = ranges[0]
+        count = end + 1 - start
+        lines = b"Content-Length: %d\r\nContent-Range: bytes %d-%d/%d\r\n"
+        fields = file.fields + lines % (count, start, end, size)
+        return Response(206, fields, file.after, file.part(start, count, conn), count)
+    kind = file.after.replace(b"Content-Type", b"Content-type").removesuffix(b"\r\n")
+    heads = [
+        b"\r\n--%b\r\n%bContent-range: bytes %d-%d/%d\r\n\r\n" % (BOUNDARY, kind, start, end, size)
+        for start, end in ranges
+    ]
+    last = b"\r\n--%b--\r\n" % BOUNDARY
+    length = sum(map(len, heads)) + sum(end + 1 - start for start, end in ranges) + len(last)
+    fields = file.fields + b"Content-Length: %d\r\n" % length
+    after = b"Content-Type: multipart/byteranges; boundary=%b\r\n\r\n" % BOUNDARY
+    return Response(206, fields, after, _parts(file, heads, ranges, last), length)
+
+
+def _parts(
+    file: CachedFile, heads: list[bytes], ranges: list[tuple[int, int]], last: bytes
+) -> Iterator[bytes]:
+    """The body of a multipart/byteranges response, a piece at a time."""
+    with open(file.filename, "rb", buffering=0) as opened:
+        for head, (start, end) in zip(heads, ranges, strict=True):
+            yield head
+            while start <= end:
+                data = os.pread(opened.fileno(), min(PIECE, end + 1 - start), start)
+                if not data:
+                    raise OSError(f"{file.filename} became shorter while it was sent")
+                start += len(data)
+                yield data
+    yield last
+
+
+def parse_ranges(
+    header: bytes, size: int, limits: RangeLimits = DEFAULTS
+) -> list[tuple[int, int]] | None:
+    """First and last bytes that a Range header asks for; neighbours that touch are joined.
+
+    []: all of them are beyond the file. None: the header is to be ignored, because it is invalid or
+    asks for more work than the whole file.
+    """
+    unit, _, text = header.partition(b"=")
+    if unit.lower() != b"bytes":
+        return None
+    asked = [one for one in text.split(b",") if one.strip()]
+    if not asked or len(asked) > limits.ranges:
+        return None
+    ranges: list[tuple[int, int]] = []
+    overlaps = reversals = 0
+    for one in asked:
+        first, dash, last = one.strip().partition(b"-")
+        if not dash or not (first or last) or not (first + last).isdigit():
+            return None
+        low, high = whole_number(first), whole_number(last)
+        if low is None or high is None:
+            return None
+        if first:
+            start, end = low, high if last else size - 1
+            if last and end < start:
+                return None
+        else:
+            if not high:
+                return None  # the last 0 bytes: no range at all
+            start, end = max(0, size - high), size - 1
+        if start >= size:
+            continue
+        end = min(end, size - 1)
+        if ranges:
+            before, until = ranges[-1]
+            reversals += start < before
+            if start <= until + 1 and end + 1 >= before:
+                overlaps += 1
+                start, end = min(start, before), max(end, until)
+                ranges.pop()
+        ranges.append((start, end))
+    if overlaps > limits.overlaps or reversals > limits.reversals:
+        return None
+    if sum(end + 1 - start for start, end in ranges) > size:
+        return None
+    return ranges
+
+
+def _if_range(request: Request, file: CachedFile, now: float) -> bool:
+    """Does If-Range, if there is one, mean this version? A weak tag never does, nor does the date of a
+    file that has just changed: it may have had two versions within that second."""
+    validator = request.get(b"if-range")
+    if validator is None:
+        return True
+    if validator.endswith(b'"'):
+        return validator == file.etag and not validator.startswith(b"W/")
+    return parse_http_date(validator) == file.mtime and now - file.mtime >= SETTLED
+
+
+def etag_in(header: bytes, etag: bytes, *, strong: bool) -> bool:
+    """Is `etag` among the listed ones? Strong comparison never matches a weak tag."""
+    if header.strip() == b"*":
+        return True
+    if not etag:
+        return False
+    listed = [tag.strip() for tag in header.split(b",")]
+    if strong:
+        return not etag.startswith(b"W/") and etag in listed
+    return etag.removeprefix(b"W/") in [tag.removeprefix(b"W/") for tag in listed]

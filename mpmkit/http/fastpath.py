@@ -1,0 +1,169 @@
+"""The short ways from bytes to a Request. Parsing a head costs h11 about 35 µs; two ways avoid that.
+
+**Heads seen before.** Most heads repeat: a client sends the same one again. What was decided about the
+exact bytes of a complete head without a body is remembered, and the same bytes get the same Request.
+Nothing is guessed: a head that differs in one byte is parsed.
+
+**Plain heads.** A head whose lines all follow RFC 9112's grammar, with exactly one Host, and without a
+field about a body or the next protocol, has only one reading. It is read line by line: the request
+line by a regular expression; most field lines have been seen before, in other heads, and the others
+are read by a second expression. This way only answers "plain" or "ask h11": it refuses no head, and
+tests/test_protocol.py compares everything in what it accepts with what `parse_head` makes of the
+same bytes.
+
+**Only what comes twice is remembered.** A head or a line that never comes again would push out others,
+and write to memory that was not touched before, which costs more than reading it did.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mpmkit.config.directives import Directives
+from mpmkit.http.messages import METHODS, Request
+from mpmkit.http.target import is_host, split_target
+
+HEADS_REMEMBERED = 512
+LONGEST_REMEMBERED = 2048  # bytes of a head
+LINES_REMEMBERED = 512
+LONGEST_LINE_REMEMBERED = 512
+SEEN_ONCE = 256  # hashes of heads and lines that have come once; all are forgotten when it is full
+
+# A target in origin form, its path and its query; no quote or backslash, which logs write otherwise.
+_PLAIN_LINE = re.compile(
+    rb"([A-Z-]+) ((/[^\x00-\x20\"#?\\\x7f-\xff]*)(?:\?([^\x00-\x20\"#\\\x7f-\xff]*))?) HTTP/1\.([01])"
+)
+PLAIN_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+CONDITIONAL = frozenset(
+    b"if-match if-none-match if-modified-since if-unmodified-since if-range range".split()
+)
+# What h11 looks at more closely than at a name and a value, and what more than one handler looks at.
+_NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+_SPECIAL = _NOT_PLAIN | CONDITIONAL | {b"host", b"connection"}
+# What a special line of a plain head says, as bits.
+_HOST_LINE, _CLOSE, _KEEP_ALIVE, _IF_OR_RANGE = 1, 2, 4, 8
+
+_METHODS = {method.encode(): method for method in METHODS}
+_VERSIONS = {b"0": (1, 0), b"1": (1, 1)}
+
+Field = tuple[bytes, bytes]  # name in lower case, value
+
+
+def tokens(value: bytes | None) -> frozenset[bytes]:
+    """The members of a list such as Connection's, in lower case."""
+    if value is None:
+        return frozenset()
+    return frozenset(token.strip() for token in value.lower().split(b","))
+
+
+class RequestCache:
+    """The short ways to a Request, and what a process remembers for them.
+
+    known    heads without a body, byte by byte, and what became of them
+    lines    field lines of plain heads: each with its field and its bits (`_HOST_LINE` and so on)
+
+    Both are bounded, and emptied when they are full. All connections and threads of a process share
+    them; each step is one operation on a dict or a set, so there is no lock.
+    """
+
+    __slots__ = ("_fields", "_longest", "_once", "known", "lines")
+
+    def __init__(self, directives: Directives) -> None:
+        self.known: dict[bytes, Request] = {}
+        self.lines: dict[bytes, tuple[Field, int]] = {}
+        self._once: set[int] = set()  # hashes
+        # A head that is no longer than one of its lines may be needs no closer look at each.
+        self._longest = min(directives.LimitRequestLine, directives.LimitRequestFieldSize)
+        self._fields = directives.LimitRequestFields or self._longest
+
+    def remember(self, head: bytes, request: Request) -> None:
+        """Know `head` from now on, if it has been here before."""
+        if len(head) <= LONGEST_REMEMBERED and self._twice(head):
+            if len(self.known) >= HEADS_REMEMBERED:
+                self.known.clear()
+            self.known[head] = request
+
+    def _twice(self, data: bytes) -> bool:
+        """Have the same bytes been here lately? (Or others with the same hash: that does no harm.)"""
+        number = hash(data)
+        if number in self._once:
+            return True
+        if len(self._once) >= SEEN_ONCE:
+            self._once.clear()
+        self._once.add(number)
+        return False
+
+    def read_plain(self, head: bytes) -> Request | None:
+        """The Request of `head`, which ends in a blank line, if it is plain and nothing follows.
+
+        None: it is not, and h11 decides. Raises RequestError for an invalid path.
+        """
+        lines = head.split(b"\r\n")
+        line = lines[0]
+        start = _PLAIN_LINE.fullmatch(line)
+        if start is None or len(head) > self._longest or len(lines) - 3 > self._fields:
+            return None
+        known = self.lines
+        fields = []
+        seen = 0
+        for one in lines[1:-2]:
+            found = known.get(one) or self._read_line(one)
+            if found is None:
+                return None
+            field, bits = found
+            if bits:
+                if bits & seen:
+                    return None  # a special line twice
+                seen |= bits
+            fields.append(field)
+        if not seen & _HOST_LINE:
+            return None
+        method, target, raw, query, minor = start.groups()
+        if method not in _METHODS:
+            return None
+        request = Request()
+        request.head = head
+        request.line = line
+        request.log_line = line.decode("ascii")
+        request.method = _METHODS[method]
+        request.target = target
+        path = raw.decode("ascii")
+        if "%" in path or "//" in path or "/." in path:
+            request.path, request.query = split_target(request.method, target)
+        else:
+            request.path, request.query = path, query or b""
+        request.version = _VERSIONS[minor]
+        request.headers = tuple(fields)
+        request.conditional = seen & _IF_OR_RANGE != 0
+        request.asks_keep_alive = seen & _KEEP_ALIVE != 0
+        request.close = seen & _CLOSE != 0 or (minor == b"0" and not seen & _KEEP_ALIVE)
+        request.length = 0
+        request.expect_continue = False
+        request.memo = None
+        return request
+
+    def _read_line(self, line: bytes) -> tuple[Field, int] | None:
+        """A field line of a plain head and its bits; None: a head with this line is not plain."""
+        match = PLAIN_FIELD.fullmatch(line)
+        if match is None:
+            return None
+        name, value = match.groups()
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        bits = 0
+        if name in _SPECIAL:
+            if name == b"host" and is_host(value):
+                bits = _HOST_LINE
+            elif name == b"connection":
+                words = tokens(value)
+                bits = _CLOSE * (b"close" in words) | _KEEP_ALIVE * (b"keep-alive" in words)
+            elif name in CONDITIONAL:
+                bits = _IF_OR_RANGE
+            else:
+                return None
+        found = (name, value), bits
+        if len(line) <= LONGEST_LINE_REMEMBERED and self._twice(line):
+            if len(self.lines) >= LINES_REMEMBERED:
+                self.lines.clear()
+            self.lines[line] = found
+        return found

@@ -1,0 +1,99 @@
+"""Where a request leads: its target and its Host (RFC 9112, 3.2), and a request line as text for a log."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from mpmkit.http.messages import RequestError, whole_number
+
+ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)")
+# A host name or an address, and a port. Nothing else may appear in a link that the server writes.
+_HOST = re.compile(
+    rb"(?:[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::0*[1-9][0-9]{0,4})?\Z"
+)
+_DIGITS = "0123456789abcdefABCDEF"
+_HEX = {(a + b).encode(): bytes.fromhex(a + b) for a in _DIGITS for b in _DIGITS}
+_UNSAFE = re.compile(r'[^\x20-\x7e]|["\\]')
+_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
+
+
+def is_host(text: bytes) -> bool:
+    """A name or an address, and a port from 1 to 65535 or no port."""
+    if not _HOST.match(text):
+        return False
+    port = text.rpartition(b":")[2]
+    return not port.isdigit() or whole_number(port, 65535) is not None
+
+
+def split_host(text: str) -> tuple[str, str]:
+    """Name and port of `name[:port]`; the port may be "". `[::1]:80` is `[::1]` and 80."""
+    name, colon, port = text.rpartition(":")
+    return (name, port) if colon and not port.endswith("]") else (text, "")
+
+
+def split_target(method: str, target: bytes) -> tuple[str, bytes]:
+    """The path, decoded and normalised, and the query of a request target.
+
+    Origin form, absolute form (its authority is ignored here, as for httpd without name-based
+    hosts) and `*` for OPTIONS. A path with `%2F` (AllowEncodedSlashes Off) or `%00` names no
+    resource: it comes back empty. Raises RequestError 400 for a path that leaves the root or a bad escape.
+    """
+    if target.startswith(b"/"):
+        pass
+    elif target == b"*" and method == "OPTIONS":
+        return "*", b""
+    elif absolute := ABSOLUTE.match(target):
+        target = target[absolute.end() :]
+        if not target.startswith(b"/"):
+            target = b"/" + target
+    elif method == "CONNECT":
+        return "", b""
+    else:
+        raise RequestError(400, "the request target does not begin with a slash", ah="AH03450")
+    if b"#" in target:
+        raise RequestError(400, "a fragment in the request target", ah="AH02421")
+    raw, _, query = target.partition(b"?")
+    if b"%" in raw:
+        raw = _unquote(raw)
+    if b"//" in raw or b"/." in raw:
+        raw = _normalise(raw)
+    return os.fsdecode(raw), query
+
+
+def _unquote(raw: bytes) -> bytes:
+    first, *rest = raw.split(b"%")
+    pieces = [first]
+    for piece in rest:
+        char = _HEX.get(piece[:2])
+        if char is None:
+            text = quote_line(raw)
+            raise RequestError(400, f"a bad %-escape in the path {text}", ah="AH10244")
+        if char in b"/\0":
+            return b""  # no resource has such a name
+        pieces += (char, piece[2:])
+    return b"".join(pieces)
+
+
+def _normalise(raw: bytes) -> bytes:
+    """The path without `//`, `/./` and `/../`. Raises RequestError 400 for one that leaves the root."""
+    kept: list[bytes] = []
+    segments = raw.split(b"/")[1:]
+    for segment in segments:
+        if segment == b"..":
+            if not kept:
+                text = quote_line(raw)
+                raise RequestError(400, f"the path {text} leads above the root", ah="AH10244")
+            kept.pop()
+        elif segment not in (b"", b"."):
+            kept.append(segment)
+    slash = b"/" if kept and segments[-1] in (b"", b".", b"..") else b""
+    return b"/" + b"/".join(kept) + slash
+
+
+def quote_line(line: bytes) -> str:
+    """Bytes of a client as a log may hold them: no quote, backslash or control character raw."""
+    text = line.decode("latin-1")
+    if _UNSAFE.search(text) is None:
+        return text
+    return _UNSAFE.sub(lambda m: _ESCAPES.get(m[0]) or f"\\x{ord(m[0]):02x}", text)

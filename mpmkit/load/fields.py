@@ -1,0 +1,172 @@
+"""One description of each field of a load; checks, documentation, options and forms are made from it.
+
+The functions `text`, `whole`, `number`, `share`, `choice`, `switch` and `several` make a dataclass field.
+Its ``metadata`` has always the same keys:
+
+=========== ====================================================================================
+kind        "text", "whole", "number", "share", "choice", "switch" or "list"
+help        what the field means, without its range and its default
+low, high   the range of a number, both ends included; None for other kinds
+unit        of a number: "seconds", "requests/s", "bytes/s", "bytes", "users", ... or ""
+choices     the words of a choice, () for other kinds
+none        what None stands for ("any", "no limit"); "" where None is refused
+loop        "closed" or "open" for a field that only this kind of loop has, "" for both
+check       of a text: value -> what is wrong with it, or ""; None for other kinds
+=========== ====================================================================================
+
+Standard library only, for notebooks and forms that never start a generator.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from typing import Any
+
+
+def _made(default: Any, help: str, kind: str, **more: Any) -> Any:
+    shape = {"low": None, "high": None, "unit": "", "choices": (), "none": "", "loop": ""}
+    metadata = shape | {"check": None} | more | {"kind": kind, "help": help}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def text(
+    default: Any, help: str, check: Callable[[str], str] | None = None, *, none: str = ""
+) -> Any:
+    """A field that is text; `check` says what is wrong with a value, "" for nothing."""
+    return _made(default, help, "text", check=check, none=none)
+
+
+def whole(default: Any, low: int, high: int, help: str, **more: Any) -> Any:
+    """A field that is a whole number."""
+    return _made(default, help, "whole", low=low, high=high, **more)
+
+
+def number(default: Any, low: float, high: float, unit: str, help: str, **more: Any) -> Any:
+    """A field that is a number, whole or not."""
+    return _made(default, help, "number", low=low, high=high, unit=unit, **more)
+
+
+def share(default: Any, help: str) -> Any:
+    """A field that is True, False or a share from 0 to 1."""
+    return _made(default, help, "share", low=0, high=1)
+
+
+def choice(default: str, choices: tuple[str, ...], help: str, **more: Any) -> Any:
+    """A field that is one of some words."""
+    return _made(default, help, "choice", choices=choices, **more)
+
+
+def switch(default: bool, help: str) -> Any:
+    """A field that is True or False."""
+    return _made(default, help, "switch")
+
+
+def several(help: str) -> Any:
+    """A field that is a tuple, empty by default; its owner checks it."""
+    return _made((), help, "list")
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number; True and False are none here."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number. NaN is a float that passes no comparison, so it is refused."""
+    return (is_whole(value) or isinstance(value, float)) and value == value
+
+
+def problem(field: dataclasses.Field, value: Any, *, needed: bool = False) -> str:
+    """What is wrong with the value of a field, as "must be ..., not ...", or "".
+
+    needed: None is refused here, though the field allows it.
+    """
+    how = field.metadata
+    kind, low, high = how["kind"], how["low"], how["high"]
+    if kind == "list" or (value is None and how["none"] and not needed):
+        return ""
+    if kind == "text":
+        if not isinstance(value, str):
+            return f"must be text, not {value!r}"
+        return how["check"](value) if how["check"] else ""
+    if kind == "choice":
+        good, must = value in how["choices"], f"one of {', '.join(how['choices'])}"
+    elif kind == "switch":
+        good, must = isinstance(value, bool), "True or False"
+    elif kind == "share":
+        good = isinstance(value, bool) or (is_number(value) and 0 <= value <= 1)
+        must = "True, False or a share from 0 to 1"
+    elif kind == "whole":
+        good = is_whole(value) and low <= value <= high
+        must = f"a whole number from {low} to {high:,}"
+    else:
+        good, must = is_number(value) and low <= value <= high, _range(how)
+    return "" if good else f"must be {must}, not {value!r}"
+
+
+def described(field: dataclasses.Field) -> str:
+    """What a field means, its range and its default, in one line: for help and documentation."""
+    how = field.metadata
+    facts = []
+    if how["kind"] in ("whole", "number"):
+        facts.append(_range(how))
+    elif how["choices"]:
+        facts.append(", ".join(how["choices"]))
+    if field.default is dataclasses.MISSING:
+        facts.append("required")
+    elif field.default is None:
+        facts.append(f"default: {how['none']}" if how["none"] != "-" else "")
+    elif isinstance(field.default, bool):
+        facts.append(f"default: {'yes' if field.default else 'no'}")
+    elif field.default not in ("", ()):
+        facts.append(f"default: {field.default}".removesuffix(".0"))
+    said = "; ".join(filter(None, facts))
+    return f"{how['help']} ({said})" if said else how["help"]
+
+
+def _range(how: Any) -> str:
+    return f"{how['low']:,.15g} to {how['high']:,.15g} {how['unit']}".rstrip()
+
+
+def documented(kind: type) -> str:
+    """The fields of a dataclass, one paragraph each: a section of its docstring."""
+    return "\n".join(
+        textwrap.fill(
+            f"{field.name}: {described(field)}",
+            100,
+            initial_indent="    ",
+            subsequent_indent="        ",
+        )
+        for field in dataclasses.fields(kind)
+    )
+
+
+def option(field: dataclasses.Field) -> dict[str, Any] | None:
+    """What argparse's `add_argument` needs for a field; None for what an option cannot say.
+
+    Its default is None: an option that is not given changes nothing.
+    """
+    how = field.metadata
+    kind = how["kind"]
+    if kind in ("list", "switch"):
+        return None
+    made: dict[str, Any] = {"help": described(field).replace("%", "%%"), "default": None}
+    if kind == "choice":
+        return made | {"choices": how["choices"]}
+    if kind == "share":
+        return made | {"nargs": "?", "const": True, "type": read_share, "metavar": "SHARE"}
+    if kind == "text":
+        return made | {"metavar": "TEXT"}
+    metavar = "S" if how["unit"] == "seconds" else "N"
+    return made | {"type": int if kind == "whole" else float, "metavar": metavar}
+
+
+def read_share(text: str) -> float:
+    """A share written as 0.3 or 30%. Raises ArgumentTypeError."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"must be a share like 30%, not {text!r}") from None

@@ -1,0 +1,112 @@
+"""What worker and event have in common: a child process with a listener thread and worker threads.
+
+    main thread        start the threads ──> wait for the pipe of death, or `leave` ──> drain
+    listener_thread    accept, and give each connection to a worker: the model's own part
+    worker_thread × n  pop a connection ──> process_connection: the model's own part ──> idle again
+
+To leave is a matter of order. First `leave`: no new connections, and every response says
+`Connection: close`. Then `drain`: the listener ends, then the workers, each after what it holds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from threading import Thread, get_native_id
+
+from mpmkit.policy.states import DEAD, GRACEFUL, READY, STARTING
+from mpmkit.server.child import OK, Child
+from mpmkit.server.connection import Connection
+from mpmkit.server.fdqueue import FdQueue
+from mpmkit.server.listen import REFUSING, close_all
+from mpmkit.server.scoreboard import WorkerSlot
+
+NEVER = float("inf")
+
+
+class ThreadedChild(Child):
+    """worker and event derive from this: they define `queue`, and how a connection is served."""
+
+    queue: FdQueue[Connection]
+    idle_state = READY  # what an idle worker shows in the scoreboard
+
+    def child_main(self) -> int:
+        """Start the threads; wait until it is time to leave; drain. Returns the exit status."""
+        self.stay_on_one_cpu()
+        self.status = OK
+        self.leaving = False
+        self.service.leaving = lambda: self.leaving
+        self.connections_left = self.directives.MaxConnectionsPerChild or NEVER
+        self.ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.threads: list[Thread] = []
+        self.prepare()
+        self.start(self.listener_thread)
+        self.start_workers()
+        self.pod.wait(self.ended)
+        self.drain()
+        return self.status
+
+    def prepare(self) -> None:
+        """Make what the threads share, before there are any."""
+        raise NotImplementedError
+
+    def start_workers(self) -> None:
+        """ThreadsPerChild workers.
+
+        The row of the scoreboard may have been a finishing child's (policy/maintenance.py). The slot
+        of a thread that still serves there is taken over when that thread has ended; we look once a
+        second.
+        """
+        waiting = list(range(self.directives.ThreadsPerChild))
+        while waiting:
+            for thread in list(waiting):
+                if self.board.worker(self.slot, thread).get() in (DEAD, STARTING, GRACEFUL):
+                    waiting.remove(thread)
+                    self.start(self.worker_thread, thread)
+            if waiting and self.pod.wait(self.ended, 1.0):
+                break
+
+    def start(self, main: Callable[..., None], *args: int) -> None:
+        thread = Thread(target=main, args=args, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def listener_thread(self) -> None:
+        """Accept connections and give them to workers until this process leaves."""
+        raise NotImplementedError
+
+    def worker_thread(self, thread: int) -> None:
+        """Take a connection, do what there is to do for it, be idle again."""
+        slot = self.board.worker(self.slot, thread)
+        slot.tid = get_native_id()
+        slot.set(READY)
+        while (conn := self.queue.pop()) is not None:
+            self.process_connection(conn, slot)
+            slot.set(self.idle_state)
+        slot.set(DEAD)
+
+    def process_connection(self, conn: Connection, slot: WorkerSlot) -> None:
+        """Serve one connection, for as long as the model lets it have a thread."""
+        raise NotImplementedError
+
+    def accept_failed(self, error: OSError) -> None:
+        """Leave, since `accept` says that the listening socket or this process can't go on."""
+        if error.errno != REFUSING:  # or the parent has shut the sockets
+            self.status = self.out_of_resources(error)
+        self.leave()
+
+    def leave(self) -> None:
+        """No new connections from now on; every response says `Connection: close`."""
+        if not self.leaving:
+            self.leaving = True
+            self.process.quiescing()
+            os.eventfd_write(self.ended, 1)
+
+    def drain(self) -> None:
+        """Let the workers finish what they hold. The listener ends first."""
+        self.leave()
+        self.threads[0].join()
+        close_all(self.listeners)
+        self.queue.end()
+        for thread in self.threads:
+            thread.join()

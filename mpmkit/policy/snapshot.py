@@ -1,0 +1,86 @@
+"""The scoreboard at one moment, as values: what decisions are made from, and what is shown of it.
+
+The server's scoreboard (server/scoreboard.py) makes one from shared memory; a simulator, a notebook
+and the tests make them up.
+
+Source: httpd 2.4, scoreboard.h, and mod_status.c for `count`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mpmkit.policy.states import DEAD, GRACEFUL, IDLE_KILL, READY, STARTING
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    """One process slot of the scoreboard. An empty slot has pid 0.
+
+    `states` holds one byte for each thread slot (`mpmkit.policy.states`); there are ThreadLimit of them
+    (prefork: one), of which the first ThreadsPerChild are in use. `quiescing` is non-zero from the
+    moment the child began to leave. `not_accepting` and the counters from `connections` on are
+    event's.
+    """
+
+    slot: int
+    pid: int = 0
+    generation: int = 0
+    quiescing: int = 0
+    not_accepting: int = 0
+    connections: int = 0
+    write_completion: int = 0
+    lingering_close: int = 0
+    keep_alive: int = 0
+    suspended: int = 0
+    states: bytes = b""
+    wait_io: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The scoreboard at one moment: one row for each slot, in the order of the slots.
+
+    `generation` is the running one (0 at first, one more after each restart). `restart_time` is
+    for the status page; no decision here depends on a time.
+    """
+
+    server_limit: int
+    thread_limit: int
+    generation: int
+    restart_time: float
+    processes: tuple[ProcessRow, ...]
+
+
+class Counts(NamedTuple):
+    """Workers by what they do. Those of a process that is leaving are in none of the three."""
+
+    busy: int
+    graceful: int
+    idle: int
+    processes: int
+    stopping: int
+
+
+def count(snapshot: Snapshot, threads_per_child: int) -> Counts:
+    """What the status page shows, by mod_status's rules: a thread counts if its process lives and is not
+    quiescing, and is idle if its process is also of the running generation. Idle maintenance counts
+    otherwise: a starting thread is idle, and an idle one is active, too (maintenance.look)."""
+    busy = graceful = idle = processes = stopping = 0
+    for row in snapshot.processes:
+        if not row.pid:
+            continue
+        processes += 1
+        if row.quiescing:
+            stopping += 1
+            continue
+        states = row.states[:threads_per_child]
+        waiting = states.count(READY)
+        if row.generation == snapshot.generation:
+            idle += waiting
+        leaving = states.count(GRACEFUL)
+        graceful += leaving
+        resting = states.count(DEAD) + states.count(STARTING) + states.count(IDLE_KILL)
+        busy += len(states) - waiting - leaving - resting
+    return Counts(busy, graceful, idle, processes, stopping)

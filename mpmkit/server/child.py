@@ -1,0 +1,97 @@
+"""A child process of the server: what it is given, and how it ends.
+
+Each MPM derives its own `Child` and defines `child_main`. The rest of a child's life is the same under
+all of them (server/pool.py): forked, signals and privileges set, `child_main`, exit status.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Protocol
+
+from mpmkit.config.directives import Directives, Note
+from mpmkit.server.core import Service
+from mpmkit.server.listen import Listener
+from mpmkit.server.pod import PipeOfDeath
+from mpmkit.server.scoreboard import Scoreboard
+
+# Exit statuses of a child (mpm_common.h, but for CHILD_FAILED).
+OK = 0
+CHILD_FAILED = 1  # an error of its own, as unforeseen as a crash
+CHILD_SICK = 7  # no descriptors or memory left: come back later, start slowly
+CHILD_FATAL = 15  # no child of this configuration can work
+
+# What the system reports when it has no more to give.
+LACKING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One reading of the configuration, ready to serve."""
+
+    directives: Directives
+    service: Service
+    notes: tuple[Note, ...] = ()
+
+
+class Context(Protocol):
+    """Where a child comes from: the pool of the parent, or a warm-up before there is one."""
+
+    setup: Setup
+    listeners: list[Listener]
+    board: Scoreboard
+    pod: PipeOfDeath
+
+
+class Child:
+    """What a child process is given. `slot` is its row in the scoreboard."""
+
+    def __init__(self, context: Context, slot: int) -> None:
+        self.slot = slot
+        self.generation = context.board.generation
+        self.directives = context.setup.directives
+        self.service = context.setup.service
+        self.listeners = context.listeners
+        self.pod = context.pod
+        self.board = context.board
+        self.process = context.board.process(slot)
+
+    def child_main(self) -> int:
+        """Serve until it is time to leave; returns the exit status."""
+        raise NotImplementedError
+
+    def stay_on_one_cpu(self) -> None:
+        """Give this process one of the CPUs that the server may use, by its slot.
+
+        For children with threads: Python's threads hold the interpreter's lock in turns, so a process
+        uses one CPU at a time. On two, a thread that comes back from a system call finds another one
+        running and waits for a signal from the other CPU, at every call; on one, it goes on.
+        """
+        cpus = sorted(os.sched_getaffinity(0))
+        if len(cpus) > 1:
+            os.sched_setaffinity(0, {cpus[self.slot % len(cpus)]})
+
+    def outdated(self) -> bool:
+        """A restart has made this child's generation an old one."""
+        return self.board.generation != self.generation
+
+    def out_of_resources(self, error: OSError) -> int:
+        """`accept` failed for a reason that concerns this process; returns the exit status."""
+        text = f"accept: {error.strerror}; this child leaves"
+        self.service.errors.write("error", text, ah="AH02179")
+        return CHILD_SICK
+
+
+def exit_status(error: BaseException) -> int:
+    """The exit status of a child that `error` ends.
+
+    Only a lack of descriptors, memory or threads makes a child sick. All else is like a crash: the
+    parent replaces the child, however young it was.
+    """
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else CHILD_FAILED
+    lacking = isinstance(error, MemoryError) or getattr(error, "errno", 0) in LACKING
+    # "can't start new thread" is all that Python says when the system refuses one.
+    return CHILD_SICK if lacking or "start new thread" in str(error) else CHILD_FAILED

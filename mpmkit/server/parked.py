@@ -1,0 +1,168 @@
+"""Where event keeps connections that only wait: in four time-out queues, without a thread.
+
+    state               the connection waits for    time-out          and then
+    ------------------  --------------------------  ----------------  ------------------------
+    KEEPALIVE           its next request            KeepAliveTimeout  lingers, LINGER_SHORT
+    WRITE_COMPLETION    room for more response      Timeout           lingers, LINGER_NORMAL
+    LINGER_NORMAL       the close of its client     30 s              is closed
+    LINGER_SHORT        the close of its client     2 s               is closed
+
+The condition of a connection is `conn.state`, and it changes here and nowhere else. Two threads may
+want the same parked connection at the same moment: a worker because its socket has news, the
+listener because its time is over. `claim` and `expired` give it to one of them.
+
+Some facts about watching:
+
+* Sockets are watched edge-triggered and registered once: no `epoll_ctl` for each request. An edge is
+  reported once and must not be missed. A worker that reads less than it asked for knows that the
+  socket is empty, and that the next byte makes a new edge.
+* An edge may come while a worker still holds the connection, after "nothing to read" and before "it
+  is parked". So `news` leaves a mark, `conn.edge`, and `park` looks at it last.
+* So a false alarm is harmless: the worker finds nothing to read, and parks the connection again.
+
+One lock makes each of these steps one step. It is held for about a microsecond, and by no one who waits.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from threading import Lock
+from time import monotonic
+
+from mpmkit.policy.states import (
+    KEEPALIVE,
+    LINGER_NORMAL,
+    LINGER_SECONDS,
+    LINGER_SHORT,
+    PROCESSING,
+    WRITE_COMPLETION,
+)
+from mpmkit.policy.timeouts import TimeoutQueue
+from mpmkit.server.connection import Connection
+
+NEVER = float("inf")
+READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+WRITABLE = select.EPOLLOUT | select.EPOLLET
+# What follows when the time of a connection is over: it lingers so, or (None) is closed.
+THEN: dict[int | None, int | None] = {
+    LINGER_NORMAL: None,
+    LINGER_SHORT: None,
+    KEEPALIVE: LINGER_SHORT,
+    WRITE_COMPLETION: LINGER_NORMAL,
+}
+
+
+class ParkedConnections:
+    """The waiting connections of one process of event.
+
+    epoll                  watches their sockets, each registered once
+    keep_alive, timeout    seconds: KeepAliveTimeout and Timeout
+    due_earlier            called when a connection is due before `alarm`
+    alarm                  when the listener looks at the queues next. It stays as it is when the
+                           connection that is due then was claimed long ago: one look in vain is
+                           cheaper than many new alarms
+    """
+
+    def __init__(
+        self,
+        epoll: select.epoll,
+        keep_alive: float,
+        timeout: float,
+        due_earlier: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.alarm = NEVER
+        self._epoll = epoll
+        self._due_earlier = due_earlier
+        self._clock = clock
+        self._lock = Lock()
+        self._queues: dict[int | None, TimeoutQueue[Connection]] = {
+            LINGER_NORMAL: TimeoutQueue(LINGER_SECONDS[LINGER_NORMAL]),
+            LINGER_SHORT: TimeoutQueue(LINGER_SECONDS[LINGER_SHORT]),
+            KEEPALIVE: TimeoutQueue(keep_alive),
+            WRITE_COMPLETION: TimeoutQueue(timeout),
+        }
+
+    # -- the thread that holds a connection ----------------------------------------------------
+
+    def park(self, conn: Connection, state: int) -> bool:
+        """Let a connection wait in `state`. False: news came meanwhile, and the caller keeps it.
+
+        The order matters: watch the socket, then look for an edge that came in between.
+        """
+        events = WRITABLE if state == WRITE_COMPLETION else READABLE
+        if conn.watching != events:
+            if state == WRITE_COMPLETION:
+                conn.edge = False  # it was about data; what we wait for is room
+            (self._epoll.modify if conn.watching else self._epoll.register)(conn.fd, events)
+            conn.watching = events
+        queue = self._queues[state]
+        now = self._clock()
+        with self._lock:
+            if conn.edge:
+                return False
+            conn.state = state
+            queue.append(conn, conn, now)
+            due = now + queue.timeout
+            early = due < self.alarm
+            if early:
+                self.alarm = due
+        if early:
+            self._due_earlier()
+        return True
+
+    def claim(self, conn: Connection) -> bool:
+        """Take a connection out. False: another thread has it, or its time was over."""
+        with self._lock:
+            queue = self._queues.get(conn.state)
+            if queue is None or queue.pop(conn) is None:
+                return False
+            conn.state = PROCESSING
+            return True
+
+    # -- the listener -------------------------------------------------------------------------
+
+    def news(self, conn: Connection) -> int | None:
+        """Something happened at the socket of `conn`. Returns the state in which it waits, or that of
+        a connection that some thread holds."""
+        with self._lock:
+            conn.edge = True
+            return conn.state
+
+    def expired(self) -> list[tuple[Connection, int | None]]:
+        """Take out the connections whose time is over, each with what follows (THEN)."""
+        now = self._clock()
+        with self._lock:
+            due = [
+                (conn, THEN[state])
+                for state, queue in self._queues.items()
+                for conn in queue.expired(now)
+            ]
+            for conn, _ in due:
+                conn.state = PROCESSING
+            self.alarm = self._first_expiry()
+        return due
+
+    def hurry(self, last_request: float) -> None:
+        """This process is leaving. A kept-alive client has `last_request` seconds more to ask for
+        something, so that it learns of the close from a response; a lingering one has 2 s."""
+        with self._lock:
+            self._queues[LINGER_NORMAL].timeout = LINGER_SECONDS[LINGER_SHORT]
+            keeping = self._queues[KEEPALIVE]
+            keeping.timeout = min(keeping.timeout, last_request)
+            self.alarm = self._first_expiry()
+
+    def _first_expiry(self) -> float:
+        return min(queue.next_expiry() or NEVER for queue in self._queues.values())
+
+    # -- how many -----------------------------------------------------------------------------
+
+    @property
+    def lingering(self) -> int:
+        return len(self._queues[LINGER_NORMAL]) + len(self._queues[LINGER_SHORT])
+
+    def counts(self) -> tuple[int, int, int]:
+        """In write completion, in keep-alive, in lingering close: as the status page has them."""
+        queues = self._queues
+        return len(queues[WRITE_COMPLETION]), len(queues[KEEPALIVE]), self.lingering

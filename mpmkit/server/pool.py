@@ -1,0 +1,321 @@
+"""The pool: the child processes of the server, and the rows of the scoreboard that are theirs.
+
+    start, make_child    fork into free slots
+    maintain             one pass of idle maintenance: look, plan, then fork or retire
+    reap                 collect the dead; replace those that crashed (worker, event)
+    reclaim              end all children, with SIGKILL if need be
+
+What to do is decided by policy/maintenance.py, a pure function; the pool does it. When to do it is
+decided by the control process (parent.py).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mpmkit.config.directives import MPMS
+from mpmkit.policy import maintenance
+from mpmkit.policy.states import DEAD, GRACEFUL, STARTING
+from mpmkit.server.child import CHILD_FAILED, CHILD_FATAL, CHILD_SICK, Child, Setup, exit_status
+from mpmkit.server.listen import Listener, knock, somebody_waits
+from mpmkit.server.logs import ErrorLog
+from mpmkit.server.pod import Lifeline, PipeOfDeath
+from mpmkit.server.process import (
+    drop_privileges,
+    fork_with_signals_blocked,
+    kill,
+    set_child_signals,
+    use_batch_scheduling,
+)
+from mpmkit.server.scoreboard import Scoreboard
+
+# Messages that differ only in their number: (prefork, worker, event).
+AH = {
+    "running": ("AH00163", "AH00292", "AH00489"),
+    "stop": ("AH00169", "AH00295", "AH00491"),
+    "graceful-stop": ("AH00170", "AH00296", "AH00492"),
+    "graceful": ("AH00171", "AH00297", "AH00493"),
+    "restart": ("AH00173", "AH00298", "AH00494"),
+    "built": ("AH00164", "AH00293", "AH00490"),
+    "fork": ("AH00159", "AH00283", "AH00481"),
+    "unknown": ("AH00167", "AH00291", "AH00488"),
+    "stack": ("", "AH02435", "AH02436"),
+    "series": ("", "AH10393", "AH10392"),
+}
+
+# How children that do not exit are ended (ap_reclaim_child_processes): seconds, signal.
+RECLAIM = [
+    (0.0, signal.SIGTERM),
+    *((s, signal.SIGTERM) for s in (3.0, 5.0, 7.0)),
+    (9.0, signal.SIGKILL),
+]
+AFTER_KILL = 1.0  # seconds that a child has to end after SIGKILL
+
+# Deaths by these were ordered, they are no crash.
+EXPECTED_SIGNALS = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL}
+
+
+class Pool:
+    """The children of one server. Its first four attributes are what a `Child` is given.
+
+    parents_own    descriptors that a child must not keep
+    """
+
+    def __init__(
+        self,
+        child_class: type[Child],
+        setup: Setup,
+        listeners: Sequence[Listener],
+        board: Scoreboard,
+        parents_own: Sequence[int],
+    ) -> None:
+        self.setup = setup
+        self.listeners = list(listeners)
+        self.board = board
+        self.pod = PipeOfDeath()
+        self.old_pod: PipeOfDeath | None = None  # while the old generation is still to be retired
+        self.child_class = child_class
+        self.memory = maintenance.Memory()
+        self.to_start = 0  # children still owed after a graceful restart
+        self.replacing = True  # False while children are meant to end
+        self.fatal: int | None = None  # the exit status, once it is clear that no child can serve
+        self._parents_own = parents_own
+        self._lifeline = Lifeline()
+        self._slots: dict[int, int] = {}  # pid -> slot
+        self._extra: set[int] = set()  # children whose row a newer one took over (worker)
+        self._deaths_in_series = 0
+        self._killed = False  # a child was, and a connection may wait for it
+
+    @property
+    def errors(self) -> ErrorLog:
+        return self.setup.service.errors
+
+    @property
+    def alive(self) -> bool:
+        """Is there any child?"""
+        return bool(self._slots or self._extra)
+
+    @property
+    def slots(self) -> list[int]:
+        """The rows of the scoreboard that are in use."""
+        return list(self._slots.values())
+
+    def note(self, what: str, text: str, level: str = "notice") -> None:
+        """Write to the error log what each MPM has a message number of its own for (AH)."""
+        mpm = self.setup.directives.mpm
+        self.errors.write(level, text, ah=AH[what][MPMS.index(mpm)], module=f"mpm_{mpm}")
+
+    # -- forking ------------------------------------------------------------------------------
+
+    def start(self, count: int) -> int:
+        """Fork up to `count` children into the lowest free slots; returns how many there were."""
+        started = 0
+        for row in self.board.snapshot().processes[: self._usable_slots()]:
+            if started == count:
+                break
+            if not row.pid:
+                self.make_child(row.slot)
+                started += 1
+        return started
+
+    def _usable_slots(self) -> int:
+        """Event may use every slot of ServerLimit, the others only those for MaxRequestWorkers."""
+        d = self.setup.directives
+        return d.process_slots if d.mpm == "event" else d.process_limit
+
+    def make_child(self, slot: int) -> None:
+        # The row may still be a finishing child's (worker): that pid is remembered without its row.
+        for pid, its_slot in list(self._slots.items()):
+            if its_slot == slot:
+                del self._slots[pid]
+                self._extra.add(pid)
+        threads = self.setup.directives.threads_per_child
+        self.board.set_states(slot, STARTING, threads, only=(DEAD, GRACEFUL))
+        gc.freeze()  # what exists now is never collected: the children's pages stay shared
+        try:
+            pid = fork_with_signals_blocked()
+        except OSError as error:
+            self.note("fork", f"fork: {error.strerror}; no child for slot {slot}", "error")
+            self.board.died(slot)
+            return
+        if pid == 0:
+            self._child(slot)
+        self.board.born(slot, pid, self.board.generation)
+        self._slots[pid] = slot
+
+    def _child(self, slot: int) -> None:
+        """Runs in the child, and does not return."""
+        status = CHILD_FATAL
+        try:
+            set_child_signals()
+            use_batch_scheduling()
+            for fd in self._parents_own:
+                os.close(fd)
+            self.pod.only_read()
+            if self.old_pod is not None:
+                self.old_pod.close()  # or the old generation would not see its end of file
+            self._lifeline.hold()
+            status = self.serve(slot)
+        except BaseException as error:
+            status = self._failed(error)
+        finally:
+            self.flush()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def serve(self, slot: int) -> int:
+        """Be the child of that slot; returns its exit status."""
+        drop_privileges(self.setup.directives)
+        if self.setup.directives.threaded:
+            import threading
+
+            threading.excepthook = self._thread_failed
+            self._set_stack_size(threading.stack_size)
+        return self.child_class(self, slot).child_main()
+
+    def _set_stack_size(self, set_size: Callable[[int], int]) -> None:
+        """ThreadStackSize, for threads that are still to be started."""
+        size = self.setup.directives.ThreadStackSize
+        try:
+            set_size(size)
+        except ValueError:
+            self.note(
+                "stack", f"ThreadStackSize {size} cannot be: the system's own is used", "warn"
+            )
+
+    def _thread_failed(self, failure: Any) -> None:
+        """In a child: an error in the server's own code ends the process, as a crash of httpd's would.
+        A process that goes on without one of its threads would be worse."""
+        os._exit(self._failed(failure.exc_value))
+
+    def _failed(self, error: BaseException) -> int:
+        """Write to the error log what ends this child; returns its exit status."""
+        if not isinstance(error, SystemExit):
+            self.errors.failure(f"child process {os.getpid()} failed", error)
+        return exit_status(error)
+
+    def flush(self) -> None:
+        if self.setup.service.access is not None:
+            self.setup.service.access.flush()
+
+    # -- once a second ------------------------------------------------------------------------
+
+    def maintain(self) -> None:
+        """A second has passed: start the children still owed; if there are none, one pass of idle
+        maintenance."""
+        self._deaths_in_series = 0
+        self.reap()  # the slots of children that died during this second are free
+        if self.to_start:
+            self.start(self.to_start)
+            self.to_start = 0
+            return
+        d = self.setup.directives
+        seen = maintenance.look(self.board.snapshot(), d, self.memory)
+        if self._killed and seen.idle:
+            self._wake_for_waiting_connections()
+        plan = maintenance.plan(seen, d, self.memory)
+        self.memory = plan.memory
+        for note in plan.notes:
+            self.errors.note(note, f"mpm_{d.mpm}")
+        if plan.shutdown:
+            self.fatal = 1
+        for slot in plan.spawn:
+            self.make_child(slot)
+        if plan.retire:
+            self.pod.retire_one()
+
+    def _wake_for_waiting_connections(self) -> None:
+        """The kernel wakes one child for each connection (EPOLLEXCLUSIVE). If that one is killed before
+        it accepts, the connection would wait for the next to come. So let there be a next one."""
+        waiting = [sock for sock in self.listeners if somebody_waits(sock)]
+        for sock in waiting:
+            knock(sock)
+        self._killed = bool(waiting)  # look again in a second
+
+    # -- deaths -------------------------------------------------------------------------------
+
+    def reap(self) -> None:
+        """Collect all dead children, and replace at once those that crashed (worker, event)."""
+        while self.alive:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            self._handle_exit(pid, status)
+
+    def _handle_exit(self, pid: int, status: int) -> None:
+        """Clear the slot of a dead child, and draw conclusions."""
+        slot = self._slots.pop(pid, None)
+        if slot is None and pid not in self._extra:
+            self.note("unknown", f"child process {pid} was not in the scoreboard", "warn")
+        self._extra.discard(pid)
+        current = False
+        if slot is not None:
+            current = self.board.snapshot().processes[slot].generation == self.board.generation
+            self.board.died(slot)
+        code = os.waitstatus_to_exitcode(status)
+        crashed = code < 0 or code == CHILD_FAILED
+        self._killed |= crashed
+        if code == CHILD_SICK:
+            self.memory = self.memory.with_sick_child()
+        elif code == CHILD_FATAL and current:
+            text = f"child process {pid} cannot serve with this configuration; the server stops"
+            self.errors.write("alert", text, ah="AH00050")
+            self.fatal = 1
+        elif code < 0 and -code not in EXPECTED_SIGNALS:
+            name = signal.Signals(-code).name
+            text = f"child process {pid} was ended by signal {name} ({-code})"
+            self.errors.write("notice", text, ah="AH00052")
+        if not self.replacing:
+            return
+        if not current and self.to_start and slot is not None:
+            # After a graceful restart: a child of the old generation makes room for a new one.
+            self.to_start -= self.start(1)
+        elif crashed and current and self.setup.directives.threaded:
+            # Worker and event replace a crashed child at once, unless they die one after the other.
+            self._deaths_in_series += 1
+            if self._deaths_in_series < 3:
+                self.start(1)
+            elif self._deaths_in_series % 10 == 3:
+                self.note("series", "children are dying one after the other", "warn")
+
+    def reclaim(self) -> None:
+        """End all children, by SIGTERM at first (RECLAIM), and wait until they are gone."""
+        self.replacing = False
+        began = time.monotonic()
+        steps = list(RECLAIM)
+        give_up = float("inf")
+        pause = 0.001
+        while self.alive and time.monotonic() < give_up:
+            if steps and time.monotonic() - began >= steps[0][0]:
+                seconds, number = steps.pop(0)
+                self._signal_all(number, complain=seconds > 0)
+                if not steps:
+                    give_up = time.monotonic() + AFTER_KILL
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+            self.reap()
+        for pid in (*self._slots, *self._extra):
+            text = f"could not make child process {pid} exit"
+            self.errors.write("error", text, ah="AH00047")
+        self.replacing = True
+
+    def _signal_all(self, number: int, *, complain: bool) -> None:
+        for pid in (*self._slots, *self._extra):
+            if complain:
+                name = signal.Signals(number).name
+                text = f"child process {pid} still did not exit, sending a {name}"
+                level, ah = (
+                    ("error", "AH00046") if number == signal.SIGKILL else ("warn", "AH00045")
+                )
+                self.errors.write(level, text, ah=ah)
+            kill(pid, number)

@@ -1,0 +1,100 @@
+"""A process of the server and the system: signals, scheduling, privileges, and what ends it.
+
+Linux and Python details that a reader of pool.py and parent.py can take on trust.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import os
+import signal
+
+from mpmkit.config.directives import Directives
+
+ALL_SIGNALS = tuple(map(int, signal.valid_signals()))
+
+
+def set_child_signals() -> None:
+    """TERM ends a child at once, in the middle of a request if need be (as httpd's children): by the
+    kernel, since a Python handler would wait until a script's C code returns. The others are for the
+    parent alone.
+
+    The functions are those of the C module: `signal`'s own make an enum of each number, and the
+    pages that this writes to would be 0.3 MB more of each child's own memory.
+    """
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGWINCH):
+        _signal.signal(number, _signal.SIG_IGN)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, ALL_SIGNALS)
+
+
+def fork_with_signals_blocked() -> int:
+    """`os.fork`; in the child all signals stay blocked until `set_child_signals`. Raises OSError.
+
+    By the C functions: what this writes between two forks, each child has a copy of.
+    """
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ALL_SIGNALS)
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+    return pid
+
+
+def use_batch_scheduling() -> None:
+    """Run under SCHED_BATCH (sched(7)): a thread that wakes up waits until the running one sleeps.
+
+    By default the kernel lets a woken thread interrupt the one that woke it. Under Python the woken
+    one can't go on: it wants the interpreter's lock, which the other is about to take again. With 25
+    threads that made 7 switches of each request, now there is one in four requests.
+
+    Only in place of the default: SCHED_IDLE or SCHED_FIFO is an operator's choice (chrt(1)).
+    """
+    try:
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError:
+        pass  # forbidden here: it only costs speed
+
+
+def preload_modules(directives: Directives) -> None:
+    """Import what a child would import only when it needs it: once it has become User, Python's
+    library may be out of its reach, in root's home for instance."""
+    if os.geteuid() == 0 and directives.User is not None:
+        import calendar  # noqa: F401
+        import traceback  # noqa: F401
+
+
+def drop_privileges(directives: Directives) -> None:
+    """Become User and Group. Only root can; for others the directives have no effect (as in httpd).
+
+    First the groups, then the user: afterwards it would be too late.
+    """
+    if os.geteuid() != 0 or (directives.User is None and directives.Group is None):
+        return
+    import grp
+    import pwd
+
+    user, group = directives.User or "#0", directives.Group
+    uid = int(user[1:]) if user.startswith("#") else pwd.getpwnam(user).pw_uid
+    if group is None:
+        gid = pwd.getpwuid(uid).pw_gid
+    else:
+        gid = int(group[1:]) if group.startswith("#") else grp.getgrnam(group).gr_gid
+    os.setgid(gid)
+    if user.startswith("#"):
+        os.setgroups([gid])
+    else:
+        os.initgroups(user, gid)
+    os.setuid(uid)
+
+
+def kill(pid: int, number: int) -> None:
+    """Send a signal to a process that may have ended."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass

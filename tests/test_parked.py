@@ -1,0 +1,252 @@
+"""Parked connections: who may take one out, what follows its time-out, and that no news is lost."""
+
+from __future__ import annotations
+
+import select
+import sys
+import threading
+from collections import Counter
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from mpmkit.policy.states import (
+    KEEPALIVE,
+    LINGER_NORMAL,
+    LINGER_SHORT,
+    PROCESSING,
+    WRITE_COMPLETION,
+)
+from mpmkit.server.parked import NEVER, ParkedConnections
+
+STATES = {KEEPALIVE: 5.0, WRITE_COMPLETION: 60.0, LINGER_NORMAL: 30.0, LINGER_SHORT: 2.0}
+THEN = {
+    KEEPALIVE: LINGER_SHORT,
+    WRITE_COMPLETION: LINGER_NORMAL,
+    LINGER_NORMAL: None,
+    LINGER_SHORT: None,
+}
+
+
+class Conn:
+    """What ParkedConnections looks at of a connection."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.state: int | None = PROCESSING
+        self.edge = False
+        self.watching = 0
+
+
+class Epoll:
+    """Records what is watched, and refuses what the kernel would refuse."""
+
+    def __init__(self) -> None:
+        self.watched: dict[int, int] = {}
+
+    def register(self, fd: int, events: int) -> None:
+        assert fd not in self.watched
+        self.watched[fd] = events
+
+    def modify(self, fd: int, events: int) -> None:
+        assert fd in self.watched
+        self.watched[fd] = events
+
+
+class House:
+    """Parked connections with a clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.woken = 0
+        self.epoll = Epoll()
+        self.parked = ParkedConnections(
+            self.epoll, STATES[KEEPALIVE], STATES[WRITE_COMPLETION], self.wake, lambda: self.now
+        )
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_each_state_has_its_time_and_what_follows(state):
+    house, conn = House(), Conn(7)
+    assert house.parked.park(conn, state)
+    assert (conn.state, house.parked.alarm, house.woken) == (state, 100.0 + STATES[state], 1)
+    house.now = house.parked.alarm - 0.001
+    assert house.parked.expired() == []
+    house.now = 100.0 + STATES[state]
+    assert house.parked.expired() == [(conn, THEN[state])]
+    assert (conn.state, house.parked.alarm) == (PROCESSING, NEVER)
+
+
+def test_a_socket_is_registered_once_and_watched_for_what_is_awaited():
+    house, conn = House(), Conn(7)
+    for state, edges in ((KEEPALIVE, select.EPOLLIN), (WRITE_COMPLETION, select.EPOLLOUT)):
+        assert house.parked.park(conn, state) and house.parked.claim(conn)
+        assert house.epoll.watched[7] & edges and house.epoll.watched[7] & select.EPOLLET
+
+
+def test_news_that_came_before_parking_keep_the_connection_with_its_thread():
+    house, conn = House(), Conn(7)
+    assert house.parked.news(conn) == PROCESSING
+    assert not house.parked.park(conn, KEEPALIVE)
+    assert conn.state == PROCESSING and house.parked.expired() == [] and house.woken == 0
+    # Data that came is no room to write: only an edge after the watching began counts.
+    assert house.parked.park(conn, WRITE_COMPLETION)
+    assert house.parked.news(conn) == WRITE_COMPLETION and house.parked.claim(conn)
+    assert not house.parked.park(conn, WRITE_COMPLETION)
+
+
+def test_a_leaving_process_gives_its_clients_less_time():
+    house = House()
+    idle, closing = Conn(1), Conn(2)
+    house.parked.park(idle, KEEPALIVE)
+    house.parked.park(closing, LINGER_NORMAL)
+    house.parked.hurry(0.5)
+    assert house.parked.alarm == 100.5
+    house.now = 100.5
+    assert house.parked.expired() == [(idle, LINGER_SHORT)]
+    house.now = 102.0
+    assert house.parked.expired() == [(closing, None)]
+
+
+class AgainstAList(RuleBasedStateMachine):
+    """The model: for each parked connection its state and when it is due."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.house = House()
+        self.conns = [Conn(fd) for fd in range(6)]
+        self.due: dict[Conn, tuple[float, int]] = {}
+
+    @rule(seconds=st.floats(0, 4, allow_nan=False))
+    def wait(self, seconds: float) -> None:
+        self.house.now += seconds
+
+    @rule(number=st.integers(0, 5), state=st.sampled_from(list(STATES)))
+    def park(self, number: int, state: int) -> None:
+        conn = self.conns[number]
+        if conn in self.due:
+            return
+        edge = conn.edge and not (state == WRITE_COMPLETION and not conn.watching & select.EPOLLOUT)
+        assert self.house.parked.park(conn, state) == (not edge)
+        if not edge:
+            self.due[conn] = self.house.now + STATES[state], state
+
+    @rule(number=st.integers(0, 5))
+    def claim(self, number: int) -> None:
+        conn = self.conns[number]
+        assert self.house.parked.claim(conn) == (self.due.pop(conn, None) is not None)
+
+    @rule(number=st.integers(0, 5))
+    def news(self, number: int) -> None:
+        conn = self.conns[number]
+        assert self.house.parked.news(conn) == (
+            self.due[conn][1] if conn in self.due else PROCESSING
+        )
+
+    @rule(number=st.integers(0, 5))
+    def read_all(self, number: int) -> None:
+        if self.conns[number] not in self.due:
+            self.conns[number].edge = False
+
+    @precondition(lambda self: self.due)
+    @rule()
+    def expire(self) -> None:
+        over = {conn: THEN[state] for conn, (at, state) in self.due.items() if at <= self.house.now}
+        assert dict(self.house.parked.expired()) == over
+        for conn in over:
+            del self.due[conn]
+
+    @invariant()
+    def the_alarm_is_never_late(self) -> None:
+        assert self.house.parked.alarm <= min((at for at, _ in self.due.values()), default=NEVER)
+
+    @invariant()
+    def counted(self) -> None:
+        states = Counter(state for _, state in self.due.values())
+        lingering = states[LINGER_NORMAL] + states[LINGER_SHORT]
+        assert self.house.parked.lingering == lingering
+        assert self.house.parked.counts() == (
+            states[WRITE_COMPLETION],
+            states[KEEPALIVE],
+            lingering,
+        )
+
+
+TestAgainstAList = AgainstAList.TestCase
+
+
+@pytest.fixture
+def eager_switching():
+    """Let threads take turns as often as the interpreter can, so that races have a chance."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def run_together(*jobs) -> None:
+    start = threading.Barrier(len(jobs))
+    errors: list[BaseException] = []
+
+    def run(job) -> None:
+        start.wait()
+        try:
+            job()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_of_all_that_reach_for_a_connection_one_gets_it(eager_switching):
+    house = House()
+    conns = [Conn(fd) for fd in range(500)]
+    for conn in conns:
+        assert house.parked.park(conn, KEEPALIVE)
+    house.now += 5.0
+    got: list[list[Conn]] = [[] for _ in range(4)]
+    run_together(
+        *(lambda mine=mine: mine.extend(filter(house.parked.claim, conns)) for mine in got[:3]),
+        lambda: got[3].extend(conn for conn, _ in house.parked.expired()),
+    )
+    assert Counter(conn.fd for mine in got for conn in mine) == Counter(range(500))
+
+
+def test_no_news_are_lost_between_the_last_look_and_parking(eager_switching):
+    house, conn = House(), Conn(1)
+    rounds, seen = 2000, 0
+    step = threading.Barrier(2)
+
+    def worker() -> None:
+        nonlocal seen
+        for _ in range(rounds):
+            conn.edge = False
+            step.wait()
+            parked = house.parked.park(conn, KEEPALIVE)
+            step.wait()
+            # Either the worker kept the connection, or the listener was shown that it waits.
+            seen += (not parked) or shown[-1] == KEEPALIVE
+            if parked:
+                assert house.parked.claim(conn)
+            step.wait()
+
+    shown: list[int | None] = []
+
+    def listener() -> None:
+        for _ in range(rounds):
+            step.wait()
+            shown.append(house.parked.news(conn))
+            step.wait()
+            step.wait()
+
+    run_together(worker, listener)
+    assert seen == rounds
