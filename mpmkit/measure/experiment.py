@@ -113,6 +113,15 @@ class Table:
         """What progress says of a finished row."""
         return f"{row['qps']:,.0f} requests/s"
 
+    def leave_out(self, cell: Cell, why: str, kept: int, say: Callable[[str], None] | None) -> None:
+        """A cell has failed: its subjects are broken, and a sentence says why."""
+        self.broken.update(cell.subjects)
+        self.left_out.append(
+            f"without {cell.label} from round {cell.round} on ({kept} rows of it are kept): {why}"
+        )
+        if say is not None:
+            say(self.left_out[-1])
+
     def footer(self, again: str = "") -> list[str]:
         """The last lines of the table as text: whether it is complete, notes, where the rows are."""
         lines: list[str] = []
@@ -172,6 +181,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+Say = Callable[[str], None]
 Report = Callable[[str, float], None]
 """``report(text, share)``: what is measured, and how much of this figure is done."""
 
@@ -183,7 +193,7 @@ def run(
     *,
     file: RecordFile | None = None,
     on_progress: OnProgress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> SomeTable:
     """Measure the cells one after the other; the table, with their rows.
 
@@ -195,49 +205,22 @@ def run(
 
     Raises Interrupted on Ctrl-C, and ExperimentError for whatever ends the run; both with the table.
     """
-    began, before = time.monotonic(), table.measured
-    kept: Counter[tuple[str, ...]] = Counter()  # rows of each cell, for who fails later
-
-    def report(text: str, share: float = 0.0, row: Row | None = None) -> None:
-        if on_progress is None:
-            return
-        done, planned = table.measured, max(1, table.planned)
-        whole = min(1.0, (done + min(1.0, share)) / planned)
-        elapsed, mine = time.monotonic() - began, whole - before / planned
-        left = elapsed / mine * (1 - whole) if mine > 0 else None
-        result = table.result(row) if row else ""
-        on_progress(Progress(done, table.planned, text, whole, elapsed, left, row, result))
-
-    def measure(cell: SomeCell) -> None:
-        said = ""
-
-        def tell(text: str, share: float) -> None:
-            nonlocal said
-            said = text
-            report(text, share)
-
-        with closing(measure_one(cell, tell)) as figures:  # type: ignore[type-var]
-            for rows in figures:
-                table.records += [file.append(row) if file else row for row in rows]
-                kept[cell.subjects] += len(rows)
-                report(said, row=rows[0])
-
+    report = _Reporter(table, on_progress)
+    kept: Counter[tuple[str, ...]] = Counter()
     try:
         for cell in cells:
             had = table.measured
             try:
                 if not table.broken.intersection(cell.subjects):
-                    measure(cell)
+                    with closing(measure_one(cell, report)) as figures:  # type: ignore[type-var]
+                        for rows in figures:
+                            table.records += [file.append(row) if file else row for row in rows]
+                            kept[cell.subjects] += len(rows)
+                            report(report.text, row=rows[0])
             except RuntimeError as error:
                 if cell.server == OURS or isinstance(error, LoadError):
                     raise
-                table.broken.update(cell.subjects)
-                table.left_out.append(
-                    f"without {cell.label} from round {cell.round} on "
-                    f"({kept[cell.subjects]} rows of it are kept): {one_line(error)}"
-                )
-                if say is not None:
-                    say(table.left_out[-1])
+                table.leave_out(cell, one_line(error), kept[cell.subjects], say)
             table.planned -= cell.figures - (table.measured - had)
     except KeyboardInterrupt:
         raise Interrupted(table) from None
@@ -245,8 +228,28 @@ def run(
         raise ExperimentError(one_line(error), table) from error
     finally:
         if isinstance(cells, Generator):
-            cells.close()  # it may hold servers
+            cells.close()
     return table
+
+
+class _Reporter:
+    """Calls `on_progress` with how far a table is."""
+
+    def __init__(self, table: Table, on_progress: OnProgress | None) -> None:
+        self.table, self.on_progress = table, on_progress
+        self.began, self.before = time.monotonic(), table.measured
+        self.text = ""
+
+    def __call__(self, text: str, share: float = 0.0, row: Row | None = None) -> None:
+        self.text = text
+        if self.on_progress is None:
+            return
+        done, planned = self.table.measured, max(1, self.table.planned)
+        whole = min(1.0, (done + min(1.0, share)) / planned)
+        elapsed, mine = time.monotonic() - self.began, whole - self.before / planned
+        left = elapsed / mine * (1 - whole) if mine > 0 else None
+        result = self.table.result(row) if row else ""
+        self.on_progress(Progress(done, planned, text, whole, elapsed, left, row, result))
 
 
 def resume(table: Table, file: RecordFile, belongs: Callable[[Row], bool]) -> None:
