@@ -299,7 +299,7 @@ def test_more_memory_never_means_fewer_workers(mib, more, noise):
         ({"memory": []}, "memory: give what memory_table returns"),
         (
             {"memory": rows(cost=0, noise=500, tables=0)},
-            "memory: no growth with the number of requests",
+            "memory: growth with the number of requests is not larger",
         ),
         ({"ram": "x", "mpm": "y", "idle": -1}, "mpm: .*; idle: .*; ram: "),
     ],

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,6 @@ class Competitor:
     stands_for: str
     kinds: tuple[str, ...]
     start: Launch
-
-
-def _httpd(mpm: str, **directives: Any) -> Httpd:
-    return Httpd(mpm, document_root=SAMPLE_SITE, **directives)
-
-
-def _httpd_cgi(mpm: str, **directives: Any) -> Httpd:
-    return Httpd(mpm, document_root=SAMPLE_SITE, cgi=True, **directives)
-
-
-def _httpd_mod_php(mpm: str, **directives: Any) -> Httpd:
-    return Httpd(mpm, document_root=SAMPLE_SITE, php=True, **directives)
 
 
 def _httpd_php_fpm(mpm: str, **directives: Any) -> WithPhpFpm:
@@ -102,6 +91,8 @@ def _nginx(mpm: str, **directives: Any) -> Nginx:
     return Nginx(document_root=SAMPLE_SITE, **directives)
 
 
+_httpd = partial(Httpd, document_root=SAMPLE_SITE)
+
 # name -> its forms: (name in tables, the MPMs it can stand for, the nearest first, kinds, start).
 # A form is measured once, with the first of its MPMs that was asked for.
 FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], Launch], ...]] = {
@@ -116,9 +107,9 @@ def names() -> tuple[str, ...]:
 
 # The real httpd's ways to run a script, each with a server of its own.
 _HTTPD_SCRIPTS: dict[str, tuple[tuple[str, ...], Launch]] = {
-    "cgi": (MPMS, _httpd_cgi),
+    "cgi": (MPMS, partial(_httpd, cgi=True)),
     "php-fpm": (MPMS, _httpd_php_fpm),
-    "mod_php": (("prefork",), _httpd_mod_php),
+    "mod_php": (("prefork",), partial(_httpd, php=True)),
 }
 
 

@@ -33,6 +33,8 @@ import argparse
 import http.client
 import os
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,7 @@ from mpmkit.measure.experiment import (
     OnProgress,
     Report,
     duration,
+    is_gone,
     last_words,
     run,
 )
@@ -214,12 +217,11 @@ def _measure_level(cell: Level, table: MemoryTable, path: str) -> list[Row]:
     conditions = Conditions(table, cell)
     limit = descriptors_for([one])
     with descriptors(limit), one.start(one.stands_for, **directives) as server:
-        path = path if one.server == OURS else "/index.html"
-        _look_at_page(server.url, path)
         try:
             found, held, slab = _look(one, level, server, path)
         except RuntimeError as error:
-            raise RuntimeError(f"{error}{last_words(server)}") from None
+            words = last_words(server) if is_gone(server) else ""
+            raise RuntimeError(f"{error}{words}") from None
     shared = {"against": one.against, "level": level, "held": held, "steal": None}
     return [
         conditions.row(
@@ -237,7 +239,8 @@ def _look(
     one: Series, level: int, server: Any, path: str
 ) -> tuple[dict[str, dict[str, int]], int, int | None]:
     """Bring a server to a level and look at it: (`sample`'s figures, held, slab_kb)."""
-    path = path if one.server == "mpmkit" else "/index.html"
+    path = path if one.server == OURS else "/index.html"
+    _look_at_page(server.url, path)
     if one.against == "busy" and level:
         with Holding(server.url, path, "busy") as first:
             first.hold(level)
@@ -253,21 +256,21 @@ def _look(
         return found, min(level, holding.held()), slab
 
 
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
+
+
 def _look_at_page(url: str, path: str) -> None:
     """Ask for the page once. Raises RuntimeError if it is not there."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
     try:
-        connection.request("GET", path, headers={"Connection": "close"})
-        response = connection.getresponse()
-        response.read()
+        with _OPENER.open(url + path, timeout=30) as answer:
+            answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            raise RuntimeError(
+                f"{path} answers with status {error.code}; give a page that is there"
+            ) from None
     except (OSError, http.client.HTTPException) as error:
         raise RuntimeError(f"{url}{path} did not answer: {error}") from None
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise RuntimeError(
-            f"{path} answers with status {response.status}; give a page that is there"
-        )
 
 
 # -- the command line ----------------------------------------------------------------------------
