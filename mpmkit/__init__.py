@@ -38,6 +38,7 @@ _PUBLIC = {
     "watch": "mpmkit.measure.watch",
     "DirectiveError": "mpmkit.config.directives",
     "MPMS": "mpmkit.config.directives",
+    "lab": "",  # the subpackage itself
 }
 
 __all__ = ["__version__", *_PUBLIC]
@@ -50,7 +51,8 @@ def __getattr__(name: str) -> object:
         )
     from importlib import import_module
 
-    value = getattr(import_module(_PUBLIC[name]), name)
+    module = _PUBLIC[name]
+    value = getattr(import_module(module), name) if module else import_module(f"mpmkit.{name}")
     globals()[name] = value
     return value
 

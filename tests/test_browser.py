@@ -232,15 +232,29 @@ def qps(page) -> float:
     return float(page.locator(".mk-strips").first.get_attribute("data-qps") or 0)
 
 
+def field(page, name: str):
+    """The row of a directive, or of a field of the load."""
+    return page.locator(f".mk-is-{name}").first
+
+
 def letters(page) -> str:
     return page.locator(".mk-board").first.get_attribute("data-letters") or ""
 
 
-def typed(field, text: str) -> None:
-    """Type into the number of a field (a directive's or the load's), as a reader does."""
-    box = field.locator(".mk-number")
+def typed(row, text: str) -> None:
+    """Type into the box of a field, as a reader does."""
+    box = row.locator('input[type="text"]')
     box.fill(text)
     box.press("Enter")
+
+
+def start(page, number: int = 0) -> None:
+    page.locator(".mk-start").nth(number).click(timeout=30_000)
+    page.locator(".mk-runs").nth(number).wait_for(timeout=20_000)
+
+
+def stopped(page) -> None:
+    page.wait_for_function("!document.querySelector('.mk-runs')", timeout=20_000)
 
 
 def test_the_control_room_by_clicking(browser, lab):
@@ -249,26 +263,24 @@ def test_the_control_room_by_clicking(browser, lab):
     run_all(page)
     page.wait_for_selector(".mk-room", timeout=30_000)
     page.locator(".mk-room").first.scroll_into_view_if_needed()
-    assert not marked(word, "mpmkit serve"), "nothing runs before somebody clicks"
+    assert not marked(word, "mpmkit serve"), "nothing runs before a click"
 
     # A number that httpd corrects, and its message
-    threads = page.locator('[data-directive="ThreadsPerChild"]')
-    advice = threads.locator(".mk-advice")
+    threads = field(page, "ThreadsPerChild")
     typed(threads, "100")
-    wait_for(lambda: "AH00507" in advice.inner_text(), what="httpd's correction message")
+    wait_for(lambda: "AH00507" in threads.inner_text(), what="httpd's correction message")
     typed(threads, "8")
-    wait_for(lambda: not advice.inner_text(), what="the message goes with its reason")
+    wait_for(lambda: "AH" not in threads.inner_text(), what="the message goes with its reason")
 
-    page.locator('[data-do="start"]').click()
-    page.wait_for_selector('.mk-state[data-running="true"]', timeout=20_000)
+    start(page)
     wait_for(lambda: "_" in letters(page), what="idle workers on the scoreboard")
     assert marked(word, "mpmkit serve")
 
-    # The slider of browsers: connections that event keeps without a thread
-    page.locator('[data-load="browsers"]').fill("40")
+    # Browsers: connections that event keeps without a thread
+    typed(field(page, "browsers"), "40")
     wait_for(lambda: "40 parked" in page.locator(".mk-legend").inner_text(), what="40 parked")
 
-    page.locator('[data-do="load"]').click()
+    page.locator(".mk-go").click()
     wait_for(lambda: qps(page) > 50, 30, "the load shows in the QPS line")
     wait_for(lambda: set("RWKC") & set(letters(page)), what="busy workers on the scoreboard")
     before = points(page)
@@ -278,29 +290,30 @@ def test_the_control_room_by_clicking(browser, lab):
     shot(page, "control-room-event-lab")
 
     # An open loop, from the part of the load's form that opens on demand
-    page.locator(".mk-more summary").click()
-    page.locator('[data-field="arrival"] select').select_option("poisson")
-    rate = page.locator('[data-field="rate"]')
-    said = rate.locator(".mk-advice")
+    page.locator(".mk-more .jupyter-widget-Collapse-header").click()
+    field(page, "arrival").locator("select").select_option(label="open loop: Poisson")
+    rate = field(page, "rate")
     typed(rate, "a lot")
-    wait_for(lambda: "1 to 50,000 requests/s" in said.inner_text(), what="what a rate may be")
+    wait_for(lambda: "1 to 50,000 requests/s" in rate.inner_text(), what="what a rate may be")
     typed(rate, "40")
-    wait_for(lambda: not said.inner_text(), what="the message goes with its reason")
+    wait_for(lambda: "50,000" not in rate.inner_text(), what="the message goes with its reason")
     wait_for(
-        lambda: "Poisson" in page.locator(".mk-more summary").inner_text(),
+        lambda: "Poisson" in page.locator(".mk-more .jupyter-widget-Collapse-header").inner_text(),
         what="what is set, in the line that stays",
     )
     wait_for(lambda: 5 < qps(page) < 150, 40, "forty requests a second, whatever the server does")
     shot(page, "control-room-open-loop", ".mk-room")
 
     # A directive by its slider, and Graceful brings it in
-    page.locator('[data-directive="StartServers"] input[type="range"]').fill("5")
+    handle = field(page, "StartServers").locator(".noUi-handle")
+    handle.focus()
+    handle.press("ArrowRight")
     page.wait_for_selector(".mk-graceful.mk-due")
-    page.locator('[data-do="graceful"]').click()
+    page.locator(".mk-graceful").click()
     wait_for(lambda: "generation 1" in page.locator(".mk-log").inner_text(), what="a generation")
 
-    page.locator('[data-do="stop"]').click()
-    page.wait_for_selector('.mk-state[data-running="false"]', timeout=20_000)
+    page.locator(".mk-stop").click()
+    stopped(page)
     wait_for(
         lambda: not marked(word, "mpmkit serve") and not marked(word, "locust"),
         what="no process is left",
@@ -308,29 +321,62 @@ def test_the_control_room_by_clicking(browser, lab):
     left(page)
 
 
+def test_keys_stay_in_the_control_that_has_the_focus(browser, lab):
+    """Lab's command mode would add cells (a, b), cut them (x) and delete them (d d)."""
+    address, _ = lab
+    page = opened(browser, address, "control-room.ipynb")
+    run_all(page)
+    page.wait_for_selector(".mk-board", timeout=30_000)
+    cells = page.locator(".jp-Notebook .jp-Cell")
+    place = "window.jupyterapp.shell.currentWidget.content.activeCellIndex"
+    for control in (
+        ".mk-start",
+        ".mk-choices button",
+        ".mk-is-StartServers .noUi-handle",
+        ".mk-is-StartServers input",
+        ".mk-is-KeepAlive input",
+        ".mk-is-path select",
+    ):
+        page.locator(control).first.focus()
+        before = cells.count(), page.evaluate(place)
+        for key in ("a", "b", "x", "d", "d", "ArrowDown", "ArrowUp"):
+            page.keyboard.press(key)
+        # A command would have run by the time that this one has.
+        page.evaluate("window.jupyterapp.commands.execute('notebook:deselect-all')")
+        assert (cells.count(), page.evaluate(place)) == before, control
+        assert page.evaluate("!!document.activeElement.closest('.mk-room')"), control
+    dirty = "window.jupyterapp.shell.currentWidget.context.model.dirty"
+    assert page.evaluate(dirty)
+    page.locator(".mk-start").focus()
+    page.keyboard.press("Control+s")
+    wait_for(lambda: not page.evaluate(dirty), what="a key with Ctrl passes: the notebook is saved")
+    left(page)
+
+
 def test_closing_kernel_and_rerunning_leave_no_server(browser, lab):
     address, word = lab
     page = opened(browser, address, "control-room.ipynb")
     run_all(page)
-    page.wait_for_selector(".mk-room", timeout=30_000)
-    page.locator('[data-do="start"]').click()
-    page.wait_for_selector('.mk-state[data-running="true"]', timeout=20_000)
-    first = marked(word, "mpmkit serve")
-    assert first
+    start(page)
+    assert marked(word, "mpmkit serve")
 
     # The cells again: the server of the last run goes, and the new panel stands there stopped
     run_all(page)
     wait_for(lambda: not marked(word, "mpmkit serve"), what="the cell's last server is stopped")
-    page.wait_for_selector('.mk-state[data-running="false"]', timeout=20_000)
-    page.locator('[data-do="start"]').click()
-    page.wait_for_selector('.mk-state[data-running="true"]', timeout=20_000)
+    stopped(page)
+    start(page)
     assert marked(word, "mpmkit serve")
 
-    # The kernel is restarted under the running server
+    # The kernel is restarted under the running server, and the room says so
     page.evaluate(
         "void window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
     )
     wait_for(lambda: not marked(word, "mpmkit serve"), what="the kernel's server is gone")
+    page.get_by_text("The kernel of this control room has ended").wait_for(timeout=10_000)
+    lamp = page.locator(".mk-lamp").first
+    assert lamp.evaluate("lamp => getComputedStyle(lamp).backgroundColor") == "rgba(0, 0, 0, 0)"
+    assert page.locator(".mk-head").first.evaluate("head => head.inert")
+    shot(page, "control-room-kernel-ended", ".mk-room")
     left(page)
 
 
@@ -338,11 +384,14 @@ def test_a_closed_tab_stops_its_server_though_the_kernel_lives(browser, lab):
     address, word = lab
     page = opened(browser, address, "closing.ipynb")
     run_all(page)
-    page.locator('[data-do="start"]').first.click(timeout=30_000)
-    page.wait_for_selector('.mk-state[data-running="true"]', timeout=20_000)
+    start(page)
     assert marked(word, "mpmkit serve")
     page.close()
-    wait_for(lambda: not marked(word, "mpmkit serve"), 30, "nobody looks any more: the server goes")
+    wait_for(
+        lambda: not marked(word, "mpmkit serve"),
+        30,
+        "the room is not shown any more: the server goes",
+    )
     assert marked(word, "ipykernel"), "the kernel goes on"
 
 
@@ -378,18 +427,18 @@ def test_two_rooms_get_the_same_load(browser, lab):
     boxes = [rooms.nth(number).bounding_box() for number in (0, 1)]
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]
     for number in (0, 1):
-        rooms.nth(number).locator('[data-do="start"]').click()
-    wait_for(lambda: page.locator('.mk-state[data-running="true"]').count() == 2, what="both run")
-    rooms.nth(0).locator('[data-load="browsers"]').fill("30")
+        start(page, number)
+    typed(field(rooms.nth(0), "browsers"), "30")
     wait_for(lambda: "30 keep-alive" in rooms.nth(0).inner_text(), what="worker's threads keep")
     wait_for(lambda: "30 parked" in rooms.nth(1).inner_text(), what="event's listener keeps")
     # The load is one, and so are the axis of time and the scale of each strip
-    rooms.nth(0).locator('[data-field="path"] select').select_option("/slow.py")
+    paths = [field(rooms.nth(number), "path").locator("select") for number in (0, 1)]
+    paths[0].select_option(label="slow script, 0.1 s")
     wait_for(
-        lambda: rooms.nth(1).locator('[data-field="path"] select').input_value() == "/slow.py",
-        what="a field of the load is everybody's",
+        lambda: paths[1].evaluate("box => box.selectedOptions[0].label") == "slow script, 0.1 s",
+        what="a field of the load is that of all rooms",
     )
-    rooms.nth(0).locator('[data-do="load"]').click()
+    rooms.nth(0).locator(".mk-go").click()
 
     def seen(name: str) -> list[str]:
         return [
@@ -409,15 +458,15 @@ def test_two_rooms_get_the_same_load(browser, lab):
         ),
         what=f"one axis of time: {seen('data-axis')}",
     )
-    page.locator('[data-do="load"]').first.click()
+    page.locator(".mk-go").first.click()
     wait_for(
-        lambda: page.locator('[data-do="load"]').nth(1).inner_text().startswith("Start"),
+        lambda: page.locator(".mk-go").nth(1).inner_text().startswith("Start"),
         what="the load ends for both",
     )
     wait_for(lambda: len(set(seen("data-highs"))) == 1, what=f"one scale: {seen('data-highs')}")
     shot(page, "two-rooms-dark")
     for number in (0, 1):
-        rooms.nth(number).locator('[data-do="stop"]').click()
+        rooms.nth(number).locator(".mk-stop").click()
     wait_for(lambda: not marked(word, "mpmkit serve"), what="no process is left")
     left(page)
 

@@ -11,18 +11,8 @@ from hypothesis import strategies as st
 from mpmkit.config.directives import check, from_keywords
 from mpmkit.handlers.conditional import unchanged
 from mpmkit.handlers.fastcgi import _HANDLER
-from mpmkit.handlers.gateway import (
-    REDIRECTS,
-    Head,
-    Redirected,
-    Script,
-    ScriptFailed,
-    Variables,
-    answer,
-    read_head,
-    redirected,
-    split_head,
-)
+from mpmkit.handlers.gateway import REDIRECTS, Redirected, Script, Variables, redirected
+from mpmkit.handlers.programs import Head, ScriptFailed, answer, read_head, split_head
 from mpmkit.handlers.router import UrlMapping, _ends
 from mpmkit.handlers.sections import ALL_OPTIONS, merge_options
 from mpmkit.http.messages import Request, Response

@@ -1,14 +1,16 @@
-"""The load's form: what applies, what is wrong, and the profile that comes of it. Without a server."""
+"""The control room's forms: what applies, what is wrong, and what comes of it. Without a server."""
 
 from __future__ import annotations
 
 import pytest
 
-from mpmkit.lab.forms import KNOBS, MIX, PAGES, LoadForm
+from mpmkit.config.directives import MPMS, SPECS, DirectiveError
+from mpmkit.lab.forms import NAMES, DirectiveForm
+from mpmkit.lab.load_form import MIX, PAGES, ROWS, LoadForm
 from mpmkit.load.profile import LoadProfile, ProfileError
 
 
-def fields(form: LoadForm) -> dict:
+def fields(form: LoadForm | DirectiveForm) -> dict:
     return {field.name: field for field in form.fields()}
 
 
@@ -16,27 +18,28 @@ def test_the_form_as_it_opens_is_a_load():
     form = LoadForm()
     profile = form.profile(60)
     assert (profile.users, profile.path, profile.duration) == (50, "/index.html", 60)
-    assert profile.plain and not profile.keep_alive and form.told() == ""
-    assert not any(field.advice or field.value for field in form.fields())
+    assert profile.plain and not profile.keep_alive and form.summary() == ""
+    assert not any(field.hints or field.value for field in form.fields())
 
 
-def test_each_field_is_one_of_the_profile_with_bounds_that_it_takes():
-    names = LoadProfile.__dataclass_fields__
-    for knob in KNOBS:
-        assert knob.name in names or knob.name.startswith("weight /"), knob.name
-        assert knob.doc and knob.label
-        if knob.kind in ("number", "time"):
-            for value in (knob.low, knob.reach, knob.high):
-                form = LoadForm()
-                if knob.name == "rate":
-                    form.set("arrival", "poisson")
-                if knob.name.startswith("weight"):
-                    form.set("path", MIX)
-                if knob.name == "requests_per_connection":
-                    form.set("keep_alive", 1.0)
-                form.set(knob.name, f"{value:g}" if value < 1000 else f"{value:.0f}")
-                form.profile(10)
-                assert knob.low <= knob.reach <= knob.high
+@pytest.mark.parametrize("name", ROWS)
+def test_each_field_is_one_of_the_profile_with_bounds_that_it_takes(name):
+    row = ROWS[name]
+    assert name in LoadProfile.__dataclass_fields__ or name.startswith("weight /")
+    assert row.help and row.label
+    if row.kind in ("switch", "choice"):
+        return
+    assert row.low <= row.reach <= row.high
+    for value in (row.low, row.reach, row.high):
+        form = LoadForm()
+        if name == "rate":
+            form.set("arrival", "poisson")
+        if name.startswith("weight"):
+            form.set("path", MIX)
+        if name == "requests_per_connection":
+            form.set("keep_alive", 1.0)
+        form.set(name, f"{value:g}" if value < 1000 else f"{value:.0f}")
+        form.profile(10)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +63,12 @@ def test_what_cannot_be_is_kept_told_at_its_field_and_refused(name, value, said)
     form = LoadForm()
     form.set(name, value)
     field = fields(form)[name]
-    assert field.value == value and field.refused and said in field.advice[0]
-    assert not any(other.advice for other in form.fields() if other.name != name)
+    assert field.value == value and field.refused and said in field.hints[0]
+    assert not any(other.hints for other in form.fields() if other.name != name)
     with pytest.raises(ProfileError, match=f"^{name}: "):
         form.profile(10)
     form.set(name, None)
-    assert not fields(form)[name].advice
+    assert not fields(form)[name].hints
 
 
 def test_what_does_not_apply_is_not_shown_and_kept_until_it_does():
@@ -88,19 +91,19 @@ def test_what_does_not_apply_is_not_shown_and_kept_until_it_does():
 def test_a_mix_by_weight_and_who_is_beside():
     form = LoadForm()
     form.set("path", MIX)
-    assert {ask.path: ask.weight for ask in form.profile(10).mix} == {
+    assert {spec.path: spec.weight for spec in form.profile(10).mix} == {
         path: weight for path, _, weight in PAGES if weight
     }
     for path, _, _ in PAGES:
         form.set(f"weight {path}", 0)
-    assert fields(form)[f"weight {PAGES[0][0]}"].advice[0].startswith("mix: no page has a weight")
+    assert fields(form)[f"weight {PAGES[0][0]}"].hints[0].startswith("mix: no page has a weight")
     form.set("path", "/slow.py")
     form.set("slow_readers", 5)
     form.set("idle_holders", "20")
     form.set("idle_request", False)
     profile = form.profile(10)
     assert (profile.slow_readers, profile.idle_holders, profile.idle_request) == (5, 20, False)
-    assert form.told() == "Slow readers 5, Idle holders 20, they ask once Off"
+    assert form.summary() == "Slow readers 5, Idle holders 20, with one request Off"
 
 
 def test_a_copy_is_its_own_and_unknown_names_are_refused():
@@ -110,3 +113,71 @@ def test_a_copy_is_its_own_and_unknown_names_are_refused():
     assert form.word("users") == "50" and other.word("users") == "3"
     with pytest.raises(ProfileError, match="no such field, it has users"):
         form.set("speed", 9)
+
+
+# ---------------------------------------------------------------- directives
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_the_fields_are_those_of_the_mpm_with_the_tables_bounds(mpm):
+    found = fields(DirectiveForm(mpm))
+    assert set(found) == {name for name in NAMES if mpm in SPECS[name.lower()].mpms}
+    for name, one in found.items():
+        spec = SPECS[name.lower()]
+        assert (one.high, one.unit, one.help) == (spec.high_for(mpm), spec.unit, spec.doc)
+        assert not one.hints and one.value == "" and one.low < one.reach
+    assert found["StartServers"].default == {"prefork": "5"}.get(mpm, "3")
+
+
+def test_a_number_that_httpd_corrects_shows_its_message():
+    form = DirectiveForm("event", ThreadsPerChild=100, MaxRequestWorkers=70)
+    one = fields(form)["ThreadsPerChild"]
+    assert (one.value, one.effective) == ("100", "64")
+    assert one.hints == ("AH00507: ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is used",)
+    assert fields(form)["MaxRequestWorkers"].hints[0].startswith("AH00513")
+    form.set("ThreadsPerChild", None)
+    assert not fields(form)["ThreadsPerChild"].hints
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "number"),
+    [("Timeout", "1m", "1"), ("MaxKeepAliveRequests", "lots", "0"),
+     ("MaxConnectionsPerChild", "1e4", "1")],
+)  # fmt: skip
+def test_a_word_that_httpd_reads_as_another_number_is_reported(name, word, number):
+    form = DirectiveForm("worker")
+    form.set(name, word)
+    one = fields(form)[name]
+    assert one.hints == (f'"{word}" is no whole number: httpd reads {number}',)
+    assert one.effective == number and not one.refused
+    for good in ("60", " 7 ", "-0", "+3"):
+        form.set("Timeout", good)
+        assert not fields(form)["Timeout"].hints
+
+
+def test_what_is_read_as_another_number_is_corrected_too():
+    form = DirectiveForm("worker")
+    form.set("ThreadsPerChild", "few")
+    assert [hint[:8] for hint in fields(form)["ThreadsPerChild"].hints] == ['"few" is', "AH00312:"]
+
+
+def test_a_word_that_cannot_be_read_is_refused():
+    form = DirectiveForm("worker")
+    form.set("KeepAliveTimeout", "soon")
+    one = fields(form)["KeepAliveTimeout"]
+    assert "takes a time" in one.hints[0] and one.refused
+    assert not fields(form)["Timeout"].refused
+    with pytest.raises(DirectiveError, match="KeepAliveTimeout"):
+        form.checked()
+    with pytest.raises(DirectiveError, match="no directive 'Speed'"):
+        form.set("Speed", 9)
+    with pytest.raises(DirectiveError, match="not an MPM"):
+        DirectiveForm("threads")
+
+
+def test_directives_of_another_mpm_wait_until_it_is_chosen():
+    form = DirectiveForm("event", ThreadsPerChild=8)
+    form.mpm = "prefork"
+    assert form.words() == {} and not form.check()[1]
+    form.mpm = "worker"
+    assert form.words() == {"ThreadsPerChild": "8"}

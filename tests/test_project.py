@@ -411,7 +411,9 @@ def test_environment_and_pyproject_list_the_same_dependencies():
     conda = environment(ROOT / "environment.yml")
     python = conda.pop("python")
     conda.pop("pip")
-    assert conda == dict(requirement(item) for item in project()["project"]["dependencies"])
+    wanted = project()["project"]["dependencies"]
+    wanted = wanted + project()["project"]["optional-dependencies"]["lab"]
+    assert conda == dict(requirement(item) for item in wanted)
     pinned = re.fullmatch(r"==?3\.(\d+)", *python)
     assert pinned, "Binder takes an old Python unless one is pinned"
     floor = int(re.fullmatch(r">=3\.(\d+)", project()["project"]["requires-python"])[1])

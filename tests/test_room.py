@@ -1,8 +1,10 @@
-"""The control room's model, without a browser, and what its panel makes of a browser's messages."""
+"""The control room's model, and its panel, without a browser."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -10,9 +12,9 @@ from servers import alive, poll_until
 
 import mpmkit
 from mpmkit.config.directives import SPECS, DirectiveError
-from mpmkit.lab import control_room as rooms
 from mpmkit.lab.control_room import Room
-from mpmkit.lab.panel import GONE, Panel, control_room
+from mpmkit.lab.forms import NAMES, Field
+from mpmkit.lab.panel import Panel, control_room
 from mpmkit.launcher import LaunchError
 
 SMALL = {
@@ -25,78 +27,8 @@ SMALL = {
 }
 
 
-def field(room: Room, name: str) -> rooms.Field:
+def field(room: Room, name: str) -> Field:
     return next(field for field in room.fields() if field.name == name)
-
-
-# ---------------------------------------------------------------- directives
-
-
-@pytest.mark.parametrize("mpm", mpmkit.MPMS)
-def test_the_fields_are_those_of_the_mpm_with_the_tables_bounds(mpm):
-    with Room(mpm) as room:
-        fields = {field.name: field for field in room.fields()}
-    assert set(fields) == {name for name in rooms.NAMES if mpm in SPECS[name.lower()].mpms}
-    for name, one in fields.items():
-        spec = SPECS[name.lower()]
-        assert one.high == spec.high_for(mpm) and one.unit == spec.unit and one.doc == spec.doc
-        assert not one.advice and one.value == "" and one.low < one.reach
-    assert fields["StartServers"].default == {"prefork": "5"}.get(mpm, "3")
-
-
-def test_a_number_that_httpd_corrects_shows_its_message():
-    with Room("event", ThreadsPerChild=100, MaxRequestWorkers=70) as room:
-        one = field(room, "ThreadsPerChild")
-        assert one.value == "100" and one.effective == "64"
-        assert one.advice == (
-            "AH00507: ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is used",
-        )
-        assert field(room, "MaxRequestWorkers").advice[0].startswith("AH00513")
-        room.set("ThreadsPerChild", None)
-        assert not field(room, "ThreadsPerChild").advice
-
-
-def test_a_word_that_httpd_reads_as_another_number_is_told():
-    with Room("worker") as room:
-        for name, word, number in (
-            ("Timeout", "1m", "1"),
-            ("MaxKeepAliveRequests", "lots", "0"),
-            ("MaxConnectionsPerChild", "1e4", "1"),
-        ):
-            room.set(name, word)
-            one = field(room, name)
-            assert one.advice == (f'"{word}" is no whole number: httpd reads {number}',)
-            assert one.effective == number and not one.refused
-        room.set("ThreadsPerChild", "few")  # it corrects what it has read
-        assert [said[:8] for said in field(room, "ThreadsPerChild").advice] == [
-            '"few" is',
-            "AH00312:",
-        ]
-        for word in ("60", " 7 ", "-0", "+3"):
-            room.set("Timeout", word)
-            assert not field(room, "Timeout").advice
-
-
-def test_a_word_that_cannot_be_read_is_told_and_refused_at_the_start():
-    with Room("worker") as room:
-        room.set("KeepAliveTimeout", "soon")
-        assert "takes a time" in field(room, "KeepAliveTimeout").advice[0]
-        assert field(room, "KeepAliveTimeout").refused and not field(room, "Timeout").refused
-        with pytest.raises(DirectiveError, match="KeepAliveTimeout"):
-            room.start()
-        assert room.server is None
-        with pytest.raises(DirectiveError, match="no directive 'Speed'"):
-            room.set("Speed", 9)
-        with pytest.raises(DirectiveError, match="not an MPM"):
-            room.choose("threads")
-
-
-def test_settings_of_another_mpm_wait_until_it_is_chosen():
-    with Room("event", ThreadsPerChild=8) as room:
-        room.choose("prefork")
-        assert room.settings() == [] and not room.advice()[1]
-        room.choose("worker")
-        assert [s.name for s in room.settings()] == ["ThreadsPerChild"]
 
 
 # ---------------------------------------------------------------- a running room
@@ -137,7 +69,7 @@ def test_what_a_restart_cannot_change_is_told():
     with Room("event", **SMALL) as room:
         room.start()
         room.set("ServerLimit", 8)
-        assert "first start" in field(room, "ServerLimit").advice[0]
+        assert "first start" in field(room, "ServerLimit").hints[0]
         room.choose("worker")
         with pytest.raises(LaunchError, match="stop and start"):
             room.graceful()
@@ -186,7 +118,7 @@ def test_all_of_the_form_reaches_the_server():
         # An open loop of 40 a second; what comes of a random second stays well below what the
         # closed loop of thirty users would ask for.
         assert room.snapshot()["figures"]["load_qps"] < 200
-        assert "open loop: at random (Poisson)" in room.status()["load_more"]
+        assert "open loop: Poisson" in room.status()["load_summary"]
         room.start_load(
             path="/large.bin",
             arrival="closed",
@@ -203,8 +135,8 @@ def test_all_of_the_form_reaches_the_server():
         room.stop_load()
         with pytest.raises(ValueError, match="rate: must be 1 to 50,000"):
             room.start_load(arrival="constant", rate="lots")
-        assert not room.loading and room._form.word("rate") == "40"
-        assert room._form.word("users") == "1"
+        assert not room.loading and room._load_form.word("rate") == "40"
+        assert room._load_form.word("users") == "1"
 
 
 def test_a_server_that_dies_is_told_and_cleared_away():
@@ -282,7 +214,7 @@ def test_two_starts_at_once_make_one_server():
         assert ours == [room.server]
 
 
-# ---------------------------------------------------------------- the panel, as a browser talks to it
+# ---------------------------------------------------------------- the panel, as a reader uses it
 
 
 @pytest.fixture
@@ -292,123 +224,165 @@ def panel():
     made.close()
 
 
-def tell(panel: Panel, **content) -> None:
-    panel._told(panel, content, [])
+def put(panel: Panel, name: str, value) -> None:
+    """What the browser does when a reader sets a control's value."""
+    controls = panel.load if name in panel.load else panel.directives
+    controls[name]._box.value = value
+
+
+def hints(panel: Panel, name: str) -> str:
+    return (panel.load | panel.directives)[name]._hints.value
+
+
+def shown(controls) -> set[str]:
+    return {name for name, one in controls.items() if "mk-off" not in one.widget._dom_classes}
+
+
+def runs(panel: Panel) -> bool:
+    return panel.board.status["running"]
 
 
 def test_a_click_starts_and_stops(panel):
-    tell(panel, do="hello", view="a")
-    tell(panel, do="start", view="a")
-    poll_until(lambda: panel.status["running"] and panel.frame.get("figures"))
-    assert panel.frame["status"]["pid"] == panel.room.server.pid
-    tell(panel, do="stop")
-    poll_until(lambda: not panel.status["running"])
-    assert panel.message == ""
+    panel._reported(panel, {"do": "hello", "view": "a"}, [])
+    assert panel.buttons["stop"].disabled and panel.load_button.disabled
+    panel.buttons["start"].click()
+    poll_until(lambda: runs(panel) and panel.board.frame.get("figures"))
+    assert f"pid {panel.room.server.pid}" in panel.state.value
+    assert not panel.buttons["stop"].disabled
+    panel.buttons["stop"].click()
+    poll_until(lambda: not runs(panel))
+    poll_until(lambda: panel.message.value == "" and "</b>stop" in panel.events.value)
 
 
-def test_a_slider_sets_and_the_message_comes_back(panel):
-    tell(panel, do="set", name="ThreadsPerChild", value="100")
-    shown = {field["name"]: field for field in panel.fields}["ThreadsPerChild"]
-    assert shown["value"] == "100" and "AH00507" in shown["advice"][0]
-    tell(panel, do="choose", mpm="prefork")
-    assert panel.status["mpm"] == "prefork"
-    assert "ThreadsPerChild" not in {field["name"] for field in panel.fields}
+@pytest.mark.parametrize("mpm", mpmkit.MPMS)
+def test_the_panel_shows_the_fields_of_the_mpm(panel, mpm):
+    panel.choice.value = mpm
+    assert panel.room.mpm == panel.board.status["mpm"] == mpm
+    assert shown(panel.directives) == {n for n in NAMES if mpm in SPECS[n.lower()].mpms}
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ({"do": "reboot"}, "doesn't know 'reboot'"),
-        ({}, "doesn't know"),
-        ("start", "doesn't know"),
-        ({"do": "choose", "mpm": "threads"}, "not an MPM"),
-        ({"do": "set", "name": "Speed", "value": 1}, "no directive"),
-        ({"do": "crowd", "count": "many", "think": 1}, "many"),
-        ({"do": "crowd", "count": 1e6, "think": 1}, "0 to 2000"),
-        ({"do": "set"}, "name"),
-        ({"do": "load_set", "name": "speed", "value": 1}, "no such field"),
-        ({"do": "load_set"}, "name"),
-    ],
-)
-def test_nonsense_from_a_browser_is_a_message(panel, content, said):
-    panel._told(panel, content, [])
-    assert said in panel.message
+def test_a_value_sets_and_the_hint_comes_back(panel):
+    put(panel, "ThreadsPerChild", "100")
+    row = panel.directives["ThreadsPerChild"]
+    assert "AH00507" in hints(panel, "ThreadsPerChild") and row._hints in row.widget.children
+    assert row._slider.value == 64, "the slider stands at its end"
+    row._slider.value = 8
+    assert (row._box.value, hints(panel, "ThreadsPerChild")) == ("8", "")
+    row._slider.value = 7.999999999999999  # what the browser makes of 8
+    assert row._box.value == "8"
+    row._slider.value = 25
+    assert row._box.value == "" and "mk-set" not in row.widget._dom_classes, "the default"
+    put(panel, "KeepAliveTimeout", "500ms")
+    assert panel.directives["KeepAliveTimeout"]._slider.value == 0.5
+    put(panel, "KeepAlive", False)
+    assert panel.room._form.words()["KeepAlive"] == "Off"
+    put(panel, "Timeout", "soon")
+    assert "httpd reads 0" in hints(panel, "Timeout")
+    put(panel, "KeepAliveTimeout", "soon")
+    assert "mk-wrong" in panel.directives["KeepAliveTimeout"].widget._dom_classes
 
 
-def test_errors_of_the_server_reach_the_panel(panel):
-    tell(panel, do="graceful")
-    poll_until(lambda: "start one before graceful" in panel.message)
-    tell(panel, do="load")
-    poll_until(lambda: "start one before the load" in panel.message)
+def test_another_mpm_than_the_running_one_waits_for_a_start(panel):
+    panel.buttons["start"].click()
+    poll_until(lambda: runs(panel))
+    put(panel, "StartServers", "2")
+    assert "Graceful brings it in" in panel.state.value
+    panel.choice.value = "worker"
+    assert "Start anew ends it and starts worker" in panel.state.value
+    assert "Graceful" not in panel.state.value and panel.buttons["graceful"].disabled
+
+
+def test_errors_reach_the_panel(panel):
+    panel.act("graceful")
+    poll_until(lambda: "start one before graceful" in panel.message.value)
+    panel._load_clicked()
+    poll_until(lambda: "start one before the load" in panel.message.value)
+    for value, text in (("many", "many"), ("1000000", "0 to 2000")):
+        put(panel, "browsers", value)
+        assert text in panel.message.value
+    for nonsense in ("start", {}, {"do": "reboot"}, None):
+        panel._reported(panel, nonsense, [])
+    assert panel.room.server is None
 
 
 def test_a_field_of_the_load_says_what_is_wrong_and_a_running_load_goes_on(panel):
-    tell(panel, do="start")
-    poll_until(lambda: panel.status["running"])
-    tell(panel, do="load_set", name="users", value="3")
-    tell(panel, do="load")
-    poll_until(lambda: panel.status["loading"])
+    panel.buttons["start"].click()
+    poll_until(lambda: runs(panel))
+    put(panel, "users", "3")
+    panel.load_button.click()
+    poll_until(lambda: panel.load_button.description == "Stop load")
     first = panel.room._load
-    tell(panel, do="load_set", name="users", value="three")
-    shown = {field["name"]: field for field in panel.load}["users"]
-    assert shown["refused"] and "1 to 500, not 'three'" in shown["advice"][0]
+    put(panel, "users", "three")
+    assert "1 to 500, not" in hints(panel, "users")
     assert panel.room._load is first and first.running
-    tell(panel, do="load_set", name="users", value="2")
+    put(panel, "users", "2")
     poll_until(lambda: panel.room._load is not first and panel.room.loading)
     assert panel.room._load.profile.users == 2 and not first.running
-    tell(panel, do="unload")
-    poll_until(lambda: not panel.status["loading"])
-    tell(panel, do="load_set", name="users", value="5")
+    panel.load_button.click()
+    poll_until(lambda: panel.load_button.description == "Start load")
+    put(panel, "users", "5")
     assert not panel.room.loading, "a field starts nothing"
 
 
 def test_fields_changed_one_after_the_other_all_reach_a_running_load(panel):
     """The second comes while the load is still being ended for the first."""
-    tell(panel, do="start")
-    poll_until(lambda: panel.status["running"])
-    tell(panel, do="load")
-    poll_until(lambda: panel.status["loading"])
-    tell(panel, do="load_set", name="arrival", value="poisson")
-    tell(panel, do="load_set", name="rate", value="40")
+    panel.buttons["start"].click()
+    poll_until(lambda: runs(panel))
+    panel.load_button.click()
+    poll_until(lambda: panel.room.loading)
+    put(panel, "arrival", "poisson")
+    assert "rate" in shown(panel.load) and "think_time" not in shown(panel.load)
+    put(panel, "rate", "40")
     poll_until(lambda: panel.room.loading and panel.room._load.profile.rate == 40)
+    assert "open loop: Poisson" in panel.more.titles[0]
     # And Stop is the last word, though a change is under way
-    tell(panel, do="load_set", name="rate", value="50")
-    tell(panel, do="unload")
-    poll_until(
-        lambda: (
-            not [
-                thread
-                for thread in threading.enumerate()
-                if thread.name in ("mpmkit-renew_load", "mpmkit-stop_load")
-            ]
-        )
-    )
-    assert not panel.room.loading and not panel.status["loading"]
+    put(panel, "rate", "50")
+    panel.room.stop_load()
+    poll_until(lambda: not panel.room.loading)
 
 
-def test_when_nobody_looks_any_more_the_server_stops(panel, monkeypatch):
-    tell(panel, do="start")
-    poll_until(lambda: panel.status["running"])
-    assert GONE > 30
+def test_a_load_goes_on_with_the_next_server(panel):
+    room = panel.room
+    room.start()
+    room.start_load(users=2)
+    room.choose("worker")
+    room.start()
+    assert room.server.mpm == "worker" and room.loading
+    assert any(text.startswith("load: 2 users") for _, _, text in room.events())
+
+
+def test_a_room_that_is_not_looked_at_any_more_stops(panel, monkeypatch):
     monkeypatch.setattr("mpmkit.lab.panel.GONE", 0.5)
-    tell(panel, do="hello", view="a")
-    poll_until(lambda: not panel.status["running"], what="the room stops")
-    assert any("nobody is looking" in text for _, _, text in panel.room.events())
+    panel.buttons["start"].click()
+    poll_until(lambda: runs(panel))
+    panel._reported(panel, {"do": "hello", "view": "a"}, [])
+    poll_until(lambda: not runs(panel), what="the room stops")
+    assert any("no browser shows this room" in text for _, _, text in panel.room.events())
 
 
 def test_rooms_side_by_side_take_what_fits_them():
     box = control_room("prefork", "event", ThreadsPerChild=8, KeepAliveTimeout=3)
+    one, other = box.children
     try:
         prefork, event = box.rooms
-        assert [s.name for s in prefork.settings()] == ["KeepAliveTimeout"]
-        assert {s.name for s in event.settings()} == {"KeepAliveTimeout", "ThreadsPerChild"}
-        tell(box.children[0], do="crowd", count=7, think=2)
-        assert prefork.status()["browsers"] == event.status()["browsers"] == 7
-        tell(box.children[0], do="load_set", name="arrival", value="constant")
+        assert set(prefork._form.words()) == {"KeepAliveTimeout"}
+        assert set(event._form.words()) == {"KeepAliveTimeout", "ThreadsPerChild"}
+        put(one, "browsers", "7")
+        put(one, "browser_think", "2")
+        for room in box.rooms:
+            assert (room.status()["browsers"], room.status()["think"]) == (7, 2)
+        put(one, "arrival", "constant")
         assert prefork.load_fields() == event.load_fields()
-        assert box.children[0].status["link"] == box.children[1].status["link"]
+        assert one.board.status["link"] == other.board.status["link"]
+        assert one.load_button.description == "Start load (all)"
     finally:
         for panel in box.children:
             panel.close()
     with pytest.raises(DirectiveError):
         control_room("event", Speed=1)
+
+
+def test_lab_is_there_after_import_mpmkit():
+    code = "import mpmkit; mpmkit.lab.control_room; print('lab' in dir(mpmkit))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "True\n", ran.stderr

@@ -29,7 +29,7 @@ from mpmkit.http.messages import server_header
 from mpmkit.server.child import Setup
 from mpmkit.server.core import Handler, Service, default_error_page
 from mpmkit.server.listen import Listener, ListenError, bind, inherit, open_listeners
-from mpmkit.server.log_format import Site, compile_format, complaint
+from mpmkit.server.log_format import Site, compile_format, format_error
 from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
 from mpmkit.server.parent import Parent
 from mpmkit.server.pidfile import PidFileError
@@ -152,7 +152,7 @@ class Configuration:
             )
             raise DirectiveError.of(problems)
         settings = self.settings(conf)
-        problems += httpd_conf.format_problems(settings, complaint)
+        problems += httpd_conf.format_problems(settings, format_error)
         running = self._parent.setup.directives if self._parent is not None else None
         directives, notes = check(
             conf.mpm,

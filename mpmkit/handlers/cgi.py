@@ -20,22 +20,15 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from stat import S_ISDIR, S_ISREG
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from mpmkit.handlers.gateway import (
-    Head,
-    Script,
-    ScriptFailed,
-    StderrLines,
-    Variables,
-    answer,
-    take_head,
-)
-from mpmkit.http.messages import Request, RequestError, Response, page
+from mpmkit.handlers.gateway import Script
+from mpmkit.handlers.programs import Head, Programs, Redirect, ScriptFailed, StderrLines, take_head
+from mpmkit.http.messages import Request, RequestError, Response
 
 if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
@@ -48,60 +41,44 @@ PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TZ")  # of the server's own environment
 
 F_SETSIG = 10  # Linux; the fcntl module has no name for it before 3.13
 
-Redirect = Callable[[Request, "Connection", str, bytes, dict], Response]
 
-
-class CgiScripts:
-    """The handler. `redirect` serves a script's `Location: /path` (the router's method). Programs run on
-    `cpus` and under the scheduling policy `policy` (os.SCHED_OTHER, …), those of the server."""
+class CgiScripts(Programs):
+    """The handler. Programs run on `cpus` and under the scheduling policy `policy` (os.SCHED_OTHER, …),
+    those of the server."""
 
     def __init__(
         self,
-        directives: Directives,
+        d: Directives,
         errors: ErrorLog,
-        document_root: str,
+        root: str,
         redirect: Redirect,
         cpus: set[int],
         policy: int,
     ) -> None:
-        self._errors = errors
-        self._redirect = redirect
-        self._timeout = directives.Timeout
-        self._variables = Variables(directives, document_root)
-        self._base = self._variables.base | {
-            key: os.environ[key] for key in PASSED_ON if key in os.environ
-        }
+        super().__init__("cgi", d, errors, root, redirect)
+        self._timeout = d.Timeout
+        self._base |= {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         self._cpus, self._policy = cpus, policy
         self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def run(self, request: Request, conn: Connection, script: Script, allowed: bool) -> Response:
         """Run a program. `allowed`: by Options ExecCGI or a ScriptAlias."""
-        try:
+
+        def start(environ: dict[str, str]) -> tuple[Head, _Output]:
             self._check(script, allowed)
-            environ = self._base.copy()
-            self._variables.of_program(environ, request, conn, script)
             raw = {
                 key: value.encode("latin-1", "surrogateescape") for key, value in environ.items()
             }
             stdin = self._nothing if request.length == 0 else None
             with _as_the_server(self._cpus, self._policy):
-                program = Program(script.filename, raw, conn, self._errors, self._timeout, stdin)
+                program = Program(self, script.filename, raw, conn, self._timeout, stdin)
             try:
-                head, pieces = program.answer()
-                return answer(
-                    head,
-                    pieces,
-                    request,
-                    os.path.basename(script.filename),
-                    lambda path, fields: self._redirect(request, conn, path, fields, environ),
-                    lambda error: self._failed(error, conn),
-                )
+                return program.answer()
             except BaseException:
                 program.kill()
                 raise
-        except ScriptFailed as error:
-            self._failed(error, conn)
-            return page(error.status, request.method)
+
+        return self.run_by(start, request, conn, script)
 
     def _check(self, script: Script, allowed: bool) -> None:
         """May this file be run? Raises ScriptFailed, in httpd's order."""
@@ -128,9 +105,6 @@ class CgiScripts:
                 403, f"{name} is not a file, or a link that leads out of {script.root}"
             )
 
-    def _failed(self, error: ScriptFailed, conn: Connection) -> None:
-        self._errors.write(error.level, str(error), ah=error.ah, module="cgi", client=conn.peer)
-
 
 class Program:
     """One running program. It ends by the close of its output (`answer`), or by `kill`.
@@ -140,10 +114,10 @@ class Program:
 
     def __init__(
         self,
+        handler: Programs,
         filename: str,
         environ: dict[str, bytes],
         conn: Connection,
-        errors: ErrorLog,
         timeout: float,
         stdin: int | None,
     ) -> None:
@@ -153,13 +127,7 @@ class Program:
         self._timeout = timeout
         self._silent = False  # stderr is at its end
         self._stderr = StderrLines(
-            lambda text: errors.write(
-                "error",
-                f"stderr from {filename}: {text}",
-                ah="AH01215",
-                module="cgi",
-                client=conn.peer,
-            )
+            lambda text: handler.log("error", f"stderr from {filename}: {text}", "AH01215", conn)
         )
         self._piece = memoryview(b"")  # of the request's body, not yet taken by the program
         opened: list[int] = []

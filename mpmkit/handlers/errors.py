@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import Directives, section_values
 from mpmkit.handlers.gateway import redirected
-from mpmkit.http.messages import REASONS, Page, Request, Response, escape, page
+from mpmkit.http.fastpath import CONDITIONAL
+from mpmkit.http.messages import REASONS, Page, Request, Response, escape, page, text
 
 if TYPE_CHECKING:
     from mpmkit.handlers.router import Router
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mpmkit.server.log_format import Site
     from mpmkit.server.logs import ErrorLog
 
-TEXT = b"Content-Type: text/html; charset=iso-8859-1\r\n\r\n"
+HTML = b"text/html; charset=iso-8859-1"
 
 
 class ErrorPages:
@@ -66,17 +67,17 @@ class ErrorPages:
             return response
         if response.status == 404:
             if request.path:
-                ah, text = "AH00128", f"File does not exist: {self._site.filename(request.path)}"
-            else:  # http/protocol.py, split_target
-                ah, text = "AH00026", f"%2F or %00 in the path: {request.log_line}"
-            self._errors.write("info", text, ah=ah, client=conn.peer)
+                ah, why = "AH00128", f"File does not exist: {self._site.filename(request.path)}"
+            else:  # http/target.py, split_target
+                ah, why = "AH00026", f"%2F or %00 in the path: {request.log_line}"
+            self._errors.write("info", why, ah=ah, client=conn.peer)
         return self._changed(response, request, conn)
 
     def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:
         """The page for a request that was refused before any handler: a text or signature, no redirect."""
-        text = _document_for(status, self._documents) or ""
-        if text and not _elsewhere(text):
-            return _text(page(status, method), text, method)
+        document = _document_for(status, self._documents) or ""
+        if document and not _elsewhere(document):
+            return _text(page(status, method), document, method)
         return page(status, method, signature=self._line(self._signature, conn))
 
     def _line(self, signature: str, conn: Connection) -> bytes:
@@ -126,11 +127,7 @@ class ErrorPages:
         if new is None:
             return None
         # The client's conditions were about the resource that it requested.
-        new.headers = tuple(
-            field
-            for field in new.headers
-            if not field[0].startswith(b"if-") and field[0] != b"range"
-        )
+        new.headers = tuple(field for field in new.headers if field[0] not in CONDITIONAL)
         new.conditional = False
         return self._router(new, conn)
 
@@ -146,10 +143,10 @@ def _elsewhere(target: str) -> bool:
     return target.startswith("/") or "://" in target.partition(" ")[0]
 
 
-def _text(response: Response, text: str, method: str) -> Response:
+def _text(response: Response, document: str, method: str) -> Response:
+    """`response` with the text of an ErrorDocument."""
     extra = response.extra if isinstance(response, Page) else b""
-    body = text.encode("latin-1", "xmlcharrefreplace")
-    fields = extra + b"Content-Length: %d\r\n" % len(body)
-    if method == "HEAD":
-        return Response(response.status, fields, TEXT, b"", 0, response.close)
-    return Response(response.status, fields, TEXT, body, len(body), response.close)
+    body = document.encode("latin-1", "xmlcharrefreplace")
+    answer = text(response.status, body, HTML, method, extra)
+    answer.close = response.close
+    return answer

@@ -17,25 +17,17 @@ workers without a connection starve.
 
 from __future__ import annotations
 
-import os
 import re
 import select
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import DirectiveError
 from mpmkit.handlers import fastcgi_records as fcgi
-from mpmkit.handlers.gateway import (
-    Head,
-    Script,
-    ScriptFailed,
-    StderrLines,
-    Variables,
-    answer,
-    take_head,
-)
-from mpmkit.http.messages import Request, RequestError, Response, page
+from mpmkit.handlers.gateway import Script
+from mpmkit.handlers.programs import Head, Programs, Redirect, ScriptFailed, StderrLines, take_head
+from mpmkit.http.messages import Request, RequestError, Response
 
 if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
@@ -54,19 +46,13 @@ _HANDLER = re.compile(
     r"(?::(?P<port>\d{1,5}))?)(?:/.*)?\Z"
 )
 
-Redirect = Callable[[Request, "Connection", str, bytes, dict], Response]
 
-
-class FastCgi:
+class FastCgi(Programs):
     """The backends that SetHandler names, each made once."""
 
-    def __init__(
-        self, directives: Directives, errors: ErrorLog, document_root: str, redirect: Redirect
-    ) -> None:
-        self.directives = directives
-        self.errors = errors
-        self.redirect = redirect
-        self.variables = Variables(directives, document_root)
+    def __init__(self, d: Directives, errors: ErrorLog, root: str, redirect: Redirect) -> None:
+        super().__init__("proxy_fcgi", d, errors, root, redirect)
+        self.directives = d
         self._backends: dict[str, Backend] = {}
 
     def backend(self, handler: str) -> Backend:
@@ -92,7 +78,7 @@ class Backend:
                 directive="SetHandler",
             )
         self._service = service
-        self._errors = service.errors
+        self.log = service.log
         self.name = handler.removeprefix("proxy:")
         self._address: str | tuple[str, int]
         port = int(found["port"] or DEFAULT_PORT)
@@ -109,27 +95,12 @@ class Backend:
 
     def run(self, request: Request, conn: Connection, script: Script) -> Response:
         """Have the backend run a script, and pass on its answer."""
-        variables = self._service.variables
-        environ = variables.base.copy()
-        variables.of_program(environ, request, conn, script)
-        exchange = None
-        try:
+
+        def start(environ: dict[str, str]) -> tuple[Head, _Exchange | bytes]:
             exchange, head = self._ask(_Asked(environ, request, conn, self._keep), request)
-            return answer(
-                head,
-                exchange.whole() or exchange,
-                request,
-                os.path.basename(script.filename),
-                lambda path, fields: self._service.redirect(request, conn, path, fields, environ),
-                lambda error: self._failed(error, conn),
-            )
-        except BaseException as error:
-            if exchange is not None:
-                exchange.close()
-            if not isinstance(error, ScriptFailed):
-                raise
-            self._failed(error, conn)
-            return page(error.status, request.method)
+            return head, exchange.whole() or exchange
+
+        return self._service.run_by(start, request, conn, script)
 
     def _ask(self, asked: _Asked, request: Request) -> tuple[_Exchange, Head]:
         """Send the request and read the head of its answer.
@@ -201,13 +172,6 @@ class Backend:
             self._idle.append(sock)
         else:
             sock.close()
-
-    def log(self, level: str, text: str, ah: str, conn: Connection) -> None:
-        """A line of the error log."""
-        self._errors.write(level, text, ah=ah, module="proxy_fcgi", client=conn.peer)
-
-    def _failed(self, error: ScriptFailed, conn: Connection) -> None:
-        self.log(error.level, str(error), error.ah, conn)
 
 
 class _Stale(Exception):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mpmkit.handlers import status_page
 from mpmkit.handlers.status_data import StatusData, built, format_g, format_uptime, local, version
-from mpmkit.http.messages import Request, Response, page, whole_number
+from mpmkit.http.messages import Request, Response, page, text, whole_number
 from mpmkit.http.target import split_host
 
 if TYPE_CHECKING:
@@ -111,14 +111,11 @@ class Status:
         data = StatusData(self._board(), self._extended, time.time())
         name = self._called(request)
         if "auto" in query:
-            kind, body = "text/plain", auto(data, name)
+            kind, body = b"text/plain", auto(data, name)
         else:
-            kind = "text/html"
-            body = status_page.html(data, name, conn.local[0])
+            kind, body = b"text/html", status_page.html(data, name, conn.local[0])
         raw = body.encode("latin-1", "xmlcharrefreplace")
-        fields = extra + b"Content-Length: %d\r\n" % len(raw)
-        after = f"Content-Type: {kind}; charset=ISO-8859-1\r\n\r\n".encode()
-        return Response(200, fields, after, b"" if request.method == "HEAD" else raw, len(raw))
+        return text(200, raw, kind + b"; charset=ISO-8859-1", request.method, extra)
 
     def _called(self, request: Request) -> str:
         """The server's name: Host as the client sent it, without the port."""

@@ -18,7 +18,8 @@ from stat import S_ISREG
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpmkit.handlers.gateway import Script, Variables, measured
+from mpmkit.handlers.gateway import Script, Variables
+from mpmkit.handlers.programs import measured
 from mpmkit.handlers.static import signature_of
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,

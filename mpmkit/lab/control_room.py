@@ -1,7 +1,7 @@
-"""The control room without its picture: what is chosen, what runs, what has been seen.
+"""The control room's model: what is chosen, what runs, what has been seen. It draws nothing.
 
     room = Room("event", ThreadsPerChild=10)
-    room.set("MaxRequestWorkers", "64")      # room.advice() says what httpd would correct
+    room.set("MaxRequestWorkers", "64")      # room.fields() says what httpd would correct
     room.start()
     room.start_load(users=50, keep_alive=True)
     room.crowd_size(100)
@@ -9,18 +9,15 @@
     room.graceful()                          # a new generation, with the directives set meanwhile
     room.close()
 
-Nothing here draws; `panel.py` does. Widget callbacks may run on several threads at once, and the
-watch and the load have threads of their own, so there are two locks: `_acting` lets one person at
-a time start, stop or restart the server (that takes a second), `_lock` guards the values and is
-held for moments only.
+Widget callbacks may run on several threads at once, and the watch and the load have threads of their
+own, so there are two locks: `_acting` lets one thread at a time start, stop or restart the server (that
+takes a second), `_lock` guards the values and is held for moments only.
 
-The directives lie in a file, as with httpd: start reads it, and graceful and restart read it again.
+The directives are in a file, as with httpd: start reads it, graceful and restart read it again.
 """
 
 from __future__ import annotations
 
-import math
-import re
 import shutil
 import tempfile
 import threading
@@ -31,80 +28,16 @@ from pathlib import Path
 from typing import Any
 
 import mpmkit
-from mpmkit.config.directives import (
-    MPMS,
-    SPECS,
-    DirectiveError,
-    Directives,
-    Note,
-    Setting,
-    Spec,
-    check,
-    from_keywords,
-    misread,
-)
+from mpmkit.config.directives import Directives
 from mpmkit.lab.clients import MOST, Crowd
-from mpmkit.lab.forms import BESIDE, MORE, PARTS, Field, LoadForm
+from mpmkit.lab.forms import DirectiveForm, Field, check_mpm
+from mpmkit.lab.frames import Probe, frame
+from mpmkit.lab.load_form import LoadForm
+from mpmkit.lab.running_load import RunningLoad
 from mpmkit.lab.watcher import Event, Recording, Sample, Watch
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
-from mpmkit.load.histogram import Histogram
-from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, Tick, run_load
 
-# The directives on the panel, in groups. Which of them an MPM knows, their bounds, defaults, units
-# and meaning come from the table in directives.py.
-GROUPS = (
-    (
-        "Processes and threads",
-        (
-            "StartServers",
-            "MinSpareServers",
-            "MaxSpareServers",
-            "MinSpareThreads",
-            "MaxSpareThreads",
-            "ThreadsPerChild",
-            "MaxRequestWorkers",
-            "ServerLimit",
-            "ThreadLimit",
-            "MaxConnectionsPerChild",
-            "AsyncRequestWorkerFactor",
-        ),
-    ),
-    (
-        "Connections",
-        (
-            "KeepAlive",
-            "KeepAliveTimeout",
-            "MaxKeepAliveRequests",
-            "Timeout",
-            "ListenBacklog",
-            "GracefulShutdownTimeout",
-        ),
-    ),
-)
-NAMES = tuple(name for _, names in GROUPS for name in names)
-
-# How far a slider goes where the table's bound is far beyond what a lab needs. The field beside the
-# slider takes every number, also those that httpd corrects.
-REACH = {
-    "StartServers": 32,
-    "MinSpareServers": 32,
-    "MaxSpareServers": 64,
-    "MinSpareThreads": 250,
-    "MaxSpareThreads": 500,
-    "ThreadsPerChild": 64,
-    "MaxRequestWorkers": 512,
-    "ServerLimit": 256,
-    "ThreadLimit": 128,
-    "MaxConnectionsPerChild": 1000,
-    "AsyncRequestWorkerFactor": 8,
-    "KeepAliveTimeout": 60,
-    "MaxKeepAliveRequests": 500,
-    "Timeout": 120,
-    "ListenBacklog": 1024,
-    "GracefulShutdownTimeout": 60,
-}
-
-# What the room serves, besides the samples: a script that waits, as for a database, and a file that
+# What the room serves, apart from the samples: a script that waits, as for a database, and a file that
 # a slow reader takes a while for.
 LARGE = 5_000_000  # bytes: more than the sockets hold, so that a slow reader holds up its server
 SLOW = 0.1  # seconds
@@ -119,10 +52,7 @@ def application(environ, start_response):
     return [b"done\\n"]
 '''
 
-LOAD_SECONDS = 600.0  # a load that nobody stops ends by itself
-PROBE_THINK = 0.25  # seconds between two questions of the probe: what a new client meets
-RECENT = 5.0  # seconds of the probe's answers that its percentiles are made of
-LIVE = 1.2  # seconds of the load's answers that its live percentiles are made of
+LOAD_SECONDS = 600.0  # a load that is not stopped ends by itself
 EVENTS = 200
 
 
@@ -136,38 +66,31 @@ class Room:
     """
 
     def __init__(self, mpm: str = "event", **directives: Any) -> None:
-        if mpm not in MPMS:
-            raise DirectiveError(f"{mpm!r} is not an MPM; use one of {', '.join(MPMS)}")
         self._acting = threading.RLock()
         self._lock = threading.RLock()
-        self._mpm = mpm
-        self._words: dict[str, str] = {}
+        self._form = DirectiveForm(mpm, **directives)
+        self._load_form = LoadForm()
         self._server: Server | None = None
         self._running_with: Directives | None = None
         self._applied: dict[str, str] = {}
         self._watch: Watch | None = None
-        self._probe: Crowd | None = None
+        self._probe: Probe | None = None
         self._crowd: Crowd | None = None
         self._crowd_wanted = (0, 60.0)
-        self._load: _Load | None = None
-        self._form = LoadForm()
-        self._told: list[Event] = []
-        self._watched = 0  # events of the running watch that are in _told
+        self._load: RunningLoad | None = None
+        self._events: list[Event] = []
+        self._watched = 0  # events of the running watch that are in _events
         self._began = time.monotonic()
-        self._message = ""
         self._closed = False
         self._home = tempfile.mkdtemp(prefix="mpmkit-room-")
         shutil.copytree(Path(mpmkit.__file__).with_name("htdocs"), self._root)
         (self._root / "slow.py").write_text(SLOW_SCRIPT)
         (self._root / "large.bin").write_bytes(bytes(LARGE))
-        # Also when nobody closes the room: the folder goes with the object or the interpreter.
+        # Also when the room is not closed: the folder goes with the object or the interpreter.
         self._tidy = weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
         self._frame: dict[str, Any] = {}
         self._history: list[dict[str, Any]] = []
-        self._waits: list[tuple[float, float]] = []  # (second, ms) of the probe's last answers
         self.on_frame: Callable[[dict[str, Any]], None] | None = None
-        for setting in from_keywords(mpm, **directives):
-            self._words[setting.name] = " ".join(setting.args)
 
     def __enter__(self) -> Room:
         return self
@@ -176,109 +99,42 @@ class Room:
         self.close()
 
     def __repr__(self) -> str:
-        return (
-            f"<control room: {self._server!r}>"
-            if self._server
-            else (f"<control room: {self._mpm}, stopped>")
-        )
+        return f"<control room: {self._server or f'{self.mpm}, stopped'!s}>"
 
     # -- what is chosen ---------------------------------------------------------------------------
 
     @property
     def mpm(self) -> str:
         """The chosen MPM. A running server keeps its own until it is stopped and started."""
-        return self._mpm
+        return self._form.mpm
 
     def choose(self, mpm: str) -> None:
-        """Another MPM, from the next start on. Raises DirectiveError if there is none of the name."""
-        if mpm not in MPMS:
-            raise DirectiveError(f"{mpm!r} is not an MPM; use one of {', '.join(MPMS)}")
+        """Another MPM, from the next start on. Raises DirectiveError if it does not exist."""
         with self._lock:
-            self._mpm = mpm
+            self._form.mpm = check_mpm(mpm)
 
-    def set(self, name: str, value: str | int | float | bool | None) -> None:
+    def set(self, name: str, value: str | float | bool | None) -> None:
         """A directive's value, as words of a configuration line; None or "" for the default.
 
-        A value httpd can't read is kept all the same: `advice` says what is wrong, and start
-        refuses. Raises DirectiveError only for a directive that the panel does not have.
+        A value that httpd cannot read is kept: its field says what is wrong, and start refuses it.
+        Raises DirectiveError only for a directive that does not exist.
         """
-        spec = SPECS.get(name.lower())
-        if spec is None:
-            raise DirectiveError(f"there is no directive {name!r}")
-        if isinstance(value, bool):
-            value = "On" if value else "Off"
         with self._lock:
-            if value is None or str(value).strip() == "":
-                self._words.pop(spec.name, None)
-            else:
-                self._words[spec.name] = str(value).strip()
-
-    def settings(self) -> list[Setting]:
-        """What was set, as far as the chosen MPM has such a directive."""
-        with self._lock:
-            return [
-                Setting(name, (words,))
-                for name, words in self._words.items()
-                if self._mpm in SPECS[name.lower()].mpms
-            ]
-
-    def advice(self) -> tuple[Directives | None, dict[str, list[str]]]:
-        """What httpd makes of the settings: effective directives (None if it would refuse them),
-        and its messages by directive; those that belong to none are under ""."""
-        said: dict[str, list[str]] = {}
-        with self._lock:
-            running = self._running_with if self._server_runs() else None
-            if running is not None and running.mpm != self._mpm:
-                running = None
-        try:
-            effective, notes = check(self._mpm, self.settings(), running=running)
-        except DirectiveError as error:
-            for problem in error.problems:
-                said.setdefault(problem.directive, []).append(problem.text)
-            return None, said
-        for note in notes:
-            said.setdefault(_about(note), []).append(str(note))
-        return effective, said
+            self._form.set(name, value)
 
     def fields(self) -> list[Field]:
-        """The panel's directives for the chosen MPM, with values and httpd's messages."""
-        effective, said = self.advice()
-        defaults, _ = check(self._mpm)
-        made = []
-        for group, names in GROUPS:
-            for name in names:
-                spec = SPECS[name.lower()]
-                if self._mpm not in spec.mpms:
-                    continue
-                value = self._words.get(name, "")
-                words = (misread(name, value) if value else "", *said.get(name, ()))
-                default = _written(getattr(defaults, spec.attribute))
-                used = "" if effective is None else _written(getattr(effective, spec.attribute))
-                made.append(
-                    _field(
-                        spec,
-                        group,
-                        self._mpm,
-                        default,
-                        value,
-                        tuple(filter(None, words)),
-                        used,
-                        effective is None and name in said,
-                    )
-                )
-        return made
+        """The directives of the chosen MPM, with values and httpd's messages."""
+        with self._lock:
+            return self._form.fields(self._running_with if self._server_runs() else None)
 
     def unapplied(self) -> list[str]:
-        """Directives changed since the running server read its file: graceful brings them in."""
+        """Directives changed since the running server read its file: graceful brings them in. None
+        while another MPM is chosen: that takes a start."""
         with self._lock:
-            if not self._server_runs():
+            if not self._server_runs() or self._server.mpm != self.mpm:  # type: ignore[union-attr]
                 return []
-            now = {setting.name: setting.args[0] for setting in self.settings()}
-            return sorted(
-                name
-                for name in now.keys() | self._applied.keys()
-                if now.get(name) != self._applied.get(name)
-            )
+            changed = self._form.words().items() ^ self._applied.items()
+            return sorted({name for name, _ in changed})
 
     # -- the server -------------------------------------------------------------------------------
 
@@ -288,32 +144,32 @@ class Room:
         return self._server if self._server_runs() else None
 
     def start(self) -> None:
-        """Start the chosen MPM with the settings; a running server is stopped before.
+        """Start the chosen MPM with the directives. A running server is stopped first; a load that
+        ran on it goes on with the new one.
 
         Raises DirectiveError for what httpd would refuse, LaunchError when it does not start.
         """
         with self._acting:
             if self._closed:
                 raise LaunchError("this control room was closed; make another")
-            effective, said = self.advice()
-            if effective is None:
-                raise DirectiveError("; ".join(text for texts in said.values() for text in texts))
+            effective, loaded = self._form.checked(), self.loading
             self._end_server()
             applied = self._write_conf()
-            server = launch(self._mpm, conf=self._conf, document_root=self._root)
+            server = launch(self.mpm, conf=self._conf, document_root=self._root)
             with self._lock:
                 self._server, self._running_with, self._applied = server, effective, applied
                 self._began = time.monotonic()
                 self._history.clear()
-                self._waits.clear()
-                self._told = [Event(0.0, "note", f"start {self._mpm}, pid {server.pid}")]
+                self._events = [Event(0.0, "note", f"start {self.mpm}, pid {server.pid}")]
                 self._watched = 0
                 self._watch = Watch(server, on_sample=self._seen, on_end=self._ended)
-                self._probe = Crowd(server.url, 1, think=PROBE_THINK, keep=False)
+                self._probe = Probe(server.url)
                 count, think = self._crowd_wanted
                 self._crowd = Crowd(server.url, count, think=think)
                 watch = self._watch
             watch.start()
+            if loaded and not any(field.refused for field in self.load_fields()):
+                self.start_load()
 
     def graceful(self) -> None:
         """USR1: the file is read again, a new generation starts, the old one finishes."""
@@ -328,16 +184,14 @@ class Room:
             server = self.server
             if server is None:
                 raise LaunchError(f"no server runs; start one before {word}")
-            effective, said = self.advice()
-            if server.mpm != self._mpm:
+            if server.mpm != self.mpm:
                 raise LaunchError(f"{word} cannot change the MPM: stop and start")
-            if effective is None:
-                raise DirectiveError("; ".join(text for texts in said.values() for text in texts))
+            effective = self._form.checked(self._running_with)
             applied = self._write_conf()
             server.signal(word)
             with self._lock:
                 self._running_with, self._applied = effective, applied
-            self._note(word)
+            self.note(word)
 
     def stop(self) -> None:
         """TERM, and the load ends, too. Without a server nothing happens."""
@@ -365,7 +219,7 @@ class Room:
             ran = server.running
             server.stop()
             if ran:
-                self._note("stop")
+                self.note("stop")
             with self._lock:
                 self._frame = {}
 
@@ -373,7 +227,7 @@ class Room:
         """The server ended without our doing: say so, and clear away what belonged to it."""
         server = self._server
         if server is not None:
-            self._note(f"the server has ended with status {server._process.poll()}")
+            self.note(f"the server has ended with status {server._process.poll()}")
             # Not in this thread: it is the watch's, and stopping waits for the load's.
             threading.Thread(target=self._clear_away, args=(server,), daemon=True).start()
 
@@ -396,23 +250,22 @@ class Room:
         return Path(self._home) / "htdocs"
 
     def _write_conf(self) -> dict[str, str]:
-        settings = self.settings()
-        self._conf.write_text("".join(f"{s.name} {s.args[0]}\n" for s in settings))
-        return {setting.name: setting.args[0] for setting in settings}
+        words = self._form.words()
+        self._conf.write_text("".join(f"{name} {value}\n" for name, value in words.items()))
+        return words
 
     # -- the load ---------------------------------------------------------------------------------
 
     def load_set(self, name: str, value: Any) -> None:
-        """One field of the load (`mpmkit.lab.forms`): text as on the panel, or what LoadProfile
-        takes. Holds from the next `start_load` or `renew_load` on. Raises ProfileError for an
-        unknown name only."""
+        """One field of the load: text as on the form, or what LoadProfile takes. Holds from the next
+        `start_load` or `renew_load` on. Raises ProfileError for an unknown name only."""
         with self._lock:
-            self._form.set(name, value)
+            self._load_form.set(name, value)
 
     def load_fields(self) -> list[Field]:
         """The load's fields that apply now, with what is wrong with them."""
         with self._lock:
-            return self._form.fields()
+            return self._load_form.fields()
 
     def start_load(self, *, duration: float = LOAD_SECONDS, **fields: Any) -> None:
         """Locust's users against the running server, until `stop_load`.
@@ -424,40 +277,32 @@ class Room:
         """
         with self._acting:
             with self._lock:
-                form = self._form.copy()
+                form = self._load_form.copy()
             for name, value in fields.items():
                 form.set(name, value)
             profile = form.profile(min(duration, LOAD_SECONDS))
             with self._lock:
-                for name, value in fields.items():
-                    self._form.set(name, value)
+                self._load_form = form
             server = self.server
             if server is None:
                 raise LaunchError("no server runs; start one before the load")
             self._end_load()
-            load = _Load(server.url, profile, self._note)
+            load = RunningLoad(server.url, profile, self.note)
             with self._lock:
                 self._load = load
-            share = profile.keep_share
-            way = (
-                "kept connections"
-                if share == 1
-                else "a new connection each"
-                if not share
-                else f"{share:.0%} kept connections"
+            connections = {0.0: "a new connection each", 1.0: "kept connections"}.get(
+                profile.keep_share, f"{profile.keep_share:.0%} kept connections"
             )
-            more = form.told((MORE, PARTS, BESIDE))
             page = "a mix" if profile.mix else profile.path
-            self._note(
-                f"load: {profile.users} users, {page}, {way}" + (f", {more}" if more else "")
-            )
+            parts = (f"{profile.users} users", page, connections, form.summary())
+            self.note(f"load: {', '.join(filter(None, parts))}")
 
     def renew_load(self) -> bool:
         """A load that runs goes on as the form says now; True if that was so. Without a load, or
         with a value on the form that is refused, nothing happens.
 
-        Whether one runs is asked when it is our turn to act: a value that changes while the load
-        before it is still on its way out must not be lost.
+        Whether a load runs is looked up under the lock: a value that changes while the load before it
+        is still ending must not be lost.
         """
         with self._acting:
             if not self.loading or any(field.refused for field in self.load_fields()):
@@ -483,7 +328,7 @@ class Room:
         return load is not None and load.running
 
     def crowd_size(self, count: int, think: float | None = None) -> None:
-        """So many browsers, each with a kept connection; `think` seconds between two questions.
+        """So many browsers, each with a kept connection; `think` seconds between two requests.
 
         The number holds for the next server, too. Raises ValueError out of range.
         """
@@ -519,245 +364,49 @@ class Room:
         """[second, kind, text] of the last events."""
         with self._lock:
             self._take_events()
-            return [[round(event.t, 1), event.kind, event.text] for event in self._told[-EVENTS:]]
+            return [[round(event.t, 1), event.kind, event.text] for event in self._events[-EVENTS:]]
 
     def status(self) -> dict[str, Any]:
-        """What runs, for the panel's head."""
+        """What is chosen and what runs, as plain values."""
         with self._lock:
             server = self.server
             return {
-                "mpm": self._mpm,
+                "mpm": self.mpm,
                 "running": server is not None,
                 "running_mpm": server.mpm if server else "",
                 "pid": server.pid if server else 0,
                 "url": server.url if server else "",
                 "unapplied": self.unapplied(),
                 "loading": self.loading,
-                "load_more": self._form.told(),
+                "load_summary": self._load_form.summary(),
                 "began": round(self._began, 3),
                 "browsers": self._crowd_wanted[0],
                 "think": self._crowd_wanted[1],
             }
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """An event in words, at the present time."""
         with self._lock:
             self._take_events()
-            self._told.append(Event(time.monotonic() - self._began, "note", text))
-            del self._told[:-EVENTS]
+            self._events.append(Event(time.monotonic() - self._began, "note", text))
+            del self._events[:-EVENTS]
 
     def _take_events(self) -> None:
         if self._watch is not None:
             new = self._watch.events[self._watched :]
             self._watched += len(new)
-            self._told += new
+            self._events += new
 
     def _seen(self, sample: Sample, board: ScoreboardView) -> None:
         """The watch's callback: make a frame of what it saw."""
-        probe, load = self._probe, self._load
-        waits = self._waits
-        if probe is not None:
-            waits += [(sample.t, 1000 * seconds) for seconds in probe.take()]
-            # While the probe waits, its wait so far is the best that is known of the answer.
-            if (waiting := probe.longest_wait()) > PROBE_THINK:
-                waits.append((sample.t, 1000 * waiting))
-        while waits and waits[0][0] < sample.t - RECENT:
-            waits.pop(0)
-        newest = sorted(ms for _, ms in waits)
         if self._crowd is not None:
             self._crowd.take()
-        figures: dict[str, float | None] = {
-            "t": sample.t,
-            "qps": sample.qps,
-            "service_ms": sample.service_ms,
-            "wait_p50_ms": newest[len(newest) // 2] if newest else None,
-            "wait_ms": newest[int(0.99 * len(newest))] if newest else None,
-            **(load.live() if load is not None and load.running else _Load.NOTHING),
-            "processes": sample.processes,
-            "threads": sample.threads,
-            "idle": sample.idle,
-            "busy": sample.busy,
-            "reading": sample.reading,
-            "writing": sample.writing,
-            "keep_alive": sample.keep_alive,
-            "parked": sample.parked,
-            "closing": sample.closing,
-            "queue": sample.queue,
-            "pss_mb": sample.pss_mb,
-        }
-        figures = {
-            name: None if value is None or value != value else round(value, 3)
-            for name, value in figures.items()
-        }
-        letters = board.letters
-        rows = [
-            [
-                row.slot,
-                row.pid,
-                row.generation,
-                row.quiescing,
-                row.not_accepting,
-                letters[row.slot],
-                row.keep_alive + row.write_completion + row.lingering_close,
-            ]
-            for row in board.snapshot.processes
-            if row.pid
-        ]
-        frame = {
-            "figures": figures,
-            "rows": rows,
-            "slots": board.process_limit,
-            "threads": board.threads_per_child,
-            "generation": sample.generation,
-            "mpm": board.mpm,
-            "accesses": sample.accesses,
-        }
+        made = frame(sample, board, self._load, self._probe)
         with self._lock:
-            frame["events"] = self.events()[-40:]
-            self._frame = frame
-            self._history.append(figures)
+            made["events"] = self.events()[-40:]
+            self._frame = made
+            self._history.append(made["figures"])
             del self._history[:-600]
             tell = self.on_frame
         if tell is not None:
-            tell(frame)
-
-
-class _Load:
-    """`run_load` in a thread, with a way to stop it and what it gets meanwhile."""
-
-    NOTHING = dict.fromkeys(
-        ("load_qps", "load_failed", "load_p50_ms", "load_p95_ms", "load_p99_ms"), math.nan
-    )
-
-    def __init__(self, url: str, profile: Any, note: Callable[[str], None]) -> None:
-        self.profile = profile
-        self._note = note
-        self._stop = threading.Event()
-        self._ticks: list[Tick] = []
-        self._thread = threading.Thread(
-            target=self._run, args=(url,), name="mpmkit-load", daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
-
-    def live(self) -> dict[str, float]:
-        """Good answers and failures per second and percentiles of latency, over about the last
-        second; NaN for what is not known."""
-        ticks = list(self._ticks)
-        ticks = [tick for tick in ticks if tick.end > ticks[-1].end - LIVE]
-        seconds = ticks[-1].end - ticks[0].begin if ticks else 0.0
-        if seconds <= 0:
-            return self.NOTHING
-        found = Histogram()
-        for tick in ticks:
-            found.merge(tick.counted)
-        told = {
-            "load_qps": len(found) / seconds,
-            "load_failed": sum(tick.failures.total() for tick in ticks) / seconds,
-        }
-        for percent in (50, 95, 99):
-            told[f"load_p{percent}_ms"] = (
-                found.percentile(percent) / 1e6 if len(found) else math.nan
-            )
-        return told
-
-    def stop(self) -> None:
-        self._stop.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    def _tick(self, tick: Tick) -> None:
-        self._ticks.append(tick)
-        del self._ticks[:-10]
-
-    def _progress(self, done: int, seconds: float) -> None:
-        if self._stop.is_set():
-            # What Ctrl-C does in the foreground: the generator is ended with care, and what it
-            # measured comes along.
-            raise KeyboardInterrupt
-
-    def _run(self, url: str) -> None:
-        run: LoadRun | None
-        try:
-            run = run_load(
-                url, profile=self.profile, on_progress=self._progress, on_tick=self._tick
-            )
-        except LoadInterrupted as stopped:
-            run = stopped.run
-        except (LoadError, ValueError, OSError) as error:
-            self._note(f"load: {error}")
-            return
-        if run is None or not run.requests:
-            self._note("load: ended before its first answer")
-            return
-        failed = f", {run.failures:,} failed" if run.failures else ""
-        bound = (
-            ", the generator was the limit"
-            if run.generator_bound
-            else ", the machine, which the load shares with the server, was the limit"
-            if run.generator_starved
-            else ""
-        )
-        self._note(
-            f"load ended: {run.qps:,.0f}/s, p50 {run.latency_ms(50):.3g} ms, "
-            f"p99 {run.latency_ms(99):.3g} ms{failed}{bound}"
-        )
-
-
-# -- helpers --------------------------------------------------------------------------------------
-
-
-def _about(note: Note) -> str:
-    """The panel's directive that a note is about: its text begins with the name."""
-    first = re.match(r"[A-Za-z]+", note.text)
-    return first[0] if first and first[0] in NAMES else ""
-
-
-def _written(value: Any) -> str:
-    """A directive's value as it is written in a file."""
-    if isinstance(value, bool):
-        return "On" if value else "Off"
-    if isinstance(value, float):
-        return f"{value:g}" if value >= 1 or value == 0 else f"{value * 1000:.0f}ms"
-    return str(value)
-
-
-def _field(
-    spec: Spec,
-    group: str,
-    mpm: str,
-    default: str,
-    value: str,
-    advice: tuple[str, ...],
-    used: str,
-    refused: bool,
-) -> Field:
-    kinds = {"On|Off": "switch", "time": "time", "factor": "factor"}
-    kind = kinds.get(spec.takes, "number")
-    low = 0.0 if spec.low is None else float(spec.low)
-    if kind == "factor":
-        low = 1.0
-    high = spec.high_for(mpm)
-    reach = float(min(REACH.get(spec.name, 1), high or math.inf))
-    if advice:
-        used = used if used != (value or default) else ""
-    else:
-        used = ""
-    return Field(
-        spec.name,
-        group,
-        kind,
-        spec.unit,
-        spec.doc,
-        default,
-        low,
-        high,
-        reach,
-        0.5 if kind in ("time", "factor") else 1.0,
-        value,
-        advice,
-        used,
-        refused,
-    )
+            tell(made)

@@ -1,16 +1,23 @@
-// The control room in the browser: controls on the left, the scoreboard and its history on the right.
+// The scoreboard and its history in the browser, on two canvases; the form around them is ipywidgets'.
 //
-// Python sends `frame` (a sample and the letters), `status` and `fields`; this file paints. What is
-// clicked goes back as {do: "start"} and the like; panel.py has the list. Everything that repeats is
-// painted on a canvas: a scoreboard of 400 slots is 400 rectangles, not 400 elements.
+// Python sends `frame` (a sample and the letters) and `status`; this file paints. A scoreboard of 400
+// slots is 400 rectangles, not 400 elements. The room is reported to Python as long as it is shown.
 
 const WINDOW = 60;        // seconds of history shown
 const GUTTER = 172;       // pixels for the names on the left of scoreboard and strips
+const NARROW = 62;        // the same where only a slot's number has room
 const STRIP = 43;         // height of one strip
+const HERE = 5000;        // ms between two reports
+const FORM = ".mk-head, .mk-load, .mk-side";
+const SILENT = 10000;     // ms without a frame of a running server, after which that is shown
+const FONT = "12px system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
 // One word for each letter; the whole sentence (states.WORDS) is the title.
 const SHORT = { _: "idle", R: "reading", W: "writing", K: "keep-alive", C: "closing", L: "logging",
   S: "starting", G: "finishing" };
-const HERE = 5000;        // ms between two signs of life
+const ENDED = "The kernel of this control room has ended, and with it its server and its load. Run this "
+  + "cell again for a new control room.";
+const NO_WORD = "The kernel sends nothing any more. If it was shut down, its server has ended with it: "
+  + "start it, and run this cell again.";
 
 const STRIPS = [
   { name: "requests/s", digits: 0, lines: [
@@ -46,236 +53,39 @@ function make(tag, name, text) {
   return node;
 }
 
+// Plain keys belong to the focused control, and JupyterLab takes none of them as a shortcut (d d would
+// delete the cell). Keys with Ctrl or Cmd pass. Lab looks for this mark on the focused element first.
+function keepKeys(event) {
+  if (!event.target.closest?.(".mk-room")) return;
+  const plain = !event.ctrlKey && !event.metaKey;
+  event.target.toggleAttribute("data-lm-suppress-shortcuts", plain);
+}
+
+function inkOn(colour) {
+  const [r, g, b] = [1, 3, 5].map((i) => parseInt((colour || "#ffffff").slice(i, i + 2), 16));
+  return 0.299 * r + 0.587 * g + 0.114 * b < 140 ? "#ffffff" : "#111111";
+}
+
 function render({ model, el }) {
   const view = Math.random().toString(36).slice(2);
-  const say = (message) => model.send({ ...message, view });
+  const say = (what) => model.send({ do: what, view });
+  const status = () => model.get("status");
   let history = [];
   let events = [];
 
-  // ---- the frame of the page
-
-  el.classList.add("mk");
-  const room = make("div", "mk-room");
-  room.dataset.lmSuppressShortcuts = "true";  // Enter and letters are ours, not Lab's shortcuts
-  const head = make("div", "mk-head");
-  const load = make("div", "mk-load");
-  const side = make("div", "mk-side");
-  const main = make("div", "mk-main");
-  const note = make("div", "mk-note");
-  note.setAttribute("role", "status");
   const board = make("canvas", "mk-board");
   const legend = make("div", "mk-legend");
   const strips = make("canvas", "mk-strips");
-  const log = make("ol", "mk-log");
+  const ended = make("div", "mk-ended");
+  ended.setAttribute("role", "alert");
   board.setAttribute("role", "img");
   strips.setAttribute("role", "img");
-  const mind = make("div", "mk-mind", model.get("palette").mind);  // on a small machine
-  main.append(board, legend, strips, mind);
-  room.append(head, load, note, side, main, log);
-  el.append(room);
-
-  // ---- head: MPM, buttons, state
-
-  const choices = make("div", "mk-choices");
-  choices.setAttribute("role", "radiogroup");
-  choices.setAttribute("aria-label", "MPM");
-  for (const mpm of ["prefork", "worker", "event"]) {
-    const button = make("button", "mk-mpm", mpm);
-    button.dataset.mpm = mpm;
-    button.setAttribute("role", "radio");
-    button.onclick = () => say({ do: "choose", mpm });
-    choices.append(button);
-  }
-  head.append(choices);
-  const buttons = {};
-  for (const [name, text, title] of [
-    ["start", "Start", "Start the chosen MPM with these directives"],
-    ["graceful", "Graceful", "USR1: read the directives again; the old generation finishes"],
-    ["restart", "Restart", "HUP: read the directives again; connections are cut"],
-    ["stop", "Stop", "TERM: end the server, and the load"]]) {
-    const button = make("button", `mk-button mk-${name}`, text);
-    button.dataset.do = name;
-    button.title = title;
-    button.onclick = () => say({ do: name });
-    buttons[name] = button;
-    head.append(button);
-  }
-  const state = make("span", "mk-state");
-  head.append(state);
-
-  // ---- load: a form like the directives', its first line always seen, the rest on demand
-
-  const slider = (low, high, step, value, label) => {
-    const input = make("input");
-    Object.assign(input, { type: "range", min: low, max: high, step, value });
-    input.setAttribute("aria-label", label);
-    return input;
-  };
-  const asked = make("div", "mk-asked");
-  const loadButton = make("button", "mk-button mk-go", "Start load");
-  loadButton.dataset.do = "load";
-  loadButton.onclick = () => say({ do: status().loading ? "unload" : "load" });
-  const more = make("details", "mk-more");
-  const moreTold = make("summary", "");
-  const moreFields = make("div", "mk-parts");
-  more.append(moreTold, moreFields);
-  const crowdCount = slider(0, 300, 1, 0, "browsers that keep a connection");
-  const crowdText = make("output", "mk-value");
-  const crowdThink = slider(-1, 6, 0.5, 6, "seconds that a browser thinks");
-  const thinkText = make("output", "mk-value");
-  crowdCount.dataset.load = "browsers";
-  crowdThink.dataset.load = "think";
-  const think = () => Number((2 ** Number(crowdThink.value)).toPrecision(2));
-  const crowd = make("span", "mk-pair");
-  const crowdName = make("span", "mk-name", "Browsers");
-  crowd.title = "Each keeps its connection, asks, thinks so many seconds, and asks again";
-  crowd.append(crowdName, crowdCount, crowdText, make("span", "mk-name", "think"), crowdThink,
-    thinkText);
-  load.append(make("b", "", "Load"), asked, loadButton, crowd, more);
-  const showLoad = () => {
-    crowdText.textContent = crowdCount.value;
-    thinkText.textContent = `${think()} s`;
-  };
-  let crowdTimer = 0;
-  const sendCrowd = () => {
-    showLoad();
-    clearTimeout(crowdTimer);
-    crowdTimer = setTimeout(() => {
-      crowdTimer = 0;
-      say({ do: "crowd", count: Number(crowdCount.value), think: think() });
-    }, 120);
-  };
-  crowdCount.oninput = crowdThink.oninput = sendCrowd;
-  showLoad();
-
-  let loadRows = {}, loadShown = "";
-  function loadFields() {
-    const list = model.get("load");
-    const { first } = model.get("palette");
-    const names = list.map((f) => f.name).join();
-    if (names !== loadShown) {
-      const focus = document.activeElement?.closest?.("[data-field]")?.dataset.field;
-      loadShown = names;
-      const kept = loadRows;  // a row that stays keeps its place under the pointer
-      loadRows = {};
-      asked.replaceChildren();
-      moreFields.replaceChildren();
-      let part, group = "";
-      for (const field of list) {
-        loadRows[field.name] = kept[field.name]
-          || row(field, (value) => say({ do: "load_set", name: field.name, value }), true);
-        if (field.group !== group && field.group !== first) {
-          part = make("div", "mk-part");
-          part.append(make("h4", "", field.group));
-          moreFields.append(part);
-        }
-        group = field.group;
-        (group === first ? asked : part).append(loadRows[field.name].node);
-      }
-      if (focus && loadRows[focus]) loadRows[focus].node.querySelector("select, input")?.focus();
-    }
-    for (const field of list) loadRows[field.name].fill(field);
-    const wrong = list.filter((field) => field.group !== first && field.refused).length;
-    const told = wrong ? `${wrong} to mend` : status().load_more;
-    moreTold.textContent = told ? `More: ${told}`
-      : "More: open loop, think time, a mix, slow readers, idle holders";
-    moreTold.classList.toggle("mk-wrong", wrong > 0);
-  }
-
-  // ---- directives: a row each, made once for an MPM and then only filled
-
-  let rows = {};
-  let shown = "";
-  function fields() {
-    const list = model.get("fields");
-    const names = list.map((f) => f.name).join();
-    if (names !== shown) {
-      shown = names;
-      rows = {};
-      side.replaceChildren();
-      let group = "";
-      for (const field of list) {
-        if (field.group !== group) {
-          group = field.group;
-          side.append(make("h4", "", group));
-        }
-        rows[field.name] = row(field, (value) => say({ do: "set", name: field.name, value }));
-        side.append(rows[field.name].node);
-      }
-    }
-    for (const field of list) rows[field.name].fill(field);
-  }
-
-  // A field: its name, a slider where it has one, its value, and what is wrong with that. `lazy`: a
-  // slider tells when it is let go, not while it moves.
-  function row(field, tell, lazy) {
-    const node = make("div", `mk-field mk-kind-${field.kind}`);
-    node.dataset[lazy ? "field" : "directive"] = field.name;
-    const name = make("label", "mk-name", field.label || field.name);
-    const advice = make("div", "mk-advice");
-    const reset = make("button", "mk-reset", "×");
-    reset.title = "back to the default";
-    let timer = 0;
-    const send = (value, wait) => {
-      clearTimeout(timer);
-      timer = setTimeout(() => tell(value), wait);
-    };
-    reset.onclick = () => send(null, 0);
-    let range, box;
-    if (field.kind === "switch") {
-      box = make("input");
-      box.type = "checkbox";
-      box.onchange = () => send(box.checked ? "On" : "Off", 0);
-    } else if (field.kind === "choice") {
-      box = make("select");
-      box.onchange = () => send(box.value, 0);
-    } else {
-      range = slider(field.low, field.reach, field.step, field.low, field.label || field.name);
-      box = make("input", "mk-number");
-      box.type = "text";
-      box.inputMode = "decimal";
-      range.oninput = () => { box.value = range.value; if (!lazy) send(range.value, 120); };
-      if (lazy) range.onchange = () => send(range.value, 0);
-      box.onchange = () => send(box.value, 0);
-      box.onkeydown = (event) => { if (event.key === "Enter") box.onchange(); };
-    }
-    box.setAttribute("aria-label", `${field.label || field.name}, value`);
-    node.append(name, ...(range ? [range] : []), box, reset, advice);
-    let choices = "";
-    return {
-      node,
-      fill(now) {
-        const text = now.value || now.default;
-        const bound = now.high === null ? `${now.low} or more` : `${now.low} to ${now.high}`;
-        const said = { switch: "On or Off", choice: "" }[now.kind] ?? bound;
-        name.title = `${now.doc}.\n${said}${said && now.unit ? `, in ${now.unit}` : ""}`
-          + `${now.default && now.kind !== "choice" ? `; default ${now.default}` : ""}`;
-        node.classList.toggle("mk-set", now.value !== "");
-        if (now.kind === "choice") {
-          if (JSON.stringify(now.choices) !== choices) {
-            choices = JSON.stringify(now.choices);
-            box.replaceChildren(...now.choices.map(([value, words]) => {
-              const option = make("option", "", words);
-              option.value = value;
-              return option;
-            }));
-          }
-          box.value = text;
-        } else if (range) {
-          if (document.activeElement !== box) box.value = text;
-          const number = /ms$/.test(text) ? parseFloat(text) / 1000 : parseFloat(text);
-          if (!range.matches(":active") && !Number.isNaN(number)) range.value = number;
-        } else box.checked = text.toLowerCase() === "on";
-        advice.textContent = now.advice.join("\n");
-        advice.classList.toggle("mk-wrong", now.refused);
-      },
-    };
-  }
+  el.append(ended, board, legend, strips, make("div", "mk-caveat", model.get("palette").caveat));
 
   // ---- colours of the page we are on
 
   function colours() {
-    const style = getComputedStyle(room);
+    const style = getComputedStyle(el);
     const paper = style.getPropertyValue("--mk-paper").trim() || "#ffffff";
     const probe = document.createElement("canvas").getContext("2d");
     probe.fillStyle = paper;
@@ -288,6 +98,7 @@ function render({ model, el }) {
       name, paper, grey, letters: letters[name], mpms: mpms[name],
       ink: name === "dark" ? "#e8e8e8" : "#222222",
       faint: name === "dark" ? "#343a43" : "#e4e7ea",
+      slot: name === "dark" ? "#565f6b" : "#d3d8dd",
       warn: name === "dark" ? "#ff8a5c" : "#c2410c",
       parked: name === "dark" ? "#7d6a35" : "#f3d9a0",
     };
@@ -310,12 +121,11 @@ function render({ model, el }) {
     g.textBaseline = "middle";
     return g;
   }
-  const FONT = "12px system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
 
   // ---- the scoreboard
 
   function paintBoard(frame, c) {
-    const width = main.clientWidth;
+    const width = el.clientWidth;
     if (!frame.rows) {
       const g = canvas(board, width, 76);
       g.fillStyle = c.grey;
@@ -350,18 +160,17 @@ function render({ model, el }) {
       const last = Math.max(frame.slots, ...frame.rows.map((row) => row[0] + 1));
       // Side by side, all leave the room that event's parked connections need: rows stay level.
       const tail = frame.mpm === "event" || status().linked ? 64 : 0;
-      // as many columns of rows as give the largest cells
-      let columns = 1, size = 0;
-      for (let n = 1; n <= 6; n += 1) {
-        const wide = (Math.floor((width - 8) / n) - (n > 1 ? 62 : GUTTER) - tail - 8) / frame.threads;
+      // One column of rows with their pids if its cells are large enough, or what has the largest.
+      let columns = 1, size = 0, gutter = GUTTER;
+      for (const [n, names] of [[1, GUTTER], ...[1, 2, 3, 4, 5, 6].map((many) => [many, NARROW])]) {
+        const wide = (Math.floor((width - 8) / n) - names - tail - 8) / frame.threads;
         const fits = Math.floor(Math.min(18, wide, 216 / Math.ceil(last / n) - 1));
-        if (fits > size) [columns, size] = [n, fits];
+        if (fits > size && size < 10) [columns, size, gutter] = [n, fits, names];
       }
       size = Math.max(size, 3);
       const high = Math.max(size + 1, 12);
       const per = Math.ceil(last / columns);
       const each = Math.floor((width - 8) / columns);
-      const gutter = columns > 1 ? 62 : GUTTER;
       g = canvas(board, width, Math.max(per * high + 6, 40));
       for (let slot = 0; slot < last; slot += 1) {
         const row = bySlot.get(slot);
@@ -370,7 +179,7 @@ function render({ model, el }) {
         const middle = y + high / 2;
         g.fillStyle = row ? c.ink : c.grey;
         const told = !row ? "" : row[3] ? " leaving" : row[4] ? " full" : "";
-        const pid = columns > 1 ? "" : row ? `  pid ${row[1]}` : "";
+        const pid = row && gutter === GUTTER ? `  pid ${row[1]}` : "";
         g.globalAlpha = row ? 1 : 0.6;
         g.fillText(`${slot}${pid}${told}`, x + 8, middle);
         g.globalAlpha = 1;
@@ -426,7 +235,7 @@ function render({ model, el }) {
   function cell(g, c, x, y, size, letter, old) {
     const side = size - (size > 5 ? 2 : 1);
     if (letter === ".") {
-      g.strokeStyle = c.faint;
+      g.strokeStyle = c.slot;
       g.lineWidth = 1;
       g.strokeRect(x + 0.5, y + 0.5, side - 1, side - 1);
       return;
@@ -448,15 +257,10 @@ function render({ model, el }) {
     }
   }
 
-  function inkOn(colour) {
-    const [r, g, b] = [1, 3, 5].map((i) => parseInt((colour || "#ffffff").slice(i, i + 2), 16));
-    return 0.299 * r + 0.587 * g + 0.114 * b < 140 ? "#ffffff" : "#111111";
-  }
-
   // ---- the history: strips over one time axis
 
   function paintStrips(frame, c) {
-    const width = main.clientWidth;
+    const width = el.clientWidth;
     const height = STRIPS.length * STRIP + 20;
     const g = canvas(strips, width, height);
     if (!history.length) {
@@ -561,14 +365,14 @@ function render({ model, el }) {
         const number = v === null ? "–" : v.toLocaleString("en", {
           maximumFractionDigits: v >= 100 ? 0 : v < 1 && strip.digits ? 2 : strip.digits });
         const text = strip.stack ? `${line.label} ${number}` : `${number} ${line.label}`;
-        if (x > 8 && x + 10 + g.measureText(text).width > left - (row > top + 20 ? 20 : 4)) {
+        if (x > 8 && x + 17 + g.measureText(text).width > left - (row > top + 20 ? 20 : 4)) {
           x = 8;
           row += 13;
         }
-        swatch(g, of(line.role, c, frame.mpm), x, row);
+        swatch(g, of(line.role, c, frame.mpm), x, row, strip.stack ? null : line.dash || []);
         g.fillStyle = c.ink;
-        g.fillText(text, x + 10, row);
-        x += g.measureText(text).width + 18;
+        g.fillText(text, x + 17, row);
+        x += g.measureText(text).width + 23;
         told.push(`${strip.name}: ${text}`);
       }
       g.font = FONT;
@@ -626,9 +430,20 @@ function render({ model, el }) {
   // Of the kept-alive connections, those without a thread: all of event's.
   const keptParked = (f) => Math.min(f.parked, f.keep_alive);
 
-  function swatch(g, colour, x, y) {
-    g.fillStyle = colour;
-    g.fillRect(x, y - 3.5, 7, 7);
+  // A piece of the line, dashed as it is; of a stack, a square.
+  function swatch(g, colour, x, y, dash) {
+    g.fillStyle = g.strokeStyle = colour;
+    if (!dash) {
+      g.fillRect(x + 4, y - 4, 8, 8);
+      return;
+    }
+    g.lineWidth = 2.5;
+    g.setLineDash(dash);
+    g.beginPath();
+    g.moveTo(x, y);
+    g.lineTo(x + 14, y);
+    g.stroke();
+    g.setLineDash([]);
   }
 
   function nice(most) {
@@ -637,123 +452,84 @@ function render({ model, el }) {
     return [1, 2, 2.5, 5, 10].map((f) => f * power).find((f) => f >= most);
   }
 
-  // ---- events
 
-  function paintLog() {
-    const { shift } = together(0);
-    log.replaceChildren(...events.slice(-9).reverse().map(([t, kind, text]) => {
-      const item = make("li", `mk-is-${kind}`);
-      item.append(make("b", "", `${(t + shift).toFixed(1)} s`), document.createTextNode(text));
-      item.title = text;
-      return item;
-    }));
-  }
-
-  // ---- what Python says
-
-  const status = () => model.get("status");
-
-  function paintHead() {
-    const s = status();
-    const c = colours();
-    for (const button of choices.children) {
-      const chosen = button.dataset.mpm === s.mpm;
-      button.setAttribute("aria-checked", chosen);
-      button.style.setProperty("--mk-colour", c.mpms[button.dataset.mpm]);
-      button.style.setProperty("--mk-on", inkOn(c.mpms[button.dataset.mpm]));
-    }
-    room.style.setProperty("--mk-accent", c.mpms[s.running_mpm || s.mpm]);
-    buttons.graceful.disabled = buttons.restart.disabled = buttons.stop.disabled = !s.running;
-    buttons.start.textContent = s.running ? "Start anew" : "Start";
-    loadButton.disabled = !s.running;
-    loadButton.textContent = (s.loading ? "Stop load" : "Start load") + (s.linked ? " (all)" : "");
-    loadButton.classList.toggle("mk-on", Boolean(s.loading));
-    buttons.graceful.classList.toggle("mk-due", s.unapplied.length > 0);
-    state.dataset.running = s.running;
-    state.replaceChildren(make("i", s.running ? "mk-lamp mk-lit" : "mk-lamp"));
-    const due = s.unapplied.length ? ` · ${s.unapplied.join(", ")} set: Graceful brings it in` : "";
-    state.append(document.createTextNode(
-      s.running ? `${s.running_mpm} · pid ${s.pid} · ${s.url.replace("http://", "")}${due}` : "stopped"));
-    if (!crowdTimer) {  // what was just moved and not yet sent is not moved back
-      if (document.activeElement !== crowdCount) crowdCount.value = s.browsers;
-      if (document.activeElement !== crowdThink) crowdThink.value = Math.log2(s.think);
-    }
-    showLoad();
-    if (!s.running && s.events) events = s.events;
-    note.textContent = model.get("message");
-    note.hidden = !note.textContent;
-  }
+  // ---- what Python sends
 
   function paint() {
     const c = colours();
-    const frame = status().running ? model.get("frame") : {};
-    paintBoard(frame, c);
+    const s = status();
+    const room = el.closest(".mk");
+    const chosen = c.mpms[s.mpm];
+    room?.style.setProperty("--mk-chosen", chosen);
+    room?.style.setProperty("--mk-on", inkOn(chosen));
+    room?.style.setProperty("--mk-accent", c.mpms[s.running_mpm || s.mpm]);
+    paintBoard(s.running ? model.get("frame") : {}, c);
     paintStrips(model.get("frame"), c);
-    paintLog();
   }
 
   let heard = 0;
+  let framed = Date.now();
   function here() {
     if (Date.now() - heard > HERE / 2) {
       heard = Date.now();
-      say({ do: "here" });
+      say("here");
     }
   }
 
-  const onFrame = () => {
+  function onFrame() {
     const frame = model.get("frame");
+    framed = Date.now();
+    gone("");
     if (frame.figures) {
       if (history.length && frame.figures.t < history[history.length - 1].t) history = [];
       history.push(frame.figures);
       history = history.slice(-400);
       events = frame.events || events;
-      const before = JSON.stringify(status());
-      if (JSON.stringify({ ...status(), ...frame.status }) !== before) {
-        model.set("status", { ...status(), ...frame.status });
-        paintHead();
-      }
       here();
     }
     paint();
-  };
-  const onStatus = () => { paintHead(); paint(); };
-  const onCustom = (message) => {
-    if (message.history) {
-      history = message.history;
-      events = message.events;
-      paint();
-    }
-  };
-  model.on("change:frame", onFrame);
-  model.on("change:status", onStatus);
-  model.on("change:message", paintHead);
-  model.on("change:fields", fields);
-  model.on("change:load", loadFields);
-  model.on("msg:custom", onCustom);
-  const timer = setInterval(here, HERE);
+  }
+  function onCustom(message) {
+    if (!message.history) return;
+    ({ history, events } = message);
+    paint();
+  }
+  function onKernel() {  // a restarted kernel knows nothing of this room
+    setTimeout(() => {
+      if (!el.closest(".jupyter-widgets-disconnected")) return;
+      gone(ENDED);
+      for (const part of el.closest(".mk")?.querySelectorAll(FORM) || []) part.inert = true;
+    }, 50);
+  }
+  function gone(text) {
+    if (ended.textContent !== ENDED) ended.textContent = text;
+    el.closest(".mk")?.classList.toggle("mk-gone", Boolean(ended.textContent));
+  }
+  function tick() {
+    here();
+    gone(status().running && Date.now() - framed > SILENT ? NO_WORD : "");
+  }
+  const heeded = { "change:frame": onFrame, "change:status": paint, "msg:custom": onCustom,
+    comm_live_update: onKernel };
+  for (const [event, act] of Object.entries(heeded)) model.on(event, act);
+  const timer = setInterval(tick, HERE);
   const resize = new ResizeObserver(() => paint());
-  resize.observe(main);
-  const themes = new MutationObserver(onStatus);
+  resize.observe(el);
+  const themes = new MutationObserver(paint);
   themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-name", "class"] });
+  window.addEventListener("keydown", keepKeys, true);  // before Lab's listener, which is the document's
 
-  fields();
-  loadFields();
-  paintHead();
   paint();
-  say({ do: "hello" });
+  say("hello");
 
   return () => {
-    say({ do: "bye" });
+    say("bye");
     others().delete(view);
     clearInterval(timer);
     resize.disconnect();
     themes.disconnect();
-    model.off("change:frame", onFrame);
-    model.off("change:status", onStatus);
-    model.off("change:message", paintHead);
-    model.off("change:fields", fields);
-    model.off("change:load", loadFields);
-    model.off("msg:custom", onCustom);
+    window.removeEventListener("keydown", keepKeys, true);
+    for (const [event, act] of Object.entries(heeded)) model.off(event, act);
   };
 }
 

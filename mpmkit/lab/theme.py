@@ -28,6 +28,8 @@ LETTER_COLOURS = {
     "S": "#F0E442", "R": "#56B4E9", "W": "#0072B2", "K": "#E69F00", "L": "#009E73",
     "D": "#7F7F7F", "C": "#CC79A7", "G": "#D55E00", "I": "#7F7F7F",
 }  # fmt: skip
+# On dark paper, blue is lighter: busy workers are what is looked for.
+DARK_LETTERS = LETTER_COLOURS | {"W": "#2E90D9", "R": "#A5DCFA"}
 IDLE_COLOUR = {False: "#DCE1E6", True: "#434A54"}
 
 INK = {False: "#222222", True: "#E8E8E8"}
@@ -63,7 +65,9 @@ def letter_colour(letter: str, theme: str | None = None) -> str:
     dark = is_dark(theme)
     if letter == ".":
         return PAPER[dark]
-    return IDLE_COLOUR[dark] if letter == "_" else LETTER_COLOURS[letter]
+    if letter == "_":
+        return IDLE_COLOUR[dark]
+    return (DARK_LETTERS if dark else LETTER_COLOURS)[letter]
 
 
 def layout(theme: str | None = None) -> dict[str, Any]:

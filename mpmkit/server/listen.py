@@ -26,7 +26,7 @@ from functools import cache
 from mpmkit.config.directives import Directives
 
 # Errors that concern one connection, not the listener: try the next one. (APR's list in unixd.c.)
-PASSING = frozenset(
+TRANSIENT_ERRORS = frozenset(
     {
         errno.EINTR, errno.ECONNABORTED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH,
         errno.ENETUNREACH, errno.EPROTO, errno.EAGAIN,
@@ -37,26 +37,26 @@ PASSING = frozenset(
 # (RFC 3493, 3.7), as httpd has it on Linux; IPv4's alone where the kernel has no IPv6.
 ANY = ("::", "0.0.0.0")
 _IPV6 = int(socket.AF_INET6)
-_MAPPED = "::ffff:"  # an IPv4 address, as an IPv6 socket tells it
+_MAPPED = "::ffff:"  # an IPv4 address, as an IPv6 socket has it
 
-# What accept says of a socket after `refuse_all`.
+# The error of accept after `refuse_all`.
 REFUSING = errno.EINVAL
 
 _timeval = struct.Struct("ll").pack
 
 
 class ListenError(Exception):
-    """A socket can't be bound or listened on; the text names the address and the mend."""
+    """A socket can't be bound or listened on; the text names the address and the remedy."""
 
 
 def timeval(seconds: float) -> bytes:
-    """A struct timeval for SO_RCVTIMEO and SO_SNDTIMEO; at least 1 µs, as 0 would mean for ever."""
+    """A struct timeval for SO_RCVTIMEO and SO_SNDTIMEO; at least 1 µs, as 0 would mean forever."""
     micro = max(1, round(seconds * 1_000_000))
     return _timeval(micro // 1_000_000, micro % 1_000_000)
 
 
 class SecureSocket(socket.SocketType):
-    """An accepted socket whose client is to speak TLS: its class tells which listener it came from."""
+    """An accepted socket whose client is to speak TLS: its class shows which listener it came from."""
 
 
 class Listener(socket.socket):
@@ -65,7 +65,7 @@ class Listener(socket.socket):
     `socket.accept` builds a Python-level socket object, converting family and type to enums: 4 µs
     of a new connection's 60. The C type has every method a server needs.
 
-    asked       (address, port) as Listen has them: a name is not what `getsockname` tells later
+    asked       (address, port) as Listen has them: `getsockname` does not return a name
     number      the family of accepted sockets, as a plain int
     bare        the class of accepted sockets
     """
@@ -99,7 +99,7 @@ def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> lis
     try:
         for listen in directives.Listen:
             if listen.address == ANY[1] and listen.port in everywhere and _has_ipv6():
-                continue  # another Listen's socket is for IPv4, too
+                continue  # another Listen's socket takes IPv4, too
             names = [(host, listen.port) for host in ((listen.address,) if listen.address else ANY)]
             sock = next((by_name[name] for name in names if name in by_name), None)
             if sock is None:
@@ -115,21 +115,20 @@ def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> lis
 
 
 def inherit(fd: int, directives: Directives) -> Listener:
-    """A socket that whoever started us has bound (`--listen-fd`), made to listen as ours do.
+    """A socket bound by the process that started this one (`--listen-fd`), made to listen as ours do.
 
     Raises ListenError when `fd` is not a stream socket.
     """
     try:
         sock = Listener(fileno=fd)
         if sock.type != socket.SOCK_STREAM:
-            sock.detach()  # it stays whoever's it is
+            sock.detach()  # it stays open: it is not ours
             raise ListenError(
                 f"--listen-fd {fd}: not a TCP socket; bind a SOCK_STREAM socket and pass it on"
             )
     except OSError as error:
-        raise ListenError(
-            f"--listen-fd {fd}: {error.strerror}; pass an open socket's number"
-        ) from None
+        text = f"--listen-fd {fd}: {error.strerror}; pass an open socket's number"
+        raise ListenError(text) from None
     configure(sock, directives, "https" if directives.tls else "http")
     return sock
 
@@ -154,9 +153,8 @@ def configure(sock: Listener, directives: Directives, protocol: str = "http") ->
     try:
         sock.listen(directives.ListenBacklog)
     except OSError as error:
-        raise ListenError(
-            f"AH00073: cannot listen on {_text(_name(sock))}: {error.strerror}"
-        ) from None
+        text = f"AH00073: cannot listen on {_text(_name(sock))}: {error.strerror}"
+        raise ListenError(text) from None
     sock.setblocking(False)
 
 
@@ -174,18 +172,18 @@ def bind(address: str, port: int) -> Listener:
     sock.asked = host, port
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # [::] is for IPv4, too
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # [::] takes IPv4, too
     try:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        mend = {
+        remedy = {
             errno.EADDRINUSE: "another server has it; stop that one or choose another port (0 picks a free one)",
             errno.EACCES: "ports below 1024 need root; choose a higher one",
             errno.EADDRNOTAVAIL: "this machine has no such address; use 127.0.0.1, or * for all",
         }.get(error.errno or 0, "see the Listen directive")
         raise ListenError(
-            f"({error.errno}){error.strerror}: AH00072: cannot bind to {_text((host, port))}; {mend}"
+            f"({error.errno}){error.strerror}: AH00072: cannot bind to {_text((host, port))}; {remedy}"
         ) from None
     except (OverflowError, socket.gaierror) as error:
         sock.close()
@@ -204,7 +202,7 @@ def _has_ipv6() -> bool:
 
 
 def unmapped(name: tuple) -> tuple:
-    """An IPv6 socket's address; one of IPv4 as an IPv4 socket tells it."""
+    """An IPv6 socket's address; an IPv4-mapped one as an IPv4 socket has it."""
     return (name[0].removeprefix(_MAPPED), name[1]) if name[0].startswith(_MAPPED) else name
 
 
@@ -262,7 +260,7 @@ class Acceptor:
             except OSError as error:
                 if error.errno == REFUSING:
                     return None
-                if error.errno not in PASSING:
+                if error.errno not in TRANSIENT_ERRORS:
                     raise
         while True:
             # Several sockets ready: each gets its turn before the next wait.
@@ -273,11 +271,11 @@ class Acceptor:
                 except OSError as error:
                     if error.errno == REFUSING:
                         return None
-                    if error.errno not in PASSING:
+                    if error.errno not in TRANSIENT_ERRORS:
                         raise
             ready = [fd for fd, _ in self._epoll.poll()]
-            # The other descriptor comes last: for a connection that is here, too, the kernel has
-            # woken nobody else.
+            # The other descriptor comes last: for a connection that waits, too, the kernel has woken
+            # no other process.
             self._ready = [fd for fd in ready if fd != self._other]
             if self._other in ready and not self._ready:
                 return None
@@ -332,20 +330,20 @@ class ListenSocks:
         try:
             return self._listeners[fd].accept_bare()
         except OSError as error:
-            if error.errno not in PASSING:
+            if error.errno not in TRANSIENT_ERRORS:
                 raise
             return None
 
 
-def somebody_waits(listener: Listener) -> bool:
-    """A connection is here that nobody has accepted."""
+def has_pending_connection(listener: Listener) -> bool:
+    """A connection waits to be accepted."""
     poll = select.poll()
     poll.register(listener.fileno(), select.POLLIN)
     return bool(poll.poll(0))
 
 
-def knock(listener: Listener) -> None:
-    """Connect to ourselves and hang up: the kernel wakes one of those who wait on `listener`."""
+def dummy_connection(listener: Listener) -> None:
+    """Connect and close at once: the kernel wakes one of the children that wait on `listener`."""
     host, port = _name(listener)
     host = _here(listener, host)
     with socket.socket(listener.family) as sock:
@@ -364,10 +362,10 @@ def refuse_all(listeners: Sequence[Listener]) -> None:
     """No process that holds these sockets gets another connection from them: clients are refused.
 
     To close them would not be enough while a busy child has its copies open: the kernel would go on
-    to accept, for nobody.
+    to accept, and nothing would answer.
     """
     for sock in listeners:
         try:
             sock.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # it is so already
+            pass  # it is shut down already

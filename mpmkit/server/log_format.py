@@ -5,10 +5,10 @@
     %!200,304{Referer}i              only for other statuses than these, else "-"
     %<s %>s                          the first and the last of internal redirects; here they are one
 
-What needs more than the connection tells is fetched only when a format asks for it: `wants_received`
-(%I, %S) and `wants_response` (%{NAME}o) say so.
+What a connection does not keep by itself is kept only when a format needs it: `wants_received` (%I, %S)
+and `wants_response` (%{NAME}o).
 
-Whatever came from a client is quoted: nobody writes lines or quotes of his own into a log.
+What came from a client is quoted: no client can write lines or quotes of its own into a log.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FormatError(ValueError):
 
 @dataclass(frozen=True)
 class Site:
-    """What the formats tell of the server: %v, %V, %p, %f and %{Server}o."""
+    """What the formats show of the server: %v, %V, %p, %f and %{Server}o."""
 
     name: str = ""  # ServerName, with its port if it has one
     canonical: bool = False  # UseCanonicalName
@@ -94,7 +94,7 @@ class _RequestTime:
 
 _request_time = _RequestTime()
 
-# %{...}t that are numbers, of a time in ns.
+# The numeric forms of %{...}t, of a time in ns.
 _CLOCKS: dict[str, Callable[[int], str]] = {
     "sec": lambda ns: str(ns // 1_000_000_000),
     "msec": lambda ns: str(ns // 1_000_000),
@@ -175,23 +175,23 @@ def _cookie(argument: str) -> Field:
     return value
 
 
-def _environment(argument: str) -> Field:
-    return lambda conn, now: os.environ.get(argument, "-")
-
-
 def _who(argument: str) -> Field:
-    tellers: dict[str, Field] = {
+    fields: dict[str, Field] = {
         "pid": lambda conn, now: str(os.getpid()),
         "tid": lambda conn, now: str(get_native_id()),
         "hextid": lambda conn, now: f"{get_native_id():x}",
     }
-    if argument not in tellers:
-        raise FormatError(f"%{{{argument}}}P: it is one of {', '.join(tellers)}")
-    return tellers[argument]
+    return _one_of(fields, argument, "P")
+
+
+def _one_of(fields: dict[str, Field], argument: str, letter: str) -> Field:
+    if argument not in fields:
+        raise FormatError(f"%{{{argument}}}{letter}: it is one of {', '.join(fields)}")
+    return fields[argument]
 
 
 def _client(argument: str) -> Field:
-    """%{c}a, %{c}h: whoever holds the other end of the connection; there is nobody else here."""
+    """%{c}a, %{c}h: the peer of the connection; mpmkit has no other client address."""
     if argument != "c":
         raise FormatError(f"%{{{argument}}}a: the only argument is c")
     return FIELDS["a"]
@@ -200,18 +200,18 @@ def _client(argument: str) -> Field:
 # -- the server -------------------------------------------------------------------------------------
 
 
-def _asked(conn: Connection) -> str:
-    """The Host that the client asked for, "" without one."""
+def _host(conn: Connection) -> str:
+    """The Host that the client sent, "" without one."""
     found = conn.request.get(b"host") if conn.request is not None else None
     return quote_line(found) if found else ""
 
 
 def _server_fields(site: Site) -> dict[str, Field]:
     def asked_name(conn: Connection, now: int) -> str:
-        return site.host if site.canonical else split_host(_asked(conn))[0] or site.host
+        return site.host if site.canonical else split_host(_host(conn))[0] or site.host
 
     def port(conn: Connection, now: int) -> str:
-        for name in (site.name,) if site.canonical else (_asked(conn), site.name):
+        for name in (site.name,) if site.canonical else (_host(conn), site.name):
             number = name.rpartition(":")[2]
             if ":" in name and number.isdigit():
                 return number
@@ -225,18 +225,19 @@ def _server_fields(site: Site) -> dict[str, Field]:
     return {"v": lambda conn, now: site.host, "V": asked_name, "p": port, "f": filename}
 
 
-def _local_port(conn: Connection, now: int) -> str:
-    try:
-        return str(conn.local[1])
-    except OSError:
-        return "-"
+def _local(index: int) -> Field:
+    """The server's address or port of this connection, "-" once it is closed."""
+
+    def value(conn: Connection, now: int) -> str:
+        try:
+            return str(conn.local[index])
+        except OSError:
+            return "-"
+
+    return value
 
 
-def _local_address(conn: Connection, now: int) -> str:
-    try:
-        return conn.local[0]
-    except OSError:
-        return "-"
+_local_address, _local_port = _local(0), _local(1)
 
 
 def _port(argument: str, site: Site) -> Field:
@@ -245,13 +246,11 @@ def _port(argument: str, site: Site) -> Field:
         "local": _local_port,
         "remote": lambda conn, now: str(conn.peer[1]),
     }
-    if argument not in ports:
-        raise FormatError(f"%{{{argument}}}p: it is one of {', '.join(ports)}")
-    return ports[argument]
+    return _one_of(ports, argument, "p")
 
 
 def _answered(argument: str, site: Site) -> Field:
-    """%{NAME}o: a header of the response. Those that the connection writes are told from what it did."""
+    """%{NAME}o: a header of the response. Those that the connection writes come from its state."""
     key = argument.lower()
     pattern = re.compile(rb"(?im)^%b: *([^\r\n]*)\r?$" % re.escape(argument.encode("latin-1")))
 
@@ -307,8 +306,8 @@ FIELDS: dict[str, Field] = {
 SERVER_FIELDS = ("v", "V", "p", "f")
 
 WITH_ARGUMENT: dict[str, Callable[[str], Field]] = {
-    "i": _header, "C": _cookie, "e": _environment, "t": _time, "T": _took, "P": _who, "a": _client,
-    "h": _client,
+    "i": _header, "C": _cookie, "e": lambda name: lambda conn, now: os.environ.get(name, "-"),
+    "t": _time, "T": _took, "P": _who, "a": _client, "h": _client,
 }  # fmt: skip
 SERVER_WITH_ARGUMENT = {"p": _port, "o": _answered}
 
@@ -317,8 +316,9 @@ KNOWN = " ".join(
      *(f"%{{...}}{one}" for one in (*WITH_ARGUMENT, *SERVER_WITH_ARGUMENT))]
 )  # fmt: skip
 
-# After the per cent sign: conditions and redirect marks in any order, an argument, one letter.
-_DIRECTIVE = re.compile(r"%([!0-9,<>]*)(?:\{([^}]*)\})?([!0-9,<>]*)(.)", re.S)
+# A literal text; or after the percent sign: conditions and redirect marks in any order, an argument,
+# one letter.
+_PIECE = re.compile(r"[^%]+|%([!0-9,<>]*)(?:\{([^}]*)\})?([!0-9,<>]*)(.?)", re.S)
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", '"': '"'}
 
 
@@ -328,22 +328,14 @@ def compile_format(text: str, site: Site | None = None) -> Field:
         return _common
     site = site or Site()
     parts: list[Field] = []
-    at = 0
-    while at < len(text):
-        percent = text.find("%", at)
-        if percent < 0:
-            percent = len(text)
-        if percent > at:
-            literal = re.sub(r'\\([nt\\"])', lambda m: _ESCAPES[m[1]], text[at:percent])
+    for found in _PIECE.finditer(text):
+        if found[4] is None:
+            literal = re.sub(r'\\([nt\\"])', lambda m: _ESCAPES[m[1]], found[0])
             parts.append(lambda conn, now, literal=literal: literal)  # type: ignore[misc]
-            at = percent
-            continue
-        found = _DIRECTIVE.match(text, at)
-        if found is None:
-            raise FormatError(f"{text[at:]!r} is cut short; write %% for a per cent sign")
-        part = _part(found, site)
-        parts.append(_only_for(found[1] + found[3], part, found[0]))
-        at = found.end()
+        elif not found[4]:
+            raise FormatError(f"{found[0]!r} is cut short; write %% for a percent sign")
+        else:
+            parts.append(_only_for(found[1] + found[3], _part(found, site), found[0]))
     return lambda conn, now: "".join([part(conn, now) for part in parts])
 
 
@@ -357,7 +349,7 @@ def _part(found: re.Match[str], site: Site) -> Field:
         return WITH_ARGUMENT[letter](argument)
     elif letter in SERVER_WITH_ARGUMENT:
         return SERVER_WITH_ARGUMENT[letter](argument, site)
-    raise FormatError(f"{found[0]!r} is not known here; known are {KNOWN}")
+    raise FormatError(f"{found[0]!r} is unknown; known are {KNOWN}")
 
 
 def _only_for(marks: str, part: Field, directive: str) -> Field:
@@ -378,17 +370,17 @@ def _only_for(marks: str, part: Field, directive: str) -> Field:
 
 
 def wants_received(text: str) -> bool:
-    """Whether a format asks how many bytes came."""
-    return any(found[4] in "IS" and found[2] is None for found in _DIRECTIVE.finditer(text))
+    """Whether a format needs the number of bytes received."""
+    return any(found[4] in ("I", "S") and found[2] is None for found in _PIECE.finditer(text))
 
 
 def wants_response(text: str) -> bool:
-    """Whether a format asks for a header of the response."""
-    return any(found[4] == "o" for found in _DIRECTIVE.finditer(text))
+    """Whether a format needs a header of the response."""
+    return any(found[4] == "o" for found in _PIECE.finditer(text))
 
 
-def complaint(text: str) -> str:
-    """What is wrong with a format, "" if nothing is."""
+def format_error(text: str) -> str:
+    """What is wrong with a format, "" for a valid one."""
     try:
         compile_format(text)
     except FormatError as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import Note
 from mpmkit.server.log_format import (
+    Field,
     FormatError,
     Site,
     compile_format,
@@ -33,14 +34,14 @@ _RANK = {level: i for i, level in enumerate(LEVELS)}
 
 
 class LogError(Exception):
-    """A log can't be opened, or its format is unknown; the text names the directive and the mend."""
+    """A log can't be opened, or its format is unknown; the text names the directive and the remedy."""
 
 
 def open_log(path: str, directive: str) -> int:
     """A descriptor that appends to `path`. Raises LogError."""
     if path.startswith(("|", "syslog:")) or path == "syslog":
         kind = "a program" if path.startswith("|") else "syslog"
-        raise LogError(f"{directive} {path}: {kind} takes no logs here; name a file")
+        raise LogError(f"{directive} {path}: logs to {kind} are not supported; name a file")
     try:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
@@ -126,31 +127,24 @@ class ErrorLog:
 class AccessLog:
     """The CustomLog directives of a server: files, each with its format.
 
-    received, response     a format asks for the bytes that came, or for the response's headers;
-                           `core.Service` sees to it that connections know them
+    received, response     a format needs the number of bytes received, or the response's headers;
+                           `core.Service` makes connections keep them
 
     Raises LogError when a file can't be opened or a format is unknown.
     """
 
     def __init__(self, logs: tuple[tuple[str, str], ...], site: Site | None = None) -> None:
+        self.received = any(wants_received(text) for _, text in logs)
+        self.response = any(wants_response(text) for _, text in logs)
         try:
             lines = [compile_format(text, site) for _, text in logs]
         except FormatError as error:
             raise LogError(f"LogFormat: {error}") from None
+        if self.received or self.response:
+            lines[-1] = _last_line(lines[-1], self.received)
         self._logs = [
             (open_log(path, "CustomLog"), line) for (path, _), line in zip(logs, lines, strict=True)
         ]
-        self.received = any(wants_received(text) for _, text in logs)
-        self.response = any(wants_response(text) for _, text in logs)
-        if self.received or self.response:
-            self.log = self._log_and_forget  # type: ignore[method-assign]
-
-    def _log_and_forget(self, conn: Connection, now: int) -> None:
-        """What is counted, is counted from one line to the next."""
-        type(self).log(self, conn, now)
-        if self.received:
-            conn.recv.count = 0  # type: ignore[attr-defined]  # core makes it a Received
-        conn.response = None
 
     def log(self, conn: Connection, now: int) -> None:
         """One line about the request that `conn` has just answered; `now` is in ns."""
@@ -161,20 +155,34 @@ class AccessLog:
                 pass  # a full disk costs log lines, not service
 
     def flush(self) -> None:
-        """Write what is still held back: nothing."""
+        """Write what is still in memory: nothing."""
 
     def close(self) -> None:
+        """Flush, and close the files."""
         self.flush()
         for fd, _ in self._logs:
             os.close(fd)
+
+
+def _last_line(line: Field, received: bool) -> Field:
+    """`line` of the last log: after it, the counts and the response of this request are dropped."""
+
+    def last(conn: Connection, now: int) -> str:
+        text = line(conn, now)
+        if received:
+            conn.recv.count = 0  # type: ignore[attr-defined]  # core makes it a Received
+        conn.response = None
+        return text
+
+    return last
 
 
 class BufferedAccessLog(AccessLog):
     """BufferedLogs On: lines are collected and written together, when there are PIECE bytes of them
     or when the first one has waited LONGEST seconds and another comes; and when the process leaves.
 
-    One write is still one piece of whole lines. A child that is killed takes its lines with it, and an
-    idle one keeps them until its next request: that is the price of the directive, in httpd, too.
+    Each write is still whole lines. The lines of a child that is killed are lost, and an idle child
+    keeps its lines until its next request, as under httpd.
     """
 
     PIECE = 4096

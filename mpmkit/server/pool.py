@@ -23,7 +23,7 @@ from mpmkit.config.directives import MPMS
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, STARTING
 from mpmkit.server.child import CHILD_FAILED, CHILD_FATAL, CHILD_SICK, Child, Setup, exit_status
-from mpmkit.server.listen import Listener, knock, somebody_waits
+from mpmkit.server.listen import Listener, dummy_connection, has_pending_connection
 from mpmkit.server.logs import ErrorLog
 from mpmkit.server.pod import Lifeline, PipeOfDeath
 from mpmkit.server.process import (
@@ -234,9 +234,9 @@ class Pool:
     def _wake_for_waiting_connections(self) -> None:
         """The kernel wakes one child for each connection (EPOLLEXCLUSIVE). If that one is killed before
         it accepts, the connection would wait for the next to come. So let there be a next one."""
-        waiting = [sock for sock in self.listeners if somebody_waits(sock)]
+        waiting = [sock for sock in self.listeners if has_pending_connection(sock)]
         for sock in waiting:
-            knock(sock)
+            dummy_connection(sock)
         self._killed = bool(waiting)  # look again in a second
 
     # -- deaths -------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ Apache's own layout (scoreboard.h), as four arrays one after the other:
     texts       client, vhost, protocol and request line of one thread slot
 
 There is no lock. Each record has one writer at a time, a byte and an aligned 64-bit integer are
-written whole, and a reader wants a picture, not a transaction. That is what makes a state change
+written whole, and a reader needs a snapshot, not a transaction. That is what makes a state change
 as cheap as one store.
 
 With the ScoreBoardFile directive the memory is a named file, as in httpd. `Scoreboard.attach`
@@ -34,32 +34,20 @@ MAGIC = int.from_bytes(b"mpmkit01", "little")
 
 # Header fields, in order, all 64-bit.
 (
-    H_MAGIC,
-    H_MPM,
-    H_SERVER_LIMIT,
-    H_THREAD_LIMIT,
-    H_PROCESS_LIMIT,
-    H_THREADS_PER_CHILD,
-    H_GENERATION,
-    H_CONFIG_GENERATION,
-    H_RESTART_TIME,
-    H_PARENT_PID,
-) = range(10)
+    H_MAGIC, H_MPM, H_SERVER_LIMIT, H_THREAD_LIMIT, H_PROCESS_LIMIT, H_THREADS_PER_CHILD,
+    H_GENERATION, H_CONFIG_GENERATION, H_RESTART_TIME, H_PARENT_PID,
+) = range(10)  # fmt: skip
 HEADER = 16
 
-# Process fields, in order, all 64-bit.
+# Process fields, in order, all 64-bit, with ProcessRow's names.
+PROCESS_FIELDS = (
+    "pid", "generation", "quiescing", "not_accepting", "connections", "write_completion",
+    "lingering_close", "keep_alive", "suspended", "wait_io",
+)  # fmt: skip
 (
-    P_PID,
-    P_GENERATION,
-    P_QUIESCING,
-    P_NOT_ACCEPTING,
-    P_CONNECTIONS,
-    P_WRITE_COMPLETION,
-    P_LINGERING_CLOSE,
-    P_KEEP_ALIVE,
-    P_SUSPENDED,
-    P_WAIT_IO,
-) = range(10)
+    P_PID, P_GENERATION, P_QUIESCING, P_NOT_ACCEPTING, P_CONNECTIONS, P_WRITE_COMPLETION,
+    P_LINGERING_CLOSE, P_KEEP_ALIVE, P_SUSPENDED, P_WAIT_IO,
+) = range(10)  # fmt: skip
 PROCESS = 12
 
 # Worker fields. One `pack_into` stores all of them at the end of a request.
@@ -133,7 +121,7 @@ class Scoreboard:
         header[H_CONFIG_GENERATION] = 1
         self.restart()
         self.set_limits(directives)
-        header[H_MAGIC] = MAGIC  # last: a reader that sees it sees a whole header
+        header[H_MAGIC] = MAGIC  # last: a reader that finds it finds a whole header
 
     @classmethod
     def attach(cls, path: str) -> Scoreboard:
@@ -146,9 +134,8 @@ class Scoreboard:
         with open(path, "rb") as file:
             head = file.read(8 * HEADER)
             if len(head) < 8 * HEADER or int.from_bytes(head[:8], "little") != MAGIC:
-                raise ValueError(
-                    f"{path} is not an mpmkit scoreboard; name the server's ScoreBoardFile"
-                )
+                text = f"{path} is not an mpmkit scoreboard; name the server's ScoreBoardFile"
+                raise ValueError(text)
             fields = struct.unpack(f"={HEADER}q", head)
             self._lay_out(fields[H_SERVER_LIMIT], fields[H_THREAD_LIMIT])
             self._map = mmap.mmap(file.fileno(), self._size, access=mmap.ACCESS_READ)
@@ -179,7 +166,7 @@ class Scoreboard:
         self._texts = view[texts:]
         self._view = view
 
-    # -- the parent's pen ---------------------------------------------------------------------
+    # -- written by the parent ----------------------------------------------------------------
 
     def restart(self) -> None:
         """A start or a SIGHUP (no child is left): every record from zero, RestartTime now."""
@@ -255,15 +242,17 @@ class Scoreboard:
             if self._states[i] in only:
                 self._states[i] = state
 
-    # -- a child's pens -----------------------------------------------------------------------
+    # -- a child's writers --------------------------------------------------------------------
 
     def process(self, slot: int) -> ProcessSlot:
+        """The writer of a child's process record."""
         return ProcessSlot(self, slot)
 
     def worker(self, slot: int, thread: int = 0) -> WorkerSlot:
+        """The writer of a thread's worker record."""
         return WorkerSlot(self, slot, thread)
 
-    # -- everybody's eyes ---------------------------------------------------------------------
+    # -- readers ------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """A frozen picture of every process row, empty slots included (pid 0)."""
@@ -272,22 +261,9 @@ class Scoreboard:
         rows = []
         for slot in range(self.server_limit):
             field = self._processes[slot * PROCESS : (slot + 1) * PROCESS].tolist()
-            rows.append(
-                ProcessRow(
-                    slot=slot,
-                    pid=field[P_PID],
-                    generation=field[P_GENERATION],
-                    quiescing=field[P_QUIESCING],
-                    not_accepting=field[P_NOT_ACCEPTING],
-                    connections=field[P_CONNECTIONS],
-                    write_completion=field[P_WRITE_COMPLETION],
-                    lingering_close=field[P_LINGERING_CLOSE],
-                    keep_alive=field[P_KEEP_ALIVE],
-                    suspended=field[P_SUSPENDED],
-                    wait_io=field[P_WAIT_IO],
-                    states=states[slot * threads : (slot + 1) * threads],
-                )
-            )
+            named = dict(zip(PROCESS_FIELDS, field, strict=False))
+            row = states[slot * threads : (slot + 1) * threads]
+            rows.append(ProcessRow(slot, states=row, **named))
         return Snapshot(
             server_limit=self.server_limit,
             thread_limit=threads,
@@ -325,20 +301,14 @@ class Scoreboard:
 
     def close(self) -> None:
         """Give the memory back; the parent also removes the ScoreBoardFile."""
-        for view in (
-            self._header,
-            self._processes,
-            self._states,
-            self._workers,
-            self._texts,
-            self._view,
-        ):
+        arrays = (self._header, self._processes, self._states, self._workers, self._texts)
+        for view in (*arrays, self._view):
             view.release()
         self._map.close()
 
 
 class ProcessSlot:
-    """One child's pen for its own process record."""
+    """The writer of one child's process record."""
 
     __slots__ = ("_base", "_fields", "slot")
 
@@ -365,29 +335,16 @@ class ProcessSlot:
 
 
 class WorkerSlot:
-    """One thread's pen for its own worker record.
+    """The writer of one thread's worker record.
 
     The thread keeps its counters as plain numbers and stores them together once a request.
     """
 
     __slots__ = (
-        "_index",
-        "_offset",
-        "_states",
-        "_text",
-        "_texts",
-        "_view",
-        "access_count",
-        "bytes_served",
-        "conn_bytes",
-        "conn_count",
-        "duration",
-        "my_access_count",
-        "my_bytes_served",
-        "process",
-        "thread",
-        "tid",
-    )
+        "_index", "_offset", "_states", "_text", "_texts", "_view", "access_count", "bytes_served",
+        "conn_bytes", "conn_count", "duration", "my_access_count", "my_bytes_served", "process",
+        "thread", "tid",
+    )  # fmt: skip
 
     def __init__(self, board: Scoreboard, slot: int, thread: int) -> None:
         self.process = slot
@@ -398,7 +355,7 @@ class WorkerSlot:
         self._offset = board._offsets[3] + 8 * WORKER * self._index
         self._texts = board._texts
         self._text = self._index * TEXT
-        # The slot's own counts outlive the process; those of the child and the connection don't.
+        # The slot's own counts outlive the process; those of the child and the connection do not.
         _, _, self.access_count, self.bytes_served, _, _, self.duration, *_ = board._workers[
             self._index * WORKER : (self._index + 1) * WORKER
         ].tolist()
@@ -411,6 +368,7 @@ class WorkerSlot:
         self._states[self._index] = state
 
     def get(self) -> int:
+        """The state that is shown."""
         return self._states[self._index]
 
     def connected(self, client: bytes) -> None:
@@ -424,6 +382,7 @@ class WorkerSlot:
         _store_request(self._texts, self._text + CLIENT + VHOST, protocol, line)
 
     def vhost(self, name: str) -> None:
+        """The name of the server that answers."""
         start = self._text + CLIENT
         self._texts[start : start + VHOST] = text_field(name, VHOST)
 
