@@ -288,7 +288,7 @@ class Conditions:
         self._machine = table.machine
         self._cpu = procfs.machine_times()
 
-    def row(self, directives: dict[str, Any], **columns: Any) -> Row:
+    def row(self, directives: dict[str, Any], /, **columns: Any) -> Row:
         """A row with the frame's columns and the others; `columns` win. Raises RecordError."""
         return records.check(
             {
