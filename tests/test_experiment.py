@@ -192,7 +192,7 @@ def test_a_row_has_the_machine_and_what_happened_meanwhile():
         "nginx",
         None,
     )
-    assert row["directives"] == "A=1 B=x" and 0 <= row["steal"] <= 1
+    assert row["directives"] == "A=1 B=x" and 0 <= (row["steal"] or 0) <= 1
 
 
 # -- the command line ----------------------------------------------------------------------------

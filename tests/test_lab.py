@@ -262,8 +262,8 @@ def test_a_table_that_was_not_measured_is_refused():
 
 
 def test_pairs_tell_noise_from_difference():
-    table = qps_table(THREE)
-    frame = tables.pairs(table.verdict("static"))
+    rounds = {"prefork": [90, 100, 110], "event": [100, 95, 120], "worker": [150, 145, 185]}
+    frame = tables.pairs(qps_table(rounds).verdict("static"))
     assert list(frame.index) == ["worker / event", "event / prefork"]
     assert list(frame["same winner"]) == ["yes", "yes"]
     assert list(frame["beyond the noise"]) == ["yes", "no"]

@@ -346,7 +346,7 @@ class Bar:
                 from tqdm.auto import tqdm
             except ImportError:
                 return
-            form = "{percentage:3.0f}%|{bar}| {desc}"
+            form = "{percentage:3.0f}%|{bar:30}| {desc}"
             self._bar = tqdm(total=1.0, file=self.file, leave=in_notebook(), bar_format=form)
 
     def __call__(self, now: Progress) -> None:
