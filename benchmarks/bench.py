@@ -365,12 +365,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the bench as asked, print the table, keep the rows; the exit status of `command.execute`."""
     chosen = arguments(argv)
-    run_id = records.new_run_id()
 
     def measured(bar: OnProgress) -> BenchTable:
-        place = command.out_of(chosen, f"bench-{run_id}")
-        file = RecordFile(place, "bench") if place is not None else None
-        table = BenchTable([], run_id=run_id, scale=chosen.scale, out=place)
+        table = BenchTable([], scale=chosen.scale)
+        file = table.keep_in(command.out_of(chosen, command.new_name("bench")))
         return measure(chosen, table, file, bar)
 
     status, _ = command.execute(measured, BenchTable.text)

@@ -270,7 +270,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="of each measurement")
     parser.add_argument("--work", choices=WORKS, nargs="+", default=list(WORKS))
     options = parser.parse_args(argv)
-    run_id = records.new_run_id()
 
     def measured(bar: OnProgress) -> GeneratorTable:
         problems = command.Problems()
@@ -280,9 +279,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not 1 <= seconds <= 60:
             problems.append(f"seconds: must be 1 to 60, not {seconds:g}")
         problems.raise_any()
-        place = command.out_of(options, f"generators-{run_id}")
-        file = RecordFile(place, "generators") if place is not None else None
-        found = GeneratorTable([], run_id=run_id, scale=scale, out=place)
+        found = GeneratorTable([], scale=scale)
+        file = found.keep_in(command.out_of(options, command.new_name("generators")))
         return measure(found, options.work, options.rounds or rounds, seconds, file, bar)
 
     status, _ = command.execute(measured, GeneratorTable.text)

@@ -113,6 +113,13 @@ class Table:
         """What progress says of a finished row."""
         return f"{row['qps']:,.0f} requests/s"
 
+    def keep_in(self, out: str | os.PathLike[str] | None) -> RecordFile | None:
+        """Open the file of the rows, and give the run its id. Raises RecordError."""
+        self.run_id = records.new_run_id()
+        file = RecordFile(out, self.name) if out is not None else None
+        self.out = file.path if file else None
+        return file
+
     def leave_out(self, cell: Cell, why: str, kept: int, say: Callable[[str], None] | None) -> None:
         """A cell has failed: its subjects are broken, and a sentence says why."""
         self.broken.update(cell.subjects)
@@ -200,11 +207,13 @@ def run(
     cells: may be a generator, which looks at the table to decide whether to go on, or holds servers.
     measure_one: a generator: the rows of each figure of a cell as soon as they are there. It is closed
         when the run ends, so its `with` blocks stop their servers. It may report in between.
-    file: where the rows are written. on_progress: called with a Progress. say: with each sentence that
-        is added to `left_out`.
+    file: where the rows are written. on_progress: called with a Progress. say: with each sentence of
+        `left_out`, those that are there already included.
 
     Raises Interrupted on Ctrl-C, and ExperimentError for whatever ends the run; both with the table.
     """
+    for sentence in table.left_out if say is not None else ():
+        say(sentence)  # type: ignore[misc]
     report = _Reporter(table, on_progress)
     kept: Counter[tuple[str, ...]] = Counter()
     try:

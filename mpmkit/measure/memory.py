@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
-from mpmkit.measure import command, competitors, records
+from mpmkit.measure import command, competitors
 from mpmkit.measure.connection_holder import Holding, descriptors
 from mpmkit.measure.experiment import (
     OURS,
@@ -55,7 +55,7 @@ from mpmkit.measure.experiment import (
 from mpmkit.measure.memory_plan import Level, Series, descriptors_for, plan, start_servers
 from mpmkit.measure.memory_table import AGAINST, MemoryTable
 from mpmkit.measure.procfs import members, read_smaps, slab_kb, status_numbers
-from mpmkit.measure.records import RecordFile, Row
+from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import max_request_workers_for, room_for
 from mpmkit.measure.smaps import Footprint
 
@@ -192,14 +192,11 @@ def memory_table(
     """
     sizes: dict[str, Any] = {"busy": busy, "idle": idle, "rounds": rounds, "scale": scale}
     todo = plan(mpms, against, beside=beside, **sizes, **more)
-    file = RecordFile(out, "memory") if out is not None else None
     here, missing = competitors.installed(todo.beside)
     names = {OURS, *(one.server for one in here)}
     cells = [cell for cell in todo.cells() if cell.server in names]
     table = MemoryTable([], planned=len(cells), left_out=missing, scale=todo.scale)
-    table.run_id, table.out = records.new_run_id(), file.path if file else None
-    for sentence in missing if say is not None else ():
-        say(sentence)  # type: ignore[misc]
+    file = table.keep_in(out)
 
     def measure(cell: Level, report: Report) -> Iterator[list[Row]]:
         report(f"round {cell.round}, {cell.label}, {cell.level:,} {cell.series.against}", 0.0)

@@ -49,7 +49,7 @@ from mpmkit.measure.experiment import (
 from mpmkit.measure.procfs import Meter
 from mpmkit.measure.qps_plan import MAX_ROUNDS, SCALES, QpsCell, QpsPlan, plan
 from mpmkit.measure.qps_table import QpsTable
-from mpmkit.measure.records import RecordFile, Row
+from mpmkit.measure.records import Row
 from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
 
 __all__ = ["SCALES", "QpsTable", "main", "plan", "qps_table"]
@@ -94,16 +94,13 @@ def qps_table(
     """
     load: dict[str, Any] = {"requests": requests, "users": users, "keep_alive": keep_alive}
     todo = plan(kinds, mpms, rounds=rounds, scale=scale, **load, **more)
-    file = RecordFile(out) if out is not None else None
-    todo, missing = _at_hand(todo)
-    most, why = _ceiling(todo) if ceiling else (None, [])
-    missing += why
-    for sentence in missing if say is not None else ():
-        say(sentence)  # type: ignore[misc]
-    table = QpsTable([], published.figures(), target=todo.target, ceiling=most, left_out=missing)
+    table = QpsTable([], published.figures(), todo.target, scale=todo.scale)
+    file = table.keep_in(out)
+    todo, table.left_out = _at_hand(todo)
     table.planned = sum(cell.figures for cell in todo.cells())
-    table.run_id, table.scale = records.new_run_id(), todo.scale
-    table.out = file.path if file else None
+    if ceiling:
+        table.ceiling, why = _ceiling(todo)
+        table.left_out += why
 
     def measure(cell: QpsCell, report: Report) -> Iterator[list[Row]]:
         return _measure_server(todo, table, cell, report)

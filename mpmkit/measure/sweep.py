@@ -45,7 +45,7 @@ from mpmkit.measure.experiment import (
     resume,
     run,
 )
-from mpmkit.measure.records import RecordFile, Row
+from mpmkit.measure.records import Row
 from mpmkit.measure.stats import knee
 from mpmkit.measure.sweep_grid import GridPoint, SweepPlan, plan
 from mpmkit.measure.text import aligned
@@ -185,11 +185,9 @@ def sweep(
     """
     todo = plan(mpm, grid, profile, rounds=rounds, directives=directives, driver=driver)
     table = SweepTable([], todo.names, todo.id, planned=len(todo.cells()), scale="custom")
-    table.run_id = records.new_run_id()
-    file = RecordFile(out, "sweep") if out is not None else None  # cuts off a torn last line
+    file = table.keep_in(out)  # cuts off a torn last line
     if file is not None:
         resume(table, file, lambda row: row["sweep"] == todo.id)
-        table.out = file.path
     have = {(row["mpm"], row["point"], row["round"]) for row in table.records}
     cells = [cell for cell in todo.cells() if (*cell.key, cell.round) not in have]
     start = launch or _launcher(document_root)
