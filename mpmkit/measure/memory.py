@@ -77,7 +77,7 @@ SAMPLES, BETWEEN = 3, 0.2  # smaps are read so often, so many seconds apart
 def memory_of(server: Any) -> pandas.DataFrame:
     """The memory of each process of a running server, as it is now; sizes in KiB, parent first.
 
-    server: what `mpmkit.launch` or a rival gives (it has a `.pid`), or a pid. The columns are pid,
+    server: what `mpmkit.launch` or a reference server gives (it has a `.pid`), or a pid. The columns are pid,
     role, threads, pss, uss, rss, swap, and the kinds that pss is made of. Raises ValueError if it
     does not run.
     """

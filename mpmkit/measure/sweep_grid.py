@@ -33,7 +33,7 @@ class GridPoint(Cell):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells this point from the others, as it stands in the file."""
+        """What distinguishes this point from the others, as it stands in the file."""
         return self.mpm, json.dumps(self.values)
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class GridPoint(Cell):
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep, checked. points: those of round 1. id: tells this grid, load and driver from others."""
+    """A sweep, checked. points: those of round 1. id: of this grid, load and driver."""
 
     points: tuple[GridPoint, ...]
     names: tuple[str, ...]
