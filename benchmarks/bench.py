@@ -52,8 +52,9 @@ from benchmarks.works import (
 )
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
+from mpmkit.load.holder import HoldingProcess
+from mpmkit.load.preflight import descriptors
 from mpmkit.measure import command, records, stats
-from mpmkit.measure.connection_holder import Holding, descriptors
 from mpmkit.measure.experiment import OURS, Cell, Conditions, OnProgress, Report, Table, run
 from mpmkit.measure.procfs import cpu_ns, members
 from mpmkit.measure.records import RecordFile, Row
@@ -301,7 +302,7 @@ def turn(work: Work, url: str, requests: int, seconds: float, nonce: str) -> Cli
 def hold(stack: contextlib.ExitStack, url: str, work: Work) -> None:
     """Idle connections, as long as the stack stands. Raises BenchError if the server takes fewer."""
     with descriptors(work.held + 100):
-        holding = stack.enter_context(Holding(url, work.path, "idle"))
+        holding = stack.enter_context(HoldingProcess(url, "idle", path=work.path))
     held = holding.hold(work.held)["held"]
     if held < work.held:
         raise BenchError(

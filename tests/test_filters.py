@@ -12,7 +12,9 @@ import pytest
 from servers import SMALL, Client, assert_quiet, poll_until, recorded_root, serving, write
 from test_http import get_of
 
-from mpmkit.config.directives import DirectiveError, check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.directives import DirectiveError
+from mpmkit.config.keywords import from_keywords
 from mpmkit.server.connection import Connection
 from mpmkit.server.filters import LineRate
 

@@ -1,8 +1,9 @@
-"""`mpmkit.launch`: what a notebook or a script gets, and what it is told when it asks for nonsense."""
+"""`mpmkit.launch`: what a notebook or a script gets, and what it says to wrong arguments."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,6 +44,18 @@ def nothing_started() -> bool:
     return marked(os.environ["MPMKIT_TEST_MARK"]) == []
 
 
+def generation(server: mpmkit.Server, number: int) -> None:
+    until(lambda: server.scoreboard().snapshot.generation == number, f"generation {number}")
+
+
+def run(program: str, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """A Python program of its own."""
+    command = [sys.executable, *options, "-c", program]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=30, env=environment(**more)
+    )
+
+
 # --- What it gives -------------------------------------------------------------------------------
 
 
@@ -62,7 +75,7 @@ def test_a_launched_server_serves_the_samples(mpm):
 
 
 def test_directives_arrive_as_they_were_given(tmp_path):
-    root = tmp_path / "a site with spaces and a 'quote'"
+    root = tmp_path / "a site with spaces, a 'quote', a \"double\" and a \\"
     root.mkdir()
     (root / "start page.html").write_text("here")
     with mpmkit.launch(
@@ -72,6 +85,7 @@ def test_directives_arrive_as_they_were_given(tmp_path):
         StartServers=2,
         KeepAlive=False,
         DirectoryIndex="'start page.html'",
+        ErrorDocument=("404", 'a "text" \\ with both'),
         MinSpareThreads=1,
         directives=["MaxSpareThreads 99"],
     ) as server:
@@ -79,8 +93,8 @@ def test_directives_arrive_as_they_were_given(tmp_path):
         board = server.scoreboard()
         assert board.threads_per_child == 3
         assert [len(line) for line in board.letters.values()] == [3, 3]
-        answer = fetch(server)
-        assert answer.body == b"here"
+        assert fetch(server).body == b"here"
+        assert fetch(server, "/gone").body == b'a "text" \\ with both'
     with mpmkit.launch("prefork", directives="MaxKeepAliveRequests 7") as server:
         with Client(server) as client:
             answer = client.get(extra="Connection: keep-alive\r\n")
@@ -108,7 +122,7 @@ def test_a_listening_socket_can_be_handed_over():
             assert server.port == port
             assert fetch(server).status == 200
             server.graceful()
-            until(lambda: server.scoreboard().snapshot.generation == 1, "a new generation")
+            generation(server, 1)
             assert fetch(server).status == 200
         # It is still ours, and can be given to another server.
         with serve("prefork", listen_fd=sock.fileno()) as server:
@@ -139,6 +153,22 @@ def test_nothing_stays_on_the_disk(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
+def test_nothing_stays_on_the_disk_when_the_launching_process_is_killed(tmp_path):
+    """Its certificate's private key above all."""
+    program = """
+import mpmkit, os, signal
+server = mpmkit.launch("prefork", StartServers=1, tls=True)
+assert {"server.key", "error.log"} <= set(os.listdir(os.path.dirname(server.certificate)))
+print(server.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    result = run(program, TMPDIR=str(tmp_path))
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    all_gone([int(result.stdout)], "the server")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_descriptor_stays_open():
     def count() -> int:
         return len(os.listdir("/proc/self/fd"))
@@ -161,7 +191,7 @@ def test_no_descriptor_stays_open():
 def test_the_scoreboard_is_a_frozen_picture(mpm):
     gate = Gate()
     with serve(mpm) as server:
-        until(lambda: set(str(server.scoreboard())) <= {"_", "\n"}, "everybody idle")
+        until(lambda: set(str(server.scoreboard())) <= {"_", "\n"}, "every worker idle")
         with Client(server).send(request(gate.path)):
             before = server.scoreboard()
             busy = until(
@@ -199,7 +229,7 @@ def test_the_scoreboard_counts_and_is_a_data_frame():
         assert frame.bytes_served.sum() == board.bytes_served > 5 * 45
 
 
-def test_reading_the_scoreboard_costs_no_request_and_works_when_everybody_is_busy():
+def test_reading_the_scoreboard_costs_no_request_and_works_when_every_worker_is_busy():
     gate = Gate()
     pool = {"StartServers": 2, "MinSpareServers": 1, "MaxSpareServers": 2, "MaxRequestWorkers": 2}
     with serve("prefork", pool=pool, access_log=True) as server:
@@ -219,7 +249,7 @@ def test_reading_the_scoreboard_costs_no_request_and_works_when_everybody_is_bus
 def test_restarts_by_signal_name(name):
     with serve("event") as server:
         server.signal(name)
-        until(lambda: server.scoreboard().snapshot.generation == 1, "a new generation")
+        generation(server, 1)
         until(lambda: server.processes(), "children")
         assert fetch(server).status == 200
 
@@ -231,18 +261,18 @@ def test_stops_by_signal_name(name):
         server.signal(name)
         until(lambda: not server.running, "the server ended")
         all_gone(children, "and its children")
-        with pytest.raises(LaunchError, match="nobody to signal"):
+        with pytest.raises(LaunchError, match="no process to signal"):
             server.signal("USR1")
 
 
 def test_another_signal_name_is_refused_by_name():
     with serve("event") as server:
-        with pytest.raises(ValueError, match=r"'KILL' is no signal.*TERM.*graceful-stop"):
+        with pytest.raises(ValueError, match=r"'KILL' is not a signal.*TERM.*graceful-stop"):
             server.signal("KILL")
         assert fetch(server).status == 200
 
 
-def test_stopping_twice_is_as_good_as_once():
+def test_a_stopped_server_has_no_process_and_no_scoreboard_and_stops_twice():
     server = serve("worker")
     children = server.processes()
     server.stop()
@@ -252,11 +282,6 @@ def test_stopping_twice_is_as_good_as_once():
     with server:
         pass
     assert "AH00295" in server.error_log()
-
-
-def test_a_stopped_server_has_no_scoreboard():
-    server = serve("event")
-    server.stop()
     for ask in (server.scoreboard, server.processes):
         with pytest.raises(LaunchError, match="launch another"):
             ask()
@@ -284,13 +309,7 @@ gc.collect()
 print(*pids, len(list(mpmkit.launcher.running())), flush=True)
 os.kill(pids[0], 0)
 """
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-X", "dev", "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env=environment(TMPDIR=str(tmp_path)),
-    )
+    result = run(program, "-W", "error", "-X", "dev", TMPDIR=str(tmp_path))
     assert result.returncode == 0 and result.stderr == "", result.stderr
     *pids, count = map(int, result.stdout.split())
     assert count == 2
@@ -309,56 +328,38 @@ assert server.running
 print(server.scoreboard().letters, flush=True)
 server.stop()
 """
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env=environment(),
-    )
+    result = run(program)
     assert (result.returncode, result.stdout.strip()) == (0, "{0: '_'}"), result.stderr
 
 
-# --- Nonsense ------------------------------------------------------------------------------------
+# --- Wrong arguments -----------------------------------------------------------------------------
 
 
-def test_an_unknown_mpm_is_refused_before_anything_starts():
-    with pytest.raises(DirectiveError, match=r"'nginx' is not an MPM.*prefork, worker, event"):
-        mpmkit.launch("nginx")
-    with pytest.raises(DirectiveError, match="name an MPM"):
-        mpmkit.launch()
-    assert nothing_started()
-
-
-@pytest.mark.parametrize(
-    ("mpm", "named", "says"),
-    [
-        ("event", {"ThreadPerChild": 5}, "ThreadPerChild"),
-        ("event", {"threads": 5}, "threads"),
-        ("prefork", {"ThreadsPerChild": 5}, "ThreadsPerChild"),
-        ("worker", {"AsyncRequestWorkerFactor": 2}, "AsyncRequestWorkerFactor"),
-        ("event", {"ThreadsPerChild": True}, "takes a number"),
-        ("event", {"ThreadsPerChild": object()}, "ThreadsPerChild"),
-    ],
-)
-def test_a_bad_keyword_is_refused_before_anything_starts(mpm, named, says):
+@pytest.mark.parametrize(("mpm", "named", "says"), [
+    ("nginx", {}, r"'nginx' is not an MPM.*prefork, worker, event"),
+    (None, {}, "name an MPM"),
+    ("event", {"ThreadPerChild": 5}, "ThreadPerChild"),
+    ("event", {"threads": 5}, "threads"),
+    ("prefork", {"ThreadsPerChild": 5}, "ThreadsPerChild"),
+    ("worker", {"AsyncRequestWorkerFactor": 2}, "AsyncRequestWorkerFactor"),
+    ("event", {"ThreadsPerChild": True}, "takes a number"),
+    ("event", {"ThreadsPerChild": object()}, "ThreadsPerChild"),
+])  # fmt: skip
+def test_a_wrong_mpm_or_keyword_is_refused_before_anything_starts(mpm, named, says):
     with pytest.raises(DirectiveError, match=says):
         mpmkit.launch(mpm, **named)
     assert nothing_started()
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"KeepAliveTimeout": "never"}, "KeepAliveTimeout"),
-        ({"AsyncRequestWorkerFactor": 0}, "AsyncRequestWorkerFactor"),
-        ({"directives": ["Nonsense 1"]}, "Nonsense"),
-        ({"document_root": "/does/not/exist"}, "/does/not/exist"),
-        ({"conf": "/does/not/exist.conf"}, "/does/not/exist.conf"),
-        ({"port": 70000}, "70000"),
-        ({"CustomLog": "/does/not/exist/log common"}, "CustomLog"),
-    ],
-)
+@pytest.mark.parametrize(("options", "says"), [
+    ({"KeepAliveTimeout": "never"}, "KeepAliveTimeout"),
+    ({"AsyncRequestWorkerFactor": 0}, "AsyncRequestWorkerFactor"),
+    ({"directives": ["Nonsense 1"]}, "Nonsense"),
+    ({"document_root": "/does/not/exist"}, "/does/not/exist"),
+    ({"conf": "/does/not/exist.conf"}, "/does/not/exist.conf"),
+    ({"port": 70000}, "70000"),
+    ({"CustomLog": "/does/not/exist/log common"}, "CustomLog"),
+])  # fmt: skip
 def test_what_the_server_refuses_is_the_text_of_the_error(options, says):
     with pytest.raises((DirectiveError, LaunchError), match=says) as caught:
         mpmkit.launch("event", **options)
@@ -368,17 +369,17 @@ def test_what_the_server_refuses_is_the_text_of_the_error(options, says):
     assert nothing_started()
 
 
-def test_a_descriptor_that_is_no_socket_is_told(tmp_path):
+def test_a_descriptor_that_is_not_a_socket_is_named(tmp_path):
     with open(tmp_path / "file", "wb") as file:
         with pytest.raises(LaunchError, match=r"listen-fd \d+"):
             mpmkit.launch("event", listen_fd=file.fileno())
 
 
-def test_a_used_port_is_told():
+def test_a_used_port_is_named():
     with serve("prefork") as first:
         with pytest.raises(LaunchError) as caught:
             mpmkit.launch("event", port=first.port)
-        assert f"127.0.0.1:{first.port}" in str(caught.value)
-        assert "another server" in str(caught.value)
-        assert "\n" not in str(caught.value)
+        text = str(caught.value)
+        assert f"127.0.0.1:{first.port}" in text and "another server" in text
+        assert "\n" not in text
         assert fetch(first).status == 200

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpmkit.config.directives import MPMS, Directives, check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, Directives
+from mpmkit.config.keywords import from_keywords
 from mpmkit.policy import states
 from mpmkit.policy.maintenance import (
     AT_LIMIT,

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import python_servers  # noqa: F401  Python's servers are competitors, too
-from mpmkit.config import directives
+from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS
+from mpmkit.config.keywords import from_keywords
 from mpmkit.load import runner
 from mpmkit.measure import ceiling, competitors, published, qps, records
 from mpmkit.measure.comparison import order, verdict
@@ -48,7 +49,7 @@ def test_the_published_figures_are_the_articles(tmp_path):
 
 def test_the_articles_directives_are_accepted_by_our_servers():
     for mpm in MPMS:
-        effective, notes = directives.check(mpm, directives.from_keywords(mpm, **DIRECTIVES[mpm]))
+        effective, notes = check(mpm, from_keywords(mpm, **DIRECTIVES[mpm]))
         assert not notes
         for name, value in DIRECTIVES[mpm].items():
             assert getattr(effective, name) == value

@@ -33,7 +33,8 @@ from servers import (
 from test_http import RECORDINGS, REPLAYED, compare, get_of, read_replies
 
 import mpmkit
-from mpmkit.config.directives import DirectiveError, from_keywords
+from mpmkit.config.directives import DirectiveError
+from mpmkit.config.keywords import from_keywords
 from mpmkit.launcher import LaunchError, Server
 from mpmkit.server.certificate import self_signed
 from mpmkit.server.tls import RECORD, Session
@@ -532,7 +533,7 @@ def test_certificates_that_cannot_be_used(pairs, tmp_path):
     ("-all +TLSv1.3", ("TLSv1.3",)), ("All -TLSv1 -TLSv1.1 -tlsv1.2", ("TLSv1.3",)),
 ])  # fmt: skip
 def test_ssl_protocol(words, versions):
-    from mpmkit.config.directives import check
+    from mpmkit.config.checks import check
 
     settings = from_keywords("event", SSLProtocol=words)
     assert check("event", settings)[0].SSLProtocol == versions
@@ -540,7 +541,7 @@ def test_ssl_protocol(words, versions):
 
 @pytest.mark.parametrize("words", ["TLSv1", "all +SSLv3", "-all", "TLSv9"])
 def test_ssl_protocol_refused(words):
-    from mpmkit.config.directives import check
+    from mpmkit.config.checks import check
 
     with pytest.raises(DirectiveError, match="SSLProtocol"):
         check("event", from_keywords("event", SSLProtocol=words))

@@ -12,7 +12,7 @@ from servers import poll_until, serving
 
 import mpmkit
 from mpmkit.lab import watcher
-from mpmkit.lab.clients import Crowd
+from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.lab.watcher import Event, Recording, Sample, watch
 
 POOL = {
@@ -27,7 +27,7 @@ POOL["event"] = POOL["worker"]
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
 def test_a_crowd_that_holds_connections_is_seen(mpm):
     with serving(mpm, **POOL[mpm], KeepAliveTimeout=30) as server:
-        with watch(server, every=0.1) as seen, Crowd(server.url, 0) as crowd:
+        with watch(server, every=0.1) as seen, KeepAliveClients(server.url, 0) as crowd:
             assert (seen.last.keep_alive, seen.last.queue) == (0, 0)
             crowd.resize(6)
             poll_until(lambda: seen.last.keep_alive == 6, what=lambda: str(seen.last))
@@ -57,7 +57,7 @@ def test_those_who_wait_are_in_the_listen_queue():
         "KeepAliveTimeout": 30,
     }
     server = mpmkit.launch("worker", **full)
-    with server, watch(server, every=0.1) as seen, Crowd(server.url, 5) as crowd:
+    with server, watch(server, every=0.1) as seen, KeepAliveClients(server.url, 5) as crowd:
         poll_until(
             lambda: seen.last.busy == 2 and seen.last.queue >= 2, what=lambda: str(seen.last)
         )
@@ -67,13 +67,13 @@ def test_those_who_wait_are_in_the_listen_queue():
 
 
 def test_a_client_whose_connection_is_ended_comes_back():
-    with serving("event", KeepAliveTimeout=0.2) as server, Crowd(server.url, 2) as crowd:
+    with serving("event", KeepAliveTimeout=0.2) as server, KeepAliveClients(server.url, 2) as crowd:
         poll_until(lambda: crowd.answered >= 6, what=lambda: str(crowd.answered))
         assert not crowd.lost
 
 
 def test_a_probe_keeps_nothing():
-    with serving("worker") as server, Crowd(server.url, 1, think=0.05, keep=False) as probe:
+    with serving("worker") as server, KeepAliveClients(server.url, 1, think=0.05, keep=False) as probe:
         poll_until(lambda: probe.answered >= 3)
         assert all(0 < seconds < 5 for seconds in probe.take())
         assert server.scoreboard().count("K") == 0
@@ -82,7 +82,7 @@ def test_a_probe_keeps_nothing():
 def test_losses_are_counted_by_kind():
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        with Crowd(f"http://127.0.0.1:{nobody.getsockname()[1]}", 1) as crowd:
+        with KeepAliveClients(f"http://127.0.0.1:{nobody.getsockname()[1]}", 1) as crowd:
             poll_until(lambda: crowd.lost["refused"] >= 1)
         assert set(crowd.lost) == {"refused"}
 
@@ -97,7 +97,7 @@ def test_losses_are_counted_by_kind():
 )
 def test_a_crowd_refuses_what_it_cannot_do(how, said):
     with pytest.raises(ValueError, match=said):
-        Crowd(**{"url": "http://127.0.0.1:9", **how})
+        KeepAliveClients(**{"url": "http://127.0.0.1:9", **how})
 
 
 def test_the_watch_ends_with_the_server():

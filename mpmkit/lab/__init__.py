@@ -10,11 +10,12 @@ where they are needed.
 
 from __future__ import annotations
 
-# Where each name lives: name -> module.
+# Where each name lives: name -> module, or module:name there.
 _PUBLIC = {
     "control_room": "mpmkit.lab.panel",
     "Room": "mpmkit.lab.control_room",
-    "Crowd": "mpmkit.lab.clients",
+    "KeepAliveClients": "mpmkit.lab.clients",
+    "Crowd": "mpmkit.lab.clients:KeepAliveClients",  # what notebooks call it
     "watch": "mpmkit.lab.watcher",
     "Recording": "mpmkit.lab.watcher",
     "Picture": "mpmkit.lab.watcher",
@@ -34,6 +35,7 @@ def __getattr__(name: str) -> object:
         )
     from importlib import import_module
 
-    value = getattr(import_module(_PUBLIC[name]), name)
+    module, _, there = _PUBLIC[name].partition(":")
+    value = getattr(import_module(module), there or name)
     globals()[name] = value
     return value

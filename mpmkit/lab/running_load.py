@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mpmkit.load.histogram import Histogram
-from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, Tick, run_load
+from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load
+from mpmkit.load.windows import Tick
 
 LIVE = 1.2  # seconds of the load's answers that its live percentiles are made of
 
@@ -47,7 +48,7 @@ class RunningLoad:
             return self.NOTHING
         found = Histogram()
         for tick in ticks:
-            found.merge(tick.counted)
+            found.merge(tick.latencies)
         told = {
             "load_qps": len(found) / seconds,
             "load_failed": sum(tick.failures.total() for tick in ticks) / seconds,

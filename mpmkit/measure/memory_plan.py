@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpmkit.config.directives import MPMS, DirectiveError, check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, DirectiveError
+from mpmkit.config.keywords import from_keywords
+from mpmkit.load.preflight import too_few_descriptors
 from mpmkit.measure import competitors, published
 from mpmkit.measure.command import Problems
 from mpmkit.measure.competitors import Competitor
-from mpmkit.measure.connection_holder import too_few_descriptors
 from mpmkit.measure.experiment import OURS, Cell, Launch
 from mpmkit.measure.memory_table import AGAINST
 

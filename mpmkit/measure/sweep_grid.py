@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from mpmkit.config.directives import MPMS, DirectiveError, Setting, check, from_keywords, spec_for
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, DirectiveError, Setting, spec_for
+from mpmkit.config.keywords import from_keywords
 from mpmkit.load.ab_wrk import CANNOT
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import DRIVERS

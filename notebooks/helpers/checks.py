@@ -4,7 +4,7 @@
 
 Each check takes one answer, gives a `Verdict` and never raises: whatever a reader types gets a
 sentence. What is right is computed by the code that the servers run (`maintenance`, `admission`,
-`directives.check`), or tried on the reader's own server; nothing is looked up in a list of answers.
+`checks.check`), or tried on the reader's own server; nothing is looked up in a list of answers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple
 
-from mpmkit.config import directives as rules
+from mpmkit.config.checks import check
+from mpmkit.config.directives import Directives
+from mpmkit.config.keywords import from_keywords
 from mpmkit.launcher import Server
 from mpmkit.policy import admission
 from mpmkit.policy.simulator import simulate
@@ -170,7 +172,7 @@ def real_limit(answer: Any) -> Verdict:
     """How many connections worker serves at once with LIMITED."""
     if (bad := _number(answer, "connections")) is not None:
         return bad
-    read, notes = rules.check("worker", rules.from_keywords("worker", **LIMITED))
+    read, notes = check("worker", from_keywords("worker", **LIMITED))
     true = min(read.MaxRequestWorkers, read.ServerLimit * read.ThreadsPerChild)
     warned = next((note for note in notes if note.ah == "AH00318"), None)
     where = "ServerLimit, ThreadsPerChild, and the warnings at the start (mpmkit -t)"
@@ -199,7 +201,7 @@ def real_limit(answer: Any) -> Verdict:
 
 def _held(server: Any, mpm: str, count: int, hint: str) -> Verdict | int:
     """How many of `count` kept-alive clients the reader's server serves at the same time."""
-    from mpmkit.lab.clients import Crowd
+    from mpmkit.lab.clients import KeepAliveClients
     from mpmkit.lab.watcher import Watch
 
     if not isinstance(server, Server):
@@ -215,7 +217,7 @@ def _held(server: Any, mpm: str, count: int, hint: str) -> Verdict | int:
         return _no(f"this is {server.mpm}; the exercise is about {mpm}", hint)
     import time
 
-    with Watch(server, every=0.1), Crowd(server.url, count) as crowd:
+    with Watch(server, every=0.1), KeepAliveClients(server.url, count) as crowd:
         until = time.monotonic() + PATIENCE
         served = 0
         while served < count and time.monotonic() < until:
@@ -224,9 +226,9 @@ def _held(server: Any, mpm: str, count: int, hint: str) -> Verdict | int:
     return min(served, count)
 
 
-def _read(server: Server) -> rules.Directives:
+def _read(server: Server) -> Directives:
     """What the directives that the server was launched with by name come to, defaults included."""
-    return rules.check(server.mpm, rules.from_keywords(server.mpm, **server.directives))[0]
+    return check(server.mpm, from_keywords(server.mpm, **server.directives))[0]
 
 
 def _keeps(server: Server) -> Verdict | None:

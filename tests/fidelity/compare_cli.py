@@ -236,6 +236,12 @@ CASES: dict[str, Case] = {
     "-k stop, stale pid file": _pid_file("999999\n", "-k", "stop"),
     "-k stop, corrupt pid file": _pid_file("what is this\n", "-k", "stop"),
     "-k start, port taken": _port_taken,
+    "-t word": _plain("-t", "word"), "-k start -k stop": _plain("-k", "start", "-k", "stop"),
+    "-t -e loud": _plain("-t", "-e", "loud"), "-t -c Listen 99999": _plain("-t", "-c", "Listen 99999"),
+    "-t -c ErrorLog nowhere": _plain("-t", "-c", "ErrorLog no/such/dir/log"),
+    "-t -c CustomLog without format": _plain("-t", "-c", "CustomLog logs/x"),
+    "-t -c MinRate=0": _plain("-t", "-c", "RequestReadTimeout header=10,MinRate=0"),
+    "-k stop -c broken, not running": _plain("-k", "stop", "-c", "NoSuchDirective on"),
     "-k start, no Listen": _changed("Listen ", "#", "-k", "start"),
 }  # fmt: skip
 
@@ -268,17 +274,19 @@ def rows(pages: Path, only: Iterable[str] = ()) -> list[Row]:
             with _program(argv, pages) as program:
                 said.append(case(program))
         result.append(Row("cli", name, *said))
-    if wanted:
-        return result
+    return result if wanted else [*result, *life_rows(pages)]
+
+
+def life_rows(pages: Path) -> list[Row]:
+    """One server's life by `-k`."""
     lives: list[dict[str, str]] = []
-    for argv in programs:
-        if argv is MPMKIT and not ready:
+    for argv in ([find_httpd()], MPMKIT):
+        if argv is MPMKIT and not has_httpd_command():
             lives.append({})
             continue
         with _program(argv, pages) as program:
             lives.append(dict(_life(program)))
-    result += [
+    return [
         Row("cli", what, said_, lives[1].get(what, "no such command"))
         for what, said_ in lives[0].items()
     ]
-    return result
