@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mpmkit.measure.reference_servers import Rival
+from mpmkit.measure.reference_servers import ReferenceServer
 
 MODELS = ("prefork", "worker")
 PAGE = "index.html"
@@ -35,7 +35,7 @@ KEPT_AT_MOST = 100  # requests of a connection: MaxKeepAliveRequests
 LINE = b'127.0.0.1 - - [01/Jan/2000:00:00:00 +0000] "GET /index.html HTTP/1.1" 200 45\n'
 
 
-class Baseline(Rival):
+class Baseline(ReferenceServer):
     """A baseline of `mpm` as a reference server: its own processes, for the length of a `with` block.
 
     `workers` are MaxRequestWorkers, in processes of `threads` each under worker. `document_root` has

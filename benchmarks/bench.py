@@ -58,7 +58,7 @@ from mpmkit.measure import command, records, stats
 from mpmkit.measure.experiment import OURS, Cell, Conditions, OnProgress, Report, Table, run
 from mpmkit.measure.procfs import cpu_ns, members
 from mpmkit.measure.records import RecordFile, Row
-from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed
+from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed
 
 # -- the servers ---------------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ def _started(
     for name, make in makers.items():
         try:
             servers[name] = stack.enter_context(make())
-        except (NotInstalled, RivalFailed) as missing:
+        except (NotInstalled, ServerFailed) as missing:
             say(f"without {name}: {missing}")
     return servers
 

@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from mpmkit.measure import competitors
-from mpmkit.measure.reference_servers import NotInstalled, Rival, Value
+from mpmkit.measure.reference_servers import NotInstalled, ReferenceServer, Value
 
 EXTRA = "pip install 'mpmkit[rivals]'"
 # The common log format in gunicorn's words.
@@ -51,7 +51,7 @@ CONNECTIONS = (
 )
 
 
-class Peer(Rival):
+class Peer(ReferenceServer):
     """A Python package that serves. Raises NotInstalled if this Python does not have it.
 
     `directives` are Apache's, as `mpmkit.launch` takes them; one without a counterpart (the table

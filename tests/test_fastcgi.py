@@ -33,7 +33,8 @@ import mpmkit
 from mpmkit.handlers import fastcgi_records as fcgi
 from mpmkit.handlers.fastcgi_records import FastCgiError, Record, pairs, read_records, record
 from mpmkit.launcher import LaunchError
-from mpmkit.measure.phpfpm import NotInstalled, PhpFpm, find_php_fpm
+from mpmkit.measure.phpfpm import PhpFpm, find_php_fpm
+from mpmkit.measure.process_group import NotInstalled
 
 # -- bytes ----------------------------------------------------------------------------------------
 

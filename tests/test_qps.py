@@ -29,7 +29,7 @@ from mpmkit.measure.published import DIRECTIVES, PAGES, Page
 from mpmkit.measure.qps import main, qps_table
 from mpmkit.measure.qps_plan import SCALES, QpsScale, plan
 from mpmkit.measure.qps_table import QpsTable
-from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
+from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = {"prefork": 9556.0, "worker": 11038.0, "event": 10224.0}
@@ -486,7 +486,7 @@ def test_a_competitor_that_is_missing_or_fails_is_named(launched, monkeypatch):
     def fails_later(mpm, **directives):
         starts.append(mpm)  # once to see whether it is there, then in each round
         if len(starts) > 2:
-            raise RivalFailed("bar ended with status 3: address in use")
+            raise ServerFailed("bar ended with status 3: address in use")
         return launched(mpm, **directives)
 
     competitors_are(monkeypatch, foo=missing, bar=fails_later, baz=Launches(lambda number: True))

@@ -33,11 +33,11 @@ import traitlets
 from mpmkit.config.directives import MPMS, SPECS
 from mpmkit.lab import theme
 from mpmkit.lab.clients import MOST
-from mpmkit.lab.control_room import Room
 from mpmkit.lab.controls import Control
 from mpmkit.lab.forms import NAMES, DirectiveForm, Field
 from mpmkit.lab.load_form import FIRST, ROWS
 from mpmkit.lab.machine_caveats import not_headline
+from mpmkit.lab.room import Room
 from mpmkit.launcher import LaunchError
 from mpmkit.policy.states import LETTERS, WORDS
 

@@ -14,6 +14,7 @@ The page is the same file for all, the script the same application.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,8 @@ from typing import Any
 
 from mpmkit.config.directives import MPMS
 from mpmkit.measure.experiment import Launch
-from mpmkit.measure.phpfpm import MOST_CHILDREN, WithPhpFpm, find_php_fpm
-from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed
+from mpmkit.measure.phpfpm import MOST_CHILDREN, find_php_fpm, with_php_fpm
+from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed
 
 SAMPLE_SITE = Path(__file__).resolve().parents[1] / "htdocs"
 STATIC = ("static",)
@@ -43,9 +44,9 @@ class Competitor:
     start: Launch
 
 
-def _httpd_php_fpm(mpm: str, **directives: Any) -> WithPhpFpm:
+def _httpd_php_fpm(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
     Httpd(mpm, document_root=SAMPLE_SITE, fcgi="proxy:fcgi://localhost")  # is all of it installed?
-    return WithPhpFpm(
+    return with_php_fpm(
         lambda fpm: Httpd(mpm, document_root=SAMPLE_SITE, fcgi=fpm.handler, **directives),
         document_root=SAMPLE_SITE,
         children=workers(directives),
@@ -61,8 +62,8 @@ def ours(way: str, launch: Launch) -> Launch:
             mpm, directives=("AddHandler cgi-script .cgi",), **directives
         )
 
-    def start(mpm: str, **directives: Any) -> WithPhpFpm:
-        return WithPhpFpm(
+    def start(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
+        return with_php_fpm(
             lambda fpm: launch(
                 mpm, document_root=fpm.document_root, directives=fpm.directives(), **directives
             ),
@@ -146,7 +147,7 @@ def installed(wanted: Iterable[Competitor]) -> tuple[list[Competitor], list[str]
     for one in wanted:
         try:
             one.start(one.stands_for)
-        except (NotInstalled, RivalFailed) as error:
+        except (NotInstalled, ServerFailed) as error:
             what = "" if "static" in one.kinds else f"'s {one.kinds[0]}"
             missing.append(f"without {one.server}{what}: {error}")
         else:

@@ -50,7 +50,7 @@ from mpmkit.measure.procfs import Meter
 from mpmkit.measure.qps_plan import MAX_ROUNDS, SCALES, QpsCell, QpsPlan, plan
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import Row
-from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
+from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
 
 __all__ = ["SCALES", "QpsTable", "main", "plan", "qps_table"]
 
@@ -127,7 +127,7 @@ def _ceiling(todo: QpsPlan) -> tuple[float | None, list[str]]:
     """Requests/s that the generator can do at most, or a sentence on why that is not known."""
     try:
         return generator.ceiling(next(iter(todo.profiles.values())), todo.driver), []
-    except (NotInstalled, RivalFailed, LoadError) as error:
+    except (NotInstalled, ServerFailed, LoadError) as error:
         return None, [f"without the generator's ceiling: {one_line(error)}"]
 
 
