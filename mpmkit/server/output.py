@@ -122,6 +122,7 @@ class Output:
         finally:
             if self.pending is not body and body.fd >= 0:
                 os.close(body.fd)
+                body.fd = -1  # closed once: the number may be another file's by now
 
     def send_pieces(self, head: bytes, pieces: Iterable[bytes], chunked: bool) -> int:
         """Send `head` and what a script yields, as it yields; returns the body's bytes.
