@@ -41,10 +41,11 @@ import mpmkit
 from benchmarks import baseline
 from mpmkit.config.directives import MPMS
 from mpmkit.load import ab_wrk
+from mpmkit.load.holder import HoldingProcess
+from mpmkit.load.preflight import descriptors
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.result import LoadRun
 from mpmkit.measure import published, records
-from mpmkit.measure.connection_holder import Holding, descriptors
 from mpmkit.measure.procfs import cpu_ns, machine_times, members
 from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed, find_program
 from mpmkit.measure.text import aligned
@@ -596,7 +597,7 @@ def measure(
 def hold(stack: contextlib.ExitStack, url: str, work: Work) -> None:
     """Idle connections, as long as the stack stands. Raises BenchError if the server takes fewer."""
     with descriptors(work.held + 100):
-        holding = stack.enter_context(Holding(url, work.path, "idle"))
+        holding = stack.enter_context(HoldingProcess(url, "idle", path=work.path))
     held = holding.hold(work.held)["held"]
     if held < work.held:
         raise BenchError(

@@ -6,8 +6,7 @@ import math
 import statistics
 
 import pytest
-from test_memory import rows as memory_rows
-from test_records import SWEEP
+from support.rows import SWEEP, memory_rows
 
 from mpmkit.lab import figures, tables, theme
 from mpmkit.measure import records

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpmkit.load.histogram import LIMIT, STEPS, Histogram, bounds, bucket
+from mpmkit.load.histogram import LIMIT, Histogram, bounds, bucket
 
 VALUES = st.lists(st.integers(0, 10**13), max_size=200)
 FAST = settings(deadline=None)
@@ -30,7 +30,7 @@ def test_buckets_follow_one_another_without_a_gap(ns):
 
 
 @FAST
-@given(VALUES.filter(bool), st.sampled_from(STEPS) | st.floats(0, 100))
+@given(VALUES.filter(bool), st.sampled_from([0.0, 50.0, 99.9, 100.0]) | st.floats(0, 100))
 def test_percentiles_are_those_of_the_values(values, percent):
     found = Histogram(values).percentile(percent)
     exact = sorted(values)[max(1, math.ceil(percent * len(values) / 100 - 1e-9)) - 1]
@@ -46,7 +46,6 @@ def test_merging_is_counting_everything_in_one(parts):
         merged = merged + Histogram(part)
     whole = Histogram([ns for part in parts for ns in part])
     assert merged == whole and len(merged) == sum(map(len, parts))
-    assert merged.percentiles() == whole.percentiles()
     assert merged.mean == whole.mean or not len(whole)
 
 
@@ -55,7 +54,6 @@ def test_merging_is_counting_everything_in_one(parts):
 def test_it_survives_text(values):
     histogram = Histogram(values)
     assert Histogram.from_text(histogram.to_text()) == histogram
-    assert sum(count for *_, count in histogram.bins()) == len(values)
 
 
 def test_a_million_latencies_are_a_short_text():
@@ -68,7 +66,7 @@ def test_a_million_latencies_are_a_short_text():
 
 @pytest.mark.parametrize("text", ["", "x", "ÿ", "0" * 40, Histogram([1, 2]).to_text()[:-4]])
 def test_other_text_is_refused(text):
-    with pytest.raises(ValueError, match="no histogram"):
+    with pytest.raises(ValueError, match="not a histogram"):
         Histogram.from_text(text)
 
 
@@ -80,4 +78,4 @@ def test_what_is_no_latency_is_refused():
         Histogram().percentile(50)
     with pytest.raises(ValueError, match="0 to 100"):
         Histogram([1]).percentile(101)
-    assert Histogram().percentiles() == {} and math.isnan(Histogram().mean)
+    assert math.isnan(Histogram().mean)

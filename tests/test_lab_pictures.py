@@ -11,7 +11,7 @@ from helpers import notebook_helpers
 
 import mpmkit
 from mpmkit import lab
-from mpmkit.lab import diagram, figures, replay, theme, timeline
+from mpmkit.lab import diagram, figures, replay, theme
 from mpmkit.measure.recording import Event, Recording, Sample, ScoreboardSnapshot
 from mpmkit.measure.records import RecordError
 from mpmkit.policy.states import CONNECTION_NAMES, LETTERS, PATHS, TRANSITIONS
@@ -139,9 +139,9 @@ def test_several_runs_lie_over_one_another_in_their_colours():
 
 def test_what_cannot_be_drawn_is_said():
     with pytest.raises(ValueError, match="no strip speed; there are processes"):
-        timeline.timeline(recording(), "speed")
+        lab.timeline(recording(), "speed")
     with pytest.raises(ValueError, match="without samples"):
-        timeline.timeline(recording(n=0))
+        lab.timeline(recording(n=0))
 
 
 # ---------------------------------------------------------------- recordings
@@ -180,7 +180,7 @@ def test_without_a_recording_the_mend_is_named(shelf, monkeypatch):
     with pytest.raises(RecordError, match=r"no recording demo\.json; set MPMKIT_REPLAY=0"):
         lab.measured_or_recorded("demo", measured)
     (shelf / "demo.json").write_text('{"value": 1}')
-    with pytest.raises(RecordError, match=r"demo.json is no recording"):
+    with pytest.raises(RecordError, match=r"demo.json is not a recording"):
         lab.measured_or_recorded("demo", measured)
 
 

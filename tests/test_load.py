@@ -5,7 +5,6 @@ No test here imports locust or gevent: the generator runs in a process of its ow
 
 from __future__ import annotations
 
-import array
 import json
 import os
 import re
@@ -23,8 +22,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from misbehaving import Misbehaving
+from support.loads import ENVIRON, LOCUST, ROOT, argv, run, wait_for_load, wait_for_silence
+from support.waiting import poll_until
 
-from mpmkit.load import runner
 from mpmkit.load.ab_wrk import parse_ab
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile, ProfileError
@@ -32,9 +32,6 @@ from mpmkit.load.response import MAX_HEAD, Malformed, ResponseReader, parse_head
 from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load
 from mpmkit.load.specs import RequestSpec, Stage
 from mpmkit.load.target import loopback_target, target_of
-
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
@@ -54,62 +51,44 @@ def nobody():
 # -- the profile ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("path", "index.html"),
-        ("path", "/a b"),
-        ("path", "/ä"),
-        ("path", None),
-        ("users", 0),
-        ("users", 20_001),
-        ("users", True),
-        ("users", 2.0),
-        ("requests", 0),
-        ("requests", "many"),
-        ("duration", 0),
-        ("duration", float("nan")),
-        ("duration", 4000),
-        ("keep_alive", "yes"),
-        ("keep_alive", 1.5),
-        ("method", "DELETE"),
-        ("body", "x"),
-        ("headers", [("Host",)]),
-        ("headers", [("A b", "c")]),
-        ("headers", [("A", "b\r\nc: d")]),
-        ("headers", [("Content-Length", "3")]),
-        ("expect_status", 99),
-        ("expect_length", -1),
-        ("timeout", 0),
-        ("timeout", float("inf")),
-        ("warmup_requests", -1),
-        ("warmup_seconds", -0.5),
-        ("processes", 0),
-        ("time_limit", 0),
-        ("events", "some"),
-        ("expect_body", "abc"),
-        ("body_sample", 2),
-        ("mix", "all"),
-        ("mix", [{"weight": 1}]),
-        ("mix", [{"path": "/", "weight": 0}]),
-        ("mix", [{"path": "/", "size": 3}]),
-        ("mix", [3]),
-        ("requests_per_connection", 5),
-        ("think_time", -1),
-        ("think", "uniform"),
-        ("arrival", "open"),
-        ("arrival", "poisson"),
-        ("rate", 5),
-        ("ramp", -1),
-        ("stages", [{"users": 3}]),
-        ("slow_readers", -1),
-        ("read_rate", 0),
-        ("idle_holders", 20_000),
-        ("idle_request", 1),
-        ("ca_file", 3),
-        ("seed", "x"),
-    ],
-)
+BAD = {
+    "field": ["value"],
+    "path": ["index.html", "/a b", "/ä", None],
+    "users": [0, 20_001, True, 2.0],
+    "requests": [0, "many"],
+    "duration": [0, float("nan"), 4000],
+    "keep_alive": ["yes", 1.5],
+    "method": ["DELETE"],
+    "body": ["x"],
+    "headers": [[("Host",)], [("A b", "c")], [("A", "b\r\nc: d")], [("Content-Length", "3")]],
+    "expect_status": [99],
+    "expect_length": [-1],
+    "timeout": [0, float("inf")],
+    "warmup_requests": [-1],
+    "warmup_seconds": [-0.5],
+    "processes": [0],
+    "time_limit": [0],
+    "events": ["some"],
+    "expect_body": ["abc"],
+    "body_sample": [2],
+    "mix": ["all", [{"weight": 1}], [{"path": "/", "weight": 0}], [{"path": "/", "size": 3}], [3]],
+    "requests_per_connection": [5],
+    "think_time": [-1],
+    "think": ["uniform"],
+    "arrival": ["open", "poisson"],
+    "rate": [5],
+    "ramp": [-1],
+    "stages": [[{"users": 3}]],
+    "slow_readers": [-1],
+    "read_rate": [0],
+    "idle_holders": [20_000],
+    "idle_request": [1],
+    "ca_file": [3],
+    "seed": ["x"],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, bad) for name in BAD for bad in BAD[name]])
 def test_a_bad_field_is_refused_by_name(field, value):
     fields = {"requests": 10} | {field: value}
     named = "rate" if value == "poisson" else field
@@ -468,7 +447,7 @@ def test_each_request_is_sent_once_and_judged(bad, path, keep_alive, requests, e
     version = "1.1" if keep_alive else "1.0"
     assert bad.counts()[f"GET {path} HTTP/{version}"] == requests
     assert (run.requests, run.errors, run.ended) == (requests, errors, "requests")
-    assert run.succeeded == len(run.latencies_ns) == requests - sum(errors.values())
+    assert run.succeeded == len(run.histogram) == requests - sum(errors.values())
     assert run.latency_ms(0) > 0 or not run.succeeded
     assert run.qps == (pytest.approx(run.succeeded / run.duration) if run.succeeded else 0)
 
@@ -506,7 +485,7 @@ def test_a_close_that_crosses_a_request_is_retried_once_and_counted(bad):
 def test_the_warm_up_is_sent_and_not_counted(bad):
     bad.counts()
     run = run_load(bad.url, "/ok", users=5, requests=50, warmup_requests=30)
-    assert run.requests == len(run.latencies_ns) == 50
+    assert run.requests == len(run.histogram) == 50
     assert bad.counts()["GET /ok HTTP/1.0"] == 80
     run = run_load(bad.url, "/ok", users=5, requests=50, warmup_seconds=0.3)
     assert run.requests == 50 and bad.counts()["GET /ok HTTP/1.0"] > 50
@@ -524,24 +503,21 @@ def test_a_duration_ends_the_run(bad):
     )
     assert run.ended == "duration" and 0.9 < run.duration < 4
     assert told == sorted(told) and len(told) >= 2 and told[-1][0] <= run.requests
-    assert [done for _, done in run.timeline] == sorted(done for _, done in run.timeline)
 
 
 def test_ticks_tell_the_latencies_while_the_load_runs(bad):
     ticks = []
     run = run_load(bad.url, "/ok", users=5, duration=1.2, processes=2, on_tick=ticks.append)
     assert len(ticks) >= 2 and all(0 <= tick.begin < tick.end for tick in ticks)
-    seen = sum((tick.counted for tick in ticks), Histogram())
+    seen = sum((tick.latencies for tick in ticks), Histogram())
     assert 0 < len(seen) <= run.succeeded and not any(tick.failures for tick in ticks)
-    # What is cut to six bits is within one part in 64 of a latency that was measured.
-    assert run.latency_ms(0) * 0.98 < seen.smallest / 1e6
-    assert seen.largest / 1e6 < run.latency_ms(100) * 1.02
+    assert run.latency_ms(0) <= seen.smallest / 1e6 < seen.largest / 1e6 <= run.latency_ms(100)
     ticks.clear()
     run = run_load(bad.url, "/status/500", users=2, duration=0.8, on_tick=ticks.append)
     failed = sum((tick.failures for tick in ticks), Counter())
     assert 0 < failed.total() <= run.failures and set(failed) == set(run.errors)
-    assert not any(len(tick.counted) for tick in ticks)
-    with pytest.raises(ProfileError, match="on_tick: ab tells nothing"):
+    assert not any(len(tick.latencies) for tick in ticks)
+    with pytest.raises(ProfileError, match="on_tick: ab reports nothing"):
         run_load(bad.url, "/ok", users=2, requests=2, driver="ab", on_tick=ticks.append)
 
 
@@ -584,14 +560,7 @@ def test_more_users_than_files_are_refused_with_the_mend(bad):
     def few_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 
-    done = subprocess.run(
-        [sys.executable, "-m", "mpmkit", "load", bad.url, "--users", "200", "--requests", "200"],
-        capture_output=True,
-        text=True,
-        env=ENVIRON,
-        preexec_fn=few_files,
-        timeout=30,
-    )
+    done = run(f"mpmkit load {bad.url} --users 200 --requests 200", preexec_fn=few_files)
     assert done.returncode == 2
     assert "open files are needed and 100 are allowed" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -626,52 +595,19 @@ def test_when_ephemeral_ports_run_out_other_loopback_addresses_help():
 # -- ending --------------------------------------------------------------------------------------
 
 
-def wait_for_load(server: Misbehaving) -> None:
-    until = time.monotonic() + 20
-    while server.counts().get("GET /ok HTTP/1.0", 0) < 10:
-        assert time.monotonic() < until, "no load came"
-        time.sleep(0.05)
-
-
-def wait_for_silence(server: Misbehaving) -> None:
-    """Return once nothing came for 0.3 s; what was still in the server's queue may come before."""
-    until = time.monotonic() + 5
-    server.counts()
-    time.sleep(0.3)
-    while server.counts() != {"connections": 0}:
-        assert time.monotonic() < until, "the load goes on"
-        time.sleep(0.3)
-
-
-@pytest.mark.parametrize(
-    "options", [[], ["--processes", "2"], ["--driver", "ab"]], ids=["locust", "two-processes", "ab"]
-)
+@pytest.mark.parametrize("options", ["", "--processes 2", "--driver ab"])
 def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad, options):
     if "ab" in options and not shutil.which("ab"):
         pytest.skip("no ab here")
     with subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mpmkit",
-            "load",
-            bad.url,
-            "--path",
-            "/ok",
-            "--users",
-            "4",
-            "--duration",
-            "60",
-            "--json",
-            *options,
-        ],
+        argv(f"mpmkit load {bad.url}/ok --users 4 --duration 60 --json {options}"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRON,
     ) as process:
-        wait_for_load(bad)
-        time.sleep(0.5)
+        for _ in range(5):
+            wait_for_load(bad)
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)
@@ -685,21 +621,7 @@ def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad, options):
 
 def test_a_killed_parent_leaves_no_load_and_no_files(bad, tmp_path):
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mpmkit",
-            "load",
-            bad.url,
-            "--path",
-            "/ok",
-            "--users",
-            "4",
-            "--duration",
-            "60",
-            "--processes",
-            "2",
-        ],
+        argv(f"mpmkit load {bad.url}/ok --users 4 --duration 60 --processes 2"),
         stdout=subprocess.DEVNULL,
         env={**ENVIRON, "TMPDIR": str(tmp_path)},
     )
@@ -707,10 +629,7 @@ def test_a_killed_parent_leaves_no_load_and_no_files(bad, tmp_path):
     assert list(tmp_path.iterdir())
     process.kill()
     process.wait()
-    until = time.monotonic() + 5
-    while list(tmp_path.iterdir()) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not list(tmp_path.iterdir())
+    poll_until(lambda: not list(tmp_path.iterdir()), "no file is left", 5)
     wait_for_silence(bad)
 
 
@@ -723,7 +642,7 @@ def test_an_error_in_the_progress_callback_ends_the_load(bad):
     wait_for_silence(bad)
 
 
-def test_a_generator_that_dies_is_an_error(bad):
+def test_a_generator_that_dies_keeps_what_it_reported(bad):
     def kill(done: int, seconds: float) -> None:
         # The only child of this process that leads a session of its own.
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
@@ -731,51 +650,20 @@ def test_a_generator_that_dies_is_an_error(bad):
             if os.getsid(child) == child:
                 os.kill(child, signal.SIGKILL)
 
-    with pytest.raises(LoadError, match="exit code -9 and no result"):
-        run_load(bad.url, "/ok", users=2, duration=30, on_progress=kill)
+    run = run_load(bad.url, "/ok", users=2, duration=30, on_progress=kill)
+    assert run.ended.startswith("1 of 1 generator processes died (") and run.succeeded
 
 
 # -- locust by itself ----------------------------------------------------------------------------
 
-
-def locust(url: str, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "locust",
-            "-f",
-            str(runner.LOCUSTFILE),
-            "--headless",
-            "--host",
-            url,
-            "--json",
-            "--loglevel",
-            "WARNING",
-            *options,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**ENVIRON, **environ},
-    )
+ALONE = f"{LOCUST} --headless --json --loglevel WARNING"
 
 
 @pytest.mark.parametrize("events", ["batch", "each"])
 def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad, events):
     bad.counts()
-    done = locust(
-        bad.url,
-        "-u",
-        "4",
-        "-r",
-        "4",
-        "--requests",
-        "40",
-        "--request-events",
-        events,
-        MPMKIT_LOAD_PATH="/every/10",
-    )
+    options = f"-u 4 -r 4 --requests 40 --request-events {events}"
+    done = run(f"{ALONE} --host {bad.url} {options}", {"MPMKIT_LOAD_PATH": "/every/10"})
     (entry,) = json.loads(done.stdout)
     assert bad.counts()["GET /every/10 HTTP/1.0"] == 40
     assert (entry["name"], entry["num_requests"], entry["num_failures"]) == ("/every/10", 40, 4)
@@ -785,9 +673,9 @@ def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad, events):
 
 
 def test_the_locustfile_alone_refuses_other_hosts_and_bad_profiles(bad):
-    done = locust("http://192.0.2.1:80", "--requests", "1")
+    done = run(f"{ALONE} --host http://192.0.2.1:80 --requests 1")
     assert done.returncode == 2 and "loopback" in done.stderr
-    done = locust(bad.url, "--requests", "0")
+    done = run(f"{ALONE} --host {bad.url} --requests 0")
     assert done.returncode == 2 and "requests: must be" in done.stderr
 
 
@@ -861,24 +749,16 @@ def made(latencies=(), **fields) -> LoadRun:
         "requests": len(latencies),
         "errors": Counter(),
         "duration": 2.0,
-        "latencies_ns": array.array("q", latencies),
+        "histogram": Histogram(latencies),
         **fields,
     }
     return LoadRun(**fields)
 
 
-@settings(deadline=None)  # the machine may be busy with servers
-@given(st.lists(st.integers(1, 10**12), min_size=1, max_size=200), st.floats(0, 100))
-def test_percentiles_are_latencies_that_were_observed(latencies, percentile):
-    value = made(latencies).latency_ms(percentile)
-    assert round(value * 1e6) in latencies
-    below = sum(ns / 1e6 <= value for ns in latencies)
-    assert below >= percentile / 100 * len(latencies) - 1e-6
-
-
 def test_percentiles_by_nearest_rank():
     run = made([ns * 1_000_000 for ns in range(1000, 0, -1)])
-    assert [run.latency_ms(p) for p in (0, 0.1, 50, 99, 99.9, 100)] == [1, 1, 500, 990, 999, 1000]
+    found = [run.latency_ms(p) for p in (0, 0.1, 50, 99, 99.9, 100)]
+    assert found == pytest.approx([1, 1, 500, 990, 999, 1000], rel=0.001)
     with pytest.raises(ValueError, match="percentile"):
         run.latency_ms(101)
 

@@ -6,6 +6,7 @@ own, where there are really two hosts, where the system lets us make some.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,20 +14,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
 import pytest
 from misbehaving import Misbehaving
+from support.loads import ENVIRON, LOCUST, ROOT, argv, wait_for_load
+from support.waiting import poll_until
 
 from mpmkit.load import runner
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import LoadRun
-
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
@@ -35,18 +34,9 @@ def bad():
         yield server
 
 
-def locust(*options: str, headless: bool = True) -> subprocess.Popen[str]:
+def locust(options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "locust",
-            "-f",
-            str(runner.LOCUSTFILE),
-            "--only-summary",
-            *(["--headless"] if headless else []),
-            *options,
-        ],
+        argv(f"{LOCUST} --only-summary {options}"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -59,28 +49,14 @@ class Fleet:
     """A master and two workers, all gone at the end; `run` once the master has ended."""
 
     def __init__(self, url: str, profile: LoadProfile, folder: Path) -> None:
-        port = str(free_port())
+        port = free_port()
         (folder / "profile.json").write_text(profile.to_json())
         self.out = folder / "run.json"
-        self.master = locust(
-            "--master",
-            "--expect-workers",
-            "2",
-            "--master-bind-host",
-            "127.0.0.1",
-            "--master-bind-port",
-            port,
-            "--host",
-            url,
-            "--load-profile",
-            f"@{folder / 'profile.json'}",
-            "--load-results",
-            str(self.out),
-        )
-        self.workers = [
-            locust("--worker", "--master-host", "127.0.0.1", "--master-port", port)
-            for _ in range(2)
-        ]
+        bind = f"--master-bind-host 127.0.0.1 --master-bind-port {port}"
+        files = f"--load-profile @{folder / 'profile.json'} --load-results {self.out}"
+        self.master = locust(f"--headless --master --expect-workers 2 {bind} --host {url} {files}")
+        worker = f"--headless --worker --master-host 127.0.0.1 --master-port {port}"
+        self.workers = [locust(worker) for _ in range(2)]
 
     def __enter__(self) -> Fleet:
         return self
@@ -137,15 +113,10 @@ def test_a_killed_worker_ends_nothing_and_is_told(bad, tmp_path):
         mix=[{"path": "/ok"}, {"path": "/ok", "method": "HEAD"}],
     )
     with Fleet(bad.url, profile, tmp_path) as fleet:
-        until = time.monotonic() + 30
-        while bad.counts().get("GET /ok HTTP/1.1", 0) < 10:
-            assert time.monotonic() < until, "no load came"
-            time.sleep(0.05)
-        # Its first report comes within three seconds of the start; then it dies.
-        time.sleep(4)
+        wait_for_load(bad, "GET /ok HTTP/1.1")
         os.killpg(fleet.workers[0].pid, signal.SIGKILL)
         run = fleet.run()
-    assert "died; the rest of what it did is lost" in run.ended and not run.complete
+    assert run.ended.endswith("; what they did last is lost") and not run.complete
     assert run.succeeded > 100 and len(run.processes_cpu) == 2
     assert sum(len(found) for found in run.paths.values()) == run.succeeded  # the dead one's, too
 
@@ -164,35 +135,29 @@ def asked(url: str, **form: str) -> dict:
 
 
 def test_locusts_own_page_starts_the_load_as_often_as_one_likes(bad):
-    page = f"http://127.0.0.1:{free_port()}"
-    with locust(
-        "--web-host",
-        "127.0.0.1",
-        "--web-port",
-        page.rpartition(":")[2],
-        "--path",
-        "/ok",
-        "--requests",
-        "60",
-        "--keep-alive",
-        headless=False,
-    ) as process:
+    port = free_port()
+    page = f"http://127.0.0.1:{port}"
+    options = f"--web-host 127.0.0.1 --web-port {port} --path /ok --requests 60 --keep-alive"
+    with locust(options) as process:
         try:
-            until = time.monotonic() + 20
-            for number in (1, 2):
-                while True:
-                    try:
-                        asked(page + "/swarm", user_count="3", spawn_rate="3", host=bad.url)
-                        break
-                    except OSError:
-                        assert time.monotonic() < until, "no page came"
-                        time.sleep(0.1)
-                # The page still says "stopped" when it has just been asked to start.
+            came = 0
+
+            def started() -> bool:
+                with contextlib.suppress(OSError):
+                    asked(page + "/swarm", user_count="3", spawn_rate="3", host=bad.url)
+                    return True
+                return False
+
+            def done() -> bool:
+                """The page still says "stopped" when it has just been asked to start."""
+                nonlocal came
+                came += bad.counts().get("GET /ok HTTP/1.1", 0)
+                return came >= 60 and asked(page + "/stats/requests")["state"] == "stopped"
+
+            for _ in range(2):
                 came = 0
-                while came < 60 or asked(page + "/stats/requests")["state"] != "stopped":
-                    assert time.monotonic() < until, (number, came)
-                    time.sleep(0.1)
-                    came += bad.counts().get("GET /ok HTTP/1.1", 0)
+                poll_until(started, "the page", 20)
+                poll_until(done, "60 requests and the end", 20)
                 told = asked(page + "/stats/requests")["stats"][0]
                 assert (came, told["name"], told["num_requests"]) == (60, "/ok", 60)
         finally:
@@ -284,17 +249,7 @@ def test_between_two_hosts_only_to_those_that_are_named(tmp_path):
     )
     environ = {name: value for name, value in ENVIRON.items() if name != "MPMKIT_TARGETS"}
     done = subprocess.run(
-        [
-            "unshare",
-            "--map-root-user",
-            "--net",
-            "--mount",
-            "sh",
-            "-c",
-            HOSTS,
-            sys.executable,
-            script,
-        ],
+        [*"unshare --map-root-user --net --mount sh -c".split(), HOSTS, sys.executable, script],
         capture_output=True,
         text=True,
         timeout=110,

@@ -7,18 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_records import MEMORY, SHARED
+from support.rows import SHARED
+from support.rows import memory_rows as rows
+from support.waiting import poll_until
 
 import mpmkit
-from mpmkit.measure import connection_holder, memory, published, records, sizing
+from mpmkit.load import holder, preflight
+from mpmkit.load.holder import HoldingProcess
+from mpmkit.measure import memory, published, records, sizing
 from mpmkit.measure.competitors import PAGES_OF_OURS
-from mpmkit.measure.connection_holder import Holding
 from mpmkit.measure.memory import MemoryRunError, MemoryTable, main, memory_of, memory_table, plan
 from mpmkit.measure.sizing import max_request_workers_for, size_in_bytes, slope, t_quantile
 
@@ -59,24 +61,21 @@ def server(request):
 
 
 def until(condition, within=5.0):
-    deadline = time.monotonic() + within
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
+    poll_until(condition, cap=within)
 
 
 def test_half_sent_requests_keep_workers_busy(server):
-    with Holding(server.url, "/index.html", "busy") as holding:
+    with HoldingProcess(server.url, "half-sent") as holding:
         assert holding.hold(4)["held"] == 4
         until(lambda: server.scoreboard().count("R") == 4)
-        said = holding.ask("finish")
+        said = holding.finish()
         assert (said["held"], said["lost"]) == (4, 0)
         until(lambda: server.scoreboard().count("R") == 0)
 
 
 def test_idle_connections_take_a_worker_each_but_under_event(server, monkeypatch):
     monkeypatch.setenv("MPMKIT_HOLDER_PATIENCE", "0.7")
-    with Holding(server.url, "/index.html", "idle") as holding:
+    with HoldingProcess(server.url, "idle") as holding:
         said = holding.hold(9)
         slots = 9 if server.mpm == "event" else 6
         assert (said["held"], said["waiting"], said["lost"]) == (slots, 9 - slots, 0)
@@ -89,9 +88,9 @@ def test_idle_connections_take_a_worker_each_but_under_event(server, monkeypatch
 
 def test_a_holder_ends_with_who_started_it(server):
     program = (
-        "import sys, time\nfrom mpmkit.measure.connection_holder import Holding\n"
-        f"with Holding({server.url!r}, '/', 'busy') as holding:\n    holding.hold(2)\n"
-        "    print(holding._process.pid, flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom mpmkit.load.holder import HoldingProcess\n"
+        f"with HoldingProcess({server.url!r}, 'half-sent') as holding:\n    holding.hold(2)\n"
+        "    print(holding.pid, flush=True)\n    time.sleep(60)\n"
     )
     root = Path(__file__).resolve().parent.parent
     with subprocess.Popen(
@@ -114,7 +113,7 @@ def test_a_holder_ends_with_who_started_it(server):
 
 
 def test_nobody_there_is_an_error_that_says_so():
-    with Holding("http://127.0.0.1:1", "/", "idle") as holding:
+    with HoldingProcess("http://127.0.0.1:1", "idle") as holding:
         said = holding.hold(1)
         assert said["held"] == 0 and said["error"] == "a connection failed: Connection refused"
 
@@ -122,16 +121,16 @@ def test_nobody_there_is_an_error_that_says_so():
 def test_a_server_that_closes_after_each_answer_holds_nothing():
     with (
         mpmkit.launch("worker", KeepAlive=False, **SMALL["worker"]) as server,
-        Holding(server.url, "/index.html", "idle") as holding,
+        HoldingProcess(server.url, "idle") as holding,
     ):
         assert holding.hold(3)["error"] == ""
         until(lambda: holding.held() == 0)
-        assert holding.ask("tell")["lost"] >= 3
+        assert holding.report()["lost"] >= 3
 
 
 def test_a_holder_that_dies_is_told():
-    with Holding("http://127.0.0.1:1", "/", "idle") as holding:
-        os.kill(holding._process.pid, signal.SIGKILL)
+    with HoldingProcess("http://127.0.0.1:1", "idle") as holding:
+        os.kill(holding.pid, signal.SIGKILL)
         with pytest.raises(RuntimeError, match="ended with -9"):
             holding.held()
 
@@ -145,21 +144,7 @@ def test_what_has_been_accepted_and_read():
         "   3: 0100007F:8001 0100007F:1F90 01 00000000:00000000 00:00000000 00000000 0 0 4713 1",
         "   4: 00000000:1F90 00000000:0000 0A 00000000:00000002 00:00000000 00000000 0 0 4714 1",
     ]
-    assert connection_holder.taken(head + "\n".join(lines), 8080) == 1
-
-
-@pytest.mark.parametrize(
-    ("answer", "whole"),
-    [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", True),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab", False),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n", False),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", True),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", False),
-    ],
-)
-def test_whole_answers(answer, whole):
-    assert connection_holder.complete(answer) is whole
+    assert holder.taken(head + "\n".join(lines), 8080) == 1
 
 
 def test_descriptors_are_foreseen(monkeypatch):
@@ -168,11 +153,11 @@ def test_descriptors_are_foreseen(monkeypatch):
     limits = [(1000, 4000)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
-    assert connection_holder.too_few_descriptors(4000) == ""
+    assert preflight.too_few_descriptors(4000) == ""
     assert "5,000 file descriptors are needed and the hard limit is 4,000" in (
-        connection_holder.too_few_descriptors(5000)
+        preflight.too_few_descriptors(5000)
     )
-    with connection_holder.descriptors(3000):
+    with preflight.descriptors(3000):
         assert limits[-1] == (3000, 4000)
     assert limits[-1] == (1000, 4000)
     with pytest.raises(ValueError, match="levels: 10,200 file descriptors are needed"):
@@ -237,35 +222,6 @@ def test_wrong_points_are_refused():
 
 
 # -- how many workers ----------------------------------------------------------------------------
-
-
-def rows(
-    mpm="prefork", against="busy", cost=1000, base=20_000, server="mpmkit", noise=0, tables=80
-):
-    made = []
-    for number, level in enumerate((0, 50, 100, 200)):
-        pss = base + cost * level + noise * (-1) ** number
-        made.append(
-            {
-                **MEMORY,
-                "mpm": mpm,
-                "server": server,
-                "against": against,
-                "level": level,
-                "held": level,
-                "pss_kb": pss,
-                "uss_kb": pss // 2,
-                "rss_kb": pss * 8,
-                "code_kb": pss,
-                "heap_kb": 0,
-                "anonymous_kb": 0,
-                "stacks_kb": 0,
-                "shm_kb": 0,
-                "processes": level + 5,
-                "page_tables_kb": tables * level,
-            }
-        )
-    return [records.check(row) for row in made]
 
 
 def test_room_for_workers():

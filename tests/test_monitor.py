@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from servers import SMALL, Client, poll_until, serving
+from support.client import Client
+from support.servers import SMALL, serving
+from support.waiting import poll_until
 
 import mpmkit
 from mpmkit import lab
-from mpmkit.lab.clients import Crowd
+from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.measure import monitor
 from mpmkit.measure.monitor import Watch, watch
 from mpmkit.measure.recording import Event, Recording, Sample, ScoreboardSnapshot
@@ -165,7 +167,7 @@ def test_simulated_and_measured_growth_are_the_same():
 
     def grow(mpm: str) -> Recording:
         with mpmkit.launch(mpm, **pools[mpm]) as server, watch(server, every=0.1) as run:
-            poll_until(lambda: run.last.processes == 8, 20, what="8 children")
+            poll_until(lambda: run.last.processes == 8, cap=20, what="8 children")
         return run
 
     with ThreadPoolExecutor(3) as pool:
@@ -212,7 +214,7 @@ def test_a_real_httpd_is_recorded_in_the_same_columns(mpm, document_root):
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
 def test_a_crowd_that_holds_connections_is_seen(mpm):
     with serving(mpm, **POOL[mpm], KeepAliveTimeout=30) as server:
-        with Watch(server, every=0.1) as seen, Crowd(server.url, 0) as crowd:
+        with Watch(server, every=0.1) as seen, KeepAliveClients(server.url, 0) as crowd:
             assert (seen.last.parked, seen.last.waiting) == (0, 0)
             crowd.resize(6)
             poll_until(lambda: seen.last.parked == 6, what=lambda: str(seen.last))
@@ -235,7 +237,7 @@ def test_those_who_wait_are_in_the_listen_queue():
     full = {"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 1, "MaxSpareThreads": 4,
             "ServerLimit": 1, "MaxRequestWorkers": 2, "KeepAliveTimeout": 30}  # fmt: skip
     server = mpmkit.launch("worker", **full)
-    with server, Watch(server, every=0.1) as seen, Crowd(server.url, 5) as crowd:
+    with server, Watch(server, every=0.1) as seen, KeepAliveClients(server.url, 5) as crowd:
         seen.until(lambda sample: sample.busy == 2 and sample.waiting >= 2)
         assert crowd.counts()["asking"] == 3 and crowd.longest_wait() > 0
         poll_until(lambda: "AH00286" in seen.event_log(), what=seen.event_log)
@@ -244,13 +246,16 @@ def test_those_who_wait_are_in_the_listen_queue():
 
 
 def test_a_client_whose_connection_is_ended_comes_back():
-    with serving("event", KeepAliveTimeout=0.2) as server, Crowd(server.url, 2) as crowd:
+    with serving("event", KeepAliveTimeout=0.2) as server, KeepAliveClients(server.url, 2) as crowd:
         poll_until(lambda: crowd.answered >= 6, what=lambda: str(crowd.answered))
         assert not crowd.lost
 
 
 def test_a_probe_keeps_nothing():
-    with serving("worker") as server, Crowd(server.url, 1, think=0.05, keep=False) as probe:
+    with (
+        serving("worker") as server,
+        KeepAliveClients(server.url, 1, think=0.05, keep=False) as probe,
+    ):
         poll_until(lambda: probe.answered >= 3)
         assert all(0 < seconds < 5 for seconds in probe.take())
         assert server.scoreboard().count("K") == 0
@@ -259,7 +264,7 @@ def test_a_probe_keeps_nothing():
 def test_losses_are_counted_by_kind():
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        with Crowd(f"http://127.0.0.1:{closed.getsockname()[1]}", 1) as crowd:
+        with KeepAliveClients(f"http://127.0.0.1:{closed.getsockname()[1]}", 1) as crowd:
             poll_until(lambda: crowd.lost["refused"] >= 1)
         assert set(crowd.lost) == {"refused"}
 
@@ -274,7 +279,7 @@ def test_losses_are_counted_by_kind():
 )
 def test_a_crowd_refuses_what_it_cannot_do(how, said):
     with pytest.raises(ValueError, match=said):
-        Crowd(**{"url": "http://127.0.0.1:9", **how})
+        KeepAliveClients(**{"url": "http://127.0.0.1:9", **how})
 
 
 # -- recordings --------------------------------------------------------------------------------------

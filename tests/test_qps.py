@@ -17,8 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from misbehaving import Misbehaving
-from test_records import ROW
+from support.rows import ROW
+from support.waiting import poll_until
 
+from mpmkit.config.checks import check
+from mpmkit.config.keywords import from_keywords
 from mpmkit.load import runner
 from mpmkit.measure import competitors, published, qps, records
 from mpmkit.measure.comparison import apart, order, verdict
@@ -47,9 +50,8 @@ def test_a_published_file_that_is_none(tmp_path):
 
 
 def test_the_articles_directives_are_accepted_by_our_servers():
-    directives = pytest.importorskip("mpmkit.config.directives")
     for mpm in MPMS:
-        effective, notes = directives.check(mpm, directives.from_keywords(mpm, **DIRECTIVES[mpm]))
+        effective, notes = check(mpm, from_keywords(mpm, **DIRECTIVES[mpm]))
         assert not notes
         for name, value in DIRECTIVES[mpm].items():
             assert getattr(effective, name) == value
@@ -706,10 +708,7 @@ def test_ctrl_c_ends_at_once_and_keeps_finished_rows(tmp_path):
             if line.startswith("worker"):  # prefork's row is finished, worker's load begins
                 break
         counts = line.split()[1] + "/-/counts"
-        until = time.monotonic() + 20
-        while b"/ok" not in urllib.request.urlopen(counts, timeout=5).read():
-            assert time.monotonic() < until, "no load came"
-            time.sleep(0.02)
+        poll_until(lambda: b"/ok" in urllib.request.urlopen(counts, timeout=5).read(), "a load", 20)
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_records import GENERATORS, MEMORY
+from support.rows import GENERATORS, MEMORY
 
 from benchmarks import run_all
 from benchmarks.generators import Sample

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from misbehaving import Misbehaving
-from test_records import SWEEP
+from support.rows import SWEEP
 
 from mpmkit.load.profile import LoadProfile
 from mpmkit.measure import records

@@ -13,15 +13,16 @@ from __future__ import annotations
 # Where each name lives: name -> module, with another name there behind a colon.
 _PUBLIC = {
     "control_room": "mpmkit.lab.panel",
-    "Room": "mpmkit.lab.control_room",
-    "Crowd": "mpmkit.lab.clients",
+    "Room": "mpmkit.lab.room",
+    "KeepAliveClients": "mpmkit.lab.clients",
+    "Crowd": "mpmkit.lab.clients:KeepAliveClients",  # what notebooks call it
     "watch": "mpmkit.measure.monitor:Watch",
     "Recording": "mpmkit.measure.recording",
     "ScoreboardSnapshot": "mpmkit.measure.recording",
     "Picture": "mpmkit.measure.recording:ScoreboardSnapshot",
     "measured_or_recorded": "mpmkit.lab.replay",
     "recorded": "mpmkit.lab.replay",
-    "timeline": "mpmkit.lab.timeline",
+    "timeline": "mpmkit.lab.figures_recording",
     "status_link": "mpmkit.lab.proxy",
 }
 

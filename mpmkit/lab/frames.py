@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpmkit.lab.clients import Crowd
+from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.lab.running_load import RunningLoad
 from mpmkit.launcher import ScoreboardView
 from mpmkit.measure.recording import Sample
@@ -29,7 +29,7 @@ class Probe:
     """A client that connects anew for each request, and how long its last requests took."""
 
     def __init__(self, url: str) -> None:
-        self._client = Crowd(url, 1, think=PROBE_THINK, keep=False)
+        self._client = KeepAliveClients(url, 1, think=PROBE_THINK, keep=False)
         self._waits: list[tuple[float, float]] = []  # (second, ms)
 
     def close(self) -> None:

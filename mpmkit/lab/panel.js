@@ -178,10 +178,10 @@ function render({ model, el }) {
         const y = 3 + (slot % per) * high;
         const middle = y + high / 2;
         g.fillStyle = row ? c.ink : c.grey;
-        const told = !row ? "" : row[3] ? " leaving" : row[4] ? " full" : "";
+        const note = !row ? "" : row[3] ? " leaving" : row[4] ? " full" : "";
         const pid = row && gutter === GUTTER ? `  pid ${row[1]}` : "";
         g.globalAlpha = row ? 1 : 0.6;
-        g.fillText(`${slot}${pid}${told}`, x + 8, middle);
+        g.fillText(`${slot}${pid}${note}`, x + 8, middle);
         g.globalAlpha = 1;
         for (let thread = 0; thread < frame.threads; thread += 1) {
           cell(g, c, x + gutter + thread * size, y + (high - size) / 2, size,
@@ -279,7 +279,7 @@ function render({ model, el }) {
     const at = (t) => left + ((t - begin) / span) * (right - left);
     const seen = history.filter((f) => f.t >= begin - 2);
     const mine = {};
-    const told = [];
+    const spoken = [];
 
     for (const event of events) {  // behind the lines
       if (event[0] < begin || event[0] > end) continue;
@@ -373,11 +373,11 @@ function render({ model, el }) {
         g.fillStyle = c.ink;
         g.fillText(text, x + 17, row);
         x += g.measureText(text).width + 23;
-        told.push(`${strip.name}: ${text}`);
+        spoken.push(`${strip.name}: ${text}`);
       }
       g.font = FONT;
     });
-    strips.setAttribute("aria-label", `the last ${span.toFixed(0)} seconds; now ${told.join(", ")}`);
+    strips.setAttribute("aria-label", `the last ${span.toFixed(0)} seconds; now ${spoken.join(", ")}`);
     tellOthers(last.t, mine);
     strips.dataset.axis = `${(begin + shift).toFixed(1)} ${(end + shift).toFixed(1)}`;
     strips.dataset.highs = JSON.stringify({ ...mine, ...Object.fromEntries(Object.entries(highs)

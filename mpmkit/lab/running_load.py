@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mpmkit.load.histogram import Histogram
-from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, Tick, run_load
+from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load
+from mpmkit.load.windows import Tick
 
 LIVE = 1.2  # seconds of the load's answers that its live percentiles are made of
 
@@ -47,16 +48,16 @@ class RunningLoad:
             return self.NOTHING
         found = Histogram()
         for tick in ticks:
-            found.merge(tick.counted)
-        told = {
+            found.merge(tick.latencies)
+        live = {
             "load_qps": len(found) / seconds,
             "load_failed": sum(tick.failures.total() for tick in ticks) / seconds,
         }
         for percent in (50, 95, 99):
-            told[f"load_p{percent}_ms"] = (
+            live[f"load_p{percent}_ms"] = (
                 found.percentile(percent) / 1e6 if len(found) else math.nan
             )
-        return told
+        return live
 
     def stop(self) -> None:
         self._stop.set()

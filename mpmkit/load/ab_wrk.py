@@ -1,4 +1,4 @@
-"""The same load by ab and by wrk: their command lines, what they cannot do, and their reports read."""
+"""The same load by ab and by wrk: their command lines, what they cannot do, and how their reports are read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from mpmkit.load.generator_process import (
     last_words,
     scratch,
 )
+from mpmkit.load.preflight import Pressure
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.result import LoadRun
-from mpmkit.load.run_queue import Pressure
 
 INTERRUPTED = "interrupted"  # why a run ended: Ctrl-C
 
@@ -81,84 +81,98 @@ CANNOT: dict[str, Callable[[LoadProfile], Iterable[tuple[str, str]]]] = {
 """What a driver cannot do of a profile: (field, why)."""
 
 
-def _told(
-    run: LoadRun | None,
+def _execute(
     driver: str,
-    generator: Generator,
-    pressure: Pressure,
-    started_at: float,
-    ended: str,
+    argv: list[str],
+    folder: Path,
+    profile: LoadProfile,
+    parse: Callable[[str], LoadRun | None],
     on_progress: Progress | None,
-    said: str,
+    *,
+    limit: float,
     threads: int = 1,
 ) -> LoadRun:
-    """A run whose generator has ended, with what we saw of it from outside. `run`: what its report
-    says; `ended`: why it was ended before its time, or ""; `said`: all that it printed.
+    """Run a generator to its end, or for `limit` seconds, and read its report.
 
     Raises LoadInterrupted after a Ctrl-C, LoadError without a report.
     """
-    interrupted = ended == INTERRUPTED
+    pressure, started_at, began = Pressure(), time.time(), time.monotonic()
+    ended, shown = "", (0, 0)
+    with open(folder / "out", "wb") as out, Generator(argv, folder, stdout=out) as generator:
+        try:
+            while not generator.ended():
+                time.sleep(0.02)
+                pressure.sample()
+                passed = time.monotonic() - began
+                if passed > limit:
+                    ended = f"time limit of {profile.time_limit:g} s"
+                    generator.ask_to_end(signal.SIGINT)  # on which ab prints what it has
+                    break
+                # wrk counts to itself until its end.
+                found = re.findall(r"Completed (\d+) requests", generator.log()) or [0]
+                now = int(found[-1]), int(passed / 0.25)
+                if on_progress is not None and now != shown:
+                    shown = now
+                    on_progress(now[0], passed)
+        except KeyboardInterrupt:
+            ended = INTERRUPTED
+            generator.ask_to_end(signal.SIGINT)
+    text = (folder / "out").read_text(errors="replace")
+    run, usage = parse(text), generator.rusage
     if run is not None:
-        usage = generator.rusage
         run.started_at = started_at
         run.run_queue, run.steal = pressure.run_queue, pressure.steal
         if usage is not None and run.duration > 0:
             used = (usage.ru_utime + usage.ru_stime) / run.duration / threads
             run.processes_cpu = (min(1.0, used),) * threads
         run.ended = ended or run.ended
-        if on_progress is not None and not interrupted:
-            on_progress(run.requests, run.duration)
-    if interrupted:
+    if ended == INTERRUPTED:
         raise LoadInterrupted(run)
     if run is None:
+        said = f"{generator.log()}\n{text}".strip()
         raise LoadError(
             f"{driver} ended with exit code {generator.process.returncode} and no result: "
             f"{last_words(said, 1)}",
             said,
         )
+    if on_progress is not None:
+        on_progress(run.requests, run.duration)
     return run
+
+
+def _program(name: str, package: str) -> str:
+    """Where a program is. Raises LoadError with the way to install it."""
+    found = shutil.which(name)
+    if found is None:
+        raise LoadError(
+            f"{name} is not installed; install it (Debian, Ubuntu: apt-get install {package}) "
+            "or use driver='locust'"
+        )
+    return found
 
 
 def run_ab(base: str, profile: LoadProfile, on_progress: Progress | None) -> LoadRun:
     """The same load by ab: one process, HTTP/1.0 (also with keep-alive), times in microseconds, and
     percentiles instead of single latencies."""
-    program = shutil.which("ab")
-    if program is None:
-        raise LoadError(
-            "ab is not installed; install it (Debian, Ubuntu: apt-get install "
-            "apache2-utils) or use driver='locust'"
-        )
+    program = _program("ab", "apache2-utils")
     with scratch() as name:
         folder = Path(name)
         if profile.warmup_requests:
             warm = max(profile.users, profile.warmup_requests)
             _ab(program, base, profile.but(requests=warm, duration=None), folder, None)
         if profile.warmup_seconds:
-            _ab(
-                program,
-                base,
-                profile.but(requests=None, duration=profile.warmup_seconds),
-                folder,
-                None,
-            )
+            warmer = profile.but(requests=None, duration=profile.warmup_seconds)
+            _ab(program, base, warmer, folder, None)
         return _ab(program, base, profile, folder, on_progress)
 
 
 def _ab(
     program: str, base: str, profile: LoadProfile, folder: Path, on_progress: Progress | None
 ) -> LoadRun:
-    csv_path, out_path = folder / "percentiles.csv", folder / "out"
+    csv_path = folder / "percentiles.csv"
     csv_path.unlink(missing_ok=True)
-    argv = [
-        program,
-        "-r",
-        "-c",
-        str(profile.users),
-        "-s",
-        str(math.ceil(profile.timeout)),
-        "-e",
-        str(csv_path),
-    ]
+    argv = [program, "-r", "-c", str(profile.users), "-s", str(math.ceil(profile.timeout))]
+    argv += ["-e", str(csv_path)]
     if profile.duration is not None:
         argv += ["-t", str(math.ceil(profile.duration))]  # sets -n, so -n must follow it
     argv += ["-n", str(profile.requests or 5_000_000)]
@@ -166,42 +180,19 @@ def _ab(
         argv.append("-k")
     if profile.method == "HEAD":
         argv.append("-i")
-    pressure = Pressure()
     if profile.method == "POST":
         (folder / "body").write_text(profile.body)
         argv += ["-p", str(folder / "body")]
     for header in profile.headers:
         argv += ["-H", ": ".join(header)]
     argv.append(base + profile.path)
-    started_at, began = time.time(), time.monotonic()
-    ended = ""
-    told = 0
-    with open(out_path, "wb") as out:
-        with Generator(argv, folder, stdout=out) as generator:
-            try:
-                until = began + profile.time_limit
-                while not generator.ended():
-                    time.sleep(0.02)
-                    pressure.sample()
-                    if time.monotonic() > until:
-                        ended = f"time limit of {profile.time_limit:g} s"
-                        generator.ask_to_end(signal.SIGINT)  # on which ab prints what it has
-                        break
-                    if on_progress is not None:
-                        said = re.findall(r"Completed (\d+) requests", generator.log())
-                        if said and int(said[-1]) != told:
-                            told = int(said[-1])
-                            on_progress(told, time.monotonic() - began)
-            except KeyboardInterrupt:
-                ended = INTERRUPTED
-                generator.ask_to_end(signal.SIGINT)
-    run = parse_ab(
-        out_path.read_text(errors="replace"),
-        csv_path.read_text() if csv_path.exists() else "",
-        base,
-        profile,
-    )
-    return _told(run, "ab", generator, pressure, started_at, ended, on_progress, generator.log())
+
+    def parse(text: str) -> LoadRun | None:
+        table = csv_path.read_text() if csv_path.exists() else ""
+        return parse_ab(text, table, base, profile)
+
+    limit = profile.time_limit
+    return _execute("ab", argv, folder, profile, parse, on_progress, limit=limit)
 
 
 def parse_ab(text: str, csv_text: str, base: str, profile: LoadProfile) -> LoadRun | None:
@@ -241,17 +232,7 @@ def parse_ab(text: str, csv_text: str, base: str, profile: LoadProfile) -> LoadR
         if (count := min(left, count)) > 0:
             errors[kind] = count
             left -= count
-    table: dict[float, float] = {}
-    for line in csv_text.splitlines()[1:]:
-        percent, _, ms = line.partition(",")
-        try:
-            share, latency = float(percent), float(ms)
-        except ValueError:
-            continue
-        # ab rounds the rank, counted from 0, and with fewer than 50 requests reads the 99th percentile
-        # from behind its own table. What it never measured is left out; the slowest stands for it.
-        if share == 100 or math.floor(0.5 + requests * share / 100) < requests:
-            table[share] = latency
+    table = _ab_table(csv_text, requests)
     longest = re.search(r"^\s*100%\s+(\d+)", text, re.MULTILINE)
     if longest:
         table.setdefault(100.0, float(longest[1]))
@@ -267,6 +248,22 @@ def parse_ab(text: str, csv_text: str, base: str, profile: LoadProfile) -> LoadR
         ended="requests" if requests == profile.requests else "duration",
         version=version[1] if version else "",
     )
+
+
+def _ab_table(csv_text: str, requests: float) -> dict[float, float]:
+    """Percentile -> ms, from ab's file."""
+    table: dict[float, float] = {}
+    for line in csv_text.splitlines()[1:]:
+        percent, _, ms = line.partition(",")
+        try:
+            share, latency = float(percent), float(ms)
+        except ValueError:
+            continue
+        # ab rounds the rank, counted from 0, and with fewer than 50 requests reads the 99th percentile
+        # from behind its own table. What it never measured is left out; the slowest stands for it.
+        if share == 100 or math.floor(0.5 + requests * share / 100) < requests:
+            table[share] = latency
+    return table
 
 
 # -- wrk -----------------------------------------------------------------------------------------
@@ -310,14 +307,9 @@ def wrk_script(
 
 
 def run_wrk(base: str, profile: LoadProfile, on_progress: Progress | None) -> LoadRun:
-    """The same load by wrk: HTTP/1.1, one thread per process asked for, by time only. Latency is
+    """The same load by wrk: HTTP/1.1, one thread per process of the profile, by time only. Latency is
     from the sending of a request to the end of its answer; connecting is not part of it."""
-    program = shutil.which("wrk")
-    if program is None:
-        raise LoadError(
-            "wrk is not installed; install it (Debian, Ubuntu: apt-get install wrk) "
-            "or use driver='locust'"
-        )
+    program = _program("wrk", "wrk")
     with scratch() as name:
         folder = Path(name)
         headers = list(profile.headers)
@@ -335,47 +327,17 @@ def _wrk(
     program: str, base: str, profile: LoadProfile, folder: Path, on_progress: Progress | None
 ) -> LoadRun:
     seconds = max(1, round(profile.duration or 1))  # wrk takes whole seconds only
-    argv = [
-        program,
-        f"-t{profile.processes}",
-        f"-c{profile.users}",
-        f"-d{seconds}s",
-        "--timeout",
-        f"{math.ceil(profile.timeout)}s",
-        "-s",
-        str(folder / "script.lua"),
-        base + profile.path,
-    ]
-    started_at, began = time.time(), time.monotonic()
-    ended = ""
-    pressure = Pressure()
-    out_path = folder / "out"
-    with open(out_path, "wb") as out, Generator(argv, folder, stdout=out) as generator:
-        try:
-            while not generator.ended():
-                time.sleep(0.02)
-                pressure.sample()
-                passed = time.monotonic() - began
-                if passed > min(profile.time_limit, seconds + STARTUP):
-                    ended = f"time limit of {profile.time_limit:g} s"
-                    generator.ask_to_end(signal.SIGINT)
-                    break
-                if on_progress is not None and int(passed / 0.25) != int((passed - 0.02) / 0.25):
-                    on_progress(0, passed)  # wrk counts to itself until its end
-        except KeyboardInterrupt:
-            ended = INTERRUPTED
-            generator.ask_to_end(signal.SIGINT)
-    text = out_path.read_text(errors="replace")
-    return _told(
-        parse_wrk(text, base, profile),
+    argv = [program, f"-t{profile.processes}", f"-c{profile.users}", f"-d{seconds}s"]
+    argv += ["--timeout", f"{math.ceil(profile.timeout)}s", "-s", str(folder / "script.lua")]
+    return _execute(
         "wrk",
-        generator,
-        pressure,
-        started_at,
-        ended,
+        [*argv, base + profile.path],
+        folder,
+        profile,
+        lambda text: parse_wrk(text, base, profile),
         on_progress,
-        f"{generator.log()}\n{text}".strip(),
-        profile.processes,
+        limit=min(profile.time_limit, seconds + STARTUP),
+        threads=profile.processes,
     )
 
 
@@ -389,18 +351,8 @@ def parse_wrk(text: str, base: str, profile: LoadProfile) -> LoadRun | None:
     if not match:
         return None
     requests, micros, connect, read, write, status, timeout = map(int, match.groups())
-    errors = Counter(
-        {
-            kind: count
-            for kind, count in (
-                ("connect", connect),
-                ("reset", write),
-                ("status", status),
-                ("timeout", timeout),
-            )
-            if count
-        }
-    )
+    kinds = {"connect": connect, "reset": write, "status": status, "timeout": timeout}
+    errors = Counter({kind: count for kind, count in kinds.items() if count})
     version = re.search(r"^wrk (\S+)", text, re.MULTILINE)
     table = {
         float(p): int(us) / 1e3

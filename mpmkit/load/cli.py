@@ -17,19 +17,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import option
 from mpmkit.load.profile import LoadProfile, ProfileError
+from mpmkit.load.result import LoadRun
 from mpmkit.load.runner import DRIVERS, LoadError, LoadInterrupted, prepared, run_load
 from mpmkit.load.target import target_of
 
 DEFAULT_SECONDS = 10.0
 """How long a load goes on if nothing bounds it."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        """One line, where argparse prints its usage first."""
-        self.exit(2, f"mpmkit: {message}; try: {self.prog} --help\n")
 
 
 def _levels(text: str) -> list[float]:
@@ -39,10 +35,9 @@ def _levels(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"must be numbers like 50,100,200, not {text!r}") from None
 
 
-def parser() -> _Parser:
-    parser = _Parser(
+def parser() -> Parser:
+    parser = Parser(
         prog="mpmkit load",
-        allow_abbrev=False,
         description="Put a load on a server of this machine, and report what it measured. "
         f"Goes on for {DEFAULT_SECONDS:g} s if nothing bounds it.",
     )
@@ -165,22 +160,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             print(f"mpmkit: {options['out']}: not written: {error.strerror}", file=sys.stderr)
             status = status or 1
-    if options["json"]:
-        # Not a number is not JSON: what is not known is null.
-        row = {key: None if value != value else value for key, value in run.row().items()}
-        print(json.dumps(row))
-    else:
-        print(run.summary())
-        for note in run.notes:
-            print(f"note: {note}")
-        if options["seconds"]:
-            for slot in run.seconds:
-                failed = f", {slot.errors.total():,} failed" if slot.errors else ""
-                print(
-                    f"{slot.begin:5.0f} s {slot.qps:12,.0f} requests/s, "
-                    f"p50 {slot.latency_ms(50):.3g} ms, p99 {slot.latency_ms(99):.3g} ms{failed}"
-                )
+    _print(run, as_json=options["json"], by_second=options["seconds"])
     return status
+
+
+def _print(run: LoadRun, *, as_json: bool, by_second: bool) -> None:
+    if as_json:
+        # Not a number is not JSON: what is not known is null.
+        print(
+            json.dumps({key: None if value != value else value for key, value in run.row().items()})
+        )
+        return
+    print(run.summary())
+    for note in run.notes:
+        print(f"note: {note}")
+    for window in run.seconds if by_second else ():
+        failed = f", {window.errors.total():,} failed" if window.errors else ""
+        print(
+            f"{window.begin:5.0f} s {window.qps:12,.0f} requests/s, "
+            f"p50 {window.latency_ms(50):.3g} ms, p99 {window.latency_ms(99):.3g} ms{failed}"
+        )
 
 
 def _plan(target: str, given: dict[str, Any], profile: LoadProfile | None, driver: str) -> int:

@@ -1,4 +1,4 @@
-"""A generator's process: started in a session of its own, asked to end, killed, its last words."""
+"""A generator's process: started in a session of its own, ended by a signal or killed, its last words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Progress = Callable[[int, float], None]
 """Called with (requests done, seconds since the first that counts), some four times a second."""
 
 STARTUP = 30.0
-"""Seconds granted to a generator for starting and ending, beside the profile's time limit."""
+"""Seconds granted to a generator for starting and ending, in addition to the profile's time limit."""
 
 GRACE = 1.2
 """Seconds between asking a generator to end and killing it. With what Python needs to get there, a

@@ -1,7 +1,7 @@
 """Latencies as counts: a histogram in the manner of HdrHistogram. Pure.
 
-Raw latencies take 8 bytes each and must lie in one place to be sorted. Where generators run on
-several machines, or for hours, what travels and adds up is this: how often each bucket was hit.
+Raw latencies take 8 bytes each and must lie in one place to be sorted. Where several generators run, or one
+for hours, what travels and adds up is this: how often each bucket was hit.
 
     ns        0 ... 2047 | 2048 ... 4095 | 4096 ... 8191 | ...
     bucket    1 ns wide  | 2 ns wide     | 4 ns wide     | ...
@@ -9,26 +9,25 @@ several machines, or for hours, what travels and adds up is this: how often each
 Every power of two is cut into 1,024 buckets, so a value is known to within 1/1,024 (0.1%), from
 nanoseconds to hours, in some ten thousand counters at most; only those that were hit are kept.
 Smallest, largest and sum are exact. Merging is adding, so the percentiles of a whole are those of
-one histogram that saw everything, to within the width of a bucket, whoever counted what.
+one histogram that saw everything, to within the width of a bucket.
 """
 
 from __future__ import annotations
 
+import array
 import base64
+import itertools
+import json
 import math
-import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 SUB_BITS = 10
 """Each power of two is cut into 2**10 buckets."""
 
 LIMIT = 1 << 62
 """Largest value: 146 years in ns. More is an error of the caller's clock."""
-
-STEPS = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0)
-"""Percentiles that tables and files show."""
 
 
 def bucket(ns: int) -> int:
@@ -46,6 +45,16 @@ def bounds(number: int) -> tuple[int, int]:
     return low, low + (1 << shift) - 1
 
 
+def pack(values: list[int]) -> str:
+    """Values of ns as text, for a message: the sender has no time to count them."""
+    return base64.b64encode(array.array("q", values).tobytes()).decode("ascii")
+
+
+def unpack(text: str) -> array.array[int]:
+    """Read back what `pack` wrote."""
+    return array.array("q", base64.b64decode(text))
+
+
 class Histogram:
     """Counts of values of 0 ns and more; adds up with `+` and `merge`."""
 
@@ -61,7 +70,7 @@ class Histogram:
 
     def record(self, values: Iterable[int]) -> None:
         """Count values (ns). Raises ValueError for one that is negative or beyond 146 years."""
-        # A list comprehension and a C Counter: this runs beside a load that it must not disturb.
+        # A list comprehension and a C Counter: this runs next to a load that it must not disturb.
         values = values if isinstance(values, (list, tuple)) else list(values)
         if not values:
             return
@@ -136,55 +145,25 @@ class Histogram:
                 return min(max((low + high) // 2, self.smallest), self.largest)
         return self.largest
 
-    def percentiles(self, percents: Iterable[float] = STEPS) -> dict[float, int]:
-        """Several percentiles at once; empty if nothing was counted."""
-        return {percent: self.percentile(percent) for percent in percents} if self.count else {}
-
-    def bins(self) -> Iterator[tuple[int, int, int]]:
-        """(lowest ns, highest ns, count) of every bucket that was hit, in order: for a plot."""
-        for number in sorted(self.counts):
-            yield *bounds(number), self.counts[number]
-
-    # -- as text, for a message between machines ---------------------------------------------------
-
     def to_text(self) -> str:
-        """A few KB of ASCII: differences between bucket numbers, packed and compressed."""
-        numbers = bytearray()
-        before = 0
-        for number in sorted(self.counts):
-            for value in (number - before, self.counts[number]):
-                while value > 127:
-                    numbers.append(value & 127 | 128)
-                    value >>= 7
-                numbers.append(value)
-            before = number
-        # The sum of many latencies may pass 64 bits.
-        head = struct.pack(
-            "<QQQQ", self.count, self.total & (1 << 64) - 1, self.total >> 64, self.smallest
-        ) + struct.pack("<Q", self.largest)
-        return base64.b85encode(zlib.compress(head + bytes(numbers))).decode("ascii")
+        """A few KB of ASCII, for JSON and messages."""
+        numbers = sorted(self.counts)
+        steps = [number - before for before, number in zip([0, *numbers], numbers, strict=False)]
+        counts = [self.counts[number] for number in numbers]
+        state = [self.count, self.total, self.smallest, self.largest, steps, counts]
+        return base64.b85encode(zlib.compress(json.dumps(state).encode(), 1)).decode("ascii")
 
     @classmethod
     def from_text(cls, text: str) -> Histogram:
         """Read back what `to_text` wrote. Raises ValueError for anything else."""
         made = cls()
         try:
-            data = zlib.decompress(base64.b85decode(text))
-            made.count, low, high, made.smallest, made.largest = struct.unpack_from("<QQQQQ", data)
-            made.total = high << 64 | low
-            values, value, shift = [], 0, 0
-            for byte in data[40:]:
-                value |= (byte & 127) << shift
-                shift += 7
-                if byte < 128:
-                    values.append(value)
-                    value = shift = 0
-            number = 0
-            for step, count in zip(values[::2], values[1::2], strict=True):
-                number += step
-                made.counts[number] = count
-        except (ValueError, zlib.error, struct.error, TypeError, AttributeError) as error:
-            raise ValueError(f"this is no histogram: {error}") from None
+            state = json.loads(zlib.decompress(base64.b85decode(text)))
+            made.count, made.total, made.smallest, made.largest, steps, counts = state
+            numbers = itertools.accumulate(steps)
+            made.counts.update(dict(zip(numbers, counts, strict=True)))
+        except (ValueError, zlib.error, TypeError, AttributeError) as error:
+            raise ValueError(f"this is not a histogram: {error}") from None
         if made.counts.total() != made.count:
-            raise ValueError("this is no histogram: its counts do not add up")
+            raise ValueError("this is not a histogram: its counts do not add up")
         return made

@@ -5,17 +5,16 @@
     locust -f mpmkit/load/locustfile.py --host http://127.0.0.1:8080 -u 200 -r 200 \\
            --path /index.html --requests 20000 --headless
 
-A user is a Locust User in a greenlet of its own, and its one task is a loop (`client.py`, which tells why
-it is not HttpUser). What they share in a process is in `books.py`, what is still to be sent in
-`budget.py`. `IdleHolder` and `SlowReader` are clients beside the users; what they get is counted apart.
-
-By itself, with workers of its own (``--processes``) or on other machines (``--master``,
-``--worker``), it does the same: each worker sends its histogram to the master, which merges them,
-prints what was measured and, with ``--load-results FILE``, writes it down.
+A user is a Locust User in a greenlet of its own, and its one task is a loop (`client.py`, which says why
+it is not HttpUser). What they share in a process is in `generator_state.py`, what is still to be sent in
+`budget.py`. Reports go to one `Receiver`: in a process of its own, or in Locust's master where the users are
+in workers (``--processes``, ``--worker`` on other machines). Run by itself it prints what was measured and,
+with ``--load-results FILE``, writes it down.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -35,15 +34,26 @@ try:
 except ModuleNotFoundError:  # run from a checkout that is not installed
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+from mpmkit.load.background import Background
 from mpmkit.load.budget import READ
-from mpmkit.load.client import Client, Holder, Reader
+from mpmkit.load.client import Client
 from mpmkit.load.fields import option
-from mpmkit.load.generator_state import FORKED_BY_HAND, inherited, log, state
+from mpmkit.load.generator_state import State, log
 from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, ProfileError, new_seed
+from mpmkit.load.reports import Collector
 from mpmkit.load.target import target_of
 
 DRAWN_SEED = new_seed()  # for a profile without one; before Locust forks, so that all have the same
-life_fd = inherited("MPMKIT_LOAD_LIFE_FD")
+state = State()
+
+
+def inherited(name: str) -> int | None:
+    """A file descriptor that `runner.py` passed by its number."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else None
+
+
+life_fd, reports_fd = inherited("MPMKIT_LOAD_LIFE_FD"), inherited("MPMKIT_LOAD_REPORTS_FD")
 
 
 class LeanUser(User):
@@ -51,25 +61,7 @@ class LeanUser(User):
 
     @task
     def loop(self) -> None:
-        Client(self).run()
-        raise StopUser
-
-
-class IdleHolder(User):
-    """A client that holds a connection; as many as the profile's idle_holders."""
-
-    @task
-    def hold(self) -> None:
-        Holder(self).run()
-        raise StopUser
-
-
-class SlowReader(User):
-    """A client that reads slowly; as many as the profile's slow_readers."""
-
-    @task
-    def sip(self) -> None:
-        Reader(self).run()
+        Client(self, state).run()
         raise StopUser
 
 
@@ -84,10 +76,9 @@ class Steps(LoadTestShape):
 
     def tick(self):
         # Never "that was all": the users end with their deadline, and the run with them.
-        extra = self.profile.slow_readers + self.profile.idle_holders
         level = self.profile.level_at(self.get_run_time() - self.profile.warmup_seconds)
-        users = max(1, round(level)) + extra
-        return users, max(1, users)
+        users = max(1, round(level))
+        return users, users
 
 
 @events.init_command_line_parser.add_listener
@@ -141,20 +132,18 @@ def profile_of(options) -> LoadProfile:
         # own bounds still hold.
         given.setdefault("requests", MAX_REQUESTS)
         given.setdefault("time_limit", 3600.0)
-        background = given.get("idle_holders", 0) + given.get("slow_readers", 0)
-        return LoadProfile(
-            users=max(1, (options.num_users or 1) - background), seed=DRAWN_SEED, **given
-        )
+        return LoadProfile(users=options.num_users or 1, **{"seed": DRAWN_SEED} | given)
     except (ProfileError, OSError) as error:
         raise StopTest(f"load profile: {error}") from None
 
 
 def orphaned() -> None:
-    """The process that started us is gone; so is whoever would remove its folder of results."""
-    folder = os.environ.get("MPMKIT_LOAD_RESULTS", "")
-    if os.path.basename(folder).startswith("mpmkit-load-"):
-        shutil.rmtree(folder, ignore_errors=True)
-    os._exit(3)
+    """The process that started us is gone, and with it what would remove our folder."""
+    try:
+        if os.path.basename(os.getcwd()).startswith("mpmkit-load-"):
+            shutil.rmtree(os.getcwd(), ignore_errors=True)
+    finally:  # another process of ours may have removed it
+        os._exit(3)
 
 
 @events.init.add_listener
@@ -162,107 +151,139 @@ def on_init(environment, runner, **_) -> None:
     if life_fd is not None:
         # The other end is held by the process that started us: when it is gone, however it died,
         # this end reads as closed. No orphan goes on loading a server.
-        watcher = get_hub().loop.io(life_fd, READ)
-        watcher.start(orphaned)
-        state.life = watcher
+        environment.mpmkit_life = get_hub().loop.io(life_fd, READ)
+        environment.mpmkit_life.start(orphaned)
+    options = environment.parsed_options
     try:
         # Refuse what cannot be before anything starts.
-        profile = profile_of(environment.parsed_options)
+        profile = profile_of(options)
         if environment.host:
             target_of(environment.host)
     except (StopTest, ValueError) as error:
         log.error("%s", error)
         sys.exit(2)
-    options = environment.parsed_options
     if options.load_profile:
         # Workers get the options by message, and may have no such file.
         options.load_profile = profile.to_json()
-        options.num_users = options.num_users or profile.clients
+        options.num_users = options.num_users or profile.users
         options.spawn_rate = options.spawn_rate or (
-            profile.clients / profile.ramp if profile.ramp else profile.clients
+            profile.users / profile.ramp if profile.ramp else profile.users
         )
-    IdleHolder.fixed_count, SlowReader.fixed_count = profile.idle_holders, profile.slow_readers
-    if not (isinstance(runner, WorkerRunner) and FORKED_BY_HAND):
-        # A worker that was started by hand learns the profile later, and what to be with it.
-        environment.user_classes[:] = [
-            LeanUser,
-            *([IdleHolder] if profile.idle_holders else []),
-            *([SlowReader] if profile.slow_readers else []),
-        ]
-        if profile.stages and not profile.open_loop:
-            environment.shape_class = Steps(profile)
-            environment.shape_class.runner = runner
-    if isinstance(runner, MasterRunner):
-        state.master = Master(environment)
+    if profile.stages and not profile.open_loop and not isinstance(runner, WorkerRunner):
+        environment.shape_class = Steps(profile)
+        environment.shape_class.runner = runner
+    if isinstance(runner, WorkerRunner):
+        state.send = lambda report: runner.send_message("mpmkit_report", report)
+    else:
+        Receiver(environment)
 
 
-class Master:
-    """Collects what the workers measured, and ends the run when all that live have told."""
+class Receiver:
+    """Receives the reports: of this process, or as the master those of the workers.
+
+    They go on to the process that started us, or are added up here. As the master it ends the run when
+    all workers that live have sent their last one.
+    """
 
     def __init__(self, environment) -> None:
         self.environment = environment
-        self.parts: dict[str, dict[str, Any]] = {}
-        self.partial: dict[str, dict[str, Any]] = {}  # what workers told on the way
-        self.concluded = False
-        environment.runner.register_message("mpmkit_done", self.told)
-        gevent.spawn(self.watch)
+        self.collector: Collector | None = None
+        self.background: Background | None = None
+        self.unsent = b""
+        self.done: set[str] = set()  # workers that have sent their last report
+        environment.mpmkit_receiver = self
+        if isinstance(environment.runner, MasterRunner):
+            environment.runner.register_message("mpmkit_report", self.on_message)
+            gevent.spawn(self.watch)
+        else:
+            state.send = self.add
 
-    def told(self, environment, msg, **_) -> None:
-        self.parts[msg.node_id] = msg.data
-        self.look()
+    def begin(self, profile: LoadProfile) -> None:
+        """A test begins: its background clients come first."""
+        expected = 1
+        if isinstance(self.environment.runner, MasterRunner):
+            expected = max(profile.processes, self.environment.parsed_options.expect_workers or 1)
+        self.done.clear()
+        self.collector = Collector(self.environment.host, profile, expected)
+        self.background = Background(self.environment.host, profile).__enter__()
+
+    def on_message(self, environment, msg, **_) -> None:
+        self.add(msg.data)
+        if msg.data["ended"]:
+            self.done.add(msg.node_id)
+            self.look()
+
+    def add(self, report: dict[str, Any]) -> None:
+        """One report."""
+        if self.collector is None:
+            return  # of a worker that is quicker than its master
+        if reports_fd is None:
+            self.collector.add(report)
+        else:
+            self.pass_on(report, wait=bool(report["ended"]))
+        if report["ended"] and not isinstance(self.environment.runner, MasterRunner):
+            self.conclude()
+
+    def pass_on(self, report: dict[str, Any], *, wait: bool) -> None:
+        """One report to the process that started us. Without `wait`, what it has no room for now goes
+        with the next one: a reader that is slow must not hold up the load."""
+        assert reports_fd is not None
+        self.unsent += json.dumps(report).encode() + b"\n"
+        os.set_blocking(reports_fd, wait)
+        try:
+            while self.unsent:
+                self.unsent = self.unsent[os.write(reports_fd, self.unsent) :]
+        except OSError:
+            pass  # full, or gone
 
     def watch(self) -> None:
-        """A worker that was killed tells nothing; Locust misses it after some seconds."""
-        while not self.concluded:
+        """A worker that was killed sends nothing; Locust misses it after some seconds."""
+        while True:
             gevent.sleep(0.5)
-            if state.prepared:
-                self.look()
+            self.look()
 
     def look(self) -> None:
-        clients = self.environment.runner.clients
-        alive = {client.id for client in clients.values() if client.state != "missing"}
-        if self.concluded or not state.prepared or alive - set(self.parts):
+        """As the master: end the run when no worker will report any more."""
+        runner = self.environment.runner
+        alive = {client.id for client in runner.clients.values() if client.state != "missing"}
+        if self.collector is not None and not alive - self.done:
+            self.conclude()
+            gevent.spawn(runner.quit)
+
+    def conclude(self, why: str = "") -> None:
+        """Show what was measured, and write it down, unless another process does that."""
+        collector, self.collector = self.collector, None
+        if collector is None or self.background is None:
             return
-        if not alive and not self.parts and self.environment.runner.state == "ready":
-            return  # no worker has come yet
-        self.conclude("died")
-        gevent.spawn(self.environment.runner.quit)
-
-    def conclude(self, what: str) -> None:
-        """Say what was measured. Of a worker that did not come to its end, what it told last."""
-        self.concluded = True
-        lost = [
-            part | {"ended": f"worker {part['place']} {what}; the rest of what it did is lost"}
-            for name, part in self.partial.items()
-            if name not in self.parts
-        ]
-        state.of = max(state.of, self.environment.parsed_options.expect_workers or 1)
-        state.conclude([*self.parts.values(), *lost])
-
-
-@events.report_to_master.add_listener
-def on_report(client_id, data, **_) -> None:
-    """With each of Locust's reports, every three seconds: if we are killed, this is what is kept."""
-    if (
-        state.prepared
-        and state.started_ns
-        and not state.ended
-        and "MPMKIT_LOAD_RESULTS" not in (os.environ)
-    ):
-        data["mpmkit"] = state.so_far()
-
-
-@events.worker_report.add_listener
-def on_worker_report(client_id, data, **_) -> None:
-    if state.master is not None and "mpmkit" in data:
-        state.master.partial[client_id] = data["mpmkit"]
+        totals = self.background.totals()
+        self.background.__exit__()
+        if reports_fd is not None:
+            self.pass_on({"background": totals}, wait=True)
+            return
+        collector.background = totals
+        run = collector.run(why)
+        if run is None:
+            print("mpmkit: nothing was measured", file=sys.stderr)
+            return
+        print(run.summary(), file=sys.stderr, flush=True)  # --json has standard output
+        where = self.environment.parsed_options.load_results
+        if where:
+            try:
+                Path(where).write_text(run.to_json())
+            except OSError as error:
+                log.error("--load-results: %s", error)
+                self.environment.process_exit_code = 1
 
 
 @events.test_start.add_listener
 def on_test_start(environment, **_) -> None:
+    receiver = getattr(environment, "mpmkit_receiver", None)
     try:
-        state.prepare(environment, profile_of(environment.parsed_options))
-    except (StopTest, OSError) as error:
+        profile = profile_of(environment.parsed_options)
+        state.prepare(environment, profile)
+        if receiver is not None:
+            receiver.begin(profile)
+    except (StopTest, OSError, RuntimeError) as error:
         # Raised from here, it would leave Locust waiting for users that never come.
         log.error("%s", error)
         environment.process_exit_code = 2
@@ -271,22 +292,21 @@ def on_test_start(environment, **_) -> None:
         state.ended = str(error)
         return
     if not isinstance(environment.runner, MasterRunner):
-        gevent.spawn(state.clerk)
+        gevent.spawn(state.monitor)
+
+
+@events.test_stop.add_listener
+def on_test_stop(environment, **_) -> None:
+    """Stopped from Locust's page, by a signal, or at the regular end: what was measured is kept."""
+    if not isinstance(environment.runner, MasterRunner) and state.prepared and not state.ended:
+        state.finish_accounting("interrupted")
+        state.report()
 
 
 @events.quitting.add_listener
 def on_quitting(environment, **_) -> None:
-    """Ctrl-C, SIGTERM or the regular end: what was measured is kept."""
-    if state.master is not None:
-        if not state.master.concluded and (state.master.parts or state.master.partial):
-            state.master.conclude("was interrupted")
-        return
-    if isinstance(environment.runner, MasterRunner):
-        return
-    if not state.ended and state.prepared:
-        state.ended = "interrupted"
-        state.close_books()
-        state.report()
-        if not isinstance(environment.runner, WorkerRunner):
-            state.conclude([state.result(for_message=True)])
-    state.write()
+    """The end of the process, regular or by a signal."""
+    on_test_stop(environment)
+    receiver = getattr(environment, "mpmkit_receiver", None)
+    if receiver is not None and receiver.collector is not None:
+        receiver.conclude("interrupted")

@@ -1,32 +1,36 @@
-"""What a load will run into, said before it starts: open files, ports, TIME_WAIT, queues.
+"""What a load will meet, shown before it starts: open files, ports, TIME_WAIT; and how busy the machine was.
 
     forecast(profile, target, system()).problems    why it cannot run: refused
                                        .notes       what will happen, and what was done about it
 
-A TCP connection is named by four things: two addresses and two ports. Towards one server the client
-has only its own address and port to vary, some 28,000 by default; and the side that closes first
-keeps the name for a minute (TIME_WAIT). 200,000 new connections therefore fail on many a bench. Here:
+A TCP connection is named by two addresses and two ports. Towards one server the client has only its own
+address and port to vary, some 28,000 by default; and the side that closes first keeps the name for a minute
+(TIME_WAIT). 200,000 new connections therefore fail on many a bench. Here:
 
 * the server closes first (HTTP/1.0, or `Connection: close`), so the names that rest are the
   server's side of them, and a client's port can be used again at once;
 * more connections at the same time than there are ports go out from several loopback addresses
   (127.0.0.1, 127.0.0.2, ...), each of which has all ports of its own;
 * connections that are given up are reset, which leaves no TIME_WAIT at all.
-
-Pure, but for `system()`, which reads /proc.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import resource
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.target import Target
+from mpmkit.measure.procfs import MachineTimes, machine_times
 
 OWN_FILES = 128
-"""Files that a generator process has open beside its connections: Locust's some thirty, and room."""
+"""Files that a generator process has open besides its connections: Locust's some thirty, and room."""
 
 LOOPBACK_SOURCES = 200
 """Addresses that the generator goes through, from 127.0.0.1 on, when ports run out."""
@@ -37,19 +41,16 @@ TIME_WAIT = 60
 
 @dataclass(frozen=True)
 class System:
-    """The limits of a machine. None: it has no such limit, or does not tell.
+    """The limits of a machine.
 
     files, files_hard: soft and hard limit of open files a process. ports: first and last of the
-    ephemeral ports. tw_reuse: net.ipv4.tcp_tw_reuse, 0 off, 1 on, 2 on loopback only. backlog:
-    net.core.somaxconn. tracked: connections that netfilter tracks at most.
+    ephemeral ports. backlog: net.core.somaxconn.
     """
 
     files: int
     files_hard: int
     ports: tuple[int, int] = (32_768, 60_999)
-    tw_reuse: int = 2
     backlog: int = 4_096
-    tracked: int | None = None
 
     @property
     def port_count(self) -> int:
@@ -57,7 +58,7 @@ class System:
 
 
 def system(root: str = "/proc/sys/net") -> System:
-    """This machine's limits; Linux's defaults where it does not tell."""
+    """This machine's limits; Linux's defaults where they cannot be read."""
 
     def numbers(path: str) -> list[int]:
         try:
@@ -65,27 +66,24 @@ def system(root: str = "/proc/sys/net") -> System:
         except (OSError, ValueError):
             return []
 
-    def limit(value: int) -> int:
-        return 1 << 30 if value == resource.RLIM_INFINITY else value
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (
+        1 << 30 if limit == resource.RLIM_INFINITY else limit
+        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
     ports = numbers("ipv4/ip_local_port_range")
     return System(
-        files=limit(soft),
-        files_hard=limit(hard),
+        files=soft,
+        files_hard=hard,
         ports=(ports[0], ports[1]) if len(ports) == 2 else System.ports,
-        tw_reuse=(numbers("ipv4/tcp_tw_reuse") or [2])[0],
-        backlog=(numbers("core/somaxconn") or [4_096])[0],
-        tracked=(numbers("netfilter/nf_conntrack_max") or [None])[0],  # type: ignore[list-item]
+        backlog=(numbers("core/somaxconn") or [System.backlog])[0],
     )
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """problems: why the load cannot run here, each with the mend. notes: what to know about it."""
+class Forecast(NamedTuple):
+    """problems: why the load cannot run here, each with the remedy. notes: what to know about it."""
 
-    problems: tuple[str, ...]
-    notes: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def connections(profile: LoadProfile) -> int | None:
@@ -93,56 +91,35 @@ def connections(profile: LoadProfile) -> int | None:
     how fast the server is."""
     share = 1 - profile.keep_share
     per = profile.requests_per_connection
-    asked = profile.requests
-    if asked is None and profile.open_loop and profile.planned_seconds is not None:
-        steps = profile.stages or ()
-        asked = round(
-            sum(stage.seconds * (stage.rate or 0) for stage in steps)
+    requests = profile.requests
+    if requests is None and profile.open_loop and profile.planned_seconds is not None:
+        requests = round(
+            sum(stage.seconds * (stage.rate or 0) for stage in profile.stages)
             or (profile.rate or 0) * profile.planned_seconds
         )
-    if asked is None:
+    if requests is None:
         return None if share or per else profile.users
-    asked += profile.warmup_requests
-    kept = (1 - share) * (asked / per if per else profile.users)
-    return round(share * asked + kept)
+    requests += profile.warmup_requests
+    kept = (1 - share) * (requests / per if per else profile.users)
+    return round(share * requests + kept)
 
 
 def forecast(
     profile: LoadProfile, target: Target, limits: System, driver: str = "locust"
 ) -> Forecast:
-    """What the load needs, beside what there is."""
-    problems, notes = [], []
-    clients = profile.clients
-    each = -(-clients // profile.processes)
-    files = each + OWN_FILES
-    # Locust's processes raise their own soft limit as far as the hard one.
-    allowed = limits.files_hard if driver == "locust" else limits.files
-    if files > allowed:
-        kind = "ulimit -Hn" if driver == "locust" else "ulimit -n"
-        more = ""
-        if driver == "locust" and allowed > OWN_FILES + 1:
-            more = f", or spread them over processes={-(-clients // (allowed - OWN_FILES))}"
-        problems.append(
-            f"users: {files:,} open files are needed and {allowed:,} are allowed; use "
-            f"fewer users, or raise the limit ({kind} {files}){more}"
-        )
-    ports = limits.port_count
-    spread = driver == "locust" and target.loopback and ":" not in target.host
-    sources = LOOPBACK_SOURCES if spread else 1
-    if clients > ports * sources:
-        way = (
-            "widen net.ipv4.ip_local_port_range (sysctl -w "
-            "net.ipv4.ip_local_port_range='1024 65535')"
-        )
+    """What the load needs, compared with what there is."""
+    own = driver == "locust"
+    problems = [*_files(profile, limits, own)]
+    notes = []
+    clients, ports = profile.clients, limits.port_count
+    spread = own and target.loopback and ":" not in target.host
+    if clients > ports * (LOOPBACK_SOURCES if spread else 1):
+        other = ", or the target 127.0.0.1 with driver locust" if target.loopback else ""
         problems.append(
             f"users: {clients:,} connections at once need as many ports, and "
-            f"{limits.ports[0]} to {limits.ports[1]} are {ports:,}; use fewer users, "
-            f"or {way}"
-            + (
-                ""
-                if spread or not target.loopback
-                else ", or the target 127.0.0.1 with driver locust"
-            )
+            f"{limits.ports[0]} to {limits.ports[1]} are {ports:,}; use fewer users, or widen "
+            f"net.ipv4.ip_local_port_range (sysctl -w net.ipv4.ip_local_port_range='1024 65535')"
+            + ("" if spread else other)
         )
     elif clients > ports:
         notes.append(
@@ -150,30 +127,20 @@ def forecast(
             f"ports: they will go out from {-(-clients // ports)} addresses, 127.0.0.1 on"
         )
     opened = connections(profile)
-    if profile.keep_share < 1 or profile.requests_per_connection:
+    new = profile.keep_share < 1 or profile.requests_per_connection
+    if new and (opened is None or opened > ports):
         many = f"{opened:,}" if opened is not None else "many"
-        if opened is None or opened > ports:
-            notes.append(
-                f"{many} new connections, {ports:,} ports: the server closes each first (HTTP/1.0, "
-                f"or Connection: close), so TIME_WAIT ({TIME_WAIT} s) stays with its port and the "
-                f"client's ports are free again at once"
-            )
-            reuse = {0: False, 1: True}.get(limits.tw_reuse, target.loopback)
-            if spread:
-                notes.append(
-                    "should a server not close first, the users move on to 127.0.0.2 and "
-                    f"so on, {LOOPBACK_SOURCES} addresses with {ports:,} ports each"
-                )
-            elif not reuse:
-                notes.append(
-                    f"should a server not close first, {ports // TIME_WAIT:,} connections "
-                    f"a second are all that the ports allow: sysctl -w "
-                    f"net.ipv4.tcp_tw_reuse=1 lifts that"
-                )
-    if limits.tracked is not None and opened is not None and opened > limits.tracked:
         notes.append(
-            f"{opened:,} connections are more than the {limits.tracked:,} that netfilter "
-            f"tracks; if some fail to connect, raise net.netfilter.nf_conntrack_max"
+            f"{many} new connections, {ports:,} ports: the server closes each first (HTTP/1.0, "
+            f"or Connection: close), so TIME_WAIT ({TIME_WAIT} s) stays with its port and the "
+            f"client's ports are free again at once"
+        )
+        notes.append(
+            "should a server not close first, the users move on to 127.0.0.2 and "
+            f"so on, {LOOPBACK_SOURCES} addresses with {ports:,} ports each"
+            if spread
+            else f"should a server not close first, the ports allow {ports // TIME_WAIT:,} connections "
+            "a second, unless sysctl net.ipv4.tcp_tw_reuse is 1"
         )
     if clients > limits.backlog:
         notes.append(
@@ -181,3 +148,89 @@ def forecast(
             f"{limits.backlog:,}: some will try again after 1 s; raise it and ListenBacklog"
         )
     return Forecast(tuple(problems), tuple(notes))
+
+
+def _files(profile: LoadProfile, limits: System, own: bool) -> Iterator[str]:
+    """Whether a process has the files that it needs; each kind of background client has a process."""
+    users = -(-profile.users // profile.processes)
+    files = max(users, profile.slow_readers, profile.idle_holders) + OWN_FILES
+    # Our own generator's processes raise their soft limit as far as the hard one.
+    allowed = limits.files_hard if own else limits.files
+    if files <= allowed:
+        return
+    more = ""
+    if own and users + OWN_FILES > allowed > OWN_FILES + 1:
+        more = f", or spread them over processes={-(-profile.users // (allowed - OWN_FILES))}"
+    yield (
+        f"users: {files:,} open files are needed and {allowed:,} are allowed; use fewer users, or "
+        f"raise the limit ({'ulimit -Hn' if own else 'ulimit -n'} {files}){more}"
+    )
+
+
+def describe(error: OSError) -> str:
+    """What a connection that could not be opened means, and the remedy."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "no file descriptors are left; raise the limit (ulimit -n) or use fewer connections"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (
+            "no local ports are left (net.ipv4.ip_local_port_range); wait a minute for those in "
+            "TIME_WAIT, or use fewer connections"
+        )
+    return f"a connection failed: {error.strerror}"
+
+
+def too_few_descriptors(need: int) -> str:
+    """Why a process here cannot have `need` file descriptors, with the remedy; "" if it can."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY or hard >= need:
+        return ""
+    return (
+        f"{need:,} file descriptors are needed and the hard limit is {hard:,} (ulimit -Hn); "
+        "use fewer connections, or raise it"
+    )
+
+
+@contextlib.contextmanager
+def descriptors(need: int) -> Iterator[None]:
+    """Let what is started inside have `need` descriptors, as far as the hard limit goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    more = need if hard == resource.RLIM_INFINITY else min(need, hard)
+    if soft == resource.RLIM_INFINITY or soft >= more:
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@dataclass
+class Pressure:
+    """How busy the machine was while a load ran, from readings of /proc/stat, one by each `sample`.
+
+    run_queue: tasks ready to run for each processor, our own reading left out; nan if not known. 1
+    means that every processor had just one to run. steal: the share of the time that the host gave to
+    other guests, 0 to 1; nan if not known.
+    """
+
+    cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    readings: list[MachineTimes] = field(default_factory=list)
+
+    def sample(self, reading: MachineTimes | None = None) -> None:
+        """Take a reading (or the one given). A system without /proc/stat gives none."""
+        reading = reading or machine_times()
+        if reading.total:
+            self.readings.append(reading)
+
+    @property
+    def run_queue(self) -> float:
+        if not self.readings:
+            return float("nan")
+        running = sum(max(0, reading.running - 1) for reading in self.readings)
+        return running / len(self.readings) / self.cores
+
+    @property
+    def steal(self) -> float:
+        stolen = self.readings[-1].steal_since(self.readings[0]) if self.readings else None
+        return float("nan") if stolen is None else stolen

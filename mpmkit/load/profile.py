@@ -8,7 +8,7 @@ documentation, its options on the command lines and its place in the control roo
 **When requests are sent** (`arrival`):
 
 closed      a user sends its next request when its last one ended, after its think time: ab's model.
-            A slow server is asked less often, so its worst moments are sampled least.
+            A slow server gets fewer requests, so its worst moments are sampled least.
 constant    a request is due every 1/`rate` seconds, whatever the server does: the open loop.
 poisson     the same rate at random, as from many people who know nothing of each other.
 

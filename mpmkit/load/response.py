@@ -111,7 +111,7 @@ class ResponseReader:
         "hasher",
         "_buffer",
         "_at",
-        "_status",
+        "status",
         "_keep",
         "_left",
         "_count",
@@ -121,7 +121,7 @@ class ResponseReader:
     def __init__(
         self,
         method: str = "GET",
-        expect_status: int = 200,
+        expect_status: int | None = 200,
         expect_length: int | None = None,
         hasher: Any = None,
     ) -> None:
@@ -132,7 +132,7 @@ class ResponseReader:
         self.hasher = hasher
         self._buffer = b""
         self._at = 0  # where the unread part of the buffer begins
-        self._status = 0
+        self.status = 0
         self._keep = False
         self._left = 0  # bytes of the body or the chunk still to come
         self._count = 0  # bytes of the body so far
@@ -172,9 +172,9 @@ class ResponseReader:
         self._at = end + 4
         if status < 200:
             if status == 101:
-                raise Malformed("a switch of protocols that nobody asked for")
+                raise Malformed("a switch of protocols that was not requested")
             return NEXT  # an interim answer: the real head follows
-        self._status, self._keep = status, keep
+        self.status, self._keep = status, keep
         if length == CHUNKED:
             self._step = self._chunk_line
         elif length == UNTIL_CLOSE:
@@ -240,8 +240,8 @@ class ResponseReader:
 
     def _judge(self, more_came: bool) -> Verdict:
         keep = self._keep and not more_came
-        if self._status != self.expect_status:
-            return f"status {self._status}", keep, self._count
+        if self.expect_status not in (None, self.status):
+            return f"status {self.status}", keep, self._count
         if more_came or self.expect_length not in (None, self._count):
             return "length", keep, self._count
         return None, keep, self._count

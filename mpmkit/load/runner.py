@@ -7,13 +7,14 @@ The generator always runs in a process of its own (Locust monkey-patches whateve
 it), in a session of its own (a Ctrl-C reaches us, and we end it with care), and holds one end of
 a pipe whose other end only we hold: it ends when we do, however we end.
 
-Here are the call and the driver for Locust; `run` has the result, `ab_wrk` the two other drivers,
-`process` what all three share. None of them imports locust, gevent or pandas.
+Here are the call and the driver for Locust; `result` has the result, `ab_wrk` the two other drivers,
+`generator_process` what all three share. None of them imports locust, gevent or pandas.
 """
 
 from __future__ import annotations
 
-import array
+import contextlib
+import fcntl
 import importlib.util
 import json
 import os
@@ -23,8 +24,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,12 +39,12 @@ from mpmkit.load.generator_process import (
     last_words,
     scratch,
 )
-from mpmkit.load.histogram import Histogram
-from mpmkit.load.preflight import Forecast, forecast, system
+from mpmkit.load.preflight import Forecast, Pressure, forecast, system
 from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
-from mpmkit.load.result import LoadRun, OnTick, Tick
-from mpmkit.load.run_queue import Pressure
+from mpmkit.load.reports import Collector
+from mpmkit.load.result import LoadRun
 from mpmkit.load.target import target_of
+from mpmkit.load.windows import OnTick
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
@@ -79,8 +79,7 @@ def run_load(
         `duration` or `stages` must be given.
     on_progress: called in this thread with (requests done, seconds) while the load runs.
     on_tick: called in this thread, some four times a second for each generator process, with a Tick:
-        what it got since its last one, latencies to within 2% (those of the result are exact). Costs
-        the generator about 1% of its time; only Locust tells that much on the way.
+        what came since its last one. Only Locust reports that much while it runs.
     ceiling: requests/s that the generator was seen to do at best with this load; a run near it is
         marked as bound by the generator.
 
@@ -95,7 +94,7 @@ def run_load(
         given["path"] = path
     base, load, foreseen = prepared(target, given, profile, driver)
     if on_tick is not None and driver != "locust":
-        raise ProfileError(f"on_tick: {driver} tells nothing on the way; use driver='locust'")
+        raise ProfileError(f"on_tick: {driver} reports nothing while it runs; use driver='locust'")
     if on_tick is not None:
         run = _run_locust(base, load, on_progress, on_tick)
     else:
@@ -153,7 +152,8 @@ def _run_locust(
             "Locust is not installed for this Python; install it (pip install locust) "
             "or use driver='ab'"
         )
-    with scratch() as name:
+    collector, pressure = Collector(base, profile, profile.processes), Pressure()
+    with scratch() as name, Pipes() as pipes:
         folder = Path(name)
         try:
             (folder / "profile.json").write_text(profile.to_json())
@@ -162,86 +162,115 @@ def _run_locust(
                 f"cannot write in {name}: {error.strerror}; make room there, or set "
                 f"TMPDIR to another folder"
             ) from None
-        pressure = Pressure()
-        told: list[dict[str, Any]] = []
-        progress, progress_out = os.pipe()
-        life_in, life = os.pipe()
-        try:
-            # Locust's own environment variables would change a run behind the profile's back.
-            environ = {
-                key: value
-                for key, value in os.environ.items()
-                if not key.startswith(("LOCUST_", "MPMKIT_LOAD_"))
-            }
-            environ.update(
-                MPMKIT_LOAD_RESULTS=name,
-                MPMKIT_LOAD_PROGRESS_FD=str(progress_out),
-                MPMKIT_LOAD_LIFE_FD=str(life_in),
-                MPMKIT_LOAD_TICKS="1" if on_tick is not None else "",
-            )
-            how = {
-                "env": environ,
-                "stdout": subprocess.DEVNULL,
-                "pass_fds": (progress_out, life_in),
-            }
-            with Generator(_locust_argv(base, profile), folder, **how) as generator:
-                os.close(progress_out)
-                os.close(life_in)
-                progress_out = life_in = -1
-                try:
-                    stopped = _watch(
-                        generator, progress, profile, on_progress, on_tick, pressure, told
-                    )
-                except KeyboardInterrupt:
-                    generator.ask_to_end(signal.SIGTERM)
-                    told += _left(progress)
-                    raise LoadInterrupted(_gather(folder, base, profile, told)) from None
-                except BaseException:
-                    generator.ask_to_end(signal.SIGTERM)
-                    raise
-                if stopped:
-                    generator.ask_to_end(signal.SIGTERM)
-            told += _left(progress)
-            run = _gather(folder, base, profile, told)
-            if run is None:
-                raise LoadError(
-                    f"Locust ended with exit code {generator.process.returncode} and no result: "
-                    f"{last_words(generator.log())}",
-                    generator.log(),
-                )
-            if stopped:
-                run.ended = stopped
-            run.run_queue, run.steal = pressure.run_queue, pressure.steal
+
+        def measured(why: str = "") -> LoadRun | None:
+            run = collector.run(why)
+            if run is not None:
+                run.run_queue, run.steal = pressure.run_queue, pressure.steal
             return run
-        finally:
-            for fd in (progress, progress_out, life_in, life):
-                if fd >= 0:
-                    os.close(fd)
+
+        with Generator(_locust_argv(base, profile), folder, **pipes.given()) as generator:
+            pipes.started()
+            reader = Reader(pipes.reports, collector, on_progress, on_tick)
+            try:
+                stopped = _watch(generator, reader, profile, pressure)
+            except KeyboardInterrupt:
+                generator.ask_to_end(signal.SIGTERM)
+                reader.rest()
+                raise LoadInterrupted(measured("interrupted")) from None
+            except BaseException:
+                generator.ask_to_end(signal.SIGTERM)
+                raise
+            if stopped:
+                generator.ask_to_end(signal.SIGTERM)
+        reader.rest()
+        run = measured(stopped)
+        if run is None:
+            raise LoadError(
+                f"Locust ended with exit code {generator.process.returncode} and no result: "
+                f"{last_words(generator.log())}",
+                generator.log(),
+            )
+        if stopped:
+            run.ended = stopped
+        return run
+
+
+class Pipes:
+    """Two pipes to a generator: by one it reports, and the other's end tells it that we are gone."""
+
+    def __enter__(self) -> Pipes:
+        self.reports, self._reports_out = os.pipe()
+        with contextlib.suppress(OSError):  # room for a second, if the system grants it
+            fcntl.fcntl(self.reports, fcntl.F_SETPIPE_SZ, 1 << 20)
+        self._life_in, self._life = os.pipe()
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """What the generator's process is started with."""
+        # Locust's own environment variables would change a run behind the profile's back.
+        environ = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("LOCUST_", "MPMKIT_LOAD_"))
+        }
+        environ["MPMKIT_LOAD_REPORTS_FD"] = str(self._reports_out)
+        environ["MPMKIT_LOAD_LIFE_FD"] = str(self._life_in)
+        fds = (self._reports_out, self._life_in)
+        return {"env": environ, "stdout": subprocess.DEVNULL, "pass_fds": fds}
+
+    def started(self) -> None:
+        """Our copies of the generator's ends are not needed any more."""
+        os.close(self._reports_out)
+        os.close(self._life_in)
+        self._reports_out = self._life_in = -1
+
+    def __exit__(self, *_: object) -> None:
+        for fd in (self.reports, self._reports_out, self._life_in, self._life):
+            if fd >= 0:
+                os.close(fd)
+
+
+class Reader:
+    """Reads reports from a pipe, adds them up and passes them on."""
+
+    def __init__(
+        self, fd: int, collector: Collector, on_progress: Progress | None, on_tick: OnTick | None
+    ) -> None:
+        self._fd, self._collector = fd, collector
+        self._on_progress, self._on_tick = on_progress, on_tick
+        self._unread = b""
+        self.at_end = self.reported = False
+
+    def read(self, seconds: float) -> None:
+        """What comes, waiting for it at most so long."""
+        if self.at_end or not select.select([self._fd], [], [], seconds)[0]:
+            return
+        data = os.read(self._fd, 1 << 20)
+        self.at_end = not data
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        self.reported = self.reported or bool(lines)
+        for line in lines:
+            tick = self._collector.add(json.loads(line))
+            if self._on_tick is not None and tick is not None and tick.end > tick.begin:
+                self._on_tick(tick)
+        if lines and self._on_progress is not None and self._collector.seconds:
+            self._on_progress(self._collector.requests, self._collector.seconds)
+
+    def rest(self) -> None:
+        """What the generator left in the pipe; no more is passed on than added up."""
+        self._on_progress = self._on_tick = None
+        while not self.at_end and select.select([self._fd], [], [], 0)[0]:
+            self.read(0)
 
 
 def _locust_argv(base: str, profile: LoadProfile) -> list[str]:
-    argv = [
-        sys.executable,
-        "-m",
-        "locust",
-        "-f",
-        str(LOCUSTFILE),
-        "--headless",
-        "--only-summary",
-        "--loglevel",
-        "WARNING",
-        "--json-file",
-        "locust",  # else it prints its tables
-        "--host",
-        base,
-        "--load-profile",
-        "@profile.json",
-        # All users at once, unless a ramp is wanted: it would be part of what is measured.
-        "--users",
-        str(profile.clients),
-        "--spawn-rate",
-        f"{profile.clients / profile.ramp if profile.ramp else profile.clients}",
-    ]
+    # All users at once, unless a ramp is wanted: it would be part of what is measured.
+    rate = profile.users / profile.ramp if profile.ramp else profile.users
+    argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
+    argv += ["--loglevel", "WARNING", "--json-file", "locust"]  # else it prints its tables
+    argv += ["--host", base, "--load-profile", "@profile.json"]
+    argv += ["--users", str(profile.users), "--spawn-rate", str(rate)]
     if profile.stages:
         argv += ["--stop-timeout", "5"]  # users that go may end their request first
     if profile.processes > 1:
@@ -249,217 +278,27 @@ def _locust_argv(base: str, profile: LoadProfile) -> list[str]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        argv += [
-            "--processes",
-            str(profile.processes),
-            "--master-bind-host",
-            "127.0.0.1",
-            "--master-bind-port",
-            port,
-            "--master-host",
-            "127.0.0.1",
-            "--master-port",
-            port,
-        ]
+        argv += ["--processes", str(profile.processes)]
+        argv += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port]
+        argv += ["--master-host", "127.0.0.1", "--master-port", port]
     return argv
 
 
-def _left(progress: int) -> list[dict[str, Any]]:
-    """Results that came through the pipe because the disk was full, and were not read yet."""
-    data = b""
-    while select.select([progress], [], [], 0)[0]:
-        more = os.read(progress, 65_536)
-        if not more:
-            break
-        data += more
-    found = []
-    for line in data.split(b"\n"):
-        if line.startswith(b"= "):
-            try:
-                found.append(json.loads(line[2:]))
-            except ValueError:
-                pass  # its writer was killed over it
-    return found
-
-
-def _watch(
-    generator: Generator,
-    progress: int,
-    profile: LoadProfile,
-    on_progress: Progress | None,
-    on_tick: OnTick | None,
-    pressure: Pressure,
-    told: list[dict[str, Any]],
-) -> str:
-    """Wait for the generator's end and hand on its progress. Why it had to be stopped, or ""."""
+def _watch(generator: Generator, reader: Reader, profile: LoadProfile, pressure: Pressure) -> str:
+    """Wait for the generator's end. Why it had to be stopped, or ""."""
     until = time.monotonic() + profile.time_limit + STARTUP
-    done: dict[bytes, tuple[int, int]] = {}
-    rest = b""
+    sampled = 0.0
     while not generator.ended():
-        if time.monotonic() > until:
+        now = time.monotonic()
+        if now > until:
             return f"time limit of {profile.time_limit:g} s (the generator did not end by itself)"
-        # Reads as ended when the generator's last process is gone, so this also waits for that.
-        if not select.select([progress], [], [], 0.1)[0]:
-            continue
-        data = os.read(progress, 65_536)
-        if not data:
-            time.sleep(0.005)
-            continue
-        *lines, rest = (rest + data).split(b"\n")
-        if lines:
+        if reader.at_end:
+            time.sleep(0.005)  # its processes are gone, or will be in a moment
+        reader.read(0.1)
+        if reader.reported and now - sampled > 0.2:
+            sampled = now
             pressure.sample()
-        for line in lines:
-            if line.startswith(b"= "):
-                told.append(json.loads(line[2:]))
-                continue
-            pid, count, ns, *tick = line.split(b" ", 3)
-            before = done.get(pid, (0, 0))[1]
-            done[pid] = int(count), int(ns)
-            if on_tick is not None and tick:
-                got = json.loads(tick[0])
-                on_tick(
-                    Tick(
-                        before / 1e9,
-                        int(ns) / 1e9,
-                        Counter(got["failures"]),
-                        Histogram.from_text(got["latencies"]),
-                    )
-                )
-        if on_progress is not None and done and lines:
-            on_progress(
-                sum(count for count, _ in done.values()), max(ns for _, ns in done.values()) / 1e9
-            )
     return ""
-
-
-def _gather(
-    folder: Path, base: str, profile: LoadProfile, told: Iterable[dict[str, Any]] = ()
-) -> LoadRun | None:
-    """Merge what the generator's processes wrote. None if none did."""
-    parts = [json.loads(file.read_text()) for file in sorted(folder.glob("[0-9]*.json"))]
-    for part in parts:
-        for name, suffix, code in (
-            ("raw", "ns", "q"),
-            ("which", "which", "B"),
-            ("lags", "lag", "q"),
-        ):
-            part[name] = array.array(code)
-            part[name].frombytes((folder / f"{part['pid']}.{suffix}").read_bytes())
-    return merged([*parts, *told], base, profile, profile.processes)
-
-
-def merged(
-    parts: list[dict[str, Any]], base: str, profile: LoadProfile, expected: int
-) -> LoadRun | None:
-    """One run out of what `expected` generator processes measured (`State.result`), here or on
-    other machines. None if nothing came."""
-    if not parts:
-        return None
-    # On one machine the monotonic clock is the same for all; between machines, only the time is.
-    same = len({part["boot"] for part in parts}) == 1
-
-    def at(part: dict[str, Any], ns: int) -> float:
-        return ns / 1e9 if same else part["started_at"] + (ns - part["started_ns"]) / 1e9
-
-    started = [part for part in parts if part["started_ns"]]
-    began = min((at(part, part["started_ns"]) for part in started), default=0.0)
-    last = max(
-        (at(part, part["last_end_ns"]) for part in started if part["last_end_ns"]), default=began
-    )
-    latencies = array.array("q")
-    errors: Counter[str] = Counter()
-    background: Counter[str] = Counter()
-    counted, lag = Histogram(), Histogram()
-    paths: dict[str, Histogram] = {}
-    timeline: list[tuple[float, str, int]] = []
-    ticks: list[Tick] = []
-    all_raw = all("raw" in part for part in parts)
-    for part in parts:
-        errors.update(part["failures"])
-        background.update(part["background"])
-        raw = part.get("raw")
-        if raw is None:
-            counted.merge(Histogram.from_text(part["histogram"]))
-            lag.merge(Histogram.from_text(part["lag"]))
-            for path, text in part["paths"].items():
-                paths.setdefault(path, Histogram()).merge(Histogram.from_text(text))
-        else:
-            if not all_raw:
-                counted.record(raw)
-            lag.record(part["lags"])
-            if part["which"]:
-                for number, path in enumerate(part["asks"]):
-                    paths.setdefault(path, Histogram()).record(
-                        [
-                            ns
-                            for ns, which in zip(raw, part["which"], strict=False)
-                            if which == number
-                        ]
-                    )
-        offset = at(part, part["started_ns"]) - began if part["started_ns"] else 0.0
-        base_index, ok_before, before = len(latencies), 0, 0.0
-        failed_before: Counter[str] = Counter()
-        seconds = (
-            {int(n): Histogram.from_text(text) for n, text in part.get("seconds", {}).items()}
-            if raw is None
-            else {}
-        )
-        for ns, done, ok, failed in part["timeline"]:
-            end = ns / 1e9
-            timeline.append((offset + end, part["place"], done))
-            # The histogram of a whole second stands with the first of its ticks.
-            found = (
-                seconds.pop(ns // 1_000_000_000, Histogram())
-                if raw is None
-                else (base_index + ok_before, base_index + ok)
-            )
-            ticks.append(
-                Tick(offset + before, offset + end, Counter(failed) - failed_before, found)
-            )
-            ok_before, before, failed_before = ok, end, Counter(failed)
-        if raw is not None and all_raw:
-            latencies += raw
-    counts: dict[str, int] = {}
-    summed = []
-    for when, place, done in sorted(timeline):
-        counts[place] = done
-        summed.append((when, sum(counts.values())))
-    reasons = [part["ended"] for part in parts]
-    unusual = [reason for reason in reasons if reason not in ("requests", "duration")]
-    if len(parts) < expected:
-        unusual.append(f"{expected - len(parts)} of {expected} generator processes died")
-    succeeded = len(latencies) if all_raw else len(counted)
-    return LoadRun(
-        driver="locust",
-        target=base,
-        profile=profile,
-        requests=succeeded + errors.total(),
-        errors=errors,
-        duration=max(0.0, last - began),
-        latencies_ns=latencies,
-        counted=None if all_raw else counted,
-        processes_cpu=tuple(
-            min(
-                1.0,
-                (part["cpu_user"] + part["cpu_system"])
-                / max(1e-9, (part["finished_ns"] - part["started_ns"]) / 1e9),
-            )
-            for part in started
-        ),
-        processes_wait=tuple(min(1.0, part["run_queue_wait"]) for part in started),
-        retries=sum(part["retries"] for part in parts),
-        reconnects=sum(part["reconnects"] for part in parts),
-        ended=unusual[0] if unusual else reasons[0],
-        started_at=min((part["started_at"] for part in started), default=time.time()),
-        timeline=tuple(summed),
-        version=parts[0]["locust"],
-        background=background,
-        connections=sum(part["connections"] for part in parts),
-        lag=lag,
-        late=sum(part["late"] for part in parts),
-        paths=paths,
-        ticks=tuple(ticks),
-    )
 
 
 DRIVERS: dict[str, Callable[[str, LoadProfile, Progress | None], LoadRun]] = {

@@ -2,7 +2,7 @@
 
 gevent's timers end with a whole millisecond of epoll, which is longer than a request takes; a
 timerfd becomes readable within microseconds of its time. The standard library has it from Python
-3.13 on; until then libc is asked.
+3.13 on; until then it comes from libc.
 """
 
 from __future__ import annotations

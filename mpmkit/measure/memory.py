@@ -8,7 +8,7 @@ How it measures, and why:
 
 * **From outside, while the load is on**: `/proc/PID/smaps` of every process of the server, three
   times for each figure, of which the middle one counts. The server does not know.
-* **Busy** is a request of which half is sent (`holder.py`): a worker reads it and waits, under any
+* **Busy** is a request of which half is sent (`load/connections.py`): a worker reads it and waits, under any
   MPM and in the real httpd, without a script and without a clock. `RequestReadTimeout` and `Timeout`
   are set so that nobody is thrown out. Before it is looked at, the same number of requests was held
   and finished once, so that each of those workers has served `path`: what an application allocates
@@ -41,10 +41,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.config.directives import MPMS, DirectiveError, check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, DirectiveError
+from mpmkit.config.keywords import from_keywords
+from mpmkit.load.holder import HoldingProcess
+from mpmkit.load.preflight import descriptors, too_few_descriptors
 from mpmkit.measure import competitors as rivals_beside
 from mpmkit.measure import published, records
-from mpmkit.measure.connection_holder import Holding, descriptors, too_few_descriptors
 from mpmkit.measure.procfs import members, read_smaps, slab_kb, status_numbers
 from mpmkit.measure.records import RecordError, RecordFile, Row
 from mpmkit.measure.reference_servers import ServerFailed
@@ -779,10 +782,11 @@ def _look(
     path = path if one.server == "mpmkit" else "/index.html"
     _look_at_page(server.url, path)
     if one.against == "busy" and level:
-        with Holding(server.url, path, "busy") as first:
+        with HoldingProcess(server.url, "half-sent", path=path) as first:
             first.hold(level)
-            first.ask("finish")
-    with Holding(server.url, path, one.against) as holding:
+            first.finish()
+    mode = "half-sent" if one.against == "busy" else "idle"
+    with HoldingProcess(server.url, mode, path=path) as holding:
         said = holding.hold(level)
         if said["error"]:
             raise RuntimeError(f"{level:,} {one.against}: {said['error']}")

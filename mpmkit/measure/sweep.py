@@ -35,7 +35,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.config.directives import MPMS, DirectiveError, Setting, check, from_keywords, spec_for
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, DirectiveError, Setting, spec_for
+from mpmkit.config.keywords import from_keywords
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import DRIVERS, LoadError, LoadRun, run_load
 from mpmkit.measure import procfs, published, records, stats

@@ -6,9 +6,7 @@ Servers are reached as a client and an operator reach them: by HTTP, by signal, 
 from __future__ import annotations
 
 import ast
-import http.client
 import os
-import select
 import signal
 import time
 from pathlib import Path
@@ -16,25 +14,9 @@ from typing import Any
 
 import mpmkit
 from mpmkit.launcher import Server
+from mpmkit.load.connections import HeldConnections
 from mpmkit.measure.procfs import alive as alive
 from mpmkit.measure.procfs import ran_for, tasks
-
-
-def hold(server: Server, count: int, path: str = "/index.html") -> list[http.client.HTTPConnection]:
-    """`count` kept-alive connections, each with one request answered. Close them when done."""
-    held = []
-    for _ in range(count):
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-        connection.request("GET", path)
-        connection.getresponse().read()
-        held.append(connection)
-    return held
-
-
-def closed(connections: list[http.client.HTTPConnection]) -> int:
-    """How many of them the server has closed (or lost) meanwhile."""
-    socks = [connection.sock for connection in connections]
-    return sum(sock is None or bool(select.select([sock], [], [], 0)[0]) for sock in socks)
 
 
 def crash(server: Server, connections: int) -> dict[str, Any]:
@@ -44,9 +26,10 @@ def crash(server: Server, connections: int) -> dict[str, Any]:
     scoreboard tells), how many were lost, how many processes there were, the log's words, and
     seconds until a new client was served.
     """
-    held = hold(server, connections)
-    time.sleep(1.2)  # event publishes its counters once a second
-    try:
+    with HeldConnections(server.url, "idle", count=connections) as held:
+        if not held.wait(lambda: held.held() == connections, 20):
+            raise RuntimeError(f"the server holds {held.held()} of {connections} connections")
+        time.sleep(1.2)  # event publishes its counters once a second
         board = server.scoreboard()
         letters = board.letters
         load = {
@@ -57,18 +40,13 @@ def crash(server: Server, connections: int) -> dict[str, Any]:
         victim = max(load, key=lambda pid: load[pid])
         began = time.monotonic()
         os.kill(victim, signal.SIGSEGV)
-        until = began + 5
-        while not closed(held) and time.monotonic() < until:
-            time.sleep(0.01)
+        held.wait(lambda: held.losses > 0, 5)
         time.sleep(0.2)  # the others of that process, if there are more
-        lost = closed(held)
-        for connection in hold(server, 1):
-            connection.close()
+        lost = held.losses
+        with HeldConnections(server.url, "idle", count=1) as client:
+            client.wait(lambda: client.held() == 1, 20)
         served = time.monotonic() - began
         log = _wait_for_log(server, str(victim))
-    finally:
-        for connection in held:
-            connection.close()
     return {
         "connections": connections,
         "processes": len(load),

@@ -238,6 +238,12 @@ CASES: dict[str, Case] = {
     "-k stop, stale pid file": _pid_file("999999\n", "-k", "stop"),
     "-k stop, corrupt pid file": _pid_file("what is this\n", "-k", "stop"),
     "-k start, port taken": _port_taken,
+    "-t word": _plain("-t", "word"), "-k start -k stop": _plain("-k", "start", "-k", "stop"),
+    "-t -e loud": _plain("-t", "-e", "loud"), "-t -c Listen 99999": _plain("-t", "-c", "Listen 99999"),
+    "-t -c ErrorLog nowhere": _plain("-t", "-c", "ErrorLog no/such/dir/log"),
+    "-t -c CustomLog without format": _plain("-t", "-c", "CustomLog logs/x"),
+    "-t -c MinRate=0": _plain("-t", "-c", "RequestReadTimeout header=10,MinRate=0"),
+    "-k stop -c broken, not running": _plain("-k", "stop", "-c", "NoSuchDirective on"),
     "-k start, no Listen": _changed("Listen ", "#", "-k", "start"),
 }  # fmt: skip
 
@@ -254,18 +260,28 @@ def _program(argv: Sequence[str], pages: Path) -> Iterator[Program]:
 
 
 def rows(pages: Path, only: Iterable[str] = ()) -> list[Row]:
-    """Every option and situation, and one server's life by `-k`."""
-    wanted = tuple(only)
+    """Every option and situation, and one server's life by `-k`; or only the named cases."""
+    wanted = tuple(only) or tuple(CASES)
     sides: list[dict[str, str]] = []
     for argv in ([find_httpd()], MPMKIT):
         said: dict[str, str] = {}
-        for name, case in CASES.items():
-            if not wanted or name in wanted:
-                with _program(argv, pages) as program:
-                    said[name] = case(program)
-        if not wanted:
+        for name in wanted:
             with _program(argv, pages) as program:
-                said.update(_life(program))
+                said[name] = CASES[name](program)
         sides.append(said)
+    found = _compared(sides)
+    return found if only else [*found, *life_rows(pages)]
+
+
+def life_rows(pages: Path) -> list[Row]:
+    """One server's life by `-k`."""
+    sides = []
+    for argv in ([find_httpd()], MPMKIT):
+        with _program(argv, pages) as program:
+            sides.append(dict(_life(program)))
+    return _compared(sides)
+
+
+def _compared(sides: list[dict[str, str]]) -> list[Row]:
     theirs, ours = sides
-    return [Row("cli", name, said, ours[name]) for name, said in theirs.items()]
+    return [Row("cli", name, said, ours.get(name, "")) for name, said in theirs.items()]

@@ -29,7 +29,7 @@ from typing import Any
 
 import mpmkit
 from mpmkit.config.directives import Directives
-from mpmkit.lab.clients import MOST, Crowd
+from mpmkit.lab.clients import MOST, KeepAliveClients
 from mpmkit.lab.forms import DirectiveForm, Field, check_mpm
 from mpmkit.lab.frames import Probe, frame
 from mpmkit.lab.load_form import LoadForm
@@ -76,7 +76,7 @@ class Room:
         self._applied: dict[str, str] = {}
         self._watch: Watch | None = None
         self._probe: Probe | None = None
-        self._crowd: Crowd | None = None
+        self._crowd: KeepAliveClients | None = None
         self._crowd_wanted = (0, 60.0)
         self._load: RunningLoad | None = None
         self._events: list[Event] = []
@@ -166,7 +166,7 @@ class Room:
                 self._watch = Watch(server, on_sample=self._seen, on_end=self._ended)
                 self._probe = Probe(server.url)
                 count, think = self._crowd_wanted
-                self._crowd = Crowd(server.url, count, think=think)
+                self._crowd = KeepAliveClients(server.url, count, think=think)
                 watch = self._watch
             watch.start()
             if loaded and not any(field.refused for field in self.load_fields()):

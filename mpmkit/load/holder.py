@@ -1,0 +1,155 @@
+"""Held connections as a process, so that thousands of sockets and their memory are not the caller's.
+
+    with HoldingProcess(server.url, "idle") as holding:
+        holding.hold(5000)["held"]
+
+The process, ``python -m mpmkit.load.holder JSON``, takes the arguments of `HeldConnections` and then
+lines on standard input; it answers each with a `report` as a line of JSON:
+
+    hold N      have N connections held, and come back when they are, or nothing moves any more
+    resize N    have N connections, and come back when they were begun
+    finish      send what half-sent requests lack; held: how many were answered
+    report      how it is now
+
+It ends with its standard input, so also if the process that started it is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mpmkit.load.connections import HeldConnections
+
+
+class AcceptedConnections(HeldConnections):
+    """HeldConnections that count as held what the server has accepted and read, if it is half-sent.
+
+    /proc/net/tcp shows it: a connection that no process has accepted has no inode there, and what no
+    process has read stands in its receive queue. So held and waiting differ, also of the real httpd.
+    """
+
+    def held(self) -> int:
+        """How many the server holds now."""
+        if self.mode != "half-sent":
+            return super().held()
+        return min(self.open, taken(Path("/proc/net/tcp").read_text(), self._target.port))
+
+
+def taken(table: str, port: int) -> int:
+    """How many connections to a local port a process has accepted and read all bytes of; from the
+    text of /proc/net/tcp."""
+    end, count = f":{port:04X}", 0
+    for line in table.splitlines()[1:]:
+        words = line.split()
+        # local address, remote address, state (01: established), queues, ..., inode
+        if words[1].endswith(end) and words[3] == "01":
+            count += words[4].endswith(":00000000") and words[9] != "0"
+    return count
+
+
+class HoldingProcess:
+    """HeldConnections in a process of its own, for the length of a `with` block.
+
+    Arguments as of HeldConnections. Its methods raise RuntimeError if the process has ended.
+    """
+
+    def __init__(self, url: str, mode: str = "idle", **how: Any) -> None:
+        self._command = [
+            sys.executable,
+            "-m",
+            "mpmkit.load.holder",
+            json.dumps({"url": url, "mode": mode} | how),
+        ]
+        self._process: Any = None
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def __enter__(self) -> HoldingProcess:
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        process, self._process = self._process, None
+        with contextlib.suppress(OSError):  # it may have ended before it read everything
+            process.stdin.close()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+    def hold(self, number: int) -> dict[str, Any]:
+        """As of HeldConnections."""
+        return self._ask(f"hold {number}")
+
+    def resize(self, number: int) -> dict[str, Any]:
+        """As of HeldConnections."""
+        return self._ask(f"resize {number}")
+
+    def held(self) -> int:
+        """How many are held now."""
+        return int(self.report()["held"])
+
+    def finish(self) -> dict[str, Any]:
+        """Complete half-sent requests and wait for the answers: `held` of the report counts them."""
+        return self._ask("finish")
+
+    def report(self) -> dict[str, Any]:
+        """As of HeldConnections."""
+        return self._ask("report")
+
+    def _ask(self, command: str) -> dict[str, Any]:
+        try:
+            self._process.stdin.write(command + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except OSError:
+            line = ""
+        if not line:
+            raise RuntimeError(
+                f"the process that holds the connections ended with {self._process.wait()}"
+            )
+        return json.loads(line)
+
+
+def main(argv: list[str]) -> int:
+    """Hold what standard input says, until it ends."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with AcceptedConnections(**json.loads(argv[0])) as connections:
+        for line in sys.stdin:
+            word, _, number = line.partition(" ")
+            if word == "hold":
+                connections.hold(int(number))
+            elif word == "resize":
+                connections.resize(int(number))
+            answer = connections.report()
+            if word.strip() == "finish":
+                answer = connections.report() | {"held": len(connections.finish())}
+            try:
+                print(json.dumps(answer), flush=True)
+            except BrokenPipeError:  # no caller is left to read the answer
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""What generator processes report while they run, added up to one result.
+
+A generator process reports some four times a second what came since its last report: latencies by path,
+failures, and how far it is. The reports of all processes, on one machine or on several,
+are added up here, one after the other; there is no other result. So a process that dies loses what it did
+since its last report, and nothing else.
+
+Imports neither locust nor gevent.
+"""
+
+from __future__ import annotations
+
+import array
+from collections import Counter
+from typing import Any
+
+from mpmkit.load.histogram import Histogram, unpack
+from mpmkit.load.profile import LoadProfile
+from mpmkit.load.result import LoadRun
+from mpmkit.load.windows import Tick
+
+USUAL = ("requests", "duration")
+
+
+class Collector:
+    """The sum of the reports of `expected` generator processes."""
+
+    def __init__(self, target: str, profile: LoadProfile, expected: int) -> None:
+        self.target, self.profile, self.expected = target, profile, expected
+        self.last: dict[str, dict[str, Any]] = {}  # by process
+        self.ticks: list[tuple[dict[str, Any], Tick]] = []
+        self.lag = Histogram()
+        self.paths: dict[str, Histogram] = {}
+        self.background: Counter[str] = Counter()
+        self.requests = 0
+        self.seconds = 0.0
+
+    def add(self, report: dict[str, Any]) -> Tick | None:
+        """One report; what is new in it, with its time in the process's own seconds.
+
+        The last report of all is {"background": ...}, what background clients got.
+        """
+        if "background" in report:
+            self.background = Counter(report["background"])
+            return None
+        before = self.last.get(report["process"], {"failures": {}, "end": 0.0})
+        failures = Counter(report["failures"]) - Counter(before["failures"])
+        found = array.array("q")
+        for path, text in report["paths"].items():
+            part = unpack(text)
+            found += part
+            if self.profile.mix:
+                self.paths.setdefault(path, Histogram()).record(part)
+        self.lag.record(unpack(report["lag"]))
+        tick = Tick(before["end"], report["end"], failures, found)
+        self.ticks.append((report, tick))
+        self.last[report["process"]] = report
+        self.requests += len(found) + failures.total()
+        self.seconds = max(self.seconds, report["end"])
+        return tick
+
+    def run(self, why: str = "") -> LoadRun | None:
+        """The result until now; None if no process has reported.
+
+        why: what ended the run, where the processes could not say it.
+        """
+        parts = list(self.last.values())
+        if not parts:
+            return None
+        started = [part for part in parts if part["started_at"]]
+        began = min((part["started_at"] for part in started), default=0.0)
+        last = max((part["started_at"] + part["last_end"] for part in started), default=began)
+        errors: Counter[str] = Counter()
+        for part in parts:
+            errors.update(part["failures"])
+        histogram = Histogram()
+        for _, tick in self.ticks:
+            histogram.merge(tick.latencies)
+        return LoadRun(
+            driver="locust",
+            target=self.target,
+            profile=self.profile,
+            requests=self.requests,
+            errors=errors,
+            duration=max(0.0, last - began),
+            histogram=histogram,
+            paths=self.paths,
+            lag=self.lag,
+            late=sum(part["late"] for part in parts),
+            processes_cpu=tuple(part["cpu"] for part in started),
+            processes_wait=tuple(part["wait"] for part in started),
+            retries=sum(part["retries"] for part in parts),
+            reconnects=sum(part["reconnects"] for part in parts),
+            connections=sum(part["connections"] for part in parts)
+            + sum(n for what, n in self.background.items() if what.endswith(" opened")),
+            background=self.background,
+            ended=self._reason(parts, why),
+            started_at=began,
+            version=parts[0]["version"],
+            ticks=tuple(
+                tick._replace(begin=tick.begin + offset, end=tick.end + offset)
+                for report, tick in self.ticks
+                for offset in (report["started_at"] - began,)
+            ),
+        )
+
+    def _reason(self, parts: list[dict[str, Any]], why: str) -> str:
+        reasons = [part["ended"] for part in parts if part["ended"]]
+        unusual = [reason for reason in reasons if reason not in USUAL]
+        missing = self.expected - len(reasons)
+        if unusual:
+            return unusual[0]
+        if not missing:
+            return reasons[0]
+        lost = [part["process"] for part in parts if not part["ended"]]
+        died = f"{missing} of {self.expected} generator processes died"
+        which = f" ({', '.join(lost)}); what they did last is lost" if lost else ""
+        return why or died + which

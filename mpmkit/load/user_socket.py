@@ -1,0 +1,206 @@
+"""The socket of one user, and how it waits: in the hub of gevent, without its sockets and timers.
+
+A watcher stays registered while a connection lives, so that a request costs no epoll_ctl; its callback
+switches straight into the user's greenlet. The monitor throws `Overdue` into a user whose time is over
+(`generator_state.py`), so no request needs a timer.
+
+Imported by the locustfile alone: locust and gevent belong in no other process.
+"""
+
+from __future__ import annotations
+
+import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
+import errno
+import os
+import ssl
+import time
+from typing import Any
+
+import greenlet  # type: ignore[import-untyped]
+from gevent import get_hub, getcurrent
+
+from mpmkit.load import tls
+from mpmkit.load.budget import NEVER, READ, WRITE
+from mpmkit.load.generator_state import State
+from mpmkit.load.preflight import LOOPBACK_SOURCES
+
+clock = time.perf_counter_ns
+RECV_SIZE = 65_536
+
+RESET_ON_CLOSE = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {on, 0 s}
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the socket module has no name for it before 3.12
+
+
+class Overdue(Exception):
+    """Thrown into a user whose request has passed its time."""
+
+
+class UserSocket:
+    """One user's connection to the server; none at first."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        hub = get_hub()
+        self.loop = hub.loop
+        self.greenlet = getcurrent()
+        self.sock: Any = None
+        self.watcher: Any = None
+        self.watching = False
+        self.waiting = False
+        self.due = NEVER
+        self.called = False  # by the schedule
+        # Straight into the hub: gevent's own switch() asks for hooks that no user here has.
+        self.to_hub = greenlet.greenlet.switch.__get__(hub)
+        self.resume = self.greenlet.switch
+
+    # These two run in the hub.
+
+    def wake(self) -> None:
+        # A watcher outlives the wait (that saves two epoll_ctl per request), so it may fire for a
+        # greenlet that waits for something else.
+        if self.waiting:
+            self.waiting = False
+            self.resume()
+
+    def expire(self) -> None:
+        if self.waiting and clock() >= self.due:
+            self.waiting = False
+            self.greenlet.throw(Overdue())
+
+    # These run in the user's greenlet.
+
+    def wait(self) -> None:
+        self.waiting = True
+        try:
+            self.to_hub()
+        finally:
+            self.waiting = False
+
+    def open(self, asks_at_once: bool = False):
+        """A connected socket. Raises OSError, or Overdue.
+
+        asks_at_once: a request follows without a wait, so the acknowledgement that ends the handshake
+        may go with it (TCP_QUICKACK off) and need not be a packet of its own. On loopback we carry
+        each packet to the server's end ourselves, in our own time.
+        """
+        state = self.state
+        sock = _socket.socket(state.family, state.kind)
+        self.sock = sock
+        state.connections += 1
+        if state.source:
+            sock.setsockopt(_socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((f"127.0.0.{1 + state.source}", 0))
+        if asks_at_once:
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_QUICKACK, 0)
+        code = sock.connect_ex(state.address)
+        if code == errno.EADDRNOTAVAIL and self.next_source():
+            self.close()
+            return self.open(asks_at_once)
+        if code and code != errno.EINPROGRESS:
+            raise OSError(code, os.strerror(code))
+        if state.tls is not None:
+            return self.secure(sock, code)
+        return sock
+
+    def secure(self, sock, code: int):
+        """The TLS handshake on a socket that is connected, or will be."""
+        state = self.state
+        if code:
+            self.wait_writable()
+        assert state.tls is not None
+        made = tls.TlsSocket(sock, state.tls, state.host)
+        self.sock = made
+        self.watch()
+        while True:
+            try:
+                made.handshake()
+                self.quiet()  # a watcher that is watching cannot be given another socket
+                return made
+            except BlockingIOError:
+                self.wait()
+
+    def next_source(self) -> bool:
+        """All ephemeral ports towards the target are in TIME_WAIT: go on from another address."""
+        state = self.state
+        if (
+            state.family != _socket.AF_INET
+            or state.source >= LOOPBACK_SOURCES
+            or not state.loopback
+        ):
+            return False
+        state.source += 1
+        return True
+
+    def send(self, data: bytes) -> None:
+        """Send all, waiting where the connection is not there yet or the buffer is full, then
+        watch."""
+        sock = self.sock
+        self.quiet()  # else an early answer would wake us again and again
+        while data:
+            try:
+                data = data[sock.send(data) :]
+            except BlockingIOError:
+                self.wait_writable()
+        self.watch()
+
+    def wait_writable(self) -> None:
+        """Until the connection is there, or its buffer has room. Raises OSError if it failed."""
+        watcher = self.loop.io(self.sock.fileno(), WRITE)
+        watcher.start(self.wake)
+        try:
+            self.wait()
+        finally:
+            watcher.stop()
+            watcher.close()
+        code = self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code)) from None
+
+    def watch(self) -> None:
+        if self.watcher is None:
+            self.watcher = self.loop.io(self.sock.fileno(), READ)
+        else:
+            self.watcher.fd = self.sock.fileno()
+        self.watcher.start(self.wake)
+        self.watching = True
+
+    def quiet(self) -> None:
+        """Watch no more until the next request: a server that closes meanwhile would wake us on and
+        on."""
+        if self.watching:
+            self.watcher.stop()
+            self.watching = False
+
+    def receive(self) -> bytes:
+        """What has come, waiting for it if need be; b"" at the end of the connection."""
+        while True:
+            try:
+                return self.sock.recv(RECV_SIZE)
+            except BlockingIOError:
+                if not self.watching:
+                    self.watch()
+                self.wait()
+
+    def close(self, reset: bool = False) -> None:
+        if self.watching:
+            self.quiet()
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            try:
+                if reset:
+                    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, RESET_ON_CLOSE)
+            except OSError:
+                pass
+            sock.close()
+
+
+def kind_of(error: Exception) -> str:
+    if isinstance(error, Overdue):
+        return "timeout"
+    if isinstance(error, ssl.SSLError):
+        return "certificate" if isinstance(error, ssl.SSLCertVerificationError) else "tls"
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    if isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)):
+        return "reset"
+    return "connect"

@@ -1,0 +1,85 @@
+"""A run by time: the ticks in which it is reported, and the windows that a reader looks at."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mpmkit.load.histogram import Histogram
+
+
+class Tick(NamedTuple):
+    """What one generator process got from one report to the next: seconds, failures, latencies.
+
+    values: the latencies of the good answers in ns, or what `Histogram.to_text` makes of them.
+    """
+
+    begin: float
+    end: float
+    failures: Counter[str]
+    values: Sequence[int] | str
+
+    @property
+    def latencies(self) -> Histogram:
+        """The latencies of the good answers."""
+        if isinstance(self.values, str):
+            return Histogram.from_text(self.values)
+        return Histogram(self.values)
+
+
+OnTick = Callable[[Tick], None]
+"""Called with what one generator process got in the last quarter of a second."""
+
+
+@dataclass
+class Window:
+    """A stretch of a run: a second of it, or a stage.
+
+    begin, end: seconds from the first request that counts. load: users (closed loop) or requests/s
+    (open loop) that were due at its end. covered: seconds of it that the processes reported on.
+    """
+
+    begin: float
+    end: float
+    load: float = 0.0
+    covered: float = 0.0
+    errors: Counter[str] = field(default_factory=Counter)
+    latencies: Histogram = field(default_factory=Histogram)
+
+    @property
+    def requests(self) -> int:
+        """Requests that ended in it, well or badly."""
+        return len(self.latencies) + self.errors.total()
+
+    @property
+    def qps(self) -> float:
+        """Good answers per second."""
+        return len(self.latencies) / self.covered if self.covered > 0 else 0.0
+
+    def latency_ms(self, percentile: float = 50) -> float:
+        """As of a run, to within 0.1%; nan if nothing was answered well."""
+        return self.latencies.percentile(percentile) / 1e6 if len(self.latencies) else math.nan
+
+
+def windows(
+    ticks: Iterable[Tick], edges: Sequence[float], level: Callable[[float], float], sources: int
+) -> list[Window]:
+    """What fell between each two edges (seconds). A tick belongs to where its middle lies.
+
+    level: users or rate that are due at a time. sources: how many processes the ticks came from.
+    """
+    made = [
+        Window(begin, end, level(end - 1e-9)) for begin, end in zip(edges, edges[1:], strict=False)
+    ]
+    for tick in ticks:
+        number = bisect.bisect(edges, (tick.begin + tick.end) / 2) - 1
+        if 0 <= number < len(made):
+            window = made[number]
+            window.covered += (tick.end - tick.begin) / sources
+            window.errors.update(tick.failures)
+            window.latencies.merge(tick.latencies)
+    return made

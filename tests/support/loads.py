@@ -1,0 +1,50 @@
+"""What the load's tests share: command lines, run as a user runs them; waiting for a load and its end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from misbehaving import Misbehaving
+
+from mpmkit.load import runner
+
+from .waiting import poll_until
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
+LOCUST = f"locust -f {runner.LOCUSTFILE}"
+
+
+def argv(line: str) -> list[str]:
+    """A line like "mpmkit load URL --users 2" for this Python; words are parted by blanks."""
+    return [sys.executable, "-m", *line.split()]
+
+
+def run(line: str, environ: dict[str, str] | None = None, **how: Any) -> Any:
+    """Run it to its end; what it printed is captured."""
+    environ = {**ENVIRON, **(environ or {})}
+    return subprocess.run(
+        argv(line), capture_output=True, text=True, env=environ, timeout=60, **how
+    )
+
+
+def wait_for_load(server: Misbehaving, path: str = "GET /ok HTTP/1.0") -> None:
+    poll_until(lambda: server.counts().get(path, 0) >= 10, "a load comes", 30)
+
+
+def wait_for_silence(server: Misbehaving) -> None:
+    """Return once nothing came for 0.3 s; what was still in the server's queue may come before."""
+    heard = time.monotonic()
+
+    def silent() -> bool:
+        nonlocal heard
+        if server.counts() != {"connections": 0}:
+            heard = time.monotonic()
+        return time.monotonic() - heard > 0.3
+
+    poll_until(silent, "the load ends", 5)
