@@ -296,28 +296,28 @@ def _has(name: str) -> bool:
 
 
 def _sync(mpm: str, **directives: Any) -> Gunicorn:
-    return Gunicorn("sync", document_root=competitors.PAGES_OF_OURS, **directives)
+    return Gunicorn("sync", document_root=competitors.SAMPLE_SITE, **directives)
 
 
 def _gthread(mpm: str, **directives: Any) -> Gunicorn:
-    return Gunicorn("gthread", document_root=competitors.PAGES_OF_OURS, **directives)
+    return Gunicorn("gthread", document_root=competitors.SAMPLE_SITE, **directives)
 
 
 def _uvicorn(mpm: str, **directives: Any) -> Uvicorn:
-    return Uvicorn(document_root=competitors.PAGES_OF_OURS, **directives)
+    return Uvicorn(document_root=competitors.SAMPLE_SITE, **directives)
 
 
 def _waitress(mpm: str, **directives: Any) -> Waitress:
-    return Waitress(document_root=competitors.PAGES_OF_OURS, **directives)
+    return Waitress(document_root=competitors.SAMPLE_SITE, **directives)
 
 
-# With httpd and nginx, for `--beside`: see `competitors.FORMS`.
-FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], competitors.Start], ...]] = {
+# Beside httpd and nginx, for `--beside`: see `competitors.FORMS`.
+FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], competitors.Launch], ...]] = {
     "gunicorn": (
-        ("gunicorn-sync", ("prefork",), competitors.BOTH, _sync),
-        ("gunicorn-gthread", ("worker", "event"), competitors.BOTH, _gthread),
+        ("gunicorn-sync", ("prefork",), ("static", "script"), _sync),
+        ("gunicorn-gthread", ("worker", "event"), ("static", "script"), _gthread),
     ),
-    "uvicorn": (("uvicorn", ("event", "worker", "prefork"), competitors.BOTH, _uvicorn),),
-    "waitress": (("waitress", ("worker", "event", "prefork"), competitors.BOTH, _waitress),),
+    "uvicorn": (("uvicorn", ("event", "worker", "prefork"), ("static", "script"), _uvicorn),),
+    "waitress": (("waitress", ("worker", "event", "prefork"), ("static", "script"), _waitress),),
 }
 competitors.FORMS.update(FORMS)

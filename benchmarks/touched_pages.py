@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import mpmkit
-from benchmarks.baseline import Floor
+from benchmarks.baseline import Baseline
 from mpmkit.load.response import ResponseReader
 from mpmkit.measure import records
 from mpmkit.measure.procfs import members, usage
@@ -40,7 +40,7 @@ from mpmkit.measure.reference_servers import Httpd, NotInstalled
 from mpmkit.measure.smaps import mappings
 
 OURS = "mpmkit"
-BESIDE: dict[str, Any] = {"httpd": Httpd, "floor": Floor}
+BESIDE: dict[str, Any] = {"httpd": Httpd, "floor": Baseline}
 CLIENTS = 32
 DIRECTIVES: dict[str, Any] = {
     "StartServers": CLIENTS, "MinSpareServers": 1, "MaxSpareServers": CLIENTS,
