@@ -28,7 +28,7 @@ EINTR = (
 
 ON_PURPOSE: dict[str, str] = {
     "directive/MaxConnectionsPerChild": "httpd's threaded children leave at once with a negative "
-                                        "value, for ever; it is refused",
+                                        "value, forever; it is refused",
     "directive/MaxRequestsPerChild": "as MaxConnectionsPerChild",
     "directive/KeepAlive": REST_OF_LINE,
     "directive/ExtendedStatus": REST_OF_LINE,
