@@ -80,7 +80,7 @@ def test_error_documents(site, root):
         assert (long.status, long.body) == (414, b"too long")
 
 
-def test_an_error_document_that_cannot_be_given_is_told(site, tmp_path):
+def test_an_error_document_that_cannot_be_given_is_named(site, tmp_path):
     with site("ErrorDocument 404 /nothing-either.html") as server:
         reply = get(server, "/nope")
         assert reply.status == 404
@@ -199,7 +199,7 @@ def test_extended_status_off_keeps_no_request(site, value):
         assert ("Total Accesses: " in page) is (value == "On")
 
 
-def test_a_missing_file_is_told_at_info_by_its_place(site, root, tmp_path):
+def test_a_missing_file_is_logged_at_info_with_its_place(site, root, tmp_path):
     with site("LogLevel info", f'Alias "/other" "{tmp_path}"') as server:
         for path, file in (("/nope/x", f"{root}/nope/x"), ("/other/nope", f"{tmp_path}/nope")):
             get(server, path)

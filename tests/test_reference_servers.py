@@ -280,7 +280,7 @@ def test_a_missing_program_is_named_with_its_package(pages, monkeypatch):
     ):
         with pytest.raises(NotInstalled, match=said):
             build()
-    wanted = competitors.contestants(("httpd", "waitress"))
+    wanted = competitors.of(("httpd", "waitress"))
     here, missing = competitors.installed(wanted)
     assert here == [] and len(missing) == 2, "each is named once"
     assert missing[0].startswith("without httpd: Apache httpd") and "apt install" in missing[0]
@@ -349,6 +349,6 @@ def test_durations_for_nginx():
         (("prefork",), ("uvicorn",), [("uvicorn", "", "prefork")]),
     ],
 )  # fmt: skip
-def test_contestants_of_each_mpm(mpms, names, expected):
-    found = [(one.server, one.mpm, one.stands_for) for one in competitors.contestants(names, mpms)]
+def test_competitors_of_each_mpm(mpms, names, expected):
+    found = [(one.server, one.mpm, one.stands_for) for one in competitors.of(names, mpms)]
     assert found == expected

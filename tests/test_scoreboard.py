@@ -1,4 +1,4 @@
-"""The scoreboard: what one process writes, another reads; nobody writes into another's record."""
+"""The scoreboard: what one process writes, another reads; no process writes into another's record."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_a_child_writes_and_the_parent_reads(board):
     assert board.totals() == (1, 123, 4)
 
 
-def test_a_board_with_a_name_can_be_read_by_anybody(tmp_path):
+def test_a_board_with_a_name_can_be_read_by_any_process(tmp_path):
     path = str(tmp_path / "scoreboard")
     board = Scoreboard(directives(), path)
     other = Scoreboard.attach(path)
