@@ -6,7 +6,7 @@ import math
 import statistics
 
 import pytest
-from experiments import memory_rows, recorded_row
+from support.experiments import memory_rows, recorded_row
 
 from mpmkit.lab import figures, tables, theme
 from mpmkit.measure import records
