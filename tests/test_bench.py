@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from experiments import printed_by, recorded_row
+from support.experiments import printed_by, recorded_row
 
 from benchmarks import bench, clients
 from benchmarks.baseline import KEPT_AT_MOST, Baseline

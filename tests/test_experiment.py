@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass, field
 
 import pytest
-from experiments import recorded_row
+from support.experiments import recorded_row
 
 from mpmkit.config.arguments import Parser
 from mpmkit.load.runner import LoadError

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from experiments import memory_rows as rows
-from experiments import printed_by
 from hypothesis import given
 from hypothesis import strategies as st
+from support.experiments import memory_rows as rows
+from support.experiments import printed_by
 from support.waiting import poll_until
 
 import mpmkit

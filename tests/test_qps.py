@@ -13,9 +13,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from experiments import Launches, printed_by, recorded_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.experiments import Launches, printed_by, recorded_row
 from support.waiting import poll_until
 
 from benchmarks import python_servers  # noqa: F401  Python's servers are competitors, too

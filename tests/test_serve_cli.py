@@ -54,7 +54,7 @@ def conf(tmp_path, *lines: str) -> str:
 
 def test_one_line_says_where_and_term_ends_it(mpm):
     with Serve(mpm, "--port", "0", "--document-root", str(site())).ready() as server:
-        assert get(server).status == 200
+        assert get(server, "/").status == 200
         pids = [server.pid, *children_of(server.pid)]
         os.kill(server.pid, signal.SIGTERM)
         assert server.finish() == 0
@@ -84,7 +84,7 @@ def test_the_witness_sees_a_fork():
 def test_a_client_can_connect_as_soon_as_the_line_is_there():
     for _ in range(5):
         with Serve("event", "--port", "0").ready() as server:
-            assert get(server).status == 200
+            assert get(server, "/").status == 200
 
 
 def test_a_given_port_is_used_and_stands_above_the_files_listen(tmp_path):
@@ -94,7 +94,7 @@ def test_a_given_port_is_used_and_stands_above_the_files_listen(tmp_path):
     file = conf(tmp_path, "Listen 127.0.0.1:1")
     with Serve("prefork", "-f", file, "--port", str(port)).ready() as server:
         assert server.port == port
-        assert get(server).status == 200
+        assert get(server, "/").status == 200
 
 
 def test_what_it_prints_need_not_be_read():
@@ -103,7 +103,7 @@ def test_what_it_prints_need_not_be_read():
         server.process.stdout.close()
         os.kill(server.pid, signal.SIGUSR1)
         poll_until(lambda: server.err.count("AH00489") == 2, "a graceful restart")
-        assert get(server).status == 200
+        assert get(server, "/").status == 200
         os.kill(server.pid, signal.SIGTERM)
         assert server.process.wait(10) == 0
 
@@ -119,7 +119,7 @@ def test_the_articles_file_serves(mpm, named_by, tmp_path):
     else:
         server = Serve("-f", conf(tmp_path, load + ARTICLE), "--port", "0")
     with server.ready():
-        assert get(server).status == 200
+        assert get(server, "/").status == 200
         assert get(server, "/hello.py").body == b"hello world"
         assert len(children_of(server.pid)) == (5 if mpm == "prefork" else 3)
         (line,) = server.err.splitlines()
@@ -135,7 +135,7 @@ def test_the_articles_file_serves(mpm, named_by, tmp_path):
 def test_a_corrected_value_is_a_warning_and_it_serves(mpm, options, ah, says, children):
     args = [word for option in options for word in ("-c", option)]
     with Serve(mpm, "--port", "0", *args).ready() as server:
-        assert get(server).status == 200
+        assert get(server, "/").status == 200
         (line,) = [line for line in server.err.splitlines() if ah in line]
         assert line.startswith("mpmkit: ") and says in line
         assert len(children_of(server.pid)) == children
@@ -205,15 +205,17 @@ def test_too_few_descriptors_for_all_clients_do_not_bring_it_down(mpm):
         # As httpd, it gives up if no child was ever seen healthy, and looks once a second.
         with Client(server) as client:
             client.silent(1.5)
-        clients = [Client(server, wait=0.2).send(request()) for _ in range(40)]
-        answered = sum(answers(client.answer) for client in clients)
+        clients = [Client(server, wait=0.2).send(request("/")) for _ in range(40)]
+        answered = sum(answers(client.reply) for client in clients)
         for client in clients:
             client.close()
         assert answered > 0
         if mpm == "event":
             assert "AH02179" in server.err, "or this test shows nothing"
         poll_until(
-            lambda: answers(lambda: get(server, wait=2)), "it serves again when they are gone", 15
+            lambda: answers(lambda: get(server, "/", wait=2)),
+            "it serves again when they are gone",
+            15,
         )
         assert server.process.poll() is None
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from experiments import printed_by, recorded_row
+from support.experiments import printed_by, recorded_row
 
 from benchmarks import generators, run_all
 from benchmarks.generators import GeneratorReport

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from experiments import Launches, printed_by, recorded_row
+from support.experiments import Launches, printed_by, recorded_row
 
 from mpmkit.load.profile import LoadProfile
 from mpmkit.measure import records

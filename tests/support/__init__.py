@@ -1,5 +1,5 @@
-"""What tests share: servers, clients, waiting, document roots, a small load; `rows`, `recordings` and `malformed`
-hold data that several test modules read.
+"""What tests share: servers, clients, waiting, document roots, a small load; `rows`,
+`recordings`, `malformed`, `loads` and `experiments` have what several modules of one subject share.
 
     with serving("event", ThreadsPerChild=4) as server:      a small pool; checked, stopped, checked again
         with Client(server) as client:                       one connection, byte by byte

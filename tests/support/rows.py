@@ -48,19 +48,3 @@ BENCH = {
     "failures": 0, "seconds": 0.5, "qps": 20.0, "p50_ms": 1.0, "p99_ms": 2.0, "client_cpu": 0.5,
     "client_bound": False, "server_cpu_us": 25.5, "buffered_logs": True,
 }  # fmt: skip
-
-
-def memory_rows(
-    mpm="prefork", against="busy", cost=1000, base=20_000, server="mpmkit", noise=0, tables=80
-):
-    """Rows of a server whose memory grows by `cost` kB a connection, at four levels."""
-    made = []
-    for number, level in enumerate((0, 50, 100, 200)):
-        pss = base + cost * level + noise * (-1) ** number
-        made.append({
-            **MEMORY, "mpm": mpm, "server": server, "against": against, "level": level,
-            "held": level, "pss_kb": pss, "uss_kb": pss // 2, "rss_kb": pss * 8, "code_kb": pss,
-            "heap_kb": 0, "anonymous_kb": 0, "stacks_kb": 0, "shm_kb": 0, "processes": level + 5,
-            "page_tables_kb": tables * level,
-        })  # fmt: skip
-    return [records.check(row) for row in made]
