@@ -10,8 +10,8 @@ import pytest
 
 from mpmkit.lab import figures, progress, tables, theme
 from mpmkit.lab.machine_caveats import not_headline
-from mpmkit.measure import records
-from mpmkit.measure.published import PAGES, SCRIPTS, published
+from mpmkit.measure import published, records
+from mpmkit.measure.published import PAGES, SCRIPTS
 from mpmkit.measure.qps_table import QpsTable
 
 # Machado, Oliveira, Fernandes 2009, severity 1.0, on linear RGB: what the three kinds of colour
@@ -120,7 +120,7 @@ def qps_table(rounds, *, kinds=("static", "script"), server="mpmkit") -> QpsTabl
         for mpm, values in rounds.items()
         for number, qps in enumerate(values, 1)
     ]
-    return QpsTable(rows, published())
+    return QpsTable(rows, published.figures())
 
 
 THREE = {"prefork": [90, 100, 110], "worker": [130, 120, 125], "event": [105, 95, 115]}
@@ -245,12 +245,12 @@ def test_a_table_that_was_not_measured_is_refused():
     with pytest.raises(ValueError, match=r"no row of kind 'script' .* there are static, on mpmkit"):
         tables.qps(qps_table(THREE, kinds=("static",)), "script")
     with pytest.raises(ValueError, match="there are none"):
-        tables.qps(QpsTable([], published()), "static")
+        tables.qps(QpsTable([], published.figures()), "static")
 
 
 def test_pairs_tell_noise_from_difference():
-    table = qps_table(THREE)
-    frame = tables.pairs(table.verdict("static"))
+    rounds = {"prefork": [90, 100, 110], "event": [100, 95, 120], "worker": [150, 145, 185]}
+    frame = tables.pairs(qps_table(rounds).verdict("static"))
     assert list(frame.index) == ["worker / event", "event / prefork"]
     assert list(frame["same winner"]) == ["yes", "yes"]
     assert list(frame["beyond the noise"]) == ["yes", "no"]

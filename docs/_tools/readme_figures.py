@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.bench import FREE, WORKS, Cell, cells, floor_lines, table
+from benchmarks.ratios import Comparison, baseline_lines, comparisons, table
+from benchmarks.works import FREE, WORKS
 from mpmkit.config.directives import MPMS
 from mpmkit.lab import figures
 from mpmkit.lab import theme as colours
-from mpmkit.measure import records, stats
-from mpmkit.measure.published import column, page, published
+from mpmkit.measure import published, records, stats
+from mpmkit.measure.published import column, page
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import lines
@@ -44,15 +45,15 @@ WAYS = {
 }
 
 
-def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
+def ratios(found: Iterable[Comparison], *, theme: str | None = None) -> go.Figure:
     """mpmkit compared with the real httpd: a marker an MPM and work, a line over its rounds, a tick where the
-    target is. Right of 1 mpmkit is faster. `found` are `bench.cells`; those against nginx are left out.
+    target is. Right of 1 mpmkit is faster. `found` are `ratios.comparisons`; those against nginx are left out.
 
     Raises ValueError when nothing is left.
     """
     import plotly.graph_objects as go
 
-    found = [cell for cell in found if cell.rival.startswith("httpd") or cell.rival == FREE]
+    found = [cell for cell in found if cell.reference.startswith("httpd") or cell.reference == FREE]
     if not found:
         raise ValueError(
             "no work was measured against httpd; record one: mpmkit bench --only bench"
@@ -89,7 +90,7 @@ def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
     return figure
 
 
-def _marker(cell: Cell, y: float, theme: str | None) -> list[go.Scatter]:
+def _marker(cell: Comparison, y: float, theme: str | None) -> list[go.Scatter]:
     """A cell's line over its rounds with its name, its target, and its median."""
     import plotly.graph_objects as go
 
@@ -239,7 +240,7 @@ def scripts_text(rows: Sequence[Row]) -> str:
                 cells.append(f"{statistics.median(own):,.0f}" if own else "")
             if any(cells):
                 found.append((f"{server}: {words}", *cells))
-    known = published()["script"]
+    known = published.figures()["script"]
     found.append(
         ("published: PHP, in what way is not said", *(f"{known[mpm]:,.0f}" for mpm in MPMS))
     )
@@ -250,12 +251,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw the pictures, print the tables; returns the exit status."""
     folder = records.recorded_folder()
     rows = records.read(folder / QPS)
-    qps = QpsTable(rows, published(), planned=len(rows), out=folder / QPS)
+    qps = QpsTable(rows, published.figures(), planned=len(rows), out=folder / QPS)
     figures.save(figures.qps_bars(qps.summary()), IMAGES / "qps")
     print(qps.text())
     _print_if_recorded(BESIDE, lambda rows: servers_text(rows, "static"))
     _print_if_recorded(SCRIPTS, scripts_text)
-    found = cells(records.read(folder / BENCH))
+    found = comparisons(records.read(folder / BENCH))
     figure = ratios(found)
     figures.save(figure, IMAGES / "bench", height=figure.layout.height)
     print(table(found))
@@ -263,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rows:
         figures.save(figures.memory_curve(records.frame(rows, "memory")), IMAGES / "memory")
     _print_if_recorded(CROWD, crowd_text)
-    _print_if_recorded(FLOOR, lambda rows: "\n".join(floor_lines(rows)))
+    _print_if_recorded(FLOOR, lambda rows: "\n".join(baseline_lines(rows)))
     return 0
 
 

@@ -92,7 +92,7 @@ def sweep_curve(
     """
     import plotly.graph_objects as go
 
-    from mpmkit.measure.sweep import knee
+    from mpmkit.measure.stats import knee
 
     rows = _rows(summary, (x, value), None, one=False)
     if not all(isinstance(v, int | float) for v in rows[x].tolist()):

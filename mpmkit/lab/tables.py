@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas
     from pandas.io.formats.style import Styler
 
-    from mpmkit.measure.comparison import Verdict
+    from mpmkit.measure.comparison import OrderVerdict
     from mpmkit.measure.qps_table import QpsTable
     from mpmkit.measure.records import Machine
 
@@ -76,11 +76,11 @@ def beside(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
     return made.rename_axis(None, axis="columns")
 
 
-def pairs(verdict: Verdict | None) -> pandas.DataFrame:
-    """What a Verdict says of MPMs next to each other in the published order: a row a pair.
+def pairs(verdict: OrderVerdict | None) -> pandas.DataFrame:
+    """What an OrderVerdict says of MPMs next to each other in the published order: a row a pair.
 
-    "beyond the noise" is yes if no round of the one lies among the rounds of the other, no if some
-    do, and unknown after a single round. Empty if there is no verdict.
+    "beyond the noise" is yes if the 95% interval of the ratio within the rounds excludes 1, no if it
+    does not, and unknown after a single round. Empty if there is no verdict.
     """
     import pandas
 
