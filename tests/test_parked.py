@@ -6,6 +6,7 @@ import select
 import sys
 import threading
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import strategies as st
@@ -61,9 +62,10 @@ class House:
         self.now = 100.0
         self.woken = 0
         self.epoll = Epoll()
-        self.parked = ParkedConnections(
-            self.epoll, STATES[KEEPALIVE], STATES[WRITE_COMPLETION], self.wake, lambda: self.now
+        directives = SimpleNamespace(
+            KeepAliveTimeout=STATES[KEEPALIVE], Timeout=STATES[WRITE_COMPLETION]
         )
+        self.parked = ParkedConnections(self.epoll, directives, self.wake, lambda: self.now)
 
     def wake(self) -> None:
         self.woken += 1

@@ -35,7 +35,6 @@ from mpmkit.policy.states import (
     GRACEFUL,
     KEEPALIVE,
     LINGER_NORMAL,
-    LINGER_SHORT,
     PROCESSING,
     READY,
     WRITE_COMPLETION,
@@ -44,7 +43,7 @@ from mpmkit.server.connection import Connection, Disconnected
 from mpmkit.server.core import client_text, finish_request, process_request
 from mpmkit.server.fdqueue import FdQueue
 from mpmkit.server.listen import ListenSocks
-from mpmkit.server.parked import ParkedConnections
+from mpmkit.server.parked import LINGERING, ParkedConnections
 from mpmkit.server.scoreboard import WorkerSlot
 
 LAST_REQUEST = 0.5  # seconds that a client has for one more request once its process is leaving
@@ -53,12 +52,9 @@ COUNTERS_AGE = 1.0  # seconds after which the published counters are made anew
 
 class EventChild(ThreadedChild):
     def prepare(self) -> None:
-        d = self.directives
         self.queue: FdQueue[Connection] = FdQueue(self.worker_idle)
         self.epoll = select.epoll()
-        self.parked = ParkedConnections(
-            self.epoll, d.KeepAliveTimeout, d.Timeout, self.wake_listener
-        )
+        self.parked = ParkedConnections(self.epoll, self.directives, self.wake_listener)
         self.connections: dict[int, Connection] = {}
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.socks = ListenSocks(self.epoll, self.listeners, self.process.not_accepting)
@@ -130,7 +126,7 @@ class EventChild(ThreadedChild):
         state = self.parked.news(conn)
         if state == KEEPALIVE or state == WRITE_COMPLETION:
             self.queue.offer(conn)
-        elif (state == LINGER_NORMAL or state == LINGER_SHORT) and conn.drained():
+        elif state in LINGERING and conn.drained():
             if self.parked.claim(conn):
                 self.close(conn)
 

@@ -30,6 +30,7 @@ from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
+from mpmkit.config.directives import Directives
 from mpmkit.policy.states import (
     KEEPALIVE,
     LINGER_NORMAL,
@@ -44,6 +45,7 @@ from mpmkit.server.connection import Connection
 NEVER = float("inf")
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 WRITABLE = select.EPOLLOUT | select.EPOLLET
+LINGERING = (LINGER_NORMAL, LINGER_SHORT)
 # What follows when the time of a connection is over: it lingers so, or (None) is closed.
 THEN: dict[int | None, int | None] = {
     LINGER_NORMAL: None,
@@ -57,7 +59,7 @@ class ParkedConnections:
     """The waiting connections of one process of event.
 
     epoll                  watches their sockets, each registered once
-    keep_alive, timeout    seconds: KeepAliveTimeout and Timeout
+    directives             those with KeepAliveTimeout and Timeout
     due_earlier            called when a connection is due before `alarm`
     alarm                  when the listener looks at the queues next. It stays as it is when the
                            connection that is due then was claimed long ago: one look in vain is
@@ -67,8 +69,7 @@ class ParkedConnections:
     def __init__(
         self,
         epoll: select.epoll,
-        keep_alive: float,
-        timeout: float,
+        directives: Directives,
         due_earlier: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -80,8 +81,8 @@ class ParkedConnections:
         self._queues: dict[int | None, TimeoutQueue[Connection]] = {
             LINGER_NORMAL: TimeoutQueue(LINGER_SECONDS[LINGER_NORMAL]),
             LINGER_SHORT: TimeoutQueue(LINGER_SECONDS[LINGER_SHORT]),
-            KEEPALIVE: TimeoutQueue(keep_alive),
-            WRITE_COMPLETION: TimeoutQueue(timeout),
+            KEEPALIVE: TimeoutQueue(directives.KeepAliveTimeout),
+            WRITE_COMPLETION: TimeoutQueue(directives.Timeout),
         }
 
     # -- the thread that holds a connection ----------------------------------------------------
