@@ -1,4 +1,4 @@
-"""The floor: the least that a server in Python does under a request model, to see what bounds ours.
+"""The baseline: the least that a server in Python does under a request model, to see what bounds ours.
 
     python -m benchmarks.bench --mpm prefork worker --floor
 
@@ -9,9 +9,9 @@ ours may have, on the same scheduling policy; and in each of them no more than
 
 stat and write are the look at the file and the line in the access log, which the others in the
 comparison make, too. `bare` leaves them out. The request is not parsed and the answer is the same
-bytes for everybody, made once at the start: it is no server, and what it answers is right for this one
-page only. Whatever is faster than the floor is not to be had with Python's
-sockets and one process or thread for each connection, so a target above it is out of reach.
+bytes for all clients, made once at the start: it is not a server: what it answers is right for this one
+page only. No Python server with one process or thread for each connection is faster, so a target above
+it is out of reach.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mpmkit.measure.reference_servers import Rival
+from mpmkit.measure.reference_servers import ReferenceServer
 
 MODELS = ("prefork", "worker")
 PAGE = "index.html"
@@ -35,8 +35,8 @@ KEPT_AT_MOST = 100  # requests of a connection: MaxKeepAliveRequests
 LINE = b'127.0.0.1 - - [01/Jan/2000:00:00:00 +0000] "GET /index.html HTTP/1.1" 200 45\n'
 
 
-class Floor(Rival):
-    """A floor of `mpm` as a rival: its own processes, for the length of a `with` block.
+class Baseline(ReferenceServer):
+    """A baseline of `mpm` as a reference server: its own processes, for the length of a `with` block.
 
     `workers` are MaxRequestWorkers, in processes of `threads` each under worker. `document_root` has
     an index.html, which is the only page.
@@ -53,7 +53,9 @@ class Floor(Rival):
         **directives: Any,
     ) -> None:
         if mpm not in MODELS:
-            raise ValueError(f"there is no floor of {mpm!r}; there is one of {', '.join(MODELS)}")
+            raise ValueError(
+                f"there is no baseline of {mpm!r}; there is one of {', '.join(MODELS)}"
+            )
         super().__init__(document_root=document_root)
         threads = int(directives["ThreadsPerChild"]) if mpm == "worker" else 1
         self._arguments = (
@@ -105,7 +107,7 @@ def answers(body: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def serve(listener: socket.socket, page: str, log: int | None) -> None:
-    """What each process or thread does, for ever. `log`: a descriptor, None for the bare floor."""
+    """What each process or thread does, forever. `log`: a descriptor, None for the bare one."""
     with open(page, "rb") as file:
         asked, staying, leaving = answers(file.read())
     accept, stat, write = listener._accept, os.stat, os.write  # type: ignore[attr-defined]

@@ -35,9 +35,10 @@ from typing import Any, NamedTuple
 
 import mpmkit
 from benchmarks import baseline
-from benchmarks.bench import DIRECTIVES, OURS
+from benchmarks.works import DIRECTIVES
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import records, stats
+from mpmkit.measure.experiment import OURS
 from mpmkit.measure.procfs import members, numbers, tasks, usage
 from mpmkit.measure.reference_servers import Httpd, NotInstalled, find_program
 
@@ -49,7 +50,7 @@ WORKS = {
 CLIENTS = 100  # the most there are
 ROUNDS = 3  # of --clients
 FLOOR = "floor"
-BESIDE: dict[str, Any] = {"httpd": Httpd, FLOOR: baseline.Floor}
+BESIDE: dict[str, Any] = {"httpd": Httpd, FLOOR: baseline.Baseline}
 STRACE_WITHIN = 5.0  # seconds for strace to hold all threads
 
 

@@ -5,14 +5,14 @@
 A table of servers is only worth as much as the generator behind it. This measures ours (a lean
 Locust user), Locust's own FastHttpUser, ab and wrk against the fastest server at hand: one worker
 process of nginx with the article's page of 45 bytes, no access log and every setting that makes it
-faster (`Nginx(tuned=True)`), so that the server is not the brake. One process of each generator,
+faster (`Nginx(tuned=True)`), so that the server is not the bottleneck. One process of each generator,
 the same number of clients, one after the other in every round, each round beginning with another.
 
 What counts on a machine that generator and server share is the price of a request, so each line
 also says how many requests a second of the generator's processor time paid for ("per core").
 Medians of the rounds, with the lowest and the highest. Ratios to FastHttpUser and to ab are those
 of the requests/s; the last column is FastHttpUser's again, per core, for the rounds in which
-something else than the generator was the brake (its share of a core is then well below 100%).
+something else than the generator was the bottleneck (its share of a core is then well below 100%).
 
 What bounds a new connection: with our user more than four fifths of a generator's time are the
 kernel's (connect, close and send carry every packet through the loopback device, the server's half
@@ -22,7 +22,6 @@ of it included), the same that ab needs. FastHttpUser adds some 250 µs of Pytho
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -30,20 +29,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpmkit.config.arguments import Parser
 from mpmkit.load.runner import LoadError, run_load
-from mpmkit.measure import records, stats
-from mpmkit.measure.ceiling import LENGTH, PATH, nginx
-from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
+from mpmkit.measure import command, records, stats
+from mpmkit.measure.ceiling import LENGTH, NGINX, PATH, nginx
+from mpmkit.measure.experiment import Cell, Conditions, OnProgress, Report, Table, run
+from mpmkit.measure.records import RecordFile, Row
 
 FAST_HTTP_USER = Path(__file__).with_name("fast_http_user.py")
 
+# scale -> rounds, and seconds a measurement
+SCALES = {"smoke": (1, 1.0), "demo": (3, 3.0), "full": (5, 8.0)}
+
 
 @dataclass(frozen=True)
-class Sample:
+class GeneratorReport:
     """One generator in one round: requests/s, and the share of a core (0 to 1) it used."""
 
     qps: float
@@ -56,10 +60,12 @@ class Sample:
         return self.qps / self.cpu if self.cpu > 0 else float("nan")
 
 
-Measure = Callable[[str, int, float, bool], Sample]
+Measure = Callable[[str, int, float, bool], GeneratorReport]
 
 
-def lean(url: str, users: int, seconds: float, keep_alive: bool, driver: str = "locust") -> Sample:
+def lean(
+    url: str, users: int, seconds: float, keep_alive: bool, driver: str = "locust"
+) -> GeneratorReport:
     """Our Locust user, or ab, by `run_load`."""
     run = run_load(
         url,
@@ -70,10 +76,10 @@ def lean(url: str, users: int, seconds: float, keep_alive: bool, driver: str = "
         driver=driver,
         expect_length=LENGTH,
     )
-    return Sample(run.qps, run.generator_cpu, run.failures)
+    return GeneratorReport(run.qps, run.generator_cpu, run.failures)
 
 
-def open_loop(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
+def open_loop(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
     """Our user again, in its general loop: as a constant rate that nothing can keep up with."""
     run = run_load(
         url,
@@ -86,15 +92,15 @@ def open_loop(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
         rate=200_000,
     )
     # What was due and could not be sent is what this is about; other failures count.
-    return Sample(run.qps, run.generator_cpu, run.failures - run.errors["unsent"])
+    return GeneratorReport(run.qps, run.generator_cpu, run.failures - run.errors["unsent"])
 
 
-def ab(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
+def ab(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
     """ab, of which `run_load` knows the CPU too."""
     return lean(url, users, seconds, keep_alive, "ab")
 
 
-def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
+def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
     """Locust's FastHttpUser (load/fast_http_user.py), counting from its first answer to its end."""
     with tempfile.TemporaryDirectory(prefix="mpmkit-fast-") as folder:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("LOCUST_")}
@@ -107,25 +113,9 @@ def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> Sa
         }
         done = subprocess.run(
             [
-                sys.executable,
-                "-m",
-                "locust",
-                "-f",
-                str(FAST_HTTP_USER),
-                "--headless",
-                "--only-summary",
-                "--loglevel",
-                "ERROR",
-                "--json-file",
-                "locust",
-                "--host",
-                url,
-                "-u",
-                str(users),
-                "-r",
-                str(users),
-                "-t",
-                f"{max(1, round(seconds))}s",
+                *(sys.executable, "-m", "locust", "-f", str(FAST_HTTP_USER), "--headless"),
+                *("--only-summary", "--loglevel", "ERROR", "--json-file", "locust", "--host", url),
+                *("-u", str(users), "-r", str(users), "-t", f"{max(1, round(seconds))}s"),
             ],
             cwd=folder,
             env=environ,
@@ -139,15 +129,15 @@ def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> Sa
             raise LoadError(
                 "FastHttpUser gave no result: " + " ".join(done.stderr.split()[-40:])
             ) from None
-    return Sample(
+    return GeneratorReport(
         said["requests"] / said["seconds"], said["cpu"] / said["seconds"], said["failures"]
     )
 
 
-def wrk(url: str, users: int, seconds: float, keep_alive: bool) -> Sample:
+def wrk(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
     """wrk with one thread. It does not look at lengths."""
     run = run_load(url, PATH, users=users, duration=seconds, keep_alive=keep_alive, driver="wrk")
-    return Sample(run.qps, run.generator_cpu, run.failures)
+    return GeneratorReport(run.qps, run.generator_cpu, run.failures)
 
 
 GENERATORS: dict[str, Measure] = {
@@ -164,10 +154,10 @@ WORKS = {
 }
 
 
-def table(title: str, samples: dict[str, list[Sample]]) -> str:
+def table(title: str, samples: dict[str, list[GeneratorReport]]) -> str:
     """One block of lines: medians, the range of the rounds, ratios to FastHttpUser and to ab."""
 
-    def median(name: str, what: Callable[[Sample], float] = lambda s: s.qps) -> float:
+    def median(name: str, what: Callable[[GeneratorReport], float] = lambda s: s.qps) -> float:
         values = [what(sample) for sample in samples.get(name, [])]
         return statistics.median(values) if values else float("nan")
 
@@ -195,48 +185,106 @@ def table(title: str, samples: dict[str, list[Sample]]) -> str:
     return "\n".join(lines)
 
 
+# -- the experiment ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GeneratorTurn(Cell):
+    """One generator at one work in one round; `server` is the generator's name."""
+
+    work: str
+    url: str
+
+
+@dataclass(repr=False)
+class GeneratorTable(Table):
+    """What was measured: rows of the records table `generators`."""
+
+    version: str = ""
+
+    name = "generators"
+
+    def text(self) -> str:
+        """A block of lines for each work."""
+        parts = []
+        for work, (title, *_) in WORKS.items():
+            samples: dict[str, list[GeneratorReport]] = {}
+            for row in self.records:
+                if row["work"] == work:
+                    found = GeneratorReport(row["qps"], row["cpu"], row["failures"])
+                    samples.setdefault(row["generator"], []).append(found)
+            if samples:
+                parts.append(table(title, samples) + "\n")
+        machine = records.Machine.of(self.records[-1]) if self.records else ""
+        against = f"against {self.version} with one worker, measured on {machine}"
+        return "\n".join([*parts, against, *self.footer()])
+
+
+def measure(
+    found: GeneratorTable,
+    works: Sequence[str],
+    rounds: int,
+    seconds: float,
+    file: RecordFile | None = None,
+    on_progress: OnProgress | None = None,
+) -> GeneratorTable:
+    """Each generator at each work in each round, against one nginx. A generator that is not installed or
+    fails is left out."""
+    found.planned = rounds * len(works) * len(GENERATORS)
+
+    def turns() -> Iterator[GeneratorTurn]:
+        with nginx() as server:
+            found.version = server.version
+            for work in works:
+                for number in range(1, rounds + 1):
+                    for name in stats.turns(list(GENERATORS), number):
+                        yield GeneratorTurn(number, name, "", work, server.url)
+
+    def measure_one(cell: GeneratorTurn, report: Report) -> Iterator[list[Row]]:
+        report(f"round {cell.round}, {cell.work}, {cell.server}", 0.0)
+        _, users, keep_alive = WORKS[cell.work]
+        conditions = Conditions(found, cell)
+        try:
+            sample = GENERATORS[cell.server](cell.url, users, seconds, keep_alive)
+        except LoadError as error:
+            raise RuntimeError(str(error)) from None  # costs this generator's rows only
+        columns = {
+            "server": "nginx",
+            "work": cell.work,
+            "generator": cell.server,
+            "users": users,
+            "qps": float(sample.qps),
+            "cpu": float(sample.cpu),
+            "failures": int(sample.failures),
+        }
+        yield [conditions.row(NGINX, **columns)]
+        time.sleep(0.2)
+
+    return run(turns(), measure_one, found, file=file, on_progress=on_progress, say=command.say)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 if nginx cannot be started, 130 on Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.generators",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (3)")
+    """Measure and print; the exit status of `command.execute`."""
+    parser = Parser(prog="python -m benchmarks.generators", description=__doc__.partition("\n")[0])
+    command.add_options(parser, "--rounds", "--scale", "--out")
+    parser.add_argument("--seconds", type=float, help="of each measurement")
     parser.add_argument("--work", choices=WORKS, nargs="+", default=list(WORKS))
     options = parser.parse_args(argv)
-    if not (1 <= options.rounds <= 100 and 1 <= options.seconds <= 60):
-        parser.error("--rounds must be 1 to 100 and --seconds 1 to 60")
-    try:
-        with nginx() as server:
-            for work in options.work:
-                title, users, keep_alive = WORKS[work]
-                samples: dict[str, list[Sample]] = {name: [] for name in GENERATORS}
-                for number in range(1, options.rounds + 1):
-                    for name in stats.turns(list(GENERATORS), number):
-                        try:
-                            sample = GENERATORS[name](
-                                server.url, users, options.seconds, keep_alive
-                            )
-                        except LoadError as error:
-                            print(f"{name} is left out: {error}", file=sys.stderr)
-                            continue
-                        samples[name].append(sample)
-                        print(
-                            f"round {number}, {work}, {name}: {sample.qps:,.0f} requests/s",
-                            file=sys.stderr,
-                        )
-                        time.sleep(0.2)
-                print(table(title, samples) + "\n", flush=True)
-    except (NotInstalled, RivalFailed) as error:
-        print(f"mpmkit: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("mpmkit: interrupted", file=sys.stderr)
-        return 130
-    print(f"measured on {records.machine()}, against {server.version} with one worker")
-    return 0
+
+    def measured(bar: OnProgress) -> GeneratorTable:
+        problems = command.Problems()
+        scale, (rounds, seconds) = problems.scale(options.scale, SCALES)
+        problems.rounds(options.rounds, 100)
+        seconds = seconds if options.seconds is None else options.seconds
+        if not 1 <= seconds <= 60:
+            problems.append(f"seconds: must be 1 to 60, not {seconds:g}")
+        problems.raise_any()
+        found = GeneratorTable([], scale=scale)
+        file = found.keep_in(command.out_of(options, command.new_name("generators")))
+        return measure(found, options.work, options.rounds or rounds, seconds, file, bar)
+
+    status, _ = command.execute(measured, GeneratorTable.text)
+    return status
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Python servers beside ours: gunicorn, uvicorn and waitress, with the settings nearest to the directives.
+"""Python servers to compare with: gunicorn, uvicorn and waitress, with the settings nearest to the directives.
 
     with Gunicorn("gthread", document_root=pages, ThreadsPerChild=25, MaxRequestWorkers=400) as peer:
         measure(peer.url)
 
-Each is its own program in a process group of its own, like the rivals of `rivals.py`: it comes from
+Each is its own program in a process group of its own, like those of `measure/reference_servers.py`: it comes from
 the extra `rivals` (pip install 'mpmkit[rivals]'), and nothing of it is imported here. All serve the
 same files and scripts (`peer_apps.py`) and write a line an answer into an access log, as httpd does.
 
@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from mpmkit.measure import competitors
-from mpmkit.measure.reference_servers import NotInstalled, Rival, Value
+from mpmkit.measure.reference_servers import NotInstalled, ReferenceServer, Value
 
 EXTRA = "pip install 'mpmkit[rivals]'"
 # The common log format in gunicorn's words.
@@ -51,7 +51,7 @@ CONNECTIONS = (
 )
 
 
-class Peer(Rival):
+class Peer(ReferenceServer):
     """A Python package that serves. Raises NotInstalled if this Python does not have it.
 
     `directives` are Apache's, as `mpmkit.launch` takes them; one without a counterpart (the table
@@ -296,28 +296,28 @@ def _has(name: str) -> bool:
 
 
 def _sync(mpm: str, **directives: Any) -> Gunicorn:
-    return Gunicorn("sync", document_root=competitors.PAGES_OF_OURS, **directives)
+    return Gunicorn("sync", document_root=competitors.SAMPLE_SITE, **directives)
 
 
 def _gthread(mpm: str, **directives: Any) -> Gunicorn:
-    return Gunicorn("gthread", document_root=competitors.PAGES_OF_OURS, **directives)
+    return Gunicorn("gthread", document_root=competitors.SAMPLE_SITE, **directives)
 
 
 def _uvicorn(mpm: str, **directives: Any) -> Uvicorn:
-    return Uvicorn(document_root=competitors.PAGES_OF_OURS, **directives)
+    return Uvicorn(document_root=competitors.SAMPLE_SITE, **directives)
 
 
 def _waitress(mpm: str, **directives: Any) -> Waitress:
-    return Waitress(document_root=competitors.PAGES_OF_OURS, **directives)
+    return Waitress(document_root=competitors.SAMPLE_SITE, **directives)
 
 
 # Beside httpd and nginx, for `--beside`: see `competitors.FORMS`.
-FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], competitors.Start], ...]] = {
+FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], competitors.Launch], ...]] = {
     "gunicorn": (
-        ("gunicorn-sync", ("prefork",), competitors.BOTH, _sync),
-        ("gunicorn-gthread", ("worker", "event"), competitors.BOTH, _gthread),
+        ("gunicorn-sync", ("prefork",), ("static", "script"), _sync),
+        ("gunicorn-gthread", ("worker", "event"), ("static", "script"), _gthread),
     ),
-    "uvicorn": (("uvicorn", ("event", "worker", "prefork"), competitors.BOTH, _uvicorn),),
-    "waitress": (("waitress", ("worker", "event", "prefork"), competitors.BOTH, _waitress),),
+    "uvicorn": (("uvicorn", ("event", "worker", "prefork"), ("static", "script"), _uvicorn),),
+    "waitress": (("waitress", ("worker", "event", "prefork"), ("static", "script"), _waitress),),
 }
 competitors.FORMS.update(FORMS)

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import mpmkit
-from benchmarks.baseline import Floor
+from benchmarks.baseline import Baseline
 from mpmkit.load.response import ResponseReader
 from mpmkit.measure import records
 from mpmkit.measure.procfs import members, usage
@@ -40,15 +40,13 @@ from mpmkit.measure.reference_servers import Httpd, NotInstalled
 from mpmkit.measure.smaps import mappings
 
 OURS = "mpmkit"
-BESIDE: dict[str, Any] = {"httpd": Httpd, "floor": Floor}
+BESIDE: dict[str, Any] = {"httpd": Httpd, "floor": Baseline}
 CLIENTS = 32
 DIRECTIVES: dict[str, Any] = {
     "StartServers": CLIENTS, "MinSpareServers": 1, "MaxSpareServers": CLIENTS,
     "MaxRequestWorkers": CLIENTS, "KeepAliveTimeout": 60, "MaxKeepAliveRequests": 0,
 }  # fmt: skip
-WARM = (
-    40  # requests to each child before the first that counts: Python has specialised its bytecode
-)
+WARM = 40  # requests to each child before the first that counts: bytecode is specialised by then
 ROUNDS = 5
 WITHIN = 5.0  # seconds in which an answer must come, and the child fall asleep
 PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from mpmkit.launcher import Server, launch
     from mpmkit.load.runner import LoadRun, run_load
     from mpmkit.measure.memory import memory_of, memory_table
+    from mpmkit.measure.monitor import watch
     from mpmkit.measure.qps import qps_table
     from mpmkit.measure.records import recorded
     from mpmkit.measure.sizing import max_request_workers_for
     from mpmkit.measure.sweep import sweep
-    from mpmkit.measure.watch import watch
     from mpmkit.policy.simulator import simulate
 
 # Where each public name lives: name -> module.
@@ -35,7 +35,7 @@ _PUBLIC = {
     "max_request_workers_for": "mpmkit.measure.sizing",
     "simulate": "mpmkit.policy.simulator",
     "sweep": "mpmkit.measure.sweep",
-    "watch": "mpmkit.measure.watch",
+    "watch": "mpmkit.measure.monitor",
     "DirectiveError": "mpmkit.config.directives",
     "MPMS": "mpmkit.config.directives",
     "lab": "",  # the subpackage itself

@@ -19,7 +19,7 @@ COMMANDS = {
     ),
     "sweep": ("mpmkit.measure.sweep", "a grid of directives and loads, point by point"),
 }
-# What compares mpmkit with other servers stands beside the package, in a checkout, and runs as a
+# What compares mpmkit with other servers is not part of the package: it is in a checkout, and runs as a
 # program of its own.
 CHECKOUT = {
     "fidelity": ("tests.fidelity.fidelity", "mpmkit and the real httpd, case by case"),

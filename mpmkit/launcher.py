@@ -3,7 +3,7 @@
 The server is a process of its own (`python -m mpmkit serve`), never a fork of this one: this may be
 a notebook's kernel, with threads and open sockets of its own. It holds the reading end of a pipe
 whose writing end is here. However this process ends, SIGKILL included, the kernel closes that end,
-and the server stops: no server outlives who launched it.
+and the server stops and removes its files: no server outlives the process that launched it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.config.directives import MPMS, DirectiveError, from_keywords
+from mpmkit.config.directives import MPMS, DirectiveError
+from mpmkit.config.keywords import from_keywords
 from mpmkit.policy.snapshot import Counts, Snapshot, count
 from mpmkit.policy.states import DEAD, LETTERS
 from mpmkit.server.scoreboard import Scoreboard, WorkerRow
@@ -38,8 +40,8 @@ SIGNALS = {
     "WINCH": signal.SIGWINCH, "graceful-stop": signal.SIGWINCH,
 }  # fmt: skip
 
-# Also those that nobody has a name for any more (a notebook's cell run twice): they are stopped, and
-# their files removed, when the interpreter ends.
+# Also those that have no name any more (a notebook's cell run twice): they are stopped, and their
+# files removed, when the interpreter ends.
 _running: set[Server] = set()
 
 
@@ -97,30 +99,25 @@ class ScoreboardView:
         return pandas.DataFrame(rows, columns=[*WorkerRow._fields, "letter"])
 
 
+@dataclass(eq=False, repr=False)
 class Server:
     """A running server. Made by `launch`; a context manager that stops it.
 
+    directives      those that were given by name
     certificate     with `tls=True`: the file that a client has to trust (curl --cacert), else None
     """
 
-    def __init__(
-        self,
-        mpm: str,
-        process: subprocess.Popen,
-        lifeline: int,
-        home: str,
-        url: str,
-        directives: dict[str, Any],
-        certificate: str | None = None,
-    ) -> None:
-        self.mpm = mpm
-        self.certificate = certificate
-        self.url = url
-        self.directives = directives
-        self._process = process
-        self._lifeline = lifeline
-        self._home = home
-        self._owner = os.getpid()
+    mpm: str
+    directives: dict[str, Any]
+    certificate: str | None
+    _process: subprocess.Popen
+    _lifeline: int
+    _home: str
+    url: str = "http://127.0.0.1:0"
+    _logs: dict[str, str] = field(default_factory=dict)  # once it has stopped: file name -> text
+    _owner: int = field(default_factory=os.getpid)
+
+    def __post_init__(self) -> None:
         _running.add(self)
 
     @property
@@ -152,7 +149,7 @@ class Server:
         Raises LaunchError when the server has stopped.
         """
         try:
-            board = Scoreboard.attach(self._file("scoreboard"))
+            board = Scoreboard.attach(os.path.join(self._home, "scoreboard"))
         except FileNotFoundError:
             raise LaunchError(f"{self!r} has no scoreboard any more; launch another") from None
         try:
@@ -166,11 +163,18 @@ class Server:
 
     def error_log(self) -> str:
         """What the server has written to its error log."""
-        return self._read("error.log")
+        return self._log("error.log")
 
     def access_log(self) -> str:
         """What the server has written to its access log ("" without `access_log=True`)."""
-        return self._read("access.log")
+        return self._log("access.log")
+
+    def _log(self, name: str) -> str:
+        try:
+            with open(os.path.join(self._home, name), encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except FileNotFoundError:
+            return self._logs.get(name, "")
 
     def signal(self, name: str) -> None:
         """Send TERM, HUP, USR1 or WINCH, or by Apache's words stop, restart, graceful, graceful-stop.
@@ -178,9 +182,10 @@ class Server:
         Raises ValueError for another name, LaunchError when the server has stopped.
         """
         if name not in SIGNALS:
-            raise ValueError(f"{name!r} is no signal of a server; use one of {', '.join(SIGNALS)}")
+            known = ", ".join(SIGNALS)
+            raise ValueError(f"{name!r} is not a signal of a server; use one of {known}")
         if not self.running:
-            raise LaunchError(f"{self!r}: there is nobody to signal")
+            raise LaunchError(f"{self!r} has no process to signal any more; launch another")
         self._process.send_signal(SIGNALS[name])
 
     def graceful(self) -> None:
@@ -205,23 +210,9 @@ class Server:
             self._lifeline = -1
             if self._process.stdout:
                 self._process.stdout.close()
-            self._kept_log = self._read("error.log")
-            self._kept_access = self._read("access.log")
+            self._logs = {name: self._log(name) for name in ("error.log", "access.log")}
             shutil.rmtree(self._home, ignore_errors=True)
         _running.discard(self)
-
-    def _file(self, name: str) -> str:
-        return os.path.join(self._home, name)
-
-    def _read(self, name: str) -> str:
-        try:
-            with open(self._file(name), encoding="utf-8", errors="replace") as file:
-                return file.read()
-        except FileNotFoundError:
-            return {
-                "error.log": getattr(self, "_kept_log", ""),
-                "access.log": getattr(self, "_kept_access", ""),
-            }[name]
 
 
 def launch(
@@ -250,71 +241,79 @@ def launch(
 
     Raises DirectiveError for what httpd would refuse, LaunchError when the server does not start.
     """
-    if mpm is None and conf is None:
-        raise DirectiveError(f"name an MPM: one of {', '.join(MPMS)}")
-    if mpm is not None and mpm not in MPMS:
-        raise DirectiveError(f"{mpm!r} is not an MPM; use one of {', '.join(MPMS)}")
-    settings = from_keywords(mpm, **named) if named else ()
-    home = tempfile.mkdtemp(prefix="mpmkit-")
-    lines = [" ".join([s.name, *map(_quoted, s.args)]) for s in settings]
-    directives = [directives] if isinstance(directives, str) else directives
-    lines += [f"ScoreBoardFile {_quoted(os.path.join(home, 'scoreboard'))}", *directives]
-    certificate = None
-    if tls:
-        from mpmkit.server.certificate import CertificateError, self_signed
-
-        try:
-            certificate, key = self_signed(home)
-        except CertificateError as error:
-            shutil.rmtree(home, ignore_errors=True)
-            raise LaunchError(str(error)) from None
-        lines += ["SSLEngine On", f"SSLCertificateFile {_quoted(certificate)}"]
-        lines += [f"SSLCertificateKeyFile {_quoted(key)}"]
-    if access_log:
-        lines.append(f"CustomLog {_quoted(os.path.join(home, 'access.log'))} common")
-    command = [sys.executable, "-m", "mpmkit", "serve"]
-    command += [mpm] if mpm else []
+    if mpm not in MPMS and (mpm is not None or conf is None):
+        wrong = "name an MPM" if mpm is None else f"{mpm!r} is not an MPM"
+        raise DirectiveError(f"{wrong}; use one of {', '.join(MPMS)}")
+    settings = from_keywords(mpm, **named)
+    command = [mpm] if mpm else []
     command += ["-f", os.fspath(conf)] if conf is not None else []
     command += ["--document-root", os.fspath(document_root)] if document_root is not None else []
-    command += ["--listen-fd", str(listen_fd)] if listen_fd is not None else ["--port", str(port)]
-    for line in lines:
-        command += ["-c", line]
-
-    lifeline_read, lifeline = os.pipe()
-    pass_fds = [lifeline_read] + ([listen_fd] if listen_fd is not None else [])
+    command += ["--port", str(port)] if listen_fd is None else ["--listen-fd", str(listen_fd)]
+    home = tempfile.mkdtemp(prefix="mpmkit-")
     try:
-        with open(os.path.join(home, "error.log"), "ab") as log:
-            process = subprocess.Popen(
-                [*command, "--lifeline", str(lifeline_read)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                pass_fds=pass_fds,
-                start_new_session=True,
-            )
+        lines = [_line(setting.name, *setting.args) for setting in settings]
+        lines.append(_line("ScoreBoardFile", os.path.join(home, "scoreboard")))
+        lines += [directives] if isinstance(directives, str) else directives
+        certificate, more = _certificate(home) if tls else (None, [])
+        lines += more
+        if access_log:
+            lines.append(_line("CustomLog", os.path.join(home, "access.log"), "common"))
+        process, lifeline = _start(command, lines, home, listen_fd)
     except BaseException:
-        os.close(lifeline)
         shutil.rmtree(home, ignore_errors=True)
         raise
-    finally:
-        os.close(lifeline_read)
-    server = Server(
-        mpm or "", process, lifeline, home, "http://127.0.0.1:0", dict(named), certificate
-    )
+    server = Server(mpm or "", dict(named), certificate, process, lifeline, home)
     try:
         server.url = _ready_line(process)
         server.mpm = server.scoreboard().mpm
-    except BaseException as error:
+    except LaunchError as error:
         server.stop()
-        said = [
-            line.removeprefix("mpmkit: ")
-            for line in server.error_log().splitlines()
-            if "WARN" not in line
-        ]
-        if isinstance(error, LaunchError):
-            raise LaunchError("\n".join(said) or str(error)) from None
+        said = [line for line in server.error_log().splitlines() if "WARN" not in line]
+        text = "\n".join(line.removeprefix("mpmkit: ") for line in said)
+        raise LaunchError(text or str(error)) from None
+    except BaseException:
+        server.stop()
         raise
     return server
+
+
+def _certificate(home: str) -> tuple[str, list[str]]:
+    """The file of a new certificate, and the lines that use it. Raises LaunchError."""
+    from mpmkit.server.certificate import CertificateError, self_signed
+
+    try:
+        certificate, key = self_signed(home)
+    except CertificateError as error:
+        raise LaunchError(str(error)) from None
+    files = [_line("SSLCertificateFile", certificate), _line("SSLCertificateKeyFile", key)]
+    return certificate, ["SSLEngine On", *files]
+
+
+def _start(
+    command: Sequence[str], lines: Iterable[str], home: str, listen_fd: int | None
+) -> tuple[subprocess.Popen, int]:
+    """The process of `mpmkit serve`, and our end of the pipe whose end is its end."""
+    reading, writing = os.pipe()
+    try:
+        with open(os.path.join(home, "error.log"), "ab") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "mpmkit", "serve", *command),
+                    *(word for line in lines for word in ("-c", line)),
+                    *("--lifeline", str(reading), "--home", home),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                pass_fds=[reading] if listen_fd is None else [reading, listen_fd],
+                start_new_session=True,
+            )
+    except BaseException:
+        os.close(writing)
+        raise
+    finally:
+        os.close(reading)
+    return process, writing
 
 
 def _ready_line(process: subprocess.Popen) -> str:
@@ -333,11 +332,10 @@ def _ready_line(process: subprocess.Popen) -> str:
     return line.decode().split()[1]
 
 
-def _quoted(text: str) -> str:
-    """One argument of a directive line."""
-    if text and not any(c in text for c in " \t\"'\\"):
-        return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _line(name: str, *args: str) -> str:
+    """A directive as a line of a file."""
+    words = (arg.replace("\\", "\\\\").replace('"', '\\"') for arg in args)
+    return " ".join([name, *(f'"{word}"' for word in words)])
 
 
 def running() -> Iterator[Server]:

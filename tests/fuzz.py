@@ -53,9 +53,10 @@ with (
     else nullcontext()
 ):
     import h11
+    from support.malformed import REFUSED
 
-    from mpmkit.config.directives import check as check_directives
-    from mpmkit.config.directives import from_keywords
+    from mpmkit.config.checks import check as check_directives
+    from mpmkit.config.keywords import from_keywords
     from mpmkit.http.fastpath import RequestCache
     from mpmkit.http.messages import Request, RequestError, Response, text
     from mpmkit.http.protocol import Protocol, parse_head
@@ -297,25 +298,20 @@ def agrees(request: Request) -> None:
 
 def seeds() -> list[bytes]:
     """The recordings, the malformed requests of the tests, and what was found before."""
-    from test_malformed import REFUSED
-
     raw = [path.read_bytes() for path in sorted((HERE / "data" / "raw").glob("*.req"))]
     own = [path.read_bytes() for path in sorted(FOUND.glob("*.bin"))]
     get, host = b"GET /a?b HTTP/1.1\r\nHost: x\r\n", b"\r\n"
     post = b"POST /p HTTP/1.1\r\nHost: x\r\n"
     chunked = b"Transfer-Encoding: chunked\r\n\r\n4;a=b\r\nbody\r\n0\r\nX: y\r\n\r\n"
     made = [
-        (get + host) * 8,
-        b"\r\n" * 3 + get + host,
-        (post + chunked + b"\r\n") * 2 + get + host,
+        (get + host) * 8, b"\r\n" * 3 + get + host, (post + chunked + b"\r\n") * 2 + get + host,
         post + b"Content-Length: 4\r\n\r\nbody" + get + b"Connection: close\r\n\r\n",
         post.replace(b"/p", b"/lazy") + chunked + get + host,
         post + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc" + get + host,
-        b"GET /old\r\n" + get + host,
-        get + b"Range: bytes=0-1\r\nConnection: keep-alive\r\n\r\n",
+        b"GET /old\r\n" + get + host, get + b"Range: bytes=0-1\r\nConnection: keep-alive\r\n\r\n",
         b"GET http://y/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2,
-    ]
-    return [*own, *made, *raw, *(data for data, _ in REFUSED.values())]
+    ]  # fmt: skip
+    return [*own, *made, *raw, *(data for data, _ in REFUSED)]
 
 
 PARTS = [
@@ -378,17 +374,11 @@ def by_coverage(seconds: float) -> None:
 
     atheris.Setup(
         [
-            sys.argv[0],
-            str(SEARCH),
-            f"-max_total_time={int(seconds)}",
-            "-max_len=3000",
-            "-timeout=20",
-            f"-dict={dictionary}",
-            "-print_final_stats=1",
-            "-rss_limit_mb=0",
+            sys.argv[0], str(SEARCH), f"-max_total_time={int(seconds)}", "-max_len=3000",
+            "-timeout=20", f"-dict={dictionary}", "-print_final_stats=1", "-rss_limit_mb=0",
         ],
         one,
-    )
+    )  # fmt: skip
     atheris.Fuzz()
 
 

@@ -14,12 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import uuid
 from pathlib import Path
 
 import pytest
+from support.waiting import poll_until
 
 from docs._tools.render import find_browser
 
@@ -55,67 +55,66 @@ def browser():
         chromium.close()
 
 
+def write_book(path: Path, *sources: str) -> None:
+    """A notebook of these code cells."""
+    cells = [
+        {"cell_type": "code", "id": f"c{n}", "execution_count": None, "metadata": {}, "outputs": [],
+         "source": source} for n, source in enumerate(sources)
+    ]  # fmt: skip
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    book = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    path.write_text(json.dumps(book))
+
+
+def copy_books(books: Path) -> None:
+    """The notebooks, and some more for the tests."""
+    for source in (ROOT / "notebooks").glob("*.ipynb"):
+        shutil.copy(source, books)
+    last = json.loads((books / "control-room.ipynb").read_text())["cells"][-1]["source"]
+    (commented,) = [line for line in last if line.startswith("# lab.control_room(")]
+    write_book(books / "two-rooms.ipynb", f"from mpmkit import lab\n{commented[2:]}")
+    write_book(
+        books / "status.ipynb",
+        "import mpmkit\nfrom mpmkit import lab\nserver = mpmkit.launch('event')",
+        "lab.status_link(server)",
+    )
+    write_book(
+        books / "closing.ipynb",
+        "from mpmkit import lab\nfrom mpmkit.lab import panel\npanel.GONE = 8",
+        "lab.control_room()",
+    )
+
+
+OPTIONS = (
+    "--no-browser", "--ip=127.0.0.1", "--ServerApp.port_retries=0", "--IdentityProvider.token=",
+    "--ServerApp.password=", "--ServerApp.allow_root=True", "--expose-app-in-browser",
+    "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+)  # fmt: skip
+SETTINGS = {
+    "notebook-extension/tracker": {"autoStartDefaultKernel": True},
+    "apputils-extension/notification": {"fetchNews": "false"},
+}
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, browser):
     """(the address of a JupyterLab that serves copies of the notebooks, a mark of its processes)."""
     place = tmp_path_factory.mktemp("lab")
     books = place / "notebooks"
     books.mkdir()
-    for source in (ROOT / "notebooks").glob("*.ipynb"):
-        shutil.copy(source, books)
-    # The notebook's last cell, with its comment sign taken away.
-    text = (books / "control-room.ipynb").read_text()
-    assert '"# lab.control_room(' in text
-    book = json.loads(text)
-    book["cells"] = [
-        cell
-        for cell in book["cells"]
-        if "lab.control_room()" not in "".join(cell["source"])
-        and "room.room" not in "".join(cell["source"])
-    ]
-    for cell in book["cells"]:
-        cell["source"] = (
-            [line.removeprefix("# ") for line in cell["source"]]
-            if (cell["cell_type"] == "code")
-            else cell["source"]
-        )
-    (books / "two-rooms.ipynb").write_text(json.dumps(book))
-    for cell, source in zip(
-        [cell for cell in book["cells"] if cell["cell_type"] == "code"],
-        (
-            ["import mpmkit\n", "from mpmkit import lab\n", "server = mpmkit.launch('event')"],
-            ["lab.status_link(server)"],
-        ),
-        strict=False,
-    ):
-        cell["source"] = source
-    (books / "status.ipynb").write_text(json.dumps(book))
-    for cell, source in zip(
-        [cell for cell in book["cells"] if cell["cell_type"] == "code"],
-        (
-            ["from mpmkit import lab\n", "from mpmkit.lab import panel\n", "panel.GONE = 8"],
-            ["lab.control_room()"],
-        ),
-        strict=False,
-    ):
-        cell["source"] = source
-    (books / "closing.ipynb").write_text(json.dumps(book))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {
-        "notebook-extension/tracker": {"autoStartDefaultKernel": True},
-        "apputils-extension/notification": {"fetchNews": "false"},
-    }
-    for name, values in settings.items():
+    copy_books(books)
+    for name, values in SETTINGS.items():
         file = place / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     word = uuid.uuid4().hex
     environment = {
         **os.environ,
         MARK: word,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'notebooks'}",
         "MPMKIT_SCALE": "smoke",
         "HOME": str(place),
         "JUPYTER_CONFIG_DIR": str(place / "config"),
@@ -123,23 +122,10 @@ def lab(tmp_path_factory, browser):
         "JUPYTERLAB_WORKSPACES_DIR": str(place / "workspaces"),
         "JUPYTER_RUNTIME_DIR": str(place / "runtime"),
     }
+    command = [sys.executable, "-m", "jupyterlab", *OPTIONS, f"--port={port}"]
     with open(place / "lab.log", "wb") as log:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "jupyterlab",
-                "--no-browser",
-                "--ip=127.0.0.1",
-                f"--port={port}",
-                "--ServerApp.port_retries=0",
-                "--IdentityProvider.token=",
-                "--ServerApp.password=",
-                "--ServerApp.allow_root=True",
-                "--expose-app-in-browser",
-                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-                f"--ServerApp.root_dir={books}",
-            ],
+            [*command, f"--ServerApp.root_dir={books}"],
             env=environment,
             cwd=books,
             stdout=log,
@@ -148,15 +134,8 @@ def lab(tmp_path_factory, browser):
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        until = time.monotonic() + 40
-        while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{address}/api", timeout=2).close()
-                break
-            assert process.poll() is None and time.monotonic() < until, (
-                place / "lab.log"
-            ).read_text()[-2000:]
-            time.sleep(0.1)
+        wait_for(lambda: process.poll() is not None or answers(address), 40, "JupyterLab answers")
+        assert process.poll() is None, (place / "lab.log").read_text()[-2000:]
         yield address, word
     finally:
         process.send_signal(signal.SIGTERM)
@@ -165,6 +144,14 @@ def lab(tmp_path_factory, browser):
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def answers(address: str) -> bool:
+    """Whether JupyterLab answers."""
+    with contextlib.suppress(OSError):
+        urllib.request.urlopen(f"{address}/api", timeout=2).close()
+        return True
+    return False
 
 
 def marked(word: str, what: str) -> list[str]:
@@ -181,11 +168,7 @@ def marked(word: str, what: str) -> list[str]:
 
 def wait_for(condition, seconds: float = 20, what: str = ""):
     """The first true value of a condition."""
-    until = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < until, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
-    return value
+    return poll_until(condition, what, seconds)
 
 
 def shot(page, name: str, selector: str = "") -> None:
@@ -280,6 +263,7 @@ def test_the_control_room_by_clicking(browser, lab):
     typed(field(page, "browsers"), "40")
     wait_for(lambda: "40 parked" in page.locator(".mk-legend").inner_text(), what="40 parked")
 
+    field(page, "path").locator("select").select_option(label="slow script, 0.1 s")
     page.locator(".mk-go").click()
     wait_for(lambda: qps(page) > 50, 30, "the load shows in the QPS line")
     wait_for(lambda: set("RWKC") & set(letters(page)), what="busy workers on the scoreboard")
@@ -289,18 +273,7 @@ def test_the_control_room_by_clicking(browser, lab):
     wait_for(lambda: float(strips.get_attribute("data-p99") or 0) > 0, 40, "the load's p99, live")
     shot(page, "control-room-event-lab")
 
-    # An open loop, from the part of the load's form that opens on demand
-    page.locator(".mk-more .jupyter-widget-Collapse-header").click()
-    field(page, "arrival").locator("select").select_option(label="open loop: Poisson")
-    rate = field(page, "rate")
-    typed(rate, "a lot")
-    wait_for(lambda: "1 to 50,000 requests/s" in rate.inner_text(), what="what a rate may be")
-    typed(rate, "40")
-    wait_for(lambda: "50,000" not in rate.inner_text(), what="the message goes with its reason")
-    wait_for(
-        lambda: "Poisson" in page.locator(".mk-more .jupyter-widget-Collapse-header").inner_text(),
-        what="what is set, in the line that stays",
-    )
+    set_open_loop(page)
     wait_for(lambda: 5 < qps(page) < 150, 40, "forty requests a second, whatever the server does")
     shot(page, "control-room-open-loop", ".mk-room")
 
@@ -319,6 +292,19 @@ def test_the_control_room_by_clicking(browser, lab):
         what="no process is left",
     )
     left(page)
+
+
+def set_open_loop(page) -> None:
+    """Forty requests a second at random, set in the part of the load's form that opens on demand."""
+    more = page.locator(".mk-more .jupyter-widget-Collapse-header")
+    more.click()
+    field(page, "arrival").locator("select").select_option(label="open loop: Poisson")
+    rate = field(page, "rate")
+    typed(rate, "a lot")
+    wait_for(lambda: "1 to 50,000 requests/s" in rate.inner_text(), what="what a rate may be")
+    typed(rate, "40")
+    wait_for(lambda: "50,000" not in rate.inner_text(), what="the message goes with its reason")
+    wait_for(lambda: "Poisson" in more.inner_text(), what="what is set, in the line that stays")
 
 
 def test_keys_stay_in_the_control_that_has_the_focus(browser, lab):
@@ -435,7 +421,7 @@ def test_two_rooms_get_the_same_load(browser, lab):
     paths = [field(rooms.nth(number), "path").locator("select") for number in (0, 1)]
     paths[0].select_option(label="slow script, 0.1 s")
     wait_for(
-        lambda: paths[1].evaluate("box => box.selectedOptions[0].label") == "slow script, 0.1 s",
+        lambda: paths[1].evaluate("box => box.selectedIndex") == 2,
         what="a field of the load is that of all rooms",
     )
     rooms.nth(0).locator(".mk-go").click()

@@ -1,40 +1,37 @@
 """`mpmkit httpd`: httpd's command line, its exit statuses and the shapes of its output, a server in
-the background, its PidFile, and the real httpd beside it where there is one."""
+the background, its PidFile, and the real httpd alongside where there is one."""
 
 from __future__ import annotations
 
 import os
 import pwd
 import re
-import shutil
 import signal
 import socket
 import subprocess
-import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from processes import (
-    MPMS,
-    Client,
-    alive,
-    all_gone,
-    children_of,
-    command,
-    environment,
-    request,
-    until,
-)
-from servers import open_to_all
+from support.client import Client, get, request
+from support.files import open_to_all
+from support.servers import THREADED, command, environment
+from support.waiting import alive, all_gone, children_of, poll_until
 
 from mpmkit.cli import httpd
+from mpmkit.measure.reference_servers import NotInstalled, find_httpd
 from mpmkit.server import pidfile
 from mpmkit.server.pidfile import PidFileError
+from tests.fidelity import compare_cli
+from tests.fidelity.cases import unexplained
 
-CLI = Path(__file__).parent / "data" / "cli"
-
+DATA = Path(__file__).parent / "data"
+CLI = DATA / "cli"
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
+
+Said = tuple[int, str, str]  # exit status, standard output, standard error
 
 
 def free_port() -> int:
@@ -48,46 +45,63 @@ class House:
 
     def __init__(self, root: Path, mpm: str = "event") -> None:
         self.root = root
+        self.mpm = mpm
         self.port = free_port()
         self.file = root / "httpd.conf"
+        self.pid_file = root / "logs" / "httpd.pid"
+        self.error_log = root / "logs" / "error_log"
         for name in ("logs", "htdocs"):
             (root / name).mkdir()
         (root / "htdocs" / "index.html").write_text("hello\n")
-        self.write(mpm)
+        self.write()
 
-    def write(self, mpm: str = "event", *lines: str) -> None:
-        self.file.write_text(
-            "\n".join(
-                [
-                    f"LoadModule mpm_{mpm}_module modules/mod_mpm_{mpm}.so",
-                    f"Listen 127.0.0.1:{self.port}",
-                    "ServerName lab.example",
-                    "LogLevel info",
-                    "StartServers 1",
-                    *lines,
-                    "",
-                ]
-            )
-        )
+    def write(self, *lines: str) -> None:
+        """A file of five lines that is right, and these."""
+        load = f"LoadModule mpm_{self.mpm}_module modules/mod_mpm_{self.mpm}.so"
+        listen = f"Listen 127.0.0.1:{self.port}"
+        right = [load, listen, "ServerName lab.example", "LogLevel info", "StartServers 1"]
+        self.file.write_text("\n".join([*right, *lines, ""]))
 
-    def run(self, *args: str, within: float = 20) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command("httpd", "-f", str(self.file), *args),
+    def command(self, *args: str) -> list[str]:
+        return command("httpd", "-f", str(self.file), *args)
+
+    def run(self, *args: str) -> Said:
+        done = subprocess.run(
+            self.command(*args),
             capture_output=True,
             text=True,
-            timeout=within,
+            timeout=20,
             env=environment(),
             stdin=subprocess.DEVNULL,
         )
+        return done.returncode, done.stdout, done.stderr
 
-    def start(self, *args: str) -> int:
-        done = self.run("-k", "start", *args)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
-        return self.pid
+    def do(self, *args: str) -> None:
+        """What goes well and says nothing."""
+        assert self.run(*args) == (0, "", "")
 
-    @property
-    def pid_file(self) -> Path:
-        return self.root / "logs" / "httpd.pid"
+    @contextmanager
+    def running(self, *args: str) -> Iterator[int]:
+        """A server started by -k, and stopped by it if it still runs; its pid."""
+        self.do("-k", "start", *args)
+        pid = self.pid
+        yield pid
+        children = children_of(pid)
+        if alive(pid):
+            assert self.run("-k", "stop")[0] == 0
+        all_gone([pid, *children], "parent and children")
+
+    @contextmanager
+    def in_foreground(self, *args: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A server that is our child, and ends without a word when the block has sent a signal."""
+        process = subprocess.Popen(
+            self.command(*args), env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        poll_until(self.pid_file.exists, "the PidFile")
+        assert self.pid == process.pid
+        yield process
+        assert process.communicate(timeout=10)[1] == b"" and process.returncode == 0
+        assert not self.pid_file.exists()
 
     @property
     def pid(self) -> int:
@@ -95,11 +109,14 @@ class House:
 
     @property
     def log(self) -> str:
-        return (self.root / "logs" / "error_log").read_text()
+        return self.error_log.read_text()
 
-    def get(self) -> bytes:
-        with Client(self) as client:
-            return client.send(request("/", close=True)).answer().body
+    def starts(self, count: int) -> None:
+        """So often a generation has begun."""
+        poll_until(lambda: self.log.count("resuming normal operations") == count, f"{count} starts")
+
+    def get(self, path: str = "/") -> bytes:
+        return get(self, path).body
 
 
 @pytest.fixture
@@ -107,11 +124,15 @@ def house(tmp_path) -> House:
     return House(tmp_path)
 
 
-def called(*args: str, capsys) -> tuple[int, str, str]:
-    """The command in this process: for what starts no server."""
-    status = httpd.main(args)
-    out, err = capsys.readouterr()
-    return status, out, err
+@pytest.fixture
+def here(house, capsys) -> Callable[..., Said]:
+    """The command in this process, for what starts no server; with the house's file by default."""
+
+    def run(*args: str, file: object = house.file) -> Said:
+        status = httpd.main([*(["-f", str(file)] if file else []), *args])
+        return status, *capsys.readouterr()
+
+    return run
 
 
 # -- what it prints -------------------------------------------------------------------------------
@@ -120,9 +141,10 @@ def called(*args: str, capsys) -> tuple[int, str, str]:
 @pytest.mark.parametrize(("mpm", "recorded"), [
     ("event", "apache2-V.txt"), ("prefork", "apache2-V-prefork.txt"),
 ])  # fmt: skip
-def test_V_has_the_lines_of_httpd(mpm, recorded, tmp_path, capsys):
-    House(tmp_path, mpm)
-    status, out, err = called("-f", str(tmp_path / "httpd.conf"), "-V", capsys=capsys)
+def test_V_has_the_lines_of_httpd(mpm, recorded, house, here):
+    house.mpm = mpm
+    house.write()
+    status, out, err = here("-V")
     assert (status, err) == (0, "")
 
     def lines(text: str) -> list[str]:
@@ -138,17 +160,20 @@ def test_V_has_the_lines_of_httpd(mpm, recorded, tmp_path, capsys):
     assert "Server compiled with....\n -D " in out
     ours = set(re.findall(r"-D (\w+)", out))
     assert ours and ours <= set(re.findall(r"-D (\w+)", recording))
-    assert f'HTTPD_ROOT="{tmp_path}"' in out
+    assert f'HTTPD_ROOT="{house.root}"' in out
 
 
-def test_v_needs_no_file(capsys):
-    status, out, err = called("-v", "-f", "/does/not/exist", capsys=capsys)
+def test_v_and_l_need_no_file(here):
+    status, out, err = here("-v", file="/does/not/exist")
     assert (status, err) == (0, "")
     assert re.fullmatch(r"Server version: mpmkit/[\d.]+ \(Linux\)\nServer built:   \S+\n", out)
+    status, out, err = here("-l", file="/does/not/exist")
+    assert (status, err) == (0, "")
+    assert out.startswith("Compiled in modules:\n  core.c\n  mod_so.c\n")
 
 
-def test_S_has_the_lines_of_httpd(house, capsys):
-    status, out, _ = called("-f", str(house.file), "-S", capsys=capsys)
+def test_S_has_the_lines_of_httpd(house, here):
+    status, out, _ = here("-S")
     recorded = [
         line.partition(":")[0]
         for line in (CLI / "apache2-S.txt").read_text().splitlines()
@@ -160,20 +185,18 @@ def test_S_has_the_lines_of_httpd(house, capsys):
     assert f'ServerRoot: "{house.root}"\n' in out
 
 
-def test_run_settings_name_what_is_defined_and_who_it_runs_as(house, capsys):
-    house.write("event", "Define COLOUR red", "User nobody", "PidFile run/x.pid")
-    status, out, _ = called(
-        "-f", str(house.file), "-D", "LAB", "-t", "-D", "DUMP_RUN_CFG", capsys=capsys
-    )
+def test_run_settings_name_what_is_defined_and_who_it_runs_as(house, here):
+    house.write("Define COLOUR red", "User nobody", "PidFile run/x.pid")
+    status, out, _ = here("-D", "LAB", "-t", "-D", "DUMP_RUN_CFG")
     assert status == 0
     assert "Define: LAB\nDefine: DUMP_RUN_CFG\nDefine: COLOUR=red\n" in out
     assert re.search(r'User: name="nobody" id=\d+\n', out)
     assert f'PidFile: "{house.root}/run/x.pid"' in out
 
 
-def test_M_lists_static_modules_then_loaded_ones(house, capsys):
-    house.write("event", "LoadModule deflate_module modules/mod_deflate.so")
-    status, out, _ = called("-f", str(house.file), "-M", capsys=capsys)
+def test_M_lists_static_modules_then_loaded_ones(house, here):
+    house.write("LoadModule deflate_module modules/mod_deflate.so")
+    status, out, _ = here("-M")
     lines = out.splitlines()
     assert (status, lines[0]) == (0, "Loaded Modules:")
     kinds = [re.fullmatch(r" (\w+_module) \((static|shared)\)", line)[2] for line in lines[1:]]
@@ -183,37 +206,32 @@ def test_M_lists_static_modules_then_loaded_ones(house, capsys):
     assert known - set(re.findall(r"(\w+_module)", out)) == {"watchdog_module", "version_module"}
 
 
-def test_the_files_that_were_read(house, capsys):
+def test_the_files_that_were_read(house, here):
     (house.root / "more.conf").write_text("KeepAlive On\n")
-    house.write("event", "Include more.conf")
-    status, out, _ = called("-f", str(house.file), "-t", "-D", "DUMP_INCLUDES", capsys=capsys)
-    recorded = (CLI / "apache2-t-D-DUMP_INCLUDES.txt").read_text()
-    shape = re.sub(r"\S+\.conf", "FILE", re.sub(r"\(\d+\)", "(N)", recorded))
+    house.write("Include more.conf")
+    status, out, _ = here("-t", "-D", "DUMP_INCLUDES")
+
+    def shape(text: str) -> str:
+        return re.sub(r"\S+\.conf", "FILE", re.sub(r"\(\d+\)", "(N)", text))
+
     assert status == 0
-    assert re.sub(r"\S+\.conf", "FILE", re.sub(r"\(\d+\)", "(N)", out)) == shape
+    assert shape(out) == shape((CLI / "apache2-t-D-DUMP_INCLUDES.txt").read_text())
 
 
-def test_h_lists_every_option_and_ends_with_1(capsys):
-    status, out, err = called("-h", capsys=capsys)
-    recorded = (CLI / "apache2-h.txt").read_text()
+def test_h_lists_every_option_and_ends_with_1(here):
+    status, out, err = here("-h")
     assert (status, out) == (1, "")
     options = re.compile(r"^  (-\w)\b", re.M)
-    assert set(options.findall(err)) == set(options.findall(recorded))
+    assert set(options.findall(err)) == set(options.findall((CLI / "apache2-h.txt").read_text()))
     assert "-k start|restart|graceful|graceful-stop|stop" in err
 
 
-def test_L_tells_of_this_mpms_directives(house, capsys):
-    status, out, _ = called("-f", str(house.file), "-L", capsys=capsys)
+def test_L_lists_this_mpms_directives(here):
+    status, out, _ = here("-L")
     names = re.findall(r"^(\w+) \(\w+\.c\)$", out, re.M)
     assert status == 0 and {"ThreadsPerChild", "AsyncRequestWorkerFactor", "Require"} <= set(names)
     assert "MinSpareServers" not in names
     assert out.count("\tAllowed in *.conf ") == len(names)
-
-
-def test_l_lists_the_files_of_the_modules(capsys):
-    status, out, _ = called("-l", capsys=capsys)
-    assert status == 0
-    assert out.startswith("Compiled in modules:\n  core.c\n  mod_so.c\n")
 
 
 @pytest.mark.parametrize(("args", "first"), [
@@ -225,8 +243,8 @@ def test_l_lists_the_files_of_the_modules(capsys):
     (["word"], "Usage: mpmkit httpd [-D name]"),
     (["-e", "loud"], "Usage: mpmkit httpd [-D name]"),
 ])  # fmt: skip
-def test_a_command_line_that_is_none(args, first, capsys):
-    status, out, err = called(*args, capsys=capsys)
+def test_a_wrong_command_line(args, first, here):
+    status, out, err = here(*args, file=None)
     assert (status, out) == (1, "")
     assert err.startswith(first) and "Usage: " in err
 
@@ -234,8 +252,8 @@ def test_a_command_line_that_is_none(args, first, capsys):
 # -- -t -------------------------------------------------------------------------------------------
 
 
-def test_a_right_file_is_ok_and_nothing_is_made(house, capsys):
-    assert called("-f", str(house.file), "-t", capsys=capsys) == (0, "", "Syntax OK\n")
+def test_a_right_file_is_ok_and_nothing_is_made(house, here):
+    assert here("-t") == (0, "", "Syntax OK\n")
     assert not list((house.root / "logs").iterdir())
 
 
@@ -246,270 +264,246 @@ def test_a_right_file_is_ok_and_nothing_is_made(house, capsys):
     ("LoadModule nonsense_module x.so", "no such module here"),
     ("<FilesMatch \"(\">\nRequire all denied\n</FilesMatch>", "regular expression"),
     ("DocumentRoot /does/not/exist", "DocumentRoot"),
+    ("Listen 127.0.0.1:{port}", "Listen 127.0.0.1"),  # it is in the file already
 ])  # fmt: skip
-def test_a_wrong_line_is_named_with_its_file(house, line, says, capsys):
-    house.write("event", line)
-    status, out, err = called("-f", str(house.file), "-t", capsys=capsys)
+def test_a_wrong_line_is_named_with_its_file(house, line, says, here):
+    house.write(line.replace("{port}", str(house.port)))
+    status, out, err = here("-t")
     assert (status, out) == (1, "")
     where, what = err.splitlines()
     assert where == f"AH00526: Syntax error on line 6 of {house.file}:"
     assert says in what
 
 
-def test_every_mistake_is_told(house, capsys):
+def test_every_mistake_is_reported(house, here):
     words = [f"Nonsense{n} 1" for n in range(15)]
-    house.write(
-        "event", *words, "<VirtualHost *:80>", "Nonsense 2", "</VirtualHost>", "Timeout", "Timeout"
-    )
-    status, _, err = called("-f", str(house.file), "-t", capsys=capsys)
+    house.write(*words, "<VirtualHost *:80>", "Nonsense 2", "</VirtualHost>", "Timeout", "Timeout")
+    status, _, err = here("-t")
     assert status == 1
     numbers = [int(n) for n in re.findall(r"AH00526: Syntax error on line (\d+) of", err)]
     assert numbers == [*range(6, 22), 24], "the inside of what is refused says nothing more"
-    assert err.endswith("(and so on line 25)\n"), "the same mistake is told once"
+    assert err.endswith("(and so on line 25)\n"), "the same mistake is reported once"
 
 
 DEBIAN = Path("/etc/apache2/apache2.conf")
 
 
 @pytest.mark.rival
-def test_debians_own_file_is_refused_for_what_mpmkit_does_not_have(monkeypatch, capsys):
+@pytest.mark.skipif(not DEBIAN.exists(), reason="no configuration of Debian (package apache2)")
+def test_debians_own_file_is_refused_for_what_mpmkit_does_not_have(monkeypatch, here):
     """All of it at once: each line names a file, a line, and what to do."""
-    if not DEBIAN.exists():
-        pytest.skip("Debian's configuration is not here (package apache2)")
     for name, value in {
-        "RUN_DIR": "/tmp",
-        "PID_FILE": "/tmp/x.pid",
-        "RUN_USER": "www-data",
-        "RUN_GROUP": "www-data",
-        "LOG_DIR": "/tmp",
-    }.items():
+        "RUN_DIR": "/tmp", "PID_FILE": "/tmp/x.pid", "RUN_USER": "www-data",
+        "RUN_GROUP": "www-data", "LOG_DIR": "/tmp",
+    }.items():  # fmt: skip
         monkeypatch.setenv(f"APACHE_{name}", value)
-    status, _, err = called("-d", "/etc/apache2", "-f", str(DEBIAN), "-t", capsys=capsys)
+    status, _, err = here("-d", "/etc/apache2", "-t", file=DEBIAN)
     lines = [line for line in err.splitlines() if not line.startswith("AH00111")]
     where, what = lines[::2], lines[1::2]
-    assert all(
-        re.fullmatch(r"AH\d+: Syntax error on line \d+ of /etc/apache2/\S+:", w) for w in where
-    )
+    error = re.compile(r"AH\d+: Syntax error on line \d+ of /etc/apache2/\S+:")
+    assert status == 1 and all(map(error.fullmatch, where))
     assert any("<VirtualHost>" in line and "move" in line for line in what)
     allowed = r"take (it|the line) out|mpmkit serves one site|did you mean"
     assert all(re.search(allowed, line) for line in what), what
     assert not any("apache2.conf:" in line for line in where), "nothing of the main file itself"
-    assert status == 1
 
 
-def test_the_lines_of_debians_file_that_are_apaches_own_work(house):
+def test_the_lines_of_debians_file_that_are_apaches_own_work(house, here):
     """Its main file, without the modules that mpmkit does not have."""
+    log = r'"%v:%p %h %l %u %t \"%r\" %>s %O \"%{Referer}i\" \"%{User-Agent}i\""'
     house.write(
-        "event",
-        "Timeout 300",
-        "KeepAlive On",
-        "HostnameLookups Off",
-        "User nobody",
-        "<Directory />",
-        "Options FollowSymLinks",
-        "AllowOverride None",
-        "Require all denied",
-        "</Directory>",
-        f"<Directory {house.root}>",
-        "Options Indexes FollowSymLinks",
-        "AllowOverride None",
-        "Require all granted",
-        "</Directory>",
-        "AccessFileName .htaccess",
-        '<FilesMatch "^\\.ht">',
-        "Require all denied",
-        "</FilesMatch>",
-        r'LogFormat "%v:%p %h %l %u %t \"%r\" %>s %O \"%{Referer}i\" \"%{User-Agent}i\"" vhost',
-        "CustomLog logs/access_log vhost",
-        "ServerTokens OS",
-        "ServerSignature On",
-        "TraceEnable Off",
+        *("Timeout 300", "KeepAlive On", "HostnameLookups Off", "User nobody"),
+        *("<Directory />", "Options FollowSymLinks", "AllowOverride None"),
+        *("Require all denied", "</Directory>"),
+        *(f"<Directory {house.root}>", "Options Indexes FollowSymLinks", "AllowOverride None"),
+        *("Require all granted", "</Directory>", "AccessFileName .htaccess"),
+        *('<FilesMatch "^\\.ht">', "Require all denied", "</FilesMatch>"),
+        *(f"LogFormat {log} vhost", "CustomLog logs/access_log vhost"),
+        *("ServerTokens OS", "ServerSignature On", "TraceEnable Off"),
     )
-    done = house.run("-t")
-    assert (done.returncode, done.stderr) == (0, "Syntax OK\n")
+    assert here("-t") == (0, "", "Syntax OK\n")
 
 
-def test_T_starts_without_a_document_root(house, capsys):
-    house.write("event", "DocumentRoot /does/not/exist")
-    assert called("-f", str(house.file), "-t", "-T", capsys=capsys)[0] == 0
+def test_T_does_without_a_document_root(house, here):
+    house.write("DocumentRoot /does/not/exist")
+    assert here("-t", "-T")[0] == 0
 
 
-def test_what_is_corrected_is_a_warning(house, capsys):
-    house.write("event", "ThreadsPerChild 4", "MaxRequestWorkers 10")
-    status, _, err = called("-f", str(house.file), "-t", capsys=capsys)
+def test_what_is_corrected_is_a_warning(house, here):
+    house.write("ThreadsPerChild 4", "MaxRequestWorkers 10")
+    status, _, err = here("-t")
     assert status == 0
     assert re.fullmatch(r"AH00513: WARNING: MaxRequestWorkers .*\nSyntax OK\n", err)
 
 
 def test_e_shows_lesser_messages_and_E_writes_them_to_a_file(house):
-    quiet = house.run("-t").stderr
-    assert house.run("-t", "-e", "debug", "-c", "Mutex none").stderr == quiet
-    more = house.run("-t", "-e", "debug", "-c", "HostnameLookups On").stderr
+    quiet = house.run("-t")[2]
+    assert house.run("-t", "-e", "debug", "-c", "Mutex none")[2] == quiet
+    more = house.run("-t", "-e", "debug", "-c", "HostnameLookups On")[2]
     assert "HostnameLookups" in more and more.endswith(quiet)
-    done = house.run("-t", "-E", str(house.root / "startup"))
-    assert (done.returncode, done.stderr) == (0, "")
+    house.do("-t", "-E", str(house.root / "startup"))
     assert (house.root / "startup").read_text() == quiet
 
 
-def test_directives_of_the_command_line_stand_before_and_behind_the_file(house, capsys):
-    house.write("event", "<IfDefine ${NAME}>", "PidFile seen.pid", "</IfDefine>")
+def test_directives_of_the_command_line_stand_before_and_behind_the_file(house, here):
+    house.write("<IfDefine ${NAME}>", "PidFile seen.pid", "</IfDefine>")
     args = ["-C", "Define NAME LAB", "-D", "LAB", "-S"]
-    _, out, _ = called("-f", str(house.file), *args, capsys=capsys)
-    assert f'PidFile: "{house.root}/seen.pid"' in out
-    _, out, _ = called("-f", str(house.file), *args, "-c", "PidFile last.pid", capsys=capsys)
-    assert f'PidFile: "{house.root}/last.pid"' in out
-    status, _, err = called("-f", str(house.file), "-c", "Nonsense 1", "-t", capsys=capsys)
+    assert f'PidFile: "{house.root}/seen.pid"' in here(*args)[1]
+    assert f'PidFile: "{house.root}/last.pid"' in here(*args, "-c", "PidFile last.pid")[1]
+    status, _, err = here("-c", "Nonsense 1", "-t")
     assert status == 1 and "line 1 of -c/-C directives:" in err
 
 
-def test_t_looks_into_the_certificate_as_the_start_does(house, capsys):
+def test_t_looks_into_the_certificate_as_the_start_does(house, here):
     """httpd's -t asks only whether the files exist, and its start fails then."""
     nothing = house.root / "nothing.pem"
     nothing.write_text("no certificate\n")
     lines = ["Listen 127.0.0.1:1 https", f"SSLCertificateFile {nothing}"]
-    house.write("event", *lines)
-    status, _, err = called("-f", str(house.file), "-t", capsys=capsys)
+    house.write(*lines)
+    status, _, err = here("-t")
     assert status == 1 and f"SSLCertificateFile {nothing}: no certificate in PEM: name one" in err
     assert "Syntax OK" not in err
-    house.write("event", *lines, "SSLEngine Off")
-    assert called("-f", str(house.file), "-t", capsys=capsys)[0] == 0, "nobody speaks TLS"
+    house.write(*lines, "SSLEngine Off")
+    assert here("-t")[0] == 0, "no socket speaks TLS"
 
 
-def test_the_mpm_may_come_from_the_command_line(house, capsys):
+def test_the_mpm_may_come_from_the_command_line(house, here):
     house.file.write_text("<IfModule mpm_worker_module>\nThreadsPerChild 3\n</IfModule>\n")
-    status, _, err = called("-f", str(house.file), "-t", capsys=capsys)
+    status, _, err = here("-t")
     assert status == 1 and err.startswith("AH00534: ") and "LoadModule mpm_event_module" in err
-    load = "LoadModule mpm_worker_module modules/mod_mpm_worker.so"
-    status, out, _ = called("-f", str(house.file), "-C", load, "-V", capsys=capsys)
+    status, out, _ = here("-C", "LoadModule mpm_worker_module modules/mod_mpm_worker.so", "-V")
     assert status == 0 and "Server MPM:     worker\n" in out
 
 
-def test_where_the_server_root_is(tmp_path, monkeypatch, capsys):
-    (tmp_path / "conf").mkdir()
-    house = House(tmp_path)
-    house.file.rename(tmp_path / "conf" / "httpd.conf")
-    _, out, _ = called("-f", str(tmp_path / "conf/httpd.conf"), "-S", capsys=capsys)
-    assert f'ServerRoot: "{tmp_path}"' in out, "the parent of conf"
-    _, out, _ = called("-d", str(tmp_path), "-S", capsys=capsys)
-    assert f'ServerRoot: "{tmp_path}"' in out, "-d, and conf/httpd.conf below it"
-    monkeypatch.chdir(tmp_path)
-    assert called("-t", capsys=capsys)[0] == 0
-    _, out, _ = called("-d", str(tmp_path), "-f", "conf/httpd.conf", "-S", capsys=capsys)
+def test_where_the_server_root_is(house, monkeypatch, here):
+    root = house.root
+    (root / "conf").mkdir()
+    house.file.rename(root / "conf" / "httpd.conf")
+    found = f'ServerRoot: "{root}"'
+    assert found in here("-S", file=root / "conf/httpd.conf")[1], "the parent of conf"
+    assert found in here("-d", str(root), "-S", file=None)[1], "-d, and conf/httpd.conf below it"
+    monkeypatch.chdir(root)
+    assert here("-t", file=None)[0] == 0
+    out = here("-d", str(root), "-S", file="conf/httpd.conf")[1]
     assert f'PidFile: "{house.pid_file}"' in out
-    status, _, err = called("-d", str(tmp_path / "logs"), "-t", capsys=capsys)
-    missing = tmp_path / "logs" / "conf" / "httpd.conf"
-    assert status == 1
-    assert err == f"httpd: Could not open configuration file {missing}: No such file or directory\n"
+    missing = root / "logs" / "conf" / "httpd.conf"
+    says = f"httpd: Could not open configuration file {missing}: No such file or directory\n"
+    assert here("-d", str(root / "logs"), "-t", file=None) == (1, "", says)
+
+
+def test_a_file_that_may_not_be_read(house, here, monkeypatch):
+    """One message, and no other mistakes of a file that is not read."""
+    monkeypatch.setattr(httpd.os, "access", lambda *args, **options: False)  # root may read all
+    says = f"httpd: Could not open configuration file {house.file}: Permission denied\n"
+    assert here("-t") == (1, "", says)
+
+
+@pytest.mark.parametrize("name", ["host", "host.example"])
+def test_a_machine_without_a_full_name_is_a_warning(house, name, monkeypatch, here):
+    house.file.write_text("LoadModule mpm_event_module x\n")
+    monkeypatch.setattr(socket, "getfqdn", lambda: name)
+    status, _, err = here("-t")
+    assert status == 0
+    assert err.startswith("AH00558: httpd: ") is (name == "host")
+    assert here("-t", "-c", "ServerName x") == (0, "", "Syntax OK\n")
 
 
 # -- a server in the background -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_start_graceful_restart_stop(mpm, tmp_path):
     house = House(tmp_path, mpm)
-    pid = house.start()
-    assert house.get() == b"hello\n", "it serves when the command is done"
-    assert os.getsid(pid) == pid and os.readlink(f"/proc/{pid}/cwd") == "/"
-    assert [os.readlink(f"/proc/{pid}/fd/{n}") for n in (0, 1)] == ["/dev/null"] * 2
-    assert os.readlink(f"/proc/{pid}/fd/2") == str(house.root / "logs" / "error_log")
-    assert house.pid_file.read_text() == f"{pid}\n"
-    assert house.pid_file.stat().st_mode & 0o777 == 0o644
+    with house.running() as pid:
+        assert house.get() == b"hello\n", "it serves when the command is done"
+        assert os.getsid(pid) == pid and os.readlink(f"/proc/{pid}/cwd") == "/"
+        files = [os.readlink(f"/proc/{pid}/fd/{n}") for n in range(3)]
+        assert files == ["/dev/null", "/dev/null", str(house.error_log)]
+        assert house.pid_file.read_text() == f"{pid}\n"
+        assert house.pid_file.stat().st_mode & 0o777 == 0o644
+        for args in (["-k", "start"], []):
+            assert house.run(*args) == (0, f"httpd (pid {pid}) already running\n", "")
 
-    for word in ("start", ""):
-        done = house.run(*(["-k", word] if word else []))
-        assert (done.returncode, done.stdout) == (0, f"httpd (pid {pid}) already running\n")
-
-    old = children_of(pid)
-    for count, word in enumerate(("graceful", "restart"), 2):
-        done = house.run("-k", word)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        until(lambda: house.log.count("resuming normal operations") == count, f"after {word}")  # noqa: B023
-        all_gone(old, f"the children from before {word}")
         old = children_of(pid)
-        assert house.pid == pid and house.get() == b"hello\n"
-    command_lines = re.findall(r"\[core:notice\] .* AH00094: Command line: '(.*)'", house.log)
-    assert command_lines == [f"mpmkit httpd -f {house.file}"] * 3, "as httpd, without -k"
-
-    children = children_of(pid)
-    done = house.run("-k", "stop")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    all_gone([pid, *children], "parent and children")
-    assert not house.pid_file.exists() and "AH00096" in house.log
-    done = house.run("-k", "stop")
-    assert (done.returncode, done.stdout) == (0, "httpd (no pid file) not running\n")
+        for count, word in enumerate(("graceful", "restart"), 2):
+            house.do("-k", word)
+            house.starts(count)
+            all_gone(old, f"the children from before {word}")
+            old = children_of(pid)
+            assert house.pid == pid and house.get() == b"hello\n"
+        lines = re.findall(r"\[core:notice\] .* AH00094: Command line: '(.*)'", house.log)
+        assert lines == [f"mpmkit httpd -f {house.file}"] * 3, "as httpd, without -k"
+        house.do("-k", "stop")
+        all_gone([pid, *old], "parent and children")
+        assert not house.pid_file.exists() and "AH00096" in house.log
+        assert house.run("-k", "stop") == (0, "httpd (no pid file) not running\n", "")
 
 
 def test_a_graceful_stop_takes_the_pid_file_away_at_once(house):
-    pid = house.start()
-    with Client(house) as client:
+    with house.running() as pid, Client(house) as client:
         client.send(b"GET / HTTP/1.1\r\n")  # half a request: its worker waits
-        until(lambda: children_of(pid), "a child")
-        assert house.run("-k", "graceful-stop").returncode == 0
-        until(lambda: not house.pid_file.exists(), "the PidFile is gone")
+        poll_until(lambda: children_of(pid), "a child")
+        house.do("-k", "graceful-stop")
+        poll_until(lambda: not house.pid_file.exists(), "the PidFile is gone")
         assert alive(pid)
         client.send(b"Host: x\r\nConnection: close\r\n\r\n")
-        assert client.answer().status == 200
-    all_gone([pid], "the parent")
+        assert client.reply().status == 200
+        all_gone([pid], "the parent")
 
 
 def test_restart_and_graceful_start_a_server_that_is_not_there(house):
     for word in ("restart", "graceful"):
-        done = house.run("-k", word)
-        assert (done.returncode, done.stdout) == (0, "httpd not running, trying to start\n")
+        assert house.run("-k", word) == (0, "httpd not running, trying to start\n", "")
         pid = house.pid
-        assert house.run("-k", "stop").returncode == 0
+        house.do("-k", "stop")
         all_gone([pid], "the server")
 
 
 @pytest.mark.parametrize("word", ["graceful", "restart"])
 def test_a_bad_file_at_k_leaves_the_server_as_it_was(house, word):
-    pid = house.start()
-    before = house.log
-    house.write("event", "Nonsense 1")
-    done = house.run("-k", word)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert f"AH00526: Syntax error on line 6 of {house.file}:" in done.stderr
-    assert house.get() == b"hello\n" and house.log == before, "no signal was sent"
-    done = house.run("-k", "stop")  # httpd refuses this, too
-    assert done.returncode == 0 and "told to stop" in done.stderr
-    all_gone([pid], "the server")
+    with house.running() as pid:
+        before = house.log
+        house.write("Nonsense 1")
+        status, out, err = house.run("-k", word)
+        assert (status, out) == (1, "")
+        assert f"AH00526: Syntax error on line 6 of {house.file}:" in err
+        assert house.get() == b"hello\n" and house.log == before, "no signal was sent"
+        status, _, err = house.run("-k", "stop")  # httpd refuses this, too
+        assert status == 0 and "it is stopped" in err
+        all_gone([pid], "the server")
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
 def test_a_raw_signal_with_a_bad_file_is_survived_unless_httpds_way_is_wanted(house, number):
     for defines in ([], ["-D", "HTTPD_RAW_RESTART"]):
-        house.write("event")
-        pid = house.start(*defines)
-        children = children_of(pid)
-        house.write("event", "Nonsense 1")
-        os.kill(pid, number)
-        until(lambda: "AH00526: the new configuration is not used" in house.log, "it is logged")
-        if defines:
-            all_gone([pid, *children], "nobody serves any more")
-            assert house.pid == pid, "and the PidFile stays"
-        else:
-            assert house.get() == b"hello\n"
-            house.run("-k", "stop")
-            all_gone([pid], "the server")
-            (house.root / "logs" / "error_log").write_text("")
-    house.write("event")
-    assert house.run("-k", "stop").stdout == f"httpd (pid {pid}?) not running\n"
-    pid, stale = house.start(), pid
-    assert re.search(rf"\[core:warn\] .* AH00098: .* {stale}, ", house.log)
-    house.run("-k", "stop")
-    all_gone([pid], "the server")
+        house.write()
+        with house.running(*defines) as pid:
+            children = children_of(pid)
+            house.write("Nonsense 1")
+            os.kill(pid, number)
+            poll_until(
+                lambda: "AH00526: the new configuration is not used" in house.log, "it is logged"
+            )
+            if defines:
+                all_gone([pid, *children], "all processes")
+                assert house.pid == pid, "and the PidFile stays"
+            else:
+                assert house.get() == b"hello\n"
+        if not defines:
+            house.error_log.write_text("")
+    house.write()
+    assert house.run("-k", "stop") == (0, f"httpd (pid {pid}?) not running\n", "")
+    with house.running():
+        assert re.search(rf"\[core:warn\] .* AH00098: .* {pid}, ", house.log)
 
 
-def test_what_goes_wrong_is_told_before_the_terminal_is_left(house):
+def test_what_goes_wrong_is_said_before_the_terminal_is_left(house):
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", house.port))
         sock.listen()
-        done = house.run("-k", "start")
-    assert done.returncode == 1
-    lines = done.stderr.splitlines()
-    assert "AH00072" in lines[0] and f"127.0.0.1:{house.port}" in lines[0]
-    assert lines[-1] == "AH00015: Unable to open logs"
+        status, _, err = house.run("-k", "start")
+    first, *_, last = err.splitlines()
+    assert status == 1 and "AH00072" in first and f"127.0.0.1:{house.port}" in first
+    assert last == "AH00015: Unable to open logs"
     assert not house.pid_file.exists()
 
     for line, says in {
@@ -518,98 +512,113 @@ def test_what_goes_wrong_is_told_before_the_terminal_is_left(house):
         "ErrorLog no/such/dir/log": "(2)No such file or directory: AH02291: ErrorLog",
         "CustomLog no/such/dir/log common": "CustomLog",
     }.items():
-        done = house.run("-k", "start", "-c", line)
-        assert done.returncode == 1, line
-        assert done.stderr.startswith(says) or says in done.stderr.splitlines()[0], done.stderr
+        status, _, err = house.run("-k", "start", "-c", line)
+        assert status == 1 and says in err.splitlines()[0], (line, err)
 
 
 def test_without_a_listen_there_is_nothing_to_serve(house):
     house.file.write_text("LoadModule mpm_event_module x\nServerName x\n")
-    assert house.run("-t").returncode == 0
-    done = house.run("-k", "start")
-    assert done.returncode == 1
-    assert done.stderr.startswith("no listening sockets available, shutting down\nAH00015: ")
+    assert house.run("-t")[0] == 0
+    status, _, err = house.run("-k", "start")
+    assert status == 1
+    assert err.startswith("no listening sockets available, shutting down\nAH00015: ")
 
 
-@pytest.mark.parametrize("name", ["host", "host.example"])
-def test_a_machine_without_a_full_name_is_told_of(house, name, monkeypatch, capsys):
-    house.file.write_text("LoadModule mpm_event_module x\n")
-    monkeypatch.setattr(socket, "getfqdn", lambda: name)
-    status, _, err = called("-f", str(house.file), "-t", capsys=capsys)
-    assert status == 0
-    assert err.startswith("AH00558: httpd: ") is (name == "host")
-    status, _, err = called("-f", str(house.file), "-t", "-c", "ServerName x", capsys=capsys)
-    assert (status, err) == (0, "Syntax OK\n")
-
-
-@pytest.mark.parametrize("mpm", ["worker", "event"])
-def test_a_stack_size_that_cannot_be_is_told_and_done_without(mpm, tmp_path):
+@pytest.mark.parametrize("mpm", THREADED)
+def test_a_stack_size_that_cannot_be_is_a_warning(mpm, tmp_path):
     house = House(tmp_path, mpm)
-    house.write(mpm, "ThreadStackSize 5")
-    pid = house.start()
-    assert house.get() == b"hello\n"
+    house.write("ThreadStackSize 5")
+    with house.running():
+        assert house.get() == b"hello\n"
     number = {"worker": "AH02435", "event": "AH02436"}[mpm]
     assert re.search(rf"\[mpm_{mpm}:warn\] .* {number}: ThreadStackSize 5", house.log)
-    house.run("-k", "stop")
-    all_gone([pid], "the server")
 
 
 def test_threads_have_the_stack_that_is_asked_for(house):
-    house.write("event", "ThreadStackSize 786432", "ThreadsPerChild 2", "MaxRequestWorkers 2")
-    pid = house.start()
-    assert house.get() == b"hello\n"
-    (child,) = children_of(pid)
-    sizes = re.findall(r"^Size: +(\d+) kB$", Path(f"/proc/{child}/smaps").read_text(), re.M)
-    assert sizes.count("768") >= 3, "the listener's and two workers'"
-    house.run("-k", "stop")
-    all_gone([pid], "the server")
+    house.write("ThreadStackSize 786432", "ThreadsPerChild 2", "MaxRequestWorkers 2")
+    with house.running() as pid:
+        assert house.get() == b"hello\n"
+        (child,) = children_of(pid)
+        sizes = re.findall(r"^Size: +(\d+) kB$", Path(f"/proc/{child}/smaps").read_text(), re.M)
+        assert sizes.count("768") >= 3, "the listener's and two workers'"
 
 
-def test_one_address_twice_is_refused(house, capsys):
-    house.write("event", f"Listen 127.0.0.1:{house.port}")
-    status, _, err = called("-f", str(house.file), "-t", capsys=capsys)
-    assert status == 1 and "line 6" in err and "Listen" in err
+def test_a_graceful_restart_opens_the_logs_anew(house):
+    """What a log rotation needs: move the files away, then -k graceful."""
+    logs = house.root / "logs"
+    with house.running("-c", "CustomLog logs/access_log %U", "-c", "BufferedLogs On") as pid:
+        assert house.get() == b"hello\n"
+        for name in ("error_log", "access_log"):
+            (logs / name).rename(logs / f"{name}.1")
+        house.do("-k", "graceful")
+        poll_until(house.error_log.exists, "a new error log")
+        house.starts(1)
+        poll_until(lambda: (logs / "access_log.1").read_text() == "/\n", "the old child's line")
+        assert os.readlink(f"/proc/{pid}/fd/2") == str(house.error_log)
+        assert house.get() == b"hello\n"
+
+
+def test_restarts_leave_no_descriptors_open(house):
+    with house.running("-c", "CustomLog logs/access_log common") as pid:
+        counts = []
+        for count in range(2, 5):
+            os.kill(pid, signal.SIGUSR1)
+            poll_until(lambda: house.log.count("AH00094") == count, "a restart")  # noqa: B023
+            counts.append(len(os.listdir(f"/proc/{pid}/fd")))
+        assert counts[0] == counts[1] == counts[2]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has children that could be another user")
+@pytest.mark.parametrize(("lines", "warned"), [((), True), (("User nobody",), False)])
+def test_children_that_stay_root_are_a_warning(house, lines, warned):
+    house.write(*lines)
+    with house.running():
+        assert ("[unixd:warn]" in house.log) is warned
+
+
+def test_a_server_of_another_user_is_named(house, here, monkeypatch):
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with house.running() as pid:
+        with monkeypatch.context() as patch:
+            patch.setattr(httpd.os, "kill", refuse)
+            said = here("-k", "stop")
+        why = "takes no signals from us: it is another user's: be that user, or root"
+        assert said == (1, "", f"httpd: the server, process {pid}, {why}\n")
 
 
 # -- in the foreground ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("defines", "session"), [
-    (["-D", "FOREGROUND"], False), (["-D", "NO_DETACH"], True),
-])  # fmt: skip
-def test_without_a_process_of_its_own(house, defines, session):
-    process = subprocess.Popen(
-        command("httpd", "-f", str(house.file), *defines),
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    until(house.pid_file.exists, "the PidFile")
-    assert house.pid == process.pid
-    until(lambda: children_of(process.pid), "children")
-    assert house.get() == b"hello\n"
-    assert (os.getsid(process.pid) == process.pid) is session
-    process.terminate()
-    assert process.communicate(timeout=10)[1] == b"" and process.returncode == 0
-    assert not house.pid_file.exists()
+@pytest.mark.parametrize(("define", "session"), [("FOREGROUND", False), ("NO_DETACH", True)])
+def test_without_a_process_of_its_own(house, define, session):
+    with house.in_foreground("-D", define) as process:
+        poll_until(lambda: children_of(process.pid), "children")
+        assert house.get() == b"hello\n"
+        assert (os.getsid(process.pid) == process.pid) is session
+        process.terminate()
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_X_is_one_process_that_any_signal_ends(mpm, tmp_path):
     house = House(tmp_path, mpm)
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        process = subprocess.Popen(
-            command("httpd", "-f", str(house.file), "-X"),
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        until(house.pid_file.exists, "the PidFile")
-        assert house.get() == b"hello\n"
-        assert house.pid == process.pid and children_of(process.pid) == []
-        process.send_signal(number)
-        assert process.communicate(timeout=10)[1] == b"" and process.returncode == 0
-        assert not house.pid_file.exists()
+        with house.in_foreground("-X") as process:
+            assert house.get() == b"hello\n"
+            assert children_of(process.pid) == []
+            process.send_signal(number)
+
+
+def test_X_writes_its_buffered_lines(house):
+    log = ("-c", "CustomLog logs/access_log %U", "-c", "BufferedLogs On")
+    with house.in_foreground("-X", *log) as process:
+        # An answer comes before its line; but a connection's next answer comes after it. (Another
+        # connection's may not: this is event, with other threads.)
+        with Client(house) as client:
+            for close in (False, True):
+                assert client.send(request("/", close=close)).reply().body == b"hello\n"
+        process.terminate()
+    assert (house.root / "logs" / "access_log").read_text() in ("/\n", "/\n/\n")
 
 
 # -- the PidFile ----------------------------------------------------------------------------------
@@ -620,135 +629,59 @@ def test_a_pid_file_is_whole_or_not_there(tmp_path):
     assert pidfile.read(path) is None and pidfile.running(path) is None
     assert pidfile.write(path) is None
     assert (tmp_path / "x.pid").read_text() == f"{os.getpid()}\n"
-    assert [p.name for p in tmp_path.iterdir()] == ["x.pid"], "nothing is left beside it"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pid"], "there is no other file"
     assert pidfile.read(path) == os.getpid()
-    assert pidfile.running(path) is None, "this is us: nobody else runs"
+    assert pidfile.running(path) is None, "this is us: no other process runs"
     assert pidfile.remove(path) is True and pidfile.remove(path) is False
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "12x", "-5", "0", "1" * 80, "99999999999"])
-def test_a_broken_pid_file_is_an_error(tmp_path, house, text):
+def test_a_broken_pid_file_is_an_error(house, text):
     house.pid_file.write_text(text)
     with pytest.raises(PidFileError, match="holds no process id"):
         pidfile.read(str(house.pid_file))
 
 
-def test_a_broken_pid_file_stops_every_word(house):
+@pytest.mark.parametrize("word", ["start", "stop"])
+def test_a_broken_pid_file_stops_every_word(house, word):
     house.pid_file.write_text("nonsense\n")
-    for word in ("start", "stop"):
-        done = house.run("-k", word)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith(
-            f"AH00058: PidFile {house.pid_file} holds no process id\nAH00059"
-        )
+    status, out, err = house.run("-k", word)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"AH00058: PidFile {house.pid_file} holds no process id\nAH00059")
 
 
 def test_a_stale_pid_file_is_overwritten_and_a_stranger_is_left_alone(house):
-    stranger = subprocess.Popen(["sleep", "60"])
-    try:
+    with subprocess.Popen(["sleep", "60"]) as stranger:
         house.pid_file.write_text(f"{stranger.pid}\n")
-        done = house.run("-k", "stop")
-        assert done.stdout == f"httpd (pid {stranger.pid}?) not running\n"
+        not_running = f"httpd (pid {stranger.pid}?) not running\n"
+        assert house.run("-k", "stop") == (0, not_running, "")
         assert stranger.poll() is None
-        pid = house.start()
-        assert f"named process {stranger.pid}" in house.log
+        with house.running():
+            assert f"named process {stranger.pid}" in house.log
         assert stranger.poll() is None
-        house.run("-k", "stop")
-        all_gone([pid], "the server")
-    finally:
         stranger.kill()
-        stranger.wait()
 
 
 def test_another_servers_pid_file_is_not_removed(house):
-    pid = house.start()
-    house.pid_file.write_text("4194304\n")
-    os.kill(pid, signal.SIGTERM)
-    all_gone([pid], "the server")
+    with house.running() as pid:
+        house.pid_file.write_text("4194304\n")
+        os.kill(pid, signal.SIGTERM)
+        all_gone([pid], "the server")
     assert house.pid == 4194304
 
 
 def test_a_restart_moves_the_pid_file(house):
-    pid = house.start()
-    house.write("event", "PidFile logs/other.pid")
-    os.kill(pid, signal.SIGUSR1)
     other = house.root / "logs" / "other.pid"
-    until(lambda: other.exists() and not house.pid_file.exists(), "the other PidFile")
-    assert other.read_text() == f"{pid}\n"
-    assert house.run("-k", "stop").returncode == 0
-    all_gone([pid], "the server")
+    with house.running() as pid:
+        house.write("PidFile logs/other.pid")
+        os.kill(pid, signal.SIGUSR1)
+        poll_until(lambda: other.exists() and not house.pid_file.exists(), "the other PidFile")
+        assert other.read_text() == f"{pid}\n"
     assert not other.exists()
 
 
-def test_a_graceful_restart_opens_the_logs_anew(house):
-    """What a log rotation needs: move the files away, then -k graceful."""
-    pid = house.start("-c", "CustomLog logs/access_log %U", "-c", "BufferedLogs On")
-    logs = house.root / "logs"
-    assert house.get() == b"hello\n"
-    for name in ("error_log", "access_log"):
-        (logs / name).rename(logs / f"{name}.1")
-    assert house.run("-k", "graceful").returncode == 0
-    until((logs / "error_log").exists, "a new error log")
-    until(lambda: "resuming normal operations" in house.log, "the restart")
-    until(lambda: (logs / "access_log.1").read_text() == "/\n", "the old child's line")
-    assert os.readlink(f"/proc/{pid}/fd/2") == str(logs / "error_log")
-    assert house.get() == b"hello\n"
-    house.run("-k", "stop")
-    all_gone([pid], "the server")
+# -- what a whole file does -----------------------------------------------------------------------
 
-
-def test_X_writes_its_buffered_lines(house):
-    process = subprocess.Popen(
-        command(
-            "httpd",
-            "-f",
-            str(house.file),
-            "-X",
-            "-c",
-            "CustomLog logs/access_log %U",
-            "-c",
-            "BufferedLogs On",
-        ),
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-    )
-    until(house.pid_file.exists, "the PidFile")
-    # An answer comes before its line; but a connection's next answer comes after it. (Another
-    # connection's may not: this is event, with other threads.)
-    with Client(house) as client:
-        for close in (False, True):
-            assert client.send(request("/", close=close)).answer().body == b"hello\n"
-    process.terminate()
-    assert process.wait(10) == 0
-    assert (house.root / "logs" / "access_log").read_text() in ("/\n", "/\n/\n")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has children that could be somebody else")
-def test_children_that_stay_root_are_told_of(house):
-    for lines, told in ((), True), (("User nobody",), False):
-        house.write("event", *lines)
-        pid = house.start()
-        assert ("[unixd:warn]" in house.log) is told
-        house.run("-k", "stop")
-        all_gone([pid], "the server")
-        (house.root / "logs" / "error_log").unlink()
-
-
-def test_restarts_leave_no_descriptors_open(house):
-    pid = house.start("-c", "CustomLog logs/access_log common")
-    counts = []
-    for count in range(2, 5):
-        os.kill(pid, signal.SIGUSR1)
-        until(lambda: house.log.count("AH00094") == count, "a restart")  # noqa: B023
-        counts.append(len(os.listdir(f"/proc/{pid}/fd")))
-    assert counts[0] == counts[1] == counts[2]
-    house.run("-k", "stop")
-    all_gone([pid], "the server")
-
-
-# -- the files that the recorded httpd ran with ----------------------------------------------------
-
-RECORDED = Path(__file__).parent / "data" / "conf"
 STAMP = r"\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
 ASKED = r"127\.0\.0\.1 - - " + STAMP + r' "GET / HTTP/1\.1" 200 '
 LINES = {
@@ -760,21 +693,21 @@ LINES = {
 
 
 def recorded_house(tmp_path: Path, mpm: str) -> House:
-    """Those of tests/data/conf, but for the place that they are in."""
+    """The files that the recorded httpd ran with (tests/data/conf), but for the place they are in."""
     house = House(tmp_path, mpm)
     for name in ("conf", "run"):
         (tmp_path / name).mkdir()
-    for path in RECORDED.glob("*.conf"):
+    for path in (DATA / "conf").glob("*.conf"):
         text = path.read_text().replace("/srv/captures", str(tmp_path))
         if os.geteuid():
             text = re.sub(r"(?m)^(User|Group) .*\n", "", text)
         (tmp_path / "conf" / path.name).write_text(text)
     open_to_all(tmp_path)  # children become www-data
     house.file = tmp_path / "conf" / f"{mpm}.conf"
+    house.pid_file = tmp_path / "run" / f"{mpm}.pid"
     return house
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_recorded_httpds_file_serves(mpm, tmp_path, monkeypatch):
     try:
         pwd.getpwnam("www-data")
@@ -782,200 +715,34 @@ def test_a_recorded_httpds_file_serves(mpm, tmp_path, monkeypatch):
         pytest.skip("this machine has no user www-data")
     house = recorded_house(tmp_path, mpm)
     monkeypatch.setenv("PORT", str(house.port))
-    done = house.run("-k", "start")
-    assert (done.returncode, done.stderr) == (0, "")
-    pid = int((tmp_path / "run" / f"{mpm}.pid").read_text())
-    assert house.get() == b"hello\n"
-    children = children_of(pid)
-    assert len(children) == (3 if mpm == "prefork" else 2)
-    if os.geteuid() == 0:
-        until(
-            lambda: {Path(f"/proc/{child}").owner() for child in children} == {"www-data"},
-            "children are www-data",
-        )
-        assert Path(f"/proc/{pid}").owner() == "root"
-    for name, line in LINES.items():
-        log = tmp_path / "logs" / name
-        until(lambda: log.read_text().endswith("\n"), f"a line in {name}")  # noqa: B023
-        assert re.fullmatch(line, log.read_text().rstrip("\n")), log.read_text()
-    with Client(house) as client:
-        page = client.send(request("/server-status?auto", close=True)).answer()
-    assert f"ServerMPM: {mpm}\n" in page.body.decode()
-    assert house.run("-k", "stop").returncode == 0
-    all_gone([pid, *children], "the server")
+    with house.running() as pid:
+        assert house.get() == b"hello\n"
+        children = children_of(pid)
+        assert len(children) == (3 if mpm == "prefork" else 2)
+        if os.geteuid() == 0:
+            poll_until(
+                lambda: {Path(f"/proc/{child}").owner() for child in children} == {"www-data"},
+                "children are www-data",
+            )
+            assert Path(f"/proc/{pid}").owner() == "root"
+        for name, line in LINES.items():
+            log = tmp_path / "logs" / name
+            poll_until(lambda: log.read_text().endswith("\n"), f"a line in {name}")  # noqa: B023
+            assert re.fullmatch(line, log.read_text().rstrip("\n")), log.read_text()
+        assert f"ServerMPM: {mpm}\n" in house.get("/server-status?auto").decode()
     log = (tmp_path / "logs" / f"error-{mpm}.log").read_text()
     assert f"[mpm_{mpm}:notice]" in log and ":error]" not in log and ":warn]" not in log
 
 
-# -- beside the real one --------------------------------------------------------------------------
-
-HTTPD = shutil.which("apache2", path="/usr/sbin:/usr/bin:" + os.environ.get("PATH", ""))
-MODULES = Path("/usr/lib/apache2/modules")
-
-REQTIMEOUT = f"LoadModule reqtimeout_module {MODULES}/mod_reqtimeout.so"
-
-# Command lines whose exit status, and shape of output, must be the same.
-SAME = {
-    "a right file": ["-t"],
-    "a word too many": ["-t", "word"],
-    "no such option": ["-q"],
-    "no such word": ["-k", "bogus"],
-    "two words": ["-k", "start", "-k", "stop"],
-    "no such level": ["-e", "loud", "-t"],
-    "help": ["-h"],
-    "modules": ["-M"],
-    "settings": ["-S"],
-    "files": ["-t", "-D", "DUMP_INCLUDES"],
-    "a directive that is none": ["-t", "-c", "Nonsense 1"],
-    "no document root": ["-t", "-c", "DocumentRoot /does/not/exist"],
-    "no document root, and no matter": ["-t", "-T", "-c", "DocumentRoot /does/not/exist"],
-    "no listening port": ["-t", "-c", "Listen 99999"],
-    "a corrected number": ["-t", "-c", "ThreadsPerChild 0"],
-    "not running": ["-k", "stop"],
-    "not running, gracefully": ["-k", "graceful-stop"],
-    "no directory for the log": ["-t", "-c", "ErrorLog no/such/dir/log"],
-    "no format for the log": ["-t", "-c", "CustomLog logs/x"],
-    "a rate of nought": ["-t", "-C", REQTIMEOUT, "-c", "RequestReadTimeout header=10,MinRate=0"],
-    "a bad file, and stop": ["-k", "stop", "-c", "Nonsense 1"],
-}
-
-
-@pytest.fixture
-def both(tmp_path):
-    """A command for each: ours, and the real httpd with the same file."""
-    if HTTPD is None or not (MODULES / "mod_mpm_event.so").exists():
-        pytest.skip("the real httpd is not installed (Debian: apache2)")
-    house = House(tmp_path)
-    user = ["User www-data", "Group www-data"] if os.geteuid() == 0 else []
-    house.file.write_text(
-        "\n".join(
-            [
-                f"LoadModule mpm_event_module {MODULES}/mod_mpm_event.so",
-                f"LoadModule authz_core_module {MODULES}/mod_authz_core.so",
-                f'ServerRoot "{tmp_path}"',
-                "ServerName lab.example",
-                "PidFile logs/httpd.pid",
-                f"Listen 127.0.0.1:{house.port}",
-                "ErrorLog logs/error_log",
-                "DefaultRuntimeDir logs",
-                "DocumentRoot htdocs",
-                *user,
-                "",
-            ]
-        )
-    )
-
-    def run(*args: str) -> dict[str, tuple[int, list[str], list[str]]]:
-        answers = {}
-        programs = {"ours": [sys.executable, "-m", "mpmkit", "httpd"], "httpd": [HTTPD]}
-        for who, program in programs.items():
-            done = subprocess.run(
-                [*program, "-f", str(house.file), *args],
-                capture_output=True,
-                text=True,
-                timeout=20,
-                env=environment(),
-                stdin=subprocess.DEVNULL,
-            )
-            answers[who] = (done.returncode, shape(done.stdout), shape(done.stderr))
-        return answers
-
-    run.house = house
-    return run
-
-
-def shape(text: str) -> list[str]:
-    """What of the output is the same: the beginnings of lines, and not our wording."""
-    lines = []
-    for line in text.splitlines():
-        if "watchdog" in line or re.match(r" \w+_module \(static\)", line):
-            continue  # what one of them has built in
-        line = re.sub(r"^(\S*apache2|httpd): ", "NAME: ", line)
-        if line.startswith("Usage:"):
-            return [*lines, "Usage:"]
-        number = r"((?:\(\d+\)[^:]+: )?AH\d+: (?:WARNING: |Syntax error on line \d+ of .*)?)"
-        key = r"(Mutex default|PidFile|User|Group|Define: \w+)"
-        if found := re.match(number, line) or re.match(key, line):
-            lines.append(found[1])
-            continue
-        if lines and lines[-1].startswith("AH00526: Syntax"):
-            continue  # the sentence below
-        lines.append(line)
-    return lines
-
-
-@pytest.mark.rival
-@pytest.mark.parametrize("what", SAME)
-def test_httpd_says_the_same(both, what):
-    answers = both(*SAME[what])
-    if what == "a bad file, and stop":  # nobody runs: both refuse
-        assert answers["ours"][0] == answers["httpd"][0] == 1
-    assert answers["ours"] == answers["httpd"]
-
-
-@pytest.mark.rival
-def test_httpd_says_the_same_of_its_own_life(both):
-    """One after the other on the same port: each word, its exit status and what it prints."""
-    house = both.house
-    told = {}
-    programs = {"ours": [sys.executable, "-m", "mpmkit", "httpd"], "httpd": [HTTPD]}
-    for who, program in programs.items():
-        said = []
-
-        def run(*args, program=program, said=said):
-            done = subprocess.run(
-                [*program, "-f", str(house.file), *args],
-                capture_output=True,
-                text=True,
-                timeout=20,
-                env=environment(),
-                stdin=subprocess.DEVNULL,
-            )
-            # httpd says "trying to start" twice
-            numbers = list(dict.fromkeys(re.sub(r"\d{3,}", "N", done.stdout).splitlines()))
-            said.append((args, done.returncode, numbers, shape(done.stderr)))
-
-        run("-k", "restart")
-        until(house.pid_file.exists, "the PidFile")
-        pid = house.pid
-        until(lambda: children_of(pid), "children")  # noqa: B023
-        run("-k", "start")
-        run()
-        run("-k", "graceful")
-        run("-k", "graceful", "-c", "Nonsense 1")
-        until(lambda: "graceful restart" in house.log.lower(), "the restart")
-        run("-k", "stop")
-        all_gone([pid], "the server", 15)
-        until(lambda: not house.pid_file.exists(), "the PidFile is gone")
-        house.pid_file.write_text("4194304\n")
-        run("-k", "stop")
-        house.pid_file.write_text("nonsense\n")
-        run("-k", "start")
-        house.pid_file.unlink()
-        told[who] = [(args, code, out) for args, code, out, _ in said]
-        (house.root / "logs" / "error_log").unlink()
-    assert told["ours"] == told["httpd"]
-
-
-# -- what a whole file does -----------------------------------------------------------------------
-
-
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
 def test_a_listen_without_an_address_is_for_both_kinds(mpm, tmp_path):
-    """One socket; an IPv4 client is told by its IPv4 address, in the log and to Require local."""
+    """One socket; an IPv4 client has its IPv4 address, in the log and for Require local."""
     house = House(tmp_path, mpm)
-    house.write(
-        mpm,
-        r'LogFormat "%a %A %p %s" ends',
-        "CustomLog logs/access_log ends",
-        "<Location />",
-        "Require local",
-        "</Location>",
-    )
+    log = ('LogFormat "%a %A %p %s" ends', "CustomLog logs/access_log ends")
+    house.write(*log, "<Location />", "Require local", "</Location>")
     port = house.port
     text = house.file.read_text()
     house.file.write_text(text.replace("Listen 127.0.0.1:", "Listen ") + f"Listen 0.0.0.0:{port}\n")
-    house.start()
 
     def ask() -> None:
         for host in ("127.0.0.1", "::1"):
@@ -983,64 +750,54 @@ def test_a_listen_without_an_address_is_for_both_kinds(mpm, tmp_path):
                 client.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 assert b" 200 " in client.recv(4096)
 
-    ask()
-    pid = house.pid
-    assert house.run("-k", "graceful").returncode == 0
-    until(lambda: house.log.count("resuming normal operations") == 2, "a restart")
-    ask()
-    log = house.root / "logs" / "access_log"
-    lines = until(lambda: len(found := log.read_text().splitlines()) == 4 and found, "four lines")
-    assert sorted(lines) == [f"127.0.0.1 127.0.0.1 {port} 200"] * 2 + [f"::1 ::1 {port} 200"] * 2
-    assert house.run("-k", "stop").returncode == 0
-    until(lambda: not alive(pid), "its end")
+    with house.running():
+        ask()
+        house.do("-k", "graceful")
+        house.starts(2)
+        ask()
+        lines = house.root / "logs" / "access_log"
+        found = poll_until(
+            lambda: len(f := lines.read_text().splitlines()) == 4 and f, "four lines"
+        )
+    assert sorted(found) == [f"127.0.0.1 127.0.0.1 {port} 200"] * 2 + [f"::1 ::1 {port} 200"] * 2
 
 
-def test_what_is_forbidden_is_told_as_an_error(house):
+def test_what_is_forbidden_is_logged_as_an_error(house):
     """By httpd's ids: Require, and a directory without an index where mod_autoindex is loaded."""
-    (house.root / "htdocs" / "docs").mkdir()
-    house.write(
-        "event",
-        "LoadModule autoindex_module modules/mod_autoindex.so",
-        "<Files index.html>",
-        "Require all denied",
-        "</Files>",
-    )
-    pid = house.start()
-    for path in ("/index.html", "/docs/"):
-        with Client(house) as client:
-            assert client.send(request(path, close=True)).answer().status == 403
     htdocs = house.root / "htdocs"
-    assert re.search(rf"\[authz_core:error\] .* AH01630: .*{htdocs}/index\.html\n", house.log)
-    assert re.search(rf"\[autoindex:error\] .* AH01276: .*{htdocs}/docs/", house.log)
-    house.write("event")
-    assert house.run("-k", "graceful").returncode == 0
-    until(lambda: house.log.count("resuming normal operations") == 2, "a restart")
-    with Client(house) as client:
-        assert client.send(request("/docs/", close=True)).answer().status == 404
-    assert house.run("-k", "stop").returncode == 0
-    until(lambda: not alive(pid), "its end")
+    (htdocs / "docs").mkdir()
+    autoindex = "LoadModule autoindex_module modules/mod_autoindex.so"
+    house.write(autoindex, "<Files index.html>", "Require all denied", "</Files>")
+    with house.running():
+        for path in ("/index.html", "/docs/"):
+            assert get(house, path).status == 403
+        assert re.search(rf"\[authz_core:error\] .* AH01630: .*{htdocs}/index\.html\n", house.log)
+        assert re.search(rf"\[autoindex:error\] .* AH01276: .*{htdocs}/docs/", house.log)
+        house.write()
+        house.do("-k", "graceful")
+        house.starts(2)
+        assert get(house, "/docs/").status == 404
 
 
-def test_a_server_of_another_user_is_named(house, capsys, monkeypatch):
-    def refuse(pid: int, number: int) -> None:
-        raise PermissionError(1, "Operation not permitted")
+# -- alongside the real one -----------------------------------------------------------------------
 
-    pid = house.start()
-    with monkeypatch.context() as patch:
-        patch.setattr(httpd.os, "kill", refuse)
-        status, out, err = called("-f", str(house.file), "-k", "stop", capsys=capsys)
-    assert (status, out) == (1, "")
-    assert err == (
-        f"httpd: the server, process {pid}, takes no signals from us: "
-        "it is another user's: be that user, or root\n"
-    )
-    assert house.run("-k", "stop").returncode == 0
-    until(lambda: not alive(pid), "its end")
+try:
+    WHY_NOT = "" if find_httpd() else "no httpd"
+except NotInstalled as error:
+    WHY_NOT = str(error)
+with_httpd = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there is an httpd")
 
 
-def test_a_file_that_may_not_be_read(house, capsys, monkeypatch):
-    """One message, and no other mistakes of a file that nobody has read."""
-    monkeypatch.setattr(httpd.os, "access", lambda *args, **options: False)  # root may read all
-    status, out, err = called("-f", str(house.file), "-t", capsys=capsys)
-    assert (status, out) == (1, "")
-    assert err == f"httpd: Could not open configuration file {house.file}: Permission denied\n"
+@pytest.mark.rival
+@with_httpd
+@pytest.mark.parametrize("what", compare_cli.CASES)
+def test_httpd_says_the_same(what, tmp_path):
+    rows = compare_cli.rows(tmp_path, (what,))
+    assert rows and not unexplained(rows)
+
+
+@pytest.mark.rival
+@with_httpd
+def test_httpd_says_the_same_of_its_own_life(tmp_path):
+    rows = compare_cli.life_rows(tmp_path)
+    assert rows and not unexplained(rows)

@@ -6,8 +6,7 @@ import math
 import statistics
 
 import pytest
-from test_memory import rows as memory_rows
-from test_records import SWEEP
+from experiments import memory_rows, recorded_row
 
 from mpmkit.lab import figures, tables, theme
 from mpmkit.measure import records
@@ -22,10 +21,7 @@ def frame():
             *memory_rows("event", cost=100),
             *memory_rows("event", "idle", cost=3),
             *memory_rows("event", cost=50, server="httpd"),
-            *(
-                {**row, "mpm": None}
-                for row in memory_rows("event", "idle", cost=2, server="uvicorn")
-            ),
+            *memory_rows(None, "idle", cost=2, server="uvicorn"),
         ],
         "memory",
     )
@@ -37,23 +33,11 @@ def table(**values) -> SweepTable:
     for mpm in ("worker", "event"):
         for threads in (5, 25):
             for users, rate in ((10, 1000.0), (20, 2000.0), (40, 2100.0), (80, 2150.0)):
-                made.append(
-                    records.check(
-                        {
-                            **SWEEP,
-                            "mpm": mpm,
-                            "users": users,
-                            "requests": round(rate * 2),
-                            "failures": 0,
-                            "errors": "{}",
-                            "qps": rate,
-                            "duration_s": 2.0,
-                            "generator_bound": users == 80,
-                            "point": f'{{"ThreadsPerChild": {threads}, "users": {users}}}',
-                            **values,
-                        }
-                    )
-                )
+                answered = {"requests": round(rate * 2), "failures": 0, "errors": "{}"}
+                load = {"qps": rate, "duration_s": 2.0, "generator_bound": users == 80}
+                point = f'{{"ThreadsPerChild": {threads}, "users": {users}}}'
+                where = {"mpm": mpm, "users": users, "point": point, "generator_starved": False}
+                made.append(recorded_row("sweep", **where, **answered, **load, **values))
     return SweepTable(made, ("ThreadsPerChild", "users"))
 
 
@@ -152,14 +136,14 @@ def test_memory_as_a_table(frame):
 
 def test_ours_beside_the_real_httpd():
     import mpmkit
-    from mpmkit.measure.published import published
+    from mpmkit.measure import published
     from mpmkit.measure.qps_table import QpsTable
 
     def table(name):
         rows = (
             mpmkit.recorded(name).astype(object).where(lambda f: f.notna(), None).to_dict("records")
         )
-        return QpsTable(rows, published())
+        return QpsTable(rows, published.figures())
 
     rivals = table("qps-demo")
     made = tables.beside(rivals)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.bench import FREE, Cell
+from benchmarks.ratios import Comparison
+from benchmarks.works import FREE
 from docs._tools import readme_figures
 from mpmkit.config.directives import MPMS
 from mpmkit.lab.figures import alt_text
@@ -14,7 +15,8 @@ from mpmkit.measure.records import Machine
 
 
 def cell(work: str, mpm: str, median: float, *, rival: str = "httpd", target: float | None = 1.2):
-    return Cell(mpm, work, rival, 5, median, median - 0.2, median + 0.3, 1, 1, 1, 1, 0, 0, target)
+    low, high = median - 0.2, median + 0.3
+    return Comparison(mpm, work, rival, 5, median, low, high, 1, 1, 1, 1, 0, 0, target)
 
 
 def test_each_cell_is_a_marker_a_range_and_a_target():

@@ -10,8 +10,8 @@ import pytest
 
 from mpmkit.lab import figures, progress, tables, theme
 from mpmkit.lab.machine_caveats import not_headline
-from mpmkit.measure import records
-from mpmkit.measure.published import PAGES, SCRIPTS, published
+from mpmkit.measure import published, records
+from mpmkit.measure.published import PAGES, SCRIPTS
 from mpmkit.measure.qps_table import QpsTable
 
 # Machado, Oliveira, Fernandes 2009, severity 1.0, on linear RGB: what the three kinds of colour
@@ -120,7 +120,7 @@ def qps_table(rounds, *, kinds=("static", "script"), server="mpmkit") -> QpsTabl
         for mpm, values in rounds.items()
         for number, qps in enumerate(values, 1)
     ]
-    return QpsTable(rows, published())
+    return QpsTable(rows, published.figures())
 
 
 THREE = {"prefork": [90, 100, 110], "worker": [130, 120, 125], "event": [105, 95, 115]}
@@ -172,19 +172,6 @@ def test_a_rival_stands_beside_in_grey():
     (bar,) = bars(figures.qps_bars(table.summary()), "event, httpd")
     assert (bar.y[0], bar.marker.color) == (85, theme.OTHERS["httpd"])
     assert "grey: httpd" in figures.qps_bars(table.summary()).layout.title.text
-
-
-def test_rivals_without_an_mpm_have_bars_of_their_own():
-    table = qps_table(THREE)
-    rows = qps_table({"event": [210, 200, 220]}, kinds=("static",), server="nginx").records
-    table.records += [{**row, "mpm": None} for row in rows]
-    figure = figures.rival_bars(table.others())
-    bar = figure.data[0]
-    assert (bar.y[0], bar.text, bar.x[0]) == (210, ("210",), "nginx<br><sup>2.00 x event</sup>")
-    assert (bar.error_y.array[0], bar.error_y.arrayminus[0]) == (10, 10)
-    assert figures.alt_text(figure).endswith("static page: nginx 210 (2.00 x event).")
-    with pytest.raises(ValueError, match="no other servers"):
-        figures.rival_bars(qps_table(THREE).others())
 
 
 def test_each_way_to_run_a_script_has_a_title():
@@ -239,7 +226,7 @@ def test_a_figure_becomes_a_picture(tmp_path):
 
 
 def test_no_browser_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("docs._tools.render.find_browser", lambda: None)
+    monkeypatch.setattr("mpmkit.lab.plots.find_browser", lambda: None)
     with pytest.raises(RuntimeError, match="apt install chromium"):
         figures.save(figures.qps_bars(qps_table(THREE).summary()), tmp_path / "bars")
 
@@ -258,12 +245,12 @@ def test_a_table_that_was_not_measured_is_refused():
     with pytest.raises(ValueError, match=r"no row of kind 'script' .* there are static, on mpmkit"):
         tables.qps(qps_table(THREE, kinds=("static",)), "script")
     with pytest.raises(ValueError, match="there are none"):
-        tables.qps(QpsTable([], published()), "static")
+        tables.qps(QpsTable([], published.figures()), "static")
 
 
 def test_pairs_tell_noise_from_difference():
-    table = qps_table(THREE)
-    frame = tables.pairs(table.verdict("static"))
+    rounds = {"prefork": [90, 100, 110], "event": [100, 95, 120], "worker": [150, 145, 185]}
+    frame = tables.pairs(qps_table(rounds).verdict("static"))
     assert list(frame.index) == ["worker / event", "event / prefork"]
     assert list(frame["same winner"]) == ["yes", "yes"]
     assert list(frame["beyond the noise"]) == ["yes", "no"]
@@ -301,56 +288,31 @@ def test_a_small_machine_says_what_not_to_quote(cores, limit, memory, said):
     told = not_headline(here)
     assert said in told and bool(told) == bool(said)
     assert ("requests per second" in told) == (min(cores, limit or cores) < 2)
-    assert ("Trust" in told) == bool(said) == ("mind" in tables.machine(here).index)
+    assert ("Trust" in told) == bool(said) == ("caveat" in tables.machine(here).index)
 
 
 # ---------------------------------------------------------------- progress
 
 
 @dataclass
-class Told:
+class Done:
     share: float
-    row: dict | None = None
 
     def __str__(self) -> str:
-        return f"at {self.share:.0%}"
+        return f"cell at {self.share:.0%}"
 
 
-def test_text_progress_prints_a_line_a_finished_cell(capsys):
-    show = progress.Progress(mode="text")
-    for told in (Told(0.1), Told(0.5, {"qps": 1.0}), Told(0.7), Told(1.0, {"qps": 2.0})):
-        show(told)
-    assert capsys.readouterr().out == "at 50%\nat 100%\n"
-    assert (show.mode, show.share) == ("text", 1.0)
+def test_progress_of_a_table_shows_its_share_and_its_words(capsys):
+    show = progress.Progress()
+    for share in (0.1, 0.5, 1.0):
+        show(Done(share))
+    assert (show.share, show.text) == (1.0, "cell at 100%")
+    shown = capsys.readouterr().err.split("\r")
+    assert any(" 50% |" in line and "cell at 50%" in line for line in shown), shown
 
 
-def test_text_progress_of_a_load_prints_tenths(capsys):
-    show = progress.Progress(total=1000, mode="text")
-    for done in range(0, 1001, 40):
-        show(done, done / 500)
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 10 and lines[0].startswith(" 12%") and lines[-1].startswith("100%")
-
-
-def test_a_load_without_a_total_shows_what_is_done(capsys):
-    show = progress.Progress(mode="text")
-    show(5000, 2.5)
-    assert (show.share, show.text) == (0.0, "5,000 requests in 2.5 s")
-
-
-def test_a_bar_is_set_not_printed(capsys, monkeypatch):
-    monkeypatch.setattr("IPython.display.display", lambda *shown: None)
-    show = progress.Progress(mode="bar")
-    show(Told(0.25))
-    assert (show.mode, show._bar.value, show._label.value) == ("bar", 0.25, "at 25%")
-    show(Told(1.0, {"qps": 1.0}))
-    assert show._bar.bar_style == "success"
-    assert capsys.readouterr().out == ""
-
-
-def test_outside_a_notebook_progress_is_text(monkeypatch):
-    monkeypatch.delenv("MPMKIT_PROGRESS", raising=False)
-    assert progress.Progress().mode == "text"
-    monkeypatch.setenv("MPMKIT_PROGRESS", "loud")
-    with pytest.raises(ValueError, match="choose auto, bar, text"):
-        progress.Progress()
+@pytest.mark.parametrize("total, share", [(1000, 0.5), (400, 1.0), (None, 0.0)])
+def test_progress_of_a_load_counts_its_requests(total, share):
+    show = progress.Progress(total=total)
+    show(500, 2.5)
+    assert (show.share, show.text) == (share, "500 requests in 2.5 s")

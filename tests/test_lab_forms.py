@@ -148,7 +148,7 @@ def test_a_word_that_httpd_reads_as_another_number_is_reported(name, word, numbe
     form = DirectiveForm("worker")
     form.set(name, word)
     one = fields(form)[name]
-    assert one.hints == (f'"{word}" is no whole number: httpd reads {number}',)
+    assert one.hints == (f'"{word}" is not a whole number: httpd reads {number}',)
     assert one.effective == number and not one.refused
     for good in ("60", " 7 ", "-0", "+3"):
         form.set("Timeout", good)

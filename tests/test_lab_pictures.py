@@ -11,8 +11,8 @@ from helpers import notebook_helpers
 
 import mpmkit
 from mpmkit import lab
-from mpmkit.lab import diagram, figures, replay, theme, timeline
-from mpmkit.lab.watcher import Event, Picture, Recording, Sample
+from mpmkit.lab import diagram, figures, replay, theme
+from mpmkit.measure.recording import Event, Recording, Sample, ScoreboardSnapshot
 from mpmkit.measure.records import RecordError
 from mpmkit.policy.states import CONNECTION_NAMES, LETTERS, PATHS, TRANSITIONS
 
@@ -59,7 +59,7 @@ def test_connection_states_have_every_arrow_of_the_table(mpm):
 
 
 def test_a_scoreboard_has_a_cell_for_each_worker():
-    picture = Picture("noon", 1.0, "event", ((0, "__WK", 7), (3, "R_..", 0)))
+    picture = lab.Picture("noon", 1.0, "event", ((0, "__WK", 7), (3, "R_..", 0)))
     svg = diagram.scoreboard(picture)
     cells = ElementTree.fromstring(svg.text).findall(f"{NS}rect[@width='16']")
     assert len(cells) == 8
@@ -87,19 +87,20 @@ def test_letters_have_colours_that_can_be_told_apart():
 
 def recording(mpm="event", n=5) -> Recording:
     nan = math.nan
-    samples = tuple(
+    samples = [
         Sample(
             t=float(i),
             processes=i,
-            threads=4 * i,
+            workers=4 * i,
             idle=2 * i,
             busy=2 * i,
+            waiting=nan,
+            parked=i,
+            threads=4 * i,
             reading=0,
             writing=0,
-            keep_alive=i,
-            parked=0,
             closing=0,
-            queue=nan,
+            without_thread=0,
             generation=0,
             accesses=0,
             qps=nan,
@@ -107,12 +108,12 @@ def recording(mpm="event", n=5) -> Recording:
             pss_mb=10.0,
         )
         for i in range(n)
-    )
+    ]
     return Recording(
         mpm,
         samples,
-        (Event(1.5, "note", "load"), Event(2.0, "forked", "forked 2")),
-        (Picture("now", 1.0, mpm, ((0, "_W", 1),)),),
+        [Event(1.5, "note", "load"), Event(2.0, "forked", "forked 2")],
+        [ScoreboardSnapshot("now", 1.0, mpm, ((0, "_W", 1),))],
     )
 
 
@@ -138,9 +139,9 @@ def test_several_runs_lie_over_one_another_in_their_colours():
 
 def test_what_cannot_be_drawn_is_said():
     with pytest.raises(ValueError, match="no strip speed; there are processes"):
-        timeline.timeline(recording(), "speed")
+        lab.timeline(recording(), "speed")
     with pytest.raises(ValueError, match="without samples"):
-        timeline.timeline(recording(n=0))
+        lab.timeline(recording(n=0))
 
 
 # ---------------------------------------------------------------- recordings
@@ -168,7 +169,7 @@ def test_what_was_recorded_comes_back_and_says_so(shelf, monkeypatch, capsys):
     again = lab.measured_or_recorded("demo", lambda: pytest.fail("it was measured"))
     assert again["waits"] == first["waits"] and again["none"] is None and again["text"] == "é"
     assert again["run"].column("processes") == first["run"].column("processes")
-    assert again["run"].picture("now") == first["run"].picture("now")
+    assert again["run"].snapshot("now") == first["run"].snapshot("now")
     assert math.isnan(again["run"].samples[0].qps)
     said = capsys.readouterr().out
     assert said.startswith("RECORDED on 20") and "MPMKIT_REPLAY=1" in said and "cores" in said
@@ -179,7 +180,7 @@ def test_without_a_recording_the_mend_is_named(shelf, monkeypatch):
     with pytest.raises(RecordError, match=r"no recording demo\.json; set MPMKIT_REPLAY=0"):
         lab.measured_or_recorded("demo", measured)
     (shelf / "demo.json").write_text('{"value": 1}')
-    with pytest.raises(RecordError, match=r"demo.json is no recording"):
+    with pytest.raises(RecordError, match=r"demo.json is not a recording"):
         lab.measured_or_recorded("demo", measured)
 
 

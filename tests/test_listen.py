@@ -14,9 +14,12 @@ import threading
 from contextlib import ExitStack, closing
 
 import pytest
-from servers import DATA, bound, poll_until
+from support.files import DATA
+from support.servers import bound
+from support.waiting import poll_until
 
-from mpmkit.config.directives import check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.keywords import from_keywords
 from mpmkit.server.listen import (
     Acceptor,
     Listener,
@@ -65,7 +68,7 @@ def opened():
 # -- bind -----------------------------------------------------------------------------------------
 
 
-def test_a_port_that_is_taken_names_the_port_and_the_mend():
+def test_a_port_that_is_taken_names_the_port_and_the_remedy():
     with closing(bind("127.0.0.1", 0)) as sock:
         sock.listen()
         port = sock.getsockname()[1]
@@ -73,14 +76,12 @@ def test_a_port_that_is_taken_names_the_port_and_the_mend():
             bind("127.0.0.1", port)
 
 
-def test_an_address_that_is_not_here():
-    with pytest.raises(ListenError, match="no such address"):
-        bind("192.0.2.1", 0)
-
-
-def test_a_name_that_is_none():
-    with pytest.raises(ListenError, match=r"nowhere\.invalid"):
-        bind("nowhere.invalid", 0)
+@pytest.mark.parametrize("host, said", [
+    ("192.0.2.1", "no such address"), ("nowhere.invalid", r"nowhere\.invalid"),
+])  # fmt: skip
+def test_addresses_that_cannot_be_bound(host, said):
+    with pytest.raises(ListenError, match=said):
+        bind(host, 0)
 
 
 def test_if_one_listen_fails_none_stays_open():
@@ -130,10 +131,9 @@ def test_how_long_the_first_bytes_may_take(named, seconds):
     assert first_timeout(directives(**named)) == seconds
 
 
-@pytest.mark.parametrize(
-    "seconds, expected",
-    [(1, (1, 0)), (0.7, (0, 700_000)), (1.5, (1, 500_000)), (0, (0, 1)), (60, (60, 0))],
-)
+@pytest.mark.parametrize("seconds, expected", [
+    (1, (1, 0)), (0.7, (0, 700_000)), (1.5, (1, 500_000)), (0, (0, 1)), (60, (60, 0)),
+])  # fmt: skip
 def test_timeval(seconds, expected):
     assert struct.unpack("ll", timeval(seconds)) == expected
 
@@ -141,12 +141,10 @@ def test_timeval(seconds, expected):
 @pytest.mark.parametrize(
     "host, url",
     [
-        ("127.0.0.1", "http://127.0.0.1:{}"),
-        ("0.0.0.0", "http://127.0.0.1:{}"),
-        ("::1", "http://[::1]:{}"),
-        ("::", "http://127.0.0.1:{}"),
+        ("127.0.0.1", "http://127.0.0.1:{}"), ("0.0.0.0", "http://127.0.0.1:{}"),
+        ("::1", "http://[::1]:{}"), ("::", "http://127.0.0.1:{}"),
     ],
-)
+)  # fmt: skip
 def test_the_url_is_one_that_a_client_here_can_use(host, url):
     if ":" in host and not ipv6():
         pytest.skip("no IPv6 on this machine")
@@ -211,10 +209,15 @@ def test_what_can_t_be_inherited():
 
 @pytest.fixture
 def listening(opened):
-    """Two listening sockets, a pipe's ends, and an acceptor for all."""
+    """Two listening sockets, an end of a pipe, and a function for acceptors that wait at its other end."""
     listeners = opened(directives(*(f"127.0.0.1:{free_port()}" for _ in range(2))))
     read, write = os.pipe()
-    yield listeners, write, read
+    with ExitStack() as stack:
+        yield (
+            listeners,
+            write,
+            lambda count: stack.enter_context(closing(Acceptor(listeners[:count], read))),
+        )
     for fd in (read, write):
         try:
             os.close(fd)
@@ -224,67 +227,64 @@ def listening(opened):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_connection_is_accepted(listening, count):
-    listeners, _, other = listening
-    acceptor = Acceptor(listeners[:count], other)
+    listeners, _, acceptor_for = listening
+    acceptor = acceptor_for(count)
     for listener in listeners[:count] * 2:
         with socket.create_connection(listener.getsockname()) as client:
             sock, peer = acceptor.accept()
             assert peer == client.getsockname()
             sock.close()
-    acceptor.close()
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_other_descriptor_ends_the_wait(listening, count):
-    listeners, write, other = listening
-    acceptor = Acceptor(listeners[:count], other)
+    _, write, acceptor_for = listening
+    acceptor = acceptor_for(count)
     found = []
     thread = threading.Thread(target=lambda: found.append(acceptor.accept()))
     thread.start()
     os.write(write, b"!")
     thread.join(10)
     assert found == [None]
-    os.read(other, 1)
     os.close(write)  # end of file ends it, too
     assert acceptor.accept() is None
-    acceptor.close()
+
+
+def accepted(acceptor: Acceptor, count: int) -> list[int]:
+    """The ports of the next connections."""
+    ports = []
+    for _ in range(count):
+        sock, _ = acceptor.accept()
+        ports.append(sock.getsockname()[1])
+        sock.close()
+    return ports
 
 
 def test_waiting_connections_come_before_the_other_descriptor(listening):
-    """The kernel told only us of them: to leave with them unaccepted would leave them waiting."""
-    listeners, write, other = listening
-    acceptor = Acceptor(listeners[:1], other)
+    """The kernel woke only this process for them: if it left, they would wait."""
+    listeners, write, acceptor_for = listening
+    acceptor = acceptor_for(1)
     os.write(write, b"!")
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(socket.create_connection(listeners[0].getsockname()))
         poll_until(lambda: select.select([listeners[0]], [], [], 0)[0])
-        for _ in range(3):
-            sock, _ = acceptor.accept()
-            sock.close()
-        assert acceptor.accept() is None
-    acceptor.close()
+        assert len(accepted(acceptor, 3)) == 3 and acceptor.accept() is None
 
 
 def test_every_listening_socket_gets_its_turn(listening):
-    listeners, _, other = listening
-    acceptor = Acceptor(listeners, other)
+    listeners, _, acceptor_for = listening
     with ExitStack() as stack:
         for listener in listeners * 3:
             stack.enter_context(socket.create_connection(listener.getsockname()))
         poll_until(lambda: len(select.select(listeners, [], [], 0)[0]) == 2)
-        ports = []
-        for _ in range(6):
-            sock, _ = acceptor.accept()
-            ports.append(sock.getsockname()[1])
-            sock.close()
+        ports = accepted(acceptor_for(2), 6)
     assert len(set(ports[:2])) == len(set(ports[2:4])) == len(set(ports[4:])) == 2
-    acceptor.close()
 
 
 def test_a_connection_that_was_reset_is_passed_over(listening):
-    listeners, _, other = listening
-    acceptor = Acceptor(listeners[:1], other)
+    listeners, _, acceptor_for = listening
+    acceptor = acceptor_for(1)
     with socket.socket() as gone:
         gone.connect(listeners[0].getsockname())
         gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -295,20 +295,18 @@ def test_a_connection_that_was_reset_is_passed_over(listening):
             peers.append(peer)
             sock.close()
         assert len(peers) <= 2
-    acceptor.close()
 
 
 def test_several_acceptors_take_each_connection_once(listening):
     """As several children do: EPOLLEXCLUSIVE must lose none and wake no two for one."""
-    listeners, write, other = listening
+    listeners, write, acceptor_for = listening
     taken: list[tuple] = []
 
     def child():
-        acceptor = Acceptor(listeners[:1], other)
-        while (accepted := acceptor.accept()) is not None:
-            taken.append(accepted[1])
-            accepted[0].close()
-        acceptor.close()
+        acceptor = acceptor_for(1)
+        while (found := acceptor.accept()) is not None:
+            taken.append(found[1])
+            found[0].close()
 
     threads = [threading.Thread(target=child) for _ in range(4)]
     for thread in threads:
@@ -318,7 +316,7 @@ def test_several_acceptors_take_each_connection_once(listening):
         with socket.create_connection(listeners[0].getsockname()) as client:
             names.append(client.getsockname())
     poll_until(lambda: len(taken) >= 200)
-    os.write(write, b"!")  # nobody takes it: all see it
+    os.write(write, b"!")  # it is not read: all see it
     for thread in threads:
         thread.join(10)
     assert sorted(taken) == sorted(names)
@@ -341,17 +339,8 @@ def test_ipv6(tmp_path):
     """Also what a script is told of the addresses."""
     shutil.copy(DATA / "scripts" / "cases.py", tmp_path)
     port = free_port("::1", socket.AF_INET6)
-    command = [
-        sys.executable,
-        "-m",
-        "mpmkit",
-        "serve",
-        "worker",
-        "-c",
-        f"Listen [::1]:{port}",
-        "--document-root",
-        str(tmp_path),
-    ]
+    options = ("worker", "-c", f"Listen [::1]:{port}", "--document-root", str(tmp_path))
+    command = [sys.executable, "-m", "mpmkit", "serve", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         try:
             assert server.stdout.readline() == b"ready http://[::1]:%d\n" % port

@@ -1,18 +1,24 @@
-"""The logs' formats, and that nobody can write lines of his own into them."""
+"""The logs' formats, and that no client can write lines of its own into them."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import Client, assert_quiet, exchange, get, poll_until, recorded_root, serving
+from support.client import Client, exchange, get
+from support.files import recorded_root
+from support.servers import assert_quiet, serving
+from support.waiting import poll_until
 
-from mpmkit.config.directives import Note, check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.directives import Note
+from mpmkit.config.keywords import from_keywords
 from mpmkit.http.messages import RequestError
 from mpmkit.http.protocol import parse_head
 from mpmkit.server.log_format import COMMON, FIELDS, FormatError, Site, compile_format
@@ -25,16 +31,10 @@ NOW = 1_700_000_000_123_456_789
 def connection(head=b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: r\r\n\r\n", **changes):
     """What a log sees of a connection."""
     values = {
-        "request": parse_head(head, DIRECTIVES)[0],
-        "peer": ("192.0.2.7", 1234),
-        "status": 200,
-        "started": NOW - 1_500_000,
-        "body_sent": 45,
-        "sent": 300,
-        "keep_alive": True,
-        "kept": 2,
+        "request": parse_head(head, DIRECTIVES)[0], "peer": ("192.0.2.7", 1234), "status": 200,
+        "started": NOW - 1_500_000, "body_sent": 45, "sent": 300, "keep_alive": True, "kept": 2,
         "protocol": SimpleNamespace(line=b""),
-    }
+    }  # fmt: skip
     return SimpleNamespace(**(values | changes))
 
 
@@ -68,22 +68,16 @@ def test_the_common_format_is_what_the_table_says():
 
 
 @pytest.mark.parametrize("text, expected", [
-    ("%h|%a|%l|%u", "192.0.2.7|192.0.2.7|-|-"),
-    ("%>s %s %b %B %O", "200 200 45 45 300"),
-    ("%D %T %X %k", "1500 0 + 2"),
-    ("%m %U", "GET /a"),
+    ("%h|%a|%l|%u", "192.0.2.7|192.0.2.7|-|-"), ("%>s %s %b %B %O", "200 200 45 45 300"),
+    ("%D %T %X %k", "1500 0 + 2"), ("%m %U", "GET /a"),
     ("%{Referer}i %{User-Agent}i %{host}i", "r - x"),
-    ("100%% \\o/ %r", "100% \\o/ GET /a?b HTTP/1.1"),
-    ("", ""),
-    ("plain", "plain"),
-    ("a\\tb\\n\\\\n", "a\tb\n\\n"),
-    ("%<s %>r %>U", "200 GET /a?b HTTP/1.1 /a"),
+    ("100%% \\o/ %r", "100% \\o/ GET /a?b HTTP/1.1"), ("", ""), ("plain", "plain"),
+    ("a\\tb\\n\\\\n", "a\tb\n\\n"), ("%<s %>r %>U", "200 GET /a?b HTTP/1.1 /a"),
     ("%q %H %{c}a %{c}h %{remote}p", "?b HTTP/1.1 192.0.2.7 192.0.2.7 1234"),
     ("%{ms}T %{us}T %{s}T", "1 1500 0"),
     ("%200{Referer}i %404,500{Referer}i %!200{Referer}i %!404s %200,206>s", "r - - 200 200"),
     ("%{sec}t %{msec}t %{usec_frac}t %{end:usec}t", "1700000000 1700000000121 121956 1700000000123456"),
-    ("%{%Y}t %{begin:%Y}t", "2023 2023"),
-    ("%{none}C %{MPMKIT_NO_SUCH_NAME}e", "- -"),
+    ("%{%Y}t %{begin:%Y}t", "2023 2023"), ("%{none}C %{MPMKIT_NO_SUCH_NAME}e", "- -"),
 ])  # fmt: skip
 def test_formats(text, expected):
     assert line(text) == expected
@@ -94,19 +88,16 @@ def test_process_and_thread():
     assert int(pid) == os.getpid() and int(tid) > 0
 
 
-def test_nothing_sent_is_a_dash_or_a_nought():
-    assert line("%b %B", connection(body_sent=0)) == "- 0"
-
-
-def test_a_request_that_was_none():
-    """Refused before there was a request: its first line, if one came."""
-    assert line("%r %m %U %{Referer}i", connection(request=None)) == "- - - -"
-    broken = SimpleNamespace(line=b'BAD "line"\x01')
-    assert line("%r", connection(request=None, protocol=broken)) == r"BAD \"line\"\x01"
-
-
-def test_a_closing_connection_shows():
-    assert line("%X", connection(keep_alive=False)) == "-"
+@pytest.mark.parametrize("text, changes, expected", [
+    ("%b %B", {"body_sent": 0}, "- 0"),
+    ("%X", {"keep_alive": False}, "-"),
+    # Refused before there was a request: its first line, if one came.
+    ("%r %m %U %{Referer}i", {"request": None}, "- - - -"),
+    ("%r", {"request": None, "protocol": SimpleNamespace(line=b'BAD "line"\x01')},
+     r"BAD \"line\"\x01"),
+])  # fmt: skip
+def test_formats_of_other_connections(text, changes, expected):
+    assert line(text, connection(**changes)) == expected
 
 
 @pytest.mark.parametrize("text", [
@@ -149,24 +140,19 @@ def test_every_line_is_written_whole(tmp_path):
 def test_what_the_server_is(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "index.htm").write_text("")
-    site = Site(
-        "lab.example:81",
-        False,
-        str(tmp_path),
-        ("index.html", "index.htm"),
-        (("Alias", "/else", "/srv/else"),),
-    )
+    aliases = (("Alias", "/else", "/srv/else"),)
+    site = Site("lab.example:81", False, str(tmp_path), ("index.html", "index.htm"), aliases)
 
-    def told(text: str, path: str, host: str = "h:8080") -> str:
+    for text, path, host, expected in (
+        ("%v %V %p", "/", "h:8080", "lab.example h 8080"),
+        ("%v %V %p", "/", "h", "lab.example h 81"),
+        ("%f", "/sub/", "h", f"{tmp_path}/sub/index.htm"),
+        ("%f", "/sub/x", "h", f"{tmp_path}/sub/x"),
+        ("%f", "/else/x", "h", "/srv/else/x"),
+        ("%f", "/elsewhere", "h", f"{tmp_path}/elsewhere"),
+    ):
         head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
-        return compile_format(text, site)(connection(head), NOW)
-
-    assert told("%v %V %p", "/") == "lab.example h 8080"
-    assert told("%v %V %p", "/", "h") == "lab.example h 81"
-    assert told("%f", "/sub/") == str(tmp_path / "sub" / "index.htm")
-    assert told("%f", "/sub/x") == str(tmp_path / "sub" / "x")
-    assert told("%f", "/else/x") == "/srv/else/x"
-    assert told("%f", "/elsewhere") == str(tmp_path / "elsewhere")
+        assert compile_format(text, site)(connection(head), NOW) == expected
     canonical = dataclasses.replace(site, canonical=True)
     assert compile_format("%V %p", canonical)(connection(), NOW) == "lab.example 81"
 
@@ -226,11 +212,8 @@ LINE = (
 def test_a_line_of_the_error_log(log):
     errors, read = log(module="mpm_event")
     errors.write("error", "text", ah="AH00001", client=("192.0.2.7", 80))
-    assert re.fullmatch(LINE, read().rstrip("\n")).groups() == (
-        "mpm_event",
-        "error",
-        "[client 192.0.2.7:80] AH00001: text",
-    )
+    found = re.fullmatch(LINE, read().rstrip("\n")).groups()
+    assert found == ("mpm_event", "error", "[client 192.0.2.7:80] AH00001: text")
     errors.note(Note("AH00484", "error", "reached"))
     assert read().splitlines()[1].endswith("AH00484: reached")
 
@@ -254,15 +237,8 @@ def test_a_module_may_have_its_own_level(log):
         for level in ("error", "warn", "debug"):
             errors.write(level, "text", module=module)
     errors.refused(RequestError(400, "no Host", ah="AH00569"), ("192.0.2.7", 80))
-    seen = [re.fullmatch(LINE, text).groups()[:2] for text in read().splitlines()]
-    assert seen == [
-        ("core", "error"),
-        ("ssl", "error"),
-        ("ssl", "warn"),
-        ("ssl", "debug"),
-        ("mpm_event", "error"),
-        ("mpm_event", "warn"),
-    ]
+    seen = [":".join(re.fullmatch(LINE, text).groups()[:2]) for text in read().splitlines()]
+    assert seen == "core:error ssl:error ssl:warn ssl:debug mpm_event:error mpm_event:warn".split()
 
 
 def test_several_lines_are_several_lines_of_the_log(log):
@@ -333,10 +309,8 @@ def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
     layout = "%I %O %S %{Content-Length}o %{Connection}o %{Server}o %{X-None}o %f %v %{local}p"
     root = recorded_root(tmp_path / "root")
     settings = {
-        "CustomLog": (str(path), layout),
-        "ServerName": "lab.example",
-        "ServerTokens": "Prod",
-    }
+        "CustomLog": (str(path), layout), "ServerName": "lab.example", "ServerTokens": "Prod",
+    }  # fmt: skip
     with serving(mpm, document_root=root, **settings) as server:
         sent = []
         with Client(server) as client:
@@ -367,7 +341,7 @@ def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
     assert {row[8] for row in rows} == {"lab.example"} and {row[9] for row in rows} == {port}
 
 
-def test_of_a_refused_request_the_log_tells_what_was_right(tmp_path):
+def test_of_a_refused_request_the_log_has_what_was_right(tmp_path):
     """A real httpd wrote these lines (but for 408: it looks whether the next line continues the last
     field, so the last one that came is not in its log)."""
     start = b"GET /a?b HTTP/1.1\r\nHost: x\r\n"
@@ -389,13 +363,9 @@ def test_of_a_refused_request_the_log_tells_what_was_right(tmp_path):
     path = tmp_path / "lab.log"
     layout = "%m %U %q %H %>s %{Host}i %{User-Agent}i %{A}i %{B}i"
     options = {
-        "CustomLog": (str(path), layout),
-        "RequestReadTimeout": "header=1",
-        "LimitRequestBody": 9,
-        "LimitRequestFields": 4,
-        "LimitRequestFieldSize": 100,
-        "LimitRequestLine": 200,
-    }
+        "CustomLog": (str(path), layout), "RequestReadTimeout": "header=1", "LimitRequestBody": 9,
+        "LimitRequestFields": 4, "LimitRequestFieldSize": 100, "LimitRequestLine": 200,
+    }  # fmt: skip
     with serving("event", document_root=recorded_root(tmp_path / "root"), **options) as server:
         for number, (sent, line) in enumerate(told.items()):
             exchange(server, sent)
@@ -415,28 +385,23 @@ def test_buffered_lines_are_not_lost_at_a_graceful_restart(mpm, tmp_path):
 
 def test_lines_of_many_processes_never_mix(mpm, tmp_path):
     with serving(mpm, document_root=recorded_root(tmp_path), access_log=True) as server:
-        clients = [Client(server) for _ in range(4)]
-        try:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(Client(server)) for _ in range(4)]
             for _ in range(25):
                 for client in clients:
                     client.send(b"GET /file.txt HTTP/1.1\r\nHost: x\r\n\r\n" * 4)
                 for client in clients:
                     for _ in range(4):
                         client.reply()
-        finally:
-            for client in clients:
-                client.sock.close()
         poll_until(lambda: len(server.access_log().splitlines()) == 400)
-        for text in server.access_log().splitlines():
-            assert re.fullmatch(
-                rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37', text
-            )
+        pattern = rf'127\.0\.0\.1 - - {STAMP} "GET /file\.txt HTTP/1\.1" 200 37'
+        assert all(re.fullmatch(pattern, text) for text in server.access_log().splitlines())
 
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 
-# What a client sends, and how a real httpd 2.4 tells of it: module, level, id.
+# What a client sends, and how a real httpd 2.4 logs it: module, level, id.
 REFUSALS = {
     b"GET / HTTP/1.1\r\n\r\n": "core:debug AH00569",
     b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n": "core:debug AH00550",
@@ -471,21 +436,18 @@ REFUSALS = {
     POST + b"Content-Length: 1000\r\n\r\n": "http:info AH01588",
     POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n": "http:info AH01590",
     POST
-    + b"Transfer-Encoding: chunked\r\n\r\n1ff\r\n"
-    + b"x" * 511
-    + b"\r\n0\r\n\r\n": "http:info AH01591",
+    + b"Transfer-Encoding: chunked\r\n\r\n1ff\r\n%b\r\n0\r\n\r\n"
+    % (b"x" * 511): "http:info AH01591",
     HEAD: "reqtimeout:info AH01382",
     POST + b"Content-Length: 9\r\n\r\nab": "reqtimeout:info AH01382",
 }
 
 
-def test_what_is_told_of_a_refused_request(tmp_path):
-    """As httpd tells of it, by the same ids at the same levels."""
+def test_what_is_logged_of_a_refused_request(tmp_path):
+    """As httpd logs it, by the same ids at the same levels."""
     options = {
-        "LogLevel": "debug",
-        "LimitRequestBody": 100,
-        "RequestReadTimeout": "header=1 body=1",
-    }
+        "LogLevel": "debug", "LimitRequestBody": 100, "RequestReadTimeout": "header=1 body=1",
+    }  # fmt: skip
     with serving("event", document_root=recorded_root(tmp_path), **options) as server:
         for sent, told in REFUSALS.items():
             before = len(server.error_log())
@@ -498,7 +460,7 @@ def test_what_is_told_of_a_refused_request(tmp_path):
             )
 
 
-def test_a_refused_request_is_told_under_each_mpm(mpm, tmp_path):
+def test_a_refused_request_is_logged_under_each_mpm(mpm, tmp_path):
     with serving(mpm, document_root=recorded_root(tmp_path), LogLevel="debug") as server:
         exchange(server, b"GET / HTTP/1.1\r\n\r\n")
         poll_until(lambda: "AH00569: " in server.error_log())

@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from experiments import memory_rows as rows
+from experiments import printed_by
 from hypothesis import given
 from hypothesis import strategies as st
-from test_records import MEMORY, SHARED
+from support.waiting import poll_until
 
 import mpmkit
+from benchmarks import python_servers  # noqa: F401  Python's servers are competitors, too
 from mpmkit.load import holder, preflight
 from mpmkit.load.holder import HoldingProcess
-from mpmkit.measure import memory, published, records, sizing
-from mpmkit.measure.competitors import PAGES_OF_OURS
-from mpmkit.measure.memory import MemoryRunError, MemoryTable, main, memory_of, memory_table, plan
-from mpmkit.measure.sizing import max_request_workers_for, size_in_bytes, slope, t_quantile
+from mpmkit.measure import competitors, memory, memory_plan, published, records
+from mpmkit.measure.experiment import ExperimentError
+from mpmkit.measure.memory import main, memory_of, memory_table
+from mpmkit.measure.memory_plan import PATIENT, plan, start_servers
+from mpmkit.measure.memory_table import MemoryTable
+from mpmkit.measure.sizing import max_request_workers_for, size_in_bytes, slope
+from mpmkit.measure.stats import t_quantile
 
 MPMS = ("prefork", "worker", "event")
+THREADS = dict(StartServers=2, ThreadsPerChild=3, MinSpareThreads=3, MaxSpareThreads=6)  # noqa: C408
+CHILDREN = dict(StartServers=6, MinSpareServers=2, MaxSpareServers=6)  # noqa: C408
 SMALL = {
-    "prefork": {
-        "StartServers": 6,
-        "MinSpareServers": 2,
-        "MaxSpareServers": 6,
-        "MaxRequestWorkers": 6,
-    },
-    "worker": {
-        "StartServers": 2,
-        "ThreadsPerChild": 3,
-        "MinSpareThreads": 3,
-        "MaxSpareThreads": 6,
-        "MaxRequestWorkers": 6,
-    },
+    mpm: {**(CHILDREN if mpm == "prefork" else THREADS), "MaxRequestWorkers": 6} for mpm in MPMS
 }
-SMALL["event"] = SMALL["worker"]
 
 
 @pytest.fixture
@@ -55,15 +51,12 @@ def quick(monkeypatch):
 
 @pytest.fixture(params=MPMS)
 def server(request):
-    with mpmkit.launch(request.param, **SMALL[request.param], **memory.PATIENT) as server:
+    with mpmkit.launch(request.param, **SMALL[request.param], **PATIENT) as server:
         yield server
 
 
 def until(condition, within=5.0):
-    deadline = time.monotonic() + within
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
+    poll_until(condition, cap=within)
 
 
 def test_half_sent_requests_keep_workers_busy(server):
@@ -114,7 +107,7 @@ def test_a_holder_ends_with_who_started_it(server):
     until(gone)
 
 
-def test_nobody_there_is_an_error_that_says_so():
+def test_no_server_is_an_error_that_says_so():
     with HoldingProcess("http://127.0.0.1:1", "idle") as holding:
         said = holding.hold(1)
         assert said["held"] == 0 and said["error"] == "a connection failed: Connection refused"
@@ -196,7 +189,6 @@ def test_a_slope_and_its_interval_by_hand():
 
 def test_the_points_of_students_t():
     """Each is where the density, integrated by Simpson's rule, leaves 2.5% beyond it."""
-    import math
 
     def beyond(t, freedom, steps=4000, far=400.0):
         c = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(
@@ -224,35 +216,6 @@ def test_wrong_points_are_refused():
 
 
 # -- how many workers ----------------------------------------------------------------------------
-
-
-def rows(
-    mpm="prefork", against="busy", cost=1000, base=20_000, server="mpmkit", noise=0, tables=80
-):
-    made = []
-    for number, level in enumerate((0, 50, 100, 200)):
-        pss = base + cost * level + noise * (-1) ** number
-        made.append(
-            {
-                **MEMORY,
-                "mpm": mpm,
-                "server": server,
-                "against": against,
-                "level": level,
-                "held": level,
-                "pss_kb": pss,
-                "uss_kb": pss // 2,
-                "rss_kb": pss * 8,
-                "code_kb": pss,
-                "heap_kb": 0,
-                "anonymous_kb": 0,
-                "stacks_kb": 0,
-                "shm_kb": 0,
-                "processes": level + 5,
-                "page_tables_kb": tables * level,
-            }
-        )
-    return [records.check(row) for row in made]
 
 
 def test_room_for_workers():
@@ -307,7 +270,8 @@ def test_more_memory_never_means_fewer_workers(mib, more, noise):
         ({"ram": True}, "ram: must be a size"),
         ({"ram": "270MiB"}, "ram: 270.0 MiB have no room for 1 worker of prefork: that takes"),
         ({"ram": "1GiB", "reserve": "2GiB"}, "reserve: 2,048.0 MiB of 1,024.0 MiB leave nothing"),
-        ({"mpm": "winnt"}, "mpm: 'winnt' is none of"),
+        ({"reserve": "some"}, "reserve: must be a size like 4GiB, 512M or 4GB, not 'some'"),
+        ({"mpm": "winnt"}, "mpm: 'winnt' is not one of"),
         (
             {"mpm": "worker"},
             "no two levels of busy requests under mpmkit worker; there are mpmkit pre",
@@ -319,7 +283,7 @@ def test_more_memory_never_means_fewer_workers(mib, more, noise):
         ({"memory": []}, "memory: give what memory_table returns"),
         (
             {"memory": rows(cost=0, noise=500, tables=0)},
-            "memory: no growth with the number of requests",
+            "memory: growth with the number of requests is not larger",
         ),
         ({"ram": "x", "mpm": "y", "idle": -1}, "mpm: .*; idle: .*; ram: "),
     ],
@@ -351,45 +315,20 @@ def test_sizes(text, size):
 
 
 def test_what_the_table_says():
-    child = {
-        **rows()[0],
-        "scope": "child",
-        "processes": 1,
-        "pss_kb": 777,
-        "uss_kb": 700,
-        "rss_kb": 900,
-        "code_kb": 777,
-    }
-    table = MemoryTable(
-        [*rows(), child, *rows("event", "idle", cost=4)],
-        planned=9,
-        left_out=["without nginx: nginx is not installed"],
-    )
+    own = {"pss_kb": 777, "uss_kb": 700, "rss_kb": 900, "code_kb": 777}
+    child = {**rows()[0], "scope": "child", "processes": 1, **own}
+    levels = [*rows(), child, *rows("event", "idle", cost=4)]
+    missing = ["without nginx: nginx is not installed"]
+    table = MemoryTable(levels, planned=9, left_out=missing)
     text = table.text()
-    busy, idle, costs, small = (
-        text.split("\n\nmemory in", 1)[0],
-        *(
-            text[text.index("memory in MiB against kept") :].split("\n\nwhat one", 1)[0],
-            text[text.index("what one more costs") :].split("\n\n", 1)[0],
-            text.rsplit("\n\n", 1)[1],
-        ),
-    )
+    busy, idle = text.partition("\n\nmemory in MiB against kept")[::2]
+    costs = text[text.index("what one more costs") :].split("\n\n", 1)[0]
+    small = text.rsplit("\n\n", 1)[1]
     assert "mpmkit prefork\n" in busy and "mpmkit event\n" in idle
-    assert busy.splitlines()[-1].split()[:5] == ["200", "200", "205", "30", "214.8"]
+    assert busy.splitlines()[-1].split()[:5] == "200 200 205 30 214.8".split()
     assert "777" in busy.splitlines()[4]
-    assert costs.splitlines()[1].split() == [
-        "mpmkit",
-        "prefork,",
-        "busy",
-        "request",
-        "1,000.0",
-        "1,000.0",
-        "to",
-        "1,000.0",
-        "+80.0",
-        "19.5",
-        "8,000.0",
-    ]
+    line = "mpmkit prefork, busy request 1,000.0 1,000.0 to 1,000.0 +80.0 19.5 8,000.0"
+    assert costs.splitlines()[1].split() == line.split()
     assert "why RSS is not summed" in small and "NOT COMPLETE: 8 of 9 levels" in small
     assert small.endswith("without nginx: nginx is not installed")
     frame = table.costs()
@@ -413,7 +352,7 @@ def test_levels_of_a_plan(monkeypatch):
     event = next(one for one in todo.series if (one.mpm, one.against) == ("event", "idle"))
     # 3 children of 25 threads hold 75 * (factor + 1) connections.
     assert 75 * (event.directives["AsyncRequestWorkerFactor"] + 1) > 2500 * 1.4
-    assert todo.levels == sum(map(len, levels.values())) and todo.seconds > todo.levels
+    assert len(todo.cells()) == sum(map(len, levels.values())) < todo.seconds
 
 
 @pytest.mark.parametrize(
@@ -429,42 +368,36 @@ def test_levels_of_a_plan(monkeypatch):
     ],
 )
 def test_a_pool_as_idle_maintenance_leaves_it(mpm, busy, started):
-    assert memory.start_servers(mpm, published.DIRECTIVES[mpm], busy) == started
+    assert start_servers(mpm, published.DIRECTIVES[mpm], busy) == started
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--mpm", "winnt"], "mpm: 'winnt' is none of"),
-        (["--against", "asleep"], "against: 'asleep' is none of busy, idle"),
+        (["--mpm", "winnt"], "mpm: 'winnt' is not one of"),
+        (["--against", "asleep"], "against: 'asleep' is not one of busy, idle"),
         (["--busy", "0,x"], "must be whole numbers like 0,50,100"),
-        (
-            ["--busy", "0,500"],
-            "busy: 500 requests can't be busy under prefork with MaxRequestWorkers 250",
-        ),
+        (["--busy", "0,500"], "busy: 500 requests can't be busy under prefork with Max"),
         (["--idle", "-1"], "idle: must be whole numbers from 0 to 20,000"),
         (["--idle", ","], "idle: give at least one level"),
         (["--rounds", "0"], "rounds: must be a whole number from 1 to 100"),
-        (["--scale", "big"], "scale: 'big' is none of"),
-        (["--beside", "iis"], "beside: 'iis' is none of httpd, nginx"),
+        (["--scale", "big"], "scale: 'big' is not one of"),
+        (["--beside", "iis"], "beside: 'iis' is not one of httpd, nginx"),
         (["--document-root", "/no/such"], "document_root: there is no folder /no/such"),
         (["--path", "index"], "path: must begin with /"),
         (["-c", "ThreadsPerChild"], "write a directive and its value"),
         (["-c", "ThreadsPerChilds 5"], "directives: "),
         (["--mpm", "prefork", "-c", "ThreadsPerChild 5"], "directives: "),
         (["--mpm", "no", "--scale", "no"], "mpm: .*; scale: "),
+        (["--ram", "lots"], "ram: must be a size like 4GiB"),
+        (["--ram", "1GiB", "--reserve", "x"], "reserve: must be a size like 4GiB"),
+        (["--reserve", "1GiB"], "reserve: it is a part of --ram; give both"),
         (["--nonsense"], "unrecognized arguments"),
     ],
 )
 def test_bad_command_lines_are_refused_before_anything_starts(capsys, argv, said, monkeypatch):
-    import re
-
-    monkeypatch.setattr(memory, "_measure_level", None)
-    try:
-        status = main(argv)
-    except SystemExit as stop:
-        status = stop.code
-    out, err = capsys.readouterr()
+    monkeypatch.setattr(memory, "run", None)
+    status, out, err = printed_by(main, argv, capsys)
     assert status == 2 and out == "" and re.search(said, err), err
     assert err.startswith("mpmkit: ") and len(err.splitlines()) == 1
 
@@ -495,19 +428,13 @@ def test_a_whole_measurement(quick, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert status == 0, err
     found = records.read(path)
-    assert [
+    busy = [("busy", level, level) for level in (0, 3, 6)]
+    levels = [
         (r["mpm"], r["against"], r["level"], r["held"]) for r in found if r["scope"] == "server"
-    ] == [
-        ("prefork", "busy", 0, 0),
-        ("prefork", "busy", 3, 3),
-        ("prefork", "busy", 6, 6),
-        ("prefork", "idle", 0, 0),
-        ("prefork", "idle", 8, 6),
-        ("event", "busy", 0, 0),
-        ("event", "busy", 3, 3),
-        ("event", "busy", 6, 6),
-        ("event", "idle", 0, 0),
-        ("event", "idle", 8, 8),
+    ]
+    assert levels == [
+        *(("prefork", *level) for level in (*busy, ("idle", 0, 0), ("idle", 8, 6))),
+        *(("event", *level) for level in (*busy, ("idle", 0, 0), ("idle", 8, 8))),
     ]
     for row in found:
         assert row["scope"] == "server" or row["processes"] == 1
@@ -519,39 +446,36 @@ def test_a_whole_measurement(quick, tmp_path, capsys):
     assert "10 levels, about" in err and "[10/10] round 1, mpmkit event, 8 idle: " in err
 
 
-def test_the_answer_for_a_machine_is_printed(capsys, monkeypatch):
+def test_the_answer_for_a_machine_is_printed(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "memory_table", lambda *_, **__: MemoryTable(rows()))
-    assert main(["--mpm", "prefork", "--ram", "2GiB"]) == 0
+    argv = ["--mpm", "prefork", "--out", str(tmp_path / "rows.csv"), "--ram"]
+    assert main([*argv, "2GiB"]) == 0
     assert "\nMaxRequestWorkers " in capsys.readouterr().out
-    assert main(["--mpm", "prefork", "--ram", "2 apples"]) == 1
-    assert "mpmkit: ram: must be a size like 4GiB" in capsys.readouterr().err
+    assert main([*argv, "270MiB"]) == 1
+    assert "mpmkit: ram: 270.0 MiB have no room for 1 worker" in capsys.readouterr().err
 
 
-def test_a_page_that_is_not_there_and_a_server_that_does_not_start(quick, capsys):
-    with pytest.raises(MemoryRunError, match=r"/no\.html answers with status 404"):
+def test_a_page_that_is_not_there_and_a_server_that_does_not_start(quick):
+    with pytest.raises(ExperimentError, match=r"/no\.html answers with status 404"):
         memory_table(("worker",), ("busy",), busy=(0,), path="/no.html")
-    with pytest.raises(MemoryRunError, match="no/such"):
+    with pytest.raises(ExperimentError, match="no/such"):
         memory_table(("worker",), ("busy",), busy=(0,), directives={"ErrorLog": "/no/such/log"})
 
 
-@contextlib.contextmanager
-def dies(mpm, **directives):
-    with mpmkit.launch(mpm, **directives) as server:
-        os.kill(server.pid, signal.SIGKILL)
-        yield server
-
-
 def test_a_server_that_dies_ends_the_run_and_keeps_the_rows(quick, monkeypatch, tmp_path):
-    real = memory._ours(PAGES_OF_OURS)
     starts = []
 
+    @contextlib.contextmanager
     def start(mpm, **directives):
         starts.append(mpm)
-        return real(mpm, **directives) if len(starts) < 2 else dies(mpm, **directives)
+        with mpmkit.launch(mpm, **directives) as server:
+            if len(starts) == 2:
+                os.kill(server.pid, signal.SIGKILL)
+            yield server
 
-    monkeypatch.setattr(memory, "_ours", lambda root: start)
+    monkeypatch.setattr(memory_plan, "launch_ours", lambda root: start)
     path = tmp_path / "rows.csv"
-    with pytest.raises(MemoryRunError) as error:
+    with pytest.raises(ExperimentError) as error:
         memory_table(("worker",), ("busy",), busy=(0, 3), out=path)
     assert "; the server (process " in str(error.value) and "is gone" in str(error.value)
     assert error.value.table.measured == 1 and len(records.read(path)) == 3
@@ -559,17 +483,18 @@ def test_a_server_that_dies_ends_the_run_and_keeps_the_rows(quick, monkeypatch, 
 
 
 @pytest.mark.rival
-def test_httpd_beside_ours(quick):
-    from mpmkit.measure import competitors
-
-    here, missing = competitors.installed(competitors.contestants(("httpd",), ("worker",)))
+def test_httpd_in_the_same_table(quick):
+    here, missing = competitors.installed(competitors.of(("httpd",), ("worker",)))
     if not here:
         pytest.skip("; ".join(missing))
     table = memory_table(("worker",), busy=(0, 6), idle=(0, 4), beside=("httpd",))
-    found = {
-        (r["server"], r["against"], r["level"]): r for r in table.records if r["scope"] == "server"
-    }
+    whole = [row for row in table.records if row["scope"] == "server"]
+    found = {(row["server"], row["against"], row["level"]): row for row in whole}
     assert len(found) == 8
     assert all(row["held"] == level for (_, _, level), row in found.items())
     assert found["httpd", "busy", 6]["pss_kb"] < found["mpmkit", "busy", 6]["pss_kb"]
-    assert SHARED["cores"] and sizing.lines(table.records)
+    assert set(table.lines()) == {
+        (server, "worker", against)
+        for server in ("mpmkit", "httpd")
+        for against in ("busy", "idle")
+    }

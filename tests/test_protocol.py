@@ -16,7 +16,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from mpmkit.config.directives import check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.keywords import from_keywords
 from mpmkit.http.fastpath import (
     HEADS_REMEMBERED,
     LINES_REMEMBERED,
@@ -295,6 +296,7 @@ def test_what_is_accepted_is_what_h11_read(head):
     assert request.head == head
 
 
+POST_CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 PLAIN = (
     b"GET /a?b=1 HTTP/1.1\r\nHost: x:80\r\nUser-Agent: a b (c)\r\nAccept: */*\r\n"
     b"Connection: keep-alive\r\nCookie: a=1; b=\xe4\r\nIf-Match: *\r\nX:\r\n\r\n"
@@ -368,12 +370,10 @@ def test_other_heads_are_not(old, new):
 def test_limits_of_plain_heads():
     """Where a limit might be passed, h11's way looks closely."""
     for name, value, plain in (
-        ("LimitRequestFields", 6, False),
-        ("LimitRequestLine", 100, False),
-        ("LimitRequestFieldSize", 100, False),
-        ("LimitRequestFields", 7, True),
+        ("LimitRequestFields", 6, False), ("LimitRequestLine", 100, False),
+        ("LimitRequestFieldSize", 100, False), ("LimitRequestFields", 7, True),
         ("LimitRequestFields", 0, True),
-    ):
+    ):  # fmt: skip
         request = RequestCache(directives(**{name: value})).read_plain(PLAIN)
         assert (request is not None) is plain, (name, value)
 
@@ -390,20 +390,14 @@ def test_a_head_as_large_as_the_limits_allow():
 
 
 def test_a_body_s_end_is_the_next_request_s_beginning():
-    chunked = b"POST /1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked = POST_CHUNKED.replace(b"/", b"/1", 1)
     counted = b"POST /2 HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
     get = b"GET /3 HTTP/1.1\r\nHost: x\r\n\r\n"
     stream = chunked + b"4\r\nGET \r\n0\r\nT: x\r\n\r\n" + counted + b"GET " + get
     for place in range(len(stream)):
         found = parse(cut(stream, [place]))
-        assert [(request["path"], body) for request, body in found] == [
-            ("/1", b"GET "),
-            ("/2", b"GET "),
-            ("/3", b""),
-        ]
-
-
-POST_CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        bodies = [(request["path"], body) for request, body in found]
+        assert bodies == [("/1", b"GET "), ("/2", b"GET "), ("/3", b"")]
 
 
 @pytest.mark.parametrize("body, pieces, status", [
@@ -505,12 +499,10 @@ def request_of(head: str) -> Request:
 
 
 @pytest.mark.parametrize("lines, version, close, asks", [
-    ("", "1.1", False, False),
-    ("Connection: close\r\n", "1.1", True, False),
+    ("", "1.1", False, False), ("Connection: close\r\n", "1.1", True, False),
     ("Connection: keep-alive\r\n", "1.1", False, True),
     ("Connection: Keep-Alive, CLOSE\r\n", "1.1", True, True),
-    ("Connection: upgrade\r\nConnection: close\r\n", "1.1", True, False),
-    ("", "1.0", True, False),
+    ("Connection: upgrade\r\nConnection: close\r\n", "1.1", True, False), ("", "1.0", True, False),
     ("Connection: keep-alive\r\n", "1.0", False, True),
     ("Connection: x-close\r\n", "1.1", False, False),
 ])  # fmt: skip

@@ -8,7 +8,8 @@ import sys
 import threading
 
 from mpmkit.cli.serve import SAMPLES
-from mpmkit.config.directives import check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.keywords import from_keywords
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.mpm import event, prefork, worker
 from mpmkit.server import prewarm

@@ -6,9 +6,13 @@ import os
 import shutil
 import threading
 from collections import defaultdict
+from contextlib import ExitStack
 
 import pytest
-from servers import Client, get, poll_until, serving, take_errors, write
+from support.client import Client, get
+from support.files import write
+from support.servers import serving, take_errors
+from support.waiting import poll_until
 
 from mpmkit.cli.serve import SAMPLES
 
@@ -19,21 +23,11 @@ def one_pool(mpm):
     """CLIENTS + 2 workers: as many processes, or the threads of one."""
     count = CLIENTS + 2
     if mpm == "prefork":
-        return {
-            "StartServers": count,
-            "MinSpareServers": count,
-            "MaxSpareServers": count + 1,
-            "MaxRequestWorkers": count,
-            "ServerLimit": count,
-        }
-    return {
-        "StartServers": 1,
-        "ThreadsPerChild": count,
-        "ThreadLimit": count,
-        "ServerLimit": 2,
-        "MaxRequestWorkers": count,
-        "MinSpareThreads": 1,
-    }
+        names = "StartServers MinSpareServers MaxRequestWorkers ServerLimit"
+        return dict.fromkeys(names.split(), count) | {"MaxSpareServers": count + 1}
+    names = "ThreadsPerChild ThreadLimit MaxRequestWorkers"
+    few = {"StartServers": 1, "ServerLimit": 2, "MinSpareThreads": 1}
+    return dict.fromkeys(names.split(), count) | few
 
 
 @pytest.fixture(scope="module")
@@ -99,21 +93,16 @@ def application(environ, start_response):
     )
     shutil.copy(os.path.join(SAMPLES, "crash.py"), tmp_path / "root")
     with serving(mpm, document_root=tmp_path / "root", **one_pool(mpm)) as server:
-        others = [Client(server) for _ in range(CLIENTS)]
-        try:
+        with ExitStack() as stack:
+            others = [stack.enter_context(Client(server)) for _ in range(CLIENTS)]
             for other in others:
                 other.send(b"GET /hold.py HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             poll_until(lambda: "".join(server.scoreboard().letters.values()).count("W") == CLIENTS)
             with Client(server) as crasher:
                 crasher.send(b"GET /crash.py?now HTTP/1.1\r\nHost: x\r\n\r\n")
-                assert crasher.until_closed() == b"", (
-                    "the one that asked gets nothing under any MPM"
-                )
+                assert crasher.until_closed() == b"", "it gets nothing under any MPM"
             gate.touch()
             cut = sum(other.until_closed() == b"" for other in others)
-        finally:
-            for other in others:
-                other.sock.close()
         assert cut == (0 if mpm == "prefork" else CLIENTS)
         assert get(server, "/crash.py").status == 200, "somebody serves again"
         poll_until(lambda: "SIGABRT" in server.error_log())

@@ -1,4 +1,4 @@
-"""The scoreboard: what one process writes, another reads; nobody writes into another's record."""
+"""The scoreboard: what one process writes, another reads; no process writes into another's record."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import assert_quiet, get, serving
+from support.client import get
+from support.servers import assert_quiet, serving
 
-from mpmkit.config.directives import check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.keywords import from_keywords
 from mpmkit.http.messages import text_field
+from mpmkit.policy.snapshot import ProcessRow
 from mpmkit.policy.states import BUSY_READ, BUSY_WRITE, DEAD, GRACEFUL, LETTERS, READY, STARTING
 from mpmkit.server.scoreboard import CLIENT, PROTOCOL, REQUEST, Scoreboard
 
@@ -54,11 +57,10 @@ def test_prefork_has_one_thread_a_process():
     board.close()
 
 
-@given(
-    st.dictionaries(
-        st.tuples(st.integers(0, 3), st.integers(0, 4)), st.integers(0, len(LETTERS) - 1)
-    )
-)
+SLOTS = st.tuples(st.integers(0, 3), st.integers(0, 4))
+
+
+@given(st.dictionaries(SLOTS, st.integers(0, len(LETTERS) - 1)))
 @settings(max_examples=50)
 def test_each_thread_has_a_byte_of_its_own(wanted):
     board = Scoreboard(directives())
@@ -71,44 +73,28 @@ def test_each_thread_has_a_byte_of_its_own(wanted):
     board.close()
 
 
+def shown(row: ProcessRow) -> tuple:
+    """What the row of a process says of it."""
+    counts = (row.connections, row.write_completion, row.keep_alive, row.lingering_close)
+    return row.pid, row.generation, row.quiescing, row.not_accepting, counts
+
+
 def test_birth_and_death_of_a_process(board):
     board.set_states(1, STARTING, 3, only=(DEAD, GRACEFUL))
     board.born(1, 4711, 7)
-    row = board.snapshot().processes[1]
-    assert (row.pid, row.generation, row.quiescing) == (4711, 7, 0)
+    assert shown(board.snapshot().processes[1]) == (4711, 7, 0, 0, (0, 0, 0, 0))
     assert states(board) == [".....", "SSS..", ".....", "....."]
     process = board.process(1)
     process.quiescing()
     process.not_accepting(True)
     process.connections(9, 1, 5, 2)
-    row = board.snapshot().processes[1]
-    assert (row.quiescing, row.not_accepting) == (1, 1)
-    assert (row.connections, row.write_completion, row.keep_alive, row.lingering_close) == (
-        9,
-        1,
-        5,
-        2,
-    )
+    assert shown(board.snapshot().processes[1]) == (4711, 7, 1, 1, (9, 1, 5, 2))
     assert board.snapshot().processes[0].connections == 0
+    board.born(1, 4712, 8)  # a new child finds no trace of the last one
+    assert shown(board.snapshot().processes[1]) == (4712, 8, 0, 0, (0, 0, 0, 0))
     board.died(1)
     assert states(board) == ["....."] * 4
-    row = board.snapshot().processes[1]
-    assert (row.pid, row.generation, row.quiescing, row.not_accepting, row.connections) == (0,) * 5
-
-
-def test_a_new_child_finds_no_trace_of_the_last(board):
-    board.born(2, 1, 0)
-    board.process(2).quiescing()
-    board.process(2).connections(1, 2, 3, 4)
-    board.born(2, 2, 1)
-    row = board.snapshot().processes[2]
-    assert (row.pid, row.generation, row.quiescing, row.connections, row.keep_alive) == (
-        2,
-        1,
-        0,
-        0,
-        0,
-    )
+    assert shown(board.snapshot().processes[1]) == (0, 0, 0, 0, (0, 0, 0, 0))
 
 
 def test_only_some_states_are_changed(board):
@@ -205,7 +191,7 @@ def test_a_child_writes_and_the_parent_reads(board):
     assert board.totals() == (1, 123, 4)
 
 
-def test_a_board_with_a_name_can_be_read_by_anybody(tmp_path):
+def test_a_board_with_a_name_can_be_read_by_any_process(tmp_path):
     path = str(tmp_path / "scoreboard")
     board = Scoreboard(directives(), path)
     other = Scoreboard.attach(path)

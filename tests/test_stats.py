@@ -1,4 +1,4 @@
-"""What rounds allow to say: intervals, orders and drift, as functions of values."""
+"""What rounds allow to say: intervals, ratios, knees and drift, as functions of values."""
 
 from __future__ import annotations
 
@@ -84,28 +84,70 @@ def test_a_slow_minute_that_meets_all_is_no_difference():
         stats.median([])
 
 
-@QUICK
-@given(
-    st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(1, 5), min_size=3, max_size=6))
+@pytest.mark.parametrize("rounds", [2, 3, 6, 12, 30])
+def test_differences_that_are_not_there_are_found_in_5_percent_at_most(rounds):
+    """Both servers alike, skewed noise of their own and slow minutes that meet both."""
+    source, tries, false = random.Random(11), 2000, 0
+    for _ in range(tries):
+        minutes = [source.paretovariate(3) for _ in range(rounds)]
+        one, other = ([m * source.lognormvariate(0, 0.2) for m in minutes] for _ in range(2))
+        false += stats.ratio(one, other).excludes(1.0)
+    assert false / tries <= 0.06  # 2,000 tries know 5% to +-1%
+
+
+def test_more_rounds_find_smaller_differences():
+    def found(rounds: int) -> int:
+        source = random.Random(5)
+        return sum(
+            stats.ratio(
+                [1.1 * source.lognormvariate(0, 0.1) for _ in range(rounds)],
+                [source.lognormvariate(0, 0.1) for _ in range(rounds)],
+            ).excludes(1.0)
+            for _ in range(400)
+        )
+
+    powers = [found(rounds) for rounds in (3, 6, 12, 30)]
+    assert powers == sorted(powers) and powers[-1] > 360 > 100 > powers[0]
+
+
+def test_one_round_shows_no_noise():
+    once = stats.ratio([3.0], [2.0])
+    assert (once.value, once.level, once.excludes(1.0)) == (1.5, 0.0, False)
+
+
+# -- where a curve bends -------------------------------------------------------------------------
+
+
+@given(st.integers(2, 18), st.floats(1, 1e4), st.floats(0, 0.1))
+def test_the_knee_of_a_line_that_flattens_is_where_it_bends(bend, steep, flat):
+    xs = list(range(21))
+    ys = [steep * (min(x, bend) + flat * max(0, x - bend)) for x in xs]
+    assert stats.knee(xs, ys) == bend
+    assert stats.knee(xs[::-1], ys[::-1]) == bend
+
+
+@pytest.mark.parametrize(
+    ("ys", "knee"),
+    [
+        ([10, 20, 30, 40], None),  # a straight line
+        ([5, 5, 5, 5], None),
+        ([1, 1, 1, 9], None),  # it bends upwards
+        ([1, 2], None),
+        ([10, 40, 41, 20], 2),  # it falls again after its top
+    ],
 )
-def test_probabilities_of_orders_make_one(rounds):
-    found = stats.orders(rounds)
-    if len(rounds) < 2:
-        assert found == []
-        return
-    assert sum(order.probability for order in found) == pytest.approx(1)
-    assert all(sorted(order.names) == sorted(rounds) for order in found)
-    assert [o.probability for o in found] == sorted((o.probability for o in found), reverse=True)
+def test_what_has_a_knee(ys, knee):
+    assert stats.knee(range(1, len(ys) + 1), ys) == knee
 
 
-def test_orders_clear_doubtful_and_tied():
-    (clear,) = stats.orders({"a": [1, 2, 3], "b": [4, 5, 6], "c": [7, 8, 9]})
-    assert clear.names == ("c", "b", "a") and str(clear) == "c > b > a (100%)"
-    doubtful = stats.orders({"a": [1, 9, 5, 4], "b": [2, 8, 6, 3]})
-    assert len(doubtful) == 2 and doubtful[0].probability < 0.8
-    tied = stats.orders({"a": [5, 5], "b": [5, 5]})
-    assert [order.probability for order in tied] == [0.5, 0.5]
-    assert stats.orders({"a": [1, 2]}) == stats.orders({"a": [1], "b": [2]}) == []
+# -- drift and precision -------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(max_size=3), unique=True, min_size=1), st.integers(1, 100))
+def test_each_round_measures_all_and_begins_with_another(names, number):
+    assert sorted(stats.turns(names, number)) == sorted(names)
+    firsts = [stats.turns(names, n)[0] for n in range(number, number + len(names))]
+    assert sorted(firsts) == sorted(names)
 
 
 def test_the_chance_of_a_trend_is_kendalls():

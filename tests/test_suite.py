@@ -1,4 +1,4 @@
-"""mpmkit bench: parts in order, told how long, recorded only when whole."""
+"""mpmkit bench: parts in order, how long they take, recorded only when whole."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_records import GENERATORS, MEMORY
+from experiments import printed_by, recorded_row
 
-from benchmarks import run_all
-from benchmarks.generators import Sample
-from mpmkit.measure import records
+from benchmarks import generators, run_all
+from benchmarks.generators import GeneratorReport
+from mpmkit.load.runner import LoadError
+from mpmkit.measure import command, competitors, records
 from mpmkit.measure.records import RecordFile
 from mpmkit.measure.reference_servers import Nginx, NotInstalled
 
 ROOT = Path(__file__).resolve().parent.parent
+GENERATORS, MEMORY = recorded_row("generators"), recorded_row("memory")
 
 
 @pytest.fixture
@@ -36,14 +38,14 @@ def parts(monkeypatch, **runs):
         run_all,
         "PARTS",
         {
-            name: run_all.Part(name, f"the {name}", lambda scale, rivals: 61.0, run)
+            name: run_all.Part(name, f"the {name}", lambda scale, beside: 61.0, run)
             for name, run in runs.items()
         },
     )
 
 
 def writes(row, status=0, error=None):
-    def run(scale, rivals, path):
+    def run(scale, beside, path):
         RecordFile(path, row["table"]).append(row)
         print("the table")
         if error:
@@ -63,7 +65,7 @@ def test_parts_run_in_order_and_whole_ones_are_recorded(place, monkeypatch, caps
         "generators-smoke.csv",
         "memory-smoke.csv",
     ]
-    assert records.recorded("memory")["held"].to_list() == [9]
+    assert records.recorded("memory")["held"].to_list() == [MEMORY["held"]]
 
 
 def test_what_is_not_whole_replaces_no_record(place, monkeypatch, capsys):
@@ -93,19 +95,17 @@ def test_a_part_that_fails_does_not_keep_the_next_from_running(place, monkeypatc
     assert run_all.main([]) == 1
     out, err = capsys.readouterr()
     assert "mpmkit: disk full" in err and "== the memory" in out
-    assert list(place.iterdir()) == [] and len(list(Path("data/runs").iterdir())) == 2
+    assert list(place.iterdir()) == []
+    assert len(list(place.with_name("runs").iterdir())) == 2
 
 
-def test_rivals_are_handed_on(place, monkeypatch):
+def test_competitors_are_handed_on(place, monkeypatch):
     asked = []
-    parts(monkeypatch, qps=lambda scale, rivals, path: asked.append((scale, rivals)) or 0)
-    for beside, rivals in (
-        ("all", list(run_all.beside.NAMES)),
-        ("none", []),
-        ("httpd,nginx", ["httpd", "nginx"]),
-    ):
+    parts(monkeypatch, qps=lambda scale, beside, path: asked.append((scale, beside)) or 0)
+    given = {"all": competitors.names(), "none": (), "httpd,nginx": ("httpd", "nginx")}
+    for beside, names in given.items():
         assert run_all.main(["--beside", beside]) == 0
-        assert asked[-1] == ("demo", rivals)
+        assert asked[-1] == ("demo", names)
     monkeypatch.setenv("MPMKIT_SCALE", "full")
     run_all.main(["--beside", "none"])
     assert asked[-1][0] == "full"
@@ -114,30 +114,20 @@ def test_rivals_are_handed_on(place, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--only", "tea"], "argument --only: invalid choice: 'tea'"),
-        (["--scale", "big"], "argument --scale: invalid choice: 'big'"),
-        (["--beside", "iis"], "beside: 'iis' is none of httpd"),
+        ("--only tea", "argument --only: invalid choice: 'tea'"),
+        ("--scale big", "argument --scale: invalid choice: 'big'"),
+        ("--beside iis", "beside: 'iis' is not one of httpd"),
     ],
 )
 def test_bad_command_lines(argv, said, capsys):
-    with pytest.raises(SystemExit) as stop:
-        run_all.main(argv)
-    assert stop.value.code == 2
-    assert said in capsys.readouterr().err
+    status, _, err = printed_by(run_all.main, argv.split(), capsys)
+    assert status == 2 and said in err
 
 
 def test_python_peers_are_judged_by_the_fastest_of_them_within_the_rounds():
     def row(server, mpm, number, qps, kind="static", bound=False, cpu=None):
-        return {
-            "server": server,
-            "mpm": mpm,
-            "round": number,
-            "qps": qps,
-            "kind": kind,
-            "script": None,
-            "generator_bound": bound,
-            "server_cpu_us": cpu,
-        }
+        who = {"server": server, "mpm": mpm, "round": number, "kind": kind, "script": None}
+        return {**who, "qps": qps, "generator_bound": bound, "server_cpu_us": cpu}
 
     rows = [
         row("mpmkit", "event", 1, 300.0),
@@ -149,43 +139,52 @@ def test_python_peers_are_judged_by_the_fastest_of_them_within_the_rounds():
         row("nginx", None, 1, 900.0),
         row("mpmkit", "event", 1, 5.0, "script"),
     ]
-    (said,) = run_all.peer_verdicts(rows)
-    assert said == (
-        "static, event: 1.50 times the fastest Python peer, uvicorn "
-        "(50%: 1.50 to 1.50; target 2, missed by 25%)"
-    )
+    said = "static, event: 1.50 times the fastest Python peer, uvicorn "
+    assert run_all.peer_verdicts(rows) == [said + "(95%: 1.50 to 1.50; target 2, missed by 25%)"]
     assert run_all.peer_verdicts(rows[:2]) == []
+    rows[1]["qps"] = 300.0
+    (line,) = run_all.peer_verdicts(rows)
+    assert line.endswith("; target 2, reached)")
     # What the generator could not ask for, ours could not show.
     rows = [
         row("mpmkit", "event", 1, 300.0, bound=True, cpu=20.0),
         row("uvicorn", None, 1, 200.0, cpu=50.0),
     ]
-    (said,) = run_all.peer_verdicts(rows)
-    assert said == (
-        "static, event: 1.50 times the fastest Python peer, uvicorn "
-        "(one round; target 2, open: the generator was at its limit in 1 of 1 rounds)"
-        "; 2.50 times by processor time (20.0 and 50.0 µs a request)"
-    )
+    limit = "open: the generator was at its limit in 1 of 1 rounds)"
+    by_cpu = "; 2.50 times by processor time (20.0 and 50.0 µs a request)"
+    assert run_all.peer_verdicts(rows) == [f"{said}(one round; target 2, {limit}{by_cpu}"]
 
 
-def test_the_demo_scale_is_over_in_25_minutes():
-    from mpmkit.measure import competitors
-
-    assert (
-        sum(part.seconds("demo", competitors.names()) for part in run_all.PARTS.values()) < 25 * 60
-    )
-
-
-@pytest.mark.parametrize("scale", run_all.SCALES)
+@pytest.mark.parametrize("scale", command.SCALE_NAMES)
 def test_every_part_says_how_long_it_takes(scale):
+    most = {"smoke": 5, "demo": 20, "full": 180}[scale] * 60
+    names = competitors.names()
     for part in run_all.PARTS.values():
-        with_all = part.seconds(scale, run_all.beside.NAMES)
-        assert (
-            0
-            < part.seconds(scale, ())
-            <= with_all
-            < {"smoke": 5, "demo": 20, "full": 180}[scale] * 60
-        )
+        assert 0 < part.seconds(scale, ()) <= part.seconds(scale, names) < most
+    if scale == "demo":
+        assert sum(part.seconds(scale, names) for part in run_all.PARTS.values()) < 25 * 60
+
+
+# -- the generators ------------------------------------------------------------------------------
+
+
+def test_the_generator_table():
+    ours = [
+        GeneratorReport(9000, 0.9, 0),
+        GeneratorReport(11000, 1.0, 0),
+        GeneratorReport(10000, 0.8, 2),
+    ]
+    others = {
+        "FastHttpUser": [GeneratorReport(1000, 1.0, 0)],
+        "ab": [GeneratorReport(20000, 1.0, 0)],
+    }
+    text = generators.table("work", {"mpmkit (Locust)": ours, **others, "wrk": []})
+    title, head, line, *rest = text.splitlines()
+    assert (title, head.split()[0], len(rest)) == ("work", "requests/s", 2)
+    assert line == (
+        "mpmkit (Locust)        10,000    9,000 to 11,000   90%    11,000"
+        "           10.00   0.50       11.00  2 FAILED"
+    )
 
 
 @pytest.mark.rival
@@ -194,21 +193,16 @@ def test_generators_go_into_their_table(place, monkeypatch, capsys):
         Nginx(document_root=ROOT)
     except NotInstalled as missing:
         pytest.skip(str(missing))
-    from benchmarks import generators
-    from mpmkit.load.runner import LoadError
 
     def missing(*_):
         raise LoadError("wrk is not installed")
 
-    monkeypatch.setattr(
-        generators,
-        "GENERATORS",
-        {
-            "mpmkit (Locust)": lambda url, users, seconds, keep_alive: Sample(users * 10, 0.5, 0),
-            "FastHttpUser": lambda *_: Sample(100, 1.0, 2),
-            "wrk": missing,
-        },
-    )
+    made = {
+        "mpmkit (Locust)": lambda url, users, *_: GeneratorReport(users * 10, 0.5, 0),
+        "FastHttpUser": lambda *_: GeneratorReport(100, 1.0, 2),
+        "wrk": missing,
+    }
+    monkeypatch.setattr(generators, "GENERATORS", made)
     path = place / "generators.csv"
     assert run_all._generators("smoke", (), path) == 0
     rows = records.read(path)
@@ -219,7 +213,9 @@ def test_generators_go_into_their_table(place, monkeypatch, capsys):
         ("keep-alive", "FastHttpUser", 100, 2),
     ]
     out, err = capsys.readouterr()
-    assert "20.00" in out and "without wrk: wrk is not installed" in err
+    assert "20.00" in out and err.count("without wrk") == 1 and "wrk is not installed" in err
+    status, _, err = printed_by(generators.main, ["--seconds", "0.5"], capsys)
+    assert status == 2 and "seconds: must be 1 to 60" in err
 
 
 def test_the_command_is_there():
@@ -227,7 +223,7 @@ def test_the_command_is_there():
         [sys.executable, "-m", "mpmkit", "bench", "--estimate", "--scale", "smoke"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0 and "scale smoke, about" in done.stderr

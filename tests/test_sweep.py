@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -11,44 +10,23 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from misbehaving import Misbehaving
-from test_records import SWEEP
+from experiments import Launches, printed_by, recorded_row
 
 from mpmkit.load.profile import LoadProfile
 from mpmkit.measure import records
+from mpmkit.measure.experiment import ExperimentError
 from mpmkit.measure.records import RecordError
-from mpmkit.measure.sweep import SweepError, SweepTable, knee, main, plan, sweep, value_of
+from mpmkit.measure.sweep import SweepTable, main, sweep, value_of
+from mpmkit.measure.sweep_grid import plan
 
 ROOT = Path(__file__).resolve().parent.parent
 LOAD = LoadProfile(path="/ok", users=2, requests=30)
 GRID = {"ThreadsPerChild": [5, 10], "users": [1, 3]}
 
 
-class Fake:
-    """What a sweep needs of a server."""
-
-    def __init__(self, misbehaving: Misbehaving) -> None:
-        self.url, self.pid, self.misbehaving = misbehaving.url, misbehaving.process.pid, misbehaving
-
-    def error_log(self) -> str:
-        return "[mpm:emerg] the roof is on fire\n"
-
-
 @pytest.fixture
 def launched():
-    """launch(), and what it was called with as launch.made."""
-    made = []
-
-    @contextlib.contextmanager
-    def launch(mpm, **directives):
-        made.append((mpm, directives))
-        with Misbehaving() as server:
-            yield Fake(server)
-
-    launch.made = made
-    return launch
+    return Launches()
 
 
 # -- the grid ------------------------------------------------------------------------------------
@@ -56,14 +34,14 @@ def launched():
 
 def test_points_are_the_product_of_the_grid():
     todo = plan(("worker", "event"), GRID, LOAD, directives={"Timeout": 7}, rounds=2)
-    assert [str(cell) for cell in todo.cells][:5] == [
+    assert [str(point) for point in todo.points][:5] == [
         "worker ThreadsPerChild=5 users=1",
         "worker ThreadsPerChild=5 users=3",
         "worker ThreadsPerChild=10 users=1",
         "worker ThreadsPerChild=10 users=3",
         "event ThreadsPerChild=5 users=1",
     ]
-    cell = todo.cells[3]
+    cell = todo.points[3]
     assert (cell.directives["ThreadsPerChild"], cell.directives["Timeout"]) == (10, 7)
     assert cell.directives["KeepAlive"] is False and cell.directives["MaxRequestWorkers"] == 400
     assert (cell.profile.users, cell.profile.path) == (3, "/ok")
@@ -94,7 +72,7 @@ def test_everything_that_is_wrong_is_told_at_once():
         )
     text = str(error.value)
     for said in (
-        "mpm: 'winnt' is none of",
+        "mpm: 'winnt' is not one of",
         "rounds: must be",
         "driver: 'curl'",
         "ThreadsPerChlid is not a directive: did you mean ThreadsPerChild?",
@@ -112,7 +90,7 @@ def test_everything_that_is_wrong_is_told_at_once():
         ({"users": "567"}, "users: give a list of values"),
         ({"users": []}, "users: has no value"),
         ({"users": [5, 5]}, "users: has a value twice"),
-        ({"users": [[5]]}, r"users: \[5\] is no text, number or truth"),
+        ({"users": [[5]]}, r"users: \[5\] is not a text, number or truth value"),
         ({"ThreadsPerChild": [5], "threadsperchild": [6]}, "threadsperchild: is in the grid twice"),
         ({"users": range(1, 20_000)}, "19,999 points are more than 10,000"),
         ({"MinSpareServers": [5]}, "MinSpareServers"),
@@ -149,25 +127,6 @@ def test_values_on_the_command_line(text, value):
     assert value_of(text) == value and type(value_of(text)) is type(value)
 
 
-# -- where a curve bends -------------------------------------------------------------------------
-
-
-@given(st.integers(2, 18), st.floats(1, 1e4), st.floats(0, 0.1))
-def test_the_knee_of_a_line_that_flattens_is_where_it_bends(bend, steep, flat):
-    xs = list(range(21))
-    ys = [steep * (min(x, bend) + flat * max(0, x - bend)) for x in xs]
-    assert knee(xs, ys) == bend
-    assert knee(xs[::-1], ys[::-1]) == bend
-
-
-def test_what_has_no_knee():
-    assert knee([1, 2, 3, 4], [10, 20, 30, 40]) is None  # a straight line
-    assert knee([1, 2, 3], [5, 5, 5]) is None
-    assert knee([1, 2, 3, 4], [1, 1, 1, 9]) is None  # it bends upwards
-    assert knee([1, 2], [1, 2]) is None
-    assert knee([1, 2, 3, 4], [10, 40, 41, 20]) == 2  # it falls again after its top
-
-
 # -- measuring -----------------------------------------------------------------------------------
 
 
@@ -186,16 +145,8 @@ def test_a_sweep_in_rounds(launched, tmp_path):
     summary = table.summary()
     assert len(summary) == 2 and list(summary["rounds"]) == [2] * 2
     text = table.text()
-    assert text.splitlines()[0].split() == [
-        "mpm",
-        "ThreadsPerChild",
-        "users",
-        "requests/s",
-        "p50",
-        "ms",
-        "p99",
-        "ms",
-    ]
+    head = "mpm ThreadsPerChild users requests/s p50 ms p99 ms"
+    assert text.splitlines()[0].split() == head.split()
     assert "most requests/s under event: " in text and f"rows in {path}" in text
     assert told[0].share == 0 and told[0].left is None
     assert told[-1].share == 1 and told[-1].left == pytest.approx(0)
@@ -220,23 +171,16 @@ def test_a_finished_sweep_measures_nothing_and_more_rounds_only_what_is_new(laun
 def test_a_server_that_dies_ends_the_sweep_and_the_same_call_goes_on(launched, tmp_path):
     path = tmp_path / "rows.csv"
 
-    @contextlib.contextmanager
-    def launch(mpm, **directives):
-        with launched(mpm, **directives) as server:
-            if len(launched.made) == 2:
-                server.misbehaving.die()
-                server.misbehaving.process.wait()
-            yield server
-
-    with pytest.raises(SweepError) as error:
-        sweep("event", {"users": [1, 2, 3]}, LOAD, out=path, launch=launch)
+    launched.dies = lambda number: number == 2
+    with pytest.raises(ExperimentError) as error:
+        sweep("event", {"users": [1, 2, 3]}, LOAD, out=path, launch=launched)
     said = str(error.value)
     assert "event users=2: " in said and "is gone" in said and "the roof is on fire" in said
     assert "NOT COMPLETE: 1 of 3 points" in error.value.table.text()
     # What a crash in the middle of a row leaves is cut off.
     with open(path, "a") as file:
         file.write("half a row,")
-    table = sweep("event", {"users": [1, 2, 3]}, LOAD, out=path, launch=launch)
+    table = sweep("event", {"users": [1, 2, 3]}, LOAD, out=path, launch=launched)
     assert table.resumed == 1 and [row["users"] for row in table.records] == [1, 2, 3]
     assert "NOT COMPLETE" not in table.text()
 
@@ -247,28 +191,11 @@ def test_a_point_without_a_good_answer_is_a_result(launched):
     assert "30 FAILED" in table.text()
 
 
-def test_a_full_disk_keeps_what_was_measured(launched, tmp_path, monkeypatch):
-    path = tmp_path / "rows.csv"
-    real, calls = records.RecordFile._write, []
-
-    def write(self, fd, text):
-        calls.append(text)
-        if len(calls) == 3:  # the header and one row are there
-            raise RecordError(f"{self.path}: a row could not be written: No space left on device")
-        real(self, fd, text)
-
-    monkeypatch.setattr(records.RecordFile, "_write", write)
-    with pytest.raises(SweepError, match="No space left on device"):
-        sweep("event", {"users": [1, 2, 3]}, LOAD, out=path, launch=launched)
-    assert len(records.read(path)) == 1
-
-
-def test_rows_of_another_version_are_told(launched, tmp_path):
+def test_rows_of_another_version_are_reported(launched, tmp_path):
     path = tmp_path / "rows.csv"
     todo = plan("event", {"users": [1, 2]}, LOAD)
-    records.RecordFile(path, "sweep").append(
-        {**SWEEP, "sweep": todo.id, "mpm": "event", "point": '{"users": 1}', "python": "3.9.1"}
-    )
+    old = {"sweep": todo.id, "mpm": "event", "point": '{"users": 1}', "round": 1, "python": "3.9.1"}
+    records.RecordFile(path, "sweep").append(recorded_row("sweep", **old))
     table = sweep("event", {"users": [1, 2]}, LOAD, out=path, launch=launched)
     assert table.resumed == 1 and len(launched.made) == 1
     assert "rows that the file had before are of another python: 3.9.1" in table.text()
@@ -284,53 +211,32 @@ def test_an_empty_table():
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["event"], "the following arguments are required: NAME=VALUE"),
-        (["event", "users"], "must be NAME=VALUE,VALUE, not 'users'"),
-        (["winnt", "users=1"], "mpm: 'winnt' is none of"),
-        (["event", "users=0"], "users: must be a whole number"),
-        (["event", "users=1", "users=2"], "a name is in the grid twice"),
-        (["event", "users=1", "--path", "x"], "path: must begin"),
-        (["event", "users=1", "-c", "Timeout"], "write a directive and its value"),
-        (["event", "ThreadsPerChild=100"], "the server would use ThreadsPerChild 64"),
+        ("event", "the following arguments are required: NAME=VALUE"),
+        ("event users", "must be NAME=VALUE,VALUE, not 'users'"),
+        ("winnt users=1", "mpm: 'winnt' is not one of"),
+        ("event users=0", "users: must be a whole number"),
+        ("event users=1 users=2", "a name is in the grid twice"),
+        ("event users=1 --path x", "path: must begin"),
+        ("event users=1 -c Timeout", "write a directive and its value"),
+        ("event users=1 --scale big", "scale: 'big' is not one of smoke, demo, full"),
+        ("event users=1 --driver wrk --requests 9", "requests: wrk stops by time only"),
+        ("event ThreadsPerChild=100", "the server would use ThreadsPerChild 64"),
     ],
 )
 def test_bad_command_lines(capsys, argv, said):
-    try:
-        status = main(argv)
-    except SystemExit as stop:
-        status = stop.code
-    out, err = capsys.readouterr()
+    status, out, err = printed_by(main, argv.split(), capsys)
     assert status == 2 and out == "" and said in err
     assert all(line.startswith("mpmkit: ") for line in err.splitlines())
 
 
 def test_ctrl_c_and_on_with_real_servers(tmp_path):
     path = tmp_path / "rows.csv"
-    command = [
-        sys.executable,
-        "-m",
-        "mpmkit",
-        "sweep",
-        "event",
-        "ThreadsPerChild=5,10",
-        "--users",
-        "4",
-        "--duration",
-        "0.4",
-        "--warmup",
-        "0.1",
-        "--out",
-        str(path),
-    ]
+    grid = "event ThreadsPerChild=5,10 --users 4 --duration 0.4 --warmup 0.1"
+    command = [sys.executable, "-m", "mpmkit", "sweep", *grid.split(), "--out", str(path)]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env=environ,
-    ) as process:
+    how = {"text": True, "cwd": tmp_path, "env": environ}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stderr=pipe, stdout=pipe, **how) as process:
         for line in process.stderr:
             if "[1/2]" in line:
                 process.send_signal(signal.SIGINT)
@@ -338,13 +244,9 @@ def test_ctrl_c_and_on_with_real_servers(tmp_path):
         out, err = process.communicate(timeout=20)
     assert process.returncode == 130 and "interrupted; the same command goes on" in err
     assert "NOT COMPLETE: 1 of 2 points" in out
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=environ, timeout=30
-    )
+    done = subprocess.run(command, capture_output=True, timeout=60, **how)
     assert done.returncode == 0 and "1 rows were in" in done.stderr
     rows = records.read(path)
-    assert [json.loads(row["point"]) for row in rows] == [
-        {"ThreadsPerChild": 5},
-        {"ThreadsPerChild": 10},
-    ]
+    points = [{"ThreadsPerChild": 5}, {"ThreadsPerChild": 10}]
+    assert [json.loads(row["point"]) for row in rows] == points
     assert all(row["failures"] == 0 and row["qps"] > 0 for row in rows)

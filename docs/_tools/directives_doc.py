@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mpmkit.config.directives import MPMS, ROWS, RequestReadTimeout, Spec
+from mpmkit.config.directives import MPMS, ROWS, Spec
+from mpmkit.config.values import RequestReadTimeout
 
 
 def markdown() -> str:
@@ -39,7 +40,7 @@ def _chapters() -> list[tuple[str, list[Spec]]]:
         "SSLEngine": "TLS",
         "EnableSendfile": "Responses",
         "DirectoryIndex": "The site",
-        "AllowOverride": "Read, without effect",
+        "ListenCoresBucketsRatio": "Read, without effect",
     }
     chapters: list[tuple[str, list[Spec]]] = []
     for row in ROWS:
@@ -84,7 +85,7 @@ def _default_cell(row: Spec) -> str:
             return ", ".join(f"{key}: `{one}`" for key, one in value.items())
         return "" if value is None else str(value)
 
-    if not row.attribute:
+    if not row.attribute or row.renamed:
         return ""
     if row.per_mpm:
         text = ", ".join(f"{show(row.default[mpm])} ({mpm})" for mpm in row.mpms)

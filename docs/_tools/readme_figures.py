@@ -3,7 +3,7 @@
     python -m docs._tools.readme_figures    # docs/img/qps.*, bench.* and memory.*; prints the tables
 
 Nothing in the README is typed by hand: record a run (`mpmkit bench --record`), run this, and paste what
-it prints. A run that is not recorded is told and left out. SVG needs kaleido and a Chromium, as all
+it prints. A run that is not recorded is reported and left out. SVG needs kaleido and a Chromium, as all
 pictures do.
 """
 
@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.bench import FREE, WORKS, Cell, cells, floor_lines, table
+from benchmarks.ratios import Comparison, baseline_lines, comparisons, table
+from benchmarks.works import FREE, WORKS
 from mpmkit.config.directives import MPMS
 from mpmkit.lab import figures
 from mpmkit.lab import theme as colours
-from mpmkit.measure import records, stats
-from mpmkit.measure.published import column, page, published
+from mpmkit.measure import published, records, stats
+from mpmkit.measure.published import column, page
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import lines
@@ -44,17 +45,19 @@ WAYS = {
 }
 
 
-def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
-    """Ours beside the real httpd's: a marker an MPM and work, a line over its rounds, a tick where the
-    target is. Right of 1 ours is faster. `found` are `bench.cells`; those beside nginx are left out.
+def ratios(found: Iterable[Comparison], *, theme: str | None = None) -> go.Figure:
+    """mpmkit compared with the real httpd: a marker an MPM and work, a line over its rounds, a tick where the
+    target is. Right of 1 mpmkit is faster. `found` are `ratios.comparisons`; those against nginx are left out.
 
     Raises ValueError when nothing is left.
     """
     import plotly.graph_objects as go
 
-    found = [cell for cell in found if cell.rival.startswith("httpd") or cell.rival == FREE]
+    found = [cell for cell in found if cell.reference.startswith("httpd") or cell.reference == FREE]
     if not found:
-        raise ValueError("no work was measured beside httpd; record one: mpmkit bench --only bench")
+        raise ValueError(
+            "no work was measured against httpd; record one: mpmkit bench --only bench"
+        )
     works = [name for name in WORKS if any(cell.work == name for cell in found)]
     ink = colours.INK[colours.is_dark(theme)]
     figure = go.Figure()
@@ -63,47 +66,7 @@ def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
         mpms = [other.mpm for other in found if other.work == cell.work]
         # One row a work, its MPMs one under the other within it.
         y = -works.index(cell.work) + 0.24 * ((len(mpms) - 1) / 2 - mpms.index(cell.mpm))
-        colour = colours.colour(cell.mpm, theme)
-        figure.add_trace(
-            go.Scatter(
-                x=[cell.lowest, cell.highest],
-                y=[y, y],
-                mode="lines+text",
-                hoverinfo="skip",
-                text=[
-                    "",
-                    f"  {cell.mpm} {cell.median:.2f}{'*' if 2 * cell.client_bound > cell.rounds else ''}",
-                ],
-                textposition="middle right",
-                textfont={"size": 12, "color": ink},
-                cliponaxis=False,
-                line={"color": colour, "width": 2},
-            )
-        )
-        if cell.target is not None:
-            figure.add_trace(
-                go.Scatter(
-                    x=[cell.target],
-                    y=[y],
-                    mode="markers",
-                    hoverinfo="skip",
-                    marker={
-                        "symbol": "line-ns-open",
-                        "size": 13,
-                        "color": ink,
-                        "line": {"width": 2},
-                    },
-                )
-            )
-        figure.add_trace(
-            go.Scatter(
-                x=[cell.median],
-                y=[y],
-                mode="markers",
-                marker={"symbol": colours.MARKERS[cell.mpm], "size": 10, "color": colour},
-                hovertemplate=f"{cell.mpm}, {cell.work}: %{{x:.2f}}<extra></extra>",
-            )
-        )
+        figure.add_traces(_marker(cell, y, theme))
         said.append(f"{cell.work} {cell.mpm} {cell.median:.2f}")
     figures.dress(
         figure,
@@ -112,6 +75,9 @@ def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
         "<br>*: the client was at its limit in most rounds; the ratio may be higher"
         "<br>idle-5000: event with 5,000 idle connections, against itself with none</sup>",
         theme,
+        alt="Requests per second as a multiple of httpd's: " + ", ".join(said) + ".",
+        height=210 + 64 * len(works),
+        margin={"l": 150, "t": 160, "r": 110, "b": 56},
     )
     figure.add_vline(x=1, line={"color": ink, "width": 1, "dash": "dot"})
     figure.update_yaxes(
@@ -121,13 +87,36 @@ def ratios(found: Iterable[Cell], *, theme: str | None = None) -> go.Figure:
         range=[-len(works) + 0.4, 0.6],
     )
     figure.update_xaxes(rangemode="tozero", showgrid=True, title_text="ours / httpd")
-    figure.update_layout(
-        showlegend=False,
-        height=210 + 64 * len(works),
-        margin={"l": 150, "t": 160, "r": 110},
-        meta={"alt": "Requests per second as a multiple of httpd's: " + ", ".join(said) + "."},
-    )
     return figure
+
+
+def _marker(cell: Comparison, y: float, theme: str | None) -> list[go.Scatter]:
+    """A cell's line over its rounds with its name, its target, and its median."""
+    import plotly.graph_objects as go
+
+    ink, colour = colours.INK[colours.is_dark(theme)], colours.colour(cell.mpm, theme)
+    bound = "*" if 2 * cell.client_bound > cell.rounds else ""
+    line = go.Scatter(
+        x=[cell.lowest, cell.highest],
+        y=[y, y],
+        mode="lines+text",
+        hoverinfo="skip",
+        text=["", f"  {cell.mpm} {cell.median:.2f}{bound}"],
+        textposition="middle right",
+        textfont={"size": 12, "color": ink},
+        cliponaxis=False,
+        line={"color": colour, "width": 2},
+    )
+    tick = {"symbol": "line-ns-open", "size": 13, "color": ink, "line": {"width": 2}}
+    target = go.Scatter(x=[cell.target], y=[y], mode="markers", hoverinfo="skip", marker=tick)
+    median = go.Scatter(
+        x=[cell.median],
+        y=[y],
+        mode="markers",
+        marker={"symbol": colours.MARKERS[cell.mpm], "size": 10, "color": colour},
+        hovertemplate=f"{cell.mpm}, {cell.work}: %{{x:.2f}}<extra></extra>",
+    )
+    return [line, *([target] if cell.target is not None else []), median]
 
 
 def memory_text(rows: Sequence[Row]) -> str:
@@ -251,7 +240,7 @@ def scripts_text(rows: Sequence[Row]) -> str:
                 cells.append(f"{statistics.median(own):,.0f}" if own else "")
             if any(cells):
                 found.append((f"{server}: {words}", *cells))
-    known = published()["script"]
+    known = published.figures()["script"]
     found.append(
         ("published: PHP, in what way is not said", *(f"{known[mpm]:,.0f}" for mpm in MPMS))
     )
@@ -262,12 +251,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw the pictures, print the tables; returns the exit status."""
     folder = records.recorded_folder()
     rows = records.read(folder / QPS)
-    qps = QpsTable(rows, published(), planned=len(rows), out=folder / QPS)
+    qps = QpsTable(rows, published.figures(), planned=len(rows), out=folder / QPS)
     figures.save(figures.qps_bars(qps.summary()), IMAGES / "qps")
     print(qps.text())
     _print_if_recorded(BESIDE, lambda rows: servers_text(rows, "static"))
     _print_if_recorded(SCRIPTS, scripts_text)
-    found = cells(records.read(folder / BENCH))
+    found = comparisons(records.read(folder / BENCH))
     figure = ratios(found)
     figures.save(figure, IMAGES / "bench", height=figure.layout.height)
     print(table(found))
@@ -275,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rows:
         figures.save(figures.memory_curve(records.frame(rows, "memory")), IMAGES / "memory")
     _print_if_recorded(CROWD, crowd_text)
-    _print_if_recorded(FLOOR, lambda rows: "\n".join(floor_lines(rows)))
+    _print_if_recorded(FLOOR, lambda rows: "\n".join(baseline_lines(rows)))
     return 0
 
 

@@ -40,8 +40,6 @@ def execute(source: Path, *, timeout: int = 900, static_figures: bool = False) -
 
     book = nbformat.read(source, as_version=4)
     environment = {**os.environ, "PLOTLY_RENDERER": "png" if static_figures else "json"}
-    if static_figures:
-        environment["MPMKIT_PROGRESS"] = "text"  # a bar is a widget, which a still page lacks
     try:
         with tempfile.TemporaryDirectory(prefix="mpmkit-kernel-") as sockets:
             _client(book, source, timeout, sockets).execute(env=environment)
@@ -62,7 +60,7 @@ def _client(book: Any, source: Path, timeout: int, sockets: str) -> Any:
     from traitlets.config import Config
 
     config = Config({"KernelManager": {"transport": "ipc", "ip": os.path.join(sockets, "kernel")}})
-    # store_widget_state: the state of every widget would be megabytes that nobody can see.
+    # store_widget_state: the state of every widget would be megabytes that no reader can see.
     return NotebookClient(
         book,
         timeout=timeout,

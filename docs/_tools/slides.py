@@ -3,7 +3,7 @@
     python -m docs._tools.slides notebooks/rendered build/slides [--only 03]
 
 Made from the executed copies, so there are results on them. nbconvert writes reveal.js pages. The
-scripts that a page needs are fetched once with npm and put beside the slides, so that a room without a
+scripts that a page needs are fetched once with npm and put next to the slides, so that a room without a
 network can show them; without npm the pages fetch them from the network each time, and that is said.
 
     cell                              on the slides
@@ -30,8 +30,8 @@ from typing import Any
 from docs._tools.render import notebooks_and_target
 
 PACKAGES = ("reveal.js@4.6.1", "requirejs@2.3.7", "jquery@3.7.1")
-# Where nbconvert's page and reveal.js's theme ask the network for more: diagrams that no notebook of
-# ours has, and fonts. Slides of ours ask nobody.
+# Where nbconvert's page and reveal.js's theme ask the network for more: diagrams that no notebook
+# has, and fonts. These slides need no network.
 MERMAID = re.compile(r'<script type="module">\s*import mermaid .*?</script>', re.DOTALL)
 REMOTE = re.compile(r"@import url\(https?://[^)]*\);?\n?")
 THEME = Path("node_modules/reveal.js/dist/theme/simple.css")
@@ -51,9 +51,9 @@ STYLE = """<style>
 
 def slide_type(cell: Any) -> str:
     """Where a cell goes: nbconvert's slide, subslide, skip or "-" (with the one before)."""
-    told = cell.get("metadata", {}).get("slideshow", {}).get("slide_type")
-    if told:
-        return str(told)
+    chosen = cell.get("metadata", {}).get("slideshow", {}).get("slide_type")
+    if chosen:
+        return str(chosen)
     if cell["cell_type"] == "markdown":
         return "slide" if "".join(cell["source"]).lstrip().startswith("#") else "subslide"
     return "skip" if only_imports("".join(cell["source"])) else "-"
@@ -90,7 +90,7 @@ def mark(book: Any) -> Any:
 
 
 def fetch(place: Path) -> dict[str, str]:
-    """The scripts beside the slides: nbconvert's options that name them, or none if npm can't.
+    """The scripts next to the slides: nbconvert's options that name them, or none if npm can't.
 
     What is there is not fetched again.
     """
@@ -100,22 +100,8 @@ def fetch(place: Path) -> dict[str, str]:
         "jquery_url": "node_modules/jquery/dist/jquery.min.js",
     }
     if not all((place / path).exists() for path in scripts.values()):
-        npm = shutil.which("npm")
-        done = npm and subprocess.run(
-            [
-                npm,
-                "install",
-                "--no-audit",
-                "--no-fund",
-                "--silent",
-                "--prefix",
-                str(place),
-                *PACKAGES,
-            ],
-            capture_output=True,
-            timeout=120,
-        )
-        if not done or done.returncode:
+        print("mpmkit: fetching reveal.js with npm …", file=sys.stderr)
+        if not _install(place):
             print(
                 "mpmkit: npm is missing or has no network: these slides need the network to be shown",
                 file=sys.stderr,
@@ -124,6 +110,21 @@ def fetch(place: Path) -> dict[str, str]:
     theme = place / THEME
     theme.write_text(REMOTE.sub("", theme.read_text()))
     return {**scripts, "mathjax_url": "", "font_awesome_url": ""}
+
+
+def _install(place: Path) -> bool:
+    """Fetch PACKAGES into a folder; whether that succeeded."""
+    npm = shutil.which("npm")
+    if npm is None:
+        return False
+    options = ["--no-audit", "--no-fund", "--silent", "--fetch-retries=1", "--prefix", str(place)]
+    try:
+        done = subprocess.run(
+            [npm, "install", *options, *PACKAGES], capture_output=True, timeout=120
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return not done.returncode
 
 
 def write(source: Path, target: Path, scripts: dict[str, str]) -> Path:

@@ -12,7 +12,7 @@ a port of its own.) httpd has a ServerRoot compiled in. Here it is what -d or th
 directory that the file is in, or its parent if that directory is called conf.
 
 The way of a start, as httpd's: read the file, open the logs, bind the sockets, leave the terminal,
-make the scoreboard, write the PidFile, fork. Whatever goes wrong is told on the terminal: the
+make the scoreboard, write the PidFile, fork. Whatever goes wrong is said on the terminal: the
 command waits until the server in the background serves, or has failed.
 
 Exit statuses are httpd's: 0, and 1 for whatever could not be done. docs/CONTROL.md has the table.
@@ -28,9 +28,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mpmkit.cli.serve import Configuration, Source, StartError, make_parent
-from mpmkit.config.directives import LEVELS, DirectiveError, Note, Setting
-from mpmkit.config.httpd_conf import Conf
+from mpmkit.cli.configuration import Configuration, StartError
+from mpmkit.config.directives import DirectiveError, Note, Setting
+from mpmkit.config.httpd_conf import Conf, Source, read
+from mpmkit.config.values import LEVELS, TRACES
 from mpmkit.server import pidfile
 from mpmkit.server.child import Setup
 from mpmkit.server.listen import ListenError, open_listeners
@@ -56,15 +57,22 @@ WORDS = {
 }
 
 OPTIONS = "D:d:f:C:c:e:E:k:vVlLtTSMhX"
+# Options that stand for names of -D.
+DEFINES = {"S": ("DUMP_VHOSTS", "DUMP_RUN_CFG"), "M": ("DUMP_MODULES",), "X": ("DEBUG",)}
 
 # -D: a HUP or USR1 with a bad file ends the server, as it does httpd.
 RAW_RESTART = "HTTPD_RAW_RESTART"
 
-FAILURES = (DirectiveError, ListenError, LogError, PidFileError, StartError, OSError)
-
 
 class UsageError(Exception):
-    """A command line that is none; the text may be empty."""
+    """A wrong command line; the text may be empty."""
+
+
+class Refusal(Exception):
+    """What the command can't do; the text is as it is printed."""
+
+
+FAILURES = (DirectiveError, ListenError, LogError, PidFileError, StartError, Refusal, OSError)
 
 
 @dataclass
@@ -118,23 +126,19 @@ def options(argv: Sequence[str]) -> Options:
             case "c":
                 result.after.append(value)
             case "e":
-                if value.lower() not in LEVELS and value.lower() not in TRACES:
-                    raise UsageError("")
                 result.level = value.lower()
+                if result.level not in (*LEVELS, *TRACES):
+                    raise UsageError("")
             case "E":
                 result.errors_to = value
             case "t":
                 result.test = True
             case "T":
                 result.check_root = False
-            case "S":
-                result.defines += ["DUMP_VHOSTS", "DUMP_RUN_CFG"]
-            case "M":
-                result.defines.append("DUMP_MODULES")
-            case "X":
-                result.defines.append("DEBUG")
-            case "V" | "L":
-                result.print = option[1]
+            case "S" | "M" | "X" as letter:
+                result.defines += DEFINES[letter]
+            case "V" | "L" as letter:
+                result.print = letter
             case letter:  # v, l, h: whatever follows is not looked at
                 result.print = letter
                 return result
@@ -143,26 +147,29 @@ def options(argv: Sequence[str]) -> Options:
     return result
 
 
-TRACES = tuple(f"trace{i}" for i in range(1, 9))
-
-
 def source(chosen: Options) -> Source:
-    """Where the configuration comes from; every name is absolute, for later restarts."""
+    """Where the configuration comes from; every name is absolute, for later restarts.
+
+    Raises Refusal for a file that can't be read."""
     root = chosen.server_root
-    file = os.path.join(root or os.getcwd(), chosen.file or CONFIG_FILE)
+    file = os.path.abspath(os.path.join(root or os.getcwd(), chosen.file or CONFIG_FILE))
     if root is None:
-        root = os.path.dirname(os.path.abspath(file))
+        root = os.path.dirname(file)
         if os.path.basename(root) == "conf":
             root = os.path.dirname(root)
+    why = ""
+    if not os.path.isfile(file):
+        why = "it is no file" if os.path.exists(file) else "No such file or directory"
+    elif not os.access(file, os.R_OK, effective_ids=True):
+        why = "Permission denied"
+    if why:
+        raise Refusal(f"httpd: Could not open configuration file {file}: {why}")
     return Source(
-        os.path.abspath(file),
-        None,
-        (*DEFAULTS, *chosen.before),
-        tuple(chosen.after),
-        (),
-        tuple(chosen.defines),
-        root,
-        chosen.check_root,
+        file,
+        before=(*DEFAULTS, *chosen.before),
+        after=tuple(chosen.after),
+        defines=tuple(chosen.defines),
+        server_root=root,
     )
 
 
@@ -170,36 +177,37 @@ def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
     try:
         chosen = options(argv)
+        if chosen.print in ("v", "l"):
+            from mpmkit.cli import httpd_info
+
+            print(httpd_info.version() if chosen.print == "v" else httpd_info.compiled_in())
+            return 0
+        if chosen.print == "h":  # httpd's one way to ask for help, and it ends with 1
+            raise UsageError("")
+        if chosen.errors_to is not None:
+            errors_to(chosen.errors_to)
+        return run(chosen, words_without_k(argv))
     except UsageError as error:
         from mpmkit.cli import httpd_info
 
         if str(error):
-            tell(f"httpd: {error}")
-        tell(httpd_info.usage())
-        return 1
-    if chosen.print in ("v", "l", "h"):
-        return say_at_once(chosen.print)
-    if chosen.errors_to is not None:
-        try:
-            errors_to(chosen.errors_to)
-        except OSError as error:
-            tell(f"httpd: {chosen.errors_to} cannot be opened for startup errors: {error.strerror}")
-            return 1
-    configuration = Configuration(source(chosen))
-    conf = None
+            report(f"httpd: {error}")
+        report(httpd_info.USAGE)
+    except FAILURES as error:
+        report_failure(error)
+    return 1
+
+
+def run(chosen: Options, command_line: str) -> int:
+    """What the options ask for, as far as it needs the file. Raises what FAILURES lists."""
+    configuration = Configuration(source(chosen), document_root=chosen.check_root)
+    conf = read(configuration.source)
+    if chosen.print == "V" and conf.mpm is not None:
+        from mpmkit.cli import httpd_info
+
+        print(httpd_info.settings(conf.mpm, configuration.source.server_root or ""))
+        return 0
     try:
-        file = configuration.source.file
-        assert file is not None
-        if not os.path.isfile(file):
-            why = "it is no file" if os.path.exists(file) else "No such file or directory"
-            tell(f"httpd: Could not open configuration file {file}: {why}")
-            return 1
-        if not os.access(file, os.R_OK, effective_ids=True):
-            tell(f"httpd: Could not open configuration file {file}: Permission denied")
-            return 1
-        conf = configuration.text()
-        if chosen.print == "V" and conf.mpm is not None:
-            return say_version(conf, configuration.source)
         directives, notes = configuration.read(conf)
         configuration.handler(directives)  # handlers and patterns that can't be used, too
         if chosen.test and directives.tls:
@@ -208,14 +216,14 @@ def main(argv: Sequence[str]) -> int:
 
             tls.context_for(directives)
     except FAILURES as error:
-        tell_failure(error)
-        if conf is not None and chosen.word in ("stop", "graceful-stop") and not chosen.test:
+        if chosen.word in ("stop", "graceful-stop") and not chosen.test:
+            report_failure(error)
             return stop_anyway(conf, chosen.word)
-        return 1
+        raise
     for note in (*notes, *name_note(directives.ServerName)):
         if loud(note.level, chosen.level or directives.LogLevel):
             warning = "WARNING: " if note.level == "warn" and note.ah != "AH00558" else ""
-            tell(f"{note.ah}: {warning}{note.text}" if note.ah else f"{warning}{note.text}")
+            report(f"{note.ah}: {warning}{note.text}" if note.ah else f"{warning}{note.text}")
     if chosen.print or chosen.dumps:
         from mpmkit.cli import httpd_info
 
@@ -227,26 +235,17 @@ def main(argv: Sequence[str]) -> int:
     log = os.path.dirname(directives.ErrorLog or "")
     if not os.path.isdir(log):
         why = f"AH02291: ErrorLog {directives.ErrorLog}: there is no directory {log}: make it"
-        tell(f"(2)No such file or directory: {why}")
-        tell("AH00014: Configuration check failed")
-        return 1
+        raise Refusal(f"(2)No such file or directory: {why}\nAH00014: Configuration check failed")
     if chosen.test:
-        tell("Syntax OK")
+        report("Syntax OK")
         return 0
-    try:
-        if chosen.word and not signal_server(chosen.word, directives.PidFile):
-            return 0
-        if not chosen.word and (pid := running(directives.PidFile)):
-            print(f"httpd (pid {pid}) already running")
-            return 0
-        return start(chosen, configuration, words_without_k(argv))
-    except FAILURES as error:
-        tell_failure(error)
-        return 1
+    if not signal_server(chosen.word or "start", directives.PidFile):
+        return 0
+    return start(chosen, configuration, command_line)
 
 
 def name_note(server_name: str) -> list[Note]:
-    """What httpd says of a machine that has no full name, where no ServerName tells it."""
+    """What httpd says of a machine that has no full name, where no ServerName gives one."""
     if server_name:
         return []
     import socket
@@ -258,73 +257,42 @@ def name_note(server_name: str) -> list[Note]:
     return [Note("AH00558", "warn", text)]
 
 
-def say_at_once(what: str) -> int:
-    """-v, -l and -h need no file. -h is httpd's one way to ask for help that ends with 1."""
-    from mpmkit.cli import httpd_info
-
-    if what == "h":
-        tell(httpd_info.usage())
-        return 1
-    print(httpd_info.version() if what == "v" else httpd_info.compiled_in())
-    return 0
-
-
-def say_version(conf: Conf, where: Source) -> int:
-    from mpmkit.cli import httpd_info
-
-    print(httpd_info.settings(conf.mpm, where.server_root or ""))
-    return 0
-
-
 # -- a server that runs ---------------------------------------------------------------------------
 
 
-def running(path: str | None) -> int | None:
-    """The server that the PidFile names, or None. Raises PidFileError."""
-    return pidfile.running(path) if path else None
-
-
 def signal_server(word: str, path: str | None) -> bool:
-    """What -k asks for. True: there is a server to start. Raises PidFileError, OSError."""
-    pid = running(path)
+    """What -k asks for. True: there is a server to start. Raises PidFileError, PermissionError."""
+    pid = pidfile.running(path) if path else None
     number = WORDS[word]
-    if word == "start":
-        if pid is not None:
-            print(f"httpd (pid {pid}) already running")
-        return pid is None
     if pid is None:
+        if word == "start":
+            return True
         if word in ("restart", "graceful"):
             print("httpd not running, trying to start")
             return True
         stale = pidfile.read(path) if path else None
         print(f"httpd (pid {stale}?) not running" if stale else "httpd (no pid file) not running")
-        return False
-    assert number is not None
-    try:
-        os.kill(pid, number)
-    except PermissionError:
-        why = "it is another user's: be that user, or root"
-        raise PermissionError(
-            f"the server, process {pid}, takes no signals from us: {why}"
-        ) from None
+    elif number is None:
+        print(f"httpd (pid {pid}) already running")
+    else:
+        try:
+            os.kill(pid, number)
+        except PermissionError:
+            why = "it is another user's: be that user, or root"
+            raise PermissionError(
+                f"the server, process {pid}, takes no signals from us: {why}"
+            ) from None
     return False
 
 
 def stop_anyway(conf: Conf, word: str) -> int:
     """-k stop with a bad file. httpd refuses; but to stop a server, its PidFile is all one needs."""
     named = {setting.name.lower(): setting.args for setting in conf.settings if setting.args}
-    path = named["pidfile"][0]
-    if "serverroot" in named:
-        path = os.path.join(named["serverroot"][0], path)
-    try:
-        pid = running(path)
-        if pid is None:
-            return 1
-        tell(f"the file is bad, but its PidFile {path} names the server: it is told to stop")
-        signal_server(word, path)
-    except (PidFileError, OSError) as error:
-        tell_failure(error)
+    path = os.path.join(*named.get("serverroot", ("",))[:1], named["pidfile"][0])
+    if pidfile.running(path) is None:
         return 1
+    report(f"the file is bad, but its PidFile {path} names the server: it is stopped")
+    signal_server(word, path)
     return 0
 
 
@@ -334,73 +302,66 @@ def stop_anyway(conf: Conf, word: str) -> int:
 def start(chosen: Options, configuration: Configuration, command_line: str) -> int:
     """Make a server of what was read; returns its exit status, or that of its start.
 
-    Raises what FAILURES lists, while there is a terminal to tell it on."""
+    Raises what FAILURES lists, while there is a terminal to report it on."""
     try:
         setup = configuration.setup()
         listeners = open_listeners(setup.directives)
     except (ListenError, LogError) as error:
-        tell_failure(error)
-        tell("AH00015: Unable to open logs")
-        return 1
+        raise Refusal(f"{error}\nAH00015: Unable to open logs") from None
     if not listeners:
-        tell("no listening sockets available, shutting down")
-        tell("AH00015: Unable to open logs: name an address by Listen, such as Listen 8080")
-        return 1
+        raise Refusal(
+            "no listening sockets available, shutting down\n"
+            "AH00015: Unable to open logs: name an address by Listen, such as Listen 8080"
+        )
     if os.geteuid() == 0 and setup.directives.User is None:
         why = "no User is named, so children are root: name an ordinary one, such as www-data"
         setup.service.errors.write("warn", why, module="unixd")
-    alone = chosen.has("DEBUG", "ONE_PROCESS")
-    leave: Callable[[], None] = lambda: None  # noqa: E731
-    if not alone and not chosen.has("FOREGROUND"):
-        leave = in_background(fork=not chosen.has("NO_DETACH"))
-    parent = make_parent(
-        configuration,
-        setup,
-        listeners,
-        command_line=command_line,
-        httpd_restarts=chosen.has(RAW_RESTART),
+    alone, foreground = chosen.has("DEBUG", "ONE_PROCESS"), chosen.has("FOREGROUND")
+    started: Callable[[], None] = lambda: None  # noqa: E731
+    if not alone and not foreground:
+        started = in_background(fork=not chosen.has("NO_DETACH"))
+    parent = configuration.parent(
+        setup, listeners, command_line=command_line, httpd_restarts=chosen.has(RAW_RESTART)
     )
     if alone:
         return parent.run_alone()
     parent.write_pid_file()
-    leave_terminal(configuration, setup, leave, keep=chosen.has("FOREGROUND"))
+    if not foreground:
+        # Nothing more can go wrong that anyone at a terminal could correct.
+        leave_terminal(setup)
+        configuration.background = True
+        started()
     return parent.run()
 
 
 def in_background(*, fork: bool) -> Callable[[], None]:
     """Go on in a session of our own, and if `fork`, in a process of our own, while the one that was
-    started waits. Returns what tells it that all is well; if we end before, it ends with our status.
-    """
-    told, tell_it = os.pipe()
+    started waits. What is returned ends it with 0; if we end before, it ends with our status."""
+    reading, writing = os.pipe()
     pid = os.fork() if fork else 0
     if pid:
-        os.close(tell_it)
-        if os.read(told, 1):
+        os.close(writing)
+        if os.read(reading, 1):
             raise SystemExit(0)
         _, status = os.waitpid(pid, 0)
         raise SystemExit(os.waitstatus_to_exitcode(status) or 1)
-    os.close(told)
+    os.close(reading)
     try:
         os.setsid()
     except PermissionError:
         pass  # we lead a process group already, and that is as good
 
-    def leave() -> None:
+    def started() -> None:
         try:
-            os.write(tell_it, b"!")
+            os.write(writing, b"!")
         except BrokenPipeError:
-            pass  # whoever waited is gone
-        os.close(tell_it)
+            pass  # no process waits any more
+        os.close(writing)
 
-    return leave
+    return started
 
 
-def leave_terminal(
-    configuration: Configuration, setup: Setup, leave: Callable[[], None], *, keep: bool
-) -> None:
-    """Nothing more can go wrong that somebody at a terminal could mend."""
-    if keep:
-        return
+def leave_terminal(setup: Setup) -> None:
     os.chdir("/")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
@@ -409,26 +370,24 @@ def leave_terminal(
     os.close(nowhere)
     # A traceback of the interpreter's has nowhere else to go.
     os.dup2(setup.service.errors.fd, 2)
-    configuration.background = True
-    leave()
 
 
 def words_without_k(argv: Sequence[str]) -> str:
-    """The command line as the log tells it: without -k and its word, as httpd."""
+    """The command line as it is logged: without -k and its word, as httpd."""
     pairs, _ = getopt.getopt(list(argv), OPTIONS)
     words = [word for pair in pairs if pair[0] != "-k" for word in pair if word]
     return shlex.join(["mpmkit", "httpd", *words])
 
 
-# -- telling --------------------------------------------------------------------------------------
+# -- messages -------------------------------------------------------------------------------------
 
 
-def tell(text: str) -> None:
-    """A line for the terminal, or for -E."""
+def report(text: str) -> None:
+    """Lines for the terminal, or for -E."""
     print(text, file=sys.stderr, flush=True)
 
 
-def tell_failure(error: Exception) -> None:
+def report_failure(error: Exception) -> None:
     """In httpd's shape: where the line is, and below it what is wrong with it."""
     if isinstance(error, DirectiveError):
         alike: dict[tuple[str, str], list[DirectiveError]] = {}
@@ -438,29 +397,32 @@ def tell_failure(error: Exception) -> None:
             problem = problems[0]
             if problem.file and problem.line:
                 where = "-c/-C directives" if file in ("-c", "-C") else file
-                tell(f"{problem.ah}: Syntax error on line {problem.line} of {where}:")
+                report(f"{problem.ah}: Syntax error on line {problem.line} of {where}:")
                 others = ", ".join(str(one.line) for one in problems[1:])
-                tell(f"{text} (and so on line {others})" if others else text)
+                report(f"{text} (and so on line {others})" if others else text)
             else:
-                tell(f"{problem.ah}: httpd: {problem.text}")
+                report(f"{problem.ah}: httpd: {problem.text}")
     elif isinstance(error, PidFileError):
-        tell(f"{error.ah}: {error}")
+        report(f"{error.ah}: {error}")
         if error.ah == "AH00058":
-            tell("AH00059: remove it before you go on, if it is broken")
-    elif isinstance(error, OSError):
-        tell(f"httpd: {error}")
+            report("AH00059: remove it before you go on, if it is broken")
     else:
-        tell(str(error))
+        report(f"httpd: {error}" if isinstance(error, OSError) else str(error))
 
 
 def loud(level: str, limit: str) -> bool:
-    """Whether a note of this level is told at the start: -e, or LogLevel."""
+    """Whether a note of this level is shown at the start: -e, or LogLevel."""
     order = (*LEVELS, *TRACES)
     return order.index(level) <= order.index(limit)
 
 
 def errors_to(path: str) -> None:
-    """-E: standard error is a file from here on. Raises OSError."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """-E: standard error is a file from here on. Raises Refusal."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise Refusal(
+            f"httpd: {path} cannot be opened for startup errors: {error.strerror}"
+        ) from None
     os.dup2(fd, 2)
     os.close(fd)

@@ -6,16 +6,20 @@ the lines is our own.
 
 from __future__ import annotations
 
+import grp
 import os
 import platform
+import pwd
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from mpmkit import _version
-from mpmkit.config.directives import ROWS, Directives, Spec
-from mpmkit.config.httpd_conf import BUILT_IN, Conf
+from mpmkit.config.directives import ROWS, Directives
+from mpmkit.config.httpd_conf import Conf
+from mpmkit.config.modules import BUILT_IN
 
 USAGE = """\
 Usage: mpmkit httpd [-D name] [-d directory] [-f file]
@@ -47,10 +51,6 @@ Options:
   -X                 : one process, in the foreground, for a debugger"""
 
 
-def usage() -> str:
-    return USAGE
-
-
 def version() -> str:
     built = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(os.stat(_version.__file__).st_mtime))
     return (
@@ -59,35 +59,28 @@ def version() -> str:
     )
 
 
-def settings(mpm: str | None, server_root: str) -> str:
+def settings(mpm: str, server_root: str) -> str:
     """-V: the version, what it runs on, the MPM, and what is fixed in the program."""
     import h11
 
     libraries = f"Python {platform.python_version()}, h11 {h11.__version__}"
-    lines = [
-        version(),
-        f"Server's Module Magic Number: none, modules are built in ({len(BUILT_IN)})",
-        f"Server loaded:  {libraries}",
-        f"Compiled using: {platform.python_compiler()}",
-        f"Architecture:   {64 if sys.maxsize > 1 << 32 else 32}-bit",
-    ]
-    if mpm is not None:
-        threads = "no" if mpm == "prefork" else "yes (fixed thread count)"
-        lines += [
-            f"Server MPM:     {mpm}",
-            f"  threaded:     {threads}",
-            "    forked:     yes (variable process count)",
-        ]
-    lines += [
-        "Server compiled with....",
-        " -D APR_HAS_SENDFILE",
-        " -D SINGLE_LISTEN_UNSERIALIZED_ACCEPT",
-        f' -D HTTPD_ROOT="{server_root}"',
-        ' -D DEFAULT_PIDLOG="logs/httpd.pid"',
-        ' -D DEFAULT_ERRORLOG="logs/error_log"',
-        ' -D SERVER_CONFIG_FILE="conf/httpd.conf"',
-    ]
-    return "\n".join(lines)
+    threads = "no" if mpm == "prefork" else "yes (fixed thread count)"
+    return f"""\
+{version()}
+Server's Module Magic Number: none, modules are built in ({len(BUILT_IN)})
+Server loaded:  {libraries}
+Compiled using: {platform.python_compiler()}
+Architecture:   {64 if sys.maxsize > 1 << 32 else 32}-bit
+Server MPM:     {mpm}
+  threaded:     {threads}
+    forked:     yes (variable process count)
+Server compiled with....
+ -D APR_HAS_SENDFILE
+ -D SINGLE_LISTEN_UNSERIALIZED_ACCEPT
+ -D HTTPD_ROOT="{server_root}"
+ -D DEFAULT_PIDLOG="logs/httpd.pid"
+ -D DEFAULT_ERRORLOG="logs/error_log"
+ -D SERVER_CONFIG_FILE="conf/httpd.conf\""""
 
 
 def compiled_in() -> str:
@@ -106,14 +99,10 @@ def all_directives(mpm: str) -> str:
     lines = []
     for row in ROWS:
         if mpm in row.mpms:
-            lines.append(f"{row.name} ({_file(row, mpm)})")
+            lines.append(f"{row.name} ({mpm if row.source == 'mpm' else row.source}.c)")
             lines += textwrap.wrap(row.doc, 100, initial_indent="\t", subsequent_indent="\t")
             lines.append(f"\tAllowed in *.conf {WHERE[row.where]}")
     return "\n".join(lines)
-
-
-def _file(row: Spec, mpm: str) -> str:
-    return f"{mpm}.c" if row.source == "mpm" else f"{row.source}.c"
 
 
 # -- dumps ----------------------------------------------------------------------------------------
@@ -146,30 +135,22 @@ def _run_settings(conf: Conf, d: Directives, defines: Sequence[str]) -> list[str
             f"Define: {name}={conf.defines[name]}" if conf.defines.get(name) else f"Define: {name}"
             for name in names
         ),
-        _who("User", d.User, "pwd"),
-        _who("Group", d.Group, "grp"),
+        _who("User", d.User, pwd.getpwnam),
+        _who("Group", d.Group, grp.getgrnam),
     ]
 
 
-def _who(name: str, who: str | None, database: str) -> str:
+def _who(name: str, who: str | None, find: Callable[[str], Sequence[Any]]) -> str:
     if who is None:
         return f'{name}: name="#-1" id=4294967295'
-    if who.startswith("#"):
-        return f'{name}: name="{who}" id={who[1:]}'
-    if database == "pwd":
-        import pwd
-
-        return f'{name}: name="{who}" id={pwd.getpwnam(who).pw_uid}'
-    import grp
-
-    return f'{name}: name="{who}" id={grp.getgrnam(who).gr_gid}'
+    return f'{name}: name="{who}" id={who[1:] if who.startswith("#") else find(who)[2]}'
 
 
 def _modules(conf: Conf) -> list[str]:
     """Static ones first, then those of LoadModule in their order; one that is only accepted, too."""
-    kinds = {"static": "static", "shared": "shared", "accepted": "shared"}
-    rows = sorted(conf.modules, key=lambda module: module.how != "static")
-    return ["Loaded Modules:", *(f" {module.name} ({kinds[module.how]})" for module in rows)]
+    static = [f" {module.name} (static)" for module in conf.modules if module.how == "static"]
+    shared = [f" {module.name} (shared)" for module in conf.modules if module.how != "static"]
+    return ["Loaded Modules:", *static, *shared]
 
 
 def _includes(conf: Conf) -> list[str]:

@@ -90,7 +90,7 @@ class Backend:
                 values.update(settings)
         self.timeout = float(values.get("timeout", d.ProxyTimeout or d.Timeout))
         self._keep = bool(values.get("enablereuse", False))
-        self._most = int(values.get("max", d.threads_per_child))
+        self._most = int(values.get("max", d.ThreadsPerChild))
         self._idle: list[socket.socket] = []  # of this process: nothing is connected before a fork
 
     def run(self, request: Request, conn: Connection, script: Script) -> Response:

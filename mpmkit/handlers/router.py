@@ -186,9 +186,8 @@ class Router:
         if config.require == ("all", "denied"):
             return self._denied
         if config.require == ("local",):
-            return lambda request, conn: (handler if _is_local(conn) else self._denied)(
-                request, conn
-            )
+            denied = self._denied
+            return lambda request, conn: (handler if _is_local(conn) else denied)(request, conn)
         return handler
 
     def _denied(self, request: Request, conn: Connection) -> Response:
@@ -205,14 +204,9 @@ class Router:
         filename = filename or mapping.file(path[:end])
         config = self._sections.config_for(path, filename)
         rest = path[end:]
-        script = Script(
-            filename,
-            path[:end],
-            rest,
-            self._limits[mapping],
-            self.file(rest) if rest else "",
-            mapping.prefix,
-        )
+        translated = self.file(rest) if rest else ""
+        limit = self._limits[mapping]
+        script = Script(filename, path[:end], rest, limit, translated, mapping.prefix)
         if handler == "wsgi-script":
             run = self._scripts.run
             return self._guarded(config, lambda request, conn: run(request, conn, script))
@@ -244,8 +238,8 @@ class Router:
         if self._cgi is None:
             from mpmkit.handlers.cgi import CgiScripts  # here: most servers never run a program
 
-            where = (self._root.root, self.redirect, self._cpus, self._policy)
-            self._cgi = CgiScripts(self._directives, self._errors, *where)
+            how = (self._root.root, self.redirect, self._cpus, self._policy)
+            self._cgi = CgiScripts(self._directives, self._errors, *how)
         return self._cgi
 
     def _fast_cgi(self) -> FastCgi:

@@ -18,7 +18,6 @@ from mpmkit.policy.states import BUSY, DEAD, GRACEFUL, IDLE_KILL, LETTERS, READY
 
 if TYPE_CHECKING:
     from mpmkit.handlers.status_data import StatusData
-    from mpmkit.server.scoreboard import WorkerRow
 
 LINE = 64  # letters of the scoreboard in one line
 PIDS_IN_LINE = 3
@@ -80,12 +79,8 @@ def _list(*lines: str) -> str:
 
 
 def _server(f: StatusData) -> str:
-    lines = (
-        f"Server Version: {escape(version())}",
-        f"Server MPM: {f.mpm}",
-        f"Server Built: {built()}",
-    )
-    return _list(*lines) + "<hr />"
+    version_line = f"Server Version: {escape(version())}"
+    return _list(version_line, f"Server MPM: {f.mpm}", f"Server Built: {built()}") + "<hr />"
 
 
 def _summary(f: StatusData) -> str:
@@ -104,11 +99,9 @@ def _summary(f: StatusData) -> str:
             f"Total Duration: {f.duration}"
         )
         cpu = f.cpu
-        lines.append(
-            f"CPU Usage: u{format_g(cpu.user)} s{format_g(cpu.system)} cu{format_g(cpu.children_user)} "
-            f"cs{format_g(cpu.children_system)}"
-            + (f" - {format_g(f.cpu_load)}% CPU load" if f.cpu_load else "")
-        )
+        used = zip(("u", "s", "cu", "cs"), cpu, strict=True)
+        usage = "CPU Usage: " + " ".join(f"{name}{format_g(value)}" for name, value in used)
+        lines.append(usage + (f" - {format_g(f.cpu_load)}% CPU load" if f.cpu_load else ""))
         rates = []
         if f.uptime:
             rates.append(f"{format_g(f.accesses / f.uptime)} requests/sec")
@@ -139,21 +132,13 @@ def _processes(f: StatusData) -> str:
             graceful = states.count(GRACEFUL)
             idle = 0 if old else states.count(READY)
             busy = sum(states.count(state) for state in BUSY)
-        numbers = (
-            row.connections,
-            busy,
-            graceful,
-            idle,
-            row.wait_io,
-            row.write_completion,
-            row.keep_alive,
-            row.lingering_close,
-        )
+        waiting = (row.wait_io, row.write_completion, row.keep_alive, row.lingering_close)
+        numbers = (row.connections, busy, graceful, idle, *waiting)
         sums = [a + b for a, b in zip(sums, numbers, strict=True)]
         accepting = "no" if row.not_accepting else "yes"
         rows.append((row.slot, row.pid, stopping, numbers[0], accepting, *numbers[1:]))
-    stopping_now = f.counts.stopping
-    rows.append(("Sum", f.counts.processes, stopping_now, sums[0], "&nbsp;", *sums[1:]))
+    total = ("Sum", f.counts.processes, f.counts.stopping, sums[0], "&nbsp;", *sums[1:])
+    rows.append(total)
     lines = "\n".join("<tr>" + "".join(f"<td>{x}</td>" for x in row) + "</tr>" for row in rows)
     return (
         '<table rules="all" cellpadding="1%">\n'
@@ -167,8 +152,8 @@ def _processes(f: StatusData) -> str:
 
 
 def _key() -> str:
-    said = ", ".join(f"<b><code>{LETTERS[state]}</code></b> {WORDS[state]}" for state in KEY)
-    return f'<p class="key">Scoreboard key: {said}</p>'
+    key = ", ".join(f"<b><code>{LETTERS[state]}</code></b> {WORDS[state]}" for state in KEY)
+    return f'<p class="key">Scoreboard key: {key}</p>'
 
 
 def _pids(f: StatusData) -> str:
@@ -186,10 +171,6 @@ def _pids(f: StatusData) -> str:
     )
 
 
-def _since(f: StatusData, worker: WorkerRow) -> int:
-    return max(0, int(f.now - worker.last_used / 1e9)) if worker.last_used else 0
-
-
 def _workers(f: StatusData) -> str:
     """ExtendedStatus On: each worker that has served a request or is serving one."""
     head = "".join(f"<th>{name}</th>" for name, _ in COLUMNS)
@@ -205,7 +186,7 @@ def _workers(f: StatusData) -> str:
             f"{w.conn_count if here else 0}/{w.my_access_count}/{w.access_count}",
             f"<b>{letter}</b>" if w.state in BUSY else letter,
             f"{sum(f.cpus.get(w.pid, ())):.2f}",
-            f"{_since(f, w)}",
+            f"{max(0, int(f.now - w.last_used / 1e9)) if w.last_used else 0}",
             f"{w.last_duration // 1_000_000}",
             f"{w.duration // 1_000_000}",
             f"{w.conn_bytes / 1024 if here else 0:.1f}",

@@ -38,13 +38,9 @@ if TYPE_CHECKING:
 
 # A server adds these itself; an application must not (PEP 3333, "Other HTTP Features").
 HOP_BY_HOP = frozenset(
-    {
-        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-        "transfer-encoding", "upgrade",
-    }
-)  # fmt: skip
-
-
+    "connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding "
+    "upgrade".split()
+)
 HEADS_KEPT = 128  # of applications' answers: status and headers, checked and written down
 
 
@@ -109,9 +105,8 @@ class Application:
             raise
         application = getattr(module, "application", None)
         if not callable(application):
-            raise LookupError(
-                f"{self.filename} has no callable named `application`; define one (PEP 3333)"
-            )
+            text = f"{self.filename} has no callable named `application`; define one (PEP 3333)"
+            raise LookupError(text)
         return application
 
 

@@ -10,18 +10,19 @@ where they are needed.
 
 from __future__ import annotations
 
-# Where each name lives: name -> module, or module:name there.
+# Where each name lives: name -> module, with another name there behind a colon.
 _PUBLIC = {
     "control_room": "mpmkit.lab.panel",
-    "Room": "mpmkit.lab.control_room",
+    "Room": "mpmkit.lab.room",
     "KeepAliveClients": "mpmkit.lab.clients",
     "Crowd": "mpmkit.lab.clients:KeepAliveClients",  # what notebooks call it
-    "watch": "mpmkit.lab.watcher",
-    "Recording": "mpmkit.lab.watcher",
-    "Picture": "mpmkit.lab.watcher",
+    "watch": "mpmkit.measure.monitor:Watch",
+    "Recording": "mpmkit.measure.recording",
+    "ScoreboardSnapshot": "mpmkit.measure.recording",
+    "Picture": "mpmkit.measure.recording:ScoreboardSnapshot",
     "measured_or_recorded": "mpmkit.lab.replay",
     "recorded": "mpmkit.lab.replay",
-    "timeline": "mpmkit.lab.timeline",
+    "timeline": "mpmkit.lab.figures_recording",
     "status_link": "mpmkit.lab.proxy",
 }
 
@@ -35,7 +36,7 @@ def __getattr__(name: str) -> object:
         )
     from importlib import import_module
 
-    module, _, there = _PUBLIC[name].partition(":")
-    value = getattr(import_module(module), there or name)
+    module, _, other = _PUBLIC[name].partition(":")
+    value = getattr(import_module(module), other or name)
     globals()[name] = value
     return value

@@ -1,4 +1,4 @@
-"""Pictures of what does not change: a request's path, a connection's states, a scoreboard.
+"""ScoreboardSnapshots of what does not change: a request's path, a connection's states, a scoreboard.
 
 They are drawn from the tables that the servers run by (`mpmkit.policy.states`), as SVG: sharp on a
 projector, the same in an executed copy, and readable as a file. Each has a description in words
@@ -12,8 +12,9 @@ from html import escape
 from pathlib import Path
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.watcher import Picture
+from mpmkit.lab.plots import ink_on
 from mpmkit.launcher import ScoreboardView
+from mpmkit.measure.recording import ScoreboardSnapshot
 from mpmkit.policy.states import CONNECTION_NAMES, LETTERS, PATHS, TRANSITIONS, WORDS
 
 FONT = "font-family='system-ui, -apple-system, Segoe UI, Roboto, sans-serif'"
@@ -97,7 +98,7 @@ def path(mpm: str, *, theme: str | None = None) -> Svg:
         )
         for row, line in enumerate(_wrap(lane, 15)):
             parts.append(_text(12, y + 34 + 15 * row, line, ink, size=12))
-    told: list[str] = []
+    spoken: list[str] = []
     before: tuple[int, int] | None = None
     for place, phase in enumerate(phases):
         x, y = left + box * place, top + 84 * bool(phase.parked) + 8
@@ -115,18 +116,18 @@ def path(mpm: str, *, theme: str | None = None) -> Svg:
             f"<rect x='{x}' y='{y}' width='{box - 8}' height='60' rx='4' fill='{fill}' "
             f"stroke='{ink}'{dash}/>"
         )
-        pen = ink if phase.parked else _ink_on(fill)
+        pen = ink if phase.parked else ink_on(fill)
         label = phase.letter if not phase.parked else "+"
         parts.append(_text(x + 6, y + 16, label, pen, size=13, bold=True))
         for row, line in enumerate(_wrap(phase.name, 14)[:3]):
             parts.append(_text(x + 6, y + 29 + 12 * row, line, pen, size=10.5))
-        told.append(f"{phase.name}: {'no thread' if phase.parked else phase.letter}")
-    return _svg(width, height, parts, f"{mpm}, one connection. " + "; ".join(told) + ".", theme)
+        spoken.append(f"{phase.name}: {'no thread' if phase.parked else phase.letter}")
+    return _svg(width, height, parts, f"{mpm}, one connection. " + "; ".join(spoken) + ".", theme)
 
 
 def connection_states(mpm: str, *, theme: str | None = None) -> Svg:
     """The states of a connection and what moves it from one to the next, from
-    `states.TRANSITIONS`: arcs above the line are a worker's doing, arcs below the listener's."""
+    `states.TRANSITIONS`: arcs above the line are a worker's, arcs below the listener's."""
     dark = colours.is_dark(theme)
     ink, listener = colours.INK[dark], colours.colour("event", theme)
     table = TRANSITIONS[mpm]
@@ -170,86 +171,70 @@ def connection_states(mpm: str, *, theme: str | None = None) -> Svg:
     parts.append(_text(8, 34, "above: a worker moves it", ink, size=11))
     if below:
         parts.append(_text(8, height - 8, "below: the listener moves it", ink, size=11))
-    told = [
+    spoken = [
         f"{CONNECTION_NAMES[row.state]} to {CONNECTION_NAMES[row.next]} on {row.event} ({row.who})"
         for row in table
     ]
-    return _svg(width, height, parts, f"{mpm}. " + "; ".join(told) + ".", theme)
+    return _svg(width, height, parts, f"{mpm}. " + "; ".join(spoken) + ".", theme)
 
 
-def scoreboard(board: Picture | ScoreboardView, *, theme: str | None = None) -> Svg:
+CELL, LEFT, TOP = 18, 90, 30  # of a scoreboard: a cell's size, and where the first one is
+
+
+def scoreboard(board: ScoreboardSnapshot | ScoreboardView, *, theme: str | None = None) -> Svg:
     """A scoreboard: a cell a worker, with httpd's letter; a row a process (under prefork, where a
-    process is one worker, rows of 32). Beside a row of event: connections without a thread."""
-    picture = board if isinstance(board, Picture) else Picture.of(board)
-    dark = colours.is_dark(theme)
-    ink = colours.INK[dark]
+    process is one worker, rows of 32). To the right of a row of event: connections without a thread."""
+    picture = board if isinstance(board, ScoreboardSnapshot) else ScoreboardSnapshot.of(board)
+    ink = colours.INK[colours.is_dark(theme)]
     rows = list(picture.rows)
     if picture.mpm == "prefork":
         flat = "".join(text for _, text, _ in rows)
         rows = [(32 * n, flat[32 * n : 32 * n + 32], 0) for n in range(-(-len(flat) // 32))]
-    size, left, top = 18, 90, 30
-    longest = max((len(text) for _, text, _ in rows), default=0)
-    used = [letter for letter in LETTERS if any(letter in text for _, text, _ in rows)]
-    width: float = max(left + size * longest + 130, 480)
-    height = top + size * len(rows) + 34
+    used = {c: picture.count(c) for c in LETTERS if any(c in text for _, text, _ in rows)}
     title = picture.label or f"scoreboard of {picture.mpm}"
     many = "1 process" if len(picture.rows) == 1 else f"{len(picture.rows)} processes"
     parts = [_text(8, 18, f"{title} · {many}", ink, size=13, bold=True)]
     for number, (slot, text, parked) in enumerate(rows):
-        y = top + size * number
         name = f"slot {slot}" if picture.mpm != "prefork" else f"slots {slot} …"
-        parts.append(_text(8, y + 13, name, ink, size=11))
-        for place, letter in enumerate(text):
-            fill = colours.letter_colour(letter, theme)
-            at = left + size * place
-            parts.append(
-                f"<rect x='{at}' y='{y}' width='{size - 2}' height='{size - 2}' "
-                f"fill='{fill}' stroke='{colours.GRID[dark]}'/>"
-            )
-            if letter not in "_.":
-                parts.append(
-                    _text(
-                        at + (size - 2) / 2,
-                        y + 12.5,
-                        letter,
-                        _ink_on(fill),
-                        size=11,
-                        anchor="middle",
-                        bold=True,
-                    )
-                )
-        if parked:
-            parts.append(
-                _text(
-                    left + size * len(text) + 8,
-                    y + 13,
-                    f"+ {parked} without a thread",
-                    ink,
-                    size=11,
-                )
-            )
-    x = 8.0
-    for letter in used:
-        told = f"{picture.count(letter)} {WORDS[LETTERS.index(letter)]}"
-        fill = colours.letter_colour(letter, theme)
-        parts.append(
-            f"<rect x='{x:g}' y='{height - 22}' width='14' height='14' fill='{fill}' "
-            f"stroke='{colours.GRID[dark]}'/>"
-        )
-        parts.append(_text(x + 7, height - 11, letter, _ink_on(fill), size=10, anchor="middle"))
-        parts.append(_text(x + 19, height - 11, told, ink, size=11))
-        x += 34 + 6.2 * len(told)
-    width = max(width, x)
-    counts = ", ".join(f"{picture.count(c)} {WORDS[LETTERS.index(c)]}" for c in used)
+        parts += _row(TOP + CELL * number, name, text, parked, theme)
+    bottom = TOP + CELL * len(rows)
+    legend, right = _legend(bottom + 12, used, theme)
+    longest = max((len(text) for _, text, _ in rows), default=0)
+    counts = ", ".join(f"{n} {WORDS[LETTERS.index(letter)]}" for letter, n in used.items())
     parked = sum(n for _, _, n in picture.rows)
-    alt = (
-        f"{title}: {many} of {picture.mpm}; {counts}"
-        + (f"; {parked} connections without a thread" if parked else "")
-        + "."
-    )
-    return _svg(width, height, parts, alt, theme)
+    alt = f"{title}: {many} of {picture.mpm}; {counts}"
+    alt += f"; {parked} connections without a thread." if parked else "."
+    width = max(LEFT + CELL * longest + 130, 480, right)
+    return _svg(width, bottom + 34, parts + legend, alt, theme)
 
 
-def _ink_on(fill: str) -> str:
-    red, green, blue = (int(fill[i : i + 2], 16) for i in (1, 3, 5))
-    return "#FFFFFF" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#111111"
+def _square(x: float, y: float, size: float, letter: str, theme: str | None) -> list[str]:
+    """A cell in its letter's colour, with the letter in it."""
+    fill = colours.letter_colour(letter, theme)
+    grid = colours.GRID[colours.is_dark(theme)]
+    rect = f"<rect x='{x:g}' y='{y:g}' width='{size:g}' height='{size:g}' fill='{fill}' stroke='{grid}'/>"
+    middle = x + size / 2, y + size / 2 + 4
+    return [rect, _text(*middle, letter, ink_on(fill), size=11, anchor="middle", bold=True)]
+
+
+def _row(y: float, name: str, text: str, parked: int, theme: str | None) -> list[str]:
+    ink = colours.INK[colours.is_dark(theme)]
+    parts = [_text(8, y + 13, name, ink, size=11)]
+    for place, letter in enumerate(text):
+        square = _square(LEFT + CELL * place, y, CELL - 2, letter, theme)
+        parts += square if letter not in "_." else square[:1]
+    if parked:
+        x = LEFT + CELL * len(text) + 8
+        parts.append(_text(x, y + 13, f"+ {parked} without a thread", ink, size=11))
+    return parts
+
+
+def _legend(y: float, used: dict[str, int], theme: str | None) -> tuple[list[str], float]:
+    """The letters that are there, how many and what they mean; and where the line ends."""
+    parts, x = [], 8.0
+    for letter, number in used.items():
+        words = f"{number} {WORDS[LETTERS.index(letter)]}"
+        parts += _square(x, y, 14, letter, theme)
+        parts.append(_text(x + 19, y + 11, words, colours.INK[colours.is_dark(theme)], size=11))
+        x += 34 + 6.2 * len(words)
+    return parts, x

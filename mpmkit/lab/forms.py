@@ -15,17 +15,9 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from mpmkit.config.directives import (
-    MPMS,
-    SPECS,
-    DirectiveError,
-    Directives,
-    Setting,
-    Spec,
-    check,
-    from_keywords,
-    misread,
-)
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, SPECS, DirectiveError, Directives, Setting, Spec
+from mpmkit.config.keywords import from_keywords
 
 # Which directives the form has: for each, where its slider ends. The table's bound is often far beyond
 # what a lab needs. The box next to the slider takes every value, also those that httpd corrects.
@@ -155,7 +147,7 @@ class DirectiveForm:
                 if self.mpm not in spec.mpms:
                     continue
                 value = self._words.get(name, "")
-                own = [misread(name, value)] if value and misread(name, value) else []
+                own = [spec.misread(value)] if value and spec.misread(value) else []
                 field = _field(
                     spec,
                     group,

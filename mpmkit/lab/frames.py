@@ -12,8 +12,8 @@ from typing import Any
 
 from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.lab.running_load import RunningLoad
-from mpmkit.lab.watcher import Sample
 from mpmkit.launcher import ScoreboardView
+from mpmkit.measure.recording import Sample
 
 PROBE_THINK = 0.25  # seconds between two requests of the probe: what a new client meets
 RECENT = 5.0  # seconds of the probe's answers that its percentiles are made of
@@ -21,7 +21,7 @@ RECENT = 5.0  # seconds of the probe's answers that its percentiles are made of
 # What a frame has of a Sample as it is.
 SAMPLED = (
     "t", "qps", "service_ms", "processes", "threads", "idle", "busy", "reading", "writing",
-    "keep_alive", "parked", "closing", "queue", "pss_mb",
+    "parked", "without_thread", "closing", "waiting", "pss_mb",
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 Server, load generator and notebook share the machine. With two full cores the server has one for
 itself; with fewer they take turns, and requests per second say as much about the generator as about
 the server. `not_headline` says so; the control room, `measured_or_recorded` and the machine's table
-show it beside their figures.
+show it with their figures.
 """
 
 from __future__ import annotations

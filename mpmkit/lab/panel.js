@@ -40,9 +40,9 @@ const STRIPS = [
     { key: "reading", label: "R", role: "R" },
     { key: "writing", label: "W", role: "W" },
     { key: "held", label: "K", role: "K" },
-    { key: "parked", label: "no thread", role: "parked" },
+    { key: "without_thread", label: "no thread", role: "parked" },
     { key: "closing", label: "C", role: "C" }] },
-  { name: "listen queue", digits: 0, lines: [{ key: "queue", label: "waiting", role: "warn" }] },
+  { name: "listen queue", digits: 0, lines: [{ key: "waiting", label: "waiting", role: "warn" }] },
   { name: "memory, MB", digits: 1, lines: [{ key: "pss_mb", label: "PSS, all", role: "mpm" }] },
 ];
 
@@ -178,10 +178,10 @@ function render({ model, el }) {
         const y = 3 + (slot % per) * high;
         const middle = y + high / 2;
         g.fillStyle = row ? c.ink : c.grey;
-        const told = !row ? "" : row[3] ? " leaving" : row[4] ? " full" : "";
+        const note = !row ? "" : row[3] ? " leaving" : row[4] ? " full" : "";
         const pid = row && gutter === GUTTER ? `  pid ${row[1]}` : "";
         g.globalAlpha = row ? 1 : 0.6;
-        g.fillText(`${slot}${pid}${told}`, x + 8, middle);
+        g.fillText(`${slot}${pid}${note}`, x + 8, middle);
         g.globalAlpha = 1;
         for (let thread = 0; thread < frame.threads; thread += 1) {
           cell(g, c, x + gutter + thread * size, y + (high - size) / 2, size,
@@ -279,7 +279,7 @@ function render({ model, el }) {
     const at = (t) => left + ((t - begin) / span) * (right - left);
     const seen = history.filter((f) => f.t >= begin - 2);
     const mine = {};
-    const told = [];
+    const spoken = [];
 
     for (const event of events) {  // behind the lines
       if (event[0] < begin || event[0] > end) continue;
@@ -373,11 +373,11 @@ function render({ model, el }) {
         g.fillStyle = c.ink;
         g.fillText(text, x + 17, row);
         x += g.measureText(text).width + 23;
-        told.push(`${strip.name}: ${text}`);
+        spoken.push(`${strip.name}: ${text}`);
       }
       g.font = FONT;
     });
-    strips.setAttribute("aria-label", `the last ${span.toFixed(0)} seconds; now ${told.join(", ")}`);
+    strips.setAttribute("aria-label", `the last ${span.toFixed(0)} seconds; now ${spoken.join(", ")}`);
     tellOthers(last.t, mine);
     strips.dataset.axis = `${(begin + shift).toFixed(1)} ${(end + shift).toFixed(1)}`;
     strips.dataset.highs = JSON.stringify({ ...mine, ...Object.fromEntries(Object.entries(highs)
@@ -423,12 +423,12 @@ function render({ model, el }) {
   }
 
   function value(f, line) {
-    if (line.key === "parked") return keptParked(f);
-    if (line.key === "held") return Math.max(0, f.keep_alive - keptParked(f));
+    if (line.key === "without_thread") return keptParked(f);
+    if (line.key === "held") return Math.max(0, f.parked - keptParked(f));
     return f[line.key] ?? null;
   }
   // Of the kept-alive connections, those without a thread: all of event's.
-  const keptParked = (f) => Math.min(f.parked, f.keep_alive);
+  const keptParked = (f) => Math.min(f.without_thread, f.parked);
 
   // A piece of the line, dashed as it is; of a stack, a square.
   function swatch(g, colour, x, y, dash) {

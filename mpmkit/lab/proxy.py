@@ -27,12 +27,12 @@ class Link(str):
     """An address; a notebook shows it as a link that opens a new tab."""
 
     def _repr_html_(self) -> str:
-        told = escape(str(self))
-        return f'<a href="{told}" target="_blank" rel="noopener">{told}</a>'
+        address = escape(str(self))
+        return f'<a href="{address}" target="_blank" rel="noopener">{address}</a>'
 
 
 def status_link(server: Server, path: str = "/server-status") -> Link:
-    """Where the reader's browser finds a page of the server; the status page if no path is told.
+    """Where the reader's browser finds a page of the server; the status page by default.
 
     server  what `mpmkit.launch` returned
     path    begins with "/"; `/server-status?refresh=1` loads itself anew every second

@@ -8,7 +8,7 @@ and where that was. MPMKIT_REPLAY=0 measures whatever the machine. MPMKIT_RECORD
 measured as the new recording (data/recorded/NAME.json).
 
 What can be recorded: plain values (numbers, texts, lists, dicts with text keys) and a
-`watcher.Recording`, anywhere among them.
+`mpmkit.measure.recording.Recording`, anywhere among them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mpmkit.lab.machine_caveats import not_headline, share
-from mpmkit.lab.watcher import Recording
+from mpmkit.measure.recording import Recording
 from mpmkit.measure.records import RecordError, machine, recorded_folder
 
 T = TypeVar("T")
@@ -35,10 +35,10 @@ def why_recorded(*, cores: float = 0.5, memory_mb: int = MEMORY_MB) -> str:
 
     cores, memory_mb: what the measurement needs to mean something. Container limits count.
     """
-    told = os.environ.get("MPMKIT_REPLAY", "")
-    if told not in ("", "0"):
-        return f"MPMKIT_REPLAY={told}"
-    if told == "0":
+    wish = os.environ.get("MPMKIT_REPLAY", "")
+    if wish not in ("", "0"):
+        return f"MPMKIT_REPLAY={wish}"
+    if wish == "0":
         return ""
     given, memory = share(machine())
     if given < cores:
@@ -59,14 +59,14 @@ def measured_or_recorded(
     """What `measure()` returns, or what it returned when it was recorded under `name`.
 
     name    the recording: data/recorded/NAME.json, or the file of that name if it has an ending
-    read    how to read a recording that is no JSON of ours (a CSV of `mpmkit.measure.records`)
+    read    how to read a recording that is not JSON (a CSV of `mpmkit.measure.records`)
 
     Raises RecordError when there is no such recording, or it can't be read.
     """
     why = why_recorded(cores=cores, memory_mb=memory_mb)
     if not why:
-        if told := not_headline():
-            print(told)
+        if caveat := not_headline():
+            print(caveat)
         value = measure()
         if os.environ.get("MPMKIT_RECORD", "") not in ("", "0") and read is None:
             keep(name, value)
@@ -86,8 +86,8 @@ def measured_or_recorded(
 
 
 def recorded(name: str) -> Any:
-    """What was recorded under `name` by `MPMKIT_RECORD=1`, whether or not the notebook measures: to put
-    it beside what was measured here. Raises RecordError if there is no such recording."""
+    """What was recorded under `name` by `MPMKIT_RECORD=1`, whether or not the notebook measures: to compare
+    it with what was measured here. Raises RecordError if there is no such recording."""
     return load(place_of(name))[0]
 
 
@@ -99,7 +99,7 @@ def place_of(name: str) -> Path:
 def keep(name: str, value: Any) -> Path:
     """Write a recording; returns its path. Raises TypeError for a value that can't be recorded."""
     here = machine()
-    told = {
+    record = {
         "name": name,
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {key: value for key, value in here.row().items() if value is not None},
@@ -107,20 +107,20 @@ def keep(name: str, value: Any) -> Path:
     }
     path = place_of(name)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(told, separators=(",", ":"), allow_nan=False) + "\n")
+    part.write_text(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
     part.replace(path)
     return path
 
 
 def load(path: Path) -> tuple[Any, str, str]:
-    """(the value, when it was made, on what) of a recording. Raises RecordError if it is none."""
+    """(the value, when it was made, on what) of a recording. Raises RecordError for another file."""
     try:
-        told = json.loads(path.read_text())
-        where = told["machine"]
+        record = json.loads(path.read_text())
+        where = record["machine"]
         cpu = where.get("cpu_model", "an unknown CPU")
-        return _value(told["value"]), told["made_at"], f"{cpu}, {where.get('cores')} cores"
+        return _value(record["value"]), record["made_at"], f"{cpu}, {where.get('cores')} cores"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path} is no recording: {error!r}") from None
+        raise RecordError(f"{path} is not a recording: {error!r}") from None
 
 
 def _plain(value: Any) -> Any:

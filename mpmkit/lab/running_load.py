@@ -49,15 +49,15 @@ class RunningLoad:
         found = Histogram()
         for tick in ticks:
             found.merge(tick.latencies)
-        told = {
+        live = {
             "load_qps": len(found) / seconds,
             "load_failed": sum(tick.failures.total() for tick in ticks) / seconds,
         }
         for percent in (50, 95, 99):
-            told[f"load_p{percent}_ms"] = (
+            live[f"load_p{percent}_ms"] = (
                 found.percentile(percent) / 1e6 if len(found) else math.nan
             )
-        return told
+        return live
 
     def stop(self) -> None:
         self._stop.set()

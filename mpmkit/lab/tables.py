@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures import KIND_TITLES, OURS, _memory_rows
+from mpmkit.lab.figures_memory import memory_rows
+from mpmkit.lab.figures_qps import KIND_TITLES
+from mpmkit.lab.plots import OURS
 
 if TYPE_CHECKING:
     import pandas
     from pandas.io.formats.style import Styler
 
-    from mpmkit.measure.comparison import Verdict
+    from mpmkit.measure.comparison import OrderVerdict
     from mpmkit.measure.qps_table import QpsTable
     from mpmkit.measure.records import Machine
 
@@ -34,7 +36,7 @@ QPS_COLUMNS = {
 def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
     """One of the article's tables: published | measured | ratios, a row an MPM.
 
-    kind: "static" or "script". server: ours, or a rival measured in the same rounds.
+    kind: "static" or "script". server: mpmkit, or another that was measured in the same rounds.
     Raises ValueError if nothing of that kind was measured on that server.
     """
     import pandas
@@ -57,8 +59,8 @@ def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
 
 
 def beside(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
-    """Published | ours | another server of the same rounds, which has the same MPMs: a row a page and
-    MPM, medians, and how many times the other's ours is. What was not measured is NaN.
+    """Published | mpmkit | another server of the same rounds, which has the same MPMs: a row a page
+    and MPM, medians, and their ratio. What was not measured is NaN.
     """
     import pandas
 
@@ -74,11 +76,11 @@ def beside(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
     return made.rename_axis(None, axis="columns")
 
 
-def pairs(verdict: Verdict | None) -> pandas.DataFrame:
-    """What a Verdict says of MPMs next to each other in the published order: a row a pair.
+def pairs(verdict: OrderVerdict | None) -> pandas.DataFrame:
+    """What an OrderVerdict says of MPMs next to each other in the published order: a row a pair.
 
-    "beyond the noise" is yes if no round of the one lies among the rounds of the other, no if some
-    do, and unknown after a single round. Empty if there is no verdict.
+    "beyond the noise" is yes if the 95% interval of the ratio within the rounds excludes 1, no if it
+    does not, and unknown after a single round. Empty if there is no verdict.
     """
     import pandas
 
@@ -107,11 +109,11 @@ def noise(summary: pandas.DataFrame) -> pandas.DataFrame:
     `summary` is `QpsTable.summary()`. A single round shows no noise: its cell is "unknown".
     """
     share = (summary["max"] - summary["min"]) / summary["median"]
-    told = [
+    noise = [
         f"{value:.0%}" if rounds > 1 else "unknown"
         for value, rounds in zip(share, summary["rounds"], strict=True)
     ]
-    return summary[["kind", "server", "mpm", "rounds"]].assign(noise=told)
+    return summary[["kind", "server", "mpm", "rounds"]].assign(noise=noise)
 
 
 def memory(frame: pandas.DataFrame, against: str = "busy") -> pandas.DataFrame:
@@ -119,7 +121,7 @@ def memory(frame: pandas.DataFrame, against: str = "busy") -> pandas.DataFrame:
 
     `frame` is the records table memory. Raises ValueError if there is nothing of that kind.
     """
-    rows = _memory_rows(frame, against)
+    rows = memory_rows(frame, against)
     groups = rows.assign(mpm=rows["mpm"].fillna("")).groupby(["server", "mpm", "level"], sort=False)
     made = groups[["held", "processes", "threads"]].median().astype(int)
     for name in ("pss", "code", "heap", "anonymous", "stacks", "shm", "uss", "rss"):
@@ -131,7 +133,7 @@ def memory(frame: pandas.DataFrame, against: str = "busy") -> pandas.DataFrame:
 def beside_recorded(
     mine: pandas.DataFrame, recorded: pandas.DataFrame, by: list[str], value: str = "qps"
 ) -> pandas.DataFrame:
-    """This machine's medians of `value` beside a recorded run's (`mpmkit.recorded`): a row for each
+    """This machine's medians of `value` and a recorded run's (`mpmkit.recorded`): a row for each
     `by` that both have, with how many times the recorded figure yours is.
 
     The machines differ: what can be compared is how the ratios of the rows stand to one another.
@@ -152,8 +154,8 @@ def beside_recorded(
 
 
 def machine(described: Machine) -> pandas.DataFrame:
-    """The machine as a table of two columns; what it does not tell is left out. For a small machine
-    it says what not to trust of its figures."""
+    """The machine as a table of two columns; what is not known is left out. For a small machine
+    the table says what not to trust of its figures."""
     import pandas
 
     from mpmkit.lab.machine_caveats import not_headline
@@ -163,8 +165,8 @@ def machine(described: Machine) -> pandas.DataFrame:
         for name, value in described.row().items()
         if value is not None
     }
-    if told := not_headline(described):
-        rows["mind"] = told
+    if caveat := not_headline(described):
+        rows["caveat"] = caveat
     return pandas.DataFrame({"value": rows.values()}, index=list(rows))
 
 

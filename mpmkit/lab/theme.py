@@ -19,10 +19,10 @@ DARK = {"prefork": "#4477CC", "worker": "#EE8899", "event": "#F2D675"}
 DASHES = {"prefork": "solid", "worker": "dash", "event": "dot"}
 MARKERS = {"prefork": "square", "worker": "circle", "event": "diamond"}
 
-# Other makes shown beside ours: greys, since the hues are taken.
+# Other servers, shown with ours: greys, since the hues are taken.
 OTHERS = {"httpd": "#555555", "nginx": "#999999"}
 
-# The scoreboard's letters, from Okabe and Ito's colours, which anybody can tell apart; the letter is
+# The scoreboard's letters, from Okabe and Ito's colours, which everyone can tell apart; the letter is
 # written into each cell that is large enough. An idle worker is quiet, an empty slot is an outline.
 LETTER_COLOURS = {
     "S": "#F0E442", "R": "#56B4E9", "W": "#0072B2", "K": "#E69F00", "L": "#009E73",
@@ -40,7 +40,7 @@ THEMES = ("light", "dark")
 
 
 def is_dark(theme: str | None = None) -> bool:
-    """Whether to draw for a dark page: as told, else as MPMKIT_THEME says, else light.
+    """Whether to draw for a dark page: as `theme` says, else MPMKIT_THEME, else light.
 
     Raises ValueError for a theme that is neither "light" nor "dark".
     """

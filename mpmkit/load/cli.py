@@ -193,10 +193,10 @@ def _plan(target: str, given: dict[str, Any], profile: LoadProfile | None, drive
 
 def _ceiling(load: LoadProfile, driver: str) -> float | None:
     from mpmkit.measure.ceiling import ceiling
-    from mpmkit.measure.reference_servers import NotInstalled, RivalFailed
+    from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
 
     try:
         return ceiling(load, driver)
-    except (NotInstalled, RivalFailed) as error:
+    except (NotInstalled, ServerFailed) as error:
         print(f"mpmkit: no ceiling: {error}", file=sys.stderr)
         return None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.windows import Tick, Window, windows
+from mpmkit.measure.stats import knee
 
 if TYPE_CHECKING:
     import pandas
@@ -172,22 +173,10 @@ class LoadRun:
 
     @property
     def knee(self) -> Window | None:
-        """The last stage that paid: beyond it so many times the load brought less than the square
-        root of that in answers (closed loop: twice the users, not 1.41 times; however large the
-        steps), or not 95% of the requests that were due were answered (open loop). None if the
-        stages do not reach it."""
-        for before, slot in zip(self.stages, self.stages[1:], strict=False):
-            if self.profile.open_loop:
-                over = slot.qps < 0.95 * slot.load
-            else:
-                over = (
-                    slot.load > before.load
-                    and before.qps > 0
-                    and slot.qps / before.qps < math.sqrt(slot.load / before.load)
-                )
-            if over:
-                return before
-        return None
+        """The stage beyond which more load brings little more (`measure.stats.knee`); None if the
+        stages do not reach it, or are fewer than three."""
+        load = knee([one.load for one in self.stages], [one.qps for one in self.stages])
+        return next((one for one in self.stages if one.load == load), None)
 
     def latency_ms(self, percentile: float = 50) -> float:
         """The latency in ms that `percentile` (0 to 100) percent of the good answers did not

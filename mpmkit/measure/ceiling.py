@@ -21,7 +21,7 @@ def ceiling(profile: LoadProfile, driver: str = "locust", seconds: float = 2.0) 
     processor time left, what the generator used of its own is put up to a whole core.
 
     Users, connections and processes are the profile's, the rest is plain. Raises NotInstalled or
-    RivalFailed if there is no nginx, LoadError if the generator fails.
+    ServerFailed if there is no nginx, LoadError if the generator fails.
     """
     plain = LoadProfile(
         path=PATH,

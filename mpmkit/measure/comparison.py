@@ -1,10 +1,9 @@
 """Did the published order of the MPMs come out? Pure: functions of what the rounds measured.
 
-    verdict("static", {"prefork": [9000.0, 9100.0], ...}, published()["static"])
+    verdict("static", {"prefork": [9000.0, 9100.0], ...}, figures()["static"])
 
-A difference between two MPMs counts as larger than the noise only if their ranges do not touch: every
-round of the one beat every round of the other. With 3 rounds each, chance alone does that once in 10
-(either way round), with 5 once in 126.
+A difference is larger than the noise if the 95% interval of the ratio, taken within the rounds, excludes 1
+(`stats.ratio`).
 """
 
 from __future__ import annotations
@@ -13,21 +12,34 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mpmkit.measure import stats
+
+NOISE = {
+    None: "one round: the noise is not known",
+    True: "larger than the noise",
+    False: "within the noise",
+}
+
 
 @dataclass(frozen=True)
 class Pair:
-    """Two MPMs next to each other in the published order.
-
-    published, measured: how many times faster the first is (ratio of the medians).
-    larger_than_noise: whether the ranges of their rounds do not touch; None with fewer than 2
-    rounds.
-    """
+    """Two MPMs next to each other in the published order: how many times faster the first one is, as
+    published and as measured within the rounds."""
 
     faster: str
     slower: str
     published: float
-    measured: float
-    larger_than_noise: bool | None
+    ratio: stats.Interval
+
+    @property
+    def measured(self) -> float:
+        """The ratio without its interval."""
+        return self.ratio.value
+
+    @property
+    def larger_than_noise(self) -> bool | None:
+        """Whether the interval of the ratio excludes 1; None with fewer than 2 rounds."""
+        return self.ratio.excludes(1.0) if self.ratio.level else None
 
     @property
     def agrees(self) -> bool:
@@ -35,19 +47,15 @@ class Pair:
         return self.measured > 1
 
     def __str__(self) -> str:
-        noise = {
-            None: "one round: the noise is not known",
-            True: "larger than the noise",
-            False: "within the noise",
-        }[self.larger_than_noise]
+        sure = f"{self.ratio.low:.2f} to {self.ratio.high:.2f}, " if self.ratio.level else ""
         return (
             f"{self.faster} / {self.slower}: published {self.published:.2f}, "
-            f"measured {self.measured:.2f} ({noise})"
+            f"measured {self.measured:.2f} ({sure}{NOISE[self.larger_than_noise]})"
         )
 
 
 @dataclass(frozen=True)
-class Verdict:
+class OrderVerdict:
     """Whether the published order of the MPMs came out for one kind of page."""
 
     kind: str
@@ -62,23 +70,18 @@ class Verdict:
 
     @property
     def clear(self) -> bool | None:
-        """Whether every difference between neighbours is larger than the noise; None if not
-        known."""
+        """Whether every difference between neighbours is larger than the noise; None if not known."""
         known = [pair.larger_than_noise for pair in self.pairs]
         return None if None in known else all(known)
 
     def __str__(self) -> str:
-        if self.reproduced:
-            head = "the published order came out"
-        else:
-            head = "the published order did not come out"
-        if self.clear is None:
-            tail = "one round does not show the noise"
-        elif self.clear:
-            tail = "each difference is larger than the noise"
-        else:
-            tail = "not every difference is larger than the noise"
-        return f"{head}: {' > '.join(self.measured_order)}; {tail}"
+        tail = {
+            None: "one round does not show the noise",
+            True: "each difference is larger than the noise",
+            False: "not every difference is larger than the noise",
+        }[self.clear]
+        came = "came out" if self.reproduced else "did not come out"
+        return f"the published order {came}: {' > '.join(self.measured_order)}; {tail}"
 
 
 def order(figures: Mapping[str, float]) -> tuple[str, ...]:
@@ -86,17 +89,9 @@ def order(figures: Mapping[str, float]) -> tuple[str, ...]:
     return tuple(sorted(figures, key=lambda name: -figures[name]))
 
 
-def apart(one: Sequence[float], other: Sequence[float]) -> bool | None:
-    """Whether two samples do not touch: all of one above all of the other. None if either has fewer
-    than two values, which show no noise."""
-    if min(len(one), len(other)) < 2:
-        return None
-    return min(one) > max(other) or max(one) < min(other)
-
-
 def verdict(
     kind: str, rounds: Mapping[str, Sequence[float]], figures: Mapping[str, float]
-) -> Verdict | None:
+) -> OrderVerdict | None:
     """Compare what the rounds measured (MPM -> QPS of each round) with the published figures.
 
     None if fewer than two MPMs are both measured and published, or one of them answered nothing.
@@ -106,19 +101,16 @@ def verdict(
         for mpm, values in rounds.items()
         if values and mpm in figures
     }
-    if len(medians) < 2 or min(medians.values()) <= 0:
+    if len(medians) < 2 or any(min(rounds[mpm]) <= 0 for mpm in medians):
         return None
     expected = order({mpm: figures[mpm] for mpm in figures if mpm in medians})
-    return Verdict(
+    return OrderVerdict(
         kind,
         expected,
-        # Ties are broken by the published order's reverse, so that a tie does not count as
-        # agreement.
+        # A tie is broken against the published order, so that it does not count as agreement.
         order({mpm: medians[mpm] for mpm in reversed(expected)}),
         tuple(
-            Pair(
-                a, b, figures[a] / figures[b], medians[a] / medians[b], apart(rounds[a], rounds[b])
-            )
+            Pair(a, b, figures[a] / figures[b], stats.ratio(rounds[a], rounds[b]))
             for a, b in zip(expected, expected[1:], strict=False)
         ),
     )

@@ -1,37 +1,37 @@
-"""Which servers can stand beside ours, what each of them stands for, and whether this machine has it.
+"""Which servers can be measured in the same rounds as ours, what each of them is compared with, and
+whether this machine has it.
 
-| --beside | as | stands for | pages |
+| --beside | as | compared with | pages |
 |---|---|---|---|
 | httpd | httpd prefork, worker, event | the same MPM | static, cgi, php-fpm; prefork: mod_php |
 | nginx | nginx | event | static |
 
-"Stands for" says whose directives a rival is started with, and which of ours it is compared with;
-`reference_servers.py` says which of its settings each directive becomes. The page is the same
-file for all, the script the same application.
+A checkout's benchmarks add Python's servers. A competitor is started with the directives of the MPM of
+ours that it is compared with; `reference_servers.py` says which of its settings each directive becomes.
+The page is the same file for all, the script the same application.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mpmkit.config.directives import MPMS
-from mpmkit.measure.phpfpm import MOST_CHILDREN, WithPhpFpm, find_php_fpm
-from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, RivalFailed
+from mpmkit.measure.experiment import Launch
+from mpmkit.measure.phpfpm import MOST_CHILDREN, find_php_fpm, with_php_fpm
+from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed
 
-Start = Callable[..., AbstractContextManager[Any]]
-"""``start(mpm, **directives)``: a context manager with a `.url`."""
-
-PAGES_OF_OURS = Path(__file__).resolve().parents[1] / "htdocs"
-STATIC, BOTH = ("static",), ("static", "script")
+SAMPLE_SITE = Path(__file__).resolve().parents[1] / "htdocs"
+STATIC = ("static",)
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """One server beside ours.
+class Competitor:
+    """One server to compare with ours.
 
     server: its name in tables and records. mpm: prefork, worker or event if it has these, else "".
     stands_for: the MPM of ours that is nearest. kinds: which pages it has. start: starts it.
@@ -41,47 +41,33 @@ class Contestant:
     mpm: str
     stands_for: str
     kinds: tuple[str, ...]
-    start: Start
+    start: Launch
 
 
-def _httpd(mpm: str, **directives: Any) -> Httpd:
-    return Httpd(mpm, document_root=PAGES_OF_OURS, **directives)
-
-
-def _httpd_cgi(mpm: str, **directives: Any) -> Httpd:
-    return Httpd(mpm, document_root=PAGES_OF_OURS, cgi=True, **directives)
-
-
-def _httpd_mod_php(mpm: str, **directives: Any) -> Httpd:
-    return Httpd(mpm, document_root=PAGES_OF_OURS, php=True, **directives)
-
-
-def _httpd_php_fpm(mpm: str, **directives: Any) -> WithPhpFpm:
-    Httpd(
-        mpm, document_root=PAGES_OF_OURS, fcgi="proxy:fcgi://localhost"
-    )  # is all of it installed?
-    return WithPhpFpm(
-        lambda fpm: Httpd(mpm, document_root=PAGES_OF_OURS, fcgi=fpm.handler, **directives),
-        document_root=PAGES_OF_OURS,
+def _httpd_php_fpm(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
+    Httpd(mpm, document_root=SAMPLE_SITE, fcgi="proxy:fcgi://localhost")  # is all of it installed?
+    return with_php_fpm(
+        lambda fpm: Httpd(mpm, document_root=SAMPLE_SITE, fcgi=fpm.handler, **directives),
+        document_root=SAMPLE_SITE,
         children=workers(directives),
     )
 
 
-def ours(way: str, launch: Start) -> Start:
-    """`launch` for a server of ours that runs programs ("cgi"), or has a php-fpm beside it with a child
-    for each of its workers ("php-fpm")."""
+def ours(way: str, launch: Launch) -> Launch:
+    """`launch` for a server of ours that runs programs ("cgi"), or has a php-fpm with a child for each of
+    its workers ("php-fpm")."""
     if way == "cgi":
-        # Said, not left to the samples' own section: then the parent loads what starts programs.
+        # As a directive, not by the samples' own section: then the parent loads what starts programs.
         return lambda mpm, **directives: launch(
             mpm, directives=("AddHandler cgi-script .cgi",), **directives
         )
 
-    def start(mpm: str, **directives: Any) -> WithPhpFpm:
-        return WithPhpFpm(
+    def start(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
+        return with_php_fpm(
             lambda fpm: launch(
                 mpm, document_root=fpm.document_root, directives=fpm.directives(), **directives
             ),
-            document_root=PAGES_OF_OURS,
+            document_root=SAMPLE_SITE,
             children=workers(directives),
         )
 
@@ -89,6 +75,7 @@ def ours(way: str, launch: Start) -> Start:
 
 
 def workers(directives: Mapping[str, Any]) -> int:
+    """Children that a php-fpm needs: one for each worker of the server."""
     return min(MOST_CHILDREN, int(directives.get("MaxRequestWorkers", 400)))
 
 
@@ -102,12 +89,14 @@ def php_fpm_missing() -> str:
 
 
 def _nginx(mpm: str, **directives: Any) -> Nginx:
-    return Nginx(document_root=PAGES_OF_OURS, **directives)
+    return Nginx(document_root=SAMPLE_SITE, **directives)
 
+
+_httpd = partial(Httpd, document_root=SAMPLE_SITE)
 
 # name -> its forms: (name in tables, the MPMs it can stand for, the nearest first, kinds, start).
-# A form is measured once, beside the first of its MPMs that was asked for.
-FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], Start], ...]] = {
+# A form is measured once, with the first of its MPMs that was asked for.
+FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], Launch], ...]] = {
     "nginx": (("nginx", ("event", "worker", "prefork"), STATIC, _nginx),)
 }
 
@@ -118,49 +107,49 @@ def names() -> tuple[str, ...]:
 
 
 # The real httpd's ways to run a script, each with a server of its own.
-_HTTPD_SCRIPTS: dict[str, tuple[tuple[str, ...], Start]] = {
-    "cgi": (MPMS, _httpd_cgi),
+_HTTPD_SCRIPTS: dict[str, tuple[tuple[str, ...], Launch]] = {
+    "cgi": (MPMS, partial(_httpd, cgi=True)),
     "php-fpm": (MPMS, _httpd_php_fpm),
-    "mod_php": (("prefork",), _httpd_mod_php),
+    "mod_php": (("prefork",), partial(_httpd, php=True)),
 }
 
 
-def contestants(
+def of(
     names: Iterable[str], mpms: Iterable[str] = MPMS, kinds: Iterable[str] = ()
-) -> list[Contestant]:
-    """The servers that stand beside `mpms`; installed or not. Raises KeyError for another name.
+) -> list[Competitor]:
+    """The servers of these names for these MPMs; installed or not. Raises KeyError for another name.
 
-    `kinds`: with those of cgi, php-fpm and mod_php among them, httpd's ways to run a script, too."""
+    `kinds`: with cgi, php-fpm and mod_php among them, httpd's ways to run a script, too."""
     mpms = tuple(mpms)
     found = []
     for name in dict.fromkeys(names):
         if name == "httpd":
-            found += [Contestant("httpd", mpm, mpm, STATIC, _httpd) for mpm in mpms]
+            found += [Competitor("httpd", mpm, mpm, STATIC, _httpd) for mpm in mpms]
             found += [
-                Contestant("httpd", mpm, mpm, (kind,), start)
+                Competitor("httpd", mpm, mpm, (kind,), start)
                 for kind, (own, start) in _HTTPD_SCRIPTS.items()
                 if kind in kinds
                 for mpm in mpms
                 if mpm in own
             ]
             continue
-        for server, nearest, kinds, start in FORMS[name]:
+        for server, nearest, pages, start in FORMS[name]:
             mine = [mpm for mpm in nearest if mpm in mpms]
             if mine:
-                found.append(Contestant(server, "", mine[0], kinds, start))
+                found.append(Competitor(server, "", mine[0], pages, start))
     return found
 
 
-def installed(wanted: Iterable[Contestant]) -> tuple[list[Contestant], list[str]]:
+def installed(wanted: Iterable[Competitor]) -> tuple[list[Competitor], list[str]]:
     """Those whose programs are here, and a sentence on each of the others: what it lacks and how
     to get that. Starts none of them."""
     here, missing = [], []
-    for contestant in wanted:
+    for one in wanted:
         try:
-            contestant.start(contestant.stands_for)
-        except (NotInstalled, RivalFailed) as error:
-            what = "" if "static" in contestant.kinds else f"'s {contestant.kinds[0]}"
-            missing.append(f"without {contestant.server}{what}: {error}")
+            one.start(one.stands_for)
+        except (NotInstalled, ServerFailed) as error:
+            what = "" if "static" in one.kinds else f"'s {one.kinds[0]}"
+            missing.append(f"without {one.server}{what}: {error}")
         else:
-            here.append(contestant)
+            here.append(one)
     return here, list(dict.fromkeys(missing))

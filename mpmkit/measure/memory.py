@@ -10,7 +10,7 @@ How it measures, and why:
   times for each figure, of which the middle one counts. The server does not know.
 * **Busy** is a request of which half is sent (`load/connections.py`): a worker reads it and waits, under any
   MPM and in the real httpd, without a script and without a clock. `RequestReadTimeout` and `Timeout`
-  are set so that nobody is thrown out. Before it is looked at, the same number of requests was held
+  are set so that no connection is closed. Before it is looked at, the same number of requests was held
   and finished once, so that each of those workers has served `path`: what an application allocates
   is there.
 * **Idle** is a kept-alive connection after its first answer. prefork and worker hold one for each of
@@ -30,89 +30,46 @@ interval.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import math
+import http.client
 import os
-import statistics
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mpmkit.config.directives import MPMS, DirectiveError, check, from_keywords
+from mpmkit.config.arguments import Parser
+from mpmkit.config.directives import MPMS
 from mpmkit.load.holder import HoldingProcess
-from mpmkit.load.preflight import descriptors, too_few_descriptors
-from mpmkit.measure import competitors as rivals_beside
-from mpmkit.measure import published, records
+from mpmkit.load.preflight import descriptors
+from mpmkit.measure import command, competitors
+from mpmkit.measure.experiment import (
+    OURS,
+    Conditions,
+    OnProgress,
+    Report,
+    duration,
+    is_gone,
+    last_words,
+    run,
+)
+from mpmkit.measure.memory_plan import Level, Series, descriptors_for, plan, start_servers
+from mpmkit.measure.memory_table import AGAINST, MemoryTable
 from mpmkit.measure.procfs import members, read_smaps, slab_kb, status_numbers
-from mpmkit.measure.records import RecordError, RecordFile, Row
-from mpmkit.measure.reference_servers import RivalFailed
-from mpmkit.measure.sizing import Line, lines, max_request_workers_for
+from mpmkit.measure.records import Row
+from mpmkit.measure.sizing import max_request_workers_for, room_for
 from mpmkit.measure.smaps import Footprint
-from mpmkit.measure.text import aligned
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = ["MemoryTable", "max_request_workers_for", "memory_of", "memory_table"]
 
-AGAINST = ("busy", "idle")
-MOST = 20_000  # connections; as many as a load profile may have
-
-# Nobody is thrown out while memory is looked at.
-PATIENT: dict[str, Any] = {
-    "KeepAlive": True,
-    "KeepAliveTimeout": 600,
-    "MaxKeepAliveRequests": 0,
-    "Timeout": 600,
-    "RequestReadTimeout": "header=0 body=0",
-}
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much is measured: busy levels as shares of MaxRequestWorkers, numbers of idle connections,
-    rounds."""
-
-    busy: tuple[float, ...]
-    idle: tuple[int, ...]
-    rounds: int
-
-
-SCALES = {
-    "smoke": Scale((0, 0.1, 0.2), (0, 20, 50), 1),
-    "demo": Scale((0, 0.25, 0.5, 0.75, 1), (0, 100, 250, 1_000, 2_500), 1),
-    "full": Scale(
-        (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1),
-        (0, 50, 100, 250, 400, 1_000, 2_500, 5_000, 7_500, 10_000),
-        3,
-    ),
-}
-
 STEADY = (
     1.5  # seconds without a new or ended process or thread: longer than the parent's one second
 )
 SETTLED_WITHIN = 15.0
 SAMPLES, BETWEEN = 3, 0.2  # smaps are read so often, so many seconds apart
-SECONDS_A_LEVEL = 4.0  # about what one takes, for the estimate
-
-
-class MemoryRunError(RuntimeError):
-    """The measurement could not go on. `table` holds the rows finished before."""
-
-    def __init__(self, message: str, table: MemoryTable) -> None:
-        super().__init__(message)
-        self.table = table
-
-
-class MemoryInterrupted(KeyboardInterrupt):
-    """Ctrl-C. `table` holds the rows finished before."""
-
-    def __init__(self, table: MemoryTable) -> None:
-        super().__init__("interrupted")
-        self.table = table
 
 
 # -- one server, now -----------------------------------------------------------------------------
@@ -121,7 +78,7 @@ class MemoryInterrupted(KeyboardInterrupt):
 def memory_of(server: Any) -> pandas.DataFrame:
     """The memory of each process of a running server, as it is now; sizes in KiB, parent first.
 
-    server: what `mpmkit.launch` or a rival gives (it has a `.pid`), or a pid. The columns are pid,
+    server: what `mpmkit.launch` or a reference server gives (it has a `.pid`), or a pid. The columns are pid,
     role, threads, pss, uss, rss, swap, and the kinds that pss is made of. Raises ValueError if it
     does not run.
     """
@@ -200,425 +157,7 @@ def _columns(look: Sequence[tuple[int, Footprint, int, int]]) -> dict[str, int]:
     }
 
 
-# -- the table -----------------------------------------------------------------------------------
-
-
-@dataclass(repr=False)
-class MemoryTable:
-    """What was measured. records: the rows of the records table `memory` (see data/README.md).
-
-    planned: levels that the whole measurement has. left_out: a sentence on each rival that was
-    asked for and is not in the rows, or not in all.
-    """
-
-    records: list[Row]
-    planned: int = 0
-    run_id: str = ""
-    scale: str = ""
-    out: Path | None = None
-    left_out: list[str] = field(default_factory=list)
-
-    def to_frame(self) -> pandas.DataFrame:
-        """The rows as a tidy frame (the table memory of data/README.md)."""
-        return records.frame(self.records, "memory")
-
-    @property
-    def measured(self) -> int:
-        """Levels that have their rows."""
-        return sum(row["scope"] == "server" for row in self.records)
-
-    def lines(self, *columns: str) -> dict[tuple[str, str | None, str], Line]:
-        """(server, MPM, against) -> the line through its levels: KiB of `columns` (by default pss_kb)
-        against requests busy or connections idle."""
-        return lines(self.records, columns or ("pss_kb",))
-
-    def costs(self) -> pandas.DataFrame:
-        """What one more costs, in KiB: a row per server, MPM and against, with base, cost (the
-        slope) and its 95% interval (low, high) in PSS, cost_uss, cost_rss and cost_page_tables,
-        and how much of the variation the line explains."""
-        import pandas
-
-        return pandas.DataFrame(
-            [
-                {
-                    "server": server,
-                    "mpm": mpm,
-                    "against": against,
-                    "base": line.base,
-                    "cost": line.slope,
-                    "low": line.low,
-                    "high": line.high,
-                    **{
-                        f"cost_{name}": self.lines(f"{name}_kb")[server, mpm, against].slope
-                        for name in ("uss", "rss", "page_tables")
-                    },
-                    "explained": line.explained,
-                    "points": line.points,
-                }
-                for (server, mpm, against), line in self.lines().items()
-            ]
-        )
-
-    def text(self) -> str:
-        """The levels, the costs, and what the words mean."""
-        if not self.records:
-            return "no level was finished"
-        parts = [
-            self._levels(against)
-            for against in AGAINST
-            if any(row["against"] == against for row in self.records)
-        ]
-        return "\n\n".join([*parts, self._costs(), self._small_print()])
-
-    def _levels(self, against: str) -> str:
-        what = {"busy": "requests being served", "idle": "kept-alive connections"}[against]
-        head = (
-            against,
-            "held",
-            "processes",
-            "threads",
-            "PSS",
-            "code",
-            "heap",
-            "anon.",
-            "stacks",
-            "shm",
-            "USS",
-            "RSS summed",
-            "child's PSS",
-        )
-        groups: dict[tuple[str, str | None, int], list[Row]] = {}
-        children: dict[tuple[str, str | None, int], list[Row]] = {}
-        for row in self.records:
-            if row["against"] == against and row["scope"] in ("server", "child"):
-                where = groups if row["scope"] == "server" else children
-                where.setdefault((row["server"], row["mpm"], row["level"]), []).append(row)
-        out = [f"memory in MiB against {what} (child's PSS in KiB, the median child)"]
-        title = None
-        for (server, mpm, level), rows in groups.items():
-            if (server, mpm) != title:
-                title = server, mpm
-                out.append("\n" + f"{server} {mpm or ''}".strip())
-                out.append(
-                    "  ".join(f"{word:>{width}}" for word, width in zip(head, _WIDTHS, strict=True))
-                )
-
-            def middle(column: str, some: Sequence[Row]) -> float:
-                return statistics.median(row[column] for row in some)
-
-            child = children.get((server, mpm, level), [])
-            cells = [
-                f"{level:,}",
-                f"{middle('held', rows):,.0f}",
-                f"{middle('processes', rows):,.0f}",
-                f"{middle('threads', rows):,.0f}",
-                *(
-                    f"{middle(f'{name}_kb', rows) / 1024:,.1f}"
-                    for name in ("pss", "code", "heap", "anonymous", "stacks", "shm", "uss", "rss")
-                ),
-                f"{middle('pss_kb', child):,.0f}" if child else "-",
-            ]
-            out.append(
-                "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
-            )
-        return "\n".join(out)
-
-    def _costs(self) -> str:
-        naive, tables = self.lines("rss_kb"), self.lines("page_tables_kb")
-        found = self.lines()
-        if not found:
-            return "one level alone has no slope"
-        rows = [
-            (
-                "what one more costs",
-                "KiB",
-                "95% interval",
-                "page tables",
-                "base MiB",
-                "summed RSS says",
-            )
-        ]
-        for key, line in found.items():
-            server, mpm, against = key
-            sure = (
-                f"{line.low:,.1f} to {line.high:,.1f}"
-                if math.isfinite(line.high)
-                else "two levels: none"
-            )
-            unit = {"busy": "busy request", "idle": "idle connection"}[against]
-            rows.append(
-                (
-                    f"{server} {mpm or ''}".strip() + f", {unit}",
-                    f"{line.slope:,.1f}",
-                    sure,
-                    f"{tables[key].slope:+,.1f}",
-                    f"{line.base / 1024:,.1f}",
-                    f"{naive[key].slope:,.1f}",
-                )
-            )
-        return "\n".join(aligned(rows))
-
-    def _small_print(self) -> str:
-        row = self.records[-1]
-        most = max(
-            (row for row in self.records if row["scope"] == "server"),
-            key=lambda row: row["rss_kb"] / max(1, row["pss_kb"]),
-        )
-        who = f"{most['server']} {most['mpm'] or ''}".strip()
-        out = [
-            (
-                "held: how many the server had taken; prefork and worker keep a worker for each idle "
-                "connection, and take no more than they have"
-            ),
-            (
-                f"why RSS is not summed: a page that many processes share counts in each one's RSS; with "
-                f"{most['level']:,} {most['against']}, the sum says {most['rss_kb'] / 1024:,.0f} MiB for "
-                f"{who}, and {most['pss_kb'] / 1024:,.0f} MiB are in use"
-            ),
-            (
-                "PSS: each shared page divided among those who map it; adds up. USS: a process's own "
-                "pages. Page tables and sockets are the kernel's and in none of them"
-            ),
-            (
-                "the cost is the slope of a straight line through the levels in PSS; the base, where it "
-                "begins"
-            ),
-        ]
-        out.append(f"measured on {records.Machine.of(row)}")
-        if self.planned and self.measured < self.planned:
-            out.append(f"NOT COMPLETE: {self.measured} of {self.planned} levels were measured")
-        out += self.left_out
-        if self.out is not None:
-            out.append(f"rows in {self.out}")
-        return "\n".join(out)
-
-    def __repr__(self) -> str:
-        return f"<MemoryTable {self.measured} levels, {len(self.records)} rows>"
-
-
-_WIDTHS = (7, 7, 9, 7, 8, 7, 7, 7, 7, 6, 8, 10, 11)
-
-
-# -- the plan ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Series:
-    """One server against one kind of load: its levels, each with a server of its own."""
-
-    server: str
-    mpm: str
-    stands_for: str
-    against: str
-    levels: tuple[int, ...]
-    directives: dict[str, Any]
-    start: Callable[..., contextlib.AbstractContextManager[Any]]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A measurement, checked."""
-
-    series: tuple[Series, ...]
-    rounds: int
-    scale: str
-    path: str
-
-    @property
-    def levels(self) -> int:
-        """How many figures there will be."""
-        return self.rounds * sum(len(one.levels) for one in self.series)
-
-    @property
-    def seconds(self) -> float:
-        """About how long it takes."""
-        return self.levels * SECONDS_A_LEVEL
-
-
-def plan(
-    mpms: Iterable[str] = MPMS,
-    against: Iterable[str] = AGAINST,
-    *,
-    busy: Iterable[int] | None = None,
-    idle: Iterable[int] | None = None,
-    rounds: int | None = None,
-    scale: str | None = None,
-    beside: Iterable[str] = (),
-    document_root: str | os.PathLike[str] | None = None,
-    path: str = "/index.html",
-    directives: Mapping[str, Any] | None = None,
-) -> Plan:
-    """Check what is asked for. Raises ValueError with everything that is wrong with it, in one
-    line."""
-    problems: list[str] = []
-
-    def chosen(
-        name: str, values: Iterable[str], allowed: Sequence[str], least: int = 1
-    ) -> tuple[str, ...]:
-        values = (values,) if isinstance(values, str) else tuple(values)
-        problems.extend(
-            f"{name}: {value!r} is none of {', '.join(allowed)}"
-            for value in values
-            if value not in allowed
-        )
-        if len(values) < least:
-            problems.append(f"{name}: give at least one of {', '.join(allowed)}")
-        return tuple(value for value in allowed if value in values)
-
-    def numbers(name: str, values: Iterable[int] | None) -> tuple[int, ...] | None:
-        if values is None:
-            return None
-        found = tuple(values)
-        for value in found:
-            if type(value) is not int or not 0 <= value <= MOST:
-                problems.append(f"{name}: must be whole numbers from 0 to {MOST:,}, not {value!r}")
-                return ()
-        if not found:
-            problems.append(f"{name}: give at least one level")
-        return tuple(sorted(set(found)))
-
-    mpms_ = chosen("mpm", mpms, MPMS)
-    against_ = chosen("against", against, AGAINST)
-    beside = rivals_beside.names() if tuple(beside) == ("all",) else beside
-    beside_ = chosen("beside", beside, rivals_beside.names(), 0)
-    busy_, idle_ = numbers("busy", busy), numbers("idle", idle)
-    scale_name = scale or os.environ.get("MPMKIT_SCALE") or "demo"
-    size = SCALES.get(scale_name)
-    if size is None:
-        where = "scale" if scale else "MPMKIT_SCALE"
-        problems.append(f"{where}: {scale_name!r} is none of {', '.join(SCALES)}")
-        size = SCALES["demo"]
-    if rounds is not None and (type(rounds) is not int or not 1 <= rounds <= 100):
-        problems.append(f"rounds: must be a whole number from 1 to 100, not {rounds!r}")
-    root = Path(document_root) if document_root is not None else rivals_beside.PAGES_OF_OURS
-    if not root.is_dir():
-        problems.append(f"document_root: there is no folder {root}")
-    if not path.startswith("/") or not path.isascii() or any(c <= " " for c in path):
-        problems.append(f"path: must begin with / and be ASCII without blanks, not {path!r}")
-
-    series: list[Series] = []
-    for mpm in mpms_:
-        given = {**published.DIRECTIVES[mpm], **PATIENT, **(directives or {})}
-        workers = _effective(mpm, given, problems)
-        for kind in against_:
-            if kind == "busy":
-                levels = (
-                    busy_
-                    if busy_ is not None
-                    else tuple(sorted({round(share * workers) for share in size.busy}))
-                )
-                if levels and max(levels) > workers:
-                    problems.append(
-                        f"busy: {max(levels):,} requests can't be busy under {mpm} with "
-                        f"MaxRequestWorkers {workers}; raise it with directives, or ask "
-                        "for fewer"
-                    )
-            else:
-                levels = idle_ if idle_ is not None else size.idle
-                if mpm != "event":
-                    # They hold no more than they have workers; one level beyond shows it.
-                    beyond = [level for level in levels if level > workers][:1]
-                    levels = (*(level for level in levels if level <= workers), *beyond)
-            if not levels:
-                continue
-            with_room = {
-                **given,
-                **_room_for_idle(mpm, given, max(levels) if kind == "idle" else 0),
-            }
-            series.append(Series("mpmkit", mpm, mpm, kind, levels, with_room, _ours(root)))
-            for one in rivals_beside.contestants(beside_, mpms_):
-                # Only httpd has MPMs: what a half-sent request costs the others is no worker.
-                if one.stands_for == mpm and (kind == "idle" or one.mpm):
-                    series.append(
-                        Series(one.server, one.mpm, mpm, kind, levels, with_room, one.start)
-                    )
-    short = too_few_descriptors(_descriptors(series))
-    if short:
-        problems.append(f"levels: {short}")
-    if problems:
-        raise ValueError("; ".join(dict.fromkeys(problems)))
-    by_hand = busy is not None or idle is not None or rounds is not None
-    return Plan(tuple(series), rounds or size.rounds, "custom" if by_hand else scale_name, path)
-
-
-def _descriptors(series: Iterable[Series]) -> int:
-    """One for each connection, for the holder and for a server that has them all in one process."""
-    return max((level for one in series for level in one.levels), default=0) + 200
-
-
-def _effective(mpm: str, given: Mapping[str, Any], problems: list[str]) -> int:
-    """MaxRequestWorkers as the server will have it; problems hear of what it would refuse."""
-    try:
-        effective, _ = check(mpm, from_keywords(mpm, **given))
-        return int(effective.MaxRequestWorkers)
-    except DirectiveError as error:
-        problems += [f"directives: {line}" for line in str(error).splitlines()]
-        return MOST
-
-
-def _room_for_idle(mpm: str, given: Mapping[str, Any], most: int) -> dict[str, Any]:
-    """event takes ThreadsPerChild + AsyncRequestWorkerFactor x idle workers connections a child: a
-    factor that makes room for all, unless one was given."""
-    if mpm != "event" or not most or "AsyncRequestWorkerFactor" in given:
-        return {}
-    workers = int(given.get("StartServers", 3)) * int(given.get("ThreadsPerChild", 25))
-    return {"AsyncRequestWorkerFactor": max(2, math.ceil(most * 1.5 / workers))}
-
-
-def start_servers(mpm: str, directives: Mapping[str, Any], busy: int) -> int:
-    """Children that idle maintenance would end up with when so many workers are busy."""
-    most = int(directives["MaxRequestWorkers"])
-    if mpm == "prefork":
-        return max(
-            1,
-            min(
-                most,
-                max(busy + int(directives["MinSpareServers"]), int(directives["StartServers"])),
-            ),
-        )
-    threads = int(directives["ThreadsPerChild"])
-    wanted = min(most, busy + int(directives["MinSpareThreads"]))
-    return max(
-        1, min(most // threads, max(math.ceil(wanted / threads), int(directives["StartServers"])))
-    )
-
-
-def _ours(root: Path) -> Callable[..., contextlib.AbstractContextManager[Any]]:
-    def start(mpm: str, **directives: Any) -> contextlib.AbstractContextManager[Any]:
-        import mpmkit
-
-        return mpmkit.launch(mpm, document_root=root, access_log=True, **directives)
-
-    return start
-
-
 # -- measuring -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MemoryProgress:
-    """How far it is: `done` of `levels`, what is measured now, the rows when a level ends."""
-
-    done: int
-    levels: int
-    text: str
-    elapsed: float
-    rows: tuple[Row, ...] = ()
-
-    @property
-    def share(self) -> float:
-        """Share of the whole, 0 to 1."""
-        return self.done / self.levels if self.levels else 1.0
-
-    @property
-    def row(self) -> Row | None:
-        """The server's row when a level ends, else None."""
-        return self.rows[0] if self.rows else None
-
-    def __str__(self) -> str:
-        if self.row is not None:
-            return f"[{self.done}/{self.levels}] {self.text}: {self.row['pss_kb'] / 1024:,.1f} MiB"
-        return f"[{self.done}/{self.levels}] {self.text}"
 
 
 def memory_table(
@@ -630,12 +169,10 @@ def memory_table(
     rounds: int | None = None,
     scale: str | None = None,
     beside: Iterable[str] = (),
-    document_root: str | os.PathLike[str] | None = None,
-    path: str = "/index.html",
-    directives: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
-    on_progress: Callable[[MemoryProgress], None] | None = None,
+    on_progress: OnProgress | None = None,
     say: Callable[[str], None] | None = None,
+    **more: Any,
 ) -> MemoryTable:
     """Measure memory against busy requests and idle kept-alive connections; minutes at the demo scale.
 
@@ -643,131 +180,54 @@ def memory_table(
     busy: numbers of requests being served at once, 0 to MaxRequestWorkers; idle: numbers of
         kept-alive connections, 0 to 20,000; by default what the scale says.
     rounds: 1 to 100. scale: smoke, demo, full; by default the environment's MPMKIT_SCALE, or demo.
-    beside: rivals to measure as well: "httpd" against both, "nginx", "gunicorn", "uvicorn" and
-        "waitress" against idle connections, or ("all",). One that is missing is left out and named.
-    document_root, path: your pages, and the one that is asked for before anything is looked at;
-        the rivals serve the samples.
-    directives: over the article's blocks, Name=value.
+    beside: other servers to measure as well: "httpd" against both, "nginx" against idle connections,
+        or ("all",). One that is missing is left out and named.
     out: a CSV file to which each level's rows are appended as soon as they are measured.
+    on_progress, say: as in `qps_table`.
+    more: document_root, path: your pages, and the one that is asked for before anything is looked at;
+        the other servers serve the samples. directives: over the article's blocks, {name: value}.
 
     Raises ValueError for a bad argument (with all problems) and RecordError for a bad file, both
-    before anything starts; MemoryRunError if a server fails, MemoryInterrupted (a KeyboardInterrupt)
-    on Ctrl-C: both carry the rows finished until then as `table`.
+    before anything starts; `experiment.ExperimentError` if a server fails, `experiment.Interrupted`
+    (a KeyboardInterrupt) on Ctrl-C: both carry the rows finished until then as `table`.
     """
-    todo = plan(
-        mpms,
-        against,
-        busy=busy,
-        idle=idle,
-        rounds=rounds,
-        scale=scale,
-        beside=beside,
-        document_root=document_root,
-        path=path,
-        directives=directives,
-    )
-    file = RecordFile(out, "memory") if out is not None else None
-    wanted = rivals_beside.contestants(
-        rivals_beside.names() if tuple(beside) == ("all",) else beside, mpms
-    )
-    here, missing = rivals_beside.installed(wanted)
-    names = {"mpmkit", *(one.server for one in here)}
-    series = tuple(one for one in todo.series if one.server in names)
-    planned = sum(len(one.levels) for one in series) * todo.rounds
-    table = MemoryTable(
-        [], planned, records.new_run_id(), todo.scale, file.path if file else None, missing
-    )
-    for sentence in missing:
-        if say is not None:
-            say(sentence)
-    machine, began = records.machine().row(), time.monotonic()
-    broken: set[tuple[str, str]] = set()
-    try:
-        for number, one, level in [
-            (number, each, level)
-            for number in range(1, todo.rounds + 1)
-            for each in series
-            for level in each.levels
-        ]:
-            label = f"{one.server} {one.mpm}".rstrip()
-            text = f"round {number}, {label}, {level:,} {one.against}"
+    sizes: dict[str, Any] = {"busy": busy, "idle": idle, "rounds": rounds, "scale": scale}
+    todo = plan(mpms, against, beside=beside, **sizes, **more)
+    here, missing = competitors.installed(todo.beside)
+    names = {OURS, *(one.server for one in here)}
+    cells = [cell for cell in todo.cells() if cell.server in names]
+    table = MemoryTable([], planned=len(cells), left_out=missing, scale=todo.scale)
+    file = table.keep_in(out)
 
-            def tell(rows: Sequence[Row] = (), text: str = text) -> None:
-                if on_progress is not None:
-                    on_progress(
-                        MemoryProgress(
-                            table.measured,
-                            table.planned,
-                            text,
-                            time.monotonic() - began,
-                            tuple(rows),
-                        )
-                    )
+    def measure(cell: Level, report: Report) -> Iterator[list[Row]]:
+        report(f"round {cell.round}, {cell.label}, {cell.level:,} {cell.series.against}", 0.0)
+        yield _measure_level(cell, table, todo.path)
 
-            if (one.server, one.mpm) in broken:
-                table.planned -= 1
-                continue
-            tell()
-            try:
-                rows = _measure_level(one, level, number, todo, table, machine)
-            except (RivalFailed, RuntimeError) as error:
-                if one.server == "mpmkit" or isinstance(error, MemoryRunError):
-                    raise
-                broken.add((one.server, one.mpm))
-                table.planned -= 1
-                table.left_out.append(
-                    f"without {label} from {level:,} {one.against} of round "
-                    f"{number} on: {_one_line(error)}"
-                )
-                if say is not None:
-                    say(table.left_out[-1])
-                continue
-            for row in rows:
-                table.records.append(file.append(row) if file else row)
-            tell(rows)
-    except KeyboardInterrupt:
-        raise MemoryInterrupted(table) from None
-    except MemoryRunError:
-        raise
-    except Exception as error:
-        raise MemoryRunError(_one_line(error), table) from error
-    return table
+    return run(cells, measure, table, file=file, on_progress=on_progress, say=say)
 
 
-def _measure_level(
-    one: Series, level: int, number: int, todo: Plan, table: MemoryTable, machine: Row
-) -> list[Row]:
+def _measure_level(cell: Level, table: MemoryTable, path: str) -> list[Row]:
     """One server with so many requests or connections: its rows."""
+    one, level = cell.series, cell.level
     directives = dict(one.directives)
     if one.against == "busy" or one.stands_for != "event":
         directives["StartServers"] = start_servers(one.stands_for, directives, level)
-    load, started = records.load1(), time.time()
-    with descriptors(_descriptors([one])), one.start(one.stands_for, **directives) as server:
+    conditions = Conditions(table, cell)
+    limit = descriptors_for([one])
+    with descriptors(limit), one.start(one.stands_for, **directives) as server:
         try:
-            found, held, slab = _look(one, level, server, todo.path)
+            found, held, slab = _look(one, level, server, path)
         except RuntimeError as error:
-            raise RuntimeError(f"{error}{_why_gone(server)}") from None
+            words = last_words(server) if is_gone(server) else ""
+            raise RuntimeError(f"{error}{words}") from None
+    shared = {"against": one.against, "level": level, "held": held, "steal": None}
     return [
-        records.check(
-            {
-                "run_id": table.run_id,
-                "table": "memory",
-                "scale": todo.scale,
-                "server": one.server,
-                "mpm": one.mpm or None,
-                "round": number,
-                "directives": " ".join(f"{k}={v}" for k, v in directives.items()),
-                "started_at": records.utc(started),
-                "against": one.against,
-                "level": level,
-                "held": held,
-                "scope": scope,
-                **columns,
-                "slab_kb": slab if scope == "server" else None,
-                **machine,
-                "load1": load,
-                "steal": None,
-            }
+        conditions.row(
+            directives,
+            **shared,
+            **columns,
+            scope=scope,
+            slab_kb=slab if scope == "server" else None,
         )
         for scope, columns in found.items()
     ]
@@ -777,7 +237,7 @@ def _look(
     one: Series, level: int, server: Any, path: str
 ) -> tuple[dict[str, dict[str, int]], int, int | None]:
     """Bring a server to a level and look at it: (`sample`'s figures, held, slab_kb)."""
-    path = path if one.server == "mpmkit" else "/index.html"
+    path = path if one.server == OURS else "/index.html"
     _look_at_page(server.url, path)
     if one.against == "busy" and level:
         with HoldingProcess(server.url, "half-sent", path=path) as first:
@@ -795,46 +255,24 @@ def _look(
         return found, min(level, holding.held()), slab
 
 
-def _why_gone(server: Any) -> str:
-    """What to add to an error if the server is gone: that it is, and its last words."""
-    if server.pid in members(server.pid):
-        return ""
-    log = [line for line in str(server.error_log()).splitlines() if line.strip()][-1:]
-    return f"; the server (process {server.pid}) is gone" + "".join(
-        f"; its error log ends: {line.strip()}" for line in log
-    )
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
 
 
 def _look_at_page(url: str, path: str) -> None:
     """Ask for the page once. Raises RuntimeError if it is not there."""
-    import http.client
-
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
     try:
-        connection.request("GET", path, headers={"Connection": "close"})
-        response = connection.getresponse()
-        response.read()
+        with _OPENER.open(url + path, timeout=30) as answer:
+            answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            raise RuntimeError(
+                f"{path} answers with status {error.code}; give a page that is there"
+            ) from None
     except (OSError, http.client.HTTPException) as error:
         raise RuntimeError(f"{url}{path} did not answer: {error}") from None
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise RuntimeError(
-            f"{path} answers with status {response.status}; give a page that is there"
-        )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 # -- the command line ----------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        """One line, where argparse prints its usage first."""
-        self.exit(2, f"mpmkit: {message}; try: {self.prog} --help\n")
 
 
 def _whole_numbers(text: str) -> list[int]:
@@ -846,142 +284,67 @@ def _whole_numbers(text: str) -> list[int]:
         ) from None
 
 
-def _listed(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="mpmkit memory",
-        allow_abbrev=False,
         description="Measure what a busy request and an idle connection cost under each MPM, and say "
         "how many workers a machine has room for.",
     )
-    parser.add_argument(
-        "--mpm",
-        action="append",
-        metavar="MPM",
-        help="only this MPM; may be given several times, or as a,b",
-    )
-    parser.add_argument("--against", action="append", metavar="WHAT", help="busy, idle (both)")
-    parser.add_argument("--busy", type=_whole_numbers, metavar="N,N", help="busy levels")
-    parser.add_argument("--idle", type=_whole_numbers, metavar="N,N", help="idle levels")
-    parser.add_argument("--rounds", type=int, metavar="R", help="how often each level is measured")
-    parser.add_argument(
-        "--scale",
-        metavar="SCALE",
-        help="smoke, demo (the default) or full; also by the environment's MPMKIT_SCALE",
-    )
-    parser.add_argument(
-        "--beside",
-        action="append",
-        default=[],
-        metavar="SERVER",
-        help=f"measure this one as well: {', '.join(rivals_beside.names())}, or all",
-    )
-    parser.add_argument("--document-root", metavar="DIR", help="your pages")
-    parser.add_argument("--path", default="/index.html", help="the page to serve first")
-    parser.add_argument(
-        "-c",
-        "--directive",
-        action="append",
-        default=[],
-        metavar="'Name value'",
-        help="a directive over the article's; may be repeated",
-    )
-    parser.add_argument(
-        "--ram",
-        metavar="SIZE",
-        help="say the MaxRequestWorkers for a machine with that much memory, like 4GiB",
-    )
-    parser.add_argument(
-        "--reserve", metavar="SIZE", help="of it, not for the server (20%%, at least 256 MiB)"
-    )
-    parser.add_argument(
-        "--out",
-        metavar="FILE.csv",
-        help="append the rows to this file (default: a new one in data/runs, if that is here)",
-    )
+    add = parser.add_argument
+    add("--against", action="append", metavar="WHAT", help="busy, idle (both)")
+    add("--busy", type=_whole_numbers, metavar="N,N", help="busy levels")
+    add("--idle", type=_whole_numbers, metavar="N,N", help="idle levels")
+    add("--path", default="/index.html", help="the page to serve first")
+    ram = "say the MaxRequestWorkers for a machine with that much memory, like 4GiB"
+    add("--ram", metavar="SIZE", help=ram)
+    reserve = "of it, not for the server (20%%, at least 256 MiB)"
+    add("--reserve", metavar="SIZE", help=reserve)
+    names = ("--mpm", "--rounds", "--scale", "--beside", "--document-root", "--directive", "--out")
+    command.add_options(parser, *names)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``mpmkit memory``: tables on standard output, progress and errors on standard error.
-
-    0: measured. 1: something failed on the way (rows until then are kept, and printed). 2: a bad
-    argument. 130: Ctrl-C (rows until then are kept, and printed).
-    """
+    The exit status is that of `command.execute`; 1 as well if no size can be said."""
     options = _parser().parse_args(argv)
-    folder = Path("data/runs")
-    out = (
-        Path(options.out)
-        if options.out
-        else (folder / f"memory-{records.new_run_id()}.csv" if folder.is_dir() else None)
-    )
+    mpms = command.mpms(options)
+    given: dict[str, str] = {}
 
-    def say(text: str) -> None:
-        print(f"mpmkit: {text}", file=sys.stderr, flush=True)
-
-    def progress(now: MemoryProgress) -> None:
-        if now.row is not None:
-            left = now.elapsed / now.share - now.elapsed if now.share else 0
-            print(f"{now} (about {left:.0f} s left)", file=sys.stderr, flush=True)
-
-    try:
-        directives = dict(_directive(text) for text in options.directive)
+    def measure(bar: OnProgress) -> MemoryTable:
+        given.update(command.directives(options.directive))
         asked: dict[str, Any] = {
+            "against": AGAINST if options.against is None else command.listed(options.against),
             "busy": options.busy,
             "idle": options.idle,
             "rounds": options.rounds,
             "scale": options.scale,
-            "beside": _listed(options.beside),
+            "beside": command.listed(options.beside),
             "document_root": options.document_root,
             "path": options.path,
-            "directives": directives,
+            "directives": given,
         }
-        mpms = MPMS if options.mpm is None else _listed(options.mpm)
-        against = AGAINST if options.against is None else _listed(options.against)
-        todo = plan(mpms, against, **asked)
-        say(f"{todo.levels} levels, about {todo.seconds / 60:.0f} min")
-        table = memory_table(mpms, against, **asked, out=out, on_progress=progress, say=say)
-        status = 0
-    except MemoryInterrupted as stop:
-        say("interrupted")
-        table, status = stop.table, 130
-    except MemoryRunError as error:
-        say(str(error))
-        table, status = error.table, 1
-    except RecordError as error:
-        say(_one_line(error))
-        return 1
-    except (ValueError, DirectiveError) as error:
-        say(_one_line(error))
-        return 2
-    if table.records or status == 0:
-        print(table.text(), flush=True)
-    if options.ram and table.records:
-        for mpm in mpms:
-            try:
-                print(
-                    "\n"
-                    + str(
-                        max_request_workers_for(
-                            options.ram,
-                            mpm=mpm,
-                            memory=table,
-                            reserve=options.reserve,
-                            threads_per_child=int(directives.get("ThreadsPerChild", 25)),
-                        )
-                    )
-                )
-            except ValueError as error:
-                say(_one_line(error))
-                status = status or 1
+        todo = plan(mpms, **asked)
+        if options.ram is not None:
+            room_for(options.ram, options.reserve)
+        elif options.reserve is not None:
+            raise ValueError("reserve: it is a part of --ram; give both")
+        command.say(f"{len(todo.cells())} levels, about {duration(todo.seconds)}")
+        out = command.out_of(options, command.new_name("memory"))
+        return memory_table(mpms, **asked, out=out, on_progress=bar, say=command.say)
+
+    status, table = command.execute(measure, MemoryTable.text)
+    for mpm in mpms if options.ram and table is not None and table.records else ():
+        try:
+            sizing = max_request_workers_for(
+                options.ram,
+                mpm=mpm,
+                memory=table,
+                reserve=options.reserve,
+                threads_per_child=int(given.get("ThreadsPerChild", 25)),
+            )
+            print(f"\n{sizing}")
+        except ValueError as error:
+            command.say(str(error))
+            status = status or 1
     return status
-
-
-def _directive(text: str) -> tuple[str, str]:
-    name, _, value = text.strip().partition(" ")
-    if not value.strip():
-        raise ValueError(f"-c {text!r}: write a directive and its value, -c 'ThreadsPerChild 5'")
-    return name, value.strip()

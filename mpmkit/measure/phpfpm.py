@@ -1,11 +1,10 @@
-"""A php-fpm of one's own, beside the machine's: on a unix socket in a temporary directory.
+"""A php-fpm of one's own: on a Unix socket in a temporary directory.
 
     with PhpFpm(children=25) as fpm:
         mpmkit.launch("event", directives=fpm.directives())      SetHandler "proxy:unix:…|fcgi://localhost"
 
 `pm = static` with as many children as the server has workers, so that each of them can hold a
-connection. It runs as an unprivileged process tree (as www-data when root starts it) and ends with
-whoever launched it, however that ends. No service of the machine is touched.
+connection. It runs as an unprivileged process tree (as www-data when root starts it).
 """
 
 from __future__ import annotations
@@ -14,19 +13,12 @@ import contextlib
 import glob
 import os
 import socket
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from mpmkit.measure.reference_servers import (
-    NotInstalled,
-    ProcessGroup,
-    RivalFailed,
-    find_program,
-    unprivileged_user,
-)
+from mpmkit.measure.process_group import ProcessGroup, find_program, output, unprivileged_user
 
 URL = "fcgi://localhost"
 MOST_CHILDREN = 512  # processes; each takes some MB
@@ -65,15 +57,15 @@ class PhpFpm(ProcessGroup):
             raise ValueError(f"children: must be from 1 to {MOST_CHILDREN}, not {children}")
         super().__init__()
         self.children = children
-        self.document_root = Path(document_root) if document_root is not None else None
-        self._asked_root = self.document_root
+        self.document_root = self._given_root = (
+            None if document_root is None else Path(document_root)
+        )
         self._binary = find_php_fpm()
 
     @property
     def version(self) -> str:
-        """As it tells: `PHP 8.2.36`."""
-        told = subprocess.run([self._binary, "-v"], capture_output=True, text=True).stdout
-        return " ".join(told.split()[:2]) or "unknown"
+        """As it reports it: `PHP 8.2.36`."""
+        return " ".join(output(self._binary, "-v").split()[:2]) or "unknown"
 
     @property
     def socket(self) -> Path:
@@ -91,20 +83,13 @@ class PhpFpm(ProcessGroup):
             f"ProxySet {URL} enablereuse=on",  # there is a child for each of the server's workers
         )
 
-    def start(self) -> PhpFpm:
-        """Start, and return once it accepts. Raises RivalFailed with what it said."""
-        self._make_root()
-        try:
-            if self._asked_root is not None:
-                self.document_root = self._readable(self._asked_root.resolve())
-            file = self.root / "fpm.conf"
-            file.write_text(self._configuration())
-            # -n: the machine's php.ini and its extensions would differ from place to place
-            self._spawn([self._binary, "-n", "-F", "-y", str(file), "-p", str(self.root)])
-        except BaseException:
-            self.stop()
-            raise
-        return self
+    def _prepare(self) -> list[str]:
+        if self._given_root is not None:
+            self.document_root = self._readable(self._given_root.resolve())
+        file = self.root / "fpm.conf"
+        file.write_text(self._configuration())
+        # -n: the machine's php.ini and its extensions would differ from place to place
+        return [self._binary, "-n", "-F", "-y", str(file), "-p", str(self.root)]
 
     def _configuration(self) -> str:
         who = ""
@@ -133,46 +118,20 @@ decorate_workers_output = no
             return True
         return False
 
-    def __enter__(self) -> PhpFpm:
-        return self.start()
 
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    def __repr__(self) -> str:
-        return f"<php-fpm {f'pid {self.pid} at {self.socket}' if self._process else 'stopped'}>"
-
-
-class WithPhpFpm:
+def with_php_fpm(
+    make: Callable[[PhpFpm], AbstractContextManager[Any]],
+    *,
+    children: int,
+    document_root: str | os.PathLike[str],
+) -> AbstractContextManager[Any]:
     """A server and a php-fpm for it: `make(fpm)` gives the server's context manager. Both start and end
-    together; the `with` block has the server. Raises NotInstalled when there is no php-fpm."""
+    together; the `with` block has the server. Raises NotInstalled at once when there is no php-fpm."""
+    fpm = PhpFpm(children=children, document_root=document_root)
 
-    def __init__(
-        self,
-        make: Callable[[PhpFpm], AbstractContextManager[Any]],
-        *,
-        children: int,
-        document_root: str | os.PathLike[str],
-    ) -> None:
-        self._make = make
-        self._fpm = PhpFpm(children=children, document_root=document_root)
-        self._server: AbstractContextManager[Any] | None = None
+    @contextlib.contextmanager
+    def both() -> Iterator[Any]:
+        with fpm, make(fpm) as server:
+            yield server
 
-    def __enter__(self) -> Any:
-        self._fpm.start()
-        try:
-            self._server = self._make(self._fpm)
-            return self._server.__enter__()
-        except BaseException:
-            self._fpm.stop()
-            raise
-
-    def __exit__(self, *exc: Any) -> None:
-        try:
-            assert self._server is not None
-            self._server.__exit__(*exc)
-        finally:
-            self._fpm.stop()
-
-
-__all__ = ["NotInstalled", "PhpFpm", "RivalFailed", "WithPhpFpm", "find_php_fpm"]
+    return both()

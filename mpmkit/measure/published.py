@@ -2,11 +2,12 @@
 out there.
 
 The published figures come from another server on unnamed hardware. What can be compared is the order of
-the MPMs and their ratios (`verdict.py`).
+the MPMs and their ratios (`comparison.py`).
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,14 @@ from typing import Any
 
 from mpmkit.measure.records import RecordError
 
+_THREADS = {
+    "StartServers": 3,
+    "MinSpareThreads": 75,
+    "MaxSpareThreads": 250,
+    "ThreadsPerChild": 25,
+    "MaxRequestWorkers": 400,
+    "MaxConnectionsPerChild": 0,
+}
 # What the article sets, in its order. MinSpareServers and MaxSpareServers are prefork's alone.
 DIRECTIVES: dict[str, dict[str, int]] = {
     "prefork": {
@@ -23,22 +32,8 @@ DIRECTIVES: dict[str, dict[str, int]] = {
         "MaxRequestWorkers": 250,
         "MaxConnectionsPerChild": 0,
     },
-    "worker": {
-        "StartServers": 3,
-        "MinSpareThreads": 75,
-        "MaxSpareThreads": 250,
-        "ThreadsPerChild": 25,
-        "MaxRequestWorkers": 400,
-        "MaxConnectionsPerChild": 0,
-    },
-    "event": {
-        "StartServers": 3,
-        "MinSpareThreads": 75,
-        "MaxSpareThreads": 250,
-        "ThreadsPerChild": 25,
-        "MaxRequestWorkers": 400,
-        "MaxConnectionsPerChild": 0,
-    },
+    "worker": _THREADS,
+    "event": _THREADS,
 }
 
 
@@ -99,16 +94,14 @@ def published_file() -> Path:
     )
 
 
-def published(path: Path | None = None) -> dict[str, dict[str, float]]:
+def figures(path: Path | None = None) -> dict[str, dict[str, float]]:
     """The article's figures: kind -> MPM -> requests per second. Raises RecordError."""
-    import csv
-
     place = path or published_file()
-    figures: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float]] = {}
     with open(place, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             try:
-                figures.setdefault(row["kind"], {})[row["mpm"]] = float(row["qps"])
+                found.setdefault(row["kind"], {})[row["mpm"]] = float(row["qps"])
             except (KeyError, TypeError, ValueError):
-                raise RecordError(f"{place}: {row} is no published figure") from None
-    return figures
+                raise RecordError(f"{place}: {row} is not a published figure") from None
+    return found

@@ -1,9 +1,8 @@
 """Measurements on disk: one tidy row per finished cell, with the machine that gave it.
 
 One schema (`schema.py`, described for readers in data/README.md), checked when a row is written and
-again when it is read. A row is on disk before the next cell begins: written in one
-piece, flushed to the device, under a lock. A run that is stopped, or whose machine loses power,
-keeps every row it finished; what it was writing at that moment is recognised and dropped.
+again when it is read. A row is in the file before the next cell begins: a run that is stopped keeps
+every row that it finished.
 
 Imports no pandas; `read_frame` loads it when called.
 """
@@ -25,22 +24,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from mpmkit.measure.schema import (
-    COLUMNS,
-    NAMES,
-    TABLES,
-    Column,
-    RecordError,
-    Row,
-    check,
-    columns_table,
-    names,
-    table_of,
-)
+from mpmkit._version import __version__
+from mpmkit.measure.schema import COLUMNS, NAMES, TABLES, Column, RecordError, Row, check, names
 
-__all__ = ["COLUMNS", "NAMES", "TABLES", "Column", "RecordError", "Row", "check", "columns_table"]
+__all__ = ["COLUMNS", "NAMES", "TABLES", "Column", "RecordError", "Row", "check"]
 
 if TYPE_CHECKING:
     import pandas
@@ -61,9 +50,7 @@ def _to_text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:.9g}"
-    return str(value)
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
 def _from_text(column: Column, text: str) -> Any:
@@ -85,14 +72,6 @@ def _line(values: Iterable[str]) -> str:
     return out.getvalue()
 
 
-def header(table: str = "qps") -> str:
-    """The first line of a file of that table."""
-    return _line(names(table))
-
-
-HEADER = header()
-
-
 # -- the file ------------------------------------------------------------------------------------
 
 
@@ -106,16 +85,25 @@ class RecordFile:
     def __init__(self, path: str | os.PathLike[str], table: str = "qps") -> None:
         self.path = Path(path)
         self.table = table
-        self._header = header(table).encode()
         if not self.path.parent.is_dir():
             raise RecordError(f"{self.path}: there is no folder {self.path.parent}")
         if self.path.exists() and not self.path.is_file():
             raise RecordError(f"{self.path}: is not a regular file")
+        header = _line(names(table))
         with self._locked() as file:
-            self._mend(file)
+            text = self.path.read_bytes()
+            if header.encode().startswith(text):
+                file.truncate(0)
+                self._write(file, header)
+            elif not text.startswith(header.encode()):
+                raise RecordError(
+                    f"{self.path}: has other columns than the table {table}; choose another file"
+                )
+            else:  # what a full disk or a power failure left of a row ends without a newline
+                file.truncate(text.rindex(b"\n") + 1)
 
     def append(self, row: Mapping[str, Any]) -> Row:
-        """Check a row and write it to the device; the row as written. Raises RecordError."""
+        """Check a row and write it; the row as written. Raises RecordError."""
         try:
             if row.get("table") != self.table:
                 raise RecordError(f"table: this file holds {self.table}, not {row.get('table')!r}")
@@ -123,69 +111,37 @@ class RecordFile:
         except RecordError as error:
             raise RecordError(f"{self.path}: not written: {error}") from None
         with self._locked() as file:
-            self._mend(file)  # another process may have died in between
             self._write(file, _line(_to_text(checked[name]) for name in names(self.table)))
         return checked
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[int]:
+    def _locked(self) -> Iterator[IO[bytes]]:
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            file = open(self.path, "ab", buffering=0)
         except OSError as error:
             raise RecordError(f"{self.path}: cannot be written: {error.strerror}") from None
-        try:
-            # Two runs may share a file; the lock goes with the descriptor, also when one is killed.
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield fd
-        finally:
-            os.close(fd)
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # two runs may share a file; ends with the descriptor
+            yield file
 
-    def _mend(self, fd: int) -> None:
-        """Write the header into an empty file; cut off a row whose writer died before its end."""
-        size = os.fstat(fd).st_size
-        head = os.pread(fd, len(self._header), 0)
-        if head != self._header:
-            if size == 0 or (b"\n" not in head and self._header.startswith(head)):
-                os.ftruncate(fd, 0)
-                self._write(fd, self._header.decode())
-                return
-            found = head.partition(b"\n")[0].decode(errors="replace").split(",")
-            missing = [name for name in names(self.table) if name not in found][:3]
-            raise RecordError(
-                f"{self.path}: has other columns than this version writes"
-                + (f" (no {', '.join(missing)})" if missing else "")
-                + "; choose another file"
-            )
-        at, tail = size, b""
-        while at > 0 and b"\n" not in tail:
-            step = min(4096, at)
-            at -= step
-            tail = os.pread(fd, step, at) + tail
-        whole = at + tail.rfind(b"\n") + 1
-        if whole < size:
-            os.ftruncate(fd, whole)
-
-    def _write(self, fd: int, text: str) -> None:
-        data = text.encode()
-        before = os.fstat(fd).st_size
+    def _write(self, file: IO[bytes], line: str) -> None:
+        before = os.fstat(file.fileno()).st_size
         try:
-            written = os.write(fd, data)
-            if written != len(data):
+            if file.write(line.encode()) != len(line.encode()):
                 raise OSError(28, "No space left on device")
-            os.fsync(fd)
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.ftruncate(fd, before)
+                file.truncate(before)
             raise RecordError(
                 f"{self.path}: a row could not be written: {error.strerror}"
             ) from None
 
 
 def read(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of a file, typed and checked. A column that may be empty may also be missing.
+    """The rows of a file, typed and checked. Raises RecordError naming file and line.
 
-    Raises RecordError naming file and line. A last line without its end is what a run that died was
-    writing; it is left out, with a warning.
+    A last line without its end is what a full disk or a power failure left; it is left out, with a
+    warning.
     """
     path = Path(path)
     try:
@@ -198,19 +154,15 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
     reader = csv.reader(io.StringIO(whole + end), strict=True)
     rows: list[Row] = []
     try:
-        found = next(reader, None) or []
-        table = table_of(found)
-        columns = {column.name: column for column in TABLES[table]}
+        found = tuple(next(reader, ()))
+        table = next((table for table in TABLES if names(table) == found), None)
+        if table is None:
+            raise RecordError("is not the header of a record file")
         for cells in reader:
             if len(cells) != len(found):
                 raise RecordError(f"{len(cells)} cells instead of {len(found)}")
-            row: Row = dict.fromkeys(columns)  # what an older version did not write is not known
-            row.update(
-                (name, _from_text(columns[name], cell))
-                for name, cell in zip(found, cells, strict=True)
-            )
-            row["table"] = row["table"] or table
-            rows.append(check(row))
+            pairs = zip(TABLES[table], cells, strict=True)
+            rows.append(check({column.name: _from_text(column, cell) for column, cell in pairs}))
     except (RecordError, csv.Error) as error:
         raise RecordError(f"{path}, line {max(1, reader.line_num)}: {error}") from None
     return rows
@@ -227,20 +179,17 @@ def frame(rows: Iterable[Mapping[str, Any]], table: str = "qps") -> pandas.DataF
     columns = TABLES[rows[0]["table"] if rows else table]
     made = pandas.DataFrame(rows, columns=[column.name for column in columns])
     made["started_at"] = pandas.to_datetime(made["started_at"], utc=True, format="ISO8601")
-    for column in columns:
-        if column.type is float:
-            made[column.name] = made[column.name].astype("float64")
-    return made
+    return made.astype({column.name: "float64" for column in columns if column.type is float})
 
 
 def read_frame(*paths: str | os.PathLike[str]) -> pandas.DataFrame:
     """The rows of one or more files of one table in one frame. Raises RecordError."""
     rows = [row for path in paths for row in read(path)]
-    tables = {row["table"] for row in rows}
+    tables = sorted({row["table"] for row in rows})
     if len(tables) > 1:
         raise RecordError(
-            f"{', '.join(map(str, paths))}: hold rows of different tables "
-            f"({', '.join(sorted(tables))}); read them one by one"
+            f"{', '.join(map(str, paths))}: hold rows of different tables ({', '.join(tables)}); "
+            "read them one by one"
         )
     return frame(rows)
 
@@ -254,10 +203,7 @@ def recorded_folder() -> Path:
     for folder in (package.parent / "data" / "recorded", package / "data" / "recorded"):
         if folder.is_dir():
             return folder
-    raise RecordError(
-        "the recorded runs (data/recorded) are not where this package looks for "
-        "them; run from a checkout"
-    )
+    raise RecordError(f"{package.parent}: has no data/recorded; run from a checkout")
 
 
 def recorded_names() -> list[str]:
@@ -272,18 +218,12 @@ def recorded(name: str) -> pandas.DataFrame:
     else another). Its machine stands in its rows. Raises RecordError, naming what there is.
     """
     there = recorded_names()
-    if name not in there:
-        order = [
-            f"{name}-full",
-            f"{name}-demo",
-            *(one for one in there if one.startswith(f"{name}-")),
-        ]
-        found = [one for one in order if one in there]
-        if not found:
-            raise RecordError(f"no recorded run {name!r}; there are {', '.join(there) or 'none'}")
-        name = found[0]
-    made = read_frame(recorded_folder() / f"{name}.csv")
-    made.attrs["recorded"] = name
+    others = [one for one in there if one.startswith(f"{name}-")]
+    found = [one for one in (name, f"{name}-full", f"{name}-demo", *others) if one in there]
+    if not found:
+        raise RecordError(f"no recorded run {name!r}; there are {', '.join(there) or 'none'}")
+    made = read_frame(recorded_folder() / f"{found[0]}.csv")
+    made.attrs["recorded"] = found[0]
     return made
 
 
@@ -335,19 +275,28 @@ class Machine:
 
 def machine() -> Machine:
     """Describe this machine and the versions at hand. Never raises: what cannot be read is None."""
+    import psutil
+
     return Machine(
         cpu_model=_cpu_model(_text("/proc/cpuinfo")),
         cores=len(os.sched_getaffinity(0)),
         cpu_limit=cpu_limit(),
-        memory_mb=_memory_mb(_text("/proc/meminfo")),
+        memory_mb=psutil.virtual_memory().total >> 20,
         memory_limit_mb=memory_limit_mb(),
         kernel=platform.release(),
         python=platform.python_version(),
-        mpmkit=_version("mpmkit"),
+        mpmkit=__version__,
         locust=_installed("locust"),
         h11=_installed("h11"),
         commit=_commit(),
     )
+
+
+def load1() -> float | None:
+    """The load average of the last minute, or None."""
+    with contextlib.suppress(OSError):
+        return os.getloadavg()[0]
+    return None
 
 
 def _text(path: str | os.PathLike[str]) -> str:
@@ -363,15 +312,9 @@ def _cpu_model(cpuinfo: str) -> str | None:
     return " ".join(match[1].split()) if match else platform.machine() or None
 
 
-def _memory_mb(meminfo: str) -> int | None:
-    match = re.search(r"^MemTotal:\s*(\d+) kB", meminfo, re.MULTILINE)
-    return int(match[1]) // 1024 if match else None
-
-
-def _cgroup_files(
-    name_v2: str, controller_v1: str, name_v1: str, root: str | os.PathLike[str]
-) -> Iterator[tuple[int, str]]:
-    """(version, text) of a limit's file in our control group and each one above it.
+def _cgroup_files(name_v2: str, controller_v1: str, name_v1: str, root: Any) -> Iterator[list[str]]:
+    """The words of a limit's file in our control group and in each one above it, with version 1's file
+    if the controller is mounted by itself.
 
     A container often sees its group mounted as the root, so the path from /proc may not exist; the
     ancestors up to the mount are tried as well, and the tightest limit counts.
@@ -380,42 +323,33 @@ def _cgroup_files(
     for line in _text(Path(root) / "proc/self/cgroup").splitlines():
         _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
         if controllers == "":
-            # Version 2 alone, or beside version 1 under "unified".
-            mounts, version, name = (base, base / "unified"), 2, name_v2
+            # Version 2 alone, or with version 1, under "unified".
+            mounts, name = (base, base / "unified"), name_v2
         elif controller_v1 in controllers.split(","):
-            mounts, version, name = (base / controllers, base / controller_v1), 1, name_v1
+            mounts, name = (base / controllers, base / controller_v1), name_v1
         else:
             continue
         for mount in mounts:
-            place = mount / path.lstrip("/")
-            while place == mount or mount in place.parents:
-                text = _text(place / name).strip()
-                if text:
-                    yield version, text
-                place = place.parent
+            inner = mount / path.lstrip("/")
+            for place in (inner, *inner.parents):
+                if place == mount or mount in place.parents:
+                    yield _text(place / name).split()
 
 
 def cpu_limit(root: str | os.PathLike[str] = "/") -> float | None:
     """Cores that the control group grants (its quota), or None."""
-    limits = []
-    for version, text in _cgroup_files("cpu.max", "cpu", "cpu.cfs_quota_us", root):
-        if version == 2:
-            quota, _, period = text.partition(" ")
-            if quota.isdigit() and period.isdigit() and int(period):
-                limits.append(int(quota) / int(period))
-        elif text.isdigit() and int(text) > 0:
-            limits.append(int(text) / 100_000)  # the period that every container runtime sets
-    return min(limits, default=None)
+    # Version 1 has the quota alone; its period is the one that every container runtime sets.
+    found = _cgroup_files("cpu.max", "cpu", "cpu.cfs_quota_us", root)
+    limits = [(*map(int, words), 100_000)[:2] for words in found if words and words[0].isdigit()]
+    return min((quota / period for quota, period in limits), default=None)
 
 
 def memory_limit_mb(root: str | os.PathLike[str] = "/") -> int | None:
     """MiB that the control group grants, or None."""
-    limits = [
-        int(text)
-        for _, text in _cgroup_files("memory.max", "memory", "memory.limit_in_bytes", root)
-        if text.isdigit() and int(text) < 1 << 60
-    ]  # version 1 writes "none" as a huge number
-    return min(limits) // (1 << 20) if limits else None
+    found = _cgroup_files("memory.max", "memory", "memory.limit_in_bytes", root)
+    limits = [int(words[0]) for words in found if words and words[0].isdigit()]
+    # Version 1 writes "no limit" as a huge number.
+    return min((limit >> 20 for limit in limits if limit < 1 << 60), default=None)
 
 
 def _installed(name: str) -> str | None:
@@ -425,45 +359,21 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _version(name: str) -> str:
-    try:
-        from mpmkit._version import __version__
-    except ImportError:
-        return _installed(name) or "unknown"
-    return __version__
-
-
 def _commit() -> str | None:
-    """The checkout's commit; None if this package does not lie in the checkout of its own
-    project."""
+    """The commit of this project's checkout, with + if it was changed; None outside of one."""
     top = Path(__file__).resolve().parents[2]
     if not (top / ".git").exists():
         return None
 
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(top), *words],
-                capture_output=True,
-                text=True,
-                timeout=5,
-                stdin=subprocess.DEVNULL,
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(top), *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL, check=True
+        ).stdout.strip()
 
-    commit = git("rev-parse", "--short=10", "HEAD")
-    if not commit:
-        return None
-    # A run that is recorded changes the records, which is no change of what is measured.
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!data/recorded")
-    return commit + ("+" if changed else "")
-
-
-def load1() -> float | None:
-    """The load average of the last minute, or None."""
     try:
-        return os.getloadavg()[0]
-    except OSError:
+        # A run that is recorded changes the records, which is no change of what is measured.
+        changed = git("status", "--porcelain", "-uno", "--", ".", ":!data/recorded")
+        return git("rev-parse", "--short=10", "HEAD") + "+" * bool(changed)
+    except (OSError, subprocess.SubprocessError):
         return None

@@ -1,12 +1,11 @@
-"""The originals, started beside ours: the real httpd of the same MPM, and nginx.
+"""The reference servers that ours are compared with: the real httpd of the same MPM, and nginx.
 
     with Httpd("event", document_root=pages, ThreadsPerChild=25, MaxRequestWorkers=400) as httpd:
         measure(httpd.url)
 
-Each rival is a program of this machine in its own directory under the system's temporary one, on
-a free port of the loopback interface. No root is needed and no service of the machine is touched:
-its configuration is never read, its ports, logs and pid files are never used. Directives are
-Apache's own, spelled as `mpmkit.launch` takes them, so one dictionary starts both sides.
+Each is a program of this machine in its own directory under the system's temporary one, on a free port
+of the loopback interface. Directives are Apache's own, spelled as `mpmkit.launch` takes them, so one
+dictionary starts both sides.
 
 What keeps a comparison fair is decided here and nowhere else: the modules httpd loads (only those
 whose work our servers do too), an access log in the same format with the same buffering, and
@@ -18,19 +17,24 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-import pwd
 import re
-import shutil
-import signal
 import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mpmkit.config.directives import MPMS
-from mpmkit.measure.procfs import members
+from mpmkit.measure.process_group import (
+    NotInstalled,
+    ProcessGroup,
+    ServerFailed,
+    find_program,
+    free_port,
+    output,
+    unprivileged_user,
+)
+
+__all__ = ["Httpd", "Nginx", "NotInstalled", "ReferenceServer", "ServerFailed", "find_program"]
 
 # Where httpd keeps its modules: Debian and Ubuntu, Fedora, Arch and Alpine, a build from source.
 MODULE_DIRECTORIES = (
@@ -38,7 +42,6 @@ MODULE_DIRECTORIES = (
     "/usr/lib64/httpd/modules",
     "/usr/lib/httpd/modules",
     "/usr/local/apache2/modules",
-    "/opt/homebrew/lib/httpd/modules",
 )
 # unixd is httpd's own change of user; the rest is what our servers do as well. mod_reqtimeout
 # belongs to it: its checks are on the path of every request, as ours are.
@@ -50,131 +53,19 @@ NGINX_LOG_FORMAT = (
 )
 BUFFERED_LOG_BYTES = 4096  # what httpd's BufferedLogs collects (mod_log_config: PIPE_BUF)
 
-READY_WITHIN = 10.0  # seconds from start to the first accepted connection
-STOP_WITHIN = 12.0  # seconds from TERM to KILL; httpd itself gives its children 10
-PORT_TRIES = 3  # another process may take the free port between our look and the rival's bind
-
+NEWLINE = "\n"
 Value = str | int | float | bool | None | Iterable[str]
 
 
-class NotInstalled(RuntimeError):
-    """A program or module that this machine lacks; the message names it and how to get it."""
-
-    def __init__(self, program: str, how: str) -> None:
-        super().__init__(f"{program} is not installed; {how}")
-        self.program = program
-        self.how = how
-
-
-class RivalFailed(RuntimeError):
-    """A rival that is installed but did not start; the message ends with what it said."""
-
-
-class ProcessGroup:
-    """A program of this machine in a directory and a process group of its own, which ends with whoever
-    started it, however that ends. Base of `Rival` and of php-fpm.
-
-    Attributes once started: `pid` of its first process, `root` (its directory).
-    """
-
-    name = "program"
-    stop_within = STOP_WITHIN
-
-    def __init__(self) -> None:
-        self.pid = 0
-        self.root = Path()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
-
-    def _is_ready(self) -> bool:
-        """Whether *this* program (not another that took its place) accepts connections now."""
-        raise NotImplementedError
-
-    def _make_root(self) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix=f"mpmkit-{self.name.replace(' ', '-')}-"))
-        self.root.chmod(0o755)  # children under another user read the configuration's neighbours
-
-    def _readable(self, document_root: Path) -> Path:
-        """The document root, or, where root's servers hand their children to another user who can't go
-        there, the same files in a place where he can."""
-        if open_to_rivals(document_root):
-            return document_root
-        copy = self.root / "document_root"
-        shutil.copytree(document_root, copy)
-        open_to_all(copy)
-        return copy
-
-    def _spawn(self, command: list[str], environment: dict[str, str] | None = None) -> None:
-        """Run it in its directory and wait until it is ready. Raises RivalFailed with what it said."""
-        with open(self.root / "console", "wb") as console:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-                cwd=self.root,
-                env=environment,
-                start_new_session=True,
-            )
-        self.pid = self._process.pid
-        self._guard = guard(self.pid)
-        deadline = time.monotonic() + READY_WITHIN
-        while time.monotonic() < deadline:
-            status = self._process.poll()
-            if status is not None:
-                raise RivalFailed(f"{self.name} ended with status {status}: {self.error_log()}")
-            if self._is_ready():
-                return
-            time.sleep(0.01)
-        raise RivalFailed(
-            f"{self.name} did not answer within {READY_WITHIN:g} s: {self.error_log()}"
-        )
-
-    def stop(self) -> None:
-        """TERM, then KILL after `stop_within` seconds; returns when no process of it is left.
-        Idempotent."""
-        process, self._process = self._process, None
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGTERM)
-            try:
-                process.wait(self.stop_within)
-            except subprocess.TimeoutExpired:
-                pass
-            finally:
-                end_group(process.pid)
-                process.wait()
-        watcher, self._guard = self._guard, None
-        if watcher is not None:
-            watcher.kill()  # before its pipe closes, so that it has nothing left to do
-            watcher.wait()
-            assert watcher.stdin is not None
-            watcher.stdin.close()
-        if self.root != Path():
-            shutil.rmtree(self.root, ignore_errors=True)
-            self.root = Path()
-
-    def processes(self) -> list[int]:
-        """The pids of all its processes, the first one first."""
-        return sorted(members(self.pid), key=lambda pid: (pid != self.pid, pid))
-
-    def error_log(self, lines: int = 5) -> str:
-        """The last lines of what it printed and logged; its own words."""
-        texts = []
-        for name in ("console", "error_log"):
-            with contextlib.suppress(OSError):
-                texts += (self.root / name).read_text(errors="replace").splitlines()
-        return "\n".join(texts[-lines:]) or "(it said nothing)"
-
-
-class Rival(ProcessGroup):
+class ReferenceServer(ProcessGroup):
     """A server of another make, for the length of a `with` block.
 
     Attributes once started: `name` ("httpd event"), `version`, `url` without a trailing slash,
     `port`, `pid` of its control process, `root` (its directory: configuration and logs).
+    `start` raises FileNotFoundError if there is no such document root.
     """
 
-    name = "rival"
+    name = "server"
     config_name = "server.conf"
 
     def __init__(
@@ -183,30 +74,39 @@ class Rival(ProcessGroup):
         document_root: str | os.PathLike[str],
         access_log: bool = True,
         buffered_logs: bool = False,
+        **directives: Value,
     ) -> None:
         super().__init__()
         self.document_root = Path(document_root).resolve()
         self.access_log = access_log
         self.buffered_logs = buffered_logs
+        self.directives = directives
         self.port = 0
         self.url = ""
         self._served = self.document_root
 
-    # ------------------------------------------------------------ what each make defines
-
     def _configuration(self) -> str:
-        raise NotImplementedError
+        """The text of its configuration file; "" if all is on its command line."""
+        return ""
 
     def _command(self, file: Path) -> list[str]:
+        """Its command line; `file` is its configuration file."""
         raise NotImplementedError
 
     @property
     def version(self) -> str:
+        """As it reports it."""
         raise NotImplementedError
 
-    def _environment(self) -> dict[str, str] | None:
-        """The environment variables of its processes; None for our own."""
-        return None
+    def _prepare(self) -> list[str]:
+        if not self.document_root.is_dir():
+            raise FileNotFoundError(f"no document root {self.document_root}")
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._served = self._readable(self.document_root)
+        file = self.root / self.config_name
+        file.write_text(self._configuration())
+        return self._command(file)
 
     def _is_ready(self) -> bool:
         # The pid file says that it holds the port: httpd and nginx write it after the bind.
@@ -217,162 +117,94 @@ class Rival(ProcessGroup):
                 return True
         return False
 
-    # ------------------------------------------------------------ start and stop
 
-    def start(self) -> Rival:
-        """Start and return once a connection is accepted.
-
-        Raises RivalFailed with the tail of its error log if that takes more than 10 s, and
-        FileNotFoundError if there is no such document root.
-        """
-        if self._process is not None:
-            raise RivalFailed(f"{self.name} is already running; stop it first")
-        if not self.document_root.is_dir():
-            raise FileNotFoundError(f"no document root {self.document_root}")
-        for attempt in range(1, PORT_TRIES + 1):
-            try:
-                self._start_once()
-                return self
-            except RivalFailed as error:
-                taken = "in use" in str(error)
-                self.stop()
-                if not taken or attempt == PORT_TRIES:
-                    raise
-            except BaseException:
-                self.stop()
-                raise
-        raise AssertionError("unreachable")
-
-    def _start_once(self) -> None:
-        self._make_root()
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._served = self._readable(self.document_root)
-        file = self.root / self.config_name
-        file.write_text(self._configuration())
-        self._spawn(self._command(file), self._environment())
-
-    def __enter__(self) -> Rival:
-        return self.start()
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    def __repr__(self) -> str:
-        return f"<{self.name} {f'pid {self.pid} at {self.url}' if self._process else 'stopped'}>"
-
-
-class Httpd(Rival):
+class Httpd(ReferenceServer):
     """The real Apache httpd with one MPM.
 
-    `directives` are Apache's, as `mpmkit.launch` takes them: numbers, strings, True for On,
-    a list for a directive that is repeated; None leaves one out. With `php` the machine's mod_php
-    runs `*.php` in process (prefork only, as mod_php demands); with `fcgi`, a SetHandler's
-    `proxy:…`, php-fpm does. With `cgi`, `*.cgi` are programs (mod_cgi under prefork, else
+    `given` are Apache's directives, as `mpmkit.launch` takes them (numbers, strings, True for On, a list
+    for a directive that is repeated; None leaves one out), and what `ReferenceServer` takes. With `php`
+    the machine's mod_php runs `*.php` in process (prefork only, as mod_php demands); with `fcgi`, a
+    SetHandler's `proxy:…`, php-fpm does. With `cgi`, `*.cgi` are programs (mod_cgi under prefork, else
     mod_cgid, as Debian has it). `modules` come on top of the basic ones, by short name
-    (`modules=["status"]`). `buffered_logs` is httpd's BufferedLogs.
-    Raises NotInstalled if httpd, the MPM or a module is missing, ValueError for an unknown MPM.
+    (`modules=["status"]`). `buffered_logs` is httpd's BufferedLogs; `extra` is text for the end of its
+    configuration. Raises NotInstalled if httpd, the MPM or a module is missing, ValueError for an
+    unknown MPM.
     """
 
     def __init__(
         self,
         mpm: str,
         *,
-        document_root: str | os.PathLike[str],
         php: bool = False,
         fcgi: str = "",
         cgi: bool = False,
         modules: Iterable[str] = (),
-        access_log: bool = True,
-        buffered_logs: bool = False,
         extra: str = "",
-        **directives: Value,
+        **given: Any,
     ) -> None:
-        super().__init__(
-            document_root=document_root, access_log=access_log, buffered_logs=buffered_logs
-        )
+        super().__init__(**given)
         if mpm not in MPMS:
             raise ValueError(f"no MPM {mpm!r}; choose prefork, worker or event")
         if php and mpm != "prefork":
-            raise ValueError("mod_php runs under prefork only; use php-fpm beside worker and event")
+            raise ValueError("mod_php runs under prefork only; use php-fpm with worker and event")
         self.mpm = mpm
         self.name = f"httpd {mpm}" + (" php" if php else "")
-        self.directives = directives
-        self.extra = extra
         self._binary = find_httpd()
         if fcgi:
             modules = (*modules, "proxy", "proxy_fcgi")
+            extra = f'<Proxy "{fcgi.rpartition("|")[2]}" enablereuse=on>\n</Proxy>\n{extra}'
+        if handler := "application/x-httpd-php" if php else fcgi:
+            extra = f'<FilesMatch "\\.php$">\nSetHandler "{handler}"\n</FilesMatch>\n{extra}'
         if cgi:
             modules = (*modules, "cgi" if mpm == "prefork" else "cgid")
+            socket_line = "" if mpm == "prefork" else 'ScriptSock "cgisock"\n'
+            extra = f"AddHandler cgi-script .cgi\n{socket_line}{extra}"
+        self.extra = extra
+        self._options = "Options +ExecCGI" if cgi else ""
         self._loads = load_lines(self._binary, (f"mpm_{mpm}", *MODULES, *modules))
         if php:
             self._loads.append(php_load_line(self._binary))
-        self._php = php
-        self._fcgi = fcgi
-        self._cgi = cgi
 
     @property
     def version(self) -> str:
-        """As it tells: `Apache/2.4.62 (Debian)`."""
-        told = subprocess.run([self._binary, "-v"], capture_output=True, text=True).stdout
-        found = re.search(r"Server version: (.+)", told)
+        """As it reports it: `Apache/2.4.62 (Debian)`."""
+        found = re.search(r"Server version: (.+)", output(self._binary, "-v"))
         return found[1].strip() if found else "unknown"
 
     def _command(self, file: Path) -> list[str]:
         return [self._binary, "-d", str(self.root), "-f", str(file), "-D", "FOREGROUND"]
 
     def _configuration(self) -> str:
-        lines = [
-            f'ServerRoot "{self.root}"',
-            f'DefaultRuntimeDir "{self.root}"',
-            'PidFile "pid"',
-            f"Listen 127.0.0.1:{self.port}",
-            "ServerName 127.0.0.1",
-            *self._loads,
-            *user_lines(),
-            'ErrorLog "error_log"',
-            "LogLevel warn",
-            'TypesConfig "mime.types"',
-            f'DocumentRoot "{self._served}"',
-            "DirectoryIndex index.html",
-            # As in every distribution's file; without it httpd looks for a .htaccess in each
-            # directory from / downwards, at every request, which ours never does.
-            "<Directory />",
-            "    AllowOverride None",
-            "</Directory>",
-            f'<Directory "{self._served}">',
-            "    Require all granted",
-            *(["    Options +ExecCGI"] if self._cgi else []),
-            "</Directory>",
-        ]
         (self.root / "mime.types").write_text("text/html html htm\ntext/plain txt\n")
-        if self.access_log:
-            lines += [f"LogFormat {LOG_FORMAT} common", 'CustomLog "access_log" common']
-            if self.buffered_logs:
-                lines.append("BufferedLogs On")
-        if self._php:
-            lines += [
-                r'<FilesMatch "\.php$">',
-                "    SetHandler application/x-httpd-php",
-                "</FilesMatch>",
-            ]
-        if self._fcgi:
-            lines += [
-                f'<Proxy "{self._fcgi.rpartition("|")[2]}" enablereuse=on>',
-                "</Proxy>",
-                r'<FilesMatch "\.php$">',
-                f'    SetHandler "{self._fcgi}"',
-                "</FilesMatch>",
-            ]
-        if self._cgi:
-            lines.append("AddHandler cgi-script .cgi")
-            if self.mpm != "prefork":
-                lines.append('ScriptSock "cgisock"')
-        lines += directive_lines(self.directives)
-        return "\n".join(lines) + "\n" + self.extra
+        log = [f"LogFormat {LOG_FORMAT} common", 'CustomLog "access_log" common']
+        log += ["BufferedLogs On"] * self.buffered_logs
+        # Without AllowOverride None, which is in every distribution's file, httpd looks for a .htaccess
+        # in each directory from / downwards, at every request, which ours never does.
+        return f"""\
+ServerRoot "{self.root}"
+DefaultRuntimeDir "{self.root}"
+PidFile "pid"
+Listen 127.0.0.1:{self.port}
+ServerName 127.0.0.1
+{NEWLINE.join((*self._loads, *user_lines()))}
+ErrorLog "error_log"
+LogLevel warn
+TypesConfig "mime.types"
+DocumentRoot "{self._served}"
+DirectoryIndex index.html
+<Directory />
+    AllowOverride None
+</Directory>
+<Directory "{self._served}">
+    Require all granted
+    {self._options}
+</Directory>
+{NEWLINE.join(log if self.access_log else ())}
+{NEWLINE.join(directive_lines(self.directives))}
+{self.extra}"""
 
 
-class Nginx(Rival):
+class Nginx(ReferenceServer):
     """nginx with the settings closest to the same Apache directives.
 
     | directive | here |
@@ -385,51 +217,31 @@ class Nginx(Rival):
 
     `workers` is nginx's worker_processes: one a core if not given, which is its own advice.
     A directive without a counterpart (StartServers, the spares …) changes nothing.
-    `tuned` is for who measures generators and wants nginx to be no brake: what it can be told to do
-    faster, it is told. It keeps files open, takes all waiting connections at once, hears of a
-    connection when its request is there (TCP_DEFER_ACCEPT, as httpd's AcceptFilter has it by default),
-    and one worker alone stays on the last core.
-    Raises NotInstalled if there is no nginx.
+    `given` are directives and what `ReferenceServer` takes. `tuned` makes it as fast as it can be, to
+    measure generators: it keeps files open, takes all waiting connections at once, hears of a connection
+    when its request is there (TCP_DEFER_ACCEPT, as httpd's AcceptFilter has it by default), and one
+    worker alone stays on the last core. Raises NotInstalled if there is no nginx.
     """
 
-    def __init__(
-        self,
-        *,
-        document_root: str | os.PathLike[str],
-        workers: int | None = None,
-        access_log: bool = True,
-        buffered_logs: bool = False,
-        tuned: bool = False,
-        **directives: Value,
-    ) -> None:
-        super().__init__(
-            document_root=document_root, access_log=access_log, buffered_logs=buffered_logs
-        )
-        self.name = "nginx"
+    name = "nginx"
+
+    def __init__(self, *, workers: int | None = None, tuned: bool = False, **given: Any) -> None:
+        super().__init__(**given)
         self.tuned = tuned
         self.workers = workers or len(os.sched_getaffinity(0))
-        self.directives = directives
         self._binary = find_program(
             ("nginx",), "nginx", "apt install nginx-light, or: conda install -c conda-forge nginx"
         )
 
     @property
     def version(self) -> str:
-        """As it tells: `nginx/1.22.1`."""
-        told = subprocess.run([self._binary, "-v"], capture_output=True, text=True).stderr
-        return told.strip().removeprefix("nginx version: ") or "unknown"
+        """As it reports it: `nginx/1.22.1`."""
+        return output(self._binary, "-v").strip().removeprefix("nginx version: ") or "unknown"
 
     def _command(self, file: Path) -> list[str]:
         # -e: some builds open a log under /var before they have read the configuration.
-        return [
-            self._binary,
-            "-p",
-            str(self.root),
-            "-c",
-            str(file),
-            "-e",
-            str(self.root / "error_log"),
-        ]
+        log = str(self.root / "error_log")
+        return [self._binary, "-p", str(self.root), "-c", str(file), "-e", log]
 
     def _configuration(self) -> str:
         given = {name.lower(): value for name, value in self.directives.items()}
@@ -490,28 +302,7 @@ http {{
 """
 
 
-# ---------------------------------------------------------------- finding programs and modules
-
-
-def find_program(names: Iterable[str], program: str, how: str) -> str:
-    """The path of the first of `names` that is there; /usr/sbin is searched too.
-
-    Raises NotInstalled.
-    """
-    path = os.pathsep.join(
-        (
-            os.environ.get("PATH", ""),
-            "/usr/sbin",
-            "/usr/local/sbin",
-            "/usr/local/apache2/bin",
-            "/sbin",
-        )
-    )
-    for name in names:
-        found = shutil.which(name, path=path)
-        if found:
-            return found
-    raise NotInstalled(program, how)
+# -- finding httpd and its modules ------------------------------------------------------------------
 
 
 def find_httpd() -> str:
@@ -528,10 +319,7 @@ def module_directory(binary: str) -> Path:
 
     Raises NotInstalled if none of them holds any.
     """
-    built = re.search(
-        r'HTTPD_ROOT="([^"]+)"',
-        subprocess.run([binary, "-V"], capture_output=True, text=True).stdout,
-    )
+    built = re.search(r'HTTPD_ROOT="([^"]+)"', output(binary, "-V"))
     places = [f"{built[1]}/modules"] if built else []
     for place in (*places, *MODULE_DIRECTORIES):
         if glob.glob(f"{place}/mod_*.so"):
@@ -544,8 +332,7 @@ def load_lines(binary: str, modules: Iterable[str]) -> list[str]:
 
     Raises NotInstalled for a module that is in neither place.
     """
-    told = subprocess.run([binary, "-l"], capture_output=True, text=True).stdout
-    static = set(re.findall(r"(?:mod_)?(\w+)\.c", told))
+    static = set(re.findall(r"(?:mod_)?(\w+)\.c", output(binary, "-l")))
     lines = []
     for name in dict.fromkeys(modules):
         # An MPM compiled in is listed by its own name (prefork.c), and no other can be loaded.
@@ -604,30 +391,8 @@ def nginx_seconds(value: object) -> str:
     if not number:
         raise ValueError(f"{value!r} is not a duration; write seconds, 500ms, 2min or 1h")
     amount, unit = float(number[1]), number[2]
-    scale = (
-        1
-        if unit.startswith("ms")
-        else 60_000
-        if unit.startswith("mi")
-        else (3_600_000 if unit.startswith("h") else 1000)
-    )
-    return f"{round(amount * scale)}ms"
-
-
-# ---------------------------------------------------------------- the system around them
-
-
-def unprivileged_user() -> tuple[str, str]:
-    """User and group for a server that root starts. Raises RivalFailed if there is none."""
-    import grp
-
-    for name in ("www-data", "apache", "http", "nobody"):
-        with contextlib.suppress(KeyError):
-            return name, grp.getgrgid(pwd.getpwnam(name).pw_gid).gr_name
-    raise RivalFailed(
-        "root can't run a server as itself and there is no user www-data or nobody; "
-        "run as an ordinary user"
-    )
+    scale = {"ms": 1, "mi": 60_000, "h": 3_600_000}.get(unit[:1] if unit[:1] == "h" else unit[:2])
+    return f"{round(amount * (scale or 1000))}ms"
 
 
 def user_lines() -> list[str]:
@@ -636,56 +401,3 @@ def user_lines() -> list[str]:
         return []
     user, group = unprivileged_user()
     return [f"User {user}", f"Group {group}"]
-
-
-def open_to_all(directory: Path) -> None:
-    """Everybody may read what is below, and run what is a program."""
-    for place in (directory, *directory.rglob("*")):
-        runs = place.is_dir() or place.stat().st_mode & 0o100
-        place.chmod(0o755 if runs else 0o644)
-
-
-def open_to_rivals(directory: Path) -> bool:
-    """Whether the rival's user may enter the document root and every directory above it."""
-    if os.geteuid() != 0:
-        return True  # it runs as ourselves
-    user = pwd.getpwnam(unprivileged_user()[0])
-    for place in (directory, *directory.parents):
-        state = place.stat()
-        bit = 0o100 if state.st_uid == user.pw_uid else 0o010 if state.st_gid == user.pw_gid else 1
-        if not state.st_mode & bit:
-            return False
-    return True
-
-
-def free_port() -> int:
-    """A loopback port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def guard(pid: int) -> subprocess.Popen[bytes]:
-    """A shell that ends the process group of `pid` if this process dies, however it dies.
-
-    It waits on a pipe that only we hold; a SIGKILLed notebook kernel closes it too.
-    """
-    script = "read _; kill -TERM -$1 2>/dev/null && sleep 3 && kill -KILL -$1 2>/dev/null"
-    return subprocess.Popen(
-        ["/bin/sh", "-c", script, "mpmkit-guard", str(pid)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-def end_group(group: int, within: float = 10.0) -> None:
-    """KILL what is left of a process group and wait until it is gone. Raises RivalFailed if it is not."""
-    deadline = time.monotonic() + within
-    while left := members(group):
-        if time.monotonic() > deadline:
-            raise RivalFailed(f"processes {left} outlive SIGKILL")
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGKILL)
-        time.sleep(0.01)

@@ -3,8 +3,6 @@
 Each table is a tidy CSV file. All begin with what a row is of (`run_id`, `table`, `scale`, `server`,
 `mpm`) and end with the machine that gave it, so that rows of several machines can lie in one frame;
 in between stand the table's own columns. Pure: values in, values or a RecordError out.
-
-A column that may be empty may be missing in a file that an older version wrote.
 """
 
 from __future__ import annotations
@@ -12,21 +10,18 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 Row = dict[str, Any]
 
 
 class RecordError(ValueError):
-    """Rows or a file that break the schema, or a file that cannot be written. Names file and
-    line."""
+    """Rows or a file that break the schema, or a file that cannot be written. Names file and line."""
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """One column: its name, the Python type of a value, its unit or range, and what it means.
 
     `empty` says that a cell may hold nothing (None), for what is not known or does not apply.
@@ -40,16 +35,17 @@ class Column:
 
 
 c = Column
-_WHO = (
+# What all tables have.
+WHO = (
     c("run_id", str, "", "one per command; all its rows share it"),
     c("table", str, "", "what was measured: the name of the table"),
     c("scale", str, "", "smoke, demo, full, or custom if sizes were given by hand"),
-    c("server", str, "", "mpmkit, or the rival measured beside it (gunicorn with its workers)"),
-    c("mpm", str, "", "prefork, worker or event; empty for a rival that has none", True),
+    c("server", str, "", "mpmkit, or the server compared with it (gunicorn with its workers)"),
+    c("mpm", str, "", "prefork, worker or event; empty for a server without one", True),
 )
-_WHEN = (
+WHEN = (
     c("round", int, "from 1", "rounds are interleaved: each measures every server once"),
-    c("directives", str, "", "what the server was started with, as Name=value"),
+    c("directives", str, "", "what the server was started with, as Name=value", True),
     c("started_at", str, "UTC, ISO 8601", "when the first request that counts was sent"),
 )
 _LOAD = (
@@ -70,48 +66,24 @@ _LOAD = (
     c("p90_ms", float, "ms", "the 90th percentile", True),
     c("p99_ms", float, "ms", "the 99th percentile", True),
     c("p999_ms", float, "ms", "the 99.9th percentile", True),
-    c(
-        "p9999_ms",
-        float,
-        "ms",
-        "the 99.99th percentile; of fewer than 10,000 answers the slowest",
-        True,
-    ),
+    c("p9999_ms", float, "ms", "the 99.99th; of fewer than 10,000 answers the slowest", True),
     c("max_ms", float, "ms", "the slowest good answer", True),
     c("generator_cpu", float, "0 to 1", "share of a core used by a generator process", True),
-    c(
-        "generator_wait",
-        float,
-        "0 to 1",
-        "share of the time a generator process was ready to run and waited for a processor",
-        True,
-    ),
-    c(
-        "run_queue",
-        float,
-        "",
-        "tasks ready to run for each of the machine's processors, on average",
-        True,
-    ),
+    c("generator_wait", float, "0 to 1", "its share of time ready to run, without a CPU", True),
+    c("run_queue", float, "", "tasks ready to run for each processor, on average", True),
     c("generator_bound", bool, "", "true: the generator was the limit, not the server"),
-    c(
-        "generator_starved",
-        bool,
-        "",
-        "true: a generator process always ran or waited for a processor: the machine was the limit",
-        True,
-    ),
+    c("generator_starved", bool, "", "true: the machine was the generator's limit", True),
     c("retries", int, "", "requests that crossed a keep-alive close and were sent again"),
     c("reconnects", int, "", "keep-alive connections that the server closed in good order"),
     c("ended", str, "", "requests or duration: which bound ended the run"),
     c("seed", int, "", "of the load's random numbers (mix, think times, Poisson arrivals)", True),
 )
-_MACHINE = (
+MACHINE = (
     c("cpu_model", str, "", "the processor, as the kernel names it", True),
     c("cores", int, "", "processors this process may use"),
-    c("cpu_limit", float, "cores", "the control group's limit, empty if none", True),
+    c("cpu_limit", float, "cores", "the control group's limit, empty if there is none", True),
     c("memory_mb", int, "MiB", "the machine's memory", True),
-    c("memory_limit_mb", int, "MiB", "the control group's limit, empty if none", True),
+    c("memory_limit_mb", int, "MiB", "the control group's limit, empty if there is none", True),
     c("kernel", str, "", "the running kernel's release"),
     c("python", str, "", "version that ran the generator and our servers"),
     c("mpmkit", str, "", "version"),
@@ -124,12 +96,7 @@ _MACHINE = (
 _MEMORY = (
     c("against", str, "", "busy (requests being served) or idle (kept-alive connections)"),
     c("level", int, "", "how many of them were asked for"),
-    c(
-        "held",
-        int,
-        "",
-        "how many of them the server had answered and held while the sample was taken",
-    ),
+    c("held", int, "", "how many the server had answered and held when the sample was taken"),
     c("scope", str, "", "server (all its processes), parent, or child (the median child)"),
     c("processes", int, "", "how many processes the figures are of"),
     c("threads", int, "", "their threads"),
@@ -142,14 +109,8 @@ _MEMORY = (
     c("anonymous_kb", int, "KiB", "PSS of other anonymous memory: Python's arenas, copied pages"),
     c("stacks_kb", int, "KiB", "PSS of stacks, the threads' included"),
     c("shm_kb", int, "KiB", "PSS of shared memory: the scoreboard"),
-    c("page_tables_kb", int, "KiB", "the kernel's page tables for it; in none of the above"),
-    c(
-        "slab_kb",
-        int,
-        "KiB",
-        "the machine's unreclaimable kernel objects, sockets among them; server rows only",
-        True,
-    ),
+    c("page_tables_kb", int, "KiB", "the kernel's page tables for it; in no figure above"),
+    c("slab_kb", int, "KiB", "unreclaimable kernel objects of the machine; server rows only", True),
 )
 _GENERATORS = (
     c("work", str, "", "new (a connection per request) or keep-alive"),
@@ -162,7 +123,7 @@ _GENERATORS = (
 _BENCH = (
     c("work", str, "", "the piece of work, see `python -m benchmarks.bench --help`"),
     c("place", int, "from 1", "its turn within the round"),
-    c("version", str, "", "of the rival", True),
+    c("version", str, "", "of the server", True),
     c("requests", int, "", "requests answered well"),
     c("failures", int, "", "not answered, cut short or refused"),
     c("seconds", float, "s", "the client's time"),
@@ -172,65 +133,28 @@ _BENCH = (
     c("client_cpu", float, "cores", "share of a core that the client used"),
     c("client_bound", bool, "", "true: the client may have been the limit"),
     c("server_cpu_us", float, "µs", "CPU time of the server's processes for each request", True),
-    c("buffered_logs", bool, "", "the rivals collected their log lines"),
+    c("buffered_logs", bool, "", "the reference servers collected their log lines"),
 )
-_SWEEP = (
+SWEEP = (
     c("sweep", str, "", "tells one grid and profile from another; a resumed sweep keeps it"),
     c("point", str, "JSON", "the values of this point of the grid"),
 )
-
 _KIND = (
     c("kind", str, "", "static or script"),
-    c(
-        "script",
-        str,
-        "",
-        "how the script is run: wsgi (also when empty), cgi, php-fpm, or httpd's mod_php",
-        True,
-    ),
+    c("script", str, "", "how it is run: wsgi (also if empty), cgi, php-fpm, mod_php", True),
 )
 _SERVER = (
-    c(
-        "server_cpu_us",
-        float,
-        "µs",
-        "CPU time of the server's processes for each request; empty where "
-        "other processes work for it (php-fpm) or the driver doesn't tell its progress (wrk)",
-        True,
-    ),
+    c("server_cpu_us", float, "µs", "the server's CPU time a request; empty: not measurable", True),
 )
 
-
-def _changed(columns: tuple[Column, ...], **empty: bool) -> tuple[Column, ...]:
-    return tuple(
-        Column(one.name, one.type, one.unit, one.doc, empty.get(one.name, one.empty))
-        for one in columns
-    )
-
-
 TABLES: dict[str, tuple[Column, ...]] = {
-    "qps": (*_WHO, *_KIND, *_WHEN, *_LOAD, *_SERVER, *_MACHINE),
-    "memory": (*_WHO, *_WHEN, *_MEMORY, *_MACHINE),
-    "sweep": (*_WHO, *_SWEEP, *_WHEN, *_LOAD, *_MACHINE),
-    "generators": (*_WHO, *_WHEN, *_GENERATORS, *_MACHINE),
-    "bench": (
-        *_changed(_WHO, scale=True),
-        *_changed(_WHEN, directives=True, started_at=True),
-        *_BENCH,
-        *_MACHINE,
-    ),
+    "qps": (*WHO, *_KIND, *WHEN, *_LOAD, *_SERVER, *MACHINE),
+    "memory": (*WHO, *WHEN, *_MEMORY, *MACHINE),
+    "sweep": (*WHO, *SWEEP, *WHEN, *_LOAD, *MACHINE),
+    "generators": (*WHO, *WHEN, *_GENERATORS, *MACHINE),
+    "bench": (*WHO, *WHEN, *_BENCH, *MACHINE),
 }
 """Table -> its columns, in the order of the file."""
-
-ABOUT = {
-    "qps": "`mpmkit qps`: a server, a kind of page, a round",
-    "memory": "`mpmkit memory`: a server with so many requests busy or connections idle; three rows, "
-    "for the whole server, its parent and its median child",
-    "sweep": "`mpmkit sweep`: a point of the grid, a round",
-    "generators": "`mpmkit bench --only generators`: a load generator, a round, against nginx",
-    "bench": "`python -m benchmarks.bench`: a server, a piece of work, a round, beside httpd",
-}
-"""Table -> what a row is, for data/README.md."""
 
 COLUMNS: tuple[Column, ...] = TABLES["qps"]
 NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
@@ -241,45 +165,6 @@ def names(table: str) -> tuple[str, ...]:
     if table not in TABLES:
         raise RecordError(f"no table {table!r}; there are {', '.join(TABLES)}")
     return tuple(column.name for column in TABLES[table])
-
-
-def table_of(header: Iterable[str]) -> str:
-    """Which table a file's first line belongs to. Raises RecordError if to none."""
-    found = list(header)
-    for table, columns in TABLES.items():
-        # `table` itself came late to some; the columns tell.
-        needed = {column.name for column in columns if not column.empty} - {"table"}
-        if len(found) == len(set(found)) and needed <= set(found) <= set(names(table)):
-            return table
-    raise RecordError("is no record file of this version: its columns differ")
-
-
-def columns_table() -> str:
-    """The columns of all tables as Markdown, as it stands in data/README.md: what they share once."""
-    shared = {column.name for column in (*_WHO, *_WHEN, *_MACHINE)}
-    parts = [_markdown("every table", "a row is of", (*_WHO, *_WHEN, *_MACHINE))]
-    for table, columns in TABLES.items():
-        own = tuple(column for column in columns if column.name not in shared)
-        if table == "sweep":
-            own = _SWEEP
-        more = ", and the columns of qps from `driver` to `ended`" if table == "sweep" else ""
-        parts.append(_markdown(table, ABOUT[table] + more, own))
-    return "\n\n".join(parts)
-
-
-def _markdown(title: str, about: str, columns: Iterable[Column]) -> str:
-    kinds = {str: "text", int: "whole number", float: "number", bool: "truth"}
-    head = "### Every table" if title == "every table" else f"### {title}\n\nA row: {about}."
-    lines = [
-        head,
-        "",
-        "| column | type | unit or range | empty? | meaning |",
-        "|---|---|---|---|---|",
-    ]
-    for one in columns:
-        empty = "may be" if one.empty else ""
-        lines.append(f"| `{one.name}` | {kinds[one.type]} | {one.unit} | {empty} | {one.doc} |")
-    return "\n".join(lines)
 
 
 # -- checking ------------------------------------------------------------------------------------
@@ -306,19 +191,15 @@ def check(row: Mapping[str, Any]) -> Row:
 
 
 def _value(column: Column, value: Any) -> Any:
-    if isinstance(value, float) and math.isnan(value):
-        value = None
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":
         if column.empty:
             return None
         raise ValueError("must not be empty")
-    if column.type is float and isinstance(value, int) and not isinstance(value, bool):
+    if column.type is float and type(value) is int:
         value = float(value)
     if type(value) is not column.type:
         raise ValueError(f"must be {column.type.__name__}, not {value!r}")
-    if column.type is str and (not value and not column.empty):
-        raise ValueError("must not be empty")
-    if column.type is str and any(ord(c) < 32 for c in value):
+    if column.type is str and any(ord(letter) < 32 for letter in value):
         raise ValueError("must be one line")
     if column.type in (int, float) and (value < 0 or math.isinf(value)):
         raise ValueError(f"must be a number from 0, not {value!r}")
@@ -332,82 +213,71 @@ _WORDS = {  # columns of a few words
     "method": ("GET", "HEAD", "POST"),
     "kind": ("static", "script"),
     "script": ("wsgi", "cgi", "php-fpm", "mod_php"),
+    "against": ("busy", "idle"),
+    "scope": ("server", "parent", "child"),
 }
+_SHARES = ("generator_cpu", "generator_wait", "steal")
 
 
 def _everywhere(row: Row) -> Iterator[str]:
     for name, words in _WORDS.items():
         if row.get(name) is not None and row[name] not in words:
             yield f"{name}: must be one of {', '.join(words)}, not {row[name]}"
-    if row["started_at"] is not None:
-        try:
-            datetime.fromisoformat(row["started_at"])
-        except ValueError:
-            yield f"started_at: must be a time like 2026-01-31T12:00:00Z, not {row['started_at']}"
+    for name in _SHARES:
+        if (row.get(name) or 0) > 1:
+            yield f"{name}: must be 0 to 1, not {row[name]:g}"
+    try:
+        datetime.fromisoformat(row["started_at"])
+    except ValueError:
+        yield f"started_at: must be a time like 2026-01-31T12:00:00Z, not {row['started_at']}"
     if row["round"] < 1:
         yield "round: counts from 1"
-    if row["steal"] is not None and row["steal"] > 1:
-        yield f"steal: must be 0 to 1, not {row['steal']:g}"
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _of_a_load(row: Row) -> Iterator[str]:
     if row["failures"] > row["requests"]:
         yield f"failures: {row['failures']} of {row['requests']} requests"
-    try:
-        kinds = json.loads(row["errors"])
-        counted = sum(kinds.values()) if isinstance(kinds, dict) else -1
-    except (ValueError, TypeError):
-        counted = -1
-    if counted != row["failures"]:
-        yield (
-            f"errors: must be JSON that adds up to failures ({row['failures']}), "
-            f"not {row['errors']}"
-        )
+    kinds, failures = _json(row["errors"]), row["failures"]
+    counts: list[Any] = list(kinds.values()) if isinstance(kinds, dict) else [None]
+    if not all(isinstance(count, int) for count in counts) or sum(counts) != failures:
+        yield f"errors: must be JSON that adds up to failures ({failures}), not {row['errors']}"
     if row["duration_s"] > 0:
         rate = (row["requests"] - row["failures"]) / row["duration_s"]
         if not math.isclose(rate, row["qps"], rel_tol=1e-3, abs_tol=1e-6):
             yield f"qps: {row['qps']:g}, but requests, failures and duration_s make {rate:g}"
-    for name in ("generator_cpu", "generator_wait"):
-        if row[name] is not None and row[name] > 1:
-            yield f"{name}: must be 0 to 1, not {row[name]:g}"
     if row["generator_starved"] and row["generator_bound"]:
         yield "generator_starved: not what was bound by the generator itself"
     # 0.1% is what merged histograms may differ by.
-    tail = [
-        row[name]
-        for name in ("p50_ms", "p99_ms", "p999_ms", "p9999_ms", "max_ms")
-        if row[name] is not None
-    ]
+    tail = [row[f"{name}_ms"] for name in ("p50", "p99", "p999", "p9999", "max")]
+    tail = [ms for ms in tail if ms is not None]
     if any(b < a * 0.999 for a, b in itertools.pairwise(tail)):
         yield f"p50_ms to max_ms: must not fall, and are {', '.join(f'{ms:g}' for ms in tail)}"
 
 
 def _of_a_sweep(row: Row) -> Iterator[str]:
     yield from _of_a_load(row)
-    try:
-        point = json.loads(row["point"])
-    except ValueError:
-        point = None
+    point = _json(row["point"])
     if not isinstance(point, dict) or not point:
         yield f"point: must be a JSON object of the grid's values, not {row['point']}"
 
 
 def _of_memory(row: Row) -> Iterator[str]:
-    for name, allowed in (("against", ("busy", "idle")), ("scope", ("server", "parent", "child"))):
-        if row[name] not in allowed:
-            yield f"{name}: must be one of {', '.join(allowed)}, not {row[name]!r}"
     if row["held"] > row["level"]:
         yield f"held: {row['held']} of {row['level']}"
     # A page is at most as much one process's own as it is resident; sums are rounded to KiB.
-    slack = 4 * row["processes"] + 4
-    if not row["uss_kb"] <= row["pss_kb"] + slack <= row["rss_kb"] + 2 * slack:
-        yield (
-            f"pss_kb: must lie between uss_kb and rss_kb, not {row['uss_kb']}, {row['pss_kb']}, "
-            f"{row['rss_kb']}"
-        )
+    uss, pss, rss, slack = row["uss_kb"], row["pss_kb"], row["rss_kb"], 4 * row["processes"] + 4
+    if not uss <= pss + slack <= rss + 2 * slack:
+        yield f"pss_kb: must lie between uss_kb and rss_kb, not {uss}, {pss}, {rss}"
     parts = sum(row[f"{name}_kb"] for name in ("code", "heap", "anonymous", "stacks", "shm"))
-    if abs(parts - row["pss_kb"]) > slack:
-        yield f"pss_kb: {row['pss_kb']}, but its parts make {parts}"
+    if abs(parts - pss) > slack:
+        yield f"pss_kb: {pss}, but its parts make {parts}"
 
 
 def _of_nothing(row: Row) -> Iterator[str]:

@@ -13,56 +13,17 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mpmkit.config.directives import MPMS
-
-# The 97.5% points of Student's t for 1 to 30 degrees of freedom; beyond, the normal one is near.
-_T = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-    2.086,
-    2.080,
-    2.074,
-    2.069,
-    2.064,
-    2.060,
-    2.056,
-    2.052,
-    2.048,
-    2.045,
-    2.042,
-)
+from mpmkit.measure.stats import t_quantile
 
 RESERVE_SHARE = 0.20
 RESERVE_LEAST = 256 << 20
 THREADS_PER_CHILD = 25
-
-
-def t_quantile(freedom: int) -> float:
-    """How many standard errors a 95% interval reaches to each side; inf without any freedom."""
-    if freedom < 1:
-        return math.inf
-    return _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.5 / freedom
 
 
 @dataclass(frozen=True)
@@ -86,6 +47,16 @@ class Line:
         """The line's value at n."""
         return self.base + self.slope * n
 
+    @property
+    def dear(self) -> float:
+        """The expensive end of the slope's interval; the slope itself where that has no end."""
+        return self.high if math.isfinite(self.high) else self.slope
+
+    @property
+    def cheap(self) -> float:
+        """The other end."""
+        return self.low if math.isfinite(self.low) else self.slope
+
 
 def slope(ns: Sequence[float], values: Sequence[float]) -> Line:
     """Least squares. Raises ValueError unless there are two points with different n at least."""
@@ -93,25 +64,33 @@ def slope(ns: Sequence[float], values: Sequence[float]) -> Line:
         raise ValueError(f"{len(ns)} places and {len(values)} values do not go together")
     if len(set(ns)) < 2:
         raise ValueError("a slope takes at least two different levels; measure more levels")
-    count = len(ns)
-    middle, mean = sum(ns) / count, sum(values) / count
+    steep, base = statistics.linear_regression(ns, values)
+    count, middle, mean = len(ns), statistics.fmean(ns), statistics.fmean(values)
     spread = sum((n - middle) ** 2 for n in ns)
-    steep = sum((n - middle) * (v - mean) for n, v in zip(ns, values, strict=True)) / spread
-    base = mean - steep * middle
     left = sum((v - base - steep * n) ** 2 for n, v in zip(ns, values, strict=True))
     whole = sum((v - mean) ** 2 for v in values)
-    reach = (
-        t_quantile(count - 2) * math.sqrt(left / (count - 2) / spread) if count > 2 else math.inf
-    )
-    return Line(
-        base,
-        steep,
-        steep - reach,
-        steep + reach,
-        1 - left / whole if whole else 1.0,
-        count,
-        max(ns),
-    )
+    reach = math.inf
+    if count > 2:
+        reach = t_quantile(count - 2) * math.sqrt(left / (count - 2) / spread)
+    explained = 1 - left / whole if whole else 1.0
+    return Line(base, steep, steep - reach, steep + reach, explained, count, max(ns))
+
+
+def lines(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ("pss_kb",)
+) -> dict[tuple[str, str | None, str], Line]:
+    """(server, MPM, against) -> the line through the sums of `columns` (KiB) against what was held.
+
+    Takes the rows of the records table `memory`; those of whole servers count.
+    """
+    found: dict[tuple[str, str | None, str], tuple[list[float], list[float]]] = {}
+    for row in rows:
+        if row["scope"] == "server":
+            mpm = row["mpm"] if isinstance(row["mpm"], str) and row["mpm"] else None
+            ns, values = found.setdefault((row["server"], mpm, row["against"]), ([], []))
+            ns.append(float(row["held"]))
+            values.append(float(sum(row[column] for column in columns)))
+    return {key: slope(ns, values) for key, (ns, values) in found.items() if len(set(ns)) > 1}
 
 
 # -- how many workers a machine has room for -----------------------------------------------------
@@ -143,24 +122,17 @@ class Sizing:
     measured_to: int
 
     def __str__(self) -> str:
-        words = [
-            f"MaxRequestWorkers {self.workers} for {self.mpm} in {_mib(self.ram)}",
-            (
-                f"  reserve    {_mib(self.reserve):>12}  for the kernel, sockets, page cache, logs and "
-                "everything that is not this server"
-            ),
-            f"  base       {_mib(self.base):>12}  the server before it has a request",
+        left = self.ram - self.reserve - self.base - self.idle * self.per_idle
+        parts = [
+            ("reserve", self.reserve, "for the kernel, sockets, page cache, logs and all the rest"),
+            ("base", self.base, "the server before it has a request"),
+            ("requests", left, f"at {_kib(self.per_request)} each, the dear end of the interval"),
         ]
         if self.idle:
-            words.append(
-                f"  idle       {_mib(self.idle * self.per_idle):>12}  {self.idle:,} "
-                f"kept-alive connections at {_kib(self.per_idle)}"
-            )
-        left = self.ram - self.reserve - self.base - self.idle * self.per_idle
-        words.append(
-            f"  requests   {_mib(left):>12}  at {_kib(self.per_request)} each, the expensive "
-            f"end of the measured interval"
-        )
+            what = f"{self.idle:,} kept-alive connections at {_kib(self.per_idle)}"
+            parts.insert(2, ("idle", self.idle * self.per_idle, what))
+        words = [f"MaxRequestWorkers {self.workers} for {self.mpm} in {_mib(self.ram)}"]
+        words += [f"  {name:<11}{_mib(size):>12}  {what}" for name, size, what in parts]
         if self.mpm != "prefork":
             words.append(
                 f"rounded down to whole children of ThreadsPerChild {self.threads_per_child}"
@@ -182,13 +154,13 @@ class Sizing:
 
 def size_in_bytes(text: str | int) -> int:
     """4294967296, "4GiB", "4G" (binary, as most tools mean it) or "4GB" (decimal). Raises ValueError."""
-    if isinstance(text, bool):
-        raise ValueError(f"ram: must be a size like 4GiB, not {text!r}")
-    if isinstance(text, int | float):
+    if isinstance(text, int | float) and not isinstance(text, bool):
         if not text > 0 or math.isinf(text):
             raise ValueError(f"ram: must be more than 0 bytes, not {text!r}")
         return int(text)
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)(B?)\s*", text, re.IGNORECASE)
+    found = re.fullmatch(
+        r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)(B?)\s*", str(text), re.IGNORECASE
+    )
     if not found or (found[3] and not found[2]):
         raise ValueError(f"ram: must be a size like 4GiB, 512M or 4GB, not {text!r}")
     power = " KMGT".index(found[2].upper() or " ")
@@ -199,21 +171,19 @@ def size_in_bytes(text: str | int) -> int:
     return size
 
 
-def lines(
-    rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ("pss_kb",)
-) -> dict[tuple[str, str | None, str], Line]:
-    """(server, MPM, against) -> the line through the sums of `columns` (KiB) against what was held.
-
-    Takes the rows of the records table `memory`; those of whole servers count.
-    """
-    found: dict[tuple[str, str | None, str], tuple[list[float], list[float]]] = {}
-    for row in rows:
-        if row["scope"] == "server":
-            mpm = row["mpm"] if isinstance(row["mpm"], str) and row["mpm"] else None
-            ns, values = found.setdefault((row["server"], mpm, row["against"]), ([], []))
-            ns.append(float(row["held"]))
-            values.append(float(sum(row[column] for column in columns)))
-    return {key: slope(ns, values) for key, (ns, values) in found.items() if len(set(ns)) > 1}
+def room_for(ram: str | int, reserve: str | int | None = None) -> tuple[int, int]:
+    """Bytes of the machine, and of it what is not for the server. Raises ValueError."""
+    total = size_in_bytes(ram)
+    if reserve is None:
+        kept = max(RESERVE_LEAST, int(total * RESERVE_SHARE))
+    else:
+        try:
+            kept = 0 if reserve == 0 else size_in_bytes(reserve)
+        except ValueError as error:
+            raise ValueError(str(error).replace("ram:", "reserve:", 1)) from None
+    if kept >= total:
+        raise ValueError(f"reserve: {_mib(kept)} of {_mib(total)} leave nothing for the server")
+    return total, kept
 
 
 def max_request_workers_for(
@@ -232,7 +202,7 @@ def max_request_workers_for(
     mpm: prefork, worker or event. server: whose rows of `memory` to use.
     memory: rows of `memory_table` (the table, its frame or a list of rows), measured with your pages
         and scripts: a request costs what your application makes of it.
-    idle: kept-alive connections to provide for, beside busy requests; under prefork and worker each
+    idle: kept-alive connections to provide for, besides busy requests; under prefork and worker each
         of them takes a worker and is to be counted as one.
     reserve: what is not for this server: bytes or a size. By default 20% of ram and at least
         256 MiB: the kernel's page tables and sockets are in no process's PSS, and files that are
@@ -243,9 +213,46 @@ def max_request_workers_for(
     idle is impossible, or if the machine has no room for a single worker (the text says how much it
     takes).
     """
+    total, kept = _checked(ram, reserve, mpm, idle, threads_per_child)
+    rows = _rows(memory)
+    line, per_idle = _costs(rows, server, mpm, idle)
+    base, step = max(0.0, line.base), 1 if mpm == "prefork" else threads_per_child
+    room = (total - kept) / 1024 - base - idle * per_idle
+
+    def workers(cost: float, room: float = room) -> int:
+        return int(room // cost) // step * step if room > 0 else 0
+
+    if workers(line.dear) < 1:
+        least = int((base + idle * per_idle + step * line.dear) * 1024)
+        raise ValueError(
+            f"ram: {_mib(total)} have no room for {step} worker{'s' * (step > 1)} of {mpm}: that "
+            f"takes {_mib(least)} besides a reserve of {_mib(kept)}"
+        )
+    naive = lines(rows, ("rss_kb",))[server, mpm, "busy"]
+    return Sizing(
+        mpm,
+        workers(line.dear),
+        workers(line.dear),
+        workers(line.cheap),
+        total,
+        kept,
+        int(base * 1024),
+        math.ceil(line.dear * 1024),
+        idle,
+        math.ceil(per_idle * 1024),
+        workers(naive.slope, (total - kept) / 1024 - naive.base) if naive.slope > 0 else None,
+        step,
+        int(line.most),
+    )
+
+
+def _checked(
+    ram: str | int, reserve: str | int | None, mpm: str, idle: int, threads_per_child: int
+) -> tuple[int, int]:
+    """`room_for`, with everything that is wrong with the arguments in one ValueError."""
     problems = []
     if mpm not in MPMS:
-        problems.append(f"mpm: {mpm!r} is none of {', '.join(MPMS)}")
+        problems.append(f"mpm: {mpm!r} is not one of {', '.join(MPMS)}")
     if type(idle) is not int or idle < 0:
         problems.append(f"idle: must be a whole number from 0, not {idle!r}")
     elif idle and mpm in ("prefork", "worker"):
@@ -256,94 +263,41 @@ def max_request_workers_for(
         problems.append(
             f"threads_per_child: must be a whole number from 1, not {threads_per_child!r}"
         )
-    total, kept = 0, 0
+    total = kept = 0
     try:
-        total = size_in_bytes(ram)
-        kept = (
-            max(RESERVE_LEAST, int(total * RESERVE_SHARE))
-            if reserve is None
-            else 0
-            if reserve == 0
-            else size_in_bytes(reserve)
-        )
-        if kept >= total:
-            problems.append(f"reserve: {_mib(kept)} of {_mib(total)} leave nothing for the server")
+        total, kept = room_for(ram, reserve)
     except ValueError as error:
         problems.append(str(error))
     if problems:
         raise ValueError("; ".join(problems))
+    return total, kept
 
-    rows = _rows(memory)
+
+def _costs(rows: list[dict[str, Any]], server: str, mpm: str, idle: int) -> tuple[Line, float]:
+    """The line of busy requests in KiB, and what an idle connection costs at most. Raises ValueError."""
     found = lines(rows, ("pss_kb", "page_tables_kb"))
-    line = found.get((server, mpm, "busy"))
+    line, parked = found.get((server, mpm, "busy")), found.get((server, mpm, "idle"))
     if line is None:
-        there = sorted(
-            {f"{who} {model or ''}".strip() for who, model, what in found if what == "busy"}
-        )
+        there = sorted({f"{who} {of or ''}".strip() for who, of, what in found if what == "busy"})
         raise ValueError(
             f"memory: no two levels of busy requests under {server} {mpm}; there are "
             f"{', '.join(there) or 'none'}"
         )
-    parked = found.get((server, mpm, "idle"))
     if idle and parked is None:
         raise ValueError(f"memory: no idle connections were measured under {server} {mpm}")
     if not line.slope > 0 or (not line.low > 0 and line.points > 2):
         raise ValueError(
-            f"memory: no growth with the number of requests is to be told from the noise "
+            f"memory: growth with the number of requests is not larger than the noise "
             f"({line.low:,.0f} to {line.high:,.0f} KiB); measure more levels or rounds"
         )
-    dear = line.high if math.isfinite(line.high) else line.slope
-    cheap = line.low if math.isfinite(line.low) else line.slope
-    per_idle = (
-        max(0.0, parked.high if math.isfinite(parked.high) else parked.slope)
-        if (idle and parked)
-        else 0.0
-    )
-    base = max(0.0, line.base)
-    room = (total - kept) / 1024 - base - idle * per_idle
-    step = 1 if mpm == "prefork" else threads_per_child
-
-    def workers(cost: float) -> int:
-        return int(room // cost) // step * step if room > 0 else 0
-
-    if workers(dear) < 1:
-        least = base + idle * per_idle + step * dear
-        raise ValueError(
-            f"ram: {_mib(total)} have no room for {step} worker{'s' * (step > 1)} of "
-            f"{mpm}: that takes {_mib(int(least * 1024))} beside a reserve of "
-            f"{_mib(kept)}"
-        )
-    naive = lines(rows, ("rss_kb",))[server, mpm, "busy"]
-    by_rss = (
-        max(0, int(((total - kept) / 1024 - naive.base) // naive.slope)) // step * step
-        if naive.slope > 0
-        else None
-    )
-    return Sizing(
-        mpm,
-        workers(dear),
-        workers(dear),
-        workers(cheap),
-        total,
-        kept,
-        int(base * 1024),
-        math.ceil(dear * 1024),
-        idle,
-        math.ceil(per_idle * 1024),
-        by_rss,
-        step,
-        int(line.most),
-    )
+    return line, max(0.0, parked.dear) if idle and parked else 0.0
 
 
 def _rows(memory: Any) -> list[dict[str, Any]]:
     """A table, a frame or rows as rows. Raises ValueError for anything else."""
     if hasattr(memory, "records"):
         return list(memory.records)
-    if hasattr(memory, "to_dict"):
-        rows = memory.to_dict("records")
-    else:
-        rows = list(memory)
+    rows = memory.to_dict("records") if hasattr(memory, "to_dict") else list(memory)
     needed = ("server", "mpm", "against", "held", "scope", "pss_kb", "rss_kb", "page_tables_kb")
     if not rows or not all(name in rows[0] for name in needed):
         raise ValueError("memory: give what memory_table returns, or a frame of the table memory")

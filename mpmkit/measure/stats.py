@@ -1,25 +1,20 @@
-"""What rounds of measurement allow to say: intervals, orders, drift. Pure; no clock, no file.
+"""What rounds of measurement allow to say: intervals, ratios, knees, drift. Pure; no clock, no file.
 
-A round measures every server once, one after the other. Rounds are few (3 to 30) and their figures
-are skewed (a busy machine only ever makes them smaller), so nothing here assumes a bell curve:
+A round measures every server once, one after the other. Rounds are few (3 to 30).
 
-* the middle is the **median**, and the ends of its interval are two of the rounds themselves: the
-  k-th lowest and the k-th highest. However the figures are distributed, the true median lies
-  between them unless all but k - 1 rounds fell on one side of it, which is a matter of tossed coins;
-  k is the largest for which that is rarer than 5%. The plain bootstrap (draw the rounds anew, keep
-  the middle 95% of the medians) is narrower and promises too much: simulated on
-  skewed figures, it holds 89% of the true medians with 7 rounds and 91% with 8;
-* what stands side by side is compared **within a round**, so that a slow minute, which met all
-  servers alike, does not pass for a difference between them;
-* a **bootstrap** of whole rounds, some thousand times, tells how often each **order** of the servers
-  comes out, which is its probability. Its random numbers are seeded: the same rounds, the same
-  answer;
-* **drift**: whether the rounds as a whole grow faster or slower (a Mann-Kendall test on the level
+* The middle of one server's figures is the **median**, and the ends of its interval are two of the rounds
+  themselves: the k-th lowest and the k-th highest. However the figures are distributed, the true
+  median lies between them unless all but k - 1 rounds fell on one side of it, which is a matter of
+  tossed coins; k is the largest for which that is rarer than 5%. A plain bootstrap would be narrower
+  and would promise too much: simulated on skewed figures, it holds 89% of the true medians with 7
+  rounds. An interval from 3 rounds holds the median with 75% at most, from 5 with 94%, and 95% takes 6;
+  `level` says so, and the tables print it.
+* Two servers are compared **within a round**, so that a slow minute, which met both alike, is not taken
+  for a difference between them: `ratio`, with a 95% interval at any number of rounds from 2. A
+  difference is **larger than the noise** if that interval excludes 1. There is no other rule.
+* The **knee** of a curve is where it bends; sweeps and stages of a load have the same one.
+* **Drift**: whether the rounds as a whole grow faster or slower (a Mann-Kendall test on the level
   of each round, exact, because rounds are few).
-
-Nothing makes up for rounds that were not measured. The median lies outside the range of n
-rounds with probability 2 / 2^n, so an interval from 3 rounds holds it with 75% at most, from 5 with
-94%, and 95% takes 6. `level` says so, and the tables print it.
 """
 
 from __future__ import annotations
@@ -30,10 +25,11 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 LEVEL = 0.95
-RESAMPLES = 2_000
-SEED = 2024
 
 ENOUGH = 6
 """Rounds from which on the interval of a median can be a 95% one."""
@@ -44,11 +40,30 @@ DRIFT_ROUNDS = 5
 DRIFT_SIGNIFICANT = 0.05
 
 
-def turns(names: Sequence[str], round_number: int) -> list[str]:
-    """The order in which round `round_number` (from 1) measures: each round begins with the
-    next."""
-    start = (round_number - 1) % len(names) if names else 0
-    return [*names[start:], *names[:start]]
+# The 97.5% points of Student's t for 1 to 30 degrees of freedom; beyond, the normal one is near.
+_T = tuple(
+    float(point)
+    for point in "12.706 4.303 3.182 2.776 2.571 2.447 2.365 2.306 2.262 2.228 2.201 2.179 2.160 "
+    "2.145 2.131 2.120 2.110 2.101 2.093 2.086 2.080 2.074 2.069 2.064 2.060 2.056 2.052 2.048 "
+    "2.045 2.042".split()
+)
+
+
+def turns(cells: Sequence[T], round_number: int, seed: str | None = None) -> list[T]:
+    """The order in which round `round_number` (from 1) measures all cells: each round begins with the
+    next cell. With a seed the order is random in each round (randomised complete blocks), and the
+    same whenever the seed and the number of cells are, so that a stopped run can go on."""
+    if seed is not None:
+        return random.Random(f"{seed} {round_number}").sample(cells, len(cells))
+    start = (round_number - 1) % len(cells) if cells else 0
+    return [*cells[start:], *cells[:start]]
+
+
+def t_quantile(freedom: int) -> float:
+    """How many standard errors a 95% interval reaches to each side; inf without any freedom."""
+    if freedom < 1:
+        return math.inf
+    return _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.5 / freedom
 
 
 @dataclass(frozen=True)
@@ -81,15 +96,6 @@ def level(rounds: int) -> float:
     return min(LEVEL, 1 - 2.0 ** (1 - rounds)) if rounds > 0 else 0.0
 
 
-def _draws(rounds: int, resamples: int, seed: int):
-    """Sets of rounds, drawn with replacement; the same for the same seed."""
-    # Not for secrets: for the same answer each time.
-    source = random.Random(f"{seed} {rounds}")
-    population = range(rounds)
-    for _ in range(resamples):
-        yield source.choices(population, k=rounds)
-
-
 def _rank(rounds: int) -> int:
     """Which of so many sorted rounds (from 1) begins the interval of the median: the k-th from either
     end, with the largest k that leaves 5% at most outside; 1 where there is none."""
@@ -113,63 +119,40 @@ def median(values: Sequence[float]) -> Interval:
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Interval:
-    """How many times the other the one is: the median of the ratios within the rounds.
+    """How many times the other the one is: the geometric mean of the ratios within the rounds, with
+    its 95% interval (Student's, on the logarithms). One round alone has an interval without bounds.
 
     `one[i]` and `other[i]` come from the same round; the longer of the two is cut. Raises
-    ValueError if there is no round in which the other is above 0.
+    ValueError if there is no round in which both are above 0.
     """
-    ratios = [a / b for a, b in zip(one, other, strict=False) if b > 0]
-    if not ratios:
-        raise ValueError("rounds: a ratio needs rounds of both, and of the other above 0")
-    return median(ratios)
+    logs = [math.log(a / b) for a, b in zip(one, other, strict=False) if a > 0 and b > 0]
+    if not logs:
+        raise ValueError("rounds: a ratio needs rounds in which both are above 0")
+    middle = statistics.fmean(logs)
+    if len(logs) < 2:
+        return Interval(math.exp(middle), 0.0, math.inf, 0.0)
+    reach = t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return Interval(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach), LEVEL)
 
 
-@dataclass(frozen=True)
-class Order:
-    """An order of the servers, fastest first, and the share of the draws in which it came out."""
+def knee(xs: Sequence[float], ys: Sequence[float]) -> float | None:
+    """Where a curve that rises and then flattens bends: beyond it, more x gives little more y.
 
-    names: tuple[str, ...]
-    probability: float
-
-    def __str__(self) -> str:
-        return f"{' > '.join(self.names)} ({self.probability:.0%})"
-
-
-def orders(
-    rounds: Mapping[str, Sequence[float]], *, resamples: int = RESAMPLES, seed: int = SEED
-) -> list[Order]:
-    """The orders that the rounds allow (name -> its figure in each round), likeliest first.
-
-    Empty with fewer than two names or two rounds. Draws in which two medians are equal count for
-    each order that they allow in equal parts.
+    The point farthest above the straight line from the first point to the highest one, both axes
+    scaled to 1. None if there are fewer than 3 points or no point is more than a twentieth above it:
+    a straight line has no knee.
     """
-    names = [name for name in rounds if rounds[name]]
-    count = min((len(rounds[name]) for name in names), default=0)
-    if len(names) < 2 or count < 2:
-        return []
-    weights: dict[tuple[str, ...], float] = {}
-    for draw in _draws(count, resamples, seed):
-        medians = {name: statistics.median([rounds[name][i] for i in draw]) for name in names}
-        tied = _orders_of(medians)
-        for order in tied:
-            weights[order] = weights.get(order, 0.0) + 1 / len(tied)
-    total = sum(weights.values())
-    return [
-        Order(order, weight / total)
-        for order, weight in sorted(weights.items(), key=lambda pair: (-pair[1], pair[0]))
-    ]
-
-
-def _orders_of(medians: Mapping[str, float]) -> list[tuple[str, ...]]:
-    """Each order, fastest first, that the figures allow: one unless some are equal."""
-    groups = [
-        [name for name in medians if medians[name] == value]
-        for value in sorted(set(medians.values()), reverse=True)
-    ]
-    return [
-        tuple(itertools.chain.from_iterable(parts))
-        for parts in itertools.product(*(itertools.permutations(group) for group in groups))
-    ]
+    points = sorted(zip(xs, ys, strict=True))
+    if len(points) < 3:
+        return None
+    left, right = points[0][0], points[-1][0]
+    low, high = points[0][1], max(y for _, y in points)
+    if right <= left or high <= low:
+        return None
+    height, place = max(
+        ((y - low) / (high - low) - (x - left) / (right - left), -x) for x, y in points
+    )
+    return -place if height > 0.05 else None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from mpmkit.config.directives import Directives, Note, check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.directives import Directives, Note
+from mpmkit.config.keywords import from_keywords
 from mpmkit.policy.admission import connections_above_limit
 from mpmkit.policy.maintenance import Memory, Plan, look, plan
 from mpmkit.policy.snapshot import ProcessRow, Snapshot

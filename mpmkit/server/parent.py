@@ -141,7 +141,7 @@ class Parent:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, leave)
         self.write_pid_file()
-        self.board.set_states(0, STARTING, self.setup.directives.threads_per_child, only=(DEAD,))
+        self.board.set_states(0, STARTING, self.setup.directives.ThreadsPerChild, only=(DEAD,))
         self.board.born(0, os.getpid(), self.board.generation)
         try:
             self._note_running()

@@ -127,7 +127,7 @@ class Pool:
     def _usable_slots(self) -> int:
         """Event may use every slot of ServerLimit, the others only those for MaxRequestWorkers."""
         d = self.setup.directives
-        return d.process_slots if d.mpm == "event" else d.process_limit
+        return d.ServerLimit if d.mpm == "event" else d.process_limit
 
     def make_child(self, slot: int) -> None:
         # The row may still be a finishing child's (worker): that pid is remembered without its row.
@@ -135,7 +135,7 @@ class Pool:
             if its_slot == slot:
                 del self._slots[pid]
                 self._extra.add(pid)
-        threads = self.setup.directives.threads_per_child
+        threads = self.setup.directives.ThreadsPerChild
         self.board.set_states(slot, STARTING, threads, only=(DEAD, GRACEFUL))
         gc.freeze()  # what exists now is never collected: the children's pages stay shared
         try:

@@ -21,7 +21,9 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
-from mpmkit.config.directives import Directives, check, from_keywords
+from mpmkit.config.checks import check
+from mpmkit.config.directives import Directives
+from mpmkit.config.keywords import from_keywords
 from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
 from mpmkit.server.child import Child, Setup
 from mpmkit.server.core import Handler, Service, client_text, process_request

@@ -101,7 +101,7 @@ class Scoreboard:
     vhost = ""
 
     def __init__(self, directives: Directives, path: str | None = None) -> None:
-        self._lay_out(directives.process_slots, directives.thread_slots)
+        self._lay_out(directives.ServerLimit, directives.ThreadLimit)
         self.path = path
         if path is None:
             self._map = mmap.mmap(-1, self._size)
@@ -177,7 +177,7 @@ class Scoreboard:
     def set_limits(self, directives: Directives) -> None:
         """What mod_status prints depends on the current limits, which a restart may change."""
         self._header[H_PROCESS_LIMIT] = directives.process_limit
-        self._header[H_THREADS_PER_CHILD] = directives.threads_per_child
+        self._header[H_THREADS_PER_CHILD] = directives.ThreadsPerChild
 
     @property
     def generation(self) -> int:

@@ -26,7 +26,8 @@ import socket
 import ssl
 from time import monotonic
 
-from mpmkit.config.directives import DirectiveError, Directives, RequestReadTimeout
+from mpmkit.config.directives import DirectiveError, Directives
+from mpmkit.config.values import RequestReadTimeout
 from mpmkit.http.messages import Request, RequestError
 from mpmkit.policy.timeouts import ReadDeadline
 from mpmkit.server.connection import Connection, Disconnected, Received

@@ -32,8 +32,8 @@ def answer(
 
 
 def answers(memory: Any, ram_gib: list[float], mpms: list[str]) -> pandas.DataFrame:
-    """A row for each size of memory, a column for each MPM: MaxRequestWorkers, by PSS; beside each
-    what summed RSS would say. A machine without room for one worker has 0."""
+    """A row for each size of memory, a column for each MPM: MaxRequestWorkers, by PSS, and what
+    summed RSS would say. A machine without room for one worker has 0."""
     import pandas
 
     rows = []
@@ -90,7 +90,7 @@ def calculator(memory: Any) -> Any:
     )
     threads = ipywidgets.IntSlider(value=25, min=1, max=64, description="ThreadsPerChild", **wide)
     mpm = ipywidgets.ToggleButtons(options=there, value=there[-1], description="MPM")
-    told = ipywidgets.HTML()
+    result = ipywidgets.HTML()
 
     def show(_: object = None) -> None:
         from html import escape
@@ -99,9 +99,9 @@ def calculator(memory: Any) -> Any:
         text = answer(
             records, ram.value, mpm.value, idle=idle.value, threads_per_child=threads.value
         )
-        told.value = f"<pre style='line-height:1.4'>{escape(text)}</pre>"
+        result.value = f"<pre style='line-height:1.4'>{escape(text)}</pre>"
 
     for part in (ram, idle, threads, mpm):
         part.observe(show, "value")
     show()
-    return ipywidgets.VBox([mpm, ram, idle, threads, told])
+    return ipywidgets.VBox([mpm, ram, idle, threads, result])

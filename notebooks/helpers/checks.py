@@ -4,7 +4,7 @@
 
 Each check takes one answer, gives a `Verdict` and never raises: whatever a reader types gets a
 sentence. What is right is computed by the code that the servers run (`maintenance`, `admission`,
-`directives.check`), or tried on the reader's own server; nothing is looked up in a list of answers.
+`checks.check`), or tried on the reader's own server; nothing is looked up in a list of answers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple
 
-from mpmkit.config import directives as rules
+from mpmkit.config.checks import check
+from mpmkit.config.directives import Directives
+from mpmkit.config.keywords import from_keywords
 from mpmkit.launcher import Server
 from mpmkit.policy import admission
 from mpmkit.policy.simulator import simulate
@@ -81,11 +83,11 @@ def _no(says: str, hint: str = "") -> Verdict:
 
 
 def _number(answer: Any, unit: str) -> Verdict | None:
-    """A verdict if the answer is no finite number."""
+    """A verdict if the answer is not a finite number."""
     if isinstance(answer, bool) or not isinstance(answer, numbers.Real):
         return _no(f"a number of {unit} is asked for, not {_shown(answer)}")
     if not math.isfinite(answer):
-        return _no(f"{answer} is no number of {unit}")
+        return _no(f"{answer} is not a number of {unit}")
     return _no(f"a number of {unit} can't be below 0") if answer < 0 else None
 
 
@@ -148,8 +150,8 @@ def forks(answer: Any) -> Verdict:
 def full_house(answer: Any) -> Verdict:
     """What a client sees when all workers are busy: "503", "refused", "reset" or "waits"."""
     where = 'the listen queue in 01, "When processes run out", and ListenBacklog'
-    told = {
-        "503": "no: nobody is free to say 503. A status is an answer, and an answer takes a worker",
+    why = {
+        "503": "no: no worker is free to say 503. A status is an answer, and an answer takes a worker",
         "refused": "no: the kernel completes the connection as long as the listen queue has room",
         "reset": "no: a reset would end the connection, and the kernel has just completed it",
     }
@@ -162,7 +164,7 @@ def full_house(answer: Any) -> Verdict:
             "it is connected, sits in the listen queue, and is served when a worker is "
             "free; the error log says AH00161 (prefork) once",
         )
-    return _no(told.get(word, f"{_shown(answer)} is none of 503, refused, reset, waits"), where)
+    return _no(why.get(word, f"{_shown(answer)} is not one of 503, refused, reset, waits"), where)
 
 
 @_check
@@ -170,7 +172,7 @@ def real_limit(answer: Any) -> Verdict:
     """How many connections worker serves at once with LIMITED."""
     if (bad := _number(answer, "connections")) is not None:
         return bad
-    read, notes = rules.check("worker", rules.from_keywords("worker", **LIMITED))
+    read, notes = check("worker", from_keywords("worker", **LIMITED))
     true = min(read.MaxRequestWorkers, read.ServerLimit * read.ThreadsPerChild)
     warned = next((note for note in notes if note.ah == "AH00318"), None)
     where = "ServerLimit, ThreadsPerChild, and the warnings at the start (mpmkit -t)"
@@ -200,7 +202,7 @@ def real_limit(answer: Any) -> Verdict:
 def _held(server: Any, mpm: str, count: int, hint: str) -> Verdict | int:
     """How many of `count` kept-alive clients the reader's server serves at the same time."""
     from mpmkit.lab.clients import KeepAliveClients
-    from mpmkit.lab.watcher import Watch
+    from mpmkit.measure.monitor import Watch
 
     if not isinstance(server, Server):
         return _no(
@@ -224,9 +226,9 @@ def _held(server: Any, mpm: str, count: int, hint: str) -> Verdict | int:
     return min(served, count)
 
 
-def _read(server: Server) -> rules.Directives:
+def _read(server: Server) -> Directives:
     """What the directives that the server was launched with by name come to, defaults included."""
-    return rules.check(server.mpm, rules.from_keywords(server.mpm, **server.directives))[0]
+    return check(server.mpm, from_keywords(server.mpm, **server.directives))[0]
 
 
 def _keeps(server: Server) -> Verdict | None:
@@ -255,9 +257,7 @@ def twenty_at_once(server: Any) -> Verdict:
     if (bad := _keeps(server)) is not None:
         return bad
     if served == 20:
-        return Verdict(
-            True, "twenty clients, twenty processes in K, and nobody in the listen queue"
-        )
+        return Verdict(True, "twenty clients, twenty processes in K, and the listen queue is empty")
     return _no(
         f"{served} of 20 were served within {PATIENCE:g} s, the others wait in the listen queue: "
         f"there are {_read(server).MaxRequestWorkers} processes at most, and each keeps one "
@@ -355,7 +355,7 @@ def sizing(answer: Any) -> Verdict:
                 )
         if 0 < got - true <= 1:
             return _no(
-                f"you give {got:g}: round down, for a part of a worker is none, and one too many "
+                f"you give {got:g}: round down, part of a worker does not exist, and one too many "
                 "is swapped out",
                 where,
             )
@@ -389,11 +389,11 @@ def in_use(answer: Any) -> Verdict:
             True,
             "a page that n processes share counts 1/n in each of them: the sum is what is in use",
         )
-    told = {
+    why = {
         "rss": "the sum of RSS counts a shared page once for every process that has it mapped",
         "uss": "the sum of USS counts pages of one process alone; what they share is missing",
     }
-    return _no(told.get(word, f"{_shown(answer)} is none of rss, pss, uss"), where)
+    return _no(why.get(word, f"{_shown(answer)} is not one of rss, pss, uss"), where)
 
 
 # ---------------------------------------------------------------- queueing
@@ -442,9 +442,9 @@ def _quantity(
         return bad
     if math.isclose(answer, true, rel_tol=0.005):
         return Verdict(True, why)
-    for value, told in slips.items():
+    for value, slip in slips.items():
         if math.isclose(answer, value, rel_tol=0.005):
-            return _no(f"{answer:g} {unit}: {told}", hint)
+            return _no(f"{answer:g} {unit}: {slip}", hint)
     return _no(f"{answer:g} {unit} is too {'many' if answer > true else 'few'}", hint)
 
 
@@ -453,7 +453,7 @@ def _quantity(
 
 @_check
 def clinic(answer: Any) -> Verdict:
-    """Which directive mends which scoreboard: a dict, letters -> the directive's name."""
+    """Which directive fixes which scoreboard: a dict, letters -> the directive's name."""
     if not isinstance(answer, dict):
         return _no(f'a dict is asked for, scoreboard: "Directive", not {_shown(answer)}')
     means = {
@@ -476,7 +476,7 @@ def clinic(answer: Any) -> Verdict:
                 "09, and the letters in 00",
             )
         return _no(
-            f"{letters}: {yours[:40]} does not mend it; {means[letters]}",
+            f"{letters}: {yours[:40]} does not fix it; {means[letters]}",
             "09, and the letters in 00",
         )
     return Verdict(

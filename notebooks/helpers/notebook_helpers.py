@@ -59,7 +59,7 @@ def crash(server: Server, connections: int) -> dict[str, Any]:
 
 def _wait_for_log(server: Server, word: str, seconds: float = 4.0) -> str:
     """The error log's message with the word in it; the parent reaps once a second."""
-    from mpmkit.lab.watcher import log_lines
+    from mpmkit.measure.monitor import log_lines
 
     until = time.monotonic() + seconds
     while True:

@@ -1,10 +1,10 @@
-"""What queueing theory foretells of a server: pure functions, rates in 1/s, times in seconds.
+"""What queueing theory predicts of a server: pure functions, rates in 1/s, times in seconds.
 
     wait = mean_wait(arrivals=340, service=0.02, servers=8)     # M/M/8
 
     name     what                                       source
     -------  -----------------------------------------  ------------------------------------------
-    little   in the house = rate x time in the house    J. Little, Operations Research 9 (1961)
+    little   clients there = rate x time that each stays    J. Little, Operations Research 9 (1961)
     Erlang   a client is lost / has to wait             A. K. Erlang 1917; L. Kleinrock, Queueing
                                                         Systems I (1975), chapter 3
     closed   X <= min(N / (R + Z), c / S)               P. Denning, J. Buzen, ACM Computing Surveys
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def little(rate: float, seconds: float) -> float:
-    """Clients in the house on average: those who come per second times how long each stays."""
+    """Clients in the system on average: those who come per second times how long each stays."""
     _check(rate=rate, seconds=seconds)
     return rate * seconds
 
@@ -53,7 +53,7 @@ def erlang_b(servers: int, erlang: float) -> float:
 
 def erlang_c(servers: int, erlang: float) -> float:
     """The share of clients who have to wait (M/M/c), 0 to 1; 1 if the load is all that the servers
-    can do, or more: then the line grows for ever.
+    can do, or more: then the line grows forever.
     """
     lost = erlang_b(servers, erlang)
     if erlang >= servers:
@@ -200,26 +200,18 @@ def _line_and_points(
     import plotly.graph_objects as go
 
     from mpmkit.lab import theme as colours
-    from mpmkit.lab.figures import WIDTH
+    from mpmkit.lab.plots import dress
 
-    dark = colours.is_dark(theme)
-    figure = go.Figure(
-        [
-            go.Scatter(
-                x=list(xs),
-                y=list(ys),
-                mode="lines",
-                name="predicted",
-                line={"color": colours.INK[dark], "width": 1.5},
-            ),
-            go.Scatter(
-                x=list(points),
-                y=list(measured),
-                mode="markers",
-                name="measured",
-                marker={"size": 12, "color": colours.colour("prefork", theme), "symbol": "square"},
-            ),
-        ]
+    ink = colours.INK[colours.is_dark(theme)]
+    blue = colours.colour("prefork", theme)
+    thin = {"color": ink, "width": 1.5}
+    figure = go.Figure(go.Scatter(x=xs, y=ys, mode="lines", name="predicted", line=thin))
+    figure.add_scatter(
+        x=points,
+        y=measured,
+        mode="markers",
+        name="measured",
+        marker={"size": 12, "color": blue, "symbol": "square"},
     )
     for place, (low, high) in zip(points, bars, strict=bool(bars)):
         figure.add_scatter(
@@ -227,30 +219,24 @@ def _line_and_points(
             y=[low, high],
             mode="lines",
             opacity=0.35,
-            line={"color": colours.INK[dark], "width": 16},
+            line={"color": ink, "width": 16},
             hovertemplate=f"{low:.1f} to {high:.1f} ms<extra></extra>",
         )
     named = " · bars: 95% of simulated runs of that length" if bars else ""
-    settings = colours.layout(theme)
-    axes = settings.pop("xaxis"), settings.pop("yaxis")
-    told = "; ".join(
-        f"{value:,.4g} at {place:,.4g}" for place, value in zip(points, measured, strict=True)
-    )
-    heading = f"{title}<br><sup>line: {line} · squares: measured{named}</sup>"
-    figure.update_layout(
-        title={"text": heading, "x": 0, "xref": "paper"},
-        width=WIDTH,
+    pairs = [f"{v:,.4g} at {place:,.4g}" for place, v in zip(points, measured, strict=True)]
+    dress(
+        figure,
+        f"{title}<br><sup>line: {line} · squares: measured{named}</sup>",
+        theme,
+        alt=f"{title}. Measured {y}: {'; '.join(pairs)}.",
         height=420,
-        showlegend=False,
-        **settings,
-        meta={"alt": f"{title}. Measured {y}: {told}."},
     )
-    figure.update_xaxes(**axes[0], title_text=x, rangemode="tozero")
-    figure.update_yaxes(**axes[1], title_text=y, rangemode="tozero")
+    figure.update_xaxes(title_text=x, rangemode="tozero")
+    figure.update_yaxes(title_text=y, rangemode="tozero")
     if ceiling is not None:
         figure.add_vline(
             x=ceiling[0],
-            line={"color": colours.INK[dark], "width": 1, "dash": "dot"},
+            line={"color": ink, "width": 1, "dash": "dot"},
             annotation_text=" " + ceiling[1],
             annotation_position="top right",
         )

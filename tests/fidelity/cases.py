@@ -1,9 +1,9 @@
 """One line of the comparison with httpd, and what becomes of it.
 
 same          both did the same
-on purpose    they differ, and `differences.ON_PURPOSE` says why
-missing       they differ because something is not there yet (`differences.MISSING`)
-unexplained   they differ, and nobody has said why: a bug of ours, until shown otherwise
+on purpose    they differ, and `expected_differences.ON_PURPOSE` says why
+missing       they differ because something is not there yet (`expected_differences.MISSING`)
+unexplained   they differ for no reason that is known: a bug of ours, until shown otherwise
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 class Verdict(NamedTuple):
     kind: str
     reason: str = ""
-    pattern: str = ""  # the entry of `differences` that says it
+    pattern: str = ""  # the entry of expected_differences
 
 
 def judge(row: Row) -> Verdict:

@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mpmkit.measure.reference_servers import find_httpd, free_port
+from mpmkit.measure import procfs
+from mpmkit.measure.process_group import free_port
+from mpmkit.measure.reference_servers import find_httpd
 from tests.fidelity.cases import Row
-from tests.fidelity.server_pair import MPMKIT, POOLS, conf_text, has_httpd_command
+from tests.fidelity.server_pair import MPMKIT, POOLS, conf_text
 
 # What a line looks like, first match counts.
 FORMS = (
@@ -56,14 +58,14 @@ class Program:
 
     def run(self, *args: str, file: str = "") -> str:
         """Run it to its end; what it did, in words that both have in common."""
-        told = subprocess.run(
+        done = subprocess.run(
             [*self.argv, "-d", str(self.root), "-f", file or str(self.conf), *args],
             capture_output=True,
             text=True,
             timeout=30,
             stdin=subprocess.DEVNULL,
         )
-        return self.shape(told.returncode, told.stdout, told.stderr)
+        return self.shape(done.returncode, done.stdout, done.stderr)
 
     def shape(self, status: int, out: str, err: str) -> str:
         texts = [f"exit {status}"]
@@ -93,7 +95,7 @@ class Program:
 
     def alive(self) -> bool:
         pid = self.pid()
-        return pid is not None and Path(f"/proc/{pid}").exists()
+        return pid is not None and procfs.alive(pid)
 
     def wait(self, up: bool, seconds: float = 8.0) -> None:
         end = time.monotonic() + seconds
@@ -236,6 +238,12 @@ CASES: dict[str, Case] = {
     "-k stop, stale pid file": _pid_file("999999\n", "-k", "stop"),
     "-k stop, corrupt pid file": _pid_file("what is this\n", "-k", "stop"),
     "-k start, port taken": _port_taken,
+    "-t word": _plain("-t", "word"), "-k start -k stop": _plain("-k", "start", "-k", "stop"),
+    "-t -e loud": _plain("-t", "-e", "loud"), "-t -c Listen 99999": _plain("-t", "-c", "Listen 99999"),
+    "-t -c ErrorLog nowhere": _plain("-t", "-c", "ErrorLog no/such/dir/log"),
+    "-t -c CustomLog without format": _plain("-t", "-c", "CustomLog logs/x"),
+    "-t -c MinRate=0": _plain("-t", "-c", "RequestReadTimeout header=10,MinRate=0"),
+    "-k stop -c broken, not running": _plain("-k", "stop", "-c", "NoSuchDirective on"),
     "-k start, no Listen": _changed("Listen ", "#", "-k", "start"),
 }  # fmt: skip
 
@@ -252,33 +260,28 @@ def _program(argv: Sequence[str], pages: Path) -> Iterator[Program]:
 
 
 def rows(pages: Path, only: Iterable[str] = ()) -> list[Row]:
-    """Every option and situation, and one server's life by `-k`."""
-    wanted = tuple(only)
-    programs = ([find_httpd()], MPMKIT)
-    ready = has_httpd_command()
-    result = []
-    for name, case in CASES.items():
-        if wanted and name not in wanted:
-            continue
-        said = []
-        for argv in programs:
-            if argv is MPMKIT and not ready:
-                said.append("no such command")
-                continue
+    """Every option and situation, and one server's life by `-k`; or only the named cases."""
+    wanted = tuple(only) or tuple(CASES)
+    sides: list[dict[str, str]] = []
+    for argv in ([find_httpd()], MPMKIT):
+        said: dict[str, str] = {}
+        for name in wanted:
             with _program(argv, pages) as program:
-                said.append(case(program))
-        result.append(Row("cli", name, *said))
-    if wanted:
-        return result
-    lives: list[dict[str, str]] = []
-    for argv in programs:
-        if argv is MPMKIT and not ready:
-            lives.append({})
-            continue
+                said[name] = CASES[name](program)
+        sides.append(said)
+    found = _compared(sides)
+    return found if only else [*found, *life_rows(pages)]
+
+
+def life_rows(pages: Path) -> list[Row]:
+    """One server's life by `-k`."""
+    sides = []
+    for argv in ([find_httpd()], MPMKIT):
         with _program(argv, pages) as program:
-            lives.append(dict(_life(program)))
-    result += [
-        Row("cli", what, said_, lives[1].get(what, "no such command"))
-        for what, said_ in lives[0].items()
-    ]
-    return result
+            sides.append(dict(_life(program)))
+    return _compared(sides)
+
+
+def _compared(sides: list[dict[str, str]]) -> list[Row]:
+    theirs, ours = sides
+    return [Row("cli", name, said, ours.get(name, "")) for name, said in theirs.items()]

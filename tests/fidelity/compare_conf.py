@@ -14,8 +14,11 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mpmkit.config import httpd_conf
-from mpmkit.config.directives import MPMS, ROWS, DirectiveError, RequestReadTimeout, Spec, check
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, ROWS, DirectiveError, Spec
+from mpmkit.config.environment import validate_environment
+from mpmkit.config.httpd_conf import Source, read
+from mpmkit.config.values import RequestReadTimeout
 from mpmkit.measure.reference_servers import find_httpd
 from tests.fidelity.cases import Row
 from tests.fidelity.server_pair import POOLS, conf_text
@@ -139,21 +142,21 @@ def in_section(spec: Spec, line: str) -> str:
 
 def theirs(file: Path) -> str:
     """httpd's verdict: `ok`, `ok AH00184 …`, or `refused`."""
-    told = subprocess.run(
+    done = subprocess.run(
         [find_httpd(), "-t", "-f", str(file)], capture_output=True, text=True, timeout=30
     )
-    if told.returncode:
+    if done.returncode:
         return "refused"
-    return " ".join(["ok", *_ids(told.stdout + told.stderr)])
+    return " ".join(["ok", *_ids(done.stdout + done.stderr)])
 
 
 def ours(text: str) -> str:
     """Our verdict on the same text, in the same words."""
     try:
-        conf = httpd_conf.parse(text)
+        conf = read(Source(text=text))
         assert conf.mpm is not None
-        _, notes = check(conf.mpm, conf.settings, conf.sections)
-        httpd_conf.check_machine(check(conf.mpm, conf.settings, conf.sections)[0], conf.settings)
+        directives, notes = check(conf.mpm, conf.settings, conf.sections, problems=conf.problems)
+        validate_environment(directives, conf.settings)
     except DirectiveError:
         return "refused"
     said = [note for note in (*conf.notes, *notes) if note.level in ("warn", "error")]
@@ -214,7 +217,7 @@ def rows(pages: Path, only: Iterable[str] = ()) -> list[Row]:
 
 
 def default_rows() -> list[Row]:
-    """Our defaults beside those of httpd's documentation."""
+    """Our defaults and those of httpd's documentation."""
     result = []
     for spec in ROWS:
         if spec.name not in DEFAULTS:

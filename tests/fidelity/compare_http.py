@@ -1,7 +1,7 @@
 """Both servers' answers to the same bytes: statuses, headers and their order, values, the close.
 
 The requests are recordings (`*.req`) of what a client may send, well-formed or not; httpd answers
-them live, here and now, beside ours.
+them live, and so does ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.fidelity.cases import Row
-from tests.fidelity.server_pair import Twins
+from tests.fidelity.server_pair import Pair
 
 SILENCE = 0.4  # seconds without a byte after which a server is taken to wait for the next request
 PATIENCE = 8.0  # seconds for the first byte, or for the close
@@ -40,9 +40,6 @@ class Reply(NamedTuple):
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
-
-    def __str__(self) -> str:
-        return str(self.status)
 
 
 class Answer(NamedTuple):
@@ -146,30 +143,26 @@ def _alike(name: str, a: str, b: str) -> bool:
 
 def describe(theirs: Answer, ours: Answer) -> tuple[str, str]:
     """Both answers in few words. The texts are equal if and only if nothing differs."""
-    texts = []
-    for answer, other in ((theirs, ours), (ours, theirs)):
-        words = [str(reply) for reply in answer.replies] or ["no answer"]
-        if answer.rest:
-            words.append("a bare body")
-        if len(answer.replies) == len(other.replies):
-            for mine, its in zip(answer.replies, other.replies, strict=True):
-                names, its_names = [n for n, _ in mine.headers], [n for n, _ in its.headers]
-                words += [f"+ {name}" for name in names if name not in its_names]
-                words += [f"{n}: {dict(mine.headers)[n]}" for n in same_values(mine, its)]
-                if sorted(names) == sorted(its_names) and names != its_names:
-                    words.append("order " + ", ".join(names))
-                page = mine.status >= 300
-                multipart = "boundary=" in dict(mine.headers).get("Content-Type", "")
-                if (
-                    mine.body != its.body
-                    and not page
-                    and not multipart
-                    and mine.status == its.status
-                ):
-                    words.append(f"{len(mine.body)} bytes: {mine.body[:20]!r}")
-        words.append("closes" if answer.closed else "keeps")
-        texts.append(", ".join(words))
-    return texts[0], texts[1]
+    return _words(theirs, ours), _words(ours, theirs)
+
+
+def _words(answer: Answer, other: Answer) -> str:
+    words = [str(reply.status) for reply in answer.replies] or ["no answer"]
+    if answer.rest:
+        words.append("a bare body")
+    if len(answer.replies) == len(other.replies):
+        for mine, its in zip(answer.replies, other.replies, strict=True):
+            names, its_names = [n for n, _ in mine.headers], [n for n, _ in its.headers]
+            words += [f"+ {name}" for name in names if name not in its_names]
+            words += [f"{n}: {dict(mine.headers)[n]}" for n in same_values(mine, its)]
+            if sorted(names) == sorted(its_names) and names != its_names:
+                words.append("order " + ", ".join(names))
+            multipart = "boundary=" in dict(mine.headers).get("Content-Type", "")
+            comparable = mine.status == its.status < 300 and not multipart
+            if comparable and mine.body != its.body:
+                words.append(f"{len(mine.body)} bytes: {mine.body[:20]!r}")
+    words.append("closes" if answer.closed else "keeps")
+    return ", ".join(words)
 
 
 def cases(raw: Path) -> dict[str, bytes]:
@@ -188,23 +181,19 @@ def rows(raw: Path, pages: Path, mpms: Iterable[str] = ("event",)) -> list[Row]:
     for mpm in mpms:
         for key in ("", *SETTINGS):
             names = [name for name in found if setting_of(name) == key]
-            waits = key.startswith(WAITS) if key else False
-            with Twins(mpm, pages, SETTINGS.get(key, "")) as twins:
-                pairs = _pairs(twins, [found[name] for name in names], waits)
-            for name, pair in zip(names, pairs, strict=True):
-                result[name][mpm] = describe(*pair)
+            waits = bool(key) and key.startswith(WAITS)
+            with (
+                Pair(mpm, pages, SETTINGS.get(key, "")) as pair,
+                ThreadPoolExecutor(AT_ONCE) as pool,
+            ):
+
+                def one(name: str, pair: Pair = pair, waits: bool = waits) -> tuple[str, str]:
+                    answers = (ask(server.port, found[name], waits) for server in pair.sides)
+                    return describe(*answers)
+
+                for name, texts in zip(names, pool.map(one, names), strict=True):
+                    result[name][mpm] = texts
     return [_row(name, by_mpm) for name, by_mpm in result.items()]
-
-
-def _pairs(twins: Twins, requests: list[bytes], waits: bool) -> list[tuple[Answer, Answer]]:
-    """(httpd's answer, ours) to each request, several at the same time."""
-
-    def one(data: bytes) -> tuple[Answer, Answer]:
-        theirs, ours = (ask(twin.port, data, waits) for twin in twins)
-        return theirs, ours
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(one, requests))
 
 
 def _row(name: str, by_mpm: dict[str, tuple[str, str]]) -> Row:

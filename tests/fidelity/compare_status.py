@@ -5,11 +5,12 @@ from __future__ import annotations
 import http.client
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from mpmkit.config.directives import MPMS
 from tests.fidelity.cases import Row
-from tests.fidelity.server_pair import Twin, Twins
+from tests.fidelity.server_pair import Pair, Side
 
 WARM_UP = 600  # requests before the look, so that no figure is 0 and httpd has used a tick of CPU
 
@@ -23,8 +24,6 @@ FORMS = (
     (r"\d+|\d*\.\d+", "number"),
     (r"[._SRWKDCLGI]+", "letters"),
 )
-# Whether a figure has decimals depends on the moment; that it never has, on the format.
-WHOLE = re.compile(r"\d+")
 
 
 def form(value: str) -> str:
@@ -32,8 +31,8 @@ def form(value: str) -> str:
     return next((name for pattern, name in FORMS if re.fullmatch(pattern, value)), value)
 
 
-def ask(twin: Twin, path: str, method: str = "GET") -> tuple[int, dict[str, str], str]:
-    connection = http.client.HTTPConnection("127.0.0.1", twin.port, timeout=10)
+def ask(server: Side, path: str, method: str = "GET") -> tuple[int, dict[str, str], str]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     try:
         connection.request(method, path, headers={"Connection": "close"})
         reply = connection.getresponse()
@@ -43,8 +42,8 @@ def ask(twin: Twin, path: str, method: str = "GET") -> tuple[int, dict[str, str]
         connection.close()
 
 
-def warm_up(twin: Twin) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", twin.port, timeout=10)
+def warm_up(server: Side) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     for _ in range(WARM_UP):
         connection.request("GET", "/file.txt")
         reply = connection.getresponse()
@@ -53,7 +52,7 @@ def warm_up(twin: Twin) -> None:
             connection.close()
     connection.close()
     # The first full second of uptime: then there are rates.
-    while twin.auto()["ServerUptimeSeconds"].strip() in ("0", ""):
+    while server.auto()["ServerUptimeSeconds"].strip() in ("0", ""):
         pass
 
 
@@ -63,19 +62,17 @@ def rows(pages: Path, mpms: Iterable[str] = MPMS) -> list[Row]:
     result: list[Row] = []
     for mpm in mpms:
         for extended in ("On", "Off"):
-            with Twins(mpm, pages, f"ExtendedStatus {extended}") as twins:
-                for twin in twins:
-                    warm_up(twin)
-                lines = [list(twin.auto().items()) for twin in twins]
+            with Pair(mpm, pages, f"ExtendedStatus {extended}") as pair:
+                pair.both(warm_up)
+                sides = [server.auto() for server in pair.sides]
                 where = f"{mpm}{'' if extended == 'On' else ', not extended'}"
-                for key in dict.fromkeys(key for side in lines for key, _ in side):
-                    for side in (0, 1):
-                        value = dict(lines[side]).get(key)
-                        said = "absent" if value is None else form(value)
+                for key in dict.fromkeys(key for auto in sides for key in auto):
+                    for side, auto in enumerate(sides):
+                        said = form(auto[key]) if key in auto else "absent"
                         keys.setdefault(key, ([], []))[side].append(f"{where}: {said}")
-                orders = [" ".join(key.replace(" ", "_") for key, _ in side) for side in lines]
+                orders = [" ".join(key.replace(" ", "_") for key in auto) for auto in sides]
                 result.append(Row("status", f"order of the keys ({where})", *orders))
-                result += _pages(twins, where)
+                result += _pages(pair, where)
     found = [
         Row("status", f"?auto {key}", _short(theirs), _short(ours))
         for key, (theirs, ours) in keys.items()
@@ -85,51 +82,39 @@ def rows(pages: Path, mpms: Iterable[str] = MPMS) -> list[Row]:
 
 def _short(said: list[str]) -> str:
     """`prefork: number, worker: number` is `number`; where it is not there, it says where it is."""
-    present = [text for text in said if not text.endswith(": absent")]
-    kinds = {text.rpartition(": ")[2] for text in present}
-    if len(kinds) == 1:
-        kind = kinds.pop()
-        where = (
-            ""
-            if len(present) == len(said)
-            else f" ({'; '.join(text.rpartition(': ')[0] for text in present)})"
-        )
-        return kind + where
-    return "; ".join(said)
+    present = [text.rpartition(": ") for text in said if not text.endswith(": absent")]
+    kinds = {kind for *_, kind in present}
+    if len(kinds) != 1:
+        return "; ".join(said)
+    where = f" ({'; '.join(mpm for mpm, *_ in present)})" if len(present) < len(said) else ""
+    return kinds.pop() + where
 
 
-def _pages(twins: Twins, where: str) -> list[Row]:
+def _pages(pair: Pair, where: str) -> list[Row]:
     """The HTML page: headers, parts and columns; the queries; other methods."""
-    html = [ask(twin, "/server-status") for twin in twins]
+    html = [ask(server, "/server-status") for server in pair.sides]
+    columns = [re.findall(r"<th[^>]*>([^<]*?)\s*</th>", text) for *_, text in html]
     result = [
         Row("status", f"page: headers ({where})", *(" ".join(sorted(h)) for _, h, _ in html)),
-        Row(
-            "status", f"page: labels ({where})", *(" | ".join(labels(text)) for _, _, text in html)
-        ),
-        Row(
-            "status",
-            f"page: columns ({where})",
-            *(" ".join(re.findall(r"<th[^>]*>([^<]*?)\s*</th>", text)) for _, _, text in html),
-        ),
+        Row("status", f"page: labels ({where})", *(" | ".join(labels(text)) for *_, text in html)),
+        Row("status", f"page: columns ({where})", *map(" ".join, columns)),
     ]
-    if where == "event":
-        for query in ("refresh", "refresh=5", "auto&refresh=3"):
-            said = [ask(twin, f"/server-status?{query}") for twin in twins]
-            result.append(
-                Row(
-                    "status",
-                    f"?{query}",
-                    *(f"{s}, Refresh: {h.get('Refresh')}" for s, h, _ in said),
-                )
-            )
-        for method in ("HEAD", "POST", "PUT"):
-            result.append(
-                Row(
-                    "status",
-                    f"{method} /server-status",
-                    *(str(ask(twin, "/server-status", method)[0]) for twin in twins),
-                )
-            )
+    if where != "event":
+        return result
+
+    def refreshes(server: Side, query: str) -> str:
+        status, headers, _ = ask(server, f"/server-status?{query}")
+        return f"{status}, Refresh: {headers.get('Refresh')}"
+
+    def status(server: Side, method: str) -> int:
+        return ask(server, "/server-status", method)[0]
+
+    for query in ("refresh", "refresh=5", "auto&refresh=3"):
+        result.append(pair.row("status", f"?{query}", partial(refreshes, query=query)))
+    for method in ("HEAD", "POST", "PUT"):
+        result.append(
+            pair.row("status", f"{method} /server-status", partial(status, method=method))
+        )
     return result
 
 

@@ -1,12 +1,12 @@
-"""`mpmkit fidelity`: the real httpd and ours, side by side, case by case; the table in docs/FIDELITY.md.
+"""The real httpd and ours, side by side, case by case: writes the table in docs/FIDELITY.md.
 
-    mpmkit fidelity                     everything, and the generated part of docs/FIDELITY.md anew
+    mpmkit fidelity                     everything (make fidelity)
     mpmkit fidelity --area http -n      one area, printed and not written
 
 Both are started from the same httpd.conf and asked the same things: lines of a configuration, bytes of
 a request, options of a command line, signals, load on their pools. What differs is *on purpose* or
-*missing*, with the reason that `differences.py` gives, or else unexplained, and then the exit status
-is 1. It takes about five minutes, a few of each server's processes at a time, on loopback only.
+*missing*, with the reason that `expected_differences.py` gives, or else unexplained, and then the exit
+status is 1. It takes about five minutes, on loopback only.
 """
 
 from __future__ import annotations
@@ -15,29 +15,19 @@ import argparse
 import datetime
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mpmkit.config.directives import MPMS
-from mpmkit.measure.reference_servers import NotInstalled, find_httpd
+from mpmkit.measure.process_group import NotInstalled, output
+from mpmkit.measure.reference_servers import find_httpd
 from tests.fidelity import compare_cli, compare_conf, compare_http, compare_pool, compare_status
-from tests.fidelity.cases import (
-    LACKS,
-    PURPOSE,
-    SAME,
-    UNEXPLAINED,
-    VERDICTS,
-    Row,
-    counted,
-    idle_reasons,
-    judge,
-    unexplained,
-)
+from tests.fidelity.cases import SAME, VERDICTS, Row, counted, idle_reasons, judge, unexplained
 
 ROOT = Path(__file__).resolve().parent.parent.parent  # the checkout
+RAW = ROOT / "tests" / "data" / "raw"
 BEGIN = "<!-- from here on written by `mpmkit fidelity`; edit tests/fidelity/expected_differences.py -->"
 END = "<!-- end of what `mpmkit fidelity` writes -->"
 
@@ -71,36 +61,25 @@ def pages(where: Path) -> Path:
     return where
 
 
-def areas(raw: Path, site: Path) -> dict[str, Callable[[], list[Row]]]:
-    return {
-        "directive": lambda: compare_conf.rows(site),
-        "default": compare_conf.default_rows,
-        "http": lambda: compare_http.rows(raw, site, MPMS),
-        "status": lambda: compare_status.rows(site),
-        "cli": lambda: compare_cli.rows(site),
-        "pool": lambda: compare_pool.rows(site),
-    }
+AREAS: dict[str, Callable[[Path], list[Row]]] = {
+    "directive": compare_conf.rows,
+    "default": lambda site: compare_conf.default_rows(),
+    "http": lambda site: compare_http.rows(RAW, site, MPMS),
+    "status": compare_status.rows,
+    "cli": compare_cli.rows,
+    "pool": compare_pool.rows,
+}
 
 
-def compare(
-    wanted: Iterable[str] = (),
-    raw: Path | None = None,
-    *,
-    say: Callable[[str], None] = lambda text: None,
-) -> list[Row]:
-    """The rows of some areas, or of all. Raises NotInstalled where there is no httpd,
-    FileNotFoundError where the recorded requests are not (they are in the checkout only)."""
-    raw = raw or ROOT / "tests" / "data" / "raw"
-    if not raw.is_dir():
-        raise FileNotFoundError(f"no recorded requests in {raw}; run this in a checkout")
+def compare(wanted: Iterable[str]) -> list[Row]:
+    """The rows of some areas. Raises NotInstalled where there is no httpd."""
     find_httpd()
     found: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="mpmkit-site-") as where:
         site = pages(Path(where))
-        chosen = areas(raw, site)
-        for name in wanted or chosen:
-            say(name)
-            found += chosen[name]()
+        for name in wanted:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            found += AREAS[name](site)
     return found
 
 
@@ -175,20 +154,19 @@ def replace_generated(page: str, generated: str) -> str:
 
 
 def report(rows: Sequence[Row]) -> str:
-    """What a terminal is told: the counts, then everything that is not explained."""
+    """The text for a terminal: the counts, then everything that is not explained."""
     numbers = counted(rows)
     lines = [", ".join(f"{numbers[kind]} {kind}" for kind in VERDICTS)]
     for row in unexplained(rows):
-        lines.append(f"{UNEXPLAINED}: {row.area}: {row.case}")
+        lines.append(f"unexplained: {row.area}: {row.case}")
         lines += [f"    httpd   {row.httpd}", f"    mpmkit  {row.mpmkit}"]
     for pattern in idle_reasons(rows):
-        lines.append(f"differences.py explains {pattern}, which does not differ any more")
+        lines.append(f"expected_differences.py explains {pattern}, which does not differ any more")
     return "\n".join(lines)
 
 
 def version_of_httpd() -> str:
-    told = subprocess.run([find_httpd(), "-v"], capture_output=True, text=True).stdout
-    found = re.search(r"Server version: (.+)", told)
+    found = re.search(r"Server version: (.+)", output(find_httpd(), "-v"))
     return found[1].strip() if found else "httpd"
 
 
@@ -202,8 +180,8 @@ def main(argv: Sequence[str]) -> int:
         action="append",
         default=[],
         metavar="NAME",
-        choices=("directive", "default", "http", "status", "cli", "pool"),
-        help="directive, default, http, status, cli or pool; several times",
+        choices=AREAS,
+        help=f"one of {', '.join(AREAS)}; several times",
     )
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="print, and leave docs/FIDELITY.md alone"
@@ -213,8 +191,8 @@ def main(argv: Sequence[str]) -> int:
     if args.area and not args.dry_run:
         parser.error("a part of the areas would replace the whole table: add -n")
     try:
-        rows = compare(args.area, say=lambda text: print(f"{text} …", file=sys.stderr, flush=True))
-    except (NotInstalled, FileNotFoundError) as error:
+        rows = compare(args.area or AREAS)
+    except NotInstalled as error:
         print(f"mpmkit fidelity: {error}", file=sys.stderr)
         return 2
     if not args.dry_run:
@@ -226,8 +204,6 @@ def main(argv: Sequence[str]) -> int:
     print(report(rows))
     return 1 if unexplained(rows) else 0
 
-
-__all__ = ["LACKS", "PURPOSE", "SAME", "UNEXPLAINED", "compare", "main", "markdown"]
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

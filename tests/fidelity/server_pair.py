@@ -1,7 +1,7 @@
-"""Twins: the real httpd and ours, started from the same httpd.conf.
+"""A pair of servers: the real httpd and ours, started from the same httpd.conf, and asked the same.
 
-    with Twins("event", pages, "KeepAliveTimeout 2") as twins:
-        twins.httpd.port, twins.mpmkit.port
+    with Pair("event", pages, "KeepAliveTimeout 2") as pair:
+        rows.append(pair.row("http", "a case", lambda server: what it does))
 
 Each has a directory of its own, and a copy of the file in it; the copies differ in two lines, the
 directory and the port. Everything else is the same text, which is the point.
@@ -14,33 +14,31 @@ import os
 import socket
 import sys
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from mpmkit.measure.procfs import members
-from mpmkit.measure.reference_servers import Rival, find_httpd, load_lines, user_lines
+from mpmkit.measure.reference_servers import ReferenceServer, find_httpd, load_lines, user_lines
+from tests.fidelity.cases import Row
 
-MODULES = (
-    "unixd",
-    "log_config",
-    "authz_core",
-    "authz_host",
-    "dir",
-    "mime",
-    "alias",
-    "reqtimeout",
-    "status",
-)
+T = TypeVar("T")
+
+MODULES = "unixd log_config authz_core authz_host dir mime alias reqtimeout status".split()
+
+
+def pools(prefork: str, threaded: str) -> dict[str, str]:
+    """MPM -> directives of its pool, written as `Name value, Name value`."""
+    lines = {"prefork": prefork, "worker": threaded, "event": threaded}
+    return {mpm: text.replace(", ", "\n") for mpm, text in lines.items()}
+
 
 # Pools with a little room to grow and to shrink, for tests that are about something else.
-POOLS = {
-    "prefork": "StartServers 4\nMinSpareServers 3\nMaxSpareServers 12\nMaxRequestWorkers 16",
-    "worker": "StartServers 2\nThreadsPerChild 8\nMinSpareThreads 4\nMaxSpareThreads 40\n"
-              "MaxRequestWorkers 32",
-    "event": "StartServers 2\nThreadsPerChild 8\nMinSpareThreads 4\nMaxSpareThreads 40\n"
-             "MaxRequestWorkers 32",
-}  # fmt: skip
+POOLS = pools(
+    "StartServers 4, MinSpareServers 3, MaxSpareServers 12, MaxRequestWorkers 16",
+    "StartServers 2, ThreadsPerChild 8, MinSpareThreads 4, MaxSpareThreads 40, MaxRequestWorkers 32",
+)
 
 CONF = """\
 ServerRoot "{root}"
@@ -84,16 +82,10 @@ def conf_text(
     )
 
 
-MPMKIT = [sys.executable, "-m", "mpmkit", "httpd"]  # what is httpd's twin on the command line
+MPMKIT = [sys.executable, "-m", "mpmkit", "httpd"]  # what answers to httpd on the command line
 
 
-def has_httpd_command() -> bool:
-    from mpmkit.__main__ import COMMANDS
-
-    return "httpd" in COMMANDS
-
-
-class Twin(Rival):
+class Side(ReferenceServer):
     """One of the two."""
 
     def __init__(self, mpm: str, pages: Path, extra: str = "", pool: str | None = None) -> None:
@@ -145,7 +137,7 @@ class Twin(Rival):
         return False
 
 
-class Original(Twin):
+class Original(Side):
     """The real httpd."""
 
     name = "httpd"
@@ -154,39 +146,43 @@ class Original(Twin):
         return [find_httpd(), "-d", str(self.root), "-f", str(file), "-D", "FOREGROUND"]
 
 
-class Ours(Twin):
+class Ours(Side):
     """mpmkit."""
 
     name = "mpmkit"
 
     def _command(self, file: Path) -> list[str]:
-        if not has_httpd_command():
-            return [sys.executable, "-m", "mpmkit", "serve", "-f", str(file)]
         return [*MPMKIT, "-d", str(self.root), "-f", str(file), "-D", "FOREGROUND"]
 
 
-class Twins:
+class Pair:
     """Both, for the length of a `with` block. Raises NotInstalled where there is no httpd."""
 
     def __init__(
         self, mpm: str, pages: str | os.PathLike[str], extra: str = "", *, pool: str | None = None
     ) -> None:
-        self.mpm = mpm
-        self.httpd = Original(mpm, Path(pages), extra, pool)
-        self.mpmkit = Ours(mpm, Path(pages), extra, pool)
+        self.sides: tuple[Side, Side] = (
+            Original(mpm, Path(pages), extra, pool),
+            Ours(mpm, Path(pages), extra, pool),
+        )
 
-    def __enter__(self) -> Twins:
+    def __enter__(self) -> Pair:
         try:
-            self.httpd.start()
-            self.mpmkit.start()
+            for side in self.sides:
+                side.start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(Twin.stop, (self.httpd, self.mpmkit)))
+        self.both(Side.stop)
 
-    def __iter__(self):
-        return iter((self.httpd, self.mpmkit))
+    def both(self, what: Callable[[Side], T]) -> list[T]:
+        """What httpd and what ours does, asked at the same time."""
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(what, self.sides))
+
+    def row(self, area: str, case: str, what: Callable[[Side], object]) -> Row:
+        """The line of the comparison for one case: httpd is asked first, then ours."""
+        return Row(area, case, *(str(what(side)) for side in self.sides))

@@ -34,8 +34,9 @@ from mpmkit.lab.forms import DirectiveForm, Field, check_mpm
 from mpmkit.lab.frames import Probe, frame
 from mpmkit.lab.load_form import LoadForm
 from mpmkit.lab.running_load import RunningLoad
-from mpmkit.lab.watcher import Event, Recording, Sample, Watch
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
+from mpmkit.measure.monitor import Watch
+from mpmkit.measure.recording import Event, Recording, Sample
 
 # What the room serves, apart from the samples: a script that waits, as for a database, and a file that
 # a slow reader takes a while for.

@@ -1,0 +1,226 @@
+"""The works of the bench: what is asked for, by which client, how; and what a ratio has to reach."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from benchmarks import baseline
+from mpmkit.config.directives import MPMS
+from mpmkit.measure import published
+from mpmkit.measure.experiment import OURS
+
+# The two sides of a work with idle connections: both are ours.
+HOLDING, FREE = "mpmkit-holding", "mpmkit-free"
+BASELINES = {"floor": False, "floor-bare": True}  # name -> without stat and log line
+
+
+class BenchError(RuntimeError):
+    """The bench can't go on; the message says what to fix."""
+
+
+# The article's blocks, except that a pool that has grown may stay: the servers take turns, and
+# one that shrinks while another is measured would start each turn with children yet to fork.
+DIRECTIVES: dict[str, dict[str, Any]] = {
+    mpm: {
+        name: block["MaxRequestWorkers"] if name.startswith("MaxSpare") else value
+        for name, value in block.items()
+    }
+    for mpm, block in published.DIRECTIVES.items()
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One piece of work: what is asked for, by which client, how.
+
+    `share` scales the number of requests (a 10 MB file takes longer than a page), `reference_path` is
+    the counterpart on the other servers' side, `php` asks for httpd prefork with mod_php as the reference.
+    `held` is a number of idle kept-alive connections that event holds meanwhile; the reference is
+    then event itself without them.
+    """
+
+    name: str
+    title: str
+    client: str  # "ab" or "wrk"
+    clients: int
+    keep_alive: bool
+    path: str = "/index.html"
+    reference_path: str | None = None
+    distinct: bool = False
+    share: float = 1.0
+    php: bool = False
+    held: int = 0
+
+
+WORKS = {
+    work.name: work
+    for work in (
+        Work("new", "45 B page, new connection each, ab -c 200", "ab", 200, False),
+        Work("keepalive", "45 B page, keep-alive, ab -k -c 64", "ab", 64, True),
+        Work("repeated", "45 B page, keep-alive, wrk -c 64, same head", "wrk", 64, True),
+        Work(
+            "distinct",
+            "45 B page, keep-alive, wrk -c 64, every head differs",
+            "wrk",
+            64,
+            True,
+            distinct=True,
+        ),
+        Work(
+            "script-new",
+            "hello script, new connection each, ab -c 200",
+            "ab",
+            200,
+            False,
+            path="/hello.py",
+            reference_path="/hello.php",
+            php=True,
+        ),
+        Work(
+            "script-keepalive",
+            "hello script, keep-alive, ab -k -c 64",
+            "ab",
+            64,
+            True,
+            path="/hello.py",
+            reference_path="/hello.php",
+            php=True,
+        ),
+        Work(
+            "file-100k",
+            "100 KB file, keep-alive, ab -k -c 64",
+            "ab",
+            64,
+            True,
+            path="/100k.txt",
+            share=0.5,
+        ),
+        Work("file-10m", "10 MB file, ab -c 8", "ab", 8, False, path="/10m.txt", share=0.01),
+        Work(
+            "idle-5000",
+            "event alone: 45 B page, keep-alive, ab -k -c 64, with 5,000 idle connections",
+            "ab",
+            64,
+            True,
+            held=5_000,
+        ),
+    )
+}
+DEFAULT_WORKS = ("new", "keepalive", "repeated", "distinct")
+
+# What a ratio has to reach: (work, beside whom) -> ratio. Others have no target and no verdict.
+TARGETS = {
+    ("new", "httpd"): 1.2,
+    ("keepalive", "httpd"): 2.0,
+    ("repeated", "httpd"): 2.0,
+    ("distinct", "httpd"): 1.2,
+    ("script-new", "httpd-php"): 1.2,
+    ("script-keepalive", "httpd-php"): 1.5,
+    ("file-100k", "httpd"): 1.0,
+    ("file-10m", "httpd"): 0.9,
+    ("keepalive", "nginx"): 0.8,
+    ("repeated", "nginx"): 0.8,
+    ("idle-5000", FREE): 0.9,
+}
+# Works whose 99th percentile must not be worse than httpd's.
+P99_COUNTS = ("new",)
+# What event needs to hold idle connections; for both sides.
+ROOM = {"AsyncRequestWorkerFactor": 100, "KeepAliveTimeout": 600}
+
+# requests a turn, and seconds a turn for wrk, which knows no number of requests
+# (wrk takes whole seconds: one of them is 20,000 answers or more).
+SCALES = {"smoke": (1_000, 0.5), "demo": (10_000, 1.0), "full": (50_000, 8.0)}
+
+
+# -- the pages and who takes part ----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def pages() -> Iterator[Path]:
+    """A document root that every server may read, whatever user it runs as."""
+    with tempfile.TemporaryDirectory(prefix="mpmkit-bench-") as name:
+        root = Path(name)
+        root.chmod(0o755)
+        samples = resources.files("mpmkit") / "htdocs"
+        for sample in ("index.html", "hello.py"):
+            (root / sample).write_bytes((samples / sample).read_bytes())
+        (root / "hello.php").write_text('<?php echo "hello world";')
+        line = b"A line of text, sixty-four bytes long with its newline at the end.\n"[-64:]
+        (root / "100k.txt").write_bytes((line * 1600)[:100_000])
+        (root / "10m.txt").write_bytes((line * 160_000)[:10_000_000])
+        for file in root.iterdir():
+            file.chmod(0o644)
+        yield root
+
+
+def takes_part(server: str, work: Work) -> bool:
+    """Scripts are compared with mod_php only, and everything else is not; a baseline has one page."""
+    if server in BASELINES:
+        return work.path == f"/{baseline.PAGE}" and not work.held
+    if work.held or server in (HOLDING, FREE):
+        return bool(work.held) and server in (HOLDING, FREE)
+    return server == OURS or (server == "httpd-php") == work.php
+
+
+def side_of_ours(work: Work) -> str:
+    """The name of our server at this work."""
+    return HOLDING if work.held else OURS
+
+
+def path_for(server: str, work: Work) -> str:
+    """The path of a work on a server."""
+    return work.path if server.startswith(OURS) else work.reference_path or work.path
+
+
+def runnable(works: Sequence[Work], say: Callable[[str], None], mpm: str = "event") -> list[Work]:
+    """The works whose client is installed, and that are `mpm`'s. Raises BenchError if none is."""
+    works = [work for work in works if mpm == "event" or not work.held]
+    missing = {
+        client
+        for client in {work.client for work in works}
+        if not shutil.which(client, path=os.environ.get("PATH", "") + ":/usr/sbin")
+    }
+    for client in sorted(missing):
+        names = [work.name for work in works if work.client == client]
+        say(f"without {', '.join(names)}: {client} is not installed")
+    left = [work for work in works if work.client not in missing]
+    if not left:
+        raise BenchError("no client is installed; apt install apache2-utils wrk")
+    return left
+
+
+def expected_seconds(
+    works: Iterable[Work],
+    mpms: Iterable[str] = MPMS,
+    *,
+    rounds: int,
+    requests: int,
+    seconds: float,
+    nginx: bool = True,
+) -> float:
+    """About how long `measure` takes for all of these MPMs, on a slow day of a machine with 2 cores."""
+    total = 0.0
+    works = list(works)
+    for mpm in mpms:
+        total += 8.0  # starts, stops, and one request of each kind to every server
+        for work in works:
+            if work.held and mpm != "event":
+                continue
+            if work.client == "wrk":
+                turn_takes = float(max(1, round(seconds)) + max(1, round(seconds / 5)))
+            else:
+                size = sum(max(work.clients, n * work.share) for n in (requests, requests / 5))
+                turn_takes = size / (
+                    150 if work.share < 0.1 else 15_000 if work.keep_alive else 8_000
+                )
+            sides = 2 if work.held or work.php or not nginx else 3
+            total += rounds * sides * (turn_takes + 0.2)
+    return total

@@ -1,0 +1,193 @@
+"""From the source of a configuration to a server: directives, logs, handlers, the control process.
+
+The one place where a configuration, an MPM and the handlers are joined, for `mpmkit serve` and
+`mpmkit httpd`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import Any
+
+from mpmkit.config import httpd_conf
+from mpmkit.config.checks import check
+from mpmkit.config.directives import DirectiveError, Directives, Note, Section, Setting
+from mpmkit.config.environment import validate_environment
+from mpmkit.handlers.errors import ErrorPages
+from mpmkit.handlers.router import Router
+from mpmkit.handlers.static import FileOptions, StaticFiles, read_types
+from mpmkit.handlers.status import Status
+from mpmkit.handlers.wsgi import WsgiScripts
+from mpmkit.http.messages import server_header
+from mpmkit.server.child import Setup
+from mpmkit.server.core import Handler, Service, default_error_page
+from mpmkit.server.listen import Listener
+from mpmkit.server.log_format import Site, compile_format, format_error
+from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, open_log
+from mpmkit.server.parent import Parent
+from mpmkit.server.prewarm import rehearse
+from mpmkit.server.scoreboard import Scoreboard
+
+SAMPLES = os.path.join(os.path.dirname(os.path.dirname(__file__)), "htdocs")
+
+
+class StartError(Exception):
+    """The server can't be made although its configuration is right."""
+
+
+class Configuration:
+    """Reads a configuration at the start and again at each restart.
+
+    sections        those that stand ahead of the file's
+    document_root   whether DocumentRoot must exist (httpd -T: no)
+    """
+
+    def __init__(
+        self,
+        source: httpd_conf.Source,
+        sections: Iterable[Section] = (),
+        *,
+        document_root: bool = True,
+    ) -> None:
+        self.source = source
+        self.sections = tuple(sections)
+        self.document_root = document_root
+        self.background = False  # what is written to standard error belongs into the error log
+        self._autoindex = False  # mod_autoindex is loaded
+        self._parent: Parent | None = None
+
+    def settings(self, conf: httpd_conf.Conf) -> list[Setting]:
+        """The lines that count."""
+        return list(conf.settings)
+
+    def read(self, conf: httpd_conf.Conf | None = None) -> tuple[Directives, tuple[Note, ...]]:
+        """The directives, and what the operator should know. Raises DirectiveError."""
+        conf = conf or httpd_conf.read(self.source)
+        self._autoindex = any(module.name == "autoindex_module" for module in conf.modules)
+        if conf.mpm is None:
+            remedy = "name prefork, worker or event by "
+            remedy += "LoadModule mpm_event_module modules/mod_mpm_event.so"
+            raise DirectiveError.of(
+                [*conf.problems, DirectiveError(f"no MPM: {remedy}", ah="AH00534")]
+            )
+        settings = self.settings(conf)
+        directives, notes = check(
+            conf.mpm,
+            settings,
+            [*self.sections, *conf.sections],
+            running=self._parent.setup.directives if self._parent is not None else None,
+            problems=[*conf.problems, *_format_problems(settings)],
+        )
+        validate_environment(directives, settings, document_root=self.document_root)
+        return directives, (*conf.notes, *notes)
+
+    def setup(self) -> Setup:
+        """One reading, ready to serve. Raises DirectiveError, LogError."""
+        directives, notes = self.read()
+        if self._parent is not None and directives.mpm != self._parent.setup.directives.mpm:
+            raise DirectiveError(
+                "the MPM cannot change at a restart: stop the server and start it again"
+            )
+        errors = ErrorLog(
+            open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2,
+            directives.LogLevel,
+            levels=directives.module_levels,
+        )
+        if self.background:
+            os.dup2(errors.fd, 2)
+        access = None
+        if directives.CustomLog:
+            kind = BufferedAccessLog if directives.BufferedLogs else AccessLog
+            access = kind(directives.CustomLog, site(directives))
+        handler = self.handler(directives, errors)
+        error_page = handler.refusal if isinstance(handler, ErrorPages) else default_error_page
+        service = Service(directives, handler, access, errors, error_page)
+        return Setup(directives, service, notes)
+
+    def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
+        """The handlers that the directives ask for. Raises DirectiveError."""
+        errors = errors or ErrorLog()
+        root = directives.DocumentRoot
+        assert root is not None
+        status = Status(self._board, extended=directives.ExtendedStatus, name=directives.ServerName)
+        files = StaticFiles(
+            root,
+            directives.DirectoryIndex,
+            _media_types(directives),
+            options=FileOptions.of(directives),
+        )
+        files.charset = directives.AddDefaultCharset
+        files.listings = self._autoindex
+        if directives.UseCanonicalName == "On" and directives.ServerName:
+            files.canonical = directives.ServerName.encode("latin-1", "replace")
+        router = Router(
+            directives, files, WsgiScripts(directives, errors), {"server-status": status}, errors
+        )
+        if not ErrorPages.wanted(directives, errors):
+            return router
+        known = site(directives)
+        name, port = compile_format("%V", known), compile_format("%p", known)
+        return ErrorPages(
+            directives, router, errors, known, lambda conn: (name(conn, 0), port(conn, 0))
+        )
+
+    def _board(self) -> Scoreboard:
+        assert self._parent is not None, "the status is asked for before there is a server"
+        return self._parent.board
+
+    def parent(self, setup: Setup, listeners: Sequence[Listener], **options: Any) -> Parent:
+        """The control process of the MPM that the setup names, ready to run. Raises StartError."""
+        mpm = setup.directives.mpm
+        child_class = getattr(import_module(f"mpmkit.mpm.{mpm}"), f"{mpm.capitalize()}Child")
+        try:
+            self._parent = Parent(child_class, setup, self.setup, listeners, **options)
+        except (OSError, MemoryError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or "there is not enough memory"
+            raise StartError(
+                f"AH00004: the scoreboard cannot be made: {why}; see ScoreBoardFile, and "
+                "ServerLimit and ThreadLimit for its size"
+            ) from None
+        rehearse(setup.directives, self.handler, SAMPLES, child_class)
+        return self._parent
+
+
+def site(directives: Directives) -> Site:
+    """What the access log's formats may say of the server."""
+    return Site(
+        directives.ServerName,
+        directives.UseCanonicalName == "On",
+        directives.DocumentRoot or "",
+        directives.DirectoryIndex,
+        directives.aliases,
+        server_header(directives.ServerTokens),
+    )
+
+
+def _format_problems(settings: Iterable[Setting]) -> list[DirectiveError]:
+    """Formats of access logs that can't be used; a word without a per cent sign is a nickname."""
+    at = {"logformat": 0, "customlog": 1}
+    problems = []
+    for setting in settings:
+        place = at.get(setting.name.lower(), len(setting.args))
+        for text in setting.args[place : place + 1]:
+            wrong = format_error(text) if "%" in text else ""
+            if wrong:
+                problems.append(DirectiveError.at(setting, f"{setting.name}: {wrong}"))
+    return problems
+
+
+def _media_types(directives: Directives) -> dict[str, str]:
+    """TypesConfig's and AddType's. Raises DirectiveError."""
+    if directives.TypesConfig is None:
+        return directives.types
+    try:
+        return read_types(directives.TypesConfig) | directives.types
+    except OSError as error:
+        raise DirectiveError(
+            f"TypesConfig {directives.TypesConfig}: {error.strerror}: name a table of media types, "
+            "such as /etc/mime.types",
+            directive="TypesConfig",
+            ah="AH01597",
+        ) from None

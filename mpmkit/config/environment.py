@@ -1,0 +1,57 @@
+"""What a configuration needs of the machine: directories, certificates, user and group."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from mpmkit.config.directives import Directives
+from mpmkit.config.settings import DirectiveError, Setting
+
+
+def validate_environment(
+    directives: Directives, settings: Iterable[Setting] = (), *, document_root: bool = True
+) -> None:
+    """What httpd asks the machine before it starts: do the directories, user and group exist?
+
+    settings       where the values came from, so that messages can name file and line
+    document_root  False leaves out the question for DocumentRoot (httpd -T)
+
+    Raises DirectiveError with every problem.
+    """
+    import grp
+    import pwd
+
+    written = {setting.name.lower(): setting for setting in settings}
+    problems = []
+
+    def wrong(name: str, text: str, ah: str = "AH00526") -> None:
+        setting = written.get(name.lower(), Setting(name))
+        problems.append(DirectiveError.at(setting, f"{name} {text}", ah))
+
+    core = written.get("coredumpdirectory")
+    for name, path in (
+        ("ServerRoot", directives.ServerRoot),
+        ("DocumentRoot", directives.DocumentRoot if document_root else None),
+        ("CoreDumpDirectory", core.args[0] if core else None),
+    ):
+        if path is not None and not os.path.isdir(path):
+            wrong(name, f"{path} is not a directory that can be read: create it or name another")
+    for name in ("SSLCertificateFile", "SSLCertificateKeyFile"):
+        path = getattr(directives, name)
+        if path is not None and not os.path.isfile(path):
+            wrong(name, f"{path}: No such file or directory: name a file in PEM that can be read")
+    for name, find, ah in (("User", pwd.getpwnam, "AH00543"), ("Group", grp.getgrnam, "AH00544")):
+        who = getattr(directives, name)
+        if who is None:
+            continue
+        try:
+            # "#1000" is a number and needs no name on this machine
+            number = int(who[1:]) if who.startswith("#") else find(who)[2]
+        except (KeyError, ValueError):
+            wrong(name, f"{who} does not exist on this machine: name one that does", ah)
+            continue
+        if name == "User" and number == 0:
+            wrong(name, f"{who} is root by another name: name an ordinary user")
+    if problems:
+        raise DirectiveError.of(problems)

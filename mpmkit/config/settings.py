@@ -1,0 +1,211 @@
+"""What a configuration consists of: lines, sections, what may be written, notes, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mpmkit.config.values import Words, amend, append, atoi, number, replace, seconds, update
+
+MPMS = ("prefork", "worker", "event")
+THREADED = ("worker", "event")
+SECTIONS = ("Directory", "DirectoryMatch", "Files", "FilesMatch", "Location", "LocationMatch")
+SHOWN = 10  # a whole page of errors hides the one that causes the others
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One directive as it was written; ``file`` is "" when it comes from no file."""
+
+    name: str
+    args: Words = ()
+    file: str = ""
+    line: int = 0
+
+    @property
+    def place(self) -> str:
+        """ " (httpd.conf:12)" for the end of a message; "" if there is no file."""
+        return f" ({self.file}:{self.line})" if self.file else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """``<Location "/x"> ... </Location>``: directives for a part of the site.
+
+    ``kind`` is one of SECTIONS, ``arg`` the path, name or pattern with its quotes removed.
+    """
+
+    kind: str
+    arg: str
+    settings: tuple[Setting, ...] = ()
+    file: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """One row of the table: everything there is to know about one directive by itself.
+
+    ``default`` is a value, or a dict from MPM to value for numbers that differ.  ``low`` and
+    ``high`` bound a number; a number outside is ``refused`` or else corrected by `check`.
+    ``args`` are the fewest and the most words.  ``where`` is "server", "section" or "any".
+    ``attribute`` is that of `Directives` ("" for a directive that is read and not used).
+    """
+
+    name: str
+    parse: Callable[[Words], Any]
+    default: Any = None
+    doc: str
+    attribute: str = ""
+    takes: str = ""
+    unit: str = ""
+    source: str = "core"
+    mpms: Words = MPMS
+    args: tuple[int, int] = (1, 1)
+    where: str = "server"
+    low: int | None = None
+    high: int | Mapping[str, int] | None = None
+    refused: bool = False
+    or_zero: bool = False  # 0 is allowed below `low`, for the system's own value
+    merge: Callable[[Any, Any], Any] = replace
+    httpd: str = ""  # httpd's compiled default, where mpmkit has another
+    renamed: str = ""  # the modern name, if this is an old one
+    effect: bool = True
+
+    @property
+    def per_mpm(self) -> bool:
+        return isinstance(self.default, dict) and set(self.default) == set(MPMS)
+
+    @property
+    def repeated(self) -> bool:
+        """Every line counts, not only the last."""
+        return self.merge in (append, update, amend)
+
+    def default_for(self, mpm: str) -> Any:
+        return self.default[mpm] if self.per_mpm else self.default
+
+    def high_for(self, mpm: str) -> int | None:
+        return self.high.get(mpm) if isinstance(self.high, Mapping) else self.high
+
+    def misread(self, word: str) -> str:
+        """What a form should say of a word that is not a whole number where one is due: httpd's atoi
+        takes the digits in front ("1m" is 1, "abc" is 0) and says nothing. "" for nothing to say."""
+        digits = word.strip().removeprefix("-").removeprefix("+")
+        if self.parse not in (number, seconds) or (digits.isascii() and digits.isdigit()):
+            return ""
+        return f'"{word}" is not a whole number: httpd reads {atoi(word)}'
+
+    def read(self, words: Words) -> Any:
+        """The value of one line's words, or ValueError with a whole sentence.
+
+        Numbers whose row is ``refused`` are held to their bounds; others are left to `check`.
+        """
+        least, most = self.args
+        if not least <= len(words) <= most:
+            count = least if len(words) < least else most
+            bound = "" if least == most else "at least " if count == least else "at most "
+            plural = "" if count == 1 else "s"
+            # httpd has no comment behind a directive, though it is often tried
+            hint = "put the comment on its own line" if "#" in words else self.doc
+            raise ValueError(
+                f"{self.name} takes {bound}{count} argument{plural} ({self.takes or 'text'}), "
+                f"here are {len(words)}: {hint}"
+            )
+        try:
+            value = self.parse(words)
+        except ValueError as error:
+            raise ValueError(f"{self.name} {error}") from None
+        if self.refused and self.low is not None and value < self.low:
+            if value or not self.or_zero:
+                system = ", or 0 for the system's own" if self.or_zero else ""
+                raise ValueError(f'{self.name} takes {self.low} or more{system}, not "{words[0]}"')
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something the operator should know: httpd's message id ("" if httpd has none), and text."""
+
+    ah: str
+    level: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.ah}: {self.text}" if self.ah else self.text
+
+
+class DirectiveError(ValueError):
+    """A configuration that cannot be used.
+
+    ``str()`` is one line for each problem, ``file:line: what is wrong: the remedy``, and no more
+    than SHOWN of them.  ``problems`` holds one DirectiveError for each (a single problem holds
+    itself), ``ah`` is the id of httpd's message for the same mistake.
+    """
+
+    def __init__(
+        self, text: str, *, directive: str = "", file: str = "", line: int = 0, ah: str = "AH00526"
+    ) -> None:
+        where = f"{file}:{line}: " if file and line else f"{file}: " if file else ""
+        super().__init__(where + text)
+        self.text = text
+        self.directive = directive
+        self.file = file
+        self.line = line
+        self.ah = ah
+        self.problems: tuple[DirectiveError, ...] = (self,)
+
+    @classmethod
+    def at(cls, setting: Setting, text: str, ah: str = "AH00526") -> DirectiveError:
+        """A problem with one setting."""
+        return cls(text, directive=setting.name, file=setting.file, line=setting.line, ah=ah)
+
+    @classmethod
+    def of(cls, problems: Sequence[DirectiveError]) -> DirectiveError:
+        """One error out of several; the attributes are those of the first."""
+        first = problems[0]
+        if len(problems) == 1:
+            return first
+        error = cls("", directive=first.directive, file=first.file, line=first.line, ah=first.ah)
+        lines = [str(problem) for problem in problems[:SHOWN]]
+        if len(problems) > SHOWN:
+            lines.append(f"and {len(problems) - SHOWN} more problems like these")
+        error.text = "\n".join(lines)
+        error.args = (error.text,)
+        error.problems = tuple(problems)
+        return error
+
+
+def sort_problems(problems: Sequence[DirectiveError]) -> list[DirectiveError]:
+    """By line within each file; the files in the order in which they are first named."""
+    files = list(dict.fromkeys(problem.file for problem in problems))
+    return sorted(problems, key=lambda problem: (files.index(problem.file), problem.line))
+
+
+def split_words(text: str) -> Words:
+    """The words of a line: blanks separate them, '...' and "..." hold them together.
+
+    Within quotes a backslash protects the quote and the backslash; before anything else, and
+    without quotes, it is an ordinary character (``\\\\`` is one backslash everywhere).
+
+    mpmkit: a quote that is never closed is a ValueError; httpd closes it at the end of the line.
+    """
+    words: list[str] = []
+    at, end = 0, len(text)
+    while True:
+        while at < end and text[at].isspace():
+            at += 1
+        if at == end:
+            return tuple(words)
+        quote = text[at] if text[at] in "\"'" else ""
+        at += len(quote)
+        word = []
+        while at < end and (text[at] != quote if quote else not text[at].isspace()):
+            if text[at] == "\\" and at + 1 < end and text[at + 1] in ("\\", quote):
+                at += 1
+            word.append(text[at])
+            at += 1
+        if quote and at == end:
+            raise ValueError(f"a {quote} is opened and never closed: {quote}{''.join(word)}")
+        at += len(quote)
+        words.append("".join(word))

@@ -1,0 +1,433 @@
+"""From the words of one line to its value.
+
+A reader takes the words behind a directive's name and returns the value, or raises ValueError with
+the second half of a sentence that starts with the name. `Spec.parse` is one of these readers.
+At the end stand the rules for a name that is written twice: `Spec.merge` is one of those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+Words = tuple[str, ...]
+LEVELS = ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug")
+TRACES = tuple(f"trace{number}" for number in range(1, 9))
+INT_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where to listen: ``address`` is "" for every interface, ``port`` 0 for any free one."""
+
+    address: str
+    port: int
+    protocol: str = "http"
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address or "*"
+        return f"{host}:{self.port or 'auto'}"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReadTimeout:
+    """How long a client may take to send a stage of its request (mod_reqtimeout).
+
+    A stage has ``init`` seconds; each ``rate`` bytes received add one second, up to ``max`` seconds
+    in all.  An init of 0 switches the stage off; a rate of 0 adds nothing; a max of 0 is no limit.
+    """
+
+    handshake_init: float = 0.0
+    handshake_max: float = 0.0
+    handshake_rate: int = 0
+    header_init: float = 20.0
+    header_max: float = 40.0
+    header_rate: int = 500
+    body_init: float = 20.0
+    body_max: float = 0.0
+    body_rate: int = 500
+
+
+# ---------------------------------------------------------------------------------------------
+# Numbers
+
+
+def atoi(word: str) -> int:
+    """A number as C's atoi reads it: "12x" is 12, "abc" is 0.
+
+    mpmkit: beyond 31 bits atoi is undefined and wraps in practice; here the number stays at the end.
+    """
+    found = re.match(r"\s*([+-]?)0*([0-9]*)", word)
+    assert found is not None
+    number = min(int(found[2][:12] or "0"), INT_MAX)
+    return -number if found[1] == "-" else number
+
+
+def number(words: Words) -> int:
+    return atoi(words[0])
+
+
+def seconds(words: Words) -> float:
+    """atoi's seconds: Timeout 1m is one second, as in httpd."""
+    return float(atoi(words[0]))
+
+
+def based_number(words: Words) -> int:
+    """strtol with base 0: 0x10 and 010 are hexadecimal and octal, anything else is 0."""
+    found = re.match(r"\s*([+-]?)(?:0x([0-9a-f]+)|0([0-7]*)|([0-9]*))", words[0].lower())
+    assert found is not None
+    sign, hexadecimal, octal, decimal = found.groups()
+    size = int(hexadecimal or octal or decimal or "0", 16 if hexadecimal else 8 if octal else 10)
+    return -size if sign == "-" else size
+
+
+def exact_number(words: Words) -> int:
+    """A whole number of 63 bits and nothing else (the few numbers that httpd reads strictly)."""
+    if not re.fullmatch(r"[+-]?[0-9]{1,19}", words[0]) or abs(int(words[0])) >= 1 << 63:
+        raise ValueError(f'takes a whole number, not "{words[0]}"')
+    return int(words[0])
+
+
+# The unit after the number. Only its first letters count, so "min" and "milli" are both minutes;
+# httpd's documentation says so, too.
+TIME_UNITS = {"": 1.0, "ms": 0.001, "mi": 60.0, "s": 1.0, "h": 3600.0}
+
+
+def time(words: Words) -> float:
+    found = re.match(r"([0-9]{1,15})(\Z|ms|mi|s|h)", words[0].lower())
+    if found is None:
+        raise ValueError(
+            f'takes a time such as 5, 5s, 700ms, 2mi or 1h, and never less than 0, not "{words[0]}"'
+        )
+    count, unit = int(found[1]), found[2]
+    return count / 1000 if unit == "ms" else count * TIME_UNITS[unit]
+
+
+def factor(words: Words) -> float:
+    # Python reads "1_000" and "infinity" as numbers; a configuration should not.
+    if re.fullmatch(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", words[0].lower()):
+        value = float(words[0])
+        if 0 < value < INT_MAX:
+            return value
+    raise ValueError(f'takes a number above 0, such as 2, not "{words[0]}"')
+
+
+def ranges(words: Words) -> int:
+    """MaxRanges: 0 is no ranges, -1 no limit."""
+    named = {"none": 0, "default": 200, "unlimited": -1}
+    word = words[0].lower()
+    count = named.get(word, atoi(word))
+    if word not in named and count < 1:
+        raise ValueError(f'takes none, default, unlimited or a number above 0, not "{words[0]}"')
+    return count
+
+
+def range_limit(words: Words) -> int:
+    """MaxRangeOverlaps, MaxRangeReversals: as MaxRanges, with another default."""
+    return 20 if words[0].lower() == "default" else ranges(words)
+
+
+# ---------------------------------------------------------------------------------------------
+# Words
+
+
+def text(words: Words) -> str:
+    return words[0]
+
+
+def all_words(words: Words) -> Words:
+    return words
+
+
+def on_off(words: Words) -> bool:
+    word = words[0].lower()
+    if word not in ("on", "off"):
+        raise ValueError(f'is On or Off, not "{words[0]}"')
+    return word == "on"
+
+
+def choice(**choices: str) -> Callable[[Words], str]:
+    """One of several words in any case; a keyword is the written form, its value the kept one."""
+
+    def parse(words: Words) -> str:
+        try:
+            return choices[words[0].lower()]
+        except KeyError:
+            known = ", ".join(dict.fromkeys(choices.values()))
+            raise ValueError(f'is one of {known}, not "{words[0]}"') from None
+
+    return parse
+
+
+def _spelled(words: Words, known: Iterable[str], *, signs: bool = False) -> Words:
+    """Every word in its official spelling, or ValueError; "+X" and "-X" are kept if `signs`."""
+    spelling = {word.lower(): word for word in known}
+    result = []
+    for word in words:
+        sign = word[:1] if signs and word[:1] in ("+", "-") else ""
+        try:
+            result.append(sign + spelling[word[len(sign) :].lower()])
+        except KeyError:
+            raise ValueError(f'knows {", ".join(spelling.values())}, not "{word}"') from None
+    return tuple(result)
+
+
+OPTIONS = (
+    "None", "All", "Indexes", "Includes", "IncludesNOEXEC", "FollowSymLinks",
+    "SymLinksIfOwnerMatch", "ExecCGI", "MultiViews",
+)  # fmt: skip
+
+
+def options(words: Words) -> Words:
+    known = _spelled(words, OPTIONS, signs=True)
+    if len({word[0] in "+-" for word in known}) > 1:
+        raise ValueError("takes a + or - before every word or before no word")
+    return known
+
+
+def file_etag(words: Words) -> Words:
+    parts = ("INode", "MTime", "Size", "Digest")
+    known = _spelled(words, ("None", "All", *parts), signs=True)
+    chosen: set[str] = {"MTime", "Size"} if known[0][0] in "+-" else set()
+    for word in known:
+        bare = word.lstrip("+-")
+        if bare in ("All", "None"):
+            chosen = set(parts[:3]) if bare == "All" else set()
+        elif word[0] == "-":
+            chosen.discard(bare)
+        else:
+            chosen.add(bare)
+    return tuple(part for part in parts if part in chosen)
+
+
+# Three questions, each with two answers; the first is httpd's default.
+PROTOCOL_OPTIONS = (
+    ("Strict", "Unsafe"),
+    ("LenientMethods", "RegisteredMethods"),
+    ("Allow0.9", "Require1.0"),
+)
+
+
+def protocol_options(words: Words) -> Words:
+    known = _spelled(words, [answer for pair in PROTOCOL_OPTIONS for answer in pair])
+    for pair in PROTOCOL_OPTIONS:
+        if set(pair) <= set(known):
+            raise ValueError(f"takes {pair[0]} or {pair[1]}, not both")
+    return known
+
+
+TLS_VERSIONS = ("SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+SPOKEN = ("TLSv1.2", "TLSv1.3")  # the others are broken, and OpenSSL itself no longer has them
+
+
+def tls_versions(words: Words) -> Words:
+    """``all -SSLv3 -TLSv1``, ``TLSv1.2 +TLSv1.3``: the versions that are left, oldest first.
+
+    A word without a sign starts anew; ``all`` is all of SPOKEN.
+    mpmkit: versions before 1.2 may be taken away and cannot be had.
+    """
+    chosen: list[str] = []
+    for word in _spelled(words, ("all", *TLS_VERSIONS), signs=True):
+        bare = word.lstrip("+-")
+        named = SPOKEN if bare == "all" else (bare,)
+        if word[0] == "-":
+            chosen = [one for one in chosen if one not in named]
+        elif bare in ("all", *SPOKEN):
+            chosen = [*(chosen if word[0] == "+" else ()), *named]
+        else:
+            raise ValueError(f"speaks {' and '.join(SPOKEN)}, {bare} is broken: take it out")
+    if not chosen:
+        raise ValueError(f'leaves no version: write "all", not "{" ".join(words)}"')
+    return tuple(one for one in SPOKEN if one in chosen)
+
+
+def log_level(words: Words) -> str | None:
+    """The level for everything; those for single modules (``ssl:warn``) are `module_levels`."""
+    level = None
+    for word in words:
+        _module, colon, name = word.rpartition(":")
+        if name.lower() not in (*LEVELS, *TRACES):
+            raise ValueError(f'knows {", ".join(LEVELS)} and trace1 to trace8, not "{word}"')
+        if not colon:
+            level = name.lower()
+    return level
+
+
+def module_levels(words: Words, old: dict[str, str]) -> dict[str, str]:
+    """``LogLevel warn ssl:info``: the levels for single modules, those of the lines before
+    included unless this line begins with a level for everything."""
+    levels = dict(old) if ":" in words[0] else {}
+    for word in words:
+        module, colon, level = word.rpartition(":")
+        if colon:
+            module = module.removesuffix(".c").removesuffix("_module").removeprefix("mod_")
+            levels[module] = level.lower()
+    return levels
+
+
+# ---------------------------------------------------------------------------------------------
+# Several words that belong together
+
+
+def listen(words: Words) -> tuple[ListenAddress]:
+    """``8080``, ``127.0.0.1:8080``, ``[::1]:8080``, each with an optional protocol.
+
+    mpmkit: the port may be the word ``auto``: any free port (httpd refuses it, as it does 0).
+    """
+    address, colon, port = words[0].rpartition(":")
+    if address.startswith("[") and address.endswith("]"):
+        address = address[1:-1]
+    elif ":" in address:
+        raise ValueError(f'takes an IPv6 address in brackets, [{address}]:{port}, not "{words[0]}"')
+    if colon and not address:
+        raise ValueError(f'takes [address:]port, not "{words[0]}"')
+    if not (port == "auto" or (port.isascii() and port.isdigit() and 0 < atoi(port) < 65536)):
+        raise ValueError(f'takes [address:]port with a port from 1 to 65535, not "{words[0]}"')
+    port_number = 0 if port == "auto" else int(port)
+    protocol = words[1].lower() if len(words) > 1 else "https" if port_number == 443 else "http"
+    return (ListenAddress("" if address == "*" else address, port_number, protocol),)
+
+
+def connection_filter(words: Words) -> tuple[str, int] | None:
+    name = words[0].upper()
+    if name == "NONE" and len(words) == 1:
+        return None
+    if name != "LINE_RATE":
+        raise ValueError(f'knows LINE_RATE and None, not "{words[0]}"')
+    if len(words) != 2 or not 0 < atoi(words[1]) < INT_MAX:
+        raise ValueError(
+            "LINE_RATE takes KiB per second, 1 or more: ConnectionFilter LINE_RATE 400"
+        )
+    return name, atoi(words[1])
+
+
+def read_timeout(words: Words) -> dict[str, float]:
+    """``header=20-40,MinRate=500 body=20,MinRate=500``: the stages that are named."""
+    form = r"(handshake|header|body)=([0-9]+)(-[0-9]+)?(,minrate=[0-9]+)?"
+    changes: dict[str, float] = {}
+    for word in words:
+        found = re.fullmatch(form, word.lower())
+        if found is None:
+            raise ValueError(
+                "takes handshake=, header= or body= and init[-max][,MinRate=rate] in whole numbers, "
+                f'not "{word}"'
+            )
+        stage, init = found[1], int(found[2])
+        most, rate = int((found[3] or "-0")[1:]), int((found[4] or "=0").partition("=")[2])
+        if found[3] and most <= init:
+            raise ValueError(f'takes a range whose end is above its start, not "{word}"')
+        if found[4] and not rate:
+            raise ValueError(f'takes a MinRate above 0, not "{word}"')
+        if found[3] and not rate:
+            raise ValueError(f'needs a rate with a range: "{word},MinRate=500"')
+        changes |= {f"{stage}_init": float(init), f"{stage}_max": float(most)}
+        changes[f"{stage}_rate"] = rate
+    return changes
+
+
+def by_extension(words: Words) -> dict[str, str]:
+    """``AddHandler cgi-script .cgi pl``, AddType: extension with its dot -> first word."""
+    return {"." + ext.removeprefix(".").lower(): words[0] for ext in words[1:]}
+
+
+def charset(words: Words) -> str:
+    return {"off": "", "on": "iso-8859-1"}.get(words[0].lower(), words[0])
+
+
+def accept_filter(words: Words) -> dict[str, str]:
+    return {words[0].lower(): words[1].lower()}
+
+
+def log_format(words: Words) -> dict[str, str]:
+    return {words[1] if len(words) > 1 else "": words[0]}
+
+
+def custom_log(words: Words) -> tuple[tuple[str, str]]:
+    if len(words) > 2:
+        raise ValueError(f'logs every request here; take out the condition "{words[2]}"')
+    return ((words[0], words[1] if len(words) > 1 else ""),)
+
+
+def error_document(words: Words) -> dict[int, str]:
+    code = atoi(words[0])
+    if not 400 <= code <= 599:
+        raise ValueError(f'takes a status from 400 to 599, not "{words[0]}"')
+    return {code: words[1]}
+
+
+def alias(kind: str) -> Callable[[Words], tuple[tuple[str, str, str]]]:
+    def parse(words: Words) -> tuple[tuple[str, str, str]]:
+        if not words[0].startswith("/"):
+            raise ValueError(f'takes a URL path that starts with "/", not "{words[0]}"')
+        return ((kind, words[0], words[1]),)
+
+    return parse
+
+
+def handler(words: Words) -> str | None:
+    return None if words[0].lower() == "none" else words[0]
+
+
+def proxy_set(words: Words) -> tuple[tuple[str, dict[str, float]]]:
+    """``fcgi://localhost enablereuse=on max=10 timeout=30``: how to use a backend's connections."""
+    settings: dict[str, float] = {}
+    for word in words[1:]:
+        key, _, value = word.lower().partition("=")
+        if key in ("enablereuse", "disablereuse") and value in ("on", "off"):
+            settings["enablereuse"] = float((value == "on") == (key == "enablereuse"))
+        elif key in ("max", "timeout") and value.isdigit() and int(value):
+            settings[key] = float(value)
+        else:
+            raise ValueError(
+                f'knows enablereuse=on|off, max=number and timeout=seconds, not "{word}"'
+            )
+    return ((words[0], settings),)
+
+
+def require(words: Words) -> Words:
+    """mpmkit: who may enter is never guessed, so every other form is refused, not ignored."""
+    lower = tuple(word.lower() for word in words)
+    if lower not in (("all", "granted"), ("all", "denied"), ("local",)):
+        raise ValueError(f'knows "all granted", "all denied" and "local", not "{" ".join(words)}"')
+    return lower
+
+
+def user(words: Words) -> str:
+    if words[0] in ("root", "#0"):
+        raise ValueError(f"must not be {words[0]}: name an ordinary user, such as www-data")
+    return words[0]
+
+
+# ---------------------------------------------------------------------------------------------
+# When a name is written twice: what is there, and what a further line adds
+
+
+def replace(old: Any, new: Any) -> Any:
+    return new
+
+
+def keep_if_none(old: Any, new: Any) -> Any:
+    return old if new is None else new
+
+
+def append(old: Any, new: Any) -> Any:
+    return (*old, *new)
+
+
+def update(old: Any, new: Any) -> Any:
+    return {**old, **new}
+
+
+def amend(old: Any, new: Any) -> Any:
+    return dataclasses.replace(old, **new)
+
+
+def answer(old: Words, new: Words) -> Words:
+    """HttpProtocolOptions: a question that a line does not answer keeps its answer."""
+    return tuple(
+        next((word for word in new if word in pair), before)
+        for before, pair in zip(old, PROTOCOL_OPTIONS, strict=True)
+    )

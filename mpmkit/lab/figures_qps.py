@@ -1,0 +1,261 @@
+"""Figures of requests per second: as published and as measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from mpmkit.lab import theme as colours
+from mpmkit.lab.plots import LIMITED, OURS, count, dress, ink_on, need, pale
+
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects as go
+
+KIND_TITLES = {
+    "static": "static page",
+    "script": "script",
+    "cgi": "script by CGI",
+    "php-fpm": "script by PHP-FPM",
+    "mod_php": "script by mod_php",
+}
+COLUMNS = (
+    "kind", "server", "mpm", "rounds", "published", "median", "min", "max", "published_ratio", "ratio",
+)  # fmt: skip
+
+
+def qps_bars(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
+    """Requests per second as published (pale, hatched) and as measured (solid), a panel a kind.
+
+    `summary` is `QpsTable.summary()`: one row a kind, server and MPM with published, median, min
+    and max in requests per second, NaN where there is nothing. The whisker on a measured bar goes
+    from the slowest to the fastest round; the article states no spread. Other servers are
+    grey. A figure with a * is a lower bound: the generator or the machine was the limit.
+    Raises ValueError if columns are missing.
+    """
+    kinds = _kinds(summary)
+    servers = [OURS, *(name for name in dict.fromkeys(summary["server"]) if name != OURS)]
+    highest = float(summary[["published", "max"]].max().max())
+    figure, places = _panels(kinds)
+    for kind, place in places.items():
+        for mpm, row in _by_mpm(summary, kind).items():
+            figure.add_trace(_published_bar(mpm, row, theme), **place)
+        for group, server in enumerate(servers, 1):
+            for mpm, row in _by_mpm(summary, kind, server).items():
+                colour = colours.colour(mpm if server == OURS else server, theme)
+                label = count(row["median"]) + ("*" if row.get("bound") else "")
+                for bar in measured_bars(mpm, row, colour, group, theme, highest, label):
+                    figure.add_trace(bar, **place)
+    note = spread(int(summary["rounds"].max()))
+    if servers[1:]:
+        note += f" · grey: {', '.join(servers[1:])}"
+    bound = "bound" in summary and bool(summary["bound"].any())
+    if bound:
+        note += f"<br>*: in some rounds {LIMITED}"
+    more = 36 if bound else 0  # room for a second line under the title
+    dress(
+        figure,
+        f"Requests per second<br><sup>hatched: as published · solid: measured, {note}</sup>",
+        theme,
+        alt=_alt(summary, kinds),
+        height=180 + more + 280 * max(place["row"] for place in places.values()),
+        margin=colours.layout(theme)["margin"] | {"t": 100 + more},
+        bargap=0.14,
+        bargroupgap=0.04,
+        uniformtext={"minsize": 10, "mode": "show"},
+    )
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(title_text="requests per second", col=1)
+    return figure
+
+
+def spread(rounds: int) -> str:
+    """What a measured bar and its whisker are."""
+    if rounds > 1:
+        return "median; whisker: slowest and fastest round"
+    return "one round, so no spread is known"
+
+
+def _published_bar(mpm: str, row: dict[str, Any], theme: str | None) -> go.Bar:
+    import plotly.graph_objects as go
+
+    colour = colours.colour(mpm, theme)
+    return go.Bar(
+        x=[mpm],
+        y=[row["published"]],
+        name=f"{mpm}, published",
+        offsetgroup=0,
+        marker={
+            "color": pale(colour),
+            "line": {"color": colour, "width": 1.5},
+            "pattern": {"shape": "/", "fgcolor": colour, "size": 6, "solidity": 0.15},
+        },
+        text=[count(row["published"])],
+        textposition="outside",
+        cliponaxis=False,
+        hovertemplate="%{y:,.0f}/s published<extra></extra>",
+    )
+
+
+def _panels(kinds: list[str]) -> tuple[go.Figure, dict[str, dict[str, int]]]:
+    """A panel a kind, all on one scale: side by side, and beyond two in rows of two, so that bars
+    stay wide enough for their labels."""
+    from plotly.subplots import make_subplots
+
+    columns = min(2, len(kinds))
+    rows = -(-len(kinds) // columns)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        shared_yaxes="all",
+        horizontal_spacing=0.06,
+        vertical_spacing=0.16 if rows > 1 else None,
+        subplot_titles=[KIND_TITLES.get(kind, kind) for kind in kinds],
+    )
+    return figure, {
+        kind: {"row": n // columns + 1, "col": n % columns + 1} for n, kind in enumerate(kinds)
+    }
+
+
+def measured_bars(
+    mpm: str,
+    row: dict[str, Any],
+    colour: str,
+    group: int | str,
+    theme: str | None,
+    highest: float,
+    text: str,
+) -> Iterator[go.Bar]:
+    """A bar with its whisker. The whisker crosses the bar's end, so it is drawn twice, a thin line
+    in ink over a wide one in paper: it is seen inside the bar and above it. The label stands at the
+    foot of the bar, where no whisker is, or above the whisker if the bar is too low for it:
+    `highest` is the highest value of the figure."""
+    import plotly.graph_objects as go
+
+    dark = colours.is_dark(theme)
+    high = row["median"] > 0.16 * highest * (1 + text.count("<br>") / 2)
+    yield go.Bar(
+        x=[mpm],
+        y=[row["median"]],
+        name=f"{mpm}, {row['server']}",
+        offsetgroup=group,
+        marker={"color": colour},
+        text=[text if high else ""],
+        error_y=_whisker(row, row["median"], colours.PAPER[dark], 5),
+        textposition="inside",
+        insidetextanchor="start",
+        textangle=0,
+        textfont={"color": ink_on(colour), "size": 11},
+        hovertemplate="%{y:,.0f}/s measured<extra></extra>",
+    )
+    yield go.Bar(
+        x=[mpm],
+        y=[row["max"]],
+        offsetgroup=group,
+        marker={"color": "rgba(0,0,0,0)", "line": {"width": 0}},
+        text=["" if high else text],
+        textposition="outside",
+        cliponaxis=False,
+        textfont={"size": 11},
+        hoverinfo="skip",
+        error_y=_whisker(row, row["max"], colours.INK[dark], 1.5),
+    )
+
+
+def _whisker(row: dict[str, float], at: float, colour: str, thickness: float) -> dict[str, Any]:
+    above, below = row["max"] - at, at - row["min"]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [above],
+        "arrayminus": [below],
+        "visible": bool(above + below > 0),
+        "thickness": thickness,
+        "width": 6,
+        "color": colour,
+    }
+
+
+def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
+    """How many times prefork each MPM is, published and measured: the shape without the machine.
+
+    `summary` as for `qps_bars`. A hollow marker is the article's ratio, a filled one this
+    machine's median over prefork's median; the line at 1 is prefork itself.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    lines: list[str] = []
+    values: list[float] = [1.0]
+    for kind in _kinds(summary):
+        for mpm, row in _by_mpm(summary, kind).items():
+            if mpm == "prefork":
+                continue
+            label = f"{mpm}, {KIND_TITLES.get(kind, kind)}"
+            pair = row["published_ratio"], row["ratio"]
+            values += [ratio for ratio in pair if ratio == ratio]  # without NaN
+            figure.add_trace(_pair_of_dots(mpm, label, pair, theme))
+            lines.append(f"{label}: {pair[0]:.2f} published, {pair[1]:.2f} measured")
+    figure.add_vline(
+        x=1,
+        line={"color": colours.INK[colours.is_dark(theme)], "width": 1, "dash": "dot"},
+        annotation_text="prefork",
+        annotation_position="top",
+    )
+    dress(
+        figure,
+        "Requests per second as a multiple of prefork's",
+        theme,
+        alt="Multiples of prefork's requests per second. " + "; ".join(lines) + ".",
+        margin=colours.layout(theme)["margin"] | {"l": 150},
+        height=140 + 90 * max(1, len(lines)),
+    )
+    # Room for the labels, which plotly does not count when it chooses a range.
+    low, high = min(values), max(values)
+    room = 0.12 * (high - low) + 0.02
+    figure.update_xaxes(title_text="× prefork", range=[low - room, high + room])
+    figure.update_yaxes(autorange="reversed", type="category")
+    return figure
+
+
+def _pair_of_dots(mpm: str, label: str, pair: tuple[float, float], theme: str | None) -> go.Scatter:
+    import plotly.graph_objects as go
+
+    colour, symbol = colours.colour(mpm, theme), colours.MARKERS[mpm]
+    return go.Scatter(
+        x=list(pair),
+        y=[label, label],
+        mode="lines+markers+text",
+        showlegend=False,
+        line={"color": colour, "width": 1, "dash": colours.DASHES[mpm]},
+        marker={
+            "size": 14,
+            "color": colour,
+            "symbol": [f"{symbol}-open", symbol],
+            "line": {"width": 2, "color": colour},
+        },
+        text=[f"published {pair[0]:.2f}", f"measured {pair[1]:.2f}"],
+        textposition=["top center", "bottom center"],
+        hovertemplate="%{x:.2f} × prefork<extra></extra>",
+    )
+
+
+def _kinds(summary: pandas.DataFrame) -> list[str]:
+    need(summary, COLUMNS, "QpsTable.summary()")
+    return list(dict.fromkeys(summary["kind"]))
+
+
+def _by_mpm(summary: pandas.DataFrame, kind: str, server: str = OURS) -> dict[str, Any]:
+    rows = summary[(summary["kind"] == kind) & (summary["server"] == server)]
+    return {str(row["mpm"]): row for row in rows.to_dict("records")}
+
+
+def _alt(summary: pandas.DataFrame, kinds: list[str]) -> str:
+    sentences = []
+    for kind in kinds:
+        parts = [
+            f"{mpm} {count(row['published'])} published and {count(row['median'])} measured"
+            for mpm, row in _by_mpm(summary, kind).items()
+        ]
+        sentences.append(f"{KIND_TITLES.get(kind, kind)}: {'; '.join(parts)}")
+    return "Requests per second. " + ". ".join(sentences) + "."

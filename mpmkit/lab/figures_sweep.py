@@ -1,0 +1,170 @@
+"""Figures of a sweep: a map over two names of the grid, a curve over one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mpmkit.lab import theme as colours
+from mpmkit.lab.plots import LIMITED, count, dress, label_ends, need
+
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects as go
+
+UNITS = {
+    "qps": "requests per second",
+    "p50_ms": "median latency, ms",
+    "p99_ms": "99th percentile of latency, ms",
+}
+
+
+def sweep_heat(
+    summary: pandas.DataFrame,
+    x: str,
+    y: str,
+    *,
+    value: str = "qps",
+    mpm: str | None = None,
+    theme: str | None = None,
+) -> go.Figure:
+    """A sweep over two names as a map: `value` (qps, p50_ms, p99_ms) of each point, written into it.
+
+    `summary` is `SweepTable.summary()`. A point at which the generator, or the machine that it shares
+    with the server, was the limit has a *. With more than one MPM in it, say which. Raises ValueError
+    if names or rows are missing, or a point is there twice (another name of the grid varies too).
+    """
+    import plotly.graph_objects as go
+
+    rows = _rows(summary, (x, y, value), mpm)
+    if rows.duplicated([x, y]).any():
+        raise ValueError(
+            f"{x} and {y} do not tell the points apart; choose the rows of one value of "
+            "the others first"
+        )
+    values = rows.pivot(index=y, columns=x, values=value)
+    limited = rows.pivot(index=y, columns=x, values="limited").reindex_like(values)
+
+    def cell(line: Any, column: Any) -> str:
+        number = values.loc[line, column]
+        if number != number:
+            return ""
+        text = count(number) if value == "qps" else f"{number:,.1f}"
+        return text + ("*" if limited.loc[line, column] else "")
+
+    unit = UNITS.get(value, value)
+    figure = go.Figure(
+        go.Heatmap(
+            x=[str(one) for one in values.columns],
+            y=[str(one) for one in values.index],
+            z=values.to_numpy().tolist(),
+            colorscale="Cividis",
+            text=[[cell(line, column) for column in values.columns] for line in values.index],
+            texttemplate="%{text}",
+            colorbar={"title": {"text": unit, "side": "right"}},
+            xgap=2,
+            ygap=2,
+            hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{text}}<extra></extra>",
+        )
+    )
+    name, best = str(rows["mpm"].iloc[0]), rows.loc[rows["qps"].idxmax()]
+    bound = f" · *: {LIMITED}" if rows["limited"].any() else ""
+    dress(
+        figure,
+        f"{name}: {unit}<br><sup>{y} against {x}{bound}</sup>",
+        theme,
+        alt=f"{unit} of {name} for {len(rows)} points; most requests per second with "
+        f"{x} {best[x]} and {y} {best[y]}: {count(best['qps'])}.",
+    )
+    figure.update_xaxes(title_text=x, type="category")
+    figure.update_yaxes(title_text=y, type="category")
+    return figure
+
+
+def sweep_curve(
+    summary: pandas.DataFrame, x: str, *, value: str = "qps", theme: str | None = None
+) -> go.Figure:
+    """A sweep over one name as a curve, a line an MPM, with its knee marked: beyond it more `x` gives
+    little more.
+
+    `summary` is `SweepTable.summary()`. A hollow marker is a point at which the generator, or the
+    machine that it shares with the server, was the limit. Raises ValueError if names are missing or
+    `x` is not made of numbers.
+    """
+    import plotly.graph_objects as go
+
+    from mpmkit.measure.stats import knee
+
+    rows = _rows(summary, (x, value), None, one=False)
+    if not all(isinstance(v, int | float) for v in rows[x].tolist()):
+        raise ValueError(f"{x} is not made of numbers; a curve needs some")
+    figure = go.Figure()
+    lines, ends = [], []
+    for name, own in rows.groupby("mpm", sort=False):
+        mpm, own = str(name), own.sort_values(x)
+        xs, ys = own[x].tolist(), own[value].tolist()
+        figure.add_trace(_line(mpm, xs, ys, own["limited"], x, theme))
+        ends.append((ys[-1], xs[-1], f" {mpm}"))
+        points = ", ".join(f"{count(v)} at {one:g}" for one, v in zip(xs, ys, strict=True))
+        bend = knee(xs, ys) if value == "qps" else None
+        if bend is not None:
+            figure.add_annotation(
+                x=bend,
+                y=ys[xs.index(bend)],
+                text=f"knee: {bend:g}",
+                ay=-36,
+                ax=0,
+                arrowcolor=colours.colour(mpm, theme),
+                font={"color": colours.INK[colours.is_dark(theme)]},
+            )
+            points += f", knee at {bend:g}"
+        lines.append(f"{mpm}: {points}")
+    label_ends(figure, ends, theme)
+    unit = UNITS.get(value, value)
+    hollow = f"<br><sup>hollow: {LIMITED}</sup>" if rows["limited"].any() else ""
+    dress(
+        figure,
+        f"{unit[0].upper()}{unit[1:]} against {x}{hollow}",
+        theme,
+        alt=f"{unit} against {x}. " + "; ".join(lines) + ".",
+    )
+    low, high = min(rows[x]), max(rows[x])
+    figure.update_xaxes(title_text=x, range=[low - 0.04 * (high - low), high + 0.18 * (high - low)])
+    figure.update_yaxes(title_text=unit, rangemode="tozero")
+    return figure
+
+
+def _line(
+    mpm: str, xs: list[float], ys: list[float], limited: Any, x: str, theme: str | None
+) -> go.Scatter:
+    import plotly.graph_objects as go
+
+    colour, symbol = colours.colour(mpm, theme), colours.MARKERS[mpm]
+    return go.Scatter(
+        x=xs,
+        y=ys,
+        mode="lines+markers",
+        showlegend=False,
+        name=mpm,
+        line={"color": colour, "width": 2.5, "dash": colours.DASHES[mpm]},
+        marker={
+            "size": 10,
+            "color": colour,
+            "symbol": [f"{symbol}-open" if bound else symbol for bound in limited],
+        },
+        hovertemplate=f"{x} %{{x}}: %{{y:,.1f}}<extra>{mpm}</extra>",
+    )
+
+
+def _rows(
+    summary: pandas.DataFrame, names: tuple[str, ...], mpm: str | None, *, one: bool = True
+) -> pandas.DataFrame:
+    """The rows of `mpm`, with a column `limited`: by the generator, or by what it shares."""
+    need(summary, (*names, "mpm", "qps", "generator_bound"), "SweepTable.summary()")
+    rows = summary if mpm is None else summary[summary["mpm"] == mpm]
+    there = list(dict.fromkeys(summary["mpm"]))
+    if not len(rows) or (one and rows["mpm"].nunique() > 1):
+        raise ValueError(f"say which MPM: {', '.join(there) or 'there are no rows'}")
+    limited = rows["generator_bound"].astype(bool)
+    if "generator_starved" in rows:
+        limited |= rows["generator_starved"].astype(bool)
+    return rows.assign(limited=limited)

@@ -1,0 +1,183 @@
+"""What the command lines of the experiments share: options, checks, where rows are kept, exit status.
+
+One rule says where rows are kept, `default_out`, and every `--help` has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mpmkit.config.arguments import Parser
+from mpmkit.config.directives import MPMS
+from mpmkit.measure import competitors, records
+from mpmkit.measure.experiment import Bar, ExperimentError, SomeTable, one_line
+from mpmkit.measure.records import RecordError
+
+Scale = TypeVar("Scale")
+
+SCALE_NAMES = ("smoke", "demo", "full")
+
+
+# -- checks --------------------------------------------------------------------------------------
+
+
+class Problems(list[str]):
+    """What is wrong with the arguments of an experiment: all of it is reported at once."""
+
+    def raise_any(self, separator: str = "; ") -> None:
+        """Raise ValueError with all of them, each once, if there are any."""
+        if self:
+            raise ValueError(separator.join(dict.fromkeys(self)))
+
+    def chosen(
+        self, name: str, values: str | Iterable[str], allowed: Iterable[str], least: int = 1
+    ) -> tuple[str, ...]:
+        """Those of `allowed` that were asked for, in its order."""
+        values = (values,) if isinstance(values, str) else tuple(values)
+        allowed = tuple(allowed)
+        for value in values:
+            if value not in allowed:
+                self.append(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+        if len(values) < least:
+            self.append(f"{name}: give at least one of {', '.join(allowed)}")
+        return tuple(value for value in allowed if value in values)
+
+    def beside(self, names: str | Iterable[str]) -> tuple[str, ...]:
+        """The competitors that were asked for; "all" stands for each that can be."""
+        known = competitors.names()
+        everything = names == "all" or (not isinstance(names, str) and tuple(names) == ("all",))
+        return known if everything else self.chosen("beside", names, known, 0)
+
+    def rounds(self, value: Any, most: int = 1000, name: str = "rounds") -> None:
+        """A number of rounds, or None for what the scale says."""
+        if value is not None and (type(value) is not int or not 1 <= value <= most):
+            self.append(f"{name}: must be a whole number from 1 to {most}, not {value!r}")
+
+    def scale(self, name: str | None, scales: Mapping[str, Scale]) -> tuple[str, Scale]:
+        """A scale by its name, by default that of MPMKIT_SCALE, or else demo."""
+        chosen = name or os.environ.get("MPMKIT_SCALE") or "demo"
+        if chosen not in scales:
+            where = "scale" if name else "MPMKIT_SCALE"
+            self.append(f"{where}: {chosen!r} is not one of {', '.join(scales)}")
+        return chosen, scales.get(chosen, scales["demo"])
+
+
+# -- options -------------------------------------------------------------------------------------
+
+SHARED: dict[str, dict[str, Any]] = {
+    "--mpm": {"action": "append", "metavar": "MPM", "help": "only this MPM; several as a,b"},
+    "--rounds": {"type": int, "metavar": "R", "help": "how often each figure is measured"},
+    "--scale": {
+        "metavar": "SCALE",
+        "help": "smoke (seconds), demo (minutes; the default) or full (as in the article); also by "
+        "the environment's MPMKIT_SCALE",
+    },
+    "--beside": {
+        "action": "append",
+        "default": [],
+        "metavar": "SERVER",
+        "help": f"measure this server in the same rounds: {', '.join(competitors.names())}, or all; "
+        "several as a,b. One that is not installed is named and left out",
+    },
+    "--document-root": {"metavar": "DIR", "help": "your pages"},
+    "--directive": {
+        "action": "append",
+        "default": [],
+        "metavar": "'Name value'",
+        "help": "a directive over the article's; may be repeated",
+    },
+    "--out": {
+        "metavar": "FILE.csv",
+        "help": "append the rows to this file. Without it they are kept in data/runs of the checkout "
+        "that mpmkit runs from; an installed mpmkit keeps no rows then",
+    },
+}
+
+
+def add_options(parser: Parser, *names: str, **helps: str) -> None:
+    """Options that several experiments have. `helps`: name without dashes -> another help text."""
+    for name in names:
+        how = dict(SHARED[name])
+        how["help"] = helps.get(name.lstrip("-"), how["help"])
+        parser.add_argument(*(["-c"] if name == "--directive" else []), name, **how)
+
+
+def listed(values: Iterable[str]) -> tuple[str, ...]:
+    """The words of an option that may be repeated, and takes several as a,b."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def mpms(options: argparse.Namespace) -> tuple[str, ...]:
+    """The MPMs of --mpm; all without it."""
+    return MPMS if options.mpm is None else listed(options.mpm)
+
+
+def directives(texts: Iterable[str]) -> dict[str, str]:
+    """Name -> value of each -c. Raises ValueError."""
+    found = {}
+    for text in texts:
+        name, _, value = text.strip().partition(" ")
+        if not value.strip():
+            raise ValueError(f"-c {text!r}: write a directive and its value, -c 'Timeout 5'")
+        found[name] = value.strip()
+    return found
+
+
+def default_out(name: str) -> Path | None:
+    """Where rows are kept without --out: a file of that name in data/runs of the checkout that mpmkit
+    runs from; nowhere if it is installed, or the folder cannot be written."""
+    folder = Path(__file__).resolve().parents[2] / "data" / "runs"
+    return folder / f"{name}.csv" if os.access(folder, os.W_OK) else None
+
+
+def out_of(options: argparse.Namespace, name: str) -> Path | None:
+    """The file of --out, or `default_out`."""
+    return Path(options.out) if options.out else default_out(name)
+
+
+def new_name(table: str) -> str:
+    """The name of a new file of rows."""
+    return f"{table}-{records.new_run_id()}"
+
+
+# -- running -------------------------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    """Lines on standard error, with the program's name."""
+    for line in text.splitlines():
+        print(f"mpmkit: {line}", file=sys.stderr, flush=True)
+
+
+def execute(
+    measure: Callable[[Bar], SomeTable], text: Callable[[SomeTable], str], again: str = ""
+) -> tuple[int, SomeTable | None]:
+    """Measure, print the table; the exit status and the table, None if nothing was started.
+
+    0: measured. 1: something failed on the way. 2: a bad argument. 130: Ctrl-C. After 1 and 130 the rows
+    until then are kept and printed. again: what the message of these two ends with.
+    """
+    bar = Bar()
+    table: SomeTable | None = None
+    problem, status = "", 0
+    try:
+        table = measure(bar)
+    except KeyboardInterrupt as stop:
+        table, problem, status = getattr(stop, "table", None), f"interrupted{again}", 130
+    except ExperimentError as error:
+        table, problem, status = error.table, f"{one_line(error)}{again}", 1
+    except RecordError as error:
+        problem, status = one_line(error), 1
+    except ValueError as error:
+        problem, status = str(error), 2
+    bar.close()
+    if problem:
+        say(problem)
+    if table is not None and (table.records or status == 0):
+        print(text(table), flush=True)
+    return status, table

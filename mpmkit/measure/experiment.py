@@ -1,0 +1,384 @@
+"""The frame of every experiment: cells in rounds, each row on disk at once, progress, Ctrl-C, resumption.
+
+    table = run(cells, measure_one, MyTable([], planned=len(cells)), file=file, on_progress=Bar())
+
+An experiment (`qps`, `memory`, `sweep`) has its own cells, its own way to measure one of them and its own
+table. The rest is here, once:
+
+* **Rounds.** A cell is one server with what is measured on it; a round measures each cell once, in an
+  order that `stats.turns` gives: each round begins with another cell, or the order is random
+  (complete blocks). A machine that grows slower then disturbs all cells, not the last one. Nothing
+  runs in parallel: two runs on one machine would measure each other.
+* **A row is on disk before it is in the table**, and in the table before the next cell begins.
+* **A competitor that fails** costs its own rows and no other's; the table says so. A server of ours
+  that fails ends the run.
+* **Ctrl-C or an error** ends the run with `Interrupted` or `ExperimentError`, which carry the table so far.
+* **Resumption**: `resume` takes over the rows that a file has of the same experiment.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mpmkit.load.runner import LoadError
+from mpmkit.measure import procfs, records
+from mpmkit.measure.records import RecordError, RecordFile, Row
+
+if TYPE_CHECKING:
+    import pandas
+
+OURS = "mpmkit"
+
+Launch = Callable[..., AbstractContextManager[Any]]
+"""``launch(mpm, **directives)``: a context manager with a `.url`."""
+
+
+# -- cells and tables ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One server with what is measured on it before it is stopped.
+
+    round: from 1. server: its name in the rows. mpm: "" for a server that has none of the three.
+    """
+
+    round: int
+    server: str
+    mpm: str
+
+    @property
+    def label(self) -> str:
+        """The server as tables call it."""
+        return f"{self.server} {self.mpm}".rstrip()
+
+    @property
+    def figures(self) -> int:
+        """How many figures it gives: steps of the progress."""
+        return 1
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """What is left out of the later rounds once this cell has failed."""
+        return (self.label,)
+
+
+@dataclass(repr=False, kw_only=True)
+class Table:
+    """What an experiment measured.
+
+    records: the finished rows, as in the CSV file `out`. planned: how many figures the whole experiment
+    has. resumed: how many of them the file held before. left_out: a sentence on each competitor that
+    was asked for and is not in the rows, or not in all. broken: subjects that were not measured to
+    the end. notes: what else a reader should know.
+    """
+
+    records: list[Row] = field(kw_only=False)
+    planned: int = 0
+    resumed: int = 0
+    run_id: str = ""
+    scale: str = ""
+    out: Path | None = None
+    left_out: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    name = "qps"  # of the records table
+    unit = "cells"
+
+    @cached_property
+    def machine(self) -> Row:
+        """The columns of the machine that measures now."""
+        return records.machine().row()
+
+    @property
+    def measured(self) -> int:
+        """Figures that have their rows."""
+        return len(self.records)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The rows as a tidy frame (the columns of data/README.md)."""
+        return records.frame(self.records, self.name)
+
+    def result(self, row: Row) -> str:
+        """What progress says of a finished row."""
+        return f"{row['qps']:,.0f} requests/s"
+
+    def keep_in(self, out: str | os.PathLike[str] | None) -> RecordFile | None:
+        """Open the file of the rows, and give the run its id. Raises RecordError."""
+        self.run_id = records.new_run_id()
+        file = RecordFile(out, self.name) if out is not None else None
+        self.out = file.path if file else None
+        return file
+
+    def leave_out(self, cell: Cell, why: str, kept: int, say: Callable[[str], None] | None) -> None:
+        """A cell has failed: its subjects are broken, and a sentence says why."""
+        self.broken.update(cell.subjects)
+        self.left_out.append(
+            f"without {cell.label} from round {cell.round} on ({kept} rows of it are kept): {why}"
+        )
+        if say is not None:
+            say(self.left_out[-1])
+
+    def footer(self, again: str = "") -> list[str]:
+        """The last lines of the table as text: whether it is complete, notes, where the rows are."""
+        lines: list[str] = []
+        if self.measured < self.planned:
+            lines.append(
+                f"NOT COMPLETE: {self.measured} of {self.planned} {self.unit} were measured{again}"
+            )
+        lines += [*self.left_out, *self.notes]
+        return [*lines, f"rows in {self.out}"] if self.out is not None else lines
+
+
+SomeTable = TypeVar("SomeTable", bound=Table)
+SomeCell = TypeVar("SomeCell", bound=Cell)
+
+
+class ExperimentError(RuntimeError):
+    """The experiment could not go on. `table` holds what was finished before."""
+
+    def __init__(self, message: str, table: Table) -> None:
+        super().__init__(message)
+        self.table: Any = table
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C. `table` holds what was finished before."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__("interrupted")
+        self.table: Any = table
+
+
+# -- running -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an experiment is: `done` of `planned` figures, those that a file held before included.
+
+    text: what is measured. share: of the whole, 0 to 1. elapsed: seconds of this run. left: seconds
+    that remain, None until that can be said. row: the row of a figure that has just been finished,
+    else None; result: what it says.
+    """
+
+    done: int
+    planned: int
+    text: str
+    share: float
+    elapsed: float
+    left: float | None = None
+    row: Row | None = None
+    result: str = ""
+
+    def __str__(self) -> str:
+        number = self.done + (self.row is None and self.done < self.planned)
+        said = f"[{number}/{self.planned}] {self.text}" + (f": {self.result}" * bool(self.result))
+        return said if not self.left else f"{said} (about {duration(self.left)} left)"
+
+
+OnProgress = Callable[[Progress], None]
+Say = Callable[[str], None]
+Report = Callable[[str, float], None]
+"""``report(text, share)``: what is measured, and how much of this figure is done."""
+
+
+def run(
+    cells: Iterable[SomeCell],
+    measure_one: Callable[[SomeCell, Report], Iterator[Sequence[Row]]],
+    table: SomeTable,
+    *,
+    file: RecordFile | None = None,
+    on_progress: OnProgress | None = None,
+    say: Say | None = None,
+) -> SomeTable:
+    """Measure the cells one after the other; the table, with their rows.
+
+    cells: may be a generator, which looks at the table to decide whether to go on, or holds servers.
+    measure_one: a generator: the rows of each figure of a cell as soon as they are there. It is closed
+        when the run ends, so its `with` blocks stop their servers. It may report in between.
+    file: where the rows are written. on_progress: called with a Progress. say: with each sentence of
+        `left_out`, those that are there already included.
+
+    Raises Interrupted on Ctrl-C, and ExperimentError for whatever ends the run; both with the table.
+    """
+    for sentence in table.left_out if say is not None else ():
+        say(sentence)  # type: ignore[misc]
+    report = _Reporter(table, on_progress)
+    kept: Counter[tuple[str, ...]] = Counter()
+    try:
+        for cell in cells:
+            had = table.measured
+            try:
+                if not table.broken.intersection(cell.subjects):
+                    with closing(measure_one(cell, report)) as figures:  # type: ignore[type-var]
+                        for rows in figures:
+                            table.records += [file.append(row) if file else row for row in rows]
+                            kept[cell.subjects] += len(rows)
+                            report(report.text, row=rows[0])
+            except RuntimeError as error:
+                if cell.server == OURS or isinstance(error, LoadError):
+                    raise
+                table.leave_out(cell, one_line(error), kept[cell.subjects], say)
+            table.planned -= cell.figures - (table.measured - had)
+    except KeyboardInterrupt:
+        raise Interrupted(table) from None
+    except Exception as error:
+        raise ExperimentError(one_line(error), table) from error
+    finally:
+        if isinstance(cells, Generator):
+            cells.close()
+    return table
+
+
+class _Reporter:
+    """Calls `on_progress` with how far a table is."""
+
+    def __init__(self, table: Table, on_progress: OnProgress | None) -> None:
+        self.table, self.on_progress = table, on_progress
+        self.began, self.before = time.monotonic(), table.measured
+        self.text = ""
+
+    def __call__(self, text: str, share: float = 0.0, row: Row | None = None) -> None:
+        self.text = text
+        if self.on_progress is None:
+            return
+        done, planned = self.table.measured, max(1, self.table.planned)
+        whole = min(1.0, (done + min(1.0, share)) / planned)
+        elapsed, mine = time.monotonic() - self.began, whole - self.before / planned
+        left = elapsed / mine * (1 - whole) if mine > 0 else None
+        result = self.table.result(row) if row else ""
+        self.on_progress(Progress(done, planned, text, whole, elapsed, left, row, result))
+
+
+def resume(table: Table, file: RecordFile, belongs: Callable[[Row], bool]) -> None:
+    """Take over the rows that a file has; note which of them another machine or version measured.
+    Raises RecordError if one of them does not belong to this experiment."""
+    rows = records.read(file.path)
+    if not all(belongs(row) for row in rows):
+        raise RecordError(
+            f"{file.path}: holds another {file.table} (other arguments); choose another file"
+        )
+    table.records = rows
+    table.resumed = table.measured
+    table.planned = max(table.planned, table.resumed)
+    for name in ("cpu_model", "cores", "kernel", "python", "commit"):
+        before = sorted({str(row[name]) for row in rows if row[name] != table.machine[name]})
+        if before:
+            table.notes.append(
+                f"rows that the file had before are of another {name}: {', '.join(before)}"
+            )
+
+
+class Conditions:
+    """What the machine did while a figure was measured, as columns of its row. Made before it."""
+
+    def __init__(self, table: Table, cell: Cell) -> None:
+        self._row = {
+            "run_id": table.run_id,
+            "table": table.name,
+            "scale": table.scale,
+            "server": cell.server,
+            "mpm": cell.mpm or None,
+            "round": cell.round,
+            "load1": records.load1(),
+            "started_at": records.utc(time.time()),
+        }
+        self._machine = table.machine
+        self._cpu = procfs.machine_times()
+
+    def row(self, directives: dict[str, Any], /, **columns: Any) -> Row:
+        """A row with the frame's columns and the others; `columns` win. Raises RecordError."""
+        return records.check(
+            {
+                **self._row,
+                **self._machine,
+                "directives": " ".join(f"{k}={v}" for k, v in directives.items()),
+                "steal": procfs.machine_times().steal_since(self._cpu),
+                **columns,
+            }
+        )
+
+
+# -- words ---------------------------------------------------------------------------------------
+
+
+def is_gone(server: Any) -> bool:
+    """Whether the first process of a server has ended; False if it is not known."""
+    pid = getattr(server, "pid", None)
+    return isinstance(pid, int) and not procfs.alive(pid)
+
+
+def last_words(server: Any) -> str:
+    """What to add to an error of a server: whether it is gone, and the end of its error log."""
+    words = f"; the server (process {server.pid}) is gone" if is_gone(server) else ""
+    try:
+        log = str(server.error_log())
+    except Exception:  # the log of a dead server may be gone with it
+        log = ""
+    last = [line.strip() for line in log.splitlines() if line.strip()][-1:]
+    return words + "".join(f"; its error log ends: {line}" for line in last)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a reader: "40 s", "3 min"."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+class Bar:
+    """Progress for `on_progress`: a bar of tqdm on a terminal and in a notebook, else a line a figure.
+
+    Where tqdm is missing (it comes with mpmkit[lab]), and with MPMKIT_PROGRESS=text, it prints lines.
+    """
+
+    def __init__(self) -> None:
+        self.file = sys.stdout if in_notebook() else sys.stderr
+        self._bar: Any = None
+        text = os.environ.get("MPMKIT_PROGRESS") == "text"
+        if not text and (in_notebook() or self.file.isatty()):
+            try:
+                from tqdm.auto import tqdm
+            except ImportError:
+                return
+            form = "{percentage:3.0f}%|{bar:30}| {desc}"
+            self._bar = tqdm(total=1.0, file=self.file, leave=in_notebook(), bar_format=form)
+
+    def __call__(self, now: Progress) -> None:
+        if self._bar is None:
+            if now.row is not None:
+                print(now, file=self.file, flush=True)
+            return
+        if now.row is not None and not in_notebook():
+            self._bar.write(str(now), file=self.file)
+        self._bar.n = now.share
+        self._bar.set_description_str(str(now))
+        if now.share >= 1:
+            self._bar.close()
+
+    def close(self) -> None:
+        """Leave the line of the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def in_notebook() -> bool:
+    """Whether this runs under a Jupyter kernel; a terminal's IPython is not one."""
+    if "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    return shell is not None and getattr(shell, "kernel", None) is not None

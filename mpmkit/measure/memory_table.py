@@ -1,0 +1,163 @@
+"""Memory per request model as it was measured: levels, the cost of one more, what the words mean."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpmkit.measure import records
+from mpmkit.measure.experiment import Table
+from mpmkit.measure.records import Row
+from mpmkit.measure.sizing import Line, lines
+from mpmkit.measure.text import aligned
+
+if TYPE_CHECKING:
+    import pandas
+
+AGAINST = ("busy", "idle")
+
+# Headings of a table of levels, and the columns in MiB.
+_HEAD = ("held", "processes", "threads", "PSS", "code", "heap", "anon.", "stacks", "shm", "USS")
+_MIB = ("pss", "code", "heap", "anonymous", "stacks", "shm", "uss", "rss")
+_WIDTHS = (7, 7, 9, 7, 8, 7, 7, 7, 7, 6, 8, 10, 11)
+
+
+@dataclass(repr=False)
+class MemoryTable(Table):
+    """What was measured. records: the rows of the records table `memory` (see data/README.md)."""
+
+    name = "memory"
+    unit = "levels"
+
+    @property
+    def measured(self) -> int:
+        """Levels that have their rows."""
+        return sum(row["scope"] == "server" for row in self.records)
+
+    def result(self, row: Row) -> str:
+        """What progress says of a finished level."""
+        return f"{row['pss_kb'] / 1024:,.1f} MiB"
+
+    def lines(self, *columns: str) -> dict[tuple[str, str | None, str], Line]:
+        """(server, MPM, against) -> the line through its levels: KiB of `columns` (by default pss_kb)
+        against requests busy or connections idle."""
+        return lines(self.records, columns or ("pss_kb",))
+
+    def costs(self) -> pandas.DataFrame:
+        """What one more costs, in KiB: a row per server, MPM and against, with base, cost (the
+        slope) and its 95% interval (low, high) in PSS, cost_uss, cost_rss and cost_page_tables,
+        and how much of the variation the line explains."""
+        import pandas
+
+        more = {name: self.lines(f"{name}_kb") for name in ("uss", "rss", "page_tables")}
+        return pandas.DataFrame(
+            [
+                {
+                    **dict(zip(("server", "mpm", "against"), key, strict=True)),
+                    "base": line.base,
+                    "cost": line.slope,
+                    "low": line.low,
+                    "high": line.high,
+                    **{f"cost_{name}": found[key].slope for name, found in more.items()},
+                    "explained": line.explained,
+                    "points": line.points,
+                }
+                for key, line in self.lines().items()
+            ]
+        )
+
+    def text(self) -> str:
+        """The levels, the costs, and what the words mean."""
+        if not self.records:
+            return "no level was finished"
+        there = {row["against"] for row in self.records}
+        parts = [self._levels(against) for against in AGAINST if against in there]
+        return "\n\n".join([*parts, self._costs(), self._small_print()])
+
+    def _levels(self, against: str) -> str:
+        what = {"busy": "requests being served", "idle": "kept-alive connections"}[against]
+        groups: dict[tuple[str, str | None, int], dict[str, list[Row]]] = {}
+        for row in self.records:
+            if row["against"] == against:
+                group = groups.setdefault((row["server"], row["mpm"], row["level"]), {})
+                group.setdefault(row["scope"], []).append(row)
+        out = [f"memory in MiB against {what} (child's PSS in KiB, the median child)"]
+        title = None
+        for (server, mpm, level), rows in groups.items():
+            if (server, mpm) != title:
+                title = server, mpm
+                out.append("\n" + f"{server} {mpm or ''}".strip())
+                out.append(_in_columns([against, *_HEAD, "RSS summed", "child's PSS"]))
+            counts = [_middle(rows["server"], name) for name in ("held", "processes", "threads")]
+            sizes = [_middle(rows["server"], f"{name}_kb") / 1024 for name in _MIB]
+            child = f"{_middle(rows['child'], 'pss_kb'):,.0f}" if "child" in rows else "-"
+            out.append(
+                _in_columns(
+                    [
+                        f"{level:,}",
+                        *(f"{value:,.0f}" for value in counts),
+                        *(f"{value:,.1f}" for value in sizes),
+                        child,
+                    ]
+                )
+            )
+        return "\n".join(out)
+
+    def _costs(self) -> str:
+        naive, tables, found = self.lines("rss_kb"), self.lines("page_tables_kb"), self.lines()
+        if not found:
+            return "one level alone has no slope"
+        units = {"busy": "busy request", "idle": "idle connection"}
+        rows: list[tuple[str, ...]] = [
+            ("what one more costs", "KiB", "95% interval", "page tables", "base MiB")
+            + ("summed RSS says",)
+        ]
+        for key, line in found.items():
+            server, mpm, against = key
+            known = math.isfinite(line.high)
+            rows.append(
+                (
+                    f"{server} {mpm or ''}".strip() + f", {units[against]}",
+                    f"{line.slope:,.1f}",
+                    f"{line.low:,.1f} to {line.high:,.1f}" if known else "two levels: none",
+                    f"{tables[key].slope:+,.1f}",
+                    f"{line.base / 1024:,.1f}",
+                    f"{naive[key].slope:,.1f}",
+                )
+            )
+        return "\n".join(aligned(rows))
+
+    def _small_print(self) -> str:
+        most = max(
+            (row for row in self.records if row["scope"] == "server"),
+            key=lambda row: row["rss_kb"] / max(1, row["pss_kb"]),
+        )
+        who = f"{most['server']} {most['mpm'] or ''}".strip()
+        summed = f"{most['rss_kb'] / 1024:,.0f} MiB for {who}"
+        words = (
+            "held: how many the server had taken; prefork and worker keep a worker for each idle "
+            "connection, and take no more than they have\n"
+            "why RSS is not summed: a page that many processes share counts in each one's RSS; "
+            f"with {most['level']:,} {most['against']}, the sum says {summed}, and "
+            f"{most['pss_kb'] / 1024:,.0f} MiB are in use\n"
+            "PSS: each shared page divided among those who map it; adds up. USS: a process's own "
+            "pages. Page tables and sockets are the kernel's and in none of them\n"
+            "the cost is the slope of a straight line through the levels in PSS; the base, where "
+            "it begins\n"
+            f"measured on {records.Machine.of(self.records[-1])}"
+        )
+        return "\n".join([words, *self.footer()])
+
+    def __repr__(self) -> str:
+        return f"<MemoryTable {self.measured} levels, {len(self.records)} rows>"
+
+
+def _middle(rows: Sequence[Row], column: str) -> float:
+    return statistics.median(row[column] for row in rows)
+
+
+def _in_columns(cells: Sequence[str]) -> str:
+    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))

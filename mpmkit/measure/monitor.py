@@ -1,0 +1,361 @@
+"""Watch a running server: what its processes and threads do, a few times a second; ours, or a real httpd.
+
+    run = mpmkit.watch(server, seconds=12)             once a second for 12 seconds
+    with mpmkit.lab.watch(server) as run:              or for as long as the block takes
+        mpmkit.run_load(server, "/index.html", users=200)
+    run.to_frame()
+    print(run.event_log())
+
+A server of `mpmkit.launch` gets no request: it is read by its scoreboard and by /proc, and one sample
+of a full scoreboard takes about a millisecond. Memory costs more (the kernel walks a process's pages),
+so that of many processes is read less often. A real httpd is asked for its status page (`?auto`), which
+keeps one of its workers busy for a moment: that one is taken off again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from mpmkit.launcher import LaunchError, ScoreboardView, Server
+from mpmkit.measure import procfs
+from mpmkit.measure.recording import NAN, Event, Recording, Sample, ScoreboardSnapshot
+from mpmkit.policy.states import LETTERS
+
+EVERY = 0.35  # seconds between samples: about three a second
+MEMORY_EVERY = 2.0  # seconds between readings of memory, at least
+MEMORY_SHARE = 0.01  # of a core that reading memory may take
+KEEP = 36_000  # samples kept: some three hours
+FIRST_ANSWER = 10.0  # seconds in which a status page must come the first time
+
+
+# -- two ways to look ------------------------------------------------------------------------------
+
+
+class Running(Protocol):
+    """What is known of a server of another make: `mpmkit.measure.reference_servers.Httpd`, for instance."""
+
+    url: str
+    pid: int
+
+
+class _Look(NamedTuple):
+    """What one look finds, before it is compared with the one before."""
+
+    children: list[int]  # their pids; empty if nothing but the URL is known
+    processes: float
+    idle: float = NAN
+    busy: float = NAN
+    letters: str = ""
+    held: Sequence[int] = (0, 0, 0)  # connections without a thread: kept alive, writing, closing
+    generation: float = NAN
+    accesses: float = NAN
+    duration_ms: float = NAN  # of all requests together
+    lines: Sequence[str] = ()  # new ones of the error log
+    board: ScoreboardView | None = None
+
+
+class _Scoreboard:
+    """A server of `mpmkit.launch`, by its scoreboard. Raises LaunchError if it has stopped."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.mpm, self.pid, self.port = server.mpm, server.pid, server.port
+        self._logged = 0
+        server.scoreboard()
+
+    def running(self) -> bool:
+        return self.server.running
+
+    def look(self) -> _Look:
+        board, log = self.server.scoreboard(), self.server.error_log()
+        rows = [row for row in board.snapshot.processes if row.pid]
+        lines, self._logged = log_lines(log[self._logged :]), len(log)
+        return _Look(
+            [row.pid for row in rows],
+            len(rows),
+            board.counts.idle,
+            board.counts.busy,
+            "".join(board.letters.values()),
+            (
+                sum(row.keep_alive for row in rows),
+                sum(row.write_completion for row in rows),
+                sum(row.lingering_close for row in rows),
+            ),
+            board.snapshot.generation,
+            board.accesses,
+            sum(row.duration for row in board.workers) / 1e6,
+            lines,
+            board,
+        )
+
+
+class _StatusPage:
+    """A server of another make, by its status page. Raises OSError if that doesn't come."""
+
+    def __init__(self, server: Running | str, patience: float) -> None:
+        url = server if isinstance(server, str) else server.url
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is not the URL of a server; write http://host:port")
+        path = parts.path if parts.path.strip("/") else "/server-status"
+        self.page = f"{parts.scheme}://{parts.netloc}{path}?auto"
+        self.port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.pid = 0 if isinstance(server, str) else server.pid
+        self.mpm = self._read(FIRST_ANSWER)["ServerMPM"]
+        self.patience = patience
+
+    def running(self) -> bool:
+        return not self.pid or procfs.alive(self.pid)
+
+    def _read(self, patience: float) -> dict[str, str]:
+        with urllib.request.urlopen(self.page, timeout=patience) as reply:
+            lines = reply.read().decode("latin-1").splitlines()
+        auto = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        if "Scoreboard" not in auto:
+            raise OSError(
+                f"{self.page} is not a status page; is SetHandler server-status configured?"
+            )
+        return auto
+
+    def look(self) -> _Look:
+        children = procfs.children(self.pid) if self.pid else []
+        processes: float = len(children) if self.pid else NAN
+        try:
+            auto = self._read(self.patience)
+            idle, busy = int(auto["IdleWorkers"]), int(auto["BusyWorkers"])
+            held = [
+                int(auto.get(f"ConnsAsync{of}", 0)) for of in ("KeepAlive", "Writing", "Closing")
+            ]
+            names = ("ParentServerMPMGeneration", "Total Accesses", "Total Duration")
+            generation, accesses, duration = (float(auto.get(name, NAN)) for name in names)
+        except (OSError, KeyError, ValueError):
+            return _Look(children, processes)  # every worker is busy: the page does not come
+        letters = auto["Scoreboard"].replace("W", "_", 1)  # one answers us
+        if not self.pid and self.mpm == "prefork":
+            processes = len(letters) - letters.count(LETTERS[0])
+        elif not self.pid:
+            processes = float(auto.get("Processes", NAN))
+        return _Look(
+            children,
+            processes,
+            idle + 1,
+            max(0, busy - 1),
+            letters,
+            held,
+            generation,
+            accesses,
+            duration,
+        )
+
+
+_LOG_LINE = re.compile(r"\[[^\]]+\] \[\w+:(\w+)\] \[pid \d+(?::tid \d+)?\] (.*)")
+LEVELS = ("notice", "warn", "error", "crit", "alert", "emerg")
+
+
+def log_lines(text: str) -> list[str]:
+    """The messages of an error log that an operator should see, without date and pid."""
+    found = (_LOG_LINE.match(line) for line in text.splitlines())
+    return [match[2] for match in found if match and match[1] in LEVELS]
+
+
+# -- watching --------------------------------------------------------------------------------------
+
+
+class Watch(Recording):
+    """Watches one server until it is closed or the server ends; a context manager.
+
+    server      what `mpmkit.launch` returned; or something with `url` and `pid`, whose status page is
+                at /server-status; or the URL of a server or of its status page
+    every       seconds between samples, 0.01 or more
+    on_sample   called in the watching thread with each Sample and its ScoreboardView (None for a
+                server of another make)
+    on_end      called there when the server has ended, unless the watch was closed before
+
+    It may be read at any time, from any thread. Raises ValueError for a shorter `every`, LaunchError
+    for a server of ours that has stopped, OSError for a URL where no status page is.
+    """
+
+    def __init__(
+        self,
+        server: Server | Running | str,
+        *,
+        every: float = EVERY,
+        on_sample: Callable[[Sample, Any], None] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        if every < 0.01:
+            raise ValueError(f"every: must be 0.01 s or more, not {every!r}: it would be a load")
+        self._reader = (
+            _Scoreboard(server)
+            if isinstance(server, Server)
+            else _StatusPage(server, max(every, 0.2))
+        )
+        super().__init__(self._reader.mpm)
+        self.every = every
+        self.on_sample = on_sample
+        self.on_end = on_end
+        self._began = time.monotonic()
+        self._last: _Look | None = None
+        self._memory, self._memory_at = NAN, 0.0  # and when to read it again
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.go_on, name="mpmkit-watch", daemon=True)
+
+    def start(self) -> Watch:
+        """Take the first sample now, the others in a thread."""
+        self.look()
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Take a last sample and stop. Twice does nothing."""
+        if not self._stop.is_set():
+            self._stop.set()
+            if self._thread.is_alive() and threading.current_thread() is not self._thread:
+                self._thread.join()
+            self.look()
+
+    def __enter__(self) -> Watch:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def go_on(self, seconds: float = math.inf) -> None:
+        """Look at the full multiples of `every`: for so many seconds, or until the end."""
+        number = 1
+        while number * self.every <= seconds + 1e-9:
+            if self._stop.wait(max(0.0, number * self.every - self.now)):
+                return
+            if not self._reader.running():
+                if self.on_end is not None and not self._stop.is_set():
+                    self.on_end()
+                return
+            self.look()  # one that fails while the server runs is one look missed
+            number = max(number + 1, int(self.now / self.every))  # leave out what is a period late
+
+    @property
+    def now(self) -> float:
+        """Seconds since the watch began."""
+        return time.monotonic() - self._began
+
+    def note(self, text: str, kind: str = "note") -> None:
+        """Add an event of your own: what you did to the server, and when."""
+        with self._lock:
+            self.events.append(Event(self.now, kind, text))
+
+    def capture(self, label: str) -> ScoreboardSnapshot:
+        """Keep a snapshot of the scoreboard as it is now, and note the moment. Raises ValueError for a
+        server of another make, LaunchError for one that has stopped."""
+        if isinstance(self._reader, _StatusPage):
+            raise ValueError("only a server of mpmkit.launch has a scoreboard to capture")
+        snapshot = ScoreboardSnapshot.of(self._reader.server.scoreboard(), label, self.now)
+        with self._lock:
+            self.snapshots.append(snapshot)
+        self.note(label)
+        return snapshot
+
+    def until(self, condition: Callable[[Sample], Any], seconds: float = 30.0) -> Sample:
+        """Wait for a sample that fulfils the condition, and return it. Raises TimeoutError."""
+        end = time.monotonic() + seconds
+        while not condition(sample := self.last):
+            if time.monotonic() > end:
+                raise TimeoutError(f"not within {seconds:g} s; the last sample: {sample}")
+            time.sleep(self.every / 4)
+        return sample
+
+    def recording(self) -> Recording:
+        """What was seen so far, apart from the server: it can be drawn, saved and read again."""
+        with self._lock:
+            return Recording(self.mpm, self.samples[:], self.events[:], self.snapshots[:])
+
+    def look(self) -> Sample | None:
+        """One sample, now; None when the server has ended."""
+        waiting = procfs.listen_queue(self._reader.port)  # before we stand in it ourselves
+        try:
+            look = self._reader.look()
+        except (LaunchError, OSError, ValueError):
+            return None
+        with self._lock:
+            now = self.now
+            sample = self._sample(look, waiting, now)
+            self._note_differences(look, now)
+            self._last = look
+            self.samples.append(sample)
+            del self.samples[:-KEEP], self.events[:-KEEP]
+        if self.on_sample is not None:
+            self.on_sample(sample, look.board)
+        return sample
+
+    def _sample(self, look: _Look, waiting: float, now: float) -> Sample:
+        before, qps, service = self._last, NAN, NAN
+        if before is not None:
+            if look.accesses < before.accesses:  # a restart begins counting at zero again
+                before = before._replace(accesses=0, duration_ms=0)
+            done = look.accesses - before.accesses
+            qps = done / (now - self.samples[-1].t)
+            service = (look.duration_ms - before.duration_ms) / done if done else NAN
+        if now >= self._memory_at and self._reader.pid:
+            began = time.thread_time()
+            self._memory = procfs.pss_mb([self._reader.pid, *look.children])
+            took = time.thread_time() - began
+            self._memory_at = now + max(MEMORY_EVERY, took / MEMORY_SHARE)
+        letters = look.letters
+        keep_alive, writing, closing = look.held
+        known = 1 if look.busy == look.busy else NAN  # of a page that did not come nothing is known
+        return Sample(
+            t=round(now, 3),
+            processes=look.processes,
+            workers=look.idle + look.busy,
+            idle=look.idle,
+            busy=look.busy,
+            waiting=waiting,
+            parked=(letters.count("K") + keep_alive) * known,
+            threads=(len(letters) - letters.count(LETTERS[0])) * known,
+            reading=letters.count("R") * known,
+            writing=(letters.count("W") + letters.count("L") + writing) * known,
+            closing=(letters.count("C") + closing) * known,
+            without_thread=(keep_alive + writing + closing) * known,
+            generation=look.generation,
+            accesses=look.accesses,
+            qps=qps,
+            service_ms=service,
+            pss_mb=self._memory,
+        )
+
+    def _note_differences(self, look: _Look, now: float) -> None:
+        """Events: which children came and went, a new generation, new lines in the error log."""
+        before = self._last or _Look([], 0, generation=0)
+        now_there, were_there = set(look.children), set(before.children)
+        one, many = ("a child", "children") if self.mpm == "prefork" else ("a process", "processes")
+        for kind, pids in (("forked", now_there - were_there), ("ended", were_there - now_there)):
+            if pids:
+                which = one if len(pids) == 1 else f"{len(pids)} {many}"
+                self.events.append(Event(now, kind, f"{kind} {which}"))
+        if look.generation == look.generation and look.generation != before.generation:
+            self.events.append(Event(now, "generation", f"generation {look.generation:.0f}"))
+        self.events += [Event(now, "log", line) for line in look.lines]
+
+
+def watch(
+    server: Server | Running | str, seconds: float | None = None, *, every: float = 1.0
+) -> Watch:
+    """Record a server's pool: for `seconds` from now on, or, without, in a `with` block. See `Watch`.
+
+    Raises ValueError for numbers that can't be, LaunchError for a server of ours that has stopped,
+    OSError for a URL where no status page is.
+    """
+    if seconds is not None and seconds < 0:
+        raise ValueError(f"seconds: must be 0 or more, not {seconds!r}")
+    run = Watch(server, every=every)
+    if seconds is not None:
+        run.look()
+        run.go_on(seconds)
+    return run

@@ -1,0 +1,261 @@
+"""A program of this machine in a directory and a process group of its own: it starts, is ready, and ends
+with the process that started it, however that ends. Base of the reference servers and of php-fpm.
+
+No root is needed and no service of the machine is touched: its configuration is never read, its ports,
+logs and pid files are never used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+from mpmkit.measure.procfs import members
+
+READY_WITHIN = 10.0  # seconds from start to the first accepted connection
+STOP_WITHIN = 12.0  # seconds from TERM to KILL; httpd itself gives its children 10
+GONE_WITHIN = 10.0  # seconds from KILL until no process is left
+PORT_TRIES = 3  # another process may take the free port between our look and the program's bind
+
+
+class NotInstalled(RuntimeError):
+    """A program or module that this machine lacks; the message names it and how to get it."""
+
+    def __init__(self, program: str, how: str) -> None:
+        super().__init__(f"{program} is not installed; {how}")
+        self.program = program
+        self.how = how
+
+
+class ServerFailed(RuntimeError):
+    """A server that is installed but did not start or end; the message ends with its own words."""
+
+
+class ProcessGroup:
+    """A program for the length of a `with` block.
+
+    Attributes once started: `pid` of its first process, `root` (its directory).
+    """
+
+    name = "program"
+    stop_within = STOP_WITHIN
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.root = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    # -- what each program defines ---------------------------------------------------------------
+
+    def _prepare(self) -> list[str]:
+        """Write into `root` what it needs, and give its command line."""
+        raise NotImplementedError
+
+    def _environment(self) -> dict[str, str] | None:
+        """The environment variables of its processes; None for our own."""
+        return None
+
+    def _is_ready(self) -> bool:
+        """Whether *this* program (not another that took its place) accepts connections now."""
+        raise NotImplementedError
+
+    # -- start and stop --------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Start and return once a connection is accepted.
+
+        Raises ServerFailed with the tail of its error log if that takes more than 10 s.
+        """
+        if self._process is not None:
+            raise ServerFailed(f"{self.name} is already running; stop it first")
+        for attempt in range(1, PORT_TRIES + 1):
+            try:
+                self.root = Path(tempfile.mkdtemp(prefix=f"mpmkit-{self.name.replace(' ', '-')}-"))
+                self.root.chmod(0o755)  # children under another user read what lies there
+                self._spawn(self._prepare())
+                return self
+            except ServerFailed as error:
+                self.stop()
+                if "in use" not in str(error) or attempt == PORT_TRIES:
+                    raise
+            except BaseException:
+                self.stop()
+                raise
+        raise AssertionError("unreachable")
+
+    def _spawn(self, command: list[str]) -> None:
+        """Run it in its directory and wait until it is ready. Raises ServerFailed with its words."""
+        with open(self.root / "console", "wb") as console:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                cwd=self.root,
+                env=self._environment(),
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        self._guard = guard(self.pid)
+        deadline = time.monotonic() + READY_WITHIN
+        while time.monotonic() < deadline:
+            status = self._process.poll()
+            if status is not None:
+                raise ServerFailed(f"{self.name} ended with status {status}: {self.error_log()}")
+            if self._is_ready():
+                return
+            time.sleep(0.01)
+        raise ServerFailed(
+            f"{self.name} did not answer within {READY_WITHIN:g} s: {self.error_log()}"
+        )
+
+    def stop(self) -> None:
+        """TERM, then KILL after `stop_within` seconds; returns when no process of it is left. Twice does
+        nothing. Raises ServerFailed if a process outlives KILL."""
+        process, self._process = self._process, None
+        watching, self._guard = self._guard, None
+        try:
+            if process is not None:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(self.stop_within)
+        finally:
+            try:
+                if process is not None:
+                    process.kill()
+                    process.wait()
+                    end_group(process.pid)
+            finally:
+                if watching is not None:
+                    with watching:  # closes its pipe and waits
+                        watching.kill()  # before its pipe closes, so that it does nothing
+                if self.root != Path():
+                    shutil.rmtree(self.root, ignore_errors=True)
+                    self.root = Path()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<{self.name} {f'pid {self.pid}' if self._process else 'stopped'}>"
+
+    # -- while it runs ---------------------------------------------------------------------------
+
+    def processes(self) -> list[int]:
+        """The pids of all its processes, the first one first."""
+        return sorted(members(self.pid), key=lambda pid: (pid != self.pid, pid))
+
+    def error_log(self, lines: int = 5) -> str:
+        """The last lines of what it printed and logged; its own words."""
+        texts = []
+        for name in ("console", "error_log"):
+            with contextlib.suppress(OSError):
+                texts += (self.root / name).read_text(errors="replace").splitlines()
+        return "\n".join(texts[-lines:]) or "(it said nothing)"
+
+    def _readable(self, document_root: Path) -> Path:
+        """The document root, or, where the children of root's server are of a user who may not enter it,
+        a copy of it that they may read."""
+        if os.geteuid() != 0 or may_enter(pwd.getpwnam(unprivileged_user()[0]), document_root):
+            return document_root
+        copy = self.root / "document_root"
+        shutil.copytree(document_root, copy)
+        for place in (copy, *copy.rglob("*")):
+            runs = place.is_dir() or place.stat().st_mode & 0o100
+            place.chmod(0o755 if runs else 0o644)
+        return copy
+
+
+# -- the system around them ----------------------------------------------------------------------
+
+
+def find_program(names: Iterable[str], program: str, how: str) -> str:
+    """The path of the first of `names` that is there; /usr/sbin is searched too.
+
+    Raises NotInstalled.
+    """
+    more = ("/usr/sbin", "/usr/local/sbin", "/usr/local/apache2/bin", "/sbin")
+    path = os.pathsep.join((os.environ.get("PATH", ""), *more))
+    for name in names:
+        found = shutil.which(name, path=path)
+        if found:
+            return found
+    raise NotInstalled(program, how)
+
+
+def output(*command: str) -> str:
+    """What a program prints, to both its outputs."""
+    merged = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    return merged.stdout
+
+
+def unprivileged_user() -> tuple[str, str]:
+    """User and group for a server that root starts. Raises ServerFailed if there is none."""
+    for name in ("www-data", "apache", "http", "nobody"):
+        with contextlib.suppress(KeyError):
+            return name, grp.getgrgid(pwd.getpwnam(name).pw_gid).gr_name
+    raise ServerFailed(
+        "root can't run a server as itself and there is no user www-data or nobody; "
+        "run as an ordinary user"
+    )
+
+
+def may_enter(user: pwd.struct_passwd, directory: Path) -> bool:
+    """Whether a user may enter the directory and every directory above it."""
+    for place in (directory, *directory.parents):
+        state = place.stat()
+        bit = 0o100 if state.st_uid == user.pw_uid else 0o010 if state.st_gid == user.pw_gid else 1
+        if not state.st_mode & bit:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """A loopback port that no process listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def guard(pid: int) -> subprocess.Popen[bytes]:
+    """A shell that ends the process group of `pid` if this process dies, however it dies.
+
+    It waits on a pipe that only we hold; a SIGKILLed notebook kernel closes it too.
+    """
+    script = "read _; kill -TERM -$1 2>/dev/null && sleep 3 && kill -KILL -$1 2>/dev/null"
+    return subprocess.Popen(
+        ["/bin/sh", "-c", script, "mpmkit-guard", str(pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def end_group(group: int) -> None:
+    """KILL what is left of a process group and wait until it is gone. Raises ServerFailed if it is
+    not."""
+    deadline = time.monotonic() + GONE_WITHIN
+    while left := members(group):
+        if time.monotonic() > deadline:
+            raise ServerFailed(f"processes {left} outlive SIGKILL")
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+        time.sleep(0.01)

@@ -1,0 +1,205 @@
+"""The grid of a sweep: its points, and everything that is wrong with them, before anything starts. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, DirectiveError, Setting, spec_for
+from mpmkit.config.keywords import from_keywords
+from mpmkit.load.ab_wrk import CANNOT
+from mpmkit.load.profile import LoadProfile, ProfileError
+from mpmkit.load.runner import DRIVERS
+from mpmkit.measure import published, stats
+from mpmkit.measure.command import Problems
+from mpmkit.measure.experiment import OURS, Cell
+
+MOST_POINTS = 10_000
+SHOWN = 10  # problems that are reported; a wrong name is wrong at every point
+START = 2.5  # seconds that a server and a generator take to start and end, for the estimate
+
+
+@dataclass(frozen=True)
+class GridPoint(Cell):
+    """One point under one MPM: the grid's values, and what they make of directives and load."""
+
+    values: dict[str, Any]
+    directives: dict[str, Any] = field(repr=False)
+    profile: LoadProfile = field(repr=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What distinguishes this point from the others, as it stands in the file."""
+        return self.mpm, json.dumps(self.values)
+
+    def __str__(self) -> str:
+        return " ".join([self.mpm, *(f"{name}={value}" for name, value in self.values.items())])
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep, checked. points: those of round 1. id: of this grid, load and driver."""
+
+    points: tuple[GridPoint, ...]
+    names: tuple[str, ...]
+    rounds: int
+    driver: str
+    id: str
+
+    def cells(self) -> list[GridPoint]:
+        """The points of all rounds, in the order of measuring."""
+        return [
+            replace(point, round=number)
+            for number in range(1, self.rounds + 1)
+            for point in stats.turns(self.points, number)
+        ]
+
+    @property
+    def seconds(self) -> float:
+        """About how long it takes; requests without a bound in time are taken as 5 s."""
+        return self.rounds * sum(
+            START + point.profile.warmup_seconds + (point.profile.duration or 5.0)
+            for point in self.points
+        )
+
+
+def plan(
+    mpms: str | Iterable[str],
+    grid: Mapping[str, Iterable[Any]],
+    profile: LoadProfile,
+    *,
+    rounds: int = 1,
+    directives: Mapping[str, Any] | None = None,
+    driver: str = "locust",
+) -> SweepPlan:
+    """Check a sweep. Raises ValueError with everything that is wrong with it, a line a problem."""
+    problems = Problems()
+    asked = (mpms,) if isinstance(mpms, str) else tuple(mpms)
+    known = [mpm for mpm in asked if mpm in problems.chosen("mpm", asked, MPMS)]
+    problems.rounds(rounds)
+    if driver not in DRIVERS:
+        problems.append(f"driver: {driver!r} is not one of {', '.join(DRIVERS)}")
+    axes = _axes(grid, problems)
+    size = math.prod(len(values) for values in axes.values()) * len(asked) if axes else 0
+    if size > MOST_POINTS:
+        problems.append(f"grid: {size:,} points are more than {MOST_POINTS:,}; sweep fewer values")
+        problems.raise_any("\n")
+    wrong: dict[str, list[str]] = {}  # what is wrong, and at which points
+    points = []
+    for mpm in known:
+        for values in itertools.product(*axes.values()):
+            point = dict(zip(axes, values, strict=True))
+            made, refused = _point(mpm, point, profile, directives or {}, driver)
+            points.append(made)
+            for text in refused:
+                wrong.setdefault(text, []).append(str(made))
+    # A value that is wrong by itself is wrong at many points, and must not hide the next one.
+    problems += [
+        f"{where[0]}{f', and {len(where) - 1} more' if where[1:] else ''}: {text}"
+        for text, where in wrong.items()
+    ]
+    more = len(problems) - SHOWN
+    if more > 0:
+        problems[SHOWN:] = [f"and {more} more problems"]
+    problems.raise_any("\n")
+    load = json.loads(profile.to_json())
+    whole = [asked, axes, load, dict(directives or {}), driver]
+    identity = json.dumps(whole, sort_keys=True, default=str)
+    number = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return SweepPlan(tuple(points), tuple(axes), rounds, driver, number)
+
+
+def _point(
+    mpm: str,
+    point: dict[str, Any],
+    profile: LoadProfile,
+    directives: Mapping[str, Any],
+    driver: str,
+) -> tuple[GridPoint, list[str]]:
+    """A point of the grid, and what is wrong with it."""
+    loads = {one.name for one in fields(LoadProfile)}
+    given = {**directives, **{name: value for name, value in point.items() if name not in loads}}
+    refused: list[str] = []
+    try:
+        profile = profile.but(**{name: value for name, value in point.items() if name in loads})
+    except ProfileError as error:
+        refused += str(error).split("; ")
+    if driver in CANNOT:
+        refused += [f"{name}: {why}; use locust" for name, why in CANNOT[driver](profile)]
+    base = {"KeepAlive": bool(profile.keep_alive), **published.DIRECTIVES[mpm]}
+    refused += _refusals(mpm, base, given)
+    return GridPoint(1, OURS, mpm, point, {**base, **given}, profile), refused
+
+
+def _axes(grid: Mapping[str, Iterable[Any]], problems: list[str]) -> dict[str, list[Any]]:
+    """The grid with directives in Apache's spelling."""
+    if not isinstance(grid, Mapping) or not grid:
+        problems.append(
+            "grid: give names with the values to try, like {'ThreadsPerChild': [5, 25]}"
+        )
+        return {}
+    loads = [one.name for one in fields(LoadProfile)]
+    axes: dict[str, list[Any]] = {}
+    for name, given in grid.items():
+        if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+            problems.append(f"{name}: give a list of values, not {given!r}")
+            continue
+        values = list(given)
+        canonical = name
+        if name not in loads:
+            try:
+                canonical = spec_for(name, None).name
+            except ValueError as error:
+                problems.append(
+                    f"{error} (nor is it a field of a load profile: {', '.join(loads)})"
+                )
+                continue
+        if not values:
+            problems.append(f"{name}: has no value to try")
+        if canonical in axes:
+            problems.append(f"{name}: is in the grid twice")
+        for value in values:
+            if not isinstance(value, str | int | float | bool):
+                problems.append(f"{name}: {value!r} is not a text, number or truth value")
+        if len({json.dumps(value, default=str) for value in values}) < len(values):
+            problems.append(f"{name}: has a value twice")
+        axes[canonical] = values
+    return axes
+
+
+def _refusals(mpm: str, base: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Why a server would not run with these directives as they stand."""
+    found: list[str] = []
+    settings: list[Setting] = []
+    # Later names win; the article's block is only a base and may be corrected.
+    for name, value in {**base, **given}.items():
+        try:
+            settings += from_keywords(mpm, **{name: value})
+        except ValueError as error:
+            found += str(error).splitlines()
+    try:
+        effective, notes = check(mpm, settings)
+    except DirectiveError as error:
+        return found + str(error).splitlines()
+    named = {setting.name.lower() for setting in settings}
+    for name, value in given.items():
+        if name.lower() not in named:
+            continue  # reported above
+        spec = spec_for(name, mpm)
+        real = getattr(effective, spec.attribute, value) if spec.attribute else value
+        if spec.takes == "number" and isinstance(value, str):
+            try:
+                value = int(value)
+            except ValueError:  # the server reads it as httpd does: 0
+                found.append(f"{spec.name} takes a number, not {value!r}")
+                continue
+        if isinstance(value, int | float) and isinstance(real, int | float) and real != value:
+            why = next((str(note) for note in notes if spec.name in str(note)), "")
+            found.append(f"the server would use {spec.name} {real}" + (f" ({why})" if why else ""))
+    return found

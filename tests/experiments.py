@@ -1,0 +1,96 @@
+"""What tests of experiments share: a row of each records table, and launches of a server that is not ours."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from misbehaving import Misbehaving
+
+from mpmkit.measure import records
+
+Row = dict[str, Any]
+
+
+def recorded_row(table: str, **changes: Any) -> Row:
+    """The first row of a recorded run of that table, with changes; checked."""
+    return records.check({**_first_row(table), **changes})
+
+
+@functools.cache
+def _first_row(table: str) -> Row:
+    names = {"qps": "qps-full", "sweep": "07-threads"}
+    path = records.recorded_folder() / f"{names.get(table, f'{table}-demo')}.csv"
+    return records.read(path)[0]
+
+
+def memory_rows(
+    mpm: str | None = "prefork",
+    against: str = "busy",
+    cost: int = 1000,
+    base: int = 20_000,
+    server: str = "mpmkit",
+    noise: int = 0,
+    tables: int = 80,
+) -> list[Row]:
+    """Rows of memory on a straight line: a level costs so many KiB of PSS, and noise up and down."""
+    made = []
+    for number, level in enumerate((0, 50, 100, 200)):
+        pss = base + cost * level + noise * (-1) ** number
+        sizes = {"pss_kb": pss, "uss_kb": pss // 2, "rss_kb": pss * 8, "code_kb": pss}
+        parts = dict.fromkeys(("heap_kb", "anonymous_kb", "stacks_kb", "shm_kb"), 0)
+        where = {"mpm": mpm, "server": server, "against": against, "level": level, "held": level}
+        counts = {"processes": level + 5, "threads": 30, "page_tables_kb": tables * level}
+        made.append(recorded_row("memory", scope="server", **where, **counts, **sizes, **parts))
+    return made
+
+
+class FakeServer:
+    """What an experiment needs of a server: a url, a pid, an error log."""
+
+    def __init__(self, misbehaving: Misbehaving) -> None:
+        self.url, self.pid = misbehaving.url, misbehaving.process.pid
+        self.misbehaving = misbehaving
+
+    def error_log(self) -> str:
+        return "[mpm:notice] AH00163: ready\n[mpm:emerg] AH99999: the roof is on fire\n"
+
+    def die(self) -> None:
+        """End at once; the process is waited for."""
+        self.misbehaving.die()
+        self.misbehaving.process.wait()
+
+
+class Launches:
+    """A launch() of fake servers; `made` is what it was called with, `stopped` how many have ended.
+
+    dies: given the number of the launch (from 1), whether that server is dead when it is handed out.
+    """
+
+    def __init__(self, dies: Callable[[int], bool] = lambda number: False) -> None:
+        self.made: list[tuple[str, dict[str, Any]]] = []
+        self.stopped = 0
+        self.dies = dies
+
+    @contextlib.contextmanager
+    def __call__(self, mpm: str, **directives: Any) -> Iterator[FakeServer]:
+        self.made.append((mpm, directives))
+        with Misbehaving() as started:
+            server = FakeServer(started)
+            if self.dies(len(self.made)):
+                server.die()
+            yield server
+        self.stopped += 1
+
+
+def printed_by(
+    main: Callable[[list[str]], int], argv: list[str], capsys: Any
+) -> tuple[int, str, str]:
+    """(status, standard output, standard error) of a command, also where argparse ends it."""
+    try:
+        status = main(argv)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    return status, *capsys.readouterr()

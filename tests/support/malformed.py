@@ -1,0 +1,131 @@
+"""Requests that no server may accept, and what httpd's status for each is: for several tests."""
+
+from __future__ import annotations
+
+HOST = b"Host: x\r\n"
+GET = b"GET /file.txt HTTP/1.1\r\n"
+POST = b"POST /file.txt HTTP/1.1\r\n" + HOST
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def line(text: bytes) -> bytes:
+    """A request with that request line."""
+    return text + b"\r\n" + HOST + b"\r\n"
+
+
+def field(text: bytes) -> bytes:
+    """A request with that header line."""
+    return GET + HOST + text + b"\r\n\r\n"
+
+
+def target(text: bytes) -> bytes:
+    """A request for that target."""
+    return line(b"GET " + text + b" HTTP/1.1")
+
+
+def host(text: bytes) -> bytes:
+    """A request with that Host."""
+    return GET + b"Host: " + text + b"\r\n\r\n"
+
+
+def framed(text: bytes, body: bytes = b"") -> bytes:
+    """A POST with those header lines about its body."""
+    return POST + text + b"\r\n\r\n" + body
+
+
+def length(text: bytes, body: bytes = b"") -> bytes:
+    """A POST with that Content-Length."""
+    return framed(b"Content-Length: " + text, body)
+
+
+# 400 for each, by what is wrong with it.
+LINES = [
+    b"GARBAGE", b"POST /", b"GET HTTP/1.1", b"/ HTTP/1.1", b"GET / x HTTP/1.1", b"GET  / HTTP/1.1",
+    b"GET /  HTTP/1.1", b"GET\t/ HTTP/1.1", b"GET /\tHTTP/1.1", b" GET / HTTP/1.1", b"\tGET / HTTP/1.1",
+    b"GET / HTTP/1.1 ", b"GET / HTTP/1.1\t", b"GET / http/1.1", b"GET / HTTP/0.9", b"GET / HTTP/1",
+    b"GET / HTTP/11", b"GET / HTTP/1.10", b"GET / HTTP/1.x", b"GET / HTTP/ 1.1", b"GET / HTTP-1.1",
+    b"GET / HTTPS/1.1", b"G@T / HTTP/1.1", b"G/T / HTTP/1.1", b'"GET" / HTTP/1.1', b"G\0T / HTTP/1.1",
+    b"G\xc9T / HTTP/1.1", b"GET /\r HTTP/1.1", b"GET / HTTP/1.1\0",
+]  # fmt: skip
+# Line ends and blank lines that are wrong; other protocols.
+STREAMS = [
+    b"GET / HTTP/1.1\n" + HOST + b"\r\n", b"GET / HTTP/1.1\nHost: x\n\n",
+    b"GET / HTTP/1.1\rHost: x\r\n\r\n", b"\r\n" * 11 + GET + HOST + b"\r\n",
+    b"\r\r\r\n" + GET + HOST + b"\r\n", b"\r" + GET + HOST + b"\r\n", b"\n\n" + GET + HOST + b"\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)) * 2,  # a TLS hello
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b"EHLO mail.example\r\n",
+    b"USER anonymous\r\n\r\n", b"() { :; }; echo x\r\n\r\n", b"   \r\n\r\n", b"\0" * 100 + b"\r\n\r\n",
+    bytes(range(128, 256)) + b"\r\n\r\n", "GET / HTTP/1.1\r\n\r\n".encode("utf-16") + b"\r\n\r\n",
+    b"\xef\xbb\xbf" + GET + HOST + b"\r\n",
+]  # fmt: skip
+TARGETS = [
+    b"file.txt", b"../file.txt", b"*", b"http:///file.txt", b"http://user:pw@x/", b"ftp://x/",
+    b"javascript:alert(1)", b"x:80", b"/..", b"/../htdocs/file.txt", b"/" + b"../" * 50 + b"etc/passwd",
+    b"/sub/../../etc/passwd", b"/%2e%2e/etc/passwd", b"/.%2E/etc/passwd", b"/%zz", b"/file%2", b"/100%",
+    b"/%u0041", b"/%-1", b"/file.txt#part", b"/?a#b", b"/\x01", b"/\x7f", b"/caf\xe9", b"/file.txt\0.html",
+]  # fmt: skip
+HOSTS = [
+    b"", b"   ", b"a b", b"a, b", b"x/../y", b"user@x", b"x:http", b"x:1:2", b"[::1", b"[x]", b'"x"',
+    b"<script>", b"a\\b", b"http://x/",
+]  # fmt: skip
+FIELDS = [
+    b"NoColon", b": value", b"X : y", b"X\t: y", b"X Y: z", b"X/Y: z", b'"X": y', b"X\xe9: y", b"X\0Y: z",
+    b"X: a\0b", b"X: a\x01b", b"X: a\x7f", b"X: a\r\n  \r\n b", b"X: a\nY: b", b"X: a\rY: b",
+    b"X: " + b"y" * 9000, b"X" * 9000 + b": y", b"X: " + b"y" * 4500 + b"\r\nX: " + b"y" * 4500,
+    b"X: y" + b"\r\n " + b"y" * 4500 + b"\r\n " + b"y" * 4500,
+]  # fmt: skip
+HEADS = [
+    GET + b"\r\n", GET + HOST + HOST + b"\r\n", GET + HOST + b"Host: y\r\n\r\n",
+    POST + b"X: \x1b\r\nContent-Length: 0\r\n\r\n", GET + b" folded: y\r\n" + HOST + b"\r\n",
+    GET + GET + HOST + b"\r\n", *(GET + HOST + b"X: y\r\n" * n + b"\r\n" for n in (100, 1000)),
+    GET + HOST + b"X: y\r\n" * 200, GET + HOST + b"X: " + b"y" * 20_000,  # without an end
+]  # fmt: skip
+LENGTHS = [
+    (b"abc", b""), (b"-1", b""), (b"+3", b"abc"), (b"0x3", b"abc"), (b"3.0", b"abc"), (b"", b""),
+    (b"1 2", b""), (b"1_0", b""), ("３".encode(), b""), (b"3\r\nContent-Length: 3", b"abc"),
+    (b"3, 3", b"abc"), (b"3\r\n ,3", b"abc"), (b"3\r\nContent-Length: 4", b"abcd"), (b"3, 4", b"abcd"),
+    (b"18446744073709551617", b""), (b"9" * 100, b""),
+]  # fmt: skip
+CODINGS = [
+    b"gzip", b"identity", b"chunked, gzip", b"chunked, chunked", b"chunked\r\nTransfer-Encoding: chunked",
+    b"", b"xchunked", b"\x0bchunked",
+]  # fmt: skip
+CHUNKS = [
+    b"\r\nabc\r\n0\r\n\r\n", b"xyz\r\nabc\r\n0\r\n\r\n", b"-3\r\nabc\r\n0\r\n\r\n",
+    b"0x3\r\nabc\r\n0\r\n\r\n", b" 3\r\nabc\r\n0\r\n\r\n", b"f" * 30 + b"\r\nabc\r\n",
+    b"3\r\nabcdef\r\n0\r\n\r\n", b"3\r\nabc0\r\n\r\n", b"3\nabc\r\n0\r\n\r\n", b"3\r\nabc\n0\r\n\r\n",
+    GET + HOST + b"\r\n", b"3;" + b"x" * 100_000, b"0\r\nX: " + b"x" * 100_000,
+    b"0\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", b"0\r\nno colon\r\n\r\n",
+]  # fmt: skip
+OTHERS = [
+    (line(b"BREW / HTTP/1.1"), 501), (line(b"get / HTTP/1.1"), 501), (field(b"Expect: the unexpected"), 417),
+    (target(b"/" + b"a" * 9000), 414), (b"GET /" + b"a" * 20_000, 414), (target(b"/?" + b"a" * 9000), 414),
+    (line(b"A" * 9000 + b" / HTTP/1.1"), 414), (length(b"2000000000"), 413),
+    (b"TRACE / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\n\r\nabc", 413),
+    (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    (CHUNKED + b"7fffffff\r\n" + b"a" * 100, None),  # a chunk may be as large as it likes
+]  # fmt: skip
+
+# (bytes, status); None: no answer, for the client sends no more.
+REFUSED: list[tuple[bytes, int | None]] = OTHERS + [
+    (data, 400)
+    for data in (
+        *map(line, LINES),
+        *STREAMS,
+        *map(target, TARGETS),
+        *map(host, HOSTS),
+        *map(field, FIELDS),
+        *HEADS,
+        *(length(*one) for one in LENGTHS),
+        *(framed(b"Transfer-Encoding: " + coding) for coding in CODINGS),
+        *(CHUNKED + chunks for chunks in CHUNKS),
+    )
+]
+
+# Requests that break off: the client sends no more, and closes its side.
+BROKEN_OFF = [
+    b"", b"\r\n", b"\r", b"GE", b"GET /file.txt HT", GET, GET[:-1], GET + b"Ho", GET + HOST,
+    GET + HOST + b"\r", length(b"10", b"abc"), length(b"10"), CHUNKED, CHUNKED + b"1",
+    CHUNKED + b"a\r\nabc", CHUNKED + b"3\r\nabc\r\n", CHUNKED + b"3\r\nabc\r\n0\r\nX: y\r\n",
+]  # fmt: skip

@@ -1,0 +1,321 @@
+"""Watching a running server, ours by its scoreboard and a real httpd by its status page: what is seen is
+what is there. And a crowd of clients, which makes something to see."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+from support.client import Client
+from support.servers import SMALL, serving
+from support.waiting import poll_until
+
+import mpmkit
+from mpmkit import lab
+from mpmkit.lab.clients import KeepAliveClients
+from mpmkit.measure import monitor
+from mpmkit.measure.monitor import Watch, watch
+from mpmkit.measure.recording import Event, Recording, Sample, ScoreboardSnapshot
+from mpmkit.measure.reference_servers import Httpd, NotInstalled
+from mpmkit.policy.simulator import COLUMNS, Second, simulate
+
+POOL = {
+    "prefork": {"StartServers": 2, "MinSpareServers": 2, "MaxSpareServers": 5,
+                "ServerLimit": 16, "MaxRequestWorkers": 16},
+    "worker": {"StartServers": 1, "ThreadsPerChild": 4, "MinSpareThreads": 4, "MaxSpareThreads": 12,
+               "ServerLimit": 4, "MaxRequestWorkers": 16},
+}  # fmt: skip
+POOL["event"] = POOL["worker"]
+
+
+def unknown(value: float) -> bool:
+    return math.isnan(value)
+
+
+def test_a_recording_has_the_columns_of_a_simulation_first():
+    assert set(COLUMNS) <= set(Second._fields) and Second._fields[:2] == COLUMNS[:2]
+    assert Sample._fields[: len(COLUMNS)] == COLUMNS
+
+
+def test_the_public_names_are_one_thing():
+    assert mpmkit.watch is watch and lab.watch is Watch and lab.Recording is Recording
+    assert lab.Picture is lab.ScoreboardSnapshot is ScoreboardSnapshot
+
+
+# -- ours, and by the status page ----------------------------------------------------------------
+
+
+def test_who_is_busy_idle_parked_and_waiting(server, mpm):
+    workers = 2 * SMALL[mpm].get("ThreadsPerChild", 1)
+    poll_until(lambda: server.scoreboard().counts.idle == workers, what="all first children idle")
+    with Client(server) as half, Client(server) as parked:
+        half.send(b"GET /file.txt HTTP/1.1\r\nHost: x\r\n")
+        parked.get()
+        poll_until(lambda: server.scoreboard().count("R") == 1)
+        poll_until(lambda: watch(server, 0)[0].parked == 1, what="one parked")
+        for target in (server, server.url, SimpleNamespace(url=server.url, pid=server.pid)):
+            sample = watch(target, 0).last
+            assert (sample.parked, sample.reading, sample.waiting) == (1, 1, 0), target
+            assert sample.without_thread == (1 if mpm == "event" else 0), target
+            assert sample.busy == (1 if mpm == "event" else 2), target
+            assert sample.workers >= workers and sample.idle == sample.workers - sample.busy, target
+            # From its status page alone no one can say how many processes a worker has.
+            alone = isinstance(target, str)
+            assert sample.processes == len(server.processes()) or (
+                alone and mpm == "worker" and unknown(sample.processes)
+            )
+            assert unknown(sample.pss_mb) if alone else sample.pss_mb > 1
+        half.send(b"\r\n")
+        assert half.reply().status == 200
+
+
+def test_a_block_is_recorded_and_requests_are_counted(server):
+    with watch(server, every=0.05) as run:
+        with Client(server) as client:
+            for _ in range(20):
+                client.get()
+        poll_until(lambda: len(run) >= 3)
+        poll_until(lambda: run[-1].accesses - run[0].accesses >= 19, what="the requests")
+    times = run.column("t")
+    assert times == sorted(times) and times[0] < 0.05
+    assert run.most("qps") > 0 and run.most("service_ms") > 0
+    assert repr(run) == f"<Watch of {server.mpm}: {len(run)} samples>"
+    assert list(run[:2]) == run.samples[:2] and len(list(run)) == len(run)
+
+
+def test_seconds_are_counted_from_the_first_look(server):
+    run = watch(server, 0.4, every=0.1)
+    assert 2 <= len(run) <= 5 and run[-1].t >= 0.4  # on a busy machine one is left out
+
+
+def test_to_frame(server):
+    pandas = pytest.importorskip("pandas")
+    measured = watch(server, 0).to_frame().assign(who="measured")
+    simulated = simulate(server.mpm, seconds=2, **SMALL[server.mpm]).to_frame()
+    both = pandas.concat([simulated.assign(who="simulated"), measured])
+    assert both[[*COLUMNS, "who"]].notna().all().all()
+    assert both["who"].tolist() == ["simulated"] * 3 + ["measured"]
+    assert list(measured.columns) == [*Sample._fields, "who"]
+
+
+@pytest.mark.parametrize(
+    ("target", "how", "error", "said"),
+    [
+        ("http://127.0.0.1:1", {"every": 0}, ValueError, "every: must be"),
+        ("http://127.0.0.1:1", {"every": -1}, ValueError, "every: must be"),
+        ("http://127.0.0.1:1", {"seconds": -1}, ValueError, "seconds: must be"),
+        ("http://127.0.0.1:1", {"seconds": 1}, OSError, "refused"),
+        ("nowhere", {}, ValueError, "not the URL"),
+        ("ftp://example.com", {}, ValueError, "not the URL"),
+        ("http://", {}, ValueError, "not the URL"),
+        ("/file.txt", {}, OSError, "not a status page"),
+    ],
+)
+def test_what_cannot_be_watched_is_an_error(server, target, how, error, said):
+    with pytest.raises(error, match=said):
+        watch(server.url + target if target[0] == "/" else target, **how)
+
+
+def test_a_snapshot_needs_a_scoreboard(server):
+    run = watch(server, 0)
+    snapshot = run.capture("now")
+    assert run.snapshot("now") == snapshot and "now" in run.event_log()
+    assert snapshot.count("_") == sum(text.count("_") for _, text, _ in snapshot.rows) > 0
+    with pytest.raises(KeyError, match="no snapshot 'then'; there are"):
+        run.snapshot("then")
+    with pytest.raises(ValueError, match=r"mpmkit\.launch"):
+        watch(server.url, 0).capture("now")
+
+
+def test_the_watch_ends_with_the_server(mpm, document_root):
+    ended = []
+    with serving(mpm, document_root=document_root) as server:
+        with Watch(server, every=0.05, on_end=lambda: ended.append(1)) as seen:
+            os.kill(server.pid, 9)
+            poll_until(lambda: ended)
+            assert len(seen) >= 1
+        server.stop()
+    with pytest.raises(mpmkit.LaunchError):
+        watch(server, 0)
+
+
+def test_a_status_page_that_does_not_come_leaves_the_children_known():
+    full = POOL["prefork"] | {"MaxRequestWorkers": 2, "MaxSpareServers": 3}
+    with serving("prefork", **full) as server:
+        run = watch(SimpleNamespace(url=server.url, pid=server.pid), 0, every=0.05)
+        with Client(server) as one, Client(server) as two:
+            one.get()
+            two.get()
+            sample = run.look()
+        assert sample.processes == 2 and sample.pss_mb > 1 and sample.waiting == 0
+        assert all(map(unknown, (sample.busy, sample.parked, sample.threads, sample.accesses)))
+
+
+@pytest.mark.slow
+def test_simulated_and_measured_growth_are_the_same():
+    """The three MPMs at the same time: children a second apart, 1, 2, 4, 8."""
+    threads = {"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 12, "MaxSpareThreads": 40,
+               "MaxRequestWorkers": 40, "ServerLimit": 20}  # fmt: skip
+    children = {"StartServers": 1, "MinSpareServers": 6, "MaxSpareServers": 20,
+                "MaxRequestWorkers": 20}  # fmt: skip
+    pools = {"prefork": children, "worker": threads, "event": threads}
+
+    def grow(mpm: str) -> Recording:
+        with mpmkit.launch(mpm, **pools[mpm]) as server, watch(server, every=0.1) as run:
+            poll_until(lambda: run.last.processes == 8, cap=20, what="8 children")
+        return run
+
+    with ThreadPoolExecutor(3) as pool:
+        runs = dict(zip(pools, pool.map(grow, pools), strict=True))
+    for mpm, run in runs.items():
+        simulated = simulate(mpm, seconds=4, **pools[mpm]).column("processes")
+        assert simulated == [1, 2, 4, 8, 8]
+        # From two to eight it takes two passes, a second apart, however rarely we came to look.
+        counts = run.column("processes")
+        assert counts == sorted(counts) and counts[-1] == 8
+        small = [sample.t for sample in run if sample.processes in (1, 2)]
+        assert small, counts
+        assert next(sample.t for sample in run if sample.processes == 8) - small[-1] > 0.9
+        assert sum(run.forks()) == 8
+
+
+@pytest.mark.rival
+@pytest.mark.parametrize("mpm", mpmkit.MPMS)
+def test_a_real_httpd_is_recorded_in_the_same_columns(mpm, document_root):
+    status = (
+        'ExtendedStatus On\n<Location "/server-status">\nSetHandler server-status\n</Location>\n'
+    )
+    try:
+        httpd = Httpd(
+            mpm, document_root=document_root, modules=["status"], extra=status, **SMALL[mpm]
+        )
+    except NotInstalled as missing:
+        pytest.skip(str(missing))
+    with httpd, Client(httpd) as parked:
+        parked.get()
+        run = watch(httpd, 0.2, every=0.1)
+        sample = run.last
+        assert run.mpm == mpm
+        assert sample.processes == 2 or mpm == "prefork"
+        assert sample.workers >= 2 * SMALL[mpm].get("ThreadsPerChild", 1) - 1
+        # Event's own counter lags behind: httpd publishes it when a time-out is due.
+        assert sample.parked == sample.busy == (0 if mpm == "event" else 1)
+        assert sample.accesses >= 1 and sample.qps > 0 and sample.pss_mb > 1
+
+
+# -- a crowd of clients, seen ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mpm", mpmkit.MPMS)
+def test_a_crowd_that_holds_connections_is_seen(mpm):
+    with serving(mpm, **POOL[mpm], KeepAliveTimeout=30) as server:
+        with Watch(server, every=0.1) as seen, KeepAliveClients(server.url, 0) as crowd:
+            assert (seen.last.parked, seen.last.waiting) == (0, 0)
+            crowd.resize(6)
+            poll_until(lambda: seen.last.parked == 6, what=lambda: str(seen.last))
+            poll_until(lambda: crowd.counts() == {"asking": 0, "thinking": 6, "away": 0})
+            last = seen.last
+            assert last.without_thread == (6 if mpm == "event" else 0)
+            assert last.busy == (0 if mpm == "event" else 6)
+            assert len(crowd.take()) == 6 and crowd.answered == 6 and not crowd.lost
+            crowd.resize(1)
+            poll_until(lambda: seen.last.parked == 1, what=lambda: str(seen.last))
+        recording = seen.recording()
+    assert recording.most("accesses") == 6 and recording.most("pss_mb") > 1
+    assert sum(recording.forks()) >= POOL[mpm]["StartServers"]
+    again = Recording.from_json(recording.to_json())
+    assert again.mpm == mpm and again.column("parked") == recording.column("parked")
+    assert again.snapshots == recording.snapshots and len(again.events) == len(recording.events)
+
+
+def test_those_who_wait_are_in_the_listen_queue():
+    full = {"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 1, "MaxSpareThreads": 4,
+            "ServerLimit": 1, "MaxRequestWorkers": 2, "KeepAliveTimeout": 30}  # fmt: skip
+    server = mpmkit.launch("worker", **full)
+    with server, Watch(server, every=0.1) as seen, KeepAliveClients(server.url, 5) as crowd:
+        seen.until(lambda sample: sample.busy == 2 and sample.waiting >= 2)
+        assert crowd.counts()["asking"] == 3 and crowd.longest_wait() > 0
+        poll_until(lambda: "AH00286" in seen.event_log(), what=seen.event_log)
+        with pytest.raises(TimeoutError, match="the last sample"):
+            seen.until(lambda sample: sample.busy == 3, seconds=0.2)
+
+
+def test_a_client_whose_connection_is_ended_comes_back():
+    with serving("event", KeepAliveTimeout=0.2) as server, KeepAliveClients(server.url, 2) as crowd:
+        poll_until(lambda: crowd.answered >= 6, what=lambda: str(crowd.answered))
+        assert not crowd.lost
+
+
+def test_a_probe_keeps_nothing():
+    with (
+        serving("worker") as server,
+        KeepAliveClients(server.url, 1, think=0.05, keep=False) as probe,
+    ):
+        poll_until(lambda: probe.answered >= 3)
+        assert all(0 < seconds < 5 for seconds in probe.take())
+        assert server.scoreboard().count("K") == 0
+
+
+def test_losses_are_counted_by_kind():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with KeepAliveClients(f"http://127.0.0.1:{closed.getsockname()[1]}", 1) as crowd:
+            poll_until(lambda: crowd.lost["refused"] >= 1)
+        assert set(crowd.lost) == {"refused"}
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"url": "http://192.0.2.1:80"}, "loopback"),
+        ({"count": 5000}, "0 to 2000"),
+        ({"think": 0}, "0.05 to 3600"),
+    ],
+)
+def test_a_crowd_refuses_what_it_cannot_do(how, said):
+    with pytest.raises(ValueError, match=said):
+        KeepAliveClients(**{"url": "http://127.0.0.1:9", **how})
+
+
+# -- recordings --------------------------------------------------------------------------------------
+
+
+def test_log_lines_are_those_an_operator_should_see():
+    text = (
+        "[Tue] [mpm_event:error] [pid 1:tid 1] AH00484: reached\n"
+        "[Tue] [core:debug] [pid 1:tid 1] chatter\nTraceback\n"
+    )
+    assert monitor.log_lines(text) == ["AH00484: reached"]
+
+
+def test_forks_within_one_second_are_one_burst():
+    events = [
+        (0.0, "forked 5 children"),
+        (1.1, "forked a child"),
+        (2.1, "forked 2 children"),
+        (2.4, "forked 2 children"),
+        (3.2, "forked 8 children"),
+    ]
+    recording = Recording("prefork", [], [Event(t, "forked", text) for t, text in events])
+    assert recording.forks() == [5, 1, 4, 8]
+    assert unknown(recording.most("qps"))
+
+
+def test_a_recording_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="no recording"):
+        Recording.from_json({"mpm": "event", "fields": ["t"], "samples": [[1]], "events": []})
+
+
+def test_watching_costs_little():
+    """A look takes about a millisecond of the watch's own time; this fails only if it takes 30."""
+    with mpmkit.launch("prefork") as server:
+        seen = Watch(server)
+        began = time.thread_time()
+        for _ in range(20):
+            seen.look()
+        assert (time.thread_time() - began) / 20 < 0.03
