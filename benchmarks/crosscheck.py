@@ -4,10 +4,10 @@
 
 A figure that only one generator gives is a figure about that generator. Here each of them does the
 same work on the same server, one after the other, each round beginning with another; where two
-medians differ by more than a tenth and more than the noise, what was measured beside them says why:
-who had no processor time left, whose requests cost more of what the server needs too, who failed.
+medians differ by more than a tenth and more than the noise, it shows what was measured that explains it:
+no processor time left, requests that cost more of what the server needs too, failures.
 
-What differs by definition is said in any case: which HTTP version is spoken, and what a latency is.
+What differs by definition is shown in any case: which HTTP version is spoken, and what a latency is.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MANNERS = {
 
 @dataclass
 class CrossCheck:
-    """Runs by driver, in the order of the rounds; and which driver was left out, or asked less."""
+    """Runs by driver, in the order of the rounds; and which driver was left out, or does less."""
 
     profile: LoadProfile
     runs: dict[str, list[LoadRun]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class CrossCheck:
         return statistics.median(costs) if costs else math.nan
 
     def differs(self, driver: str, other: str) -> stats.Interval | None:
-        """How many times the other's QPS the driver's is, if that is worth a word; None if not."""
+        """How many times the other's QPS the driver's is, if that is notable; None if not."""
         try:
             ratio = stats.ratio(self.qps(driver), self.qps(other))
         except ValueError:
@@ -99,7 +99,7 @@ class CrossCheck:
         return found
 
     def text(self) -> str:
-        """The table, then who disagrees and why."""
+        """The table, then which drivers disagree and why."""
         names = [name for name in self.runs if self.runs[name]]
         if not names:
             return "\n".join(["no driver could do this work", *self.left_out])

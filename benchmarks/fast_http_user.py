@@ -2,8 +2,8 @@
 
     locust -f benchmarks/fast_http_user.py --headless --host http://127.0.0.1:8080 -u 64 -r 64 -t 3s
 
-It is here to be measured beside our own user (`benchmarks.generators`). The environment says what
-to ask for, and where to leave what was counted from the first answer to the end:
+It is compared with our own user (`benchmarks.generators`). The environment names what to request, and where
+to leave what was counted from the first answer to the end:
 
     MPMKIT_FAST_PATH        /index.html
     MPMKIT_FAST_LENGTH      bytes of a good answer's body; any if it is not set

@@ -52,7 +52,6 @@ def nobody():
 
 
 BAD = {
-    "field": ["value"],
     "path": ["index.html", "/a b", "/ä", None],
     "users": [0, 20_001, True, 2.0],
     "requests": [0, "many"],

@@ -60,11 +60,13 @@ class Client(UserSocket):
     def __init__(self, user: User, state: State) -> None:
         super().__init__(state)
         self.user = user
-        self.which = 0  # the line of the mix
-        self.measured = False  # the request that is under way
-        self.answered_ns = 0  # when its answer was complete
+        self.answered_ns = 0  # when the last answer was complete
         self.served = 0  # requests on the kept connection
         self.most = state.profile.requests_per_connection or NEVER
+        self.kept = False
+        self.which = 0  # the line of the mix; see take_line
+        self.request = self.last_request = b""
+        self.memo: dict[bytes, Verdict] = {}
 
     def read(self, data: bytes):
         """Read an answer that the memo does not know, from its first bytes `data` on."""
@@ -85,11 +87,10 @@ class Client(UserSocket):
                 if hasher is not None and verdict[0] is None:
                     verdict = self.compare(spec, hasher.hexdigest(), verdict)
                 if data is first and len(data) <= MEMO_BYTES:
-                    memo = state.memos[self.which]
-                    if len(memo) >= MEMO_ENTRIES:
-                        memo.clear()
+                    if len(self.memo) >= MEMO_ENTRIES:
+                        self.memo.clear()
                     if data:
-                        memo[data] = verdict
+                        self.memo[data] = verdict
                 return verdict
             data = self.receive()
 
@@ -109,6 +110,8 @@ class Client(UserSocket):
         if not state.prepared:
             return  # the test was refused when it began; Locust starts its users all the same
         state.begun_ns = state.begun_ns or clock()
+        self.kept = self.keeps()
+        self.take_line(0)
         state.users.add(self)
         state.running += 1
         try:
@@ -124,22 +127,32 @@ class Client(UserSocket):
     def request_loop(self) -> None:
         """Claim, send, judge and count one request after the other, while there are any to claim."""
         state, user, profile = self.state, self.user, self.state.profile
-        claim = self.claim if state.schedule is None else self.claim_due
-        exchange = self.exchange_kept if self.keeps() else self.exchange_once
+        exchange = self.exchange_kept if self.kept else self.exchange_once
         several, each, think = len(state.specs) > 1, profile.events == "each", profile.think_time
-        record = state.latencies.append
+        budget, record, timeout_ns = state.budget, state.latencies.append, state.timeout_ns
+        closed = state.schedule is None
         answered = False  # a pause is due: not before the first request
         while user._state is not LOCUST_STATE_STOPPING and not state.ended:
             if think and answered and not self.pause():
                 return
-            answered = True
-            t0 = claim()
-            if not t0:
-                return
-            measured = self.measured
+            if closed:
+                t0 = clock()
+                if t0 >= state.deadline:
+                    return
+                if budget.left:
+                    budget.left -= 1
+                elif not budget.more():
+                    return
+                measured = budget.measuring
+                self.due = t0 + timeout_ns
+            else:
+                t0, measured = self.claim_due()
+                if not t0:
+                    return
             if several:
                 drawn = state.random.random() * state.weights[-1]
-                self.which = bisect.bisect(state.weights, drawn)
+                self.take_line(bisect.bisect(state.weights, drawn))
+            answered = True
             try:
                 kind, _, length = exchange()
             except (Overdue, OSError) as error:
@@ -150,9 +163,9 @@ class Client(UserSocket):
             t1 = state.last_end = self.answered_ns
             if kind is None:
                 record(t1 - t0)
+                state.body_bytes += length
                 if several:
                     state.which.append(self.which)
-                state.body_bytes += length
                 if each:
                     state.fire(t1 - t0, length, self.which)
             else:
@@ -165,50 +178,41 @@ class Client(UserSocket):
         keep = state.profile.keep_share
         return int(state.serial * keep) > int((state.serial - 1) * keep)
 
-    def claim(self) -> int:
-        """The begin of one more request in the closed loop, which is now; 0: none is left."""
-        state = self.state
-        t0 = clock()
-        if t0 >= state.deadline:
-            return 0
-        budget = state.budget
-        if budget.left:
-            budget.left -= 1
-        elif not budget.more():
-            return 0
-        self.measured = budget.measuring
-        self.due = t0 + state.timeout_ns
-        return t0
+    def take_line(self, which: int) -> None:
+        """The line of the mix that the next request is of."""
+        once, kept, self.last_request = self.state.requests[which]
+        self.which, self.memo = which, self.state.memos[which]
+        self.request = kept if self.kept else once
 
-    def claim_due(self) -> int:
-        """The due time of one more request in the open loop, which has come now; 0: none is left."""
+    def claim_due(self) -> tuple[int, bool]:
+        """(due time of one more request in the open loop, which has come now; whether it is measured);
+        (0, False): none is left."""
         state, schedule = self.state, self.state.schedule
         assert schedule is not None
         now = clock()
         if now >= state.deadline:
-            return 0
+            return 0, False
         t0 = schedule.take()
         if t0 >= state.deadline:
             state.over = True
-            return 0
-        self.measured = t0 >= schedule.origin
-        if self.measured:
+            return 0, False
+        measured = t0 >= schedule.origin
+        if measured:
             if not state.budget.claim():
-                return 0
+                return 0, False
             if not state.started_ns:
                 state.measure(schedule.origin)
         if t0 > now:
             schedule.wait(t0, self)
             now = clock()
-        if self.measured:
+        if measured:
             state.lags.append(max(0, now - t0))
         self.due = now + state.timeout_ns
-        return t0
+        return t0, measured
 
     def exchange_once(self) -> Verdict:
         """One request on a connection of its own; the verdict on its answer."""
-        state = self.state
-        request = state.requests[self.which][0]
+        request = self.request
         sock = self.open(asks_at_once=True)
         # On loopback the handshake is over when connect() returns, so sending right away nearly
         # always spares a wait for "writable".
@@ -228,7 +232,7 @@ class Client(UserSocket):
             data = sock.recv(RECV_SIZE)
         except BlockingIOError:
             data = self.receive()
-        verdict = state.memos[self.which].get(data) or self.read(data)
+        verdict = self.memo.get(data) or self.read(data)
         self.answered_ns = clock()
         if data:
             # The server ends the connection: see the module's text on TIME_WAIT.
@@ -249,11 +253,10 @@ class Client(UserSocket):
 
     def exchange_kept(self) -> Verdict:
         """One request on the kept connection, or on a new one if there is none; the verdict."""
-        state, which, fresh = self.state, self.which, self.sock is None
-        if fresh:
-            self.served = 0
-        last = self.served + 1 >= self.most
-        request = state.requests[which][1 + last]
+        fresh = self.sock is None
+        self.served = 1 if fresh else self.served + 1
+        last = self.served >= self.most
+        request = self.last_request if last else self.request
         data = b""
         try:
             if fresh:
@@ -280,20 +283,19 @@ class Client(UserSocket):
         if not data and not fresh:
             # The server's close and our request crossed. No side is at fault (RFC 9112, 9.3.1 lets
             # a client send it again): once, on a new connection.
-            state.retries += self.measured
+            self.state.retries += self.state.budget.measuring
             self.close()
-            self.served = 0
+            self.served = 1
             self.open()
             self.send(request)
             data = self.receive()
-        verdict = state.memos[which].get(data) or self.read(data)
+        verdict = self.memo.get(data) or self.read(data)
         self.answered_ns = clock()
         if verdict[1] and not last:
-            self.served += 1
             return verdict
         # It will not be used again. After a good answer, let the server close first.
         if verdict[0] is None:
-            state.reconnects += self.measured and not last
+            self.state.reconnects += self.state.budget.measuring and not last
             self.drain()
         self.close(reset=verdict[0] is not None)
         return verdict
