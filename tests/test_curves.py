@@ -121,7 +121,7 @@ def test_rows_of_another_table_are_refused(frame):
         figures.memory_curve(frame.drop(columns=["server"]))
     with pytest.raises(ValueError, match="nothing was measured against idle"):
         figures.memory_curve(frame[frame["against"] == "busy"], "idle")
-    with pytest.raises(ValueError, match="against: 'asleep' is none of busy, idle"):
+    with pytest.raises(ValueError, match="against: 'asleep' is not one of busy, idle"):
         figures.memory_curve(frame, "asleep")
 
 
