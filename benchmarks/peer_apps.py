@@ -1,6 +1,6 @@
-"""What the Python rivals run: the sample page and the hello script, as a WSGI and an ASGI application.
+"""What the Python servers run: the sample page and the hello script, as a WSGI and an ASGI application.
 
-They are imported by the rivals' own processes, by name ("benchmarks.peer_apps:wsgi"), and do
+They are imported by those servers' own processes, by name ("benchmarks.peer_apps:wsgi"), and do
 for a request what our handlers do: one `stat` for a static file, whose header lines and bytes are
 prepared once for each version of it, with the fields httpd sends (Last-Modified, ETag,
 Accept-Ranges, Content-Length, Content-Type; Date and Server are the servers' own). A `.py` file is
@@ -99,7 +99,7 @@ def wsgi_logged() -> Wsgi:
     """`wsgi` for waitress, which has no access log: a line in the common format for each request.
 
     One write a line, as httpd does without BufferedLogs. Waitress would also warn of each request
-    that waits for a thread, in a log that nobody asked for; that is switched off.
+    that waits for a thread, in a log without a use; that is switched off.
     """
     import logging
 
@@ -110,11 +110,11 @@ def wsgi_logged() -> Wsgi:
 
     def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         nonlocal second, stamp
-        told: list[str] = []
+        seen: list[str] = []
 
         def started(status: str, fields: Fields, *more: Any) -> Any:
-            told.append(status[:3])
-            told.append(next((v for k, v in fields if k.lower() == "content-length"), "-"))
+            seen.append(status[:3])
+            seen.append(next((v for k, v in fields if k.lower() == "content-length"), "-"))
             return start_response(status, fields, *more)
 
         answer = inner(environ, started)
@@ -125,7 +125,7 @@ def wsgi_logged() -> Wsgi:
             log,
             f'{environ["REMOTE_ADDR"]} - - {stamp} "{environ["REQUEST_METHOD"]} '
             f'{environ["PATH_INFO"]} {environ["SERVER_PROTOCOL"]}" '
-            f"{' '.join(told)}\n".encode(),
+            f"{' '.join(seen)}\n".encode(),
         )
         return answer
 

@@ -1,9 +1,9 @@
-"""Python servers beside ours: gunicorn, uvicorn and waitress, with the settings nearest to the directives.
+"""Python servers to compare with: gunicorn, uvicorn and waitress, with the settings nearest to the directives.
 
     with Gunicorn("gthread", document_root=pages, ThreadsPerChild=25, MaxRequestWorkers=400) as peer:
         measure(peer.url)
 
-Each is its own program in a process group of its own, like the rivals of `rivals.py`: it comes from
+Each is its own program in a process group of its own, like those of `measure/reference_servers.py`: it comes from
 the extra `rivals` (pip install 'mpmkit[rivals]'), and nothing of it is imported here. All serve the
 same files and scripts (`peer_apps.py`) and write a line an answer into an access log, as httpd does.
 

@@ -46,9 +46,7 @@ DIRECTIVES: dict[str, Any] = {
     "StartServers": CLIENTS, "MinSpareServers": 1, "MaxSpareServers": CLIENTS,
     "MaxRequestWorkers": CLIENTS, "KeepAliveTimeout": 60, "MaxKeepAliveRequests": 0,
 }  # fmt: skip
-WARM = (
-    40  # requests to each child before the first that counts: Python has specialised its bytecode
-)
+WARM = 40  # requests to each child before the first that counts: bytecode is specialised by then
 ROUNDS = 5
 WITHIN = 5.0  # seconds in which an answer must come, and the child fall asleep
 PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024

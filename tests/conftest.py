@@ -21,12 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import nothing_left
-from servers import assert_quiet, recorded_root, serving, take_errors
+from hypothesis import HealthCheck, settings
+from support.files import recorded_root
+from support.servers import MPMS, assert_quiet, serving, take_errors
+from support.waiting import nothing_left
 
 from mpmkit.launcher import Server
 
-MPMS = ("prefork", "worker", "event")
+# How long an example takes says how busy the machine is.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="module", params=MPMS)
@@ -84,7 +88,7 @@ def no_process_of_the_tests_is_patched() -> Iterator[None]:
 
 # -- several processes (pytest -n, by pytest-xdist; `make test`) --------------------------------------
 
-# Those that take longest begin, so that nobody works alone at the end.
+# Those that take longest begin, so that no process works alone at the end.
 LONGEST = ("notebooks", "browser", "pool", "qps", "signals", "http", "faults", "load_profiles")
 
 

@@ -53,7 +53,7 @@ with (
     else nullcontext()
 ):
     import h11
-    from malformed import REFUSED
+    from support.malformed import REFUSED
 
     from mpmkit.config.checks import check as check_directives
     from mpmkit.config.keywords import from_keywords

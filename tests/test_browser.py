@@ -14,12 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import uuid
 from pathlib import Path
 
 import pytest
+from support.waiting import poll_until
 
 from docs._tools.render import find_browser
 
@@ -168,11 +168,7 @@ def marked(word: str, what: str) -> list[str]:
 
 def wait_for(condition, seconds: float = 20, what: str = ""):
     """The first true value of a condition."""
-    until = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < until, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
-    return value
+    return poll_until(condition, what, seconds)
 
 
 def shot(page, name: str, selector: str = "") -> None:

@@ -1,5 +1,5 @@
-"""Programs, one a request (RFC 3875), under all three MPMs: what they are told, what becomes of what they
-say, and that nothing of them is left.
+"""Programs, one per request (RFC 3875), under all three MPMs: their variables, what becomes of their
+output, and that nothing of them is left.
 
 The expectations about statuses, header lines and log lines are what a real httpd 2.4 answered to the same
 programs.
@@ -14,20 +14,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from servers import (
-    Client,
-    alive,
-    assert_quiet,
-    exchange,
-    get,
-    no_more,
-    open_files,
-    poll_until,
-    read_reply,
-    serving,
-    take_errors,
-    write,
-)
+from support.client import Client, exchange, get, read_reply
+from support.files import write
+from support.servers import assert_quiet, no_more, open_files, serving, take_errors
+from support.waiting import alive, poll_until
 
 from mpmkit.launcher import Server
 
@@ -151,18 +141,18 @@ def directives(site):
     return {"conf": site / "httpd.conf"}
 
 
-def told(reply) -> dict[str, str]:
+def variables(reply) -> dict[str, str]:
     return dict(line.split("=", 1) for line in reply.body.decode().splitlines() if "=" in line)
 
 
-# -- what it is told ------------------------------------------------------------------------------
+# -- its variables --------------------------------------------------------------------------------
 
 
 def test_the_environment_is_httpd_s(server, site):
     lines = ("Authorization: Basic eA==", "Proxy: bad", "X_Y: 1", "X-Y: 2", "X-Y: 3")
     reply = get(server, "/env.cgi/pi/a%20b?x=1", *lines)
     assert (reply.status, reply["Content-Type"]) == (200, "text/plain")
-    env = told(reply)
+    env = variables(reply)
     root = str(site / "root")
     expected = {
         "CONTEXT_DOCUMENT_ROOT": root, "CONTEXT_PREFIX": "", "DOCUMENT_ROOT": root,
@@ -198,20 +188,20 @@ def test_the_environment_is_httpd_s(server, site):
 ])  # fmt: skip
 def test_which_part_of_a_path_is_the_script(server, path, name, info):
     """Below a ScriptAlias, by an alias of one script, by SetHandler, as an index, by WSGIScriptAlias."""
-    env = told(get(server, path))
+    env = variables(get(server, path))
     assert (env["SCRIPT_NAME"], env.get("PATH_INFO"), env["REQUEST_URI"]) == (name, info, path)
 
 
 def test_below_a_script_alias(server, site):
-    env = told(get(server, "/cgi-bin/env/pi", "Content-Type: t/x", method="POST", body=b"abc"))
+    env = variables(get(server, "/cgi-bin/env/pi", "Content-Type: t/x", method="POST", body=b"abc"))
     expected = {
         "SCRIPT_FILENAME": f"{site}/cgi-bin/env", "CONTEXT_PREFIX": "/cgi-bin/", "CONTENT_LENGTH": "3",
         "CONTENT_TYPE": "t/x", "REQUEST_METHOD": "POST", "DOCUMENT_ROOT": f"{site}/root",
     }  # fmt: skip
     assert {key: env.get(key) for key in expected} == expected
-    assert told(get(server, "/app"))["SCRIPT_FILENAME"] == f"{site}/root/told.py"
+    assert variables(get(server, "/app"))["SCRIPT_FILENAME"] == f"{site}/root/told.py"
     with Client(server) as client:
-        env = told(client.ask(b"GET /env.cgi HTTP/1.1\r\nHost: other.example:99\r\n\r\n"))
+        env = variables(client.ask(b"GET /env.cgi HTTP/1.1\r\nHost: other.example:99\r\n\r\n"))
     assert (env["SERVER_NAME"], env["SERVER_PORT"]) == ("other.example", "99")
 
 
@@ -222,11 +212,11 @@ def test_the_server_s_own_name_and_an_error_s_program(site):
         "ErrorDocument": ["404 /env.cgi", "403 /cgi-bin/env"],
     }  # fmt: skip
     with serving("event", conf=site / "httpd.conf", **options) as server:
-        env = told(get(server, "/env.cgi"))
+        env = variables(get(server, "/env.cgi"))
         assert (env["SERVER_NAME"], env["SERVER_PORT"]) == ("own.example", "81")
         assert env["SERVER_ADMIN"] == "a@b.example"
         reply = get(server, "/nothing")
-        env = told(reply)
+        env = variables(reply)
         assert reply.status == 404
         assert (env["REDIRECT_STATUS"], env["REDIRECT_URL"]) == ("404", "/nothing")
         assert (env["REQUEST_URI"], env["SCRIPT_NAME"]) == ("/nothing", "/env.cgi")
@@ -235,7 +225,7 @@ def test_the_server_s_own_name_and_an_error_s_program(site):
 
 def test_any_method_reaches_a_program(server):
     for method in ("GET", "PUT", "DELETE", "OPTIONS", "BREW"):
-        assert told(get(server, "/env.cgi", method=method))["REQUEST_METHOD"] == method
+        assert variables(get(server, "/env.cgi", method=method))["REQUEST_METHOD"] == method
 
 
 def test_it_gets_no_descriptor_and_no_cpu_of_the_server_s(server):
@@ -260,7 +250,7 @@ def test_it_runs_under_the_scheduling_policy_of_the_server_not_of_its_children(s
     poll_until(lambda: policies() == {threads}, what="a thread is under its own policy again")
 
 
-# -- what becomes of what it says -------------------------------------------------------------------
+# -- its output -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name, status, reason, body", [
@@ -302,13 +292,13 @@ def test_validators_of_a_program(server):
 def test_a_local_location_is_served_at_once(server):
     reply = get(server, "/cgi-bin/local")
     assert (reply["X-B"], reply["ETag"] is not None) == ("1", True)
-    env = told(get(server, "/cgi-bin/local2", method="POST", body=b"abc"))
+    env = variables(get(server, "/cgi-bin/local2", method="POST", body=b"abc"))
     assert (env["REQUEST_METHOD"], env["REQUEST_URI"]) == ("GET", "/cgi-bin/local2")
     where = (env["SCRIPT_NAME"], env["PATH_INFO"], env["QUERY_STRING"])
     assert where == ("/cgi-bin/env", "/pi", "q=1")
     assert (env["REDIRECT_STATUS"], env["REDIRECT_URL"]) == ("200", "/cgi-bin/local2")
     assert env["REDIRECT_SCRIPT_NAME"] == "/cgi-bin/local2" and "CONTENT_LENGTH" not in env
-    env = told(get(server, "/cgi-bin/wsgi"))
+    env = variables(get(server, "/cgi-bin/wsgi"))
     assert (env["SCRIPT_NAME"], env["REDIRECT_URL"]) == ("/told.py", "/cgi-bin/wsgi")
 
 
@@ -544,7 +534,7 @@ def test_many_at_once_leave_nothing(server, mpm):
     )
 
 
-def test_scripts_are_told_of_tls(site):
+def test_scripts_see_tls(site):
     """The same under every MPM, as `conn.scheme` is: once is enough."""
     import http.client
     import ssl

@@ -14,20 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from processes import (
-    MPMS,
-    THREADED,
-    Client,
-    alive,
-    all_gone,
-    children_of,
-    command,
-    environment,
-    fetch,
-    request,
-    until,
-)
-from servers import open_to_all
+from support.client import Client, get, request
+from support.files import open_to_all
+from support.servers import THREADED, command, environment
+from support.waiting import alive, all_gone, children_of, poll_until
 
 from mpmkit.cli import httpd
 from mpmkit.measure.reference_servers import NotInstalled, find_httpd
@@ -107,7 +97,7 @@ class House:
         process = subprocess.Popen(
             self.command(*args), env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
-        until(self.pid_file.exists, "the PidFile")
+        poll_until(self.pid_file.exists, "the PidFile")
         assert self.pid == process.pid
         yield process
         assert process.communicate(timeout=10)[1] == b"" and process.returncode == 0
@@ -123,10 +113,10 @@ class House:
 
     def starts(self, count: int) -> None:
         """So often a generation has begun."""
-        until(lambda: self.log.count("resuming normal operations") == count, f"{count} starts")
+        poll_until(lambda: self.log.count("resuming normal operations") == count, f"{count} starts")
 
     def get(self, path: str = "/") -> bytes:
-        return fetch(self, path).body
+        return get(self, path).body
 
 
 @pytest.fixture
@@ -421,7 +411,6 @@ def test_a_machine_without_a_full_name_is_a_warning(house, name, monkeypatch, he
 # -- a server in the background -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_start_graceful_restart_stop(mpm, tmp_path):
     house = House(tmp_path, mpm)
     with house.running() as pid:
@@ -452,12 +441,12 @@ def test_start_graceful_restart_stop(mpm, tmp_path):
 def test_a_graceful_stop_takes_the_pid_file_away_at_once(house):
     with house.running() as pid, Client(house) as client:
         client.send(b"GET / HTTP/1.1\r\n")  # half a request: its worker waits
-        until(lambda: children_of(pid), "a child")
+        poll_until(lambda: children_of(pid), "a child")
         house.do("-k", "graceful-stop")
-        until(lambda: not house.pid_file.exists(), "the PidFile is gone")
+        poll_until(lambda: not house.pid_file.exists(), "the PidFile is gone")
         assert alive(pid)
         client.send(b"Host: x\r\nConnection: close\r\n\r\n")
-        assert client.answer().status == 200
+        assert client.reply().status == 200
         all_gone([pid], "the parent")
 
 
@@ -491,7 +480,9 @@ def test_a_raw_signal_with_a_bad_file_is_survived_unless_httpds_way_is_wanted(ho
             children = children_of(pid)
             house.write("Nonsense 1")
             os.kill(pid, number)
-            until(lambda: "AH00526: the new configuration is not used" in house.log, "it is logged")
+            poll_until(
+                lambda: "AH00526: the new configuration is not used" in house.log, "it is logged"
+            )
             if defines:
                 all_gone([pid, *children], "all processes")
                 assert house.pid == pid, "and the PidFile stays"
@@ -560,9 +551,9 @@ def test_a_graceful_restart_opens_the_logs_anew(house):
         for name in ("error_log", "access_log"):
             (logs / name).rename(logs / f"{name}.1")
         house.do("-k", "graceful")
-        until(house.error_log.exists, "a new error log")
+        poll_until(house.error_log.exists, "a new error log")
         house.starts(1)
-        until(lambda: (logs / "access_log.1").read_text() == "/\n", "the old child's line")
+        poll_until(lambda: (logs / "access_log.1").read_text() == "/\n", "the old child's line")
         assert os.readlink(f"/proc/{pid}/fd/2") == str(house.error_log)
         assert house.get() == b"hello\n"
 
@@ -572,7 +563,7 @@ def test_restarts_leave_no_descriptors_open(house):
         counts = []
         for count in range(2, 5):
             os.kill(pid, signal.SIGUSR1)
-            until(lambda: house.log.count("AH00094") == count, "a restart")  # noqa: B023
+            poll_until(lambda: house.log.count("AH00094") == count, "a restart")  # noqa: B023
             counts.append(len(os.listdir(f"/proc/{pid}/fd")))
         assert counts[0] == counts[1] == counts[2]
 
@@ -603,13 +594,12 @@ def test_a_server_of_another_user_is_named(house, here, monkeypatch):
 @pytest.mark.parametrize(("define", "session"), [("FOREGROUND", False), ("NO_DETACH", True)])
 def test_without_a_process_of_its_own(house, define, session):
     with house.in_foreground("-D", define) as process:
-        until(lambda: children_of(process.pid), "children")
+        poll_until(lambda: children_of(process.pid), "children")
         assert house.get() == b"hello\n"
         assert (os.getsid(process.pid) == process.pid) is session
         process.terminate()
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_X_is_one_process_that_any_signal_ends(mpm, tmp_path):
     house = House(tmp_path, mpm)
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -626,7 +616,7 @@ def test_X_writes_its_buffered_lines(house):
         # connection's may not: this is event, with other threads.)
         with Client(house) as client:
             for close in (False, True):
-                assert client.send(request("/", close=close)).answer().body == b"hello\n"
+                assert client.send(request("/", close=close)).reply().body == b"hello\n"
         process.terminate()
     assert (house.root / "logs" / "access_log").read_text() in ("/\n", "/\n/\n")
 
@@ -685,7 +675,7 @@ def test_a_restart_moves_the_pid_file(house):
     with house.running() as pid:
         house.write("PidFile logs/other.pid")
         os.kill(pid, signal.SIGUSR1)
-        until(lambda: other.exists() and not house.pid_file.exists(), "the other PidFile")
+        poll_until(lambda: other.exists() and not house.pid_file.exists(), "the other PidFile")
         assert other.read_text() == f"{pid}\n"
     assert not other.exists()
 
@@ -718,7 +708,6 @@ def recorded_house(tmp_path: Path, mpm: str) -> House:
     return house
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_recorded_httpds_file_serves(mpm, tmp_path, monkeypatch):
     try:
         pwd.getpwnam("www-data")
@@ -731,14 +720,14 @@ def test_a_recorded_httpds_file_serves(mpm, tmp_path, monkeypatch):
         children = children_of(pid)
         assert len(children) == (3 if mpm == "prefork" else 2)
         if os.geteuid() == 0:
-            until(
+            poll_until(
                 lambda: {Path(f"/proc/{child}").owner() for child in children} == {"www-data"},
                 "children are www-data",
             )
             assert Path(f"/proc/{pid}").owner() == "root"
         for name, line in LINES.items():
             log = tmp_path / "logs" / name
-            until(lambda: log.read_text().endswith("\n"), f"a line in {name}")  # noqa: B023
+            poll_until(lambda: log.read_text().endswith("\n"), f"a line in {name}")  # noqa: B023
             assert re.fullmatch(line, log.read_text().rstrip("\n")), log.read_text()
         assert f"ServerMPM: {mpm}\n" in house.get("/server-status?auto").decode()
     log = (tmp_path / "logs" / f"error-{mpm}.log").read_text()
@@ -767,7 +756,9 @@ def test_a_listen_without_an_address_is_for_both_kinds(mpm, tmp_path):
         house.starts(2)
         ask()
         lines = house.root / "logs" / "access_log"
-        found = until(lambda: len(f := lines.read_text().splitlines()) == 4 and f, "four lines")
+        found = poll_until(
+            lambda: len(f := lines.read_text().splitlines()) == 4 and f, "four lines"
+        )
     assert sorted(found) == [f"127.0.0.1 127.0.0.1 {port} 200"] * 2 + [f"::1 ::1 {port} 200"] * 2
 
 
@@ -779,13 +770,13 @@ def test_what_is_forbidden_is_logged_as_an_error(house):
     house.write(autoindex, "<Files index.html>", "Require all denied", "</Files>")
     with house.running():
         for path in ("/index.html", "/docs/"):
-            assert fetch(house, path).status == 403
+            assert get(house, path).status == 403
         assert re.search(rf"\[authz_core:error\] .* AH01630: .*{htdocs}/index\.html\n", house.log)
         assert re.search(rf"\[autoindex:error\] .* AH01276: .*{htdocs}/docs/", house.log)
         house.write()
         house.do("-k", "graceful")
         house.starts(2)
-        assert fetch(house, "/docs/").status == 404
+        assert get(house, "/docs/").status == 404
 
 
 # -- alongside the real one -----------------------------------------------------------------------

@@ -5,79 +5,49 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from processes import (
-    FINISH,
-    MPMS,
-    Client,
-    Load,
-    Lost,
-    fetch,
-    half_sent,
-    one_child,
-    parked,
-    request,
-    serve,
-    until,
-)
+from support.client import FINISH, Client, Lost, get, half_sent, parked, request
+from support.load import Load
+from support.servers import MPMS, launched, one_child, pool, shows
+from support.waiting import poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
 
 def together(*scenarios: Callable[[], Any]) -> list[Any]:
     """Run scenarios side by side, each in a thread; their results. Fails with the first failure."""
-    results: list[Any] = [None] * len(scenarios)
-    failures: list[BaseException] = []
-
-    def run(index: int) -> None:
-        try:
-            results[index] = scenarios[index]()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(scenarios))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return results
+    with ThreadPoolExecutor(len(scenarios)) as threads:
+        return [run.result() for run in [threads.submit(scenario) for scenario in scenarios]]
 
 
 # --- Twenty graceful restarts --------------------------------------------------------------------
 
 
+def generations(server) -> tuple[int, set[int]]:
+    """(the present generation, those of the children)"""
+    snapshot = server.scoreboard().snapshot
+    return snapshot.generation, {row.generation for row in snapshot.processes if row.pid}
+
+
 def twenty_restarts(mpm: str) -> None:
-    with serve(mpm) as server:
+    with launched(mpm) as server:
         with (
-            Load(server, clients=2, seconds=60) as closing,
-            Load(server, clients=2, seconds=60, keep_alive=True) as keeping,
+            Load(server, clients=2) as closing,
+            Load(server, clients=2, keep_alive=True) as keeping,
         ):
             closing.wait_for(5)
             keeping.wait_for(5)
             for number in range(1, 21):
                 server.graceful()
-                until(
-                    lambda n=number: server.scoreboard().snapshot.generation == n,
-                    "the next generation",
-                )
+                poll_until(lambda n=number: generations(server)[0] == n, "the next generation")
                 closing.wait_for(5)
                 keeping.wait_for(5)
-            until(
-                lambda: all(
-                    row.generation == 20
-                    for row in server.scoreboard().snapshot.processes
-                    if row.pid
-                ),
-                "only the last generation is left",
-                20,
-            )
+            poll_until(lambda: generations(server)[1] == {20}, "only the last is left", 20)
         assert closing.failures == keeping.failures == [], server.error_log()
         assert {status for status, _ in closing.answers + keeping.answers} == {200}
         assert server.running
@@ -105,34 +75,34 @@ def parked_beside_half_sent(clients: int, readers: int) -> None:
     (recorded with two). Ours keep theirs until KeepAliveTimeout, and answer who speaks meanwhile as
     soon as a worker is idle.
     """
-    with serve("event", pool=one_child("event", 4), KeepAliveTimeout=4) as server:
+    with launched("event", pool=one_child("event", 4), KeepAliveTimeout=4) as server:
         waiting = []
         for _ in range(clients):
-            until(lambda: server.scoreboard().count("_") == 4, "all workers idle")
+            shows(server, idle=4)
             waiting.append(parked(server))
         since = time.monotonic()
         busy = [half_sent(server) for _ in range(14)]
-        until(lambda: server.scoreboard().count("R") == readers, "the workers read")
+        shows(server, R=readers)
         for client in waiting:
             client.silent(0.1)
         # One speaks while nobody is free, and is answered when somebody is.
         waiting[0].send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
         for client in busy:
             client.send(FINISH)
-            assert client.answer().status == 200
+            assert client.reply().status == 200
             client.close()
-        assert waiting[0].answer().status == 200
+        assert waiting[0].reply().status == 200
         for client in waiting[1:]:
             client.ended(8.0)
         # On a busy machine later than that, never before.
         assert time.monotonic() - since > 2.5
-        assert fetch(server).status == 200
+        assert get(server).status == 200
 
 
 def letters_of_an_idle_client(mpm: str) -> list[str]:
     """What a kept-alive client's worker shows until it is idle again; the client never closes."""
     seen: list[str] = []
-    with serve(mpm, pool=one_child(mpm), KeepAliveTimeout=1) as server:
+    with launched(mpm, pool=one_child(mpm), KeepAliveTimeout=1) as server:
         client = parked(server)
         began = time.monotonic()
 
@@ -142,7 +112,7 @@ def letters_of_an_idle_client(mpm: str) -> list[str]:
                 seen.append(letter)
             return letter == "_" and time.monotonic() - began > (0 if mpm == "event" else 1)
 
-        until(idle_again, "the worker is idle again", every=0.005)
+        poll_until(idle_again, "the worker is idle again")
         took = time.monotonic() - began
         if mpm != "event":
             # KeepAliveTimeout, and two seconds of lingering close.
@@ -171,12 +141,11 @@ def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle(attempt
     """The kernel wakes one child for a connection: always the same one, as long as it is idle. It is
     killed before it can run: it shares a CPU with us, and only gets it when we sleep (SCHED_IDLE).
     On a busy machine we may be put to sleep ourselves; then there was nothing to see this time."""
-    pool = {"StartServers": 3, "MinSpareServers": 1, "MaxSpareServers": 6, "MaxRequestWorkers": 8}
     here = os.sched_getaffinity(0)
-    with serve("prefork", pool=pool) as server:
-        until(lambda: server.scoreboard().count("_") == 3, "all children idle")
-        woken = int(fetch(server, "/pid.py").body)
-        until(lambda: server.scoreboard().count("_") == 3, "all children idle again")
+    with launched("prefork", pool=pool("prefork", 3, 8, spare=(1, 6))) as server:
+        shows(server, idle=3)
+        woken = int(get(server, "/pid.py").body)
+        shows(server, idle=3)
         try:
             os.sched_setaffinity(0, {min(here)})
             os.sched_setaffinity(woken, {min(here)})
@@ -187,7 +156,7 @@ def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle(attempt
             os.sched_setaffinity(0, here)
         began = time.monotonic()
         try:
-            answer = client.answer()
+            answer = client.reply()
         except Lost:
             return  # it was quick enough to accept: its own client's request is lost with it
         assert answer.status == 200
@@ -195,4 +164,4 @@ def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle(attempt
             return  # and quick enough to answer
         # The parent learns of the death within a second, and looks.
         assert time.monotonic() - began < 5
-        until(lambda: len(server.processes()) == 2, "nobody is missed, so nobody is forked")
+        poll_until(lambda: len(server.processes()) == 2, "nobody is missed, so nobody is forked")

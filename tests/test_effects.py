@@ -11,18 +11,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from servers import (
-    SMALL,
-    Client,
-    exchange,
-    get,
-    poll_until,
-    read_reply,
-    recorded_root,
-    serving,
-    take_errors,
-    write,
-)
+from support.client import Client, exchange, get, read_reply
+from support.files import recorded_root, write
+from support.servers import SMALL, serving, take_errors
+from support.waiting import poll_until
 
 import mpmkit
 from mpmkit._version import __version__
@@ -88,7 +80,7 @@ def test_error_documents(site, root):
         assert (long.status, long.body) == (414, b"too long")
 
 
-def test_an_error_document_that_cannot_be_given_is_told(site, tmp_path):
+def test_an_error_document_that_cannot_be_given_is_named(site, tmp_path):
     with site("ErrorDocument 404 /nothing-either.html") as server:
         reply = get(server, "/nope")
         assert reply.status == 404
@@ -207,7 +199,7 @@ def test_extended_status_off_keeps_no_request(site, value):
         assert ("Total Accesses: " in page) is (value == "On")
 
 
-def test_a_missing_file_is_told_at_info_by_its_place(site, root, tmp_path):
+def test_a_missing_file_is_logged_at_info_with_its_place(site, root, tmp_path):
     with site("LogLevel info", f'Alias "/other" "{tmp_path}"') as server:
         for path, file in (("/nope/x", f"{root}/nope/x"), ("/other/nope", f"{tmp_path}/nope")):
             get(server, path)
@@ -232,7 +224,7 @@ def test_several_addresses(mpm, root):
     conf = root.parent / "listen.conf"
     names = [(f"[{host}]" if ":" in host else host, port) for host, port in addresses]
     conf.write_text("".join(f"Listen {host}:{port}\n" for host, port in names))
-    from processes import Serve
+    from support.servers import Serve
 
     words = [word for name, value in SMALL[mpm].items() for word in ("-c", f"{name} {value}")]
     with Serve(mpm, "-f", str(conf), "--document-root", str(root), *words).ready():

@@ -16,18 +16,10 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import (
-    Client,
-    exchange,
-    get,
-    no_more,
-    open_files,
-    open_to_all,
-    poll_until,
-    serving,
-    take_errors,
-    write,
-)
+from support.client import Client, exchange, get
+from support.files import open_to_all, write
+from support.servers import no_more, open_files, serving, take_errors
+from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.handlers import fastcgi_records as fcgi

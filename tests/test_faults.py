@@ -11,27 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import (
-    BIG,
-    MPMS,
-    Client,
-    Load,
-    Lost,
-    fetch,
-    half_sent,
-    one_child,
-    parked,
-    request,
-    serve,
-    until,
-)
+from support.client import Client, Lost, get, half_sent, parked, request
+from support.files import BIG
+from support.load import Load
+from support.servers import launched, one_child, pool, shows, total
+from support.waiting import poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
-
-
-def total(server, field: str) -> int:
-    """A counter of event's, over all processes."""
-    return sum(getattr(row, field) for row in server.scoreboard().snapshot.processes)
 
 
 # --- Slow readers --------------------------------------------------------------------------------
@@ -40,14 +26,13 @@ SMALL_BUFFERS = {"SendBufferSize": 16384}  # or the kernel would take half of th
 
 
 @pytest.mark.parametrize("sendfile", [False, True], ids=["sendfile off", "sendfile on"])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_who_holds_a_worker_while_a_client_does_not_read(mpm, sendfile):
-    with serve(mpm, pool=one_child(mpm, 4), EnableSendfile=sendfile, **SMALL_BUFFERS) as server:
-        with Client(server, buffer=8192) as client:
+    with launched(mpm, pool=one_child(mpm, 4), EnableSendfile=sendfile, **SMALL_BUFFERS) as server:
+        with Client(server, receive_buffer=8192) as client:
             client.send(request("/big.bin"))
             if mpm == "event" and sendfile:
-                until(lambda: total(server, "write_completion") == 1, "write completion")
-                until(lambda: server.scoreboard().count("_") == 4, "every thread is free")
+                poll_until(lambda: total(server, "write_completion") == 1, "write completion")
+                shows(server, idle=4)
                 # The threads serve others meanwhile, all of them at the same time.
                 with Load(server, "/", clients=4, requests=10) as load:
                     load.join()
@@ -55,47 +40,45 @@ def test_who_holds_a_worker_while_a_client_does_not_read(mpm, sendfile):
                 assert total(server, "write_completion") == 1
             else:
                 # A silent second: the thread does not come back.
-                until(lambda: server.scoreboard().count("W") == 1, "a worker is held")
-                time_of_holding = time.monotonic()
-                while time.monotonic() - time_of_holding < 1.0:
+                shows(server, W=1)
+                began = time.monotonic()
+                while time.monotonic() - began < 1.0:
                     assert server.scoreboard().count("W") == 1
             # And then the client reads on, and gets every byte in its place.
-            answer = client.answer()
+            answer = client.reply()
             assert answer.status == 200
             assert answer.body == BIG
             assert client.get("/").status == 200, "the connection is as good as before"
-        until(lambda: server.scoreboard().count("_") == (1 if mpm == "prefork" else 4), "idle")
+        shows(server, idle=1 if mpm == "prefork" else 4)
 
 
 @pytest.mark.parametrize("sendfile", [False, True], ids=["sendfile off", "sendfile on"])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_big_file_arrives_byte_for_byte_over_one_connection_again_and_again(mpm, sendfile):
     with (
-        serve(mpm, EnableSendfile=sendfile, SendBufferSize=65536) as server,
+        launched(mpm, EnableSendfile=sendfile, SendBufferSize=65536) as server,
         Client(server) as client,
     ):
         # Pipelined: the next request is there while the last answer is being sent.
         client.send(request("/big.bin") * 2 + request("/") + request("/big.bin"))
-        assert client.answer().body == BIG
-        assert client.answer().body == BIG
-        assert len(client.answer().body) == 45
-        assert client.answer().body == BIG
+        assert client.reply().body == BIG
+        assert client.reply().body == BIG
+        assert len(client.reply().body) == 45
+        assert client.reply().body == BIG
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_clients_that_leave_in_the_middle_of_a_file_cost_nothing(mpm):
-    with serve(mpm, pool=one_child(mpm, 4), EnableSendfile=True, **SMALL_BUFFERS) as server:
+    with launched(mpm, pool=one_child(mpm, 4), EnableSendfile=True, **SMALL_BUFFERS) as server:
         for number in range(12):
-            with Client(server, buffer=8192) as client:
+            with Client(server, receive_buffer=8192) as client:
                 client.send(request("/big.bin"))
                 client.sock.recv(4096)
                 if number % 2:  # a reset, not a FIN
                     linger = struct.pack("ii", 1, 0)
                     client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        until(lambda: server.scoreboard().count("_") == (1 if mpm == "prefork" else 4), "idle")
-        assert fetch(server, "/big.bin").body == BIG
+        shows(server, idle=1 if mpm == "prefork" else 4)
+        assert get(server, "/big.bin").body == BIG
         (child,) = server.processes()
-        until(lambda: open_files(child, "big.bin") == 0, "the file closed each time")
+        poll_until(lambda: open_files(child, "big.bin") == 0, "the file closed each time")
         assert "Traceback" not in server.error_log()
 
 
@@ -104,49 +87,41 @@ def open_files(pid: int, name: str) -> int:
     return sum(link.name == name for link in links)
 
 
-@pytest.mark.parametrize(
-    "mpm", ["prefork", "event"]
-)  # worker's thread does what prefork's child does
+# Worker's thread does what prefork's child does.
+@pytest.mark.parametrize("mpm", ["prefork", "event"])
 def test_a_client_that_takes_nothing_for_timeout_seconds_is_dropped(mpm):
-    with serve(
+    with launched(
         mpm, pool=one_child(mpm, 4), Timeout=1, EnableSendfile=True, **SMALL_BUFFERS
     ) as server:
-        with Client(server, buffer=8192) as client:
+        with Client(server, receive_buffer=8192) as client:
             client.send(request("/big.bin"))
-            until(
+            poll_until(
                 lambda: server.scoreboard().count("W") or total(server, "write_completion"),
                 "the answer has begun",
             )
             # A second for each write that takes nothing, then two of lingering.
             idle = 1 if mpm == "prefork" else 4
-            until(
-                lambda: (
-                    server.scoreboard().count("_") == idle and not total(server, "write_completion")
-                ),
-                "nobody waits for it any more",
-                15.0,
-            )
+            poll_until(lambda: not total(server, "write_completion"), "the thread is free", 15)
+            shows(server, idle=idle)
             with pytest.raises((Lost, TimeoutError)):
-                client.answer()
+                client.reply()
 
 
 # --- Keep-alive ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("1", 1.0), ("700ms", 0.7)])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_an_idle_connection_ends_after_keep_alive_timeout(mpm, value, seconds):
-    with serve(mpm, KeepAliveTimeout=value) as server:
+    with launched(mpm, KeepAliveTimeout=value) as server:
         with Client(server) as client:
-            answer = client.get(extra="Connection: keep-alive\r\n")
+            answer = client.get("/", "Connection: keep-alive")
             whole = int(seconds)
-            assert answer.headers["keep-alive"].startswith(f"timeout={whole},")
+            assert answer["Keep-Alive"].startswith(f"timeout={whole},")
             assert seconds - 0.1 < client.ended(8.0) < seconds + 3.0
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_each_request_starts_the_keep_alive_timeout_anew(mpm):
-    with serve(mpm, KeepAliveTimeout=2) as server, Client(server) as client:
+    with launched(mpm, KeepAliveTimeout=2) as server, Client(server) as client:
         for _ in range(2):
             assert client.get().status == 200
             client.silent(1.1)
@@ -154,10 +129,9 @@ def test_each_request_starts_the_keep_alive_timeout_anew(mpm):
         assert client.ended(8.0) > 1.6
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_connections_end_in_the_order_in_which_they_became_idle(mpm):
     """Event keeps a queue. A connection that spoke again goes to its end."""
-    with serve(mpm, KeepAliveTimeout=2) as server:
+    with launched(mpm, KeepAliveTimeout=2) as server:
         first, second = parked(server), parked(server)
         second.silent(0.4)
         assert first.get().status == 200
@@ -168,25 +142,23 @@ def test_connections_end_in_the_order_in_which_they_became_idle(mpm):
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_max_keep_alive_requests_n_lets_n_and_one_more_through(mpm, limit):
-    with serve(mpm, MaxKeepAliveRequests=limit) as server, Client(server) as client:
+    with launched(mpm, MaxKeepAliveRequests=limit) as server, Client(server) as client:
         said = []
         for _ in range(limit + 1):
-            answer = client.get(extra="Connection: keep-alive\r\n")
+            answer = client.get("/", "Connection: keep-alive")
             assert answer.status == 200
-            said.append(answer.headers.get("keep-alive", "").partition("max=")[2])
+            said.append((answer["Keep-Alive"] or "").partition("max=")[2])
         assert said == [str(n) for n in range(limit, 0, -1)] + [""]
         assert answer.closes
         client.ended(2.0)
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_no_keep_alive_where_it_is_off_or_its_timeout_is_0(mpm):
     for named in ({"KeepAlive": False}, {"KeepAliveTimeout": 0}):
-        with serve(mpm, **named) as server, Client(server) as client:
-            answer = client.get(extra="Connection: keep-alive\r\n")
-            assert answer.closes and "keep-alive" not in answer.headers
+        with launched(mpm, **named) as server, Client(server) as client:
+            answer = client.get("/", "Connection: keep-alive")
+            assert answer.closes and answer["Keep-Alive"] is None
             client.ended(2.0)
 
 
@@ -195,42 +167,41 @@ def test_no_keep_alive_where_it_is_off_or_its_timeout_is_0(mpm):
 
 @pytest.mark.parametrize("mpm", ["prefork", "worker"])
 def test_a_client_that_never_closes_holds_a_worker_for_two_seconds(mpm):
-    with serve(mpm, pool=one_child(mpm), KeepAlive=False) as server:
+    with launched(mpm, pool=one_child(mpm), KeepAlive=False) as server:
         with Client(server) as client:
             assert client.get().closes
             assert client.ended(2.0) < 1.5, "the server's side closes at once"
             began = time.monotonic()
-            until(lambda: server.scoreboard().count("C") == 1, "it lingers")
-            until(lambda: server.scoreboard().count("_") == 1, "no longer")
+            shows(server, C=1)
+            shows(server, idle=1)
             assert 1.0 < time.monotonic() - began < 8.0
 
 
 def test_a_client_that_never_closes_holds_a_socket_of_events_but_no_thread():
-    with serve("event", pool=one_child("event", 4), KeepAlive=False) as server:
+    with launched("event", pool=one_child("event", 4), KeepAlive=False) as server:
         clients = []
         for _ in range(6):
             clients.append(Client(server))
             assert clients[-1].get().closes
             assert clients[-1].ended(2.0) < 1.5
-        until(lambda: server.scoreboard().count("_") == 4, "every thread is free")
-        until(lambda: total(server, "lingering_close") == 6, "six linger")
+        shows(server, idle=4)
+        poll_until(lambda: total(server, "lingering_close") == 6, "six linger")
         # Those that linger do not count against the limit: there is room for others.
         for _ in range(12):
-            assert fetch(server).status == 200
+            assert get(server).status == 200
         for client in clients:
             client.close()
-        until(lambda: total(server, "lingering_close") == 0, "and are gone with their clients")
-        until(lambda: total(server, "connections") == 0, "all of them")
+        poll_until(lambda: total(server, "lingering_close") == 0, "and are gone with their clients")
+        poll_until(lambda: total(server, "connections") == 0, "all of them")
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_an_answer_survives_a_client_that_sends_more_than_anybody_reads(mpm):
     """A close while the client still sends would be a reset, which destroys the answer."""
-    with serve(mpm, KeepAlive=False) as server:
+    with launched(mpm, KeepAlive=False) as server:
         for _ in range(5):
             with Client(server) as client:
                 client.send(request("/") + b"x" * 300_000)
-                answer = client.answer()
+                answer = client.reply()
                 assert answer.status == 200 and len(answer.body) == 45
                 # The end is a FIN: more data is taken and dropped.
                 client.send(b"y" * 10_000)
@@ -240,65 +211,39 @@ def test_an_answer_survives_a_client_that_sends_more_than_anybody_reads(mpm):
 # --- Half a request ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_request_that_is_never_finished_gets_408_and_frees_its_worker(mpm):
-    with serve(mpm, pool=one_child(mpm), RequestReadTimeout="header=1") as server:
+    with launched(mpm, pool=one_child(mpm), RequestReadTimeout="header=1") as server:
         with half_sent(server) as client:
-            until(lambda: server.scoreboard().count("R") == 1, "a worker reads")
-            assert client.answer().status == 408
-        assert fetch(server).status == 200
+            shows(server, R=1)
+            assert client.reply().status == 408
+        assert get(server).status == 200
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_silent_client_costs_no_worker(mpm):
     """TCP_DEFER_ACCEPT: the kernel keeps a connection until its first bytes are there."""
-    with serve(mpm, pool=one_child(mpm)) as server:
+    with launched(mpm, pool=one_child(mpm)) as server:
         silent = [Client(server) for _ in range(5)]
-        assert fetch(server).status == 200
-        until(lambda: server.scoreboard().count("_") == 1, "the worker is idle")
+        assert get(server).status == 200
+        shows(server, idle=1)
         assert silent[0].get().status == 200, "and it is served when it speaks"
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_clients_that_come_and_go_without_a_word_leave_nothing_behind(mpm):
-    with serve(mpm, directives=["AcceptFilter http none"]) as server:
+    with launched(mpm, directives=["AcceptFilter http none"]) as server:
         before = server.processes()
         for _ in range(50):
             Client(server).close()
         for _ in range(20):
             half_sent(server).close()
-        until(lambda: set(str(server.scoreboard())) <= {"_", "\n"}, "everybody idle")
-        assert fetch(server).status == 200
+        poll_until(lambda: set(str(server.scoreboard())) <= {"_", "\n"}, "everybody idle")
+        assert get(server).status == 200
         assert server.processes() == before
         assert "error" not in server.error_log()
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_stopped_child_delays_nobody_else(mpm):
     """A child that hangs (here: stopped) keeps what it holds. The others serve on."""
-    pool = {
-        "prefork": {
-            "StartServers": 3,
-            "MinSpareServers": 1,
-            "MaxSpareServers": 4,
-            "MaxRequestWorkers": 6,
-        },
-        "worker": {
-            "StartServers": 3,
-            "ThreadsPerChild": 2,
-            "MinSpareThreads": 1,
-            "MaxSpareThreads": 10,
-            "MaxRequestWorkers": 6,
-        },
-        "event": {
-            "StartServers": 3,
-            "ThreadsPerChild": 2,
-            "MinSpareThreads": 1,
-            "MaxSpareThreads": 10,
-            "MaxRequestWorkers": 6,
-        },
-    }[mpm]
-    with serve(mpm, pool=pool) as server:
+    with launched(mpm, pool=pool(mpm, 3, 6, threads=2)) as server:
         victim = server.processes()[0]
         os.kill(victim, signal.SIGSTOP)
         try:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from servers import poll_until
+from support.waiting import poll_until
 
 from mpmkit.server.fdqueue import FdQueue
 
@@ -44,30 +44,6 @@ def idle(queue: FdQueue, count: int) -> None:
 # -- one thing after the other --------------------------------------------------------------------
 
 
-def test_a_reserved_worker_gets_the_item(queue):
-    taken: list = []
-    Worker(queue, taken)
-    assert queue.wait_for_idler()
-    assert queue.idle == 0
-    queue.push("connection")
-    poll_until(lambda: taken == ["connection"])
-    idle(queue, 1)
-
-
-def test_nobody_is_reserved_when_all_are_busy(queue):
-    taken, busy = [], threading.Event()
-    Worker(queue, taken, busy)
-    idle(queue, 1)
-    assert queue.try_get_idler()
-    assert not queue.try_get_idler()
-    queue.push(1)
-    poll_until(lambda: taken)
-    assert not queue.try_get_idler()
-    busy.set()
-    idle(queue, 1)
-    assert queue.try_get_idler()
-
-
 def test_the_listener_waits_for_a_worker_to_come_back(queue):
     taken, busy = [], threading.Event()
     Worker(queue, taken, busy)
@@ -85,16 +61,6 @@ def test_the_listener_waits_for_a_worker_to_come_back(queue):
     assert queue.idle == 0  # the one who came back is reserved, not idle
     queue.push(2)
     poll_until(lambda: taken == [1, 2])
-
-
-def test_a_reservation_can_be_given_back(queue):
-    taken: list = []
-    Worker(queue, taken)
-    idle(queue, 1)
-    assert queue.wait_for_idler()
-    queue.release()
-    assert queue.idle == 1
-    assert queue.try_get_idler()
 
 
 def test_an_offer_waits_for_the_first_who_asks(queue):

@@ -180,7 +180,7 @@ def test_long_cells_are_cut():
 
 
 def test_the_recorded_page_has_nothing_unexplained():
-    """docs/FIDELITY.md as it was generated; whoever changes a behaviour runs `mpmkit fidelity` again."""
+    """docs/FIDELITY.md as it was generated. After a change of behaviour, run `mpmkit fidelity` again."""
     page = (DOCS / "FIDELITY.md").read_text(encoding="utf-8")
     assert page.count(BEGIN) == page.count(END) == 1
     counts = re.search(

@@ -9,8 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from servers import SMALL, Client, assert_quiet, poll_until, recorded_root, serving, write
-from test_http import get_of
+from support.client import Client, TlsClient, request
+from support.files import recorded_root, write
+from support.servers import SMALL, assert_quiet, serving, shows, total
+from support.waiting import poll_until
 
 from mpmkit.config.checks import check
 from mpmkit.config.directives import DirectiveError
@@ -37,7 +39,7 @@ def directives() -> dict:
 
 def test_the_same_answers(server):
     with Client(server) as client:
-        client.send(get_of(b"/page.bin") + get_of(b"/nope") + get_of(b"/file.txt"))
+        client.send(request(b"/page.bin") + request(b"/nope") + request(b"/file.txt"))
         assert client.reply().body == PAGE
         assert client.reply().status == 404
         assert len(client.reply().body) == 37
@@ -63,10 +65,7 @@ def test_between_requests_event_holds_the_thread(mpm, document_root):
             with Client(server) as one, Client(server) as two:
                 one.get(), two.get()
                 if held:
-                    poll_until(
-                        lambda: server.scoreboard().count("K") == 2,
-                        what=lambda: f"two K in {server.scoreboard()!r}",
-                    )
+                    shows(server, K=2)
                 else:
                     assert_quiet(server)
                     assert server.scoreboard().count("K") == 0
@@ -79,18 +78,11 @@ def test_during_a_slow_response_event_holds_the_thread(mpm, document_root):
     for options, held in (({}, mpm != "event"), ({"ConnectionFilter": "LINE_RATE 2000"}, True)):
         with serving(mpm, document_root=document_root, **sendfile, **options) as server:
             with Client(server, receive_buffer=2048) as client:
-                client.send(get_of(b"/large.bin"))
+                client.send(request(b"/large.bin"))
                 if held:
-                    poll_until(lambda: server.scoreboard().count("W") == 1, what="W")
+                    shows(server, W=1)
                 else:
-                    poll_until(
-                        lambda: any(
-                            row.write_completion
-                            for row in server.scoreboard().snapshot.processes
-                            if row.pid
-                        ),
-                        what="write completion",
-                    )
+                    poll_until(lambda: total(server, "write_completion"), "write completion")
                     assert_quiet(server)
                 assert client.reply().body == PAGE * 10
 
@@ -102,9 +94,9 @@ def test_more_clients_than_workers(document_root):
         with ExitStack() as stack:
             for _ in range(workers):
                 stack.enter_context(Client(server)).get()
-            poll_until(lambda: server.scoreboard().count("K") == workers, what="K everywhere")
+            shows(server, K=workers)
             with Client(server) as last:
-                last.send(get_of(b"/file.txt"))
+                last.send(request(b"/file.txt"))
                 with pytest.raises(AssertionError, match="nothing came"):
                     last.receive(0.3)
                 stack.close()
@@ -113,14 +105,11 @@ def test_more_clients_than_workers(document_root):
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
 def test_over_tls(mpm, document_root):
-    from test_tls import TlsClient
-
-    with serving(
-        mpm, document_root=document_root, tls=True, KeepAliveTimeout=60, **FILTER
-    ) as server:
+    options = {"tls": True, "KeepAliveTimeout": 60, **FILTER}
+    with serving(mpm, document_root=document_root, **options) as server:
         with TlsClient(server) as client:
             assert client.get("/page.bin").body == PAGE
-            poll_until(lambda: server.scoreboard().count("K") == 1, what="K")
+            shows(server, K=1)
             assert client.get("/file.txt", "Connection: close").status == 200
             assert client.sock.recv(1) == b""
 

@@ -11,125 +11,12 @@ from __future__ import annotations
 import re
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from servers import (
-    DATA,
-    SMALL,
-    Client,
-    Reply,
-    assert_quiet,
-    exchange,
-    get,
-    poll_until,
-    read_replies,
-    read_reply,
-    serving,
-)
-
-RAW = DATA / "raw"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How our answer differs from the recorded one, and why."""
-
-    why: str
-    adds: tuple[str, ...] = ()
-    lacks: tuple[str, ...] = ()
-    status: int | None = None
-    values: tuple[str, ...] = ()  # headers whose values differ
-
-
-LENGTH_OF_PAGES = (
-    "Every error page says its length. httpd leaves it out where its own filters lose it; with the "
-    "length a client knows the page is whole without waiting for the close."
-)
-
-DIFFERENCES = {
-    "10-range-416": Difference(LENGTH_OF_PAGES, adds=("Content-Length",)),
-    "84-413-body-over-1GiB": Difference(LENGTH_OF_PAGES, adds=("Content-Length",)),
-    "79-expect-unknown-417": Difference(
-        "httpd closes after 417 without saying so; we say it.", adds=("Connection",)),
-    "78-expect100": Difference(
-        "A handler that does not want the body does not ask for it: the static handler answers at "
-        "once and the connection ends (RFC 9110, 10.1.1). httpd asks for the body, and drops it.",
-        status=200),
-    "98-trace-off-signature-on": Difference(
-        "Error pages are in our own words, which have another length.",
-        values=("Server",)),
-    "99-etag-all-tokens-prod-maxka0": Difference(
-        "The first part of the ETag is the number of the file's inode.", values=("Server", "ETag")),
-}  # fmt: skip
-
-# Not ours to match: the moment, the product, and the size of error pages in our own words.
-OWN_VALUES = {"Date", "Server"}
-
-
-class Recording:
-    """One request and its answer, as recorded."""
-
-    def __init__(self, path: Path) -> None:
-        self.name = path.stem
-        self.request = path.read_bytes()
-        self.response = path.with_suffix(".resp").read_bytes()
-        meta = path.with_suffix(".meta").read_text()
-        closed = re.search(r"server closed: FIN at ([\d.]+)s", meta)
-        self.closed_after = float(closed[1]) if closed else None  # None: the client gave up first
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods of those requests that were answered."""
-        lines = re.findall(rb"(?m)^(\S+) \S+ HTTP/\d\.\d\r$", self.request)
-        methods = [line.decode() for line in lines] or ["GET"]
-        return methods[: self.response.count(b"HTTP/1.1 ")]
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-RECORDINGS = {path.stem: Recording(path) for path in sorted(RAW.glob("[0-9]*.req"))}
-OTHER_SETTINGS = ("96", "97", "98", "99")  # recorded with a directive more
-OWN_TESTS = {"45-http09", "78-expect100"}  # not comparable answer by answer
-REPLAYED = [
-    r
-    for name, r in RECORDINGS.items()
-    if not name.startswith(OTHER_SETTINGS) and name not in OWN_TESTS
-]
-
-
-def compare(ours: Reply, theirs: Reply, difference: Difference | None = None) -> None:
-    """Fails where `ours` is not what httpd answered."""
-    assert ours.status_line == theirs.status_line
-    difference = difference or Difference("")
-    assert [name for name in ours.names if name not in difference.adds] == [
-        name for name in theirs.names if name not in difference.lacks
-    ]
-    assert set(difference.adds) <= set(ours.names)
-    page = ours["Content-Type"] == "text/html; charset=iso-8859-1" and ours.status >= 300
-    for name, value in theirs.headers:
-        if name in OWN_VALUES or name in difference.values or (page and name == "Content-Length"):
-            continue
-        if name == "Allow":
-            assert set(ours[name].split(",")) == set(value.split(","))
-        elif value.startswith("multipart/byteranges"):
-            assert re.fullmatch(r"multipart/byteranges; boundary=[0-9a-f]{16}", ours[name])
-        else:
-            assert (name, ours[name]) == (name, value)
-    assert ours["Server"].startswith("mpmkit/" if "/" in theirs["Server"] else "mpmkit")
-    assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", ours["Date"])
-    if page:
-        assert b"<html>" in ours.body or not theirs.body
-    elif "boundary=" in (ours["Content-Type"] or ""):
-        assert without_boundary(ours) == without_boundary(theirs)
-    else:
-        assert ours.body == theirs.body
-
-
-def without_boundary(reply: Reply) -> bytes:
-    return reply.body.replace(reply["Content-Type"].partition("boundary=")[2].encode(), b"B")
+from support.client import Client, exchange, get, read_replies, read_reply, request
+from support.recordings import DIFFERENCES, RAW, RECORDINGS, REPLAYED, compare
+from support.servers import SMALL, assert_quiet, serving
+from support.waiting import poll_until
 
 
 @pytest.mark.parametrize("recording", REPLAYED, ids=repr)
@@ -166,7 +53,7 @@ def test_http_0_9_is_answered_by_the_bare_body(server):
     assert exchange(server, recording.request) == recording.response
     for path in (b"/", b"/sub/", b"/empty.txt", b"/file.txt?query"):
         with Client(server) as client:
-            body = client.ask(get_of(path)).body
+            body = client.ask(request(path)).body
         assert exchange(server, b"GET %b\r\n" % path) == body
     # Errors are pages without a head; what follows the line is nobody's.
     assert exchange(server, b"GET /nope\r\nHost: x\r\n\r\n").startswith(b"<!DOCTYPE")
@@ -215,24 +102,20 @@ def fields(count: int) -> bytes:
     return b"GET / HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n"
 
 
-def get_of(path: bytes) -> bytes:
-    return b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
 SUFFIX = "chars + CRLF (one send)"
 BOUNDARIES = {
     **{f"request line of {n} {SUFFIX}": line_of(n) for n in range(8189, 8194)},
     **{f"header line of {n} chars + CRLF": header_of(n) for n in range(8189, 8193)},
     **{f"{n} header fields": fields(n) for n in (99, 100, 101)},
-    **{f"{n} leading blank lines": b"\r\n" * n + get_of(b"/") for n in range(9, 13)},
+    **{f"{n} leading blank lines": b"\r\n" * n + request(b"/") for n in range(9, 13)},
     "two same-name headers merging to 9000 bytes": header_of(4503, b"X: " + b"b" * 4498),
-    "filename of 256 chars": get_of(b"/" + b"a" * 256),
-    "255": get_of(b"/" + b"a" * 255),
-    "/file.txt/extra path info": get_of(b"/file.txt/extra"),
-    "//sub//index.html": get_of(b"//sub//index.html"),
-    "/sub%2findex.html": get_of(b"/sub%2findex.html"),
-    "/./file.txt": get_of(b"/./file.txt"),
-    "/sub/../file.txt": get_of(b"/sub/../file.txt"),
+    "filename of 256 chars": request(b"/" + b"a" * 256),
+    "255": request(b"/" + b"a" * 255),
+    "/file.txt/extra path info": request(b"/file.txt/extra"),
+    "//sub//index.html": request(b"//sub//index.html"),
+    "/sub%2findex.html": request(b"/sub%2findex.html"),
+    "/./file.txt": request(b"/./file.txt"),
+    "/sub/../file.txt": request(b"/sub/../file.txt"),
     "two Host headers": b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
     "HTTP/1.1 empty Host value": b"GET / HTTP/1.1\r\nHost:\r\n\r\n",
     "HTTP/1.2": b"GET / HTTP/1.2\r\nHost: x\r\n\r\n",
@@ -373,7 +256,7 @@ def test_many_requests_on_one_connection(server):
 def test_pipelined_requests_are_answered_in_order(server):
     paths = [b"/file.txt", b"/nope", b"/sub/", b"/empty.txt"] * 10
     with Client(server) as client:
-        client.send(b"".join(get_of(path) for path in paths))
+        client.send(b"".join(request(path) for path in paths))
         replies = [client.reply() for _ in paths]
     assert [reply.status for reply in replies] == [200, 404, 200, 200] * 10
     assert [len(reply.body) for reply in replies if reply.status == 200] == [37, 10, 0] * 10
@@ -386,7 +269,7 @@ def test_pipelining_around_bodies(server):
         b"3\r\nGET\r\n0\r\nTrailer: x\r\n\r\n"
     )
     with Client(server) as client:
-        client.send(post + chunked + get_of(b"/nope") + post)
+        client.send(post + chunked + request(b"/nope") + post)
         assert [client.reply().status for _ in range(4)] == [200, 200, 404, 200]
         assert client.is_open() and not client.buffer
 
@@ -397,40 +280,40 @@ def test_a_blank_line_after_a_request_costs_no_worker(mpm, document_root, apart)
     post = b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde"
     with serving(mpm, document_root=document_root, KeepAliveTimeout=60) as server:
         with Client(server) as client:
-            for request in (post, get_of(b"/file.txt")):
+            for asked in (post, request(b"/file.txt")):
                 for blank in (b"\r\n", b"\r\n" * 3):
                     if apart:
-                        assert client.ask(request).status == 200
+                        assert client.ask(asked).status == 200
                         client.send(blank)
                     else:
-                        assert client.ask(request + blank, "GET").status == 200
+                        assert client.ask(asked + blank, "GET").status == 200
                     if mpm == "event":
                         assert_quiet(server)
                     else:
                         poll_until(lambda: server.scoreboard().count("K") == 1, what="K")
                         assert server.scoreboard().count("R") == 0
-            assert client.ask(get_of(b"/file.txt")).status == 200
+            assert client.ask(request(b"/file.txt")).status == 200
 
 
 def test_many_blank_lines_after_a_request(server):
     """More than are skipped before a first request."""
-    request = b"\r\n" * 5 + get_of(b"/file.txt") + b"\r\n" * 20
+    asked = b"\r\n" * 5 + request(b"/file.txt") + b"\r\n" * 20
     with Client(server) as client:
         for _ in range(3):
-            assert client.ask(request, "GET").status == 200
+            assert client.ask(asked, "GET").status == 200
 
 
 def test_requests_in_pieces(server):
     """Byte by byte; and the first request with the beginning of the second."""
-    request = get_of(b"/file.txt")
+    asked = request(b"/file.txt")
     with Client(server) as client:
         for _ in range(2):
             for byte in RECORDINGS["03-get-explicit-ka-11"].request:
                 client.send(bytes([byte]))
             assert client.reply().status == 200
-        client.send(request + request[:20])
+        client.send(asked + asked[:20])
         assert client.reply().status == 200
-        client.send(request[20:])
+        client.send(asked[20:])
         assert client.reply().status == 200
 
 

@@ -7,7 +7,8 @@ import time
 
 import pytest
 from helpers import misbehaving_clients
-from servers import SMALL, poll_until
+from support.servers import SMALL
+from support.waiting import poll_until
 
 import mpmkit
 

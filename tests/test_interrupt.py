@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 import uuid
 from pathlib import Path
 
 import pytest
+from support.waiting import poll_until
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "MPMKIT_TEST_MARK"
@@ -32,11 +32,8 @@ def started(word: str, kernel: int = 0) -> list[int]:
     return [pid for pid in found if pid != kernel]
 
 
-def left_after(word: str, kernel: int = 0, seconds: float = 15) -> list[int]:
-    until = time.monotonic() + seconds
-    while (left := started(word, kernel)) and time.monotonic() < until:
-        time.sleep(0.1)
-    return left
+def all_end(word: str, kernel: int = 0) -> None:
+    poll_until(lambda: not started(word, kernel), lambda: f"{started(word, kernel)} end", 15)
 
 
 @pytest.mark.timeout(100)
@@ -65,10 +62,7 @@ def test_an_interrupt_leaves_the_room_in_charge_and_no_orphan():
 
         def run(code: str) -> tuple[str, str]:
             # For a moment after an error the kernel aborts what it is sent, and has not run it then.
-            until = time.monotonic() + 20
-            while (said := once(code))[0] == "aborted" and time.monotonic() < until:
-                time.sleep(0.1)
-            return said
+            return poll_until(lambda: (said := once(code))[0] != "aborted" and said, "it runs", 20)
 
         said, text = run(BEGIN)
         assert said == "ok" and text.startswith("server ")
@@ -83,8 +77,7 @@ def test_an_interrupt_leaves_the_room_in_charge_and_no_orphan():
         assert (said, text) == ("ok", "True\n")
         said, text = run("room.stop_load(); room.stop(); room.close()")
         assert said == "ok", text
-        left = left_after(word, itself)
-        assert not left, f"still running after stop: {left}"
+        all_end(word, itself)
         # And once more, with the kernel shut down instead of the room.
         assert run(BEGIN.replace("room.start_load(users=2)\n", ""))[0] == "ok"
         assert started(word, itself)
@@ -92,5 +85,4 @@ def test_an_interrupt_leaves_the_room_in_charge_and_no_orphan():
         client.stop_channels()
         kernel.shutdown_kernel(now=True)
         kernel.cleanup_resources()
-    left = left_after(word)
-    assert not left, f"still running without the kernel: {left}"
+    all_end(word)

@@ -9,12 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.lab import proxy
@@ -90,15 +90,15 @@ def test_the_proxied_link_opens_the_status_page(server, monkeypatch, tmp_path):
             env={**os.environ, "HOME": str(tmp_path)},
         )
     try:
-        until = time.monotonic() + 40
-        while True:
+
+        def answers() -> bool:
+            assert jupyter.poll() is None, (tmp_path / "log").read_text()[-2000:]
             with contextlib.suppress(urllib.error.URLError):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/user/ann/api", timeout=2).close()
-                break
-            assert jupyter.poll() is None and time.monotonic() < until, (
-                tmp_path / "log"
-            ).read_text()[-2000:]
-            time.sleep(0.1)
+                return True
+            return False
+
+        poll_until(answers, lambda: (tmp_path / "log").read_text()[-2000:], 40)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{link}", timeout=10) as page:
             assert b"Server Version" in page.read()
     finally:

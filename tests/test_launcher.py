@@ -10,23 +10,10 @@ import subprocess
 import sys
 
 import pytest
-from processes import (
-    MPMS,
-    Client,
-    Gate,
-    alive,
-    all_gone,
-    children_of,
-    environment,
-    fetch,
-    marked,
-    nothing_left,
-    parked,
-    request,
-    serve,
-    site,
-    until,
-)
+from support.client import Client, get, parked, request
+from support.files import Gate, site
+from support.servers import environment, launched
+from support.waiting import alive, all_gone, children_of, marked, nothing_left, poll_until
 
 import mpmkit
 from mpmkit import DirectiveError, LaunchError
@@ -45,7 +32,7 @@ def nothing_started() -> bool:
 
 
 def generation(server: mpmkit.Server, number: int) -> None:
-    until(lambda: server.scoreboard().snapshot.generation == number, f"generation {number}")
+    poll_until(lambda: server.scoreboard().snapshot.generation == number, f"generation {number}")
 
 
 def run(program: str, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -59,14 +46,13 @@ def run(program: str, *options: str, **more: str) -> subprocess.CompletedProcess
 # --- What it gives -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_launched_server_serves_the_samples(mpm):
     with mpmkit.launch(mpm) as server:
         assert server.mpm == mpm
         assert server.url == f"http://127.0.0.1:{server.port}"
         assert server.running and alive(server.pid)
         assert sorted(server.processes()) == sorted(children_of(server.pid))
-        page, script = fetch(server, "/"), fetch(server, "/hello.py")
+        page, script = get(server, "/"), get(server, "/hello.py")
         assert page.status == 200 and len(page.body) == 45
         assert script.status == 200 and script.body == b"hello world"
         assert repr(server) == f"<mpmkit {mpm} {server.url} pid {server.pid} running>"
@@ -93,12 +79,12 @@ def test_directives_arrive_as_they_were_given(tmp_path):
         board = server.scoreboard()
         assert board.threads_per_child == 3
         assert [len(line) for line in board.letters.values()] == [3, 3]
-        assert fetch(server).body == b"here"
-        assert fetch(server, "/gone").body == b'a "text" \\ with both'
+        assert get(server).body == b"here"
+        assert get(server, "/gone").body == b'a "text" \\ with both'
     with mpmkit.launch("prefork", directives="MaxKeepAliveRequests 7") as server:
         with Client(server) as client:
-            answer = client.get(extra="Connection: keep-alive\r\n")
-        assert answer.headers["keep-alive"].endswith("max=7")
+            answer = client.get("/", "Connection: keep-alive")
+        assert answer["Keep-Alive"].endswith("max=7")
 
 
 def test_a_conf_file_may_choose_the_mpm_and_directives_come_after_it(tmp_path):
@@ -110,30 +96,30 @@ def test_a_conf_file_may_choose_the_mpm_and_directives_come_after_it(tmp_path):
     with mpmkit.launch(conf=conf, MaxKeepAliveRequests=60) as server:
         assert server.mpm == "worker"
         with Client(server) as client:
-            answer = client.get(extra="Connection: keep-alive\r\n")
-        assert answer.headers["keep-alive"] == "timeout=9, max=60"
+            answer = client.get("/", "Connection: keep-alive")
+        assert answer["Keep-Alive"] == "timeout=9, max=60"
 
 
 def test_a_listening_socket_can_be_handed_over():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        with serve("event", listen_fd=sock.fileno()) as server:
+        with launched("event", listen_fd=sock.fileno()) as server:
             assert server.port == port
-            assert fetch(server).status == 200
+            assert get(server).status == 200
             server.graceful()
             generation(server, 1)
-            assert fetch(server).status == 200
+            assert get(server).status == 200
         # It is still ours, and can be given to another server.
-        with serve("prefork", listen_fd=sock.fileno()) as server:
+        with launched("prefork", listen_fd=sock.fileno()) as server:
             assert server.port == port
-            assert fetch(server).status == 200
+            assert get(server).status == 200
 
 
 def test_the_logs_can_be_read_during_and_after():
-    with serve("prefork", access_log=True) as server:
-        fetch(server, "/index.html")
-        until(lambda: server.access_log(), "a line in the access log")
+    with launched("prefork", access_log=True) as server:
+        get(server, "/index.html")
+        poll_until(lambda: server.access_log(), "a line in the access log")
         assert '"GET /index.html HTTP/1.1" 200 45' in server.access_log()
         assert "AH00163" in server.error_log()
     assert '"GET /index.html HTTP/1.1" 200 45' in server.access_log()
@@ -144,12 +130,12 @@ def test_nothing_stays_on_the_disk(tmp_path, monkeypatch):
     site()  # made elsewhere, before
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    with serve("event", access_log=True) as server:
+    with launched("event", access_log=True) as server:
         assert len(list(tmp_path.iterdir())) == 1
-        fetch(server)
+        get(server)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(LaunchError):
-        serve("event", document_root="/does/not/exist")
+        launched("event", document_root="/does/not/exist")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -173,32 +159,31 @@ def test_no_descriptor_stays_open():
     def count() -> int:
         return len(os.listdir("/proc/self/fd"))
 
-    with serve("event"):
+    with launched("event"):
         pass
     before = count()
     for _ in range(3):
-        with serve("event") as server:
+        with launched("event") as server:
             server.scoreboard()
         with pytest.raises(LaunchError):
-            serve("event", document_root="/does/not/exist")
+            launched("event", document_root="/does/not/exist")
     assert count() == before
 
 
 # --- The scoreboard ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_the_scoreboard_is_a_frozen_picture(mpm):
     gate = Gate()
-    with serve(mpm) as server:
-        until(lambda: set(str(server.scoreboard())) <= {"_", "\n"}, "every worker idle")
+    with launched(mpm) as server:
+        poll_until(lambda: set(str(server.scoreboard())) <= {"_", "\n"}, "every worker idle")
         with Client(server).send(request(gate.path)):
             before = server.scoreboard()
-            busy = until(
+            busy = poll_until(
                 lambda: (b := server.scoreboard()) and b.count("W") == 1 and b, "a busy script"
             )
             gate.open()
-            until(lambda: not server.scoreboard().count("W"), "the script ended")
+            poll_until(lambda: not server.scoreboard().count("W"), "the script ended")
         assert busy.count("W") == 1, "the picture does not change"
         idle = 4 if mpm == "prefork" else 8
         assert (busy.count("W") + busy.count("_"), busy.count(".")) == (idle, 0)
@@ -214,12 +199,12 @@ def test_the_scoreboard_is_a_frozen_picture(mpm):
 
 def test_the_scoreboard_counts_and_is_a_data_frame():
     pytest.importorskip("pandas")
-    with serve("worker") as server:
+    with launched("worker") as server:
         with parked(server) as client:
             for _ in range(4):
                 client.get()
-            until(lambda: server.scoreboard().accesses == 5, "five requests counted")
-            board = until(
+            poll_until(lambda: server.scoreboard().accesses == 5, "five requests counted")
+            board = poll_until(
                 lambda: (b := server.scoreboard()).count("K") and b.count("_") == 7 and b, "parked"
             )
         frame = board.to_frame()
@@ -232,10 +217,10 @@ def test_the_scoreboard_counts_and_is_a_data_frame():
 def test_reading_the_scoreboard_costs_no_request_and_works_when_every_worker_is_busy():
     gate = Gate()
     pool = {"StartServers": 2, "MinSpareServers": 1, "MaxSpareServers": 2, "MaxRequestWorkers": 2}
-    with serve("prefork", pool=pool, access_log=True) as server:
+    with launched("prefork", pool=pool, access_log=True) as server:
         for _ in range(2):
             Client(server).send(request(gate.path))
-        until(lambda: server.scoreboard().count("W") == 2, "two busy scripts")
+        poll_until(lambda: server.scoreboard().count("W") == 2, "two busy scripts")
         for _ in range(100):
             assert str(server.scoreboard()) == "W\nW"
         assert server.access_log() == ""
@@ -247,33 +232,33 @@ def test_reading_the_scoreboard_costs_no_request_and_works_when_every_worker_is_
 
 @pytest.mark.parametrize("name", ["USR1", "graceful", "HUP", "restart"])
 def test_restarts_by_signal_name(name):
-    with serve("event") as server:
+    with launched("event") as server:
         server.signal(name)
         generation(server, 1)
-        until(lambda: server.processes(), "children")
-        assert fetch(server).status == 200
+        poll_until(lambda: server.processes(), "children")
+        assert get(server).status == 200
 
 
 @pytest.mark.parametrize("name", ["TERM", "stop", "WINCH", "graceful-stop"])
 def test_stops_by_signal_name(name):
-    with serve("event") as server:
+    with launched("event") as server:
         children = server.processes()
         server.signal(name)
-        until(lambda: not server.running, "the server ended")
+        poll_until(lambda: not server.running, "the server ended")
         all_gone(children, "and its children")
         with pytest.raises(LaunchError, match="no process to signal"):
             server.signal("USR1")
 
 
 def test_another_signal_name_is_refused_by_name():
-    with serve("event") as server:
+    with launched("event") as server:
         with pytest.raises(ValueError, match=r"'KILL' is not a signal.*TERM.*graceful-stop"):
             server.signal("KILL")
-        assert fetch(server).status == 200
+        assert get(server).status == 200
 
 
 def test_a_stopped_server_has_no_process_and_no_scoreboard_and_stops_twice():
-    server = serve("worker")
+    server = launched("worker")
     children = server.processes()
     server.stop()
     assert not server.running
@@ -288,10 +273,10 @@ def test_a_stopped_server_has_no_process_and_no_scoreboard_and_stops_twice():
 
 
 def test_a_server_that_was_killed_is_noticed_and_cleaned_up():
-    server = serve("event")
+    server = launched("event")
     children = server.processes()
     os.kill(server.pid, signal.SIGKILL)
-    until(lambda: not server.running, "it is noticed")
+    poll_until(lambda: not server.running, "it is noticed")
     server.stop()
     all_gone(children, "the children")
 
@@ -376,10 +361,10 @@ def test_a_descriptor_that_is_not_a_socket_is_named(tmp_path):
 
 
 def test_a_used_port_is_named():
-    with serve("prefork") as first:
+    with launched("prefork") as first:
         with pytest.raises(LaunchError) as caught:
             mpmkit.launch("event", port=first.port)
         text = str(caught.value)
         assert f"127.0.0.1:{first.port}" in text and "another server" in text
         assert "\n" not in text
-        assert fetch(first).status == 200
+        assert get(first).status == 200

@@ -14,7 +14,9 @@ import threading
 from contextlib import ExitStack, closing
 
 import pytest
-from servers import DATA, bound, poll_until
+from support.files import DATA
+from support.servers import bound
+from support.waiting import poll_until
 
 from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords

@@ -21,8 +21,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loads import ENVIRON, LOCUST, ROOT, argv, run, wait_for_load, wait_for_silence
 from misbehaving import Misbehaving
+from support.loads import ENVIRON, LOCUST, ROOT, argv, run, wait_for_load, wait_for_silence
+from support.waiting import poll_until
 
 from mpmkit.load.ab_wrk import parse_ab
 from mpmkit.load.histogram import Histogram
@@ -605,8 +606,8 @@ def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad, options):
         text=True,
         env=ENVIRON,
     ) as process:
-        wait_for_load(bad)
-        time.sleep(0.5)
+        for _ in range(5):
+            wait_for_load(bad)
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)
@@ -628,10 +629,7 @@ def test_a_killed_parent_leaves_no_load_and_no_files(bad, tmp_path):
     assert list(tmp_path.iterdir())
     process.kill()
     process.wait()
-    until = time.monotonic() + 5
-    while list(tmp_path.iterdir()) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not list(tmp_path.iterdir())
+    poll_until(lambda: not list(tmp_path.iterdir()), "no file is left", 5)
     wait_for_silence(bad)
 
 

@@ -6,6 +6,7 @@ own, where there are really two hosts, where the system lets us make some.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,14 +14,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
 import pytest
-from loads import ENVIRON, LOCUST, ROOT, argv, wait_for_load
 from misbehaving import Misbehaving
+from support.loads import ENVIRON, LOCUST, ROOT, argv, wait_for_load
+from support.waiting import poll_until
 
 from mpmkit.load import runner
 from mpmkit.load.profile import LoadProfile
@@ -139,21 +140,24 @@ def test_locusts_own_page_starts_the_load_as_often_as_one_likes(bad):
     options = f"--web-host 127.0.0.1 --web-port {port} --path /ok --requests 60 --keep-alive"
     with locust(options) as process:
         try:
-            until = time.monotonic() + 20
-            for number in (1, 2):
-                while True:
-                    try:
-                        asked(page + "/swarm", user_count="3", spawn_rate="3", host=bad.url)
-                        break
-                    except OSError:
-                        assert time.monotonic() < until, "no page came"
-                        time.sleep(0.1)
-                # The page still says "stopped" when it has just been asked to start.
+            came = 0
+
+            def started() -> bool:
+                with contextlib.suppress(OSError):
+                    asked(page + "/swarm", user_count="3", spawn_rate="3", host=bad.url)
+                    return True
+                return False
+
+            def done() -> bool:
+                """The page still says "stopped" when it has just been asked to start."""
+                nonlocal came
+                came += bad.counts().get("GET /ok HTTP/1.1", 0)
+                return came >= 60 and asked(page + "/stats/requests")["state"] == "stopped"
+
+            for _ in range(2):
                 came = 0
-                while came < 60 or asked(page + "/stats/requests")["state"] != "stopped":
-                    assert time.monotonic() < until, (number, came)
-                    time.sleep(0.1)
-                    came += bad.counts().get("GET /ok HTTP/1.1", 0)
+                poll_until(started, "the page", 20)
+                poll_until(done, "60 requests and the end", 20)
                 told = asked(page + "/stats/requests")["stats"][0]
                 assert (came, told["name"], told["num_requests"]) == (60, "/ok", 60)
         finally:

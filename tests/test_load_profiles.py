@@ -18,8 +18,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from loads import ENVIRON, run
 from misbehaving import BODY, Misbehaving
+from support.loads import ENVIRON, run
 
 from mpmkit.load.ab_wrk import parse_wrk
 from mpmkit.load.histogram import Histogram

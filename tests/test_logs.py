@@ -1,4 +1,4 @@
-"""The logs' formats, and that nobody can write lines of his own into them."""
+"""The logs' formats, and that no client can write lines of its own into them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import Client, assert_quiet, exchange, get, poll_until, recorded_root, serving
+from support.client import Client, exchange, get
+from support.files import recorded_root
+from support.servers import assert_quiet, serving
+from support.waiting import poll_until
 
 from mpmkit.config.checks import check
 from mpmkit.config.directives import Note
@@ -338,7 +341,7 @@ def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
     assert {row[8] for row in rows} == {"lab.example"} and {row[9] for row in rows} == {port}
 
 
-def test_of_a_refused_request_the_log_tells_what_was_right(tmp_path):
+def test_of_a_refused_request_the_log_has_what_was_right(tmp_path):
     """A real httpd wrote these lines (but for 408: it looks whether the next line continues the last
     field, so the last one that came is not in its log)."""
     start = b"GET /a?b HTTP/1.1\r\nHost: x\r\n"
@@ -398,7 +401,7 @@ def test_lines_of_many_processes_never_mix(mpm, tmp_path):
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 
-# What a client sends, and how a real httpd 2.4 tells of it: module, level, id.
+# What a client sends, and how a real httpd 2.4 logs it: module, level, id.
 REFUSALS = {
     b"GET / HTTP/1.1\r\n\r\n": "core:debug AH00569",
     b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n": "core:debug AH00550",
@@ -440,8 +443,8 @@ REFUSALS = {
 }
 
 
-def test_what_is_told_of_a_refused_request(tmp_path):
-    """As httpd tells of it, by the same ids at the same levels."""
+def test_what_is_logged_of_a_refused_request(tmp_path):
+    """As httpd logs it, by the same ids at the same levels."""
     options = {
         "LogLevel": "debug", "LimitRequestBody": 100, "RequestReadTimeout": "header=1 body=1",
     }  # fmt: skip

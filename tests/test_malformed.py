@@ -7,8 +7,8 @@ sends none either; the worker is idle again, and the next client is served.
 from __future__ import annotations
 
 import pytest
-from malformed import BROKEN_OFF, CHUNKED, GET, HOST, REFUSED, field, host, line, target
-from servers import Client, get, read_reply
+from support.client import Client, get, read_reply
+from support.malformed import BROKEN_OFF, CHUNKED, GET, HOST, REFUSED, field, host, line, target
 
 
 def name(data: object) -> str:

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from experiments import memory_rows as rows
 from experiments import printed_by
 from hypothesis import given
 from hypothesis import strategies as st
+from support.waiting import poll_until
 
 import mpmkit
 from benchmarks import python_servers  # noqa: F401  Python's servers are competitors, too
@@ -56,10 +56,7 @@ def server(request):
 
 
 def until(condition, within=5.0):
-    deadline = time.monotonic() + within
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
+    poll_until(condition, cap=within)
 
 
 def test_half_sent_requests_keep_workers_busy(server):

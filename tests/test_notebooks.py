@@ -7,12 +7,12 @@ import json
 import os
 import re
 import shutil
-import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.waiting import poll_until
 
 from docs._tools import render
 
@@ -50,10 +50,9 @@ def left_over(word: str) -> dict[int, str]:
 
 def wait_for_nothing(word: str, seconds: float = 10) -> dict[int, str]:
     """What is left once everything had time to end."""
-    deadline = time.monotonic() + seconds
-    while (left := left_over(word)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return left
+    with contextlib.suppress(AssertionError):
+        poll_until(lambda: not left_over(word), cap=seconds)
+    return left_over(word)
 
 
 @pytest.fixture(scope="module")

@@ -8,32 +8,31 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import exchange, get, poll_until, serving, take_errors
+from support.client import exchange, get, request
+from support.servers import serving, take_errors
+from support.waiting import poll_until
 
 from mpmkit.http.messages import LONGEST, whole_number
 
 DIGITS = b"9" * 4400  # int() refuses more than 4,300 of them
 ZEROS = b"0" * 4400
 
+HOST = b" HTTP/1.1\r\nHost: a"
 LONG_NUMBERS = {
-    "port of Host": (b"GET / HTTP/1.1\r\nHost: a:" + DIGITS, 400),
-    "port of the target": (b"GET http://a:" + DIGITS + b"/ HTTP/1.1\r\nHost: a", 400),
-    "a port after zeros": (b"GET / HTTP/1.1\r\nHost: a:" + ZEROS + b"80", 200),
-    "Content-Length": (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: " + DIGITS, 400),
-    "chunk size": (
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 4400,
-        400,
-    ),
-    "first byte of a Range": (b"GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=" + DIGITS + b"-", 200),
-    "last byte of a Range": (b"GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=0-" + DIGITS, 200),
-    "last bytes of a Range": (b"GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=-" + DIGITS, 200),
-    "refresh": (b"GET /server-status?refresh=" + DIGITS + b" HTTP/1.1\r\nHost: a", 200),
+    "port of Host": (b"GET /" + HOST + b":" + DIGITS, 400),
+    "port of the target": (b"GET http://a:" + DIGITS + b"/" + HOST, 400),
+    "a port after zeros": (b"GET /" + HOST + b":" + ZEROS + b"80", 200),
+    "Content-Length": (b"GET /" + HOST + b"\r\nContent-Length: " + DIGITS, 400),
+    "chunk size":
+        (b"POST /" + HOST + b"\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 4400, 400),
+    "first byte of a Range": (b"GET /" + HOST + b"\r\nRange: bytes=" + DIGITS + b"-", 200),
+    "last byte of a Range": (b"GET /" + HOST + b"\r\nRange: bytes=0-" + DIGITS, 200),
+    "last bytes of a Range": (b"GET /" + HOST + b"\r\nRange: bytes=-" + DIGITS, 200),
+    "refresh": (b"GET /server-status?refresh=" + DIGITS + HOST, 200),
     "version": (b"GET / HTTP/1." + DIGITS + b"\r\nHost: a", 400),
-    "If-Modified-Since": (
-        b"GET / HTTP/1.1\r\nHost: a\r\nIf-Modified-Since: Sun, 06 Nov " + DIGITS + b" 08:49:37 GMT",
-        200,
-    ),
-}
+    "If-Modified-Since":
+        (b"GET /" + HOST + b"\r\nIf-Modified-Since: Sun, 06 Nov " + DIGITS + b" 08:49:37 GMT", 200),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", LONG_NUMBERS)
@@ -53,6 +52,9 @@ def test_whole_numbers(value, most, zeros):
     assert whole_number(text, most) == whole_number(text.encode(), most) == expected
 
 
+RAISED = (
+    "SystemExit KeyboardInterrupt GeneratorExit CancelledError BaseException MemoryError".split()
+)
 RAISING = """
 import asyncio
 RAISED = {e.__name__: e for e in (SystemExit, KeyboardInterrupt, GeneratorExit,
@@ -85,28 +87,13 @@ def application(environ, start_response):
 
 @pytest.mark.parametrize("version", ["1.1", "0.9"])
 @pytest.mark.parametrize("where", ["call", "first", "second", "close"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "SystemExit",
-        "KeyboardInterrupt",
-        "GeneratorExit",
-        "CancelledError",
-        "BaseException",
-        "MemoryError",
-    ],
-)
+@pytest.mark.parametrize("name", RAISED)
 def test_whatever_an_application_raises_the_process_goes_on(raising, name, where, version):
     before = raising.processes()
     if version == "0.9":
         exchange(raising, f"GET /raise.py?{where}={name}\r\n".encode())
     else:
-        reply = exchange(
-            raising,
-            (
-                f"GET /raise.py?{where}={name} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-            ).encode(),
-        )
+        reply = exchange(raising, request(f"/raise.py?{where}={name}", close=True))
         assert reply.startswith(b"HTTP/1.1 500 ") == (where in ("call", "first")), reply
     assert any(name in error for error in poll_until(lambda: take_errors(raising), what="logged"))
     assert get(raising, "/").status == 200
@@ -138,19 +125,14 @@ def application(environ, start_response):
 def test_a_child_that_fails_in_its_first_second_is_replaced(mpm, tmp_path):
     (tmp_path / "fault.py").write_text(FAULTY)
     (tmp_path / "index.html").write_text("here")
-    pool = {"StartServers": 1}
-    if mpm == "prefork":
-        pool["MinSpareServers"] = 1
-    with serving(
-        mpm, document_root=tmp_path, directives=["AddHandler wsgi-script .py"], **pool
-    ) as server:
+    pool = {"StartServers": 1} | ({"MinSpareServers": 1} if mpm == "prefork" else {})
+    lines = ["AddHandler wsgi-script .py"]
+    with serving(mpm, document_root=tmp_path, directives=lines, **pool) as server:
         first = {row.pid for row in server.scoreboard().snapshot.processes if row.pid}
         exchange(server, b"GET /fault.py HTTP/1.0\r\n\r\n")
         exchange(server, b"GET / HTTP/1.0\r\n\r\n")
         poll_until(lambda: not first & set(server.processes()), what="the child is gone")
-        assert exchange(
-            server, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-        ).startswith(b"HTTP/1.1 200 ")
+        assert get(server, "/").status == 200
         errors = poll_until(lambda: take_errors(server), what="it is logged")
         assert any("a fault of the server's own" in error for error in errors)
         assert not any("AH02324" in error or "AH02325" in error for error in errors)

@@ -9,7 +9,7 @@ import sys
 import textwrap
 
 import pytest
-from servers import alive, poll_until
+from support.waiting import alive, poll_until
 
 from mpmkit.server.pod import PipeOfDeath
 

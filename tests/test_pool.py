@@ -11,21 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import (
-    FINISH,
-    MPMS,
-    THREADED,
-    Client,
-    Gate,
-    alive,
-    fetch,
-    half_sent,
-    one_child,
-    parked,
-    request,
-    serve,
-    until,
-)
+from support.client import FINISH, Client, get, half_sent, parked, request
+from support.files import Gate
+from support.servers import THREADED, launched, one_child, pool, shows
+from support.waiting import alive, poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
@@ -40,24 +29,16 @@ def born(pid: int) -> float:
     return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
-GROW = {
-    "prefork": ({"StartServers": 1, "MinSpareServers": 45, "MaxSpareServers": 70,
-                 "ServerLimit": 100, "MaxRequestWorkers": 100}, [1, 2, 4, 8, 16, 32, 64]),
-    "worker": ({"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 50,
-                "MaxSpareThreads": 120, "ServerLimit": 40, "MaxRequestWorkers": 80},
-               [1, 2, 4, 8, 16, 32]),
-    "event": ({"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 50,
-               "MaxSpareThreads": 120, "ServerLimit": 40, "MaxRequestWorkers": 80},
-              [1, 2, 4, 8, 16, 32]),
-}  # fmt: skip
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_pool_grows_by_1_2_4_8_children_a_second_apart(mpm):
-    pool, expected = GROW[mpm]
-    with serve(mpm, pool=pool) as server:
-        until(lambda: len(server.processes()) == expected[-1], "all are there", 30.0)
+    if mpm == "prefork":
+        grows = pool(mpm, 1, 100, spare=(45, 70)) | {"ServerLimit": 100}
+        expected = [1, 2, 4, 8, 16, 32, 64]
+    else:
+        grows = pool(mpm, 1, 80, threads=2, spare=(50, 120)) | {"ServerLimit": 40}
+        expected = [1, 2, 4, 8, 16, 32]
+    with launched(mpm, pool=grows) as server:
+        poll_until(lambda: len(server.processes()) == expected[-1], "all are there", 30.0)
         births = sorted(born(pid) for pid in server.processes())
         passes = [births[low:high] for low, high in itertools.pairwise([0, *expected])]
         for before, after in itertools.pairwise(passes):
@@ -65,44 +46,37 @@ def test_a_pool_grows_by_1_2_4_8_children_a_second_apart(mpm):
             assert after[-1] - after[0] < 0.9 and 0.9 < after[0] - before[-1] < 4, passes
         # Enough: nothing more happens, and it says what it did when it forked many.
         level = server.processes()
-        assert fetch(server).status == 200
+        assert get(server).status == 200
         assert level == server.processes()
 
 
-SHRINK = {
-    "prefork": ({"StartServers": 10, "MinSpareServers": 1, "MaxSpareServers": 5,
-                 "MaxRequestWorkers": 16}, 10, 5),
-    "worker": ({"StartServers": 7, "ThreadsPerChild": 2, "MinSpareThreads": 1,
-                "MaxSpareThreads": 6, "ServerLimit": 20, "MaxRequestWorkers": 20}, 7, 3),
-    "event": ({"StartServers": 7, "ThreadsPerChild": 2, "MinSpareThreads": 1,
-               "MaxSpareThreads": 6, "ServerLimit": 20, "MaxRequestWorkers": 20}, 7, 3),
-}  # fmt: skip
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_pool_shrinks_by_one_child_a_second(mpm):
-    pool, first, last = SHRINK[mpm]
+    first, last = (10, 5) if mpm == "prefork" else (7, 3)
+    shrinks = pool(mpm, first, 20, threads=2, spare=(1, 5 if mpm == "prefork" else 6))
     began = time.monotonic()
-    with serve(mpm, pool=pool, access_log=True) as server:
+    with launched(mpm, pool=shrinks, ServerLimit=20, access_log=True) as server:
         # Not the scoreboard's number: the parent notices up to a second later who has gone.
         children = server.processes()
         dead, looked = 0, began
-        while dead < first - last:
+
+        def shrunk() -> bool:
+            nonlocal dead, looked
             gone, now = first - sum(map(alive, children)) - dead, time.monotonic()
             assert gone <= 1 + (now - looked), "one a second, however late we look"
             dead, looked = dead + gone, now
-            assert dead <= (now - began) / 0.9 and now < began + 30
-            time.sleep(0.01)
+            assert dead <= (now - began) / 0.9
+            return dead == first - last
+
+        poll_until(shrunk, "the pool is small", 30)
         assert sum(map(alive, children)) == last
         # httpd's prefork opens a dummy connection for each; ours needs none.
         assert server.access_log() == ""
-        assert fetch(server).status == 200
+        assert get(server).status == 200
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_the_pool_within_its_bounds_is_left_alone(mpm):
-    with serve(mpm) as server:
+    with launched(mpm) as server:
         before = server.processes()
         # Two passes of idle maintenance go by while a client is idle for so long.
         with Client(server) as client:
@@ -112,36 +86,29 @@ def test_the_pool_within_its_bounds_is_left_alone(mpm):
 
 # --- Full ----------------------------------------------------------------------------------------
 
-FULL = {
-    "prefork": ({"StartServers": 2, "MinSpareServers": 1, "MaxSpareServers": 3,
-                 "MaxRequestWorkers": 3}, 3, "AH00161"),
-    "worker": ({"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 1,
-                "MaxSpareThreads": 6, "MaxRequestWorkers": 4}, 4, "AH00286"),
-    "event": ({"StartServers": 1, "ThreadsPerChild": 2, "MinSpareThreads": 1,
-               "MaxSpareThreads": 6, "MaxRequestWorkers": 4}, 4, "AH00484"),
-}  # fmt: skip
+FULL = {"prefork": "AH00161", "worker": "AH00286", "event": "AH00484"}
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_full_server_says_so_once_and_the_next_client_waits_its_turn(mpm):
-    pool, workers, ah = FULL[mpm]
-    with serve(mpm, pool=pool) as server:
+    workers, start, most = (3, 2, 3) if mpm == "prefork" else (4, 1, 6)
+    ah = FULL[mpm]
+    with launched(mpm, pool=pool(mpm, start, workers, threads=2, spare=(1, most))) as server:
         holding = [half_sent(server) for _ in range(workers)]
         # The pool has to grow for the last of them, so this takes a pass or two.
-        until(lambda: server.scoreboard().count("R") == workers, "every worker reads")
+        shows(server, R=workers)
         with Client(server) as extra:
             extra.send(request(close=True))
-            until(lambda: f"{ah}: " in server.error_log(), "it says that it is full")
+            poll_until(lambda: f"{ah}: " in server.error_log(), "it says that it is full")
             extra.silent(1.5)  # and says it in no later pass
-            assert holding[0].send(FINISH).answer().status == 200
+            assert holding[0].send(FINISH).reply().status == 200
             holding[0].close()
-            assert extra.answer().status == 200
+            assert extra.reply().status == 200
         for client in holding[1:]:
-            assert client.send(FINISH).answer().status == 200
+            assert client.send(FINISH).reply().status == 200
             client.close()
         # Full a second time: httpd reports it once in the life of a parent.
         holding = [half_sent(server) for _ in range(workers)]
-        until(lambda: server.scoreboard().count("R") == workers, "every worker reads")
+        shows(server, R=workers)
         with Client(server) as extra:
             extra.send(request(close=True)).silent(1.5)
         assert server.error_log().count(f"{ah}: ") == 1
@@ -150,110 +117,86 @@ def test_a_full_server_says_so_once_and_the_next_client_waits_its_turn(mpm):
 
 @pytest.mark.parametrize("mpm", THREADED)
 def test_a_client_is_not_left_to_a_busy_child_while_another_is_idle(mpm):
-    pool = {
-        "StartServers": 2,
-        "ThreadsPerChild": 2,
-        "MinSpareThreads": 1,
-        "MaxSpareThreads": 10,
-        "MaxRequestWorkers": 4,
-    }
-    with serve(mpm, pool=pool) as server:
+    with launched(mpm, pool=pool(mpm, 2, 4, threads=2, spare=(1, 10))) as server:
         gates: list[Gate] = []
         while "WW" not in server.scoreboard().letters.values():
             gates.append(Gate())
             Client(server).send(request(gates[-1].path))
-            until(lambda: server.scoreboard().count("W") == len(gates), "one more script")
+            poll_until(lambda: server.scoreboard().count("W") == len(gates), "one more script")
         # Three of four threads at most are busy. Nobody may have to wait for them.
         for _ in range(20):
-            assert fetch(server, wait=5).status == 200
+            assert get(server, wait=5).status == 200
         for gate in gates:
             gate.open()
 
 
 def test_prefork_serves_as_many_clients_as_it_may_have_children():
     gate = Gate()
-    pool = {"StartServers": 1, "MinSpareServers": 1, "MaxSpareServers": 3, "MaxRequestWorkers": 6}
-    with serve("prefork", pool=pool) as server:
+    with launched("prefork", pool=pool("prefork", 1, 6, spare=(1, 3))) as server:
         clients = [Client(server).send(request(gate.path)) for _ in range(6)]
-        until(lambda: server.scoreboard().count("W") == 6, "six scripts at the same time")
+        shows(server, W=6)
         gate.open()
-        pids = {int(client.answer().body) for client in clients}
+        pids = {int(client.reply().body) for client in clients}
         assert len(pids) == 6
 
 
 # --- Keep-alive: who can hold how many -----------------------------------------------------------
 
 
-def all_idle(server, threads: int) -> None:
-    """Until every thread has been idle for a few looks: a worker shows `_` just before it counts."""
-    for _ in range(3):
-        until(lambda: server.scoreboard().count("_") == threads, "all workers idle")
-
-
 @pytest.mark.parametrize(("factor", "limit"), [(1, 8), (2, 12), (3, 16), (1.5, 8)])
 def test_async_request_worker_factor_says_how_many_connections_event_parks(factor, limit):
-    with serve(
-        "event",
-        pool=one_child("event", 4) | {"ServerLimit": 1},
-        AsyncRequestWorkerFactor=factor,
-        KeepAliveTimeout=30,
-    ) as server:
+    more = {"ServerLimit": 1, "AsyncRequestWorkerFactor": factor, "KeepAliveTimeout": 30}
+    with launched("event", pool=one_child("event", 4), **more) as server:
         clients = []
         for _ in range(limit):
-            all_idle(server, 4)
+            # Idle for a few looks: a worker shows `_` just before it counts.
+            for _ in range(3):
+                shows(server, idle=4)
             clients.append(parked(server))
         with Client(server) as extra:
             extra.send(request())
             extra.silent(0.7)
             assert server.scoreboard().count("_") == 4, "it waits although four workers are idle"
             clients[0].close()
-            assert extra.answer().status == 200
+            assert extra.reply().status == 200
 
 
 @pytest.mark.slow
 def test_event_holds_200_idle_clients_on_8_threads_and_serves_the_next():
-    with serve(
-        "event", pool=one_child("event", 8), AsyncRequestWorkerFactor=40, KeepAliveTimeout=30
-    ) as server:
+    more = {"AsyncRequestWorkerFactor": 40, "KeepAliveTimeout": 30}
+    with launched("event", pool=one_child("event", 8), **more) as server:
         clients = [parked(server) for _ in range(200)]
         began = time.monotonic()
-        assert fetch(server).status == 200
+        assert get(server).status == 200
         assert time.monotonic() - began < 8.0  # worker's next client waits for KeepAliveTimeout
-        until(lambda: server.scoreboard().count("_") == 8, "all workers idle")
+        shows(server, idle=8)
         assert sum(row.connections for row in server.scoreboard().snapshot.processes) >= 200
         # They are not forgotten: each is served again.
         for client in clients:
             assert client.get().status == 200
 
 
-def test_worker_holds_8_idle_clients_on_8_threads_and_the_next_waits_for_their_timeout():
-    with serve("worker", pool=one_child("worker", 8), KeepAliveTimeout=2) as server:
-        clients = [parked(server) for _ in range(8)]
+@pytest.mark.parametrize(("mpm", "workers"), [("prefork", 1), ("worker", 8)])
+def test_each_idle_client_holds_a_worker_and_the_next_waits_for_its_timeout(mpm, workers):
+    with launched(mpm, pool=one_child(mpm, workers), KeepAliveTimeout=2) as server:
+        clients = [parked(server) for _ in range(workers)]
         began = time.monotonic()
-        until(lambda: server.scoreboard().count("K") == 8, "every thread waits for its client")
-        assert fetch(server).status == 200
+        shows(server, K=workers)
+        assert get(server).status == 200
         took = time.monotonic() - began
         assert 1.0 < took < 9.0, took
         for client in clients:
             client.ended(5.0)
 
 
-def test_prefork_holds_a_process_for_each_idle_client():
-    with serve("prefork", pool=one_child("prefork"), KeepAliveTimeout=1) as server:
-        with parked(server):
-            began = time.monotonic()
-            assert fetch(server).status == 200
-            assert 0.5 < time.monotonic() - began < 8.0
-
-
 def test_event_serves_more_kept_alive_clients_at_work_than_it_has_threads():
     """Each connection is some other thread's each time; none is lost on the way."""
-    with serve("event", pool=one_child("event", 2), AsyncRequestWorkerFactor=20) as server:
+    with launched("event", pool=one_child("event", 2), AsyncRequestWorkerFactor=20) as server:
         clients = [parked(server) for _ in range(20)]
         for _ in range(10):
             for client in clients:
                 client.send(request("/pid.py"))
-            assert [client.answer().status for client in clients] == [200] * 20
+            assert [client.reply().status for client in clients] == [200] * 20
 
 
 # --- A child crashes -----------------------------------------------------------------------------
@@ -267,41 +210,33 @@ def no_core_files():
     resource.setrlimit(resource.RLIMIT_CORE, before)
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_crashed_child_is_logged_and_replaced_at_once_by_worker_and_event(mpm, no_core_files):
-    with serve(mpm) as server:
+    with launched(mpm, pool=pool(mpm, 4, 12, threads=2, spare=(2, 9))) as server:
         before = server.processes()
         os.kill(before[0], signal.SIGSEGV)
-        until(lambda: "AH00052" in server.error_log(), "a line about the crash")
+        poll_until(lambda: "AH00052" in server.error_log(), "a line about the crash")
         assert f"{before[0]}" in server.error_log() and "SIGSEGV" in server.error_log()
         if mpm == "prefork":
             # Three of four are left, and two spare ones are wanted: nobody is missed.
             assert set(server.processes()) == set(before[1:])
         else:
-            until(lambda: len(server.processes()) == len(before), "a replacement")
-        assert fetch(server).status == 200
+            poll_until(lambda: len(server.processes()) == len(before), "a replacement")
+        assert get(server).status == 200
         assert server.error_log().count("AH00052") == 1
 
 
 @pytest.mark.parametrize("mpm", THREADED)
 def test_children_that_crash_in_series_are_reported_and_not_replaced_at_once(mpm, no_core_files):
-    pool = {
-        "StartServers": 5,
-        "ThreadsPerChild": 1,
-        "MinSpareThreads": 1,
-        "MaxSpareThreads": 10,
-        "MaxRequestWorkers": 5,
-    }
-    with serve(mpm, pool=pool) as server:
+    with launched(mpm, pool=pool(mpm, 5, 5, spare=(1, 10))) as server:
         before = server.processes()
         os.kill(server.pid, signal.SIGSTOP)  # so that it learns of all deaths at the same time
         for pid in before[:4]:
             os.kill(pid, signal.SIGSEGV)
         # On a busy machine the last of them may die seconds later, which is another series.
-        until(lambda: not any(map(alive, before[:4])), "four have died")
+        poll_until(lambda: not any(map(alive, before[:4])), "four have died")
         os.kill(server.pid, signal.SIGCONT)
         ah = {"worker": "AH10393", "event": "AH10392"}[mpm]
-        until(lambda: f"{ah}: " in server.error_log(), "a warning", 3.0)
-        until(lambda: len(server.processes()) == 3, "two of four are replaced")
+        poll_until(lambda: f"{ah}: " in server.error_log(), "a warning", 3.0)
+        poll_until(lambda: len(server.processes()) == 3, "two of four are replaced")
         assert server.error_log().count("AH00052") == 4
-        assert fetch(server).status == 200
+        assert get(server).status == 200

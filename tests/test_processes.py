@@ -1,5 +1,5 @@
-"""Who lives, who dies, who is replaced: children under load, and the end of everybody with the end
-of whoever started them."""
+"""Which processes live, end and are replaced: children under load, and the end of all of them with the
+end of the process that started them."""
 
 from __future__ import annotations
 
@@ -8,31 +8,15 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from processes import (
-    MPMS,
-    THREADED,
-    Client,
-    Gate,
-    Load,
-    Lost,
-    Serve,
-    alive,
-    all_gone,
-    children_of,
-    command,
-    environment,
-    fetch,
-    half_sent,
-    marked,
-    nothing_left,
-    parked,
-    request,
-    serve,
-    site,
-    until,
-)
+from support.client import Client, Lost, get, half_sent, parked, request
+from support.files import Gate, site
+from support.load import Load
+from support.servers import THREADED, Serve, command, environment, launched, one_child, pool
+from support.waiting import alive, all_gone, children_of, marked, nothing_left, poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
@@ -50,32 +34,30 @@ def test_the_check_for_leftovers_finds_one():
 # Few children, so that each holds its share of the clients, and a pool that wants all it may have:
 # a killed one is missed.
 TIGHT = {
-    "prefork": {"StartServers": 4, "MinSpareServers": 4, "MaxSpareServers": 5,
-                "MaxRequestWorkers": 4},
-    "worker": {"StartServers": 2, "ThreadsPerChild": 2, "MinSpareThreads": 2,
-               "MaxSpareThreads": 10, "MaxRequestWorkers": 4},
-    "event": {"StartServers": 2, "ThreadsPerChild": 2, "MinSpareThreads": 2,
-              "MaxSpareThreads": 10, "MaxRequestWorkers": 4, "AsyncRequestWorkerFactor": 1},
-}  # fmt: skip
+    "prefork": pool("prefork", 4, 4, spare=(4, 5)),
+    "worker": pool("worker", 2, 4, threads=2, spare=(2, 10)),
+    "event": pool("event", 2, 4, threads=2, spare=(2, 10)) | {"AsyncRequestWorkerFactor": 1},
+}
 # What one child can hold: a connection for each thread; event as many again while threads idle.
 HOLDS = {"prefork": 1, "worker": 2, "event": 4}
 
 
 @pytest.mark.parametrize("keep_alive", [False, True], ids=["new", "keep-alive"])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_killed_child_is_replaced_and_only_its_own_requests_fail(mpm, keep_alive):
     gate = Gate()
-    with serve(mpm, pool=TIGHT[mpm], KeepAliveTimeout="200ms") as server:
+    with launched(mpm, pool=TIGHT[mpm], KeepAliveTimeout="200ms") as server:
         before = set(server.processes())
         with Load(server, clients=3, keep_alive=keep_alive, retry=True) as load:
             load.wait_for(20)
-            with Client(server).send(request(gate.path)) as held:
-                victim = until(lambda: holder(server, gate), "the gate's child")
+            with ask(server, gate.path) as held:
+                victim = poll_until(lambda: holder(server, gate), "the gate's child")
                 os.kill(victim, signal.SIGKILL)
                 with pytest.raises(Lost):
-                    held.answer()
+                    held.reply()
             load.wait_for(100)
-            until(lambda: len(set(server.processes()) - {victim}) >= len(before), "a replacement")
+            poll_until(
+                lambda: len(set(server.processes()) - {victim}) >= len(before), "a replacement"
+            )
             load.wait_for(100)
         gate.open()
         # Every request came through in the end; what failed on the way, the killed child held.
@@ -89,22 +71,18 @@ def test_a_killed_child_is_replaced_and_only_its_own_requests_fail(mpm, keep_ali
 
 def holder(server, gate) -> int | None:
     """The child that serves the gate's request."""
-    script = gate.path[:40]
-    for row in server.scoreboard().workers:
-        if script in row.request and row.state == 4:
-            return row.pid
-    return None
+    rows = server.scoreboard().workers
+    return next((row.pid for row in rows if gate.path[:40] in row.request and row.state == 4), None)
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_children_killed_one_after_the_other_all_come_back(mpm):
-    with serve(mpm, pool=TIGHT[mpm]) as server:
+    with launched(mpm, pool=TIGHT[mpm]) as server:
         before = server.processes()
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-        until(lambda: len(server.processes()) == len(before), "as many as before")
-        until(lambda: not set(before) & set(server.processes()), "all of them new")
-        assert fetch(server).status == 200
+        poll_until(lambda: len(server.processes()) == len(before), "as many as before")
+        poll_until(lambda: not set(before) & set(server.processes()), "all of them new")
+        assert get(server).status == 200
 
 
 # --- MaxConnectionsPerChild ----------------------------------------------------------------------
@@ -117,24 +95,17 @@ def connections_per_child(log: str) -> Counter[int]:
 
 
 @pytest.mark.parametrize("keep_alive", [False, True], ids=["new", "keep-alive"])
-@pytest.mark.parametrize("mpm", MPMS)
-def test_max_connections_per_child_recycles_children_without_a_failed_request(
-    mpm, keep_alive, tmp_path
-):
-    limit = 10
-    log = tmp_path / "access.log"
-    with serve(
-        mpm,
-        MaxConnectionsPerChild=limit,
-        MaxKeepAliveRequests=2,
-        directives=['LogFormat "%P %k" pids', f"CustomLog {log} pids"],
-    ) as server:
-        load = Load(server, clients=4, keep_alive=keep_alive, requests=45 if keep_alive else 15)
-        with load:
+def test_max_connections_per_child_loses_no_request(mpm, keep_alive, tmp_path):
+    limit, log = 10, tmp_path / "access.log"
+    options = {"MaxConnectionsPerChild": limit, "MaxKeepAliveRequests": 2}
+    lines = ['LogFormat "%P %k" pids', f"CustomLog {log} pids"]
+    each = 45 if keep_alive else 15
+    with launched(mpm, **options, directives=lines) as server:
+        with Load(server, clients=4, keep_alive=keep_alive, requests=each) as load:
             load.join()
         assert load.failures == [], server.error_log()
-        assert len(load.answers) == 4 * (45 if keep_alive else 15)
-        until(lambda: len(log.read_text().splitlines()) >= len(load.answers), "the last log line")
+        assert len(load.answers) == 4 * each
+        poll_until(lambda: log.read_text().count("\n") >= 4 * each, "the last log line")
         counts = connections_per_child(log.read_text())
         ended = {pid: n for pid, n in counts.items() if pid not in server.processes()}
         assert sum(counts.values()) >= 60
@@ -149,8 +120,7 @@ def test_max_connections_per_child_recycles_children_without_a_failed_request(
 
 @pytest.mark.parametrize("mpm", THREADED)
 def test_the_last_connection_of_a_child_is_not_kept_alive(mpm):
-    pool = {"StartServers": 1, "ThreadsPerChild": 2, "MaxRequestWorkers": 2, "MinSpareThreads": 1}
-    with serve(mpm, pool=pool, MaxConnectionsPerChild=3) as server:
+    with launched(mpm, pool=one_child(mpm, 2), MaxConnectionsPerChild=3) as server:
         said = []
         while True not in said and len(said) < 8:
             with Client(server) as client:
@@ -163,34 +133,27 @@ def test_the_last_connection_of_a_child_is_not_kept_alive(mpm):
 # --- The parent is killed ------------------------------------------------------------------------
 
 
-def busy_with(server, what: str, gate: Gate) -> list[Client]:
-    """Bring the server into a state in which its parent's death is easily missed."""
-    match what:
-        case "idle":
-            return []
-        case "keep-alive":
-            clients = [parked(server) for _ in range(4)]
-        case "half-sent":
-            clients = [half_sent(server) for _ in range(4)]
-        case "script":
-            clients = [Client(server).send(request(gate.path)) for _ in range(3)]
-            until(lambda: server.scoreboard().count("W") == 3, "three busy scripts")
-        case "C code":
-            clients = [Client(server).send(request("/busy.py"))]
-            until(lambda: server.scoreboard().count("W"), "a busy script")
-    return clients
+# States in which the parent's death is easily missed: (letter, how many, the clients that make it).
+STATES = {
+    "idle": ("_", 1, lambda server, gate: []),
+    "keep-alive": (None, 0, lambda server, gate: [parked(server) for _ in range(4)]),
+    "half-sent": (None, 0, lambda server, gate: [half_sent(server) for _ in range(4)]),
+    "script": ("W", 2, lambda server, gate: [ask(server, gate.path) for _ in range(2)]),
+    "C code": ("W", 1, lambda server, gate: [ask(server, "/busy.py")]),
+}
 
 
-STATES = ["idle", "keep-alive", "half-sent", "script", "C code"]
+def ask(server, path: str) -> Client:
+    return Client(server).send(request(path))
 
 
 @pytest.mark.parametrize("what", STATES)
-@pytest.mark.parametrize("mpm", MPMS)
 def test_no_child_outlives_a_killed_parent(mpm, what):
     gate = Gate()
-    server = serve(mpm, KeepAliveTimeout=60)
-    try:
-        clients = busy_with(server, what, gate)
+    letter, count, made = STATES[what]
+    with launched(mpm, KeepAliveTimeout=60) as server:
+        clients = made(server, gate)
+        poll_until(lambda: letter is None or server.scoreboard().count(letter) >= count, what)
         children = children_of(server.pid)
         assert len(children) >= 2 and sorted(children) == sorted(server.processes())
         os.kill(server.pid, signal.SIGKILL)
@@ -199,28 +162,21 @@ def test_no_child_outlives_a_killed_parent(mpm, what):
             Client(server)
         for client in clients:
             client.close()
-    finally:
         gate.open()
-        server.stop()
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_parent_killed_during_a_graceful_restart_leaves_no_child_of_either_generation(mpm):
     gate = Gate()
-    server = serve(mpm)
-    try:
-        with Client(server).send(request(gate.path)):
-            old = until(lambda: holder(server, gate), "the gate's child")
-            server.graceful()
-            until(lambda: server.scoreboard().snapshot.generation == 1, "a new generation")
-            until(lambda: any(pid != old for pid in server.processes()), "new children")
-            children = children_of(server.pid)
-            assert old in children
-            os.kill(server.pid, signal.SIGKILL)
-            all_gone(children, "old and new children")
-    finally:
+    with launched(mpm) as server, ask(server, gate.path):
+        old = poll_until(lambda: holder(server, gate), "the gate's child")
+        server.graceful()
+        poll_until(lambda: server.scoreboard().snapshot.generation == 1, "a new generation")
+        poll_until(lambda: any(pid != old for pid in server.processes()), "new children")
+        children = children_of(server.pid)
+        assert old in children
+        os.kill(server.pid, signal.SIGKILL)
+        all_gone(children, "old and new children")
         gate.open()
-        server.stop()
 
 
 # --- Who launched the server ends ----------------------------------------------------------------
@@ -234,8 +190,10 @@ print(server.pid, server.port, *server.processes(), flush=True)
 """
 
 
-def launcher(mpm: str, then: str) -> tuple[subprocess.Popen, int, int, list[int]]:
-    """A Python program that launches a server and goes on with `then`.
+@contextmanager
+def launcher(mpm: str, then: str) -> Iterator[tuple[subprocess.Popen, int, list[int]]]:
+    """A Python program that launches a server and goes on with `then`: (the program, the port, the
+    server's processes). All of them end when the program ends.
 
     Killed, it cannot remove its server's files: they go with the site.
     """
@@ -248,40 +206,39 @@ def launcher(mpm: str, then: str) -> tuple[subprocess.Popen, int, int, list[int]
         start_new_session=True,
     )
     pid, port, *children = map(int, process.stdout.readline().split())
-    return process, pid, port, children
+    yield process, port, [pid, *children]
+    all_gone([pid, *children], "the server of a program that has ended", 4.0)
+    process.communicate(timeout=20)
 
 
 def end(process: subprocess.Popen) -> tuple[int, str]:
-    _, err = process.communicate(timeout=20)
-    return process.returncode, err.decode()
+    return process.wait(20), process.stderr.read().decode()
+
+
+WAIT = "threading.Event().wait()"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_server_ends_with_a_killed_launching_process(mpm, number):
-    process, pid, port, children = launcher(mpm, "threading.Event().wait()")
-    assert all(map(alive, [pid, *children]))
-    process.send_signal(number)
-    all_gone([pid, *children], "the server of a killed process")
-    end(process)
+    with launcher(mpm, WAIT) as (process, port, pids):
+        assert all(map(alive, pids))
+        process.send_signal(number)
     with pytest.raises(ConnectionRefusedError):
-        Client(None, port=port)
+        Client(port)
 
 
 def test_a_server_busy_with_clients_ends_with_its_launching_process_too():
-    process, pid, port, children = launcher("prefork", "threading.Event().wait()")
-    with Client(None, port=port) as kept, Client(None, port=port).send(b"GET / HT"):
-        assert kept.get().status == 200
+    with launcher("prefork", WAIT) as (process, port, _):
+        kept, _ = Client(port), Client(port).send(b"GET / HT")
+        assert kept.get("/").status == 200
         process.kill()
-        all_gone([pid, *children], "a busy server")
-    end(process)
 
 
 ENDINGS = {
     "end of the program": ("", 0),
     "with block": ("\nwith server: pass\nassert not server.running", 0),
-    "exception in a with block": ("\nwith server: raise LookupError('told so')", 1),
-    "exception": ("\nraise LookupError('told so')", 1),
+    "exception in a with block": ("\nwith server: raise LookupError('the reason')", 1),
+    "exception": ("\nraise LookupError('the reason')", 1),
     "sys.exit": ("\nsys.exit(3)", 3),
     # No atexit, no finally: as abrupt as a kill.
     "os._exit": ("\nos._exit(4)", 4),
@@ -291,24 +248,20 @@ ENDINGS = {
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_server_ends_with_the_launching_program(ending):
     then, expected = ENDINGS[ending]
-    process, pid, _, children = launcher("event", then)
-    status, err = end(process)
-    assert status == expected, err
-    assert ("told so" in err) == ("exception" in ending)
-    all_gone([pid, *children], f"the server after: {ending}", 2.0)
+    with launcher("event", then) as (process, _, _):
+        status, err = end(process)
+        assert status == expected, err
+        assert ("the reason" in err) == ("exception" in ending)
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["with block", "no with block"])
 def test_a_server_ends_with_ctrl_c_in_the_launching_program(inside):
-    wait = "threading.Event().wait()"
-    then = f"\nwith server: print('now', flush=True); {wait}" if inside else wait
-    process, pid, _, children = launcher("worker", then)
-    if inside:
-        assert process.stdout.readline() == b"now\n"
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = end(process)
-    assert "KeyboardInterrupt" in err
-    all_gone([pid, *children], "the server after Ctrl-C", 2.0)
+    then = f"\nwith server: print('now', flush=True); {WAIT}" if inside else WAIT
+    with launcher("worker", then) as (process, _, _):
+        if inside:
+            assert process.stdout.readline() == b"now\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert "KeyboardInterrupt" in end(process)[1]
 
 
 def test_ctrl_c_of_a_notebook_does_not_reach_its_server():
@@ -321,58 +274,45 @@ except KeyboardInterrupt:
     print("interrupted", server.running, flush=True)
     threading.Event().wait()
 """
-    process, pid, port, children = launcher("event", then)
-    assert process.stdout.readline() == b"waiting\n", (
-        "it is past its start, where Ctrl-C would end it"
-    )
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.stdout.readline() == b"interrupted True\n"
-    with Client(None, port=port) as client:
-        assert client.get().status == 200
-    assert all(map(alive, [pid, *children]))
-    process.kill()
-    all_gone([pid, *children], "the server")
-    end(process)
+    with launcher("event", then) as (process, port, pids):
+        assert process.stdout.readline() == b"waiting\n", "past its start, where Ctrl-C ends it"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout.readline() == b"interrupted True\n"
+        assert get(port, "/").status == 200
+        assert all(map(alive, pids))
+        process.kill()
 
 
 def test_two_servers_of_one_process_are_told_apart_and_end_apart():
-    with serve("prefork") as first, serve("event") as second:
+    with launched("prefork") as first, launched("event") as second:
         assert first.port != second.port
         first.stop()
-        assert fetch(second).status == 200
+        assert get(second).status == 200
         assert not set(children_of(os.getpid())) & {first.pid}
 
 
 # --- A port in use -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_second_server_on_a_used_port_fails_cleanly(mpm):
-    with serve(mpm) as server:
-        result = subprocess.run(
-            command("serve", mpm, "--port", str(server.port)),
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-        assert result.returncode == 1
-        assert result.stdout == ""
+    with launched(mpm) as server:
+        argv = command("serve", mpm, "--port", str(server.port))
+        result = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=20)
+        assert (result.returncode, result.stdout) == (1, "")
         (line,) = result.stderr.splitlines()
         assert f"127.0.0.1:{server.port}" in line and "AH00072" in line
-        assert fetch(server).status == 200, "the first goes on"
+        assert get(server).status == 200, "the first goes on"
 
 
 def test_a_port_is_free_again_as_soon_as_its_server_has_ended():
-    with serve("event") as first:
+    with launched("event") as first:
         port = first.port
         with parked(first):
             first.stop()
-        with serve("prefork", port=port) as second:
-            assert fetch(second).status == 200
+        with launched("prefork", port=port) as second:
+            assert get(second).status == 200
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_a_foreground_server_has_all_its_processes_in_one_group(mpm):
     """Ctrl-C of a terminal, and a supervisor that kills the group, must reach all of them."""
     with Serve(mpm, "--port", "0", "--document-root", str(site())).ready() as server:
@@ -382,15 +322,14 @@ def test_a_foreground_server_has_all_its_processes_in_one_group(mpm):
         assert set(pids) <= set(marked(os.environ["MPMKIT_TEST_MARK"]))
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_children_with_threads_stay_on_one_cpu_each(mpm):
     ours = os.sched_getaffinity(0)
-    with serve(mpm, pool={"StartServers": 2}) as server:
+    with launched(mpm, pool={"StartServers": 2}) as server:
         allowed = [os.sched_getaffinity(pid) for pid in server.processes()]
         if mpm == "prefork":
             assert all(cpus == ours for cpus in allowed)
         else:
-            until(
+            poll_until(
                 lambda: all(len(os.sched_getaffinity(pid)) == 1 for pid in server.processes()),
                 "the children have chosen their CPUs",
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import poll_until
+from support.waiting import poll_until
 
 from mpmkit.measure import procfs
 from mpmkit.measure.procfs import read_smaps, status_numbers

@@ -172,7 +172,7 @@ def test_the_package_imports_nothing_that_stands_beside_it():
 
 
 # Locustfiles, and the files that only a locustfile imports.
-RUN_BY_LOCUST = {"locustfile.py", "client.py", "generator_state.py", "budget.py"}
+RUN_BY_LOCUST = {"locustfile.py", "client.py", "user_socket.py", "generator_state.py", "budget.py"}
 
 
 def test_nobody_else_imports_what_locust_runs():
@@ -503,3 +503,46 @@ def test_the_import_reader_sees_every_spelling(tmp_path, monkeypatch):
         "typing",
         "plotly.express",
     ]
+
+
+# ---------------------------------------------------------------- the tests
+
+TESTS = sorted((ROOT / "tests").glob("*.py")) + sorted((ROOT / "tests" / "support").glob("*.py"))
+MOST_TEST_LINES = (
+    18_000  # of Python in tests/, the comparison with httpd (tests/fidelity) not counted
+)
+
+
+def test_no_test_module_imports_another():
+    """Data and functions that two of them need are in tests/support."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in TESTS
+        for line, name in imports(path)
+        if re.match(r"(tests\.)?test_|.*\.conftest", name)
+    ]
+    assert wrong == []
+
+
+def test_no_test_sleeps_to_let_something_happen():
+    """`poll_until` waits for the thing itself, with a cap. Programs that are given as text may sleep."""
+    sleeps = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in TESTS
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.sleep", "sleep")
+    ]
+    assert len(sleeps) == 1 and sleeps[0].startswith("tests/support/waiting.py:"), sleeps
+
+
+def test_the_tests_stay_small(capsys):
+    lines = {
+        str(path.relative_to(ROOT / "tests")): path.read_text(encoding="utf-8").count("\n")
+        for path in TESTS
+    }
+    with capsys.disabled():
+        print()
+        for name, count in sorted(lines.items(), key=lambda item: -item[1]):
+            print(f"{count:6,}  tests/{name}")
+        print(f"{sum(lines.values()):6,}  of {MOST_TEST_LINES:,}")
+    assert sum(lines.values()) <= MOST_TEST_LINES

@@ -16,6 +16,7 @@ import pytest
 from experiments import Launches, printed_by, recorded_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.waiting import poll_until
 
 from benchmarks import python_servers  # noqa: F401  Python's servers are competitors, too
 from mpmkit.config.checks import check
@@ -535,10 +536,7 @@ def test_ctrl_c_ends_at_once_and_keeps_finished_rows(tmp_path):
         # worker's server is there: prefork's row is finished, worker's load begins
         line = next(line for line in process.stderr if line.startswith("worker"))
         counts = line.split()[1] + "/-/counts"
-        until = time.monotonic() + 20
-        while b"/ok" not in urllib.request.urlopen(counts, timeout=5).read():
-            assert time.monotonic() < until, "no load came"
-            time.sleep(0.02)
+        poll_until(lambda: b"/ok" in urllib.request.urlopen(counts, timeout=5).read(), "a load", 20)
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from servers import poll_until
+from support.waiting import poll_until
 
 import mpmkit
 from benchmarks.python_servers import Gunicorn, Uvicorn, Waitress
@@ -76,7 +76,7 @@ def get(server, path: str = "/index.html", headers=()) -> http.client.HTTPRespon
 
 def logged(server, line: str) -> bool:
     """Whether the access log has the line, or gets it soon."""
-    return poll_until(lambda: line in (server.root / "access_log").read_text(), 3, what=line)
+    return poll_until(lambda: line in (server.root / "access_log").read_text(), cap=3, what=line)
 
 
 # -- httpd and nginx -----------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_a_killed_interpreter_leaves_no_server(pages):
         pid, directory = child.stdout.readline().split()
         assert procfs.members(int(pid))
         child.kill()
-    poll_until(lambda: not procfs.members(int(pid)), 8, what="the guard ends the group")
+    poll_until(lambda: not procfs.members(int(pid)), cap=8, what="the guard ends the group")
     subprocess.run(["rm", "-rf", directory], check=True)  # no process was left to remove it
 
 

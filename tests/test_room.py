@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from servers import alive, poll_until
+from support.waiting import alive, poll_until
 
 import mpmkit
 from mpmkit.config.directives import SPECS, DirectiveError
@@ -84,7 +84,7 @@ def test_a_load_starts_shows_and_stops():
             room.start_load(users=1000)
         assert not room.loading and room.load_fields()[0].value == "", "a bad value changes nothing"
         room.start_load(users=4, keep_alive=True)
-        poll_until(lambda: (room.snapshot()["figures"]["load_qps"] or 0) > 10, 20)
+        poll_until(lambda: (room.snapshot()["figures"]["load_qps"] or 0) > 10, cap=20)
         assert room.loading and room.snapshot()["figures"]["qps"] > 10
         # Percentiles while it runs, of the last second
         poll_until(lambda: room.snapshot()["figures"]["load_p99_ms"] is not None)
@@ -112,9 +112,9 @@ def test_all_of_the_form_reaches_the_server():
         }.items():
             room.load_set(name, value)
         room.start_load()
-        poll_until(lambda: (room.snapshot()["figures"]["parked"] or 0) >= 6, 20)
+        poll_until(lambda: (room.snapshot()["figures"]["parked"] or 0) >= 6, cap=20)
         # The slow script takes 0.1 s, the others a millisecond: half of the mix, so p99 shows it.
-        poll_until(lambda: (room.snapshot()["figures"]["load_p99_ms"] or 0) > 90, 20)
+        poll_until(lambda: (room.snapshot()["figures"]["load_p99_ms"] or 0) > 90, cap=20)
         # An open loop of 40 a second; what comes of a random second stays well below what the
         # closed loop of thirty users would ask for.
         assert room.snapshot()["figures"]["load_qps"] < 200
@@ -129,7 +129,7 @@ def test_all_of_the_form_reaches_the_server():
         )
         poll_until(
             lambda: room.snapshot()["figures"]["writing"] >= 3,
-            20,
+            cap=20,
             what="slow readers hold up what writes to them",
         )
         room.stop_load()
@@ -316,7 +316,7 @@ def test_a_field_of_the_load_says_what_is_wrong_and_a_running_load_goes_on(panel
     assert "1 to 500, not" in hints(panel, "users")
     assert panel.room._load is first and first.running
     put(panel, "users", "2")
-    poll_until(lambda: panel.room._load is not first and panel.room.loading, 30)
+    poll_until(lambda: panel.room._load is not first and panel.room.loading, cap=30)
     assert panel.room._load.profile.users == 2 and not first.running
     panel.load_button.click()
     poll_until(lambda: panel.load_button.description == "Start load")
@@ -333,7 +333,7 @@ def test_fields_changed_one_after_the_other_all_reach_a_running_load(panel):
     put(panel, "arrival", "poisson")
     assert "rate" in shown(panel.load) and "think_time" not in shown(panel.load)
     put(panel, "rate", "40")
-    poll_until(lambda: panel.room.loading and panel.room._load.profile.rate == 40, 40)
+    poll_until(lambda: panel.room.loading and panel.room._load.profile.rate == 40, cap=40)
     assert "open loop: Poisson" in panel.more.titles[0]
     # And Stop is the last word, though a change is under way
     put(panel, "rate", "50")

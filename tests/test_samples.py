@@ -9,7 +9,10 @@ from collections import defaultdict
 from contextlib import ExitStack
 
 import pytest
-from servers import Client, get, poll_until, serving, take_errors, write
+from support.client import Client, get
+from support.files import write
+from support.servers import serving, take_errors
+from support.waiting import poll_until
 
 from mpmkit.cli.serve import SAMPLES
 

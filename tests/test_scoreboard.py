@@ -1,4 +1,4 @@
-"""The scoreboard: what one process writes, another reads; nobody writes into another's record."""
+"""The scoreboard: what one process writes, another reads; no process writes into another's record."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import assert_quiet, get, serving
+from support.client import get
+from support.servers import assert_quiet, serving
 
 from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
 from mpmkit.http.messages import text_field
-from mpmkit.policy.maintenance import ProcessRow
+from mpmkit.policy.snapshot import ProcessRow
 from mpmkit.policy.states import BUSY_READ, BUSY_WRITE, DEAD, GRACEFUL, LETTERS, READY, STARTING
 from mpmkit.server.scoreboard import CLIENT, PROTOCOL, REQUEST, Scoreboard
 
@@ -190,7 +191,7 @@ def test_a_child_writes_and_the_parent_reads(board):
     assert board.totals() == (1, 123, 4)
 
 
-def test_a_board_with_a_name_can_be_read_by_anybody(tmp_path):
+def test_a_board_with_a_name_can_be_read_by_any_process(tmp_path):
     path = str(tmp_path / "scoreboard")
     board = Scoreboard(directives(), path)
     other = Scoreboard.attach(path)

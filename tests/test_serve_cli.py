@@ -11,20 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import (
-    MPMS,
-    THREADED,
-    Client,
-    Lost,
-    Serve,
-    all_gone,
-    children_of,
-    environment,
-    fetch,
-    request,
-    site,
-    until,
-)
+from support.client import Client, Lost, get, request
+from support.files import site
+from support.servers import MPMS, THREADED, Serve, environment
+from support.waiting import all_gone, children_of, poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
@@ -62,10 +52,9 @@ def conf(tmp_path, *lines: str) -> str:
 # --- It serves -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 def test_one_line_says_where_and_term_ends_it(mpm):
     with Serve(mpm, "--port", "0", "--document-root", str(site())).ready() as server:
-        assert fetch(server).status == 200
+        assert get(server).status == 200
         pids = [server.pid, *children_of(server.pid)]
         os.kill(server.pid, signal.SIGTERM)
         assert server.finish() == 0
@@ -95,7 +84,7 @@ def test_the_witness_sees_a_fork():
 def test_a_client_can_connect_as_soon_as_the_line_is_there():
     for _ in range(5):
         with Serve("event", "--port", "0").ready() as server:
-            assert fetch(server).status == 200
+            assert get(server).status == 200
 
 
 def test_a_given_port_is_used_and_stands_above_the_files_listen(tmp_path):
@@ -105,7 +94,7 @@ def test_a_given_port_is_used_and_stands_above_the_files_listen(tmp_path):
     file = conf(tmp_path, "Listen 127.0.0.1:1")
     with Serve("prefork", "-f", file, "--port", str(port)).ready() as server:
         assert server.port == port
-        assert fetch(server).status == 200
+        assert get(server).status == 200
 
 
 def test_what_it_prints_need_not_be_read():
@@ -113,8 +102,8 @@ def test_what_it_prints_need_not_be_read():
     with Serve("event", "--port", "0").ready() as server:
         server.process.stdout.close()
         os.kill(server.pid, signal.SIGUSR1)
-        until(lambda: server.err.count("AH00489") == 2, "a graceful restart")
-        assert fetch(server).status == 200
+        poll_until(lambda: server.err.count("AH00489") == 2, "a graceful restart")
+        assert get(server).status == 200
         os.kill(server.pid, signal.SIGTERM)
         assert server.process.wait(10) == 0
 
@@ -122,7 +111,6 @@ def test_what_it_prints_need_not_be_read():
 ARTICLE = (Path(__file__).parent / "data" / "article.conf").read_text()
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 @pytest.mark.parametrize("named_by", ["the file's LoadModule", "the command line"])
 def test_the_articles_file_serves(mpm, named_by, tmp_path):
     load = f"LoadModule mpm_{mpm}_module modules/mod_mpm_{mpm}.so\nListen 127.0.0.1:8080\n"
@@ -131,8 +119,8 @@ def test_the_articles_file_serves(mpm, named_by, tmp_path):
     else:
         server = Serve("-f", conf(tmp_path, load + ARTICLE), "--port", "0")
     with server.ready():
-        assert fetch(server).status == 200
-        assert fetch(server, "/hello.py").body == b"hello world"
+        assert get(server).status == 200
+        assert get(server, "/hello.py").body == b"hello world"
         assert len(children_of(server.pid)) == (5 if mpm == "prefork" else 3)
         (line,) = server.err.splitlines()
         assert f"mpm_{mpm}:notice" in line, "no warning about the article's values"
@@ -147,7 +135,7 @@ def test_the_articles_file_serves(mpm, named_by, tmp_path):
 def test_a_corrected_value_is_a_warning_and_it_serves(mpm, options, ah, says, children):
     args = [word for option in options for word in ("-c", option)]
     with Serve(mpm, "--port", "0", *args).ready() as server:
-        assert fetch(server).status == 200
+        assert get(server).status == 200
         (line,) = [line for line in server.err.splitlines() if ah in line]
         assert line.startswith("mpmkit: ") and says in line
         assert len(children_of(server.pid)) == children
@@ -224,8 +212,8 @@ def test_too_few_descriptors_for_all_clients_do_not_bring_it_down(mpm):
         assert answered > 0
         if mpm == "event":
             assert "AH02179" in server.err, "or this test shows nothing"
-        until(
-            lambda: answers(lambda: fetch(server, wait=2)), "it serves again when they are gone", 15
+        poll_until(
+            lambda: answers(lambda: get(server, wait=2)), "it serves again when they are gone", 15
         )
         assert server.process.poll() is None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.servers import SMALL, one_child, pool
 
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, Directives
@@ -136,29 +137,17 @@ def test_event_waits_for_each_child_that_is_still_there_at_the_next_pass():
 
 # ---------------------------------------------------------------- saturation
 
-SMALL = {
-    "StartServers": 2, "MinSpareThreads": 4, "MaxSpareThreads": 12, "ThreadsPerChild": 4,
-    "ThreadLimit": 8, "MaxRequestWorkers": 12, "ServerLimit": 4,
-}  # fmt: skip
-SMALL_PREFORK = {
-    "StartServers": 3, "MinSpareServers": 2, "MaxSpareServers": 5, "MaxRequestWorkers": 8,
-    "ServerLimit": 8,
-}  # fmt: skip
+POOL = SMALL | {"prefork": SMALL["prefork"] | {"StartServers": 3}}
 
 
 @pytest.mark.parametrize(
-    ("mpm", "ah", "settings"),
-    [
-        ("prefork", "AH00161", SMALL_PREFORK),
-        ("worker", "AH00286", SMALL),
-        ("event", "AH00484", SMALL),
-    ],
+    ("mpm", "ah"), [("prefork", "AH00161"), ("worker", "AH00286"), ("event", "AH00484")]
 )
-def test_reaching_max_request_workers_is_said_once_and_when_httpd_says_it(mpm, ah, settings):
+def test_reaching_max_request_workers_is_said_once_and_when_httpd_says_it(mpm, ah):
     """Half-sent requests from 1.4 s on, more than there may ever be workers."""
     recorded = logged((TIMELINES / f"saturate-{mpm}.error.log").read_text(), ah)
     assert len(recorded) == 1
-    run = simulate(mpm, busy=lambda t: 20 if t >= 2 else 0, seconds=12, **settings)
+    run = simulate(mpm, busy=lambda t: 20 if t >= 2 else 0, seconds=12, **POOL[mpm])
     assert said(run, ah) == recorded
     assert run[-1].waiting == 20 - run.directives.MaxRequestWorkers
 
@@ -167,7 +156,7 @@ def test_a_full_scoreboard_is_said_each_second_by_worker():
     text = (TIMELINES / "scoreboard-full-misconfig.txt").read_text()
     recorded = logged(text, "AH00288")
     assert len(recorded) == 4
-    settings = {**SMALL, "MaxRequestWorkers": 100}
+    settings = {**POOL["event"], "MaxRequestWorkers": 100}
     run = simulate("worker", busy=17, seconds=recorded[-1][0], **settings)
     assert said(run, "AH00288", "AH00286") == recorded
 
@@ -194,8 +183,8 @@ def configured(mpm: str, **keywords) -> Directives:
 
 
 def test_directives_ready_made_or_by_name():
-    made = configured("prefork", **SMALL_PREFORK)
-    assert simulate("prefork", made) == simulate("prefork", **SMALL_PREFORK)
+    made = configured("prefork", **POOL["prefork"])
+    assert simulate("prefork", made) == simulate("prefork", **POOL["prefork"])
     with pytest.raises(ValueError, match="prefork's, not event's"):
         simulate("event", made)
     with pytest.raises(ValueError, match=r"twice.*StartServers"):
@@ -203,9 +192,9 @@ def test_directives_ready_made_or_by_name():
 
 
 def test_the_load_as_a_number_a_sequence_or_a_function():
-    by_number = simulate("prefork", busy=4, seconds=4, **SMALL_PREFORK)
-    by_list = simulate("prefork", busy=[4], seconds=4, **SMALL_PREFORK)
-    by_function = simulate("prefork", busy=lambda t: 4.7, seconds=4, **SMALL_PREFORK)
+    by_number = simulate("prefork", busy=4, seconds=4, **POOL["prefork"])
+    by_list = simulate("prefork", busy=[4], seconds=4, **POOL["prefork"])
+    by_function = simulate("prefork", busy=lambda t: 4.7, seconds=4, **POOL["prefork"])
     assert by_number == by_list == by_function
     assert by_number.column("busy") == [3, 3, 4, 4, 4]
     assert by_number.column("waiting") == [1, 1, 0, 0, 0]
@@ -230,7 +219,7 @@ def test_a_run_is_a_sequence_with_a_readable_table():
 
 
 def test_event_keeps_those_who_leave_in_the_slots_above_its_process_limit():
-    settings = {**SMALL, "StartServers": 3, "ServerLimit": 8, "MaxSpareThreads": 9}
+    settings = {**POOL["event"], "StartServers": 3, "ServerLimit": 8, "MaxSpareThreads": 9}
     run = simulate("event", busy=[0, 0, 11, 12], seconds=5, leaving=10, **settings)
     assert run[1].decision == TOO_MANY
     assert run[2].decision == TOO_FEW
@@ -244,8 +233,7 @@ def test_event_keeps_those_who_leave_in_the_slots_above_its_process_limit():
     leaving=st.integers(0, 3),
 )
 def test_any_load_is_answered_within_the_limits(mpm, busy, leaving):
-    settings = SMALL_PREFORK if mpm == "prefork" else SMALL
-    run = simulate(mpm, busy=busy, seconds=25, leaving=leaving, **settings)
+    run = simulate(mpm, busy=busy, seconds=25, leaving=leaving, **POOL[mpm])
     most = run.directives.MaxRequestWorkers
     for second in run:
         assert 0 <= second.workers <= most
@@ -259,7 +247,7 @@ def test_any_load_is_answered_within_the_limits(mpm, busy, leaving):
 
 
 def test_a_load_that_goes_away_leaves_the_spare_workers():
-    run = simulate("worker", busy=[12] * 6 + [0], seconds=30, **SMALL)
+    run = simulate("worker", busy=[12] * 6 + [0], seconds=30, **POOL["worker"])
     assert run[-1].decision == ENOUGH
     low, high = run.directives.MinSpareThreads, run.directives.MaxSpareThreads
     assert low <= run[-1].idle <= high
@@ -267,7 +255,7 @@ def test_a_load_that_goes_away_leaves_the_spare_workers():
 
 def test_to_frame():
     pytest.importorskip("pandas")
-    run = simulate("prefork", busy=20, seconds=5, **SMALL_PREFORK)
+    run = simulate("prefork", busy=20, seconds=5, **POOL["prefork"])
     frame = run.to_frame()
     assert list(frame.columns) == list(run[0]._fields)
     assert frame["processes"].tolist() == run.column("processes")
@@ -299,18 +287,10 @@ def scoreboards(mpm: str) -> list[tuple[float, int, Snapshot]]:
             row = states[slot * threads : (slot + 1) * threads]
             here = any(row)
             leaving = here and (GRACEFUL in row or (threads > 1 and DEAD in row))
-            rows.append(
-                ProcessRow(
-                    slot,
-                    pid=100 + slot if here else 0,
-                    states=row,
-                    quiescing=int(leaving),
-                    generation=0 if leaving else 1,
-                )
-            )
-        while (
-            mpm == "event" and len(rows) < SMALL["ServerLimit"]
-        ):  # slots above the limit: not shown
+            marks = {"quiescing": int(leaving), "generation": 0 if leaving else 1}
+            rows.append(ProcessRow(slot, pid=100 + slot if here else 0, states=row, **marks))
+        # Slots above the limit are not shown.
+        while mpm == "event" and len(rows) < POOL[mpm]["ServerLimit"]:
             rows.append(ProcessRow(len(rows), states=bytes(threads)))
         found.append((float(m[1]), int(m[3]), Snapshot(len(rows), threads, 1, 0.0, tuple(rows))))
     return found
@@ -318,8 +298,7 @@ def scoreboards(mpm: str) -> list[tuple[float, int, Snapshot]]:
 
 @pytest.mark.parametrize("mpm", MPMS)
 def test_after_a_graceful_restart_httpds_parent_and_ours_leave_the_pool_alone(mpm):
-    settings = SMALL_PREFORK if mpm == "prefork" else SMALL
-    directives = configured(mpm, **settings)
+    directives = configured(mpm, **POOL[mpm])
     memory = after_graceful_restart(Memory())
     # The first second is about the children still owed, not about idle ones.
     recorded = [item for item in scoreboards(mpm) if item[0] > 1.5]
@@ -336,14 +315,7 @@ def test_after_a_graceful_restart_httpds_parent_and_ours_leave_the_pool_alone(mp
 # ---------------------------------------------------------------- parked clients
 
 
-ONE_CHILD = {
-    "StartServers": 1,
-    "ThreadsPerChild": 4,
-    "MinSpareThreads": 1,
-    "MaxSpareThreads": 99,
-    "MaxRequestWorkers": 4,
-    "ServerLimit": 1,
-}
+ONE_CHILD = one_child("event", 4) | {"ServerLimit": 1}
 
 
 @pytest.mark.parametrize("line", (TIMELINES / "event-asyncfactor.txt").read_text().splitlines())
@@ -357,10 +329,9 @@ def test_event_parks_as_many_as_httpd_did(line):
 
 @pytest.mark.parametrize("mpm", ["prefork", "worker"])
 def test_under_prefork_and_worker_a_parked_client_keeps_a_worker(mpm):
-    settings = SMALL_PREFORK if mpm == "prefork" else SMALL
-    run = simulate(mpm, parked=5, busy=2, seconds=6, **settings)
+    run = simulate(mpm, parked=5, busy=2, seconds=6, **POOL[mpm])
     assert (run[-1].busy, run[-1].parked, run[-1].waiting) == (7, 5, 0)
-    full = simulate(mpm, parked=100, busy=2, seconds=12, **settings)
+    full = simulate(mpm, parked=100, busy=2, seconds=12, **POOL[mpm])
     most = full.directives.MaxRequestWorkers
     assert (full[-1].busy, full[-1].parked) == (most, most - 2)
     assert full[-1].waiting == 102 - most
@@ -368,7 +339,7 @@ def test_under_prefork_and_worker_a_parked_client_keeps_a_worker(mpm):
 
 def test_a_child_of_event_that_is_full_of_parked_clients_does_not_count_as_idle():
     """So more children are forked although every thread is idle."""
-    settings = {**SMALL, "AsyncRequestWorkerFactor": 1}
+    settings = {**POOL["event"], "AsyncRequestWorkerFactor": 1}
     run = simulate("event", parked=16, seconds=5, **settings)
     assert run[0].parked == 16 and run[0].idle == 8
     assert run[1].decision == TOO_FEW and run[-1].processes == 3
@@ -376,18 +347,8 @@ def test_a_child_of_event_that_is_full_of_parked_clients_does_not_count_as_idle(
 
 
 def test_parked_clients_of_a_child_that_leaves_come_back_to_the_others():
-    run = simulate(
-        "event",
-        parked=6,
-        seconds=6,
-        leaving=3,
-        StartServers=4,
-        ThreadsPerChild=4,
-        MinSpareThreads=1,
-        MaxSpareThreads=6,
-        ServerLimit=12,
-        MaxRequestWorkers=16,
-    )
+    shrinks = pool("event", 4, 16, threads=4, spare=(1, 6)) | {"ServerLimit": 12}
+    run = simulate("event", parked=6, seconds=6, leaving=3, **shrinks)
     assert TOO_MANY in run.column("decision")
     assert run.column("parked") == [6] * len(run)
 
@@ -399,8 +360,7 @@ def test_parked_clients_of_a_child_that_leaves_come_back_to_the_others():
     leaving=st.integers(0, 2),
 )
 def test_any_load_of_both_kinds_is_accounted_for(mpm, busy, parked, leaving):
-    settings = SMALL_PREFORK if mpm == "prefork" else SMALL
-    run = simulate(mpm, busy=busy, parked=parked, seconds=20, leaving=leaving, **settings)
+    run = simulate(mpm, busy=busy, parked=parked, seconds=20, leaving=leaving, **POOL[mpm])
     for second in run:
         wanted = busy[min(second.t, len(busy) - 1)], parked[min(second.t, len(parked) - 1)]
         asking = second.busy if mpm == "event" else second.busy - second.parked

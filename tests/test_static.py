@@ -14,7 +14,10 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from servers import RECORDED, Client, exchange, get, poll_until, recorded_root, serving, write
+from support.client import Client, exchange, get
+from support.files import RECORDED, recorded_root, write
+from support.servers import serving
+from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.config.checks import check

@@ -13,7 +13,10 @@ import threading
 from html.parser import HTMLParser
 
 import pytest
-from servers import DATA, SMALL, Client, get, poll_until, serving
+from support.client import Client, get
+from support.files import DATA
+from support.servers import SMALL, serving
+from support.waiting import poll_until
 
 from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
@@ -180,7 +183,7 @@ def test_event_counts_connections_that_no_thread_holds(mpm, server):
         return
     with Client(server) as one, Client(server) as two:
         assert one.get().status == two.get().status == 200
-        poll_until(lambda: Exporter(auto(server)).numbers["ConnsAsyncKeepAlive"] == 2, 5.0)
+        poll_until(lambda: Exporter(auto(server)).numbers["ConnsAsyncKeepAlive"] == 2, cap=5.0)
         assert Exporter(auto(server)).numbers["ConnsTotal"] >= 2
 
 

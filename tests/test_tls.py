@@ -1,4 +1,4 @@
-"""TLS under every MPM: the same answers as in the clear, and nobody waits for somebody else's handshake."""
+"""TLS under every MPM: the same answers as in the clear, and no client waits for another's handshake."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ import socket
 import ssl
 import subprocess
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import Serve
-from servers import (
-    DATA,
+from support.client import Client, TlsClient, exchange, read_replies, read_reply, request, trusting
+from support.files import recorded_root, write
+from support.recordings import DIFFERENCES, RECORDINGS, REPLAYED, compare
+from support.servers import (
     SMALL,
-    Client,
+    Serve,
     assert_quiet,
     bound,
-    exchange,
-    poll_until,
-    read_reply,
+    one_child,
     serving,
-    write,
+    shows,
+    take_errors,
+    total,
 )
-from test_http import RECORDINGS, REPLAYED, compare, get_of, read_replies
+from support.waiting import children_of, poll_until
 
 import mpmkit
+from mpmkit.config.checks import check
 from mpmkit.config.directives import DirectiveError
 from mpmkit.config.keywords import from_keywords
 from mpmkit.launcher import LaunchError, Server
@@ -52,37 +54,10 @@ def directives() -> dict:
 
 @pytest.fixture(scope="module")
 def document_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from servers import recorded_root
-
     root = recorded_root(tmp_path_factory.mktemp("htdocs"))
     write(root / "big.bin", BIG)
     write(root / "page.bin", BIG[:60_000])
     return root
-
-
-def trusting(server: Server) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=server.certificate)
-
-
-class TlsClient(Client):
-    """A client whose bytes are encrypted; the server's certificate is checked."""
-
-    def __init__(
-        self,
-        server: Server,
-        *,
-        context: ssl.SSLContext | None = None,
-        session: ssl.SSLSession | None = None,
-        **options,
-    ) -> None:
-        super().__init__(server, **options)
-        try:
-            self.sock = (context or trusting(server)).wrap_socket(
-                self.sock, server_hostname="127.0.0.1", suppress_ragged_eofs=False, session=session
-            )
-        except BaseException:
-            self.sock.close()
-            raise
 
 
 class RawTlsClient(Client):
@@ -133,8 +108,6 @@ SOME = ("02-", "04-", "06-", "07-", "09-", "10-", "20-", "30-", "42-", "50-", "7
     "recording", [r for r in REPLAYED if r.request and r.name.startswith(SOME)], ids=repr
 )
 def test_answers_as_in_the_clear(server, recording):
-    from test_http import DIFFERENCES
-
     theirs = read_replies(recording.response, *recording.methods)
     with TlsClient(server) as client:
         client.send(recording.request)
@@ -151,13 +124,12 @@ def test_a_large_file_and_a_large_body(server):
     with TlsClient(server) as client:
         assert client.get("/big.bin").body == BIG
         assert client.get("/file.txt", method="POST", body=BIG).body == FILE
-        assert (
-            client.get("/big.bin", "Range: bytes=1000000-1999999").body == BIG[1_000_000:2_000_000]
-        )
+        part = client.get("/big.bin", "Range: bytes=1000000-1999999")
+        assert part.body == BIG[1_000_000:2_000_000]
 
 
-def test_http_in_the_clear_is_told_so(server):
-    reply = read_reply(exchange(server, get_of(b"/")))
+def test_http_in_the_clear_gets_400(server):
+    reply = read_reply(exchange(server, request(b"/")))
     assert (reply.status, reply["Connection"]) == (400, "close")
 
 
@@ -192,7 +164,7 @@ def test_a_client_that_leaves_at_any_moment_costs_nothing(server):
                 client.tls.do_handshake()
             client.sock.sendall(client.outgoing.read()[: 20 * count])
         with TlsClient(server) as client:
-            client.send(get_of(b"/big.bin"))
+            client.send(request(b"/big.bin"))
         with TlsClient(server) as client:
             client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
     with TlsClient(server) as client:
@@ -205,7 +177,7 @@ def test_a_client_that_leaves_at_any_moment_costs_nothing(server):
 def test_pipelined_requests_in_one_record(server):
     with TlsClient(server) as client:
         for _ in range(2):
-            client.send(get_of(b"/file.txt") * 40)
+            client.send(request(b"/file.txt") * 40)
             assert [client.reply().status for _ in range(40)] == [200] * 40
 
 
@@ -213,7 +185,7 @@ def test_a_body_and_the_next_request_in_the_same_records(server):
     post = b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70_000
     with TlsClient(server) as client:
         for _ in range(3):
-            client.send(post + get_of(b"/sub/") + post)
+            client.send(post + request(b"/sub/") + post)
             assert [client.reply().status for _ in range(3)] == [200, 200, 200]
 
 
@@ -221,7 +193,7 @@ def test_many_records_in_one_piece(server):
     """Each request in a record of its own, and all records in one send; then half of one more."""
     with RawTlsClient(server) as client:
         client.handshake()
-        records = [client.encrypted(get_of(b"/file.txt")) for _ in range(21)]
+        records = [client.encrypted(request(b"/file.txt")) for _ in range(21)]
         client.send(b"".join(records[:20]) + records[20][:30])
         assert [client.reply().status for _ in range(20)] == [200] * 20
         client.send(records[20][30:])
@@ -232,7 +204,7 @@ def test_records_byte_by_byte(server):
     with RawTlsClient(server) as client:
         client.handshake()
         for _ in range(2):
-            for byte in client.encrypted(get_of(b"/file.txt")):
+            for byte in client.encrypted(request(b"/file.txt")):
                 client.send(bytes([byte]))
             assert client.reply().status == 200
 
@@ -242,15 +214,15 @@ def test_a_read_that_ends_within_a_record(server):
     target = b"/file.txt?"
     with RawTlsClient(server) as client:
         client.handshake()
-        first = client.encrypted(get_of(b"/file.txt"))
-        overhead = len(first) - len(get_of(b"/file.txt"))
+        first = client.encrypted(request(b"/file.txt"))
+        overhead = len(first) - len(request(b"/file.txt"))
         assert client.ask(first, "GET").status == 200
         for size in (RECORD - 1, RECORD, RECORD + 1, 2 * RECORD):
             data, count = b"", 0
             while left := size - len(data):
                 length = 4000 if left > 8000 else left - overhead
-                request = get_of(target + b"x" * (length - len(get_of(target))))
-                data += client.encrypted(request)
+                asked = request(target + b"x" * (length - len(request(target))))
+                data += client.encrypted(asked)
                 count += 1
             client.send(data)
             assert [client.reply().status for _ in range(count)] == [200] * count
@@ -336,13 +308,13 @@ def test_keep_alive_goes_back_to_the_listener(mpm, document_root):
             if mpm == "event":
                 assert_quiet(server)
             else:
-                poll_until(lambda: server.scoreboard().count("K") == 2, what="two K")
+                shows(server, K=2)
 
 
 def test_a_stalled_handshake_holds_nobody_else(mpm, document_root):
     """One worker each, for as long as RequestReadTimeout allows, and no more."""
-    rule = {"directives": ("RequestReadTimeout handshake=4",)}
-    with serving(mpm, document_root=document_root, tls=True, **rule) as server:
+    rule = {"tls": True, "RequestReadTimeout": "handshake=4"}
+    with serving(mpm, document_root=document_root, **rule) as server:
         with ExitStack() as stack:
             stalled = [stack.enter_context(RawTlsClient(server)) for _ in range(2)]
             for client in stalled:
@@ -350,7 +322,7 @@ def test_a_stalled_handshake_holds_nobody_else(mpm, document_root):
                     client.tls.do_handshake()
                 client.sock.sendall(client.outgoing.read()[:100])
             began = time.monotonic()
-            poll_until(lambda: server.scoreboard().count("R") == 2, what="two R")
+            shows(server, R=2)
             with TlsClient(server) as client:
                 assert client.get().status == 200
                 assert time.monotonic() - began < 3.9
@@ -378,7 +350,7 @@ def test_a_record_that_trickles_in_is_not_waited_for_for_ever(document_root):
     with serving("event", document_root=document_root, tls=True, **rule) as server:
         with RawTlsClient(server) as client:
             client.handshake()
-            record = client.encrypted(get_of(b"/file.txt?" + b"x" * 1000))
+            record = client.encrypted(request(b"/file.txt?" + b"x" * 1000))
             client.sock.settimeout(0.1)
             began = time.monotonic()
             for byte in record:
@@ -411,19 +383,12 @@ def test_a_slow_reader_of_a_page_frees_event_s_thread(mpm, document_root):
     options = {"SendBufferSize": 4096, "KeepAliveTimeout": 60}
     with serving(mpm, document_root=document_root, tls=True, **options) as server:
         with TlsClient(server, receive_buffer=2048) as client:
-            client.send(get_of(b"/page.bin") + get_of(b"/file.txt"))
+            client.send(request(b"/page.bin") + request(b"/file.txt"))
             if mpm == "event":
-                poll_until(
-                    lambda: any(
-                        row.write_completion
-                        for row in server.scoreboard().snapshot.processes
-                        if row.pid
-                    ),
-                    what="write completion",
-                )
+                poll_until(lambda: total(server, "write_completion"), "write completion")
                 assert_quiet(server)
             else:
-                poll_until(lambda: server.scoreboard().count("W") == 1, what="W")
+                shows(server, W=1)
             assert client.reply().body == BIG[:60_000]
             assert client.reply().body == FILE
 
@@ -433,8 +398,8 @@ def test_a_slow_reader_of_a_large_file_gets_every_byte(mpm, document_root):
     options = {"SendBufferSize": 65536, "EnableSendfile": True}
     with serving(mpm, document_root=document_root, tls=True, **options) as server:
         with TlsClient(server, receive_buffer=8192) as client:
-            client.send(get_of(b"/big.bin"))
-            poll_until(lambda: server.scoreboard().count("W") == 1, what="W")
+            client.send(request(b"/big.bin"))
+            shows(server, W=1)
             assert client.reply().body == BIG
 
 
@@ -464,87 +429,51 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
     return [self_signed(str(tmp_path_factory.mktemp("pair"))) for _ in range(2)]
 
 
-def refused(**directives) -> str:
-    with pytest.raises(LaunchError) as caught:
-        mpmkit.launch("event", SSLEngine=True, **directives)
-    text = str(caught.value)
-    assert "Traceback" not in text and len(text.splitlines()) == 1
-    return text
-
-
 def test_certificates_that_cannot_be_used(pairs, tmp_path):
     (certificate, key), (other, _) = pairs
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n")
     locked = str(tmp_path / "locked.key")
-    subprocess.run(
-        ["openssl", "pkey", "-in", key, "-out", locked, "-aes128", "-passout", "pass:secret"],
-        check=True,
-        capture_output=True,
-    )
-    for directives, said in [
+    lock = ["openssl", "pkey", "-in", key, "-out", locked, "-aes128", "-passout", "pass:secret"]
+    subprocess.run(lock, check=True, capture_output=True)
+    file, key_file = "SSLCertificateFile", "SSLCertificateKeyFile"
+    for values, said in [
         ({}, r"TLS needs SSLCertificateFile: name a certificate"),
-        (
-            {"SSLCertificateFile": "/nowhere.pem"},
-            r"SSLCertificateFile /nowhere\.pem: No such file or directory: name a file",
-        ),
-        (
-            {"SSLCertificateFile": certificate, "SSLCertificateKeyFile": "/nowhere.key"},
-            r"SSLCertificateKeyFile /nowhere\.key: No such file",
-        ),
-        (
-            {"SSLCertificateFile": key, "SSLCertificateKeyFile": key},
-            r"SSLCertificateFile \S+server\.key: no certificate in PEM: name one",
-        ),
-        (
-            {"SSLCertificateFile": certificate},
-            r"SSLCertificateFile \S+: no private key in PEM: name the certificate's key",
-        ),
-        (
-            {"SSLCertificateFile": certificate, "SSLCertificateKeyFile": certificate},
-            r"SSLCertificateKeyFile \S+: no private key in PEM",
-        ),
-        (
-            {"SSLCertificateFile": other, "SSLCertificateKeyFile": key},
-            r"SSLCertificateKeyFile \S+: the key is not that of \S+: name the one made with it",
-        ),
-        (
-            {"SSLCertificateFile": nonsense, "SSLCertificateKeyFile": key},
-            r"SSLCertificateKeyFile \S+: OpenSSL cannot use it",
-        ),
-        (
-            {"SSLCertificateFile": certificate, "SSLCertificateKeyFile": locked},
-            r"SSLCertificateKeyFile \S+: OpenSSL cannot use it .* a key must not be encrypted",
-        ),
-        (
-            {
-                "SSLCertificateFile": certificate,
-                "SSLCertificateKeyFile": key,
-                "SSLCipherSuite": "NONSENSE",
-            },
-            r"SSLCipherSuite NONSENSE: OpenSSL finds no cipher",
-        ),
-    ]:
-        assert re.search(said, text := refused(**directives)), text
+        ({file: "/nowhere.pem"},
+         r"SSLCertificateFile /nowhere\.pem: No such file or directory: name a file"),
+        ({file: certificate, key_file: "/nowhere.key"},
+         r"SSLCertificateKeyFile /nowhere\.key: No such file"),
+        ({file: key, key_file: key},
+         r"SSLCertificateFile \S+server\.key: no certificate in PEM: name one"),
+        ({file: certificate},
+         r"SSLCertificateFile \S+: no private key in PEM: name the certificate's key"),
+        ({file: certificate, key_file: certificate},
+         r"SSLCertificateKeyFile \S+: no private key in PEM"),
+        ({file: other, key_file: key},
+         r"SSLCertificateKeyFile \S+: the key is not that of \S+: name the one made with it"),
+        ({file: nonsense, key_file: key}, r"SSLCertificateKeyFile \S+: OpenSSL cannot use it"),
+        ({file: certificate, key_file: locked},
+         r"SSLCertificateKeyFile \S+: OpenSSL cannot use it .* a key must not be encrypted"),
+        ({file: certificate, key_file: key, "SSLCipherSuite": "NONSENSE"},
+         r"SSLCipherSuite NONSENSE: OpenSSL finds no cipher"),
+    ]:  # fmt: skip
+        with pytest.raises(LaunchError) as caught:
+            mpmkit.launch("event", SSLEngine=True, **values)
+        text = str(caught.value)
+        assert re.search(said, text), text
+        assert "Traceback" not in text and len(text.splitlines()) == 1
 
 
 @pytest.mark.parametrize("words, versions", [
     ("all -SSLv3", ("TLSv1.2", "TLSv1.3")), ("TLSv1.2", ("TLSv1.2",)),
     ("-all +TLSv1.3", ("TLSv1.3",)), ("All -TLSv1 -TLSv1.1 -tlsv1.2", ("TLSv1.3",)),
+    ("TLSv1", None), ("all +SSLv3", None), ("-all", None), ("TLSv9", None),
 ])  # fmt: skip
 def test_ssl_protocol(words, versions):
-    from mpmkit.config.checks import check
-
-    settings = from_keywords("event", SSLProtocol=words)
-    assert check("event", settings)[0].SSLProtocol == versions
-
-
-@pytest.mark.parametrize("words", ["TLSv1", "all +SSLv3", "-all", "TLSv9"])
-def test_ssl_protocol_refused(words):
-    from mpmkit.config.checks import check
-
-    with pytest.raises(DirectiveError, match="SSLProtocol"):
-        check("event", from_keywords("event", SSLProtocol=words))
+    refused = pytest.raises(DirectiveError, match="SSLProtocol") if not versions else nullcontext()
+    with refused:
+        settings = check("event", from_keywords("event", SSLProtocol=words))[0]
+        assert settings.SSLProtocol == versions
 
 
 def test_the_versions_that_are_spoken(document_root):
@@ -578,13 +507,8 @@ def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_pa
             return ""
 
     install(pairs[0])
-    with serving(
-        mpm,
-        document_root=document_root,
-        SSLEngine=True,
-        SSLCertificateFile=files[0],
-        SSLCertificateKeyFile=files[1],
-    ) as server:
+    used = {"SSLEngine": True, "SSLCertificateFile": files[0], "SSLCertificateKeyFile": files[1]}
+    with serving(mpm, document_root=document_root, **used) as server:
         texts = [Path(pair[0]).read_text() for pair in pairs]
         assert server.url.startswith("https://")
         assert shown(server) == texts[0]
@@ -593,8 +517,6 @@ def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_pa
         getattr(server, how)()
         poll_until(lambda: "no private key in PEM" in server.error_log(), what="the error")
         assert shown(server) == texts[0]
-        from servers import take_errors
-
         take_errors(server)
         install(pairs[1])
         getattr(server, how)()
@@ -611,32 +533,36 @@ def free_ports(count: int) -> list[int]:
         return [stack.enter_context(bound()).getsockname()[1] for _ in range(count)]
 
 
+def http_client(port: int, context: ssl.SSLContext | None) -> http.client.HTTPConnection:
+    if context is None:
+        return http.client.HTTPConnection("127.0.0.1", port)
+    return http.client.HTTPSConnection("127.0.0.1", port, context=context)
+
+
+def listening(mpm: str, document_root, listens: list[str], pair, pool: dict) -> Serve:
+    """`mpmkit serve` with these Listen lines, a certificate and a pool."""
+    lines = [f"Listen 127.0.0.1:{listen}" for listen in listens]
+    lines += [f"SSLCertificateFile {pair[0]}", f"SSLCertificateKeyFile {pair[1]}"]
+    lines += [f"{name} {value}" for name, value in pool.items()]
+    options = [word for line in lines for word in ("-c", line)]
+    return Serve(mpm, "--document-root", str(document_root), *options).ready()
+
+
 def test_listeners_of_both_kinds(mpm, document_root, pairs):
     """`Listen … https` speaks TLS, the others don't; under load on both at once."""
     ports = free_ports(4)
-    lines = [
-        f"Listen 127.0.0.1:{ports[0]}",
-        f"Listen 127.0.0.1:{ports[1]} https",
-        f"Listen 127.0.0.1:{ports[2]} http",
-        f"Listen 127.0.0.1:{ports[3]} https",
-        f"SSLCertificateFile {pairs[0][0]}",
-        f"SSLCertificateKeyFile {pairs[0][1]}",
-    ]
-    pool = [f"{name} {value}" for name, value in SMALL[mpm].items()]
-    options = [word for line in lines + pool for word in ("-c", line)]
+    kinds = ("", " https", " http", " https")
+    listens = [f"{port}{kind}" for port, kind in zip(ports, kinds, strict=True)]
     context = ssl.create_default_context(cafile=pairs[0][0])
-    with Serve(mpm, "--document-root", str(document_root), *options).ready() as server:
+    with listening(mpm, document_root, listens, pairs[0], SMALL[mpm]) as server:
         assert f"ready http://127.0.0.1:{ports[0]}".encode() in server.out
         for _ in range(10):
-            for number, port in enumerate(ports):
-                if number % 2:
-                    client = http.client.HTTPSConnection("127.0.0.1", port, context=context)
-                else:
-                    client = http.client.HTTPConnection("127.0.0.1", port)
+            for port, kind in zip(ports, kinds, strict=True):
+                scheme = kind.strip() or "http"
+                client = http_client(port, context if scheme == "https" else None)
                 client.request("GET", "/sub")
-                reply = client.getresponse()
-                scheme = "https" if number % 2 else "http"
-                assert reply.headers["Location"] == f"{scheme}://127.0.0.1:{port}/sub/"
+                location = client.getresponse().headers["Location"]
+                assert location == f"{scheme}://127.0.0.1:{port}/sub/"
                 client.close()
 
 
@@ -644,22 +570,12 @@ def test_a_file_that_is_mapped_for_one_is_read_for_the_other(document_root, pair
     """OpenSSL looks at the bytes it encrypts, and a mapping may be cut short under its eyes: it gets
     the file, although the same process has it mapped for clients in the clear."""
     ports = free_ports(2)
-    lines = [
-        f"Listen 127.0.0.1:{ports[0]}",
-        f"Listen 127.0.0.1:{ports[1]} https",
-        f"SSLCertificateFile {pairs[0][0]}",
-        f"SSLCertificateKeyFile {pairs[0][1]}",
-        "StartServers 1",
-        "ThreadsPerChild 2",
-        "MaxRequestWorkers 2",
-        "MinSpareThreads 1",
-    ]
-    options = [word for line in lines for word in ("-c", line)]
-    with Serve("worker", "--document-root", str(document_root), *options).ready() as server:
-        (child,) = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-        context = ssl.create_default_context(cafile=pairs[0][0])
-        clear = http.client.HTTPConnection("127.0.0.1", ports[0])
-        secret = http.client.HTTPSConnection("127.0.0.1", ports[1], context=context)
+    listens = [f"{ports[0]}", f"{ports[1]} https"]
+    pool = one_child("worker", 2)
+    with listening("worker", document_root, listens, pairs[0], pool) as server:
+        (child,) = children_of(server.pid)
+        clear = http_client(ports[0], None)
+        secret = http_client(ports[1], ssl.create_default_context(cafile=pairs[0][0]))
 
         def same(client: http.client.HTTPConnection) -> bool:
             client.request("GET", "/big.bin")
@@ -699,7 +615,7 @@ def test_without_openssl_it_says_what_to_install(monkeypatch, tmp_path):
         mpmkit.launch("event", tls=True)
 
 
-# -- everybody's clients --------------------------------------------------------------------------
+# -- other clients --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -723,30 +639,14 @@ def test_curl(either):
         check=True,
     ).stdout
     assert out == (FILE + b"200") * 3
-    posted = subprocess.run(
-        [
-            "curl",
-            "-sS",
-            *trust,
-            "-H",
-            "Expect: 100-continue",
-            "--data-binary",
-            "@-",
-            f"{either.url}/file.txt",
-        ],
-        input=BIG,
-        capture_output=True,
-        timeout=30,
-        check=True,
-    )
+    post = ["curl", "-sS", *trust, "-H", "Expect: 100-continue", "--data-binary", "@-"]
+    url = f"{either.url}/file.txt"
+    posted = subprocess.run([*post, url], input=BIG, capture_output=True, timeout=30, check=True)
     assert posted.stdout == FILE
 
 
 def test_http_client(either):
-    if either.certificate:
-        client = http.client.HTTPSConnection("127.0.0.1", either.port, context=trusting(either))
-    else:
-        client = http.client.HTTPConnection("127.0.0.1", either.port)
+    client = http_client(either.port, trusting(either) if either.certificate else None)
     for path, body in (("/file.txt", FILE), ("/big.bin", BIG), ("/sub/", b"sub index\n")):
         client.request("GET", path)
         assert client.getresponse().read() == body
@@ -759,38 +659,20 @@ def test_http_client(either):
 @pytest.mark.skipif(shutil.which("ab") is None, reason="no ab")
 @pytest.mark.parametrize("keep", [[], ["-k"]], ids=["close", "keep-alive"])
 def test_ab(either, keep):
-    out = subprocess.run(
-        ["ab", "-q", *keep, "-n", "200", "-c", "6", f"{either.url}/file.txt"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout
-    assert re.search(r"Complete requests:\s+200\b", out) and re.search(
-        r"Failed requests:\s+0\b", out
-    )
+    argv = ["ab", "-q", *keep, "-n", "200", "-c", "6", f"{either.url}/file.txt"]
+    out = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert re.search(r"Complete requests:\s+200\b", out)
+    assert re.search(r"Failed requests:\s+0\b", out)
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
 def test_chromium(either, tmp_path):
-    out = subprocess.run(
-        [
-            "chromium",
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--ignore-certificate-errors",
-            f"--user-data-dir={tmp_path}",
-            "--dump-dom",
-            f"{either.url}/",
-        ],
-        capture_output=True,
-        timeout=60,
-    )
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--ignore-certificate-errors"]
+    argv = ["chromium", *options, f"--user-data-dir={tmp_path}", "--dump-dom", f"{either.url}/"]
+    out = subprocess.run(argv, capture_output=True, timeout=60)
     assert b"It works!" in out.stdout, out.stderr[-2000:]
 
 
 def test_recordings_are_the_ones_meant():
     assert len([name for name in RECORDINGS if name.startswith(SOME)]) >= len(SOME) - 2
-    assert DATA.exists()

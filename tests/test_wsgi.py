@@ -13,19 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from servers import (
-    DATA,
-    Client,
-    exchange,
-    get,
-    no_more,
-    open_files,
-    poll_until,
-    read_reply,
-    serving,
-    take_errors,
-    write,
-)
+from support.client import Client, exchange, get, read_reply
+from support.files import DATA, write
+from support.servers import no_more, open_files, serving, take_errors
+from support.waiting import poll_until
 
 HELLO = Path(__file__).resolve().parent.parent / "mpmkit" / "htdocs" / "hello.py"
 

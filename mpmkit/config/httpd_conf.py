@@ -25,6 +25,7 @@ Errors are DirectiveError and name file and line.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -231,18 +232,16 @@ class _Reader:
 
     def expand(self, text: str, where: Setting) -> str:
         """${NAME} becomes its value; an unknown one stays as it is, with a note."""
-        done = ""
-        while True:
-            before, start, rest = text.partition("${")
-            name, end, after = rest.partition("}")
-            if not start or not end:
-                return done + text
-            value = self.defines.get(name, self.environ.get(name))
-            if value is None:
-                value = f"${{{name}}}"
-                why = f"{value} is neither defined nor in the environment{where.place}"
-                self.notes.append(Note("AH00111", "warn", why))
-            done, text = done + before + value, after
+
+        def value(found: re.Match[str]) -> str:
+            value = self.defines.get(found[1], self.environ.get(found[1]))
+            if value is not None:
+                return value
+            why = f"{found[0]} is neither defined nor in the environment{where.place}"
+            self.notes.append(Note("AH00111", "warn", why))
+            return found[0]
+
+        return re.sub(r"\$\{([^}]*)\}", value, text)
 
     def problem(self, problem: DirectiveError) -> None:
         """Remember a mistake and read on, so that all of them are reported at once."""

@@ -152,8 +152,8 @@ def _processes(f: StatusData) -> str:
 
 
 def _key() -> str:
-    said = ", ".join(f"<b><code>{LETTERS[state]}</code></b> {WORDS[state]}" for state in KEY)
-    return f'<p class="key">Scoreboard key: {said}</p>'
+    key = ", ".join(f"<b><code>{LETTERS[state]}</code></b> {WORDS[state]}" for state in KEY)
+    return f'<p class="key">Scoreboard key: {key}</p>'
 
 
 def _pids(f: StatusData) -> str:

@@ -81,6 +81,7 @@ class Panel(ipywidgets.VBox):
         self.peers: list[Panel] = [self]  # rooms side by side get the same load, and one scale
         self.link = uuid.uuid4().hex
         self._setting = threading.RLock()
+        self._showing: int | None = None  # the thread that shows the chosen MPM
         self._views: dict[str, float] = {}
         self._looked_at = False
         self.board = Board(palette=palette())
@@ -156,7 +157,9 @@ class Panel(ipywidgets.VBox):
         """The head and the log. Lamp, buttons and log follow the server, not the clicks."""
         runs, running, chosen = status["running"], status["running_mpm"], status["mpm"]
         other = runs and running != chosen
+        self._showing = threading.get_ident()
         self.choice.value = chosen
+        self._showing = None
         self.buttons["start"].description = "Start anew" if runs else "Start"
         self.buttons["stop"].disabled = not runs
         for do in ("graceful", "restart"):
@@ -238,7 +241,7 @@ class Panel(ipywidgets.VBox):
         self.refresh()
 
     def _chosen(self, change: Any) -> None:
-        if change.new != self.room.mpm:
+        if self._showing != threading.get_ident():  # a reader's click, not what a frame shows
             self._try(self.room.choose, change.new, then="")
 
     def _set(self, name: str, value: str) -> None:

@@ -232,17 +232,7 @@ def parse_ab(text: str, csv_text: str, base: str, profile: LoadProfile) -> LoadR
         if (count := min(left, count)) > 0:
             errors[kind] = count
             left -= count
-    table: dict[float, float] = {}
-    for line in csv_text.splitlines()[1:]:
-        percent, _, ms = line.partition(",")
-        try:
-            share, latency = float(percent), float(ms)
-        except ValueError:
-            continue
-        # ab rounds the rank, counted from 0, and with fewer than 50 requests reads the 99th percentile
-        # from behind its own table. What it never measured is left out; the slowest stands for it.
-        if share == 100 or math.floor(0.5 + requests * share / 100) < requests:
-            table[share] = latency
+    table = _ab_table(csv_text, requests)
     longest = re.search(r"^\s*100%\s+(\d+)", text, re.MULTILINE)
     if longest:
         table.setdefault(100.0, float(longest[1]))
@@ -258,6 +248,22 @@ def parse_ab(text: str, csv_text: str, base: str, profile: LoadProfile) -> LoadR
         ended="requests" if requests == profile.requests else "duration",
         version=version[1] if version else "",
     )
+
+
+def _ab_table(csv_text: str, requests: float) -> dict[float, float]:
+    """Percentile -> ms, from ab's file."""
+    table: dict[float, float] = {}
+    for line in csv_text.splitlines()[1:]:
+        percent, _, ms = line.partition(",")
+        try:
+            share, latency = float(percent), float(ms)
+        except ValueError:
+            continue
+        # ab rounds the rank, counted from 0, and with fewer than 50 requests reads the 99th percentile
+        # from behind its own table. What it never measured is left out; the slowest stands for it.
+        if share == 100 or math.floor(0.5 + requests * share / 100) < requests:
+            table[share] = latency
+    return table
 
 
 # -- wrk -----------------------------------------------------------------------------------------

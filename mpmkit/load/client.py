@@ -233,7 +233,10 @@ class Client(UserSocket):
         if data:
             # The server ends the connection: see the module's text on TIME_WAIT.
             try:
-                rest = self.receive()
+                try:
+                    rest = sock.recv(RECV_SIZE)
+                except BlockingIOError:
+                    rest = self.receive()
             except Overdue:
                 verdict = verdict if verdict[0] else ("unclosed", False, verdict[2])
             except OSError:

@@ -182,7 +182,8 @@ class UserSocket:
                 self.wait()
 
     def close(self, reset: bool = False) -> None:
-        self.quiet()
+        if self.watching:
+            self.quiet()
         sock, self.sock = self.sock, None
         if sock is not None:
             try:

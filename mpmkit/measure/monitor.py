@@ -235,11 +235,11 @@ class Watch(Recording):
             if self._stop.wait(max(0.0, number * self.every - self.now)):
                 return
             if not self._reader.running():
-                if self.on_end is not None:
+                if self.on_end is not None and not self._stop.is_set():
                     self.on_end()
                 return
             self.look()  # one that fails while the server runs is one look missed
-            number = max(number + 1, math.ceil(self.now / self.every - 0.5))
+            number = max(number + 1, int(self.now / self.every))  # leave out what is a period late
 
     @property
     def now(self) -> float:

@@ -58,14 +58,14 @@ class Program:
 
     def run(self, *args: str, file: str = "") -> str:
         """Run it to its end; what it did, in words that both have in common."""
-        told = subprocess.run(
+        done = subprocess.run(
             [*self.argv, "-d", str(self.root), "-f", file or str(self.conf), *args],
             capture_output=True,
             text=True,
             timeout=30,
             stdin=subprocess.DEVNULL,
         )
-        return self.shape(told.returncode, told.stdout, told.stderr)
+        return self.shape(done.returncode, done.stdout, done.stderr)
 
     def shape(self, status: int, out: str, err: str) -> str:
         texts = [f"exit {status}"]

@@ -142,12 +142,12 @@ def in_section(spec: Spec, line: str) -> str:
 
 def theirs(file: Path) -> str:
     """httpd's verdict: `ok`, `ok AH00184 …`, or `refused`."""
-    told = subprocess.run(
+    done = subprocess.run(
         [find_httpd(), "-t", "-f", str(file)], capture_output=True, text=True, timeout=30
     )
-    if told.returncode:
+    if done.returncode:
         return "refused"
-    return " ".join(["ok", *_ids(told.stdout + told.stderr)])
+    return " ".join(["ok", *_ids(done.stdout + done.stderr)])
 
 
 def ours(text: str) -> str:
@@ -217,7 +217,7 @@ def rows(pages: Path, only: Iterable[str] = ()) -> list[Row]:
 
 
 def default_rows() -> list[Row]:
-    """Our defaults beside those of httpd's documentation."""
+    """Our defaults and those of httpd's documentation."""
     result = []
     for spec in ROWS:
         if spec.name not in DEFAULTS:

@@ -1,7 +1,7 @@
 """Both servers' answers to the same bytes: statuses, headers and their order, values, the close.
 
 The requests are recordings (`*.req`) of what a client may send, well-formed or not; httpd answers
-them live, here and now, beside ours.
+them live, and so does ours.
 """
 
 from __future__ import annotations

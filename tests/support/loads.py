@@ -13,7 +13,9 @@ from misbehaving import Misbehaving
 
 from mpmkit.load import runner
 
-ROOT = Path(__file__).resolve().parent.parent
+from .waiting import poll_until
+
+ROOT = Path(__file__).resolve().parents[2]
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
 LOCUST = f"locust -f {runner.LOCUSTFILE}"
 
@@ -32,17 +34,17 @@ def run(line: str, environ: dict[str, str] | None = None, **how: Any) -> Any:
 
 
 def wait_for_load(server: Misbehaving, path: str = "GET /ok HTTP/1.0") -> None:
-    until = time.monotonic() + 30
-    while server.counts().get(path, 0) < 10:
-        assert time.monotonic() < until, "no load came"
-        time.sleep(0.05)
+    poll_until(lambda: server.counts().get(path, 0) >= 10, "a load comes", 30)
 
 
 def wait_for_silence(server: Misbehaving) -> None:
     """Return once nothing came for 0.3 s; what was still in the server's queue may come before."""
-    until = time.monotonic() + 5
-    server.counts()
-    time.sleep(0.3)
-    while server.counts() != {"connections": 0}:
-        assert time.monotonic() < until, "the load goes on"
-        time.sleep(0.3)
+    heard = time.monotonic()
+
+    def silent() -> bool:
+        nonlocal heard
+        if server.counts() != {"connections": 0}:
+            heard = time.monotonic()
+        return time.monotonic() - heard > 0.3
+
+    poll_until(silent, "the load ends", 5)

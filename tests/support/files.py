@@ -1,0 +1,87 @@
+"""Document roots, and the files in them."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+import uuid
+from functools import cache
+from pathlib import Path
+
+DATA = Path(__file__).parents[1] / "data"
+RECORDED = 1704164645  # Tue, 02 Jan 2024 03:04:05 GMT: the time of the recorded httpd's files
+
+
+def write(path: Path, data: bytes | str, mtime: float = RECORDED) -> Path:
+    """A file with a time of last change; its directories are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    os.utime(path, (mtime, mtime))
+    return path
+
+
+def open_to_all(folder: Path) -> None:
+    """Other users (www-data, php-fpm's) may enter this folder of pytest's and read what is in it."""
+    for place in (folder, *folder.rglob("*")):
+        place.chmod(place.stat().st_mode | 0o555)
+    top = Path(tempfile.gettempdir())
+    for place in folder.parents:
+        if place.is_relative_to(top) and place != top and place.stat().st_uid == os.geteuid():
+            place.chmod(place.stat().st_mode | 0o055)
+
+
+def recorded_root(where: Path) -> Path:
+    """The document root that the recordings in data/raw were made from."""
+    write(where / "index.html", "<html><body><h1>It works!</h1></body></html>\n")
+    write(where / "file.txt", "0123456789abcdefghijklmnopqrstuvwxyz\n")
+    write(where / "empty.txt", "")
+    write(where / "sub" / "index.html", "sub index\n")
+    (where / "noindex").mkdir()
+    return where
+
+
+BIG = b"".join(b"%08d\n" % i for i in range(0, 5_000_000, 9))[:5_000_000]
+
+# Holds its worker until the file named by the query exists. The cap is for a test that failed.
+GATE = """
+import os, time
+
+def application(environ, start_response):
+    end = time.monotonic() + 30
+    while not os.path.exists(environ["QUERY_STRING"]) and time.monotonic() < end:
+        time.sleep(0.005)
+    body = str(os.getpid()).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+# The pid of the child that serves it.
+PID = GATE[: GATE.index("    end =")] + GATE[GATE.index("    body =") :]
+# One long call of C code that never lets go of the interpreter: no Python signal handler runs
+# meanwhile, in any thread.
+BUSY = PID.replace("    body =", "    sum(range(3_000_000_000))\n    body =")
+
+
+@cache
+def site() -> Path:
+    """A document root for all tests of this process: the recorded one, big.bin, gate.py, busy.py and
+    pid.py."""
+    root = recorded_root(Path(tempfile.mkdtemp(prefix="mpmkit-test-")))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    write(root / "big.bin", BIG)
+    for name, text in (("gate.py", GATE), ("busy.py", BUSY), ("pid.py", PID)):
+        write(root / name, text)
+    return root
+
+
+class Gate:
+    """What `/gate.py` waits for."""
+
+    def __init__(self) -> None:
+        self._file = site() / f"gate-{uuid.uuid4().hex}"
+        self.path = f"/gate.py?{self._file}"
+
+    def open(self) -> None:
+        self._file.touch()

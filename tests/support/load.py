@@ -1,0 +1,95 @@
+"""A small load for tests: what came whole, and what went wrong. Locust's is for measurements."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from .client import Client, Lost
+from .waiting import patience, poll_until
+
+
+class Load:
+    """Clients in threads, each asking for `path` again and again: until the block ends, or
+    `requests` times each.
+
+    keep_alive   stay on one connection while the server allows it
+    retry        ask again after a connection error (what failed is still counted)
+
+    answers      (status, body) of all that came whole
+    failures     what went wrong, in words. A kept-alive connection that had ended before the next
+                 request is none: every client has to ask again then (RFC 9112, 9.3.1)
+    """
+
+    def __init__(
+        self,
+        server: Any,
+        path: str = "/",
+        *,
+        clients: int = 6,
+        keep_alive: bool = False,
+        retry: bool = False,
+        requests: int | None = None,
+    ) -> None:
+        self._server, self._path, self._requests = server, path, requests
+        self._keep_alive, self._retry = keep_alive, retry
+        self._stop = threading.Event()
+        self.answers: list[tuple[int, bytes]] = []
+        self.failures: list[str] = []
+        self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self.join()
+
+    def join(self) -> Load:
+        """Wait for clients that have a number of requests to make."""
+        for thread in self._threads:
+            thread.join(patience(30))
+            assert not thread.is_alive(), "a client did not come to an end"
+        return self
+
+    def wait_for(self, more: int) -> None:
+        """Until so many more responses have come."""
+        goal = len(self.answers) + more
+        poll_until(lambda: len(self.answers) >= goal, f"{more} more answers", 20)
+
+    def _client(self) -> None:
+        done, client = 0, None
+        while not self._stop.is_set() and done != self._requests:
+            client = self._ask(client)
+            done += 1
+        if client is not None:
+            client.close()
+
+    def _ask(self, client: Client | None) -> Client | None:
+        """One request to its response, or to its failure. The connection, if it can be used again."""
+        for _ in range(20 if self._retry else 2):
+            kept = client is not None
+            try:
+                client = client or Client(self._server)
+                reply = client.get(self._path, close=not self._keep_alive)
+            except (Lost, OSError) as error:
+                if client is not None:
+                    client.close()
+                    client = None
+                if kept and isinstance(error, Lost) and not error.started:
+                    continue
+                self.failures.append(f"{type(error).__name__}: {error}")
+                if not self._retry:
+                    return None
+                continue
+            if reply.status != 200:
+                self.failures.append(f"status {reply.status}")
+            self.answers.append((reply.status, reply.body))
+            if not reply.closes and self._keep_alive:
+                return client
+            client.close()
+            return None
+        self.failures.append("gave up")
+        return None

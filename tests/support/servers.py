@@ -1,0 +1,236 @@
+"""Starting servers, from Python and as a command, and checking what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import mpmkit
+from mpmkit.launcher import Server
+
+from .files import site
+from .waiting import all_gone, patience, poll_until
+
+MPMS = ("prefork", "worker", "event")
+THREADED = ("worker", "event")
+
+# Two processes, a few threads: enough to be wrong in, and quick to start.
+_THREADS = {
+    "StartServers": 2,
+    "MinSpareThreads": 4,
+    "MaxSpareThreads": 12,
+    "ThreadsPerChild": 4,
+    "ThreadLimit": 8,
+    "MaxRequestWorkers": 12,
+    "ServerLimit": 4,
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "prefork": {"StartServers": 2, "MinSpareServers": 2, "MaxSpareServers": 5,
+                "MaxRequestWorkers": 8, "ServerLimit": 8},
+    "worker": _THREADS,
+    "event": _THREADS,
+}  # fmt: skip
+
+
+def pool(
+    mpm: str, start: int, most: int, *, threads: int = 1, spare: tuple[int, int] = (1, 99)
+) -> dict[str, Any]:
+    """Directives of a pool: children at the start, workers at the most, idle ones kept."""
+    kind = "Servers" if mpm == "prefork" else "Threads"
+    found = {"StartServers": start, f"MinSpare{kind}": spare[0], f"MaxSpare{kind}": spare[1]}
+    return (
+        found
+        | {"MaxRequestWorkers": most}
+        | ({} if mpm == "prefork" else {"ThreadsPerChild": threads})
+    )
+
+
+def one_child(mpm: str, threads: int = 1) -> dict[str, Any]:
+    """One child, and never another. (Under prefork that is one worker.)"""
+    return pool(mpm, 1, 1 if mpm == "prefork" else threads, threads=threads)
+
+
+def bound() -> socket.socket:
+    """A socket bound to a free port. The test keeps it, so no other process can take the port."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+def launched(mpm: str, *, pool: dict[str, Any] | None = None, **options: Any) -> Server:
+    """A server over the tests' site, unless the options say otherwise; with a small pool, or with
+    this one in its place. The test stops it and checks."""
+    if "conf" not in options:
+        options.setdefault("document_root", site())
+    return mpmkit.launch(mpm, **{**(SMALL[mpm] if pool is None else pool), **options})
+
+
+@contextmanager
+def serving(mpm: str, **options: Any) -> Iterator[Server]:
+    """A `launched` server; checked, stopped, and checked again.
+
+    Afterwards: every worker was idle before the stop, no child is left, and the error log has no
+    error that the test did not take out of it (`take_errors`).
+    """
+    server = launched(mpm, **options)
+    try:
+        yield server
+        if server.running:
+            assert_quiet(server)
+            poll_until(lambda: not total(server), "no connection is held")
+    finally:
+        children = server.processes() if server.running else []
+        server.stop()
+    all_gone(children, "after the stop")
+    assert not (errors := take_errors(server)), "in the error log:\n" + "\n".join(errors)
+
+
+def assert_quiet(server: Server) -> None:
+    """No client is served: every slot is `_` or `.`."""
+
+    def quiet() -> bool:
+        letters = set("".join(server.scoreboard().letters.values()))
+        return letters <= set("_.") and "_" in letters
+
+    poll_until(quiet, lambda: f"the scoreboard is clean; it shows\n{server.scoreboard()}")
+
+
+def shows(server: Server, **letters: int) -> None:
+    """Wait until the scoreboard has so many of these letters; `idle=2` means two `_`."""
+    wanted = {"_" if letter == "idle" else letter: count for letter, count in letters.items()}
+
+    def seen() -> bool:
+        board = server.scoreboard()
+        return all(board.count(letter) == count for letter, count in wanted.items())
+
+    poll_until(seen, lambda: f"{wanted} in\n{server.scoreboard()}")
+
+
+def total(server: Server, field: str = "connections") -> int:
+    """Event: a counter over all its processes, as of at most a second ago."""
+    return sum(getattr(row, field) for row in server.scoreboard().snapshot.processes if row.pid)
+
+
+def open_files(server: Server) -> dict[int, int]:
+    """How many descriptors each of its children has."""
+    found = {}
+    for pid in server.processes():
+        try:
+            found[pid] = len(os.listdir(f"/proc/{pid}/fd"))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def no_more(before: dict[int, int], after: dict[int, int]) -> bool:
+    """No child has more descriptors than before; new children don't count."""
+    return all(after[pid] <= count for pid, count in before.items() if pid in after)
+
+
+LOG_LINE = re.compile(r"\[[^\]]+\] \[(\w+):(\w+)\] \[pid \d+:tid \d+\] .*")
+WORSE_THAN_WARN = {"error", "crit", "alert", "emerg"}
+# Errors of clients: what was asked for is not to be had.
+CLIENTS = re.compile(r"\[client [^]]+\] (AH00135|AH10244|AH01630|AH00132|AH0003[567]|AH01276): ")
+
+# Every worker was busy in the second in which the parent looked: a report, and not of an error of
+# the server's. Whether a test with as many clients as workers sees it depends on when that was.
+FULL = re.compile(r"\] AH00(161|286|484): ")
+
+# Lines of a server's error log that a test has seen.
+_taken: WeakKeyDictionary[Server, int] = WeakKeyDictionary()
+
+
+def take_errors(server: Server) -> list[str]:
+    """The error log's errors since the last call: lines worse than a warning, and lines that are
+    no log lines at all (a traceback, a message of the interpreter)."""
+    lines = server.error_log().splitlines()
+    new = lines[_taken.get(server, 0) :]
+    _taken[server] = len(lines)
+    return [
+        line
+        for line in new
+        if not line.startswith("mpmkit: AH")
+        and not CLIENTS.search(line)
+        and not FULL.search(line)
+        and ((found := LOG_LINE.fullmatch(line)) is None or found[2] in WORSE_THAN_WARN)
+    ]
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "mpmkit", *args]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For a process started elsewhere: the same package, wherever the tests were started from."""
+    package = str(Path(mpmkit.__file__).resolve().parent.parent)
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | more
+
+
+class Serve:
+    """`mpmkit serve …` as a command in a terminal would be: a session and process group of its own.
+
+    `ready` waits for the line with the URL; `finish` waits for the end and has what was printed in
+    `out` and `err`.
+    """
+
+    def __init__(self, *args: str, descriptors: int | None = None) -> None:
+        self._err = tempfile.TemporaryFile()
+        argv = command("serve", *args)
+        if descriptors is not None:
+            # By the shell: this process, with a whole test run behind it, may have more open itself.
+            argv = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *argv]
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": self._err}
+        self.process = subprocess.Popen(argv, **pipes, env=environment(), start_new_session=True)
+        self.pid = self.process.pid
+        self.out, self.url = b"", ""
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    @property
+    def err(self) -> str:
+        return os.pread(self._err.fileno(), 1 << 20, 0).decode()
+
+    def ready(self) -> Serve:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        self.out += line
+        assert line.startswith((b"ready http://", b"ready https://")), (line, self.err)
+        self.url = line.split()[1].decode()
+        return self
+
+    def terminal(self, number: int) -> None:
+        """A key of the terminal: the signal goes to every process of the group."""
+        os.killpg(self.pid, number)
+
+    def finish(self, within: float = 10.0) -> int:
+        assert self.process.stdout is not None
+        status = self.process.wait(patience(within))
+        self.out += self.process.stdout.read()
+        return status
+
+    def __enter__(self) -> Serve:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(20)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._err.close()

@@ -1,0 +1,114 @@
+"""Waiting for a condition, and for processes to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+MARK = "MPMKIT_TEST_MARK"  # in the environment of every process that a test starts
+T = TypeVar("T")
+
+open_clients: set[Any] = set()  # connections of the tests, closed at the latest by `nothing_left`
+
+
+def patience(seconds: float = 10.0) -> float:
+    """How long to wait for what takes milliseconds on a quiet machine: longer where other work
+    queues for the CPUs. Every cap of the tests comes from here."""
+    return seconds * min(6.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
+
+
+def poll_until(
+    condition: Callable[[], T], what: str | Callable[[], str] = "", cap: float = 10.0
+) -> T:
+    """The condition's first true value. Fails, saying `what`, when there is none within `cap` s."""
+    cap = patience(cap)
+    end = time.monotonic() + cap
+    pause = 0.001
+    while not (value := condition()):
+        if time.monotonic() > end:
+            said = what() if callable(what) else what or getattr(condition, "__name__", "condition")
+            raise AssertionError(f"not within {cap:g} s: {said} (last: {value!r})")
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+    return value
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """(state, parent's pid) of a process, None when it has gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name in parentheses may hold anything, spaces and parentheses included.
+    state, ppid = text.rpartition(")")[2].split()[:2]
+    return state, int(ppid)
+
+
+def alive(pid: int) -> bool:
+    """Running or sleeping. A zombie is dead: it only waits for its parent to read its status.
+
+    But the first thread of a process may be a zombie while others still hold its sockets.
+    """
+    stat = _stat(pid)
+    if stat is None or stat[0] == "X":
+        return False
+    try:
+        return stat[0] != "Z" or len(os.listdir(f"/proc/{pid}/task")) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def children_of(parent: int) -> list[int]:
+    """Living children of a process, read from /proc: no server is asked."""
+    return [pid for pid in _pids() if (stat := _stat(pid)) and stat[1] == parent and alive(pid)]
+
+
+def marked(mark: str) -> list[int]:
+    """Living processes that were started with `mark` in their environment."""
+    needle = f"{MARK}={mark}".encode()
+    found = []
+    for pid in _pids():
+        try:
+            if needle in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") and alive(pid):
+                found.append(pid)
+        except (OSError, ProcessLookupError):
+            pass  # gone meanwhile, or of another user
+    return found
+
+
+def all_gone(pids: list[int], what: str, cap: float = 5.0) -> None:
+    poll_until(lambda: not any(map(alive, pids)), f"{what}: all of {pids} gone", cap)
+
+
+@contextmanager
+def nothing_left(cap: float = 5.0) -> Iterator[None]:
+    """Fails when a process that was started within still lives afterwards, and ends it. The mark in
+    the environment finds it even when its parent is gone, and never finds another test's server.
+
+    Also closes the sockets that a test has left open.
+    """
+    mark = uuid.uuid4().hex
+    before = os.environ.get(MARK)
+    os.environ[MARK] = mark
+    try:
+        yield
+        poll_until(lambda: not marked(mark), "every server and child of this test ended", cap)
+    finally:
+        for pid in marked(mark):
+            os.kill(pid, signal.SIGKILL)
+        for client in list(open_clients):
+            client.close()
+        if before is None:
+            del os.environ[MARK]
+        else:
+            os.environ[MARK] = before
