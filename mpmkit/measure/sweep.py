@@ -30,6 +30,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.arguments import Parser
+from mpmkit.config.extras import require
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import DRIVERS, run_load
 from mpmkit.measure import command, records
@@ -84,7 +85,7 @@ class SweepTable(Table):
         """One row a point and MPM: the medians of the rounds (qps, p50_ms, p99_ms), the rounds, all
         failures, and whether the generator, or the machine that it shares with the server, was the
         limit in any of them."""
-        import pandas
+        pandas = require("pandas")
 
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in self.records:
