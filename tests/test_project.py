@@ -567,3 +567,17 @@ for use in (lambda: mpmkit.simulate("event").to_frame(), lambda: lab.control_roo
     said = done.stdout.splitlines()
     assert len(said) == 3, done.stdout + done.stderr
     assert all("pip install 'mpmkit[lab]' brings it" in line for line in said)
+
+
+def test_a_sweep_is_printed_without_pandas():
+    program = """
+import json, sys
+sys.modules["pandas"] = None
+from mpmkit.measure import records, sweep
+rows = records.read(records.recorded_folder() / "07-users.csv")
+print(sweep.SweepTable(rows, names=tuple(json.loads(rows[0]["point"]))).text())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, text=True, timeout=60, capture_output=True
+    )
+    assert "most requests/s under" in done.stdout, done.stderr
