@@ -198,6 +198,7 @@ def test_sections_name_backends(mpm, tmp_path):
     """<FilesMatch>, <Location> and TCP, as real configurations write it."""
     root = tmp_path / "root"
     write(root / "index.fake", "")
+    write(root / "notes.txt", "<?php not for php ?>")
     fake = Fake(tmp_path / "sock", echo)
     (tmp_path / "httpd.conf").write_text(f"""
 DocumentRoot "{root}"
@@ -218,7 +219,10 @@ DirectoryIndex index.fake
                 assert get(server, path).status == 200
                 told = fake.requests.pop()
                 assert (told["SCRIPT_NAME"], told.get("PATH_INFO", "")) == (name, info)
-            assert get(server, "/x.txt").status == 404
+            # Below a file there is no script, and the backend is not asked to look for one.
+            for path in ("/x.txt", "/notes.txt/x.fake", "/notes.txt/x.fake/more", "/no/x.fake"):
+                assert get(server, path).status == 404
+            assert not fake.requests
     finally:
         fake.close()
 
