@@ -29,7 +29,9 @@ def test_every_rule_holds_as_in_httpd():
     with tempfile.TemporaryDirectory(prefix="mpmkit-rules-") as where:
         os.chmod(where, 0o755)
         rows = compare_rules.rows(Path(where))
-    left = [f"{row.case}\n  httpd   {row.httpd}\n  mpmkit  {row.mpmkit}" for row in unexplained(rows)]
+    left = [
+        f"{row.case}\n  httpd   {row.httpd}\n  mpmkit  {row.mpmkit}" for row in unexplained(rows)
+    ]
     assert not left, "\n".join(left)
     assert not idle_reasons(rows)
     kinds = Counter(judge(row).kind for row in rows)
@@ -44,11 +46,15 @@ def rules(*sections: Section) -> Sections:
     ("FilesMatch", r"\p{L}", r"\p"), ("FilesMatch", "(?R)", "(?R"), ("FilesMatch", "(?|a|b)", "(?|"),
     ("FilesMatch", "(*UTF8)a", "(*"), ("FilesMatch", r"a\Kb", r"\K"), ("FilesMatch", "(?x) a", "(?x"),
     ("FilesMatch", "(?m)^a", "(?m"), ("FilesMatch", "a{,2}", "{,"), ("FilesMatch", "(?(1)a|b)", "(?("),
-    ("FilesMatch", r"[\d-z]", "a range"), ("FilesMatch", "[a-\\d]", "a range"), ("FilesMatch", r"\x{100}", r"\x{"),
+    ("FilesMatch", r"[\d-z]", "a range"), ("FilesMatch", "[a-\\d]", "a range"),
+    ("FilesMatch", r"\x{100}", r"\x{"),
     ("FilesMatch", "[[:alfa:]]", "[:alfa:]"), ("FilesMatch", "[[.a.]]", "[."), ("FilesMatch", r"\G", r"\G"),
-    ("FilesMatch", r"[\Qa\E]", r"\Q"), ("FilesMatch", r"(a)\12", r"\12"), ("FilesMatch", "(?<=a|bc)d", "look-behind"),
-    ("LocationMatch", "(", "parenthesis"), ("LocationMatch", "a)", "parenthesis"), ("LocationMatch", "[a", "bracket"),
-    ("FilesMatch", "(?i)a(?-i)b", "twice"), ("FilesMatch", r"\cA", r"\c"), ("DirectoryMatch", "*", "repeat"), ("DirectoryMatch", "a\\", "\\"), ("FilesMatch", "[b-a]", "range"),
+    ("FilesMatch", r"[\Qa\E]", r"\Q"), ("FilesMatch", r"(a)\12", r"\12"),
+    ("FilesMatch", "(?<=a|bc)d", "look-behind"),
+    ("LocationMatch", "(", "parenthesis"), ("LocationMatch", "a)", "parenthesis"),
+    ("LocationMatch", "[a", "bracket"),
+    ("FilesMatch", "(?i)a(?-i)b", "twice"), ("FilesMatch", r"\cA", r"\c"), ("DirectoryMatch", "*", "repeat"),
+    ("DirectoryMatch", "a\\", "\\"), ("FilesMatch", "[b-a]", "range"),
     ("Directory", "srv/private", "absolute"), ("Directory", "*", "absolute"),
 ])  # fmt: skip
 def test_what_cannot_be_read_exactly_is_refused_with_its_place(kind, arg, says):
@@ -66,8 +72,10 @@ def test_what_cannot_be_read_exactly_is_refused_with_its_place(kind, arg, says):
     (r"\Qa.b*\E+", "a.b** xa.b*", "aXb a.b"), (r"^a\z", "a", "a\n"), (r"^a\Z", "a a\n", "a\n\n"),
     ("^a$", "a", "a\n"), ("^a.b$", "a\nb", "ab"), ("^[[:punct:]]+$", "!-/ []^_` {|}~", "a"),
     ("^[^[:space:]x]$", "a", "x \v"), (r"^(?<n>a)\k<n>\1(?P=n)$", "aaaa", "aaa"), (r"^(a)\g{1}\g1$", "aaa", "aa"),
-    ("^a{2}{x$", "aa{x", "aax"), (r"^\h\v\R\N$", "\t\n\r\nx", "  \n\n"), (r"^\x41\x{42}\103\e$", "ABC\x1b", "ABc\x1b"),
-    ("^é+$", "é", "éé"), (r"^[a\]b-]+$", "a]-b", "c"), (r"^\w$", "a", "é"), ("^(?>a+)b", "aab", "aa"), ("^a++a", "", "aaa"),
+    ("^a{2}{x$", "aa{x", "aax"), (r"^\h\v\R\N$", "\t\n\r\nx", "  \n\n"),
+    (r"^\x41\x{42}\103\e$", "ABC\x1b", "ABc\x1b"),
+    ("^é+$", "é", "éé"), (r"^[a\]b-]+$", "a]-b", "c"), (r"^\w$", "a", "é"), ("^(?>a+)b", "aab", "aa"),
+    ("^a++a", "", "aaa"),
 ])  # fmt: skip
 def test_expressions_mean_what_pcre_means(pattern, yes, no):
     """Blanks separate the texts."""
@@ -84,7 +92,8 @@ def test_a_directory_is_named_in_one_way(arg, path):
 
 
 @pytest.mark.parametrize(("name", "handler"), [
-    ("b.CGI", "cgi"), ("b.cgi", "cgi"), ("b.Py", "wsgi"), ("b.cgi.bak", "cgi"), ("b.cgi.py", "wsgi"), ("b.txt", None),
+    ("b.CGI", "cgi"), ("b.cgi", "cgi"), ("b.Py", "wsgi"), ("b.cgi.bak", "cgi"), ("b.cgi.py", "wsgi"),
+    ("b.txt", None),
     ("cgi", None), (".cgi", None), ("..cgi", None), ("b.cgi/c", None), ("b.cgix", None), (".b.cgi", "cgi"),
 ])  # fmt: skip
 def test_handlers_by_extension(name, handler):

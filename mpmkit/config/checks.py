@@ -135,9 +135,9 @@ class _Reader:
             arg = canonical(section.arg) if section.kind == "Directory" else section.arg
             section_pattern(section.kind, arg)
         except ValueError as error:
-            place = {"file": section.file, "line": section.line}
+            where = Setting(section.kind, (section.arg,), section.file, section.line)
             text = f"<{section.kind} {section.arg}> {error}"
-            self.problems.append(DirectiveError(text, directive=section.kind, **place))
+            self.problems.append(DirectiveError.at(where, text))
 
     def read(self, setting: Setting, section: Section | None = None) -> None:
         try:

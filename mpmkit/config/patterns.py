@@ -6,8 +6,8 @@ exactly is a ValueError: a rule that protects nothing is worse than a server tha
 
 from __future__ import annotations
 
-import os
 import re
+from posixpath import normpath
 
 _POSIX = {
     "alpha": r"a-zA-Z", "digit": r"0-9", "alnum": r"a-zA-Z0-9", "upper": r"A-Z", "lower": r"a-z",
@@ -22,7 +22,9 @@ _CONTROL = {"a": 7, "e": 27, "f": 12, "n": 10, "r": 13, "t": 9}
 _NAME = r"[A-Za-z_]\w{0,31}"
 _QUANTIFIER = re.compile(r"\{\d+(,\d*)?\}", re.ASCII)
 _NAMED = re.compile(rf"\?(?:P?<({_NAME})>|'({_NAME})')", re.ASCII)
-_BACK = re.compile(rf"(?:k(?:<({_NAME})>|'({_NAME})'|\{{({_NAME})\}})|g\{{?([1-9]\d?)\b\}}?)", re.ASCII)
+_BACK = re.compile(
+    rf"(?:k(?:<({_NAME})>|'({_NAME})'|\{{({_NAME})\}})|g\{{?([1-9]\d?)\b\}}?)", re.ASCII
+)
 _OCTAL = re.compile(r"0[0-7]{0,2}|[1-3][0-7]{2}")
 _FLAGS = re.compile(r"\?([is]*)(?:-([is]+))?([:)])")
 
@@ -52,7 +54,7 @@ def canonical(directory: str) -> str:
     """
     if not directory.startswith("/"):
         raise ValueError("is no absolute path: write all of it, from its first slash")
-    return os.path.normpath(directory).rstrip("/").replace("//", "/") + "/"
+    return normpath(directory).rstrip("/").replace("//", "/") + "/"
 
 
 def has_wild_cards(text: str) -> bool:
@@ -87,7 +89,8 @@ def _wild_class(text: str, at: int) -> tuple[str, int] | None:
     """The class that opens before `at`, and where it ends; None: the bracket is an ordinary character."""
     negated = text[at : at + 1] in ("!", "^")
     at += negated
-    start, ranges = at, []
+    start = at
+    ranges: list[str] = []
     while at < len(text) and text[at] != "/":
         if text[at] == "]" and at > start:
             inside = "".join(ranges)
@@ -112,7 +115,7 @@ def _wild_char(text: str, at: int) -> tuple[str, int]:
 
 def _as_bytes(text: str) -> str:
     """The bytes of a text, one character each."""
-    return os.fsencode(text).decode("latin-1")
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def _literal(char: str) -> str:
@@ -265,7 +268,7 @@ class _Translation:
         if found := _OCTAL.match(char + self.rest):
             self.rest = (char + self.rest)[found.end() :]
             return int(found[0], 8)
-        if not char or char.isascii() and char.isalnum():
+        if not char or (char.isascii() and char.isalnum()):
             raise self.no("\\" + char)
         return ord(char)
 

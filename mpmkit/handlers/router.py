@@ -368,7 +368,9 @@ def _by_extension(handlers: Mapping[str, str], filename: str) -> str | None:
     if not handlers:
         return None
     _, *extensions = os.path.basename(filename).lstrip(".").lower().split(".")
-    return next((handlers["." + ext] for ext in reversed(extensions) if "." + ext in handlers), None)
+    return next(
+        (handlers["." + ext] for ext in reversed(extensions) if "." + ext in handlers), None
+    )
 
 
 def _is_local(conn: Connection) -> bool:

@@ -22,7 +22,12 @@ from typing import NamedTuple
 from mpmkit.config.directives import Directives, Section, section_values
 from mpmkit.config.patterns import canonical, section_pattern
 
-ORDER = (("Directory",), ("DirectoryMatch",), ("Files", "FilesMatch"), ("Location", "LocationMatch"))
+ORDER = (
+    ("Directory",),
+    ("DirectoryMatch",),
+    ("Files", "FilesMatch"),
+    ("Location", "LocationMatch"),
+)
 # What `Options All` means: everything but MultiViews and SymLinksIfOwnerMatch, which forbids.
 ALL_OPTIONS = frozenset({"Indexes", "Includes", "IncludesNOEXEC", "FollowSymLinks", "ExecCGI"})
 _OTHERS = ("MultiViews", "SymLinksIfOwnerMatch")
@@ -171,7 +176,6 @@ class Sections:
         if config.handler is not None and config.handler.lower() == "none":
             config = config._replace(handler=None)
         return config
-
 
     def watched(self, filename: str) -> list[tuple[str, bool]]:
         """The parts of a file's path that may not be symbolic links, and whether a link is allowed that

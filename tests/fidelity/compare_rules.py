@@ -39,15 +39,19 @@ DIRECTORIES = ("", "/", "/a", "/a/", "/a/private", "/*/private", "/?/private", "
     "/near", "/near/private", "/near/*", "/a/private/x.txt", "/[!]a]", "/[a-]", "/[--b]", "/a/b/pr*e",
     "/A", "/a/*/private", "/[a-", "/[!]", "/*/x.txt")  # fmt: skip
 # <DirectoryMatch>: an expression for the directory below the case's own.
-DIRECTORY_EXPRESSIONS = ("", "/", "$", "/$", "/a", "/a$", "/a/", "/a/$", "/.*/\\.git/", "/.*/\\.git$", "/.+/private",
-    "/a/(?!private)", "/(a|b)/private/", "/[[:alpha:]]/", "/near/", "/open", "/.*\\.txt$", "/a/private/x")  # fmt: skip
+DIRECTORY_EXPRESSIONS = ("", "/", "$", "/$", "/a", "/a$", "/a/", "/a/$", "/.*/\\.git/", "/.*/\\.git$",
+    "/.+/private",
+    "/a/(?!private)", "/(a|b)/private/", "/[[:alpha:]]/", "/near/", "/open", "/.*\\.txt$",
+    "/a/private/x")  # fmt: skip
 # <Location>
 LOCATIONS = ("", "/", "/a", "/a/", "/*/private", "/*/private/*", "/*/private/", "/a/private", "/?", "/?/", "/a*",
     "//a", "/./a", "/a/../b", "/[ab]/private/x.txt", "/[!a]/private/x.txt", "/*.txt", "/*", "/*/*", "/*/*/*",
     "/a//private", "/a/private/", "/near", "/ü", "/??/z.txt", "/x*y", r"/x\*y", "/.{k}ht", "/a%5b1]",
     "/open.tx", "/open.txt/", "/no", "/[a", r"/\a")  # fmt: skip
-LOCATION_EXPRESSIONS = ("", "/a", "/a$", "/a/$", "//a", "/[^/]+/private", "/(?i)A/", "/.*\\.txt$", "/a(?i)/PRIVATE|never",
-    "/(?<n>a)/", "/\\Q.\\E", "/[[:lower:]]/", "/open\\.txt\\z", "/open\\.txt\\Z", "/(?:a|b)/private", "/(?>a)/private",
+LOCATION_EXPRESSIONS = ("", "/a", "/a$", "/a/$", "//a", "/[^/]+/private", "/(?i)A/", "/.*\\.txt$",
+    "/a(?i)/PRIVATE|never",
+    "/(?<n>a)/", "/\\Q.\\E", "/[[:lower:]]/", "/open\\.txt\\z", "/open\\.txt\\Z", "/(?:a|b)/private",
+    "/(?>a)/private",
     "/a/\\.git", "/\\w+/x", "/[\\w*]+/z", "/\\x61/", "/..?/z", "/[[:^alpha:]]", "/(a)/\\1", "/\\Ba", "/\\ba\\b",
     "/[\\]a]/", "/[]a]/", "/[^]a]/", "/a{1}/", "/a{1,}/", "/a++/", "/[a-b]/", "/\\N+private", "/\\S\\H/",
     "/(?i:A)/", "/((?i)A|B)/private", "/a(?#why)/", "/(?s).*x\\.", "/[\\x61-\\x62]/", "/\\141", "/(?'n'a)/",
@@ -55,7 +59,8 @@ LOCATION_EXPRESSIONS = ("", "/a", "/a$", "/a/$", "//a", "/[^/]+/private", "/(?i)
 # <Files>, <FilesMatch>
 NAMES = ("{k}.ini", "{k}.*", "{k}.???", "{k}.[hi]ni", "{k}.[!h]ni", "*{k}*", ".{k}*", "?{k}ht", "{k}",
     "*{k}.ini", r"{k}\.ini", "{k}.INI", "{k}.ini/", "*{k}.*.*", "[k]*{k}ini")  # fmt: skip
-NAME_EXPRESSIONS = ("{k}", "^{k}", "{k}\\.ini$", "^\\.{k}", "(?i){k}\\.INI", "{k}\\.(ini|bak)$", "{k}\\.[[:alpha:]]+$",
+NAME_EXPRESSIONS = ("{k}", "^{k}", "{k}\\.ini$", "^\\.{k}", "(?i){k}\\.INI", "{k}\\.(ini|bak)$",
+    "{k}\\.[[:alpha:]]+$",
     "\\Q{k}.\\Eini", "(?<n>{k})\\.ini\\z", "x(?i)y|{k}\\.ini", "{k}\\.ini{{1}}$", "{k}.*(?<!ini)$",
     "^{k}\\.[^.]*$", "{k}\\.\\w*$", "{k}\\.(?i)STA")  # fmt: skip
 # Links: Options of the case's directory, and of the one below it.
@@ -134,7 +139,12 @@ def build(base: Path) -> tuple[str, list[tuple[str, str]]]:
             (where / link).symlink_to(target)
         if os.geteuid() == 0:
             os.lchown(where / "theirs.txt", 33, 33)
-        values = {"{d}": str(base / "current" / tag), "{u}": f"/{tag}", "{k}": tag, "{real}": str(where)}
+        values = {
+            "{d}": str(base / "current" / tag),
+            "{u}": f"/{tag}",
+            "{k}": tag,
+            "{real}": str(where),
+        }
         for key, value in values.items():
             text = text.replace(key, value)
         texts.append(text.replace("\\", "\\\\"))
@@ -150,7 +160,9 @@ def ask(server: Side, tag: str, paths: Sequence[str]) -> str:
     with contextlib.closing(client):
         for path in paths:
             asked = f"/{tag}/{path.replace('{k}', tag)}"
-            client.request("GET", "".join(f"%{b:02x}" if b > 127 else chr(b) for b in asked.encode()))
+            client.request(
+                "GET", "".join(f"%{b:02x}" if b > 127 else chr(b) for b in asked.encode())
+            )
             reply = client.getresponse()
             body = reply.read()
             kind = "" if reply.status != 200 or body == b"text\n" else " page"
