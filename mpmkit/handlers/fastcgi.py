@@ -17,6 +17,7 @@ workers without a connection starve.
 
 from __future__ import annotations
 
+import os
 import re
 import select
 import socket
@@ -27,6 +28,7 @@ from mpmkit.config.directives import DirectiveError
 from mpmkit.handlers import fastcgi_records as fcgi
 from mpmkit.handlers.gateway import Script
 from mpmkit.handlers.programs import Head, Programs, Redirect, ScriptFailed, StderrLines, take_head
+from mpmkit.handlers.static import signature_of
 from mpmkit.http.messages import Request, RequestError, Response
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ PIECE = 65536
 # Methods whose requests may be made twice (RFC 9110, 9.2.2).
 REPEATABLE = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
 RESENT = 65536  # bytes of a request's body that are remembered for a second attempt
+SCRIPTS_KEPT = 1024  # of each backend: those whose links were followed
 DEFAULT_PORT = 8000  # of fcgi:// without a port, as in httpd
 ID = 1  # of the one request that a connection carries at a time
 
@@ -91,16 +94,40 @@ class Backend:
         self.timeout = float(values.get("timeout", d.ProxyTimeout or d.Timeout))
         self._keep = bool(values.get("enablereuse", False))
         self._most = int(values.get("max", d.ThreadsPerChild))
+        self._checked: dict[Script, tuple[int, int, int, int]] = {}  # the version that was checked
         self._idle: list[socket.socket] = []  # of this process: nothing is connected before a fork
 
     def run(self, request: Request, conn: Connection, script: Script) -> Response:
         """Have the backend run a script, and pass on its answer."""
 
         def start(environ: dict[str, str]) -> tuple[Head, _Exchange | bytes]:
+            self._check(script)
             exchange, head = self._ask(_Asked(environ, request, conn, self._keep), request)
             return head, exchange.whole() or exchange
 
         return self._service.run_by(start, request, conn, script)
+
+    def _check(self, script: Script) -> None:
+        """May this script be run? Raises ScriptFailed as CGI does for a link that leads out of the
+        root. A file that is not here may be another machine's: the backend decides."""
+        name = script.filename
+        try:
+            st = os.stat(name)
+        except NotADirectoryError:
+            raise ScriptFailed(404, f"script not found: {name}", "AH02811") from None
+        except (OSError, ValueError):
+            signature = None
+        else:
+            signature = signature_of(st)
+            if self._checked.get(script) == signature:
+                return
+        root = script.root.rstrip("/")
+        if not (os.path.realpath(name) + "/").startswith(root + "/"):
+            raise ScriptFailed(403, f"{name} is a link that leads out of {script.root}")
+        if signature is not None:
+            if len(self._checked) >= SCRIPTS_KEPT:
+                self._checked.clear()
+            self._checked[script] = signature
 
     def _ask(self, asked: _Asked, request: Request) -> tuple[_Exchange, Head]:
         """Send the request and read the head of its answer.

@@ -8,6 +8,7 @@ WSGI, CGI and FastCGI pass a script the same variables in different encodings. N
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
     from mpmkit.server.connection import Connection
 
+# What a header's name is made of, and what its value may not contain (RFC 9110, 5.1 and 5.5).
+FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 REDIRECTS = 10  # internal redirects of one request (LimitInternalRecursion)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpmkit.handlers.conditional import unchanged
-from mpmkit.handlers.gateway import Script, Variables
+from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Script, Variables
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,
     REASONS,
@@ -35,7 +35,6 @@ STDERR_LINE = 8192  # bytes; a longer line of a script's stderr is cut into seve
 RESERVED_HEADERS = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "date", "server"}
 )
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 # Serves a script's `Location: /path` (router.redirect): path, the script's fields, its variables.
 Redirect = Callable[[Request, "Connection", str, bytes, dict], Response]
@@ -93,7 +92,7 @@ def read_head(lines: bytes, name: str) -> Head:
         value = value.strip(b" \t")
         if not line:
             continue
-        if not colon or not _NAME.match(key) or b"\r" in value or b"\0" in value:
+        if not colon or not FIELD_NAME.match(key) or CONTROL.search(value):
             shown = line[:30].decode("latin-1").encode("unicode_escape").decode()
             raise ScriptFailed(500, f"malformed header from script '{name}': Bad header: {shown}")
         lower = key.lower().decode()

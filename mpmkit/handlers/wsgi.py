@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ from stat import S_ISREG
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpmkit.handlers.gateway import Script, Variables
+from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Script, Variables
 from mpmkit.handlers.programs import measured
 from mpmkit.handlers.static import signature_of
 from mpmkit.http.messages import (
@@ -41,6 +42,8 @@ HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding "
     "upgrade".split()
 )
+# Three digits of a final status, a blank, and a reason: PEP 3333, and RFC 9112, 4.
+_STATUS = re.compile(r"[2-9][0-9]{2} [^\x00-\x08\x0a-\x1f\x7f]*\Z")
 HEADS_KEPT = 128  # of applications' answers: status and headers, checked and written down
 
 
@@ -304,10 +307,8 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
 
     Most applications repeat themselves, so valid heads are remembered.
     """
-    if not (len(status) >= 4 and status[:3].isdigit() and status[3] == " "):
+    if not _STATUS.match(status):
         raise AssertionError(f"status {status!r} is not like '200 OK'")
-    if not status.isprintable():
-        raise AssertionError(f"status {status!r} contains a line break")
     code, reason = int(status[:3]), status[4:]
     fields = after = ""
     length = None
@@ -315,25 +316,30 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
         lower = name.lower()
         if lower in HOP_BY_HOP:
             raise AssertionError(f"header {name}: is the server's to set, not the application's")
-        if "\n" in value or "\r" in value or "\n" in name:
-            raise AssertionError(f"header {name!r} contains a line break")
+        if not FIELD_NAME.match(name.encode("utf-8", "surrogateescape")):
+            raise AssertionError(f"header {name!r} is no name; write letters, digits and hyphens")
+        if CONTROL.search(value.encode("latin-1")):
+            raise AssertionError(f"header {name!r} contains a control character or line break")
         if lower == "content-type":
             after = f"Content-Type: {value}\r\n"
         elif lower not in ("date", "server"):
             if lower == "content-length":
-                if code in BODYLESS_STATUSES:
-                    continue  # there is no body
-                if not (value.isascii() and value.isdigit()) or length is not None:
+                if not (value.isascii() and value.isdigit()):
                     raise AssertionError(f"Content-Length {value[:30]!r} is not one whole number")
-                length = whole_number(value)
+                before, length = length, whole_number(value)
                 if length is None:
                     raise AssertionError("Content-Length is longer than any body")
+                if before not in (None, length):
+                    text = f"two values of Content-Length, {before} and {length}"
+                    raise AssertionError(f"{text}, are not one whole number")
+                if before is not None or code in BODYLESS_STATUSES:
+                    continue  # it is written once, and not where there is no body
             fields += f"{name}: {value}\r\n"
     return Head(
         code,
         fields.encode("latin-1"),
         after.encode("latin-1") + b"\r\n",
-        length,
+        None if code in BODYLESS_STATUSES else length,
         None if reason == REASONS.get(code) else reason.encode("latin-1"),
     )
 
