@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import DirectiveError
 from mpmkit.handlers import fastcgi_records as fcgi
-from mpmkit.handlers.gateway import Script
+from mpmkit.handlers.gateway import Redirected, Script
 from mpmkit.handlers.programs import Head, Programs, Redirect, ScriptFailed, StderrLines, take_head
 from mpmkit.handlers.static import signature_of
 from mpmkit.http.messages import Request, RequestError, Response
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 PIECE = 65536
 # Methods whose requests may be made twice (RFC 9110, 9.2.2).
 REPEATABLE = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
+SPOOLED = 16384  # bytes of a chunked body that are read before the backend is asked (MAX_MEM_SPOOL)
 RESENT = 65536  # bytes of a request's body that are remembered for a second attempt
 SCRIPTS_KEPT = 1024  # of each backend: those whose links were followed
 DEFAULT_PORT = 8000  # of fcgi:// without a port, as in httpd
@@ -83,6 +84,7 @@ class Backend:
         self._service = service
         self.log = service.log
         self.name = handler.removeprefix("proxy:")
+        self._url = found["url"]
         self._address: str | tuple[str, int]
         port = int(found["port"] or DEFAULT_PORT)
         self._address = found["path"] or (found["host"].strip("[]"), port)
@@ -102,6 +104,9 @@ class Backend:
 
         def start(environ: dict[str, str]) -> tuple[Head, _Exchange | bytes]:
             self._check(script)
+            if isinstance(request, Redirected) and script.path_info:
+                # With REDIRECT_URL, php-fpm takes PATH_TRANSLATED for the script, except from httpd.
+                environ["SCRIPT_FILENAME"] = f"proxy:{self._url}{environ['SCRIPT_FILENAME']}"
             exchange, head = self._ask(_Asked(environ, request, conn, self._keep), request)
             return head, exchange.whole() or exchange
 
@@ -213,17 +218,25 @@ class _Asked:
     """A request as records, piece by piece as the client sends them; and again, while it is short."""
 
     def __init__(self, environ: dict, request: Request, conn: Connection, keep: bool) -> None:
+        early: list[bytes] = []
+        read = request.length == 0  # the client has sent all of it
+        if request.length is None:  # chunked: a short body is read first, for its length
+            while not read and sum(map(len, early)) <= SPOOLED:
+                early.append(conn.read_body())
+                read = not early[-1]
+            if read:
+                environ["CONTENT_LENGTH"] = str(sum(map(len, early)))
         params = fcgi.pairs(
-            (key.encode("latin-1"), value.encode("latin-1", "surrogateescape"))
-            for key, value in environ.items()
+            (key.encode("latin-1"), value.encode("latin-1")) for key, value in environ.items()
         )
         head = fcgi.begin(ID, keep) + fcgi.stream(fcgi.PARAMS, ID, params)
         head += fcgi.record(fcgi.PARAMS, ID)
         self.conn = conn
         self._sent: list[bytes] | None = []  # for a second attempt; None: it is too long to be kept
-        self._size = 0  # of the body
-        self._read = request.length == 0  # the client has sent all of it
-        if self._read:
+        self._size = sum(map(len, early))  # of the body, as far as it has been read
+        self._read = read
+        head += b"".join(fcgi.stream(fcgi.STDIN, ID, piece) for piece in early)
+        if read:
             head += fcgi.record(fcgi.STDIN, ID)
         self._next = [head]
         self.complete = False  # all of it has been given out

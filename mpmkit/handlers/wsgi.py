@@ -176,21 +176,33 @@ class FileWrapper:
 
     def __init__(self, file: Any, block_size: int = 65536) -> None:
         self.file = file
+        self.most: int | None = None  # bytes to send: the application's Content-Length
         self._block_size = block_size
         self.close = getattr(file, "close", lambda: None)
 
     def __iter__(self) -> Iterator[bytes]:
-        while data := self.file.read(self._block_size):
+        size, left = self._block_size, self.most
+        while data := self.file.read(size if left is None else min(size, left)):
             yield data
+            if left is not None:
+                left -= len(data)
+                if left <= 0:
+                    return
 
     def body(self) -> FileBody | None:
-        """What is left of the file, by a descriptor of its own; None: it is not a regular file."""
+        """What is left of the file, by a descriptor of its own; None: it is not a regular file, or what
+        read() gives is not its bytes as they are (gzip, bz2, a text, any class of another kind)."""
+        file = self.file
+        raw = file.raw if type(file) in (io.BufferedReader, io.BufferedRandom) else file
+        if type(raw) is not io.FileIO:
+            return None
         try:
-            fd, at = self.file.fileno(), self.file.tell()
+            fd, at = file.fileno(), file.tell()
             st = os.fstat(fd)
             if not S_ISREG(st.st_mode):
                 return None
-            return FileBody(os.dup(fd), at, max(0, st.st_size - at))
+            left = max(0, st.st_size - at)
+            return FileBody(os.dup(fd), at, left if self.most is None else min(left, self.most))
         except (AttributeError, OSError, ValueError):
             return None
 
@@ -209,6 +221,7 @@ def run_application(
         body = b"".join(result)
         return call.response(body, len(body))
     if type(result) is FileWrapper and not call.written:
+        result.most = call.head.length if call.head is not None else None
         file = result.body()
         if file is not None:
             if call.sends(file):

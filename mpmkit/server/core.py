@@ -26,6 +26,7 @@ from mpmkit.http.messages import (
     Request,
     RequestError,
     Response,
+    Unparsed,
     page,
     server_header,
     text_field,
@@ -164,7 +165,7 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
     body = response.body
     conn.status = response.status
     if not conn.keep_alive:
-        if request.version == (0, 9):
+        if request.version == (0, 9) or type(response) is Unparsed:
             respond_bare(conn, response, service)
             return
         connection = CLOSE
@@ -230,6 +231,7 @@ def respond_in_pieces(
     try:
         conn.body_sent = conn.send_pieces(head, body, chunked)
     finally:
+        conn.answering = False
         getattr(body, "close", int)()
     conn.sent = len(head) + conn.body_sent
     if response.length is not None and conn.body_sent != response.length:
@@ -239,7 +241,7 @@ def respond_in_pieces(
 
 
 def respond_bare(conn: Connection, response: Response, service: Service) -> None:
-    """HTTP/0.9: no status, no headers, the close is the end."""
+    """HTTP/0.9, and a program that makes its own head: the body alone, the close is the end."""
     body = response.body
     conn.body_sent = 0
     try:
