@@ -115,6 +115,59 @@ def application(environ, start_response):
         assert client.reply().body == b"firstsecond"
 
 
+@pytest.mark.parametrize("line, framed", [
+    ("HTTP/1.1", b"6\r\npiece0\r\n"), ("HTTP/1.0", b"\r\n\r\npiece0"), ("", b"piece0"),
+])  # fmt: skip
+def test_what_is_written_is_sent_at_once(mpm, tmp_path, line, framed):
+    """Each write() reaches the client before the next one is made, and the connection stays right."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    write(
+        tmp_path / "root" / "slow.py",
+        f"""
+def application(environ, start_response):
+    send = start_response("200 Right", [])
+    for number in range(3):
+        send(b"piece%d" % number)
+        with open({str(gate)!r}) as file:
+            assert file.read() == "go"
+    return [b"", b"last"]
+""",
+    )
+    with serving(mpm, document_root=tmp_path / "root") as server, Client(server) as client:
+        if line:
+            client.send(f"GET /slow.py {line}\r\nHost: x\r\n\r\n".encode())
+        else:
+            client.send(b"GET /slow.py\r\n")
+        for number in range(3):
+            last = framed.replace(b"0", b"%d" % number)[-9 if line == "HTTP/1.1" else -6 :]
+            while not client.buffer.endswith(last):
+                client.buffer += client.receive()
+            assert b"piece%d" % (number + 1) not in client.buffer
+            gate.write_text("go")
+        if line == "HTTP/1.1":
+            reply = client.reply()
+            assert (reply.body, reply.reason) == (b"piece0piece1piece2last", "Right")
+            client.send(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.reply().status == 404
+        else:
+            assert client.until_closed().endswith(b"piece0piece1piece2last")
+
+
+@pytest.mark.parametrize("name, said, end", [
+    ("write_then_raises", "after a write", b"4\r\nsome\r\n"),
+    ("write_then_exc_info", "written already", b"4\r\nsome\r\n"),
+    ("write_then_restarts", "second time", b"4\r\nsome\r\n"),
+    ("write_too_much", "more bytes than Content-Length 5", b"\r\n\r\n12345"),
+    ("write_too_little", "1 bytes less than", b"\r\n\r\n1234"),
+    ("write_then_too_much", "more bytes than Content-Length 1", b"\r\n\r\n12345"),
+])  # fmt: skip
+def test_a_mistake_after_a_write_cuts_the_answer(server, errors, name, said, end):
+    data = exchange(server, f"GET /cases.py/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert data.startswith(b"HTTP/1.1 200 ") and data.endswith(end)
+    assert data.count(b"HTTP/1.1") == 1 and said in errors()
+
+
 def test_headers(server):
     with Client(server) as client:
         reply = client.get("/cases.py/headers")
@@ -380,12 +433,13 @@ def test_a_status_that_is_none_is_500(server, errors, status):
     assert "is not like '200 OK'" in errors()
 
 
-def test_headers_that_are_right(server):
+def test_headers_that_are_right(server, errors):
     said = [("X-A", "a\tb \xe9\xff"), ("!#$%&'*+-.^_`|~9z", ""), ("Content-Length", "4")]
     reply = case(server, f"said?{quote(repr(('200 OK', [*said, said[-1]])))}")
     assert (reply.status, reply.body, reply["X-A"]) == (200, b"body", "a\tb \xe9\xff")
     two = [("Content-Length", "4"), ("Content-Length", "5")]
     assert case(server, f"said?{quote(repr(('200 OK', two)))}").status == 500
+    assert "two values of Content-Length, 4 and 5" in errors()
 
 
 @pytest.mark.parametrize("kind", ["gz", "bz2", "raw"])

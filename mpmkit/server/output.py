@@ -145,6 +145,12 @@ class Output:
             self._write(memoryview(end))
         return count
 
+    def send_piece(self, head: bytes, piece: bytes, chunked: bool) -> None:
+        """Send one piece at once, the first with the head before it. Raises Disconnected."""
+        data = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked and piece else piece
+        self._write(memoryview(head + data))
+        self.answering = True
+
     def flush(self) -> bool:
         """Event: send more of `pending` without waiting. True when all of it is sent.
 

@@ -162,7 +162,7 @@ def case_exits_after_piece(environ, start_response):
 
 def case_exc_info(environ, start_response):
     """An error after start_response, told by another one: nothing has been sent yet."""
-    start_response("200 OK", [*HTML, ("X-First", "yes")])(b"belongs to the first")
+    start_response("200 OK", [*HTML, ("X-First", "yes")])
     try:
         raise ValueError
     except ValueError:
@@ -357,3 +357,43 @@ def case_wrapped(environ, start_response):
     opener = {"gz": gzip.open, "bz2": bz2.open, "raw": open}[kind]
     start_response("200 OK", [("Content-Length", length)] if length else [])
     return environ["wsgi.file_wrapper"](opener(path + kind, "rb"), 1000)
+
+
+def case_write_then_raises(environ, start_response):
+    start_response("200 OK", HTML)(b"some")
+    raise RuntimeError("a mistake after a write")
+
+
+def case_write_then_restarts(environ, start_response):
+    start_response("200 OK", HTML)(b"some")
+    start_response("500 Oops", HTML)
+    return []
+
+
+def _sized(start_response):
+    return start_response("200 OK", [("Content-Length", "5")])
+
+
+def case_write_too_much(environ, start_response):
+    write = _sized(start_response)
+    write(b"1234")
+    write(b"567")
+    return []
+
+
+def case_write_too_little(environ, start_response):
+    _sized(start_response)(b"1234")
+    return []
+
+
+def case_write_then_too_much(environ, start_response):
+    _sized(start_response)(b"1234")
+    return [b"567"]
+
+
+def case_write_then_exc_info(environ, start_response):
+    start_response("200 OK", HTML)(b"some")
+    try:
+        raise ValueError("written already")
+    except ValueError:
+        start_response("500 Oops", [], sys.exc_info())
