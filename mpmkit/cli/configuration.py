@@ -103,7 +103,7 @@ class Configuration:
             access = kind(directives.CustomLog, site(directives))
         handler = self.handler(directives, errors)
         error_page = handler.refusal if isinstance(handler, ErrorPages) else default_error_page
-        service = Service(directives, handler, access, errors, error_page)
+        service = self._scripts.service = Service(directives, handler, access, errors, error_page)
         return Setup(directives, service, notes)
 
     def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
@@ -122,9 +122,8 @@ class Configuration:
         files.listings = self._autoindex
         if directives.UseCanonicalName == "On" and directives.ServerName:
             files.canonical = directives.ServerName.encode("latin-1", "replace")
-        router = Router(
-            directives, files, WsgiScripts(directives, errors), {"server-status": status}, errors
-        )
+        self._scripts = WsgiScripts(directives, errors)
+        router = Router(directives, files, self._scripts, {"server-status": status}, errors)
         if not ErrorPages.wanted(directives, errors):
             return router
         known = site(directives)

@@ -23,7 +23,7 @@ from mpmkit.handlers.gateway import Script, redirected
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.handlers.wsgi import WsgiScripts
-from mpmkit.http.messages import Request, RequestError, Response, page
+from mpmkit.http.messages import Page, Request, RequestError, Response, Unparsed, page
 from mpmkit.http.target import split_target
 
 if TYPE_CHECKING:
@@ -305,6 +305,11 @@ class Router:
             self._errors.write("error", text, ah="AH00124", client=conn.peer)
             return page(500, request.method)
         answer = self(new, conn)
+        if type(answer) is Page:  # ErrorDocument may change it: errors.py
+            answer.request = answer.request or new
+            return answer
+        if type(answer) is Unparsed:
+            return answer
         fields += answer.fields
         more = (answer.length, answer.close, answer.reason)
         return Response(answer.status, fields, answer.after, answer.body, *more)
