@@ -330,7 +330,7 @@ def check_limits(head: bytes, directives: Directives, *, complete: bool) -> None
     if line_end < 0:
         return
     if not _REQUEST_LINE.match(head, 0, line_end):
-        line = quote_line(head[:line_end][:200])
+        line = os.fsdecode(head[: min(line_end, 200)])
         raise RequestError(400, f"malformed request line {line}", ah=_malformed(head[:line_end]))
     size = directives.LimitRequestFieldSize
     count = directives.LimitRequestFields

@@ -8,12 +8,14 @@ collected first; see `BufferedAccessLog`.
 from __future__ import annotations
 
 import os
+import re
 import time
 from _thread import allocate_lock, get_native_id
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Note
+from mpmkit.http.target import ESCAPES
 from mpmkit.server.log_format import (
     Field,
     FormatError,
@@ -31,6 +33,22 @@ LEVELS = ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug") 
     f"trace{i}" for i in range(1, 9)
 )
 _RANK = {level: i for i, level in enumerate(LEVELS)}
+
+
+# All but printable ASCII is escaped in the error log; quotes are left as they are.
+_UNSAFE = re.compile(r"[^\x20-\x5b\x5d-\x7e]")
+
+
+def escaped(text: str) -> str:
+    """Text as one line of the error log may hold it (httpd's ap_escape_errorlog_item)."""
+    if _UNSAFE.search(text) is None:
+        return text
+    return _UNSAFE.sub(lambda found: ESCAPES.get(found[0]) or _hexadecimal(found[0]), text)
+
+
+def _hexadecimal(char: str) -> str:
+    how = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", how))
 
 
 class LogError(Exception):
@@ -79,7 +97,8 @@ class ErrorLog:
     def write(
         self, level: str, text: str, *, ah: str = "", module: str = "", client: tuple | None = None
     ) -> None:
-        """One line, if the level is enabled. Never raises: a full disk must not end a server."""
+        """One line, if the level is enabled: whatever the text holds, no client and no script can begin
+        a line of its own. Never raises: a full disk must not end a server."""
         if not self.enabled(level, module):
             return
         now = time.time()
@@ -89,14 +108,15 @@ class ErrorLog:
         who = f"[client {client[0]}:{client[1]}] " if client else ""
         code = f"{ah}: " if ah else ""
         where = f"[{module or self._module}:{level}] [pid {os.getpid()}:tid {get_native_id()}] "
-        for line in text.splitlines() or [""]:
-            try:
-                os.write(
-                    self.fd,
-                    f"[{stamp}] {where}{who}{code}{line}\n".encode("utf-8", "backslashreplace"),
-                )
-            except OSError:
-                pass
+        try:
+            os.write(self.fd, f"[{stamp}] {where}{who}{code}{escaped(text)}\n".encode())
+        except OSError:
+            pass
+
+    def write_lines(self, level: str, text: str, **where: Any) -> None:
+        """Text of several lines, such as a traceback: each line by `write`."""
+        for line in text.splitlines():
+            self.write(level, line, **where)
 
     def note(self, note: Note, module: str = "") -> None:
         self.write(note.level, note.text, ah=note.ah, module=module)
@@ -110,15 +130,15 @@ class ErrorLog:
         """A script's exception, the one being handled, with its traceback."""
         import traceback  # here: it is rarely needed, and every child would carry it
 
-        trace = traceback.format_exc()
-        self.write("error", f"{text}\n{trace}", module="wsgi", client=client)
+        self.write("error", text, module="wsgi", client=client)
+        self.write_lines("error", traceback.format_exc(), module="wsgi", client=client)
 
     def failure(self, text: str, error: BaseException | None) -> None:
         """An error of the server's own."""
         import traceback
 
-        trace = "".join(traceback.format_exception(error))
-        self.write("alert", f"{text}\n{trace}")
+        self.write("alert", text)
+        self.write_lines("alert", "".join(traceback.format_exception(error)))
 
 
 # -- access log -------------------------------------------------------------------------------------

@@ -292,7 +292,8 @@ class Parent:
                     configure(sock, setup.directives, "https" if setup.directives.tls else "http")
         except (DirectiveError, ListenError, LogError, OSError) as error:
             ah = getattr(error, "ah", "AH00526")
-            self.errors.write("error", f"the new configuration is not used: {error}", ah=ah)
+            why = f"the new configuration is not used: {error}"
+            self.errors.write_lines("error", why, ah=ah)
             return False
         old = pool.setup.service
         close_all([sock for sock in pool.listeners if sock not in listeners])
