@@ -6,7 +6,7 @@ import re
 
 import pytest
 from support.client import exchange
-from support.files import open_to_all, recorded_root
+from support.files import recorded_root
 from support.waiting import poll_until
 
 from mpmkit.measure.reference_servers import NotInstalled, find_httpd

@@ -20,17 +20,14 @@ import h11
 
 from mpmkit.config.directives import Directives
 from mpmkit.http.fastpath import CONDITIONAL, PLAIN_FIELD, RequestCache, tokens
+from mpmkit.http.limits import REQUEST_LINE, GrowingHead, check_limits, check_line
 from mpmkit.http.messages import METHODS, Request, RequestError, whole_number
 from mpmkit.http.target import ABSOLUTE, is_host, quote_line, split_target
 
 TRAILERS = 8190  # bytes of them, as of one field of a head; h11 takes twice as many in pieces
 BLANK_LINES = 10  # httpd accepts this many before a request line (DEFAULT_LIMIT_BLANK_LINES)
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/[1-9]\.[0-9]\Z")
-_METHOD = re.compile(_TOKEN + rb"\Z")
-_VERSION = re.compile(rb"HTTP/[1-9]\.[0-9]\Z")
-_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+_BLANK_LINES = re.compile(rb"(?:\r\n)*")
 _SIMPLE_REQUEST = re.compile(rb"GET ([\x21-\x7e\x80-\xff]+)\r\n")
 # What httpd refuses in a head, and h11 does not: control characters, a continuation line of blanks,
 # and a length that is given twice, even the same one.
@@ -53,7 +50,7 @@ class Protocol:
     def __init__(self, directives: Directives, cache: RequestCache) -> None:
         self._directives = directives
         self._cache = cache
-        self._buffer = b""
+        self._buffer: bytes | GrowingHead = b""
         self._between = False  # a request has been read: blank lines after it are skipped
         self._body: h11.Connection | None = None
         self._allowed: int | None = None  # bytes of body that LimitRequestBody still allows
@@ -61,7 +58,10 @@ class Protocol:
     # -- heads --------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
-        self._buffer = self._buffer + data if self._buffer else data
+        if self._buffer:
+            self._buffer += data
+        else:
+            self._buffer = data
 
     @property
     def pending(self) -> bool:
@@ -76,17 +76,22 @@ class Protocol:
     @property
     def line(self) -> bytes:
         """The first line of what has come, b"" while it is incomplete: for logs and time-outs."""
-        return self._buffer.partition(b"\r\n")[0] if b"\r\n" in self._buffer else b""
+        return bytes(self._buffer[: max(self._buffer.find(b"\r\n"), 0)])
 
     def refused(self) -> Request | None:
         """What an access log may show of the head that `next_request` has refused."""
-        return partial_request(self._buffer, self._directives)
+        return partial_request(bytes(self._buffer), self._directives)
 
     def next_request(self) -> Request | None:
         """The next request once its head is complete. Raises RequestError: then answer and close."""
         cache = self._cache
         buffer = self._buffer
-        request = cache.known.get(buffer)
+        try:
+            request = cache.known.get(buffer)
+        except (
+            TypeError
+        ):  # a GrowingHead: no dict takes it, and asking each time what it is would cost
+            return self._grown()
         if request is not None:
             self._between = True
             self._buffer = b""
@@ -111,6 +116,14 @@ class Protocol:
         self._buffer = _without_blank_lines(rest) if rest else rest
         return request
 
+    def _grown(self) -> Request | None:
+        """More has come of a head whose first line is right."""
+        assert isinstance(self._buffer, GrowingHead)
+        if not self._buffer.complete(self._directives):
+            return None
+        self._buffer = bytes(self._buffer)
+        return self.next_request()
+
     def _incomplete(self, buffer: bytes) -> Request | None:
         """Not a whole head yet. Refuse now what can't become a valid one."""
         if self._between and buffer.startswith(b"\r\n"):
@@ -133,7 +146,9 @@ class Protocol:
             self._between = True
             self._buffer = buffer[simple.end() :]
             return simple_request(simple, self._directives)
-        check_limits(buffer, self._directives, complete=False)
+        if check_line(buffer, self._directives) > 0:
+            self._buffer = head = GrowingHead(buffer)
+            head.complete(self._directives)
         return None
 
     # -- bodies -------------------------------------------------------------------------------
@@ -225,9 +240,9 @@ def simple_request(line: re.Match[bytes], directives: Directives) -> Request:
 def _without_blank_lines(data: bytes) -> bytes:
     """What follows a request, without the blank lines that some clients send after a body: waiting
     for the rest of a request that begins with them would be waiting for nothing (RFC 9112, 2.2)."""
-    while data.startswith(b"\r\n"):
-        data = data[2:]
-    return data
+    blank = _BLANK_LINES.match(data)
+    assert blank is not None
+    return data[blank.end() :]
 
 
 def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connection]:
@@ -263,7 +278,7 @@ def partial_request(head: bytes, directives: Directives) -> Request | None:
     """
     whole, blank, _ = head.partition(b"\r\n\r\n")
     line, *rest = (whole + blank[:2]).split(b"\r\n")[:-1] or [b""]
-    if len(line) > directives.LimitRequestLine or not _REQUEST_LINE.match(line):
+    if len(line) > directives.LimitRequestLine or not REQUEST_LINE.match(line):
         return None
     method, target, _ = line.split(b" ")
     request = _new_request(head, line, method.decode("ascii"), target)
@@ -281,7 +296,7 @@ def partial_request(head: bytes, directives: Directives) -> Request | None:
 
 def _read_by_h11(head: bytes, directives: Directives) -> tuple[h11.Request, h11.Connection]:
     """What h11 makes of a head that keeps httpd's rules. Raises RequestError."""
-    check_limits(head, directives, complete=True)
+    check_limits(head, directives)
     if _CONTROL.search(head):
         raise RequestError(400, "a control character in the head", ah="AH02427")
     if _BLANK_CONTINUATION.search(head):
@@ -301,49 +316,6 @@ def _read_by_h11(head: bytes, directives: Directives) -> tuple[h11.Request, h11.
     if not isinstance(event, h11.Request):
         raise RequestError(400, "not a request", ah="AH00566")
     return event, parser
-
-
-def _malformed(line: bytes) -> str:
-    """httpd's id for what is wrong with a request line."""
-    words = line.split(b" ")
-    if not _METHOD.match(words[0]):
-        return "AH03445"
-    if len(words) != 3:
-        return "AH03448"
-    return "AH00566" if _VERSION.match(words[2]) else "AH02418"
-
-
-def check_limits(head: bytes, directives: Directives, *, complete: bool) -> None:
-    """LimitRequestLine (414), LimitRequestFieldSize and LimitRequestFields (400), bare LF (400).
-
-    Also for a head that is still growing, so that a client can't fill our memory.
-    """
-    limit = directives.LimitRequestLine
-    line_end = head.find(b"\r\n")
-    if (line_end if line_end >= 0 else len(head) - head.endswith(b"\r")) > limit + 1:
-        # Whichever of the two comes first in the bytes: the answer must not depend on how they are cut.
-        bare = _BARE_LINE_FEED.search(head, 0, limit + 2)
-        if bare is None:
-            raise RequestError(414, f"request line over LimitRequestLine {limit}", ah="AH00565")
-    if head.count(b"\n") != head.count(b"\r\n"):
-        raise RequestError(400, "a line ends in a bare line feed", ah="AH00566")
-    if line_end < 0:
-        return
-    if not _REQUEST_LINE.match(head, 0, line_end):
-        line = os.fsdecode(head[: min(line_end, 200)])
-        raise RequestError(400, f"malformed request line {line}", ah=_malformed(head[:line_end]))
-    size = directives.LimitRequestFieldSize
-    count = directives.LimitRequestFields
-    if len(head) > size or (count and head.count(b"\n") > count):
-        fields = head[line_end + 2 :].split(b"\r\n")
-        if complete:
-            fields = fields[:-2]
-        if any(len(field) > size + 1 for field in fields):
-            why = f"a header field is over LimitRequestFieldSize {size}"
-            raise RequestError(400, why, ah="AH00561")
-        if count and len(fields) > count + (not complete):
-            why = f"more header fields than LimitRequestFields {count}"
-            raise RequestError(400, why, ah="AH00563")
 
 
 def _check_host(request: Request) -> None:
