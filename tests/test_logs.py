@@ -31,7 +31,7 @@ NOW = 1_700_000_000_123_456_789
 def connection(head=b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: r\r\n\r\n", **changes):
     """What a log sees of a connection."""
     values = {
-        "request": parse_head(head, DIRECTIVES)[0], "peer": ("192.0.2.7", 1234), "status": 200,
+        "request": parse_head(head, DIRECTIVES), "peer": ("192.0.2.7", 1234), "status": 200,
         "started": NOW - 1_500_000, "body_sent": 45, "sent": 300, "keep_alive": True, "kept": 2,
         "protocol": SimpleNamespace(line=b""),
     }  # fmt: skip

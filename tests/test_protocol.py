@@ -211,7 +211,7 @@ def test_what_is_remembered_is_what_h11_finds(head):
     parse([head], cache)
     parse([head], cache)
     for known, request in cache.known.items():
-        fresh, _ = parse_head(known, DIRECTIVES)
+        fresh = parse_head(known, DIRECTIVES)
         assert picture(request) == picture(fresh)
         assert request.length == 0
 
@@ -321,7 +321,7 @@ def test_the_verdict_is_h11_s_but_for_httpd_s_rules(head):
 def test_what_is_accepted_is_what_h11_read(head):
     event = by_h11(head)
     assume(event is not None and not httpd_refuses(head, event))
-    request, _ = parse_head(head, DIRECTIVES)
+    request = parse_head(head, DIRECTIVES)
     assert (request.method.encode(), request.target) == (event.method, event.target)
     if request.length is not None and not request.target.startswith(b"http"):
         assert list(request.headers) == list(event.headers)
@@ -365,7 +365,7 @@ def test_a_plain_head_is_what_h11_reads(changes):
             return
         if request is None:
             return
-        assert picture(request) == picture(parse_head(head, DIRECTIVES)[0])
+        assert picture(request) == picture(parse_head(head, DIRECTIVES))
         event = by_h11(head)
         assert event is not None
         assert (request.method.encode(), request.target) == (event.method, event.target)
@@ -385,7 +385,7 @@ def test_the_usual_heads_are_plain(old, new):
     head = PLAIN.replace(old, new)
     request = RequestCache(DIRECTIVES).read_plain(head)
     assert request is not None
-    assert picture(request) == picture(parse_head(head, DIRECTIVES)[0])
+    assert picture(request) == picture(parse_head(head, DIRECTIVES))
 
 
 @pytest.mark.parametrize(("old", "new"), [
@@ -527,7 +527,7 @@ def test_bad_targets(target):
 
 
 def request_of(head: str) -> Request:
-    return parse_head(head.encode("latin-1"), DIRECTIVES)[0]
+    return parse_head(head.encode("latin-1"), DIRECTIVES)
 
 
 @pytest.mark.parametrize("lines, version, close, asks", [

@@ -1,4 +1,4 @@
-"""Bytes to requests, by h11. No socket and no thread here.
+"""Bytes to requests, their heads by h11. No socket and no thread here.
 
     feed(data)          bytes that came from the client
     next_request()      a Request, or None: more bytes are needed. Raises RequestError
@@ -19,12 +19,13 @@ import re
 import h11
 
 from mpmkit.config.directives import Directives
+from mpmkit.http.body import Body
 from mpmkit.http.fastpath import CONDITIONAL, PLAIN_FIELD, RequestCache, tokens
 from mpmkit.http.limits import REQUEST_LINE, GrowingHead, check_limits, check_line
 from mpmkit.http.messages import METHODS, Request, RequestError, whole_number
 from mpmkit.http.target import ABSOLUTE, is_host, quote_line, split_target
 
-TRAILERS = 8190  # bytes of them, as of one field of a head; h11 takes twice as many in pieces
+TRAILERS = 8190  # bytes of them, as of one field of a head
 BLANK_LINES = 10  # httpd accepts this many before a request line (DEFAULT_LIMIT_BLANK_LINES)
 
 _BLANK_LINES = re.compile(rb"(?:\r\n)*")
@@ -50,9 +51,9 @@ class Protocol:
     def __init__(self, directives: Directives, cache: RequestCache) -> None:
         self._directives = directives
         self._cache = cache
-        self._buffer: bytes | GrowingHead = b""
+        self._buffer = b""
         self._between = False  # a request has been read: blank lines after it are skipped
-        self._body: h11.Connection | None = None
+        self._body: Body | None = None
         self._allowed: int | None = None  # bytes of body that LimitRequestBody still allows
 
     # -- heads --------------------------------------------------------------------------------
@@ -90,7 +91,7 @@ class Protocol:
             request = cache.known.get(buffer)
         except (
             TypeError
-        ):  # a GrowingHead: no dict takes it, and asking each time what it is would cost
+        ):  # a GrowingHead, which no dict takes; to ask first would cost each request
             return self._grown()
         if request is not None:
             self._between = True
@@ -106,9 +107,9 @@ class Protocol:
             if request is None:
                 if buffer.startswith((b"\r", b"\n")) or _SIMPLE_REQUEST.match(buffer):
                     return self._incomplete(buffer)
-                request, parser = parse_head(head, self._directives)
+                request = parse_head(head, self._directives)
                 if request.length != 0:
-                    self._begin_body(request, parser, buffer[end:])
+                    self._begin_body(request, buffer[end:])
                     return request
             cache.remember(head, request)
         rest = buffer[end:]
@@ -147,19 +148,19 @@ class Protocol:
             self._buffer = buffer[simple.end() :]
             return simple_request(simple, self._directives)
         if check_line(buffer, self._directives) > 0:
-            self._buffer = head = GrowingHead(buffer)
+            self._buffer = head = GrowingHead(buffer)  # type: ignore[assignment]
             head.complete(self._directives)
         return None
 
     # -- bodies -------------------------------------------------------------------------------
 
-    def _begin_body(self, request: Request, parser: h11.Connection, first: bytes) -> None:
-        self._body = parser
+    def _begin_body(self, request: Request, first: bytes) -> None:
+        most = min(self._directives.LimitRequestFieldSize, TRAILERS)
+        self._body = body = Body(request.length, most)
         self.limit_body(request, self._directives.longest_body)
         self._between = True
         self._buffer = b""
-        if first:
-            parser.receive_data(first)
+        body.feed(first)
 
     def limit_body(self, request: Request, limit: int) -> None:
         """LimitRequestBody of the section that `request` is for; 0: none. Before any of the body is read.
@@ -177,9 +178,9 @@ class Protocol:
         return self._body is not None
 
     def feed_body(self, data: bytes) -> None:
-        """Bytes from the client while `in_body`; b"" when it has closed its side."""
+        """Bytes from the client while `in_body`."""
         assert self._body is not None
-        self._body.receive_data(data)
+        self._body.feed(data)
 
     def next_piece(self) -> bytes | None:
         """The next piece of the body; b"" at its end, None: more bytes are needed.
@@ -192,27 +193,15 @@ class Protocol:
             return b""
         if self._allowed is not None and self._allowed < 0:
             raise RequestError(413, "the body's chunks were over LimitRequestBody", ah="AH01591")
-        try:
-            event = body.next_event()
-        except h11.RemoteProtocolError as error:
-            raise RequestError(400, f"bad request body: {error}", ah="AH01590") from None
-        if event is h11.NEED_DATA:
-            return None
-        if isinstance(event, h11.Data):
-            data = bytes(event.data)
-            if self._allowed is not None:
-                self._allowed -= len(data)
-                if self._allowed < 0:
-                    return self.next_piece()
-            return data or self.next_piece()
-        # h11 limits only trailers that come in pieces, and how a client cuts what it sends decides nothing.
-        assert isinstance(event, h11.EndOfMessage)
-        trailers = sum(len(name) + len(value) + 4 for name, value in event.headers)
-        if trailers > min(self._directives.LimitRequestFieldSize, TRAILERS):
-            raise RequestError(400, "the body's trailers are too long", ah="AH01590")
-        self._buffer = _without_blank_lines(body.trailing_data[0])
-        self._body = None
-        return b""
+        data = body.next_piece()
+        if data and self._allowed is not None:
+            self._allowed -= len(data)
+            if self._allowed < 0:
+                return self.next_piece()
+        if data == b"":
+            self._buffer = _without_blank_lines(body.rest)
+            self._body = None
+        return data
 
 
 def _new_request(head: bytes, line: bytes, method: str, target: bytes) -> Request:
@@ -245,12 +234,9 @@ def _without_blank_lines(data: bytes) -> bytes:
     return data[blank.end() :]
 
 
-def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connection]:
-    """One complete head, by httpd's strict rules and h11's. Raises RequestError.
-
-    Returns the Request and the h11 connection, which goes on to read the body if there is one.
-    """
-    event, parser = _read_by_h11(head, directives)
+def parse_head(head: bytes, directives: Directives) -> Request:
+    """One complete head, by httpd's strict rules and h11's. Raises RequestError."""
+    event = _read_by_h11(head, directives)
     method = event.method.decode("ascii")
     request = _new_request(head, head[: head.index(b"\r\n")], method, event.target)
     request.headers = tuple(event.headers)
@@ -267,7 +253,7 @@ def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connec
     _frame(request)
     _check_expectation(request)
     request.path, request.query = split_target(method, request.target)
-    return request, parser
+    return request
 
 
 def partial_request(head: bytes, directives: Directives) -> Request | None:
@@ -294,7 +280,7 @@ def partial_request(head: bytes, directives: Directives) -> Request | None:
     return request
 
 
-def _read_by_h11(head: bytes, directives: Directives) -> tuple[h11.Request, h11.Connection]:
+def _read_by_h11(head: bytes, directives: Directives) -> h11.Request:
     """What h11 makes of a head that keeps httpd's rules. Raises RequestError."""
     check_limits(head, directives)
     if _CONTROL.search(head):
@@ -304,7 +290,6 @@ def _read_by_h11(head: bytes, directives: Directives) -> tuple[h11.Request, h11.
     lengths = _LENGTHS.findall(head)
     if len(lengths) > 1 or any(b"," in value for value in lengths):
         raise RequestError(400, "more than one Content-Length", ah="AH10242")
-    # h11's own limit is for incomplete heads, which it never sees here, chunk sizes and trailers.
     parser = h11.Connection(h11.SERVER)
     parser.receive_data(head)
     try:
@@ -315,7 +300,7 @@ def _read_by_h11(head: bytes, directives: Directives) -> tuple[h11.Request, h11.
         raise RequestError(400, text, ah=ah) from None
     if not isinstance(event, h11.Request):
         raise RequestError(400, "not a request", ah="AH00566")
-    return event, parser
+    return event
 
 
 def _check_host(request: Request) -> None:

@@ -55,11 +55,18 @@ class LogError(Exception):
     """A log can't be opened, or its format is unknown; the text names the directive and the remedy."""
 
 
+def not_a_file(path: str, directive: str) -> str:
+    """What is wrong with a log that is no file, "" for a file."""
+    if not path.startswith(("|", "syslog:")) and path != "syslog":
+        return ""
+    kind = "a program" if path.startswith("|") else "syslog"
+    return f"{directive} {path}: logs to {kind} are not supported; name a file"
+
+
 def open_log(path: str, directive: str) -> int:
     """A descriptor that appends to `path`. Raises LogError."""
-    if path.startswith(("|", "syslog:")) or path == "syslog":
-        kind = "a program" if path.startswith("|") else "syslog"
-        raise LogError(f"{directive} {path}: logs to {kind} are not supported; name a file")
+    if why := not_a_file(path, directive):
+        raise LogError(why)
     try:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
@@ -162,9 +169,14 @@ class AccessLog:
             raise LogError(f"LogFormat: {error}") from None
         if self.received or self.response:
             lines[-1] = _last_line(lines[-1], self.received)
-        self._logs = [
-            (open_log(path, "CustomLog"), line) for (path, _), line in zip(logs, lines, strict=True)
-        ]
+        self._logs: list[tuple[int, Field]] = []
+        try:
+            for (path, _), line in zip(logs, lines, strict=True):
+                self._logs.append((open_log(path, "CustomLog"), line))
+        except LogError:
+            for fd, _ in self._logs:
+                os.close(fd)
+            raise
 
     def log(self, conn: Connection, now: int) -> None:
         """One line about the request that `conn` has just answered; `now` is in ns."""
@@ -182,6 +194,14 @@ class AccessLog:
         self.flush()
         for fd, _ in self._logs:
             os.close(fd)
+
+
+def close_logs(errors: ErrorLog, access: AccessLog | None) -> None:
+    """The logs of one reading of the configuration; standard error stays open."""
+    if access is not None:
+        access.close()
+    if errors.fd != 2:
+        os.close(errors.fd)
 
 
 def _last_line(line: Field, received: bool) -> Field:
