@@ -1,7 +1,7 @@
 # Everything a newcomer needs, from python3 (3.11 or later) and make alone.
 #   make tables    the article's two tables, with this machine's figures beside them
 #   make test      the tests            make lint       ruff and mypy
-#   make lab       JupyterLab           make bench      all tables, with rivals
+#   make lab       JupyterLab           make bench      all tables, with other servers
 #   make fidelity  the table in docs/FIDELITY.md
 #   make notebooks executed copies      make slides     slides of them, in build/slides
 #   make exercises the students' copies make clean      caches away (distclean: .venv too)
@@ -14,6 +14,14 @@ STAMP  := $(VENV)/.installed
 # How much load: smoke (seconds), demo (minutes), full (200,000 requests a cell, as in the article).
 MPMKIT_SCALE ?= demo
 export MPMKIT_SCALE
+
+# Another interpreter than the one that made .venv: it is made anew.
+version = $(shell $(1) -c 'import sys; print(sys.version.replace(" ", "-"))' 2>/dev/null)
+ifneq ($(wildcard $(STAMP)),)
+ifneq ($(call version,$(PYTHON)),$(call version,$(BIN)/python))
+$(shell rm -f $(STAMP))
+endif
+endif
 
 .PHONY: venv tables test lint lab bench fidelity notebooks slides exercises clean distclean
 .DEFAULT_GOAL := tables
@@ -28,7 +36,8 @@ $(STAMP): pyproject.toml
 	  echo "mpmkit: $$($(PYTHON) --version) is too old, 3.11 or later is needed; try: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "mpmkit: $(PYTHON) lacks its venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@test -x $(BIN)/pip || { echo "making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+	@test -x $(BIN)/pip && test "$(call version,$(PYTHON))" = "$(call version,$(BIN)/python)" || { \
+	  echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "installing mpmkit and its tools into $(VENV) (once; a minute or two)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
@@ -49,12 +58,12 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 
 lab: $(STAMP)
-	@$(BIN)/jupyter lab --notebook-dir=notebooks
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00-start-here.ipynb
 
 bench: $(STAMP)
 	@$(BIN)/mpmkit bench $(BENCH_ARGS)
 
-# Beside the real httpd, case by case; writes the table in docs/FIDELITY.md. About four minutes.
+# Compared with the real httpd, case by case; writes the table in docs/FIDELITY.md. About four minutes.
 fidelity: $(STAMP)
 	@$(BIN)/mpmkit fidelity
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import MPMS, DirectiveError
+from mpmkit.config.extras import require
 from mpmkit.config.keywords import from_keywords
 from mpmkit.policy.snapshot import Counts, Snapshot, count
 from mpmkit.policy.states import DEAD, LETTERS
@@ -89,7 +90,7 @@ class ScoreboardView:
 
     def to_frame(self) -> pandas.DataFrame:
         """One row a thread slot of a living process."""
-        import pandas
+        pandas = require("pandas")
 
         rows = [
             row._asdict() | {"letter": LETTERS[row.state]}

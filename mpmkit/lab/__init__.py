@@ -34,9 +34,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(
             f"module 'mpmkit.lab' has no attribute {name!r}; it offers {', '.join(_PUBLIC)}"
         )
-    from importlib import import_module
+    from mpmkit.config.extras import require
 
     module, _, other = _PUBLIC[name].partition(":")
-    value = getattr(import_module(module), other or name)
+    value = getattr(require(module), other or name)
     globals()[name] = value
     return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mpmkit.config.extras import require
 from mpmkit.lab import theme as colours
 from mpmkit.lab.figures_memory import memory_rows
 from mpmkit.lab.figures_qps import KIND_TITLES
@@ -39,7 +40,7 @@ def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
     kind: "static" or "script". server: mpmkit, or another that was measured in the same rounds.
     Raises ValueError if nothing of that kind was measured on that server.
     """
-    import pandas
+    pandas = require("pandas")
 
     summary = table.summary()
     rows = (
@@ -62,7 +63,7 @@ def beside(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
     """Published | mpmkit | another server of the same rounds, which has the same MPMs: a row a page
     and MPM, medians, and their ratio. What was not measured is NaN.
     """
-    import pandas
+    pandas = require("pandas")
 
     theirs = f"{server} /s"
     summary = table.summary().assign(server=lambda rows: rows["server"] + " /s")
@@ -82,7 +83,7 @@ def pairs(verdict: OrderVerdict | None) -> pandas.DataFrame:
     "beyond the noise" is yes if the 95% interval of the ratio within the rounds excludes 1, no if it
     does not, and unknown after a single round. Empty if there is no verdict.
     """
-    import pandas
+    pandas = require("pandas")
 
     words = {True: "yes", False: "no", None: "unknown"}
     rows = (
@@ -156,7 +157,7 @@ def beside_recorded(
 def machine(described: Machine) -> pandas.DataFrame:
     """The machine as a table of two columns; what is not known is left out. For a small machine
     the table says what not to trust of its figures."""
-    import pandas
+    pandas = require("pandas")
 
     from mpmkit.lab.machine_caveats import not_headline
 

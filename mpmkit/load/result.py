@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mpmkit.config.extras import require
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.windows import Tick, Window, windows
@@ -233,7 +234,7 @@ class LoadRun:
 
     def to_frame(self) -> pandas.DataFrame:
         """The run as a frame of one tidy row."""
-        import pandas
+        pandas = require("pandas")
 
         frame = pandas.DataFrame([self.row()])
         frame["started_at"] = pandas.to_datetime(frame["started_at"], unit="s", utc=True)

@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
+from mpmkit.config.extras import require
 from mpmkit.load.holder import HoldingProcess
 from mpmkit.load.preflight import descriptors
 from mpmkit.measure import command, competitors
@@ -82,7 +83,7 @@ def memory_of(server: Any) -> pandas.DataFrame:
     role, threads, pss, uss, rss, swap, and the kinds that pss is made of. Raises ValueError if it
     does not run.
     """
-    import pandas
+    pandas = require("pandas")
 
     pid = server if isinstance(server, int) else server.pid
     rows = [

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mpmkit.config.extras import require
 from mpmkit.measure import records
 from mpmkit.measure.experiment import Table
 from mpmkit.measure.records import Row
@@ -50,7 +51,7 @@ class MemoryTable(Table):
         """What one more costs, in KiB: a row per server, MPM and against, with base, cost (the
         slope) and its 95% interval (low, high) in PSS, cost_uss, cost_rss and cost_page_tables,
         and how much of the variation the line explains."""
-        import pandas
+        pandas = require("pandas")
 
         more = {name: self.lines(f"{name}_kb") for name in ("uss", "rss", "page_tables")}
         return pandas.DataFrame(

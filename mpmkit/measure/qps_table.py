@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import MPMS
+from mpmkit.config.extras import require
 from mpmkit.measure import competitors, published, records, stats
 from mpmkit.measure.comparison import OrderVerdict, verdict
 from mpmkit.measure.experiment import OURS, Table
@@ -98,7 +99,7 @@ class QpsTable(Table):
         """One row per kind, server and MPM: published, median, min, max, the interval of the median
         (low, high) and its level, both ratios to prefork, the server's CPU time for a request in µs
         (cpu_us), and in how many rounds the generator or the machine was the limit (bound)."""
-        import pandas
+        pandas = require("pandas")
 
         return pandas.DataFrame(
             [
@@ -113,7 +114,7 @@ class QpsTable(Table):
         """One row per kind and server that has no MPM of ours: median, min, max and the interval of
         the median in requests per second, the MPM of ours that it stands for, and how many times
         that one's median its own is."""
-        import pandas
+        pandas = require("pandas")
 
         return pandas.DataFrame([line for kind in self.kinds for line in self._other_lines(kind)])
 

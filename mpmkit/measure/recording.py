@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mpmkit.config.extras import require
 from mpmkit.launcher import ScoreboardView
 from mpmkit.policy.simulator import COLUMNS
 
@@ -143,7 +144,7 @@ class Recording(Sequence[Sample]):
 
     def to_frame(self) -> pandas.DataFrame:
         """One row a sample. Needs pandas, which is imported only here."""
-        import pandas
+        pandas = require("pandas")
 
         return pandas.DataFrame(list(self), columns=Sample._fields)
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mpmkit._version import __version__
+from mpmkit.config.extras import require
 from mpmkit.measure.schema import COLUMNS, NAMES, TABLES, Column, RecordError, Row, check, names
 
 __all__ = ["COLUMNS", "NAMES", "TABLES", "Column", "RecordError", "Row", "check"]
@@ -173,7 +174,7 @@ def frame(rows: Iterable[Mapping[str, Any]], table: str = "qps") -> pandas.DataF
 
     `table` counts if there are no rows; otherwise they say what they are.
     """
-    import pandas
+    pandas = require("pandas")
 
     rows = list(rows)
     columns = TABLES[rows[0]["table"] if rows else table]

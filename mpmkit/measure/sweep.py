@@ -30,6 +30,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.arguments import Parser
+from mpmkit.config.extras import require
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import DRIVERS, run_load
 from mpmkit.measure import command, records
@@ -81,37 +82,37 @@ class SweepTable(Table):
         return made
 
     def summary(self) -> pandas.DataFrame:
+        """`points` as a frame."""
+        return require("pandas").DataFrame(self.points())
+
+    def points(self) -> list[dict[str, Any]]:
         """One row a point and MPM: the medians of the rounds (qps, p50_ms, p99_ms), the rounds, all
         failures, and whether the generator, or the machine that it shares with the server, was the
         limit in any of them."""
-        import pandas
-
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in self.records:
             groups.setdefault((row["mpm"], row["point"]), []).append(row)
-        return pandas.DataFrame(
-            [
-                {
-                    "mpm": mpm,
-                    **json.loads(point),
-                    "rounds": len(rows),
-                    **{name: _median(row[name] for row in rows) for name in _MEASURED},
-                    "failures": sum(row["failures"] for row in rows),
-                    "generator_bound": any(row["generator_bound"] for row in rows),
-                    "generator_starved": any(row["generator_starved"] for row in rows),
-                }
-                for (mpm, point), rows in groups.items()
-            ]
-        )
+        return [
+            {
+                "mpm": mpm,
+                **json.loads(point),
+                "rounds": len(rows),
+                **{name: _median(row[name] for row in rows) for name in _MEASURED},
+                "failures": sum(row["failures"] for row in rows),
+                "generator_bound": any(row["generator_bound"] for row in rows),
+                "generator_starved": any(row["generator_starved"] for row in rows),
+            }
+            for (mpm, point), rows in groups.items()
+        ]
 
     def text(self) -> str:
         """The summary as text, the best point of each MPM, where a curve bends, the machine."""
         if not self.records:
             return "no point was finished"
-        frame = self.summary()
+        points = self.points()
         head = ["mpm", *self.names, "requests/s", "p50 ms", "p99 ms", ""]
         lines = [head]
-        for row in frame.to_dict("records"):
+        for row in points:
             remarks = [f"{row['failures']:,} FAILED"] if row["failures"] else []
             remarks += ["generator-bound"] if row["generator_bound"] else []
             remarks += ["machine-bound"] if row["generator_starved"] else []
@@ -119,16 +120,22 @@ class SweepTable(Table):
             times = [_ms(row["p50_ms"]), _ms(row["p99_ms"])]
             lines.append([*point, f"{row['qps']:,.0f}", *times, "; ".join(remarks)])
         out = aligned(lines, left=(0, len(head) - 1))
-        for mpm, rows in frame.groupby("mpm", sort=False):
-            best = rows.loc[rows["qps"].idxmax()]
-            point = [f"{name} {best[name]}" for name in self.names]
-            out.append(f"most requests/s under {mpm}: {best['qps']:,.0f} with {', '.join(point)}")
-            if len(self.names) == 1 and all(map(_is_number, rows[self.names[0]])):
-                bend = knee(list(rows[self.names[0]]), list(rows["qps"]))
-                if bend is not None:
-                    out.append(f"  beyond {self.names[0]} {bend:g} there is little more")
+        for mpm in dict.fromkeys(row["mpm"] for row in points):
+            out += self._best([row for row in points if row["mpm"] == mpm])
         out.append(f"measured on {records.Machine.of(self.records[-1])}")
         return "\n".join(out + self.footer(AGAIN))
+
+    def _best(self, rows: list[dict[str, Any]]) -> list[str]:
+        """The best point of one MPM, and beyond which value of a single name there is little more."""
+        best = max(rows, key=lambda row: row["qps"])
+        point = ", ".join(f"{name} {best[name]}" for name in self.names)
+        out = [f"most requests/s under {best['mpm']}: {best['qps']:,.0f} with {point}"]
+        values = [row[self.names[0]] for row in rows]
+        if len(self.names) == 1 and all(map(_is_number, values)):
+            bend = knee(values, [row["qps"] for row in rows])
+            if bend is not None:
+                out.append(f"  beyond {self.names[0]} {bend:g} there is little more")
+        return out
 
     def __repr__(self) -> str:
         return (

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from mpmkit.config.checks import check
 from mpmkit.config.directives import Directives, Note
+from mpmkit.config.extras import require
 from mpmkit.config.keywords import from_keywords
 from mpmkit.policy.admission import connections_above_limit
 from mpmkit.policy.maintenance import Memory, Plan, look, plan
@@ -105,7 +106,7 @@ class Simulation(Sequence[Second]):
 
     def to_frame(self) -> pandas.DataFrame:
         """One row for each second, notes as text. Needs pandas, which is imported only here."""
-        import pandas
+        pandas = require("pandas")
 
         rows = [
             second._replace(notes="; ".join(map(str, second.notes)))  # type: ignore[arg-type]

@@ -1,0 +1,22 @@
+"""Packages that the base installation does not bring."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+def require(module: str) -> Any:
+    """The module of that name.
+
+    Raises ImportError that names the extra, `mpmkit[lab]`, if the module or a package that it needs
+    is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or "mpmkit"
+        if missing.partition(".")[0] == "mpmkit":
+            raise
+        text = f"{missing} is not installed; pip install 'mpmkit[lab]' brings it"
+        raise ImportError(text, name=missing) from None
