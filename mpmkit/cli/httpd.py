@@ -232,7 +232,8 @@ def run(chosen: Options, command_line: str) -> int:
         else:
             print(httpd_info.dump(chosen.dumps, conf, directives, chosen.defines), end="")
         return 0
-    check_folders(directives)
+    if chosen.test or chosen.word not in ("stop", "graceful-stop"):
+        check_folders(directives)
     if chosen.test:
         report("Syntax OK")
         return 0
@@ -241,16 +242,19 @@ def run(chosen: Options, command_line: str) -> int:
     return start(chosen, configuration, command_line)
 
 
+# What is made at the start, and the id for what cannot be.
+MADE = {"ErrorLog": "AH02291", "PidFile": "AH00099", "ScoreBoardFile": "AH00004"}
+
+
 def check_folders(directives: Directives) -> None:
     """What the start would make has a folder to be in. Raises Refusal."""
-    files = [("ErrorLog", directives.ErrorLog), ("PidFile", directives.PidFile)]
-    files += [("ScoreBoardFile", directives.ScoreBoardFile)]
-    for name, path in files + [("CustomLog", log) for log, _ in directives.CustomLog]:
+    files = [(name, getattr(directives, name)) for name in MADE]
+    for name, path in [*files, *(("CustomLog", log) for log, _ in directives.CustomLog)]:
         folder = os.path.dirname(path or "/")
         why = not_a_file(path, name) if path and name.endswith("Log") else ""
         if not why and not os.path.isdir(folder):
-            ah = "AH02291: " if name == "ErrorLog" else ""
-            why = f"(2)No such file or directory: {ah}{name} {path}: there is no directory {folder}: make it"
+            why = f"{name} {path}: there is no directory {folder}: make it"
+            why = f"(2)No such file or directory: {MADE.get(name, 'AH00649')}: {why}"
         if why:
             raise Refusal(f"{why}\nAH00014: Configuration check failed")
 
