@@ -62,7 +62,7 @@ def document_root(tmp_path_factory):
 
 def request(path: str, *lines: str, method: str = "GET") -> Request:
     head = "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *lines, "", ""])
-    return parse_head(head.encode("latin-1"), DIRECTIVES)[0]
+    return parse_head(head.encode("latin-1"), DIRECTIVES)
 
 
 def answer(files: StaticFiles, path: str, *lines: str, method: str = "GET"):

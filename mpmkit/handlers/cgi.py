@@ -22,6 +22,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from stat import S_ISDIR, S_ISREG
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -69,7 +70,7 @@ class CgiScripts(Programs):
         self._timeout = d.Timeout
         self._base |= {key: latin(os.environ[key]) for key in PASSED_ON if key in os.environ}
         self._cpus, self._policy = cpus, policy
-        self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._nothing = _dev_null()
 
     def run(self, request: Request, conn: Connection, script: Script, allowed: bool) -> Response:
         """Run a program. `allowed`: by Options ExecCGI or a ScriptAlias."""
@@ -385,6 +386,12 @@ def _as_the_server(cpus: set[int], policy: int) -> Iterator[None]:
             os.sched_setscheduler(0, own_policy, os.sched_param(0))
         if own_cpus != cpus:
             os.sched_setaffinity(0, own_cpus)
+
+
+@cache
+def _dev_null() -> int:
+    """Opened once a process, however often the configuration is read."""
+    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _pipe(opened: list[int]) -> tuple[int, int]:

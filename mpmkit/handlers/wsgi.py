@@ -411,7 +411,7 @@ class _ErrorStream:
 
     def write(self, text: str) -> None:
         if text.strip():
-            self._errors.write("error", text.rstrip("\n"), module="wsgi")
+            self._errors.write_lines("error", text, module="wsgi")
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
