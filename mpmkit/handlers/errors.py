@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING
 from mpmkit.config.directives import Directives, section_values
 from mpmkit.handlers.gateway import redirected
 from mpmkit.http.fastpath import CONDITIONAL
-from mpmkit.http.messages import REASONS, Page, Request, RequestError, Response, escape, page, text
+from mpmkit.http.messages import (
+    REASONS,
+    Page,
+    Request,
+    RequestError,
+    Response,
+    Unparsed,
+    escape,
+    page,
+    text,
+)
 from mpmkit.server.output import Disconnected
 
 if TYPE_CHECKING:
@@ -117,6 +127,8 @@ class ErrorPages:
             return page(302, request.method, extra=extra, signature=signature)
         else:
             document = self._document(target, response, request, conn)
+            if type(document) is Unparsed:
+                return document
             if type(document) is not Page and document is not None:
                 fields = response.extra + document.fields
                 more = (document.length, response.close or document.close)
