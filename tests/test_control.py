@@ -521,7 +521,7 @@ def test_what_goes_wrong_is_said_before_the_terminal_is_left(house):
         "PidFile no/such/dir/x.pid": "AH00099: PidFile",
         "ScoreBoardFile no/such/dir/board": "AH00004",
         "ErrorLog no/such/dir/log": "(2)No such file or directory: AH02291: ErrorLog",
-        "CustomLog no/such/dir/log common": "CustomLog",
+        "CustomLog no/such/dir/log common": "(2)No such file or directory: AH02297: CustomLog",
     }.items():
         status, _, err = house.run("-k", "start", "-c", line)
         assert status == 1 and says in err.splitlines()[0], (line, err)

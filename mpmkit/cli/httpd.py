@@ -254,7 +254,7 @@ def check_folders(directives: Directives) -> None:
         why = not_a_file(path, name) if path and name.endswith("Log") else ""
         if not why and not os.path.isdir(folder):
             why = f"{name} {path}: there is no directory {folder}: make it"
-            why = f"(2)No such file or directory: {MADE.get(name, 'AH00649')}: {why}"
+            why = f"(2)No such file or directory: {MADE.get(name, 'AH02297')}: {why}"
         if why:
             raise Refusal(f"{why}\nAH00014: Configuration check failed")
 
