@@ -233,7 +233,7 @@ def check(stream: bytes) -> None:
     if plain is not None:
         event_of = by_h11(head)
         assert event_of is not None, "plain, and h11 refuses it"
-        read, _ = parse_head(head, DIRECTIVES)
+        read = parse_head(head, DIRECTIVES)
         for name in Request.__slots__:
             assert getattr(plain, name) == getattr(read, name), name
 

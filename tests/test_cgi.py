@@ -270,11 +270,31 @@ def test_answers(server, name, status, reason, body):
         assert client.get("/file.txt").body == b"file\n"  # on the same connection
 
 
+def test_a_short_answer_has_a_length_and_the_connection_stays(server):
+    """Also for HTTP/1.0, which has no chunks; what does not end at once has none."""
+    ask = b"GET /cgi-bin/%b HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    with Client(server) as client:
+        for name, body in [("s404", b"body"), ("deaf", b"deaf\n"), ("status", b"body")]:
+            client.send(ask % name.encode())
+            reply = client.reply()
+            assert (reply.body, reply["Content-Length"]) == (body, str(len(body)))
+            assert reply["Connection"] == "Keep-Alive"
+        head = client.get("/cgi-bin/s404", method="HEAD")
+        assert (head["Content-Length"], head.body) == ("4", b"")
+        assert client.get("/cgi-bin/s204")["Content-Length"] is None
+    with Client(server) as client:
+        client.send(ask % b"some")
+        while b"\r\n\r\n" not in client.buffer:
+            client.buffer += client.receive()
+        assert b"Content-Length" not in client.buffer and b"Connection: close" in client.buffer
+
+
 def test_header_lines(server):
     reply = get(server, "/cgi-bin/fields")
     assert [v for n, v in reply.headers if n == "Set-Cookie"] == ["a", "b"]
     assert reply["Date"] != "x" and reply["Server"].startswith("mpmkit/")
-    assert reply["Transfer-Encoding"] == "chunked" and reply["Content-Type"] == "a/b"
+    assert reply["Transfer-Encoding"] is None and reply["Content-Type"] == "a/b"
+    assert reply["Content-Length"] == "4"
     assert get(server, "/cgi-bin/length")["Content-Length"] == "4"
     assert get(server, "/cgi-bin/status")["X-A"] == "1"
     away = get(server, "/cgi-bin/abs")

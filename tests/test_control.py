@@ -252,6 +252,17 @@ def test_a_wrong_command_line(args, first, here):
 # -- -t -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("line", [
+    "CustomLog logs/none/access_log common", "ErrorLog logs/none/error_log", "PidFile logs/none/pid",
+    "ScoreBoardFile logs/none/board", 'CustomLog "|/bin/cat" common', "ErrorLog syslog",
+])  # fmt: skip
+def test_t_fails_where_the_start_would(house, line, here):
+    house.write(line)
+    for word in (("-t",), ("-k", "start")):
+        status, _, err = here(*word)
+        assert status == 1 and line.split()[0] in err and "Syntax OK" not in err
+
+
 def test_a_right_file_is_ok_and_nothing_is_made(house, here):
     assert here("-t") == (0, "", "Syntax OK\n")
     assert not list((house.root / "logs").iterdir())
@@ -510,7 +521,7 @@ def test_what_goes_wrong_is_said_before_the_terminal_is_left(house):
         "PidFile no/such/dir/x.pid": "AH00099: PidFile",
         "ScoreBoardFile no/such/dir/board": "AH00004",
         "ErrorLog no/such/dir/log": "(2)No such file or directory: AH02291: ErrorLog",
-        "CustomLog no/such/dir/log common": "CustomLog",
+        "CustomLog no/such/dir/log common": "(2)No such file or directory: AH02297: CustomLog",
     }.items():
         status, _, err = house.run("-k", "start", "-c", line)
         assert status == 1 and says in err.splitlines()[0], (line, err)
@@ -559,13 +570,24 @@ def test_a_graceful_restart_opens_the_logs_anew(house):
 
 
 def test_restarts_leave_no_descriptors_open(house):
-    with house.running("-c", "CustomLog logs/access_log common") as pid:
-        counts = []
-        for count in range(2, 5):
+    """50 of them; of every second the file is bad, at a later point of the reading each time."""
+    right = ("LoadModule cgid_module modules/mod_cgid.so", "AddHandler cgi-script .cgi",
+             "CustomLog logs/access_log common", "CustomLog logs/other_log common")  # fmt: skip
+    bad = ("CustomLog logs/none/x common", "TypesConfig none", "Listen 192.0.2.1:1", "Nonsense 1")
+    house.write(*right)
+    with house.running() as pid:
+
+        def restarted(text: str, count: int) -> int:
             os.kill(pid, signal.SIGUSR1)
-            poll_until(lambda: house.log.count("AH00094") == count, "a restart")  # noqa: B023
-            counts.append(len(os.listdir(f"/proc/{pid}/fd")))
-        assert counts[0] == counts[1] == counts[2]
+            poll_until(lambda: house.log.count(text) == count, "a restart")
+            return len(os.listdir(f"/proc/{pid}/fd"))
+
+        first = restarted("AH00094", 2)
+        for count in range(25):
+            house.write(*right, bad[count % len(bad)])
+            assert restarted("the new configuration is not used", count + 1) == first
+            house.write(*right)
+            assert restarted("AH00094", count + 3) == first
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has children that could be another user")

@@ -405,7 +405,10 @@ def checked(*lines: str) -> tuple[Directives, tuple[Note, ...]]:
 def test_sections_are_read_like_the_rest():
     d, _ = checked("SetHandler server-status", "Require local")
     assert d.SetHandler is None
-    assert section_values(d.sections[0]) == {"SetHandler": "server-status", "Require": ("local",)}
+    assert section_values(d.sections[0]) == {
+        "SetHandler": "server-status",
+        "Require": (("local",),),
+    }
 
 
 @pytest.mark.parametrize(("line", "complaint"), [

@@ -95,6 +95,14 @@ def test_a_scripts_own_page_is_left_alone_and_its_failure_is_not(site):
         assert any("RuntimeError: broken" in line for line in take_errors(server))
 
 
+def test_a_script_s_failure_has_its_document(site):
+    with site("ErrorDocument 500 /gone.html") as server:
+        failed = get(server, "/fail.py")
+        assert (failed.status, failed.body) == (500, b"<p>gone, but not forgotten\n")
+        assert failed["Connection"] == "close"
+        assert any("RuntimeError: broken" in line for line in take_errors(server))
+
+
 def test_default_is_the_page_there_is_without_one(site):
     with site('ErrorDocument 404 "x"', "ErrorDocument 404 default") as server:
         assert b"<h1>Not Found</h1>" in get(server, "/nope").body

@@ -194,10 +194,45 @@ def test_what_a_backend_is_told(mpm, tmp_path):
         assert not fake.keep, "connections are kept only when ProxySet says so"
 
 
+def test_a_link_out_of_the_root_is_not_run(mpm, tmp_path):
+    """As CGI's. A file that is not here is the backend's to find."""
+    root = tmp_path / "root"
+    write(root / "in.fake", "")
+    write(root / "notes.txt", "")
+    write(tmp_path / "elsewhere" / "a.fake", "")
+    (root / "out.fake").symlink_to(tmp_path / "elsewhere" / "a.fake")
+    (root / "gone.fake").symlink_to(tmp_path / "elsewhere" / "nothing")
+    (root / "folder").symlink_to(tmp_path / "elsewhere")
+    (root / "same.fake").symlink_to(root / "in.fake")
+    with backend(mpm, tmp_path, echo) as (server, fake):
+        for path, status in [
+            ("in.fake", 200), ("same.fake", 200), ("remote.fake", 200), ("in.fake/pi", 200),
+            ("out.fake", 403), ("out.fake/pi", 403), ("folder/a.fake", 403), ("gone.fake", 403),
+            ("folder/none.fake", 403), ("notes.txt/x.fake", 404),
+        ]:  # fmt: skip
+            for _ in range(2):
+                assert get(server, f"/{path}").status == status, path
+        (root / "same.fake").unlink()  # a link that is turned is looked at again
+        (root / "same.fake").symlink_to(tmp_path / "elsewhere" / "a.fake")
+        assert get(server, "/same.fake").status == 403
+        assert len(fake.requests) == 8
+        assert "is a link that leads out of" in "\n".join(take_errors(server))
+
+
+def test_a_short_chunked_body_has_a_length(mpm, tmp_path):
+    with backend(mpm, tmp_path, echo) as (server, fake), Client(server) as client:
+        for size, told in [(0, "0"), (3, "3"), (16384, "16384"), (70_000, None)]:
+            chunks = (b"%x\r\n%b\r\n" % (size, b"x" * size) if size else b"") + b"0\r\n\r\n"
+            reply = client.get("/a.fake", "Transfer-Encoding: chunked", method="POST", body=chunks)
+            assert reply.body == b"x" * size
+            assert fake.requests[-1].get("CONTENT_LENGTH") == told
+
+
 def test_sections_name_backends(mpm, tmp_path):
     """<FilesMatch>, <Location> and TCP, as real configurations write it."""
     root = tmp_path / "root"
     write(root / "index.fake", "")
+    write(root / "notes.txt", "<?php not for php ?>")
     fake = Fake(tmp_path / "sock", echo)
     (tmp_path / "httpd.conf").write_text(f"""
 DocumentRoot "{root}"
@@ -218,7 +253,10 @@ DirectoryIndex index.fake
                 assert get(server, path).status == 200
                 told = fake.requests.pop()
                 assert (told["SCRIPT_NAME"], told.get("PATH_INFO", "")) == (name, info)
-            assert get(server, "/x.txt").status == 404
+            # Below a file there is no script, and the backend is not asked to look for one.
+            for path in ("/x.txt", "/notes.txt/x.fake", "/notes.txt/x.fake/more", "/no/x.fake"):
+                assert get(server, path).status == 404
+            assert not fake.requests
     finally:
         fake.close()
 

@@ -38,7 +38,7 @@ def test_the_harness_finds_what_is_wrong(monkeypatch):
         fuzz.check(get * 2)
 
     def wrong(head):
-        request, _ = fuzz.parse_head(head, fuzz.DIRECTIVES)
+        request = fuzz.parse_head(head, fuzz.DIRECTIVES)
         request.path = "/b"
         return request
 

@@ -31,7 +31,7 @@ NOW = 1_700_000_000_123_456_789
 def connection(head=b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: r\r\n\r\n", **changes):
     """What a log sees of a connection."""
     values = {
-        "request": parse_head(head, DIRECTIVES)[0], "peer": ("192.0.2.7", 1234), "status": 200,
+        "request": parse_head(head, DIRECTIVES), "peer": ("192.0.2.7", 1234), "status": 200,
         "started": NOW - 1_500_000, "body_sent": 45, "sent": 300, "keep_alive": True, "kept": 2,
         "protocol": SimpleNamespace(line=b""),
     }  # fmt: skip
@@ -243,7 +243,7 @@ def test_a_module_may_have_its_own_level(log):
 
 def test_several_lines_are_several_lines_of_the_log(log):
     errors, read = log()
-    errors.write("error", "one\ntwo\r\nthree")
+    errors.write_lines("error", "one\ntwo\r\nthree")
     errors.write("error", "")
     try:
         raise RuntimeError("broken\nforged")
@@ -258,10 +258,15 @@ def test_several_lines_are_several_lines_of_the_log(log):
     ]
 
 
-def test_any_text_can_be_written(log):
+@pytest.mark.parametrize(("text", "escaped"), [
+    ("caf\u00e9 \udcff \ud800", r"caf\xc3\xa9 \xff \xed\xa0\x80"),
+    ("a\nb\r\t\b\v\0\x1b[2J\x7f", r"a\nb\r\t\b\v\x00\x1b[2J\x7f"),
+    ("\x85 \u2028 \\ \"quoted\"", r'\xc2\x85 \xe2\x80\xa8 \\ "quoted"'),
+])  # fmt: skip
+def test_a_message_is_one_line_of_printable_ascii(log, text, escaped):
     errors, read = log()
-    errors.write("error", "caf\u00e9 \udcff")
-    assert "caf\u00e9 \\udcff" in read()
+    errors.write("error", text)
+    assert read().endswith(f" {escaped}\n") and read().count("\n") == 1
 
 
 # -- of a running server --------------------------------------------------------------------------

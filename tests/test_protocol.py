@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import time
 from urllib.parse import unquote_to_bytes
 
 import h11
@@ -154,6 +155,37 @@ def test_byte_by_byte(stream):
     assert parse([bytes([byte]) for byte in stream]) == parse([stream])
 
 
+FIELDS = b"".join(b"X-%d: %b\r\n" % (i, b"v" * 7300) for i in range(98))
+LONG_HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n" + FIELDS  # 715 KB, within every limit
+
+
+@pytest.mark.parametrize(("stream", "size"), [
+    (LONG_HEAD + b"\r\n", 4), (LONG_HEAD + b"\r\n", 8192),
+    (b"POST /" + b"a" * 8000 + b" HTTP/1.1\r\nHost: x\r\nX: y\r\n\r\n", 1),
+    (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + b"\r\n" * 5_000_000, 65536),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na" + b"\r\n" * 3_000_000, 1 << 23),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+     + b"1\r\na\r\n" * 30_000 + b"0\r\n\r\n", 65536),
+])  # fmt: skip
+def test_the_time_of_a_request_is_linear_however_it_is_cut(stream, size):
+    """Seconds of CPU where what is quadratic takes minutes."""
+    began = time.thread_time()
+    found = parse([stream[i : i + size] for i in range(0, len(stream), size)])
+    assert time.thread_time() - began < 6
+    assert len(found) == 1 and found[0][0]["path"]
+
+
+@pytest.mark.parametrize(("more", "status"), [
+    (b"X: " + b"v" * 9000, 400), (b"X: y\r\n" * 101, 400), (b"X: y\n", 400), (b"X: y\r\nZ\n", 400),
+    (b"X: " + b"v" * 8188, None), (b"X: y\r\n" * 99, None), (b"X: y\r\n\r", None),
+])  # fmt: skip
+@pytest.mark.parametrize("size", [1, 7, 1000, 20_000])
+def test_a_head_is_refused_as_soon_as_no_end_can_make_it_right(more, status, size):
+    stream = b"GET / HTTP/1.1\r\nHost: x\r\n" + more
+    found = parse([stream[i : i + size] for i in range(0, len(stream), size)])
+    assert found == ([] if status is None else [status])
+
+
 def test_a_line_just_within_its_limit_in_two_pieces():
     """The carriage return of a line that is as long as allowed may come before its line feed."""
     line = b"GET /" + b"a" * (8191 - len("GET / HTTP/1.1")) + b" HTTP/1.1"
@@ -179,7 +211,7 @@ def test_what_is_remembered_is_what_h11_finds(head):
     parse([head], cache)
     parse([head], cache)
     for known, request in cache.known.items():
-        fresh, _ = parse_head(known, DIRECTIVES)
+        fresh = parse_head(known, DIRECTIVES)
         assert picture(request) == picture(fresh)
         assert request.length == 0
 
@@ -289,7 +321,7 @@ def test_the_verdict_is_h11_s_but_for_httpd_s_rules(head):
 def test_what_is_accepted_is_what_h11_read(head):
     event = by_h11(head)
     assume(event is not None and not httpd_refuses(head, event))
-    request, _ = parse_head(head, DIRECTIVES)
+    request = parse_head(head, DIRECTIVES)
     assert (request.method.encode(), request.target) == (event.method, event.target)
     if request.length is not None and not request.target.startswith(b"http"):
         assert list(request.headers) == list(event.headers)
@@ -333,7 +365,7 @@ def test_a_plain_head_is_what_h11_reads(changes):
             return
         if request is None:
             return
-        assert picture(request) == picture(parse_head(head, DIRECTIVES)[0])
+        assert picture(request) == picture(parse_head(head, DIRECTIVES))
         event = by_h11(head)
         assert event is not None
         assert (request.method.encode(), request.target) == (event.method, event.target)
@@ -353,7 +385,7 @@ def test_the_usual_heads_are_plain(old, new):
     head = PLAIN.replace(old, new)
     request = RequestCache(DIRECTIVES).read_plain(head)
     assert request is not None
-    assert picture(request) == picture(parse_head(head, DIRECTIVES)[0])
+    assert picture(request) == picture(parse_head(head, DIRECTIVES))
 
 
 @pytest.mark.parametrize(("old", "new"), [
@@ -495,7 +527,7 @@ def test_bad_targets(target):
 
 
 def request_of(head: str) -> Request:
-    return parse_head(head.encode("latin-1"), DIRECTIVES)[0]
+    return parse_head(head.encode("latin-1"), DIRECTIVES)
 
 
 @pytest.mark.parametrize("lines, version, close, asks", [

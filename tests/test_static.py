@@ -48,7 +48,7 @@ def document_root(tmp_path_factory):
     write(where / "big.bin", BIG)
     write(where / "exactly.bin", BIG[:SMALL])
     write(where / "above.bin", BIG[: SMALL + 1])
-    write(where / "secret.py.txt", "not a script")
+    write(where / "py.secret.txt", "not a script")
     write(where / ".hidden", "hidden")
     write(where / "sp ace.txt", "space")
     write(where / "caf\u00e9.html", "coffee")
@@ -62,7 +62,7 @@ def document_root(tmp_path_factory):
 
 def request(path: str, *lines: str, method: str = "GET") -> Request:
     head = "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *lines, "", ""])
-    return parse_head(head.encode("latin-1"), DIRECTIVES)[0]
+    return parse_head(head.encode("latin-1"), DIRECTIVES)
 
 
 def answer(files: StaticFiles, path: str, *lines: str, method: str = "GET"):
@@ -82,7 +82,7 @@ def files_with(root: Path, **named) -> StaticFiles:
     ("/sp%20ace.txt", b"space", "text/plain"), ("/caf%C3%A9.html", b"coffee", "text/html"),
     ("/latin%E9.txt", b"latin", "text/plain"), ("/100%25.txt", b"percent", "text/plain"),
     ("/noextension", b"plain", None), ("/UPPER.TXT", b"upper", "text/plain"),
-    ("/a;b=c&d.txt?x", b"odd", "text/plain"), ("/secret.py.txt", b"not a script", "text/plain"),
+    ("/a;b=c&d.txt?x", b"odd", "text/plain"), ("/py.secret.txt", b"not a script", "text/plain"),
     ("/.hidden", b"hidden", None),
 ])  # fmt: skip
 def test_names(server, path, body, kind):
@@ -353,7 +353,7 @@ def test_ranges_of_a_large_file(server):
 
 @pytest.mark.parametrize("link, target, status", [
     ("link-out.txt", "/etc/passwd", 403), ("link-up", "..", 403), ("link-to-dir", "/etc", 403),
-    ("link-in.txt", "file.txt", 200), ("link-dangling.txt", "nothing", 404),
+    ("link-in.txt", "file.txt", 200), ("link-dangling.txt", "nothing", 403),
     ("link-loop", "link-loop", 403),
 ])  # fmt: skip
 def test_symbolic_links(server, document_root, link, target, status):

@@ -5,12 +5,15 @@ The applications are in `data/scripts/cases.py`, one for each case here.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 import os
 import shutil
 import threading
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from support.client import Client, exchange, get, read_reply
@@ -110,6 +113,59 @@ def application(environ, start_response):
         assert b"second" not in client.buffer
         gate.write_text("second")
         assert client.reply().body == b"firstsecond"
+
+
+@pytest.mark.parametrize("line, framed", [
+    ("HTTP/1.1", b"6\r\npiece0\r\n"), ("HTTP/1.0", b"\r\n\r\npiece0"), ("", b"piece0"),
+])  # fmt: skip
+def test_what_is_written_is_sent_at_once(mpm, tmp_path, line, framed):
+    """Each write() reaches the client before the next one is made, and the connection stays right."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    write(
+        tmp_path / "root" / "slow.py",
+        f"""
+def application(environ, start_response):
+    send = start_response("200 Right", [])
+    for number in range(3):
+        send(b"piece%d" % number)
+        with open({str(gate)!r}) as file:
+            assert file.read() == "go"
+    return [b"", b"last"]
+""",
+    )
+    with serving(mpm, document_root=tmp_path / "root") as server, Client(server) as client:
+        if line:
+            client.send(f"GET /slow.py {line}\r\nHost: x\r\n\r\n".encode())
+        else:
+            client.send(b"GET /slow.py\r\n")
+        for number in range(3):
+            last = framed.replace(b"0", b"%d" % number)[-9 if line == "HTTP/1.1" else -6 :]
+            while not client.buffer.endswith(last):
+                client.buffer += client.receive()
+            assert b"piece%d" % (number + 1) not in client.buffer
+            gate.write_text("go")
+        if line == "HTTP/1.1":
+            reply = client.reply()
+            assert (reply.body, reply.reason) == (b"piece0piece1piece2last", "Right")
+            client.send(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.reply().status == 404
+        else:
+            assert client.until_closed().endswith(b"piece0piece1piece2last")
+
+
+@pytest.mark.parametrize("name, said, end", [
+    ("write_then_raises", "after a write", b"4\r\nsome\r\n"),
+    ("write_then_exc_info", "written already", b"4\r\nsome\r\n"),
+    ("write_then_restarts", "second time", b"4\r\nsome\r\n"),
+    ("write_too_much", "more bytes than Content-Length 5", b"\r\n\r\n12345"),
+    ("write_too_little", "1 bytes less than", b"\r\n\r\n1234"),
+    ("write_then_too_much", "more bytes than Content-Length 1", b"\r\n\r\n12345"),
+])  # fmt: skip
+def test_a_mistake_after_a_write_cuts_the_answer(server, errors, name, said, end):
+    data = exchange(server, f"GET /cases.py/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert data.startswith(b"HTTP/1.1 200 ") and data.endswith(end)
+    assert data.count(b"HTTP/1.1") == 1 and said in errors()
 
 
 def test_headers(server):
@@ -322,7 +378,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body(server):
     ("raises_before_piece", "division by zero"), ("starts_twice", "second time"),
     ("never_starts", "did not call start_response"), ("yields_text", "str"), ("write_text", "str"),
     ("returns_none", "NoneType"), ("bad_status", "status"), ("hop_by_hop", "Connection"),
-    ("split_header", "line break"), ("split_name", "line break"), ("split_status", "line break"),
+    ("split_header", "line break"), ("split_name", "is no name"), ("split_status", "is not like"),
     ("wrong_length", "Content-Length"), ("unknown_case", "KeyError"),
 ])  # fmt: skip
 def test_a_mistake_is_500_and_a_line_in_the_log(server, errors, name, said):
@@ -334,6 +390,105 @@ def test_a_mistake_is_500_and_a_line_in_the_log(server, errors, name, said):
         assert client.until_closed() == b""
     assert said in errors()
     assert get(server, "/hello.py").body == b"hello world"
+
+
+CONTROLS = [chr(n) for n in (*range(9), *range(10, 32), 127)]
+NAMES = [
+    "",
+    " ",
+    "A B",
+    "A:",
+    ":",
+    "A\t",
+    "caf\xe9",
+    "\u20ac",
+    "A\r",
+    "A\n",
+    "A\0",
+    *'"(),/;<=>?@[]{}\\',
+]
+
+
+@pytest.mark.parametrize("said, headers", [
+    ("control character", [("X-A", f"b{char}c") for char in CONTROLS]),
+    ("control character", [("Content-Type", f"a/b{char}") for char in CONTROLS]),
+    ("is no name", [(name, "x") for name in NAMES]),
+    ("one whole number", [("Content-Length", value) for value in
+                          ("1_0", "+10", "-1", "", " 4", "4 ", "4,4", "0x4", "4.0", "\xb2")]),
+    ("longer than any body", [("Content-Length", "9" * 20), ("Content-Length", "9" * 5000)]),
+])  # fmt: skip
+def test_a_header_that_is_none_is_500(server, errors, said, headers):
+    for header in headers:
+        reply = case(server, f"said?{quote(repr(('200 OK', [header])))}")
+        assert (reply.status, reply["X-A"]) == (500, None), header
+        assert said in errors(), header
+
+
+@pytest.mark.parametrize("status", [
+    "", "200", "200OK", "20 OK", "2000 OK", "000 None", "100 Continue", "101 Switch", "199 x",
+    "\u0662\u0660\u0660 OK", "200 O\x01K", "200 OK\x7f", "200 OK\0", "-20 OK",
+])  # fmt: skip
+def test_a_status_that_is_none_is_500(server, errors, status):
+    assert case(server, f"said?{quote(repr((status, [])))}").status == 500
+    assert "is not like '200 OK'" in errors()
+
+
+def test_headers_that_are_right(server, errors):
+    said = [("X-A", "a\tb \xe9\xff"), ("!#$%&'*+-.^_`|~9z", ""), ("Content-Length", "4")]
+    reply = case(server, f"said?{quote(repr(('200 OK', [*said, said[-1]])))}")
+    assert (reply.status, reply.body, reply["X-A"]) == (200, b"body", "a\tb \xe9\xff")
+    two = [("Content-Length", "4"), ("Content-Length", "5")]
+    assert case(server, f"said?{quote(repr(('200 OK', two)))}").status == 500
+    assert "two values of Content-Length, 4 and 5" in errors()
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "raw"])
+def test_a_wrapped_file_is_what_it_reads_and_no_longer_than_its_length(server, document_root, kind):
+    data = bytes(range(256)) * 100
+    packed = {"gz": gzip.compress, "bz2": bz2.compress, "raw": bytes}[kind](data)
+    write(document_root / f"packed.{kind}", packed)
+    with Client(server) as client:
+        for length in ("", "25600", "1", "0", "999", "1000", "1001"):
+            reply = client.get(f"/cases.py/wrapped?{kind},{length}")
+            assert reply.body == data[: int(length or len(data))]
+            assert not reply.closes
+
+
+def test_no_continue_after_the_head(server):
+    head = b"POST /cases.py/late_reader HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n"
+    with Client(server) as client:
+        client.send(head + b"Expect: 100-continue\r\n\r\n")
+        while b"head is out" not in client.buffer:
+            client.buffer += client.receive()
+        client.send(b"body")
+        assert b"100 Continue" not in client.buffer
+        assert client.reply().body == b"head is outbody"
+    with Client(server) as client:  # and the next request on a connection is asked as ever
+        assert client.get("/cases.py/pieces").status == 200
+        client.send(head.replace(b"late_reader", b"read") + b"Expect: 100-continue\r\n\r\n")
+        while b"\r\n\r\n" not in client.buffer:
+            client.buffer += client.receive()
+        assert client.buffer.startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def test_paths_of_other_alphabets(mpm, tmp_path):
+    root = tmp_path / "\u65e5\u672c"
+    write(root / "caf\xe9.py", NAMED)
+    with serving(mpm, document_root=root) as server:
+        reply = get(server, "/caf%C3%A9.py/%E6%97%A5")
+        name, info, file = reply.body.decode().split("\n")
+        assert (name, info) == ("b'/caf\\xc3\\xa9.py'", "b'/\\xe6\\x97\\xa5'")
+        assert file == repr(os.fsencode(root / "caf\xe9.py"))
+
+
+NAMED = """
+import os
+def application(environ, start_response):
+    start_response("200 OK", [])
+    names = [environ[name].encode("latin-1") for name in ("SCRIPT_NAME", "PATH_INFO")]
+    names.append(os.fsencode(environ["SCRIPT_FILENAME"]))
+    return ["\\n".join(map(repr, names)).encode()]
+"""
 
 
 @pytest.mark.parametrize("name, said, end", [

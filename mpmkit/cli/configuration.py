@@ -6,6 +6,7 @@ The one place where a configuration, an MPM and the handlers are joined, for `mp
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -25,7 +26,7 @@ from mpmkit.server.child import Setup
 from mpmkit.server.core import Handler, Service, default_error_page
 from mpmkit.server.listen import Listener
 from mpmkit.server.log_format import Site, compile_format, format_error
-from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, open_log
+from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, close_logs, open_log
 from mpmkit.server.parent import Parent
 from mpmkit.server.prewarm import rehearse
 from mpmkit.server.scoreboard import Scoreboard
@@ -95,15 +96,19 @@ class Configuration:
             directives.LogLevel,
             levels=directives.module_levels,
         )
+        access = None
+        try:
+            if directives.CustomLog:
+                kind = BufferedAccessLog if directives.BufferedLogs else AccessLog
+                access = kind(directives.CustomLog, site(directives))
+            handler = self.handler(directives, errors)
+        except BaseException:
+            close_logs(errors, access)
+            raise
         if self.background:
             os.dup2(errors.fd, 2)
-        access = None
-        if directives.CustomLog:
-            kind = BufferedAccessLog if directives.BufferedLogs else AccessLog
-            access = kind(directives.CustomLog, site(directives))
-        handler = self.handler(directives, errors)
         error_page = handler.refusal if isinstance(handler, ErrorPages) else default_error_page
-        service = Service(directives, handler, access, errors, error_page)
+        service = self._scripts.service = Service(directives, handler, access, errors, error_page)
         return Setup(directives, service, notes)
 
     def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
@@ -122,9 +127,8 @@ class Configuration:
         files.listings = self._autoindex
         if directives.UseCanonicalName == "On" and directives.ServerName:
             files.canonical = directives.ServerName.encode("latin-1", "replace")
-        router = Router(
-            directives, files, WsgiScripts(directives, errors), {"server-status": status}, errors
-        )
+        self._scripts = WsgiScripts(directives, errors)
+        router = Router(directives, files, self._scripts, {"server-status": status}, errors)
         if not ErrorPages.wanted(directives, errors):
             return router
         known = site(directives)
@@ -145,9 +149,12 @@ class Configuration:
             self._parent = Parent(child_class, setup, self.setup, listeners, **options)
         except (OSError, MemoryError, OverflowError) as error:
             why = getattr(error, "strerror", None) or "there is not enough memory"
+            if getattr(error, "errno", 0) == errno.ELOOP:
+                why = "it is a symbolic link, and another user's could lead anywhere"
+            path = setup.directives.ScoreBoardFile
             raise StartError(
-                f"AH00004: the scoreboard cannot be made: {why}; see ScoreBoardFile, and "
-                "ServerLimit and ThreadLimit for its size"
+                f"AH00004: the scoreboard{f' {path}' if path else ''} cannot be made: {why}; see "
+                "ScoreBoardFile, and ServerLimit and ThreadLimit for its size"
             ) from None
         rehearse(setup.directives, self.handler, SAMPLES, child_class)
         return self._parent

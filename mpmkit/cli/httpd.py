@@ -29,13 +29,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mpmkit.cli.configuration import Configuration, StartError
-from mpmkit.config.directives import DirectiveError, Note, Setting
+from mpmkit.config.directives import DirectiveError, Directives, Note, Setting
 from mpmkit.config.httpd_conf import Conf, Source, read
 from mpmkit.config.values import LEVELS, TRACES
 from mpmkit.server import pidfile
 from mpmkit.server.child import Setup
 from mpmkit.server.listen import ListenError, open_listeners
-from mpmkit.server.logs import LogError
+from mpmkit.server.logs import LogError, not_a_file
 from mpmkit.server.pidfile import PidFileError
 
 CONFIG_FILE = "conf/httpd.conf"  # below ServerRoot, without -f
@@ -232,16 +232,31 @@ def run(chosen: Options, command_line: str) -> int:
         else:
             print(httpd_info.dump(chosen.dumps, conf, directives, chosen.defines), end="")
         return 0
-    log = os.path.dirname(directives.ErrorLog or "")
-    if not os.path.isdir(log):
-        why = f"AH02291: ErrorLog {directives.ErrorLog}: there is no directory {log}: make it"
-        raise Refusal(f"(2)No such file or directory: {why}\nAH00014: Configuration check failed")
+    if chosen.test or chosen.word not in ("stop", "graceful-stop"):
+        check_folders(directives)
     if chosen.test:
         report("Syntax OK")
         return 0
     if not signal_server(chosen.word or "start", directives.PidFile):
         return 0
     return start(chosen, configuration, command_line)
+
+
+# What is made at the start, and the id for what cannot be.
+MADE = {"ErrorLog": "AH02291", "PidFile": "AH00099", "ScoreBoardFile": "AH00004"}
+
+
+def check_folders(directives: Directives) -> None:
+    """What the start would make has a folder to be in. Raises Refusal."""
+    files = [(name, getattr(directives, name)) for name in MADE]
+    for name, path in [*files, *(("CustomLog", log) for log, _ in directives.CustomLog)]:
+        folder = os.path.dirname(path or "/")
+        why = not_a_file(path, name) if path and name.endswith("Log") else ""
+        if not why and not os.path.isdir(folder):
+            why = f"{name} {path}: there is no directory {folder}: make it"
+            why = f"(2)No such file or directory: {MADE.get(name, 'AH02297')}: {why}"
+        if why:
+            raise Refusal(f"{why}\nAH00014: Configuration check failed")
 
 
 def name_note(server_name: str) -> list[Note]:
@@ -318,10 +333,17 @@ def start(chosen: Options, configuration: Configuration, command_line: str) -> i
         setup.service.errors.write("warn", why, module="unixd")
     alone, foreground = chosen.has("DEBUG", "ONE_PROCESS"), chosen.has("FOREGROUND")
     started: Callable[[], None] = lambda: None  # noqa: E731
+    own: list[int] = []
     if not alone and not foreground:
-        started = in_background(fork=not chosen.has("NO_DETACH"))
+        started, pipe = in_background(fork=not chosen.has("NO_DETACH"))
+        own.append(pipe)
     parent = configuration.parent(
-        setup, listeners, command_line=command_line, httpd_restarts=chosen.has(RAW_RESTART)
+        setup,
+        listeners,
+        ready=lambda url: started(),
+        own=own,
+        command_line=command_line,
+        httpd_restarts=chosen.has(RAW_RESTART),
     )
     if alone:
         return parent.run_alone()
@@ -330,13 +352,13 @@ def start(chosen: Options, configuration: Configuration, command_line: str) -> i
         # Nothing more can go wrong that anyone at a terminal could correct.
         leave_terminal(setup)
         configuration.background = True
-        started()
     return parent.run()
 
 
-def in_background(*, fork: bool) -> Callable[[], None]:
+def in_background(*, fork: bool) -> tuple[Callable[[], None], int]:
     """Go on in a session of our own, and if `fork`, in a process of our own, while the one that was
-    started waits. What is returned ends it with 0; if we end before, it ends with our status."""
+    started waits. What is returned ends it with 0; if we end before, it ends with our status.
+    Also returned: the pipe for that, which children must not keep."""
     reading, writing = os.pipe()
     pid = os.fork() if fork else 0
     if pid:
@@ -358,7 +380,7 @@ def in_background(*, fork: bool) -> Callable[[], None]:
             pass  # no process waits any more
         os.close(writing)
 
-    return started
+    return started, writing
 
 
 def leave_terminal(setup: Setup) -> None:

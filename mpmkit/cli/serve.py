@@ -36,7 +36,12 @@ DEFAULT_SECTIONS = (
         SAMPLES,
         (Setting("AddHandler", ("cgi-script", ".cgi")), Setting("Options", ("+ExecCGI",))),
     ),
-    Section("Location", "/server-status", (Setting("SetHandler", ("server-status",)),)),
+    # For clients on this machine: a file may have a public Listen.
+    Section(
+        "Location",
+        "/server-status",
+        (Setting("SetHandler", ("server-status",)), Setting("Require", ("local",))),
+    ),
 )
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from mpmkit.config.directives import COMMON, ROWS, SPECS, Directives, spec_for
+from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import (
     MPMS,
     THREADED,
@@ -97,6 +98,7 @@ def check(
     for setting in settings:
         reader.read(setting)
     for section in sections:
+        reader.argument(section)
         for setting in section.settings:
             reader.read(setting, section)
     if problems or reader.problems:
@@ -126,6 +128,16 @@ class _Reader:
             if row.attribute:
                 default = () if row.merge is append else row.default_for(mpm)
                 self.values.setdefault(row.attribute, default)
+
+    def argument(self, section: Section) -> None:
+        """What a section is for can be understood: a rule that matches nothing protects nothing."""
+        try:
+            arg = canonical(section.arg) if section.kind == "Directory" else section.arg
+            section_pattern(section.kind, arg)
+        except ValueError as error:
+            where = Setting(section.kind, (section.arg,), section.file, section.line)
+            text = f"<{section.kind} {section.arg}> {error}"
+            self.problems.append(DirectiveError.at(where, text))
 
     def read(self, setting: Setting, section: Section | None = None) -> None:
         try:

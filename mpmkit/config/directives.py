@@ -341,7 +341,7 @@ class Directives:
 
 REQUIRE = Spec(
     name="Require", parse=values.require, default=(), doc="Who may enter", args=SOME,
-    takes="all granted|all denied|local", source="mod_authz_core", where="section",
+    takes="all granted|all denied|local", source="mod_authz_core", where="section", merge=append,
 )  # fmt: skip
 
 

@@ -22,12 +22,21 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from stat import S_ISDIR, S_ISREG
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from mpmkit.handlers.gateway import Script
-from mpmkit.handlers.programs import Head, Programs, Redirect, ScriptFailed, StderrLines, take_head
+from mpmkit.handlers.gateway import Script, latin
+from mpmkit.handlers.programs import (
+    UNPARSED,
+    Head,
+    Programs,
+    Redirect,
+    ScriptFailed,
+    StderrLines,
+    take_head,
+)
 from mpmkit.http.messages import Request, RequestError, Response
 
 if TYPE_CHECKING:
@@ -36,6 +45,8 @@ if TYPE_CHECKING:
     from mpmkit.server.logs import ErrorLog
 
 PIECE = 65536  # bytes read from a program at a time: what a pipe holds
+SHORT = 8192  # bytes of an answer that may be waited for, and how long in seconds, for its length
+SHORT_WAIT = 0.02
 GRACE = 3.0  # seconds between TERM and KILL, and that a program may go on after its output's end
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TZ")  # of the server's own environment
 
@@ -57,23 +68,31 @@ class CgiScripts(Programs):
     ) -> None:
         super().__init__("cgi", d, errors, root, redirect)
         self._timeout = d.Timeout
-        self._base |= {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+        self._base |= {key: latin(os.environ[key]) for key in PASSED_ON if key in os.environ}
         self._cpus, self._policy = cpus, policy
-        self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._nothing = _dev_null()
 
     def run(self, request: Request, conn: Connection, script: Script, allowed: bool) -> Response:
         """Run a program. `allowed`: by Options ExecCGI or a ScriptAlias."""
 
+        nph = os.path.basename(script.filename).startswith("nph-")
+
         def start(environ: dict[str, str]) -> tuple[Head, _Output]:
             self._check(script, allowed)
-            raw = {
-                key: value.encode("latin-1", "surrogateescape") for key, value in environ.items()
-            }
+            raw = {key: value.encode("latin-1") for key, value in environ.items()}
             stdin = self._nothing if request.length == 0 else None
             with _as_the_server(self._cpus, self._policy):
                 program = Program(self, script.filename, raw, conn, self._timeout, stdin)
             try:
-                return program.answer()
+                if nph:
+                    return UNPARSED, _Output(program, b"")
+                head, output = program.answer()
+                if head.length is None and not head.location:
+                    length = output.short()
+                    # A HEAD without a body does not show how long the body of a GET is.
+                    length = None if request.method == "HEAD" and not length else length
+                    head = head._replace(length=length)
+                return head, output
             except BaseException:
                 program.kill()
                 raise
@@ -206,6 +225,17 @@ class Program:
                 else:
                     raise RequestError(500, "the client left while its script ran", silent=True)
 
+    def more(self, seconds: float) -> bytes | None:
+        """The next piece of its output, if it comes within `seconds`; b"" at the end, else None."""
+        poll = select.poll()
+        poll.register(self._out, select.POLLIN)
+        if not poll.poll(max(0.0, seconds) * 1000):
+            return None
+        piece = os.read(self._out, PIECE)
+        if not piece:
+            self._poll.unregister(self._out)
+        return piece
+
     def _next_piece(self) -> None:
         """The body's next piece, when the program has taken the one before."""
         if self._in < 0 or self._piece:
@@ -313,10 +343,23 @@ class _Output:
         self._first = first
         self._whole = False
 
+    def short(self) -> int | None:
+        """Its length, if all of it comes within SHORT_WAIT seconds and is at most SHORT bytes."""
+        until = monotonic() + SHORT_WAIT
+        while len(self._first) <= SHORT:
+            piece = self._program.more(until - monotonic())
+            if piece is None:
+                return None
+            if not piece:
+                self._whole = True
+                return len(self._first)
+            self._first += piece
+        return None
+
     def __iter__(self) -> Iterator[bytes]:
         if self._first:
             yield self._first
-        while piece := self._program.read():
+        while not self._whole and (piece := self._program.read()):
             yield piece
         self._whole = True
 
@@ -343,6 +386,12 @@ def _as_the_server(cpus: set[int], policy: int) -> Iterator[None]:
             os.sched_setscheduler(0, own_policy, os.sched_param(0))
         if own_cpus != cpus:
             os.sched_setaffinity(0, own_cpus)
+
+
+@cache
+def _dev_null() -> int:
+    """Opened once a process, however often the configuration is read."""
+    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _pipe(opened: list[int]) -> tuple[int, int]:

@@ -20,7 +20,18 @@ from typing import TYPE_CHECKING
 from mpmkit.config.directives import Directives, section_values
 from mpmkit.handlers.gateway import redirected
 from mpmkit.http.fastpath import CONDITIONAL
-from mpmkit.http.messages import REASONS, Page, Request, Response, escape, page, text
+from mpmkit.http.messages import (
+    REASONS,
+    Page,
+    Request,
+    RequestError,
+    Response,
+    Unparsed,
+    escape,
+    page,
+    text,
+)
+from mpmkit.server.output import Disconnected
 
 if TYPE_CHECKING:
     from mpmkit.handlers.router import Router
@@ -62,9 +73,17 @@ class ErrorPages:
         )
 
     def __call__(self, request: Request, conn: Connection) -> Response:
-        response = self._router(request, conn)
+        try:
+            response = self._router(request, conn)
+        except (RequestError, Disconnected):
+            raise
+        except BaseException:  # as core.process_request, but a path may be ErrorDocument's
+            text = f"the handler of {request.path} failed"
+            self._errors.exception(text, client=conn.peer)
+            response = page(500, request.method)
         if type(response) is not Page:
             return response
+        request = response.request or request
         if response.status == 404:
             if request.path:
                 ah, why = "AH00128", f"File does not exist: {self._site.filename(request.path)}"
@@ -108,6 +127,8 @@ class ErrorPages:
             return page(302, request.method, extra=extra, signature=signature)
         else:
             document = self._document(target, response, request, conn)
+            if type(document) is Unparsed:
+                return document
             if type(document) is not Page and document is not None:
                 fields = response.extra + document.fields
                 more = (document.length, response.close or document.close)
@@ -123,7 +144,8 @@ class ErrorPages:
         """The answer of the path that ErrorDocument names; None if it leads back to itself."""
         path, _, query = target.partition("?")
         raw = query.encode("latin-1", "replace")
-        new = redirected(request, path, raw, {}, status=response.status)
+        before = {"REQUEST_METHOD": request.method}
+        new = redirected(request, path, raw, before, status=response.status)
         if new is None:
             return None
         # The client's conditions were about the resource that it requested.

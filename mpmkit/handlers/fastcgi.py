@@ -17,6 +17,7 @@ workers without a connection starve.
 
 from __future__ import annotations
 
+import os
 import re
 import select
 import socket
@@ -25,8 +26,9 @@ from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import DirectiveError
 from mpmkit.handlers import fastcgi_records as fcgi
-from mpmkit.handlers.gateway import Script
+from mpmkit.handlers.gateway import Redirected, Script
 from mpmkit.handlers.programs import Head, Programs, Redirect, ScriptFailed, StderrLines, take_head
+from mpmkit.handlers.static import signature_of
 from mpmkit.http.messages import Request, RequestError, Response
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
 PIECE = 65536
 # Methods whose requests may be made twice (RFC 9110, 9.2.2).
 REPEATABLE = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
+SPOOLED = 16384  # bytes of a chunked body that are read before the backend is asked (MAX_MEM_SPOOL)
 RESENT = 65536  # bytes of a request's body that are remembered for a second attempt
+SCRIPTS_KEPT = 1024  # of each backend: those whose links were followed
 DEFAULT_PORT = 8000  # of fcgi:// without a port, as in httpd
 ID = 1  # of the one request that a connection carries at a time
 
@@ -80,6 +84,7 @@ class Backend:
         self._service = service
         self.log = service.log
         self.name = handler.removeprefix("proxy:")
+        self._url = found["url"]
         self._address: str | tuple[str, int]
         port = int(found["port"] or DEFAULT_PORT)
         self._address = found["path"] or (found["host"].strip("[]"), port)
@@ -91,16 +96,43 @@ class Backend:
         self.timeout = float(values.get("timeout", d.ProxyTimeout or d.Timeout))
         self._keep = bool(values.get("enablereuse", False))
         self._most = int(values.get("max", d.ThreadsPerChild))
+        self._checked: dict[Script, tuple[int, int, int, int]] = {}  # the version that was checked
         self._idle: list[socket.socket] = []  # of this process: nothing is connected before a fork
 
     def run(self, request: Request, conn: Connection, script: Script) -> Response:
         """Have the backend run a script, and pass on its answer."""
 
         def start(environ: dict[str, str]) -> tuple[Head, _Exchange | bytes]:
+            self._check(script)
+            if isinstance(request, Redirected) and script.path_info:
+                # With REDIRECT_URL, php-fpm takes PATH_TRANSLATED for the script, except from httpd.
+                environ["SCRIPT_FILENAME"] = f"proxy:{self._url}{environ['SCRIPT_FILENAME']}"
             exchange, head = self._ask(_Asked(environ, request, conn, self._keep), request)
             return head, exchange.whole() or exchange
 
         return self._service.run_by(start, request, conn, script)
+
+    def _check(self, script: Script) -> None:
+        """May this script be run? Raises ScriptFailed as CGI does for a link that leads out of the
+        root. A file that is not here may be another machine's: the backend decides."""
+        name = script.filename
+        try:
+            st = os.stat(name)
+        except NotADirectoryError:
+            raise ScriptFailed(404, f"script not found: {name}", "AH02811") from None
+        except (OSError, ValueError):
+            signature = None
+        else:
+            signature = signature_of(st)
+            if self._checked.get(script) == signature:
+                return
+        root = script.root.rstrip("/")
+        if not (os.path.realpath(name) + "/").startswith(root + "/"):
+            raise ScriptFailed(403, f"{name} is a link that leads out of {script.root}")
+        if signature is not None:
+            if len(self._checked) >= SCRIPTS_KEPT:
+                self._checked.clear()
+            self._checked[script] = signature
 
     def _ask(self, asked: _Asked, request: Request) -> tuple[_Exchange, Head]:
         """Send the request and read the head of its answer.
@@ -186,17 +218,25 @@ class _Asked:
     """A request as records, piece by piece as the client sends them; and again, while it is short."""
 
     def __init__(self, environ: dict, request: Request, conn: Connection, keep: bool) -> None:
+        early: list[bytes] = []
+        read = request.length == 0  # the client has sent all of it
+        if request.length is None:  # chunked: a short body is read first, for its length
+            while not read and sum(map(len, early)) <= SPOOLED:
+                early.append(conn.read_body())
+                read = not early[-1]
+            if read:
+                environ["CONTENT_LENGTH"] = str(sum(map(len, early)))
         params = fcgi.pairs(
-            (key.encode("latin-1"), value.encode("latin-1", "surrogateescape"))
-            for key, value in environ.items()
+            (key.encode("latin-1"), value.encode("latin-1")) for key, value in environ.items()
         )
         head = fcgi.begin(ID, keep) + fcgi.stream(fcgi.PARAMS, ID, params)
         head += fcgi.record(fcgi.PARAMS, ID)
         self.conn = conn
         self._sent: list[bytes] | None = []  # for a second attempt; None: it is too long to be kept
-        self._size = 0  # of the body
-        self._read = request.length == 0  # the client has sent all of it
-        if self._read:
+        self._size = sum(map(len, early))  # of the body, as far as it has been read
+        self._read = read
+        head += b"".join(fcgi.stream(fcgi.STDIN, ID, piece) for piece in early)
+        if read:
             head += fcgi.record(fcgi.STDIN, ID)
         self._next = [head]
         self.complete = False  # all of it has been given out

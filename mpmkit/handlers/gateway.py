@@ -8,6 +8,7 @@ WSGI, CGI and FastCGI pass a script the same variables in different encodings. N
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
     from mpmkit.server.connection import Connection
 
+# What a header's name is made of, and what its value may not contain (RFC 9110, 5.1 and 5.5).
+FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 REDIRECTS = 10  # internal redirects of one request (LimitInternalRecursion)
 
 
@@ -43,15 +47,16 @@ class Redirected(Request):
     ErrorDocument.
 
     depth   how many redirects led here; before: the variables of the redirecting script
-    status  the error's, or 200; url: the path that the client requested
+    status  the error's, or 200; url: the path that was requested, url_query: its query
     """
 
-    __slots__ = ("before", "depth", "status", "url")
+    __slots__ = ("before", "depth", "status", "url", "url_query")
 
     before: dict[str, str]
     depth: int
     status: int
     url: str
+    url_query: bytes
 
 
 class Variables:
@@ -96,6 +101,8 @@ class Variables:
                 environ[f"REDIRECT_{key}"] = value
             environ["REDIRECT_STATUS"] = str(request.status)
             environ["REDIRECT_URL"] = latin(request.url)
+            if request.url_query:
+                environ["REDIRECT_QUERY_STRING"] = request.url_query.decode("latin-1")
             return
         memo = request.memo
         if memo is None or memo[0] is not script:
@@ -141,11 +148,12 @@ class Variables:
         self.add(environ, request, conn, script)
         if not script.path_info:
             del environ["PATH_INFO"]
+        environ["SCRIPT_FILENAME"] = latin(script.filename)
         environ.pop("HTTP_AUTHORIZATION", None)
         environ.pop("HTTP_PROXY_AUTHORIZATION", None)
         environ["SERVER_ADMIN"] = self._admin
-        environ["CONTEXT_PREFIX"] = script.prefix
-        environ["CONTEXT_DOCUMENT_ROOT"] = script.root if script.prefix else self._root
+        environ["CONTEXT_PREFIX"] = latin(script.prefix)
+        environ["CONTEXT_DOCUMENT_ROOT"] = latin(script.root if script.prefix else self._root)
 
 
 # Header names are few: the variable of each is computed once ("": it is left out).
@@ -180,7 +188,7 @@ def redirected(
         return None
     new = request.for_path(Redirected, path)
     new.method = "HEAD" if request.method == "HEAD" else "GET"
-    new.url, new.query = request.path, query
+    new.url, new.url_query, new.query = request.path, request.query, query
     of_body = (b"content-length", b"content-type")
     new.headers = tuple(field for field in request.headers if field[0] not in of_body)
     new.length = 0

@@ -13,16 +13,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpmkit.handlers.conditional import unchanged
-from mpmkit.handlers.gateway import Script, Variables
+from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Script, Variables, latin
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,
     REASONS,
     Request,
     RequestError,
     Response,
+    Unparsed,
     page,
     whole_number,
 )
+from mpmkit.http.target import quote_line
 
 if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
@@ -35,7 +37,6 @@ STDERR_LINE = 8192  # bytes; a longer line of a script's stderr is cut into seve
 RESERVED_HEADERS = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "date", "server"}
 )
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 # Serves a script's `Location: /path` (router.redirect): path, the script's fields, its variables.
 Redirect = Callable[[Request, "Connection", str, bytes, dict], Response]
@@ -72,6 +73,10 @@ class Head(NamedTuple):
     modified: bytes
 
 
+# The head of a program that makes its own (nph-, RFC 3875, 5): what it writes is passed on as it is.
+UNPARSED = Head(200, False, None, "", b"", b"", None, b"", b"")
+
+
 def split_head(data: bytes) -> tuple[bytes, bytes] | None:
     """Header lines and the beginning of the body; None: the blank line has not come yet."""
     if data.startswith((b"\n", b"\r\n")):
@@ -93,20 +98,21 @@ def read_head(lines: bytes, name: str) -> Head:
         value = value.strip(b" \t")
         if not line:
             continue
-        if not colon or not _NAME.match(key) or b"\r" in value or b"\0" in value:
-            shown = line[:30].decode("latin-1").encode("unicode_escape").decode()
+        if not colon or not FIELD_NAME.match(key) or _is_bad(key, value):
+            shown = quote_line(line[:30])
             raise ScriptFailed(500, f"malformed header from script '{name}': Bad header: {shown}")
         lower = key.lower().decode()
         if lower == "status":
             has_status = True
             code, _, words = value.partition(b" ")
             if not (len(code) == 3 and code.isdigit() and 200 <= int(code) <= 599):
-                shown = value[:30].decode("latin-1").encode("unicode_escape").decode()
+                shown = quote_line(value[:30])
                 raise ScriptFailed(500, f"invalid status from script '{name}': {shown}")
             status = int(code)
             words = words.strip()
             usual = REASONS.get(status, "").encode()
-            reason = words if words and words != usual else None
+            own = words and words != usual and not CONTROL.search(words)
+            reason = words if own else None
         elif lower == "content-type":
             content_type = value
         elif lower == "content-length":
@@ -125,6 +131,11 @@ def read_head(lines: bytes, name: str) -> Head:
         length = None
     sent = b"".join(fields)
     return Head(status, has_status, reason, location, sent, content_type, length, etag, modified)
+
+
+def _is_bad(key: bytes, value: bytes) -> bool:
+    """A value that no header may have. (Of a Status only the three digits count.)"""
+    return CONTROL.search(value[:3] if key.lower() == b"status" else value) is not None
 
 
 def take_head(read: Callable[[], bytes], name: str, ah: str = "") -> tuple[Head, bytes]:
@@ -160,6 +171,10 @@ def answer(
     `redirect(path, fields)` serves `Location: /path` (RFC 3875, 6.2.2); `failed(error)` logs what goes
     wrong after the head. In any case `pieces` are closed, at the latest when the answer is sent.
     """
+    if head is UNPARSED:
+        return Unparsed(
+            200, b"", b"", ScriptBody(pieces, _logged(_all(pieces), failed)), None, True
+        )
     location = head.location
     if type(pieces) is bytes and head.length is None:
         head = head._replace(length=len(pieces))
@@ -220,7 +235,7 @@ class Programs:
         self.errors = errors
         self._redirect = redirect
         self._variables = Variables(d, document_root)
-        self._base = self._variables.base
+        self._base = {key: latin(value) for key, value in self._variables.base.items()}
 
     def run_by(
         self,

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.config.directives import DirectiveError, Directives
 from mpmkit.handlers.gateway import Script, redirected
-from mpmkit.handlers.sections import MergedConfig, Sections
+from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.handlers.wsgi import WsgiScripts
-from mpmkit.http.messages import Request, RequestError, Response, page
+from mpmkit.http.messages import Page, Request, RequestError, Response, Unparsed, page
 from mpmkit.http.target import split_target
 
 if TYPE_CHECKING:
@@ -118,6 +118,22 @@ class Router:
         """The handler of `path`."""
         if path == "*":
             return _whole_server
+        handler = self._chosen(path)
+        watched = self._sections.watched(self.file(path))
+        if not watched:
+            return handler
+
+        def unlinked(request: Request, conn: Connection) -> Response:
+            if (link := forbidden_link(watched)) is None:
+                return handler(request, conn)
+            text = f"Symbolic link not allowed or link target not accessible: {link}"
+            self._errors.write("error", text, ah="AH00037", module="core", client=conn.peer)
+            return page(403, request.method)
+
+        return unlinked
+
+    def _chosen(self, path: str) -> Handler:
+        """The handler of `path`, its links aside."""
         mapping = self.mapping(path)
         if mapping.kind == "ScriptAlias":
             return self._walking(mapping, path, "cgi-script")
@@ -147,7 +163,7 @@ class Router:
                 continue
             if end < len(path) and os.path.isdir(filename):
                 continue  # a directory with a script's name
-            return self._running(handler, mapping, path, end)
+            return self._running(handler, mapping, path, end, by_name=True)
         return self._guarded(config, self._files_of(mapping, config))
 
     def mapping(self, path: str) -> UrlMapping:
@@ -183,12 +199,12 @@ class Router:
                     conn.protocol.limit_body(request, limit)
                 return inner(request, conn)
 
-        if config.require == ("all", "denied"):
-            return self._denied
-        if config.require == ("local",):
+        if ("all", "granted") in config.require:
+            return handler
+        if ("local",) in config.require:
             denied = self._denied
             return lambda request, conn: (handler if _is_local(conn) else denied)(request, conn)
-        return handler
+        return self._denied
 
     def _denied(self, request: Request, conn: Connection) -> Response:
         text = f"Require denies this client {self.file(request.path)}"
@@ -198,7 +214,13 @@ class Router:
     # -- scripts ------------------------------------------------------------------------------
 
     def _running(
-        self, handler: str, mapping: UrlMapping, path: str, end: int, filename: str = ""
+        self,
+        handler: str,
+        mapping: UrlMapping,
+        path: str,
+        end: int,
+        filename: str = "",
+        by_name: bool = False,
     ) -> Handler:
         """A handler for the script at `path[:end]`, with the rest as PATH_INFO."""
         filename = filename or mapping.file(path[:end])
@@ -213,11 +235,24 @@ class Router:
         if handler == "cgi-script":
             allowed = mapping.kind == "ScriptAlias" or "ExecCGI" in config.options
             cgi = self._cgi_scripts()
-            return self._guarded(
-                config, lambda request, conn: cgi.run(request, conn, script, allowed)
-            )
-        backend = self._fast_cgi().backend(handler)
-        return self._guarded(config, lambda request, conn: backend.run(request, conn, script))
+
+            def inner(request: Request, conn: Connection) -> Response:
+                return cgi.run(request, conn, script, allowed)
+        else:
+            backend = self._fast_cgi().backend(handler)
+
+            def inner(request: Request, conn: Connection) -> Response:
+                return backend.run(request, conn, script)
+
+        if not by_name:
+            return self._guarded(config, inner)
+        directory = os.path.dirname(filename)
+
+        def run_below(request: Request, conn: Connection) -> Response:
+            # Below a file there is no script, but a backend would look for one further up the path.
+            return inner(request, conn) if os.path.isdir(directory) else page(404, request.method)
+
+        return self._guarded(config, run_below)
 
     def _walking(self, mapping: UrlMapping, path: str, handler: str) -> Handler:
         """A handler that asks the file system, at each request, which part of the path is the script."""
@@ -270,6 +305,11 @@ class Router:
             self._errors.write("error", text, ah="AH00124", client=conn.peer)
             return page(500, request.method)
         answer = self(new, conn)
+        if type(answer) is Page:  # ErrorDocument may change it: errors.py
+            answer.request = answer.request or new
+            return answer
+        if type(answer) is Unparsed:
+            return answer
         fields += answer.fields
         more = (answer.length, answer.close, answer.reason)
         return Response(answer.status, fields, answer.after, answer.body, *more)
@@ -328,8 +368,14 @@ def _ends(path: str, start: int) -> Iterator[int]:
 
 
 def _by_extension(handlers: Mapping[str, str], filename: str) -> str | None:
-    """AddHandler's handler for a file name; of several, the one that was written first."""
-    return next((name for ext, name in handlers.items() if filename.endswith(ext)), None)
+    """AddHandler's handler for a file name, in any case; of several extensions, the last that has one
+    (mod_mime: `a.cgi.bak` is a program, too)."""
+    if not handlers:
+        return None
+    _, *extensions = os.path.basename(filename).lstrip(".").lower().split(".")
+    return next(
+        (handlers["." + ext] for ext in reversed(extensions) if "." + ext in handlers), None
+    )
 
 
 def _is_local(conn: Connection) -> bool:

@@ -1,9 +1,12 @@
 """What the sections of httpd.conf say about a path and its file, merged in httpd's order.
 
     <Directory>  by the file's directory, shortest first        Require      who may have it
-    <Files>      by the file's name                             SetHandler   who answers
-    <Location>   by the URL's path                              AddHandler   who answers, by extension
-                                                                Options      may it be run?
+    <DirectoryMatch>                                            SetHandler   who answers
+    <Files>, <FilesMatch>        by the file's name             AddHandler   who answers, by extension
+    <Location>, <LocationMatch>  by the URL's path              Options      may it be run, may it be
+                                                                             a symbolic link?
+The kinds of one line stand in the order of the file. A file's name is the one that the path leads to,
+with symbolic links in it as they are: a section is written for names, not for what they link to.
 
 Each section becomes a `SectionRule` once, at the start. `Sections.config_for` lays those that apply to
 a path upon the server's own settings, the later ones over the earlier ones: a `MergedConfig`.
@@ -12,19 +15,23 @@ a path upon the server's own settings, the later ones over the earlier ones: a `
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatch
+from stat import S_ISLNK
 from typing import NamedTuple
 
-from mpmkit.config.directives import DirectiveError, Directives, Section, section_values
+from mpmkit.config.directives import Directives, Section, section_values
+from mpmkit.config.patterns import canonical, section_pattern
 
-ORDER = ("Directory", "DirectoryMatch", "Files", "FilesMatch", "Location", "LocationMatch")
-# What `Options All` means: everything but MultiViews.
-ALL_OPTIONS = frozenset(
-    {"Indexes", "Includes", "IncludesNOEXEC", "FollowSymLinks", "SymLinksIfOwnerMatch", "ExecCGI"}
+ORDER = (
+    ("Directory",),
+    ("DirectoryMatch",),
+    ("Files", "FilesMatch"),
+    ("Location", "LocationMatch"),
 )
-_OPTIONS = {option.lower(): frozenset({option}) for option in (*ALL_OPTIONS, "MultiViews")}
+# What `Options All` means: everything but MultiViews and SymLinksIfOwnerMatch, which forbids.
+ALL_OPTIONS = frozenset({"Indexes", "Includes", "IncludesNOEXEC", "FollowSymLinks", "ExecCGI"})
+_OTHERS = ("MultiViews", "SymLinksIfOwnerMatch")
+_OPTIONS = {option.lower(): frozenset({option}) for option in (*ALL_OPTIONS, *_OTHERS)}
 _OPTIONS |= {"all": ALL_OPTIONS, "none": frozenset()}
 
 
@@ -32,7 +39,7 @@ class MergedConfig(NamedTuple):
     """What all sections together say about a path and its file.
 
     handler     SetHandler's, "none" and None without one; `by_name`: a <Files> section set it
-    by_extension, options, require      AddHandler's, Options', Require's
+    by_extension, options, require      AddHandler's, Options', Require's lines: any of them admits
     body        LimitRequestBody's; None where no section at all has one: then the protocol applies it
     sendfile, mmap      EnableSendfile's, EnableMMAP's
     documents, signature                ErrorDocument's, by status, and ServerSignature's
@@ -42,7 +49,7 @@ class MergedConfig(NamedTuple):
     by_name: bool
     by_extension: Mapping[str, str]
     options: frozenset[str]
-    require: tuple[str, ...]
+    require: tuple[tuple[str, ...], ...]
     body: int | None
     sendfile: bool
     mmap: bool
@@ -69,22 +76,20 @@ class SectionRule:
             field: self.values[name] for name, field in _REPLACED.items() if name in self.values
         }
         self._options = [s.args for s in section.settings if s.name.lower() == "options"]
-        if self.kind.endswith("Match"):
-            try:
-                self._pattern = re.compile(self.arg)
-            except re.error as error:
-                raise DirectiveError(
-                    f"<{self.kind} {self.arg}>: not a regular expression: {error}",
-                    directive=self.kind,
-                    file=section.file,
-                    line=section.line,
-                ) from None
+        if self.kind == "Directory":
+            self.arg = canonical(self.arg)
+        pattern = section_pattern(self.kind, self.arg)
+        self._search = None if pattern is None else pattern.search
 
     @property
     def place(self) -> tuple[int, int]:
         """Where it stands in the order of merging; those of one place keep the file's order."""
-        depth = self.arg.rstrip("/").count("/") if self.kind == "Directory" else 0
-        return ORDER.index(self.kind), depth
+        return next(at for at, kinds in enumerate(ORDER) if self.kind in kinds), self.depth
+
+    @property
+    def depth(self) -> int:
+        """Of how many directories the argument of a <Directory> consists; 0 for other kinds."""
+        return self.arg.count("/") if self.kind == "Directory" else 0
 
     @property
     def handlers(self) -> list[str]:
@@ -97,19 +102,22 @@ class SectionRule:
 
     def is_for(self, path: str, filename: str) -> bool:
         """Whether the section applies to a URL path and its file."""
-        match self.kind:
-            case "Location":
-                return path == self.arg or path.startswith(self.arg.rstrip("/") + "/")
-            case "Directory":
-                return (filename + "/").startswith(self.arg.rstrip("/") + "/")
-            case "Files":
-                return fnmatch(os.path.basename(filename), self.arg)
-            case "LocationMatch":
-                return self._pattern.search(path) is not None
-            case "FilesMatch":
-                return self._pattern.search(os.path.basename(filename)) is not None
-            case _:
-                return self._pattern.search(os.path.dirname(filename)) is not None
+        kind = self.kind
+        if kind.startswith("Location"):
+            subject = path
+        elif kind == "Directory":
+            subject = filename if filename.endswith("/") else filename + "/"
+        elif kind == "DirectoryMatch":
+            subject = filename
+        else:
+            subject = filename[filename.rfind("/") + 1 :]
+        if self._search is not None:
+            return self._search(os.fsencode(subject)) is not None
+        if kind == "Files":
+            return subject == self.arg
+        if not subject.startswith(self.arg):
+            return False
+        return self.arg[-1:] in ("/", "") or subject[len(self.arg) :][:1] in ("/", "")
 
     def over(self, config: MergedConfig) -> MergedConfig:
         """What holds when this section is merged upon `config`."""
@@ -122,28 +130,41 @@ class SectionRule:
         if "ErrorDocument" in values:
             config = config._replace(documents={**config.documents, **values["ErrorDocument"]})
         if self._options:
-            config = config._replace(options=merge_options(config.options, self._options))
+            config = config._replace(options=self.options_over(config.options))
         return config
+
+    def options_over(self, options: frozenset[str]) -> frozenset[str]:
+        """What its Options make of those that held before."""
+        return merge_options(options, self._options)
 
 
 class Sections:
-    """All sections of a configuration. Raises DirectiveError for one that can't be used."""
+    """All sections of a configuration; `checks.check` has read them before."""
 
     def __init__(self, d: Directives) -> None:
         rules = [SectionRule(section) for section in d.sections]
         self.rules = sorted(rules, key=lambda rule: rule.place)
+        self._directories = [rule for rule in self.rules if rule.kind == "Directory"]
         limited = any("LimitRequestBody" in rule.values for rule in rules)
         self.server = MergedConfig(
             d.SetHandler,
             False,
             dict(d.handlers),
             merge_options(frozenset(), [d.Options]),
-            ("all", "granted"),
+            (("all", "granted"),),
             d.LimitRequestBody if limited else None,
             d.EnableSendfile,
             d.EnableMMAP,
             d.ErrorDocument,
             d.ServerSignature,
+        )
+        # Links may be followed everywhere: then no file has to be asked whether it is one.
+        self._follows = all(
+            _follows(options)
+            for options in (
+                self.server.options,
+                *(rule.options_over(ALL_OPTIONS) for rule in self._directories),
+            )
         )
 
     def config_for(self, path: str, filename: str) -> MergedConfig:
@@ -155,6 +176,45 @@ class Sections:
         if config.handler is not None and config.handler.lower() == "none":
             config = config._replace(handler=None)
         return config
+
+    def watched(self, filename: str) -> list[tuple[str, bool]]:
+        """The parts of a file's path that may not be symbolic links, and whether a link is allowed that
+        has the owner of what it leads to. Only Options of the server and of <Directory> count."""
+        if self._follows:
+            return []
+        rules = [rule for rule in self._directories if rule.is_for("", filename)]
+        options = self.server.options
+        found = []
+        parts = filename.rstrip("/").split("/")
+        for depth in range(1, len(parts)):
+            for rule in rules:
+                if rule.depth == depth:
+                    options = rule.options_over(options)
+            if not _follows(options):
+                found.append(("/".join(parts[: depth + 1]), "SymLinksIfOwnerMatch" in options))
+        return found
+
+
+def _follows(options: frozenset[str]) -> bool:
+    """Any link may be followed. With both options the owner counts."""
+    return "FollowSymLinks" in options and "SymLinksIfOwnerMatch" not in options
+
+
+def forbidden_link(watched: Iterable[tuple[str, bool]]) -> str | None:
+    """The first of `Sections.watched` that is a link that may not be followed."""
+    for name, if_owner in watched:
+        try:
+            st = os.lstat(name)
+        except (OSError, ValueError):
+            return None  # what is not there is no link, nor is anything below it
+        if not S_ISLNK(st.st_mode):
+            continue
+        try:
+            if not if_owner or os.stat(name).st_uid != st.st_uid:
+                return name
+        except OSError:
+            return name
+    return None
 
 
 def merge_options(options: frozenset[str], lines: Iterable[tuple[str, ...]]) -> frozenset[str]:

@@ -180,6 +180,13 @@ class NoIndex(FileNotFoundError):
     """A directory in which there is no DirectoryIndex."""
 
 
+def _dangling(filename: str) -> str:
+    """The link in a missing file's path that leads nowhere, "" if there is no such link."""
+    while not os.path.lexists(filename):
+        filename = os.path.dirname(filename)
+    return "" if os.path.exists(filename) else filename
+
+
 def _digest(filename: str) -> str:
     """A file's content as a tag: SHA-1 in Base64, as httpd has it (FileETag Digest). Raises OSError."""
     import base64  # neither is in a server's memory without need
@@ -215,7 +222,7 @@ class StaticFiles:
         prefix: str = "",
         options: FileOptions = DEFAULTS,
     ) -> None:
-        self.root = os.path.realpath(root)
+        self.root = os.path.abspath(root)  # with its links: rules are written for names
         self._skip = len(prefix.rstrip("/"))
         self.index = index
         self.types = {**TYPES, **(types or {})}
@@ -311,8 +318,8 @@ class StaticFiles:
                     return handler(request.for_path(Request, path + name), conn)
             elif path.endswith("/"):
                 return page(404, request.method)
-            real = os.path.realpath(filename)
-            if real != self.root and not real.startswith(self.root.rstrip("/") + "/"):
+            real, root = os.path.realpath(filename), os.path.realpath(self.root)
+            if real != root and not real.startswith(root.rstrip("/") + "/"):
                 text = f"a symbolic link leads out of {self.root}: {filename}"
                 return self._forbidden("AH00037", text, request, conn)
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
@@ -321,6 +328,9 @@ class StaticFiles:
             now = self._clock()
             file = CachedFile(filename, st, now, self._media_type(filename), self.options)
         except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and (link := _dangling(filename)):
+                text = f"Symbolic link not allowed or link target not accessible: {link}"
+                return self._forbidden("AH00037", text, request, conn)
             return self._refused(error, request, conn)
         # A file that has just changed may change again within the same tick of its clock.
         if now - st.st_ctime >= 1:

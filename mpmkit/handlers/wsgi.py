@@ -13,35 +13,23 @@ import os
 import sys
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
 from stat import S_ISREG
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from mpmkit.handlers.gateway import Script, Variables
+from mpmkit.handlers.gateway import Redirected, Script, Variables
 from mpmkit.handlers.programs import measured
 from mpmkit.handlers.static import signature_of
-from mpmkit.http.messages import (
-    BODYLESS_STATUSES,
-    REASONS,
-    FileBody,
-    Request,
-    Response,
-    page,
-    whole_number,
-)
+from mpmkit.handlers.wsgi_head import Head, read_head
+from mpmkit.http.messages import BODYLESS_STATUSES, FileBody, Request, Response, page
+from mpmkit.server.core import Begun, begin
+from mpmkit.server.output import Disconnected
 
 if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
     from mpmkit.server.connection import Connection
+    from mpmkit.server.core import Service
     from mpmkit.server.logs import ErrorLog
-
-# A server adds these itself; an application must not (PEP 3333, "Other HTTP Features").
-HOP_BY_HOP = frozenset(
-    "connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding "
-    "upgrade".split()
-)
-HEADS_KEPT = 128  # of applications' answers: status and headers, checked and written down
 
 
 class ScriptExit(Exception):
@@ -118,6 +106,7 @@ class WsgiScripts:
         self._variables = Variables(directives, os.path.realpath(directives.DocumentRoot))
         self._sendfile = directives.EnableSendfile
         self._applications: dict[str, Application] = {}
+        self.service: Service | None = None  # what write() needs to send before the end
         self._base: dict[str, Any] = {
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
@@ -156,7 +145,7 @@ class WsgiScripts:
                 environ["wsgi.input"] = io.BufferedReader(_Body(conn))
                 if request.length is None:
                     environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
-            response = run_application(function, environ, request)
+            response = run_application(function, environ, request, conn, self.service)
             if type(response.body) is FileBody:
                 response.body.sendfile = self._sendfile
             return response
@@ -173,58 +162,91 @@ class FileWrapper:
 
     def __init__(self, file: Any, block_size: int = 65536) -> None:
         self.file = file
+        self.most: int | None = None  # bytes to send: the application's Content-Length
         self._block_size = block_size
         self.close = getattr(file, "close", lambda: None)
 
     def __iter__(self) -> Iterator[bytes]:
-        while data := self.file.read(self._block_size):
+        size, left = self._block_size, self.most
+        while data := self.file.read(size if left is None else min(size, left)):
             yield data
+            if left is not None:
+                left -= len(data)
+                if left <= 0:
+                    return
 
     def body(self) -> FileBody | None:
-        """What is left of the file, by a descriptor of its own; None: it is not a regular file."""
+        """What is left of the file, by a descriptor of its own; None: it is not a regular file, or what
+        read() gives is not its bytes as they are (gzip, bz2, a text, any class of another kind)."""
+        file = self.file
+        raw = file.raw if type(file) in (io.BufferedReader, io.BufferedRandom) else file
+        if type(raw) is not io.FileIO:
+            return None
         try:
-            fd, at = self.file.fileno(), self.file.tell()
+            fd, at = file.fileno(), file.tell()
             st = os.fstat(fd)
             if not S_ISREG(st.st_mode):
                 return None
-            return FileBody(os.dup(fd), at, max(0, st.st_size - at))
+            left = max(0, st.st_size - at)
+            return FileBody(os.dup(fd), at, left if self.most is None else min(left, self.most))
         except (AttributeError, OSError, ValueError):
             return None
 
 
 def run_application(
-    application: Callable[..., Iterable[bytes]], environ: dict[str, Any], request: Request
+    application: Callable[..., Iterable[bytes]],
+    environ: dict[str, Any],
+    request: Request,
+    conn: Connection,
+    service: Service | None,
 ) -> Response:
     """Call the application and make a Response of its answer.
 
-    Raises what the application raises, and AssertionError where it breaks PEP 3333.
+    Raises what the application raises, and AssertionError where it breaks PEP 3333; but when write() has
+    sent the head already, the Response's body raises it.
     """
-    call = _Call(request)
-    result = application(environ, call.start_response)
-    if type(result) in (list, tuple) and not call.written:
-        # The whole body is at hand: one send, and its length is known.
-        body = b"".join(result)
-        return call.response(body, len(body))
-    if type(result) is FileWrapper and not call.written:
-        file = result.body()
-        if file is not None:
-            if call.sends(file):
-                result.close()
-                return call.response(file, file.count)
-            os.close(file.fd)
-    pieces = _Pieces(result, call)
+    call = _Call(request, conn, service)
     try:
-        return call.response(pieces, None)
-    except BaseException:
-        pieces.close()
-        raise
+        result = application(environ, call.start_response)
+        whole = not call.written and call.begun is None
+        if whole and type(result) in (list, tuple):
+            # The whole body is at hand: one send, and its length is known.
+            body = b"".join(result)
+            return call.response(body, len(body))
+        if whole and type(result) is FileWrapper:
+            result.most = call.head.length if call.head is not None else None
+            file = result.body()
+            if file is not None:
+                if call.sends(file):
+                    result.close()
+                    return call.response(file, file.count)
+                os.close(file.fd)
+        pieces = _Pieces(result, call)
+        try:
+            return call.response(pieces, None) if call.begun is None else call.going_on(pieces)
+        except BaseException:
+            pieces.close()
+            raise
+    except BaseException as error:
+        if call.begun is None or isinstance(error, Disconnected):
+            raise
+        return call.going_on(_raising(error))
+
+
+def _raising(error: BaseException) -> Iterator[bytes]:
+    raise error
+    yield b""
 
 
 class _Call:
-    """One call of an application: what it passed to `start_response`."""
+    """One call of an application: what it passed to `start_response`, and what write() has sent."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, conn: Connection, service: Service | None) -> None:
         self.request = request
+        self.begun: Begun | None = None
+        self._conn = conn
+        # An answer that another one becomes a part of (ErrorDocument, Location) has its head later.
+        self._service = None if isinstance(request, Redirected) else service
         self.head: Head | None = None
         self.written: list[bytes] = []
         self.sent = False
@@ -243,11 +265,37 @@ class _Call:
         return self.write
 
     def write(self, data: bytes) -> None:
-        """PEP 3333's old way: kept until the application returns, then sent first."""
+        """PEP 3333's old way: sent at once, with the head before it.
+
+        Once the application's iterable is being sent, it goes with the next piece of that.
+        """
         if type(data) is not bytes:
             raise AssertionError(f"write() was given {type(data).__name__}, not bytes")
-        if data:
-            self.written.append(data)
+        if not data:
+            return
+        head = self.head
+        assert head is not None
+        if self.begun is None:
+            bodyless = head.code in BODYLESS_STATUSES or self.request.method == "HEAD"
+            if self._service is None or self.sent or self.written or bodyless:
+                self.written.append(data)
+                return
+            self.begun = begin(self._conn, self.request, self.response([], None), self._service)
+            self.sent = True
+        left = len(data) if head.length is None else head.length - self.begun.count
+        self.begun.write(data[:left])
+        if left < len(data):
+            raise AssertionError(f"more bytes than Content-Length {head.length}")
+
+    def going_on(self, pieces: Iterable[bytes]) -> Response:
+        """The response whose head, and some of its body, write() has sent: `pieces` come after them."""
+        assert self.begun is not None and self.head is not None
+        answer = self.response([], None)
+        if isinstance(pieces, _Pieces) and self.head.length is not None:
+            pieces.declared = self.head.length - self.begun.count
+        self.begun.rest = pieces
+        answer.body = self.begun
+        return answer
 
     def sends(self, file: FileBody) -> bool:
         """The file can be the body as it is: there is a body, of this length, and the head is plain."""
@@ -281,61 +329,6 @@ class _Call:
         if head.reason is not None:
             body = [body] if type(body) is bytes else body  # only this way sends a reason
         return Response(code, fields, head.after, body, declared, reason=head.reason)
-
-
-class Head(NamedTuple):
-    """What an application passed to `start_response`, as it goes to the client.
-
-    fields, after   header lines, as a Response has them
-    length          its Content-Length, None without one
-    reason          its own reason phrase; None: the usual one
-    """
-
-    code: int
-    fields: bytes
-    after: bytes
-    length: int | None
-    reason: bytes | None
-
-
-@lru_cache(HEADS_KEPT)
-def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
-    """Check a status and headers by PEP 3333, and encode them. Raises AssertionError.
-
-    Most applications repeat themselves, so valid heads are remembered.
-    """
-    if not (len(status) >= 4 and status[:3].isdigit() and status[3] == " "):
-        raise AssertionError(f"status {status!r} is not like '200 OK'")
-    if not status.isprintable():
-        raise AssertionError(f"status {status!r} contains a line break")
-    code, reason = int(status[:3]), status[4:]
-    fields = after = ""
-    length = None
-    for name, value in headers:
-        lower = name.lower()
-        if lower in HOP_BY_HOP:
-            raise AssertionError(f"header {name}: is the server's to set, not the application's")
-        if "\n" in value or "\r" in value or "\n" in name:
-            raise AssertionError(f"header {name!r} contains a line break")
-        if lower == "content-type":
-            after = f"Content-Type: {value}\r\n"
-        elif lower not in ("date", "server"):
-            if lower == "content-length":
-                if code in BODYLESS_STATUSES:
-                    continue  # there is no body
-                if not (value.isascii() and value.isdigit()) or length is not None:
-                    raise AssertionError(f"Content-Length {value[:30]!r} is not one whole number")
-                length = whole_number(value)
-                if length is None:
-                    raise AssertionError("Content-Length is longer than any body")
-            fields += f"{name}: {value}\r\n"
-    return Head(
-        code,
-        fields.encode("latin-1"),
-        after.encode("latin-1") + b"\r\n",
-        length,
-        None if reason == REASONS.get(code) else reason.encode("latin-1"),
-    )
 
 
 class _Pieces:
@@ -418,7 +411,7 @@ class _ErrorStream:
 
     def write(self, text: str) -> None:
         if text.strip():
-            self._errors.write("error", text.rstrip("\n"), module="wsgi")
+            self._errors.write_lines("error", text, module="wsgi")
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:

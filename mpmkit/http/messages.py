@@ -238,15 +238,23 @@ class Response:
         self.reason = reason
 
 
+class Unparsed(Response):
+    """The bytes of a program that makes its own head (nph-, RFC 3875, 5): the body is all that is sent."""
+
+    __slots__ = ()
+
+
 class Page(Response):
     """A page of the server's own, which answers in place of a resource (`page`).
 
     extra, what     as given to `page`, for a handler that makes another one of it (handlers/errors.py)
+    request         the one it answers, if that is not the client's but one the server made of it
     """
 
-    __slots__ = ("extra", "what")
+    __slots__ = ("extra", "request", "what")
 
     extra: bytes
+    request: Request | None
     what: str
 
 
@@ -267,7 +275,7 @@ def page(
     if method == "HEAD":  # like httpd, without the length of a page that is not made
         fields, body = extra, b""
     answer = Page(status, fields, after, body, len(body), status in CLOSING_STATUSES)
-    answer.extra, answer.what = extra, what
+    answer.extra, answer.what, answer.request = extra, what, None
     return answer
 
 

@@ -1,4 +1,4 @@
-"""Bytes to requests, by h11. No socket and no thread here.
+"""Bytes to requests, their heads by h11. No socket and no thread here.
 
     feed(data)          bytes that came from the client
     next_request()      a Request, or None: more bytes are needed. Raises RequestError
@@ -19,18 +19,16 @@ import re
 import h11
 
 from mpmkit.config.directives import Directives
+from mpmkit.http.body import Body
 from mpmkit.http.fastpath import CONDITIONAL, PLAIN_FIELD, RequestCache, tokens
+from mpmkit.http.limits import REQUEST_LINE, GrowingHead, check_limits, check_line
 from mpmkit.http.messages import METHODS, Request, RequestError, whole_number
 from mpmkit.http.target import ABSOLUTE, is_host, quote_line, split_target
 
-TRAILERS = 8190  # bytes of them, as of one field of a head; h11 takes twice as many in pieces
+TRAILERS = 8190  # bytes of them, as of one field of a head
 BLANK_LINES = 10  # httpd accepts this many before a request line (DEFAULT_LIMIT_BLANK_LINES)
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/[1-9]\.[0-9]\Z")
-_METHOD = re.compile(_TOKEN + rb"\Z")
-_VERSION = re.compile(rb"HTTP/[1-9]\.[0-9]\Z")
-_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+_BLANK_LINES = re.compile(rb"(?:\r\n)*")
 _SIMPLE_REQUEST = re.compile(rb"GET ([\x21-\x7e\x80-\xff]+)\r\n")
 # What httpd refuses in a head, and h11 does not: control characters, a continuation line of blanks,
 # and a length that is given twice, even the same one.
@@ -55,13 +53,16 @@ class Protocol:
         self._cache = cache
         self._buffer = b""
         self._between = False  # a request has been read: blank lines after it are skipped
-        self._body: h11.Connection | None = None
+        self._body: Body | None = None
         self._allowed: int | None = None  # bytes of body that LimitRequestBody still allows
 
     # -- heads --------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
-        self._buffer = self._buffer + data if self._buffer else data
+        if self._buffer:
+            self._buffer += data
+        else:
+            self._buffer = data
 
     @property
     def pending(self) -> bool:
@@ -76,17 +77,22 @@ class Protocol:
     @property
     def line(self) -> bytes:
         """The first line of what has come, b"" while it is incomplete: for logs and time-outs."""
-        return self._buffer.partition(b"\r\n")[0] if b"\r\n" in self._buffer else b""
+        return bytes(self._buffer[: max(self._buffer.find(b"\r\n"), 0)])
 
     def refused(self) -> Request | None:
         """What an access log may show of the head that `next_request` has refused."""
-        return partial_request(self._buffer, self._directives)
+        return partial_request(bytes(self._buffer), self._directives)
 
     def next_request(self) -> Request | None:
         """The next request once its head is complete. Raises RequestError: then answer and close."""
         cache = self._cache
         buffer = self._buffer
-        request = cache.known.get(buffer)
+        try:
+            request = cache.known.get(buffer)
+        except (
+            TypeError
+        ):  # a GrowingHead, which no dict takes; to ask first would cost each request
+            return self._grown()
         if request is not None:
             self._between = True
             self._buffer = b""
@@ -101,15 +107,23 @@ class Protocol:
             if request is None:
                 if buffer.startswith((b"\r", b"\n")) or _SIMPLE_REQUEST.match(buffer):
                     return self._incomplete(buffer)
-                request, parser = parse_head(head, self._directives)
+                request = parse_head(head, self._directives)
                 if request.length != 0:
-                    self._begin_body(request, parser, buffer[end:])
+                    self._begin_body(request, buffer[end:])
                     return request
             cache.remember(head, request)
         rest = buffer[end:]
         self._between = True
         self._buffer = _without_blank_lines(rest) if rest else rest
         return request
+
+    def _grown(self) -> Request | None:
+        """More has come of a head whose first line is right."""
+        assert isinstance(self._buffer, GrowingHead)
+        if not self._buffer.complete(self._directives):
+            return None
+        self._buffer = bytes(self._buffer)
+        return self.next_request()
 
     def _incomplete(self, buffer: bytes) -> Request | None:
         """Not a whole head yet. Refuse now what can't become a valid one."""
@@ -133,18 +147,20 @@ class Protocol:
             self._between = True
             self._buffer = buffer[simple.end() :]
             return simple_request(simple, self._directives)
-        check_limits(buffer, self._directives, complete=False)
+        if check_line(buffer, self._directives) > 0:
+            self._buffer = head = GrowingHead(buffer)  # type: ignore[assignment]
+            head.complete(self._directives)
         return None
 
     # -- bodies -------------------------------------------------------------------------------
 
-    def _begin_body(self, request: Request, parser: h11.Connection, first: bytes) -> None:
-        self._body = parser
+    def _begin_body(self, request: Request, first: bytes) -> None:
+        most = min(self._directives.LimitRequestFieldSize, TRAILERS)
+        self._body = body = Body(request.length, most)
         self.limit_body(request, self._directives.longest_body)
         self._between = True
         self._buffer = b""
-        if first:
-            parser.receive_data(first)
+        body.feed(first)
 
     def limit_body(self, request: Request, limit: int) -> None:
         """LimitRequestBody of the section that `request` is for; 0: none. Before any of the body is read.
@@ -162,9 +178,9 @@ class Protocol:
         return self._body is not None
 
     def feed_body(self, data: bytes) -> None:
-        """Bytes from the client while `in_body`; b"" when it has closed its side."""
+        """Bytes from the client while `in_body`."""
         assert self._body is not None
-        self._body.receive_data(data)
+        self._body.feed(data)
 
     def next_piece(self) -> bytes | None:
         """The next piece of the body; b"" at its end, None: more bytes are needed.
@@ -177,27 +193,15 @@ class Protocol:
             return b""
         if self._allowed is not None and self._allowed < 0:
             raise RequestError(413, "the body's chunks were over LimitRequestBody", ah="AH01591")
-        try:
-            event = body.next_event()
-        except h11.RemoteProtocolError as error:
-            raise RequestError(400, f"bad request body: {error}", ah="AH01590") from None
-        if event is h11.NEED_DATA:
-            return None
-        if isinstance(event, h11.Data):
-            data = bytes(event.data)
-            if self._allowed is not None:
-                self._allowed -= len(data)
-                if self._allowed < 0:
-                    return self.next_piece()
-            return data or self.next_piece()
-        # h11 limits only trailers that come in pieces, and how a client cuts what it sends decides nothing.
-        assert isinstance(event, h11.EndOfMessage)
-        trailers = sum(len(name) + len(value) + 4 for name, value in event.headers)
-        if trailers > min(self._directives.LimitRequestFieldSize, TRAILERS):
-            raise RequestError(400, "the body's trailers are too long", ah="AH01590")
-        self._buffer = _without_blank_lines(body.trailing_data[0])
-        self._body = None
-        return b""
+        data = body.next_piece()
+        if data and self._allowed is not None:
+            self._allowed -= len(data)
+            if self._allowed < 0:
+                return self.next_piece()
+        if data == b"":
+            self._buffer = _without_blank_lines(body.rest)
+            self._body = None
+        return data
 
 
 def _new_request(head: bytes, line: bytes, method: str, target: bytes) -> Request:
@@ -225,17 +229,14 @@ def simple_request(line: re.Match[bytes], directives: Directives) -> Request:
 def _without_blank_lines(data: bytes) -> bytes:
     """What follows a request, without the blank lines that some clients send after a body: waiting
     for the rest of a request that begins with them would be waiting for nothing (RFC 9112, 2.2)."""
-    while data.startswith(b"\r\n"):
-        data = data[2:]
-    return data
+    blank = _BLANK_LINES.match(data)
+    assert blank is not None
+    return data[blank.end() :]
 
 
-def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connection]:
-    """One complete head, by httpd's strict rules and h11's. Raises RequestError.
-
-    Returns the Request and the h11 connection, which goes on to read the body if there is one.
-    """
-    event, parser = _read_by_h11(head, directives)
+def parse_head(head: bytes, directives: Directives) -> Request:
+    """One complete head, by httpd's strict rules and h11's. Raises RequestError."""
+    event = _read_by_h11(head, directives)
     method = event.method.decode("ascii")
     request = _new_request(head, head[: head.index(b"\r\n")], method, event.target)
     request.headers = tuple(event.headers)
@@ -252,7 +253,7 @@ def parse_head(head: bytes, directives: Directives) -> tuple[Request, h11.Connec
     _frame(request)
     _check_expectation(request)
     request.path, request.query = split_target(method, request.target)
-    return request, parser
+    return request
 
 
 def partial_request(head: bytes, directives: Directives) -> Request | None:
@@ -263,7 +264,7 @@ def partial_request(head: bytes, directives: Directives) -> Request | None:
     """
     whole, blank, _ = head.partition(b"\r\n\r\n")
     line, *rest = (whole + blank[:2]).split(b"\r\n")[:-1] or [b""]
-    if len(line) > directives.LimitRequestLine or not _REQUEST_LINE.match(line):
+    if len(line) > directives.LimitRequestLine or not REQUEST_LINE.match(line):
         return None
     method, target, _ = line.split(b" ")
     request = _new_request(head, line, method.decode("ascii"), target)
@@ -279,9 +280,9 @@ def partial_request(head: bytes, directives: Directives) -> Request | None:
     return request
 
 
-def _read_by_h11(head: bytes, directives: Directives) -> tuple[h11.Request, h11.Connection]:
+def _read_by_h11(head: bytes, directives: Directives) -> h11.Request:
     """What h11 makes of a head that keeps httpd's rules. Raises RequestError."""
-    check_limits(head, directives, complete=True)
+    check_limits(head, directives)
     if _CONTROL.search(head):
         raise RequestError(400, "a control character in the head", ah="AH02427")
     if _BLANK_CONTINUATION.search(head):
@@ -289,7 +290,6 @@ def _read_by_h11(head: bytes, directives: Directives) -> tuple[h11.Request, h11.
     lengths = _LENGTHS.findall(head)
     if len(lengths) > 1 or any(b"," in value for value in lengths):
         raise RequestError(400, "more than one Content-Length", ah="AH10242")
-    # h11's own limit is for incomplete heads, which it never sees here, chunk sizes and trailers.
     parser = h11.Connection(h11.SERVER)
     parser.receive_data(head)
     try:
@@ -300,50 +300,7 @@ def _read_by_h11(head: bytes, directives: Directives) -> tuple[h11.Request, h11.
         raise RequestError(400, text, ah=ah) from None
     if not isinstance(event, h11.Request):
         raise RequestError(400, "not a request", ah="AH00566")
-    return event, parser
-
-
-def _malformed(line: bytes) -> str:
-    """httpd's id for what is wrong with a request line."""
-    words = line.split(b" ")
-    if not _METHOD.match(words[0]):
-        return "AH03445"
-    if len(words) != 3:
-        return "AH03448"
-    return "AH00566" if _VERSION.match(words[2]) else "AH02418"
-
-
-def check_limits(head: bytes, directives: Directives, *, complete: bool) -> None:
-    """LimitRequestLine (414), LimitRequestFieldSize and LimitRequestFields (400), bare LF (400).
-
-    Also for a head that is still growing, so that a client can't fill our memory.
-    """
-    limit = directives.LimitRequestLine
-    line_end = head.find(b"\r\n")
-    if (line_end if line_end >= 0 else len(head) - head.endswith(b"\r")) > limit + 1:
-        # Whichever of the two comes first in the bytes: the answer must not depend on how they are cut.
-        bare = _BARE_LINE_FEED.search(head, 0, limit + 2)
-        if bare is None:
-            raise RequestError(414, f"request line over LimitRequestLine {limit}", ah="AH00565")
-    if head.count(b"\n") != head.count(b"\r\n"):
-        raise RequestError(400, "a line ends in a bare line feed", ah="AH00566")
-    if line_end < 0:
-        return
-    if not _REQUEST_LINE.match(head, 0, line_end):
-        line = quote_line(head[:line_end][:200])
-        raise RequestError(400, f"malformed request line {line}", ah=_malformed(head[:line_end]))
-    size = directives.LimitRequestFieldSize
-    count = directives.LimitRequestFields
-    if len(head) > size or (count and head.count(b"\n") > count):
-        fields = head[line_end + 2 :].split(b"\r\n")
-        if complete:
-            fields = fields[:-2]
-        if any(len(field) > size + 1 for field in fields):
-            why = f"a header field is over LimitRequestFieldSize {size}"
-            raise RequestError(400, why, ah="AH00561")
-        if count and len(fields) > count + (not complete):
-            why = f"more header fields than LimitRequestFields {count}"
-            raise RequestError(400, why, ah="AH00563")
+    return event
 
 
 def _check_host(request: Request) -> None:

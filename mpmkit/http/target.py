@@ -15,7 +15,9 @@ _HOST = re.compile(
 _DIGITS = "0123456789abcdefABCDEF"
 _HEX = {(a + b).encode(): bytes.fromhex(a + b) for a in _DIGITS for b in _DIGITS}
 _UNSAFE = re.compile(r'[^\x20-\x7e]|["\\]')
-_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
+# Control characters that C has a letter for, and the backslash (httpd's ap_escape_logitem).
+ESCAPES = {"\b": "\\b", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\"}
+_ESCAPES = ESCAPES | {'"': '\\"'}
 
 
 def is_host(text: bytes) -> bool:
@@ -67,7 +69,7 @@ def _unquote(raw: bytes) -> bytes:
     for piece in rest:
         char = _HEX.get(piece[:2])
         if char is None:
-            text = quote_line(raw)
+            text = os.fsdecode(raw)
             raise RequestError(400, f"a bad %-escape in the path {text}", ah="AH10244")
         if char in b"/\0":
             return b""  # no resource has such a name
@@ -82,7 +84,7 @@ def _normalise(raw: bytes) -> bytes:
     for segment in segments:
         if segment == b"..":
             if not kept:
-                text = quote_line(raw)
+                text = os.fsdecode(raw)
                 raise RequestError(400, f"the path {text} leads above the root", ah="AH10244")
             kept.pop()
         elif segment not in (b"", b"."):

@@ -220,7 +220,8 @@ class Connection(Output):
                     rule.body_rate,
                     monotonic(),
                 )
-            if self.request is not None and self.request.expect_continue and not self._continued:
+            waits = self.request is not None and self.request.expect_continue
+            if waits and not self._continued and not self.answering:
                 self._continued = True
                 self._write(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
             try:

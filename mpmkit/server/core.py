@@ -13,7 +13,7 @@ after it; that is all the difference between prefork, worker and event.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from time import time_ns
 from typing import Any
 
@@ -26,6 +26,7 @@ from mpmkit.http.messages import (
     Request,
     RequestError,
     Response,
+    Unparsed,
     page,
     server_header,
     text_field,
@@ -164,7 +165,7 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
     body = response.body
     conn.status = response.status
     if not conn.keep_alive:
-        if request.version == (0, 9):
+        if request.version == (0, 9) or type(response) is Unparsed:
             respond_bare(conn, response, service)
             return
         connection = CLOSE
@@ -206,15 +207,56 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
         conn.keep_alive = False
 
 
-def respond_in_pieces(
+class Begun:
+    """A body of which the head and the first pieces have been sent (`begin`); `rest` is what follows."""
+
+    __slots__ = ("_conn", "_head", "chunked", "count", "rest", "size")
+
+    def __init__(self, conn: Connection, head: bytes, chunked: bool) -> None:
+        self._conn = conn
+        self._head = head
+        self.chunked = chunked
+        self.size = len(head)
+        self.count = 0  # bytes of the body
+        self.rest: Iterable[bytes] = ()
+
+    def write(self, piece: bytes) -> None:
+        """Send a piece now. Raises Disconnected."""
+        head, self._head = self._head, b""
+        self._conn.send_piece(head, piece, self.chunked)
+        self.count += len(piece)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.rest)
+
+    def close(self) -> None:
+        """Close what follows."""
+        getattr(self.rest, "close", int)()
+
+
+def begin(conn: Connection, request: Request, response: Response, service: Service) -> Begun:
+    """Begin to send `response` while its handler still runs (WSGI's write()): the head goes with the
+    first piece. The handler must then return a Response with what this returns as its body."""
+    conn.keep_alive = conn.keep_alive and service.keeps_alive(conn, request, response)
+    if request.version == (0, 9):
+        return Begun(conn, b"", False)
+    connection = CLOSE
+    if conn.keep_alive:
+        connection = service.keep_alive_line(conn.kept) if request.asks_keep_alive else b""
+    now = conn.started // 1_000_000_000
+    head = service.head_start.lines(response.status, now) + response.fields
+    return Begun(conn, *head_of_pieces(conn, request, response, service, head, connection))
+
+
+def head_of_pieces(
     conn: Connection,
     request: Request,
     response: Response,
     service: Service,
     head: bytes,
     connection: bytes,
-) -> None:
-    """Send what a script yields, as it yields it; chunked if its length is not known beforehand."""
+) -> tuple[bytes, bool]:
+    """All of the head of a body in pieces, and whether the pieces are chunks."""
     chunked = (
         response.length is None
         and request.version == (1, 1)
@@ -224,14 +266,31 @@ def respond_in_pieces(
         now = conn.started // 1_000_000_000
         head = service.head_start.lines_with(response.status, response.reason, now)
         head += response.fields
-    head = b"".join((head, connection, CHUNKED if chunked else b"", response.after))
+    return b"".join((head, connection, CHUNKED if chunked else b"", response.after)), chunked
+
+
+def respond_in_pieces(
+    conn: Connection,
+    request: Request,
+    response: Response,
+    service: Service,
+    head: bytes,
+    connection: bytes,
+) -> None:
+    """Send what a script yields, as it yields it; chunked if its length is not known beforehand."""
     conn.body_sent = conn.sent = 0
     body: Any = response.body
+    if type(body) is Begun:
+        head, chunked, size, count = b"", body.chunked, body.size, body.count
+    else:
+        head, chunked = head_of_pieces(conn, request, response, service, head, connection)
+        size, count = len(head), 0
     try:
-        conn.body_sent = conn.send_pieces(head, body, chunked)
+        conn.body_sent = count + conn.send_pieces(head, body, chunked)
     finally:
+        conn.answering = False
         getattr(body, "close", int)()
-    conn.sent = len(head) + conn.body_sent
+    conn.sent = size + conn.body_sent
     if response.length is not None and conn.body_sent != response.length:
         conn.keep_alive = False  # the client waits for bytes that will not come
     if conn.keep_alive and conn.protocol.in_body:
@@ -239,7 +298,7 @@ def respond_in_pieces(
 
 
 def respond_bare(conn: Connection, response: Response, service: Service) -> None:
-    """HTTP/0.9: no status, no headers, the close is the end."""
+    """HTTP/0.9, and a program that makes its own head: the body alone, the close is the end."""
     body = response.body
     conn.body_sent = 0
     try:

@@ -8,12 +8,14 @@ collected first; see `BufferedAccessLog`.
 from __future__ import annotations
 
 import os
+import re
 import time
 from _thread import allocate_lock, get_native_id
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Note
+from mpmkit.http.target import ESCAPES
 from mpmkit.server.log_format import (
     Field,
     FormatError,
@@ -33,15 +35,38 @@ LEVELS = ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug") 
 _RANK = {level: i for i, level in enumerate(LEVELS)}
 
 
+# All but printable ASCII is escaped in the error log; quotes are left as they are.
+_UNSAFE = re.compile(r"[^\x20-\x5b\x5d-\x7e]")
+
+
+def escaped(text: str) -> str:
+    """Text as one line of the error log may hold it (httpd's ap_escape_errorlog_item)."""
+    if _UNSAFE.search(text) is None:
+        return text
+    return _UNSAFE.sub(lambda found: ESCAPES.get(found[0]) or _hexadecimal(found[0]), text)
+
+
+def _hexadecimal(char: str) -> str:
+    how = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", how))
+
+
 class LogError(Exception):
     """A log can't be opened, or its format is unknown; the text names the directive and the remedy."""
 
 
+def not_a_file(path: str, directive: str) -> str:
+    """What is wrong with a log that is no file, "" for a file."""
+    if not path.startswith(("|", "syslog:")) and path != "syslog":
+        return ""
+    kind = "a program" if path.startswith("|") else "syslog"
+    return f"{directive} {path}: logs to {kind} are not supported; name a file"
+
+
 def open_log(path: str, directive: str) -> int:
     """A descriptor that appends to `path`. Raises LogError."""
-    if path.startswith(("|", "syslog:")) or path == "syslog":
-        kind = "a program" if path.startswith("|") else "syslog"
-        raise LogError(f"{directive} {path}: logs to {kind} are not supported; name a file")
+    if why := not_a_file(path, directive):
+        raise LogError(why)
     try:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
@@ -79,7 +104,8 @@ class ErrorLog:
     def write(
         self, level: str, text: str, *, ah: str = "", module: str = "", client: tuple | None = None
     ) -> None:
-        """One line, if the level is enabled. Never raises: a full disk must not end a server."""
+        """One line, if the level is enabled: whatever the text holds, no client and no script can begin
+        a line of its own. Never raises: a full disk must not end a server."""
         if not self.enabled(level, module):
             return
         now = time.time()
@@ -89,14 +115,15 @@ class ErrorLog:
         who = f"[client {client[0]}:{client[1]}] " if client else ""
         code = f"{ah}: " if ah else ""
         where = f"[{module or self._module}:{level}] [pid {os.getpid()}:tid {get_native_id()}] "
-        for line in text.splitlines() or [""]:
-            try:
-                os.write(
-                    self.fd,
-                    f"[{stamp}] {where}{who}{code}{line}\n".encode("utf-8", "backslashreplace"),
-                )
-            except OSError:
-                pass
+        try:
+            os.write(self.fd, f"[{stamp}] {where}{who}{code}{escaped(text)}\n".encode())
+        except OSError:
+            pass
+
+    def write_lines(self, level: str, text: str, **where: Any) -> None:
+        """Text of several lines, such as a traceback: each line by `write`."""
+        for line in text.splitlines():
+            self.write(level, line, **where)
 
     def note(self, note: Note, module: str = "") -> None:
         self.write(note.level, note.text, ah=note.ah, module=module)
@@ -110,15 +137,15 @@ class ErrorLog:
         """A script's exception, the one being handled, with its traceback."""
         import traceback  # here: it is rarely needed, and every child would carry it
 
-        trace = traceback.format_exc()
-        self.write("error", f"{text}\n{trace}", module="wsgi", client=client)
+        self.write("error", text, module="wsgi", client=client)
+        self.write_lines("error", traceback.format_exc(), module="wsgi", client=client)
 
     def failure(self, text: str, error: BaseException | None) -> None:
         """An error of the server's own."""
         import traceback
 
-        trace = "".join(traceback.format_exception(error))
-        self.write("alert", f"{text}\n{trace}")
+        self.write("alert", text)
+        self.write_lines("alert", "".join(traceback.format_exception(error)))
 
 
 # -- access log -------------------------------------------------------------------------------------
@@ -142,9 +169,14 @@ class AccessLog:
             raise LogError(f"LogFormat: {error}") from None
         if self.received or self.response:
             lines[-1] = _last_line(lines[-1], self.received)
-        self._logs = [
-            (open_log(path, "CustomLog"), line) for (path, _), line in zip(logs, lines, strict=True)
-        ]
+        self._logs: list[tuple[int, Field]] = []
+        try:
+            for (path, _), line in zip(logs, lines, strict=True):
+                self._logs.append((open_log(path, "CustomLog"), line))
+        except LogError:
+            for fd, _ in self._logs:
+                os.close(fd)
+            raise
 
     def log(self, conn: Connection, now: int) -> None:
         """One line about the request that `conn` has just answered; `now` is in ns."""
@@ -162,6 +194,14 @@ class AccessLog:
         self.flush()
         for fd, _ in self._logs:
             os.close(fd)
+
+
+def close_logs(errors: ErrorLog, access: AccessLog | None) -> None:
+    """The logs of one reading of the configuration; standard error stays open."""
+    if access is not None:
+        access.close()
+    if errors.fd != 2:
+        os.close(errors.fd)
 
 
 def _last_line(line: Field, received: bool) -> Field:

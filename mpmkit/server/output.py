@@ -29,16 +29,18 @@ class Output:
     """What a `Connection` sends by.
 
     direct      what is sent goes to the kernel as it is: no TLS, no filter
+    answering   the head of an answer in pieces is out: too late for `100 Continue`
     pending     bytes or a file not sent yet because the client takes them slowly (event only)
     """
 
-    __slots__ = ("_directives", "direct", "fd", "nonblocking", "pending", "sock")
+    __slots__ = ("_directives", "answering", "direct", "fd", "nonblocking", "pending", "sock")
 
     def __init__(self, sock: Any, directives: Directives, nonblocking: bool) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.nonblocking = nonblocking
         self.direct = True
+        self.answering = False
         self.pending: memoryview | FileBody | None = None
         self._directives = directives
 
@@ -137,10 +139,17 @@ class Output:
             data = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
             self._write(memoryview(head + data if head else data))
             head = b""
+            self.answering = True
         end = head + (b"0\r\n\r\n" if chunked else b"")
         if end:
             self._write(memoryview(end))
         return count
+
+    def send_piece(self, head: bytes, piece: bytes, chunked: bool) -> None:
+        """Send one piece at once, the first with the head before it. Raises Disconnected."""
+        data = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked and piece else piece
+        self._write(memoryview(head + data))
+        self.answering = True
 
     def flush(self) -> bool:
         """Event: send more of `pending` without waiting. True when all of it is sent.

@@ -41,7 +41,7 @@ from mpmkit.server.listen import (
     refuse_all,
     url_of,
 )
-from mpmkit.server.logs import ErrorLog, LogError
+from mpmkit.server.logs import ErrorLog, LogError, close_logs
 from mpmkit.server.pod import PipeOfDeath
 from mpmkit.server.pool import Pool
 from mpmkit.server.process import preload_modules
@@ -57,6 +57,7 @@ class Parent:
     ready is called with the URL once clients can connect. lifeline is a descriptor whose end of
     file ends the server (its launcher is gone), or None. command_line is shown in the log.
     httpd_restarts: a HUP or USR1 with a bad configuration ends the server, as it does httpd.
+    own: descriptors that the first children must not keep; `ready` closes them.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Parent:
         lifeline: int | None = None,
         command_line: str = "",
         httpd_restarts: bool = False,
+        own: Sequence[int] = (),
     ) -> None:
         self.configure = configure
         self._inherited = inherited
@@ -78,12 +80,15 @@ class Parent:
         self._lifeline = lifeline
         self._command_line = command_line
         self._httpd_restarts = httpd_restarts
+        self._closed_by_ready = own
         self._pid_file: str | None = None  # the one that holds our number
         self._signals: list[int] = []
         self._wakeup_read, self._wakeup_write = os.pipe()
-        own = [self._wakeup_read, self._wakeup_write, *([] if lifeline is None else [lifeline])]
+        self._own = [self._wakeup_read, self._wakeup_write, *own]
+        if lifeline is not None:
+            self._own.append(lifeline)
         self.board = Scoreboard(setup.directives, setup.directives.ScoreBoardFile)
-        self.pool = Pool(child_class, setup, listeners, self.board, own)
+        self.pool = Pool(child_class, setup, listeners, self.board, self._own)
         self.board.vhost = self._vhost()
 
     @property
@@ -102,9 +107,15 @@ class Parent:
         self._watch_signals()
         preload_modules(self.setup.directives)
         self.pool.start(self.setup.directives.StartServers)
-        self._note_running()
-        self._ready(url_of(self.pool.listeners[0]))
         status: int | None = None
+        if self.pool.alive:
+            self._note_running()
+            self._ready(url_of(self.pool.listeners[0]))
+            self._own[:] = [fd for fd in self._own if fd not in self._closed_by_ready]
+        else:
+            why = "no child process could be started: see the limits of this user and machine"
+            self.errors.write("alert", f"{why} (ulimit -u, pids.max)")
+            status = 1
         try:
             while status is None:
                 self.pool.reap()
@@ -282,6 +293,7 @@ class Parent:
         """Read the configuration again. If it is bad, say so and go on with the present one
         (httpd's parent exits then, unless apachectl looked first)."""
         pool = self.pool
+        setup = None
         try:
             setup = self.configure()
             listeners = pool.listeners
@@ -292,16 +304,16 @@ class Parent:
                     configure(sock, setup.directives, "https" if setup.directives.tls else "http")
         except (DirectiveError, ListenError, LogError, OSError) as error:
             ah = getattr(error, "ah", "AH00526")
-            self.errors.write("error", f"the new configuration is not used: {error}", ah=ah)
+            why = f"the new configuration is not used: {error}"
+            self.errors.write_lines("error", why, ah=ah)
+            if setup is not None:
+                close_logs(setup.service.errors, setup.service.access)
             return False
         old = pool.setup.service
         close_all([sock for sock in pool.listeners if sock not in listeners])
         pool.listeners = listeners
         pool.setup = setup
-        if old.access is not None:
-            old.access.close()
-        if old.errors.fd not in (2, setup.service.errors.fd):
-            os.close(old.errors.fd)
+        close_logs(old.errors, old.access)
         try:
             self.write_pid_file()
         except pidfile.PidFileError as error:

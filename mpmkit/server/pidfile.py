@@ -8,13 +8,17 @@ killed parent, a machine that lost its power) is *stale*: its process is no serv
     running(path)   the number, if a server of ours still runs under it
 
 A number may have been given to another process since. httpd looks only whether it is alive, and
-would signal a stranger; here a process counts as a server if its command line says mpmkit.
+would signal a stranger; here a process counts as a server if its command line is that of one.
+A symbolic link in the file's place is refused: it may be another user's.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
+COMMANDS = (b"serve", b"httpd")  # those that are servers
 LONGEST = 64  # bytes of a file that can hold a process id; a longer one is something else
 
 
@@ -34,20 +38,30 @@ class PidFileWriteError(PidFileError):
 def read(path: str) -> int | None:
     """The process id in the file; None when there is no file. Raises PidFileError."""
     try:
-        with open(path, "rb") as file:
-            text = file.read(LONGEST)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            text = file.read(LONGEST) or b""
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise PidFileError(f"PidFile {path} cannot be read: {error.strerror}") from None
+        why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise PidFileError(f"PidFile {path} cannot be read: {why}") from None
     number = text.strip()
     if not number.isdigit() or len(text) == LONGEST or not 0 < int(number) < 1 << 31:
         raise PidFileError(f"PidFile {path} holds no process id")
     return int(number)
 
 
+def own_file(fd: int, path: str) -> None:
+    """Raises OSError unless it is an ordinary file of this user's, by this name alone."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+        why = "it is not an ordinary file of this user's alone: remove it, or name another"
+        raise PermissionError(errno.EPERM, why, path)
+
+
 def is_server(pid: int) -> bool:
-    """Whether this process is alive and was started as mpmkit. Our own process is none: a
+    """Whether this process is alive and was started as a server. Our own process is none: a
     container's first process has the same number each time."""
     if pid == os.getpid():
         return False
@@ -56,7 +70,19 @@ def is_server(pid: int) -> bool:
             words = file.read(4096).split(b"\0")
     except OSError:
         return False
-    return any(b"mpmkit" in word for word in words[:4])
+    return is_server_command(words)
+
+
+def is_server_command(words: list[bytes]) -> bool:
+    """Whether a command line is `python -m mpmkit serve`, `python /bin/mpmkit httpd` or the like."""
+    words = [*words, *[b""] * 4]
+    if not os.path.basename(words[0]).startswith(b"python"):
+        return False
+    while words[1].startswith(b"-") and words[1] not in (b"-m", b"-c"):
+        del words[1 : 3 if words[1] in (b"-X", b"-W") else 2]  # the interpreter's own options
+    module = words[1] == b"-m"
+    name, command = words[1 + module : 3 + module]
+    return (name if module else os.path.basename(name)) == b"mpmkit" and command in COMMANDS
 
 
 def running(path: str) -> int | None:
@@ -73,7 +99,11 @@ def write(path: str) -> int | None:
         stale = None  # whatever it was, nothing runs under it
     beside = f"{path}.{os.getpid()}"
     try:
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        if os.path.islink(path):
+            raise OSError(errno.ELOOP, "it is a symbolic link")
+        if os.path.lexists(beside):
+            os.unlink(beside)
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             os.fchmod(fd, 0o644)
             os.write(fd, b"%d\n" % os.getpid())

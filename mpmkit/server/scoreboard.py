@@ -29,6 +29,7 @@ from mpmkit.config.directives import MPMS, Directives
 from mpmkit.http.messages import text_field
 from mpmkit.policy.snapshot import ProcessRow, Snapshot
 from mpmkit.policy.states import DEAD
+from mpmkit.server.pidfile import own_file
 
 MAGIC = int.from_bytes(b"mpmkit01", "little")
 
@@ -106,12 +107,7 @@ class Scoreboard:
         if path is None:
             self._map = mmap.mmap(-1, self._size)
         else:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-            try:
-                os.ftruncate(fd, self._size)
-                self._map = mmap.mmap(fd, self._size)
-            finally:
-                os.close(fd)
+            self._map = _mapped_file(path, self._size)
         self._open_views()
         header = self._header
         header[H_MPM] = MPMS.index(directives.mpm)
@@ -305,6 +301,26 @@ class Scoreboard:
         for view in (*arrays, self._view):
             view.release()
         self._map.close()
+
+
+def _mapped_file(path: str, size: int) -> mmap.mmap:
+    """An empty ScoreBoardFile with all of its blocks, so that no write meets a full disk (SIGBUS).
+
+    Not through a link, nor a file of another user, who could have us write elsewhere or cut it short.
+    Raises OSError.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        own_file(fd, path)
+        os.ftruncate(fd, 0)
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError:
+            os.unlink(path)
+            raise
+        return mmap.mmap(fd, size)
+    finally:
+        os.close(fd)
 
 
 class ProcessSlot:

@@ -63,6 +63,10 @@ ON_PURPOSE: dict[str, str] = {
     "signal/SIGTERM (event): a new client": NINE_SECONDS + ", with the listening socket open",
     "signal/SIGTERM (event): half-sent": NINE_SECONDS,
     "signal/SIGHUP (event): [!a]*": NINE_SECONDS,
+    "rules/Directory *[*], index": "httpd lets an index file of the directory pass by a pattern that denies "
+                                   "it when it is asked for by its name; here it is denied both ways",
+    "rules/*, not there": "a path decides, not what is on the disk: of what is not there, or stands below "
+                          "a file, 403 and 404 may change places; neither sends anything",
     "cli/-t, unclosed section": "every mistake in a file has AH00526 and its line",
     "cli/-t, missing include": "every mistake in a file has AH00526 and its line",
     "cli/-k stop, broken file": "a server can be stopped whatever its file says: the PidFile that it "

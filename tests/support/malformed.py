@@ -97,6 +97,11 @@ CHUNKS = [
     b"3\r\nabcdef\r\n0\r\n\r\n", b"3\r\nabc0\r\n\r\n", b"3\nabc\r\n0\r\n\r\n", b"3\r\nabc\n0\r\n\r\n",
     GET + HOST + b"\r\n", b"3;" + b"x" * 100_000, b"0\r\nX: " + b"x" * 100_000,
     b"0\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", b"0\r\nno colon\r\n\r\n",
+    b"0\r\nX: y\n\r\n", b"0\r\nX: y\n\n", b"0\nX: y\r\n\r\n", b"0\r\n\n", b"0\r\nX: a\nY: b\r\n\r\n",
+    b"0\r\nX: a\rY: b\r\n\r\n", b"0\r\nX: \x00\r\n\r\n", b"0\r\n X: y\r\n\r\n", b"0\r\nX : y\r\n\r\n",
+    b"3;a\rb\r\nabc\r\n0\r\n\r\n", b"3;\r\r\nabc\r\n0\r\n\r\n", b"3\r\r\nabc\r\n0\r\n\r\n",
+    b"3;a\x7f\r\nabc\r\n0\r\n\r\n", b"3;\x00\r\nabc\r\n0\r\n\r\n", b"3;a\nabc\r\n0\r\n\r\n",
+    b"3 x\r\nabc\r\n0\r\n\r\n", b"3 0\r\nabc\r\n0\r\n\r\n", b"3\r\nabc\r\r\n0\r\n\r\n",
 ]  # fmt: skip
 OTHERS = [
     (line(b"BREW / HTTP/1.1"), 501), (line(b"get / HTTP/1.1"), 501), (field(b"Expect: the unexpected"), 417),

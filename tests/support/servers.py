@@ -144,7 +144,7 @@ CLIENTS = re.compile(r"\[client [^]]+\] (AH00135|AH10244|AH01630|AH00132|AH0003[
 
 # Every worker was busy in the second in which the parent looked: a report, and not of an error of
 # the server's. Whether a test with as many clients as workers sees it depends on when that was.
-FULL = re.compile(r"\] AH00(161|286|484): ")
+FULL = re.compile(r"\] AH00(16[12]|28[67]|48[45]): ")
 
 # Lines of a server's error log that a test has seen.
 _taken: WeakKeyDictionary[Server, int] = WeakKeyDictionary()

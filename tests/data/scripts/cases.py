@@ -1,10 +1,14 @@
 """One WSGI application for each thing a server may meet; PATH_INFO names it."""
 
+import ast
+import bz2
+import gzip
 import io
 import json
 import os
 import sys
 import threading
+from urllib.parse import unquote
 
 HTML = [("Content-Type", "text/html")]
 closed = []  # names of cases whose iterable was closed, in this process
@@ -158,7 +162,7 @@ def case_exits_after_piece(environ, start_response):
 
 def case_exc_info(environ, start_response):
     """An error after start_response, told by another one: nothing has been sent yet."""
-    start_response("200 OK", [*HTML, ("X-First", "yes")])(b"belongs to the first")
+    start_response("200 OK", [*HTML, ("X-First", "yes")])
     try:
         raise ValueError
     except ValueError:
@@ -330,3 +334,66 @@ def case_file(environ, start_response):
         headers.append(("Content-Length", str(os.fstat(file.fileno()).st_size)))
     start_response("200 OK", headers)
     return wrapper(file)
+
+
+def case_said(environ, start_response):
+    """The status and headers of the query: repr of (status, headers)."""
+    status, headers = ast.literal_eval(unquote(environ["QUERY_STRING"]))
+    start_response(status, headers)
+    return [b"body"]
+
+
+def case_late_reader(environ, start_response):
+    """A head before the body is read: a client that waits for 100 Continue gets none."""
+    start_response("200 OK", [])
+    yield b"head is out"
+    yield environ["wsgi.input"].read()
+
+
+def case_wrapped(environ, start_response):
+    """wsgi.file_wrapper over objects whose read() is not what their descriptor holds."""
+    path = os.path.join(os.path.dirname(__file__), "packed.")
+    kind, _, length = environ["QUERY_STRING"].partition(",")
+    opener = {"gz": gzip.open, "bz2": bz2.open, "raw": open}[kind]
+    start_response("200 OK", [("Content-Length", length)] if length else [])
+    return environ["wsgi.file_wrapper"](opener(path + kind, "rb"), 1000)
+
+
+def case_write_then_raises(environ, start_response):
+    start_response("200 OK", HTML)(b"some")
+    raise RuntimeError("a mistake after a write")
+
+
+def case_write_then_restarts(environ, start_response):
+    start_response("200 OK", HTML)(b"some")
+    start_response("500 Oops", HTML)
+    return []
+
+
+def _sized(start_response):
+    return start_response("200 OK", [("Content-Length", "5")])
+
+
+def case_write_too_much(environ, start_response):
+    write = _sized(start_response)
+    write(b"1234")
+    write(b"567")
+    return []
+
+
+def case_write_too_little(environ, start_response):
+    _sized(start_response)(b"1234")
+    return []
+
+
+def case_write_then_too_much(environ, start_response):
+    _sized(start_response)(b"1234")
+    return [b"567"]
+
+
+def case_write_then_exc_info(environ, start_response):
+    start_response("200 OK", HTML)(b"some")
+    try:
+        raise ValueError("written already")
+    except ValueError:
+        start_response("500 Oops", [], sys.exc_info())

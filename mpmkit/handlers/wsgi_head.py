@@ -1,0 +1,80 @@
+"""What a WSGI application passes to `start_response`, checked by PEP 3333 and encoded.
+
+"200 OK", [("Content-Type", "text/plain")] ──> Head, or AssertionError
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from mpmkit.handlers.gateway import CONTROL, FIELD_NAME
+from mpmkit.http.messages import BODYLESS_STATUSES, REASONS, whole_number
+
+# A server adds these itself; an application must not (PEP 3333, "Other HTTP Features").
+HOP_BY_HOP = frozenset(
+    "connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding "
+    "upgrade".split()
+)
+# Three digits of a final status, a blank, and a reason: PEP 3333, and RFC 9112, 4.
+_STATUS = re.compile(r"[2-9][0-9]{2} [^\x00-\x08\x0a-\x1f\x7f]*\Z")
+HEADS_KEPT = 128  # of applications' answers: status and headers, checked and written down
+
+
+class Head(NamedTuple):
+    """What an application passed to `start_response`, as it goes to the client.
+
+    fields, after   header lines, as a Response has them
+    length          its Content-Length, None without one
+    reason          its own reason phrase; None: the usual one
+    """
+
+    code: int
+    fields: bytes
+    after: bytes
+    length: int | None
+    reason: bytes | None
+
+
+@lru_cache(HEADS_KEPT)
+def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
+    """Check a status and headers by PEP 3333, and encode them. Raises AssertionError.
+
+    Most applications repeat themselves, so valid heads are remembered.
+    """
+    if not _STATUS.match(status):
+        raise AssertionError(f"status {status!r} is not like '200 OK'")
+    code, reason = int(status[:3]), status[4:]
+    fields = after = ""
+    length = None
+    for name, value in headers:
+        lower = name.lower()
+        if lower in HOP_BY_HOP:
+            raise AssertionError(f"header {name}: is the server's to set, not the application's")
+        if not FIELD_NAME.match(name.encode("utf-8", "surrogateescape")):
+            raise AssertionError(f"header {name!r} is no name; write letters, digits and hyphens")
+        if CONTROL.search(value.encode("latin-1")):
+            raise AssertionError(f"header {name!r} contains a control character or line break")
+        if lower == "content-type":
+            after = f"Content-Type: {value}\r\n"
+        elif lower not in ("date", "server"):
+            if lower == "content-length":
+                if not (value.isascii() and value.isdigit()):
+                    raise AssertionError(f"Content-Length {value[:30]!r} is not one whole number")
+                before, length = length, whole_number(value)
+                if length is None:
+                    raise AssertionError("Content-Length is longer than any body")
+                if before not in (None, length):
+                    text = f"two values of Content-Length, {before} and {length}"
+                    raise AssertionError(f"{text}, are not one whole number")
+                if before is not None or code in BODYLESS_STATUSES:
+                    continue  # it is written once, and not where there is no body
+            fields += f"{name}: {value}\r\n"
+    return Head(
+        code,
+        fields.encode("latin-1"),
+        after.encode("latin-1") + b"\r\n",
+        None if code in BODYLESS_STATUSES else length,
+        None if reason == REASONS.get(code) else reason.encode("latin-1"),
+    )

@@ -1,0 +1,190 @@
+"""Files that a server makes: through no link of another user, on a full disk, for no stranger's process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.servers import Serve, bound, command, environment
+from support.waiting import all_gone, children_of
+
+from mpmkit.config.checks import check
+from mpmkit.config.keywords import from_keywords
+from mpmkit.server import pidfile
+from mpmkit.server.pidfile import PidFileError, PidFileWriteError
+from mpmkit.server.scoreboard import Scoreboard
+
+DIRECTIVES, _ = check("event", from_keywords("event", Listen="8080"))
+VICTIM = "what must stay\n"
+
+
+@pytest.fixture
+def victim(tmp_path) -> Path:
+    path = tmp_path / "victim"
+    path.write_text(VICTIM)
+    return path
+
+
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+def test_a_scoreboard_is_not_written_through_a_link(make, victim, tmp_path):
+    board = tmp_path / "board"
+    make(victim, board)
+    done = subprocess.run(
+        command("serve", "event", "--port", "0", "-c", f"ScoreBoardFile {board}"),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env=environment(),
+    )
+    assert (done.returncode, done.stdout) == (1, "") and victim.read_text() == VICTIM
+    assert f"AH00004: the scoreboard {board} cannot be made: it is " in done.stderr
+
+
+def test_a_scoreboard_replaces_what_an_older_server_left(tmp_path):
+    path = tmp_path / "board"
+    path.write_bytes(b"x" * 10_000_000)
+    board = Scoreboard(DIRECTIVES, str(path))
+    assert path.stat().st_size < 10_000_000 and board.workers() == []
+    assert path.stat().st_blocks * 512 >= path.stat().st_size, "all of its blocks are there"
+    board.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of others in its reach")
+def test_a_scoreboard_is_not_another_user_s_file(victim):
+    os.chown(victim, 65534, 65534)
+    with pytest.raises(PermissionError, match="remove it, or name another"):
+        Scoreboard(DIRECTIVES, str(victim))
+    assert victim.read_text() == VICTIM
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    """ulimit -f: what a file may have is what is left of the disk."""
+    board = tmp_path / "board"
+    argv = command("serve", "event", "--port", "0", "-c", f"ScoreBoardFile {board}")
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *argv],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env=environment(),
+    )
+    assert (done.returncode, done.stdout) == (1, "") and not board.exists()
+    assert f"AH00004: the scoreboard {board} cannot be made: File too large" in done.stderr
+
+
+def test_a_pid_file_is_neither_read_nor_written_through_a_link(victim, tmp_path):
+    path = tmp_path / "pid"
+    for target in (victim, tmp_path / "nothing"):
+        path.symlink_to(target)
+        with pytest.raises(PidFileError, match="it is a symbolic link"):
+            pidfile.read(str(path))
+        with pytest.raises(PidFileWriteError, match="it is a symbolic link"):
+            pidfile.write(str(path))
+        path.unlink()
+    beside = tmp_path / f"pid.{os.getpid()}"
+    beside.symlink_to(victim)
+    pidfile.write(str(path))
+    assert path.read_text() == f"{os.getpid()}\n" and victim.read_text() == VICTIM
+
+
+# -- whose process it is --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("line", "server"), [
+    ("tail -f mpmkit.log", False), ("tail -m mpmkit serve", False), ("python3 -c mpmkit -m mpmkit serve", False),
+    ("python3 -m mpmkit bench serve", False), ("python3 mpmkit.py serve", False), ("python3 -m", False),
+    ("", False), ("mpmkit", False), ("python3 -X", False), ("python3 -m pytest mpmkit serve", False),
+    ("/usr/bin/python3 -m mpmkit serve event", True), ("python3 /venv/bin/mpmkit httpd", True),
+    ("python3.13t -X dev -I -W error -m mpmkit httpd -k start", True),
+])  # fmt: skip
+def test_a_server_is_known_by_its_whole_command_line(line, server):
+    assert pidfile.is_server_command([word.encode() for word in line.split(" ")]) is server
+
+
+def test_a_process_with_the_word_in_its_arguments_is_left_alone(tmp_path):
+    log, path = tmp_path / "mpmkit.log", tmp_path / "pid"
+    log.write_text("")
+    with subprocess.Popen(["tail", "-f", str(log)]) as tail:
+        path.write_text(f"{tail.pid}\n")
+        conf = tmp_path / "httpd.conf"
+        conf.write_text(
+            f"LoadModule mpm_event_module x\nListen 127.0.0.1:1\nServerName h\nPidFile {path}\n"
+            f"DocumentRoot {tmp_path}\nErrorLog {tmp_path}/error_log\n"
+        )
+        done = subprocess.run(
+            command("httpd", "-f", str(conf), "-k", "stop"),
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env=environment(),
+        )
+        assert done.stdout == f"httpd (pid {tail.pid}?) not running\n" and tail.poll() is None
+        tail.kill()
+
+
+# -- a server without children --------------------------------------------------------------------
+
+NO_FORK = """
+import sys
+def refuse(event, args):
+    if event == "os.fork" and sys.argv[1] == "serve":
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+sys.addaudithook(refuse)
+from mpmkit.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_server_that_can_fork_no_child_is_not_ready(mpm, tmp_path):
+    pid_file = tmp_path / "pid"
+    done = subprocess.run(
+        [sys.executable, "-c", NO_FORK, "serve", mpm, "--port", "0", "-c", f"PidFile {pid_file}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=environment(),
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no child process could be started" in done.stderr and not pid_file.exists()
+
+
+def test_a_child_that_only_sigkill_ends_is_waited_for():
+    """The last signal, and AFTER_KILL after it: nothing is left, and nothing is reported as left."""
+    with Serve("prefork", "--port", "0", "-c", "StartServers 1").ready() as server:
+        (child,) = children_of(server.pid)
+        os.kill(child, signal.SIGSTOP)
+        os.kill(server.pid, signal.SIGTERM)
+        assert server.finish() == 0
+        assert "sending a SIGKILL" in server.err and "AH00047" not in server.err
+    all_gone([child], "the stopped child")
+
+
+# -- who sees the status page ---------------------------------------------------------------------
+
+
+def own_address() -> str:
+    """An address of this machine that is not a loopback one, "" without any."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            return ""
+        return str(sock.getsockname()[0])
+
+
+@pytest.mark.skipif(not own_address(), reason="this machine has loopback addresses only")
+def test_the_status_page_of_a_public_listen_is_for_this_machine(tmp_path):
+    conf = tmp_path / "httpd.conf"
+    with bound() as taken:
+        port = taken.getsockname()[1]
+    conf.write_text(f"Listen 0.0.0.0:{port}\n")
+    with Serve("event", "-f", str(conf)).ready():
+        for source, status in (("127.0.0.1", b"200"), (own_address(), b"403")):
+            with socket.create_connection(("127.0.0.1", port), 10, (source, 0)) as sock:
+                sock.sendall(b"GET /server-status HTTP/1.0\r\n\r\n")
+                assert sock.recv(100).split()[1] == status

@@ -1,0 +1,114 @@
+"""Sections, patterns and links: who may have what. The real httpd is the judge (tests/fidelity)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mpmkit.config.checks import check
+from mpmkit.config.patterns import canonical, section_pattern
+from mpmkit.config.settings import DirectiveError, Section, Setting
+from mpmkit.handlers.router import _by_extension
+from mpmkit.handlers.sections import Sections, forbidden_link
+from mpmkit.measure.reference_servers import NotInstalled, find_httpd
+from tests.fidelity import compare_rules
+from tests.fidelity.cases import idle_reasons, judge, unexplained
+
+
+@pytest.mark.rival
+def test_every_rule_holds_as_in_httpd():
+    """849 rows: sections of every kind, in every order, with links, asked of both servers."""
+    try:
+        find_httpd()
+    except NotInstalled as missing:
+        pytest.skip(str(missing))
+    with tempfile.TemporaryDirectory(prefix="mpmkit-rules-") as where:
+        os.chmod(where, 0o755)
+        rows = compare_rules.rows(Path(where))
+    left = [
+        f"{row.case}\n  httpd   {row.httpd}\n  mpmkit  {row.mpmkit}" for row in unexplained(rows)
+    ]
+    assert not left, "\n".join(left)
+    assert not idle_reasons(rows)
+    kinds = Counter(judge(row).kind for row in rows)
+    assert kinds["same"] >= 800 and sum("403" in row.httpd for row in rows) > 300
+
+
+def rules(*sections: Section) -> Sections:
+    return Sections(check("event", (), sections)[0])
+
+
+@pytest.mark.parametrize(("kind", "arg", "says"), [
+    ("FilesMatch", r"\p{L}", r"\p"), ("FilesMatch", "(?R)", "(?R"), ("FilesMatch", "(?|a|b)", "(?|"),
+    ("FilesMatch", "(*UTF8)a", "(*"), ("FilesMatch", r"a\Kb", r"\K"), ("FilesMatch", "(?x) a", "(?x"),
+    ("FilesMatch", "(?m)^a", "(?m"), ("FilesMatch", "a{,2}", "{,"), ("FilesMatch", "(?(1)a|b)", "(?("),
+    ("FilesMatch", r"[\d-z]", "a range"), ("FilesMatch", "[a-\\d]", "a range"),
+    ("FilesMatch", r"\x{100}", r"\x{"),
+    ("FilesMatch", "[[:alfa:]]", "[:alfa:]"), ("FilesMatch", "[[.a.]]", "[."), ("FilesMatch", r"\G", r"\G"),
+    ("FilesMatch", r"[\Qa\E]", r"\Q"), ("FilesMatch", r"(a)\12", r"\12"),
+    ("FilesMatch", "(?<=a|bc)d", "look-behind"),
+    ("LocationMatch", "(", "parenthesis"), ("LocationMatch", "a)", "parenthesis"),
+    ("LocationMatch", "[a", "bracket"),
+    ("FilesMatch", "(?i)a(?-i)b", "twice"), ("FilesMatch", r"\cA", r"\c"), ("DirectoryMatch", "*", "repeat"),
+    ("DirectoryMatch", "a\\", "\\"), ("FilesMatch", "[b-a]", "range"),
+    ("Directory", "srv/private", "absolute"), ("Directory", "*", "absolute"),
+])  # fmt: skip
+def test_what_cannot_be_read_exactly_is_refused_with_its_place(kind, arg, says):
+    """A rule that matches nothing would protect nothing. `-t` says so, and names the line."""
+    section = Section(kind, arg, (Setting("Require", ("all", "denied")),), "httpd.conf", 7)
+    with pytest.raises(DirectiveError) as refused:
+        check("event", (), [section])
+    text = str(refused.value)
+    assert text.startswith(f"httpd.conf:7: <{kind} {arg}> ") and says in text
+    assert refused.value.directive == kind
+
+
+@pytest.mark.parametrize(("pattern", "yes", "no"), [
+    ("a(?i)b|c", "aB C", "Ab B"), ("(a(?i)b|c)d", "aBd Cd", "aBD"), ("^(?i:a)b$", "Ab", "aB ab\n"),
+    (r"\Qa.b*\E+", "a.b** xa.b*", "aXb a.b"), (r"^a\z", "a", "a\n"), (r"^a\Z", "a a\n", "a\n\n"),
+    ("^a$", "a", "a\n"), ("^a.b$", "a\nb", "ab"), ("^[[:punct:]]+$", "!-/ []^_` {|}~", "a"),
+    ("^[^[:space:]x]$", "a", "x \v"), (r"^(?<n>a)\k<n>\1(?P=n)$", "aaaa", "aaa"), (r"^(a)\g{1}\g1$", "aaa", "aa"),
+    ("^a{2}{x$", "aa{x", "aax"), (r"^\h\v\R\N$", "\t\n\r\nx", "  \n\n"),
+    (r"^\x41\x{42}\103\e$", "ABC\x1b", "ABc\x1b"),
+    ("^é+$", "é", "éé"), (r"^[a\]b-]+$", "a]-b", "c"), (r"^\w$", "a", "é"), ("^(?>a+)b", "aab", "aa"),
+    ("^a++a", "", "aaa"),
+])  # fmt: skip
+def test_expressions_mean_what_pcre_means(pattern, yes, no):
+    """Blanks separate the texts."""
+    search = section_pattern("FilesMatch", pattern).search
+    assert [text for text in yes.split(" ") if text and not search(os.fsencode(text))] == []
+    assert [text for text in no.split(" ") if text and search(os.fsencode(text))] == []
+
+
+@pytest.mark.parametrize(("arg", "path"), [
+    ("/srv", "/srv/"), ("//srv//a/./b/../c/", "/srv/a/c/"), ("/", "/"), ("/..", "/"), ("/srv/*/../a", "/srv/a/"),
+])  # fmt: skip
+def test_a_directory_is_named_in_one_way(arg, path):
+    assert canonical(arg) == path
+
+
+@pytest.mark.parametrize(("name", "handler"), [
+    ("b.CGI", "cgi"), ("b.cgi", "cgi"), ("b.Py", "wsgi"), ("b.cgi.bak", "cgi"), ("b.cgi.py", "wsgi"),
+    ("b.txt", None),
+    ("cgi", None), (".cgi", None), ("..cgi", None), ("b.cgi/c", None), ("b.cgix", None), (".b.cgi", "cgi"),
+])  # fmt: skip
+def test_handlers_by_extension(name, handler):
+    assert _by_extension({".cgi": "cgi", ".py": "wsgi"}, f"/srv/{name}") == handler
+
+
+def test_links_are_asked_for_only_where_a_rule_forbids_them(tmp_path):
+    """The usual configuration costs nothing; a forbidden link is found at whatever depth it stands."""
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    assert rules().watched(f"{tmp_path}/link/sub/x") == []
+    options = Setting("Options", ("None",))
+    none = rules(Section("Directory", str(tmp_path), (options,)))
+    watched = none.watched(f"{tmp_path}/link/sub/x")
+    assert watched[0] == (f"{tmp_path}/link", False) and len(watched) == 3
+    assert forbidden_link(watched) == f"{tmp_path}/link"
+    assert forbidden_link(none.watched(f"{tmp_path}/real/sub/x")) is None
+    assert none.watched("/elsewhere/x") == []
