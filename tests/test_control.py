@@ -273,7 +273,7 @@ def test_a_right_file_is_ok_and_nothing_is_made(house, here):
     ("KeepAlive perhaps", "On or Off"),
     ("LogFormat %y", "%y"),
     ("LoadModule nonsense_module x.so", "no such module here"),
-    ("<FilesMatch \"(\">\nRequire all denied\n</FilesMatch>", "regular expression"),
+    ("<FilesMatch \"(\">\nRequire all denied\n</FilesMatch>", "open parenthesis"),
     ("DocumentRoot /does/not/exist", "DocumentRoot"),
     ("Listen 127.0.0.1:{port}", "Listen 127.0.0.1"),  # it is in the file already
 ])  # fmt: skip

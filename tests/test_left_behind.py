@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.servers import Serve, bound, command, environment
-from support.waiting import all_gone, children_of
+from support.waiting import all_gone, children_of, poll_until
 
 from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
@@ -158,6 +158,9 @@ def test_a_child_that_only_sigkill_ends_is_waited_for():
     with Serve("prefork", "--port", "0", "-c", "StartServers 1").ready() as server:
         (child,) = children_of(server.pid)
         os.kill(child, signal.SIGSTOP)
+        # A SIGTERM that comes before the child has stopped would end it: the lower number goes first.
+        stat = Path(f"/proc/{child}/stat")
+        poll_until(lambda: stat.read_text().rpartition(") ")[2][0] == "T", "the child has stopped")
         os.kill(server.pid, signal.SIGTERM)
         assert server.finish() == 0
         assert "sending a SIGKILL" in server.err and "AH00047" not in server.err

@@ -605,8 +605,7 @@ def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad, options):
         text=True,
         env=ENVIRON,
     ) as process:
-        for _ in range(5):
-            wait_for_load(bad)
+        wait_for_load(bad, requests=500)  # each generator process has sent a report by then
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)

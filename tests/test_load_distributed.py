@@ -113,7 +113,7 @@ def test_a_killed_worker_ends_nothing_and_is_told(bad, tmp_path):
         mix=[{"path": "/ok"}, {"path": "/ok", "method": "HEAD"}],
     )
     with Fleet(bad.url, profile, tmp_path) as fleet:
-        wait_for_load(bad, "GET /ok HTTP/1.1")
+        wait_for_load(bad, "GET /ok HTTP/1.1", requests=200)  # both have sent a report by then
         os.killpg(fleet.workers[0].pid, signal.SIGKILL)
         run = fleet.run()
     assert run.ended.endswith("; what they did last is lost") and not run.complete

@@ -114,5 +114,5 @@ class Collector:
             return reasons[0]
         lost = [part["process"] for part in parts if not part["ended"]]
         died = f"{missing} of {self.expected} generator processes died"
-        which = f" ({', '.join(lost)}); what they did last is lost" if lost else ""
-        return why or died + which
+        which = f" ({', '.join(lost)})" if lost else ""
+        return why or f"{died}{which}; what they did last is lost"

@@ -39,6 +39,7 @@ TITLES = {
     "cli": "Command line",
     "signal": "Signals",
     "timeline": "Pools over time",
+    "rules": "Sections, links and Options: who may see what",
 }
 LONGEST = 220  # characters of a cell
 

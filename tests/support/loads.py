@@ -33,8 +33,8 @@ def run(line: str, environ: dict[str, str] | None = None, **how: Any) -> Any:
     )
 
 
-def wait_for_load(server: Misbehaving, path: str = "GET /ok HTTP/1.0") -> None:
-    poll_until(lambda: server.counts().get(path, 0) >= 10, "a load comes", 30)
+def wait_for_load(server: Misbehaving, path: str = "GET /ok HTTP/1.0", requests: int = 10) -> None:
+    poll_until(lambda: server.counts().get(path, 0) >= requests, "a load comes", 30)
 
 
 def wait_for_silence(server: Misbehaving) -> None:
