@@ -34,7 +34,15 @@ def run(line: str, environ: dict[str, str] | None = None, **how: Any) -> Any:
 
 
 def wait_for_load(server: Misbehaving, path: str = "GET /ok HTTP/1.0", requests: int = 10) -> None:
-    poll_until(lambda: server.counts().get(path, 0) >= requests, "a load comes", 30)
+    """Return once so many requests have come. The server counts anew after each look."""
+    come = 0
+
+    def enough() -> bool:
+        nonlocal come
+        come += server.counts().get(path, 0)
+        return come >= requests
+
+    poll_until(enough, "a load comes", 30)
 
 
 def wait_for_silence(server: Misbehaving) -> None:
