@@ -305,7 +305,7 @@ def test_nowhere_to_write_is_one_line():
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_killed_generator_process_is_told_and_the_other_counts(bad):
+def test_a_killed_generator_process_is_reported_and_the_other_counts(bad):
     """One of two processes of Locust's --processes is killed while they work."""
     killed = []
 
@@ -327,7 +327,8 @@ def test_a_killed_generator_process_is_told_and_the_other_counts(bad):
     run = run_load(
         bad.url, "/ok", users=4, duration=3, processes=2, think_time=0.001, on_progress=kill
     )
-    assert killed and run.ended.startswith("1 of 2 generator processes died (") and not run.complete
+    # Which one it was can be named only if it had reported by then.
+    assert killed and run.ended.startswith("1 of 2 generator processes died") and not run.complete
     assert run.succeeded > 100
 
 

@@ -180,6 +180,11 @@ class NoIndex(FileNotFoundError):
     """A directory in which there is no DirectoryIndex."""
 
 
+def _below(name: str, directory: str) -> bool:
+    """Whether a name is of the directory, or of something in it; both without links."""
+    return name == directory or name.startswith(directory.rstrip("/") + "/")
+
+
 def _dangling(filename: str) -> str:
     """The link in a missing file's path that leads nowhere, "" if there is no such link."""
     while not os.path.lexists(filename):
@@ -318,8 +323,8 @@ class StaticFiles:
                     return handler(request.for_path(Request, path + name), conn)
             elif path.endswith("/"):
                 return page(404, request.method)
-            real, root = os.path.realpath(filename), os.path.realpath(self.root)
-            if real != root and not real.startswith(root.rstrip("/") + "/"):
+            real = os.path.realpath(filename)
+            if real != filename and not _below(real, os.path.realpath(self.root)):
                 text = f"a symbolic link leads out of {self.root}: {filename}"
                 return self._forbidden("AH00037", text, request, conn)
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):

@@ -15,6 +15,7 @@ import argparse
 import datetime
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +24,14 @@ from pathlib import Path
 from mpmkit.config.directives import MPMS
 from mpmkit.measure.process_group import NotInstalled, output
 from mpmkit.measure.reference_servers import find_httpd
-from tests.fidelity import compare_cli, compare_conf, compare_http, compare_pool, compare_status
+from tests.fidelity import (
+    compare_cli,
+    compare_conf,
+    compare_http,
+    compare_pool,
+    compare_rules,
+    compare_status,
+)
 from tests.fidelity.cases import SAME, VERDICTS, Row, counted, idle_reasons, judge, unexplained
 
 ROOT = Path(__file__).resolve().parent.parent.parent  # the checkout
@@ -62,6 +70,16 @@ def pages(where: Path) -> Path:
     return where
 
 
+def rules(site: Path) -> list[Row]:
+    """The rows of sections, in a directory of their own."""
+    own = site / "rules"
+    own.mkdir()
+    try:
+        return compare_rules.rows(own)
+    finally:
+        shutil.rmtree(own)
+
+
 AREAS: dict[str, Callable[[Path], list[Row]]] = {
     "directive": compare_conf.rows,
     "default": lambda site: compare_conf.default_rows(),
@@ -69,6 +87,7 @@ AREAS: dict[str, Callable[[Path], list[Row]]] = {
     "status": compare_status.rows,
     "cli": compare_cli.rows,
     "pool": compare_pool.rows,
+    "rules": rules,
 }
 
 
