@@ -145,6 +145,9 @@ class Directives:
         takes="directory", httpd="/usr/local/apache2")
     ServerName: str = directive(values.text, "", "The server's own name: host[:port]",
         takes="host[:port]", httpd="looked up")
+    ServerAlias: Words = directive(values.all_words, (),
+        "Other names of a <VirtualHost>; * and ? stand for any characters and for one",
+        takes="name ...", args=SOME, merge=append)
     UseCanonicalName: str = directive(values.choice(off="Off", on="On", dns="DNS"), "Off",
         "Whose name redirects and %V have: On is ServerName's, Off the client's. DNS is as Off",
         takes="On|Off|DNS", where="any")
@@ -301,6 +304,7 @@ class Directives:
         "in a process", takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append)
     # fmt: on
     sections: tuple[Section, ...] = ()
+    hosts: tuple[VirtualHost, ...] = ()
 
     @property
     def threaded(self) -> bool:
@@ -337,6 +341,17 @@ class Directives:
     def async_factor(self) -> int:
         """AsyncRequestWorkerFactor as the admission test uses it: whole, and at least 1."""
         return max(1, int(self.AsyncRequestWorkerFactor))
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualHost:
+    """A <VirtualHost>: ``addresses`` are (address, port), "" and 0 for any; ``directives`` are what
+    holds in it: its own lines upon those of the server."""
+
+    addresses: tuple[tuple[str, int], ...]
+    directives: Directives
+    file: str = ""
+    line: int = 0
 
 
 REQUIRE = Spec(

@@ -19,11 +19,13 @@ DENIED = ("all", "denied")
 
 
 class Lacking:
-    """The lines of one reading. strict: each is refused."""
+    """The lines of the server or of one host. strict: each is refused. server: a host's server, which
+    says what is ignored for both."""
 
-    def __init__(self, strict: bool = False) -> None:
+    def __init__(self, strict: bool = False, server: Lacking | None = None) -> None:
         self._strict = strict
-        self._ignored: dict[str, list[Setting]] = {}  # by module
+        self._own = server is None
+        self._ignored: dict[str, list[Setting]] = server._ignored if server else {}  # by module
         self._closed: dict[Section | None, list[Setting]] = {}  # by section; None: the server
         self._handlers: dict[str, Setting] = {}
         self._forbidding: list[Setting] = []
@@ -68,6 +70,7 @@ class Lacking:
         texts = [
             f"{module} is not here: no effect have {_names(lines)}"
             for module, lines in self._ignored.items()
+            if self._own
         ]
         for section, lines in self._closed.items():
             where = f"<{section.kind} {section.arg}>" if section else "the whole server"
