@@ -22,6 +22,7 @@ from mpmkit.config.hosts import chains
 from mpmkit.config.httpd_conf import Conf
 from mpmkit.config.modules import BUILT_IN
 from mpmkit.http.target import split_host
+from mpmkit.server.hosts import addresses_of
 
 USAGE = """\
 Usage: mpmkit httpd [-D name] [-d directory] [-f file]
@@ -128,7 +129,7 @@ def dump(names: Sequence[str], conf: Conf, directives: Directives, defines: Sequ
 def _virtual_hosts(d: Directives) -> list[str]:
     """Addresses first, then those of any address; each with its hosts in the order of the file."""
     lines = []
-    found = chains(d.hosts)
+    found = chains(d.hosts, addresses_of)
     for address, port in sorted(found, key=lambda key: not key[0]):
         hosts = found[address, port]
         text = f"[{address}]" if ":" in address else address or "*"

@@ -320,6 +320,7 @@ class Directives:
         """The largest LimitRequestBody, those of sections included: what a request may announce before
         it is known which section it is for. 0: no limit."""
         limits = [self.LimitRequestBody]
+        limits += [host.directives.longest_body for host in self.hosts]
         for section in self.sections:
             limits += [
                 SPECS["limitrequestbody"].read(setting.args)

@@ -105,13 +105,11 @@ class Hosts:
         self.only_main = Chain([(VirtualHost((), main.directives), main)])
         self._at: dict[AddressText, Chain] = {}
 
-    def _resolve(self, name: str) -> Iterable[str]:
-        try:
-            found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-        except OSError:
+    def _resolve(self, name: str) -> list[str]:
+        found = addresses_of(name)
+        if not found:
             self.unknown.append(name)
-            return ()
-        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        return found
 
     def within(self, address: str, port: int) -> Iterable[Chain]:
         """The chains that connections to a listening socket may have."""
@@ -224,6 +222,15 @@ class Certificates:
         address, port, *_ = unmapped(sock.getsockname())
         chain = self._hosts.at((address, port))
         return self._first.get(id(chain)) or self._begin(chain)
+
+
+def addresses_of(name: str) -> list[str]:
+    """The addresses of a name, or of an address; none if there are none."""
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def asked_host(request: Request) -> bytes:
