@@ -13,9 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mpmkit.config import access
 from mpmkit.config.directives import COMMON, ROWS, SPECS, Directives, spec_for
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import (
+    CONDITIONS,
     MPMS,
     THREADED,
     DirectiveError,
@@ -30,8 +32,8 @@ from mpmkit.config.values import append, module_levels
 # What a <Directory>, <Location> or <Files> decides; other directives there are for the whole site or
 # nothing (mpmkit: a note says so).
 IN_SECTIONS = frozenset({
-    "Require", "SetHandler", "AddHandler", "Options", "LimitRequestBody", "EnableSendfile", "EnableMMAP",
-    "ErrorDocument", "ServerSignature",
+    "SetHandler", "AddHandler", "Options", "LimitRequestBody", "EnableSendfile", "EnableMMAP",
+    "ErrorDocument", "ServerSignature", *(row.name for row in access.ROWS),
 })  # fmt: skip
 
 MUTEXES = ("default", "none", "posixsem", "sem", "sysvsem", "fcntl", "flock", "file", "pthread")
@@ -93,14 +95,18 @@ def check(
     """
     if mpm not in MPMS:
         raise DirectiveError(f"there is no MPM {mpm!r}: use prefork, worker or event", ah="AH00534")
-    sections = tuple(sections)
-    reader = _Reader(mpm)
+    sections, settings = tuple(sections), tuple(settings)
+    inside = [setting for section in sections for setting in section.settings]
+    reader = _Reader(mpm, access.unknown([*settings, *inside]))
     for setting in settings:
         reader.read(setting)
     for section in sections:
         reader.argument(section)
+        before = len(reader.problems)
         for setting in section.settings:
             reader.read(setting, section)
+        if len(reader.problems) == before:
+            reader.groups(section)
     if problems or reader.problems:
         raise DirectiveError.of(sort_problems([*problems, *reader.problems]))
     values = reader.values
@@ -113,14 +119,16 @@ def check(
     notes = [*reader.notes, *checker.notes, *_resolve_logs(values)]
     _resolve_files(values)
     _resolve_tls(values)
-    return Directives(mpm=mpm, sections=sections, **values), tuple(notes)
+    values["closed"] = tuple(one for one in settings if one.name.lower() in access.CLOSED)
+    return Directives(mpm=mpm, sections=sections, unknown=reader.unknown, **values), tuple(notes)
 
 
 class _Reader:
     """Goes through the settings, collects the values, the problems and the notes."""
 
-    def __init__(self, mpm: str) -> None:
+    def __init__(self, mpm: str, unknown: frozenset[str]) -> None:
         self.mpm = mpm
+        self.unknown = unknown
         self.problems: list[DirectiveError] = []
         self.notes: list[Note] = []
         self.values: dict[str, Any] = {"module_levels": {}}
@@ -131,13 +139,28 @@ class _Reader:
 
     def argument(self, section: Section) -> None:
         """What a section is for can be understood: a rule that matches nothing protects nothing."""
+        where = Setting(section.kind, (section.arg,), section.file, section.line)
+        if section.kind in CONDITIONS:
+            decides = not access.DECIDE.isdisjoint(s.name.lower() for s in section.settings)
+            end = "closed: what it is for answers 403" if decides else "what is in it is ignored"
+            self.note("warn", f"<{section.kind} {section.arg}> is not evaluated, {end}", where)
+            return
         try:
             arg = canonical(section.arg) if section.kind == "Directory" else section.arg
             section_pattern(section.kind, arg)
         except ValueError as error:
-            where = Setting(section.kind, (section.arg,), section.file, section.line)
             text = f"<{section.kind} {section.arg}> {error}"
             self.problems.append(DirectiveError.at(where, text))
+
+    def groups(self, section: Section) -> None:
+        """Its <RequireAll> and the like make sense together."""
+        lines = [setting for setting in section.settings if setting.name.lower() == "require"]
+        try:
+            access.authorization(lines, self.unknown)
+        except ValueError as error:
+            self.problems.append(
+                DirectiveError.at(lines[0], f"<{section.kind} {section.arg}>: {error}")
+            )
 
     def read(self, setting: Setting, section: Section | None = None) -> None:
         try:
@@ -149,6 +172,7 @@ class _Reader:
                     f"{spec.name} must stand in a <Directory>, <Location> or <Files>: move it in"
                 )
             value = spec.read(setting.args)
+            access.limited(setting.within)
             self.refuse(spec, setting, value)
         except ValueError as error:
             self.problems.append(DirectiveError.at(setting, str(error)))
@@ -180,6 +204,7 @@ class _Reader:
 
     def remark(self, spec: Spec, setting: Setting, section: Section | None) -> None:
         """Notes that concern one line only."""
+        self.closed(setting)
         if spec.renamed:
             ah = RENAMED_AH.get((spec.name, self.mpm), "")
             self.note("info", f"{spec.name} is an old name: write {spec.renamed}", setting, ah)
@@ -192,6 +217,14 @@ class _Reader:
         if section and spec.effect and spec.name not in IN_SECTIONS:
             text = f"{spec.name} has an effect outside of sections only: move it out of the "
             self.note("warn", f"{text}<{section.kind}>", setting)
+
+    def closed(self, setting: Setting) -> None:
+        """Say which line cannot be enforced, and of a RewriteRule that it forbids nothing."""
+        line = " ".join((setting.name, *setting.args))
+        if why := access.closed_by(setting, self.unknown):
+            self.note("warn", f"closed: {line} admits no client, since {why}", setting)
+        elif why := access.warning(setting):
+            self.note("warn", why, setting)
 
     def note(self, level: str, text: str, setting: Setting, ah: str = "") -> None:
         self.notes.append(Note(ah, level, text + setting.place))

@@ -34,7 +34,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mpmkit.config import values
+from mpmkit.config import access, values
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
 from mpmkit.config.unsupported import FOREIGN, REMOVED_IN_2_4, WITHOUT_EFFECT
 from mpmkit.config.values import Words, append, update
@@ -301,6 +301,10 @@ class Directives:
         "in a process", takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append)
     # fmt: on
     sections: tuple[Section, ...] = ()
+    closed: tuple[
+        Setting, ...
+    ] = ()  # what closes the whole site: SSLVerifyClient outside of sections
+    unknown: frozenset[str] = frozenset()  # see `access.unknown`
 
     @property
     def threaded(self) -> bool:
@@ -339,12 +343,6 @@ class Directives:
         return max(1, int(self.AsyncRequestWorkerFactor))
 
 
-REQUIRE = Spec(
-    name="Require", parse=values.require, default=(), doc="Who may enter", args=SOME,
-    takes="all granted|all denied|local", source="mod_authz_core", where="section", merge=append,
-)  # fmt: skip
-
-
 def _rows() -> Iterator[Spec]:
     for one in fields(Directives):
         if one.metadata:
@@ -353,7 +351,7 @@ def _rows() -> Iterator[Spec]:
             yield Spec(**row)
             for other in also:
                 yield Spec(**{**row, **other})
-    yield REQUIRE
+    yield from access.ROWS
     yield from WITHOUT_EFFECT
 
 
@@ -376,6 +374,10 @@ def spec_for(name: str, mpm: str | None) -> Spec:
         raise ValueError(
             f"{spec.name} belongs to {owners}, this is {mpm}: wrap it in {guard} or take it out"
         )
+    if access.is_closed(name):
+        return Spec(
+            name=name, parse=values.all_words, doc="", args=(0, 99), where="any", effect=False
+        )
     if key in REMOVED_IN_2_4:
         raise ValueError(f"{name} is gone from httpd 2.4: {REMOVED_IN_2_4[key]}")
     from difflib import get_close_matches  # only a mistake pays for it
@@ -397,7 +399,7 @@ def section_values(section: Section) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for setting in section.settings:
-        spec = SPECS[setting.name.lower()]
+        spec = spec_for(setting.name, None)
         value = spec.read(setting.args)
         found[spec.name] = spec.merge(found[spec.name], value) if spec.name in found else value
     return found

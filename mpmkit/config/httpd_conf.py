@@ -10,7 +10,7 @@ The part of Apache's configuration language that this file knows::
     Include conf/extra/*.conf                relative to ServerRoot; IncludeOptional may find none
     <IfModule [!]mpm_event_module>           the lines within count if the module is there
     <IfDefine [!]NAME>                       the lines within count if the name is defined
-    <Directory> <Location> <Files> ...Match  a part of the site: becomes a Section
+    <Directory> <Location> <Files> ...Match  a part of the site: becomes a Section (nesting.py)
 
 A line's way::
 
@@ -31,6 +31,7 @@ from dataclasses import dataclass
 
 from mpmkit.config import unsupported
 from mpmkit.config.modules import Module, Modules
+from mpmkit.config.nesting import GROUPS, KINDS, Nesting
 from mpmkit.config.settings import SECTIONS, DirectiveError, Note, Section, Setting, split_words
 
 # Deep enough for every real tree; a file that includes itself is found before that.
@@ -38,8 +39,6 @@ INCLUDE_DEPTH = 20
 
 # After so many mistakes it is another kind of file, or files that include each other.
 MOST_PROBLEMS = 100
-
-_SECTIONS = {kind.lower(): kind for kind in SECTIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +150,7 @@ class _Reader:
         self.notes: list[Note] = []
         self.problems: list[DirectiveError] = []
         self.open_files: list[str] = []  # the chain of includes, to find a circle
-        self.section: Section | None = None  # the one we are in, without its settings
-        self.section_settings: list[Setting] = []
+        self.nesting = Nesting()
 
     def run(self) -> None:
         """Read all of the source."""
@@ -218,8 +216,7 @@ class _Reader:
             last = Setting(opened[-1].kind, (), file, opened[-1].line)
             text = f"<{last.name}> is never closed: add </{last.name}>"
             self.problem(DirectiveError.at(last, text))
-            if self.section and self.section.file == file:
-                self.section = None
+            self.nesting.forget(file)
 
     def words(self, text: str, file: str, line: int) -> Setting:
         """The name and the words of a line, with every ${NAME} replaced."""
@@ -270,13 +267,8 @@ class _Reader:
         if not opened:
             raise DirectiveError.at(end, f"</{kind}> closes nothing: no <{kind}> is open")
         begun = opened.pop()
-        section = self.section
-        if section and (section.file, section.line) == (end.file, begun.line):
-            settings = tuple(self.section_settings)
-            self.sections.append(
-                Section(section.kind, section.arg, settings, section.file, section.line)
-            )
-            self.section = None
+        if begun.counts and (section := self.nesting.close(end.file, begun.line)):
+            self.sections.append(section)
         if begun.kind.lower() != kind.lower():
             if any(outer.kind.lower() == kind.lower() for outer in opened):
                 self.close(end, opened)  # the inner one was forgotten
@@ -297,18 +289,11 @@ class _Reader:
         return holds(name.removeprefix("!")) != name.startswith("!")
 
     def open_section(self, setting: Setting) -> bool:
-        kind, words = setting.name, setting.args
-        if self.section:
-            outer = f"<{self.section.kind}> of line {self.section.line}"
-            raise DirectiveError.at(setting, f"<{kind}> is inside the {outer}: move it out")
-        kind = _SECTIONS[kind.lower()]
-        if len(words) == 2 and words[0] == "~" and not kind.endswith("Match"):
-            kind, words = f"{kind}Match", words[1:]  # the old way to write a pattern
-        if len(words) != 1:
-            text = f"<{kind}> takes one argument, here are {len(words)}"
-            raise DirectiveError.at(setting, text)
-        self.section = Section(kind, words[0], (), setting.file, setting.line)
-        self.section_settings = []
+        self.nesting.open_section(setting)
+        return True
+
+    def open_group(self, setting: Setting) -> bool:
+        self.nesting.open_group(setting)
         return True
 
     def unsupported(self, setting: Setting) -> bool:
@@ -333,7 +318,7 @@ class _Reader:
     def setting(self, setting: Setting) -> None:
         if setting.name.lower() == "serverroot" and setting.args:
             self.root = setting.args[0]  # from here on, for Include
-        (self.section_settings if self.section else self.settings).append(setting)
+        self.nesting.add(setting, self.settings)
 
     def define(self, setting: Setting) -> None:
         name, *value = setting.args
@@ -401,7 +386,8 @@ class _Reader:
 CONTAINERS: dict[str, Callable[[_Reader, Setting], bool]] = {
     "ifmodule": _Reader.if_module,
     "ifdefine": _Reader.if_define,
-    **dict.fromkeys(_SECTIONS, _Reader.open_section),
+    **dict.fromkeys(KINDS, _Reader.open_section),
+    **dict.fromkeys(GROUPS, _Reader.open_group),
 }
 # What a directive that shapes the reading does, with the fewest and the most words behind it.
 OBEYED: dict[str, tuple[Callable[[_Reader, Setting], None], int, int]] = {

@@ -55,7 +55,7 @@ FOREIGN = (
     ("ReadmeName", "mod_autoindex"), ("Index", "mod_autoindex"), ("AddIcon", "mod_autoindex"),
     ("AddAlt", "mod_autoindex"), ("AddDescription", "mod_autoindex"),
     ("DefaultIcon", "mod_autoindex"), ("Header", "mod_headers"), ("RequestHeader", "mod_headers"),
-    ("Expires", "mod_expires"), ("Cache", "mod_cache"), ("Auth", "the mod_auth family"),
+    ("Expires", "mod_expires"), ("Cache", "mod_cache"),
     ("Deflate", "mod_deflate"), ("BrowserMatch", "mod_setenvif"), ("SetEnvIf", "mod_setenvif"),
     ("SetEnv", "mod_env"), ("PassEnv", "mod_env"), ("Redirect", "mod_alias"), ("H2", "mod_http2"),
     ("php_", "mod_php"), ("WSGI", "mod_wsgi"), ("Language", "mod_negotiation"),
@@ -67,16 +67,12 @@ FOREIGN = (
 REMOVED_IN_2_4 = {
     "acceptmutex": "write Mutex",
     "lockfile": "write Mutex",
-    "order": "write Require all granted or Require all denied",
-    "allow": "write Require all granted",
-    "deny": "write Require all denied",
     "namevirtualhost": "leave it out",
     "port": "write Listen",
     "bindaddress": "write Listen",
     "servertype": "leave it out",
     "minspareprocesses": "write MinSpareServers",
     "maxthreadsperchild": "write ThreadsPerChild",
-    "satisfy": "write Require",
 }
 
 # ---------------------------------------------------------------------------------------------
@@ -84,14 +80,6 @@ REMOVED_IN_2_4 = {
 
 CONTAINERS = {
     "virtualhost": "mpmkit serves one site: move its directives out of the <VirtualHost>",
-    "limit": "rules for single methods are not known: use Require without <Limit>",
-    "limitexcept": "rules for single methods are not known: use Require without <LimitExcept>",
-    "requireall": "one Require line is all that is known: write it without <RequireAll>",
-    "requireany": "one Require line is all that is known: write it without <RequireAny>",
-    "requirenone": "one Require line is all that is known: write it without <RequireNone>",
-    "if": "expressions are not known: take the <If> out",
-    "elseif": "expressions are not known: take the <ElseIf> out",
-    "else": "expressions are not known: take the <Else> out",
     "iffile": "use <IfDefine> or IncludeOptional instead of <IfFile>",
     "ifversion": "there is no version to compare with: take the <IfVersion> out",
     "ifdirective": "use <IfModule> instead of <IfDirective>",
