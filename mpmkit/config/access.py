@@ -3,7 +3,7 @@
     enforced   ENFORCED, and the <Limit> and <RequireAll> around them
     closed     what needs a user, an expression or a client's certificate: it admits no client, a note
                says why, and where nothing else admits a client the answer is 403 (`closed_by`)
-    of users   Auth…, Anonymous…: how users are found; nothing without a Require that asks for one
+    of users   AuthType, AuthUserFile: how users are found; nothing without a Require that asks for one
 
 Nothing that restricts is read and then forgotten. What a request is answered is decided by
 `mpmkit.handlers.access`.
@@ -27,8 +27,10 @@ _USER = "mpmkit has no authentication"
 _CERTIFICATE = "mpmkit asks no client for a certificate"
 # Closed whatever else the section says.
 CLOSED = {
+    "removehandler": "mpmkit takes no handler away, and the file might be sent as it is",
     "sslverifyclient": _CERTIFICATE, "sslrequire": _EXPRESSION,
-    **dict.fromkeys(("luahookaccesschecker", "luahookauthchecker", "luahookcheckuserid"), "there is no Lua"),
+    **dict.fromkeys(("luahookaccesschecker", "luahookauthchecker", "luahookcheckuserid",
+                     "<luahookaccesschecker", "<luahookauthchecker", "<luahookcheckuserid"), "there is no Lua"),
 }  # fmt: skip
 # What a Require may ask for that is not known here.
 CLOSED_REQUIREMENTS = {"expr": _EXPRESSION, "ssl-verify-client": _CERTIFICATE} | dict.fromkeys((
@@ -36,20 +38,12 @@ CLOSED_REQUIREMENTS = {"expr": _EXPRESSION, "ssl-verify-client": _CERTIFICATE} |
     "ldap-user ldap-group ldap-dn ldap-attribute ldap-filter ldap-search"
 ).split(), _USER)  # fmt: skip
 # Within an <If>, which is not evaluated, these close the section that it is in.
-DECIDE = (
-    ENFORCED | set(CLOSED) | {"sethandler", "addhandler", "removehandler", "forcetype", "options"}
-)
+DECIDE = {*ENFORCED, *CLOSED, "authtype", "sethandler", "addhandler", "forcetype", "options"}
 # Where the variables begin that a line of mod_setenvif sets.
 _SETTERS = {
     "setenvif": 2, "setenvifnocase": 2, "setenvifexpr": 1, "browsermatch": 1, "browsermatchnocase": 1,
 }  # fmt: skip
 ADDRESS = "the client's address"
-
-
-def is_closed(name: str) -> bool:
-    """Is it a directive, in any case, that is read although it can't be enforced?"""
-    lower = name.lower()
-    return lower in CLOSED or (lower.startswith(("anonymous", "auth")) and lower not in ENFORCED)
 
 
 def unknown(settings: Iterable[Setting]) -> frozenset[str]:
@@ -83,24 +77,13 @@ def unknowable(kind: str, given: Any, unknown: frozenset[str]) -> str:
 def closed_by(setting: Setting, unknown: frozenset[str] = frozenset()) -> str:
     """Why a line that can be read cannot be enforced; "" if it can."""
     name, args = setting.name.lower(), setting.args
-    if name == "sslverifyclient" and args[:1] and args[0].lower() != "require":
+    if name == "sslverifyclient" and args[0].lower() in ("none", "optional", "optional_no_ca"):
         return ""  # a client without a certificate is admitted
     if name in CLOSED:
         return CLOSED[name]
     asked = [requirement(args)[1:]] if name == "require" else []
     asked += origins(args) if name in ("allow", "deny") else []
     return next((why for kind, given in asked if (why := unknowable(kind, given, unknown))), "")
-
-
-def warning(setting: Setting) -> str:
-    """What to say of a RewriteRule that forbids; "" for all others."""
-    flags = setting.args[-1].strip("[]").lower().split(",") if setting.args else []
-    if setting.name.lower() != "rewriterule" or not any(
-        re.fullmatch(r"f|forbidden|g|gone|r(edirect)?=4..", flag.strip()) for flag in flags
-    ):
-        return ""
-    text = " ".join(setting.args)
-    return f"RewriteRule {text} forbids nothing here: write Require all denied in a <LocationMatch>"
 
 
 # ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 
 from mpmkit.config import access
 from mpmkit.config.directives import COMMON, ROWS, SPECS, Directives, spec_for
+from mpmkit.config.lacking import Lacking
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import (
     CONDITIONS,
@@ -27,6 +28,7 @@ from mpmkit.config.settings import (
     Spec,
     sort_problems,
 )
+from mpmkit.config.unsupported import Foreign, foreign
 from mpmkit.config.values import append, module_levels
 
 # What a <Directory>, <Location> or <Files> decides; other directives there are for the whole site or
@@ -84,12 +86,14 @@ def check(
     *,
     running: Directives | None = None,
     problems: Sequence[DirectiveError] = (),
+    strict: bool = False,
 ) -> tuple[Directives, tuple[Note, ...]]:
     """Effective directives for an MPM, and what the operator should know about them.
 
     ``running`` is what the server runs with, when this is a restart: ServerLimit and ThreadLimit
     then stay as they are, and the notes have the ids that httpd uses in the error log.
     ``problems`` were found before (`httpd_conf.read`); they are reported with those found here.
+    ``strict`` makes a problem of every directive that mpmkit does not have.
 
     Raises DirectiveError with every problem found, not only the first.
     """
@@ -97,7 +101,7 @@ def check(
         raise DirectiveError(f"there is no MPM {mpm!r}: use prefork, worker or event", ah="AH00534")
     sections, settings = tuple(sections), tuple(settings)
     inside = [setting for section in sections for setting in section.settings]
-    reader = _Reader(mpm, access.unknown([*settings, *inside]))
+    reader = _Reader(mpm, Lacking(strict), access.unknown([*settings, *inside]))
     for setting in settings:
         reader.read(setting)
     for section in sections:
@@ -107,6 +111,7 @@ def check(
             reader.read(setting, section)
         if len(reader.problems) == before:
             reader.groups(section)
+    sections = reader.lacking.without(sections)
     if problems or reader.problems:
         raise DirectiveError.of(sort_problems([*problems, *reader.problems]))
     values = reader.values
@@ -116,7 +121,7 @@ def check(
     checker = _Checker(mpm, values, running)
     checker.prefork() if mpm == "prefork" else checker.threads()
     checker.rest()
-    notes = [*reader.notes, *checker.notes, *_resolve_logs(values)]
+    notes = [*reader.notes, *reader.lacking.notes(), *checker.notes, *_resolve_logs(values)]
     _resolve_files(values)
     _resolve_tls(values)
     values["closed"] = tuple(one for one in settings if one.name.lower() in access.CLOSED)
@@ -126,8 +131,9 @@ def check(
 class _Reader:
     """Goes through the settings, collects the values, the problems and the notes."""
 
-    def __init__(self, mpm: str, unknown: frozenset[str]) -> None:
+    def __init__(self, mpm: str, lacking: Lacking, unknown: frozenset[str]) -> None:
         self.mpm = mpm
+        self.lacking = lacking
         self.unknown = unknown
         self.problems: list[DirectiveError] = []
         self.notes: list[Note] = []
@@ -164,16 +170,27 @@ class _Reader:
 
     def read(self, setting: Setting, section: Section | None = None) -> None:
         try:
-            spec = spec_for(setting.name, self.mpm)
+            row = None if setting.name.lower() in SPECS else foreign(setting.name)
+            spec = row or spec_for(setting.name, self.mpm)
             if section and spec.where == "server":
                 raise ValueError(f"{spec.name} may not stand in a <{section.kind}>: move it out")
             if not section and spec.where == "section":
                 raise ValueError(
                     f"{spec.name} must stand in a <Directory>, <Location> or <Files>: move it in"
                 )
+            if isinstance(spec, Foreign):
+                self.lacking.take(spec, setting)
+                self.closed(setting)
+                return
             value = spec.read(setting.args)
+            if self.lacking.strict and (why := access.closed_by(setting, self.unknown)):
+                raise ValueError(
+                    f"{' '.join((setting.name, *setting.args))} would admit no client: {why}"
+                )
             access.limited(setting.within)
             self.refuse(spec, setting, value)
+            if spec.name in ("SetHandler", "AddHandler"):
+                self.lacking.handler(setting)
         except ValueError as error:
             self.problems.append(DirectiveError.at(setting, str(error)))
             return
@@ -219,12 +236,10 @@ class _Reader:
             self.note("warn", f"{text}<{section.kind}>", setting)
 
     def closed(self, setting: Setting) -> None:
-        """Say which line cannot be enforced, and of a RewriteRule that it forbids nothing."""
-        line = " ".join((setting.name, *setting.args))
+        """Say which line cannot be enforced."""
         if why := access.closed_by(setting, self.unknown):
+            line = " ".join((setting.name, *setting.args))
             self.note("warn", f"closed: {line} admits no client, since {why}", setting)
-        elif why := access.warning(setting):
-            self.note("warn", why, setting)
 
     def note(self, level: str, text: str, setting: Setting, ah: str = "") -> None:
         self.notes.append(Note(ah, level, text + setting.place))

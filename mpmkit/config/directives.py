@@ -36,7 +36,7 @@ from typing import Any
 
 from mpmkit.config import access, values
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
-from mpmkit.config.unsupported import FOREIGN, REMOVED_IN_2_4, WITHOUT_EFFECT
+from mpmkit.config.unsupported import REMOVED_IN_2_4, WITHOUT_EFFECT, foreign
 from mpmkit.config.values import Words, append, update
 
 __all__ = [
@@ -374,21 +374,16 @@ def spec_for(name: str, mpm: str | None) -> Spec:
         raise ValueError(
             f"{spec.name} belongs to {owners}, this is {mpm}: wrap it in {guard} or take it out"
         )
-    if access.is_closed(name):
-        return Spec(
-            name=name, parse=values.all_words, doc="", args=(0, 99), where="any", effect=False
-        )
     if key in REMOVED_IN_2_4:
         raise ValueError(f"{name} is gone from httpd 2.4: {REMOVED_IN_2_4[key]}")
     from difflib import get_close_matches  # only a mistake pays for it
 
     known = [row.name.lower() for row in ROWS if mpm is None or mpm in row.mpms]
-    owner = next((module for start, module in FOREIGN if key.startswith(start.lower())), None)
-    close = get_close_matches(key, known, n=1, cutoff=0.9 if owner else 0.75)
-    if close:
+    if row := foreign(name):
+        text = f"{row.name} is a directive of {row.module} that mpmkit does not have: take it out"
+        raise ValueError(text)
+    if close := get_close_matches(key, known, n=1, cutoff=0.75):
         raise ValueError(f"{name} is not a directive: did you mean {SPECS[close[0]].name}?")
-    if owner:
-        raise ValueError(f"{name} is a directive of {owner} that mpmkit does not have: take it out")
     raise ValueError(f"{name} is not a directive mpmkit knows: check its spelling or take it out")
 
 
@@ -399,7 +394,8 @@ def section_values(section: Section) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for setting in section.settings:
-        spec = spec_for(setting.name, None)
+        if (spec := SPECS.get(setting.name.lower())) is None:
+            continue  # closed: see `access`
         value = spec.read(setting.args)
         found[spec.name] = spec.merge(found[spec.name], value) if spec.name in found else value
     return found

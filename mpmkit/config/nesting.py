@@ -68,7 +68,7 @@ class Nesting:
         if group and (group.file, group.line) == (file, line):
             self._within = self._within[:-1]
             if group.name.lower().startswith("require") and not any(
-                group in setting.within for setting in self._settings[-1]
+                group in one.within and one.name.lower() == "require" for one in self._settings[-1]
             ):
                 text = f"<{group.name}> has no Require in it: add one, or take it out"
                 raise DirectiveError.at(group, text)
