@@ -77,7 +77,11 @@ def unknowable(kind: str, given: Any, unknown: frozenset[str]) -> str:
 def closed_by(setting: Setting, unknown: frozenset[str] = frozenset()) -> str:
     """Why a line that can be read cannot be enforced; "" if it can."""
     name, args = setting.name.lower(), setting.args
-    if name == "sslverifyclient" and args[0].lower() in ("none", "optional", "optional_no_ca"):
+    if name == "sslverifyclient" and "".join(args[:1]).lower() in (
+        "none",
+        "optional",
+        "optional_no_ca",
+    ):
         return ""  # a client without a certificate is admitted
     if name in CLOSED:
         return CLOSED[name]
