@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from mpmkit.config.access import closed_by
+from mpmkit.config import access
 from mpmkit.config.checks import check
 from mpmkit.config.directives import SPECS, DirectiveError
 from mpmkit.config.httpd_conf import Conf
 from mpmkit.config.settings import Setting
-from mpmkit.config.unsupported import FATES, IGNORED, REFUSED, foreign
+from mpmkit.config.unsupported import CLOSED, FATES, IGNORED, REFUSED, foreign
 
 SERVED = "served"
 
@@ -25,7 +27,7 @@ def report_of(conf: Conf) -> str:
     """The page of a configuration that was read."""
     problems = list(conf.problems)
     try:
-        check(conf.mpm or "event", conf.settings, conf.sections, problems=problems)
+        check(conf.mpm or "event", conf.settings, conf.sections, conf.hosts, problems=problems)
     except DirectiveError as error:
         problems = list(error.problems)
     refused = {(problem.file, problem.line, problem.directive.lower()) for problem in problems}
@@ -51,19 +53,18 @@ def report_of(conf: Conf) -> str:
 
 
 def _lines(conf: Conf) -> Iterator[Setting]:
-    for setting in (
-        *conf.settings,
-        *(one for section in conf.sections for one in section.settings),
-    ):
-        if setting.file:
-            yield setting
+    for part in (conf, *conf.hosts):
+        yield from (one for one in part.settings if one.line)
+        for section in part.sections:
+            yield from section.settings
 
 
 def _place(setting: Setting) -> tuple[str, str, str]:
     """The module of a line, what becomes of it, and the name as it is usually written."""
+    fate = CLOSED if access.closed_by(setting) else ""
     if spec := SPECS.get(setting.name.lower()):
-        return spec.source, SERVED if spec.effect else IGNORED, spec.name
+        return spec.source, fate or (SERVED if spec.effect else IGNORED), spec.name
     row = foreign(setting.name)
     if row is None:
         return "unknown", REFUSED, setting.name
-    return row.module, row.fate_of(setting), row.name
+    return row.module, fate or row.fate_of(setting), row.name
