@@ -32,7 +32,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from benchmarks.clients import ClientReport, run_ab, run_wrk
 from mpmkit.config.arguments import Parser
 from mpmkit.load.runner import LoadError, run_load
 from mpmkit.measure import command, records, stats
@@ -63,19 +65,10 @@ class GeneratorReport:
 Measure = Callable[[str, int, float, bool], GeneratorReport]
 
 
-def lean(
-    url: str, users: int, seconds: float, keep_alive: bool, driver: str = "locust"
-) -> GeneratorReport:
-    """Our Locust user, or ab, by `run_load`."""
-    run = run_load(
-        url,
-        PATH,
-        users=users,
-        duration=seconds,
-        keep_alive=keep_alive,
-        driver=driver,
-        expect_length=LENGTH,
-    )
+def lean(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
+    """Our Locust user."""
+    how: dict[str, Any] = {"users": users, "duration": seconds, "keep_alive": keep_alive}
+    run = run_load(url, PATH, **how, expect_length=LENGTH)
     return GeneratorReport(run.qps, run.generator_cpu, run.failures)
 
 
@@ -95,9 +88,14 @@ def open_loop(url: str, users: int, seconds: float, keep_alive: bool) -> Generat
     return GeneratorReport(run.qps, run.generator_cpu, run.failures - run.errors["unsent"])
 
 
-def ab(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
-    """ab, of which `run_load` knows the CPU too."""
-    return lean(url, users, seconds, keep_alive, "ab")
+def of_client(measure: Callable[..., ClientReport]) -> Measure:
+    """ab or wrk (with one thread). wrk does not look at lengths."""
+
+    def measured(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
+        found = measure(url + PATH, seconds=seconds, clients=users, keep_alive=keep_alive)
+        return GeneratorReport(found.qps, found.client_cpu, found.failures)
+
+    return measured
 
 
 def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
@@ -134,18 +132,12 @@ def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> Ge
     )
 
 
-def wrk(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
-    """wrk with one thread. It does not look at lengths."""
-    run = run_load(url, PATH, users=users, duration=seconds, keep_alive=keep_alive, driver="wrk")
-    return GeneratorReport(run.qps, run.generator_cpu, run.failures)
-
-
 GENERATORS: dict[str, Measure] = {
     "mpmkit (Locust)": lean,
     "mpmkit open loop": open_loop,
     "FastHttpUser": fast_http_user,
-    "ab": ab,
-    "wrk": wrk,
+    "ab": of_client(run_ab),
+    "wrk": of_client(run_wrk),
 }
 
 WORKS = {

@@ -242,9 +242,6 @@ def test_sizes_come_from_the_scale_and_the_environment(monkeypatch):
     by_hand = plan(requests=7, rounds=2, users=3)
     assert (by_hand.scale, by_hand.rounds) == ("custom", 2)
     assert by_hand.profiles["static"].duration is None
-    # wrk stops by time only, and looks at no body.
-    wrk = plan(driver="wrk").profiles["static"]
-    assert (wrk.requests, wrk.duration, wrk.expect_length) == (None, 8, None)
 
 
 def test_the_demo_fits_into_three_minutes():
@@ -295,9 +292,9 @@ def test_the_script_table_has_a_group_for_each_way():
 def test_bad_arguments_are_refused_all_at_once(monkeypatch):
     monkeypatch.setenv("MPMKIT_SCALE", "huge")
     with pytest.raises(ValueError) as error:
-        plan(kinds=("php",), mpms=("mpm_event",), scripts=("ruby",), rounds=0, driver="curl")
+        plan(kinds=("php",), mpms=("mpm_event",), scripts=("ruby",), rounds=0)
     parts = [part.split(":")[0] for part in str(error.value).split("; ")]
-    assert parts == ["kind", "mpm", "script", "MPMKIT_SCALE", "driver", "rounds"]
+    assert parts == ["kind", "mpm", "script", "MPMKIT_SCALE", "rounds"]
     with pytest.raises(ValueError, match=r"target_precision: .*; max_rounds: an interval takes 6"):
         plan(scale="smoke", target_precision=0.6, max_rounds=5)
     with pytest.raises(ValueError, match=r"users: .*; processes: "):
@@ -316,9 +313,7 @@ def test_bad_arguments_are_refused_all_at_once(monkeypatch):
         ("--requests -1", "requests: must be a whole number"),
         ("--scale big", "scale: 'big' is not one of smoke, demo, full"),
         ("--beside iis", "beside: 'iis' is not one of httpd"),
-        ("--driver curl", "driver: 'curl' is not one of locust, ab, wrk"),
-        ("--driver wrk --requests 9", "requests: wrk stops by time only; leave them out"),
-        ("--driver ab --processes 2", "processes: ab is one process; use locust"),
+        ("--processes 300", "processes: must be a whole number"),
         ("--target-precision tight", "must be a share like 5%"),
         ("--target-precision 90%", "target_precision: must be 0.001 to 0.5"),
         ("--nonsense", "unrecognized arguments: --nonsense"),
@@ -380,12 +375,12 @@ def test_keep_alive_and_progress(launched):
 
 
 def test_rows_near_the_generators_ceiling_are_bound_by_it(launched, monkeypatch):
-    monkeypatch.setattr(ceiling, "ceiling", lambda profile, driver: 1.0)
+    monkeypatch.setattr(ceiling, "ceiling", lambda profile: 1.0)
     table = small(launched, rounds=1, requests=30, ceiling=True)
     assert table.records[0]["generator_bound"]
     assert "the generator's ceiling: 1 requests/s" in table.text()
 
-    def missing(profile, driver):
+    def missing(profile):
         raise NotInstalled("nginx", "install it")
 
     monkeypatch.setattr(ceiling, "ceiling", missing)
@@ -397,9 +392,9 @@ def test_rows_near_the_generators_ceiling_are_bound_by_it(launched, monkeypatch)
 def test_rounds_go_on_until_the_target_or_the_last_one(launched, monkeypatch):
     rates = iter([100, 60, 140, 100, 100, 100, 100, 100, 100])
 
-    def measured(server, *, profile, driver, on_progress, ceiling):
+    def measured(server, *, profile, on_progress, ceiling):
         rate = next(rates)
-        return runner.LoadRun(driver, server.url, profile, rate, Counter(), 1.0)
+        return runner.LoadRun(server.url, profile, rate, Counter(), 1.0)
 
     monkeypatch.setattr(qps, "run_load", measured)
     table = small(launched, rounds=2, target_precision=0.05)

@@ -1,6 +1,5 @@
-"""What a load measured: the one result type of every driver.
+"""What a load measured.
 
-Figures come from histograms, or where a generator gives no more, from its own table of percentiles.
 Imports neither locust nor gevent nor pandas.
 """
 
@@ -36,11 +35,11 @@ generator is taken to be what limited the run."""
 class LoadRun:
     """What one load measured.
 
-    driver: which generator ran. target: where. profile: the load that it executed.
+    target: where. profile: the load that was executed.
     requests: requests that ended, well or badly (the warm-up's do not count).
     errors: how many failed, by kind (see mpmkit.load.response for the kinds).
     duration: seconds from the first request's start to the last one's end.
-    histogram: the latencies of the good answers; empty where only percentiles are known.
+    histogram: the latencies of the good answers.
     processes_cpu: share of a core that each generator process used, 0 to 1.
     retries: requests that crossed the server's closing of a kept connection and were sent again.
     reconnects: kept connections that the server closed after an answer, having said so.
@@ -56,7 +55,6 @@ class LoadRun:
     notes: what was foreseen (`mpmkit.load.preflight`).
     """
 
-    driver: str
     target: str
     profile: LoadProfile
     requests: int
@@ -69,7 +67,6 @@ class LoadRun:
     ended: str = "requests"
     started_at: float = 0.0
     version: str = ""
-    percentiles_ms: dict[float, float] = field(default_factory=dict)
     background: Counter[str] = field(default_factory=Counter)
     connections: int = 0
     lag: Histogram = field(default_factory=Histogram)
@@ -183,15 +180,9 @@ class LoadRun:
         """The latency in ms that `percentile` (0 to 100) percent of the good answers did not
         exceed.
 
-        To within 0.1%; read off the generator's own table where it gave no more. nan if nothing is
-        known. Raises ValueError outside 0-100.
+        To within 0.1%; nan if there was none. Raises ValueError outside 0-100.
         """
-        if not 0 <= percentile <= 100:
-            raise ValueError(f"percentile: must be 0 to 100, not {percentile!r}")
-        if len(self.histogram):
-            return self.histogram.percentile(percentile) / 1e6
-        above = [p for p in self.percentiles_ms if p >= percentile]
-        return self.percentiles_ms[min(above)] if above else math.nan
+        return self.histogram.percentile(percentile) / 1e6
 
     @property
     def mean_ms(self) -> float:
@@ -202,7 +193,7 @@ class LoadRun:
         """The run as one tidy row; the columns are described in data/README.md."""
         return {
             "started_at": self.started_at,
-            "driver": self.driver,
+            "driver": "locust",
             "driver_version": self.version,
             "path": self.path,
             "method": self.profile.specs[0].method,
@@ -244,7 +235,7 @@ class LoadRun:
         """A few lines for people."""
         p50, p99, longest = (self.latency_ms(p) for p in (50, 99, 100))
         lines = [
-            f"{self._requested()}, by {self.driver}",
+            self._requested(),
             f"{self.qps:,.0f} requests/s: {self.succeeded:,} good answers in {self.duration:.2f} s",
         ]
         if self.succeeded:
@@ -383,7 +374,6 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "histogram": Histogram.from_text,
     "lag": Histogram.from_text,
     "paths": lambda data: {path: Histogram.from_text(text) for path, text in data.items()},
-    "percentiles_ms": lambda data: {float(percent): ms for percent, ms in data.items()},
     "processes_cpu": tuple,
     "processes_wait": tuple,
     "notes": tuple,

@@ -15,7 +15,7 @@ PATH, LENGTH = "/index.html", 45
 NGINX: dict[str, Any] = {"MaxKeepAliveRequests": 0, "MaxRequestWorkers": 4096}
 
 
-def ceiling(profile: LoadProfile, driver: str = "locust", seconds: float = 2.0) -> float:
+def ceiling(profile: LoadProfile, seconds: float = 2.0) -> float:
     """Requests/s that this load's generator could do at most, as measured against the fastest server
     at hand: nginx, one worker process, the page of 45 bytes, no log. Where it was nginx that had no
     processor time left, what the generator used of its own is put up to a whole core.
@@ -33,7 +33,7 @@ def ceiling(profile: LoadProfile, driver: str = "locust", seconds: float = 2.0) 
         warmup_seconds=0.3,
     )
     with nginx(connections=max(NGINX["MaxRequestWorkers"], 2 * profile.users)) as server:
-        run = run_load(server.url, profile=plain, driver=driver)
+        run = run_load(server.url, profile=plain)
     return run.qps / min(1.0, max(0.05, run.generator_cpu))
 
 

@@ -34,7 +34,7 @@ from typing import Any
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.load.profile import LoadProfile
-from mpmkit.load.runner import DRIVERS, LoadError, LoadRun, run_load
+from mpmkit.load.runner import LoadError, LoadRun, run_load
 from mpmkit.measure import ceiling as generator
 from mpmkit.measure import command, competitors, published, records
 from mpmkit.measure.experiment import (
@@ -85,7 +85,7 @@ def qps_table(
         not installed or fails is left out, as `left_out` says. scripts: the ways to run the script:
         "wsgi", "cgi", "php-fpm", "all"; with httpd its mod_cgi, mod_proxy_fcgi and mod_php, too.
         target_precision: go on beyond `rounds` until every median is known to within this share
-        (0.05: +-5%), or `max_rounds` are done. driver, processes: as in `run_load`.
+        (0.05: +-5%), or `max_rounds` are done. processes: as in `run_load`.
         launch: starts a server, ``launch(mpm, **directives)``; by default `mpmkit.launch`.
 
     Raises ValueError for a bad argument and RecordError for a bad file, both before anything
@@ -126,7 +126,7 @@ def _at_hand(todo: QpsPlan) -> tuple[QpsPlan, list[str]]:
 def _ceiling(todo: QpsPlan) -> tuple[float | None, list[str]]:
     """Requests/s that the generator can do at most, or a sentence on why that is not known."""
     try:
-        return generator.ceiling(next(iter(todo.profiles.values())), todo.driver), []
+        return generator.ceiling(next(iter(todo.profiles.values()))), []
     except (NotInstalled, ServerFailed, LoadError) as error:
         return None, [f"without the generator's ceiling: {one_line(error)}"]
 
@@ -155,9 +155,7 @@ def _measure_server(
 
             report(text, 0.0)
             conditions = Conditions(table, cell)
-            found = run_load(
-                server, profile=profile, driver=todo.driver, on_progress=tell, ceiling=table.ceiling
-            )
+            found = run_load(server, profile=profile, on_progress=tell, ceiling=table.ceiling)
             _must_be_whole(found, server, f"{cell.label}, {kind}")
             page = published.page(kind)
             columns = {
@@ -217,8 +215,6 @@ def _parser() -> Parser:
     add("--max-rounds", type=int, default=MAX_ROUNDS, metavar="R", help=most)
     near = "measure what the generator can do against nginx first, and mark rows that come near"
     add("--ceiling", action="store_true", help=near)
-    drivers = f"load generator: {' or '.join(DRIVERS)} (default: locust); wrk stops by time only"
-    add("--driver", default="locust", metavar="NAME", help=drivers)
     add("--processes", type=int, default=1, metavar="N", help="generator processes (default: 1)")
     command.add_options(parser, "--mpm", "--rounds", "--scale", "--beside", "--out")
     return parser
@@ -247,7 +243,6 @@ def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> 
             options.scale,
             command.out_of(options, command.new_name("qps")),
             bar,
-            driver=options.driver,
             processes=options.processes,
             beside=command.listed(options.beside),
             target_precision=options.target_precision,

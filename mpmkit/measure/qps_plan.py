@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpmkit.config.directives import MPMS
-from mpmkit.load.ab_wrk import CANNOT
 from mpmkit.load.profile import LoadProfile, ProfileError
-from mpmkit.load.runner import DRIVERS
 from mpmkit.measure import competitors, published, stats
 from mpmkit.measure.command import Problems
 from mpmkit.measure.competitors import Competitor
@@ -40,9 +38,6 @@ MAX_ROUNDS = 30
 
 TIME_LIMIT = 900.0
 """Seconds that one cell may take at most."""
-
-WRK_SECONDS = 8.0
-"""Of a cell by wrk, which stops by time only, where the scale has no bound in time."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,6 @@ class QpsPlan:
     rounds: int
     scale: str
     profiles: dict[str, LoadProfile]
-    driver: str
     beside: tuple[Competitor, ...] = ()
     target: float | None = None
     max_rounds: int = MAX_ROUNDS
@@ -133,7 +127,6 @@ def plan(
     keep_alive: bool = False,
     rounds: int | None = None,
     scale: str | None = None,
-    driver: str = "locust",
     processes: int = 1,
     beside: Iterable[str] = (),
     target_precision: float | None = None,
@@ -154,12 +147,10 @@ def plan(
             more.append("mod_php")
         pages = (*(kind for kind in pages if kind != "script" or "wsgi" in ways), *more)
     chosen, size = problems.scale(scale, SCALES)
-    if driver not in DRIVERS:
-        problems.append(f"driver: {driver!r} is not one of {', '.join(DRIVERS)}")
     problems.rounds(rounds)
     _check_precision(problems, target_precision, max_rounds)
     load = {"users": users, "keep_alive": keep_alive, "processes": processes}
-    profiles = {kind: _profile(problems, kind, driver, size, requests, load) for kind in pages}
+    profiles = {kind: _profile(problems, kind, size, requests, load) for kind in pages}
     problems.raise_any()
     return QpsPlan(
         pages,
@@ -167,7 +158,6 @@ def plan(
         rounds or size.rounds,
         "custom" if requests is not None or rounds is not None else chosen,
         {kind: profile for kind, profile in profiles.items() if profile is not None},
-        driver,
         tuple(competitors.of(others, mpms, pages)),
         target_precision,
         max_rounds,
@@ -184,35 +174,17 @@ def _check_precision(problems: Problems, target: Any, max_rounds: Any) -> None:
 
 
 def _profile(
-    problems: Problems,
-    kind: str,
-    driver: str,
-    size: QpsScale,
-    requests: int | None,
-    load: dict[str, Any],
+    problems: Problems, kind: str, size: QpsScale, requests: int | None, load: dict[str, Any]
 ) -> LoadProfile | None:
     """The load of one page; None, with the problems, if it cannot be made."""
     page = published.page(kind)
-    if driver == "wrk":
-        if requests is not None:
-            problems.append("requests: wrk stops by time only; leave them out, or use locust")
-        load = {
-            **load,
-            "duration": size.seconds or WRK_SECONDS,
-        }  # it does not look at bodies, either
-    elif requests is None:
+    if requests is None:
         load = {**load, "requests": size.requests, "duration": size.seconds}
     else:  # a number given by hand is meant: no bound in time cuts it short
         load = {**load, "requests": requests}
-    if driver != "wrk":
-        load["expect_length"] = page.length
+    load |= {"path": page.path, "expect_length": page.length}
     try:
-        profile = LoadProfile(
-            path=page.path, **load, warmup_seconds=size.warmup, time_limit=TIME_LIMIT
-        )
+        return LoadProfile(**load, warmup_seconds=size.warmup, time_limit=TIME_LIMIT)
     except ProfileError as error:
         problems += str(error).split("; ")
         return None
-    if driver in CANNOT:
-        problems += [f"{name}: {why}; use locust" for name, why in CANNOT[driver](profile)]
-    return profile
