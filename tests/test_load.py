@@ -547,13 +547,13 @@ def test_the_time_limit_holds(bad):
     assert run.ended == "time limit of 1 s" and time.monotonic() - started < 20
 
 
-def test_more_users_than_files_are_refused_with_the_mend(bad):
+def test_more_users_than_files_are_refused_with_the_remedy(bad):
     def few_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 
     done = run(f"mpmkit load {bad.url} --users 200 --requests 200", preexec_fn=few_files)
     assert done.returncode == 2
-    assert "open files are needed and 100 are allowed" in done.stderr
+    assert "file descriptors are needed and the hard limit is 100" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from mpmkit.load.connections import HeldConnections
+from mpmkit.load.preflight import raise_descriptors
 
 
 class AcceptedConnections(HeldConnections):
@@ -131,8 +132,7 @@ class HoldingProcess:
 
 def main(argv: list[str]) -> int:
     """Hold what standard input says, until it ends."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_descriptors(math.inf)
     with AcceptedConnections(**json.loads(argv[0])) as connections:
         for line in sys.stdin:
             word, _, number = line.partition(" ")
