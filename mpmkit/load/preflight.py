@@ -108,7 +108,7 @@ def describe(error: OSError) -> str:
             "no local ports are left (net.ipv4.ip_local_port_range); wait a minute for those in "
             "TIME_WAIT, or use fewer connections"
         )
-    return f"a connection failed: {error.strerror}"
+    return f"a connection failed: {os.strerror(error.errno or errno.EIO)}"
 
 
 def _hard_limit() -> float:
