@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -30,6 +29,7 @@ from mpmkit.load.response import MAX_HEAD, Malformed, ResponseReader, parse_head
 from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.load.specs import RequestSpec, Stage
 from mpmkit.load.target import loopback_target, target_of
+from mpmkit.measure import procfs
 
 
 @pytest.fixture(scope="module")
@@ -565,8 +565,7 @@ def test_an_error_in_the_progress_callback_ends_the_load(bad):
 def test_a_generator_that_dies_keeps_what_it_reported(bad):
     def kill(done: int, seconds: float) -> None:
         # The only child of this process that leads a session of its own.
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        for child in map(int, children):
+        for child in procfs.children(os.getpid()):
             if os.getsid(child) == child:
                 os.kill(child, signal.SIGKILL)
 

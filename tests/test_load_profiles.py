@@ -12,19 +12,22 @@ import math
 import os
 import resource
 import shutil
+import signal
 import subprocess
-import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from misbehaving import BODY, Misbehaving
-from support.loads import ENVIRON, run
+from support.loads import run
 
+from mpmkit.load import cli
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.load.windows import Tick
+from mpmkit.measure import procfs
 
 
 @pytest.fixture(scope="module")
@@ -36,54 +39,33 @@ def bad():
 # -- what is asked -------------------------------------------------------------------------------
 
 
-def test_a_mix_is_asked_by_weight_and_each_path_has_its_latencies(bad):
+def test_a_mix_is_sent_by_weight_and_each_path_has_its_latencies(bad):
     bad.counts()
-    run = run_load(
-        bad.url,
-        users=4,
-        requests=400,
-        mix=[
-            {"path": "/ok", "weight": 3, "expect_length": 45},
-            {"path": "/status/404", "weight": 1, "expect_status": 404},
-        ],
-    )
+    good = {"path": "/ok", "weight": 3, "expect_length": 45}
+    mix = [good, {"path": "/status/404", "weight": 1, "expect_status": 404}]
+    run = run_load(bad.url, users=4, requests=400, mix=mix)
     counts = bad.counts()
     ok, missing = counts["GET /ok HTTP/1.0"], counts["GET /status/404 HTTP/1.0"]
     assert (run.requests, run.failures, ok + missing) == (400, 0, 400)
     assert 230 < ok < 360  # 300 expected, standard deviation 9
-    assert {path: len(found) for path, found in run.paths.items()} == {
-        "/ok": ok,
-        "/status/404": missing,
-    }
+    by_path = {path: len(found) for path, found in run.paths.items()}
+    assert by_path == {"/ok": ok, "/status/404": missing}
     assert "/status/404: " in run.summary() and run.row()["path"] == "a mix of 2: /ok ..."
 
 
 def test_bodies_are_compared(bad):
-    good = hashlib.sha256(BODY).hexdigest()
-    mixed = run_load(
-        bad.url,
-        users=2,
-        requests=60,
-        mix=[
-            {"path": "/ok", "expect_body": good},
-            {"path": "/ok/2", "expect_body": "same"},
-            {"path": "/ok/3", "expect_body": "0" * 64},
-        ],
-    )
+    wanted = {"/ok": hashlib.sha256(BODY).hexdigest(), "/ok/2": "same", "/ok/3": "0" * 64}
+    mix = [{"path": path, "expect_body": body} for path, body in wanted.items()]
+    mixed = run_load(bad.url, users=2, requests=60, mix=mix)
     wrong = bad.counts()["GET /ok/3 HTTP/1.0"]
     assert mixed.errors == {"body": wrong} and 0 < wrong < 60
-    changed = run_load(
-        bad.url, "/changes", users=1, requests=20, expect_body="same", keep_alive=True
-    )
+    how = {"requests": 20, "expect_body": "same", "keep_alive": True}
+    changed = run_load(bad.url, "/changes", **how)
     assert changed.errors == {"body": 19}  # the first one set the measure
     # Long bodies: of a sample only.
-    for sample, wrong in ((0, {}), (1, {"body": 6})):
-        assert (
-            run_load(
-                bad.url, "/big", users=2, requests=6, expect_body="0" * 64, body_sample=sample
-            ).errors
-            == wrong
-        )
+    for sample, errors in ((0, {}), (1, {"body": 6})):
+        how = {"requests": 6, "expect_body": "0" * 64, "body_sample": sample}
+        assert run_load(bad.url, "/big", users=2, **how).errors == errors
 
 
 # -- on which connections, and when ------------------------------------------------------------------
@@ -101,9 +83,8 @@ def test_a_share_of_the_users_keeps_connections(bad):
 
 def test_so_many_requests_on_a_connection(bad):
     bad.counts()
-    run = run_load(
-        bad.url, "/ok", users=2, requests=100, keep_alive=True, requests_per_connection=10
-    )
+    how = {"users": 2, "requests": 100, "keep_alive": True, "requests_per_connection": 10}
+    run = run_load(bad.url, "/ok", **how)
     assert (run.failures, run.reconnects, run.retries) == (0, 0, 0)
     assert 10 <= bad.counts()["connections"] <= 12
 
@@ -123,16 +104,8 @@ def test_a_server_that_closes_while_users_think_fails_nothing(bad):
 
 def test_the_open_loop_keeps_its_rate_and_counts_from_the_due_time(bad):
     bad.counts()
-    run = run_load(
-        bad.url,
-        "/ok",
-        users=20,
-        requests=300,
-        arrival="constant",
-        rate=200,
-        keep_alive=True,
-        warmup_seconds=0.5,
-    )
+    constant = {"arrival": "constant", "rate": 200, "keep_alive": True, "warmup_seconds": 0.5}
+    run = run_load(bad.url, "/ok", users=20, requests=300, **constant)
     assert run.requests == 300 and run.failures == 0 and run.duration > 1.4
     assert bad.counts()["GET /ok HTTP/1.1"] == pytest.approx(400, abs=4)
     assert len(run.lag) == run.requests and run.lag.percentile(50) < 20e6
@@ -143,9 +116,8 @@ def test_the_open_loop_keeps_its_rate_and_counts_from_the_due_time(bad):
 
 def test_what_waited_is_not_excused_and_what_was_never_sent_is_counted(bad):
     """One user, answers that take the server a moment, ten times as many due as it can send."""
-    run = run_load(
-        bad.url, "/chunked", users=1, duration=1, arrival="constant", rate=2_000, keep_alive=True
-    )
+    how = {"duration": 1, "arrival": "constant", "rate": 2_000, "keep_alive": True}
+    run = run_load(bad.url, "/chunked", users=1, **how)
     assert run.requests == pytest.approx(2_000, abs=5)
     sent = run.succeeded
     assert run.errors == {"unsent": run.requests - sent} and 0 < sent < 1_000
@@ -155,47 +127,28 @@ def test_what_waited_is_not_excused_and_what_was_never_sent_is_counted(bad):
 
 
 def test_steps_of_users_and_of_rates(bad):
-    run = run_load(
-        bad.url,
-        "/ok",
-        keep_alive=True,
-        think_time=0.1,
-        stages=[{"seconds": 1.5, "users": 2}, {"seconds": 1.5, "users": 16}],
-    )
+    stages = [{"seconds": 1.5, "users": 2}, {"seconds": 1.5, "users": 16}]
+    run = run_load(bad.url, "/ok", keep_alive=True, think_time=0.1, stages=stages)
     first, second = run.stages
     assert (first.load, second.load, run.users, run.ended) == (2, 16, 16, "duration")
     assert 2 < first.qps < 25  # two users, 100 ms and an answer each
-    assert (
-        second.qps > 2 * first.qps
-    )  # eight times as many: a machine that stands still may halve it
+    # Eight times as many: a machine that stands still may halve it.
+    assert second.qps > 2 * first.qps
     assert "1.5 to 3 s, 16 users" in run.summary() and run.failures == 0
-    run = run_load(
-        bad.url,
-        "/ok",
-        users=10,
-        arrival="constant",
-        keep_alive=True,
-        stages=[{"seconds": 1, "rate": 50}, {"seconds": 1, "rate": 150, "ramp": True}],
-    )
+    stages = [{"seconds": 1, "rate": 50}, {"seconds": 1, "rate": 150, "ramp": True}]
+    how = {"users": 10, "arrival": "constant", "keep_alive": True}
+    run = run_load(bad.url, "/ok", **how, stages=stages)
     assert run.requests == pytest.approx(150, abs=2)
 
 
-# -- clients beside the users --------------------------------------------------------------------------
+# -- background clients --------------------------------------------------------------------------------
 
 
 def test_idle_holders_stay_and_slow_readers_sip(bad):
     bad.counts()
-    run = run_load(
-        bad.url,
-        "/ok",
-        users=2,
-        requests=200,
-        keep_alive=True,
-        think_time=0.01,
-        idle_holders=10,
-        slow_readers=2,
-        read_rate=1_000,
-    )
+    background = {"idle_holders": 10, "slow_readers": 2, "read_rate": 1_000}
+    how = {"users": 2, "requests": 200, "keep_alive": True, "think_time": 0.01}
+    run = run_load(bad.url, "/ok", **how, **background)
     counts = bad.counts()
     assert (run.requests, run.failures) == (200, 0)
     assert run.background["idle opened"] == run.background["idle answered"] == 10
@@ -210,9 +163,8 @@ def test_holders_without_a_request_and_those_that_the_server_throws_out(bad):
     run = run_load(bad.url, "/ok", users=1, requests=20, idle_holders=5, idle_request=False)
     counts = bad.counts()
     assert run.background == {"idle opened": 5} and counts["connections"] == 25
-    thrown = run_load(
-        bad.url, "/drops/1", users=1, duration=0.7, keep_alive=True, think_time=0.1, idle_holders=3
-    )
+    how = {"duration": 0.7, "keep_alive": True, "think_time": 0.1, "idle_holders": 3}
+    thrown = run_load(bad.url, "/drops/1", **how)
     assert thrown.background["idle closed"] >= 3
 
 
@@ -246,13 +198,10 @@ def test_tls(certificate, fields):
         run = run_load(server.url, "/ok", users=4, requests=60, expect_length=45, **fields)
         assert (run.requests, run.failures) == (60, 0)
         assert server.counts()["connections"] == run.connections
-        if fields["keep_alive"] is not False:
-            assert (
-                run_load(
-                    server.url, "/big", users=2, requests=6, expect_length=1_000_000, **fields
-                ).failures
-                == 0
-            )
+        how = {"users": 2, "requests": 6, "expect_length": 1_000_000}
+        assert (
+            not fields["keep_alive"] or not run_load(server.url, "/big", **how, **fields).failures
+        )
 
 
 def test_certificates_are_checked_against_a_ca_file(certificate, tmp_path):
@@ -288,20 +237,11 @@ def test_a_full_disk_loses_nothing(bad):
     assert 0 < row["p50_ms"] <= row["p999_ms"] <= row["max_ms"]
 
 
-def test_nowhere_to_write_is_one_line():
-    program = (
-        "import tempfile, sys; tempfile.tempdir = '/proc/nowhere'\n"
-        "from mpmkit.load.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "http://127.0.0.1:1", "--requests", "1"],
-        capture_output=True,
-        text=True,
-        env=ENVIRON,
-        timeout=30,
-    )
-    assert done.returncode == 1 and "set TMPDIR to another one" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_nowhere_to_write_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
+    assert cli.main(["http://127.0.0.1:1", "--requests", "1"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "set TMPDIR to another one" in line
 
 
 def test_a_killed_generator_process_is_reported_and_the_other_counts(bad):
@@ -311,21 +251,14 @@ def test_a_killed_generator_process_is_reported_and_the_other_counts(bad):
     def kill(done: int, seconds: float) -> None:
         if killed or done < 100:
             return
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                pid, argv = int(stat.parent.name), (stat.parent / "cmdline").read_bytes()
-                parent = stat.read_text().rpartition(")")[2].split()[1]
-                grand = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1]
-            except (OSError, ValueError):
-                continue
-            if b"locustfile" in argv and grand == str(os.getpid()):
-                killed.append(pid)
-                os.kill(pid, 9)
-                return
+        for child in procfs.children(os.getpid()):
+            if b"locustfile" in Path(f"/proc/{child}/cmdline").read_bytes():
+                killed.extend(procfs.children(child)[:1])
+        for worker in killed:
+            os.kill(worker, signal.SIGKILL)
 
-    run = run_load(
-        bad.url, "/ok", users=4, duration=3, processes=2, think_time=0.001, on_progress=kill
-    )
+    how = {"users": 4, "duration": 3, "processes": 2, "think_time": 0.001}
+    run = run_load(bad.url, "/ok", **how, on_progress=kill)
     # Which one it was can be named only if it had reported by then.
     assert killed and run.ended.startswith("1 of 2 generator processes died") and not run.complete
     assert run.succeeded > 100

@@ -23,6 +23,7 @@ import dataclasses
 import textwrap
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 
@@ -49,24 +50,16 @@ def number(default: Any, low: float, high: float, unit: str, help: str, **more: 
     return _made(default, help, "number", low=low, high=high, unit=unit, **more)
 
 
-def share(default: Any, help: str) -> Any:
-    """A field that is True, False or a share from 0 to 1."""
-    return _made(default, help, "share", low=0, high=1)
-
-
 def choice(default: str, choices: tuple[str, ...], help: str, **more: Any) -> Any:
     """A field that is one of some words."""
     return _made(default, help, "choice", choices=choices, **more)
 
 
-def switch(default: bool, help: str) -> Any:
-    """A field that is True or False."""
-    return _made(default, help, "switch")
-
-
-def several(help: str) -> Any:
-    """A field that is a tuple, empty by default; its owner checks it."""
-    return _made((), help, "list")
+# A field that is True, False or a share from 0 to 1; that is True or False; that is a tuple, empty by
+# default, which its owner checks.
+share = partial(_made, kind="share", low=0, high=1)
+switch = partial(_made, kind="switch")
+several = partial(_made, (), kind="list")
 
 
 def is_whole(value: object) -> bool:
@@ -148,15 +141,8 @@ def _range(how: Any) -> str:
 
 def documented(kind: type) -> str:
     """The fields of a dataclass, one paragraph each: a section of its docstring."""
-    return "\n".join(
-        textwrap.fill(
-            f"{field.name}: {described(field)}",
-            100,
-            initial_indent="    ",
-            subsequent_indent="        ",
-        )
-        for field in dataclasses.fields(kind)
-    )
+    fill = textwrap.TextWrapper(100, initial_indent="    ", subsequent_indent="        ").fill
+    return "\n".join(fill(f"{one.name}: {described(one)}") for one in dataclasses.fields(kind))
 
 
 def option(field: dataclasses.Field) -> dict[str, Any] | None:

@@ -11,11 +11,11 @@ Imported by the locustfile alone: locust and gevent belong in no other process.
 from __future__ import annotations
 
 import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
+import contextlib
 import itertools
 import logging
 import os
 import random
-import resource
 import ssl
 import time
 from collections import Counter
@@ -196,12 +196,8 @@ class State:
     def _finish(self) -> None:
         self.report()
         runner = self.environment.runner
-        if isinstance(runner, WorkerRunner):
-            return  # the master ends it
-        if self.environment.parsed_options.headless:
-            runner.quit()
-        else:
-            runner.stop()
+        if not isinstance(runner, WorkerRunner):  # which its master ends
+            runner.quit() if self.environment.parsed_options.headless else runner.stop()
 
     def finish_accounting(self, why: str) -> None:
         """Nothing counts from here on. What was due and never sent counts as failed."""
@@ -308,10 +304,7 @@ class State:
 
 def self_used() -> tuple[float, float]:
     """Seconds that this process has run, and that it was ready to run and had to wait."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    try:
-        with open("/proc/self/schedstat") as file:
-            waited = int(file.read().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        waited = 0.0
-    return usage.ru_utime + usage.ru_stime, waited
+    waited = 0.0
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/schedstat") as file:
+        waited = int(file.read().split()[1]) / 1e9
+    return time.process_time(), waited

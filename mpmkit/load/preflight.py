@@ -3,15 +3,8 @@
     forecast(profile, target, system()).problems    why it cannot run: refused
                                        .notes       what its user can do something about
 
-A TCP connection is named by two addresses and two ports. Towards one server the client has only its own
-address and port to vary, some 28,000 by default; and the side that closes first keeps the name for a minute
-(TIME_WAIT). 200,000 new connections therefore fail on many a bench. Here:
-
-* the server closes first (HTTP/1.0, or `Connection: close`), so the names that rest are the
-  server's side of them, and a client's port can be used again at once;
-* more connections at the same time than there are ports go out from several loopback addresses
-  (127.0.0.1, 127.0.0.2, ...), each of which has all ports of its own;
-* connections that are given up are reset, which leaves no TIME_WAIT at all.
+Towards one server a client has only its own address and port to vary, some 28,000, and the side that closes
+first keeps the name of a connection for a minute (TIME_WAIT). How the generator avoids that is in docs/LOAD.md.
 """
 
 from __future__ import annotations

@@ -5,16 +5,9 @@ how they behave, and when to stop. It holds no behaviour: `locustfile.py` execut
 it on as JSON, a record stores it. Each field is described once (`fields.py`): its check, its line of the
 documentation, its options on the command lines and its place in the control room's form come from there.
 
-**When requests are sent** (`arrival`):
-
-closed      a user sends its next request when its last one ended, after its think time: ab's model.
-            A slow server gets fewer requests, so its worst moments are sampled least.
-constant    a request is due every 1/`rate` seconds, whatever the server does: the open loop.
-poisson     the same rate at random, as from many people who know nothing of each other.
-
-In the open loop latency counts from the moment at which a request was *due*. A request that had to
-wait for a free user is not excused (no "coordinated omission"), one that was never sent within the
-run is counted as a failure of the kind ``unsent``.
+**When requests are sent** (`arrival`): in the closed loop a user sends its next request when its last one ended,
+after its think time; in the open loop a request is due every 1/`rate` seconds (constant), or at random with
+the same rate (poisson), whatever the server does. docs/LOAD.md says what that means for latencies.
 
 **On which connections** (`keep_alive`):
 
@@ -26,8 +19,7 @@ True or 1   one HTTP/1.1 connection per user, reused until the server closes it,
 0.3         three users in ten keep their connections, the others do not.
 
 **Background clients**: `idle_holders` connect, send one request or none, and stay; `slow_readers` fetch
-the same pages at `read_rate` bytes a second. What they get is reported apart (`LoadRun.background`),
-for what is measured is how the users fare among them.
+the same pages at `read_rate` bytes a second. What they get is reported apart (`LoadRun.background`).
 """
 
 from __future__ import annotations
@@ -255,12 +247,15 @@ def new_seed() -> int:
 
 def refuse_unknown(data: Mapping[str, Any]) -> None:
     """Raise ProfileError for names that no field of a load profile has."""
-    known = [field.name for field in fields(LoadProfile)]
-    unknown = sorted(set(data) - set(known))
-    if unknown:
-        raise ProfileError(
-            f"{', '.join(unknown)}: no such field in a load profile, which has {', '.join(known)}"
-        )
+    if wrong := _unknown(LoadProfile, data):
+        raise ProfileError(wrong)
+
+
+def _unknown(kind: Any, data: Mapping[str, Any]) -> str:
+    known = [field.name for field in fields(kind)]
+    unknown = sorted(set(map(str, data)) - set(known))
+    has = f"no such field, {kind.__name__} has {', '.join(known)}"
+    return f"{', '.join(unknown)}: {has}" if unknown else ""
 
 
 def _lines(name: str, kind: Any, values: Any, problems: list[str]) -> tuple:
@@ -268,22 +263,18 @@ def _lines(name: str, kind: Any, values: Any, problems: list[str]) -> tuple:
     if not isinstance(values, (list, tuple)):
         problems.append(f"{name}: must be a list of {kind.__name__}s, not {values!r}")
         return ()
-    made = []
-    known = [field.name for field in fields(kind)]
+    made, needed = [], fields(kind)[0].name
     for place, value in enumerate(values, 1):
+        wrong = ""
         if isinstance(value, Mapping):
-            if unknown := sorted(set(map(str, value)) - set(known)):
-                wrong = f"{', '.join(unknown)}: no such field, it has {', '.join(known)}"
-            elif known[0] not in value:
-                wrong = f"gives no {known[0]}"
-            else:
-                made.append(kind(**value))
-                continue
+            wrong = _unknown(kind, value) or ("" if needed in value else f"gives no {needed}")
+            value = value if wrong else kind(**value)
+        elif not isinstance(value, kind):
+            wrong = f"must be a {kind.__name__}, not {value!r}"
+        if wrong:
             problems.append(f"{name}: {place}: {wrong}")
-        elif isinstance(value, kind):
-            made.append(value)
         else:
-            problems.append(f"{name}: {place}: must be a {kind.__name__}, not {value!r}")
+            made.append(value)
     return tuple(made)
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mpmkit.load import tls
 from mpmkit.load.generator_process import (
@@ -36,15 +36,8 @@ from mpmkit.load.windows import OnTick
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
 
-class HasUrl(Protocol):
-    """What `run_load` needs of a server: where it listens."""
-
-    @property
-    def url(self) -> str: ...
-
-
 def run_load(
-    target: HasUrl | str,
+    target: Any,
     path: str | None = None,
     *,
     profile: LoadProfile | None = None,
@@ -86,7 +79,7 @@ def run_load(
 
 
 def prepared(
-    target: HasUrl | str, given: dict[str, Any], profile: LoadProfile | None
+    target: Any, given: dict[str, Any], profile: LoadProfile | None
 ) -> tuple[str, LoadProfile, Forecast]:
     """(URL, profile, forecast) of a load, or ProfileError with everything that is wrong with it."""
     problems: list[str] = []
