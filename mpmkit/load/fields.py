@@ -11,7 +11,7 @@ unit        of a number: "seconds", "requests/s", "bytes/s", "bytes", "users", .
 choices     the words of a choice, () for other kinds
 none        what None stands for ("any", "no limit"); "" where None is refused
 loop        "closed" or "open" for a field that only this kind of loop has, "" for both
-check       of a text: value -> what is wrong with it, or ""; None for other kinds
+like        of a text: (regular expression, what a text must do); None for other kinds
 =========== ====================================================================================
 
 Standard library only, for notebooks and forms that never start a generator.
@@ -20,24 +20,25 @@ Standard library only, for notebooks and forms that never start a generator.
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 
 def _made(default: Any, help: str, kind: str, **more: Any) -> Any:
     shape = {"low": None, "high": None, "unit": "", "choices": (), "none": "", "loop": ""}
-    metadata = shape | {"check": None} | more | {"kind": kind, "help": help}
+    metadata = shape | {"like": None} | more | {"kind": kind, "help": help}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def text(
-    default: Any, help: str, check: Callable[[str], str] | None = None, *, none: str = ""
+    default: Any, help: str, like: tuple[str, str] = ("(?s).*", "be text"), *, none: str = ""
 ) -> Any:
-    """A field that is text; `check` says what is wrong with a value, "" for nothing."""
-    return _made(default, help, "text", check=check, none=none)
+    """A field that is text; `like` is (regular expression, what it must do)."""
+    return _made(default, help, "text", like=like, none=none)
 
 
 def whole(default: Any, low: int, high: int, help: str, **more: Any) -> Any:
@@ -82,10 +83,10 @@ def problem(field: dataclasses.Field, value: Any, *, needed: bool = False) -> st
     if kind == "list" or (value is None and how["none"] and not needed):
         return ""
     if kind == "text":
-        good, must = isinstance(value, str), "text"
-        if good and how["check"]:
-            return how["check"](value)
-    elif kind == "choice":
+        pattern, must = how["like"]
+        good = isinstance(value, str) and bool(re.fullmatch(pattern, value))
+        return "" if good else f"must {must}, not {value!r}"
+    if kind == "choice":
         good, must = value in how["choices"], f"one of {', '.join(how['choices'])}"
     elif kind == "switch":
         good, must = isinstance(value, bool), "True or False"

@@ -29,6 +29,15 @@ generator is taken to be what limited the run. Above it a process hardly ever wa
 server would not have shown as one."""
 
 
+# Of a row: what a run has by the same name, and percentiles.
+COLUMNS = (
+    *("started_at", "path", "users", "keep_alive", "requests", "failures", "qps", "mean_ms"),
+    *("generator_cpu", "generator_wait", "run_queue", "generator_bound", "retries", "reconnects"),
+    "ended",
+)
+PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9, "p9999": 99.99, "max": 100}
+
+
 @dataclass(repr=False)
 class LoadRun:
     """What one load measured.
@@ -175,34 +184,15 @@ class LoadRun:
     def row(self) -> dict[str, Any]:
         """The run as one tidy row; the columns are described in data/README.md."""
         return {
-            "started_at": self.started_at,
+            **{name: getattr(self, name) for name in COLUMNS},
+            **{f"{name}_ms": self.latency_ms(percent) for name, percent in PERCENTILES.items()},
             "driver": "locust",
             "driver_version": self.version,
-            "path": self.path,
             "method": self.profile.specs[0].method,
-            "users": self.users,
-            "keep_alive": self.keep_alive,
             "processes": self.profile.processes,
-            "requests": self.requests,
-            "failures": self.failures,
             "errors": json.dumps(dict(sorted(self.errors.items()))),
             "duration_s": self.duration,
-            "qps": self.qps,
-            "mean_ms": self.mean_ms,
-            "p50_ms": self.latency_ms(50),
-            "p90_ms": self.latency_ms(90),
-            "p99_ms": self.latency_ms(99),
-            "p999_ms": self.latency_ms(99.9),
-            "p9999_ms": self.latency_ms(99.99),
-            "max_ms": self.latency_ms(100),
-            "generator_cpu": self.generator_cpu,
-            "generator_wait": self.generator_wait,
-            "run_queue": self.run_queue,
-            "generator_bound": self.generator_bound,
             "generator_starved": self.generator_starved if self.processes_wait else None,
-            "retries": self.retries,
-            "reconnects": self.reconnects,
-            "ended": self.ended,
             "seed": self.profile.seed,
         }
 
