@@ -140,7 +140,7 @@ def test_what_has_a_knee(ys, knee):
     assert stats.knee(range(1, len(ys) + 1), ys) == knee
 
 
-# -- drift and precision -------------------------------------------------------------------------
+# -- drift and noise -------------------------------------------------------------------------
 
 
 @given(st.lists(st.text(max_size=3), unique=True, min_size=1), st.integers(1, 100))
@@ -175,9 +175,27 @@ def test_drift_is_found_when_all_grow_slower_and_only_then():
     assert stats.drift({}).rounds == 0 and not stats.drift({"a": [0, 0, 0, 0, 0]}).found
 
 
-def test_settled_needs_six_rounds_and_a_narrow_interval():
-    tight = [100, 101, 99, 100, 101, 99]
-    assert stats.settled([tight], 0.05) and not stats.settled([tight[:5]], 0.05)
-    assert not stats.settled([tight, [100, 50, 100, 150, 100, 60]], 0.05)
-    assert not stats.settled([[0] * 6], 0.05)
-    assert stats.worst({"a": tight, "b": tight[:5]}) == ("b", math.inf)
+def test_noise_is_the_standard_deviation_of_logarithms():
+    source = random.Random(3)
+    few, many = ([math.exp(source.gauss(5, 0.05)) for _ in range(count)] for count in (40, 4000))
+    # Unlike the range over the median, it does not grow with the number of rounds.
+    assert stats.noise(few) == pytest.approx(0.05, rel=0.3)
+    assert stats.noise(many) == pytest.approx(0.05, rel=0.05)
+    assert math.isnan(stats.noise([5.0])) and math.isnan(stats.noise([0, 0, 1]))
+
+
+def test_rounds_that_only_one_has_are_no_pair():
+    one, other = {1: 2.0, 2: 9.0, 4: 8.0}, {4: 2.0, 1: 1.0, 3: 7.0}
+    found = stats.paired(one, other)
+    assert found.value == pytest.approx(math.sqrt(2 * 4)) and found.level == 0.95
+
+
+@pytest.mark.parametrize(
+    ("p99", "requests", "value", "cut"),
+    [(12.0, 999, math.nan, False), (12.0, 1000, 12.0, False), (1810.0, 1000, 1810.0, True)]
+    + [(None, 5000, math.nan, False)],
+)
+def test_a_99th_percentile_takes_1000_requests_and_a_run_that_is_longer(p99, requests, value, cut):
+    row = {"p99_ms": p99, "requests": requests, "duration_s": 2.0}
+    found = stats.p99(row)
+    assert found == (pytest.approx(value, nan_ok=True), cut)

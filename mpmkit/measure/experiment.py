@@ -6,9 +6,9 @@ An experiment (`qps`, `memory`, `sweep`) has its own cells, its own way to measu
 table. The rest is here, once:
 
 * **Rounds.** A cell is one server with what is measured on it; a round measures each cell once, in an
-  order that `stats.turns` gives: each round begins with another cell, or the order is random
-  (complete blocks). A machine that grows slower then disturbs all cells, not the last one. Nothing
-  runs in parallel: two runs on one machine would measure each other.
+  order that `stats.turns` gives: random, from a seed that the rows hold (randomised complete blocks). A
+  machine that grows slower then disturbs all cells, not the last one, and no cell always has the same
+  one before it. Nothing runs in parallel: two runs on one machine would measure each other.
 * **A row is on disk before it is in the table**, and in the table before the next cell begins.
 * **A competitor that fails** costs its own rows and no other's; the table says so. A server of ours
   that fails ends the run.
@@ -40,6 +40,17 @@ OURS = "mpmkit"
 
 Launch = Callable[..., AbstractContextManager[Any]]
 """``launch(mpm, **directives)``: a context manager with a `.url`."""
+
+
+def launcher(**fixed: Any) -> Launch:
+    """`mpmkit.launch` with these arguments, document_root for example."""
+
+    def start(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
+        import mpmkit
+
+        return mpmkit.launch(mpm, **fixed, **directives)
+
+    return start
 
 
 # -- cells and tables ----------------------------------------------------------------------------

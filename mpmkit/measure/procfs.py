@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -122,25 +123,36 @@ class Meter:
     """CPU time of a server's process group for each request of a load, in µs.
 
     It starts with the first report of requests done, so neither the start nor the warm-up is in it,
-    and reads once more at the end. What it costs is those two readings.
+    and reads once more at the end. What it costs is those two readings. A load that ends less than
+    `LEAST` seconds after its first report has no figure: the time between a report and the reading that
+    belongs to it would be too large a part of it.
     """
+
+    LEAST = 1.0
 
     def __init__(self, group: int | None) -> None:
         """group: of the processes; None if it isn't known, and nothing is measured."""
         self.group = group
-        self.begun: tuple[int, int] | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """A load begins; what was measured before does not count."""
+        self._begun: tuple[int, int, float] | None = None
 
     def progress(self, done: int) -> None:
         """So many requests are done; called while the load runs."""
-        if self.begun is None and done > 0 and self.group is not None:
-            self.begun = done, cpu_ns(members(self.group))
+        if self._begun is None and done > 0 and self.group is not None:
+            self._begun = done, cpu_ns(members(self.group)), time.monotonic()
 
     def per_request(self, done: int) -> float | None:
-        """The load is over after so many requests. None if there is nothing to divide by."""
-        if self.begun is None or self.group is None or done <= self.begun[0]:
+        """The load is over after so many requests. None if it was too short, or nothing is known."""
+        if self._begun is None or self.group is None:
             return None
-        used = cpu_ns(members(self.group)) - self.begun[1]
-        return used / (done - self.begun[0]) / 1000 if used > 0 else None
+        before, ns, since = self._begun
+        if done <= before or time.monotonic() - since < self.LEAST:
+            return None
+        used = cpu_ns(members(self.group)) - ns
+        return used / (done - before) / 1000 if used > 0 else None
 
 
 # -- memory --------------------------------------------------------------------------------------

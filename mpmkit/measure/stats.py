@@ -25,7 +25,7 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -135,6 +135,31 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> Interval:
     return Interval(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach), LEVEL)
 
 
+def paired(one: Mapping[Any, float], other: Mapping[Any, float]) -> Interval:
+    """`ratio` of two servers over the rounds that both have: which round -> figure. Raises ValueError."""
+    both = sorted(one.keys() & other.keys())
+    return ratio([one[each] for each in both], [other[each] for each in both])
+
+
+def noise(values: Sequence[float]) -> float:
+    """How far the rounds of one server lie apart: the standard deviation of their logarithms, which is
+    about the share of the figure by which a round differs; NaN with fewer than 2 rounds above 0."""
+    logs = [math.log(value) for value in values if value > 0]
+    return statistics.stdev(logs) if len(logs) > 1 else math.nan
+
+
+TAIL = 1_000
+"""Answers from which on a 99th percentile is one: of 100 it is the slowest of all."""
+
+
+def p99(row: Mapping[str, Any]) -> tuple[float, bool]:
+    """The 99th percentile of a row of a load in ms, NaN below `TAIL` requests; and whether it is as long
+    as the run (nine tenths of it), which cut its requests off: then the true one is longer."""
+    known = row["p99_ms"] is not None and row["requests"] >= TAIL
+    value = float(row["p99_ms"]) if known else math.nan
+    return value, value >= 900 * row["duration_s"]
+
+
 def knee(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     """Where a curve that rises and then flattens bends: beyond it, more x gives little more y.
 
@@ -228,20 +253,3 @@ def _kendall(count: int, score: int) -> float:
         number for inversions, number in enumerate(ways) if abs(pairs - 2 * inversions) >= score
     )
     return extreme / math.factorial(count)
-
-
-def settled(samples: Sequence[Sequence[float]], target: float) -> bool:
-    """Whether every sample's median is known to within `target` (0.05: +-5%), which takes 6 rounds.
-
-    A sample that is too short, or whose median is 0, is not settled.
-    """
-    return all(len(values) >= ENOUGH and median(values).precision <= target for values in samples)
-
-
-def worst(samples: Mapping[str, Sequence[float]]) -> tuple[str, float]:
-    """(name, precision) of the sample whose median is known the least well; inf if too short."""
-    known = {
-        name: median(values).precision if len(values) >= ENOUGH else math.inf
-        for name, values in samples.items()
-    }
-    return max(known.items(), key=lambda pair: pair[1])
