@@ -153,7 +153,7 @@ def test_ours_beside_the_real_httpd():
     medians = [statistics.median(side) for side in sides]
     assert row["published /s"] == 11_038 and list(row.iloc[1:3]) == medians
     assert row["mpmkit / httpd"] == pytest.approx(
-        statistics.geometric_mean(a / b for a, b in zip(*sides))
+        statistics.geometric_mean(a / b for a, b in zip(*sides, strict=True))
     )
     # What one of the two does not have: WSGI under httpd, and an httpd that took no part.
     assert math.isnan(tables.beside(table("qps-scripts")).loc["script, event", "httpd /s"])

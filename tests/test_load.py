@@ -25,11 +25,10 @@ from misbehaving import Misbehaving
 from support.loads import ENVIRON, LOCUST, ROOT, argv, run, wait_for_load, wait_for_silence
 from support.waiting import poll_until
 
-from mpmkit.load.ab_wrk import parse_ab
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.response import MAX_HEAD, Malformed, ResponseReader, parse_head
-from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load
+from mpmkit.load.runner import LoadInterrupted, LoadRun, run_load
 from mpmkit.load.specs import RequestSpec, Stage
 from mpmkit.load.target import loopback_target, target_of
 
@@ -67,7 +66,6 @@ BAD = {
     "warmup_seconds": [-0.5],
     "processes": [0],
     "time_limit": [0],
-    "events": ["some"],
     "expect_body": ["abc"],
     "body_sample": [2],
     "mix": ["all", [{"weight": 1}], [{"path": "/", "weight": 0}], [{"path": "/", "size": 3}], [3]],
@@ -190,7 +188,6 @@ PROFILES = st.builds(
 @given(PROFILES)
 def test_a_profile_survives_json(profile):
     assert LoadProfile.from_json(profile.to_json()) == profile
-    assert profile.plain == (not profile.mix and not profile.think_time)
 
 
 @pytest.mark.parametrize(
@@ -271,19 +268,16 @@ def test_hosts_that_are_yours_are_named_exactly():
             target_of(url, yours)
 
 
-def test_a_bad_target_driver_and_field_are_refused_at_once_before_anything_starts():
+def test_a_bad_target_and_fields_are_refused_at_once_before_anything_starts():
     with pytest.raises(ProfileError) as error:
-        run_load("http://192.0.2.1", users=0, driver="curl")
+        run_load("http://192.0.2.1", users=0)
     assert [text.split(":")[0] for text in str(error.value).split("; ") if ": " in text] == [
         "target",
-        "driver",
         "users",
         "requests",
     ]
     with pytest.raises(ProfileError, match="usres: no such field"):
         run_load("http://127.0.0.1:1", usres=3)
-    with pytest.raises(ValueError, match="driver: must be one of locust, ab, wrk"):
-        run_load("http://127.0.0.1:1", requests=1, driver="curl")
     with pytest.raises(ProfileError, match="users: "):
         run_load("http://127.0.0.1:1", requests=1, users=0)
     with pytest.raises(ProfileError, match="requests: give"):
@@ -516,8 +510,6 @@ def test_ticks_tell_the_latencies_while_the_load_runs(bad):
     failed = sum((tick.failures for tick in ticks), Counter())
     assert 0 < failed.total() <= run.failures and set(failed) == set(run.errors)
     assert not any(len(tick.latencies) for tick in ticks)
-    with pytest.raises(ProfileError, match="on_tick: ab reports nothing"):
-        run_load(bad.url, "/ok", users=2, requests=2, driver="ab", on_tick=ticks.append)
 
 
 def test_two_processes_share_the_budget_exactly(bad):
@@ -594,10 +586,8 @@ def test_when_ephemeral_ports_run_out_other_loopback_addresses_help():
 # -- ending --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", ["", "--processes 2", "--driver ab"])
+@pytest.mark.parametrize("options", ["", "--processes 2"])
 def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad, options):
-    if "ab" in options and not shutil.which("ab"):
-        pytest.skip("no ab here")
     with subprocess.Popen(
         argv(f"mpmkit load {bad.url}/ok --users 4 --duration 60 --json {options}"),
         stdout=subprocess.PIPE,
@@ -657,10 +647,9 @@ def test_a_generator_that_dies_keeps_what_it_reported(bad):
 ALONE = f"{LOCUST} --headless --json --loglevel WARNING"
 
 
-@pytest.mark.parametrize("events", ["batch", "each"])
-def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad, events):
+def test_the_locustfile_runs_alone_and_feeds_locusts_statistics(bad):
     bad.counts()
-    options = f"-u 4 -r 4 --requests 40 --request-events {events}"
+    options = "-u 4 -r 4 --requests 40"
     done = run(f"{ALONE} --host {bad.url} {options}", {"MPMKIT_LOAD_PATH": "/every/10"})
     (entry,) = json.loads(done.stdout)
     assert bad.counts()["GET /every/10 HTTP/1.0"] == 40
@@ -677,71 +666,11 @@ def test_the_locustfile_alone_refuses_other_hosts_and_bad_profiles(bad):
     assert done.returncode == 2 and "requests: must be" in done.stderr
 
 
-# -- ab ------------------------------------------------------------------------------------------
-
-AB_TEXT = """This is ApacheBench, Version 2.3 <$Revision: 1 $>
-Document Length:        45 bytes
-Concurrency Level:      10
-Time taken for tests:   0.500 seconds
-Complete requests:      1000
-Failed requests:        40
-   (Connect: 1, Receive: 0, Length: 39, Exceptions: 0)
-Non-2xx responses:      30
-Requests per second:    2000.00 [#/sec] (mean)
- 100%     12 (longest request)
-"""
-AB_CSV = "Percentage served,Time in ms\n0,0.500\n50,1.250\n99,4.000\n"
-
-
-def test_ab_is_read():
-    profile = LoadProfile(requests=1000, users=10, expect_length=45)
-    run = parse_ab(AB_TEXT, AB_CSV, "http://127.0.0.1:1", profile)
-    assert run.errors == {"connect": 1, "status": 30, "length": 9}
-    assert (run.requests, run.duration, run.qps) == (1000, 0.5, (1000 - 40) / 0.5)
-    assert (run.latency_ms(50), run.latency_ms(98.5), run.latency_ms(100)) == (1.25, 4.0, 12.0)
-    assert (run.ended, run.version, run.driver) == ("requests", "2.3", "ab")
-    other = parse_ab(AB_TEXT, AB_CSV, "http://127.0.0.1:1", profile.but(expect_length=46))
-    assert other.errors["length"] == 1000 - 39 - 30
-    assert parse_ab("apr_socket_recv: Connection refused (111)", "", "x", profile) is None
-    # Of 10 requests ab takes the 99th percentile from behind the end of its table.
-    few = parse_ab(
-        "Document Length: 45 bytes\nComplete requests: 10\nRequests per second: 5.0\n",
-        "Percentage served,Time in ms\n0,1.0\n50,2.0\n99,0.3\n100,9.0\n",
-        "x",
-        profile,
-    )
-    assert few is not None and (few.latency_ms(50), few.latency_ms(99)) == (2.0, 9.0)
-
-
-@pytest.mark.skipif(not shutil.which("ab"), reason="no ab here")
-def test_ab_drives_the_same_load(bad, nobody):
-    bad.counts()
-    run = run_load(
-        bad.url, "/ok", users=5, requests=100, driver="ab", expect_length=45, warmup_requests=20
-    )
-    assert (run.requests, run.failures, run.driver) == (100, 0, "ab")
-    assert bad.counts()["GET /ok HTTP/1.0"] == 120
-    assert 0 < run.latency_ms(50) <= run.latency_ms(99) and run.qps > 0
-    refused = run_load(nobody, users=1, requests=5, driver="ab")
-    assert (refused.requests, refused.failures, refused.qps) == (5, 5, 0)
-
-
-def test_what_ab_cannot_do_is_refused_and_its_absence_explained(bad, monkeypatch):
-    for field in ({"processes": 2}, {"expect_status": 404}, {"requests": 1}):
-        fields = {"users": 2, "requests": 10, **field}
-        with pytest.raises(ProfileError, match=f"^{next(iter(field))}: .*use driver='locust'"):
-            run_load(bad.url, driver="ab", **fields)
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(LoadError, match="ab is not installed; install it"):
-        run_load(bad.url, driver="ab", requests=1)
-
-
 # -- the result ----------------------------------------------------------------------------------
 
 
 def made(latencies=(), **fields) -> LoadRun:
     fields = {
-        "driver": "locust",
         "target": "http://127.0.0.1:1",
         "profile": LoadProfile(requests=10),
         "requests": len(latencies),

@@ -280,8 +280,6 @@ def test_sizes_come_from_the_scale_and_the_environment(monkeypatch):
     assert (by_hand.scale, by_hand.rounds) == ("custom", 2)
     assert by_hand.profiles["static"].duration is None
     # wrk stops by time only, and looks at no body.
-    wrk = plan(driver="wrk").profiles["static"]
-    assert (wrk.requests, wrk.duration, wrk.expect_length) == (None, 8, None)
 
 
 def test_the_demo_fits_into_three_minutes_and_its_cells_last():
@@ -333,9 +331,9 @@ def test_the_script_table_has_a_group_for_each_way():
 def test_bad_arguments_are_refused_all_at_once(monkeypatch):
     monkeypatch.setenv("MPMKIT_SCALE", "huge")
     with pytest.raises(ValueError) as error:
-        plan(kinds=("php",), mpms=("mpm_event",), scripts=("ruby",), rounds=0, driver="curl")
+        plan(kinds=("php",), mpms=("mpm_event",), scripts=("ruby",), rounds=0)
     parts = [part.split(":")[0] for part in str(error.value).split("; ")]
-    assert parts == ["kind", "mpm", "script", "MPMKIT_SCALE", "driver", "rounds"]
+    assert parts == ["kind", "mpm", "script", "MPMKIT_SCALE", "rounds"]
     with pytest.raises(ValueError, match=r"users: .*; processes: "):
         plan(users=0, processes=0, scale="smoke")
 
@@ -352,9 +350,6 @@ def test_bad_arguments_are_refused_all_at_once(monkeypatch):
         ("--requests -1", "requests: must be a whole number"),
         ("--scale big", "scale: 'big' is not one of smoke, demo, full"),
         ("--beside iis", "beside: 'iis' is not one of httpd"),
-        ("--driver curl", "driver: 'curl' is not one of locust, ab, wrk"),
-        ("--driver wrk --requests 9", "requests: wrk stops by time only; leave them out"),
-        ("--driver ab --processes 2", "processes: ab is one process; use locust"),
         ("--target-precision 5%", "unrecognized arguments: --target-precision"),
     ],
 )

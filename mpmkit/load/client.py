@@ -128,7 +128,7 @@ class Client(UserSocket):
         """Claim, send, judge and count one request after the other, while there are any to claim."""
         state, user, profile = self.state, self.user, self.state.profile
         exchange = self.exchange_kept if self.kept else self.exchange_once
-        several, each, think = len(state.specs) > 1, profile.events == "each", profile.think_time
+        several, think = len(state.specs) > 1, profile.think_time
         budget, record, timeout_ns = state.budget, state.latencies.append, state.timeout_ns
         closed = state.schedule is None
         answered = False  # a pause is due: not before the first request
@@ -166,8 +166,6 @@ class Client(UserSocket):
                 state.body_bytes += length
                 if several:
                     state.which.append(self.which)
-                if each:
-                    state.fire(t1 - t0, length, self.which)
             else:
                 state.fail(kind, t0, self.which)
 

@@ -3,8 +3,7 @@ done, and how it ends (`State`).
 
 Several times a second the monitor folds what came into Locust's statistics and into a report (`reports.py`).
 To Locust each request is counted, in its second and its millisecond, as if by events.request.fire, which
-costs more than the request (``--events each`` fires it for every response, for those who attach listeners).
-Failures are always fired.
+costs more than the request. It is fired for failures only.
 
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """
@@ -162,18 +161,14 @@ class State:
     def fail(self, kind: str, t0: int, which: int) -> None:
         """A measured request failed."""
         self.failures[kind] += 1
-        self.fire(clock() - t0, 0, which, LoadFailure(kind))
-
-    def fire(self, ns: int, length: int, which: int, error: Exception | None = None) -> None:
-        """Locust's own event for one request."""
         spec = self.specs[which]
         events.request.fire(
             request_type=spec.method,
             name=spec.path,
             context={},
-            response_time=ns / 1e6,
-            response_length=length,
-            exception=error,
+            response_time=(clock() - t0) / 1e6,
+            response_length=0,
+            exception=LoadFailure(kind),
         )
 
     # -- ending ----------------------------------------------------------------------------------
@@ -259,8 +254,7 @@ class State:
             else:
                 part = latencies
             if part:
-                if self.profile.events == "batch":
-                    self._fold(part, spec)
+                self._fold(part, spec)
                 paths[spec.path] = paths.get(spec.path, []) + part
         if not self.started_ns and not self.ended:
             return

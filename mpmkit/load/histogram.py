@@ -122,16 +122,16 @@ class Histogram:
         """Exact mean in ns; nan if nothing was counted."""
         return self.total / self.count if self.count else math.nan
 
-    def percentile(self, percent: float) -> int:
+    def percentile(self, percent: float) -> float:
         """The smallest value that `percent` (0 to 100) of those counted did not exceed, in ns.
 
         Nearest rank; the middle of its bucket, so to within 0.05%, and never outside what was seen.
-        Raises ValueError outside 0 to 100, or if nothing was counted.
+        nan if nothing was counted. Raises ValueError outside 0 to 100.
         """
         if not 0 <= percent <= 100:
             raise ValueError(f"percentile: must be 0 to 100, not {percent!r}")
         if not self.count:
-            raise ValueError("percentile: nothing was counted")
+            return math.nan
         rank = max(1, math.ceil(percent * self.count / 100 - 1e-9))
         if rank >= self.count:
             return self.largest

@@ -105,7 +105,7 @@ def add_options(parser) -> None:
 
 def options_of_locust() -> Iterator[tuple[Field, str, dict[str, Any]]]:
     """(field, name, how argparse is to read it) of the fields that Locust has no option for."""
-    names = {"timeout": "request-timeout", "events": "request-events"}
+    names = {"timeout": "request-timeout"}
     for field in fields(LoadProfile):
         how = option(field)
         if how is not None and field.name not in ("users", "processes", "ramp"):

@@ -43,12 +43,11 @@ TIME_WAIT = 60
 class System:
     """The limits of a machine.
 
-    files, files_hard: soft and hard limit of open files a process. ports: first and last of the
-    ephemeral ports. backlog: net.core.somaxconn.
+    files: hard limit of open files a process. ports: first and last of the ephemeral ports.
+    backlog: net.core.somaxconn.
     """
 
     files: int
-    files_hard: int
     ports: tuple[int, int] = (32_768, 60_999)
     backlog: int = 4_096
 
@@ -66,14 +65,10 @@ def system(root: str = "/proc/sys/net") -> System:
         except (OSError, ValueError):
             return []
 
-    soft, hard = (
-        1 << 30 if limit == resource.RLIM_INFINITY else limit
-        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
-    )
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     ports = numbers("ipv4/ip_local_port_range")
     return System(
-        files=soft,
-        files_hard=hard,
+        files=1 << 30 if hard == resource.RLIM_INFINITY else hard,
         ports=(ports[0], ports[1]) if len(ports) == 2 else System.ports,
         backlog=(numbers("core/somaxconn") or [System.backlog])[0],
     )
@@ -104,43 +99,27 @@ def connections(profile: LoadProfile) -> int | None:
     return round(share * requests + kept)
 
 
-def forecast(
-    profile: LoadProfile, target: Target, limits: System, driver: str = "locust"
-) -> Forecast:
+def forecast(profile: LoadProfile, target: Target, limits: System) -> Forecast:
     """What the load needs, compared with what there is."""
-    own = driver == "locust"
-    problems = [*_files(profile, limits, own)]
+    problems = [*_files(profile, limits)]
     notes = []
     clients, ports = profile.clients, limits.port_count
-    spread = own and target.loopback and ":" not in target.host
+    spread = target.loopback and ":" not in target.host
     if clients > ports * (LOOPBACK_SOURCES if spread else 1):
-        other = ", or the target 127.0.0.1 with driver locust" if target.loopback else ""
         problems.append(
             f"users: {clients:,} connections at once need as many ports, and "
             f"{limits.ports[0]} to {limits.ports[1]} are {ports:,}; use fewer users, or widen "
             f"net.ipv4.ip_local_port_range (sysctl -w net.ipv4.ip_local_port_range='1024 65535')"
-            + ("" if spread else other)
-        )
-    elif clients > ports:
-        notes.append(
-            f"{clients:,} connections at once are more than the {ports:,} ephemeral "
-            f"ports: they will go out from {-(-clients // ports)} addresses, 127.0.0.1 on"
+            + (", or the target 127.0.0.1" if target.loopback and not spread else "")
         )
     opened = connections(profile)
     new = profile.keep_share < 1 or profile.requests_per_connection
-    if new and (opened is None or opened > ports):
+    if new and not spread and (opened is None or opened > ports):
         many = f"{opened:,}" if opened is not None else "many"
         notes.append(
-            f"{many} new connections, {ports:,} ports: the server closes each first (HTTP/1.0, "
-            f"or Connection: close), so TIME_WAIT ({TIME_WAIT} s) stays with its port and the "
-            f"client's ports are free again at once"
-        )
-        notes.append(
-            "should a server not close first, the users move on to 127.0.0.2 and "
-            f"so on, {LOOPBACK_SOURCES} addresses with {ports:,} ports each"
-            if spread
-            else f"should a server not close first, the ports allow {ports // TIME_WAIT:,} connections "
-            "a second, unless sysctl net.ipv4.tcp_tw_reuse is 1"
+            f"{many} new connections, {ports:,} ports: should the server not close each first, the "
+            f"ports allow {ports // TIME_WAIT:,} connections a second (TIME_WAIT lasts {TIME_WAIT} s), "
+            "unless sysctl net.ipv4.tcp_tw_reuse is 1"
         )
     if clients > limits.backlog:
         notes.append(
@@ -150,20 +129,19 @@ def forecast(
     return Forecast(tuple(problems), tuple(notes))
 
 
-def _files(profile: LoadProfile, limits: System, own: bool) -> Iterator[str]:
+def _files(profile: LoadProfile, limits: System) -> Iterator[str]:
     """Whether a process has the files that it needs; each kind of background client has a process."""
     users = -(-profile.users // profile.processes)
     files = max(users, profile.slow_readers, profile.idle_holders) + OWN_FILES
-    # Our own generator's processes raise their soft limit as far as the hard one.
-    allowed = limits.files_hard if own else limits.files
+    allowed = limits.files  # the generator's processes raise their soft limit as far
     if files <= allowed:
         return
     more = ""
-    if own and users + OWN_FILES > allowed > OWN_FILES + 1:
+    if users + OWN_FILES > allowed > OWN_FILES + 1:
         more = f", or spread them over processes={-(-profile.users // (allowed - OWN_FILES))}"
     yield (
         f"users: {files:,} open files are needed and {allowed:,} are allowed; use fewer users, or "
-        f"raise the limit ({'ulimit -Hn' if own else 'ulimit -n'} {files}){more}"
+        f"raise the limit (ulimit -Hn {files}){more}"
     )
 
 

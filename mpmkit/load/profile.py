@@ -52,7 +52,6 @@ from mpmkit.load.fields import (
 )
 from mpmkit.load.specs import MAX_RATE, MAX_SECONDS, MAX_USERS, RequestFields, RequestSpec, Stage
 
-EVENTS = ("batch", "each")
 ARRIVALS = ("closed", "constant", "poisson")
 THINKS = ("constant", "exponential")
 
@@ -106,12 +105,6 @@ class LoadProfile(RequestFields):
     processes: int = whole(1, 1, 64, "generator processes, at most one per user")
     time_limit: float = number(
         600.0, 0.1, MAX_SECONDS, "seconds", "after which the run ends in any case"
-    )
-    events: str = choice(
-        "batch",
-        EVENTS,
-        "'batch' adds successes to Locust's statistics four times a second; 'each' fires Locust's "
-        "request event for every answer, for listeners (slower)",
     )
     body_sample: float = number(
         0.01, 0, 1, "", "share of the answers longer than 8 KB whose body is compared"
@@ -203,18 +196,6 @@ class LoadProfile(RequestFields):
         """The mix; of one line if there is none."""
         one = {field.name: getattr(self, field.name) for field in fields(RequestFields)}
         return self.mix or (RequestSpec(**one),)
-
-    @property
-    def plain(self) -> bool:
-        """Whether each user sends the same request in a closed loop, all kept alive or none: what
-        the generator has its fastest loops for."""
-        return (
-            not self.mix
-            and not self.open_loop
-            and self.keep_share in (0.0, 1.0)
-            and self.requests_per_connection is None
-            and not self.think_time
-        )
 
     @property
     def clients(self) -> int:

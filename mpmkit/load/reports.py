@@ -77,7 +77,6 @@ class Collector:
         for _, tick in self.ticks:
             histogram.merge(tick.latencies)
         return LoadRun(
-            driver="locust",
             target=self.target,
             profile=self.profile,
             requests=self.requests,

@@ -1,6 +1,5 @@
-"""What a load measured: the one result type of every driver.
+"""What a load measured.
 
-Figures come from histograms, or where a generator gives no more, from its own table of percentiles.
 Imports neither locust nor gevent nor pandas.
 """
 
@@ -27,20 +26,16 @@ GENERATOR_LIMIT = 0.9
 """Share of a core from which on a generator process is taken to be what limited the run. Above it
 the process hardly ever waits for an answer, so a faster server would not have shown as one."""
 
-CEILING_LIMIT = 0.9
-"""Share of what the generator was seen to do against the fastest server at hand, from which on the
-generator is taken to be what limited the run."""
-
 
 @dataclass(repr=False)
 class LoadRun:
     """What one load measured.
 
-    driver: which generator ran. target: where. profile: the load that it executed.
+    target: where. profile: the load that was executed.
     requests: requests that ended, well or badly (the warm-up's do not count).
     errors: how many failed, by kind (see mpmkit.load.response for the kinds).
     duration: seconds from the first request's start to the last one's end.
-    histogram: the latencies of the good answers; empty where only percentiles are known.
+    histogram: the latencies of the good answers.
     processes_cpu: share of a core that each generator process used, 0 to 1.
     retries: requests that crossed the server's closing of a kept connection and were sent again.
     reconnects: kept connections that the server closed after an answer, having said so.
@@ -52,11 +47,9 @@ class LoadRun:
     paths: for a mix, the latencies of each path.
     run_queue, steal: see `mpmkit.load.preflight.Pressure`. processes_wait: share of the time (0 to 1) that
         each generator process was ready to run and had to wait for a processor.
-    ceiling: requests/s of the same load against the fastest server at hand, if it was measured.
     notes: what was foreseen (`mpmkit.load.preflight`).
     """
 
-    driver: str
     target: str
     profile: LoadProfile
     requests: int
@@ -69,7 +62,6 @@ class LoadRun:
     ended: str = "requests"
     started_at: float = 0.0
     version: str = ""
-    percentiles_ms: dict[float, float] = field(default_factory=dict)
     background: Counter[str] = field(default_factory=Counter)
     connections: int = 0
     lag: Histogram = field(default_factory=Histogram)
@@ -78,7 +70,6 @@ class LoadRun:
     run_queue: float = math.nan
     steal: float = math.nan
     processes_wait: tuple[float, ...] = ()
-    ceiling: float | None = None
     notes: tuple[str, ...] = ()
     ticks: tuple[Tick, ...] = ()
 
@@ -136,11 +127,9 @@ class LoadRun:
 
     @property
     def generator_bound(self) -> bool:
-        """True if a generator process was as busy as a core allows, or the whole near its ceiling:
-        then `qps` is its limit and says little about the server's."""
-        return any(cpu > GENERATOR_LIMIT for cpu in self.processes_cpu) or (
-            self.ceiling is not None and self.qps > CEILING_LIMIT * self.ceiling
-        )
+        """True if a generator process was as busy as a core allows: then `qps` is its limit and says
+        little about the server's."""
+        return any(cpu > GENERATOR_LIMIT for cpu in self.processes_cpu)
 
     @property
     def generator_starved(self) -> bool:
@@ -183,15 +172,9 @@ class LoadRun:
         """The latency in ms that `percentile` (0 to 100) percent of the good answers did not
         exceed.
 
-        To within 0.1%; read off the generator's own table where it gave no more. nan if nothing is
-        known. Raises ValueError outside 0-100.
+        To within 0.1%; nan if there was none. Raises ValueError outside 0-100.
         """
-        if not 0 <= percentile <= 100:
-            raise ValueError(f"percentile: must be 0 to 100, not {percentile!r}")
-        if len(self.histogram):
-            return self.histogram.percentile(percentile) / 1e6
-        above = [p for p in self.percentiles_ms if p >= percentile]
-        return self.percentiles_ms[min(above)] if above else math.nan
+        return self.histogram.percentile(percentile) / 1e6
 
     @property
     def mean_ms(self) -> float:
@@ -202,7 +185,7 @@ class LoadRun:
         """The run as one tidy row; the columns are described in data/README.md."""
         return {
             "started_at": self.started_at,
-            "driver": self.driver,
+            "driver": "locust",
             "driver_version": self.version,
             "path": self.path,
             "method": self.profile.specs[0].method,
@@ -244,7 +227,7 @@ class LoadRun:
         """A few lines for people."""
         p50, p99, longest = (self.latency_ms(p) for p in (50, 99, 100))
         lines = [
-            f"{self._requested()}, by {self.driver}",
+            self._requested(),
             f"{self.qps:,.0f} requests/s: {self.succeeded:,} good answers in {self.duration:.2f} s",
         ]
         if self.succeeded:
@@ -318,11 +301,6 @@ class LoadRun:
             elif self.generator_starved:
                 note = " - it always had to wait for a processor: the machine is the limit"
             lines.append(f"generator: {self.generator_cpu:.0%} of a core per process{note}")
-        if self.ceiling:
-            lines.append(
-                f"generator's ceiling: {self.ceiling:,.0f} requests/s, by what it did "
-                f"against nginx; this run is at {self.qps / self.ceiling:.0%} of it"
-            )
         if not math.isnan(self.run_queue):
             stolen = f", {self.steal:.0%} of the time stolen" if self.steal >= 0.005 else ""
             lines.append(f"machine: {self.run_queue:.1f} tasks ready to run a processor{stolen}")
@@ -383,7 +361,6 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "histogram": Histogram.from_text,
     "lag": Histogram.from_text,
     "paths": lambda data: {path: Histogram.from_text(text) for path, text in data.items()},
-    "percentiles_ms": lambda data: {float(percent): ms for percent, ms in data.items()},
     "processes_cpu": tuple,
     "processes_wait": tuple,
     "notes": tuple,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +61,7 @@ class Window:
 
     def latency_ms(self, percentile: float = 50) -> float:
         """As of a run, to within 0.1%; nan if nothing was answered well."""
-        return self.latencies.percentile(percentile) / 1e6 if len(self.latencies) else math.nan
+        return self.latencies.percentile(percentile) / 1e6
 
 
 def windows(

@@ -34,7 +34,7 @@ from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.load.generator_process import Progress
 from mpmkit.load.profile import LoadProfile
-from mpmkit.load.runner import DRIVERS, LoadRun, run_load
+from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.measure import command, competitors, published, records
 from mpmkit.measure.experiment import Conditions, Launch, OnProgress, Report, last_words, run
 from mpmkit.measure.procfs import Meter
@@ -71,8 +71,8 @@ def qps_table(
       installed or fails is left out, as `left_out` says.
     * scripts: the ways to run the script: "wsgi", "cgi", "php-fpm", "all"; with httpd its mod_cgi,
       mod_proxy_fcgi and mod_php, too.
-    * driver, processes: as in `run_load`. launch: starts a server, ``launch(mpm, **directives)``; by
-      default `mpmkit.launch`.
+    * processes: of the generator. launch: starts a server, ``launch(mpm, **directives)``; by default
+      `mpmkit.launch`.
 
     Raises ValueError for a bad argument and RecordError for a bad file, both before anything
     starts; `experiment.ExperimentError` if a server or the generator fails, `experiment.Interrupted`
@@ -138,7 +138,7 @@ def _measure_page(
         meter.begin()
         report(text, 0.0)
         shown = _progress(meter, report, text, profile)
-        found = run_load(server, profile=profile, driver=todo.driver, on_progress=shown)
+        found = run_load(server, profile=profile, on_progress=shown)
         _must_be_whole(found, server, f"{cell.label}, {kind}")
         if profile.requests is None or found.duration >= todo.least:
             return found
@@ -192,8 +192,6 @@ def _parser() -> Parser:
     users = "concurrent clients (default: 200, as in the article)"
     add("--users", type=int, default=200, metavar="N", help=users)
     add("--keep-alive", action="store_true", help="reuse connections (the article did not)")
-    drivers = f"load generator: {' or '.join(DRIVERS)} (default: locust); wrk stops by time only"
-    add("--driver", default="locust", metavar="NAME", help=drivers)
     add("--processes", type=int, default=1, metavar="N", help="generator processes (default: 1)")
     command.add_options(parser, "--mpm", "--rounds", "--scale", "--beside", "--out")
     return parser
@@ -203,7 +201,7 @@ def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> 
     """``mpmkit qps``. Prints the tables on standard output, progress and errors on standard error.
     The exit status is that of `command.execute`."""
     options = _parser().parse_args(argv)
-    names = ("requests", "users", "keep_alive", "rounds", "scale", "driver", "processes")
+    names = ("requests", "users", "keep_alive", "rounds", "scale", "processes")
     status, _ = command.execute(
         lambda bar: qps_table(
             tuple(published.PAGES) if options.kind == "both" else (options.kind,),

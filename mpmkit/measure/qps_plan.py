@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpmkit.config.directives import MPMS
-from mpmkit.load.ab_wrk import CANNOT
 from mpmkit.load.profile import LoadProfile, ProfileError
-from mpmkit.load.runner import DRIVERS
 from mpmkit.measure import competitors, published, stats
 from mpmkit.measure.command import Problems
 from mpmkit.measure.competitors import Competitor
@@ -37,9 +35,6 @@ SCALES: dict[str, QpsScale] = {
 
 TIME_LIMIT = 900.0
 """Seconds that one cell may take at most."""
-
-WRK_SECONDS = 8.0
-"""Of a cell by wrk, which stops by time only, where the scale has no bound in time."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,6 @@ class QpsPlan:
     rounds: int
     scale: str
     profiles: dict[str, LoadProfile]
-    driver: str
     beside: tuple[Competitor, ...]
     launch: Launch
     least: float
@@ -120,7 +114,6 @@ def plan(
     keep_alive: bool = False,
     rounds: int | None = None,
     scale: str | None = None,
-    driver: str = "locust",
     processes: int = 1,
     beside: Iterable[str] = (),
     scripts: Iterable[str] = ("wsgi",),
@@ -140,10 +133,9 @@ def plan(
             more.append("mod_php")
         pages = (*(kind for kind in pages if kind != "script" or "wsgi" in ways), *more)
     chosen, size = problems.scale(scale, SCALES)
-    problems.chosen("driver", driver, DRIVERS)
     problems.rounds(rounds)
     load = {"users": users, "keep_alive": keep_alive, "processes": processes}
-    profiles = {kind: _profile(problems, kind, driver, size, requests, load) for kind in pages}
+    profiles = {kind: _profile(problems, kind, size, requests, load) for kind in pages}
     problems.raise_any()
     return QpsPlan(
         pages,
@@ -151,7 +143,6 @@ def plan(
         rounds or size.rounds,
         "custom" if requests is not None or rounds is not None else chosen,
         {kind: profile for kind, profile in profiles.items() if profile is not None},
-        driver,
         tuple(competitors.of(others, mpms, pages)),
         launch or launcher(),
         size.least if requests is None else 0.0,
@@ -159,29 +150,16 @@ def plan(
 
 
 def _profile(
-    problems: Problems,
-    kind: str,
-    driver: str,
-    size: QpsScale,
-    requests: int | None,
-    load: dict[str, Any],
+    problems: Problems, kind: str, size: QpsScale, requests: int | None, load: dict[str, Any]
 ) -> LoadProfile | None:
     """The load of one page; None, with the problems, if it cannot be made."""
     page = published.page(kind)
-    if driver == "wrk":  # it looks at no body, either
-        if requests is not None:
-            problems.append("requests: wrk stops by time only; leave them out, or use locust")
-        bound: dict[str, Any] = {"duration": size.seconds or WRK_SECONDS}
-    elif requests is None:
-        bound = {"requests": size.requests, "duration": size.seconds, "expect_length": page.length}
-    else:  # a number given by hand is meant: no bound in time cuts it short
-        bound = {"requests": requests, "expect_length": page.length}
-    fixed = {"path": page.path, "warmup_seconds": size.warmup, "time_limit": TIME_LIMIT}
+    bound: dict[str, Any] = {"requests": requests}  # given by hand: no bound in time cuts it short
+    if requests is None:
+        bound = {"requests": size.requests, "duration": size.seconds}
+    fixed: dict[str, Any] = {"path": page.path, "expect_length": page.length, "warmup_seconds": size.warmup}
     try:
-        profile = LoadProfile(**fixed, **load, **bound)
+        return LoadProfile(**fixed, **load, **bound, time_limit=TIME_LIMIT)
     except ProfileError as error:
         problems += str(error).split("; ")
         return None
-    if driver in CANNOT:
-        problems += [f"{name}: {why}; use locust" for name, why in CANNOT[driver](profile)]
-    return profile

@@ -217,17 +217,15 @@ class Nginx(ReferenceServer):
 
     `workers` is nginx's worker_processes: one a core if not given, which is its own advice.
     A directive without a counterpart (StartServers, the spares …) changes nothing.
-    `given` are directives and what `ReferenceServer` takes. `tuned` makes it as fast as it can be, to
-    measure generators: it keeps files open, takes all waiting connections at once, hears of a connection
-    when its request is there (TCP_DEFER_ACCEPT, as httpd's AcceptFilter has it by default), and one
-    worker alone stays on the last core. Raises NotInstalled if there is no nginx.
+    `given` are directives and what `ReferenceServer` takes. Raises NotInstalled if there is no nginx.
     """
 
     name = "nginx"
+    # More text for a subclass's configuration: at its top, of events and http, at the end of listen.
+    more_main = more_events = more_http = more_listen = ""
 
-    def __init__(self, *, workers: int | None = None, tuned: bool = False, **given: Any) -> None:
+    def __init__(self, *, workers: int | None = None, **given: Any) -> None:
         super().__init__(**given)
-        self.tuned = tuned
         self.workers = workers or len(os.sched_getaffinity(0))
         self._binary = find_program(
             ("nginx",), "nginx", "apt install nginx-light, or: conda install -c conda-forge nginx"
@@ -262,26 +260,19 @@ class Nginx(ReferenceServer):
             buffer = f" buffer={BUFFERED_LOG_BYTES}" if self.buffered_logs else ""
             log = f"log_format common {NGINX_LOG_FORMAT};\n    access_log access_log common{buffer}"
         user = unprivileged_user() if os.geteuid() == 0 else None
-        affinity = events = files = deferred = ""
-        if self.tuned:
-            cores = os.sched_getaffinity(0)
-            if self.workers == 1 < len(cores):
-                affinity = f"worker_cpu_affinity {1 << max(cores):b};"
-            events, deferred = " multi_accept on;", " deferred"
-            files = "open_file_cache max=100 inactive=1h; open_file_cache_valid 1h;"
         return f"""\
 {f"user {user[0]} {user[1]};" if user else ""}
 daemon off;
 worker_processes {self.workers};
-{affinity}
+{self.more_main}
 pid pid;
 error_log error_log warn;
-events {{ worker_connections {connections};{events} }}
+events {{ worker_connections {connections}; {self.more_events} }}
 http {{
     types {{ text/html html htm; text/plain txt; }}
     default_type application/octet-stream;
     {log};
-    {files}
+    {self.more_http}
     client_body_temp_path body;
     proxy_temp_path proxy;
     fastcgi_temp_path fastcgi;
@@ -294,7 +285,7 @@ http {{
     client_header_timeout {timeout};
     client_body_timeout {timeout};
     server {{
-        listen 127.0.0.1:{self.port} backlog={given.get("listenbacklog", 511)}{deferred};
+        listen 127.0.0.1:{self.port} backlog={given.get("listenbacklog", 511)} {self.more_listen};
         root "{self._served}";
         index index.html;
     }}

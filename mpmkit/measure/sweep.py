@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from mpmkit.config.arguments import Parser
 from mpmkit.config.extras import require
 from mpmkit.load.profile import LoadProfile
-from mpmkit.load.runner import DRIVERS, run_load
+from mpmkit.load.runner import run_load
 from mpmkit.measure import command, records
 from mpmkit.measure.experiment import (
     Conditions,
@@ -169,7 +169,6 @@ def sweep(
     *,
     rounds: int = 1,
     directives: Mapping[str, Any] | None = None,
-    driver: str = "locust",
     document_root: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
@@ -180,7 +179,7 @@ def sweep(
     mpm: prefork, worker or event, or several. grid: name of a directive or of a field of LoadProfile
         -> the values to try. profile: the load, of which the grid changes fields.
     rounds: how often each point is measured, 1 to 1000. directives: over the article's block, for all
-        points. driver: as in `run_load`. document_root: your pages.
+        points. document_root: your pages.
     out: a CSV file (records table `sweep`) to which each finished point is appended, and which the
         same sweep continues. on_progress: called before and after each point.
     launch: starts a server, ``launch(mpm, **directives)``; by default `mpmkit.launch`.
@@ -190,7 +189,7 @@ def sweep(
     `experiment.Interrupted` (a KeyboardInterrupt) on Ctrl-C: both carry the rows finished until then
     as `table`, and the same call goes on.
     """
-    todo = plan(mpm, grid, profile, rounds=rounds, directives=directives, driver=driver)
+    todo = plan(mpm, grid, profile, rounds=rounds, directives=directives)
     table = SweepTable([], todo.names, todo.id, planned=len(todo.cells()), scale="custom")
     file = table.keep_in(out)  # cuts off a torn last line
     if file is not None:
@@ -209,7 +208,7 @@ def sweep(
 def _measure_point(cell: GridPoint, todo: SweepPlan, table: SweepTable, start: Launch) -> Row:
     conditions = Conditions(table, cell)
     with start(cell.mpm, **cell.directives) as server:
-        found = run_load(server, profile=cell.profile, driver=todo.driver)
+        found = run_load(server, profile=cell.profile)
         # A point at which nothing is answered is a result; a server that is gone is not.
         if not found.complete or is_gone(server):
             raise RuntimeError(f"{cell}: {found.ended}{last_words(server)}")
@@ -271,7 +270,6 @@ def _parser() -> Parser:
     add("--requests", type=int, help="requests a point instead")
     add("--warmup", type=float, default=0.5, help="seconds before it (0.5)")
     add("--keep-alive", action="store_true", help="reuse connections")
-    add("--driver", default="locust", help=f"{' or '.join(DRIVERS)} (locust)")
     command.add_options(
         parser,
         *("--rounds", "--scale", "--document-root", "--directive", "--out"),
@@ -307,7 +305,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         how: dict[str, Any] = {
             "rounds": 1 if options.rounds is None else options.rounds,
             "directives": {name: value_of(value) for name, value in given.items()},
-            "driver": options.driver,
         }
         todo = plan(mpms, grid, profile, **how)
         out = command.out_of(options, f"sweep-{todo.id}")
