@@ -157,7 +157,11 @@ def _profile(
     bound: dict[str, Any] = {"requests": requests}  # given by hand: no bound in time cuts it short
     if requests is None:
         bound = {"requests": size.requests, "duration": size.seconds}
-    fixed: dict[str, Any] = {"path": page.path, "expect_length": page.length, "warmup_seconds": size.warmup}
+    fixed: dict[str, Any] = {
+        "path": page.path,
+        "expect_length": page.length,
+        "warmup_seconds": size.warmup,
+    }
     try:
         return LoadProfile(**fixed, **load, **bound, time_limit=TIME_LIMIT)
     except ProfileError as error:

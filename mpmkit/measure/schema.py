@@ -44,7 +44,12 @@ WHO = (
     c("mpm", str, "", "prefork, worker or event; empty for a server without one", True),
 )
 WHEN = (
-    c("round", int, "from 1", "rounds are interleaved: each measures every server once"),
+    c(
+        "round",
+        int,
+        "from 1",
+        "each round measures every server once, in random order (seed: run_id, or sweep)",
+    ),
     c("directives", str, "", "what the server was started with, as Name=value", True),
     c("started_at", str, "UTC, ISO 8601", "when the first request that counts was sent"),
 )
