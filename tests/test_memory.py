@@ -341,7 +341,10 @@ def test_what_the_table_says():
 def test_levels_of_a_plan(monkeypatch):
     monkeypatch.delenv("MPMKIT_SCALE", raising=False)
     todo = plan(scale="demo", beside=("httpd", "gunicorn"))
-    levels = {(one.server, one.mpm, one.against): one.levels for one in todo.series}
+    levels = {}
+    for one in todo.levels:
+        levels.setdefault((one.server, one.mpm, one.against), []).append(one.level)
+    levels = {server: tuple(found) for server, found in levels.items()}
     assert levels["mpmkit", "prefork", "busy"] == (0, 62, 125, 188, 250)
     # What prefork and worker can't hold is asked for once.
     assert levels["mpmkit", "prefork", "idle"] == (0, 100, 250, 1000)
@@ -349,7 +352,7 @@ def test_levels_of_a_plan(monkeypatch):
     assert levels["mpmkit", "event", "idle"] == (0, 100, 250, 1000, 2500)
     assert ("httpd", "event", "busy") in levels
     assert ("gunicorn-sync", "", "idle") in levels and ("gunicorn-sync", "", "busy") not in levels
-    event = next(one for one in todo.series if (one.mpm, one.against) == ("event", "idle"))
+    event = next(one for one in todo.levels if (one.mpm, one.against) == ("event", "idle"))
     # 3 children of 25 threads hold 75 * (factor + 1) connections.
     assert 75 * (event.directives["AsyncRequestWorkerFactor"] + 1) > 2500 * 1.4
     assert len(todo.cells()) == sum(map(len, levels.values())) < todo.seconds
@@ -473,7 +476,7 @@ def test_a_server_that_dies_ends_the_run_and_keeps_the_rows(quick, monkeypatch, 
                 os.kill(server.pid, signal.SIGKILL)
             yield server
 
-    monkeypatch.setattr(memory_plan, "launch_ours", lambda root: start)
+    monkeypatch.setattr(memory_plan, "launcher", lambda **fixed: start)
     path = tmp_path / "rows.csv"
     with pytest.raises(ExperimentError) as error:
         memory_table(("worker",), ("busy",), busy=(0, 3), out=path)

@@ -175,7 +175,7 @@ def test_the_table_as_text():
     assert script.splitlines()[3].split()[1] == "6,094"
     assert "200 clients, a new connection per request" in small and "3 rounds" in small
     assert "measured on" in small and "NOT COMPLETE" not in small
-    assert "drift: not known, that takes 5 rounds" in small and "2.0 s or more" in small
+    assert "2.0 s or more" in small
 
 
 @pytest.mark.parametrize("bound", ["generator_bound", "generator_starved"])
@@ -188,12 +188,10 @@ def test_a_table_of_limited_rows_says_nothing_of_an_order(bound):
     )
     assert f"the published order (worker > event > prefork): not decidable, the {who} was" in text
     assert f"{who} 6/6" in text and f"{who} 3/3" in text and "lower bounds" in text
-    assert not re.search(
-        r"did not come out|came out|probab|by chance|larger than|drift|DRIFT", text
-    )
+    assert not re.search(r"did not come out|came out|probab|by chance|larger than", text)
     without_order = text.replace(ORDER, "")
     assert " > " not in without_order and "worker / event: published" not in text
-    assert "not decidable" in repr(table) and not table.samples()
+    assert "not decidable" in repr(table)
     # One limited row is enough: its server might have been the fastest.
     table = full_table()
     table.records[0][bound] = True
@@ -226,9 +224,8 @@ def test_what_a_reader_must_know_is_in_the_table():
     unknown = full_table(steal=0.07).text()
     assert "the host took away up to 7% of the processor time" in unknown
     assert "µs CPU is not known of 18 of 18 cells" in unknown
-    slower = [row("event", "static", n, 200 - 20 * n) for n in range(1, 7)]
-    text = QpsTable(slower, published.figures()).text()
-    assert "DRIFT: the machine changed" in text and "95% interval" in text
+    many = [row("event", "static", number, 100) for number in range(1, 7)]
+    assert "95% interval" in QpsTable(many, published.figures()).text()
 
 
 def test_an_empty_and_a_one_sided_table():

@@ -55,7 +55,7 @@ class QpsCell(Cell):
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """The server with each page, as `QpsTable.samples` has them."""
+        """The server with each page."""
         return tuple(f"{self.label}, {kind}" for kind in self.kinds)
 
 

@@ -86,18 +86,6 @@ class QpsTable(Table):
     def _published(self, kind: str) -> dict[str, float]:
         return self.published.get(published.page(kind).kind, {})
 
-    def samples(self) -> dict[str, list[float]]:
-        """The QPS of each cell over the rounds, "mpmkit event, static" -> figures; without those in which
-        generator or machine was the limit, which say nothing of the server."""
-        found: dict[str, list[float]] = {}
-        limited = set()
-        for row in self.records:
-            name = f"{row['server']} {row['mpm'] or ''}".rstrip() + f", {published.column(row)}"
-            found.setdefault(name, []).append(row["qps"])
-            if name in self.broken or row["generator_bound"] or row.get("generator_starved"):
-                limited.add(name)
-        return {name: values for name, values in found.items() if name not in limited}
-
     # -- figures -----------------------------------------------------------------------------------
 
     def summary(self) -> pandas.DataFrame:
@@ -269,8 +257,6 @@ class QpsTable(Table):
             f"more a cell, {rounds} round{'s' * (rounds != 1)}, by {driver}",
             f"measured on {records.Machine.of(row)}",
         ]
-        if self.samples() and rounds > 1:
-            lines.append(str(stats.drift(self.samples())))
         lines += self._about_cpu()
         if any(row["generator_bound"] or row.get("generator_starved") for row in self.records):
             lines.append(
