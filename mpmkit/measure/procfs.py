@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -84,29 +83,9 @@ def status_numbers(pid: int) -> dict[str, int]:
 # -- CPU time ------------------------------------------------------------------------------------
 
 
-class Usage(NamedTuple):
-    """CPU time and context switches, summed over all threads of some processes."""
-
-    cpu_ns: int
-    voluntary: int
-    involuntary: int
-
-    def __sub__(self, other: Usage) -> Usage:  # type: ignore[override]
-        return Usage(*(a - b for a, b in zip(self, other, strict=True)))
-
-
 def ran_for(task: str) -> int:
     """CPU time in ns of the thread whose folder is `task`; 0 if it has ended."""
     return int((_text(f"{task}/schedstat").split() or ["0"])[0])
-
-
-def usage(pids: Iterable[int]) -> Usage:
-    """What the threads of `pids` have used so far. Threads that have ended are not in it."""
-    cpu, switches = 0, Counter[str]()
-    for task in (task for pid in pids for task in tasks(pid)):
-        cpu += ran_for(task)
-        switches.update(numbers(f"{task}/status"))
-    return Usage(cpu, switches["voluntary_ctxt_switches"], switches["nonvoluntary_ctxt_switches"])
 
 
 def cpu_ns(pids: Iterable[int]) -> int:

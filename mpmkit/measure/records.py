@@ -193,13 +193,18 @@ def read_frame(*paths: str | os.PathLike[str]) -> pandas.DataFrame:
 # -- what is shipped -----------------------------------------------------------------------------
 
 
-def recorded_folder() -> Path:
-    """Where the recorded runs lie: in the checkout, or in the installed package."""
+def data_folder(name: str) -> Path:
+    """A folder of data/: in the checkout, or in the installed package. Raises RecordError."""
     package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent / "data" / "recorded", package / "data" / "recorded"):
+    for folder in (package.parent / "data" / name, package / "data" / name):
         if folder.is_dir():
             return folder
-    raise RecordError(f"{package.parent}: has no data/recorded; run from a checkout")
+    raise RecordError(f"{package.parent}: has no data/{name}; run from a checkout")
+
+
+def recorded_folder() -> Path:
+    """Where the recorded runs lie. Raises RecordError."""
+    return data_folder("recorded")
 
 
 def recorded_names() -> list[str]:
@@ -286,13 +291,6 @@ def machine() -> Machine:
         h11=_installed("h11"),
         commit=_commit(),
     )
-
-
-def load1() -> float | None:
-    """The load average of the last minute, or None."""
-    with contextlib.suppress(OSError):
-        return os.getloadavg()[0]
-    return None
 
 
 def _text(path: str | os.PathLike[str]) -> str:

@@ -359,31 +359,27 @@ def directive_lines(directives: Mapping[str, Value]) -> list[str]:
     """Keyword arguments as httpd.conf has them: True is On, a list is one line an item."""
     lines = []
     for name, value in directives.items():
-        if value is None:
-            continue
-        values = [value] if isinstance(value, str | int | float) else list(value)
-        lines += [f"{name} {directive_value(name, item)}" for item in values]
+        values = [value] if isinstance(value, str | int | float) else list(value or ())
+        for one in values:
+            if isinstance(one, bool):
+                one = "On" if one else "Off"
+            elif isinstance(one, float):
+                # Only KeepAliveTimeout takes a fraction of a second, and as a whole number of ms.
+                fraction = name.lower() == "keepalivetimeout" and not one.is_integer()
+                one = f"{round(one * 1000)}ms" if fraction else f"{one:g}"
+            lines.append(f"{name} {one}")
     return lines
 
 
-def directive_value(name: str, value: str | int | float) -> str:
-    if isinstance(value, bool):
-        return "On" if value else "Off"
-    if isinstance(value, float) and not value.is_integer():
-        # Only KeepAliveTimeout takes a fraction of a second, and as a whole number of ms.
-        return f"{round(value * 1000)}ms" if name.lower() == "keepalivetimeout" else f"{value:g}"
-    return str(int(value)) if isinstance(value, float) else str(value)
+_MS = {"": 1000, "s": 1000, "ms": 1, "mi": 60_000, "min": 60_000, "h": 3_600_000}
 
 
 def nginx_seconds(value: object) -> str:
-    """An Apache duration in nginx's spelling: 5, "5", "5s", "500ms", 0.5 -> 500ms, "2min" -> 2m."""
-    text = str(value).strip().lower()
-    number = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", text)
-    if not number:
+    """An Apache duration in nginx's milliseconds: 5, "5", "5s", "500ms", 0.5, "2min". Raises ValueError."""
+    number = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", str(value).strip().lower())
+    if not number or number[2] not in _MS:
         raise ValueError(f"{value!r} is not a duration; write seconds, 500ms, 2min or 1h")
-    amount, unit = float(number[1]), number[2]
-    scale = {"ms": 1, "mi": 60_000, "h": 3_600_000}.get(unit[:1] if unit[:1] == "h" else unit[:2])
-    return f"{round(amount * (scale or 1000))}ms"
+    return f"{round(float(number[1]) * _MS[number[2]])}ms"
 
 
 def user_lines() -> list[str]:
