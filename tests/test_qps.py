@@ -168,7 +168,7 @@ def test_the_table_as_text():
     assert lines[3].split() == "prefork 9,556 100 90 to 110 1.00 1.00 41.5".split()
     assert lines[4].split() == "worker 11,038 150 140 to 160 1.16 1.50 41.5".split()
     assert lines[5].split() == "event 10,224 120 115 to 125 1.07 1.20 41.5".split()
-    assert f"{ORDER}: not decidable, the 95% interval of event / prefork " in lines[6]
+    assert f"{ORDER}: not decidable, the 95% interval of event / prefork" in lines[6]
     pairs = [
         line for line in lines if line.startswith("  worker / event: published 1.08, measured 1.25")
     ]
