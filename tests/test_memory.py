@@ -183,7 +183,6 @@ def test_a_slope_and_its_interval_by_hand():
     line = slope([0, 1, 2], [1, 2, 4])
     assert (line.slope, line.base) == (pytest.approx(1.5), pytest.approx(5 / 6))
     assert line.high - line.slope == pytest.approx(12.706 * (1 / 12) ** 0.5)
-    assert line.explained == pytest.approx(1 - (1 / 6) / (14 / 3))
     assert slope([0, 1], [1, 2]).high == float("inf")
 
 

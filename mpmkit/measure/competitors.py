@@ -97,9 +97,15 @@ def php_fpm_missing() -> str:
 
 _httpd = partial(Httpd, document_root=SAMPLE_SITE)
 
-# name -> its forms: (name in tables, the MPMs it can stand for, the nearest first, kinds, start).
-# A form is measured once, with the first of its MPMs that was asked for.
+# name -> its forms: (name in tables, the MPMs it can stand for, the nearest first, its pages, start).
+# A form is measured once, with the first of its MPMs that was asked for; a way to run a script only if asked for.
 FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], Launch], ...]] = {
+    "httpd": (
+        *(("httpd", (mpm,), STATIC, _httpd) for mpm in MPMS),
+        *(("httpd", (mpm,), ("cgi",), partial(_httpd, cgi=True)) for mpm in MPMS),
+        *(("httpd", (mpm,), ("php-fpm",), _httpd_php_fpm) for mpm in MPMS),
+        ("httpd", ("prefork",), ("mod_php",), partial(_httpd, php=True)),
+    ),
     "nginx": (
         (
             "nginx",
@@ -107,21 +113,13 @@ FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], Launch], ...
             STATIC,
             lambda mpm, **given: Nginx(document_root=SAMPLE_SITE, **given),
         ),
-    )
+    ),
 }
 
 
 def names() -> tuple[str, ...]:
     """What can be asked for. A checkout's benchmarks add Python's servers to FORMS."""
-    return ("httpd", *FORMS)
-
-
-# The real httpd's ways to run a script, each with a server of its own.
-_HTTPD_SCRIPTS: dict[str, tuple[tuple[str, ...], Launch]] = {
-    "cgi": (MPMS, partial(_httpd, cgi=True)),
-    "php-fpm": (MPMS, _httpd_php_fpm),
-    "mod_php": (("prefork",), partial(_httpd, php=True)),
-}
+    return tuple(FORMS)
 
 
 def of(
@@ -130,23 +128,14 @@ def of(
     """The servers of these names for these MPMs; installed or not. Raises KeyError for another name.
 
     `kinds`: with cgi, php-fpm and mod_php among them, httpd's ways to run a script, too."""
-    mpms = tuple(mpms)
+    asked, wanted = tuple(mpms), {*STATIC, *kinds}
     found = []
     for name in dict.fromkeys(names):
-        if name == "httpd":
-            found += [Competitor("httpd", mpm, mpm, STATIC, _httpd) for mpm in mpms]
-            found += [
-                Competitor("httpd", mpm, mpm, (kind,), start)
-                for kind, (own, start) in _HTTPD_SCRIPTS.items()
-                if kind in kinds
-                for mpm in mpms
-                if mpm in own
-            ]
-            continue
         for server, nearest, pages, start in FORMS[name]:
-            mine = [mpm for mpm in nearest if mpm in mpms]
-            if mine:
-                found.append(Competitor(server, "", mine[0], pages, start))
+            mine = [mpm for mpm in nearest if mpm in asked]
+            if mine and wanted.intersection(pages):
+                own = mine[0] if server == "httpd" else ""
+                found.append(Competitor(server, own, mine[0], pages, start))
     return found
 
 

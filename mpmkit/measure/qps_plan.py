@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mpmkit.config.directives import MPMS
@@ -97,12 +97,11 @@ class QpsPlan:
                 if one.stands_for == mpm:
                     kinds = tuple(kind for kind in self.kinds if kind in one.kinds)
                     cells.append(QpsCell(number, one.server, one.mpm, kinds, mpm, one.start))
-        return [_shuffled(cell, seed) for cell in cells if cell.kinds]
-
-
-def _shuffled(cell: QpsCell, seed: str) -> QpsCell:
-    kinds = stats.turns(cell.kinds, cell.round, f"{seed} {cell.label}")
-    return QpsCell(cell.round, cell.server, cell.mpm, tuple(kinds), cell.stands_for, cell.start)
+        return [
+            replace(cell, kinds=tuple(stats.turns(cell.kinds, number, f"{seed} {cell.label}")))
+            for cell in cells
+            if cell.kinds
+        ]
 
 
 def plan(

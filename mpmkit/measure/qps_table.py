@@ -33,11 +33,6 @@ class QpsTable(Table):
     published: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
-    def rows(self) -> pandas.DataFrame:
-        """The rows as a tidy frame (the columns of data/README.md)."""
-        return self.to_frame()
-
-    @property
     def kinds(self) -> list[str]:
         """The kinds of page, and ways to run the script, that have rows, in the article's order."""
         there = {published.column(row) for row in self.records}
@@ -161,7 +156,16 @@ class QpsTable(Table):
         lines = [self._line(kind, server, mpm) for mpm in self.rounds(kind, server)]
         if not lines:
             return ""
-        head = ("MPM", "published", "median", _sure(lines), "published", "measured", "µs CPU")
+        head = (
+            "MPM",
+            "published",
+            "median",
+            _sure(lines),
+            "published",
+            "measured",
+            "µs CPU",
+            "limit",
+        )
         cells = [
             (
                 line["mpm"],
@@ -171,22 +175,16 @@ class QpsTable(Table):
                 _number(line["published_ratio"], ".2f"),
                 _number(line["ratio"], ".2f"),
                 _number(line["cpu_us"], ".1f"),
-                self._limit(kind, server, line["mpm"]),
+                line["limit"],
             )
             for line in lines
         ]
         # Two columns stand under one heading, as both are ratios to prefork.
-        table = [(*head, "limit" if any(cell[-1] for cell in cells) else ""), *cells]
-        before, both = (
-            sum(max(len(row[i]) for row in table) + 2 for i in columns)
-            for columns in (range(4), (4, 5))
-        )
-        over = " " * before + "x prefork".center(both - 2).rstrip()
+        table = aligned([head, *cells], left=(0, 7))
+        over = " " * table[0].rindex("published") + "x prefork".center(19).rstrip()
         of = "" if server == OURS else f", {server}"
         title = f"requests/s, {published.page(kind).title}{of}"
-        return "\n".join(
-            [title, over, *aligned(table, left=(0, 7)), *self._conclusions(kind, server)]
-        )
+        return "\n".join([title, over, *table, *self._conclusions(kind, server)])
 
     def _conclusions(self, kind: str, server: str) -> list[str]:
         """Whether the order came out, the pairs if that could be decided, the CPU times compared."""
@@ -210,10 +208,10 @@ class QpsTable(Table):
 
     def _others(self, kind: str, servers: Sequence[str]) -> str:
         """The servers that have no MPM of ours, in one table."""
-        if not servers:
-            return ""
         lines = [self._line(kind, server, "") for server in servers]
-        head = ("server", "median", _sure(lines), "x mpmkit's", "µs CPU")
+        if not lines:
+            return ""
+        head = ("server", "median", _sure(lines), "x mpmkit's", "µs CPU", "limit")
         cells = [
             (
                 line["server"],
@@ -221,14 +219,13 @@ class QpsTable(Table):
                 _range(line),
                 f"{_number(line['ratio'], '.2f')} {self._nearest(line['server'])}",
                 _number(line["cpu_us"], ".1f"),
-                self._limit(kind, line["server"], ""),
+                line["limit"],
             )
             for line in lines
         ]
         title = f"requests/s, {published.page(kind).title}, other servers"
-        table = [(*head, "limit" if any(cell[-1] for cell in cells) else ""), *cells]
         failed = [line for server in servers for line in self._failed(kind, server)]
-        return "\n".join([title, *aligned(table, left=(0, 3, 5)), *failed])
+        return "\n".join([title, *aligned([head, *cells], left=(0, 3, 5)), *failed])
 
     def _limit(self, kind: str, server: str, mpm: str) -> str:
         """What else than the server was the limit: "generator 3/3", "generator 1, machine 2"."""

@@ -31,15 +31,13 @@ class Line:
     """A straight line through points: value = base + slope * n.
 
     low, high: the 95% interval of the slope (infinite with two points: they allow no error).
-    explained: share of the variation that the line accounts for, 0 to 1. points: how many.
-    most: the largest n measured; beyond it the line is a guess.
+    points: how many. most: the largest n measured; beyond it the line is a guess.
     """
 
     base: float
     slope: float
     low: float
     high: float
-    explained: float
     points: int
     most: float
 
@@ -65,15 +63,13 @@ def slope(ns: Sequence[float], values: Sequence[float]) -> Line:
     if len(set(ns)) < 2:
         raise ValueError("a slope takes at least two different levels; measure more levels")
     steep, base = statistics.linear_regression(ns, values)
-    count, middle, mean = len(ns), statistics.fmean(ns), statistics.fmean(values)
+    count, middle = len(ns), statistics.fmean(ns)
     spread = sum((n - middle) ** 2 for n in ns)
     left = sum((v - base - steep * n) ** 2 for n, v in zip(ns, values, strict=True))
-    whole = sum((v - mean) ** 2 for v in values)
     reach = math.inf
     if count > 2:
         reach = t_quantile(count - 2) * math.sqrt(left / (count - 2) / spread)
-    explained = 1 - left / whole if whole else 1.0
-    return Line(base, steep, steep - reach, steep + reach, explained, count, max(ns))
+    return Line(base, steep, steep - reach, steep + reach, count, max(ns))
 
 
 def lines(

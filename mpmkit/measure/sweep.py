@@ -296,32 +296,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = command.directives(options.directive)
         problems = command.Problems()
         _, seconds = problems.scale(options.scale, SCALES)
+        if len(dict(options.grid)) < len(options.grid):
+            problems.append("a name is in the grid twice; give its values together")
         problems.raise_any()
-        mpms = command.listed([options.mpm])
-        grid = dict(options.grid)
-        if len(grid) < len(options.grid):
-            raise ValueError("a name is in the grid twice; give its values together")
         by_time = options.requests is None and options.duration is None
+        load = {
+            name: getattr(options, name) for name in ("path", "users", "keep_alive", "requests")
+        }
         profile = LoadProfile(
-            path=options.path,
-            users=options.users,
-            keep_alive=options.keep_alive,
-            requests=options.requests,
-            warmup_seconds=options.warmup,
-            duration=seconds if by_time else options.duration,
+            **load, warmup_seconds=options.warmup, duration=seconds if by_time else options.duration
         )
+        what = (command.listed([options.mpm]), dict(options.grid), profile)
         how: dict[str, Any] = {
             "rounds": 1 if options.rounds is None else options.rounds,
             "directives": {name: value_of(value) for name, value in given.items()},
         }
-        todo = plan(mpms, grid, profile, **how)
-        out = command.out_of(options, f"sweep-{todo.id}")
+        todo = plan(*what, **how)
+        how |= {"out": command.out_of(options, f"sweep-{todo.id}"), "on_progress": bar}
         command.say(
             f"{len(todo.points)} points, {todo.rounds} round{'s' * (todo.rounds > 1)}, about "
             f"{duration(todo.seconds)} if none is there yet"
         )
-        root = options.document_root
-        table = sweep(mpms, grid, profile, **how, document_root=root, out=out, on_progress=bar)
+        table = sweep(*what, **how, document_root=options.document_root)
         if table.resumed:
             command.say(f"{table.resumed} rows were in {table.out} already")
         return table
