@@ -9,7 +9,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,13 +21,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from misbehaving import Misbehaving
-from support.loads import ENVIRON, LOCUST, ROOT, argv, run, wait_for_load, wait_for_silence
+from support.loads import ENVIRON, LOCUST, argv, in_a_network, run, wait_for_load, wait_for_silence
 from support.waiting import poll_until
 
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.response import MAX_HEAD, Malformed, ResponseReader, parse_head
-from mpmkit.load.runner import LoadInterrupted, LoadRun, run_load
+from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.load.specs import RequestSpec, Stage
 from mpmkit.load.target import loopback_target, target_of
 
@@ -40,8 +39,8 @@ def bad():
 
 
 @pytest.fixture
-def nobody():
-    """A URL whose port is taken, so that nobody else can listen there, and not listened to."""
+def silent():
+    """A URL whose port is taken, so that no other process can listen there, and not listened to."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -64,7 +63,7 @@ BAD = {
     "timeout": [0, float("inf")],
     "warmup_requests": [-1],
     "warmup_seconds": [-0.5],
-    "processes": [0],
+    "processes": [0, 2],
     "time_limit": [0],
     "expect_body": ["abc"],
     "body_sample": [2],
@@ -95,30 +94,28 @@ def test_a_bad_field_is_refused_by_name(field, value):
         LoadProfile(**fields)
 
 
+OPEN = {"arrival": "constant", "rate": 10}
+RISING = {"seconds": 10, "rate": 100, "ramp": True}
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"mix": [{"path": "/a"}], "path": "/b", "expect_length": 3}, ["path", "expect_length"]),
-        ({"arrival": "constant", "rate": 10, "think_time": 1, "ramp": 2}, ["think_time", "ramp"]),
+        ({"path": "x", "users": 0, "timeout": -1, "requests": None}, "path users timeout requests"),
+        ({"mix": [{"path": "/a"}], "path": "/b", "expect_length": 3}, "path expect_length"),
+        ({**OPEN, "think_time": 1, "ramp": 2}, "think_time ramp"),
         (
-            {
-                "arrival": "constant",
-                "rate": 10,
-                "duration": 3,
-                "stages": [{"seconds": 1, "rate": 5, "users": 3}],
-            },
-            ["rate", "requests", "duration", "stages"],
+            {**OPEN, "duration": 3, "stages": [{"seconds": 1, "rate": 5, "users": 3}]},
+            "rate requests duration stages",
         ),
-        ({"stages": [{"seconds": 1}]}, ["requests", "stages"]),
-        ({"stages": [{"seconds": 3000, "users": 1}] * 2}, ["requests", "stages"]),
+        ({"stages": [{"seconds": 1}]}, "requests stages"),
+        ({"stages": [{"seconds": 3000, "users": 1}] * 2}, "requests stages"),
     ],
 )
-def test_fields_that_contradict_each_other_are_all_named(fields, named):
+def test_problems_are_all_named(fields, named):
     with pytest.raises(ProfileError) as error:
         LoadProfile(**{"requests": 10} | fields)
-    assert [
-        text.split(":")[0] for text in str(error.value).split("; ") if re.match(r"[a-z_]+: ", text)
-    ] == named
+    assert re.findall(r"(?:^|; )([a-z_]+): ", str(error.value)) == named.split()
 
 
 def test_steps_and_ramps_say_what_is_due_when():
@@ -127,28 +124,10 @@ def test_steps_and_ramps_say_what_is_due_when():
     )
     assert steps.users == 50 and steps.planned_seconds == 6
     assert [steps.level_at(t) for t in (-1, 0, 1.9, 2, 4, 6, 99)] == [10, 10, 10, 10, 30, 50, 50]
-    rates = LoadProfile(
-        users=5, arrival="poisson", stages=[{"seconds": 10, "rate": 100, "ramp": True}]
-    )
+    rates = LoadProfile(users=5, arrival="poisson", stages=[RISING])
     assert rates.users == 5 and rates.level_at(5) == 50
     assert LoadProfile(users=10, requests=1, ramp=10).level_at(5) == 5
     assert LoadProfile(users=10, requests=1).level_at(0) == 10
-
-
-def test_all_problems_are_named_at_once():
-    with pytest.raises(ProfileError) as error:
-        LoadProfile(path="x", users=0, timeout=-1)
-    assert [text.split(":")[0] for text in str(error.value).split("; ")] == [
-        "path",
-        "users",
-        "timeout",
-        "requests",
-    ]
-
-
-def test_more_processes_than_users_cannot_share():
-    with pytest.raises(ProfileError, match="processes: 3 processes cannot share 2"):
-        LoadProfile(users=2, processes=3, requests=1)
 
 
 PROFILES = st.builds(
@@ -232,25 +211,16 @@ def test_the_request_is_what_ab_sends_and_keep_alive_is_http_1_1():
 )
 def test_loopback_is_accepted(url, place):
     assert loopback_target(url) == place
+    assert target_of(url).loopback
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        "http://10.0.0.1:80",
-        "http://example.org",
-        "http://0.0.0.0:80",
-        "http://localhost.example.org",
-        "ftp://127.0.0.1",
-        "127.0.0.1:80",
-        "",
-        None,
-        8080,
-        "http://127.0.0.1:99999",
-        "http://127.0.0.1/index.html",
-        "http://127.0.0.1@example.org",
-        "http://[::2]",
-        "http://[",
+        *("http://10.0.0.1:80", "http://example.org", "http://0.0.0.0:80", "http://[::2]"),
+        *("http://localhost.example.org", "http://127.0.0.1@example.org", "ftp://127.0.0.1"),
+        *("127.0.0.1:80", "", None, 8080, "http://["),
+        *("http://127.0.0.1:99999", "http://127.0.0.1/index.html"),
     ],
 )
 def test_anything_else_is_refused(url):
@@ -271,17 +241,10 @@ def test_hosts_that_are_yours_are_named_exactly():
 def test_a_bad_target_and_fields_are_refused_at_once_before_anything_starts():
     with pytest.raises(ProfileError) as error:
         run_load("http://192.0.2.1", users=0)
-    assert [text.split(":")[0] for text in str(error.value).split("; ") if ": " in text] == [
-        "target",
-        "users",
-        "requests",
-    ]
+    named = re.findall(r"(?:^|; )([a-z_]+): ", str(error.value))
+    assert named == ["target", "users", "requests"]
     with pytest.raises(ProfileError, match="usres: no such field"):
         run_load("http://127.0.0.1:1", usres=3)
-    with pytest.raises(ProfileError, match="users: "):
-        run_load("http://127.0.0.1:1", requests=1, users=0)
-    with pytest.raises(ProfileError, match="requests: give"):
-        run_load("http://127.0.0.1:1")
 
 
 # -- reading answers -----------------------------------------------------------------------------
@@ -415,6 +378,7 @@ def test_thousands_of_tiny_chunks_in_one_packet():
         ("/chunked", True, 30, {}),
         ("/dribble", True, 30, {}),
         ("/every/7", True, 70, {"status 500": 10}),
+        ("/status/404", False, 10, {"status 404": 10}),
         ("/long", False, 30, {"length": 30}),
         ("/long", True, 30, {"length": 30}),
         ("/late-long", False, 10, {"length": 10}),
@@ -428,36 +392,16 @@ def test_thousands_of_tiny_chunks_in_one_packet():
 )
 def test_each_request_is_sent_once_and_judged(bad, path, keep_alive, requests, errors):
     bad.counts()
-    run = run_load(
-        bad.url,
-        path,
-        users=5,
-        requests=requests,
-        keep_alive=keep_alive,
-        timeout=0.5 if path in ("/stall", "/unclosed") else 10,
-        expect_length=45,
-    )
-    version = "1.1" if keep_alive else "1.0"
-    assert bad.counts()[f"GET {path} HTTP/{version}"] == requests
+    timeout = 0.5 if path in ("/stall", "/unclosed") else 10
+    how = {"users": 5, "requests": requests, "keep_alive": keep_alive, "timeout": timeout}
+    run = run_load(bad.url, path, **how, expect_length=45)
+    counts = bad.counts()
+    assert counts[f"GET {path} HTTP/{'1.1' if keep_alive else '1.0'}"] == requests
+    assert path != "/ok" or counts["connections"] == (5 if keep_alive else 60)
     assert (run.requests, run.errors, run.ended) == (requests, errors, "requests")
     assert run.succeeded == len(run.histogram) == requests - sum(errors.values())
     assert run.latency_ms(0) > 0 or not run.succeeded
     assert run.qps == (pytest.approx(run.succeeded / run.duration) if run.succeeded else 0)
-
-
-def test_an_unexpected_length_and_an_expected_status(bad):
-    run = run_load(bad.url, "/ok", users=2, requests=10, expect_length=44)
-    assert run.errors == {"length": 10} and run.qps == 0
-    run = run_load(bad.url, "/status/404", users=2, requests=10, expect_status=404)
-    assert run.failures == 0
-
-
-def test_new_connections_and_kept_ones(bad):
-    bad.counts()
-    run_load(bad.url, "/ok", users=4, requests=40)
-    assert bad.counts()["connections"] == 40
-    run_load(bad.url, "/ok", users=4, requests=40, keep_alive=True)
-    assert bad.counts()["connections"] == 4
 
 
 def test_a_kept_connection_that_the_server_ends_is_no_failure(bad):
@@ -485,20 +429,18 @@ def test_the_warm_up_is_sent_and_not_counted(bad):
 
 
 def test_a_duration_ends_the_run(bad):
-    told = []
-    run = run_load(
-        bad.url,
-        "/ok",
-        users=5,
-        duration=1.0,
-        keep_alive=True,
-        on_progress=lambda done, seconds: told.append((done, seconds)),
-    )
+    seen = []
+
+    def progress(done: int, seconds: float) -> None:
+        seen.append((done, seconds))
+
+    how = {"users": 5, "duration": 1.0, "keep_alive": True}
+    run = run_load(bad.url, "/ok", **how, on_progress=progress)
     assert run.ended == "duration" and 0.9 < run.duration < 4
-    assert told == sorted(told) and len(told) >= 2 and told[-1][0] <= run.requests
+    assert seen == sorted(seen) and len(seen) >= 2 and seen[-1][0] <= run.requests
 
 
-def test_ticks_tell_the_latencies_while_the_load_runs(bad):
+def test_ticks_have_the_latencies_while_the_load_runs(bad):
     ticks = []
     run = run_load(bad.url, "/ok", users=5, duration=1.2, processes=2, on_tick=ticks.append)
     assert len(ticks) >= 2 and all(0 <= tick.begin < tick.end for tick in ticks)
@@ -520,11 +462,11 @@ def test_two_processes_share_the_budget_exactly(bad):
     assert len(run.processes_cpu) in (1, 2)  # one may have been too late to get any
 
 
-def test_nobody_listens(nobody):
+def test_no_process_listens(silent):
     started = time.monotonic()
-    run = run_load(nobody, "/", users=3, requests=12)
+    run = run_load(silent, "/", users=3, requests=12)
     assert run.errors == {"refused": 12} and run.complete
-    run = run_load(nobody, "/", users=3, duration=30)
+    run = run_load(silent, "/", users=3, duration=30)
     assert run.ended.startswith("gave up: no connection") and not run.complete
     assert time.monotonic() - started < 25
 
@@ -547,40 +489,29 @@ def test_the_time_limit_holds(bad):
     assert run.ended == "time limit of 1 s" and time.monotonic() - started < 20
 
 
-def test_more_users_than_files_are_refused_with_the_mend(bad):
+def test_more_users_than_files_are_refused_with_the_remedy(bad):
     def few_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 
     done = run(f"mpmkit load {bad.url} --users 200 --requests 200", preexec_fn=few_files)
     assert done.returncode == 2
-    assert "open files are needed and 100 are allowed" in done.stderr
+    assert "file descriptors are needed and the hard limit is 100" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
+FEW_PORTS = """
+from misbehaving import Misbehaving
+from mpmkit.load.runner import run_load
+open("/proc/sys/net/ipv4/ip_local_port_range", "w").write("40000 40019")
+with Misbehaving() as server:
+    run = run_load(server.url, "/ok", users=60, requests=300, keep_alive=True)
+    print(run.requests, run.failures)
+"""
+
+
 def test_when_ephemeral_ports_run_out_other_loopback_addresses_help():
-    """In a network namespace with 20 ports, 60 users need more than one source address."""
-    unshare = shutil.which("unshare")
-    places = [str(ROOT), str(ROOT / "tests")]
-    script = (
-        f"import sys; sys.path[:0] = {places!r}\n"
-        "from misbehaving import Misbehaving\n"
-        "from mpmkit.load.runner import run_load\n"
-        "open('/proc/sys/net/ipv4/ip_local_port_range', 'w').write('40000 40019')\n"
-        "with Misbehaving() as server:\n"
-        "    run = run_load(server.url, '/ok', users=60, requests=300, keep_alive=True)\n"
-        "    print(run.requests, run.failures)\n"
-    )
-    namespace = [unshare or "unshare", "--map-root-user", "--net", "sh", "-c"]
-    up = "command -v ip >/dev/null && ip link set lo up && "
-    if unshare is None or subprocess.run([*namespace, up + "true"], capture_output=True).returncode:
-        pytest.skip("no network namespaces here")
-    done = subprocess.run(
-        [*namespace, up + 'exec "$0" -c "$1"', sys.executable, script],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.stdout.split() == ["300", "0"], done.stderr
+    """Where there are 20 ports, 60 users need more than one source address."""
+    assert in_a_network("true", FEW_PORTS).split() == ["300", "0"]
 
 
 # -- ending --------------------------------------------------------------------------------------
@@ -608,6 +539,7 @@ def test_ctrl_c_ends_at_once_and_keeps_what_was_measured(bad, options):
 
 
 def test_a_killed_parent_leaves_no_load_and_no_files(bad, tmp_path):
+    bad.counts()
     process = subprocess.Popen(
         argv(f"mpmkit load {bad.url}/ok --users 4 --duration 60 --processes 2"),
         stdout=subprocess.DEVNULL,
@@ -669,17 +601,11 @@ def test_the_locustfile_alone_refuses_other_hosts_and_bad_profiles(bad):
 # -- the result ----------------------------------------------------------------------------------
 
 
-def made(latencies=(), **fields) -> LoadRun:
-    fields = {
-        "target": "http://127.0.0.1:1",
-        "profile": LoadProfile(requests=10),
-        "requests": len(latencies),
-        "errors": Counter(),
-        "duration": 2.0,
-        "histogram": Histogram(latencies),
-        **fields,
-    }
-    return LoadRun(**fields)
+def made(latencies=(), requests: int | None = None, **fields) -> LoadRun:
+    histogram = Histogram(latencies)
+    fields = {"errors": Counter(), "duration": 2.0, "histogram": histogram, **fields}
+    requests = len(histogram) if requests is None else requests
+    return LoadRun("http://127.0.0.1:1", LoadProfile(requests=10), requests, **fields)
 
 
 def test_percentiles_by_nearest_rank():
@@ -690,7 +616,7 @@ def test_percentiles_by_nearest_rank():
         run.latency_ms(101)
 
 
-def test_a_generator_at_its_limit_is_said_so():
+def test_a_generator_at_its_limit_is_shown():
     idle, busy = made([1], processes_cpu=(0.5, 0.7)), made([1], processes_cpu=(0.5, 0.95))
     assert not idle.generator_bound and idle.generator_cpu == pytest.approx(0.6)
     assert busy.generator_bound and "generator-bound" in repr(busy)
@@ -709,11 +635,6 @@ def test_one_tidy_row():
     assert len(frame) == 1
     assert frame.loc[0, "qps"] == 2.0 and frame.loc[0, "p50_ms"] == 1.0
     assert str(frame["started_at"].dtype).startswith("datetime64")
-
-
-def test_an_interrupted_load_carries_its_run():
-    run = made([1])
-    assert LoadInterrupted(run).run is run and isinstance(LoadInterrupted(None), KeyboardInterrupt)
 
 
 # -- imports -------------------------------------------------------------------------------------

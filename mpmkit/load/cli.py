@@ -155,11 +155,7 @@ def _print(run: LoadRun, *, as_json: bool, by_second: bool) -> None:
     for note in run.notes:
         print(f"note: {note}")
     for window in run.seconds if by_second else ():
-        failed = f", {window.errors.total():,} failed" if window.errors else ""
-        print(
-            f"{window.begin:5.0f} s {window.qps:12,.0f} requests/s, "
-            f"p50 {window.latency_ms(50):.3g} ms, p99 {window.latency_ms(99):.3g} ms{failed}"
-        )
+        print(f"{window.begin:5.0f} s {window}")
 
 
 def _plan(target: str, given: dict[str, Any], profile: LoadProfile | None) -> int:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -70,7 +70,7 @@ def several(help: str) -> Any:
 
 
 def is_whole(value: object) -> bool:
-    """Whether it is a whole number; True and False are none here."""
+    """Whether it is a whole number; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -89,10 +89,10 @@ def problem(field: dataclasses.Field, value: Any, *, needed: bool = False) -> st
     if kind == "list" or (value is None and how["none"] and not needed):
         return ""
     if kind == "text":
-        if not isinstance(value, str):
-            return f"must be text, not {value!r}"
-        return how["check"](value) if how["check"] else ""
-    if kind == "choice":
+        good, must = isinstance(value, str), "text"
+        if good and how["check"]:
+            return how["check"](value)
+    elif kind == "choice":
         good, must = value in how["choices"], f"one of {', '.join(how['choices'])}"
     elif kind == "switch":
         good, must = isinstance(value, bool), "True or False"
@@ -105,6 +105,21 @@ def problem(field: dataclasses.Field, value: Any, *, needed: bool = False) -> st
     else:
         good, must = is_number(value) and low <= value <= high, _range(how)
     return "" if good else f"must be {must}, not {value!r}"
+
+
+def problems_of(made: Any, where: str = "", loop: str = "") -> Iterator[str]:
+    """What is wrong with the fields of a dataclass, as "name: must be ...", after `where`.
+
+    loop: it belongs to this kind of loop, so it needs the fields of that and has none of the other.
+    """
+    for field in dataclasses.fields(made):
+        value, of = getattr(made, field.name), field.metadata["loop"]
+        if loop and of and of != loop:
+            wrong = "" if value is None else f"only a stage of the {of} loop has it; leave it"
+        else:
+            wrong = problem(field, value, needed=bool(loop))
+        if wrong:
+            yield f"{where}{field.name}: {wrong}"
 
 
 def described(field: dataclasses.Field) -> str:

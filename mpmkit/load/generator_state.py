@@ -32,6 +32,7 @@ from locust.stats import StatsEntry
 from mpmkit.load import tls
 from mpmkit.load.budget import NEVER, Budget, Schedule, Waiter, share
 from mpmkit.load.histogram import pack
+from mpmkit.load.preflight import OWN_FILES, raise_descriptors, too_few_descriptors
 from mpmkit.load.profile import MAX_REQUESTS, LoadProfile
 from mpmkit.load.specs import RequestSpec
 from mpmkit.load.target import target_of
@@ -44,6 +45,9 @@ TICK = 0.25
 
 LATE_NS = 1_000_000
 """A request of the open loop that is sent later than this after its due time counts as late."""
+
+
+REPORTED = ("late", "retries", "reconnects", "connections", "ended")
 
 
 class LoadFailure(Exception):
@@ -66,35 +70,37 @@ class State:
 
     def reset(self) -> None:
         """Forget what a test measured."""
-        self.latencies: list[int] = []  # since the last report
+        # Since the last report:
+        self.latencies: list[int] = []
         self.which: list[int] = []  # which line of the mix each latency is of, if several
         self.lags: list[int] = []  # open loop: from due to sent
-        self.late = 0
+        self.body_bytes = 0
+        # Since the measured part began:
         self.failures: Counter[str] = Counter()
-        self.connections = 0
-        self.budget = Budget(0, 0, 0.0, self.measure)
-        self.serial = 0  # of users, to share out who keeps connections
-        self.schedule = None
-        self.over = False  # open loop: nothing more is due before the end
+        self.late = self.connections = 0
         self.reconnects = 0  # the server ended a kept connection and said so
         self.retries = 0  # it ended one while a request was on its way: sent again, once
-        self.body_bytes = 0
-        self.folded_bytes = 0
-        self.running = 0  # users inside their loop
-        self.users: set[Waiter] = set()
         self.started_ns = 0  # of the first measured request; 0 until then
-        self.last_end = 0
-        self.deadline = NEVER
-        self.begun_ns = 0  # of the first request of all, warm-up included
         self.started_at = 0.0
+        self.last_end = 0
         self.used: tuple[float, float, int] = (0.0, 0.0, 0)  # CPU, waiting (s), and when (ns)
         self.shares: tuple[float, float] | None = None  # of the time, once it ended
+        # How far it is:
+        self.budget = Budget(0, 0, 0.0, self.measure)
+        self.schedule = None
+        self.over = False  # open loop: nothing more is due before the end
+        self.deadline = NEVER
+        self.begun_ns = 0  # of the first request of all, warm-up included
         self.ended = ""
         self.refused_since = 0  # connections that failed since the last answer
         self.last_answer = 0
+        # The users, and what they share:
+        self.users: set[Waiter] = set()
+        self.serial = 0  # of users, to share out who keeps connections
+        self.running = 0  # users inside their loop
         self.memos: list[dict[bytes, tuple]] = [{}]
         self.bodies: dict[int, str] = {}  # SHA-256 of the first answer to each line of the mix
-        self.source = 0
+        self.source = 0  # the loopback address that connections go out from
 
     def prepare(self, environment: Any, profile: LoadProfile) -> None:
         """A test begins: resolve the target, set the budget. Raises StopTest, OSError."""
@@ -130,7 +136,9 @@ class State:
         self.random = random.Random(f"{profile.seed} {os.getpid()}")
         self.weights = list(itertools.accumulate(spec.weight for spec in self.specs))
         self.timeout_ns = int(profile.timeout * 1e9)
-        raise_file_limit(profile.users + 128)  # Locust itself keeps some thirty open
+        if short := too_few_descriptors(profile.users + OWN_FILES):
+            raise StopTest(f"users: {short}")
+        raise_descriptors(profile.users + OWN_FILES)
         self._share_out(environment)
 
     def _share_out(self, environment: Any) -> None:
@@ -249,10 +257,9 @@ class State:
             self.last_answer, self.refused_since = clock(), 0
         paths: dict[str, list[int]] = {}
         for number, spec in enumerate(self.specs):
+            part = latencies
             if len(self.specs) > 1:
                 part = list(itertools.compress(latencies, [n == number for n in which]))
-            else:
-                part = latencies
             if part:
                 self._fold(part, spec)
                 paths[spec.path] = paths.get(spec.path, []) + part
@@ -271,13 +278,9 @@ class State:
                 "failures": dict(self.failures),
                 "paths": {path: pack(found) for path, found in paths.items()},
                 "lag": pack(lags),
-                "late": self.late,
                 "cpu": cpu,
                 "wait": wait,
-                "retries": self.retries,
-                "reconnects": self.reconnects,
-                "connections": self.connections,
-                "ended": self.ended,
+                **{name: getattr(self, name) for name in REPORTED},
             }
         )
 
@@ -298,8 +301,7 @@ class State:
         entry.num_reqs_per_sec = {int(now): len(found)}
         entry.last_request_timestamp = now
         entry.start_time = stats.start_time
-        entry.total_content_length = self.body_bytes - self.folded_bytes
-        self.folded_bytes = self.body_bytes
+        entry.total_content_length, self.body_bytes = self.body_bytes, 0
         stats.total.extend(entry)
         stats.entries[(spec.path, spec.method)].extend(entry)
 
@@ -313,16 +315,3 @@ def self_used() -> tuple[float, float]:
     except (OSError, ValueError, IndexError):
         waited = 0.0
     return usage.ru_utime + usage.ru_stime, waited
-
-
-def raise_file_limit(wanted: int) -> None:
-    """One file descriptor per user: raise the soft limit as far as is wanted and allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= wanted or soft == resource.RLIM_INFINITY:
-        return
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise StopTest(
-            f"{wanted} open files are needed and {hard} are allowed; use fewer users, "
-            f"or raise the limit (ulimit -Hn)"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -33,6 +33,7 @@ for what is measured is how the users fare among them.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -43,7 +44,7 @@ from mpmkit.load.fields import (
     documented,
     is_number,
     number,
-    problem,
+    problems_of,
     several,
     share,
     switch,
@@ -75,28 +76,15 @@ class LoadProfile(RequestFields):
         1, 1, MAX_USERS, "concurrent clients; in the open loop, the most connections at once"
     )
     requests: int | None = whole(
-        None,
-        1,
-        MAX_REQUESTS,
-        "how many requests in all, over all users and processes; exact",
-        none="no limit",
+        None, 1, MAX_REQUESTS, "in all, over all users and processes; exact", none="no limit"
     )
     duration: float | None = number(
-        None,
-        0.01,
-        MAX_SECONDS,
-        "seconds",
-        "how long new requests are sent; with requests, what ends first",
-        none="no limit",
+        None, 0.01, MAX_SECONDS, "seconds", "how long new requests are sent", none="no limit"
     )
     keep_alive: bool | float = share(
-        False,
-        "one connection per user (True) or per request (False), or the share of the users that "
-        "keep theirs",
+        False, "a connection per user (True) or request (False), or the share of users with one"
     )
-    headers: tuple[tuple[str, str], ...] = several(
-        "extra (name, value) pairs, put into every request"
-    )
+    headers: tuple[tuple[str, str], ...] = several("extra (name, value) pairs, in every request")
     timeout: float = number(30.0, 0.05, 600, "seconds", "within which a request must be answered")
     warmup_requests: int = whole(0, 0, MAX_REQUESTS, "sent first and not counted")
     warmup_seconds: float = number(
@@ -113,20 +101,13 @@ class LoadProfile(RequestFields):
         "several RequestSpecs, drawn by weight, instead of path, method, body and what is expected"
     )
     requests_per_connection: int | None = whole(
-        None,
-        1,
-        MAX_REQUESTS,
-        "after which the client closes a kept connection",
-        none="the server decides",
+        None, 1, MAX_REQUESTS, "then the client closes it", none="the server decides"
     )
     think_time: float = number(
         0.0, 0, 600, "seconds", "between an answer and the user's next request", loop="closed"
     )
     think: str = choice(
-        "constant",
-        THINKS,
-        "think times are all the same, or random with think_time as their mean",
-        loop="closed",
+        "constant", THINKS, "all the same, or random with think_time as their mean", loop="closed"
     )
     arrival: str = choice(
         "closed", ARRIVALS, "a request is sent after the last answer, or at times of its own"
@@ -147,25 +128,18 @@ class LoadProfile(RequestFields):
         True, "whether an idle holder sends one request first (a kept-alive connection), or none"
     )
     ca_file: str | None = text(
-        None,
-        "certificates to trust for https",
-        none="none is checked on loopback, the system's elsewhere",
+        None, "certificates to trust for https", none="no check on loopback, else the system's"
     )
     seed: int | None = whole(
-        None,
-        0,
-        (1 << 63) - 1,
-        "of the random numbers (mix, think times, Poisson arrivals); with LoadRun.profile.seed a "
-        "run can be repeated",
-        none="a new one for each run",
+        None, 0, (1 << 63) - 1, "of the random numbers, to repeat a run", none="a new one a run"
     )
 
     def __post_init__(self) -> None:
+        problems: list[str] = []
         # Lists are what JSON and notebooks give; a frozen value wants tuples.
         if isinstance(self.headers, (list, tuple)):
-            pairs = [tuple(p) if isinstance(p, (list, tuple)) else p for p in self.headers]
+            pairs = (tuple(p) if isinstance(p, (list, tuple)) else p for p in self.headers)
             object.__setattr__(self, "headers", tuple(pairs))
-        problems: list[str] = []
         for name, kind in (("mix", RequestSpec), ("stages", Stage)):
             object.__setattr__(self, name, _lines(name, kind, getattr(self, name), problems))
         # The most users that any step has: what files and processes are planned for.
@@ -207,23 +181,25 @@ class LoadProfile(RequestFields):
         """How long new requests are sent: the duration, or that of all stages, or None."""
         return sum(stage.seconds for stage in self.stages) if self.stages else self.duration
 
-    def level_at(self, seconds: float) -> float:
-        """Users (closed loop) or rate (open loop) that are due so long after the measured part's
-        begin; before it what it begins with, after it what it ends with."""
+    def course(self) -> list[tuple[float, float, float, float]]:
+        """(begin, end, first, last) of each stretch of the measured part: its seconds, and the users (closed
+        loop) or the rate (open loop), which change evenly in it. The last one never ends."""
         now = float((self.rate or 0.0) if self.open_loop else self.users)
-        if not self.stages:
-            if not self.open_loop and self.ramp and seconds < self.ramp:
-                return max(1.0, now * max(0.0, seconds) / self.ramp)
-            return now
-        begin, before = 0.0, 0.0 if self.open_loop else 1.0
+        made = [(0.0, self.ramp, 0.0, now)] if self.ramp and not self.stages else []
+        begin, before = self.ramp if made else 0.0, 0.0 if self.open_loop else 1.0
         for stage in self.stages:
             now = float((stage.rate if self.open_loop else stage.users) or 0)
-            if seconds < begin + stage.seconds:
-                if stage.ramp:
-                    return before + (now - before) * max(0.0, seconds - begin) / stage.seconds
-                return now
+            made.append((begin, begin + stage.seconds, before if stage.ramp else now, now))
             begin, before = begin + stage.seconds, now
-        return now
+        return [*made, (begin, math.inf, now, now)]
+
+    def level_at(self, seconds: float) -> float:
+        """Users or rate that are due so long after the measured part's begin; before it what it begins
+        with, after it what it ends with."""
+        for begin, end, first, last in self.course():
+            if seconds < end < math.inf:
+                return first + (last - first) * max(0.0, seconds - begin) / (end - begin)
+        return last
 
     def request_bytes(
         self,
@@ -296,18 +272,15 @@ def _lines(name: str, kind: Any, values: Any, problems: list[str]) -> tuple:
     known = [field.name for field in fields(kind)]
     for place, value in enumerate(values, 1):
         if isinstance(value, Mapping):
-            unknown = sorted(set(map(str, value)) - set(known))
-            if unknown:
-                problems.append(
-                    f"{name}: {place}: {', '.join(unknown)}: no such field, it has "
-                    f"{', '.join(known)}"
-                )
+            if unknown := sorted(set(map(str, value)) - set(known)):
+                wrong = f"{', '.join(unknown)}: no such field, it has {', '.join(known)}"
+            elif known[0] not in value:
+                wrong = f"gives no {known[0]}"
+            else:
+                made.append(kind(**value))
                 continue
-            if known[0] not in value:
-                problems.append(f"{name}: {place}: gives no {known[0]}")
-                continue
-            value = kind(**value)
-        if isinstance(value, kind):
+            problems.append(f"{name}: {place}: {wrong}")
+        elif isinstance(value, kind):
             made.append(value)
         else:
             problems.append(f"{name}: {place}: must be a {kind.__name__}, not {value!r}")
@@ -316,22 +289,16 @@ def _lines(name: str, kind: Any, values: Any, problems: list[str]) -> tuple:
 
 def _problems(p: LoadProfile) -> Iterator[str]:
     """Every reason why a profile cannot be executed, as "field: what is wrong; remedy"."""
-    bad = set()
-    for field in fields(p):
-        wrong = problem(field, getattr(p, field.name))
-        if wrong:
-            bad.add(field.name)
-            yield f"{field.name}: {wrong}"
+    found = list(problems_of(p))
+    yield from found
+    bad = {text.partition(":")[0] for text in found}
     yield from _header_problems(p.headers)
     if p.mix:
         for field in fields(RequestFields):
             if getattr(p, field.name) != field.default:
                 yield f"{field.name}: the mix says it; leave it"
         for place, spec in enumerate(p.mix, 1):
-            for field in fields(spec):
-                wrong = problem(field, getattr(spec, field.name))
-                if wrong:
-                    yield f"mix: {place}: {field.name}: {wrong}"
+            yield from problems_of(spec, f"mix: {place}: ")
     for place, spec in enumerate(p.specs, 1):
         if spec.body and spec.method != "POST":
             where = f"mix: {place}: " if p.mix else ""
@@ -372,16 +339,8 @@ def _loop_problems(p: LoadProfile) -> Iterator[str]:
     for name in ("requests", "duration", "ramp", "warmup_requests"):
         if getattr(p, name):
             yield f"{name}: the stages say how long and how much; leave it"
-    loop = "open" if p.open_loop else "closed"
     for place, stage in enumerate(p.stages, 1):
-        for field in fields(stage):
-            value, of = getattr(stage, field.name), field.metadata["loop"]
-            if of and of != loop:
-                wrong = "" if value is None else f"only a stage of the {of} loop has it; leave it"
-            else:
-                wrong = problem(field, value, needed=True)
-            if wrong:
-                yield f"stages: {place}: {field.name}: {wrong}"
+        yield from problems_of(stage, f"stages: {place}: ", "open" if p.open_loop else "closed")
     total = sum(stage.seconds for stage in p.stages if is_number(stage.seconds))
     if total > MAX_SECONDS:
         yield f"stages: take {total:g} seconds, more than {MAX_SECONDS:g}"
@@ -392,17 +351,13 @@ def _header_problems(headers: object) -> Iterator[str]:
         yield f"headers: must be (name, value) pairs, not {headers!r}"
         return
     for pair in headers:
-        if not (
-            isinstance(pair, tuple)
-            and len(pair) == 2
-            and all(isinstance(part, str) for part in pair)
-        ):
+        if not (isinstance(pair, tuple) and [type(part) for part in pair] == [str, str]):
             yield f"headers: must be (name, value) pairs of text, not {pair!r}"
-        elif not pair[0] or any(c in pair[0] for c in ": \t\r\n") or not pair[0].isascii():
-            yield f"headers: {pair[0]!r} is not a field name"
-        elif any(c in pair[1] for c in "\r\n\0"):
-            yield f"headers: the value of {pair[0]} must not contain line ends"
-        elif not pair[1].isascii():
-            yield f"headers: the value of {pair[0]} must be ASCII"
-        elif pair[0].lower() in ("content-length", "transfer-encoding", "connection"):
-            yield f"headers: {pair[0]} follows from method, body and keep_alive; leave it out"
+            continue
+        name, value = pair
+        if not name or any(c in name for c in ": \t\r\n") or not name.isascii():
+            yield f"headers: {name!r} is not a field name"
+        elif any(c in value for c in "\r\n\0") or not value.isascii():
+            yield f"headers: the value of {name} must be ASCII without line ends"
+        elif name.lower() in ("content-length", "transfer-encoding", "connection"):
+            yield f"headers: {name} follows from method, body and keep_alive; leave it out"

@@ -5,10 +5,11 @@ Imports neither locust nor gevent nor pandas.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -86,16 +87,13 @@ class LoadRun:
     @property
     def path(self) -> str:
         """What was requested."""
-        return (
-            self.profile.path
-            if not self.profile.mix
-            else (f"a mix of {len(self.profile.mix)}: {self.profile.mix[0].path} ...")
-        )
+        mix = self.profile.mix
+        return f"a mix of {len(mix)}: {mix[0].path} ..." if mix else self.profile.path
 
     @property
     def failures(self) -> int:
         """Requests without a good answer."""
-        return sum(self.errors.values())
+        return self.errors.total()
 
     @property
     def succeeded(self) -> int:
@@ -115,15 +113,12 @@ class LoadRun:
     @property
     def generator_cpu(self) -> float:
         """Share of a core that a generator process used, on average; nan if not known."""
-        cpu = self.processes_cpu
-        return sum(cpu) / len(cpu) if cpu else math.nan
+        return _mean(self.processes_cpu)
 
     @property
     def generator_wait(self) -> float:
-        """Share of the time that a generator process waited for a processor, on average; nan if not
-        known."""
-        wait = self.processes_wait
-        return sum(wait) / len(wait) if wait else math.nan
+        """Share of the time that a generator process waited for a processor, on average, or nan."""
+        return _mean(self.processes_wait)
 
     @property
     def generator_bound(self) -> bool:
@@ -135,20 +130,17 @@ class LoadRun:
     def generator_starved(self) -> bool:
         """True if a generator process always had something to do, and had to wait for a processor
         to do it: the machine was the limit, which generator and server share."""
-        return not self.generator_bound and any(
-            cpu + wait > GENERATOR_LIMIT
-            for cpu, wait in zip(self.processes_cpu, self.processes_wait, strict=False)
-        )
+        used = zip(self.processes_cpu, self.processes_wait, strict=False)
+        return not self.generator_bound and any(sum(one) > GENERATOR_LIMIT for one in used)
 
     def _windows(self, edges: Sequence[float]) -> list[Window]:
-        sources = max(1, len(self.processes_cpu))
-        return windows(self.ticks, edges, self.profile.level_at, sources)
+        return windows(self.ticks, edges, self.profile.level_at, max(1, len(self.processes_cpu)))
 
     @cached_property
     def seconds(self) -> list[Window]:
-        """The run second by second; empty for generators that do not report it."""
+        """The run second by second."""
         last = max((tick.end for tick in self.ticks), default=0.0)
-        found = self._windows([float(n) for n in range(math.ceil(last) + 1)]) if last else []
+        found = self._windows([float(n) for n in range(math.ceil(last) + 1)])
         while found and not found[-1].requests:
             found.pop()
         return found
@@ -156,10 +148,8 @@ class LoadRun:
     @cached_property
     def stages(self) -> list[Window]:
         """The run by the stages of its profile; empty if it has none."""
-        edges = [0.0]
-        for stage in self.profile.stages:
-            edges.append(edges[-1] + stage.seconds)
-        return self._windows(edges) if len(edges) > 1 else []
+        lengths = (stage.seconds for stage in self.profile.stages)
+        return self._windows(list(itertools.accumulate(lengths, initial=0.0)))
 
     @property
     def knee(self) -> Window | None:
@@ -170,10 +160,7 @@ class LoadRun:
 
     def latency_ms(self, percentile: float = 50) -> float:
         """The latency in ms that `percentile` (0 to 100) percent of the good answers did not
-        exceed.
-
-        To within 0.1%; nan if there was none. Raises ValueError outside 0-100.
-        """
+        exceed, to within 0.1%; nan if there was none. Raises ValueError outside 0 to 100."""
         return self.histogram.percentile(percentile) / 1e6
 
     @property
@@ -225,23 +212,18 @@ class LoadRun:
 
     def summary(self) -> str:
         """A few lines for people."""
-        p50, p99, longest = (self.latency_ms(p) for p in (50, 99, 100))
         lines = [
             self._requested(),
             f"{self.qps:,.0f} requests/s: {self.succeeded:,} good answers in {self.duration:.2f} s",
         ]
         if self.succeeded:
-            tail = "".join(
-                f", p{p:g} {self.latency_ms(p):.3g}"
-                for p in (99.9, 99.99)
-                if self.succeeded >= 1 / (1 - p / 100) - 1e-6
-            )
-            lines.append(f"latency ms: p50 {p50:.3g}, p99 {p99:.3g}{tail}, max {longest:.3g}")
+            far = [p for p in (99.9, 99.99) if self.succeeded >= 1 / (1 - p / 100) - 1e-6]
+            tail = "".join(f"p{p:g} {self.latency_ms(p):.3g}, " for p in (50, 99, *far))
+            lines.append(f"latency ms: {tail}max {self.latency_ms(100):.3g}")
         lines += [
             f"  {path}: {len(found):,} good answers, p50 {found.percentile(50) / 1e6:.3g}, "
             f"p99 {found.percentile(99) / 1e6:.3g}"
             for path, found in self.paths.items()
-            if len(found)
         ]
         lines += self._stage_lines()
         if self.profile.open_loop and self.duration > 0:
@@ -265,27 +247,24 @@ class LoadRun:
 
     def _requested(self) -> str:
         """What was requested, by how many, and in which way."""
+        profile = self.profile
         way = "keep-alive" if self.keep_alive else "new connection each"
-        if 0 < self.profile.keep_share < 1:
-            way = f"{self.profile.keep_share:.0%} keep-alive"
-        if self.profile.open_loop:
-            rate = "stages" if self.profile.stages else f"{self.profile.rate:,g}/s"
-            way += f", {self.profile.arrival} arrivals, {rate}"
-            if self.profile.arrival == "poisson":
-                way += f" (seed {self.profile.seed})"
-        return f"{self.profile.specs[0].method} {self.path}, {self.users} users, {way}"
+        if 0 < profile.keep_share < 1:
+            way = f"{profile.keep_share:.0%} keep-alive"
+        if profile.open_loop:
+            rate = "stages" if profile.stages else f"{profile.rate:,g}/s"
+            way += f", {profile.arrival} arrivals, {rate}"
+            way += f" (seed {profile.seed})" * (profile.arrival == "poisson")
+        return f"{profile.specs[0].method} {self.path}, {self.users} users, {way}"
 
     def _stage_lines(self) -> list[str]:
         """The stages, a line each, and the knee."""
         what = "requests/s due" if self.profile.open_loop else "users"
         lines = [
-            f"  {one.begin:g} to {one.end:g} s, {one.load:,.0f} {what}: {one.qps:,.0f} requests/s, "
-            f"p50 {one.latency_ms(50):.3g}, p99 {one.latency_ms(99):.3g}"
-            + (f", {one.errors.total():,} failed" if one.errors else "")
+            f"  {one.begin:g} to {one.end:g} s, {one.load:,.0f} {what}: {one}"
             for one in self.stages
         ]
-        knee = self.knee
-        if knee is not None:
+        if (knee := self.knee) is not None:
             lines.append(
                 f"  the knee is at {knee.load:,.0f} {what}: beyond it more load does not pay"
             )
@@ -294,7 +273,7 @@ class LoadRun:
     def _limit_lines(self) -> list[str]:
         """How near generator and machine were to their limits."""
         lines = []
-        if not math.isnan(self.generator_cpu):
+        if self.processes_cpu:
             note = ""
             if self.generator_bound:
                 note = " - it was the bottleneck, the server may be faster"
@@ -307,18 +286,17 @@ class LoadRun:
         return lines
 
     def to_json(self) -> str:
-        """The run as JSON, histograms as text."""
-        return json.dumps({one.name: _plain(getattr(self, one.name)) for one in fields(self)})
+        """The run as JSON, histograms as text. Not a number is not JSON: what is not known is null."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self)}
+        plain |= {name: None for name, value in plain.items() if value != value}
+        return json.dumps(plain, default=_plain)
 
     @classmethod
     def from_json(cls, text: str) -> LoadRun:
         """A run read back. Raises ValueError for anything but what `to_json` writes."""
         try:
             data = json.loads(text)
-            made = {one.name: data[one.name] for one in fields(cls)}
-            for name, read in _READ.items():
-                made[name] = read(made[name])
-            return cls(**made)
+            return cls(**{one.name: _read(one.name, data[one.name]) for one in fields(cls)})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this is not a load run: {error!r}") from None
 
@@ -336,35 +314,29 @@ class LoadRun:
         )
 
 
+def _mean(shares: Sequence[float]) -> float:
+    return sum(shares) / len(shares) if shares else math.nan
+
+
 def _plain(value: Any) -> Any:
-    """A value as JSON has it. Not a number is not JSON: what is not known is null."""
-    if isinstance(value, Histogram):
-        return value.to_text()
-    if isinstance(value, tuple) and value and isinstance(value[0], Tick):
-        return [[one.begin, one.end, one.failures, one.latencies.to_text()] for one in value]
+    """A value that JSON does not know, as it is written down."""
     if isinstance(value, LoadProfile):
         return asdict(value)
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return None if value != value else value
+    return (value if isinstance(value, Histogram) else Histogram(value)).to_text()
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-# How a field is read back, where it is not what JSON gives.
-_READ: dict[str, Callable[[Any], Any]] = {
-    "profile": lambda data: LoadProfile(**data),
-    "errors": Counter,
-    "background": Counter,
-    "histogram": Histogram.from_text,
-    "lag": Histogram.from_text,
-    "paths": lambda data: {path: Histogram.from_text(text) for path, text in data.items()},
-    "processes_cpu": tuple,
-    "processes_wait": tuple,
-    "notes": tuple,
-    "run_queue": _number,
-    "steal": _number,
-    "ticks": lambda data: tuple(Tick(b, e, Counter(failed), text) for b, e, failed, text in data),
-}
+def _read(name: str, value: Any) -> Any:
+    """The value of a field from what JSON gives."""
+    if name == "profile":
+        return LoadProfile(**value)
+    if name in ("errors", "background"):
+        return Counter(value)
+    if name in ("histogram", "lag"):
+        return Histogram.from_text(value)
+    if name == "paths":
+        return {path: Histogram.from_text(text) for path, text in value.items()}
+    if name == "ticks":
+        return tuple(Tick(begin, end, Counter(kinds), text) for begin, end, kinds, text in value)
+    if name in ("run_queue", "steal"):
+        return math.nan if value is None else value
+    return tuple(value) if isinstance(value, list) else value

@@ -162,12 +162,9 @@ def _scratch(profile: LoadProfile) -> tempfile.TemporaryDirectory[str]:
 
 
 def _locust_argv(base: str, profile: LoadProfile) -> list[str]:
-    # All users at once, unless a ramp is wanted: it would be part of what is measured.
-    rate = profile.users / profile.ramp if profile.ramp else profile.users
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
     argv += ["--loglevel", "WARNING", "--json-file", "locust"]  # else it prints its tables
     argv += ["--host", base, "--load-profile", "@profile.json"]
-    argv += ["--users", str(profile.users), "--spawn-rate", str(rate)]
     if profile.stages:
         argv += ["--stop-timeout", "5"]  # users that go may end their request first
     if profile.processes > 1:
