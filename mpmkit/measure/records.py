@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import io
 import os
 import platform
@@ -77,8 +78,7 @@ def _line(values: Iterable[str]) -> str:
 
 class RecordFile:
     """A CSV file of one table (a key of TABLES) to append rows to. Made or checked when opened: a run
-    must not find out at its end that it cannot write. A row is one write to its end, so two runs may share
-    a file.
+    must not find out at its end that it cannot write.
 
     Raises RecordError if the folder is missing, the file cannot be written or has other columns.
     """
@@ -116,9 +116,11 @@ class RecordFile:
 
     def _opened(self) -> IO[bytes]:
         try:
-            return open(self.path, "ab", buffering=0)
+            file = open(self.path, "ab", buffering=0)
         except OSError as error:
             raise RecordError(f"{self.path}: cannot be written: {error.strerror}") from None
+        fcntl.flock(file, fcntl.LOCK_EX)  # two runs may share a file; ends with the descriptor
+        return file
 
     def _write(self, file: IO[bytes], line: str) -> None:
         before = os.fstat(file.fileno()).st_size
