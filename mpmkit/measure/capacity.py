@@ -22,9 +22,8 @@ from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import run_load
-from mpmkit.measure import command, cpus, experiment, stats
+from mpmkit.measure import command, cpus, demand, experiment, stats
 from mpmkit.measure.decision import MARGIN, decide
-from mpmkit.measure.demand import DIRECTIVES, launch_ours
 from mpmkit.measure.experiment import OURS, Cell, Launch, OnProgress, Report, Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.text import aligned
@@ -38,6 +37,10 @@ MOST_STEPS = 14  # of a bisection
 
 # scale -> rounds, seconds a step, how near the bisection comes
 SCALES = {"smoke": (1, 1.0, 0.3), "demo": (2, 3.0, 0.05), "full": (8, 10.0, 0.03)}
+
+# A hundred workers each.
+DIRECTIVES = {**demand.DIRECTIVES}
+DIRECTIVES["prefork"] = {**DIRECTIVES["prefork"], "StartServers": 100, "MaxSpareServers": 128}
 
 SCRIPT = """import time
 def application(environ, start_response):
@@ -168,7 +171,9 @@ def capacity_table(
         experiment.resume(table, file, lambda row: row["design"] == design)
 
     def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
-        start = partial(launch or launch_ours, cell.mpm, document_root=root, **DIRECTIVES[cell.mpm])
+        start = partial(
+            launch or demand.launch_ours, cell.mpm, document_root=root, **DIRECTIVES[cell.mpm]
+        )
         rejected = 0
         with cpus.pinned(start, place) as server:
             while rate := table.next(cell.round, cell.mpm):
@@ -179,6 +184,8 @@ def capacity_table(
                 rejected = rejected + 1 if found["flaw"] else 0
                 if rejected == TRIES:
                     raise RuntimeError(f"{TRIES} cells in a row were rejected: {found['flaw']}")
+        if not bracket(table.steps(cell.round, cell.mpm))[0]:
+            raise RuntimeError(f"{cell.label}: no rate kept p99 within {limit_ms:g} ms; raise it")
 
     with tempfile.TemporaryDirectory(prefix="mpmkit-capacity-") as root:
         (Path(root) / "burn.py").write_text(SCRIPT.format(ns=int(cost_us * 1000)))

@@ -72,11 +72,8 @@ def compare_files(
     notes = [f"only in {a}: {name}" for name in mine if name not in theirs]
     notes += [f"only in {b}: {name}" for name in theirs if name not in mine]
     for column in MACHINE:
-        values = [sorted({str(row[column]) for row in rows}) for rows in (one, other)]
-        if values[0] != values[1]:
-            notes.append(
-                f"two machines: {column} is {', '.join(values[0])}, then {', '.join(values[1])}"
-            )
+        x, y = (", ".join(sorted({str(row[column]) for row in rows})) for rows in (one, other))
+        notes += [f"two machines: {column} is {x}, then {y}"] * (x != y)
     found = compare(mine, theirs, margin)
     if not found:
         raise RecordError("; ".join([f"{a} and {b}: have nothing in common to compare", *notes]))
@@ -86,13 +83,11 @@ def compare_files(
 def junit(found: dict[str, Decision]) -> str:
     """The decisions as JUnit's XML: "dearer" is a failure, "undecided" is skipped."""
     words = [decision.word for decision in found.values()]
-    suite = ElementTree.Element("testsuite", name="mpmkit compare", errors="0")
-    counts = {
-        "tests": len(words),
-        "failures": words.count(DEARER),
-        "skipped": words.count(UNDECIDED),
-    }
-    suite.attrib.update({name: str(count) for name, count in counts.items()})
+    suite = ElementTree.Element(
+        "testsuite", name="mpmkit compare", tests=str(len(words)), errors="0"
+    )
+    suite.set("failures", str(words.count(DEARER)))
+    suite.set("skipped", str(words.count(UNDECIDED)))
     for name, decision in found.items():
         case = ElementTree.SubElement(suite, "testcase", classname="mpmkit.compare", name=name)
         kind = {DEARER: "failure", UNDECIDED: "skipped"}.get(decision.word)
@@ -110,12 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Compare two files of rows: B's cost over A's with a 95% interval, and cheaper, dearer, "
         "the same or undecided. Ends with 1 if something is dearer, with 2 if the input is bad.",
     )
-    parser.add_argument("a", metavar="A.csv", help="before")
-    parser.add_argument("b", metavar="B.csv", help="after, of the same table")
-    parser.add_argument(
-        "--margin", type=command.share, default=MARGIN, metavar="P", help="the same within (3%%)"
-    )
-    parser.add_argument("--junit", metavar="FILE", help="write the result as JUnit's XML, too")
+    add = parser.add_argument
+    add("a", metavar="A.csv", help="before")
+    add("b", metavar="B.csv", help="after, of the same table")
+    add("--margin", type=command.share, default=MARGIN, metavar="P", help="the same within (3%%)")
+    add("--junit", metavar="FILE", help="write the result as JUnit's XML, too")
     options = parser.parse_args(argv)
     try:
         problems = command.Problems()

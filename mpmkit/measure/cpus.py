@@ -1,7 +1,7 @@
 """Generator and server on CPUs of their own, and how busy each of the two was.
 
-A process keeps the CPUs of the thread that started it, so `on_cpu` around a launch pins a server with all
-its children, and around a load its generator.
+A process keeps the CPUs of the thread that started it: a launch on one CPU pins the server with all its
+children, a load its generator.
 """
 
 from __future__ import annotations
@@ -73,27 +73,16 @@ def here() -> Placement:
 
 
 @contextlib.contextmanager
-def on_cpu(cpu: int) -> Iterator[None]:
-    """This thread, and what it starts, runs on that CPU alone. Raises RuntimeError if it may not."""
+def pinned(start: Callable[[], AbstractContextManager[Any]], cpus: Placement) -> Iterator[Any]:
+    """A server on its CPU, while this thread, and what it starts, runs on the generator's."""
     before = os.sched_getaffinity(0)
     try:
-        os.sched_setaffinity(0, {cpu})
-    except OSError as error:
-        raise RuntimeError(f"CPU {cpu}: may not run there: {error.strerror}") from None
-    try:
-        yield
+        os.sched_setaffinity(0, {cpus.server})
+        with start() as server:
+            os.sched_setaffinity(0, {cpus.generator})
+            yield server
     finally:
         os.sched_setaffinity(0, before)
-
-
-@contextlib.contextmanager
-def pinned(start: Callable[[], AbstractContextManager[Any]], cpus: Placement) -> Iterator[Any]:
-    """A server that runs on its CPU while this thread, and what it starts, runs on the generator's."""
-    with contextlib.ExitStack() as stack:
-        with on_cpu(cpus.server):
-            server = stack.enter_context(start())
-        with on_cpu(cpus.generator):
-            yield server
 
 
 # -- how busy ------------------------------------------------------------------------------------
@@ -110,46 +99,38 @@ class Reading(NamedTuple):
     generator: float
 
 
-def idle_times(text: str, cpu: int) -> tuple[int, float, float]:
-    """From /proc/stat: the number of CPUs, seconds that they were idle (waiting for a disk included), and
-    those in which this one was idle or taken by the host."""
-    words = [line.split() for line in text.splitlines() if line.startswith("cpu")]
-    idle = {w[0]: int(w[4]) + int(w[5]) for w in words}
-    stolen = next(int(w[8]) for w in words if w[0] == f"cpu{cpu}")
-    tick = procfs.TICK_NS / 1e9
-    return len(words) - 1, idle["cpu"] * tick, (idle[f"cpu{cpu}"] + stolen) * tick
-
-
 class Readings:
     """Reads the machine whenever the generator reports, so that answers and the CPU time for them are of
     the same moments. `tick` is for `run_load`."""
 
     def __init__(self, server: int, cpus: Placement) -> None:
         """server: the process group of the server."""
-        self.server, self.cpus, self.count = server, cpus, 1
+        self.server, self.cpus = server, cpus
         self.seen: list[tuple[Tick, Reading]] = []
         self._generator: list[int] = []
 
     def tick(self, tick: Tick) -> None:
         """The generator has reported."""
+        import psutil
+
         if not self._generator:
             mine = [os.getpid(), *procfs.children(os.getpid())]
             self._generator = [pid for pid in mine if pid != self.server]
-        with open("/proc/stat") as file:
-            self.count, idle, off = idle_times(file.read(), self.cpus.server)
         groups = (procfs.members(self.server), self._generator)
         spent = [procfs.cpu_ns(pids) / 1e9 for pids in groups]
+        times = psutil.cpu_times(percpu=True)
+        mine, idle = times[self.cpus.server], sum(one.idle + one.iowait for one in times)
+        off = mine.idle + mine.iowait + mine.steal
         self.seen.append((tick, Reading(time.monotonic(), idle, off, *spent)))
 
     def window(self, begin: float, end: float) -> dict[str, Any]:
-        """The columns of a stretch of the load, in its seconds. Raises RuntimeError if the generator
-        reported too seldom in it. What is not idle on the server's CPU is the server's, softirq included:
-        the kernel knows the idle time of a CPU exactly, and samples kinds of work by its tick."""
+        """The columns of a stretch of the load, in its seconds; zeros if there were fewer than two reports.
+        What is not idle on the server's CPU is the server's, softirq included: the kernel knows the idle
+        time of a CPU exactly, and samples kinds of work by its tick."""
         inside = [(tick, reading) for tick, reading in self.seen if begin <= tick.end <= end]
         if len(inside) < 2:
-            raise RuntimeError(
-                "the generator reported too seldom: the machine is too busy to measure"
-            )
+            figures = ("seconds", "x", "server_u", "group_u", "generator_u", "budget")
+            return {"requests": 0, "failures": 0, **dict.fromkeys(figures, 0.0)}
         (first, old), *later = inside
         last, new = later[-1]
         seconds, idle, off, server, generator = (b - a for a, b in zip(old, new, strict=True))
@@ -163,5 +144,5 @@ class Readings:
             "server_u": (server if self.cpus.shared else max(0.0, seconds - off)) / seconds,
             "group_u": server / seconds,
             "generator_u": generator / seconds,
-            "budget": (idle + server + generator) / seconds / self.count,
+            "budget": (idle + server + generator) / seconds / (os.cpu_count() or 1),
         }

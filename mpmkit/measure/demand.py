@@ -42,17 +42,21 @@ WORKS = {"page": ("static", False), "script": ("script", False), "keep-alive": (
 
 # scale -> blocks, seconds at each rate, rates, kinds of work
 SCALES: dict[str, tuple[int, float, tuple[float, ...], tuple[str, ...]]] = {
-    "smoke": (1, 0.8, (1000.0, 2500.0), ("page",)),
+    "smoke": (1, 1.0, (1000.0, 2500.0), ("page",)),
     "demo": (7, 1.0, (2000.0, 5000.0), ("page",)),
     "full": (20, 2.0, (2000.0, 4000.0, 6000.0), tuple(WORKS)),
 }
 
+# The article's, but that no child is forked or ended while it is measured: more than MinSpareThreads idle.
+POOLS = {
+    "prefork": {"StartServers": 24, "MinSpareServers": 4, "MaxSpareServers": 32},
+    "worker": {"StartServers": 4},
+    "event": {"StartServers": 4},
+}
 DIRECTIVES: dict[str, dict[str, Any]] = {
-    mpm: {**given, "KeepAlive": True, "MaxKeepAliveRequests": 0}
+    mpm: {**given, **POOLS[mpm], "KeepAlive": True, "MaxKeepAliveRequests": 0}
     for mpm, given in published.DIRECTIVES.items()
 }
-# No child is forked or ended while it is measured.
-DIRECTIVES["prefork"] |= {"StartServers": 24, "MinSpareServers": 4, "MaxSpareServers": 32}
 
 
 # -- the plan ------------------------------------------------------------------------------------
@@ -114,7 +118,6 @@ def plan(
     blocks: int | None = None,
     scale: str | None = None,
     *,
-    seconds: float | None = None,
     seed: int = 1,
     margin: float = MARGIN,
     beside: Iterable[str] = ("httpd",),
@@ -122,16 +125,14 @@ def plan(
 ) -> DemandPlan:
     """Check what is asked for. Raises ValueError with everything that is wrong with it."""
     problems = command.Problems()
-    chosen, (most, length, speeds, kinds) = problems.scale(scale, SCALES)
-    if (rates, blocks, seconds) != (None, None, None):
+    chosen, (most, seconds, speeds, kinds) = problems.scale(scale, SCALES)
+    if (rates, blocks) != (None, None):
         chosen = "custom"
     kinds = problems.chosen("work", kinds if works is None else works, WORKS)
     beside = problems.chosen("beside", beside, ("httpd",), 0)
     problems.rounds(blocks, name="blocks")
     speeds = speeds if rates is None else tuple(rates) or (0,)
-    length = length if seconds is None else seconds
     problems.numbers("rates", speeds, 1, 1_000_000)
-    problems.numbers("seconds", (length,), 0.8, 600)
     problems.numbers("margin", (margin,), 0.001, 0.5)
     problems.numbers("seed", (seed,), 0, 1 << 31)
     problems.raise_any()
@@ -139,7 +140,7 @@ def plan(
     launches = {OURS: launch or launch_ours, **{rival.server: rival.start for rival in rivals}}
     speeds = tuple(sorted(set(map(float, speeds))))
     return DemandPlan(
-        kinds, speeds, blocks or most, length, seed, margin, chosen, launches, missing
+        kinds, speeds, blocks or most, seconds, seed, margin, chosen, launches, missing
     )
 
 
@@ -172,7 +173,7 @@ def demand_table(
     out: a CSV file to which rows are appended at once. The same call goes on where it was stopped; a block
         that was not finished is measured again. on_progress: called with an `experiment.Progress`.
     say: called at once with each sentence on what is left out.
-    more: seconds at each rate; seed of the random order (1); margin (0.03); beside: ("httpd",) or ();
+    more: seed of the random order (1); margin (0.03); beside: ("httpd",) or ();
         launch: starts a server of ours, ``launch(mpm, **directives)``.
 
     Raises ValueError for a bad argument and RecordError for a bad file, before anything starts;
@@ -189,14 +190,13 @@ def demand_table(
     file = table.keep_in(out)
     if file is not None:
         experiment.resume(table, file, lambda row: row["design"] == todo.id)
-        table.records, again = whole_blocks(table.records, todo)
+        table.records = whole_blocks(table.records, todo)
         table.resumed = table.measured
-        table.notes += [f"block {n} was not finished before, and is measured again" for n in again]
     done = {row["round"] for row in table.records}
     left = [number for number in range(1, todo.blocks + 1) if number not in done]
     table.planned = table.measured + sum(c.figures for n in left for c in todo.block(n))
     if table.resumed:
-        table.notes.append(f"{table.resumed} of {table.planned} loads were in the file before")
+        table.notes.append(f"{table.resumed} of {table.planned} loads are of an earlier run")
 
     def measure(cell: DemandCell, report: Report) -> Iterator[list[Row]]:
         return _measure_server(todo, table, place, cell, report)
@@ -205,18 +205,16 @@ def demand_table(
     return experiment.run(cells, measure, table, file=file, on_progress=on_progress, say=say)
 
 
-def whole_blocks(rows: list[Row], todo: DemandPlan) -> tuple[list[Row], list[int]]:
-    """The rows of the blocks that are finished, and the number of the one that is not: its cells are
-    compared with each other, so they have to be of one time. Only the last block can have been
-    stopped; earlier ones lack what had failed for good."""
+def whole_blocks(rows: list[Row], todo: DemandPlan) -> list[Row]:
+    """The rows of the blocks that are finished: the cells of a block are compared with each other, so they
+    have to be of one time. Only the last block can have been stopped; earlier ones lack what had
+    failed for good."""
     rows = current(rows)
     last = max((row["round"] for row in rows), default=0)
     names = ("server", "mpm", "control", "work")
     have = {tuple(row[name] for name in names) for row in rows if row["round"] == last}
     wanted = {(c.server, c.mpm, c.control, work) for c in todo.block(last) for work in c.works}
-    if not rows or wanted <= have:
-        return rows, []
-    return [row for row in rows if row["round"] != last], [last]
+    return [row for row in rows if row["round"] != last or wanted <= have]
 
 
 def _cells(todo: DemandPlan, table: DemandTable, left: Sequence[int]) -> Iterator[DemandCell]:
@@ -291,7 +289,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--work", action="append", metavar="WORK", help=f"{', '.join(WORKS)}; several as a,b")
     add("--rates", type=command.floats, metavar="X,X", help="requests/s, two or more: 2000,4000")
     add("--blocks", type=int, metavar="N", help="how often each server is measured")
-    add("--seconds", type=float, metavar="S", help="at each rate")
     add("--seed", type=int, default=1, metavar="N", help="of the random order (1)")
     add("--margin", type=command.share, default=MARGIN, metavar="P", help="the same within (3%%)")
     add("--without-httpd", action="store_true", help="measure mpmkit alone")
@@ -299,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     works = command.listed(options.work) if options.work else None
     given = (works, options.rates, options.blocks, options.scale)
-    how: dict[str, Any] = {name: getattr(options, name) for name in ("seconds", "seed", "margin")}
+    how: dict[str, Any] = {"seed": options.seed, "margin": options.margin}
     how["beside"] = () if options.without_httpd else ("httpd",)
 
     def measure(bar: OnProgress) -> DemandTable:

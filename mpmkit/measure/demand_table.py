@@ -47,6 +47,8 @@ class Who(NamedTuple):
 def flaw_of(row: Mapping[str, Any], shared: bool = False) -> str:
     """Why a row must not be used; "" if it may. shared: generator and server had one CPU."""
     other, (least, share) = row["server_u"] - row["group_u"], OTHER_WORK
+    if not row["seconds"]:
+        return "other work: the generator had too little of its CPU to report"
     if not shared and other > least + share * row["group_u"]:
         return f"other work: {other:.0%} of the server's CPU was not the server's"
     if row["generator_u"] > GENERATOR_MOST:
