@@ -34,7 +34,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mpmkit.config import values
+from mpmkit.config import access, values
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
 from mpmkit.config.unsupported import REMOVED_IN_2_4, WITHOUT_EFFECT, foreign
 from mpmkit.config.values import Words, append, update
@@ -301,6 +301,10 @@ class Directives:
         "in a process", takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append)
     # fmt: on
     sections: tuple[Section, ...] = ()
+    closed: tuple[
+        Setting, ...
+    ] = ()  # what closes the whole site: SSLVerifyClient outside of sections
+    unknown: frozenset[str] = frozenset()  # see `access.unknown`
 
     @property
     def threaded(self) -> bool:
@@ -339,12 +343,6 @@ class Directives:
         return max(1, int(self.AsyncRequestWorkerFactor))
 
 
-REQUIRE = Spec(
-    name="Require", parse=values.require, default=(), doc="Who may enter", args=SOME,
-    takes="all granted|all denied|local", source="mod_authz_core", where="section", merge=append,
-)  # fmt: skip
-
-
 def _rows() -> Iterator[Spec]:
     for one in fields(Directives):
         if one.metadata:
@@ -353,7 +351,7 @@ def _rows() -> Iterator[Spec]:
             yield Spec(**row)
             for other in also:
                 yield Spec(**{**row, **other})
-    yield REQUIRE
+    yield from access.ROWS
     yield from WITHOUT_EFFECT
 
 
@@ -396,7 +394,8 @@ def section_values(section: Section) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for setting in section.settings:
-        spec = SPECS[setting.name.lower()]
+        if (spec := SPECS.get(setting.name.lower())) is None:
+            continue  # closed: see `access`
         value = spec.read(setting.args)
         found[spec.name] = spec.merge(found[spec.name], value) if spec.name in found else value
     return found

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from mpmkit.config.access import closed_by
 from mpmkit.config.checks import check
 from mpmkit.config.directives import SPECS, DirectiveError
 from mpmkit.config.httpd_conf import Conf
 from mpmkit.config.settings import Setting
-from mpmkit.config.unsupported import FATES, IGNORED, REFUSED, foreign
+from mpmkit.config.unsupported import CLOSED, FATES, IGNORED, REFUSED, foreign
 
 SERVED = "served"
 
@@ -62,7 +63,8 @@ def _lines(conf: Conf) -> Iterator[Setting]:
 def _place(setting: Setting) -> tuple[str, str, str]:
     """The module of a line, what becomes of it, and the name as it is usually written."""
     if spec := SPECS.get(setting.name.lower()):
-        return spec.source, SERVED if spec.effect else IGNORED, spec.name
+        fate = CLOSED if closed_by(setting) else SERVED if spec.effect else IGNORED
+        return spec.source, fate, spec.name
     row = foreign(setting.name)
     if row is None:
         return "unknown", REFUSED, setting.name

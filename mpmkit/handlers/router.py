@@ -110,7 +110,7 @@ class Router:
                 self._decisions.clear()
             self._decisions[path] = decision
         if request.method == "TRACE":
-            return self._echo(request)
+            return self._guarded(self.config_for(path), self._echo)(request, conn)
         return decision(request, conn)
 
     # -- deciding -----------------------------------------------------------------------------
@@ -195,7 +195,7 @@ class Router:
         return self._static[key]
 
     def _guarded(self, config: MergedConfig, handler: Handler) -> Handler:
-        """`handler`, for the clients that Require admits and the bodies that LimitRequestBody allows."""
+        """`handler`, for the clients that its sections admit and the bodies that LimitRequestBody allows."""
         if (limit := config.body) is not None:
             inner = handler
 
@@ -204,17 +204,26 @@ class Router:
                     conn.protocol.limit_body(request, limit)
                 return inner(request, conn)
 
-        if ("all", "granted") in config.require:
+        access = config.access
+        if access.admits_all:
             return handler
-        if ("local",) in config.require:
-            denied = self._denied
-            return lambda request, conn: (handler if _is_local(conn) else denied)(request, conn)
-        return self._denied
 
-    def _denied(self, request: Request, conn: Connection) -> Response:
-        text = f"Require denies this client {self.file(request.path)}"
-        self._errors.write("error", text, ah="AH01630", module="authz_core", client=conn.peer)
-        return page(403, request.method)
+        def guarded(request: Request, conn: Connection) -> Response:
+            status = access.refusal(request, conn)
+            return self._denied(status, request, conn) if status else handler(request, conn)
+
+        return guarded
+
+    def _denied(self, status: int, request: Request, conn: Connection) -> Response:
+        ah, denied = "AH01630", "client denied by server configuration"
+        if status == 405:
+            ah, denied = (
+                "AH01623",
+                f"client method denied by server configuration: '{request.method}' to",
+            )
+        text = f"{denied} {self.file(request.path)}"
+        self._errors.write("error", text, ah=ah, module="authz_core", client=conn.peer)
+        return page(status, request.method)
 
     def _lacks(self, request: Request, conn: Connection) -> Response:
         """For a handler that is not here: to send its files as they are might show what they hide."""
@@ -327,7 +336,7 @@ class Router:
 
     # -- the rest -----------------------------------------------------------------------------
 
-    def _echo(self, request: Request) -> Response:
+    def _echo(self, request: Request, conn: Connection) -> Response:
         """TRACE (RFC 9110, 9.3.8), or 405 where TraceEnable is off."""
         if not self._trace:
             return page(405, extra=b"Allow: \r\n")
@@ -383,12 +392,6 @@ def _by_extension(handlers: Mapping[str, str], filename: str) -> str | None:
     return next(
         (handlers["." + ext] for ext in reversed(extensions) if "." + ext in handlers), None
     )
-
-
-def _is_local(conn: Connection) -> bool:
-    """Require local: the client is this machine."""
-    address = conn.peer[0]
-    return address.startswith("127.") or address == "::1" or address == conn.local[0]
 
 
 def _whole_server(request: Request, conn: Connection) -> Response:
