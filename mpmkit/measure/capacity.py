@@ -34,6 +34,7 @@ USERS = 200  # requests at once, at most
 ENOUGH = 1000  # requests for a 99th percentile
 TRIES = 3  # cells rejected in a row
 MOST_STEPS = 14  # of a bisection
+SEED = 1  # of the random order
 
 # scale -> rounds, seconds a step, how near the bisection comes
 SCALES = {"smoke": (1, 1.0, 0.3), "demo": (2, 3.0, 0.05), "full": (8, 10.0, 0.03)}
@@ -125,9 +126,8 @@ class CapacityTable(Table):
         ]
         flaws = [row["flaw"] for row in self.records if row["flaw"]]
         if flaws:
-            said.append(
-                f"{len(flaws)} of {len(self.records)} cells were rejected; last: {flaws[-1]}"
-            )
+            number = f"{len(flaws)} of {len(self.records)} cells"
+            said.append(f"{number} were rejected; last: {flaws[-1]}")
         return "\n".join([*aligned(lines, (0, 2)), *said, *self.footer()])
 
 
@@ -140,7 +140,6 @@ def capacity_table(
     out: str | os.PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
     *,
-    seed: int = 1,
     say: experiment.Say | None = None,
     launch: Launch | None = None,
 ) -> CapacityTable:
@@ -159,22 +158,20 @@ def capacity_table(
     place = cpus.here()
     table = CapacityTable([], scale="custom" if rounds else chosen, notes=[*place.notes])
     table.first, table.precision = 0.7e6 / (cost_us + 100), precision
-    design = " ".join(map(str, (*mpms, limit_ms, cost_us, seconds, precision, seed)))
-    same: dict[str, Any] = {"design": design, "seed": seed, "cpus": str(place), "margin": MARGIN}
+    design = " ".join(map(str, (*mpms, limit_ms, cost_us, seconds, precision)))
+    same: dict[str, Any] = {"design": design, "seed": SEED, "cpus": str(place), "margin": MARGIN}
     same |= {"limit_ms": float(limit_ms), "cost_us": float(cost_us)}
     servers = [(OURS, mpm) for mpm in mpms]
     numbers = range(1, (rounds or most) + 1)
-    cells = [Cell(n, *who) for n in numbers for who in stats.turns(servers, n, str(seed))]
+    cells = [Cell(n, *who) for n in numbers for who in stats.turns(servers, n, str(SEED))]
     table.planned = len(cells)
     file = table.keep_in(out)
     if file is not None:
         experiment.resume(table, file, lambda row: row["design"] == design)
 
     def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
-        start = partial(
-            launch or demand.launch_ours, cell.mpm, document_root=root, **DIRECTIVES[cell.mpm]
-        )
-        rejected = 0
+        how, rejected = {"document_root": root, **DIRECTIVES[cell.mpm]}, 0
+        start = partial(launch or demand.launch_ours, cell.mpm, **how)
         with cpus.pinned(start, place) as server:
             while rate := table.next(cell.round, cell.mpm):
                 report(f"round {cell.round}, {cell.label}", 0.0)
@@ -237,17 +234,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--limit", type=float, default=50.0, metavar="MS", help="what p99 must not exceed (50)")
-    add(
-        "--cost", type=float, default=300.0, metavar="US", help="CPU time of the script in µs (300)"
-    )
-    add("--seed", type=int, default=1, metavar="N", help="of the random order (1)")
+    add("--cost", type=float, default=300.0, metavar="US", help="µs of CPU that it burns (300)")
     command.add_options(parser, "--mpm", "--rounds", "--scale", "--out")
     options = parser.parse_args(argv)
     given = (command.mpms(options), options.limit, options.cost, options.rounds, options.scale)
-    out = command.out_of(options, command.new_name("capacity"))
+    scale = options.scale or os.environ.get("MPMKIT_SCALE", "demo")
+    name = f"capacity-{scale}-{'-'.join(given[0])}-{options.limit:g}ms-{options.cost:g}us"
+    out = command.out_of(options, name)
     status, _ = command.execute(
-        lambda bar: capacity_table(*given, out, bar, seed=options.seed, say=command.say),
+        lambda bar: capacity_table(*given, out, bar, say=command.say),
         CapacityTable.text,
-        "; with --out FILE the same command goes on from there",
+        "; the same command goes on from here",
     )
     return status

@@ -134,7 +134,7 @@ def plan(
     speeds = speeds if rates is None else tuple(rates) or (0,)
     problems.numbers("rates", speeds, 1, 1_000_000)
     problems.numbers("margin", (margin,), 0.001, 0.5)
-    problems.numbers("seed", (seed,), 0, 1 << 31)
+    problems.numbers("seed", (seed if type(seed) is int else str(seed),), 0, 1 << 31)
     problems.raise_any()
     rivals, missing = competitors.installed(competitors.of(beside))
     launches = {OURS: launch or launch_ours, **{rival.server: rival.start for rival in rivals}}
