@@ -151,6 +151,34 @@ _KIND = (
 _SERVER = (
     c("server_cpu_us", float, "µs", "the server's CPU time a request; empty: not measurable", True),
 )
+_PINNED = (
+    c("design", str, "", "tells one plan of an experiment from another; a resumed one keeps it"),
+    c("seed", int, "", "of the random order within the blocks"),
+    c("margin", float, "0 to 1", "stated beforehand: a ratio within it is called the same"),
+    c("cpus", str, "", "where generator and server ran"),
+    c("rate", float, "1/s", "requests due"),
+    c("requests", int, "", "requests that ended within the window, well or badly"),
+    c("failures", int, "", "of them without a good answer"),
+    c("unsent", int, "", "requests of the whole load that were due and never sent"),
+    c("seconds", float, "s", "the window in which answers and CPU time were counted"),
+    c("x", float, "1/s", "good answers per second"),
+    c("server_u", float, "cores", "how busy the server's CPU was, softirq included"),
+    c("group_u", float, "cores", "CPU time of the server's own processes"),
+    c("generator_u", float, "cores", "CPU time of the generator"),
+    c("budget", float, "cores", "server, generator and idle, as a share of the machine's CPUs"),
+    c("flaw", str, "", "why the row is not used; empty if it is", True),
+)
+_DEMAND = (
+    c("work", str, "", "page (a connection each), script (the same) or keep-alive"),
+    c("control", bool, "", "true: the second prefork, for the A/A comparison"),
+    c("blocks", int, "", "how many were planned"),
+)
+_CAPACITY = (
+    c("cost_us", float, "µs", "CPU time that the script burns"),
+    c("limit_ms", float, "ms", "what p99 must not exceed"),
+    c("p99_ms", float, "ms", "the 99th percentile, from when the request was due", True),
+    c("holds", bool, "", "true: p99 within the limit, nothing unsent, nothing failed"),
+)
 
 TABLES: dict[str, tuple[Column, ...]] = {
     "qps": (*WHO, *_KIND, *WHEN, *_LOAD, *_SERVER, *MACHINE),
@@ -158,6 +186,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "sweep": (*WHO, *SWEEP, *WHEN, *_LOAD, *MACHINE),
     "generators": (*WHO, *WHEN, *_GENERATORS, *MACHINE),
     "bench": (*WHO, *WHEN, *_BENCH, *MACHINE),
+    "demand": (*WHO, *WHEN, *_DEMAND, *_PINNED, *MACHINE),
+    "capacity": (*WHO, *WHEN, *_CAPACITY, *_PINNED, *MACHINE),
 }
 """Table -> its columns, in the order of the file."""
 
