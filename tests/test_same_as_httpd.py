@@ -53,6 +53,8 @@ def test_small_inputs_of_every_kind():
     with tempfile.TemporaryDirectory(prefix="mpmkit-kinds-") as where:
         os.chmod(where, 0o755)
         rows = compare_kinds.rows(Path(where).resolve())
-    left = [f"{row.case}\n  httpd   {row.httpd}\n  mpmkit  {row.mpmkit}" for row in unexplained(rows)]
+    left = [
+        f"{row.case}\n  httpd   {row.httpd}\n  mpmkit  {row.mpmkit}" for row in unexplained(rows)
+    ]
     assert not left, "\n".join(left)
     assert not idle_reasons(rows) and len(rows) > 450

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpmkit.config.directives import DirectiveError, Directives
+from mpmkit.config.directives import Directives
 from mpmkit.handlers.gateway import Script, redirected
 from mpmkit.handlers.names import by_extension, joined
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
@@ -88,6 +88,7 @@ class Router:
         self._cpus, self._policy = os.sched_getaffinity(0), os.sched_getscheduler(0)
         self._cgi: CgiScripts | None = None
         self._fastcgi: FastCgi | None = None
+        self._lacking: set[str] = set()  # handlers that are named and not here (config/lacking.py)
         self._check_handlers()
         self._decisions: dict[str, Handler] = {}
 
@@ -100,7 +101,7 @@ class Router:
                 self._decisions.clear()
             self._decisions[path] = decision
         if request.method == "TRACE":
-            return self._echo(request)
+            return self._guarded(self.config_for(path), self._echo)(request, conn)
         return decision(request, conn)
 
     # -- deciding -----------------------------------------------------------------------------
@@ -138,6 +139,8 @@ class Router:
         if config.handler is not None:
             if config.handler in self._named:
                 return self._guarded(config, self._named[config.handler])
+            if config.handler in self._lacking:
+                return self._guarded(config, self._lacks)
             if not is_script(config.handler):
                 return self._guarded(config, self._files_of(mapping, config))
             if not config.by_name:
@@ -150,6 +153,8 @@ class Router:
                 handler = by_extension(here.by_extension, filename)
             elif not here.by_name:
                 continue
+            if handler in self._lacking:
+                return self._guarded(here, self._lacks)
             if handler is None or not is_script(handler):
                 continue
             if end < len(path) and os.path.isdir(filename):
@@ -181,7 +186,7 @@ class Router:
         return self._static[key]
 
     def _guarded(self, config: MergedConfig, handler: Handler) -> Handler:
-        """`handler`, for the clients that Require admits and the bodies that LimitRequestBody allows."""
+        """`handler`, for the clients that its sections admit and the bodies that LimitRequestBody allows."""
         if (limit := config.body) is not None:
             inner = handler
 
@@ -190,16 +195,31 @@ class Router:
                     conn.protocol.limit_body(request, limit)
                 return inner(request, conn)
 
-        if ("all", "granted") in config.require:
+        access = config.access
+        if access.admits_all:
             return handler
-        if ("local",) in config.require:
-            denied = self._denied
-            return lambda request, conn: (handler if _is_local(conn) else denied)(request, conn)
-        return self._denied
 
-    def _denied(self, request: Request, conn: Connection) -> Response:
-        text = f"Require denies this client {self.file(request.path)}"
-        self._errors.write("error", text, ah="AH01630", module="authz_core", client=conn.peer)
+        def guarded(request: Request, conn: Connection) -> Response:
+            status = access.refusal(request, conn)
+            return self._denied(status, request, conn) if status else handler(request, conn)
+
+        return guarded
+
+    def _denied(self, status: int, request: Request, conn: Connection) -> Response:
+        ah, denied = "AH01630", "client denied by server configuration"
+        if status == 405:
+            ah, denied = (
+                "AH01623",
+                f"client method denied by server configuration: '{request.method}' to",
+            )
+        text = f"{denied} {self.file(request.path)}"
+        self._errors.write("error", text, ah=ah, module="authz_core", client=conn.peer)
+        return page(status, request.method)
+
+    def _lacks(self, request: Request, conn: Connection) -> Response:
+        """For a handler that is not here: to send its files as they are might show what they hide."""
+        text = f"there is no such handler here as is configured for {self.file(request.path)}"
+        self._errors.write("error", text, module="core", client=conn.peer)
         return page(403, request.method)
 
     # -- scripts ------------------------------------------------------------------------------
@@ -307,7 +327,7 @@ class Router:
 
     # -- the rest -----------------------------------------------------------------------------
 
-    def _echo(self, request: Request) -> Response:
+    def _echo(self, request: Request, conn: Connection) -> Response:
         """TRACE (RFC 9110, 9.3.8), or 405 where TraceEnable is off."""
         if not self._trace:
             return page(405, extra=b"Allow: \r\n")
@@ -316,7 +336,7 @@ class Router:
         return Response(200, b"", b"Content-Type: message/http\r\n\r\n", [request.head], None)
 
     def _check_handlers(self) -> None:
-        """Every handler that is named exists.
+        """Which of the handlers that are named exist.
 
         What programs and backends need is made now, before the first fork, so that children share it;
         but not for the samples alone: `subprocess` costs each child a quarter of a megabyte.
@@ -331,11 +351,7 @@ class Router:
             if name.startswith("proxy:"):
                 self._fast_cgi().backend(name)
             elif name.lower() not in known:
-                raise DirectiveError(
-                    f"there is no handler {name!r} here; use one of {', '.join(known)}, or "
-                    "proxy:unix:/path/to/socket|fcgi://localhost",
-                    directive="SetHandler",
-                )
+                self._lacking.add(name)
         if "cgi-script" in used or any(alias.kind == "ScriptAlias" for alias in self._aliases):
             self._cgi_scripts()
 
@@ -356,12 +372,6 @@ def _ends(path: str, start: int) -> Iterator[int]:
     if at == len(path) - 1 > start:
         yield at
     yield len(path)
-
-
-def _is_local(conn: Connection) -> bool:
-    """Require local: the client is this machine."""
-    address = conn.peer[0]
-    return address.startswith("127.") or address == "::1" or address == conn.local[0]
 
 
 def _whole_server(request: Request, conn: Connection) -> Response:

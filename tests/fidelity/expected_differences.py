@@ -90,7 +90,6 @@ ON_PURPOSE: dict[str, str] = {
     "kinds/target of https": "a target's own host comes before the Host header whatever its scheme (RFC 9112, "
                              "3.2.2); httpd minds the scheme",
     "kinds/target without host": "an http URL has a host (RFC 9110, 4.2.1)",
-    "kinds/Host: [[]1::2:3:4:5:6:7:8]": "`::` stands for one group of zeros at least (RFC 4291, 2.2)",
     "cli/-t, unclosed section": "every mistake in a file has AH00526 and its line",
     "cli/-t, missing include": "every mistake in a file has AH00526 and its line",
     "cli/-k stop, broken file": "a server can be stopped whatever its file says: the PidFile that it "
