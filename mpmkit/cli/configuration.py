@@ -43,6 +43,7 @@ class Configuration:
 
     sections        those that stand ahead of the file's
     document_root   whether DocumentRoot must exist (httpd -T: no)
+    strict          whether what mpmkit does not have is refused (httpd --strict)
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Configuration:
         sections: Iterable[Section] = (),
         *,
         document_root: bool = True,
+        strict: bool = False,
     ) -> None:
         self.source = source
         self.sections = tuple(sections)
         self.document_root = document_root
+        self.strict = strict
         self.background = False  # what is written to standard error belongs into the error log
         self._autoindex = False  # mod_autoindex is loaded
         self._parent: Parent | None = None
@@ -80,6 +83,7 @@ class Configuration:
             [*self.sections, *conf.sections],
             running=self._parent.setup.directives if self._parent is not None else None,
             problems=[*conf.problems, *_format_problems(settings)],
+            strict=self.strict,
         )
         validate_environment(directives, settings, document_root=self.document_root)
         return directives, (*conf.notes, *notes)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from mpmkit.config.directives import COMMON, ROWS, SPECS, Directives, spec_for
+from mpmkit.config.lacking import Lacking
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import (
     MPMS,
@@ -25,6 +26,7 @@ from mpmkit.config.settings import (
     Spec,
     sort_problems,
 )
+from mpmkit.config.unsupported import Foreign, foreign
 from mpmkit.config.values import append, module_levels
 
 # What a <Directory>, <Location> or <Files> decides; other directives there are for the whole site or
@@ -82,25 +84,28 @@ def check(
     *,
     running: Directives | None = None,
     problems: Sequence[DirectiveError] = (),
+    strict: bool = False,
 ) -> tuple[Directives, tuple[Note, ...]]:
     """Effective directives for an MPM, and what the operator should know about them.
 
     ``running`` is what the server runs with, when this is a restart: ServerLimit and ThreadLimit
     then stay as they are, and the notes have the ids that httpd uses in the error log.
     ``problems`` were found before (`httpd_conf.read`); they are reported with those found here.
+    ``strict`` makes a problem of every directive that mpmkit does not have.
 
     Raises DirectiveError with every problem found, not only the first.
     """
     if mpm not in MPMS:
         raise DirectiveError(f"there is no MPM {mpm!r}: use prefork, worker or event", ah="AH00534")
     sections = tuple(sections)
-    reader = _Reader(mpm)
+    reader = _Reader(mpm, Lacking(strict))
     for setting in settings:
         reader.read(setting)
     for section in sections:
         reader.argument(section)
         for setting in section.settings:
             reader.read(setting, section)
+    sections = reader.lacking.closing(sections)
     if problems or reader.problems:
         raise DirectiveError.of(sort_problems([*problems, *reader.problems]))
     values = reader.values
@@ -110,7 +115,7 @@ def check(
     checker = _Checker(mpm, values, running)
     checker.prefork() if mpm == "prefork" else checker.threads()
     checker.rest()
-    notes = [*reader.notes, *checker.notes, *_resolve_logs(values)]
+    notes = [*reader.notes, *reader.lacking.notes(), *checker.notes, *_resolve_logs(values)]
     _resolve_files(values)
     _resolve_tls(values)
     return Directives(mpm=mpm, sections=sections, **values), tuple(notes)
@@ -119,8 +124,9 @@ def check(
 class _Reader:
     """Goes through the settings, collects the values, the problems and the notes."""
 
-    def __init__(self, mpm: str) -> None:
+    def __init__(self, mpm: str, lacking: Lacking) -> None:
         self.mpm = mpm
+        self.lacking = lacking
         self.problems: list[DirectiveError] = []
         self.notes: list[Note] = []
         self.values: dict[str, Any] = {"module_levels": {}}
@@ -141,15 +147,21 @@ class _Reader:
 
     def read(self, setting: Setting, section: Section | None = None) -> None:
         try:
-            spec = spec_for(setting.name, self.mpm)
+            row = None if setting.name.lower() in SPECS else foreign(setting.name)
+            spec = row or spec_for(setting.name, self.mpm)
             if section and spec.where == "server":
                 raise ValueError(f"{spec.name} may not stand in a <{section.kind}>: move it out")
             if not section and spec.where == "section":
                 raise ValueError(
                     f"{spec.name} must stand in a <Directory>, <Location> or <Files>: move it in"
                 )
+            if isinstance(spec, Foreign):
+                self.lacking.take(spec, setting, section)
+                return
             value = spec.read(setting.args)
             self.refuse(spec, setting, value)
+            if spec.name in ("SetHandler", "AddHandler"):
+                self.lacking.handler(setting)
         except ValueError as error:
             self.problems.append(DirectiveError.at(setting, str(error)))
             return

@@ -36,7 +36,7 @@ from typing import Any
 
 from mpmkit.config import values
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
-from mpmkit.config.unsupported import FOREIGN, REMOVED_IN_2_4, WITHOUT_EFFECT
+from mpmkit.config.unsupported import REMOVED_IN_2_4, WITHOUT_EFFECT, foreign
 from mpmkit.config.values import Words, append, update
 
 __all__ = [
@@ -385,12 +385,11 @@ def spec_for(name: str, mpm: str | None) -> Spec:
     from difflib import get_close_matches  # only a mistake pays for it
 
     known = [row.name.lower() for row in ROWS if mpm is None or mpm in row.mpms]
-    owner = next((module for start, module in FOREIGN if key.startswith(start.lower())), None)
-    close = get_close_matches(key, known, n=1, cutoff=0.9 if owner else 0.75)
-    if close:
+    if row := foreign(name):
+        text = f"{row.name} is a directive of {row.module} that mpmkit does not have: take it out"
+        raise ValueError(text)
+    if close := get_close_matches(key, known, n=1, cutoff=0.75):
         raise ValueError(f"{name} is not a directive: did you mean {SPECS[close[0]].name}?")
-    if owner:
-        raise ValueError(f"{name} is a directive of {owner} that mpmkit does not have: take it out")
     raise ValueError(f"{name} is not a directive mpmkit knows: check its spelling or take it out")
 
 

@@ -8,9 +8,9 @@ The part of Apache's configuration language that this file knows::
     Define NAME [value]    UnDefine NAME     ${NAME} in any later line, else the environment
     LoadModule mpm_event_module modules/...  chooses the MPM
     Include conf/extra/*.conf                relative to ServerRoot; IncludeOptional may find none
-    <IfModule [!]mpm_event_module>           the lines within count if the module is there
-    <IfDefine [!]NAME>                       the lines within count if the name is defined
+    <IfModule [!]mpm_event_module> ...       the lines within count if it holds: conditions.py
     <Directory> <Location> <Files> ...Match  a part of the site: becomes a Section
+    <If> <Proxy> <Macro> ...                 what mpmkit has not is left out, and noted (unsupported.py)
 
 A line's way::
 
@@ -27,11 +27,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mpmkit.config import unsupported
+from mpmkit.config import conditions
 from mpmkit.config.modules import Module, Modules
 from mpmkit.config.settings import SECTIONS, DirectiveError, Note, Section, Setting, split_words
+from mpmkit.config.unsupported import CLOSED, foreign
 
 # Deep enough for every real tree; a file that includes itself is found before that.
 INCLUDE_DEPTH = 20
@@ -50,7 +51,7 @@ class Source:
     text         read instead of the file
     mpm          the MPM it must be for: a LoadModule of another one is an error
     before       lines or Settings ahead of the file (-C); `after` behind it (-c)
-    defines      names (-D), each may be "NAME=value"
+    defines      names (-D), each may be "NAME=value" (httpd defines that as it is; here, NAME, too)
     server_root  ServerRoot until the file says otherwise (-d); without it, the directory that the
                  file is in (mpmkit: httpd has one compiled in)
     """
@@ -124,11 +125,14 @@ def logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
 
 @dataclass(slots=True)
 class _Container:
-    """A container that is open. ``counts``: whether what is inside is read."""
+    """A container that is open. ``counts``: whether what is inside is read. ``foreign``: the line of one
+    that mpmkit does not have; ``restricts``: whether something in it decides who may enter."""
 
     kind: str
     line: int
     counts: bool = False
+    foreign: Setting | None = None
+    restricts: bool = False
 
 
 class _Reader:
@@ -143,7 +147,7 @@ class _Reader:
         self.texts = texts  # files that were read before, by name
         self.defines = {
             name: value for name, _, value in (d.partition("=") for d in source.defines)
-        }
+        } | {name: "" for name in source.defines if "=" in name}
         self.root = ""
         self.settings: list[Setting] = []
         self.sections: list[Section] = []
@@ -212,6 +216,8 @@ class _Reader:
                     self.open(text, file, line, opened)
                 elif not opened or opened[-1].counts:
                     self.directive(self.words(text, file, line))
+                else:
+                    self.left_out(text.split(None, 1)[0], opened)
             except DirectiveError as problem:
                 self.problem(problem)
         if opened:
@@ -257,13 +263,28 @@ class _Reader:
         counts = not opened or opened[-1].counts
         opened.append(_Container(kind, line))
         if not counts:
+            self.left_out(f"<{kind}", opened)
             return
         inside, closed, _ = text[1:].rpartition(">")
         if not closed:
             raise DirectiveError(f'the ">" is missing: {text}>', file=file, line=line)
         setting = self.words(inside.strip(), file, line)
-        enter = CONTAINERS.get(setting.name.lower(), _Reader.unsupported)
-        opened[-1].counts = enter(self, setting)
+        enter = CONTAINERS.get(setting.name.lower())
+        if enter is not None:
+            opened[-1].counts = enter(self, setting)
+        elif foreign(f"<{setting.name}"):
+            opened[-1].foreign = replace(setting, name=f"<{setting.name}")
+        else:
+            known = f"use {', '.join(f'<{kind}>' for kind in SECTIONS)}"
+            text = f"<{setting.name}> cannot be used, it is unknown: {known}"
+            raise DirectiveError.at(setting, text)
+
+    def left_out(self, name: str, opened: list[_Container]) -> None:
+        """A line in a container that does not count: what it would have decided."""
+        row = foreign(name)
+        if name.lower() == "require" or (row and row.fate == CLOSED):
+            for container in opened:
+                container.restricts = True
 
     def close(self, end: Setting, opened: list[_Container]) -> None:
         kind = end.name
@@ -277,24 +298,18 @@ class _Reader:
                 Section(section.kind, section.arg, settings, section.file, section.line)
             )
             self.section = None
+        if begun.foreign:
+            # What becomes of it is decided with the settings; "none": it restricts nothing.
+            args = begun.foreign.args if begun.restricts else ("none",)
+            self.setting(replace(begun.foreign, args=args))
         if begun.kind.lower() != kind.lower():
             if any(outer.kind.lower() == kind.lower() for outer in opened):
                 self.close(end, opened)  # the inner one was forgotten
             text = f"</{kind}> meets the <{begun.kind}> of line {begun.line}: close that one first"
             raise DirectiveError.at(end, text)
 
-    def if_module(self, setting: Setting) -> bool:
-        return self.condition(setting, self.modules.has)
-
-    def if_define(self, setting: Setting) -> bool:
-        return self.condition(setting, self.defines.__contains__)
-
-    def condition(self, setting: Setting, holds: Callable[[str], bool]) -> bool:
-        if len(setting.args) != 1:
-            text = f"<{setting.name}> takes one name, here are {len(setting.args)}"
-            raise DirectiveError.at(setting, text)
-        name = setting.args[0]
-        return holds(name.removeprefix("!")) != name.startswith("!")
+    def condition(self, setting: Setting) -> bool:
+        return conditions.holds(setting, self.modules, self.defines, self.root, CONTAINERS)
 
     def open_section(self, setting: Setting) -> bool:
         kind, words = setting.name, setting.args
@@ -310,11 +325,6 @@ class _Reader:
         self.section = Section(kind, words[0], (), setting.file, setting.line)
         self.section_settings = []
         return True
-
-    def unsupported(self, setting: Setting) -> bool:
-        known = f"it is unknown: use {', '.join(f'<{kind}>' for kind in SECTIONS)}"
-        why = unsupported.CONTAINERS.get(setting.name.lower(), known)
-        raise DirectiveError.at(setting, f"<{setting.name}> cannot be used, {why}")
 
     # ---- directives
 
@@ -399,8 +409,7 @@ class _Reader:
 
 # What a container does; its method says whether the lines inside count.
 CONTAINERS: dict[str, Callable[[_Reader, Setting], bool]] = {
-    "ifmodule": _Reader.if_module,
-    "ifdefine": _Reader.if_define,
+    **dict.fromkeys(conditions.NAMES, _Reader.condition),
     **dict.fromkeys(_SECTIONS, _Reader.open_section),
 }
 # What a directive that shapes the reading does, with the fewest and the most words behind it.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpmkit.config.directives import DirectiveError, Directives
+from mpmkit.config.directives import Directives
 from mpmkit.handlers.gateway import Script, redirected
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
 from mpmkit.handlers.static import StaticFiles
@@ -97,6 +97,7 @@ class Router:
         self._cpus, self._policy = os.sched_getaffinity(0), os.sched_getscheduler(0)
         self._cgi: CgiScripts | None = None
         self._fastcgi: FastCgi | None = None
+        self._lacking: set[str] = set()  # handlers that are named and not here (config/lacking.py)
         self._check_handlers()
         self._decisions: dict[str, Handler] = {}
 
@@ -147,6 +148,8 @@ class Router:
         if config.handler is not None:
             if config.handler in self._named:
                 return self._guarded(config, self._named[config.handler])
+            if config.handler in self._lacking:
+                return self._guarded(config, self._lacks)
             if not is_script(config.handler):
                 return self._guarded(config, self._files_of(mapping, config))
             if not config.by_name:
@@ -159,6 +162,8 @@ class Router:
                 handler = _by_extension(here.by_extension, filename)
             elif not here.by_name:
                 continue
+            if handler in self._lacking:
+                return self._guarded(here, self._lacks)
             if handler is None or not is_script(handler):
                 continue
             if end < len(path) and os.path.isdir(filename):
@@ -209,6 +214,12 @@ class Router:
     def _denied(self, request: Request, conn: Connection) -> Response:
         text = f"Require denies this client {self.file(request.path)}"
         self._errors.write("error", text, ah="AH01630", module="authz_core", client=conn.peer)
+        return page(403, request.method)
+
+    def _lacks(self, request: Request, conn: Connection) -> Response:
+        """For a handler that is not here: to send its files as they are might show what they hide."""
+        text = f"there is no such handler here as is configured for {self.file(request.path)}"
+        self._errors.write("error", text, module="core", client=conn.peer)
         return page(403, request.method)
 
     # -- scripts ------------------------------------------------------------------------------
@@ -325,7 +336,7 @@ class Router:
         return Response(200, b"", b"Content-Type: message/http\r\n\r\n", [request.head], None)
 
     def _check_handlers(self) -> None:
-        """Every handler that is named exists.
+        """Which of the handlers that are named exist.
 
         What programs and backends need is made now, before the first fork, so that children share it;
         but not for the samples alone: `subprocess` costs each child a quarter of a megabyte.
@@ -340,11 +351,7 @@ class Router:
             if name.startswith("proxy:"):
                 self._fast_cgi().backend(name)
             elif name.lower() not in known:
-                raise DirectiveError(
-                    f"there is no handler {name!r} here; use one of {', '.join(known)}, or "
-                    "proxy:unix:/path/to/socket|fcgi://localhost",
-                    directive="SetHandler",
-                )
+                self._lacking.add(name)
         if "cgi-script" in used or any(alias.kind == "ScriptAlias" for alias in self._aliases):
             self._cgi_scripts()
 
