@@ -22,6 +22,7 @@ from mpmkit.http.messages import page
 from mpmkit.http.target import ABSOLUTE, split_host
 from mpmkit.server.listen import unmapped
 from mpmkit.server.logs import AccessLog, ErrorLog
+from mpmkit.server.scoreboard import Scoreboard, WorkerSlot
 
 if TYPE_CHECKING:
     from mpmkit.http.messages import Request, Response
@@ -51,7 +52,7 @@ class Site:
         self.refusal = refusal
         self.access = access
         self.errors = errors
-        self.name = split_host(directives.ServerName.rpartition("://")[2])[0].lower()
+        self.name, self.port = split_host(directives.ServerName.rpartition("://")[2].lower())
         d = directives
         self.tls = (d.SSLCertificateFile, d.SSLCertificateKeyFile, d.SSLProtocol, d.SSLCipherSuite)
 
@@ -154,11 +155,26 @@ class Hosts:
         """The page for a request that was refused before any handler."""
         return self.of(conn.request, conn).refusal(status, conn, method)
 
-    def vhost(self, request: Request, conn: Connection) -> str:
-        """The status page's column: `name:port`."""
-        site = self.of(request, conn)
-        name, port = split_host(site.directives.ServerName.rpartition("://")[2])
-        return f"{name}:{port or conn.local[1]}"
+    def slot(self, board: Scoreboard, slot: int, thread: int) -> WorkerSlot:
+        """The writer of a thread's record in the scoreboard."""
+        return HostSlot(board, slot, thread, self)
+
+
+class HostSlot(WorkerSlot):
+    """Each request names the host that the status page shows for it: `name:port`."""
+
+    __slots__ = ("_hosts",)
+
+    def __init__(self, board: Scoreboard, slot: int, thread: int, hosts: Hosts) -> None:
+        super().__init__(board, slot, thread)
+        self._hosts = hosts
+
+    def requested(
+        self, protocol: bytes, line: bytes, request: Any = None, conn: Any = None
+    ) -> None:
+        site = self._hosts.of(request, conn)
+        self.vhost(f"{site.name}:{site.port or conn.local[1]}")
+        super().requested(protocol, line)
 
 
 class HostLogs(AccessLog):
