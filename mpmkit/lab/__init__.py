@@ -1,4 +1,4 @@
-"""What the notebooks import: the control room, a watch, colours, figures, tables, progress.
+"""What the notebooks import: the control room, the sweep panel, a watch, colours, figures, tables.
 
     from mpmkit import lab
     lab.control_room("worker", "event")
