@@ -13,6 +13,7 @@ from __future__ import annotations
 # Where each name lives: name -> module, with another name there behind a colon.
 _PUBLIC = {
     "control_room": "mpmkit.lab.panel",
+    "sweep_panel": "mpmkit.lab.sweep_view",
     "Room": "mpmkit.lab.room",
     "KeepAliveClients": "mpmkit.lab.clients",
     "Crowd": "mpmkit.lab.clients:KeepAliveClients",  # what notebooks call it
