@@ -540,13 +540,16 @@ def scrub(page, panel) -> None:
         before = figures.inner_text()
         handle.focus()
         handle.press("ArrowLeft")
-        wait_for(lambda: figures.inner_text() != before, what="another operating point")
+        wait_for(lambda was=before: figures.inner_text() != was, what="another operating point")
     shot(page, "sweep-scrubbed", ".mk-sweep")
     page.evaluate(
         "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
     )
     page.set_viewport_size({"width": 1000, "height": 900})
-    paper = "[...document.querySelectorAll('.mk-sweep .main-svg')].some(s => s.style.background.includes('22, 24, 28'))"
+    paper = (
+        "[...document.querySelectorAll('.mk-sweep .main-svg')]"
+        ".some(one => one.style.background.includes('22, 24, 28'))"
+    )
     page.wait_for_function(paper, timeout=20_000)
     assert panel.evaluate("one => one.scrollWidth <= one.clientWidth + 1"), "nothing is cut off"
     shot(page, "sweep-dark-narrow", ".mk-sweep")

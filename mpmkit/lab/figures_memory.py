@@ -65,7 +65,7 @@ def memory_curve(
 def _line(server: str, mpm: str, xs: list[float], ys: list[float], theme: str | None) -> go.Scatter:
     import plotly.graph_objects as go
 
-    colour, name = server_colour(server, mpm, theme), name_of(server, mpm)
+    colour, name = server_colour(server, mpm, theme, line=True), name_of(server, mpm)
     return go.Scatter(
         x=xs,
         y=ys,

@@ -41,9 +41,9 @@ FRACTIONS = ("think_time", "AsyncRequestWorkerFactor")  # the others take whole 
 
 
 def _field(name: str, label: str, default: float, low: float, high: float, **more: Any) -> Field:
-    made = {"kind": "number", "unit": "", "step": 1.0, "reach": high, "value": ""} | more
-    bounds = {"default": f"{default:g}", "low": low, "high": high}
-    return Field(name=name, group="", help=label, label=label, **bounds, **made)
+    made: dict[str, Any] = {"kind": "number", "unit": "", "step": 1.0, "reach": high} | more
+    made |= {"default": f"{default:g}", "low": low, "high": high, "value": ""}
+    return Field(name=name, group="", help=label, label=label, **made)
 
 
 @dataclass

@@ -12,11 +12,12 @@ import time
 from typing import Any
 
 import mpmkit
-from mpmkit import lab
 from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
 from mpmkit.lab import theme as colours
+from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.lab.plots import dress
+from mpmkit.measure.monitor import Watch
 from mpmkit.measure.published import DIRECTIVES
 
 KEEP = 5  # KeepAliveTimeout, httpd's default
@@ -64,7 +65,7 @@ def p99(waits: list[float]) -> float:
     return sorted(waits)[math.ceil(0.99 * len(waits)) - 1]
 
 
-def _settle(seen: Any, kept: Any, level: int) -> None:
+def _settle(seen: Watch, kept: KeepAliveClients, level: int) -> None:
     """Wait until the connections are held and the pool has not grown for two passes of maintenance, but
     not longer than SETTLE: beyond the cliff the connections never are."""
     until = time.monotonic() + SETTLE
@@ -84,9 +85,9 @@ def climb(case: str, levels: tuple[int, ...] = LEVELS) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with (
         mpmkit.launch(mpm, **given) as server,
-        lab.watch(server, every=0.25) as seen,
-        lab.Crowd(server.url, think=60) as kept,
-        lab.Crowd(server.url, think=PAUSE, keep=False) as newcomers,
+        Watch(server, every=0.25) as seen,
+        KeepAliveClients(server.url, think=60) as kept,
+        KeepAliveClients(server.url, think=PAUSE, keep=False) as newcomers,
     ):
         newcomers.resize(NEWCOMERS)
         for level in levels:
@@ -112,28 +113,39 @@ def climb(case: str, levels: tuple[int, ...] = LEVELS) -> list[dict[str, Any]]:
     return rows
 
 
-def cliffs() -> list[dict[str, Any]]:
-    """The rows of all cases; of factor 20 only the levels that show it has not come to its limit."""
+def cliffs(levels: tuple[int, ...] = LEVELS) -> list[dict[str, Any]]:
+    """The rows of all cases; with factor 20 only the larger levels: its limit is beyond them."""
+    large = tuple(level for level in levels if level >= 500) or levels[-1:]
     return [
-        row
-        for case in CASES
-        for row in climb(case, LEVELS if CASES[case][1] == {} else (500, 1000, 2000))
+        row for case, (_, more) in CASES.items() for row in climb(case, large if more else levels)
     ]
 
 
-def think() -> list[dict[str, Any]]:
+def where(case: str, rows: list[dict[str, Any]]) -> str:
+    """Between which levels a newcomer begins to wait, and where the directives say that."""
+    own = [row for row in rows if row["case"] == case]
+    late = [row["kept"] for row in own if row["wait_ms"] > 1000 * LATE]
+    well = [row["kept"] for row in own if row["kept"] < min(late, default=math.inf)]
+    if not late:
+        said = f"newcomers are served at once with {max(well):,} kept connections"
+    else:
+        said = f"newcomers wait from between {max(well, default=0):,} and {min(late):,} kept connections on"
+    return f"{case}: {said}; by the directives from {predicted(case):,} on"
+
+
+def think(numbers: tuple[int, ...] = BROWSERS) -> list[dict[str, Any]]:
     """Throughput of browsers that keep their connection and think for a second, exponentially
-    distributed: a row a case and number. The pools are full from the start: it is not growth that is
-    measured here. A request that has no answer after three seconds is a failure."""
+    distributed: a row a case and number. The pools have grown before it counts. A request that has no
+    answer after three seconds is a failure."""
     rows = []
     for case in CASES:
         mpm, given = _directives(case)
-        children = 250 if mpm == "prefork" else 16
-        for browsers in BROWSERS:
-            with mpmkit.launch(mpm, **{**given, "StartServers": children}) as server:
+        growing = 12.0 if mpm == "prefork" else 5.0  # 1, 2, 4, 8 … 32 children a second
+        for browsers in numbers:
+            with mpmkit.launch(mpm, **given) as server:
                 run = mpmkit.run_load(
                     server, "/index.html", users=browsers, keep_alive=True, think_time=THINK,
-                    think="exponential", warmup_seconds=2.0, duration=4.0, timeout=3.0,
+                    think="exponential", warmup_seconds=growing, duration=4.0, timeout=3.0,
                 )  # fmt: skip
             rows.append(
                 {
@@ -163,22 +175,25 @@ def _trace(
     import plotly.graph_objects as go
 
     mpm, more = CASES[case]
-    sign = colours.MARKERS[mpm]
+    sign, dash = colours.MARKERS[mpm], "longdash" if more else colours.DASHES[mpm]
     return go.Scatter(
         x=xs, y=ys, name=case, mode="lines+markers", showlegend=False,
-        line={"color": colours.stroke(mpm, theme), "width": 2.5, "dash": "longdash" if more else colours.DASHES[mpm]},
+        line={"color": colours.stroke(mpm, theme), "width": 2.5, "dash": dash},
         marker={"size": 9, "symbol": [sign + "-open" * one for one in hollow]},
         hovertemplate="%{x:,}: %{y:,.4g}<extra>" + case + "</extra>",
     )  # fmt: skip
 
 
-def _names(figure: Any, ends: list[tuple[str, float, float]], theme: str | None, row: int) -> None:
+def _names(
+    figure: Any, ends: list[tuple[str, float, float]], theme: str | None, row: int | None = None
+) -> None:
     """Names to the right of the lines' ends on logarithmic axes, moved up where two would touch."""
     low = -math.inf
     for case, x, y in sorted(ends, key=lambda end: end[2]):
         low = max(math.log10(y), low + 0.2)
         figure.add_annotation(
-            x=math.log10(x), y=low, text=case, showarrow=False, xanchor="left", xshift=9, row=row, col=1,
+            x=math.log10(x), y=low, text=case, showarrow=False, xanchor="left", xshift=9,
+            row=row, col=row and 1,
             font={"color": colours.text_colour(CASES[case][0], theme), "size": 13},
         )  # fmt: skip
 
@@ -189,7 +204,8 @@ def cliffs_figure(rows: list[dict[str, Any]], *, theme: str | None = None) -> An
     from plotly.subplots import make_subplots
 
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.6, 0.4])
-    said, ends = [], {1: [], 2: []}
+    said: list[str] = []
+    ends: dict[int, list[tuple[str, float, float]]] = {1: [], 2: []}
     for case in CASES:
         own = [row for row in rows if row["case"] == case]
         for place, key in enumerate(("wait_ms", "pss_mb"), 1):
@@ -197,16 +213,18 @@ def cliffs_figure(rows: list[dict[str, Any]], *, theme: str | None = None) -> An
             bound = [place == 1 and row["unanswered"] > 0 for row in own]
             figure.add_trace(_trace(case, xs, ys, bound, theme), row=place, col=1)
             ends[place].append((case, xs[-1], ys[-1]))
-        said.append(f"{case}: full at {predicted(case):,}, " + ", ".join(
-            f"{row['wait_ms']:,.3g} ms and {row['pss_mb']:,.0f} MB with {row['kept']:,}" for row in own))  # fmt: skip
+        found = [
+            f"{r['wait_ms']:,.3g} ms and {r['pss_mb']:,.0f} MB with {r['kept']:,}" for r in own
+        ]
+        said.append(f"{case}: full at {predicted(case):,}, {', '.join(found)}")
         edge, ink = math.log10(predicted(case)), colours.stroke(CASES[case][0], theme)
         figure.add_vline(x=predicted(case), line={"color": ink, "dash": "dot", "width": 1.5})
         figure.add_annotation(
             x=edge, y=1.0, yref="paper", yanchor="bottom", showarrow=False, text=f"{predicted(case):,}",
             font={"color": colours.text_colour(CASES[case][0], theme), "size": 13},
         )  # fmt: skip
-    for place, found in ends.items():
-        _names(figure, found, theme, place)
+    for place, names in ends.items():
+        _names(figure, names, theme, place)
     dress(
         figure,
         "A new client among kept connections<br><sup>dotted: where the directives say that a server is full · "
@@ -216,8 +234,8 @@ def cliffs_figure(rows: list[dict[str, Any]], *, theme: str | None = None) -> An
     figure.update_xaxes(type="log", range=[math.log10(42), math.log10(14_000)], showgrid=True,
                         tickvals=[50, 100, 200, 500, 1000, 2000, 5000, 10_000])  # fmt: skip
     figure.update_xaxes(title_text="kept connections", row=2, col=1)
-    figure.update_yaxes(type="log", title_text="wait of a newcomer, p99, ms", row=1, col=1)
-    figure.update_yaxes(type="log", title_text="memory (PSS), MB", row=2, col=1)
+    figure.update_yaxes(type="log", title_text="wait of a newcomer, p99, ms", row=1, col=1, dtick=1)
+    figure.update_yaxes(type="log", title_text="memory (PSS), MB", row=2, col=1, dtick=1)
     return figure
 
 
@@ -226,7 +244,8 @@ def think_figure(rows: list[dict[str, Any]], *, theme: str | None = None) -> Any
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    ends, said = [], []
+    ends: list[tuple[str, float, float]] = []
+    said: list[str] = []
     for case in CASES:
         own = [row for row in rows if row["case"] == case]
         xs = [row["browsers"] for row in own]
@@ -237,8 +256,9 @@ def think_figure(rows: list[dict[str, Any]], *, theme: str | None = None) -> Any
             line={"color": colours.stroke(CASES[case][0], theme), "width": 1}, hoverinfo="skip",
         ))  # fmt: skip
         ends.append((case, xs[-1], own[-1]["qps"]))
-        said.append(f"{case}: " + ", ".join(f"{row['qps']:,.0f} of {row['bound']:,.0f} with {row['browsers']:,}" for row in own))  # fmt: skip
-    _names(figure, ends, theme, None)  # type: ignore[arg-type]
+        found = [f"{r['qps']:,.0f} of {r['bound']:,.0f} with {r['browsers']:,}" for r in own]
+        said.append(f"{case}: {', '.join(found)}")
+    _names(figure, ends, theme)
     dress(
         figure,
         "Browsers that think for a second<br><sup>thin: min(N/(Z + R), W/(Z + S)), W from the directives</sup>",

@@ -78,7 +78,7 @@ def connection_states(mpm: str, *, theme: str | None = None) -> Svg:
     """The states of a connection and what moves it from one to the next, from
     `states.TRANSITIONS`: arcs above the line are a worker's, arcs below the listener's."""
     dark = colours.is_dark(theme)
-    ink, listener = colours.INK[dark], colours.colour("event", theme)
+    ink, listener = colours.INK[dark], colours.stroke("event", theme)
     table = TRANSITIONS[mpm]
     used = sorted({state for row in table for state in (row.state, row.next)})
     step, left = 106, 60

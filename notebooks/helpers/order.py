@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from mpmkit.config.extras import require
 from mpmkit.lab import theme as colours
 from mpmkit.lab.figures_qps import KIND_TITLES, by_mpm, kinds_of
-from mpmkit.lab.plots import dress
+from mpmkit.lab.plots import OURS, dress
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
 
     from mpmkit.measure.comparison import OrderVerdict
+    from mpmkit.measure.qps_table import QpsTable
 
 
 def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
@@ -61,7 +62,7 @@ def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Fig
 def _pair_of_dots(mpm: str, label: str, pair: tuple[float, float], theme: str | None) -> go.Scatter:
     import plotly.graph_objects as go
 
-    colour, symbol = colours.colour(mpm, theme), colours.MARKERS[mpm]
+    colour, symbol = colours.stroke(mpm, theme), colours.MARKERS[mpm]
     return go.Scatter(
         x=list(pair),
         y=[label, label],
@@ -78,6 +79,19 @@ def _pair_of_dots(mpm: str, label: str, pair: tuple[float, float], theme: str | 
         textposition=["top center", "bottom center"],
         hovertemplate="%{x:.2f} × prefork<extra></extra>",
     )
+
+
+def decided(table: QpsTable, kind: str) -> str:
+    """What the table says of the published order, or that it cannot say it: where the generator was the
+    limit, a faster server would not have shown."""
+    rows = [row for row in table.records if (row["kind"], row["server"]) == (kind, OURS)]
+    limited = sum(bool(row["generator_bound"] or row["generator_starved"]) for row in rows)
+    if limited:
+        return (
+            "whether the published order comes out is not decidable here: the generator, or the "
+            f"machine that it shares, was the limit in {limited} of {len(rows)} cells"
+        )
+    return str(table.verdict(kind))
 
 
 def pairs(verdict: OrderVerdict | None) -> pandas.DataFrame:
