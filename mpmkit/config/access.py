@@ -208,7 +208,14 @@ def requirement(words: Words) -> tuple[bool, str, Any]:
             raise ValueError(f'ip takes addresses, not "{" ".join(rest)}": use Require host')
     elif kind == "method":
         given = methods(given)
-    elif kind not in ("local", "host", "forward-dns", "env", "ssl", *CLOSED_REQUIREMENTS):
+    elif (kind == "ssl" and rest) or kind not in (
+        "local",
+        "host",
+        "forward-dns",
+        "env",
+        "ssl",
+        *CLOSED_REQUIREMENTS,
+    ):
         raise ValueError(
             "knows all granted, all denied, local, ip, host, forward-dns, method, env and ssl, "
             f'and closes for what asks for users; not "{" ".join(words)}"'
@@ -304,5 +311,5 @@ ROWS = (
          "mod_access_compat"),
     _row("AllowMethods", methods, "method ...|reset", "Methods that are answered; others are 405",
          "mod_allowmethods", args=(1, 99)),
-    _row("SSLRequireSSL", all_words, "nothing", "Only clients that speak TLS", "mod_ssl", args=(0, 0)),
+    _row("SSLRequireSSL", all_words, "nothing", "Only clients that speak TLS", "mod_ssl", args=(0, 99)),
 )  # fmt: skip

@@ -200,7 +200,7 @@ def _ip(given: Any, request: Request, conn: Connection) -> bool:
 def _host(given: Any, request: Request, conn: Connection) -> bool:
     """The name that the client's address has, if that name has the client's address, too."""
     try:
-        name = socket.gethostbyaddr(conn.peer[0])[0].lower()
+        name = socket.gethostbyaddr(conn.peer[0].encode())[0].lower()
     except OSError:
         return False
     if not _has_address(name, conn):
@@ -213,7 +213,8 @@ def _host(given: Any, request: Request, conn: Connection) -> bool:
 
 def _has_address(name: str, conn: Connection) -> bool:
     try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        # Bytes: for text Python loads its table of international names, which a child may not read.
+        found = socket.getaddrinfo(name.encode(), None, type=socket.SOCK_STREAM)
         return address(conn.peer[0]) in [address(str(one[4][0])) for one in found]
     except (OSError, ValueError):
         return False

@@ -67,6 +67,7 @@ ON_PURPOSE: dict[str, str] = {
                                    "it when it is asked for by its name; here it is denied both ways",
     "rules/*, not there": "a path decides, not what is on the disk: of what is not there, or stands below "
                           "a file, 403 and 404 may change places; neither sends anything",
+    "access/closed: SSLRequire false": "httpd evaluates it for clients that speak TLS only; here it is closed",
     "cli/-t, unclosed section": "every mistake in a file has AH00526 and its line",
     "cli/-t, missing include": "every mistake in a file has AH00526 and its line",
     "cli/-k stop, broken file": "a server can be stopped whatever its file says: the PidFile that it "
