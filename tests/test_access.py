@@ -11,6 +11,7 @@ from mpmkit.config.checks import check
 from mpmkit.config.httpd_conf import Source, read
 from mpmkit.config.settings import DirectiveError
 from mpmkit.config.unsupported import CLOSED, _table
+from mpmkit.handlers.access import address
 from mpmkit.handlers.sections import Sections
 from tests.fidelity.compare_conf import ADDRESSES
 
@@ -129,7 +130,7 @@ def test_a_rewriting_that_would_forbid_is_named():
 ])  # fmt: skip
 def test_subnets(text, client, within):
     net = access.subnet(text)
-    family, number = access.address(client)
+    family, number = address(client)
     assert (net.family == family and number & net.mask == net.net) == within
 
 

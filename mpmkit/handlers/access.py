@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.config import access as config
-from mpmkit.config.access import ALL, Group, Line, Methods, address
+from mpmkit.config.access import ALL, Group, Line, Methods
 from mpmkit.config.settings import Setting
 
 if TYPE_CHECKING:
@@ -181,6 +181,14 @@ def _is_for(part: Group | Line, method: str) -> bool:
 
 # ---------------------------------------------------------------------------------------------
 # What may be asked of a client
+
+
+def address(text: str) -> tuple[int, int]:
+    """Family and number of an address; IPv4 within IPv6 is IPv4. Raises OSError."""
+    if ":" not in text:
+        return 4, int.from_bytes(socket.inet_pton(socket.AF_INET, text), "big")
+    number = int.from_bytes(socket.inet_pton(socket.AF_INET6, text.partition("%")[0]), "big")
+    return (4, number & 0xFFFFFFFF) if number >> 32 == 0xFFFF else (6, number)
 
 
 def _local(given: Any, request: Request, conn: Connection) -> bool:

@@ -129,7 +129,8 @@ _ORIGINS = ("", "from", "all", "from all", "From ALL", "from env=x", "from env=!
 INSTEAD |= {
     "Require": (
         "", "all granted", "all Granted", "ALL granted", "all", "all maybe", "not all granted", "everybody",
-        "local", "local x", "not", "not local", "ip", "ip x", "IP 10.1", "host", "host a.b .c", "forward-dns", "method",
+        "local", "local x", "not", "not local", "ip", "ip x", "IP 10.1", "host", "host a.b .c",
+        "forward-dns", "method",
         "method GET HEAD TRACE", "method FOO", "method get", "env", "env x", "ssl", "ssl x", "expr true",
         *(f"ip {one}" for one in ADDRESSES), *(f"all granted\n{one}" for one in GROUPS),
     ),
