@@ -18,6 +18,7 @@ from mpmkit.config.directives import DirectiveError, Directives, Note, Section, 
 from mpmkit.config.environment import validate_environment
 from mpmkit.handlers.errors import ErrorPages
 from mpmkit.handlers.router import Router
+from mpmkit.handlers.sections import unread
 from mpmkit.handlers.static import FileOptions, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
@@ -87,7 +88,7 @@ class Configuration:
             strict=self.strict,
         )
         validate_environment(directives, settings, document_root=self.document_root)
-        return directives, (*conf.notes, *notes)
+        return directives, (*conf.notes, *notes, *_unread(directives, settings))
 
     def setup(self) -> Setup:
         """One reading, ready to serve. Raises DirectiveError, LogError."""
@@ -101,6 +102,12 @@ class Configuration:
             directives.LogLevel,
             levels=directives.module_levels,
         )
+        if (
+            self._parent is None and directives.ErrorLog
+        ):  # at a restart, the parent logs all of them
+            for note in notes:
+                if "closed: " in note.text:
+                    errors.note(note, "authz_core")
         access = None
         try:
             if directives.CustomLog:
@@ -174,6 +181,15 @@ def site(directives: Directives) -> Site:
         directives.aliases,
         server_header(directives.ServerTokens),
     )
+
+
+def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:
+    """A warning that names the .htaccess files."""
+    named = [setting.args for setting in settings if setting.name.lower() == "accessfilename"]
+    found = list(unread(directives, named[-1] if named else (".htaccess",)))
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    text = f"not read, and what they restrict is open: {', '.join(found[:5])}{more}"
+    return [Note("", "warn", text)] if found else []
 
 
 def _format_problems(settings: Iterable[Setting]) -> list[DirectiveError]:
