@@ -331,21 +331,6 @@ def tree(root: Path, files: dict[str, str]) -> Path:
             0.5,
             1024,
         ),
-        (
-            {
-                "proc/self/cgroup": "4:memory:/x\n1:cpu,cpuacct:/\n",
-                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "200000\n",
-                "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "536870912\n",
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
-            },
-            2.0,
-            512,
-        ),
-        (
-            {"proc/self/cgroup": "1:cpu:/\n0::/\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n"},
-            None,
-            None,
-        ),
     ],
 )
 def test_limits_of_the_control_group(tmp_path, files, cores, megabytes):

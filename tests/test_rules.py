@@ -12,7 +12,7 @@ import pytest
 from mpmkit.config.checks import check
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import DirectiveError, Section, Setting
-from mpmkit.handlers.router import _by_extension
+from mpmkit.handlers.names import by_extension
 from mpmkit.handlers.sections import Sections, forbidden_link
 from mpmkit.measure.reference_servers import NotInstalled, find_httpd
 from tests.fidelity import compare_rules
@@ -97,7 +97,7 @@ def test_a_directory_is_named_in_one_way(arg, path):
     ("cgi", None), (".cgi", None), ("..cgi", None), ("b.cgi/c", None), ("b.cgix", None), (".b.cgi", "cgi"),
 ])  # fmt: skip
 def test_handlers_by_extension(name, handler):
-    assert _by_extension({".cgi": "cgi", ".py": "wsgi"}, f"/srv/{name}") == handler
+    assert by_extension({".cgi": "cgi", ".py": "wsgi"}, f"/srv/{name}") == handler
 
 
 def test_links_are_asked_for_only_where_a_rule_forbids_them(tmp_path):

@@ -22,6 +22,7 @@ from mpmkit.handlers.static import FileOptions, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.messages import server_header
+from mpmkit.http.target import OwnName
 from mpmkit.server.child import Setup
 from mpmkit.server.core import Handler, Service, default_error_page
 from mpmkit.server.listen import Listener
@@ -129,8 +130,7 @@ class Configuration:
         )
         files.charset = directives.AddDefaultCharset
         files.listings = self._autoindex
-        if directives.UseCanonicalName == "On" and directives.ServerName:
-            files.canonical = directives.ServerName.encode("latin-1", "replace")
+        files.own = OwnName.of(directives.ServerName, directives.UseCanonicalName == "On")
         self._scripts = WsgiScripts(directives, errors)
         router = Router(directives, files, self._scripts, {"server-status": status}, errors)
         if not ErrorPages.wanted(directives, errors):

@@ -118,6 +118,10 @@ class Directives:
     MaxMemFree: int = directive(values.based_number, 2048,
         "Free memory kept for each allocator; 0 is all of it",
         takes="number", unit="KiB", source="mpm", low=0, refused=True, effect=False)
+    ImmortalObjects: bool = directive(values.on_off, True,
+        "Before the first fork, fix the reference counts of what children use, so that its pages stay "
+        "shared; takes effect at the start, on Python 3.12 to 3.14",
+        takes="On|Off", source="mpmkit")
     GracefulShutdownTimeout: float = directive(values.seconds, 0.0,
         "How long graceful-stop waits for children; 0 is forever",
         takes="number", unit="s", source="mpm")

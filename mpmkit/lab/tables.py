@@ -6,6 +6,8 @@ and leaves every cell's text readable without colour.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.extras import require
@@ -13,6 +15,7 @@ from mpmkit.lab import theme as colours
 from mpmkit.lab.figures_memory import memory_rows
 from mpmkit.lab.figures_qps import KIND_TITLES
 from mpmkit.lab.plots import OURS
+from mpmkit.measure import stats
 
 if TYPE_CHECKING:
     import pandas
@@ -31,11 +34,14 @@ QPS_COLUMNS = {
     "fastest round": ("max", "{:,.0f}"),
     "× prefork, published": ("published_ratio", "{:.2f}"),
     "× prefork, measured": ("ratio", "{:.2f}"),
+    "µs CPU": ("cpu_us", "{:.1f}"),
+    "limit": ("limit", "{}"),
 }
 
 
 def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
-    """One of the article's tables: published | measured | ratios, a row an MPM.
+    """One of the article's tables: published | measured | ratios | µs of the server's CPU for a request |
+    what else than the server was the limit, and in how many rounds: a row an MPM.
 
     kind: "static" or "script". server: mpmkit, or another that was measured in the same rounds.
     Raises ValueError if nothing of that kind was measured on that server.
@@ -61,7 +67,7 @@ def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
 
 def beside(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
     """Published | mpmkit | another server of the same rounds, which has the same MPMs: a row a page
-    and MPM, medians, and their ratio. What was not measured is NaN.
+    and MPM, medians, and the ratio within the rounds. What was not measured is NaN.
     """
     pandas = require("pandas")
 
@@ -72,48 +78,48 @@ def beside(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
     made.insert(
         0, "published /s", summary.groupby(["kind", "mpm"], sort=False)["published"].first()
     )
-    made[f"{OURS} / {server}"] = made[f"{OURS} /s"] / made[theirs]
+    made[f"{OURS} / {server}"] = [
+        paired(table.rounds(kind).get(mpm, {}), table.rounds(kind, server).get(mpm, {}))
+        for kind, mpm in made.index
+    ]
     made.index = pandas.Index([f"{KIND_TITLES.get(kind, kind)}, {mpm}" for kind, mpm in made.index])
     return made.rename_axis(None, axis="columns")
 
 
+def paired(one: Mapping[Any, float], other: Mapping[Any, float]) -> float:
+    """The ratio of two servers within the rounds that both have (`stats.paired`); NaN without any."""
+    try:
+        return stats.paired(one, other).value
+    except ValueError:
+        return math.nan
+
+
 def pairs(verdict: OrderVerdict | None) -> pandas.DataFrame:
-    """What an OrderVerdict says of MPMs next to each other in the published order: a row a pair.
+    """What an OrderVerdict says of MPMs next to each other in the published order: a row a pair, with the
+    ratio within the rounds and its 95% interval.
 
-    "beyond the noise" is yes if the 95% interval of the ratio within the rounds excludes 1, no if it
-    does not, and unknown after a single round. Empty if there is no verdict.
+    "came out" is yes or no, or not decidable: the interval holds 1, or the generator or the machine was
+    the limit, and then no ratio is shown, either. Empty if there is no verdict.
     """
-    pandas = require("pandas")
-
-    words = {True: "yes", False: "no", None: "unknown"}
-    rows = (
-        []
-        if verdict is None
-        else [
-            {
-                "pair": f"{pair.faster} / {pair.slower}",
-                "published": pair.published,
-                "measured": pair.measured,
-                "same winner": words[pair.agrees],
-                "beyond the noise": words[pair.larger_than_noise],
-            }
-            for pair in verdict.pairs
-        ]
-    )
-    headings = ["pair", "published", "measured", "same winner", "beyond the noise"]
-    return pandas.DataFrame(rows, columns=headings).set_index("pair")
+    words = {True: "yes", False: "no", None: "not decidable"}
+    rows = []
+    for pair in verdict.pairs if verdict is not None else ():
+        limited = verdict is not None and str(verdict.limits)
+        ratio = stats.Interval(math.nan, math.nan, math.nan, 0.0) if limited else pair.ratio
+        known = f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.level else "–"
+        answer = words[None if limited else pair.came_out]
+        name = f"{pair.faster} / {pair.slower}"
+        rows.append((name, pair.published, ratio.value, known, answer))
+    headings = ["pair", "published", "measured", "95% interval", "came out"]
+    return require("pandas").DataFrame(rows, columns=headings).set_index("pair")
 
 
 def noise(summary: pandas.DataFrame) -> pandas.DataFrame:
-    """How far the rounds of each cell lie apart, as a share of their median: a row a cell.
+    """How far the rounds of each cell lie apart: the standard deviation of their logarithms, a row a cell.
 
     `summary` is `QpsTable.summary()`. A single round shows no noise: its cell is "unknown".
     """
-    share = (summary["max"] - summary["min"]) / summary["median"]
-    noise = [
-        f"{value:.0%}" if rounds > 1 else "unknown"
-        for value, rounds in zip(share, summary["rounds"], strict=True)
-    ]
+    noise = ["unknown" if math.isnan(value) else f"{value:.1%}" for value in summary["noise"]]
     return summary[["kind", "server", "mpm", "rounds"]].assign(noise=noise)
 
 

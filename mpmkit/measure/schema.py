@@ -44,7 +44,12 @@ WHO = (
     c("mpm", str, "", "prefork, worker or event; empty for a server without one", True),
 )
 WHEN = (
-    c("round", int, "from 1", "rounds are interleaved: each measures every server once"),
+    c(
+        "round",
+        int,
+        "from 1",
+        "each round measures every server once, in random order (seed: run_id, or sweep)",
+    ),
     c("directives", str, "", "what the server was started with, as Name=value", True),
     c("started_at", str, "UTC, ISO 8601", "when the first request that counts was sent"),
 )
@@ -247,14 +252,13 @@ _WORDS = {  # columns of a few words
     "against": ("busy", "idle"),
     "scope": ("server", "parent", "child"),
 }
-_SHARES = ("generator_cpu", "generator_wait", "steal")
 
 
 def _everywhere(row: Row) -> Iterator[str]:
     for name, words in _WORDS.items():
         if row.get(name) is not None and row[name] not in words:
             yield f"{name}: must be one of {', '.join(words)}, not {row[name]}"
-    for name in _SHARES:
+    for name in ("generator_cpu", "generator_wait", "steal"):
         if (row.get(name) or 0) > 1:
             yield f"{name}: must be 0 to 1, not {row[name]:g}"
     try:
