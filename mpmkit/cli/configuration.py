@@ -19,6 +19,7 @@ from mpmkit.config.environment import validate_environment
 from mpmkit.config.settings import Host
 from mpmkit.handlers.errors import ErrorPages
 from mpmkit.handlers.router import Router
+from mpmkit.handlers.sections import unread
 from mpmkit.handlers.static import FileOptions, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
@@ -95,7 +96,7 @@ class Configuration:
         missing = validate_environment(
             directives, settings, document_root=self.document_root, hosts=conf.hosts
         )
-        return directives, (*conf.notes, *notes, *missing)
+        return directives, (*conf.notes, *notes, *missing, *_unread(directives, settings))
 
     def setup(self) -> Setup:
         """One reading, ready to serve. Raises DirectiveError, LogError."""
@@ -105,6 +106,12 @@ class Configuration:
                 "the MPM cannot change at a restart: stop the server and start it again"
             )
         errors = error_log(directives)
+        if (
+            self._parent is None and directives.ErrorLog
+        ):  # at a restart, the parent logs all of them
+            for note in notes:
+                if "closed: " in note.text:
+                    errors.note(note, "authz_core")
         hosts: Hosts | None = None
         access: AccessLog | None = None
         try:
@@ -249,6 +256,15 @@ def site(directives: Directives) -> Site:
         directives.aliases,
         server_header(directives.ServerTokens),
     )
+
+
+def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:
+    """A warning that names the .htaccess files."""
+    named = [setting.args for setting in settings if setting.name.lower() == "accessfilename"]
+    found = list(unread(directives, named[-1] if named else (".htaccess",)))
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    text = f"not read, and what they restrict is open: {', '.join(found[:5])}{more}"
+    return [Note("", "warn", text)] if found else []
 
 
 def _format_problems(

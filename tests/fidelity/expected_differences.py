@@ -80,6 +80,7 @@ ON_PURPOSE: dict[str, str] = {
                                    "it when it is asked for by its name; here it is denied both ways",
     "rules/*, not there": "a path decides, not what is on the disk: of what is not there, or stands below "
                           "a file, 403 and 404 may change places; neither sends anything",
+    "access/closed: SSLRequire false": "httpd evaluates it for clients that speak TLS only; here it is closed",
     "kinds/* script Status: [0169]*": NO_FINAL_STATUS,
     "kinds/* script Status: 20||body": NO_FINAL_STATUS,
     "kinds/* script Status: 2000||body": NO_FINAL_STATUS,

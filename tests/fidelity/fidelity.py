@@ -25,6 +25,7 @@ from mpmkit.config.directives import MPMS
 from mpmkit.measure.process_group import NotInstalled, output
 from mpmkit.measure.reference_servers import find_httpd
 from tests.fidelity import (
+    compare_access,
     compare_cli,
     compare_conf,
     compare_hosts,
@@ -49,6 +50,7 @@ TITLES = {
     "signal": "Signals",
     "timeline": "Pools over time",
     "rules": "Sections, links and Options: who may see what",
+    "access": "Require, Order, Limit, Satisfy: who may see what",
     "hosts": "Virtual hosts: which one answers, what it has of its server's, TLS",
 }
 LONGEST = 220  # characters of a cell
@@ -94,6 +96,7 @@ AREAS: dict[str, Callable[[Path], list[Row]]] = {
     "cli": compare_cli.rows,
     "pool": compare_pool.rows,
     "rules": alone(compare_rules.rows),
+    "access": alone(compare_access.rows),
     "hosts": alone(compare_hosts.rows),
 }
 
