@@ -113,6 +113,14 @@ def test_what_restricts_nothing_closes_nothing(line):
     assert answers(f"<Location />\n{line}\n</Location>") == 0
 
 
+@pytest.mark.parametrize(
+    "line", ["SSLRequireSSL", "Require ssl", "SSLRequireSSL\nAllowMethods GET"]
+)
+def test_what_is_for_tls_alone(line):
+    rule = f"<Location />\n{line}\n</Location>"
+    assert answers(rule) == 403 and answers(rule, scheme="https") == 0
+
+
 def test_a_rewriting_that_would_forbid_is_named():
     for flags in ("F", "L,G", "R=403", "forbidden"):
         answers(f"RewriteRule ^/secret - [{flags}]")
