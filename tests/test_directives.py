@@ -413,7 +413,7 @@ def test_sections_are_read_like_the_rest():
 
 @pytest.mark.parametrize(("line", "complaint"), [
     ("Timeout 5", "may not stand in a <Directory>"),
-    ("Require valid-user", "knows"),
+    ("Require valid-users", "knows"),
     ("SetHandlr x", r"did you mean SetHandler\?"),
 ])  # fmt: skip
 def test_errors_in_sections(line, complaint):

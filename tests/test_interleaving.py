@@ -10,6 +10,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ def test_a_date_is_that_of_its_second():
     for seed in range(SCHEDULES):
         heads = HeadStart()
         heads.lines(200, 1_000)
-        jobs = [lambda n=n: heads.lines(200, n) for n in (1_000, 1_001)]
+        jobs = [partial(heads.lines, 200, second) for second in (1_000, 1_001)]
         for second, lines in zip(
             (1_000, 1_001), interleaved(jobs, random.Random(seed)), strict=True
         ):
@@ -98,6 +99,6 @@ def test_a_head_is_read_the_same_whoever_remembers(full, monkeypatch):
     right = [twice(RequestCache(directives), head) for head in heads]
     for seed in range(SCHEDULES // 10):
         cache = RequestCache(directives)
-        jobs = [lambda head=head: twice(cache, head) for head in heads]
+        jobs = [partial(twice, cache, head) for head in heads]
         assert interleaved(jobs, random.Random(seed)) == right, f"schedule {seed}"
         assert len(cache.known) <= 2 and all(cache.known[h].head == h for h in cache.known)

@@ -3,8 +3,8 @@
     python -m docs._tools.idioms            the count by file; exit status 1 above the limit (make lint)
     python -m docs._tools.idioms --show     each line, with what to write instead
 
-The words are signs of sentences that read as translated. A few uses are right ("beside" of two things that stand side
-by side), so there is a limit rather than a ban. It only goes down.
+The words are signs of sentences that read as translated. A few uses are right ("beside" of two things
+side by side), so there is a limit rather than a ban. It only goes down.
 """
 
 from __future__ import annotations

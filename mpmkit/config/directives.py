@@ -34,7 +34,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mpmkit.config import values
+from mpmkit.config import access, values
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
 from mpmkit.config.unsupported import REMOVED_IN_2_4, WITHOUT_EFFECT, foreign
 from mpmkit.config.values import Words, append, update
@@ -149,6 +149,9 @@ class Directives:
         takes="directory", httpd="/usr/local/apache2")
     ServerName: str = directive(values.text, "", "The server's own name: host[:port]",
         takes="host[:port]", httpd="looked up")
+    ServerAlias: Words = directive(values.all_words, (),
+        "Other names of a <VirtualHost>; * and ? stand for any characters and for one",
+        takes="name ...", args=SOME, merge=append)
     UseCanonicalName: str = directive(values.choice(off="Off", on="On", dns="DNS"), "Off",
         "Whose name redirects and %V have: On is ServerName's, Off the client's. DNS is as Off",
         takes="On|Off|DNS", where="any")
@@ -305,6 +308,9 @@ class Directives:
         "in a process", takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append)
     # fmt: on
     sections: tuple[Section, ...] = ()
+    hosts: tuple[VirtualHost, ...] = ()
+    closed: tuple[Setting, ...] = ()  # what closes all of it: SSLVerifyClient outside of sections
+    unknown: frozenset[str] = frozenset()  # see `access.unknown`
 
     @property
     def threaded(self) -> bool:
@@ -320,6 +326,7 @@ class Directives:
         """The largest LimitRequestBody, those of sections included: what a request may announce before
         it is known which section it is for. 0: no limit."""
         limits = [self.LimitRequestBody]
+        limits += [host.directives.longest_body for host in self.hosts]
         for section in self.sections:
             limits += [
                 SPECS["limitrequestbody"].read(setting.args)
@@ -343,10 +350,15 @@ class Directives:
         return max(1, int(self.AsyncRequestWorkerFactor))
 
 
-REQUIRE = Spec(
-    name="Require", parse=values.require, default=(), doc="Who may enter", args=SOME,
-    takes="all granted|all denied|local", source="mod_authz_core", where="section", merge=append,
-)  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class VirtualHost:
+    """A <VirtualHost>: ``addresses`` are (address, port), "" and 0 for any; ``directives`` are what
+    holds in it: its own lines upon those of the server."""
+
+    addresses: tuple[tuple[str, int], ...]
+    directives: Directives
+    file: str = ""
+    line: int = 0
 
 
 def _rows() -> Iterator[Spec]:
@@ -357,7 +369,7 @@ def _rows() -> Iterator[Spec]:
             yield Spec(**row)
             for other in also:
                 yield Spec(**{**row, **other})
-    yield REQUIRE
+    yield from access.ROWS
     yield from WITHOUT_EFFECT
 
 
@@ -400,7 +412,8 @@ def section_values(section: Section) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for setting in section.settings:
-        spec = SPECS[setting.name.lower()]
+        if (spec := SPECS.get(setting.name.lower())) is None:
+            continue  # closed: see `access`
         value = spec.read(setting.args)
         found[spec.name] = spec.merge(found[spec.name], value) if spec.name in found else value
     return found

@@ -9,8 +9,9 @@ The part of Apache's configuration language that this file knows::
     LoadModule mpm_event_module modules/...  chooses the MPM
     Include conf/extra/*.conf                relative to ServerRoot; IncludeOptional may find none
     <IfModule [!]mpm_event_module> ...       the lines within count if it holds: conditions.py
-    <Directory> <Location> <Files> ...Match  a part of the site: becomes a Section
-    <If> <Proxy> <Macro> ...                 what mpmkit has not is left out, and noted (unsupported.py)
+    <Directory> <Location> <Files> ...Match  a part of the site: becomes a Section (nesting.py)
+    <VirtualHost addr:port ...>              a site of its own: becomes a Host
+    <Proxy> <Macro> ...                      what mpmkit has not is left out, and noted (unsupported.py)
 
 A line's way::
 
@@ -26,21 +27,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from mpmkit.config import conditions
 from mpmkit.config.modules import Module, Modules
-from mpmkit.config.settings import SECTIONS, DirectiveError, Note, Section, Setting, split_words
-from mpmkit.config.unsupported import CLOSED, foreign
+from mpmkit.config.nesting import GROUPS, KINDS, Nesting
+from mpmkit.config.settings import (
+    SECTIONS,
+    DirectiveError,
+    Host,
+    Note,
+    Section,
+    Setting,
+    logical_lines,
+    split_words,
+)
+from mpmkit.config.unsupported import foreign
 
 # Deep enough for every real tree; a file that includes itself is found before that.
 INCLUDE_DEPTH = 20
 
 # After so many mistakes it is another kind of file, or files that include each other.
 MOST_PROBLEMS = 100
-
-_SECTIONS = {kind.lower(): kind for kind in SECTIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,7 @@ class Conf:
     modules: tuple[Module, ...]
     notes: tuple[Note, ...]
     problems: tuple[DirectiveError, ...]
+    hosts: tuple[Host, ...] = ()
 
 
 def read(source: Source, environ: Mapping[str, str] = os.environ) -> Conf:
@@ -108,31 +118,15 @@ def read(source: Source, environ: Mapping[str, str] = os.environ) -> Conf:
     return reader.conf()
 
 
-def logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
-    """(first physical line, how many, text): continuations joined, blanks at the ends removed.
-
-    A backslash at the very end of a line continues it, even in a comment (httpd: the same).
-    """
-    parts: list[str] = []
-    lines = text.split("\n")
-    for number, line in enumerate(lines, 1):
-        line = line.removesuffix("\r")
-        parts.append(line.removesuffix("\\"))
-        if not line.endswith("\\") or number == len(lines):
-            yield number + 1 - len(parts), len(parts), "".join(parts).strip()
-            parts = []
-
-
 @dataclass(slots=True)
 class _Container:
     """A container that is open. ``counts``: whether what is inside is read. ``foreign``: the line of one
-    that mpmkit does not have; ``restricts``: whether something in it decides who may enter."""
+    that mpmkit does not have."""
 
     kind: str
     line: int
     counts: bool = False
     foreign: Setting | None = None
-    restricts: bool = False
 
 
 class _Reader:
@@ -149,14 +143,17 @@ class _Reader:
             name: value for name, _, value in (d.partition("=") for d in source.defines)
         } | {name: "" for name in source.defines if "=" in name}
         self.root = ""
+        # Of the server; within a <VirtualHost> the host's, and the server's wait in `outside`.
         self.settings: list[Setting] = []
         self.sections: list[Section] = []
+        self.hosts: list[Host] = []
+        self.host: Host | None = None  # the one we are in
+        self.outside = self.settings, self.sections
         self.includes: list[Included] = []
         self.notes: list[Note] = []
         self.problems: list[DirectiveError] = []
         self.open_files: list[str] = []  # the chain of includes, to find a circle
-        self.section: Section | None = None  # the one we are in, without its settings
-        self.section_settings: list[Setting] = []
+        self.nesting = Nesting()
 
     def run(self) -> None:
         """Read all of the source."""
@@ -189,6 +186,7 @@ class _Reader:
             self.modules.all(),
             tuple(self.notes),
             tuple(self.problems),
+            tuple(self.hosts),
         )
 
     # ---- lines
@@ -216,16 +214,14 @@ class _Reader:
                     self.open(text, file, line, opened)
                 elif not opened or opened[-1].counts:
                     self.directive(self.words(text, file, line))
-                else:
-                    self.left_out(text.split(None, 1)[0], opened)
             except DirectiveError as problem:
                 self.problem(problem)
         if opened:
             last = Setting(opened[-1].kind, (), file, opened[-1].line)
             text = f"<{last.name}> is never closed: add </{last.name}>"
             self.problem(DirectiveError.at(last, text))
-            if self.section and self.section.file == file:
-                self.section = None
+            self.nesting.forget(file)
+            self.close_host(file, opened[0].line)
 
     def words(self, text: str, file: str, line: int) -> Setting:
         """The name and the words of a line, with every ${NAME} replaced."""
@@ -263,7 +259,6 @@ class _Reader:
         counts = not opened or opened[-1].counts
         opened.append(_Container(kind, line))
         if not counts:
-            self.left_out(f"<{kind}", opened)
             return
         inside, closed, _ = text[1:].rpartition(">")
         if not closed:
@@ -279,29 +274,16 @@ class _Reader:
             text = f"<{setting.name}> cannot be used, it is unknown: {known}"
             raise DirectiveError.at(setting, text)
 
-    def left_out(self, name: str, opened: list[_Container]) -> None:
-        """A line in a container that does not count: what it would have decided."""
-        row = foreign(name)
-        if name.lower() == "require" or (row and row.fate == CLOSED):
-            for container in opened:
-                container.restricts = True
-
     def close(self, end: Setting, opened: list[_Container]) -> None:
         kind = end.name
         if not opened:
             raise DirectiveError.at(end, f"</{kind}> closes nothing: no <{kind}> is open")
         begun = opened.pop()
-        section = self.section
-        if section and (section.file, section.line) == (end.file, begun.line):
-            settings = tuple(self.section_settings)
-            self.sections.append(
-                Section(section.kind, section.arg, settings, section.file, section.line)
-            )
-            self.section = None
+        if begun.counts and (section := self.nesting.close(end.file, begun.line)):
+            self.sections.append(section)
+        self.close_host(end.file, begun.line)
         if begun.foreign:
-            # What becomes of it is decided with the settings; "none": it restricts nothing.
-            args = begun.foreign.args if begun.restricts else ("none",)
-            self.setting(replace(begun.foreign, args=args))
+            self.setting(begun.foreign)
         if begun.kind.lower() != kind.lower():
             if any(outer.kind.lower() == kind.lower() for outer in opened):
                 self.close(end, opened)  # the inner one was forgotten
@@ -311,19 +293,34 @@ class _Reader:
     def condition(self, setting: Setting) -> bool:
         return conditions.holds(setting, self.modules, self.defines, self.root, CONTAINERS)
 
-    def open_section(self, setting: Setting) -> bool:
-        kind, words = setting.name, setting.args
-        if self.section:
-            outer = f"<{self.section.kind}> of line {self.section.line}"
-            raise DirectiveError.at(setting, f"<{kind}> is inside the {outer}: move it out")
-        kind = _SECTIONS[kind.lower()]
-        if len(words) == 2 and words[0] == "~" and not kind.endswith("Match"):
-            kind, words = f"{kind}Match", words[1:]  # the old way to write a pattern
-        if len(words) != 1:
-            text = f"<{kind}> takes one argument, here are {len(words)}"
+    def open_host(self, setting: Setting) -> bool:
+        section = self.nesting.section
+        if inside := section or self.host:
+            kind = section.kind if section else "VirtualHost"
+            text = f"<{setting.name}> is inside the <{kind}> of line {inside.line}: move it out"
             raise DirectiveError.at(setting, text)
-        self.section = Section(kind, words[0], (), setting.file, setting.line)
-        self.section_settings = []
+        if not setting.args:
+            text = f"<{setting.name}> takes an address or more, such as *:80, here are 0"
+            raise DirectiveError.at(setting, text)
+        self.host = Host(setting.args, (), (), setting.file, setting.line)
+        self.settings, self.sections = [], []
+        return True
+
+    def close_host(self, file: str, line: int) -> None:
+        """The container that began at `line` is closed: was it the <VirtualHost>?"""
+        host = self.host
+        if host and (host.file, host.line) == (file, line):
+            settings, sections = tuple(self.settings), tuple(self.sections)
+            self.hosts.append(replace(host, settings=settings, sections=sections))
+            self.host = None
+            self.settings, self.sections = self.outside
+
+    def open_section(self, setting: Setting) -> bool:
+        self.nesting.open_section(setting)
+        return True
+
+    def open_group(self, setting: Setting) -> bool:
+        self.nesting.open_group(setting)
         return True
 
     # ---- directives
@@ -343,7 +340,7 @@ class _Reader:
     def setting(self, setting: Setting) -> None:
         if setting.name.lower() == "serverroot" and setting.args:
             self.root = setting.args[0]  # from here on, for Include
-        (self.section_settings if self.section else self.settings).append(setting)
+        self.nesting.add(setting, self.settings)
 
     def define(self, setting: Setting) -> None:
         name, *value = setting.args
@@ -410,7 +407,9 @@ class _Reader:
 # What a container does; its method says whether the lines inside count.
 CONTAINERS: dict[str, Callable[[_Reader, Setting], bool]] = {
     **dict.fromkeys(conditions.NAMES, _Reader.condition),
-    **dict.fromkeys(_SECTIONS, _Reader.open_section),
+    **dict.fromkeys(KINDS, _Reader.open_section),
+    **dict.fromkeys(GROUPS, _Reader.open_group),
+    "virtualhost": _Reader.open_host,
 }
 # What a directive that shapes the reading does, with the fewest and the most words behind it.
 OBEYED: dict[str, tuple[Callable[[_Reader, Setting], None], int, int]] = {

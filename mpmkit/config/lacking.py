@@ -1,44 +1,44 @@
-"""What becomes of the lines of one configuration that mpmkit does not have: ignored, closed, refused.
+"""What becomes of the lines of one configuration that mpmkit does not have: ignored or refused.
 
 `unsupported.foreign` has the class of each directive. Here its lines are collected while `checks` reads
-them: one warning a module for what is ignored, and a `Require all denied` for each section that is closed.
+them: one warning a module for what is ignored. What is closed stays in its section: access.py.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+from mpmkit.config import access
 from mpmkit.config.directives import SPECS
 from mpmkit.config.settings import Note, Section, Setting
-from mpmkit.config.unsupported import CLOSED, REFUSED, Foreign
+from mpmkit.config.unsupported import CLOSED, REFUSED, Foreign, foreign
 
 HANDLERS = ("wsgi-script", "cgi-script", "default-handler", "none", "server-status")
 SHOWN = 8  # names in one warning
-DENIED = ("all", "denied")
 
 
 class Lacking:
-    """The lines of one reading. strict: each is refused."""
+    """The lines of the server or of one host. strict: each is refused. server: a host's server, which
+    says what is ignored for both."""
 
-    def __init__(self, strict: bool = False) -> None:
-        self._strict = strict
-        self._ignored: dict[str, list[Setting]] = {}  # by module
-        self._closed: dict[Section | None, list[Setting]] = {}  # by section; None: the server
+    def __init__(self, strict: bool = False, server: Lacking | None = None) -> None:
+        self.strict = strict
+        self._own = server is None
+        self._ignored: dict[str, list[Setting]] = server._ignored if server else {}  # by module
         self._handlers: dict[str, Setting] = {}
         self._forbidding: list[Setting] = []
 
-    def take(self, row: Foreign, setting: Setting, section: Section | None) -> None:
+    def take(self, row: Foreign, setting: Setting) -> None:
         """One line of a directive that mpmkit does not have. Raises ValueError if it is refused."""
         fate = row.fate_of(setting)
-        if self._strict or fate == REFUSED:
+        if self.strict or fate == REFUSED:
             what = "container" if row.name.startswith("<") else "directive"
             raise ValueError(
                 f"{row.name} is a {what} of {row.module} that mpmkit does not have: take it out"
             )
-        if fate == CLOSED:
-            self._closed.setdefault(section, []).append(replace(setting, name=row.name))
-        else:
+        if setting.name.lower() not in access.CLOSED:
             self._ignored.setdefault(row.module, []).append(replace(setting, name=row.name))
             if row.name == "RewriteRule" and _forbids(setting):
                 self._forbidding.append(setting)
@@ -48,31 +48,24 @@ class Lacking:
         name = setting.args[0]
         if name.lower() in HANDLERS or name.lower().startswith("proxy:"):
             return
-        if self._strict:
+        if self.strict:
             raise ValueError(f"there is no handler {name!r} here; use one of {', '.join(HANDLERS)}")
         self._handlers.setdefault(name, setting)
 
-    def closing(self, sections: Iterable[Section]) -> tuple[Section, ...]:
-        """The sections, with a `Require all denied` in those that have to be closed, and with one for
-        all of the server where a line outside of sections asks for it."""
-        found = [
-            replace(section, settings=_denied(section.settings, self._closed.get(section)))
+    def without(self, sections: Iterable[Section]) -> tuple[Section, ...]:
+        """The sections with what mpmkit has, and what closes them."""
+        return tuple(
+            replace(section, settings=tuple(s for s in section.settings if _counts(s.name)))
             for section in sections
-        ]
-        if None in self._closed:
-            found.append(Section("Location", "/", _denied((), self._closed[None])))
-        return tuple(found)
+        )
 
     def notes(self) -> list[Note]:
-        """A warning for each module, each closed section, each handler that is not here."""
+        """A warning for each module and each handler that is not here."""
         texts = [
             f"{module} is not here: no effect have {_names(lines)}"
             for module, lines in self._ignored.items()
+            if self._own
         ]
-        for section, lines in self._closed.items():
-            where = f"<{section.kind} {section.arg}>" if section else "the whole server"
-            why = f"mpmkit cannot decide who may enter by {_names(lines)}"
-            texts.append(f"{where} answers 403: {why}")
         for name, setting in self._handlers.items():
             why = f"answers 403: there is no handler {name!r} here"
             texts.append(
@@ -85,18 +78,13 @@ class Lacking:
 
 
 def _forbids(setting: Setting) -> bool:
-    """A RewriteRule with the flag F or G: what it matches is 403 or 410."""
-    flags = setting.args[2].strip("[]").upper().split(",") if len(setting.args) > 2 else []
-    return any(flag.strip() in ("F", "G", "FORBIDDEN", "GONE") for flag in flags)
+    """A RewriteRule with the flag F, G or R=4xx: what it matches is refused."""
+    flags = setting.args[2].strip("[]").lower().split(",") if len(setting.args) > 2 else []
+    return any(re.fullmatch(r" *(f|forbidden|g|gone|r(edirect)?=4..) *", flag) for flag in flags)
 
 
-def _denied(settings: Iterable[Setting], why: list[Setting] | None) -> tuple[Setting, ...]:
-    """A section's settings as far as mpmkit has them; closed, if there is a reason why."""
-    kept = tuple(setting for setting in settings if setting.name.lower() in SPECS)
-    if why is None:
-        return kept
-    others = [setting for setting in kept if setting.name.lower() != "require"]
-    return (*others, replace(why[0], name="Require", args=DENIED))
+def _counts(name: str) -> bool:
+    return name.lower() in SPECS or ((row := foreign(name)) is not None and row.fate == CLOSED)
 
 
 def _names(lines: list[Setting]) -> str:

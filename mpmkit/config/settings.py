@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,22 @@ from mpmkit.config.values import Words, amend, append, atoi, number, replace, se
 MPMS = ("prefork", "worker", "event")
 THREADED = ("worker", "event")
 SECTIONS = ("Directory", "DirectoryMatch", "Files", "FilesMatch", "Location", "LocationMatch")
+CONDITIONS = ("If", "ElseIf", "Else")  # sections, too: read, never evaluated
 SHOWN = 10  # a whole page of errors hides the one that causes the others
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One directive as it was written; ``file`` is "" when it comes from no file."""
+    """One directive as it was written; ``file`` is "" when it comes from no file.
+
+    ``within`` are the <Limit>, <RequireAny> and the like around it in its section, the outer first.
+    """
 
     name: str
     args: Words = ()
     file: str = ""
     line: int = 0
+    within: tuple[Setting, ...] = ()
 
     @property
     def place(self) -> str:
@@ -33,12 +38,25 @@ class Setting:
 class Section:
     """``<Location "/x"> ... </Location>``: directives for a part of the site.
 
-    ``kind`` is one of SECTIONS, ``arg`` the path, name or pattern with its quotes removed.
+    ``kind`` is one of SECTIONS or CONDITIONS, ``arg`` the path, name or pattern with its quotes
+    removed. ``outer`` is the section that this one is in, without settings.
     """
 
     kind: str
     arg: str
     settings: tuple[Setting, ...] = ()
+    file: str = ""
+    line: int = 0
+    outer: Section | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """``<VirtualHost *:80> ... </VirtualHost>`` as it was written; ``addresses`` are its words."""
+
+    addresses: Words
+    settings: tuple[Setting, ...] = ()
+    sections: tuple[Section, ...] = ()
     file: str = ""
     line: int = 0
 
@@ -180,6 +198,21 @@ def sort_problems(problems: Sequence[DirectiveError]) -> list[DirectiveError]:
     """By line within each file; the files in the order in which they are first named."""
     files = list(dict.fromkeys(problem.file for problem in problems))
     return sorted(problems, key=lambda problem: (files.index(problem.file), problem.line))
+
+
+def logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
+    """(first physical line, how many, text): continuations joined, blanks at the ends removed.
+
+    A backslash at the very end of a line continues it, even in a comment (httpd: the same).
+    """
+    parts: list[str] = []
+    lines = text.split("\n")
+    for at, line in enumerate(lines, 1):
+        line = line.removesuffix("\r")
+        parts.append(line.removesuffix("\\"))
+        if not line.endswith("\\") or at == len(lines):
+            yield at + 1 - len(parts), len(parts), "".join(parts).strip()
+            parts = []
 
 
 def split_words(text: str) -> Words:
