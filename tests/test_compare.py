@@ -121,9 +121,15 @@ def test_what_the_generator_limited_is_not_compared():
 
 def test_what_only_one_file_has_is_named(tmp_path, capsys):
     a = write(tmp_path / "a.csv", a_run(1))
-    b = write(tmp_path / "b.csv", [row for row in a_run(2) if row["mpm"] == "worker"])
+    theirs = [row for row in a_run(2) if row["mpm"] == "worker"]
+    theirs += [{**row, "server": f"rival{n}"} for n in range(6) for row in theirs]
+    b = write(tmp_path / "b.csv", theirs)
     status, _, said = printed_by(compare.main, [str(a), str(b)], capsys)
-    assert status == 0 and said == f"mpmkit: only in {a}: mpmkit prefork page\n"
+    rivals = ", ".join(f"rival{n} worker page" for n in range(4))
+    assert status == 0 and said.splitlines() == [
+        f"mpmkit: only in {a}: mpmkit prefork page",
+        f"mpmkit: only in {b}: {rivals} and 2 more",
+    ]
 
 
 @pytest.mark.parametrize(
