@@ -149,8 +149,8 @@ def test_bad_input_is_named_and_ends_with_2(tmp_path, capsys, rows, said):
         write(b, rows)
     elif rows is not None:
         records.RecordFile(b, "demand")
-    status, printed, told = printed_by(compare.main, [str(a), str(b)], capsys)
-    assert status == 2 and not printed and said.format(b=b) in told
+    status, printed, errors = printed_by(compare.main, [str(a), str(b)], capsys)
+    assert status == 2 and not printed and said.format(b=b) in errors
 
 
 def test_tables_without_a_cost_and_a_full_disk(tmp_path, capsys):

@@ -8,7 +8,7 @@ interval (`stats.ratio`). A word is said only if the whole interval supports it:
     between the two                            the same within 3%
     it crosses one of these limits             undecided (so many more blocks would decide)
 
-So two equal things are called different in fewer than 5 of 100 experiments, whatever the number of
+So two equal things are called different in fewer than 5 of 100 comparisons, whatever the number of
 blocks, and each block added makes the interval narrower and a word likelier.
 """
 
