@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.extras import require
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures_memory import memory_rows
 from mpmkit.lab.figures_qps import KIND_TITLES
 from mpmkit.lab.plots import OURS
 from mpmkit.measure import stats
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     import pandas
     from pandas.io.formats.style import Styler
 
-    from mpmkit.measure.comparison import OrderVerdict
     from mpmkit.measure.qps_table import QpsTable
     from mpmkit.measure.records import Machine
 
@@ -92,49 +90,6 @@ def paired(one: Mapping[Any, float], other: Mapping[Any, float]) -> float:
         return stats.paired(one, other).value
     except ValueError:
         return math.nan
-
-
-def pairs(verdict: OrderVerdict | None) -> pandas.DataFrame:
-    """What an OrderVerdict says of MPMs next to each other in the published order: a row a pair, with the
-    ratio within the rounds and its 95% interval.
-
-    "came out" is yes or no, or not decidable: the interval holds 1, or the generator or the machine was
-    the limit, and then no ratio is shown, either. Empty if there is no verdict.
-    """
-    words = {True: "yes", False: "no", None: "not decidable"}
-    rows = []
-    for pair in verdict.pairs if verdict is not None else ():
-        limited = verdict is not None and str(verdict.limits)
-        ratio = stats.Interval(math.nan, math.nan, math.nan, 0.0) if limited else pair.ratio
-        known = f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.level else "–"
-        answer = words[None if limited else pair.came_out]
-        name = f"{pair.faster} / {pair.slower}"
-        rows.append((name, pair.published, ratio.value, known, answer))
-    headings = ["pair", "published", "measured", "95% interval", "came out"]
-    return require("pandas").DataFrame(rows, columns=headings).set_index("pair")
-
-
-def noise(summary: pandas.DataFrame) -> pandas.DataFrame:
-    """How far the rounds of each cell lie apart: the standard deviation of their logarithms, a row a cell.
-
-    `summary` is `QpsTable.summary()`. A single round shows no noise: its cell is "unknown".
-    """
-    noise = ["unknown" if math.isnan(value) else f"{value:.1%}" for value in summary["noise"]]
-    return summary[["kind", "server", "mpm", "rounds"]].assign(noise=noise)
-
-
-def memory(frame: pandas.DataFrame, against: str = "busy") -> pandas.DataFrame:
-    """Memory of each server at each level, medians of the rounds, in MiB: a row a server and level.
-
-    `frame` is the records table memory. Raises ValueError if there is nothing of that kind.
-    """
-    rows = memory_rows(frame, against)
-    groups = rows.assign(mpm=rows["mpm"].fillna("")).groupby(["server", "mpm", "level"], sort=False)
-    made = groups[["held", "processes", "threads"]].median().astype(int)
-    for name in ("pss", "code", "heap", "anonymous", "stacks", "shm", "uss", "rss"):
-        title = {"pss": "PSS", "uss": "USS", "rss": "summed RSS"}.get(name, name)
-        made[f"{title} MiB"] = groups[f"{name}_kb"].median() / 1024
-    return made
 
 
 def beside_recorded(

@@ -82,21 +82,15 @@ def load_of(options: dict[str, Any]) -> tuple[str, dict[str, Any], LoadProfile |
     if options["profile"]:
         try:
             profile = LoadProfile.from_json(Path(options["profile"]).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ProfileError(f"profile: {options['profile']}: {error}") from None
-        except ProfileError as error:
+        except (OSError, ValueError) as error:  # also of what it says
             raise ProfileError(f"profile: {options['profile']}: {error}") from None
     names = {field.name for field in fields(LoadProfile)}
     given = {name: value for name, value in options.items() if name in names and value is not None}
     if options["steps"]:
         open_loop = given.get("arrival", profile.arrival if profile else "closed") != "closed"
-        given["stages"] = [
-            {
-                "seconds": options["step_seconds"],
-                **({"rate": level} if open_loop else {"users": int(level)}),
-            }
-            for level in options["steps"]
-        ]
+        what, kind = ("rate", float) if open_loop else ("users", int)
+        seconds = options["step_seconds"]
+        given["stages"] = [{"seconds": seconds, what: kind(level)} for level in options["steps"]]
     if profile is None and not {"requests", "duration", "stages"} & set(given):
         given["duration"] = DEFAULT_SECONDS
     return target, given, profile
@@ -126,12 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stop.run is None:
             return 130
         run, status = stop.run, 130
-    except LoadError as error:
+    except (LoadError, ValueError) as error:
         print(f"mpmkit: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"mpmkit: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, LoadError) else 2
     if live:
         sys.stderr.write("\r" + " " * 40 + "\r")
     if options["out"]:

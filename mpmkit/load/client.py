@@ -235,7 +235,7 @@ class Client(UserSocket):
         return verdict
 
     def exchange_kept(self) -> Verdict:
-        """One request on the kept connection, or on a new one if there is none; the verdict."""
+        """One request on the kept connection, or on a new one if none is kept; the verdict."""
         fresh = self.sock is None
         self.served = 1 if fresh else self.served + 1
         last = self.served >= self.most

@@ -232,7 +232,7 @@ class HeldConnections:
         for conn in self._clients.values():
             if conn.state == HELD:
                 self._enter(conn, ASKING)
-                with contextlib.suppress(OSError):  # whoever reads it will see
+                with contextlib.suppress(OSError):  # its reader will see
                     conn.sock.send(b"\r\n")
         self._finishing = False
         self._tell()

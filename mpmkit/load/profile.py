@@ -159,7 +159,7 @@ class LoadProfile(RequestFields):
 
     @property
     def specs(self) -> tuple[RequestSpec, ...]:
-        """The mix; of one line if there is none."""
+        """The mix; of one line, if there is just one request."""
         one = {field.name: getattr(self, field.name) for field in fields(RequestFields)}
         return self.mix or (RequestSpec(**one),)
 

@@ -144,6 +144,15 @@ SWEEP = (
     c("sweep", str, "", "tells one grid and profile from another; a resumed sweep keeps it"),
     c("point", str, "JSON", "the values of this point of the grid"),
 )
+_OBSERVED = (
+    c("wait_p50_ms", float, "ms", "median wait of a new client, met alongside the load", True),
+    c("wait_p99_ms", float, "ms", "the 99th percentile of it (of fewer than 100 clients the longest)", True),
+    c("newcomers", int, "", "how many new clients came; those without an answer count as far as they waited"),
+    c("unanswered", int, "", "how many of them had no answer when the load ended: a wait is then a lower bound"),
+    c("pss_mb", float, "MB", "proportional set size of the whole server under the load", True),
+    c("children", int, "", "processes of the server under the load, without the parent", True),
+    c("scoreboard", str, "JSON", "of the middle of the run: slot, letters, connections without a thread", True),
+)  # fmt: skip
 _KIND = (
     c("kind", str, "", "static or script"),
     c("script", str, "", "how it is run: wsgi (also if empty), cgi, php-fpm, mod_php", True),
@@ -184,6 +193,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "qps": (*WHO, *_KIND, *WHEN, *_LOAD, *_SERVER, *MACHINE),
     "memory": (*WHO, *WHEN, *_MEMORY, *MACHINE),
     "sweep": (*WHO, *SWEEP, *WHEN, *_LOAD, *MACHINE),
+    "observed": (*WHO, *SWEEP, *WHEN, *_LOAD, *_OBSERVED, *MACHINE),
     "generators": (*WHO, *WHEN, *_GENERATORS, *MACHINE),
     "bench": (*WHO, *WHEN, *_BENCH, *MACHINE),
     "demand": (*WHO, *WHEN, *_DEMAND, *_PINNED, *MACHINE),
@@ -315,4 +325,9 @@ def _of_memory(row: Row) -> Iterator[str]:
         yield f"pss_kb: {pss}, but its parts make {parts}"
 
 
-_CONTRADICTIONS = {"qps": _of_a_load, "sweep": _of_a_sweep, "memory": _of_memory}
+_CONTRADICTIONS = {
+    "qps": _of_a_load,
+    "sweep": _of_a_sweep,
+    "observed": _of_a_sweep,
+    "memory": _of_memory,
+}

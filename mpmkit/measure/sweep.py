@@ -23,16 +23,17 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.config.extras import require
 from mpmkit.load.profile import LoadProfile
-from mpmkit.load.runner import run_load
+from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.measure import command, records, stats
 from mpmkit.measure.experiment import (
     Conditions,
@@ -59,6 +60,10 @@ __all__ = ["SweepTable", "knee", "main", "plan", "sweep"]
 
 AGAIN = "; the same command goes on"
 
+Observe = Callable[[Any], AbstractContextManager[Callable[[LoadRun], Row]]]
+"""``observe(server)``: what else is looked at while a point is measured. Its block is open during the
+load; what it gives is called with the run, and returns the further columns of the table `observed`."""
+
 
 # -- the table -----------------------------------------------------------------------------------
 
@@ -72,6 +77,7 @@ class SweepTable(Table):
 
     name = "sweep"
     unit = "points"
+    measured_columns: ClassVar[tuple[str, ...]] = ("qps", "p50_ms", "p99_ms")
 
     def to_frame(self) -> pandas.DataFrame:
         """The rows as a tidy frame: the table sweep of data/README.md, and a column for each name of
@@ -100,8 +106,7 @@ class SweepTable(Table):
                 "mpm": key[0],
                 **json.loads(key[1]),
                 "rounds": len(rows),
-                "qps": _median(row["qps"] for row in rows),
-                "p50_ms": _median(row["p50_ms"] for row in rows),
+                **{name: _median(row[name] for row in rows) for name in self.measured_columns},
                 "p99_ms": _median(ms for ms, _ in tails[key]),
                 "p99_cut": any(cut for _, cut in tails[key]),
                 "failures": sum(row["failures"] for row in rows),
@@ -157,6 +162,15 @@ class SweepTable(Table):
         )
 
 
+class ObservedSweep(SweepTable):
+    """A sweep with what an observer saw at each point: rows of the records table `observed`."""
+
+    name = "observed"
+    measured_columns = (
+        *SweepTable.measured_columns, "wait_p50_ms", "wait_p99_ms", "unanswered", "pss_mb", "children",
+    )  # fmt: skip
+
+
 _LIMITS = {"generator_bound": "generator-bound", "generator_starved": "machine-bound"}
 
 
@@ -190,6 +204,7 @@ def sweep(
     out: str | PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
     launch: Launch | None = None,
+    observe: Observe | None = None,
 ) -> SweepTable:
     """Measure every point of a grid; see the module's text.
 
@@ -200,6 +215,7 @@ def sweep(
     out: a CSV file (records table `sweep`) to which each finished point is appended, and which the
         same sweep continues. on_progress: called before and after each point.
     launch: starts a server, ``launch(mpm, **directives)``; by default `mpmkit.launch`.
+    observe: what else is looked at at each point; the table is then an `ObservedSweep`.
 
     Raises ValueError for a bad grid and RecordError for a bad file or one that holds another sweep,
     both before anything starts; `experiment.ExperimentError` if a server or the generator fails,
@@ -207,7 +223,8 @@ def sweep(
     as `table`, and the same call goes on.
     """
     todo = plan(mpm, grid, profile, rounds=rounds, directives=directives)
-    table = SweepTable([], todo.names, todo.id, planned=len(todo.cells()), scale="custom")
+    kind = SweepTable if observe is None else ObservedSweep
+    table = kind([], todo.names, todo.id, planned=len(todo.cells()), scale="custom")
     file = table.keep_in(out)  # cuts off a torn last line
     if file is not None:
         resume(table, file, lambda row: row["sweep"] == todo.id)
@@ -217,19 +234,25 @@ def sweep(
 
     def measure(cell: GridPoint, report: Report) -> Iterator[list[Row]]:
         report(f"round {cell.round}, {cell}", 0.0)
-        yield [_measure_point(cell, todo, table, start)]
+        yield [_measure_point(cell, todo, table, start, observe or _nothing)]
 
     return run(cells, measure, table, file=file, on_progress=on_progress)
 
 
-def _measure_point(cell: GridPoint, todo: SweepPlan, table: SweepTable, start: Launch) -> Row:
+def _nothing(_: Any) -> AbstractContextManager[Callable[[LoadRun], Row]]:
+    return nullcontext(lambda _: {})
+
+
+def _measure_point(
+    cell: GridPoint, todo: SweepPlan, table: SweepTable, start: Launch, observe: Observe
+) -> Row:
     conditions = Conditions(table, cell)
-    with start(cell.mpm, **cell.directives) as server:
+    with start(cell.mpm, **cell.directives) as server, observe(server) as seen:
         found = run_load(server, profile=cell.profile)
         # A point at which nothing is answered is a result; a server that is gone is not.
         if not found.complete or is_gone(server):
             raise RuntimeError(f"{cell}: {found.ended}{last_words(server)}")
-    columns = {**found.row(), "started_at": records.utc(found.started_at)}
+        columns = {**found.row(), **seen(found), "started_at": records.utc(found.started_at)}
     point = json.dumps(cell.values)
     return conditions.row(cell.directives, **columns, sweep=todo.id, point=point)
 

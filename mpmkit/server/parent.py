@@ -91,7 +91,7 @@ class Parent:
             self._own.append(lifeline)
         self.board = Scoreboard(setup.directives, setup.directives.ScoreBoardFile)
         self.pool = Pool(child_class, setup, listeners, self.board, self._own)
-        self.board.vhost = self._vhost()
+        self._name_vhosts()
 
     @property
     def setup(self) -> Setup:
@@ -331,14 +331,16 @@ class Parent:
         self.pool.pod = PipeOfDeath()
         self.board.config_generation += 1
         self.board.set_limits(self.setup.directives)
-        self.board.vhost = self._vhost()
+        self._name_vhosts()
 
-    def _vhost(self) -> str:
+    def _name_vhosts(self) -> None:
         """The server as the status page names it, `name:port`: ServerName, or else its address."""
         url = url_of(self.pool.listeners[0])
         address, _, port = url.removeprefix("http://").rpartition(":")
         name = self.setup.directives.ServerName or address
-        return name if name.rpartition(":")[2].isdecimal() else f"{name}:{port}"
+        self.board.vhost = name if name.rpartition(":")[2].isdecimal() else f"{name}:{port}"
+        hosts = self.setup.service.hosts
+        self.board.vhost_of = hosts.vhost if hosts is not None else None
 
     def _note_running(self) -> None:
         """At the start and after each restart."""
