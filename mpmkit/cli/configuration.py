@@ -130,6 +130,7 @@ class Configuration:
         )
         files.charset = directives.AddDefaultCharset
         files.listings = self._autoindex
+        files.slash = directives.DirectorySlash
         files.own = OwnName.of(directives.ServerName, directives.UseCanonicalName == "On")
         self._scripts = WsgiScripts(directives, errors)
         router = Router(directives, files, self._scripts, {"server-status": status}, errors)

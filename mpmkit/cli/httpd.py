@@ -165,7 +165,10 @@ def check_folders(directives: Directives) -> None:
     files = [(name, getattr(directives, name)) for name in MADE]
     for name, path in [*files, *(("CustomLog", log) for log, _ in directives.CustomLog)]:
         folder = os.path.dirname(path or "/")
-        why = not_a_file(path, name) if path and name.endswith("Log") else ""
+        is_log = name.endswith("Log")
+        if is_log and path and path.startswith("|"):
+            continue
+        why = not_a_file(path, name) if path and is_log else ""
         if not why and not os.path.isdir(folder):
             why = f"{name} {path}: there is no directory {folder}: make it"
             why = f"(2)No such file or directory: {MADE.get(name, 'AH02297')}: {why}"
