@@ -86,7 +86,7 @@ class Router:
                 self._static = dict(list(self._static.items())[:1])
             self._decisions[path] = decision
         if request.method == "TRACE":
-            return self._guarded(self.config_for(path), self._echo)(request, conn)
+            return self._echo(request)
         return decision(request, conn)
 
     # -- deciding -----------------------------------------------------------------------------
@@ -346,7 +346,7 @@ class Router:
 
     # -- the rest -----------------------------------------------------------------------------
 
-    def _echo(self, request: Request, conn: Connection) -> Response:
+    def _echo(self, request: Request) -> Response:
         """TRACE (RFC 9110, 9.3.8), or 405 where TraceEnable is off."""
         if not self._trace:
             return page(405, extra=b"Allow: \r\n")

@@ -51,6 +51,10 @@ ON_PURPOSE: dict[str, str] = {
     "directive/HostnameLookups": UNUSED,
     "directive/ProxyTimeout": "0 says: as Timeout, which is its default",
     "directive/SSLProtocol": NEEDS_VALUE,
+    "hosts/no host: -S": "a host of an address that has no ServerName: its name is its address, DNS is not "
+                         "asked for one",
+    "hosts/Files: /*/one.txt of *": "below a directory that is not there a <Files> decides by the name that "
+                                    "was asked: 403, where httpd says 404",
     "http/10-range-416": SAYS_LENGTH,
     "http/84-413-body-over-1GiB": SAYS_LENGTH,
     "http/79-expect-unknown-417": "httpd closes without saying so; we say it",
@@ -76,6 +80,7 @@ ON_PURPOSE: dict[str, str] = {
                                    "it when it is asked for by its name; here it is denied both ways",
     "rules/*, not there": "a path decides, not what is on the disk: of what is not there, or stands below "
                           "a file, 403 and 404 may change places; neither sends anything",
+    "access/closed: SSLRequire false": "httpd evaluates it for clients that speak TLS only; here it is closed",
     "kinds/* script Status: [0169]*": NO_FINAL_STATUS,
     "kinds/* script Status: 20||body": NO_FINAL_STATUS,
     "kinds/* script Status: 2000||body": NO_FINAL_STATUS,
