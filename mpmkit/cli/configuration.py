@@ -172,6 +172,7 @@ class Configuration:
         )
         files.charset = directives.AddDefaultCharset
         files.listings = self._autoindex
+        files.slash = directives.DirectorySlash
         files.own = OwnName.of(directives.ServerName, directives.UseCanonicalName == "On")
         scripts = WsgiScripts(directives, errors)
         self._scripts.append(scripts)
