@@ -5,7 +5,7 @@
 A table of servers is only worth as much as the generator behind it. This measures ours (a lean
 Locust user), Locust's own FastHttpUser, ab and wrk against the fastest server at hand: one worker
 process of nginx with the article's page of 45 bytes, no access log and every setting that makes it
-faster (`Nginx(tuned=True)`), so that the server is not the bottleneck. One process of each generator,
+faster (`FastestNginx`), so that the server is not the bottleneck. One process of each generator,
 the same number of clients, one after the other in every round, each round beginning with another.
 
 What counts on a machine that generator and server share is the price of a request, so each line
@@ -38,10 +38,14 @@ from benchmarks.clients import ClientReport, run_ab, run_wrk
 from mpmkit.config.arguments import Parser
 from mpmkit.load.runner import LoadError, run_load
 from mpmkit.measure import command, records, stats
-from mpmkit.measure.ceiling import LENGTH, NGINX, PATH, nginx
+from mpmkit.measure.competitors import SAMPLE_SITE
 from mpmkit.measure.experiment import Cell, Conditions, OnProgress, Report, Table, run
 from mpmkit.measure.records import RecordFile, Row
+from mpmkit.measure.reference_servers import Nginx
 
+PATH, LENGTH = "/index.html", 45
+# The server's settings: connections for every client of WORKS, each for as long as it likes.
+NGINX: dict[str, Any] = {"MaxKeepAliveRequests": 0, "MaxRequestWorkers": 4096}
 FAST_HTTP_USER = Path(__file__).with_name("fast_http_user.py")
 
 # scale -> rounds, and seconds a measurement
@@ -130,6 +134,21 @@ def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> Ge
     return GeneratorReport(
         said["requests"] / said["seconds"], said["cpu"] / said["seconds"], said["failures"]
     )
+
+
+class FastestNginx(Nginx):
+    """The fastest server at hand: one process of nginx, our pages, no log. It keeps files open, takes all
+    waiting connections at once, hears of a connection when its request is there (TCP_DEFER_ACCEPT, as
+    httpd's AcceptFilter has it by default), and stays on the last core. Raises NotInstalled."""
+
+    more_events, more_listen = "multi_accept on;", "deferred"
+    more_http = "open_file_cache max=100 inactive=1h; open_file_cache_valid 1h;"
+
+    def __init__(self) -> None:
+        super().__init__(document_root=SAMPLE_SITE, workers=1, access_log=False, **NGINX)
+        cores = os.sched_getaffinity(0)
+        if len(cores) > 1:
+            self.more_main = f"worker_cpu_affinity {1 << max(cores):b};"
 
 
 GENERATORS: dict[str, Measure] = {
@@ -225,7 +244,7 @@ def measure(
     found.planned = rounds * len(works) * len(GENERATORS)
 
     def turns() -> Iterator[GeneratorTurn]:
-        with nginx() as server:
+        with FastestNginx() as server:
             found.version = server.version
             for work in works:
                 for number in range(1, rounds + 1):

@@ -22,6 +22,7 @@ import pytest
 from support.waiting import poll_until
 
 from docs._tools.render import find_browser
+from mpmkit.measure import records
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "MPMKIT_TEST_MARK"
@@ -79,6 +80,10 @@ def copy_books(books: Path) -> None:
         "lab.status_link(server)",
     )
     write_book(
+        books / "sweep.ipynb",
+        "from mpmkit import lab\nlab.sweep_panel('worker', 'event', axis='users')",
+    )
+    write_book(
         books / "closing.ipynb",
         "from mpmkit import lab\nfrom mpmkit.lab import panel\npanel.GONE = 8",
         "lab.control_room()",
@@ -97,12 +102,18 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory, browser):
-    """(the address of a JupyterLab that serves copies of the notebooks, a mark of its processes)."""
-    place = tmp_path_factory.mktemp("lab")
-    books = place / "notebooks"
+def books(tmp_path_factory):
+    """A folder with copies of the notebooks."""
+    books = tmp_path_factory.mktemp("lab") / "notebooks"
     books.mkdir()
     copy_books(books)
+    return books
+
+
+@pytest.fixture(scope="module")
+def lab(books, browser):
+    """(the address of a JupyterLab that serves the copies, a mark of its processes)."""
+    place = books.parent
     for name, values in SETTINGS.items():
         file = place / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -478,3 +489,67 @@ def test_the_status_page_opens_from_a_plain_lab(browser, lab):
     status.close()
     left(page)
     wait_for(lambda: not marked(word, "mpmkit serve"), what="the server ends with its kernel")
+
+
+@pytest.mark.timeout(300)
+def test_the_sweep_panel_measures_and_scrubs(browser, lab, books):
+    """Measure: two points under each of two MPMs, the curve grows, and nothing is left. Recorded: the
+    operating point moves with the slider, by keys."""
+    address, word = lab
+    page = opened(browser, address, "sweep.ipynb")
+    run_all(page)
+    panel = page.locator(".mk-sweep").first
+    panel.wait_for(timeout=40_000)
+    state = panel.locator(".mk-state")
+
+    def drawn() -> int:
+        return panel.locator(".scatterlayer path.point").count()
+
+    # A value that httpd would correct says so, and is not measured
+    panel.locator(".mk-axis select").select_option(label="ThreadsPerChild")
+    typed(field(page, "high"), "100")
+    wait_for(lambda: "ThreadLimit of 64" in panel.inner_text(), what="httpd's correction message")
+    panel.locator(".mk-axis select").select_option(label="users")
+    for name, text in {"low": 2, "high": 8, "steps": 2, "seconds": 0.5, "warmup": 0.5}.items():
+        typed(field(page, name), f"{text}")
+    wait_for(lambda: "4 points" in panel.inner_text(), what="points of two MPMs")
+    panel.locator(".mk-go").click()
+    wait_for(lambda: marked(word, "mpmkit serve"), 20, "a server of the sweep")
+    wait_for(lambda: drawn() and "left)" in state.inner_text(), 60, "a point while it measures")
+    first = drawn()
+    shot(page, "sweep-running")
+    wait_for(lambda: "done: 4 points" in state.inner_text(), 90, "all points")
+    wait_for(lambda: drawn() == 6 > first, what="four points, and two rings at the operating point")
+    wait_for(lambda: not marked(word, "mpmkit serve"), what="no server is left")
+    wait_for(lambda: not marked(word, "locust"), what="no generator is left")
+    (file,) = books.glob("data/runs/sweep-panel-*.csv")
+    rows = sorted((row["mpm"], row["users"]) for row in records.read(file))
+    assert rows == [(mpm, users) for mpm in ("event", "worker") for users in (2, 8)]
+    scrub(page, panel)
+    left(page)
+
+
+def scrub(page, panel) -> None:
+    """The recorded grid: no server, the slider moves the operating point."""
+    panel.get_by_role("button", name="Recorded").click()
+    panel.locator(".mk-file select").select_option(label="kept-connections")
+    wait_for(lambda: "points, measured on" in panel.inner_text(), what="the file is open")
+    wait_for(lambda: panel.locator(".mk-boards svg").count() == 3, what="three scoreboards")
+    handle, figures = panel.locator(".mk-at .noUi-handle"), panel.locator(".mk-figures")
+    for _ in range(3):
+        before = figures.inner_text()
+        handle.focus()
+        handle.press("ArrowLeft")
+        wait_for(lambda was=before: figures.inner_text() != was, what="another operating point")
+    shot(page, "sweep-scrubbed", ".mk-sweep")
+    page.evaluate(
+        "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+    )
+    page.set_viewport_size({"width": 1000, "height": 900})
+    paper = (
+        "[...document.querySelectorAll('.mk-sweep .main-svg')]"
+        ".some(one => one.style.background.includes('22, 24, 28'))"
+    )
+    page.wait_for_function(paper, timeout=20_000)
+    assert panel.evaluate("one => one.scrollWidth <= one.clientWidth + 1"), "nothing is cut off"
+    shot(page, "sweep-dark-narrow", ".mk-sweep")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
+from helpers import order
 
-from mpmkit.lab import figures, progress, tables, theme
+from mpmkit.lab import figures, tables, theme
 from mpmkit.lab.machine_caveats import not_headline
 from mpmkit.measure import published, records
 from mpmkit.measure.published import PAGES, SCRIPTS
@@ -181,20 +182,20 @@ def test_each_way_to_run_a_script_has_a_title():
 def test_a_figure_can_be_read_aloud():
     summary = qps_table(THREE, kinds=("static",)).summary()
     assert "worker 11,038 published and 125 measured" in figures.alt_text(figures.qps_bars(summary))
-    said = figures.alt_text(figures.ratio_dots(summary))
+    said = figures.alt_text(order.ratio_dots(summary))
     assert "worker, static page: 1.16 published, 1.25 measured" in said
     assert "event, static page: 1.07 published, 1.05 measured" in said
 
 
 def test_ratios_are_inside_the_frame_with_room_for_labels():
-    figure = figures.ratio_dots(qps_table(THREE).summary())
+    figure = order.ratio_dots(qps_table(THREE).summary())
     low, high = figure.layout.xaxis.range
     assert all(low < x < high for line in figure.data for x in line.x)
     assert low < 1 < high
 
 
 def test_without_prefork_there_is_no_ratio_and_no_crash():
-    figure = figures.ratio_dots(qps_table({"event": [100, 110]}).summary())
+    figure = order.ratio_dots(qps_table({"event": [100, 110]}).summary())
     assert all(math.isfinite(edge) for edge in figure.layout.xaxis.range)
 
 
@@ -235,7 +236,7 @@ def test_the_table_keeps_numbers_and_writes_them_for_reading():
     frame = tables.qps(qps_table(THREE), "static")
     assert list(frame.index) == ["prefork", "worker", "event"]
     assert frame.loc["worker", "measured /s"] == 125
-    assert frame.loc["worker", "× prefork, measured"] == pytest.approx(1.25)
+    assert frame.loc["worker", "× prefork, measured"] == pytest.approx(1.2535, abs=1e-4)
     html = tables.styled(frame, "Static page").to_html()
     assert "11,038" in html and "1.25" in html and "Static page" in html
     assert theme.LIGHT["event"] in html
@@ -248,20 +249,21 @@ def test_a_table_that_was_not_measured_is_refused():
         tables.qps(QpsTable([], published.figures()), "static")
 
 
-def test_pairs_tell_noise_from_difference():
+def test_pairs_say_what_came_out_and_nothing_of_a_limited_table():
     rounds = {"prefork": [90, 100, 110], "event": [100, 95, 120], "worker": [150, 145, 185]}
-    frame = tables.pairs(qps_table(rounds).verdict("static"))
+    table = qps_table(rounds)
+    frame = order.pairs(table.verdict("static"))
     assert list(frame.index) == ["worker / event", "event / prefork"]
-    assert list(frame["same winner"]) == ["yes", "yes"]
-    assert list(frame["beyond the noise"]) == ["yes", "no"]
-    assert tables.pairs(None).empty
-    single = qps_table({mpm: values[:1] for mpm, values in THREE.items()})
-    assert set(tables.pairs(single.verdict("static"))["beyond the noise"]) == {"unknown"}
+    assert list(frame["came out"]) == ["yes", "not decidable"]
+    assert frame["95% interval"].iloc[0] == "1.47 to 1.58" and order.pairs(None).empty
+    table.records[0]["generator_bound"] = True
+    limited = order.pairs(table.verdict("static"))
+    assert set(limited["came out"]) == {"not decidable"} and limited["measured"].isna().all()
 
 
-def test_noise_is_unknown_after_one_round():
-    frame = tables.noise(qps_table({"prefork": [90, 100, 110], "event": [100]}).summary())
-    assert list(frame["noise"]) == ["20%", "unknown"] * 2
+def test_noise_is_the_sd_of_logs_and_unknown_after_one_round():
+    frame = order.noise(qps_table({"prefork": [90, 100, 110], "event": [100]}).summary())
+    assert list(frame["noise"]) == ["10.0%", "unknown"] * 2
 
 
 def test_the_machine_is_described_without_gaps():
@@ -289,30 +291,3 @@ def test_a_small_machine_says_what_not_to_quote(cores, limit, memory, said):
     assert said in told and bool(told) == bool(said)
     assert ("requests per second" in told) == (min(cores, limit or cores) < 2)
     assert ("Trust" in told) == bool(said) == ("caveat" in tables.machine(here).index)
-
-
-# ---------------------------------------------------------------- progress
-
-
-@dataclass
-class Done:
-    share: float
-
-    def __str__(self) -> str:
-        return f"cell at {self.share:.0%}"
-
-
-def test_progress_of_a_table_shows_its_share_and_its_words(capsys):
-    show = progress.Progress()
-    for share in (0.1, 0.5, 1.0):
-        show(Done(share))
-    assert (show.share, show.text) == (1.0, "cell at 100%")
-    shown = capsys.readouterr().err.split("\r")
-    assert any(" 50% |" in line and "cell at 50%" in line for line in shown), shown
-
-
-@pytest.mark.parametrize("total, share", [(1000, 0.5), (400, 1.0), (None, 0.0)])
-def test_progress_of_a_load_counts_its_requests(total, share):
-    show = progress.Progress(total=total)
-    show(500, 2.5)
-    assert (show.share, show.text) == (share, "500 requests in 2.5 s")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
-from helpers import notebook_helpers
+from helpers import connection_diagrams, notebook_helpers
 
 import mpmkit
 from mpmkit import lab
@@ -30,7 +30,7 @@ def words(svg: diagram.Svg) -> str:
 @pytest.mark.parametrize("dark", ["light", "dark"])
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
 def test_a_path_has_every_phase_of_the_table(mpm, dark):
-    svg = diagram.path(mpm, theme=dark)
+    svg = connection_diagrams.path(mpm, theme=dark)
     phases = [phase for phase in PATHS[mpm] if "graceful" not in phase.name]
     boxes = ElementTree.fromstring(svg.text).findall(f"{NS}rect[@rx='4']")
     assert len(boxes) == len(phases)
@@ -45,7 +45,7 @@ def test_a_path_has_every_phase_of_the_table(mpm, dark):
 
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
 def test_connection_states_have_every_arrow_of_the_table(mpm):
-    svg = diagram.connection_states(mpm)
+    svg = connection_diagrams.connection_states(mpm)
     arcs = [
         node
         for node in ElementTree.fromstring(svg.text).iter(f"{NS}path")
@@ -71,7 +71,7 @@ def test_a_scoreboard_has_a_cell_for_each_worker():
 
 
 def test_a_diagram_shows_itself_and_is_kept(tmp_path):
-    svg = diagram.path("event")
+    svg = connection_diagrams.path("event")
     assert svg._repr_svg_() == svg.text and repr(svg) == svg.alt
     assert ElementTree.parse(svg.save(tmp_path / "event.svg")).getroot().tag == f"{NS}svg"
 

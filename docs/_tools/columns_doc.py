@@ -14,6 +14,8 @@ ABOUT = {
     "sweep": "`mpmkit sweep`: a point of the grid, a round",
     "generators": "`mpmkit bench --only generators`: a load generator, a round, against nginx",
     "bench": "`python -m benchmarks.bench`: a server, a piece of work, a round, compared with httpd",
+    "demand": "`mpmkit demand`: a server, a kind of work, a rate, a block",
+    "capacity": "`mpmkit capacity`: a server at one rate of the bisection, a round",
 }
 
 

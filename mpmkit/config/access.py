@@ -12,7 +12,6 @@ Nothing that restricts is read and then forgotten. What a request is answered is
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -146,48 +145,38 @@ class Subnet(NamedTuple):
     mask: int
 
 
-def address(text: str) -> tuple[int, int]:
-    """Family and number of an address; IPv4 within IPv6 is IPv4. Raises OSError."""
-    if ":" not in text:
-        return 4, int.from_bytes(socket.inet_pton(socket.AF_INET, text), "big")
-    number = int.from_bytes(socket.inet_pton(socket.AF_INET6, text.partition("%")[0]), "big")
-    return (4, number & 0xFFFFFFFF) if number >> 32 == 0xFFFF else (6, number)
-
-
 def subnet(text: str) -> Subnet | None:
     """`10.1`, `10.1.2.3`, `10.0.0.0/8`, `10.0.0.0/255.0.0.0`, `2001:db8::/32`, as APR reads them.
 
     None: it does not look like an address. Raises ValueError.
     """
+    from ipaddress import IPv4Address, IPv6Address  # here: most servers have no such rule
+
     written, slash, bits = text.partition("/")
     if ":" not in text and not re.fullmatch(r"[0-9.]+", written):
         if not slash:
             return None
         raise ValueError(f'takes an address before the "/", not "{text}"')
-    wrong = ValueError(f'takes addresses such as 10.1, 10.0.0.0/8 or 2001:db8::/32, not "{text}"')
+    family, width = (6, 128) if ":" in text else (4, 32)
+    count = width
     try:
-        family, net = address(written)
-    except (OSError, ValueError):
-        octets = written.removesuffix(".").split(".")
-        if slash or ":" in text or len(octets) > 4 or not all(
-            octet.isdigit() and int(octet[:9]) < 256 for octet in octets
-        ):  # fmt: skip
-            raise wrong from None
-        family, slash, bits = 4, "/", str(8 * len(octets))
-        net = int.from_bytes(bytes(int(octet) for octet in octets).ljust(4, b"\0"), "big")
-    if "%" in text or (":" in text and family == 4):
-        raise wrong
-    width = 128 if family == 6 else 32
-    mask = (1 << width) - 1
-    if slash and re.fullmatch(r"\+?[0-9]{1,3}", bits) and 0 < int(bits) <= width:
-        mask = mask >> (width - int(bits)) << (width - int(bits))
-    elif slash:
-        try:
-            mask_family, mask = address(bits)
-        except (OSError, ValueError):
-            raise wrong from None
-        if (mask_family, family) != (4, 4) or ":" in bits:
-            raise wrong
+        if family == 6:
+            net = int(IPv6Address(written))
+        elif slash:
+            net = int(IPv4Address(written))
+        else:
+            octets = bytes(int(octet) for octet in written.removesuffix(".").split("."))
+            net, count = int.from_bytes(octets.ljust(4, b"\0"), "big"), 8 * len(octets)
+        mask = int(IPv4Address(bits)) if slash and family == 4 and "." in bits else None
+        if slash and mask is None:
+            count = int(bits) if re.fullmatch(r"\+?[0-9]{1,3}", bits) else 0
+        if not 0 < count <= width or "%" in text or (family == 6 and net >> 32 == 0xFFFF):
+            raise ValueError
+    except ValueError:
+        why = f'takes addresses such as 10.1, 10.0.0.0/8 or 2001:db8::/32, not "{text}"'
+        raise ValueError(why) from None
+    if mask is None:
+        mask = (1 << width) - (1 << (width - count))
     return Subnet(family, net & mask, mask)
 
 
@@ -208,7 +197,14 @@ def requirement(words: Words) -> tuple[bool, str, Any]:
             raise ValueError(f'ip takes addresses, not "{" ".join(rest)}": use Require host')
     elif kind == "method":
         given = methods(given)
-    elif kind not in ("local", "host", "forward-dns", "env", "ssl", *CLOSED_REQUIREMENTS):
+    elif (kind == "ssl" and rest) or kind not in (
+        "local",
+        "host",
+        "forward-dns",
+        "env",
+        "ssl",
+        *CLOSED_REQUIREMENTS,
+    ):
         raise ValueError(
             "knows all granted, all denied, local, ip, host, forward-dns, method, env and ssl, "
             f'and closes for what asks for users; not "{" ".join(words)}"'
@@ -304,5 +300,5 @@ ROWS = (
          "mod_access_compat"),
     _row("AllowMethods", methods, "method ...|reset", "Methods that are answered; others are 405",
          "mod_allowmethods", args=(1, 99)),
-    _row("SSLRequireSSL", all_words, "nothing", "Only clients that speak TLS", "mod_ssl", args=(0, 0)),
+    _row("SSLRequireSSL", all_words, "nothing", "Only clients that speak TLS", "mod_ssl", args=(0, 99)),
 )  # fmt: skip

@@ -118,6 +118,10 @@ class Directives:
     MaxMemFree: int = directive(values.based_number, 2048,
         "Free memory kept for each allocator; 0 is all of it",
         takes="number", unit="KiB", source="mpm", low=0, refused=True, effect=False)
+    ImmortalObjects: bool = directive(values.on_off, True,
+        "Before the first fork, fix the reference counts of what children use, so that its pages stay "
+        "shared; takes effect at the start, on Python 3.12 to 3.14",
+        takes="On|Off", source="mpmkit")
     GracefulShutdownTimeout: float = directive(values.seconds, 0.0,
         "How long graceful-stop waits for children; 0 is forever",
         takes="number", unit="s", source="mpm")
@@ -145,6 +149,9 @@ class Directives:
         takes="directory", httpd="/usr/local/apache2")
     ServerName: str = directive(values.text, "", "The server's own name: host[:port]",
         takes="host[:port]", httpd="looked up")
+    ServerAlias: Words = directive(values.all_words, (),
+        "Other names of a <VirtualHost>; * and ? stand for any characters and for one",
+        takes="name ...", args=SOME, merge=append)
     UseCanonicalName: str = directive(values.choice(off="Off", on="On", dns="DNS"), "Off",
         "Whose name redirects and %V have: On is ServerName's, Off the client's. DNS is as Off",
         takes="On|Off|DNS", where="any")
@@ -301,9 +308,8 @@ class Directives:
         "in a process", takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append)
     # fmt: on
     sections: tuple[Section, ...] = ()
-    closed: tuple[
-        Setting, ...
-    ] = ()  # what closes the whole site: SSLVerifyClient outside of sections
+    hosts: tuple[VirtualHost, ...] = ()
+    closed: tuple[Setting, ...] = ()  # what closes all of it: SSLVerifyClient outside of sections
     unknown: frozenset[str] = frozenset()  # see `access.unknown`
 
     @property
@@ -320,6 +326,7 @@ class Directives:
         """The largest LimitRequestBody, those of sections included: what a request may announce before
         it is known which section it is for. 0: no limit."""
         limits = [self.LimitRequestBody]
+        limits += [host.directives.longest_body for host in self.hosts]
         for section in self.sections:
             limits += [
                 SPECS["limitrequestbody"].read(setting.args)
@@ -341,6 +348,17 @@ class Directives:
     def async_factor(self) -> int:
         """AsyncRequestWorkerFactor as the admission test uses it: whole, and at least 1."""
         return max(1, int(self.AsyncRequestWorkerFactor))
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualHost:
+    """A <VirtualHost>: ``addresses`` are (address, port), "" and 0 for any; ``directives`` are what
+    holds in it: its own lines upon those of the server."""
+
+    addresses: tuple[tuple[str, int], ...]
+    directives: Directives
+    file: str = ""
+    line: int = 0
 
 
 def _rows() -> Iterator[Spec]:

@@ -6,16 +6,24 @@ import os
 from collections.abc import Iterable
 
 from mpmkit.config.directives import Directives
-from mpmkit.config.settings import DirectiveError, Setting
+from mpmkit.config.settings import DirectiveError, Host, Note, Setting
+
+COMPILED_IN = "compiled in"  # the "file" of a setting that no line has
 
 
 def validate_environment(
-    directives: Directives, settings: Iterable[Setting] = (), *, document_root: bool = True
-) -> None:
+    directives: Directives,
+    settings: Iterable[Setting] = (),
+    *,
+    document_root: bool = True,
+    hosts: Iterable[Host] = (),
+) -> list[Note]:
     """What httpd asks the machine before it starts: do the directories, user and group exist?
 
     settings       where the values came from, so that messages can name file and line
-    document_root  False leaves out the question for DocumentRoot (httpd -T)
+    document_root  False leaves out the question for DocumentRoot (httpd -T); one that no line names
+                   is not asked for (COMPILED_IN)
+    hosts          the <VirtualHost> blocks: a DocumentRoot that they lack is a note
 
     Raises DirectiveError with every problem.
     """
@@ -30,17 +38,36 @@ def validate_environment(
         problems.append(DirectiveError.at(setting, f"{name} {text}", ah))
 
     core = written.get("coredumpdirectory")
+    named = written.get("documentroot", Setting("")).file != COMPILED_IN
     for name, path in (
         ("ServerRoot", directives.ServerRoot),
-        ("DocumentRoot", directives.DocumentRoot if document_root else None),
+        ("DocumentRoot", directives.DocumentRoot if document_root and named else None),
         ("CoreDumpDirectory", core.args[0] if core else None),
     ):
         if path is not None and not os.path.isdir(path):
             wrong(name, f"{path} is not a directory that can be read: create it or name another")
-    for name in ("SSLCertificateFile", "SSLCertificateKeyFile"):
-        path = getattr(directives, name)
-        if path is not None and not os.path.isfile(path):
-            wrong(name, f"{path}: No such file or directory: name a file in PEM that can be read")
+    notes = []
+    for one, host in zip(
+        (directives, *(h.directives for h in directives.hosts)), (None, *hosts), strict=True
+    ):
+        if host is not None:
+            written = {setting.name.lower(): setting for setting in host.settings}
+            if (
+                document_root
+                and "documentroot" in written
+                and not os.path.isdir(one.DocumentRoot or "")
+            ):
+                text = f"DocumentRoot [{one.DocumentRoot}] does not exist"
+                notes.append(Note("AH00112", "warn", text + written["documentroot"].place))
+        for name in ("SSLCertificateFile", "SSLCertificateKeyFile"):
+            path = getattr(one, name)
+            if (
+                path is not None
+                and (host is None or name.lower() in written)
+                and not os.path.isfile(path)
+            ):
+                why = "No such file or directory: name a file in PEM that can be read"
+                wrong(name, f"{path}: {why}")
     for name, find, ah in (("User", pwd.getpwnam, "AH00543"), ("Group", grp.getgrnam, "AH00544")):
         who = getattr(directives, name)
         if who is None:
@@ -55,3 +82,4 @@ def validate_environment(
             wrong(name, f"{who} is root by another name: name an ordinary user")
     if problems:
         raise DirectiveError.of(problems)
+    return notes

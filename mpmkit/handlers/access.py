@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.config import access as config
-from mpmkit.config.access import ALL, Group, Line, Methods, address
+from mpmkit.config.access import ALL, Group, Line, Methods
 from mpmkit.config.settings import Setting
 
 if TYPE_CHECKING:
@@ -183,6 +183,14 @@ def _is_for(part: Group | Line, method: str) -> bool:
 # What may be asked of a client
 
 
+def address(text: str) -> tuple[int, int]:
+    """Family and number of an address; IPv4 within IPv6 is IPv4. Raises OSError."""
+    if ":" not in text:
+        return 4, int.from_bytes(socket.inet_pton(socket.AF_INET, text), "big")
+    number = int.from_bytes(socket.inet_pton(socket.AF_INET6, text.partition("%")[0]), "big")
+    return (4, number & 0xFFFFFFFF) if number >> 32 == 0xFFFF else (6, number)
+
+
 def _local(given: Any, request: Request, conn: Connection) -> bool:
     family, number = address(conn.peer[0])
     return (
@@ -200,7 +208,7 @@ def _ip(given: Any, request: Request, conn: Connection) -> bool:
 def _host(given: Any, request: Request, conn: Connection) -> bool:
     """The name that the client's address has, if that name has the client's address, too."""
     try:
-        name = socket.gethostbyaddr(conn.peer[0])[0].lower()
+        name = socket.gethostbyaddr(conn.peer[0].encode())[0].lower()
     except OSError:
         return False
     if not _has_address(name, conn):
@@ -213,7 +221,8 @@ def _host(given: Any, request: Request, conn: Connection) -> bool:
 
 def _has_address(name: str, conn: Connection) -> bool:
     try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        # Bytes: for text Python loads its table of international names, which a child may not read.
+        found = socket.getaddrinfo(name.encode(), None, type=socket.SOCK_STREAM)
         return address(conn.peer[0]) in [address(str(one[4][0])) for one in found]
     except (OSError, ValueError):
         return False

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.config.directives import Directives
 from mpmkit.handlers.gateway import Script, redirected
+from mpmkit.handlers.names import by_extension, joined
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.messages import Page, Request, RequestError, Response, Unparsed, page
-from mpmkit.http.target import split_target
+from mpmkit.http.target import quote_line, split_target
 
 if TYPE_CHECKING:
     from mpmkit.handlers.cgi import CgiScripts
@@ -52,16 +53,7 @@ class UrlMapping(NamedTuple):
 
     def file(self, path: str) -> str:
         """The file that a path of this mapping leads to."""
-        rest = path[len(self.prefix) :]
-        if self.prefix.endswith("/") and not self.root.endswith("/"):
-            rest = "/" + rest
-        return self.root + rest
-
-    def limit(self) -> str:
-        """The directory that a file of this mapping may not lead out of."""
-        return os.path.realpath(
-            self.root if os.path.isdir(self.root) else os.path.dirname(self.root)
-        )
+        return joined(self.root, path[len(self.prefix) :])
 
 
 class Router:
@@ -88,8 +80,7 @@ class Router:
         aliases = [UrlMapping(*alias) for alias in directives.aliases]
         # mod_alias comes before mod_wsgi; each in the order of its lines.
         self._aliases = sorted(aliases, key=lambda alias: alias.kind == "WSGIScriptAlias")
-        self._limits = {mapping: mapping.limit() for mapping in (self._root, *aliases)}
-        files.handler_of, files.errors = self.decide, errors
+        files.handler_of, files.file_of, files.errors = self.decide, self.file, errors
         self._files = files
         # For each mapping, and for what the sections say there of sendfile and mmap.
         self._static = {(self._root, files.options.sendfile, files.options.mmap): files}
@@ -110,7 +101,7 @@ class Router:
                 self._decisions.clear()
             self._decisions[path] = decision
         if request.method == "TRACE":
-            return self._guarded(self.config_for(path), self._echo)(request, conn)
+            return self._echo(request)
         return decision(request, conn)
 
     # -- deciding -----------------------------------------------------------------------------
@@ -159,7 +150,7 @@ class Router:
             here = self._sections.config_for(path, filename)
             handler = here.handler
             if handler is None:
-                handler = _by_extension(here.by_extension, filename)
+                handler = by_extension(here.by_extension, filename)
             elif not here.by_name:
                 continue
             if handler in self._lacking:
@@ -247,8 +238,7 @@ class Router:
         config = self._sections.config_for(path, filename)
         rest = path[end:]
         translated = self.file(rest) if rest else ""
-        limit = self._limits[mapping]
-        script = Script(filename, path[:end], rest, limit, translated, mapping.prefix)
+        script = Script(filename, path[:end], rest, mapping.root, translated, mapping.prefix)
         if handler == "wsgi-script":
             run = self._scripts.run
             return self._guarded(config, lambda request, conn: run(request, conn, script))
@@ -314,9 +304,10 @@ class Router:
     ) -> Response:
         """A script's `Location: /path`: the answer of that path, with the script's header lines."""
         try:
-            path, query = split_target("GET", location.encode("latin-1"))
+            path, query = split_target("GET", location.partition("#")[0].encode("latin-1"))
         except RequestError as error:
-            text = f"{request.path}: its Location {location!r} is invalid: {error}"
+            shown = quote_line(location.encode("latin-1"))
+            text = f"{request.path}: its Location '{shown}' is invalid: {error}"
             self._errors.write("error", text, module="cgi", client=conn.peer)
             return page(500, request.method)
         new = redirected(request, path, query, environ)
@@ -336,7 +327,7 @@ class Router:
 
     # -- the rest -----------------------------------------------------------------------------
 
-    def _echo(self, request: Request, conn: Connection) -> Response:
+    def _echo(self, request: Request) -> Response:
         """TRACE (RFC 9110, 9.3.8), or 405 where TraceEnable is off."""
         if not self._trace:
             return page(405, extra=b"Allow: \r\n")
@@ -381,17 +372,6 @@ def _ends(path: str, start: int) -> Iterator[int]:
     if at == len(path) - 1 > start:
         yield at
     yield len(path)
-
-
-def _by_extension(handlers: Mapping[str, str], filename: str) -> str | None:
-    """AddHandler's handler for a file name, in any case; of several extensions, the last that has one
-    (mod_mime: `a.cgi.bak` is a program, too)."""
-    if not handlers:
-        return None
-    _, *extensions = os.path.basename(filename).lstrip(".").lower().split(".")
-    return next(
-        (handlers["." + ext] for ext in reversed(extensions) if "." + ext in handlers), None
-    )
 
 
 def _whole_server(request: Request, conn: Connection) -> Response:

@@ -17,8 +17,9 @@ a path upon the server's own settings, the later ones over the earlier ones: a `
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain, islice
 from stat import S_ISLNK
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ ORDER = (
     ("Location", "LocationMatch"),
     CONDITIONS,
 )
+SEEN = 5000  # directories that are looked into for .htaccess files
 # What `Options All` means: everything but MultiViews and SymLinksIfOwnerMatch, which forbids.
 ALL_OPTIONS = frozenset({"Indexes", "Includes", "IncludesNOEXEC", "FollowSymLinks", "ExecCGI"})
 _OTHERS = ("MultiViews", "SymLinksIfOwnerMatch")
@@ -87,6 +89,7 @@ class SectionRule:
             section = replace(section, settings=())
         else:
             self.access = access_of(section.settings, unknown)
+        self.settings = section.settings
         self.of_a_file = bool(section.file)  # not one of the package's own defaults
         self._replaced = {
             field: self.values[name] for name, field in _REPLACED.items() if name in self.values
@@ -214,6 +217,24 @@ class Sections:
             if not _follows(options):
                 found.append(("/".join(parts[: depth + 1]), "SymLinksIfOwnerMatch" in options))
         return found
+
+
+def unread(d: Directives, names: Iterable[str] = (".htaccess",)) -> Iterator[str]:
+    """The .htaccess files that AllowOverride would have httpd obey, in the first SEEN directories."""
+    lines = [
+        (rule, [word.lower() for word in setting.args])
+        for rule in (SectionRule(s) for s in d.sections if s.kind.startswith("Directory"))
+        for setting in rule.settings
+        if setting.name.lower() == "allowoverride"
+    ]
+    lines.sort(key=lambda line: line[0].place)
+    if all(words == ["none"] for _, words in lines):
+        return
+    roots = {root for root in (d.DocumentRoot, *(alias[2] for alias in d.aliases)) if root}
+    for directory, _, files in islice(chain.from_iterable(map(os.walk, sorted(roots))), SEEN):
+        here = [words for rule, words in lines if rule.is_for("", directory)]
+        if here and here[-1] != ["none"]:
+            yield from (os.path.join(directory, name) for name in names if name in files)
 
 
 def _follows(options: frozenset[str]) -> bool:

@@ -1,4 +1,4 @@
-"""What the notebooks import: the control room, a watch, colours, figures, tables, progress.
+"""What the notebooks import: the control room, the sweep panel, a watch, colours, figures, tables.
 
     from mpmkit import lab
     lab.control_room("worker", "event")
@@ -13,6 +13,7 @@ from __future__ import annotations
 # Where each name lives: name -> module, with another name there behind a colon.
 _PUBLIC = {
     "control_room": "mpmkit.lab.panel",
+    "sweep_panel": "mpmkit.lab.sweep_view",
     "Room": "mpmkit.lab.room",
     "KeepAliveClients": "mpmkit.lab.clients",
     "Crowd": "mpmkit.lab.clients:KeepAliveClients",  # what notebooks call it

@@ -99,8 +99,12 @@ class KeepAliveClients(HeldConnections):
 
     def longest_wait(self) -> float:
         """Seconds that the first of those who have no answer yet has waited until now; 0: none."""
+        return max(self.waits(), default=0.0)
+
+    def waits(self) -> list[float]:
+        """Seconds that each of those who have no answer yet has waited until now."""
         now, clients = time.monotonic(), list(self._clients.values())
-        return max((now - one.since for one in clients if one.state == ASKING), default=0.0)
+        return [now - one.since for one in clients if one.state == ASKING]
 
     def take(self) -> list[float]:
         """Seconds of the answers since the last call: from connecting (or asking on a kept

@@ -2,16 +2,13 @@
 
 Each figure carries its description for a reader who cannot see it in `layout.meta["alt"]` (see
 `alt_text`), labels its bars directly, and draws the spread of the rounds. `save` writes it as PNG
-and SVG. Drawn elsewhere: `lab.timeline` (what a watch
-recorded) and `diagram` (what does not change).
+and SVG. Drawn elsewhere: `lab.timeline` (what a watch recorded) and `diagram` (a scoreboard).
 """
 
-from mpmkit.lab.figures_memory import PARTS, memory_curve, memory_parts
-from mpmkit.lab.figures_qps import KIND_TITLES, qps_bars, ratio_dots
-from mpmkit.lab.figures_sweep import sweep_curve, sweep_heat
+from mpmkit.lab.figures_memory import memory_curve
+from mpmkit.lab.figures_qps import KIND_TITLES, qps_bars
 from mpmkit.lab.plots import OURS, WIDTH, alt_text, dress, find_browser, save
 
 __all__ = [
-    "KIND_TITLES", "OURS", "PARTS", "WIDTH", "alt_text", "dress", "find_browser", "memory_curve", "memory_parts",
-    "qps_bars", "ratio_dots", "save", "sweep_curve", "sweep_heat",
+    "KIND_TITLES", "OURS", "WIDTH", "alt_text", "dress", "find_browser", "memory_curve", "qps_bars", "save",
 ]  # fmt: skip

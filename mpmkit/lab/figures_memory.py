@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import OURS, dress, label_ends, need, pale, server_colour
+from mpmkit.lab.plots import OURS, dress, label_ends, need, server_colour
 from mpmkit.measure.sizing import slope
 
 if TYPE_CHECKING:
@@ -15,14 +15,6 @@ if TYPE_CHECKING:
 AGAINST = {"busy": "requests being served at once", "idle": "kept-alive connections, idle"}
 ONE_MORE = {"busy": "busy request", "idle": "idle connection"}
 COLUMNS = ("server", "mpm", "against", "scope", "held", "level", "pss_kb", "rss_kb")
-PARTS = {
-    "code": "code (files)",
-    "heap": "heap",
-    "anonymous": "other anonymous",
-    "stacks": "stacks",
-    "shm": "shared memory",
-}
-SHADES = (0.25, 0.45, 0.65, 0.85, 1.0)
 
 
 def memory_curve(
@@ -41,10 +33,10 @@ def memory_curve(
     figure = go.Figure()
     lines: list[str] = []
     ends: list[tuple[float, float, str]] = []
-    for (server, mpm), own in _by_server(memory_rows(frame, against)):
+    for (server, mpm), own in by_server(memory_rows(frame, against)):
         middle = own.groupby("held")["pss_kb"].median()
         xs, ys = [float(x) for x in middle.index], [float(y) / 1024 for y in middle]
-        name, cost = _name(server, mpm), ""
+        name, cost = name_of(server, mpm), ""
         if len(xs) > 1:
             each = slope(list(own["held"]), list(own["pss_kb"])).slope
             cost = f", {each:,.1f} KiB each" if abs(each) < 100 else f", {each:,.0f} KiB each"
@@ -73,7 +65,7 @@ def memory_curve(
 def _line(server: str, mpm: str, xs: list[float], ys: list[float], theme: str | None) -> go.Scatter:
     import plotly.graph_objects as go
 
-    colour, name = server_colour(server, mpm, theme), _name(server, mpm)
+    colour, name = server_colour(server, mpm, theme, line=True), name_of(server, mpm)
     return go.Scatter(
         x=xs,
         y=ys,
@@ -90,64 +82,6 @@ def _line(server: str, mpm: str, xs: list[float], ys: list[float], theme: str | 
     )
 
 
-def memory_parts(
-    frame: pandas.DataFrame, against: str = "busy", *, theme: str | None = None
-) -> go.Figure:
-    """What the memory of each server is made of at its highest level: a stacked bar a server, in MiB
-    of PSS, with summed RSS next to it as an outline, which counts shared pages once for each process.
-
-    `frame` as for `memory_curve`. Raises ValueError if there is nothing of that kind.
-    """
-    import plotly.graph_objects as go
-
-    ink = colours.INK[colours.is_dark(theme)]
-    names, tops, lines = [], [], []
-    for (server, mpm), own in _by_server(memory_rows(frame, against)):
-        at = own[own["level"] == own["level"].max()]
-        held, name = int(at["held"].median()), _name(server, mpm)
-        top = {part: float(at[f"{part}_kb"].median()) / 1024 for part in (*PARTS, "pss", "rss")}
-        names.append(f"{name}<br>{held:,} {against}")
-        tops.append(top)
-        lines.append(
-            f"{name} with {held:,}: PSS {top['pss']:,.0f} MiB, summed RSS {top['rss']:,.0f}"
-        )
-
-    def bar(part: str, title: str, group: int, total: str, **marker: Any) -> go.Bar:
-        return go.Bar(
-            x=names,
-            y=[top[part] for top in tops],
-            name=title,
-            offsetgroup=group,
-            marker=marker,
-            text=[f"{total.upper()} {top[total]:,.0f}" for top in tops] if total else None,
-            textposition="outside" if total else "none",
-            constraintext="none",
-            cliponaxis=False,
-            hovertemplate="%{y:,.1f} MiB " + title + "<extra></extra>",
-        )
-
-    # The last one is on top of the stack, and has the sum above it.
-    totals = [""] * (len(PARTS) - 1) + ["pss"]
-    bars = [
-        bar(part, title, 0, total, color=pale(ink, shade))
-        for (part, title), total, shade in zip(PARTS.items(), totals, SHADES, strict=True)
-    ]
-    outline = {"color": "rgba(0,0,0,0)", "line": {"color": ink, "width": 1.5}}
-    figure = go.Figure([*bars, bar("rss", "summed RSS", 1, "rss", **outline)])
-    dress(
-        figure,
-        "What the memory is made of<br><sup>filled: PSS by kind, adds up · outline: summed "
-        "RSS, counts shared pages once for each process</sup>",
-        theme,
-        alt="What the memory is made of. " + "; ".join(lines) + ".",
-        barmode="stack",
-        showlegend=True,
-        legend={"orientation": "h", "y": -0.2},
-    )
-    figure.update_yaxes(title_text="MiB", rangemode="tozero")
-    return figure
-
-
 def memory_rows(frame: pandas.DataFrame, against: str) -> pandas.DataFrame:
     """The rows of whole servers against "busy" or "idle". Raises ValueError if there are none."""
     if against not in AGAINST:
@@ -159,7 +93,7 @@ def memory_rows(frame: pandas.DataFrame, against: str) -> pandas.DataFrame:
     return rows
 
 
-def _by_server(rows: pandas.DataFrame) -> list[tuple[tuple[str, str], pandas.DataFrame]]:
+def by_server(rows: pandas.DataFrame) -> list[tuple[tuple[str, str], pandas.DataFrame]]:
     """((server, MPM or ""), its rows); mpmkit first."""
     mpms = rows["mpm"].fillna("")
     keys = list(dict.fromkeys(zip(rows["server"], mpms, strict=True)))
@@ -167,5 +101,5 @@ def _by_server(rows: pandas.DataFrame) -> list[tuple[tuple[str, str], pandas.Dat
     return [(key, rows[(rows["server"] == key[0]) & (mpms == key[1])]) for key in keys]
 
 
-def _name(server: str, mpm: str) -> str:
+def name_of(server: str, mpm: str) -> str:
     return mpm if server == OURS else f"{server} {mpm}".strip()

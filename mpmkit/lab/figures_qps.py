@@ -33,15 +33,15 @@ def qps_bars(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figur
     grey. A figure with a * is a lower bound: the generator or the machine was the limit.
     Raises ValueError if columns are missing.
     """
-    kinds = _kinds(summary)
+    kinds = kinds_of(summary)
     servers = [OURS, *(name for name in dict.fromkeys(summary["server"]) if name != OURS)]
     highest = float(summary[["published", "max"]].max().max())
     figure, places = _panels(kinds)
     for kind, place in places.items():
-        for mpm, row in _by_mpm(summary, kind).items():
+        for mpm, row in by_mpm(summary, kind).items():
             figure.add_trace(_published_bar(mpm, row, theme), **place)
         for group, server in enumerate(servers, 1):
-            for mpm, row in _by_mpm(summary, kind, server).items():
+            for mpm, row in by_mpm(summary, kind, server).items():
                 colour = colours.colour(mpm if server == OURS else server, theme)
                 label = count(row["median"]) + ("*" if row.get("bound") else "")
                 for bar in measured_bars(mpm, row, colour, group, theme, highest, label):
@@ -176,76 +176,12 @@ def _whisker(row: dict[str, float], at: float, colour: str, thickness: float) ->
     }
 
 
-def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
-    """How many times prefork each MPM is, published and measured: the shape without the machine.
-
-    `summary` as for `qps_bars`. A hollow marker is the article's ratio, a filled one this
-    machine's median over prefork's median; the line at 1 is prefork itself.
-    """
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    lines: list[str] = []
-    values: list[float] = [1.0]
-    for kind in _kinds(summary):
-        for mpm, row in _by_mpm(summary, kind).items():
-            if mpm == "prefork":
-                continue
-            label = f"{mpm}, {KIND_TITLES.get(kind, kind)}"
-            pair = row["published_ratio"], row["ratio"]
-            values += [ratio for ratio in pair if ratio == ratio]  # without NaN
-            figure.add_trace(_pair_of_dots(mpm, label, pair, theme))
-            lines.append(f"{label}: {pair[0]:.2f} published, {pair[1]:.2f} measured")
-    figure.add_vline(
-        x=1,
-        line={"color": colours.INK[colours.is_dark(theme)], "width": 1, "dash": "dot"},
-        annotation_text="prefork",
-        annotation_position="top",
-    )
-    dress(
-        figure,
-        "Requests per second as a multiple of prefork's",
-        theme,
-        alt="Multiples of prefork's requests per second. " + "; ".join(lines) + ".",
-        margin=colours.layout(theme)["margin"] | {"l": 150},
-        height=140 + 90 * max(1, len(lines)),
-    )
-    # Room for the labels, which plotly does not count when it chooses a range.
-    low, high = min(values), max(values)
-    room = 0.12 * (high - low) + 0.02
-    figure.update_xaxes(title_text="× prefork", range=[low - room, high + room])
-    figure.update_yaxes(autorange="reversed", type="category")
-    return figure
-
-
-def _pair_of_dots(mpm: str, label: str, pair: tuple[float, float], theme: str | None) -> go.Scatter:
-    import plotly.graph_objects as go
-
-    colour, symbol = colours.colour(mpm, theme), colours.MARKERS[mpm]
-    return go.Scatter(
-        x=list(pair),
-        y=[label, label],
-        mode="lines+markers+text",
-        showlegend=False,
-        line={"color": colour, "width": 1, "dash": colours.DASHES[mpm]},
-        marker={
-            "size": 14,
-            "color": colour,
-            "symbol": [f"{symbol}-open", symbol],
-            "line": {"width": 2, "color": colour},
-        },
-        text=[f"published {pair[0]:.2f}", f"measured {pair[1]:.2f}"],
-        textposition=["top center", "bottom center"],
-        hovertemplate="%{x:.2f} × prefork<extra></extra>",
-    )
-
-
-def _kinds(summary: pandas.DataFrame) -> list[str]:
+def kinds_of(summary: pandas.DataFrame) -> list[str]:
     need(summary, COLUMNS, "QpsTable.summary()")
     return list(dict.fromkeys(summary["kind"]))
 
 
-def _by_mpm(summary: pandas.DataFrame, kind: str, server: str = OURS) -> dict[str, Any]:
+def by_mpm(summary: pandas.DataFrame, kind: str, server: str = OURS) -> dict[str, Any]:
     rows = summary[(summary["kind"] == kind) & (summary["server"] == server)]
     return {str(row["mpm"]): row for row in rows.to_dict("records")}
 
@@ -255,7 +191,7 @@ def _alt(summary: pandas.DataFrame, kinds: list[str]) -> str:
     for kind in kinds:
         parts = [
             f"{mpm} {count(row['published'])} published and {count(row['median'])} measured"
-            for mpm, row in _by_mpm(summary, kind).items()
+            for mpm, row in by_mpm(summary, kind).items()
         ]
         sentences.append(f"{KIND_TITLES.get(kind, kind)}: {'; '.join(parts)}")
     return "Requests per second. " + ". ".join(sentences) + "."

@@ -89,7 +89,7 @@ def _line(
     """A line. In the figure of one recording, the first is an area, the second a dotted line in ink."""
     import plotly.graph_objects as go
 
-    colour = colours.colour(run.mpm, theme)
+    colour = colours.stroke(run.mpm, theme)
     area = one and not number
     return go.Scatter(
         x=run.column("t"),
@@ -142,7 +142,7 @@ def _label_ends(
             showarrow=False,
             xanchor="left",
             xshift=6,
-            font={"size": 12, "color": ink if one else colours.colour(mpm, theme)},
+            font={"size": 12, "color": ink if one else colours.text_colour(mpm, theme)},
             row=row,
             col=1,
         )

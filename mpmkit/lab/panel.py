@@ -17,7 +17,6 @@ What ends what is left:
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import uuid
@@ -32,6 +31,7 @@ import traitlets
 
 from mpmkit.config.directives import MPMS, SPECS
 from mpmkit.lab import theme
+from mpmkit.lab.cells import panels_of_this_run
 from mpmkit.lab.clients import MOST
 from mpmkit.lab.controls import Control
 from mpmkit.lab.forms import NAMES, DirectiveForm, Field
@@ -345,10 +345,6 @@ def palette() -> dict[str, Any]:
     }
 
 
-# Panels by the cell that made them: cell id -> (one id for each run of the cell, its panels).
-_made: dict[str, tuple[str, list[Panel]]] = {}
-
-
 def control_room(*mpms: str, **directives: Any) -> Any:
     """A control room: choose an MPM and directives, start it, put a load on it, watch.
 
@@ -360,13 +356,7 @@ def control_room(*mpms: str, **directives: Any) -> Any:
     Returns the widget; `.room` is its model (with several: `.rooms`). Run the cell again, and the
     servers of its last run are stopped. Raises DirectiveError for what does not exist.
     """
-    cell, run = _cell()
-    before, panels = _made.get(cell, ("", []))
-    if before != run:
-        for panel in panels:
-            panel.close()
-        panels = []
-    made = []
+    panels, made = panels_of_this_run(), []
     for mpm in mpms or ("event",):
         fitting = {
             name: value
@@ -374,8 +364,7 @@ def control_room(*mpms: str, **directives: Any) -> Any:
             if len(mpms) < 2 or name.lower() not in SPECS or mpm in SPECS[name.lower()].mpms
         }
         made.append(Panel(Room(mpm, **fitting)))
-    if cell:
-        _made[cell] = (run, panels + made)
+    panels += made
     if len(made) == 1:
         return made[0]
     for panel in made:
@@ -385,16 +374,3 @@ def control_room(*mpms: str, **directives: Any) -> Any:
     box.add_class("mk-rooms")
     box.rooms = [panel.room for panel in made]
     return box
-
-
-def _cell() -> tuple[str, str]:
-    """(the id of the cell that runs, an id of this run of it); ("", "") outside a notebook."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    kernel = getattr(shell, "kernel", None)
-    if kernel is None:
-        return "", ""
-    try:
-        parent = kernel.get_parent()
-        return str(parent["metadata"]["cellId"]), str(parent["header"]["msg_id"])
-    except (AttributeError, KeyError, TypeError):
-        return "", ""

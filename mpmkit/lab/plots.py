@@ -71,9 +71,10 @@ def label_ends(
         )
 
 
-def server_colour(server: str, mpm: str, theme: str | None) -> str:
+def server_colour(server: str, mpm: str, theme: str | None, *, line: bool = False) -> str:
     """The MPM's colour for our server, grey for another."""
-    return colours.colour(mpm, theme) if server == OURS else colours.OTHERS.get(server, "#777777")
+    ours = colours.stroke if line else colours.colour
+    return ours(mpm, theme) if server == OURS else colours.OTHERS.get(server, "#777777")
 
 
 def count(value: float) -> str:

@@ -53,6 +53,14 @@ def application(environ, start_response):
     return [b"done\\n"]
 '''
 
+
+def write_pages(folder: Path) -> None:
+    """Make the folder that a panel's servers serve."""
+    shutil.copytree(Path(mpmkit.__file__).with_name("htdocs"), folder)
+    (folder / "slow.py").write_text(SLOW_SCRIPT)
+    (folder / "large.bin").write_bytes(bytes(LARGE))
+
+
 LOAD_SECONDS = 600.0  # a load that is not stopped ends by itself
 EVENTS = 200
 
@@ -84,9 +92,7 @@ class Room:
         self._began = time.monotonic()
         self._closed = False
         self._home = tempfile.mkdtemp(prefix="mpmkit-room-")
-        shutil.copytree(Path(mpmkit.__file__).with_name("htdocs"), self._root)
-        (self._root / "slow.py").write_text(SLOW_SCRIPT)
-        (self._root / "large.bin").write_bytes(bytes(LARGE))
+        write_pages(self._root)
         # Also when the room is not closed: the folder goes with the object or the interpreter.
         self._tidy = weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
         self._frame: dict[str, Any] = {}

@@ -6,19 +6,20 @@ and leaves every cell's text readable without colour.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.extras import require
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures_memory import memory_rows
 from mpmkit.lab.figures_qps import KIND_TITLES
 from mpmkit.lab.plots import OURS
+from mpmkit.measure import stats
 
 if TYPE_CHECKING:
     import pandas
     from pandas.io.formats.style import Styler
 
-    from mpmkit.measure.comparison import OrderVerdict
     from mpmkit.measure.qps_table import QpsTable
     from mpmkit.measure.records import Machine
 
@@ -31,11 +32,14 @@ QPS_COLUMNS = {
     "fastest round": ("max", "{:,.0f}"),
     "× prefork, published": ("published_ratio", "{:.2f}"),
     "× prefork, measured": ("ratio", "{:.2f}"),
+    "µs CPU": ("cpu_us", "{:.1f}"),
+    "limit": ("limit", "{}"),
 }
 
 
 def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
-    """One of the article's tables: published | measured | ratios, a row an MPM.
+    """One of the article's tables: published | measured | ratios | µs of the server's CPU for a request |
+    what else than the server was the limit, and in how many rounds: a row an MPM.
 
     kind: "static" or "script". server: mpmkit, or another that was measured in the same rounds.
     Raises ValueError if nothing of that kind was measured on that server.
@@ -61,7 +65,7 @@ def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
 
 def beside(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
     """Published | mpmkit | another server of the same rounds, which has the same MPMs: a row a page
-    and MPM, medians, and their ratio. What was not measured is NaN.
+    and MPM, medians, and the ratio within the rounds. What was not measured is NaN.
     """
     pandas = require("pandas")
 
@@ -72,63 +76,20 @@ def beside(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
     made.insert(
         0, "published /s", summary.groupby(["kind", "mpm"], sort=False)["published"].first()
     )
-    made[f"{OURS} / {server}"] = made[f"{OURS} /s"] / made[theirs]
+    made[f"{OURS} / {server}"] = [
+        paired(table.rounds(kind).get(mpm, {}), table.rounds(kind, server).get(mpm, {}))
+        for kind, mpm in made.index
+    ]
     made.index = pandas.Index([f"{KIND_TITLES.get(kind, kind)}, {mpm}" for kind, mpm in made.index])
     return made.rename_axis(None, axis="columns")
 
 
-def pairs(verdict: OrderVerdict | None) -> pandas.DataFrame:
-    """What an OrderVerdict says of MPMs next to each other in the published order: a row a pair.
-
-    "beyond the noise" is yes if the 95% interval of the ratio within the rounds excludes 1, no if it
-    does not, and unknown after a single round. Empty if there is no verdict.
-    """
-    pandas = require("pandas")
-
-    words = {True: "yes", False: "no", None: "unknown"}
-    rows = (
-        []
-        if verdict is None
-        else [
-            {
-                "pair": f"{pair.faster} / {pair.slower}",
-                "published": pair.published,
-                "measured": pair.measured,
-                "same winner": words[pair.agrees],
-                "beyond the noise": words[pair.larger_than_noise],
-            }
-            for pair in verdict.pairs
-        ]
-    )
-    headings = ["pair", "published", "measured", "same winner", "beyond the noise"]
-    return pandas.DataFrame(rows, columns=headings).set_index("pair")
-
-
-def noise(summary: pandas.DataFrame) -> pandas.DataFrame:
-    """How far the rounds of each cell lie apart, as a share of their median: a row a cell.
-
-    `summary` is `QpsTable.summary()`. A single round shows no noise: its cell is "unknown".
-    """
-    share = (summary["max"] - summary["min"]) / summary["median"]
-    noise = [
-        f"{value:.0%}" if rounds > 1 else "unknown"
-        for value, rounds in zip(share, summary["rounds"], strict=True)
-    ]
-    return summary[["kind", "server", "mpm", "rounds"]].assign(noise=noise)
-
-
-def memory(frame: pandas.DataFrame, against: str = "busy") -> pandas.DataFrame:
-    """Memory of each server at each level, medians of the rounds, in MiB: a row a server and level.
-
-    `frame` is the records table memory. Raises ValueError if there is nothing of that kind.
-    """
-    rows = memory_rows(frame, against)
-    groups = rows.assign(mpm=rows["mpm"].fillna("")).groupby(["server", "mpm", "level"], sort=False)
-    made = groups[["held", "processes", "threads"]].median().astype(int)
-    for name in ("pss", "code", "heap", "anonymous", "stacks", "shm", "uss", "rss"):
-        title = {"pss": "PSS", "uss": "USS", "rss": "summed RSS"}.get(name, name)
-        made[f"{title} MiB"] = groups[f"{name}_kb"].median() / 1024
-    return made
+def paired(one: Mapping[Any, float], other: Mapping[Any, float]) -> float:
+    """The ratio of two servers within the rounds that both have (`stats.paired`); NaN without any."""
+    try:
+        return stats.paired(one, other).value
+    except ValueError:
+        return math.nan
 
 
 def beside_recorded(

@@ -16,6 +16,10 @@ MPMS = ("prefork", "worker", "event")
 LIGHT = {"prefork": "#004488", "worker": "#BB5566", "event": "#DDAA33"}
 DARK = {"prefork": "#4477CC", "worker": "#EE8899", "event": "#F2D675"}
 
+# The event of a light page is for areas; as a line it needs 3:1 against paper, as text 4.5:1.
+STROKES = {"event": "#B07A00"}
+TEXTS = {"event": "#96690A"}
+
 DASHES = {"prefork": "solid", "worker": "dash", "event": "dot"}
 MARKERS = {"prefork": "square", "worker": "circle", "event": "diamond"}
 
@@ -58,6 +62,16 @@ def colour(mpm: str, theme: str | None = None) -> str:
     if mpm in OTHERS:
         return OTHERS[mpm]
     raise ValueError(f"no colour for {mpm!r}; there is one for {', '.join([*LIGHT, *OTHERS])}")
+
+
+def stroke(mpm: str, theme: str | None = None) -> str:
+    """The MPM's colour for lines and markers."""
+    return colour(mpm, theme) if is_dark(theme) else STROKES.get(mpm) or colour(mpm, theme)
+
+
+def text_colour(mpm: str, theme: str | None = None) -> str:
+    """The MPM's colour for words."""
+    return colour(mpm, theme) if is_dark(theme) else TEXTS.get(mpm) or colour(mpm, theme)
 
 
 def letter_colour(letter: str, theme: str | None = None) -> str:

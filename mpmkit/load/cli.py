@@ -60,11 +60,6 @@ def parser() -> Parser:
     )
     add("--step-seconds", type=float, default=5.0, metavar="S", help="of each step (default: 5)")
     add("--plan", action="store_true", help="show what would be done, and what limits it will meet")
-    add(
-        "--ceiling",
-        action="store_true",
-        help="measure the generator against nginx first, and mark a run that comes near",
-    )
     add("--seconds", action="store_true", help="print the run second by second, too")
     add(
         "--json", action="store_true", help="print one JSON object instead: a row of data/README.md"
@@ -118,10 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         target, given, profile = load_of(options)
         if options["plan"]:
             return _plan(target, given, profile)
-        ceiling = _ceiling(prepared(target, given, profile)[1]) if options["ceiling"] else None
-        run = run_load(
-            target, profile=profile, ceiling=ceiling, on_progress=show if live else None, **given
-        )
+        run = run_load(target, profile=profile, on_progress=show if live else None, **given)
         status = 1 if run.failures or not run.complete else 0
     except LoadInterrupted as stop:
         print("mpmkit: interrupted", file=sys.stderr)
@@ -164,14 +156,3 @@ def _plan(target: str, given: dict[str, Any], profile: LoadProfile | None) -> in
     for note in foreseen.notes or ("nothing that this machine's limits would get in the way of",):
         print(f"note: {note}")
     return 0
-
-
-def _ceiling(load: LoadProfile) -> float | None:
-    from mpmkit.measure.ceiling import ceiling
-    from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
-
-    try:
-        return ceiling(load)
-    except (NotInstalled, ServerFailed) as error:
-        print(f"mpmkit: no ceiling: {error}", file=sys.stderr)
-        return None

@@ -17,9 +17,8 @@ from mpmkit.load.windows import Tick, Window, windows
 from mpmkit.measure.stats import knee
 
 GENERATOR_LIMIT = 0.9
-"""Share of a core, or of what the generator did against the fastest server at hand, from which on the
-generator is taken to be what limited the run. Above it a process hardly ever waits for an answer, so a faster
-server would not have shown as one."""
+"""Share of a core from which on a generator process is taken to be what limited the run. Above it
+the process hardly ever waits for an answer, so a faster server would not have shown as one."""
 
 
 # Of a row: what a run has by the same name, and percentiles.
@@ -51,7 +50,6 @@ class LoadRun:
     paths: for a mix, the latencies of each path.
     run_queue, steal: see `mpmkit.load.preflight.Pressure`. processes_wait: share of the time (0 to 1) that
         each generator process was ready to run and had to wait for a processor.
-    ceiling: requests/s of the same load against the fastest server at hand, if it was measured.
     notes: what was foreseen (`mpmkit.load.preflight`).
     """
 
@@ -75,7 +73,6 @@ class LoadRun:
     run_queue: float = math.nan
     steal: float = math.nan
     processes_wait: tuple[float, ...] = ()
-    ceiling: float | None = None
     notes: tuple[str, ...] = ()
     ticks: tuple[Tick, ...] = ()
 
@@ -127,10 +124,9 @@ class LoadRun:
 
     @property
     def generator_bound(self) -> bool:
-        """True if a generator process was as busy as a core allows, or the whole near its ceiling:
-        then `qps` is its limit and says little about the server's."""
-        near = self.ceiling is not None and self.qps > GENERATOR_LIMIT * self.ceiling
-        return near or any(cpu > GENERATOR_LIMIT for cpu in self.processes_cpu)
+        """True if a generator process was as busy as a core allows: then `qps` is its limit and says
+        little about the server's."""
+        return any(cpu > GENERATOR_LIMIT for cpu in self.processes_cpu)
 
     @property
     def generator_starved(self) -> bool:
@@ -259,11 +255,6 @@ class LoadRun:
             elif self.generator_starved:
                 note = " - it always had to wait for a processor: the machine is the limit"
             lines.append(f"generator: {self.generator_cpu:.0%} of a core per process{note}")
-        if self.ceiling:
-            lines.append(
-                f"generator's ceiling: {self.ceiling:,.0f} requests/s, by what it did "
-                f"against nginx; this run is at {self.qps / self.ceiling:.0%} of it"
-            )
         if not math.isnan(self.run_queue):
             stolen = f", {self.steal:.0%} of the time stolen" if self.steal >= 0.005 else ""
             lines.append(f"machine: {self.run_queue:.1f} tasks ready to run a processor{stolen}")

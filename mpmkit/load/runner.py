@@ -43,7 +43,6 @@ def run_load(
     profile: LoadProfile | None = None,
     on_progress: Progress | None = None,
     on_tick: OnTick | None = None,
-    ceiling: float | None = None,
     **fields: Any,
 ) -> LoadRun:
     """Put a load on a server and return what was measured.
@@ -57,8 +56,6 @@ def run_load(
     on_progress: called in this thread with (requests done, seconds) while the load runs.
     on_tick: called in this thread, some four times a second for each generator process, with a Tick:
         what came since its last one.
-    ceiling: requests/s that the generator was seen to do at best with this load; a run near it is
-        marked as bound by the generator.
 
     Raises ValueError for a bad target or field (ProfileError), all problems at once, and
     for a load that this machine's limits do not allow, before anything starts; LoadError if the
@@ -74,7 +71,6 @@ def run_load(
         raise LoadError("Locust is not installed for this Python; install it (pip install locust)")
     run = _run_locust(base, load, on_progress, on_tick)
     run.notes = foreseen.notes
-    run.ceiling = ceiling
     return run
 
 

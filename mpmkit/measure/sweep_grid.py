@@ -50,11 +50,11 @@ class SweepPlan:
     id: str
 
     def cells(self) -> list[GridPoint]:
-        """The points of all rounds, in the order of measuring."""
+        """The points of all rounds, in the order of measuring: random in each, from the sweep's id."""
         return [
             replace(point, round=number)
             for number in range(1, self.rounds + 1)
-            for point in stats.turns(self.points, number)
+            for point in stats.turns(self.points, number, self.id)
         ]
 
     @property

@@ -32,6 +32,7 @@ from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS, STARTING
 from mpmkit.server import pidfile
 from mpmkit.server.child import OK, Child, Setup
+from mpmkit.server.immortal import make_immortal
 from mpmkit.server.listen import (
     Listener,
     ListenError,
@@ -44,6 +45,7 @@ from mpmkit.server.listen import (
 from mpmkit.server.logs import ErrorLog, LogError, close_logs
 from mpmkit.server.pod import PipeOfDeath
 from mpmkit.server.pool import Pool
+from mpmkit.server.prewarm import fill_gaps
 from mpmkit.server.process import preload_modules
 from mpmkit.server.scoreboard import Scoreboard
 
@@ -89,7 +91,7 @@ class Parent:
             self._own.append(lifeline)
         self.board = Scoreboard(setup.directives, setup.directives.ScoreBoardFile)
         self.pool = Pool(child_class, setup, listeners, self.board, self._own)
-        self.board.vhost = self._vhost()
+        self._name_vhosts()
 
     @property
     def setup(self) -> Setup:
@@ -106,6 +108,9 @@ class Parent:
         self.write_pid_file()
         self._watch_signals()
         preload_modules(self.setup.directives)
+        if self.setup.directives.ImmortalObjects:
+            self.errors.write("info", make_immortal(self))
+        fill_gaps()
         self.pool.start(self.setup.directives.StartServers)
         status: int | None = None
         if self.pool.alive:
@@ -326,14 +331,16 @@ class Parent:
         self.pool.pod = PipeOfDeath()
         self.board.config_generation += 1
         self.board.set_limits(self.setup.directives)
-        self.board.vhost = self._vhost()
+        self._name_vhosts()
 
-    def _vhost(self) -> str:
+    def _name_vhosts(self) -> None:
         """The server as the status page names it, `name:port`: ServerName, or else its address."""
         url = url_of(self.pool.listeners[0])
         address, _, port = url.removeprefix("http://").rpartition(":")
         name = self.setup.directives.ServerName or address
-        return name if name.rpartition(":")[2].isdecimal() else f"{name}:{port}"
+        self.board.vhost = name if name.rpartition(":")[2].isdecimal() else f"{name}:{port}"
+        hosts = self.setup.service.hosts
+        self.board.vhost_of = hosts.vhost if hosts is not None else None
 
     def _note_running(self) -> None:
         """At the start and after each restart."""

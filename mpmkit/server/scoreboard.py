@@ -23,7 +23,8 @@ import mmap
 import os
 import struct
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from mpmkit.config.directives import MPMS, Directives
 from mpmkit.http.messages import text_field
@@ -98,8 +99,10 @@ class Scoreboard:
     ServerLimit × ThreadLimit asks for more memory than there is.
     """
 
+    _used = 0  # the parent's: slots that had a child since the start or the last SIGHUP
     # `name:port` of the server, for the children's records; the parent sets it before it forks.
     vhost = ""
+    vhost_of: Callable[[Any, Any], str] | None = None  # of a request: server/hosts.py
 
     def __init__(self, directives: Directives, path: str | None = None) -> None:
         self._lay_out(directives.ServerLimit, directives.ThreadLimit)
@@ -115,7 +118,7 @@ class Scoreboard:
         header[H_THREAD_LIMIT] = self.thread_limit
         header[H_PARENT_PID] = os.getpid()
         header[H_CONFIG_GENERATION] = 1
-        self.restart()
+        header[H_RESTART_TIME] = time.time_ns()
         self.set_limits(directives)
         header[H_MAGIC] = MAGIC  # last: a reader that finds it finds a whole header
 
@@ -165,9 +168,12 @@ class Scoreboard:
     # -- written by the parent ----------------------------------------------------------------
 
     def restart(self) -> None:
-        """A start or a SIGHUP (no child is left): every record from zero, RestartTime now."""
-        start = self._offsets[1]
-        self._view[start:] = bytes(self._size - start)
+        """A SIGHUP (no child is left): every record that was in use from zero, RestartTime now."""
+        threads = self.thread_limit
+        rows = (8 * PROCESS, threads, 8 * WORKER * threads, TEXT * threads)
+        for start, size in zip(self._offsets[1:], rows, strict=True):
+            self._view[start : start + self._used * size] = bytes(self._used * size)
+        self._used = 0
         self._header[H_RESTART_TIME] = time.time_ns()
 
     def set_limits(self, directives: Directives) -> None:
@@ -216,6 +222,7 @@ class Scoreboard:
 
     def born(self, slot: int, pid: int, generation: int) -> None:
         """The parent forked `pid` into `slot`."""
+        self._used = max(self._used, slot + 1)
         base = slot * PROCESS
         for field in range(PROCESS):
             self._processes[base + field] = 0
@@ -246,16 +253,26 @@ class Scoreboard:
 
     def worker(self, slot: int, thread: int = 0) -> WorkerSlot:
         """The writer of a thread's worker record."""
-        return WorkerSlot(self, slot, thread)
+        return (WorkerSlot if self.vhost_of is None else HostSlot)(self, slot, thread)
 
     # -- readers ------------------------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
-        """A frozen picture of every process row, empty slots included (pid 0)."""
-        states = bytes(self._states)
+    def generation_of(self, slot: int) -> int:
+        """The generation of the child in a slot."""
+        return self._processes[slot * PROCESS + P_GENERATION]
+
+    def rows(self, free: int) -> Snapshot:
+        """For the parent: a picture of the slots that it has ever used, and of `free` more. What a pass
+        costs follows the children that there were at a time, not ServerLimit."""
+        return self.snapshot(min(self.server_limit, self._used + free))
+
+    def snapshot(self, slots: int | None = None) -> Snapshot:
+        """A frozen picture of every process row, empty slots included (pid 0); or of the first `slots`."""
+        slots = self.server_limit if slots is None else slots
         threads = self.thread_limit
+        states = bytes(self._states[: slots * threads])
         rows = []
-        for slot in range(self.server_limit):
+        for slot in range(slots):
             field = self._processes[slot * PROCESS : (slot + 1) * PROCESS].tolist()
             named = dict(zip(PROCESS_FIELDS, field, strict=False))
             row = states[slot * threads : (slot + 1) * threads]
@@ -393,7 +410,9 @@ class WorkerSlot:
         self.conn_count = self.conn_bytes = 0
         _store_two(self._view, self._offset, 0, 0)
 
-    def requested(self, protocol: bytes, line: bytes) -> None:
+    def requested(
+        self, protocol: bytes, line: bytes, request: Any = None, conn: Any = None
+    ) -> None:
         """The request being served: its protocol and its request line, of which 63 bytes are kept."""
         _store_request(self._texts, self._text + CLIENT + VHOST, protocol, line)
 
@@ -403,7 +422,8 @@ class WorkerSlot:
         self._texts[start : start + VHOST] = text_field(name, VHOST)
 
     def served(self, sent: int, took: int, now: int) -> None:
-        """One request done: `sent` bytes, `took` ns, at `now` ns. Counted when it is logged."""
+        """One request done: `sent` bytes in both directions (as mod_logio counts for mod_status), `took`
+        ns, at `now` ns. Counted when it is logged."""
         self.conn_count += 1
         self.conn_bytes += sent
         self.access_count += 1
@@ -425,3 +445,20 @@ class WorkerSlot:
             now,
             self.tid,
         )
+
+
+class HostSlot(WorkerSlot):
+    """That of a server with virtual hosts: each request names its own."""
+
+    __slots__ = ("_vhost_of",)
+
+    def __init__(self, board: Scoreboard, slot: int, thread: int) -> None:
+        super().__init__(board, slot, thread)
+        self._vhost_of = board.vhost_of
+
+    def requested(
+        self, protocol: bytes, line: bytes, request: Any = None, conn: Any = None
+    ) -> None:
+        assert self._vhost_of is not None
+        self.vhost(self._vhost_of(request, conn))
+        super().requested(protocol, line)

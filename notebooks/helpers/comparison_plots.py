@@ -129,5 +129,5 @@ def _line(who: str, mpm: str, theme: str | None) -> dict[str, Any]:
     if who == SIMULATED:
         return {"color": colours.GRID[dark], "width": 12, "shape": "hv"}
     if who == OURS:
-        return {"color": colours.colour(mpm, theme), "width": 3, "shape": "hv"}
+        return {"color": colours.stroke(mpm, theme), "width": 3, "shape": "hv"}
     return {"color": colours.INK[dark], "width": 1.5, "dash": "dash", "shape": "hv"}

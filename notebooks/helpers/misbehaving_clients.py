@@ -40,6 +40,12 @@ class Answer(dict[str, Any]):
         )
 
 
+def still_kept(clients: HeldConnections, count: int) -> int:
+    """How many of the first `count` connections the server has not ended. One that it ended comes back
+    as another connection, so those that are held now are not the number."""
+    return max(0, count - clients.totals["closed"])
+
+
 def ask(url: str, path: str = "/index.html", *, patience: float = 30.0) -> Answer:
     """One ordinary request on a connection of its own: when was it connected, when did the answer
     begin, and with what status?

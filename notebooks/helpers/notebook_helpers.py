@@ -17,6 +17,7 @@ from mpmkit.launcher import Server
 from mpmkit.load.connections import HeldConnections
 from mpmkit.measure.procfs import alive as alive
 from mpmkit.measure.procfs import ran_for, tasks
+from mpmkit.measure.recording import Recording
 
 
 def crash(server: Server, connections: int) -> dict[str, Any]:
@@ -40,12 +41,12 @@ def crash(server: Server, connections: int) -> dict[str, Any]:
         victim = max(load, key=lambda pid: load[pid])
         began = time.monotonic()
         os.kill(victim, signal.SIGSEGV)
+        with HeldConnections(server.url, "idle", count=1) as client:
+            client.wait(lambda: client.held() == 1, 20)
+            served = time.monotonic() - began
         held.wait(lambda: held.losses > 0, 5)
         time.sleep(0.2)  # the others of that process, if there are more
         lost = held.losses
-        with HeldConnections(server.url, "idle", count=1) as client:
-            client.wait(lambda: client.held() == 1, 20)
-        served = time.monotonic() - began
         log = _wait_for_log(server, str(victim))
     return {
         "connections": connections,
@@ -67,6 +68,16 @@ def _wait_for_log(server: Server, word: str, seconds: float = 4.0) -> str:
         if found or time.monotonic() > until:
             return found[0] if found else ""
         time.sleep(0.05)
+
+
+def kb_a_connection(run: Recording, few: int, many: int) -> float:
+    """What a connection without a thread costs, in kB: the slope between two numbers of them, so that
+    what the first ones bring along is not counted. The last sample of each number counts."""
+    memory = [
+        [one.pss_mb for one in run.samples if one.without_thread == count][-1]
+        for count in (few, many)
+    ]
+    return 1000 * (memory[1] - memory[0]) / (many - few)
 
 
 def threads_of(pid: int) -> dict[int, float]:

@@ -25,8 +25,10 @@ from mpmkit.config.directives import MPMS
 from mpmkit.measure.process_group import NotInstalled, output
 from mpmkit.measure.reference_servers import find_httpd
 from tests.fidelity import (
+    compare_access,
     compare_cli,
     compare_conf,
+    compare_hosts,
     compare_http,
     compare_pool,
     compare_rules,
@@ -48,6 +50,8 @@ TITLES = {
     "signal": "Signals",
     "timeline": "Pools over time",
     "rules": "Sections, links and Options: who may see what",
+    "access": "Require, Order, Limit, Satisfy: who may see what",
+    "hosts": "Virtual hosts: which one answers, what it has of its server's, TLS",
 }
 LONGEST = 220  # characters of a cell
 
@@ -70,14 +74,18 @@ def pages(where: Path) -> Path:
     return where
 
 
-def rules(site: Path) -> list[Row]:
-    """The rows of sections, in a directory of their own."""
-    own = site / "rules"
-    own.mkdir()
-    try:
-        return compare_rules.rows(own)
-    finally:
-        shutil.rmtree(own)
+def alone(rows: Callable[[Path], list[Row]]) -> Callable[[Path], list[Row]]:
+    """`rows` with a directory of its own below the site."""
+
+    def of(site: Path) -> list[Row]:
+        own = site / "own"
+        own.mkdir(mode=0o755)
+        try:
+            return rows(own)
+        finally:
+            shutil.rmtree(own)
+
+    return of
 
 
 AREAS: dict[str, Callable[[Path], list[Row]]] = {
@@ -87,7 +95,9 @@ AREAS: dict[str, Callable[[Path], list[Row]]] = {
     "status": compare_status.rows,
     "cli": compare_cli.rows,
     "pool": compare_pool.rows,
-    "rules": rules,
+    "rules": alone(compare_rules.rows),
+    "access": alone(compare_access.rows),
+    "hosts": alone(compare_hosts.rows),
 }
 
 

@@ -15,7 +15,14 @@ UNITS = {
     "qps": "requests per second",
     "p50_ms": "median latency, ms",
     "p99_ms": "99th percentile of latency, ms",
+    "turn_ms": "a user's turn, N/X, ms",
 }
+
+
+def turn_ms(row: Any) -> Any:
+    """How long a user's turn takes, N/X in ms, of a row or a frame of them. Users who are never let in
+    count, too: a percentile of the answers does not know them."""
+    return 1000 * row["users"] / row["qps"]
 
 
 def sweep_heat(
@@ -113,7 +120,7 @@ def sweep_curve(
                 text=f"knee: {bend:g}",
                 ay=-36,
                 ax=0,
-                arrowcolor=colours.colour(mpm, theme),
+                arrowcolor=colours.stroke(mpm, theme),
                 font={"color": colours.INK[colours.is_dark(theme)]},
             )
             points += f", knee at {bend:g}"
@@ -138,7 +145,7 @@ def _line(
 ) -> go.Scatter:
     import plotly.graph_objects as go
 
-    colour, symbol = colours.colour(mpm, theme), colours.MARKERS[mpm]
+    colour, symbol = colours.stroke(mpm, theme), colours.MARKERS[mpm]
     return go.Scatter(
         x=xs,
         y=ys,

@@ -1,0 +1,115 @@
+"""What notebook 04 shows of the published order: ratios, pairs of MPMs, the noise of the rounds."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from mpmkit.config.extras import require
+from mpmkit.lab import theme as colours
+from mpmkit.lab.figures_qps import KIND_TITLES, by_mpm, kinds_of
+from mpmkit.lab.plots import LIMITED, dress
+from mpmkit.measure import stats
+
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects as go
+
+    from mpmkit.measure.comparison import OrderVerdict
+
+
+def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
+    """How many times prefork each MPM is, published and measured: the shape without the machine.
+
+    `summary` as for `qps_bars`. A hollow marker is the article's ratio, a filled one this machine's within
+    the rounds, with a * where the generator or the machine was the limit; the line at 1 is prefork itself.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    lines: list[str] = []
+    values: list[float] = [1.0]
+    for kind in kinds_of(summary):
+        for mpm, row in by_mpm(summary, kind).items():
+            if mpm == "prefork":
+                continue
+            label = f"{mpm}, {KIND_TITLES.get(kind, kind)}"
+            pair = row["published_ratio"], row["ratio"]
+            values += [ratio for ratio in pair if ratio == ratio]  # without NaN
+            mark = "*" if row.get("bound") else ""
+            figure.add_trace(_pair_of_dots(mpm, label, pair, mark, theme))
+            lines.append(f"{label}: {pair[0]:.2f} published, {pair[1]:.2f} measured")
+    figure.add_vline(
+        x=1,
+        line={"color": colours.INK[colours.is_dark(theme)], "width": 1, "dash": "dot"},
+        annotation_text="prefork",
+        annotation_position="top",
+    )
+    dress(
+        figure,
+        "Requests per second as a multiple of prefork's"
+        + (f"<br><sup>*: in some rounds {LIMITED}</sup>" if any(summary.get("bound", ())) else ""),
+        theme,
+        alt="Multiples of prefork's requests per second. " + "; ".join(lines) + ".",
+        margin=colours.layout(theme)["margin"] | {"l": 150},
+        height=140 + 90 * max(1, len(lines)),
+    )
+    # Room for the labels, which plotly does not count when it chooses a range.
+    low, high = min(values), max(values)
+    room = 0.12 * (high - low) + 0.02
+    figure.update_xaxes(title_text="× prefork", range=[low - room, high + room])
+    figure.update_yaxes(autorange="reversed", type="category")
+    return figure
+
+
+def _pair_of_dots(
+    mpm: str, label: str, pair: tuple[float, float], mark: str, theme: str | None
+) -> go.Scatter:
+    import plotly.graph_objects as go
+
+    colour, symbol = colours.stroke(mpm, theme), colours.MARKERS[mpm]
+    return go.Scatter(
+        x=list(pair),
+        y=[label, label],
+        mode="lines+markers+text",
+        showlegend=False,
+        line={"color": colour, "width": 1, "dash": colours.DASHES[mpm]},
+        marker={
+            "size": 14,
+            "color": colour,
+            "symbol": [f"{symbol}-open", symbol],
+            "line": {"width": 2, "color": colour},
+        },
+        text=[f"published {pair[0]:.2f}", f"measured {pair[1]:.2f}{mark}"],
+        textposition=["top center", "bottom center"],
+        hovertemplate="%{x:.2f} × prefork<extra></extra>",
+    )
+
+
+def pairs(verdict: OrderVerdict | None) -> pandas.DataFrame:
+    """What an OrderVerdict says of MPMs next to each other in the published order: a row a pair, with the
+    ratio within the rounds and its 95% interval.
+
+    "came out" is yes or no, or not decidable: the interval holds 1, or the generator or the machine was
+    the limit, and then no ratio is shown, either. Empty if there is no verdict.
+    """
+    words = {True: "yes", False: "no", None: "not decidable"}
+    limited = verdict is not None and str(verdict.limits)
+    rows = []
+    for pair in verdict.pairs if verdict is not None else ():
+        ratio = stats.Interval(math.nan, math.nan, math.nan, 0.0) if limited else pair.ratio
+        known = f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.level else "–"
+        answer = words[None if limited else pair.came_out]
+        name = f"{pair.faster} / {pair.slower}"
+        rows.append((name, pair.published, ratio.value, known, answer))
+    headings = ["pair", "published", "measured", "95% interval", "came out"]
+    return require("pandas").DataFrame(rows, columns=headings).set_index("pair")
+
+
+def noise(summary: pandas.DataFrame) -> pandas.DataFrame:
+    """How far the rounds of each cell lie apart: the standard deviation of their logarithms, a row a cell.
+
+    `summary` is `QpsTable.summary()`. A single round shows no noise: its cell is "unknown".
+    """
+    noise = ["unknown" if math.isnan(value) else f"{value:.1%}" for value in summary["noise"]]
+    return summary[["kind", "server", "mpm", "rounds"]].assign(noise=noise)

@@ -1,0 +1,187 @@
+"""The sweep panel's form, run and grid, without a browser; the recorded grids."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.waiting import alive, poll_until
+
+from mpmkit import lab
+from mpmkit.config.directives import MPMS, DirectiveError
+from mpmkit.lab.sweep_form import AXES, SweepForm
+from mpmkit.lab.sweep_run import METRICS, SweepGrid, SweepRun
+from mpmkit.measure import records
+
+FEW = {"axis": "users", "low": 2, "high": 4, "steps": 2, "seconds": 0.5, "warmup": 0.5}
+
+
+@pytest.fixture
+def pages(tmp_path):
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "index.html").write_text("a page")
+    return tmp_path / "pages"
+
+
+# ---------------------------------------------------------------- the form
+
+
+@pytest.mark.parametrize(
+    ("choice", "values"),
+    [
+        ({"axis": "users", "low": 10, "high": 50, "steps": 5}, [10, 20, 30, 40, 50]),
+        ({"axis": "users", "low": 1, "high": 100, "steps": 3, "log": True}, [1, 10, 100]),
+        ({"axis": "idle_holders", "low": 0, "high": 100, "steps": 4, "log": True}, [0, 1, 10, 100]),
+        ({"axis": "think_time", "low": 0, "high": 1, "steps": 3}, [0, 0.5, 1]),
+        ({"axis": "users", "low": 7, "high": 3, "steps": 4}, [7]),
+        ({"axis": "users", "low": 1, "high": 3, "steps": 9}, [1, 2, 3]),
+        # What httpd would round down to multiples of ThreadsPerChild, the form rounds itself.
+        ({"axis": "MaxRequestWorkers", "low": 30, "high": 200, "steps": 3}, [25, 125, 200]),
+        ({"axis": "MaxRequestWorkers", "low": 30, "high": 40, "steps": 2, "mpms": ("prefork",)}, [30, 40]),
+    ],
+)  # fmt: skip
+def test_the_values_of_an_axis(choice, values):
+    assert SweepForm(**choice).values() == values
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_every_axis_has_a_sweep_as_it_opens(axis):
+    form = SweepForm()
+    form.turn_to(axis)
+    plan = form.plan()
+    assert plan.names == (axis,) and plan.points
+    assert {point.mpm for point in plan.points} == set(form.taking())
+    left = form.left_out()
+    assert {point.values[axis] for point in plan.points} == set(form.values()) - set(left)
+    assert all(str(left[value]) in " ".join(form.hints()) for value in left)
+
+
+def test_a_value_that_httpd_would_correct_is_left_out_and_says_why():
+    form = SweepForm(axis="ThreadsPerChild", low=50, high=100, steps=2, mpms=("worker", "prefork"))
+    assert form.left_out().keys() == {100}
+    said = " ".join(form.hints())
+    assert "100 is left out: worker: AH00310" in said and "ThreadLimit of 64" in said
+    assert "prefork has no ThreadsPerChild" in said
+    assert [point.values["ThreadsPerChild"] for point in form.plan().points] == [50]
+    form.low = 100
+    with pytest.raises(ValueError, match="ThreadLimit"):
+        form.plan()
+    form.mpms = ("prefork",)
+    with pytest.raises(ValueError, match="choose an MPM that has ThreadsPerChild"):
+        form.plan()
+
+
+def test_the_form_takes_what_is_typed_and_refuses_the_rest():
+    form = SweepForm()
+    form.set("steps", "4")
+    form.set("seconds", "0.5")
+    form.set("path", "/slow.py")
+    profile = form.profile()
+    assert (form.steps, profile.duration, profile.path) == (4, 0.5, "/slow.py")
+    for name, text in (("steps", "99"), ("steps", "many"), ("users", "0")):
+        with pytest.raises(ValueError, match="must be"):
+            form.set(name, text)
+    assert form.steps == 4
+    assert "idle_holders" not in [row.name for row in form.fields()], "the axis has its own row"
+    with pytest.raises(ValueError, match="axis: must be one of"):
+        SweepForm(axis="KeepAlive")
+    with pytest.raises(DirectiveError, match="not an MPM"):
+        SweepForm(mpms=("perchild",))
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def test_a_sweep_observes_each_point_and_keeps_its_rows(tmp_path, pages):
+    seen: list[int] = []
+    form = SweepForm(("event",), **FEW, idle_holders=3)
+    run = SweepRun(form, tmp_path / "rows.csv", pages, lambda: seen.append(len(run.rows)))
+    poll_until(lambda: not run.running, cap=60)
+    assert run.text.startswith("done: 2 points") and sorted(set(seen)) == [0, 1, 2]
+    rows = records.read(tmp_path / "rows.csv")
+    assert [row["point"] for row in rows] == ['{"users": 2}', '{"users": 4}']
+    for row in rows:
+        assert row["newcomers"] > 0 and 0 < row["wait_p50_ms"] <= row["wait_p99_ms"]
+        assert row["unanswered"] == 0 and row["pss_mb"] > 5 and row["children"] == 3
+    grid = SweepGrid(rows)
+    board = grid.board("event", 4)
+    assert sum(parked for _, _, parked in board.rows) >= 3, "the kept connections are on it"
+    assert [x for x, *_ in grid.line("event", "qps")] == [2, 4]
+
+
+def test_stop_ends_the_server_and_keeps_the_finished_points(tmp_path, pages):
+    form = SweepForm(("worker",), **{**FEW, "steps": 3, "high": 8})
+    run = SweepRun(form, tmp_path / "rows.csv", pages, lambda: None)
+    poll_until(lambda: run.rows and run._server is not None, cap=60)
+    pid = run._server.pid
+    run.stop()
+    assert not run.running and not alive(pid)
+    assert run.text.startswith("stopped: ")
+    kept = [row["point"] for row in records.read(tmp_path / "rows.csv")]
+    assert kept == [row["point"] for row in run.rows] and 0 < len(kept) < 3
+
+
+def test_a_full_server_gives_lower_bounds_of_waits(tmp_path, pages):
+    """Two workers, both held: a newcomer's wait has no end while the load runs."""
+    form = SweepForm(
+        ("prefork",), axis="idle_holders", low=2, high=2, steps=1, users=1, seconds=1, warmup=1,
+        directives={"MaxRequestWorkers": 2, "StartServers": 2},
+    )  # fmt: skip
+    run = SweepRun(form, tmp_path / "rows.csv", pages, lambda: None)
+    poll_until(lambda: not run.running, cap=60)
+    (row,) = run.rows
+    assert row["unanswered"] > 0 and row["wait_p99_ms"] >= 1000, run.text
+    ((_, _, bound),) = SweepGrid(run.rows).line("prefork", "wait_p99_ms")
+    assert bound
+    assert "new clients still waiting" in SweepGrid(run.rows).describe("prefork", 2)
+
+
+# ---------------------------------------------------------------- recorded grids, and the panel
+
+
+RECORDED = sorted(records.recorded_folder().glob("sweep-*.csv"))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_a_recorded_grid_can_be_moved_through(path):
+    grid = SweepGrid(records.read(path))
+    assert grid.mpms == list(MPMS) and len(grid.values) >= 5
+    for mpm in grid.mpms:
+        assert all(len(grid.line(mpm, metric)) == len(grid.values) for metric in METRICS)
+        for value in grid.values:
+            board = grid.board(mpm, value)
+            assert board.rows and grid.describe(mpm, value)["processes"]
+
+
+def test_the_recorded_cliffs_are_where_the_directives_say():
+    """MaxRequestWorkers 50: prefork and worker take 50 connections, event 2 children x 75."""
+    grid = SweepGrid(records.read(records.recorded_folder() / "sweep-kept-connections.csv"))
+    for mpm, full in (("prefork", 50), ("worker", 50), ("event", 150)):
+        waits = {x: ms for x, ms, _ in grid.line(mpm, "wait_p99_ms")}
+        assert all((ms > 1000) == (x >= full) for x, ms in waits.items()), (mpm, waits)
+
+
+def test_rows_over_two_names_are_not_for_the_panel():
+    (row, *_) = records.read(RECORDED[0])
+    with pytest.raises(ValueError, match="over one name"):
+        SweepGrid([{**row, "point": json.dumps({"users": 1, "think_time": 2})}])
+
+
+def test_the_panel_scrubs_without_a_server(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPMKIT_REPLAY", "1")
+    panel = lab.sweep_panel(folder=tmp_path)
+    try:
+        assert panel.mode.value == "Recorded" and panel.running is None
+        assert "measured on" in panel.state.value
+        seen = set()
+        for value in panel.grid.values:
+            panel.slider.value = value
+            ring = panel.figure().data[1]
+            assert list(ring.x) == [value]
+            assert panel.boards.value.count("<svg") == 3
+            seen.add(panel.figures.value)
+        assert len(seen) == len(panel.grid.values)
+        panel.page.dark = True
+        assert panel.figure().layout.paper_bgcolor == "#16181C"
+    finally:
+        panel.close()

@@ -1,0 +1,106 @@
+"""What the notebooks say is computed from what decides it: each sentence on its recording."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from helpers import cliffs, notebook_helpers, order, sweep_plots
+
+import mpmkit
+from mpmkit import lab
+from mpmkit.lab import figures, replay
+from mpmkit.measure import published, records
+from mpmkit.measure.qps_table import QpsTable
+from mpmkit.measure.sweep import SweepTable
+
+
+def crashes() -> dict[str, dict]:
+    single = {
+        f"{n}-crash": lab.recorded(f"{n}-crash") for n in ("01-prefork", "02-worker", "03-event")
+    }
+    return single | lab.recorded("09-crash")
+
+
+def test_after_a_crash_a_new_client_is_asked_for_at_once():
+    """Not after a pause of the instrument's own, which was 200 ms."""
+    for name, one in crashes().items():
+        assert 0 < one["served_again_s"] < 0.15, name
+        assert 1 <= one["lost"] <= one["connections"] and one["lost"] == one["victim_held"]
+
+
+def test_a_connection_costs_a_slope_not_a_height():
+    run = lab.recorded("03-event-holds")
+    each = notebook_helpers.kb_a_connection(run, 80, 160)
+    height = 1000 * (run.most("pss_mb") - run.samples[0].pss_mb) / 160
+    assert 0 <= each < 5 < height, "the first connections also pay for what threads need at first"
+
+
+def test_connections_are_counted_after_the_newcomer_is_in():
+    told = lab.recorded("09-kept")
+    assert told["event"]["kept"] == 16 and told["event"]["wait"] < 0.1
+    shorter = told["worker, KeepAliveTimeout 1"]
+    assert shorter["kept"] < 16, "the newcomer is in because one of the sixteen was shut out"
+    assert told["worker, KeepAlive Off"]["kept"] == 0
+
+
+def test_beyond_the_knee_the_wait_grows_with_the_users():
+    rows = records.read(replay.place_of("07-users.csv"))
+    steps = SweepTable(rows, ("users",)).summary().set_index("users", drop=False)
+    eight, most = steps.loc[8], steps.loc[32]
+    assert sweep_plots.turn_ms(most) / sweep_plots.turn_ms(eight) == pytest.approx(4, rel=0.1)
+    assert most["p50_ms"] / eight["p50_ms"] < 2.5, "the median knows only those who are let in"
+
+
+def test_no_verdict_where_the_generator_was_the_limit():
+    rows = records.read(replay.place_of("qps-full.csv"))
+    table = QpsTable(rows, published.figures(), planned=len(rows))
+    for kind in table.kinds:
+        said = str(table.verdict(kind))
+        assert "not decidable, the generator was the limit in 15 of 15 cells" in said
+        assert order.pairs(table.verdict(kind))["measured"].isna().all()
+    free = [{**row, "generator_bound": False, "generator_starved": False} for row in rows]
+    decided = QpsTable(free, published.figures(), planned=len(rows)).verdict("static")
+    assert "the limit" not in str(decided) and order.pairs(decided)["measured"].notna().all()
+
+
+# ---------------------------------------------------------------- the cliffs
+
+EDGES = {"prefork": 250, "worker": 400, "event": 1200, "event, factor 20": 8400}
+
+
+@pytest.mark.parametrize("case", EDGES)
+def test_directives_and_simulator_say_where_a_server_is_full(case):
+    assert cliffs.predicted(case) == cliffs.simulated(case) == EDGES[case]
+
+
+@pytest.mark.parametrize("case", EDGES)
+def test_newcomers_begin_to_wait_where_the_directives_say(case):
+    rows = [row for row in lab.recorded("03-cliffs") if row["case"] == case]
+    assert len(rows) >= 3
+    for row in rows:
+        assert (row["wait_ms"] > 1000 * cliffs.LATE) == (row["kept"] > EDGES[case]), row
+    said = cliffs.where(case, rows)
+    assert f"by the directives from {EDGES[case]:,} on" in said
+    assert ("newcomers wait from between" in said) == (rows[-1]["kept"] > EDGES[case])
+
+
+def test_browsers_that_think_get_what_the_bound_allows():
+    rates = {}
+    for row in lab.recorded("03-think"):
+        assert row["qps"] <= 1.1 * row["bound"], row
+        rates[row["case"], row["browsers"]] = row["qps"]
+    most = max(cliffs.BROWSERS)
+    assert rates["event, factor 20", most] >= 10 * rates["prefork", most]
+
+
+def test_names_of_lines_do_not_touch():
+    figure = cliffs.cliffs_figure(lab.recorded("03-cliffs"))
+    notes = [note for note in figure.layout.annotations if note.text in EDGES]
+    assert len(notes) == 2 * len(EDGES)
+    for one, other in itertools.combinations(notes, 2):
+        apart = abs(one.y - other.y) >= 0.19 or abs(one.x - other.x) > 0.3
+        assert one.yref != other.yref or apart, (one.text, other.text)
+    assert "full at 1,200" in figures.alt_text(figure)
+    assert figures.alt_text(cliffs.think_figure(lab.recorded("03-think"))).count("of") >= 16
+    assert set(mpmkit.MPMS) <= {case.split(",")[0] for case in EDGES}
