@@ -172,6 +172,7 @@ class Configuration:
         )
         files.charset = directives.AddDefaultCharset
         files.listings = self._autoindex
+        files.slash = directives.DirectorySlash
         files.own = OwnName.of(directives.ServerName, directives.UseCanonicalName == "On")
         scripts = WsgiScripts(directives, errors)
         self._scripts.append(scripts)
@@ -255,7 +256,9 @@ def site(directives: Directives) -> Site:
 def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:
     """A warning that names the .htaccess files."""
     named = [setting.args for setting in settings if setting.name.lower() == "accessfilename"]
-    found = list(unread(directives, named[-1] if named else (".htaccess",)))
+    sites = (directives, *(host.directives for host in directives.hosts))
+    names = named[-1] if named else (".htaccess",)
+    found = list(dict.fromkeys(file for site in sites for file in unread(site, names)))
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     text = f"not read, and what they restrict is open: {', '.join(found[:5])}{more}"
     return [Note("", "warn", text)] if found else []
