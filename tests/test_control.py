@@ -254,7 +254,7 @@ def test_a_wrong_command_line(args, first, here):
 
 @pytest.mark.parametrize("line", [
     "CustomLog logs/none/access_log common", "ErrorLog logs/none/error_log", "PidFile logs/none/pid",
-    "ScoreBoardFile logs/none/board", 'CustomLog "|/bin/cat" common', "ErrorLog syslog",
+    "ScoreBoardFile logs/none/board", "ErrorLog syslog",
 ])  # fmt: skip
 def test_t_fails_where_the_start_would(house, line, here):
     house.write(line)
@@ -737,7 +737,7 @@ def test_a_recorded_httpds_file_serves(mpm, tmp_path, monkeypatch):
 def test_a_listen_without_an_address_is_for_both_kinds(mpm, tmp_path):
     """One socket; an IPv4 client has its IPv4 address, in the log and for Require local."""
     house = House(tmp_path, mpm)
-    log = ('LogFormat "%a %A %p %s" ends', "CustomLog logs/access_log ends")
+    log = ('LogFormat "%a %A %{local}p %s" ends', "CustomLog logs/access_log ends")
     house.write(*log, "<Location />", "Require local", "</Location>")
     port = house.port
     text = house.file.read_text()
