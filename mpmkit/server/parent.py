@@ -343,7 +343,7 @@ class Parent:
         name = self.setup.directives.ServerName or address
         self.board.vhost = name if name.rpartition(":")[2].isdecimal() else f"{name}:{port}"
         hosts = self.setup.service.hosts
-        self.board.vhost_of = hosts.vhost if hosts is not None else None
+        self.board.make_slot = hosts.slot if hosts is not None else None
 
     def _note_running(self) -> None:
         """At the start and after each restart."""
