@@ -1,5 +1,5 @@
-"""The real httpd and nginx, gunicorn, uvicorn and waitress as context managers: they serve, have the
-settings asked for, end, and say what is wrong."""
+"""The real httpd and nginx, and Python's servers as context managers: they serve, have the settings asked
+for, end, and say what is wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from support.waiting import poll_until
 
 import mpmkit
-from benchmarks.python_servers import Gunicorn, Uvicorn, Waitress
+from benchmarks.python_servers import Fastpysgi, Granian, Gunicorn, Uvicorn, Waitress
 from mpmkit.measure import competitors, process_group, procfs, reference_servers
 from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed
 
@@ -27,6 +27,8 @@ PYTHON_SERVERS = {
     "gunicorn gthread": lambda **how: Gunicorn("gthread", document_root=ROOT, **how),
     "uvicorn": lambda **how: Uvicorn(document_root=ROOT, **how),
     "waitress": lambda **how: Waitress(document_root=ROOT, **how),
+    "granian": lambda **how: Granian(document_root=ROOT, **how),
+    "fastpysgi": lambda **how: Fastpysgi(document_root=ROOT, **how),
 }
 SMALL = {"ThreadsPerChild": 4, "MaxRequestWorkers": 8}
 
@@ -337,7 +339,7 @@ def test_durations_for_nginx():
             ("httpd", "prefork", "prefork"), ("httpd", "worker", "worker"),
             ("httpd", "event", "event"), ("nginx", "", "event"), ("gunicorn-sync", "", "prefork"),
             ("gunicorn-gthread", "", "worker"), ("uvicorn", "", "event"),
-            ("waitress", "", "worker"),
+            ("waitress", "", "worker"), ("granian", "", "worker"), ("fastpysgi", "", "event"),
         ]),
         (("event",), ("gunicorn", "gunicorn"), [("gunicorn-gthread", "", "event")]),
         (("prefork",), ("uvicorn",), [("uvicorn", "", "prefork")]),
