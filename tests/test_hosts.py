@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 from support.client import Client, exchange
 from support.files import open_to_all
-from support.servers import MPMS, no_more, open_files, serving
+from support.servers import MPMS, no_more, open_files, serving, take_errors
 from support.waiting import poll_until
 
 from mpmkit.config.checks import check
@@ -147,6 +147,10 @@ def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):
                 "the new name is known",
             )
             conf.write_text(conf.read_text().replace(f"ServerName {name}", "ServerName a.example"))
+        conf.write_text(conf.read_text().replace(f"{site}/b_log", "/no/such/directory/log"))
+        server.graceful()
+        poll_until(lambda: "is not used: AH00649" in server.error_log(), "the restart is refused")
+        take_errors(server)
         poll_until(lambda: no_more(before, open_files(server)), "old logs are closed")
 
 

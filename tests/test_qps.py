@@ -164,7 +164,10 @@ def test_the_table_as_text():
     static, script, small = full_table(server_cpu_us=41.53).text().split("\n\n")
     lines = static.splitlines()
     assert lines[0] == "requests/s, static page of 45 bytes"
-    assert lines[2].split() == "MPM published median all rounds published measured µs CPU".split()
+    assert (
+        lines[2].split()
+        == "MPM published median all rounds published measured µs CPU limit".split()
+    )
     assert lines[3].split() == "prefork 9,556 100 90 to 110 1.00 1.00 41.5".split()
     assert lines[4].split() == "worker 11,038 150 140 to 160 1.16 1.50 41.5".split()
     assert lines[5].split() == "event 10,224 120 115 to 125 1.07 1.20 41.5".split()

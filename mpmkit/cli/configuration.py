@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.config import httpd_conf
 from mpmkit.config.checks import check
-from mpmkit.config.directives import DirectiveError, Directives, Note, Section, Setting
+from mpmkit.config.directives import DirectiveError, Directives, Note, Section, Setting, VirtualHost
 from mpmkit.config.environment import validate_environment
 from mpmkit.config.settings import Host
 from mpmkit.handlers.errors import ErrorPages
@@ -23,9 +23,11 @@ from mpmkit.handlers.sections import unread
 from mpmkit.handlers.static import FileOptions, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
+from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import server_header
 from mpmkit.http.target import OwnName
 from mpmkit.server.child import Setup
+from mpmkit.server.connection_factory import ConnectionFactory
 from mpmkit.server.core import Handler, Service, default_error_page
 from mpmkit.server.listen import Listener
 from mpmkit.server.log_format import Site, compile_format, format_error
@@ -35,7 +37,7 @@ from mpmkit.server.prewarm import rehearse
 from mpmkit.server.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
-    from mpmkit.server.hosts import Hosts
+    from mpmkit.server.hosts import Hosts, HostService
 
 SAMPLES = os.path.join(os.path.dirname(os.path.dirname(__file__)), "htdocs")
 
@@ -119,9 +121,9 @@ class Configuration:
             self._scripts = []
             handler = self.handler(directives, errors)
             if directives.hosts:
-                from mpmkit.server.hosts import HostLogs  # here: most servers have no virtual host
+                from mpmkit.server.hosts import HostLogs, HostService
 
-                hosts = handler = self._hosts(directives, handler, access, errors)
+                hosts = handler = self._hosts(HostService(directives, handler, access, errors))
                 access = HostLogs(hosts)
                 text = "Could not resolve host name {} -- ignoring!"
                 unknown = [Note("AH00547", "error", text.format(one)) for one in hosts.unknown]
@@ -137,34 +139,24 @@ class Configuration:
             scripts.service = service
         return Setup(directives, service, notes)
 
-    def _hosts(
-        self,
-        directives: Directives,
-        handler: Handler,
-        access: AccessLog | None,
-        errors: ErrorLog,
-        *,
-        logs: bool = True,
-    ) -> Hosts:
+    def _hosts(self, main: HostService, *, logs: bool = True) -> Hosts:
         """The handler that chooses one of the virtual hosts' for each request. logs: open them."""
-        from mpmkit.server import hosts
+        from mpmkit.server.hosts import Hosts, HostService
 
-        def site_of(
-            d: Directives, handler: Handler, access: AccessLog | None, errors: ErrorLog
-        ) -> hosts.Site:
-            return hosts.Site(
-                d, handler, getattr(handler, "refusal", default_error_page), access, errors
-            )
-
-        sites = []
-        for host in directives.hosts:
-            d = host.directives
-            log = (d.ErrorLog, d.LogLevel, d.module_levels)
-            own = log != (directives.ErrorLog, directives.LogLevel, directives.module_levels)
-            host_errors = error_log(d) if own and logs else errors
-            host_access = access_log(d) if logs else None
-            sites.append((host, site_of(d, self.handler(d, host_errors), host_access, host_errors)))
-        return hosts.Hosts(site_of(directives, handler, access, errors), sites)
+        services: list[tuple[VirtualHost, HostService]] = []
+        try:
+            for host in main.directives.hosts:
+                d, errors = host.directives, main.errors
+                if logs and _errors_of(d) != _errors_of(main.directives):
+                    errors = error_log(d)
+                one = HostService(d, self.handler(d, errors), None, errors)
+                services.append((host, one))
+                one.access = access_log(d) if logs else None
+        except BaseException:
+            for _, one in services:
+                close_logs(one.errors if one.errors is not main.errors else ErrorLog(), one.access)
+            raise
+        return Hosts(main, services)
 
     def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
         """The handlers that the directives ask for, hosts aside. Raises DirectiveError."""
@@ -180,6 +172,7 @@ class Configuration:
         )
         files.charset = directives.AddDefaultCharset
         files.listings = self._autoindex
+        files.slash = directives.DirectorySlash
         files.own = OwnName.of(directives.ServerName, directives.UseCanonicalName == "On")
         scripts = WsgiScripts(directives, errors)
         self._scripts.append(scripts)
@@ -194,20 +187,17 @@ class Configuration:
 
     def try_out(self, directives: Directives, *, tls: bool) -> None:
         """Make the handlers, and with `tls` the contexts, of what was read. Raises DirectiveError."""
-        null = ErrorLog()
-        handler = self.handler(directives, null)
-        hosts = (
-            self._hosts(directives, handler, None, null, logs=False) if directives.hosts else None
-        )
-        if tls and directives.tls:
-            from mpmkit.server import tls as secure
+        errors = ErrorLog()
+        handler = self.handler(directives, errors)
+        hosts = None
+        if directives.hosts:
+            from mpmkit.server.hosts import HostService
 
-            if hosts is None:
-                secure.context_for(directives)
-            else:
-                from mpmkit.server.hosts import Certificates
-
-                Certificates(hosts, secure.context_for)
+            hosts = self._hosts(HostService(directives, handler, None, errors), logs=False)
+        if tls:
+            ConnectionFactory(
+                directives, RequestCache(directives), count_received=False, hosts=hosts
+            )
 
     def _board(self) -> Scoreboard:
         assert self._parent is not None, "the status is asked for before there is a server"
@@ -229,6 +219,7 @@ class Configuration:
                 "ScoreBoardFile, and ServerLimit and ThreadLimit for its size"
             ) from None
         rehearse(setup.directives, self.handler, SAMPLES, child_class)
+        self._scripts.clear()
         return self._parent
 
 
@@ -236,6 +227,10 @@ def error_log(directives: Directives) -> ErrorLog:
     """Raises LogError."""
     fd = open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2
     return ErrorLog(fd, directives.LogLevel, levels=directives.module_levels)
+
+
+def _errors_of(d: Directives) -> tuple[Any, ...]:
+    return d.ErrorLog, d.LogLevel, d.module_levels
 
 
 def access_log(directives: Directives) -> AccessLog | None:
@@ -261,7 +256,9 @@ def site(directives: Directives) -> Site:
 def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:
     """A warning that names the .htaccess files."""
     named = [setting.args for setting in settings if setting.name.lower() == "accessfilename"]
-    found = list(unread(directives, named[-1] if named else (".htaccess",)))
+    sites = (directives, *(host.directives for host in directives.hosts))
+    names = named[-1] if named else (".htaccess",)
+    found = list(dict.fromkeys(file for site in sites for file in unread(site, names)))
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     text = f"not read, and what they restrict is open: {', '.join(found[:5])}{more}"
     return [Note("", "warn", text)] if found else []

@@ -166,7 +166,10 @@ def check_folders(directives: Directives) -> None:
         files += [("CustomLog", log[0]) for log in one.CustomLog]
     for name, path in dict.fromkeys(files):
         folder = os.path.dirname(path or "/")
-        why = not_a_file(path, name) if path and name.endswith("Log") else ""
+        is_log = name.endswith("Log")
+        if is_log and path and path.startswith("|"):
+            continue
+        why = not_a_file(path, name) if path and is_log else ""
         if not why and not os.path.isdir(folder):
             why = f"{name} {path}: there is no directory {folder}: make it"
             why = f"(2)No such file or directory: {MADE.get(name, 'AH02297')}: {why}"

@@ -37,7 +37,9 @@ from mpmkit.config.values import append, module_levels
 # nothing (mpmkit: a note says so).
 IN_SECTIONS = frozenset({
     "SetHandler", "AddHandler", "Options", "LimitRequestBody", "EnableSendfile", "EnableMMAP",
-    "ErrorDocument", "ServerSignature", *(row.name for row in access.ROWS),
+    "ErrorDocument", "ServerSignature", "AddDefaultCharset", "AddType", "DirectoryIndex", "DirectorySlash",
+    "FallbackResource", "FileETag", "ForceType", "Redirect", "RedirectMatch", "RedirectPermanent",
+    "RedirectTemp", *(row.name for row in access.ROWS),
 })  # fmt: skip
 
 MUTEXES = ("default", "none", "posixsem", "sem", "sysvsem", "fcntl", "flock", "file", "pthread")

@@ -35,6 +35,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mpmkit.config import access, values
+from mpmkit.config.alias import Redirection, alias, redirect
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
 from mpmkit.config.unsupported import REMOVED_IN_2_4, WITHOUT_EFFECT, foreign
 from mpmkit.config.values import Words, append, update
@@ -273,7 +274,7 @@ class Directives:
         "Ranges before the one ahead of them, before all is sent",
         takes="none|default|unlimited|number", unit="ranges", where="any")
     # The site
-    DirectoryIndex: Words = directive(values.all_words, ("index.html",), "Files tried for a directory",
+    DirectoryIndex: Words = directive(values.index_names, ("index.html",), "Files tried for a directory",
         takes="file ...", source="mod_dir", args=SOME, where="any", merge=append)
     TypesConfig: str | None = directive(values.text, None, "Table of media types",
         takes="file", source="mod_mime", httpd="conf/mime.types")
@@ -293,13 +294,29 @@ class Directives:
     ErrorDocument: dict[int, str] = directive(values.error_document, {},
         "What is sent instead of an error page",
         takes="status text-or-path", args=(2, 2), where="any", merge=update)
-    aliases: tuple[tuple[str, str, str], ...] = directive(values.alias("Alias"), (),
+    DirectorySlash: bool = directive(values.on_off, True,
+        "Redirect a directory's path without its last slash", takes="On|Off", source="mod_dir", where="any")
+    FallbackResource: str = directive(values.unless_disabled, "",
+        "What answers for paths that lead to no file", takes="path|disabled", source="mod_dir", where="any")
+    ForceType: str | None = directive(values.handler, None, "The media type of all files here",
+        takes="type|None", where="section")
+    aliases: tuple[tuple[str, str, str], ...] = directive(alias("Alias"), (),
         "A URL path served from another place", name="Alias",
         takes="path file", source="mod_alias", args=(2, 2), merge=append,
-        also=({"name": "ScriptAlias", "parse": values.alias("ScriptAlias"), "takes": "path directory",
+        also=({"name": "AliasMatch", "parse": alias("AliasMatch"), "takes": "expression file",
+               "doc": "As Alias, for the URL paths that a regular expression matches"},
+              {"name": "ScriptAliasMatch", "parse": alias("ScriptAliasMatch"), "takes": "expression file",
+               "doc": "As ScriptAlias, for the URL paths that a regular expression matches"},
+              {"name": "ScriptAlias", "parse": alias("ScriptAlias"), "takes": "path directory",
                "doc": "A URL path whose files are CGI programs"},
-              {"name": "WSGIScriptAlias", "parse": values.alias("WSGIScriptAlias"),
+              {"name": "WSGIScriptAlias", "parse": alias("WSGIScriptAlias"), "takes": "path directory",
                "doc": "A URL path served by a WSGI application", "source": "mod_wsgi"}))
+    redirects: tuple[Redirection, ...] = directive(redirect(), (),
+        "A URL path that leads to another URL, or has no more than a status", name="Redirect",
+        takes="[status] [path] [URL]", source="mod_alias", args=(1, 3), where="any", merge=append,
+        also=({"name": "RedirectMatch", "parse": redirect(match=True), "takes": "[status] expression [URL]"},
+              {"name": "RedirectPermanent", "parse": redirect(301), "takes": "path URL", "args": (2, 2)},
+              {"name": "RedirectTemp", "parse": redirect(302), "takes": "path URL", "args": (2, 2)}))
     ProxyTimeout: float = directive(values.seconds, 0.0,
         "Longest wait for a FastCGI backend; 0 is Timeout's",
         takes="number", unit="s", source="mod_proxy", low=0, refused=True, httpd="Timeout")

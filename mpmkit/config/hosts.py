@@ -13,7 +13,6 @@ for each request: server/hosts.py.
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -63,10 +62,12 @@ def canonical_address(text: str) -> str:
     """An address as the kernel writes it, "" for any; a name is left as it is."""
     if text in ("*", "0.0.0.0", "::") or text.lower() == "_default_":
         return ""
-    for family in (socket.AF_INET, socket.AF_INET6):
+    if ":" in text:
+        from ipaddress import IPv6Address  # here: few files need it, and every child would carry it
+
         try:
-            return socket.inet_ntop(family, socket.inet_pton(family, text))
-        except OSError:
+            return IPv6Address(text).compressed
+        except ValueError:
             pass
     return text.lower()
 

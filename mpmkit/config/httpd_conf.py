@@ -291,7 +291,13 @@ class _Reader:
             raise DirectiveError.at(end, text)
 
     def condition(self, setting: Setting) -> bool:
-        return conditions.holds(setting, self.modules, self.defines, self.root, CONTAINERS)
+        return conditions.holds(
+            setting,
+            self.modules,
+            self.defines,
+            lambda file: os.path.exists(os.path.join(self.root, file)),
+            CONTAINERS,
+        )
 
     def open_host(self, setting: Setting) -> bool:
         section = self.nesting.section

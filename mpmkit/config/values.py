@@ -358,13 +358,18 @@ def error_document(words: Words) -> dict[int, str]:
     return {code: words[1]}
 
 
-def alias(kind: str) -> Callable[[Words], tuple[tuple[str, str, str]]]:
-    def parse(words: Words) -> tuple[tuple[str, str, str]]:
-        if not words[0].startswith("/"):
-            raise ValueError(f'takes a URL path that starts with "/", not "{words[0]}"')
-        return ((kind, words[0], words[1]),)
+def unless_disabled(words: Words) -> str:
+    """FallbackResource: a path of the site."""
+    if words[0].lower() == "disabled":
+        return ""
+    if not words[0].startswith("/"):
+        raise ValueError(f'takes a URL path that starts with "/", or disabled, not "{words[0]}"')
+    return words[0]
 
-    return parse
+
+def index_names(words: Words) -> Words:
+    """DirectoryIndex; `disabled` alone is no file at all."""
+    return () if [word.lower() for word in words] == ["disabled"] else words
 
 
 def handler(words: Words) -> str | None:

@@ -170,7 +170,7 @@ def capacity_table(
 
     def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
         how, rejected = {"document_root": root, **DIRECTIVES[cell.mpm]}, 0
-        start = partial(launch or demand.launch_ours, cell.mpm, **how)
+        start = partial(launch or experiment.launcher(), cell.mpm, **how)
         with cpus.pinned(start, place) as server:
             while rate := table.next(cell.round, cell.mpm):
                 report(f"round {cell.round}, {cell.label}", 0.0)

@@ -131,18 +131,14 @@ def plan(
     problems.numbers("seed", (seed if type(seed) is int else str(seed),), 0, 1 << 31)
     problems.raise_any()
     rivals, missing = competitors.installed(competitors.of(beside))
-    launches = {OURS: launch or launch_ours, **{rival.server: rival.start for rival in rivals}}
+    launches = {
+        OURS: launch or experiment.launcher(),
+        **{rival.server: rival.start for rival in rivals},
+    }
     speeds = tuple(sorted(set(map(float, speeds))))
     return DemandPlan(
         kinds, speeds, blocks or most, seconds, seed, margin, chosen, launches, missing
     )
-
-
-def launch_ours(mpm: str, **directives: Any) -> Any:
-    """`mpmkit.launch`, imported when it is called."""
-    import mpmkit
-
-    return mpmkit.launch(mpm, **directives)
 
 
 # -- measuring -----------------------------------------------------------------------------------
@@ -281,7 +277,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=1, metavar="N", help="of the random order (1)")
     add("--margin", type=command.share, default=MARGIN, metavar="P", help="the same within (3%%)")
     add("--without-httpd", action="store_true", help="measure mpmkit alone")
-    command.add_options(parser, "--scale", "--out")
+    scales = "smoke (half a minute), demo (five minutes; the default) or full (an hour)"
+    command.add_options(parser, "--scale", "--out", scale=scales)
     options = parser.parse_args(argv)
     works = command.listed(options.work) if options.work else None
     given = (works, options.rates, options.blocks, options.scale)

@@ -259,7 +259,8 @@ class QpsTable(Table):
             lines.append(
                 "limit: in how many rounds the generator had no processor time left, or the machine, "
                 "which generator and server share, had none for it. A faster server would not have "
-                "shown there, and the figures are lower bounds"
+                "shown there, and the figures are lower bounds; mpmkit demand measures what decides, "
+                "the CPU time of a request at fixed rates"
             )
         steal = max((row["steal"] or 0.0 for row in self.records), default=0.0)
         if steal >= 0.01:

@@ -22,6 +22,7 @@ from mpmkit.http.messages import page
 from mpmkit.http.target import ABSOLUTE, split_host
 from mpmkit.server.listen import unmapped
 from mpmkit.server.logs import AccessLog, ErrorLog
+from mpmkit.server.scoreboard import Scoreboard, WorkerSlot
 
 if TYPE_CHECKING:
     from mpmkit.http.messages import Request, Response
@@ -31,27 +32,26 @@ NAMES_KEPT = 1024  # of each chain; clients may send any name
 AddressText = tuple[str, int]
 
 
-class Site:
+class HostService:
     """What one host, or the server itself, consists of.
 
-    handler, refusal   what answers, and the page for a request that never got so far
-    tls                what its certificate and its versions of TLS depend on
+    handler     what answers; with `refusal` the page for a request that never got so far
+    tls         what its certificate and its versions of TLS depend on
     """
 
     def __init__(
         self,
         directives: Directives,
         handler: Callable[[Request, Connection], Response],
-        refusal: Callable[[int, Connection, str], Response],
         access: AccessLog | None,
         errors: ErrorLog,
     ) -> None:
         self.directives = directives
         self.handler = handler
-        self.refusal = refusal
+        self.refusal = getattr(handler, "refusal", None)
         self.access = access
         self.errors = errors
-        self.name = split_host(directives.ServerName.rpartition("://")[2])[0].lower()
+        self.name, self.port = split_host(directives.ServerName.rpartition("://")[2].lower())
         d = directives
         self.tls = (d.SSLCertificateFile, d.SSLCertificateKeyFile, d.SSLProtocol, d.SSLCipherSuite)
 
@@ -59,7 +59,7 @@ class Site:
 class Chain:
     """The hosts of one address, by name."""
 
-    def __init__(self, sites: Sequence[tuple[VirtualHost, Site]]) -> None:
+    def __init__(self, sites: Sequence[tuple[VirtualHost, HostService]]) -> None:
         self.sites = [site for _, site in sites]
         self.default = self.sites[0]
         self._tests = []
@@ -69,9 +69,9 @@ class Chain:
         self._addresses = {
             name: site for host, site in reversed(sites) for name, _ in host.addresses
         }
-        self._known: dict[str, Site] = {}
+        self._known: dict[str, HostService] = {}
 
-    def named(self, name: str) -> Site:
+    def named(self, name: str) -> HostService:
         """The host of a name, as the client wrote it."""
         site = self._known.get(name)
         if site is None:
@@ -80,7 +80,7 @@ class Chain:
             site = self._known[name] = self._find(name.lower().removesuffix("."))
         return site
 
-    def _find(self, name: str) -> Site:
+    def _find(self, name: str) -> HostService:
         for site, names, patterns in self._tests:
             if name in names or any(pattern.fullmatch(name) for pattern in patterns):
                 return site
@@ -93,7 +93,7 @@ class Hosts:
     Names of <VirtualHost> are looked up now; `unknown` has those that no address was found for.
     """
 
-    def __init__(self, main: Site, sites: Sequence[tuple[VirtualHost, Site]]) -> None:
+    def __init__(self, main: HostService, sites: Sequence[tuple[VirtualHost, HostService]]) -> None:
         self.main = main
         self.sites = [main, *(site for _, site in sites)]
         self.unknown: list[str] = []
@@ -128,7 +128,7 @@ class Hosts:
             chain = self._at[local] = chain_at(self.chains, *local) or self.only_main
         return chain
 
-    def of(self, request: Request | None, conn: Connection) -> Site:
+    def of(self, request: Request | None, conn: Connection) -> HostService:
         """The host that a request is for. `request` may be None, or one that was refused."""
         try:
             chain = self.at(conn.local)
@@ -146,19 +146,35 @@ class Hosts:
         return site.handler(request, conn)
 
     def certified(self, conn: Any) -> tuple[Any, ...]:
-        """What the handshake of a connection was made with: `Site.tls`."""
+        """What the handshake of a connection was made with: `HostService.tls`."""
         chosen = getattr(conn.session.object, "chosen", None)  # by `Certificates`
         return chosen or self.at(conn.local).default.tls
 
     def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:
         """The page for a request that was refused before any handler."""
-        return self.of(conn.request, conn).refusal(status, conn, method)
+        made = self.of(conn.request, conn).refusal
+        return made(status, conn, method) if made else page(status, method)
 
-    def vhost(self, request: Request, conn: Connection) -> str:
-        """The status page's column: `name:port`."""
-        site = self.of(request, conn)
-        name, port = split_host(site.directives.ServerName.rpartition("://")[2])
-        return f"{name}:{port or conn.local[1]}"
+    def slot(self, board: Scoreboard, slot: int, thread: int) -> WorkerSlot:
+        """The writer of a thread's record in the scoreboard."""
+        return HostSlot(board, slot, thread, self)
+
+
+class HostSlot(WorkerSlot):
+    """Each request names the host that the status page shows for it: `name:port`."""
+
+    __slots__ = ("_hosts",)
+
+    def __init__(self, board: Scoreboard, slot: int, thread: int, hosts: Hosts) -> None:
+        super().__init__(board, slot, thread)
+        self._hosts = hosts
+
+    def requested(
+        self, protocol: bytes, line: bytes, request: Any = None, conn: Any = None
+    ) -> None:
+        site = self._hosts.of(request, conn)
+        self.vhost(f"{site.name}:{site.port or conn.local[1]}")
+        super().requested(protocol, line)
 
 
 class HostLogs(AccessLog):
@@ -196,7 +212,9 @@ class Certificates:
     def __init__(self, hosts: Hosts, context_for: Callable[[Directives], Any]) -> None:
         self._hosts = hosts
         self._context_for = context_for
-        self._named: dict[tuple[Any, ...], Any] = {}  # by Site.tls: for those that a name chooses
+        self._named: dict[
+            tuple[Any, ...], Any
+        ] = {}  # by HostService.tls: for those that a name chooses
         self._first: dict[int, Any] = {}  # by chain: what each handshake begins with
         for listen in hosts.main.directives.Listen:
             if listen.protocol == "https":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Note
 from mpmkit.http.target import ESCAPES
+from mpmkit.server import piped
 from mpmkit.server.log_format import (
     Field,
     FormatError,
@@ -56,18 +57,19 @@ class LogError(Exception):
 
 
 def not_a_file(path: str, directive: str) -> str:
-    """What is wrong with a log that is no file, "" for a file."""
-    if not path.startswith(("|", "syslog:")) and path != "syslog":
+    """What is wrong with a log that is no file and no program, "" for one that is."""
+    if not path.startswith("syslog:") and path != "syslog":
         return ""
-    kind = "a program" if path.startswith("|") else "syslog"
-    return f"{directive} {path}: logs to {kind} are not supported; name a file"
+    return f"{directive} {path}: logs to syslog are not supported; name a file, or a program that sends them"
 
 
 def open_log(path: str, directive: str) -> int:
-    """A descriptor that appends to `path`. Raises LogError."""
+    """A descriptor that appends to `path`, or writes to a program (`|…`). Raises LogError."""
     if why := not_a_file(path, directive):
         raise LogError(why)
     try:
+        if path.startswith("|"):
+            return piped.open_pipe(path)
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         ah = "AH00091" if directive == "ErrorLog" else "AH00649"
@@ -175,7 +177,7 @@ class AccessLog:
                 self._logs.append((open_log(path, "CustomLog"), line))
         except LogError:
             for fd, _ in self._logs:
-                os.close(fd)
+                piped.close_pipe(fd)
             raise
 
     def log(self, conn: Connection, now: int) -> None:
@@ -193,7 +195,7 @@ class AccessLog:
         """Flush, and close the files."""
         self.flush()
         for fd, _ in self._logs:
-            os.close(fd)
+            piped.close_pipe(fd)
 
 
 def close_logs(errors: ErrorLog, access: AccessLog | None) -> None:
@@ -201,7 +203,7 @@ def close_logs(errors: ErrorLog, access: AccessLog | None) -> None:
     if access is not None:
         access.close()
     if errors.fd != 2:
-        os.close(errors.fd)
+        piped.close_pipe(errors.fd)
 
 
 def _last_line(line: Field, received: bool) -> Field:

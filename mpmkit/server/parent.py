@@ -106,6 +106,7 @@ class Parent:
     def run(self) -> int:
         """Serve until a signal says otherwise; returns the exit status."""
         self.write_pid_file()
+        self.pool.start_programs()
         self._watch_signals()
         preload_modules(self.setup.directives)
         if self.setup.directives.ImmortalObjects:
@@ -157,6 +158,7 @@ class Parent:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, leave)
         self.write_pid_file()
+        self.pool.start_programs()
         self.board.set_states(0, STARTING, self.setup.directives.ThreadsPerChild, only=(DEAD,))
         self.board.born(0, os.getpid(), self.board.generation)
         try:
@@ -318,6 +320,7 @@ class Parent:
         close_all([sock for sock in pool.listeners if sock not in listeners])
         pool.listeners = listeners
         pool.setup = setup
+        pool.start_programs()
         close_logs(old.errors, old.access)
         try:
             self.write_pid_file()
@@ -340,7 +343,7 @@ class Parent:
         name = self.setup.directives.ServerName or address
         self.board.vhost = name if name.rpartition(":")[2].isdecimal() else f"{name}:{port}"
         hosts = self.setup.service.hosts
-        self.board.vhost_of = hosts.vhost if hosts is not None else None
+        self.board.make_slot = hosts.slot if hosts is not None else None
 
     def _note_running(self) -> None:
         """At the start and after each restart."""

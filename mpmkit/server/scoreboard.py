@@ -102,7 +102,7 @@ class Scoreboard:
     _used = 0  # the parent's: slots that had a child since the start or the last SIGHUP
     # `name:port` of the server, for the children's records; the parent sets it before it forks.
     vhost = ""
-    vhost_of: Callable[[Any, Any], str] | None = None  # of a request: server/hosts.py
+    make_slot: Callable[[Scoreboard, int, int], WorkerSlot] | None = None  # with virtual hosts
 
     def __init__(self, directives: Directives, path: str | None = None) -> None:
         self._lay_out(directives.ServerLimit, directives.ThreadLimit)
@@ -253,7 +253,7 @@ class Scoreboard:
 
     def worker(self, slot: int, thread: int = 0) -> WorkerSlot:
         """The writer of a thread's worker record."""
-        return (WorkerSlot if self.vhost_of is None else HostSlot)(self, slot, thread)
+        return (self.make_slot or WorkerSlot)(self, slot, thread)
 
     # -- readers ------------------------------------------------------------------------------
 
@@ -445,20 +445,3 @@ class WorkerSlot:
             now,
             self.tid,
         )
-
-
-class HostSlot(WorkerSlot):
-    """That of a server with virtual hosts: each request names its own."""
-
-    __slots__ = ("_vhost_of",)
-
-    def __init__(self, board: Scoreboard, slot: int, thread: int) -> None:
-        super().__init__(board, slot, thread)
-        self._vhost_of = board.vhost_of
-
-    def requested(
-        self, protocol: bytes, line: bytes, request: Any = None, conn: Any = None
-    ) -> None:
-        assert self._vhost_of is not None
-        self.vhost(self._vhost_of(request, conn))
-        super().requested(protocol, line)

@@ -101,4 +101,4 @@ ON_PURPOSE: dict[str, str] = {
                                 "names is enough",
 }  # fmt: skip
 
-MISSING: dict[str, str] = {"kinds/GET /abs/": "DirectoryIndex of a directory"}
+MISSING: dict[str, str] = {}
