@@ -1,6 +1,6 @@
 """The README's pictures and tables, drawn from the runs that data/recorded ships.
 
-    python -m docs._tools.readme_figures    # docs/img/qps.*, bench.* and memory.*; prints the tables
+    python -m docs._tools.readme_figures    # docs/img/cliffs.*, qps.*, bench.* and memory.*; prints the tables
 
 Nothing in the README is typed by hand: record a run (`mpmkit bench --record`), run this, and paste what
 it prints. A run that is not recorded is reported and left out. SVG needs kaleido and a Chromium, as all
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from benchmarks.ratios import Comparison, baseline_lines, comparisons, table
 from benchmarks.works import FREE, WORKS
 from mpmkit.config.directives import MPMS
-from mpmkit.lab import figures
+from mpmkit.lab import figures, replay
 from mpmkit.lab import theme as colours
 from mpmkit.measure import published, records, stats
 from mpmkit.measure.published import column, page
@@ -34,6 +34,7 @@ IMAGES = Path("docs/img")
 # The runs behind the front page, in data/recorded.
 QPS, BENCH, MEMORY = "qps-full.csv", "bench-demo.csv", "memory-demo.csv"
 BESIDE, SCRIPTS = "qps-demo.csv", "qps-scripts.csv"
+CLIFFS = "03-cliffs.json"
 FLOOR, CROWD = "bench-floor.csv", "memory-400.csv"
 
 # How a script is run, as a reader would say it: column of the table -> words.
@@ -252,6 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = records.recorded_folder()
     rows = records.read(folder / QPS)
     qps = QpsTable(rows, published.figures(), planned=len(rows), out=folder / QPS)
+    figures.save(_cliffs(replay.load(folder / CLIFFS)[0]), IMAGES / "cliffs")
     figures.save(figures.qps_bars(qps.summary()), IMAGES / "qps")
     print(qps.text())
     _print_if_recorded(BESIDE, lambda rows: servers_text(rows, "static"))
@@ -266,6 +268,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_if_recorded(CROWD, crowd_text)
     _print_if_recorded(FLOOR, lambda rows: "\n".join(baseline_lines(rows)))
     return 0
+
+
+def _cliffs(rows: list[Row]) -> go.Figure:
+    """The opening picture of notebook 03."""
+    sys.path.append(str(Path(__file__).parents[2] / "notebooks"))
+    from helpers import cliffs
+
+    return cliffs.cliffs_figure(rows)
 
 
 def _print_if_recorded(name: str, text: Callable[[Sequence[Row]], str]) -> list[Row]:
