@@ -1,16 +1,22 @@
-# Everything a newcomer needs, from python3 (3.11 or later) and make alone.
+# Everything a newcomer needs, from Python (3.11 or later) and make alone.
 #   make tables    the article's two tables, with this machine's figures beside them
 #   make test      the tests            make lint       ruff and mypy
 #   make lab       JupyterLab           make bench      all tables, with other servers
 #   make fidelity  the table in docs/FIDELITY.md
 #   make notebooks executed copies      make slides     slides of them, in build/slides
 #   make exercises the students' copies make clean      caches away (distclean: .venv too)
-# Another interpreter: make PYTHON=python3.13 tables
+# Another interpreter: make PYTHON=python3.13 tables. Without PYTHON an existing .venv is kept, and a new one
+# is made with the newest of python3.14 to python3.11 on PATH that has venv: servers need less memory
+# from 3.12 on.
 
-PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+usable = $(shell $(1) -c 'import venv, ensurepip' 2>/dev/null && echo $(1))
+newest = $(firstword $(foreach one,3.14 3.13 3.12 3.11,$(call usable,python$(one))) python3)
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(or $(and $(wildcard $(BIN)/pip),$(call usable,$(BIN)/python)),$(newest))
+endif
 # How much load: smoke (seconds), demo (minutes), full (200,000 requests a cell, as in the article).
 MPMKIT_SCALE ?= demo
 export MPMKIT_SCALE
@@ -37,7 +43,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "mpmkit: $(PYTHON) lacks its venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/pip && test "$(call version,$(PYTHON))" = "$(call version,$(BIN)/python)" || { \
-	  echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); }
+	  echo "making $(VENV) with $$($(PYTHON) --version) ($(PYTHON))"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "installing mpmkit and its tools into $(VENV) (once; a minute or two)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
@@ -56,6 +62,7 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m docs._tools.idioms
 
 lab: $(STAMP)
 	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00-start-here.ipynb

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -13,9 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.works import BenchError, Work
-from mpmkit.load import ab_wrk
-from mpmkit.load.profile import LoadProfile
-from mpmkit.load.result import LoadRun
 from mpmkit.measure.reference_servers import find_program
 
 CLIENT_BOUND = 0.9  # share of a core from which on the client may have been the bottleneck
@@ -78,55 +77,76 @@ def wait4(process: subprocess.Popen[bytes], timeout: float) -> tuple[int, float]
         time.sleep(0.02)
 
 
-def run_ab(url: str, *, requests: int, clients: int, keep_alive: bool) -> ClientReport:
-    """One run of ab. Raises NotInstalled or BenchError."""
+def run_ab(
+    url: str,
+    *,
+    requests: int | None = None,
+    seconds: float | None = None,
+    clients: int,
+    keep_alive: bool,
+) -> ClientReport:
+    """One run of ab, by requests or by time. Raises NotInstalled or BenchError."""
     program = find_program(("ab",), "ab", "apt install apache2-utils, or dnf install httpd-tools")
     with tempfile.TemporaryDirectory() as scratch:
         percentiles = Path(scratch, "percentiles")
-        command = [
-            program,
-            "-q",
-            "-n",
-            str(requests),
-            "-c",
-            str(min(clients, requests)),
-            "-s",
-            "60",
-            "-e",
-            str(percentiles),
-            *(["-k"] if keep_alive else []),
-            url,
-        ]
+        command = [program, "-q", "-r", "-c", str(min(clients, requests or clients)), "-s", "60"]
+        command += ["-e", str(percentiles), *(["-k"] if keep_alive else [])]
+        if seconds is not None:
+            command += ["-t", str(math.ceil(seconds))]  # sets -n, so -n must follow it
+        command += ["-n", str(requests or 5_000_000), url]
         text, cpu = run_client(command, timeout=300)
-        return parse_ab(text, percentiles.read_text(), cpu)
+        # ab writes no percentiles if nothing was answered.
+        table = percentiles.read_text() if percentiles.exists() else ""
+        return parse_ab(text, table, cpu)
 
 
-def parse_ab(text: str, percentiles: str, cpu: float) -> ClientReport:
-    """ab's report as a ClientReport. Raises BenchError if it is not one. A response of another length than
-    the first counts as failed, and is left out of qps; see `mpmkit.load.ab_wrk.parse_ab`."""
-    return sample_of(
-        ab_wrk.parse_ab(text, percentiles, "", LoadProfile(requests=1)), text, "ab", cpu
-    )
+def parse_ab(text: str, csv: str, cpu: float) -> ClientReport:
+    """What ab printed, and its file of percentiles (-e). Raises BenchError if it is not a report.
+
+    An answer of another length than the first one's is a failure to ab; it counts answers that are not
+    2xx apart. Those usually have another length, too, so they are not counted twice here.
+    """
+
+    def number(label: str) -> float:
+        match = re.search(rf"^{label}:\s+([\d.]+)", text, re.MULTILINE)
+        return float(match[1]) if match else 0.0
+
+    requests, rate = int(number("Complete requests")), number("Requests per second")
+    if not requests or not rate:
+        raise BenchError(f"ab did not report: {text.strip()[-300:]}")
+    split = re.search(r"\(Connect: (\d+), Receive: (\d+), Length: (\d+), Exceptions: (\d+)\)", text)
+    connect, receive, length, exceptions = map(int, split.groups()) if split else (0, 0, 0, 0)
+    failed = connect + receive + exceptions + max(length, int(number("Non-2xx responses")))
+    # ab rounds the rank, counted from 0, and with fewer than 50 requests reads the 99th percentile from
+    # behind its own table. What it never measured is left out; the slowest stands for it.
+    table = {
+        float(share): float(ms)
+        for share, ms in re.findall(r"^(\d+),([\d.]+)$", csv, re.MULTILINE)
+        if share == "100" or math.floor(0.5 + requests * int(share) / 100) < requests
+    }
+    if longest := re.search(r"^\s*100%\s+(\d+)", text, re.MULTILINE):
+        table.setdefault(100.0, float(longest[1]))
+    # A refused connection counts as several failures with ab, but it is one request.
+    return _report(requests, min(requests, failed), requests / rate, table, cpu)
 
 
-def sample_of(run: LoadRun | None, text: str, client: str, cpu: float) -> ClientReport:
-    """What a client's report says, with the CPU seconds it used."""
-    if run is None:
-        raise BenchError(f"{client} did not report: {text.strip()[-300:]}")
-    seconds = run.duration
-    return ClientReport(
-        run.succeeded,
-        run.failures,
-        seconds,
-        run.qps,
-        run.latency_ms(50),
-        run.latency_ms(99),
-        cpu / seconds if seconds else 0.0,
-    )
+def _report(
+    requests: int, failures: int, seconds: float, table: dict[float, float], cpu: float
+) -> ClientReport:
+    """A report; table: percentile -> ms. cpu: seconds that the client used."""
+
+    good = requests - failures
+
+    def at(percent: float) -> float:
+        known = good and 100.0 in table
+        return table[min(p for p in table if p >= percent)] if known else math.nan
+
+    qps, share = (good / seconds, cpu / seconds) if seconds else (0.0, 0.0)
+    return ClientReport(good, failures, seconds, qps, at(50), at(99), share)
 
 
-# args: nothing, or a prefix that makes every request distinct.
-DISTINCT_HEADS = """\
+# wrk's script. args: nothing, or a prefix that makes every request distinct.
+WRK_SCRIPT = """\
 local prefix, count = nil, 0
 function init(args)
   prefix = args[1]
@@ -138,10 +158,19 @@ function init(args)
     end
   end
 end
+function done(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format("MPMKIT %d %d %d %d %d %d %d\\n", summary.requests,
+    summary.duration, e.connect, e.read, e.write, e.status, e.timeout))
+  io.write(string.format("MPMKIT-P 50 %d\\nMPMKIT-P 99 %d\\nMPMKIT-P 100 %d\\n",
+    latency:percentile(50), latency:percentile(99), latency.max))
+end
 """
 
 
-def run_wrk(url: str, *, seconds: float, clients: int, distinct: str = "") -> ClientReport:
+def run_wrk(
+    url: str, *, seconds: float, clients: int, keep_alive: bool = True, distinct: str = ""
+) -> ClientReport:
     """One run of wrk on one thread. `distinct` is a prefix that no other run uses, or nothing.
 
     Raises NotInstalled or BenchError.
@@ -149,27 +178,32 @@ def run_wrk(url: str, *, seconds: float, clients: int, distinct: str = "") -> Cl
     program = find_program(("wrk",), "wrk", "apt install wrk, or dnf install wrk")
     with tempfile.TemporaryDirectory() as scratch:
         script = Path(scratch, "bench.lua")
-        script.write_text(ab_wrk.wrk_script() + DISTINCT_HEADS)
+        script.write_text(WRK_SCRIPT)
         whole = max(1, round(seconds))  # wrk takes whole seconds only
-        command = [
-            program,
-            "-t1",
-            f"-c{clients}",
-            f"-d{whole}s",
-            "--timeout",
-            "30s",
-            "-s",
-            str(script),
-            url,
-            *(["--", distinct] if distinct else []),
-        ]
+        command = [program, "-t1", f"-c{clients}", f"-d{whole}s", "--timeout", "30s"]
+        command += ["-s", str(script), *(() if keep_alive else ("-H", "Connection: close"))]
+        command += [url, *(["--", distinct] if distinct else [])]
         text, cpu = run_client(command, timeout=whole + 60)
     return parse_wrk(text, cpu)
 
 
 def parse_wrk(text: str, cpu: float) -> ClientReport:
-    """What our script prints at wrk's end. Raises BenchError if it is not there."""
-    return sample_of(ab_wrk.parse_wrk(text, "", LoadProfile(duration=1)), text, "wrk", cpu)
+    """What our script prints at wrk's end. Raises BenchError if it is not there.
+
+    wrk counts a read error for a connection that ended between two answers as well as within one; the
+    first kind loses no request, and wrk does not distinguish them: they do not count as failures.
+    """
+    match = re.search(r"^MPMKIT (\d+) (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)$", text, re.MULTILINE)
+    if not match:
+        raise BenchError(f"wrk did not report: {text.strip()[-300:]}")
+    answers, micros, connect, _, write, status, timeout = map(int, match.groups())
+    table = {
+        float(p): int(us) / 1e3
+        for p, us in re.findall(r"^MPMKIT-P (\d+) (\d+)$", text, re.MULTILINE)
+    }
+    # Only answers are requests to wrk; what failed without one is added.
+    lost = connect + write + timeout
+    return _report(answers + lost, lost + status, micros / 1e6, table, cpu)
 
 
 def turn(work: Work, url: str, *, requests: int, seconds: float, nonce: str) -> ClientReport:

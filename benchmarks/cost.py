@@ -35,11 +35,12 @@ from typing import Any, NamedTuple
 
 import mpmkit
 from benchmarks import baseline
+from benchmarks.usage import usage
 from benchmarks.works import DIRECTIVES
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import records, stats
 from mpmkit.measure.experiment import OURS
-from mpmkit.measure.procfs import members, numbers, tasks, usage
+from mpmkit.measure.procfs import members, numbers, tasks
 from mpmkit.measure.reference_servers import Httpd, NotInstalled, find_program
 
 # name -> (what it is, ab's options)

@@ -18,11 +18,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-from mpmkit.load import cli
-from mpmkit.load.profile import LoadProfile, ProfileError
-from mpmkit.load.runner import CANNOT, DRIVERS, LoadError, LoadRun, prepared, run_load
-from mpmkit.measure import stats
+from benchmarks.clients import ClientReport, run_ab, run_wrk
+from benchmarks.works import BenchError
+from mpmkit.config.arguments import Parser
+from mpmkit.load.runner import LoadError, run_load
+from mpmkit.load.target import target_of
+from mpmkit.measure import command, stats
+from mpmkit.measure.reference_servers import NotInstalled
 
 NOTABLE = 0.1
 """Two medians that are nearer to each other than this share are called equal."""
@@ -41,100 +45,92 @@ MANNERS = {
 }
 
 
+def locust(url: str, *, seconds: float, clients: int, keep_alive: bool) -> ClientReport:
+    """One run of our Locust user."""
+    base, path = _parts(url)
+    run = run_load(base, path, users=clients, duration=seconds, keep_alive=keep_alive)
+    p50, p99 = run.latency_ms(50), run.latency_ms(99)
+    cpu = sum(run.processes_cpu)
+    return ClientReport(run.succeeded, run.failures, run.duration, run.qps, p50, p99, cpu)
+
+
+GENERATORS: dict[str, Callable[..., ClientReport]] = {
+    "locust": locust,
+    "ab": run_ab,
+    "wrk": run_wrk,
+}
+
+
+def _parts(url: str) -> tuple[str, str]:
+    """(server, path) of a URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}", parts._replace(scheme="", netloc="").geturl() or "/"
+
+
 @dataclass
 class CrossCheck:
-    """Runs by driver, in the order of the rounds; and which driver was left out, or does less."""
+    """Reports by generator, in the order of the rounds; and which generator was left out."""
 
-    profile: LoadProfile
-    runs: dict[str, list[LoadRun]] = field(default_factory=dict)
+    keep_alive: bool
+    runs: dict[str, list[ClientReport]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
-    def qps(self, driver: str) -> list[float]:
+    def qps(self, name: str) -> list[float]:
         """Requests/s of each round."""
-        return [run.qps for run in self.runs.get(driver, [])]
+        return [run.qps for run in self.runs.get(name, [])]
 
-    def cost_us(self, driver: str) -> float:
-        """Microseconds of its own processor time that the driver needs for a request; the median."""
+    def cost_us(self, name: str) -> float:
+        """Microseconds of its own processor time that the generator needs for a request; the median."""
         costs = [
-            sum(run.processes_cpu) * run.duration / run.requests * 1e6
-            for run in self.runs[driver]
-            if run.requests and run.processes_cpu
+            run.client_cpu * run.seconds / count * 1e6
+            for run in self.runs[name]
+            if (count := run.requests + run.failures)
         ]
         return statistics.median(costs) if costs else math.nan
 
-    def differs(self, driver: str, other: str) -> stats.Interval | None:
-        """How many times the other's QPS the driver's is, if that is notable; None if not."""
+    def differs(self, name: str, other: str) -> stats.Interval | None:
+        """How many times the other's requests/s these are, if that is notable; None if not."""
         try:
-            ratio = stats.ratio(self.qps(driver), self.qps(other))
+            ratio = stats.ratio(self.qps(name), self.qps(other))
         except ValueError:
             return None
-        apart = ratio.excludes(1.0) or len(self.qps(driver)) == 1
+        apart = ratio.excludes(1.0) or len(self.qps(name)) == 1
         return ratio if apart and abs(math.log(max(ratio.value, 1e-9))) > NOTABLE else None
 
-    def why(self, driver: str, other: str) -> list[str]:
-        """What was measured that explains a difference between two drivers."""
+    def why(self, one: str, other: str) -> list[str]:
+        """What was measured that explains a difference between two generators."""
         found = []
-        for name in (driver, other):
+        for name in (one, other):
             runs = self.runs[name]
-            bound = sum(run.generator_bound for run in runs)
-            starved = sum(run.generator_starved for run in runs)
+            bound = sum(run.client_bound for run in runs)
             failed = sum(run.failures for run in runs)
             if failed:
-                kinds = sum((run.errors for run in runs), start=type(runs[0].errors)())
-                found.append(f"{failed:,} requests of {name} failed ({', '.join(kinds)})")
+                found.append(f"{failed:,} requests of {name} failed")
             if bound:
                 found.append(f"{name} was the bottleneck in {bound} of {len(runs)} rounds")
-            elif starved:
-                found.append(f"{name} waited for a processor in {starved} of {len(runs)} rounds")
-        one, two = self.cost_us(driver), self.cost_us(other)
-        if min(one, two) > 0 and max(one, two) / min(one, two) > 1 + NOTABLE:
-            dear = driver if one > two else other
+        costs = self.cost_us(one), self.cost_us(other)
+        if min(costs) > 0 and max(costs) / min(costs) > 1 + NOTABLE:
+            dear = one if costs[0] > costs[1] else other
             found.append(
-                f"a request costs {driver} {one:.0f} and {other} {two:.0f} µs of processor "
+                f"a request costs {one} {costs[0]:.0f} and {other} {costs[1]:.0f} µs of processor "
                 f"time, which {dear} takes from the server on the same machine"
             )
-        manner = int(self.profile.keep_share == 1)
-        ways = {name: MANNERS[name][manner] for name in (driver, other)}
-        found.append("; ".join(f"{name}: {way}" for name, way in ways.items()))
+        found.append(
+            "; ".join(f"{name}: {MANNERS[name][self.keep_alive]}" for name in (one, other))
+        )
         return found
 
     def text(self) -> str:
-        """The table, then which drivers disagree and why."""
+        """The table, then which generators disagree and why."""
         names = [name for name in self.runs if self.runs[name]]
         if not names:
-            return "\n".join(["no driver could do this work", *self.left_out])
+            return "\n".join(["no generator could do this work", *self.left_out])
         first = names[0]
-        head = (
-            f"{'driver':<8}{'requests/s':>12}{'min to max':>20}{'x ' + first:>10}{'p50 ms':>9}"
+        lines = [
+            f"{'generator':<10}{'requests/s':>12}{'min to max':>20}{'x ' + first:>10}{'p50 ms':>9}"
             f"{'p99 ms':>9}{'µs each':>9}{'core':>7}"
-        )
-        lines = [self.runs[first][0].summary().split("\n")[0].rpartition(", by ")[0], head]
-        for name in names:
-            rates, runs = self.qps(name), self.runs[name]
-
-            def mid(values: Sequence[float]) -> float:
-                return statistics.median(values)
-
-            marks = [
-                mark
-                for mark, is_so in (
-                    ("generator-bound", any(run.generator_bound for run in runs)),
-                    (
-                        f"{sum(run.failures for run in runs):,} FAILED",
-                        any(run.failures for run in runs),
-                    ),
-                )
-                if is_so
-            ]
-            base = mid(self.qps(first))
-            lines.append(
-                f"{name:<8}{mid(rates):>12,.0f}{f'{min(rates):,.0f} to {max(rates):,.0f}':>20}"
-                f"{mid(rates) / base if base else math.nan:>10.2f}"
-                f"{mid([run.latency_ms(50) for run in runs]):>9.3g}"
-                f"{mid([run.latency_ms(99) for run in runs]):>9.3g}{self.cost_us(name):>9.1f}"
-                f"{mid([run.generator_cpu for run in runs]):>7.0%}"
-                + (f"  {', '.join(marks)}" if marks else "")
-            )
+        ]
+        lines += [self._line(name, first) for name in names]
         for name in names[1:]:
             ratio = self.differs(name, first)
             if ratio is None:
@@ -147,83 +143,70 @@ class CrossCheck:
                 lines += [f"  {reason}" for reason in self.why(name, first)]
         return "\n".join([*lines, *self.left_out])
 
-
-def adapted(profile: LoadProfile, driver: str) -> tuple[LoadProfile | None, str]:
-    """(the profile as far as the driver can do it, what it does not do of it); None if the work
-    would be another. What is only looked at (lengths, bodies) may be left out."""
-    if driver not in CANNOT:
-        return profile, ""
-    less = []
-    for name in ("expect_length", "expect_body", "events"):
-        if any(name == field for field, _ in CANNOT[driver](profile)):
-            default = LoadProfile.__dataclass_fields__[name].default
-            profile = profile.but(**{name: default})
-            less.append(name)
-    left = [f"{name} ({why})" for name, why in CANNOT[driver](profile)]
-    if left:
-        return None, f"{driver} is left out: {'; '.join(left)}"
-    return profile, f"{driver} does not look at {', '.join(less)}" if less else ""
+    def _line(self, name: str, first: str) -> str:
+        mid, runs, rates = statistics.median, self.runs[name], self.qps(name)
+        base, failed = mid(self.qps(first)), sum(run.failures for run in runs)
+        marks = ["generator-bound"] if any(run.client_bound for run in runs) else []
+        marks += [f"{failed:,} FAILED"] if failed else []
+        return (
+            f"{name:<10}{mid(rates):>12,.0f}{f'{min(rates):,.0f} to {max(rates):,.0f}':>20}"
+            f"{mid(rates) / base if base else math.nan:>10.2f}{mid(run.p50_ms for run in runs):>9.3g}"
+            f"{mid(run.p99_ms for run in runs):>9.3g}{self.cost_us(name):>9.1f}"
+            f"{mid(run.client_cpu for run in runs):>7.0%}"
+            + (f"  {', '.join(marks)}" if marks else "")
+        )
 
 
 def cross_check(
-    target: str,
-    profile: LoadProfile,
-    drivers: Sequence[str] = tuple(DRIVERS),
+    url: str,
+    *,
+    users: int = 64,
+    seconds: float = 3.0,
+    keep_alive: bool = False,
     rounds: int = 3,
     on_row: Callable[[str], None] | None = None,
 ) -> CrossCheck:
-    """Measure the same work by each driver. A load that is bounded by requests is bounded by time
-    instead (`duration`, or 3 s), which all of them know.
+    """Measure the same work by each generator, by time, which all of them know.
 
-    drivers: names of `mpmkit.load.runner.DRIVERS`; those that are not installed, or cannot do the
-    work, are named and left out. rounds: 1 to 100. on_row: called with a line after each run.
-    Raises ValueError for a bad target or number, LoadInterrupted on Ctrl-C.
+    A generator that is not installed or fails is left out, by name. rounds: 1 to 100. on_row: called
+    with a line after each run. Raises ValueError for a bad target or number, LoadInterrupted on Ctrl-C.
     """
     if not 1 <= rounds <= 100:
         raise ValueError(f"rounds: must be 1 to 100, not {rounds!r}")
-    if not profile.stages:
-        profile = profile.but(requests=None, warmup_requests=0, duration=profile.duration or 3.0)
-    found = CrossCheck(profile)
-    able: dict[str, LoadProfile] = {}
-    for driver in drivers:
-        fitting, said = adapted(profile, driver)
-        if said:
-            found.left_out.append(said)
-        if fitting is not None:
-            able[driver] = fitting
-            found.runs[driver] = []
-    for number in range(rounds):
-        names = list(able)
-        start = number % len(names) if names else 0
-        for driver in names[start:] + names[:start]:
+    target_of(_parts(url)[0])
+    found = CrossCheck(keep_alive, {name: [] for name in GENERATORS})
+    for number in range(1, rounds + 1):
+        for name in stats.turns(list(found.runs), number):
             try:
-                run = run_load(target, driver=driver, profile=able[driver])
-            except LoadError as error:
-                found.left_out.append(f"{driver} is left out: {error}")
-                del able[driver], found.runs[driver]
+                run = GENERATORS[name](url, seconds=seconds, clients=users, keep_alive=keep_alive)
+            except (LoadError, BenchError, NotInstalled) as error:
+                found.left_out.append(f"{name} is left out: {error}")
+                del found.runs[name]
                 continue
-            except ProfileError as error:
-                if driver == "locust":
-                    raise
-                found.left_out.append(f"{driver} is left out: {error}")
-                del able[driver], found.runs[driver]
-                continue
-            found.runs[driver].append(run)
+            found.runs[name].append(run)
             if on_row is not None:
-                on_row(f"round {number + 1}, {driver}: {run.qps:,.0f} requests/s")
+                on_row(f"round {number}, {name}: {run.qps:,.0f} requests/s")
             time.sleep(0.2)  # for what is left in the server's queues
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The options are those of `mpmkit load`. 1: a generator failed. 2: a bad argument."""
+    """0: compared. 2: a bad argument. 130: Ctrl-C."""
+    parser = Parser(prog="python -m benchmarks.crosscheck", description=__doc__.partition("\n")[0])
+    parser.add_argument("url", help="like http://127.0.0.1:8080/index.html (loopback only)")
+    parser.add_argument("--users", type=int, default=64, metavar="N", help="clients (64)")
+    parser.add_argument("--duration", type=float, default=3.0, metavar="S", help="of a run (3)")
+    parser.add_argument("--keep-alive", action="store_true", help="reuse connections")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="1 to 100 (3)")
+    options = vars(parser.parse_args(argv))
+    url, seconds = options.pop("url"), options.pop("duration")
     try:
-        target, given, profile = cli.load_of(vars(cli.parser().parse_args(argv)))
-        load = prepared(target, given, profile, "locust")[1]
-        print(cross_check(target, load, on_row=lambda text: print(text, file=sys.stderr)).text())
-    except (LoadError, ValueError) as error:
+        print(cross_check(url, seconds=seconds, **options, on_row=command.say).text())
+    except ValueError as error:
         print(f"mpmkit: {error}", file=sys.stderr)
-        return 1 if isinstance(error, LoadError) else 2
+        return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -5,7 +5,7 @@
 A table of servers is only worth as much as the generator behind it. This measures ours (a lean
 Locust user), Locust's own FastHttpUser, ab and wrk against the fastest server at hand: one worker
 process of nginx with the article's page of 45 bytes, no access log and every setting that makes it
-faster (`Nginx(tuned=True)`), so that the server is not the bottleneck. One process of each generator,
+faster (`FastestNginx`), so that the server is not the bottleneck. One process of each generator,
 the same number of clients, one after the other in every round, each round beginning with another.
 
 What counts on a machine that generator and server share is the price of a request, so each line
@@ -32,14 +32,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from benchmarks.clients import ClientReport, run_ab, run_wrk
 from mpmkit.config.arguments import Parser
 from mpmkit.load.runner import LoadError, run_load
 from mpmkit.measure import command, records, stats
-from mpmkit.measure.ceiling import LENGTH, NGINX, PATH, nginx
+from mpmkit.measure.competitors import SAMPLE_SITE
 from mpmkit.measure.experiment import Cell, Conditions, OnProgress, Report, Table, run
 from mpmkit.measure.records import RecordFile, Row
+from mpmkit.measure.reference_servers import Nginx
 
+PATH, LENGTH = "/index.html", 45
+# The server's settings: connections for every client of WORKS, each for as long as it likes.
+NGINX: dict[str, Any] = {"MaxKeepAliveRequests": 0, "MaxRequestWorkers": 4096}
 FAST_HTTP_USER = Path(__file__).with_name("fast_http_user.py")
 
 # scale -> rounds, and seconds a measurement
@@ -63,19 +69,10 @@ class GeneratorReport:
 Measure = Callable[[str, int, float, bool], GeneratorReport]
 
 
-def lean(
-    url: str, users: int, seconds: float, keep_alive: bool, driver: str = "locust"
-) -> GeneratorReport:
-    """Our Locust user, or ab, by `run_load`."""
-    run = run_load(
-        url,
-        PATH,
-        users=users,
-        duration=seconds,
-        keep_alive=keep_alive,
-        driver=driver,
-        expect_length=LENGTH,
-    )
+def lean(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
+    """Our Locust user."""
+    how: dict[str, Any] = {"users": users, "duration": seconds, "keep_alive": keep_alive}
+    run = run_load(url, PATH, **how, expect_length=LENGTH)
     return GeneratorReport(run.qps, run.generator_cpu, run.failures)
 
 
@@ -95,9 +92,14 @@ def open_loop(url: str, users: int, seconds: float, keep_alive: bool) -> Generat
     return GeneratorReport(run.qps, run.generator_cpu, run.failures - run.errors["unsent"])
 
 
-def ab(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
-    """ab, of which `run_load` knows the CPU too."""
-    return lean(url, users, seconds, keep_alive, "ab")
+def of_client(measure: Callable[..., ClientReport]) -> Measure:
+    """ab or wrk (with one thread). wrk does not look at lengths."""
+
+    def measured(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
+        found = measure(url + PATH, seconds=seconds, clients=users, keep_alive=keep_alive)
+        return GeneratorReport(found.qps, found.client_cpu, found.failures)
+
+    return measured
 
 
 def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
@@ -134,18 +136,27 @@ def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> Ge
     )
 
 
-def wrk(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
-    """wrk with one thread. It does not look at lengths."""
-    run = run_load(url, PATH, users=users, duration=seconds, keep_alive=keep_alive, driver="wrk")
-    return GeneratorReport(run.qps, run.generator_cpu, run.failures)
+class FastestNginx(Nginx):
+    """The fastest server at hand: one process of nginx, our pages, no log. It keeps files open, takes all
+    waiting connections at once, hears of a connection when its request is there (TCP_DEFER_ACCEPT, as
+    httpd's AcceptFilter has it by default), and stays on the last core. Raises NotInstalled."""
+
+    more_events, more_listen = "multi_accept on;", "deferred"
+    more_http = "open_file_cache max=100 inactive=1h; open_file_cache_valid 1h;"
+
+    def __init__(self) -> None:
+        super().__init__(document_root=SAMPLE_SITE, workers=1, access_log=False, **NGINX)
+        cores = os.sched_getaffinity(0)
+        if len(cores) > 1:
+            self.more_main = f"worker_cpu_affinity {1 << max(cores):b};"
 
 
 GENERATORS: dict[str, Measure] = {
     "mpmkit (Locust)": lean,
     "mpmkit open loop": open_loop,
     "FastHttpUser": fast_http_user,
-    "ab": ab,
-    "wrk": wrk,
+    "ab": of_client(run_ab),
+    "wrk": of_client(run_wrk),
 }
 
 WORKS = {
@@ -233,7 +244,7 @@ def measure(
     found.planned = rounds * len(works) * len(GENERATORS)
 
     def turns() -> Iterator[GeneratorTurn]:
-        with nginx() as server:
+        with FastestNginx() as server:
             found.version = server.version
             for work in works:
                 for number in range(1, rounds + 1):

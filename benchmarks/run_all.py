@@ -19,6 +19,7 @@ was there alone.
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import sys
@@ -77,9 +78,8 @@ def _generators(scale: str, beside: Sequence[str], path: Path) -> int:
 def _qps_seconds(scale: str, beside: Sequence[str]) -> float:
     size = qps.SCALES[scale]
     cells = len(MPMS) * len(published.PAGES) + sum(len(one.kinds) for one in competitors.of(beside))
-    return (
-        size.rounds * cells * (2.0 + size.warmup + min(size.seconds or 1e9, size.requests / SLOW))
-    )
+    seconds = min(size.seconds or math.inf, (size.requests or math.inf) / SLOW)
+    return size.rounds * cells * (2.0 + size.warmup + seconds)
 
 
 def _qps(scale: str, beside: Sequence[str], path: Path) -> int:

@@ -33,9 +33,10 @@ from urllib.parse import urlsplit
 
 import mpmkit
 from benchmarks.baseline import Baseline
+from benchmarks.usage import usage
 from mpmkit.load.response import ResponseReader
 from mpmkit.measure import records
-from mpmkit.measure.procfs import members, usage
+from mpmkit.measure.procfs import members
 from mpmkit.measure.reference_servers import Httpd, NotInstalled
 from mpmkit.measure.smaps import mappings
 

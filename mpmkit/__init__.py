@@ -13,6 +13,8 @@ from mpmkit._version import __version__
 if TYPE_CHECKING:
     from mpmkit.launcher import Server, launch
     from mpmkit.load.runner import LoadRun, run_load
+    from mpmkit.measure.capacity import capacity_table
+    from mpmkit.measure.demand import demand_table
     from mpmkit.measure.memory import memory_of, memory_table
     from mpmkit.measure.monitor import watch
     from mpmkit.measure.qps import qps_table
@@ -29,6 +31,8 @@ _PUBLIC = {
     "run_load": "mpmkit.load.runner",
     "LoadRun": "mpmkit.load.runner",
     "qps_table": "mpmkit.measure.qps",
+    "demand_table": "mpmkit.measure.demand",
+    "capacity_table": "mpmkit.measure.capacity",
     "recorded": "mpmkit.measure.records",
     "memory_table": "mpmkit.measure.memory",
     "memory_of": "mpmkit.measure.memory",

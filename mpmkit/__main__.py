@@ -17,6 +17,12 @@ COMMANDS = {
         "mpmkit.measure.memory",
         "memory of busy requests and idle connections; how many fit",
     ),
+    "demand": ("mpmkit.measure.demand", "CPU time of a request under each MPM, with decisions"),
+    "capacity": ("mpmkit.measure.capacity", "the highest rate at which p99 stays under a limit"),
+    "compare": (
+        "mpmkit.measure.compare",
+        "two files of rows: cheaper, dearer, the same, undecided",
+    ),
     "sweep": ("mpmkit.measure.sweep", "a grid of directives and loads, point by point"),
 }
 # What compares mpmkit with other servers is not part of the package: it is in a checkout, and runs as a

@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from mpmkit.config.extras import require
 from mpmkit.config.keywords import from_keywords
 from mpmkit.policy.snapshot import Counts, Snapshot, count
 from mpmkit.policy.states import DEAD, LETTERS
+from mpmkit.server import home as folder
 from mpmkit.server.scoreboard import Scoreboard, WorkerRow
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class Server:
     _process: subprocess.Popen
     _lifeline: int
     _home: str
+    _lock: int  # of the folder
     url: str = "http://127.0.0.1:0"
     _logs: dict[str, str] = field(default_factory=dict)  # once it has stopped: file name -> text
     _owner: int = field(default_factory=os.getpid)
@@ -213,6 +214,7 @@ class Server:
                 self._process.stdout.close()
             self._logs = {name: self._log(name) for name in ("error.log", "access.log")}
             shutil.rmtree(self._home, ignore_errors=True)
+            os.close(self._lock)
         _running.discard(self)
 
 
@@ -250,7 +252,8 @@ def launch(
     command += ["-f", os.fspath(conf)] if conf is not None else []
     command += ["--document-root", os.fspath(document_root)] if document_root is not None else []
     command += ["--port", str(port)] if listen_fd is None else ["--listen-fd", str(listen_fd)]
-    home = tempfile.mkdtemp(prefix="mpmkit-")
+    home = folder.make()
+    lock = folder.hold(home)
     try:
         lines = [_line(setting.name, *setting.args) for setting in settings]
         lines.append(_line("ScoreBoardFile", os.path.join(home, "scoreboard")))
@@ -262,8 +265,9 @@ def launch(
         process, lifeline = _start(command, lines, home, listen_fd)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
+        os.close(lock)
         raise
-    server = Server(mpm or "", dict(named), certificate, process, lifeline, home)
+    server = Server(mpm or "", dict(named), certificate, process, lifeline, home, lock)
     try:
         server.url = _ready_line(process)
         server.mpm = server.scoreboard().mpm

@@ -29,37 +29,22 @@ def test_a_constant_rate_is_evenly_spaced():
 @FAST
 @given(st.floats(1, 1e4), st.integers(1, 8))
 def test_generators_take_turns_and_make_one_schedule(rate, of):
-    alone = list(
-        itertools.islice(
-            arrivals(LoadProfile(arrival="constant", rate=rate, duration=1, users=9)), 40
-        )
-    )
-    shared = sorted(
-        itertools.chain.from_iterable(
-            itertools.islice(
-                arrivals(
-                    LoadProfile(arrival="constant", rate=rate, duration=1, users=9), index, of
-                ),
-                40,
-            )
-            for index in range(of)
-        )
-    )
-    assert shared[:40] == pytest.approx(alone)
+    profile = LoadProfile(arrival="constant", rate=rate, duration=1, users=9)
+    alone = itertools.islice(arrivals(profile), 40)
+    each = (itertools.islice(arrivals(profile, index, of), 40) for index in range(of))
+    shared = sorted(itertools.chain.from_iterable(each))
+    assert shared[:40] == pytest.approx(list(alone))
 
 
 def test_poisson_is_random_repeatable_and_has_its_mean_and_its_spread():
-    found = due(100, rate=200, duration=1, arrival="poisson", seed=1)
-    again = due(100, rate=200, duration=1, arrival="poisson", seed=1)
-    assert found == again != due(100, rate=200, duration=1, arrival="poisson", seed=2)
+    how = {"rate": 200, "duration": 1, "arrival": "poisson"}
+    found = due(100, **how, seed=1)
+    assert found == due(100, **how, seed=1) != due(100, **how, seed=2)
     assert len(found) == pytest.approx(20_000, rel=0.03)
     gaps = [b - a for a, b in itertools.pairwise(found)]
     # Exponential: the standard deviation is the mean.
     assert statistics.stdev(gaps) == pytest.approx(statistics.mean(gaps), rel=0.05)
-    halves = sorted(
-        due(100, 0, 2, rate=200, duration=1, arrival="poisson")
-        + due(100, 1, 2, rate=200, duration=1, arrival="poisson")
-    )
+    halves = due(100, 0, 2, **how) + due(100, 1, 2, **how)
     assert len(halves) == pytest.approx(20_000, rel=0.03)
 
 

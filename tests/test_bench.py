@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from misbehaving import Misbehaving
 from support.experiments import printed_by, recorded_row
 
-from benchmarks import bench, clients
+from benchmarks import bench, clients, crosscheck
 from benchmarks.baseline import KEPT_AT_MOST, Baseline
 from benchmarks.bench import BenchTable, order
 from benchmarks.ratios import baseline_lines, comparisons, table
@@ -71,6 +72,41 @@ def test_a_client_that_never_ends_is_ended_and_one_that_fails_is_quoted():
     assert not any(b"31.4159" in line for line in command_lines())
     with pytest.raises(BenchError, match=r"ended with 2: ls: .*nowhere"):
         clients.run_client(["ls", "/nowhere"], timeout=5)
+
+
+# -- the cross-check of the generators -----------------------------------------------------------
+
+
+def report(qps: float, cpu: float) -> clients.ClientReport:
+    return clients.ClientReport(int(qps), 0, 1.0, qps, 1.0, 2.0, cpu)
+
+
+def test_a_disagreement_of_generators_says_why():
+    rounds = {"locust": (10_000, 0.95), "ab": (15_000, 0.5), "wrk": (10_050, 0.9)}
+    checked = crosscheck.CrossCheck(
+        False,
+        {
+            name: [report(qps + more, cpu) for more in (0, 100, -100)]
+            for name, (qps, cpu) in rounds.items()
+        },
+    )
+    text = checked.text()
+    assert "ab and locust DISAGREE, x 1.50" in text
+    assert "locust was the bottleneck in 3 of 3 rounds" in text
+    assert "a request costs ab 33 and locust 95 µs of processor time" in text
+    assert "wrk and locust agree" in text and "generator-bound" in text
+    assert crosscheck.CrossCheck(False, {}, ["ab: gone"]).text().endswith("ab: gone")
+
+
+def test_the_generators_are_compared_by_their_command(capsys):
+    with Misbehaving() as server:
+        line = f"{server.url}/ok --users 2 --duration 1 --rounds 1".split()
+        status, out, _ = printed_by(crosscheck.main, line, capsys)
+    assert status == 0
+    for name in ("locust", *(name for name in ("ab", "wrk") if shutil.which(name))):
+        assert f"\n{name} " in out and "FAILED" not in out
+    for line in ("http://192.0.2.1/ --rounds 1", "http://127.0.0.1:1/ --rounds 0"):
+        assert printed_by(crosscheck.main, line.split(), capsys)[0] == 2
 
 
 # -- who is measured when ------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def test_M_lists_static_modules_then_loaded_ones(house, here):
     assert kinds == sorted(kinds, reverse=True), "static first"
     assert lines[-2:] == [" mpm_event_module (shared)", " deflate_module (shared)"]
     known = set(re.findall(r"(\w+_module)", (CLI / "apache2-M.txt").read_text()))
-    assert known - set(re.findall(r"(\w+_module)", out)) == {"watchdog_module", "version_module"}
+    assert known - set(re.findall(r"(\w+_module)", out)) == {"watchdog_module"}
 
 
 def test_the_files_that_were_read(house, here):
@@ -309,14 +309,10 @@ def test_debians_own_file_is_refused_for_what_mpmkit_does_not_have(monkeypatch, 
     }.items():  # fmt: skip
         monkeypatch.setenv(f"APACHE_{name}", value)
     status, _, err = here("-d", "/etc/apache2", "-t", file=DEBIAN)
-    lines = [line for line in err.splitlines() if not line.startswith("AH00111")]
-    where, what = lines[::2], lines[1::2]
-    error = re.compile(r"AH\d+: Syntax error on line \d+ of /etc/apache2/\S+:")
-    assert status == 1 and all(map(error.fullmatch, where))
-    assert any("<VirtualHost>" in line and "move" in line for line in what)
-    allowed = r"take (it|the line) out|mpmkit serves one site|did you mean"
-    assert all(re.search(allowed, line) for line in what), what
-    assert not any("apache2.conf:" in line for line in where), "nothing of the main file itself"
+    errors = [line for line in err.splitlines() if "Syntax error" in line]
+    assert status == 1 and errors == [
+        "AH00526: Syntax error on line 1 of /etc/apache2/sites-enabled/000-default.conf:"
+    ]
 
 
 def test_the_lines_of_debians_file_that_are_apaches_own_work(house, here):

@@ -74,8 +74,6 @@ def test_what_is_no_latency_is_refused():
     for bad in (-1, LIMIT):
         with pytest.raises(ValueError, match="0 ns to 146 years"):
             Histogram([bad])
-    with pytest.raises(ValueError, match="nothing was counted"):
-        Histogram().percentile(50)
     with pytest.raises(ValueError, match="0 to 100"):
         Histogram([1]).percentile(101)
-    assert math.isnan(Histogram().mean)
+    assert math.isnan(Histogram().mean) and math.isnan(Histogram().percentile(50))

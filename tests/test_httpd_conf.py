@@ -134,13 +134,32 @@ def test_the_same_mpm_twice_is_not_a_conflict():
     ("", "mpm_worker_module", False), ("", "!worker.c", True), ("", "mod_dir.c", True),
     ("", "dir_module", True), ("", "ssl_module", False), ("", "!mod_ssl.c", True),
     ("", "nonsense", False),
-    # one that is only accepted is not there, one that is optional is, and a built-in one stays
-    ("http2_module", "http2_module", False), ("ssl_module", "ssl_module", True),
+    # one that a LoadModule names is there, whether mpmkit has it or not; a built-in one stays
+    ("http2_module", "http2_module", True), ("http2_module", "mod_http2.c", True),
+    ("ldap_module", "util_ldap.c", True), ("", "mod_rewrite.c", False),
+    ("ssl_module", "ssl_module", True),
     ("ssl_module", "mod_ssl.c", True), ("dir_module", "mod_dir.c", True),
 ])  # fmt: skip
 def test_ifmodule(loaded, condition, counts):
     load = f"LoadModule {loaded} x\n" * bool(loaded)
     conf = parse(f"{load}<IfModule {condition}>\nTimeout 1\n</IfModule>", mpm="event")
+    assert bool(conf.settings) is counts
+
+
+# What httpd 2.4.71 says: a version that is cut short ends with zeros.
+@pytest.mark.parametrize(("condition", "counts"), [
+    ("IfVersion 2.4", False), ("IfVersion 2.4.71", True), ("IfVersion >= 2.4", True),
+    ("IfVersion <= 2.4", False), ("IfVersion == 2.4.71", True), ("IfVersion != 2.4.70", True),
+    ("IfVersion ~ ^2.4", True), (r"IfVersion = /^2\.4/", True), ("IfVersion /^2.4/", True),
+    ("IfVersion > 2", True), ("IfVersion !> 2", False), ("IfVersion !~ ^2.2", True), ("IfVersion >= 3", False),
+    ("IfFile /", True), ("IfFile !/", False), ("IfFile /no/such", False), ("IfFile !no/such", True),
+    ("IfDirective ServerName", True), ("IfDirective RewriteRule", True), ("IfDirective nonsense", False),
+    ("IfSection Directory", True), ("IfSection proxy", True), ("IfSection nonsense", False),
+    ("IfDefine GIVEN", True), ("IfDefine GIVEN=v", True), ("IfDefine !GIVEN=w", True),
+])  # fmt: skip
+def test_conditions(condition, counts):
+    kind = condition.partition(" ")[0]
+    conf = parse(f"<{condition}>\nTimeout 1\n</{kind}>", defines=("GIVEN=v",))
     assert bool(conf.settings) is counts
 
 
@@ -156,7 +175,8 @@ def test_modules_are_listed_once_built_in_ones_first():
 
 
 def test_a_module_that_is_not_here_is_refused_with_a_remedy():
-    assert "SetHandler proxy:unix:" in error("LoadModule php_module x")
+    (note,) = parse("LoadModule php_module x").notes
+    assert note.level == "warn" and "SetHandler proxy:unix:" in note.text
     text = error("LoadModule nosuch_module x")
     assert "nosuch_module: no such module" in text
     assert "mpm_prefork, mpm_worker, mpm_event" in text and "cgi" in text
@@ -350,10 +370,20 @@ def test_sections():
     ("<IfModule dir_module>\nTimeout 1", "httpd.conf:1: <IfModule> is never closed"),
     ("\n</Files>", "httpd.conf:2: </Files> closes nothing"),
     ("<IfDefine A>\n</IfModule>", "httpd.conf:2: </IfModule> meets the <IfDefine> of line 1"),
-    ("<Directory /a>\n<Files b>\n</Files>\n</Directory>",
-     "httpd.conf:2: <Files> is inside the <Directory> of line 1"),
-    ("<VirtualHost *:80>\n</VirtualHost>", "serves one site: move its directives out"),
-    ("<RequireAll>\n</RequireAll>", "one Require line"),
+    ("<Directory /a>\n<Location b>\n</Location>\n</Directory>",
+     "httpd.conf:2: <Location> is inside the <Directory> of line 1"),
+    ("<Location /a>\n<Files b>\n</Files>\n</Location>", "<Files> is inside the <Location> of line 1"),
+    ("<Location /a>\n<Limit GET>\n<If true>\n</If>\n</Limit>\n</Location>", "<If> is inside the <Limit>"),
+    ("<Location /a>\n<Limit GET>\n<Limit PUT>\n</Limit>\n</Limit>\n</Location>", "<Limit> is inside a <Limit>"),
+    ("<Location /a>\n<Limit>\n</Limit>\n</Location>", "<Limit> needs names of methods"),
+    ("<Location /a>\n<RequireAny>\nOptions None\n</RequireAny>\n</Location>", "no Require in it"),
+    ("<RequireAll>\n</RequireAll>", "is outside of a <Directory>"),
+    ("<IfVersion 2.x>\n</IfVersion>", "takes a version such as 2.4 or 2.4.6"),
+    ("<IfVersion => 2.4>\n</IfVersion>", 'knows = == > >= < <= and ~, each also after a "!"'),
+    ("<IfVersion ! 2.4>\n</IfVersion>", "knows"),
+    ("<IfVersion ~ (>\n</IfVersion>", "<IfVersion>"),
+    ("<IfVersion>\n</IfVersion>", "takes a version"),
+    ("<IfFile a b>\n</IfFile>", "takes one name, here are 2"),
     ("<Directroy /a>\n</Directroy>", "it is unknown: use <Directory>"),
     ("<Directory>\n</Directory>", "takes one argument, here are 0"),
     ("<Directory /a b>\n</Directory>", "takes one argument, here are 2"),

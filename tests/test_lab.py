@@ -256,7 +256,7 @@ def test_the_table_keeps_numbers_and_writes_them_for_reading():
     frame = tables.qps(qps_table(THREE), "static")
     assert list(frame.index) == ["prefork", "worker", "event"]
     assert frame.loc["worker", "measured /s"] == 125
-    assert frame.loc["worker", "× prefork, measured"] == pytest.approx(1.25)
+    assert frame.loc["worker", "× prefork, measured"] == pytest.approx(1.2535, abs=1e-4)
     html = tables.styled(frame, "Static page").to_html()
     assert "11,038" in html and "1.25" in html and "Static page" in html
     assert theme.LIGHT["event"] in html
@@ -269,20 +269,21 @@ def test_a_table_that_was_not_measured_is_refused():
         tables.qps(QpsTable([], published.figures()), "static")
 
 
-def test_pairs_tell_noise_from_difference():
+def test_pairs_say_what_came_out_and_nothing_of_a_limited_table():
     rounds = {"prefork": [90, 100, 110], "event": [100, 95, 120], "worker": [150, 145, 185]}
-    frame = order.pairs(qps_table(rounds).verdict("static"))
+    table = qps_table(rounds)
+    frame = order.pairs(table.verdict("static"))
     assert list(frame.index) == ["worker / event", "event / prefork"]
-    assert list(frame["same winner"]) == ["yes", "yes"]
-    assert list(frame["beyond the noise"]) == ["yes", "no"]
-    assert order.pairs(None).empty
-    single = qps_table({mpm: values[:1] for mpm, values in THREE.items()})
-    assert set(order.pairs(single.verdict("static"))["beyond the noise"]) == {"unknown"}
+    assert list(frame["came out"]) == ["yes", "not decidable"]
+    assert frame["95% interval"].iloc[0] == "1.47 to 1.58" and order.pairs(None).empty
+    table.records[0]["generator_bound"] = True
+    limited = order.pairs(table.verdict("static"))
+    assert set(limited["came out"]) == {"not decidable"} and limited["measured"].isna().all()
 
 
-def test_noise_is_unknown_after_one_round():
+def test_noise_is_the_sd_of_logs_and_unknown_after_one_round():
     frame = order.noise(qps_table({"prefork": [90, 100, 110], "event": [100]}).summary())
-    assert list(frame["noise"]) == ["20%", "unknown"] * 2
+    assert list(frame["noise"]) == ["10.0%", "unknown"] * 2
 
 
 def test_the_machine_is_described_without_gaps():

@@ -18,7 +18,7 @@ def test_the_form_as_it_opens_is_a_load():
     form = LoadForm()
     profile = form.profile(60)
     assert (profile.users, profile.path, profile.duration) == (50, "/index.html", 60)
-    assert profile.plain and not profile.keep_alive and form.summary() == ""
+    assert not profile.keep_alive and form.summary() == ""
     assert not any(field.hints or field.value for field in form.fields())
 
 

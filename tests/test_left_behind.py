@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -10,12 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.servers import Serve, bound, command, environment
+from support.client import get
+from support.servers import Serve, bound, command, environment, serving
 from support.waiting import all_gone, children_of, poll_until
 
 from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
-from mpmkit.server import pidfile
+from mpmkit.server import home, pidfile
 from mpmkit.server.pidfile import PidFileError, PidFileWriteError
 from mpmkit.server.scoreboard import Scoreboard
 
@@ -191,3 +193,39 @@ def test_the_status_page_of_a_public_listen_is_for_this_machine(tmp_path):
             with socket.create_connection(("127.0.0.1", port), 10, (source, 0)) as sock:
                 sock.sendall(b"GET /server-status HTTP/1.0\r\n\r\n")
                 assert sock.recv(100).split()[1] == status
+
+
+# -- what SIGKILL and SIGSTOP leave ---------------------------------------------------------------
+
+
+def test_the_folder_of_a_killed_server_goes_at_the_next_start(tmp_path, monkeypatch):
+    """With its key. A folder that a server holds stays, however old it is."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, held, young = (Path(home.make()) for _ in range(3))
+    (left / "key.pem").write_text("secret")
+    for folder in (left, held):
+        os.utime(folder, (1, 1))
+    lock = home.hold(str(held))
+    made = Path(home.make())
+    assert sorted(tmp_path.iterdir()) == sorted([held, young, made])
+    os.close(lock)
+
+
+def test_a_launcher_and_its_server_hold_their_folder(mpm):
+    with serving(mpm) as server:
+        words = Path(f"/proc/{server.pid}/cmdline").read_text().split("\0")
+        folder = words[words.index("--home") + 1]
+        fd = os.open(folder, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(fd)
+
+
+def test_siblings_take_the_clients_of_a_stopped_child(mpm):
+    with serving(mpm) as server:
+        for child in children_of(server.pid):
+            os.kill(child, signal.SIGSTOP)
+            stat = Path(f"/proc/{child}/stat")
+            poll_until(lambda: stat.read_text().rpartition(") ")[2][0] == "T", "it has stopped")  # noqa: B023
+            assert [get(server, "/").status for _ in range(3)] == [200] * 3
+            os.kill(child, signal.SIGCONT)

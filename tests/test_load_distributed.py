@@ -1,7 +1,5 @@
-"""Load from several generator processes by Locust's own means: a master and its workers.
-
-On loopback, as two machines would do it over a network; and in network namespaces of the test's
-own, where there are really two hosts, where the system lets us make some.
+"""Load from several generator processes by Locust's own means: a master and its workers, on loopback, as two
+machines would do it over a network.
 """
 
 from __future__ import annotations
@@ -9,21 +7,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
 import pytest
 from misbehaving import Misbehaving
-from support.loads import ENVIRON, LOCUST, ROOT, argv, wait_for_load
+from support.loads import ENVIRON, LOCUST, argv, in_a_network, wait_for_load
 from support.waiting import poll_until
 
-from mpmkit.load import runner
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import LoadRun
 
@@ -104,7 +99,7 @@ def test_an_open_loop_is_one_rate_over_all_workers(bad, tmp_path):
     assert [slot.load for slot in run.stages] == [100, 200]
 
 
-def test_a_killed_worker_ends_nothing_and_is_told(bad, tmp_path):
+def test_a_killed_worker_ends_nothing_and_is_reported(bad, tmp_path):
     profile = LoadProfile(
         users=4,
         duration=7,
@@ -158,103 +153,33 @@ def test_locusts_own_page_starts_the_load_as_often_as_one_likes(bad):
                 came = 0
                 poll_until(started, "the page", 20)
                 poll_until(done, "60 requests and the end", 20)
-                told = asked(page + "/stats/requests")["stats"][0]
-                assert (came, told["name"], told["num_requests"]) == (60, "/ok", 60)
+                seen = asked(page + "/stats/requests")["stats"][0]
+                assert (came, seen["name"], seen["num_requests"]) == (60, "/ok", 60)
         finally:
             os.killpg(process.pid, signal.SIGINT)
             said, _ = process.communicate(timeout=20)
     assert said.count("60 good answers") == 2
 
 
-def namespaces() -> str:
-    """Why there are no network namespaces to be made here, or nothing."""
-    if not shutil.which("ip") or not shutil.which("unshare"):
-        return "no ip or unshare here"
-    script = (
-        "mount -t tmpfs none /run && mkdir -p /run/netns && ip netns add a && "
-        "ip link add x type veth peer name y netns a"
-    )
-    tried = subprocess.run(
-        ["unshare", "--map-root-user", "--net", "--mount", "sh", "-c", script], capture_output=True
-    )
-    return tried.stderr.decode().strip() if tried.returncode else ""
-
-
-HOSTS = """
-set -e
-mount -t tmpfs none /run
-mkdir -p /run/netns
-ip link set lo up
-ip netns add far
-ip link add near type veth peer name far netns far
-ip addr add 10.77.0.1/24 dev near
-ip link set near up
-ip -n far addr add 10.77.0.2/24 dev far
-ip -n far link set far up
-ip -n far link set lo up
-exec "$0" -c "$1"
-"""
-
-TWO_HOSTS = """
-import os, subprocess, sys, time, urllib.request
-sys.path[:0] = [{root!r}, {tests!r}]
-locust = [sys.executable, "-m", "locust", "-f", {locustfile!r}, "--headless", "--only-summary"]
-server = subprocess.Popen([sys.executable, "-m", "http.server", "--bind", "10.77.0.1", "8080",
-                           "--protocol", "HTTP/1.1", "--directory", {pages!r}],
-                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-far = ["ip", "netns", "exec", "far"]
+TO_ANOTHER_HOST = """
+import http.server, os, threading
+from mpmkit.load.runner import run_load
+server = http.server.ThreadingHTTPServer(("10.77.0.1", 0), http.server.SimpleHTTPRequestHandler)
+server.RequestHandlerClass.log_message = lambda *_: None
+threading.Thread(target=server.serve_forever, daemon=True).start()
+how = {"users": 4, "requests": 60, "processes": 2}
+url = f"http://10.77.0.1:{server.server_port}"
 try:
-    for _ in range(100):
-        try:
-            urllib.request.urlopen("http://10.77.0.1:8080/index.html").read()
-            break
-        except OSError:
-            time.sleep(0.1)
-    def go(**environ):
-        master = subprocess.Popen([*far, *locust, "--master", "--expect-workers", "1",
-            "--master-bind-host", "10.77.0.2", "--host", "http://10.77.0.1:8080", "--path",
-            "/index.html", "--requests", "60", "-u", "3", "-r", "3", "--load-results", {out!r}],
-            env={{**os.environ, **environ}}, stderr=subprocess.PIPE, text=True)
-        worker = subprocess.Popen([*far, *locust, "--worker", "--master-host", "10.77.0.2"],
-            env={{**os.environ, **environ}}, stderr=subprocess.DEVNULL)
-        try:
-            _, said = master.communicate(timeout=40)
-        finally:
-            master.kill()
-            worker.kill()
-            worker.wait()
-        return said
-    print("name as yours in MPMKIT_TARGETS" in go(), os.path.exists({out!r}))
-    said = go(MPMKIT_TARGETS="10.77.0.1")
-    print(os.path.exists({out!r}) or said)
-finally:
-    server.kill()
-    server.wait()
+    run_load(url, **how)
+except ValueError as error:
+    print("name as yours in MPMKIT_TARGETS" in str(error))
+os.environ["MPMKIT_TARGETS"] = "10.77.0.1"
+run = run_load(url, **how)
+print(run.requests, run.failures)
 """
 
 
-@pytest.mark.slow
-def test_between_two_hosts_only_to_those_that_are_named(tmp_path):
-    """Server on one host, generator on the other: refused, unless the target is named as ours."""
-    lacking = namespaces()
-    if lacking:
-        pytest.skip(f"no network namespaces: {lacking}")
-    out = tmp_path / "run.json"
-    script = TWO_HOSTS.format(
-        root=str(ROOT),
-        tests=str(ROOT / "tests"),
-        out=str(out),
-        locustfile=str(runner.LOCUSTFILE),
-        pages=str(ROOT / "mpmkit" / "htdocs"),
-    )
-    environ = {name: value for name, value in ENVIRON.items() if name != "MPMKIT_TARGETS"}
-    done = subprocess.run(
-        [*"unshare --map-root-user --net --mount sh -c".split(), HOSTS, sys.executable, script],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        env=environ,
-    )
-    assert done.stdout.split() == ["True", "False", "True"], done.stdout + done.stderr
-    run = LoadRun.from_json(out.read_text())
-    assert (run.requests, run.failures, run.target) == (60, 0, "http://10.77.0.1:8080")
+def test_a_load_goes_to_another_host_only_if_it_is_named():
+    """A network of the test's own, whose address is not loopback."""
+    said = in_a_network("ip addr add 10.77.0.1/24 dev lo", TO_ANOTHER_HOST)
+    assert said.split() == ["True", "60", "0"]

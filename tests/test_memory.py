@@ -183,7 +183,6 @@ def test_a_slope_and_its_interval_by_hand():
     line = slope([0, 1, 2], [1, 2, 4])
     assert (line.slope, line.base) == (pytest.approx(1.5), pytest.approx(5 / 6))
     assert line.high - line.slope == pytest.approx(12.706 * (1 / 12) ** 0.5)
-    assert line.explained == pytest.approx(1 - (1 / 6) / (14 / 3))
     assert slope([0, 1], [1, 2]).high == float("inf")
 
 
@@ -221,7 +220,7 @@ def test_wrong_points_are_refused():
 def test_room_for_workers():
     """(1000 MiB - 256 - 20,000 KiB) / (1000 + 80 KiB)"""
     sized = max_request_workers_for("1000MiB", mpm="prefork", memory=rows())
-    assert sized.workers == sized.low == sized.high == ((1000 - 256) * 1024 - 20_000) // 1080
+    assert sized.workers == sized.high == ((1000 - 256) * 1024 - 20_000) // 1080
     assert sized.reserve == 256 << 20 and sized.per_request == 1080 * 1024
     assert sized.by_rss == (744 * 1024 - 160_000) // 8000
     told = str(sized)
@@ -256,7 +255,7 @@ def test_more_memory_never_means_fewer_workers(mib, more, noise):
         assert "room for 1 worker of prefork" in str(error)
         return
     many = max_request_workers_for((mib + more) << 20, mpm="prefork", memory=measured)
-    assert few.workers <= many.workers and few.low == few.workers <= few.high
+    assert few.workers <= many.workers and few.workers <= few.high
     # It fits: reserve, base and that many at the expensive end.
     assert few.reserve + few.base + few.workers * few.per_request <= (mib << 20) + (1 << 20)
 
@@ -265,7 +264,7 @@ def test_more_memory_never_means_fewer_workers(mib, more, noise):
     ("how", "said"),
     [
         ({"ram": "much"}, "ram: must be a size like 4GiB, 512M or 4GB, not 'much'"),
-        ({"ram": -1}, "ram: must be more than 0 bytes"),
+        ({"ram": -1}, "ram: must be a size"),
         ({"ram": "0"}, "ram: must be more than nothing"),
         ({"ram": True}, "ram: must be a size"),
         ({"ram": "270MiB"}, "ram: 270.0 MiB have no room for 1 worker of prefork: that takes"),
@@ -341,7 +340,10 @@ def test_what_the_table_says():
 def test_levels_of_a_plan(monkeypatch):
     monkeypatch.delenv("MPMKIT_SCALE", raising=False)
     todo = plan(scale="demo", beside=("httpd", "gunicorn"))
-    levels = {(one.server, one.mpm, one.against): one.levels for one in todo.series}
+    levels = {}
+    for one in todo.levels:
+        levels.setdefault((one.server, one.mpm, one.against), []).append(one.level)
+    levels = {server: tuple(found) for server, found in levels.items()}
     assert levels["mpmkit", "prefork", "busy"] == (0, 62, 125, 188, 250)
     # What prefork and worker can't hold is asked for once.
     assert levels["mpmkit", "prefork", "idle"] == (0, 100, 250, 1000)
@@ -349,7 +351,7 @@ def test_levels_of_a_plan(monkeypatch):
     assert levels["mpmkit", "event", "idle"] == (0, 100, 250, 1000, 2500)
     assert ("httpd", "event", "busy") in levels
     assert ("gunicorn-sync", "", "idle") in levels and ("gunicorn-sync", "", "busy") not in levels
-    event = next(one for one in todo.series if (one.mpm, one.against) == ("event", "idle"))
+    event = next(one for one in todo.levels if (one.mpm, one.against) == ("event", "idle"))
     # 3 children of 25 threads hold 75 * (factor + 1) connections.
     assert 75 * (event.directives["AsyncRequestWorkerFactor"] + 1) > 2500 * 1.4
     assert len(todo.cells()) == sum(map(len, levels.values())) < todo.seconds
@@ -473,7 +475,7 @@ def test_a_server_that_dies_ends_the_run_and_keeps_the_rows(quick, monkeypatch, 
                 os.kill(server.pid, signal.SIGKILL)
             yield server
 
-    monkeypatch.setattr(memory_plan, "launch_ours", lambda root: start)
+    monkeypatch.setattr(memory_plan, "launcher", lambda **fixed: start)
     path = tmp_path / "rows.csv"
     with pytest.raises(ExperimentError) as error:
         memory_table(("worker",), ("busy",), busy=(0, 3), out=path)

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.waiting import poll_until
 
+from benchmarks.usage import usage
 from mpmkit.measure import procfs
 from mpmkit.measure.procfs import read_smaps, status_numbers
 from mpmkit.measure.smaps import Footprint, kind_of, mappings, parse_smaps
@@ -127,7 +128,7 @@ def test_a_process_that_has_ended_has_no_memory():
     assert parse_smaps("") == Footprint()
     assert read_smaps(NO_PROCESS) is None and status_numbers(NO_PROCESS) == {}
     assert math.isnan(procfs.pss_mb([NO_PROCESS])) and procfs.pss_mb([os.getpid()]) > 1
-    assert procfs.usage([NO_PROCESS]) == (0, 0, 0) and procfs.cpu_ns([NO_PROCESS]) == 0
+    assert usage([NO_PROCESS]) == (0, 0, 0) and procfs.cpu_ns([NO_PROCESS]) == 0
     assert not procfs.alive(NO_PROCESS) and procfs.children(NO_PROCESS) == []
 
 
@@ -163,7 +164,7 @@ def test_a_zombie_is_no_living_child():
 
 def test_the_threads_of_a_process_are_summed():
     """A thread that works adds to its process's figures while it lives."""
-    before = procfs.usage([os.getpid()])
+    before = usage([os.getpid()])
     done, go_on = threading.Event(), threading.Event()
 
     def work():
@@ -174,7 +175,7 @@ def test_the_threads_of_a_process_are_summed():
     thread = threading.Thread(target=work)
     thread.start()
     done.wait()
-    used = procfs.usage([os.getpid()]) - before
+    used = usage([os.getpid()]) - before
     go_on.set()
     thread.join()
     assert used.cpu_ns > 0 and used.voluntary >= 1
@@ -212,11 +213,14 @@ def test_the_meter_counts_from_the_first_report_to_the_end():
         meter.progress(40)
         server.work()
         meter.progress(50)
+        assert meter.per_request(100) is None, "it took less than a second"
+        meter.LEAST = 0.0
         used = meter.per_request(100)
         assert used is not None and before > 0
         assert used == pytest.approx((procfs.cpu_ns([server.pid]) - before) / 60 / 1000, rel=0.05)
         assert meter.per_request(40) is None, "no request since"
-        assert procfs.Meter(None).per_request(100) is None
+        meter.begin()
+        assert meter.per_request(100) is None and procfs.Meter(None).per_request(100) is None
         server.stdin.close()
 
 

@@ -36,7 +36,7 @@ FLOORS = {
     "handlers": {"config", "policy", "http", "server"},
     "mpm": {"config", "policy", "http", "server"},
     "cli": {"config", "policy", "http", "server", "handlers", "mpm"},
-    "launcher": {"config", "policy", "server.scoreboard", "server.certificate"},
+    "launcher": {"config", "policy", "server.scoreboard", "server.certificate", "server.home"},
     # These reach servers from outside: by argv, HTTP, the scoreboard's file and /proc.
     "load": {"config", "policy", "launcher", "measure"},
     "measure": {"config", "policy", "launcher", "load", "server.scoreboard"},
@@ -581,3 +581,34 @@ print(sweep.SweepTable(rows, names=tuple(json.loads(rows[0]["point"]))).text())
         [sys.executable, "-c", program], cwd=ROOT, text=True, timeout=60, capture_output=True
     )
     assert "most requests/s under" in done.stdout, done.stderr
+
+
+# name of an interpreter, whether it has venv; or .venv, which an earlier `make` has made
+@pytest.mark.parametrize(
+    ("there", "given", "taken"),
+    [
+        ({"python3.11": True, "python3.12": True}, None, "python3.12"),
+        ({"python3.12": True, "python3.13": False}, None, "python3.12"),
+        ({"python3.13": True, "python3": True}, "python3", "python3"),
+        ({"python3.13": True, ".venv/bin/python": True}, None, ".venv/bin/python"),
+        ({"python3.13": True, ".venv/bin/python": False}, None, "python3.13"),
+        ({"python3.13": True, ".venv/bin/python": True}, "python3.13", "python3.13"),
+    ],
+)
+def test_make_takes_the_newest_interpreter_unless_one_is_chosen(tmp_path, there, given, taken):
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    missing = dict.fromkeys(("python3", *(f"python3.{minor}" for minor in range(11, 15))), False)
+    for name, usable in (missing | there).items():
+        file = tmp_path / name if "/" in name else tmp_path / "bin" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"#!/bin/sh\nexit {0 if usable else 1}\n")
+        file.chmod(0o755)
+        if "/" in name:
+            (file.parent / "pip").touch()
+    done = subprocess.run(
+        ["make", "-n", "venv", *([f"PYTHON={given}"] if given else [])],
+        cwd=tmp_path, text=True, timeout=60, capture_output=True,
+        env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
+    )  # fmt: skip
+    assert f"\n{taken} -c 'import venv, ensurepip'" in done.stdout, done.stdout + done.stderr

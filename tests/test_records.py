@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.rows import BENCH, GENERATORS, MEMORY, ROW, SWEEP
+from support.rows import BENCH, CAPACITY, DEMAND, GENERATORS, MEMORY, ROW, SWEEP
 
 from docs._tools import columns_doc
 from mpmkit.measure import records
@@ -217,7 +217,10 @@ def test_a_frame_has_the_schemas_columns_and_types(tmp_path):
 # -- the other tables ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", [MEMORY, SWEEP, GENERATORS, BENCH], ids=lambda row: row["table"])
+OTHERS = (MEMORY, SWEEP, GENERATORS, BENCH, DEMAND, CAPACITY)
+
+
+@pytest.mark.parametrize("row", OTHERS, ids=lambda row: row["table"])
 def test_every_table_goes_to_disk_and_back(tmp_path, row):
     path = tmp_path / "rows.csv"
     file = RecordFile(path, row["table"])
@@ -327,21 +330,6 @@ def tree(root: Path, files: dict[str, str]) -> Path:
             },
             0.5,
             1024,
-        ),
-        (
-            {
-                "proc/self/cgroup": "4:memory:/x\n1:cpu,cpuacct:/\n",
-                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "200000\n",
-                "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "536870912\n",
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
-            },
-            2.0,
-            512,
-        ),
-        (
-            {"proc/self/cgroup": "1:cpu:/\n0::/\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n"},
-            None,
-            None,
         ),
     ],
 )

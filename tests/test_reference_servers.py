@@ -339,7 +339,7 @@ def test_durations_for_nginx():
 @pytest.mark.parametrize(
     ("mpms", "names", "expected"),
     [
-        (MPMS, ("httpd", *competitors.FORMS), [
+        (MPMS, competitors.FORMS, [
             ("httpd", "prefork", "prefork"), ("httpd", "worker", "worker"),
             ("httpd", "event", "event"), ("nginx", "", "event"), ("gunicorn-sync", "", "prefork"),
             ("gunicorn-gthread", "", "worker"), ("uvicorn", "", "event"),

@@ -12,30 +12,33 @@ import pytest
 from mpmkit.config.checks import check
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import DirectiveError, Section, Setting
-from mpmkit.handlers.router import _by_extension
+from mpmkit.handlers.names import by_extension
 from mpmkit.handlers.sections import Sections, forbidden_link
 from mpmkit.measure.reference_servers import NotInstalled, find_httpd
-from tests.fidelity import compare_rules
+from tests.fidelity import compare_access, compare_rules
 from tests.fidelity.cases import idle_reasons, judge, unexplained
 
 
 @pytest.mark.rival
-def test_every_rule_holds_as_in_httpd():
-    """849 rows: sections of every kind, in every order, with links, asked of both servers."""
+@pytest.mark.parametrize(("compare", "same", "refused"), [
+    (compare_rules, 800, 300), (compare_access, 1070, 900),
+], ids=("sections", "access"))  # fmt: skip
+def test_every_rule_holds_as_in_httpd(compare, same, refused):
+    """Sections of every kind, in every order, with links; who is admitted, with which method."""
     try:
         find_httpd()
     except NotInstalled as missing:
         pytest.skip(str(missing))
     with tempfile.TemporaryDirectory(prefix="mpmkit-rules-") as where:
         os.chmod(where, 0o755)
-        rows = compare_rules.rows(Path(where))
+        rows = compare.rows(Path(where))
     left = [
         f"{row.case}\n  httpd   {row.httpd}\n  mpmkit  {row.mpmkit}" for row in unexplained(rows)
     ]
     assert not left, "\n".join(left)
     assert not idle_reasons(rows)
     kinds = Counter(judge(row).kind for row in rows)
-    assert kinds["same"] >= 800 and sum("403" in row.httpd for row in rows) > 300
+    assert kinds["same"] >= same and sum("403" in row.httpd for row in rows) > refused
 
 
 def rules(*sections: Section) -> Sections:
@@ -97,7 +100,7 @@ def test_a_directory_is_named_in_one_way(arg, path):
     ("cgi", None), (".cgi", None), ("..cgi", None), ("b.cgi/c", None), ("b.cgix", None), (".b.cgi", "cgi"),
 ])  # fmt: skip
 def test_handlers_by_extension(name, handler):
-    assert _by_extension({".cgi": "cgi", ".py": "wsgi"}, f"/srv/{name}") == handler
+    assert by_extension({".cgi": "cgi", ".py": "wsgi"}, f"/srv/{name}") == handler
 
 
 def test_links_are_asked_for_only_where_a_rule_forbids_them(tmp_path):

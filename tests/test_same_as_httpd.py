@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
+from pathlib import Path
 
 import pytest
 from support.client import exchange
@@ -10,6 +13,8 @@ from support.files import recorded_root
 from support.waiting import poll_until
 
 from mpmkit.measure.reference_servers import NotInstalled, find_httpd
+from tests.fidelity import compare_kinds
+from tests.fidelity.cases import idle_reasons, unexplained
 from tests.fidelity.server_pair import Pair
 
 try:
@@ -41,3 +46,15 @@ def test_httpd_escapes_the_same(tmp_path):
             assert len(denied) == len(paths)
             found.append((lines.read_text(), denied))
     assert found[0] == found[1]
+
+
+def test_small_inputs_of_every_kind():
+    """Over 450 requests: names, methods, heads of scripts, hosts, connections cut short, chunks."""
+    with tempfile.TemporaryDirectory(prefix="mpmkit-kinds-") as where:
+        os.chmod(where, 0o755)
+        rows = compare_kinds.rows(Path(where).resolve())
+    left = [
+        f"{row.case}\n  httpd   {row.httpd}\n  mpmkit  {row.mpmkit}" for row in unexplained(rows)
+    ]
+    assert not left, "\n".join(left)
+    assert not idle_reasons(rows) and len(rows) > 450

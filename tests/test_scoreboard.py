@@ -8,8 +8,9 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.client import get
+from support.client import Client, get, request
 from support.servers import assert_quiet, serving
+from support.waiting import poll_until
 
 from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
@@ -142,6 +143,7 @@ def test_a_slot_s_counts_outlive_its_process(board):
 
 
 def test_a_restart_begins_from_zero(board):
+    board.born(3, 1, 0)
     board.worker(3, 2).served(10, 1, 1)
     before = board.restart_time
     board.generation = 4
@@ -243,3 +245,34 @@ def test_a_running_server_s_board(mpm):
         assert {row.request for row in rows} == {"GET /index.html HTTP/1.1"}
         assert {row.client for row in rows} == {"127.0.0.1"}
         assert {row.pid for row in rows} <= set(server.processes())
+
+
+def test_what_the_parent_looks_at_follows_its_children():
+    """ServerLimit 200000 costs no pass and no start: rows that no child ever had are not touched."""
+    d, _ = check(
+        "prefork", from_keywords("prefork", ServerLimit=200_000, MaxRequestWorkers=200_000)
+    )
+    board = Scoreboard(d)
+    assert len(board.rows(32).processes) == 32
+    board.born(99, 4711, 3)
+    assert len(board.rows(32).processes) == 132 and board.generation_of(99) == 3
+    assert [row.pid for row in board.rows(1).processes if row.pid] == [4711]
+    board.restart()
+    assert len(board.rows(32).processes) == 32 and not any(
+        row.pid for row in board.rows(100).processes
+    )
+
+
+def test_bytes_are_counted_in_both_directions():
+    """As by mod_logio, which mod_status asks: head and body of the request, and the response."""
+    with serving("event") as server:
+        body = b"x" * 3000
+        with Client(server) as client:
+            client.send(
+                request("/file.txt", method="POST", body=body) + request("/file.txt", close=True)
+            )
+            received = len(client.until_closed())
+        sent = len(
+            request("/file.txt", method="POST", body=body) + request("/file.txt", close=True)
+        )
+        poll_until(lambda: server.scoreboard().bytes_served == sent + received, "all is counted")

@@ -68,13 +68,11 @@ def test_everything_that_is_wrong_is_told_at_once():
             {"ThreadsPerChlid": [5], "users": [0, 5], "ThreadsPerChild": [100]},
             LOAD,
             rounds=0,
-            driver="curl",
         )
     text = str(error.value)
     for said in (
         "mpm: 'winnt' is not one of",
         "rounds: must be",
-        "driver: 'curl'",
         "ThreadsPerChlid is not a directive: did you mean ThreadsPerChild?",
         "event users=0 ThreadsPerChild=100: users: must be a whole number",
         "the server would use ThreadsPerChild 64",
@@ -138,20 +136,24 @@ def test_a_sweep_in_rounds(launched, tmp_path):
     assert [row["point"] for row in rows] == [row["point"] for row in table.records]
     assert len(rows) == table.planned == 4 and table.resumed == 0
     points = [json.loads(row["point"]) for row in rows]
-    assert [tuple(point.values()) for point in points] == [(5, 3), (10, 3), (10, 3), (5, 3)]
+    threads = [
+        cell.values["ThreadsPerChild"] for cell in plan("event", grid, LOAD, rounds=2).cells()
+    ]
+    assert [tuple(point.values()) for point in points] == [(number, 3) for number in threads]
+    assert sorted(threads[:2]) == sorted(threads[2:]) == [5, 10]
     assert [row["users"] for row in rows] == [3] * 4
-    assert [made[1]["ThreadsPerChild"] for made in launched.made] == [5, 10, 10, 5]
-    assert list(table.to_frame()["ThreadsPerChild"]) == [5, 10, 10, 5]
+    assert [made[1]["ThreadsPerChild"] for made in launched.made] == threads
+    assert list(table.to_frame()["ThreadsPerChild"]) == threads
     summary = table.summary()
-    assert len(summary) == 2 and list(summary["rounds"]) == [2] * 2
+    assert list(summary["ThreadsPerChild"]) == [5, 10] and list(summary["rounds"]) == [2] * 2
     text = table.text()
     head = "mpm ThreadsPerChild users requests/s p50 ms p99 ms"
     assert text.splitlines()[0].split() == head.split()
-    assert "most requests/s under event: " in text and f"rows in {path}" in text
+    assert "p99 takes 1,000 requests a round" in text and f"rows in {path}" in text
     assert told[0].share == 0 and told[0].left is None
     assert told[-1].share == 1 and told[-1].left == pytest.approx(0)
     assert told[-1].row == table.records[-1]
-    assert "[4/4] round 2, event ThreadsPerChild=5 users=3: " in str(told[-1])
+    assert f"[4/4] round 2, event ThreadsPerChild={threads[-1]} users=3: " in str(told[-1])
 
 
 def test_a_finished_sweep_measures_nothing_and_more_rounds_only_what_is_new(launched, tmp_path):
@@ -174,21 +176,36 @@ def test_a_server_that_dies_ends_the_sweep_and_the_same_call_goes_on(launched, t
     launched.dies = lambda number: number == 2
     with pytest.raises(ExperimentError) as error:
         sweep("event", {"users": [1, 2, 3]}, LOAD, out=path, launch=launched)
-    said = str(error.value)
-    assert "event users=2: " in said and "is gone" in said and "the roof is on fire" in said
+    said, second = str(error.value), plan("event", {"users": [1, 2, 3]}, LOAD).cells()[1]
+    assert f"{second}: " in said and "is gone" in said and "the roof is on fire" in said
     assert "NOT COMPLETE: 1 of 3 points" in error.value.table.text()
     # What a crash in the middle of a row leaves is cut off.
     with open(path, "a") as file:
         file.write("half a row,")
     table = sweep("event", {"users": [1, 2, 3]}, LOAD, out=path, launch=launched)
-    assert table.resumed == 1 and [row["users"] for row in table.records] == [1, 2, 3]
+    assert table.resumed == 1 and sorted(row["users"] for row in table.records) == [1, 2, 3]
     assert "NOT COMPLETE" not in table.text()
 
 
 def test_a_point_without_a_good_answer_is_a_result(launched):
     table = sweep("event", {"expect_length": [45, 44]}, LOAD, launch=launched)
-    assert [row["failures"] for row in table.records] == [0, 30]
+    assert [point["failures"] for point in table.points()] == [30, 0]
     assert "30 FAILED" in table.text()
+
+
+def test_nothing_is_said_of_the_best_where_the_server_was_not_the_limit():
+    users = {n: {"point": json.dumps({"users": n}), "mpm": "event", "users": n} for n in (10, 2, 1)}
+    long = {"requests": 5_000, "failures": 0, "errors": "{}", "duration_s": 2.0, "qps": 2500.0}
+    tails = {"p99_ms": 1900.0, "p999_ms": 1950.0, "p9999_ms": 1960.0, "max_ms": 1999.0}
+    free = {"generator_bound": False, "generator_starved": False}
+    rows = [recorded_row("sweep", **one, **long, **free, **tails) for one in users.values()]
+    table = SweepTable(rows, ("users",))
+    assert list(table.summary()["users"]) == [1, 2, 10] and table.summary()["p99_cut"].all()
+    assert "most requests/s under event: 2,500" in table.text() and "≥ 1,900.0" in table.text()
+    table.records[0]["generator_bound"] = True
+    text = table.text()
+    assert "most requests/s" not in text and "little more" not in text
+    assert "not decidable: generator or machine was the limit in 1 of 3 points" in text
 
 
 def test_rows_of_another_version_are_reported(launched, tmp_path):
@@ -219,7 +236,6 @@ def test_an_empty_table():
         ("event users=1 --path x", "path: must begin"),
         ("event users=1 -c Timeout", "write a directive and its value"),
         ("event users=1 --scale big", "scale: 'big' is not one of smoke, demo, full"),
-        ("event users=1 --driver wrk --requests 9", "requests: wrk stops by time only"),
         ("event ThreadsPerChild=100", "the server would use ThreadsPerChild 64"),
     ],
 )
@@ -247,6 +263,5 @@ def test_ctrl_c_and_on_with_real_servers(tmp_path):
     done = subprocess.run(command, capture_output=True, timeout=60, **how)
     assert done.returncode == 0 and "1 rows were in" in done.stderr
     rows = records.read(path)
-    points = [{"ThreadsPerChild": 5}, {"ThreadsPerChild": 10}]
-    assert [json.loads(row["point"]) for row in rows] == points
+    assert sorted(json.loads(row["point"])["ThreadsPerChild"] for row in rows) == [5, 10]
     assert all(row["failures"] == 0 and row["qps"] > 0 for row in rows)

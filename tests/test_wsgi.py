@@ -237,7 +237,7 @@ def test_environ(server, mpm, document_root):
     expected = {
         "REQUEST_METHOD": "GET", "SCRIPT_NAME": "/cases.py", "PATH_INFO": "/environ/",
         "QUERY_STRING": "a=%20b&c", "REQUEST_URI": "/cases.py/environ/?a=%20b&c",
-        "SERVER_PROTOCOL": "HTTP/1.1", "SERVER_PORT": str(server.port), "REMOTE_ADDR": "127.0.0.1",
+        "SERVER_PROTOCOL": "HTTP/1.1", "SERVER_PORT": "80", "REMOTE_ADDR": "127.0.0.1",
         "HTTP_HOST": "lab.example", "HTTP_X_TWICE": "a, b", "CONTENT_TYPE": "text/x",
         "SCRIPT_FILENAME": str(document_root / "cases.py"), "wsgi.version": [1, 0],
         "wsgi.url_scheme": "http", "wsgi.multithread": mpm != "prefork", "wsgi.multiprocess": True,

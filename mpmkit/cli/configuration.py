@@ -18,10 +18,12 @@ from mpmkit.config.directives import DirectiveError, Directives, Note, Section, 
 from mpmkit.config.environment import validate_environment
 from mpmkit.handlers.errors import ErrorPages
 from mpmkit.handlers.router import Router
+from mpmkit.handlers.sections import unread
 from mpmkit.handlers.static import FileOptions, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.messages import server_header
+from mpmkit.http.target import OwnName
 from mpmkit.server.child import Setup
 from mpmkit.server.core import Handler, Service, default_error_page
 from mpmkit.server.listen import Listener
@@ -43,6 +45,7 @@ class Configuration:
 
     sections        those that stand ahead of the file's
     document_root   whether DocumentRoot must exist (httpd -T: no)
+    strict          whether what mpmkit does not have is refused (httpd --strict)
     """
 
     def __init__(
@@ -51,10 +54,12 @@ class Configuration:
         sections: Iterable[Section] = (),
         *,
         document_root: bool = True,
+        strict: bool = False,
     ) -> None:
         self.source = source
         self.sections = tuple(sections)
         self.document_root = document_root
+        self.strict = strict
         self.background = False  # what is written to standard error belongs into the error log
         self._autoindex = False  # mod_autoindex is loaded
         self._parent: Parent | None = None
@@ -80,9 +85,10 @@ class Configuration:
             [*self.sections, *conf.sections],
             running=self._parent.setup.directives if self._parent is not None else None,
             problems=[*conf.problems, *_format_problems(settings)],
+            strict=self.strict,
         )
         validate_environment(directives, settings, document_root=self.document_root)
-        return directives, (*conf.notes, *notes)
+        return directives, (*conf.notes, *notes, *_unread(directives, settings))
 
     def setup(self) -> Setup:
         """One reading, ready to serve. Raises DirectiveError, LogError."""
@@ -96,6 +102,12 @@ class Configuration:
             directives.LogLevel,
             levels=directives.module_levels,
         )
+        if (
+            self._parent is None and directives.ErrorLog
+        ):  # at a restart, the parent logs all of them
+            for note in notes:
+                if "closed: " in note.text:
+                    errors.note(note, "authz_core")
         access = None
         try:
             if directives.CustomLog:
@@ -125,8 +137,7 @@ class Configuration:
         )
         files.charset = directives.AddDefaultCharset
         files.listings = self._autoindex
-        if directives.UseCanonicalName == "On" and directives.ServerName:
-            files.canonical = directives.ServerName.encode("latin-1", "replace")
+        files.own = OwnName.of(directives.ServerName, directives.UseCanonicalName == "On")
         self._scripts = WsgiScripts(directives, errors)
         router = Router(directives, files, self._scripts, {"server-status": status}, errors)
         if not ErrorPages.wanted(directives, errors):
@@ -170,6 +181,15 @@ def site(directives: Directives) -> Site:
         directives.aliases,
         server_header(directives.ServerTokens),
     )
+
+
+def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:
+    """A warning that names the .htaccess files."""
+    named = [setting.args for setting in settings if setting.name.lower() == "accessfilename"]
+    found = list(unread(directives, named[-1] if named else (".htaccess",)))
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    text = f"not read, and what they restrict is open: {', '.join(found[:5])}{more}"
+    return [Note("", "warn", text)] if found else []
 
 
 def _format_problems(settings: Iterable[Setting]) -> list[DirectiveError]:

@@ -20,15 +20,12 @@ Exit statuses are httpd's: 0, and 1 for whatever could not be done. docs/CONTROL
 
 from __future__ import annotations
 
-import getopt
 import os
-import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from mpmkit.cli.configuration import Configuration, StartError
+from mpmkit.cli.httpd_options import WORDS, Options, UsageError, options, words_without_k
 from mpmkit.config.directives import DirectiveError, Directives, Note, Setting
 from mpmkit.config.httpd_conf import Conf, Source, read
 from mpmkit.config.values import LEVELS, TRACES
@@ -47,25 +44,8 @@ DEFAULTS = (
     Setting("PidFile", ("logs/httpd.pid",)),
 )
 
-# -k word: the signal for a server that runs.
-WORDS = {
-    "start": None,
-    "restart": signal.SIGHUP,
-    "graceful": signal.SIGUSR1,
-    "graceful-stop": signal.SIGWINCH,
-    "stop": signal.SIGTERM,
-}
-
-OPTIONS = "D:d:f:C:c:e:E:k:vVlLtTSMhX"
-# Options that stand for names of -D.
-DEFINES = {"S": ("DUMP_VHOSTS", "DUMP_RUN_CFG"), "M": ("DUMP_MODULES",), "X": ("DEBUG",)}
-
 # -D: a HUP or USR1 with a bad file ends the server, as it does httpd.
 RAW_RESTART = "HTTPD_RAW_RESTART"
-
-
-class UsageError(Exception):
-    """A wrong command line; the text may be empty."""
 
 
 class Refusal(Exception):
@@ -73,78 +53,6 @@ class Refusal(Exception):
 
 
 FAILURES = (DirectiveError, ListenError, LogError, PidFileError, StartError, Refusal, OSError)
-
-
-@dataclass
-class Options:
-    """The command line, read."""
-
-    file: str | None = None
-    server_root: str | None = None
-    word: str = ""
-    defines: list[str] = field(default_factory=list)
-    before: list[str] = field(default_factory=list)
-    after: list[str] = field(default_factory=list)
-    level: str | None = None
-    errors_to: str | None = None
-    print: str = ""  # v, l or h: at once; V or L: when the file is read
-    test: bool = False
-    check_root: bool = True
-
-    @property
-    def dumps(self) -> list[str]:
-        return [name for name in self.defines if name.startswith("DUMP_")]
-
-    def has(self, *names: str) -> bool:
-        return any(name in self.defines for name in names)
-
-
-def options(argv: Sequence[str]) -> Options:
-    """Read the words of the command line, in httpd's way. Raises UsageError."""
-    result = Options()
-    try:
-        pairs, rest = getopt.getopt(list(argv), OPTIONS)
-    except getopt.GetoptError as error:
-        if error.opt == "k":  # httpd takes -k out first, and knows it no more
-            raise UsageError("illegal option -- k") from None
-        what = "option requires an argument" if "argument" in error.msg else "illegal option"
-        raise UsageError(f"{what} -- {error.opt}") from None
-    for option, value in pairs:
-        match option[1]:
-            case "f":
-                result.file = value
-            case "d":
-                result.server_root = os.path.abspath(value)
-            case "k":
-                if value not in WORDS or result.word:
-                    raise UsageError("illegal option -- k")
-                result.word = value
-            case "D":
-                result.defines.append(value)
-            case "C":
-                result.before.append(value)
-            case "c":
-                result.after.append(value)
-            case "e":
-                result.level = value.lower()
-                if result.level not in (*LEVELS, *TRACES):
-                    raise UsageError("")
-            case "E":
-                result.errors_to = value
-            case "t":
-                result.test = True
-            case "T":
-                result.check_root = False
-            case "S" | "M" | "X" as letter:
-                result.defines += DEFINES[letter]
-            case "V" | "L" as letter:
-                result.print = letter
-            case letter:  # v, l, h: whatever follows is not looked at
-                result.print = letter
-                return result
-    if rest:
-        raise UsageError("")
-    return result
 
 
 def source(chosen: Options) -> Source:
@@ -200,12 +108,18 @@ def main(argv: Sequence[str]) -> int:
 
 def run(chosen: Options, command_line: str) -> int:
     """What the options ask for, as far as it needs the file. Raises what FAILURES lists."""
-    configuration = Configuration(source(chosen), document_root=chosen.check_root)
+    given = source(chosen)
+    configuration = Configuration(given, document_root=chosen.check_root, strict=chosen.strict)
     conf = read(configuration.source)
     if chosen.print == "V" and conf.mpm is not None:
         from mpmkit.cli import httpd_info
 
         print(httpd_info.settings(conf.mpm, configuration.source.server_root or ""))
+        return 0
+    if chosen.report:
+        from mpmkit.config.report import report_of
+
+        print(report_of(conf), end="")
         return 0
     try:
         directives, notes = configuration.read(conf)
@@ -392,13 +306,6 @@ def leave_terminal(setup: Setup) -> None:
     os.close(nowhere)
     # A traceback of the interpreter's has nowhere else to go.
     os.dup2(setup.service.errors.fd, 2)
-
-
-def words_without_k(argv: Sequence[str]) -> str:
-    """The command line as it is logged: without -k and its word, as httpd."""
-    pairs, _ = getopt.getopt(list(argv), OPTIONS)
-    words = [word for pair in pairs if pair[0] != "-k" for word in pair if word]
-    return shlex.join(["mpmkit", "httpd", *words])
 
 
 # -- messages -------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ Usage: mpmkit httpd [-D name] [-d directory] [-f file]
                     [-C "directive"] [-c "directive"]
                     [-k start|restart|graceful|graceful-stop|stop]
                     [-v] [-V] [-h] [-l] [-L] [-t] [-T] [-S] [-X]
+                    [--strict] [--report file]
 Options:
   -D name            : define a name, for <IfDefine name> and for
                        FOREGROUND, NO_DETACH, DEBUG, DUMP_..., HTTPD_RAW_RESTART
@@ -47,6 +48,8 @@ Options:
   -M                 : -t -D DUMP_MODULES
   -t -D DUMP_INCLUDES: show the files that were read
   -t                 : check the configuration, and end
+  -t --strict        : refuse what mpmkit would ignore or close
+  -t --report file   : show what of a file is served, ignored, closed, refused
   -T                 : start although DocumentRoot is missing
   -X                 : one process, in the foreground, for a debugger"""
 

@@ -20,6 +20,7 @@ from mpmkit.cli.configuration import SAMPLES, Configuration, StartError
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS, DirectiveError, Section, Setting
 from mpmkit.config.httpd_conf import Conf, Source
+from mpmkit.server import home
 from mpmkit.server.listen import Listener, ListenError, bind, inherit, open_listeners
 from mpmkit.server.logs import LogError
 from mpmkit.server.pidfile import PidFileError
@@ -71,10 +72,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 class LabConfiguration(Configuration):
-    """That of `mpmkit serve`. home: where to make a certificate (--tls), or None."""
+    """That of `mpmkit serve`. folder: where to make a certificate (--tls), or None."""
 
-    def __init__(self, args: argparse.Namespace, home: str | None = None) -> None:
-        after: list[str | Setting] = [*(_certificate(home) if home else ()), *args.after]
+    def __init__(self, args: argparse.Namespace, folder: str | None = None) -> None:
+        after: list[str | Setting] = [*(_certificate(folder) if folder else ()), *args.after]
         if args.document_root is not None:
             after.append(Setting("DocumentRoot", (os.path.abspath(args.document_root),)))
         given = {"text": ""} if args.file is None else {"file": args.file}
@@ -100,11 +101,11 @@ class LabConfiguration(Configuration):
         return settings
 
 
-def _certificate(home: str) -> tuple[Setting, ...]:
+def _certificate(folder: str) -> tuple[Setting, ...]:
     """What --tls stands for. Raises CertificateError."""
     from mpmkit.server.certificate import self_signed
 
-    certificate, key = self_signed(home)
+    certificate, key = self_signed(folder)
     print(f"mpmkit: clients have to trust {certificate}", file=sys.stderr)
     return (
         Setting("SSLEngine", ("On",)),
@@ -126,22 +127,27 @@ def main(argv: Sequence[str]) -> int:
     args = arguments(argv)
     if not args.tls:
         return serve(args)
-    from tempfile import TemporaryDirectory
+    from shutil import rmtree
 
     from mpmkit.server.certificate import CertificateError
 
-    with TemporaryDirectory(prefix="mpmkit-") as home:
-        try:
-            return serve(args, home)
-        except CertificateError as error:
-            print(f"mpmkit: {error}", file=sys.stderr)
-            return 1
+    folder = home.make()
+    try:
+        home.hold(folder)
+        return serve(args, folder)
+    except CertificateError as error:
+        print(f"mpmkit: {error}", file=sys.stderr)
+        return 1
+    finally:
+        rmtree(folder, ignore_errors=True)
 
 
-def serve(args: argparse.Namespace, home: str | None = None) -> int:
+def serve(args: argparse.Namespace, folder: str | None = None) -> int:
     """`main`, with a place for what exists as long as the server."""
     try:
-        configuration = LabConfiguration(args, home)
+        if args.home is not None:
+            home.hold(args.home)
+        configuration = LabConfiguration(args, folder)
         setup = configuration.setup()
         if args.listen_fd is not None:
             listeners: list[Listener] = [inherit(args.listen_fd, setup.directives)]

@@ -13,9 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mpmkit.config import access
 from mpmkit.config.directives import COMMON, ROWS, SPECS, Directives, spec_for
+from mpmkit.config.lacking import Lacking
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import (
+    CONDITIONS,
     MPMS,
     THREADED,
     DirectiveError,
@@ -25,13 +28,14 @@ from mpmkit.config.settings import (
     Spec,
     sort_problems,
 )
+from mpmkit.config.unsupported import Foreign, foreign
 from mpmkit.config.values import append, module_levels
 
 # What a <Directory>, <Location> or <Files> decides; other directives there are for the whole site or
 # nothing (mpmkit: a note says so).
 IN_SECTIONS = frozenset({
-    "Require", "SetHandler", "AddHandler", "Options", "LimitRequestBody", "EnableSendfile", "EnableMMAP",
-    "ErrorDocument", "ServerSignature",
+    "SetHandler", "AddHandler", "Options", "LimitRequestBody", "EnableSendfile", "EnableMMAP",
+    "ErrorDocument", "ServerSignature", *(row.name for row in access.ROWS),
 })  # fmt: skip
 
 MUTEXES = ("default", "none", "posixsem", "sem", "sysvsem", "fcntl", "flock", "file", "pthread")
@@ -82,25 +86,32 @@ def check(
     *,
     running: Directives | None = None,
     problems: Sequence[DirectiveError] = (),
+    strict: bool = False,
 ) -> tuple[Directives, tuple[Note, ...]]:
     """Effective directives for an MPM, and what the operator should know about them.
 
     ``running`` is what the server runs with, when this is a restart: ServerLimit and ThreadLimit
     then stay as they are, and the notes have the ids that httpd uses in the error log.
     ``problems`` were found before (`httpd_conf.read`); they are reported with those found here.
+    ``strict`` makes a problem of every directive that mpmkit does not have.
 
     Raises DirectiveError with every problem found, not only the first.
     """
     if mpm not in MPMS:
         raise DirectiveError(f"there is no MPM {mpm!r}: use prefork, worker or event", ah="AH00534")
-    sections = tuple(sections)
-    reader = _Reader(mpm)
+    sections, settings = tuple(sections), tuple(settings)
+    inside = [setting for section in sections for setting in section.settings]
+    reader = _Reader(mpm, Lacking(strict), access.unknown([*settings, *inside]))
     for setting in settings:
         reader.read(setting)
     for section in sections:
         reader.argument(section)
+        before = len(reader.problems)
         for setting in section.settings:
             reader.read(setting, section)
+        if len(reader.problems) == before:
+            reader.groups(section)
+    sections = reader.lacking.without(sections)
     if problems or reader.problems:
         raise DirectiveError.of(sort_problems([*problems, *reader.problems]))
     values = reader.values
@@ -110,17 +121,20 @@ def check(
     checker = _Checker(mpm, values, running)
     checker.prefork() if mpm == "prefork" else checker.threads()
     checker.rest()
-    notes = [*reader.notes, *checker.notes, *_resolve_logs(values)]
+    notes = [*reader.notes, *reader.lacking.notes(), *checker.notes, *_resolve_logs(values)]
     _resolve_files(values)
     _resolve_tls(values)
-    return Directives(mpm=mpm, sections=sections, **values), tuple(notes)
+    values["closed"] = tuple(one for one in settings if one.name.lower() in access.CLOSED)
+    return Directives(mpm=mpm, sections=sections, unknown=reader.unknown, **values), tuple(notes)
 
 
 class _Reader:
     """Goes through the settings, collects the values, the problems and the notes."""
 
-    def __init__(self, mpm: str) -> None:
+    def __init__(self, mpm: str, lacking: Lacking, unknown: frozenset[str]) -> None:
         self.mpm = mpm
+        self.lacking = lacking
+        self.unknown = unknown
         self.problems: list[DirectiveError] = []
         self.notes: list[Note] = []
         self.values: dict[str, Any] = {"module_levels": {}}
@@ -131,25 +145,52 @@ class _Reader:
 
     def argument(self, section: Section) -> None:
         """What a section is for can be understood: a rule that matches nothing protects nothing."""
+        where = Setting(section.kind, (section.arg,), section.file, section.line)
+        if section.kind in CONDITIONS:
+            decides = not access.DECIDE.isdisjoint(s.name.lower() for s in section.settings)
+            end = "closed: what it is for answers 403" if decides else "what is in it is ignored"
+            self.note("warn", f"<{section.kind} {section.arg}> is not evaluated, {end}", where)
+            return
         try:
             arg = canonical(section.arg) if section.kind == "Directory" else section.arg
             section_pattern(section.kind, arg)
         except ValueError as error:
-            where = Setting(section.kind, (section.arg,), section.file, section.line)
             text = f"<{section.kind} {section.arg}> {error}"
             self.problems.append(DirectiveError.at(where, text))
 
+    def groups(self, section: Section) -> None:
+        """Its <RequireAll> and the like make sense together."""
+        lines = [setting for setting in section.settings if setting.name.lower() == "require"]
+        try:
+            access.authorization(lines, self.unknown)
+        except ValueError as error:
+            self.problems.append(
+                DirectiveError.at(lines[0], f"<{section.kind} {section.arg}>: {error}")
+            )
+
     def read(self, setting: Setting, section: Section | None = None) -> None:
         try:
-            spec = spec_for(setting.name, self.mpm)
+            row = None if setting.name.lower() in SPECS else foreign(setting.name)
+            spec = row or spec_for(setting.name, self.mpm)
             if section and spec.where == "server":
                 raise ValueError(f"{spec.name} may not stand in a <{section.kind}>: move it out")
             if not section and spec.where == "section":
                 raise ValueError(
                     f"{spec.name} must stand in a <Directory>, <Location> or <Files>: move it in"
                 )
+            if isinstance(spec, Foreign):
+                self.lacking.take(spec, setting)
+                self.closed(setting)
+                return
             value = spec.read(setting.args)
+            if self.lacking.strict and (why := access.closed_by(setting, self.unknown)):
+                raise ValueError(
+                    f"{' '.join((setting.name, *setting.args))} would admit no client: {why}"
+                )
+            access.limited(setting.within)
             self.refuse(spec, setting, value)
+            if spec.name in ("SetHandler", "AddHandler"):
+                self.lacking.handler(setting)
         except ValueError as error:
             self.problems.append(DirectiveError.at(setting, str(error)))
             return
@@ -180,6 +221,7 @@ class _Reader:
 
     def remark(self, spec: Spec, setting: Setting, section: Section | None) -> None:
         """Notes that concern one line only."""
+        self.closed(setting)
         if spec.renamed:
             ah = RENAMED_AH.get((spec.name, self.mpm), "")
             self.note("info", f"{spec.name} is an old name: write {spec.renamed}", setting, ah)
@@ -192,6 +234,12 @@ class _Reader:
         if section and spec.effect and spec.name not in IN_SECTIONS:
             text = f"{spec.name} has an effect outside of sections only: move it out of the "
             self.note("warn", f"{text}<{section.kind}>", setting)
+
+    def closed(self, setting: Setting) -> None:
+        """Say which line cannot be enforced."""
+        if why := access.closed_by(setting, self.unknown):
+            line = " ".join((setting.name, *setting.args))
+            self.note("warn", f"closed: {line} admits no client, since {why}", setting)
 
     def note(self, level: str, text: str, setting: Setting, ah: str = "") -> None:
         self.notes.append(Note(ah, level, text + setting.place))

@@ -34,9 +34,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mpmkit.config import values
+from mpmkit.config import access, values
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
-from mpmkit.config.unsupported import FOREIGN, REMOVED_IN_2_4, WITHOUT_EFFECT
+from mpmkit.config.unsupported import REMOVED_IN_2_4, WITHOUT_EFFECT, foreign
 from mpmkit.config.values import Words, append, update
 
 __all__ = [
@@ -118,6 +118,10 @@ class Directives:
     MaxMemFree: int = directive(values.based_number, 2048,
         "Free memory kept for each allocator; 0 is all of it",
         takes="number", unit="KiB", source="mpm", low=0, refused=True, effect=False)
+    ImmortalObjects: bool = directive(values.on_off, True,
+        "Before the first fork, fix the reference counts of what children use, so that its pages stay "
+        "shared; takes effect at the start, on Python 3.12 to 3.14",
+        takes="On|Off", source="mpmkit")
     GracefulShutdownTimeout: float = directive(values.seconds, 0.0,
         "How long graceful-stop waits for children; 0 is forever",
         takes="number", unit="s", source="mpm")
@@ -301,6 +305,10 @@ class Directives:
         "in a process", takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append)
     # fmt: on
     sections: tuple[Section, ...] = ()
+    closed: tuple[
+        Setting, ...
+    ] = ()  # what closes the whole site: SSLVerifyClient outside of sections
+    unknown: frozenset[str] = frozenset()  # see `access.unknown`
 
     @property
     def threaded(self) -> bool:
@@ -339,12 +347,6 @@ class Directives:
         return max(1, int(self.AsyncRequestWorkerFactor))
 
 
-REQUIRE = Spec(
-    name="Require", parse=values.require, default=(), doc="Who may enter", args=SOME,
-    takes="all granted|all denied|local", source="mod_authz_core", where="section", merge=append,
-)  # fmt: skip
-
-
 def _rows() -> Iterator[Spec]:
     for one in fields(Directives):
         if one.metadata:
@@ -353,7 +355,7 @@ def _rows() -> Iterator[Spec]:
             yield Spec(**row)
             for other in also:
                 yield Spec(**{**row, **other})
-    yield REQUIRE
+    yield from access.ROWS
     yield from WITHOUT_EFFECT
 
 
@@ -381,12 +383,11 @@ def spec_for(name: str, mpm: str | None) -> Spec:
     from difflib import get_close_matches  # only a mistake pays for it
 
     known = [row.name.lower() for row in ROWS if mpm is None or mpm in row.mpms]
-    owner = next((module for start, module in FOREIGN if key.startswith(start.lower())), None)
-    close = get_close_matches(key, known, n=1, cutoff=0.9 if owner else 0.75)
-    if close:
+    if row := foreign(name):
+        text = f"{row.name} is a directive of {row.module} that mpmkit does not have: take it out"
+        raise ValueError(text)
+    if close := get_close_matches(key, known, n=1, cutoff=0.75):
         raise ValueError(f"{name} is not a directive: did you mean {SPECS[close[0]].name}?")
-    if owner:
-        raise ValueError(f"{name} is a directive of {owner} that mpmkit does not have: take it out")
     raise ValueError(f"{name} is not a directive mpmkit knows: check its spelling or take it out")
 
 
@@ -397,7 +398,8 @@ def section_values(section: Section) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for setting in section.settings:
-        spec = SPECS[setting.name.lower()]
+        if (spec := SPECS.get(setting.name.lower())) is None:
+            continue  # closed: see `access`
         value = spec.read(setting.args)
         found[spec.name] = spec.merge(found[spec.name], value) if spec.name in found else value
     return found

@@ -8,9 +8,9 @@ The part of Apache's configuration language that this file knows::
     Define NAME [value]    UnDefine NAME     ${NAME} in any later line, else the environment
     LoadModule mpm_event_module modules/...  chooses the MPM
     Include conf/extra/*.conf                relative to ServerRoot; IncludeOptional may find none
-    <IfModule [!]mpm_event_module>           the lines within count if the module is there
-    <IfDefine [!]NAME>                       the lines within count if the name is defined
-    <Directory> <Location> <Files> ...Match  a part of the site: becomes a Section
+    <IfModule [!]mpm_event_module> ...       the lines within count if it holds: conditions.py
+    <Directory> <Location> <Files> ...Match  a part of the site: becomes a Section (nesting.py)
+    <Proxy> <Macro> ...                      what mpmkit has not is left out, and noted (unsupported.py)
 
 A line's way::
 
@@ -27,19 +27,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mpmkit.config import unsupported
+from mpmkit.config import conditions
 from mpmkit.config.modules import Module, Modules
+from mpmkit.config.nesting import GROUPS, KINDS, Nesting
 from mpmkit.config.settings import SECTIONS, DirectiveError, Note, Section, Setting, split_words
+from mpmkit.config.unsupported import foreign
 
 # Deep enough for every real tree; a file that includes itself is found before that.
 INCLUDE_DEPTH = 20
 
 # After so many mistakes it is another kind of file, or files that include each other.
 MOST_PROBLEMS = 100
-
-_SECTIONS = {kind.lower(): kind for kind in SECTIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Source:
     text         read instead of the file
     mpm          the MPM it must be for: a LoadModule of another one is an error
     before       lines or Settings ahead of the file (-C); `after` behind it (-c)
-    defines      names (-D), each may be "NAME=value"
+    defines      names (-D), each may be "NAME=value" (httpd defines that as it is; here, NAME, too)
     server_root  ServerRoot until the file says otherwise (-d); without it, the directory that the
                  file is in (mpmkit: httpd has one compiled in)
     """
@@ -124,11 +124,13 @@ def logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
 
 @dataclass(slots=True)
 class _Container:
-    """A container that is open. ``counts``: whether what is inside is read."""
+    """A container that is open. ``counts``: whether what is inside is read. ``foreign``: the line of one
+    that mpmkit does not have."""
 
     kind: str
     line: int
     counts: bool = False
+    foreign: Setting | None = None
 
 
 class _Reader:
@@ -143,7 +145,7 @@ class _Reader:
         self.texts = texts  # files that were read before, by name
         self.defines = {
             name: value for name, _, value in (d.partition("=") for d in source.defines)
-        }
+        } | {name: "" for name in source.defines if "=" in name}
         self.root = ""
         self.settings: list[Setting] = []
         self.sections: list[Section] = []
@@ -151,8 +153,7 @@ class _Reader:
         self.notes: list[Note] = []
         self.problems: list[DirectiveError] = []
         self.open_files: list[str] = []  # the chain of includes, to find a circle
-        self.section: Section | None = None  # the one we are in, without its settings
-        self.section_settings: list[Setting] = []
+        self.nesting = Nesting()
 
     def run(self) -> None:
         """Read all of the source."""
@@ -218,8 +219,7 @@ class _Reader:
             last = Setting(opened[-1].kind, (), file, opened[-1].line)
             text = f"<{last.name}> is never closed: add </{last.name}>"
             self.problem(DirectiveError.at(last, text))
-            if self.section and self.section.file == file:
-                self.section = None
+            self.nesting.forget(file)
 
     def words(self, text: str, file: str, line: int) -> Setting:
         """The name and the words of a line, with every ${NAME} replaced."""
@@ -262,59 +262,41 @@ class _Reader:
         if not closed:
             raise DirectiveError(f'the ">" is missing: {text}>', file=file, line=line)
         setting = self.words(inside.strip(), file, line)
-        enter = CONTAINERS.get(setting.name.lower(), _Reader.unsupported)
-        opened[-1].counts = enter(self, setting)
+        enter = CONTAINERS.get(setting.name.lower())
+        if enter is not None:
+            opened[-1].counts = enter(self, setting)
+        elif foreign(f"<{setting.name}"):
+            opened[-1].foreign = replace(setting, name=f"<{setting.name}")
+        else:
+            known = f"use {', '.join(f'<{kind}>' for kind in SECTIONS)}"
+            text = f"<{setting.name}> cannot be used, it is unknown: {known}"
+            raise DirectiveError.at(setting, text)
 
     def close(self, end: Setting, opened: list[_Container]) -> None:
         kind = end.name
         if not opened:
             raise DirectiveError.at(end, f"</{kind}> closes nothing: no <{kind}> is open")
         begun = opened.pop()
-        section = self.section
-        if section and (section.file, section.line) == (end.file, begun.line):
-            settings = tuple(self.section_settings)
-            self.sections.append(
-                Section(section.kind, section.arg, settings, section.file, section.line)
-            )
-            self.section = None
+        if begun.counts and (section := self.nesting.close(end.file, begun.line)):
+            self.sections.append(section)
+        if begun.foreign:
+            self.setting(begun.foreign)
         if begun.kind.lower() != kind.lower():
             if any(outer.kind.lower() == kind.lower() for outer in opened):
                 self.close(end, opened)  # the inner one was forgotten
             text = f"</{kind}> meets the <{begun.kind}> of line {begun.line}: close that one first"
             raise DirectiveError.at(end, text)
 
-    def if_module(self, setting: Setting) -> bool:
-        return self.condition(setting, self.modules.has)
-
-    def if_define(self, setting: Setting) -> bool:
-        return self.condition(setting, self.defines.__contains__)
-
-    def condition(self, setting: Setting, holds: Callable[[str], bool]) -> bool:
-        if len(setting.args) != 1:
-            text = f"<{setting.name}> takes one name, here are {len(setting.args)}"
-            raise DirectiveError.at(setting, text)
-        name = setting.args[0]
-        return holds(name.removeprefix("!")) != name.startswith("!")
+    def condition(self, setting: Setting) -> bool:
+        return conditions.holds(setting, self.modules, self.defines, self.root, CONTAINERS)
 
     def open_section(self, setting: Setting) -> bool:
-        kind, words = setting.name, setting.args
-        if self.section:
-            outer = f"<{self.section.kind}> of line {self.section.line}"
-            raise DirectiveError.at(setting, f"<{kind}> is inside the {outer}: move it out")
-        kind = _SECTIONS[kind.lower()]
-        if len(words) == 2 and words[0] == "~" and not kind.endswith("Match"):
-            kind, words = f"{kind}Match", words[1:]  # the old way to write a pattern
-        if len(words) != 1:
-            text = f"<{kind}> takes one argument, here are {len(words)}"
-            raise DirectiveError.at(setting, text)
-        self.section = Section(kind, words[0], (), setting.file, setting.line)
-        self.section_settings = []
+        self.nesting.open_section(setting)
         return True
 
-    def unsupported(self, setting: Setting) -> bool:
-        known = f"it is unknown: use {', '.join(f'<{kind}>' for kind in SECTIONS)}"
-        why = unsupported.CONTAINERS.get(setting.name.lower(), known)
-        raise DirectiveError.at(setting, f"<{setting.name}> cannot be used, {why}")
+    def open_group(self, setting: Setting) -> bool:
+        self.nesting.open_group(setting)
+        return True
 
     # ---- directives
 
@@ -333,7 +315,7 @@ class _Reader:
     def setting(self, setting: Setting) -> None:
         if setting.name.lower() == "serverroot" and setting.args:
             self.root = setting.args[0]  # from here on, for Include
-        (self.section_settings if self.section else self.settings).append(setting)
+        self.nesting.add(setting, self.settings)
 
     def define(self, setting: Setting) -> None:
         name, *value = setting.args
@@ -399,9 +381,9 @@ class _Reader:
 
 # What a container does; its method says whether the lines inside count.
 CONTAINERS: dict[str, Callable[[_Reader, Setting], bool]] = {
-    "ifmodule": _Reader.if_module,
-    "ifdefine": _Reader.if_define,
-    **dict.fromkeys(_SECTIONS, _Reader.open_section),
+    **dict.fromkeys(conditions.NAMES, _Reader.condition),
+    **dict.fromkeys(KINDS, _Reader.open_section),
+    **dict.fromkeys(GROUPS, _Reader.open_group),
 }
 # What a directive that shapes the reading does, with the fewest and the most words behind it.
 OBEYED: dict[str, tuple[Callable[[_Reader, Setting], None], int, int]] = {

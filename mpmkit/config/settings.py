@@ -11,17 +11,22 @@ from mpmkit.config.values import Words, amend, append, atoi, number, replace, se
 MPMS = ("prefork", "worker", "event")
 THREADED = ("worker", "event")
 SECTIONS = ("Directory", "DirectoryMatch", "Files", "FilesMatch", "Location", "LocationMatch")
+CONDITIONS = ("If", "ElseIf", "Else")  # sections, too: read, never evaluated
 SHOWN = 10  # a whole page of errors hides the one that causes the others
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One directive as it was written; ``file`` is "" when it comes from no file."""
+    """One directive as it was written; ``file`` is "" when it comes from no file.
+
+    ``within`` are the <Limit>, <RequireAny> and the like around it in its section, the outer first.
+    """
 
     name: str
     args: Words = ()
     file: str = ""
     line: int = 0
+    within: tuple[Setting, ...] = ()
 
     @property
     def place(self) -> str:
@@ -33,7 +38,8 @@ class Setting:
 class Section:
     """``<Location "/x"> ... </Location>``: directives for a part of the site.
 
-    ``kind`` is one of SECTIONS, ``arg`` the path, name or pattern with its quotes removed.
+    ``kind`` is one of SECTIONS or CONDITIONS, ``arg`` the path, name or pattern with its quotes
+    removed. ``outer`` is the section that this one is in, without settings.
     """
 
     kind: str
@@ -41,6 +47,7 @@ class Section:
     settings: tuple[Setting, ...] = ()
     file: str = ""
     line: int = 0
+    outer: Section | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,17 +1,65 @@
-"""What httpd's configurations contain and mpmkit does not have: directives and containers.
+"""What httpd's configurations contain and mpmkit does not have.
 
-Some of it is read and has no effect; for the rest there is a remedy to name. (Modules: modules.py.)
+    WITHOUT_EFFECT      directives that are read as httpd reads them, and then not used
+    foreign("AddIcon")  of all others, those that httpd has: the module, and what becomes of a line
+
+A foreign directive is, by what it decides,
+
+    ignored   looks, speed, headers, where a URL leads: no effect, one warning a module
+    closed    who may see what: the section that it is in answers 403, and a warning says why
+    refused   an error, as of a name that httpd does not know: the line would have to be obeyed
+
+httpd_directives.txt is the table: a line for each class and module. It is read when the first
+foreign directive is met, so that no other server's children carry it. (Modules: modules.py.)
 """
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from functools import cache
+from typing import Any, NamedTuple
 
-from mpmkit.config.settings import Spec
+from mpmkit.config.settings import Setting, Spec
 from mpmkit.config.values import all_words, number, on_off
 
-# ---------------------------------------------------------------------------------------------
-# Directives
+TABLE = os.path.join(os.path.dirname(__file__), "httpd_directives.txt")
+IGNORED, CLOSED, REFUSED = FATES = ("ignored", "closed", "refused")
+
+
+class Foreign(NamedTuple):
+    """A directive, or a container such as "<Proxy>", that httpd has and mpmkit does not."""
+
+    name: str
+    module: str
+    fate: str  # one of FATES
+    where: str  # "section", "server" or "any", as `Spec.where`
+
+    def fate_of(self, setting: Setting) -> str:
+        """What becomes of a line: `AuthType None` and `SSLVerifyClient none` restrict nothing."""
+        harmless = [word.lower() for word in setting.args] == ["none"]
+        return IGNORED if harmless and self.fate == CLOSED else self.fate
+
+
+def foreign(name: str) -> Foreign | None:
+    """The row of a name, in any case."""
+    return _table().get(name.lower())
+
+
+@cache
+def _table() -> dict[str, Foreign]:
+    where = {"@": "section", "-": "server"}
+    rows = {}
+    with open(TABLE, encoding="ascii") as file:
+        for line in file:
+            if line.startswith("#"):
+                continue
+            fate, module, *names = line.split()
+            for word in names:
+                name = word.rstrip("@-")
+                owner = f"mod_{module[:-1]}" if module != "core:" else "core"
+                shown = f"{name}>" if name.startswith("<") else name
+                rows[name.lower()] = Foreign(shown, owner, fate, where.get(word[-1], "any"))
+    return rows
 
 
 def _row(name: str, doc: str, *args: int, **row: Any) -> Spec:
@@ -41,60 +89,20 @@ WITHOUT_EFFECT = (
     _row("DefaultRuntimeDir", "Where files that live as long as the server go", 1),
     _row("EnableExceptionHook", "Hooks that run in a crashing child", 1, parse=on_off),
     _row("HostnameLookups", "Client names instead of addresses in the log", 1, where="any"),
-    _row("AddCharset", "Character sets by extension", where="any"),
-    _row("AddEncoding", "Content encodings by extension", where="any"),
-    _row("AddLanguage", "Languages by extension", where="any"),
-    _row("AddOutputFilter", "Filters by extension", where="any"),
-    _row("RemoveType", "Media types that extensions have no more", where="any"),
-)  # fmt: skip
-
-# httpd's directives that belong to modules mpmkit does not have, by how their names begin.
-FOREIGN = (
-    ("SSL", "mod_ssl"), ("Rewrite", "mod_rewrite"), ("Proxy", "mod_proxy"),
-    ("Balancer", "mod_proxy_balancer"), ("HeaderName", "mod_autoindex"),
-    ("ReadmeName", "mod_autoindex"), ("Index", "mod_autoindex"), ("AddIcon", "mod_autoindex"),
-    ("AddAlt", "mod_autoindex"), ("AddDescription", "mod_autoindex"),
-    ("DefaultIcon", "mod_autoindex"), ("Header", "mod_headers"), ("RequestHeader", "mod_headers"),
-    ("Expires", "mod_expires"), ("Cache", "mod_cache"), ("Auth", "the mod_auth family"),
-    ("Deflate", "mod_deflate"), ("BrowserMatch", "mod_setenvif"), ("SetEnvIf", "mod_setenvif"),
-    ("SetEnv", "mod_env"), ("PassEnv", "mod_env"), ("Redirect", "mod_alias"), ("H2", "mod_http2"),
-    ("php_", "mod_php"), ("WSGI", "mod_wsgi"), ("Language", "mod_negotiation"),
-    ("ForceLanguage", "mod_negotiation"), ("Dav", "mod_dav"), ("LDAP", "mod_ldap"),
-    ("Remove", "mod_mime"),
+    _row("AddCharset", "Character sets by extension", where="any", source="mod_mime"),
+    _row("AddEncoding", "Content encodings by extension", where="any", source="mod_mime"),
+    _row("AddLanguage", "Languages by extension", where="any", source="mod_mime"),
+    _row("AddOutputFilter", "Filters by extension", where="any", source="mod_mime"),
+    _row("RemoveType", "Media types that extensions have no more", where="any", source="mod_mime"),
 )  # fmt: skip
 
 # Names from before 2.4 that are still pasted, and what to write today.
 REMOVED_IN_2_4 = {
     "acceptmutex": "write Mutex",
     "lockfile": "write Mutex",
-    "order": "write Require all granted or Require all denied",
-    "allow": "write Require all granted",
-    "deny": "write Require all denied",
-    "namevirtualhost": "leave it out",
     "port": "write Listen",
     "bindaddress": "write Listen",
     "servertype": "leave it out",
     "minspareprocesses": "write MinSpareServers",
     "maxthreadsperchild": "write ThreadsPerChild",
-    "satisfy": "write Require",
-}
-
-# ---------------------------------------------------------------------------------------------
-# Containers, and what to do about each
-
-CONTAINERS = {
-    "virtualhost": "mpmkit serves one site: move its directives out of the <VirtualHost>",
-    "limit": "rules for single methods are not known: use Require without <Limit>",
-    "limitexcept": "rules for single methods are not known: use Require without <LimitExcept>",
-    "requireall": "one Require line is all that is known: write it without <RequireAll>",
-    "requireany": "one Require line is all that is known: write it without <RequireAny>",
-    "requirenone": "one Require line is all that is known: write it without <RequireNone>",
-    "if": "expressions are not known: take the <If> out",
-    "elseif": "expressions are not known: take the <ElseIf> out",
-    "else": "expressions are not known: take the <Else> out",
-    "iffile": "use <IfDefine> or IncludeOptional instead of <IfFile>",
-    "ifversion": "there is no version to compare with: take the <IfVersion> out",
-    "ifdirective": "use <IfModule> instead of <IfDirective>",
-    "ifsection": "use <IfModule> instead of <IfSection>",
-    "proxy": "there is no proxy: take the <Proxy> out",
 }

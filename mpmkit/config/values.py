@@ -387,14 +387,6 @@ def proxy_set(words: Words) -> tuple[tuple[str, dict[str, float]]]:
     return ((words[0], settings),)
 
 
-def require(words: Words) -> tuple[Words]:
-    """mpmkit: who may enter is never guessed, so every other form is refused, not ignored."""
-    lower = tuple(word.lower() for word in words)
-    if lower not in (("all", "granted"), ("all", "denied"), ("local",)):
-        raise ValueError(f'knows "all granted", "all denied" and "local", not "{" ".join(words)}"')
-    return (lower,)
-
-
 def user(words: Words) -> str:
     if words[0] in ("root", "#0"):
         raise ValueError(f"must not be {words[0]}: name an ordinary user, such as www-data")

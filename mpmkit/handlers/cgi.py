@@ -27,7 +27,8 @@ from stat import S_ISDIR, S_ISREG
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from mpmkit.handlers.gateway import Script, latin
+from mpmkit.handlers.gateway import Script, arguments, latin
+from mpmkit.handlers.names import leads_out
 from mpmkit.handlers.programs import (
     UNPARSED,
     Head,
@@ -82,7 +83,8 @@ class CgiScripts(Programs):
             raw = {key: value.encode("latin-1") for key, value in environ.items()}
             stdin = self._nothing if request.length == 0 else None
             with _as_the_server(self._cpus, self._policy):
-                program = Program(self, script.filename, raw, conn, self._timeout, stdin)
+                argv = [os.fsencode(script.filename), *arguments(request.query)]
+                program = Program(self, argv, raw, conn, self._timeout, stdin)
             try:
                 if nph:
                     return UNPARSED, _Output(program, b"")
@@ -111,7 +113,6 @@ class CgiScripts(Programs):
             )
         try:
             st = os.stat(name)
-            real = os.path.realpath(name, strict=True)
         except PermissionError:
             raise ScriptFailed(403, f"{name} may not be looked at", "AH02811") from None
         except (OSError, ValueError):
@@ -119,7 +120,7 @@ class CgiScripts(Programs):
             raise ScriptFailed(404, text, "AH02811") from None
         if S_ISDIR(st.st_mode):
             raise ScriptFailed(403, f"attempt to invoke directory as script: {name}", "AH02812")
-        if not S_ISREG(st.st_mode) or not real.startswith(script.root.rstrip("/") + "/"):
+        if not S_ISREG(st.st_mode) or leads_out(name, script.root):
             raise ScriptFailed(
                 403, f"{name} is not a file, or a link that leads out of {script.root}"
             )
@@ -134,13 +135,13 @@ class Program:
     def __init__(
         self,
         handler: Programs,
-        filename: str,
+        argv: list[bytes],
         environ: dict[str, bytes],
         conn: Connection,
         timeout: float,
         stdin: int | None,
     ) -> None:
-        self._filename = filename
+        self._filename = filename = os.fsdecode(argv[0])
         self._name = os.path.basename(filename)
         self._conn = conn
         self._timeout = timeout
@@ -160,7 +161,7 @@ class Program:
                 theirs_in, into = _pipe(opened)
                 os.set_blocking(into, False)
             self._process = subprocess.Popen(
-                [filename],
+                argv,
                 env=environ,
                 cwd=os.path.dirname(filename),
                 stdin=theirs_in,

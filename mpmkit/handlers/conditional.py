@@ -34,38 +34,37 @@ DEFAULTS = RangeLimits()
 
 
 def precondition(request: Request, file: CachedFile, now: float) -> Response | None:
-    """The answer to If-Match, If-None-Match and the dates (RFC 9110, 13.2.2); None: go on to Range."""
-    match = request.get(b"if-match")
-    length = b"Content-Length: %d\r\n" % (file.size if request.method == "HEAD" else 0)
-    if match is not None:
-        if not etag_in(match, file.etag, strong=True):
-            return Response(412, file.fields + length, file.after)
-    else:
-        when = _date(request, b"if-unmodified-since")
-        if when is not None and file.mtime > when:
-            return Response(412, file.fields + length, file.after)
-    none_match = request.get(b"if-none-match")
-    if none_match is not None:
-        same = etag_in(none_match, file.etag, strong=False)
-    else:
-        when = _date(request, b"if-modified-since")
-        # A date in the future is not a Last-Modified of ours: it is ignored.
-        same = when is not None and file.mtime <= when <= now
-    if same and request.method in ("GET", "HEAD"):
+    """The answer to If-Match, If-None-Match and the dates; None: go on to Range."""
+    status = met(request, file.etag, file.mtime, now)
+    if status == 304:
         return Response(304, file.fields, b"\r\n")
-    if same and none_match is not None:
-        return Response(412, file.fields + b"Content-Length: 0\r\n", file.after)
+    if status == 412:
+        length = b"Content-Length: %d\r\n" % (file.size if request.method == "HEAD" else 0)
+        return Response(412, file.fields + length, file.after)
     return None
 
 
-def unchanged(request: Request, etag: bytes, modified: bytes) -> bool:
-    """Does the client have this already, by the validators that a script gave?"""
+def met(request: Request, etag: bytes, changed: int, now: float) -> int:
+    """412 or 304 by the request's conditions (RFC 9110, 13.2.2), 0 where they are met. `changed` is the
+    time of the last change; what has none is of now."""
+    match = request.get(b"if-match")
+    if match is not None:
+        if not etag_in(match, etag, strong=True):
+            return 412
+    else:
+        when = _date(request, b"if-unmodified-since")
+        if when is not None and changed > when:
+            return 412
     none_match = request.get(b"if-none-match")
     if none_match is not None:
-        return bool(etag) and etag_in(none_match, etag, strong=False)
-    when = _date(request, b"if-modified-since")
-    changed = parse_http_date(modified) if modified else None
-    return when is not None and changed is not None and changed <= when
+        same = etag_in(none_match, etag, strong=False)
+    else:
+        when = _date(request, b"if-modified-since")
+        # A date in the future is not a Last-Modified of ours: it is ignored.
+        same = when is not None and changed <= when <= now
+    if same and request.method in ("GET", "HEAD"):
+        return 304
+    return 412 if same and none_match is not None else 0
 
 
 def _date(request: Request, name: bytes) -> int | None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from mpmkit.config.directives import DirectiveError
 from mpmkit.handlers import fastcgi_records as fcgi
 from mpmkit.handlers.gateway import Redirected, Script
+from mpmkit.handlers.names import leads_out
 from mpmkit.handlers.programs import Head, Programs, Redirect, ScriptFailed, StderrLines, take_head
 from mpmkit.handlers.static import signature_of
 from mpmkit.http.messages import Request, RequestError, Response
@@ -126,8 +127,7 @@ class Backend:
             signature = signature_of(st)
             if self._checked.get(script) == signature:
                 return
-        root = script.root.rstrip("/")
-        if not (os.path.realpath(name) + "/").startswith(root + "/"):
+        if leads_out(name, script.root):
             raise ScriptFailed(403, f"{name} is a link that leads out of {script.root}")
         if signature is not None:
             if len(self._checked) >= SCRIPTS_KEPT:

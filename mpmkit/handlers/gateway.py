@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.http.messages import Request, server_header
-from mpmkit.http.target import split_host
+from mpmkit.http.target import OwnName
 
 if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
@@ -66,15 +66,12 @@ class Variables:
     """
 
     def __init__(self, directives: Directives, document_root: str) -> None:
-        name, port = split_host(directives.ServerName or "localhost")
+        self._own = OwnName.of(directives.ServerName, directives.UseCanonicalName == "On")
         self._root = document_root
         self._admin = directives.ServerAdmin or "[no address given]"
-        self._canonical = directives.UseCanonicalName == "On" and bool(directives.ServerName)
-        self._port = port if self._canonical else ""
         self.base = {
             "GATEWAY_INTERFACE": "CGI/1.1",
             "SERVER_SIGNATURE": "",
-            "SERVER_NAME": name,
             "SERVER_SOFTWARE": server_header(directives.ServerTokens),
             "DOCUMENT_ROOT": document_root,
         }
@@ -87,16 +84,14 @@ class Variables:
         What does not depend on the connection is made once for each Request, and the same head sent
         again is the same Request (http/protocol.py).
         """
-        host, port = conn.local
-        environ["SERVER_PORT"] = self._port or str(port)
-        environ["SERVER_ADDR"] = host
+        environ["SERVER_ADDR"] = conn.local[0]
         environ["REMOTE_ADDR"] = conn.peer[0]
         environ["REMOTE_PORT"] = str(conn.peer[1])
-        scheme = environ["REQUEST_SCHEME"] = conn.scheme
-        if scheme == "https":
+        environ["REQUEST_SCHEME"] = self._own.scheme or conn.scheme
+        if conn.scheme == "https":
             environ["HTTPS"] = "on"
         if isinstance(request, Redirected):
-            environ.update(self._of_request(request, script))
+            environ.update(self._of_request(request, script, conn.scheme))
             for key, value in request.before.items():
                 environ[f"REDIRECT_{key}"] = value
             environ["REDIRECT_STATUS"] = str(request.status)
@@ -106,10 +101,10 @@ class Variables:
             return
         memo = request.memo
         if memo is None or memo[0] is not script:
-            memo = request.memo = (script, self._of_request(request, script))
+            memo = request.memo = (script, self._of_request(request, script, conn.scheme))
         environ.update(memo[1])
 
-    def _of_request(self, request: Request, script: Script) -> dict[str, str]:
+    def _of_request(self, request: Request, script: Script, scheme: str) -> dict[str, str]:
         """The variables that a request's head and a script's place decide.
 
         A header that could be taken for a variable of another meaning is left out.
@@ -133,11 +128,8 @@ class Variables:
                 continue
             text = value.decode("latin-1")
             environ[key] = f"{environ[key]}, {text}" if key in environ else text
-        asked = environ.get("HTTP_HOST")
-        if asked and not self._canonical:
-            environ["SERVER_NAME"], digits = split_host(asked)
-            if digits:
-                environ["SERVER_PORT"] = digits
+        asked = environ.get("HTTP_HOST", "").encode("latin-1")
+        environ["SERVER_NAME"], environ["SERVER_PORT"] = self._own.place(asked, scheme)
         return environ
 
     def of_program(
@@ -172,6 +164,21 @@ def _header_key(name: bytes) -> str:
     if len(HEADER_KEYS) < HEADER_KEYS_KEPT:
         HEADER_KEYS[name] = key
     return key
+
+
+def arguments(query: bytes) -> list[bytes]:
+    """The command line of a query without "=" (RFC 3875, 4.4): the words between its plus signs, decoded,
+    with a backslash before what a shell would take for its own (httpd: ap_escape_shell_cmd)."""
+    if not query or b"=" in query:
+        return []
+    words = (
+        _ESCAPE.sub(lambda m: bytes.fromhex(m[1].decode()), word) for word in query.split(b"+")
+    )
+    return [_OF_A_SHELL.sub(rb"\\\g<0>", word.partition(b"\0")[0]) for word in words]
+
+
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_OF_A_SHELL = re.compile(rb"[&;`'\"|*?~<>^()\[\]{}$\\\n]")
 
 
 def latin(path: str) -> str:

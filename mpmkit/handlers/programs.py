@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from time import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpmkit.handlers.conditional import unchanged
+from mpmkit.handlers.conditional import met
 from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Script, Variables, latin
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,
@@ -22,6 +23,7 @@ from mpmkit.http.messages import (
     Response,
     Unparsed,
     page,
+    parse_http_date,
     whole_number,
 )
 from mpmkit.http.target import quote_line
@@ -191,11 +193,16 @@ def answer(
     fields = head.fields
     if location:
         fields += b"Location: %b\r\n" % location.encode("latin-1")
-    after = b"Content-Type: %b\r\n\r\n" % head.content_type if head.content_type else b"\r\n"
     status = head.status
-    may_be_304 = not head.has_status and request.conditional and request.method == "GET"
-    if may_be_304 and unchanged(request, head.etag, head.modified):
-        status, after = 304, b"\r\n"
+    if not head.has_status and request.conditional and request.method in ("GET", "HEAD"):
+        now = time()
+        changed = parse_http_date(head.modified) if head.modified else None
+        status = met(request, head.etag, int(now) if changed is None else changed, now) or status
+        if status == 412:
+            close(pieces)
+            return page(412, request.method)
+    has_type = head.content_type and status not in BODYLESS_STATUSES
+    after = b"Content-Type: %b\r\n\r\n" % head.content_type if has_type else b"\r\n"
     if status in BODYLESS_STATUSES or request.method == "HEAD":
         if head.length is not None and status not in BODYLESS_STATUSES:
             fields += b"Content-Length: %d\r\n" % head.length

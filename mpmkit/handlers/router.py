@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator, Mapping
 from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpmkit.config.directives import DirectiveError, Directives
+from mpmkit.config.directives import Directives
 from mpmkit.handlers.gateway import Script, redirected
+from mpmkit.handlers.names import by_extension, joined
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.messages import Page, Request, RequestError, Response, Unparsed, page
-from mpmkit.http.target import split_target
+from mpmkit.http.target import quote_line, split_target
 
 if TYPE_CHECKING:
     from mpmkit.handlers.cgi import CgiScripts
@@ -52,16 +53,7 @@ class UrlMapping(NamedTuple):
 
     def file(self, path: str) -> str:
         """The file that a path of this mapping leads to."""
-        rest = path[len(self.prefix) :]
-        if self.prefix.endswith("/") and not self.root.endswith("/"):
-            rest = "/" + rest
-        return self.root + rest
-
-    def limit(self) -> str:
-        """The directory that a file of this mapping may not lead out of."""
-        return os.path.realpath(
-            self.root if os.path.isdir(self.root) else os.path.dirname(self.root)
-        )
+        return joined(self.root, path[len(self.prefix) :])
 
 
 class Router:
@@ -88,8 +80,7 @@ class Router:
         aliases = [UrlMapping(*alias) for alias in directives.aliases]
         # mod_alias comes before mod_wsgi; each in the order of its lines.
         self._aliases = sorted(aliases, key=lambda alias: alias.kind == "WSGIScriptAlias")
-        self._limits = {mapping: mapping.limit() for mapping in (self._root, *aliases)}
-        files.handler_of, files.errors = self.decide, errors
+        files.handler_of, files.file_of, files.errors = self.decide, self.file, errors
         self._files = files
         # For each mapping, and for what the sections say there of sendfile and mmap.
         self._static = {(self._root, files.options.sendfile, files.options.mmap): files}
@@ -97,6 +88,7 @@ class Router:
         self._cpus, self._policy = os.sched_getaffinity(0), os.sched_getscheduler(0)
         self._cgi: CgiScripts | None = None
         self._fastcgi: FastCgi | None = None
+        self._lacking: set[str] = set()  # handlers that are named and not here (config/lacking.py)
         self._check_handlers()
         self._decisions: dict[str, Handler] = {}
 
@@ -147,6 +139,8 @@ class Router:
         if config.handler is not None:
             if config.handler in self._named:
                 return self._guarded(config, self._named[config.handler])
+            if config.handler in self._lacking:
+                return self._guarded(config, self._lacks)
             if not is_script(config.handler):
                 return self._guarded(config, self._files_of(mapping, config))
             if not config.by_name:
@@ -156,9 +150,11 @@ class Router:
             here = self._sections.config_for(path, filename)
             handler = here.handler
             if handler is None:
-                handler = _by_extension(here.by_extension, filename)
+                handler = by_extension(here.by_extension, filename)
             elif not here.by_name:
                 continue
+            if handler in self._lacking:
+                return self._guarded(here, self._lacks)
             if handler is None or not is_script(handler):
                 continue
             if end < len(path) and os.path.isdir(filename):
@@ -190,7 +186,7 @@ class Router:
         return self._static[key]
 
     def _guarded(self, config: MergedConfig, handler: Handler) -> Handler:
-        """`handler`, for the clients that Require admits and the bodies that LimitRequestBody allows."""
+        """`handler`, for the clients that its sections admit and the bodies that LimitRequestBody allows."""
         if (limit := config.body) is not None:
             inner = handler
 
@@ -199,16 +195,31 @@ class Router:
                     conn.protocol.limit_body(request, limit)
                 return inner(request, conn)
 
-        if ("all", "granted") in config.require:
+        access = config.access
+        if access.admits_all:
             return handler
-        if ("local",) in config.require:
-            denied = self._denied
-            return lambda request, conn: (handler if _is_local(conn) else denied)(request, conn)
-        return self._denied
 
-    def _denied(self, request: Request, conn: Connection) -> Response:
-        text = f"Require denies this client {self.file(request.path)}"
-        self._errors.write("error", text, ah="AH01630", module="authz_core", client=conn.peer)
+        def guarded(request: Request, conn: Connection) -> Response:
+            status = access.refusal(request, conn)
+            return self._denied(status, request, conn) if status else handler(request, conn)
+
+        return guarded
+
+    def _denied(self, status: int, request: Request, conn: Connection) -> Response:
+        ah, denied = "AH01630", "client denied by server configuration"
+        if status == 405:
+            ah, denied = (
+                "AH01623",
+                f"client method denied by server configuration: '{request.method}' to",
+            )
+        text = f"{denied} {self.file(request.path)}"
+        self._errors.write("error", text, ah=ah, module="authz_core", client=conn.peer)
+        return page(status, request.method)
+
+    def _lacks(self, request: Request, conn: Connection) -> Response:
+        """For a handler that is not here: to send its files as they are might show what they hide."""
+        text = f"there is no such handler here as is configured for {self.file(request.path)}"
+        self._errors.write("error", text, module="core", client=conn.peer)
         return page(403, request.method)
 
     # -- scripts ------------------------------------------------------------------------------
@@ -227,8 +238,7 @@ class Router:
         config = self._sections.config_for(path, filename)
         rest = path[end:]
         translated = self.file(rest) if rest else ""
-        limit = self._limits[mapping]
-        script = Script(filename, path[:end], rest, limit, translated, mapping.prefix)
+        script = Script(filename, path[:end], rest, mapping.root, translated, mapping.prefix)
         if handler == "wsgi-script":
             run = self._scripts.run
             return self._guarded(config, lambda request, conn: run(request, conn, script))
@@ -294,9 +304,10 @@ class Router:
     ) -> Response:
         """A script's `Location: /path`: the answer of that path, with the script's header lines."""
         try:
-            path, query = split_target("GET", location.encode("latin-1"))
+            path, query = split_target("GET", location.partition("#")[0].encode("latin-1"))
         except RequestError as error:
-            text = f"{request.path}: its Location {location!r} is invalid: {error}"
+            shown = quote_line(location.encode("latin-1"))
+            text = f"{request.path}: its Location '{shown}' is invalid: {error}"
             self._errors.write("error", text, module="cgi", client=conn.peer)
             return page(500, request.method)
         new = redirected(request, path, query, environ)
@@ -325,7 +336,7 @@ class Router:
         return Response(200, b"", b"Content-Type: message/http\r\n\r\n", [request.head], None)
 
     def _check_handlers(self) -> None:
-        """Every handler that is named exists.
+        """Which of the handlers that are named exist.
 
         What programs and backends need is made now, before the first fork, so that children share it;
         but not for the samples alone: `subprocess` costs each child a quarter of a megabyte.
@@ -340,11 +351,7 @@ class Router:
             if name.startswith("proxy:"):
                 self._fast_cgi().backend(name)
             elif name.lower() not in known:
-                raise DirectiveError(
-                    f"there is no handler {name!r} here; use one of {', '.join(known)}, or "
-                    "proxy:unix:/path/to/socket|fcgi://localhost",
-                    directive="SetHandler",
-                )
+                self._lacking.add(name)
         if "cgi-script" in used or any(alias.kind == "ScriptAlias" for alias in self._aliases):
             self._cgi_scripts()
 
@@ -365,23 +372,6 @@ def _ends(path: str, start: int) -> Iterator[int]:
     if at == len(path) - 1 > start:
         yield at
     yield len(path)
-
-
-def _by_extension(handlers: Mapping[str, str], filename: str) -> str | None:
-    """AddHandler's handler for a file name, in any case; of several extensions, the last that has one
-    (mod_mime: `a.cgi.bak` is a program, too)."""
-    if not handlers:
-        return None
-    _, *extensions = os.path.basename(filename).lstrip(".").lower().split(".")
-    return next(
-        (handlers["." + ext] for ext in reversed(extensions) if "." + ext in handlers), None
-    )
-
-
-def _is_local(conn: Connection) -> bool:
-    """Require local: the client is this machine."""
-    address = conn.peer[0]
-    return address.startswith("127.") or address == "::1" or address == conn.local[0]
 
 
 def _whole_server(request: Request, conn: Connection) -> Response:

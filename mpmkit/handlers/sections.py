@@ -1,10 +1,12 @@
 """What the sections of httpd.conf say about a path and its file, merged in httpd's order.
 
-    <Directory>  by the file's directory, shortest first        Require      who may have it
+    <Directory>  by the file's directory, shortest first        Require      who may have it: access.py
     <DirectoryMatch>                                            SetHandler   who answers
     <Files>, <FilesMatch>        by the file's name             AddHandler   who answers, by extension
     <Location>, <LocationMatch>  by the URL's path              Options      may it be run, may it be
-                                                                             a symbolic link?
+    <If>         not evaluated: closed, if it decides                        a symbolic link?
+
+<Files> and <If> may stand in another section, and then both must be for the path.
 The kinds of one line stand in the order of the file. A file's name is the one that the path leads to,
 with symbolic links in it as they are: a section is written for names, not for what they link to.
 
@@ -15,19 +17,26 @@ a path upon the server's own settings, the later ones over the earlier ones: a `
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain, islice
 from stat import S_ISLNK
 from typing import NamedTuple
 
+from mpmkit.config.access import DECIDE
 from mpmkit.config.directives import Directives, Section, section_values
 from mpmkit.config.patterns import canonical, section_pattern
+from mpmkit.config.settings import CONDITIONS
+from mpmkit.handlers.access import Access, access_of
 
 ORDER = (
     ("Directory",),
     ("DirectoryMatch",),
     ("Files", "FilesMatch"),
     ("Location", "LocationMatch"),
+    CONDITIONS,
 )
+SEEN = 5000  # directories that are looked into for .htaccess files
 # What `Options All` means: everything but MultiViews and SymLinksIfOwnerMatch, which forbids.
 ALL_OPTIONS = frozenset({"Indexes", "Includes", "IncludesNOEXEC", "FollowSymLinks", "ExecCGI"})
 _OTHERS = ("MultiViews", "SymLinksIfOwnerMatch")
@@ -39,7 +48,8 @@ class MergedConfig(NamedTuple):
     """What all sections together say about a path and its file.
 
     handler     SetHandler's, "none" and None without one; `by_name`: a <Files> section set it
-    by_extension, options, require      AddHandler's, Options', Require's lines: any of them admits
+    by_extension, options               AddHandler's, Options'
+    access      who may have it
     body        LimitRequestBody's; None where no section at all has one: then the protocol applies it
     sendfile, mmap      EnableSendfile's, EnableMMAP's
     documents, signature                ErrorDocument's, by status, and ServerSignature's
@@ -49,7 +59,7 @@ class MergedConfig(NamedTuple):
     by_name: bool
     by_extension: Mapping[str, str]
     options: frozenset[str]
-    require: tuple[tuple[str, ...], ...]
+    access: Access
     body: int | None
     sendfile: bool
     mmap: bool
@@ -59,7 +69,7 @@ class MergedConfig(NamedTuple):
 
 # Directives whose value in a later section replaces the value of an earlier one.
 _REPLACED = {
-    "SetHandler": "handler", "Require": "require", "LimitRequestBody": "body", "EnableMMAP": "mmap",
+    "SetHandler": "handler", "LimitRequestBody": "body", "EnableMMAP": "mmap",
     "EnableSendfile": "sendfile", "ServerSignature": "signature",
 }  # fmt: skip
 
@@ -67,10 +77,19 @@ _REPLACED = {
 class SectionRule:
     """One section: which paths it is for, and what it says about them."""
 
-    def __init__(self, section: Section) -> None:
+    def __init__(self, section: Section, unknown: frozenset[str] = frozenset()) -> None:
         self.kind = section.kind
         self.arg = section.arg
-        self.values = section_values(section)
+        self.outer = SectionRule(section.outer) if section.outer else None
+        condition = self.kind in CONDITIONS
+        self.values = {} if condition else section_values(section)
+        if condition:
+            names = {setting.name.lower() for setting in section.settings}
+            self.access = Access(closed=not names.isdisjoint(DECIDE))
+            section = replace(section, settings=())
+        else:
+            self.access = access_of(section.settings, unknown)
+        self.settings = section.settings
         self.of_a_file = bool(section.file)  # not one of the package's own defaults
         self._replaced = {
             field: self.values[name] for name, field in _REPLACED.items() if name in self.values
@@ -82,9 +101,10 @@ class SectionRule:
         self._search = None if pattern is None else pattern.search
 
     @property
-    def place(self) -> tuple[int, int]:
+    def place(self) -> tuple[int, ...]:
         """Where it stands in the order of merging; those of one place keep the file's order."""
-        return next(at for at, kinds in enumerate(ORDER) if self.kind in kinds), self.depth
+        kind = next(at for at, kinds in enumerate(ORDER) if self.kind in kinds)
+        return (kind, self.depth, *(self.outer.place if self.outer else ()))
 
     @property
     def depth(self) -> int:
@@ -103,6 +123,10 @@ class SectionRule:
     def is_for(self, path: str, filename: str) -> bool:
         """Whether the section applies to a URL path and its file."""
         kind = self.kind
+        if self.outer and not self.outer.is_for(path, filename):
+            return False
+        if kind in CONDITIONS:
+            return True
         if kind.startswith("Location"):
             subject = path
         elif kind == "Directory":
@@ -122,7 +146,7 @@ class SectionRule:
     def over(self, config: MergedConfig) -> MergedConfig:
         """What holds when this section is merged upon `config`."""
         values = self.values
-        config = config._replace(**self._replaced)
+        config = config._replace(access=self.access.over(config.access), **self._replaced)
         if "SetHandler" in values:
             config = config._replace(by_name=self.kind.startswith("Files"))
         if "AddHandler" in values:
@@ -142,7 +166,7 @@ class Sections:
     """All sections of a configuration; `checks.check` has read them before."""
 
     def __init__(self, d: Directives) -> None:
-        rules = [SectionRule(section) for section in d.sections]
+        rules = [SectionRule(section, d.unknown) for section in d.sections]
         self.rules = sorted(rules, key=lambda rule: rule.place)
         self._directories = [rule for rule in self.rules if rule.kind == "Directory"]
         limited = any("LimitRequestBody" in rule.values for rule in rules)
@@ -151,7 +175,7 @@ class Sections:
             False,
             dict(d.handlers),
             merge_options(frozenset(), [d.Options]),
-            (("all", "granted"),),
+            access_of(d.closed, d.unknown),
             d.LimitRequestBody if limited else None,
             d.EnableSendfile,
             d.EnableMMAP,
@@ -193,6 +217,24 @@ class Sections:
             if not _follows(options):
                 found.append(("/".join(parts[: depth + 1]), "SymLinksIfOwnerMatch" in options))
         return found
+
+
+def unread(d: Directives, names: Iterable[str] = (".htaccess",)) -> Iterator[str]:
+    """The .htaccess files that AllowOverride would have httpd obey, in the first SEEN directories."""
+    lines = [
+        (rule, [word.lower() for word in setting.args])
+        for rule in (SectionRule(s) for s in d.sections if s.kind.startswith("Directory"))
+        for setting in rule.settings
+        if setting.name.lower() == "allowoverride"
+    ]
+    lines.sort(key=lambda line: line[0].place)
+    if all(words == ["none"] for _, words in lines):
+        return
+    roots = {root for root in (d.DocumentRoot, *(alias[2] for alias in d.aliases)) if root}
+    for directory, _, files in islice(chain.from_iterable(map(os.walk, sorted(roots))), SEEN):
+        here = [words for rule, words in lines if rule.is_for("", directory)]
+        if here and here[-1] != ["none"]:
+            yield from (os.path.join(directory, name) for name in names if name in files)
 
 
 def _follows(options: frozenset[str]) -> bool:

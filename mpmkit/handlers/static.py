@@ -25,7 +25,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.handlers.conditional import RangeLimits, precondition, ranged
-from mpmkit.http.messages import METHODS, FileBody, Request, Response, http_date, page
+from mpmkit.handlers.names import by_extension, dangling, joined, leads_out
+from mpmkit.http.messages import METHODS, FileBody, Page, Request, Response, http_date, page
+from mpmkit.http.target import OwnName
 
 if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
@@ -180,18 +182,6 @@ class NoIndex(FileNotFoundError):
     """A directory in which there is no DirectoryIndex."""
 
 
-def _below(name: str, directory: str) -> bool:
-    """Whether a name is of the directory, or of something in it; both without links."""
-    return name == directory or name.startswith(directory.rstrip("/") + "/")
-
-
-def _dangling(filename: str) -> str:
-    """The link in a missing file's path that leads nowhere, "" if there is no such link."""
-    while not os.path.lexists(filename):
-        filename = os.path.dirname(filename)
-    return "" if os.path.exists(filename) else filename
-
-
 def _digest(filename: str) -> str:
     """A file's content as a tag: SHA-1 in Base64, as httpd has it (FileETag Digest). Raises OSError."""
     import base64  # neither is in a server's memory without need
@@ -205,18 +195,18 @@ class StaticFiles:
     """The handler. `root` is the document root, `index` the DirectoryIndex names. With the `prefix` of
     an Alias: URL paths begin with it, and `root` is what it stands for.
 
-    handler_of(path) is the handler of a path; it is called for a directory's index file, which may be
-    a script, or denied.
+    handler_of(path) is the handler of a path, file_of(path) its file; they are called for a directory's
+    index file, which may be a script, or denied.
     """
 
-    # UseCanonicalName On: the name in redirects, instead of the Host that the client sent.
-    canonical: bytes | None = None
+    own = OwnName()  # ServerName, for redirects
     # AddDefaultCharset, for text/html and text/plain without a charset of their own.
     charset = ""
     # mod_autoindex is loaded: it answers for a directory without an index file.
     listings = False
     errors: ErrorLog | None = None
     handler_of: Callable[[str], Callable[[Request, Connection], Response]] | None = None
+    file_of: Callable[[str], str] | None = None
 
     def __init__(
         self,
@@ -227,8 +217,9 @@ class StaticFiles:
         prefix: str = "",
         options: FileOptions = DEFAULTS,
     ) -> None:
-        self.root = os.path.abspath(root)  # with its links: rules are written for names
-        self._skip = len(prefix.rstrip("/"))
+        # With its links: rules are written for names.
+        self.root = os.path.abspath(root) + ("/" if prefix and root.endswith("/") else "")
+        self._skip = len(prefix)
         self.index = index
         self.types = {**TYPES, **(types or {})}
         self.options = options
@@ -240,8 +231,8 @@ class StaticFiles:
         """The same handler for an Alias, or with another way to send large files."""
         options = self.options._replace(sendfile=sendfile, mmap=mmap)
         other = StaticFiles(root, self.index, self.types, self._clock, prefix, options)
-        other.handler_of, other.errors = self.handler_of, self.errors
-        other.canonical, other.charset = self.canonical, self.charset
+        other.handler_of, other.file_of, other.errors = self.handler_of, self.file_of, self.errors
+        other.own, other.charset = self.own, self.charset
         other.listings = self.listings
         return other
 
@@ -307,24 +298,25 @@ class StaticFiles:
     def find(self, request: Request, conn: Connection) -> CachedFile | Response:
         """The file that the request's path names, or the response that refuses it."""
         path = request.path
-        if request.method not in ("GET", "HEAD", "POST", "OPTIONS"):
-            return self._not_allowed(request, conn)
+        known = request.method in ("GET", "HEAD", "POST", "OPTIONS")
         if not path.startswith("/"):
-            return page(404, request.method)
-        filename = self.root + path[self._skip :].rstrip("/")
+            return page(404, request.method) if known else self._not_allowed(request, conn)
+        filename = self._file(path).rstrip("/")
         try:
             st = os.stat(filename)
             if stat.S_ISDIR(st.st_mode):
                 if not path.endswith("/"):
-                    return moved(request, conn, quote_path(path) + b"/", self.canonical)
-                name, filename, st = self._index_of(filename)
-                handler = self.handler_of(path + name) if self.handler_of is not None else self
-                if handler is not self:
-                    return handler(request.for_path(Request, path + name), conn)
-            elif path.endswith("/"):
+                    return moved(request, conn, quote_path(path) + b"/", self.own)
+                url, filename, st = self._index_of(path)
+                handler = self.handler_of(url) if self.handler_of is not None else self
+                # An earlier name may come later: only the first is remembered for the directory's path.
+                if handler is not self or url != path + self.index[0] or not known:
+                    return _answered_by(handler, request.for_path(Request, url), conn)
+            elif known and path.endswith("/"):
                 return page(404, request.method)
-            real = os.path.realpath(filename)
-            if real != filename and not _below(real, os.path.realpath(self.root)):
+            if not known:
+                return self._not_allowed(request, conn)
+            if leads_out(filename, self.root):
                 text = f"a symbolic link leads out of {self.root}: {filename}"
                 return self._forbidden("AH00037", text, request, conn)
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
@@ -333,7 +325,9 @@ class StaticFiles:
             now = self._clock()
             file = CachedFile(filename, st, now, self._media_type(filename), self.options)
         except (OSError, ValueError) as error:
-            if isinstance(error, FileNotFoundError) and (link := _dangling(filename)):
+            if not known:
+                return self._not_allowed(request, conn)
+            if isinstance(error, FileNotFoundError) and (link := dangling(filename)):
                 text = f"Symbolic link not allowed or link target not accessible: {link}"
                 return self._forbidden("AH00037", text, request, conn)
             return self._refused(error, request, conn)
@@ -345,19 +339,25 @@ class StaticFiles:
         return file
 
     def _media_type(self, filename: str) -> str | None:
-        kind = self.types.get(os.path.splitext(filename)[1].lower())
+        kind = by_extension(self.types, filename)
         if self.charset and kind in ("text/html", "text/plain"):
             return f"{kind}; charset={self.charset}"
         return kind
 
-    def _index_of(self, directory: str) -> tuple[str, str, os.stat_result]:
+    def _file(self, path: str) -> str:
+        return joined(self.root, path[self._skip :])
+
+    def _index_of(self, path: str) -> tuple[str, str, os.stat_result]:
+        """The first DirectoryIndex that exists: its URL path, its file. A name that begins with a slash is
+        a path of the site. Raises NoIndex."""
         for name in self.index:
-            filename = os.path.join(directory, name)
+            url = name if name.startswith("/") else path + name
+            filename = self.file_of(url) if self.file_of is not None else self._file(url)
             try:
-                return name, filename, os.stat(filename)
-            except FileNotFoundError:
+                return url, filename, os.stat(filename)
+            except (FileNotFoundError, NotADirectoryError):
                 continue
-        raise NoIndex(directory)
+        raise NoIndex(self._file(path).rstrip("/"))
 
     def _refused(self, error: Exception, request: Request, conn: Connection) -> Response:
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError))
@@ -389,6 +389,14 @@ class StaticFiles:
         return page(501, extra=ALLOW)
 
 
+def _answered_by(handler: Callable, request: Request, conn: Connection) -> Response:
+    """The answer of an index file; an error page is that file's, too."""
+    answer: Response = handler(request, conn)
+    if type(answer) is Page:
+        answer.request = answer.request or request
+    return answer
+
+
 def read_types(file: str) -> dict[str, str]:
     """A table of media types, as TypesConfig names: `text/html  html htm` a line. Raises OSError."""
     types: dict[str, str] = {}
@@ -399,15 +407,11 @@ def read_types(file: str) -> dict[str, str]:
     return types
 
 
-def moved(
-    request: Request, conn: Connection, path: bytes, canonical: bytes | None = None
-) -> Response:
-    """301 to another path of the host that the client named (or of `canonical`), with its query."""
-    host = canonical or request.get(b"host") or b"localhost"
-    host = host.removesuffix(b":443" if conn.scheme == "https" else b":80")
+def moved(request: Request, conn: Connection, path: bytes, own: OwnName) -> Response:
+    """301 to another path of this server, with the request's query."""
+    start = own.url(request.get(b"host"), conn.scheme).encode("latin-1", "replace")
     query = b"?" + request.query if request.query else b""
-    start = b"Location: %b://" % conn.scheme.encode()
-    return page(301, request.method, extra=b"%b%b%b%b\r\n" % (start, host, path, query))
+    return page(301, request.method, extra=b"Location: %b%b%b\r\n" % (start, path, query))
 
 
 def quote_path(path: str) -> bytes:

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.handlers.gateway import Redirected, Script, Variables
+from mpmkit.handlers.names import leads_out
 from mpmkit.handlers.programs import measured
 from mpmkit.handlers.static import signature_of
 from mpmkit.handlers.wsgi_head import Head, read_head
@@ -58,10 +59,9 @@ class Application:
         st = os.stat(self.path)
         signature = signature_of(st)
         if signature != self._signature:
-            filename = os.path.realpath(self.path, strict=True)
-            if not filename.startswith(self._root.rstrip("/") + "/") or not S_ISREG(st.st_mode):
+            if leads_out(self.path, self._root) or not S_ISREG(st.st_mode):
                 raise PermissionError(self.path)
-            self.filename = filename
+            self.filename = os.path.realpath(self.path)
         return signature
 
     def application(self, signature: tuple[int, int, int, int]) -> Callable[..., Iterable[bytes]]:
@@ -103,7 +103,7 @@ class WsgiScripts:
 
     def __init__(self, directives: Directives, errors: ErrorLog) -> None:
         assert directives.DocumentRoot is not None
-        self._variables = Variables(directives, os.path.realpath(directives.DocumentRoot))
+        self._variables = Variables(directives, os.path.abspath(directives.DocumentRoot))
         self._sendfile = directives.EnableSendfile
         self._applications: dict[str, Application] = {}
         self.service: Service | None = None  # what write() needs to send before the end

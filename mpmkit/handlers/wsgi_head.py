@@ -74,7 +74,7 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
     return Head(
         code,
         fields.encode("latin-1"),
-        after.encode("latin-1") + b"\r\n",
+        (b"" if code in BODYLESS_STATUSES else after.encode("latin-1")) + b"\r\n",
         None if code in BODYLESS_STATUSES else length,
         None if reason == REASONS.get(code) else reason.encode("latin-1"),
     )

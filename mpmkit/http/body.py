@@ -16,7 +16,7 @@ from mpmkit.http.messages import RequestError
 
 LONGEST_LINE = 8190  # bytes of a chunk's line with its extensions
 # A size, blanks that some clients pad it with, and extensions, which are not looked at.
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,20})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\Z")
+_CHUNK = re.compile(rb"(0*[0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\Z")
 
 DATA, DATA_END, SIZE, TRAILERS, DONE = range(5)
 

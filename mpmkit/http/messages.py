@@ -22,22 +22,25 @@ from typing import Any, TypeVar
 from mpmkit._version import __version__
 
 REASONS = {
-    100: "Continue", 101: "Switching Protocols",
+    100: "Continue", 101: "Switching Protocols", 102: "Processing",
     200: "OK", 201: "Created", 202: "Accepted", 203: "Non-Authoritative Information",
     204: "No Content", 205: "Reset Content", 206: "Partial Content",
+    207: "Multi-Status", 208: "Already Reported", 226: "IM Used",
     300: "Multiple Choices", 301: "Moved Permanently", 302: "Found", 303: "See Other",
-    304: "Not Modified", 307: "Temporary Redirect", 308: "Permanent Redirect",
+    304: "Not Modified", 305: "Use Proxy", 307: "Temporary Redirect", 308: "Permanent Redirect",
     400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden",
     404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable",
     407: "Proxy Authentication Required", 408: "Request Timeout", 409: "Conflict", 410: "Gone",
     411: "Length Required", 412: "Precondition Failed", 413: "Request Entity Too Large",
     414: "Request-URI Too Long", 415: "Unsupported Media Type",
-    416: "Requested Range Not Satisfiable", 417: "Expectation Failed", 422: "Unprocessable Entity",
-    424: "Failed Dependency", 426: "Upgrade Required", 428: "Precondition Required",
-    429: "Too Many Requests", 431: "Request Header Fields Too Large",
+    416: "Requested Range Not Satisfiable", 417: "Expectation Failed",
+    421: "Misdirected Request", 422: "Unprocessable Entity", 423: "Locked", 424: "Failed Dependency",
+    426: "Upgrade Required", 428: "Precondition Required", 429: "Too Many Requests",
+    431: "Request Header Fields Too Large", 451: "Unavailable For Legal Reasons",
     500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway",
     503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
-    507: "Insufficient Storage",
+    506: "Variant Also Negotiates", 507: "Insufficient Storage", 508: "Loop Detected",
+    510: "Not Extended", 511: "Network Authentication Required",
 }  # fmt: skip
 
 # Methods httpd knows; another one is 501, not 405 (http_protocol.c: the method registry).
@@ -363,7 +366,7 @@ class HeadStart:
         lines = self._lines.get(status)
         if lines is None:
             lines = self._lines[status] = (
-                f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}\r\n"
+                f"HTTP/1.1 {status} {REASONS.get(status, '')}\r\n"
                 f"Date: {http_date(now)}\r\nServer: {self._server}\r\n"
             ).encode("latin-1")
         return lines

@@ -75,6 +75,11 @@ class Protocol:
         return self._body is not None or bool(self._buffer)
 
     @property
+    def of_head(self) -> bool:
+        """The request being read is a HEAD, as far as it has come: its refusal has no body, either."""
+        return self._buffer[:5] == b"HEAD "
+
+    @property
     def line(self) -> bytes:
         """The first line of what has come, b"" while it is incomplete: for logs and time-outs."""
         return bytes(self._buffer[: max(self._buffer.find(b"\r\n"), 0)])
@@ -313,10 +318,11 @@ def _check_host(request: Request) -> None:
         raise RequestError(400, "invalid Host", ah="AH00550")
     absolute = ABSOLUTE.match(request.target)
     if absolute is not None:
-        if not is_host(absolute[1]):
+        host = absolute[1].removesuffix(b":")
+        if not is_host(host):
             raise RequestError(400, "a bad host in the request target", ah="AH00550")
         others = (field for field in request.headers if field[0] != b"host")
-        request.headers = ((b"host", absolute[1]), *others)
+        request.headers = ((b"host", host), *others)
 
 
 def _check_merged(request: Request, size: int) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from typing import NamedTuple
 
 from mpmkit.http.messages import RequestError, whole_number
 
 ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)")
 # A host name or an address, and a port. Nothing else may appear in a link that the server writes.
 _HOST = re.compile(
-    rb"(?:[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::0*[1-9][0-9]{0,4})?\Z"
+    rb"(?:(\.?[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*)\.?|\[([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\])(?::0*[1-9][0-9]{0,4})?\Z"
 )
+# A name of digits and dots is an IPv4 address, and the last part of a name begins with a letter (RFC 1123, 2.1).
+_IPV4 = re.compile(rb"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*)){3}\Z")
 _DIGITS = "0123456789abcdefABCDEF"
 _HEX = {(a + b).encode(): bytes.fromhex(a + b) for a in _DIGITS for b in _DIGITS}
 _UNSAFE = re.compile(r'[^\x20-\x7e]|["\\]')
@@ -22,10 +25,69 @@ _ESCAPES = ESCAPES | {'"': '\\"'}
 
 def is_host(text: bytes) -> bool:
     """A name or an address, and a port from 1 to 65535 or no port."""
-    if not _HOST.match(text):
+    found = _HOST.match(text)
+    if found is None:
+        return False
+    name, address = found.groups()
+    if address is not None:
+        if not _is_ipv6(address):
+            return False
+    elif (name[-1:].isdigit() or not name.isalpha()) and not _is_name(name):
         return False
     port = text.rpartition(b":")[2]
     return not port.isdigit() or whole_number(port, 65535) is not None
+
+
+def _is_ipv6(address: bytes) -> bool:
+    """Eight groups of at most four digits, or fewer with one `::`; the last two may be an IPv4 address."""
+    head, last = address.rsplit(b":", 1)
+    if b"." in last:
+        if not _IPV4.match(last) or any(int(part[:4]) > 255 for part in last.split(b".")):
+            return False
+        address = head + b":0:0"
+    before, gap, after = address.partition(b"::")
+    groups = [group for part in (before, after) if part for group in part.split(b":")]
+    return (len(groups) == 8 or (bool(gap) and len(groups) < 8)) and all(
+        0 < len(group) < 5 for group in groups
+    )
+
+
+def _is_name(name: bytes) -> bool:
+    if not name.strip(b"0123456789."):
+        return _IPV4.match(name) is not None
+    _, dot, last = name.rpartition(b".")
+    return not dot or last[:1].isalpha()
+
+
+class OwnName(NamedTuple):
+    """ServerName, `[scheme://]host[:port]`, and UseCanonicalName: what links, scripts and logs call us."""
+
+    host: str = ""  # "" without a ServerName
+    port: str = ""
+    scheme: str = ""
+    canonical: bool = False
+
+    @classmethod
+    def of(cls, text: str, canonical: bool = False) -> OwnName:
+        """From the directives."""
+        scheme, found, host = text.rpartition("://")
+        return cls(*split_host(host), scheme.lower() if found else "", canonical and bool(text))
+
+    def place(self, asked: bytes | None, scheme: str) -> tuple[str, str]:
+        """Name and port for a request with the Host `asked`: the client's, unless it named none or
+        UseCanonicalName is On; then the server's own. Without either's port, that of the scheme."""
+        name = port = ""
+        if asked and not self.canonical:
+            name, port = split_host(asked.decode("latin-1").lower())
+            name, port = name.removesuffix("."), port.lstrip("0")
+        default = "443" if scheme == "https" else "80"
+        return name or self.host or "localhost", port or self.port or default
+
+    def url(self, asked: bytes | None, scheme: str) -> str:
+        """How links to this server begin: `http://name[:port]`."""
+        name, port = self.place(asked, scheme)
+        end = "" if port == ("443" if scheme == "https" else "80") else f":{port}"
+        return f"{self.scheme or scheme}://{name}{end}"
 
 
 def split_host(text: str) -> tuple[str, str]:

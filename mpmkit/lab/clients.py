@@ -18,7 +18,7 @@ import random
 import time
 from collections import Counter, deque
 
-from mpmkit.load.connections import ASKING, AWAY, HELD, Connection, HeldConnections
+from mpmkit.load.connections import ASKING, AWAY, HELD, Connection, HeldConnections, Lost
 from mpmkit.load.target import target_of
 
 BACK = 0.1
@@ -26,6 +26,9 @@ BACK = 0.1
 
 PATIENCE = 30.0
 """Seconds a client waits for an answer."""
+
+ENDED = ("refused", "reset", "timeout", "connect")
+"""Why a request has no answer."""
 
 MOST = 2000
 """Clients at most: more is work for a load generator."""
@@ -83,8 +86,7 @@ class KeepAliveClients(HeldConnections):
     @property
     def lost(self) -> Counter[str]:
         """Requests without an answer, by kind: reset, refused, timeout, connect."""
-        ended = ("refused", "reset", "timeout", "connect")
-        return Counter({kind: self.totals[kind] for kind in ended if self.totals[kind]})
+        return Counter({kind: self.totals[kind] for kind in ENDED if self.totals[kind]})
 
     def resize(self, count: int) -> None:
         """So many clients from now on. Those that leave close their connections."""
@@ -118,33 +120,32 @@ class KeepAliveClients(HeldConnections):
         # Spread, or all would ask in the same moment forever.
         return self._think * random.uniform(0.5, 1.5)
 
-    def _adjust(self, now: float) -> None:
-        super()._adjust(now)
+    def _adjust(self) -> None:
+        super()._adjust()
         if self._timed != self._think:  # the new time holds for those who are thinking already
             self._timed = self._think
             for conn in self._clients.values():
-                if conn.state == HELD:
-                    self._at(conn, min(conn.due, now + self._pause()))
+                when = conn.patience.when()
+                if conn.state == HELD and when is not None and not conn.patience.expired():
+                    conn.patience.reschedule(min(when, self._loop.time() + self._pause()))
 
-    def _answered(self, conn: Connection, verdict: tuple, now: float) -> None:
-        kind, keep, _ = verdict
-        if kind is not None:
-            self._lose(conn, "reset", now)
-            return
-        self.totals["answered"] += 1
-        self._answers.append(now - conn.since)
-        if keep and self.keep:
-            self._enter(conn, HELD)
-            self._at(conn, now + self._pause())
-        else:
-            self._leave(conn, now + self._pause())
+    async def _use(self, conn: Connection) -> float:
+        kept = True
+        while kept:
+            async with self._limit(conn):
+                await self._send(conn, self._first)
+                kept = await self._answer(conn) and self.keep
+            self._answers.append(time.monotonic() - conn.since)
+            if kept:
+                self._enter(conn, HELD)
+                if await self._received(conn, self._pause()) is not None:
+                    raise Lost("closed")
+                conn.since = time.monotonic()
+                self._enter(conn, ASKING)
+        return self._pause()
 
-    def _on_due(self, conn: Connection, now: float) -> None:
-        if conn.state == HELD:
-            self._ask(conn, now)
-            self._send(conn, now)
-        else:
-            super()._on_due(conn, now)
+    def _lose(self, kind: str) -> None:
+        super()._lose(kind if kind in (*ENDED, "closed") else "reset")
 
 
 def _checked_think(seconds: float) -> float:

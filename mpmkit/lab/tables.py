@@ -6,12 +6,15 @@ and leaves every cell's text readable without colour.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.extras import require
 from mpmkit.lab import theme as colours
 from mpmkit.lab.figures_qps import KIND_TITLES
 from mpmkit.lab.plots import OURS
+from mpmkit.measure import stats
 
 if TYPE_CHECKING:
     import pandas
@@ -29,11 +32,14 @@ QPS_COLUMNS = {
     "fastest round": ("max", "{:,.0f}"),
     "× prefork, published": ("published_ratio", "{:.2f}"),
     "× prefork, measured": ("ratio", "{:.2f}"),
+    "µs CPU": ("cpu_us", "{:.1f}"),
+    "limit": ("limit", "{}"),
 }
 
 
 def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
-    """One of the article's tables: published | measured | ratios, a row an MPM.
+    """One of the article's tables: published | measured | ratios | µs of the server's CPU for a request |
+    what else than the server was the limit, and in how many rounds: a row an MPM.
 
     kind: "static" or "script". server: mpmkit, or another that was measured in the same rounds.
     Raises ValueError if nothing of that kind was measured on that server.
@@ -59,7 +65,7 @@ def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
 
 def beside(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
     """Published | mpmkit | another server of the same rounds, which has the same MPMs: a row a page
-    and MPM, medians, and their ratio. What was not measured is NaN.
+    and MPM, medians, and the ratio within the rounds. What was not measured is NaN.
     """
     pandas = require("pandas")
 
@@ -70,9 +76,20 @@ def beside(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
     made.insert(
         0, "published /s", summary.groupby(["kind", "mpm"], sort=False)["published"].first()
     )
-    made[f"{OURS} / {server}"] = made[f"{OURS} /s"] / made[theirs]
+    made[f"{OURS} / {server}"] = [
+        paired(table.rounds(kind).get(mpm, {}), table.rounds(kind, server).get(mpm, {}))
+        for kind, mpm in made.index
+    ]
     made.index = pandas.Index([f"{KIND_TITLES.get(kind, kind)}, {mpm}" for kind, mpm in made.index])
     return made.rename_axis(None, axis="columns")
+
+
+def paired(one: Mapping[Any, float], other: Mapping[Any, float]) -> float:
+    """The ratio of two servers within the rounds that both have (`stats.paired`); NaN without any."""
+    try:
+        return stats.paired(one, other).value
+    except ValueError:
+        return math.nan
 
 
 def beside_recorded(

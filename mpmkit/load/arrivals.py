@@ -57,20 +57,10 @@ class Piece:
 
 def pieces(profile: LoadProfile) -> list[Piece]:
     """The rate of an open loop over time; 0 s is where the warm-up ends."""
-    first = profile.level_at(0.0)
-    warm = profile.warmup_seconds
+    first, warm = profile.level_at(0.0), profile.warmup_seconds
     made = [Piece(-warm, 0.0, first, first, 0.0)] if warm else []
-
-    def add(begin: float, end: float, a: float, b: float) -> None:
-        made.append(Piece(begin, end, a, b, made[-1].total if made else 0.0))
-
-    begin, before = 0.0, 0.0
-    for stage in profile.stages:
-        rate = float(stage.rate or 0.0)
-        add(begin, begin + stage.seconds, before if stage.ramp else rate, rate)
-        begin, before = begin + stage.seconds, rate
-    last = profile.level_at(begin)
-    add(begin, math.inf, last, last)
+    for stretch in profile.course():
+        made.append(Piece(*stretch, made[-1].total if made else 0.0))
     return made
 
 

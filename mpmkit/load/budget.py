@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from gevent import get_hub
 
@@ -22,18 +22,8 @@ NEVER = 1 << 62
 READ, WRITE = 1, 2  # what gevent's loop.io watches for
 
 
-class Waiter(Protocol):
-    """What the schedule and the monitor need of a user's client."""
-
-    loop: Any
-    waiting: bool
-    due: int
-    called: bool  # by the schedule
-
-    def wait(self) -> None: ...
-    def wake(self) -> None: ...
-    def expire(self) -> None: ...
-    def quiet(self) -> None: ...
+Waiter = Any
+"""A user's client, as its `UserSocket` (which imports this file) has it."""
 
 
 class Budget:

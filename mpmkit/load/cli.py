@@ -21,7 +21,7 @@ from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import option
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.result import LoadRun
-from mpmkit.load.runner import DRIVERS, LoadError, LoadInterrupted, prepared, run_load
+from mpmkit.load.runner import LoadError, LoadInterrupted, prepared, run_load
 from mpmkit.load.target import target_of
 
 DEFAULT_SECONDS = 10.0
@@ -59,15 +59,7 @@ def parser() -> Parser:
         help="users (or, in the open loop, requests/s) one step after the other",
     )
     add("--step-seconds", type=float, default=5.0, metavar="S", help="of each step (default: 5)")
-    add(
-        "--driver", default="locust", metavar="NAME", help=f"{', '.join(DRIVERS)} (default: locust)"
-    )
     add("--plan", action="store_true", help="show what would be done, and what limits it will meet")
-    add(
-        "--ceiling",
-        action="store_true",
-        help="measure the generator against nginx first, and mark a run that comes near",
-    )
     add("--seconds", action="store_true", help="print the run second by second, too")
     add(
         "--json", action="store_true", help="print one JSON object instead: a row of data/README.md"
@@ -90,21 +82,15 @@ def load_of(options: dict[str, Any]) -> tuple[str, dict[str, Any], LoadProfile |
     if options["profile"]:
         try:
             profile = LoadProfile.from_json(Path(options["profile"]).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ProfileError(f"profile: {options['profile']}: {error}") from None
-        except ProfileError as error:
+        except (OSError, ValueError) as error:  # also of what it says
             raise ProfileError(f"profile: {options['profile']}: {error}") from None
     names = {field.name for field in fields(LoadProfile)}
     given = {name: value for name, value in options.items() if name in names and value is not None}
     if options["steps"]:
         open_loop = given.get("arrival", profile.arrival if profile else "closed") != "closed"
-        given["stages"] = [
-            {
-                "seconds": options["step_seconds"],
-                **({"rate": level} if open_loop else {"users": int(level)}),
-            }
-            for level in options["steps"]
-        ]
+        what, kind = ("rate", float) if open_loop else ("users", int)
+        seconds = options["step_seconds"]
+        given["stages"] = [{"seconds": seconds, what: kind(level)} for level in options["steps"]]
     if profile is None and not {"requests", "duration", "stages"} & set(given):
         given["duration"] = DEFAULT_SECONDS
     return target, given, profile
@@ -126,32 +112,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         target, given, profile = load_of(options)
         if options["plan"]:
-            return _plan(target, given, profile, options["driver"])
-        ceiling = None
-        if options["ceiling"]:
-            ceiling = _ceiling(
-                prepared(target, given, profile, options["driver"])[1], options["driver"]
-            )
-        run = run_load(
-            target,
-            driver=options["driver"],
-            profile=profile,
-            ceiling=ceiling,
-            on_progress=show if live else None,
-            **given,
-        )
+            return _plan(target, given, profile)
+        run = run_load(target, profile=profile, on_progress=show if live else None, **given)
         status = 1 if run.failures or not run.complete else 0
     except LoadInterrupted as stop:
         print("mpmkit: interrupted", file=sys.stderr)
         if stop.run is None:
             return 130
         run, status = stop.run, 130
-    except LoadError as error:
+    except (LoadError, ValueError) as error:
         print(f"mpmkit: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"mpmkit: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, LoadError) else 2
     if live:
         sys.stderr.write("\r" + " " * 40 + "\r")
     if options["out"]:
@@ -175,28 +146,13 @@ def _print(run: LoadRun, *, as_json: bool, by_second: bool) -> None:
     for note in run.notes:
         print(f"note: {note}")
     for window in run.seconds if by_second else ():
-        failed = f", {window.errors.total():,} failed" if window.errors else ""
-        print(
-            f"{window.begin:5.0f} s {window.qps:12,.0f} requests/s, "
-            f"p50 {window.latency_ms(50):.3g} ms, p99 {window.latency_ms(99):.3g} ms{failed}"
-        )
+        print(f"{window.begin:5.0f} s {window}")
 
 
-def _plan(target: str, given: dict[str, Any], profile: LoadProfile | None, driver: str) -> int:
-    base, load, foreseen = prepared(target, given, profile, driver)
-    print(f"to {base}, by {driver}:\n{load.to_json()}")
+def _plan(target: str, given: dict[str, Any], profile: LoadProfile | None) -> int:
+    base, load, foreseen = prepared(target, given, profile)
+    print(f"to {base}:\n{load.to_json()}")
     print(load.request_bytes(target_of(base).place).decode("latin-1").strip().replace("\r", ""))
     for note in foreseen.notes or ("nothing that this machine's limits would get in the way of",):
         print(f"note: {note}")
     return 0
-
-
-def _ceiling(load: LoadProfile, driver: str) -> float | None:
-    from mpmkit.measure.ceiling import ceiling
-    from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
-
-    try:
-        return ceiling(load, driver)
-    except (NotInstalled, ServerFailed) as error:
-        print(f"mpmkit: no ceiling: {error}", file=sys.stderr)
-        return None

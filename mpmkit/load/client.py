@@ -4,25 +4,20 @@ Why it is not HttpUser or FastHttpUser: on loopback the generator is slower than
 measure, so a user of those would measure the generator. What a request costs here:
 
 * one send, one recv, one look-up of the whole answer in a memo of answers already read and checked;
-* a socket watcher that stays registered while a connection lives (no epoll_ctl per request), whose
-  callback switches straight into the user's greenlet; none at all for a connection of one request
-  whose answer is there as soon as the other users have had their turn;
-* two readings of the clock and one append to an array of nanoseconds;
-* no timer per request: one monitor greenlet per process looks for the overdue, several times a
-  second (`State.monitor`).
+* no epoll_ctl and no timer (`user_socket.py`), and for a connection of one request no watcher, if its answer
+  is there as soon as the other users have had their turn;
+* two readings of the clock and one append to an array of nanoseconds.
 
 A user claims a request from the budget, sends, waits for the whole answer, checks it, records it, and
-claims again. In the open loop a claim comes with the time at which the request is due, and a timerfd wakes
-the user then: gevent's own timers end with a whole millisecond, more than a request takes. Latency counts
-from the due time, also where every user was busy by then.
+claims again. In the open loop a claim comes with the time at which the request is due, and the schedule wakes
+the user then. Latency counts from the due time, also where every user was busy by then.
 
 Latency is counted in ns from just before the connection is opened (new connection per request) or
 the request is sent (keep-alive) to the last byte of the body. With a new connection per request
 the user then waits, as ab does, until the server ends the connection, before it goes on: so it is
-the server's side that gets the TIME_WAIT state, and a run of millions of connections leaves the
-client's ephemeral ports free. Where a server does not close first and ports run out after all,
-the users move on to another loopback source address (127.0.0.2, ...), each with ports of its own.
-Connections that must be given up are reset, which leaves no TIME_WAIT either.
+the server's side that gets the TIME_WAIT state, and the client's ephemeral ports stay free. Where ports run out
+after all, the users go on from another loopback address. Connections that are given up are reset, which leaves no
+TIME_WAIT either.
 
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """
@@ -30,6 +25,7 @@ Imported by the locustfile alone: locust and gevent belong in no other process.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import hashlib
 import time
 
@@ -40,7 +36,6 @@ from locust.user.task import LOCUST_STATE_STOPPING
 from mpmkit.load.budget import NEVER
 from mpmkit.load.generator_state import State
 from mpmkit.load.response import ResponseReader, Verdict
-from mpmkit.load.specs import RequestSpec
 from mpmkit.load.user_socket import RECV_SIZE, Overdue, UserSocket, kind_of
 
 clock = time.perf_counter_ns
@@ -68,41 +63,32 @@ class Client(UserSocket):
         self.request = self.last_request = b""
         self.memo: dict[bytes, Verdict] = {}
 
-    def read(self, data: bytes):
+    def read(self, data: bytes) -> Verdict:
         """Read an answer that the memo does not know, from its first bytes `data` on."""
-        state = self.state
-        spec = state.specs[self.which]
+        state, spec, short = self.state, self.state.specs[self.which], len(data) <= MEMO_BYTES
+        wanted = spec.expect_body
         hasher = None
-        if spec.expect_body is not None and (
-            len(data) <= MEMO_BYTES
-            or (spec.expect_body == "same" and self.which not in state.bodies)
+        if wanted is not None and (
+            short
+            or (wanted == "same" and self.which not in state.bodies)
             or state.random.random() < state.profile.body_sample
         ):
             hasher = hashlib.sha256()
         reader = ResponseReader(spec.method, spec.expect_status, spec.expect_length, hasher)
-        first = data
-        while True:
-            verdict = reader.feed(data) if data else reader.eof()
-            if verdict is not None:
-                if hasher is not None and verdict[0] is None:
-                    verdict = self.compare(spec, hasher.hexdigest(), verdict)
-                if data is first and len(data) <= MEMO_BYTES:
-                    if len(self.memo) >= MEMO_ENTRIES:
-                        self.memo.clear()
-                    if data:
-                        self.memo[data] = verdict
-                return verdict
+        first, pieces = data, 1
+        while (verdict := reader.feed(data) if data else reader.eof()) is None:
             data = self.receive()
-
-    def compare(self, spec: RequestSpec, digest: str, verdict: tuple) -> tuple:
-        """The verdict, unless the body is another than it should be."""
-        state = self.state
-        wanted = (
-            state.bodies.setdefault(self.which, digest)
-            if spec.expect_body == "same"
-            else spec.expect_body
-        )
-        return verdict if digest == wanted else ("body", verdict[1], verdict[2])
+            pieces += 1
+        if hasher is not None and verdict[0] is None:
+            found = hasher.hexdigest()
+            if wanted == "same":
+                wanted = state.bodies.setdefault(self.which, found)
+            verdict = verdict if found == wanted else ("body", *verdict[1:])
+        if first and short and pieces == 1:
+            if len(self.memo) >= MEMO_ENTRIES:
+                self.memo.clear()
+            self.memo[first] = verdict
+        return verdict
 
     def run(self) -> None:
         """The user's whole life."""
@@ -128,7 +114,7 @@ class Client(UserSocket):
         """Claim, send, judge and count one request after the other, while there are any to claim."""
         state, user, profile = self.state, self.user, self.state.profile
         exchange = self.exchange_kept if self.kept else self.exchange_once
-        several, each, think = len(state.specs) > 1, profile.events == "each", profile.think_time
+        several, think = len(state.specs) > 1, profile.think_time
         budget, record, timeout_ns = state.budget, state.latencies.append, state.timeout_ns
         closed = state.schedule is None
         answered = False  # a pause is due: not before the first request
@@ -166,8 +152,6 @@ class Client(UserSocket):
                 state.body_bytes += length
                 if several:
                     state.which.append(self.which)
-                if each:
-                    state.fire(t1 - t0, length, self.which)
             else:
                 state.fail(kind, t0, self.which)
 
@@ -241,18 +225,17 @@ class Client(UserSocket):
                     rest = sock.recv(RECV_SIZE)
                 except BlockingIOError:
                     rest = self.receive()
+                if rest:
+                    verdict = ("length", False, verdict[2] + len(rest))
             except Overdue:
                 verdict = verdict if verdict[0] else ("unclosed", False, verdict[2])
             except OSError:
                 self.close(reset=True)
-            else:
-                if rest:
-                    verdict = ("length", False, verdict[2] + len(rest))
         self.close(reset=verdict[0] is not None)
         return verdict
 
     def exchange_kept(self) -> Verdict:
-        """One request on the kept connection, or on a new one if there is none; the verdict."""
+        """One request on the kept connection, or on a new one if none is kept; the verdict."""
         fresh = self.sock is None
         self.served = 1 if fresh else self.served + 1
         last = self.served >= self.most
@@ -318,11 +301,9 @@ class Client(UserSocket):
         """Wait for the server's end of the connection, one second at most: it said it would
         close."""
         self.due = clock() + 1_000_000_000
-        try:
+        with contextlib.suppress(Overdue, OSError):
             while self.receive():
                 pass
-        except (Overdue, OSError):
-            pass
 
     def failed(self, kind: str, t0: int, measured: bool) -> None:
         """A request that failed with its connection."""

@@ -12,17 +12,16 @@ half-sent   a request without its last line. The server reads it and waits, and 
 drip        the same, and one more header line each `every` seconds: slowloris
 slow        a download that is read at `rate` bytes a second
 
-`held` counts the connections that have come this far and that the server has not ended; `holder.py` can
-tell which half-sent ones the server has read.
+Each connection is an asyncio task on the thread's loop. `held` counts the connections that have come this far
+and that the server has not ended; `holder.py` can tell which half-sent ones the server has read.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import errno
-import heapq
+import functools
 import os
-import selectors
 import socket
 import threading
 import time
@@ -30,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from mpmkit.load import tls
 from mpmkit.load.preflight import describe
 from mpmkit.load.response import ResponseReader
 from mpmkit.load.target import target_of
@@ -50,25 +50,23 @@ READ_TICK = 0.1
 """Seconds between two reads of a slow reader."""
 
 AWAY, ASKING, HELD = "away", "asking", "held"
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-NEVER = float("inf")
+
+
+class Lost(Exception):
+    """The connection ended; its kind is the text."""
 
 
 class Connection:
-    """One client: its socket, its state, what is still to be sent, and when something is due."""
-
-    __slots__ = ("due", "events", "number", "reader", "ready", "since", "sock", "state", "unsent")
+    """One client: its socket, its state, and since when it waits for an answer."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.sock: Any = None
         self.state = AWAY
         self.ready = False  # connected, and with https, secured
-        self.events = 0  # what the selector watches for
-        self.unsent = b""
-        self.reader: ResponseReader | None = None  # None: no answer is expected yet
-        self.since = 0.0  # of the request
-        self.due = NEVER
+        self.since = 0.0
+        self.patience = asyncio.timeout(None)  # how long it stays silent
+        self.task: Any = None
 
 
 class HeldConnections:
@@ -104,18 +102,15 @@ class HeldConnections:
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode: must be one of {', '.join(MODES)}, not {mode!r}")
-        self._target = target_of(url)
-        found = socket.getaddrinfo(self._target.host, self._target.port, 0, socket.SOCK_STREAM)[0]
+        self._target = target = target_of(url)
+        found = socket.getaddrinfo(target.host, target.port, 0, socket.SOCK_STREAM)[0]
         self._family, self._address = found[0], found[4]
-        self._tls: Any = None
-        if self._target.scheme == "https":
-            from mpmkit.load import tls
-
-            self._tls = tls.context(ca_file, self._target.loopback)
+        https = target.scheme == "https"
+        self._tls = tls.context(ca_file, target.loopback) if https else None
         self.mode, self.rate, self.every = mode, rate, every
         self.timeout, self.again, self._expect_status = timeout, again, expect_status
         end = "Connection: close\r\n\r\n" if mode == "slow" else "\r\n"
-        head = f"GET {path} HTTP/1.1\r\nHost: {self._target.place}\r\nUser-Agent: mpmkit-client\r\n"
+        head = f"GET {path} HTTP/1.1\r\nHost: {target.place}\r\nUser-Agent: mpmkit-client\r\n"
         whole = (head + end if request is None else request).encode("latin-1")
         self._first = {"silent": b"", "half-sent": whole[:-2], "drip": whole[:-2]}.get(mode, whole)
         self._method = whole.partition(b" ")[0].decode("latin-1")
@@ -126,17 +121,15 @@ class HeldConnections:
         self.error = ""
         self._clients: dict[int, Connection] = {}
         self._numbers = 0
-        self._timers: list[tuple[float, int, Connection]] = []
         self._wanted = count
-        self._resized, self._finishing, self._closing = True, False, False
+        self._finishing = self._closing = self._telling = False
         self._changed = threading.Condition()
-        self._selector = selectors.DefaultSelector()
-        self._wake, self._wake_write = os.pipe()
-        for fd in (self._wake, self._wake_write):
-            os.set_blocking(fd, False)
-        self._selector.register(self._wake, READ)
+        # A loop of our own, not the caller's.
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop, self._stop = self._runner.get_loop(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="mpmkit-connections", daemon=True)
         self._thread.start()
+        self._call(self._adjust)
 
     def __enter__(self) -> Any:
         return self
@@ -151,8 +144,8 @@ class HeldConnections:
 
     def resize(self, count: int) -> None:
         """So many connections from now on. Those that leave are closed."""
-        self._wanted, self._resized = count, True
-        self._nudge()
+        self._wanted = count
+        self._call(self._adjust)
 
     def held(self) -> int:
         """How many the server holds now."""
@@ -180,34 +173,27 @@ class HeldConnections:
             and not self.error
         ):
             self.resize(min(wanted, held + IN_FLIGHT))
-
-            def moved(before: int = held) -> bool:
-                return self.held() != before
-
-            self.wait(moved, 0.05)
+            self.wait(functools.partial(self._moved, held), 0.05)
             held = self.held()
             if held > most:
                 last, most = time.monotonic(), held
         return self.report()
 
+    def _moved(self, before: int) -> bool:
+        return self.held() != before
+
     def finish(self, within: float = 10.0) -> list[int]:
         """Send what half-sent requests lack; the statuses of the answers that come."""
         self._finishing = True
-        self._nudge()
+        self._call(self._complete)
         self.wait(lambda: not self._finishing and not self.states[ASKING], within)
         return self._statuses
 
     def report(self) -> dict[str, Any]:
         """open, held, waiting (open and not held), lost, error and totals, as plain values."""
         held, open_ = self.held(), self.open
-        return {
-            "open": open_,
-            "held": held,
-            "waiting": open_ - held,
-            "lost": self.losses,
-            "error": self.error,
-            "totals": dict(self.totals),
-        }
+        now = {"open": open_, "held": held, "waiting": open_ - held, "lost": self.losses}
+        return now | {"error": self.error, "totals": dict(self.totals)}
 
     def wait(self, done: Callable[[], bool], seconds: float) -> bool:
         """Wait until `done`, which is looked at after each change, or for some seconds."""
@@ -218,231 +204,198 @@ class HeldConnections:
         """End all connections. Twice does nothing."""
         if not self._closing:
             self._closing = True
-            self._nudge()
+            self._call(self._stop.set)
             self._thread.join()
-            self._selector.close()
-            os.close(self._wake)
-            os.close(self._wake_write)
 
-    def _nudge(self) -> None:
-        with contextlib.suppress(OSError):  # full of nudges already, or closed
-            os.write(self._wake_write, b".")
+    def _call(self, step: Callable[[], None]) -> None:
+        """Have the thread do it."""
+        with contextlib.suppress(RuntimeError):  # closed
+            self._loop.call_soon_threadsafe(step)
 
     # The thread.
 
     def _run(self) -> None:
-        while not self._closing:
-            now = time.monotonic()
-            if self._resized:
-                self._resized = False
-                self._adjust(now)
-            if self._finishing:
-                for conn in list(self._clients.values()):
-                    self._guarded(self._complete, conn, now)
-                self._finishing = False
-            while self._timers and self._timers[0][0] <= now:
-                due, _, conn = heapq.heappop(self._timers)
-                if conn.due == due:
-                    conn.due = NEVER
-                    self._guarded(self._on_due, conn, now)
-            with self._changed:
-                self._changed.notify_all()
-            left = self._timers[0][0] - time.monotonic() if self._timers else None
-            for key, _ in self._selector.select(left):
-                if key.data is None:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._wake, 4096)
-                elif key.data.sock is not None:
-                    self._guarded(self._on_event, key.data, time.monotonic())
-        for conn in self._clients.values():
-            self._hang_up(conn)
+        with self._runner:
+            self._runner.run(self._stop.wait())
 
-    def _adjust(self, now: float) -> None:
+    def _adjust(self) -> None:
         while len(self._clients) > self._wanted:
-            _, conn = self._clients.popitem()
-            self._hang_up(conn)
-            self.states[AWAY] -= 1
+            self._clients.popitem()[1].task.cancel()
         while len(self._clients) < self._wanted and not (self.error and self.again is None):
             self._numbers += 1
             conn = self._clients[self._numbers] = Connection(self._numbers)
             self.states[AWAY] += 1
-            self._guarded(self._connect, conn, now)
+            conn.task = self._loop.create_task(self._live(conn))
+            conn.task.add_done_callback(lambda _, conn=conn: self._leave(conn))
 
-    def _guarded(self, step: Callable[[Connection, float], None], conn: Connection, now: float):
-        try:
-            step(conn, now)
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            refused = isinstance(error, ConnectionRefusedError)
-            if refused or not conn.ready:
-                self.error = describe(error)
-            kind = "refused" if refused else "reset" if conn.ready else "connect"
-            self._lose(conn, kind, now)
+    def _complete(self) -> None:
+        for conn in self._clients.values():
+            if conn.state == HELD:
+                self._enter(conn, ASKING)
+                with contextlib.suppress(OSError):  # its reader will see
+                    conn.sock.send(b"\r\n")
+        self._finishing = False
+        self._tell()
 
-    def _connect(self, conn: Connection, now: float) -> None:
-        sock = socket.socket(self._family)
-        conn.sock, conn.ready = sock, False
+    async def _live(self, conn: Connection) -> None:
+        """One connection after the other, for as long as there is `again`."""
+        while True:
+            pause = self.again
+            try:
+                async with self._limit(conn):
+                    await self._connect(conn)
+                pause = await self._use(conn)
+            except (OSError, Lost) as error:
+                self._lose(self._kind(conn, error))
+            self._hang_up(conn)
+            if self.again is None:
+                return
+            await asyncio.sleep(pause or 0)
+
+    async def _connect(self, conn: Connection) -> None:
+        conn.sock = sock = socket.socket(self._family)
+        self._enter(conn, ASKING)
         sock.setblocking(False)
         if self.mode == "slow":  # before connecting: it decides the window that is offered
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        code = sock.connect_ex(self._address)
-        if code not in (0, errno.EINPROGRESS):
-            raise OSError(code, os.strerror(code))
+        await self._loop.sock_connect(sock, self._address)
         if self._tls is not None:
-            from mpmkit.load import tls
-
             conn.sock = tls.TlsSocket(sock, self._tls, self._target.host)
-        self._ask(conn, now)
-        self._watch(conn, READ | WRITE)
+            await self._io(conn, conn.sock.handshake)
+        conn.ready = True
+        self._count("opened")
 
-    def _ask(self, conn: Connection, now: float) -> None:
-        """Begin a request; `_send` sends it when the socket takes it."""
-        conn.unsent, conn.since = self._first, now
-        conn.reader = self._reader() if self.mode in ("idle", "slow") else None
-        self._enter(conn, ASKING)
-        if self.timeout is not None:
-            self._at(conn, now + self.timeout)
+    async def _use(self, conn: Connection) -> float | None:
+        """What the mode says, until the connection ends. Seconds before the client comes back."""
+        if self.mode == "slow":
+            return await self._sip(conn)
+        async with self._limit(conn):
+            await self._send(conn, self._first)
+            kept = self.mode != "idle" or await self._answer(conn)
+        while kept:
+            self._enter(conn, HELD)
+            kept = await self._stay(conn)
+        raise Lost("closed")
 
-    def _reader(self) -> ResponseReader:
-        return ResponseReader(self._method, self._expect_status)
+    async def _stay(self, conn: Connection) -> bool:
+        """Wait for the connection's end (False), or answer after `finish`."""
+        data: bytes | None = b"."
+        while data and conn.state == HELD:
+            data = await self._received(conn, self.every if self.mode == "drip" else None)
+            if data is None:
+                await self._send(conn, b"X-Patience: 1\r\n")
+                data = b"."
+        return conn.state == ASKING and await self._answer(conn, data)
 
-    def _complete(self, conn: Connection, now: float) -> None:
-        """The end of a half-sent request."""
-        if conn.state == HELD:
-            conn.unsent, conn.reader = b"\r\n", self._reader()
-            self._enter(conn, ASKING)
-            self._send(conn, now)
+    async def _sip(self, conn: Connection) -> float:
+        """Read the answer slowly."""
+        await self._send(conn, self._first)
+        reader, verdict = ResponseReader(self._method, self._expect_status), None
+        while verdict is None:
+            async with asyncio.timeout(self.timeout):
+                data = await self._io(conn, conn.sock.recv, max(1, int(self.rate * READ_TICK)))
+            self._enter(conn, HELD)
+            self._count("bytes", len(data))
+            verdict = reader.feed(data) if data else reader.eof()
+            await asyncio.sleep(len(data) / self.rate)
+        self._judge(verdict)
+        return 0.0
 
-    def _on_due(self, conn: Connection, now: float) -> None:
-        if conn.state == AWAY:
-            self._connect(conn, now)
-        elif self.mode == "slow" and conn.ready:
-            self._read_some(conn, now)
-        elif conn.state == ASKING:
-            self._lose(conn, "timeout", now)
-        elif self.mode == "drip":
-            self._at(conn, now + self.every)
-            conn.sock.send(b"X-Patience: 1\r\n")
+    async def _answer(self, conn: Connection, data: bytes | None = None) -> bool:
+        """Read an answer, of which `data` has come; whether the connection is kept. Raises Lost."""
+        reader, verdict = ResponseReader(self._method, self._expect_status), None
+        while verdict is None:
+            if data is None:
+                data = await self._io(conn, conn.sock.recv, 65_536)
+            verdict = reader.feed(data) if data else reader.eof()
+            data = None
+        if self.mode == "half-sent":
+            self._statuses.append(reader.status)
+        return self._judge(verdict)
 
-    def _on_event(self, conn: Connection, now: float) -> None:
-        if not conn.ready:
-            code = conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                raise OSError(code, os.strerror(code))
-            if self._tls is not None:
-                self._watch(conn, READ)
-                conn.sock.handshake()
-            conn.ready = True
-            self.totals["opened"] += 1
-            self._send(conn, now)
-        elif conn.events & WRITE:
-            self._send(conn, now)
-        if conn.events & READ:
-            self._receive(conn, now)
-
-    def _send(self, conn: Connection, now: float) -> None:
-        if conn.unsent:
-            with contextlib.suppress(BlockingIOError):
-                conn.unsent = conn.unsent[conn.sock.send(conn.unsent) :]
-        if conn.unsent:
-            self._watch(conn, READ | WRITE)
-        elif self.mode == "slow":
-            self._watch(conn, 0)
-            self._at(conn, now)
-        else:
-            self._watch(conn, READ)
-            if conn.reader is None:
-                self._enter(conn, HELD)
-                self._at(conn, now + self.every if self.mode == "drip" else NEVER)
-
-    def _receive(self, conn: Connection, now: float) -> None:
-        while conn.sock is not None:
-            data = conn.sock.recv(65_536)
-            if conn.state == ASKING and conn.reader is not None:
-                verdict = conn.reader.feed(data) if data else conn.reader.eof()
-                if verdict is not None:
-                    self._answered(conn, verdict, now)
-            elif not data:
-                self._lose(conn, "closed", now)
-
-    def _read_some(self, conn: Connection, now: float) -> None:
-        """A slow reader's turn: what it may take in READ_TICK."""
-        try:
-            data = conn.sock.recv(max(1, int(self.rate * READ_TICK)))
-        except BlockingIOError:
-            if self.timeout is not None and now - conn.since > self.timeout:
-                self._lose(conn, "timeout", now)
-            else:
-                self._at(conn, now + READ_TICK)
-            return
-        conn.since = now
-        self._enter(conn, HELD)
-        self.totals["bytes"] += len(data)
-        assert conn.reader is not None
-        verdict = conn.reader.feed(data) if data else conn.reader.eof()
-        if verdict is None:
-            self._at(conn, now + len(data) / self.rate)
-        elif verdict[0] is not None:
-            self._lose(conn, verdict[0], now)
-        else:
-            self.totals["answered"] += 1
-            self._leave(conn, now if self.again is not None else None)
-
-    def _answered(self, conn: Connection, verdict: tuple, now: float) -> None:
-        """An answer is complete, or will never be."""
+    def _judge(self, verdict: tuple) -> bool:
         kind, keep, _ = verdict
         if kind is not None:
-            self._lose(conn, kind, now)
-            return
-        self.totals["answered"] += 1
-        if self.mode == "half-sent" and conn.reader is not None:
-            self._statuses.append(conn.reader.status)
-        if keep:
-            self._enter(conn, HELD)
-            self._at(conn, NEVER)
+            raise Lost(kind)
+        self._count("answered")
+        return keep
+
+    async def _received(self, conn: Connection, seconds: float | None) -> bytes | None:
+        """What comes within so many seconds, b"" at the end of the connection; None: nothing."""
+        try:
+            async with asyncio.timeout(seconds) as conn.patience:
+                return await self._io(conn, conn.sock.recv, 65_536)
+        except TimeoutError:
+            return None
+
+    async def _send(self, conn: Connection, data: bytes) -> None:
+        if self._tls is None:
+            await self._loop.sock_sendall(conn.sock, data)
         else:
-            self._lose(conn, "closed", now)
+            await self._io(conn, conn.sock.send, data)
 
-    def _lose(self, conn: Connection, kind: str, now: float) -> None:
-        self.totals[kind] += 1
+    async def _io(self, conn: Connection, call: Callable[..., Any], *args: Any) -> Any:
+        """What a call on the socket returns, once it need not wait for the server."""
+        while True:
+            try:
+                return call(*args)
+            except BlockingIOError:
+                came = asyncio.Event()
+                fd = conn.sock.fileno()
+                self._loop.add_reader(fd, came.set)
+                try:
+                    await came.wait()
+                finally:
+                    self._loop.remove_reader(fd)
+
+    def _limit(self, conn: Connection) -> asyncio.Timeout:
+        """The time that a connection and its first answer may take."""
+        if conn.state == AWAY:
+            conn.since = time.monotonic()
+        return asyncio.timeout_at(None if self.timeout is None else conn.since + self.timeout)
+
+    def _kind(self, conn: Connection, error: Exception) -> str:
+        if isinstance(error, Lost):
+            return str(error)
+        if isinstance(error, TimeoutError):
+            return "timeout"
+        refused = isinstance(error, ConnectionRefusedError)
+        if isinstance(error, OSError) and (refused or not conn.ready):
+            self.error = describe(error)
+        return "refused" if refused else "reset" if conn.ready else "connect"
+
+    def _lose(self, kind: str) -> None:
         self.losses += 1
-        self._leave(conn, now + self.again if self.again is not None else None)
+        self._count(kind)
 
-    def _leave(self, conn: Connection, back: float | None) -> None:
-        """Close it; come back at a time, or never."""
+    def _leave(self, conn: Connection) -> None:
         self._hang_up(conn)
-        if back is not None:
-            self._at(conn, back)
-        elif self._clients.pop(conn.number, None) is not None:
-            self.states[AWAY] -= 1
+        self._clients.pop(conn.number, None)
+        self.states[AWAY] -= 1
 
     def _hang_up(self, conn: Connection) -> None:
         if conn.sock is not None:
-            self._watch(conn, 0)
             conn.sock.close()
-        conn.sock, conn.ready, conn.unsent = None, False, b""
-        self._at(conn, NEVER)
+        conn.sock, conn.ready = None, False
         self._enter(conn, AWAY)
 
     def _enter(self, conn: Connection, state: str) -> None:
         self.states[conn.state] -= 1
         self.states[state] += 1
         conn.state = state
+        self._tell()
 
-    def _at(self, conn: Connection, due: float) -> None:
-        """The time at which `_on_due` is called for it, instead of the one before."""
-        conn.due = due
-        if due < NEVER:
-            heapq.heappush(self._timers, (due, id(conn), conn))
+    def _count(self, what: str, more: int = 1) -> None:
+        self.totals[what] += more
+        self._tell()
 
-    def _watch(self, conn: Connection, events: int) -> None:
-        if events == conn.events:
-            return
-        if not conn.events:
-            self._selector.register(conn.sock.fileno(), events, conn)
-        elif not events:
-            self._selector.unregister(conn.sock.fileno())
-        else:
-            self._selector.modify(conn.sock.fileno(), events, conn)
-        conn.events = events
+    def _tell(self) -> None:
+        """Have those who `wait` look, once for all that happens in one turn of the loop."""
+        if not self._telling:
+            self._telling = True
+            self._loop.call_soon(self._told)
+
+    def _told(self) -> None:
+        self._telling = False
+        with self._changed:
+            self._changed.notify_all()

@@ -11,7 +11,7 @@ unit        of a number: "seconds", "requests/s", "bytes/s", "bytes", "users", .
 choices     the words of a choice, () for other kinds
 none        what None stands for ("any", "no limit"); "" where None is refused
 loop        "closed" or "open" for a field that only this kind of loop has, "" for both
-check       of a text: value -> what is wrong with it, or ""; None for other kinds
+like        of a text: (regular expression, what a text must do); None for other kinds
 =========== ====================================================================================
 
 Standard library only, for notebooks and forms that never start a generator.
@@ -20,23 +20,25 @@ Standard library only, for notebooks and forms that never start a generator.
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 
 def _made(default: Any, help: str, kind: str, **more: Any) -> Any:
     shape = {"low": None, "high": None, "unit": "", "choices": (), "none": "", "loop": ""}
-    metadata = shape | {"check": None} | more | {"kind": kind, "help": help}
+    metadata = shape | {"like": None} | more | {"kind": kind, "help": help}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def text(
-    default: Any, help: str, check: Callable[[str], str] | None = None, *, none: str = ""
+    default: Any, help: str, like: tuple[str, str] = ("(?s).*", "be text"), *, none: str = ""
 ) -> Any:
-    """A field that is text; `check` says what is wrong with a value, "" for nothing."""
-    return _made(default, help, "text", check=check, none=none)
+    """A field that is text; `like` is (regular expression, what it must do)."""
+    return _made(default, help, "text", like=like, none=none)
 
 
 def whole(default: Any, low: int, high: int, help: str, **more: Any) -> Any:
@@ -49,28 +51,20 @@ def number(default: Any, low: float, high: float, unit: str, help: str, **more: 
     return _made(default, help, "number", low=low, high=high, unit=unit, **more)
 
 
-def share(default: Any, help: str) -> Any:
-    """A field that is True, False or a share from 0 to 1."""
-    return _made(default, help, "share", low=0, high=1)
-
-
 def choice(default: str, choices: tuple[str, ...], help: str, **more: Any) -> Any:
     """A field that is one of some words."""
     return _made(default, help, "choice", choices=choices, **more)
 
 
-def switch(default: bool, help: str) -> Any:
-    """A field that is True or False."""
-    return _made(default, help, "switch")
-
-
-def several(help: str) -> Any:
-    """A field that is a tuple, empty by default; its owner checks it."""
-    return _made((), help, "list")
+# A field that is True, False or a share from 0 to 1; that is True or False; that is a tuple, empty by
+# default, which its owner checks.
+share = partial(_made, kind="share", low=0, high=1)
+switch = partial(_made, kind="switch")
+several = partial(_made, (), kind="list")
 
 
 def is_whole(value: object) -> bool:
-    """Whether it is a whole number; True and False are none here."""
+    """Whether it is a whole number; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -89,9 +83,9 @@ def problem(field: dataclasses.Field, value: Any, *, needed: bool = False) -> st
     if kind == "list" or (value is None and how["none"] and not needed):
         return ""
     if kind == "text":
-        if not isinstance(value, str):
-            return f"must be text, not {value!r}"
-        return how["check"](value) if how["check"] else ""
+        pattern, must = how["like"]
+        good = isinstance(value, str) and bool(re.fullmatch(pattern, value))
+        return "" if good else f"must {must}, not {value!r}"
     if kind == "choice":
         good, must = value in how["choices"], f"one of {', '.join(how['choices'])}"
     elif kind == "switch":
@@ -105,6 +99,21 @@ def problem(field: dataclasses.Field, value: Any, *, needed: bool = False) -> st
     else:
         good, must = is_number(value) and low <= value <= high, _range(how)
     return "" if good else f"must be {must}, not {value!r}"
+
+
+def problems_of(made: Any, where: str = "", loop: str = "") -> Iterator[str]:
+    """What is wrong with the fields of a dataclass, as "name: must be ...", after `where`.
+
+    loop: it belongs to this kind of loop, so it needs the fields of that and has none of the other.
+    """
+    for field in dataclasses.fields(made):
+        value, of = getattr(made, field.name), field.metadata["loop"]
+        if loop and of and of != loop:
+            wrong = "" if value is None else f"only a stage of the {of} loop has it; leave it"
+        else:
+            wrong = problem(field, value, needed=bool(loop))
+        if wrong:
+            yield f"{where}{field.name}: {wrong}"
 
 
 def described(field: dataclasses.Field) -> str:
@@ -133,15 +142,8 @@ def _range(how: Any) -> str:
 
 def documented(kind: type) -> str:
     """The fields of a dataclass, one paragraph each: a section of its docstring."""
-    return "\n".join(
-        textwrap.fill(
-            f"{field.name}: {described(field)}",
-            100,
-            initial_indent="    ",
-            subsequent_indent="        ",
-        )
-        for field in dataclasses.fields(kind)
-    )
+    fill = textwrap.TextWrapper(100, initial_indent="    ", subsequent_indent="        ").fill
+    return "\n".join(fill(f"{one.name}: {described(one)}") for one in dataclasses.fields(kind))
 
 
 def option(field: dataclasses.Field) -> dict[str, Any] | None:

@@ -1,18 +1,26 @@
-"""A generator's process: started in a session of its own, ended by a signal or killed, its last words."""
+"""Locust's process: started in a session of its own, ended by a signal or killed; what it reports and says.
+
+Two pipes lead to it. By one it reports. Of the other it holds one end and only we the other: it ends when
+we do, however we end.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
 import os
 import re
+import select
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from mpmkit.load.reports import Collector
 from mpmkit.load.result import LoadRun
+from mpmkit.load.windows import OnTick
 
 Progress = Callable[[int, float], None]
 """Called with (requests done, seconds since the first that counts), some four times a second."""
@@ -43,76 +51,112 @@ class LoadInterrupted(KeyboardInterrupt):
 
 
 class Generator:
-    """A child process in a session of its own, which is gone when the `with` block is."""
+    """A generator that writes its log into `folder`. It is gone when the `with` block is."""
 
-    def __init__(self, argv: list[str], folder: Path, **how: Any) -> None:
+    def __init__(self, argv: list[str], folder: Path) -> None:
         self.log_path = folder / "log"
-        with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-                cwd=folder,
-                start_new_session=True,
-                **how,
-            )
-        self.rusage: Any = None
+        # Locust's own environment variables would change a run behind the profile's back.
+        own = ("LOCUST_", "MPMKIT_LOAD_")
+        environ = {name: text for name, text in os.environ.items() if not name.startswith(own)}
+        self.reports, theirs = os.pipe()
+        life, self._life = os.pipe()
+        environ |= {"MPMKIT_LOAD_REPORTS_FD": str(theirs), "MPMKIT_LOAD_LIFE_FD": str(life)}
+        with contextlib.suppress(OSError):  # room for a second, if the system grants it
+            fcntl.fcntl(self.reports, fcntl.F_SETPIPE_SZ, 1 << 20)
+        try:
+            with open(self.log_path, "wb") as log:
+                self.process = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                    cwd=folder,
+                    env=environ,
+                    pass_fds=(theirs, life),
+                    start_new_session=True,
+                )
+        except BaseException:
+            self._close()
+            raise
+        finally:
+            os.close(theirs)
+            os.close(life)
 
     def __enter__(self) -> Generator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._kill()
+        self.kill()
+        self._close()
+
+    def _close(self) -> None:
+        os.close(self.reports)
+        os.close(self._life)
 
     def ended(self) -> bool:
         """Whether the leader has ended. It is not reaped yet, so its process group cannot be
         reused."""
-        if self.process.returncode is not None:
-            return True
-        return (
-            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-        )
+        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.process.pid, how) is not None
 
-    def ask_to_end(self, number: int) -> None:
-        """Send a signal to all its processes and wait a moment for them to write what they have."""
-        self._signal(number)
+    def ask_to_end(self) -> None:
+        """Signal all its processes and wait a moment for them to write what they have."""
+        self._signal(signal.SIGTERM)
         until = time.monotonic() + GRACE
         while not self.ended() and time.monotonic() < until:
             time.sleep(0.02)
 
-    def log(self) -> str:
-        """The end of what it printed on standard error."""
-        with open(self.log_path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 8192))
-            return file.read().decode(errors="replace").strip()
+    def kill(self) -> None:
+        """End it. Also after a regular end: whatever its leader left behind goes with it."""
+        self._signal(signal.SIGKILL)
+        self.process.wait()
 
     def _signal(self, number: int) -> None:
-        if self.process.returncode is None:
-            try:
-                os.killpg(self.process.pid, number)
-            except ProcessLookupError:
-                pass
+        if self.process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
-    def _kill(self) -> None:
-        # Also after a regular end: whatever its leader left behind goes with it.
-        self._signal(signal.SIGKILL)
-        if self.process.returncode is None:
-            _, status, self.rusage = os.wait4(self.process.pid, 0)
-            self.process.returncode = os.waitstatus_to_exitcode(status)
-
-
-def last_words(log: str, lines: int = 3) -> str:
-    errors = re.findall(r"/(?:ERROR|CRITICAL)/[\w.]+: (.+)$", log, re.MULTILINE)
-    said = errors or [line.strip() for line in log.splitlines() if line.strip()]
-    return " | ".join(said[-lines:]) if said else "it said nothing"
+    def failure(self) -> LoadError:
+        """Why it gave no result, once it has ended: in its own last words."""
+        with open(self.log_path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            log = file.read().decode(errors="replace").strip()
+        errors = re.findall(r"/(?:ERROR|CRITICAL)/[\w.]+: (.+)$", log, re.MULTILINE)
+        last = errors or [line.strip() for line in log.splitlines() if line.strip()]
+        words = " | ".join(last[-3:]) or "it said nothing"
+        code = self.process.returncode
+        return LoadError(f"Locust ended with exit code {code} and no result: {words}", log)
 
 
-def scratch() -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="mpmkit-load-")
-    except OSError as error:
-        raise LoadError(
-            f"cannot make a folder in {tempfile.gettempdir()}: {error.strerror}; set "
-            f"TMPDIR to another one"
-        ) from None
+class Reader:
+    """Reads reports from a pipe, adds them up and passes them on."""
+
+    def __init__(
+        self, fd: int, collector: Collector, on_progress: Progress | None, on_tick: OnTick | None
+    ) -> None:
+        self._fd, self._collector = fd, collector
+        self._on_progress, self._on_tick = on_progress, on_tick
+        self._unread = b""
+        self.at_end = self.reported = False
+
+    def read(self, seconds: float) -> None:
+        """What comes, waiting for it at most so long."""
+        if self.at_end or not select.select([self._fd], [], [], seconds)[0]:
+            return
+        data = os.read(self._fd, 1 << 20)
+        self.at_end = not data
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        self.reported = self.reported or bool(lines)
+        for line in lines:
+            tick = self._collector.add(json.loads(line))
+            if self._on_tick is not None and tick is not None and tick.end > tick.begin:
+                self._on_tick(tick)
+        if lines and self._on_progress is not None and self._collector.seconds:
+            self._on_progress(self._collector.requests, self._collector.seconds)
+
+    def rest(self) -> None:
+        """What the generator left in the pipe; no more is passed on than added up."""
+        self._on_progress = self._on_tick = None
+        while not self.at_end and select.select([self._fd], [], [], 0)[0]:
+            self.read(0)

@@ -3,8 +3,7 @@ done, and how it ends (`State`).
 
 Several times a second the monitor folds what came into Locust's statistics and into a report (`reports.py`).
 To Locust each request is counted, in its second and its millisecond, as if by events.request.fire, which
-costs more than the request (``--events each`` fires it for every response, for those who attach listeners).
-Failures are always fired.
+costs more than the request. It is fired for failures only.
 
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """
@@ -12,11 +11,11 @@ Imported by the locustfile alone: locust and gevent belong in no other process.
 from __future__ import annotations
 
 import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
+import contextlib
 import itertools
 import logging
 import os
 import random
-import resource
 import ssl
 import time
 from collections import Counter
@@ -33,6 +32,7 @@ from locust.stats import StatsEntry
 from mpmkit.load import tls
 from mpmkit.load.budget import NEVER, Budget, Schedule, Waiter, share
 from mpmkit.load.histogram import pack
+from mpmkit.load.preflight import OWN_FILES, raise_descriptors, too_few_descriptors
 from mpmkit.load.profile import MAX_REQUESTS, LoadProfile
 from mpmkit.load.specs import RequestSpec
 from mpmkit.load.target import target_of
@@ -45,6 +45,9 @@ TICK = 0.25
 
 LATE_NS = 1_000_000
 """A request of the open loop that is sent later than this after its due time counts as late."""
+
+
+REPORTED = ("late", "retries", "reconnects", "connections", "ended")
 
 
 class LoadFailure(Exception):
@@ -67,35 +70,37 @@ class State:
 
     def reset(self) -> None:
         """Forget what a test measured."""
-        self.latencies: list[int] = []  # since the last report
+        # Since the last report:
+        self.latencies: list[int] = []
         self.which: list[int] = []  # which line of the mix each latency is of, if several
         self.lags: list[int] = []  # open loop: from due to sent
-        self.late = 0
+        self.body_bytes = 0
+        # Since the measured part began:
         self.failures: Counter[str] = Counter()
-        self.connections = 0
-        self.budget = Budget(0, 0, 0.0, self.measure)
-        self.serial = 0  # of users, to share out who keeps connections
-        self.schedule = None
-        self.over = False  # open loop: nothing more is due before the end
+        self.late = self.connections = 0
         self.reconnects = 0  # the server ended a kept connection and said so
         self.retries = 0  # it ended one while a request was on its way: sent again, once
-        self.body_bytes = 0
-        self.folded_bytes = 0
-        self.running = 0  # users inside their loop
-        self.users: set[Waiter] = set()
         self.started_ns = 0  # of the first measured request; 0 until then
-        self.last_end = 0
-        self.deadline = NEVER
-        self.begun_ns = 0  # of the first request of all, warm-up included
         self.started_at = 0.0
+        self.last_end = 0
         self.used: tuple[float, float, int] = (0.0, 0.0, 0)  # CPU, waiting (s), and when (ns)
         self.shares: tuple[float, float] | None = None  # of the time, once it ended
+        # How far it is:
+        self.budget = Budget(0, 0, 0.0, self.measure)
+        self.schedule = None
+        self.over = False  # open loop: nothing more is due before the end
+        self.deadline = NEVER
+        self.begun_ns = 0  # of the first request of all, warm-up included
         self.ended = ""
         self.refused_since = 0  # connections that failed since the last answer
         self.last_answer = 0
+        # The users, and what they share:
+        self.users: set[Waiter] = set()
+        self.serial = 0  # of users, to share out who keeps connections
+        self.running = 0  # users inside their loop
         self.memos: list[dict[bytes, tuple]] = [{}]
         self.bodies: dict[int, str] = {}  # SHA-256 of the first answer to each line of the mix
-        self.source = 0
+        self.source = 0  # the loopback address that connections go out from
 
     def prepare(self, environment: Any, profile: LoadProfile) -> None:
         """A test begins: resolve the target, set the budget. Raises StopTest, OSError."""
@@ -131,7 +136,9 @@ class State:
         self.random = random.Random(f"{profile.seed} {os.getpid()}")
         self.weights = list(itertools.accumulate(spec.weight for spec in self.specs))
         self.timeout_ns = int(profile.timeout * 1e9)
-        raise_file_limit(profile.users + 128)  # Locust itself keeps some thirty open
+        if short := too_few_descriptors(profile.users + OWN_FILES):
+            raise StopTest(f"users: {short}")
+        raise_descriptors(profile.users + OWN_FILES)
         self._share_out(environment)
 
     def _share_out(self, environment: Any) -> None:
@@ -162,18 +169,14 @@ class State:
     def fail(self, kind: str, t0: int, which: int) -> None:
         """A measured request failed."""
         self.failures[kind] += 1
-        self.fire(clock() - t0, 0, which, LoadFailure(kind))
-
-    def fire(self, ns: int, length: int, which: int, error: Exception | None = None) -> None:
-        """Locust's own event for one request."""
         spec = self.specs[which]
         events.request.fire(
             request_type=spec.method,
             name=spec.path,
             context={},
-            response_time=ns / 1e6,
-            response_length=length,
-            exception=error,
+            response_time=(clock() - t0) / 1e6,
+            response_length=0,
+            exception=LoadFailure(kind),
         )
 
     # -- ending ----------------------------------------------------------------------------------
@@ -193,12 +196,8 @@ class State:
     def _finish(self) -> None:
         self.report()
         runner = self.environment.runner
-        if isinstance(runner, WorkerRunner):
-            return  # the master ends it
-        if self.environment.parsed_options.headless:
-            runner.quit()
-        else:
-            runner.stop()
+        if not isinstance(runner, WorkerRunner):  # which its master ends
+            runner.quit() if self.environment.parsed_options.headless else runner.stop()
 
     def finish_accounting(self, why: str) -> None:
         """Nothing counts from here on. What was due and never sent counts as failed."""
@@ -254,13 +253,11 @@ class State:
             self.last_answer, self.refused_since = clock(), 0
         paths: dict[str, list[int]] = {}
         for number, spec in enumerate(self.specs):
+            part = latencies
             if len(self.specs) > 1:
                 part = list(itertools.compress(latencies, [n == number for n in which]))
-            else:
-                part = latencies
             if part:
-                if self.profile.events == "batch":
-                    self._fold(part, spec)
+                self._fold(part, spec)
                 paths[spec.path] = paths.get(spec.path, []) + part
         if not self.started_ns and not self.ended:
             return
@@ -277,13 +274,9 @@ class State:
                 "failures": dict(self.failures),
                 "paths": {path: pack(found) for path, found in paths.items()},
                 "lag": pack(lags),
-                "late": self.late,
                 "cpu": cpu,
                 "wait": wait,
-                "retries": self.retries,
-                "reconnects": self.reconnects,
-                "connections": self.connections,
-                "ended": self.ended,
+                **{name: getattr(self, name) for name in REPORTED},
             }
         )
 
@@ -304,31 +297,14 @@ class State:
         entry.num_reqs_per_sec = {int(now): len(found)}
         entry.last_request_timestamp = now
         entry.start_time = stats.start_time
-        entry.total_content_length = self.body_bytes - self.folded_bytes
-        self.folded_bytes = self.body_bytes
+        entry.total_content_length, self.body_bytes = self.body_bytes, 0
         stats.total.extend(entry)
         stats.entries[(spec.path, spec.method)].extend(entry)
 
 
 def self_used() -> tuple[float, float]:
     """Seconds that this process has run, and that it was ready to run and had to wait."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    try:
-        with open("/proc/self/schedstat") as file:
-            waited = int(file.read().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        waited = 0.0
-    return usage.ru_utime + usage.ru_stime, waited
-
-
-def raise_file_limit(wanted: int) -> None:
-    """One file descriptor per user: raise the soft limit as far as is wanted and allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= wanted or soft == resource.RLIM_INFINITY:
-        return
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise StopTest(
-            f"{wanted} open files are needed and {hard} are allowed; use fewer users, "
-            f"or raise the limit (ulimit -Hn)"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    waited = 0.0
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/schedstat") as file:
+        waited = int(file.read().split()[1]) / 1e9
+    return time.process_time(), waited

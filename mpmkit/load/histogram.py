@@ -104,46 +104,36 @@ class Histogram:
         return self.count
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Histogram) and self._state() == other._state()
+        mine = (self.count, self.total, self.smallest, self.largest, self.counts)
+        return isinstance(other, Histogram) and mine == (
+            *(other.count, other.total, other.smallest, other.largest, other.counts),
+        )
 
     __hash__ = None  # type: ignore[assignment]
-
-    def _state(self) -> tuple:
-        return (
-            self.count,
-            self.total,
-            self.smallest,
-            self.largest,
-            {number: count for number, count in self.counts.items() if count},
-        )
 
     @property
     def mean(self) -> float:
         """Exact mean in ns; nan if nothing was counted."""
         return self.total / self.count if self.count else math.nan
 
-    def percentile(self, percent: float) -> int:
+    def percentile(self, percent: float) -> float:
         """The smallest value that `percent` (0 to 100) of those counted did not exceed, in ns.
 
         Nearest rank; the middle of its bucket, so to within 0.05%, and never outside what was seen.
-        Raises ValueError outside 0 to 100, or if nothing was counted.
+        nan if nothing was counted. Raises ValueError outside 0 to 100.
         """
         if not 0 <= percent <= 100:
             raise ValueError(f"percentile: must be 0 to 100, not {percent!r}")
         if not self.count:
-            raise ValueError("percentile: nothing was counted")
+            return math.nan
         rank = max(1, math.ceil(percent * self.count / 100 - 1e-9))
-        if rank >= self.count:
-            return self.largest
-        if rank == 1:
-            return self.smallest
-        seen = 0
+        seen, number = 0, 0
         for number in sorted(self.counts):
             seen += self.counts[number]
             if seen >= rank:
-                low, high = bounds(number)
-                return min(max((low + high) // 2, self.smallest), self.largest)
-        return self.largest
+                break
+        middle = self.largest if rank == self.count else sum(bounds(number)) // 2
+        return self.smallest if rank == 1 else min(max(middle, self.smallest), self.largest)
 
     def to_text(self) -> str:
         """A few KB of ASCII, for JSON and messages."""

@@ -11,21 +11,29 @@ lines on standard input; it answers each with a `report` as a line of JSON:
     finish      send what half-sent requests lack; held: how many were answered
     report      how it is now
 
-It ends with its standard input, so also if the process that started it is killed.
+It ends with its standard input, so also if the process that started it is killed. `Background` has a process
+for each kind of a load's background clients.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
-import resource
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from mpmkit.load.connections import HeldConnections
+from mpmkit.load.preflight import raise_descriptors
+from mpmkit.load.profile import LoadProfile
+from mpmkit.load.target import target_of
+
+AGAIN = 0.5
+"""Seconds after which a background client whose connection ended comes back."""
 
 
 class AcceptedConnections(HeldConnections):
@@ -61,12 +69,7 @@ class HoldingProcess:
     """
 
     def __init__(self, url: str, mode: str = "idle", **how: Any) -> None:
-        self._command = [
-            sys.executable,
-            "-m",
-            "mpmkit.load.holder",
-            json.dumps({"url": url, "mode": mode} | how),
-        ]
+        self._how = json.dumps({"url": url, "mode": mode} | how)
         self._process: Any = None
 
     @property
@@ -76,7 +79,7 @@ class HoldingProcess:
 
     def __enter__(self) -> HoldingProcess:
         self._process = subprocess.Popen(
-            self._command,
+            [sys.executable, "-m", "mpmkit.load.holder", self._how],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -116,23 +119,65 @@ class HoldingProcess:
         return self._ask("report")
 
     def _ask(self, command: str) -> dict[str, Any]:
-        try:
+        line = ""
+        with contextlib.suppress(OSError):
             self._process.stdin.write(command + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
-        except OSError:
-            line = ""
         if not line:
-            raise RuntimeError(
-                f"the process that holds the connections ended with {self._process.wait()}"
-            )
+            code = self._process.wait()
+            raise RuntimeError(f"the process that holds the connections ended with {code}")
         return json.loads(line)
+
+
+class Background:
+    """The background clients of `profile`, for the length of a `with` block: each kind in one process.
+
+    They are started before the users, and what they do costs the generator no time.
+    """
+
+    def __init__(self, url: str, profile: LoadProfile) -> None:
+        place, idle = target_of(url).place, "idle" if profile.idle_request else "silent"
+        self._kinds: dict[str, tuple[HoldingProcess, int]] = {}
+        for name, mode, count in (
+            ("idle", idle, profile.idle_holders),
+            ("slow", "slow", profile.slow_readers),
+        ):
+            if count:
+                process = HoldingProcess(
+                    url,
+                    mode,
+                    request=profile.request_bytes(place, keep=name == "idle").decode("latin-1"),
+                    rate=profile.read_rate,
+                    expect_status=profile.specs[0].expect_status,
+                    timeout=profile.timeout,
+                    again=AGAIN,
+                    ca_file=profile.ca_file,
+                )
+                self._kinds[name] = process, count
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Background:
+        for process, count in self._kinds.values():
+            self._stack.enter_context(process).resize(count)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def totals(self) -> Counter[str]:
+        """What they did until now, like {"idle opened": 5}; of a kind that died, nothing."""
+        made: Counter[str] = Counter()
+        for name, (process, _) in self._kinds.items():
+            with contextlib.suppress(RuntimeError):
+                totals = process.report()["totals"]
+                made.update({f"{name} {what}": count for what, count in totals.items()})
+        return made
 
 
 def main(argv: list[str]) -> int:
     """Hold what standard input says, until it ends."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_descriptors(math.inf)
     with AcceptedConnections(**json.loads(argv[0])) as connections:
         for line in sys.stdin:
             word, _, number = line.partition(" ")

@@ -14,6 +14,7 @@ with ``--load-results FILE``, writes it down.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -34,11 +35,11 @@ try:
 except ModuleNotFoundError:  # run from a checkout that is not installed
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from mpmkit.load.background import Background
 from mpmkit.load.budget import READ
 from mpmkit.load.client import Client
 from mpmkit.load.fields import option
 from mpmkit.load.generator_state import State, log
+from mpmkit.load.holder import Background
 from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, ProfileError, new_seed
 from mpmkit.load.reports import Collector
 from mpmkit.load.target import target_of
@@ -105,7 +106,7 @@ def add_options(parser) -> None:
 
 def options_of_locust() -> Iterator[tuple[Field, str, dict[str, Any]]]:
     """(field, name, how argparse is to read it) of the fields that Locust has no option for."""
-    names = {"timeout": "request-timeout", "events": "request-events"}
+    names = {"timeout": "request-timeout"}
     for field in fields(LoadProfile):
         how = option(field)
         if how is not None and field.name not in ("users", "processes", "ramp"):
@@ -115,15 +116,13 @@ def options_of_locust() -> Iterator[tuple[Field, str, dict[str, Any]]]:
 def profile_of(options) -> LoadProfile:
     """The profile that Locust's options describe. Raises StopTest with the reason if they cannot be
     one."""
-    given = {
-        field.name: getattr(options, name.replace("-", "_"))
-        for field, name, _ in options_of_locust()
-    }
-    given["keep_alive"] = given["keep_alive"] or None
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {}
+    for field, name, _ in options_of_locust():
+        value = getattr(options, name.replace("-", "_"))
+        if value is not None and value is not False:  # a box that is not ticked says nothing
+            given[field.name] = value
     try:
-        text = options.load_profile
-        if text:
+        if text := options.load_profile:
             if text.startswith("@"):
                 text = Path(text[1:]).read_text()
             profile = LoadProfile.from_json(text).but(**given)
@@ -165,6 +164,7 @@ def on_init(environment, runner, **_) -> None:
     if options.load_profile:
         # Workers get the options by message, and may have no such file.
         options.load_profile = profile.to_json()
+        # All users at once, unless a ramp is wanted: it would be part of what is measured.
         options.num_users = options.num_users or profile.users
         options.spawn_rate = options.spawn_rate or (
             profile.users / profile.ramp if profile.ramp else profile.users
@@ -230,11 +230,9 @@ class Receiver:
         assert reports_fd is not None
         self.unsent += json.dumps(report).encode() + b"\n"
         os.set_blocking(reports_fd, wait)
-        try:
+        with contextlib.suppress(OSError):  # full, or gone
             while self.unsent:
                 self.unsent = self.unsent[os.write(reports_fd, self.unsent) :]
-        except OSError:
-            pass  # full, or gone
 
     def watch(self) -> None:
         """A worker that was killed sends nothing; Locust misses it after some seconds."""

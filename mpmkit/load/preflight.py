@@ -1,23 +1,17 @@
 """What a load will meet, shown before it starts: open files, ports, TIME_WAIT; and how busy the machine was.
 
     forecast(profile, target, system()).problems    why it cannot run: refused
-                                       .notes       what will happen, and what was done about it
+                                       .notes       what its user can do something about
 
-A TCP connection is named by two addresses and two ports. Towards one server the client has only its own
-address and port to vary, some 28,000 by default; and the side that closes first keeps the name for a minute
-(TIME_WAIT). 200,000 new connections therefore fail on many a bench. Here:
-
-* the server closes first (HTTP/1.0, or `Connection: close`), so the names that rest are the
-  server's side of them, and a client's port can be used again at once;
-* more connections at the same time than there are ports go out from several loopback addresses
-  (127.0.0.1, 127.0.0.2, ...), each of which has all ports of its own;
-* connections that are given up are reset, which leaves no TIME_WAIT at all.
+Towards one server a client has only its own address and port to vary, some 28,000, and the side that closes
+first keeps the name of a connection for a minute (TIME_WAIT). How the generator avoids that is in docs/LOAD.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import resource
 from collections.abc import Iterator
@@ -39,44 +33,23 @@ TIME_WAIT = 60
 """Seconds that Linux keeps a closed connection's name (TCP_TIMEWAIT_LEN; no setting changes it)."""
 
 
-@dataclass(frozen=True)
-class System:
-    """The limits of a machine.
+class System(NamedTuple):
+    """The limits of a machine: open files of a process (the hard limit), the first and last ephemeral port,
+    and net.core.somaxconn."""
 
-    files, files_hard: soft and hard limit of open files a process. ports: first and last of the
-    ephemeral ports. backlog: net.core.somaxconn.
-    """
-
-    files: int
-    files_hard: int
+    files: float
     ports: tuple[int, int] = (32_768, 60_999)
     backlog: int = 4_096
-
-    @property
-    def port_count(self) -> int:
-        return max(0, self.ports[1] - self.ports[0] + 1)
 
 
 def system(root: str = "/proc/sys/net") -> System:
     """This machine's limits; Linux's defaults where they cannot be read."""
-
-    def numbers(path: str) -> list[int]:
-        try:
-            return [int(word) for word in Path(root, path).read_text().split()]
-        except (OSError, ValueError):
-            return []
-
-    soft, hard = (
-        1 << 30 if limit == resource.RLIM_INFINITY else limit
-        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
-    )
-    ports = numbers("ipv4/ip_local_port_range")
-    return System(
-        files=soft,
-        files_hard=hard,
-        ports=(ports[0], ports[1]) if len(ports) == 2 else System.ports,
-        backlog=(numbers("core/somaxconn") or [System.backlog])[0],
-    )
+    limits = System(_hard_limit())
+    with contextlib.suppress(OSError, ValueError):
+        first, last = Path(root, "ipv4/ip_local_port_range").read_text().split()
+        limits = limits._replace(ports=(int(first), int(last)))
+        limits = limits._replace(backlog=int(Path(root, "core/somaxconn").read_text()))
+    return limits
 
 
 class Forecast(NamedTuple):
@@ -86,61 +59,30 @@ class Forecast(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def connections(profile: LoadProfile) -> int | None:
-    """How many connections the users will open in all, warm-up included; None if that depends on
-    how fast the server is."""
-    share = 1 - profile.keep_share
-    per = profile.requests_per_connection
-    requests = profile.requests
-    if requests is None and profile.open_loop and profile.planned_seconds is not None:
-        requests = round(
-            sum(stage.seconds * (stage.rate or 0) for stage in profile.stages)
-            or (profile.rate or 0) * profile.planned_seconds
-        )
-    if requests is None:
-        return None if share or per else profile.users
-    requests += profile.warmup_requests
-    kept = (1 - share) * (requests / per if per else profile.users)
-    return round(share * requests + kept)
-
-
-def forecast(
-    profile: LoadProfile, target: Target, limits: System, driver: str = "locust"
-) -> Forecast:
+def forecast(profile: LoadProfile, target: Target, limits: System) -> Forecast:
     """What the load needs, compared with what there is."""
-    own = driver == "locust"
-    problems = [*_files(profile, limits, own)]
-    notes = []
-    clients, ports = profile.clients, limits.port_count
-    spread = own and target.loopback and ":" not in target.host
+    problems, notes = [], []
+    # Each kind of background client has a process of its own.
+    users = -(-profile.users // profile.processes)
+    files = max(users, profile.slow_readers, profile.idle_holders) + OWN_FILES
+    if short := too_few_descriptors(files, limits.files):
+        more = ", or give more processes" if users + OWN_FILES == files else ""
+        problems.append(f"users: {short}{more}")
+    clients, ports = profile.clients, limits.ports[1] - limits.ports[0] + 1
+    spread = target.loopback and ":" not in target.host
     if clients > ports * (LOOPBACK_SOURCES if spread else 1):
-        other = ", or the target 127.0.0.1 with driver locust" if target.loopback else ""
         problems.append(
             f"users: {clients:,} connections at once need as many ports, and "
             f"{limits.ports[0]} to {limits.ports[1]} are {ports:,}; use fewer users, or widen "
             f"net.ipv4.ip_local_port_range (sysctl -w net.ipv4.ip_local_port_range='1024 65535')"
-            + ("" if spread else other)
+            + (", or the target 127.0.0.1" if target.loopback and not spread else "")
         )
-    elif clients > ports:
-        notes.append(
-            f"{clients:,} connections at once are more than the {ports:,} ephemeral "
-            f"ports: they will go out from {-(-clients // ports)} addresses, 127.0.0.1 on"
-        )
-    opened = connections(profile)
     new = profile.keep_share < 1 or profile.requests_per_connection
-    if new and (opened is None or opened > ports):
-        many = f"{opened:,}" if opened is not None else "many"
+    if new and not spread and (profile.requests or math.inf) > ports:
         notes.append(
-            f"{many} new connections, {ports:,} ports: the server closes each first (HTTP/1.0, "
-            f"or Connection: close), so TIME_WAIT ({TIME_WAIT} s) stays with its port and the "
-            f"client's ports are free again at once"
-        )
-        notes.append(
-            "should a server not close first, the users move on to 127.0.0.2 and "
-            f"so on, {LOOPBACK_SOURCES} addresses with {ports:,} ports each"
-            if spread
-            else f"should a server not close first, the ports allow {ports // TIME_WAIT:,} connections "
-            "a second, unless sysctl net.ipv4.tcp_tw_reuse is 1"
+            f"should the server not close each connection first, {ports:,} ports allow "
+            f"{ports // TIME_WAIT:,} new ones a second (TIME_WAIT lasts {TIME_WAIT} s), "
+            "unless sysctl net.ipv4.tcp_tw_reuse is 1"
         )
     if clients > limits.backlog:
         notes.append(
@@ -148,23 +90,6 @@ def forecast(
             f"{limits.backlog:,}: some will try again after 1 s; raise it and ListenBacklog"
         )
     return Forecast(tuple(problems), tuple(notes))
-
-
-def _files(profile: LoadProfile, limits: System, own: bool) -> Iterator[str]:
-    """Whether a process has the files that it needs; each kind of background client has a process."""
-    users = -(-profile.users // profile.processes)
-    files = max(users, profile.slow_readers, profile.idle_holders) + OWN_FILES
-    # Our own generator's processes raise their soft limit as far as the hard one.
-    allowed = limits.files_hard if own else limits.files
-    if files <= allowed:
-        return
-    more = ""
-    if own and users + OWN_FILES > allowed > OWN_FILES + 1:
-        more = f", or spread them over processes={-(-profile.users // (allowed - OWN_FILES))}"
-    yield (
-        f"users: {files:,} open files are needed and {allowed:,} are allowed; use fewer users, or "
-        f"raise the limit ({'ulimit -Hn' if own else 'ulimit -n'} {files}){more}"
-    )
 
 
 def describe(error: OSError) -> str:
@@ -176,13 +101,21 @@ def describe(error: OSError) -> str:
             "no local ports are left (net.ipv4.ip_local_port_range); wait a minute for those in "
             "TIME_WAIT, or use fewer connections"
         )
-    return f"a connection failed: {error.strerror}"
+    return f"a connection failed: {os.strerror(error.errno or errno.EIO)}"
 
 
-def too_few_descriptors(need: int) -> str:
-    """Why a process here cannot have `need` file descriptors, with the remedy; "" if it can."""
+def _hard_limit() -> float:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if hard == resource.RLIM_INFINITY or hard >= need:
+    return math.inf if hard == resource.RLIM_INFINITY else hard
+
+
+def too_few_descriptors(need: int, hard: float | None = None) -> str:
+    """Why a process here cannot have `need` file descriptors, with the remedy; "" if it can.
+
+    hard: the limit, if it is not this process's own.
+    """
+    hard = _hard_limit() if hard is None else hard
+    if hard >= need:
         return ""
     return (
         f"{need:,} file descriptors are needed and the hard limit is {hard:,} (ulimit -Hn); "
@@ -190,19 +123,23 @@ def too_few_descriptors(need: int) -> str:
     )
 
 
+def raise_descriptors(need: float) -> tuple[int, int]:
+    """Let this process have `need` descriptors, as far as the hard limit goes; the limits until now."""
+    soft, hard = before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    more = int(min(need, _hard_limit(), 1 << 20))
+    if soft != resource.RLIM_INFINITY and soft < more:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+    return before
+
+
 @contextlib.contextmanager
 def descriptors(need: int) -> Iterator[None]:
     """Let what is started inside have `need` descriptors, as far as the hard limit goes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    more = need if hard == resource.RLIM_INFINITY else min(need, hard)
-    if soft == resource.RLIM_INFINITY or soft >= more:
-        yield
-        return
-    resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+    before = raise_descriptors(need)
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @dataclass
@@ -226,11 +163,11 @@ class Pressure:
     @property
     def run_queue(self) -> float:
         if not self.readings:
-            return float("nan")
+            return math.nan
         running = sum(max(0, reading.running - 1) for reading in self.readings)
         return running / len(self.readings) / self.cores
 
     @property
     def steal(self) -> float:
         stolen = self.readings[-1].steal_since(self.readings[0]) if self.readings else None
-        return float("nan") if stolen is None else stolen
+        return math.nan if stolen is None else stolen

@@ -5,16 +5,9 @@ how they behave, and when to stop. It holds no behaviour: `locustfile.py` execut
 it on as JSON, a record stores it. Each field is described once (`fields.py`): its check, its line of the
 documentation, its options on the command lines and its place in the control room's form come from there.
 
-**When requests are sent** (`arrival`):
-
-closed      a user sends its next request when its last one ended, after its think time: ab's model.
-            A slow server gets fewer requests, so its worst moments are sampled least.
-constant    a request is due every 1/`rate` seconds, whatever the server does: the open loop.
-poisson     the same rate at random, as from many people who know nothing of each other.
-
-In the open loop latency counts from the moment at which a request was *due*. A request that had to
-wait for a free user is not excused (no "coordinated omission"), one that was never sent within the
-run is counted as a failure of the kind ``unsent``.
+**When requests are sent** (`arrival`): in the closed loop a user sends its next request when its last one ended,
+after its think time; in the open loop a request is due every 1/`rate` seconds (constant), or at random with
+the same rate (poisson), whatever the server does. docs/LOAD.md says what that means for latencies.
 
 **On which connections** (`keep_alive`):
 
@@ -26,13 +19,13 @@ True or 1   one HTTP/1.1 connection per user, reused until the server closes it,
 0.3         three users in ten keep their connections, the others do not.
 
 **Background clients**: `idle_holders` connect, send one request or none, and stay; `slow_readers` fetch
-the same pages at `read_rate` bytes a second. What they get is reported apart (`LoadRun.background`),
-for what is measured is how the users fare among them.
+the same pages at `read_rate` bytes a second. What they get is reported apart (`LoadRun.background`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -43,7 +36,7 @@ from mpmkit.load.fields import (
     documented,
     is_number,
     number,
-    problem,
+    problems_of,
     several,
     share,
     switch,
@@ -52,7 +45,6 @@ from mpmkit.load.fields import (
 )
 from mpmkit.load.specs import MAX_RATE, MAX_SECONDS, MAX_USERS, RequestFields, RequestSpec, Stage
 
-EVENTS = ("batch", "each")
 ARRIVALS = ("closed", "constant", "poisson")
 THINKS = ("constant", "exponential")
 
@@ -76,28 +68,15 @@ class LoadProfile(RequestFields):
         1, 1, MAX_USERS, "concurrent clients; in the open loop, the most connections at once"
     )
     requests: int | None = whole(
-        None,
-        1,
-        MAX_REQUESTS,
-        "how many requests in all, over all users and processes; exact",
-        none="no limit",
+        None, 1, MAX_REQUESTS, "in all, over all users and processes; exact", none="no limit"
     )
     duration: float | None = number(
-        None,
-        0.01,
-        MAX_SECONDS,
-        "seconds",
-        "how long new requests are sent; with requests, what ends first",
-        none="no limit",
+        None, 0.01, MAX_SECONDS, "seconds", "how long new requests are sent", none="no limit"
     )
     keep_alive: bool | float = share(
-        False,
-        "one connection per user (True) or per request (False), or the share of the users that "
-        "keep theirs",
+        False, "a connection per user (True) or request (False), or the share of users with one"
     )
-    headers: tuple[tuple[str, str], ...] = several(
-        "extra (name, value) pairs, put into every request"
-    )
+    headers: tuple[tuple[str, str], ...] = several("extra (name, value) pairs, in every request")
     timeout: float = number(30.0, 0.05, 600, "seconds", "within which a request must be answered")
     warmup_requests: int = whole(0, 0, MAX_REQUESTS, "sent first and not counted")
     warmup_seconds: float = number(
@@ -107,12 +86,6 @@ class LoadProfile(RequestFields):
     time_limit: float = number(
         600.0, 0.1, MAX_SECONDS, "seconds", "after which the run ends in any case"
     )
-    events: str = choice(
-        "batch",
-        EVENTS,
-        "'batch' adds successes to Locust's statistics four times a second; 'each' fires Locust's "
-        "request event for every answer, for listeners (slower)",
-    )
     body_sample: float = number(
         0.01, 0, 1, "", "share of the answers longer than 8 KB whose body is compared"
     )
@@ -120,20 +93,13 @@ class LoadProfile(RequestFields):
         "several RequestSpecs, drawn by weight, instead of path, method, body and what is expected"
     )
     requests_per_connection: int | None = whole(
-        None,
-        1,
-        MAX_REQUESTS,
-        "after which the client closes a kept connection",
-        none="the server decides",
+        None, 1, MAX_REQUESTS, "then the client closes it", none="the server decides"
     )
     think_time: float = number(
         0.0, 0, 600, "seconds", "between an answer and the user's next request", loop="closed"
     )
     think: str = choice(
-        "constant",
-        THINKS,
-        "think times are all the same, or random with think_time as their mean",
-        loop="closed",
+        "constant", THINKS, "all the same, or random with think_time as their mean", loop="closed"
     )
     arrival: str = choice(
         "closed", ARRIVALS, "a request is sent after the last answer, or at times of its own"
@@ -154,25 +120,18 @@ class LoadProfile(RequestFields):
         True, "whether an idle holder sends one request first (a kept-alive connection), or none"
     )
     ca_file: str | None = text(
-        None,
-        "certificates to trust for https",
-        none="none is checked on loopback, the system's elsewhere",
+        None, "certificates to trust for https", none="no check on loopback, else the system's"
     )
     seed: int | None = whole(
-        None,
-        0,
-        (1 << 63) - 1,
-        "of the random numbers (mix, think times, Poisson arrivals); with LoadRun.profile.seed a "
-        "run can be repeated",
-        none="a new one for each run",
+        None, 0, (1 << 63) - 1, "of the random numbers, to repeat a run", none="a new one a run"
     )
 
     def __post_init__(self) -> None:
+        problems: list[str] = []
         # Lists are what JSON and notebooks give; a frozen value wants tuples.
         if isinstance(self.headers, (list, tuple)):
-            pairs = [tuple(p) if isinstance(p, (list, tuple)) else p for p in self.headers]
+            pairs = (tuple(p) if isinstance(p, (list, tuple)) else p for p in self.headers)
             object.__setattr__(self, "headers", tuple(pairs))
-        problems: list[str] = []
         for name, kind in (("mix", RequestSpec), ("stages", Stage)):
             object.__setattr__(self, name, _lines(name, kind, getattr(self, name), problems))
         # The most users that any step has: what files and processes are planned for.
@@ -200,21 +159,9 @@ class LoadProfile(RequestFields):
 
     @property
     def specs(self) -> tuple[RequestSpec, ...]:
-        """The mix; of one line if there is none."""
+        """The mix; of one line, if there is just one request."""
         one = {field.name: getattr(self, field.name) for field in fields(RequestFields)}
         return self.mix or (RequestSpec(**one),)
-
-    @property
-    def plain(self) -> bool:
-        """Whether each user sends the same request in a closed loop, all kept alive or none: what
-        the generator has its fastest loops for."""
-        return (
-            not self.mix
-            and not self.open_loop
-            and self.keep_share in (0.0, 1.0)
-            and self.requests_per_connection is None
-            and not self.think_time
-        )
 
     @property
     def clients(self) -> int:
@@ -226,23 +173,25 @@ class LoadProfile(RequestFields):
         """How long new requests are sent: the duration, or that of all stages, or None."""
         return sum(stage.seconds for stage in self.stages) if self.stages else self.duration
 
-    def level_at(self, seconds: float) -> float:
-        """Users (closed loop) or rate (open loop) that are due so long after the measured part's
-        begin; before it what it begins with, after it what it ends with."""
+    def course(self) -> list[tuple[float, float, float, float]]:
+        """(begin, end, first, last) of each stretch of the measured part: its seconds, and the users (closed
+        loop) or the rate (open loop), which change evenly in it. The last one never ends."""
         now = float((self.rate or 0.0) if self.open_loop else self.users)
-        if not self.stages:
-            if not self.open_loop and self.ramp and seconds < self.ramp:
-                return max(1.0, now * max(0.0, seconds) / self.ramp)
-            return now
-        begin, before = 0.0, 0.0 if self.open_loop else 1.0
+        made = [(0.0, self.ramp, 0.0, now)] if self.ramp and not self.stages else []
+        begin, before = self.ramp if made else 0.0, 0.0 if self.open_loop else 1.0
         for stage in self.stages:
             now = float((stage.rate if self.open_loop else stage.users) or 0)
-            if seconds < begin + stage.seconds:
-                if stage.ramp:
-                    return before + (now - before) * max(0.0, seconds - begin) / stage.seconds
-                return now
+            made.append((begin, begin + stage.seconds, before if stage.ramp else now, now))
             begin, before = begin + stage.seconds, now
-        return now
+        return [*made, (begin, math.inf, now, now)]
+
+    def level_at(self, seconds: float) -> float:
+        """Users or rate that are due so long after the measured part's begin; before it what it begins
+        with, after it what it ends with."""
+        for begin, end, first, last in self.course():
+            if seconds < end < math.inf:
+                return first + (last - first) * max(0.0, seconds - begin) / (end - begin)
+        return last
 
     def request_bytes(
         self,
@@ -298,12 +247,15 @@ def new_seed() -> int:
 
 def refuse_unknown(data: Mapping[str, Any]) -> None:
     """Raise ProfileError for names that no field of a load profile has."""
-    known = [field.name for field in fields(LoadProfile)]
-    unknown = sorted(set(data) - set(known))
-    if unknown:
-        raise ProfileError(
-            f"{', '.join(unknown)}: no such field in a load profile, which has {', '.join(known)}"
-        )
+    if wrong := _unknown(LoadProfile, data):
+        raise ProfileError(wrong)
+
+
+def _unknown(kind: Any, data: Mapping[str, Any]) -> str:
+    known = [field.name for field in fields(kind)]
+    unknown = sorted(set(map(str, data)) - set(known))
+    has = f"no such field, {kind.__name__} has {', '.join(known)}"
+    return f"{', '.join(unknown)}: {has}" if unknown else ""
 
 
 def _lines(name: str, kind: Any, values: Any, problems: list[str]) -> tuple:
@@ -311,46 +263,33 @@ def _lines(name: str, kind: Any, values: Any, problems: list[str]) -> tuple:
     if not isinstance(values, (list, tuple)):
         problems.append(f"{name}: must be a list of {kind.__name__}s, not {values!r}")
         return ()
-    made = []
-    known = [field.name for field in fields(kind)]
+    made, needed = [], fields(kind)[0].name
     for place, value in enumerate(values, 1):
+        wrong = ""
         if isinstance(value, Mapping):
-            unknown = sorted(set(map(str, value)) - set(known))
-            if unknown:
-                problems.append(
-                    f"{name}: {place}: {', '.join(unknown)}: no such field, it has "
-                    f"{', '.join(known)}"
-                )
-                continue
-            if known[0] not in value:
-                problems.append(f"{name}: {place}: gives no {known[0]}")
-                continue
-            value = kind(**value)
-        if isinstance(value, kind):
-            made.append(value)
+            wrong = _unknown(kind, value) or ("" if needed in value else f"gives no {needed}")
+            value = value if wrong else kind(**value)
+        elif not isinstance(value, kind):
+            wrong = f"must be a {kind.__name__}, not {value!r}"
+        if wrong:
+            problems.append(f"{name}: {place}: {wrong}")
         else:
-            problems.append(f"{name}: {place}: must be a {kind.__name__}, not {value!r}")
+            made.append(value)
     return tuple(made)
 
 
 def _problems(p: LoadProfile) -> Iterator[str]:
     """Every reason why a profile cannot be executed, as "field: what is wrong; remedy"."""
-    bad = set()
-    for field in fields(p):
-        wrong = problem(field, getattr(p, field.name))
-        if wrong:
-            bad.add(field.name)
-            yield f"{field.name}: {wrong}"
+    found = list(problems_of(p))
+    yield from found
+    bad = {text.partition(":")[0] for text in found}
     yield from _header_problems(p.headers)
     if p.mix:
         for field in fields(RequestFields):
             if getattr(p, field.name) != field.default:
                 yield f"{field.name}: the mix says it; leave it"
         for place, spec in enumerate(p.mix, 1):
-            for field in fields(spec):
-                wrong = problem(field, getattr(spec, field.name))
-                if wrong:
-                    yield f"mix: {place}: {field.name}: {wrong}"
+            yield from problems_of(spec, f"mix: {place}: ")
     for place, spec in enumerate(p.specs, 1):
         if spec.body and spec.method != "POST":
             where = f"mix: {place}: " if p.mix else ""
@@ -391,16 +330,8 @@ def _loop_problems(p: LoadProfile) -> Iterator[str]:
     for name in ("requests", "duration", "ramp", "warmup_requests"):
         if getattr(p, name):
             yield f"{name}: the stages say how long and how much; leave it"
-    loop = "open" if p.open_loop else "closed"
     for place, stage in enumerate(p.stages, 1):
-        for field in fields(stage):
-            value, of = getattr(stage, field.name), field.metadata["loop"]
-            if of and of != loop:
-                wrong = "" if value is None else f"only a stage of the {of} loop has it; leave it"
-            else:
-                wrong = problem(field, value, needed=True)
-            if wrong:
-                yield f"stages: {place}: {field.name}: {wrong}"
+        yield from problems_of(stage, f"stages: {place}: ", "open" if p.open_loop else "closed")
     total = sum(stage.seconds for stage in p.stages if is_number(stage.seconds))
     if total > MAX_SECONDS:
         yield f"stages: take {total:g} seconds, more than {MAX_SECONDS:g}"
@@ -411,17 +342,13 @@ def _header_problems(headers: object) -> Iterator[str]:
         yield f"headers: must be (name, value) pairs, not {headers!r}"
         return
     for pair in headers:
-        if not (
-            isinstance(pair, tuple)
-            and len(pair) == 2
-            and all(isinstance(part, str) for part in pair)
-        ):
+        if not (isinstance(pair, tuple) and [type(part) for part in pair] == [str, str]):
             yield f"headers: must be (name, value) pairs of text, not {pair!r}"
-        elif not pair[0] or any(c in pair[0] for c in ": \t\r\n") or not pair[0].isascii():
-            yield f"headers: {pair[0]!r} is not a field name"
-        elif any(c in pair[1] for c in "\r\n\0"):
-            yield f"headers: the value of {pair[0]} must not contain line ends"
-        elif not pair[1].isascii():
-            yield f"headers: the value of {pair[0]} must be ASCII"
-        elif pair[0].lower() in ("content-length", "transfer-encoding", "connection"):
-            yield f"headers: {pair[0]} follows from method, body and keep_alive; leave it out"
+            continue
+        name, value = pair
+        if not name or any(c in name for c in ": \t\r\n") or not name.isascii():
+            yield f"headers: {name!r} is not a field name"
+        elif any(c in value for c in "\r\n\0") or not value.isascii():
+            yield f"headers: the value of {name} must be ASCII without line ends"
+        elif name.lower() in ("content-length", "transfer-encoding", "connection"):
+            yield f"headers: {name} follows from method, body and keep_alive; leave it out"

@@ -70,29 +70,27 @@ class Collector:
         started = [part for part in parts if part["started_at"]]
         began = min((part["started_at"] for part in started), default=0.0)
         last = max((part["started_at"] + part["last_end"] for part in started), default=began)
-        errors: Counter[str] = Counter()
-        for part in parts:
-            errors.update(part["failures"])
+        total = {
+            name: sum(part[name] for part in parts)
+            for name in ("late", "retries", "reconnects", "connections")
+        }
+        total["connections"] += sum(
+            count for what, count in self.background.items() if what.endswith(" opened")
+        )
         histogram = Histogram()
         for _, tick in self.ticks:
             histogram.merge(tick.latencies)
         return LoadRun(
-            driver="locust",
             target=self.target,
             profile=self.profile,
             requests=self.requests,
-            errors=errors,
+            errors=sum((Counter(part["failures"]) for part in parts), Counter()),
             duration=max(0.0, last - began),
             histogram=histogram,
             paths=self.paths,
             lag=self.lag,
-            late=sum(part["late"] for part in parts),
             processes_cpu=tuple(part["cpu"] for part in started),
             processes_wait=tuple(part["wait"] for part in started),
-            retries=sum(part["retries"] for part in parts),
-            reconnects=sum(part["reconnects"] for part in parts),
-            connections=sum(part["connections"] for part in parts)
-            + sum(n for what, n in self.background.items() if what.endswith(" opened")),
             background=self.background,
             ended=self._reason(parts, why),
             started_at=began,
@@ -102,16 +100,15 @@ class Collector:
                 for report, tick in self.ticks
                 for offset in (report["started_at"] - began,)
             ),
+            **total,
         )
 
     def _reason(self, parts: list[dict[str, Any]], why: str) -> str:
         reasons = [part["ended"] for part in parts if part["ended"]]
-        unusual = [reason for reason in reasons if reason not in USUAL]
         missing = self.expected - len(reasons)
-        if unusual:
-            return unusual[0]
-        if not missing:
-            return reasons[0]
+        for reason in sorted(reasons, key=USUAL.__contains__):
+            if reason not in USUAL or not missing:
+                return reason
         lost = [part["process"] for part in parts if not part["ended"]]
         died = f"{missing} of {self.expected} generator processes died"
         which = f" ({', '.join(lost)})" if lost else ""

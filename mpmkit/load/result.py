@@ -1,15 +1,15 @@
-"""What a load measured: the one result type of every driver.
+"""What a load measured.
 
-Figures come from histograms, or where a generator gives no more, from its own table of percentiles.
 Imports neither locust nor gevent nor pandas.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -27,20 +27,25 @@ GENERATOR_LIMIT = 0.9
 """Share of a core from which on a generator process is taken to be what limited the run. Above it
 the process hardly ever waits for an answer, so a faster server would not have shown as one."""
 
-CEILING_LIMIT = 0.9
-"""Share of what the generator was seen to do against the fastest server at hand, from which on the
-generator is taken to be what limited the run."""
+
+# Of a row: what a run has by the same name, and percentiles.
+COLUMNS = (
+    *("started_at", "path", "users", "keep_alive", "requests", "failures", "qps", "mean_ms"),
+    *("generator_cpu", "generator_wait", "run_queue", "generator_bound", "retries", "reconnects"),
+    "ended",
+)
+PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9, "p9999": 99.99, "max": 100}
 
 
 @dataclass(repr=False)
 class LoadRun:
     """What one load measured.
 
-    driver: which generator ran. target: where. profile: the load that it executed.
+    target: where. profile: the load that was executed.
     requests: requests that ended, well or badly (the warm-up's do not count).
     errors: how many failed, by kind (see mpmkit.load.response for the kinds).
     duration: seconds from the first request's start to the last one's end.
-    histogram: the latencies of the good answers; empty where only percentiles are known.
+    histogram: the latencies of the good answers.
     processes_cpu: share of a core that each generator process used, 0 to 1.
     retries: requests that crossed the server's closing of a kept connection and were sent again.
     reconnects: kept connections that the server closed after an answer, having said so.
@@ -52,11 +57,9 @@ class LoadRun:
     paths: for a mix, the latencies of each path.
     run_queue, steal: see `mpmkit.load.preflight.Pressure`. processes_wait: share of the time (0 to 1) that
         each generator process was ready to run and had to wait for a processor.
-    ceiling: requests/s of the same load against the fastest server at hand, if it was measured.
     notes: what was foreseen (`mpmkit.load.preflight`).
     """
 
-    driver: str
     target: str
     profile: LoadProfile
     requests: int
@@ -69,7 +72,6 @@ class LoadRun:
     ended: str = "requests"
     started_at: float = 0.0
     version: str = ""
-    percentiles_ms: dict[float, float] = field(default_factory=dict)
     background: Counter[str] = field(default_factory=Counter)
     connections: int = 0
     lag: Histogram = field(default_factory=Histogram)
@@ -78,7 +80,6 @@ class LoadRun:
     run_queue: float = math.nan
     steal: float = math.nan
     processes_wait: tuple[float, ...] = ()
-    ceiling: float | None = None
     notes: tuple[str, ...] = ()
     ticks: tuple[Tick, ...] = ()
 
@@ -95,16 +96,13 @@ class LoadRun:
     @property
     def path(self) -> str:
         """What was requested."""
-        return (
-            self.profile.path
-            if not self.profile.mix
-            else (f"a mix of {len(self.profile.mix)}: {self.profile.mix[0].path} ...")
-        )
+        mix = self.profile.mix
+        return f"a mix of {len(mix)}: {mix[0].path} ..." if mix else self.profile.path
 
     @property
     def failures(self) -> int:
         """Requests without a good answer."""
-        return sum(self.errors.values())
+        return self.errors.total()
 
     @property
     def succeeded(self) -> int:
@@ -124,42 +122,34 @@ class LoadRun:
     @property
     def generator_cpu(self) -> float:
         """Share of a core that a generator process used, on average; nan if not known."""
-        cpu = self.processes_cpu
-        return sum(cpu) / len(cpu) if cpu else math.nan
+        return _mean(self.processes_cpu)
 
     @property
     def generator_wait(self) -> float:
-        """Share of the time that a generator process waited for a processor, on average; nan if not
-        known."""
-        wait = self.processes_wait
-        return sum(wait) / len(wait) if wait else math.nan
+        """Share of the time that a generator process waited for a processor, on average, or nan."""
+        return _mean(self.processes_wait)
 
     @property
     def generator_bound(self) -> bool:
-        """True if a generator process was as busy as a core allows, or the whole near its ceiling:
-        then `qps` is its limit and says little about the server's."""
-        return any(cpu > GENERATOR_LIMIT for cpu in self.processes_cpu) or (
-            self.ceiling is not None and self.qps > CEILING_LIMIT * self.ceiling
-        )
+        """True if a generator process was as busy as a core allows: then `qps` is its limit and says
+        little about the server's."""
+        return any(cpu > GENERATOR_LIMIT for cpu in self.processes_cpu)
 
     @property
     def generator_starved(self) -> bool:
         """True if a generator process always had something to do, and had to wait for a processor
         to do it: the machine was the limit, which generator and server share."""
-        return not self.generator_bound and any(
-            cpu + wait > GENERATOR_LIMIT
-            for cpu, wait in zip(self.processes_cpu, self.processes_wait, strict=False)
-        )
+        used = zip(self.processes_cpu, self.processes_wait, strict=False)
+        return not self.generator_bound and any(sum(one) > GENERATOR_LIMIT for one in used)
 
     def _windows(self, edges: Sequence[float]) -> list[Window]:
-        sources = max(1, len(self.processes_cpu))
-        return windows(self.ticks, edges, self.profile.level_at, sources)
+        return windows(self.ticks, edges, self.profile.level_at, max(1, len(self.processes_cpu)))
 
     @cached_property
     def seconds(self) -> list[Window]:
-        """The run second by second; empty for generators that do not report it."""
+        """The run second by second."""
         last = max((tick.end for tick in self.ticks), default=0.0)
-        found = self._windows([float(n) for n in range(math.ceil(last) + 1)]) if last else []
+        found = self._windows([float(n) for n in range(math.ceil(last) + 1)])
         while found and not found[-1].requests:
             found.pop()
         return found
@@ -167,10 +157,8 @@ class LoadRun:
     @cached_property
     def stages(self) -> list[Window]:
         """The run by the stages of its profile; empty if it has none."""
-        edges = [0.0]
-        for stage in self.profile.stages:
-            edges.append(edges[-1] + stage.seconds)
-        return self._windows(edges) if len(edges) > 1 else []
+        lengths = (stage.seconds for stage in self.profile.stages)
+        return self._windows(list(itertools.accumulate(lengths, initial=0.0)))
 
     @property
     def knee(self) -> Window | None:
@@ -181,17 +169,8 @@ class LoadRun:
 
     def latency_ms(self, percentile: float = 50) -> float:
         """The latency in ms that `percentile` (0 to 100) percent of the good answers did not
-        exceed.
-
-        To within 0.1%; read off the generator's own table where it gave no more. nan if nothing is
-        known. Raises ValueError outside 0-100.
-        """
-        if not 0 <= percentile <= 100:
-            raise ValueError(f"percentile: must be 0 to 100, not {percentile!r}")
-        if len(self.histogram):
-            return self.histogram.percentile(percentile) / 1e6
-        above = [p for p in self.percentiles_ms if p >= percentile]
-        return self.percentiles_ms[min(above)] if above else math.nan
+        exceed, to within 0.1%; nan if there was none. Raises ValueError outside 0 to 100."""
+        return self.histogram.percentile(percentile) / 1e6
 
     @property
     def mean_ms(self) -> float:
@@ -201,34 +180,15 @@ class LoadRun:
     def row(self) -> dict[str, Any]:
         """The run as one tidy row; the columns are described in data/README.md."""
         return {
-            "started_at": self.started_at,
-            "driver": self.driver,
+            **{name: getattr(self, name) for name in COLUMNS},
+            **{f"{name}_ms": self.latency_ms(percent) for name, percent in PERCENTILES.items()},
+            "driver": "locust",
             "driver_version": self.version,
-            "path": self.path,
             "method": self.profile.specs[0].method,
-            "users": self.users,
-            "keep_alive": self.keep_alive,
             "processes": self.profile.processes,
-            "requests": self.requests,
-            "failures": self.failures,
             "errors": json.dumps(dict(sorted(self.errors.items()))),
             "duration_s": self.duration,
-            "qps": self.qps,
-            "mean_ms": self.mean_ms,
-            "p50_ms": self.latency_ms(50),
-            "p90_ms": self.latency_ms(90),
-            "p99_ms": self.latency_ms(99),
-            "p999_ms": self.latency_ms(99.9),
-            "p9999_ms": self.latency_ms(99.99),
-            "max_ms": self.latency_ms(100),
-            "generator_cpu": self.generator_cpu,
-            "generator_wait": self.generator_wait,
-            "run_queue": self.run_queue,
-            "generator_bound": self.generator_bound,
             "generator_starved": self.generator_starved if self.processes_wait else None,
-            "retries": self.retries,
-            "reconnects": self.reconnects,
-            "ended": self.ended,
             "seed": self.profile.seed,
         }
 
@@ -242,23 +202,18 @@ class LoadRun:
 
     def summary(self) -> str:
         """A few lines for people."""
-        p50, p99, longest = (self.latency_ms(p) for p in (50, 99, 100))
         lines = [
-            f"{self._requested()}, by {self.driver}",
+            self._requested(),
             f"{self.qps:,.0f} requests/s: {self.succeeded:,} good answers in {self.duration:.2f} s",
         ]
         if self.succeeded:
-            tail = "".join(
-                f", p{p:g} {self.latency_ms(p):.3g}"
-                for p in (99.9, 99.99)
-                if self.succeeded >= 1 / (1 - p / 100) - 1e-6
-            )
-            lines.append(f"latency ms: p50 {p50:.3g}, p99 {p99:.3g}{tail}, max {longest:.3g}")
+            far = [p for p in (99.9, 99.99) if self.succeeded >= 1 / (1 - p / 100) - 1e-6]
+            tail = "".join(f"p{p:g} {self.latency_ms(p):.3g}, " for p in (50, 99, *far))
+            lines.append(f"latency ms: {tail}max {self.latency_ms(100):.3g}")
         lines += [
             f"  {path}: {len(found):,} good answers, p50 {found.percentile(50) / 1e6:.3g}, "
             f"p99 {found.percentile(99) / 1e6:.3g}"
             for path, found in self.paths.items()
-            if len(found)
         ]
         lines += self._stage_lines()
         if self.profile.open_loop and self.duration > 0:
@@ -282,27 +237,24 @@ class LoadRun:
 
     def _requested(self) -> str:
         """What was requested, by how many, and in which way."""
+        profile = self.profile
         way = "keep-alive" if self.keep_alive else "new connection each"
-        if 0 < self.profile.keep_share < 1:
-            way = f"{self.profile.keep_share:.0%} keep-alive"
-        if self.profile.open_loop:
-            rate = "stages" if self.profile.stages else f"{self.profile.rate:,g}/s"
-            way += f", {self.profile.arrival} arrivals, {rate}"
-            if self.profile.arrival == "poisson":
-                way += f" (seed {self.profile.seed})"
-        return f"{self.profile.specs[0].method} {self.path}, {self.users} users, {way}"
+        if 0 < profile.keep_share < 1:
+            way = f"{profile.keep_share:.0%} keep-alive"
+        if profile.open_loop:
+            rate = "stages" if profile.stages else f"{profile.rate:,g}/s"
+            way += f", {profile.arrival} arrivals, {rate}"
+            way += f" (seed {profile.seed})" * (profile.arrival == "poisson")
+        return f"{profile.specs[0].method} {self.path}, {self.users} users, {way}"
 
     def _stage_lines(self) -> list[str]:
         """The stages, a line each, and the knee."""
         what = "requests/s due" if self.profile.open_loop else "users"
         lines = [
-            f"  {one.begin:g} to {one.end:g} s, {one.load:,.0f} {what}: {one.qps:,.0f} requests/s, "
-            f"p50 {one.latency_ms(50):.3g}, p99 {one.latency_ms(99):.3g}"
-            + (f", {one.errors.total():,} failed" if one.errors else "")
+            f"  {one.begin:g} to {one.end:g} s, {one.load:,.0f} {what}: {one}"
             for one in self.stages
         ]
-        knee = self.knee
-        if knee is not None:
+        if (knee := self.knee) is not None:
             lines.append(
                 f"  the knee is at {knee.load:,.0f} {what}: beyond it more load does not pay"
             )
@@ -311,36 +263,30 @@ class LoadRun:
     def _limit_lines(self) -> list[str]:
         """How near generator and machine were to their limits."""
         lines = []
-        if not math.isnan(self.generator_cpu):
+        if self.processes_cpu:
             note = ""
             if self.generator_bound:
                 note = " - it was the bottleneck, the server may be faster"
             elif self.generator_starved:
                 note = " - it always had to wait for a processor: the machine is the limit"
             lines.append(f"generator: {self.generator_cpu:.0%} of a core per process{note}")
-        if self.ceiling:
-            lines.append(
-                f"generator's ceiling: {self.ceiling:,.0f} requests/s, by what it did "
-                f"against nginx; this run is at {self.qps / self.ceiling:.0%} of it"
-            )
         if not math.isnan(self.run_queue):
             stolen = f", {self.steal:.0%} of the time stolen" if self.steal >= 0.005 else ""
             lines.append(f"machine: {self.run_queue:.1f} tasks ready to run a processor{stolen}")
         return lines
 
     def to_json(self) -> str:
-        """The run as JSON, histograms as text."""
-        return json.dumps({one.name: _plain(getattr(self, one.name)) for one in fields(self)})
+        """The run as JSON, histograms as text. Not a number is not JSON: what is not known is null."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self)}
+        plain |= {name: None for name, value in plain.items() if value != value}
+        return json.dumps(plain, default=_plain)
 
     @classmethod
     def from_json(cls, text: str) -> LoadRun:
         """A run read back. Raises ValueError for anything but what `to_json` writes."""
         try:
             data = json.loads(text)
-            made = {one.name: data[one.name] for one in fields(cls)}
-            for name, read in _READ.items():
-                made[name] = read(made[name])
-            return cls(**made)
+            return cls(**{one.name: _read(one.name, data[one.name]) for one in fields(cls)})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this is not a load run: {error!r}") from None
 
@@ -358,36 +304,29 @@ class LoadRun:
         )
 
 
+def _mean(shares: Sequence[float]) -> float:
+    return sum(shares) / len(shares) if shares else math.nan
+
+
 def _plain(value: Any) -> Any:
-    """A value as JSON has it. Not a number is not JSON: what is not known is null."""
-    if isinstance(value, Histogram):
-        return value.to_text()
-    if isinstance(value, tuple) and value and isinstance(value[0], Tick):
-        return [[one.begin, one.end, one.failures, one.latencies.to_text()] for one in value]
+    """A value that JSON does not know, as it is written down."""
     if isinstance(value, LoadProfile):
         return asdict(value)
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return None if value != value else value
+    return (value if isinstance(value, Histogram) else Histogram(value)).to_text()
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-# How a field is read back, where it is not what JSON gives.
-_READ: dict[str, Callable[[Any], Any]] = {
-    "profile": lambda data: LoadProfile(**data),
-    "errors": Counter,
-    "background": Counter,
-    "histogram": Histogram.from_text,
-    "lag": Histogram.from_text,
-    "paths": lambda data: {path: Histogram.from_text(text) for path, text in data.items()},
-    "percentiles_ms": lambda data: {float(percent): ms for percent, ms in data.items()},
-    "processes_cpu": tuple,
-    "processes_wait": tuple,
-    "notes": tuple,
-    "run_queue": _number,
-    "steal": _number,
-    "ticks": lambda data: tuple(Tick(b, e, Counter(failed), text) for b, e, failed, text in data),
-}
+def _read(name: str, value: Any) -> Any:
+    """The value of a field from what JSON gives."""
+    if name == "profile":
+        return LoadProfile(**value)
+    if name in ("errors", "background"):
+        return Counter(value)
+    if name in ("histogram", "lag"):
+        return Histogram.from_text(value)
+    if name == "paths":
+        return {path: Histogram.from_text(text) for path, text in value.items()}
+    if name == "ticks":
+        return tuple(Tick(begin, end, Counter(kinds), text) for begin, end, kinds, text in value)
+    if name in ("run_queue", "steal"):
+        return math.nan if value is None else value
+    return tuple(value) if isinstance(value, list) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import MISSING, dataclass
 
 from mpmkit.load.fields import choice, number, switch, text, whole
@@ -19,48 +18,37 @@ MAX_RATE = 1_000_000.0
 """Requests per second of an open loop; no generator comes near."""
 
 MAX_BODY = 1 << 20
-"""Longest request body that is kept prepared, in bytes."""
-
-
-def _path_problem(path: str) -> str:
-    if not path.startswith("/"):
-        return f"must begin with '/', not {path!r}"
-    if not path.isascii() or any(c <= " " or c == "\x7f" for c in path):
-        return f"must be ASCII without blanks (percent-encode them), not {path!r}"
-    return ""
-
-
-def _body_problem(body: str) -> str:
-    return f"must be at most {MAX_BODY:,} bytes" if len(body.encode()) > MAX_BODY else ""
-
-
-def _digest_problem(digest: str) -> str:
-    if re.fullmatch(r"same|[0-9a-f]{64}", digest):
-        return ""
-    return f"must be 'same' or a SHA-256 of 64 hexadecimal digits, not {digest!r}"
+"""Longest request body that is kept prepared."""
 
 
 @dataclass(frozen=True)
 class RequestFields:
     """What is requested, and what a good answer is."""
 
-    path: str = text("/", "what to request, from / on, in ASCII without blanks", _path_problem)
+    path: str = text(
+        "/",
+        "what to request, from / on, in ASCII without blanks",
+        ("/[!-~]*", "begin with '/' and be ASCII without blanks (percent-encode them)"),
+    )
     method: str = choice("GET", METHODS, "of the request")
-    body: str = text("", "text sent with POST, at most 1 MiB in UTF-8", _body_problem)
+    body: str = text(
+        "",
+        "text sent with POST, at most 1,048,576 characters, in UTF-8",
+        (f"(?s).{{0,{MAX_BODY}}}", f"be at most {MAX_BODY:,} characters"),
+    )
     expect_status: int = whole(200, 100, 599, "the status of a good answer")
     expect_length: int | None = whole(
         None,
         0,
         1 << 40,
-        "the length of a good answer's body; the length that the answer itself promises is "
-        "always checked",
+        "of a good answer's body; its own promise is always checked",
         unit="bytes",
         none="any",
     )
     expect_body: str | None = text(
         None,
         "the SHA-256 of a good answer's body in hexadecimal, or 'same' for that of the first answer",
-        _digest_problem,
+        ("same|[0-9a-f]{64}", "be 'same' or a SHA-256 of 64 hexadecimal digits"),
         none="any",
     )
 

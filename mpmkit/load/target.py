@@ -60,12 +60,10 @@ def target_of(url: object, yours: str | None = None) -> Target:
         raise ValueError(
             f"target: {url!r} holds more than a host and a port; give the path as path="
         )
-    loopback = host == "localhost"
-    if not loopback:
-        try:
-            loopback = ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            pass
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
     if not loopback:
         named = os.environ.get(TARGETS_VARIABLE, "") if yours is None else yours
         if host not in {name.strip().lower() for name in named.split(",")}:

@@ -7,21 +7,12 @@ timerfd becomes readable within microseconds of its time. The standard library h
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import time
 
-CLOCK_MONOTONIC = 1  # the clock of time.perf_counter_ns() on Linux
 TFD_TIMER_ABSTIME = 1
-NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
-
-
-class _Timespec(ctypes.Structure):
-    _fields_ = [
-        ("interval_s", ctypes.c_long),
-        ("interval_ns", ctypes.c_long),
-        ("s", ctypes.c_long),
-        ("ns", ctypes.c_long),
-    ]
 
 
 class Timer:
@@ -29,23 +20,25 @@ class Timer:
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = self._libc.timerfd_create(CLOCK_MONOTONIC, NONBLOCK_CLOEXEC)
-        if self.fd < 0:
+        # The clock of time.perf_counter_ns() on Linux.
+        flags = os.O_NONBLOCK | os.O_CLOEXEC
+        self.fd = self._done(self._libc.timerfd_create(time.CLOCK_MONOTONIC, flags))
+        self._when = (ctypes.c_long * 4)()  # an interval, and a time: s, ns
+
+    def _done(self, code: int) -> int:
+        if code < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        self._when = _Timespec(0, 0, 0, 0)
+        return code
 
     def set(self, ns: int) -> None:
         """Fire once, when time.perf_counter_ns() has come to `ns`; at once if that is past."""
-        self._when.s, self._when.ns = divmod(max(1, ns), 1_000_000_000)
-        if self._libc.timerfd_settime(self.fd, TFD_TIMER_ABSTIME, ctypes.byref(self._when), None):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        self._when[2], self._when[3] = divmod(max(1, ns), 1_000_000_000)
+        self._done(self._libc.timerfd_settime(self.fd, TFD_TIMER_ABSTIME, self._when, None))
 
     def clear(self) -> None:
         """Take notice of its firing."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 8)
-        except BlockingIOError:
-            pass
 
     def close(self) -> None:
         os.close(self.fd)

@@ -7,6 +7,7 @@ BlockingIOError where they would have to wait. Nothing here waits, and nothing h
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from typing import Any
 
@@ -57,19 +58,12 @@ class TlsSocket:
             self._flush()
             return
 
-    @property
-    def cipher(self) -> tuple[str, str, int] | None:
-        """What was agreed on."""
-        return self._tls.cipher()
-
     def send(self, data: bytes) -> int:
         """All of `data` is taken, or none (BlockingIOError)."""
         self._flush()
         self._tls.write(data)
-        try:
+        with contextlib.suppress(BlockingIOError):  # what is left goes with the next call
             self._flush()
-        except BlockingIOError:
-            pass  # taken all the same; what is left goes with the next call
         return len(data)
 
     def recv(self, size: int) -> bytes:

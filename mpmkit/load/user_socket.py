@@ -10,6 +10,7 @@ Imported by the locustfile alone: locust and gevent belong in no other process.
 from __future__ import annotations
 
 import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
+import contextlib
 import errno
 import os
 import ssl
@@ -108,28 +109,24 @@ class UserSocket:
         if code:
             self.wait_writable()
         assert state.tls is not None
-        made = tls.TlsSocket(sock, state.tls, state.host)
-        self.sock = made
+        self.sock = made = tls.TlsSocket(sock, state.tls, state.host)
         self.watch()
         while True:
             try:
                 made.handshake()
-                self.quiet()  # a watcher that is watching cannot be given another socket
-                return made
+                break
             except BlockingIOError:
                 self.wait()
+        self.quiet()  # a watcher that is watching cannot be given another socket
+        return made
 
     def next_source(self) -> bool:
         """All ephemeral ports towards the target are in TIME_WAIT: go on from another address."""
         state = self.state
-        if (
-            state.family != _socket.AF_INET
-            or state.source >= LOOPBACK_SOURCES
-            or not state.loopback
-        ):
-            return False
-        state.source += 1
-        return True
+        ours = state.loopback and state.family == _socket.AF_INET
+        more = ours and state.source < LOOPBACK_SOURCES
+        state.source += more
+        return more
 
     def send(self, data: bytes) -> None:
         """Send all, waiting where the connection is not there yet or the buffer is full, then
@@ -152,8 +149,7 @@ class UserSocket:
         finally:
             watcher.stop()
             watcher.close()
-        code = self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
-        if code:
+        if code := self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
             raise OSError(code, os.strerror(code)) from None
 
     def watch(self) -> None:
@@ -186,21 +182,22 @@ class UserSocket:
             self.quiet()
         sock, self.sock = self.sock, None
         if sock is not None:
-            try:
-                if reset:
+            if reset:
+                with contextlib.suppress(OSError):
                     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, RESET_ON_CLOSE)
-            except OSError:
-                pass
             sock.close()
 
 
+KINDS: tuple[tuple[type[Exception], str], ...] = (
+    (Overdue, "timeout"),
+    (ssl.SSLCertVerificationError, "certificate"),
+    (ssl.SSLError, "tls"),
+    (ConnectionRefusedError, "refused"),
+    (ConnectionError, "reset"),
+    (Exception, "connect"),
+)
+
+
 def kind_of(error: Exception) -> str:
-    if isinstance(error, Overdue):
-        return "timeout"
-    if isinstance(error, ssl.SSLError):
-        return "certificate" if isinstance(error, ssl.SSLCertVerificationError) else "tls"
-    if isinstance(error, ConnectionRefusedError):
-        return "refused"
-    if isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)):
-        return "reset"
-    return "connect"
+    """The kind of a failure, as `LoadRun.errors` has it."""
+    return next(kind for type, kind in KINDS if isinstance(error, type))

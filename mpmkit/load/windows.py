@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-import math
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +62,12 @@ class Window:
 
     def latency_ms(self, percentile: float = 50) -> float:
         """As of a run, to within 0.1%; nan if nothing was answered well."""
-        return self.latencies.percentile(percentile) / 1e6 if len(self.latencies) else math.nan
+        return self.latencies.percentile(percentile) / 1e6
+
+    def __str__(self) -> str:
+        failed = f", {self.errors.total():,} failed" if self.errors else ""
+        p50, p99 = self.latency_ms(50), self.latency_ms(99)
+        return f"{self.qps:,.0f} requests/s, p50 {p50:.3g} ms, p99 {p99:.3g} ms{failed}"
 
 
 def windows(
@@ -72,9 +77,7 @@ def windows(
 
     level: users or rate that are due at a time. sources: how many processes the ticks came from.
     """
-    made = [
-        Window(begin, end, level(end - 1e-9)) for begin, end in zip(edges, edges[1:], strict=False)
-    ]
+    made = [Window(begin, end, level(end - 1e-9)) for begin, end in itertools.pairwise(edges)]
     for tick in ticks:
         number = bisect.bisect(edges, (tick.begin + tick.end) / 2) - 1
         if 0 <= number < len(made):

@@ -58,6 +58,14 @@ class Problems(list[str]):
         if value is not None and (type(value) is not int or not 1 <= value <= most):
             self.append(f"{name}: must be a whole number from 1 to {most}, not {value!r}")
 
+    def numbers(self, name: str, values: Iterable[Any], least: float, most: float) -> None:
+        """Numbers within bounds."""
+        for value in values:
+            if isinstance(value, bool) or not (
+                isinstance(value, int | float) and least <= value <= most
+            ):
+                self.append(f"{name}: must be {least:,} to {most:,}, not {value!r}")
+
     def scale(self, name: str | None, scales: Mapping[str, Scale]) -> tuple[str, Scale]:
         """A scale by its name, by default that of MPMKIT_SCALE, or else demo."""
         chosen = name or os.environ.get("MPMKIT_SCALE") or "demo"
@@ -110,6 +118,16 @@ def add_options(parser: Parser, *names: str, **helps: str) -> None:
 def listed(values: Iterable[str]) -> tuple[str, ...]:
     """The words of an option that may be repeated, and takes several as a,b."""
     return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def floats(text: str) -> list[float]:
+    """The numbers of an option that takes several as 2000,4000. Raises ValueError."""
+    return [float(part) for part in text.split(",")]
+
+
+def share(text: str) -> float:
+    """A share as 3% or 0.03. Raises ValueError."""
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
 
 
 def mpms(options: argparse.Namespace) -> tuple[str, ...]:

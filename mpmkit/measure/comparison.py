@@ -1,24 +1,49 @@
-"""Did the published order of the MPMs come out? Pure: functions of what the rounds measured.
+"""Did the published order of the MPMs come out? Pure: a function of what the rounds measured.
 
-    verdict("static", {"prefork": [9000.0, 9100.0], ...}, figures()["static"])
+There are three answers, and no other sentence about an order:
 
-A difference is larger than the noise if the 95% interval of the ratio, taken within the rounds, excludes 1
-(`stats.ratio`).
+* **came out**: of every two neighbours in the published order, the first one was faster. The 95% interval
+  of their ratio, taken within the rounds (`stats.paired`), lies above 1.
+* **did not come out**: the interval of one of these ratios lies below 1.
+* **not decidable**: the generator, or the machine that it shares with the servers, was the limit in a
+  cell. A faster server would not have shown, so the rows say nothing of the servers' order, whatever
+  their figures are. Or nothing was the limit, and an interval holds 1.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mpmkit.measure import stats
 
-NOISE = {
-    None: "one round: the noise is not known",
-    True: "larger than the noise",
-    False: "within the noise",
-}
+Rounds = Mapping[Any, float]
+"""What one server did in each round: which round -> its figure."""
+
+
+def ratio_text(ratio: stats.Interval) -> str:
+    """A ratio with its 95% interval, where it has one: "1.25 (1.13 to 1.38)"."""
+    known = f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.level else ""
+    return f"{ratio.value:.2f}{known}"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """In how many cells something else than the server was the limit."""
+
+    cells: int = 0
+    generator: int = 0
+    machine: int = 0
+
+    def __str__(self) -> str:
+        """ "the generator was the limit in 3 of 9 cells"; "" if the servers were measured."""
+        found = [
+            f"the {what} was the limit in {count} of {self.cells} cells"
+            for what, count in (("generator", self.generator), ("machine", self.machine))
+            if count
+        ]
+        return ", ".join(found)
 
 
 @dataclass(frozen=True)
@@ -32,26 +57,13 @@ class Pair:
     ratio: stats.Interval
 
     @property
-    def measured(self) -> float:
-        """The ratio without its interval."""
-        return self.ratio.value
-
-    @property
-    def larger_than_noise(self) -> bool | None:
-        """Whether the interval of the ratio excludes 1; None with fewer than 2 rounds."""
-        return self.ratio.excludes(1.0) if self.ratio.level else None
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the published winner won here too."""
-        return self.measured > 1
+    def came_out(self) -> bool | None:
+        """Whether the published winner won here; None if the interval of the ratio holds 1."""
+        return self.ratio.value > 1 if self.ratio.excludes(1.0) else None
 
     def __str__(self) -> str:
-        sure = f"{self.ratio.low:.2f} to {self.ratio.high:.2f}, " if self.ratio.level else ""
-        return (
-            f"{self.faster} / {self.slower}: published {self.published:.2f}, "
-            f"measured {self.measured:.2f} ({sure}{NOISE[self.larger_than_noise]})"
-        )
+        said = f"{self.faster} / {self.slower}: published {self.published:.2f}, measured "
+        return said + ratio_text(self.ratio)
 
 
 @dataclass(frozen=True)
@@ -60,57 +72,50 @@ class OrderVerdict:
 
     kind: str
     published_order: tuple[str, ...]
-    measured_order: tuple[str, ...]
+    limits: Limits
     pairs: tuple[Pair, ...]
 
     @property
-    def reproduced(self) -> bool:
-        """The medians stand in the published order."""
-        return self.published_order == self.measured_order
+    def came_out(self) -> bool | None:
+        """True, False, or None where that is not decidable."""
+        answers = [pair.came_out for pair in self.pairs]
+        if str(self.limits) or (None in answers and False not in answers):
+            return None
+        return False not in answers
 
     @property
-    def clear(self) -> bool | None:
-        """Whether every difference between neighbours is larger than the noise; None if not known."""
-        known = [pair.larger_than_noise for pair in self.pairs]
-        return None if None in known else all(known)
+    def why(self) -> str:
+        """Why it is not decidable; "" where it is."""
+        if self.came_out is not None or str(self.limits):
+            return str(self.limits)
+        if not all(pair.ratio.level for pair in self.pairs):
+            return "one round does not show the noise"
+        open_pairs = [f"{p.faster} / {p.slower}" for p in self.pairs if p.came_out is None]
+        return f"the 95% interval of {' and of '.join(open_pairs)} holds 1"
 
     def __str__(self) -> str:
-        tail = {
-            None: "one round does not show the noise",
-            True: "each difference is larger than the noise",
-            False: "not every difference is larger than the noise",
-        }[self.clear]
-        came = "came out" if self.reproduced else "did not come out"
-        return f"the published order {came}: {' > '.join(self.measured_order)}; {tail}"
-
-
-def order(figures: Mapping[str, float]) -> tuple[str, ...]:
-    """The names from the fastest to the slowest; equal ones in the order given."""
-    return tuple(sorted(figures, key=lambda name: -figures[name]))
+        order = f"the published order ({' > '.join(self.published_order)})"
+        if self.came_out is None:
+            return f"{order}: not decidable, {self.why}"
+        return f"{order} {'came out' if self.came_out else 'did not come out'}"
 
 
 def verdict(
-    kind: str, rounds: Mapping[str, Sequence[float]], figures: Mapping[str, float]
+    kind: str, rounds: Mapping[str, Rounds], figures: Mapping[str, float], limits: Limits = Limits()
 ) -> OrderVerdict | None:
     """Compare what the rounds measured (MPM -> QPS of each round) with the published figures.
 
-    None if fewer than two MPMs are both measured and published, or one of them answered nothing.
+    None if fewer than two MPMs are both measured and published, or two neighbours share no round in which
+    both answered.
     """
-    medians = {
-        mpm: statistics.median(values)
-        for mpm, values in rounds.items()
-        if values and mpm in figures
-    }
-    if len(medians) < 2 or any(min(rounds[mpm]) <= 0 for mpm in medians):
+    order = tuple(sorted((mpm for mpm in figures if rounds.get(mpm)), key=lambda m: -figures[m]))
+    if len(order) < 2:
         return None
-    expected = order({mpm: figures[mpm] for mpm in figures if mpm in medians})
-    return OrderVerdict(
-        kind,
-        expected,
-        # A tie is broken against the published order, so that it does not count as agreement.
-        order({mpm: medians[mpm] for mpm in reversed(expected)}),
-        tuple(
-            Pair(a, b, figures[a] / figures[b], stats.ratio(rounds[a], rounds[b]))
-            for a, b in zip(expected, expected[1:], strict=False)
-        ),
-    )
+    pairs = []
+    for faster, slower in zip(order, order[1:], strict=False):
+        try:
+            ratio = stats.paired(rounds[faster], rounds[slower])
+        except ValueError:
+            return None
+        pairs.append(Pair(faster, slower, figures[faster] / figures[slower], ratio))
+    return OrderVerdict(kind, order, limits, tuple(pairs))

@@ -13,7 +13,8 @@ The page is the same file for all, the script the same application.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from typing import Any
 
 from mpmkit.config.directives import MPMS
 from mpmkit.measure.experiment import Launch
-from mpmkit.measure.phpfpm import MOST_CHILDREN, find_php_fpm, with_php_fpm
+from mpmkit.measure.phpfpm import MOST_CHILDREN, PhpFpm, find_php_fpm
 from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed
 
 SAMPLE_SITE = Path(__file__).resolve().parents[1] / "htdocs"
@@ -44,39 +45,45 @@ class Competitor:
     start: Launch
 
 
-def _httpd_php_fpm(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
-    Httpd(mpm, document_root=SAMPLE_SITE, fcgi="proxy:fcgi://localhost")  # is all of it installed?
-    return with_php_fpm(
-        lambda fpm: Httpd(mpm, document_root=SAMPLE_SITE, fcgi=fpm.handler, **directives),
-        document_root=SAMPLE_SITE,
-        children=workers(directives),
-    )
-
-
 def ours(way: str, launch: Launch) -> Launch:
     """`launch` for a server of ours that runs programs ("cgi"), or has a php-fpm with a child for each of
     its workers ("php-fpm")."""
-    if way == "cgi":
-        # As a directive, not by the samples' own section: then the parent loads what starts programs.
-        return lambda mpm, **directives: launch(
-            mpm, directives=("AddHandler cgi-script .cgi",), **directives
+    if way == "php-fpm":
+        return _with_php_fpm(
+            lambda mpm, fpm, **given: launch(
+                mpm, document_root=fpm.document_root, directives=fpm.directives(), **given
+            )
         )
-
-    def start(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
-        return with_php_fpm(
-            lambda fpm: launch(
-                mpm, document_root=fpm.document_root, directives=fpm.directives(), **directives
-            ),
-            document_root=SAMPLE_SITE,
-            children=workers(directives),
-        )
-
-    return start
+    # As a directive, not by the samples' own section: then the parent loads what starts programs.
+    lines = ("AddHandler cgi-script .cgi",)
+    return lambda mpm, **directives: launch(mpm, directives=lines, **directives)
 
 
-def workers(directives: Mapping[str, Any]) -> int:
-    """Children that a php-fpm needs: one for each worker of the server."""
-    return min(MOST_CHILDREN, int(directives.get("MaxRequestWorkers", 400)))
+def _with_php_fpm(make: Callable[..., AbstractContextManager[Any]]) -> Launch:
+    """``make(mpm, fpm, **directives)`` with a php-fpm that has a child for each worker of the server. Both
+    start and end together."""
+
+    def launch(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
+        workers = min(MOST_CHILDREN, int(directives.get("MaxRequestWorkers", 400)))
+        # Raises NotInstalled at once, as httpd's constructor does, not in the `with` statement.
+        fpm = PhpFpm(document_root=SAMPLE_SITE, children=workers)
+
+        @contextlib.contextmanager
+        def both() -> Iterator[Any]:
+            with fpm, make(mpm, fpm, **directives) as server:
+                yield server
+
+        return both()
+
+    return launch
+
+
+def _httpd_php_fpm(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
+    Httpd(mpm, document_root=SAMPLE_SITE, fcgi="proxy:fcgi://localhost")  # is all of it installed?
+    start = _with_php_fpm(
+        lambda mpm, fpm, **given: Httpd(mpm, document_root=SAMPLE_SITE, fcgi=fpm.handler, **given)
+    )
+    return start(mpm, **directives)
 
 
 def php_fpm_missing() -> str:
@@ -88,30 +95,31 @@ def php_fpm_missing() -> str:
     return ""
 
 
-def _nginx(mpm: str, **directives: Any) -> Nginx:
-    return Nginx(document_root=SAMPLE_SITE, **directives)
-
-
 _httpd = partial(Httpd, document_root=SAMPLE_SITE)
 
-# name -> its forms: (name in tables, the MPMs it can stand for, the nearest first, kinds, start).
-# A form is measured once, with the first of its MPMs that was asked for.
+# name -> its forms: (name in tables, the MPMs it can stand for, the nearest first, its pages, start).
+# A form is measured once, with the first of its MPMs that was asked for; a way to run a script only if asked for.
 FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], Launch], ...]] = {
-    "nginx": (("nginx", ("event", "worker", "prefork"), STATIC, _nginx),)
+    "httpd": (
+        *(("httpd", (mpm,), STATIC, _httpd) for mpm in MPMS),
+        *(("httpd", (mpm,), ("cgi",), partial(_httpd, cgi=True)) for mpm in MPMS),
+        *(("httpd", (mpm,), ("php-fpm",), _httpd_php_fpm) for mpm in MPMS),
+        ("httpd", ("prefork",), ("mod_php",), partial(_httpd, php=True)),
+    ),
+    "nginx": (
+        (
+            "nginx",
+            ("event", "worker", "prefork"),
+            STATIC,
+            lambda mpm, **given: Nginx(document_root=SAMPLE_SITE, **given),
+        ),
+    ),
 }
 
 
 def names() -> tuple[str, ...]:
     """What can be asked for. A checkout's benchmarks add Python's servers to FORMS."""
-    return ("httpd", *FORMS)
-
-
-# The real httpd's ways to run a script, each with a server of its own.
-_HTTPD_SCRIPTS: dict[str, tuple[tuple[str, ...], Launch]] = {
-    "cgi": (MPMS, partial(_httpd, cgi=True)),
-    "php-fpm": (MPMS, _httpd_php_fpm),
-    "mod_php": (("prefork",), partial(_httpd, php=True)),
-}
+    return tuple(FORMS)
 
 
 def of(
@@ -120,23 +128,14 @@ def of(
     """The servers of these names for these MPMs; installed or not. Raises KeyError for another name.
 
     `kinds`: with cgi, php-fpm and mod_php among them, httpd's ways to run a script, too."""
-    mpms = tuple(mpms)
+    asked, wanted = tuple(mpms), {*STATIC, *kinds}
     found = []
     for name in dict.fromkeys(names):
-        if name == "httpd":
-            found += [Competitor("httpd", mpm, mpm, STATIC, _httpd) for mpm in mpms]
-            found += [
-                Competitor("httpd", mpm, mpm, (kind,), start)
-                for kind, (own, start) in _HTTPD_SCRIPTS.items()
-                if kind in kinds
-                for mpm in mpms
-                if mpm in own
-            ]
-            continue
         for server, nearest, pages, start in FORMS[name]:
-            mine = [mpm for mpm in nearest if mpm in mpms]
-            if mine:
-                found.append(Competitor(server, "", mine[0], pages, start))
+            mine = [mpm for mpm in nearest if mpm in asked]
+            if mine and wanted.intersection(pages):
+                own = mine[0] if server == "httpd" else ""
+                found.append(Competitor(server, own, mine[0], pages, start))
     return found
 
 

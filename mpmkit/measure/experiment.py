@@ -6,9 +6,9 @@ An experiment (`qps`, `memory`, `sweep`) has its own cells, its own way to measu
 table. The rest is here, once:
 
 * **Rounds.** A cell is one server with what is measured on it; a round measures each cell once, in an
-  order that `stats.turns` gives: each round begins with another cell, or the order is random
-  (complete blocks). A machine that grows slower then disturbs all cells, not the last one. Nothing
-  runs in parallel: two runs on one machine would measure each other.
+  order that `stats.turns` gives: random, from a seed that the rows hold (randomised complete blocks). A
+  machine that grows slower then disturbs all cells, not the last one, and no cell always has the same
+  one before it. Nothing runs in parallel: two runs on one machine would measure each other.
 * **A row is on disk before it is in the table**, and in the table before the next cell begins.
 * **A competitor that fails** costs its own rows and no other's; the table says so. A server of ours
   that fails ends the run.
@@ -18,6 +18,7 @@ table. The rest is here, once:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -40,6 +41,17 @@ OURS = "mpmkit"
 
 Launch = Callable[..., AbstractContextManager[Any]]
 """``launch(mpm, **directives)``: a context manager with a `.url`."""
+
+
+def launcher(**fixed: Any) -> Launch:
+    """`mpmkit.launch` with these arguments, document_root for example."""
+
+    def start(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
+        import mpmkit
+
+        return mpmkit.launch(mpm, **fixed, **directives)
+
+    return start
 
 
 # -- cells and tables ----------------------------------------------------------------------------
@@ -291,7 +303,7 @@ class Conditions:
             "server": cell.server,
             "mpm": cell.mpm or None,
             "round": cell.round,
-            "load1": records.load1(),
+            "load1": os.getloadavg()[0],
             "started_at": records.utc(time.time()),
         }
         self._machine = table.machine
@@ -341,44 +353,30 @@ def duration(seconds: float) -> str:
 
 
 class Bar:
-    """Progress for `on_progress`: a bar of tqdm on a terminal and in a notebook, else a line a figure.
-
-    Where tqdm is missing (it comes with mpmkit[lab]), and with MPMKIT_PROGRESS=text, it prints lines.
-    """
+    """Progress for `on_progress`, on standard error: a bar of tqdm on a terminal, else a line a figure. Where
+    tqdm is missing (it comes with mpmkit[lab]) it prints lines. Notebooks have `lab.progress`."""
 
     def __init__(self) -> None:
-        self.file = sys.stdout if in_notebook() else sys.stderr
+        self.file = sys.stderr
         self._bar: Any = None
-        text = os.environ.get("MPMKIT_PROGRESS") == "text"
-        if not text and (in_notebook() or self.file.isatty()):
-            try:
-                from tqdm.auto import tqdm
-            except ImportError:
-                return
-            form = "{percentage:3.0f}%|{bar:30}| {desc}"
-            self._bar = tqdm(total=1.0, file=self.file, leave=in_notebook(), bar_format=form)
+        if self.file.isatty():
+            with contextlib.suppress(ImportError):
+                from tqdm import tqdm
+
+                form = "{percentage:3.0f}%|{bar:30}| {desc}"
+                self._bar = tqdm(total=1.0, file=self.file, leave=False, bar_format=form)
 
     def __call__(self, now: Progress) -> None:
         if self._bar is None:
             if now.row is not None:
                 print(now, file=self.file, flush=True)
             return
-        if now.row is not None and not in_notebook():
+        if now.row is not None:
             self._bar.write(str(now), file=self.file)
         self._bar.n = now.share
         self._bar.set_description_str(str(now))
-        if now.share >= 1:
-            self._bar.close()
 
     def close(self) -> None:
         """Leave the line of the bar."""
         if self._bar is not None:
             self._bar.close()
-
-
-def in_notebook() -> bool:
-    """Whether this runs under a Jupyter kernel; a terminal's IPython is not one."""
-    if "IPython" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython()
-    return shell is not None and getattr(shell, "kernel", None) is not None

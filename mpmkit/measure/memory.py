@@ -54,7 +54,7 @@ from mpmkit.measure.experiment import (
     last_words,
     run,
 )
-from mpmkit.measure.memory_plan import Level, Series, descriptors_for, plan, start_servers
+from mpmkit.measure.memory_plan import Level, descriptors_for, plan, start_servers
 from mpmkit.measure.memory_table import AGAINST, MemoryTable
 from mpmkit.measure.procfs import members, read_smaps, slab_kb, status_numbers
 from mpmkit.measure.records import Row
@@ -162,38 +162,35 @@ def _columns(look: Sequence[tuple[int, Footprint, int, int]]) -> dict[str, int]:
 
 
 def memory_table(
-    mpms: Iterable[str] = MPMS,
-    against: Iterable[str] = AGAINST,
+    mpms: str | Iterable[str] = MPMS,
+    against: str | Iterable[str] = AGAINST,
     *,
-    busy: Iterable[int] | None = None,
-    idle: Iterable[int] | None = None,
-    rounds: int | None = None,
-    scale: str | None = None,
-    beside: Iterable[str] = (),
     out: str | os.PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
     say: Callable[[str], None] | None = None,
-    **more: Any,
+    **asked: Any,
 ) -> MemoryTable:
     """Measure memory against busy requests and idle kept-alive connections; minutes at the demo scale.
 
     mpms: of prefork, worker, event. against: of "busy", "idle".
-    busy: numbers of requests being served at once, 0 to MaxRequestWorkers; idle: numbers of
-        kept-alive connections, 0 to 20,000; by default what the scale says.
-    rounds: 1 to 100. scale: smoke, demo, full; by default the environment's MPMKIT_SCALE, or demo.
-    beside: other servers to measure as well: "httpd" against both, "nginx" against idle connections,
-        or ("all",). One that is missing is left out and named.
     out: a CSV file to which each level's rows are appended as soon as they are measured.
     on_progress, say: as in `qps_table`.
-    more: document_root, path: your pages, and the one that is asked for before anything is looked at;
-        the other servers serve the samples. directives: over the article's blocks, {name: value}.
+
+    asked (all of it optional):
+
+    * busy: numbers of requests being served at once, 0 to MaxRequestWorkers; idle: numbers of
+      kept-alive connections, 0 to 20,000; by default what the scale says.
+    * rounds: 1 to 100. scale: smoke, demo, full; by default the environment's MPMKIT_SCALE, or demo.
+    * beside: other servers to measure as well: "httpd" against both, "nginx" against idle connections,
+      or ("all",). One that is missing is left out and named.
+    * document_root, path: your pages, and the one that is asked for before anything is looked at; the
+      other servers serve the samples. directives: over the article's blocks, {name: value}.
 
     Raises ValueError for a bad argument (with all problems) and RecordError for a bad file, both
     before anything starts; `experiment.ExperimentError` if a server fails, `experiment.Interrupted`
     (a KeyboardInterrupt) on Ctrl-C: both carry the rows finished until then as `table`.
     """
-    sizes: dict[str, Any] = {"busy": busy, "idle": idle, "rounds": rounds, "scale": scale}
-    todo = plan(mpms, against, beside=beside, **sizes, **more)
+    todo = plan(mpms, against, **asked)
     here, missing = competitors.installed(todo.beside)
     names = {OURS, *(one.server for one in here)}
     cells = [cell for cell in todo.cells() if cell.server in names]
@@ -201,7 +198,7 @@ def memory_table(
     file = table.keep_in(out)
 
     def measure(cell: Level, report: Report) -> Iterator[list[Row]]:
-        report(f"round {cell.round}, {cell.label}, {cell.level:,} {cell.series.against}", 0.0)
+        report(f"round {cell.round}, {cell.label}, {cell.level:,} {cell.against}", 0.0)
         yield _measure_level(cell, table, todo.path)
 
     return run(cells, measure, table, file=file, on_progress=on_progress, say=say)
@@ -209,19 +206,17 @@ def memory_table(
 
 def _measure_level(cell: Level, table: MemoryTable, path: str) -> list[Row]:
     """One server with so many requests or connections: its rows."""
-    one, level = cell.series, cell.level
-    directives = dict(one.directives)
-    if one.against == "busy" or one.stands_for != "event":
-        directives["StartServers"] = start_servers(one.stands_for, directives, level)
+    directives = dict(cell.directives)
+    if cell.against == "busy" or cell.stands_for != "event":
+        directives["StartServers"] = start_servers(cell.stands_for, directives, cell.level)
     conditions = Conditions(table, cell)
-    limit = descriptors_for([one])
-    with descriptors(limit), one.start(one.stands_for, **directives) as server:
+    with descriptors(descriptors_for(cell)), cell.start(cell.stands_for, **directives) as server:
         try:
-            found, held, slab = _look(one, level, server, path)
+            found, held, slab = _look(cell, server, path)
         except RuntimeError as error:
             words = last_words(server) if is_gone(server) else ""
             raise RuntimeError(f"{error}{words}") from None
-    shared = {"against": one.against, "level": level, "held": held, "steal": None}
+    shared = {"against": cell.against, "level": cell.level, "held": held, "steal": None}
     return [
         conditions.row(
             directives,
@@ -234,26 +229,24 @@ def _measure_level(cell: Level, table: MemoryTable, path: str) -> list[Row]:
     ]
 
 
-def _look(
-    one: Series, level: int, server: Any, path: str
-) -> tuple[dict[str, dict[str, int]], int, int | None]:
+def _look(cell: Level, server: Any, path: str) -> tuple[dict[str, dict[str, int]], int, int | None]:
     """Bring a server to a level and look at it: (`sample`'s figures, held, slab_kb)."""
-    path = path if one.server == OURS else "/index.html"
+    path = path if cell.server == OURS else "/index.html"
     _look_at_page(server.url, path)
-    if one.against == "busy" and level:
-        with HoldingProcess(server.url, "half-sent", path=path) as first:
-            first.hold(level)
+    mode = "half-sent" if cell.against == "busy" else "idle"
+    if mode == "half-sent" and cell.level:
+        with HoldingProcess(server.url, mode, path=path) as first:
+            first.hold(cell.level)
             first.finish()
-    mode = "half-sent" if one.against == "busy" else "idle"
     with HoldingProcess(server.url, mode, path=path) as holding:
-        said = holding.hold(level)
+        said = holding.hold(cell.level)
         if said["error"]:
-            raise RuntimeError(f"{level:,} {one.against}: {said['error']}")
+            raise RuntimeError(f"{cell.level:,} {cell.against}: {said['error']}")
         settle(server.pid)
         found, slab = sample(server.pid), slab_kb()
         if not found:
-            raise RuntimeError(f"{one.server} {one.mpm} ended with {level:,} {one.against}")
-        return found, min(level, holding.held()), slab
+            raise RuntimeError(f"{cell.label} ended with {cell.level:,} {cell.against}")
+        return found, min(cell.level, holding.held()), slab
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
@@ -314,15 +307,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def measure(bar: OnProgress) -> MemoryTable:
         given.update(command.directives(options.directive))
+        names = ("busy", "idle", "rounds", "scale", "document_root", "path")
         asked: dict[str, Any] = {
+            **{name: getattr(options, name) for name in names},
             "against": AGAINST if options.against is None else command.listed(options.against),
-            "busy": options.busy,
-            "idle": options.idle,
-            "rounds": options.rounds,
-            "scale": options.scale,
             "beside": command.listed(options.beside),
-            "document_root": options.document_root,
-            "path": options.path,
             "directives": given,
         }
         todo = plan(mpms, **asked)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from mpmkit.load.preflight import too_few_descriptors
 from mpmkit.measure import competitors, published
 from mpmkit.measure.command import Problems
 from mpmkit.measure.competitors import Competitor
-from mpmkit.measure.experiment import OURS, Cell, Launch
+from mpmkit.measure.experiment import OURS, Cell, Launch, launcher
 from mpmkit.measure.memory_table import AGAINST
 
 MOST = 20_000  # connections; as many as a load profile may have
@@ -55,54 +54,44 @@ SCALES = {
 
 
 @dataclass(frozen=True)
-class Series:
-    """One server against one kind of load: its levels, each with a server of its own."""
+class Level(Cell):
+    """One server with so many requests busy, or connections idle (`against`).
 
-    server: str
-    mpm: str
+    stands_for: the MPM whose directives it is started with.
+    """
+
     stands_for: str
     against: str
-    levels: tuple[int, ...]
-    directives: dict[str, Any]
-    start: Launch
-
-
-@dataclass(frozen=True)
-class Level(Cell):
-    """One level of a series: so many requests busy, or connections idle."""
-
-    series: Series = field(repr=False)
     level: int
+    directives: dict[str, Any] = field(repr=False)
+    start: Launch = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """A measurement, checked."""
+    """A measurement, checked. levels: those of round 1."""
 
-    series: tuple[Series, ...]
+    levels: tuple[Level, ...]
     rounds: int
     scale: str
     path: str
     beside: tuple[Competitor, ...] = ()
 
     def cells(self) -> list[Level]:
-        """The levels of all rounds, in the order of measuring."""
-        return [
-            Level(number, one.server, one.mpm, one, level)
-            for number in range(1, self.rounds + 1)
-            for one in self.series
-            for level in one.levels
-        ]
+        """The levels of all rounds, in the order of measuring. It isn't random: each level has a server of
+        its own, and memory does not depend on what ran before."""
+        rounds = range(1, self.rounds + 1)
+        return [replace(level, round=number) for number in rounds for level in self.levels]
 
     @property
     def seconds(self) -> float:
         """About how long it takes."""
-        return len(self.cells()) * SECONDS_A_LEVEL
+        return self.rounds * len(self.levels) * SECONDS_A_LEVEL
 
 
 def plan(
-    mpms: Iterable[str] = MPMS,
-    against: Iterable[str] = AGAINST,
+    mpms: str | Iterable[str] = MPMS,
+    against: str | Iterable[str] = AGAINST,
     *,
     busy: Iterable[int] | None = None,
     idle: Iterable[int] | None = None,
@@ -113,7 +102,8 @@ def plan(
     path: str = "/index.html",
     directives: Mapping[str, Any] | None = None,
 ) -> MemoryPlan:
-    """Check what is asked for. Raises ValueError with everything that is wrong with it, on one line."""
+    """Check what is asked for; `memory_table` says what it means. Raises ValueError with everything that
+    is wrong with it, on one line."""
     problems = Problems()
     mpms = problems.chosen("mpm", mpms, MPMS)
     kinds = problems.chosen("against", against, AGAINST)
@@ -126,28 +116,32 @@ def plan(
         problems.append(f"document_root: there is no folder {root}")
     if not path.startswith("/") or not path.isascii() or any(c <= " " for c in path):
         problems.append(f"path: must begin with / and be ASCII without blanks, not {path!r}")
-    series: list[Series] = []
+    ours = launcher(document_root=root, access_log=True)
+    found: list[Level] = []
     for mpm in mpms:
         block = {**published.DIRECTIVES[mpm], **PATIENT, **(directives or {})}
         workers = _max_request_workers(problems, mpm, block)
         for kind in kinds:
             levels = _levels_of(problems, mpm, kind, workers, given[kind], size)
-            if not levels:
-                continue
-            room = {**block, **_room_for_idle(mpm, block, max(levels) if kind == "idle" else 0)}
-            series.append(Series(OURS, mpm, mpm, kind, levels, room, launch_ours(root)))
+            room = {**block, **_room_for_idle(mpm, block, max(levels, default=0), kind)}
+            servers = [(OURS, mpm, ours)]
             # Only httpd has MPMs: what a half-sent request costs the other servers is not a worker.
-            series += [
-                Series(one.server, one.mpm, mpm, kind, levels, room, one.start)
+            servers += [
+                (one.server, one.mpm, one.start)
                 for one in others
                 if one.stands_for == mpm and (kind == "idle" or one.mpm)
             ]
-    if short := too_few_descriptors(descriptors_for(series)):
+            found += [
+                Level(1, server, of, mpm, kind, level, room, start)
+                for server, of, start in servers
+                for level in levels
+            ]
+    if short := too_few_descriptors(max((descriptors_for(one) for one in found), default=0)):
         problems.append(f"levels: {short}")
     problems.raise_any()
     by_hand = busy is not None or idle is not None or rounds is not None
     name = "custom" if by_hand else chosen
-    return MemoryPlan(tuple(series), rounds or size.rounds, name, path, others)
+    return MemoryPlan(tuple(found), rounds or size.rounds, name, path, others)
 
 
 def _levels(problems: Problems, name: str, values: Iterable[int] | None) -> tuple[int, ...] | None:
@@ -191,9 +185,9 @@ def _levels_of(
     return (*(level for level in levels if level <= workers), *beyond)
 
 
-def descriptors_for(series: Iterable[Series]) -> int:
+def descriptors_for(cell: Level) -> int:
     """One for each connection, for the holder and for a server that has them all in one process."""
-    return max((level for one in series for level in one.levels), default=0) + 200
+    return cell.level + 200
 
 
 def _max_request_workers(problems: Problems, mpm: str, given: Mapping[str, Any]) -> int:
@@ -206,10 +200,10 @@ def _max_request_workers(problems: Problems, mpm: str, given: Mapping[str, Any])
         return MOST
 
 
-def _room_for_idle(mpm: str, given: Mapping[str, Any], most: int) -> dict[str, Any]:
+def _room_for_idle(mpm: str, given: Mapping[str, Any], most: int, against: str) -> dict[str, Any]:
     """event takes ThreadsPerChild + AsyncRequestWorkerFactor x idle workers connections a child: a
     factor that makes room for all, unless one was given."""
-    if mpm != "event" or not most or "AsyncRequestWorkerFactor" in given:
+    if (mpm, against) != ("event", "idle") or not most or "AsyncRequestWorkerFactor" in given:
         return {}
     workers = int(given.get("StartServers", 3)) * int(given.get("ThreadsPerChild", 25))
     return {"AsyncRequestWorkerFactor": max(2, math.ceil(most * 1.5 / workers))}
@@ -224,14 +218,3 @@ def start_servers(mpm: str, directives: Mapping[str, Any], busy: int) -> int:
     threads = number["ThreadsPerChild"]
     wanted = min(most, busy + number["MinSpareThreads"])
     return max(1, min(most // threads, max(math.ceil(wanted / threads), least)))
-
-
-def launch_ours(root: Path) -> Launch:
-    """How to start a server of ours with the pages of `root`."""
-
-    def start(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
-        import mpmkit
-
-        return mpmkit.launch(mpm, document_root=root, access_log=True, **directives)
-
-    return start

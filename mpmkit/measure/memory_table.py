@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 AGAINST = ("busy", "idle")
 
 # Headings of a table of levels, and the columns in MiB.
-_HEAD = ("held", "processes", "threads", "PSS", "code", "heap", "anon.", "stacks", "shm", "USS")
+_HEAD = ("held", "processes", "threads", "PSS", "code", "heap", "anon.", "stacks", "shm", "USS",
+         "RSS summed", "child's PSS")  # fmt: skip
 _MIB = ("pss", "code", "heap", "anonymous", "stacks", "shm", "uss", "rss")
-_WIDTHS = (7, 7, 9, 7, 8, 7, 7, 7, 7, 6, 8, 10, 11)
 
 
 @dataclass(repr=False)
@@ -49,12 +49,9 @@ class MemoryTable(Table):
 
     def costs(self) -> pandas.DataFrame:
         """What one more costs, in KiB: a row per server, MPM and against, with base, cost (the
-        slope) and its 95% interval (low, high) in PSS, cost_uss, cost_rss and cost_page_tables,
-        and how much of the variation the line explains."""
-        pandas = require("pandas")
-
+        slope) and its 95% interval (low, high) in PSS, cost_uss, cost_rss and cost_page_tables."""
         more = {name: self.lines(f"{name}_kb") for name in ("uss", "rss", "page_tables")}
-        return pandas.DataFrame(
+        return require("pandas").DataFrame(
             [
                 {
                     **dict(zip(("server", "mpm", "against"), key, strict=True)),
@@ -63,7 +60,6 @@ class MemoryTable(Table):
                     "low": line.low,
                     "high": line.high,
                     **{f"cost_{name}": found[key].slope for name, found in more.items()},
-                    "explained": line.explained,
                     "points": line.points,
                 }
                 for key, line in self.lines().items()
@@ -80,31 +76,21 @@ class MemoryTable(Table):
 
     def _levels(self, against: str) -> str:
         what = {"busy": "requests being served", "idle": "kept-alive connections"}[against]
-        groups: dict[tuple[str, str | None, int], dict[str, list[Row]]] = {}
+        servers: dict[str, dict[int, dict[str, list[Row]]]] = {}
         for row in self.records:
             if row["against"] == against:
-                group = groups.setdefault((row["server"], row["mpm"], row["level"]), {})
-                group.setdefault(row["scope"], []).append(row)
+                levels = servers.setdefault(f"{row['server']} {row['mpm'] or ''}".strip(), {})
+                levels.setdefault(row["level"], {}).setdefault(row["scope"], []).append(row)
         out = [f"memory in MiB against {what} (child's PSS in KiB, the median child)"]
-        title = None
-        for (server, mpm, level), rows in groups.items():
-            if (server, mpm) != title:
-                title = server, mpm
-                out.append("\n" + f"{server} {mpm or ''}".strip())
-                out.append(_in_columns([against, *_HEAD, "RSS summed", "child's PSS"]))
-            counts = [_middle(rows["server"], name) for name in ("held", "processes", "threads")]
-            sizes = [_middle(rows["server"], f"{name}_kb") / 1024 for name in _MIB]
-            child = f"{_middle(rows['child'], 'pss_kb'):,.0f}" if "child" in rows else "-"
-            out.append(
-                _in_columns(
-                    [
-                        f"{level:,}",
-                        *(f"{value:,.0f}" for value in counts),
-                        *(f"{value:,.1f}" for value in sizes),
-                        child,
-                    ]
-                )
-            )
+        for name, levels in servers.items():
+            table: list[tuple[str, ...]] = [(against, *_HEAD)]
+            for level, rows in levels.items():
+                whole = rows["server"]
+                counts = [f"{_middle(whole, n):,.0f}" for n in ("held", "processes", "threads")]
+                sizes = [f"{_middle(whole, f'{n}_kb') / 1024:,.1f}" for n in _MIB]
+                child = f"{_middle(rows['child'], 'pss_kb'):,.0f}" if "child" in rows else "-"
+                table.append((f"{level:,}", *counts, *sizes, child))
+            out += ["", name, *aligned(table, left=())]
         return "\n".join(out)
 
     def _costs(self) -> str:
@@ -158,7 +144,3 @@ class MemoryTable(Table):
 
 def _middle(rows: Sequence[Row], column: str) -> float:
     return statistics.median(row[column] for row in rows)
-
-
-def _in_columns(cells: Sequence[str]) -> str:
-    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))

@@ -77,22 +77,19 @@ class _Scoreboard:
         board, log = self.server.scoreboard(), self.server.error_log()
         rows = [row for row in board.snapshot.processes if row.pid]
         lines, self._logged = log_lines(log[self._logged :]), len(log)
+        kept = (sum(row.keep_alive for row in rows), sum(row.write_completion for row in rows))
         return _Look(
-            [row.pid for row in rows],
-            len(rows),
-            board.counts.idle,
-            board.counts.busy,
-            "".join(board.letters.values()),
-            (
-                sum(row.keep_alive for row in rows),
-                sum(row.write_completion for row in rows),
-                sum(row.lingering_close for row in rows),
-            ),
-            board.snapshot.generation,
-            board.accesses,
-            sum(row.duration for row in board.workers) / 1e6,
-            lines,
-            board,
+            children=[row.pid for row in rows],
+            processes=len(rows),
+            idle=board.counts.idle,
+            busy=board.counts.busy,
+            letters="".join(board.letters.values()),
+            held=(*kept, sum(row.lingering_close for row in rows)),
+            generation=board.snapshot.generation,
+            accesses=board.accesses,
+            duration_ms=sum(row.duration for row in board.workers) / 1e6,
+            lines=lines,
+            board=board,
         )
 
 
@@ -130,11 +127,8 @@ class _StatusPage:
         try:
             auto = self._read(self.patience)
             idle, busy = int(auto["IdleWorkers"]), int(auto["BusyWorkers"])
-            held = [
-                int(auto.get(f"ConnsAsync{of}", 0)) for of in ("KeepAlive", "Writing", "Closing")
-            ]
-            names = ("ParentServerMPMGeneration", "Total Accesses", "Total Duration")
-            generation, accesses, duration = (float(auto.get(name, NAN)) for name in names)
+            held = [int(auto.get(f"ConnsAsync{of}", 0)) for of in _HELD]
+            generation, accesses, ms = (float(auto.get(name, NAN)) for name in _COUNTERS)
         except (OSError, KeyError, ValueError):
             return _Look(children, processes)  # every worker is busy: the page does not come
         letters = auto["Scoreboard"].replace("W", "_", 1)  # one answers us
@@ -142,19 +136,12 @@ class _StatusPage:
             processes = len(letters) - letters.count(LETTERS[0])
         elif not self.pid:
             processes = float(auto.get("Processes", NAN))
-        return _Look(
-            children,
-            processes,
-            idle + 1,
-            max(0, busy - 1),
-            letters,
-            held,
-            generation,
-            accesses,
-            duration,
-        )
+        counts = (idle + 1, max(0, busy - 1), letters, held, generation, accesses, ms)
+        return _Look(children, processes, *counts)
 
 
+_HELD = ("KeepAlive", "Writing", "Closing")
+_COUNTERS = ("ParentServerMPMGeneration", "Total Accesses", "Total Duration")
 _LOG_LINE = re.compile(r"\[[^\]]+\] \[\w+:(\w+)\] \[pid \d+(?::tid \d+)?\] (.*)")
 LEVELS = ("notice", "warn", "error", "crit", "alert", "emerg")
 

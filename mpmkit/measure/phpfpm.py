@@ -13,10 +13,7 @@ import contextlib
 import glob
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from mpmkit.measure.process_group import ProcessGroup, find_program, output, unprivileged_user
 
@@ -117,21 +114,3 @@ decorate_workers_output = no
             probe.connect(str(self.socket))
             return True
         return False
-
-
-def with_php_fpm(
-    make: Callable[[PhpFpm], AbstractContextManager[Any]],
-    *,
-    children: int,
-    document_root: str | os.PathLike[str],
-) -> AbstractContextManager[Any]:
-    """A server and a php-fpm for it: `make(fpm)` gives the server's context manager. Both start and end
-    together; the `with` block has the server. Raises NotInstalled at once when there is no php-fpm."""
-    fpm = PhpFpm(children=children, document_root=document_root)
-
-    @contextlib.contextmanager
-    def both() -> Iterator[Any]:
-        with fpm, make(fpm) as server:
-            yield server
-
-    return both()

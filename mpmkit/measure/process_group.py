@@ -125,25 +125,21 @@ class ProcessGroup:
         """TERM, then KILL after `stop_within` seconds; returns when no process of it is left. Twice does
         nothing. Raises ServerFailed if a process outlives KILL."""
         process, self._process = self._process, None
-        watching, self._guard = self._guard, None
-        try:
+        guarding, self._guard = self._guard, None
+        root, self.root = self.root, Path()
+        with contextlib.ExitStack() as then:  # all of it, whatever fails; the last line first
+            if root != Path():
+                then.callback(shutil.rmtree, root, ignore_errors=True)
+            if guarding is not None:
+                then.enter_context(guarding)  # closes its pipe and waits
+                then.callback(guarding.kill)  # before its pipe closes, so that it does nothing
             if process is not None:
+                then.callback(end_group, process.pid)
+                then.callback(process.wait)
+                then.callback(process.kill)
                 process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(self.stop_within)
-        finally:
-            try:
-                if process is not None:
-                    process.kill()
-                    process.wait()
-                    end_group(process.pid)
-            finally:
-                if watching is not None:
-                    with watching:  # closes its pipe and waits
-                        watching.kill()  # before its pipe closes, so that it does nothing
-                if self.root != Path():
-                    shutil.rmtree(self.root, ignore_errors=True)
-                    self.root = Path()
 
     def __enter__(self) -> Self:
         return self.start()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections import Counter
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -83,29 +83,9 @@ def status_numbers(pid: int) -> dict[str, int]:
 # -- CPU time ------------------------------------------------------------------------------------
 
 
-class Usage(NamedTuple):
-    """CPU time and context switches, summed over all threads of some processes."""
-
-    cpu_ns: int
-    voluntary: int
-    involuntary: int
-
-    def __sub__(self, other: Usage) -> Usage:  # type: ignore[override]
-        return Usage(*(a - b for a, b in zip(self, other, strict=True)))
-
-
 def ran_for(task: str) -> int:
     """CPU time in ns of the thread whose folder is `task`; 0 if it has ended."""
     return int((_text(f"{task}/schedstat").split() or ["0"])[0])
-
-
-def usage(pids: Iterable[int]) -> Usage:
-    """What the threads of `pids` have used so far. Threads that have ended are not in it."""
-    cpu, switches = 0, Counter[str]()
-    for task in (task for pid in pids for task in tasks(pid)):
-        cpu += ran_for(task)
-        switches.update(numbers(f"{task}/status"))
-    return Usage(cpu, switches["voluntary_ctxt_switches"], switches["nonvoluntary_ctxt_switches"])
 
 
 def cpu_ns(pids: Iterable[int]) -> int:
@@ -122,25 +102,36 @@ class Meter:
     """CPU time of a server's process group for each request of a load, in µs.
 
     It starts with the first report of requests done, so neither the start nor the warm-up is in it,
-    and reads once more at the end. What it costs is those two readings.
+    and reads once more at the end. What it costs is those two readings. A load that ends less than
+    `LEAST` seconds after its first report has no figure: the time between a report and the reading that
+    belongs to it would be too large a part of it.
     """
+
+    LEAST = 1.0
 
     def __init__(self, group: int | None) -> None:
         """group: of the processes; None if it isn't known, and nothing is measured."""
         self.group = group
-        self.begun: tuple[int, int] | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """A load begins; what was measured before does not count."""
+        self._begun: tuple[int, int, float] | None = None
 
     def progress(self, done: int) -> None:
         """So many requests are done; called while the load runs."""
-        if self.begun is None and done > 0 and self.group is not None:
-            self.begun = done, cpu_ns(members(self.group))
+        if self._begun is None and done > 0 and self.group is not None:
+            self._begun = done, cpu_ns(members(self.group)), time.monotonic()
 
     def per_request(self, done: int) -> float | None:
-        """The load is over after so many requests. None if there is nothing to divide by."""
-        if self.begun is None or self.group is None or done <= self.begun[0]:
+        """The load is over after so many requests. None if it was too short, or nothing is known."""
+        if self._begun is None or self.group is None:
             return None
-        used = cpu_ns(members(self.group)) - self.begun[1]
-        return used / (done - self.begun[0]) / 1000 if used > 0 else None
+        before, ns, since = self._begun
+        if done <= before or time.monotonic() - since < self.LEAST:
+            return None
+        used = cpu_ns(members(self.group)) - ns
+        return used / (done - before) / 1000 if used > 0 else None
 
 
 # -- memory --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpmkit.measure.records import RecordError
+from mpmkit.measure.records import RecordError, data_folder
 
 _THREADS = {
     "StartServers": 3,
@@ -81,22 +81,9 @@ def column(row: Mapping[str, Any]) -> str:
 # -- what is published ---------------------------------------------------------------------------
 
 
-def published_file() -> Path:
-    """Where the article's figures lie: in the checkout, or in the installed package."""
-    package = Path(__file__).resolve().parents[1]
-    places = [folder / "data" / "published" / "qps.csv" for folder in (package.parent, package)]
-    for place in places:
-        if place.is_file():
-            return place
-    raise RecordError(
-        "the published figures (data/published/qps.csv) are not where this package "
-        "looks for them; run from a checkout"
-    )
-
-
 def figures(path: Path | None = None) -> dict[str, dict[str, float]]:
     """The article's figures: kind -> MPM -> requests per second. Raises RecordError."""
-    place = path or published_file()
+    place = path or data_folder("published") / "qps.csv"
     found: dict[str, dict[str, float]] = {}
     with open(place, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):

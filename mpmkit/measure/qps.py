@@ -11,21 +11,20 @@ How it measures, and why (the frame is in `experiment`):
   kept waiting while another is measured would disturb it: each wakes its parent once a second,
   and prefork alone holds up to 250 processes in memory and in the scheduler's tables. A fresh
   server also makes the rounds independent.
-* **Interleaved.** A round measures every MPM once, and each round begins with another one.
+* **Randomised blocks.** A round measures every server once, in random order; the seed is the rows'
+  `run_id`. Ratios are taken within the rounds.
 * **A warm-up before each measurement**, not counted: children start, heads and files enter memos
   and caches. prefork takes some ten seconds to grow from 5 processes to what 200 clients make it
   want, so the full scale warms up longer than that.
-* **Medians with their intervals**, ratios within the rounds, and what is larger than the noise
-  (`stats`, `comparison`).
-* **As many rounds as it takes**, if asked: ``--target-precision 5%`` goes on until the interval of
-  every median is that narrow, or ``--max-rounds`` are done, and says which.
+* **Cells that last**: 4 s at the demo scale; 200,000 requests at the full one, and 8 s at least.
 
-What the article set and found is in `published`, the table that comes out in `qps_table`.
+What the article set and found is in `published`, the table that comes out in `qps_table`, and whether the
+article's order came out in `comparison`.
 """
 
 from __future__ import annotations
 
-import argparse
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -33,81 +32,63 @@ from typing import Any
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
+from mpmkit.load.generator_process import Progress
 from mpmkit.load.profile import LoadProfile
-from mpmkit.load.runner import DRIVERS, LoadError, LoadRun, run_load
-from mpmkit.measure import ceiling as generator
+from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.measure import command, competitors, published, records
-from mpmkit.measure.experiment import (
-    Conditions,
-    Launch,
-    OnProgress,
-    Report,
-    last_words,
-    one_line,
-    run,
-)
+from mpmkit.measure.experiment import Conditions, Launch, OnProgress, Report, last_words, run
 from mpmkit.measure.procfs import Meter
-from mpmkit.measure.qps_plan import MAX_ROUNDS, SCALES, QpsCell, QpsPlan, plan
+from mpmkit.measure.qps_plan import SCALES, QpsCell, QpsPlan, plan
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import Row
-from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
 
 __all__ = ["SCALES", "QpsTable", "main", "plan", "qps_table"]
 
 
 def qps_table(
-    kinds: Iterable[str] = ("static", "script"),
-    mpms: Iterable[str] = MPMS,
-    requests: int | None = None,
-    users: int = 200,
-    keep_alive: bool = False,
-    rounds: int | None = None,
-    scale: str | None = None,
+    kinds: str | Iterable[str] = ("static", "script"),
+    mpms: str | Iterable[str] = MPMS,
+    *,
     out: str | os.PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
-    *,
-    ceiling: bool = False,
     say: Callable[[str], None] | None = None,
-    **more: Any,
+    **asked: Any,
 ) -> QpsTable:
     """Measure the article's tables here; minutes at the demo scale.
 
     kinds: of "static", "script". mpms: of "prefork", "worker", "event".
-    requests: per cell, 1 to 20 million; by default what the scale says.
-    users: concurrent clients, 1 to 20,000. keep_alive: reuse connections. rounds: 1 to 1000.
-    scale: "smoke" (seconds), "demo" (minutes), "full" (the article's 200,000 requests); by default
-        the environment's MPMKIT_SCALE, or else demo.
     out: a CSV file to which each row is appended as soon as it is finished. on_progress: called with an
         `experiment.Progress` some four times a second, and when a cell ends; `experiment.Bar()`.
-    ceiling: measure what the generator can do against nginx first, and mark rows that come near it.
     say: called at once with each sentence on what is left out.
-    more: beside: other servers to measure in the same rounds, "httpd", "nginx" or "all"; one that is
-        not installed or fails is left out, as `left_out` says. scripts: the ways to run the script:
-        "wsgi", "cgi", "php-fpm", "all"; with httpd its mod_cgi, mod_proxy_fcgi and mod_php, too.
-        target_precision: go on beyond `rounds` until every median is known to within this share
-        (0.05: +-5%), or `max_rounds` are done. driver, processes: as in `run_load`.
-        launch: starts a server, ``launch(mpm, **directives)``; by default `mpmkit.launch`.
+
+    asked (all of it optional):
+
+    * requests: per cell, 1 to 20 million; by default what the scale says. rounds: 1 to 1000.
+    * users: concurrent clients, 1 to 20,000 (200). keep_alive: reuse connections.
+    * scale: "smoke" (seconds), "demo" (minutes), "full" (the article's 200,000 requests); by default
+      the environment's MPMKIT_SCALE, or else demo.
+    * beside: other servers to measure in the same rounds, "httpd", "nginx" or "all"; one that is not
+      installed or fails is left out, as `left_out` says.
+    * scripts: the ways to run the script: "wsgi", "cgi", "php-fpm", "all"; with httpd its mod_cgi,
+      mod_proxy_fcgi and mod_php, too.
+    * processes: of the generator. launch: starts a server, ``launch(mpm, **directives)``; by default
+      `mpmkit.launch`.
 
     Raises ValueError for a bad argument and RecordError for a bad file, both before anything
     starts; `experiment.ExperimentError` if a server or the generator fails, `experiment.Interrupted`
     (a KeyboardInterrupt) on Ctrl-C: both carry the rows finished until then as `table`.
     """
-    load: dict[str, Any] = {"requests": requests, "users": users, "keep_alive": keep_alive}
-    todo = plan(kinds, mpms, rounds=rounds, scale=scale, **load, **more)
-    table = QpsTable([], published.figures(), todo.target, scale=todo.scale)
+    todo = plan(kinds, mpms, **asked)
+    table = QpsTable([], published.figures(), scale=todo.scale)
     file = table.keep_in(out)
     todo, table.left_out = _at_hand(todo)
-    table.planned = sum(cell.figures for cell in todo.cells())
-    if ceiling:
-        table.ceiling, why = _ceiling(todo)
-        table.left_out += why
+    cells = todo.cells(table.run_id)
+    table.planned = sum(cell.figures for cell in cells)
 
     def measure(cell: QpsCell, report: Report) -> Iterator[list[Row]]:
         return _measure_server(todo, table, cell, report)
 
-    return run(
-        todo.until_settled(table), measure, table, file=file, on_progress=on_progress, say=say
-    )
+    return run(cells, measure, table, file=file, on_progress=on_progress, say=say)
 
 
 def _at_hand(todo: QpsPlan) -> tuple[QpsPlan, list[str]]:
@@ -123,14 +104,6 @@ def _at_hand(todo: QpsPlan) -> tuple[QpsPlan, list[str]]:
     return todo, missing
 
 
-def _ceiling(todo: QpsPlan) -> tuple[float | None, list[str]]:
-    """Requests/s that the generator can do at most, or a sentence on why that is not known."""
-    try:
-        return generator.ceiling(next(iter(todo.profiles.values())), todo.driver), []
-    except (NotInstalled, ServerFailed, LoadError) as error:
-        return None, [f"without the generator's ceiling: {one_line(error)}"]
-
-
 def _measure_server(
     todo: QpsPlan, table: QpsTable, cell: QpsCell, report: Report
 ) -> Iterator[list[Row]]:
@@ -139,26 +112,10 @@ def _measure_server(
     directives["KeepAlive"] = todo.profiles[cell.kinds[0]].keep_alive
     with cell.start(cell.stands_for, **directives) as server:
         for kind in cell.kinds:
-            text, profile = f"round {cell.round}, {cell.label}, {kind}", todo.profiles[kind]
             # A script that php-fpm runs is paid for by processes that are not the server's.
             meter = Meter(None if kind == "php-fpm" else getattr(server, "pid", None))
-
-            def tell(
-                done: int,
-                seconds: float,
-                text: str = text,
-                profile: LoadProfile = profile,
-                meter: Meter = meter,
-            ) -> None:
-                meter.progress(done)
-                report(text, _share(profile, done, seconds))
-
-            report(text, 0.0)
             conditions = Conditions(table, cell)
-            found = run_load(
-                server, profile=profile, driver=todo.driver, on_progress=tell, ceiling=table.ceiling
-            )
-            _must_be_whole(found, server, f"{cell.label}, {kind}")
+            found = _measure_page(todo, cell, kind, server, meter, report)
             page = published.page(kind)
             columns = {
                 **found.row(),
@@ -170,11 +127,35 @@ def _measure_server(
             yield [conditions.row(directives, **columns)]
 
 
-def _share(profile: LoadProfile, done: int, seconds: float) -> float:
-    """How far a cell is: by requests or by time, whichever is nearer to its end."""
-    by_requests = done / profile.requests if profile.requests else 0.0
-    by_time = seconds / profile.duration if profile.duration else 0.0
-    return max(by_requests, by_time)
+def _measure_page(
+    todo: QpsPlan, cell: QpsCell, kind: str, server: Any, meter: Meter, report: Report
+) -> LoadRun:
+    """One cell. Where it lasts less than it should, all cells of its kind get more requests from now on,
+    and it is measured again."""
+    text = f"round {cell.round}, {cell.label}, {kind}"
+    while True:
+        profile = todo.profiles[kind]
+        meter.begin()
+        report(text, 0.0)
+        shown = _progress(meter, report, text, profile)
+        found = run_load(server, profile=profile, on_progress=shown)
+        _must_be_whole(found, server, f"{cell.label}, {kind}")
+        if profile.requests is None or found.duration >= todo.least:
+            return found
+        more = math.ceil(1.25 * profile.requests * todo.least / found.duration)
+        todo.profiles[kind] = profile.but(requests=more)
+
+
+def _progress(meter: Meter, report: Report, text: str, load: LoadProfile) -> Progress:
+    """Reports how far a cell is: by requests or by time, whichever is nearer to its end."""
+
+    def progress(done: int, seconds: float) -> None:
+        meter.progress(done)
+        by_requests = done / load.requests if load.requests else 0.0
+        by_time = seconds / load.duration if load.duration else 0.0
+        report(text, max(by_requests, by_time))
+
+    return progress
 
 
 def _must_be_whole(found: LoadRun, server: Any, what: str) -> None:
@@ -211,51 +192,27 @@ def _parser() -> Parser:
     users = "concurrent clients (default: 200, as in the article)"
     add("--users", type=int, default=200, metavar="N", help=users)
     add("--keep-alive", action="store_true", help="reuse connections (the article did not)")
-    precision = "go on with more rounds until every median is known to within P, like 5%%"
-    add("--target-precision", type=_share_given, metavar="P", help=precision)
-    most = f"but no more than these (default: {MAX_ROUNDS})"
-    add("--max-rounds", type=int, default=MAX_ROUNDS, metavar="R", help=most)
-    near = "measure what the generator can do against nginx first, and mark rows that come near"
-    add("--ceiling", action="store_true", help=near)
-    drivers = f"load generator: {' or '.join(DRIVERS)} (default: locust); wrk stops by time only"
-    add("--driver", default="locust", metavar="NAME", help=drivers)
     add("--processes", type=int, default=1, metavar="N", help="generator processes (default: 1)")
     command.add_options(parser, "--mpm", "--rounds", "--scale", "--beside", "--out")
     return parser
-
-
-def _share_given(text: str) -> float:
-    """5% or 0.05."""
-    try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a share like 5%, not {text!r}") from None
 
 
 def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> int:
     """``mpmkit qps``. Prints the tables on standard output, progress and errors on standard error.
     The exit status is that of `command.execute`."""
     options = _parser().parse_args(argv)
+    names = ("requests", "users", "keep_alive", "rounds", "scale", "processes")
     status, _ = command.execute(
         lambda bar: qps_table(
             tuple(published.PAGES) if options.kind == "both" else (options.kind,),
             command.mpms(options),
-            options.requests,
-            options.users,
-            options.keep_alive,
-            options.rounds,
-            options.scale,
-            command.out_of(options, command.new_name("qps")),
-            bar,
-            driver=options.driver,
-            processes=options.processes,
-            beside=command.listed(options.beside),
-            target_precision=options.target_precision,
-            max_rounds=options.max_rounds,
-            ceiling=options.ceiling,
-            scripts=command.listed(options.script or ("wsgi",)),
+            out=command.out_of(options, command.new_name("qps")),
+            on_progress=bar,
             say=command.say,
+            beside=command.listed(options.beside),
+            scripts=command.listed(options.script or ("wsgi",)),
             launch=launch,
+            **{name: getattr(options, name) for name in names},
         ),
         QpsTable.text,
     )

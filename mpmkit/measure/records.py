@@ -84,24 +84,23 @@ class RecordFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], table: str = "qps") -> None:
-        self.path = Path(path)
-        self.table = table
+        self.path, self.table = Path(path), table
         if not self.path.parent.is_dir():
             raise RecordError(f"{self.path}: there is no folder {self.path.parent}")
         if self.path.exists() and not self.path.is_file():
             raise RecordError(f"{self.path}: is not a regular file")
         header = _line(names(table))
-        with self._locked() as file:
-            text = self.path.read_bytes()
-            if header.encode().startswith(text):
+        with self._opened() as file:
+            text = self.path.read_text(errors="replace")
+            if header.startswith(text):
                 file.truncate(0)
                 self._write(file, header)
-            elif not text.startswith(header.encode()):
+            elif not text.startswith(header):
                 raise RecordError(
                     f"{self.path}: has other columns than the table {table}; choose another file"
                 )
-            else:  # what a full disk or a power failure left of a row ends without a newline
-                file.truncate(text.rindex(b"\n") + 1)
+            elif not text.endswith("\n"):  # what a full disk or a power failure left of a row
+                file.truncate(self.path.read_bytes().rindex(b"\n") + 1)
 
     def append(self, row: Mapping[str, Any]) -> Row:
         """Check a row and write it; the row as written. Raises RecordError."""
@@ -111,19 +110,17 @@ class RecordFile:
             checked = check(row)
         except RecordError as error:
             raise RecordError(f"{self.path}: not written: {error}") from None
-        with self._locked() as file:
+        with self._opened() as file:
             self._write(file, _line(_to_text(checked[name]) for name in names(self.table)))
         return checked
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[IO[bytes]]:
+    def _opened(self) -> IO[bytes]:
         try:
             file = open(self.path, "ab", buffering=0)
         except OSError as error:
             raise RecordError(f"{self.path}: cannot be written: {error.strerror}") from None
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # two runs may share a file; ends with the descriptor
-            yield file
+        fcntl.flock(file, fcntl.LOCK_EX)  # two runs may share a file; ends with the descriptor
+        return file
 
     def _write(self, file: IO[bytes], line: str) -> None:
         before = os.fstat(file.fileno()).st_size
@@ -198,13 +195,18 @@ def read_frame(*paths: str | os.PathLike[str]) -> pandas.DataFrame:
 # -- what is shipped -----------------------------------------------------------------------------
 
 
-def recorded_folder() -> Path:
-    """Where the recorded runs lie: in the checkout, or in the installed package."""
+def data_folder(name: str) -> Path:
+    """A folder of data/: in the checkout, or in the installed package. Raises RecordError."""
     package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent / "data" / "recorded", package / "data" / "recorded"):
+    for folder in (package.parent / "data" / name, package / "data" / name):
         if folder.is_dir():
             return folder
-    raise RecordError(f"{package.parent}: has no data/recorded; run from a checkout")
+    raise RecordError(f"{package.parent}: has no data/{name}; run from a checkout")
+
+
+def recorded_folder() -> Path:
+    """Where the recorded runs lie. Raises RecordError."""
+    return data_folder("recorded")
 
 
 def recorded_names() -> list[str]:
@@ -293,13 +295,6 @@ def machine() -> Machine:
     )
 
 
-def load1() -> float | None:
-    """The load average of the last minute, or None."""
-    with contextlib.suppress(OSError):
-        return os.getloadavg()[0]
-    return None
-
-
 def _text(path: str | os.PathLike[str]) -> str:
     try:
         return Path(path).read_text(errors="replace")
@@ -313,44 +308,26 @@ def _cpu_model(cpuinfo: str) -> str | None:
     return " ".join(match[1].split()) if match else platform.machine() or None
 
 
-def _cgroup_files(name_v2: str, controller_v1: str, name_v1: str, root: Any) -> Iterator[list[str]]:
-    """The words of a limit's file in our control group and in each one above it, with version 1's file
-    if the controller is mounted by itself.
-
-    A container often sees its group mounted as the root, so the path from /proc may not exist; the
-    ancestors up to the mount are tried as well, and the tightest limit counts.
-    """
-    base = Path(root) / "sys/fs/cgroup"
-    for line in _text(Path(root) / "proc/self/cgroup").splitlines():
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
-        if controllers == "":
-            # Version 2 alone, or with version 1, under "unified".
-            mounts, name = (base, base / "unified"), name_v2
-        elif controller_v1 in controllers.split(","):
-            mounts, name = (base / controllers, base / controller_v1), name_v1
-        else:
-            continue
-        for mount in mounts:
-            inner = mount / path.lstrip("/")
-            for place in (inner, *inner.parents):
-                if place == mount or mount in place.parents:
-                    yield _text(place / name).split()
+def _limits(name: str, root: str | os.PathLike[str]) -> Iterator[list[str]]:
+    """The words of a limit's file in our control group (version 2) and in each one above it. A container
+    often sees its group mounted as the root, so the path that /proc names may not exist."""
+    mount = Path(root) / "sys/fs/cgroup"
+    group = re.search(r"^0::/(.*)$", _text(Path(root) / "proc/self/cgroup"), re.MULTILINE)
+    for place in (mount / group[1], *(mount / group[1]).parents) if group else ():
+        if place == mount or mount in place.parents:
+            words = _text(place / name).split()
+            if words and words[0].isdigit():
+                yield words
 
 
 def cpu_limit(root: str | os.PathLike[str] = "/") -> float | None:
     """Cores that the control group grants (its quota), or None."""
-    # Version 1 has the quota alone; its period is the one that every container runtime sets.
-    found = _cgroup_files("cpu.max", "cpu", "cpu.cfs_quota_us", root)
-    limits = [(*map(int, words), 100_000)[:2] for words in found if words and words[0].isdigit()]
-    return min((quota / period for quota, period in limits), default=None)
+    return min((int(q) / int(period) for q, period in _limits("cpu.max", root)), default=None)
 
 
 def memory_limit_mb(root: str | os.PathLike[str] = "/") -> int | None:
     """MiB that the control group grants, or None."""
-    found = _cgroup_files("memory.max", "memory", "memory.limit_in_bytes", root)
-    limits = [int(words[0]) for words in found if words and words[0].isdigit()]
-    # Version 1 writes "no limit" as a huge number.
-    return min((limit >> 20 for limit in limits if limit < 1 << 60), default=None)
+    return min((int(limit) >> 20 for (limit,) in _limits("memory.max", root)), default=None)
 
 
 def _installed(name: str) -> str | None:
@@ -365,16 +342,15 @@ def _commit() -> str | None:
     top = Path(__file__).resolve().parents[2]
     if not (top / ".git").exists():
         return None
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(top), *words]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL, check=True
-        ).stdout.strip()
-
+    # A run that is recorded changes the records, which is no change of what is measured.
+    status = ["status", "--porcelain", "-uno", "--", ".", ":!data/recorded"]
     try:
-        # A run that is recorded changes the records, which is no change of what is measured.
-        changed = git("status", "--porcelain", "-uno", "--", ".", ":!data/recorded")
-        return git("rev-parse", "--short=10", "HEAD") + "+" * bool(changed)
+        commit, changed = (
+            subprocess.check_output(
+                ["git", "-C", str(top), *words], text=True, timeout=5, stderr=subprocess.DEVNULL
+            ).strip()
+            for words in (["rev-parse", "--short=10", "HEAD"], status)
+        )
     except (OSError, subprocess.SubprocessError):
         return None
+    return commit + "+" * bool(changed)

@@ -217,17 +217,15 @@ class Nginx(ReferenceServer):
 
     `workers` is nginx's worker_processes: one a core if not given, which is its own advice.
     A directive without a counterpart (StartServers, the spares …) changes nothing.
-    `given` are directives and what `ReferenceServer` takes. `tuned` makes it as fast as it can be, to
-    measure generators: it keeps files open, takes all waiting connections at once, hears of a connection
-    when its request is there (TCP_DEFER_ACCEPT, as httpd's AcceptFilter has it by default), and one
-    worker alone stays on the last core. Raises NotInstalled if there is no nginx.
+    `given` are directives and what `ReferenceServer` takes. Raises NotInstalled if there is no nginx.
     """
 
     name = "nginx"
+    # More text for a subclass's configuration: at its top, of events and http, at the end of listen.
+    more_main = more_events = more_http = more_listen = ""
 
-    def __init__(self, *, workers: int | None = None, tuned: bool = False, **given: Any) -> None:
+    def __init__(self, *, workers: int | None = None, **given: Any) -> None:
         super().__init__(**given)
-        self.tuned = tuned
         self.workers = workers or len(os.sched_getaffinity(0))
         self._binary = find_program(
             ("nginx",), "nginx", "apt install nginx-light, or: conda install -c conda-forge nginx"
@@ -262,26 +260,19 @@ class Nginx(ReferenceServer):
             buffer = f" buffer={BUFFERED_LOG_BYTES}" if self.buffered_logs else ""
             log = f"log_format common {NGINX_LOG_FORMAT};\n    access_log access_log common{buffer}"
         user = unprivileged_user() if os.geteuid() == 0 else None
-        affinity = events = files = deferred = ""
-        if self.tuned:
-            cores = os.sched_getaffinity(0)
-            if self.workers == 1 < len(cores):
-                affinity = f"worker_cpu_affinity {1 << max(cores):b};"
-            events, deferred = " multi_accept on;", " deferred"
-            files = "open_file_cache max=100 inactive=1h; open_file_cache_valid 1h;"
         return f"""\
 {f"user {user[0]} {user[1]};" if user else ""}
 daemon off;
 worker_processes {self.workers};
-{affinity}
+{self.more_main}
 pid pid;
 error_log error_log warn;
-events {{ worker_connections {connections};{events} }}
+events {{ worker_connections {connections}; {self.more_events} }}
 http {{
     types {{ text/html html htm; text/plain txt; }}
     default_type application/octet-stream;
     {log};
-    {files}
+    {self.more_http}
     client_body_temp_path body;
     proxy_temp_path proxy;
     fastcgi_temp_path fastcgi;
@@ -294,7 +285,7 @@ http {{
     client_header_timeout {timeout};
     client_body_timeout {timeout};
     server {{
-        listen 127.0.0.1:{self.port} backlog={given.get("listenbacklog", 511)}{deferred};
+        listen 127.0.0.1:{self.port} backlog={given.get("listenbacklog", 511)} {self.more_listen};
         root "{self._served}";
         index index.html;
     }}
@@ -368,31 +359,27 @@ def directive_lines(directives: Mapping[str, Value]) -> list[str]:
     """Keyword arguments as httpd.conf has them: True is On, a list is one line an item."""
     lines = []
     for name, value in directives.items():
-        if value is None:
-            continue
-        values = [value] if isinstance(value, str | int | float) else list(value)
-        lines += [f"{name} {directive_value(name, item)}" for item in values]
+        values = [value] if isinstance(value, str | int | float) else list(value or ())
+        for one in values:
+            if isinstance(one, bool):
+                one = "On" if one else "Off"
+            elif isinstance(one, float):
+                # Only KeepAliveTimeout takes a fraction of a second, and as a whole number of ms.
+                fraction = name.lower() == "keepalivetimeout" and not one.is_integer()
+                one = f"{round(one * 1000)}ms" if fraction else f"{one:g}"
+            lines.append(f"{name} {one}")
     return lines
 
 
-def directive_value(name: str, value: str | int | float) -> str:
-    if isinstance(value, bool):
-        return "On" if value else "Off"
-    if isinstance(value, float) and not value.is_integer():
-        # Only KeepAliveTimeout takes a fraction of a second, and as a whole number of ms.
-        return f"{round(value * 1000)}ms" if name.lower() == "keepalivetimeout" else f"{value:g}"
-    return str(int(value)) if isinstance(value, float) else str(value)
+_MS = {"": 1000, "s": 1000, "ms": 1, "mi": 60_000, "min": 60_000, "h": 3_600_000}
 
 
 def nginx_seconds(value: object) -> str:
-    """An Apache duration in nginx's spelling: 5, "5", "5s", "500ms", 0.5 -> 500ms, "2min" -> 2m."""
-    text = str(value).strip().lower()
-    number = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", text)
-    if not number:
+    """An Apache duration in nginx's milliseconds: 5, "5", "5s", "500ms", 0.5, "2min". Raises ValueError."""
+    number = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", str(value).strip().lower())
+    if not number or number[2] not in _MS:
         raise ValueError(f"{value!r} is not a duration; write seconds, 500ms, 2min or 1h")
-    amount, unit = float(number[1]), number[2]
-    scale = {"ms": 1, "mi": 60_000, "h": 3_600_000}.get(unit[:1] if unit[:1] == "h" else unit[:2])
-    return f"{round(amount * (scale or 1000))}ms"
+    return f"{round(float(number[1]) * _MS[number[2]])}ms"
 
 
 def user_lines() -> list[str]:

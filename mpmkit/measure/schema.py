@@ -44,7 +44,12 @@ WHO = (
     c("mpm", str, "", "prefork, worker or event; empty for a server without one", True),
 )
 WHEN = (
-    c("round", int, "from 1", "rounds are interleaved: each measures every server once"),
+    c(
+        "round",
+        int,
+        "from 1",
+        "each round measures every server once, in random order (seed: run_id, or sweep)",
+    ),
     c("directives", str, "", "what the server was started with, as Name=value", True),
     c("started_at", str, "UTC, ISO 8601", "when the first request that counts was sent"),
 )
@@ -155,6 +160,34 @@ _KIND = (
 _SERVER = (
     c("server_cpu_us", float, "µs", "the server's CPU time a request; empty: not measurable", True),
 )
+_PINNED = (
+    c("design", str, "", "tells one plan of an experiment from another; a resumed one keeps it"),
+    c("seed", int, "", "of the random order within the blocks"),
+    c("margin", float, "0 to 1", "stated beforehand: a ratio within it is called the same"),
+    c("cpus", str, "", "where generator and server ran"),
+    c("rate", float, "1/s", "requests due"),
+    c("requests", int, "", "requests that ended within the window, well or badly"),
+    c("failures", int, "", "of them without a good answer"),
+    c("unsent", int, "", "requests of the whole load that were due and never sent"),
+    c("seconds", float, "s", "the window in which answers and CPU time were counted"),
+    c("x", float, "1/s", "good answers per second"),
+    c("server_u", float, "cores", "how busy the server's CPU was, softirq included"),
+    c("group_u", float, "cores", "CPU time of the server's own processes"),
+    c("generator_u", float, "cores", "CPU time of the generator"),
+    c("budget", float, "cores", "server, generator and idle, as a share of the machine's CPUs"),
+    c("flaw", str, "", "why the row is not used; empty if it is", True),
+)
+_DEMAND = (
+    c("work", str, "", "page (a connection each), script (the same) or keep-alive"),
+    c("control", bool, "", "true: the second prefork, for the A/A comparison"),
+    c("blocks", int, "", "how many were planned"),
+)
+_CAPACITY = (
+    c("cost_us", float, "µs", "CPU time that the script burns"),
+    c("limit_ms", float, "ms", "what p99 must not exceed"),
+    c("p99_ms", float, "ms", "the 99th percentile, from when the request was due", True),
+    c("holds", bool, "", "true: p99 within the limit, nothing unsent, nothing failed"),
+)
 
 TABLES: dict[str, tuple[Column, ...]] = {
     "qps": (*WHO, *_KIND, *WHEN, *_LOAD, *_SERVER, *MACHINE),
@@ -163,6 +196,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "observed": (*WHO, *SWEEP, *WHEN, *_LOAD, *OBSERVED, *MACHINE),
     "generators": (*WHO, *WHEN, *_GENERATORS, *MACHINE),
     "bench": (*WHO, *WHEN, *_BENCH, *MACHINE),
+    "demand": (*WHO, *WHEN, *_DEMAND, *_PINNED, *MACHINE),
+    "capacity": (*WHO, *WHEN, *_CAPACITY, *_PINNED, *MACHINE),
 }
 """Table -> its columns, in the order of the file."""
 
@@ -194,7 +229,8 @@ def check(row: Mapping[str, Any]) -> Row:
             except ValueError as error:
                 problems.append(f"{column.name}: {error}")
     if not problems:
-        problems = [*_CONTRADICTIONS[table](checked), *_everywhere(checked)]
+        problems = [*_everywhere(checked)]
+        problems += _CONTRADICTIONS.get(table, lambda row: ())(checked)
     if problems:
         raise RecordError("; ".join(problems))
     return checked
@@ -226,14 +262,13 @@ _WORDS = {  # columns of a few words
     "against": ("busy", "idle"),
     "scope": ("server", "parent", "child"),
 }
-_SHARES = ("generator_cpu", "generator_wait", "steal")
 
 
 def _everywhere(row: Row) -> Iterator[str]:
     for name, words in _WORDS.items():
         if row.get(name) is not None and row[name] not in words:
             yield f"{name}: must be one of {', '.join(words)}, not {row[name]}"
-    for name in _SHARES:
+    for name in ("generator_cpu", "generator_wait", "steal"):
         if (row.get(name) or 0) > 1:
             yield f"{name}: must be 0 to 1, not {row[name]:g}"
     try:
@@ -290,15 +325,9 @@ def _of_memory(row: Row) -> Iterator[str]:
         yield f"pss_kb: {pss}, but its parts make {parts}"
 
 
-def _of_nothing(row: Row) -> Iterator[str]:
-    return iter(())
-
-
 _CONTRADICTIONS = {
     "qps": _of_a_load,
     "sweep": _of_a_sweep,
     "observed": _of_a_sweep,
     "memory": _of_memory,
-    "generators": _of_nothing,
-    "bench": _of_nothing,
 }

@@ -31,15 +31,13 @@ class Line:
     """A straight line through points: value = base + slope * n.
 
     low, high: the 95% interval of the slope (infinite with two points: they allow no error).
-    explained: share of the variation that the line accounts for, 0 to 1. points: how many.
-    most: the largest n measured; beyond it the line is a guess.
+    points: how many. most: the largest n measured; beyond it the line is a guess.
     """
 
     base: float
     slope: float
     low: float
     high: float
-    explained: float
     points: int
     most: float
 
@@ -65,15 +63,13 @@ def slope(ns: Sequence[float], values: Sequence[float]) -> Line:
     if len(set(ns)) < 2:
         raise ValueError("a slope takes at least two different levels; measure more levels")
     steep, base = statistics.linear_regression(ns, values)
-    count, middle, mean = len(ns), statistics.fmean(ns), statistics.fmean(values)
+    count, middle = len(ns), statistics.fmean(ns)
     spread = sum((n - middle) ** 2 for n in ns)
     left = sum((v - base - steep * n) ** 2 for n, v in zip(ns, values, strict=True))
-    whole = sum((v - mean) ** 2 for v in values)
     reach = math.inf
     if count > 2:
         reach = t_quantile(count - 2) * math.sqrt(left / (count - 2) / spread)
-    explained = 1 - left / whole if whole else 1.0
-    return Line(base, steep, steep - reach, steep + reach, explained, count, max(ns))
+    return Line(base, steep, steep - reach, steep + reach, count, max(ns))
 
 
 def lines(
@@ -100,7 +96,7 @@ def lines(
 class Sizing:
     """An answer of `max_request_workers_for`; sizes in bytes.
 
-    workers: the MaxRequestWorkers to set. low, high: what the ends of the interval would give.
+    workers: the MaxRequestWorkers to set. high: what the cheap end of the interval would give.
     base: the server without load. per_request, per_idle: what one more costs, the expensive ends of
     the measured intervals. idle: kept-alive connections that are provided for.
     by_rss: what summing RSS would have said, the usual and wrong way.
@@ -109,7 +105,6 @@ class Sizing:
 
     mpm: str
     workers: int
-    low: int
     high: int
     ram: int
     reserve: int
@@ -138,7 +133,7 @@ class Sizing:
                 f"rounded down to whole children of ThreadsPerChild {self.threads_per_child}"
                 f": ServerLimit {max(1, self.workers // self.threads_per_child)}"
             )
-        words.append(f"the interval's ends allow {self.low:,} to {self.high:,}")
+        words.append(f"the interval's ends allow {self.workers:,} to {self.high:,}")
         if self.workers > self.measured_to:
             words.append(
                 f"no more than {self.measured_to:,} were busy at once when it was measured; "
@@ -152,35 +147,26 @@ class Sizing:
         return "\n".join(words)
 
 
-def size_in_bytes(text: str | int) -> int:
+def size_in_bytes(text: str | int, name: str = "ram") -> int:
     """4294967296, "4GiB", "4G" (binary, as most tools mean it) or "4GB" (decimal). Raises ValueError."""
-    if isinstance(text, int | float) and not isinstance(text, bool):
-        if not text > 0 or math.isinf(text):
-            raise ValueError(f"ram: must be more than 0 bytes, not {text!r}")
-        return int(text)
     found = re.fullmatch(
         r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)(B?)\s*", str(text), re.IGNORECASE
     )
     if not found or (found[3] and not found[2]):
-        raise ValueError(f"ram: must be a size like 4GiB, 512M or 4GB, not {text!r}")
-    power = " KMGT".index(found[2].upper() or " ")
+        raise ValueError(f"{name}: must be a size like 4GiB, 512M or 4GB, not {text!r}")
     unit = 1000 if found[4] and not found[3] else 1024
-    size = int(float(found[1]) * unit**power)
+    size = int(float(found[1]) * unit ** " KMGT".index(found[2].upper() or " "))
     if size <= 0:
-        raise ValueError(f"ram: must be more than nothing, not {text!r}")
+        raise ValueError(f"{name}: must be more than nothing, not {text!r}")
     return size
 
 
 def room_for(ram: str | int, reserve: str | int | None = None) -> tuple[int, int]:
     """Bytes of the machine, and of it what is not for the server. Raises ValueError."""
     total = size_in_bytes(ram)
-    if reserve is None:
-        kept = max(RESERVE_LEAST, int(total * RESERVE_SHARE))
-    else:
-        try:
-            kept = 0 if reserve == 0 else size_in_bytes(reserve)
-        except ValueError as error:
-            raise ValueError(str(error).replace("ram:", "reserve:", 1)) from None
+    kept = max(RESERVE_LEAST, int(total * RESERVE_SHARE))
+    if reserve is not None:
+        kept = 0 if reserve == 0 else size_in_bytes(reserve, "reserve")
     if kept >= total:
         raise ValueError(f"reserve: {_mib(kept)} of {_mib(total)} leave nothing for the server")
     return total, kept
@@ -230,19 +216,20 @@ def max_request_workers_for(
         )
     naive = lines(rows, ("rss_kb",))[server, mpm, "busy"]
     return Sizing(
-        mpm,
-        workers(line.dear),
-        workers(line.dear),
-        workers(line.cheap),
-        total,
-        kept,
-        int(base * 1024),
-        math.ceil(line.dear * 1024),
-        idle,
-        math.ceil(per_idle * 1024),
-        workers(naive.slope, (total - kept) / 1024 - naive.base) if naive.slope > 0 else None,
-        step,
-        int(line.most),
+        mpm=mpm,
+        workers=workers(line.dear),
+        high=workers(line.cheap),
+        ram=total,
+        reserve=kept,
+        base=int(base * 1024),
+        per_request=math.ceil(line.dear * 1024),
+        idle=idle,
+        per_idle=math.ceil(per_idle * 1024),
+        by_rss=workers(naive.slope, (total - kept) / 1024 - naive.base)
+        if naive.slope > 0
+        else None,
+        threads_per_child=step,
+        measured_to=int(line.most),
     )
 
 
@@ -250,27 +237,21 @@ def _checked(
     ram: str | int, reserve: str | int | None, mpm: str, idle: int, threads_per_child: int
 ) -> tuple[int, int]:
     """`room_for`, with everything that is wrong with the arguments in one ValueError."""
-    problems = []
-    if mpm not in MPMS:
-        problems.append(f"mpm: {mpm!r} is not one of {', '.join(MPMS)}")
-    if type(idle) is not int or idle < 0:
-        problems.append(f"idle: must be a whole number from 0, not {idle!r}")
-    elif idle and mpm in ("prefork", "worker"):
+    problems = [] if mpm in MPMS else [f"mpm: {mpm!r} is not one of {', '.join(MPMS)}"]
+    for name, value, least in (("idle", idle, 0), ("threads_per_child", threads_per_child, 1)):
+        if type(value) is not int or value < least:
+            problems.append(f"{name}: must be a whole number from {least}, not {value!r}")
+    if idle and mpm in ("prefork", "worker"):
         problems.append(
             f"idle: under {mpm} a kept-alive connection keeps a worker; count it as one"
         )
-    if type(threads_per_child) is not int or threads_per_child < 1:
-        problems.append(
-            f"threads_per_child: must be a whole number from 1, not {threads_per_child!r}"
-        )
-    total = kept = 0
     try:
-        total, kept = room_for(ram, reserve)
+        found = room_for(ram, reserve)
     except ValueError as error:
         problems.append(str(error))
     if problems:
         raise ValueError("; ".join(problems))
-    return total, kept
+    return found
 
 
 def _costs(rows: list[dict[str, Any]], server: str, mpm: str, idle: int) -> tuple[Line, float]:
@@ -298,8 +279,8 @@ def _rows(memory: Any) -> list[dict[str, Any]]:
     if hasattr(memory, "records"):
         return list(memory.records)
     rows = memory.to_dict("records") if hasattr(memory, "to_dict") else list(memory)
-    needed = ("server", "mpm", "against", "held", "scope", "pss_kb", "rss_kb", "page_tables_kb")
-    if not rows or not all(name in rows[0] for name in needed):
+    needed = {"server", "mpm", "against", "held", "scope", "pss_kb", "rss_kb", "page_tables_kb"}
+    if not rows or not needed <= rows[0].keys():
         raise ValueError("memory: give what memory_table returns, or a frame of the table memory")
     return rows
 

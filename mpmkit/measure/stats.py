@@ -1,4 +1,4 @@
-"""What rounds of measurement allow to say: intervals, ratios, knees, drift. Pure; no clock, no file.
+"""What rounds of measurement allow to say: intervals, ratios, noise, knees. Pure; no clock, no file.
 
 A round measures every server once, one after the other. Rounds are few (3 to 30).
 
@@ -13,19 +13,16 @@ A round measures every server once, one after the other. Rounds are few (3 to 30
   for a difference between them: `ratio`, with a 95% interval at any number of rounds from 2. A
   difference is **larger than the noise** if that interval excludes 1. There is no other rule.
 * The **knee** of a curve is where it bends; sweeps and stages of a load have the same one.
-* **Drift**: whether the rounds as a whole grow faster or slower (a Mann-Kendall test on the level
-  of each round, exact, because rounds are few).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -33,12 +30,6 @@ LEVEL = 0.95
 
 ENOUGH = 6
 """Rounds from which on the interval of a median can be a 95% one."""
-
-DRIFT_ROUNDS = 5
-"""Rounds from which on a drift could show at all: with 4 even a perfect trend has a chance of 8%."""
-
-DRIFT_SIGNIFICANT = 0.05
-
 
 # The 97.5% points of Student's t for 1 to 30 degrees of freedom; beyond, the normal one is near.
 _T = tuple(
@@ -77,11 +68,6 @@ class Interval:
     low: float
     high: float
     level: float
-
-    @property
-    def precision(self) -> float:
-        """Half of the interval's width as a share of the value; inf for a value of 0."""
-        return (self.high - self.low) / 2 / abs(self.value) if self.value else math.inf
 
     def excludes(self, value: float) -> bool:
         """Whether a value lies outside."""
@@ -135,6 +121,31 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> Interval:
     return Interval(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach), LEVEL)
 
 
+def paired(one: Mapping[Any, float], other: Mapping[Any, float]) -> Interval:
+    """`ratio` of two servers over the rounds that both have: which round -> figure. Raises ValueError."""
+    both = sorted(one.keys() & other.keys())
+    return ratio([one[each] for each in both], [other[each] for each in both])
+
+
+def noise(values: Sequence[float]) -> float:
+    """How far the rounds of one server lie apart: the standard deviation of their logarithms, which is
+    about the share of the figure by which a round differs; NaN with fewer than 2 rounds above 0."""
+    logs = [math.log(value) for value in values if value > 0]
+    return statistics.stdev(logs) if len(logs) > 1 else math.nan
+
+
+TAIL = 1_000
+"""Answers from which on a 99th percentile is one: of 100 it is the slowest of all."""
+
+
+def p99(row: Mapping[str, Any]) -> tuple[float, bool]:
+    """The 99th percentile of a row of a load in ms, NaN below `TAIL` requests; and whether it is as long
+    as the run (nine tenths of it), which cut its requests off: then the true one is longer."""
+    known = row["p99_ms"] is not None and row["requests"] >= TAIL
+    value = float(row["p99_ms"]) if known else math.nan
+    return value, value >= 900 * row["duration_s"]
+
+
 def knee(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     """Where a curve that rises and then flattens bends: beyond it, more x gives little more y.
 
@@ -153,95 +164,3 @@ def knee(xs: Sequence[float], ys: Sequence[float]) -> float | None:
         ((y - low) / (high - low) - (x - left) / (right - left), -x) for x, y in points
     )
     return -place if height > 0.05 else None
-
-
-@dataclass(frozen=True)
-class Drift:
-    """Whether the rounds as a whole grew faster or slower.
-
-    change: the last round's level over the first's, minus 1, by the median slope (Theil-Sen).
-    chance: how likely so clear a trend is in rounds that have none (Mann-Kendall, two-sided).
-    """
-
-    rounds: int
-    change: float
-    chance: float
-
-    @property
-    def found(self) -> bool:
-        """Whether the trend is clearer than chance, which takes 5 rounds at least."""
-        return self.rounds >= DRIFT_ROUNDS and self.chance <= DRIFT_SIGNIFICANT
-
-    def __str__(self) -> str:
-        if self.rounds < DRIFT_ROUNDS:
-            return f"drift: not known, that takes {DRIFT_ROUNDS} rounds"
-        said = f"{self.change:+.0%} from the first round to the last, by chance {self.chance:.0%}"
-        return (
-            f"DRIFT: the machine changed while it was measured: {said}"
-            if self.found
-            else (f"no drift over the rounds ({said})")
-        )
-
-
-def levels(rounds: Mapping[str, Sequence[float]]) -> list[float]:
-    """The level of each round: the mean over all servers of figure / that server's median, in logs.
-
-    1 for a round in which all servers were as fast as in their median round.
-    """
-    usable = {name: values for name, values in rounds.items() if values and min(values) > 0}
-    count = min((len(values) for values in usable.values()), default=0)
-    middles = {name: statistics.median(values) for name, values in usable.items()}
-    return [
-        math.exp(
-            statistics.fmean(math.log(values[i] / middles[name]) for name, values in usable.items())
-        )
-        for i in range(count)
-    ]
-
-
-def drift(rounds: Mapping[str, Sequence[float]]) -> Drift:
-    """The drift check over rounds of one or more servers (name -> its figure in each round)."""
-    level_of = levels(rounds)
-    count = len(level_of)
-    if count < 2:
-        return Drift(count, 0.0, 1.0)
-    pairs = list(itertools.combinations(range(count), 2))
-    slope = statistics.median((level_of[j] - level_of[i]) / (j - i) for i, j in pairs)
-    score = sum((level_of[j] > level_of[i]) - (level_of[j] < level_of[i]) for i, j in pairs)
-    first = statistics.median(level_of) - slope * (count - 1) / 2
-    change = slope * (count - 1) / first if first > 0 else 0.0
-    return Drift(count, change, _kendall(count, abs(score)))
-
-
-def _kendall(count: int, score: int) -> float:
-    """The probability that |S| of Mann and Kendall is `score` or more without a trend."""
-    # How many orders of n rounds have k pairs the wrong way round: each round placed adds 0 to n-1.
-    ways = [1]
-    for placed in range(2, count + 1):
-        more = [0] * (len(ways) + placed - 1)
-        for inversions, number in enumerate(ways):
-            for extra in range(placed):
-                more[inversions + extra] += number
-        ways = more
-    pairs = count * (count - 1) // 2
-    extreme = sum(
-        number for inversions, number in enumerate(ways) if abs(pairs - 2 * inversions) >= score
-    )
-    return extreme / math.factorial(count)
-
-
-def settled(samples: Sequence[Sequence[float]], target: float) -> bool:
-    """Whether every sample's median is known to within `target` (0.05: +-5%), which takes 6 rounds.
-
-    A sample that is too short, or whose median is 0, is not settled.
-    """
-    return all(len(values) >= ENOUGH and median(values).precision <= target for values in samples)
-
-
-def worst(samples: Mapping[str, Sequence[float]]) -> tuple[str, float]:
-    """(name, precision) of the sample whose median is known the least well; inf if too short."""
-    known = {
-        name: median(values).precision if len(values) >= ENOUGH else math.inf
-        for name, values in samples.items()
-    }
-    return max(known.items(), key=lambda pair: pair[1])

@@ -13,8 +13,8 @@ Each finished point is on disk (``out``). The same sweep into the same file goes
 stopped, by Ctrl-C, a crash or a full disk: points that the file has are not measured again. More
 rounds may be asked for than the last time; another grid or profile is refused.
 
-Points are measured one after the other, each with a fresh server, and each round begins with another
-(`experiment`).
+Points are measured one after the other, each with a fresh server, in an order that is random in each round;
+its seed is the column `sweep`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mpmkit.config.arguments import Parser
+from mpmkit.config.directives import MPMS
 from mpmkit.config.extras import require
 from mpmkit.load.profile import LoadProfile
-from mpmkit.load.runner import DRIVERS, LoadRun, run_load
-from mpmkit.measure import command, records
+from mpmkit.load.runner import LoadRun, run_load
+from mpmkit.measure import command, records, stats
 from mpmkit.measure.experiment import (
     Conditions,
     Launch,
@@ -43,6 +44,7 @@ from mpmkit.measure.experiment import (
     duration,
     is_gone,
     last_words,
+    launcher,
     resume,
     run,
 )
@@ -75,7 +77,7 @@ class SweepTable(Table):
 
     name = "sweep"
     unit = "points"
-    measured_columns: tuple[str, ...] = ("qps", "p50_ms", "p99_ms")
+    measured_columns: ClassVar[tuple[str, ...]] = ("qps", "p50_ms", "p99_ms")
 
     def to_frame(self) -> pandas.DataFrame:
         """The rows as a tidy frame: the table sweep of data/README.md, and a column for each name of
@@ -91,23 +93,27 @@ class SweepTable(Table):
         return require("pandas").DataFrame(self.points())
 
     def points(self) -> list[dict[str, Any]]:
-        """One row a point and MPM: the medians of the rounds (qps, p50_ms, p99_ms), the rounds, all
-        failures, and whether the generator, or the machine that it shares with the server, was the
-        limit in any of them."""
+        """One row a point and MPM: the medians of the rounds (qps, p50_ms, and p99_ms, NaN below 1,000
+        requests), whether p99_ms is only as long as the run (p99_cut), the rounds, all failures, and
+        whether the generator, or the machine that it shares with the server, was the limit in any round."""
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in self.records:
             groups.setdefault((row["mpm"], row["point"]), []).append(row)
+        groups = {key: groups[key] for key in sorted(groups, key=_by_values)}
+        tails = {key: [stats.p99(row) for row in rows] for key, rows in groups.items()}
         return [
             {
-                "mpm": mpm,
-                **json.loads(point),
+                "mpm": key[0],
+                **json.loads(key[1]),
                 "rounds": len(rows),
                 **{name: _median(row[name] for row in rows) for name in self.measured_columns},
+                "p99_ms": _median(ms for ms, _ in tails[key]),
+                "p99_cut": any(cut for _, cut in tails[key]),
                 "failures": sum(row["failures"] for row in rows),
                 "generator_bound": any(row["generator_bound"] for row in rows),
                 "generator_starved": any(row["generator_starved"] for row in rows),
             }
-            for (mpm, point), rows in groups.items()
+            for key, rows in groups.items()
         ]
 
     def text(self) -> str:
@@ -119,24 +125,32 @@ class SweepTable(Table):
         lines = [head]
         for row in points:
             remarks = [f"{row['failures']:,} FAILED"] if row["failures"] else []
-            remarks += ["generator-bound"] if row["generator_bound"] else []
-            remarks += ["machine-bound"] if row["generator_starved"] else []
+            remarks += [word for name, word in _LIMITS.items() if row[name]]
             point = [str(row[name]) for name in ("mpm", *self.names)]
-            times = [_ms(row["p50_ms"]), _ms(row["p99_ms"])]
+            times = [_ms(row["p50_ms"]), "≥ " * row["p99_cut"] + _ms(row["p99_ms"])]
             lines.append([*point, f"{row['qps']:,.0f}", *times, "; ".join(remarks)])
         out = aligned(lines, left=(0, len(head) - 1))
         for mpm in dict.fromkeys(row["mpm"] for row in points):
             out += self._best([row for row in points if row["mpm"] == mpm])
+        if any(row["p99_cut"] for row in points):
+            out.append("≥: as long as the run, which cut the slowest requests off")
+        if any(math.isnan(row["p99_ms"]) for row in points):
+            out.append(f"p99 takes {stats.TAIL:,} requests a round")
         out.append(f"measured on {records.Machine.of(self.records[-1])}")
         return "\n".join(out + self.footer(AGAIN))
 
     def _best(self, rows: list[dict[str, Any]]) -> list[str]:
-        """The best point of one MPM, and beyond which value of a single name there is little more."""
+        """The best point of one MPM, and beyond which value of a single name there is little more; neither
+        where something else than the server was the limit."""
+        limited = sum(any(row[name] for name in _LIMITS) for row in rows)
+        if limited:
+            which = f"generator or machine was the limit in {limited} of {len(rows)} points"
+            return [f"the best point of {rows[0]['mpm']} is not decidable: {which}"]
         best = max(rows, key=lambda row: row["qps"])
         point = ", ".join(f"{name} {best[name]}" for name in self.names)
         out = [f"most requests/s under {best['mpm']}: {best['qps']:,.0f} with {point}"]
         values = [row[self.names[0]] for row in rows]
-        if len(self.names) == 1 and all(map(_is_number, values)):
+        if len(self.names) == 1 and all(type(value) in (int, float) for value in values):
             bend = knee(values, [row["qps"] for row in rows])
             if bend is not None:
                 out.append(f"  beyond {self.names[0]} {bend:g} there is little more")
@@ -157,17 +171,23 @@ class ObservedSweep(SweepTable):
     )  # fmt: skip
 
 
+_LIMITS = {"generator_bound": "generator-bound", "generator_starved": "machine-bound"}
+
+
+def _by_values(key: tuple[str, str]) -> tuple[Any, ...]:
+    """MPMs in their order, numbers by their size, words after them."""
+    values = json.loads(key[1]).values()
+    words = [(isinstance(v, str), 0 if isinstance(v, str) else v, str(v)) for v in values]
+    return MPMS.index(key[0]), words
+
+
 def _median(values: Iterable[float | None]) -> float:
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and not math.isnan(value)]
     return statistics.median(known) if known else math.nan
 
 
 def _ms(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:,.1f}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # -- measuring -----------------------------------------------------------------------------------
@@ -180,7 +200,6 @@ def sweep(
     *,
     rounds: int = 1,
     directives: Mapping[str, Any] | None = None,
-    driver: str = "locust",
     document_root: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
@@ -192,7 +211,7 @@ def sweep(
     mpm: prefork, worker or event, or several. grid: name of a directive or of a field of LoadProfile
         -> the values to try. profile: the load, of which the grid changes fields.
     rounds: how often each point is measured, 1 to 1000. directives: over the article's block, for all
-        points. driver: as in `run_load`. document_root: your pages.
+        points. document_root: your pages.
     out: a CSV file (records table `sweep`) to which each finished point is appended, and which the
         same sweep continues. on_progress: called before and after each point.
     launch: starts a server, ``launch(mpm, **directives)``; by default `mpmkit.launch`.
@@ -203,7 +222,7 @@ def sweep(
     `experiment.Interrupted` (a KeyboardInterrupt) on Ctrl-C: both carry the rows finished until then
     as `table`, and the same call goes on.
     """
-    todo = plan(mpm, grid, profile, rounds=rounds, directives=directives, driver=driver)
+    todo = plan(mpm, grid, profile, rounds=rounds, directives=directives)
     kind = SweepTable if observe is None else ObservedSweep
     table = kind([], todo.names, todo.id, planned=len(todo.cells()), scale="custom")
     file = table.keep_in(out)  # cuts off a torn last line
@@ -211,7 +230,7 @@ def sweep(
         resume(table, file, lambda row: row["sweep"] == todo.id)
     have = {(row["mpm"], row["point"], row["round"]) for row in table.records}
     cells = [cell for cell in todo.cells() if (*cell.key, cell.round) not in have]
-    start = launch or _launcher(document_root)
+    start = launch or launcher(document_root=document_root)
 
     def measure(cell: GridPoint, report: Report) -> Iterator[list[Row]]:
         report(f"round {cell.round}, {cell}", 0.0)
@@ -229,22 +248,13 @@ def _measure_point(
 ) -> Row:
     conditions = Conditions(table, cell)
     with start(cell.mpm, **cell.directives) as server, observe(server) as seen:
-        found = run_load(server, profile=cell.profile, driver=todo.driver)
+        found = run_load(server, profile=cell.profile)
         # A point at which nothing is answered is a result; a server that is gone is not.
         if not found.complete or is_gone(server):
             raise RuntimeError(f"{cell}: {found.ended}{last_words(server)}")
         columns = {**found.row(), **seen(found), "started_at": records.utc(found.started_at)}
     point = json.dumps(cell.values)
     return conditions.row(cell.directives, **columns, sweep=todo.id, point=point)
-
-
-def _launcher(document_root: str | PathLike[str] | None) -> Launch:
-    def start(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
-        import mpmkit
-
-        return mpmkit.launch(mpm, document_root=document_root, **directives)
-
-    return start
 
 
 # -- the command line ----------------------------------------------------------------------------
@@ -291,7 +301,6 @@ def _parser() -> Parser:
     add("--requests", type=int, help="requests a point instead")
     add("--warmup", type=float, default=0.5, help="seconds before it (0.5)")
     add("--keep-alive", action="store_true", help="reuse connections")
-    add("--driver", default="locust", help=f"{' or '.join(DRIVERS)} (locust)")
     command.add_options(
         parser,
         *("--rounds", "--scale", "--document-root", "--directive", "--out"),
@@ -310,33 +319,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = command.directives(options.directive)
         problems = command.Problems()
         _, seconds = problems.scale(options.scale, SCALES)
+        if len(dict(options.grid)) < len(options.grid):
+            problems.append("a name is in the grid twice; give its values together")
         problems.raise_any()
-        mpms = command.listed([options.mpm])
-        grid = dict(options.grid)
-        if len(grid) < len(options.grid):
-            raise ValueError("a name is in the grid twice; give its values together")
         by_time = options.requests is None and options.duration is None
+        load = {
+            name: getattr(options, name) for name in ("path", "users", "keep_alive", "requests")
+        }
         profile = LoadProfile(
-            path=options.path,
-            users=options.users,
-            keep_alive=options.keep_alive,
-            requests=options.requests,
-            warmup_seconds=options.warmup,
-            duration=seconds if by_time else options.duration,
+            **load, warmup_seconds=options.warmup, duration=seconds if by_time else options.duration
         )
+        what = (command.listed([options.mpm]), dict(options.grid), profile)
         how: dict[str, Any] = {
             "rounds": 1 if options.rounds is None else options.rounds,
             "directives": {name: value_of(value) for name, value in given.items()},
-            "driver": options.driver,
         }
-        todo = plan(mpms, grid, profile, **how)
-        out = command.out_of(options, f"sweep-{todo.id}")
+        todo = plan(*what, **how)
+        how |= {"out": command.out_of(options, f"sweep-{todo.id}"), "on_progress": bar}
         command.say(
             f"{len(todo.points)} points, {todo.rounds} round{'s' * (todo.rounds > 1)}, about "
             f"{duration(todo.seconds)} if none is there yet"
         )
-        root = options.document_root
-        table = sweep(mpms, grid, profile, **how, document_root=root, out=out, on_progress=bar)
+        table = sweep(*what, **how, document_root=options.document_root)
         if table.resumed:
             command.say(f"{table.resumed} rows were in {table.out} already")
         return table

@@ -13,9 +13,7 @@ from typing import Any
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, DirectiveError, Setting, spec_for
 from mpmkit.config.keywords import from_keywords
-from mpmkit.load.ab_wrk import CANNOT
 from mpmkit.load.profile import LoadProfile, ProfileError
-from mpmkit.load.runner import DRIVERS
 from mpmkit.measure import published, stats
 from mpmkit.measure.command import Problems
 from mpmkit.measure.experiment import OURS, Cell
@@ -44,20 +42,19 @@ class GridPoint(Cell):
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep, checked. points: those of round 1. id: of this grid, load and driver."""
+    """A sweep, checked. points: those of round 1. id: of this grid and load."""
 
     points: tuple[GridPoint, ...]
     names: tuple[str, ...]
     rounds: int
-    driver: str
     id: str
 
     def cells(self) -> list[GridPoint]:
-        """The points of all rounds, in the order of measuring."""
+        """The points of all rounds, in the order of measuring: random in each, from the sweep's id."""
         return [
             replace(point, round=number)
             for number in range(1, self.rounds + 1)
-            for point in stats.turns(self.points, number)
+            for point in stats.turns(self.points, number, self.id)
         ]
 
     @property
@@ -76,15 +73,12 @@ def plan(
     *,
     rounds: int = 1,
     directives: Mapping[str, Any] | None = None,
-    driver: str = "locust",
 ) -> SweepPlan:
     """Check a sweep. Raises ValueError with everything that is wrong with it, a line a problem."""
     problems = Problems()
     asked = (mpms,) if isinstance(mpms, str) else tuple(mpms)
     known = [mpm for mpm in asked if mpm in problems.chosen("mpm", asked, MPMS)]
     problems.rounds(rounds)
-    if driver not in DRIVERS:
-        problems.append(f"driver: {driver!r} is not one of {', '.join(DRIVERS)}")
     axes = _axes(grid, problems)
     size = math.prod(len(values) for values in axes.values()) * len(asked) if axes else 0
     if size > MOST_POINTS:
@@ -95,7 +89,7 @@ def plan(
     for mpm in known:
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
-            made, refused = _point(mpm, point, profile, directives or {}, driver)
+            made, refused = _point(mpm, point, profile, directives or {})
             points.append(made)
             for text in refused:
                 wrong.setdefault(text, []).append(str(made))
@@ -109,18 +103,14 @@ def plan(
         problems[SHOWN:] = [f"and {more} more problems"]
     problems.raise_any("\n")
     load = json.loads(profile.to_json())
-    whole = [asked, axes, load, dict(directives or {}), driver]
+    whole = [asked, axes, load, dict(directives or {})]
     identity = json.dumps(whole, sort_keys=True, default=str)
     number = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    return SweepPlan(tuple(points), tuple(axes), rounds, driver, number)
+    return SweepPlan(tuple(points), tuple(axes), rounds, number)
 
 
 def _point(
-    mpm: str,
-    point: dict[str, Any],
-    profile: LoadProfile,
-    directives: Mapping[str, Any],
-    driver: str,
+    mpm: str, point: dict[str, Any], profile: LoadProfile, directives: Mapping[str, Any]
 ) -> tuple[GridPoint, list[str]]:
     """A point of the grid, and what is wrong with it."""
     loads = {one.name for one in fields(LoadProfile)}
@@ -130,8 +120,6 @@ def _point(
         profile = profile.but(**{name: value for name, value in point.items() if name in loads})
     except ProfileError as error:
         refused += str(error).split("; ")
-    if driver in CANNOT:
-        refused += [f"{name}: {why}; use locust" for name, why in CANNOT[driver](profile)]
     base = {"KeepAlive": bool(profile.keep_alive), **published.DIRECTIVES[mpm]}
     refused += _refusals(mpm, base, given)
     return GridPoint(1, OURS, mpm, point, {**base, **given}, profile), refused

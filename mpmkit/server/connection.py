@@ -57,6 +57,7 @@ class Connection(Output):
     async_safe  epoll sees all that comes; False: a filter keeps some of it (filters.py)
     recv        the socket's own; over TLS (tls.py) one that decrypts
     request     the request being answered; status, started, body_sent, sent, keep_alive tell how
+    received    bytes of the request: its head, and of its body what was read
     response    its response, where an access log asks for a header of it; else not set
     state, edge, watching   event's own, see server/parked.py: in whose hands the connection is,
                 whether news came since a thread last looked, what epoll watches it for
@@ -64,7 +65,7 @@ class Connection(Output):
 
     __slots__ = (
         "_body_deadline", "_continued", "_local", "_timeout", "async_safe", "body_sent", "edge",
-        "keep_alive", "kept", "peer", "protocol", "recv", "request", "response", "sent", "started",
+        "keep_alive", "kept", "peer", "protocol", "received", "recv", "request", "response", "sent", "started",
         "state", "status", "watching",
     )  # fmt: skip
 
@@ -90,7 +91,7 @@ class Connection(Output):
         self.peer = peer
         self.protocol = Protocol(directives, heads)
         self.async_safe = True
-        self.kept = 0
+        self.kept = self.received = 0
         self.request: Request | None = None
         self.edge = False
         self.watching = 0
@@ -197,6 +198,8 @@ class Connection(Output):
             except OSError:
                 return None
             if not data:
+                if self.protocol.line:  # a request line came, and may still be answered
+                    raise RequestError(400, "the client closed within the request's head")
                 return None
             self.protocol.feed(data)
             request = self.protocol.next_request()
@@ -207,7 +210,7 @@ class Connection(Output):
         """The next piece of the request's body, b"" at its end. Sends `100 Continue` when it is due.
 
         Raises RequestError (408 over RequestReadTimeout's `body` or Timeout; 400, 413: see
-        Protocol) and Disconnected when the client closes before the end.
+        Protocol, and a client that closes before the end), and Disconnected.
         """
         protocol = self.protocol
         while (piece := protocol.next_piece()) is None:
@@ -232,8 +235,9 @@ class Connection(Output):
             except OSError as error:
                 raise Disconnected(error.strerror) from None
             if not data:
-                raise Disconnected("the client closed within the request's body")
+                raise RequestError(400, "the client closed within the request's body", ah="AH01590")
             protocol.feed_body(data)
+        self.received += len(piece)
         return piece
 
     def discard_body(self) -> None:
@@ -251,6 +255,7 @@ class Connection(Output):
     def begin_request(self, request: Request) -> None:
         """`request` is the one being answered now."""
         self.request = request
+        self.received = len(request.head)
         if self._body_deadline is not None:
             self._body_deadline = None
         self._continued = False

@@ -338,7 +338,7 @@ def finish_request(conn: Connection, slot: WorkerSlot, service: Service) -> bool
             service.access.log(conn, now)
         except Exception:
             service.errors.exception("the access log has no line of a request", client=conn.peer)
-    slot.served(conn.sent, now - conn.started, now)
+    slot.served(conn.received + conn.sent, now - conn.started, now)
     if conn.keep_alive:
         conn.kept += 1
         return True
@@ -354,7 +354,8 @@ def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestE
     service.errors.refused(error, conn.peer)
     conn.body_sent = conn.sent = 0
     if not error.silent:
-        response = service.error_page(error.status, conn, "GET")
+        of_head = conn.request.method == "HEAD" if conn.request else conn.protocol.of_head
+        response = service.error_page(error.status, conn, "HEAD" if of_head else "GET")
         assert isinstance(response.body, bytes)
         head = service.head_start.lines(error.status, conn.started // 1_000_000_000)
         data = b"".join((head, response.fields, CLOSE, response.after, response.body))
@@ -366,6 +367,7 @@ def refuse(conn: Connection, slot: WorkerSlot, service: Service, error: RequestE
     if conn.request is not None or service.access is None:
         return finish_request(conn, slot, service)
     conn.request = conn.protocol.refused()  # for the access log alone: it is no request
+    conn.received = len(conn.request.head) if conn.request is not None else 0
     finish_request(conn, slot, service)
     conn.request = None
     return False

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpmkit.http.messages import http_date
-from mpmkit.http.target import quote_line, split_host
+from mpmkit.http.target import OwnName, quote_line
 
 if TYPE_CHECKING:
     from mpmkit.server.connection import Connection
@@ -48,8 +48,9 @@ class Site:
     server: str = ""
 
     @property
-    def host(self) -> str:
-        return split_host(self.name)[0] or os.uname().nodename
+    def own(self) -> OwnName:
+        """ServerName; without one, the machine's name."""
+        return OwnName.of(self.name or os.uname().nodename, self.canonical)
 
     def filename(self, path: str) -> str:
         """Where a URL path leads. It asks the file system whether that is a directory."""
@@ -200,29 +201,23 @@ def _client(argument: str) -> Field:
 # -- the server -------------------------------------------------------------------------------------
 
 
-def _host(conn: Connection) -> str:
-    """The Host that the client sent, "" without one."""
-    found = conn.request.get(b"host") if conn.request is not None else None
-    return quote_line(found) if found else ""
-
-
 def _server_fields(site: Site) -> dict[str, Field]:
-    def asked_name(conn: Connection, now: int) -> str:
-        return site.host if site.canonical else split_host(_host(conn))[0] or site.host
+    own = site.own
 
-    def port(conn: Connection, now: int) -> str:
-        for name in (site.name,) if site.canonical else (_host(conn), site.name):
-            number = name.rpartition(":")[2]
-            if ":" in name and number.isdigit():
-                return number
-        return _local_port(conn, now)
+    def place(conn: Connection) -> tuple[str, str]:
+        return own.place(conn.request.get(b"host") if conn.request else None, conn.scheme)
 
     def filename(conn: Connection, now: int) -> str:
         if conn.request is None:
             return "-"
         return quote_line(os.fsencode(site.filename(conn.request.path)))
 
-    return {"v": lambda conn, now: site.host, "V": asked_name, "p": port, "f": filename}
+    return {
+        "v": lambda conn, now: own.host,
+        "V": lambda conn, now: quote_line(place(conn)[0].encode("latin-1")),
+        "p": lambda conn, now: place(conn)[1],
+        "f": filename,
+    }
 
 
 def _local(index: int) -> Field:

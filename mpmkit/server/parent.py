@@ -32,6 +32,7 @@ from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS, STARTING
 from mpmkit.server import pidfile
 from mpmkit.server.child import OK, Child, Setup
+from mpmkit.server.immortal import make_immortal
 from mpmkit.server.listen import (
     Listener,
     ListenError,
@@ -44,6 +45,7 @@ from mpmkit.server.listen import (
 from mpmkit.server.logs import ErrorLog, LogError, close_logs
 from mpmkit.server.pod import PipeOfDeath
 from mpmkit.server.pool import Pool
+from mpmkit.server.prewarm import fill_gaps
 from mpmkit.server.process import preload_modules
 from mpmkit.server.scoreboard import Scoreboard
 
@@ -106,6 +108,9 @@ class Parent:
         self.write_pid_file()
         self._watch_signals()
         preload_modules(self.setup.directives)
+        if self.setup.directives.ImmortalObjects:
+            self.errors.write("info", make_immortal(self))
+        fill_gaps()
         self.pool.start(self.setup.directives.StartServers)
         status: int | None = None
         if self.pool.alive:

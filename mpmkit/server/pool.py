@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mpmkit.config.directives import MPMS
@@ -91,6 +92,7 @@ class Pool:
         self._extra: set[int] = set()  # children whose row a newer one took over (worker)
         self._deaths_in_series = 0
         self._killed = False  # a child was, and a connection may wait for it
+        self._waited: set[Listener] = set()  # where one waited at the last look
 
     @property
     def errors(self) -> ErrorLog:
@@ -116,7 +118,7 @@ class Pool:
     def start(self, count: int) -> int:
         """Fork up to `count` children into the lowest free slots; returns how many there were."""
         started = 0
-        for row in self.board.snapshot().processes[: self._usable_slots()]:
+        for row in self.board.rows(count).processes[: self._usable_slots()]:
             if started == count:
                 break
             if not row.pid:
@@ -211,14 +213,16 @@ class Pool:
         """A second has passed: start the children still owed; if there are none, one pass of idle
         maintenance."""
         self._deaths_in_series = 0
-        self.reap()  # the slots of children that died during this second are free
+        died = self.reap()  # the slots of children that died during this second are free
         if self.to_start:
             self.start(self.to_start)
             self.to_start = 0
             return
         d = self.setup.directives
-        seen = maintenance.look(self.board.snapshot(), d, self.memory)
-        if self._killed and seen.idle:
+        seen = maintenance.look(self.board.rows(maintenance.MAX_SPAWN_RATE), d, self.memory)
+        # httpd learns of these deaths one pass later: for event, which waits for those that leave.
+        seen = replace(seen, total=seen.total + died)
+        if seen.idle:
             self._wake_for_waiting_connections()
         plan = maintenance.plan(seen, d, self.memory)
         self.memory = plan.memory
@@ -232,17 +236,21 @@ class Pool:
             self.pod.retire_one()
 
     def _wake_for_waiting_connections(self) -> None:
-        """The kernel wakes one child for each connection (EPOLLEXCLUSIVE). If that one is killed before
-        it accepts, the connection would wait for the next to come. So let there be a next one."""
-        waiting = [sock for sock in self.listeners if has_pending_connection(sock)]
-        for sock in waiting:
+        """The kernel wakes one child for each connection (EPOLLEXCLUSIVE). If that one is killed or
+        stopped before it accepts, the connection would wait for the next to come. So let there be a next
+        one: at once after a child was killed, else when one waits for the second time."""
+        waiting = {sock for sock in self.listeners if has_pending_connection(sock)}
+        for sock in waiting if self._killed else waiting & self._waited:
             dummy_connection(sock)
-        self._killed = bool(waiting)  # look again in a second
+        self._waited = waiting
+        self._killed &= bool(waiting)  # look again in a second
 
     # -- deaths -------------------------------------------------------------------------------
 
-    def reap(self) -> None:
-        """Collect all dead children, and replace at once those that crashed (worker, event)."""
+    def reap(self) -> int:
+        """Collect all dead children, and replace at once those that crashed (worker, event). Returns
+        how many there were."""
+        count = 0
         while self.alive:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -251,6 +259,8 @@ class Pool:
             if not pid:
                 break
             self._handle_exit(pid, status)
+            count += 1
+        return count
 
     def _handle_exit(self, pid: int, status: int) -> None:
         """Clear the slot of a dead child, and draw conclusions."""
@@ -260,7 +270,7 @@ class Pool:
         self._extra.discard(pid)
         current = False
         if slot is not None:
-            current = self.board.snapshot().processes[slot].generation == self.board.generation
+            current = self.board.generation_of(slot) == self.board.generation
             self.board.died(slot)
         code = os.waitstatus_to_exitcode(status)
         crashed = code < 0 or code == CHILD_FAILED

@@ -16,10 +16,14 @@ and event rehearse what a thread of theirs does with a connection.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from mpmkit.config.checks import check
 from mpmkit.config.directives import Directives
@@ -49,6 +53,13 @@ SITE = (
     "EnableSendfile", "EnableMMAP", "FileETag", "FlushMaxThreshold", "LogLevel", "LogFormat",
     "ExtendedStatus", "ServerTokens", "types",
 )  # fmt: skip
+
+# CPython's allocator of small objects (obmalloc.c): pools of 16 KiB behind a header of 48 bytes, each for
+# one size, a multiple of 16 up to 512. Larger blocks are the C library's.
+POOL, POOL_HEADER, SIZES = 1 << 14, 48, range(48, 513, 16)
+LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, 1024, 768, 640, 528)
+MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
+_filling: list[Any] = []
 
 
 class Rehearsal:
@@ -111,6 +122,30 @@ def rehearse(
         if access is not None:
             access.close()
         os.close(null)
+
+
+def fill_gaps() -> None:
+    """Take up the gaps in the parent's memory, so that what children make lies close together.
+
+    A free block lies on a page with others' objects, and a child that uses it has a copy of the page:
+    with blocks of 40 sizes in as many gaps that was a quarter of its memory. Where there is no gap
+    left, new objects lie side by side on fresh pages. It costs the parent 0.5 MB, once.
+    """
+    gc.collect()  # empties the interpreter's lists of free objects, too
+    for size in LARGE_SIZES:
+        highest = rising = 0
+        while rising < 4 and len(_filling) < MOST_FILLED:  # until they come from the heap's end
+            _filling.append(bytes(size - sys.getsizeof(b"")))
+            address = id(_filling[-1])
+            rising = rising + 1 if address > highest else 0
+            highest = max(highest, address)
+    makers = [object, lambda: 1 << 40 | len(_filling)]  # of 16 and 32 bytes
+    makers += [partial(bytes, size - sys.getsizeof(b"")) for size in SIZES]
+    for make in makers:
+        for _ in range(MOST_FILLED):
+            _filling.append(make())
+            if id(_filling[-1]) % POOL == POOL_HEADER:  # the first of its pool: no other has room
+                break
 
 
 def _client(listener: Listener, sent: bytes, number: int) -> socket.socket:

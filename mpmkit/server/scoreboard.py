@@ -98,6 +98,7 @@ class Scoreboard:
     ServerLimit × ThreadLimit asks for more memory than there is.
     """
 
+    _used = 0  # the parent's: slots that had a child since the start or the last SIGHUP
     # `name:port` of the server, for the children's records; the parent sets it before it forks.
     vhost = ""
 
@@ -115,7 +116,7 @@ class Scoreboard:
         header[H_THREAD_LIMIT] = self.thread_limit
         header[H_PARENT_PID] = os.getpid()
         header[H_CONFIG_GENERATION] = 1
-        self.restart()
+        header[H_RESTART_TIME] = time.time_ns()
         self.set_limits(directives)
         header[H_MAGIC] = MAGIC  # last: a reader that finds it finds a whole header
 
@@ -165,9 +166,12 @@ class Scoreboard:
     # -- written by the parent ----------------------------------------------------------------
 
     def restart(self) -> None:
-        """A start or a SIGHUP (no child is left): every record from zero, RestartTime now."""
-        start = self._offsets[1]
-        self._view[start:] = bytes(self._size - start)
+        """A SIGHUP (no child is left): every record that was in use from zero, RestartTime now."""
+        threads = self.thread_limit
+        rows = (8 * PROCESS, threads, 8 * WORKER * threads, TEXT * threads)
+        for start, size in zip(self._offsets[1:], rows, strict=True):
+            self._view[start : start + self._used * size] = bytes(self._used * size)
+        self._used = 0
         self._header[H_RESTART_TIME] = time.time_ns()
 
     def set_limits(self, directives: Directives) -> None:
@@ -216,6 +220,7 @@ class Scoreboard:
 
     def born(self, slot: int, pid: int, generation: int) -> None:
         """The parent forked `pid` into `slot`."""
+        self._used = max(self._used, slot + 1)
         base = slot * PROCESS
         for field in range(PROCESS):
             self._processes[base + field] = 0
@@ -250,12 +255,22 @@ class Scoreboard:
 
     # -- readers ------------------------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
-        """A frozen picture of every process row, empty slots included (pid 0)."""
-        states = bytes(self._states)
+    def generation_of(self, slot: int) -> int:
+        """The generation of the child in a slot."""
+        return self._processes[slot * PROCESS + P_GENERATION]
+
+    def rows(self, free: int) -> Snapshot:
+        """For the parent: a picture of the slots that it has ever used, and of `free` more. What a pass
+        costs follows the children that there were at a time, not ServerLimit."""
+        return self.snapshot(min(self.server_limit, self._used + free))
+
+    def snapshot(self, slots: int | None = None) -> Snapshot:
+        """A frozen picture of every process row, empty slots included (pid 0); or of the first `slots`."""
+        slots = self.server_limit if slots is None else slots
         threads = self.thread_limit
+        states = bytes(self._states[: slots * threads])
         rows = []
-        for slot in range(self.server_limit):
+        for slot in range(slots):
             field = self._processes[slot * PROCESS : (slot + 1) * PROCESS].tolist()
             named = dict(zip(PROCESS_FIELDS, field, strict=False))
             row = states[slot * threads : (slot + 1) * threads]
@@ -403,7 +418,8 @@ class WorkerSlot:
         self._texts[start : start + VHOST] = text_field(name, VHOST)
 
     def served(self, sent: int, took: int, now: int) -> None:
-        """One request done: `sent` bytes, `took` ns, at `now` ns. Counted when it is logged."""
+        """One request done: `sent` bytes in both directions (as mod_logio counts for mod_status), `took`
+        ns, at `now` ns. Counted when it is logged."""
         self.conn_count += 1
         self.conn_bytes += sent
         self.access_count += 1

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from mpmkit.config.extras import require
 from mpmkit.lab import theme as colours
 from mpmkit.lab.figures_qps import KIND_TITLES, by_mpm, kinds_of
-from mpmkit.lab.plots import OURS, dress
+from mpmkit.lab.plots import LIMITED, dress
+from mpmkit.measure import stats
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
 
     from mpmkit.measure.comparison import OrderVerdict
-    from mpmkit.measure.qps_table import QpsTable
 
 
 def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
     """How many times prefork each MPM is, published and measured: the shape without the machine.
 
-    `summary` as for `qps_bars`. A hollow marker is the article's ratio, a filled one this
-    machine's median over prefork's median; the line at 1 is prefork itself.
+    `summary` as for `qps_bars`. A hollow marker is the article's ratio, a filled one this machine's within
+    the rounds, with a * where the generator or the machine was the limit; the line at 1 is prefork itself.
     """
     import plotly.graph_objects as go
 
@@ -35,7 +36,8 @@ def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Fig
             label = f"{mpm}, {KIND_TITLES.get(kind, kind)}"
             pair = row["published_ratio"], row["ratio"]
             values += [ratio for ratio in pair if ratio == ratio]  # without NaN
-            figure.add_trace(_pair_of_dots(mpm, label, pair, theme))
+            mark = "*" if row.get("bound") else ""
+            figure.add_trace(_pair_of_dots(mpm, label, pair, mark, theme))
             lines.append(f"{label}: {pair[0]:.2f} published, {pair[1]:.2f} measured")
     figure.add_vline(
         x=1,
@@ -45,7 +47,8 @@ def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Fig
     )
     dress(
         figure,
-        "Requests per second as a multiple of prefork's",
+        "Requests per second as a multiple of prefork's"
+        + (f"<br><sup>*: in some rounds {LIMITED}</sup>" if any(summary.get("bound", ())) else ""),
         theme,
         alt="Multiples of prefork's requests per second. " + "; ".join(lines) + ".",
         margin=colours.layout(theme)["margin"] | {"l": 150},
@@ -59,7 +62,9 @@ def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Fig
     return figure
 
 
-def _pair_of_dots(mpm: str, label: str, pair: tuple[float, float], theme: str | None) -> go.Scatter:
+def _pair_of_dots(
+    mpm: str, label: str, pair: tuple[float, float], mark: str, theme: str | None
+) -> go.Scatter:
     import plotly.graph_objects as go
 
     colour, symbol = colours.stroke(mpm, theme), colours.MARKERS[mpm]
@@ -75,60 +80,36 @@ def _pair_of_dots(mpm: str, label: str, pair: tuple[float, float], theme: str | 
             "symbol": [f"{symbol}-open", symbol],
             "line": {"width": 2, "color": colour},
         },
-        text=[f"published {pair[0]:.2f}", f"measured {pair[1]:.2f}"],
+        text=[f"published {pair[0]:.2f}", f"measured {pair[1]:.2f}{mark}"],
         textposition=["top center", "bottom center"],
         hovertemplate="%{x:.2f} × prefork<extra></extra>",
     )
 
 
-def decided(table: QpsTable, kind: str) -> str:
-    """What the table says of the published order, or that it cannot say it: where the generator was the
-    limit, a faster server would not have shown."""
-    rows = [row for row in table.records if (row["kind"], row["server"]) == (kind, OURS)]
-    limited = sum(bool(row["generator_bound"] or row["generator_starved"]) for row in rows)
-    if limited:
-        return (
-            "whether the published order comes out is not decidable here: the generator, or the "
-            f"machine that it shares, was the limit in {limited} of {len(rows)} cells"
-        )
-    return str(table.verdict(kind))
-
-
 def pairs(verdict: OrderVerdict | None) -> pandas.DataFrame:
-    """What an OrderVerdict says of MPMs next to each other in the published order: a row a pair.
+    """What an OrderVerdict says of MPMs next to each other in the published order: a row a pair, with the
+    ratio within the rounds and its 95% interval.
 
-    "beyond the noise" is yes if the 95% interval of the ratio within the rounds excludes 1, no if it
-    does not, and unknown after a single round. Empty if there is no verdict.
+    "came out" is yes or no, or not decidable: the interval holds 1, or the generator or the machine was
+    the limit, and then no ratio is shown, either. Empty if there is no verdict.
     """
-    pandas = require("pandas")
-
-    words = {True: "yes", False: "no", None: "unknown"}
-    rows = (
-        []
-        if verdict is None
-        else [
-            {
-                "pair": f"{pair.faster} / {pair.slower}",
-                "published": pair.published,
-                "measured": pair.measured,
-                "same winner": words[pair.agrees],
-                "beyond the noise": words[pair.larger_than_noise],
-            }
-            for pair in verdict.pairs
-        ]
-    )
-    headings = ["pair", "published", "measured", "same winner", "beyond the noise"]
-    return pandas.DataFrame(rows, columns=headings).set_index("pair")
+    words = {True: "yes", False: "no", None: "not decidable"}
+    limited = verdict is not None and str(verdict.limits)
+    rows = []
+    for pair in verdict.pairs if verdict is not None else ():
+        ratio = stats.Interval(math.nan, math.nan, math.nan, 0.0) if limited else pair.ratio
+        known = f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.level else "–"
+        answer = words[None if limited else pair.came_out]
+        name = f"{pair.faster} / {pair.slower}"
+        rows.append((name, pair.published, ratio.value, known, answer))
+    headings = ["pair", "published", "measured", "95% interval", "came out"]
+    return require("pandas").DataFrame(rows, columns=headings).set_index("pair")
 
 
 def noise(summary: pandas.DataFrame) -> pandas.DataFrame:
-    """How far the rounds of each cell lie apart, as a share of their median: a row a cell.
+    """How far the rounds of each cell lie apart: the standard deviation of their logarithms, a row a cell.
 
     `summary` is `QpsTable.summary()`. A single round shows no noise: its cell is "unknown".
     """
-    share = (summary["max"] - summary["min"]) / summary["median"]
-    noise = [
-        f"{value:.0%}" if rounds > 1 else "unknown"
-        for value, rounds in zip(share, summary["rounds"], strict=True)
-    ]
+    noise = ["unknown" if math.isnan(value) else f"{value:.1%}" for value in summary["noise"]]
     return summary[["kind", "server", "mpm", "rounds"]].assign(noise=noise)

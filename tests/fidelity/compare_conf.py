@@ -60,8 +60,6 @@ VALUES: dict[str, tuple[str, ...]] = {
     "handler .ext ...": ("", "x", "server-status .s", "server-status s"),
     "type .ext ...": ("", "text/x", "text/x .x", "text/x x y"),
     "handler|None": ("", "none", "server-status", "a b"),
-    "all granted|all denied|local": ("all granted", "all denied", "local", "", "all maybe",
-                                     "everybody"),
     "format [nickname]": ("", '"%h"', '"%h" mine', "a b c"),
     "file [format]": ("", "log", "log common", 'log "%h %t"', "log nickname_never_defined"),
     "path file": ("", "/a", "/a /tmp", "/a /tmp x"),
@@ -99,10 +97,54 @@ INSTEAD = {
     "ServerAdmin": ("", "me@example.com"),
     "ListenCoresBucketsRatio": ("", "-1", "0", "8", "abc"),
 }  # fmt: skip
+# Addresses as httpd reads them; the second half is refused.
+ADDRESSES = (
+    "10", "10.", "10.1", "10.1.", "10.1.2", "10.1.2.3", "10.1.2.3.", "10.0.0.0/8", "10.0.0.1/8", "010.1", "10.01",
+    "10.0.0.0/255.0.0.0", "10.0.0.0/255.0.255.0", "::1", "::1/128", "2001:db8::/32", "10.0.0.0/08", "10.0.0.0/+8",
+    "0", "10 ::1 127.0.0.0/8",
+    "10.1.2.3.4", "10..1", ".10", "256.1", "10.256", "10/8", "10.1/16", "10.0.0.0/0", "0.0.0.0/0", "10.0.0.0/33",
+    "10.0.0.0/", "10.0.0.0/ff", "10.0.0.0/255", "::1/0", "::/0", "2001:db8::/129", "::ffff:10.1.2.3",
+    "::ffff:10.0.0.0/104", "fe80::1%lo", "10.1/255.255.0.0", "2001:db8::/ffff::", "1000000000000000000000", "0/0",
+    "a/8", "10 x/8",
+)  # fmt: skip
+GROUPS = (
+    "<RequireAny>\n</RequireAny>", "<RequireAll>\nRequire not ip 10\n</RequireAll>",
+    "<RequireAll>\nRequire all granted\nRequire not ip 10\n</RequireAll>",
+    "<RequireAll x>\nRequire local\n</RequireAll>",
+    "<RequireNone>\nRequire local\n</RequireNone>", "<RequireAny>\nRequire not local\n</RequireAny>",
+    "<RequireAll>\nRequire local\n<RequireNone>\nRequire not local\n</RequireNone>\n</RequireAll>",
+    "<RequireAll>\nRequire local\n<RequireNone>\nRequire ip 10\n</RequireNone>\n</RequireAll>",
+    "<RequireAll>\n<RequireNone>\nRequire ip 10\n</RequireNone>\n</RequireAll>",
+    "<Limit GET>\n<Files x>\n</Files>\n</Limit>", "<RequireAny>\n<Files x>\n</Files>\n</RequireAny>",
+    "<Limit>\n</Limit>",
+    "<Limit GET FOO>\nRequire local\n</Limit>", "<Limit TRACE>\nRequire local\n</Limit>",
+    "<Limit get>\nOptions None\n</Limit>",
+    "<LimitExcept TRACE>\nRequire local\n</LimitExcept>",
+    "<Limit GET>\n<Limit POST>\nRequire local\n</Limit>\n</Limit>",
+    "<Limit GET>\n<RequireAny>\nRequire local\n</RequireAny>\n</Limit>", "<Files x>\nRequire local\n</Files>",
+    "<RequireAny>\n<Limit GET>\nRequire local\n</Limit>\n</RequireAny>", "<Location />\n</Location>",
+)  # fmt: skip
+_ORIGINS = ("", "from", "all", "from all", "From ALL", "from env=x", "from env=!x", "from example.org 10.1",
+            "from 1e3", *(f"from {one}" for one in ADDRESSES))  # fmt: skip
+INSTEAD |= {
+    "Require": (
+        "", "all granted", "all Granted", "ALL granted", "all", "all maybe", "not all granted", "everybody",
+        "local", "local x", "not", "not local", "ip", "ip x", "IP 10.1", "host", "host a.b .c",
+        "forward-dns", "method",
+        "method GET HEAD TRACE", "method FOO", "method get", "env", "env x", "ssl", "ssl x", "expr true",
+        *(f"ip {one}" for one in ADDRESSES), *(f"all granted\n{one}" for one in GROUPS),
+    ),
+    "AuthMerging": ("", "Off", "and", "OR", "On", "And Or"),
+    "Order": ("", "allow,deny", "Deny,Allow", "mutual-failure", "allow, deny", "allow"),
+    "Allow": _ORIGINS, "Deny": _ORIGINS[:20],
+    "Satisfy": ("", "any", "All", "none", "any all"),
+    "AllowMethods": ("", "GET", "GET POST", "reset", "reset GET", "FOO", "get", "-GET", "TRACE"),
+    "SSLRequireSSL": ("", "On"),
+}  # fmt: skip
 SAMPLE_ONLY = {"WSGIScriptAlias"}  # of a module that is not httpd's own
 
 # Modules that are loaded for their own directives only.
-EXTRA_MODULES = ("ssl", "proxy")
+EXTRA_MODULES = ("ssl", "proxy", "access_compat", "allowmethods")
 
 # httpd's compiled defaults, as its documentation states them; by MPM where they differ.
 DEFAULTS: dict[str, object] = {
@@ -189,7 +231,8 @@ def rows(pages: Path, only: Iterable[str] = ()) -> list[Row]:
         def judge(number_and_case) -> tuple[str, str]:
             number, (spec, value, mpm) = number_and_case
             line = in_section(spec, f"{spec.name} {value}".rstrip())
-            more = (name,) if (name := spec.source.removeprefix("mod_")) in EXTRA_MODULES else ()
+            more = [name] if (name := spec.source.removeprefix("mod_")) in EXTRA_MODULES else []
+            more += ["ssl"] if value.startswith("ssl") else []
             text = conf_text(mpm, root, 8097, pages, POOLS[mpm], line, more)
             file = root / f"{number}.conf"
             file.write_text(text)

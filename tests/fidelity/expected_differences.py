@@ -26,6 +26,15 @@ EINTR = (
     "finishes the request"
 )
 
+NO_FINAL_STATUS = (
+    "a script's status is a final one, 200 to 599 (RFC 9110, 15): with another one its client could "
+    "not tell where the response ends, so it is a 500 with a line in the error log"
+)
+KEEPS_ALLOW = (
+    "405 names the methods that do work (RFC 9110, 15.5.6) also where an ErrorDocument has the page; "
+    "httpd drops the header then"
+)
+
 ON_PURPOSE: dict[str, str] = {
     "directive/MaxConnectionsPerChild": "httpd's threaded children leave at once with a negative "
                                         "value, forever; it is refused",
@@ -67,10 +76,25 @@ ON_PURPOSE: dict[str, str] = {
                                    "it when it is asked for by its name; here it is denied both ways",
     "rules/*, not there": "a path decides, not what is on the disk: of what is not there, or stands below "
                           "a file, 403 and 404 may change places; neither sends anything",
+    "access/closed: SSLRequire false": "httpd evaluates it for clients that speak TLS only; here it is closed",
+    "kinds/* script Status: [0169]*": NO_FINAL_STATUS,
+    "kinds/* script Status: 20||body": NO_FINAL_STATUS,
+    "kinds/* script Status: 2000||body": NO_FINAL_STATUS,
+    "kinds/* script Status: abc||body": NO_FINAL_STATUS,
+    "kinds/* script Status:||body": NO_FINAL_STATUS,
+    "kinds/* script Location: ||body": "an empty Location leads nowhere: it is as if it were not there",
+    "kinds/* script Content-Length: 3||body": "bytes beyond a script's Content-Length would be the beginning "
+                                              "of the next response: they are not sent",
+    "kinds/PUT *": KEEPS_ALLOW, "kinds/DELETE *": KEEPS_ALLOW, "kinds/PATCH *": KEEPS_ALLOW,
+    "kinds/PROPFIND *": KEEPS_ALLOW,
+    "kinds/OPTIONS /none/": "the media type of a directory is no type of the answer's, which has no body",
+    "kinds/target of https": "a target's own host comes before the Host header whatever its scheme (RFC 9112, "
+                             "3.2.2); httpd minds the scheme",
+    "kinds/target without host": "an http URL has a host (RFC 9110, 4.2.1)",
     "cli/-t, unclosed section": "every mistake in a file has AH00526 and its line",
     "cli/-t, missing include": "every mistake in a file has AH00526 and its line",
     "cli/-k stop, broken file": "a server can be stopped whatever its file says: the PidFile that it "
                                 "names is enough",
 }  # fmt: skip
 
-MISSING: dict[str, str] = {}
+MISSING: dict[str, str] = {"kinds/GET /abs/": "DirectoryIndex of a directory"}

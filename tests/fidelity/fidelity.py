@@ -25,6 +25,7 @@ from mpmkit.config.directives import MPMS
 from mpmkit.measure.process_group import NotInstalled, output
 from mpmkit.measure.reference_servers import find_httpd
 from tests.fidelity import (
+    compare_access,
     compare_cli,
     compare_conf,
     compare_http,
@@ -48,6 +49,7 @@ TITLES = {
     "signal": "Signals",
     "timeline": "Pools over time",
     "rules": "Sections, links and Options: who may see what",
+    "access": "Require, Order, Limit, Satisfy: who may see what",
 }
 LONGEST = 220  # characters of a cell
 
@@ -70,12 +72,12 @@ def pages(where: Path) -> Path:
     return where
 
 
-def rules(site: Path) -> list[Row]:
-    """The rows of sections, in a directory of their own."""
-    own = site / "rules"
+def in_own(site: Path, rows: Callable[[Path], list[Row]]) -> list[Row]:
+    """The rows of an area that builds a site itself, in a directory of their own."""
+    own = site / "own"
     own.mkdir()
     try:
-        return compare_rules.rows(own)
+        return rows(own)
     finally:
         shutil.rmtree(own)
 
@@ -87,7 +89,8 @@ AREAS: dict[str, Callable[[Path], list[Row]]] = {
     "status": compare_status.rows,
     "cli": compare_cli.rows,
     "pool": compare_pool.rows,
-    "rules": rules,
+    "rules": lambda site: in_own(site, compare_rules.rows),
+    "access": lambda site: in_own(site, compare_access.rows),
 }
 
 

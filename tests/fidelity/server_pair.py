@@ -96,7 +96,8 @@ class Side(ReferenceServer):
 
     def _configuration(self) -> str:
         (self.root / "mime.types").write_text("text/html html htm\ntext/plain txt\n")
-        return conf_text(self.mpm, self.root, self.port, self._served, self.pool, self.extra)
+        extra = self.extra.replace("@port@", str(self.port))
+        return conf_text(self.mpm, self.root, self.port, self._served, self.pool, extra)
 
     @property
     def conf(self) -> Path:

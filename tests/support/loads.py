@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from misbehaving import Misbehaving
 
 from mpmkit.load import runner
@@ -31,6 +33,27 @@ def run(line: str, environ: dict[str, str] | None = None, **how: Any) -> Any:
     return subprocess.run(
         argv(line), capture_output=True, text=True, env=environ, timeout=60, **how
     )
+
+
+def in_a_network(setup: str, script: str) -> str:
+    """What a Python script prints in a network namespace of its own, after some shell commands. The test is
+    skipped where the system makes none."""
+    up = f"ip link set lo up && {setup}"
+    namespace = ["unshare", "--map-root-user", "--net", "sh", "-c"]
+    programs = shutil.which("unshare") and shutil.which("ip")
+    if not programs or subprocess.run([*namespace, up], capture_output=True).returncode:
+        pytest.skip("no network namespaces here")
+    environ = {**ENVIRON, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environ.pop("MPMKIT_TARGETS", None)
+    done = subprocess.run(
+        [*namespace, f'{up} && exec "$0" -c "$1"', sys.executable, script],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=environ,
+    )
+    assert not done.returncode, done.stderr
+    return done.stdout
 
 
 def wait_for_load(server: Misbehaving, path: str = "GET /ok HTTP/1.0", requests: int = 10) -> None:

@@ -48,3 +48,15 @@ BENCH = {
     "failures": 0, "seconds": 0.5, "qps": 20.0, "p50_ms": 1.0, "p99_ms": 2.0, "client_cpu": 0.5,
     "client_bound": False, "server_cpu_us": 25.5, "buffered_logs": True,
 }  # fmt: skip
+PINNED = {
+    **SHARED, "design": "abc", "seed": 1, "margin": 0.03, "cpus": "generator on CPU 0, server on CPU 1",
+    "rate": 1000.0, "requests": 1000, "failures": 0, "unsent": 0, "seconds": 1.0, "x": 1000.0,
+    "server_u": 0.04, "group_u": 0.03, "generator_u": 0.1, "budget": 0.99, "flaw": None,
+}  # fmt: skip
+DEMAND = {
+    **PINNED, "table": "demand", "mpm": "prefork", "work": "page", "control": False, "blocks": 7,
+}  # fmt: skip
+CAPACITY = {
+    **PINNED, "table": "capacity", "mpm": "prefork", "cost_us": 300.0, "limit_ms": 50.0, "p99_ms": 9.0,
+    "holds": True,
+}  # fmt: skip

@@ -1,0 +1,304 @@
+"""Directives that decide who may have what: how they are read, and which can be enforced here.
+
+    enforced   ENFORCED, and the <Limit> and <RequireAll> around them
+    closed     what needs a user, an expression or a client's certificate: it admits no client, a note
+               says why, and where nothing else admits a client the answer is 403 (`closed_by`)
+    of users   AuthType, AuthUserFile: how users are found; nothing without a Require that asks for one
+
+Nothing that restricts is read and then forgotten. What a request is answered is decided by
+`mpmkit.handlers.access`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from mpmkit.config.settings import Setting, Spec
+from mpmkit.config.values import Words, all_words, append, choice
+
+ENFORCED = frozenset({
+    "require", "authmerging", "order", "allow", "deny", "satisfy", "allowmethods", "sslrequiressl",
+})  # fmt: skip
+_EXPRESSION = "it is an expression, which mpmkit does not evaluate"
+_USER = "mpmkit has no authentication"
+_CERTIFICATE = "mpmkit asks no client for a certificate"
+# Closed whatever else the section says.
+CLOSED = {
+    "removehandler": "mpmkit takes no handler away, and the file might be sent as it is",
+    "sslverifyclient": _CERTIFICATE, "sslrequire": _EXPRESSION,
+    **dict.fromkeys(("luahookaccesschecker", "luahookauthchecker", "luahookcheckuserid",
+                     "<luahookaccesschecker", "<luahookauthchecker", "<luahookcheckuserid"), "there is no Lua"),
+}  # fmt: skip
+# What a Require may ask for that is not known here.
+CLOSED_REQUIREMENTS = {"expr": _EXPRESSION, "ssl-verify-client": _CERTIFICATE} | dict.fromkeys((
+    "user valid-user group file-owner file-group dbm-group dbm-file-group dbd-group dbd-login dbd-logout "
+    "ldap-user ldap-group ldap-dn ldap-attribute ldap-filter ldap-search"
+).split(), _USER)  # fmt: skip
+# Within an <If>, which is not evaluated, these close the section that it is in.
+DECIDE = {*ENFORCED, *CLOSED, "authtype", "sethandler", "addhandler", "forcetype", "options"}
+# Where the variables begin that a line of mod_setenvif sets.
+_SETTERS = {
+    "setenvif": 2, "setenvifnocase": 2, "setenvifexpr": 1, "browsermatch": 1, "browsermatchnocase": 1,
+}  # fmt: skip
+ADDRESS = "the client's address"
+
+
+def unknown(settings: Iterable[Setting]) -> frozenset[str]:
+    """What modules that mpmkit lacks would say about clients: names of variables, ADDRESS."""
+    found: set[str] = set()
+    for setting in settings:
+        name, args = setting.name.lower(), setting.args
+        if name in _SETTERS:
+            found |= {word.lstrip("!").partition("=")[0] for word in args[_SETTERS[name] :]}
+        elif name == "rewriterule" and args:
+            found.update(re.findall(r"(?i)\b(?:E|env)=!?([^:,\]]+)", args[-1]))
+        elif name in ("remoteipheader", "remoteipproxyprotocol"):
+            found.add(ADDRESS)
+    return frozenset(found)
+
+
+def unknowable(kind: str, given: Any, unknown: frozenset[str]) -> str:
+    """Why it is not known here whether a client has what a line asks for; "" if it is known."""
+    if kind in CLOSED_REQUIREMENTS:
+        return CLOSED_REQUIREMENTS[kind]
+    if kind in ("host", "forward-dns") and any("%{" in name for name in given):
+        return _EXPRESSION
+    if kind in ("local", "ip", "host", "forward-dns") and ADDRESS in unknown:
+        return "RemoteIPHeader may change the client's address"
+    for name in given if kind in ("env", "no env") else ():
+        if name in unknown or name.startswith("REDIRECT_"):
+            return f"mpmkit does not set the variable {name}"
+    return ""
+
+
+def closed_by(setting: Setting, unknown: frozenset[str] = frozenset()) -> str:
+    """Why a line that can be read cannot be enforced; "" if it can."""
+    name, args = setting.name.lower(), setting.args
+    if name == "sslverifyclient" and "".join(args[:1]).lower() in (
+        "none",
+        "optional",
+        "optional_no_ca",
+    ):
+        return ""  # a client without a certificate is admitted
+    if name in CLOSED:
+        return CLOSED[name]
+    asked = [requirement(args)[1:]] if name == "require" else []
+    asked += origins(args) if name in ("allow", "deny") else []
+    return next((why for kind, given in asked if (why := unknowable(kind, given, unknown))), "")
+
+
+# ---------------------------------------------------------------------------------------------
+# Methods
+
+METHODS = frozenset((
+    "GET HEAD PUT POST DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK "
+    "VERSION-CONTROL CHECKOUT UNCHECKOUT CHECKIN UPDATE LABEL REPORT MKWORKSPACE MKACTIVITY "
+    "BASELINE-CONTROL MERGE"
+).split())  # fmt: skip
+
+
+class Methods(NamedTuple):
+    """Some methods, or all but some. HEAD counts as GET."""
+
+    names: frozenset[str]
+    others: bool = False
+
+    def __contains__(self, method: object) -> bool:
+        return (("GET" if method == "HEAD" else method) in self.names) != self.others
+
+
+ALL = Methods(frozenset(), True)
+
+
+def methods(words: Words) -> Methods:
+    """Names of methods that httpd knows, `reset` for all. Raises ValueError."""
+    if [word.lower() for word in words] == ["reset"]:
+        return ALL
+    for word in words:
+        if word not in METHODS:
+            raise ValueError(f'knows {", ".join(sorted(METHODS))}, not "{word}"')
+    return Methods(frozenset("GET" if word == "HEAD" else word for word in words))
+
+
+def limited(within: Iterable[Setting]) -> Methods:
+    """What the <Limit> or <LimitExcept> around a line leaves. Raises ValueError."""
+    for group in within:
+        if (name := group.name.lower()).startswith("limit"):
+            if "TRACE" in group.args and name == "limit":
+                raise ValueError("is in a <Limit TRACE>: use TraceEnable")
+            names = frozenset("GET" if word == "HEAD" else word for word in group.args)
+            return Methods(names, name == "limitexcept")
+    return ALL
+
+
+# ---------------------------------------------------------------------------------------------
+# Addresses
+
+
+class Subnet(NamedTuple):
+    """The addresses of a family, 4 or 6, that are `net` where the mask has ones."""
+
+    family: int
+    net: int
+    mask: int
+
+
+def subnet(text: str) -> Subnet | None:
+    """`10.1`, `10.1.2.3`, `10.0.0.0/8`, `10.0.0.0/255.0.0.0`, `2001:db8::/32`, as APR reads them.
+
+    None: it does not look like an address. Raises ValueError.
+    """
+    from ipaddress import IPv4Address, IPv6Address  # here: most servers have no such rule
+
+    written, slash, bits = text.partition("/")
+    if ":" not in text and not re.fullmatch(r"[0-9.]+", written):
+        if not slash:
+            return None
+        raise ValueError(f'takes an address before the "/", not "{text}"')
+    family, width = (6, 128) if ":" in text else (4, 32)
+    count = width
+    try:
+        if family == 6:
+            net = int(IPv6Address(written))
+        elif slash:
+            net = int(IPv4Address(written))
+        else:
+            octets = bytes(int(octet) for octet in written.removesuffix(".").split("."))
+            net, count = int.from_bytes(octets.ljust(4, b"\0"), "big"), 8 * len(octets)
+        mask = int(IPv4Address(bits)) if slash and family == 4 and "." in bits else None
+        if slash and mask is None:
+            count = int(bits) if re.fullmatch(r"\+?[0-9]{1,3}", bits) else 0
+        if not 0 < count <= width or "%" in text or (family == 6 and net >> 32 == 0xFFFF):
+            raise ValueError
+    except ValueError:
+        why = f'takes addresses such as 10.1, 10.0.0.0/8 or 2001:db8::/32, not "{text}"'
+        raise ValueError(why) from None
+    if mask is None:
+        mask = (1 << width) - (1 << (width - count))
+    return Subnet(family, net & mask, mask)
+
+
+# ---------------------------------------------------------------------------------------------
+# Lines
+
+
+def requirement(words: Words) -> tuple[bool, str, Any]:
+    """A Require: is it negated, what it asks for, and words, subnets or methods. Raises ValueError."""
+    negated = words[0].lower() == "not"
+    kind, *rest = words[negated:] or ("",)
+    given: Any = tuple(rest)
+    if kind == "all" and len(rest) == 1 and rest[0].lower() in ("granted", "denied"):
+        given = rest[0].lower() == "granted"
+    elif kind == "ip" and rest:
+        given = tuple(subnet(word) for word in rest)
+        if None in given:
+            raise ValueError(f'ip takes addresses, not "{" ".join(rest)}": use Require host')
+    elif kind == "method":
+        given = methods(given)
+    elif (kind == "ssl" and rest) or kind not in (
+        "local",
+        "host",
+        "forward-dns",
+        "env",
+        "ssl",
+        *CLOSED_REQUIREMENTS,
+    ):
+        raise ValueError(
+            "knows all granted, all denied, local, ip, host, forward-dns, method, env and ssl, "
+            f'and closes for what asks for users; not "{" ".join(words)}"'
+        )
+    return negated, kind, given
+
+
+def require(words: Words) -> tuple[Words]:
+    """A Require line that can be read."""
+    requirement(words)
+    return (words,)
+
+
+def origins(words: Words) -> list[tuple[str, Any]]:
+    """`from 10.1 env=x .example.org all`: what an Allow or a Deny is for. Raises ValueError."""
+    if words[0].lower() != "from" or len(words) < 2:
+        raise ValueError(
+            f'takes "from" and addresses, names, env=NAME or all, not "{" ".join(words)}"'
+        )
+    found: list[tuple[str, Any]] = []
+    for word in words[1:]:
+        if word.lower().startswith("env="):
+            name = word[4:].removeprefix("!")
+            found.append(("env" if name == word[4:] else "no env", (name,)))
+        elif word.lower() == "all":
+            found.append(("all", True))
+        else:
+            net = subnet(word)
+            found.append(("host", (word,)) if net is None else ("ip", (net,)))
+    return found
+
+
+class Line(NamedTuple):
+    """A Require: negated, for which methods, what it asks for ("closed": not known), and with what."""
+
+    negated: bool
+    limited: Methods
+    kind: str
+    given: Any
+
+
+class Group(NamedTuple):
+    """Requirements of which all, or any, must hold."""
+
+    negated: bool
+    every: bool
+    parts: tuple[Any, ...]  # Line and Group
+
+
+def authorization(
+    lines: Sequence[Setting], unknown: frozenset[str], depth: int = 0, kind: str = "requireany"
+) -> Group:
+    """The Require lines of a section, with `depth` groups of them around. Raises ValueError."""
+    parts: list[Line | Group] = []
+    seen: set[Setting] = set()
+    for line in lines:
+        groups = [group for group in line.within if group.name.lower().startswith("require")]
+        if len(groups) == depth:
+            negated, asked, given = requirement(line.args)
+            asked = "closed" if unknowable(asked, given, unknown) else asked
+            parts.append(Line(negated, limited(line.within), asked, given))
+        elif (group := groups[depth]) not in seen:
+            seen.add(group)
+            inside = [other for other in lines if group in other.within]
+            parts.append(authorization(inside, unknown, depth + 1, group.name.lower()))
+    every = kind == "requireall"
+    if any(part.negated for part in parts) and (not every or all(part.negated for part in parts)):
+        raise ValueError('what has a "not" must be in a <RequireAll>, with a Require that admits')
+    return Group(kind == "requirenone", every, tuple(parts))
+
+
+# ---------------------------------------------------------------------------------------------
+# The rows of the table of directives. None sets an attribute: each section decides by itself.
+
+
+def _row(name: str, parse: Any, takes: str, doc: str, module: str, **row: Any) -> Spec:
+    given = {"where": "section", "args": (1, 1), **row}
+    return Spec(name=name, parse=parse, doc=doc, takes=takes, source=module, **given)
+
+
+_FROM: Any = "from address|name|env=variable|all ..."
+ROWS = (
+    _row("Require", require, "[not] all granted|all denied|local|ip|host|method|env|ssl ...",
+         "Who may enter; what asks for users, or is an expression, admits no client",
+         "mod_authz_core", args=(1, 99), default=(), merge=append),
+    _row("AuthMerging", choice(off="Off", **{"and": "And", "or": "Or"}), "Off|And|Or",
+         "Whether the Require lines of the sections before count, too", "mod_authz_core"),
+    _row("Order", choice(**{one: one for one in ("allow,deny", "deny,allow", "mutual-failure")}),
+         "allow,deny|deny,allow", "Which has the last word, Deny or Allow", "mod_access_compat"),
+    _row("Allow", origins, _FROM, "Who may enter, see Order", "mod_access_compat", args=(2, 99)),
+    _row("Deny", origins, _FROM, "Who may not enter, see Order", "mod_access_compat", args=(2, 99)),
+    _row("Satisfy", choice(any="Any", all="All"), "Any|All", "Whether Order alone is enough",
+         "mod_access_compat"),
+    _row("AllowMethods", methods, "method ...|reset", "Methods that are answered; others are 405",
+         "mod_allowmethods", args=(1, 99)),
+    _row("SSLRequireSSL", all_words, "nothing", "Only clients that speak TLS", "mod_ssl", args=(0, 99)),
+)  # fmt: skip

@@ -1,0 +1,241 @@
+"""Who may have what: a request is admitted or refused by what the sections of its path say together.
+
+    Require, groups of them             authorization: the tree that `config.access` reads
+    Order, Allow, Deny                  mod_access_compat
+    AllowMethods, SSLRequireSSL         methods, the connection
+    Satisfy                             the first alone is enough, or the three below it are
+
+Each section is an `Access`, laid over the one before as httpd merges its modules. What cannot be known
+(`closed`) admits no client, negated or not.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mpmkit.config import access as config
+from mpmkit.config.access import ALL, Group, Line, Methods
+from mpmkit.config.settings import Setting
+
+if TYPE_CHECKING:
+    from mpmkit.http.messages import Request
+    from mpmkit.server.connection import Connection
+
+GRANTED, DENIED, NEUTRAL, UNKNOWN = range(4)
+
+
+class Compat(NamedTuple):
+    """Order, Satisfy, Allow and Deny of a section, each with the methods that it is for."""
+
+    order: tuple[tuple[Methods, str], ...]
+    satisfy: tuple[tuple[Methods, str], ...]
+    allow: tuple[tuple[Methods, str, Any], ...]
+    deny: tuple[tuple[Methods, str, Any], ...]
+
+    def admits(self, request: Request, conn: Connection) -> bool:
+        """What Order says."""
+        method = request.method
+        allowed = any(
+            method in limited and kind != "closed" and TESTS[kind](given, request, conn)
+            for limited, kind, given in self.allow
+        )
+        denied = any(
+            method in limited and (kind == "closed" or TESTS[kind](given, request, conn))
+            for limited, kind, given in self.deny
+        )
+        if _last(self.order, method, "deny,allow") == "deny,allow":
+            return allowed or not denied
+        return allowed and not denied
+
+
+def _last(lines: Sequence[tuple[Methods, str]], method: str, default: str) -> str:
+    """The value of the last line that is for a method."""
+    return next((value for limited, value in reversed(lines) if method in limited), default)
+
+
+class Access(NamedTuple):
+    """What sections say together. None: not a word.
+
+    merging     AuthMerging's, for the section that it stands in
+    users       AuthType names a way to ask for users, which is nothing with a Require
+    closed      no client is admitted
+    """
+
+    require: Group | None = None
+    merging: str = ""
+    compat: Compat | None = None
+    methods: Methods | None = None
+    users: bool | None = None
+    tls: bool = False
+    closed: bool = False
+
+    def over(self, base: Access) -> Access:
+        """What holds when this section is merged upon another."""
+        require = self.require
+        if not require and not self.merging:
+            require = base.require
+        elif self.merging in ("and", "or") and base.require:
+            both = (base.require, require) if require else (base.require,)
+            require = Group(False, self.merging == "and", both)
+        return Access(
+            require,
+            "",
+            self.compat or base.compat,
+            base.methods if self.methods is None else self.methods,
+            base.users if self.users is None else self.users,
+            self.tls or base.tls,
+            self.closed or base.closed,
+        )
+
+    @property
+    def admits_all(self) -> bool:
+        """Each client, with each request."""
+        if self.compat or self.methods not in (None, ALL) or self.tls or self.closed:
+            return False
+        require = self.require
+        if require is None:
+            return not self.users
+        return not require.every and Line(False, ALL, "all", True) in require.parts
+
+    def refusal(self, request: Request, conn: Connection) -> int:
+        """The status that a request is refused with; 0 if it is admitted."""
+        method, compat = request.method, self.compat
+        if self.closed:
+            return 403
+        status = 0
+        if self.methods is not None and method not in self.methods:
+            status = 405
+        elif (self.tls and conn.scheme != "https") or (compat and not compat.admits(request, conn)):
+            status = 403
+        either = compat is not None and _last(compat.satisfy, method, "all") == "any"
+        if bool(status) != either:  # Satisfy All and a refusal, Satisfy Any and none
+            return status
+        if self.require is None:
+            return 403 if self.users else 0
+        return 0 if decide(self.require, request, conn, True) == GRANTED else 403
+
+
+def access_of(settings: Sequence[Setting], unknown: frozenset[str]) -> Access:
+    """What one section says. `config.checks` has read it before."""
+    compat: dict[str, list[Any]] = {"order": [], "satisfy": [], "allow": [], "deny": []}
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, args = setting.name.lower(), setting.args
+        if name in ("order", "satisfy"):
+            compat[name].append((config.limited(setting.within), args[0].lower()))
+        elif name in compat:
+            compat[name] += [
+                (
+                    config.limited(setting.within),
+                    "closed" if config.unknowable(*asked, unknown) else asked[0],
+                    asked[1],
+                )
+                for asked in config.origins(args)
+            ]
+        elif name == "authmerging":
+            found["merging"] = args[0].lower()
+        elif name == "allowmethods":
+            found["methods"] = config.methods(args)
+        elif name == "authtype":
+            found["users"] = args[:1] != () and args[0].lower() != "none"
+        elif name == "sslrequiressl":
+            found["tls"] = True
+        elif name in config.CLOSED and config.closed_by(setting):
+            found["closed"] = True
+    if any(compat.values()):
+        found["compat"] = Compat(*(tuple(lines) for lines in compat.values()))
+    if lines := [setting for setting in settings if setting.name.lower() == "require"]:
+        found["require"] = config.authorization(lines, unknown)
+    return Access(**found)
+
+
+def decide(part: Group | Line, request: Request, conn: Connection, every: bool) -> int:
+    """What a Require or a group of them says, in a group that wants `every` part or any."""
+    if not _is_for(part, request.method):
+        return GRANTED if every else NEUTRAL
+    result = NEUTRAL
+    if isinstance(part, Line):
+        result = UNKNOWN
+        if part.kind != "closed":
+            result = GRANTED if TESTS[part.kind](part.given, request, conn) else DENIED
+    else:
+        for one in part.parts:
+            found = decide(one, request, conn, part.every)
+            if found == (DENIED if part.every else GRANTED):
+                result = found
+                break
+            if result == NEUTRAL or found == UNKNOWN:
+                result = found
+    if part.negated and result in (GRANTED, DENIED):
+        return DENIED if result == GRANTED else NEUTRAL
+    return result
+
+
+def _is_for(part: Group | Line, method: str) -> bool:
+    if isinstance(part, Line):
+        return method in part.limited
+    return any(_is_for(one, method) for one in part.parts)
+
+
+# ---------------------------------------------------------------------------------------------
+# What may be asked of a client
+
+
+def address(text: str) -> tuple[int, int]:
+    """Family and number of an address; IPv4 within IPv6 is IPv4. Raises OSError."""
+    if ":" not in text:
+        return 4, int.from_bytes(socket.inet_pton(socket.AF_INET, text), "big")
+    number = int.from_bytes(socket.inet_pton(socket.AF_INET6, text.partition("%")[0]), "big")
+    return (4, number & 0xFFFFFFFF) if number >> 32 == 0xFFFF else (6, number)
+
+
+def _local(given: Any, request: Request, conn: Connection) -> bool:
+    family, number = address(conn.peer[0])
+    return (
+        (family, number >> 24) == (4, 127)
+        or (family, number) == (6, 1)
+        or conn.peer[0] == conn.local[0]
+    )
+
+
+def _ip(given: Any, request: Request, conn: Connection) -> bool:
+    family, number = address(conn.peer[0])
+    return any(net.family == family and number & net.mask == net.net for net in given)
+
+
+def _host(given: Any, request: Request, conn: Connection) -> bool:
+    """The name that the client's address has, if that name has the client's address, too."""
+    try:
+        name = socket.gethostbyaddr(conn.peer[0].encode())[0].lower()
+    except OSError:
+        return False
+    if not _has_address(name, conn):
+        return False
+    return any(
+        name == domain.lower() or name.endswith("." + domain.lower().removeprefix("."))
+        for domain in given
+    )
+
+
+def _has_address(name: str, conn: Connection) -> bool:
+    try:
+        # Bytes: for text Python loads its table of international names, which a child may not read.
+        found = socket.getaddrinfo(name.encode(), None, type=socket.SOCK_STREAM)
+        return address(conn.peer[0]) in [address(str(one[4][0])) for one in found]
+    except (OSError, ValueError):
+        return False
+
+
+TESTS: dict[str, Callable[[Any, Request, Connection], bool]] = {
+    "all": lambda given, request, conn: given,
+    "local": _local,
+    "ip": _ip,
+    "host": _host,
+    "forward-dns": lambda given, request, conn: any(_has_address(name, conn) for name in given),
+    "method": lambda given, request, conn: request.method in given,
+    "env": lambda given, request, conn: False,  # what sets variables is in `unknown`
+    "no env": lambda given, request, conn: True,
+    "ssl": lambda given, request, conn: conn.scheme == "https",
+}

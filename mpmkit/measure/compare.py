@@ -1,0 +1,129 @@
+"""Two files of rows: what costs more in B than in A? `mpmkit compare A.csv B.csv`, for people and for CI.
+
+A cost is CPU time or memory, or where neither is in the rows the time between two answers. Of rows in which
+the generator was the limit that time is not the server's, and is not compared. Rounds that both files have
+are compared in pairs, others by Welch's interval; the four words are those of `decision`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from mpmkit.config.arguments import Parser
+from mpmkit.measure import command, demand_table, records
+from mpmkit.measure.decision import DEARER, MARGIN, UNDECIDED, Decision, decide
+from mpmkit.measure.records import RecordError, Row
+from mpmkit.measure.text import aligned
+
+# table -> the columns that name what was measured, and the column of the cost.
+COSTS: dict[str, tuple[tuple[str, ...], str]] = {
+    "qps": (("server", "mpm", "kind", "script"), "server_cpu_us"),
+    "bench": (("server", "mpm", "work"), "server_cpu_us"),
+    "memory": (("server", "mpm", "against", "level"), "pss_kb"),
+    "sweep": (("server", "mpm", "point"), "qps"),
+}
+MACHINE = ("cpu_model", "cores", "kernel", "python")
+
+Costs = dict[str, dict[int, float]]
+"""What was measured -> round -> its cost."""
+
+
+def costs(rows: Sequence[Row]) -> Costs:
+    """Of the rows of one table. Raises RecordError for a table without costs."""
+    table = rows[0]["table"] if rows else "no table"
+    if table == "demand":
+        return {
+            f"{who} {work}": {n: demand_table.slope(load.values()) for n, load in blocks.items()}
+            for (work, who), blocks in demand_table.loads(rows).items()
+        }
+    if table not in COSTS:
+        raise RecordError(f"rows of {table} have no cost; compare demand, {', '.join(COSTS)}")
+    columns, column = COSTS[table]
+    found: Costs = {}
+    for row in rows:
+        cost = row[column]
+        if column == "qps":
+            cost = 1 / cost if cost and not row["generator_bound"] else None
+        if cost and row.get("scope", "server") == "server":
+            name = " ".join(str(row[name]) for name in columns if row[name] is not None)
+            rounds = found.setdefault(name, {})
+            rounds[row["round"] + 1000 * (row["round"] in rounds)] = cost  # of a second run
+    return found
+
+
+def compare(a: Costs, b: Costs, margin: float = MARGIN) -> dict[str, Decision]:
+    """What both have -> B's cost over A's, with its word: "dearer" is dearer in B."""
+    return {name: decide(b[name], a[name], margin) for name in a if name in b}
+
+
+def compare_files(
+    a: str | Path, b: str | Path, margin: float = MARGIN
+) -> tuple[dict[str, Decision], list[str]]:
+    """The decisions on two files, and what a reader should know. Raises RecordError, naming the file."""
+    one, other = records.read(a), records.read(b)
+    for name, rows in ((a, one), (b, other)):
+        if not rows:
+            raise RecordError(f"{name}: is empty; it has no row to compare")
+    if (first := one[0]["table"]) != (second := other[0]["table"]):
+        raise RecordError(f"{a} holds {first}, {b} holds {second}; both must be of one table")
+    mine, theirs = costs(one), costs(other)
+    notes = [f"only in {a}: {name}" for name in mine if name not in theirs]
+    notes += [f"only in {b}: {name}" for name in theirs if name not in mine]
+    for column in MACHINE:
+        x, y = (", ".join(sorted({str(row[column]) for row in rows})) for rows in (one, other))
+        notes += [f"two machines: {column} is {x}, then {y}"] * (x != y)
+    found = compare(mine, theirs, margin)
+    if not found:
+        raise RecordError("; ".join([f"{a} and {b}: have nothing in common to compare", *notes]))
+    return found, notes
+
+
+def junit(found: dict[str, Decision]) -> str:
+    """The decisions as JUnit's XML: "dearer" is a failure, "undecided" is skipped."""
+    words = [decision.word for decision in found.values()]
+    suite = ElementTree.Element(
+        "testsuite", name="mpmkit compare", tests=str(len(words)), errors="0"
+    )
+    suite.set("failures", str(words.count(DEARER)))
+    suite.set("skipped", str(words.count(UNDECIDED)))
+    for name, decision in found.items():
+        case = ElementTree.SubElement(suite, "testcase", classname="mpmkit.compare", name=name)
+        kind = {DEARER: "failure", UNDECIDED: "skipped"}.get(decision.word)
+        if kind:
+            ElementTree.SubElement(case, kind, message=str(decision))
+        else:
+            ElementTree.SubElement(case, "system-out").text = str(decision)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``mpmkit compare``. The exit status: 0, 1 if something is dearer in B, 2 for bad input."""
+    parser = Parser(
+        prog="mpmkit compare",
+        description="Compare two files of rows: B's cost over A's with a 95% interval, and cheaper, dearer, "
+        "the same or undecided. Ends with 1 if something is dearer, with 2 if the input is bad.",
+    )
+    add = parser.add_argument
+    add("a", metavar="A.csv", help="before")
+    add("b", metavar="B.csv", help="after, of the same table")
+    add("--margin", type=command.share, default=MARGIN, metavar="P", help="the same within (3%%)")
+    add("--junit", metavar="FILE", help="write the result as JUnit's XML, too")
+    options = parser.parse_args(argv)
+    try:
+        problems = command.Problems()
+        problems.numbers("margin", (options.margin,), 0.001, 0.5)
+        problems.raise_any()
+        found, notes = compare_files(options.a, options.b, options.margin)
+        for note in notes:
+            command.say(note)
+        head = ["B / A", f"ratio (95%)  word, margin {options.margin:.3g}", ""]
+        lines = [[n, str(one), "" if one.paired else "unpaired"] for n, one in found.items()]
+        print("\n".join(aligned([head, *lines], (0, 1, 2))), flush=True)
+        if options.junit:
+            Path(options.junit).write_text(junit(found), encoding="utf-8")
+    except (ValueError, OSError) as error:
+        command.say(str(error))
+        return 2
+    return int(any(decision.word == DEARER for decision in found.values()))

@@ -1,0 +1,148 @@
+"""Generator and server on CPUs of their own, and how busy each of the two was.
+
+A process keeps the CPUs of the thread that started it: a launch on one CPU pins the server with all its
+children, a load its generator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+from mpmkit.load.windows import Tick
+from mpmkit.measure import procfs
+
+SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+SHARED = (
+    "one CPU (CPU {1}) for generator and server: only the CPU time of the server's own processes is counted, "
+    "not the kernel's work for its network, and the generator disturbs its caches. Take µs from a machine "
+    "with two CPUs"
+)
+SAME_CORE = (
+    "CPUs {0} and {1} are SMT siblings, two threads of one core: the generator slows the server down. Ratios "
+    "within a block hold, µs are too high"
+)
+
+
+class Placement(NamedTuple):
+    """CPUs by their numbers, and what a reader should know of them."""
+
+    generator: int
+    server: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shared(self) -> bool:
+        """Whether there is one CPU for both."""
+        return self.generator == self.server
+
+    def __str__(self) -> str:
+        return f"generator on CPU {self.generator}, server on CPU {self.server}"
+
+
+def place(cpus: Iterable[int], siblings: Callable[[int], set[int]]) -> Placement:
+    """The first CPU for the generator, for the server the first one of another core, or else the last.
+    siblings: the CPUs that are threads of the same core as this one. Pure."""
+    first, *others = sorted(set(cpus))
+    apart = [cpu for cpu in others if cpu not in siblings(first)]
+    server = (apart or others[-1:] or [first])[0]
+    note = SHARED if not others else "" if apart else SAME_CORE
+    return Placement(first, server, (note.format(first, server),) if note else ())
+
+
+def cpu_list(text: str) -> set[int]:
+    """CPUs as the kernel writes them: 0-1,4 is 0, 1 and 4."""
+    ends = [part.partition("-") for part in text.strip().split(",") if part]
+    return {n for first, _, last in ends for n in range(int(first), int(last or first) + 1)}
+
+
+def here() -> Placement:
+    """For the CPUs that this process may use."""
+
+    def siblings(cpu: int) -> set[int]:
+        with contextlib.suppress(OSError), open(SIBLINGS.format(cpu)) as file:
+            return cpu_list(file.read())
+        return {cpu}
+
+    return place(os.sched_getaffinity(0), siblings)
+
+
+@contextlib.contextmanager
+def pinned(start: Callable[[], AbstractContextManager[Any]], cpus: Placement) -> Iterator[Any]:
+    """A server on its CPU, while this thread, and what it starts, runs on the generator's."""
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {cpus.server})
+        with start() as server:
+            os.sched_setaffinity(0, {cpus.generator})
+            yield server
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+# -- how busy ------------------------------------------------------------------------------------
+
+
+class Reading(NamedTuple):
+    """Seconds until now: the clock; idle time of all CPUs; what the server's CPU did not work; CPU time
+    of the server's processes and of the generator's, this one included."""
+
+    clock: float
+    idle: float
+    off: float
+    server: float
+    generator: float
+
+
+class Readings:
+    """Reads the machine whenever the generator reports, so that answers and the CPU time for them are of
+    the same moments. `tick` is for `run_load`."""
+
+    def __init__(self, server: int, cpus: Placement) -> None:
+        """server: the process group of the server."""
+        self.server, self.cpus = server, cpus
+        self.seen: list[tuple[Tick, Reading]] = []
+        self._generator: list[int] = []
+
+    def tick(self, tick: Tick) -> None:
+        """The generator has reported."""
+        import psutil
+
+        if not self._generator:
+            mine = [os.getpid(), *procfs.children(os.getpid())]
+            self._generator = [pid for pid in mine if pid != self.server]
+        groups = (procfs.members(self.server), self._generator)
+        spent = [procfs.cpu_ns(pids) / 1e9 for pids in groups]
+        times = psutil.cpu_times(percpu=True)
+        mine, idle = times[self.cpus.server], sum(one.idle + one.iowait for one in times)
+        off = mine.idle + mine.iowait + mine.steal
+        self.seen.append((tick, Reading(time.monotonic(), idle, off, *spent)))
+
+    def window(self, begin: float, end: float) -> dict[str, Any]:
+        """The columns of a stretch of the load, in its seconds; zeros if there were fewer than two reports.
+        What is not idle on the server's CPU is the server's, softirq included: the kernel knows the idle
+        time of a CPU exactly, and samples kinds of work by its tick."""
+        inside = [(tick, reading) for tick, reading in self.seen if begin <= tick.end <= end]
+        if len(inside) < 2:
+            figures = ("seconds", "x", "server_u", "group_u", "generator_u", "budget")
+            return {"requests": 0, "failures": 0, **dict.fromkeys(figures, 0.0)}
+        (first, old), *later = inside
+        last, new = later[-1]
+        seconds, idle, off, server, generator = (b - a for a, b in zip(old, new, strict=True))
+        failures = sum((tick.failures for tick, _ in later), Counter[str]()).total()
+        good = sum(len(tick.latencies) for tick, _ in later)
+        return {
+            "requests": good + failures,
+            "failures": failures,
+            "seconds": seconds,
+            "x": good / (last.end - first.end),
+            "server_u": (server if self.cpus.shared else max(0.0, seconds - off)) / seconds,
+            "group_u": server / seconds,
+            "generator_u": generator / seconds,
+            "budget": (idle + server + generator) / seconds / (os.cpu_count() or 1),
+        }

@@ -1,0 +1,144 @@
+"""Immortal objects: what children only use stays in the memory that they share with their parent.
+
+To use a Python object is to write to it: its reference count goes up, and down again. After a fork
+that costs a child the page of 4 KiB around each object that it uses. Since 3.12 CPython has objects
+whose count is never written (PEP 683), `None` and small numbers. They are recognised by the count
+itself: its low 32 bits have a value (VALUES) that no real count reaches. So an object becomes immortal
+when that number is written into it, at its address, which `id` is. /proc/self/mem does that: a wrong
+address is an error and no crash, and no module has to be loaded for it.
+
+**Why that is safe here.** An immortal object is an ordinary one that is never freed. The parent does
+this once, before its first fork; it has no threads then. Children end by `os._exit`, and free nothing.
+What a list, a dict or an instance contains may still change: only its own count is fixed.
+
+**What must not be.** Whatever is closed when its last reference goes: no object of a type that has a
+`close` or a `__del__` becomes immortal (sockets, files, mappings, logs, generators), and no TLS context.
+What a restart replaces stays behind in the parent, but for the first configuration only: later ones are
+not made immortal, so a parent does not grow with its restarts.
+
+**Which.** Those that a request may use: all that is reached from the modules of this package and of h11,
+and from the parent's objects. The walk does not enter other modules' functions: argparse, typing and
+their like are most of the memory, and no request uses them. Methods of built-in types are reached from
+nowhere, and come from the garbage collector's list.
+
+**Where.** In 64-bit CPython 3.12 to 3.14, and after a trial with one object. In any other Python
+nothing happens. `ImmortalObjects Off` is for comparison.
+"""
+
+from __future__ import annotations
+
+import builtins
+import gc
+import os
+import sys
+from collections.abc import Iterable
+from types import CodeType, FrameType, FunctionType, ModuleType
+from typing import Any
+
+# The low 32 bits of an immortal object's count, by version.
+VALUES = {(3, 12): 0xFFFFFFFF, (3, 13): 0xFFFFFFFF, (3, 14): 3 << 30}
+IMMORTAL = 1 << 30  # what `sys.getrefcount` returns for an immortal object is at least this
+OURS = ("mpmkit", "h11")
+# What refers to nothing, or to nothing that a request uses.
+_LEAVES = frozenset({str, bytes, int, float, bool, type(None), ModuleType, FrameType})
+_METHODS = frozenset(map(type, (str.join, str.__add__, len, int.real, dict.fromkeys)))
+
+# What a type has whose objects must be freed: the last is a TLS context's, which holds a private key.
+_ENDS = ("close", "__del__", "session_stats")
+
+
+class NoImmortals(Exception):
+    """This Python has no immortal objects, or they are not as expected; the text says which."""
+
+
+def make_immortal(root: Any) -> str:
+    """Make immortal what children will use, `root` included; returns what the log should say."""
+    try:
+        memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        return f"no immortal objects: /proc/self/mem: {error.strerror}"
+    collecting = gc.isenabled()
+    gc.disable()
+    count = 0
+    try:
+        value = trial(memory)
+        gc.collect()  # what the warm-up has left
+        for address in _addresses(root):
+            os.pwrite(memory, value, address)
+            count += 1
+        return f"{count:,} objects are immortal"
+    except NoImmortals as error:
+        return f"no immortal objects: {error}"
+    except OSError as error:
+        return f"{count:,} objects are immortal, no more: /proc/self/mem: {error.strerror}"
+    finally:
+        os.close(memory)
+        if collecting:
+            gc.enable()
+
+
+def trial(memory: int) -> bytes:
+    """The bytes that make an object immortal, tried with one object. Raises NoImmortals, OSError."""
+    version = sys.version_info[:2]
+    if version not in VALUES or sys.implementation.name != "cpython" or sys.maxsize < 2**32:
+        raise NoImmortals(f"not known for {sys.implementation.name} {version[0]}.{version[1]}")
+    value = VALUES[version].to_bytes(4, "little")
+    probe = object()
+    before = os.pread(memory, 4, id(probe))
+    more = [probe] * 7
+    after = os.pread(memory, 4, id(probe))
+    if int.from_bytes(after, "little") - int.from_bytes(before, "little") != len(more):
+        raise NoImmortals("this build keeps its reference counts elsewhere")
+    os.pwrite(memory, value, id(probe))
+    more *= 7
+    kept = os.pread(memory, 4, id(probe)) == value and sys.getrefcount(probe) >= IMMORTAL
+    if not kept or not getattr(sys, "_is_immortal", lambda _: True)(probe):
+        raise NoImmortals("this build goes on counting")
+    return value
+
+
+def _addresses(root: Any) -> list[int]:
+    """Of the objects that are to become immortal, and are not."""
+    found = _reachable(root)
+    mortal = {kind for kind in set(map(type, found.values())) if _must_end(kind)}
+    count = sys.getrefcount
+    return [
+        address
+        for address, one in found.items()
+        if count(one) < IMMORTAL and type(one) not in mortal
+    ]
+
+
+def _must_end(kind: type) -> bool:
+    return kind is FrameType or any(hasattr(kind, name) for name in _ENDS)
+
+
+def _reachable(root: Any) -> dict[int, Any]:
+    """All that a request may use, by address."""
+    modules = [one for one in list(sys.modules.values()) if isinstance(one, ModuleType)]
+    ours = [one for one in modules if one.__name__.partition(".")[0] in OURS]
+    foreign = {id(vars(one)) for one in modules} - {id(vars(one)) for one in ours}
+    fresh = _by_address(value for one in ours for value in vars(one).values())
+    named = [one for one in (*fresh.values(), builtins) if type(one) is ModuleType]
+    fresh |= _by_address(value for one in named for value in vars(one).values())
+    fresh |= _by_address(one for one in gc.get_objects() if type(one) in _METHODS)
+    fresh[id(root)] = root
+    found = dict(fresh)
+    while fresh:
+        followed = [
+            one
+            for one in fresh.values()
+            if type(one) not in _LEAVES
+            and (type(one) is not FunctionType or id(one.__globals__) not in foreign)
+        ]
+        there = gc.get_referents(*followed)
+        for one in followed:
+            if type(one) is CodeType:  # the collector does not look into these
+                there += one.co_consts, one.co_names, one.co_name, one.co_qualname
+        fresh = _by_address(one for one in there if id(one) not in found and id(one) not in foreign)
+        found |= fresh
+    return found
+
+
+def _by_address(objects: Iterable[Any]) -> dict[int, Any]:
+    return {id(one): one for one in objects}

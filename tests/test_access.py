@@ -1,0 +1,141 @@
+"""Who may have what, as sections decide it. The live comparison with httpd is tests/test_rules.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from mpmkit.config import access
+from mpmkit.config.checks import check
+from mpmkit.config.httpd_conf import Source, read
+from mpmkit.config.settings import DirectiveError
+from mpmkit.config.unsupported import CLOSED, _table
+from mpmkit.handlers.access import address
+from mpmkit.handlers.sections import Sections
+from tests.fidelity.compare_conf import ADDRESSES
+
+FILE = "/srv/a/x.txt"
+SECTIONS = {
+    "Directory": ("/srv", "/other"), "DirectoryMatch": ("^/srv/a", "^/other"), "Files": ("*.txt", "*.html"),
+    "FilesMatch": ("txt$", "html$"), "Location": ("/a", "/b"), "LocationMatch": ("^/a", "^/b"),
+}  # fmt: skip
+
+
+def answers(
+    *lines: str, client: str = "203.0.113.9", method: str = "GET", scheme: str = "http"
+) -> int:
+    """What a request for /a/x.txt is refused with, under these lines; 0: it is not."""
+    conf = read(Source("f", "\n".join(lines), mpm="event"), {})
+    directives, notes = check("event", conf.settings, conf.sections, problems=conf.problems)
+    answers.notes = [note.text for note in notes]  # type: ignore[attr-defined]
+    rule = Sections(directives).config_for("/a/x.txt", FILE).access
+    if rule.admits_all:
+        return 0
+    conn = SimpleNamespace(peer=(client, 1), local=("192.0.2.1", 80), scheme=scheme)
+    return rule.refusal(SimpleNamespace(method=method), conn)  # type: ignore[arg-type]
+
+
+# One line, or some, for each directive of httpd that restricts access, by itself or with a Require.
+RESTRICTS = {
+    **{f"Require {kind} x": "" for kind in access.CLOSED_REQUIREMENTS},
+    "Require all denied": "", "Require local": "", "Require ip 10": "", "Require host example.org": "",
+    "Require forward-dns localhost": "", "Require method PUT": "", "Require env nothing": "", "Require ssl": "",
+    "Order allow,deny": "", "Order mutual-failure": "", "Deny from all": "", "Deny from 203.0.113": "",
+    "Deny from env=!x": "", "AllowMethods PUT": "", "SSLRequireSSL": "", "AuthMerging And": "Require all denied",
+    "Satisfy All": "Require all denied", "RemoveHandler .x": "", "SSLVerifyClient require": "",
+    "SSLRequire true": "", "AuthType Basic": "",
+    "<Limit GET>\nRequire all denied\n</Limit>": "", "<LimitExcept PUT>\nRequire all denied\n</LimitExcept>": "",
+    "<RequireAll>\nRequire all granted\nRequire not ip 203.0.113.9\n</RequireAll>": "",
+    "<RequireAll>\nRequire all granted\nRequire not user x\n</RequireAll>": "",
+    "<RequireAll>\nRequire all granted\nRequire not expr true\n</RequireAll>": "",
+    "<RequireAll>\nRequire all granted\n<RequireNone>\nRequire user x\n</RequireNone>\n</RequireAll>": "",
+    "<RequireAny>\nRequire valid-user\nRequire local\n</RequireAny>": "",
+    "<If true>\nRequire all granted\n</If>": "", "<ElseIf true>\nDeny from all\n</ElseIf>": "",
+    "<Else>\nAllowMethods GET\n</Else>": "", "<If true>\n<Files x>\nRequire local\n</Files>\n</If>": "",
+    "<Files *.txt>\nRequire all denied\n</Files>": "", "<FilesMatch x>\nRequire user y\n</FilesMatch>": "",
+    # How users are found says nothing by itself: with what asks for one it is closed.
+    **{
+        f"{row.name} some": "" if row.name.lower() in access.CLOSED else "Require valid-user"
+        for row in _table().values() if row.fate == CLOSED and row.where != "server" and row.name[0] != "<"
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+@pytest.mark.parametrize("lines", RESTRICTS, ids=lambda text: text.replace("\n", " "))
+def test_every_directive_that_restricts_does_so_in_each_kind_of_section(lines, kind):
+    """Or it is refused at the start, as httpd refuses it: a <Files> in a <Files> or a <Location>."""
+    text = f"{lines}\n{RESTRICTS[lines]}".replace("SSLVerifyClient some", "SSLVerifyClient require")
+    here, elsewhere = (f'<{kind} "{arg}">\n{text}\n</{kind}>' for arg in SECTIONS[kind])
+    try:
+        status = answers(here)
+    except DirectiveError as refused:
+        assert "is inside the" in str(refused) and lines.startswith("<Files")
+        assert not kind.startswith("Directory")
+        return
+    assert status == (405 if lines.startswith("AllowMethods") else 403)
+    assert answers(elsewhere) == 0
+
+
+@pytest.mark.parametrize("line", ["SSLVerifyClient require", "LuaHookAccessChecker /x.lua y"])
+def test_what_closes_the_whole_site(line):
+    assert answers(line, "<Location />", "Require all granted", "</Location>") == 403
+    assert any(line in note and note.startswith("closed: ") for note in answers.notes)
+
+
+@pytest.mark.parametrize(("variable", "rules", "status"), [
+    ("SetEnvIf User-Agent x bad=1", "Require not env bad", 403),
+    ("SetEnvIf User-Agent x", "Require not env bad", 0),
+    ("BrowserMatch x !bad", "Require not env bad", 403), ("SetEnvIfExpr true bad", "Require not env bad", 403),
+    ("RewriteRule x y [L,E=bad:1]", "Require not env bad", 403),
+    ("RewriteRule x y [L]", "Require not env bad", 0), ("", "Require not env bad", 0),
+    ("", "Require not env REDIRECT_STATUS", 403), ("RemoteIPHeader X-Forwarded-For", "Require not ip 10", 403),
+    ("RemoteIPHeader X-Forwarded-For", "Require ip 203.0.113.9", 403), ("", "Require ip 203.0.113.9", 0),
+    ("RemoteIPHeader X-Forwarded-For", "Require not local", 403), ("", "Require not host %{HTTP_HOST}", 403),
+])  # fmt: skip
+def test_what_another_module_would_know_of_a_client_is_not_guessed(variable, rules, status):
+    start = ["<RequireAll>", "Require all granted"] if " not " in rules else ["<RequireAll>"]
+    assert (
+        answers(variable, "<Location />", *start, rules, "</RequireAll>", "</Location>") == status
+    )
+    compat = {"bad": "Deny from env=bad", "10": "Deny from 10", "local": "Deny from example.org"}
+    if line := compat.get(rules.split()[-1]):
+        assert answers(variable, "<Location />", line, "</Location>") == status
+
+
+@pytest.mark.parametrize(
+    "line", ["<If true>\nHeader set A b\n</If>", "AuthType None", "SSLVerifyClient optional"]
+)
+def test_what_restricts_nothing_closes_nothing(line):
+    assert answers(f"<Location />\n{line}\n</Location>") == 0
+
+
+def test_a_rewriting_that_would_forbid_is_named():
+    for flags in ("F", "L,G", "R=403", "forbidden"):
+        answers(f"RewriteRule ^/secret - [{flags}]")
+        assert any(
+            "RewriteRule ^/secret" in note and "protects nothing" in note for note in answers.notes
+        )
+
+
+@pytest.mark.parametrize(("text", "client", "within"), [
+    ("10", "10.9.8.7", True), ("10.", "10.9.8.7", True), ("10.1", "10.10.0.1", False),
+    ("10.1.2.3", "10.1.2.3", True), ("10.1.2.3", "10.1.2.4", False),
+    ("10.0.0.1/8", "10.255.0.0", True), ("10.0.0.0/255.0.255.0", "10.9.0.9", True),
+    ("10.0.0.0/255.0.255.0", "10.9.1.9", False), ("::1", "::1", True),
+    ("2001:db8::/33", "2001:db8:8000::1", False),
+    ("2001:db8::/32", "2001:db8:8000::1", True), ("10.1.2.3", "::ffff:10.1.2.3", True), ("0", "::1", False),
+    ("010.01", "10.1.0.0", True),
+])  # fmt: skip
+def test_subnets(text, client, within):
+    net = access.subnet(text)
+    family, number = address(client)
+    assert (net.family == family and number & net.mask == net.net) == within
+
+
+@pytest.mark.parametrize("text", [*ADDRESSES[20:], "1e3", "1" * 5000])
+def test_what_is_no_address_is_refused(text):
+    """As httpd refuses it: ADDRESSES of tests/fidelity/compare_conf.py."""
+    with pytest.raises(DirectiveError):
+        answers(f"<Location />\nRequire ip {text}\n</Location>")

@@ -1,0 +1,156 @@
+"""Two files of rows compared: what is dearer, what is said of bad input, and the exit status."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from support.experiments import printed_by
+from support.rows import BENCH, CAPACITY, DEMAND, MEMORY, ROW, SWEEP
+
+from mpmkit.measure import compare, records
+from mpmkit.measure.decision import CHEAPER, DEARER, UNDECIDED
+
+SAME = "the same within 3%"
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.unlink(missing_ok=True)
+    file = records.RecordFile(path, rows[0]["table"])
+    for row in rows:
+        file.append(row)
+    return path
+
+
+def a_run(seed: int, factor: float = 1.0, blocks: int = 10, **changes: Any) -> list[dict[str, Any]]:
+    """Rows of a run of `mpmkit demand` in which worker costs `factor` as much as usual; a cell's noise is 2%."""
+    source, made = random.Random(seed), []
+    for block in range(1, blocks + 1):
+        for mpm, cost in (("prefork", 30.0), ("worker", 36.0 * factor)):
+            s = cost * source.lognormvariate(0, 0.02)
+            for rate in (2000.0, 4000.0):
+                load = {"rate": rate, "x": rate, "server_u": s * rate / 1e6}
+                made.append({**DEMAND, **load, "mpm": mpm, "round": block, **changes})
+    return made
+
+
+def test_two_runs_of_the_same_server_are_not_called_different_and_ten_percent_is_found():
+    before = [compare.costs(a_run(seed)) for seed in range(100)]
+    words = [
+        compare.compare(a, compare.costs(a_run(1000 + n)))["mpmkit worker page"].word
+        for n, a in enumerate(before)
+    ]
+    assert sum(word in (SAME, UNDECIDED) for word in words) >= 95
+    words = [
+        compare.compare(a, compare.costs(a_run(2000 + n, 1.1)))["mpmkit worker page"].word
+        for n, a in enumerate(before)
+    ]
+    assert words.count(DEARER) >= 95
+
+
+@pytest.mark.parametrize(
+    ("factor", "blocks", "status", "word"),
+    [(1.0, 30, 0, SAME), (1.1, 10, 1, DEARER), (0.9, 10, 0, CHEAPER), (1.03, 10, 0, UNDECIDED)],
+)
+def test_the_exit_status_says_whether_something_is_dearer(
+    tmp_path, capsys, factor, blocks, status, word
+):
+    a = write(tmp_path / "a.csv", a_run(1, blocks=blocks))
+    b = write(tmp_path / "b.csv", a_run(2, factor, blocks, kernel="6.2"))
+    xml = tmp_path / "junit.xml"
+    found, printed, said = printed_by(compare.main, [str(a), str(b), "--junit", str(xml)], capsys)
+    worker = next(line for line in printed.splitlines() if line.startswith("mpmkit worker"))
+    assert found == status and word in worker and "unpaired" not in printed
+    assert said == "mpmkit: two machines: kernel is 6.1, then 6.2\n"
+    suite = ElementTree.parse(xml).getroot()
+    case = next(one for one in suite if one.get("name") == "mpmkit worker page")
+    kind = {DEARER: "failure", UNDECIDED: "skipped"}.get(word, "system-out")
+    assert suite.get("tests") == "2" and suite.get("failures") == str(int(word == DEARER))
+    assert case[0].tag == kind and word in (case[0].get("message") or case[0].text)
+
+
+def test_the_margin_is_the_readers(tmp_path, capsys):
+    files = [str(write(tmp_path / f"{n}.csv", a_run(n, 1 + n / 10))) for n in (0, 1)]
+    assert printed_by(compare.main, [*files, "--margin", "20%"], capsys)[0] == 0
+    assert printed_by(compare.main, [*files, "--margin", "0.02"], capsys)[0] == 1
+    assert printed_by(compare.main, [*files, "--margin", "nothing"], capsys)[0] == 2
+
+
+def test_rounds_of_another_number_are_compared_unpaired(tmp_path, capsys):
+    early = write(tmp_path / "a.csv", a_run(1, blocks=8))
+    late = [{**row, "round": row["round"] + 20} for row in a_run(2, 1.2, 6)]
+    files = [str(early), str(write(tmp_path / "b.csv", late))]
+    status, printed, _ = printed_by(compare.main, files, capsys)
+    assert status == 1 and "unpaired" in printed
+
+
+def rounds(
+    row: dict[str, Any], column: str, *values: float, **changes: Any
+) -> list[dict[str, Any]]:
+    made = []
+    for number, value in enumerate(values, 1):
+        new = {**row, "round": number, column: value, **changes}
+        if column == "qps":
+            new["duration_s"] = (new["requests"] - new["failures"]) / value
+        made.append(new)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "name", "dearer"),
+    [
+        (ROW, "server_cpu_us", "mpmkit event static", 1.2),
+        (BENCH, "server_cpu_us", "mpmkit event new", 1.2),
+        (SWEEP, "qps", 'mpmkit event {"ThreadsPerChild": 5, "users": 10}', 1 / 1.2),
+    ],
+)
+def test_each_table_has_its_cost(row, column, name, dearer):
+    values = (40.0, 41.0, 40.5, 40.2)
+    a = compare.costs(rounds(row, column, *values))
+    b = compare.costs(rounds(row, column, *(dearer * value for value in values)))
+    assert compare.compare(a, b)[name].word == DEARER and list(a) == [name]
+
+
+def test_what_the_generator_limited_is_not_compared():
+    assert compare.costs(rounds(SWEEP, "qps", 50.0, generator_bound=True)) == {}
+    assert compare.costs(rounds(MEMORY, "level", 10, scope="child")) == {}
+
+
+def test_what_only_one_file_has_is_named(tmp_path, capsys):
+    a = write(tmp_path / "a.csv", a_run(1))
+    b = write(tmp_path / "b.csv", [row for row in a_run(2) if row["mpm"] == "worker"])
+    status, _, said = printed_by(compare.main, [str(a), str(b)], capsys)
+    assert status == 0 and said == f"mpmkit: only in {a}: mpmkit prefork page\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (None, "b.csv: cannot be read"),
+        ([], "b.csv: is empty; it has no row to compare"),
+        ([ROW], "a.csv holds demand, {b} holds qps; both must be of one table"),
+        ([CAPACITY], "a.csv holds demand, {b} holds capacity"),
+        ([{**DEMAND, "work": "script"}], "have nothing in common to compare; only in"),
+        ([{**DEMAND, "flaw": "failed: all"}], "have nothing in common to compare"),
+    ],
+)
+def test_bad_input_is_named_and_ends_with_2(tmp_path, capsys, rows, said):
+    a, b = write(tmp_path / "a.csv", a_run(1)), tmp_path / "b.csv"
+    if rows:
+        write(b, rows)
+    elif rows is not None:
+        records.RecordFile(b, "demand")
+    status, printed, told = printed_by(compare.main, [str(a), str(b)], capsys)
+    assert status == 2 and not printed and said.format(b=b) in told
+
+
+def test_tables_without_a_cost_and_a_full_disk(tmp_path, capsys):
+    a = str(write(tmp_path / "a.csv", [CAPACITY]))
+    status, _, said = printed_by(compare.main, [a, a], capsys)
+    assert status == 2 and "rows of capacity have no cost; compare demand, qps" in said
+    b = str(write(tmp_path / "b.csv", a_run(1)))
+    status, printed, said = printed_by(compare.main, [b, b, "--junit", "/dev/full"], capsys)
+    assert status == 2 and "No space left on device" in said and "mpmkit worker page" in printed

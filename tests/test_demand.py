@@ -1,0 +1,437 @@
+"""Service demand: the four words by simulation, S = U/X from rows, blocks, CPUs, and one run of it all."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import re
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.experiments import printed_by
+from support.rows import DEMAND
+
+import mpmkit
+from mpmkit.load.windows import Tick
+from mpmkit.measure import cpus, demand, records
+from mpmkit.measure.competitors import NotInstalled
+from mpmkit.measure.cpus import Placement, place
+from mpmkit.measure.decision import CHEAPER, DEARER, UNDECIDED, decide, word_of
+from mpmkit.measure.demand import plan, whole_blocks
+from mpmkit.measure.demand_table import DemandTable, comparisons, flaw_of, r_squared
+from mpmkit.measure.experiment import ExperimentError
+from mpmkit.measure.stats import Interval
+
+SAME = "the same within 3%"
+
+
+# -- the four words ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (1.04, 1.10, DEARER),
+        (
+            1.02,
+            1.10,
+            UNDECIDED,
+        ),  # it excludes 1, and does not say whether it is more than the margin
+        (0.98, 1.02, SAME),
+        (1.005, 1.025, SAME),  # it excludes 1 as well, and lies within what was called the same
+        (0.96, 1.02, UNDECIDED),
+        (0.90, 0.98, UNDECIDED),
+        (0.90, 0.97, CHEAPER),
+    ],
+)
+def test_a_word_takes_the_whole_interval(low, high, word):
+    assert word_of(Interval(math.sqrt(low * high), low, high, 0.95), 0.03) == word
+
+
+def simulated(source: random.Random, blocks: int, factor: float, noise: float = 0.03) -> Any:
+    """A decision on two servers of which one costs `factor` as much: a block is slow or fast for both
+    (10%), and each cell has a noise of its own."""
+    one, other = {}, {}
+    for block in range(blocks):
+        pace = source.gauss(0, 0.1)
+        one[block] = 30 * factor * math.exp(pace + source.gauss(0, noise))
+        other[block] = 30 * math.exp(pace + source.gauss(0, noise))
+    return decide(one, other)
+
+
+def test_equal_servers_are_not_called_different_and_ten_percent_is_found():
+    source = random.Random(15)
+    words = [simulated(source, 12, 1.0).word for _ in range(100)]
+    assert sum(word in (SAME, UNDECIDED) for word in words) >= 95
+    words = [simulated(source, 12, 1.1).word for _ in range(100)]
+    assert words.count(DEARER) >= 95 and not words.count(CHEAPER)
+
+
+@pytest.mark.parametrize("blocks", [6, 10, 20, 30])
+def test_false_alarms_stay_below_five_percent_whatever_the_number_of_blocks(blocks):
+    source, tries = random.Random(blocks), 1000
+    words = [simulated(source, blocks, 1.0, noise=0.06).word for _ in range(tries)]
+    assert words.count(DEARER) + words.count(CHEAPER) <= 0.05 * tries
+    # Nor is what differs by more than the margin called the same.
+    words = [simulated(source, blocks, 1.04, noise=0.06).word for _ in range(tries)]
+    assert words.count(SAME) + words.count(CHEAPER) <= 0.05 * tries
+
+
+@pytest.mark.parametrize(("factor", "word"), [(1.0, SAME), (1.08, DEARER), (1 / 1.08, CHEAPER)])
+def test_more_blocks_decide_more_often(factor, word):
+    source, tries = random.Random(3), 300
+    found = [
+        sum(simulated(source, n, factor, 0.035).word == word for _ in range(tries)) / tries
+        for n in (6, 12, 24, 48)
+    ]
+    assert found == sorted(found) and found[0] < 0.5 and found[-1] > 0.9
+
+
+COSTS = st.lists(st.floats(1, 1000), min_size=2, max_size=12)
+
+
+@given(COSTS, COSTS, st.floats(0.01, 0.3))
+def test_the_other_way_round_is_the_opposite(one, other, margin):
+    a, b = dict(enumerate(one)), dict(enumerate(other))
+    there, back = decide(a, b, margin), decide(b, a, margin)
+    opposite = {DEARER: CHEAPER, CHEAPER: DEARER}
+    assert there.word == opposite.get(back.word, back.word) and there.more == back.more
+    assert there.ratio.value == pytest.approx(1 / back.ratio.value)
+    assert (there.more == 0) == (there.word != UNDECIDED)
+
+
+def test_an_open_question_says_how_many_blocks_would_answer_it():
+    pattern = (0.95, 1.05)
+    few = decide(dict(enumerate(pattern * 3)), dict(enumerate((1.0, 1.0) * 3)))
+    assert few.word == UNDECIDED and 1 < few.more < 30
+    assert str(few).endswith(f"undecided ({few.more} more blocks would decide)")
+    n = math.ceil((few.blocks + few.more) / 2) + 1
+    assert decide(dict(enumerate(pattern * n)), dict(enumerate((1.0, 1.0) * n))).word == SAME
+    assert "(one block)  undecided (two blocks at least" in str(decide({1: 1.0}, {1: 2.0}))
+    edge = decide({1: 1.02, 2: 1.04, 3: 1.03}, {1: 1.0, 2: 1.0, 3: 1.0})
+    assert "(more than 1,000 blocks would be needed)" in str(edge)
+
+
+def test_blocks_that_differ_are_compared_unpaired():
+    one, other = {1: 10.0, 2: 11.0, 3: 10.5}, {7: 10.2, 8: 10.9, 9: 10.4, 10: 10.6}
+    found = decide(one, other)
+    assert not found.paired and found.ratio.low < 1 < found.ratio.high
+    assert decide(one, {n: 2 * cost for n, cost in other.items()}).word == CHEAPER
+    assert decide({1: 1.0}, {2: 1.0}).ratio.high == math.inf
+    with pytest.raises(ValueError, match="both sides need one at least"):
+        decide({1: 1.0}, {})
+
+
+# -- S = U/X -------------------------------------------------------------------------------------
+
+
+def rows(costs: dict[str, float], blocks: int = 8, seed: int = 1, **changes: Any) -> list[dict]:
+    """Rows of mpmkit: MPM (or "control") -> µs; U is S times X, but for a little noise."""
+    source, made = random.Random(seed), []
+    for block in range(1, blocks + 1):
+        pace = source.uniform(0.9, 1.1)
+        for mpm, cost in costs.items():
+            for rate in (1000.0, 2000.0, 4000.0):
+                u = cost * pace * source.uniform(0.99, 1.01) * rate / 1e6
+                who = {"mpm": "prefork" if mpm == "control" else mpm, "control": mpm == "control"}
+                load = {"rate": rate, "x": rate, "server_u": u, "group_u": 0.8 * u}
+                made.append({**DEMAND, **who, **load, "round": block, **changes})
+    return made
+
+
+COSTS_OF = {"prefork": 30.0, "control": 30.0, "worker": 36.0, "event": 36.3}
+
+
+def test_the_table_says_what_was_put_in():
+    table = DemandTable(rows(COSTS_OF), planned=32)
+    table.works, table.head = ("page",), "the head"
+    found = table.comparisons("page")
+    assert {pair: decision.word for pair, decision in found.items()} == {
+        "mpmkit prefork (A/A) / mpmkit prefork": SAME,
+        "mpmkit worker / mpmkit prefork": DEARER,
+        "mpmkit event / mpmkit prefork": DEARER,
+        "mpmkit event / mpmkit worker": SAME,
+    }
+    assert found["mpmkit worker / mpmkit prefork"].ratio.value == pytest.approx(1.2, rel=0.01)
+    line = next(line for line in table.text().splitlines() if line.startswith("mpmkit worker  "))
+    _, cost, _, own, fit, blocks = re.split(r"\s{2,}", line)
+    assert float(own) == pytest.approx(0.8 * float(cost), abs=0.1) and 34 < float(cost) < 38
+    assert float(fit) > 0.999 and blocks == "8"
+    assert table.measured == 32 and "NOT COMPLETE" not in table.text()
+
+
+def test_both_servers_are_compared_in_the_same_blocks():
+    theirs = rows({"prefork": 60.0, "event": 90.0}, server="httpd", seed=2)
+    found = comparisons(rows(COSTS_OF) + theirs, "page")
+    assert found["httpd event / httpd prefork"].word == DEARER
+    assert found["mpmkit event / httpd event"].word == CHEAPER
+    assert "httpd worker / httpd prefork" not in found
+
+
+def test_a_row_with_a_flaw_is_shown_and_not_used():
+    some = rows(COSTS_OF)
+    for row in some:
+        if row["mpm"] == "worker" and row["rate"] == 4000:
+            row.update(flaw="generator: it used 80% of its CPU", server_u=0.99)
+    table = DemandTable(some)
+    table.works = ("page", "script")
+    ratio = table.comparisons("page")["mpmkit worker / mpmkit prefork"].ratio
+    assert ratio.value == pytest.approx(1.2, rel=0.01)
+    said = table.text()
+    assert (
+        "8 of 96 rows are not used" in said
+        and "8 for generator; the first of them: it used" in said
+    )
+    assert "script: no row can be used" in said
+
+
+def test_a_block_that_was_measured_again_counts_once():
+    old = rows({"prefork": 30.0, "worker": 99.0}, blocks=2)
+    again = [
+        {**row, "run_id": "later"}
+        for row in rows({"prefork": 30.0, "worker": 36.0})
+        if row["round"] == 2
+    ]
+    found = comparisons(old[: len(old) // 2] + again, "page")
+    one, two = found["mpmkit worker / mpmkit prefork"], comparisons(old + again, "page")
+    assert one == two["mpmkit worker / mpmkit prefork"] and one.blocks == 2
+
+
+@pytest.mark.parametrize(
+    ("points", "least", "most"),
+    [
+        ({1000.0: 0.03, 2000.0: 0.06, 4000.0: 0.12}, 0.9999, 1.0),
+        (
+            {1000.0: 0.13, 2000.0: 0.16, 4000.0: 0.22},
+            -10.0,
+            0.5,
+        ),  # a line, but not through the origin
+        ({1000.0: 0.03, 2000.0: 0.12, 4000.0: 0.10}, -10.0, 0.9),
+    ],
+)
+def test_r_squared_shows_whether_it_is_a_line_through_the_origin(points, least, most):
+    load = {rate: (rate, u) for rate, u in points.items()}
+    assert least <= r_squared({1: load, 2: load}) <= most
+    assert r_squared({1: {1000.0: (1000.0, 0.03)}}) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        (
+            {"generator_u": 0.61},
+            "generator: it used 61% of its CPU, more than 60%, at 1,000 requests/s",
+        ),
+        ({"unsent": 3}, "failed: 0 requests failed, 3 were not sent"),
+        ({"failures": 2}, "failed: 2 requests failed"),
+        ({"x": 900.0}, "rate: 900 instead of 1,000 requests/s were answered"),
+        (
+            {"server_u": 0.5, "unsent": 3},
+            "other work: 47% of the server's CPU was not the server's",
+        ),
+    ],
+)
+def test_flaws_name_their_cause(changes, said):
+    found = flaw_of({**DEMAND, **changes})
+    assert found.startswith(said) and bool(found) == bool(said)
+
+
+# -- CPUs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("allowed", "siblings", "where", "said"),
+    [
+        ({0, 1}, {0: {0}}, (0, 1), ""),
+        ({0, 1, 2, 3}, {0: {0, 1}}, (0, 2), ""),
+        ({2, 5}, {2: {2, 5}}, (2, 5), "CPUs 2 and 5 are SMT siblings"),
+        (
+            {4},
+            {4: {4}},
+            (4, 4),
+            r"one CPU \(CPU 4\) for generator and server: only the CPU time of",
+        ),
+    ],
+)
+def test_generator_and_server_get_a_core_each_or_the_reader_is_warned(
+    allowed, siblings, where, said
+):
+    found = place(allowed, siblings.__getitem__)
+    assert (found.generator, found.server) == where and found.shared == (where[0] == where[1])
+    assert len(found.notes) == bool(said)
+    for note in found.notes:
+        assert re.match(said, note)
+
+
+def test_a_list_of_cpus_as_the_kernel_writes_it():
+    assert cpus.cpu_list("0-1,4\n") == {0, 1, 4} and cpus.cpu_list("\n") == set()
+
+
+def test_a_server_that_does_not_start_leaves_this_thread_where_it_was():
+    before, where = os.sched_getaffinity(0), cpus.here()
+
+    def start() -> Any:
+        assert os.sched_getaffinity(0) == {where.server}
+        raise RuntimeError("no server today")
+
+    with pytest.raises(RuntimeError, match="no server today"), cpus.pinned(start, where):
+        raise AssertionError("not reached")
+    assert os.sched_getaffinity(0) == before
+
+
+# -- blocks --------------------------------------------------------------------------------------
+
+
+def planned(**changes: Any) -> demand.DemandPlan:
+    return plan(**{"beside": (), "scale": "full", **changes})
+
+
+def test_blocks_are_complete_and_their_order_is_random_and_known():
+    todo = planned()
+    orders = [
+        [(cell.mpm, cell.control, cell.works) for cell in todo.block(n)] for n in range(1, 21)
+    ]
+    assert all(
+        sorted((mpm, control) for mpm, control, _ in order)
+        == [("event", False), ("prefork", False), ("prefork", True), ("worker", False)]
+        for order in orders
+    )
+    assert all(sorted(works) == sorted(demand.WORKS) for order in orders for _, _, works in order)
+    first = [order[0][:2] for order in orders]
+    assert len(set(first)) == 4, "each is first at times"
+    again, other = planned(), planned(seed=2)
+    assert [again.block(n) for n in range(1, 9)] == [todo.block(n) for n in range(1, 9)]
+    assert [other.block(n) for n in range(1, 9)] != [todo.block(n) for n in range(1, 9)]
+    assert again.id == todo.id != other.id and planned(blocks=99).id == todo.id
+
+
+def test_bad_arguments_are_all_named_at_once():
+    with pytest.raises(ValueError) as error:
+        plan(["page", "pages"], [0], 0, "demo", margin=2.0, seed=-1, beside=["nginx"])
+    for name in ("work: 'pages'", "rates: ", "blocks: ", "margin: ", "seed: ", "beside: 'nginx'"):
+        assert name in str(error.value)
+
+
+def test_a_rival_that_is_missing_is_named_and_left_out(monkeypatch):
+    def missing(*_: Any, **__: Any) -> None:
+        raise NotInstalled("httpd", "apt install apache2")
+
+    monkeypatch.setattr("mpmkit.measure.reference_servers.find_httpd", missing)
+    todo = plan(scale="smoke")
+    assert todo.missing == ["without httpd: httpd is not installed; apt install apache2"]
+    assert {cell.server for cell in todo.block(1)} == {"mpmkit"}
+
+
+def a_block(todo: demand.DemandPlan, number: int, **changes: Any) -> list[dict]:
+    return [
+        records.check(
+            {**DEMAND, "design": todo.id, "round": number, "mpm": cell.mpm, "control": cell.control,
+             "work": work, "rate": rate, **changes}
+        )
+        for cell in todo.block(number) for work in cell.works for rate in todo.rates
+    ]  # fmt: skip
+
+
+def test_a_block_that_was_interrupted_is_measured_again(tmp_path):
+    todo = planned(scale="smoke", blocks=8)
+    file, half = records.RecordFile(tmp_path / "rows.csv", "demand"), a_block(todo, 7)[:3]
+    whole = [row for number in range(1, 7) for row in a_block(todo, number)]
+    assert whole_blocks(whole + half, todo) == whole == whole_blocks(whole, todo)
+    for row in whole + half:
+        file.append(row)
+    begun = []
+
+    def launch(mpm: str, **directives: Any) -> Any:
+        begun.append(mpm)
+        raise RuntimeError("no server today")
+
+    with pytest.raises(ExperimentError, match="no server today") as error:
+        mpmkit.demand_table(blocks=8, scale="smoke", beside=(), launch=launch, out=file.path)
+    table = error.value.table
+    assert begun == [todo.block(7)[0].mpm], "it goes on with block 7, from its beginning"
+    assert table.records == whole and table.resumed == 24 and table.planned == 32
+    assert "NOT COMPLETE: 24 of 32 loads" in table.text()
+    assert records.read(file.path) == whole + half, "and what was measured is kept"
+
+
+def test_a_rate_beyond_the_generator_ends_the_run_after_its_first_block():
+    todo, table = planned(scale="smoke"), DemandTable([])
+    cells = demand._cells(todo, table, [1, 2])
+    assert len([next(cells) for _ in range(4)]) == 4
+    flaw = "generator: it used 97% of its CPU"
+    table.records = [
+        {**row, "flaw": flaw if row["rate"] == 2500 else None} for row in a_block(todo, 1)
+    ]
+    with pytest.raises(
+        RuntimeError, match=r"2,500 requests/s are above the generator's limit .* in all 4"
+    ):
+        next(cells)
+
+
+# -- the whole -----------------------------------------------------------------------------------
+
+
+def test_a_run_pins_the_server_and_leaves_whole_rows(tmp_path, capsys, monkeypatch):
+    """Its figures are not checked here: other tests run on the same CPUs, which the rows say."""
+    seen: dict[str, set[int]] = {}
+    launched = mpmkit.launch
+
+    def launch(mpm: str, **directives: Any) -> Any:
+        server = launched(mpm, **directives)
+        seen.setdefault(mpm, set()).update(
+            cpu for pid in (server.pid, *server.processes()) for cpu in os.sched_getaffinity(pid)
+        )
+        return server
+
+    monkeypatch.setattr(mpmkit, "launch", launch)
+    monkeypatch.setenv("MPMKIT_PROGRESS", "text")
+    out, before = tmp_path / "rows.csv", os.sched_getaffinity(0)
+    argv = ["--scale", "smoke", "--rates", "100,300", "--without-httpd", "--out", str(out)]
+    status, printed, said = printed_by(demand.main, argv, capsys)
+    assert status == 0, said
+    found, where = records.read(out), cpus.here()
+    assert {(row["mpm"], row["control"], row["rate"]) for row in found} == {
+        (mpm, control, rate)
+        for mpm, control in (
+            ("prefork", False),
+            ("prefork", True),
+            ("worker", False),
+            ("event", False),
+        )
+        for rate in (100.0, 300.0)
+    }
+    assert seen == {mpm: {where.server} for mpm in ("prefork", "worker", "event")}
+    assert os.sched_getaffinity(0) == before
+    for row in found:
+        assert row["cpus"] == str(where) and (row["flaw"] or 0.4 < row["seconds"] < 2)
+        assert 0 <= row["group_u"] < 1.1 and 0 <= row["generator_u"] < 1.1 and row["budget"] < 1.1
+    assert "stated before: margin ±0.03, 1 blocks" in printed and "(about " in said
+    # The same command has nothing left to do.
+    status, printed, said = printed_by(demand.main, argv, capsys)
+    assert status == 0 and "4 of 4 loads are of an earlier run" in printed
+    assert not said and records.read(out) == found
+
+
+def test_a_window_counts_what_came_between_two_readings():
+    """One CPU for both: the server's own time counts, not all that the CPU did."""
+    for place_, busy in ((Placement(0, 1), 0.3), (Placement(0, 0), 0.2)):
+        readings = cpus.Readings(0, place_)
+        for second, (server, generator) in enumerate([(1.0, 5.0), (1.1, 5.2), (1.4, 5.5)]):
+            tick = Tick(second - 1.0, float(second), Counter({"status 500": 1}), [1000] * 99)
+            idle, off = 10 + 1.5 * second, 4 + 0.7 * second
+            reading = cpus.Reading(100.0 + second, idle, off, server, generator)
+            readings.seen.append((tick, reading))
+        found = readings.window(0.0, 2.0)
+        assert found == pytest.approx(
+            {"requests": 200, "failures": 2, "seconds": 2.0, "x": 99.0, "server_u": busy, "group_u": 0.2,
+             "generator_u": 0.25, "budget": (3.0 + 0.4 + 0.5) / 2 / os.cpu_count()}
+        )  # fmt: skip
+        nothing = readings.window(0.5, 1.5)
+        assert set(nothing.values()) == {0} and nothing.keys() == found.keys()
+        said = flaw_of({**nothing, "unsent": 0, "rate": 1.0})
+        assert said == "other work: the generator had too little of its CPU to report"
