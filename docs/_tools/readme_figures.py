@@ -9,11 +9,12 @@ pictures do.
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.ratios import Comparison, baseline_lines, comparisons, table
 from benchmarks.works import FREE, WORKS
@@ -253,7 +254,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = records.recorded_folder()
     rows = records.read(folder / QPS)
     qps = QpsTable(rows, published.figures(), planned=len(rows), out=folder / QPS)
-    figures.save(_cliffs(replay.load(folder / CLIFFS)[0]), IMAGES / "cliffs")
+    cliffs = _helpers("cliffs").cliffs_figure(replay.load(folder / CLIFFS)[0])
+    figures.save(cliffs, IMAGES / "cliffs")
     figures.save(figures.qps_bars(qps.summary()), IMAGES / "qps")
     print(qps.text())
     _print_if_recorded(BESIDE, lambda rows: servers_text(rows, "static"))
@@ -264,18 +266,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(found))
     rows = _print_if_recorded(MEMORY, memory_text)
     if rows:
-        figures.save(figures.memory_curve(records.frame(rows, "memory")), IMAGES / "memory")
+        curve = _helpers("memory_plots").memory_curve(records.frame(rows, "memory"))
+        figures.save(curve, IMAGES / "memory")
     _print_if_recorded(CROWD, crowd_text)
     _print_if_recorded(FLOOR, lambda rows: "\n".join(baseline_lines(rows)))
     return 0
 
 
-def _cliffs(rows: list[Row]) -> go.Figure:
-    """The opening picture of notebook 03."""
+def _helpers(name: str) -> Any:
+    """A module of notebooks/helpers: the README shows two pictures of the notebooks."""
     sys.path.append(str(Path(__file__).parents[2] / "notebooks"))
-    from helpers import cliffs
-
-    return cliffs.cliffs_figure(rows)
+    return importlib.import_module(f"helpers.{name}")
 
 
 def _print_if_recorded(name: str, text: Callable[[Sequence[Row]], str]) -> list[Row]:
