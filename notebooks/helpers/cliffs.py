@@ -36,7 +36,7 @@ NEWCOMERS, PAUSE, PROBED = (
     3.0,
 )  # clients that connect anew, s between two requests, s a level
 SETTLE = 12.0  # seconds that a pool has to grow, at most
-LATE = 0.5  # a newcomer who waits longer, in s, stands in front of a full server
+LATE = 1.2  # s: a pass of maintenance takes a second; who waits longer stands in front of a full server
 BROWSERS = (100, 1000, 3000)
 THINK = 1.0  # seconds
 
@@ -189,9 +189,11 @@ def _names(
     figure: Any, ends: list[tuple[str, float, float]], theme: str | None, row: int | None = None
 ) -> None:
     """Names to the right of the lines' ends on logarithmic axes, moved up where two would touch."""
-    low = -math.inf
+    placed: list[tuple[float, float]] = []
     for case, x, y in sorted(ends, key=lambda end: end[2]):
-        low = max(math.log10(y), low + 0.2)
+        near = [up for right, up in placed if abs(right - math.log10(x)) < 0.5]
+        low = max([math.log10(y), *(up + 0.2 for up in near)])
+        placed.append((math.log10(x), low))
         figure.add_annotation(
             x=math.log10(x), y=low, text=case, showarrow=False, xanchor="left", xshift=9,
             row=row, col=row and 1,
@@ -212,7 +214,9 @@ def cliffs_figure(rows: list[dict[str, Any]], *, theme: str | None = None) -> An
             continue
         for place, key in enumerate(("wait_ms", "pss_mb"), 1):
             xs, ys = [row["kept"] for row in own], [row[key] for row in own]
-            bound = [place == 1 and row["unanswered"] > 0 for row in own]
+            bound = [
+                place == 1 and row["unanswered"] and row["wait_ms"] > 1000 * LATE for row in own
+            ]
             figure.add_trace(_trace(case, xs, ys, bound, theme), row=place, col=1)
             ends[place].append((case, xs[-1], ys[-1]))
         found = [
@@ -237,7 +241,9 @@ def cliffs_figure(rows: list[dict[str, Any]], *, theme: str | None = None) -> An
                         tickvals=[50, 100, 200, 500, 1000, 2000, 5000, 10_000])  # fmt: skip
     figure.update_xaxes(title_text="kept connections", row=2, col=1)
     figure.update_yaxes(type="log", title_text="wait of a newcomer, p99, ms", row=1, col=1, dtick=1)
-    figure.update_yaxes(type="log", title_text="memory (PSS), MB", row=2, col=1, dtick=1)
+    figure.update_yaxes(
+        type="log", title_text="memory (PSS), MB", row=2, col=1, tickvals=[20, 50, 100, 200, 500]
+    )
     return figure
 
 
