@@ -14,7 +14,7 @@ from support.files import recorded_root
 from support.servers import serving
 from support.waiting import poll_until
 
-from mpmkit.measure.reference_servers import NotInstalled, find_httpd
+from mpmkit.measure.reference_servers import NotInstalled, find_httpd, module_directory
 from tests.fidelity import compare_kinds
 from tests.fidelity.cases import idle_reasons, unexplained
 from tests.fidelity.server_pair import Pair
@@ -107,3 +107,36 @@ def test_an_error_log_to_a_program(tmp_path):
         exchange(server, b"GET /%2f HTTP/1.0\r\n\r\n")
         errors = tmp_path / f"{server.pid}.errors.log"
         poll_until(lambda: "resuming normal operations" in errors.read_text())
+
+
+LOGS = r"""
+SetEnvIf Request_URI "\.gif$" image=$0
+SetEnvIfNoCase X-A yes wanted
+BrowserMatch bot !wanted robot
+CustomLog images "%U %{image}e %{none}e" env=image
+CustomLog others "%U" env=!image
+CustomLog wanted "%U %{wanted}e %{robot}e" env=wanted
+CustomLog robots "%U" "env=robot"
+CustomLog last "%U"
+"""
+
+
+@pytest.mark.parametrize("buffered", ["On", "Off"])
+def test_lines_of_some_requests(tmp_path, buffered):
+    paths = ["/a.gif", "/file.txt", "/b.gif?x", "/none", "/c.gifs"]
+    fields = ["", "X-A: YES\r\n", "X-A: yes\r\nUser-Agent: a bot\r\n"]
+    logs = f"LoadModule setenvif_module {module_directory(find_httpd())}/mod_setenvif.so\n{LOGS}"
+    with Pair("event", recorded_root(tmp_path), f"{logs}BufferedLogs {buffered}") as pair:
+
+        def what(side) -> dict[str, str]:
+            for path in paths:
+                for field in fields:
+                    exchange(side, f"GET {path} HTTP/1.0\r\n{field}\r\n".encode())
+            os.kill(side.pid, signal.SIGUSR1)  # buffered lines are written when their child ends
+            last = side.root / "last"
+            poll_until(lambda: len(last.read_text().split()) == len(paths) * len(fields))
+            names = ("images", "others", "wanted", "robots", "last")
+            return {name: sorted((side.root / name).read_text().split("\n")) for name in names}
+
+        theirs, ours = pair.both(what)
+        assert ours == theirs and len(ours["wanted"]) == len(paths) + 1

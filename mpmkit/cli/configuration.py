@@ -31,7 +31,14 @@ from mpmkit.server.connection_factory import ConnectionFactory
 from mpmkit.server.core import Handler, Service, default_error_page
 from mpmkit.server.listen import Listener
 from mpmkit.server.log_format import Site, compile_format, format_error
-from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, close_logs, open_log
+from mpmkit.server.logs import (
+    AccessLog,
+    BufferedAccessLog,
+    ConditionalAccessLog,
+    ErrorLog,
+    close_logs,
+    open_log,
+)
 from mpmkit.server.parent import Parent
 from mpmkit.server.prewarm import rehearse
 from mpmkit.server.scoreboard import Scoreboard
@@ -237,7 +244,9 @@ def access_log(directives: Directives) -> AccessLog | None:
     """Raises LogError."""
     if not directives.CustomLog:
         return None
-    kind = BufferedAccessLog if directives.BufferedLogs else AccessLog
+    some = any(len(log) > 2 for log in directives.CustomLog)
+    kind = ConditionalAccessLog if some else AccessLog
+    kind = BufferedAccessLog if directives.BufferedLogs else kind
     return kind(directives.CustomLog, site(directives))
 
 
@@ -250,6 +259,7 @@ def site(directives: Directives) -> Site:
         directives.DirectoryIndex,
         directives.aliases,
         server_header(directives.ServerTokens),
+        directives.variables,
     )
 
 

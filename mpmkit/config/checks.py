@@ -406,12 +406,12 @@ def _resolve_logs(values: dict[str, Any]) -> list[Note]:
     """CustomLog's nicknames become formats; a LogFormat may come after its CustomLog."""
     notes = []
     logs = []
-    for file, name in values["CustomLog"]:
+    for file, name, *condition in values["CustomLog"]:
         layout = values["LogFormat"].get(name, name) or COMMON
         if "%" not in layout:
             why = f'no LogFormat has the nickname "{layout}", every line will be that word'
             notes.append(Note("", "warn", f"CustomLog {file}: {why}"))
-        logs.append((file, layout))
+        logs.append((file, layout, *condition))
     values["CustomLog"] = tuple(logs)
     return notes
 
@@ -430,7 +430,7 @@ def _resolve_files(values: dict[str, Any]) -> None:
     for key in FILES:
         if values[key]:
             values[key] = resolve(values[key])
-    values["CustomLog"] = tuple((resolve(file), layout) for file, layout in values["CustomLog"])
+    values["CustomLog"] = tuple((resolve(file), *rest) for file, *rest in values["CustomLog"])
     values["aliases"] = tuple((kind, url, resolve(to)) for kind, url, to in values["aliases"])
 
 

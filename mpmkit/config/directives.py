@@ -36,6 +36,7 @@ from typing import Any
 
 from mpmkit.config import access, values
 from mpmkit.config.alias import Redirection, alias, redirect
+from mpmkit.config.setenvif import EnvRule, setter
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
 from mpmkit.config.unsupported import REMOVED_IN_2_4, WITHOUT_EFFECT, foreign
 from mpmkit.config.values import Words, append, update
@@ -178,8 +179,8 @@ class Directives:
         {"common": COMMON, "combined": COMBINED},
         "A format for the access log, and a nickname for it", takes="format [nickname]",
         source="mod_log_config", args=(1, 2), merge=update)
-    CustomLog: tuple[tuple[str, str], ...] = directive(values.custom_log, (),
-        "Access log: a file, and a format or nickname", takes="file format",
+    CustomLog: tuple[Words, ...] = directive(values.custom_log, (),
+        "Access log: a file or |program, and a format or nickname", takes="file format [env=[!]variable]",
         source="mod_log_config", args=(2, 3), merge=append,
         also=({"name": "TransferLog", "takes": "file", "args": (1, 1),
                "doc": "Access log in the format last given without nickname"},))
@@ -317,6 +318,15 @@ class Directives:
         also=({"name": "RedirectMatch", "parse": redirect(match=True), "takes": "[status] expression [URL]"},
               {"name": "RedirectPermanent", "parse": redirect(301), "takes": "path URL", "args": (2, 2)},
               {"name": "RedirectTemp", "parse": redirect(302), "takes": "path URL", "args": (2, 2)}))
+    variables: tuple[EnvRule, ...] = directive(setter(), (),
+        "Variables of a request: for scripts, the access log and its env=", name="SetEnvIf",
+        takes="attribute expression [!]variable[=value] ...", source="mod_setenvif", args=(3, 99),
+        where="any", merge=append,
+        also=({"name": "SetEnvIfNoCase", "parse": setter(any_case=True)},
+              {"name": "BrowserMatch", "parse": setter("User-Agent"), "args": (2, 99),
+               "takes": "expression [!]variable[=value] ..."},
+              {"name": "BrowserMatchNoCase", "parse": setter("User-Agent", True), "args": (2, 99),
+               "takes": "expression [!]variable[=value] ..."}))
     ProxyTimeout: float = directive(values.seconds, 0.0,
         "Longest wait for a FastCGI backend; 0 is Timeout's",
         takes="number", unit="s", source="mod_proxy", low=0, refused=True, httpd="Timeout")

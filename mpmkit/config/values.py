@@ -345,10 +345,11 @@ def log_format(words: Words) -> dict[str, str]:
     return {words[1] if len(words) > 1 else "": words[0]}
 
 
-def custom_log(words: Words) -> tuple[tuple[str, str]]:
-    if len(words) > 2:
-        raise ValueError(f'logs every request here; take out the condition "{words[2]}"')
-    return ((words[0], words[1] if len(words) > 1 else ""),)
+def custom_log(words: Words) -> tuple[Words]:
+    """A file, a format or its nickname, and the variable that decides, with a `!` before it or not."""
+    if len(words) > 2 and not re.fullmatch("env=!?.+", words[2], re.IGNORECASE):
+        raise ValueError(f'knows env=variable and env=!variable, not the condition "{words[2]}"')
+    return ((words[0], words[1] if len(words) > 1 else "", *(word[4:] for word in words[2:])),)
 
 
 def error_document(words: Words) -> dict[int, str]:

@@ -22,6 +22,7 @@ from mpmkit.server.log_format import (
     FormatError,
     Site,
     compile_format,
+    only_if,
     wants_received,
     wants_response,
 )
@@ -162,18 +163,18 @@ class AccessLog:
     Raises LogError when a file can't be opened or a format is unknown.
     """
 
-    def __init__(self, logs: tuple[tuple[str, str], ...], site: Site | None = None) -> None:
-        self.received = any(wants_received(text) for _, text in logs)
-        self.response = any(wants_response(text) for _, text in logs)
+    def __init__(self, logs: tuple[tuple[str, ...], ...], site: Site | None = None) -> None:
+        self.received = any(wants_received(text) for _, text, *_ in logs)
+        self.response = any(wants_response(text) for _, text, *_ in logs)
         try:
-            lines = [compile_format(text, site) for _, text in logs]
+            lines = [_line(text, condition, site) for _, text, *condition in logs]
         except FormatError as error:
             raise LogError(f"LogFormat: {error}") from None
         if self.received or self.response:
             lines[-1] = _last_line(lines[-1], self.received)
         self._logs: list[tuple[int, Field]] = []
         try:
-            for (path, _), line in zip(logs, lines, strict=True):
+            for (path, *_), line in zip(logs, lines, strict=True):
                 self._logs.append((open_log(path, "CustomLog"), line))
         except LogError:
             for fd, _ in self._logs:
@@ -196,6 +197,26 @@ class AccessLog:
         self.flush()
         for fd, _ in self._logs:
             piped.close_pipe(fd)
+
+
+class ConditionalAccessLog(AccessLog):
+    """`CustomLog … env=` somewhere: a log's line may be None."""
+
+    def log(self, conn: Connection, now: int) -> None:
+        for fd, line in self._logs:
+            text: str | None = line(conn, now)
+            if text is None:
+                continue
+            try:
+                os.write(fd, (text + "\n").encode("utf-8", "surrogateescape"))
+            except OSError:
+                pass
+
+
+def _line(text: str, condition: list[str], site: Site | None) -> Field:
+    """The line of a log; None for a request that its condition leaves out."""
+    line = compile_format(text, site)
+    return only_if(line, condition[0], site or Site()) if condition else line  # type: ignore[return-value]
 
 
 def close_logs(errors: ErrorLog, access: AccessLog | None) -> None:
@@ -230,7 +251,7 @@ class BufferedAccessLog(AccessLog):
     PIECE = 4096
     LONGEST = 1.0
 
-    def __init__(self, logs: tuple[tuple[str, str], ...], site: Site | None = None) -> None:
+    def __init__(self, logs: tuple[tuple[str, ...], ...], site: Site | None = None) -> None:
         super().__init__(logs, site)
         self._held: list[list[bytes]] = [[] for _ in logs]
         self._sizes = [0] * len(logs)
@@ -242,7 +263,10 @@ class BufferedAccessLog(AccessLog):
             if not any(self._sizes):
                 self._since = now
             for i, (_, line) in enumerate(self._logs):
-                raw = (line(conn, now) + "\n").encode("utf-8", "surrogateescape")
+                text: str | None = line(conn, now)
+                if text is None:
+                    continue
+                raw = (text + "\n").encode("utf-8", "surrogateescape")
                 self._held[i].append(raw)
                 self._sizes[i] += len(raw)
             if max(self._sizes) >= self.PIECE or now - self._since > self.LONGEST * 1e9:

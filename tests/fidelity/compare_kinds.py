@@ -48,14 +48,25 @@ print(sys.argv[1:], os.environ["QUERY_STRING"])
 SHOWS = """#!/usr/bin/python3 -S
 import os
 print("Content-Type: text/plain\\n")
-for name in ("SERVER_NAME", "SERVER_PORT", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "REQUEST_URI",
+for name in ("SERVER_NAME", "SERVER_PORT", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "REQUEST_URI", "HTTP_X_A",
              "REDIRECT_URL", "REDIRECT_STATUS", "REDIRECT_QUERY_STRING"):
     print(name, os.environ.get(name, "-"))
+print(sorted((name, value) for name, value in os.environ.items() if name.startswith("V_")))
 """
 
 CONF = r"""
 {loads}
 ScriptAlias /cgi/ "{cgi}/"
+SetEnvIf Request_URI "/shows/(\w+)" V_uri=$1 V_set
+SetEnvIf X-A "^a(.)?" V_a=yes$1
+SetEnvIfNoCase X-A "^A" V_nocase
+SetEnvIf X-None "^$" V_missing
+SetEnvIf Request_Method POST !V_set V_post
+BrowserMatch Moz V_moz=$0
+BrowserMatchNoCase "moz(.*)" V_mozn=$1 V_b=a=b
+SetEnvIf V_set 1 V_chain=x
+SetEnvIf Remote_Addr "^127" V_local
+SetEnvIf Request_Protocol "1\.0" V_old
 <Directory "{cgi}/">
     Require all granted
 </Directory>
@@ -267,6 +278,8 @@ BYTES = {  # whole connections
     "417 of a HEAD": b"HEAD / HTTP/1.1\r\nHost: x\r\nExpect: y\r\nConnection: close\r\n\r\n",
     "413 of a HEAD": b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n",
 }  # fmt: skip
+VARIABLES = [(), ("X-A: ab",), ("X-A: AB",), ("User-Agent: Mozilla/5",), ("User-Agent: mozart",), ("X-None:",),
+    ("X-None: 1", "X-A: b", "X-A: a")]  # fmt: skip
 FOLDED = [
     "a\r\n b",
     "a \r\n b",
@@ -304,6 +317,11 @@ def cases() -> Iterator[tuple[str, bytes]]:
     for host in HOSTS:
         yield f"Host: {host}", get("/d", f"Host: {host}")
     yield from BYTES.items()
+    for fields in VARIABLES:
+        for path in ("/cgi/shows", "/cgi/shows/word"):
+            for method in ("GET", "POST"):
+                yield f"variables {method} {path} {fields}", get(path, *fields, method=method)
+    yield "variables of HTTP/1.0", get("/cgi/shows/word", version="1.0")
     for value in FOLDED:
         yield f"folded {value!r}", get("/cgi/shows", f"Host: x\r\nX-A: {value}")
     for body in CHUNKED:
