@@ -756,7 +756,7 @@ def test_a_recorded_httpds_file_serves(mpm, tmp_path, monkeypatch):
 def test_a_listen_without_an_address_is_for_both_kinds(mpm, tmp_path):
     """One socket; an IPv4 client has its IPv4 address, in the log and for Require local."""
     house = House(tmp_path, mpm)
-    log = ('LogFormat "%a %A %p %s" ends', "CustomLog logs/access_log ends")
+    log = ('LogFormat "%a %A %{local}p %s" ends', "CustomLog logs/access_log ends")
     house.write(*log, "<Location />", "Require local", "</Location>")
     port = house.port
     text = house.file.read_text()
