@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -150,6 +150,13 @@ def ask(
         client.close()
 
 
+def asking(
+    name: str | None, path: str, method: str = "GET", body: bytes = b""
+) -> Callable[[Side], str]:
+    """A request to any side on 127.0.0.1."""
+    return lambda side: ask("127.0.0.1", side.port, name, path, method, body)
+
+
 class Site:
     """Directories that name themselves, and a pair of servers at ports of its own."""
 
@@ -225,23 +232,13 @@ def merge_rows(site: Site) -> Iterator[Row]:
         with Pair("event", site.base / "main", extra.replace("{d}", str(site.base))) as pair:
             for name in ("host.example", "other.example"):
                 for path in PATHS:
-                    yield pair.row(
-                        "hosts",
-                        f"{title}: {path} of {name}",
-                        lambda side, n=name, p=path: ask("127.0.0.1", side.port, n, p),
-                    )
-                yield pair.row(
-                    "hosts",
-                    f"{title}: TRACE of {name}",
-                    lambda side, n=name: ask("127.0.0.1", side.port, n, "/", "TRACE"),
-                )
+                    yield pair.row("hosts", f"{title}: {path} of {name}", asking(name, path))
+                yield pair.row("hosts", f"{title}: TRACE of {name}", asking(name, "/", "TRACE"))
                 for size in (5, 50, 500):
                     yield pair.row(
                         "hosts",
                         f"{title}: POST of {size} to {name}",
-                        lambda side, n=name, s=size: ask(
-                            "127.0.0.1", side.port, n, "/one.txt", "POST", b"x" * s
-                        ),
+                        asking(name, "/one.txt", "POST", b"x" * size),
                     )
 
 
@@ -269,7 +266,12 @@ def tls_rows(site: Site) -> Iterator[Row]:
         for asked in (*names, "no.example", None):
             for host in (*names, "no.example"):
                 yield pair.row("hosts", f"TLS: {asked} in the handshake, Host {host}",
-                               lambda side, a=asked, h=host: _over_tls(side.port, a, h, known))  # fmt: skip
+                               over_tls(asked, host, known))  # fmt: skip
+
+
+def over_tls(asked: str | None, host: str, known: dict[str, str]) -> Callable[[Side], str]:
+    """A request by TLS, of any side."""
+    return lambda side: _over_tls(side.port, asked, host, known)
 
 
 def _over_tls(port: int, asked: str | None, host: str, known: dict[str, str]) -> str:
