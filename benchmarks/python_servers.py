@@ -1,4 +1,5 @@
-"""Python servers to compare with: gunicorn, uvicorn and waitress, with the settings nearest to the directives.
+"""Python servers to compare with, set as near to the directives as they can be: gunicorn, uvicorn, waitress,
+granian and fastpysgi.
 
     with Gunicorn("gthread", document_root=pages, ThreadsPerChild=25, MaxRequestWorkers=400) as peer:
         measure(peer.url)
@@ -21,6 +22,17 @@ How near the settings come:
 | ListenBacklog | backlog | backlog | backlog | backlog |
 | CustomLog … common | accesslog | accesslog | a log configuration | written by the application |
 | one process a core | | | workers | no: it has one process |
+
+granian (HTTP in Rust) and fastpysgi (HTTP in C, on libuv) run the same WSGI application, in one process a core:
+
+| directive | granian | fastpysgi |
+|---|---|---|
+| stands for | worker | event |
+| ThreadsPerChild | blocking_threads | - (one thread a process) |
+| KeepAlive Off | no-http1-keep-alive | allow_keepalive |
+| KeepAliveTimeout | - (30 s for a head) | next_req_timeout |
+| ListenBacklog | backlog | backlog |
+| CustomLog … common | access-log-fmt, without a length | written by the application |
 
 Where a server's own documentation names a number of processes, that is what it gets (gunicorn: two a
 core and one more; uvicorn: one a core): one gunicorn worker for each of 250 clients would be slow,
@@ -291,6 +303,75 @@ class Waitress(Peer):
         return ""  # all on the command line
 
 
+class Granian(Peer):
+    """granian: HTTP in Rust, threads that call the application; `processes` is one a core."""
+
+    package = "granian"
+    config_name = "log.json"
+    name = "granian"
+
+    def _command(self, file: Path) -> list[str]:
+        return [
+            *(sys.executable, "-m", "granian", "--interface", "wsgi", "--factory"),
+            *("--no-ws", "--log-level=warning"),
+            f"--port={self.port}",
+            f"--workers={self._processes or self._cores}",
+            f"--blocking-threads={self._number('ThreadsPerChild', 25)}",
+            f"--backlog={self._number('ListenBacklog', 511)}",
+            f"--{'' if self._keeps_alive else 'no-'}http1-keep-alive",
+            f"--{'' if self.access_log else 'no-'}access-log",
+            '--access-log-fmt=%(addr)s - - [%(time)s] "%(method)s %(path)s %(protocol)s" %(status)d -',
+            f"--log-config={file}",
+            "benchmarks.peer_apps:wsgi",
+        ]
+
+    def _configuration(self) -> str:
+        loggers = {"access": "granian.access", "error": "_granian"}
+        return json.dumps(
+            {
+                "version": 1,
+                "formatters": {"message": {"format": "%(message)s"}},
+                "handlers": {
+                    name: {
+                        "class": "logging.FileHandler",
+                        "formatter": "message",
+                        "filename": str(self.root / f"{name}_log"),
+                        "delay": True,
+                    }
+                    for name in loggers
+                },
+                "loggers": {
+                    logger: {"handlers": [name], "level": "INFO", "propagate": False}
+                    for name, logger in loggers.items()
+                },
+            }
+        )
+
+
+class Fastpysgi(Peer):
+    """fastpysgi: HTTP in C, on libuv's loop, which also calls the application; one process a core."""
+
+    package = "fastpysgi"
+    name = "fastpysgi"
+
+    def _command(self, file: Path) -> list[str]:
+        return [sys.executable, str(file)]
+
+    def _configuration(self) -> str:
+        # Its command line has neither a backlog nor time-outs.
+        return f"""
+import fastpysgi
+from benchmarks.peer_apps import wsgi, wsgi_logged
+server = fastpysgi.server
+server.backlog = {self._number("ListenBacklog", 511)}
+server.allow_keepalive = {self._keeps_alive}
+server.next_req_timeout = {self._keep_alive_seconds * 1000}
+server.tcp_nodelay = 1
+application = {"wsgi_logged" if self.access_log else "wsgi"}()
+fastpysgi.run(application, "127.0.0.1", {self.port}, workers={self._processes or self._cores})
+"""
+
+
 def _has(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
@@ -311,6 +392,14 @@ def _waitress(mpm: str, **directives: Any) -> Waitress:
     return Waitress(document_root=competitors.SAMPLE_SITE, **directives)
 
 
+def _granian(mpm: str, **directives: Any) -> Granian:
+    return Granian(document_root=competitors.SAMPLE_SITE, **directives)
+
+
+def _fastpysgi(mpm: str, **directives: Any) -> Fastpysgi:
+    return Fastpysgi(document_root=competitors.SAMPLE_SITE, **directives)
+
+
 # Beside httpd and nginx, for `--beside`: see `competitors.FORMS`.
 FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], competitors.Launch], ...]] = {
     "gunicorn": (
@@ -319,5 +408,7 @@ FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], competitors.
     ),
     "uvicorn": (("uvicorn", ("event", "worker", "prefork"), ("static", "script"), _uvicorn),),
     "waitress": (("waitress", ("worker", "event", "prefork"), ("static", "script"), _waitress),),
+    "granian": (("granian", ("worker", "event", "prefork"), ("static", "script"), _granian),),
+    "fastpysgi": (("fastpysgi", ("event", "worker", "prefork"), ("static", "script"), _fastpysgi),),
 }
 competitors.FORMS.update(FORMS)

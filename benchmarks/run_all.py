@@ -45,7 +45,7 @@ from mpmkit.measure.records import RecordError
 
 SLOW = 8_000  # requests/s that an estimate takes for granted
 
-PEERS = ("gunicorn", "uvicorn", "waitress")
+PEERS = ("gunicorn", "uvicorn", "waitress", "granian", "fastpysgi")
 PEER_TARGET = 2.0  # times the fastest of them
 
 

@@ -273,13 +273,17 @@ def launch(
         server.mpm = server.scoreboard().mpm
     except LaunchError as error:
         server.stop()
-        said = [line for line in server.error_log().splitlines() if "WARN" not in line]
-        text = "\n".join(line.removeprefix("mpmkit: ") for line in said)
-        raise LaunchError(text or str(error)) from None
+        raise LaunchError(_reasons(server.error_log()) or str(error)) from None
     except BaseException:
         server.stop()
         raise
     return server
+
+
+def _reasons(log: str) -> str:
+    """What an error log says of a start that failed, without its warnings."""
+    lines = (line for line in log.splitlines() if "WARN" not in line)
+    return "\n".join(line.removeprefix("mpmkit: ") for line in lines)
 
 
 def _certificate(home: str) -> tuple[str, list[str]]:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mpmkit.cli.configuration import Configuration
 from mpmkit.config import access
 from mpmkit.config.checks import check
 from mpmkit.config.httpd_conf import Source, read
@@ -13,6 +14,7 @@ from mpmkit.config.settings import DirectiveError
 from mpmkit.config.unsupported import CLOSED, _table
 from mpmkit.handlers.access import address
 from mpmkit.handlers.sections import Sections
+from mpmkit.server.logs import close_logs
 from tests.fidelity.compare_conf import ADDRESSES
 
 FILE = "/srv/a/x.txt"
@@ -111,12 +113,45 @@ def test_what_restricts_nothing_closes_nothing(line):
     assert answers(f"<Location />\n{line}\n</Location>") == 0
 
 
+@pytest.mark.parametrize(
+    "line", ["SSLRequireSSL", "Require ssl", "SSLRequireSSL\nAllowMethods GET"]
+)
+def test_what_is_for_tls_alone(line):
+    rule = f"<Location />\n{line}\n</Location>"
+    assert answers(rule) == 403 and answers(rule, scheme="https") == 0
+
+
 def test_a_rewriting_that_would_forbid_is_named():
     for flags in ("F", "L,G", "R=403", "forbidden"):
         answers(f"RewriteRule ^/secret - [{flags}]")
         assert any(
             "RewriteRule ^/secret" in note and "protects nothing" in note for note in answers.notes
         )
+
+
+def test_the_error_log_says_once_what_is_closed(tmp_path):
+    (tmp_path / "site/a/b").mkdir(parents=True)
+    for place in (".", "a", "a/b"):
+        (tmp_path / "site" / place / ".rules").write_text("Require all denied\n")
+    text = f"""LoadModule mpm_event_module x
+        DocumentRoot {tmp_path}/site
+        ErrorLog {tmp_path}/log
+        AccessFileName .htaccess .rules
+        <Directory {tmp_path}/site/*>
+            AllowOverride AuthConfig
+            Require valid-user
+        </Directory>
+        <DirectoryMatch /a/b>
+            AllowOverride None
+        </DirectoryMatch>"""
+    setup = Configuration(Source("f", text)).setup()
+    close_logs(setup.service.errors, None)
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert "[authz_core:warn]" in line and line.endswith(
+        "closed: Require valid-user admits no client, since mpmkit has no authentication (f:7)"
+    )
+    (unread,) = [note.text for note in setup.notes if note.text.startswith("not read")]
+    assert unread.endswith(f" {tmp_path}/site/a/.rules")
 
 
 @pytest.mark.parametrize(("text", "client", "within"), [

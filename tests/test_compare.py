@@ -121,9 +121,15 @@ def test_what_the_generator_limited_is_not_compared():
 
 def test_what_only_one_file_has_is_named(tmp_path, capsys):
     a = write(tmp_path / "a.csv", a_run(1))
-    b = write(tmp_path / "b.csv", [row for row in a_run(2) if row["mpm"] == "worker"])
+    theirs = [row for row in a_run(2) if row["mpm"] == "worker"]
+    theirs += [{**row, "server": f"rival{n}"} for n in range(6) for row in theirs]
+    b = write(tmp_path / "b.csv", theirs)
     status, _, said = printed_by(compare.main, [str(a), str(b)], capsys)
-    assert status == 0 and said == f"mpmkit: only in {a}: mpmkit prefork page\n"
+    rivals = ", ".join(f"rival{n} worker page" for n in range(4))
+    assert status == 0 and said.splitlines() == [
+        f"mpmkit: only in {a}: mpmkit prefork page",
+        f"mpmkit: only in {b}: {rivals} and 2 more",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -143,8 +149,8 @@ def test_bad_input_is_named_and_ends_with_2(tmp_path, capsys, rows, said):
         write(b, rows)
     elif rows is not None:
         records.RecordFile(b, "demand")
-    status, printed, told = printed_by(compare.main, [str(a), str(b)], capsys)
-    assert status == 2 and not printed and said.format(b=b) in told
+    status, printed, errors = printed_by(compare.main, [str(a), str(b)], capsys)
+    assert status == 2 and not printed and said.format(b=b) in errors
 
 
 def test_tables_without_a_cost_and_a_full_disk(tmp_path, capsys):

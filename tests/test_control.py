@@ -254,7 +254,7 @@ def test_a_wrong_command_line(args, first, here):
 
 @pytest.mark.parametrize("line", [
     "CustomLog logs/none/access_log common", "ErrorLog logs/none/error_log", "PidFile logs/none/pid",
-    "ScoreBoardFile logs/none/board", 'CustomLog "|/bin/cat" common', "ErrorLog syslog",
+    "ScoreBoardFile logs/none/board", "ErrorLog syslog",
 ])  # fmt: skip
 def test_t_fails_where_the_start_would(house, line, here):
     house.write(line)

@@ -423,7 +423,8 @@ def test_errors_in_sections(line, complaint):
 
 @pytest.mark.parametrize(("line", "warned"), [
     ("Options None", False),
-    ("AddType a/b .x", True),  # it has no effect there
+    ("AddType a/b .x", False),
+    ("MaxRanges 3", True),  # it has no effect there
     ("AllowOverride None", False),
     ("AllowOverride All", True),  # .htaccess files are counted on
 ])  # fmt: skip

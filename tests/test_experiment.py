@@ -173,25 +173,12 @@ def test_blocks_are_random_and_the_same_for_the_same_seed():
 
 
 def test_a_row_has_the_machine_and_what_happened_meanwhile():
-    table = Table([], run_id="r", scale="smoke")
-    conditions = Conditions(table, Cell(3, "nginx", ""))
-    ours = recorded_row("qps")
-    row = conditions.row(
-        {"A": 1, "B": "x"},
-        **{
-            name: ours[name]
-            for name in ours
-            if name
-            not in ("steal", "load1", "directives", "round", "server", "mpm", "run_id", "scale")
-        },
-    )
-    assert (row["run_id"], row["scale"], row["round"], row["server"], row["mpm"]) == (
-        "r",
-        "smoke",
-        3,
-        "nginx",
-        None,
-    )
+    frame = {"run_id": "r", "scale": "smoke", "round": 3, "server": "nginx", "mpm": None}
+    own = {*frame, "steal", "load1", "directives", *records.machine().row()}
+    conditions = Conditions(Table([], run_id="r", scale="smoke"), Cell(3, "nginx", ""))
+    columns = {name: value for name, value in recorded_row("qps").items() if name not in own}
+    row = conditions.row({"A": 1, "B": "x"}, **columns)
+    assert {name: row[name] for name in frame} == frame and row["cores"] >= 1
     assert row["directives"] == "A=1 B=x" and 0 <= (row["steal"] or 0) <= 1
 
 

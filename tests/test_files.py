@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
+import shutil
+from pathlib import Path
 
+import hypothesis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.client import get
+from support.files import open_to_all
+from support.servers import serving, take_errors
+
+from mpmkit.cli import httpd
 from mpmkit.config.checks import check
-from mpmkit.config.directives import SPECS, DirectiveError, Directives, Note
+from mpmkit.config.directives import ROWS, SPECS, DirectiveError, Directives, Note
 from mpmkit.config.httpd_conf import Source, read
+from mpmkit.config.report import report_of
 from mpmkit.config.unsupported import CLOSED, FATES, IGNORED, Foreign, _table, foreign
 
 FOREIGN = sorted(_table().values())
@@ -14,7 +25,9 @@ FOREIGN = sorted(_table().values())
 
 def checked(*lines: str, strict: bool = False) -> tuple[Directives, tuple[Note, ...]]:
     conf = read(Source("f", "\n".join(lines), mpm="event"), {})
-    return check("event", conf.settings, conf.sections, problems=conf.problems, strict=strict)
+    return check(
+        "event", conf.settings, conf.sections, conf.hosts, problems=conf.problems, strict=strict
+    )
 
 
 def test_the_table_names_each_directive_once_and_none_that_mpmkit_has():
@@ -63,3 +76,119 @@ def test_one_warning_a_module():
 def test_a_rewriterule_that_forbids_is_named(line, named):
     texts = [note.text for note in checked(line)[1]]
     assert any(line in text and "protects nothing" in text for text in texts) is named
+
+
+# -- whole files ----------------------------------------------------------------------------------
+
+PUBLIC = Path(__file__).parent / "data" / "conf" / "public"
+FILES = sorted(file.stem for file in PUBLIC.glob("*.conf"))
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A ServerRoot with the files, and a site."""
+    open_to_all(tmp_path)
+    for name in ("www/staff", "www/people", "www/forms", "logs"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in (
+        "index.html",
+        "staff/x.html",
+        "people/x.html",
+        "forms/x.html",
+        "a.php",
+        "a.bak",
+        "a.media",
+    ):
+        (tmp_path / "www" / name).write_text("a page\n")
+    shutil.copytree(PUBLIC / "extra", tmp_path / "conf" / "extra")
+    for file in PUBLIC.glob("*.conf"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.setenv("SITE", str(tmp_path))
+    return tmp_path
+
+
+# What is answered, by path; a closed one is 403.
+ANSWERS = {
+    "shop": {"/index.html": 200, "/staff/x.html": 403, "/a.bak": 403, "/server-info": 403, "/.git/x": 403},
+    "proxy": {"/index.html": 200, "/balancer-manager": 403, "/a.php": 403, "/a.media": 403},
+    "intranet": {"/index.html": 200, "/people/x.html": 403, "/forms/x.html": 200},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_public_files_start_and_protect(name, tree):
+    with serving(None, conf=tree / f"{name}.conf", pool={}) as server:
+        found = {path: get(server, path, version="HTTP/1.0").status for path in ANSWERS[name]}
+        take_errors(server)  # what was denied
+    assert found == ANSWERS[name]
+
+
+DEBIAN = Path("/etc/apache2")
+
+
+@pytest.mark.rival
+@pytest.mark.skipif(not DEBIAN.exists(), reason="no configuration of Debian (package apache2)")
+def test_debians_own_file_starts(tmp_path, monkeypatch):
+    """As installed, but for its port: the site that it has enabled answers."""
+    open_to_all(tmp_path)
+    shutil.copytree(DEBIAN, tmp_path / "apache2")
+    site = tmp_path / "apache2" / "sites-enabled" / "000-default.conf"
+    site.write_text(site.read_text().replace("*:80", "*"))
+    values = {"RUN_DIR": tmp_path, "PID_FILE": tmp_path / "x.pid", "LOG_DIR": tmp_path,
+              "RUN_USER": "www-data", "RUN_GROUP": "www-data"}  # fmt: skip
+    for key, value in values.items():
+        monkeypatch.setenv(f"APACHE_{key}", str(value))
+    conf = tmp_path / "apache2" / "apache2.conf"
+    with serving(None, conf=conf, pool={}) as server:
+        assert get(server, "/").status in (200, 403, 404)
+        assert get(server, "/server-status").status == 200
+        assert '"GET /server-status' in (tmp_path / "access.log").read_text(), "the site's own log"
+        take_errors(server)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_report_has_every_line(name, tree, capsys):
+    status = httpd.main(["-d", str(tree), "-t", "--report", f"{name}.conf"])
+    out = capsys.readouterr().out
+    assert status == 0 and ", 0 refused (lines)" in out
+    assert all(fate in out for fate in ("    served   ", "    ignored  "))
+    assert ("    closed   " in out) is (name != "proxy")
+
+
+# -- any lines ------------------------------------------------------------------------------------
+
+WORDS = (
+    "x",
+    "*",
+    "On",
+    "none",
+    "all",
+    "granted",
+    "127.0.0.1:80",
+    "[L,F]",
+    '"a b"',
+    "${x}",
+    "~",
+    "(",
+    "-1",
+    "from",
+)
+NAMES = [spec.name for spec in ROWS] + [row.name for row in FOREIGN if row.name[0] != "<"]
+CONTAINERS = ["Directory", "Files", "LocationMatch", "VirtualHost", "If", "Limit", "RequireAny", "IfModule",
+              "IfVersion", "Proxy", "Macro"]  # fmt: skip
+words = st.lists(st.sampled_from(WORDS), max_size=3).map(" ".join)
+plain = st.tuples(st.sampled_from(NAMES), words).map(" ".join)
+opening = st.tuples(st.sampled_from(CONTAINERS), words).map(lambda pair: f"<{' '.join(pair)}>")
+closing = st.sampled_from(CONTAINERS).map(lambda name: f"</{name}>")
+
+
+@hypothesis.settings(deadline=None, max_examples=200)
+@given(st.lists(st.one_of(plain, plain, opening, closing, st.text(max_size=9)), max_size=12))
+def test_no_lines_crash_the_reading_or_the_report(lines):
+    """They are read, or refused with their places; and what was read has a report."""
+    conf = read(Source("f", "\n".join(lines), mpm="event"), {})
+    assert "served" in report_of(conf)
+    try:
+        checked(*lines)
+    except DirectiveError as error:
+        assert error.problems and all(str(problem) for problem in error.problems)

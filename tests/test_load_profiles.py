@@ -277,9 +277,6 @@ def test_the_run_second_by_second_and_as_json(bad):
     again = LoadRun.from_json(run.to_json())
     assert (again.requests, again.errors, again.ended) == (run.requests, run.errors, run.ended)
     assert again.profile == run.profile and again.histogram == run.histogram
-    for percentile in (50, 99, 99.99, 100):
-        assert again.latency_ms(percentile) == pytest.approx(run.latency_ms(percentile), rel=0.001)
-    assert again.mean_ms == pytest.approx(run.mean_ms)
     assert [slot.requests for slot in again.seconds] == [slot.requests for slot in seconds]
     assert 0 < again.seconds[0].qps == pytest.approx(seconds[0].qps, rel=0.01)
     for text in ("{}", "[]", '{"version": 2}', "no"):

@@ -164,7 +164,10 @@ def test_the_table_as_text():
     static, script, small = full_table(server_cpu_us=41.53).text().split("\n\n")
     lines = static.splitlines()
     assert lines[0] == "requests/s, static page of 45 bytes"
-    assert lines[2].split() == "MPM published median all rounds published measured µs CPU".split()
+    assert (
+        lines[2].split()
+        == "MPM published median all rounds published measured µs CPU limit".split()
+    )
     assert lines[3].split() == "prefork 9,556 100 90 to 110 1.00 1.00 41.5".split()
     assert lines[4].split() == "worker 11,038 150 140 to 160 1.16 1.50 41.5".split()
     assert lines[5].split() == "event 10,224 120 115 to 125 1.07 1.20 41.5".split()
@@ -238,23 +241,19 @@ def test_an_empty_and_a_one_sided_table():
     assert len(alone.to_frame()) == 1 and math.isnan(alone.summary()["ratio"][0])
 
 
-def test_httpd_stands_in_a_table_of_its_own():
-    table = full_table()
-    table.records += [row(mpm, "static", 1, 50, server="httpd") for mpm in MPMS]
-    assert table.servers == ["mpmkit", "httpd"]
-    assert "requests/s, static page of 45 bytes, httpd" in table.text()
-
-
-def test_rows_of_a_way_to_run_the_script_stand_in_a_group_of_their_own():
+def test_each_server_and_way_to_run_the_script_has_a_table_of_its_own():
     table = full_table()
     for mpm, rate in zip(MPMS, (100, 200, 300), strict=True):
         table.records.append(row(mpm, "script", 1, rate, script="cgi"))
     table.records.append(row("prefork", "script", 1, 900, script="mod_php", server="httpd"))
+    table.records += [row(mpm, "static", 1, 50, server="httpd") for mpm in MPMS]
+    assert table.servers == ["mpmkit", "httpd"]
     assert table.kinds == ["static", "script", "cgi", "mod_php"]
     cgi = {mpm: list(values.values()) for mpm, values in table.rounds("cgi").items()}
     assert cgi == {"prefork": [100.0], "worker": [200.0], "event": [300.0]}
     assert list(table.rounds("script")["prefork"].values()) == [100.0, 90.0, 110.0]
     text = table.text()
+    assert "requests/s, static page of 45 bytes, httpd" in text
     assert "requests/s, the same by CGI, a process a request\n" in text
     assert "requests/s, the same in PHP, in process, httpd\n" in text
     assert table.verdict("cgi").published_order == table.verdict("script").published_order

@@ -1,5 +1,5 @@
-"""The real httpd and nginx, gunicorn, uvicorn and waitress as context managers: they serve, have the
-settings asked for, end, and say what is wrong."""
+"""The real httpd and nginx, and Python's servers as context managers: they serve, have the settings asked
+for, end, and say what is wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from support.waiting import poll_until
 
 import mpmkit
-from benchmarks.python_servers import Gunicorn, Uvicorn, Waitress
+from benchmarks.python_servers import Fastpysgi, Granian, Gunicorn, Uvicorn, Waitress
 from mpmkit.measure import competitors, process_group, procfs, reference_servers
 from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed
 
@@ -27,6 +27,8 @@ PYTHON_SERVERS = {
     "gunicorn gthread": lambda **how: Gunicorn("gthread", document_root=ROOT, **how),
     "uvicorn": lambda **how: Uvicorn(document_root=ROOT, **how),
     "waitress": lambda **how: Waitress(document_root=ROOT, **how),
+    "granian": lambda **how: Granian(document_root=ROOT, **how),
+    "fastpysgi": lambda **how: Fastpysgi(document_root=ROOT, **how),
 }
 SMALL = {"ThreadsPerChild": 4, "MaxRequestWorkers": 8}
 
@@ -132,18 +134,12 @@ def test_nginx_serves_the_page_with_the_directives_counterparts(pages):
 
 
 @pytest.mark.rival
-def test_nginx_without_keep_alive_closes(pages):
-    with made(lambda: Nginx(document_root=pages, KeepAlive=False, workers=1)) as nginx:
-        assert get(nginx).headers["Connection"] == "close"
-
-
-@pytest.mark.rival
-def test_two_servers_run_at_the_same_time(pages):
+def test_two_servers_run_at_the_same_time_without_log_and_keep_alive(pages):
     first = made(lambda: Httpd("event", document_root=pages, access_log=False))
-    second = made(lambda: Httpd("worker", document_root=pages))
+    second = made(lambda: Nginx(document_root=pages, KeepAlive=False, workers=1))
     with first, second:
-        assert first.port != second.port
-        assert get(first).content == get(second).content == PAGE
+        assert first.port != second.port and get(first).content == PAGE
+        assert get(second).headers["Connection"] == "close"
         assert not (first.root / "access_log").exists()
 
 
@@ -343,7 +339,7 @@ def test_durations_for_nginx():
             ("httpd", "prefork", "prefork"), ("httpd", "worker", "worker"),
             ("httpd", "event", "event"), ("nginx", "", "event"), ("gunicorn-sync", "", "prefork"),
             ("gunicorn-gthread", "", "worker"), ("uvicorn", "", "event"),
-            ("waitress", "", "worker"),
+            ("waitress", "", "worker"), ("granian", "", "worker"), ("fastpysgi", "", "event"),
         ]),
         (("event",), ("gunicorn", "gunicorn"), [("gunicorn-gthread", "", "event")]),
         (("prefork",), ("uvicorn",), [("uvicorn", "", "prefork")]),

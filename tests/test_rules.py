@@ -21,7 +21,7 @@ from tests.fidelity.cases import idle_reasons, judge, unexplained
 
 @pytest.mark.rival
 @pytest.mark.parametrize(("compare", "same", "refused"), [
-    (compare_rules, 800, 300), (compare_access, 1070, 900),
+    (compare_rules, 800, 300), (compare_access, 1070, 700),
 ], ids=("sections", "access"))  # fmt: skip
 def test_every_rule_holds_as_in_httpd(compare, same, refused):
     """Sections of every kind, in every order, with links; who is admitted, with which method."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import tempfile
 from pathlib import Path
 
 import pytest
 from support.client import exchange
 from support.files import recorded_root
+from support.servers import serving
 from support.waiting import poll_until
 
-from mpmkit.measure.reference_servers import NotInstalled, find_httpd
+from mpmkit.measure.reference_servers import NotInstalled, find_httpd, module_directory
 from tests.fidelity import compare_kinds
 from tests.fidelity.cases import idle_reasons, unexplained
 from tests.fidelity.server_pair import Pair
@@ -58,3 +60,83 @@ def test_small_inputs_of_every_kind():
     ]
     assert not left, "\n".join(left)
     assert not idle_reasons(rows) and len(rows) > 450
+
+
+PROGRAM = """#!/bin/sh
+echo $$ > {folder}/$PPID.$1.pid
+exec cat >> {folder}/$PPID.$1.log
+"""
+
+
+def test_logs_to_programs(tmp_path):
+    """The program is the parent's child, is started again when it ends, and goes on after a restart."""
+    program = tmp_path / "program"
+    program.write_text(PROGRAM.format(folder=tmp_path))
+    program.chmod(0o755)
+    ways = {"one": f"|{program} one", "two": f"||{program} two", "sh": f"|$exec {program} sh"}
+    logs = "\n".join(f'CustomLog "{way}" "%U"' for way in ways.values())
+    with Pair("event", recorded_root(tmp_path / "root"), logs) as pair:
+
+        def ask(side, path: str) -> None:
+            exchange(side, f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            for name in ways:
+                file = tmp_path / f"{side.pid}.{name}.log"
+                poll_until(lambda: path in file.read_text().split(), path, cap=20)  # noqa: B023
+
+        def what(side) -> int:
+            ask(side, "/first")
+            for name in ways:
+                pid = (tmp_path / f"{side.pid}.{name}.pid").read_text()
+                os.kill(int(pid), signal.SIGTERM)
+                started = tmp_path / f"{side.pid}.{name}.pid"
+                poll_until(lambda: started.read_text() not in ("", pid), "again", cap=20)  # noqa: B023
+            ask(side, "/second")
+            os.kill(side.pid, signal.SIGUSR1)
+            poll_until(lambda: side.log().count("resuming normal operations") == 2, "restarted")
+            ask(side, "/third")
+            return side.log().count("AH00106")
+
+        assert pair.both(what) == [3, 3]
+
+
+def test_an_error_log_to_a_program(tmp_path):
+    program = tmp_path / "program"
+    program.write_text(PROGRAM.format(folder=tmp_path))
+    program.chmod(0o755)
+    with serving("event", directives=[f'ErrorLog "|{program} errors"']) as server:
+        exchange(server, b"GET /%2f HTTP/1.0\r\n\r\n")
+        errors = tmp_path / f"{server.pid}.errors.log"
+        poll_until(lambda: "resuming normal operations" in errors.read_text())
+
+
+LOGS = r"""
+SetEnvIf Request_URI "\.gif$" image=$0
+SetEnvIfNoCase X-A yes wanted
+BrowserMatch bot !wanted robot
+CustomLog images "%U %{image}e %{none}e" env=image
+CustomLog others "%U" env=!image
+CustomLog wanted "%U %{wanted}e %{robot}e" env=wanted
+CustomLog robots "%U" "env=robot"
+CustomLog last "%U"
+"""
+
+
+@pytest.mark.parametrize("buffered", ["On", "Off"])
+def test_lines_of_some_requests(tmp_path, buffered):
+    paths = ["/a.gif", "/file.txt", "/b.gif?x", "/none", "/c.gifs"]
+    fields = ["", "X-A: YES\r\n", "X-A: yes\r\nUser-Agent: a bot\r\n"]
+    logs = f"LoadModule setenvif_module {module_directory(find_httpd())}/mod_setenvif.so\n{LOGS}"
+    with Pair("event", recorded_root(tmp_path), f"{logs}BufferedLogs {buffered}") as pair:
+
+        def what(side) -> dict[str, str]:
+            for path in paths:
+                for field in fields:
+                    exchange(side, f"GET {path} HTTP/1.0\r\n{field}\r\n".encode())
+            os.kill(side.pid, signal.SIGUSR1)  # buffered lines are written when their child ends
+            last = side.root / "last"
+            poll_until(lambda: len(last.read_text().split()) == len(paths) * len(fields))
+            names = ("images", "others", "wanted", "robots", "last")
+            return {name: sorted((side.root / name).read_text().split("\n")) for name in names}
+
+        theirs, ours = pair.both(what)
+        assert ours == theirs and len(ours["wanted"]) == len(paths) + 1

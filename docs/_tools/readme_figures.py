@@ -219,7 +219,12 @@ def servers_text(rows: Sequence[Row], kind: str) -> str:
                 f"{statistics.median(cpu):.1f}" if cpu else "",
             )
         )
-    head = ("server", "requests/s", f"{qps.level:.0%} interval", "µs CPU a request")
+    head = (
+        "server",
+        "requests/s",
+        "95% interval" if qps.level else "all rounds",
+        "µs CPU a request",
+    )
     title = f"{page(kind).title}, a new connection each, {max(row['round'] for row in rows)} rounds"
     return "\n".join([title, *aligned([head, *found])])
 

@@ -10,28 +10,41 @@ import errno
 import os
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpmkit.config import httpd_conf
 from mpmkit.config.checks import check
-from mpmkit.config.directives import DirectiveError, Directives, Note, Section, Setting
+from mpmkit.config.directives import DirectiveError, Directives, Note, Section, Setting, VirtualHost
 from mpmkit.config.environment import validate_environment
+from mpmkit.config.settings import Host
 from mpmkit.handlers.errors import ErrorPages
 from mpmkit.handlers.router import Router
 from mpmkit.handlers.sections import unread
 from mpmkit.handlers.static import FileOptions, StaticFiles, read_types
 from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
+from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import server_header
 from mpmkit.http.target import OwnName
 from mpmkit.server.child import Setup
+from mpmkit.server.connection_factory import ConnectionFactory
 from mpmkit.server.core import Handler, Service, default_error_page
 from mpmkit.server.listen import Listener
 from mpmkit.server.log_format import Site, compile_format, format_error
-from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, close_logs, open_log
+from mpmkit.server.logs import (
+    AccessLog,
+    BufferedAccessLog,
+    ConditionalAccessLog,
+    ErrorLog,
+    close_logs,
+    open_log,
+)
 from mpmkit.server.parent import Parent
 from mpmkit.server.prewarm import rehearse
 from mpmkit.server.scoreboard import Scoreboard
+
+if TYPE_CHECKING:
+    from mpmkit.server.hosts import Hosts, HostService
 
 SAMPLES = os.path.join(os.path.dirname(os.path.dirname(__file__)), "htdocs")
 
@@ -63,6 +76,7 @@ class Configuration:
         self.background = False  # what is written to standard error belongs into the error log
         self._autoindex = False  # mod_autoindex is loaded
         self._parent: Parent | None = None
+        self._scripts: list[WsgiScripts] = []  # of this reading: one for each host
 
     def settings(self, conf: httpd_conf.Conf) -> list[Setting]:
         """The lines that count."""
@@ -83,12 +97,15 @@ class Configuration:
             conf.mpm,
             settings,
             [*self.sections, *conf.sections],
+            conf.hosts,
             running=self._parent.setup.directives if self._parent is not None else None,
-            problems=[*conf.problems, *_format_problems(settings)],
+            problems=[*conf.problems, *_format_problems(settings, conf.hosts)],
             strict=self.strict,
         )
-        validate_environment(directives, settings, document_root=self.document_root)
-        return directives, (*conf.notes, *notes, *_unread(directives, settings))
+        missing = validate_environment(
+            directives, settings, document_root=self.document_root, hosts=conf.hosts
+        )
+        return directives, (*conf.notes, *notes, *missing, *_unread(directives, settings))
 
     def setup(self) -> Setup:
         """One reading, ready to serve. Raises DirectiveError, LogError."""
@@ -97,34 +114,59 @@ class Configuration:
             raise DirectiveError(
                 "the MPM cannot change at a restart: stop the server and start it again"
             )
-        errors = ErrorLog(
-            open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2,
-            directives.LogLevel,
-            levels=directives.module_levels,
-        )
+        errors = error_log(directives)
         if (
             self._parent is None and directives.ErrorLog
         ):  # at a restart, the parent logs all of them
             for note in notes:
                 if "closed: " in note.text:
                     errors.note(note, "authz_core")
-        access = None
+        hosts: Hosts | None = None
+        access: AccessLog | None = None
         try:
-            if directives.CustomLog:
-                kind = BufferedAccessLog if directives.BufferedLogs else AccessLog
-                access = kind(directives.CustomLog, site(directives))
+            access = access_log(directives)
+            self._scripts = []
             handler = self.handler(directives, errors)
+            if directives.hosts:
+                from mpmkit.server.hosts import HostLogs, HostService
+
+                hosts = handler = self._hosts(HostService(directives, handler, access, errors))
+                access = HostLogs(hosts)
+                text = "Could not resolve host name {} -- ignoring!"
+                unknown = [Note("AH00547", "error", text.format(one)) for one in hosts.unknown]
+                notes = (*notes, *unknown)
+            error_page = getattr(handler, "refusal", default_error_page)
+            service = Service(directives, handler, access, errors, error_page, hosts)
         except BaseException:
             close_logs(errors, access)
             raise
         if self.background:
             os.dup2(errors.fd, 2)
-        error_page = handler.refusal if isinstance(handler, ErrorPages) else default_error_page
-        service = self._scripts.service = Service(directives, handler, access, errors, error_page)
+        for scripts in self._scripts:
+            scripts.service = service
         return Setup(directives, service, notes)
 
+    def _hosts(self, main: HostService, *, logs: bool = True) -> Hosts:
+        """The handler that chooses one of the virtual hosts' for each request. logs: open them."""
+        from mpmkit.server.hosts import Hosts, HostService
+
+        services: list[tuple[VirtualHost, HostService]] = []
+        try:
+            for host in main.directives.hosts:
+                d, errors = host.directives, main.errors
+                if logs and _errors_of(d) != _errors_of(main.directives):
+                    errors = error_log(d)
+                one = HostService(d, self.handler(d, errors), None, errors)
+                services.append((host, one))
+                one.access = access_log(d) if logs else None
+        except BaseException:
+            for _, one in services:
+                close_logs(one.errors if one.errors is not main.errors else ErrorLog(), one.access)
+            raise
+        return Hosts(main, services)
+
     def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
-        """The handlers that the directives ask for. Raises DirectiveError."""
+        """The handlers that the directives ask for, hosts aside. Raises DirectiveError."""
         errors = errors or ErrorLog()
         root = directives.DocumentRoot
         assert root is not None
@@ -137,9 +179,11 @@ class Configuration:
         )
         files.charset = directives.AddDefaultCharset
         files.listings = self._autoindex
+        files.slash = directives.DirectorySlash
         files.own = OwnName.of(directives.ServerName, directives.UseCanonicalName == "On")
-        self._scripts = WsgiScripts(directives, errors)
-        router = Router(directives, files, self._scripts, {"server-status": status}, errors)
+        scripts = WsgiScripts(directives, errors)
+        self._scripts.append(scripts)
+        router = Router(directives, files, scripts, {"server-status": status}, errors)
         if not ErrorPages.wanted(directives, errors):
             return router
         known = site(directives)
@@ -147,6 +191,20 @@ class Configuration:
         return ErrorPages(
             directives, router, errors, known, lambda conn: (name(conn, 0), port(conn, 0))
         )
+
+    def try_out(self, directives: Directives, *, tls: bool) -> None:
+        """Make the handlers, and with `tls` the contexts, of what was read. Raises DirectiveError."""
+        errors = ErrorLog()
+        handler = self.handler(directives, errors)
+        hosts = None
+        if directives.hosts:
+            from mpmkit.server.hosts import HostService
+
+            hosts = self._hosts(HostService(directives, handler, None, errors), logs=False)
+        if tls:
+            ConnectionFactory(
+                directives, RequestCache(directives), count_received=False, hosts=hosts
+            )
 
     def _board(self) -> Scoreboard:
         assert self._parent is not None, "the status is asked for before there is a server"
@@ -168,7 +226,28 @@ class Configuration:
                 "ScoreBoardFile, and ServerLimit and ThreadLimit for its size"
             ) from None
         rehearse(setup.directives, self.handler, SAMPLES, child_class)
+        self._scripts.clear()
         return self._parent
+
+
+def error_log(directives: Directives) -> ErrorLog:
+    """Raises LogError."""
+    fd = open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2
+    return ErrorLog(fd, directives.LogLevel, levels=directives.module_levels)
+
+
+def _errors_of(d: Directives) -> tuple[Any, ...]:
+    return d.ErrorLog, d.LogLevel, d.module_levels
+
+
+def access_log(directives: Directives) -> AccessLog | None:
+    """Raises LogError."""
+    if not directives.CustomLog:
+        return None
+    some = any(len(log) > 2 for log in directives.CustomLog)
+    kind = ConditionalAccessLog if some else AccessLog
+    kind = BufferedAccessLog if directives.BufferedLogs else kind
+    return kind(directives.CustomLog, site(directives))
 
 
 def site(directives: Directives) -> Site:
@@ -180,23 +259,28 @@ def site(directives: Directives) -> Site:
         directives.DirectoryIndex,
         directives.aliases,
         server_header(directives.ServerTokens),
+        directives.variables,
     )
 
 
 def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:
     """A warning that names the .htaccess files."""
     named = [setting.args for setting in settings if setting.name.lower() == "accessfilename"]
-    found = list(unread(directives, named[-1] if named else (".htaccess",)))
+    sites = (directives, *(host.directives for host in directives.hosts))
+    names = named[-1] if named else (".htaccess",)
+    found = list(dict.fromkeys(file for site in sites for file in unread(site, names)))
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     text = f"not read, and what they restrict is open: {', '.join(found[:5])}{more}"
     return [Note("", "warn", text)] if found else []
 
 
-def _format_problems(settings: Iterable[Setting]) -> list[DirectiveError]:
+def _format_problems(
+    settings: Iterable[Setting], hosts: Iterable[Host] = ()
+) -> list[DirectiveError]:
     """Formats of access logs that can't be used; a word without a per cent sign is a nickname."""
     at = {"logformat": 0, "customlog": 1}
     problems = []
-    for setting in settings:
+    for setting in (*settings, *(setting for host in hosts for setting in host.settings)):
         place = at.get(setting.name.lower(), len(setting.args))
         for text in setting.args[place : place + 1]:
             wrong = format_error(text) if "%" in text else ""

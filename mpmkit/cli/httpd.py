@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from mpmkit.cli.configuration import Configuration, StartError
 from mpmkit.cli.httpd_options import WORDS, Options, UsageError, options, words_without_k
 from mpmkit.config.directives import DirectiveError, Directives, Note, Setting
+from mpmkit.config.environment import COMPILED_IN
 from mpmkit.config.httpd_conf import Conf, Source, read
 from mpmkit.config.values import LEVELS, TRACES
 from mpmkit.server import pidfile
@@ -39,9 +40,9 @@ CONFIG_FILE = "conf/httpd.conf"  # below ServerRoot, without -f
 
 # What httpd has compiled in; a file may say otherwise. Relative names start from ServerRoot.
 DEFAULTS = (
-    Setting("DocumentRoot", ("htdocs",)),
-    Setting("ErrorLog", ("logs/error_log",)),
-    Setting("PidFile", ("logs/httpd.pid",)),
+    Setting("DocumentRoot", ("htdocs",), COMPILED_IN),
+    Setting("ErrorLog", ("logs/error_log",), COMPILED_IN),
+    Setting("PidFile", ("logs/httpd.pid",), COMPILED_IN),
 )
 
 # -D: a HUP or USR1 with a bad file ends the server, as it does httpd.
@@ -123,12 +124,9 @@ def run(chosen: Options, command_line: str) -> int:
         return 0
     try:
         directives, notes = configuration.read(conf)
-        configuration.handler(directives)  # handlers and patterns that can't be used, too
-        if chosen.test and directives.tls:
-            # As the start would: httpd's -t only looks whether the files exist.
-            from mpmkit.server import tls
-
-            tls.context_for(directives)
+        # Handlers and patterns that can't be used, too; and TLS as the start would have it: httpd's -t
+        # only looks whether the files exist.
+        configuration.try_out(directives, tls=chosen.test)
     except FAILURES as error:
         if chosen.word in ("stop", "graceful-stop") and not chosen.test:
             report_failure(error)
@@ -163,9 +161,15 @@ MADE = {"ErrorLog": "AH02291", "PidFile": "AH00099", "ScoreBoardFile": "AH00004"
 def check_folders(directives: Directives) -> None:
     """What the start would make has a folder to be in. Raises Refusal."""
     files = [(name, getattr(directives, name)) for name in MADE]
-    for name, path in [*files, *(("CustomLog", log) for log, _ in directives.CustomLog)]:
+    files += [("ErrorLog", host.directives.ErrorLog) for host in directives.hosts]
+    for one in (directives, *(host.directives for host in directives.hosts)):
+        files += [("CustomLog", log[0]) for log in one.CustomLog]
+    for name, path in dict.fromkeys(files):
         folder = os.path.dirname(path or "/")
-        why = not_a_file(path, name) if path and name.endswith("Log") else ""
+        is_log = name.endswith("Log")
+        if is_log and path and path.startswith("|"):
+            continue
+        why = not_a_file(path, name) if path and is_log else ""
         if not why and not os.path.isdir(folder):
             why = f"{name} {path}: there is no directory {folder}: make it"
             why = f"(2)No such file or directory: {MADE.get(name, 'AH02297')}: {why}"

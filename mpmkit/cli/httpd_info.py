@@ -17,9 +17,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpmkit import _version
-from mpmkit.config.directives import ROWS, Directives
+from mpmkit.config.directives import ROWS, Directives, VirtualHost
+from mpmkit.config.hosts import chains
 from mpmkit.config.httpd_conf import Conf
 from mpmkit.config.modules import BUILT_IN
+from mpmkit.http.target import split_host
+from mpmkit.server.hosts import addresses_of
 
 USAGE = """\
 Usage: mpmkit httpd [-D name] [-d directory] [-f file]
@@ -41,7 +44,7 @@ Options:
   -h                 : show this page
   -l                 : list the modules that are built in
   -L                 : list the directives
-  -t -D DUMP_VHOSTS  : show virtual hosts (there are none)
+  -t -D DUMP_VHOSTS  : show virtual hosts
   -t -D DUMP_RUN_CFG : show the settings that matter for running
   -S                 : -t -D DUMP_VHOSTS -D DUMP_RUN_CFG
   -t -D DUMP_MODULES : show the loaded modules
@@ -114,13 +117,43 @@ def all_directives(mpm: str) -> str:
 def dump(names: Sequence[str], conf: Conf, directives: Directives, defines: Sequence[str]) -> str:
     """What the DUMP_… names ask for, in httpd's order."""
     parts = {
-        "DUMP_VHOSTS": lambda: ["VirtualHost configuration:"],
+        "DUMP_VHOSTS": lambda: ["VirtualHost configuration:", *_virtual_hosts(directives)],
         "DUMP_RUN_CFG": lambda: _run_settings(conf, directives, defines),
         "DUMP_MODULES": lambda: _modules(conf),
         "DUMP_INCLUDES": lambda: _includes(conf),
     }
     lines = [line for name, part in parts.items() if name in names for line in part()]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _virtual_hosts(d: Directives) -> list[str]:
+    """Addresses first, then those of any address; each with its hosts in the order of the file."""
+    lines = []
+    found = chains(d.hosts, addresses_of)
+    for address, port in sorted(found, key=lambda key: not key[0]):
+        hosts = found[address, port]
+        text = f"[{address}]" if ":" in address else address or "*"
+        where = f"{text}:{port or '*'}"
+        first = f"{_host_name(hosts[0])} ({hosts[0].file}:{hosts[0].line})"
+        if len(hosts) == 1:
+            lines.append(f"{where:<22} {first}")
+            continue
+        lines += [f"{where:<22} is a NameVirtualHost", f"{'':8} default server {first}"]
+        for host in hosts:
+            place = f"({host.file}:{host.line})"
+            lines.append(f"{'':8} port {port or '*'} namevhost {_host_name(host)} {place}")
+            aliases = host.directives.ServerAlias
+            lines += [f"{'':16} alias {one}" for one in aliases if not _is_wild(one)]
+            lines += [f"{'':16} wild alias {one}" for one in aliases if _is_wild(one)]
+    return lines
+
+
+def _host_name(host: VirtualHost) -> str:
+    return split_host(host.directives.ServerName.rpartition("://")[2])[0] or os.uname().nodename
+
+
+def _is_wild(alias: str) -> bool:
+    return "*" in alias or "?" in alias
 
 
 def _run_settings(conf: Conf, d: Directives, defines: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ ENFORCED = frozenset({
 _EXPRESSION = "it is an expression, which mpmkit does not evaluate"
 _USER = "mpmkit has no authentication"
 _CERTIFICATE = "mpmkit asks no client for a certificate"
+_NO_CERTIFICATE = ("none", "optional", "optional_no_ca")  # a client is admitted without one
 # Closed whatever else the section says.
 CLOSED = {
     "removehandler": "mpmkit takes no handler away, and the file might be sent as it is",
@@ -76,12 +77,8 @@ def unknowable(kind: str, given: Any, unknown: frozenset[str]) -> str:
 def closed_by(setting: Setting, unknown: frozenset[str] = frozenset()) -> str:
     """Why a line that can be read cannot be enforced; "" if it can."""
     name, args = setting.name.lower(), setting.args
-    if name == "sslverifyclient" and "".join(args[:1]).lower() in (
-        "none",
-        "optional",
-        "optional_no_ca",
-    ):
-        return ""  # a client without a certificate is admitted
+    if name == "sslverifyclient" and "".join(args[:1]).lower() in _NO_CERTIFICATE:
+        return ""
     if name in CLOSED:
         return CLOSED[name]
     asked = [requirement(args)[1:]] if name == "require" else []
@@ -184,6 +181,9 @@ def subnet(text: str) -> Subnet | None:
 # Lines
 
 
+_WORDS = ("local", "host", "forward-dns", "env", "ssl")
+
+
 def requirement(words: Words) -> tuple[bool, str, Any]:
     """A Require: is it negated, what it asks for, and words, subnets or methods. Raises ValueError."""
     negated = words[0].lower() == "not"
@@ -197,14 +197,7 @@ def requirement(words: Words) -> tuple[bool, str, Any]:
             raise ValueError(f'ip takes addresses, not "{" ".join(rest)}": use Require host')
     elif kind == "method":
         given = methods(given)
-    elif (kind == "ssl" and rest) or kind not in (
-        "local",
-        "host",
-        "forward-dns",
-        "env",
-        "ssl",
-        *CLOSED_REQUIREMENTS,
-    ):
+    elif kind not in (*_WORDS, *CLOSED_REQUIREMENTS) or (kind == "ssl" and rest):
         raise ValueError(
             "knows all granted, all denied, local, ip, host, forward-dns, method, env and ssl, "
             f'and closes for what asks for users; not "{" ".join(words)}"'

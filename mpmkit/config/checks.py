@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from mpmkit.config import access
-from mpmkit.config.directives import COMMON, ROWS, SPECS, Directives, spec_for
+from mpmkit.config import hosts as virtual_hosts
+from mpmkit.config.directives import COMMON, ROWS, SPECS, Directives, VirtualHost, spec_for
 from mpmkit.config.lacking import Lacking
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import (
@@ -22,6 +23,7 @@ from mpmkit.config.settings import (
     MPMS,
     THREADED,
     DirectiveError,
+    Host,
     Note,
     Section,
     Setting,
@@ -35,7 +37,9 @@ from mpmkit.config.values import append, module_levels
 # nothing (mpmkit: a note says so).
 IN_SECTIONS = frozenset({
     "SetHandler", "AddHandler", "Options", "LimitRequestBody", "EnableSendfile", "EnableMMAP",
-    "ErrorDocument", "ServerSignature", *(row.name for row in access.ROWS),
+    "ErrorDocument", "ServerSignature", "AddDefaultCharset", "AddType", "DirectoryIndex", "DirectorySlash",
+    "FallbackResource", "FileETag", "ForceType", "Redirect", "RedirectMatch", "RedirectPermanent",
+    "RedirectTemp", *(row.name for row in access.ROWS),
 })  # fmt: skip
 
 MUTEXES = ("default", "none", "posixsem", "sem", "sysvsem", "fcntl", "flock", "file", "pthread")
@@ -43,6 +47,8 @@ MUTEXES = ("default", "none", "posixsem", "sem", "sysvsem", "fcntl", "flock", "f
 # Directives that name a file or a directory: relative ones start from ServerRoot.
 FILES = ("DocumentRoot", "PidFile", "ScoreBoardFile", "ErrorLog", "TypesConfig", "SSLCertificateFile",
          "SSLCertificateKeyFile")  # fmt: skip
+
+APPENDED = {row.attribute for row in ROWS if row.merge is append}
 
 RENAMED_AH = {
     ("MaxClients", "prefork"): "AH00188",
@@ -83,6 +89,7 @@ def check(
     mpm: str,
     settings: Iterable[Setting] = (),
     sections: Iterable[Section] = (),
+    hosts: Sequence[Host] = (),
     *,
     running: Directives | None = None,
     problems: Sequence[DirectiveError] = (),
@@ -100,20 +107,13 @@ def check(
     if mpm not in MPMS:
         raise DirectiveError(f"there is no MPM {mpm!r}: use prefork, worker or event", ah="AH00534")
     sections, settings = tuple(sections), tuple(settings)
-    inside = [setting for section in sections for setting in section.settings]
-    reader = _Reader(mpm, Lacking(strict), access.unknown([*settings, *inside]))
-    for setting in settings:
-        reader.read(setting)
-    for section in sections:
-        reader.argument(section)
-        before = len(reader.problems)
-        for setting in section.settings:
-            reader.read(setting, section)
-        if len(reader.problems) == before:
-            reader.groups(section)
-    sections = reader.lacking.without(sections)
-    if problems or reader.problems:
-        raise DirectiveError.of(sort_problems([*problems, *reader.problems]))
+    reader = _Reader(mpm, Lacking(strict))
+    sections = reader.read_all(settings, sections)
+    readers = [_Reader(mpm, Lacking(strict, reader.lacking), reader, host) for host in hosts]
+    of_hosts = [one.read_all(one.host.settings, one.host.sections) for one in readers if one.host]
+    found = [*problems, *(problem for one in (reader, *readers) for problem in one.problems)]
+    if found:
+        raise DirectiveError.of(sort_problems(found))
     values = reader.values
     for row in ROWS:
         if row.attribute and row.merge is append and not values[row.attribute]:
@@ -121,27 +121,77 @@ def check(
     checker = _Checker(mpm, values, running)
     checker.prefork() if mpm == "prefork" else checker.threads()
     checker.rest()
-    notes = [*reader.notes, *reader.lacking.notes(), *checker.notes, *_resolve_logs(values)]
+    notes = [*reader.notes, *reader.lacking.notes(), *checker.notes]
+    virtual = []
+    for one, host, own in zip(readers, hosts, of_hosts, strict=True):
+        of_host = virtual_hosts.over(values, one.written, host)
+        notes += [*one.notes, *one.lacking.notes()]
+        if "CustomLog" in one.written:
+            notes += _resolve_logs(of_host)
+        else:
+            _resolve_logs(of_host)  # what there is to say is the server's
+        _resolve_files(of_host)
+        directives = Directives(mpm=mpm, sections=(*sections, *own), **one.access, **of_host)
+        places = virtual_hosts.addresses(host)
+        virtual.append(VirtualHost(places, directives, host.file, host.line))
+    notes += _resolve_logs(values)
     _resolve_files(values)
-    _resolve_tls(values)
-    values["closed"] = tuple(one for one in settings if one.name.lower() in access.CLOSED)
-    return Directives(mpm=mpm, sections=sections, unknown=reader.unknown, **values), tuple(notes)
+    _resolve_tls(values, virtual)
+    whole = Directives(mpm=mpm, sections=sections, hosts=tuple(virtual), **reader.access, **values)
+    return virtual_hosts.with_body_limits(whole), tuple(notes)
 
 
 class _Reader:
     """Goes through the settings, collects the values, the problems and the notes."""
 
-    def __init__(self, mpm: str, lacking: Lacking, unknown: frozenset[str]) -> None:
+    def __init__(
+        self, mpm: str, lacking: Lacking, server: _Reader | None = None, host: Host | None = None
+    ) -> None:
+        """server: that of the server, for the reader of a `host`'s lines."""
         self.mpm = mpm
         self.lacking = lacking
-        self.unknown = unknown
+        self.host = host
+        self.written: dict[str, Any] = {}  # the attributes that a line has set
+        # What Directives has of the same names: what modules that are lacking would say about clients,
+        # and what closes all of the server or the host.
+        self.unknown: frozenset[str] = server.unknown if server else frozenset()
+        self.closing: tuple[Setting, ...] = server.closing if server else ()
         self.problems: list[DirectiveError] = []
         self.notes: list[Note] = []
         self.values: dict[str, Any] = {"module_levels": {}}
+        if server is not None:
+            self.values = {k: () if k in APPENDED else v for k, v in server.values.items()}
         for row in ROWS:
             if row.attribute:
                 default = () if row.merge is append else row.default_for(mpm)
                 self.values.setdefault(row.attribute, default)
+
+    def read_all(
+        self, settings: Sequence[Setting], sections: Sequence[Section]
+    ) -> tuple[Section, ...]:
+        """All lines; returns the sections as they count."""
+        inside = [setting for section in sections for setting in section.settings]
+        self.unknown |= access.unknown([*settings, *inside])
+        self.closing += tuple(one for one in settings if one.name.lower() in access.CLOSED)
+        if self.host:
+            try:
+                virtual_hosts.addresses(self.host)
+            except DirectiveError as error:
+                self.problems.append(error)
+        for setting in settings:
+            self.read(setting)
+        for section in sections:
+            self.argument(section)
+            before = len(self.problems)
+            for setting in section.settings:
+                self.read(setting, section)
+            if len(self.problems) == before:
+                self.groups(section)
+        return self.lacking.without(sections)
+
+    @property
+    def access(self) -> dict[str, Any]:
+        return {"unknown": self.unknown, "closed": self.closing}
 
     def argument(self, section: Section) -> None:
         """What a section is for can be understood: a rule that matches nothing protects nothing."""
@@ -172,6 +222,10 @@ class _Reader:
         try:
             row = None if setting.name.lower() in SPECS else foreign(setting.name)
             spec = row or spec_for(setting.name, self.mpm)
+            if self.host and isinstance(spec, Spec):
+                virtual_hosts.refuse(spec)
+            if spec.name == "ServerAlias" and not self.host:
+                raise ValueError("ServerAlias only used in <VirtualHost>: move it in")
             if section and spec.where == "server":
                 raise ValueError(f"{spec.name} may not stand in a <{section.kind}>: move it out")
             if not section and spec.where == "section":
@@ -199,7 +253,8 @@ class _Reader:
             self.values[spec.attribute] = spec.merge(self.values[spec.attribute], value)
             if spec.name == "LogLevel":
                 levels = module_levels(setting.args, self.values["module_levels"])
-                self.values["module_levels"] = levels
+                self.values["module_levels"] = self.written["module_levels"] = levels
+            self.written[spec.attribute] = self.values[spec.attribute]
 
     def refuse(self, spec: Spec, setting: Setting, value: Any) -> None:
         """Refusals that depend on the MPM or on the lines before. Raises ValueError."""
@@ -234,6 +289,9 @@ class _Reader:
         if section and spec.effect and spec.name not in IN_SECTIONS:
             text = f"{spec.name} has an effect outside of sections only: move it out of the "
             self.note("warn", f"{text}<{section.kind}>", setting)
+        if self.host and not section and spec.name in virtual_hosts.OF_CONNECTIONS:
+            text = f"{spec.name} is the server's alone: that of a <VirtualHost> has no effect"
+            self.note("warn", text, setting)
 
     def closed(self, setting: Setting) -> None:
         """Say which line cannot be enforced."""
@@ -348,12 +406,12 @@ def _resolve_logs(values: dict[str, Any]) -> list[Note]:
     """CustomLog's nicknames become formats; a LogFormat may come after its CustomLog."""
     notes = []
     logs = []
-    for file, name in values["CustomLog"]:
+    for file, name, *condition in values["CustomLog"]:
         layout = values["LogFormat"].get(name, name) or COMMON
         if "%" not in layout:
             why = f'no LogFormat has the nickname "{layout}", every line will be that word'
             notes.append(Note("", "warn", f"CustomLog {file}: {why}"))
-        logs.append((file, layout))
+        logs.append((file, layout, *condition))
     values["CustomLog"] = tuple(logs)
     return notes
 
@@ -372,13 +430,18 @@ def _resolve_files(values: dict[str, Any]) -> None:
     for key in FILES:
         if values[key]:
             values[key] = resolve(values[key])
-    values["CustomLog"] = tuple((resolve(file), layout) for file, layout in values["CustomLog"])
+    values["CustomLog"] = tuple((resolve(file), *rest) for file, *rest in values["CustomLog"])
     values["aliases"] = tuple((kind, url, resolve(to)) for kind, url, to in values["aliases"])
 
 
-def _resolve_tls(values: dict[str, Any]) -> None:
+def _resolve_tls(values: dict[str, Any], hosts: Sequence[VirtualHost]) -> None:
     """Which listening sockets speak TLS: afterwards just those whose protocol is "https"."""
     engine, listen = values["SSLEngine"], values["Listen"]
-    if engine is False or (engine and not any(one.protocol == "https" for one in listen)):
-        protocol = "https" if engine else "http"
-        values["Listen"] = tuple(replace(one, protocol=protocol) for one in listen)
+    everywhere = engine and not any(one.protocol == "https" for one in listen)
+    resolved = []
+    for one in listen:
+        tls = virtual_hosts.speaks_tls(hosts, one.address, one.port, one.protocol)
+        if tls is None:
+            tls = everywhere or (engine is not False and one.protocol == "https")
+        resolved.append(replace(one, protocol="https" if tls else "http"))
+    values["Listen"] = tuple(resolved)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Container, Mapping
 from operator import eq, ge, gt, le, lt
@@ -28,7 +27,7 @@ def holds(
     setting: Setting,
     modules: Modules,
     defines: Mapping[str, str],
-    root: str,
+    exists: Callable[[str], bool],
     sections: Container[str],
 ) -> bool:
     """Whether the condition of a container holds. `sections` are the containers that are obeyed.
@@ -42,7 +41,7 @@ def holds(
     tests: tuple[Callable[[str], bool], ...] = (
         modules.has,
         defines.__contains__,
-        lambda path: os.path.exists(os.path.join(root, path)),
+        exists,
         lambda name: name.lower() in SPECS or foreign(name) is not None,
         lambda name: name.lstrip("<").lower() in sections or foreign(f"<{name}") is not None,
     )

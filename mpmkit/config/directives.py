@@ -35,6 +35,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mpmkit.config import access, values
+from mpmkit.config.alias import Redirection, alias, redirect
+from mpmkit.config.setenvif import EnvRule, setter
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
 from mpmkit.config.unsupported import REMOVED_IN_2_4, WITHOUT_EFFECT, foreign
 from mpmkit.config.values import Words, append, update
@@ -149,6 +151,9 @@ class Directives:
         takes="directory", httpd="/usr/local/apache2")
     ServerName: str = directive(values.text, "", "The server's own name: host[:port]",
         takes="host[:port]", httpd="looked up")
+    ServerAlias: Words = directive(values.all_words, (),
+        "Other names of a <VirtualHost>; * and ? stand for any characters and for one",
+        takes="name ...", args=SOME, merge=append)
     UseCanonicalName: str = directive(values.choice(off="Off", on="On", dns="DNS"), "Off",
         "Whose name redirects and %V have: On is ServerName's, Off the client's. DNS is as Off",
         takes="On|Off|DNS", where="any")
@@ -174,8 +179,8 @@ class Directives:
         {"common": COMMON, "combined": COMBINED},
         "A format for the access log, and a nickname for it", takes="format [nickname]",
         source="mod_log_config", args=(1, 2), merge=update)
-    CustomLog: tuple[tuple[str, str], ...] = directive(values.custom_log, (),
-        "Access log: a file, and a format or nickname", takes="file format",
+    CustomLog: tuple[Words, ...] = directive(values.custom_log, (),
+        "Access log: a file or |program, and a format or nickname", takes="file format [env=[!]variable]",
         source="mod_log_config", args=(2, 3), merge=append,
         also=({"name": "TransferLog", "takes": "file", "args": (1, 1),
                "doc": "Access log in the format last given without nickname"},))
@@ -270,7 +275,7 @@ class Directives:
         "Ranges before the one ahead of them, before all is sent",
         takes="none|default|unlimited|number", unit="ranges", where="any")
     # The site
-    DirectoryIndex: Words = directive(values.all_words, ("index.html",), "Files tried for a directory",
+    DirectoryIndex: Words = directive(values.index_names, ("index.html",), "Files tried for a directory",
         takes="file ...", source="mod_dir", args=SOME, where="any", merge=append)
     TypesConfig: str | None = directive(values.text, None, "Table of media types",
         takes="file", source="mod_mime", httpd="conf/mime.types")
@@ -290,13 +295,38 @@ class Directives:
     ErrorDocument: dict[int, str] = directive(values.error_document, {},
         "What is sent instead of an error page",
         takes="status text-or-path", args=(2, 2), where="any", merge=update)
-    aliases: tuple[tuple[str, str, str], ...] = directive(values.alias("Alias"), (),
+    DirectorySlash: bool = directive(values.on_off, True,
+        "Redirect a directory's path without its last slash", takes="On|Off", source="mod_dir", where="any")
+    FallbackResource: str = directive(values.unless_disabled, "",
+        "What answers for paths that lead to no file", takes="path|disabled", source="mod_dir", where="any")
+    ForceType: str | None = directive(values.handler, None, "The media type of all files here",
+        takes="type|None", where="section")
+    aliases: tuple[tuple[str, str, str], ...] = directive(alias("Alias"), (),
         "A URL path served from another place", name="Alias",
         takes="path file", source="mod_alias", args=(2, 2), merge=append,
-        also=({"name": "ScriptAlias", "parse": values.alias("ScriptAlias"), "takes": "path directory",
+        also=({"name": "AliasMatch", "parse": alias("AliasMatch"), "takes": "expression file",
+               "doc": "As Alias, for the URL paths that a regular expression matches"},
+              {"name": "ScriptAliasMatch", "parse": alias("ScriptAliasMatch"), "takes": "expression file",
+               "doc": "As ScriptAlias, for the URL paths that a regular expression matches"},
+              {"name": "ScriptAlias", "parse": alias("ScriptAlias"), "takes": "path directory",
                "doc": "A URL path whose files are CGI programs"},
-              {"name": "WSGIScriptAlias", "parse": values.alias("WSGIScriptAlias"),
+              {"name": "WSGIScriptAlias", "parse": alias("WSGIScriptAlias"), "takes": "path directory",
                "doc": "A URL path served by a WSGI application", "source": "mod_wsgi"}))
+    redirects: tuple[Redirection, ...] = directive(redirect(), (),
+        "A URL path that leads to another URL, or has no more than a status", name="Redirect",
+        takes="[status] [path] [URL]", source="mod_alias", args=(1, 3), where="any", merge=append,
+        also=({"name": "RedirectMatch", "parse": redirect(match=True), "takes": "[status] expression [URL]"},
+              {"name": "RedirectPermanent", "parse": redirect(301), "takes": "path URL", "args": (2, 2)},
+              {"name": "RedirectTemp", "parse": redirect(302), "takes": "path URL", "args": (2, 2)}))
+    variables: tuple[EnvRule, ...] = directive(setter(), (),
+        "Variables of a request: for scripts, the access log and its env=", name="SetEnvIf",
+        takes="attribute expression [!]variable[=value] ...", source="mod_setenvif", args=(3, 99),
+        where="any", merge=append,
+        also=({"name": "SetEnvIfNoCase", "parse": setter(any_case=True)},
+              {"name": "BrowserMatch", "parse": setter("User-Agent"), "args": (2, 99),
+               "takes": "expression [!]variable[=value] ..."},
+              {"name": "BrowserMatchNoCase", "parse": setter("User-Agent", True), "args": (2, 99),
+               "takes": "expression [!]variable[=value] ..."}))
     ProxyTimeout: float = directive(values.seconds, 0.0,
         "Longest wait for a FastCGI backend; 0 is Timeout's",
         takes="number", unit="s", source="mod_proxy", low=0, refused=True, httpd="Timeout")
@@ -305,9 +335,8 @@ class Directives:
         "in a process", takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append)
     # fmt: on
     sections: tuple[Section, ...] = ()
-    closed: tuple[
-        Setting, ...
-    ] = ()  # what closes the whole site: SSLVerifyClient outside of sections
+    hosts: tuple[VirtualHost, ...] = ()
+    closed: tuple[Setting, ...] = ()  # what closes all of it: SSLVerifyClient outside of sections
     unknown: frozenset[str] = frozenset()  # see `access.unknown`
 
     @property
@@ -324,6 +353,7 @@ class Directives:
         """The largest LimitRequestBody, those of sections included: what a request may announce before
         it is known which section it is for. 0: no limit."""
         limits = [self.LimitRequestBody]
+        limits += [host.directives.longest_body for host in self.hosts]
         for section in self.sections:
             limits += [
                 SPECS["limitrequestbody"].read(setting.args)
@@ -345,6 +375,17 @@ class Directives:
     def async_factor(self) -> int:
         """AsyncRequestWorkerFactor as the admission test uses it: whole, and at least 1."""
         return max(1, int(self.AsyncRequestWorkerFactor))
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualHost:
+    """A <VirtualHost>: ``addresses`` are (address, port), "" and 0 for any; ``directives`` are what
+    holds in it: its own lines upon those of the server."""
+
+    addresses: tuple[tuple[str, int], ...]
+    directives: Directives
+    file: str = ""
+    line: int = 0
 
 
 def _rows() -> Iterator[Spec]:

@@ -10,6 +10,7 @@ The part of Apache's configuration language that this file knows::
     Include conf/extra/*.conf                relative to ServerRoot; IncludeOptional may find none
     <IfModule [!]mpm_event_module> ...       the lines within count if it holds: conditions.py
     <Directory> <Location> <Files> ...Match  a part of the site: becomes a Section (nesting.py)
+    <VirtualHost addr:port ...>              a site of its own: becomes a Host
     <Proxy> <Macro> ...                      what mpmkit has not is left out, and noted (unsupported.py)
 
 A line's way::
@@ -26,13 +27,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from mpmkit.config import conditions
 from mpmkit.config.modules import Module, Modules
 from mpmkit.config.nesting import GROUPS, KINDS, Nesting
-from mpmkit.config.settings import SECTIONS, DirectiveError, Note, Section, Setting, split_words
+from mpmkit.config.settings import (
+    SECTIONS,
+    DirectiveError,
+    Host,
+    Note,
+    Section,
+    Setting,
+    logical_lines,
+    split_words,
+)
 from mpmkit.config.unsupported import foreign
 
 # Deep enough for every real tree; a file that includes itself is found before that.
@@ -88,6 +98,7 @@ class Conf:
     modules: tuple[Module, ...]
     notes: tuple[Note, ...]
     problems: tuple[DirectiveError, ...]
+    hosts: tuple[Host, ...] = ()
 
 
 def read(source: Source, environ: Mapping[str, str] = os.environ) -> Conf:
@@ -105,21 +116,6 @@ def read(source: Source, environ: Mapping[str, str] = os.environ) -> Conf:
         reader = _Reader(source, environ, reader.modules.loaded_mpm, reader.texts)
         reader.run()
     return reader.conf()
-
-
-def logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
-    """(first physical line, how many, text): continuations joined, blanks at the ends removed.
-
-    A backslash at the very end of a line continues it, even in a comment (httpd: the same).
-    """
-    parts: list[str] = []
-    lines = text.split("\n")
-    for number, line in enumerate(lines, 1):
-        line = line.removesuffix("\r")
-        parts.append(line.removesuffix("\\"))
-        if not line.endswith("\\") or number == len(lines):
-            yield number + 1 - len(parts), len(parts), "".join(parts).strip()
-            parts = []
 
 
 @dataclass(slots=True)
@@ -147,8 +143,12 @@ class _Reader:
             name: value for name, _, value in (d.partition("=") for d in source.defines)
         } | {name: "" for name in source.defines if "=" in name}
         self.root = ""
+        # Of the server; within a <VirtualHost> the host's, and the server's wait in `outside`.
         self.settings: list[Setting] = []
         self.sections: list[Section] = []
+        self.hosts: list[Host] = []
+        self.host: Host | None = None  # the one we are in
+        self.outside = self.settings, self.sections
         self.includes: list[Included] = []
         self.notes: list[Note] = []
         self.problems: list[DirectiveError] = []
@@ -186,6 +186,7 @@ class _Reader:
             self.modules.all(),
             tuple(self.notes),
             tuple(self.problems),
+            tuple(self.hosts),
         )
 
     # ---- lines
@@ -220,6 +221,7 @@ class _Reader:
             text = f"<{last.name}> is never closed: add </{last.name}>"
             self.problem(DirectiveError.at(last, text))
             self.nesting.forget(file)
+            self.close_host(file, opened[0].line)
 
     def words(self, text: str, file: str, line: int) -> Setting:
         """The name and the words of a line, with every ${NAME} replaced."""
@@ -279,6 +281,7 @@ class _Reader:
         begun = opened.pop()
         if begun.counts and (section := self.nesting.close(end.file, begun.line)):
             self.sections.append(section)
+        self.close_host(end.file, begun.line)
         if begun.foreign:
             self.setting(begun.foreign)
         if begun.kind.lower() != kind.lower():
@@ -288,7 +291,35 @@ class _Reader:
             raise DirectiveError.at(end, text)
 
     def condition(self, setting: Setting) -> bool:
-        return conditions.holds(setting, self.modules, self.defines, self.root, CONTAINERS)
+        return conditions.holds(
+            setting,
+            self.modules,
+            self.defines,
+            lambda file: os.path.exists(os.path.join(self.root, file)),
+            CONTAINERS,
+        )
+
+    def open_host(self, setting: Setting) -> bool:
+        section = self.nesting.section
+        if inside := section or self.host:
+            kind = section.kind if section else "VirtualHost"
+            text = f"<{setting.name}> is inside the <{kind}> of line {inside.line}: move it out"
+            raise DirectiveError.at(setting, text)
+        if not setting.args:
+            text = f"<{setting.name}> takes an address or more, such as *:80, here are 0"
+            raise DirectiveError.at(setting, text)
+        self.host = Host(setting.args, (), (), setting.file, setting.line)
+        self.settings, self.sections = [], []
+        return True
+
+    def close_host(self, file: str, line: int) -> None:
+        """The container that began at `line` is closed: was it the <VirtualHost>?"""
+        host = self.host
+        if host and (host.file, host.line) == (file, line):
+            settings, sections = tuple(self.settings), tuple(self.sections)
+            self.hosts.append(replace(host, settings=settings, sections=sections))
+            self.host = None
+            self.settings, self.sections = self.outside
 
     def open_section(self, setting: Setting) -> bool:
         self.nesting.open_section(setting)
@@ -384,6 +415,7 @@ CONTAINERS: dict[str, Callable[[_Reader, Setting], bool]] = {
     **dict.fromkeys(conditions.NAMES, _Reader.condition),
     **dict.fromkeys(KINDS, _Reader.open_section),
     **dict.fromkeys(GROUPS, _Reader.open_group),
+    "virtualhost": _Reader.open_host,
 }
 # What a directive that shapes the reading does, with the fewest and the most words behind it.
 OBEYED: dict[str, tuple[Callable[[_Reader, Setting], None], int, int]] = {

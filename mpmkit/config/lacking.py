@@ -20,11 +20,13 @@ SHOWN = 8  # names in one warning
 
 
 class Lacking:
-    """The lines of one reading. strict: each is refused."""
+    """The lines of the server or of one host. strict: each is refused. server: a host's server, which
+    says what is ignored for both."""
 
-    def __init__(self, strict: bool = False) -> None:
+    def __init__(self, strict: bool = False, server: Lacking | None = None) -> None:
         self.strict = strict
-        self._ignored: dict[str, list[Setting]] = {}  # by module
+        self._own = server is None
+        self._ignored: dict[str, list[Setting]] = server._ignored if server else {}  # by module
         self._handlers: dict[str, Setting] = {}
         self._forbidding: list[Setting] = []
 
@@ -62,6 +64,7 @@ class Lacking:
         texts = [
             f"{module} is not here: no effect have {_names(lines)}"
             for module, lines in self._ignored.items()
+            if self._own
         ]
         for name, setting in self._handlers.items():
             why = f"answers 403: there is no handler {name!r} here"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,17 @@ class Section:
     file: str = ""
     line: int = 0
     outer: Section | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """``<VirtualHost *:80> ... </VirtualHost>`` as it was written; ``addresses`` are its words."""
+
+    addresses: Words
+    settings: tuple[Setting, ...] = ()
+    sections: tuple[Section, ...] = ()
+    file: str = ""
+    line: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +198,21 @@ def sort_problems(problems: Sequence[DirectiveError]) -> list[DirectiveError]:
     """By line within each file; the files in the order in which they are first named."""
     files = list(dict.fromkeys(problem.file for problem in problems))
     return sorted(problems, key=lambda problem: (files.index(problem.file), problem.line))
+
+
+def logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
+    """(first physical line, how many, text): continuations joined, blanks at the ends removed.
+
+    A backslash at the very end of a line continues it, even in a comment (httpd: the same).
+    """
+    parts: list[str] = []
+    lines = text.split("\n")
+    for at, line in enumerate(lines, 1):
+        line = line.removesuffix("\r")
+        parts.append(line.removesuffix("\\"))
+        if not line.endswith("\\") or at == len(lines):
+            yield at + 1 - len(parts), len(parts), "".join(parts).strip()
+            parts = []
 
 
 def split_words(text: str) -> Words:

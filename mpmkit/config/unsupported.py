@@ -15,14 +15,13 @@ foreign directive is met, so that no other server's children carry it. (Modules:
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from typing import Any, NamedTuple
 
 from mpmkit.config.settings import Setting, Spec
 from mpmkit.config.values import all_words, number, on_off
 
-TABLE = os.path.join(os.path.dirname(__file__), "httpd_directives.txt")
+TABLE = f"{__file__.rpartition('/')[0]}/httpd_directives.txt"
 IGNORED, CLOSED, REFUSED = FATES = ("ignored", "closed", "refused")
 
 

@@ -345,10 +345,11 @@ def log_format(words: Words) -> dict[str, str]:
     return {words[1] if len(words) > 1 else "": words[0]}
 
 
-def custom_log(words: Words) -> tuple[tuple[str, str]]:
-    if len(words) > 2:
-        raise ValueError(f'logs every request here; take out the condition "{words[2]}"')
-    return ((words[0], words[1] if len(words) > 1 else ""),)
+def custom_log(words: Words) -> tuple[Words]:
+    """A file, a format or its nickname, and the variable that decides, with a `!` before it or not."""
+    if len(words) > 2 and not re.fullmatch("env=!?.+", words[2], re.IGNORECASE):
+        raise ValueError(f'knows env=variable and env=!variable, not the condition "{words[2]}"')
+    return ((words[0], words[1] if len(words) > 1 else "", *(word[4:] for word in words[2:])),)
 
 
 def error_document(words: Words) -> dict[int, str]:
@@ -358,13 +359,18 @@ def error_document(words: Words) -> dict[int, str]:
     return {code: words[1]}
 
 
-def alias(kind: str) -> Callable[[Words], tuple[tuple[str, str, str]]]:
-    def parse(words: Words) -> tuple[tuple[str, str, str]]:
-        if not words[0].startswith("/"):
-            raise ValueError(f'takes a URL path that starts with "/", not "{words[0]}"')
-        return ((kind, words[0], words[1]),)
+def unless_disabled(words: Words) -> str:
+    """FallbackResource: a path of the site."""
+    if words[0].lower() == "disabled":
+        return ""
+    if not words[0].startswith("/"):
+        raise ValueError(f'takes a URL path that starts with "/", or disabled, not "{words[0]}"')
+    return words[0]
 
-    return parse
+
+def index_names(words: Words) -> Words:
+    """DirectoryIndex; `disabled` alone is no file at all."""
+    return () if [word.lower() for word in words] == ["disabled"] else words
 
 
 def handler(words: Words) -> str | None:

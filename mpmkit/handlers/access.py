@@ -126,14 +126,9 @@ def access_of(settings: Sequence[Setting], unknown: frozenset[str]) -> Access:
         if name in ("order", "satisfy"):
             compat[name].append((config.limited(setting.within), args[0].lower()))
         elif name in compat:
-            compat[name] += [
-                (
-                    config.limited(setting.within),
-                    "closed" if config.unknowable(*asked, unknown) else asked[0],
-                    asked[1],
-                )
-                for asked in config.origins(args)
-            ]
+            for kind, given in config.origins(args):
+                kind = "closed" if config.unknowable(kind, given, unknown) else kind
+                compat[name].append((config.limited(setting.within), kind, given))
         elif name == "authmerging":
             found["merging"] = args[0].lower()
         elif name == "allowmethods":
@@ -193,11 +188,8 @@ def address(text: str) -> tuple[int, int]:
 
 def _local(given: Any, request: Request, conn: Connection) -> bool:
     family, number = address(conn.peer[0])
-    return (
-        (family, number >> 24) == (4, 127)
-        or (family, number) == (6, 1)
-        or conn.peer[0] == conn.local[0]
-    )
+    own = (family, number >> 24) == (4, 127) or (family, number) == (6, 1)
+    return own or conn.peer[0] == conn.local[0]
 
 
 def _ip(given: Any, request: Request, conn: Connection) -> bool:
@@ -211,12 +203,10 @@ def _host(given: Any, request: Request, conn: Connection) -> bool:
         name = socket.gethostbyaddr(conn.peer[0].encode())[0].lower()
     except OSError:
         return False
-    if not _has_address(name, conn):
+    wanted = [domain.lower() for domain in given]
+    if name not in wanted and not any(name.endswith("." + one.removeprefix(".")) for one in wanted):
         return False
-    return any(
-        name == domain.lower() or name.endswith("." + domain.lower().removeprefix("."))
-        for domain in given
-    )
+    return _has_address(name, conn)
 
 
 def _has_address(name: str, conn: Connection) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.http.messages import Request, server_header
 from mpmkit.http.target import OwnName
+from mpmkit.server.variables import variables_of
 
 if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
@@ -68,6 +69,7 @@ class Variables:
     def __init__(self, directives: Directives, document_root: str) -> None:
         self._own = OwnName.of(directives.ServerName, directives.UseCanonicalName == "On")
         self._root = document_root
+        self._rules = directives.variables
         self._admin = directives.ServerAdmin or "[no address given]"
         self.base = {
             "GATEWAY_INTERFACE": "CGI/1.1",
@@ -85,6 +87,8 @@ class Variables:
         again is the same Request (http/protocol.py).
         """
         environ["SERVER_ADDR"] = conn.local[0]
+        if self._rules:
+            environ.update(variables_of(self._rules, request, conn))
         environ["REMOTE_ADDR"] = conn.peer[0]
         environ["REMOTE_PORT"] = str(conn.peer[1])
         environ["REQUEST_SCHEME"] = self._own.scheme or conn.scheme

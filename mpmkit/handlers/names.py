@@ -8,8 +8,11 @@ remembered.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+from mpmkit.config.alias import expression, substituted
 
 T = TypeVar("T")
 
@@ -18,6 +21,44 @@ def joined(root: str, rest: str) -> str:
     """The file below `root` that the rest of a URL path leads to. Only a doubled slash is taken out: as by
     httpd, `Alias /a/ /srv/b` makes /a/x to /srv/bx."""
     return root + (rest[1:] if root.endswith("/") and rest.startswith("/") else rest)
+
+
+class UrlMapping(NamedTuple):
+    """A part of the site: the URL paths below `prefix` are the files below `root`. With a `pattern`
+    (AliasMatch): the paths that it matches are what `root` becomes with its groups."""
+
+    kind: str  # DocumentRoot, Alias, ScriptAlias or WSGIScriptAlias
+    prefix: str
+    root: str
+    pattern: re.Pattern[bytes] | None = None
+
+    @classmethod
+    def of(cls, kind: str, path: str, root: str) -> UrlMapping:
+        """That of a line."""
+        if kind.endswith("Match"):
+            return cls(kind.removesuffix("Match"), "", root, expression(path))
+        return cls(kind, path, root)
+
+    def holds(self, path: str) -> bool:
+        """Does `path` begin with whole segments of the prefix, or match the pattern?"""
+        if self.pattern is not None:
+            return self.pattern.search(os.fsencode(path)) is not None
+        if not path.startswith(self.prefix):
+            return False
+        return path[len(self.prefix) :][:1] in ("", "/") or self.prefix.endswith("/")
+
+    def file(self, path: str) -> str:
+        """The file that a path of this mapping leads to."""
+        return joined(self.root, path[len(self.prefix) :])
+
+    def at(self, path: str) -> UrlMapping:
+        """For one path: a pattern is the Alias that does the same to this path."""
+        if self.pattern is None:
+            return self
+        found = self.pattern.search(os.fsencode(path))
+        name = substituted(self.root, found) if found else ""
+        alike = len(os.path.commonprefix((path[::-1], name[::-1])))  # noqa: RUF071 - up to any character
+        return UrlMapping(self.kind, path[: len(path) - alike], name[: len(name) - alike])
 
 
 def by_extension(table: Mapping[str, T], filename: str) -> T | None:

@@ -14,13 +14,15 @@ the file system is asked, at each request.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from stat import S_ISDIR
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Directives
 from mpmkit.handlers.gateway import Script, redirected
-from mpmkit.handlers.names import by_extension, joined
+from mpmkit.handlers.names import UrlMapping, by_extension
+from mpmkit.handlers.redirects import redirected_away, redirection
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.handlers.wsgi import WsgiScripts
@@ -36,24 +38,6 @@ if TYPE_CHECKING:
 Handler = Callable[[Request, "Connection"], Response]
 
 DECISIONS_KEPT = 1024
-
-
-class UrlMapping(NamedTuple):
-    """A part of the site: the URL paths below `prefix` are the files below `root`."""
-
-    kind: str  # DocumentRoot, Alias, ScriptAlias or WSGIScriptAlias
-    prefix: str
-    root: str
-
-    def holds(self, path: str) -> bool:
-        """Does `path` begin with whole segments of the prefix?"""
-        if not path.startswith(self.prefix):
-            return False
-        return path[len(self.prefix) :][:1] in ("", "/") or self.prefix.endswith("/")
-
-    def file(self, path: str) -> str:
-        """The file that a path of this mapping leads to."""
-        return joined(self.root, path[len(self.prefix) :])
 
 
 class Router:
@@ -77,13 +61,13 @@ class Router:
         self._trace = directives.TraceEnable.lower() != "off"
         self._sections = Sections(directives)
         self._root = UrlMapping("DocumentRoot", "", files.root)
-        aliases = [UrlMapping(*alias) for alias in directives.aliases]
+        aliases = [UrlMapping.of(*alias) for alias in directives.aliases]
         # mod_alias comes before mod_wsgi; each in the order of its lines.
         self._aliases = sorted(aliases, key=lambda alias: alias.kind == "WSGIScriptAlias")
         files.handler_of, files.file_of, files.errors = self.decide, self.file, errors
         self._files = files
         # For each mapping, and for what the sections say there of sendfile and mmap.
-        self._static = {(self._root, files.options.sendfile, files.options.mmap): files}
+        self._static = {(self._root, repr(self._sections.server.files)): files}
         # A child has SCHED_BATCH, and with threads one CPU; its programs not: read before the first fork.
         self._cpus, self._policy = os.sched_getaffinity(0), os.sched_getscheduler(0)
         self._cgi: CgiScripts | None = None
@@ -99,6 +83,7 @@ class Router:
             decision = self.decide(path)
             if len(self._decisions) >= DECISIONS_KEPT:
                 self._decisions.clear()
+                self._static = dict(list(self._static.items())[:1])
             self._decisions[path] = decision
         if request.method == "TRACE":
             return self._echo(request)
@@ -110,6 +95,8 @@ class Router:
         """The handler of `path`."""
         if path == "*":
             return _whole_server
+        if found := redirection(self._directives.redirects, path):
+            return partial(self._away, *found)
         handler = self._chosen(path)
         watched = self._sections.watched(self.file(path))
         if not watched:
@@ -166,7 +153,7 @@ class Router:
         """The first alias that the path begins with, or the document root."""
         for mapping in self._aliases:
             if mapping.holds(path):
-                return mapping
+                return mapping.at(path)
         return self._root
 
     def file(self, path: str) -> str:
@@ -178,15 +165,14 @@ class Router:
         return self._sections.config_for(path, self.file(path))
 
     def _files_of(self, mapping: UrlMapping, config: MergedConfig) -> StaticFiles:
-        key = (mapping, config.sendfile, config.mmap)
+        key = (mapping, repr(config.files))
         if key not in self._static:
-            self._static[key] = self._files.variant(
-                mapping.root, mapping.prefix, config.sendfile, config.mmap
-            )
+            self._static[key] = self._files.variant(mapping.root, mapping.prefix, config.files)
         return self._static[key]
 
     def _guarded(self, config: MergedConfig, handler: Handler) -> Handler:
         """`handler`, for the clients that its sections admit and the bodies that LimitRequestBody allows."""
+        handler = self._elsewhere(config, handler)
         if (limit := config.body) is not None:
             inner = handler
 
@@ -221,6 +207,39 @@ class Router:
         text = f"there is no such handler here as is configured for {self.file(request.path)}"
         self._errors.write("error", text, module="core", client=conn.peer)
         return page(403, request.method)
+
+    def _elsewhere(self, config: MergedConfig, handler: Handler) -> Handler:
+        """`handler`, unless a section redirects the path, or there is no file and a FallbackResource."""
+        lines, fallback = config.files.get("Redirect", ()), config.files.get("FallbackResource")
+        if not lines and not fallback:
+            return handler
+        index = config.files.get("DirectoryIndex", self._files.index)
+
+        def elsewhere(request: Request, conn: Connection) -> Response:
+            if found := redirection(lines, request.path):
+                return self._away(*found, request, conn)
+            if fallback and request.path != fallback and self._is_missing(request.path, index):
+                if os.path.isfile(self.file(fallback)):
+                    return self.decide(fallback)(request.for_path(Request, fallback), conn)
+            return handler(request, conn)
+
+        return elsewhere
+
+    def _is_missing(self, path: str, index: Iterable[str]) -> bool:
+        """There is no such file; or it is a directory, and none of its `index` files is there."""
+        try:
+            st = os.stat(self.file(path))
+        except FileNotFoundError:
+            return True
+        except (OSError, ValueError):
+            return False
+        if not S_ISDIR(st.st_mode) or not path.endswith("/"):
+            return False
+        urls = (name if name.startswith("/") else path + name for name in index)
+        return not any(os.path.exists(self.file(url)) for url in urls)
+
+    def _away(self, status: int, target: str, request: Request, conn: Connection) -> Response:
+        return redirected_away(status, target, request, conn, self._files.own)
 
     # -- scripts ------------------------------------------------------------------------------
 

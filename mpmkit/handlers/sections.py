@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, islice
 from stat import S_ISLNK
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mpmkit.config.access import DECIDE
 from mpmkit.config.directives import Directives, Section, section_values
@@ -51,7 +51,7 @@ class MergedConfig(NamedTuple):
     by_extension, options               AddHandler's, Options'
     access      who may have it
     body        LimitRequestBody's; None where no section at all has one: then the protocol applies it
-    sendfile, mmap      EnableSendfile's, EnableMMAP's
+    files       what is said of files (OF_FILES), by directive
     documents, signature                ErrorDocument's, by status, and ServerSignature's
     """
 
@@ -61,17 +61,19 @@ class MergedConfig(NamedTuple):
     options: frozenset[str]
     access: Access
     body: int | None
-    sendfile: bool
-    mmap: bool
+    files: Mapping[str, Any]
     documents: Mapping[int, str]
     signature: str
 
 
 # Directives whose value in a later section replaces the value of an earlier one.
 _REPLACED = {
-    "SetHandler": "handler", "LimitRequestBody": "body", "EnableMMAP": "mmap",
-    "EnableSendfile": "sendfile", "ServerSignature": "signature",
+    "SetHandler": "handler", "LimitRequestBody": "body", "ServerSignature": "signature",
 }  # fmt: skip
+OF_FILES = (
+    "AddDefaultCharset", "AddType", "DirectoryIndex", "DirectorySlash", "EnableMMAP", "EnableSendfile",
+    "FallbackResource", "FileETag", "ForceType", "Redirect",
+)  # fmt: skip
 
 
 class SectionRule:
@@ -94,6 +96,10 @@ class SectionRule:
         self._replaced = {
             field: self.values[name] for name, field in _REPLACED.items() if name in self.values
         }
+        self._files = {name: self.values[name] for name in OF_FILES if name in self.values}
+        for name in ("RedirectMatch", "RedirectPermanent", "RedirectTemp"):
+            if lines := self.values.get(name):
+                self._files["Redirect"] = (*self._files.get("Redirect", ()), *lines)
         self._options = [s.args for s in section.settings if s.name.lower() == "options"]
         if self.kind == "Directory":
             self.arg = canonical(self.arg)
@@ -153,6 +159,11 @@ class SectionRule:
             config = config._replace(by_extension={**config.by_extension, **values["AddHandler"]})
         if "ErrorDocument" in values:
             config = config._replace(documents={**config.documents, **values["ErrorDocument"]})
+        if self._files:
+            types = {**config.files.get("AddType", {}), **self._files.get("AddType", {})}
+            lines = (*self._files.get("Redirect", ()), *config.files.get("Redirect", ()))
+            files = {**config.files, **self._files, "AddType": types, "Redirect": lines}
+            config = config._replace(files=files)
         if self._options:
             config = config._replace(options=self.options_over(config.options))
         return config
@@ -177,8 +188,7 @@ class Sections:
             merge_options(frozenset(), [d.Options]),
             access_of(d.closed, d.unknown),
             d.LimitRequestBody if limited else None,
-            d.EnableSendfile,
-            d.EnableMMAP,
+            {"FallbackResource": d.FallbackResource} if d.FallbackResource else {},
             d.ErrorDocument,
             d.ServerSignature,
         )

@@ -202,6 +202,8 @@ class StaticFiles:
     own = OwnName()  # ServerName, for redirects
     # AddDefaultCharset, for text/html and text/plain without a charset of their own.
     charset = ""
+    slash = True  # DirectorySlash
+    forced: str | None = None  # ForceType
     # mod_autoindex is loaded: it answers for a directory without an index file.
     listings = False
     errors: ErrorLog | None = None
@@ -227,12 +229,18 @@ class StaticFiles:
         self._cached: dict[str, CachedFile] = {}
         self._maps = options.mmap and not options.sendfile
 
-    def variant(self, root: str, prefix: str, sendfile: bool, mmap: bool) -> StaticFiles:
-        """The same handler for an Alias, or with another way to send large files."""
-        options = self.options._replace(sendfile=sendfile, mmap=mmap)
-        other = StaticFiles(root, self.index, self.types, self._clock, prefix, options)
+    def variant(self, root: str, prefix: str, said: Mapping[str, Any]) -> StaticFiles:
+        """The same handler for an Alias, or with what sections have said of files, by directive."""
+        fields = {"EnableSendfile": "sendfile", "EnableMMAP": "mmap", "FileETag": "etag"}
+        changes = {fields[name]: said[name] for name in fields if name in said}
+        index = said.get("DirectoryIndex", self.index)
+        types = {**self.types, **said.get("AddType", {})}
+        options = self.options._replace(**changes)
+        other = StaticFiles(root, index, types, self._clock, prefix, options)
+        other.slash, other.forced = said.get("DirectorySlash", self.slash), said.get("ForceType")
         other.handler_of, other.file_of, other.errors = self.handler_of, self.file_of, self.errors
-        other.own, other.charset = self.own, self.charset
+        other.own = self.own
+        other.charset = said.get("AddDefaultCharset", self.charset)
         other.listings = self.listings
         return other
 
@@ -306,6 +314,8 @@ class StaticFiles:
             st = os.stat(filename)
             if stat.S_ISDIR(st.st_mode):
                 if not path.endswith("/"):
+                    if not self.slash:
+                        raise NoIndex(filename)
                     return moved(request, conn, quote_path(path) + b"/", self.own)
                 url, filename, st = self._index_of(path)
                 handler = self.handler_of(url) if self.handler_of is not None else self
@@ -339,7 +349,7 @@ class StaticFiles:
         return file
 
     def _media_type(self, filename: str) -> str | None:
-        kind = by_extension(self.types, filename)
+        kind = self.forced or by_extension(self.types, filename)
         if self.charset and kind in ("text/html", "text/plain"):
             return f"{kind}; charset={self.charset}"
         return kind

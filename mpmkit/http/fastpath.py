@@ -63,7 +63,8 @@ class RequestCache:
     lines    field lines of plain heads: each with its field and its bits (`_HOST_LINE` and so on)
 
     Both are bounded, and emptied when they are full. All connections and threads of a process share
-    them; each step is one operation on a dict or a set, so there is no lock.
+    them. Each step is one operation on a dict or a set, and what it finds is whole, so there is no
+    lock: threads that add at the same moment may go beyond a bound, by one entry each.
     """
 
     __slots__ = ("_fields", "_longest", "_once", "known", "lines")

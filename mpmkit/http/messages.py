@@ -354,21 +354,19 @@ class HeadStart:
 
     def __init__(self, server: str = SERVER) -> None:
         self._server = server
-        self._second = 0
-        self._lines: dict[int, bytes] = {}
+        # By status: a second, and its lines. They are one value, since other threads read them.
+        self._made: dict[int, tuple[int, bytes]] = {}
 
     def lines(self, status: int, now: int) -> bytes:
         """Status line, Date and Server. `now` is in seconds, whole."""
-        if now != self._second:
-            # A new dict, not a cleared one: another thread may be reading the old one.
-            self._lines = {}
-            self._second = now
-        lines = self._lines.get(status)
-        if lines is None:
-            lines = self._lines[status] = (
-                f"HTTP/1.1 {status} {REASONS.get(status, '')}\r\n"
-                f"Date: {http_date(now)}\r\nServer: {self._server}\r\n"
-            ).encode("latin-1")
+        made = self._made.get(status)
+        if made is not None and made[0] == now:
+            return made[1]
+        lines = (
+            f"HTTP/1.1 {status} {REASONS.get(status, '')}\r\n"
+            f"Date: {http_date(now)}\r\nServer: {self._server}\r\n"
+        ).encode("latin-1")
+        self._made[status] = now, lines
         return lines
 
     def lines_with(self, status: int, reason: bytes, now: int) -> bytes:

@@ -34,6 +34,7 @@ _SIMPLE_REQUEST = re.compile(rb"GET ([\x21-\x7e\x80-\xff]+)\r\n")
 # and a length that is given twice, even the same one.
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _BLANK_CONTINUATION = re.compile(rb"\r\n[ \t]+\r\n")
+_FOLD = re.compile(rb"[ \t]*\r\n[ \t]+")  # of a continued field: one blank (RFC 9112, 5.2)
 _LENGTHS = re.compile(rb"\ncontent-length:([^\r]*(?:\r\n[ \t][^\r]*)*)", re.IGNORECASE)
 
 # What h11 says of a head, and httpd's id for the same.
@@ -296,7 +297,7 @@ def _read_by_h11(head: bytes, directives: Directives) -> h11.Request:
     if len(lengths) > 1 or any(b"," in value for value in lengths):
         raise RequestError(400, "more than one Content-Length", ah="AH10242")
     parser = h11.Connection(h11.SERVER)
-    parser.receive_data(head)
+    parser.receive_data(_FOLD.sub(b" ", head))
     try:
         event = parser.next_event()
     except h11.RemoteProtocolError as error:

@@ -36,13 +36,11 @@ class Piece:
     @property
     def slope(self) -> float:
         """Change of the rate per second; 0 for the last piece, which never ends."""
-        return 0.0 if self.end == math.inf else (self.last - self.first) / (self.end - self.begin)
+        return (self.last - self.first) / (self.end - self.begin)
 
     @property
     def total(self) -> float:
         """The area until its end."""
-        if self.end == math.inf:
-            return math.inf
         return self.area + (self.first + self.last) / 2 * (self.end - self.begin)
 
     def when(self, area: float) -> float:

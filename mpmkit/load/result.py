@@ -1,7 +1,4 @@
-"""What a load measured.
-
-Imports neither locust nor gevent nor pandas.
-"""
+"""What a load measured. Imports neither locust nor gevent."""
 
 from __future__ import annotations
 
@@ -12,16 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mpmkit.config.extras import require
 from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.windows import Tick, Window, windows
 from mpmkit.measure.stats import knee
-
-if TYPE_CHECKING:
-    import pandas
 
 GENERATOR_LIMIT = 0.9
 """Share of a core from which on a generator process is taken to be what limited the run. Above it
@@ -191,14 +184,6 @@ class LoadRun:
             "generator_starved": self.generator_starved if self.processes_wait else None,
             "seed": self.profile.seed,
         }
-
-    def to_frame(self) -> pandas.DataFrame:
-        """The run as a frame of one tidy row."""
-        pandas = require("pandas")
-
-        frame = pandas.DataFrame([self.row()])
-        frame["started_at"] = pandas.to_datetime(frame["started_at"], unit="s", utc=True)
-        return frame
 
     def summary(self) -> str:
         """A few lines for people."""

@@ -30,12 +30,6 @@ class Target(NamedTuple):
         return f"{self.scheme}://{self.place}"
 
 
-def loopback_target(url: object) -> tuple[str, int]:
-    """(host, port) of `target_of`."""
-    found = target_of(url)
-    return found.host, found.port
-
-
 def target_of(url: object, yours: str | None = None) -> Target:
     """The target of ``http://HOST:PORT`` or ``https://HOST:PORT``.
 

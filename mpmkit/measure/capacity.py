@@ -39,8 +39,7 @@ SEED = 1  # of the random order
 # scale -> rounds, seconds a step, how near the bisection comes
 SCALES = {"smoke": (1, 1.0, 0.3), "demo": (2, 3.0, 0.05), "full": (8, 10.0, 0.03)}
 
-# A hundred workers each.
-DIRECTIVES = {**demand.DIRECTIVES}
+DIRECTIVES = {**demand.DIRECTIVES}  # a hundred workers each
 DIRECTIVES["prefork"] = {**DIRECTIVES["prefork"], "StartServers": 100, "MaxSpareServers": 128}
 
 SCRIPT = """import time
@@ -171,7 +170,7 @@ def capacity_table(
 
     def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
         how, rejected = {"document_root": root, **DIRECTIVES[cell.mpm]}, 0
-        start = partial(launch or demand.launch_ours, cell.mpm, **how)
+        start = partial(launch or experiment.launcher(), cell.mpm, **how)
         with cpus.pinned(start, place) as server:
             while rate := table.next(cell.round, cell.mpm):
                 report(f"round {cell.round}, {cell.label}", 0.0)

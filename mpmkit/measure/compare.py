@@ -24,6 +24,7 @@ COSTS: dict[str, tuple[tuple[str, ...], str]] = {
     "memory": (("server", "mpm", "against", "level"), "pss_kb"),
     "sweep": (("server", "mpm", "point"), "qps"),
 }
+SHOWN = 4  # names of what only one file has
 MACHINE = ("cpu_model", "cores", "kernel", "python")
 
 Costs = dict[str, dict[int, float]]
@@ -69,8 +70,11 @@ def compare_files(
     if (first := one[0]["table"]) != (second := other[0]["table"]):
         raise RecordError(f"{a} holds {first}, {b} holds {second}; both must be of one table")
     mine, theirs = costs(one), costs(other)
-    notes = [f"only in {a}: {name}" for name in mine if name not in theirs]
-    notes += [f"only in {b}: {name}" for name in theirs if name not in mine]
+    notes = []
+    for name, own, others in ((a, mine, theirs), (b, theirs, mine)):
+        alone = [one for one in own if one not in others]
+        more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
+        notes += [f"only in {name}: {', '.join(alone[:SHOWN])}{more}"] * bool(alone)
     for column in MACHINE:
         x, y = (", ".join(sorted({str(row[column]) for row in rows})) for rows in (one, other))
         notes += [f"two machines: {column} is {x}, then {y}"] * (x != y)

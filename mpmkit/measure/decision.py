@@ -8,7 +8,7 @@ interval (`stats.ratio`). A word is said only if the whole interval supports it:
     between the two                            the same within 3%
     it crosses one of these limits             undecided (so many more blocks would decide)
 
-So two equal things are called different in fewer than 5 of 100 experiments, whatever the number of
+So two equal things are called different in fewer than 5 of 100 comparisons, whatever the number of
 blocks, and each block added makes the interval narrower and a word likelier.
 """
 
@@ -61,10 +61,10 @@ def decide(
 ) -> Decision:
     """Compare two costs, each as block -> cost: in pairs over the blocks that both have, or where these
     are too few by Welch's interval. Raises ValueError if there is nothing above 0 to compare."""
-    both = sorted(one.keys() & other.keys())
+    both = one.keys() & other.keys()
     paired = len(both) > 1 or len(both) == len(one) == len(other)
     if paired:
-        ratio, blocks = stats.ratio([one[n] for n in both], [other[n] for n in both]), len(both)
+        ratio, blocks = stats.paired(one, other), len(both)
     else:
         ratio, blocks = unpaired([*one.values()], [*other.values()]), min(len(one), len(other))
     word = word_of(ratio, margin)

@@ -2,16 +2,10 @@
 
     print(mpmkit.demand_table(scale="demo").text())
 
-Requests a second at saturation measure the slower of generator and server, which on two CPUs is the
-generator. Here it sends at fixed rates below its limit, and what is measured is how busy that keeps the
-server's CPU (docs/DEMAND.md):
-
-* **A CPU each**: one for the generator, one for the server with all its children (`cpus`).
-* **Randomised complete blocks.** A block starts each server once, in random order: prefork, worker,
-  event and a second prefork (the A/A control), of mpmkit and of httpd where it is installed. The rates
-  are in random order, too. The seed stands in the rows.
-* **Pools that do not move.** All processes that are needed run from the start.
-* **Rows with a flaw are shown and not used** (`demand_table.flaw_of`).
+Requests a second at saturation measure the slower of generator and server. Here the generator sends at fixed
+rates below its limit, and what is measured is how busy that keeps the server's CPU (docs/DEMAND.md). Each of
+the two has a CPU of its own (`cpus`). A block starts each server once, in random order: prefork, worker, event
+and a second prefork (the A/A control), of mpmkit and of httpd where it is installed.
 """
 
 from __future__ import annotations
@@ -47,16 +41,16 @@ SCALES: dict[str, tuple[int, float, tuple[float, ...], tuple[str, ...]]] = {
     "full": (20, 2.0, (2000.0, 4000.0, 6000.0), tuple(WORKS)),
 }
 
-# The article's, but that no child is forked or ended while it is measured: more than MinSpareThreads idle.
-POOLS = {
-    "prefork": {"StartServers": 24, "MinSpareServers": 4, "MaxSpareServers": 32},
-    "worker": {"StartServers": 4},
-    "event": {"StartServers": 4},
-}
+_FEW = {"StartServers": 4}  # children, of 25 threads
 DIRECTIVES: dict[str, dict[str, Any]] = {
-    mpm: {**given, **POOLS[mpm], "KeepAlive": True, "MaxKeepAliveRequests": 0}
-    for mpm, given in published.DIRECTIVES.items()
+    mpm: {**published.DIRECTIVES[mpm], **pool, "KeepAlive": True, "MaxKeepAliveRequests": 0}
+    for mpm, pool in (
+        ("prefork", {"StartServers": 24, "MinSpareServers": 4, "MaxSpareServers": 32}),
+        ("worker", _FEW),
+        ("event", _FEW),
+    )
 }
+"""The article's, but that no child is forked or ended while it is measured."""
 
 
 # -- the plan ------------------------------------------------------------------------------------
@@ -137,18 +131,14 @@ def plan(
     problems.numbers("seed", (seed if type(seed) is int else str(seed),), 0, 1 << 31)
     problems.raise_any()
     rivals, missing = competitors.installed(competitors.of(beside))
-    launches = {OURS: launch or launch_ours, **{rival.server: rival.start for rival in rivals}}
+    launches = {
+        OURS: launch or experiment.launcher(),
+        **{rival.server: rival.start for rival in rivals},
+    }
     speeds = tuple(sorted(set(map(float, speeds))))
     return DemandPlan(
         kinds, speeds, blocks or most, seconds, seed, margin, chosen, launches, missing
     )
-
-
-def launch_ours(mpm: str, **directives: Any) -> Any:
-    """`mpmkit.launch`, imported when it is called."""
-    import mpmkit
-
-    return mpmkit.launch(mpm, **directives)
 
 
 # -- measuring -----------------------------------------------------------------------------------
@@ -244,7 +234,16 @@ def _measure_server(
             rates = stats.turns(todo.rates, cell.round, f"{todo.seed} {cell.label} {work}")
             readings = cpus.Readings(server.pid, place)
             conditions = experiment.Conditions(table, cell)
-            load = profile(work, rates, todo.seconds)
+            kind, keep = WORKS[work]
+            load = LoadProfile(
+                path=published.page(kind).path,
+                expect_length=published.page(kind).length,
+                users=USERS,
+                keep_alive=keep,
+                arrival="constant",
+                stages=tuple(Stage(todo.seconds, rate=rate) for rate in rates),
+                warmup_seconds=WARMUP,
+            )
             found = run_load(server, profile=load, on_tick=readings.tick)
             if not found.complete or experiment.is_gone(server):
                 words = f"{found.ended}{experiment.last_words(server)}"
@@ -257,20 +256,6 @@ def _measure_server(
                 columns["flaw"] = flaw_of(columns, place.shared)
                 rows.append(conditions.row(directives, **columns))
             yield rows
-
-
-def profile(work: str, rates: Sequence[float], seconds: float) -> LoadProfile:
-    """The load of one kind of work: each rate for so many seconds, one after the other."""
-    kind, keep = WORKS[work]
-    return LoadProfile(
-        path=published.page(kind).path,
-        expect_length=published.page(kind).length,
-        users=USERS,
-        keep_alive=keep,
-        arrival="constant",
-        stages=tuple(Stage(seconds, rate=rate) for rate in rates),
-        warmup_seconds=WARMUP,
-    )
 
 
 # -- the command line ----------------------------------------------------------------------------
@@ -292,7 +277,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=1, metavar="N", help="of the random order (1)")
     add("--margin", type=command.share, default=MARGIN, metavar="P", help="the same within (3%%)")
     add("--without-httpd", action="store_true", help="measure mpmkit alone")
-    command.add_options(parser, "--scale", "--out")
+    scales = "smoke (half a minute), demo (five minutes; the default) or full (an hour)"
+    command.add_options(parser, "--scale", "--out", scale=scales)
     options = parser.parse_args(argv)
     works = command.listed(options.work) if options.work else None
     given = (works, options.rates, options.blocks, options.scale)

@@ -84,11 +84,11 @@ class QpsTable(Table):
     # -- figures -----------------------------------------------------------------------------------
 
     def summary(self) -> pandas.DataFrame:
-        """One row per kind, server and MPM: published, median, min, max, the interval of the median
-        (low, high) and its level, noise (the standard deviation of the logarithms of the rounds), both
-        ratios to prefork, the measured one within the rounds and with its 95% interval (ratio_low,
-        ratio_high), the server's CPU time for a request in µs (cpu_us), and in how many rounds the
-        generator or the machine was the limit (bound; in words: limit)."""
+        """One row per kind, server and MPM: published, median, min, max, the interval of the median (low,
+        high; below 6 rounds all of them, with level 0), noise (the standard deviation of the logarithms of
+        the rounds), both ratios to prefork, the measured one within the rounds and with its 95% interval
+        (ratio_low, ratio_high), the server's CPU time for a request in µs (cpu_us), and in how many rounds
+        the generator or the machine was the limit (bound; in words: limit)."""
         found = [
             self._line(kind, server, mpm)
             for kind in self.kinds
@@ -259,7 +259,8 @@ class QpsTable(Table):
             lines.append(
                 "limit: in how many rounds the generator had no processor time left, or the machine, "
                 "which generator and server share, had none for it. A faster server would not have "
-                "shown there, and the figures are lower bounds"
+                "shown there, and the figures are lower bounds; mpmkit demand measures what decides, "
+                "the CPU time of a request at fixed rates"
             )
         steal = max((row["steal"] or 0.0 for row in self.records), default=0.0)
         if steal >= 0.01:
@@ -303,15 +304,14 @@ def _ratio(one: Mapping[Any, float], other: Mapping[Any, float]) -> stats.Interv
 
 def _sure(lines: Sequence[Row]) -> str:
     """The heading of `_range`."""
-    return "95% interval" if min(line["rounds"] for line in lines) >= stats.ENOUGH else "all rounds"
+    return "95% interval" if all(line["level"] for line in lines) else "all rounds"
 
 
 def _range(line: Row) -> str:
     """The interval of the median; with fewer rounds than that takes, the lowest and the highest one."""
     if line["rounds"] < 2:
         return "-"
-    ends = ("low", "high") if line["rounds"] >= stats.ENOUGH else ("min", "max")
-    return " to ".join(f"{line[end]:,.0f}" for end in ends)
+    return f"{line['low']:,.0f} to {line['high']:,.0f}"
 
 
 def _number(value: float, form: str) -> str:

@@ -7,8 +7,8 @@ A round measures every server once, one after the other. Rounds are few (3 to 30
   median lies between them unless all but k - 1 rounds fell on one side of it, which is a matter of
   tossed coins; k is the largest for which that is rarer than 5%. A plain bootstrap would be narrower
   and would promise too much: simulated on skewed figures, it holds 89% of the true medians with 7
-  rounds. An interval from 3 rounds holds the median with 75% at most, from 5 with 94%, and 95% takes 6;
-  `level` says so, and the tables print it.
+  rounds. 95% takes 6 rounds: all of 3 hold the median with 75%, of 5 with 94%. With fewer than 6 the
+  tables print the rounds, lowest to highest, and call them that.
 * Two servers are compared **within a round**, so that a slow minute, which met both alike, is not taken
   for a difference between them: `ratio`, with a 95% interval at any number of rounds from 2. A
   difference is **larger than the noise** if that interval excludes 1. There is no other rule.
@@ -41,9 +41,9 @@ _T = tuple(
 
 
 def turns(cells: Sequence[T], round_number: int, seed: str | None = None) -> list[T]:
-    """The order in which round `round_number` (from 1) measures all cells: each round begins with the
-    next cell. With a seed the order is random in each round (randomised complete blocks), and the
-    same whenever the seed and the number of cells are, so that a stopped run can go on."""
+    """The order in which round `round_number` (from 1) measures all cells. With a seed it is random in each
+    round (randomised complete blocks), and the same whenever the seed and the number of cells are, so
+    that a stopped run can go on. Without one, each round begins with the next cell."""
     if seed is not None:
         return random.Random(f"{seed} {round_number}").sample(cells, len(cells))
     start = (round_number - 1) % len(cells) if cells else 0
@@ -59,10 +59,8 @@ def t_quantile(freedom: int) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """A middle value with the interval around it, and the probability that the interval is owed.
-
-    value, low, high: in the unit of what was given. level: 0 to 0.95, see `level`.
-    """
+    """A value with its confidence interval, in the unit of what was given. level: the confidence, 0 to
+    0.95; 0 where nothing is known of the spread."""
 
     value: float
     low: float
@@ -75,11 +73,6 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.value:,.4g} ({self.level:.0%}: {self.low:,.4g} to {self.high:,.4g})"
-
-
-def level(rounds: int) -> float:
-    """How sure an interval of the median from that many rounds can be: 0 for one, at most 0.95."""
-    return min(LEVEL, 1 - 2.0 ** (1 - rounds)) if rounds > 0 else 0.0
 
 
 def _rank(rounds: int) -> int:
@@ -95,13 +88,13 @@ def _rank(rounds: int) -> int:
 
 
 def median(values: Sequence[float]) -> Interval:
-    """The median of the rounds with its interval. Raises ValueError if there is none."""
+    """The median of the rounds with its 95% interval; below `ENOUGH` rounds with the lowest and the highest,
+    and level 0. Raises ValueError if there is none."""
     if not values:
         raise ValueError("rounds: none was measured, so there is no median")
     ordered, rank = sorted(values), _rank(len(values))
-    return Interval(
-        statistics.median(ordered), ordered[rank - 1], ordered[-rank], level(len(values))
-    )
+    level = LEVEL if len(values) >= ENOUGH else 0.0
+    return Interval(statistics.median(ordered), ordered[rank - 1], ordered[-rank], level)
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Interval:

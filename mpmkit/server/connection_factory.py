@@ -5,7 +5,8 @@ Decided once, when a configuration is read, so that a server without any of thes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Directives
 from mpmkit.http.fastpath import RequestCache
@@ -13,6 +14,7 @@ from mpmkit.server.connection import Connection, Received
 from mpmkit.server.listen import SecureSocket, first_timeout
 
 if TYPE_CHECKING:
+    from mpmkit.server.hosts import Hosts
     from mpmkit.server.tls import TlsConnection
 
 
@@ -20,12 +22,18 @@ class ConnectionFactory:
     """Call it with what `accept` gave: `service.connection(sock, peer)`.
 
     count_received    an access log asks for the bytes that were received (%I)
+    hosts             virtual hosts, each of which may have a certificate of its own
 
     Raises DirectiveError if the directives of TLS can't be used.
     """
 
     def __init__(
-        self, directives: Directives, requests: RequestCache, *, count_received: bool
+        self,
+        directives: Directives,
+        requests: RequestCache,
+        *,
+        count_received: bool,
+        hosts: Hosts | None = None,
     ) -> None:
         self._directives = directives
         self._requests = requests
@@ -38,7 +46,13 @@ class ConnectionFactory:
             )
 
             self._tls = tls.TlsConnection
-            self._tls_context = tls.context_for(directives)
+            if hosts is None:
+                context = tls.context_for(directives)
+                self._context_of: Callable[[Any], Any] = lambda sock: context
+            else:
+                from mpmkit.server.hosts import Certificates
+
+                self._context_of = Certificates(hosts, tls.context_for).of
         self._filter = None
         if directives.ConnectionFilter is not None:
             from mpmkit.server.filters import FILTERS
@@ -55,7 +69,7 @@ class ConnectionFactory:
             )
         given = sock, peer, self._directives, self._requests, self.first_timeout, nonblocking
         if self._tls is not None and type(sock) is SecureSocket:
-            conn: Connection = self._tls(*given, context=self._tls_context)
+            conn: Connection = self._tls(*given, context=self._context_of(sock))
         else:
             conn = Connection(*given)
         if self._filter is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from time import time_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Directives
 from mpmkit.http.fastpath import RequestCache
@@ -37,6 +37,9 @@ from mpmkit.server.connection_factory import ConnectionFactory
 from mpmkit.server.logs import AccessLog, ErrorLog
 from mpmkit.server.scoreboard import WorkerSlot
 
+if TYPE_CHECKING:
+    from mpmkit.server.hosts import Hosts
+
 Handler = Callable[[Request, Connection], Response]
 
 CLOSE = b"Connection: close\r\n"
@@ -55,6 +58,7 @@ class Service:
     """What all connections of one process share. Made before the fork, so children share it, too.
 
     error_page    makes the page for a request that got no answer from a handler
+    hosts         the virtual hosts, if there are any (server/hosts.py)
     connection    makes a connection of what `accept` gave
     leaving       is this process about to end? Each child sets it; then every response says
                   `Connection: close`
@@ -67,17 +71,22 @@ class Service:
         access: AccessLog | None,
         errors: ErrorLog,
         error_page: Callable[[int, Connection, str], Response] = default_error_page,
+        hosts: Hosts | None = None,
     ) -> None:
         self.directives = directives
         self.handler = handler
         self.access = access
         self.errors = errors
         self.error_page = error_page
+        self.hosts = hosts
         self.leaving: Callable[[], bool] = bool
         self.requests = RequestCache(directives)
         self.head_start = HeadStart(server_header(directives.ServerTokens))
         self.connection = ConnectionFactory(
-            directives, self.requests, count_received=access is not None and access.received
+            directives,
+            self.requests,
+            count_received=access is not None and access.received,
+            hosts=hosts,
         )
         # An access log asks for a header of the response: the connection remembers it.
         self.keep_response = access is not None and access.response
@@ -127,7 +136,7 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
         if request is None:
             return False
         slot.set(BUSY_WRITE)
-        slot.requested(_PROTOCOLS[request.version], request.line)
+        slot.requested(_PROTOCOLS[request.version], request.line, request, conn)
         conn.started = time_ns()
         conn.begin_request(request)
         conn.keep_alive = True

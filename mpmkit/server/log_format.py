@@ -21,8 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mpmkit.config.setenvif import EnvRule
 from mpmkit.http.messages import http_date
 from mpmkit.http.target import OwnName, quote_line
+from mpmkit.server.variables import variables_of
 
 if TYPE_CHECKING:
     from mpmkit.server.connection import Connection
@@ -46,6 +48,7 @@ class Site:
     index: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str, str], ...] = ()
     server: str = ""
+    variables: tuple[EnvRule, ...] = ()
 
     @property
     def own(self) -> OwnName:
@@ -244,6 +247,27 @@ def _port(argument: str, site: Site) -> Field:
     return _one_of(ports, argument, "p")
 
 
+def _variable(name: str, site: Site) -> Field:
+    """%{NAME}e: of SetEnvIf and BrowserMatch, or of the server's environment."""
+
+    def value(conn: Connection, now: int) -> str:
+        found = variables_of(site.variables, conn.request, conn).get(name)
+        return os.environ.get(name, "-") if found is None else quote_line(os.fsencode(found))
+
+    return value
+
+
+def only_if(line: Field, condition: str, site: Site) -> Callable[[Connection, int], str | None]:
+    """`line`, for the requests that have a variable (or with `!` before its name: have it not)."""
+    name, wanted = condition.removeprefix("!"), not condition.startswith("!")
+
+    def some(conn: Connection, now: int) -> str | None:
+        found = variables_of(site.variables, conn.request, conn)
+        return line(conn, now) if (name in found) == wanted else None
+
+    return some
+
+
 def _answered(argument: str, site: Site) -> Field:
     """%{NAME}o: a header of the response. Those that the connection writes come from its state."""
     key = argument.lower()
@@ -301,10 +325,10 @@ FIELDS: dict[str, Field] = {
 SERVER_FIELDS = ("v", "V", "p", "f")
 
 WITH_ARGUMENT: dict[str, Callable[[str], Field]] = {
-    "i": _header, "C": _cookie, "e": lambda name: lambda conn, now: os.environ.get(name, "-"),
+    "i": _header, "C": _cookie,
     "t": _time, "T": _took, "P": _who, "a": _client, "h": _client,
 }  # fmt: skip
-SERVER_WITH_ARGUMENT = {"p": _port, "o": _answered}
+SERVER_WITH_ARGUMENT = {"p": _port, "o": _answered, "e": _variable}
 
 KNOWN = " ".join(
     [*(f"%{one}" for one in (*FIELDS, *SERVER_FIELDS)),

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Note
 from mpmkit.http.target import ESCAPES
+from mpmkit.server import piped
 from mpmkit.server.log_format import (
     Field,
     FormatError,
     Site,
     compile_format,
+    only_if,
     wants_received,
     wants_response,
 )
@@ -56,18 +58,19 @@ class LogError(Exception):
 
 
 def not_a_file(path: str, directive: str) -> str:
-    """What is wrong with a log that is no file, "" for a file."""
-    if not path.startswith(("|", "syslog:")) and path != "syslog":
+    """What is wrong with a log that is no file and no program, "" for one that is."""
+    if not path.startswith("syslog:") and path != "syslog":
         return ""
-    kind = "a program" if path.startswith("|") else "syslog"
-    return f"{directive} {path}: logs to {kind} are not supported; name a file"
+    return f"{directive} {path}: logs to syslog are not supported; name a file, or a program that sends them"
 
 
 def open_log(path: str, directive: str) -> int:
-    """A descriptor that appends to `path`. Raises LogError."""
+    """A descriptor that appends to `path`, or writes to a program (`|…`). Raises LogError."""
     if why := not_a_file(path, directive):
         raise LogError(why)
     try:
+        if path.startswith("|"):
+            return piped.open_pipe(path)
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         ah = "AH00091" if directive == "ErrorLog" else "AH00649"
@@ -160,22 +163,22 @@ class AccessLog:
     Raises LogError when a file can't be opened or a format is unknown.
     """
 
-    def __init__(self, logs: tuple[tuple[str, str], ...], site: Site | None = None) -> None:
-        self.received = any(wants_received(text) for _, text in logs)
-        self.response = any(wants_response(text) for _, text in logs)
+    def __init__(self, logs: tuple[tuple[str, ...], ...], site: Site | None = None) -> None:
+        self.received = any(wants_received(text) for _, text, *_ in logs)
+        self.response = any(wants_response(text) for _, text, *_ in logs)
         try:
-            lines = [compile_format(text, site) for _, text in logs]
+            lines = [_line(text, condition, site) for _, text, *condition in logs]
         except FormatError as error:
             raise LogError(f"LogFormat: {error}") from None
         if self.received or self.response:
             lines[-1] = _last_line(lines[-1], self.received)
         self._logs: list[tuple[int, Field]] = []
         try:
-            for (path, _), line in zip(logs, lines, strict=True):
+            for (path, *_), line in zip(logs, lines, strict=True):
                 self._logs.append((open_log(path, "CustomLog"), line))
         except LogError:
             for fd, _ in self._logs:
-                os.close(fd)
+                piped.close_pipe(fd)
             raise
 
     def log(self, conn: Connection, now: int) -> None:
@@ -193,7 +196,27 @@ class AccessLog:
         """Flush, and close the files."""
         self.flush()
         for fd, _ in self._logs:
-            os.close(fd)
+            piped.close_pipe(fd)
+
+
+class ConditionalAccessLog(AccessLog):
+    """`CustomLog … env=` somewhere: a log's line may be None."""
+
+    def log(self, conn: Connection, now: int) -> None:
+        for fd, line in self._logs:
+            text: str | None = line(conn, now)
+            if text is None:
+                continue
+            try:
+                os.write(fd, (text + "\n").encode("utf-8", "surrogateescape"))
+            except OSError:
+                pass
+
+
+def _line(text: str, condition: list[str], site: Site | None) -> Field:
+    """The line of a log; None for a request that its condition leaves out."""
+    line = compile_format(text, site)
+    return only_if(line, condition[0], site or Site()) if condition else line  # type: ignore[return-value]
 
 
 def close_logs(errors: ErrorLog, access: AccessLog | None) -> None:
@@ -201,7 +224,7 @@ def close_logs(errors: ErrorLog, access: AccessLog | None) -> None:
     if access is not None:
         access.close()
     if errors.fd != 2:
-        os.close(errors.fd)
+        piped.close_pipe(errors.fd)
 
 
 def _last_line(line: Field, received: bool) -> Field:
@@ -228,7 +251,7 @@ class BufferedAccessLog(AccessLog):
     PIECE = 4096
     LONGEST = 1.0
 
-    def __init__(self, logs: tuple[tuple[str, str], ...], site: Site | None = None) -> None:
+    def __init__(self, logs: tuple[tuple[str, ...], ...], site: Site | None = None) -> None:
         super().__init__(logs, site)
         self._held: list[list[bytes]] = [[] for _ in logs]
         self._sizes = [0] * len(logs)
@@ -240,7 +263,10 @@ class BufferedAccessLog(AccessLog):
             if not any(self._sizes):
                 self._since = now
             for i, (_, line) in enumerate(self._logs):
-                raw = (line(conn, now) + "\n").encode("utf-8", "surrogateescape")
+                text: str | None = line(conn, now)
+                if text is None:
+                    continue
+                raw = (text + "\n").encode("utf-8", "surrogateescape")
                 self._held[i].append(raw)
                 self._sizes[i] += len(raw)
             if max(self._sizes) >= self.PIECE or now - self._since > self.LONGEST * 1e9:

@@ -91,7 +91,7 @@ class Parent:
             self._own.append(lifeline)
         self.board = Scoreboard(setup.directives, setup.directives.ScoreBoardFile)
         self.pool = Pool(child_class, setup, listeners, self.board, self._own)
-        self.board.vhost = self._vhost()
+        self._name_vhosts()
 
     @property
     def setup(self) -> Setup:
@@ -106,6 +106,7 @@ class Parent:
     def run(self) -> int:
         """Serve until a signal says otherwise; returns the exit status."""
         self.write_pid_file()
+        self.pool.start_programs()
         self._watch_signals()
         preload_modules(self.setup.directives)
         if self.setup.directives.ImmortalObjects:
@@ -157,6 +158,7 @@ class Parent:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, leave)
         self.write_pid_file()
+        self.pool.start_programs()
         self.board.set_states(0, STARTING, self.setup.directives.ThreadsPerChild, only=(DEAD,))
         self.board.born(0, os.getpid(), self.board.generation)
         try:
@@ -318,6 +320,7 @@ class Parent:
         close_all([sock for sock in pool.listeners if sock not in listeners])
         pool.listeners = listeners
         pool.setup = setup
+        pool.start_programs()
         close_logs(old.errors, old.access)
         try:
             self.write_pid_file()
@@ -331,14 +334,16 @@ class Parent:
         self.pool.pod = PipeOfDeath()
         self.board.config_generation += 1
         self.board.set_limits(self.setup.directives)
-        self.board.vhost = self._vhost()
+        self._name_vhosts()
 
-    def _vhost(self) -> str:
+    def _name_vhosts(self) -> None:
         """The server as the status page names it, `name:port`: ServerName, or else its address."""
         url = url_of(self.pool.listeners[0])
         address, _, port = url.removeprefix("http://").rpartition(":")
         name = self.setup.directives.ServerName or address
-        return name if name.rpartition(":")[2].isdecimal() else f"{name}:{port}"
+        self.board.vhost = name if name.rpartition(":")[2].isdecimal() else f"{name}:{port}"
+        hosts = self.setup.service.hosts
+        self.board.make_slot = hosts.slot if hosts is not None else None
 
     def _note_running(self) -> None:
         """At the start and after each restart."""

@@ -23,6 +23,7 @@ from typing import Any
 from mpmkit.config.directives import MPMS
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, STARTING
+from mpmkit.server import piped
 from mpmkit.server.child import CHILD_FAILED, CHILD_FATAL, CHILD_SICK, Child, Setup, exit_status
 from mpmkit.server.listen import Listener, dummy_connection, has_pending_connection
 from mpmkit.server.logs import ErrorLog
@@ -130,6 +131,11 @@ class Pool:
         """Event may use every slot of ServerLimit, the others only those for MaxRequestWorkers."""
         d = self.setup.directives
         return d.ServerLimit if d.mpm == "event" else d.process_limit
+
+    def start_programs(self) -> None:
+        """Those that logs are written to."""
+        for text in piped.start_programs():
+            self.errors.write("error", text, ah="AH00104")
 
     def make_child(self, slot: int) -> None:
         # The row may still be a finishing child's (worker): that pid is remembered without its row.
@@ -265,6 +271,12 @@ class Pool:
     def _handle_exit(self, pid: int, status: int) -> None:
         """Clear the slot of a dead child, and draw conclusions."""
         slot = self._slots.pop(pid, None)
+        if slot is None and (program := piped.program_ended(pid)) is not None:
+            if program:
+                text = f"piped log program '{program}' failed unexpectedly"
+                self.errors.write("error", text, ah="AH00106")
+                self.start_programs()
+            return
         if slot is None and pid not in self._extra:
             self.note("unknown", f"child process {pid} was not in the scoreboard", "warn")
         self._extra.discard(pid)

@@ -92,7 +92,7 @@ def rehearse(
         ScoreBoardFile=None,
         ServerLimit=1,
         ThreadLimit=1,
-        CustomLog=tuple((os.devnull, f) for _, f in directives.CustomLog),
+        CustomLog=tuple((os.devnull, *rest) for _, *rest in directives.CustomLog),
     )
     try:
         listener = bind("127.0.0.1", 0)

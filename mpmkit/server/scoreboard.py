@@ -23,7 +23,8 @@ import mmap
 import os
 import struct
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from mpmkit.config.directives import MPMS, Directives
 from mpmkit.http.messages import text_field
@@ -101,6 +102,7 @@ class Scoreboard:
     _used = 0  # the parent's: slots that had a child since the start or the last SIGHUP
     # `name:port` of the server, for the children's records; the parent sets it before it forks.
     vhost = ""
+    make_slot: Callable[[Scoreboard, int, int], WorkerSlot] | None = None  # with virtual hosts
 
     def __init__(self, directives: Directives, path: str | None = None) -> None:
         self._lay_out(directives.ServerLimit, directives.ThreadLimit)
@@ -251,7 +253,7 @@ class Scoreboard:
 
     def worker(self, slot: int, thread: int = 0) -> WorkerSlot:
         """The writer of a thread's worker record."""
-        return WorkerSlot(self, slot, thread)
+        return (self.make_slot or WorkerSlot)(self, slot, thread)
 
     # -- readers ------------------------------------------------------------------------------
 
@@ -408,7 +410,9 @@ class WorkerSlot:
         self.conn_count = self.conn_bytes = 0
         _store_two(self._view, self._offset, 0, 0)
 
-    def requested(self, protocol: bytes, line: bytes) -> None:
+    def requested(
+        self, protocol: bytes, line: bytes, request: Any = None, conn: Any = None
+    ) -> None:
         """The request being served: its protocol and its request line, of which 63 bytes are kept."""
         _store_request(self._texts, self._text + CLIENT + VHOST, protocol, line)
 

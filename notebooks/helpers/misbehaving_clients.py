@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mpmkit.load.connections import HeldConnections
-from mpmkit.load.target import loopback_target
+from mpmkit.load.target import target_of
 
 MOST = 500  # connections of one incident: more teaches nothing more
 BIG = 16 << 20  # bytes of a download: more than the kernel's buffers take at once
@@ -53,7 +53,7 @@ def ask(url: str, path: str = "/index.html", *, patience: float = 30.0) -> Answe
     patience: seconds to wait for the answer. A server that does not answer is no exception: status
     is None, and first_byte_s how long the client waited.
     """
-    host, port = loopback_target(url)
+    _, host, port, _ = target_of(url)
     client = http.client.HTTPConnection(host, port, timeout=patience)
     began = time.monotonic()
     connected = began

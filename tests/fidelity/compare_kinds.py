@@ -32,7 +32,7 @@ FILES = {
     "types/forced/a.txt": "forced", "types/forced/plain": "plain", "off/a.txt": "a",
     "front/index.html": "front", "front/app.html": "app", "front/there.txt": "there",
     "slash/sub/index.html": "sub", "abs/x.txt": "x", "docs/a1.txt": "a1", "docs/sub/b.txt": "b",
-    "tail/x.txt": "x",
+    "tail/x.txt": "x", "fronts/there.txt": "there", "fronts/deep/x": "x",
 }  # fmt: skip
 # Answers with the bytes of its query, %XX decoded.
 RAW = """#!/usr/bin/python3 -S
@@ -48,14 +48,25 @@ print(sys.argv[1:], os.environ["QUERY_STRING"])
 SHOWS = """#!/usr/bin/python3 -S
 import os
 print("Content-Type: text/plain\\n")
-for name in ("SERVER_NAME", "SERVER_PORT", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "REQUEST_URI",
+for name in ("SERVER_NAME", "SERVER_PORT", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "REQUEST_URI", "HTTP_X_A",
              "REDIRECT_URL", "REDIRECT_STATUS", "REDIRECT_QUERY_STRING"):
     print(name, os.environ.get(name, "-"))
+print(sorted((name, value) for name, value in os.environ.items() if name.startswith("V_")))
 """
 
-CONF = """
+CONF = r"""
 {loads}
 ScriptAlias /cgi/ "{cgi}/"
+SetEnvIf Request_URI "/shows/(\w+)" V_uri=$1 V_set
+SetEnvIf X-A "^a(.)?" V_a=yes$1
+SetEnvIfNoCase X-A "^A" V_nocase
+SetEnvIf X-None "^$" V_missing
+SetEnvIf Request_Method POST !V_set V_post
+BrowserMatch Moz V_moz=$0
+BrowserMatchNoCase "moz(.*)" V_mozn=$1 V_b=a=b
+SetEnvIf V_set 1 V_chain=x
+SetEnvIf Remote_Addr "^127" V_local
+SetEnvIf Request_Protocol "1\.0" V_old
 <Directory "{cgi}/">
     Require all granted
 </Directory>
@@ -75,6 +86,62 @@ ErrorDocument 405 /cgi/shows?e=405
 <Location "/d/first.txt">
     Require all denied
 </Location>
+AliasMatch "^/docs/(a[0-9]*)$" "{pages}/docs/$1.txt"
+AliasMatch "(?i)^/Shelf/(.*)" "{pages}/docs/$1"
+AliasMatch "^/dollar(.)" "{pages}/docs/a1.txt\\$1"
+ScriptAliasMatch "^/run/([^/]+)(.*)" "{cgi}/$1$2"
+Redirect /old /d/second.html
+Redirect permanent /older http://else.example/x
+Redirect 307 /oldest/ /d/
+Redirect seeother /see /d/?own
+Redirect gone /gone
+Redirect 403 /shut
+Redirect 418 /tea
+RedirectPermanent /perm https://else.example
+RedirectTemp /temp /d/
+RedirectMatch "^/match/(.*)\.gif$" "/pics/$1.jpg"
+RedirectMatch 301 "^/m(\d)\d*$" "http://e.example/$1?n=$1#f"
+RedirectMatch gone "\.exe$"
+RedirectMatch 404 "^/\."
+Redirect /d/old.html /d/
+<Location "/loc">
+    Redirect 302 http://loc.example/y
+</Location>
+<Directory "{pages}/tail">
+    Redirect /tail/x.txt /d/x
+    RedirectMatch "/tail/(y.*)" "http://tail.example/$1"
+</Directory>
+<Location "/none/denied">
+    Require all denied
+    Redirect / /d/
+</Location>
+<Directory "{pages}/types">
+    AddType text/x-foo .foo
+    AddType text/x-own .txt
+    DirectoryIndex a.foo a.txt
+</Directory>
+<Directory "{pages}/types/deep">
+    AddType text/x-deep foo
+</Directory>
+<Directory "{pages}/types/forced">
+    ForceType image/x-own
+</Directory>
+<Files "a.html">
+    ForceType none
+    AddType text/x-files html
+</Files>
+<Directory "{pages}/front">
+    FallbackResource /front/app.html
+</Directory>
+<Directory "{pages}/fronts">
+    FallbackResource /cgi/shows
+</Directory>
+<Directory "{pages}/fronts/deep">
+    FallbackResource disabled
+</Directory>
+<Directory "{pages}/slash">
+    DirectorySlash Off
+</Directory>
 """
 
 CLOSE = "Connection: close"
@@ -108,6 +175,24 @@ PATHS = [
     "/cgi/args?a+b", "/cgi/args?a=b+c", "/cgi/args?a%20b+c", "/cgi/args?", "/cgi/args", "/cgi/args?%zz+c",
     "/cgi/args?a+'b", "/cgi/args?a%00b", "/cgi/args/p?x+y", "/cgi/args?%3d", "/cgi/args?a++b", "/cgi/args?+a",
     "/cgi/", "/cgi", "/cgi/nosuch", "/cgi/shows/a/b?c=d",
+    "/docs/a1", "/docs/a1.txt", "/docs/a", "/docs/b1", "/shelf/a1.txt", "/SHELF/sub/b.txt", "/shelf/",
+    "/shelf/sub",
+    "/shelf/sub/", "/shelf/no", "/dollarx", "/run/shows/a/b?c=d", "/run/shows", "/run/nosuch/x", "/run/",
+    "/run/args?x+y",
+    "/old", "/old/", "/old/x", "/older", "/older/a%20b", "/older?q=1", "/oldest", "/oldest/",
+    "/oldest/a/b?x=%20",
+    "/see", "/see/x", "/see?q", "/gone", "/gone/x", "/shut", "/tea", "/perm", "/perm/a", "/perm?x",
+    "/temp/a%c3%a9",
+    "/match/a.gif", "/match/a%20b.gif?q=1", "/match/.gif", "/m1", "/m12", "/m12?q", "/x.exe", "/d/x.exe?q",
+    "/.hidden",
+    "/d/old.html", "/loc", "/loc/x", "/loc?q", "/tail/x.txt", "/tail/y/z", "/tail/none", "/tail/",
+    "/none/denied/x",
+    "/types/a.foo", "/types/a.txt", "/types/", "/types", "/types/deep/a.foo", "/types/a.html",
+    "/types/forced/a.txt",
+    "/types/forced/plain", "/front/", "/front", "/front/there.txt", "/front/no", "/front/no/deep?q=1",
+    "/front/there.txt/more", "/front/app.html", "/front/app.html/x", "/fronts/", "/fronts/a/b?c=d",
+    "/fronts/there.txt",
+    "/fronts/deep/no", "/fronts/deep/", "/fronts/no.cgi", "/slash/sub", "/slash/sub/", "/slash", "/slash/",
 ]  # fmt: skip
 METHODS = [
     (path, method)
@@ -193,6 +278,8 @@ BYTES = {  # whole connections
     "417 of a HEAD": b"HEAD / HTTP/1.1\r\nHost: x\r\nExpect: y\r\nConnection: close\r\n\r\n",
     "413 of a HEAD": b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n",
 }  # fmt: skip
+VARIABLES = [(), ("X-A: ab",), ("X-A: AB",), ("User-Agent: Mozilla/5",), ("User-Agent: mozart",), ("X-None:",),
+    ("X-None: 1", "X-A: b", "X-A: a")]  # fmt: skip
 FOLDED = [
     "a\r\n b",
     "a \r\n b",
@@ -230,6 +317,11 @@ def cases() -> Iterator[tuple[str, bytes]]:
     for host in HOSTS:
         yield f"Host: {host}", get("/d", f"Host: {host}")
     yield from BYTES.items()
+    for fields in VARIABLES:
+        for path in ("/cgi/shows", "/cgi/shows/word"):
+            for method in ("GET", "POST"):
+                yield f"variables {method} {path} {fields}", get(path, *fields, method=method)
+    yield "variables of HTTP/1.0", get("/cgi/shows/word", version="1.0")
     for value in FOLDED:
         yield f"folded {value!r}", get("/cgi/shows", f"Host: x\r\nX-A: {value}")
     for body in CHUNKED:
@@ -249,7 +341,12 @@ def shown(data: bytes, received: bytes) -> str:
     for reply in answer.replies:
         fields = dict(reply.headers)
         error = reply.body.startswith(b"<!DOCTYPE")
-        if error or reply.status >= 300 or method == "HEAD" or b" /cgi/" in data[:20]:
+        if (
+            error
+            or reply.status >= 300
+            or method == "HEAD"
+            or re.search(rb" /(cgi|run|fronts)/", data[:20])
+        ):
             fields.pop("Content-Length", None)
         if "Allow" in fields:  # httpd's order depends on what its threads did before
             fields["Allow"] = ",".join(sorted(fields["Allow"].split(",")))

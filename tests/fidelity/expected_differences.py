@@ -51,6 +51,10 @@ ON_PURPOSE: dict[str, str] = {
     "directive/HostnameLookups": UNUSED,
     "directive/ProxyTimeout": "0 says: as Timeout, which is its default",
     "directive/SSLProtocol": NEEDS_VALUE,
+    "hosts/no host: -S": "a host of an address that has no ServerName: its name is its address, DNS is not "
+                         "asked for one",
+    "hosts/Files: /*/one.txt of *": "below a directory that is not there a <Files> decides by the name that "
+                                    "was asked: 403, where httpd says 404",
     "http/10-range-416": SAYS_LENGTH,
     "http/84-413-body-over-1GiB": SAYS_LENGTH,
     "http/79-expect-unknown-417": "httpd closes without saying so; we say it",
@@ -97,4 +101,4 @@ ON_PURPOSE: dict[str, str] = {
                                 "names is enough",
 }  # fmt: skip
 
-MISSING: dict[str, str] = {"kinds/GET /abs/": "DirectoryIndex of a directory"}
+MISSING: dict[str, str] = {}

@@ -28,6 +28,7 @@ from tests.fidelity import (
     compare_access,
     compare_cli,
     compare_conf,
+    compare_hosts,
     compare_http,
     compare_pool,
     compare_rules,
@@ -50,6 +51,7 @@ TITLES = {
     "timeline": "Pools over time",
     "rules": "Sections, links and Options: who may see what",
     "access": "Require, Order, Limit, Satisfy: who may see what",
+    "hosts": "Virtual hosts: which one answers, what it has of its server's, TLS",
 }
 LONGEST = 220  # characters of a cell
 
@@ -72,14 +74,18 @@ def pages(where: Path) -> Path:
     return where
 
 
-def in_own(site: Path, rows: Callable[[Path], list[Row]]) -> list[Row]:
-    """The rows of an area that builds a site itself, in a directory of their own."""
-    own = site / "own"
-    own.mkdir()
-    try:
-        return rows(own)
-    finally:
-        shutil.rmtree(own)
+def alone(rows: Callable[[Path], list[Row]]) -> Callable[[Path], list[Row]]:
+    """`rows` with a directory of its own below the site."""
+
+    def of(site: Path) -> list[Row]:
+        own = site / "own"
+        own.mkdir(mode=0o755)
+        try:
+            return rows(own)
+        finally:
+            shutil.rmtree(own)
+
+    return of
 
 
 AREAS: dict[str, Callable[[Path], list[Row]]] = {
@@ -89,8 +95,9 @@ AREAS: dict[str, Callable[[Path], list[Row]]] = {
     "status": compare_status.rows,
     "cli": compare_cli.rows,
     "pool": compare_pool.rows,
-    "rules": lambda site: in_own(site, compare_rules.rows),
-    "access": lambda site: in_own(site, compare_access.rows),
+    "rules": alone(compare_rules.rows),
+    "access": alone(compare_access.rows),
+    "hosts": alone(compare_hosts.rows),
 }
 
 

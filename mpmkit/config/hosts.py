@@ -1,0 +1,141 @@
+"""Virtual hosts: which of them may answer at an address, and what their lines make of the server's.
+
+    <VirtualHost 127.0.0.1:80>   at this address and port
+    <VirtualHost 127.0.0.1>      at this address, any port        } the first that is there answers:
+    <VirtualHost *:80>           any address, this port           } a chain of hosts, of which the name
+    <VirtualHost *>              any address and port             } chooses one, else the first
+    no <VirtualHost> at all      the server itself
+
+`_default_` is `*`. The order within a chain is that of the file. Who is chosen by the name is decided
+for each request: server/hosts.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mpmkit.config.directives import Directives, VirtualHost
+from mpmkit.config.settings import DirectiveError, Host, Section, Setting, Spec
+
+Address = tuple[str, int]
+Chains = dict[Address, list[VirtualHost]]
+
+# Directives that a <VirtualHost> may not have, with all those of the MPM.
+OUTSIDE = frozenset({
+    "AcceptFilter", "User", "Group", "ExtendedStatus", "ServerTokens", "Mutex", "CoreDumpDirectory",
+    "SSLPassPhraseDialog", "SSLRandomSeed", "SSLSessionCache",
+})  # fmt: skip
+# mpmkit: a connection is the server's until its first request has named the host; httpd has these by host.
+OF_CONNECTIONS = frozenset({
+    "Timeout", "KeepAlive", "KeepAliveTimeout", "MaxKeepAliveRequests", "RequestReadTimeout",
+    "LimitRequestLine", "LimitRequestFieldSize", "LimitRequestFields", "HttpProtocolOptions",
+    "ConnectionFilter", "FlushMaxThreshold",
+})  # fmt: skip
+
+
+def refuse(spec: Spec) -> None:
+    """Raises ValueError for a directive that a <VirtualHost> may not have."""
+    if spec.source == "mpm" or spec.name in OUTSIDE:
+        raise ValueError(f"{spec.name} cannot occur within <VirtualHost>: move it out")
+
+
+def addresses(host: Host) -> tuple[Address, ...]:
+    """The addresses of a <VirtualHost>; a name stays a name. Raises DirectiveError."""
+    return tuple(_address(word, host) for word in host.addresses)
+
+
+def _address(word: str, host: Host) -> Address:
+    name, colon, port = word.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]+|\*", port) or (name.count(":") and name[-1:] != "]"):
+        name, port = word, "*"
+    if port != "*" and not 0 < int(port[:9]) < 65536:
+        text = f"<VirtualHost {word}>: a port is 1..65535, or * for any"
+        raise DirectiveError(text, directive="VirtualHost", file=host.file, line=host.line)
+    name = name.removeprefix("[").removesuffix("]")
+    return canonical_address(name), 0 if port == "*" else int(port)
+
+
+def canonical_address(text: str) -> str:
+    """An address as the kernel writes it, "" for any; a name is left as it is."""
+    if text in ("*", "0.0.0.0", "::") or text.lower() == "_default_":
+        return ""
+    if ":" in text:
+        from ipaddress import IPv6Address  # here: few files need it, and every child would carry it
+
+        try:
+            return IPv6Address(text).compressed
+        except ValueError:
+            pass
+    return text.lower()
+
+
+def over(server: Mapping[str, Any], own: Mapping[str, Any], of: Host) -> dict[str, Any]:
+    """The values of a host: `own` are those of its lines, by attribute."""
+    values = {**server, "ServerAlias": (), **own}
+    for name in ("aliases", "ProxySet"):
+        values[name] = (*own.get(name, ()), *server[name])
+    if own.get("Options", ("",))[0].startswith(("+", "-")):
+        values["Options"] = (*server["Options"], *own["Options"])
+    if "ServerName" not in own:
+        hosts = [address for address, _ in addresses(of)]
+        values["ServerName"] = server["ServerName"] if "" in hosts else hosts[0]
+    return values
+
+
+def chains(
+    hosts: Iterable[VirtualHost], resolve: Callable[[str], Iterable[str]] = lambda name: (name,)
+) -> Chains:
+    """The hosts of each (address, port). `resolve` gives the addresses of a name."""
+    found: Chains = {}
+    for host in hosts:
+        for name, port in host.addresses:
+            for address in resolve(name) if name else ("",):
+                chain = found.setdefault((address, port), [])
+                if host not in chain:
+                    chain.append(host)
+    return found
+
+
+def chain_at(chains: Mapping[Address, Any], address: str, port: int) -> Any:
+    """The chain that answers at an address, None where that is the server itself."""
+    for key in ((address, port), (address, 0), ("", port), ("", 0)):
+        if key in chains:
+            return chains[key]
+    return None
+
+
+def speaks_tls(hosts: Sequence[VirtualHost], address: str, port: int, protocol: str) -> bool | None:
+    """Whether a listening socket speaks TLS by the SSLEngine of the first host at its address; None
+    where that is the server's to say. Raises DirectiveError if hosts at one socket differ."""
+    found = chains(hosts)
+    here = canonical_address(address) if address else ""
+    first = {id(chain[0]): chain[0] for chain in [chain_at(found, here, port)] if chain}
+    if not here:  # hosts of single addresses share the socket
+        same_port = (chain[0] for (_, other), chain in found.items() if other in (port, 0))
+        first.update((id(host), host) for host in same_port)
+    engines = {
+        protocol == "https" if host.directives.SSLEngine is None else host.directives.SSLEngine
+        for host in first.values()
+    }
+    if len(engines) > 1:
+        host = next(iter(first.values()))
+        text = f"SSLEngine is On in one <VirtualHost> at port {port} and Off in another: give each a port"
+        raise DirectiveError(text, directive="SSLEngine", file=host.file, line=host.line)
+    return engines.pop() if engines else None
+
+
+def with_body_limits(whole: Directives) -> Directives:
+    """Hosts and server with a LimitRequestBody of their own: the protocol applies the largest of all,
+    so each says its own for all of its files."""
+
+    def limited(one: Directives) -> Directives:
+        limit = Setting("LimitRequestBody", (str(one.LimitRequestBody),))
+        return replace(one, sections=(Section("Directory", "/", (limit,)), *one.sections))
+
+    if len({one.LimitRequestBody for one in (whole, *(h.directives for h in whole.hosts))}) == 1:
+        return whole
+    hosts = tuple(replace(host, directives=limited(host.directives)) for host in whole.hosts)
+    return replace(limited(whole), hosts=hosts)

@@ -1,0 +1,262 @@
+"""Which virtual host a request is for, and what answers, logs and speaks TLS for it.
+
+    the connection's own address ──> a chain of hosts (config/hosts.py)
+    the request's Host           ──> the first of the chain that has the name, or an alias of it,
+                                     or else the first of the chain
+
+A server without virtual hosts has nothing of this: its handler is the router itself. With them
+`Hosts` is the handler, and `HostLogs` the access log; both look the host up by two dictionaries.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mpmkit.config.directives import Directives, VirtualHost
+from mpmkit.config.hosts import canonical_address, chain_at, chains
+from mpmkit.http.messages import page
+from mpmkit.http.target import ABSOLUTE, split_host
+from mpmkit.server.listen import unmapped
+from mpmkit.server.logs import AccessLog, ErrorLog
+from mpmkit.server.scoreboard import Scoreboard, WorkerSlot
+
+if TYPE_CHECKING:
+    from mpmkit.http.messages import Request, Response
+    from mpmkit.server.connection import Connection
+
+NAMES_KEPT = 1024  # of each chain; clients may send any name
+AddressText = tuple[str, int]
+
+
+class HostService:
+    """What one host, or the server itself, consists of.
+
+    handler     what answers; with `refusal` the page for a request that never got so far
+    tls         what its certificate and its versions of TLS depend on
+    """
+
+    def __init__(
+        self,
+        directives: Directives,
+        handler: Callable[[Request, Connection], Response],
+        access: AccessLog | None,
+        errors: ErrorLog,
+    ) -> None:
+        self.directives = directives
+        self.handler = handler
+        self.refusal = getattr(handler, "refusal", None)
+        self.access = access
+        self.errors = errors
+        self.name, self.port = split_host(directives.ServerName.rpartition("://")[2].lower())
+        d = directives
+        self.tls = (d.SSLCertificateFile, d.SSLCertificateKeyFile, d.SSLProtocol, d.SSLCipherSuite)
+
+
+class Chain:
+    """The hosts of one address, by name."""
+
+    def __init__(self, sites: Sequence[tuple[VirtualHost, HostService]]) -> None:
+        self.sites = [site for _, site in sites]
+        self.default = self.sites[0]
+        self._tests = []
+        for host, site in sites:
+            names = [site.name, *(alias.lower() for alias in host.directives.ServerAlias)]
+            self._tests.append((site, frozenset(names), [_pattern(one) for one in names[1:]]))
+        self._addresses = {
+            name: site for host, site in reversed(sites) for name, _ in host.addresses
+        }
+        self._known: dict[str, HostService] = {}
+
+    def named(self, name: str) -> HostService:
+        """The host of a name, as the client wrote it."""
+        site = self._known.get(name)
+        if site is None:
+            if len(self._known) >= NAMES_KEPT:
+                self._known.clear()
+            site = self._known[name] = self._find(name.lower().removesuffix("."))
+        return site
+
+    def _find(self, name: str) -> HostService:
+        for site, names, patterns in self._tests:
+            if name in names or any(pattern.fullmatch(name) for pattern in patterns):
+                return site
+        return self._addresses.get(name, self.default)
+
+
+class Hosts:
+    """The handler of a server with virtual hosts. `main` answers where no host's address fits.
+
+    Names of <VirtualHost> are looked up now; `unknown` has those that no address was found for.
+    """
+
+    def __init__(self, main: HostService, sites: Sequence[tuple[VirtualHost, HostService]]) -> None:
+        self.main = main
+        self.sites = [main, *(site for _, site in sites)]
+        self.unknown: list[str] = []
+        of = {id(host): site for host, site in sites}
+        found = chains((host for host, _ in sites), self._resolve)
+        self.chains = {
+            key: Chain([(host, of[id(host)]) for host in chain]) for key, chain in found.items()
+        }
+        self.only_main = Chain([(VirtualHost((), main.directives), main)])
+        self._at: dict[AddressText, Chain] = {}
+
+    def _resolve(self, name: str) -> list[str]:
+        found = addresses_of(name)
+        if not found:
+            self.unknown.append(name)
+        return found
+
+    def within(self, address: str, port: int) -> Iterable[Chain]:
+        """The chains that connections to a listening socket may have."""
+        here = canonical_address(address) if address else ""
+        found = [chain_at(self.chains, here, port) or self.only_main]
+        if not here:
+            found += [chain for (one, at), chain in self.chains.items() if one and at in (port, 0)]
+        return found
+
+    def at(self, local: AddressText) -> Chain:
+        """The chain of a connection's own address."""
+        chain = self._at.get(local)
+        if chain is None:
+            if len(self._at) >= NAMES_KEPT:
+                self._at.clear()
+            chain = self._at[local] = chain_at(self.chains, *local) or self.only_main
+        return chain
+
+    def of(self, request: Request | None, conn: Connection) -> HostService:
+        """The host that a request is for. `request` may be None, or one that was refused."""
+        try:
+            chain = self.at(conn.local)
+        except OSError:  # the client is gone
+            return self.main
+        name = asked_host(request) if request is not None else b""
+        return chain.named(split_host(name.decode("latin-1"))[0]) if name else chain.default
+
+    def __call__(self, request: Request, conn: Connection) -> Response:
+        site = self.of(request, conn)
+        if conn.scheme == "https" and self.certified(conn) != site.tls:
+            text = "the Host is one of another certificate than the name of the TLS handshake"
+            site.errors.write("error", text, ah="AH02032", module="ssl", client=conn.peer)
+            return page(421, request.method)
+        return site.handler(request, conn)
+
+    def certified(self, conn: Any) -> tuple[Any, ...]:
+        """What the handshake of a connection was made with: `HostService.tls`."""
+        chosen = getattr(conn.session.object, "chosen", None)  # by `Certificates`
+        return chosen or self.at(conn.local).default.tls
+
+    def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:
+        """The page for a request that was refused before any handler."""
+        made = self.of(conn.request, conn).refusal
+        return made(status, conn, method) if made else page(status, method)
+
+    def slot(self, board: Scoreboard, slot: int, thread: int) -> WorkerSlot:
+        """The writer of a thread's record in the scoreboard."""
+        return HostSlot(board, slot, thread, self)
+
+
+class HostSlot(WorkerSlot):
+    """Each request names the host that the status page shows for it: `name:port`."""
+
+    __slots__ = ("_hosts",)
+
+    def __init__(self, board: Scoreboard, slot: int, thread: int, hosts: Hosts) -> None:
+        super().__init__(board, slot, thread)
+        self._hosts = hosts
+
+    def requested(
+        self, protocol: bytes, line: bytes, request: Any = None, conn: Any = None
+    ) -> None:
+        site = self._hosts.of(request, conn)
+        self.vhost(f"{site.name}:{site.port or conn.local[1]}")
+        super().requested(protocol, line)
+
+
+class HostLogs(AccessLog):
+    """The access logs of all hosts; with them, their error logs are closed."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+        self._all = [site.access for site in hosts.sites if site.access is not None]
+        self.received = any(log.received for log in self._all)
+        self.response = any(log.response for log in self._all)
+
+    def log(self, conn: Connection, now: int) -> None:
+        access = self._hosts.of(conn.request, conn).access
+        if access is not None:
+            access.log(conn, now)
+
+    def flush(self) -> None:
+        for log in self._all:
+            log.flush()
+
+    def close(self) -> None:
+        for log in self._all:
+            log.close()
+        main = self._hosts.main.errors.fd
+        for fd in {site.errors.fd for site in self._hosts.sites} - {main, 2}:
+            os.close(fd)
+
+
+class Certificates:
+    """The context of each TLS connection: by its address, and then by the name in the handshake (SNI).
+
+    Raises DirectiveError as `tls.context_for` does, for the hosts of TLS sockets.
+    """
+
+    def __init__(self, hosts: Hosts, context_for: Callable[[Directives], Any]) -> None:
+        self._hosts = hosts
+        self._context_for = context_for
+        self._named: dict[
+            tuple[Any, ...], Any
+        ] = {}  # by HostService.tls: for those that a name chooses
+        self._first: dict[int, Any] = {}  # by chain: what each handshake begins with
+        for listen in hosts.main.directives.Listen:
+            if listen.protocol == "https":
+                for chain in hosts.within(listen.address, listen.port):
+                    self._begin(chain)
+
+    def _begin(self, chain: Chain) -> Any:
+        for site in chain.sites:
+            if site.tls not in self._named:
+                self._named[site.tls] = self._context_for(site.directives)
+        first = self._first[id(chain)] = self._context_for(chain.default.directives)
+
+        def choose(sslobject: Any, name: str | None, context: Any) -> None:
+            if name is not None:
+                sslobject.chosen = chain.named(name).tls
+                sslobject.context = self._named[sslobject.chosen]
+
+        first.sni_callback = choose
+        return first
+
+    def of(self, sock: socket.SocketType) -> Any:
+        """The context that the handshake of an accepted socket begins with."""
+        address, port, *_ = unmapped(sock.getsockname())
+        chain = self._hosts.at((address, port))
+        return self._first.get(id(chain)) or self._begin(chain)
+
+
+def addresses_of(name: str) -> list[str]:
+    """The addresses of a name, or of an address; none if there are none."""
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def asked_host(request: Request) -> bytes:
+    """The authority that a request names: in its target, else in its Host field."""
+    if not request.target.startswith(b"/") and (found := ABSOLUTE.match(request.target)):
+        return found[1]
+    return request.get(b"host") or b""
+
+
+def _pattern(alias: str) -> re.Pattern[str]:
+    return re.compile(re.escape(alias).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)

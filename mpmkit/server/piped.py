@@ -1,0 +1,81 @@
+"""Logs to a program (`CustomLog "|rotatelogs …"`): a pipe that the server writes to and a program reads.
+
+The pipe is made when the configuration is read, and lasts as long as that does. The program is the
+parent's child, with the parent's user: it is started before the first child of the server, and
+again, on the same pipe, when it ends. So what was written meanwhile is not lost.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+_pipes: dict[int, PipedLog] = {}  # by the end that is written to
+_ended: set[int] = set()  # programs of former configurations, which end by themselves
+
+
+class PipedLog:
+    """`|program arguments`, also with a second `|`; `|$line` is a line for the shell."""
+
+    def __init__(self, log: str) -> None:
+        from shlex import split  # here: few servers have such a log
+
+        line = log.removeprefix("|").removeprefix("|")
+        if line.startswith("$"):
+            self.argv = ["/bin/sh", "-c", line[1:]]
+        else:
+            self.argv = split(line)
+        self.name = line
+        self.pid = 0
+        self.reading, self.writing = os.pipe()
+
+    def start(self) -> None:
+        """Start the program. Raises OSError."""
+        self.pid = os.posix_spawnp(
+            self.argv[0],
+            self.argv,
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, self.reading, 0)],
+            setsigdef=[signal.SIGPIPE],
+            setsigmask=[],
+        )
+
+
+def open_pipe(log: str) -> int:
+    """The end that is written to. Raises ValueError for a line that is no command."""
+    pipe = PipedLog(log)
+    _pipes[pipe.writing] = pipe
+    return pipe.writing
+
+
+def close_pipe(fd: int) -> None:
+    """Close a log; its program, if it has one, sees the end once no process writes any more."""
+    os.close(fd)
+    pipe = _pipes.pop(fd, None)
+    if pipe is not None:
+        os.close(pipe.reading)
+        _ended.add(pipe.pid)
+
+
+def start_programs() -> list[str]:
+    """Start those that do not run; what went wrong, a line each."""
+    failed = []
+    for pipe in _pipes.values():
+        if not pipe.pid:
+            try:
+                pipe.start()
+            except OSError as error:
+                failed.append(f"unable to start piped log program '{pipe.name}': {error.strerror}")
+    return failed
+
+
+def program_ended(pid: int) -> str | None:
+    """Was this process one of the programs? Its name then, "" if it was to end."""
+    if pid in _ended:
+        _ended.discard(pid)
+        return ""
+    for pipe in _pipes.values():
+        if pipe.pid == pid:
+            pipe.pid = 0
+            return pipe.name
+    return None

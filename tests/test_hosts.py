@@ -1,0 +1,238 @@
+"""Virtual hosts: which one answers, logs and speaks TLS. The real httpd is the judge (tests/fidelity)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from support.client import Client, exchange
+from support.files import open_to_all
+from support.servers import MPMS, no_more, open_files, serving, take_errors
+from support.waiting import poll_until
+
+from mpmkit.config.checks import check
+from mpmkit.config.directives import DirectiveError
+from mpmkit.config.httpd_conf import Source, read
+from mpmkit.measure.reference_servers import NotInstalled, find_httpd
+from tests.fidelity import compare_hosts
+from tests.fidelity.cases import judge, unexplained
+
+
+@pytest.mark.rival
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "least"), [
+    (compare_hosts.name_rows, 1600), (compare_hosts.merge_rows, 600), (compare_hosts.tls_rows, 30),
+])  # fmt: skip
+@pytest.mark.timeout(600)
+def test_hosts_are_chosen_and_merged_as_in_httpd(rows, least):
+    try:
+        find_httpd()
+    except NotInstalled as missing:
+        pytest.skip(str(missing))
+    with tempfile.TemporaryDirectory(prefix="mpmkit-hosts-") as where:
+        os.chmod(where, 0o755)
+        found = list(rows(compare_hosts.Site(Path(where))))
+    left = [
+        f"{one.case}\n  httpd   {one.httpd}\n  mpmkit  {one.mpmkit}" for one in unexplained(found)
+    ]
+    assert not left, "\n".join(left)
+    assert Counter(judge(row).kind for row in found)["same"] >= least
+    assert len({row.httpd for row in found}) > 3, "the hosts can be distinguished"
+
+
+# -- a server -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Three hosts, the last two with logs of their own."""
+    open_to_all(tmp_path)
+    for name in ("main", "a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.html").write_text(f"{name}\n")
+    (tmp_path / "site.conf").write_text(
+        dedent(f"""\
+        DocumentRoot "{tmp_path}/main"
+        ServerName main.example
+        LogFormat "%v %>s %U" short
+        CustomLog "{tmp_path}/main_log" short
+        ErrorDocument 404 "main has it not"
+        <VirtualHost *>
+            ServerName first.example:99
+        </VirtualHost>
+        <VirtualHost *>
+            ServerName a.example
+            ServerAlias *.a.example
+            DocumentRoot "{tmp_path}/a"
+            ErrorLog "{tmp_path}/a_errors"
+            CustomLog "{tmp_path}/a_log" short
+            ErrorDocument 404 "a has it not"
+            <Location /private>
+                Require all denied
+            </Location>
+        </VirtualHost>
+        <VirtualHost *>
+            ServerName b.example
+            DocumentRoot "{tmp_path}/b"
+            CustomLog "{tmp_path}/b_log" short
+        </VirtualHost>
+        """)
+    )
+    return tmp_path
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_each_host_has_its_site_its_logs_and_its_name(mpm, site):
+    with serving(mpm, conf=site / "site.conf") as server:
+
+        def ask(host: str, path: str = "/") -> str:
+            sent = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+            head, _, body = exchange(server, sent).partition(b"\r\n\r\n")
+            return f"{head.split()[1].decode()} {body.decode().strip()}"
+
+        assert [ask(host) for host in ("a.example", "X.A.example.:8", "b.example", "no.example")] == [
+            "200 a", "200 a", "200 b", "200 main"]  # fmt: skip
+        assert [ask("a.example", "/no"), ask("b.example", "/no")] == [
+            "404 a has it not", "404 main has it not"]  # fmt: skip
+        assert ask("a.example", "/private").startswith("403 ")
+        assert ask("b.example", "/private").startswith("404 ")
+        assert exchange(server, b"GET http://b.example/ HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n"
+                        ).endswith(b"\r\n\r\nb\n"), "the name in the target counts"  # fmt: skip
+        assert b" 400 " in exchange(
+            server, b"GET / HTTP/1.1\r\nHost: a.example\r\nbad line\r\n\r\n"
+        )
+        poll_until(lambda: len(lines(site / "a_log")) == 5, "the last request is logged", cap=10)
+        *served, refused = lines(site / "a_log")
+        assert served == [
+            "a.example 200 /", "a.example 200 /", "a.example 404 /no", "a.example 403 /private"]  # fmt: skip
+        assert refused.startswith("a.example 400 ")
+        assert lines(site / "b_log") == [
+            "b.example 200 /", "b.example 404 /no", "b.example 404 /private", "b.example 200 /"]  # fmt: skip
+        assert lines(site / "main_log") == ["first.example 200 /"], "inherited, by its own name"
+        assert ["AH01630" in line for line in lines(site / "a_errors")] == [True]
+        assert "AH01630" not in server.error_log()
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_the_status_page_shows_the_host_of_each_request(mpm, site):
+    with serving(mpm, conf=site / "site.conf") as server, Client(server) as client:
+        for name, column in (
+            ("a.example", f"a.example:{server.port}"),
+            ("none", "first.example:99"),
+        ):
+            client.send(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+            assert client.reply().status == 200
+            assert column in {worker.vhost for worker in server.scoreboard().workers}
+
+
+def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):
+    conf = site / "site.conf"
+    with serving("event", conf=conf) as server:
+        before = open_files(server)
+        for name in ("c.example", "d.example", "a.example"):
+            conf.write_text(conf.read_text().replace("ServerName a.example", f"ServerName {name}"))
+            server.graceful()
+            poll_until(
+                lambda name=name: exchange(
+                    server, f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode()
+                ).endswith(b"\r\n\r\na\n"),
+                "the new name is known",
+            )
+            conf.write_text(conf.read_text().replace(f"ServerName {name}", "ServerName a.example"))
+        conf.write_text(conf.read_text().replace(f"{site}/b_log", "/no/such/directory/log"))
+        server.graceful()
+        poll_until(lambda: "is not used: AH00649" in server.error_log(), "the restart is refused")
+        take_errors(server)
+        poll_until(lambda: no_more(before, open_files(server)), "old logs are closed")
+
+
+# -- a configuration ------------------------------------------------------------------------------
+
+
+def checked(text: str):
+    conf = read(Source("f", dedent(text), mpm="event"), {})
+    return check("event", conf.settings, conf.sections, conf.hosts, problems=conf.problems)
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("<VirtualHost>\n</VirtualHost>", "f:1: <VirtualHost> takes an address or more"),
+    ("<VirtualHost *>\n<VirtualHost *>\n</VirtualHost>\n</VirtualHost>",
+     "f:2: <VirtualHost> is inside the <VirtualHost> of line 1"),
+    ("<Directory />\n<VirtualHost *>\n</VirtualHost>\n</Directory>",
+     "f:2: <VirtualHost> is inside the <Directory> of line 1"),
+    ("<VirtualHost *>\nTimeout 5", "f:1: <VirtualHost> is never closed"),
+    ("<VirtualHost 1.2.3.4:99999>\n</VirtualHost>", "f:1: <VirtualHost 1.2.3.4:99999>: a port is 1..65535"),
+    ("<VirtualHost *:0>\n</VirtualHost>", "a port is 1..65535"),
+    *((f"<VirtualHost *>\n{line}\n</VirtualHost>", f"f:2: {line.split()[0]} cannot occur within <VirtualHost>")
+      for line in ("Listen 80", "PidFile x", "User x", "StartServers 5", "ServerTokens Prod", "Mutex none")),
+    ("ServerAlias x", "f:1: ServerAlias only used in <VirtualHost>"),
+    ("<VirtualHost *>\nNonsense 1\n</VirtualHost>", "f:2: Nonsense is not a directive"),
+    ("<VirtualHost *>\nRLimitCPU 5\n</VirtualHost>", "f:2: RLimitCPU"),
+    ("Listen 443\n<VirtualHost 127.0.0.1:443>\nSSLEngine On\n</VirtualHost>\n<VirtualHost *:443>\n"
+     "SSLEngine Off\n</VirtualHost>", "f:5: SSLEngine is On in one <VirtualHost> at port 443"),
+])  # fmt: skip
+def test_what_a_virtual_host_may_not_have(text, says):
+    with pytest.raises(DirectiveError) as caught:
+        checked(text)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(("words", "found"), [
+    ("*", [("", 0)]), ("*:*", [("", 0)]), ("_default_:80", [("", 80)]), ("0.0.0.0:80", [("", 80)]),
+    ("127.0.0.1", [("127.0.0.1", 0)]), ("127.0.0.1:80 *:81", [("127.0.0.1", 80), ("", 81)]),
+    ("[::1]:80", [("::1", 80)]), ("[::1]", [("::1", 0)]), ("[2001:DB8:0::1]:80", [("2001:db8::1", 80)]),
+    ("www.Example.org:8080", [("www.example.org", 8080)]), ("example.org", [("example.org", 0)]),
+])  # fmt: skip
+def test_addresses(words, found):
+    directives, _ = checked(f"<VirtualHost {words}>\n</VirtualHost>")
+    assert list(directives.hosts[0].addresses) == found
+
+
+@pytest.mark.parametrize(("listen", "hosts", "speaks"), [
+    ("443", "", True), ("443", "<VirtualHost *:443>\nSSLEngine Off\n</VirtualHost>", False),
+    ("8443", "<VirtualHost *:8443>\nSSLEngine On\n</VirtualHost>", True),
+    ("8443", "<VirtualHost *:8444>\nSSLEngine On\n</VirtualHost>", False),
+    *((f"{address}:81", "<VirtualHost 127.0.0.1>\nSSLEngine On\n</VirtualHost>\n<VirtualHost *>\n</VirtualHost>",
+       address == "127.0.0.1") for address in ("127.0.0.1", "127.0.0.2")),
+    ("81 https", "<VirtualHost *>\n</VirtualHost>", True),
+])  # fmt: skip
+def test_which_sockets_speak_tls(listen, hosts, speaks):
+    assert checked(f"Listen {listen}\n{hosts}")[0].tls is speaks
+
+
+def test_what_a_host_has_of_the_server():
+    text = """\
+        ServerName main
+        AddType a/b .x
+        CustomLog server common
+        Timeout 7
+        ServerRoot /r
+        <VirtualHost *>
+            AddType c/d .y
+            ErrorLog logs/own
+            KeepAliveTimeout 1
+        </VirtualHost>
+        <VirtualHost 127.0.0.1>
+            CustomLog own "%U"
+        </VirtualHost>
+    """
+    directives, notes = checked(text)
+    one, two = (host.directives for host in directives.hosts)
+    assert (one.types, two.types) == ({".x": "a/b", ".y": "c/d"}, {".x": "a/b"})
+    assert directives.types == {".x": "a/b"}
+    assert (one.ErrorLog, two.ErrorLog) == ("/r/logs/own", None)
+    assert one.CustomLog == directives.CustomLog and two.CustomLog == (("/r/own", "%U"),)
+    assert (one.ServerName, two.ServerName, one.Timeout) == ("main", "127.0.0.1", 7)
+    (note,) = notes
+    assert (
+        note.text
+        == "KeepAliveTimeout is the server's alone: that of a <VirtualHost> has no effect (f:9)"
+    )
