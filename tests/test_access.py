@@ -88,7 +88,7 @@ def test_what_closes_the_whole_site(line):
 
 @pytest.mark.parametrize(("variable", "rules", "status"), [
     ("SetEnvIf User-Agent x bad=1", "Require not env bad", 403),
-    ("SetEnvIf User-Agent x", "Require not env bad", 0),
+    ("SetEnvIf User-Agent x y", "Require not env bad", 0),
     ("BrowserMatch x !bad", "Require not env bad", 403), ("SetEnvIfExpr true bad", "Require not env bad", 403),
     ("RewriteRule x y [L,E=bad:1]", "Require not env bad", 403),
     ("RewriteRule x y [L]", "Require not env bad", 0), ("", "Require not env bad", 0),

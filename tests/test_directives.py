@@ -341,7 +341,7 @@ def test_values(line, value):
     "HttpProtocolOptions Strict Unsafe", "FileETag Colour", "LogLevel loud", "LogLevel trace9",
     "RequestReadTimeout header=9-9,MinRate=1", "LimitRequestBody -+5",
     "RequestReadTimeout header", "RequestReadTimeout header=1,2", "RequestReadTimeout body=-1",
-    "ErrorDocument 200 /x", "Alias icons /srv/icons", "CustomLog logs/a common env=x",
+    "ErrorDocument 200 /x", "Alias icons /srv/icons", "CustomLog logs/a common expr=x",
     "ServerSignature maybe", "Options All +Indexes", "Mutex elephant", "User #0",
     "ReceiveBufferSize 511", "ThreadsPerChild 1 2",
 ])  # fmt: skip

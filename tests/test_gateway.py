@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
-from mpmkit.handlers.conditional import unchanged
+from mpmkit.handlers.conditional import met
 from mpmkit.handlers.fastcgi import _HANDLER
 from mpmkit.handlers.gateway import REDIRECTS, Redirected, Script, Variables, redirected
 from mpmkit.handlers.programs import Head, ScriptFailed, answer, read_head, split_head
 from mpmkit.handlers.router import UrlMapping, _ends
 from mpmkit.handlers.sections import ALL_OPTIONS, merge_options
-from mpmkit.http.messages import Request, Response
+from mpmkit.http.messages import Request, Response, parse_http_date
 
 NEVER = pytest.fail
 CONTROLS = {*range(32), 127} - {9}  # what no header may contain
@@ -174,15 +174,20 @@ def test_locations():
 DATE = "Tue, 02 Jan 2024 03:04:05 GMT"
 
 
-@pytest.mark.parametrize("etag, modified, name, value, same", [
-    ('"a"', "", "if-none-match", '"b", W/"a"', True), ('"a"', "", "if-none-match", "*", True),
-    ("", "", "if-none-match", "*", False), ("", DATE, "if-modified-since", DATE, True),
-    ("", DATE, "if-modified-since", DATE.replace(":05", ":04"), False),
-    ("", "", "if-modified-since", DATE, False),
+@pytest.mark.parametrize("etag, name, value, method, status", [
+    ('"a"', "if-none-match", '"b", W/"a"', "GET", 304), ('"a"', "if-none-match", "*", "HEAD", 304),
+    ("", "if-none-match", "*", "GET", 304), ("", "if-modified-since", DATE, "GET", 304),
+    ("", "if-modified-since", DATE.replace(":05", ":04"), "GET", 0), ('"a"', "if-match", '"b"', "GET", 412),
+    ("", "if-match", '"b"', "GET", 412), ('"a"', "if-match", 'W/"a"', "GET", 412),
+    ('"a"', "if-match", "*", "GET", 0),
+    ("", "if-unmodified-since", DATE.replace(":05", ":04"), "GET", 412),
+    ("", "if-unmodified-since", DATE, "GET", 0),
+    ('"a"', "if-none-match", '"a"', "POST", 412), ('"a"', "if-none-match", '"b"', "POST", 0),
 ])  # fmt: skip
-def test_validators(etag, modified, name, value, same):
-    request = a_request("GET", (name.encode(), value.encode()))
-    assert unchanged(request, etag.encode(), modified.encode()) is same
+def test_validators(etag, name, value, method, status):
+    request = a_request(method, (name.encode(), value.encode()))
+    changed = parse_http_date(DATE.encode())
+    assert met(request, etag.encode(), changed, changed + 100) == status
 
 
 def test_redirects_end():
