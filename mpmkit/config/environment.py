@@ -64,15 +64,16 @@ def validate_environment(
             wrong(name, f"{who} is root by another name: name an ordinary user")
     if problems:
         raise DirectiveError.of(problems)
+    return _missing_roots(directives, hosts) if document_root else []
+
+
+def _missing_roots(directives: Directives, hosts: Iterable[Host]) -> list[Note]:
+    """httpd's warning of each <VirtualHost> whose DocumentRoot is not there."""
     notes = []
     for host, virtual in zip(hosts, directives.hosts, strict=True):
         root = virtual.directives.DocumentRoot
         for one in host.settings:
-            if (
-                document_root
-                and one.name.lower() == "documentroot"
-                and not os.path.isdir(root or "")
-            ):
+            if one.name.lower() == "documentroot" and not os.path.isdir(root or ""):
                 text = f"DocumentRoot [{root}] does not exist{one.place}"
                 notes.append(Note("AH00112", "warn", text))
     return notes

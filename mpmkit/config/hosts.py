@@ -79,6 +79,7 @@ def over(server: Mapping[str, Any], own: Mapping[str, Any], of: Host) -> dict[st
     values = {**server, "ServerAlias": (), **own}
     for name in own.keys() & ADDED:
         values[name] = (*own[name], *server[name])
+    values["variables"] = (*server["variables"], *own.get("variables", ()))  # the last one counts
     if own.get("Options", ("",))[0].startswith(("+", "-")):
         values["Options"] = (*server["Options"], *own["Options"])
     if "ServerName" not in own:
