@@ -39,7 +39,9 @@ def setter(attribute: str = "", any_case: bool = False) -> Callable[[Words], tup
     def parse(words: Words) -> tuple[EnvRule]:
         name, pattern, *variables = (attribute, *words) if attribute else words
         compiled = expression(("(?i)" if any_case else "") + pattern)
-        plain = not any_case and not _MEANS_SOMETHING.search(pattern)  # then httpd puts no groups in
+        plain = not any_case and not _MEANS_SOMETHING.search(
+            pattern
+        )  # then httpd puts no groups in
         read = []
         for word in variables:
             variable, _, value = word.partition("=")
