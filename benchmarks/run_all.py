@@ -1,6 +1,6 @@
 """All tables in one go: the generators, requests per second, memory, ratios to httpd.
 
-    mpmkit bench                      # everything at the demo scale, 20 to 25 minutes
+    mpmkit bench                      # everything at the demo scale, some 27 minutes
     mpmkit bench --only memory qps --scale smoke
     mpmkit bench --scale full --record
 

@@ -13,6 +13,8 @@ request on a kept-alive connection /proc/PID/smaps tells how many there are (Ref
                 these, so one may find warm what another has used
     data        in mappings that may be written: mostly pages of the process's own
 
+A second table has the pages that are each child's own, by mapping: what is left of them, and where.
+
 CLIENTS connections are kept by as many children, and ask in turn. It takes that many: a processor
 that comes back to a process soon still knows its pages, looks nothing up, and leaves no marks.
 """
@@ -26,6 +28,7 @@ import socket
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +81,14 @@ def referenced(smaps: str) -> Pages:
         else:
             program += touched
     return Pages(program, data)
+
+
+def owned(smaps: str) -> Counter[str]:
+    """KiB of a process's own pages by their owner: a file's data, malloc's heap, arenas, stack."""
+    found: Counter[str] = Counter()
+    for mapping in mappings(smaps):
+        found[os.path.basename(mapping.name) or "arenas"] += mapping.kb["Private_Dirty"]
+    return +found
 
 
 def measure(url: str, group: int) -> list[Pages]:
@@ -159,6 +170,19 @@ def table(found: dict[str, list[Pages]]) -> str:
     return "\n".join(lines)
 
 
+def owners_table(found: dict[str, list[Counter[str]]]) -> str:
+    """As text: medians over children, the largest first."""
+    lines = [f"{'server':<10}{'KiB of its own':>15}   by owner"]
+    for name, children in found.items():
+        owners = set().union(*children)
+        medians = {owner: statistics.median(one[owner] for one in children) for owner in owners}
+        ranked = sorted(medians, key=lambda owner: -medians[owner])
+        parts = ", ".join(f"{owner} {medians[owner]:,.0f}" for owner in ranked if medians[owner])
+        total = statistics.median(one.total() for one in children)
+        lines.append(f"{name:<10}{total:>15,.0f}   {parts}")
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m benchmarks.touched_pages`; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -173,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     root = os.path.join(os.path.dirname(mpmkit.__file__), "htdocs")
-    found = {}
+    found, own = {}, {}
     try:
         for name in (OURS, *args.beside):
             with (
@@ -183,12 +207,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             ) as server:
                 try:
                     found[name] = measure(server.url, server.pid)
+                    own[name] = [
+                        owned(Path(f"/proc/{pid}/smaps").read_text())
+                        for pid in members(server.pid)
+                        if pid != server.pid
+                    ]
                 except NotCounted as error:
                     raise NotCounted(f"{name}: {error}") from None
     except (NotInstalled, NotCounted) as error:
         print(f"mpmkit: {error}", file=sys.stderr)
         return 1
     print(table(found))
+    print(owners_table(own))
     print(f"measured on {records.machine()}")
     return 0
 

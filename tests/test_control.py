@@ -288,31 +288,12 @@ def test_a_wrong_line_is_named_with_its_file(house, line, says, here):
 
 def test_every_mistake_is_reported(house, here):
     words = [f"Nonsense{n} 1" for n in range(15)]
-    house.write(*words, "<VirtualHost *:80>", "Nonsense 2", "</VirtualHost>", "Timeout", "Timeout")
+    house.write(*words, "<Nonsense x>", "Nonsense 2", "</Nonsense>", "Timeout", "Timeout")
     status, _, err = here("-t")
     assert status == 1
     numbers = [int(n) for n in re.findall(r"AH00526: Syntax error on line (\d+) of", err)]
     assert numbers == [*range(6, 22), 24], "the inside of what is refused says nothing more"
     assert err.endswith("(and so on line 25)\n"), "the same mistake is reported once"
-
-
-DEBIAN = Path("/etc/apache2/apache2.conf")
-
-
-@pytest.mark.rival
-@pytest.mark.skipif(not DEBIAN.exists(), reason="no configuration of Debian (package apache2)")
-def test_debians_own_file_is_refused_for_what_mpmkit_does_not_have(monkeypatch, here):
-    """All of it at once: each line names a file, a line, and what to do."""
-    for name, value in {
-        "RUN_DIR": "/tmp", "PID_FILE": "/tmp/x.pid", "RUN_USER": "www-data",
-        "RUN_GROUP": "www-data", "LOG_DIR": "/tmp",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(f"APACHE_{name}", value)
-    status, _, err = here("-d", "/etc/apache2", "-t", file=DEBIAN)
-    errors = [line for line in err.splitlines() if "Syntax error" in line]
-    assert status == 1 and errors == [
-        "AH00526: Syntax error on line 1 of /etc/apache2/sites-enabled/000-default.conf:"
-    ]
 
 
 def test_the_lines_of_debians_file_that_are_apaches_own_work(house, here):

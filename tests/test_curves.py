@@ -43,7 +43,7 @@ def table(**values) -> SweepTable:
 
 
 def test_a_curve_goes_through_the_levels(frame):
-    figure = figures.memory_curve(frame)
+    figure = memory_plots.memory_curve(frame)
     drawn = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
     assert list(drawn) == ["prefork", "event", "httpd event"]
     assert drawn["event"][0] == [0, 50, 100, 200]
@@ -56,14 +56,14 @@ def test_a_curve_goes_through_the_levels(frame):
     assert figure.data[2].line.color == theme.OTHERS["httpd"]
     assert figure.layout.yaxis.title.text == "MiB"
     assert "prefork: 20 MiB at 0, 215 at 200, 1,000 KiB each" in figures.alt_text(figure)
-    idle = figures.memory_curve(frame, "idle", theme="dark")
+    idle = memory_plots.memory_curve(frame, "idle", theme="dark")
     assert [trace.name for trace in idle.data] == ["event", "uvicorn"]
     assert "idle connection costs" in idle.layout.title.text
 
 
 def test_labels_do_not_lie_on_each_other(frame):
     close = frame.assign(pss_kb=frame["pss_kb"] // 1000 + 50_000)
-    notes = sorted(note.y for note in figures.memory_curve(close).layout.annotations)
+    notes = sorted(note.y for note in memory_plots.memory_curve(close).layout.annotations)
     assert all(b - a > 0.05 * notes[-1] * 0.9 for a, b in zip(notes, notes[1:], strict=False))
 
 
@@ -119,11 +119,11 @@ def test_the_knee_of_a_sweep_is_marked():
 
 def test_rows_of_another_table_are_refused(frame):
     with pytest.raises(ValueError, match="the rows lack server; give MemoryTable"):
-        figures.memory_curve(frame.drop(columns=["server"]))
+        memory_plots.memory_curve(frame.drop(columns=["server"]))
     with pytest.raises(ValueError, match="nothing was measured against idle"):
-        figures.memory_curve(frame[frame["against"] == "busy"], "idle")
+        memory_plots.memory_curve(frame[frame["against"] == "busy"], "idle")
     with pytest.raises(ValueError, match="against: 'asleep' is not one of busy, idle"):
-        figures.memory_curve(frame, "asleep")
+        memory_plots.memory_curve(frame, "asleep")
 
 
 def test_ours_beside_the_real_httpd():

@@ -96,6 +96,26 @@ def test_the_theme_comes_from_the_environment(monkeypatch):
         theme.layout()
 
 
+@pytest.mark.parametrize("page", theme.THEMES)
+@pytest.mark.parametrize("mpm", theme.MPMS)
+def test_lines_and_words_stand_out_from_the_paper(mpm, page):
+    """WCAG's contrast: 3:1 for what is drawn, 4.5:1 for what is read."""
+
+    def luminance(colour: str) -> float:
+        return sum(
+            part * share
+            for part, share in zip(linear(colour), (0.2126, 0.7152, 0.0722), strict=True)
+        )
+
+    def contrast(colour: str) -> float:
+        paper = luminance(theme.PAPER[page == "dark"])
+        low, high = sorted((luminance(colour), paper))
+        return (high + 0.05) / (low + 0.05)
+
+    assert contrast(theme.stroke(mpm, page)) >= 3
+    assert contrast(theme.text_colour(mpm, page)) >= 4.5
+
+
 def test_a_colour_is_for_an_mpm():
     with pytest.raises(ValueError, match="no colour for 'threads'"):
         theme.colour("threads")

@@ -34,7 +34,7 @@ def test_pools_have_a_line_for_each_of_whom(dark):
         ("httpd", [1, 2, 8, 8]),
         ("mpmkit", [2, 3]),
     ]
-    assert figure.data[3].line.color == theme.colour("event", dark)
+    assert figure.data[3].line.color == theme.stroke("event", dark)
     # Each name is in the legend once.
     assert [trace.showlegend for trace in figure.data] == [True, True, True, False]
     told = figures.alt_text(figure)

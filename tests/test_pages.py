@@ -17,10 +17,14 @@ Rss:                   4 kB
 Referenced:            8 kB
 7f1200000000-7f1200100000 rw-p 00000000 00:00 0
 Rss:                 512 kB
+Private_Dirty:       300 kB
 Referenced:          128 kB
 7f1300000000-7f1300100000 rw-s 00000000 fe:00 99 /tmp/scoreboard
 Referenced:            4 kB
 7f1400000000-7f1400001000 ---p 00000000 00:00 0
+7f1500000000-7f1500001000 rw-p 00000000 fe:00 1234 /usr/lib/libpython3.13.so.1.0
+Private_Dirty:         4 kB
+Referenced:            0 kB
 """
 
 
@@ -28,6 +32,7 @@ def test_what_may_be_written_is_data(monkeypatch):
     monkeypatch.setattr(touched_pages, "PAGE_KB", 4)
     assert touched_pages.referenced(SMAPS) == (2, 33)
     assert touched_pages.referenced("") == (0, 0), "a process that has ended"
+    assert touched_pages.owned(SMAPS) == {"arenas": 300, "libpython3.13.so.1.0": 4}
 
 
 def test_a_request_touches_pages_again_each_time():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 from mpmkit.cli.serve import SAMPLES
 from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
+from mpmkit.config.settings import Section, Setting
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.mpm import event, prefork, worker
 from mpmkit.server import prewarm
@@ -65,9 +67,12 @@ def test_pages_are_served_and_nothing_is_left(tmp_path, mpm):
 def test_the_site_takes_no_part(tmp_path, mpm):
     handlers = Handlers()
     given = directives(mpm, DocumentRoot=str(tmp_path), SetHandler="wsgi-script")
+    site = Section("Directory", str(tmp_path), (Setting("SetHandler", ("wsgi-script",)),))
+    given = dataclasses.replace(given, sections=(site,))
     rehearse(given, handlers, SAMPLES, CHILDREN[mpm])
     assert handlers.given.DocumentRoot == SAMPLES
-    assert handlers.given.SetHandler is None and handlers.given.sections == ()
+    assert handlers.given.SetHandler is None and site not in handlers.given.sections
+    assert {one.arg for one in handlers.given.sections} == {SAMPLES, "/rehearsal"}
 
 
 def test_without_a_loopback_interface_nothing_is_rehearsed(monkeypatch):

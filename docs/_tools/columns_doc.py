@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mpmkit.measure.schema import MACHINE, SWEEP, TABLES, WHEN, WHO, Column
+from mpmkit.measure.schema import MACHINE, OBSERVED, SWEEP, TABLES, WHEN, WHO, Column
 
 # Table -> what a row is.
 ABOUT = {
@@ -12,11 +12,14 @@ ABOUT = {
     "memory": "`mpmkit memory`: a server at a level of busy requests or idle connections; three rows, "
     "for the whole server, its parent and its median child",
     "sweep": "`mpmkit sweep`: a point of the grid, a round",
+    "observed": "`lab.sweep_panel()`: a point of the grid, observed alongside the load",
     "generators": "`mpmkit bench --only generators`: a load generator, a round, against nginx",
     "bench": "`python -m benchmarks.bench`: a server, a piece of work, a round, compared with httpd",
     "demand": "`mpmkit demand`: a server, a kind of work, a rate, a block",
     "capacity": "`mpmkit capacity`: a server at one rate of the bisection, a round",
 }
+
+SWEEPS = {"sweep": SWEEP, "observed": (*SWEEP, *OBSERVED)}  # and what qps has of a load
 
 
 def markdown() -> str:
@@ -24,8 +27,8 @@ def markdown() -> str:
     shared = (*WHO, *WHEN, *MACHINE)
     parts = [_markdown("### Every table", shared)]
     for table, columns in TABLES.items():
-        own = SWEEP if table == "sweep" else [one for one in columns if one not in shared]
-        more = ", and the columns of qps from `driver` to `ended`" if table == "sweep" else ""
+        own = SWEEPS.get(table) or [one for one in columns if one not in shared]
+        more = ", and the columns of qps from `driver` to `ended`" if table in SWEEPS else ""
         parts.append(_markdown(f"### {table}\n\nA row: {ABOUT[table]}{more}.", own))
     return "\n\n".join(parts)
 

@@ -1,6 +1,6 @@
 """The README's pictures and tables, drawn from the runs that data/recorded ships.
 
-    python -m docs._tools.readme_figures    # docs/img/qps.*, bench.* and memory.*; prints the tables
+    python -m docs._tools.readme_figures    # docs/img/cliffs.*, qps.*, bench.* and memory.*; prints the tables
 
 Nothing in the README is typed by hand: record a run (`mpmkit bench --record`), run this, and paste what
 it prints. A run that is not recorded is reported and left out. SVG needs kaleido and a Chromium, as all
@@ -9,16 +9,17 @@ pictures do.
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.ratios import Comparison, baseline_lines, comparisons, table
 from benchmarks.works import FREE, WORKS
 from mpmkit.config.directives import MPMS
-from mpmkit.lab import figures
+from mpmkit.lab import figures, replay
 from mpmkit.lab import theme as colours
 from mpmkit.measure import published, records, stats
 from mpmkit.measure.published import column, page
@@ -34,6 +35,7 @@ IMAGES = Path("docs/img")
 # The runs behind the front page, in data/recorded.
 QPS, BENCH, MEMORY = "qps-full.csv", "bench-demo.csv", "memory-demo.csv"
 BESIDE, SCRIPTS = "qps-demo.csv", "qps-scripts.csv"
+CLIFFS = "03-cliffs.json"
 FLOOR, CROWD = "bench-floor.csv", "memory-400.csv"
 
 # How a script is run, as a reader would say it: column of the table -> words.
@@ -257,6 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = records.recorded_folder()
     rows = records.read(folder / QPS)
     qps = QpsTable(rows, published.figures(), planned=len(rows), out=folder / QPS)
+    cliffs = _helpers("cliffs").cliffs_figure(replay.load(folder / CLIFFS)[0])
+    figures.save(cliffs, IMAGES / "cliffs")
     figures.save(figures.qps_bars(qps.summary()), IMAGES / "qps")
     print(qps.text())
     _print_if_recorded(BESIDE, lambda rows: servers_text(rows, "static"))
@@ -267,10 +271,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(found))
     rows = _print_if_recorded(MEMORY, memory_text)
     if rows:
-        figures.save(figures.memory_curve(records.frame(rows, "memory")), IMAGES / "memory")
+        curve = _helpers("memory_plots").memory_curve(records.frame(rows, "memory"))
+        figures.save(curve, IMAGES / "memory")
     _print_if_recorded(CROWD, crowd_text)
     _print_if_recorded(FLOOR, lambda rows: "\n".join(baseline_lines(rows)))
     return 0
+
+
+def _helpers(name: str) -> Any:
+    """A module of notebooks/helpers: the README shows two pictures of the notebooks."""
+    sys.path.append(str(Path(__file__).parents[2] / "notebooks"))
+    return importlib.import_module(f"helpers.{name}")
 
 
 def _print_if_recorded(name: str, text: Callable[[Sequence[Row]], str]) -> list[Row]:

@@ -28,6 +28,8 @@ OUTSIDE = frozenset({
     "AcceptFilter", "User", "Group", "ExtendedStatus", "ServerTokens", "Mutex", "CoreDumpDirectory",
     "SSLPassPhraseDialog", "SSLRandomSeed", "SSLSessionCache",
 })  # fmt: skip
+# Lists that a host adds to; the host's lines are looked at first. Of other lists its own replaces all.
+ADDED = frozenset({"aliases", "redirects", "ProxySet"})
 # mpmkit: a connection is the server's until its first request has named the host; httpd has these by host.
 OF_CONNECTIONS = frozenset({
     "Timeout", "KeepAlive", "KeepAliveTimeout", "MaxKeepAliveRequests", "RequestReadTimeout",
@@ -75,8 +77,8 @@ def canonical_address(text: str) -> str:
 def over(server: Mapping[str, Any], own: Mapping[str, Any], of: Host) -> dict[str, Any]:
     """The values of a host: `own` are those of its lines, by attribute."""
     values = {**server, "ServerAlias": (), **own}
-    for name in ("aliases", "ProxySet"):
-        values[name] = (*own.get(name, ()), *server[name])
+    for name in own.keys() & ADDED:
+        values[name] = (*own[name], *server[name])
     if own.get("Options", ("",))[0].startswith(("+", "-")):
         values["Options"] = (*server["Options"], *own["Options"])
     if "ServerName" not in own:

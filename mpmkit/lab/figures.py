@@ -5,10 +5,9 @@ Each figure carries its description for a reader who cannot see it in `layout.me
 and SVG. Drawn elsewhere: `lab.timeline` (what a watch recorded) and `diagram` (a scoreboard).
 """
 
-from mpmkit.lab.figures_memory import memory_curve
 from mpmkit.lab.figures_qps import KIND_TITLES, qps_bars
 from mpmkit.lab.plots import OURS, WIDTH, alt_text, dress, find_browser, save
 
 __all__ = [
-    "KIND_TITLES", "OURS", "WIDTH", "alt_text", "dress", "find_browser", "memory_curve", "qps_bars", "save",
+    "KIND_TITLES", "OURS", "WIDTH", "alt_text", "dress", "find_browser", "qps_bars", "save",
 ]  # fmt: skip

@@ -16,9 +16,9 @@ MPMS = ("prefork", "worker", "event")
 LIGHT = {"prefork": "#004488", "worker": "#BB5566", "event": "#DDAA33"}
 DARK = {"prefork": "#4477CC", "worker": "#EE8899", "event": "#F2D675"}
 
-# The event of a light page is for areas; as a line it needs 3:1 against paper, as text 4.5:1.
+# Lines need 3:1 against their paper, words 4.5:1; where a colour has less, this is used instead.
 STROKES = {"event": "#B07A00"}
-TEXTS = {"event": "#96690A"}
+TEXTS = {False: {"event": "#96690A"}, True: {"prefork": "#6C98E0"}}
 
 DASHES = {"prefork": "solid", "worker": "dash", "event": "dot"}
 MARKERS = {"prefork": "square", "worker": "circle", "event": "diamond"}
@@ -71,7 +71,7 @@ def stroke(mpm: str, theme: str | None = None) -> str:
 
 def text_colour(mpm: str, theme: str | None = None) -> str:
     """The MPM's colour for words."""
-    return colour(mpm, theme) if is_dark(theme) else TEXTS.get(mpm) or colour(mpm, theme)
+    return TEXTS[is_dark(theme)].get(mpm) or colour(mpm, theme)
 
 
 def letter_colour(letter: str, theme: str | None = None) -> str:

@@ -144,7 +144,7 @@ SWEEP = (
     c("sweep", str, "", "tells one grid and profile from another; a resumed sweep keeps it"),
     c("point", str, "JSON", "the values of this point of the grid"),
 )
-_OBSERVED = (
+OBSERVED = (
     c("wait_p50_ms", float, "ms", "median wait of a new client, met alongside the load", True),
     c("wait_p99_ms", float, "ms", "the 99th percentile of it (of fewer than 100 clients the longest)", True),
     c("newcomers", int, "", "how many new clients came; those without an answer count as far as they waited"),
@@ -193,7 +193,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "qps": (*WHO, *_KIND, *WHEN, *_LOAD, *_SERVER, *MACHINE),
     "memory": (*WHO, *WHEN, *_MEMORY, *MACHINE),
     "sweep": (*WHO, *SWEEP, *WHEN, *_LOAD, *MACHINE),
-    "observed": (*WHO, *SWEEP, *WHEN, *_LOAD, *_OBSERVED, *MACHINE),
+    "observed": (*WHO, *SWEEP, *WHEN, *_LOAD, *OBSERVED, *MACHINE),
     "generators": (*WHO, *WHEN, *_GENERATORS, *MACHINE),
     "bench": (*WHO, *WHEN, *_BENCH, *MACHINE),
     "demand": (*WHO, *WHEN, *_DEMAND, *_PINNED, *MACHINE),

@@ -4,8 +4,8 @@ To use a Python object is to write to it: its reference count goes up, and down 
 that costs a child the page of 4 KiB around each object that it uses. Since 3.12 CPython has objects
 whose count is never written (PEP 683), `None` and small numbers. They are recognised by the count
 itself: its low 32 bits have a value (VALUES) that no real count reaches. So an object becomes immortal
-when that number is written into it, at its address, which `id` is. /proc/self/mem does that: a wrong
-address is an error and no crash, and no module has to be loaded for it.
+when that number is written into it, at its address, which `id` is. /proc/self/mem does that: where it
+may not be written there is an error and no crash, and no module has to be loaded for it.
 
 **Why that is safe here.** An immortal object is an ordinary one that is never freed. The parent does
 this once, before its first fork; it has no threads then. Children end by `os._exit`, and free nothing.
@@ -21,8 +21,9 @@ and from the parent's objects. The walk does not enter other modules' functions:
 their like are most of the memory, and no request uses them. Methods of built-in types are reached from
 nowhere, and come from the garbage collector's list.
 
-**Where.** In 64-bit CPython 3.12 to 3.14, and after a trial with one object. In any other Python
-nothing happens. `ImmortalObjects Off` is for comparison.
+**Where.** In 64-bit CPython 3.12 to 3.14, after a trial with one object, which decides (it has been run
+on 3.12 and 3.13; 3.14's number is from its headers). In any other Python nothing happens.
+`ImmortalObjects Off` is for comparison.
 """
 
 from __future__ import annotations

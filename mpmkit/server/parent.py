@@ -18,6 +18,7 @@ main loop is one `match`.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -331,6 +332,8 @@ class Parent:
         return True
 
     def _next_generation(self) -> None:
+        gc.unfreeze()
+        gc.collect()  # the old configuration: frozen before its children's fork, it would stay for good
         self.pool.pod = PipeOfDeath()
         self.board.config_generation += 1
         self.board.set_limits(self.setup.directives)

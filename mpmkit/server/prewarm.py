@@ -28,6 +28,7 @@ from typing import Any
 from mpmkit.config.checks import check
 from mpmkit.config.directives import Directives
 from mpmkit.config.keywords import from_keywords
+from mpmkit.config.settings import Section, Setting
 from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
 from mpmkit.server.child import Child, Setup
 from mpmkit.server.core import Handler, Service, client_text, process_request
@@ -89,6 +90,7 @@ def rehearse(
         check(mpm, from_keywords(mpm, Listen="127.0.0.1:1"))[0],
         **{name: getattr(directives, name) for name in SITE},
         DocumentRoot=document_root,
+        sections=_sections(document_root),
         ScoreBoardFile=None,
         ServerLimit=1,
         ThreadLimit=1,
@@ -146,6 +148,14 @@ def fill_gaps() -> None:
             _filling.append(make())
             if id(_filling[-1]) % POOL == POOL_HEADER:  # the first of its pool: no other has room
                 break
+
+
+def _sections(document_root: str) -> tuple[Section, ...]:
+    """So that what decides about sections runs, too: one for each request, one for none."""
+    return (
+        Section("Directory", document_root, (Setting("Options", ("+ExecCGI",)),)),
+        Section("Location", "/rehearsal", (Setting("Require", ("local",)),)),
+    )
 
 
 def _client(listener: Listener, sent: bytes, number: int) -> socket.socket:

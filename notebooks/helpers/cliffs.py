@@ -8,7 +8,9 @@ the throughput of browsers that think between two requests.
 from __future__ import annotations
 
 import math
+import statistics
 import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import mpmkit
@@ -34,8 +36,8 @@ NEWCOMERS, PAUSE, PROBED = (
     3.0,
 )  # clients that connect anew, s between two requests, s a level
 SETTLE = 12.0  # seconds that a pool has to grow, at most
-LATE = 0.5  # a newcomer who waits longer, in s, stands in front of a full server
-BROWSERS = (100, 300, 1000, 3000)
+LATE = 1.2  # s: a pass of maintenance takes a second; who waits longer stands in front of a full server
+BROWSERS = (100, 1000, 3000)
 THINK = 1.0  # seconds
 
 
@@ -76,7 +78,7 @@ def _settle(seen: Watch, kept: KeepAliveClients, level: int) -> None:
         time.sleep(0.1)
 
 
-def climb(case: str, levels: tuple[int, ...] = LEVELS) -> list[dict[str, Any]]:
+def climb(case: str, levels: Sequence[int] = LEVELS) -> list[dict[str, Any]]:
     """One server, and more and more kept connections: a row a level. Ends two levels beyond the cliff.
 
     A newcomer who has no answer yet counts as far as it has waited: `unanswered` says how many those are.
@@ -113,12 +115,10 @@ def climb(case: str, levels: tuple[int, ...] = LEVELS) -> list[dict[str, Any]]:
     return rows
 
 
-def cliffs(levels: tuple[int, ...] = LEVELS) -> list[dict[str, Any]]:
+def cliffs(levels: Sequence[int] = LEVELS, cases: Iterable[str] = CASES) -> list[dict[str, Any]]:
     """The rows of all cases; with factor 20 only the larger levels: its limit is beyond them."""
     large = tuple(level for level in levels if level >= 500) or levels[-1:]
-    return [
-        row for case, (_, more) in CASES.items() for row in climb(case, large if more else levels)
-    ]
+    return [row for case in cases for row in climb(case, large if CASES[case][1] else levels)]
 
 
 def where(case: str, rows: list[dict[str, Any]]) -> str:
@@ -133,12 +133,13 @@ def where(case: str, rows: list[dict[str, Any]]) -> str:
     return f"{case}: {said}; by the directives from {predicted(case):,} on"
 
 
-def think(numbers: tuple[int, ...] = BROWSERS) -> list[dict[str, Any]]:
+def think(numbers: Sequence[int] = BROWSERS, cases: Iterable[str] = CASES) -> list[dict[str, Any]]:
     """Throughput of browsers that keep their connection and think for a second, exponentially
     distributed: a row a case and number. The pools have grown before it counts. A request that has no
-    answer after three seconds is a failure."""
+    answer after three seconds is a failure. The rate is the median of the seconds: when the load ends, its
+    last users leave room for those who wait, and that is not counted."""
     rows = []
-    for case in CASES:
+    for case in cases:
         mpm, given = _directives(case)
         growing = 12.0 if mpm == "prefork" else 5.0  # 1, 2, 4, 8 … 32 children a second
         for browsers in numbers:
@@ -151,7 +152,7 @@ def think(numbers: tuple[int, ...] = BROWSERS) -> list[dict[str, Any]]:
                 {
                     "case": case,
                     "browsers": browsers,
-                    "qps": run.qps,
+                    "qps": statistics.median(one.qps for one in run.seconds[:4]),
                     "failures": run.failures,
                     "p50_ms": run.latency_ms(50),
                     "bound": browser_bound(case, browsers),
@@ -188,9 +189,11 @@ def _names(
     figure: Any, ends: list[tuple[str, float, float]], theme: str | None, row: int | None = None
 ) -> None:
     """Names to the right of the lines' ends on logarithmic axes, moved up where two would touch."""
-    low = -math.inf
+    placed: list[tuple[float, float]] = []
     for case, x, y in sorted(ends, key=lambda end: end[2]):
-        low = max(math.log10(y), low + 0.2)
+        near = [up for right, up in placed if abs(right - math.log10(x)) < 0.5]
+        low = max([math.log10(y), *(up + 0.2 for up in near)])
+        placed.append((math.log10(x), low))
         figure.add_annotation(
             x=math.log10(x), y=low, text=case, showarrow=False, xanchor="left", xshift=9,
             row=row, col=row and 1,
@@ -207,10 +210,13 @@ def cliffs_figure(rows: list[dict[str, Any]], *, theme: str | None = None) -> An
     said: list[str] = []
     ends: dict[int, list[tuple[str, float, float]]] = {1: [], 2: []}
     for case in CASES:
-        own = [row for row in rows if row["case"] == case]
+        if not (own := [row for row in rows if row["case"] == case]):
+            continue
         for place, key in enumerate(("wait_ms", "pss_mb"), 1):
             xs, ys = [row["kept"] for row in own], [row[key] for row in own]
-            bound = [place == 1 and row["unanswered"] > 0 for row in own]
+            bound = [
+                place == 1 and row["unanswered"] and row["wait_ms"] > 1000 * LATE for row in own
+            ]
             figure.add_trace(_trace(case, xs, ys, bound, theme), row=place, col=1)
             ends[place].append((case, xs[-1], ys[-1]))
         found = [
@@ -235,7 +241,9 @@ def cliffs_figure(rows: list[dict[str, Any]], *, theme: str | None = None) -> An
                         tickvals=[50, 100, 200, 500, 1000, 2000, 5000, 10_000])  # fmt: skip
     figure.update_xaxes(title_text="kept connections", row=2, col=1)
     figure.update_yaxes(type="log", title_text="wait of a newcomer, p99, ms", row=1, col=1, dtick=1)
-    figure.update_yaxes(type="log", title_text="memory (PSS), MB", row=2, col=1, dtick=1)
+    figure.update_yaxes(
+        type="log", title_text="memory (PSS), MB", row=2, col=1, tickvals=[20, 50, 100, 200, 500]
+    )
     return figure
 
 
@@ -247,7 +255,8 @@ def think_figure(rows: list[dict[str, Any]], *, theme: str | None = None) -> Any
     ends: list[tuple[str, float, float]] = []
     said: list[str] = []
     for case in CASES:
-        own = [row for row in rows if row["case"] == case]
+        if not (own := [row for row in rows if row["case"] == case]):
+            continue
         xs = [row["browsers"] for row in own]
         figure.add_trace(_trace(case, xs, [row["qps"] for row in own], [False] * len(own), theme))
         many = [round(80 * 1.05**n) for n in range(80)]
