@@ -30,6 +30,7 @@ from tests.fidelity import (
     compare_conf,
     compare_hosts,
     compare_http,
+    compare_kinds,
     compare_pool,
     compare_rules,
     compare_status,
@@ -52,6 +53,7 @@ TITLES = {
     "rules": "Sections, links and Options: who may see what",
     "access": "Require, Order, Limit, Satisfy: who may see what",
     "hosts": "Virtual hosts: which one answers, what it has of its server's, TLS",
+    "kinds": "Small inputs of many kinds: names, scripts, hosts, redirects, variables",
 }
 LONGEST = 220  # characters of a cell
 
@@ -98,6 +100,7 @@ AREAS: dict[str, Callable[[Path], list[Row]]] = {
     "rules": alone(compare_rules.rows),
     "access": alone(compare_access.rows),
     "hosts": alone(compare_hosts.rows),
+    "kinds": alone(compare_kinds.rows),
 }
 
 
