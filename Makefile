@@ -1,5 +1,5 @@
 # Everything a newcomer needs, from Python (3.11 or later) and make alone.
-#   make tables    the article's two tables, with this machine's figures beside them
+#   make tables    the article's two tables, with this machine's figures next to them
 #   make test      the tests            make lint       ruff and mypy
 #   make lab       JupyterLab           make bench      all tables, with other servers
 #   make fidelity  the table in docs/FIDELITY.md

@@ -1,7 +1,7 @@
 """What one request costs a server: CPU time, context switches and system calls, counted from outside.
 
-    python -m benchmarks.cost [--mpm event] [--work new keepalive] [--beside httpd floor] [--requests N]
-    python -m benchmarks.cost --mpm prefork --clients 1 4 16 64 --beside httpd floor
+    python -m benchmarks.cost [--mpm event] [--work new keepalive] [--also httpd floor] [--requests N]
+    python -m benchmarks.cost --mpm prefork --clients 1 4 16 64 --also httpd floor
 
 Throughput on a small, shared machine says more about the neighbours than about the server. What a
 server uses for a request says less about them: CPU time is what its own threads ran for
@@ -51,7 +51,7 @@ WORKS = {
 CLIENTS = 100  # the most there are
 ROUNDS = 3  # of --clients
 FLOOR = "floor"
-BESIDE: dict[str, Any] = {"httpd": Httpd, FLOOR: baseline.Baseline}
+OTHERS: dict[str, Any] = {"httpd": Httpd, FLOOR: baseline.Baseline}
 STRACE_WITHIN = 5.0  # seconds for strace to hold all threads
 
 
@@ -110,14 +110,14 @@ def measure(server: Any, name: str, mpm: str, work: str, requests: int) -> Cost:
 
 
 def by_clients(
-    mpm: str, clients: Sequence[int], beside: Sequence[str], requests: int
+    mpm: str, clients: Sequence[int], also: Sequence[str], requests: int
 ) -> dict[str, dict[int, list[float]]]:
     """CPU µs of a kept-alive request: for each server and number of clients a figure a round.
 
     Each server is started anew in each round, each round begins with another one. Raises NotInstalled.
     """
     ab = find_program(("ab",), "ab", "apt install apache2-utils")
-    names = [OURS, *beside]
+    names = [OURS, *also]
     found: dict[str, dict[int, list[float]]] = {name: {n: [] for n in clients} for name in names}
     for number in range(1, ROUNDS + 1):
         for name in stats.turns(names, number):
@@ -169,9 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mpm", nargs="+", choices=MPMS, default=MPMS)
     parser.add_argument("--work", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument(
-        "--beside",
+        "--also",
         nargs="+",
-        choices=BESIDE,
+        choices=OTHERS,
         default=[],
         help="the real httpd; the least that a Python server does (no event)",
     )
@@ -194,12 +194,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     costs = []
     try:
         for mpm in args.mpm:
-            beside = [name for name in args.beside if name != FLOOR or mpm in baseline.MODELS]
+            also = [name for name in args.also if name != FLOOR or mpm in baseline.MODELS]
             if args.clients:
-                found = by_clients(mpm, list(dict.fromkeys(args.clients)), beside, args.requests)
+                found = by_clients(mpm, list(dict.fromkeys(args.clients)), also, args.requests)
                 print(clients_table(mpm, found))
                 continue
-            for name in (OURS, *beside):
+            for name in (OURS, *also):
                 with _server(name, mpm) as server:
                     for work in args.work:
                         print(f"{name} {mpm}: {WORKS[work][0]}", file=sys.stderr)
@@ -221,7 +221,7 @@ def _server(name: str, mpm: str) -> Any:
     if name == OURS:
         return mpmkit.launch(mpm, access_log=True, **directives)
     root = os.path.join(os.path.dirname(mpmkit.__file__), "htdocs")
-    return BESIDE[name](mpm, document_root=root, **directives)
+    return OTHERS[name](mpm, document_root=root, **directives)
 
 
 def _load(ab: str, url: str, requests: int, options: Sequence[str]) -> None:

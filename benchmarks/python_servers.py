@@ -400,7 +400,7 @@ def _fastpysgi(mpm: str, **directives: Any) -> Fastpysgi:
     return Fastpysgi(document_root=competitors.SAMPLE_SITE, **directives)
 
 
-# Beside httpd and nginx, for `--beside`: see `competitors.FORMS`.
+# In the same rounds as httpd and nginx, for `--also`: see `competitors.FORMS`.
 FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], competitors.Launch], ...]] = {
     "gunicorn": (
         ("gunicorn-sync", ("prefork",), ("static", "script"), _sync),

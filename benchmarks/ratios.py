@@ -150,7 +150,7 @@ def baseline_lines(rows: Sequence[Row]) -> list[str]:
 
 
 HEADINGS = (
-    *("work", "MPM", "beside", "ratio", "low–high", "ours/s", "theirs/s", "p99 ms", "µs CPU"),
+    *("work", "MPM", "versus", "ratio", "low–high", "ours/s", "theirs/s", "p99 ms", "µs CPU"),
     *("target", "verdict", "remarks"),
 )
 

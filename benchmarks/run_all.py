@@ -53,7 +53,7 @@ PEER_TARGET = 2.0  # times the fastest of them
 class Part:
     """One table: its name in files, what it is, about how long it takes, how it runs.
 
-    run(scale, beside, file) prints its tables, writes its rows to the file and gives a status as
+    run(scale, also, file) prints its tables, writes its rows to the file and gives a status as
     commands do: 0, or 130 for Ctrl-C, or another.
     """
 
@@ -66,24 +66,24 @@ class Part:
 # -- the parts, by their own commands ------------------------------------------------------------
 
 
-def _generators_seconds(scale: str, beside: Sequence[str]) -> float:
+def _generators_seconds(scale: str, also: Sequence[str]) -> float:
     rounds, seconds = generators.SCALES[scale]
     return rounds * len(generators.GENERATORS) * len(generators.WORKS) * (seconds + 1.5)
 
 
-def _generators(scale: str, beside: Sequence[str], path: Path) -> int:
+def _generators(scale: str, also: Sequence[str], path: Path) -> int:
     return generators.main(["--scale", scale, "--out", str(path)])
 
 
-def _qps_seconds(scale: str, beside: Sequence[str]) -> float:
+def _qps_seconds(scale: str, also: Sequence[str]) -> float:
     size = qps.SCALES[scale]
-    cells = len(MPMS) * len(published.PAGES) + sum(len(one.kinds) for one in competitors.of(beside))
+    cells = len(MPMS) * len(published.PAGES) + sum(len(one.kinds) for one in competitors.of(also))
     seconds = min(size.seconds or math.inf, (size.requests or math.inf) / SLOW)
     return size.rounds * cells * (2.0 + size.warmup + seconds)
 
 
-def _qps(scale: str, beside: Sequence[str], path: Path) -> int:
-    status = qps.main(["--scale", scale, "--out", str(path), *_beside(beside)])
+def _qps(scale: str, also: Sequence[str], path: Path) -> int:
+    status = qps.main(["--scale", scale, "--out", str(path), *_also(also)])
     if path.exists():
         print("\n".join(peer_verdicts(records.read(path))), flush=True)
     return status
@@ -142,22 +142,22 @@ def _qps_of(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     return [row["qps"] for row in rows]
 
 
-def _memory_seconds(scale: str, beside: Sequence[str]) -> float:
-    return memory_plan(scale=scale, beside=beside).seconds
+def _memory_seconds(scale: str, also: Sequence[str]) -> float:
+    return memory_plan(scale=scale, also=also).seconds
 
 
-def _memory(scale: str, beside: Sequence[str], path: Path) -> int:
-    return memory.main(["--scale", scale, "--out", str(path), "--ram", "4GiB", *_beside(beside)])
+def _memory(scale: str, also: Sequence[str], path: Path) -> int:
+    return memory.main(["--scale", scale, "--out", str(path), "--ram", "4GiB", *_also(also)])
 
 
-def _ratios_seconds(scale: str, beside: Sequence[str]) -> float:
+def _ratios_seconds(scale: str, also: Sequence[str]) -> float:
     requests, seconds = works.SCALES[scale]
     return works.expected_seconds(
         works.WORKS.values(),
         rounds=_ratio_rounds(scale),
         requests=requests,
         seconds=seconds,
-        nginx="nginx" in beside,
+        nginx="nginx" in also,
     )
 
 
@@ -165,13 +165,13 @@ def _ratio_rounds(scale: str) -> int:
     return 1 if scale == "smoke" else 5
 
 
-def _ratios(scale: str, beside: Sequence[str], path: Path) -> int:
+def _ratios(scale: str, also: Sequence[str], path: Path) -> int:
     how = ["--scale", scale, "--work", "all", "--rounds", str(_ratio_rounds(scale))]
-    return bench.main([*how, "--out", str(path), *([] if "nginx" in beside else ["--no-nginx"])])
+    return bench.main([*how, "--out", str(path), *([] if "nginx" in also else ["--no-nginx"])])
 
 
-def _beside(beside: Sequence[str]) -> list[str]:
-    return ["--beside", ",".join(beside)] if beside else []
+def _also(also: Sequence[str]) -> list[str]:
+    return ["--also", ",".join(also)] if also else []
 
 
 PARTS: dict[str, Part] = {
@@ -204,11 +204,11 @@ def _parser() -> Parser:
     add("--only", nargs="+", choices=PARTS, metavar="PART", default=list(PARTS), help=parts)
     scale = "how much is measured; by default MPMKIT_SCALE, or demo"
     add("--scale", choices=command.SCALE_NAMES, help=scale)
-    beside = (
+    others = (
         f"servers to compare with: {', '.join(competitors.names())}, all (the default) or none; "
         "those that are not installed are named and left out"
     )
-    add("--beside", default="all", metavar="A,B", help=beside)
+    add("--also", default="all", metavar="A,B", help=others)
     record = "keep what came to its end in data/recorded (in a checkout)"
     add("--record", action="store_true", help=record)
     add("--estimate", action="store_true", help="only say how long it would take")
@@ -221,8 +221,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     problems = command.Problems()
     scale, _ = problems.scale(options.scale, dict.fromkeys(command.SCALE_NAMES, 0))
-    none = options.beside == "none"
-    beside = () if none else problems.beside(command.listed([options.beside]))
+    none = options.also == "none"
+    also = () if none else problems.also(command.listed([options.also]))
     if problems:
         parser.error("; ".join(problems))
     parts = [PARTS[name] for name in dict.fromkeys(options.only)]
@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(str(error))
         return 1
     folder = recorded if options.record else recorded.with_name("runs")
-    estimates = {part.name: part.seconds(scale, beside) for part in parts}
+    estimates = {part.name: part.seconds(scale, also) for part in parts}
     say(
         f"scale {scale}, about {duration(sum(estimates.values()))}: "
         + ", ".join(f"{name} {duration(seconds)}" for name, seconds in estimates.items())
@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f".{part.name}-{scale}-{run_id}.part" if options.record else f"{part.name}-{run_id}.csv"
         )
         try:
-            status = part.run(scale, beside, path)
+            status = part.run(scale, also, path)
         except KeyboardInterrupt:
             say("interrupted")
             status = 130

@@ -1,6 +1,6 @@
 """How many pages of memory one request touches, counted from outside, under prefork.
 
-    python -m benchmarks.touched_pages [--beside httpd floor]
+    python -m benchmarks.touched_pages [--also httpd floor]
 
 A process that gets its turn after sixty others finds little of its memory in the processor's caches:
 every page that it touches has to be looked up again, and every line fetched. So the number of pages
@@ -44,7 +44,7 @@ from mpmkit.measure.reference_servers import Httpd, NotInstalled
 from mpmkit.measure.smaps import mappings
 
 OURS = "mpmkit"
-BESIDE: dict[str, Any] = {"httpd": Httpd, "floor": Baseline}
+OTHERS: dict[str, Any] = {"httpd": Httpd, "floor": Baseline}
 CLIENTS = 32
 DIRECTIVES: dict[str, Any] = {
     "StartServers": CLIENTS, "MinSpareServers": 1, "MaxSpareServers": CLIENTS,
@@ -189,9 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.touched_pages", description=__doc__.partition("\n")[0]
     )
     parser.add_argument(
-        "--beside",
+        "--also",
         nargs="+",
-        choices=BESIDE,
+        choices=OTHERS,
         default=[],
         help="the real httpd; the least that a Python server does",
     )
@@ -199,11 +199,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     root = os.path.join(os.path.dirname(mpmkit.__file__), "htdocs")
     found, own = {}, {}
     try:
-        for name in (OURS, *args.beside):
+        for name in (OURS, *args.also):
             with (
                 mpmkit.launch("prefork", access_log=True, **DIRECTIVES)
                 if name == OURS
-                else BESIDE[name]("prefork", document_root=root, **DIRECTIVES)
+                else OTHERS[name]("prefork", document_root=root, **DIRECTIVES)
             ) as server:
                 try:
                     found[name] = measure(server.url, server.pid)

@@ -116,7 +116,7 @@ WORKS = {
 }
 DEFAULT_WORKS = ("new", "keepalive", "repeated", "distinct")
 
-# What a ratio has to reach: (work, beside whom) -> ratio. Others have no target and no verdict.
+# What a ratio has to reach: (work, versus) -> ratio. Others have no target and no verdict.
 TARGETS = {
     ("new", "httpd"): 1.2,
     ("keepalive", "httpd"): 2.0,

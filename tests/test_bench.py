@@ -183,7 +183,7 @@ def test_rounds_that_were_interrupted_do_not_count():
 def test_the_table_says_what_must_be_known_of_a_ratio():
     how = {"failures": 3, "bound": True, "cpu": (23.0, 50.0)}
     head, line = table(comparisons(rows([90] * 5, [100] * 5, **how))).splitlines()
-    assert head.split()[:4] == ["work", "MPM", "beside", "ratio"]
+    assert head.split()[:4] == ["work", "MPM", "versus", "ratio"]
     said = ("0.90", "0.90–0.90", "open", "≥ 1.2", "15 failed", "2.0 | 3.0", "23.0 | 50.0")
     assert all(words in line for words in said) and "µs CPU" in head
     assert "client at its limit in 5 of 5 rounds" in line

@@ -77,7 +77,7 @@ def program(path: Path, text: str, mode: int = 0o755) -> Path:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A document root, a cgi-bin beside it, and a configuration for both."""
+    """A document root, a cgi-bin next to it, and a configuration for both."""
     where = tmp_path_factory.mktemp("cgi")
     root = where / "root"
     for name, text in PROGRAMS.items():

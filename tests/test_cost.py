@@ -77,7 +77,7 @@ def test_a_series_of_clients(monkeypatch, capsys):
     monkeypatch.setattr(cost, "ROUNDS", 1)
     assert (
         cost.main(
-            ["--mpm", "worker", "--clients", "1", "2", "--beside", "floor", "--requests", "200"]
+            ["--mpm", "worker", "--clients", "1", "2", "--also", "floor", "--requests", "200"]
         )
         == 0
     )

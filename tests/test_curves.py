@@ -138,7 +138,7 @@ def test_ours_beside_the_real_httpd():
         return QpsTable(rows, published.figures())
 
     rivals = table("qps-demo")
-    made = tables.beside(rivals)
+    made = tables.compared(rivals)
     assert list(made.columns) == ["published /s", "mpmkit /s", "httpd /s", "mpmkit / httpd"]
     row = made.loc["static page, worker"]
     sides = [list(rivals.rounds("static", who)["worker"].values()) for who in ("mpmkit", "httpd")]
@@ -148,8 +148,8 @@ def test_ours_beside_the_real_httpd():
         statistics.geometric_mean(a / b for a, b in zip(*sides, strict=True))
     )
     # What one of the two does not have: WSGI under httpd, and an httpd that took no part.
-    assert math.isnan(tables.beside(table("qps-scripts")).loc["script, event", "httpd /s"])
-    assert tables.beside(table("qps-full"))["httpd /s"].isna().all()
+    assert math.isnan(tables.compared(table("qps-scripts")).loc["script, event", "httpd /s"])
+    assert tables.compared(table("qps-full"))["httpd /s"].isna().all()
     html = tables.styled(made).to_html()
     assert f"{medians[0]:,.0f}" in html and "#" in html.partition("<table")[0]
 
@@ -159,10 +159,10 @@ def test_yours_beside_the_recorded(frame):
 
     recorded = mpmkit.recorded("qps")
     mine = recorded.assign(qps=recorded["qps"] * 2)
-    made = tables.beside_recorded(mine, recorded, ["server", "mpm", "kind"])
+    made = tables.compared_recorded(mine, recorded, ["server", "mpm", "kind"])
     cells = recorded.groupby(["server", "mpm", "kind"], dropna=False).ngroups
     assert list(made["yours / recorded"]) == [pytest.approx(2)] * cells
     with pytest.raises(ValueError, match="the rows of yours lack qps"):
-        tables.beside_recorded(frame, recorded, ["server"])
+        tables.compared_recorded(frame, recorded, ["server"])
     with pytest.raises(ValueError, match="no server in common"):
-        tables.beside_recorded(mine.assign(server="x"), recorded, ["server"])
+        tables.compared_recorded(mine.assign(server="x"), recorded, ["server"])

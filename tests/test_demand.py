@@ -288,7 +288,7 @@ def test_a_server_that_does_not_start_leaves_this_thread_where_it_was():
 
 
 def planned(**changes: Any) -> demand.DemandPlan:
-    return plan(**{"beside": (), "scale": "full", **changes})
+    return plan(**{"also": (), "scale": "full", **changes})
 
 
 def test_blocks_are_complete_and_their_order_is_random_and_known():
@@ -312,8 +312,8 @@ def test_blocks_are_complete_and_their_order_is_random_and_known():
 
 def test_bad_arguments_are_all_named_at_once():
     with pytest.raises(ValueError) as error:
-        plan(["page", "pages"], [0], 0, "demo", margin=2.0, seed=-1, beside=["nginx"])
-    for name in ("work: 'pages'", "rates: ", "blocks: ", "margin: ", "seed: ", "beside: 'nginx'"):
+        plan(["page", "pages"], [0], 0, "demo", margin=2.0, seed=-1, also=["nginx"])
+    for name in ("work: 'pages'", "rates: ", "blocks: ", "margin: ", "seed: ", "also: 'nginx'"):
         assert name in str(error.value)
 
 
@@ -351,7 +351,7 @@ def test_a_block_that_was_interrupted_is_measured_again(tmp_path):
         raise RuntimeError("no server today")
 
     with pytest.raises(ExperimentError, match="no server today") as error:
-        mpmkit.demand_table(blocks=8, scale="smoke", beside=(), launch=launch, out=file.path)
+        mpmkit.demand_table(blocks=8, scale="smoke", also=(), launch=launch, out=file.path)
     table = error.value.table
     assert begun == [todo.block(7)[0].mpm], "it goes on with block 7, from its beginning"
     assert table.records == whole and table.resumed == 24 and table.planned == 32

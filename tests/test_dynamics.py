@@ -63,7 +63,7 @@ def test_twenty_graceful_restarts_in_a_row_under_load_fail_no_request():
     together(*(lambda mpm=mpm: twenty_restarts(mpm) for mpm in MPMS))
 
 
-# --- Parked clients beside busy workers -----------------------------------------------------------
+# --- Parked clients and busy workers -----------------------------------------------------------
 
 
 def parked_beside_half_sent(clients: int, readers: int) -> None:

@@ -157,7 +157,7 @@ def test_a_bar_is_as_high_as_its_row_says():
         static, script = bars(figure, f"{mpm}, mpmkit")
         assert list(static.y) == list(script.y) == [median]
         assert static.marker.color == theme.LIGHT[mpm]
-        # Beside thousands as published it is too low for its label, which stands above the whisker.
+        # Next to thousands as published it is too low for its label, which stands above the whisker.
         above = figure.data[figure.data.index(static) + 1]
         assert (static.text, above.text) == (("",), (f"{median}",))
         assert above.y[0] == max(THREE[mpm]) and above.y[0] - above.error_y.arrayminus[0] == min(

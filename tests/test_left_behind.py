@@ -88,8 +88,8 @@ def test_a_pid_file_is_neither_read_nor_written_through_a_link(victim, tmp_path)
         with pytest.raises(PidFileWriteError, match="it is a symbolic link"):
             pidfile.write(str(path))
         path.unlink()
-    beside = tmp_path / f"pid.{os.getpid()}"
-    beside.symlink_to(victim)
+    temporary = tmp_path / f"pid.{os.getpid()}"
+    temporary.symlink_to(victim)
     pidfile.write(str(path))
     assert path.read_text() == f"{os.getpid()}\n" and victim.read_text() == VICTIM
 

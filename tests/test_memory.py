@@ -339,7 +339,7 @@ def test_what_the_table_says():
 
 def test_levels_of_a_plan(monkeypatch):
     monkeypatch.delenv("MPMKIT_SCALE", raising=False)
-    todo = plan(scale="demo", beside=("httpd", "gunicorn"))
+    todo = plan(scale="demo", also=("httpd", "gunicorn"))
     levels = {}
     for one in todo.levels:
         levels.setdefault((one.server, one.mpm, one.against), []).append(one.level)
@@ -384,7 +384,7 @@ def test_a_pool_as_idle_maintenance_leaves_it(mpm, busy, started):
         (["--idle", ","], "idle: give at least one level"),
         (["--rounds", "0"], "rounds: must be a whole number from 1 to 100"),
         (["--scale", "big"], "scale: 'big' is not one of"),
-        (["--beside", "iis"], "beside: 'iis' is not one of httpd, nginx"),
+        (["--also", "iis"], "also: 'iis' is not one of httpd, nginx"),
         (["--document-root", "/no/such"], "document_root: there is no folder /no/such"),
         (["--path", "index"], "path: must begin with /"),
         (["-c", "ThreadsPerChild"], "write a directive and its value"),
@@ -489,7 +489,7 @@ def test_httpd_in_the_same_table(quick):
     here, missing = competitors.installed(competitors.of(("httpd",), ("worker",)))
     if not here:
         pytest.skip("; ".join(missing))
-    table = memory_table(("worker",), busy=(0, 6), idle=(0, 4), beside=("httpd",))
+    table = memory_table(("worker",), busy=(0, 6), idle=(0, 4), also=("httpd",))
     whole = [row for row in table.records if row["scope"] == "server"]
     found = {(row["server"], row["against"], row["level"]): row for row in whole}
     assert len(found) == 8

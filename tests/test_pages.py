@@ -80,7 +80,7 @@ def test_what_cannot_be_counted_is_told(answer, clients, requests, why):
 
 @pytest.mark.rival
 def test_the_table_names_each_server(capsys):
-    assert touched_pages.main(["--beside", "floor"]) == 0
+    assert touched_pages.main(["--also", "floor"]) == 0
     head, ours, floor, *_ = capsys.readouterr().out.splitlines()
     assert head.split() == ["server", "program", "data", "together", "KiB"]
     assert ours.split()[0] == "mpmkit" and floor.split()[0] == "floor"

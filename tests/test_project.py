@@ -159,13 +159,13 @@ def test_policy_is_pure_and_no_server_part_is_ready_made():
     assert not breaches, "\n".join(breaches)
 
 
-def test_the_package_imports_nothing_that_stands_beside_it():
-    beside = {"benchmarks", "docs", "tests", "helpers", "notebooks"}
+def test_the_package_imports_nothing_that_is_outside_of_it():
+    outside = {"benchmarks", "docs", "tests", "helpers", "notebooks"}
     breaches = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in files("**/*.py")
         for line, name in imports(path)
-        if name.partition(".")[0] in beside
+        if name.partition(".")[0] in outside
     ]
     assert not breaches, "\n".join(breaches)
 

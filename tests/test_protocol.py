@@ -251,7 +251,7 @@ def test_the_memory_is_bounded():
     assert not cache.known and list(cache.lines) == [b"Host: x"]
 
 
-# -- beside h11 -----------------------------------------------------------------------------------
+# -- compared with h11 -----------------------------------------------------------------------------------
 
 
 def by_h11(head: bytes) -> h11.Request | None:

@@ -297,20 +297,20 @@ def test_each_round_measures_all_in_random_order_that_the_seed_gives():
     key = [(c.round, c.mpm, c.kinds) for c in cells]
     assert key == [(c.round, c.mpm, c.kinds) for c in todo.cells("a")]
     assert key != [(c.round, c.mpm, c.kinds) for c in todo.cells("b")]
-    todo = plan(scale="smoke", mpms=("event",), beside=("httpd", "uvicorn"), rounds=2)
+    todo = plan(scale="smoke", mpms=("event",), also=("httpd", "uvicorn"), rounds=2)
     both, static = ("script", "static"), ("static",)
     ours, httpd = ("mpmkit", "event", both), ("httpd", "event", static)
     found = [(c.server, c.mpm, tuple(sorted(c.kinds))) for c in todo.cells("a")]
     assert sorted(found) == sorted([ours, httpd, ("uvicorn", "", both)] * 2)
     assert {cell.stands_for for cell in todo.cells("a")} == {"event"}
-    scripts = plan(("script",), ("event",), scale="smoke", rounds=1, beside=("all",))
+    scripts = plan(("script",), ("event",), scale="smoke", rounds=1, also=("all",))
     peers = competitors.of(competitors.names(), ("event",))
     names = ["mpmkit", *(one.server for one in peers if "script" in one.kinds)]
     assert sorted(cell.server for cell in scripts.cells("a")) == sorted(names)
 
 
 def test_the_script_table_has_a_group_for_each_way():
-    where = {"kinds": ("script",), "mpms": ("prefork", "event"), "beside": ("httpd",)}
+    where = {"kinds": ("script",), "mpms": ("prefork", "event"), "also": ("httpd",)}
     todo = plan(**where, scripts=("all",), rounds=1)
     assert todo.kinds == ("script", "cgi", "php-fpm", "mod_php")
     found = {}
@@ -348,7 +348,7 @@ def test_bad_arguments_are_refused_all_at_once(monkeypatch):
         ("--users 0", "users: must be a whole number"),
         ("--requests -1", "requests: must be a whole number"),
         ("--scale big", "scale: 'big' is not one of smoke, demo, full"),
-        ("--beside iis", "beside: 'iis' is not one of httpd"),
+        ("--also iis", "also: 'iis' is not one of httpd"),
         ("--target-precision 5%", "unrecognized arguments: --target-precision"),
     ],
 )
@@ -464,7 +464,7 @@ def competitors_are(monkeypatch, **starts):
 def test_competitors_in_the_same_rounds(launched, monkeypatch, tmp_path):
     competitors_are(monkeypatch, uvicorn=launched)
     path = tmp_path / "rows.csv"
-    table = small(launched, rounds=2, beside=("all",), out=path)
+    table = small(launched, rounds=2, also=("all",), out=path)
     found = Counter((r["server"], r["mpm"], r["round"]) for r in records.read(path))
     servers = (("mpmkit", "event"), ("uvicorn", None))
     assert found == Counter((*server, number) for server in servers for number in (1, 2))
@@ -490,7 +490,7 @@ def test_a_competitor_that_is_missing_or_fails_is_named(launched, monkeypatch):
 
     competitors_are(monkeypatch, foo=missing, bar=fails_later, baz=Launches(lambda number: True))
     said = []
-    table = small(launched, rounds=3, beside=("foo", "bar", "baz"), say=said.append)
+    table = small(launched, rounds=3, also=("foo", "bar", "baz"), say=said.append)
     assert said == table.left_out and len(said) == 3
     assert said[0] == "without foo: the foo server is not installed; apt install foo"
     assert said[1].startswith("without baz from round 1 on (0 rows of it are kept): baz, static: ")
@@ -563,7 +563,7 @@ def test_the_real_servers_answer_every_request(tmp_path):
 @pytest.mark.slow
 def test_every_way_answers_every_request(tmp_path):
     """Ours and the real httpd's, as far as they are here: one small cell each under event."""
-    how = {"requests": 60, "users": 4, "rounds": 1, "scripts": ("all",), "beside": ("httpd",)}
+    how = {"requests": 60, "users": 4, "rounds": 1, "scripts": ("all",), "also": ("httpd",)}
     table = qps_table(("script",), ("event",), **how, out=tmp_path / "rows.csv")
     rows = {(r["server"], r["script"]): r for r in table.records}
     assert {("mpmkit", "wsgi"), ("mpmkit", "cgi")} <= set(rows)

@@ -98,7 +98,7 @@ def test_a_load_starts_shows_and_stops():
 
 
 def test_all_of_the_form_reaches_the_server():
-    """An open loop of a mix, idle holders and slow readers beside it: each is seen on the server."""
+    """An open loop of a mix, with idle holders and slow readers: each is seen on the server."""
     with Room("event", **SMALL, KeepAliveTimeout=30) as room:
         room.start()
         for name, value in {

@@ -38,14 +38,14 @@ def parts(monkeypatch, **runs):
         run_all,
         "PARTS",
         {
-            name: run_all.Part(name, f"the {name}", lambda scale, beside: 61.0, run)
+            name: run_all.Part(name, f"the {name}", lambda scale, also: 61.0, run)
             for name, run in runs.items()
         },
     )
 
 
 def writes(row, status=0, error=None):
-    def run(scale, beside, path):
+    def run(scale, also, path):
         RecordFile(path, row["table"]).append(row)
         print("the table")
         if error:
@@ -101,13 +101,13 @@ def test_a_part_that_fails_does_not_keep_the_next_from_running(place, monkeypatc
 
 def test_competitors_are_handed_on(place, monkeypatch):
     asked = []
-    parts(monkeypatch, qps=lambda scale, beside, path: asked.append((scale, beside)) or 0)
+    parts(monkeypatch, qps=lambda scale, also, path: asked.append((scale, also)) or 0)
     given = {"all": competitors.names(), "none": (), "httpd,nginx": ("httpd", "nginx")}
-    for beside, names in given.items():
-        assert run_all.main(["--beside", beside]) == 0
+    for also, names in given.items():
+        assert run_all.main(["--also", also]) == 0
         assert asked[-1] == ("demo", names)
     monkeypatch.setenv("MPMKIT_SCALE", "full")
-    run_all.main(["--beside", "none"])
+    run_all.main(["--also", "none"])
     assert asked[-1][0] == "full"
 
 
@@ -116,7 +116,7 @@ def test_competitors_are_handed_on(place, monkeypatch):
     [
         ("--only tea", "argument --only: invalid choice: 'tea'"),
         ("--scale big", "argument --scale: invalid choice: 'big'"),
-        ("--beside iis", "beside: 'iis' is not one of httpd"),
+        ("--also iis", "also: 'iis' is not one of httpd"),
     ],
 )
 def test_bad_command_lines(argv, said, capsys):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 IMAGES = Path("docs/img")
 # The runs behind the front page, in data/recorded.
 QPS, BENCH, MEMORY = "qps-full.csv", "bench-demo.csv", "memory-demo.csv"
-BESIDE, SCRIPTS = "qps-demo.csv", "qps-scripts.csv"
+OTHERS, SCRIPTS = "qps-demo.csv", "qps-scripts.csv"
 CLIFFS = "03-cliffs.json"
 FLOOR, CROWD = "bench-floor.csv", "memory-400.csv"
 
@@ -263,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures.save(cliffs, IMAGES / "cliffs")
     figures.save(figures.qps_bars(qps.summary()), IMAGES / "qps")
     print(qps.text())
-    _print_if_recorded(BESIDE, lambda rows: servers_text(rows, "static"))
+    _print_if_recorded(OTHERS, lambda rows: servers_text(rows, "static"))
     _print_if_recorded(SCRIPTS, scripts_text)
     found = comparisons(records.read(folder / BENCH))
     figure = ratios(found)

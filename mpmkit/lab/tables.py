@@ -63,7 +63,7 @@ def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
     return made.set_index("MPM")
 
 
-def beside(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
+def compared(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
     """Published | mpmkit | another server of the same rounds, which has the same MPMs: a row a page
     and MPM, medians, and the ratio within the rounds. What was not measured is NaN.
     """

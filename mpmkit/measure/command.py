@@ -47,11 +47,11 @@ class Problems(list[str]):
             self.append(f"{name}: give at least one of {', '.join(allowed)}")
         return tuple(value for value in allowed if value in values)
 
-    def beside(self, names: str | Iterable[str]) -> tuple[str, ...]:
+    def also(self, names: str | Iterable[str]) -> tuple[str, ...]:
         """The competitors that were asked for; "all" stands for each that can be."""
         known = competitors.names()
         everything = names == "all" or (not isinstance(names, str) and tuple(names) == ("all",))
-        return known if everything else self.chosen("beside", names, known, 0)
+        return known if everything else self.chosen("also", names, known, 0)
 
     def rounds(self, value: Any, most: int = 1000, name: str = "rounds") -> None:
         """A number of rounds, or None for what the scale says."""
@@ -85,7 +85,7 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "smoke (seconds), demo (minutes; the default) or full (as in the article); also by "
         "the environment's MPMKIT_SCALE",
     },
-    "--beside": {
+    "--also": {
         "action": "append",
         "default": [],
         "metavar": "SERVER",

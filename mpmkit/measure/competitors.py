@@ -1,7 +1,7 @@
 """Which servers can be measured in the same rounds as ours, what each of them is compared with, and
 whether this machine has it.
 
-| --beside | as | compared with | pages |
+| --also | as | compared with | pages |
 |---|---|---|---|
 | httpd | httpd prefork, worker, event | the same MPM | static, cgi, php-fpm; prefork: mod_php |
 | nginx | nginx | event | static |

@@ -114,7 +114,7 @@ def plan(
     *,
     seed: int = 1,
     margin: float = MARGIN,
-    beside: Iterable[str] = ("httpd",),
+    also: Iterable[str] = ("httpd",),
     launch: Launch | None = None,
 ) -> DemandPlan:
     """Check what is asked for. Raises ValueError with everything that is wrong with it."""
@@ -123,14 +123,14 @@ def plan(
     if (rates, blocks) != (None, None):
         chosen = "custom"
     kinds = problems.chosen("work", kinds if works is None else works, WORKS)
-    beside = problems.chosen("beside", beside, ("httpd",), 0)
+    also = problems.chosen("also", also, ("httpd",), 0)
     problems.rounds(blocks, name="blocks")
     speeds = speeds if rates is None else tuple(rates) or (0,)
     problems.numbers("rates", speeds, 1, 1_000_000)
     problems.numbers("margin", (margin,), 0.001, 0.5)
     problems.numbers("seed", (seed if type(seed) is int else str(seed),), 0, 1 << 31)
     problems.raise_any()
-    rivals, missing = competitors.installed(competitors.of(beside))
+    rivals, missing = competitors.installed(competitors.of(also))
     launches = {
         OURS: launch or experiment.launcher(),
         **{rival.server: rival.start for rival in rivals},
@@ -163,7 +163,7 @@ def demand_table(
     out: a CSV file to which rows are appended at once. The same call goes on where it was stopped; a block
         that was not finished is measured again. on_progress: called with an `experiment.Progress`.
     say: called at once with each sentence on what is left out.
-    more: seed of the random order (1); margin (0.03); beside: ("httpd",) or ();
+    more: seed of the random order (1); margin (0.03); also: ("httpd",) or ();
         launch: starts a server of ours, ``launch(mpm, **directives)``.
 
     Raises ValueError for a bad argument and RecordError for a bad file, before anything starts;
@@ -283,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     works = command.listed(options.work) if options.work else None
     given = (works, options.rates, options.blocks, options.scale)
     how: dict[str, Any] = {"seed": options.seed, "margin": options.margin}
-    how["beside"] = () if options.without_httpd else ("httpd",)
+    how["also"] = () if options.without_httpd else ("httpd",)
 
     def measure(bar: OnProgress) -> DemandTable:
         out = command.out_of(options, f"demand-{plan(*given, **how).id}")

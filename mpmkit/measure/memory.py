@@ -181,7 +181,7 @@ def memory_table(
     * busy: numbers of requests being served at once, 0 to MaxRequestWorkers; idle: numbers of
       kept-alive connections, 0 to 20,000; by default what the scale says.
     * rounds: 1 to 100. scale: smoke, demo, full; by default the environment's MPMKIT_SCALE, or demo.
-    * beside: other servers to measure as well: "httpd" against both, "nginx" against idle connections,
+    * also: other servers to measure as well: "httpd" against both, "nginx" against idle connections,
       or ("all",). One that is missing is left out and named.
     * document_root, path: your pages, and the one that is asked for before anything is looked at; the
       other servers serve the samples. directives: over the article's blocks, {name: value}.
@@ -191,7 +191,7 @@ def memory_table(
     (a KeyboardInterrupt) on Ctrl-C: both carry the rows finished until then as `table`.
     """
     todo = plan(mpms, against, **asked)
-    here, missing = competitors.installed(todo.beside)
+    here, missing = competitors.installed(todo.also)
     names = {OURS, *(one.server for one in here)}
     cells = [cell for cell in todo.cells() if cell.server in names]
     table = MemoryTable([], planned=len(cells), left_out=missing, scale=todo.scale)
@@ -293,7 +293,7 @@ def _parser() -> Parser:
     add("--ram", metavar="SIZE", help=ram)
     reserve = "of it, not for the server (20%%, at least 256 MiB)"
     add("--reserve", metavar="SIZE", help=reserve)
-    names = ("--mpm", "--rounds", "--scale", "--beside", "--document-root", "--directive", "--out")
+    names = ("--mpm", "--rounds", "--scale", "--also", "--document-root", "--directive", "--out")
     command.add_options(parser, *names)
     return parser
 
@@ -311,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked: dict[str, Any] = {
             **{name: getattr(options, name) for name in names},
             "against": AGAINST if options.against is None else command.listed(options.against),
-            "beside": command.listed(options.beside),
+            "also": command.listed(options.also),
             "directives": given,
         }
         todo = plan(mpms, **asked)

@@ -75,7 +75,7 @@ class MemoryPlan:
     rounds: int
     scale: str
     path: str
-    beside: tuple[Competitor, ...] = ()
+    also: tuple[Competitor, ...] = ()
 
     def cells(self) -> list[Level]:
         """The levels of all rounds, in the order of measuring. It isn't random: each level has a server of
@@ -97,7 +97,7 @@ def plan(
     idle: Iterable[int] | None = None,
     rounds: int | None = None,
     scale: str | None = None,
-    beside: Iterable[str] = (),
+    also: Iterable[str] = (),
     document_root: str | os.PathLike[str] | None = None,
     path: str = "/index.html",
     directives: Mapping[str, Any] | None = None,
@@ -107,7 +107,7 @@ def plan(
     problems = Problems()
     mpms = problems.chosen("mpm", mpms, MPMS)
     kinds = problems.chosen("against", against, AGAINST)
-    others = tuple(competitors.of(problems.beside(beside), mpms))
+    others = tuple(competitors.of(problems.also(also), mpms))
     given = {"busy": _levels(problems, "busy", busy), "idle": _levels(problems, "idle", idle)}
     chosen, size = problems.scale(scale, SCALES)
     problems.rounds(rounds, 100)

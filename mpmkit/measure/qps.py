@@ -67,7 +67,7 @@ def qps_table(
     * users: concurrent clients, 1 to 20,000 (200). keep_alive: reuse connections.
     * scale: "smoke" (seconds), "demo" (minutes), "full" (the article's 200,000 requests); by default
       the environment's MPMKIT_SCALE, or else demo.
-    * beside: other servers to measure in the same rounds, "httpd", "nginx" or "all"; one that is not
+    * also: other servers to measure in the same rounds, "httpd", "nginx" or "all"; one that is not
       installed or fails is left out, as `left_out` says.
     * scripts: the ways to run the script: "wsgi", "cgi", "php-fpm", "all"; with httpd its mod_cgi,
       mod_proxy_fcgi and mod_php, too.
@@ -94,8 +94,8 @@ def qps_table(
 def _at_hand(todo: QpsPlan) -> tuple[QpsPlan, list[str]]:
     """The plan without what is not installed, and a sentence on each of these. Raises ValueError if
     nothing is left."""
-    here, missing = competitors.installed(todo.beside)
-    todo = replace(todo, beside=tuple(here))
+    here, missing = competitors.installed(todo.also)
+    todo = replace(todo, also=tuple(here))
     if "php-fpm" in todo.kinds and (sentence := competitors.php_fpm_missing()):
         todo = replace(todo, kinds=tuple(k for k in todo.kinds if k not in ("php-fpm", "mod_php")))
         if not todo.kinds:
@@ -185,7 +185,7 @@ def _parser() -> Parser:
     add("--kind", choices=both, default="both", help="which table (default: both)")
     script = (
         f"how the script is run: {', '.join(published.WAYS)} or all; may be repeated (default: "
-        "wsgi). php-fpm is started for it; with --beside httpd, mod_php is measured, too"
+        "wsgi). php-fpm is started for it; with --also httpd, mod_php is measured, too"
     )
     add("--script", action="append", metavar="WAY", help=script)
     add("--requests", type=int, metavar="N", help="requests per cell")
@@ -193,7 +193,7 @@ def _parser() -> Parser:
     add("--users", type=int, default=200, metavar="N", help=users)
     add("--keep-alive", action="store_true", help="reuse connections (the article did not)")
     add("--processes", type=int, default=1, metavar="N", help="generator processes (default: 1)")
-    command.add_options(parser, "--mpm", "--rounds", "--scale", "--beside", "--out")
+    command.add_options(parser, "--mpm", "--rounds", "--scale", "--also", "--out")
     return parser
 
 
@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> 
             out=command.out_of(options, command.new_name("qps")),
             on_progress=bar,
             say=command.say,
-            beside=command.listed(options.beside),
+            also=command.listed(options.also),
             scripts=command.listed(options.script or ("wsgi",)),
             launch=launch,
             **{name: getattr(options, name) for name in names},

@@ -68,7 +68,7 @@ class QpsPlan:
     rounds: int
     scale: str
     profiles: dict[str, LoadProfile]
-    beside: tuple[Competitor, ...]
+    also: tuple[Competitor, ...]
     launch: Launch
     least: float
 
@@ -93,7 +93,7 @@ class QpsPlan:
                 if way in published.WAYS
             ]
             cells += [QpsCell(number, OURS, mpm, kinds, mpm, start) for kinds, start in ours]
-            for one in self.beside:
+            for one in self.also:
                 if one.stands_for == mpm:
                     kinds = tuple(kind for kind in self.kinds if kind in one.kinds)
                     cells.append(QpsCell(number, one.server, one.mpm, kinds, mpm, one.start))
@@ -114,7 +114,7 @@ def plan(
     rounds: int | None = None,
     scale: str | None = None,
     processes: int = 1,
-    beside: Iterable[str] = (),
+    also: Iterable[str] = (),
     scripts: Iterable[str] = ("wsgi",),
     launch: Launch | None = None,
 ) -> QpsPlan:
@@ -125,7 +125,7 @@ def plan(
     mpms = problems.chosen("mpm", mpms, MPMS)
     ways = published.WAYS if tuple(scripts) == ("all",) else scripts
     ways = problems.chosen("script", ways, published.WAYS)
-    others = problems.beside(beside)
+    others = problems.also(also)
     if "script" in pages:
         more = [way for way in ways if way != "wsgi"]
         if "php-fpm" in ways and "httpd" in others and "prefork" in mpms:

@@ -1,6 +1,6 @@
 """The PidFile: how a later command finds a server that runs in the background.
 
-One line, the parent's process id, mode 0644. It is written beside its place and renamed into it, so
+One line, the parent's process id, mode 0644. It is written to a temporary name and renamed, so
 that a reader sees a whole one or none. It goes away with the server; one that stays behind (a
 killed parent, a machine that lost its power) is *stale*: its process is no server any more.
 
@@ -97,19 +97,19 @@ def write(path: str) -> int | None:
         stale = read(path)
     except PidFileError:
         stale = None  # whatever it was, nothing runs under it
-    beside = f"{path}.{os.getpid()}"
+    temporary = f"{path}.{os.getpid()}"
     try:
         if os.path.islink(path):
             raise OSError(errno.ELOOP, "it is a symbolic link")
-        if os.path.lexists(beside):
-            os.unlink(beside)
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             os.fchmod(fd, 0o644)
             os.write(fd, b"%d\n" % os.getpid())
         finally:
             os.close(fd)
-        os.rename(beside, path)
+        os.rename(temporary, path)
     except OSError as error:
         raise PidFileWriteError(
             f"PidFile {path} cannot be written: {error.strerror}; name a file in a directory that "

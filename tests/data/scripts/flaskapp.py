@@ -1,4 +1,4 @@
-"""A Flask application as people write it, with a template beside it."""
+"""A Flask application as people write it, with a template next to it."""
 
 from flask import Flask, Response, abort, jsonify, redirect, render_template, request, url_for
 
