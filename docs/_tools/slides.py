@@ -153,7 +153,7 @@ def write(source: Path, target: Path, scripts: dict[str, str]) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the slides of every notebook of a folder; 1 if there is none."""
+    """Write the slides of every notebook of a folder; 1 if it has none."""
     chosen, books = notebooks_and_target("python -m docs._tools.slides", __doc__, argv)
     if not books:
         return 1

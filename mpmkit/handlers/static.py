@@ -174,7 +174,7 @@ class CachedFile:
         return FileBody(fd, start, count, self.sendfile)
 
 
-# Python keeps a copy of a mapping's descriptor, unless it is told that the mapping is never resized.
+# Python keeps a copy of a mapping's descriptor, unless the mapping is declared never to be resized.
 _NO_DUPLICATE: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 

@@ -115,7 +115,7 @@ def save(
     browser = find_browser()
     if browser is None:
         raise RuntimeError(
-            "a figure becomes a picture in a Chromium, and there is none; "
+            "a figure becomes a picture in a Chromium, which is not installed; "
             "apt install chromium, or set BROWSER_PATH"
         )
     os.environ.setdefault("BROWSER_PATH", browser)

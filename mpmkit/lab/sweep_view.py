@@ -209,7 +209,7 @@ class SweepPanel(ipywidgets.VBox):
         return self.running is not None and self.running.running
 
     def run(self) -> None:
-        """Start the sweep of the form. Raises ValueError if there is none."""
+        """Start the sweep of the form. Raises ValueError if the form has no sweep."""
         self.folder.mkdir(parents=True, exist_ok=True)
         out = self.folder / f"sweep-panel-{records.new_run_id()}.csv"
         self.running = SweepRun(self.form, out, Path(self._home) / "htdocs", self._progress)

@@ -41,7 +41,7 @@ class PhpFpm(ProcessGroup):
 
     Attributes once started: `socket` (its path), `pid`, `root` (its directory), `document_root`: the
     one that was given, or a copy of it where its children, another user's, may not read it.
-    Raises NotInstalled if there is none, ValueError for a number of children that makes no sense.
+    Raises NotInstalled where it is missing, ValueError for a number of children that makes no sense.
     """
 
     name = "php-fpm"

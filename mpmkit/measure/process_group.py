@@ -203,7 +203,7 @@ def output(*command: str) -> str:
 
 
 def unprivileged_user() -> tuple[str, str]:
-    """User and group for a server that root starts. Raises ServerFailed if there is none."""
+    """User and group for a server that root starts. Raises ServerFailed where no such user exists."""
     for name in ("www-data", "apache", "http", "nobody"):
         with contextlib.suppress(KeyError):
             return name, grp.getgrgid(pwd.getpwnam(name).pw_gid).gr_name

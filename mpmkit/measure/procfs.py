@@ -180,7 +180,7 @@ class MachineTimes(NamedTuple):
 
 
 def machine_times(text: str | None = None) -> MachineTimes:
-    """From /proc/stat, or its text; zeros where there is none."""
+    """From /proc/stat, or its text; zeros where the file is missing."""
     lines = (_text("/proc/stat") if text is None else text).splitlines()
     found = {name: words for name, *words in map(str.split, lines) if words}
     # The eighth is steal; the two after it are counted within the first.

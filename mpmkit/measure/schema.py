@@ -86,9 +86,9 @@ _LOAD = (
 MACHINE = (
     c("cpu_model", str, "", "the processor, as the kernel names it", True),
     c("cores", int, "", "processors this process may use"),
-    c("cpu_limit", float, "cores", "the control group's limit, empty if there is none", True),
+    c("cpu_limit", float, "cores", "the control group's limit, empty without one", True),
     c("memory_mb", int, "MiB", "the machine's memory", True),
-    c("memory_limit_mb", int, "MiB", "the control group's limit, empty if there is none", True),
+    c("memory_limit_mb", int, "MiB", "the control group's limit, empty without one", True),
     c("kernel", str, "", "the running kernel's release"),
     c("python", str, "", "version that ran the generator and our servers"),
     c("mpmkit", str, "", "version"),

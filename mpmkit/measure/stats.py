@@ -77,7 +77,7 @@ class Interval:
 
 def _rank(rounds: int) -> int:
     """Which of so many sorted rounds (from 1) begins the interval of the median: the k-th from either
-    end, with the largest k that leaves 5% at most outside; 1 where there is none."""
+    end, with the largest k that leaves 5% at most outside; 1 where no k does."""
     rank, outside = 1, 2.0
     while True:
         # The median is below the (k+1)-th lowest if k rounds at most fell below it.
@@ -89,7 +89,7 @@ def _rank(rounds: int) -> int:
 
 def median(values: Sequence[float]) -> Interval:
     """The median of the rounds with its 95% interval; below `ENOUGH` rounds with the lowest and the highest,
-    and level 0. Raises ValueError if there is none."""
+    and level 0. Raises ValueError without a pair."""
     if not values:
         raise ValueError("rounds: none was measured, so there is no median")
     ordered, rank = sorted(values), _rank(len(values))

@@ -20,7 +20,7 @@ MaxRequestWorkers / ThreadsPerChild):
     below Min, and
     . room          fork min(rate, free)    fork min(rate, usable)   fork min(rate, free, L - active
                                                                      processes)
-    . at Max-       AH00161, once           AH00286 (nobody idle)    AH00484 (nobody idle)
+    . at Max-       AH00161, once           AH00286 (none idle)      AH00484 (none idle)
       Request-                              or AH00287, once each    or AH10159, once each
       Workers
     . no slot       (the same thing)        AH00288, every second    AH03490, every second
@@ -149,7 +149,7 @@ class Plan:
     """What the parent should do now.
 
     `spawn`: fork a child into each of these slots.
-    `retire`: ask that many children (0 or 1) to leave, through the pipe of death. Whoever reads the
+    `retire`: ask that many children (0 or 1) to leave, through the pipe of death. The child that reads the
     byte first goes; the parent doesn't choose.
     `squatted`: (slot, pid) for those slots of `spawn` in which a leaving child of worker still
     finishes its last requests. Before it forks, the parent moves that pid to its extra processes,

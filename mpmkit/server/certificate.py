@@ -1,6 +1,6 @@
 """A certificate for a lab: self-signed, for localhost, made by the `openssl` program on request.
 
-Clients do not know it: they are told to trust it (`curl --cacert FILE`, `ssl.create_default_context(
+Clients do not know it and have to be configured to trust it (`curl --cacert FILE`, `ssl.create_default_context(
 cafile=FILE)`) or not to ask (`curl -k`).
 """
 

@@ -110,7 +110,7 @@ class Connection(Output):
 
     @property
     def scheme(self) -> str:
-        """The URL scheme that the client used: what scripts are told."""
+        """The URL scheme that the client used, as scripts get it."""
         return "http"
 
     @property
@@ -129,7 +129,7 @@ class Connection(Output):
     def read_request(self) -> Request | None:
         """Wait for the next request's head.
 
-        None: there is none; the client closed, or was idle for KeepAliveTimeout.
+        None: no request came; the client closed, or was idle for KeepAliveTimeout.
         Raises RequestError: 408 when a head takes longer than RequestReadTimeout or Timeout allow,
         and whatever `Protocol.next_request` refuses.
         """
@@ -190,7 +190,7 @@ class Connection(Output):
             try:
                 data = self._read_by(deadline, HEAD_SIZE)
             except TimeoutError:
-                # Without a whole request line there is nobody to answer: httpd closes in silence.
+                # Without a whole request line there is nothing to answer: httpd closes in silence.
                 silent = not self.protocol.line
                 raise RequestError(
                     408, "the request's head did not come in time", silent=silent, ah="AH01382"
@@ -243,7 +243,7 @@ class Connection(Output):
     def discard_body(self) -> None:
         """Read what a handler left of the request's body, so that the next request can be found.
 
-        A client that still waits for `100 Continue` is not asked to send what nobody wants:
+        A client that still waits for `100 Continue` is not asked to send what is not wanted:
         the connection ends instead (RFC 9110, 10.1.1).
         """
         if self.request is not None and self.request.expect_continue and not self._continued:

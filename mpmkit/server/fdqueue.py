@@ -34,7 +34,7 @@ class FdQueue(Generic[T]):
     def __init__(self, became_idle: Callable[[], None] | None = None) -> None:
         self._became_idle = became_idle
         self._lock = Lock()
-        self._idle = 0  # workers waiting in pop() that nobody has reserved
+        self._idle = 0  # workers waiting in pop() and not reserved
         self._waiting = False  # the listener waits for an idler
         self._backlog: deque[T] = deque()  # offered, while no worker was idle
         self._jobs: SimpleQueue[T | None] = SimpleQueue()  # for workers in pop()

@@ -69,7 +69,7 @@ class LineRate(Filter):
         return data
 
     def send(self, data: Any, flags: int = 0) -> int:
-        """Sends a piece, as a socket may; whoever calls comes again with the rest."""
+        """Sends a piece, as a socket may; the caller comes again with the rest."""
         piece = memoryview(data)[: self._piece()]
         self._free_out = self._carry(len(piece), self._free_out)
         return self._sock.send(piece, flags)

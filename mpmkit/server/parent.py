@@ -1,4 +1,4 @@
-"""The control process: it owns the listening sockets and the scoreboard, and serves nobody.
+"""The control process: it owns the listening sockets and the scoreboard, and serves no client.
 
     start ──> one second ──> reap ──> look at the scoreboard ──> plan ──> fork, or pipe of death
                   ^                                                             │

@@ -61,7 +61,7 @@ def own_file(fd: int, path: str) -> None:
 
 
 def is_server(pid: int) -> bool:
-    """Whether this process is alive and was started as a server. Our own process is none: a
+    """Whether this process is alive and was started as a server. Our own process does not count: a
     container's first process has the same number each time."""
     if pid == os.getpid():
         return False

@@ -6,7 +6,7 @@ bytecode, and until it has, each attribute is looked up by its name, whose refer
 If each child does that, each child has its own copies. If the parent has done it, they are shared.
 
 So this is not a measurement and not a check: the same code as in a child, on a socket of its own, with
-the sample page, neither the scoreboard nor a log told of it. In each of ROUNDS all is made anew and
+the sample page, without a trace in the scoreboard or a log. In each of ROUNDS all is made anew and
 nothing is remembered: what a child does once in its life (its start, the first look at a head, a path
 and a file) has to run here as often as what it does at each request. It takes some 20 ms.
 
@@ -113,7 +113,7 @@ def rehearse(
             if directives.threaded:
                 _serve(stage, len(clients))
             else:
-                stage.pod.retire_one()  # the child leaves when nobody waits any more
+                stage.pod.retire_one()  # the child leaves when no client waits any more
                 child_class(stage, 0).child_main()
             stage.pod.close()
             for client in clients:

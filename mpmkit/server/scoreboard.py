@@ -126,7 +126,7 @@ class Scoreboard:
     def attach(cls, path: str) -> Scoreboard:
         """Read another server's ScoreBoardFile (read-only).
 
-        Raises FileNotFoundError when there is none (yet), ValueError when it isn't a scoreboard.
+        Raises FileNotFoundError when it does not exist (yet), ValueError when it isn't a scoreboard.
         """
         self = cls.__new__(cls)
         self.path = path

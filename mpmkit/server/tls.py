@@ -40,7 +40,7 @@ _NOW = socket.MSG_DONTWAIT
 def context_for(directives: Directives) -> ssl.SSLContext:
     """What all connections have in common: certificate, key, versions, ciphers.
 
-    Raises DirectiveError that names the directive and the mend.
+    Raises DirectiveError that names the directive and the remedy.
     """
     certificate, key = directives.SSLCertificateFile, directives.SSLCertificateKeyFile
     if certificate is None:
@@ -67,7 +67,7 @@ def context_for(directives: Directives) -> ssl.SSLContext:
     context.minimum_version = versions[directives.SSLProtocol[0]]
     context.maximum_version = versions[directives.SSLProtocol[-1]]
     try:
-        # Of a key with a pass phrase nobody could be asked for the phrase: the answer is none.
+        # There is no one to ask for the pass phrase of a key: the answer is an empty one.
         context.load_cert_chain(certificate, key, password=b"")
     except ssl.SSLError as error:
         raise _bad_files(certificate, key, error) from None
@@ -182,7 +182,7 @@ class Session:
         try:
             self.object.unwrap()
         except ssl.SSLError:
-            pass  # the client has not said so itself, and nobody waits for it
+            pass  # the client has not said so itself, and nothing waits for it
         return self._outgoing.read()
 
     def said(self) -> bytes:
@@ -264,7 +264,7 @@ class TlsConnection(Connection):
         return True
 
     def fill(self) -> bool:
-        """As ever. Whether there may be more is not told by the number of decrypted bytes."""
+        """As ever. The number of decrypted bytes does not show whether there may be more."""
         filled = super().fill()
         if self.session is not None and self.session.full:
             self.edge = True
@@ -302,7 +302,7 @@ class TlsConnection(Connection):
         super().close()
 
     def _say_goodbye(self) -> None:
-        """close_notify, once, if the socket takes it: nobody waits for that."""
+        """close_notify, once, if the socket takes it; nothing waits for that."""
         session, self.session = self.session, None
         if session is not None and self.pending is None:
             try:
