@@ -92,7 +92,7 @@ def paired(one: Mapping[Any, float], other: Mapping[Any, float]) -> float:
         return math.nan
 
 
-def beside_recorded(
+def compared_recorded(
     mine: pandas.DataFrame, recorded: pandas.DataFrame, by: list[str], value: str = "qps"
 ) -> pandas.DataFrame:
     """This machine's medians of `value` and a recorded run's (`mpmkit.recorded`): a row for each
