@@ -353,28 +353,33 @@ def duration(seconds: float) -> str:
 
 
 class Bar:
-    """Progress for `on_progress`, on standard error: a bar of tqdm on a terminal, else a line a figure. Where
-    tqdm is missing (it comes with mpmkit[lab]) it prints lines. Notebooks have `lab.progress`."""
+    """Progress for `on_progress`: a widget in a notebook, a bar on a terminal, both by tqdm; else, or where
+    tqdm is missing (it comes with mpmkit[lab]), a line for each figure on standard error."""
 
     def __init__(self) -> None:
         self.file = sys.stderr
         self._bar: Any = None
-        if self.file.isatty():
+        shell = sys.modules.get("IPython")
+        self._widget = shell is not None and hasattr(shell.get_ipython(), "kernel")
+        if self._widget or self.file.isatty():
             with contextlib.suppress(ImportError):
-                from tqdm import tqdm
+                from tqdm.auto import tqdm
 
                 form = "{percentage:3.0f}%|{bar:30}| {desc}"
-                self._bar = tqdm(total=1.0, file=self.file, leave=False, bar_format=form)
+                leave = self._widget
+                self._bar = tqdm(total=1.0, file=self.file, leave=leave, bar_format=form)
 
     def __call__(self, now: Progress) -> None:
         if self._bar is None:
             if now.row is not None:
                 print(now, file=self.file, flush=True)
             return
-        if now.row is not None:
+        if now.row is not None and not self._widget:
             self._bar.write(str(now), file=self.file)
         self._bar.n = now.share
         self._bar.set_description_str(str(now))
+        if self._widget and now.share >= 1:
+            self._bar.close()
 
     def close(self) -> None:
         """Leave the line of the bar."""
