@@ -275,7 +275,7 @@ def test_the_control_room_by_clicking(browser, lab):
     wait_for(lambda: "40 parked" in page.locator(".mk-legend").inner_text(), what="40 parked")
 
     field(page, "path").locator("select").select_option(label="slow script, 0.1 s")
-    page.locator(".mk-go").click()
+    page.locator(".mk-room .mk-go").click()
     wait_for(lambda: qps(page) > 50, 30, "the load shows in the QPS line")
     wait_for(lambda: set("RWKC") & set(letters(page)), what="busy workers on the scoreboard")
     before = points(page)
