@@ -217,10 +217,10 @@ def test_the_ends_of_a_path_are_its_segments(segments, slash):
 
 @pytest.mark.parametrize("prefix, root, path, file", [
     ("/icons/", "/usr/icons/", "/icons/a", "/usr/icons/a"),
-    ("/icons/", "/usr/icons", "/icons/a", "/usr/icons/a"),
+    ("/icons/", "/usr/icons", "/icons/a", "/usr/iconsa"),  # as httpd: only the prefix is replaced
     ("/icons", "/usr/icons", "/icons/a", "/usr/icons/a"),
     ("/icons", "/usr/icons", "/icons", "/usr/icons"), ("/icons", "/usr/icons", "/iconsx", None),
-    ("/icons/", "/usr/icons/", "/icons", None), ("/", "/srv", "/a", "/srv/a"),
+    ("/icons/", "/usr/icons/", "/icons", None), ("/", "/srv/", "/a", "/srv/a"),
 ])  # fmt: skip
 def test_aliases_stand_for_whole_segments(prefix, root, path, file):
     place = UrlMapping("Alias", prefix, root)
