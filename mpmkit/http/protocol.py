@@ -297,7 +297,8 @@ def _read_by_h11(head: bytes, directives: Directives) -> h11.Request:
     if len(lengths) > 1 or any(b"," in value for value in lengths):
         raise RequestError(400, "more than one Content-Length", ah="AH10242")
     parser = h11.Connection(h11.SERVER)
-    parser.receive_data(_FOLD.sub(b" ", head))
+    line, end, fields = head.partition(b"\r\n")
+    parser.receive_data(line + end + _FOLD.sub(b" ", fields))
     try:
         event = parser.next_event()
     except h11.RemoteProtocolError as error:

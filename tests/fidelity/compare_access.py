@@ -179,7 +179,7 @@ def ask(server: Side, name: str, tag: str) -> str:
     for client in CLIENTS:
         host = "::1" if client == "::1" else "127.0.0.1"
         connection = http.client.HTTPConnection(
-            host, server.port, timeout=10, source_address=(client, 0)
+            host, server.port, timeout=60, source_address=(client, 0)
         )
         answers: dict[str, list[str]] = {}
         with contextlib.closing(connection):
