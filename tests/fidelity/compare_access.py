@@ -201,9 +201,11 @@ def ask(server: Side, name: str, tag: str) -> str:
     return "; ".join(f"{' '.join(clients)}: {text}" for text, clients in found.items())
 
 
-def rows(base: Path) -> list[Row]:
-    """The rows of all cases; `base` is an empty directory that the servers' users may enter."""
+def rows(base: Path, every: int = 1) -> list[Row]:
+    """The rows of all cases, or of one in `every`; `base` is an empty directory that the servers' users
+    may enter."""
     text, names = build(base)
+    names = names[::every]
     with Pair("event", base, "\n".join([*load_lines(find_httpd(), MODULES), text])) as pair:
         with ThreadPoolExecutor(4) as pool:
             answers = [
