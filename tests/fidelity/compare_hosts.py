@@ -7,7 +7,9 @@ directory of its own with an index that names it; the hosts of all tables are as
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import random
 import re
 import socket
 import ssl
@@ -115,14 +117,14 @@ def container(words: str, *lines: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    socks = [socket.socket() for _ in range(count)]
-    try:
-        for sock in socks:
-            sock.bind(("", 0))
-        return [sock.getsockname()[1] for sock in socks]
-    finally:
-        for sock in socks:
-            sock.close()
+    """Ports below those that the kernel gives to clients, so that no connection takes one meanwhile."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("", port))
+            found += [port] if port not in found else []
+    return found
 
 
 def ask(
