@@ -112,7 +112,7 @@ OTHERS = [
     (CHUNKED + b"7fffffff\r\n" + b"a" * 100, None),  # a chunk may be as large as it likes
 ]  # fmt: skip
 
-# (bytes, status); None: no answer, for the client sends no more.
+# (bytes, status); None: 400 once the client closes its side, for it has not sent the whole body.
 REFUSED: list[tuple[bytes, int | None]] = OTHERS + [
     (data, 400)
     for data in (
