@@ -246,7 +246,7 @@ def test_imports_make_no_circle():
 
 # Of Python in the package, comments and docstrings included. The aim is 23,500: a change that removes
 # lines lowers this number.
-MOST_LINES = 32_900
+MOST_LINES = 32_700
 LONGEST_FILE = 450
 LONGEST_FUNCTION = 60
 LISTED = 12  # names that `ls mpmkit` shows, but for README.md and Python's own files

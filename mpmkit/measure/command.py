@@ -125,11 +125,6 @@ def floats(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
-def share(text: str) -> float:
-    """A share as 3% or 0.03. Raises ValueError."""
-    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-
-
 def mpms(options: argparse.Namespace) -> tuple[str, ...]:
     """The MPMs of --mpm; all without it."""
     return MPMS if options.mpm is None else listed(options.mpm)

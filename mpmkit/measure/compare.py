@@ -12,6 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from mpmkit.config.arguments import Parser
+from mpmkit.load.fields import read_share
 from mpmkit.measure import command, demand_table, records
 from mpmkit.measure.decision import DEARER, MARGIN, UNDECIDED, Decision, decide
 from mpmkit.measure.records import RecordError, Row
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("a", metavar="A.csv", help="before")
     add("b", metavar="B.csv", help="after, of the same table")
-    add("--margin", type=command.share, default=MARGIN, metavar="P", help="the same within (3%%)")
+    add("--margin", type=read_share, default=MARGIN, metavar="P", help="the same within (3%%)")
     add("--junit", metavar="FILE", help="write the result as JUnit's XML, too")
     options = parser.parse_args(argv)
     try:

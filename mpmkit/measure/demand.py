@@ -19,6 +19,7 @@ from typing import Any
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
+from mpmkit.load.fields import read_share
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import run_load
 from mpmkit.load.specs import Stage
@@ -275,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--rates", type=command.floats, metavar="X,X", help="requests/s, two or more: 2000,4000")
     add("--blocks", type=int, metavar="N", help="how often each server is measured")
     add("--seed", type=int, default=1, metavar="N", help="of the random order (1)")
-    add("--margin", type=command.share, default=MARGIN, metavar="P", help="the same within (3%%)")
+    add("--margin", type=read_share, default=MARGIN, metavar="P", help="the same within (3%%)")
     add("--without-httpd", action="store_true", help="measure mpmkit alone")
     scales = "smoke (half a minute), demo (five minutes; the default) or full (an hour)"
     command.add_options(parser, "--scale", "--out", scale=scales)
