@@ -70,7 +70,7 @@ lab: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/mpmkit bench $(BENCH_ARGS)
 
-# Compared with the real httpd, case by case; writes the table in docs/FIDELITY.md. About four minutes.
+# Compared with the real httpd, case by case; writes the table in docs/FIDELITY.md. About ten minutes.
 fidelity: $(STAMP)
 	@$(BIN)/mpmkit fidelity
 

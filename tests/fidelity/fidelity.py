@@ -6,7 +6,7 @@
 Both are started from the same httpd.conf and asked the same things: lines of a configuration, bytes of
 a request, options of a command line, signals, load on their pools. What differs is *on purpose* or
 *missing*, with the reason that `expected_differences.py` gives, or else unexplained, and then the exit
-status is 1. It takes about five minutes, on loopback only.
+status is 1. It takes about ten minutes, on loopback only.
 """
 
 from __future__ import annotations
