@@ -55,7 +55,8 @@ def explained(rows: list[Row]) -> None:
 
 # --- Live ----------------------------------------------------------------------------------------
 
-DIRECTIVES = ("ServerLimit", "AsyncRequestWorkerFactor", "KeepAliveTimeout", "HttpProtocolOptions")
+DIRECTIVES = ("ServerLimit", "AsyncRequestWorkerFactor", "KeepAliveTimeout", "HttpProtocolOptions",
+              "Redirect", "RedirectMatch")  # fmt: skip
 COMMANDS = ("-v", "-l", "-t", "-t, unknown directive", "-t, corrected value", "-k stop, not running",
             "-k stop, stale pid file")  # fmt: skip
 SCENARIOS = ("SIGUSR1 (event)", "saturation (worker)", "MaxKeepAliveRequests 3 (prefork)",
@@ -69,7 +70,7 @@ SCENARIOS = ("SIGUSR1 (event)", "saturation (worker)", "MaxKeepAliveRequests 3 (
         (lambda site: compare_http.rows(RAW, site), {"http"}, (), 70),
         (lambda site: compare_status.rows(site, ("event",)), {"status"},
          ("?auto Scoreboard", "?auto CPUUser", "?auto ConnsAsyncClosing"), 30),
-        (lambda site: compare_conf.rows(site, DIRECTIVES), {"directive"}, DIRECTIVES, 4),
+        (lambda site: compare_conf.rows(site, DIRECTIVES), {"directive"}, DIRECTIVES, 6),
         (lambda site: compare_cli.rows(site, COMMANDS), {"cli"}, COMMANDS, 7),
         (lambda site: compare_pool.rows(site, SCENARIOS), {"signal", "timeline"},
          (*SCENARIOS[1:3], "SIGUSR1 (event): half-sent"), 8),

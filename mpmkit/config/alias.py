@@ -88,6 +88,8 @@ def redirect(status: int = 0, match: bool = False) -> Callable[[Words], tuple[Re
             raise ValueError(f"takes [status] [path] and {what}")
         if target and not match and not target.startswith("/") and not _URL.match(target):
             raise ValueError(f'takes a URL or a path from its first slash, not "{target}"')
+        if match and path is None:  # it would redirect every path
+            raise ValueError("takes [status], an expression and a URL")
         if match:
             return (Redirection(code, path, target, expression(path or "")),)
         if path is not None and not path.startswith("/"):

@@ -141,7 +141,7 @@ INSTEAD |= {
     "AllowMethods": ("", "GET", "GET POST", "reset", "reset GET", "FOO", "get", "-GET", "TRACE"),
     "SSLRequireSSL": ("", "On"),
 }  # fmt: skip
-SAMPLE_ONLY = {"WSGIScriptAlias"}  # of a module that is not httpd's own
+SAMPLE_ONLY = {"WSGIScriptAlias", "ImmortalObjects"}  # not httpd's own
 
 # Modules that are loaded for their own directives only.
 EXTRA_MODULES = ("ssl", "proxy", "access_compat", "allowmethods")

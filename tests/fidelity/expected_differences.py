@@ -42,6 +42,9 @@ ON_PURPOSE: dict[str, str] = {
     "directive/KeepAlive": REST_OF_LINE,
     "directive/ExtendedStatus": REST_OF_LINE,
     "directive/BufferedLogs": REST_OF_LINE,
+    "directive/DirectorySlash": REST_OF_LINE,
+    "directive/FallbackResource": "a name without its slash would be another file below each directory: the "
+                                  "path from the root is asked for",
     "directive/FileETag": NEEDS_VALUE,
     "directive/DirectoryIndex": NEEDS_VALUE,
     "directive/Options": NEEDS_VALUE,
