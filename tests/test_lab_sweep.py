@@ -95,7 +95,7 @@ def test_the_form_takes_what_is_typed_and_refuses_the_rest():
 def test_a_sweep_observes_each_point_and_keeps_its_rows(tmp_path, pages):
     seen: list[int] = []
     form = SweepForm(("event",), **FEW, idle_holders=3)
-    run = SweepRun(form, tmp_path / "rows.csv", pages, lambda: seen.append(len(run.rows)))
+    run = SweepRun(form, tmp_path / "rows.csv", pages, lambda run: seen.append(len(run.rows)))
     poll_until(lambda: not run.running, cap=60)
     assert run.text.startswith("done: 2 points") and sorted(set(seen)) == [0, 1, 2]
     rows = records.read(tmp_path / "rows.csv")
@@ -111,7 +111,7 @@ def test_a_sweep_observes_each_point_and_keeps_its_rows(tmp_path, pages):
 
 def test_stop_ends_the_server_and_keeps_the_finished_points(tmp_path, pages):
     form = SweepForm(("worker",), **{**FEW, "steps": 3, "high": 8})
-    run = SweepRun(form, tmp_path / "rows.csv", pages, lambda: None)
+    run = SweepRun(form, tmp_path / "rows.csv", pages, lambda run: None)
     poll_until(lambda: run.rows and run._server is not None, cap=60)
     pid = run._server.pid
     run.stop()
@@ -127,7 +127,7 @@ def test_a_full_server_gives_lower_bounds_of_waits(tmp_path, pages):
         ("prefork",), axis="idle_holders", low=2, high=2, steps=1, users=1, seconds=1, warmup=1,
         directives={"MaxRequestWorkers": 2, "StartServers": 2},
     )  # fmt: skip
-    run = SweepRun(form, tmp_path / "rows.csv", pages, lambda: None)
+    run = SweepRun(form, tmp_path / "rows.csv", pages, lambda run: None)
     poll_until(lambda: not run.running, cap=60)
     (row,) = run.rows
     assert row["unanswered"] > 0 and row["wait_p99_ms"] >= 1000, run.text

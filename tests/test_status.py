@@ -301,10 +301,14 @@ def test_the_page_has_httpds_parts_and_columns_in_its_order(server, mpm):
 def test_the_worker_table_says_who_asked_for_what(server, mpm):
     with Client(server) as client:
         client.get("/big.txt?this-one")
-        text = page(server)
-        shown = [row for row in rows(text) if row[14] == "GET /big.txt?this-one HTTP/1.1"]
-        assert shown, text
-        srv, pid, acc, mode, _, ss, req, dur, conn, child, slot, *texts = shown[0]
+
+        def row_of_it():
+            asked = "GET /big.txt?this-one HTTP/1.1"
+            shown = [row for row in rows(page(server)) if row[14] == asked]
+            return shown and shown[0][3] != "W" and shown[0]  # W until its answer is logged
+
+        shown = poll_until(row_of_it, what="the request's row")
+        srv, pid, acc, mode, _, ss, req, dur, conn, child, slot, *texts = shown
         assert re.fullmatch(r"\d+-0", srv) and int(pid) in server.processes()
         assert re.fullmatch(r"\d+/\d+/\d+", acc)
         assert mode in ("_L" if mpm == "event" else "KL")

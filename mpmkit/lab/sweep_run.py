@@ -88,15 +88,15 @@ def observe(server: Server) -> Iterator[Callable[[LoadRun], Row]]:
 
 
 class SweepRun:
-    """A sweep in a thread. `rows` grows while it measures; `changed` is called, in the thread, when there
-    is something to show.
+    """A sweep in a thread. `rows` grows while it measures; `changed` is called with the run, in its
+    thread, when there is something to show: it may be called before the constructor has returned.
 
     out: the CSV file of the rows. pages: the folder that the servers serve.
     Raises ValueError, before anything starts, if the form has no sweep.
     """
 
     def __init__(
-        self, form: SweepForm, out: Path, pages: Path, changed: Callable[[], None]
+        self, form: SweepForm, out: Path, pages: Path, changed: Callable[[SweepRun], None]
     ) -> None:
         self.plan = form.plan()
         self.rows: list[Row] = []
@@ -142,7 +142,7 @@ class SweepRun:
         many = f"{len(self.rows)} point{'s' * (len(self.rows) != 1)}"
         self.text = f"{done}: {many}" + (f", in {self._out}" if self.rows else "")
         self._ended.set()
-        self._changed()
+        self._changed(self)
 
     @contextlib.contextmanager
     def _launch(self, mpm: str, **directives: Any) -> Iterator[Server]:
@@ -159,7 +159,7 @@ class SweepRun:
         self.progress, self.text = now, str(now)
         if now.row is not None:
             self.rows.append(now.row)
-        self._changed()
+        self._changed(self)
 
 
 class SweepGrid:

@@ -213,7 +213,7 @@ class SweepPanel(ipywidgets.VBox):
         self.folder.mkdir(parents=True, exist_ok=True)
         out = self.folder / f"sweep-panel-{records.new_run_id()}.csv"
         self.running = SweepRun(self.form, out, Path(self._home) / "htdocs", self._progress)
-        self._progress()
+        self._progress(self.running)
 
     def stop(self) -> None:
         """End a sweep; its finished points stay, on the page and in the file."""
@@ -226,10 +226,7 @@ class SweepPanel(ipywidgets.VBox):
         self._tidy()
         super().close()
 
-    def _progress(self) -> None:
-        run = self.running
-        if run is None:
-            return
+    def _progress(self, run: SweepRun) -> None:
         self.button.description = "Stop" if run.running else "Run"
         self.bar.value = run.progress.share if run.progress else 0.0
         self._say(run.text)
