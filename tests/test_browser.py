@@ -39,20 +39,6 @@ def write_book(path: Path, *sources: str) -> None:
     nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), path)
 
 
-def copy_books(books: Path) -> None:
-    """The notebooks, and some more for the tests."""
-    for source in (ROOT / "notebooks").glob("*.ipynb"):
-        shutil.copy(source, books)
-    last = json.loads((books / "control-room.ipynb").read_text())["cells"][-1]["source"]
-    (commented,) = [line for line in last if line.startswith("# lab.control_room(")]
-    write_book(books / "two-rooms.ipynb", f"from mpmkit import lab\n{commented[2:]}")
-    first, launch = "from mpmkit import lab", "import mpmkit\nserver = mpmkit.launch('event')"
-    gone = "from mpmkit.lab import panel\npanel.GONE = 8"
-    write_book(books / "status.ipynb", first, launch, "lab.status_link(server)")
-    write_book(books / "sweep.ipynb", first, "lab.sweep_panel('worker', 'event', axis='users')")
-    write_book(books / "closing.ipynb", first, gone, "lab.control_room()")
-
-
 OPTIONS = (
     "--expose-app-in-browser",
     "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
@@ -65,10 +51,16 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def books(tmp_path_factory):
-    """A folder with copies of the notebooks."""
+    """A folder with the control room's notebook, and some more for the tests."""
     books = tmp_path_factory.mktemp("lab") / "notebooks"
     books.mkdir()
-    copy_books(books)
+    room = Path(shutil.copy(ROOT / "notebooks" / "control-room.ipynb", books))
+    last = json.loads(room.read_text())["cells"][-1]["source"]
+    (commented,) = [line for line in last if line.startswith("# lab.control_room(")]
+    first, gone = "from mpmkit import lab", "from mpmkit.lab import panel\npanel.GONE = 8"
+    write_book(books / "two-rooms.ipynb", first, commented[2:])
+    write_book(books / "sweep.ipynb", first, "lab.sweep_panel('worker', 'event', axis='users')")
+    write_book(books / "closing.ipynb", first, gone, "lab.control_room()")
     return books
 
 
@@ -315,25 +307,6 @@ def test_a_closed_tab_stops_its_server_though_the_kernel_lives(browser, lab):
     assert marked(word, "ipykernel"), "the kernel goes on"
 
 
-def test_start_here_shows_what_it_computes(browser, lab):
-    address, word = lab
-    page = opened(browser, address, "00-start-here.ipynb")
-    run_all(page)
-    page.wait_for_selector(".jp-OutputArea-output img, .jp-OutputArea-output svg", timeout=40_000)
-    wait_for(
-        lambda: "Server MPM" in page.locator(".jp-Notebook").inner_text(),
-        60,
-        "the last cell has run",
-    )
-    assert not page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count()
-    picture = page.locator(".jp-RenderedSVG").first
-    picture.scroll_into_view_if_needed()
-    assert picture.bounding_box()["width"] > 300
-    shot(page, "00-start-here")
-    nothing_serves(word)
-    left(page)
-
-
 def test_two_rooms_get_the_same_load(browser, lab):
     address, word = lab
     page = opened(browser, address, "two-rooms.ipynb", color_scheme="dark")
@@ -384,29 +357,6 @@ def test_two_rooms_get_the_same_load(browser, lab):
         rooms.nth(number).locator(".mk-stop").click()
     nothing_serves(word)
     left(page)
-
-
-def test_the_status_page_opens_from_a_plain_lab(browser, lab):
-    """The link that a notebook shows, and the same page through jupyter-server-proxy, as on Binder."""
-    address, word = lab
-    page = opened(browser, address, "status.ipynb")
-    run_all(page)
-    link = page.locator('.jp-OutputArea-output a[href*="/server-status"]')
-    link.wait_for(timeout=30_000)
-    with page.expect_popup() as popup:
-        link.click()
-    status = popup.value
-    wait_for(
-        lambda: "server status" in status.title().lower() and "event" in status.inner_text("body"),
-        what="the status page in a tab of its own",
-    )
-    shot(status, "server-status")
-    port = status.url.split(":")[2].split("/")[0]
-    status.goto(f"{address}/proxy/{port}/server-status")
-    assert "Server MPM: event" in status.inner_text("body")
-    status.close()
-    left(page)
-    nothing_serves(word)
 
 
 @pytest.mark.timeout(300)

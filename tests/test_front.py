@@ -9,6 +9,7 @@ import pytest
 from benchmarks.ratios import Comparison
 from benchmarks.works import FREE
 from docs._tools import readme_figures
+from docs._tools.render import find_browser
 from mpmkit.config.directives import MPMS
 from mpmkit.lab.figures import alt_text
 from mpmkit.measure.records import Machine
@@ -131,3 +132,16 @@ def test_a_crowd_has_a_line_for_each_number_of_threads():
     head, *lines = [line.split() for line in readme_figures.crowd_text(rows).splitlines()]
     assert head == ["400", "busy,", "MiB", "(PSS)", "ThreadsPerChild", "mpmkit", "httpd"]
     assert lines == [["worker", "25", "70.0", "30.0"], ["worker", "100", "40.0"]]
+
+
+@pytest.mark.browser
+def test_a_figure_becomes_two_pictures(tmp_path, monkeypatch):
+    pytest.importorskip("kaleido")
+    if (browser := find_browser()) is None:
+        pytest.skip("no Chromium here")
+    monkeypatch.setenv("BROWSER_PATH", browser)
+    monkeypatch.setattr(readme_figures, "IMAGES", tmp_path)
+    readme_figures._save(readme_figures.ratios([cell("new", "prefork", 1.5)]), "bench")
+    png, svg = tmp_path / "bench.png", tmp_path / "bench.svg"
+    assert png.read_bytes().startswith(b"\x89PNG") and png.stat().st_size > 10_000
+    assert "prefork 1.50" in svg.read_text()

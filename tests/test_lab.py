@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import replace
 
+import pandas
 import pytest
 from helpers import order
 
@@ -20,26 +21,18 @@ from mpmkit.measure.qps_table import QpsTable
 DEFICIENCIES = {
     "normal": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
     "protanopia": (
-        (0.152286, 1.052583, -0.204868),
-        (0.114503, 0.786281, 0.099216),
-        (-0.003882, -0.048116, 1.051998),
+        (0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998),
     ),
     "deuteranopia": (
-        (0.367322, 0.860646, -0.227968),
-        (0.280085, 0.672501, 0.047413),
-        (-0.011820, 0.042940, 0.968881),
+        (0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881),
     ),
     "tritanopia": (
-        (1.255528, -0.076749, -0.178779),
-        (-0.078411, 0.930809, 0.147602),
-        (0.004733, 0.691367, 0.303900),
+        (1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900),
     ),
-}
+}  # fmt: skip
 TO_XYZ = (
-    (0.4124564, 0.3575761, 0.1804375),
-    (0.2126729, 0.7151522, 0.0721750),
-    (0.0193339, 0.1191920, 0.9503041),
-)
+    (0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041),
+)  # fmt: skip
 WHITE = (0.95047, 1.0, 1.08883)
 
 
@@ -137,13 +130,10 @@ def test_a_bar_is_as_high_as_its_row_says():
     assert "slowest and fastest round" in figure.layout.title.text
 
 
-def test_one_round_claims_no_spread():
+def test_one_round_claims_no_spread_and_a_limited_bar_has_a_mark():
     figure = figures.qps_bars(qps_table({"event": [100], "prefork": [90]}).summary())
     assert "no spread is known" in figure.layout.title.text
     assert not any(bar.error_y.visible for bar in figure.data)
-
-
-def test_a_bar_that_the_generator_limited_has_a_mark():
     table = qps_table({"event": [9000, 9500], "prefork": [9100, 9300]}, kinds=("static",))
     assert "*" not in figures.qps_bars(table.summary()).layout.title.text
     table.records[0]["generator_bound"] = True
@@ -183,8 +173,6 @@ def test_ratios_are_inside_the_frame_with_room_for_labels(rounds):
 
 
 def test_rows_of_another_table_are_refused():
-    import pandas
-
     with pytest.raises(ValueError, match="lack server"):
         figures.qps_bars(pandas.DataFrame({"kind": ["static"], "mpm": ["event"]}))
 

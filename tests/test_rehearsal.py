@@ -8,9 +8,9 @@ import subprocess
 import sys
 import threading
 
+from support.configured import directives
+
 from mpmkit.cli.serve import SAMPLES
-from mpmkit.config.checks import check
-from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import Section, Setting
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.mpm import event, prefork, worker
@@ -25,10 +25,6 @@ CHILDREN = {
 }
 # What each round's clients get, in the order in which they come.
 ANSWERS = [200, 200, 200, 200, 404]
-
-
-def directives(mpm: str, **named):
-    return check(mpm, from_keywords(mpm, Listen="8080", **named))[0]
 
 
 class Handlers:

@@ -47,7 +47,7 @@ def test_the_code_of_a_figure_is_hidden_and_much_code_above_gets_a_slide_of_its_
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(slides.shutil, "which", lambda _: None)
+    monkeypatch.setenv("PATH", "")
     assert slides.fetch(tmp_path) == {}
     assert "need the network" in capsys.readouterr().err
     assert slides.main([str(tmp_path), str(tmp_path / "out")]) == 1

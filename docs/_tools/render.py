@@ -97,15 +97,17 @@ def deepen_links(book: Any) -> Any:
 
 
 def notebooks_and_target(
-    prog: str, about: str | None, argv: Sequence[str] | None
+    tool: Any, argv: Sequence[str] | None, *, sources: str = "", target: str = ""
 ) -> tuple[argparse.Namespace, list[Path]]:
-    """The command line of this and of `slides`: the folders, and the notebooks that are wanted. Where
+    """The command line of this and of other tools: two folders, and the notebooks that are wanted. Where
     there are none, that is said."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m {tool.__spec__.name}",
+        description=tool.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("sources", type=Path)
-    parser.add_argument("target", type=Path)
+    for name, default in (("sources", sources), ("target", target)):
+        parser.add_argument(name, type=Path, nargs="?" if default else None, default=default)
     parser.add_argument("--only", default="", help="notebooks whose name begins with this")
     chosen = parser.parse_args(argv)
     books = sorted(chosen.sources.glob(f"{chosen.only}*.ipynb"))
@@ -118,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Render every notebook of a folder into another; 1 if one of them failed."""
     import nbformat
 
-    chosen, books = notebooks_and_target("python -m docs._tools.render", __doc__, argv)
+    chosen, books = notebooks_and_target(sys.modules[__name__], argv)
     if not books:
         return 1
     browser = find_browser()
