@@ -107,7 +107,7 @@ WRONG = [
     ("forks", [1, 2, 3, 4], "in second 3 the parent forks 4, you say 3"),
     ("forks", [1, 2, 4, 8, 16], "after 5 seconds there are 36 children for 40 clients"),
     ("forks", [1, 2, 4, 8, 16, 32, 32], "stops after 6 seconds"),
-    ("forks", 63, "a list of whole numbers is asked for, one a second, not 63"),
+    ("forks", 63, "a list of whole numbers, one a second, is asked for, not 63"),
     ("forks", [1.0, 2.0], "a list of whole numbers"),
     ("full_house", 503, "no worker is free to say 503"),
     ("full_house", "refused", "the listen queue has room"),
@@ -155,9 +155,9 @@ WRONG = [
     ("clinic", {"RRRRRRRR": "MaxRequestWorkers"}, "more workers would be in R"),
     ("clinic", {"RRRRRRRR": "RequestReadTimeout"}, "no answer for KKKKKKKK"),
     ("clinic", {"RRRRRRRR": 3}, "the name of a directive"),
-    ("clinic", "KeepAliveTimeout", "a dict is asked for"),
-    ("twenty_at_once", "prefork", "a server is asked for"),
-    ("eighty_in_eight", 8, "a server is asked for"),
+    ("clinic", "KeepAliveTimeout", "is asked for"),
+    ("twenty_at_once", "prefork", "is asked for, not 'prefork'"),
+    ("eighty_in_eight", 8, "is asked for, not 8"),
 ]
 
 

@@ -135,7 +135,7 @@ CORRECTED = "AH00507: ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is 
         ("Timeout", "1m", ('"1m" is not a whole number: httpd reads 1',)),
         ("MaxKeepAliveRequests", "lots", ('"lots" is not a whole number: httpd reads 0',)),
         ("MaxConnectionsPerChild", "1e4", ('"1e4" is not a whole number: httpd reads 1',)),
-        ("ThreadsPerChild", "few", ('"few" is not a whole number: httpd reads 0', "AH00312: ")),
+        ("ThreadsPerChild", "few", ('"few" is not a whole number: httpd reads 0', "AH00509: ")),
         *(("Timeout", good, ()) for good in ("60", " 7 ", "-0", "+3", None)),
     ],
 )

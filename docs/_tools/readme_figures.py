@@ -197,7 +197,7 @@ def scripts_text(rows: Sequence[Row]) -> str:
     for row in rows:
         found.setdefault((row["server"], column(row), row["mpm"]), []).append(row["qps"])
     rounds = max(row["round"] for row in rows)
-    table = [(f"requests/s, median of {rounds} rounds", *MPMS)]
+    table: list[tuple[str, ...]] = [(f"requests/s, median of {rounds} rounds", *MPMS)]
     for server, way in ((server, way) for server in ("mpmkit", "httpd") for way in WAYS):
         cells = [_median(found.get((server, way, mpm), ()), ",.0f") for mpm in MPMS]
         if any(cells):

@@ -83,17 +83,17 @@ def scoreboard(board: ScoreboardSnapshot | ScoreboardView, *, theme: str | None 
         if parked:
             x = LEFT + CELL * len(text) + 8
             parts.append(label(x, y + 13, f"+ {parked} without a thread", ink, size=11))
-    bottom, x = TOP + CELL * len(rows), 8.0
+    bottom, right = TOP + CELL * len(rows), 8.0
     counts = {c: f"{n} {WORDS[LETTERS.index(c)]}" for c in LETTERS if (n := picture.count(c))}
     for letter, words in counts.items():
-        parts += _square(x, bottom + 12, 14, letter, theme, legend=True)
-        parts.append(label(x + 19, bottom + 23, words, ink, size=11))
-        x += 34 + 6.2 * len(words)
+        parts += _square(right, bottom + 12, 14, letter, theme, legend=True)
+        parts.append(label(right + 19, bottom + 23, words, ink, size=11))
+        right += 34 + 6.2 * len(words)
     alt = f"{title}: {many} of {picture.mpm}; {', '.join(counts.values())}"
     parked = sum(n for _, _, n in picture.rows)
     alt += f"; {parked} connections without a thread." if parked else "."
     longest = max((len(text) for _, text, _ in rows), default=0)
-    width = max(LEFT + CELL * longest + 130, 480, x)
+    width = max(LEFT + CELL * longest + 130, 480, right)
     return drawing(width, bottom + 34, parts, alt, theme)
 
 

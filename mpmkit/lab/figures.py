@@ -144,7 +144,8 @@ def measured_bars(
 
 
 def _whisker(row: dict[str, float], at: float, colour: str, thickness: float) -> dict[str, Any]:
-    look = {"color": colour, "thickness": thickness, "width": 6, "visible": row["max"] > row["min"]}
+    spread = bool(row["max"] > row["min"])
+    look = {"color": colour, "thickness": thickness, "width": 6, "visible": spread}
     ends = {"array": [row["max"] - at], "arrayminus": [at - row["min"]]}
     return {"type": "data", "symmetric": False, **look, **ends}
 

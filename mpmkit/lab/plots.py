@@ -50,7 +50,7 @@ def need(frame: pandas.DataFrame, columns: Iterable[str], give: str) -> None:
 def mpm_line(
     mpm: str,
     xs: Sequence[float],
-    ys: Sequence[float],
+    ys: Sequence[Any],
     *,
     theme: str | None = None,
     name: str = "",

@@ -111,13 +111,15 @@ def _number(answer: Any, unit: str) -> float:
     return float(answer)
 
 
-def _quantity(answer: Any, true: float, unit: str, slips: Mapping[float, str]) -> None:
-    """Whether it is that number; the usual slips have a sentence each."""
+def _quantity(
+    answer: Any, true: float, unit: str, slips: Mapping[Any, str], near: float = 0.0
+) -> None:
+    """Whether it is that number, or as near; the usual slips have a sentence each."""
     given = _number(answer, unit)
-    if math.isclose(given, true, rel_tol=0.005):
+    if math.isclose(given, true, rel_tol=near):
         return
     for value, slip in slips.items():
-        if math.isclose(given, value, rel_tol=0.005):
+        if math.isclose(given, value, rel_tol=near):
             raise NotYet(f"{answer:g} {unit}: {slip}")
     raise NotYet(f"{answer:g} {unit} is too {'many' if given > true else 'few'}")
 
@@ -344,7 +346,7 @@ def little(answer: Any) -> str:
         200: "so many come in a second; but each stays for 50 ms only",
         1 / 0.05: "so many requests can one worker serve in a second",
     }
-    _quantity(answer, 200 * 0.050, "workers", slips)
+    _quantity(answer, 200 * 0.050, "workers", slips, 0.005)
     return "a worker is busy for 50 ms, 200 times a second"
 
 
@@ -357,7 +359,7 @@ def closed_loop(answer: Any) -> str:
         50 * 1.25: "the longer a round takes, the fewer there are: divide",
         1 / 1.25: "that is one user; there are 50",
     }
-    _quantity(answer, 50 / 1.25, "requests a second", slips)
+    _quantity(answer, 50 / 1.25, "requests a second", slips, 0.005)
     return "each user goes round once in 1.25 s"
 
 

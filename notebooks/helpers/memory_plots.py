@@ -54,7 +54,7 @@ def memory_curve(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
         )
     most, top = max(x for _, x, *_ in ends), max(y for y, *_ in ends)
     # Lines that end at nearly the same place have their labels in one column, clear of all markers.
-    ends = [(y, most if x > 0.95 * most else x, *rest) for y, x, *rest in ends]
+    ends = [(y, most if x > 0.95 * most else x, text, ink) for y, x, text, _ in ends]
     label_ends(figure, ends, 0.055 * top, near=0.4 * most, shift=4)
     dress(
         figure,
