@@ -17,10 +17,9 @@ from typing import Any
 
 from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.launcher import ScoreboardView
-from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import LoadError, LoadInterrupted, LoadRun, run_load
-from mpmkit.load.windows import Tick
+from mpmkit.load.windows import Tick, windows
 from mpmkit.measure.recording import Sample
 
 PROBE_THINK = 0.25  # seconds between two requests of the probe: what a new client meets
@@ -79,16 +78,11 @@ class RunningLoad:
         """Good answers and failures per second and percentiles of latency, over about the last
         second; nothing as long as nothing is known."""
         ticks = list(self._ticks)
-        ticks = [tick for tick in ticks if tick.end > ticks[-1].end - LIVE]
-        seconds = ticks[-1].end - ticks[0].begin if ticks else 0.0
-        if seconds <= 0:
+        end = ticks[-1].end if ticks else 0.0
+        (now,) = windows(ticks, (end - LIVE, end), lambda _: 0.0, 1)
+        if not now.covered:
             return {}
-        found = Histogram()
-        for tick in ticks:
-            found.merge(tick.latencies)
-        failed = sum(tick.failures.total() for tick in ticks)
-        ms = [found.percentile(p) / 1e6 for p in (50, 95, 99)] if len(found) else [math.nan] * 3
-        values = (len(found) / seconds, failed / seconds, *ms)
+        values = (now.qps, now.errors.total() / now.covered, *map(now.latency_ms, (50, 95, 99)))
         return dict(zip(OF_LOAD, values, strict=True))
 
     def stop(self) -> None:

@@ -61,10 +61,7 @@ def not_headline(here: Machine | None = None) -> str:
 
 
 def why_recorded(*, cores: float = 0.5, memory_mb: int = MEMORY_MB) -> str:
-    """Why the notebook should not measure here; "" if it should.
-
-    cores, memory_mb: what the measurement needs to mean something. Container limits count.
-    """
+    """Why the notebook should not measure here, where it needs so much to mean something; "" if it should."""
     wish = os.environ.get("MPMKIT_REPLAY", "")
     if wish:
         return "" if wish == "0" else f"MPMKIT_REPLAY={wish}"
@@ -114,8 +111,8 @@ def measured_or_recorded(
 
 
 def recorded(name: str) -> Any:
-    """What was recorded under `name` by `MPMKIT_RECORD=1`, whether or not the notebook measures: to compare
-    it with what was measured here. Raises RecordError if there is no such recording."""
+    """What was recorded under `name`, to compare it with what was measured here. Raises RecordError if
+    there is no such recording."""
     return load(place_of(name))[0]
 
 
