@@ -101,7 +101,9 @@ def test_a_mix_by_weight_and_background_clients():
     other = form.copy()
     for path, _, _ in PAGES:
         form.set(f"weight {path}", 0)
-    assert fields(form)[f"weight {PAGES[0][0]}"].hints[0].startswith("mix: no page has a weight")
+    assert (
+        fields(form)[f"weight {PAGES[0][0]}"].hints[0].startswith("no page of the mix has a weight")
+    )
     assert other.profile(10).mix, "a copy is its own"
     form = load_form(path="/slow.py", slow_readers=5, idle_holders="20", idle_request=False)
     profile = form.profile(10)

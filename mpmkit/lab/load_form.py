@@ -13,6 +13,7 @@ what is wrong. What does not apply (a rate in the closed loop) is kept until it 
 
 from __future__ import annotations
 
+import functools
 import threading
 from dataclasses import fields
 from typing import Any
@@ -133,17 +134,17 @@ class LoadForm:
     def _applying(self) -> list[Field]:
         return [self.row(name) for name in ROWS if self._applies(name)]
 
-    def _check(self, duration: float) -> tuple[LoadProfile | None, dict[str, str]]:
-        """The profile, or None; what is wrong by field."""
+    def profile(self, duration: float) -> LoadProfile:
+        """The load, for so many seconds. Raises ProfileError naming every field at fault."""
         values: dict[str, Any] = {}
-        wrong: dict[str, str] = {}
+        wrong = []
         for field in self._applying():
             try:
-                values[field.name] = field.read()
+                values[field.name] = field.read() if field.group != BROWSERS else None
             except ValueError as error:
-                wrong[field.name] = str(error)
-        if any(ROWS[name].group != BROWSERS for name in wrong):
-            return None, wrong
+                wrong.append(str(error))
+        if wrong:
+            raise ProfileError("; ".join(wrong))
         given = {name: values[name] for name in _OF if values.get(name) is not None}
         given["keep_alive"] /= 100
         if given["path"] == MIX:
@@ -152,22 +153,10 @@ class LoadForm:
             weights = [(path, values[_weight(path)]) for path, _ in reversed(FILES)]
             given["mix"] = tuple(RequestSpec(path, weight=w) for path, w in weights if w)
             if not given["mix"]:
-                first = _weight(FILES[0][0])
-                return None, {first: "mix: no page has a weight; give one above 0", **wrong}
-        try:
-            return LoadProfile(duration=duration, **given), wrong
-        except ProfileError as error:
-            for text in str(error).split("; "):
-                name = text.partition(":")[0]
-                wrong[name if name in ROWS else "users"] = text
-            return None, wrong
-
-    def profile(self, duration: float) -> LoadProfile:
-        """The load, for so many seconds. Raises ProfileError naming every field at fault."""
-        made, wrong = self._check(duration)
-        if made is None:
-            raise ProfileError("; ".join(wrong.values()))
-        return made
+                raise ProfileError(
+                    f"{_weight(FILES[0][0])}: no page of the mix has a weight above 0"
+                )
+        return LoadProfile(duration=duration, **given)
 
     def browsers(self) -> tuple[int, float]:
         """How many browsers, and how long they think. Raises ValueError for a value that cannot be."""
@@ -175,7 +164,14 @@ class LoadForm:
 
     def fields(self) -> list[Field]:
         """The fields that apply now, with what is wrong with them."""
-        _, wrong = self._check(1.0)
+        texts: list[str] = []
+        for read in (functools.partial(self.profile, 1.0), self.browsers):
+            try:
+                read()
+            except ValueError as error:
+                texts += str(error).split("; ")
+        about = {text.partition(":")[0]: text for text in texts}
+        wrong = {name if name in ROWS else "users": text for name, text in about.items()}
         return [
             field.wrong(wrong[field.name]) if field.name in wrong else field
             for field in self._applying()
