@@ -193,6 +193,9 @@ CASES: dict[str, Case] = {name: _with("", *shlex.split(name)) for name in PLAIN}
 }  # fmt: skip
 
 
+LIFE = "life"
+
+
 def life(p: Program) -> Iterator[tuple[str, str]]:
     """A server started, asked everything, and stopped, by `-k`."""
     yield "-k graceful, not running", p.run("-k", "graceful")
@@ -234,17 +237,13 @@ def _program(argv: Sequence[str]) -> Iterator[Program]:
 
 
 def rows(only: Iterable[str] = ()) -> list[Row]:
-    """Every option and situation, and one server's life by `-k`; or only the named cases."""
-    wanted = tuple(only) or tuple(CASES)
+    """Every option and situation, and one server's life; or only the named cases."""
     sides: list[dict[str, str]] = []
     for argv in ([find_httpd()], MPMKIT):
         said: dict[str, str] = {}
-        for name in wanted:
+        for name in tuple(only) or (*CASES, LIFE):
             with _program(argv) as program:
-                said[name] = CASES[name](program)
-        if not only:
-            with _program(argv) as program:
-                said.update(life(program))
+                said |= dict(life(program)) if name == LIFE else {name: CASES[name](program)}
         sides.append(said)
     theirs, ours = sides
     return [Row("cli", name, said, ours.get(name, "")) for name, said in theirs.items()]

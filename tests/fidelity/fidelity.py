@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mpmkit.measure.process_group import NotInstalled, output
 from mpmkit.measure.reference_servers import find_httpd
@@ -63,12 +64,12 @@ TITLES = {
     "hosts": "Virtual hosts: which one answers, what it has of its server's, TLS",
     "kinds": "Small inputs of many kinds: names, scripts, hosts, redirects, variables",
 }
-AREAS: dict[str, Callable[[Path], Iterable[Row]]] = {
+AREAS: dict[str, Callable[..., Iterable[Row]]] = {
     "directive": compare_conf.rows,
     "default": lambda site: compare_conf.default_rows(),
     "http": compare_http.rows,
     "status": compare_status.rows,
-    "cli": lambda site: compare_cli.rows(),
+    "cli": lambda site, only=(): compare_cli.rows(only),
     "pool": compare_pool.rows,
     "rules": compare_rules.rows,
     "access": compare_access.rows,
@@ -77,7 +78,7 @@ AREAS: dict[str, Callable[[Path], Iterable[Row]]] = {
 }
 OWN_SITE = {"rules", "access", "hosts", "kinds"}  # they make their files in an empty directory
 LONGEST = 160  # characters of a cell
-SHOWN = 30  # cases of an area that are the same, as examples
+SHOWN = 60  # cases of an area that are the same, at the most
 
 
 def pages(where: Path) -> Path:
@@ -104,7 +105,7 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="mpmkit-site-") as where:
         os.chmod(where, 0o755)  # httpd's children are another user
         site = Path(where).resolve()
-        return list((rows or AREAS[area])(site if area in OWN_SITE else pages(site), **how))
+        return list(AREAS[area](site if area in OWN_SITE else pages(site), **how))
 
 
 # --- The page --------------------------------------------------------------------------------------
@@ -150,7 +151,8 @@ def differences(rows: Sequence[Row]) -> list[str]:
     for reason, those in groups:
         more = f" and {len(those) - 1} more" if len(those) > 1 else ""
         first = those[0]
-        cells = cell(first.case) + more, cell(first.httpd), cell(first.mpmkit), cell(reason, 999)
+        seen = (cell(text, 2 * LONGEST) for text in (first.httpd, first.mpmkit))
+        cells = cell(first.case) + more, *seen, cell(reason, 999)
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
@@ -158,15 +160,10 @@ def differences(rows: Sequence[Row]) -> list[str]:
 def digest(rows: Sequence[Row]) -> list[str]:
     """How many are the same, and some of them."""
     same = [row for row in rows if row.verdict == SAME]
-    shown = same[:: -(-len(same) // SHOWN)] if same else []
-    which = "" if len(shown) == len(same) else f"; each {-(-len(same) // SHOWN)}th of them"
-    return [
-        f"The same: {len(same)}{which}",
-        "",
-        "| case | both |",
-        "|---|---|",
-        *(f"| {cell(row.case)} | {cell(row.httpd)} |" for row in shown),
-    ]
+    every = 1 + len(same) // SHOWN
+    some = f", one in {every} of them" if every > 1 else ""
+    lines = [f"The same: {len(same)}{some}", "", "| case | both |", "|---|---|"]
+    return lines + [f"| {cell(row.case)} | {cell(row.httpd)} |" for row in same[::every]]
 
 
 def cell(text: str, longest: int = LONGEST) -> str:
