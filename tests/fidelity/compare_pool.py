@@ -163,7 +163,7 @@ def keep_alive_max(server: Side) -> str:
     said = []
     for _ in range(4):
         sock.sendall(with_field(b"Connection: keep-alive"))
-        headers = dict(split(sock.recv(65536), ["GET"], False).replies[0].headers)
+        headers = dict(split(sock.recv(65536), ["GET"]).replies[0].headers)
         said.append(headers.get("Keep-Alive", headers.get("Connection", "")))
     return "; ".join(said)
 

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from mpmkit.config.directives import MPMS
-from tests.fidelity.cases import Row, grouped
+from tests.fidelity.cases import Row, joined
 from tests.fidelity.clients import http
 from tests.fidelity.server_pair import Case, Pair, Side
 
@@ -64,11 +64,10 @@ def rows(site: Path, mpms: Iterable[str] = MPMS) -> list[Row]:
                 result.append(Row("status", f"order of the keys ({where})", *orders))
                 result += pair.rows("status", _page_cases(where))
     for key in dict.fromkeys(key for _, autos in seen for auto in autos for key in auto):
-        forms = (
-            grouped((where, form(autos[side].get(key, "absent"))) for where, autos in seen)
-            for side in (0, 1)
-        )
-        result.append(Row("status", f"?auto {key}", *forms))
+        forms = [
+            (where, tuple(form(auto.get(key, "absent")) for auto in autos)) for where, autos in seen
+        ]
+        result.append(joined("status", f"?auto {key}", forms))
     return result
 
 

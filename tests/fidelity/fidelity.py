@@ -97,10 +97,8 @@ def pages(where: Path) -> Path:
     return where
 
 
-def compare(
-    area: str, rows: Callable[..., Iterable[Row]] | None = None, **how: object
-) -> list[Row]:
-    """The rows of an area. Raises NotInstalled where there is no httpd."""
+def compare(area: str, **how: Any) -> list[Row]:
+    """The rows of an area; `how` chooses a part of them. Raises NotInstalled where there is no httpd."""
     find_httpd()
     with tempfile.TemporaryDirectory(prefix="mpmkit-site-") as where:
         os.chmod(where, 0o755)  # httpd's children are another user
