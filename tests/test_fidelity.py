@@ -30,7 +30,6 @@ from tests.fidelity.fidelity import (
     BEGIN,
     END,
     PAGE,
-    TITLES,
     cell,
     compare,
     everything,
@@ -100,7 +99,7 @@ def test_a_reason_that_explains_nothing_is_reported():
 def test_every_reason_says_something_and_is_for_an_area():
     assert len(ON_PURPOSE) > 40
     for pattern, reason in ON_PURPOSE.items():
-        assert pattern.partition("/")[0] in TITLES and len(reason) > 20, pattern
+        assert pattern.partition("/")[0] in AREAS and len(reason) > 20, pattern
 
 
 def test_what_several_did_alike_stands_once():
@@ -184,7 +183,7 @@ def test_the_recorded_page_has_nothing_unexplained():
     assert page.count(BEGIN) == page.count(END) == 1 and len(page) < 120_000
     counts = re.search(r"\| \*\*all\*\* \| \*\*(\d+)\*\* \| \*\*\d+\*\* \| \*\*(\d+)\*\* \|", page)
     assert counts is not None and int(counts[1]) > 5000 and counts[2] == "0"
-    assert not [title for title in TITLES.values() if f"### {title}" not in page]
+    assert not [title for title, _ in AREAS.values() if f"### {title}" not in page]
 
 
 def test_a_part_of_the_areas_is_one_that_exists(capsys):

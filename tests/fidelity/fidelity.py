@@ -51,30 +51,21 @@ BEGIN = (
 )
 END = "<!-- end of what `mpmkit fidelity` writes -->"
 
-TITLES = {
-    "directive": "Directives: lines that both read",
-    "default": "Directives: defaults",
-    "http": "Requests",
-    "status": "Status page",
-    "cli": "Command line",
-    "signal": "Signals",
-    "timeline": "Pools over time",
-    "rules": "Sections, links and Options: who may see what",
-    "access": "Require, Order, Limit, Satisfy: who may see what",
-    "hosts": "Virtual hosts: which one answers, what it has of its server's, TLS",
-    "kinds": "Small inputs of many kinds: names, scripts, hosts, redirects, variables",
-}
-AREAS: dict[str, Callable[..., Iterable[Row]]] = {
-    "directive": compare_conf.rows,
-    "default": lambda site: compare_conf.default_rows(),
-    "http": compare_http.rows,
-    "status": compare_status.rows,
-    "cli": lambda site, only=(): compare_cli.rows(only),
-    "pool": compare_pool.rows,
-    "rules": compare_rules.rows,
-    "access": compare_access.rows,
-    "hosts": compare_hosts.rows,
-    "kinds": compare_kinds.rows,
+# name -> its title on the page, its rows
+AREAS: dict[str, tuple[str, Callable[..., Iterable[Row]]]] = {
+    "directive": ("Directives: lines that both read", compare_conf.rows),
+    "default": ("Directives: defaults", lambda site: compare_conf.default_rows()),
+    "http": ("Requests", compare_http.rows),
+    "status": ("Status page", compare_status.rows),
+    "cli": ("Command line", lambda site, only=(): compare_cli.rows(only)),
+    "pool": ("Pools over time, signals", compare_pool.rows),
+    "rules": ("Sections, links and Options: who may see what", compare_rules.rows),
+    "access": ("Require, Order, Limit, Satisfy: who may see what", compare_access.rows),
+    "hosts": (
+        "Virtual hosts: which one answers, what it has of its server's, TLS",
+        compare_hosts.rows,
+    ),
+    "kinds": ("Small inputs: names, scripts, hosts, redirects, variables", compare_kinds.rows),
 }
 OWN_SITE = {"rules", "access", "hosts", "kinds"}  # they make their files in an empty directory
 LONGEST = 160  # characters of a cell
@@ -103,7 +94,7 @@ def compare(area: str, **how: Any) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="mpmkit-site-") as where:
         os.chmod(where, 0o755)  # httpd's children are another user
         site = Path(where).resolve()
-        return list(AREAS[area](site if area in OWN_SITE else pages(site), **how))
+        return list(AREAS[area][1](site if area in OWN_SITE else pages(site), **how))
 
 
 # --- The page --------------------------------------------------------------------------------------
@@ -111,9 +102,9 @@ def compare(area: str, **how: Any) -> list[Row]:
 
 def markdown(rows: Sequence[Row], version: str, day: str) -> str:
     """The generated part: counts, what differs and why, and some of what is the same."""
-    areas = {area: [row for row in rows if row.area == area] for area in TITLES}
+    areas = {area: [row for row in rows if row.area == area] for area in AREAS}
     table = [("", VERDICTS), ("---", ("---",) * len(VERDICTS))]
-    table += [(TITLES[area], numbers(of_area)) for area, of_area in areas.items()]
+    table += [(AREAS[area][0], numbers(of_area)) for area, of_area in areas.items()]
     table.append(("**all**", [f"**{number}**" for number in numbers(rows)]))
     lines = [
         BEGIN,
@@ -127,7 +118,7 @@ def markdown(rows: Sequence[Row], version: str, day: str) -> str:
     ]
     for area, of_area in areas.items():
         if of_area:
-            lines += ["", f"### {TITLES[area]}", "", *differences(of_area), *digest(of_area)]
+            lines += ["", f"### {AREAS[area][0]}", "", *differences(of_area), *digest(of_area)]
     return "\n".join([*lines, "", END, ""])
 
 
