@@ -106,6 +106,12 @@ def parent_of(server: Server) -> dict[str, int]:
     return {"KiB": numbers["RssAnon"], "descriptors": descriptors, "threads": numbers["Threads"]}
 
 
+def restart(server: Server) -> None:
+    last = server.scoreboard().snapshot.generation
+    server.graceful()
+    until(lambda: server.scoreboard().snapshot.generation > last, "restarted")
+
+
 def disturbed(server: Server, what: str, count: int) -> Iterator[str]:
     """Restarts or kills under load: a line, and what was wrong."""
     kills: list[float] = []
@@ -113,9 +119,7 @@ def disturbed(server: Server, what: str, count: int) -> Iterator[str]:
     with Load(server) as load:
         for number in range(count):
             if what == "restarts":
-                last = server.scoreboard().snapshot.generation
-                server.graceful()
-                until(lambda last=last: server.scoreboard().snapshot.generation > last, "restarted")
+                restart(server)
             else:
                 kills.append(time.monotonic())
                 os.kill(random.Random(number).choice(server.processes()), signal.SIGKILL)

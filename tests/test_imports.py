@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,8 @@ FORBIDDEN = {
 }  # fmt: skip
 
 
-def imports(path: Path, lazy: bool = True) -> Iterator[tuple[int, str]]:
+@cache
+def imports(path: Path, lazy: bool = True) -> list[tuple[int, str]]:
     """Every import of a file as (line, dotted name), relative ones made absolute; those inside functions
     only if `lazy`.
 
@@ -86,7 +88,7 @@ def imports(path: Path, lazy: bool = True) -> Iterator[tuple[int, str]]:
             elif lazy or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 yield from walk(child)
 
-    yield from walk(ast.parse(path.read_text(encoding="utf-8"), str(path)))
+    return list(walk(ast.parse(path.read_text(encoding="utf-8"), str(path))))
 
 
 def is_module(dotted: str) -> bool:

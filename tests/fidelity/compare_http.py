@@ -7,7 +7,7 @@ them live, and so does ours.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mpmkit.config.directives import MPMS
@@ -42,7 +42,7 @@ def ask(port: int, data: bytes, waits: bool) -> str:
 def rows(site: Path, mpms: Iterable[str] = MPMS) -> list[Row]:
     """Every recorded request, live against both, under each MPM: one line for all MPMs."""
     left = {path.stem: path.read_bytes() for path in sorted(RAW.glob("*.req"))}
-    said: dict[str, list[tuple[str, tuple[str, str]]]] = {name: [] for name in left}
+    said: dict[str, list[tuple[str, Sequence[str]]]] = {name: [] for name in left}
     for start, lines in SETTINGS.items():
         requests = {name: left.pop(name) for name in list(left) if name.startswith(start)}
         cases = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from mpmkit.config.directives import MPMS
@@ -65,7 +66,7 @@ def rows(site: Path, mpms: Iterable[str] = MPMS) -> list[Row]:
                 result += pair.rows("status", _page_cases(where))
     for key in dict.fromkeys(key for _, autos in seen for auto in autos for key in auto):
         forms = [
-            (where, tuple(form(auto.get(key, "absent")) for auto in autos)) for where, autos in seen
+            (where, [form(auto.get(key, "absent")) for auto in autos]) for where, autos in seen
         ]
         result.append(joined("status", f"?auto {key}", forms))
     return result
@@ -82,13 +83,18 @@ def _page_cases(where: str) -> Iterable[Case]:
     yield f"page: columns ({where})", columns
     if where == "event":
         for query in ("refresh", "refresh=5", "auto&refresh=3"):
-            yield f"?{query}", lambda side, query=query: refreshes(ask(side, f"{PAGE}?{query}"))
+            yield f"?{query}", partial(refreshes, query=query)
         for method in ("HEAD", "POST", "PUT"):
-            yield f"{method} {PAGE}", lambda side, method=method: ask(side, PAGE, method)[0]
+            yield f"{method} {PAGE}", partial(status, method=method)
 
 
-def refreshes(answer: tuple[int, dict[str, str], str]) -> str:
-    return f"{answer[0]}, Refresh: {answer[1].get('Refresh')}"
+def refreshes(server: Side, query: str) -> str:
+    status, headers, _ = ask(server, f"{PAGE}?{query}")
+    return f"{status}, Refresh: {headers.get('Refresh')}"
+
+
+def status(server: Side, method: str) -> int:
+    return ask(server, PAGE, method)[0]
 
 
 def labels(page: str) -> list[str]:

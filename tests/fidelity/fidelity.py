@@ -103,7 +103,7 @@ def compare(area: str, **how: Any) -> list[Row]:
 def markdown(rows: Sequence[Row], version: str, day: str) -> str:
     """The generated part: counts, what differs and why, and some of what is the same."""
     areas = {area: [row for row in rows if row.area == area] for area in AREAS}
-    table = [("", VERDICTS), ("---", ("---",) * len(VERDICTS))]
+    table = [("", [*VERDICTS]), ("---", ["---"] * len(VERDICTS))]
     table += [(AREAS[area][0], numbers(of_area)) for area, of_area in areas.items()]
     table.append(("**all**", [f"**{number}**" for number in numbers(rows)]))
     lines = [
