@@ -33,6 +33,7 @@ class Script(NamedTuple):
     name        its URL path (SCRIPT_NAME); `path_info` is the rest of the request's
     translated  where path_info would lead as a path of its own (PATH_TRANSLATED)
     prefix      the Alias that the path came by, "" without one (CONTEXT_PREFIX)
+    allowed     a program may be run there, by Options ExecCGI or a ScriptAlias
     """
 
     filename: str
@@ -41,6 +42,7 @@ class Script(NamedTuple):
     root: str
     translated: str = ""
     prefix: str = ""
+    allowed: bool = True
 
 
 class Redirected(Request):
