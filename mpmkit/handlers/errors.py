@@ -5,11 +5,8 @@
     ErrorDocument 404 https://other/x       another place: 302
     ErrorDocument 404 default               the page that there is without one
 
-A <Directory>, <Location> or <Files> may have its own.
-
-The handler wraps the router only where the configuration needs it: a server without these directives
-does not pay for it. Only pages made by `messages.page` are changed; a script's answer, of any status,
-is left as it is.
+The handler wraps the router only where the configuration, or a section of it, needs it. Only pages made by
+`messages.page` are changed; a script's answer, of any status, is left as it is.
 """
 
 from __future__ import annotations

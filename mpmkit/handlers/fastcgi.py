@@ -6,14 +6,11 @@
     request ──> BEGIN_REQUEST, PARAMS…, STDIN… ──> backend
     client  <── STDOUT: head, then body as it comes <──┘       STDERR ──> error log
 
-The script's memory and its crashes are the backend's: a process of this server only waits for it.
-A waiting client costs what it costs under the MPM, a process or a thread.
-
-A connection serves one request, unless ProxySet says enablereuse=on: then it is kept for the next one
-of this process. It is off by default as in httpd, and for the same reason: a child of php-fpm
-belongs to its connection, so a backend needs as many children as the server has workers, or the
-workers without a connection starve. A connection that the backend has closed meanwhile is noticed before
-it is used; one that is closed at that very moment is a 502, for the request may have been carried out.
+A connection serves one request, unless ProxySet says enablereuse=on: then it is kept for the next one of this
+process. It is off by default as in httpd: a child of php-fpm belongs to its connection, so a backend needs as
+many children as the server has workers, or the workers without a connection starve. A connection that the
+backend has closed meanwhile is noticed before it is used; one that is closed just then is a 502, for the
+request may have been carried out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """The Common Gateway Interface as values (RFC 3875, 4): the variables of a script, and its redirects.
 
-    Request ──> Variables ──> REQUEST_METHOD, SCRIPT_NAME, PATH_INFO, HTTP_…
-
 WSGI, CGI and FastCGI pass a script the same variables in different encodings. Nothing here waits.
 """
 

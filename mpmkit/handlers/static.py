@@ -1,16 +1,12 @@
 """Files of the document root, as httpd's default handler serves them.
 
-A file's response is prepared once for each version of the file: its header lines, and for a small
-file its bytes (`CachedFile`). Each request then costs one `stat`, which shows whether the version is
-still the same. A change of size, time or inode makes a new version; no client gets an old page.
+A file's response is prepared once for each version of the file (`CachedFile`): its header lines, and for a
+small file its bytes. Each request then costs one `stat`, which shows whether the version is still the same.
 
-Files of up to MMAP_LIMIT are mapped into memory (EnableMMAP), as by httpd. httpd maps a file for one
-request and unmaps it; here the mapping stays with the version from the second request on, so that a
-100 KB file costs no `open`, no `read` and no `close`, and its bytes are copied once, by the kernel,
-from the page cache to the socket. All children map the same pages: it is no memory of their own.
-A mapped file may be cut short. A process that reads beyond the new end in memory is killed by SIGBUS;
-the kernel, which reads on its behalf in `sendmsg`, gets an error instead. So the bytes of a mapping
-are never read here, and for a connection that would read them (TLS, a filter) the file is read.
+Files of up to MMAP_LIMIT stay mapped with their version from the second request on (EnableMMAP); httpd maps
+a file for one request. Such a file may be cut short, and a process that reads beyond the new end is killed by
+SIGBUS; the kernel, which reads for `sendmsg`, reports an error instead. So the bytes of a mapping are never
+read here, and for a connection that would read them (TLS, a filter) the file is read.
 """
 
 from __future__ import annotations

@@ -1,15 +1,12 @@
 """HTTP messages as values: what a handler is given and what it gives back.
 
 A `Request` never changes once it is parsed, so one value may serve many connections that sent the
-same bytes (see `protocol.py`). A `Response` is the answer's head in the order httpd writes it:
+same bytes (`fastpath.py`). A `Response` is the answer's head in the order httpd writes it:
 
-    HTTP/1.1 200 OK                              |  made here, once a second and status
-    Date, Server                                 |
-    Last-Modified, ETag, Accept-Ranges,          |  `fields`: prepared by the handler
-    Allow, Location, Content-Length, …           |
+    HTTP/1.1 200 OK, Date, Server                |  made here, once a second and status
+    Last-Modified, ETag, Location, …             |  `fields`: prepared by the handler
     Keep-Alive, Connection, Transfer-Encoding    |  decided by the connection (`core.py`)
-    Content-Type                                 |  `after`: prepared by the handler
-    (blank line, body)
+    Content-Type, blank line                     |  `after`: prepared by the handler
 """
 
 from __future__ import annotations
