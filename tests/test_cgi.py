@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.client import Client, at_once, exchange, get, read_reply
+from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply
 from support.files import program, write
 from support.servers import assert_quiet, no_more, open_files, serving, take_errors
 from support.waiting import alive, poll_until
@@ -358,11 +358,10 @@ def test_sections_and_aliases(server, path, status, body):
 def test_bodies_go_through(server):
     """Also where a program writes more than a pipe holds before it has read all, and the other way round."""
     body = bytes(range(256)) * 4000
-    chunks = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (body, b"x")) + b"0\r\n\r\n"
     with Client(server) as client:
         assert client.get("/cgi-bin/cat", method="POST", body=b"abc").body == b"abc"
         assert client.get("/cgi-bin/cat", method="POST", body=body).body == body
-        reply = client.get("/cgi-bin/cat", "Transfer-Encoding: chunked", method="POST", body=chunks)
+        reply = client.get("/cgi-bin/cat", CHUNKED, method="POST", body=chunked(body, b"x"))
         assert reply.body == body + b"x"
         assert client.get("/cgi-bin/cat").body == b""
         assert client.get("/cgi-bin/deaf", method="POST", body=body).body == b"deaf\n"

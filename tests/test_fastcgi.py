@@ -20,7 +20,7 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.client import Client, at_once, exchange, get
+from support.client import CHUNKED, Client, at_once, chunked, exchange, get
 from support.files import open_to_all, write
 from support.servers import no_more, one_child, open_files, serving, take_errors
 from support.waiting import poll_until
@@ -270,8 +270,7 @@ def test_bodies_and_pieces(mpm, tmp_path):
         assert client.get("/a.fake").body == b""
         assert client.get("/a.fake", method="POST", body=big).body == big
         for body, told in [(b"", "0"), (b"abc", "3"), (big[:16384], "16384"), (big, None)]:
-            chunks = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
-            reply = client.get("/a.fake", "Transfer-Encoding: chunked", method="POST", body=chunks)
+            reply = client.get("/a.fake", CHUNKED, method="POST", body=chunked(body))
             assert reply.body == body and fake.requests[-1].get("CONTENT_LENGTH") == told
         assert client.get("/a.fake", method="HEAD").body == b""
         client.send(b"GET /a.fake?slow HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -27,7 +27,7 @@ from stat import S_ISDIR, S_ISREG
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from mpmkit.handlers.gateway import Script, arguments, latin
+from mpmkit.handlers.gateway import OF_THE_SERVER, Script, arguments, latin
 from mpmkit.handlers.names import leads_out
 from mpmkit.handlers.programs import (
     PIECE,
@@ -54,24 +54,16 @@ F_SETSIG = 10  # Linux; the fcntl module has no name for it before 3.13
 
 
 class CgiScripts(Programs):
-    """The handler. Programs run on `cpus` and under the scheduling policy `policy` (os.SCHED_OTHER, …),
-    those of the server."""
+    """The handler."""
 
     module = "cgi"
 
     def __init__(
-        self,
-        d: Directives,
-        errors: ErrorLog,
-        root: str,
-        redirect: Redirect,
-        cpus: set[int],
-        policy: int,
+        self, d: Directives, errors: ErrorLog, document_root: str, redirect: Redirect
     ) -> None:
-        super().__init__(d, errors, root, redirect)
+        super().__init__(d, errors, document_root, redirect)
         self.timeout = d.Timeout
         self._base |= {key: latin(os.environ[key]) for key in PASSED_ON if key in os.environ}
-        self._cpus, self._policy = cpus, policy
         _dev_null()
 
     def start(
@@ -98,7 +90,7 @@ class CgiScripts(Programs):
         if not S_ISREG(mode) or leads_out(name, script.root):
             why = f"{name} is not a file, or a link that leads out of {script.root}"
             raise ScriptFailed(403, why)
-        with _scheduled(self._cpus, self._policy):
+        with _scheduled_as_the_server():
             return Program(self, environ, request, conn, name)
 
 
@@ -288,14 +280,11 @@ class Program(Output):
 
 
 @contextmanager
-def _scheduled(cpus: set[int], policy: int) -> Iterator[None]:
-    """A program gets the CPUs and the scheduling policy that the server was started with.
-
-    It inherits both from the thread that starts it, which may have one CPU and SCHED_BATCH
-    (server/child.py); so the thread is without them while it starts the program.
-    """
+def _scheduled_as_the_server() -> Iterator[None]:
+    """A program inherits CPUs and scheduling policy from the thread that starts it, which may have one CPU
+    and SCHED_BATCH (server/process.py). So the thread has those of the server for that moment."""
     own = os.sched_getaffinity(0), os.sched_getscheduler(0)
-    _schedule(cpus, policy)
+    _schedule(*OF_THE_SERVER)
     try:
         yield
     finally:

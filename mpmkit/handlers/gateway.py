@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # What a header's name is made of, and what its value may not contain (RFC 9110, 5.1 and 5.5).
 FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# CPUs and scheduling policy that the server was started with. This file is read before its first fork.
+OF_THE_SERVER = os.sched_getaffinity(0), os.sched_getscheduler(0)
 REDIRECTS = 10  # internal redirects of one request (LimitInternalRecursion)
 
 

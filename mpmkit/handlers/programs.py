@@ -237,7 +237,7 @@ def answer(
     wrong after the head. The output is closed at the latest when the answer is sent.
     """
     if head is None:
-        return Unparsed(200, b"", b"", ScriptBody(output, _logged(output, failed)), None, True)
+        return Unparsed(200, b"", b"", ScriptBody(output, output, failed), None, True)
     fields, length, status = head.fields, head.length, head.status or 200
     if head.location:
         location = b"Location: %b\r\n" % head.location.encode("latin-1")
@@ -268,34 +268,46 @@ def answer(
     after = b"Content-Type: %b\r\n\r\n" % head.content_type if has_type else b"\r\n"
     pieces: Iterable[bytes] = output if whole is None else (whole,)
     if bodyless or request.method == "HEAD":
-        unsent = ScriptBody(output, _unsent(pieces))
-        return Response(status, fields, after, unsent, 0, reason=head.reason)
+        return Response(status, fields, after, Unsent(output), 0, reason=head.reason)
     if whole is not None and length == len(whole) and head.reason is None:
         return Response(status, fields, after, whole, length)
     if length is not None:
         pieces = measured(
             pieces, length, lambda text: ScriptFailed(500, f"{text} from script '{name}'")
         )
-    body = ScriptBody(output, _logged(pieces, failed))
+    body = ScriptBody(output, pieces, failed)
     return Response(status, fields, after, body, length, reason=head.reason)
 
 
-class ScriptBody:
-    """What is `sent` of a script's output. `close` ends the script."""
+class Unsent:
+    """No body; but the output is read to its end, so that the script can come to its own."""
 
-    def __init__(self, output: Output, sent: Iterator[bytes]) -> None:
-        self._sent = sent
+    def __init__(self, output: Output) -> None:
+        self._output = output
         self.close = output.close
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._sent
+        for _ in self._output:
+            pass
+        yield from ()
 
 
-def _unsent(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Nothing; but the output is read to its end, so that the script can come to its own."""
-    for _ in pieces:
-        pass
-    yield from ()
+class ScriptBody:
+    """`pieces` of a script that may fail on the way: `failed` writes the line for the error log, and the
+    client only sees that the connection ends, as the head is sent already. `close` ends the script."""
+
+    def __init__(
+        self, output: Output, pieces: Iterable[bytes], failed: Callable[[ScriptFailed], None]
+    ) -> None:
+        self._pieces, self._failed = pieces, failed
+        self.close = output.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._pieces
+        except ScriptFailed as error:
+            self._failed(error)
+            raise RequestError(error.status, str(error)) from None
 
 
 def measured(
@@ -312,16 +324,6 @@ def measured(
         yield piece
     if left:
         raise error(f"{left} bytes less than Content-Length {length}")
-
-
-def _logged(pieces: Iterable[bytes], failed: Callable[[ScriptFailed], None]) -> Iterator[bytes]:
-    """`pieces` of a script that may fail on the way. `failed` writes the line for the error log; the
-    client only sees that the connection ends, as the head is sent already."""
-    try:
-        yield from pieces
-    except ScriptFailed as error:
-        failed(error)
-        raise RequestError(error.status, str(error)) from None
 
 
 class StderrLines:

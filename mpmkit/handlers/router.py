@@ -66,8 +66,6 @@ class Router:
         self._files = files
         # For each mapping, and for what the sections say of files there.
         self._static = {(self._root, repr(self._sections.server.files)): files}
-        # A child has SCHED_BATCH, and with threads one CPU; its programs not: read before the first fork.
-        self._cpus, self._policy = os.sched_getaffinity(0), os.sched_getscheduler(0)
         self._scripts: dict[str, WsgiScripts | Programs] = {"wsgi-script": scripts}
         self._lacking: set[str] = set()  # handlers that are named and not here (config/lacking.py)
         self._check_handlers()
@@ -301,7 +299,7 @@ class Router:
             if handler == "cgi-script":
                 from mpmkit.handlers.cgi import CgiScripts
 
-                self._scripts[handler] = CgiScripts(*how, self._cpus, self._policy)
+                self._scripts[handler] = CgiScripts(*how)
             else:
                 from mpmkit.handlers.fastcgi import Backend
 

@@ -138,6 +138,15 @@ def request(
     return head.encode("latin-1") + body
 
 
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+def chunked(*pieces: bytes) -> bytes:
+    """A body in chunks."""
+    found = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece)
+    return found + b"0\r\n\r\n"
+
+
 class Client:
     """A raw connection to a server or to a port. `with Client(server) as client: …` closes it; nothing
     is sent by itself. `wait`: how long connecting, sending and reading may take."""
