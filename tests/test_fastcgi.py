@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 
@@ -492,31 +489,6 @@ def test_php_fpm_runs_the_sample(mpm, fpm, tmp_path):
         assert "closed the connection within its answer" in said
         for _ in range(8):
             assert get(server, "/hello.php").body == b"hello world"
-
-
-@pytest.mark.rival
-def test_php_fpm_ends_with_its_launcher(tmp_path):
-    """Killed, not asked: the guard ends the tree."""
-    try:
-        find_php_fpm()
-    except NotInstalled as error:
-        pytest.skip(str(error))
-    code = (
-        "from mpmkit.measure.phpfpm import PhpFpm; import sys, time\n"
-        "fpm = PhpFpm(children=2).start(); print(*fpm.processes(), fpm.root, flush=True)\n"
-        "time.sleep(60)"
-    )
-    launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    try:
-        *pids, root = launcher.stdout.readline().split()
-    finally:
-        launcher.send_signal(signal.SIGKILL)
-        launcher.wait()
-        launcher.stdout.close()
-    poll_until(
-        lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in pids), what="php-fpm ends"
-    )
-    shutil.rmtree(root)
 
 
 def test_php_fpm_s_bounds():

@@ -9,14 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.configured import directives
 
-from mpmkit.handlers.conditional import met
 from mpmkit.handlers.fastcgi import _HANDLER
 from mpmkit.handlers.gateway import REDIRECTS, Redirected, Variables, redirected
 from mpmkit.handlers.gateway import Script as Place
 from mpmkit.handlers.programs import Output, ScriptFailed, answer, read_head, split_head
 from mpmkit.handlers.router import UrlMapping, _ends
 from mpmkit.handlers.sections import ALL_OPTIONS, merge_options
-from mpmkit.http.messages import Request, Response, parse_http_date
+from mpmkit.http.messages import Request, Response
 
 NEVER = pytest.fail
 CONTROLS = {*range(32), 127} - {9}  # what no header may contain
@@ -162,25 +161,6 @@ def test_locations():
     assert script.closed and not script.left
     response = responded(b"Location: http://x/", request(), Script())
     assert response.status == 302 and b"Location: http://x/\r\n" in response.fields
-
-
-DATE = "Tue, 02 Jan 2024 03:04:05 GMT"
-
-
-@pytest.mark.parametrize("etag, name, value, method, status", [
-    ('"a"', "if-none-match", '"b", W/"a"', "GET", 304), ('"a"', "if-none-match", "*", "HEAD", 304),
-    ("", "if-none-match", "*", "GET", 304), ("", "if-modified-since", DATE, "GET", 304),
-    ("", "if-modified-since", DATE.replace(":05", ":04"), "GET", 0), ('"a"', "if-match", '"b"', "GET", 412),
-    ("", "if-match", '"b"', "GET", 412), ('"a"', "if-match", 'W/"a"', "GET", 412),
-    ('"a"', "if-match", "*", "GET", 0),
-    ("", "if-unmodified-since", DATE.replace(":05", ":04"), "GET", 412),
-    ("", "if-unmodified-since", DATE, "GET", 0),
-    ('"a"', "if-none-match", '"a"', "POST", 412), ('"a"', "if-none-match", '"b"', "POST", 0),
-])  # fmt: skip
-def test_validators(etag, name, value, method, status):
-    changed = parse_http_date(DATE.encode())
-    asked = request(method, (name.encode(), value.encode()))
-    assert met(asked, etag.encode(), changed, changed + 100) == status
 
 
 def test_redirects_end():

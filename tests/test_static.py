@@ -490,6 +490,57 @@ def test_a_quoted_path_leads_back(raw):
     assert unquote_to_bytes(quoted) == raw
 
 
+# -- conditions and ranges ------------------------------------------------------------------------
+
+SAME, BEFORE = "Tue, 02 Jan 2024 03:04:05 GMT", "Mon, 01 Jan 2024 00:00:00 GMT"
+TEXT = b"0123456789abcdefghijklmnopqrstuvwxyz\n"
+
+
+@pytest.mark.parametrize("lines, status", [
+    (["If-None-Match: TAG"], 304), (["If-None-Match: W/TAG"], 304),
+    (['If-None-Match: "a", TAG, "b"'], 304), (["If-None-Match: *"], 304),
+    (['If-None-Match: "a"', f"If-Modified-Since: {SAME}"], 200),
+    ([f"If-Modified-Since: {BEFORE}"], 200), (["If-Modified-Since: yesterday"], 200),
+    (["If-Modified-Since: Tuesday, 02-Jan-24 03:04:05 GMT"], 304),
+    (["If-Modified-Since: Tue Jan  2 03:04:05 2024"], 304),
+    (["If-Modified-Since: Sun, 02 Jan 2124 03:04:05 GMT"], 200),
+    (["If-Match: TAG"], 200), (["If-Match: *"], 200), (["If-Match: W/TAG"], 412),
+    (["If-Match: TAG", "If-None-Match: TAG"], 304),
+    ([f"If-Unmodified-Since: {SAME}"], 200), ([f"If-Unmodified-Since: {BEFORE}"], 412),
+    ([f"If-Unmodified-Since: {BEFORE}", "If-Match: TAG"], 200),
+    (["Range: bytes=0-1", "If-Range: TAG"], 206), (["Range: bytes=0-1", f"If-Range: {SAME}"], 206),
+    (["Range: bytes=0-1", 'If-Range: "x"'], 200), (["Range: bytes=0-1", "If-Range: W/TAG"], 200),
+    (["Range: bytes=0-1", f"If-Range: {SAME.replace(':05', ':06')}"], 200),
+])  # fmt: skip
+def test_conditions_are_checked_in_the_standard_s_order(tmp_path, lines, status):
+    write(tmp_path / "file.txt", TEXT)
+    files = files_with(tmp_path)
+    tag = re.search(r"ETag: (\S+)", answer(files, "/file.txt").fields.decode())[1]
+    lines = [line.replace("TAG", tag) for line in lines]
+    assert answer(files, "/file.txt", *lines).status == status
+    # A range is for GET alone (RFC 9110, 14.2).
+    head = answer(files, "/file.txt", *lines, method="HEAD").status
+    assert head == (200 if status == 206 else status)
+
+
+@pytest.mark.parametrize("value, status, content_range, body", [
+    ("bytes=0-0", 206, "0-0", b"0"), ("bytes=30-", 206, "30-36", b"uvwxyz\n"),
+    ("bytes=30-1000", 206, "30-36", b"uvwxyz\n"), ("bytes=-1000", 206, "0-36", TEXT),
+    ("bytes=0-1, 1-3", 206, "0-3", b"0123"), ("bytes=0-0,", 206, "0-0", b"0"),
+    ("bytes=37-, 36-", 206, "36-36", b"\n"), ("bytes=37-", 416, None, None),
+    *((value, 200, None, TEXT) for value in (
+        "Bytes = 2-3", "bytes=3-2", "bytes=--1", "bytes=", "lines=1-2", "bytes=1-2,x", "bytes=-0", "bytes=,",
+        "bytes=" + ",".join(f"{i}-{i}" for i in range(0, 36, 2)) + ",0-" * 201,
+    )),
+])  # fmt: skip
+def test_ranges(tmp_path, value, status, content_range, body):
+    write(tmp_path / "file.txt", TEXT)
+    response = answer(files_with(tmp_path), "/file.txt", f"Range: {value}")
+    assert response.status == status and (body is None or response.body == body)
+    line = f"Content-Range: bytes {content_range}/37\r\n".encode()
+    assert (line in response.fields) is (content_range is not None)
+
+
 RANGE = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(lambda r: f"{r[0]}-{r[0] + r[1]}")
 SUFFIX = st.integers(0, 60).map("-{}".format)
 OPEN = st.integers(0, 60).map("{}-".format)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from html.parser import HTMLParser
+from html import unescape
 
 import pytest
 from support.client import Client, at_once, get
@@ -240,51 +240,37 @@ def test_the_scoreboard_of_the_launcher_agrees_with_the_page(server, mpm):
 # --- HTML ----------------------------------------------------------------------------------------
 
 
-class Parts(HTMLParser):
+KINDS = "h1|dt|pre|table|th|tr|td|p"
+PART = re.compile(rf"<({KINDS})\b[^>]*>(.*?)(?=<(?:{KINDS})\b|\Z)", re.DOTALL)
+
+
+def parts(text: str) -> list[tuple[str, str]]:
     """What a person sees, as a list of (tag, text)."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.parts: list[tuple[str, str]] = []
-        self._tag = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        if tag in ("h1", "dt", "pre", "table", "th", "tr", "td", "p"):
-            self._tag = tag
-            self.parts.append((tag, ""))
-
-    def handle_data(self, data):
-        if self._tag:
-            self.parts[-1] = (self.parts[-1][0], self.parts[-1][1] + data)
+    return [
+        (tag, unescape(re.sub("<[^>]*>", "", word)).strip()) for tag, word in PART.findall(text)
+    ]
 
 
 def labels(text: str) -> list[str]:
     """What the lines of the lists begin with: their words without the numbers."""
-    return [
-        re.sub(r"[\d.]+.*", "", dt.partition(":")[0]).strip()
-        for tag, dt in Parts(text).parts
-        if tag == "dt"
-    ]
+    lists = (word.partition(":")[0] for tag, word in parts(text) if tag == "dt")
+    return [re.sub(r"[\d.]+.*", "", word).strip() for word in lists]
 
 
 def tables(text: str) -> list[str]:
     """Kinds of parts in order, and the columns of the tables: not the rows."""
-    return [
-        tag if tag in ("h1", "pre") else word.strip()
-        for tag, word in Parts(text).parts
-        if tag in ("h1", "pre", "th")
-    ]
+    shown = ((tag, word) for tag, word in parts(text) if tag in ("h1", "pre", "th"))
+    return [word if tag == "th" else tag for tag, word in shown]
 
 
 def rows(text: str) -> list[list[str]]:
     """The cells of the worker table."""
     found: list[list[str]] = []
-    for tag, word in Parts(text).parts:
+    for tag, word in parts(text):
         if tag == "tr":
             found.append([])
         elif tag == "td" and found:
-            found[-1].append(word.strip())
+            found[-1].append(word)
     return [row for row in found if len(row) == 15]
 
 
