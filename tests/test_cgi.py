@@ -10,7 +10,9 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import socket
 import ssl
+import struct
 import sys
 from pathlib import Path
 
@@ -132,6 +134,10 @@ def document_root(site):
 @pytest.fixture(scope="module")
 def directives(site):
     return {"conf": site / "httpd.conf"}
+
+
+# The close is a reset, not a FIN (socket(7)).
+RESET = socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
 
 
 def variables(reply) -> dict[str, str]:
@@ -267,6 +273,7 @@ def test_a_short_answer_has_a_length_and_the_connection_stays(server):
         client.send(ask % b"some")
         head = client.until(b"\r\n\r\n")
         assert b"Content-Length" not in head and b"Connection: close" in head
+        client.sock.setsockopt(*RESET)
 
 
 def test_header_lines(server):
@@ -452,7 +459,7 @@ def test_a_client_that_leaves_ends_the_group(server, tmp_path):
     with Client(server) as client:  # it resets, and the program is silent
         client.send(f"GET /cgi-bin/hold?{tmp_path}/pid HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         pid = leader(tmp_path / "pid")
-        client.sock.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER 0: a reset, not a FIN
+        client.sock.setsockopt(*RESET)
     poll_until(lambda: not group(pid), what="the group ends")
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 KEPT = sorted(fuzz.FOUND.glob("*.bin"))
-STREAMS = int(os.environ.get("FUZZ", "1500"))
+STREAMS = int(os.environ.get("FUZZ", "1000"))
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
@@ -58,7 +58,7 @@ def test_the_harness_finds_what_is_wrong(monkeypatch):
             "cut",
         ),
         (fuzz, "read_plain", wrong, AssertionError, "path"),
-        (fuzz.Protocol, "next_request", lambda self: self.next_request(), RecursionError, ""),
+        (fuzz.Protocol, "next_request", lambda self: self.next_request(), RecursionError, "depth"),
     ]:
         with monkeypatch.context() as patch, pytest.raises(error, match=said):
             patch.setattr(owner, name, value)

@@ -244,7 +244,7 @@ def bad_path(path: bytes) -> bool:
 
 
 @given(heads())
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_the_verdict_is_h11_s_but_for_httpd_s_rules(head):
     head, blank, _ = head.partition(b"\r\n\r\n")
     assume(blank)
@@ -272,7 +272,7 @@ CHANGES = [
     st.tuples(st.integers(0, len(PLAIN) - 1), st.integers(0, 2), st.sampled_from(CHANGES)),
     max_size=3,
 ))  # fmt: skip
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 def test_a_plain_head_is_what_h11_reads(changes):
     """Bytes of a plain head replaced, added and removed: whatever is still taken for plain is accepted
     by h11, and the Requests are the same in everything; the first time, and with all lines known."""
@@ -401,7 +401,7 @@ SEGMENT = st.one_of(
 
 
 @given(st.lists(SEGMENT, max_size=8))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_a_path_never_leads_above_the_root(segments):
     target = ("/" + "/".join(segments)).encode("utf-8")
     try:

@@ -220,7 +220,7 @@ class Router:
         lines, fallback = config.files.get("Redirect", ()), config.files.get("FallbackResource")
         if not lines and not fallback:
             return handler
-        index = config.files.get("DirectoryIndex", self._files.options.index)
+        index = config.files.get("DirectoryIndex", self._files.options.indexes)
         own = self._files.options.own
 
         def elsewhere(request: Request, conn: Connection) -> Response:

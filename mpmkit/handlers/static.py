@@ -56,7 +56,7 @@ TYPES = {
 class FileOptions(NamedTuple):
     """What directives say about every file; defaults are httpd's.
 
-    index, slash    DirectoryIndex, DirectorySlash
+    indexes, slash  DirectoryIndex, DirectorySlash
     types, forced, charset  AddType and TypesConfig; ForceType; AddDefaultCharset, for text/html and
                 text/plain without a charset of their own
     etag        FileETag: what a tag is made of, of INode, MTime, Size; Digest: of the file's content, and
@@ -67,7 +67,7 @@ class FileOptions(NamedTuple):
     own         ServerName, for redirects
     """
 
-    index: tuple[str, ...] = ("index.html",)
+    indexes: tuple[str, ...] = ("index.html",)
     slash: bool = True
     types: Mapping[str, str] = TYPES
     forced: str | None = None
@@ -95,7 +95,7 @@ class FileOptions(NamedTuple):
 
 
 _FIELDS = {
-    "DirectoryIndex": "index", "DirectorySlash": "slash", "ForceType": "forced", "FileETag": "etag",
+    "DirectoryIndex": "indexes", "DirectorySlash": "slash", "ForceType": "forced", "FileETag": "etag",
     "AddDefaultCharset": "charset", "EnableSendfile": "sendfile", "EnableMMAP": "mmap",
 }  # fmt: skip
 
@@ -317,7 +317,7 @@ class StaticFiles:
                 url, filename, st = self._index_of(path)
                 handler = self.site.decide(url) if self.site is not None else self
                 # An earlier name may come later: only the first is remembered for the directory's path.
-                if handler is not self or url != path + options.index[0] or not known:
+                if handler is not self or url != path + options.indexes[0] or not known:
                     return answered_by(handler, request.for_path(Request, url), conn)
             elif known and path.endswith("/"):
                 return page(404, request.method)
@@ -355,7 +355,7 @@ class StaticFiles:
         """The first DirectoryIndex that exists: its URL path, its file. A name that begins with a slash is
         a path of the site. Raises NoIndex."""
         file_of = self.site.file if self.site is not None else self._file
-        for name in self.options.index:
+        for name in self.options.indexes:
             url = name if name.startswith("/") else path + name
             filename = file_of(url)
             try:
@@ -369,7 +369,7 @@ class StaticFiles:
         if missing and request.method == "OPTIONS":  # asks for methods, not for a file
             return Response(200, ALLOW + b"Content-Length: 0\r\n", b"\r\n")
         if isinstance(error, NoIndex) and self.options.listings:
-            names = ", ".join(self.options.index)
+            names = ", ".join(self.options.indexes)
             text = f"none of {names} in {error}/, and directories are not listed"
             return self._forbidden("AH01276", text, request, conn, module="autoindex")
         if missing:
