@@ -96,6 +96,11 @@ def grouped(said: Iterable[tuple[str, str]], between: str = "; ") -> str:
     return between.join(f"{' '.join(those)}: {what}" for what, those in names.items())
 
 
+def joined(area: str, case: str, said: Sequence[tuple[str, Sequence[str]]]) -> Row:
+    """One row of what both did under several MPMs."""
+    return Row(area, case, *(grouped((mpm, both[side]) for mpm, both in said) for side in (0, 1)))
+
+
 def block(head: str, *lines: str) -> str:
     """A section of a file: `<head>`, its lines, and its end."""
     return "\n".join([f"<{head}>", *lines, f"</{head.split()[0]}>"])

@@ -12,7 +12,8 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Collection, Iterable
 from http.client import HTTPConnection
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from tests.fidelity.server_pair import Side
 PATIENCE = 8.0  # seconds for the first byte, or for the close
 AT_ONCE = 0.7  # seconds: what a busy machine may take for what takes milliseconds
 GET = b"GET /file.txt HTTP/1.1\r\nHost: lab.example\r\n\r\n"
+PAGE = b"<!DOCTYPE"  # the beginning of an error page of either
 HALF, REST = GET[:-4], GET[-4:]
 
 
@@ -28,17 +30,16 @@ HALF, REST = GET[:-4], GET[-4:]
 
 
 class Reply(NamedTuple):
-    status: int
+    line: str  # "200 OK"
     headers: tuple[tuple[str, str], ...]
     body: bytes
 
 
 class Answer(NamedTuple):
-    """All that came for one request, and whether the server closed."""
+    """All that came for one request."""
 
     replies: tuple[Reply, ...]
-    rest: bytes  # bytes that are no response (HTTP/0.9)
-    closed: bool
+    rest: bytes = b""  # bytes that are no response (HTTP/0.9)
 
 
 def talk(port: int, data: bytes, half_close: bool, silence: float = PATIENCE) -> tuple[bytes, str]:
@@ -61,14 +62,15 @@ def talk(port: int, data: bytes, half_close: bool, silence: float = PATIENCE) ->
     return received, "closed"
 
 
-def split(data: bytes, methods: Iterable[str], closed: bool) -> Answer:
+def split(data: bytes, methods: Iterable[str]) -> Answer:
     """The responses in a stream of bytes. `methods` are those of the requests, in order."""
     replies = []
     asked = iter(methods)
     while data.startswith(b"HTTP/") and b"\r\n\r\n" in data:
         head, _, data = data.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
-        status = int(first.split(" ")[1])
+        line = first.partition(" ")[2]
+        status = int(line[:3])
         pairs = (line.partition(":") for line in lines)
         headers = tuple((name, value.strip()) for name, _, value in pairs)
         fields = {name.lower(): value for name, value in headers}
@@ -80,8 +82,8 @@ def split(data: bytes, methods: Iterable[str], closed: bool) -> Answer:
         else:
             length = int(fields.get("content-length", len(data)))
             body, data = data[:length], data[length:]
-        replies.append(Reply(status, headers, body))
-    return Answer(tuple(replies), data, closed)
+        replies.append(Reply(line, headers, body))
+    return Answer(tuple(replies), data)
 
 
 def _chunks(data: bytes) -> tuple[bytes, bytes]:
@@ -92,6 +94,35 @@ def _chunks(data: bytes) -> tuple[bytes, bytes]:
         if not count:
             return body, data.partition(b"\r\n")[2]
         body, data = body + data[:count], data[count + 2 :]
+
+
+def shown(answer: Answer, only: Collection[str] = ()) -> str:
+    """An answer in one line, without what is of the moment or each one's own: the words of error pages, with
+    their length, and what separates the parts of a multipart body. `only`: of the headers these."""
+    texts = [_shown(reply, only) for reply in answer.replies]
+    if answer.rest:
+        texts.append("page" if answer.rest.startswith(PAGE) else repr(answer.rest[:80]))
+    return " + ".join(texts) or "no answer"
+
+
+def _shown(reply: Reply, only: Collection[str]) -> str:
+    kind = dict(reply.headers).get("Content-Type", "")
+    page = reply.body.startswith(PAGE)
+    own = page or (reply.line >= "300" and "html" in kind) or "boundary=" in kind
+    names = []
+    for name, value in reply.headers:
+        if name == "Server":
+            value = "with its version" if "/" in value else ""
+        elif name == "Allow":  # httpd's order depends on what its threads did before
+            value = ",".join(sorted(value.split(",")))
+        elif name == "Date" or (name == "Content-Length" and own):
+            value = ""
+        if not only or name in only:
+            names.append(f"{name}: {value.partition('boundary=')[0]}".removesuffix(": "))
+    body = "page" if page else "" if "boundary=" in kind else repr(reply.body.decode("latin-1"))
+    if len(body) > 400:
+        body = f"{len(reply.body)} bytes, {zlib.crc32(reply.body)}"
+    return f"{reply.line} [{'; '.join(names)}] {body}".strip()
 
 
 def http(server: Side, address: str = "127.0.0.1", source: str = "") -> HTTPConnection:
@@ -116,7 +147,7 @@ def parked(server: Side) -> socket.socket:
     """A client that has had an answer and stays."""
     sock = dial(server, GET)
     data = b""
-    while not split(data, ["GET"], False).replies:
+    while not split(data, ["GET"]).replies:
         data += sock.recv(65536)
     return sock
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -157,7 +158,7 @@ def rows(base: Path, every: int = 1) -> list[Row]:
         for name, tag, _ in chosen:
             closes = name.startswith("closed")
             case = name.replace("\n", "; ").replace("; </", "</")
-            yield case, lambda side, tag=tag, closes=closes: ask(side, tag, closes)
+            yield case, partial(ask, tag=tag, closes=closes)
 
     with Pair("event", base, "\n".join(extra), modules=MODULES) as pair:
         return pair.rows("access", named())

@@ -22,7 +22,7 @@ from pathlib import Path
 from mpmkit.measure import procfs
 from mpmkit.measure.process_group import free_port
 from mpmkit.measure.reference_servers import find_httpd
-from tests.fidelity.cases import Row
+from tests.fidelity.cases import Row, tables
 from tests.fidelity.server_pair import MPMKIT, POOLS, conf_text
 
 # What a line looks like, first match counts.
@@ -53,10 +53,10 @@ class Program:
     def write(self, extra: str, mpm: str = "event") -> None:
         self.conf.write_text(conf_text(mpm, self.root, self.port, self.root, POOLS[mpm], extra))
 
-    def run(self, *args: str, file: str = "") -> str:
+    def run(self, *args: str) -> str:
         """Run it to its end; what it did, in words that both have in common."""
         done = subprocess.run(
-            [*self.argv, "-d", str(self.root), "-f", file or str(self.conf), *args],
+            [*self.argv, "-d", str(self.root), "-f", str(self.conf), *args],
             capture_output=True,
             text=True,
             timeout=30,
@@ -146,7 +146,7 @@ def _mpms(*names: str) -> Case:
 
 def _pid_file(text: str) -> Case:
     def case(p: Program) -> str:
-        (p.root / "pid").write_text(text)
+        (p.root / "pid").write_text(f"{text}\n")
         said = p.run("-k", "stop")
         (p.root / "pid").unlink(missing_ok=True)
         return said
@@ -161,36 +161,22 @@ def _port_taken(p: Program) -> str:
         return p.run("-k", "start")
 
 
-ROOTLESS = ('DocumentRoot "', 'DocumentRoot "/nowhere')
-UNDEFINED = "<IfDefine BROKEN>\nNoSuchDirective on\n</IfDefine>"
-# A name alone is what stands on the command line.
-PLAIN = (
-    "-v", "-V", "-l", "-L", "-h", "-M", "-S", "-t", "-t -D DUMP_MODULES", "-t -D DUMP_INCLUDES",
-    "-t -c 'StartServers 0'", "-t -C StartServers", "-t -e error", "-k bogus", "-Z", "-t word",
-    "-k start -k stop", "-t -e loud", "-t -c 'Listen 99999'", "-t -c 'ErrorLog no/such/dir/log'",
-    "-t -c 'CustomLog logs/x'", "-t -c 'RequestReadTimeout header=10,MinRate=0'",
-)  # fmt: skip
-CASES: dict[str, Case] = {name: _with("", *shlex.split(name)) for name in PLAIN} | {
-    "-T -t": _changed(*ROOTLESS, "-T", "-t"), "-t, no DocumentRoot": _changed(*ROOTLESS, "-t"),
-    "-t, unknown directive": _with("NoSuchDirective on", "-t"),
-    "-t, missing argument": _with("StartServers", "-t"),
-    "-t, corrected value": _with("MaxRequestWorkers 33", "-t"),
-    "-t, no Listen": _changed("Listen ", "#", "-t"), "-t, no ServerName": _changed("ServerName", "#", "-t"),
-    "-t, no MPM": _mpms(), "-t, two MPMs": _mpms("event", "worker"),
-    "-t, unclosed section": _with("<IfModule x>", "-t"),
-    "-t, missing include": _with("Include nowhere.conf", "-t"),
-    "-t, optional include": _with("IncludeOptional nowhere*.conf", "-t"),
-    "-t, IfDefine": _with(UNDEFINED, "-t"), "-t -D BROKEN": _with(UNDEFINED, "-t", "-D", "BROKEN"),
-    "-t, Define": _with("Define N 7\nStartServers ${N}", "-t"),
-    "no such file": lambda p: p.run("-t", file="nowhere.conf"),
-    "-k stop, not running": _with("", "-k", "stop"),
-    "-k graceful-stop, not running": _with("", "-k", "graceful-stop"),
-    "-k stop -c broken, not running": _with("", "-k", "stop", "-c", "NoSuchDirective on"),
-    "-k stop, stale pid file": _pid_file("999999\n"),
-    "-k stop, corrupt pid file": _pid_file("what is this\n"),
-    "-k start, port taken": _port_taken,
-    "-k start, no Listen": _changed("Listen ", "#", "-k", "start"),
-}  # fmt: skip
+def cases() -> Iterator[tuple[str, Case]]:
+    found = {title: [line.replace(r"\n", "\n").split(" | ") for line in lines]
+             for title, lines in tables("cli.txt").items()}  # fmt: skip
+    yield from ((name, _with("", *shlex.split(name))) for (name,) in found["options"])
+    yield from ((name, _with(lines, *shlex.split(words))) for name, lines, words in found["lines"])
+    for name, old, new, words in found["changed"]:
+        yield name, _changed(old, new, *shlex.split(words))
+    for name, text in found["pid files"]:
+        yield f"-k stop, {name} pid file", _pid_file(text)
+    yield "-t, no MPM", _mpms()
+    yield "-t, two MPMs", _mpms("event", "worker")
+    yield "-k start, port taken", _port_taken
+
+
+CASES = dict(cases())
+LIFE = "life"
 
 
 def life(p: Program) -> Iterator[tuple[str, str]]:
@@ -234,17 +220,13 @@ def _program(argv: Sequence[str]) -> Iterator[Program]:
 
 
 def rows(only: Iterable[str] = ()) -> list[Row]:
-    """Every option and situation, and one server's life by `-k`; or only the named cases."""
-    wanted = tuple(only) or tuple(CASES)
+    """Every option and situation, and one server's life; or only the named cases."""
     sides: list[dict[str, str]] = []
     for argv in ([find_httpd()], MPMKIT):
         said: dict[str, str] = {}
-        for name in wanted:
+        for name in tuple(only) or (*CASES, LIFE):
             with _program(argv) as program:
-                said[name] = CASES[name](program)
-        if not only:
-            with _program(argv) as program:
-                said.update(life(program))
+                said |= dict(life(program)) if name == LIFE else {name: CASES[name](program)}
         sides.append(said)
     theirs, ours = sides
     return [Row("cli", name, said, ours.get(name, "")) for name, said in theirs.items()]

@@ -14,6 +14,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.client import HTTPConnection
 from itertools import product
 from pathlib import Path
@@ -117,11 +118,13 @@ def _name_cases(group: list[tuple[str, list[str]]], ports: dict[Side, list[int]]
     for number, ((title, _), address, port) in enumerate(places):
         at = 2 * (number // 4) + "pq".index(port)
         for name in NAMES:
-            yield (
-                f"{title}: {name} at {address}, port {port}",
-                lambda side, a=address, at=at, n=name: ask(a, ports[side][at], n),
-            )
+            case = f"{title}: {name} at {address}, port {port}"
+            yield case, partial(ask_at, ports=ports, at=at, address=address, name=name)
     yield f"{group[0][0]}: -S", dump
+
+
+def ask_at(side: Side, ports: dict[Side, list[int]], at: int, address: str, name: str) -> str:
+    return ask(address, ports[side][at], name)
 
 
 def dump(side: Side) -> str:

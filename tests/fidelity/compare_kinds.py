@@ -13,23 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.fidelity.cases import DATA, Row, tables
-from tests.fidelity.clients import split, talk
+from tests.fidelity.clients import shown, split, talk
 from tests.fidelity.server_pair import Pair
 
 OLD = 1704164645  # Tue, 02 Jan 2024 03:04:05 GMT
-
-FILES = {
-    "index.html": "index", "page.html.en": "en", "page.html.bak": "bak", "page.txt.html": "html", "a.b.c": "c",
-    "page.HTML": "upper", ".html": "dot", "x.html.": "end", "x..txt": "two dots",
-    "x.txt.html.zzz": "last known",
-    "plain": "plain", "big.txt": "0123456789" * 20, "d/index.html": "d", "d/second.html": "second",
-    "d/first.txt": "first", "none/x.txt": "x", "empty.txt": "", "sp ace.txt": "blank",
-    "types/a.foo": "foo", "types/a.txt": "txt", "types/deep/a.foo": "deep", "types/a.html": "a.html",
-    "types/forced/a.txt": "forced", "types/forced/plain": "plain", "off/a.txt": "a",
-    "front/index.html": "front", "front/app.html": "app", "front/there.txt": "there",
-    "slash/sub/index.html": "sub", "abs/x.txt": "x", "docs/a1.txt": "a1", "docs/sub/b.txt": "b",
-    "tail/x.txt": "x", "fronts/there.txt": "there", "fronts/deep/x": "x",
-}  # fmt: skip
 
 
 def get(
@@ -79,45 +66,28 @@ def cases() -> Iterator[tuple[str, bytes]]:
         yield f"chunk {line}", start + unescaped(line).encode("latin-1") + b"\r\n0\r\n\r\n"
 
 
-SHOWN = ("Location", "Content-Type", "Allow", "Content-Length", "X-A", "ETag", "Connection")
-
-
-def shown(data: bytes, received: bytes) -> str:
-    """What a client gets, in one line."""
-    method = data.split(b" ", 1)[0].decode("latin-1")
-    texts = []
-    answer = split(received, [method], True)
-    first = received.split(b"\r\n", 1)[0].decode("latin-1")
-    for reply in answer.replies:
-        fields = dict(reply.headers)
-        error = reply.body.startswith(b"<!DOCTYPE")
-        made = re.search(rb" /(cgi|run|fronts)/", data[:20])
-        if error or reply.status >= 300 or method == "HEAD" or made:
-            fields.pop("Content-Length", None)
-        if "Allow" in fields:  # httpd's order depends on what its threads did before
-            fields["Allow"] = ",".join(sorted(fields["Allow"].split(",")))
-        kept = [f"{name}: {fields[name]}" for name in SHOWN if name in fields]
-        body = "page" if error else reply.body.decode("latin-1")
-        texts.append(f"{first.removeprefix('HTTP/1.1 ')} [{'; '.join(kept)}] {body!r}")
-    rest = b"page" if answer.rest.startswith(b"<!DOCTYPE") else answer.rest[:80]
-    return " + ".join([*texts, *([repr(rest)] if rest else [])])
+SHOWN = ("Location", "Content-Type", "Allow", "X-A", "ETag", "Connection")
 
 
 def ask(port: int, data: bytes) -> str:
     received, end = talk(port, data, half_close=True)
     if end == "silence" or not received:
         return end
-    return shown(data, received).replace(f":{port}", ":PORT")
+    answer = split(received, [data.split(b" ", 1)[0].decode("latin-1")])
+    file = data.startswith(b"GET ") and not re.match(rb"GET /(cgi|run|fronts)/", data)
+    has_length = file and all(reply.line < "300" for reply in answer.replies)
+    return shown(answer, (*SHOWN, *["Content-Length"] * has_length)).replace(f":{port}", ":PORT")
 
 
 def rows(base: Path, every: int = 1, mpm: str = "event") -> list[Row]:
     """The rows of all requests, or of one in `every`; `base` is an empty directory that other users may
     enter."""
     pages = base / "pages"
-    for name, text in FILES.items():
+    for file in " | ".join(tables("kinds.txt")["files"]).split(" | "):
+        name, _, text = file.partition(" =")
         path = pages / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text.strip())
         os.utime(path, (OLD, OLD))
     shutil.copytree(DATA / "cgi", base / "cgi")
     extra = (DATA / "kinds.conf").read_text(encoding="utf-8")

@@ -163,7 +163,7 @@ def keep_alive_max(server: Side) -> str:
     said = []
     for _ in range(4):
         sock.sendall(with_field(b"Connection: keep-alive"))
-        headers = dict(split(sock.recv(65536), ["GET"], False).replies[0].headers)
+        headers = dict(split(sock.recv(65536), ["GET"]).replies[0].headers)
         said.append(headers.get("Keep-Alive", headers.get("Connection", "")))
     return "; ".join(said)
 
@@ -317,5 +317,5 @@ def _rows(site: Path, scenario: Scenario) -> list[Row]:
         theirs, ours = pair.both(lambda side: scenario.what(side, *scenario.args))
     if isinstance(theirs, dict) and isinstance(ours, dict):
         signals = ((f"{scenario.case}: {what}", said, ours[what]) for what, said in theirs.items())
-        return [Row("signal", *texts) for texts in signals]
-    return [Row("timeline", scenario.case, str(theirs), str(ours))]
+        return [Row("pool", *texts) for texts in signals]
+    return [Row("pool", scenario.case, str(theirs), str(ours))]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import product
 from pathlib import Path
 from urllib.parse import quote
@@ -61,8 +62,8 @@ def cases() -> Iterator[tuple[str, str]]:
     for name, longer in (("shorter after longer", "{d}/a/private"), ("same length", "{d}/a")):
         texts = section("Directory", longer, DENY), section("Directory", "{d}/*", GRANT)
         yield name, "\n".join(texts)
-    for lines in product((DENY, GRANT, LOCAL), repeat=2):
-        yield "; ".join(lines), section("Location", "{u}", *lines)
+    for one, other in product((DENY, GRANT, LOCAL), repeat=2):
+        yield f"{one}; {other}", section("Location", "{u}", one, other)
     for outer, inner in product(OPTIONS, ("", "None", "+FollowSymLinks", "-FollowSymLinks")):
         text = section("Directory", "{d}", f"Options {outer}")
         if inner:
@@ -117,7 +118,7 @@ def rows(base: Path, every: int = 1) -> list[Row]:
     def asked() -> Iterable[Case]:
         for end, paths in ASKED.items():
             for name, tag, _ in chosen:
-                yield name + end, lambda side, tag=tag, paths=paths: ask(side, tag, paths)
+                yield name + end, partial(ask, tag=tag, paths=paths)
 
     with Pair("event", base, extra, modules=["cgid"]) as pair:
         return pair.rows("rules", asked())

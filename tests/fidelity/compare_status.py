@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from mpmkit.config.directives import MPMS
-from tests.fidelity.cases import Row, grouped
+from tests.fidelity.cases import Row, joined
 from tests.fidelity.clients import http
 from tests.fidelity.server_pair import Case, Pair, Side
 
@@ -64,11 +65,10 @@ def rows(site: Path, mpms: Iterable[str] = MPMS) -> list[Row]:
                 result.append(Row("status", f"order of the keys ({where})", *orders))
                 result += pair.rows("status", _page_cases(where))
     for key in dict.fromkeys(key for _, autos in seen for auto in autos for key in auto):
-        forms = (
-            grouped((where, form(autos[side].get(key, "absent"))) for where, autos in seen)
-            for side in (0, 1)
-        )
-        result.append(Row("status", f"?auto {key}", *forms))
+        forms = [
+            (where, [form(auto.get(key, "absent")) for auto in autos]) for where, autos in seen
+        ]
+        result.append(joined("status", f"?auto {key}", forms))
     return result
 
 
@@ -83,13 +83,18 @@ def _page_cases(where: str) -> Iterable[Case]:
     yield f"page: columns ({where})", columns
     if where == "event":
         for query in ("refresh", "refresh=5", "auto&refresh=3"):
-            yield f"?{query}", lambda side, query=query: refreshes(ask(side, f"{PAGE}?{query}"))
+            yield f"?{query}", partial(refreshes, query=query)
         for method in ("HEAD", "POST", "PUT"):
-            yield f"{method} {PAGE}", lambda side, method=method: ask(side, PAGE, method)[0]
+            yield f"{method} {PAGE}", partial(status, method=method)
 
 
-def refreshes(answer: tuple[int, dict[str, str], str]) -> str:
-    return f"{answer[0]}, Refresh: {answer[1].get('Refresh')}"
+def refreshes(server: Side, query: str) -> str:
+    status, headers, _ = ask(server, f"{PAGE}?{query}")
+    return f"{status}, Refresh: {headers.get('Refresh')}"
+
+
+def status(server: Side, method: str) -> int:
+    return ask(server, PAGE, method)[0]
 
 
 def labels(page: str) -> list[str]:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mpmkit.measure.process_group import NotInstalled, output
 from mpmkit.measure.reference_servers import find_httpd
@@ -50,34 +51,25 @@ BEGIN = (
 )
 END = "<!-- end of what `mpmkit fidelity` writes -->"
 
-TITLES = {
-    "directive": "Directives: lines that both read",
-    "default": "Directives: defaults",
-    "http": "Requests",
-    "status": "Status page",
-    "cli": "Command line",
-    "signal": "Signals",
-    "timeline": "Pools over time",
-    "rules": "Sections, links and Options: who may see what",
-    "access": "Require, Order, Limit, Satisfy: who may see what",
-    "hosts": "Virtual hosts: which one answers, what it has of its server's, TLS",
-    "kinds": "Small inputs of many kinds: names, scripts, hosts, redirects, variables",
-}
-AREAS: dict[str, Callable[[Path], Iterable[Row]]] = {
-    "directive": compare_conf.rows,
-    "default": lambda site: compare_conf.default_rows(),
-    "http": compare_http.rows,
-    "status": compare_status.rows,
-    "cli": lambda site: compare_cli.rows(),
-    "pool": compare_pool.rows,
-    "rules": compare_rules.rows,
-    "access": compare_access.rows,
-    "hosts": compare_hosts.rows,
-    "kinds": compare_kinds.rows,
+# name -> its title on the page, its rows
+AREAS: dict[str, tuple[str, Callable[..., Iterable[Row]]]] = {
+    "directive": ("Directives: lines that both read", compare_conf.rows),
+    "default": ("Directives: defaults", lambda site: compare_conf.default_rows()),
+    "http": ("Requests", compare_http.rows),
+    "status": ("Status page", compare_status.rows),
+    "cli": ("Command line", lambda site, only=(): compare_cli.rows(only)),
+    "pool": ("Pools over time, signals", compare_pool.rows),
+    "rules": ("Sections, links and Options: who may see what", compare_rules.rows),
+    "access": ("Require, Order, Limit, Satisfy: who may see what", compare_access.rows),
+    "hosts": (
+        "Virtual hosts: which one answers, what it has of its server's, TLS",
+        compare_hosts.rows,
+    ),
+    "kinds": ("Small inputs: names, scripts, hosts, redirects, variables", compare_kinds.rows),
 }
 OWN_SITE = {"rules", "access", "hosts", "kinds"}  # they make their files in an empty directory
 LONGEST = 160  # characters of a cell
-SHOWN = 30  # cases of an area that are the same, as examples
+SHOWN = 60  # cases of an area that are the same, at the most
 
 
 def pages(where: Path) -> Path:
@@ -96,15 +88,13 @@ def pages(where: Path) -> Path:
     return where
 
 
-def compare(
-    area: str, rows: Callable[..., Iterable[Row]] | None = None, **how: object
-) -> list[Row]:
-    """The rows of an area. Raises NotInstalled where there is no httpd."""
+def compare(area: str, **how: Any) -> list[Row]:
+    """The rows of an area; `how` chooses a part of them. Raises NotInstalled where there is no httpd."""
     find_httpd()
     with tempfile.TemporaryDirectory(prefix="mpmkit-site-") as where:
         os.chmod(where, 0o755)  # httpd's children are another user
         site = Path(where).resolve()
-        return list((rows or AREAS[area])(site if area in OWN_SITE else pages(site), **how))
+        return list(AREAS[area][1](site if area in OWN_SITE else pages(site), **how))
 
 
 # --- The page --------------------------------------------------------------------------------------
@@ -112,9 +102,9 @@ def compare(
 
 def markdown(rows: Sequence[Row], version: str, day: str) -> str:
     """The generated part: counts, what differs and why, and some of what is the same."""
-    areas = {area: [row for row in rows if row.area == area] for area in TITLES}
-    table = [("", VERDICTS), ("---", ("---",) * len(VERDICTS))]
-    table += [(TITLES[area], numbers(of_area)) for area, of_area in areas.items()]
+    areas = {area: [row for row in rows if row.area == area] for area in AREAS}
+    table = [("", [*VERDICTS]), ("---", ["---"] * len(VERDICTS))]
+    table += [(AREAS[area][0], numbers(of_area)) for area, of_area in areas.items()]
     table.append(("**all**", [f"**{number}**" for number in numbers(rows)]))
     lines = [
         BEGIN,
@@ -128,7 +118,7 @@ def markdown(rows: Sequence[Row], version: str, day: str) -> str:
     ]
     for area, of_area in areas.items():
         if of_area:
-            lines += ["", f"### {TITLES[area]}", "", *differences(of_area), *digest(of_area)]
+            lines += ["", f"### {AREAS[area][0]}", "", *differences(of_area), *digest(of_area)]
     return "\n".join([*lines, "", END, ""])
 
 
@@ -150,7 +140,8 @@ def differences(rows: Sequence[Row]) -> list[str]:
     for reason, those in groups:
         more = f" and {len(those) - 1} more" if len(those) > 1 else ""
         first = those[0]
-        cells = cell(first.case) + more, cell(first.httpd), cell(first.mpmkit), cell(reason, 999)
+        seen = (cell(text, 2 * LONGEST) for text in (first.httpd, first.mpmkit))
+        cells = cell(first.case) + more, *seen, cell(reason, 999)
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
@@ -158,15 +149,10 @@ def differences(rows: Sequence[Row]) -> list[str]:
 def digest(rows: Sequence[Row]) -> list[str]:
     """How many are the same, and some of them."""
     same = [row for row in rows if row.verdict == SAME]
-    shown = same[:: -(-len(same) // SHOWN)] if same else []
-    which = "" if len(shown) == len(same) else f"; each {-(-len(same) // SHOWN)}th of them"
-    return [
-        f"The same: {len(same)}{which}",
-        "",
-        "| case | both |",
-        "|---|---|",
-        *(f"| {cell(row.case)} | {cell(row.httpd)} |" for row in shown),
-    ]
+    every = 1 + len(same) // SHOWN
+    some = f", one in {every} of them" if every > 1 else ""
+    lines = [f"The same: {len(same)}{some}", "", "| case | both |", "|---|---|"]
+    return lines + [f"| {cell(row.case)} | {cell(row.httpd)} |" for row in same[::every]]
 
 
 def cell(text: str, longest: int = LONGEST) -> str:
