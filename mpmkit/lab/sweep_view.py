@@ -15,11 +15,12 @@ import json
 import os
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anywidget
 import ipywidgets
 import pandas
+import plotly.graph_objects as go
 import traitlets
 
 from mpmkit.config.directives import MPMS
@@ -32,9 +33,6 @@ from mpmkit.lab.sweep_form import AXES, LABELS, RANGE, SweepForm
 from mpmkit.lab.sweep_run import METRICS, SweepGrid, SweepRun
 from mpmkit.measure import records
 from mpmkit.measure.experiment import duration
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 MEASURE, RECORDED = "Measure", "Recorded"
 
