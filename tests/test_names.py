@@ -61,9 +61,8 @@ def test_the_link_of_a_root_is_swapped(releases):
 
 def test_an_index_file_that_comes_later(tmp_path):
     write(tmp_path / "b.html", "b")
-    with serving(
-        "event", document_root=tmp_path, directives="DirectoryIndex a.html b.html"
-    ) as server:
+    index = "DirectoryIndex a.html b.html"
+    with serving("event", document_root=tmp_path, directives=index) as server:
         assert [get(server, "/").body for _ in range(3)] == [b"b"] * 3
         write(tmp_path / "a.html", "a")
         assert [get(server, "/").body for _ in range(3)] == [b"a"] * 3

@@ -31,7 +31,7 @@ ASKED = (
     GRANTED, DENIED, ONE, "Require local", "Require ip 127.0.0.1", "Require ip 127", "Require ip 127.0.0.0/31",
     "Require ip 127.0.0.2/255.0.0.255", "Require ip ::1", "Require ip 10 127.0.0.2 ::/1",
     "Require host localhost", "Require host example.org", "Require host", "Require host local",
-    "Require host .localhost", "Require forward-dns localhost", "Require forward-dns no.invalid",
+    "Require host .localhost",
     "Require method GET", "Require method POST OPTIONS", "Require method HEAD", "Require method TRACE",
     "Require env NOTHING", "Require ssl",
 )  # fmt: skip
@@ -56,7 +56,8 @@ CLOSED = (
     "Require valid-user\nSatisfy All\nDeny from all\nAllow from 127.0.0.2",
     f"<RequireAll>\n{ONE}\nRequire valid-user\n</RequireAll>", "Require expr false", "SSLRequire false",
     f"<RequireAny>\n{ONE}\nRequire user a\n</RequireAny>", '<If "true">\nRequire all denied\n</If>',
-    "Require file-owner", '<If "true">\nDeny from all\n</If>',
+    "Require file-owner", "Require forward-dns no.invalid", f"AuthMerging And\n{DENIED}",
+    '<If "true">\nDeny from all\n</If>',
 )  # fmt: skip
 
 
@@ -114,8 +115,8 @@ def compat() -> Iterator[str]:
 
 def merged() -> Iterator[tuple[str, str]]:
     """Two sections: of the directory, and of the path."""
-    for merging, one, other in product(("", "Off", "And", "Or"), ("", *FEW), ("", *FEW)):
-        yield one, f"AuthMerging {merging}\n{other}" if merging else other
+    for merging, one, other in product(("", "AuthMerging Off\n"), ("", *FEW), ("", *FEW)):
+        yield one, f"{merging}{other}"
     compat = ("Order allow,deny", "Deny from all", "Satisfy Any", "Allow from all", "AllowMethods POST",
               "AllowMethods reset", "SSLRequireSSL", "Options None", GRANTED, DENIED)  # fmt: skip
     yield from product(compat, compat)

@@ -170,9 +170,11 @@ def ask(server: Side, tag: str, paths: Sequence[str]) -> str:
     return "; ".join(f"{answer}: {' '.join(paths)}" for answer, paths in sorted(found.items()))
 
 
-def rows(base: Path) -> list[Row]:
-    """The rows of all cases; `base` is an empty directory that the servers' users may enter."""
+def rows(base: Path, every: int = 1) -> list[Row]:
+    """The rows of all cases, or of one in `every`; `base` is an empty directory that the servers' users
+    may enter."""
     text, names = build(base)
+    names = names[::every]
     extra = "\n".join([*load_lines(find_httpd(), ["cgid"]), text])
     found = []
     with Pair("event", base, extra) as pair, ThreadPoolExecutor(2) as pool:

@@ -12,7 +12,6 @@ SAYS_LENGTH = (
 )
 NEEDS_VALUE = "a directive without its value is a mistake, and said to be one"
 REST_OF_LINE = "a second word after On or Off is a mistake, and not ignored"
-UNUSED = "read without effect, so its values are not checked"
 HARD_LIMIT = (
     "GracefulShutdownTimeout is a limit: who is left then is cut. httpd's worker and event "
     "then go through another nine seconds of TERM before they kill"
@@ -48,10 +47,6 @@ ON_PURPOSE: dict[str, str] = {
     "directive/FileETag": NEEDS_VALUE,
     "directive/DirectoryIndex": NEEDS_VALUE,
     "directive/Options": NEEDS_VALUE,
-    "directive/AccessFileName": NEEDS_VALUE,
-    "directive/AllowOverride": UNUSED + "; " + NEEDS_VALUE,
-    "directive/Mutex": UNUSED,
-    "directive/HostnameLookups": UNUSED,
     "directive/ProxyTimeout": "0 says: as Timeout, which is its default",
     "directive/SSLProtocol": NEEDS_VALUE,
     "hosts/no host: -S": "a host of an address that has no ServerName: its name is its address, DNS is not "
