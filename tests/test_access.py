@@ -5,11 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from support.configured import checked
 
 from mpmkit.cli.configuration import Configuration
 from mpmkit.config import access
-from mpmkit.config.checks import check
-from mpmkit.config.httpd_conf import Source, read
+from mpmkit.config.httpd_conf import Source
 from mpmkit.config.settings import DirectiveError
 from mpmkit.config.unsupported import CLOSED, _table
 from mpmkit.handlers.access import address
@@ -28,8 +28,7 @@ def answers(
     *lines: str, client: str = "203.0.113.9", method: str = "GET", scheme: str = "http"
 ) -> int:
     """What a request for /a/x.txt is refused with, under these lines; 0: it is not."""
-    conf = read(Source("f", "\n".join(lines), mpm="event"), {})
-    directives, notes = check("event", conf.settings, conf.sections, problems=conf.problems)
+    directives, notes = checked("\n".join(lines))
     answers.notes = [note.text for note in notes]  # type: ignore[attr-defined]
     rule = Sections(directives).config_for("/a/x.txt", FILE).access
     if rule.admits_all:

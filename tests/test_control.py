@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.client import Client, get, request
 from support.files import open_to_all
-from support.servers import command, environment
+from support.servers import command, environment, free_ports
 from support.waiting import alive, all_gone, children_of, poll_until
 
 from mpmkit.cli import httpd
@@ -34,19 +34,13 @@ pytestmark = pytest.mark.usefixtures("everything_ends")
 Said = tuple[int, str, str]  # exit status, standard output, standard error
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 class House:
     """A ServerRoot with a configuration, and the command that works on it."""
 
     def __init__(self, root: Path, mpm: str = "event") -> None:
         self.root = root
         self.mpm = mpm
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self.file = root / "httpd.conf"
         self.pid_file = root / "logs" / "httpd.pid"
         self.error_log = root / "logs" / "error_log"
@@ -681,9 +675,8 @@ def test_a_recorded_httpds_file_serves(mpm, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
-def test_a_listen_without_an_address_is_for_both_kinds(mpm, tmp_path):
+def test_a_listen_without_an_address_is_for_both_kinds(house):
     """One socket; an IPv4 client has its IPv4 address, in the log and for Require local."""
-    house = House(tmp_path, mpm)
     log = ('LogFormat "%a %A %{local}p %s" ends', "CustomLog logs/access_log ends")
     house.write(*log, "<Location />", "Require local", "</Location>")
     port = house.port

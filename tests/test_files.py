@@ -10,25 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.client import get
+from support.configured import checked
 from support.files import open_to_all
 from support.servers import serving, take_errors
 from support.waiting import poll_until
 
 from mpmkit.cli import httpd
-from mpmkit.config.checks import check
-from mpmkit.config.directives import ROWS, SPECS, DirectiveError, Directives, Note
+from mpmkit.config.directives import ROWS, SPECS, DirectiveError
 from mpmkit.config.httpd_conf import Source, read
 from mpmkit.config.report import report_of
 from mpmkit.config.unsupported import FATES, IGNORED, QUIET, REFUSED, Foreign, _table, foreign
 
 FOREIGN = sorted(_table().values())
-
-
-def checked(*lines: str, strict: bool = False) -> tuple[Directives, tuple[Note, ...]]:
-    conf = read(Source("f", "\n".join(lines), mpm="event"), {})
-    return check(
-        "event", conf.settings, conf.sections, conf.hosts, problems=conf.problems, strict=strict
-    )
 
 
 def test_the_table_names_each_directive_once_and_none_that_mpmkit_has():
@@ -51,9 +44,9 @@ def test_every_directive_that_is_lacking_is_ignored_closed_or_refused(fate):
         for strict in (True, False):
             if fate == REFUSED or (strict and fate != QUIET):
                 with pytest.raises(DirectiveError, match="mpmkit does not have"):
-                    checked(*lines, strict=strict)
+                    checked("\n".join(lines), strict=strict)
             else:
-                notes = checked(*lines, strict=strict)[1]
+                notes = checked("\n".join(lines), strict=strict)[1]
                 (note,) = [note for note in notes if row.name.rstrip(">") in note.text]
                 quiet = fate == QUIET and row.name != "AllowOverride"
                 assert note.level == ("debug" if quiet else "warn") and "(f:" in note.text
@@ -64,7 +57,7 @@ def test_one_warning_a_module():
         "IndexOptions +FancyIndexing",
         "SetEnv A b",
     ]
-    texts = [note.text for note in checked(*lines)[1]]
+    texts = [note.text for note in checked("\n".join(lines))[1]]
     assert len(texts) == 2
     assert texts[0] == (
         "mod_autoindex is not here: no effect have AddIcon, IndexOptions (51 lines, the first f:1)"
@@ -172,6 +165,6 @@ def test_no_lines_crash_the_reading_or_the_report(lines):
     conf = read(Source("f", "\n".join(lines), mpm="event"), {})
     assert "served" in report_of(conf)
     try:
-        checked(*lines)
+        checked("\n".join(lines))
     except DirectiveError as error:
         assert error.problems and all(str(problem) for problem in error.problems)

@@ -10,13 +10,12 @@ from textwrap import dedent
 
 import pytest
 from support.client import Client, exchange
+from support.configured import checked
 from support.files import open_to_all
-from support.servers import MPMS, no_more, open_files, serving, take_errors
+from support.servers import no_more, open_files, serving, take_errors
 from support.waiting import poll_until
 
-from mpmkit.config.checks import check
 from mpmkit.config.directives import DirectiveError
-from mpmkit.config.httpd_conf import Source, read
 from mpmkit.measure.reference_servers import NotInstalled, find_httpd
 from tests.fidelity import compare_hosts
 from tests.fidelity.cases import judge, unexplained
@@ -88,9 +87,8 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.mark.parametrize("mpm", MPMS)
-def test_each_host_has_its_site_its_logs_and_its_name(mpm, site):
-    with serving(mpm, conf=site / "site.conf") as server:
+def test_each_host_has_its_site_its_logs_and_its_name(site):
+    with serving("event", conf=site / "site.conf") as server:
 
         def ask(host: str, path: str = "/") -> str:
             sent = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
@@ -118,18 +116,12 @@ def test_each_host_has_its_site_its_logs_and_its_name(mpm, site):
         assert lines(site / "main_log") == ["first.example 200 /"], "inherited, by its own name"
         assert ["AH01630" in line for line in lines(site / "a_errors")] == [True]
         assert "AH01630" not in server.error_log()
-
-
-@pytest.mark.parametrize("mpm", MPMS)
-def test_the_status_page_shows_the_host_of_each_request(mpm, site):
-    with serving(mpm, conf=site / "site.conf") as server, Client(server) as client:
-        for name, column in (
-            ("a.example", f"a.example:{server.port}"),
-            ("none", "first.example:99"),
-        ):
-            client.send(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
-            assert client.reply().status == 200
-            assert column in {worker.vhost for worker in server.scoreboard().workers}
+        columns = {"a.example": f"a.example:{server.port}", "none": "first.example:99"}
+        with Client(server) as client:
+            for name, column in columns.items():  # of the status page
+                client.send(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+                assert client.reply().status == 200
+                assert column in {worker.vhost for worker in server.scoreboard().workers}
 
 
 def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):
@@ -154,11 +146,6 @@ def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):
 
 
 # -- a configuration ------------------------------------------------------------------------------
-
-
-def checked(text: str):
-    conf = read(Source("f", dedent(text), mpm="event"), {})
-    return check("event", conf.settings, conf.sections, conf.hosts, problems=conf.problems)
 
 
 @pytest.mark.parametrize(("text", "says"), [

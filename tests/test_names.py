@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.client import get
-from support.files import write
+from support.files import program, write
 from support.servers import serving
 
 APP = """
@@ -34,7 +34,7 @@ def releases(tmp_path_factory) -> Path:
             write(root / name, release)
         for name in ("root/app.py", "app.wsgi", "apps/app.py"):
             write(root / name, APP.format(release=release))
-        write(root / "cgi" / "program", PROGRAM.format(release=release)).chmod(0o755)
+        program(root / "cgi" / "program", PROGRAM.format(release=release))
     (where / "current").symlink_to("one")
     return where
 

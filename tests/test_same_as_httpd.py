@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.client import exchange
-from support.files import recorded_root
+from support.files import program, recorded_root
 from support.servers import serving
 from support.waiting import poll_until
 
@@ -67,10 +67,8 @@ exec cat >> {folder}/$PPID.$1.log
 
 def test_logs_to_programs(tmp_path):
     """The program is the parent's child, is started again when it ends, and goes on after a restart."""
-    program = tmp_path / "program"
-    program.write_text(PROGRAM.format(folder=tmp_path))
-    program.chmod(0o755)
-    ways = {"one": f"|{program} one", "two": f"||{program} two", "sh": f"|$exec {program} sh"}
+    writer = program(tmp_path / "program", PROGRAM.format(folder=tmp_path))
+    ways = {"one": f"|{writer} one", "two": f"||{writer} two", "sh": f"|$exec {writer} sh"}
     logs = "\n".join(f'CustomLog "{way}" "%U"' for way in ways.values())
     with Pair("event", recorded_root(tmp_path / "root"), logs) as pair:
 
@@ -94,7 +92,7 @@ def test_logs_to_programs(tmp_path):
             return side.log().count("AH00106")
 
         assert pair.both(what) == [3, 3]
-    with serving("event", directives=[f'ErrorLog "|{program} errors"']) as server:
+    with serving("event", directives=[f'ErrorLog "|{writer} errors"']) as server:
         exchange(server, b"GET /%2f HTTP/1.0\r\n\r\n")
         errors = tmp_path / f"{server.pid}.errors.log"
         poll_until(lambda: "resuming normal operations" in errors.read_text())

@@ -67,9 +67,8 @@ def source(chosen: Options) -> Source:
     except OSError as error:
         text = f"httpd: Could not open configuration file {file}: {error.strerror}"
         raise Refusal(text) from None
-    before = (*DEFAULTS, *chosen.before)
     after, defines = tuple(chosen.after), tuple(chosen.defines)
-    return Source(file, before=before, after=after, defines=defines, server_root=root)
+    return Source(file, None, None, (*DEFAULTS, *chosen.before), after, defines, root)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -49,8 +49,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("mpm", nargs="?", choices=MPMS, help="left out: the file's LoadModule names it")
     add("-f", dest="file", metavar="FILE", help="an httpd.conf")
-    more = {"dest": "after", "action": "append", "default": [], "metavar": "'Directive value'"}
-    add("-c", **more, help="one more directive")
+    add("-c", dest="after", metavar="'Directive value'", action="append", help="one more directive")
     add("--port", type=int, metavar="N", help="listen on 127.0.0.1:N; 0: any free port")
     add("--document-root", metavar="DIR", help="serve DIR instead of the samples")
     add("--tls", action="store_true", help="speak TLS, with a certificate made for this run")
@@ -64,7 +63,10 @@ class LabConfiguration(Configuration):
     """That of `mpmkit serve`. folder: where to make a certificate (--tls), or None."""
 
     def __init__(self, args: argparse.Namespace, folder: str | None = None) -> None:
-        after: list[str | Setting] = [*(_certificate(folder) if folder else ()), *args.after]
+        after: list[str | Setting] = [
+            *(_certificate(folder) if folder else ()),
+            *(args.after or ()),
+        ]
         if args.document_root is not None:
             after.append(Setting("DocumentRoot", (os.path.abspath(args.document_root),)))
         given = {"text": ""} if args.file is None else {"file": args.file}

@@ -104,6 +104,9 @@ def check(
     checker.prefork() if mpm == "prefork" else checker.threads()
     checker.rest()
     notes = [*server.notes, *server.lacking.notes(), *checker.notes]
+    bodies = [one.written.get("LimitRequestBody", values["LimitRequestBody"]) for one in readers]
+    # The protocol applies the largest of all, so where they differ each applies its own.
+    own_body = bodies != [values["LimitRequestBody"]] * len(bodies)
     virtual = []
     for one in readers:
         of_host = virtual_hosts.over(values, one.written, one.host)
@@ -111,11 +114,11 @@ def check(
         notes += [*one.notes, *one.lacking.notes(), *(said if "CustomLog" in one.written else ())]
         one.sections = (*server.sections, *one.sections)
         places = virtual_hosts.addresses(one.host)
-        virtual.append(VirtualHost(places, one.directives(of_host), one.host.file, one.host.line))
+        d = one.directives(of_host, own_body)
+        virtual.append(VirtualHost(places, d, one.host.file, one.host.line))
     notes += _resolve(values)
     _resolve_tls(values, virtual)
-    whole = replace(server.directives(values), hosts=tuple(virtual))
-    return virtual_hosts.with_body_limits(whole), tuple(notes)
+    return replace(server.directives(values, own_body), hosts=tuple(virtual)), tuple(notes)
 
 
 class _Reader:
@@ -153,9 +156,9 @@ class _Reader:
             self.section(section)
         self.sections = lacking.without(host.sections)
 
-    def directives(self, values: dict[str, Any]) -> Directives:
-        own = {"sections": self.sections, "unknown": self.unknown, "closed": self.closing}
-        return Directives(mpm=self.mpm, **own, **values)
+    def directives(self, values: dict[str, Any], own_body: bool) -> Directives:
+        values = {**values, "sections": self.sections, "unknown": self.unknown}
+        return Directives(mpm=self.mpm, own_body=own_body, closed=self.closing, **values)
 
     def section(self, section: Section) -> None:
         """What it is for can be understood, and its lines: a rule that matches nothing protects nothing."""

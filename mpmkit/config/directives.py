@@ -326,6 +326,7 @@ class Directives:
     hosts: tuple[VirtualHost, ...] = ()
     closed: tuple[Setting, ...] = ()  # what closes all of it: SSLVerifyClient outside of sections
     unknown: frozenset[str] = frozenset()  # see `access.unknown`
+    own_body: bool = False  # LimitRequestBody differs between the hosts
 
     @property
     def threaded(self) -> bool:

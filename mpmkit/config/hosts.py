@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from mpmkit.config.directives import Directives, VirtualHost
-from mpmkit.config.settings import DirectiveError, Host, Section, Setting
+from mpmkit.config.directives import VirtualHost
+from mpmkit.config.settings import DirectiveError, Host
 
 Address = tuple[str, int]
 Chains = dict[Address, list[VirtualHost]]
@@ -105,17 +104,3 @@ def speaks_tls(hosts: Sequence[VirtualHost], address: str, port: int, protocol: 
         place = {"file": first[0].file, "line": first[0].line}
         raise DirectiveError(text, directive="SSLEngine", **place)
     return engines.pop() if engines else None
-
-
-def with_body_limits(whole: Directives) -> Directives:
-    """Hosts and server with a LimitRequestBody of their own: the protocol applies the largest of all,
-    so each says its own for all of its files."""
-
-    def limited(one: Directives) -> Directives:
-        limit = Setting("LimitRequestBody", (str(one.LimitRequestBody),))
-        return replace(one, sections=(Section("Directory", "/", (limit,)), *one.sections))
-
-    if len({one.LimitRequestBody for one in (whole, *(h.directives for h in whole.hosts))}) == 1:
-        return whole
-    hosts = tuple(replace(host, directives=limited(host.directives)) for host in whole.hosts)
-    return replace(limited(whole), hosts=hosts)

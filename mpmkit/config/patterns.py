@@ -84,7 +84,7 @@ def translate_wild_cards(text: str) -> str:
 # A bracket that does not open such a class is an ordinary character.
 _WILD_CHAR = r"(?:\\[^/]|[^/\\])"
 _WILD_CLASS = re.compile(
-    rf"\[([!^]?)({_WILD_CHAR}(?:-(?!\]){_WILD_CHAR})?"
+    rf"\[([!^]?+)({_WILD_CHAR}(?:-(?!\]){_WILD_CHAR})?"
     rf"(?:(?!\]){_WILD_CHAR}(?:-(?!\]){_WILD_CHAR})?)*+)\]",
     re.DOTALL,
 )
@@ -148,7 +148,7 @@ class _Translation:
                 if self.rest.startswith(","):
                     raise self.no("{,")
                 self.out.append(r"\{")
-            elif self.take(r"[][^.*+?{},0-9]"):  # numbers and commas within a quantifier, too
+            elif self.take(r"[.*+?{},0-9^]"):  # numbers and commas within a quantifier, too
                 self.out.append(char)
             else:
                 self.rest = self.rest[1:]

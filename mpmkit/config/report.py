@@ -16,7 +16,7 @@ from mpmkit.config import access
 from mpmkit.config.checks import check
 from mpmkit.config.directives import SPECS, DirectiveError
 from mpmkit.config.httpd_conf import Conf
-from mpmkit.config.settings import CONDITIONS, Setting
+from mpmkit.config.settings import CONDITIONS, Host, Setting
 from mpmkit.config.unsupported import CLOSED, IGNORED, QUIET, REFUSED, foreign
 
 SERVED = "served"
@@ -50,7 +50,8 @@ def report_of(conf: Conf) -> str:
 
 def _lines(conf: Conf) -> Iterator[tuple[Setting, str]]:
     """Every line of a file, and what becomes of it by the <If> that it is in."""
-    for part in (conf, *conf.hosts):
+    parts: list[Conf | Host] = [conf, *conf.hosts]
+    for part in parts:
         yield from ((one, "") for one in part.settings if one.line)
         for section in part.sections:
             names = {one.name.lower() for one in section.settings}
