@@ -715,7 +715,7 @@ def test_what_is_forbidden_is_logged_as_an_error(house):
         house.write()
         house.do("-k", "graceful")
         house.starts(2)
-        assert get(house, "/docs/").status == 404
+        poll_until(lambda: get(house, "/docs/").status == 404, "the new children's answer")
 
 
 # -- alongside the real one -----------------------------------------------------------------------
