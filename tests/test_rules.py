@@ -1,11 +1,8 @@
-"""Sections, patterns and links: who may have what. The real httpd is the judge (tests/fidelity)."""
+"""Sections, patterns and links: who may have what. The real httpd is the judge in test_fidelity."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -14,30 +11,6 @@ from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import DirectiveError, Section, Setting
 from mpmkit.handlers.names import by_extension
 from mpmkit.handlers.sections import Sections, forbidden_link
-from mpmkit.measure.reference_servers import NotInstalled, find_httpd
-from tests.fidelity import compare_access, compare_rules
-from tests.fidelity.cases import judge, unexplained
-
-
-@pytest.mark.rival
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(("rows_of", "same", "refused"), [
-    (lambda where: compare_rules.rows(where, every=6), 130, 50),
-    (lambda where: compare_access.rows(where, every=5), 200, 100),
-], ids=("sections", "access"))  # fmt: skip
-def test_every_rule_holds_as_in_httpd(rows_of, same, refused):
-    """Some of the sections of every kind, in every order, with links; of who is admitted, with which
-    method. All: make fidelity."""
-    try:
-        find_httpd()
-    except NotInstalled as missing:
-        pytest.skip(str(missing))
-    with tempfile.TemporaryDirectory(prefix="mpmkit-rules-") as where:
-        os.chmod(where, 0o755)
-        rows = rows_of(Path(where))
-    assert [(row.case, row.httpd, row.mpmkit) for row in unexplained(rows)] == []
-    kinds = Counter(judge(row).kind for row in rows)
-    assert kinds["same"] >= same and sum("403" in row.httpd for row in rows) > refused
 
 
 def rules(*sections: Section) -> Sections:

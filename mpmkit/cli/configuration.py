@@ -25,7 +25,6 @@ from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import server_header
-from mpmkit.http.target import OwnName
 from mpmkit.server.child import Setup
 from mpmkit.server.connection_factory import ConnectionFactory
 from mpmkit.server.core import Handler, Service, default_error_page
@@ -171,12 +170,8 @@ class Configuration:
         d, errors = directives, errors or ErrorLog()
         assert d.DocumentRoot is not None
         status = Status(self._board, extended=d.ExtendedStatus, name=d.ServerName)
-        options = FileOptions.of(d)
-        files = StaticFiles(d.DocumentRoot, d.DirectoryIndex, _media_types(d), options=options)
-        files.charset = d.AddDefaultCharset
-        files.listings = self._autoindex
-        files.slash = d.DirectorySlash
-        files.own = OwnName.of(d.ServerName, d.UseCanonicalName == "On")
+        options = FileOptions.of(d, _media_types(d), self._autoindex)
+        files = StaticFiles(d.DocumentRoot, options)
         scripts = WsgiScripts(d, errors)
         self._scripts.append(scripts)
         router = Router(d, files, scripts, {"server-status": status}, errors)
