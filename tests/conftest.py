@@ -6,6 +6,9 @@
     errors   what the server has written to its error log; a test that expects errors reads them
              there, for what it leaves unread fails it
 
+    httpd    the path of the real httpd; the test is skipped where there is none
+    shared   a folder that other users (httpd's www-data, php-fpm's) may enter; pytest's own is closed
+
     everything_ends   for modules whose tests start servers themselves: when a test is done, no
              process that it started is alive
 
@@ -16,6 +19,7 @@ error. When the module is done, no child may be left (`servers.serving`).
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ from support.servers import MPMS, assert_quiet, serving, take_errors
 from support.waiting import nothing_left
 
 from mpmkit.launcher import Server
+from mpmkit.measure.reference_servers import NotInstalled, find_httpd
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -70,6 +75,21 @@ def server(module_server: Server) -> Iterator[Server]:
 def errors(server: Server) -> Callable[[], str]:
     """Takes the errors out of the error log, as one text."""
     return lambda: "\n".join(take_errors(server))
+
+
+@pytest.fixture(scope="session")
+def httpd() -> str:
+    try:
+        return find_httpd()
+    except NotInstalled as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="mpmkit-shared-") as where:
+        Path(where).chmod(0o755)
+        yield Path(where).resolve()
 
 
 @pytest.fixture

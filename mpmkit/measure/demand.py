@@ -38,6 +38,9 @@ from mpmkit.measure.stats import MARGIN, Decision
 from mpmkit.measure.text import aligned
 
 GENERATOR_MOST = 0.6  # cores that it may use: beyond, requests leave late and in bunches
+STOLEN_MOST = (
+    0.03  # of the server's CPU, by the host of a virtual machine: it slows what is counted
+)
 RATE_MISSED = 0.03  # share of the requests due by which the answers may differ
 
 # Cores of the server's CPU that may be unaccounted for, and more as a share of the server's own: the kernel
@@ -52,8 +55,8 @@ WORKS = {"page": ("static", False), "script": ("script", False), "keep-alive": (
 # scale -> blocks, seconds at each rate, rates, kinds of work
 SCALES: dict[str, tuple[int, float, tuple[float, ...], tuple[str, ...]]] = {
     "smoke": (1, 1.0, (1000.0, 2500.0), ("page",)),
-    "demo": (7, 1.0, (2000.0, 5000.0), ("page",)),
-    "full": (20, 2.0, (2000.0, 4000.0, 6000.0), tuple(WORKS)),
+    "demo": (7, 1.0, (1000.0, 2500.0), ("page",)),
+    "full": (20, 2.0, (1000.0, 2000.0, 3000.0), tuple(WORKS)),
 }
 
 _FEW = {"StartServers": 4}  # children, of 25 threads
@@ -89,6 +92,8 @@ def flaw_of(row: Mapping[str, Any], shared: bool = False) -> str:
     other, (least, share) = row["server_u"] - row["group_u"], OTHER_WORK
     if not row["seconds"]:
         return "other work: the generator had too little of its CPU to report"
+    if row["stolen"] > STOLEN_MOST:
+        return f"stolen: the host of this machine took {row['stolen']:.0%} of the server's CPU"
     if not shared and other > least + share * row["group_u"]:
         return f"other work: {other:.0%} of the server's CPU was not the server's"
     if row["generator_u"] > GENERATOR_MOST:
@@ -186,10 +191,6 @@ class DemandTable(Table):
         names = ("round", "server", "mpm", "control", "work")
         return len({tuple(row[name] for name in names) for row in self.records})
 
-    def comparisons(self, work: str) -> dict[str, Decision]:
-        """What is compared for one kind of work -> the decision."""
-        return comparisons(self.records, work, self.margin)
-
     def result(self, row: Row) -> str:
         """What progress says of a finished load."""
         return row["flaw"] or f"{1e6 * row['server_u'] / row['x']:.1f} µs a request"
@@ -219,7 +220,10 @@ class DemandTable(Table):
                 lines.append([str(who), f"{s.value:.1f}", between, mine, fits, str(len(blocks))])
         if not lines:
             return [f"{work}: no row can be used"]
-        said = [f"  {pair}: {decision}" for pair, decision in self.comparisons(work).items()]
+        said = [
+            f"  {pair}: {decision}"
+            for pair, decision in comparisons(self.records, work, self.margin).items()
+        ]
         return [*aligned([[work, "S µs", "95%", "own µs", "R²", "blocks"], *lines], (0, 2)), *said]
 
 
@@ -340,9 +344,8 @@ def demand_table(
 
 
 def whole_blocks(rows: list[Row], todo: DemandPlan) -> list[Row]:
-    """The rows of the blocks that are finished: the cells of a block are compared with each other, so they
-    have to be of one time. Only the last block can have been stopped; earlier ones lack what had
-    failed for good."""
+    """The rows of the blocks that are finished: the cells of a block have to be of one time. Only the last
+    block can have been stopped; earlier ones lack what had failed for good."""
     rows = current(rows)
     last = max((row["round"] for row in rows), default=0)
     names = ("server", "mpm", "control", "work")
@@ -359,9 +362,12 @@ def _cells(todo: DemandPlan, table: DemandTable, left: Sequence[int]) -> Iterato
         for rate in todo.rates:
             rows = [row for row in table.records if (row["round"], row["rate"]) == (number, rate)]
             if rows and all((row["flaw"] or "").startswith("generator") for row in rows):
+                fit = min(row["rate"] * GENERATOR_MOST / row["generator_u"] for row in rows)
+                lower = ",".join(f"{0.8 * fit / todo.rates[-1] * one:.2g}" for one in todo.rates)
                 raise RuntimeError(
                     f"{rate:,.0f} requests/s are above the generator's limit on this machine, in all "
-                    f"{len(rows)} cells of block {number} ({rows[0]['flaw']}); give lower rates"
+                    f"{len(rows)} cells of block {number} ({rows[0]['flaw']}); give lower rates, "
+                    f"--rates {lower}"
                 )
 
 
@@ -372,11 +378,14 @@ def _measure_server(
     same: dict[str, Any] = {"design": todo.id, "seed": todo.seed, "margin": todo.margin}
     same |= {"blocks": todo.blocks, "control": cell.control, "cpus": str(place)}
     directives = DIRECTIVES[cell.mpm]
-    with cpus.pinned(lambda: cell.start(cell.mpm, **directives), place) as server:
+    with (
+        cpus.loopers({place.generator, place.server}) as awake,
+        cpus.pinned(lambda: cell.start(cell.mpm, **directives), place) as server,
+    ):
         for work in cell.parts:
             report(f"block {cell.round}, {cell.label}, {work}", 0.0)
             rates = stats.turns(todo.rates, cell.round, f"{todo.seed} {cell.label} {work}")
-            readings = cpus.Readings(server.pid, place)
+            readings = cpus.Readings(server.pid, place, awake)
             conditions = experiment.Conditions(table, cell)
             kind, keep = WORKS[work]
             load = LoadProfile(
@@ -414,9 +423,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     status is that of `command.execute`."""
     parser = Parser(
         prog="mpmkit demand",
-        description="Measure the CPU time that a request costs under prefork, worker and event, of "
-        "mpmkit and of the real httpd if it is installed: at fixed rates, in random blocks, with a "
-        "decision on each pair. The same command goes on where it was stopped. See docs/DEMAND.md.",
+        description="Measure the CPU time that a request costs under prefork, worker and event, of mpmkit and "
+        "of httpd if it is installed, with a decision on each pair (docs/DEMAND.md). The same command goes on.",
     )
     add = parser.add_argument
     add("--work", action="append", metavar="WORK", help=f"{', '.join(WORKS)}; several as a,b")
