@@ -4,7 +4,8 @@
 #   make lab       JupyterLab           make bench      all tables, with other servers
 #   make fidelity  the table in docs/FIDELITY.md
 #   make notebooks executed copies      make slides     slides of them, in build/slides
-#   make exercises the students' copies make clean      caches away (distclean: .venv too)
+#   make exercises the students' copies make claims     README's figures against the recorded rows
+#   make clean     caches away (distclean: .venv too)
 # Another interpreter: make PYTHON=python3.13 tables. Without PYTHON an existing .venv is kept, and a new one
 # is made with the newest of python3.14 to python3.11 on PATH that has venv: servers need less memory
 # from 3.12 on.
@@ -29,7 +30,7 @@ $(shell rm -f $(STAMP))
 endif
 endif
 
-.PHONY: venv tables test lint lab bench fidelity notebooks slides exercises clean distclean
+.PHONY: venv tables test lint lab bench fidelity claims notebooks slides exercises clean distclean
 .DEFAULT_GOAL := tables
 
 venv: $(STAMP)
@@ -73,6 +74,10 @@ bench: $(STAMP)
 # Compared with the real httpd, case by case; writes the table in docs/FIDELITY.md. About ten minutes.
 fidelity: $(STAMP)
 	@$(BIN)/mpmkit fidelity
+
+# The figures of README and PERFORMANCE.md, against data/recorded; LIVE=1 measures them anew (two hours).
+claims: $(STAMP)
+	@$(BIN)/python -m docs._tools.claims
 
 notebooks: $(STAMP)
 	@$(BIN)/python -m docs._tools.render notebooks notebooks/rendered

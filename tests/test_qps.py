@@ -8,8 +8,6 @@ import statistics
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.experiments import Launches, printed_by, recorded_row
 
 from benchmarks import python_servers  # noqa: F401  Python's servers are competitors, too
@@ -25,18 +23,13 @@ from mpmkit.measure.reference_servers import NotInstalled, ServerFailed
 from mpmkit.measure.stats import Limits, verdict
 
 PUBLISHED = {"prefork": 9556.0, "worker": 11038.0, "event": 10224.0}
-QUICK = settings(deadline=None)  # the machine may be busy with servers
 
 # -- what is published ---------------------------------------------------------------------------
 
 
-def test_the_published_figures_are_the_articles(tmp_path):
+def test_the_published_figures_are_the_articles():
     script = {"prefork": 6094.0, "worker": 7411.0, "event": 7089.0}
     assert published.figures() == {"static": PUBLISHED, "script": script}
-    path = tmp_path / "qps.csv"
-    path.write_text("kind,mpm,qps\nstatic,prefork,fast\n")
-    with pytest.raises(records.RecordError, match="is not a published figure"):
-        published.figures(path)
 
 
 def test_the_articles_directives_are_accepted_by_our_servers():
@@ -49,28 +42,7 @@ def test_the_articles_directives_are_accepted_by_our_servers():
 
 # -- verdicts ------------------------------------------------------------------------------------
 
-FIGURES = st.lists(st.floats(1, 1e6), min_size=1, max_size=6).map(
-    lambda made: dict(enumerate(made))
-)
-ROUNDS = st.fixed_dictionaries(dict.fromkeys(MPMS, FIGURES))
 SERVERS, GENERATOR, MACHINE = Limits(9, 0, 0), Limits(9, 3, 0), Limits(9, 4, 5)
-
-
-@QUICK
-@given(ROUNDS, st.sampled_from([SERVERS, GENERATOR, MACHINE]))
-def test_a_verdict_says_what_the_ratios_within_the_rounds_say(rounds, limits):
-    judged = verdict(rounds, PUBLISHED, limits)
-    assert judged.published_order == ("worker", "event", "prefork")
-    for pair in judged.pairs:
-        one, other = rounds[pair.faster], rounds[pair.slower]
-        each = [one[n] / other[n] for n in one.keys() & other.keys()]
-        assert pair.ratio.value == pytest.approx(statistics.geometric_mean(each))
-        assert pair.published == PUBLISHED[pair.faster] / PUBLISHED[pair.slower] > 1
-        sides = {True: pair.ratio.low > 1, False: pair.ratio.high < 1}
-        assert sides.get(pair.came_out, not any(sides.values()))
-    answers = {pair.came_out for pair in judged.pairs}
-    decided = False if False in answers else None if None in answers else True
-    assert judged.came_out is (decided if limits is SERVERS else None)
 
 
 @pytest.mark.parametrize(
@@ -304,15 +276,10 @@ def test_the_script_table_has_a_group_for_each_way():
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ("--rounds 0", "rounds: must be a whole number"),
-        ("--rounds x", "argument --rounds: invalid int value"),
         ("--mpm x --script y --rounds 0 --scale z", "is not one of"),
         ("--kind php", "argument --kind: invalid choice"),
         ("--mpm winnt,event", "mpm: 'winnt' is not one of prefork, worker, event"),
-        ("--mpm ,", "mpm: give at least one"),
         ("--users 0", "users: must be a whole number"),
-        ("--requests -1", "requests: must be a whole number"),
-        ("--scale big", "scale: 'big' is not one of smoke, demo, full"),
         ("--also iis", "also: 'iis' is not one of httpd"),
         ("--target-precision 5%", "unrecognized arguments: --target-precision"),
     ],

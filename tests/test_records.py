@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.rows import BENCH, CAPACITY, DEMAND, GENERATORS, MEMORY, ROW, SWEEP
 
 import mpmkit
-from docs._tools import columns_doc
+from docs._tools import claims, columns_doc
 from mpmkit.measure import records
 from mpmkit.measure.records import RecordError, RecordFile, check, names, read
 
@@ -221,6 +221,15 @@ def test_the_largest_recorded_run_of_a_table(tmp_path, monkeypatch):
 def test_the_readme_describes_every_column():
     text = (ROOT / "data" / "README.md").read_text()
     assert columns_doc.markdown() in text, "run: python -m docs._tools.columns_doc"
+
+
+def test_every_claim_holds_on_the_shipped_rows():
+    """The figures of README and PERFORMANCE.md; after a new recording, docs/_tools/claims.py says which."""
+    found = [claims.checked(one, records.read(claims.recorded(one))) for one in claims.CLAIMS]
+    assert all(inside for inside, _ in found), "\n".join(line for _, line in found)
+    assert claims.PAGE.read_text() == claims.markdown(), "run: python -m docs._tools.claims --write"
+    far = claims.CLAIMS[0]._replace(expected=(1.0, 35.4, 32.7))
+    assert claims.checked(far, records.read(claims.recorded(far)))[1].startswith("OUT  qps-full: ")
 
 
 # -- the machine ---------------------------------------------------------------------------------
