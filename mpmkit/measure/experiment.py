@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpmkit.load.runner import LoadError
 from mpmkit.measure import procfs, records, stats
-from mpmkit.measure.records import RecordError, RecordFile, Row
+from mpmkit.measure.records import RecordError, RecordFile, Row, new_run_id
 
 if TYPE_CHECKING:
     import pandas
@@ -118,7 +118,7 @@ class Table:
     records: list[Row] = field(kw_only=False)
     planned: int = 0
     resumed: int = 0
-    run_id: str = field(default_factory=records.new_run_id)
+    run_id: str = field(default_factory=new_run_id)
     scale: str = ""
     out: Path | None = None
     left_out: list[str] = field(default_factory=list)

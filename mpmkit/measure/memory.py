@@ -413,7 +413,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     status, table = command.execute(measure, MemoryTable.text)
     for mpm in mpms if options.ram and table is not None and table.records else ():
         try:
-            how = {"threads_per_child": int(given.get("ThreadsPerChild", 25))}
+            how: dict[str, Any] = {"threads_per_child": int(given.get("ThreadsPerChild", 25))}
             how |= {"memory": table, "reserve": options.reserve}
             print(f"\n{max_request_workers_for(options.ram, mpm=mpm, **how)}")
         except ValueError as error:

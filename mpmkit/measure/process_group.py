@@ -187,8 +187,8 @@ def find_program(names: Iterable[str], program: str, how: str) -> str:
 
 def output(*command: str) -> str:
     """What a program prints, to both its outputs."""
-    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.run(command, text=True, check=False, **both).stdout
+    to, also = subprocess.PIPE, subprocess.STDOUT
+    return subprocess.run(command, stdout=to, stderr=also, text=True, check=False).stdout
 
 
 def unprivileged_user() -> tuple[str, str]:
