@@ -109,18 +109,20 @@ def no_process_of_the_tests_is_patched() -> Iterator[None]:
 # -- several processes (pytest -n, by pytest-xdist; `make test`) --------------------------------------
 
 # Those that take longest begin, so that no process works alone at the end.
-LONGEST = ("notebooks", "browser", "pool", "qps", "signals", "http", "faults", "load_profiles")
+LONGEST = ("notebooks", "browser", "qps", "fidelity", "protocol", "fastcgi", "load_profiles", "malformed",
+           "pool", "http", "signals", "sweep", "room", "load_distributed", "faults", "logs")  # fmt: skip
+ALONE = ("test_notebooks.py", "test_fidelity.py")  # their tests share nothing
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests stay together, for they share servers; but each notebook is for itself."""
+    """A file's tests stay together, for they share servers; but for those that share nothing."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
-            return file + test.partition("[")[2] if file.endswith("test_notebooks.py") else file
+            return file + test.partition("[")[2] if file.endswith(ALONE) else file
 
     config.option.loadscopereorder = False  # the longest first, not those with most tests
     return Together(config, log)
