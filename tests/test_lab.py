@@ -135,7 +135,8 @@ def qps_table(rounds, *, kinds=("static", "script"), server="mpmkit") -> QpsTabl
             "qps": float(qps),
             "requests": 100,
             "failures": 0,
-            **{"run_id": "r", "server_cpu_us": None},
+            "run_id": "r",
+            "server_cpu_us": None,
             **dict.fromkeys(("generator_bound", "generator_starved"), False),
         }
         for kind in kinds
