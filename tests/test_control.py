@@ -461,24 +461,24 @@ def test_a_bad_file_at_k_leaves_the_server_as_it_was(house, word):
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
-def test_a_raw_signal_with_a_bad_file_is_survived_unless_httpds_way_is_wanted(house, number):
-    for defines in ([], ["-D", "HTTPD_RAW_RESTART"]):
-        house.write()
-        with house.running(*defines) as pid:
-            children = children_of(pid)
-            house.write("Nonsense 1")
-            os.kill(pid, number)
-            poll_until(
-                lambda: "AH00526: the new configuration is not used" in house.log, "it is logged"
-            )
-            if defines:
-                all_gone([pid, *children], "all processes")
-                assert house.pid == pid, "and the PidFile stays"
-            else:
-                assert house.get() == b"hello\n"
-        if not defines:
-            house.error_log.write_text("")
+def test_a_raw_signal_with_a_bad_file_is_survived(house, number):
     house.write()
+    with house.running() as pid:
+        house.write("Nonsense 1")
+        os.kill(pid, number)
+        poll_until(
+            lambda: "AH00526: the new configuration is not used" in house.log, "it is logged"
+        )
+        assert house.get() == b"hello\n"
+
+
+def test_the_pid_file_of_a_killed_server_is_taken_over(house):
+    house.write()
+    with house.running() as pid:
+        children = children_of(pid)
+        os.kill(pid, signal.SIGKILL)
+        all_gone([pid, *children], "all processes")
+        assert house.pid == pid
     assert house.run("-k", "stop") == (0, f"httpd (pid {pid}?) not running\n", "")
     with house.running():
         assert re.search(rf"\[core:warn\] .* AH00098: .* {pid}, ", house.log)

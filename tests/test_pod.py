@@ -33,7 +33,7 @@ def test_one_byte_calls_one(pod):
 
 def test_the_end_calls_everybody(pod):
     read = os.dup(pod.fileno())
-    pod.retire_all()
+    pod.close()
     child = PipeOfDeath()
     child.close()
     child._read = read  # what a forked child holds
@@ -98,7 +98,7 @@ def test_each_byte_retires_one_of_many_processes():
                 pod.wait(os.eventfd(0))
                 os._exit(0)
         for line in sys.stdin:
-            (pod.retire_all if line == "all\\n" else pod.retire_one)()
+            (pod.close if line == "all\\n" else pod.retire_one)()
             for _ in range(2 if line == "all\\n" else 1):
                 os.wait()
             print("gone", flush=True)

@@ -45,9 +45,6 @@ DEFAULTS = (
     Setting("PidFile", ("logs/httpd.pid",), COMPILED_IN),
 )
 
-# -D: a HUP or USR1 with a bad file ends the server, as it does httpd.
-RAW_RESTART = "HTTPD_RAW_RESTART"
-
 
 class Refusal(Exception):
     """What the command can't do; the text is as it is printed."""
@@ -261,7 +258,6 @@ def start(chosen: Options, configuration: Configuration, command_line: str) -> i
         ready=lambda url: started(),
         own=own,
         command_line=command_line,
-        httpd_restarts=chosen.has(RAW_RESTART),
     )
     if alone:
         return parent.run_alone()

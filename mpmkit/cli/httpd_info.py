@@ -32,7 +32,7 @@ Usage: mpmkit httpd [-D name] [-d directory] [-f file]
                     [--strict] [--report file]
 Options:
   -D name            : define a name, for <IfDefine name> and for
-                       FOREGROUND, NO_DETACH, DEBUG, DUMP_..., HTTPD_RAW_RESTART
+                       FOREGROUND, NO_DETACH, DEBUG, DUMP_...
   -d directory       : ServerRoot until the file says otherwise
   -f file            : the configuration, instead of conf/httpd.conf
   -C "directive"     : a directive ahead of the file

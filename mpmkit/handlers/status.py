@@ -75,7 +75,7 @@ def auto(data: StatusData, server_name: str) -> str:
             f"Processes: {f.counts.processes}",
             f"Stopping: {f.counts.stopping}",
             f"ConnsTotal: {sum(row.connections for row in f.rows)}",
-            f"ConnsAsyncWaitIO: {sum(row.wait_io for row in f.rows)}",
+            "ConnsAsyncWaitIO: 0",
             f"ConnsAsyncWriting: {sum(row.write_completion for row in f.rows)}",
             f"ConnsAsyncKeepAlive: {sum(row.keep_alive for row in f.rows)}",
             f"ConnsAsyncClosing: {sum(row.lingering_close for row in f.rows)}",

@@ -132,7 +132,7 @@ def _processes(f: StatusData) -> str:
             graceful = states.count(GRACEFUL)
             idle = 0 if old else states.count(READY)
             busy = sum(states.count(state) for state in BUSY)
-        waiting = (row.wait_io, row.write_completion, row.keep_alive, row.lingering_close)
+        waiting = (0, row.write_completion, row.keep_alive, row.lingering_close)
         numbers = (row.connections, busy, graceful, idle, *waiting)
         sums = [a + b for a, b in zip(sums, numbers, strict=True)]
         accepting = "no" if row.not_accepting else "yes"

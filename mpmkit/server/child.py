@@ -37,7 +37,7 @@ class Setup:
 
 
 class Context(Protocol):
-    """Where a child comes from: the pool of the parent, or a warm-up before there is one."""
+    """Where a child comes from: the pool of the parent, or the warm-up (prewarm.py)."""
 
     setup: Setup
     listeners: list[Listener]
@@ -63,11 +63,10 @@ class Child:
         raise NotImplementedError
 
     def stay_on_one_cpu(self) -> None:
-        """Give this process one of the CPUs that the server may use, by its slot.
+        """For children with threads: one of the CPUs that the server may use, by the slot.
 
-        For children with threads: Python's threads hold the interpreter's lock in turns, so a process
-        uses one CPU at a time. On two, a thread that comes back from a system call finds another one
-        running and waits for a signal from the other CPU, at every call; on one, it goes on.
+        Python's threads hold the interpreter's lock in turns. On two CPUs, a thread that comes back
+        from a system call finds another one running and waits for a signal from the other CPU.
         """
         cpus = sorted(os.sched_getaffinity(0))
         if len(cpus) > 1:
@@ -85,11 +84,8 @@ class Child:
 
 
 def exit_status(error: BaseException) -> int:
-    """The exit status of a child that `error` ends.
-
-    Only a lack of descriptors, memory or threads makes a child sick. All else is like a crash: the
-    parent replaces the child, however young it was.
-    """
+    """The exit status of a child that `error` ends: sick for lack of descriptors, memory or threads. All
+    else is like a crash: the parent replaces the child, however young it was."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else CHILD_FAILED
     lacking = isinstance(error, MemoryError) or getattr(error, "errno", 0) in LACKING

@@ -1,8 +1,7 @@
 """The error log and the access log, in httpd's formats.
 
 Each line is one `write` to a file opened for appending, so that lines of many processes never mix
-and nothing is lost when a process is killed. With BufferedLogs On the access log's lines are
-collected first; see `BufferedAccessLog`.
+and nothing is lost when a process is killed.
 """
 
 from __future__ import annotations
@@ -43,8 +42,6 @@ _UNSAFE = re.compile(r"[^\x20-\x5b\x5d-\x7e]")
 
 def escaped(text: str) -> str:
     """Text as one line of the error log may hold it (httpd's ap_escape_errorlog_item)."""
-    if _UNSAFE.search(text) is None:
-        return text
     return _UNSAFE.sub(lambda found: ESCAPES.get(found[0]) or _hexadecimal(found[0]), text)
 
 
@@ -157,8 +154,8 @@ class ErrorLog:
 class AccessLog:
     """The CustomLog directives of a server: files, each with its format.
 
-    received, response     a format needs the number of bytes received, or the response's headers;
-                           `core.Service` makes connections keep them
+    received, response     a format needs the number of bytes received, or the response's headers:
+                           connections have to keep them
 
     Raises LogError when a file can't be opened or a format is unknown.
     """
@@ -166,8 +163,13 @@ class AccessLog:
     def __init__(self, logs: tuple[tuple[str, ...], ...], site: Site | None = None) -> None:
         self.received = any(wants_received(text) for _, text, *_ in logs)
         self.response = any(wants_response(text) for _, text, *_ in logs)
+        lines: list[Field] = []
         try:
-            lines = [_line(text, condition, site) for _, text, *condition in logs]
+            for _, text, *condition in logs:
+                line = compile_format(text, site)
+                if condition:  # then it is None for a request that is left out
+                    line = only_if(line, condition[0], site or Site())  # type: ignore[assignment]
+                lines.append(line)
         except FormatError as error:
             raise LogError(f"LogFormat: {error}") from None
         if self.received or self.response:
@@ -197,26 +199,6 @@ class AccessLog:
         self.flush()
         for fd, _ in self._logs:
             piped.close_pipe(fd)
-
-
-class ConditionalAccessLog(AccessLog):
-    """`CustomLog … env=` somewhere: a log's line may be None."""
-
-    def log(self, conn: Connection, now: int) -> None:
-        for fd, line in self._logs:
-            text: str | None = line(conn, now)
-            if text is None:
-                continue
-            try:
-                os.write(fd, (text + "\n").encode("utf-8", "surrogateescape"))
-            except OSError:
-                pass
-
-
-def _line(text: str, condition: list[str], site: Site | None) -> Field:
-    """The line of a log; None for a request that its condition leaves out."""
-    line = compile_format(text, site)
-    return only_if(line, condition[0], site or Site()) if condition else line  # type: ignore[return-value]
 
 
 def close_logs(errors: ErrorLog, access: AccessLog | None) -> None:
@@ -284,3 +266,9 @@ class BufferedAccessLog(AccessLog):
                     os.write(fd, b"".join(held))
             except OSError:
                 pass
+
+
+class ConditionalAccessLog(BufferedAccessLog):
+    """`CustomLog … env=` somewhere: some requests have no line. The others' are written at once."""
+
+    PIECE = 0

@@ -5,16 +5,13 @@
     socket <── send <── outgoing ──┘                 └──< what we answer
 
 OpenSSL works on two buffers in memory and never sees the socket. So everything that `Connection`
-knows about waiting holds here, too: a read waits in the kernel with the socket's own timeout, event
-reads without waiting, and what a slow client does not take stays in `pending`, already encrypted.
+knows about waiting holds here, too. Two things are different:
 
-Two things are different, and both are about records, the pieces that TLS encrypts (up to 16 KiB):
-
-* A read takes whole records, so it may find more than was asked for. `recv` returns all that it can
-  decrypt: nothing waits in OpenSSL, where no epoll would see it.
+* A read takes whole records, the pieces that TLS encrypts (up to 16 KiB), so it may find more than was
+  asked for. `recv` returns all that it can decrypt: nothing waits in OpenSSL, where no epoll would see it.
 * The handshake comes before the first request. The thread that reads the request makes it, never
   the listener: a client that does not go on with it costs a worker, for as long as
-  RequestReadTimeout's `handshake` and Timeout allow, as a slow request does.
+  RequestReadTimeout's `handshake` and Timeout allow.
 
 Sessions are resumed by tickets. Their key is made with the context, before the fork, so any child
 can resume what another one began.
@@ -29,7 +26,6 @@ from time import monotonic
 from mpmkit.config.directives import DirectiveError, Directives
 from mpmkit.config.values import RequestReadTimeout
 from mpmkit.http.messages import Request, RequestError
-from mpmkit.policy.timeouts import ReadDeadline
 from mpmkit.server.connection import Connection, Disconnected, Received
 
 RECORD = 16384 + 512  # bytes of one read: a whole record, and what encryption adds to it
@@ -38,30 +34,17 @@ _NOW = socket.MSG_DONTWAIT
 
 
 def context_for(directives: Directives) -> ssl.SSLContext:
-    """What all connections have in common: certificate, key, versions, ciphers.
-
-    Raises DirectiveError that names the directive and the remedy.
-    """
+    """What all connections have in common: certificate, key, versions, ciphers. Raises DirectiveError."""
     certificate, key = directives.SSLCertificateFile, directives.SSLCertificateKeyFile
     if certificate is None:
-        raise DirectiveError(
+        text = (
             "TLS needs SSLCertificateFile: name a certificate in PEM, or write SSLEngine Off "
-            "(mpmkit serve --tls makes a certificate for a lab)",
-            directive="SSLCertificateFile",
-            ah="AH02572",
+            "(mpmkit serve --tls makes a certificate for a lab)"
         )
-    for name, file in (("SSLCertificateFile", certificate), ("SSLCertificateKeyFile", key)):
-        if file is None:
-            continue
-        try:
-            with open(file, "rb") as opened:
-                opened.read(1)
-        except OSError as error:
-            raise DirectiveError(
-                f"{name} {file}: {error.strerror}: name a file in PEM that can be read",
-                directive=name,
-                ah="AH02565" if name.endswith("KeyFile") else "AH02561",
-            ) from None
+        raise DirectiveError(text, directive="SSLCertificateFile", ah="AH02572")
+    _readable("SSLCertificateFile", certificate, "AH02561")
+    if key is not None:
+        _readable("SSLCertificateKeyFile", key, "AH02565")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     versions = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
     context.minimum_version = versions[directives.SSLProtocol[0]]
@@ -75,13 +58,21 @@ def context_for(directives: Directives) -> ssl.SSLContext:
         try:
             context.set_ciphers(directives.SSLCipherSuite)
         except ssl.SSLError:
-            raise DirectiveError(
+            text = (
                 f"SSLCipherSuite {directives.SSLCipherSuite}: OpenSSL finds no cipher in it; "
-                "`openssl ciphers -v` lists them, and HIGH is a good choice",
-                directive="SSLCipherSuite",
-                ah="AH01898",
-            ) from None
+                "`openssl ciphers -v` lists them, and HIGH is a good choice"
+            )
+            raise DirectiveError(text, directive="SSLCipherSuite", ah="AH01898") from None
     return context
+
+
+def _readable(name: str, file: str, ah: str) -> None:
+    try:
+        with open(file, "rb") as opened:
+            opened.read(1)
+    except OSError as error:
+        text = f"{name} {file}: {error.strerror}: name a file in PEM that can be read"
+        raise DirectiveError(text, directive=name, ah=ah) from None
 
 
 def _bad_files(certificate: str, key: str | None, error: ssl.SSLError) -> DirectiveError:
@@ -113,7 +104,7 @@ def _holds(file: str, what: str) -> bool:
 
 
 class Session:
-    """The encryption of one connection. Knows the socket, not the connection."""
+    """The encryption of one connection."""
 
     __slots__ = ("_incoming", "_outgoing", "_patience", "_sock", "full", "object")
 
@@ -136,10 +127,9 @@ class Session:
         return True
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """As a socket's `recv`, but all that is there and can be decrypted: `size` is no limit.
-
-        Raises BlockingIOError and OSError as a socket does (a ssl.SSLError is an OSError). A record
-        in many small pieces is one read: the clock of it runs here, for no one else sees the pieces.
+        """As a socket's `recv`, but all that is there and can be decrypted: `size` is no limit. Raises
+        OSError as a socket does (a ssl.SSLError is one). A record in many small pieces is one read: its
+        clock runs here, for no one else sees the pieces.
         """
         read = self.object.read
         began = 0.0
@@ -155,10 +145,8 @@ class Session:
                     while self._incoming.pending or self.object.pending():
                         try:
                             data += read(RECORD)
-                        except ssl.SSLWantReadError:  # the rest of a record is on its way
+                        except ssl.SSLError:  # half a record; or the next read will say it again
                             break
-                        except ssl.SSLError:
-                            break  # the next read will say it again
                 return data
             if began and monotonic() - began > self._patience:
                 raise BlockingIOError
@@ -171,7 +159,7 @@ class Session:
                 self._incoming.write_eof()
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
-        """What to send for `data`, and for whatever OpenSSL itself has to say."""
+        """What to send for `data`, and what OpenSSL itself has to say."""
         left = memoryview(data)
         while left:
             left = left[self.object.write(left) :]
@@ -183,10 +171,10 @@ class Session:
             self.object.unwrap()
         except ssl.SSLError:
             pass  # the client has not said so itself, and nothing waits for it
-        return self._outgoing.read()
+        return self.said()
 
     def said(self) -> bytes:
-        """What OpenSSL has to say during the handshake, an alert included."""
+        """What OpenSSL itself has to say: its part of the handshake, an alert."""
         return self._outgoing.read()
 
 
@@ -213,14 +201,10 @@ class TlsConnection(Connection):
         self.context = context
         self.session: Session | None = None
 
-    @property
-    def scheme(self) -> str:
-        return "https"
-
-    # -- reading ------------------------------------------------------------------------------
+    scheme = "https"
 
     def read_request(self) -> Request | None:
-        """As ever, after the handshake. Raises RequestError 400 for HTTP in the clear, as httpd does."""
+        """After the handshake. Raises RequestError 400 for HTTP in the clear, as httpd does."""
         if self.session is None:
             if not self._handshake():
                 return None
@@ -229,11 +213,9 @@ class TlsConnection(Connection):
 
     def _handshake(self) -> bool:
         """False: there will be no request."""
-        rule, timeout = self._directives.RequestReadTimeout, self._directives.Timeout
-        session = Session(self.context, self.sock, record_time(rule))
-        deadline = ReadDeadline(
-            timeout, rule.handshake_init, rule.handshake_max, rule.handshake_rate, monotonic()
-        )
+        patience = record_time(self._directives.RequestReadTimeout)
+        session = Session(self.context, self.sock, patience)
+        deadline = self.deadline("handshake")
         try:
             while True:
                 data = self._read_by(deadline, RECORD)
@@ -264,13 +246,12 @@ class TlsConnection(Connection):
         return True
 
     def fill(self) -> bool:
-        """As ever. The number of decrypted bytes does not show whether there may be more."""
         filled = super().fill()
         if self.session is not None and self.session.full:
-            self.edge = True
+            self.edge = (
+                True  # the number of decrypted bytes does not show whether there may be more
+            )
         return filled
-
-    # -- sending ------------------------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
         super().send(data if self.session is None else self._encrypted(data))
@@ -287,11 +268,8 @@ class TlsConnection(Connection):
         except ssl.SSLError as error:
             raise Disconnected(f"TLS: {error.reason}") from None
 
-    # -- closing ------------------------------------------------------------------------------
-
     def client_is_done(self) -> bool:
-        """Never for sure: the client's own close_notify may be on its way."""
-        return False
+        return False  # its close_notify may be on its way
 
     def half_close(self) -> bool:
         self._say_goodbye()

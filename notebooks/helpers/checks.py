@@ -105,7 +105,7 @@ def forks(answer: Any) -> Verdict:
     if not isinstance(answer, (list, tuple)) or not all(type(n) is int for n in answer):
         return _no(f"a list of whole numbers is asked for, one a second, not {_shown(answer)}")
     run = simulate("prefork", busy=CLIENTS, seconds=12, **FORKS)
-    true = [second.spawned for second in run.seconds if second.t and second.spawned]
+    true = [second.spawned for second in run if second.t and second.spawned]
     where = 'the figure "The pool breathes" in 01, and MinSpareServers'
     if list(answer) == true:
         return Verdict(

@@ -1,16 +1,17 @@
 """Diagrams of one connection: its path under an MPM, and the states it goes through.
 
-They are drawn from the tables that the servers run by (`mpmkit.policy.states`), as SVG.
+They are drawn as SVG from the tables of connection_states.py.
 """
 
 from __future__ import annotations
 
 from html import escape
 
+from helpers.connection_states import CONNECTION_NAMES, PATHS, TRANSITIONS
+
 from mpmkit.lab import theme as colours
 from mpmkit.lab.diagram import Svg, drawing, label
 from mpmkit.lab.plots import ink_on
-from mpmkit.policy.states import CONNECTION_NAMES, PATHS, TRANSITIONS
 
 
 def _wrap(text: str, width: int) -> list[str]:
@@ -23,7 +24,7 @@ def _wrap(text: str, width: int) -> list[str]:
 
 
 def path(mpm: str, *, theme: str | None = None) -> Svg:
-    """One connection's life under an MPM, from `states.PATHS`: which letter its worker shows in
+    """One connection's life under an MPM, from PATHS: which letter its worker shows in
     each phase, and in which phases event holds it without a thread."""
     dark = colours.is_dark(theme)
     ink, grid = colours.INK[dark], colours.GRID[dark]
@@ -76,7 +77,7 @@ def path(mpm: str, *, theme: str | None = None) -> Svg:
 
 def connection_states(mpm: str, *, theme: str | None = None) -> Svg:
     """The states of a connection and what moves it from one to the next, from
-    `states.TRANSITIONS`: arcs above the line are a worker's, arcs below the listener's."""
+    TRANSITIONS: arcs above the line are a worker's, arcs below the listener's."""
     dark = colours.is_dark(theme)
     ink, listener = colours.INK[dark], colours.stroke("event", theme)
     table = TRANSITIONS[mpm]
