@@ -6,6 +6,7 @@ import select
 import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -62,9 +63,7 @@ class House:
         self.now = 100.0
         self.woken = 0
         self.epoll = Epoll()
-        directives = SimpleNamespace(
-            KeepAliveTimeout=STATES[KEEPALIVE], Timeout=STATES[WRITE_COMPLETION]
-        )
+        directives = SimpleNamespace(KeepAliveTimeout=5.0, Timeout=60.0)
         self.parked = ParkedConnections(self.epoll, directives, self.wake, lambda: self.now)
 
     def wake(self) -> None:
@@ -145,9 +144,8 @@ class AgainstAList(RuleBasedStateMachine):
     @rule(number=st.integers(0, 5))
     def news(self, number: int) -> None:
         conn = self.conns[number]
-        assert self.house.parked.news(conn) == (
-            self.due[conn][1] if conn in self.due else PROCESSING
-        )
+        expected = self.due[conn][1] if conn in self.due else PROCESSING
+        assert self.house.parked.news(conn) == expected
 
     @rule(number=st.integers(0, 5))
     def read_all(self, number: int) -> None:
@@ -170,12 +168,9 @@ class AgainstAList(RuleBasedStateMachine):
     def counted(self) -> None:
         states = Counter(state for _, state in self.due.values())
         lingering = states[LINGER_NORMAL] + states[LINGER_SHORT]
+        counted = (states[WRITE_COMPLETION], states[KEEPALIVE], lingering)
         assert self.house.parked.lingering == lingering
-        assert self.house.parked.counts() == (
-            states[WRITE_COMPLETION],
-            states[KEEPALIVE],
-            lingering,
-        )
+        assert self.house.parked.counts() == counted
 
 
 TestAgainstAList = AgainstAList.TestCase
@@ -192,21 +187,14 @@ def eager_switching():
 
 def run_together(*jobs) -> None:
     start = threading.Barrier(len(jobs))
-    errors: list[BaseException] = []
 
     def run(job) -> None:
         start.wait()
-        try:
-            job()
-        except BaseException as error:
-            errors.append(error)
+        job()
 
-    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        for done in [threads.submit(run, job) for job in jobs]:
+            done.result()
 
 
 def test_of_all_that_reach_for_a_connection_one_gets_it(eager_switching):

@@ -1,7 +1,6 @@
 """A child process of the server: what it is given, and how it ends.
 
-Each MPM derives its own `Child` and defines `child_main`. The rest of a child's life is the same under
-all of them (server/pool.py): forked, signals and privileges set, `child_main`, exit status.
+Each MPM derives its own `Child` and defines `child_main`; the rest of a child's life is in server/pool.py.
 """
 
 from __future__ import annotations
@@ -73,11 +72,10 @@ class Child:
             os.sched_setaffinity(0, {cpus[self.slot % len(cpus)]})
 
     def outdated(self) -> bool:
-        """A restart has made this child's generation an old one."""
         return self.board.generation != self.generation
 
     def out_of_resources(self, error: OSError) -> int:
-        """`accept` failed for a reason that concerns this process; returns the exit status."""
+        """`accept` failed; returns the exit status."""
         text = f"accept: {error.strerror}; this child leaves"
         self.service.errors.write("error", text, ah="AH02179")
         return CHILD_SICK

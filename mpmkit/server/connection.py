@@ -44,6 +44,9 @@ class Received:
         self._recv = recv
         self.count = 0
 
+    def from_now_on(self, recv: Callable[..., bytes]) -> None:
+        self._recv = recv
+
     def __call__(self, size: int, flags: int = 0) -> bytes:
         data = self._recv(size, flags)
         self.count += len(data)
@@ -119,8 +122,6 @@ class Connection(Output):
 
     def __repr__(self) -> str:
         return f"<Connection fd={self.fd} peer={self.peer} kept={self.kept}>"
-
-    # -- reading ------------------------------------------------------------------------------
 
     def read_request(self) -> Request | None:
         """Wait for the next request's head; None: the client closed, or was idle for KeepAliveTimeout.
@@ -261,8 +262,6 @@ class Connection(Output):
         if seconds != self._timeout:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(seconds))
             self._timeout = seconds
-
-    # -- closing ------------------------------------------------------------------------------
 
     def lingering_close(self, longest: float = LINGER_MAX) -> None:
         """Say that no more is coming, and read until the client has closed, too: a reset, which a close with

@@ -119,18 +119,19 @@ def inherit(fd: int, directives: Directives) -> Listener:
         sock = Listener(fileno=fd)
         if sock.type != socket.SOCK_STREAM:
             sock.detach()  # it stays open: it is not ours
-            raise ListenError(
-                f"--listen-fd {fd}: not a TCP socket; bind a SOCK_STREAM socket and pass it on"
-            )
+            text = f"--listen-fd {fd}: not a TCP socket; bind a SOCK_STREAM socket and pass it on"
+            raise ListenError(text)
     except OSError as error:
         text = f"--listen-fd {fd}: {error.strerror}; pass an open socket's number"
         raise ListenError(text) from None
-    configure(sock, directives, "https" if directives.tls else "http")
+    configure(sock, directives)
     return sock
 
 
-def configure(sock: Listener, directives: Directives, protocol: str = "http") -> None:
-    """ListenBacklog, buffer sizes and timeouts; "https" is TLS. Raises ListenError if it can't listen."""
+def configure(sock: Listener, directives: Directives, protocol: str = "") -> None:
+    """ListenBacklog, buffer sizes and timeouts. The protocol is Listen's ("https" is TLS), or else what
+    SSLEngine says. Raises ListenError if it can't listen."""
+    protocol = protocol or ("https" if directives.tls else "http")
     sock.number = int(sock.family)
     sock.bare = SecureSocket if protocol == "https" else socket.SocketType
     set_option = sock.setsockopt

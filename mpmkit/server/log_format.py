@@ -68,9 +68,6 @@ class Site:
         return found
 
 
-# -- the time ---------------------------------------------------------------------------------------
-
-
 @lru_cache(maxsize=1)
 def _request_time(second: int) -> str:
     """`[22/Nov/2026:20:21:35 +0000]`, made once a second."""
@@ -95,9 +92,6 @@ def _time(argument: str, site: Site) -> Field:
         lambda ns: time.strftime(layout, time.localtime(ns // 1_000_000_000))
     )
     return lambda conn, now: clock(now if at_end else conn.started)
-
-
-# -- the request ------------------------------------------------------------------------------------
 
 
 def _line(conn: Connection) -> str:
@@ -185,9 +179,6 @@ def _answered(argument: str, site: Site) -> Field:
     return value
 
 
-# -- the server -------------------------------------------------------------------------------------
-
-
 def _server_fields(site: Site) -> dict[str, Field]:
     own = site.own
 
@@ -217,9 +208,6 @@ def _local(index: int) -> Field:
             return "-"
 
     return value
-
-
-# -- the tables -------------------------------------------------------------------------------------
 
 
 def _received(conn: Connection) -> int:
@@ -307,10 +295,8 @@ def _part(found: re.Match[str], site: Site) -> Field:
         if part is None and letter in CHOICES:
             raise FormatError(f"{found[0]!r}: use one of {', '.join(CHOICES[letter])}")
     if part is None:
-        known = [*FIELDS, *servers, *(f"{{...}}{one}" for one in (*WITH_TEXT, *CHOICES))]
-        raise FormatError(
-            f"{found[0]!r} is unknown; known are {' '.join(f'%{one}' for one in known)}"
-        )
+        known = " %".join([*FIELDS, *servers, *(f"{{...}}{one}" for one in (*WITH_TEXT, *CHOICES))])
+        raise FormatError(f"{found[0]!r} is unknown; known are %{known}")
     return part
 
 

@@ -14,26 +14,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Note
+from mpmkit.config.values import LEVELS, TRACES
 from mpmkit.http.target import ESCAPES
-from mpmkit.server import piped
-from mpmkit.server.log_format import (
-    Field,
-    FormatError,
-    Site,
-    compile_format,
-    only_if,
-    wants_received,
-    wants_response,
-)
+from mpmkit.server import log_format, piped
+from mpmkit.server.log_format import Field, Site
 
 if TYPE_CHECKING:
     from mpmkit.http.messages import RequestError
     from mpmkit.server.connection import Connection
 
-LEVELS = ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug") + tuple(
-    f"trace{i}" for i in range(1, 9)
-)
-_RANK = {level: i for i, level in enumerate(LEVELS)}
+_RANK = {level: i for i, level in enumerate((*LEVELS, *TRACES))}
 
 
 # All but printable ASCII is escaped in the error log; quotes are left as they are.
@@ -109,9 +99,8 @@ class ErrorLog:
         if not self.enabled(level, module):
             return
         now = time.time()
-        stamp = time.strftime(
-            f"%a %b %d %H:%M:%S.{int(now % 1 * 1_000_000):06d} %Y", time.localtime(now)
-        )
+        layout = f"%a %b %d %H:%M:%S.{int(now % 1 * 1_000_000):06d} %Y"
+        stamp = time.strftime(layout, time.localtime(now))
         who = f"[client {client[0]}:{client[1]}] " if client else ""
         code = f"{ah}: " if ah else ""
         where = f"[{module or self._module}:{level}] [pid {os.getpid()}:tid {get_native_id()}] "
@@ -148,9 +137,6 @@ class ErrorLog:
         self.write_lines("alert", "".join(traceback.format_exception(error)))
 
 
-# -- access log -------------------------------------------------------------------------------------
-
-
 class AccessLog:
     """The CustomLog directives of a server: files, each with its format.
 
@@ -161,16 +147,16 @@ class AccessLog:
     """
 
     def __init__(self, logs: tuple[tuple[str, ...], ...], site: Site | None = None) -> None:
-        self.received = any(wants_received(text) for _, text, *_ in logs)
-        self.response = any(wants_response(text) for _, text, *_ in logs)
+        self.received = any(log_format.wants_received(text) for _, text, *_ in logs)
+        self.response = any(log_format.wants_response(text) for _, text, *_ in logs)
         lines: list[Field] = []
         try:
             for _, text, *condition in logs:
-                line = compile_format(text, site)
+                line = log_format.compile_format(text, site)
                 if condition:  # then it is None for a request that is left out
-                    line = only_if(line, condition[0], site or Site())  # type: ignore[assignment]
+                    line = log_format.only_if(line, condition[0], site or Site())  # type: ignore[assignment]
                 lines.append(line)
-        except FormatError as error:
+        except log_format.FormatError as error:
             raise LogError(f"LogFormat: {error}") from None
         if self.received or self.response:
             lines[-1] = _last_line(lines[-1], self.received)

@@ -267,9 +267,7 @@ class Parent:
                 listeners = listen.open_listeners(setup.directives, pool.listeners)
             else:
                 for sock in listeners:
-                    listen.configure(
-                        sock, setup.directives, "https" if setup.directives.tls else "http"
-                    )
+                    listen.configure(sock, setup.directives)
         except (DirectiveError, listen.ListenError, LogError, OSError) as error:
             ah = getattr(error, "ah", "AH00526")
             why = f"the new configuration is not used: {error}"

@@ -95,8 +95,6 @@ class Pool:
         mpm = self.setup.directives.mpm
         self.errors.write(level, text, ah=AH[what][MPMS.index(mpm)], module=f"mpm_{mpm}")
 
-    # -- forking ------------------------------------------------------------------------------
-
     def start(self, count: int) -> int:
         """Fork up to `count` children into the lowest free slots; returns how many there were. Event may
         use every slot of ServerLimit, the others only those for MaxRequestWorkers."""
@@ -184,8 +182,6 @@ class Pool:
         if self.setup.service.access is not None:
             self.setup.service.access.flush()
 
-    # -- once a second ------------------------------------------------------------------------
-
     def maintain(self) -> None:
         """A second has passed: start the children still owed, or else one pass of idle maintenance."""
         self._deaths_in_series = 0
@@ -220,8 +216,6 @@ class Pool:
             dummy_connection(sock)
         self._waited = waiting
         self._killed &= bool(waiting)  # look again in a second
-
-    # -- deaths -------------------------------------------------------------------------------
 
     def reap(self) -> int:
         """Collect all dead children; worker and event replace at once those that crashed. Returns how
@@ -305,8 +299,9 @@ class Pool:
         for pid in (*self._slots, *self._extra):
             if complain:
                 text = f"child process {pid} still did not exit, sending a {signal.Signals(number).name}"
-                last = number == signal.SIGKILL
-                self.errors.write(
-                    "error" if last else "warn", text, ah="AH00046" if last else "AH00045"
-                )
-            process.kill(pid, number)
+                level, ah = ("error", 46) if number == signal.SIGKILL else ("warn", 45)
+                self.errors.write(level, text, ah=f"AH000{ah}")
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass  # it has ended by itself

@@ -21,7 +21,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -63,14 +63,14 @@ MOST_FILLED = 4096  # objects of one size, should the memory not be as described
 _filling: list[Any] = []
 
 
+@dataclass
 class Rehearsal:
     """The context of a child that runs in the parent's own process (server/child.py)."""
 
-    def __init__(self, setup: Setup, listener: Listener, board: Scoreboard) -> None:
-        self.setup = setup
-        self.listeners = [listener]
-        self.board = board
-        self.pod = PipeOfDeath()
+    setup: Setup
+    listeners: list[Listener]
+    board: Scoreboard
+    pod: PipeOfDeath
 
 
 def rehearse(
@@ -108,7 +108,7 @@ def rehearse(
         configure(listener, plain)
         for number in range(ROUNDS):
             service = Service(plain, handler(plain, errors), access, errors)
-            stage = Rehearsal(Setup(plain, service), listener, board)
+            stage = Rehearsal(Setup(plain, service), [listener], board, PipeOfDeath())
             clients = [_client(listener, sent, number) for sent in CLIENTS]
             if directives.threaded:
                 _serve(stage, len(clients))

@@ -81,11 +81,3 @@ def drop_privileges(directives: Directives) -> None:
     else:
         os.initgroups(user, gid)
     os.setuid(uid)
-
-
-def kill(pid: int, number: int) -> None:
-    """Send a signal to a process that may have ended."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass

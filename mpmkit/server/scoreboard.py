@@ -137,10 +137,8 @@ class Scoreboard:
 
     @classmethod
     def attach(cls, path: str) -> Scoreboard:
-        """Read another server's ScoreBoardFile (read-only).
-
-        Raises FileNotFoundError when it does not exist (yet), ValueError when it isn't a scoreboard.
-        """
+        """Read another server's ScoreBoardFile. Raises FileNotFoundError when it does not exist (yet),
+        ValueError when it isn't a scoreboard."""
         self = cls.__new__(cls)
         self.path = path
         with open(path, "rb") as file:
@@ -179,8 +177,6 @@ class Scoreboard:
         self._workers = view[workers:texts].cast("q")
         self._texts = view[texts:]
         self._view = view
-
-    # -- written by the parent ----------------------------------------------------------------
 
     def restart(self) -> None:
         """A SIGHUP (no child is left): every record that was in use from zero, RestartTime now."""
@@ -225,15 +221,11 @@ class Scoreboard:
             if self._states[i] in only:
                 self._states[i] = state
 
-    # -- a child's writers --------------------------------------------------------------------
-
     def process(self, slot: int) -> ProcessSlot:
         return ProcessSlot(self, slot)
 
     def worker(self, slot: int, thread: int = 0) -> WorkerSlot:
         return (self.make_slot or WorkerSlot)(self, slot, thread)
-
-    # -- readers ------------------------------------------------------------------------------
 
     def generation_of(self, slot: int) -> int:
         return self._processes[slot * PROCESS + P_GENERATION]
@@ -244,7 +236,7 @@ class Scoreboard:
         return self.snapshot(min(self.server_limit, self._used + free))
 
     def snapshot(self, slots: int | None = None) -> Snapshot:
-        """A frozen picture of every process row, empty slots included (pid 0); or of the first `slots`."""
+        """A frozen picture of every process row, or of the first `slots`; empty ones have pid 0."""
         slots = self.server_limit if slots is None else slots
         threads = self.thread_limit
         states = bytes(self._states[: slots * threads])
@@ -282,7 +274,7 @@ class Scoreboard:
         return rows
 
     def totals(self) -> tuple[int, int, int]:
-        """(accesses, bytes served, summed duration in ns) over all slots since RestartTime."""
+        """(accesses, bytes served, duration in ns) over all slots since RestartTime."""
         w = self._workers
         return (sum(w[2::WORKER]), sum(w[3::WORKER]), sum(w[6::WORKER]))
 
@@ -295,11 +287,8 @@ class Scoreboard:
 
 
 def _mapped_file(path: str, size: int) -> mmap.mmap:
-    """An empty ScoreBoardFile with all of its blocks, so that no write meets a full disk (SIGBUS).
-
-    Not through a link, nor a file of another user, who could have us write elsewhere or cut it short.
-    Raises OSError.
-    """
+    """An empty ScoreBoardFile with all of its blocks, so that no write meets a full disk (SIGBUS). Not
+    through a link, nor a file of another user, who could cut it short. Raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         own_file(fd, path)
@@ -329,7 +318,7 @@ class ProcessSlot:
         self._fields[self._base + P_QUIESCING] = 1
 
     def not_accepting(self, value: bool) -> None:
-        """Event: the listener has stopped listening (`accepting=no`), or goes on."""
+        """Event: the listener has stopped listening, or goes on."""
         self._fields[self._base + P_NOT_ACCEPTING] = value
 
     def connections(self, total: int, writing: int, keep_alive: int, closing: int) -> None:
@@ -342,10 +331,7 @@ class ProcessSlot:
 
 
 class WorkerSlot:
-    """The writer of one thread's worker record.
-
-    The thread keeps its counters as plain numbers and stores them together once a request.
-    """
+    """The writer of one thread's worker record: its counters are stored together once a request."""
 
     __slots__ = (
         "_index", "_offset", "_states", "_text", "_texts", "_view", "access_count", "bytes_served",
@@ -371,11 +357,9 @@ class WorkerSlot:
         self.vhost(board.vhost)
 
     def set(self, state: int) -> None:
-        """Show `state` (a number of `states.py`)."""
         self._states[self._index] = state
 
     def get(self) -> int:
-        """The state that is shown."""
         return self._states[self._index]
 
     def connected(self, client: bytes) -> None:
@@ -391,13 +375,11 @@ class WorkerSlot:
         _store_request(self._texts, self._text + CLIENT + VHOST, protocol, line)
 
     def vhost(self, name: str) -> None:
-        """The name of the server that answers."""
         start = self._text + CLIENT
         self._texts[start : start + VHOST] = text_field(name, VHOST)
 
     def served(self, sent: int, took: int, now: int) -> None:
-        """One request done: `sent` bytes in both directions (as mod_logio counts for mod_status), `took`
-        ns, at `now` ns. Counted when it is logged."""
+        """One request done, at `now` ns: `sent` bytes in both directions (as mod_logio counts), `took` ns."""
         self.conn_count += 1
         self.conn_bytes += sent
         self.access_count += 1

@@ -19,6 +19,7 @@ can resume what another one began.
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from time import monotonic
@@ -35,16 +36,17 @@ _NOW = socket.MSG_DONTWAIT
 
 def context_for(directives: Directives) -> ssl.SSLContext:
     """What all connections have in common: certificate, key, versions, ciphers. Raises DirectiveError."""
-    certificate, key = directives.SSLCertificateFile, directives.SSLCertificateKeyFile
+    name, certificate = "SSLCertificateFile", directives.SSLCertificateFile
     if certificate is None:
         text = (
             "TLS needs SSLCertificateFile: name a certificate in PEM, or write SSLEngine Off "
             "(mpmkit serve --tls makes a certificate for a lab)"
         )
-        raise DirectiveError(text, directive="SSLCertificateFile", ah="AH02572")
-    _readable("SSLCertificateFile", certificate, "AH02561")
-    if key is not None:
-        _readable("SSLCertificateKeyFile", key, "AH02565")
+        raise DirectiveError(text, directive=name, ah="AH02572")
+    _check_pem(name, certificate, "AH02561", "CERTIFICATE", "no certificate in PEM: name one")
+    name = "SSLCertificateKeyFile" if directives.SSLCertificateKeyFile else name
+    key = directives.SSLCertificateKeyFile or certificate
+    _check_pem(name, key, "AH02564", "KEY", "no private key in PEM: name the certificate's key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     versions = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
     context.minimum_version = versions[directives.SSLProtocol[0]]
@@ -53,54 +55,36 @@ def context_for(directives: Directives) -> ssl.SSLContext:
         # There is no one to ask for the pass phrase of a key: the answer is an empty one.
         context.load_cert_chain(certificate, key, password=b"")
     except ssl.SSLError as error:
-        raise _bad_files(certificate, key, error) from None
-    if directives.SSLCipherSuite is not None:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            why = f"the key is not that of {certificate}: name the one made with it"
+            raise _refused(name, key, why, "AH02565") from None
+        why = (
+            f"OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted "
+            "(`openssl pkey -in KEY -out NEW` takes the pass phrase away), a certificate not cut short"
+        )
+        raise _refused(name, key, why, "AH02564") from None
+    if (ciphers := directives.SSLCipherSuite) is not None:
         try:
-            context.set_ciphers(directives.SSLCipherSuite)
+            context.set_ciphers(ciphers)
         except ssl.SSLError:
-            text = (
-                f"SSLCipherSuite {directives.SSLCipherSuite}: OpenSSL finds no cipher in it; "
-                "`openssl ciphers -v` lists them, and HIGH is a good choice"
-            )
-            raise DirectiveError(text, directive="SSLCipherSuite", ah="AH01898") from None
+            why = "OpenSSL finds no cipher in it; `openssl ciphers -v` lists them, and HIGH is a good choice"
+            raise _refused("SSLCipherSuite", ciphers, why, "AH01898") from None
     return context
 
 
-def _readable(name: str, file: str, ah: str) -> None:
+def _check_pem(name: str, file: str, ah: str, kind: str, missing: str) -> None:
+    """Raises DirectiveError unless the file can be read and holds what is wanted."""
     try:
-        with open(file, "rb") as opened:
-            opened.read(1)
+        with open(file, encoding="latin-1") as opened:
+            if not re.search(rf"(?m)^-----BEGIN .*{kind}-----\s*$", opened.read()):
+                raise _refused(name, file, missing, ah)
     except OSError as error:
-        text = f"{name} {file}: {error.strerror}: name a file in PEM that can be read"
-        raise DirectiveError(text, directive=name, ah=ah) from None
+        why = f"{error.strerror}: name a file in PEM that can be read"
+        raise _refused(name, file, why, ah) from None
 
 
-def _bad_files(certificate: str, key: str | None, error: ssl.SSLError) -> DirectiveError:
-    """Which of the two files is it? Only a context that is given one of them can tell."""
-    where = f"SSLCertificateKeyFile {key}" if key else f"SSLCertificateFile {certificate}"
-    name, ah = where.partition(" ")[0], "AH02564"
-    if error.reason == "KEY_VALUES_MISMATCH":
-        text = f"{where}: the key is not that of {certificate}: name the one made with it"
-        ah = "AH02565"
-    elif not _holds(certificate, "CERTIFICATE"):
-        name, ah = "SSLCertificateFile", "AH02561"
-        text = f"SSLCertificateFile {certificate}: no certificate in PEM: name one"
-    elif not _holds(key or certificate, "KEY"):
-        text = f"{where}: no private key in PEM: name the certificate's key"
-    else:
-        text = (
-            f"{where}: OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted "
-            "(`openssl pkey -in KEY -out NEW` takes the pass phrase away), a certificate not cut short"
-        )
-    return DirectiveError(text, directive=name, ah=ah)
-
-
-def _holds(file: str, what: str) -> bool:
-    with open(file, encoding="latin-1") as opened:
-        return any(
-            line.startswith("-----BEGIN ") and line.rstrip().endswith(f"{what}-----")
-            for line in opened
-        )
+def _refused(name: str, value: str, why: str, ah: str) -> DirectiveError:
+    return DirectiveError(f"{name} {value}: {why}", directive=name, ah=ah)
 
 
 class Session:
@@ -179,13 +163,12 @@ class Session:
 
 
 def record_time(rule: RequestReadTimeout) -> float:
-    """Seconds that RequestReadTimeout leaves for one record: a stage's, and what its bytes buy."""
-    longest = 0.0
-    for init, rate in ((rule.header_init, rule.header_rate), (rule.body_init, rule.body_rate)):
-        if not init:
-            return float("inf")  # only Timeout counts, for each single read
-        longest = max(longest, init + (RECORD / rate if rate else 0))
-    return longest
+    """Seconds that RequestReadTimeout leaves for one record: a stage's, and what its bytes buy; without
+    a limit for a stage only Timeout counts, for each single read."""
+    stages = ((rule.header_init, rule.header_rate), (rule.body_init, rule.body_rate))
+    return max(
+        init + (RECORD / rate if rate else 0) if init else float("inf") for init, rate in stages
+    )
 
 
 class TlsConnection(Connection):
@@ -236,21 +219,18 @@ class TlsConnection(Connection):
         except (TimeoutError, OSError, Disconnected):
             return False
         self.session = session
-        counted = self.recv
-        self.recv = session.recv
         if isinstance(
-            counted, Received
-        ):  # for a log's %I: the handshake's bytes, then the decrypted
-            self.recv = Received(session.recv)
-            self.recv.count = counted.count
+            self.recv, Received
+        ):  # for a log's %I: after the handshake's the decrypted bytes
+            self.recv.from_now_on(session.recv)
+        else:
+            self.recv = session.recv
         return True
 
     def fill(self) -> bool:
         filled = super().fill()
         if self.session is not None and self.session.full:
-            self.edge = (
-                True  # the number of decrypted bytes does not show whether there may be more
-            )
+            self.edge = True  # there may be more: the decrypted bytes do not show it
         return filled
 
     def send(self, data: bytes) -> None:
