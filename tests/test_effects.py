@@ -7,16 +7,14 @@ are the same under each MPM, so one of them will do.
 from __future__ import annotations
 
 import re
-import socket
 from pathlib import Path
 
 import pytest
 from support.client import Client, exchange, get, read_reply
 from support.files import recorded_root, write
-from support.servers import SMALL, serving, take_errors
+from support.servers import serving, take_errors
 from support.waiting import poll_until
 
-import mpmkit
 from mpmkit._version import __version__
 from mpmkit.http.messages import server_header
 
@@ -180,32 +178,3 @@ def test_a_missing_file_is_logged_at_info_with_its_place(site, root, tmp_path):
         for path, file in (("/nope/x", f"{root}/nope/x"), ("/other/nope", f"{tmp_path}/nope")):
             get(server, path)
             poll_until(lambda: f"AH00128: File does not exist: {file}\n" in server.error_log())  # noqa: B023
-
-
-@pytest.mark.parametrize("mpm", mpmkit.MPMS)
-def test_several_addresses(mpm, root):
-    """IPv4 and IPv6, as many as there are Listen lines."""
-    with socket.socket() as a, socket.socket(socket.AF_INET6) as b, socket.socket() as c:
-        a.bind(("127.0.0.1", 0))
-        c.bind(("127.0.0.1", 0))
-        try:
-            b.bind(("::1", 0))
-        except OSError:
-            pytest.skip("this machine has no IPv6")
-        addresses = [
-            ("127.0.0.1", a.getsockname()[1]),
-            ("::1", b.getsockname()[1]),
-            ("127.0.0.1", c.getsockname()[1]),
-        ]
-    conf = root.parent / "listen.conf"
-    names = [(f"[{host}]" if ":" in host else host, port) for host, port in addresses]
-    conf.write_text("".join(f"Listen {host}:{port}\n" for host, port in names))
-    from support.servers import Serve
-
-    words = [word for name, value in SMALL[mpm].items() for word in ("-c", f"{name} {value}")]
-    with Serve(mpm, "-f", str(conf), "--document-root", str(root), *words).ready():
-        for address in addresses * 2:
-            with socket.create_connection(address, 10) as client:
-                client.sendall(b"GET /file.txt HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                data = b"".join(iter(lambda: client.recv(65536), b""))
-            assert read_reply(data).status == 200

@@ -8,14 +8,12 @@ import select
 import shutil
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from contextlib import ExitStack, closing
 
 import pytest
 from support.files import DATA
-from support.servers import bound
+from support.servers import Serve, bound
 from support.waiting import poll_until
 
 from mpmkit.config.checks import check
@@ -291,18 +289,15 @@ def test_ipv6(tmp_path):
     """Also what a script is told of the addresses."""
     shutil.copy(DATA / "scripts" / "cases.py", tmp_path)
     port = free_port("::1", socket.AF_INET6)
-    options = ("worker", "-c", f"Listen [::1]:{port}", "--document-root", str(tmp_path))
-    command = [sys.executable, "-m", "mpmkit", "serve", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
-        try:
-            assert server.stdout.readline() == b"ready http://[::1]:%d\n" % port
-            with socket.create_connection(("::1", port)) as client:
+    other = free_port()
+    listens = ("-c", f"Listen [::1]:{port}", "-c", f"Listen 127.0.0.1:{other}")
+    with Serve("worker", *listens, "--document-root", str(tmp_path)).ready() as server:
+        assert server.url == f"http://[::1]:{port}"
+        for address in (("127.0.0.1", other), ("::1", port)):
+            with socket.create_connection(address) as client:
                 client.sendall(b"GET /cases.py/environ HTTP/1.0\r\nHost: [::1]\r\n\r\n")
                 data = b"".join(iter(lambda: client.recv(65536), b""))
                 local = client.getsockname()
-        finally:
-            server.terminate()
-            server.wait(15)
     environ = json.loads(data.partition(b"\r\n\r\n")[2])
     assert (environ["SERVER_ADDR"], environ["REMOTE_ADDR"]) == ("::1", "::1")
     assert environ["REMOTE_PORT"] == str(local[1])

@@ -194,28 +194,6 @@ def test_reached_and_near_are_said_once_and_full_each_time(situation):
         assert note.ah == MESSAGES[first.decision][1][directives.mpm]
 
 
-@given(situations(mpms=["worker"]))
-def test_a_squatter_comes_after_every_slot_without_a_living_thread(situation):
-    """Worker: partly free rows are used only when the wholly free ones don't suffice."""
-    snapshot, directives, memory = situation
-    seen = look(snapshot, directives, memory)
-
-    def wholly_free(slot: int) -> bool:
-        used = snapshot.processes[slot].states[: directives.ThreadsPerChild]
-        return set(used) <= {states.DEAD, states.GRACEFUL}
-
-    order = [wholly_free(slot) for slot in seen.free]
-    assert order == sorted(order, reverse=True)
-    usable = [
-        row.slot
-        for row in snapshot.processes[: directives.process_limit]
-        if states.DEAD in row.states[: directives.ThreadsPerChild]
-        and (row.quiescing or not row.pid)
-    ]
-    assert set(seen.free) <= set(usable)
-    assert len(seen.free) == min(len(usable), memory.idle_spawn_rate)
-
-
 def board(directives: Directives, *letters: str, generation: int = 0) -> Snapshot:
     """A scoreboard from strings: "__" two idle threads, "" an empty slot, ">_." a leaving child.
 

@@ -152,27 +152,6 @@ def test_neighbours_keep_their_texts(board):
         assert row.bytes_served == number
 
 
-def test_a_child_writes_and_the_parent_reads(board):
-    read, write = os.pipe()
-    pid = os.fork()
-    if not pid:
-        board.born(3, os.getpid(), 2)
-        worker = board.worker(3, 4)
-        worker.set(BUSY_WRITE)
-        worker.served(123, 4, 5)
-        os.write(write, b"!")
-        os._exit(0)
-    try:
-        assert os.read(read, 1) == b"!"
-        assert os.waitpid(pid, 0)[1] == 0
-    finally:
-        os.close(read)
-        os.close(write)
-    assert states(board)[3] == "....W"
-    assert board.snapshot().processes[3].pid == pid
-    assert board.totals() == (1, 123, 4)
-
-
 def test_a_board_with_a_name_can_be_read_by_any_process(tmp_path):
     path = str(tmp_path / "scoreboard")
     board = Scoreboard(directives(), path)
