@@ -30,34 +30,8 @@ class Worker:
                 self.busy.wait()
 
 
-@pytest.fixture
-def queue():
-    made = FdQueue()
-    yield made
-    made.end()
-
-
 def idle(queue: FdQueue, count: int) -> None:
     poll_until(lambda: queue.idle == count, what=lambda: f"{count} idle, there are {queue.idle}")
-
-
-def test_the_listener_waits_for_a_worker_to_come_back(queue):
-    taken, busy = [], threading.Event()
-    Worker(queue, taken, busy)
-    assert queue.wait_for_idler()
-    queue.push(1)
-    poll_until(lambda: taken)
-    reserved: list = []
-    listener = threading.Thread(target=lambda: reserved.append(queue.wait_for_idler()), daemon=True)
-    listener.start()
-    poll_until(lambda: queue._waiting)
-    assert not reserved
-    busy.set()
-    listener.join(10)
-    assert reserved == [True]
-    assert queue.idle == 0  # the one who came back is reserved, not idle
-    queue.push(2)
-    poll_until(lambda: taken == [1, 2])
 
 
 def test_who_becomes_idle_says_so_when_it_counts():

@@ -61,27 +61,18 @@ def test_directives_arrive_as_they_were_given(tmp_path):
     root = tmp_path / "a site with spaces, a 'quote', a \"double\" and a \\"
     root.mkdir()
     (root / "start page.html").write_text("here")
-    with mpmkit.launch(
-        "worker",
-        document_root=root,
-        ThreadsPerChild=3,
-        StartServers=2,
-        KeepAlive=False,
-        DirectoryIndex="'start page.html'",
-        ErrorDocument=("404", 'a "text" \\ with both'),
-        MinSpareThreads=1,
-        directives=["MaxSpareThreads 99"],
-    ) as server:
+    options = {
+        "ThreadsPerChild": 3, "StartServers": 2, "KeepAlive": False, "MinSpareThreads": 1,
+        "DirectoryIndex": "'start page.html'", "ErrorDocument": ("404", 'a "text" \\ with both'),
+        "directives": ["MaxSpareThreads 99"],
+    }  # fmt: skip
+    with mpmkit.launch("worker", document_root=root, **options) as server:
         assert server.directives["ThreadsPerChild"] == 3
         board = server.scoreboard()
         assert board.threads_per_child == 3
         assert [len(line) for line in board.letters.values()] == [3, 3]
         assert get(server, "/").body == b"here"
         assert get(server, "/gone").body == b'a "text" \\ with both'
-    with mpmkit.launch("prefork", directives="MaxKeepAliveRequests 7") as server:
-        with Client(server) as client:
-            answer = client.get("/", "Connection: keep-alive")
-        assert answer["Keep-Alive"].endswith("max=7")
 
 
 def test_a_conf_file_may_choose_the_mpm_and_directives_come_after_it(tmp_path):
@@ -90,7 +81,7 @@ def test_a_conf_file_may_choose_the_mpm_and_directives_come_after_it(tmp_path):
         "LoadModule mpm_worker_module modules/mod_mpm_worker.so\n"
         f'DocumentRoot "{site()}"\nMaxKeepAliveRequests 50\nKeepAliveTimeout 9\n'
     )
-    with mpmkit.launch(conf=conf, MaxKeepAliveRequests=60) as server:
+    with mpmkit.launch(conf=conf, directives="MaxKeepAliveRequests 60") as server:
         assert server.mpm == "worker"
         with Client(server) as client:
             answer = client.get("/", "Connection: keep-alive")
@@ -154,16 +145,11 @@ def test_the_scoreboard_is_a_frozen_picture(mpm):
     with launched(mpm) as server:
         poll_until(lambda: set(str(server.scoreboard())) <= {"_", "\n"}, "every worker idle")
         with Client(server).send(request(gate.path)):
-            before = server.scoreboard()
-            busy = poll_until(
-                lambda: (b := server.scoreboard()) and b.count("W") == 1 and b, "a busy script"
-            )
+            busy = poll_until(lambda: (b := server.scoreboard()).count("W") == 1 and b)
             gate.open()
             poll_until(lambda: not server.scoreboard().count("W"), "the script ended")
-        assert busy.count("W") == 1, "the picture does not change"
-        idle = 2 if mpm == "prefork" else 8
-        assert (busy.count("W") + busy.count("_"), busy.count(".")) == (idle, 0)
-        assert before.mpm == busy.mpm == mpm
+        idle = 1 if mpm == "prefork" else 7
+        assert (busy.count("W"), busy.count("_"), busy.count(".")) == (1, idle, 0)
         assert str(busy).count("\n") == len(busy.letters) - 1
         (row,) = [row for row in busy.workers if row.state == 4]
         assert row.pid in server.processes()

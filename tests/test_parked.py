@@ -82,24 +82,6 @@ def test_each_state_has_its_time_and_what_follows(state):
     assert (conn.state, house.parked.alarm) == (PROCESSING, NEVER)
 
 
-def test_a_socket_is_registered_once_and_watched_for_what_is_awaited():
-    house, conn = House(), Conn(7)
-    for state, edges in ((KEEPALIVE, select.EPOLLIN), (WRITE_COMPLETION, select.EPOLLOUT)):
-        assert house.parked.park(conn, state) and house.parked.claim(conn)
-        assert house.epoll.watched[7] & edges and house.epoll.watched[7] & select.EPOLLET
-
-
-def test_news_that_came_before_parking_keep_the_connection_with_its_thread():
-    house, conn = House(), Conn(7)
-    assert house.parked.news(conn) == PROCESSING
-    assert not house.parked.park(conn, KEEPALIVE)
-    assert conn.state == PROCESSING and house.parked.expired() == [] and house.woken == 0
-    # Data that came is no room to write: only an edge after the watching began counts.
-    assert house.parked.park(conn, WRITE_COMPLETION)
-    assert house.parked.news(conn) == WRITE_COMPLETION and house.parked.claim(conn)
-    assert not house.parked.park(conn, WRITE_COMPLETION)
-
-
 def test_a_leaving_process_gives_its_clients_less_time():
     house = House()
     idle, closing = Conn(1), Conn(2)
