@@ -129,7 +129,7 @@ class QueueAgainstCounting(RuleBasedStateMachine):
     @invariant()
     def the_counts_agree(self) -> None:
         assert self.queue.idle == self.idle
-        assert self.queue.backlog == len(self.backlog)
+        assert len(self.queue._backlog) == len(self.backlog)
         assert sorted(self.taken) == sorted(self.given)
 
     def teardown(self) -> None:

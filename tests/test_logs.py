@@ -190,8 +190,8 @@ LINE = (
 
 
 def test_a_line_of_the_error_log(log):
-    errors, read = log(module="mpm_event")
-    errors.write("error", "text", ah="AH00001", client=("192.0.2.7", 80))
+    errors, read = log()
+    errors.write("error", "text", ah="AH00001", module="mpm_event", client=("192.0.2.7", 80))
     found = re.fullmatch(LINE, read().rstrip("\n")).groups()
     assert found == ("mpm_event", "error", "[client 192.0.2.7:80] AH00001: text")
     errors.note(Note("AH00484", "error", "reached"))
@@ -200,7 +200,7 @@ def test_a_line_of_the_error_log(log):
 
 def test_levels_also_of_single_modules(log):
     errors, read = log("warn", levels={"ssl": "debug", "core": "error"})
-    for module in ("", "ssl", "mpm_event"):
+    for module in ("core", "ssl", "mpm_event"):
         for level in ("error", "notice", "warn", "debug", "trace8"):
             errors.write(level, "text", module=module)
     assert errors.enabled("notice") and not errors.enabled("info", "mpm_event")

@@ -47,6 +47,12 @@ BIG = bytes(range(256)) * 12_000  # 3 MB: many records, more than any buffer of 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
 
 
+@pytest.fixture(scope="module", params=["prefork", "event"])
+def mpm(request: pytest.FixtureRequest) -> str:
+    """A thread of worker does with a connection what a process of prefork does."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
 def directives() -> dict:
     return {"tls": True}

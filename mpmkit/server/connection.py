@@ -159,10 +159,10 @@ class Connection(Output):
             data = self.recv(HEAD_SIZE, _NOW)
         except BlockingIOError:
             return False
-        except OSError as error:
-            raise Disconnected(error.strerror) from None
+        except OSError:
+            raise Disconnected from None
         if not data:
-            raise Disconnected("closed")
+            raise Disconnected
         if not BLANK < len(data) < HEAD_SIZE:
             if len(data) == HEAD_SIZE:
                 self.edge = True  # there may be more, and no new edge will tell
@@ -211,8 +211,8 @@ class Connection(Output):
             except TimeoutError:
                 why = "the request's body did not come in time"
                 raise RequestError(408, why, ah="AH01382") from None
-            except OSError as error:
-                raise Disconnected(error.strerror) from None
+            except OSError:
+                raise Disconnected from None
             if not data:
                 raise RequestError(400, "the client closed within the request's body", ah="AH01590")
             protocol.feed_body(data)
@@ -263,15 +263,15 @@ class Connection(Output):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(seconds))
             self._timeout = seconds
 
-    def lingering_close(self, longest: float = LINGER_MAX) -> None:
+    def lingering_close(self) -> None:
         """Say that no more is coming, and read until the client has closed, too: a reset, which a close with
         unread data sends, could destroy our last response (RFC 9112, 9.6). Waits at most LINGER_SILENCE
-        for silence, `longest` seconds in all.
+        for silence, LINGER_MAX in all.
         """
         if not self.client_is_done() and self.half_close():
-            until = monotonic() + longest
+            until = monotonic() + LINGER_MAX
             try:
-                self.set_timeout(min(LINGER_SILENCE, longest))
+                self.set_timeout(LINGER_SILENCE)
                 while self.sock.recv(LINGER_READ) and monotonic() < until:
                     pass
             except OSError:

@@ -43,10 +43,6 @@ class FdQueue(Generic[T]):
     def idle(self) -> int:
         return self._idle
 
-    @property
-    def backlog(self) -> int:
-        return len(self._backlog)
-
     def pop(self) -> T | None:
         """Wait for a connection; None once the queue has ended."""
         with self._lock:

@@ -65,7 +65,9 @@ class Chain:
         self._tests = []
         for host, site in sites:
             names = [site.name, *(alias.lower() for alias in host.directives.ServerAlias)]
-            self._tests.append((site, frozenset(names), [_pattern(one) for one in names[1:]]))
+            globs = [re.escape(one).replace(r"\*", ".*").replace(r"\?", ".") for one in names[1:]]
+            patterns = [re.compile(one, re.DOTALL) for one in globs]
+            self._tests.append((site, frozenset(names), patterns))
         self._addresses = {
             name: site for host, site in reversed(sites) for name, _ in host.addresses
         }
@@ -128,7 +130,10 @@ class Hosts:
             chain = self.at(conn.local)
         except OSError:  # the client is gone
             return self.main
-        name = asked_host(request) if request is not None else b""
+        if request is None:
+            return chain.default
+        absolute = None if request.target.startswith(b"/") else ABSOLUTE.match(request.target)
+        name = absolute[1] if absolute else request.get(b"host")
         return chain.named(split_host(name.decode("latin-1"))[0]) if name else chain.default
 
     def __call__(self, request: Request, conn: Connection) -> Response:
@@ -247,14 +252,3 @@ def addresses_of(name: str) -> list[str]:
     except OSError:
         return []
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-def asked_host(request: Request) -> bytes:
-    """The authority that a request names: in its target, else in its Host field."""
-    if not request.target.startswith(b"/") and (found := ABSOLUTE.match(request.target)):
-        return found[1]
-    return request.get(b"host") or b""
-
-
-def _pattern(alias: str) -> re.Pattern[str]:
-    return re.compile(re.escape(alias).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)

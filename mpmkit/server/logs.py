@@ -75,24 +75,23 @@ class ErrorLog:
     """
 
     def __init__(
-        self,
-        fd: int = 2,
-        level: str = "warn",
-        module: str = "core",
-        levels: Mapping[str, str] | None = None,
+        self, fd: int = 2, level: str = "warn", levels: Mapping[str, str] | None = None
     ) -> None:
         self.fd = fd
         self._level = _RANK[level]
         self._levels = {name: _RANK[one] for name, one in (levels or {}).items()}
-        self._core = self._levels.get(module, self._level)
-        self._module = module
 
-    def enabled(self, level: str, module: str = "") -> bool:
-        limit = self._levels.get(module, self._level) if module else self._core
-        return _RANK[level] <= limit or level == "notice"
+    def enabled(self, level: str, module: str = "core") -> bool:
+        return _RANK[level] <= self._levels.get(module, self._level) or level == "notice"
 
     def write(
-        self, level: str, text: str, *, ah: str = "", module: str = "", client: tuple | None = None
+        self,
+        level: str,
+        text: str,
+        *,
+        ah: str = "",
+        module: str = "core",
+        client: tuple | None = None,
     ) -> None:
         """One line, if the level is enabled: whatever the text holds, no client and no script can begin
         a line of its own. Never raises: a full disk must not end a server."""
@@ -103,7 +102,7 @@ class ErrorLog:
         stamp = time.strftime(layout, time.localtime(now))
         who = f"[client {client[0]}:{client[1]}] " if client else ""
         code = f"{ah}: " if ah else ""
-        where = f"[{module or self._module}:{level}] [pid {os.getpid()}:tid {get_native_id()}] "
+        where = f"[{module}:{level}] [pid {os.getpid()}:tid {get_native_id()}] "
         try:
             os.write(self.fd, f"[{stamp}] {where}{who}{code}{escaped(text)}\n".encode())
         except OSError:
@@ -114,7 +113,7 @@ class ErrorLog:
         for line in text.splitlines():
             self.write(level, line, **where)
 
-    def note(self, note: Note, module: str = "") -> None:
+    def note(self, note: Note, module: str = "core") -> None:
         self.write(note.level, note.text, ah=note.ah, module=module)
 
     def refused(self, error: RequestError, client: tuple) -> None:

@@ -25,13 +25,6 @@ class Disconnected(Exception):
     """The client is gone, or has taken nothing for Timeout seconds."""
 
 
-def _lost(error: OSError) -> Disconnected:
-    """What an error of sending says of the client."""
-    if isinstance(error, BlockingIOError):
-        return Disconnected("the client took nothing for Timeout seconds")
-    return Disconnected(error.strerror)
-
-
 class Output:
     """What a `Connection` sends by.
 
@@ -62,7 +55,7 @@ class Output:
             sent = self.sock.send(data, _NOW)
         except OSError as error:
             if not (self.nonblocking and isinstance(error, BlockingIOError)):
-                raise _lost(error) from None
+                raise Disconnected from None
             sent = 0
         if sent < len(data):
             self.pending = memoryview(data)[sent:]
@@ -77,7 +70,7 @@ class Output:
             sent = self.sock.sendmsg((head, body), (), _NOW if self.nonblocking else 0)
         except OSError as error:
             if not (self.nonblocking and isinstance(error, BlockingIOError)):
-                raise _lost(error) from None
+                raise Disconnected from None
             sent = 0
         left = len(head) + len(body) - sent
         if not left:
@@ -108,8 +101,8 @@ class Output:
                     return
                 try:
                     self._copy(body)
-                except OSError as error:
-                    raise _lost(error) from None
+                except OSError:
+                    raise Disconnected from None
                 return
             while body.count:
                 data = os.pread(body.fd, min(body.count, 2 * BODY_SIZE), body.offset)
@@ -160,8 +153,8 @@ class Output:
                     pending = self.pending = pending[self.sock.send(pending, _NOW) :]
         except BlockingIOError:
             return False
-        except OSError as error:
-            raise _lost(error) from None
+        except OSError:
+            raise Disconnected from None
         self.pending = None
         return True
 
@@ -178,7 +171,7 @@ class Output:
         try:
             while data:
                 data = data[self.sock.send(data, flags) :]
-        except OSError as error:
-            raise _lost(error) from None
+        except OSError:
+            raise Disconnected from None
 
     _write = _send_blocking  # over TLS: encrypt, then send

@@ -245,8 +245,8 @@ class TlsConnection(Connection):
         assert self.session is not None
         try:
             return self.session.encrypt(data)
-        except ssl.SSLError as error:
-            raise Disconnected(f"TLS: {error.reason}") from None
+        except ssl.SSLError:
+            raise Disconnected from None
 
     def client_is_done(self) -> bool:
         return False  # its close_notify may be on its way
