@@ -450,6 +450,13 @@ def test_the_versions_that_are_spoken(document_root):
             assert client.sock.version() == "TLSv1.2"
             assert client.get("/big.bin").body == BIG
             assert client.get().status == 200
+        offers = trusting(server)
+        offers.set_alpn_protocols(["h2", "http/1.1"])
+        with TlsClient(server, context=offers) as client:
+            assert client.sock.selected_alpn_protocol() == "http/1.1"
+        offers.set_alpn_protocols(["h2"])
+        with TlsClient(server, context=offers) as client:
+            assert client.sock.selected_alpn_protocol() is None and client.get().status == 200
         newest = trusting(server)
         newest.minimum_version = ssl.TLSVersion.TLSv1_3
         with pytest.raises(ssl.SSLError):

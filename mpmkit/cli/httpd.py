@@ -253,11 +253,7 @@ def start(chosen: Options, configuration: Configuration, command_line: str) -> i
         started, pipe = in_background(fork=not chosen.has("NO_DETACH"))
         own.append(pipe)
     parent = configuration.parent(
-        setup,
-        listeners,
-        ready=lambda url: started(),
-        own=own,
-        command_line=command_line,
+        setup, listeners, ready=lambda url: started(), own=own, command_line=command_line
     )
     if alone:
         return parent.run_alone()

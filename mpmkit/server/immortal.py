@@ -97,17 +97,14 @@ def trial(memory: int) -> bytes:
 def _addresses(root: Any) -> list[int]:
     """Of the objects that are to become immortal, and are not."""
     found = _reachable(root)
-    mortal = {kind for kind in set(map(type, found.values())) if _must_end(kind)}
+    kinds = set(map(type, found.values()))
+    mortal = {kind for kind in kinds if any(hasattr(kind, name) for name in _ENDS)} | {FrameType}
     count = sys.getrefcount
     return [
         address
         for address, one in found.items()
         if count(one) < IMMORTAL and type(one) not in mortal
     ]
-
-
-def _must_end(kind: type) -> bool:
-    return kind is FrameType or any(hasattr(kind, name) for name in _ENDS)
 
 
 def _reachable(root: Any) -> dict[int, Any]:

@@ -53,19 +53,6 @@ def own_file(fd: int, path: str) -> None:
         raise PermissionError(errno.EPERM, why, path)
 
 
-def is_server(pid: int) -> bool:
-    """Whether this process is alive and was started as a server. Our own does not count: a container's
-    first process has the same number each time."""
-    if pid == os.getpid():
-        return False
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read(4096).split(b"\0")
-    except OSError:
-        return False
-    return is_server_command(words)
-
-
 def is_server_command(words: list[bytes]) -> bool:
     """Whether a command line is `python -m mpmkit serve`, `python /bin/mpmkit httpd` or the like."""
     words = [*words, *[b""] * 4]
@@ -79,9 +66,15 @@ def is_server_command(words: list[bytes]) -> bool:
 
 
 def running(path: str) -> int | None:
-    """The server that the file names, if it still runs. Raises PidFileError."""
+    """The server that the file names, if it still runs. Our own process does not count: a container's
+    first one has the same number each time. Raises PidFileError."""
     pid = read(path)
-    return pid if pid is not None and is_server(pid) else None
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(4096).split(b"\0")
+    except OSError:
+        return None
+    return pid if pid != os.getpid() and is_server_command(words) else None
 
 
 def write(path: str) -> int | None:

@@ -51,6 +51,7 @@ def context_for(directives: Directives) -> ssl.SSLContext:
     versions = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
     context.minimum_version = versions[directives.SSLProtocol[0]]
     context.maximum_version = versions[directives.SSLProtocol[-1]]
+    context.set_alpn_protocols(["http/1.1"])
     try:
         # There is no one to ask for the pass phrase of a key: the answer is an empty one.
         context.load_cert_chain(certificate, key, password=b"")
