@@ -163,7 +163,7 @@ BAD = ["Nonsense 1", "KeepAliveTimeout never", 'DocumentRoot "/does/not/exist"']
 
 
 @pytest.mark.parametrize(
-    ("mpm", "name", "bad"), zip(MPMS, ("HUP", "USR1", "HUP"), BAD, strict=True)
+    ("mpm", "name", "bad"), [*zip(MPMS, ("HUP", "USR1", "HUP"), BAD, strict=True)]
 )
 def test_a_bad_file_at_a_restart_leaves_the_server_as_it_was(mpm, name, bad, tmp_path):
     conf = conf_file(tmp_path, "MaxKeepAliveRequests 50", "KeepAliveTimeout 30")

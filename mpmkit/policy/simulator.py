@@ -85,7 +85,7 @@ class Simulation(tuple[Second, ...]):
 
     def column(self, name: str) -> list[Any]:
         """One quantity over time: `run.column("processes")` is `[1, 2, 4, 8, 16, 32, 64]`."""
-        return [getattr(second, name) for second in self.seconds]
+        return [getattr(second, name) for second in self]
 
     @property
     def notes(self) -> tuple[tuple[int, Note], ...]:

@@ -241,8 +241,8 @@ class Connection(Output):
     def deadline(self, stage: str) -> ReadDeadline:
         """The clock of a stage of RequestReadTimeout begins to run: handshake, header, body."""
         rule = self._directives.RequestReadTimeout
-        limits = [getattr(rule, f"{stage}_{name}") for name in ("init", "max", "rate")]
-        return ReadDeadline(self._directives.Timeout, *limits, monotonic())
+        init, most, rate = (getattr(rule, f"{stage}_{name}") for name in ("init", "max", "rate"))
+        return ReadDeadline(self._directives.Timeout, init, most, rate, monotonic())
 
     def _read_by(self, deadline: ReadDeadline, size: int) -> bytes:
         """One read that `deadline` bounds. Raises TimeoutError, or OSError when the client is gone."""

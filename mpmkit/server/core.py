@@ -291,7 +291,7 @@ def respond_bare(conn: Connection, response: Response, service: Service) -> None
             conn.body_sent = body.count
             conn.send_file(b"", body)
         else:
-            pieces = [body] if isinstance(body, (bytes, memoryview)) else body
+            pieces: Any = [body] if isinstance(body, (bytes, memoryview)) else body
             conn.body_sent = conn.send_pieces(b"", pieces, False)
     except Disconnected:
         pass

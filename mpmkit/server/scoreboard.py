@@ -244,7 +244,7 @@ class Scoreboard:
         for slot in range(slots):
             fields = self._processes[slot * PROCESS : (slot + 1) * PROCESS].tolist()
             row = states[slot * threads : (slot + 1) * threads]
-            rows.append(ProcessRow(slot, *fields, states=row))
+            rows.append(ProcessRow(slot, *fields, states=row))  # type: ignore[misc, arg-type]
         return Snapshot(
             server_limit=self.server_limit,
             thread_limit=threads,
