@@ -237,7 +237,7 @@ def launch(
     if mpm not in MPMS and (mpm is not None or conf is None):
         wrong = "name an MPM" if mpm is None else f"{mpm!r} is not an MPM"
         raise DirectiveError(f"{wrong}; use one of {', '.join(MPMS)}")
-    settings = from_keywords(mpm, **named)
+    lines = [_line(setting.name, *setting.args) for setting in from_keywords(mpm, **named)]
     command = [mpm] if mpm else []
     command += ["-f", os.fspath(conf)] if conf is not None else []
     command += ["--document-root", os.fspath(document_root)] if document_root is not None else []
@@ -245,14 +245,12 @@ def launch(
     home = folder.make()
     lock = folder.hold(home)
     try:
-        lines = [_line(setting.name, *setting.args) for setting in settings]
         lines.append(_line("ScoreBoardFile", os.path.join(home, "scoreboard")))
         lines += [directives] if isinstance(directives, str) else directives
-        certificate = None
-        if tls:
-            certificate, key = _certificate(home)
-            lines += ["SSLEngine On", _line("SSLCertificateFile", certificate)]
-            lines.append(_line("SSLCertificateKeyFile", key))
+        certificate, key = _certificate(home) if tls else (None, None)
+        if certificate and key:
+            files = _line("SSLCertificateFile", certificate), _line("SSLCertificateKeyFile", key)
+            lines += ["SSLEngine On", *files]
         if access_log:
             lines.append(_line("CustomLog", os.path.join(home, "access.log"), "common"))
         process, lifeline = _start(command, lines, home, listen_fd)
@@ -268,10 +266,14 @@ def launch(
         server.stop()
         if not isinstance(error, LaunchError):
             raise
-        lines = [line for line in server.error_log().splitlines() if "WARN" not in line]
-        said = "\n".join(line.removeprefix("mpmkit: ") for line in lines)
-        raise LaunchError(said or str(error)) from None
+        raise LaunchError(_reasons(server.error_log()) or str(error)) from None
     return server
+
+
+def _reasons(log: str) -> str:
+    """What an error log says of a start that failed, without its warnings."""
+    lines = (line for line in log.splitlines() if "WARN" not in line)
+    return "\n".join(line.removeprefix("mpmkit: ") for line in lines)
 
 
 def _certificate(home: str) -> tuple[str, str]:

@@ -168,19 +168,7 @@ def simulate(
             pool.retire()
         if not t:
             found = pool.work(wanted(t), staying(t))
-        rows.append(
-            Second(
-                t,
-                pool.processes,
-                pool.workers,
-                *found,
-                spawned=len(decided.spawn),
-                retired=decided.retire,
-                rate=decided.memory.idle_spawn_rate,
-                decision=decided.decision,
-                notes=decided.notes,
-            )
-        )
+        rows.append(pool.second(t, found, decided))
         if decided.shutdown:
             break
     run = Simulation(rows)
@@ -309,6 +297,19 @@ class _Pool:
     def workers(self) -> int:
         return self.directives.ThreadsPerChild * sum(
             1 for row in self.rows if row.pid and not row.quiescing
+        )
+
+    def second(self, t: int, found: tuple[int, int, int, int], decided: Plan) -> Second:
+        return Second(
+            t,
+            self.processes,
+            self.workers,
+            *found,
+            spawned=len(decided.spawn),
+            retired=decided.retire,
+            rate=decided.memory.idle_spawn_rate,
+            decision=decided.decision,
+            notes=decided.notes,
         )
 
     def snapshot(self) -> Snapshot:
