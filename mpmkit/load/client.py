@@ -10,14 +10,13 @@ measure, so a user of those would measure the generator. What a request costs he
 
 A user claims a request from the budget, sends, waits for the whole answer, checks it, records it, and
 claims again. In the open loop a claim comes with the time at which the request is due, and the schedule wakes
-the user then. Latency counts from the due time, also where every user was busy by then.
+the user then; latency counts from the due time, also where every user was busy by then. Else it counts from just
+before the connection is opened (new connection per request) or the request is sent (kept connection).
 
-Latency is counted in ns from just before the connection is opened (new connection per request) or
-the request is sent (keep-alive) to the last byte of the body. With a new connection per request
-the user then waits, as ab does, until the server ends the connection, before it goes on: so it is
-the server's side that gets the TIME_WAIT state, and the client's ephemeral ports stay free. Where ports run out
-after all, the users go on from another loopback address. Connections that are given up are reset, which leaves no
-TIME_WAIT either.
+With a new connection per request the user waits, as ab does, until the server ends the connection, before it
+goes on: so it is the server's side that gets the TIME_WAIT state, and the client's ephemeral ports stay free.
+Where ports run out after all, the users go on from another loopback address. Connections that are given up are
+reset, which leaves no TIME_WAIT either.
 
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """
@@ -25,8 +24,6 @@ Imported by the locustfile alone: locust and gevent belong in no other process.
 from __future__ import annotations
 
 import bisect
-import contextlib
-import hashlib
 import time
 
 import gevent
@@ -45,46 +42,30 @@ MEMO_BYTES = 8_192
 """An answer longer than this is not kept in the memo; with MEMO_ENTRIES it bounds it to 8 MiB."""
 
 BACK_OFF = 0.05
-"""Seconds that a user waits after a connection that could not be opened. A refused connection costs
-microseconds, so without a pause a dead server would use up the budget in an instant."""
+"""Seconds that a user waits after a connection that could not be opened: else a dead server would use up the
+budget in an instant."""
 
 
 class Client(UserSocket):
-    """One user: its `request_loop`, and the two ways to exchange a request and an answer."""
+    """One user: its `request_loop`, and the `exchange` of a request and its answer."""
 
     def __init__(self, user: User, state: State) -> None:
         super().__init__(state)
         self.user = user
         self.answered_ns = 0  # when the last answer was complete
         self.served = 0  # requests on the kept connection
-        self.most = state.profile.requests_per_connection or NEVER
-        self.kept = False
-        self.which = 0  # the line of the mix; see take_line
-        self.request = self.last_request = b""
-        self.memo: dict[bytes, Verdict] = {}
+        self.kept = self.keeps()
+        self.most = (state.profile.requests_per_connection or NEVER) if self.kept else 1
+        self.take_line(0)
 
     def read(self, data: bytes) -> Verdict:
         """Read an answer that the memo does not know, from its first bytes `data` on."""
-        state, spec, short = self.state, self.state.specs[self.which], len(data) <= MEMO_BYTES
-        wanted = spec.expect_body
-        hasher = None
-        if wanted is not None and (
-            short
-            or (wanted == "same" and self.which not in state.bodies)
-            or state.random.random() < state.profile.body_sample
-        ):
-            hasher = hashlib.sha256()
-        reader = ResponseReader(spec.method, spec.expect_status, spec.expect_length, hasher)
-        first, pieces = data, 1
+        spec, first, pieces = self.state.specs[self.which], data, 1
+        reader = ResponseReader(spec.method, spec.expect_status, spec.expect_length)
         while (verdict := reader.feed(data) if data else reader.eof()) is None:
             data = self.receive()
             pieces += 1
-        if hasher is not None and verdict[0] is None:
-            found = hasher.hexdigest()
-            if wanted == "same":
-                wanted = state.bodies.setdefault(self.which, found)
-            verdict = verdict if found == wanted else ("body", *verdict[1:])
-        if first and short and pieces == 1:
+        if first and pieces == 1 and len(first) <= MEMO_BYTES:
             if len(self.memo) >= MEMO_ENTRIES:
                 self.memo.clear()
             self.memo[first] = verdict
@@ -93,11 +74,7 @@ class Client(UserSocket):
     def run(self) -> None:
         """The user's whole life."""
         state = self.state
-        if not state.prepared:
-            return  # the test was refused when it began; Locust starts its users all the same
         state.begun_ns = state.begun_ns or clock()
-        self.kept = self.keeps()
-        self.take_line(0)
         state.users.add(self)
         state.running += 1
         try:
@@ -113,7 +90,6 @@ class Client(UserSocket):
     def request_loop(self) -> None:
         """Claim, send, judge and count one request after the other, while there are any to claim."""
         state, user, profile = self.state, self.user, self.state.profile
-        exchange = self.exchange_kept if self.kept else self.exchange_once
         several, think = len(state.specs) > 1, profile.think_time
         budget, record, timeout_ns = state.budget, state.latencies.append, state.timeout_ns
         closed = state.schedule is None
@@ -140,7 +116,7 @@ class Client(UserSocket):
                 self.take_line(bisect.bisect(state.weights, drawn))
             answered = True
             try:
-                kind, _, length = exchange()
+                kind, _, length = self.exchange()
             except (Overdue, OSError) as error:
                 self.failed(kind_of(error), t0, measured)
                 continue
@@ -164,13 +140,12 @@ class Client(UserSocket):
 
     def take_line(self, which: int) -> None:
         """The line of the mix that the next request is of."""
-        once, kept, self.last_request = self.state.requests[which]
+        once, self.request, last = self.state.requests[which]
+        self.last_request = last if self.kept else once
         self.which, self.memo = which, self.state.memos[which]
-        self.request = kept if self.kept else once
 
     def claim_due(self) -> tuple[int, bool]:
-        """(due time of one more request in the open loop, which has come now; whether it is measured);
-        (0, False): none is left."""
+        """(due time of one more request in the open loop, now past; whether it is measured), or (0, False)."""
         state, schedule = self.state, self.state.schedule
         assert schedule is not None
         now = clock()
@@ -194,48 +169,8 @@ class Client(UserSocket):
         self.due = now + state.timeout_ns
         return t0, measured
 
-    def exchange_once(self) -> Verdict:
-        """One request on a connection of its own; the verdict on its answer."""
-        request = self.request
-        sock = self.open(asks_at_once=True)
-        # On loopback the handshake is over when connect() returns, so sending right away nearly
-        # always spares a wait for "writable".
-        try:
-            sent = sock.send(request)
-        except BlockingIOError:
-            sent = 0
-        # With many users the answer is there once all that were ready have had their turn, and a
-        # connection of one request needs no place in epoll. If it is not, watch.
-        if sent != len(request):
-            self.send(request[sent:])
-        else:
-            self.loop.run_callback(self.wake)
-        self.waiting = True
-        self.to_hub()
-        try:
-            data = sock.recv(RECV_SIZE)
-        except BlockingIOError:
-            data = self.receive()
-        verdict = self.memo.get(data) or self.read(data)
-        self.answered_ns = clock()
-        if data:
-            # The server ends the connection: see the module's text on TIME_WAIT.
-            try:
-                try:
-                    rest = sock.recv(RECV_SIZE)
-                except BlockingIOError:
-                    rest = self.receive()
-                if rest:
-                    verdict = ("length", False, verdict[2] + len(rest))
-            except Overdue:
-                verdict = verdict if verdict[0] else ("unclosed", False, verdict[2])
-            except OSError:
-                self.close(reset=True)
-        self.close(reset=verdict[0] is not None)
-        return verdict
-
-    def exchange_kept(self) -> Verdict:
-        """One request on the kept connection, or on a new one if none is kept; the verdict."""
+    def exchange(self) -> Verdict:
+        """One request on the kept connection, or on a new one; the verdict on its answer."""
         fresh = self.sock is None
         self.served = 1 if fresh else self.served + 1
         last = self.served >= self.most
@@ -243,17 +178,21 @@ class Client(UserSocket):
         data = b""
         try:
             if fresh:
-                self.open()
-                self.send(request)
-            else:
-                try:
-                    sent = self.sock.send(request)
-                except BlockingIOError:
-                    sent = 0
-                if sent != len(request):
-                    self.send(request[sent:])
-                elif not self.watching:
-                    self.watch()
+                self.open(asks_at_once=last)
+            # On loopback the handshake is over when connect() returns, so sending right away nearly
+            # always spares a wait for "writable".
+            try:
+                sent = self.sock.send(request)
+            except BlockingIOError:
+                sent = 0
+            # With many users the answer is there once all that were ready have had their turn, and a
+            # connection of one request needs no place in epoll. If it is not, watch.
+            if sent != len(request):
+                self.send(request[sent:])
+            elif not self.kept:
+                self.loop.run_callback(self.wake)
+            elif not self.watching:
+                self.watch()
             self.waiting = True
             self.to_hub()
             try:
@@ -264,8 +203,7 @@ class Client(UserSocket):
             if fresh:
                 raise
         if not data and not fresh:
-            # The server's close and our request crossed. No side is at fault (RFC 9112, 9.3.1 lets
-            # a client send it again): once, on a new connection.
+            # The server's close and our request crossed. RFC 9112, 9.3.1 lets a client send it again: once.
             self.state.retries += self.state.budget.measuring
             self.close()
             self.served = 1
@@ -276,10 +214,20 @@ class Client(UserSocket):
         self.answered_ns = clock()
         if verdict[1] and not last:
             return verdict
-        # It will not be used again. After a good answer, let the server close first.
-        if verdict[0] is None:
+        if data and (verdict[0] is None or not self.kept):
             self.state.reconnects += self.state.budget.measuring and not last
-            self.drain()
+            # Let the server end the connection: see the module's text on TIME_WAIT.
+            try:
+                try:
+                    rest = self.sock.recv(RECV_SIZE)
+                except BlockingIOError:
+                    rest = self.receive()
+                if rest:
+                    verdict = ("length", False, verdict[2] + len(rest))
+            except Overdue:
+                verdict = verdict if verdict[0] else ("unclosed", False, verdict[2])
+            except OSError:
+                self.close(reset=True)
         self.close(reset=verdict[0] is not None)
         return verdict
 
@@ -296,14 +244,6 @@ class Client(UserSocket):
             if state.ended or self.user._state is LOCUST_STATE_STOPPING:
                 return False
         return True
-
-    def drain(self) -> None:
-        """Wait for the server's end of the connection, one second at most: it said it would
-        close."""
-        self.due = clock() + 1_000_000_000
-        with contextlib.suppress(Overdue, OSError):
-            while self.receive():
-                pass
 
     def failed(self, kind: str, t0: int, measured: bool) -> None:
         """A request that failed with its connection."""

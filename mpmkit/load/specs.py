@@ -45,12 +45,6 @@ class RequestFields:
         unit="bytes",
         none="any",
     )
-    expect_body: str | None = text(
-        None,
-        "the SHA-256 of a good answer's body in hexadecimal, or 'same' for that of the first answer",
-        ("same|[0-9a-f]{64}", "be 'same' or a SHA-256 of 64 hexadecimal digits"),
-        none="any",
-    )
 
 
 @dataclass(frozen=True)

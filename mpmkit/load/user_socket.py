@@ -15,6 +15,7 @@ import errno
 import os
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any
 
 import greenlet  # type: ignore[import-untyped]
@@ -23,7 +24,6 @@ from gevent import get_hub, getcurrent
 from mpmkit.load import tls
 from mpmkit.load.budget import NEVER, READ, WRITE
 from mpmkit.load.generator_state import State
-from mpmkit.load.preflight import LOOPBACK_SOURCES
 
 clock = time.perf_counter_ns
 RECV_SIZE = 65_536
@@ -40,25 +40,22 @@ class UserSocket:
     """One user's connection to the server; none at first."""
 
     def __init__(self, state: State) -> None:
-        self.state = state
-        hub = get_hub()
+        self.state, hub = state, get_hub()
         self.loop = hub.loop
         self.greenlet = getcurrent()
         self.sock: Any = None
         self.watcher: Any = None
-        self.watching = False
-        self.waiting = False
+        self.watching = self.waiting = False
         self.due = NEVER
         self.called = False  # by the schedule
         # Straight into the hub: gevent's own switch() asks for hooks that no user here has.
         self.to_hub = greenlet.greenlet.switch.__get__(hub)
         self.resume = self.greenlet.switch
 
-    # These two run in the hub.
+    # `wake` and `expire` run in the hub, the others in the user's greenlet.
 
     def wake(self) -> None:
-        # A watcher outlives the wait (that saves two epoll_ctl per request), so it may fire for a
-        # greenlet that waits for something else.
+        # A watcher outlives the wait, so it may fire for a greenlet that waits for something else.
         if self.waiting:
             self.waiting = False
             self.resume()
@@ -67,8 +64,6 @@ class UserSocket:
         if self.waiting and clock() >= self.due:
             self.waiting = False
             self.greenlet.throw(Overdue())
-
-    # These run in the user's greenlet.
 
     def wait(self) -> None:
         self.waiting = True
@@ -80,9 +75,8 @@ class UserSocket:
     def open(self, asks_at_once: bool = False):
         """A connected socket. Raises OSError, or Overdue.
 
-        asks_at_once: a request follows without a wait, so the acknowledgement that ends the handshake
-        may go with it (TCP_QUICKACK off) and need not be a packet of its own. On loopback we carry
-        each packet to the server's end ourselves, in our own time.
+        asks_at_once: a request follows without a wait, so the acknowledgement that ends the handshake may go with
+        it (TCP_QUICKACK off). On loopback we carry each packet to the server's end ourselves, in our own time.
         """
         state = self.state
         sock = _socket.socket(state.family, state.kind)
@@ -94,43 +88,23 @@ class UserSocket:
         if asks_at_once:
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_QUICKACK, 0)
         code = sock.connect_ex(state.address)
-        if code == errno.EADDRNOTAVAIL and self.next_source():
+        if code == errno.EADDRNOTAVAIL and state.source < state.sources:
+            # All ephemeral ports towards the target are in TIME_WAIT: go on from another address.
+            state.source += 1
             self.close()
             return self.open(asks_at_once)
         if code and code != errno.EINPROGRESS:
             raise OSError(code, os.strerror(code))
         if state.tls is not None:
-            return self.secure(sock, code)
-        return sock
-
-    def secure(self, sock, code: int):
-        """The TLS handshake on a socket that is connected, or will be."""
-        state = self.state
-        if code:
-            self.wait_writable()
-        assert state.tls is not None
-        self.sock = made = tls.TlsSocket(sock, state.tls, state.host)
-        self.watch()
-        while True:
-            try:
-                made.handshake()
-                break
-            except BlockingIOError:
-                self.wait()
-        self.quiet()  # a watcher that is watching cannot be given another socket
-        return made
-
-    def next_source(self) -> bool:
-        """All ephemeral ports towards the target are in TIME_WAIT: go on from another address."""
-        state = self.state
-        ours = state.loopback and state.family == _socket.AF_INET
-        more = ours and state.source < LOOPBACK_SOURCES
-        state.source += more
-        return more
+            if code:
+                self.wait_writable()
+            self.sock = tls.TlsSocket(sock, state.tls, state.host)
+            self.receive(self.sock.handshake)
+            self.quiet()  # a watcher that is watching cannot be given another socket
+        return self.sock
 
     def send(self, data: bytes) -> None:
-        """Send all, waiting where the connection is not there yet or the buffer is full, then
-        watch."""
+        """Send all, waiting where the connection is not there yet or the buffer is full, then watch."""
         sock = self.sock
         self.quiet()  # else an early answer would wake us again and again
         while data:
@@ -161,17 +135,17 @@ class UserSocket:
         self.watching = True
 
     def quiet(self) -> None:
-        """Watch no more until the next request: a server that closes meanwhile would wake us on and
-        on."""
+        """Watch no more until the next request: a server that closes meanwhile would wake us on and on."""
         if self.watching:
             self.watcher.stop()
             self.watching = False
 
-    def receive(self) -> bytes:
-        """What has come, waiting for it if need be; b"" at the end of the connection."""
+    def receive(self, step: Callable[[], Any] | None = None) -> Any:
+        """What has come, waiting for it if need be; b"" at the end of the connection. Or the result of another
+        `step` that may need to wait for the server."""
         while True:
             try:
-                return self.sock.recv(RECV_SIZE)
+                return step() if step else self.sock.recv(RECV_SIZE)
             except BlockingIOError:
                 if not self.watching:
                     self.watch()
