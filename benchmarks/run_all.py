@@ -34,7 +34,7 @@ from benchmarks import (
     python_servers,  # noqa: F401  adds them to the competitors
     works,
 )
-from benchmarks.ratios import cpu_us
+from benchmarks.ratios import middle
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.measure import command, competitors, memory, published, qps, records, stats
@@ -116,7 +116,9 @@ def _peer_verdict(
     own: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], name: str
 ) -> str:
     times = stats.ratio(_qps_of(own), _qps_of(theirs))
-    known = f"{times.level:.0%}: {times.low:.2f} to {times.high:.2f}"
+    known = (
+        f"{times.level:.0%}: {times.low:.2f} to {times.high:.2f}" if times.level else "one round"
+    )
     limited = sum(bool(row["generator_bound"] or row.get("generator_starved")) for row in own)
     if times.value >= PEER_TARGET:
         verdict = "reached"
@@ -126,15 +128,12 @@ def _peer_verdict(
         verdict = "undecided"
     else:
         verdict = f"missed by {1 - times.value / PEER_TARGET:.0%}"
-    line = (
-        f"{times.value:.2f} times the fastest Python peer, {name} "
-        f"({known if times.level else 'one round'}; target {PEER_TARGET:g}, {verdict})"
-    )
-    mine, peer = cpu_us(own), cpu_us(theirs)
+    fastest = f"{times.value:.2f} times the fastest Python peer, {name}"
+    line = f"{fastest} ({known}; target {PEER_TARGET:g}, {verdict})"
+    mine, peer = middle(own, "server_cpu_us"), middle(theirs, "server_cpu_us")
     if mine > 0 and peer > 0:
-        line += (
-            f"; {peer / mine:.2f} times by processor time ({mine:.1f} and {peer:.1f} µs a request)"
-        )
+        each = f"({mine:.1f} and {peer:.1f} µs a request)"
+        line += f"; {peer / mine:.2f} times by processor time {each}"
     return line
 
 
@@ -151,14 +150,7 @@ def _memory(scale: str, also: Sequence[str], path: Path) -> int:
 
 
 def _ratios_seconds(scale: str, also: Sequence[str]) -> float:
-    requests, seconds = works.SCALES[scale]
-    return works.expected_seconds(
-        works.WORKS.values(),
-        rounds=_ratio_rounds(scale),
-        requests=requests,
-        seconds=seconds,
-        nginx="nginx" in also,
-    )
+    return works.expected_seconds(*works.SCALES[scale], _ratio_rounds(scale), nginx="nginx" in also)
 
 
 def _ratio_rounds(scale: str) -> int:
@@ -174,18 +166,15 @@ def _also(also: Sequence[str]) -> list[str]:
     return ["--also", ",".join(also)] if also else []
 
 
+_GENERATORS = "load generators, against the fastest server at hand"
+_RATIOS = "each MPM as a ratio to the real httpd's"
 PARTS: dict[str, Part] = {
     part.name: part
     for part in (
-        Part(
-            "generators",
-            "load generators, against the fastest server at hand",
-            _generators_seconds,
-            _generators,
-        ),
+        Part("generators", _GENERATORS, _generators_seconds, _generators),
         Part("qps", "requests per second", _qps_seconds, _qps),
         Part("memory", "memory", _memory_seconds, _memory),
-        Part("bench", "each MPM as a ratio to the real httpd's", _ratios_seconds, _ratios),
+        Part("bench", _RATIOS, _ratios_seconds, _ratios),
     )
 }
 

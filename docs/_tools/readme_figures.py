@@ -99,7 +99,7 @@ def _marker(cell: Comparison, y: float, theme: str | None) -> list[go.Scatter]:
     ink, colour = colours.INK[colours.is_dark(theme)], colours.colour(cell.mpm, theme)
     bound = "*" if 2 * cell.client_bound > cell.rounds else ""
     line = go.Scatter(
-        x=[cell.lowest, cell.highest],
+        x=[min(cell.ratios), max(cell.ratios)],
         y=[y, y],
         mode="lines+text",
         hoverinfo="skip",

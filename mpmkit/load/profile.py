@@ -58,12 +58,8 @@ class LoadProfile(RequestFields):
 
     """
 
-    users: int = whole(
-        1, 1, MAX_USERS, "concurrent clients; in the open loop, the most connections at once"
-    )
-    requests: int | None = whole(
-        None, 1, MAX_REQUESTS, "in all, over all users and processes; exact", none="no limit"
-    )
+    users: int = whole(1, 1, MAX_USERS, "concurrent clients; in the open loop, at most")
+    requests: int | None = whole(None, 1, MAX_REQUESTS, "over all users; exact", none="no limit")
     duration: float | None = number(
         None, 0.01, MAX_SECONDS, "seconds", "how long new requests are sent", none="no limit"
     )
@@ -72,16 +68,10 @@ class LoadProfile(RequestFields):
     )
     headers: tuple[tuple[str, str], ...] = several("extra (name, value) pairs, in every request")
     timeout: float = number(30.0, 0.05, 600, "seconds", "within which a request must be answered")
-    warmup_seconds: float = number(
-        0.0, 0, 600, "seconds", "of load, not counted, before the measured part"
-    )
+    warmup_seconds: float = number(0.0, 0, 600, "seconds", "of load before what is counted")
     processes: int = whole(1, 1, 64, "generator processes, at most one per user")
-    time_limit: float = number(
-        600.0, 0.1, MAX_SECONDS, "seconds", "after which the run ends in any case"
-    )
-    mix: tuple[RequestSpec, ...] = several(
-        "several RequestSpecs, drawn by weight, instead of path, method, body and what is expected"
-    )
+    time_limit: float = number(600.0, 0.1, MAX_SECONDS, "seconds", "after which the run ends")
+    mix: tuple[RequestSpec, ...] = several("RequestSpecs, drawn by weight, instead of one request")
     requests_per_connection: int | None = whole(
         None, 1, MAX_REQUESTS, "then the client closes it", none="the server decides"
     )
@@ -97,24 +87,16 @@ class LoadProfile(RequestFields):
     rate: float | None = number(
         None, 0.01, MAX_RATE, "requests/s", "due in all in the open loop", none="-", loop="open"
     )
-    ramp: float = number(
-        0.0, 0, MAX_SECONDS, "seconds", "over which the users appear", loop="closed"
-    )
-    stages: tuple[Stage, ...] = several(
-        "Stages instead of users or rate, and duration: steps and ramps, to find the knee"
-    )
+    ramp: float = number(0.0, 0, MAX_SECONDS, "seconds", "of the users' arrival", loop="closed")
+    stages: tuple[Stage, ...] = several("Stages instead of users or rate, and duration")
     slow_readers: int = whole(0, 0, MAX_USERS, "background clients that read slowly")
     read_rate: float = number(1_000.0, 1, 10_000_000, "bytes/s", "how fast each slow reader reads")
     idle_holders: int = whole(0, 0, MAX_USERS, "background clients that hold a connection")
-    idle_request: bool = switch(
-        True, "whether an idle holder sends one request first (a kept-alive connection), or none"
-    )
+    idle_request: bool = switch(True, "whether an idle holder sends one request first")
     ca_file: str | None = text(
         None, "certificates to trust for https", none="no check on loopback, else the system's"
     )
-    seed: int | None = whole(
-        None, 0, (1 << 63) - 1, "of the random numbers, to repeat a run", none="a new one a run"
-    )
+    seed: int | None = whole(None, 0, (1 << 63) - 1, "of random numbers", none="a new one a run")
 
     def __post_init__(self) -> None:
         problems: list[str] = []
