@@ -171,7 +171,7 @@ def test_the_package_imports_nothing_that_is_outside_of_it():
 
 
 # Locustfiles, and the files that only a locustfile imports.
-RUN_BY_LOCUST = {"locustfile.py", "client.py", "user_socket.py", "generator_state.py", "budget.py"}
+RUN_BY_LOCUST = {"locustfile.py", "client.py", "generator_state.py", "budget.py"}
 
 
 def test_nobody_else_imports_what_locust_runs():

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from misbehaving import Misbehaving
 from support.experiments import printed_by, recorded_row
 
 from benchmarks import generators, run_all
-from benchmarks.generators import GeneratorReport
+from benchmarks.clients import ClientReport
 from mpmkit.load.runner import LoadError
 from mpmkit.measure import command, competitors, records
 from mpmkit.measure.records import RecordFile
-from mpmkit.measure.reference_servers import Nginx, NotInstalled
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATORS, MEMORY = recorded_row("generators"), recorded_row("memory")
@@ -34,14 +35,11 @@ def place(tmp_path, monkeypatch):
 
 def parts(monkeypatch, **runs):
     """The parts become these: name -> what `run` does."""
-    monkeypatch.setattr(
-        run_all,
-        "PARTS",
-        {
-            name: run_all.Part(name, f"the {name}", lambda scale, also: 61.0, run)
-            for name, run in runs.items()
-        },
-    )
+    made = {
+        name: run_all.Part(name, f"the {name}", lambda scale, also: 61.0, run)
+        for name, run in runs.items()
+    }
+    monkeypatch.setattr(run_all, "PARTS", made)
 
 
 def writes(row, status=0, error=None):
@@ -168,17 +166,14 @@ def test_every_part_says_how_long_it_takes(scale):
 # -- the generators ------------------------------------------------------------------------------
 
 
+def sample(qps: float, cpu: float, failures: int) -> ClientReport:
+    return ClientReport(0, failures, 1.0, qps, 1.0, 2.0, cpu)
+
+
 def test_the_generator_table():
-    ours = [
-        GeneratorReport(9000, 0.9, 0),
-        GeneratorReport(11000, 1.0, 0),
-        GeneratorReport(10000, 0.8, 2),
-    ]
-    others = {
-        "FastHttpUser": [GeneratorReport(1000, 1.0, 0)],
-        "ab": [GeneratorReport(20000, 1.0, 0)],
-    }
-    text = generators.table("work", {"mpmkit (Locust)": ours, **others, "wrk": []})
+    ours = [sample(9000, 0.9, 0), sample(11000, 1.0, 0), sample(10000, 0.8, 2)]
+    others = {"FastHttpUser": [sample(1000, 1.0, 0)], "ab": [sample(20000, 1.0, 0)]}
+    text = generators.table("work", {"mpmkit (Locust)": ours, **others})
     title, head, line, *rest = text.splitlines()
     assert (title, head.split()[0], len(rest)) == ("work", "requests/s", 2)
     assert line == (
@@ -187,24 +182,19 @@ def test_the_generator_table():
     )
 
 
-@pytest.mark.rival
 def test_generators_go_into_their_table(place, monkeypatch, capsys):
-    try:
-        Nginx(document_root=ROOT)
-    except NotInstalled as missing:
-        pytest.skip(str(missing))
-
-    def missing(*_):
+    def missing(*_, **how):
         raise LoadError("wrk is not installed")
 
     made = {
-        "mpmkit (Locust)": lambda url, users, *_: GeneratorReport(users * 10, 0.5, 0),
-        "FastHttpUser": lambda *_: GeneratorReport(100, 1.0, 2),
+        "mpmkit (Locust)": lambda url, *, clients, **_: sample(clients * 10, 0.5, 0),
+        "FastHttpUser": lambda *_, **how: sample(100, 1.0, 2),
         "wrk": missing,
     }
     monkeypatch.setattr(generators, "GENERATORS", made)
     path = place / "generators.csv"
-    assert run_all._generators("smoke", (), path) == 0
+    line = f"--scale smoke --out {path} --url http://127.0.0.1:1/x"
+    status, out, err = printed_by(generators.main, line.split(), capsys)
     rows = records.read(path)
     assert [(row["work"], row["generator"], row["qps"], row["failures"]) for row in rows] == [
         ("new", "mpmkit (Locust)", 2000, 0),
@@ -212,10 +202,25 @@ def test_generators_go_into_their_table(place, monkeypatch, capsys):
         ("keep-alive", "mpmkit (Locust)", 640, 0),
         ("keep-alive", "FastHttpUser", 100, 2),
     ]
-    out, err = capsys.readouterr()
-    assert "20.00" in out and err.count("without wrk") == 1 and "wrk is not installed" in err
-    status, _, err = printed_by(generators.main, ["--seconds", "0.5"], capsys)
-    assert status == 2 and "seconds: must be 1 to 60" in err
+    assert status == 0 and "20.00" in out
+    assert err.count("without wrk") == 1 and "wrk is not installed" in err
+    for line in ("--seconds 0.5", "--url http://192.0.2.1/"):
+        assert printed_by(generators.main, line.split(), capsys)[0] == 2
+
+
+def test_generators_measure_a_server(capsys, tmp_path):
+    with Misbehaving() as server:
+        line = f"--url {server.url}/ok --users 2 --seconds 1 --rounds 1 --work keep-alive"
+        status, out, _ = printed_by(
+            generators.main, [*line.split(), "--out", f"{tmp_path}/x.csv"], capsys
+        )
+    names = [
+        "mpmkit (Locust)",
+        "FastHttpUser",
+        *(one for one in ("ab", "wrk") if shutil.which(one)),
+    ]
+    assert status == 0 and "FAILED" not in out
+    assert all(f"\n{name} " in out for name in names)
 
 
 def test_the_command_is_there():

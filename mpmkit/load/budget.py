@@ -24,8 +24,7 @@ NEVER = 1 << 62
 READ, WRITE = 1, 2  # what gevent's loop.io watches for
 TFD_TIMER_ABSTIME = 1
 
-Waiter = Any
-"""A user's client, as its `UserSocket` (which imports this file) has it."""
+Waiter = Any  # a user's Client, whose file imports this one
 
 
 class Budget:

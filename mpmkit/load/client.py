@@ -4,8 +4,10 @@ Why it is not HttpUser or FastHttpUser: on loopback the generator is slower than
 measure, so a user of those would measure the generator. What a request costs here:
 
 * one send, one recv, one look-up of the whole answer in a memo of answers already read and checked;
-* no epoll_ctl and no timer (`user_socket.py`), and for a connection of one request no watcher, if its answer
-  is there as soon as the other users have had their turn;
+* no epoll_ctl: a watcher stays registered while a connection lives, and its callback switches straight into the
+  user's greenlet. For a connection of one request there is no watcher, if its answer is there as soon as the
+  other users have had their turn;
+* no timer: the monitor throws `Overdue` into a user whose time is over (`generator_state.py`);
 * two readings of the clock and one append to an array of nanoseconds.
 
 A user claims a request from the budget, sends, waits for the whole answer, checks it, records it, and
@@ -23,19 +25,31 @@ Imported by the locustfile alone: locust and gevent belong in no other process.
 
 from __future__ import annotations
 
+import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
 import bisect
+import contextlib
+import errno
+import os
+import ssl
 import time
+from collections.abc import Callable
+from typing import Any
 
 import gevent
+import greenlet  # type: ignore[import-untyped]
+from gevent import get_hub, getcurrent
 from locust import User
 from locust.user.task import LOCUST_STATE_STOPPING
 
-from mpmkit.load.budget import NEVER
+from mpmkit.load import tls
+from mpmkit.load.budget import NEVER, READ, WRITE
 from mpmkit.load.generator_state import State
 from mpmkit.load.response import ResponseReader, Verdict
-from mpmkit.load.user_socket import RECV_SIZE, Overdue, UserSocket, kind_of
 
 clock = time.perf_counter_ns
+RECV_SIZE = 65_536
+RESET_ON_CLOSE = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {on, 0 s}
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the socket module has no name for it before 3.12
 
 MEMO_ENTRIES = 1_024
 MEMO_BYTES = 8_192
@@ -46,30 +60,41 @@ BACK_OFF = 0.05
 budget in an instant."""
 
 
-class Client(UserSocket):
-    """One user: its `request_loop`, and the `exchange` of a request and its answer."""
+class Overdue(Exception):
+    """Thrown into a user whose request has passed its time."""
+
+
+KINDS: dict[type[Exception], str] = {  # of failures, as `LoadRun.errors` has them
+    Overdue: "timeout",
+    ssl.SSLCertVerificationError: "certificate",
+    ssl.SSLError: "tls",
+    ConnectionRefusedError: "refused",
+    ConnectionError: "reset",
+    OSError: "connect",
+}
+
+
+class Client:
+    """One user: its `request_loop`, the `exchange` of a request and its answer, and the socket, none at first."""
 
     def __init__(self, user: User, state: State) -> None:
-        super().__init__(state)
+        self.state, hub = state, get_hub()
+        self.loop = hub.loop
+        self.greenlet = getcurrent()
+        self.sock: Any = None
+        self.watcher: Any = None
+        self.watching = self.waiting = False
+        self.due = NEVER
+        self.called = False  # by the schedule
+        # Straight into the hub: gevent's own switch() asks for hooks that no user here has.
+        self.to_hub = greenlet.greenlet.switch.__get__(hub)
+        self.resume = self.greenlet.switch
         self.user = user
         self.answered_ns = 0  # when the last answer was complete
         self.served = 0  # requests on the kept connection
         self.kept = self.keeps()
         self.most = (state.profile.requests_per_connection or NEVER) if self.kept else 1
         self.take_line(0)
-
-    def read(self, data: bytes) -> Verdict:
-        """Read an answer that the memo does not know, from its first bytes `data` on."""
-        spec, first, pieces = self.state.specs[self.which], data, 1
-        reader = ResponseReader(spec.method, spec.expect_status, spec.expect_length)
-        while (verdict := reader.feed(data) if data else reader.eof()) is None:
-            data = self.receive()
-            pieces += 1
-        if first and pieces == 1 and len(first) <= MEMO_BYTES:
-            if len(self.memo) >= MEMO_ENTRIES:
-                self.memo.clear()
-            self.memo[first] = verdict
-        return verdict
 
     def run(self) -> None:
         """The user's whole life."""
@@ -118,7 +143,7 @@ class Client(UserSocket):
             try:
                 kind, _, length = self.exchange()
             except (Overdue, OSError) as error:
-                self.failed(kind_of(error), t0, measured)
+                self.failed(error, t0, measured)
                 continue
             if not measured:
                 continue
@@ -218,11 +243,7 @@ class Client(UserSocket):
             self.state.reconnects += self.state.budget.measuring and not last
             # Let the server end the connection: see the module's text on TIME_WAIT.
             try:
-                try:
-                    rest = self.sock.recv(RECV_SIZE)
-                except BlockingIOError:
-                    rest = self.receive()
-                if rest:
+                if rest := self.receive():
                     verdict = ("length", False, verdict[2] + len(rest))
             except Overdue:
                 verdict = verdict if verdict[0] else ("unclosed", False, verdict[2])
@@ -245,9 +266,9 @@ class Client(UserSocket):
                 return False
         return True
 
-    def failed(self, kind: str, t0: int, measured: bool) -> None:
+    def failed(self, error: Exception, t0: int, measured: bool) -> None:
         """A request that failed with its connection."""
-        state = self.state
+        state, kind = self.state, next(KINDS[kind] for kind in KINDS if isinstance(error, kind))
         self.waiting = False
         self.close(reset=True)
         if measured:
@@ -256,3 +277,125 @@ class Client(UserSocket):
         if kind in ("refused", "connect"):
             state.refused_since += 1
             gevent.sleep(BACK_OFF)
+
+    def read(self, data: bytes) -> Verdict:
+        """Read an answer that the memo does not know, from its first bytes `data` on."""
+        spec, first, pieces = self.state.specs[self.which], data, 1
+        reader = ResponseReader(spec.method, spec.expect_status, spec.expect_length)
+        while (verdict := reader.feed(data) if data else reader.eof()) is None:
+            data = self.receive()
+            pieces += 1
+        if first and pieces == 1 and len(first) <= MEMO_BYTES:
+            if len(self.memo) >= MEMO_ENTRIES:
+                self.memo.clear()
+            self.memo[first] = verdict
+        return verdict
+
+    # The socket. `wake` and `expire` run in the hub, the others in the user's greenlet.
+
+    def wake(self) -> None:
+        # A watcher outlives the wait, so it may fire for a greenlet that waits for something else.
+        if self.waiting:
+            self.waiting = False
+            self.resume()
+
+    def expire(self) -> None:
+        if self.waiting and clock() >= self.due:
+            self.waiting = False
+            self.greenlet.throw(Overdue())
+
+    def wait(self) -> None:
+        self.waiting = True
+        try:
+            self.to_hub()
+        finally:
+            self.waiting = False
+
+    def open(self, asks_at_once: bool = False):
+        """A connected socket. Raises OSError, or Overdue.
+
+        asks_at_once: a request follows without a wait, so the acknowledgement that ends the handshake may go with
+        it (TCP_QUICKACK off). On loopback we carry each packet to the server's end ourselves, in our own time.
+        """
+        state = self.state
+        sock = _socket.socket(state.family, state.kind)
+        self.sock = sock
+        state.connections += 1
+        if state.source:
+            sock.setsockopt(_socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((f"127.0.0.{1 + state.source}", 0))
+        if asks_at_once:
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_QUICKACK, 0)
+        code = sock.connect_ex(state.address)
+        if code == errno.EADDRNOTAVAIL and state.source < state.sources:
+            # All ephemeral ports towards the target are in TIME_WAIT: go on from another address.
+            state.source += 1
+            self.close()
+            return self.open(asks_at_once)
+        if code and code != errno.EINPROGRESS:
+            raise OSError(code, os.strerror(code))
+        if state.tls is not None:
+            if code:
+                self.wait_writable()
+            self.sock = tls.TlsSocket(sock, state.tls, state.host)
+            self.receive(self.sock.handshake)
+            self.quiet()  # a watcher that is watching cannot be given another socket
+        return self.sock
+
+    def send(self, data: bytes) -> None:
+        """Send all, waiting where the connection is not there yet or the buffer is full, then watch."""
+        sock = self.sock
+        self.quiet()  # else an early answer would wake us again and again
+        while data:
+            try:
+                data = data[sock.send(data) :]
+            except BlockingIOError:
+                self.wait_writable()
+        self.watch()
+
+    def wait_writable(self) -> None:
+        """Until the connection is there, or its buffer has room. Raises OSError if it failed."""
+        watcher = self.loop.io(self.sock.fileno(), WRITE)
+        watcher.start(self.wake)
+        try:
+            self.wait()
+        finally:
+            watcher.stop()
+            watcher.close()
+        if code := self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
+            raise OSError(code, os.strerror(code)) from None
+
+    def watch(self) -> None:
+        if self.watcher is None:
+            self.watcher = self.loop.io(self.sock.fileno(), READ)
+        else:
+            self.watcher.fd = self.sock.fileno()
+        self.watcher.start(self.wake)
+        self.watching = True
+
+    def quiet(self) -> None:
+        """Watch no more until the next request: a server that closes meanwhile would wake us on and on."""
+        if self.watching:
+            self.watcher.stop()
+            self.watching = False
+
+    def receive(self, step: Callable[[], Any] | None = None) -> Any:
+        """What has come, waiting for it if need be; b"" at the end of the connection. Or the result of another
+        `step` that may need to wait for the server."""
+        while True:
+            try:
+                return step() if step else self.sock.recv(RECV_SIZE)
+            except BlockingIOError:
+                if not self.watching:
+                    self.watch()
+                self.wait()
+
+    def close(self, reset: bool = False) -> None:
+        if self.watching:
+            self.quiet()
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            if reset:
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, RESET_ON_CLOSE)
+            sock.close()

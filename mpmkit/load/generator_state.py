@@ -38,18 +38,15 @@ from mpmkit.load.preflight import (
     too_few_descriptors,
 )
 from mpmkit.load.profile import MAX_REQUESTS, LoadProfile
+from mpmkit.load.response import Verdict
 from mpmkit.load.specs import RequestSpec
 from mpmkit.load.target import target_of
 
 log = logging.getLogger("mpmkit.load")
 clock = time.perf_counter_ns
 
-TICK = 0.25
-"""Seconds between two reports."""
-
-LATE_NS = 1_000_000
-"""A request of the open loop that is sent later than this after its due time counts as late."""
-
+TICK = 0.25  # seconds between two reports
+LATE_NS = 1_000_000  # from due to sent: what is later counts as late
 REPORTED = ("late", "retries", "reconnects", "connections", "ended")
 
 
@@ -58,59 +55,44 @@ class LoadFailure(Exception):
 
 
 class State:
-    """What one generator process shares. send: where its reports go; set by the locustfile."""
+    """What one generator process shares in a test. send: where its reports go. Raises StopTest, OSError."""
 
-    def __init__(self) -> None:
-        self.profile = LoadProfile(requests=1)  # until a test begins
-        self.prepared = False
-        self.environment: Any = None
-        self.schedule: Schedule | None = None
-        self.send: Callable[[dict[str, Any]], None] = lambda report: None
-        self.reset()
+    body_bytes = 0  # since the last report
+    # Since the measured part began:
+    late = connections = 0
+    reconnects = 0  # the server ended a kept connection and said so
+    retries = 0  # it ended one while a request was on its way: sent again, once
+    started_ns = 0  # of the first measured request; 0 until then
+    started_at = 0.0
+    last_end = 0
+    used: tuple[float, float, int] = (0.0, 0.0, 0)  # CPU, waiting (s), and when (ns)
+    shares: tuple[float, float] | None = None  # of the time, once it ended
+    # How far it is:
+    schedule: Schedule | None = None
+    over = False  # open loop: nothing more is due before the end
+    deadline = NEVER
+    begun_ns = 0  # of the first request of all, warm-up included
+    ended = ""
+    refused_since = 0  # connections that failed since the last answer
+    last_answer = 0
+    # Of the users:
+    serial = 0  # to share out who keeps connections
+    running = 0  # inside their loop
+    source = 0  # the loopback address that connections go out from
 
-    def reset(self) -> None:
-        """Forget what a test measured."""
-        # Since the last report:
-        self.latencies: list[int] = []
-        self.which: list[int] = []  # which line of the mix each latency is of, if several
-        self.lags: list[int] = []  # open loop: from due to sent
-        self.body_bytes = 0
-        # Since the measured part began:
-        self.failures: Counter[str] = Counter()
-        self.late = self.connections = 0
-        self.reconnects = 0  # the server ended a kept connection and said so
-        self.retries = 0  # it ended one while a request was on its way: sent again, once
-        self.started_ns = 0  # of the first measured request; 0 until then
-        self.started_at = 0.0
-        self.last_end = 0
-        self.used: tuple[float, float, int] = (0.0, 0.0, 0)  # CPU, waiting (s), and when (ns)
-        self.shares: tuple[float, float] | None = None  # of the time, once it ended
-        # How far it is:
-        self.budget = Budget(0, 0.0, self.measure)
-        self.schedule = None
-        self.over = False  # open loop: nothing more is due before the end
-        self.deadline = NEVER
-        self.begun_ns = 0  # of the first request of all, warm-up included
-        self.ended = ""
-        self.refused_since = 0  # connections that failed since the last answer
-        self.last_answer = 0
-        # The users, and what they share:
-        self.users: set[Waiter] = set()
-        self.serial = 0  # of users, to share out who keeps connections
-        self.running = 0  # users inside their loop
-        self.memos: list[dict[bytes, tuple]] = [{}]
-        self.source = 0  # the loopback address that connections go out from
-
-    def prepare(self, environment: Any, profile: LoadProfile) -> None:
-        """A test begins: resolve the target, set the budget. Raises StopTest, OSError."""
+    def __init__(
+        self, environment: Any, profile: LoadProfile, send: Callable[[dict[str, Any]], None]
+    ) -> None:
         try:
             target = target_of(environment.host or "")
         except ValueError as error:
             raise StopTest(f"--host: {error}") from None
-        if self.schedule is not None:
-            self.schedule.close()
-        self.reset()
-        self.environment, self.profile, self.prepared = environment, profile, True
+        self.environment, self.profile, self.send = environment, profile, send
+        self.latencies: list[int] = []  # since the last report
+        self.which: list[int] = []  # which line of the mix each latency is of, if several
+        self.lags: list[int] = []  # open loop: from due to sent
+        self.failures: Counter[str] = Counter()
+        self.users: set[Waiter] = set()
         found = _socket.getaddrinfo(target.host, target.port, 0, _socket.SOCK_STREAM)[0]
         self.family, self.address = found[0], found[4]
         self.kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK
@@ -123,7 +105,7 @@ class State:
             except OSError as error:
                 raise StopTest(f"ca_file: {profile.ca_file}: {error}") from None
         self.specs = profile.specs
-        self.memos = [{} for _ in self.specs]
+        self.memos: list[dict[bytes, Verdict]] = [{} for _ in self.specs]
         # For each line of the mix: on a connection of its own, on a kept one, the last on it.
         ways = ((False, False), (True, False), (True, True))
         self.requests = [
@@ -178,10 +160,9 @@ class State:
 
     def finish(self, why: str) -> None:
         """The run is over in this process: the last report, then Locust's own end."""
-        if self.ended or not self.prepared:
-            return
-        self.finish_accounting(why)
-        gevent.spawn(self._finish)
+        if not self.ended:
+            self.finish_accounting(why)
+            gevent.spawn(self._finish)
 
     def _finish(self) -> None:
         self.report()

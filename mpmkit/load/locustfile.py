@@ -42,8 +42,7 @@ from mpmkit.load.specs import MAX_SECONDS
 from mpmkit.load.target import target_of
 
 DRAWN_SEED = new_seed()  # for a profile without one; before Locust forks, so that all have the same
-state = State()
-
+state: State | None = None  # of the test that runs, or ran last
 
 # Descriptors that `runner.py` passed by their numbers.
 life_fd, reports_fd = (
@@ -57,7 +56,7 @@ class LeanUser(User):
 
     @task
     def loop(self) -> None:
-        if state.prepared:  # else the test was refused; Locust starts its users all the same
+        if state is not None:  # else the test was refused; Locust starts its users all the same
             Client(self, state).run()
         raise StopUser
 
@@ -129,9 +128,10 @@ def on_init(environment, runner, **_) -> None:
         environment.shape_class = Steps(profile)
         environment.shape_class.runner = runner
     if isinstance(runner, WorkerRunner):
-        state.send = lambda report: runner.send_message("mpmkit_report", report)
+        environment.mpmkit_send = lambda report: runner.send_message("mpmkit_report", report)
     else:
         environment.mpmkit_receiver = Receiver(environment)
+        environment.mpmkit_send = environment.mpmkit_receiver.add
 
 
 class Receiver:
@@ -151,8 +151,6 @@ class Receiver:
         if self.is_master:
             environment.runner.register_message("mpmkit_report", self.on_message)
             gevent.spawn(self.watch)
-        else:
-            state.send = self.add
 
     def begin(self, profile: LoadProfile) -> None:
         """A test begins: its background clients come first."""
@@ -230,10 +228,14 @@ class Receiver:
 
 @events.test_start.add_listener
 def on_test_start(environment, **_) -> None:
+    global state
     receiver = getattr(environment, "mpmkit_receiver", None)
+    if state is not None and state.schedule is not None:
+        state.schedule.close()
+    state = None
     try:
         profile = profile_of(environment.parsed_options)
-        state.prepare(environment, profile)
+        made = State(environment, profile, environment.mpmkit_send)
         if receiver is not None:
             receiver.begin(profile)
     except (StopTest, OSError, RuntimeError) as error:
@@ -241,17 +243,16 @@ def on_test_start(environment, **_) -> None:
         log.error("%s", error)
         environment.process_exit_code = 2
         gevent.spawn(environment.runner.quit)
-        state.prepared = False
-        state.ended = str(error)
         return
     if not isinstance(environment.runner, MasterRunner):
+        state = made
         gevent.spawn(state.monitor)
 
 
 @events.test_stop.add_listener
 def on_test_stop(environment, **_) -> None:
     """Stopped from Locust's page, by a signal, or at the regular end: what was measured is kept."""
-    if not isinstance(environment.runner, MasterRunner) and state.prepared and not state.ended:
+    if state is not None and not state.ended:
         state.finish_accounting("interrupted")
         state.report()
 
