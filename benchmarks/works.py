@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import baseline
-from mpmkit.config.directives import MPMS
 from mpmkit.measure import published
 from mpmkit.measure.experiment import OURS
 
@@ -164,17 +163,3 @@ def runnable(works: Sequence[Work], say: Callable[[str], None], mpm: str = "even
     if not left:
         raise BenchError("no client is installed; apt install apache2-utils wrk")
     return left
-
-
-def expected_seconds(requests: int, seconds: float, rounds: int, *, nginx: bool = True) -> float:
-    """About how long all works take for all MPMs, on a slow day of a machine with 2 cores."""
-    total = 8.0 * len(MPMS)  # starts, stops, and one request of each kind to every server
-    for work in WORKS.values():
-        if work.client == "wrk":
-            takes = float(max(1, round(seconds)) + max(1, round(seconds / 5)))
-        else:
-            size = sum(max(work.clients, n * work.share) for n in (requests, requests / 5))
-            takes = size / (150 if work.share < 0.1 else 15_000 if work.keep_alive else 8_000)
-        sides = 2 if work.held or work.php or not nginx else 3
-        total += (1 if work.held else len(MPMS)) * rounds * sides * (takes + 0.2)
-    return total
