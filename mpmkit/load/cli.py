@@ -24,8 +24,7 @@ from mpmkit.load.result import known
 from mpmkit.load.runner import LoadError, LoadInterrupted, prepared, run_load
 from mpmkit.load.target import target_of
 
-DEFAULT_SECONDS = 10.0
-"""How long a load goes on if nothing bounds it."""
+DEFAULT_SECONDS = 10.0  # of a load that nothing bounds
 
 
 def _levels(text: str) -> list[float]:

@@ -51,13 +51,8 @@ RECV_SIZE = 65_536
 RESET_ON_CLOSE = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {on, 0 s}
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the socket module has no name for it before 3.12
 
-MEMO_ENTRIES = 1_024
-MEMO_BYTES = 8_192
-"""An answer longer than this is not kept in the memo; with MEMO_ENTRIES it bounds it to 8 MiB."""
-
-BACK_OFF = 0.05
-"""Seconds that a user waits after a connection that could not be opened: else a dead server would use up the
-budget in an instant."""
+MEMO_ENTRIES, MEMO_BYTES = 1_024, 8_192  # longer answers are not kept in it: it has 8 MiB at most
+BACK_OFF = 0.05  # seconds after a refused connection: a dead server would use up the budget at once
 
 
 class Overdue(Exception):

@@ -40,14 +40,9 @@ PATIENCE = float(os.environ.get("MPMKIT_HOLDER_PATIENCE", "4"))
 """Seconds without one more held connection after which `hold` gives up. A pool grows once a second, so
 that is long enough to tell a growing pool from a full one."""
 
-HOLD_WITHIN = 60.0
-"""Seconds of `hold` at most, for a server that takes only some connections a second."""
-
-IN_FLIGHT = 64
-"""Connections that wait for their first answer at once during `hold`: fewer than any backlog."""
-
-READ_TICK = 0.1
-"""Seconds between two reads of a slow reader."""
+HOLD_WITHIN = 60.0  # seconds of `hold` at most, for a server that takes only some a second
+IN_FLIGHT = 64  # connections that wait for their first answer during `hold`: fewer than any backlog
+READ_TICK = 0.1  # seconds between two reads of a slow reader
 
 AWAY, ASKING, HELD = "away", "asking", "held"
 
@@ -148,8 +143,6 @@ class HeldConnections:
     def __len__(self) -> int:
         return self._wanted
 
-    # What callers use, from any thread.
-
     def resize(self, count: int) -> None:
         """So many connections from now on. Those that leave are closed."""
         self._wanted = count
@@ -167,11 +160,8 @@ class HeldConnections:
         return self.states[ASKING] + self.states[HELD]
 
     def hold(self, wanted: int) -> dict[str, Any]:
-        """Open connections until `wanted` are held, or nothing moves any more; a `report`.
-
-        It comes back when all are held, no more was held for PATIENCE seconds, a connection could not
-        be opened (`error`), or after HOLD_WITHIN seconds.
-        """
+        """Open connections until `wanted` are held, no more was held for PATIENCE seconds, a connection could not
+        be opened (`error`), or HOLD_WITHIN seconds have passed; a `report`."""
         most = held = self.held()
         last = time.monotonic()
         until = last + HOLD_WITHIN
@@ -213,11 +203,9 @@ class HeldConnections:
             self._thread.join()
 
     def _call(self, step: Callable[[], None]) -> None:
-        """Have the thread do it."""
+        """Have the thread do it, which does what follows."""
         with contextlib.suppress(RuntimeError):  # closed
             self._loop.call_soon_threadsafe(step)
-
-    # The thread.
 
     def _run(self) -> None:
         with self._runner:

@@ -23,12 +23,8 @@ from mpmkit.load.result import LoadRun
 Progress = Callable[[int, float], None]
 """Called with (requests done, seconds since the first that counts), some four times a second."""
 
-STARTUP = 30.0
-"""Seconds granted to a generator for starting and ending, in addition to the profile's time limit."""
-
-GRACE = 1.2
-"""Seconds between asking a generator to end and killing it. With what Python needs to get there, a
-Ctrl-C is over within two seconds."""
+STARTUP = 30.0  # seconds for starting and ending, in addition to the profile's time limit
+GRACE = 1.2  # seconds from asking it to end to killing it: a Ctrl-C is over within two
 
 
 class LoadError(RuntimeError):

@@ -30,8 +30,7 @@ from mpmkit.load.preflight import raise_descriptors
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.target import target_of
 
-AGAIN = 0.5
-"""Seconds after which a background client whose connection ended comes back."""
+AGAIN = 0.5  # seconds after which a background client whose connection ended comes back
 
 
 class HoldingProcess:

@@ -94,7 +94,7 @@ def profile_of(options) -> LoadProfile:
         given = loaded(Path(text[1:]).read_text() if text.startswith("@") else text)
         given["users"] = options.num_users or given.get("users", 1)
         given["seed"] = DRAWN_SEED if given.get("seed") is None else given["seed"]
-        if not any(map(given.get, ("requests", "duration", "stages"))):
+        if not {"requests", "duration", "stages"} & given.keys():
             # Without a bound of ours, Locust's stop button or --run-time ends the run.
             given |= {"requests": MAX_REQUESTS, "time_limit": MAX_SECONDS}
         return LoadProfile(**given)

@@ -22,14 +22,9 @@ from mpmkit.load.profile import LoadProfile
 from mpmkit.load.target import Target
 from mpmkit.measure.procfs import MachineTimes, machine_times
 
-OWN_FILES = 128
-"""Files that a generator process has open besides its connections: Locust's some thirty, and room."""
-
-LOOPBACK_SOURCES = 200
-"""Addresses that the generator goes through, from 127.0.0.1 on, when ports run out."""
-
-TIME_WAIT = 60
-"""Seconds that Linux keeps a closed connection's name (TCP_TIMEWAIT_LEN; no setting changes it)."""
+OWN_FILES = 128  # that a generator process has open besides connections: Locust's thirty, and room
+LOOPBACK_SOURCES = 200  # addresses that it goes through, from 127.0.0.1 on, when ports run out
+TIME_WAIT = 60  # seconds that Linux keeps a closed connection's name (TCP_TIMEWAIT_LEN)
 
 
 class System(NamedTuple):
@@ -51,7 +46,7 @@ def system(root: str = "/proc/sys/net") -> System:
 
 
 class Forecast(NamedTuple):
-    """problems: why the load cannot run here, each with the remedy. notes: what to know about it."""
+    """Why the load cannot run here, each with the remedy, and what to know about it."""
 
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -21,9 +21,7 @@ from typing import Any
 
 Verdict = tuple[str | None, bool, int]
 
-MAX_HEAD = 65_536
-"""A head longer than this is malformed: the bound of what an endless server can make us keep."""
-
+MAX_HEAD = 65_536  # a longer one is malformed: the bound of what an endless server can make us keep
 MAX_CHUNK_LINE = 4_096
 
 STATUS_LINE = re.compile(rb"HTTP/1\.(\d) (\d\d\d)(?: [^\r\n]*)?\Z")

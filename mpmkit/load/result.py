@@ -16,9 +16,9 @@ from mpmkit.load.profile import LoadProfile
 from mpmkit.load.windows import Tick, Window, windows
 from mpmkit.measure.stats import knee
 
+# Share of a core from which on a generator process is taken to be what limited the run: it hardly ever waits
+# for an answer, so a faster server would not have shown as one.
 GENERATOR_LIMIT = 0.9
-"""Share of a core from which on a generator process is taken to be what limited the run. Above it
-the process hardly ever waits for an answer, so a faster server would not have shown as one."""
 
 # Of a row: what a run has by the same name, and percentiles.
 COLUMNS = (
@@ -257,8 +257,8 @@ class LoadRun:
             "histogram": self.histogram,
             "lag": self.lag,
             "paths": self.paths,
-            "seconds": [asdict(one) for one in self.seconds],
-            "stages": [asdict(one) for one in self.stages],
+            "seconds": [vars(one) for one in self.seconds],
+            "stages": [vars(one) for one in self.stages],
         }
         return json.dumps(plain, default=Histogram.to_json)
 
