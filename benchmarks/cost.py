@@ -42,7 +42,10 @@ from mpmkit.measure.experiment import OURS
 from mpmkit.measure.procfs import members, numbers, tasks
 from mpmkit.measure.reference_servers import Httpd, NotInstalled, find_program
 
-WORKS = {"new": ("-c", "100"), "keepalive": ("-k", "-c", "50")}  # name -> ab's options
+WORKS: dict[str, tuple[str, ...]] = {
+    "new": ("-c", "100"),
+    "keepalive": ("-k", "-c", "50"),
+}  # name -> ab's options
 CLIENTS = 100  # the most there are
 FLOOR = "floor"
 OTHERS: dict[str, Any] = {"httpd": Httpd, FLOOR: baseline.Baseline}
@@ -88,8 +91,8 @@ def measure(server: Any, who: tuple[str, str, str], options: Sequence[str], requ
         with _strace(members(server.pid)) as counted:
             _load(server.url, fewer, options)
         calls = {call: count / fewer for call, count in counted.items()}
-    each = (used.cpu_ns / 1000, used.voluntary, used.involuntary)
-    return Cost(*who, *(figure / requests for figure in each), calls)
+    us, switches = used.cpu_ns / 1000, (used.voluntary / requests, used.involuntary / requests)
+    return Cost(*who, us / requests, *switches, calls)
 
 
 def table(costs: Sequence[Cost], least: float = 0.05) -> str:
@@ -131,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for n in args.clients:
         if not 1 <= n <= CLIENTS:
             parser.error(f"--clients {n}: give numbers from 1 to {CLIENTS}")
-    works = {f"keepalive {n}": ("-k", "-c", str(n)) for n in args.clients}
+    works: dict[str, tuple[str, ...]] = {
+        f"keepalive {n}": ("-k", "-c", str(n)) for n in args.clients
+    }
     works = works or {name: WORKS[name] for name in args.work}
     costs = []
     try:

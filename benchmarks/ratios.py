@@ -141,7 +141,7 @@ HEADINGS = (
 
 def table(found: Iterable[Comparison]) -> str:
     """The cells as aligned text: the ratio first, the figures it comes from behind it."""
-    lines = [HEADINGS]
+    lines: list[tuple[str, ...]] = [HEADINGS]
     for one in found:
         remarks = [f"{one.failures} failed"] if one.failures else []
         if one.client_bound:
