@@ -3,6 +3,7 @@
 #   make test      the tests            make lint       ruff and mypy
 #   make lab       JupyterLab           make bench      all tables, with other servers
 #   make fidelity  the table in docs/FIDELITY.md
+#   make soak      restarts, kills and any bytes under load; does anything grow?
 #   make notebooks executed copies      make slides     slides of them, in build/slides
 #   make exercises the students' copies make clean      caches away (distclean: .venv too)
 # Another interpreter: make PYTHON=python3.13 tables. Without PYTHON an existing .venv is kept, and a new one
@@ -29,7 +30,7 @@ $(shell rm -f $(STAMP))
 endif
 endif
 
-.PHONY: venv tables test lint lab bench fidelity notebooks slides exercises clean distclean
+.PHONY: venv tables test lint lab bench fidelity soak notebooks slides exercises clean distclean
 .DEFAULT_GOAL := tables
 
 venv: $(STAMP)
@@ -70,9 +71,14 @@ lab: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/mpmkit bench $(BENCH_ARGS)
 
-# Compared with the real httpd, case by case; writes the table in docs/FIDELITY.md. About ten minutes.
+# Compared with the real httpd, case by case; writes the tables in docs/FIDELITY.md. About ten minutes.
+# FIDELITY_ARGS="http --all": one area, every case, and the page is left alone.
 fidelity: $(STAMP)
-	@$(BIN)/mpmkit fidelity
+	@$(BIN)/mpmkit fidelity $(FIDELITY_ARGS)
+
+# Some minutes; SOAK_ARGS="--hours 2", or another number of --restarts, --kills, --requests.
+soak: $(STAMP)
+	@$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
 
 notebooks: $(STAMP)
 	@$(BIN)/python -m docs._tools.render notebooks notebooks/rendered

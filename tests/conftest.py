@@ -6,6 +6,9 @@
     errors   what the server has written to its error log; a test that expects errors reads them
              there, for what it leaves unread fails it
 
+    httpd    the path of the real httpd; the test is skipped where there is none
+    shared   a folder that other users (httpd's www-data, php-fpm's) may enter; pytest's own is closed
+
     everything_ends   for modules whose tests start servers themselves: when a test is done, no
              process that it started is alive
 
@@ -16,6 +19,7 @@ error. When the module is done, no child may be left (`servers.serving`).
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ from support.servers import MPMS, assert_quiet, serving, take_errors
 from support.waiting import nothing_left
 
 from mpmkit.launcher import Server
+from mpmkit.measure.reference_servers import NotInstalled, find_httpd
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -72,6 +77,21 @@ def errors(server: Server) -> Callable[[], str]:
     return lambda: "\n".join(take_errors(server))
 
 
+@pytest.fixture(scope="session")
+def httpd() -> str:
+    try:
+        return find_httpd()
+    except NotInstalled as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="mpmkit-shared-") as where:
+        Path(where).chmod(0o755)
+        yield Path(where).resolve()
+
+
 @pytest.fixture
 def everything_ends() -> Iterator[None]:
     with nothing_left():
@@ -89,18 +109,20 @@ def no_process_of_the_tests_is_patched() -> Iterator[None]:
 # -- several processes (pytest -n, by pytest-xdist; `make test`) --------------------------------------
 
 # Those that take longest begin, so that no process works alone at the end.
-LONGEST = ("notebooks", "browser", "pool", "qps", "signals", "http", "faults", "load_profiles")
+LONGEST = ("notebooks", "browser", "qps", "fidelity", "protocol", "fastcgi", "load_profiles", "malformed",
+           "pool", "http", "signals", "sweep", "room", "load_distributed", "faults", "logs")  # fmt: skip
+ALONE = ("test_notebooks.py", "test_fidelity.py")  # their tests share nothing
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests stay together, for they share servers; but each notebook is for itself."""
+    """A file's tests stay together, for they share servers; but for those that share nothing."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
-            return file + test.partition("[")[2] if file.endswith("test_notebooks.py") else file
+            return file + test.partition("[")[2] if file.endswith(ALONE) else file
 
     config.option.loadscopereorder = False  # the longest first, not those with most tests
     return Together(config, log)

@@ -1,8 +1,5 @@
 """Any bytes, cut anywhere, against the path of a request: from the socket to the answer.
 
-    python -m tests.fuzz --minutes 10          from the repository; needs no server and no network
-    python -m tests.fuzz FILE ...              try single cases again, with the whole traceback
-
 `check(stream)` is what must hold of every stream of bytes:
 
 * it is answered: nothing is raised, and nobody waits for more after the client has closed;
@@ -11,66 +8,40 @@
 * what is taken for a request is one for h11, too, and is read in the same way: by the short way for
   plain heads as well as by the memory of heads.
 
-With Atheris installed (`pip install atheris`) the search is led by coverage; without it Hypothesis
-changes known streams. A stream that breaks a rule is kept in tests/data/fuzz, where tests/test_fuzz.py
-tries it from then on.
+tests/test_fuzz.py tries known streams, and streams that Hypothesis makes of them. One that breaks a rule is
+kept in tests/data/fuzz, and tried from then on.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import re
-import sys
-import time
 import zlib
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import h11
+from support.configured import directives
+from support.malformed import REFUSED
+
+from mpmkit.http.fastpath import RequestCache
+from mpmkit.http.messages import Request, RequestError, Response, text
+from mpmkit.http.protocol import Protocol, parse_head
+from mpmkit.server.connection import Connection, Disconnected
+from mpmkit.server.core import Service, finish_request, process_request
+from mpmkit.server.logs import ErrorLog
+
 HERE = Path(__file__).resolve().parent
 FOUND = HERE / "data" / "fuzz"
-SEARCH = (
-    HERE.parent / "scratch" / "fuzz"
-)  # streams that led somewhere new, for Atheris; not kept in git
 LONGEST = 40_000  # bytes of a stream that are tried
 PATIENCE = 20  # reads after the client's close that nobody should need
 
-if __name__ == "__main__":
-    sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-try:
-    import atheris
-except ImportError:
-    atheris = None
-
-# Coverage is counted of what is imported within.
-with (
-    atheris.instrument_imports(include=["mpmkit", "h11"])
-    if atheris is not None and __name__ == "__main__"
-    else nullcontext()
-):
-    import h11
-    from support.malformed import REFUSED
-
-    from mpmkit.config.checks import check as check_directives
-    from mpmkit.config.keywords import from_keywords
-    from mpmkit.http.fastpath import RequestCache
-    from mpmkit.http.messages import Request, RequestError, Response, text
-    from mpmkit.http.protocol import Protocol, parse_head
-    from mpmkit.server.connection import Connection, Disconnected
-    from mpmkit.server.core import Service, finish_request, process_request
-    from mpmkit.server.logs import ErrorLog
-
 # Small limits, so that a fuzzer meets them.
-DIRECTIVES, _ = check_directives(
-    "event",
-    from_keywords(
-        "event", LimitRequestLine=200, LimitRequestFieldSize=300, LimitRequestFields=12,
-        LimitRequestBody=2000, MaxKeepAliveRequests=6, ErrorLog="/dev/null", LogLevel="emerg",
-    ),
+DIRECTIVES = directives(
+    LimitRequestLine=200, LimitRequestFieldSize=300, LimitRequestFields=12, LimitRequestBody=2000,
+    MaxKeepAliveRequests=6, ErrorLog="/dev/null", LogLevel="emerg",
 )  # fmt: skip
 
 
@@ -345,90 +316,7 @@ def streams() -> Any:
     )
 
 
-# -- the search -----------------------------------------------------------------------------------
-
-
 def keep(stream: bytes) -> Path:
-    FOUND.mkdir(exist_ok=True)
     path = FOUND / f"{zlib.crc32(stream):08x}.bin"
     path.write_bytes(stream)
     return path
-
-
-def by_coverage(seconds: float) -> None:
-    """Atheris: ends the process; what it finds is kept. A later search goes on where this one ends."""
-    SEARCH.mkdir(parents=True, exist_ok=True)
-    for seed in seeds():
-        (SEARCH / f"{zlib.crc32(seed):08x}").write_bytes(seed)
-    dictionary = SEARCH.with_suffix(".dict")
-    dictionary.write_text(
-        "".join('"' + "".join(f"\\x{c:02x}" for c in part) + '"\n' for part in PARTS)
-    )
-
-    def one(data: bytes) -> None:
-        try:
-            check(data)
-        except BaseException:
-            print(f"kept as {keep(data)}", file=sys.stderr)
-            raise
-
-    atheris.Setup(
-        [
-            sys.argv[0], str(SEARCH), f"-max_total_time={int(seconds)}", "-max_len=3000",
-            "-timeout=20", f"-dict={dictionary}", "-print_final_stats=1", "-rss_limit_mb=0",
-        ],
-        one,
-    )  # fmt: skip
-    atheris.Fuzz()
-
-
-def by_chance(seconds: float) -> int:
-    """Hypothesis: in rounds, until the time is over. Returns 1 when something was found."""
-    from hypothesis import HealthCheck, given, settings
-
-    until = time.monotonic() + seconds
-    count = 0
-
-    @settings(
-        max_examples=2000, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
-    @given(streams())
-    def round_(stream: bytes) -> None:
-        nonlocal count
-        if time.monotonic() > until:
-            return
-        count += 1
-        last[0] = stream
-        check(stream)
-
-    last = [b""]
-    while time.monotonic() < until:
-        try:
-            round_()
-        except BaseException:
-            print(f"kept as {keep(last[0])}", file=sys.stderr)
-            raise
-    print(f"{count} streams, nothing found")
-    return 0
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.fuzz", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("files", nargs="*", type=Path, help="try these streams only")
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--hypothesis", action="store_true", help="even if Atheris is installed")
-    args = parser.parse_args()
-    for path in args.files:
-        check(path.read_bytes())
-        print(f"{path}: fine")
-    if args.files:
-        return 0
-    if atheris is not None and not args.hypothesis:
-        by_coverage(args.minutes * 60)
-    return by_chance(args.minutes * 60)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,11 +20,8 @@ from support.servers import THREADED, command, environment
 from support.waiting import alive, all_gone, children_of, poll_until
 
 from mpmkit.cli import httpd
-from mpmkit.measure.reference_servers import NotInstalled, find_httpd
 from mpmkit.server import pidfile
 from mpmkit.server.pidfile import PidFileError
-from tests.fidelity import compare_cli
-from tests.fidelity.cases import unexplained
 
 DATA = Path(__file__).parent / "data"
 CLI = DATA / "cli"
@@ -776,27 +773,3 @@ def test_what_is_forbidden_is_logged_as_an_error(house):
         house.do("-k", "graceful")
         house.starts(2)
         assert get(house, "/docs/").status == 404
-
-
-# -- alongside the real one -----------------------------------------------------------------------
-
-try:
-    WHY_NOT = "" if find_httpd() else "no httpd"
-except NotInstalled as error:
-    WHY_NOT = str(error)
-with_httpd = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there is an httpd")
-
-
-@pytest.mark.rival
-@with_httpd
-@pytest.mark.parametrize("what", compare_cli.CASES)
-def test_httpd_says_the_same(what, tmp_path):
-    rows = compare_cli.rows(tmp_path, (what,))
-    assert rows and not unexplained(rows)
-
-
-@pytest.mark.rival
-@with_httpd
-def test_httpd_says_the_same_of_its_own_life(tmp_path):
-    rows = compare_cli.life_rows(tmp_path)
-    assert rows and not unexplained(rows)

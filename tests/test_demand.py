@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.experiments import printed_by
 from support.rows import DEMAND
+from support.waiting import poll_until
 
 import mpmkit
 from mpmkit.load.windows import Tick
-from mpmkit.measure import cpus, demand, records
+from mpmkit.measure import cpus, demand, procfs, records
 from mpmkit.measure.competitors import NotInstalled
 from mpmkit.measure.cpus import Placement, place
 from mpmkit.measure.decision import CHEAPER, DEARER, UNDECIDED, decide, word_of
@@ -227,6 +228,10 @@ def test_r_squared_shows_whether_it_is_a_line_through_the_origin(points, least, 
             {"generator_u": 0.61},
             "generator: it used 61% of its CPU, more than 60%, at 1,000 requests/s",
         ),
+        (
+            {"stolen": 0.1, "server_u": 0.5},
+            "stolen: the host of this virtual machine took 10% of the server's CPU",
+        ),
         ({"unsent": 3}, "failed: 0 requests failed, 3 were not sent"),
         ({"failures": 2}, "failed: 2 requests failed"),
         ({"x": 900.0}, "rate: 900 instead of 1,000 requests/s were answered"),
@@ -417,19 +422,30 @@ def test_a_run_pins_the_server_and_leaves_whole_rows(tmp_path, capsys, monkeypat
     assert not said and records.read(out) == found
 
 
+def test_a_looper_takes_the_idle_time_of_its_cpu_and_ends_with_it():
+    cpu = max(os.sched_getaffinity(0))
+    with cpus.loopers({cpu}) as awake:
+        pid = awake[cpu]
+        assert os.sched_getaffinity(pid) == {cpu} and os.sched_getscheduler(pid) == os.SCHED_IDLE
+        poll_until(
+            lambda: procfs.cpu_ns([pid]) > 1e8, what="a tenth of a second of its CPU", cap=60
+        )
+    assert not os.path.exists(f"/proc/{pid}")
+
+
 def test_a_window_counts_what_came_between_two_readings():
     """One CPU for both: the server's own time counts, not all that the CPU did."""
     for place_, busy in ((Placement(0, 1), 0.3), (Placement(0, 0), 0.2)):
         readings = cpus.Readings(0, place_)
         for second, (server, generator) in enumerate([(1.0, 5.0), (1.1, 5.2), (1.4, 5.5)]):
             tick = Tick(second - 1.0, float(second), Counter({"status 500": 1}), [1000] * 99)
-            idle, off = 10 + 1.5 * second, 4 + 0.7 * second
-            reading = cpus.Reading(100.0 + second, idle, off, server, generator)
+            idle, off = 10 + 1.5 * second, (4 + 0.6 * second, 1 + 0.1 * second)
+            reading = cpus.Reading(100.0 + second, idle, *off, server, generator)
             readings.seen.append((tick, reading))
         found = readings.window(0.0, 2.0)
         assert found == pytest.approx(
             {"requests": 200, "failures": 2, "seconds": 2.0, "x": 99.0, "server_u": busy, "group_u": 0.2,
-             "generator_u": 0.25, "budget": (3.0 + 0.4 + 0.5) / 2 / os.cpu_count()}
+             "generator_u": 0.25, "stolen": 0.1, "budget": (3.0 + 0.4 + 0.5) / 2 / os.cpu_count()}
         )  # fmt: skip
         nothing = readings.window(0.5, 1.5)
         assert set(nothing.values()) == {0} and nothing.keys() == found.keys()

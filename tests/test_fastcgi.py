@@ -1,7 +1,8 @@
 """The FastCGI client: records as bytes, a backend that does whatever a test wants, and a real php-fpm.
 
 The backend of most tests is a thread of the test's that reads records with the functions under test for
-bytes (`fastcgi_records`), which have their own tests here and a real php-fpm's agreement.
+bytes (`fastcgi_records`), which have their own tests here and a real php-fpm's agreement. What does not
+depend on the MPM is tried under event alone.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.client import Client, exchange, get
+from support.client import CHUNKED, Client, at_once, chunked, exchange, get
 from support.files import open_to_all, write
-from support.servers import no_more, open_files, serving, take_errors
+from support.servers import no_more, one_child, open_files, serving, take_errors
 from support.waiting import poll_until
 
 import mpmkit
@@ -30,26 +31,22 @@ from mpmkit.measure.process_group import NotInstalled
 
 # -- bytes ----------------------------------------------------------------------------------------
 
-KINDS = st.integers(1, 11)
-IDS = st.integers(0, 65535)
+RECORDS = st.lists(
+    st.builds(Record, st.integers(1, 11), st.integers(0, 65535), st.binary(max_size=300)),
+    min_size=1,
+)
 
 
-@given(st.lists(st.tuples(KINDS, IDS, st.binary(max_size=300))), st.binary(max_size=7))
-def test_records_come_back(some, rest):
-    data = b"".join(record(*one) for one in some)
-    assert read_records(data + rest) == ([Record(*one) for one in some], rest)
-
-
-@given(st.lists(st.tuples(KINDS, IDS, st.binary(max_size=300)), min_size=1), st.data())
+@given(RECORDS, st.data())
 def test_any_cut_of_the_bytes_gives_the_same_records(some, data):
-    whole = b"".join(record(*one) for one in some)
+    whole = b"".join(record(one.type, one.content, one.request) for one in some)
     found, left = [], b""
     while whole:
         cut = data.draw(st.integers(1, len(whole)))
         more, left = read_records(left + whole[:cut])
         found += more
         whole = whole[cut:]
-    assert found == [Record(*one) for one in some] and not left
+    assert found == some and not left
 
 
 def read_pairs(data: bytes) -> dict[str, str]:
@@ -77,23 +74,20 @@ def test_pairs_come_back(items):
 
 @given(st.integers(0, 200_000))
 def test_a_stream_is_cut_into_records(size):
-    found, rest = read_records(fcgi.stream(fcgi.STDIN, 1, b"x" * size))
+    found, rest = read_records(fcgi.stream(fcgi.STDIN, b"x" * size))
     assert not rest and sum(len(one.content) for one in found) == size
     assert all(one.content for one in found), "an empty record would be the stream's end"
 
 
 def test_the_bytes_of_the_specification():
-    assert record(fcgi.STDIN, 1) == b"\1\5\0\1\0\0\0\0"
-    assert fcgi.begin(1, True) == b"\1\1\0\1\0\10\0\0\0\1\1\0\0\0\0\0"
-    assert record(fcgi.STDOUT, 258, b"abc") == b"\1\6\1\2\0\3\5\0abc\0\0\0\0\0"
+    assert fcgi.stream(fcgi.STDIN, b"", end=True) == b"\1\5\0\1\0\0\0\0"
+    assert fcgi.begin(True) == b"\1\1\0\1\0\10\0\0\0\1\1\0\0\0\0\0"
+    assert record(fcgi.STDOUT, b"abc", 258) == b"\1\6\1\2\0\3\5\0abc\0\0\0\0\0"
     assert pairs([(b"a", b"x" * 128)]) == b"\1\x80\0\0\x80a" + b"x" * 128
     assert fcgi.read_end(b"\0\0\0\7\2\0\0\0") == (7, fcgi.OVERLOADED)
-
-
-@pytest.mark.parametrize("data", [b"HTTP/1.1 400 Bad Request\r\n", b"\2\6\0\1\0\0\0\0"])
-def test_another_protocol_is_told(data):
-    with pytest.raises(FastCgiError):
-        read_records(data)
+    for other in (b"HTTP/1.1 400 Bad Request\r\n", b"\2\6\0\1\0\0\0\0"):
+        with pytest.raises(FastCgiError):
+            read_records(other)
 
 
 # -- a backend ------------------------------------------------------------------------------------
@@ -106,7 +100,7 @@ class Fake:
     def __init__(self, path, answers):
         self.path = path
         self.answers = answers
-        self.connections = 0
+        self.connections = self.open = 0
         self.requests = []
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.bind(str(path))
@@ -121,6 +115,7 @@ class Fake:
             except OSError:
                 return
             self.connections += 1
+            self.open += 1
             threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
 
     def _serve(self, conn):
@@ -130,6 +125,7 @@ class Fake:
                     pass
             except OSError:
                 pass
+        self.open -= 1
 
     def _read(self, conn):
         data, params, body, keep = b"", b"", b"", False
@@ -155,9 +151,11 @@ class Fake:
         self.sock.close()
 
 
-def out(conn, data, *, end=True, status=0):
-    last = record(fcgi.STDOUT, 1) + record(fcgi.END_REQUEST, 1, struct.pack(">IB3x", 0, status))
-    conn.sendall(fcgi.stream(fcgi.STDOUT, 1, data) + (last if end else b""))
+END = record(fcgi.END_REQUEST, struct.pack(">IB3x", 0, 0))
+
+
+def out(conn, data, *, end=True):
+    conn.sendall(fcgi.stream(fcgi.STDOUT, data, end=end) + (END if end else b""))
 
 
 @contextmanager
@@ -181,20 +179,21 @@ def echo(conn, params, body):
     return True
 
 
-def test_what_a_backend_is_told(mpm, tmp_path):
-    with backend(mpm, tmp_path, echo) as (server, fake):
+def test_what_a_backend_is_told(tmp_path):
+    with backend("event", tmp_path, echo) as (server, fake):
         reply = get(server, "/a.fake/pi?x=1", method="POST", body=b"abc")
         assert (reply.status, reply.body, reply["Content-Type"]) == (200, b"abc", "text/plain")
         assert reply["Content-Length"] == "3"
-        told = fake.requests[0]
-        assert told["SCRIPT_FILENAME"] == f"{tmp_path}/root/a.fake"
-        assert (told["SCRIPT_NAME"], told["PATH_INFO"]) == ("/a.fake", "/pi")
-        assert (told["REQUEST_METHOD"], told["QUERY_STRING"]) == ("POST", "x=1")
-        assert (told["CONTENT_LENGTH"], told["REQUEST_URI"]) == ("3", "/a.fake/pi?x=1")
+        expected = {
+            "SCRIPT_FILENAME": f"{tmp_path}/root/a.fake", "SCRIPT_NAME": "/a.fake", "PATH_INFO": "/pi",
+            "REQUEST_METHOD": "POST", "QUERY_STRING": "x=1", "CONTENT_LENGTH": "3",
+            "REQUEST_URI": "/a.fake/pi?x=1",
+        }  # fmt: skip
+        assert expected.items() <= fake.requests[0].items()
         assert not fake.keep, "connections are kept only when ProxySet says so"
 
 
-def test_a_link_out_of_the_root_is_not_run(mpm, tmp_path):
+def test_a_link_out_of_the_root_is_not_run(tmp_path):
     """As CGI's. A file that is not here is the backend's to find."""
     root = tmp_path / "root"
     write(root / "in.fake", "")
@@ -204,7 +203,7 @@ def test_a_link_out_of_the_root_is_not_run(mpm, tmp_path):
     (root / "gone.fake").symlink_to(tmp_path / "elsewhere" / "nothing")
     (root / "folder").symlink_to(tmp_path / "elsewhere")
     (root / "same.fake").symlink_to(root / "in.fake")
-    with backend(mpm, tmp_path, echo) as (server, fake):
+    with backend("event", tmp_path, echo) as (server, fake):
         for path, status in [
             ("in.fake", 200), ("same.fake", 200), ("remote.fake", 200), ("in.fake/pi", 200),
             ("out.fake", 403), ("out.fake/pi", 403), ("folder/a.fake", 403), ("gone.fake", 403),
@@ -219,16 +218,7 @@ def test_a_link_out_of_the_root_is_not_run(mpm, tmp_path):
         assert "is a link that leads out of" in "\n".join(take_errors(server))
 
 
-def test_a_short_chunked_body_has_a_length(mpm, tmp_path):
-    with backend(mpm, tmp_path, echo) as (server, fake), Client(server) as client:
-        for size, told in [(0, "0"), (3, "3"), (16384, "16384"), (70_000, None)]:
-            chunks = (b"%x\r\n%b\r\n" % (size, b"x" * size) if size else b"") + b"0\r\n\r\n"
-            reply = client.get("/a.fake", "Transfer-Encoding: chunked", method="POST", body=chunks)
-            assert reply.body == b"x" * size
-            assert fake.requests[-1].get("CONTENT_LENGTH") == told
-
-
-def test_sections_name_backends(mpm, tmp_path):
+def test_sections_name_backends(tmp_path):
     """<FilesMatch>, <Location> and TCP, as real configurations write it."""
     root = tmp_path / "root"
     write(root / "index.fake", "")
@@ -245,7 +235,7 @@ DirectoryIndex index.fake
 </Location>
 """)
     try:
-        with serving(mpm, conf=tmp_path / "httpd.conf") as server:
+        with serving("event", conf=tmp_path / "httpd.conf") as server:
             for path, name, info in [
                 ("/x.fake", "/x.fake", ""), ("/x.fake/i/j", "/x.fake", "/i/j"),
                 ("/", "/index.fake", ""), ("/all/x/y", "/all", "/x/y"),
@@ -262,32 +252,29 @@ DirectoryIndex index.fake
 
 
 def test_bodies_and_pieces(mpm, tmp_path):
-    big = bytes(range(256)) * 4000
-    chunks = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (big, b"x")) + b"0\r\n\r\n"
-    with backend(mpm, tmp_path, echo, keep=True) as (server, fake), Client(server) as client:
-        assert client.get("/a.fake").body == b""
-        assert client.get("/a.fake", method="POST", body=big).body == big
-        reply = client.get("/a.fake", "Transfer-Encoding: chunked", method="POST", body=chunks)
-        assert reply.body == big + b"x" and "CONTENT_LENGTH" not in fake.requests[-1]
-        assert client.get("/a.fake", method="HEAD").body == b""
-        assert client.get("/a.fake").body == b""
-        assert fake.keep
-
-
-def test_pieces_come_as_they_are_made(mpm, tmp_path):
-    gate = threading.Event()
+    """A short chunked body has a length. Pieces come as they are made."""
+    big, gate = bytes(range(256)) * 4000, threading.Event()
 
     def answers(conn, params, body):
+        if params["QUERY_STRING"] != "slow":
+            return echo(conn, params, body)
         out(conn, b"\r\nfirst", end=False)
         assert gate.wait(10)
         out(conn, b"second")
+        return True
 
-    with backend(mpm, tmp_path, answers) as (server, _), Client(server) as client:
-        client.send(b"GET /a.fake HTTP/1.1\r\nHost: x\r\n\r\n")
-        while b"first" not in client.buffer:
-            client.buffer += client.receive()
+    with backend(mpm, tmp_path, answers, keep=True) as (server, fake), Client(server) as client:
+        assert client.get("/a.fake").body == b""
+        assert client.get("/a.fake", method="POST", body=big).body == big
+        for body, told in [(b"", "0"), (b"abc", "3"), (big[:16384], "16384"), (big, None)]:
+            reply = client.get("/a.fake", CHUNKED, method="POST", body=chunked(body))
+            assert reply.body == body and fake.requests[-1].get("CONTENT_LENGTH") == told
+        assert client.get("/a.fake", method="HEAD").body == b""
+        client.send(b"GET /a.fake?slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.until(b"first")
         gate.set()
         assert client.reply().body == b"firstsecond"
+        assert fake.keep
 
 
 def once(conn, params, body):
@@ -296,22 +283,20 @@ def once(conn, params, body):
 
 
 @pytest.mark.parametrize("answers, keep, least, most", [
-    (echo, True, 1, 19),
-    (once, False, 20, 20),
-    (once, True, 20, 40),  # closed though it was asked to stay: the request is made again, its body, too
+    (echo, True, 1, 19), (once, False, 20, 20),
+    (once, True, 20, 20),  # closed though it was asked to stay: that is noticed before the next request
 ], ids=["kept", "not kept", "stale"])  # fmt: skip
 def test_connections_are_used_again(mpm, tmp_path, answers, keep, least, most):
     with backend(mpm, tmp_path, answers, keep=keep) as (server, fake), Client(server) as client:
         for number in range(20):
             body = b"%d" % number * 1000
             assert client.get("/a.fake", method="POST", body=body).body == body
+            poll_until(lambda: answers is echo or fake.open == 0, what="the backend has closed")
         assert least <= fake.connections <= most
 
 
-@pytest.mark.parametrize("method, again", [("GET", True), ("PUT", True), ("POST", False)])
-def test_a_connection_that_dies_when_it_is_used(mpm, method, again, tmp_path):
-    """The request was read, and nothing came back. It is made once more, but for a POST: that may have
-    been carried out, and must not be repeated."""
+def test_a_connection_that_dies_when_it_is_used(tmp_path):
+    """The request was read, and nothing came back: it may have been carried out, and is not repeated."""
     turn = []
 
     def dies(conn, params, body):
@@ -321,38 +306,35 @@ def test_a_connection_that_dies_when_it_is_used(mpm, method, again, tmp_path):
         out(conn, b"\r\n" + body)
         return True
 
-    one = {"StartServers": 1, "MaxRequestWorkers": 1} if mpm == "prefork" else {}
-    with backend(mpm, tmp_path, dies, keep=True, **one) as (server, _), Client(server) as client:
-        got = [client.get("/a.fake", method=method, body=b"%d" % number) for number in range(8)]
-        if again:
-            assert [reply.body for reply in got] == [b"%d" % number for number in range(8)]
-            assert len(turn) > 8
-        else:
-            assert [reply.status for reply in got] == [200, 502] * 4
-            assert len(turn) == 8
-            assert sum("AH01067" in line for line in take_errors(server)) == 4
+    one = one_child("event", threads=1)
+    with backend("event", tmp_path, dies, keep=True, **one) as (server, _):
+        with Client(server) as client:
+            got = [client.get("/a.fake", method="POST", body=b"1").status for _ in range(8)]
+        assert got == [200, 502] * 4 and len(turn) == 8
+        assert sum("AH01067" in line for line in take_errors(server)) == 4
 
 
 BAD = {
     "dies": (502, "AH01067", []),
     "garbage": (502, "AH01068", [b"HTTP/1.1 400 Bad Request\r\n\r\n"]),
-    "half": (502, "AH01067", [record(fcgi.STDOUT, 1, b"Content-Type: te")]),
+    "half": (502, "AH01067", [record(fcgi.STDOUT, b"Content-Type: te")]),
     "silent": (504, "AH01075", None),
-    "overloaded": (503, "AH01075", [record(fcgi.END_REQUEST, 1, b"\0\0\0\0\2\0\0\0")]),
-    "multiplex": (502, "AH01075", [record(fcgi.END_REQUEST, 1, b"\0\0\0\0\1\0\0\0")]),
-    "other": (502, "AH01068", [record(fcgi.STDOUT, 9, b"\r\n")]),
+    "overloaded": (503, "AH01075", [record(fcgi.END_REQUEST, b"\0\0\0\0\2\0\0\0")]),
+    "multiplex": (502, "AH01075", [record(fcgi.END_REQUEST, b"\0\0\0\0\1\0\0\0")]),
+    "other": (502, "AH01068", [record(fcgi.STDOUT, b"\r\n", 9)]),
     "headless": (500, "AH01070", b""),
     "badhead": (500, "malformed header", b"no colon\r\n\r\n"),
     "longhead": (500, "AH01070", b"X: 1234567\r\n" * 10_000 + b"\r\n"),
     # After the head only the connection's end can show it.
-    "cut later": (200, "AH01067", [record(fcgi.STDOUT, 1, b"\r\nsome")]),
+    "cut later": (200, "AH01067", [record(fcgi.STDOUT, b"\r\nsome")]),
     "silent later": (200, "AH01075", None),
-    "long": (200, "Content-Length", [record(fcgi.STDOUT, 1, b"Content-Length: 4\r\n\r\nsomething")]),
+    "long": (200, "Content-Length", [record(fcgi.STDOUT, b"Content-Length: 4\r\n\r\nsomething")]),
     "short": (200, "Content-Length", b"Content-Length: 6\r\n\r\nsome"),
 }  # fmt: skip
 
 
-def test_bad_backends(mpm, tmp_path):
+def test_bad_backends(tmp_path):
+    """All at once: each gets what it is due, and the server goes on."""
     gone = threading.Event()
 
     def answers(conn, params, body):
@@ -367,40 +349,43 @@ def test_bad_backends(mpm, tmp_path):
                 out(conn, b"\r\nsome", end=False)
             gone.wait(10)
 
-    with backend(mpm, tmp_path, answers, ProxyTimeout=1) as (server, _):
-        for how, (status, said, _) in BAD.items():
-            path = f"/a.fake?{how.replace(' ', '-')}"
-            data = exchange(server, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    def ask(how: str) -> bytes:
+        path = f"/a.fake?{how.replace(' ', '-')}"
+        return exchange(server, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+    with backend("event", tmp_path, answers, ProxyTimeout=1) as (server, _):
+        replies = at_once(lambda number: ask(list(BAD)[number]), len(BAD))
+        said = "\n".join(take_errors(server))
+        for data, (how, (status, line, _)) in zip(replies, BAD.items(), strict=True):
             assert data.startswith(b"HTTP/1.1 %d" % status), how
             if status == 200:
                 assert not data.endswith(b"0\r\n\r\n"), how
                 assert b"some" in data and b"something" not in data, how
-            assert said in "\n".join(take_errors(server)), how
-            assert get(server, "/a.fake").body == b"fine"
+            alike = [one for _, one, _ in BAD.values() if one == line]
+            assert said.count(line) >= len(alike), (how, said)
         gone.set()
+        assert get(server, "/a.fake").body == b"fine"
 
 
-def test_no_backend_is_503(mpm, tmp_path):
+def test_no_backend_is_503(tmp_path):
     (tmp_path / "root").mkdir()
     lines = (
         f'AddHandler "proxy:unix:{tmp_path}/nobody|fcgi://localhost" .fake',
         'AddHandler "proxy:fcgi://127.0.0.1:1" .tcp',
     )
-    with serving(mpm, document_root=tmp_path / "root", directives=lines) as server:
-        assert get(server, "/a.fake").status == 503
-        assert get(server, "/a.tcp").status == 503
+    with serving("event", document_root=tmp_path / "root", directives=lines) as server:
+        assert get(server, "/a.fake").status == get(server, "/a.tcp").status == 503
         said = "\n".join(take_errors(server))
         assert said.count("AH01079: failed to make connection to backend") == 2
 
 
-def test_complaints_go_to_the_error_log(mpm, tmp_path):
+def test_complaints_go_to_the_error_log(tmp_path):
     def complains(conn, params, body):
-        conn.sendall(
-            record(fcgi.STDERR, 1, b"PHP message: a") + record(fcgi.STDERR, 1, b"nd b\ntwo")
-        )
+        for piece in (b"PHP message: a", b"nd b\ntwo"):
+            conn.sendall(record(fcgi.STDERR, piece))
         out(conn, b"\r\nfine")
 
-    with backend(mpm, tmp_path, complains) as (server, _):
+    with backend("event", tmp_path, complains) as (server, _):
         assert get(server, "/a.fake").body == b"fine"
         said = [line.partition("AH01071: ")[2] for line in take_errors(server)]
         assert said == ["Got error 'PHP message: and b'", "Got error 'two'"]
@@ -426,26 +411,14 @@ def test_a_client_that_leaves_frees_the_backend(mpm, tmp_path):
 
 
 def test_many_at_once_leave_no_descriptor(mpm, tmp_path):
+    def client(number):
+        for _ in range(5):
+            assert get(server, "/a.fake", method="POST", body=b"%d" % number).body == b"%d" % number
+
     with backend(mpm, tmp_path, once) as (server, _):
-        wrong = []
-
-        def client(number):
-            body = b"%d" % number
-            for _ in range(5):
-                if get(server, "/a.fake", method="POST", body=body).body != body:
-                    wrong.append(number)
-
-        def load():
-            threads = [threading.Thread(target=client, args=(n,)) for n in range(10)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-
-        load()
+        at_once(client, 10)
         before = open_files(server)
-        load()
-        assert not wrong
+        at_once(client, 10)
         poll_until(
             lambda: no_more(before, open_files(server)),
             what=lambda: f"before {before}, now {open_files(server)}",
@@ -510,43 +483,12 @@ def test_php_fpm_runs_the_sample(mpm, fpm, tmp_path):
         assert "Primary script unknown" in "\n".join(take_errors(server))
         with Client(server) as client:
             client.send(b"GET /dies.php HTTP/1.1\r\nHost: x\r\n\r\n")
-            while b" \r\n" not in client.buffer:
-                client.buffer += client.receive()
-            os.kill(int(client.buffer.split()[-1]), 9)
+            os.kill(int(client.until(b" \r\n").split()[-1]), 9)
             assert not client.until_closed().endswith(b"0\r\n\r\n")
         said = "\n".join(take_errors(server))
         assert "closed the connection within its answer" in said
         for _ in range(8):
             assert get(server, "/hello.php").body == b"hello world"
-
-
-@pytest.mark.rival
-def test_php_fpm_ends_with_its_launcher(tmp_path):
-    """Killed, not asked: the guard ends the tree."""
-    import signal
-    import subprocess
-    import sys
-
-    try:
-        find_php_fpm()
-    except NotInstalled as error:
-        pytest.skip(str(error))
-    code = (
-        "from mpmkit.measure.phpfpm import PhpFpm; import sys, time\n"
-        "fpm = PhpFpm(children=2).start(); print(*fpm.processes(), fpm.root, flush=True)\n"
-        "time.sleep(60)"
-    )
-    launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    try:
-        *pids, root = launcher.stdout.readline().split()
-    finally:
-        launcher.send_signal(signal.SIGKILL)
-        launcher.wait()
-        launcher.stdout.close()
-    poll_until(
-        lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in pids), what="php-fpm ends"
-    )
-    shutil.rmtree(root)
 
 
 def test_php_fpm_s_bounds():

@@ -1,7 +1,11 @@
-"""A short search by chance, and everything that a long one has found (see fuzz.py)."""
+"""A search by chance, and everything that earlier ones have found (see fuzz.py).
+
+FUZZ=200000 .venv/bin/python -m pytest tests/test_fuzz.py -k any_bytes       tries so many streams
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import fuzz
@@ -9,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 KEPT = sorted(fuzz.FOUND.glob("*.bin"))
+STREAMS = int(os.environ.get("FUZZ", "1000"))
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
@@ -23,35 +28,41 @@ def test_streams_to_begin_with(number):
 
 
 @given(fuzz.streams())
-@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=STREAMS, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_bytes_however_they_are_cut(stream):
-    fuzz.check(stream)
+    try:
+        fuzz.check(stream)
+    except BaseException:
+        if "FUZZ" in os.environ:
+            print(f"kept as {fuzz.keep(stream)}")
+        raise
 
 
 def test_the_harness_finds_what_is_wrong(monkeypatch):
-    """Or it would find nothing for ever: a short way that reads too much, a cut that matters, a crash."""
+    """Or it would never find anything: a short way that reads too much, a cut that matters, a crash, a
+    reader that never ends."""
     get = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
     fuzz.check(get)
-
-    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="cut"):
-        patch.setattr(fuzz.Connection, "fill", lambda conn: (conn.protocol.feed(b"x"), True)[1])
-        fuzz.check(get * 2)
 
     def wrong(head):
         request = fuzz.parse_head(head, fuzz.DIRECTIVES)
         request.path = "/b"
         return request
 
-    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="path"):
-        patch.setattr(fuzz, "read_plain", wrong)
-        fuzz.check(get)
-
-    with monkeypatch.context() as patch, pytest.raises(RecursionError):
-        patch.setattr(fuzz.Protocol, "next_request", lambda self: self.next_request())
-        fuzz.check(get)
-
-
-def test_a_reader_that_never_ends_is_noticed():
+    for owner, name, value, error, said in [
+        (
+            fuzz.Connection,
+            "fill",
+            lambda c: (c.protocol.feed(b"x"), True)[1],
+            AssertionError,
+            "cut",
+        ),
+        (fuzz, "read_plain", wrong, AssertionError, "path"),
+        (fuzz.Protocol, "next_request", lambda self: self.next_request(), RecursionError, "depth"),
+    ]:
+        with monkeypatch.context() as patch, pytest.raises(error, match=said):
+            patch.setattr(owner, name, value)
+            fuzz.check(get * 2)
     with pytest.raises(AssertionError, match="on and on"):
         sock = fuzz.Pieces([b"x"])
         while True:

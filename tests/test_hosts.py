@@ -1,10 +1,7 @@
-"""Virtual hosts: which one answers, logs and speaks TLS. The real httpd is the judge (tests/fidelity)."""
+"""Virtual hosts: which one answers, logs and speaks TLS. The real httpd is the judge in test_fidelity."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections import Counter
 from pathlib import Path
 from textwrap import dedent
 
@@ -17,32 +14,6 @@ from support.waiting import poll_until
 from mpmkit.config.checks import check
 from mpmkit.config.directives import DirectiveError
 from mpmkit.config.httpd_conf import Source, read
-from mpmkit.measure.reference_servers import NotInstalled, find_httpd
-from tests.fidelity import compare_hosts
-from tests.fidelity.cases import judge, unexplained
-
-
-@pytest.mark.rival
-@pytest.mark.slow
-@pytest.mark.parametrize(("rows", "least"), [
-    (compare_hosts.name_rows, 1600), (compare_hosts.merge_rows, 600), (compare_hosts.tls_rows, 30),
-])  # fmt: skip
-@pytest.mark.timeout(600)
-def test_hosts_are_chosen_and_merged_as_in_httpd(rows, least):
-    try:
-        find_httpd()
-    except NotInstalled as missing:
-        pytest.skip(str(missing))
-    with tempfile.TemporaryDirectory(prefix="mpmkit-hosts-") as where:
-        os.chmod(where, 0o755)
-        found = list(rows(compare_hosts.Site(Path(where))))
-    left = [
-        f"{one.case}\n  httpd   {one.httpd}\n  mpmkit  {one.mpmkit}" for one in unexplained(found)
-    ]
-    assert not left, "\n".join(left)
-    assert Counter(judge(row).kind for row in found)["same"] >= least
-    assert len({row.httpd for row in found}) > 3, "the hosts can be distinguished"
-
 
 # -- a server -------------------------------------------------------------------------------------
 

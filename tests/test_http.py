@@ -18,6 +18,8 @@ from support.recordings import DIFFERENCES, RAW, RECORDINGS, REPLAYED, compare
 from support.servers import SMALL, assert_quiet, serving
 from support.waiting import poll_until
 
+from tests.fidelity.cases import ON_PURPOSE
+
 
 @pytest.mark.parametrize("recording", REPLAYED, ids=repr)
 def test_answers_as_httpd_did(server, recording):
@@ -44,7 +46,7 @@ def test_answers_as_httpd_did(server, recording):
 def test_the_table_of_differences_is_honest():
     """It names recordings that exist, each entry says why, and most recordings are replayed."""
     for name, difference in DIFFERENCES.items():
-        assert name in RECORDINGS and len(difference.why) > 20
+        assert name in RECORDINGS and (difference.values or f"http/{name}" in ON_PURPOSE)
     assert len(REPLAYED) > 60
 
 
@@ -63,7 +65,7 @@ def test_http_0_9_is_answered_by_the_bare_body(server):
 
 def test_http_0_9_that_is_switched_off(document_root):
     options = {"HttpProtocolOptions": "Require1.0"}
-    with serving("prefork", document_root=document_root, **options) as server:
+    with serving("event", document_root=document_root, **options) as server:
         assert read_reply(exchange(server, b"GET /file.txt\r\n")).status == 400
         assert get(server).status == 200
 
@@ -135,42 +137,30 @@ def test_limits_lie_where_httpd_has_them(server, what):
         assert client.reply().status_line == recorded_limits()[what]
 
 
-def test_limits_that_are_set(mpm, document_root):
-    limits = {
-        "LimitRequestLine": 100, "LimitRequestFieldSize": 50, "LimitRequestFields": 3,
-        "LimitRequestBody": 10,
-    }  # fmt: skip
-    with serving(mpm, document_root=document_root, **limits) as server:
-        assert read_reply(exchange(server, line_of(102))).status == 414
-        assert read_reply(exchange(server, header_of(52))).status == 400
-        assert read_reply(exchange(server, fields(4))).status == 400
-        with Client(server) as client:
-            assert client.ask(fields(3)).status == 200
-            assert client.get(method="POST", body=b"x" * 10).status == 200
-            assert client.get(method="POST", body=b"x" * 11).status == 413
-        chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-        assert read_reply(exchange(server, chunked + 2 * b"6\r\nabcdef\r\n")).status == 413
-
-
-def test_the_body_s_limit_may_differ_by_section(mpm, document_root, tmp_path):
+def test_limits_that_are_set(document_root, tmp_path):
+    """Of heads for the whole server, of bodies by section, too."""
     conf = tmp_path / "httpd.conf"
     conf.write_text(
-        "LimitRequestBody 100\n<Location /sub>\nLimitRequestBody 1000\n</Location>\n"
+        "LimitRequestLine 100\nLimitRequestFieldSize 50\nLimitRequestFields 3\nLimitRequestBody 100\n"
+        "<Location /sub>\nLimitRequestBody 1000\n</Location>\n"
         "<Files file.txt>\nLimitRequestBody 10\n</Files>\n"
         "<Location /empty.txt>\nLimitRequestBody 0\n</Location>\n"
     )
-    with serving(mpm, conf=conf, document_root=document_root) as server:
+    with serving("event", conf=conf, document_root=document_root) as server:
+        for data, status in [
+            (line_of(102), 414), (header_of(52), 400), (fields(4), 400), (fields(3), 200),
+        ]:  # fmt: skip
+            with Client(server) as client:
+                assert client.ask(data).status == status
         for path, limit in (("/", 100), ("/sub/", 1000), ("/file.txt", 10), ("/empty.txt", 5000)):
-            assert get(server, path, method="POST", body=b"x" * limit).status == 200
-            if limit < 5000:
-                assert get(server, path, method="POST", body=b"x" * (limit + 1)).status == 413
+            for size in (limit, limit + 1):
+                status = 413 if size > limit and limit < 5000 else 200
+                assert get(server, path, method="POST", body=b"x" * size).status == status
                 head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-                for over in (0, 1):
-                    size = limit + over
-                    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (size, b"x" * size)
-                    with Client(server) as client:
-                        reply = client.ask(head.encode() + chunk, "POST")
-                    assert reply.status == (413 if over else 200), (path, size)
+                chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (size, b"x" * size)
+                with Client(server) as client:
+                    reply = client.ask(head.encode() + chunk, "POST")
+                assert reply.status == status, (path, size)
 
 
 def test_a_guarded_index_is_found_once(document_root, tmp_path):
@@ -232,15 +222,13 @@ def test_keep_alive_timeout_ends_an_idle_connection_without_a_word(mpm, document
     with serving(mpm, document_root=document_root, KeepAliveTimeout=1, access_log=True) as server:
         with Client(server) as client:
             client.get()
-            began = time.monotonic()
-            assert client.until_closed(5.0) == b""
-            assert 0.9 < time.monotonic() - began
+            assert client.ended(5.0) > 0.9
         assert_quiet(server)
         assert len(server.access_log().splitlines()) == 1
 
 
-def test_keep_alive_timeout_zero_means_no_keep_alive(mpm, document_root):
-    with serving(mpm, document_root=document_root, KeepAliveTimeout=0) as server:
+def test_keep_alive_timeout_zero_means_no_keep_alive(document_root):
+    with serving("event", document_root=document_root, KeepAliveTimeout=0) as server:
         assert b"Connection: close" in exchange(server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
@@ -254,23 +242,18 @@ def test_many_requests_on_one_connection(server):
 
 
 def test_pipelined_requests_are_answered_in_order(server):
-    paths = [b"/file.txt", b"/nope", b"/sub/", b"/empty.txt"] * 10
-    with Client(server) as client:
-        client.send(b"".join(request(path) for path in paths))
-        replies = [client.reply() for _ in paths]
-    assert [reply.status for reply in replies] == [200, 404, 200, 200] * 10
-    assert [len(reply.body) for reply in replies if reply.status == 200] == [37, 10, 0] * 10
-
-
-def test_pipelining_around_bodies(server):
     post = b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde"
     chunked = (
         b"POST /sub/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         b"3\r\nGET\r\n0\r\nTrailer: x\r\n\r\n"
     )
+    expected = [(200, 37), (404, None), (200, 10), (200, 0), (200, 37), (200, 10)] * 10
+    paths = (b"/file.txt", b"/nope", b"/sub/", b"/empty.txt")
     with Client(server) as client:
-        client.send(post + chunked + request(b"/nope") + post)
-        assert [client.reply().status for _ in range(4)] == [200, 200, 404, 200]
+        client.send(b"".join((*map(request, paths), post, chunked)) * 10)
+        for status, size in expected:
+            reply = client.reply()
+            assert reply.status == status and size in (None, len(reply.body))
         assert client.is_open() and not client.buffer
 
 
@@ -295,16 +278,9 @@ def test_a_blank_line_after_a_request_costs_no_worker(mpm, document_root, apart)
             assert client.ask(request(b"/file.txt")).status == 200
 
 
-def test_many_blank_lines_after_a_request(server):
-    """More than are skipped before a first request."""
-    asked = b"\r\n" * 5 + request(b"/file.txt") + b"\r\n" * 20
-    with Client(server) as client:
-        for _ in range(3):
-            assert client.ask(asked, "GET").status == 200
-
-
-def test_requests_in_pieces(server):
-    """Byte by byte; and the first request with the beginning of the second."""
+def test_requests_in_pieces_and_with_blank_lines(server):
+    """Byte by byte; the first with the beginning of the second; more blank lines after a request than are
+    skipped before a first one."""
     asked = request(b"/file.txt")
     with Client(server) as client:
         for _ in range(2):
@@ -315,6 +291,9 @@ def test_requests_in_pieces(server):
         assert client.reply().status == 200
         client.send(asked[20:])
         assert client.reply().status == 200
+    with Client(server) as client:
+        for _ in range(3):
+            assert client.ask(b"\r\n" * 5 + asked + b"\r\n" * 20, "GET").status == 200
 
 
 def test_who_keeps_a_connection(server):
@@ -378,11 +357,11 @@ def test_a_trickle_buys_little_time(mpm, document_root):
             assert 0.9 < time.monotonic() - began < 4
 
 
-def test_a_body_may_take_as_long_as_its_rate_allows(mpm, document_root):
+def test_a_body_may_take_as_long_as_its_rate_allows(document_root):
     """RequestReadTimeout body=1,MinRate=100: 250 bytes a quarter of a second are fast enough, 5 are not."""
     rule = {"directives": ("RequestReadTimeout body=1,MinRate=100",)}
     head = b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 2500\r\n\r\n"
-    with serving(mpm, document_root=document_root, **rule) as server:
+    with serving("event", document_root=document_root, **rule) as server:
         for count, times, status in ((250, 10, 200), (5, 40, 408)):
             with Client(server) as client:
                 client.send(head)
@@ -392,11 +371,8 @@ def test_a_body_may_take_as_long_as_its_rate_allows(mpm, document_root):
 def test_a_silent_client_is_closed_without_a_word(mpm, document_root):
     """Without TCP_DEFER_ACCEPT, which would keep it in the kernel for half a minute."""
     options = {"directives": (*READ_TIMEOUT["directives"], "AcceptFilter http none")}
-    with serving(mpm, document_root=document_root, **options) as server:
-        with Client(server) as client:
-            began = time.monotonic()
-            assert client.until_closed(6.0) == b""
-            assert 0.9 < time.monotonic() - began
+    with serving(mpm, document_root=document_root, **options) as server, Client(server) as client:
+        assert client.ended(6.0) > 0.9
 
 
 def test_a_silent_client_takes_no_worker(mpm, document_root):
@@ -466,61 +442,6 @@ def test_redirect_goes_where_the_client_came_from(server):
         ]:
             reply = client.ask(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             assert (reply.status, reply["Location"]) == (301, location)
-
-
-def test_conditions_are_checked_in_the_standard_s_order(server):
-    with Client(server) as client:
-        etag = client.get()["ETag"]
-        same, before = "Tue, 02 Jan 2024 03:04:05 GMT", "Mon, 01 Jan 2024 00:00:00 GMT"
-        for lines, status in [
-            ([f"If-None-Match: {etag}"], 304), ([f"If-None-Match: W/{etag}"], 304),
-            ([f'If-None-Match: "a", {etag}, "b"'], 304), (["If-None-Match: *"], 304),
-            (['If-None-Match: "a"', f"If-Modified-Since: {same}"], 200),
-            ([f"If-Modified-Since: {before}"], 200), (["If-Modified-Since: yesterday"], 200),
-            (["If-Modified-Since: Tuesday, 02-Jan-24 03:04:05 GMT"], 304),
-            (["If-Modified-Since: Tue Jan  2 03:04:05 2024"], 304),
-            (["If-Modified-Since: Sun, 02 Jan 2124 03:04:05 GMT"], 200),
-            ([f"If-Match: {etag}"], 200), (["If-Match: *"], 200), ([f"If-Match: W/{etag}"], 412),
-            ([f"If-Match: {etag}", f"If-None-Match: {etag}"], 304),
-            ([f"If-Unmodified-Since: {same}"], 200), ([f"If-Unmodified-Since: {before}"], 412),
-            ([f"If-Unmodified-Since: {before}", f"If-Match: {etag}"], 200),
-        ]:  # fmt: skip
-            for method in ("GET", "HEAD"):
-                assert client.get("/file.txt", *lines, method=method).status == status, lines
-
-
-@pytest.mark.parametrize("value, expected", [
-    ("bytes=0-0", (206, "bytes 0-0/37", b"0")), ("bytes=30-", (206, "bytes 30-36/37", b"uvwxyz\n")),
-    ("bytes=30-1000", (206, "bytes 30-36/37", b"uvwxyz\n")),
-    ("bytes=-1000", (206, "bytes 0-36/37", b"0123456789abcdefghijklmnopqrstuvwxyz\n")),
-    ("bytes=0-1, 1-3", (206, "bytes 0-3/37", b"0123")), ("Bytes = 2-3", (200, None, None)),
-    ("bytes=3-2", (200, None, None)), ("bytes=--1", (200, None, None)),
-    ("bytes=", (200, None, None)), ("lines=1-2", (200, None, None)),
-    ("bytes=1-2,x", (200, None, None)), ("bytes=-0", (200, None, None)),
-    ("bytes=0-0,", (206, "bytes 0-0/37", b"0")), ("bytes=,", (200, None, None)),
-    ("bytes=37-", (416, None, None)), ("bytes=37-, 36-", (206, "bytes 36-36/37", b"\n")),
-    ("bytes=" + ",".join(f"{i}-{i}" for i in range(0, 36, 2)) + ",0-" * 201, (200, None, None)),
-])  # fmt: skip
-def test_ranges(server, value, expected):
-    status, content_range, body = expected
-    with Client(server) as client:
-        reply = client.get("/file.txt", f"Range: {value}")
-        assert (reply.status, reply["Content-Range"]) == (status, content_range)
-        if body is not None:
-            assert reply.body == body
-        # A range is for GET alone (RFC 9110, 14.2).
-        assert client.get("/file.txt", f"Range: {value}", method="HEAD").status == 200
-
-
-def test_if_range(server):
-    with Client(server) as client:
-        etag = client.get()["ETag"]
-        for validator, status in [
-            (etag, 206), ("Tue, 02 Jan 2024 03:04:05 GMT", 206), ('"x"', 200),
-            ("Tue, 02 Jan 2024 03:04:06 GMT", 200), ("W/" + etag, 200),
-        ]:  # fmt: skip
-            reply = client.get("/file.txt", "Range: bytes=0-1", f"If-Range: {validator}")
-            assert reply.status == status, validator
 
 
 def test_head_of_thousands_of_bytes(server):

@@ -1,11 +1,8 @@
-"""Sections, patterns and links: who may have what. The real httpd is the judge (tests/fidelity)."""
+"""Sections, patterns and links: who may have what. The real httpd is the judge in test_fidelity."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -14,33 +11,6 @@ from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import DirectiveError, Section, Setting
 from mpmkit.handlers.names import by_extension
 from mpmkit.handlers.sections import Sections, forbidden_link
-from mpmkit.measure.reference_servers import NotInstalled, find_httpd
-from tests.fidelity import compare_access, compare_rules
-from tests.fidelity.cases import idle_reasons, judge, unexplained
-
-
-@pytest.mark.rival
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(("rows_of", "whole", "same", "refused"), [
-    (compare_rules.rows, True, 800, 300),
-    (lambda where: compare_access.rows(where, every=5), False, 200, 100),  # all: make fidelity
-], ids=("sections", "access"))  # fmt: skip
-def test_every_rule_holds_as_in_httpd(rows_of, whole, same, refused):
-    """Sections of every kind, in every order, with links; who is admitted, with which method."""
-    try:
-        find_httpd()
-    except NotInstalled as missing:
-        pytest.skip(str(missing))
-    with tempfile.TemporaryDirectory(prefix="mpmkit-rules-") as where:
-        os.chmod(where, 0o755)
-        rows = rows_of(Path(where))
-    left = [
-        f"{row.case}\n  httpd   {row.httpd}\n  mpmkit  {row.mpmkit}" for row in unexplained(rows)
-    ]
-    assert not left, "\n".join(left)
-    assert not whole or not idle_reasons(rows)
-    kinds = Counter(judge(row).kind for row in rows)
-    assert kinds["same"] >= same and sum("403" in row.httpd for row in rows) > refused
 
 
 def rules(*sections: Section) -> Sections:

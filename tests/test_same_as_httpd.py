@@ -5,28 +5,17 @@ from __future__ import annotations
 import os
 import re
 import signal
-import tempfile
-from pathlib import Path
 
 import pytest
 from support.client import exchange
-from support.files import recorded_root
+from support.files import program, recorded_root
 from support.servers import serving
 from support.waiting import poll_until
 
-from mpmkit.measure.reference_servers import NotInstalled, find_httpd, module_directory
-from tests.fidelity import compare_kinds
-from tests.fidelity.cases import idle_reasons, unexplained
+from mpmkit.measure.reference_servers import find_httpd, module_directory
 from tests.fidelity.server_pair import Pair
 
-try:
-    WHY_NOT = "" if find_httpd() else "no httpd"
-except NotInstalled as error:
-    WHY_NOT = str(error)
-pytestmark = [
-    pytest.mark.rival,
-    pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there is an httpd"),
-]
+pytestmark = [pytest.mark.rival, pytest.mark.usefixtures("httpd")]
 
 
 def test_httpd_escapes_the_same(tmp_path):
@@ -50,18 +39,6 @@ def test_httpd_escapes_the_same(tmp_path):
     assert found[0] == found[1]
 
 
-def test_small_inputs_of_every_kind():
-    """Over 450 requests: names, methods, heads of scripts, hosts, connections cut short, chunks."""
-    with tempfile.TemporaryDirectory(prefix="mpmkit-kinds-") as where:
-        os.chmod(where, 0o755)
-        rows = compare_kinds.rows(Path(where).resolve())
-    left = [
-        f"{row.case}\n  httpd   {row.httpd}\n  mpmkit  {row.mpmkit}" for row in unexplained(rows)
-    ]
-    assert not left, "\n".join(left)
-    assert not idle_reasons(rows) and len(rows) > 450
-
-
 PROGRAM = """#!/bin/sh
 echo $$ > {folder}/$PPID.$1.pid
 exec cat >> {folder}/$PPID.$1.log
@@ -70,10 +47,8 @@ exec cat >> {folder}/$PPID.$1.log
 
 def test_logs_to_programs(tmp_path):
     """The program is the parent's child, is started again when it ends, and goes on after a restart."""
-    program = tmp_path / "program"
-    program.write_text(PROGRAM.format(folder=tmp_path))
-    program.chmod(0o755)
-    ways = {"one": f"|{program} one", "two": f"||{program} two", "sh": f"|$exec {program} sh"}
+    script = program(tmp_path / "program", PROGRAM.format(folder=tmp_path))
+    ways = {"one": f"|{script} one", "two": f"||{script} two", "sh": f"|$exec {script} sh"}
     logs = "\n".join(f'CustomLog "{way}" "%U"' for way in ways.values())
     with Pair("event", recorded_root(tmp_path / "root"), logs) as pair:
 
@@ -100,10 +75,8 @@ def test_logs_to_programs(tmp_path):
 
 
 def test_an_error_log_to_a_program(tmp_path):
-    program = tmp_path / "program"
-    program.write_text(PROGRAM.format(folder=tmp_path))
-    program.chmod(0o755)
-    with serving("event", directives=[f'ErrorLog "|{program} errors"']) as server:
+    script = program(tmp_path / "program", PROGRAM.format(folder=tmp_path))
+    with serving("event", directives=[f'ErrorLog "|{script} errors"']) as server:
         exchange(server, b"GET /%2f HTTP/1.0\r\n\r\n")
         errors = tmp_path / f"{server.pid}.errors.log"
         poll_until(lambda: "resuming normal operations" in errors.read_text())

@@ -6,18 +6,13 @@ that a script decides, body, and whether the connection stays.
 
 from __future__ import annotations
 
-import socket
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from support.client import read_reply
-from support.files import open_to_all, write
+from support.client import exchange, read_reply
+from support.files import open_to_all, program, write
 
 from mpmkit.measure.phpfpm import PhpFpm
 from mpmkit.measure.process_group import NotInstalled
-from mpmkit.measure.reference_servers import find_httpd, load_lines
+from mpmkit.measure.reference_servers import load_lines
 from tests.fidelity.server_pair import Pair
 
 MODULES = ("alias", "mime", "cgi", "proxy", "proxy_fcgi")
@@ -67,40 +62,28 @@ PHP = (
 )
 
 
-def program(path: Path, text: str) -> None:
-    write(path, text)
-    path.chmod(0o755)
-
-
 @pytest.fixture(scope="module")
-def pair():
-    with tempfile.TemporaryDirectory(prefix="mpmkit-live-") as where:
-        yield from served(Path(where).resolve())
-
-
-def served(where: Path) -> Iterator[Pair]:
-    """Both servers over a site in `where`, a folder that others may enter as well."""
-    root = where / "pages"
+def pair(httpd, shared):
+    """Both servers over a site in a folder that others may enter as well."""
+    root = shared / "pages"
     for name, text in {"raw": RAW, "told": TOLD, "nph-raw": RAW, "café": TOLD}.items():
-        program(where / "cgi-bin" / name, text)
-    program(where / "日本" / "é.cgi", TOLD)
-    for place in (where / "日本", root):
+        program(shared / "cgi-bin" / name, text)
+    program(shared / "日本" / "é.cgi", TOLD)
+    for place in (shared / "日本", root):
         write(place / "told.php", PHP)
         write(place / "café.php", PHP)
     write(root / "front.php", PHP)
     write(root / "index.html", "index")
-    open_to_all(where)
+    open_to_all(shared)
     try:
-        find_httpd()
-        fpm = PhpFpm(children=8)
-        with fpm:
-            conf = CONF.format(
-                where=where, handler=fpm.handler, loads="\n".join(load_lines(find_httpd(), MODULES))
-            )
-            with Pair("event", root, conf) as both:
-                yield both
+        fpm = PhpFpm(children=8).start()
     except NotInstalled as error:
         pytest.skip(str(error))
+    with fpm:
+        loads = "\n".join(load_lines(httpd, MODULES))
+        conf = CONF.format(where=shared, handler=fpm.handler, loads=loads)
+        with Pair("event", root, conf) as both:
+            yield both
 
 
 # Not Content-Length: httpd gives one to a program that happens to have ended by then.
@@ -109,11 +92,7 @@ KEPT = ("Content-Type", "Location", "X-A", "Connection")
 
 def shown(port: int, data: bytes) -> dict:
     """An answer as it is compared."""
-    received = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
-        sock.sendall(data)
-        while piece := sock.recv(65536):
-            received += piece
+    received = exchange(port, data)
     if not received.startswith(b"HTTP/1.1 "):
         return {"bytes": received}
     reply = read_reply(received, data.split(b" ", 1)[0].decode())

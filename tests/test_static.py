@@ -10,19 +10,20 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.client import Client, exchange, get
+from support.configured import directives as configured
 from support.files import RECORDED, recorded_root, write
 from support.servers import serving
 from support.waiting import poll_until
 
 import mpmkit
-from mpmkit.config.checks import check
-from mpmkit.config.keywords import from_keywords
 from mpmkit.handlers.conditional import DEFAULTS, parse_ranges
+from mpmkit.handlers.redirects import quote_path
 from mpmkit.handlers.static import (
     FILES_KEPT,
     MAPPED_KEPT,
@@ -31,13 +32,12 @@ from mpmkit.handlers.static import (
     SMALL,
     FileOptions,
     StaticFiles,
-    quote_path,
 )
 from mpmkit.http.messages import FileBody, Request, http_date
 from mpmkit.http.protocol import parse_head
 from mpmkit.launcher import LaunchError
 
-DIRECTIVES, _ = check("event", from_keywords("event", Listen="8080"))
+DIRECTIVES = configured()
 CONNECTION = SimpleNamespace(peer=("127.0.0.1", 1), direct=True)
 BIG = random.Random(1).randbytes(3_000_000)
 
@@ -45,18 +45,13 @@ BIG = random.Random(1).randbytes(3_000_000)
 @pytest.fixture(scope="module")
 def document_root(tmp_path_factory):
     where = recorded_root(tmp_path_factory.mktemp("static"))
-    write(where / "big.bin", BIG)
-    write(where / "exactly.bin", BIG[:SMALL])
-    write(where / "above.bin", BIG[: SMALL + 1])
-    write(where / "py.secret.txt", "not a script")
-    write(where / ".hidden", "hidden")
-    write(where / "sp ace.txt", "space")
-    write(where / "caf\u00e9.html", "coffee")
-    write(where / os.fsdecode(b"latin\xe9.txt"), "latin")
-    write(where / "100%.txt", "percent")
-    write(where / "noextension", "plain")
-    write(where / "UPPER.TXT", "upper")
-    write(where / "a;b=c&d.txt", "odd")
+    for name, data in {
+        "big.bin": BIG, "exactly.bin": BIG[:SMALL], "above.bin": BIG[: SMALL + 1],
+        "py.secret.txt": "not a script", ".hidden": "hidden", "sp ace.txt": "space",
+        "caf\u00e9.html": "coffee", os.fsdecode(b"latin\xe9.txt"): "latin", "100%.txt": "percent",
+        "noextension": "plain", "UPPER.TXT": "upper", "a;b=c&d.txt": "odd",
+    }.items():  # fmt: skip
+        write(where / name, data)
     return where
 
 
@@ -70,9 +65,11 @@ def answer(files: StaticFiles, path: str, *lines: str, method: str = "GET"):
     return files(request(path, *lines, method=method), CONNECTION)
 
 
-def files_with(root: Path, **named) -> StaticFiles:
-    directives, _ = check("event", from_keywords("event", **named))
-    return StaticFiles(str(root), options=FileOptions.of(directives))
+def files_with(root: Path, age: float = 0, **named) -> StaticFiles:
+    """With a clock by which all files of `root` are so many seconds older."""
+    return StaticFiles(
+        str(root), FileOptions.of(configured(**named), {}), lambda: time.time() + age
+    )
 
 
 # -- bytes ----------------------------------------------------------------------------------------
@@ -90,93 +87,74 @@ def test_names(server, path, body, kind):
     assert (reply.status, reply.body, reply["Content-Type"]) == (200, body, kind)
 
 
-@pytest.mark.parametrize(
-    "name, size", [("exactly.bin", SMALL), ("above.bin", SMALL + 1), ("big.bin", len(BIG))]
-)
-def test_large_files_arrive_whole(server, name, size):
+def test_large_files_arrive_whole_and_in_parts(server):
     with Client(server) as client:
-        for _ in range(2):
-            reply = client.get(f"/{name}")
-            assert reply["Content-Length"] == str(size)
-            assert hashlib.sha256(reply.body).digest() == hashlib.sha256(BIG[:size]).digest()
-        assert client.get(f"/{name}", method="HEAD")["Content-Length"] == str(size)
+        for name, size in (("exactly", SMALL), ("above", SMALL + 1), ("big", len(BIG))):
+            for _ in range(2):
+                reply = client.get(f"/{name}.bin")
+                assert reply["Content-Length"] == str(size)
+                assert hashlib.sha256(reply.body).digest() == hashlib.sha256(BIG[:size]).digest()
+            assert client.get(f"/{name}.bin", method="HEAD")["Content-Length"] == str(size)
+        reply = client.get("/big.bin", "Range: bytes=1000000-2000000")
+        assert (reply.status, reply.body) == (206, BIG[1000000:2000001])
+        reply = client.get("/big.bin", "Range: bytes=0-99999,200000-299999")
+        assert BIG[:100000] in reply.body and BIG[200000:300000] in reply.body
         assert client.get("/file.txt").status == 200
 
 
 # The three ways to send a large file.
-WAYS = [
-    {"EnableMMAP": "Off"}, {"EnableSendfile": "On"}, {"EnableMMAP": "On", "EnableSendfile": "Off"},
-]  # fmt: skip
+WAYS = {
+    "read": {"EnableMMAP": "Off"}, "sendfile": {"EnableSendfile": "On"},
+    "mapped": {"EnableMMAP": "On", "EnableSendfile": "Off"},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("way", WAYS, ids=["read", "sendfile", "mapped"])
-def test_a_slow_reader_gets_every_byte(mpm, document_root, way):
-    """A narrow window and requests in a row: the answer takes many turns to send."""
+@pytest.mark.parametrize("way", WAYS)
+def test_slow_readers_and_those_that_leave(mpm, document_root, way):
+    """A narrow window and requests in a row: the answer takes many turns to send, and is whole. Whoever
+    leaves leaves no descriptor open; a mapping has one."""
+    asked = b"GET /big.bin HTTP/1.1\r\nHost: x\r\n\r\n"
     # Left to itself the kernel widens its buffer, up to where it takes the whole file at once.
-    with (
-        serving(mpm, document_root=document_root, SendBufferSize=65536, **way) as server,
-        Client(server, receive_buffer=4096) as client,
-    ):
-        if way == WAYS[2]:
-            get_until_mapped(server, client, "/big.bin")
-        for _ in range(2):
-            client.send(b"GET /big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
-            poll_until(lambda: "W" in str(server.scoreboard()) or mpm == "event")
-            assert client.reply().body == BIG
-        assert client.get("/file.txt").status == 200
-
-
-@pytest.mark.parametrize("way", WAYS, ids=["read", "sendfile", "mapped"])
-def test_a_reader_that_leaves_leaves_nothing_open(mpm, document_root, way):
-    """Whatever the way a large file was being sent, its descriptor is closed; a mapping has one."""
-    with serving(mpm, document_root=document_root, **way) as server:
+    options = {"document_root": document_root, "SendBufferSize": 65536, **WAYS[way]}
+    with serving(mpm, **options) as server:
+        with Client(server, receive_buffer=4096) as client:
+            if way == "mapped":
+                get_until_mapped(server, client, "/big.bin")
+            for _ in range(2):
+                client.send(asked)
+                poll_until(lambda: "W" in str(server.scoreboard()) or mpm == "event")
+                assert client.reply().body == BIG
+            assert client.get("/file.txt").status == 200
         for number in range(10):
             with Client(server, receive_buffer=4096) as client:
-                client.send(b"GET /big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.send(asked)
                 if number % 2:
                     assert client.receive()
-        most = len(server.processes()) if way == WAYS[2] else 0
-        poll_until(
-            lambda: len(open_files(server, "big.bin")) <= most,
-            what=lambda: f"open: {open_files(server, 'big.bin')}",
-        )
-
-
-def test_a_body_that_breaks_off_leaves_nothing_open(mpm, document_root):
-    """The file is open when the server finds that the request's body does not come."""
-    with serving(mpm, document_root=document_root, EnableMMAP="Off") as server:
+        # The file is open when the server finds that the request's body does not come.
         for body in (b"Content-Length: 9\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n"):
-            for _ in range(5):
-                with Client(server) as client:
-                    client.send(b"POST /big.bin HTTP/1.1\r\nHost: x\r\n" + body)
-                    client.half_close()
-                    client.until_closed()
-        assert get(server).status == 200
-        assert not open_files(server, "big.bin")
+            with Client(server) as client:
+                client.send(b"POST /big.bin HTTP/1.1\r\nHost: x\r\n" + body)
+                client.half_close()
+                client.until_closed()
+        most = len(server.processes()) if way == "mapped" else 0
+        poll_until(lambda: len(open_files(server, "big.bin")) <= most, what="they are closed")
 
 
 def open_files(server, name: str) -> list[str]:
     """Descriptors of the server's children that are open on a file of that name."""
     found = []
-    for pid in server.processes():
-        folder = Path(f"/proc/{pid}/fd")
-        for link in folder.iterdir():
-            try:
-                target = os.readlink(link)
-            except FileNotFoundError:
-                continue
-            if target.endswith("/" + name):
-                found.append(f"{link} -> {target}")
+    for link in (link for pid in server.processes() for link in Path(f"/proc/{pid}/fd").iterdir()):
+        try:
+            found += [link] * os.readlink(link).endswith("/" + name)
+        except FileNotFoundError:
+            continue
     return found
 
 
-def mapped(server, name: str) -> list[int]:
-    """The server's processes that have a file of that name mapped."""
-    return [
-        pid
-        for pid in server.processes()
-        if re.search(rf"/{re.escape(name)}$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE)
-    ]
+def is_mapped(server, name: str) -> bool:
+    """A process of the server has a file of that name mapped."""
+    maps = (Path(f"/proc/{pid}/maps").read_text() for pid in server.processes())
+    return any(re.search(rf"/{re.escape(name)}$", text, re.MULTILINE) for text in maps)
 
 
 def get_until_mapped(server, client: Client, path: str) -> None:
@@ -184,7 +162,7 @@ def get_until_mapped(server, client: Client, path: str) -> None:
 
     def got() -> bool:
         assert client.get(path).status == 200
-        return bool(mapped(server, path.lstrip("/")))
+        return is_mapped(server, os.path.basename(path))
 
     poll_until(got, what=f"{path} mapped")
 
@@ -221,57 +199,49 @@ def test_a_mapped_file_that_is_cut_short_while_it_is_sent(mpm, document_root):
             got += client.until_closed()
             body = got.partition(b"\r\n\r\n")[2]
             assert len(body) < len(BIG) and BIG.startswith(body[:1000])
-        with Client(server) as client:
-            assert client.get("/cut.bin").body == BIG[:1000]
+        assert get(server, "/cut.bin").body == BIG[:1000]
         assert processes == set(server.processes())
     path.unlink()
 
 
-@pytest.mark.parametrize("change", ["written", "replaced", "longer", "removed"])
-def test_a_change_of_a_mapped_file_is_seen_at_once(server, document_root, change):
-    path = write(document_root / f"{change}.bin", BIG[:100_000])
+def test_a_change_of_a_mapped_file_is_seen_at_once(server, document_root):
+    new, folder = BIG[-100_000:], document_root
+    paths = [
+        write(folder / f"{n}.bin", BIG[:100_000]) for n in ("written", "replaced", "longer", "gone")
+    ]
+    written, replaced, longer, gone = paths
     with Client(server) as client:
-        get_until_mapped(server, client, f"/{path.name}")
-        new = BIG[-100_000:]
-        match change:
-            case "written":
-                path.write_bytes(new)
-            case "replaced":
-                write(document_root / "new.tmp", new).rename(path)
-            case "longer":
-                new = BIG[:100_000] + b"more"
-                with open(path, "ab") as file:
-                    file.write(b"more")
-            case "removed":
-                path.unlink()
-                assert client.get(f"/{path.name}").status == 404
-                write(path, new)
-        for _ in range(3):
-            assert client.get(f"/{path.name}").body == new
+        for path in paths:
+            get_until_mapped(server, client, f"/{path.name}")
+        written.write_bytes(new)
+        write(folder / "new.tmp", new).rename(replaced)
+        with open(longer, "ab") as file:
+            file.write(b"more")
+        gone.unlink()
+        assert client.get("/gone.bin").status == 404
+        write(gone, new)
+        for path in paths:
+            for _ in range(3):
+                assert client.get(f"/{path.name}").body == path.read_bytes()
 
 
 @pytest.mark.parametrize("section, ways", [
-    ("<Directory ROOT/sub>\nEnableMMAP Off\n</Directory>", ["mapped", "read"]),
-    ("<Files other.bin>\nEnableSendfile On\n</Files>", ["mapped", "sendfile"]),
-    ("EnableMMAP Off\n<Location /sub>\nEnableMMAP On\n</Location>", ["read", "mapped"]),
+    ("<Directory ROOT/sub>\nEnableMMAP Off\n</Directory>", ["mapped", "kept"]),
+    ("<Files other.bin>\nEnableSendfile On\n</Files>", ["mapped", "kept"]),
+    ("EnableMMAP Off\n<Location /sub>\nEnableMMAP On\n</Location>", ["kept", "mapped"]),
 ])  # fmt: skip
-def test_sections_say_how_files_are_sent(mpm, tmp_path, section, ways):
+def test_sections_say_how_files_are_sent(tmp_path, section, ways):
     """mod_core's advice is to say EnableMMAP Off for the directory of a network file system."""
-    root = tmp_path / "root"
-    names = ["/one.bin", "/sub/other.bin"]
+    root, names = tmp_path / "root", ["/one.bin", "/sub/other.bin"]
     for name in names:
         write(root / name[1:], BIG[:100_000], RECORDED)
-    conf = tmp_path / "httpd.conf"
-    conf.write_text(section.replace("ROOT", str(root)) + "\n")
-    with serving(mpm, document_root=root, conf=conf) as server, Client(server) as client:
+    conf = write(tmp_path / "httpd.conf", section.replace("ROOT", str(root)) + "\n")
+    with serving("event", document_root=root, conf=conf) as server, Client(server) as client:
+        get_until_mapped(server, client, names[ways.index("mapped")])
         for name, way in zip(names, ways, strict=True):
-            if way == "mapped":
-                get_until_mapped(server, client, name)
-            else:
-                for _ in range(5):
-                    assert client.get(name).body == BIG[:100_000]
-        for name, way in zip(names, ways, strict=True):
-            assert bool(mapped(server, os.path.basename(name))) is (way == "mapped"), name
+            for _ in range(5):
+                assert client.get(name).body == BIG[:100_000]
+            assert is_mapped(server, os.path.basename(name)) is (way == "mapped"), name
 
 
 def sparse(path: Path, size: int, at: int, text: bytes) -> Path:
@@ -284,50 +254,33 @@ def sparse(path: Path, size: int, at: int, text: bytes) -> Path:
     return path
 
 
-def test_a_sparse_file_beyond_4_gib(server, document_root):
-    """Sizes and offsets of more than 32 bits: all but the end is a hole."""
-    size = 5 * 2**30
-    path = sparse(document_root / "sparse.bin", size, size - 3, b"end")
-    try:
-        with Client(server) as client:
-            assert client.get("/sparse.bin", method="HEAD")["Content-Length"] == str(size)
-            reply = client.get("/sparse.bin", "Range: bytes=-5")
-            assert (reply.status, reply.body) == (206, b"\0\0end")
-            assert reply["Content-Range"] == f"bytes {size - 5}-{size - 1}/{size}"
-            reply = client.get("/sparse.bin", f"Range: bytes=0-1,{size - 3}-{size - 1}")
-            assert reply.status == 206 and b"\r\n\r\nend\r\n" in reply.body
-    finally:
-        path.unlink()
-    sparse(document_root / "hole.bin", 2_000_003, 2_000_000, b"end")
-    assert get(server, "/hole.bin").body == b"\0" * 2_000_000 + b"end"
-
-
 @pytest.mark.parametrize("sendfile", [False, True])
 def test_a_large_file_takes_no_memory(mpm, document_root, sendfile):
-    """300 MB from beyond 4 GiB: no process of the server grows with what it sends."""
-    start, count = 2**32 - 1000, 300_000_000
-    path = sparse(document_root / "huge.bin", 5 * 2**30, 2**32, b"here")
+    """Sizes and offsets of more than 32 bits; 100 MB from there: no process grows with what it sends."""
+    size, start, count = 5 * 2**30, 2**32 - 1000, 100_000_000
+    path = sparse(document_root / "huge.bin", size, 2**32, b"here")
     try:
         with serving(mpm, document_root=document_root, EnableSendfile=sendfile) as server:
             with Client(server) as client:
                 client.get("/big.bin")
+                assert client.get("/huge.bin", method="HEAD")["Content-Length"] == str(size)
+                reply = client.get("/huge.bin", f"Range: bytes={2**32 - 1}-{2**32 + 4}")
+                assert (reply.status, reply.body) == (206, b"\0here\0")
+                assert reply["Content-Range"] == f"bytes {2**32 - 1}-{2**32 + 4}/{size}"
+                reply = client.get("/huge.bin", f"Range: bytes=0-1,{2**32}-{2**32 + 3}")
+                assert reply.status == 206 and b"\r\n\r\nhere\r\n" in reply.body
             before = {pid: peak(pid) for pid in server.processes()}
             with Client(server) as client:
                 client.send(
                     f"GET /huge.bin HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
                     f"Range: bytes={start}-{start + count - 1}\r\n\r\n".encode()
                 )
-                client.sock.settimeout(20)
-                buffer = memoryview(bytearray(1 << 20))
-                got, begin = 0, b""
+                head, _, begin = client.until(b"here").partition(b"\r\n\r\n")
+                got, buffer = len(begin), memoryview(bytearray(1 << 20))
                 while received := client.sock.recv_into(buffer):
-                    if len(begin) < 4000:
-                        begin += bytes(buffer[: min(received, 4000)])
                     got += received
-            head, _, body = begin.partition(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 206 ")
-            assert got == len(head) + 4 + count
-            assert body[:1000].strip(b"\0") == b"" and body[1000:1004] == b"here"
+            assert head.startswith(b"HTTP/1.1 206 ") and got == count
+            assert begin[:1000].strip(b"\0") == b"" and begin[1000:1004] == b"here"
             for pid, kib in before.items():
                 assert peak(pid) - kib < 4096, f"{peak(pid) - kib} KiB more"
     finally:
@@ -337,15 +290,6 @@ def test_a_large_file_takes_no_memory(mpm, document_root, sendfile):
 def peak(pid: int) -> int:
     """The most memory that a process has had resident, in KiB."""
     return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
-
-
-def test_ranges_of_a_large_file(server):
-    with Client(server) as client:
-        reply = client.get("/big.bin", "Range: bytes=1000000-2000000")
-        assert (reply.status, reply.body) == (206, BIG[1000000:2000001])
-        reply = client.get("/big.bin", "Range: bytes=0-99999,200000-299999")
-        assert BIG[:100000] in reply.body and BIG[200000:300000] in reply.body
-        assert client.get("/file.txt").status == 200
 
 
 # -- what must not be seen ------------------------------------------------------------------------
@@ -360,36 +304,25 @@ def test_symbolic_links(server, document_root, link, target, status):
     path = document_root / link
     path.unlink(missing_ok=True)
     path.symlink_to(target)
-    if path.is_dir() and status == 403:
-        for below in (f"/{link}/", f"/{link}/passwd"):
-            assert get(server, below).status in (403, 404)
-    else:
-        assert get(server, f"/{link}").status == status
+    below = ("/", "/passwd") if path.is_dir() and status == 403 else ("",)
+    for rest in below:
+        assert get(server, f"/{link}{rest}").status in ((403, 404) if rest else (status,))
     path.unlink()
 
 
-def test_links_below_the_root_lead_nowhere_else(server, document_root, tmp_path):
-    """A directory that is a link out of the root: nothing below it is served."""
-    write(tmp_path / "outside" / "secret.txt", "secret")
-    write(tmp_path / "outside" / "index.html", "secret")
-    link = document_root / "way-out"
-    link.unlink(missing_ok=True)
-    link.symlink_to(tmp_path / "outside")
-    for path in ("/way-out/", "/way-out/secret.txt", "/way-out/index.html", "/sub/../way-out/"):
-        reply = get(server, path)
-        assert reply.status == 403 and b"secret" not in reply.body
-    link.unlink()
-
-
-def test_links_and_the_root_itself(tmp_path):
-    """/srv/www-private is next to /srv/www, not below it. A root that is a link is followed."""
+def test_links_below_the_root_lead_nowhere_else(tmp_path):
+    """Nothing below a directory that is a link out of the root; /srv/www-private is next to /srv/www, not
+    below it; a root that is a link is followed."""
     write(tmp_path / "www" / "file.txt", "text")
-    write(tmp_path / "www-private" / "secret.txt", "secret")
+    for name in ("secret.txt", "index.html"):
+        write(tmp_path / "www-private" / name, "secret")
     (tmp_path / "www" / "link.txt").symlink_to(tmp_path / "www-private" / "secret.txt")
+    (tmp_path / "www" / "way-out").symlink_to(tmp_path / "www-private")
     (tmp_path / "root").symlink_to(tmp_path / "www")
+    out = ("/link.txt", "/way-out/", "/way-out/secret.txt", "/sub/../way-out/index.html")
     for root in ("www", "root"):
         files = StaticFiles(str(tmp_path / root))
-        assert answer(files, "/link.txt").status == 403
+        assert {answer(files, path).status for path in out} == {403}
         assert answer(files, "/file.txt").body == b"text"
 
 
@@ -407,30 +340,25 @@ def test_no_way_out_of_the_root(server, path):
 
 def test_what_is_not_a_file_is_not_served(server, document_root):
     """A pipe would make its reader wait forever; names may be too long, files unreadable."""
-    pipe = document_root / "pipe"
-    if not pipe.exists():
+    if not (pipe := document_root / "pipe").exists():
         os.mkfifo(pipe)
-    for path, status in (
-        ("/pipe", 403),
-        ("/" + "x" * 255, 404),
-        ("/" + "x" * 256, 403),
-        ("/" + "x/" * 3000, 403),
-    ):
+    x = "/" + "x" * 255
+    for path, status in (("/pipe", 403), (x, 404), (x + "x", 403), ("/" + "x/" * 3000, 403)):
         assert get(server, path).status == get(server, path, method="HEAD").status == status
     if os.geteuid():  # root may read every file
         write(document_root / "unreadable.txt", "secret").chmod(0)
         assert get(server, "/unreadable.txt").status == 403
 
 
-def test_sections_hold_for_any_way_to_a_file(mpm, document_root):
+def test_sections_hold_for_any_way_to_a_file(document_root, tmp_path):
     """<Files> is about the file, <Location> about the path: whatever the request's spelling."""
-    conf = document_root.parent / f"denied-{mpm}.conf"
-    conf.write_text(
+    conf = write(
+        tmp_path / "httpd.conf",
         '<Files "index.html">\nRequire all denied\n</Files>\n'
-        "<Location /dir>\nRequire all denied\n</Location>\n"
+        "<Location /dir>\nRequire all denied\n</Location>\n",
     )
     write(document_root / "dir" / "a.txt", "a")
-    with serving(mpm, document_root=document_root, conf=conf) as server:
+    with serving("event", document_root=document_root, conf=conf) as server:
         for path in (
             "/index.html", "/", "/sub/", "/dir/", "//dir/", "/./dir/a.txt", "/%64ir/", "/x/../dir/", "/dir/.",
         ):  # fmt: skip
@@ -481,28 +409,11 @@ def test_a_file_that_shrinks_while_it_is_sent_ends_the_connection(server, docume
         client.send(b"GET /shrinking.bin HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.receive()
         os.truncate(path, 1000)
-        got = len(client.until_closed())
-        assert got < 30_000_000
+        assert len(client.until_closed()) < 30_000_000
     path.unlink()
 
 
 # -- without a server -----------------------------------------------------------------------------
-
-
-def test_a_large_file_is_opened_for_each_answer(tmp_path):
-    write(tmp_path / "big.bin", b"x" * (SMALL + 1))
-    response = answer(StaticFiles(str(tmp_path)), "/big.bin")
-    assert isinstance(response.body, FileBody)
-    assert (response.body.offset, response.body.count) == (0, SMALL + 1)
-    assert os.fstat(response.body.fd).st_size == SMALL + 1
-    os.close(response.body.fd)
-
-
-def settled(root: Path, **named) -> StaticFiles:
-    """With a clock by which no file of `root` has just been changed."""
-    files = files_with(root, **named)
-    files._clock = lambda: time.time() + 2
-    return files
 
 
 def test_a_fresh_file_has_a_weak_tag(tmp_path):
@@ -516,7 +427,7 @@ def test_a_fresh_file_has_a_weak_tag(tmp_path):
 
 def test_few_files_are_remembered_and_each_once(tmp_path):
     write(tmp_path / "a" / "b.txt", "text")
-    files = settled(tmp_path)
+    files = files_with(tmp_path, age=2)
     for path in ("/a/b.txt", "//a//b.txt", "/a/./b.txt", "/x/../a/b.txt", "/%61/b.txt"):
         assert answer(files, path).body == b"text"
     assert len(files._cached) == 1
@@ -541,60 +452,93 @@ def way_of(response) -> str:
     ({"EnableSendfile": "On"}, SMALL + 1, ["sendfile", "sendfile", "sendfile"]),
 ])  # fmt: skip
 def test_ways_to_send_a_file(named, size, ways, tmp_path):
-    with open(write(tmp_path / "file.bin", ""), "wb") as file:
-        file.truncate(size)
-    files = settled(tmp_path, **named)
+    sparse(tmp_path / "file.bin", size, 0, b"")
+    files = files_with(tmp_path, age=2, **named)
     assert [way_of(answer(files, "/file.bin")) for _ in ways] == ways
 
 
-def test_a_mapping_is_only_for_who_hands_it_to_the_kernel(tmp_path):
+def test_a_mapping_is_only_for_who_hands_it_to_the_kernel_and_goes_with_its_version(tmp_path):
     """TLS and filters look at the bytes: they get the file."""
-    write(tmp_path / "file.bin", "x" * (SMALL + 1))
-    files = settled(tmp_path)
+    path = write(tmp_path / "file.bin", "x" * (SMALL + 1))
+    files = files_with(tmp_path, age=2)
     ask, ask_part = request("/file.bin"), request("/file.bin", "Range: bytes=0-9")
     looking = SimpleNamespace(peer=CONNECTION.peer, direct=False)
     assert [way_of(files(ask, CONNECTION)) for _ in range(2)] == ["read", "mapped"]
     assert [way_of(files(one, looking)) for one in (ask, ask_part)] == ["read", "read"]
     assert [way_of(files(one, CONNECTION)) for one in (ask, ask_part)] == ["mapped", "mapped"]
+    assert "/file.bin\n" in Path("/proc/self/maps").read_text()
+    path.unlink()
+    assert files(ask, CONNECTION).status == 404
+    assert "file.bin" not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("size", [SMALL + 1, MMAP_LIMIT])
 def test_mappings_are_bounded(size, tmp_path):
-    files = settled(tmp_path)
+    files = files_with(tmp_path, age=2)
     for number in range(MAPPINGS_KEPT + 5):
-        with open(tmp_path / f"{number}.bin", "wb") as file:
-            file.truncate(size)
+        sparse(tmp_path / f"{number}.bin", size, 0, b"")
         assert [way_of(answer(files, f"/{number}.bin")) for _ in range(2)] == ["read", "mapped"]
         kept = [version for version in files._cached.values() if version.mapped]
         assert len(kept) <= MAPPINGS_KEPT and sum(version.size for version in kept) <= MAPPED_KEPT
     assert way_of(answer(files, "/0.bin")) == "mapped"  # again
 
 
-def test_a_mapping_goes_with_its_version(tmp_path):
-    path = write(tmp_path / "file.bin", "x" * (SMALL + 1))
-    files = settled(tmp_path)
-    assert [way_of(answer(files, "/file.bin")) for _ in range(2)] == ["read", "mapped"]
-    assert "/file.bin\n" in Path("/proc/self/maps").read_text()
-    path.unlink()
-    assert answer(files, "/file.bin").status == 404
-    assert "file.bin" not in Path("/proc/self/maps").read_text()
-
-
-def test_posts_obey_conditions_as_the_standard_says(tmp_path):
-    """If-None-Match that matches is 304 for GET and 412 for others (RFC 9110, 13.1.2)."""
-    write(tmp_path / "file.txt", "text")
-    files = StaticFiles(str(tmp_path))
-    assert answer(files, "/file.txt", "If-None-Match: *").status == 304
-    assert answer(files, "/file.txt", "If-None-Match: *", method="POST").status == 412
-
-
 @given(st.binary(min_size=1, max_size=30))
 def test_a_quoted_path_leads_back(raw):
     quoted = quote_path(os.fsdecode(raw))
     assert quoted.isascii() and not set(quoted) & set(b' "<>\\^`{|}\r\n\0?#')
-    from urllib.parse import unquote_to_bytes
-
     assert unquote_to_bytes(quoted) == raw
+
+
+# -- conditions and ranges ------------------------------------------------------------------------
+
+SAME, BEFORE = "Tue, 02 Jan 2024 03:04:05 GMT", "Mon, 01 Jan 2024 00:00:00 GMT"
+TEXT = b"0123456789abcdefghijklmnopqrstuvwxyz\n"
+
+
+@pytest.mark.parametrize("lines, status", [
+    (["If-None-Match: TAG"], 304), (["If-None-Match: W/TAG"], 304),
+    (['If-None-Match: "a", TAG, "b"'], 304), (["If-None-Match: *"], 304),
+    (['If-None-Match: "a"', f"If-Modified-Since: {SAME}"], 200),
+    ([f"If-Modified-Since: {BEFORE}"], 200), (["If-Modified-Since: yesterday"], 200),
+    (["If-Modified-Since: Tuesday, 02-Jan-24 03:04:05 GMT"], 304),
+    (["If-Modified-Since: Tue Jan  2 03:04:05 2024"], 304),
+    (["If-Modified-Since: Sun, 02 Jan 2124 03:04:05 GMT"], 200),
+    (["If-Match: TAG"], 200), (["If-Match: *"], 200), (["If-Match: W/TAG"], 412),
+    (["If-Match: TAG", "If-None-Match: TAG"], 304),
+    ([f"If-Unmodified-Since: {SAME}"], 200), ([f"If-Unmodified-Since: {BEFORE}"], 412),
+    ([f"If-Unmodified-Since: {BEFORE}", "If-Match: TAG"], 200),
+    (["Range: bytes=0-1", "If-Range: TAG"], 206), (["Range: bytes=0-1", f"If-Range: {SAME}"], 206),
+    (["Range: bytes=0-1", 'If-Range: "x"'], 200), (["Range: bytes=0-1", "If-Range: W/TAG"], 200),
+    (["Range: bytes=0-1", f"If-Range: {SAME.replace(':05', ':06')}"], 200),
+])  # fmt: skip
+def test_conditions_are_checked_in_the_standard_s_order(tmp_path, lines, status):
+    write(tmp_path / "file.txt", TEXT)
+    files = files_with(tmp_path)
+    tag = re.search(r"ETag: (\S+)", answer(files, "/file.txt").fields.decode())[1]
+    lines = [line.replace("TAG", tag) for line in lines]
+    assert answer(files, "/file.txt", *lines).status == status
+    # A range is for GET alone (RFC 9110, 14.2).
+    head = answer(files, "/file.txt", *lines, method="HEAD").status
+    assert head == (200 if status == 206 else status)
+
+
+@pytest.mark.parametrize("value, status, content_range, body", [
+    ("bytes=0-0", 206, "0-0", b"0"), ("bytes=30-", 206, "30-36", b"uvwxyz\n"),
+    ("bytes=30-1000", 206, "30-36", b"uvwxyz\n"), ("bytes=-1000", 206, "0-36", TEXT),
+    ("bytes=0-1, 1-3", 206, "0-3", b"0123"), ("bytes=0-0,", 206, "0-0", b"0"),
+    ("bytes=37-, 36-", 206, "36-36", b"\n"), ("bytes=37-", 416, None, None),
+    *((value, 200, None, TEXT) for value in (
+        "Bytes = 2-3", "bytes=3-2", "bytes=--1", "bytes=", "lines=1-2", "bytes=1-2,x", "bytes=-0", "bytes=,",
+        "bytes=" + ",".join(f"{i}-{i}" for i in range(0, 36, 2)) + ",0-" * 201,
+    )),
+])  # fmt: skip
+def test_ranges(tmp_path, value, status, content_range, body):
+    write(tmp_path / "file.txt", TEXT)
+    response = answer(files_with(tmp_path), "/file.txt", f"Range: {value}")
+    assert response.status == status and (body is None or response.body == body)
+    line = f"Content-Range: bytes {content_range}/37\r\n".encode()
+    assert (line in response.fields) is (content_range is not None)
 
 
 RANGE = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(lambda r: f"{r[0]}-{r[0] + r[1]}")
@@ -609,17 +553,13 @@ def test_ranges_are_those_asked_for(asked, size):
     wanted = set()
     for one in asked:
         first, _, last = one.partition("-")
-        if first:
-            positions = range(int(first), int(last) + 1 if last else size)
-        else:
-            positions = range(max(0, size - int(last)), size)
-        wanted |= set(positions) & set(range(size))
+        start = int(first) if first else max(0, size - int(last))
+        wanted |= set(range(start, min(size, int(last) + 1) if first and last else size))
     ranges = parse_ranges(("bytes=" + ", ".join(asked)).encode(), size)
-    if ranges is None:
-        if "-0" in asked:
-            return
-        # More than the file in all: overlaps that are not neighbours in the list.
-        assert len(asked) > 1
+    if (
+        ranges is None
+    ):  # the last 0 bytes; or more than the file, by overlaps that are not neighbours
+        assert "-0" in asked or len(asked) > 1
         return
     assert "-0" not in asked
     assert {p for start, end in ranges for p in range(start, end + 1)} == wanted
@@ -641,8 +581,7 @@ def test_too_many_ranges_are_ignored():
 
 
 @pytest.mark.parametrize("name, path", [
-    ("a b\u00e9", "/a%20b%c3%a9"),
-    ("a\r\nX-Injected: 1", "/a%0d%0aX-Injected:%201"),
+    ("a b\u00e9", "/a%20b%c3%a9"), ("a\r\nX-Injected: 1", "/a%0d%0aX-Injected:%201"),
 ])  # fmt: skip
 def test_a_directory_s_name_is_quoted_in_a_redirect(server, document_root, name, path):
     (document_root / name).mkdir(exist_ok=True)
@@ -659,15 +598,16 @@ def test_a_directory_s_name_is_quoted_in_a_redirect(server, document_root, name,
     ("MTime INode", "INODE-MTIME"), ("-Size", "MTIME"),
 ])  # fmt: skip
 def test_file_etag(words, shape, tmp_path):
-    path = write(tmp_path / "file.txt", "hello")
-    st = path.stat()
+    st = write(tmp_path / "file.txt", "hello").stat()
     for name, value in (("INODE", st.st_ino), ("SIZE", 5), ("MTIME", st.st_mtime_ns // 1000)):
         shape = shape.replace(name, f"{value:x}")
     files = files_with(tmp_path, FileETag=words)
-    response = answer(files, "/file.txt")
-    assert f'ETag: "{shape}"\r\n'.encode() in response.fields
-    again = answer(files, "/file.txt", f'If-None-Match: "{shape}"')
-    assert again.status == 304
+    assert f'ETag: "{shape}"\r\n'.encode() in answer(files, "/file.txt").fields
+    # If-None-Match that matches is 304 for GET and 412 for others (RFC 9110, 13.1.2).
+    for tag in (f'"{shape}"', "*"):
+        for method, status in (("GET", 304), ("POST", 412)):
+            again = answer(files, "/file.txt", f"If-None-Match: {tag}", method=method)
+            assert again.status == status
 
 
 @pytest.mark.parametrize("words", ["Digest", "All Digest", "+Digest"])
@@ -693,18 +633,18 @@ def test_no_etag(tmp_path, line, status):
     assert response.status == status and b"ETag" not in response.fields
 
 
+MANY = ",".join(f"{i}-{i}" for i in range(0, 600, 2))
+
+
 @pytest.mark.parametrize("directive, ranges, status", [
     ({"MaxRanges": "none"}, "0-1", 200), ({"MaxRanges": "2"}, "0-0,2-2", 206),
-    ({"MaxRanges": "2"}, "0-0,2-2,4-4", 200),
-    ({"MaxRanges": "unlimited"}, ",".join(f"{i}-{i}" for i in range(0, 600, 2)), 206),
-    ({}, ",".join(f"{i}-{i}" for i in range(0, 600, 2)), 200),
+    ({"MaxRanges": "2"}, "0-0,2-2,4-4", 200), ({"MaxRanges": "unlimited"}, MANY, 206), ({}, MANY, 200),
     ({"MaxRangeOverlaps": "1"}, "0-1,1-2,2-3", 200), ({"MaxRangeOverlaps": "2"}, "0-1,1-2,2-3", 206),
     ({"MaxRangeReversals": "1"}, "8-8,4-4,0-0", 200), ({"MaxRangeReversals": "default"}, "8-8,4-4,0-0", 206),
 ])  # fmt: skip
 def test_range_limits(directive, ranges, status, tmp_path):
     write(tmp_path / "file.txt", "x" * 1000)
-    files = files_with(tmp_path, **directive)
-    response = answer(files, "/file.txt", f"Range: bytes={ranges}")
+    response = answer(files_with(tmp_path, **directive), "/file.txt", f"Range: bytes={ranges}")
     assert response.status == status
     none = directive.get("MaxRanges") == "none"
     assert (b"Accept-Ranges: none" if none else b"Accept-Ranges: bytes") in response.fields
@@ -731,8 +671,5 @@ def test_types_config(tmp_path):
     with serving("event", document_root=tmp_path / "root", **options) as server:
         for name, media_type in expected.items():
             assert get(server, f"/{name}")["Content-Type"] == media_type
-
-
-def test_types_config_that_is_not_there():
     with pytest.raises(LaunchError, match=r"TypesConfig /nowhere: No such file .*: name a table"):
         mpmkit.launch("event", TypesConfig="/nowhere")

@@ -25,7 +25,6 @@ from mpmkit.handlers.status import Status
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import server_header
-from mpmkit.http.target import OwnName
 from mpmkit.server.child import Setup
 from mpmkit.server.connection_factory import ConnectionFactory
 from mpmkit.server.core import Handler, Service, default_error_page
@@ -171,16 +170,8 @@ class Configuration:
         root = directives.DocumentRoot
         assert root is not None
         status = Status(self._board, extended=directives.ExtendedStatus, name=directives.ServerName)
-        files = StaticFiles(
-            root,
-            directives.DirectoryIndex,
-            _media_types(directives),
-            options=FileOptions.of(directives),
-        )
-        files.charset = directives.AddDefaultCharset
-        files.listings = self._autoindex
-        files.slash = directives.DirectorySlash
-        files.own = OwnName.of(directives.ServerName, directives.UseCanonicalName == "On")
+        options = FileOptions.of(directives, _media_types(directives), self._autoindex)
+        files = StaticFiles(root, options)
         scripts = WsgiScripts(directives, errors)
         self._scripts.append(scripts)
         router = Router(directives, files, scripts, {"server-status": status}, errors)

@@ -31,21 +31,14 @@ class Compat(NamedTuple):
 
     order: tuple[tuple[Methods, str], ...]
     satisfy: tuple[tuple[Methods, str], ...]
-    allow: tuple[tuple[Methods, str, Any], ...]
-    deny: tuple[tuple[Methods, str, Any], ...]
+    allow: Group
+    deny: Group
 
     def admits(self, request: Request, conn: Connection) -> bool:
         """What Order says."""
-        method = request.method
-        allowed = any(
-            method in limited and kind != "closed" and TESTS[kind](given, request, conn)
-            for limited, kind, given in self.allow
-        )
-        denied = any(
-            method in limited and (kind == "closed" or TESTS[kind](given, request, conn))
-            for limited, kind, given in self.deny
-        )
-        if _last(self.order, method, "deny,allow") == "deny,allow":
+        allowed = decide(self.allow, request, conn, False) == GRANTED
+        denied = decide(self.deny, request, conn, False) in (GRANTED, UNKNOWN)
+        if _last(self.order, request.method, "deny,allow") == "deny,allow":
             return allowed or not denied
         return allowed and not denied
 
@@ -119,16 +112,16 @@ class Access(NamedTuple):
 
 def access_of(settings: Sequence[Setting], unknown: frozenset[str]) -> Access:
     """What one section says. `config.checks` has read it before."""
-    compat: dict[str, list[Any]] = {"order": [], "satisfy": [], "allow": [], "deny": []}
+    lines: dict[str, list[Any]] = {"order": [], "satisfy": [], "allow": [], "deny": []}
     found: dict[str, Any] = {}
     for setting in settings:
         name, args = setting.name.lower(), setting.args
         if name in ("order", "satisfy"):
-            compat[name].append((config.limited(setting.within), args[0].lower()))
-        elif name in compat:
+            lines[name].append((config.limited(setting.within), args[0].lower()))
+        elif name in ("allow", "deny"):
             for kind, given in config.origins(args):
                 kind = "closed" if config.unknowable(kind, given, unknown) else kind
-                compat[name].append((config.limited(setting.within), kind, given))
+                lines[name].append(Line(False, config.limited(setting.within), kind, given))
         elif name == "authmerging":
             found["merging"] = args[0].lower()
         elif name == "allowmethods":
@@ -139,10 +132,12 @@ def access_of(settings: Sequence[Setting], unknown: frozenset[str]) -> Access:
             found["tls"] = True
         elif name in config.CLOSED and config.closed_by(setting):
             found["closed"] = True
-    if any(compat.values()):
-        found["compat"] = Compat(*(tuple(lines) for lines in compat.values()))
-    if lines := [setting for setting in settings if setting.name.lower() == "require"]:
-        found["require"] = config.authorization(lines, unknown)
+    if any(lines.values()):
+        order, satisfy, allow, deny = map(tuple, lines.values())
+        groups = Group(False, False, allow), Group(False, False, deny)
+        found["compat"] = Compat(order, satisfy, *groups)
+    if required := [setting for setting in settings if setting.name.lower() == "require"]:
+        found["require"] = config.authorization(required, unknown)
     return Access(**found)
 
 

@@ -5,11 +5,8 @@
     ErrorDocument 404 https://other/x       another place: 302
     ErrorDocument 404 default               the page that there is without one
 
-A <Directory>, <Location> or <Files> may have its own.
-
-The handler wraps the router only where the configuration needs it: a server without these directives
-does not pay for it. Only pages made by `messages.page` are changed; a script's answer, of any status,
-is left as it is.
+The handler wraps the router only where the configuration, or a section of it, needs it. Only pages made by
+`messages.page` are changed; a script's answer, of any status, is left as it is.
 """
 
 from __future__ import annotations
@@ -55,21 +52,17 @@ class ErrorPages:
     ) -> None:
         self._router = router
         self._errors = errors
-        self._documents = directives.ErrorDocument
-        self._signature = directives.ServerSignature
-        self._admin = directives.ServerAdmin
+        self._directives = directives
         self._site = site
         self._place = place
 
     @staticmethod
-    def wanted(directives: Directives, errors: ErrorLog) -> bool:
+    def wanted(d: Directives, errors: ErrorLog) -> bool:
         """Whether the configuration needs this handler."""
-        sections = [section_values(section) for section in directives.sections]
-        return bool(
-            directives.ErrorDocument
-            or directives.ServerSignature != "Off"
-            or any("ErrorDocument" in values or "ServerSignature" in values for values in sections)
-            or errors.enabled("info")
+        said = {name for section in d.sections for name in section_values(section)}
+        changed = d.ErrorDocument or d.ServerSignature != "Off"
+        return bool(changed or said & {"ErrorDocument", "ServerSignature"}) or errors.enabled(
+            "info"
         )
 
     def __call__(self, request: Request, conn: Connection) -> Response:
@@ -78,64 +71,62 @@ class ErrorPages:
         except (RequestError, Disconnected):
             raise
         except BaseException:  # as core.process_request, but a path may be ErrorDocument's
-            text = f"the handler of {request.path} failed"
-            self._errors.exception(text, client=conn.peer)
+            self._errors.exception(f"the handler of {request.path} failed", client=conn.peer)
             response = page(500, request.method)
         if type(response) is not Page:
             return response
         request = response.request or request
         if response.status == 404:
+            # Without a path: http/target.py, split_target.
+            ah, why = "AH00026", f"%2F or %00 in the path: {request.log_line}"
             if request.path:
                 ah, why = "AH00128", f"File does not exist: {self._site.filename(request.path)}"
-            else:  # http/target.py, split_target
-                ah, why = "AH00026", f"%2F or %00 in the path: {request.log_line}"
             self._errors.write("info", why, ah=ah, client=conn.peer)
         return self._changed(response, request, conn)
 
     def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:
         """The page for a request that was refused before any handler: a text or signature, no redirect."""
-        document = _document_for(status, self._documents) or ""
+        document = _document_for(status, self._directives.ErrorDocument) or ""
         if document and not _elsewhere(document):
             return _text(page(status, method), document, method)
-        return page(status, method, signature=self._line(self._signature, conn))
+        signature = self._line(self._directives.ServerSignature, conn)
+        return page(status, method, signature=signature)
 
     def _line(self, signature: str, conn: Connection) -> bytes:
         """ServerSignature's line below a page, b"" if it is Off."""
         if signature == "Off":
             return b""
-        name, port = self._place(conn)
-        name = escape(name)
-        if signature == "EMail" and self._admin:
-            name = f'<a href="mailto:{escape(self._admin)}">{name}</a>'
-        line = (
-            f"<hr>\n<address>{escape(self._site.server)} Server at {name} Port {port}</address>\n"
-        )
+        name, port = map(escape, self._place(conn))
+        admin = self._directives.ServerAdmin
+        if signature == "EMail" and admin:
+            name = f'<a href="mailto:{escape(admin)}">{name}</a>'
+        server = escape(self._site.server)
+        line = f"<hr>\n<address>{server} Server at {name} Port {port}</address>\n"
         return line.encode("latin-1", "xmlcharrefreplace")
 
     def _changed(self, response: Page, request: Request, conn: Connection) -> Response:
         config = self._router.config_for(request.path)
         target = _document_for(response.status, config.documents)
         signature = self._line(config.signature, conn)
-        what = response.what
+        status, extra, what = response.status, response.extra, response.what
         if target is None:
             if not signature:
                 return response
         elif not _elsewhere(target):
             return _text(response, target, request.method)
         elif not target.startswith("/"):
+            status, what = 302, ""
             extra = b"Location: %b\r\n" % target.encode("latin-1", "replace")
-            return page(302, request.method, extra=extra, signature=signature)
         else:
             document = self._document(target, response, request, conn)
             if type(document) is Unparsed:
                 return document
             if type(document) is not Page and document is not None:
-                fields = response.extra + document.fields
                 more = (document.length, response.close or document.close)
-                return Response(response.status, fields, document.after, document.body, *more)
+                fields = extra + document.fields
+                return Response(status, fields, document.after, document.body, *more)
             failed = document.status if document is not None else 500
             what = f"ErrorDocument {target}: {failed} {REASONS[failed]}"
-        status, extra = response.status, response.extra
         return page(status, request.method, extra=extra, what=what, signature=signature)
 
     def _document(
@@ -165,10 +156,9 @@ def _elsewhere(target: str) -> bool:
     return target.startswith("/") or "://" in target.partition(" ")[0]
 
 
-def _text(response: Response, document: str, method: str) -> Response:
+def _text(response: Page, document: str, method: str) -> Response:
     """`response` with the text of an ErrorDocument."""
-    extra = response.extra if isinstance(response, Page) else b""
     body = document.encode("latin-1", "xmlcharrefreplace")
-    answer = text(response.status, body, HTML, method, extra)
+    answer = text(response.status, body, HTML, method, response.extra)
     answer.close = response.close
     return answer

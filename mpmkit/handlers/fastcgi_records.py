@@ -17,7 +17,8 @@ RESPONDER = 1  # the role of a backend that makes a response
 KEEP_CONN = 1  # flag of BEGIN_REQUEST: the connection stays after END_REQUEST
 COMPLETE, _, OVERLOADED, _ = range(4)  # END_REQUEST's protocol status
 
-MOST = 65535  # bytes of content in a record
+ID = 1  # of the one request that a connection carries at a time
+MOST = 65528  # bytes of content in a record, a multiple of 8: the specification advises it
 _HEAD = Struct(">BBHHBx")
 _BEGIN = Struct(">HB5x")
 _END = Struct(">IB3x")
@@ -33,25 +34,21 @@ class Record(NamedTuple):
     content: bytes
 
 
-def record(kind: int, request: int, content: bytes = b"") -> bytes:
-    """One record, padded to a multiple of 8 as the specification advises. Raises FastCgiError."""
-    if len(content) > MOST:
-        raise FastCgiError(f"{len(content)} bytes in a record, {MOST} is the most")
+def record(kind: int, content: bytes = b"", request: int = ID) -> bytes:
+    """One record, padded to a multiple of 8."""
     padding = -len(content) % 8
     return _HEAD.pack(1, kind, request, len(content), padding) + content + bytes(padding)
 
 
-def stream(kind: int, request: int, data: bytes) -> bytes:
-    """`data` as records of a stream. Its end is another one: `record(kind, request)`."""
-    if len(data) <= MOST:
-        return record(kind, request, data) if data else b""
-    step = MOST - MOST % 8
-    return b"".join(record(kind, request, data[at : at + step]) for at in range(0, len(data), step))
+def stream(kind: int, data: bytes, *, end: bool = False) -> bytes:
+    """`data` as records of a stream, and with `end` the one that ends it."""
+    pieces = [record(kind, data[at : at + MOST]) for at in range(0, len(data), MOST)]
+    return b"".join((*pieces, record(kind) if end else b""))
 
 
-def begin(request: int, keep: bool) -> bytes:
+def begin(keep: bool) -> bytes:
     """BEGIN_REQUEST for a responder."""
-    return record(BEGIN_REQUEST, request, _BEGIN.pack(RESPONDER, KEEP_CONN if keep else 0))
+    return record(BEGIN_REQUEST, _BEGIN.pack(RESPONDER, KEEP_CONN if keep else 0))
 
 
 def read_end(content: bytes) -> tuple[int, int]:

@@ -1,7 +1,5 @@
 """The Common Gateway Interface as values (RFC 3875, 4): the variables of a script, and its redirects.
 
-    Request ──> Variables ──> REQUEST_METHOD, SCRIPT_NAME, PATH_INFO, HTTP_…
-
 WSGI, CGI and FastCGI pass a script the same variables in different encodings. Nothing here waits.
 """
 
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
 # What a header's name is made of, and what its value may not contain (RFC 9110, 5.1 and 5.5).
 FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# CPUs and scheduling policy that the server was started with. This file is read before its first fork.
+OF_THE_SERVER = os.sched_getaffinity(0), os.sched_getscheduler(0)
 REDIRECTS = 10  # internal redirects of one request (LimitInternalRecursion)
 
 
@@ -33,6 +33,7 @@ class Script(NamedTuple):
     name        its URL path (SCRIPT_NAME); `path_info` is the rest of the request's
     translated  where path_info would lead as a path of its own (PATH_TRANSLATED)
     prefix      the Alias that the path came by, "" without one (CONTEXT_PREFIX)
+    allowed     a program may be run there, by Options ExecCGI or a ScriptAlias
     """
 
     filename: str
@@ -41,6 +42,7 @@ class Script(NamedTuple):
     root: str
     translated: str = ""
     prefix: str = ""
+    allowed: bool = True
 
 
 class Redirected(Request):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mpmkit.server.connection import Connection
     from mpmkit.server.logs import ErrorLog
 
+PIECE = 65536  # bytes read from a script at a time: what a pipe holds
 LONGEST_HEAD = 65536  # bytes of a script's header lines; httpd bounds the lines, not their sum
 STDERR_LINE = 8192  # bytes; a longer line of a script's stderr is cut into several
 # Headers that a script may not send: they are about the connection, which is the server's.
@@ -57,15 +58,13 @@ class ScriptFailed(Exception):
 class Head(NamedTuple):
     """A script's header lines, read.
 
-    status      its Status, or 200; `has_status`: whether it sent one
-    reason      its own reason phrase; None: the usual one
+    status      its Status, 0 without one; reason: its own reason phrase; None: the usual one
     location    its Location, "" without one
     fields      the other header lines, in their order, with CRLF; Content-Type is `content_type`
     length      its Content-Length
     """
 
     status: int
-    has_status: bool
     reason: bytes | None
     location: str
     fields: bytes
@@ -73,10 +72,6 @@ class Head(NamedTuple):
     length: int | None
     etag: bytes
     modified: bytes
-
-
-# The head of a program that makes its own (nph-, RFC 3875, 5): what it writes is passed on as it is.
-UNPARSED = Head(200, False, None, "", b"", b"", None, b"", b"")
 
 
 def split_head(data: bytes) -> tuple[bytes, bytes] | None:
@@ -89,7 +84,7 @@ def split_head(data: bytes) -> tuple[bytes, bytes] | None:
 
 def read_head(lines: bytes, name: str) -> Head:
     """The header lines of script `name`. Raises ScriptFailed for what no client should see."""
-    status, has_status, reason, location = 200, False, None, ""
+    status, reason, location = 0, None, ""
     fields: list[bytes] = []
     content_type = etag = modified = b""
     length: int | None = None
@@ -100,21 +95,20 @@ def read_head(lines: bytes, name: str) -> Head:
         value = value.strip(b" \t")
         if not line:
             continue
-        if not colon or not FIELD_NAME.match(key) or _is_bad(key, value):
+        lower = key.lower().decode("latin-1")
+        # Of a Status only the three digits count.
+        wrong = CONTROL.search(value[:3] if lower == "status" else value)
+        if not colon or not FIELD_NAME.match(key) or wrong:
             shown = quote_line(line[:30])
             raise ScriptFailed(500, f"malformed header from script '{name}': Bad header: {shown}")
-        lower = key.lower().decode()
         if lower == "status":
-            has_status = True
             code, _, words = value.partition(b" ")
             if not (len(code) == 3 and code.isdigit() and 200 <= int(code) <= 599):
                 shown = quote_line(value[:30])
                 raise ScriptFailed(500, f"invalid status from script '{name}': {shown}")
-            status = int(code)
-            words = words.strip()
+            status, words = int(code), words.strip()
             usual = REASONS.get(status, "").encode()
-            own = words and words != usual and not CONTROL.search(words)
-            reason = words if own else None
+            reason = words if words not in (b"", usual) and not CONTROL.search(words) else None
         elif lower == "content-type":
             content_type = value
         elif lower == "content-length":
@@ -129,151 +123,96 @@ def read_head(lines: bytes, name: str) -> Head:
             etag = value if lower == "etag" else etag
             modified = value if lower == "last-modified" else modified
             fields.append(b"%b: %b\r\n" % (key, value))
-    if framed:
-        length = None
-    sent = b"".join(fields)
-    return Head(status, has_status, reason, location, sent, content_type, length, etag, modified)
+    length = None if framed else length
+    return Head(status, reason, location, b"".join(fields), content_type, length, etag, modified)
 
 
-def _is_bad(key: bytes, value: bytes) -> bool:
-    """A value that no header may have. (Of a Status only the three digits count.)"""
-    return CONTROL.search(value[:3] if key.lower() == b"status" else value) is not None
+class Output:
+    """A script at work: it has a head, and as an iterable a body. `close` ends it."""
 
+    name = ""  # in error messages
+    ah = ""
+    first = b""  # of the body: what has come with the head
 
-def take_head(read: Callable[[], bytes], name: str, ah: str = "") -> tuple[Head, bytes]:
-    """The head of script `name` from the pieces of its output, and the beginning of its body.
+    def read(self) -> bytes:
+        """The next piece of its output, b"" at the end. Meanwhile it is given the request's body, and its
+        stderr goes to the error log.
 
-    Raises ScriptFailed, and what `read` raises.
-    """
-    data = b""
-    while (found := split_head(data)) is None:
-        piece = read()
-        if not piece:
-            what = (
-                "Premature end of script headers" if data else "End of script output before headers"
-            )
-            raise ScriptFailed(500, f"{what}: {name}", ah)
-        data += piece
-        if len(data) > LONGEST_HEAD:
-            raise ScriptFailed(500, f"more than {LONGEST_HEAD} bytes of headers: {name}", ah)
-    return read_head(found[0], name), found[1]
+        Raises ScriptFailed when the time-out passes and nothing moves; RequestError when the client is
+        gone, or sends an invalid body.
+        """
+        raise NotImplementedError
 
+    def close(self) -> None:
+        """End the script. Harmless a second time."""
 
-def answer(
-    head: Head,
-    pieces: Iterable[bytes] | bytes,
-    request: Request,
-    name: str,
-    redirect: Callable[[str, bytes], Response],
-    failed: Callable[[ScriptFailed], None],
-) -> Response:
-    """The Response to the head of script `name`, with a body that takes `pieces` as they come (bytes:
-    all of them have come).
+    def head(self) -> Head | None:
+        """Its header lines; None: the program makes its own (nph-, RFC 3875, 5), and what it writes is
+        passed on as it is. Raises ScriptFailed, and what `read` raises."""
+        data = b""
+        while (found := split_head(data)) is None:
+            if not (piece := self.read()):
+                end = "Premature end of script headers"
+                what = end if data else "End of script output before headers"
+                raise ScriptFailed(500, f"{what}: {self.name}", self.ah)
+            data += piece
+            if len(data) > LONGEST_HEAD:
+                why = f"more than {LONGEST_HEAD} bytes of headers: {self.name}"
+                raise ScriptFailed(500, why, self.ah)
+        lines, self.first = found
+        return read_head(lines, self.name)
 
-    `redirect(path, fields)` serves `Location: /path` (RFC 3875, 6.2.2); `failed(error)` logs what goes
-    wrong after the head. In any case `pieces` are closed, at the latest when the answer is sent.
-    """
-    if head is UNPARSED:
-        return Unparsed(
-            200, b"", b"", ScriptBody(pieces, _logged(_all(pieces), failed)), None, True
-        )
-    location = head.location
-    if type(pieces) is bytes and head.length is None:
-        head = head._replace(length=len(pieces))
-    if location and head.status == 200:
-        try:
-            for _ in _all(pieces):  # the rest of its output is dropped, but it may write it
-                pass
-        finally:
-            close(pieces)
-        if location.startswith("/"):
-            return redirect(location, head.fields)
-        fields = head.fields + b"Location: %b\r\n" % location.encode("latin-1")
-        return page(302, request.method, extra=fields)
-    fields = head.fields
-    if location:
-        fields += b"Location: %b\r\n" % location.encode("latin-1")
-    status = head.status
-    if not head.has_status and request.conditional and request.method in ("GET", "HEAD"):
-        now = time()
-        changed = parse_http_date(head.modified) if head.modified else None
-        status = met(request, head.etag, int(now) if changed is None else changed, now) or status
-        if status == 412:
-            close(pieces)
-            return page(412, request.method)
-    has_type = head.content_type and status not in BODYLESS_STATUSES
-    after = b"Content-Type: %b\r\n\r\n" % head.content_type if has_type else b"\r\n"
-    if status in BODYLESS_STATUSES or request.method == "HEAD":
-        if head.length is not None and status not in BODYLESS_STATUSES:
-            fields += b"Content-Length: %d\r\n" % head.length
-        unsent = ScriptBody(pieces, _unsent(_all(pieces)))
-        return Response(status, fields, after, unsent, 0, reason=head.reason)
-    if head.length is not None:
-        fields += b"Content-Length: %d\r\n" % head.length
-    if type(pieces) is bytes and head.length == len(pieces) and head.reason is None:
-        return Response(status, fields, after, pieces, head.length)
-    sent = iter(_all(pieces))
-    if head.length is not None:
-        sent = measured(
-            sent, head.length, lambda text: ScriptFailed(500, f"{text} from script '{name}'")
-        )
-    body = ScriptBody(pieces, _logged(sent, failed))
-    return Response(status, fields, after, body, head.length, reason=head.reason)
+    def whole(self) -> bytes | None:
+        """All of the body, if it has come already and the script is done; None: it may be longer."""
+        return None
 
-
-def _all(pieces: Iterable[bytes] | bytes) -> Iterable[bytes]:
-    return (pieces,) if type(pieces) is bytes else pieces  # type: ignore[return-value]
-
-
-def close(pieces: object) -> None:
-    """Call `close`, if it has one."""
-    end = getattr(pieces, "close", None)
-    if end is not None:
-        end()
+    def __iter__(self) -> Iterator[bytes]:
+        if self.first:
+            yield self.first
+        while piece := self.read():
+            yield piece
 
 
 class Programs:
-    """What CGI and FastCGI share: variables, errors, and the way from a head to a Response."""
+    """What CGI and FastCGI share: variables, errors, and the way from a script to a Response."""
+
+    module = ""  # in the error log
 
     def __init__(
-        self, module: str, d: Directives, errors: ErrorLog, document_root: str, redirect: Redirect
+        self, d: Directives, errors: ErrorLog, document_root: str, redirect: Redirect
     ) -> None:
-        self._module = module
-        self.errors = errors
+        self._errors = errors
         self._redirect = redirect
         self._variables = Variables(d, document_root)
         self._base = {key: latin(value) for key, value in self._variables.base.items()}
 
-    def run_by(
-        self,
-        start: Callable[[dict[str, str]], tuple[Head, Iterable[bytes] | bytes]],
-        request: Request,
-        conn: Connection,
-        script: Script,
-    ) -> Response:
-        """Call `start` with the script's variables, for its head and its body, and make the answer.
+    def start(
+        self, environ: dict[str, str], request: Request, conn: Connection, script: Script
+    ) -> Output:
+        """Start a script with these variables. Raises ScriptFailed."""
+        raise NotImplementedError
 
-        The body is closed when that fails, and whatever ScriptFailed says is logged.
-        """
+    def run(self, request: Request, conn: Connection, script: Script) -> Response:
+        """Run a script, and make a Response of its answer. What ScriptFailed says is logged."""
         environ = self._base.copy()
         self._variables.of_program(environ, request, conn, script)
-        pieces: object = None
+        output = Output()
         try:
-            head, pieces = start(environ)
+            output = self.start(environ, request, conn, script)
             return answer(
-                head,
-                pieces,
+                output.head(),
+                output,
                 request,
                 os.path.basename(script.filename),
                 lambda path, fields: self._redirect(request, conn, path, fields, environ),
                 lambda error: self._failed(error, conn),
             )
         except ScriptFailed as error:
-            close(pieces)
+            output.close()
             self._failed(error, conn)
             return page(error.status, request.method)
         except BaseException:
-            close(pieces)
+            output.close()
             raise
 
     def _failed(self, error: ScriptFailed, conn: Connection) -> None:
@@ -281,29 +220,94 @@ class Programs:
 
     def log(self, level: str, text: str, ah: str, conn: Connection) -> None:
         """A line of the error log."""
-        self.errors.write(level, text, ah=ah, module=self._module, client=conn.peer)
+        self._errors.write(level, text, ah=ah, module=self.module, client=conn.peer)
+
+
+def answer(
+    head: Head | None,
+    output: Output,
+    request: Request,
+    name: str,
+    redirect: Callable[[str, bytes], Response],
+    failed: Callable[[ScriptFailed], None],
+) -> Response:
+    """The Response to the head of script `name`, with a body that takes the output as it comes.
+
+    `redirect(path, fields)` serves `Location: /path` (RFC 3875, 6.2.2); `failed(error)` logs what goes
+    wrong after the head. The output is closed at the latest when the answer is sent.
+    """
+    if head is None:
+        return Unparsed(200, b"", b"", ScriptBody(output, output, failed), None, True)
+    fields, length, status = head.fields, head.length, head.status or 200
+    if head.location:
+        location = b"Location: %b\r\n" % head.location.encode("latin-1")
+        if status == 200:
+            try:
+                for _ in output:  # the rest is dropped, but it may write it
+                    pass
+            finally:
+                output.close()
+            if head.location.startswith("/"):
+                return redirect(head.location, fields)
+            return page(302, request.method, extra=fields + location)
+        fields += location
+    if not head.status and request.conditional and request.method in ("GET", "HEAD"):
+        now = time()
+        changed = parse_http_date(head.modified) if head.modified else None
+        status = met(request, head.etag, int(now) if changed is None else changed, now) or status
+        if status == 412:
+            output.close()
+            return page(412, request.method)
+    whole = output.whole()
+    if whole is not None and length is None:
+        length = len(whole)
+    bodyless = status in BODYLESS_STATUSES
+    if length is not None and not bodyless:
+        fields += b"Content-Length: %d\r\n" % length
+    has_type = head.content_type and not bodyless
+    after = b"Content-Type: %b\r\n\r\n" % head.content_type if has_type else b"\r\n"
+    pieces: Iterable[bytes] = output if whole is None else (whole,)
+    if bodyless or request.method == "HEAD":
+        return Response(status, fields, after, Unsent(output), 0, reason=head.reason)
+    if whole is not None and length == len(whole) and head.reason is None:
+        return Response(status, fields, after, whole, length)
+    if length is not None:
+        pieces = measured(
+            pieces, length, lambda text: ScriptFailed(500, f"{text} from script '{name}'")
+        )
+    body = ScriptBody(output, pieces, failed)
+    return Response(status, fields, after, body, length, reason=head.reason)
+
+
+class Unsent:
+    """No body; but the output is read to its end, so that the script can come to its own."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self.close = output.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        for _ in self._output:
+            pass
+        yield from ()
 
 
 class ScriptBody:
-    """What is `sent` of a script's output. `close` ends the script."""
+    """`pieces` of a script that may fail on the way: `failed` writes the line for the error log, and the
+    client only sees that the connection ends, as the head is sent already. `close` ends the script."""
 
-    def __init__(self, pieces: object, sent: Iterator[bytes]) -> None:
-        self._sent = sent
-        self._pieces = pieces
+    def __init__(
+        self, output: Output, pieces: Iterable[bytes], failed: Callable[[ScriptFailed], None]
+    ) -> None:
+        self._pieces, self._failed = pieces, failed
+        self.close = output.close
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._sent
-
-    def close(self) -> None:
-        """End the script."""
-        close(self._pieces)
-
-
-def _unsent(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Nothing; but the output is read to its end, so that the script can come to its own."""
-    for _ in pieces:
-        pass
-    yield from ()
+        try:
+            yield from self._pieces
+        except ScriptFailed as error:
+            self._failed(error)
+            raise RequestError(error.status, str(error)) from None
 
 
 def measured(
@@ -320,16 +324,6 @@ def measured(
         yield piece
     if left:
         raise error(f"{left} bytes less than Content-Length {length}")
-
-
-def _logged(pieces: Iterable[bytes], failed: Callable[[ScriptFailed], None]) -> Iterator[bytes]:
-    """`pieces` of a script that may fail on the way. `failed` writes the line for the error log; the
-    client only sees that the connection ends, as the head is sent already."""
-    try:
-        yield from pieces
-    except ScriptFailed as error:
-        failed(error)
-        raise RequestError(error.status, str(error)) from None
 
 
 class StderrLines:

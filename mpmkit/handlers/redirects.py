@@ -1,13 +1,13 @@
-"""Redirect and its kin (mod_alias): the answer for a path that leads to another URL."""
+"""Answers that lead elsewhere: Redirect and its kin (mod_alias), and a directory without its slash."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mpmkit.config.alias import Redirection
-from mpmkit.handlers.static import quote_path
 from mpmkit.http.messages import REASONS, Request, Response, page
 from mpmkit.http.target import OwnName
 
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from mpmkit.server.connection import Connection
 
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-._~$!&'()*+,;=:@"
+_QUOTED = [bytes([byte]) if byte in _PLAIN else b"%%%02x" % byte for byte in range(256)]
+
+
+def quote_path(path: str) -> bytes:
+    """A decoded path as a link may hold it."""
+    return b"".join(_QUOTED[byte] for byte in os.fsencode(path))
 
 
 def redirection(lines: Iterable[Redirection], path: str) -> tuple[int, str] | None:
@@ -28,17 +35,20 @@ def redirection(lines: Iterable[Redirection], path: str) -> tuple[int, str] | No
 def redirected_away(
     status: int, target: str, request: Request, conn: Connection, own: OwnName
 ) -> Response:
-    """The answer. A path of this site gets this server's name, and a URL without a query the request's."""
+    """The answer for a line's target: a URL, a path of this site, or nothing but the status."""
     if status >= 400 or status not in REASONS:
         return page(status if status in REASONS else 500, request.method)
-    if target.startswith("/"):
-        target = own.url(request.get(b"host"), conn.scheme) + target
-    elif not _ABSOLUTE.match(target):
+    if not target.startswith("/") and not _ABSOLUTE.match(target):
         return page(500, request.method)
     url, mark, query = target.partition("?")
-    raw = quote_path(url)
-    if mark:
-        raw += b"?" + query.encode("utf-8", "surrogateescape")
-    elif request.query:
-        raw += b"?" + request.query
-    return page(status, request.method, extra=b"Location: %b\r\n" % raw)
+    raw = quote_path(url) + (mark + query).encode("utf-8", "surrogateescape")
+    return moved(status, raw, request, conn, own)
+
+
+def moved(status: int, url: bytes, request: Request, conn: Connection, own: OwnName) -> Response:
+    """A redirect. A path gets this server's name, and a URL without a query the request's."""
+    if url.startswith(b"/"):
+        url = own.url(request.get(b"host"), conn.scheme).encode("latin-1", "replace") + url
+    if request.query and b"?" not in url:
+        url += b"?" + request.query
+    return page(status, request.method, extra=b"Location: %b\r\n" % url)

@@ -24,14 +24,13 @@ from mpmkit.handlers.gateway import Script, redirected
 from mpmkit.handlers.names import UrlMapping, by_extension
 from mpmkit.handlers.redirects import redirected_away, redirection
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
-from mpmkit.handlers.static import StaticFiles
+from mpmkit.handlers.static import StaticFiles, answered_by
 from mpmkit.handlers.wsgi import WsgiScripts
 from mpmkit.http.messages import Page, Request, RequestError, Response, Unparsed, page
 from mpmkit.http.target import quote_line, split_target
 
 if TYPE_CHECKING:
-    from mpmkit.handlers.cgi import CgiScripts
-    from mpmkit.handlers.fastcgi import FastCgi
+    from mpmkit.handlers.programs import Programs
     from mpmkit.server.connection import Connection
     from mpmkit.server.logs import ErrorLog
 
@@ -55,8 +54,7 @@ class Router:
         errors: ErrorLog,
     ) -> None:
         self._directives = directives
-        self._errors = errors
-        self._scripts = scripts
+        self.errors = errors
         self._named = named
         self._trace = directives.TraceEnable.lower() != "off"
         self._sections = Sections(directives)
@@ -64,14 +62,11 @@ class Router:
         aliases = [UrlMapping.of(*alias) for alias in directives.aliases]
         # mod_alias comes before mod_wsgi; each in the order of its lines.
         self._aliases = sorted(aliases, key=lambda alias: alias.kind == "WSGIScriptAlias")
-        files.handler_of, files.file_of, files.errors = self.decide, self.file, errors
+        files.site = self
         self._files = files
-        # For each mapping, and for what the sections say there of sendfile and mmap.
+        # For each mapping, and for what the sections say of files there.
         self._static = {(self._root, repr(self._sections.server.files)): files}
-        # A child has SCHED_BATCH, and with threads one CPU; its programs not: read before the first fork.
-        self._cpus, self._policy = os.sched_getaffinity(0), os.sched_getscheduler(0)
-        self._cgi: CgiScripts | None = None
-        self._fastcgi: FastCgi | None = None
+        self._scripts: dict[str, WsgiScripts | Programs] = {"wsgi-script": scripts}
         self._lacking: set[str] = set()  # handlers that are named and not here (config/lacking.py)
         self._check_handlers()
         self._decisions: dict[str, Handler] = {}
@@ -96,7 +91,8 @@ class Router:
         if path == "*":
             return _whole_server
         if found := redirection(self._directives.redirects, path):
-            return partial(self._away, *found)
+            own = self._files.options.own
+            return partial(redirected_away, *found, own=own)
         handler = self._chosen(path)
         watched = self._sections.watched(self.file(path))
         if not watched:
@@ -106,8 +102,7 @@ class Router:
             if (link := forbidden_link(watched)) is None:
                 return handler(request, conn)
             text = f"Symbolic link not allowed or link target not accessible: {link}"
-            self._errors.write("error", text, ah="AH00037", module="core", client=conn.peer)
-            return page(403, request.method)
+            return self.refuse(403, text, request, conn, "AH00037")
 
         return unlinked
 
@@ -124,12 +119,8 @@ class Router:
             return self._running("wsgi-script", mapping, path, end, mapping.root)
         config = self.config_for(path)
         if config.handler is not None:
-            if config.handler in self._named:
-                return self._guarded(config, self._named[config.handler])
-            if config.handler in self._lacking:
-                return self._guarded(config, self._lacks)
             if not is_script(config.handler):
-                return self._guarded(config, self._files_of(mapping, config))
+                return self._served(config, mapping)
             if not config.by_name:
                 return self._walking(mapping, path, config.handler)
         for end in _ends(path, len(mapping.prefix)):
@@ -147,7 +138,14 @@ class Router:
             if end < len(path) and os.path.isdir(filename):
                 continue  # a directory with a script's name
             return self._running(handler, mapping, path, end, by_name=True)
-        return self._guarded(config, self._files_of(mapping, config))
+        return self._served(config, mapping)
+
+    def _served(self, config: MergedConfig, mapping: UrlMapping) -> Handler:
+        """The handler that is not a script's: one by its name, or that of files."""
+        if config.handler in self._lacking:
+            return self._guarded(config, self._lacks)
+        handler = self._named.get(config.handler or "") or self._files_of(mapping, config)
+        return self._guarded(config, handler)
 
     def mapping(self, path: str) -> UrlMapping:
         """The first alias that the path begins with, or the document root."""
@@ -171,7 +169,7 @@ class Router:
         return self._static[key]
 
     def _guarded(self, config: MergedConfig, handler: Handler) -> Handler:
-        """`handler`, for the clients that its sections admit and the bodies that LimitRequestBody allows."""
+        """`handler`, for the clients that its sections admit and the bodies that they allow."""
         handler = self._elsewhere(config, handler)
         if (limit := config.body) is not None:
             inner = handler
@@ -192,32 +190,42 @@ class Router:
         return guarded
 
     def _denied(self, status: int, request: Request, conn: Connection) -> Response:
-        ah, denied = "AH01630", "client denied by server configuration"
+        ah, whom = "AH01630", "client denied by server configuration:"
         if status == 405:
-            ah, denied = (
-                "AH01623",
-                f"client method denied by server configuration: '{request.method}' to",
-            )
-        text = f"{denied} {self.file(request.path)}"
-        self._errors.write("error", text, ah=ah, module="authz_core", client=conn.peer)
-        return page(status, request.method)
+            ah = "AH01623"
+            whom = f"client method denied by server configuration: '{request.method}' to"
+        text = f"{whom} {self.file(request.path)}"
+        return self.refuse(status, text, request, conn, ah, "authz_core")
 
     def _lacks(self, request: Request, conn: Connection) -> Response:
         """For a handler that is not here: to send its files as they are might show what they hide."""
         text = f"there is no such handler here as is configured for {self.file(request.path)}"
-        self._errors.write("error", text, module="core", client=conn.peer)
-        return page(403, request.method)
+        return self.refuse(403, text, request, conn)
+
+    def refuse(
+        self,
+        status: int,
+        text: str,
+        request: Request,
+        conn: Connection,
+        ah: str = "",
+        module: str = "core",
+    ) -> Response:
+        """The page of a refusal, whose reason goes to the error log."""
+        self.errors.write("error", text, ah=ah, module=module, client=conn.peer)
+        return page(status, request.method)
 
     def _elsewhere(self, config: MergedConfig, handler: Handler) -> Handler:
         """`handler`, unless a section redirects the path, or there is no file and a FallbackResource."""
         lines, fallback = config.files.get("Redirect", ()), config.files.get("FallbackResource")
         if not lines and not fallback:
             return handler
-        index = config.files.get("DirectoryIndex", self._files.index)
+        index = config.files.get("DirectoryIndex", self._files.options.indexes)
+        own = self._files.options.own
 
         def elsewhere(request: Request, conn: Connection) -> Response:
             if found := redirection(lines, request.path):
-                return self._away(*found, request, conn)
+                return redirected_away(*found, request, conn, own)
             if fallback and request.path != fallback and self._is_missing(request.path, index):
                 if os.path.isfile(self.file(fallback)):
                     return self.decide(fallback)(request.for_path(Request, fallback), conn)
@@ -238,9 +246,6 @@ class Router:
         urls = (name if name.startswith("/") else path + name for name in index)
         return not any(os.path.exists(self.file(url)) for url in urls)
 
-    def _away(self, status: int, target: str, request: Request, conn: Connection) -> Response:
-        return redirected_away(status, target, request, conn, self._files.own)
-
     # -- scripts ------------------------------------------------------------------------------
 
     def _running(
@@ -257,29 +262,18 @@ class Router:
         config = self._sections.config_for(path, filename)
         rest = path[end:]
         translated = self.file(rest) if rest else ""
-        script = Script(filename, path[:end], rest, mapping.root, translated, mapping.prefix)
-        if handler == "wsgi-script":
-            run = self._scripts.run
+        allowed = mapping.kind == "ScriptAlias" or "ExecCGI" in config.options
+        place = (filename, path[:end], rest, mapping.root, translated, mapping.prefix, allowed)
+        script, run = Script(*place), self._scripts_of(handler).run
+        if handler == "wsgi-script" or not by_name:
             return self._guarded(config, lambda request, conn: run(request, conn, script))
-        if handler == "cgi-script":
-            allowed = mapping.kind == "ScriptAlias" or "ExecCGI" in config.options
-            cgi = self._cgi_scripts()
-
-            def inner(request: Request, conn: Connection) -> Response:
-                return cgi.run(request, conn, script, allowed)
-        else:
-            backend = self._fast_cgi().backend(handler)
-
-            def inner(request: Request, conn: Connection) -> Response:
-                return backend.run(request, conn, script)
-
-        if not by_name:
-            return self._guarded(config, inner)
         directory = os.path.dirname(filename)
 
         def run_below(request: Request, conn: Connection) -> Response:
             # Below a file there is no script, but a backend would look for one further up the path.
-            return inner(request, conn) if os.path.isdir(directory) else page(404, request.method)
+            if not os.path.isdir(directory):
+                return page(404, request.method)
+            return run(request, conn, script)
 
         return self._guarded(config, run_below)
 
@@ -298,20 +292,19 @@ class Router:
 
         return walk
 
-    def _cgi_scripts(self) -> CgiScripts:
-        if self._cgi is None:
-            from mpmkit.handlers.cgi import CgiScripts  # here: most servers never run a program
+    def _scripts_of(self, handler: str) -> WsgiScripts | Programs:
+        """What runs the scripts of a handler. Most servers never need CGI or FastCGI."""
+        if handler not in self._scripts:
+            how = (self._directives, self.errors, self._root.root, self.redirect)
+            if handler == "cgi-script":
+                from mpmkit.handlers.cgi import CgiScripts
 
-            how = (self._root.root, self.redirect, self._cpus, self._policy)
-            self._cgi = CgiScripts(self._directives, self._errors, *how)
-        return self._cgi
+                self._scripts[handler] = CgiScripts(*how)
+            else:
+                from mpmkit.handlers.fastcgi import Backend
 
-    def _fast_cgi(self) -> FastCgi:
-        if self._fastcgi is None:
-            from mpmkit.handlers.fastcgi import FastCgi
-
-            self._fastcgi = FastCgi(self._directives, self._errors, self._root.root, self.redirect)
-        return self._fastcgi
+                self._scripts[handler] = Backend(*how, handler)
+        return self._scripts[handler]
 
     def redirect(
         self,
@@ -322,27 +315,21 @@ class Router:
         environ: dict[str, Any],
     ) -> Response:
         """A script's `Location: /path`: the answer of that path, with the script's header lines."""
+        raw = location.encode("latin-1")
         try:
-            path, query = split_target("GET", location.partition("#")[0].encode("latin-1"))
+            path, query = split_target("GET", raw.partition(b"#")[0])
         except RequestError as error:
-            shown = quote_line(location.encode("latin-1"))
-            text = f"{request.path}: its Location '{shown}' is invalid: {error}"
-            self._errors.write("error", text, module="cgi", client=conn.peer)
-            return page(500, request.method)
+            text = f"{request.path}: its Location '{quote_line(raw)}' is invalid: {error}"
+            return self.refuse(500, text, request, conn, module="cgi")
         new = redirected(request, path, query, environ)
         if new is None:
             text = f"{request.path}: more than 10 internal redirects; a script's Location leads back to itself"
-            self._errors.write("error", text, ah="AH00124", client=conn.peer)
-            return page(500, request.method)
-        answer = self(new, conn)
-        if type(answer) is Page:  # ErrorDocument may change it: errors.py
-            answer.request = answer.request or new
+            return self.refuse(500, text, request, conn, "AH00124")
+        answer = answered_by(self, new, conn)
+        if type(answer) in (Page, Unparsed):  # ErrorDocument may change a page: errors.py
             return answer
-        if type(answer) is Unparsed:
-            return answer
-        fields += answer.fields
         more = (answer.length, answer.close, answer.reason)
-        return Response(answer.status, fields, answer.after, answer.body, *more)
+        return Response(answer.status, fields + answer.fields, answer.after, answer.body, *more)
 
     # -- the rest -----------------------------------------------------------------------------
 
@@ -361,18 +348,16 @@ class Router:
         but not for the samples alone: `subprocess` costs each child a quarter of a megabyte.
         """
         known = ("wsgi-script", "cgi-script", "default-handler", "none", *self._named)
-        server = self._sections.server
+        server, rules = self._sections.server, self._sections.rules
         names = [*server.by_extension.values(), *([server.handler] if server.handler else [])]
-        used = names + [
-            name for rule in self._sections.rules if rule.of_a_file for name in rule.handlers
-        ]
-        for name in names + [name for rule in self._sections.rules for name in rule.handlers]:
+        used = names + [name for rule in rules if rule.of_a_file for name in rule.handlers]
+        for name in names + [name for rule in rules for name in rule.handlers]:
             if name.startswith("proxy:"):
-                self._fast_cgi().backend(name)
+                self._scripts_of(name)
             elif name.lower() not in known:
                 self._lacking.add(name)
         if "cgi-script" in used or any(alias.kind == "ScriptAlias" for alias in self._aliases):
-            self._cgi_scripts()
+            self._scripts_of("cgi-script")
 
 
 def is_script(handler: str) -> bool:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from itertools import chain, islice
 from stat import S_ISLNK
 from typing import Any, NamedTuple
@@ -83,15 +82,12 @@ class SectionRule:
         self.kind = section.kind
         self.arg = section.arg
         self.outer = SectionRule(section.outer) if section.outer else None
-        condition = self.kind in CONDITIONS
-        self.values = {} if condition else section_values(section)
-        if condition:
-            names = {setting.name.lower() for setting in section.settings}
-            self.access = Access(closed=not names.isdisjoint(DECIDE))
-            section = replace(section, settings=())
-        else:
-            self.access = access_of(section.settings, unknown)
-        self.settings = section.settings
+        closed = self.kind in CONDITIONS  # not evaluated; if it would decide, it admits no client
+        self.settings = () if closed else section.settings
+        self.values = {} if closed else section_values(section)
+        self.access = access_of(self.settings, unknown)
+        if closed and DECIDE & {setting.name.lower() for setting in section.settings}:
+            self.access = Access(closed=True)
         self.of_a_file = bool(section.file)  # not one of the package's own defaults
         self._replaced = {
             field: self.values[name] for name, field in _REPLACED.items() if name in self.values
@@ -100,9 +96,13 @@ class SectionRule:
         for name in ("RedirectMatch", "RedirectPermanent", "RedirectTemp"):
             if lines := self.values.get(name):
                 self._files["Redirect"] = (*self._files.get("Redirect", ()), *lines)
-        self._options = [s.args for s in section.settings if s.name.lower() == "options"]
+        self.options = [s.args for s in self.settings if s.name.lower() == "options"]
+        named = [self.values["SetHandler"]] if self.values.get("SetHandler") else []
+        self.handlers = [*named, *self.values.get("AddHandler", {}).values()]  # that it names
         if self.kind == "Directory":
             self.arg = canonical(self.arg)
+        # Of how many directories the argument of a <Directory> consists; 0 for other kinds.
+        self.depth = self.arg.count("/") if self.kind == "Directory" else 0
         pattern = section_pattern(self.kind, self.arg)
         self._search = None if pattern is None else pattern.search
 
@@ -111,20 +111,6 @@ class SectionRule:
         """Where it stands in the order of merging; those of one place keep the file's order."""
         kind = next(at for at, kinds in enumerate(ORDER) if self.kind in kinds)
         return (kind, self.depth, *(self.outer.place if self.outer else ()))
-
-    @property
-    def depth(self) -> int:
-        """Of how many directories the argument of a <Directory> consists; 0 for other kinds."""
-        return self.arg.count("/") if self.kind == "Directory" else 0
-
-    @property
-    def handlers(self) -> list[str]:
-        """The handlers that it names."""
-        set_handler = self.values.get("SetHandler")
-        return [
-            *([set_handler] if set_handler else []),
-            *self.values.get("AddHandler", {}).values(),
-        ]
 
     def is_for(self, path: str, filename: str) -> bool:
         """Whether the section applies to a URL path and its file."""
@@ -164,13 +150,7 @@ class SectionRule:
             lines = (*self._files.get("Redirect", ()), *config.files.get("Redirect", ()))
             files = {**config.files, **self._files, "AddType": types, "Redirect": lines}
             config = config._replace(files=files)
-        if self._options:
-            config = config._replace(options=self.options_over(config.options))
-        return config
-
-    def options_over(self, options: frozenset[str]) -> frozenset[str]:
-        """What its Options make of those that held before."""
-        return merge_options(options, self._options)
+        return config._replace(options=merge_options(config.options, self.options))
 
 
 class Sections:
@@ -193,13 +173,8 @@ class Sections:
             d.ServerSignature,
         )
         # Links may be followed everywhere: then no file has to be asked whether it is one.
-        self._follows = all(
-            _follows(options)
-            for options in (
-                self.server.options,
-                *(rule.options_over(ALL_OPTIONS) for rule in self._directories),
-            )
-        )
+        options = [merge_options(ALL_OPTIONS, rule.options) for rule in self._directories]
+        self._follows = all(map(_follows, (self.server.options, *options)))
 
     def config_for(self, path: str, filename: str) -> MergedConfig:
         """What the sections say about a URL path and the file that it leads to."""
@@ -223,7 +198,7 @@ class Sections:
         for depth in range(1, len(parts)):
             for rule in rules:
                 if rule.depth == depth:
-                    options = rule.options_over(options)
+                    options = merge_options(options, rule.options)
             if not _follows(options):
                 found.append(("/".join(parts[: depth + 1]), "SymLinksIfOwnerMatch" in options))
         return found
@@ -232,18 +207,16 @@ class Sections:
 def unread(d: Directives, names: Iterable[str] = (".htaccess",)) -> Iterator[str]:
     """The .htaccess files that AllowOverride would have httpd obey, in the first SEEN directories."""
     lines = [
-        (rule, [word.lower() for word in setting.args])
-        for rule in (SectionRule(s) for s in d.sections if s.kind.startswith("Directory"))
+        (rule, [word.lower() for word in setting.args] != ["none"])
+        for rule in Sections(d).rules
         for setting in rule.settings
-        if setting.name.lower() == "allowoverride"
+        if rule.kind.startswith("Directory") and setting.name.lower() == "allowoverride"
     ]
-    lines.sort(key=lambda line: line[0].place)
-    if all(words == ["none"] for _, words in lines):
+    if not any(obeyed for _, obeyed in lines):
         return
     roots = {root for root in (d.DocumentRoot, *(alias[2] for alias in d.aliases)) if root}
     for directory, _, files in islice(chain.from_iterable(map(os.walk, sorted(roots))), SEEN):
-        here = [words for rule, words in lines if rule.is_for("", directory)]
-        if here and here[-1] != ["none"]:
+        if [obeyed for rule, obeyed in lines if rule.is_for("", directory)][-1:] == [True]:
             yield from (os.path.join(directory, name) for name in names if name in files)
 
 

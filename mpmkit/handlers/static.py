@@ -1,16 +1,12 @@
 """Files of the document root, as httpd's default handler serves them.
 
-A file's response is prepared once for each version of the file: its header lines, and for a small
-file its bytes (`CachedFile`). Each request then costs one `stat`, which shows whether the version is
-still the same. A change of size, time or inode makes a new version; no client gets an old page.
+A file's response is prepared once for each version of the file (`CachedFile`): its header lines, and for a
+small file its bytes. Each request then costs one `stat`, which shows whether the version is still the same.
 
-Files of up to MMAP_LIMIT are mapped into memory (EnableMMAP), as by httpd. httpd maps a file for one
-request and unmaps it; here the mapping stays with the version from the second request on, so that a
-100 KB file costs no `open`, no `read` and no `close`, and its bytes are copied once, by the kernel,
-from the page cache to the socket. All children map the same pages: it is no memory of their own.
-A mapped file may be cut short. A process that reads beyond the new end in memory is killed by SIGBUS;
-the kernel, which reads on its behalf in `sendmsg`, gets an error instead. So the bytes of a mapping
-are never read here, and for a connection that would read them (TLS, a filter) the file is read.
+Files of up to MMAP_LIMIT stay mapped with their version from the second request on (EnableMMAP); httpd maps
+a file for one request. Such a file may be cut short, and a process that reads beyond the new end is killed by
+SIGBUS; the kernel, which reads for `sendmsg`, reports an error instead. So the bytes of a mapping are never
+read here, and for a connection that would read them (TLS, a filter) the file is read.
 """
 
 from __future__ import annotations
@@ -22,17 +18,19 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.handlers.conditional import RangeLimits, precondition, ranged
 from mpmkit.handlers.names import by_extension, dangling, joined, leads_out
+from mpmkit.handlers.redirects import moved, quote_path
 from mpmkit.http.messages import METHODS, FileBody, Page, Request, Response, http_date, page
 from mpmkit.http.target import OwnName
 
 if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
+    from mpmkit.handlers.router import Router
     from mpmkit.server.connection import Connection
-    from mpmkit.server.logs import ErrorLog
 
 SMALL = 65536  # bytes of a file that are kept in memory with its version
 FILES_KEPT = 256  # files that are remembered, at most SMALL bytes of each
@@ -58,26 +56,48 @@ TYPES = {
 class FileOptions(NamedTuple):
     """What directives say about every file; defaults are httpd's.
 
+    indexes, slash  DirectoryIndex, DirectorySlash
+    types, forced, charset  AddType and TypesConfig; ForceType; AddDefaultCharset, for text/html and
+                text/plain without a charset of their own
     etag        FileETag: what a tag is made of, of INode, MTime, Size; Digest: of the file's content, and
                 of nothing else; nothing: files have no tag
     limits      of Range: a request that asks for more gets the whole file, which is less work
     sendfile, mmap  EnableSendfile, EnableMMAP: how a large file is sent; with both, by sendfile
+    listings    mod_autoindex is loaded: it answers for a directory without an index file
+    own         ServerName, for redirects
     """
 
+    indexes: tuple[str, ...] = ("index.html",)
+    slash: bool = True
+    types: Mapping[str, str] = TYPES
+    forced: str | None = None
+    charset: str = ""
     etag: tuple[str, ...] = ("MTime", "Size")
     limits: RangeLimits = RangeLimits()
     sendfile: bool = False
     mmap: bool = True
+    listings: bool = False
+    own: OwnName = OwnName()
 
     @classmethod
-    def of(cls, d: Directives) -> FileOptions:
-        """The options that directives give."""
+    def of(cls, d: Directives, types: Mapping[str, str], listings: bool = False) -> FileOptions:
+        """The options that directives give; `types` are those of files."""
         most = (d.MaxRanges, d.MaxRangeOverlaps, d.MaxRangeReversals)
         limits = RangeLimits(*(UNLIMITED if number < 0 else number for number in most))
-        return cls(d.FileETag, limits, d.EnableSendfile, d.EnableMMAP)
+        own = OwnName.of(d.ServerName, d.UseCanonicalName == "On")
+        options = cls(types={**TYPES, **types}, limits=limits, listings=listings, own=own)
+        return options.but({name: getattr(d, name) for name in _FIELDS if name != "ForceType"})
+
+    def but(self, said: Mapping[str, Any]) -> FileOptions:
+        """With what sections say of files, by directive."""
+        changes = {_FIELDS[name]: said[name] for name in _FIELDS if name in said}
+        return self._replace(types={**self.types, **said.get("AddType", {})}, **changes)
 
 
-DEFAULTS = FileOptions()
+_FIELDS = {
+    "DirectoryIndex": "indexes", "DirectorySlash": "slash", "ForceType": "forced", "FileETag": "etag",
+    "AddDefaultCharset": "charset", "EnableSendfile": "sendfile", "EnableMMAP": "mmap",
+}  # fmt: skip
 
 
 def signature_of(st: os.stat_result) -> tuple[int, int, int, int]:
@@ -95,7 +115,7 @@ class CachedFile:
     """
 
     __slots__ = (
-        "after", "asked", "etag", "fields", "filename", "get", "head", "mapped", "mtime",
+        "after", "asked", "etag", "fields", "filename", "get", "head", "mapped", "maps", "mtime",
         "sendfile", "signature", "size",
     )  # fmt: skip
 
@@ -131,6 +151,7 @@ class CachedFile:
         self.mapped: Response | None = None
         self.asked = False
         self.sendfile = options.sendfile
+        self.maps = options.mmap and not options.sendfile
         if self.size <= SMALL:
             with open(filename, "rb") as file:
                 body = file.read(SMALL + 1)
@@ -192,56 +213,31 @@ def _digest(filename: str) -> str:
 
 
 class StaticFiles:
-    """The handler. `root` is the document root, `index` the DirectoryIndex names. With the `prefix` of
-    an Alias: URL paths begin with it, and `root` is what it stands for.
+    """The handler. `root` is the document root. With the `prefix` of an Alias: URL paths begin with it,
+    and `root` is what it stands for.
 
-    handler_of(path) is the handler of a path, file_of(path) its file; they are called for a directory's
-    index file, which may be a script, or denied.
+    site    the router, which knows the handler of a directory's index file: it may be a script, or denied
     """
 
-    own = OwnName()  # ServerName, for redirects
-    # AddDefaultCharset, for text/html and text/plain without a charset of their own.
-    charset = ""
-    slash = True  # DirectorySlash
-    forced: str | None = None  # ForceType
-    # mod_autoindex is loaded: it answers for a directory without an index file.
-    listings = False
-    errors: ErrorLog | None = None
-    handler_of: Callable[[str], Callable[[Request, Connection], Response]] | None = None
-    file_of: Callable[[str], str] | None = None
+    site: Router | None = None
 
     def __init__(
-        self,
-        root: str,
-        index: tuple[str, ...] = ("index.html",),
-        types: Mapping[str, str] | None = None,
-        clock: Callable[[], float] = time.time,
-        prefix: str = "",
-        options: FileOptions = DEFAULTS,
+        self, root: str, options: FileOptions | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         # With its links: rules are written for names.
-        self.root = os.path.abspath(root) + ("/" if prefix and root.endswith("/") else "")
-        self._skip = len(prefix)
-        self.index = index
-        self.types = {**TYPES, **(types or {})}
-        self.options = options
+        self.root = os.path.abspath(root)
+        self.options = options or FileOptions()
+        self._skip = 0
         self._clock = clock
         self._cached: dict[str, CachedFile] = {}
-        self._maps = options.mmap and not options.sendfile
 
     def variant(self, root: str, prefix: str, said: Mapping[str, Any]) -> StaticFiles:
         """The same handler for an Alias, or with what sections have said of files, by directive."""
-        fields = {"EnableSendfile": "sendfile", "EnableMMAP": "mmap", "FileETag": "etag"}
-        changes = {fields[name]: said[name] for name in fields if name in said}
-        index = said.get("DirectoryIndex", self.index)
-        types = {**self.types, **said.get("AddType", {})}
-        options = self.options._replace(**changes)
-        other = StaticFiles(root, index, types, self._clock, prefix, options)
-        other.slash, other.forced = said.get("DirectorySlash", self.slash), said.get("ForceType")
-        other.handler_of, other.file_of, other.errors = self.handler_of, self.file_of, self.errors
-        other.own = self.own
-        other.charset = said.get("AddDefaultCharset", self.charset)
-        other.listings = self.listings
+        other = copy(self)
+        other.root = os.path.abspath(root) + ("/" if prefix and root.endswith("/") else "")
+        other.options = self.options.but(said)
+        other._skip = len(prefix)
+        other._cached = {}
         return other
 
     def __call__(self, request: Request, conn: Connection) -> Response:
@@ -286,7 +282,7 @@ class StaticFiles:
         """
         if not file.asked:
             file.asked = True
-        elif file.mapped is None and self._maps and file.size <= MMAP_LIMIT:
+        elif file.mapped is None and file.maps and file.size <= MMAP_LIMIT:
             mapped = [other for other in list(self._cached.values()) if other.mapped is not None]
             total = sum(other.size for other in mapped) + file.size
             if len(mapped) >= MAPPINGS_KEPT or total > MAPPED_KEPT:
@@ -309,19 +305,20 @@ class StaticFiles:
         known = request.method in ("GET", "HEAD", "POST", "OPTIONS")
         if not path.startswith("/"):
             return page(404, request.method) if known else self._not_allowed(request, conn)
+        options = self.options
         filename = self._file(path).rstrip("/")
         try:
             st = os.stat(filename)
             if stat.S_ISDIR(st.st_mode):
                 if not path.endswith("/"):
-                    if not self.slash:
+                    if not options.slash:
                         raise NoIndex(filename)
-                    return moved(request, conn, quote_path(path) + b"/", self.own)
+                    return moved(301, quote_path(path) + b"/", request, conn, options.own)
                 url, filename, st = self._index_of(path)
-                handler = self.handler_of(url) if self.handler_of is not None else self
+                handler = self.site.decide(url) if self.site is not None else self
                 # An earlier name may come later: only the first is remembered for the directory's path.
-                if handler is not self or url != path + self.index[0] or not known:
-                    return _answered_by(handler, request.for_path(Request, url), conn)
+                if handler is not self or url != path + options.indexes[0] or not known:
+                    return answered_by(handler, request.for_path(Request, url), conn)
             elif known and path.endswith("/"):
                 return page(404, request.method)
             if not known:
@@ -332,8 +329,11 @@ class StaticFiles:
             if not stat.S_ISREG(st.st_mode) or not os.access(filename, os.R_OK):
                 text = f"not a file that this server may read: {filename}"
                 return self._forbidden("AH00132", text, request, conn)
+            kind = options.forced or by_extension(options.types, filename)
+            if options.charset and kind in ("text/html", "text/plain"):
+                kind = f"{kind}; charset={options.charset}"
             now = self._clock()
-            file = CachedFile(filename, st, now, self._media_type(filename), self.options)
+            file = CachedFile(filename, st, now, kind, options)
         except (OSError, ValueError) as error:
             if not known:
                 return self._not_allowed(request, conn)
@@ -348,21 +348,16 @@ class StaticFiles:
             self._cached[path] = file
         return file
 
-    def _media_type(self, filename: str) -> str | None:
-        kind = self.forced or by_extension(self.types, filename)
-        if self.charset and kind in ("text/html", "text/plain"):
-            return f"{kind}; charset={self.charset}"
-        return kind
-
     def _file(self, path: str) -> str:
         return joined(self.root, path[self._skip :])
 
     def _index_of(self, path: str) -> tuple[str, str, os.stat_result]:
         """The first DirectoryIndex that exists: its URL path, its file. A name that begins with a slash is
         a path of the site. Raises NoIndex."""
-        for name in self.index:
+        file_of = self.site.file if self.site is not None else self._file
+        for name in self.options.indexes:
             url = name if name.startswith("/") else path + name
-            filename = self.file_of(url) if self.file_of is not None else self._file(url)
+            filename = file_of(url)
             try:
                 return url, filename, os.stat(filename)
             except (FileNotFoundError, NotADirectoryError):
@@ -373,8 +368,9 @@ class StaticFiles:
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError))
         if missing and request.method == "OPTIONS":  # asks for methods, not for a file
             return Response(200, ALLOW + b"Content-Length: 0\r\n", b"\r\n")
-        if isinstance(error, NoIndex) and self.listings:
-            text = f"none of {', '.join(self.index)} in {error}/, and directories are not listed"
+        if isinstance(error, NoIndex) and self.options.listings:
+            names = ", ".join(self.options.indexes)
+            text = f"none of {names} in {error}/, and directories are not listed"
             return self._forbidden("AH01276", text, request, conn, module="autoindex")
         if missing:
             return page(404, request.method)
@@ -385,22 +381,22 @@ class StaticFiles:
         self, ah: str, why: str, request: Request, conn: Connection, module: str = "core"
     ) -> Response:
         """403, with the reason in the error log, as by httpd."""
-        if self.errors is not None:
-            self.errors.write("error", why, ah=ah, module=module, client=conn.peer)
-        return page(403, request.method)
+        if self.site is None:
+            return page(403, request.method)
+        return self.site.refuse(403, why, request, conn, ah, module)
 
     def _not_allowed(self, request: Request, conn: Connection) -> Response:
         """405 for a method that files don't have, 501 for an unknown one."""
         if request.method in METHODS:
             return page(405, extra=ALLOW)
-        if self.errors is not None:
+        if self.site is not None:
             text = f"unknown method: {request.log_line}"
-            self.errors.write("error", text, ah="AH00135", module="core", client=conn.peer)
+            self.site.refuse(501, text, request, conn, "AH00135")
         return page(501, extra=ALLOW)
 
 
-def _answered_by(handler: Callable, request: Request, conn: Connection) -> Response:
-    """The answer of an index file; an error page is that file's, too."""
+def answered_by(handler: Callable, request: Request, conn: Connection) -> Response:
+    """The answer to a request that the server made of the client's; an error page is that one's, too."""
     answer: Response = handler(request, conn)
     if type(answer) is Page:
         answer.request = answer.request or request
@@ -415,19 +411,3 @@ def read_types(file: str) -> dict[str, str]:
             media_type, *extensions = line.partition("#")[0].split() or [""]
             types |= {f".{extension.lower()}": media_type for extension in extensions}
     return types
-
-
-def moved(request: Request, conn: Connection, path: bytes, own: OwnName) -> Response:
-    """301 to another path of this server, with the request's query."""
-    start = own.url(request.get(b"host"), conn.scheme).encode("latin-1", "replace")
-    query = b"?" + request.query if request.query else b""
-    return page(301, request.method, extra=b"Location: %b%b%b\r\n" % (start, path, query))
-
-
-def quote_path(path: str) -> bytes:
-    """A decoded path as a link may hold it."""
-    return b"".join(_QUOTED[byte] for byte in os.fsencode(path))
-
-
-_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-._~$!&'()*+,;=:@"
-_QUOTED = [bytes([byte]) if byte in _PLAIN else b"%%%02x" % byte for byte in range(256)]

@@ -10,27 +10,17 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mpmkit import _version
 from mpmkit.http.messages import SERVER
-from mpmkit.policy.snapshot import Counts, ProcessRow, count
+from mpmkit.policy.snapshot import count
 from mpmkit.policy.states import DEAD, LETTERS
 
 if TYPE_CHECKING:
     from mpmkit.server.scoreboard import Scoreboard
 
-
-class Cpu(NamedTuple):
-    """CPU seconds: of the running processes, and of the children that they have waited for."""
-
-    user: float = 0.0
-    system: float = 0.0
-    children_user: float = 0.0
-    children_system: float = 0.0
-
-    def __add__(self, other: tuple) -> Cpu:  # type: ignore[override]
-        return Cpu(*(a + b for a, b in zip(self, other, strict=True)))
+Cpu = tuple[float, ...]  # seconds: user, system, and the same of the children waited for
 
 
 class StatusData:
@@ -42,16 +32,27 @@ class StatusData:
         self.extended = extended
         self.now = now
         self.snapshot = board.snapshot()
-        self.rows: list[ProcessRow] = [row for row in self.snapshot.processes if row.pid]
-        self.counts: Counts = count(self.snapshot, board.threads_per_child)
+        self.rows = [row for row in self.snapshot.processes if row.pid]
+        self.counts = count(self.snapshot, board.threads_per_child)
         self.uptime = max(0, int(now) - board.restart_time // 1_000_000_000)
         self.load = os.getloadavg()
+        # As `?auto` calls it, as the page does, and the value.
+        self.facts = (
+            ("ServerVersion", "Server Version", f"{SERVER} (Python {sys.version.split()[0]})"),
+            ("ServerMPM", "Server MPM", self.mpm),
+            ("Server Built", "Server Built", built()),
+            ("CurrentTime", "Current Time", local(now)),
+            ("RestartTime", "Restart Time", local(board.restart_time / 1e9)),
+            ("ParentServerConfigGeneration", "Parent Server Config. Generation", board.config_generation),
+            ("ParentServerMPMGeneration", "Parent Server MPM Generation", board.generation),
+        )  # fmt: skip
         if extended:
             self.accesses, sent, duration = board.totals()
             self.kbytes = sent // 1024
             self.duration = duration // 1_000_000
             self.cpus = {row.pid: cpu_of(row.pid) for row in self.rows}
-            self.cpu = sum(self.cpus.values(), cpu_of(board.parent_pid))
+            of_all = (cpu_of(board.parent_pid), *self.cpus.values())
+            self.cpu = tuple(map(sum, zip(*of_all, strict=True)))
             age = age_of(board.parent_pid)
             self.cpu_load = 100 * sum(self.cpu) / age if age else 0.0
 
@@ -65,9 +66,8 @@ class StatusData:
     @property
     def letters(self) -> str:
         """All slots as letters; a DEAD one beyond the configured limits is left out."""
-        return "".join(
-            LETTERS[state] for _, state, configured in self.slots() if state != DEAD or configured
-        )
+        shown = (state for _, state, within in self.slots() if state != DEAD or within)
+        return "".join(LETTERS[state] for state in shown)
 
 
 # -- formats ---------------------------------------------------------------------------------------
@@ -96,11 +96,6 @@ def local(seconds: float) -> str:
     return time.strftime("%A, %d-%b-%Y %H:%M:%S %Z", time.localtime(seconds))
 
 
-def version() -> str:
-    """ServerVersion: this program's and Python's."""
-    return f"{SERVER} (Python {sys.version.partition(' ')[0]})"
-
-
 @cache
 def built() -> str:
     """When this version was installed, as an ISO date-time: it is never compiled."""
@@ -110,13 +105,10 @@ def built() -> str:
 
 def size(number: int) -> str:
     """Bytes as mod_status writes them: `999 B`, `5.0 kB`, `0.5 MB`, `0.5 GB`."""
-    if number < 5 << 10:
-        return f"{number} B"
-    if number < 512 << 10:
-        return f"{number / (1 << 10):.1f} kB"
-    if number < 512 << 20:
-        return f"{number / (1 << 20):.1f} MB"
-    return f"{number / (1 << 30):.1f} GB"
+    for shift, unit in ((30, "GB"), (20, "MB"), (10, "kB")):
+        if number >= (512 << (shift - 10) if shift > 10 else 5 << 10):
+            return f"{number / (1 << shift):.1f} {unit}"
+    return f"{number} B"
 
 
 # -- what the kernel knows ---------------------------------------------------------------------------
@@ -125,23 +117,21 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third on; empty when there is no such process."""
+    """The fields of /proc/PID/stat from the third on; zeros when there is no such process."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(") ")[2].split()
     except OSError:
-        return []
+        return ["0"] * 20
 
 
 def cpu_of(pid: int) -> Cpu:
     """What a process and those it has waited for have used (proc_pid_stat(5), utime to cstime)."""
-    return Cpu(*(int(field) / _TICKS for field in _stat(pid)[11:15]))
+    return tuple(int(field) / _TICKS for field in _stat(pid)[11:15])
 
 
 def age_of(pid: int) -> float:
     """Seconds since a process started; 0 without such a process. Its CPU time is counted from then on,
     and not from the RestartTime that a SIGHUP sets anew."""
-    fields = _stat(pid)
-    if not fields:
-        return 0.0
-    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / _TICKS)
+    started = int(_stat(pid)[19]) / _TICKS
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started) if started else 0.0

@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from mpmkit.server.logs import ErrorLog
 
 
-class ScriptExit(Exception):
-    """A script called sys.exit(): the end of its request, not of a process with other clients."""
-
-
 class Application:
     """One `.py` file: its application, loaded anew when the file changes.
 
@@ -86,9 +82,8 @@ class Application:
         try:
             exec(code, module.__dict__)
         except BaseException:
-            if before is None:
-                del sys.modules[self._name]
-            else:
+            sys.modules.pop(self._name)
+            if before is not None:
                 sys.modules[self._name] = before
             raise
         application = getattr(module, "application", None)
@@ -132,25 +127,22 @@ class WsgiScripts:
             return page(404 if missing else 403, request.method)
         # Two threads at a script's first request must use the same module.
         application = self._applications.setdefault(name, application)
-        try:
-            function = application.application(version)
-            environ = self._base.copy()
-            self._variables.add(environ, request, conn, script)
-            environ["SCRIPT_FILENAME"] = application.filename
-            if conn.scheme != "http":
-                environ["wsgi.url_scheme"] = conn.scheme
-            if request.length == 0:
-                environ["wsgi.input"] = io.BytesIO()
-            else:
-                environ["wsgi.input"] = io.BufferedReader(_Body(conn))
-                if request.length is None:
-                    environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
-            response = run_application(function, environ, request, conn, self.service)
-            if type(response.body) is FileBody:
-                response.body.sendfile = self._sendfile
-            return response
-        except SystemExit as error:
-            raise ScriptExit(script.name) from error
+        function = application.application(version)
+        environ = self._base.copy()
+        self._variables.add(environ, request, conn, script)
+        environ["SCRIPT_FILENAME"] = application.filename
+        if conn.scheme != "http":
+            environ["wsgi.url_scheme"] = conn.scheme
+        if request.length == 0:
+            environ["wsgi.input"] = io.BytesIO()
+        else:
+            environ["wsgi.input"] = io.BufferedReader(_Body(conn))
+            if request.length is None:
+                environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
+        response = run_application(function, environ, request, conn, self.service)
+        if type(response.body) is FileBody:
+            response.body.sendfile = self._sendfile
+        return response
 
 
 class FileWrapper:
@@ -208,19 +200,13 @@ def run_application(
     call = _Call(request, conn, service)
     try:
         result = application(environ, call.start_response)
-        whole = not call.written and call.begun is None
-        if whole and type(result) in (list, tuple):
-            # The whole body is at hand: one send, and its length is known.
-            body = b"".join(result)
-            return call.response(body, len(body))
-        if whole and type(result) is FileWrapper:
-            result.most = call.head.length if call.head is not None else None
-            file = result.body()
-            if file is not None:
-                if call.sends(file):
-                    result.close()
-                    return call.response(file, file.count)
-                os.close(file.fd)
+        if not call.written and call.begun is None:
+            if type(result) in (list, tuple):
+                # The whole body is at hand: one send, and its length is known.
+                body = b"".join(result)
+                return call.response(body, len(body))
+            if type(result) is FileWrapper and (file := call.file(result)) is not None:
+                return call.response(file, file.count)
         pieces = _Pieces(result, call)
         try:
             return call.response(pieces, None) if call.begun is None else call.going_on(pieces)
@@ -276,8 +262,7 @@ class _Call:
         head = self.head
         assert head is not None
         if self.begun is None:
-            bodyless = head.code in BODYLESS_STATUSES or self.request.method == "HEAD"
-            if self._service is None or self.sent or self.written or bodyless:
+            if self._service is None or self.sent or self.written or self._bodyless(head):
                 self.written.append(data)
                 return
             self.begun = begin(self._conn, self.request, self.response([], None), self._service)
@@ -286,6 +271,9 @@ class _Call:
         self.begun.write(data[:left])
         if left < len(data):
             raise AssertionError(f"more bytes than Content-Length {head.length}")
+
+    def _bodyless(self, head: Head) -> bool:
+        return head.code in BODYLESS_STATUSES or self.request.method == "HEAD"
 
     def going_on(self, pieces: Iterable[bytes]) -> Response:
         """The response whose head, and some of its body, write() has sent: `pieces` come after them."""
@@ -297,16 +285,18 @@ class _Call:
         answer.body = self.begun
         return answer
 
-    def sends(self, file: FileBody) -> bool:
-        """The file can be the body as it is: there is a body, of this length, and the head is plain."""
-        head = self.head
-        return (
-            head is not None
-            and head.code not in BODYLESS_STATUSES
-            and self.request.method != "HEAD"
-            and head.reason is None
-            and head.length in (None, file.count)
-        )
+    def file(self, wrapper: FileWrapper) -> FileBody | None:
+        """The file, if it can be the body as it is: of the declared length, and with a plain head."""
+        if (head := self.head) is None:
+            return None
+        wrapper.most = head.length
+        if self._bodyless(head) or head.reason is not None or (file := wrapper.body()) is None:
+            return None
+        if head.length not in (None, file.count):
+            os.close(file.fd)
+            return None
+        wrapper.close()
+        return file
 
     def response(self, body: Any, length: int | None) -> Response:
         head = self.head
@@ -335,7 +325,7 @@ class _Pieces:
     """An application's iterable. The first piece is taken before the head is sent, because an
     application may call start_response as late as then.
 
-    `declared` is the application's Content-Length: no more bytes are sent (`gateway.measured`).
+    `declared` is the application's Content-Length: no more bytes are sent (`programs.measured`).
     """
 
     def __init__(self, result: Iterable[bytes], call: _Call) -> None:
@@ -345,28 +335,20 @@ class _Pieces:
         self._call = call
         self._first: list[bytes] = []
         try:
-            while not call.written:
-                piece = next(self._iterator)
+            for piece in self._iterator:
                 if type(piece) is not bytes:
                     kind = type(piece).__name__
                     raise AssertionError(f"the application yielded {kind}, not bytes")
                 self._first.append(piece)
-                if piece:
+                if piece or call.written:
                     break
-        except StopIteration:
-            pass
         except BaseException:
             self.close()
             raise
 
     def __iter__(self) -> Iterator[bytes]:
         pieces = self._all()
-        try:
-            if self.declared is not None:
-                pieces = measured(pieces, self.declared, AssertionError)
-            yield from pieces
-        except SystemExit as error:
-            raise ScriptExit("while answering") from error
+        return pieces if self.declared is None else measured(pieces, self.declared, AssertionError)
 
     def _all(self) -> Iterator[bytes]:
         self._call.sent = True

@@ -46,6 +46,7 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
     if not _STATUS.match(status):
         raise AssertionError(f"status {status!r} is not like '200 OK'")
     code, reason = int(status[:3]), status[4:]
+    bodyless = code in BODYLESS_STATUSES
     fields = after = ""
     length = None
     for name, value in headers:
@@ -58,23 +59,20 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
             raise AssertionError(f"header {name!r} contains a control character or line break")
         if lower == "content-type":
             after = f"Content-Type: {value}\r\n"
-        elif lower not in ("date", "server"):
-            if lower == "content-length":
-                if not (value.isascii() and value.isdigit()):
-                    raise AssertionError(f"Content-Length {value[:30]!r} is not one whole number")
-                before, length = length, whole_number(value)
-                if length is None:
-                    raise AssertionError("Content-Length is longer than any body")
-                if before not in (None, length):
-                    text = f"two values of Content-Length, {before} and {length}"
-                    raise AssertionError(f"{text}, are not one whole number")
-                if before is not None or code in BODYLESS_STATUSES:
-                    continue  # it is written once, and not where there is no body
+            continue
+        if lower == "content-length":
+            before, length = length, whole_number(value) if value.isdecimal() else None
+            if length is None or before not in (None, length) or not value.isascii():
+                text = f"Content-Length {value[:30]!r} is not one whole number of bytes"
+                raise AssertionError(text + (f", or not {before}" if before is not None else ""))
+            if before is not None or bodyless:
+                continue  # it is written once, and not where there is no body
+        if lower not in ("date", "server"):
             fields += f"{name}: {value}\r\n"
     return Head(
         code,
         fields.encode("latin-1"),
-        (b"" if code in BODYLESS_STATUSES else after.encode("latin-1")) + b"\r\n",
-        None if code in BODYLESS_STATUSES else length,
+        (b"" if bodyless else after.encode("latin-1")) + b"\r\n",
+        None if bodyless else length,
         None if reason == REASONS.get(code) else reason.encode("latin-1"),
     )

@@ -1,18 +1,15 @@
 """The short ways from bytes to a Request. Parsing a head costs h11 about 35 µs; two ways avoid that.
 
-**Heads seen before.** Most heads repeat: a client sends the same one again. What was decided about the
-exact bytes of a complete head without a body is remembered, and the same bytes get the same Request.
-Nothing is guessed: a head that differs in one byte is parsed.
+**Heads seen before.** Most heads repeat. What was decided about the exact bytes of a complete head without a
+body is remembered, and the same bytes get the same Request; a head that differs in one byte is parsed.
 
 **Plain heads.** A head whose lines all follow RFC 9112's grammar, with exactly one Host, and without a
-field about a body or the next protocol, has only one reading. It is read line by line: the request
-line by a regular expression; most field lines have been seen before, in other heads, and the others
-are read by a second expression. This way only answers "plain" or "ask h11": it refuses no head, and
-tests/test_protocol.py compares everything in what it accepts with what `parse_head` makes of the
-same bytes.
+field about a body or the next protocol, has only one reading. It is read line by line, and most field lines
+have been seen before, in other heads. This way only answers "plain" or "ask h11": it refuses no head, and
+tests compare everything in what it accepts with what `parse_head` makes of the same bytes.
 
-**Only what comes twice is remembered.** A head or a line that never comes again would push out others,
-and write to memory that was not touched before, which costs more than reading it did.
+**Only what comes twice is remembered.** What never comes again would push out others, and write to memory
+that was not touched before, which costs more than reading it did.
 """
 
 from __future__ import annotations
@@ -62,9 +59,9 @@ class RequestCache:
     known    heads without a body, byte by byte, and what became of them
     lines    field lines of plain heads: each with its field and its bits (`_HOST_LINE` and so on)
 
-    Both are bounded, and emptied when they are full. All connections and threads of a process share
-    them. Each step is one operation on a dict or a set, and what it finds is whole, so there is no
-    lock: threads that add at the same moment may go beyond a bound, by one entry each.
+    Both are bounded, and emptied when they are full. All threads of a process share them without a lock: each
+    step is one operation on a dict or a set, and what it finds is whole. Threads that add at the same moment
+    may go beyond a bound, by one entry each.
     """
 
     __slots__ = ("_fields", "_longest", "_once", "known", "lines")

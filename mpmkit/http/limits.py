@@ -39,15 +39,10 @@ def check_line(head: bytes, directives: Directives) -> int:
 
 def check_limits(head: bytes, directives: Directives) -> None:
     """`check_line`, and LimitRequestFieldSize and LimitRequestFields (400), for a complete head."""
-    line_end = check_line(head, directives)
-    size = directives.LimitRequestFieldSize
+    check_line(head, directives)
     count = directives.LimitRequestFields
-    if len(head) > size or (count and head.count(b"\n") > count):
-        fields = head[line_end + 2 :].split(b"\r\n")[:-2]
-        if any(len(field) > size + 1 for field in fields):
-            raise _long_field(size)
-        if count and len(fields) > count:
-            raise _many_fields(count)
+    if len(head) > directives.LimitRequestFieldSize or (count and head.count(b"\n") > count):
+        GrowingHead(head).complete(directives)
 
 
 class GrowingHead(bytearray):
@@ -66,36 +61,28 @@ class GrowingHead(bytearray):
     def complete(self, directives: Directives) -> bool:
         """Whether its end has come. Raises RequestError for what no end can make right."""
         seen, self._seen = self._seen, len(self)
-        if self.find(b"\r\n\r\n", max(0, seen - 3)) >= 0:
-            return True
-        if _BARE_LINE_FEED.search(self, seen):
+        blank = self.find(b"\r\n\r\n", max(0, seen - 3))
+        last = len(self) if blank < 0 else blank + 2
+        if _BARE_LINE_FEED.search(self, seen, last):
             raise _bare_line_feed()
         size, count = directives.LimitRequestFieldSize, directives.LimitRequestFields
-        longest, end = 0, self.find(b"\r\n", max(self._line, seen - 1))
+        longest, end = 0, self.find(b"\r\n", max(self._line, seen - 1), last)
         while end >= 0:
             longest = max(longest, end - self._line)
             self._line = end + 2
             self._fields += 1
-            end = self.find(b"\r\n", self._line)
-        if max(longest, len(self) - self._line) > size + 1:
-            raise _long_field(size)
+            end = self.find(b"\r\n", self._line, last)
+        if max(longest, last - self._line) > size + 1:
+            why = f"a header field is over LimitRequestFieldSize {size}"
+            raise RequestError(400, why, ah="AH00561")
         if count and self._fields > count:
-            raise _many_fields(count)
-        return False
+            why = f"more header fields than LimitRequestFields {count}"
+            raise RequestError(400, why, ah="AH00563")
+        return blank >= 0
 
 
 def _bare_line_feed() -> RequestError:
     return RequestError(400, "a line ends in a bare line feed", ah="AH00566")
-
-
-def _long_field(size: int) -> RequestError:
-    why = f"a header field is over LimitRequestFieldSize {size}"
-    return RequestError(400, why, ah="AH00561")
-
-
-def _many_fields(count: int) -> RequestError:
-    why = f"more header fields than LimitRequestFields {count}"
-    return RequestError(400, why, ah="AH00563")
 
 
 def _malformed(line: bytes) -> str:

@@ -1,15 +1,12 @@
 """HTTP messages as values: what a handler is given and what it gives back.
 
 A `Request` never changes once it is parsed, so one value may serve many connections that sent the
-same bytes (see `protocol.py`). A `Response` is the answer's head in the order httpd writes it:
+same bytes (`fastpath.py`). A `Response` is the answer's head in the order httpd writes it:
 
-    HTTP/1.1 200 OK                              |  made here, once a second and status
-    Date, Server                                 |
-    Last-Modified, ETag, Accept-Ranges,          |  `fields`: prepared by the handler
-    Allow, Location, Content-Length, …           |
+    HTTP/1.1 200 OK, Date, Server                |  made here, once a second and status
+    Last-Modified, ETag, Location, …             |  `fields`: prepared by the handler
     Keep-Alive, Connection, Transfer-Encoding    |  decided by the connection (`core.py`)
-    Content-Type                                 |  `after`: prepared by the handler
-    (blank line, body)
+    Content-Type, blank line                     |  `after`: prepared by the handler
 """
 
 from __future__ import annotations
@@ -17,6 +14,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mpmkit._version import __version__
@@ -56,7 +54,7 @@ CLOSING_STATUSES = frozenset({400, 408, 411, 413, 414, 500, 501, 503})
 # Responses that never have a body (RFC 9110, 6.4.1).
 BODYLESS_STATUSES = frozenset({204, 304})
 
-# Our own words for a reader, one sentence a status; {what} is the path or the thing at fault.
+# Our own words for a reader, one sentence a status.
 SENTENCES = {
     301: "The document has moved: follow the Location.",
     302: "The document is elsewhere for now: follow the Location.",
@@ -98,10 +96,9 @@ def whole_number(digits: bytes | str, most: int = LONGEST) -> int | None:
     """The value of decimal digits, None above `most`. For all numbers of a client: Python's
     `int` raises ValueError at more than 4,300 digits, and accepts blanks, signs and underscores."""
     digits = digits.lstrip(b"0") if isinstance(digits, bytes) else digits.lstrip("0")
-    if len(digits) > 19:
+    if len(digits) > 19 or (value := int(digits or "0")) > most:
         return None
-    value = int(digits or "0")
-    return value if value <= most else None
+    return value
 
 
 def text_field(value: bytes | str, size: int) -> bytes:
@@ -194,21 +191,20 @@ class Request:
         return f"<Request {self.line.decode('latin-1')!r}>"
 
 
+@dataclass(eq=False, slots=True)
 class FileBody:
     """`count` bytes of an open file from `offset`. The sender closes it.
 
     sendfile    the kernel may copy it to the socket (EnableSendfile)
     """
 
-    __slots__ = ("count", "fd", "offset", "sendfile")
-
-    def __init__(self, fd: int, offset: int, count: int, sendfile: bool = False) -> None:
-        self.fd = fd
-        self.offset = offset
-        self.count = count
-        self.sendfile = sendfile
+    fd: int
+    offset: int
+    count: int
+    sendfile: bool = False
 
 
+@dataclass(eq=False, slots=True)
 class Response:
     """What a handler answers.
 
@@ -220,25 +216,13 @@ class Response:
     reason          a script's own reason phrase, if `body` is an iterable; None: the usual one
     """
 
-    __slots__ = ("after", "body", "close", "fields", "length", "reason", "status")
-
-    def __init__(
-        self,
-        status: int,
-        fields: bytes,
-        after: bytes,
-        body: bytes | memoryview | FileBody | Iterable[bytes] = b"",
-        length: int | None = 0,
-        close: bool = False,
-        reason: bytes | None = None,
-    ) -> None:
-        self.status = status
-        self.fields = fields
-        self.after = after
-        self.body = body
-        self.length = length
-        self.close = close
-        self.reason = reason
+    status: int
+    fields: bytes
+    after: bytes
+    body: bytes | memoryview | FileBody | Iterable[bytes] = b""
+    length: int | None = 0
+    close: bool = False
+    reason: bytes | None = None
 
 
 class Unparsed(Response):
@@ -247,6 +231,7 @@ class Unparsed(Response):
     __slots__ = ()
 
 
+@dataclass(eq=False, slots=True)
 class Page(Response):
     """A page of the server's own, which answers in place of a resource (`page`).
 
@@ -254,17 +239,16 @@ class Page(Response):
     request         the one it answers, if that is not the client's but one the server made of it
     """
 
-    __slots__ = ("extra", "request", "what")
-
-    extra: bytes
-    request: Request | None
-    what: str
+    extra: bytes = b""
+    what: str = ""
+    request: Request | None = None
 
 
 def page(
     status: int, method: str = "GET", *, extra: bytes = b"", what: str = "", signature: bytes = b""
 ) -> Page:
-    """An error or redirect page in httpd's form. `extra` are header lines, put before the length."""
+    """An error or redirect page in httpd's form. `extra` are header lines, put before the length, `what`
+    is the path or the thing at fault, `signature` the line below."""
     reason = REASONS[status]
     sentence = SENTENCES.get(status, "The request was answered with the status above.")
     shown = f"<p><code>{escape(what)}</code></p>\n" if what else ""
@@ -277,9 +261,8 @@ def page(
     fields = extra + b"Content-Length: %d\r\n" % len(body)
     if method == "HEAD":  # like httpd, without the length of a page that is not made
         fields, body = extra, b""
-    answer = Page(status, fields, after, body, len(body), status in CLOSING_STATUSES)
-    answer.extra, answer.what, answer.request = extra, what, None
-    return answer
+    closing = status in CLOSING_STATUSES
+    return Page(status, fields, after, body, len(body), closing, None, extra, what)
 
 
 def text(
@@ -288,8 +271,7 @@ def text(
     """A response with a body that is at hand."""
     fields = extra + b"Content-Length: %d\r\n" % len(body)
     after = b"Content-Type: " + content_type + b"\r\n\r\n"
-    if method == "HEAD":
-        return Response(status, fields, after, b"", 0)
+    body = b"" if method == "HEAD" else body
     return Response(status, fields, after, body, len(body))
 
 

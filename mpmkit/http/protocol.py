@@ -248,8 +248,12 @@ def parse_head(head: bytes, directives: Directives) -> Request:
     request.headers = tuple(event.headers)
     request.version = (1, 0) if event.http_version == b"1.0" else (1, 1)
     _check_host(request)
-    if len(head) > directives.LimitRequestFieldSize:
-        _check_merged(request, directives.LimitRequestFieldSize)
+    if len(head) > (size := directives.LimitRequestFieldSize):
+        # It is also for fields of one name together, as httpd merges them.
+        names = {name for name, _ in request.headers}
+        if any(len(name) + 2 + len(request.get(name) or b"") > size + 1 for name in names):
+            why = f"header fields together are over LimitRequestFieldSize {size}"
+            raise RequestError(400, why, ah="AH00561")
     request.conditional = any(name in CONDITIONAL for name, _ in request.headers)
     connection = tokens(request.get(b"connection"))
     request.asks_keep_alive = keep = b"keep-alive" in connection
@@ -257,7 +261,11 @@ def parse_head(head: bytes, directives: Directives) -> Request:
     if method not in METHODS and "RegisteredMethods" in directives.HttpProtocolOptions:
         raise RequestError(501, f"{method} is no known method", ah="AH00135")
     _frame(request)
-    _check_expectation(request)
+    if expect := request.get(b"expect"):
+        if expect.lower() != b"100-continue":
+            raise RequestError(417, "unknown expectation", ah="AH00570")
+        # It is for bodies (RFC 9110, 10.1.1).
+        request.expect_continue = request.version == (1, 1) and request.length != 0
     request.path, request.query = split_target(method, request.target)
     return request
 
@@ -327,15 +335,6 @@ def _check_host(request: Request) -> None:
         request.headers = ((b"host", host), *others)
 
 
-def _check_merged(request: Request, size: int) -> None:
-    """LimitRequestFieldSize is also for fields of one name together, as httpd merges them (400)."""
-    for name in {name for name, _ in request.headers}:
-        value = request.get(name) or b""
-        if len(name) + 2 + len(value) > size + 1:
-            why = f"header fields together are over LimitRequestFieldSize {size}"
-            raise RequestError(400, why, ah="AH00561")
-
-
 def _frame(request: Request) -> None:
     """How long the body is (RFC 9112, 6.3): `length` bytes, or None for chunked."""
     if request.get(b"transfer-encoding") is not None:
@@ -351,12 +350,3 @@ def _frame(request: Request) -> None:
         request.length = whole_number(request.get(b"content-length") or b"")
         if request.length is None:
             raise RequestError(400, "a Content-Length beyond any file", ah="AH10242")
-
-
-def _check_expectation(request: Request) -> None:
-    """Expect: only 100-continue exists (417), and it is for bodies (RFC 9110, 10.1.1)."""
-    expect = request.get(b"expect")
-    if expect:
-        if expect.lower() != b"100-continue":
-            raise RequestError(417, "unknown expectation", ah="AH00570")
-        request.expect_continue = request.version == (1, 1) and request.length != 0

@@ -171,11 +171,14 @@ def capacity_table(
     def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
         how, rejected = {"document_root": root, **DIRECTIVES[cell.mpm]}, 0
         start = partial(launch or experiment.launcher(), cell.mpm, **how)
-        with cpus.pinned(start, place) as server:
+        both = {place.generator, place.server}
+        with cpus.loopers(both) as awake, cpus.pinned(start, place) as server:
             while rate := table.next(cell.round, cell.mpm):
                 report(f"round {cell.round}, {cell.label}", 0.0)
                 conditions = experiment.Conditions(table, cell)
-                found = step(server, rate, seconds, place, limit_ms)
+                found = step(
+                    server, rate, seconds, cpus.Readings(server.pid, place, awake), limit_ms
+                )
                 yield [conditions.row(DIRECTIVES[cell.mpm], **same, **found)]
                 rejected = rejected + 1 if found["flaw"] else 0
                 if rejected == TRIES:
@@ -191,7 +194,7 @@ def capacity_table(
 
 
 def step(
-    server: Any, rate: float, seconds: float, place: cpus.Placement, limit_ms: float
+    server: Any, rate: float, seconds: float, readings: cpus.Readings, limit_ms: float
 ) -> dict[str, Any]:
     """Put one rate on the server: the columns of its row."""
     load = LoadProfile(
@@ -203,7 +206,6 @@ def step(
         duration=max(seconds, 1.1 * ENOUGH / rate),
         warmup_seconds=0.5,
     )
-    readings = cpus.Readings(server.pid, place)
     found = run_load(server, profile=load, on_tick=readings.tick)
     columns = readings.window(0.0, math.inf)
     p99 = found.latency_ms(99) if found.succeeded >= ENOUGH else None

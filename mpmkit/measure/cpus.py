@@ -2,15 +2,22 @@
 
 A process keeps the CPUs of the thread that started it: a launch on one CPU pins the server with all its
 children, a load its generator.
+
+While it is measured, a process that counts runs on each CPU whenever nothing else does (the "looper" of
+netperf; SCHED_IDLE). A CPU that falls asleep between two requests has to be woken for each: on a virtual machine
+that is work of the host, which appears as stolen time, differs from one second to the next, and was a
+quarter of the time at 2,500 requests/s. And the CPU time of the looper is the idle time of its CPU, exactly.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -85,16 +92,45 @@ def pinned(start: Callable[[], AbstractContextManager[Any]], cpus: Placement) ->
         os.sched_setaffinity(0, before)
 
 
+LOOPER = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(100_000):
+        pass
+"""
+
+
+@contextlib.contextmanager
+def loopers(cpus: Iterable[int]) -> Iterator[dict[int, int]]:
+    """Keep these CPUs awake: {CPU: process id of its looper}. They end with this process."""
+    started: dict[int, subprocess.Popen[bytes]] = {}
+    before = os.sched_getaffinity(0)
+    try:
+        for cpu in set(cpus):
+            os.sched_setaffinity(0, {cpu})
+            started[cpu] = subprocess.Popen([sys.executable, "-S", "-E", "-c", LOOPER])
+            os.sched_setscheduler(started[cpu].pid, os.SCHED_IDLE, os.sched_param(0))
+        os.sched_setaffinity(0, before)
+        yield {cpu: looper.pid for cpu, looper in started.items()}
+    finally:
+        os.sched_setaffinity(0, before)
+        for looper in started.values():
+            looper.kill()
+            looper.wait()
+
+
 # -- how busy ------------------------------------------------------------------------------------
 
 
 class Reading(NamedTuple):
-    """Seconds until now: the clock; idle time of all CPUs; what the server's CPU did not work; CPU time
-    of the server's processes and of the generator's, this one included."""
+    """Seconds until now: the clock; idle time of all CPUs; idle and stolen time of the server's CPU; CPU
+    time of the server's processes and of the generator's, this one included."""
 
     clock: float
     idle: float
     off: float
+    stolen: float
     server: float
     generator: float
 
@@ -103,9 +139,9 @@ class Readings:
     """Reads the machine whenever the generator reports, so that answers and the CPU time for them are of
     the same moments. `tick` is for `run_load`."""
 
-    def __init__(self, server: int, cpus: Placement) -> None:
-        """server: the process group of the server."""
-        self.server, self.cpus = server, cpus
+    def __init__(self, server: int, cpus: Placement, loopers: Mapping[int, int] = {}) -> None:
+        """server: the process group of the server. loopers: {CPU: process id}, if there are any."""
+        self.server, self.cpus, self._loopers = server, cpus, loopers
         self.seen: list[tuple[Tick, Reading]] = []
         self._generator: list[int] = []
 
@@ -115,25 +151,29 @@ class Readings:
 
         if not self._generator:
             mine = [os.getpid(), *procfs.children(os.getpid())]
-            self._generator = [pid for pid in mine if pid != self.server]
+            self._generator = [p for p in mine if p not in (self.server, *self._loopers.values())]
         groups = (procfs.members(self.server), self._generator)
         spent = [procfs.cpu_ns(pids) / 1e9 for pids in groups]
         times = psutil.cpu_times(percpu=True)
-        mine, idle = times[self.cpus.server], sum(one.idle + one.iowait for one in times)
-        off = mine.idle + mine.iowait + mine.steal
-        self.seen.append((tick, Reading(time.monotonic(), idle, off, *spent)))
+        idle = [one.idle + one.iowait for one in times]
+        for cpu, looper in self._loopers.items():
+            idle[cpu] += procfs.cpu_ns([looper]) / 1e9
+        off = idle[self.cpus.server], times[self.cpus.server].steal
+        self.seen.append((tick, Reading(time.monotonic(), sum(idle), *off, *spent)))
 
     def window(self, begin: float, end: float) -> dict[str, Any]:
         """The columns of a stretch of the load, in its seconds; zeros if there were fewer than two reports.
-        What is not idle on the server's CPU is the server's, softirq included: the kernel knows the idle
-        time of a CPU exactly, and samples kinds of work by its tick."""
+        What is neither idle nor stolen on the server's CPU is the server's, softirq included: the kernel
+        knows the time of the looper exactly, and samples kinds of work by its tick."""
         inside = [(tick, reading) for tick, reading in self.seen if begin <= tick.end <= end]
         if len(inside) < 2:
-            figures = ("seconds", "x", "server_u", "group_u", "generator_u", "budget")
+            figures = ("seconds", "x", "server_u", "group_u", "generator_u", "stolen", "budget")
             return {"requests": 0, "failures": 0, **dict.fromkeys(figures, 0.0)}
         (first, old), *later = inside
         last, new = later[-1]
-        seconds, idle, off, server, generator = (b - a for a, b in zip(old, new, strict=True))
+        seconds, idle, off, stolen, server, generator = (
+            b - a for a, b in zip(old, new, strict=True)
+        )
         failures = sum((tick.failures for tick, _ in later), Counter[str]()).total()
         good = sum(len(tick.latencies) for tick, _ in later)
         return {
@@ -141,8 +181,10 @@ class Readings:
             "failures": failures,
             "seconds": seconds,
             "x": good / (last.end - first.end),
-            "server_u": (server if self.cpus.shared else max(0.0, seconds - off)) / seconds,
+            "server_u": (server if self.cpus.shared else max(0.0, seconds - off - stolen))
+            / seconds,
             "group_u": server / seconds,
             "generator_u": generator / seconds,
+            "stolen": stolen / seconds,
             "budget": (idle + server + generator) / seconds / (os.cpu_count() or 1),
         }

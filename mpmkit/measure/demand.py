@@ -25,7 +25,7 @@ from mpmkit.load.runner import run_load
 from mpmkit.load.specs import Stage
 from mpmkit.measure import command, competitors, cpus, experiment, published, stats
 from mpmkit.measure.decision import MARGIN
-from mpmkit.measure.demand_table import DemandTable, Who, current, flaw_of
+from mpmkit.measure.demand_table import GENERATOR_MOST, DemandTable, Who, current, flaw_of
 from mpmkit.measure.experiment import OURS, Cell, Launch, OnProgress, Report
 from mpmkit.measure.records import Row
 
@@ -38,8 +38,8 @@ WORKS = {"page": ("static", False), "script": ("script", False), "keep-alive": (
 # scale -> blocks, seconds at each rate, rates, kinds of work
 SCALES: dict[str, tuple[int, float, tuple[float, ...], tuple[str, ...]]] = {
     "smoke": (1, 1.0, (1000.0, 2500.0), ("page",)),
-    "demo": (7, 1.0, (2000.0, 5000.0), ("page",)),
-    "full": (20, 2.0, (2000.0, 4000.0, 6000.0), tuple(WORKS)),
+    "demo": (7, 1.0, (1000.0, 2500.0), ("page",)),
+    "full": (20, 2.0, (1000.0, 2000.0, 3000.0), tuple(WORKS)),
 }
 
 _FEW = {"StartServers": 4}  # children, of 25 threads
@@ -216,9 +216,13 @@ def _cells(todo: DemandPlan, table: DemandTable, left: Sequence[int]) -> Iterato
         for rate in todo.rates:
             rows = [row for row in table.records if (row["round"], row["rate"]) == (number, rate)]
             if rows and all((row["flaw"] or "").startswith("generator") for row in rows):
+                fit = min(row["rate"] * GENERATOR_MOST / row["generator_u"] for row in rows)
+                share = 0.8 * fit / max(todo.rates)
+                lower = ",".join(f"{share * one:.2g}" for one in todo.rates)
                 raise RuntimeError(
                     f"{rate:,.0f} requests/s are above the generator's limit on this machine, in all "
-                    f"{len(rows)} cells of block {number} ({rows[0]['flaw']}); give lower rates"
+                    f"{len(rows)} cells of block {number} ({rows[0]['flaw']}); give lower rates, "
+                    f"--rates {lower}"
                 )
 
 
@@ -229,11 +233,14 @@ def _measure_server(
     same: dict[str, Any] = {"design": todo.id, "seed": todo.seed, "margin": todo.margin}
     same |= {"blocks": todo.blocks, "control": cell.control, "cpus": str(place)}
     directives = DIRECTIVES[cell.mpm]
-    with cpus.pinned(lambda: cell.start(cell.mpm, **directives), place) as server:
+    with (
+        cpus.loopers({place.generator, place.server}) as awake,
+        cpus.pinned(lambda: cell.start(cell.mpm, **directives), place) as server,
+    ):
         for work in cell.works:
             report(f"block {cell.round}, {cell.label}, {work}", 0.0)
             rates = stats.turns(todo.rates, cell.round, f"{todo.seed} {cell.label} {work}")
-            readings = cpus.Readings(server.pid, place)
+            readings = cpus.Readings(server.pid, place, awake)
             conditions = experiment.Conditions(table, cell)
             kind, keep = WORKS[work]
             load = LoadProfile(

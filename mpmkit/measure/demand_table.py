@@ -24,6 +24,9 @@ from mpmkit.measure.records import Row
 from mpmkit.measure.text import aligned
 
 GENERATOR_MOST = 0.6  # cores that it may use: beyond, requests leave late and in bunches
+STOLEN_MOST = (
+    0.03  # of the server's CPU, by the host of a virtual machine: it slows down what is counted
+)
 RATE_MISSED = 0.03  # share of the requests due by which the answers may differ
 
 OTHER_WORK = (0.05, 0.25)
@@ -49,6 +52,10 @@ def flaw_of(row: Mapping[str, Any], shared: bool = False) -> str:
     other, (least, share) = row["server_u"] - row["group_u"], OTHER_WORK
     if not row["seconds"]:
         return "other work: the generator had too little of its CPU to report"
+    if row["stolen"] > STOLEN_MOST:
+        return (
+            f"stolen: the host of this virtual machine took {row['stolen']:.0%} of the server's CPU"
+        )
     if not shared and other > least + share * row["group_u"]:
         return f"other work: {other:.0%} of the server's CPU was not the server's"
     if row["generator_u"] > GENERATOR_MOST:

@@ -173,6 +173,7 @@ _PINNED = (
     c("x", float, "1/s", "good answers per second"),
     c("server_u", float, "cores", "how busy the server's CPU was, softirq included"),
     c("group_u", float, "cores", "CPU time of the server's own processes"),
+    c("stolen", float, "cores", "of the server's CPU, what the host of the virtual machine took"),
     c("generator_u", float, "cores", "CPU time of the generator"),
     c("budget", float, "cores", "server, generator and idle, as a share of the machine's CPUs"),
     c("flaw", str, "", "why the row is not used; empty if it is", True),

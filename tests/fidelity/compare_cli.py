@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -20,7 +22,7 @@ from pathlib import Path
 from mpmkit.measure import procfs
 from mpmkit.measure.process_group import free_port
 from mpmkit.measure.reference_servers import find_httpd
-from tests.fidelity.cases import Row
+from tests.fidelity.cases import Row, tables
 from tests.fidelity.server_pair import MPMKIT, POOLS, conf_text
 
 # What a line looks like, first match counts.
@@ -31,10 +33,8 @@ FORMS = (
     (r" -D .*", "-D define"),
     (r"(<?/?\w[\w.]*>?) \([\w.]+\)", "directive (file)"),
     (r"\s+\S.*", "indented text"),
-    (
-        r"Mutex [\w-]+: .*",
-        "Mutex:",
-    ),  # which there are depends on the modules, their order on a hash
+    # Which there are depends on the modules, their order on a hash.
+    (r"Mutex [\w-]+: .*", "Mutex:"),
     (r"([A-Za-z][\w '.-]*?):( .*)?", r"\1:"),
 )
 
@@ -42,7 +42,7 @@ FORMS = (
 class Program:
     """One of the two, with a directory and a configuration of its own."""
 
-    def __init__(self, argv: Sequence[str], root: Path, pages: Path) -> None:
+    def __init__(self, argv: Sequence[str], root: Path) -> None:
         self.argv = list(argv)
         self.root = root
         self.port = free_port()
@@ -53,24 +53,18 @@ class Program:
     def write(self, extra: str, mpm: str = "event") -> None:
         self.conf.write_text(conf_text(mpm, self.root, self.port, self.root, POOLS[mpm], extra))
 
-    def change(self, old: str, new: str) -> None:
-        self.conf.write_text(self.conf.read_text().replace(old, new))
-
-    def run(self, *args: str, file: str = "") -> str:
+    def run(self, *args: str) -> str:
         """Run it to its end; what it did, in words that both have in common."""
         done = subprocess.run(
-            [*self.argv, "-d", str(self.root), "-f", file or str(self.conf), *args],
+            [*self.argv, "-d", str(self.root), "-f", str(self.conf), *args],
             capture_output=True,
             text=True,
             timeout=30,
             stdin=subprocess.DEVNULL,
         )
-        return self.shape(done.returncode, done.stdout, done.stderr)
-
-    def shape(self, status: int, out: str, err: str) -> str:
-        texts = [f"exit {status}"]
-        for name, text in (("stdout", out), ("stderr", err)):
-            if status:  # an error's words are each one's own; its ids are not
+        texts = [f"exit {done.returncode}"]
+        for name, text in (("stdout", done.stdout), ("stderr", done.stderr)):
+            if done.returncode:  # an error's words are each one's own; its ids are not
                 said = re.findall(r"AH\d{5}(?=: )", text)
             else:
                 said = list(dict.fromkeys(filter(None, map(self._form, text.splitlines()))))
@@ -81,12 +75,10 @@ class Program:
     def _form(self, line: str) -> str:
         line = line.replace(str(self.root), "ROOT").replace(str(self.port), "PORT")
         for pattern, form in FORMS:
-            found = re.fullmatch(pattern, line)
-            if found:
+            if found := re.fullmatch(pattern, line):
                 return found.expand(form).strip()
-        return re.sub(
-            r"\d+", "N", re.sub(r"^(apache2|httpd|mpmkit httpd|mpmkit)\b", "httpd", line)
-        ).strip()
+        line = re.sub(r"^(apache2|httpd|mpmkit httpd|mpmkit)\b", "httpd", line)
+        return re.sub(r"\d+", "N", line).strip()
 
     def pid(self) -> int | None:
         with contextlib.suppress(OSError, ValueError):
@@ -105,19 +97,13 @@ class Program:
     def end(self) -> None:
         """Whatever a scenario has started ends here."""
         pid = self.pid()
-        if pid is None or pid == os.getpid() or not self._is_ours(pid):
+        if pid is None:
             return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-            self.wait(False, 5)
-            if not self.alive():
-                break
-
-    def _is_ours(self, pid: int) -> bool:
         with contextlib.suppress(OSError):
-            return str(self.root).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-        return False
+            while str(self.root).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGTERM)
+                self.wait(False, 5)
+                os.kill(pid, signal.SIGKILL)
 
 
 # --- What is tried ------------------------------------------------------------------------------------
@@ -125,11 +111,9 @@ class Program:
 Case = Callable[[Program], str]
 
 
-def _plain(*args: str) -> Case:
-    return lambda p: p.run(*args)
-
-
 def _with(text: str, *args: str) -> Case:
+    """With these lines at the end of the file."""
+
     def case(p: Program) -> str:
         p.write(text)
         return p.run(*args)
@@ -139,7 +123,7 @@ def _with(text: str, *args: str) -> Case:
 
 def _changed(old: str, new: str, *args: str) -> Case:
     def case(p: Program) -> str:
-        p.change(old, new)
+        p.conf.write_text(p.conf.read_text().replace(old, new))
         return p.run(*args)
 
     return case
@@ -151,28 +135,51 @@ def _mpms(*names: str) -> Case:
     def case(p: Program) -> str:
         lines = p.conf.read_text().splitlines()
         mpm = next(line for line in lines if "mpm_event_module" in line)
-        new = [mpm.replace("mpm_event", f"mpm_{name}") for name in names]
-        at = lines.index(mpm)
         kept = [line for line in lines if not line.startswith(("Threads", "MinSpare", "MaxSpare"))]
-        kept[at : at + 1] = new
+        at = kept.index(mpm)
+        kept[at : at + 1] = [mpm.replace("mpm_event", f"mpm_{name}") for name in names]
         p.conf.write_text("\n".join(kept) + "\n")
         return p.run("-t")
 
     return case
 
 
-def _pid_file(text: str, *args: str) -> Case:
+def _pid_file(text: str) -> Case:
     def case(p: Program) -> str:
-        (p.root / "pid").write_text(text)
-        said = p.run(*args)
-        with contextlib.suppress(OSError):
-            (p.root / "pid").unlink()
+        (p.root / "pid").write_text(f"{text}\n")
+        said = p.run("-k", "stop")
+        (p.root / "pid").unlink(missing_ok=True)
         return said
 
     return case
 
 
-def _life(p: Program) -> Iterator[tuple[str, str]]:
+def _port_taken(p: Program) -> str:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", p.port))
+        sock.listen()
+        return p.run("-k", "start")
+
+
+def cases() -> Iterator[tuple[str, Case]]:
+    found = {title: [line.replace(r"\n", "\n").split(" | ") for line in lines]
+             for title, lines in tables("cli.txt").items()}  # fmt: skip
+    yield from ((name, _with("", *shlex.split(name))) for (name,) in found["options"])
+    yield from ((name, _with(lines, *shlex.split(words))) for name, lines, words in found["lines"])
+    for name, old, new, words in found["changed"]:
+        yield name, _changed(old, new, *shlex.split(words))
+    for name, text in found["pid files"]:
+        yield f"-k stop, {name} pid file", _pid_file(text)
+    yield "-t, no MPM", _mpms()
+    yield "-t, two MPMs", _mpms("event", "worker")
+    yield "-k start, port taken", _port_taken
+
+
+CASES = dict(cases())
+LIFE = "life"
+
+
+def life(p: Program) -> Iterator[tuple[str, str]]:
     """A server started, asked everything, and stopped, by `-k`."""
     yield "-k graceful, not running", p.run("-k", "graceful")
     p.wait(True)
@@ -201,87 +208,25 @@ def _life(p: Program) -> Iterator[tuple[str, str]]:
     yield "-k stop, broken file", p.run("-k", "stop")
 
 
-def _port_taken(p: Program) -> str:
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", p.port))
-        sock.listen()
-        return p.run("-k", "start")
-
-
-CASES: dict[str, Case] = {
-    "-v": _plain("-v"), "-V": _plain("-V"), "-l": _plain("-l"), "-L": _plain("-L"),
-    "-h": _plain("-h"), "-M": _plain("-M"), "-S": _plain("-S"), "-t": _plain("-t"),
-    "-t -D DUMP_MODULES": _plain("-t", "-D", "DUMP_MODULES"),
-    "-t -D DUMP_INCLUDES": _plain("-t", "-D", "DUMP_INCLUDES"),
-    "-T -t": _changed('DocumentRoot "', 'DocumentRoot "/nowhere', "-T", "-t"),
-    "-t, no DocumentRoot": _changed('DocumentRoot "', 'DocumentRoot "/nowhere', "-t"),
-    "-t, unknown directive": _with("NoSuchDirective on", "-t"),
-    "-t, missing argument": _with("StartServers", "-t"),
-    "-t, corrected value": _with("MaxRequestWorkers 33", "-t"),
-    "-t, no Listen": _changed("Listen ", "#", "-t"),
-    "-t, no ServerName": _changed("ServerName", "#", "-t"),
-    "-t, no MPM": _mpms(), "-t, two MPMs": _mpms("event", "worker"),
-    "-t, unclosed section": _with("<IfModule x>", "-t"),
-    "-t, missing include": _with("Include nowhere.conf", "-t"),
-    "-t, optional include": _with("IncludeOptional nowhere*.conf", "-t"),
-    "-t, IfDefine": _with("<IfDefine BROKEN>\nNoSuchDirective on\n</IfDefine>", "-t"),
-    "-t -D BROKEN": _with("<IfDefine BROKEN>\nNoSuchDirective on\n</IfDefine>", "-t", "-D", "BROKEN"),
-    "-t, Define": _with("Define N 7\nStartServers ${N}", "-t"),
-    "-t -c": _plain("-t", "-c", "StartServers 0"), "-t -C": _plain("-t", "-C", "StartServers"),
-    "-t -e error": _plain("-t", "-e", "error"),
-    "no such file": lambda p: p.run("-t", file="nowhere.conf"),
-    "-k bogus": _plain("-k", "bogus"), "-Z": _plain("-Z"),
-    "-k stop, not running": _plain("-k", "stop"),
-    "-k graceful-stop, not running": _plain("-k", "graceful-stop"),
-    "-k stop, stale pid file": _pid_file("999999\n", "-k", "stop"),
-    "-k stop, corrupt pid file": _pid_file("what is this\n", "-k", "stop"),
-    "-k start, port taken": _port_taken,
-    "-t word": _plain("-t", "word"), "-k start -k stop": _plain("-k", "start", "-k", "stop"),
-    "-t -e loud": _plain("-t", "-e", "loud"), "-t -c Listen 99999": _plain("-t", "-c", "Listen 99999"),
-    "-t -c ErrorLog nowhere": _plain("-t", "-c", "ErrorLog no/such/dir/log"),
-    "-t -c CustomLog without format": _plain("-t", "-c", "CustomLog logs/x"),
-    "-t -c MinRate=0": _plain("-t", "-c", "RequestReadTimeout header=10,MinRate=0"),
-    "-k stop -c broken, not running": _plain("-k", "stop", "-c", "NoSuchDirective on"),
-    "-k start, no Listen": _changed("Listen ", "#", "-k", "start"),
-}  # fmt: skip
-
-
 @contextmanager
-def _program(argv: Sequence[str], pages: Path) -> Iterator[Program]:
+def _program(argv: Sequence[str]) -> Iterator[Program]:
     with tempfile.TemporaryDirectory(prefix="mpmkit-cli-") as where:
         os.chmod(where, 0o755)
-        program = Program(argv, Path(where), pages)
+        program = Program(argv, Path(where))
         try:
             yield program
         finally:
             program.end()
 
 
-def rows(pages: Path, only: Iterable[str] = ()) -> list[Row]:
-    """Every option and situation, and one server's life by `-k`; or only the named cases."""
-    wanted = tuple(only) or tuple(CASES)
+def rows(only: Iterable[str] = ()) -> list[Row]:
+    """Every option and situation, and one server's life; or only the named cases."""
     sides: list[dict[str, str]] = []
     for argv in ([find_httpd()], MPMKIT):
         said: dict[str, str] = {}
-        for name in wanted:
-            with _program(argv, pages) as program:
-                said[name] = CASES[name](program)
+        for name in tuple(only) or (*CASES, LIFE):
+            with _program(argv) as program:
+                said |= dict(life(program)) if name == LIFE else {name: CASES[name](program)}
         sides.append(said)
-    found = _compared(sides)
-    return found if only else [*found, *life_rows(pages)]
-
-
-def life_rows(pages: Path) -> list[Row]:
-    """One server's life by `-k`."""
-    sides = []
-    for argv in ([find_httpd()], MPMKIT):
-        with _program(argv, pages) as program:
-            sides.append(dict(_life(program)))
-    return _compared(sides)
-
-
-def _compared(sides: list[dict[str, str]]) -> list[Row]:
     theirs, ours = sides
     return [Row("cli", name, said, ours.get(name, "")) for name, said in theirs.items()]

@@ -1,12 +1,12 @@
-"""The real httpd and ours, side by side, case by case: writes the table in docs/FIDELITY.md.
+"""The real httpd and ours, side by side, case by case: writes the tables in docs/FIDELITY.md.
 
-    mpmkit fidelity                     everything (make fidelity)
-    mpmkit fidelity --area http -n      one area, printed and not written
+    mpmkit fidelity               everything (make fidelity)
+    mpmkit fidelity http --all    one area, printed and not written; every case
 
 Both are started from the same httpd.conf and asked the same things: lines of a configuration, bytes of
-a request, options of a command line, signals, load on their pools. What differs is *on purpose* or
-*missing*, with the reason that `expected_differences.py` gives, or else unexplained, and then the exit
-status is 1. It takes about ten minutes, on loopback only.
+a request, options of a command line, signals, load on their pools. What differs is *on purpose*, with
+the reason that tests/data/fidelity/on_purpose.txt gives, or else unexplained, and then the exit status is
+1. It takes about ten minutes, on loopback only.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import argparse
 import datetime
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from mpmkit.config.directives import MPMS
 from mpmkit.measure.process_group import NotInstalled, output
 from mpmkit.measure.reference_servers import find_httpd
 from tests.fidelity import (
@@ -35,27 +34,42 @@ from tests.fidelity import (
     compare_rules,
     compare_status,
 )
-from tests.fidelity.cases import SAME, VERDICTS, Row, counted, idle_reasons, judge, unexplained
+from tests.fidelity.cases import (
+    ON_PURPOSE,
+    PURPOSE,
+    SAME,
+    VERDICTS,
+    Row,
+    counted,
+    report,
+    unexplained,
+)
 
-ROOT = Path(__file__).resolve().parent.parent.parent  # the checkout
-RAW = ROOT / "tests" / "data" / "raw"
-BEGIN = "<!-- from here on written by `mpmkit fidelity`; edit tests/fidelity/expected_differences.py -->"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "FIDELITY.md"
+BEGIN = (
+    "<!-- from here on written by `mpmkit fidelity`; edit tests/data/fidelity/on_purpose.txt -->"
+)
 END = "<!-- end of what `mpmkit fidelity` writes -->"
 
-TITLES = {
-    "directive": "Directives: lines that both read",
-    "default": "Directives: defaults",
-    "http": "Requests",
-    "status": "Status page",
-    "cli": "Command line",
-    "signal": "Signals",
-    "timeline": "Pools over time",
-    "rules": "Sections, links and Options: who may see what",
-    "access": "Require, Order, Limit, Satisfy: who may see what",
-    "hosts": "Virtual hosts: which one answers, what it has of its server's, TLS",
-    "kinds": "Small inputs of many kinds: names, scripts, hosts, redirects, variables",
+# name -> its title on the page, its rows
+AREAS: dict[str, tuple[str, Callable[..., Iterable[Row]]]] = {
+    "directive": ("Directives: lines that both read", compare_conf.rows),
+    "default": ("Directives: defaults", lambda site: compare_conf.default_rows()),
+    "http": ("Requests", compare_http.rows),
+    "status": ("Status page", compare_status.rows),
+    "cli": ("Command line", lambda site, only=(): compare_cli.rows(only)),
+    "pool": ("Pools over time, signals", compare_pool.rows),
+    "rules": ("Sections, links and Options: who may see what", compare_rules.rows),
+    "access": ("Require, Order, Limit, Satisfy: who may see what", compare_access.rows),
+    "hosts": (
+        "Virtual hosts: which one answers, what it has of its server's, TLS",
+        compare_hosts.rows,
+    ),
+    "kinds": ("Small inputs: names, scripts, hosts, redirects, variables", compare_kinds.rows),
 }
-LONGEST = 220  # characters of a cell
+OWN_SITE = {"rules", "access", "hosts", "kinds"}  # they make their files in an empty directory
+LONGEST = 160  # characters of a cell
+SHOWN = 60  # cases of an area that are the same, at the most
 
 
 def pages(where: Path) -> Path:
@@ -71,136 +85,99 @@ def pages(where: Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
         os.utime(file, (1704164645, 1704164645))
-    for place in (where, *where.rglob("*")):
-        place.chmod(0o755 if place.is_dir() else 0o644)
     return where
 
 
-def alone(rows: Callable[[Path], list[Row]]) -> Callable[[Path], list[Row]]:
-    """`rows` with a directory of its own below the site."""
-
-    def of(site: Path) -> list[Row]:
-        own = site / "own"
-        own.mkdir(mode=0o755)
-        try:
-            return rows(own)
-        finally:
-            shutil.rmtree(own)
-
-    return of
-
-
-AREAS: dict[str, Callable[[Path], list[Row]]] = {
-    "directive": compare_conf.rows,
-    "default": lambda site: compare_conf.default_rows(),
-    "http": lambda site: compare_http.rows(RAW, site, MPMS),
-    "status": compare_status.rows,
-    "cli": compare_cli.rows,
-    "pool": compare_pool.rows,
-    "rules": alone(compare_rules.rows),
-    "access": alone(compare_access.rows),
-    "hosts": alone(compare_hosts.rows),
-    "kinds": alone(compare_kinds.rows),
-}
-
-
-def compare(wanted: Iterable[str]) -> list[Row]:
-    """The rows of some areas. Raises NotInstalled where there is no httpd."""
+def compare(area: str, **how: Any) -> list[Row]:
+    """The rows of an area; `how` chooses a part of them. Raises NotInstalled where there is no httpd."""
     find_httpd()
-    found: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="mpmkit-site-") as where:
-        site = pages(Path(where))
-        for name in wanted:
-            print(f"{name} …", file=sys.stderr, flush=True)
-            found += AREAS[name](site)
-    return found
+        os.chmod(where, 0o755)  # httpd's children are another user
+        site = Path(where).resolve()
+        return list(AREAS[area][1](site if area in OWN_SITE else pages(site), **how))
 
 
 # --- The page --------------------------------------------------------------------------------------
 
 
 def markdown(rows: Sequence[Row], version: str, day: str) -> str:
-    """The generated part: counts, reasons, and every case."""
-    said = (
-        f"Both servers started from the same httpd.conf on {day}: {version} and mpmkit. "
-        "A cell says what was seen; where both did the same it stands once."
-    )
+    """The generated part: counts, what differs and why, and some of what is the same."""
+    areas = {area: [row for row in rows if row.area == area] for area in AREAS}
+    table = [("", [*VERDICTS]), ("---", ["---"] * len(VERDICTS))]
+    table += [(AREAS[area][0], numbers(of_area)) for area, of_area in areas.items()]
+    table.append(("**all**", [f"**{number}**" for number in numbers(rows)]))
     lines = [
         BEGIN,
         "",
         "## Case by case",
         "",
-        said,
+        f"Both servers started from the same httpd.conf on {day}: {version} and mpmkit. "
+        "`mpmkit fidelity --all` prints every case.",
         "",
-        "| | " + " | ".join(VERDICTS) + " |",
-        "|---|" + "---|" * len(VERDICTS),
+        *(f"| {title} | {' | '.join(cells)} |" for title, cells in table),
     ]
-    by_area = {area: [row for row in rows if row.area == area] for area in TITLES}
-    for area, title in TITLES.items():
-        numbers = counted(by_area[area])
-        lines.append(f"| {title} | " + " | ".join(str(numbers[kind]) for kind in VERDICTS) + " |")
-    total = counted(rows)
-    lines.append("| **all** | " + " | ".join(f"**{total[kind]}**" for kind in VERDICTS) + " |")
-    for area, title in TITLES.items():
-        of_area = by_area[area]
-        if not of_area:
-            continue
-        lines += ["", f"### {title}", ""]
-        different = [row for row in of_area if judge(row).kind != SAME]
-        if different:
-            lines += ["| case | httpd | mpmkit | |", "|---|---|---|---|"]
-            for row in different:
-                verdict = judge(row)
-                lines.append(
-                    f"| {cell(row.case)} | {cell(row.httpd)} | {cell(row.mpmkit)} | "
-                    f"{verdict.kind}{': ' if verdict.reason else ''}{cell(verdict.reason)} |"
-                )
-            lines.append("")
-        same = [row for row in of_area if judge(row).kind == SAME]
-        if same:
-            lines += [
-                f"<details><summary>The same: {len(same)}</summary>",
-                "",
-                "| case | both |",
-                "|---|---|",
-                *(f"| {cell(row.case)} | {cell(row.httpd)} |" for row in same),
-                "",
-                "</details>",
-            ]
+    for area, of_area in areas.items():
+        if of_area:
+            lines += ["", f"### {AREAS[area][0]}", "", *differences(of_area), *digest(of_area)]
     return "\n".join([*lines, "", END, ""])
 
 
-def cell(text: str) -> str:
+def numbers(rows: Iterable[Row]) -> list[str]:
+    found = counted(rows)
+    return [str(found[kind]) for kind in VERDICTS]
+
+
+def differences(rows: Sequence[Row]) -> list[str]:
+    """A line for each reason, with the first of its cases; and each case without one."""
+    by_reason: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.verdict == PURPOSE:
+            by_reason.setdefault(ON_PURPOSE[row.pattern or ""], []).append(row)
+    groups = [*by_reason.items(), *(("unexplained", [row]) for row in unexplained(rows))]
+    if not groups:
+        return []
+    lines = ["| case | httpd | mpmkit | why |", "|---|---|---|---|"]
+    for reason, those in groups:
+        more = f" and {len(those) - 1} more" if len(those) > 1 else ""
+        first = those[0]
+        seen = (cell(text, 2 * LONGEST) for text in (first.httpd, first.mpmkit))
+        cells = cell(first.case) + more, *seen, cell(reason, 999)
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def digest(rows: Sequence[Row]) -> list[str]:
+    """How many are the same, and some of them."""
+    same = [row for row in rows if row.verdict == SAME]
+    every = 1 + len(same) // SHOWN
+    some = f", one in {every} of them" if every > 1 else ""
+    lines = [f"The same: {len(same)}{some}", "", "| case | both |", "|---|---|"]
+    return lines + [f"| {cell(row.case)} | {cell(row.httpd)} |" for row in same[::every]]
+
+
+def cell(text: str, longest: int = LONGEST) -> str:
     """Text for a cell of a table, not too long."""
-    if len(text) > LONGEST:
-        text = text[: LONGEST - 1].rstrip() + "…"
+    if len(text) > longest:
+        text = text[: longest - 1].rstrip() + "…"
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def replace_generated(page: str, generated: str) -> str:
     """The page with its generated part anew; at its end if it has none yet."""
-    if BEGIN in page:
-        before, _, rest = page.partition(BEGIN)
-        after = rest.partition(END)[2].lstrip("\n")
-        return before + generated + after
-    return page.rstrip("\n") + "\n\n" + generated
+    start = re.search("<!-- from here on written by `mpmkit fidelity`", page)
+    if start is None:
+        return page.rstrip("\n") + "\n\n" + generated
+    after = page[start.start() :].partition(END)[2].lstrip("\n")
+    return page[: start.start()] + generated + after
 
 
-def report(rows: Sequence[Row]) -> str:
-    """The text for a terminal: the counts, then everything that is not explained."""
-    numbers = counted(rows)
-    lines = [", ".join(f"{numbers[kind]} {kind}" for kind in VERDICTS)]
-    for row in unexplained(rows):
-        lines.append(f"unexplained: {row.area}: {row.case}")
-        lines += [f"    httpd   {row.httpd}", f"    mpmkit  {row.mpmkit}"]
-    for pattern in idle_reasons(rows):
-        lines.append(f"expected_differences.py explains {pattern}, which does not differ any more")
+def everything(rows: Iterable[Row]) -> str:
+    """Every case on a line, or on two where they differ."""
+    lines = []
+    for row in rows:
+        ours = "" if row.verdict == SAME else f"\n    mpmkit: {row.mpmkit}"
+        lines.append(f"{row.area}/{row.case}: {row.httpd}{ours}")
     return "\n".join(lines)
-
-
-def version_of_httpd() -> str:
-    found = re.search(r"Server version: (.+)", output(find_httpd(), "-v"))
-    return found[1].strip() if found else "httpd"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -209,32 +186,29 @@ def main(argv: Sequence[str]) -> int:
         prog="mpmkit fidelity", description="Compare mpmkit with the real httpd, case by case."
     )
     parser.add_argument(
-        "--area",
-        action="append",
-        default=[],
-        metavar="NAME",
-        choices=AREAS,
-        help=f"one of {', '.join(AREAS)}; several times",
-    )
-    parser.add_argument(
-        "-n", "--dry-run", action="store_true", help="print, and leave docs/FIDELITY.md alone"
-    )
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "FIDELITY.md", metavar="FILE")
+        "areas", nargs="*", metavar="AREA",
+        help=f"only these, and the page is left alone: {', '.join(AREAS)}",
+    )  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="print every case")
+    parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE")
     args = parser.parse_args(argv)
-    if args.area and not args.dry_run:
-        parser.error("a part of the areas would replace the whole table: add -n")
+    if unknown := set(args.areas) - set(AREAS):
+        parser.error(f"no area {', '.join(sorted(unknown))}; choose from {', '.join(AREAS)}")
+    rows: list[Row] = []
     try:
-        rows = compare(args.area or AREAS)
+        for area in args.areas or AREAS:
+            print(f"{area} …", file=sys.stderr, flush=True)
+            rows += compare(area)
+        version = re.search(r"Server version: (.+)", output(find_httpd(), "-v"))
     except NotInstalled as error:
         print(f"mpmkit fidelity: {error}", file=sys.stderr)
         return 2
-    if not args.dry_run:
+    if not args.areas:
         text = args.page.read_text(encoding="utf-8") if args.page.exists() else "# Fidelity\n"
         day = datetime.date.today().isoformat()
-        args.page.write_text(
-            replace_generated(text, markdown(rows, version_of_httpd(), day)), encoding="utf-8"
-        )
-    print(report(rows))
+        generated = markdown(rows, version[1].strip() if version else "httpd", day)
+        args.page.write_text(replace_generated(text, generated), encoding="utf-8")
+    print(*[everything(rows)] * args.all, report(rows), sep="\n")
     return 1 if unexplained(rows) else 0
 
 

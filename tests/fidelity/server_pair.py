@@ -1,7 +1,7 @@
 """A pair of servers: the real httpd and ours, started from the same httpd.conf, and asked the same.
 
     with Pair("event", pages, "KeepAliveTimeout 2") as pair:
-        rows.append(pair.row("http", "a case", lambda server: what it does))
+        rows = pair.rows("http", [("a case", lambda server: what it does), ...])
 
 Each has a directory of its own, and a copy of the file in it; the copies differ in two lines, the
 directory and the port. Everything else is the same text, which is the point.
@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +24,9 @@ from mpmkit.measure.reference_servers import ReferenceServer, find_httpd, load_l
 from tests.fidelity.cases import Row
 
 T = TypeVar("T")
+Case = tuple[str, Callable[["Side"], object]]  # a name, and what is done to each server
 
+MPMKIT = [sys.executable, "-m", "mpmkit", "httpd"]  # what answers to httpd on the command line
 MODULES = "unixd log_config authz_core authz_host dir mime alias reqtimeout status".split()
 
 
@@ -44,7 +46,6 @@ CONF = """\
 ServerRoot "{root}"
 Listen 127.0.0.1:{port}
 {loads}
-{user}
 DefaultRuntimeDir .
 PidFile pid
 ServerName lab.example
@@ -71,33 +72,41 @@ def conf_text(
 ) -> str:
     """The file that both are started with."""
     loads = load_lines(find_httpd(), (f"mpm_{mpm}", *MODULES, *modules))
-    return CONF.format(
+    text = CONF.format(
         root=root,
         port=port,
         pages=pages,
         pool=pool,
         extra=extra,
-        loads="\n".join(loads),
-        user="\n".join(user_lines()),
+        loads="\n".join((*loads, *user_lines())),
     )
-
-
-MPMKIT = [sys.executable, "-m", "mpmkit", "httpd"]  # what answers to httpd on the command line
+    return text.replace("@port@", str(port))
 
 
 class Side(ReferenceServer):
-    """One of the two."""
+    """One of the two: `program` is httpd or ours."""
 
-    def __init__(self, mpm: str, pages: Path, extra: str = "", pool: str | None = None) -> None:
+    def __init__(
+        self, program: Sequence[str], mpm: str, pages: Path, extra: str, pool: str | None,
+        modules: Iterable[str],
+    ) -> None:  # fmt: skip
         super().__init__(document_root=pages)
-        self.mpm = mpm
+        self.name = "mpmkit" if program is MPMKIT else "httpd"
+        self.program, self.mpm, self.extra, self.modules = list(program), mpm, extra, modules
         self.pool = POOLS[mpm] if pool is None else pool
-        self.extra = extra
+        self.clients: list[socket.socket] = []  # closed before it is stopped
 
     def _configuration(self) -> str:
         (self.root / "mime.types").write_text("text/html html htm\ntext/plain txt\n")
-        extra = self.extra.replace("@port@", str(self.port))
-        return conf_text(self.mpm, self.root, self.port, self._served, self.pool, extra)
+        return conf_text(
+            self.mpm, self.root, self.port, self._served, self.pool, self.extra, self.modules
+        )
+
+    def _command(self, file: Path) -> list[str]:
+        return [*self.program, "-d", str(self.root), "-f", str(file), "-D", "FOREGROUND"]
+
+    def _is_ready(self) -> bool:
+        return "resuming normal operations" in self.log() and super()._is_ready()
 
     @property
     def conf(self) -> Path:
@@ -109,16 +118,15 @@ class Side(ReferenceServer):
 
     def log(self) -> str:
         """Everything it has written to its error log, and to the terminal before."""
-        texts = []
-        for name in ("console", "error_log"):
-            with contextlib.suppress(OSError):
-                texts.append((self.root / name).read_text(errors="replace"))
-        return "".join(texts)
+        return self._text("console") + self._text("error_log")
 
     def access_lines(self) -> list[str]:
+        return self._text("access_log").splitlines()
+
+    def _text(self, name: str) -> str:
         with contextlib.suppress(OSError):
-            return (self.root / "access_log").read_text(errors="replace").splitlines()
-        return []
+            return (self.root / name).read_text(errors="replace")
+        return ""
 
     def auto(self) -> dict[str, str]:
         """`?auto` as a dict, keys in their order."""
@@ -130,42 +138,21 @@ class Side(ReferenceServer):
         """None while it runs."""
         return self._process.poll() if self._process is not None else None
 
-    def _is_ready(self) -> bool:
-        if "resuming normal operations" in self.log():
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return True
-        return False
-
-
-class Original(Side):
-    """The real httpd."""
-
-    name = "httpd"
-
-    def _command(self, file: Path) -> list[str]:
-        return [find_httpd(), "-d", str(self.root), "-f", str(file), "-D", "FOREGROUND"]
-
-
-class Ours(Side):
-    """mpmkit."""
-
-    name = "mpmkit"
-
-    def _command(self, file: Path) -> list[str]:
-        return [*MPMKIT, "-d", str(self.root), "-f", str(file), "-D", "FOREGROUND"]
-
 
 class Pair:
     """Both, for the length of a `with` block. Raises NotInstalled where there is no httpd."""
 
     def __init__(
-        self, mpm: str, pages: str | os.PathLike[str], extra: str = "", *, pool: str | None = None
+        self,
+        mpm: str,
+        pages: str | os.PathLike[str],
+        extra: str = "",
+        *,
+        pool: str | None = None,
+        modules: Iterable[str] = (),
     ) -> None:
-        self.sides: tuple[Side, Side] = (
-            Original(mpm, Path(pages), extra, pool),
-            Ours(mpm, Path(pages), extra, pool),
-        )
+        common = mpm, Path(pages), extra, pool, tuple(modules)
+        self.sides = (Side([find_httpd()], *common), Side(MPMKIT, *common))
 
     def __enter__(self) -> Pair:
         try:
@@ -177,6 +164,9 @@ class Pair:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        for side in self.sides:
+            for client in side.clients:
+                client.close()
         self.both(Side.stop)
 
     def both(self, what: Callable[[Side], T]) -> list[T]:
@@ -184,6 +174,12 @@ class Pair:
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(what, self.sides))
 
-    def row(self, area: str, case: str, what: Callable[[Side], object]) -> Row:
-        """The line of the comparison for one case: httpd is asked first, then ours."""
-        return Row(area, case, *(str(what(side)) for side in self.sides))
+    def rows(self, area: str, cases: Iterable[Case], at_once: int = 4) -> list[Row]:
+        """A line of the comparison for each case: httpd is asked first, then ours."""
+
+        def row(case: Case) -> Row:
+            name, what = case
+            return Row(area, name, *(str(what(side)) for side in self.sides))
+
+        with ThreadPoolExecutor(at_once) as pool:
+            return list(pool.map(row, cases))

@@ -6,6 +6,8 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .waiting import open_clients, patience
@@ -136,6 +138,15 @@ def request(
     return head.encode("latin-1") + body
 
 
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+def chunked(*pieces: bytes) -> bytes:
+    """A body in chunks."""
+    found = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece)
+    return found + b"0\r\n\r\n"
+
+
 class Client:
     """A raw connection to a server or to a port. `with Client(server) as client: …` closes it; nothing
     is sent by itself. `wait`: how long connecting, sending and reading may take."""
@@ -228,6 +239,14 @@ class Client:
         data, self.buffer = self.buffer, b""
         return data
 
+    def until(self, text: bytes) -> bytes:
+        """Read on until `text` has come. Returns all that is not read as a reply, and keeps it."""
+        while text not in self.buffer:
+            data = self.receive()
+            assert data, f"closed before {text!r}: {self.buffer[:200]!r}"
+            self.buffer += data
+        return self.buffer
+
     def ended(self, within: float) -> float:
         """Wait for the server's FIN or reset, with no data before it; how many seconds it took."""
         began = time.monotonic()
@@ -297,6 +316,12 @@ def get(
     """One request on a connection of its own."""
     with Client(server, wait=wait) as client:
         return client.get(path, *lines, close=True, **how)
+
+
+def at_once(job: Callable[[int], Any], count: int) -> list[Any]:
+    """What `job(number)` returns, for each number in a thread of its own. Raises what one of them raises."""
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(job, range(count)))
 
 
 FINISH = b"xample\r\n\r\n"  # the other half of what `half_sent` sends

@@ -22,6 +22,12 @@ def write(path: Path, data: bytes | str, mtime: float = RECORDED) -> Path:
     return path
 
 
+def program(path: Path, text: str, mode: int = 0o755) -> Path:
+    """A file that may be run."""
+    write(path, text).chmod(mode)
+    return path
+
+
 def open_to_all(folder: Path) -> None:
     """Other users (www-data, php-fpm's) may enter this folder of pytest's and read what is in it."""
     for place in (folder, *folder.rglob("*")):

@@ -62,12 +62,14 @@ STREAMS = [
 TARGETS = [
     b"file.txt", b"../file.txt", b"*", b"http:///file.txt", b"http://user:pw@x/", b"ftp://x/",
     b"javascript:alert(1)", b"x:80", b"/..", b"/../htdocs/file.txt", b"/" + b"../" * 50 + b"etc/passwd",
-    b"/sub/../../etc/passwd", b"/%2e%2e/etc/passwd", b"/.%2E/etc/passwd", b"/%zz", b"/file%2", b"/100%",
+    b"/sub/../../etc/passwd", b"/%4", b"/%g1", b"/%2e%2E/x", b"/%2e%2e/etc/passwd", b"/.%2E/etc/passwd",
+    b"/%zz", b"/file%2", b"/100%",
     b"/%u0041", b"/%-1", b"/file.txt#part", b"/?a#b", b"/\x01", b"/\x7f", b"/caf\xe9", b"/file.txt\0.html",
 ]  # fmt: skip
 HOSTS = [
     b"", b"   ", b"a b", b"a, b", b"x/../y", b"user@x", b"x:http", b"x:1:2", b"[::1", b"[x]", b'"x"',
-    b"<script>", b"a\\b", b"http://x/",
+    b"<script>", b"a\\b", b"http://x/", b"x:0", b"x:65536", b"x..y", b"x%41", b"*", b"a~b", b"(x)",
+    b"x;y", b"x$y", b"\xff", b"::1",
 ]  # fmt: skip
 FIELDS = [
     b"NoColon", b": value", b"X : y", b"X\t: y", b"X Y: z", b"X/Y: z", b'"X": y', b"X\xe9: y", b"X\0Y: z",

@@ -51,7 +51,7 @@ BENCH = {
 PINNED = {
     **SHARED, "design": "abc", "seed": 1, "margin": 0.03, "cpus": "generator on CPU 0, server on CPU 1",
     "rate": 1000.0, "requests": 1000, "failures": 0, "unsent": 0, "seconds": 1.0, "x": 1000.0,
-    "server_u": 0.04, "group_u": 0.03, "generator_u": 0.1, "budget": 0.99, "flaw": None,
+    "server_u": 0.04, "stolen": 0.0, "group_u": 0.03, "generator_u": 0.1, "budget": 0.99, "flaw": None,
 }  # fmt: skip
 DEMAND = {
     **PINNED, "table": "demand", "mpm": "prefork", "work": "page", "control": False, "blocks": 7,

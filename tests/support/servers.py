@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -67,6 +67,12 @@ def bound() -> socket.socket:
     return sock
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on at this moment, all different."""
+    with ExitStack() as stack:
+        return [stack.enter_context(bound()).getsockname()[1] for _ in range(count)]
+
+
 def launched(mpm: str, *, pool: dict[str, Any] | None = None, **options: Any) -> Server:
     """A server over the tests' site, unless the options say otherwise; with a small pool, or with
     this one in its place. The test stops it and checks."""
@@ -114,6 +120,11 @@ def shows(server: Server, **letters: int) -> None:
         return all(board.count(letter) == count for letter, count in wanted.items())
 
     poll_until(seen, lambda: f"{wanted} in\n{server.scoreboard()}")
+
+
+def generation(server: Server) -> int:
+    """How many graceful restarts there were."""
+    return server.scoreboard().snapshot.generation
 
 
 def total(server: Server, field: str = "connections") -> int:

@@ -1,0 +1,34 @@
+"""docs/ERRORS.md: each example prints the message it is an example of."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = (Path(__file__).parent.parent / "docs" / "ERRORS.md").read_text()
+BLOCKS = re.findall(r"```(\w+) (\w+)\n(.*?)```", PAGE, re.DOTALL)
+(SETUP,) = [code for _, name, code in BLOCKS if name == "setup"]
+EXAMPLES = [block for block in BLOCKS if block[1] != "setup"]
+
+
+@pytest.mark.parametrize(("language", "number", "code"), EXAMPLES, ids=[e[1] for e in EXAMPLES])
+def test_an_example_prints_its_message(language, number, code, tmp_path):
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = {**os.environ, "PATH": path, "TMPDIR": str(tmp_path)}
+    run = ["sh", "-c", code] if language == "sh" else [sys.executable, "-c", SETUP + code]
+    out = subprocess.run(run, capture_output=True, text=True, timeout=60, env=env, cwd=tmp_path)
+    assert number in out.stdout + out.stderr, out.stdout + out.stderr
+    assert "Traceback" not in out.stderr, out.stderr
+
+
+def test_each_number_of_the_table_leads_to_its_section():
+    links = re.findall(r"^\| \[.*\]\(#(.*?)\)", PAGE, re.MULTILINE)
+    titles = re.findall(r"^## (.*)", PAGE, re.MULTILINE)
+    slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+    assert links == slugs
+    assert {number for _, number, _ in EXAMPLES} <= set(re.findall(r"AH\d{5}", " ".join(titles)))

@@ -1,0 +1,62 @@
+"""benchmarks/soak.py at its smallest, and whether it notices what it is there for."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import soak
+from benchmarks.socket_fuzz import fuzzed
+
+pytestmark = pytest.mark.usefixtures("everything_ends")
+
+
+@pytest.mark.parametrize("mpm", soak.MPMS)
+def test_restarts_kills_and_any_bytes_do_no_harm(mpm):
+    lines = list(soak.soaked(mpm, restarts=3, kills=4, requests=200))
+    assert not [line for line in lines if "WRONG" in line], "\n".join(lines)
+    assert [line.partition(":")[0] for line in lines if "requests" in line] == [
+        "3 restarts", "4 kills", "any bytes"
+    ]  # fmt: skip
+
+
+class Confused(BaseHTTPRequestHandler):
+    """Answers each request with an id of its own."""
+
+    def do_POST(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"id=5eed 0 0")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def confused():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Confused) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield SimpleNamespace(port=server.server_port)
+        server.shutdown()
+        thread.join()
+
+
+def test_an_answer_to_another_request_is_noticed(confused):
+    count, *wrong = fuzzed(confused.port, 8, seed=0)
+    assert "0 wrong" not in count and "b'5eed'" in wrong[0]
+    with soak.Load(confused) as load:
+        soak.until(lambda: load.wrong, "a wrong answer")
+    assert "id=5eed" in load.wrong[0]
+
+
+@pytest.mark.parametrize(("kept", "kills", "failed"), [
+    (False, (), 1), (False, (1.5,), 0), (False, (3.0,), 1), (True, (), 0),
+])  # fmt: skip
+def test_a_request_may_fail_only_while_a_child_is_killed(kept, kills, failed):
+    load = soak.Load(SimpleNamespace(port=0))
+    load.lost = [(1.0, 2.0, kept)]
+    assert load.result(kills)[1] == failed
