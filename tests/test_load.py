@@ -70,6 +70,8 @@ def test_a_bad_field_is_refused_by_name(field, value):
 
 OPEN = {"arrival": "constant", "rate": 10}
 RISING = {"seconds": 10, "rate": 100, "ramp": True}
+STAGE = {"seconds": 1, "rate": 5, "users": 3}
+LONG = {"seconds": 3000, "users": 1}
 
 
 @pytest.mark.parametrize(
@@ -78,12 +80,9 @@ RISING = {"seconds": 10, "rate": 100, "ramp": True}
         ({"path": "x", "users": 0, "timeout": -1, "requests": None}, "path users timeout requests"),
         ({"mix": [{"path": "/a"}], "path": "/b", "expect_length": 3}, "path expect_length"),
         ({**OPEN, "think_time": 1, "ramp": 2}, "think_time ramp"),
-        (
-            {**OPEN, "duration": 3, "stages": [{"seconds": 1, "rate": 5, "users": 3}]},
-            "rate requests duration stages",
-        ),
+        ({**OPEN, "duration": 3, "stages": [STAGE]}, "rate requests duration stages"),
         ({"stages": [{"seconds": 1}]}, "requests stages"),
-        ({"stages": [{"seconds": 3000, "users": 1}] * 2}, "requests stages"),
+        ({"stages": [LONG, LONG]}, "requests stages"),
     ],
 )
 def test_problems_are_all_named(fields, named):
@@ -416,24 +415,24 @@ def test_a_killed_parent_leaves_no_load(bad):
     wait_for_silence(bad)
 
 
-def test_an_error_in_the_progress_callback_ends_the_load(bad):
-    def broken(done: int, seconds: float) -> None:
-        raise RuntimeError("no widget")
-
-    with pytest.raises(RuntimeError, match="no widget"):
-        run_load(bad.url, "/ok", users=2, duration=30, on_progress=broken)
-    wait_for_silence(bad)
-
-
-def test_a_generator_that_dies_keeps_what_it_reported(bad):
-    def kill(done: int, seconds: float) -> None:
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_broken_callback_and_a_generator_that_dies_end_the_load(bad, broken):
+    def on_progress(done: int, seconds: float) -> None:
+        if broken:
+            raise RuntimeError("no widget")
         # The only child of this process that leads a session of its own.
         for child in procfs.children(os.getpid()):
             if os.getsid(child) == child:
                 os.kill(child, signal.SIGKILL)
 
-    run = run_load(bad.url, "/ok", users=2, duration=30, on_progress=kill)
-    assert run.ended.startswith("1 of 1 generator processes died (") and run.succeeded
+    how = {"users": 2, "duration": 30, "on_progress": on_progress}
+    if broken:
+        with pytest.raises(RuntimeError, match="no widget"):
+            run_load(bad.url, "/ok", **how)
+    else:
+        run = run_load(bad.url, "/ok", **how)
+        assert run.ended.startswith("1 of 1 generator processes died (") and run.succeeded
+    wait_for_silence(bad)
 
 
 # -- locust by itself ----------------------------------------------------------------------------
