@@ -73,19 +73,21 @@ class Comparison:
         if self.rounds < ENOUGH_ROUNDS:
             return f"{self.rounds} round{'s' * (self.rounds != 1)}"
         qps = [[row["qps"] for row in side] for side in (self.mine, self.theirs)]
-        if self.median >= self.target:
-            verdict = "reached"
-        elif 2 * self.client_bound > self.rounds:
-            verdict = "open"
-        elif min(qps[0]) > 0 and stats.ratio(*qps).high >= self.target:
-            verdict = "undecided"
-        else:
-            verdict = f"missed by {1 - self.median / self.target:.0%}"
+        known = min(qps[0]) > 0 and stats.ratio(*qps).high >= self.target
+        verdict = judged(self.median, self.target, 2 * self.client_bound > self.rounds, known)
         if self.work in P99_COUNTS and self.reference == "httpd":
             ours, theirs = self.middle("p99_ms")
             worse = ours / theirs - 1
             verdict += f", p99 worse by {worse:.0%}" if worse > 0 else ", p99 no worse"
         return verdict
+
+
+def judged(ratio: float, target: float, limited: bool, undecided: bool) -> str:
+    """One word on a ratio. limited: the client was, so that it might be higher."""
+    if ratio >= target:
+        return "reached"
+    missed = f"missed by {1 - ratio / target:.0%}"
+    return "open" if limited else "undecided" if undecided else missed
 
 
 def comparisons(rows: Iterable[Row]) -> list[Comparison]:

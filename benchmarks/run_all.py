@@ -32,7 +32,7 @@ from benchmarks import (
     generators,
     python_servers,  # noqa: F401  adds them to the competitors
 )
-from benchmarks.ratios import middle
+from benchmarks.ratios import judged, middle
 from mpmkit.config.arguments import Parser
 from mpmkit.measure import command, competitors, memory, published, qps, records, stats
 from mpmkit.measure.command import say
@@ -103,14 +103,10 @@ def _peer_verdict(
         f"{times.level:.0%}: {times.low:.2f} to {times.high:.2f}" if times.level else "one round"
     )
     limited = sum(bool(row["generator_bound"] or row.get("generator_starved")) for row in own)
-    if times.value >= PEER_TARGET:
-        verdict = "reached"
-    elif limited:
-        verdict = f"open: the generator was at its limit in {limited} of {len(own)} rounds"
-    elif not times.level or not times.excludes(PEER_TARGET):
-        verdict = "undecided"
-    else:
-        verdict = f"missed by {1 - times.value / PEER_TARGET:.0%}"
+    undecided = not times.level or not times.excludes(PEER_TARGET)
+    verdict = judged(times.value, PEER_TARGET, bool(limited), undecided)
+    if verdict == "open":
+        verdict += f": the generator was at its limit in {limited} of {len(own)} rounds"
     fastest = f"{times.value:.2f} times the fastest Python peer, {name}"
     line = f"{fastest} ({known}; target {PEER_TARGET:g}, {verdict})"
     mine, peer = middle(own, "server_cpu_us"), middle(theirs, "server_cpu_us")

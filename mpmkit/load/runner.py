@@ -85,6 +85,7 @@ def prepared(
     if load is not None and load.ca_file is not None:
         try:
             tls.context(load.ca_file, False)
+            load = load.but(ca_file=str(Path(load.ca_file).resolve()))  # Locust runs elsewhere
         except OSError as error:  # ssl.SSLError is one
             problems.append(f"ca_file: {load.ca_file}: {error.strerror or error}")
     if load is not None and place is not None:
