@@ -53,7 +53,7 @@ class Router:
         named: Mapping[str, Handler],
         errors: ErrorLog,
     ) -> None:
-        self._directives = directives
+        self.directives = directives
         self.errors = errors
         self._named = named
         self._trace = directives.TraceEnable.lower() != "off"
@@ -90,7 +90,7 @@ class Router:
         """The handler of `path`."""
         if path == "*":
             return _whole_server
-        if found := redirection(self._directives.redirects, path):
+        if found := redirection(self.directives.redirects, path):
             own = self._files.options.own
             return partial(redirected_away, *found, own=own)
         handler = self._chosen(path)
@@ -281,7 +281,7 @@ class Router:
     def _scripts_of(self, handler: str) -> WsgiScripts | Programs:
         """What runs the scripts of a handler. Most servers never need CGI or FastCGI."""
         if handler not in self._scripts:
-            how = (self._directives, self.errors, self._root.root, self.redirect)
+            how = (self.directives, self.errors, self._root.root, self.redirect)
             if handler == "cgi-script":
                 from mpmkit.handlers.cgi import CgiScripts
 
