@@ -77,15 +77,8 @@ class Application:
         module = ModuleType(self._name)
         module.__file__ = self.filename
         code = compile(source, self.filename, "exec", dont_inherit=True)
-        before = sys.modules.get(self._name)
         sys.modules[self._name] = module
-        try:
-            exec(code, module.__dict__)
-        except BaseException:
-            sys.modules.pop(self._name)
-            if before is not None:
-                sys.modules[self._name] = before
-            raise
+        exec(code, module.__dict__)
         application = getattr(module, "application", None)
         if not callable(application):
             text = f"{self.filename} has no callable named `application`; define one (PEP 3333)"
