@@ -251,7 +251,8 @@ class Programs:
         after = b"Content-Type: %b\r\n\r\n" % head.content_type if has_type else b"\r\n"
         pieces: Iterable[bytes] = output if whole is None else (whole,)
         if bodyless or request.method == "HEAD":
-            return Response(status, fields, after, Unsent(output), 0, reason=head.reason)
+            unsent = ScriptBody(output, _dropped(output), failed)
+            return Response(status, fields, after, unsent, 0, reason=head.reason)
         if whole is not None and length == len(whole) and head.reason is None:
             return Response(status, fields, after, whole, length)
         if length is not None:
@@ -270,19 +271,6 @@ class Programs:
         self._errors.write(level, text, ah=ah, module=self.module, client=conn.peer)
 
 
-class Unsent:
-    """No body; but the output is read to its end, so that the script can come to its own."""
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-        self.close = output.close
-
-    def __iter__(self) -> Iterator[bytes]:
-        for _ in self._output:
-            pass
-        yield from ()
-
-
 class ScriptBody:
     """`pieces` of a script that may fail on the way: `failed` writes the line for the error log, and the
     client only sees that the connection ends, as the head is sent already. `close` ends the script."""
@@ -299,6 +287,13 @@ class ScriptBody:
         except ScriptFailed as error:
             self._failed(error)
             raise RequestError(error.status, str(error)) from None
+
+
+def _dropped(output: Output) -> Iterator[bytes]:
+    """Nothing; but the output is read to its end, so that the script can come to its own."""
+    for _ in output:
+        pass
+    yield from ()
 
 
 def measured(
