@@ -161,4 +161,4 @@ def rows(base: Path, every: int = 1) -> list[Row]:
             yield case, partial(ask, tag=tag, closes=closes)
 
     with Pair("event", base, "\n".join(extra), modules=MODULES) as pair:
-        return pair.rows("access", named())
+        return pair.rows("access", named(), at_once=8)  # some wait for DNS
