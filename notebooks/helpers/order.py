@@ -14,7 +14,7 @@ from mpmkit.lab.plots import LIMITED, dress, mpm_line
 from mpmkit.measure import stats
 
 if TYPE_CHECKING:
-    from mpmkit.measure.comparison import OrderVerdict
+    from mpmkit.measure.stats import OrderVerdict
 
 
 def ratio_dots(summary: pandas.DataFrame) -> go.Figure:
