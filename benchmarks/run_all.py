@@ -40,7 +40,6 @@ from mpmkit.config.directives import MPMS
 from mpmkit.measure import command, competitors, memory, published, qps, records, stats
 from mpmkit.measure.command import say
 from mpmkit.measure.experiment import duration
-from mpmkit.measure.memory_plan import plan as memory_plan
 from mpmkit.measure.records import RecordError
 
 SLOW = 8_000  # requests/s that an estimate takes for granted
@@ -77,7 +76,7 @@ def _generators(scale: str, also: Sequence[str], path: Path) -> int:
 
 def _qps_seconds(scale: str, also: Sequence[str]) -> float:
     size = qps.SCALES[scale]
-    cells = len(MPMS) * len(published.PAGES) + sum(len(one.kinds) for one in competitors.of(also))
+    cells = len(MPMS) * len(published.PAGES) + sum(len(one.parts) for one in competitors.of(also))
     seconds = min(size.seconds or math.inf, (size.requests or math.inf) / SLOW)
     return size.rounds * cells * (2.0 + size.warmup + seconds)
 
@@ -143,7 +142,7 @@ def _qps_of(rows: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def _memory_seconds(scale: str, also: Sequence[str]) -> float:
-    return memory_plan(scale=scale, also=also).seconds
+    return memory.plan(scale=scale, also=also).seconds
 
 
 def _memory(scale: str, also: Sequence[str], path: Path) -> int:

@@ -39,9 +39,8 @@ from benchmarks.baseline import Baseline
 from benchmarks.usage import usage
 from mpmkit.load.response import ResponseReader
 from mpmkit.measure import records
-from mpmkit.measure.procfs import members
+from mpmkit.measure.procfs import mappings, members
 from mpmkit.measure.reference_servers import Httpd, NotInstalled
-from mpmkit.measure.smaps import mappings
 
 OURS = "mpmkit"
 OTHERS: dict[str, Any] = {"httpd": Httpd, "floor": Baseline}
