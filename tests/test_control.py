@@ -628,12 +628,14 @@ def recorded_house(tmp_path: Path, mpm: str) -> House:
     return house
 
 
-def test_a_recorded_httpds_file_serves(mpm, tmp_path, monkeypatch):
+def test_a_recorded_httpds_file_serves(mpm, shared, monkeypatch):
     try:
         pwd.getpwnam("www-data")
     except KeyError:
         pytest.skip("this machine has no user www-data")
-    house = recorded_house(tmp_path, mpm)
+    place = shared / mpm  # www-data may enter it
+    place.mkdir()
+    house = recorded_house(place, mpm)
     monkeypatch.setenv("PORT", str(house.port))
     with house.running() as pid:
         assert house.get() == b"hello\n"
@@ -646,11 +648,11 @@ def test_a_recorded_httpds_file_serves(mpm, tmp_path, monkeypatch):
             )
             assert Path(f"/proc/{pid}").owner() == "root"
         for name, line in LINES.items():
-            log = tmp_path / "logs" / name
+            log = place / "logs" / name
             poll_until(lambda: log.read_text().endswith("\n"), f"a line in {name}")  # noqa: B023
             assert re.fullmatch(line, log.read_text().rstrip("\n")), log.read_text()
         assert f"ServerMPM: {mpm}\n" in house.get("/server-status?auto").decode()
-    log = (tmp_path / "logs" / f"error-{mpm}.log").read_text()
+    log = (place / "logs" / f"error-{mpm}.log").read_text()
     assert f"[mpm_{mpm}:notice]" in log and ":error]" not in log and ":warn]" not in log
 
 
