@@ -5,7 +5,8 @@
 #   make fidelity  the table in docs/FIDELITY.md
 #   make soak      restarts, kills and any bytes under load; does anything grow?
 #   make notebooks executed copies      make slides     slides of them, in build/slides
-#   make exercises the students' copies make clean      caches away (distclean: .venv too)
+#   make exercises the students' copies make claims     README's figures against the recorded rows
+#   make clean     caches away (distclean: .venv too)
 # Another interpreter: make PYTHON=python3.13 tables. Without PYTHON an existing .venv is kept, and a new one
 # is made with the newest of python3.14 to python3.11 on PATH that has venv: servers need less memory
 # from 3.12 on.
@@ -30,7 +31,7 @@ $(shell rm -f $(STAMP))
 endif
 endif
 
-.PHONY: venv tables test lint lab bench fidelity soak notebooks slides exercises clean distclean
+.PHONY: venv tables test lint lab bench fidelity soak claims notebooks slides exercises clean distclean
 .DEFAULT_GOAL := tables
 
 venv: $(STAMP)
@@ -79,6 +80,10 @@ fidelity: $(STAMP)
 # Some minutes; SOAK_ARGS="--hours 2", or another number of --restarts, --kills, --requests.
 soak: $(STAMP)
 	@$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
+
+# The figures of README and PERFORMANCE.md, against data/recorded; LIVE=1 measures them anew (two hours).
+claims: $(STAMP)
+	@$(BIN)/python -m docs._tools.claims
 
 notebooks: $(STAMP)
 	@$(BIN)/python -m docs._tools.render notebooks notebooks/rendered

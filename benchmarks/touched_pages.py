@@ -41,9 +41,8 @@ from mpmkit.load.response import ResponseReader
 from mpmkit.measure import records
 from mpmkit.measure.competitors import SAMPLE_SITE
 from mpmkit.measure.experiment import OURS
-from mpmkit.measure.procfs import members
+from mpmkit.measure.procfs import mappings, members
 from mpmkit.measure.reference_servers import Httpd, NotInstalled
-from mpmkit.measure.smaps import mappings
 
 OTHERS: dict[str, Any] = {"httpd": Httpd, "floor": Baseline}
 CLIENTS = 32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from typing import Any
 
@@ -39,8 +38,7 @@ def test_whatever_was_measured_the_next_rate_lies_between_what_is_known(steps):
     """A server near its limit may hold a rate once and not hold a lower one the next time."""
     low, high = bracket(steps)
     rate = next_rate(steps, 1000.0, 0.05)
-    assert low < high
-    assert rate is None or low < rate < high
+    assert low < high and (rate is None or low < rate < high)
     assert len(steps) < capacity.MOST_STEPS or rate is None
 
 
@@ -52,7 +50,7 @@ def rows(*limits: tuple[str, int, float], **changes: Any) -> list[dict[str, Any]
     ]
 
 
-def test_the_table_gives_capacities_and_what_may_be_said_of_them():
+def test_the_table_gives_capacities_what_may_be_said_of_them_and_what_was_rejected():
     source = random.Random(1)
     limits = [
         (mpm, number, limit * source.uniform(0.98, 1.02))
@@ -60,16 +58,11 @@ def test_the_table_gives_capacities_and_what_may_be_said_of_them():
         for mpm, limit in (("prefork", 2000.0), ("worker", 1500.0))
     ]
     table = CapacityTable(rows(*limits), planned=24)
-    said = table.text()
+    said, before = table.text(), table.capacities("prefork")
     assert table.measured == 16 and "NOT COMPLETE: 16 of 24 bisections" in said
     assert "worker / prefork, time a request: 1.3" in said and "dearer" in said
     line = next(line for line in said.splitlines() if line.startswith("prefork"))
     assert 1800 < float(line.split()[1].replace(",", "")) < 2050 and line.split()[-1] == "8"
-
-
-def test_rejected_cells_are_counted_and_not_used():
-    table = CapacityTable(rows(("prefork", 1, 2000.0)))
-    before = table.capacities("prefork")
     other = "other work on the machine: 20% of its CPU time was not generator, server or idle"
     table.records += rows(("prefork", 1, 500.0), flaw=other)
     assert table.capacities("prefork") == before
@@ -92,12 +85,9 @@ def test_a_cell_counts_only_if_the_server_was_what_was_measured(changes, said):
 def test_a_stopped_run_goes_on_where_it_was(tmp_path):
     with pytest.raises(ValueError, match=r"limit_ms: must be 1 to 10,000, not 0.*cost_us: must be"):
         mpmkit.capacity_table(limit_ms=0, cost_us=-1)
-    design = "prefork 50 300 1.0 0.3"
     file = records.RecordFile(tmp_path / "rows.csv", "capacity")
-    steps = itertools.islice(bisected(900.0, 1750.0, 0.3), 2)
-    given_ = [{**CAPACITY, "design": design, "rate": rate, "holds": held} for rate, held in steps]
-    for row in given_:
-        file.append(row)
+    for rate, held in itertools.islice(bisected(900.0, 1750.0, 0.3), 2):
+        file.append({**CAPACITY, "design": "prefork 50 300 1.0 0.3", "rate": rate, "holds": held})
 
     def launch(mpm: str, **directives: Any) -> Any:
         raise RuntimeError("no server today")
@@ -121,11 +111,7 @@ def test_a_run_measures_or_says_that_other_work_was_on_the_machine(tmp_path, cap
         assert bool(row["flaw"]) == (row["budget"] < 0.97 or row["generator_u"] > 0.8)
         assert not row["holds"] or (row["p99_ms"] <= 50 and not row["unsent"] + row["failures"])
     if status == 0:
-        table = CapacityTable(found)
-        assert used and any(row["holds"] for row in used) and "event" in printed
-        assert 0 < max(row["rate"] for row in used if row["holds"]) < 600, table.text()
+        assert 0 < max(row["rate"] for row in used if row["holds"]) < 600 and "event" in printed
     else:
         assert status == 1 and "3 cells in a row were rejected: " in said
-        flaws = len(found) - len(used)
-        assert f"{flaws} of {len(found)} cells were rejected" in printed
-    assert not math.isnan(found[0]["budget"])
+        assert f"{len(found) - len(used)} of {len(found)} cells were rejected" in printed

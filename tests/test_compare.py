@@ -12,7 +12,7 @@ from support.experiments import printed_by
 from support.rows import BENCH, CAPACITY, DEMAND, MEMORY, ROW, SWEEP
 
 from mpmkit.measure import compare, records
-from mpmkit.measure.decision import CHEAPER, DEARER, UNDECIDED
+from mpmkit.measure.stats import CHEAPER, DEARER, UNDECIDED
 
 SAME = "the same within 3%"
 
@@ -37,18 +37,11 @@ def a_run(seed: int, factor: float = 1.0, blocks: int = 10, **changes: Any) -> l
     return made
 
 
-def test_two_runs_of_the_same_server_are_not_called_different_and_ten_percent_is_found():
-    before = [compare.costs(a_run(seed)) for seed in range(100)]
-    words = [
-        compare.compare(a, compare.costs(a_run(1000 + n)))["mpmkit worker page"].word
-        for n, a in enumerate(before)
-    ]
-    assert sum(word in (SAME, UNDECIDED) for word in words) >= 95
-    words = [
-        compare.compare(a, compare.costs(a_run(2000 + n, 1.1)))["mpmkit worker page"].word
-        for n, a in enumerate(before)
-    ]
-    assert words.count(DEARER) >= 95
+@pytest.mark.parametrize(("factor", "wanted"), [(1.0, {SAME, UNDECIDED}), (1.1, {DEARER})])
+def test_equal_runs_are_not_called_different_and_ten_percent_is_found(factor, wanted):
+    pairs = [(compare.costs(a_run(n)), compare.costs(a_run(1000 + n, factor))) for n in range(100)]
+    words = [compare.compare(a, b)["mpmkit worker page"].word for a, b in pairs]
+    assert sum(word in wanted for word in words) >= 95
 
 
 @pytest.mark.parametrize(
@@ -72,17 +65,12 @@ def test_the_exit_status_says_whether_something_is_dearer(
     assert case[0].tag == kind and word in (case[0].get("message") or case[0].text)
 
 
-def test_the_margin_is_the_readers(tmp_path, capsys):
+def test_the_margin_is_the_readers_and_other_rounds_are_compared_unpaired(tmp_path, capsys):
     files = [str(write(tmp_path / f"{n}.csv", a_run(n, 1 + n / 10))) for n in (0, 1)]
-    assert printed_by(compare.main, [*files, "--margin", "20%"], capsys)[0] == 0
-    assert printed_by(compare.main, [*files, "--margin", "0.02"], capsys)[0] == 1
-    assert printed_by(compare.main, [*files, "--margin", "nothing"], capsys)[0] == 2
-
-
-def test_rounds_of_another_number_are_compared_unpaired(tmp_path, capsys):
-    early = write(tmp_path / "a.csv", a_run(1, blocks=8))
+    for margin, status in (("20%", 0), ("0.02", 1), ("nothing", 2)):
+        assert printed_by(compare.main, [*files, "--margin", margin], capsys)[0] == status
     late = [{**row, "round": row["round"] + 20} for row in a_run(2, 1.2, 6)]
-    files = [str(early), str(write(tmp_path / "b.csv", late))]
+    files[1] = str(write(tmp_path / "late.csv", late))
     status, printed, _ = printed_by(compare.main, files, capsys)
     assert status == 1 and "unpaired" in printed
 
@@ -90,13 +78,7 @@ def test_rounds_of_another_number_are_compared_unpaired(tmp_path, capsys):
 def rounds(
     row: dict[str, Any], column: str, *values: float, **changes: Any
 ) -> list[dict[str, Any]]:
-    made = []
-    for number, value in enumerate(values, 1):
-        new = {**row, "round": number, column: value, **changes}
-        if column == "qps":
-            new["duration_s"] = (new["requests"] - new["failures"]) / value
-        made.append(new)
-    return made
+    return [{**row, "round": n, column: value, **changes} for n, value in enumerate(values, 1)]
 
 
 @pytest.mark.parametrize(

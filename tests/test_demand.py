@@ -21,11 +21,9 @@ from mpmkit.load.windows import Tick
 from mpmkit.measure import cpus, demand, procfs, records
 from mpmkit.measure.competitors import NotInstalled
 from mpmkit.measure.cpus import Placement, place
-from mpmkit.measure.decision import CHEAPER, DEARER, UNDECIDED, decide, word_of
-from mpmkit.measure.demand import plan, whole_blocks
-from mpmkit.measure.demand_table import DemandTable, comparisons, flaw_of, r_squared
+from mpmkit.measure.demand import DemandTable, comparisons, flaw_of, plan, r_squared, whole_blocks
 from mpmkit.measure.experiment import ExperimentError
-from mpmkit.measure.stats import Interval
+from mpmkit.measure.stats import CHEAPER, DEARER, UNDECIDED, Interval, decide, word_of
 
 SAME = "the same within 3%"
 
@@ -37,11 +35,7 @@ SAME = "the same within 3%"
     ("low", "high", "word"),
     [
         (1.04, 1.10, DEARER),
-        (
-            1.02,
-            1.10,
-            UNDECIDED,
-        ),  # it excludes 1, and does not say whether it is more than the margin
+        (1.02, 1.10, UNDECIDED),  # it excludes 1, and may be less than the margin
         (0.98, 1.02, SAME),
         (1.005, 1.025, SAME),  # it excludes 1 as well, and lies within what was called the same
         (0.96, 1.02, UNDECIDED),
@@ -53,42 +47,39 @@ def test_a_word_takes_the_whole_interval(low, high, word):
     assert word_of(Interval(math.sqrt(low * high), low, high, 0.95), 0.03) == word
 
 
-def simulated(source: random.Random, blocks: int, factor: float, noise: float = 0.03) -> Any:
-    """A decision on two servers of which one costs `factor` as much: a block is slow or fast for both
+def words(seed: int, blocks: int, factor: float, noise: float, tries: int) -> Counter[str]:
+    """What is decided on two servers of which one costs `factor` as much: a block is slow or fast for both
     (10%), and each cell has a noise of its own."""
-    one, other = {}, {}
-    for block in range(blocks):
-        pace = source.gauss(0, 0.1)
-        one[block] = 30 * factor * math.exp(pace + source.gauss(0, noise))
-        other[block] = 30 * math.exp(pace + source.gauss(0, noise))
-    return decide(one, other)
+    source, found = random.Random(seed), Counter[str]()
+    for _ in range(tries):
+        paces = [source.gauss(0, 0.1) for _ in range(blocks)]
+        one, other = (
+            {n: cost * math.exp(pace + source.gauss(0, noise)) for n, pace in enumerate(paces)}
+            for cost in (30 * factor, 30)
+        )
+        found[decide(one, other).word] += 1
+    return found
 
 
 def test_equal_servers_are_not_called_different_and_ten_percent_is_found():
-    source = random.Random(15)
-    words = [simulated(source, 12, 1.0).word for _ in range(100)]
-    assert sum(word in (SAME, UNDECIDED) for word in words) >= 95
-    words = [simulated(source, 12, 1.1).word for _ in range(100)]
-    assert words.count(DEARER) >= 95 and not words.count(CHEAPER)
+    found = words(15, 12, 1.0, 0.03, 100)
+    assert found[SAME] + found[UNDECIDED] >= 95
+    found = words(16, 12, 1.1, 0.03, 100)
+    assert found[DEARER] >= 95 and not found[CHEAPER]
 
 
-@pytest.mark.parametrize("blocks", [6, 10, 20, 30])
+@pytest.mark.parametrize("blocks", [6, 12, 30])
 def test_false_alarms_stay_below_five_percent_whatever_the_number_of_blocks(blocks):
-    source, tries = random.Random(blocks), 1000
-    words = [simulated(source, blocks, 1.0, noise=0.06).word for _ in range(tries)]
-    assert words.count(DEARER) + words.count(CHEAPER) <= 0.05 * tries
+    found = words(blocks, blocks, 1.0, 0.06, 600)
+    assert found[DEARER] + found[CHEAPER] <= 30
     # Nor is what differs by more than the margin called the same.
-    words = [simulated(source, blocks, 1.04, noise=0.06).word for _ in range(tries)]
-    assert words.count(SAME) + words.count(CHEAPER) <= 0.05 * tries
+    found = words(blocks, blocks, 1.04, 0.06, 600)
+    assert found[SAME] + found[CHEAPER] <= 30
 
 
 @pytest.mark.parametrize(("factor", "word"), [(1.0, SAME), (1.08, DEARER), (1 / 1.08, CHEAPER)])
 def test_more_blocks_decide_more_often(factor, word):
-    source, tries = random.Random(3), 300
-    found = [
-        sum(simulated(source, n, factor, 0.035).word == word for _ in range(tries)) / tries
-        for n in (6, 12, 24, 48)
-    ]
+    found = [words(3, blocks, factor, 0.035, 150)[word] / 150 for blocks in (6, 12, 24, 48)]
     assert found == sorted(found) and found[0] < 0.5 and found[-1] > 0.9
 
 
@@ -148,29 +139,25 @@ COSTS_OF = {"prefork": 30.0, "control": 30.0, "worker": 36.0, "event": 36.3}
 
 
 def test_the_table_says_what_was_put_in():
-    table = DemandTable(rows(COSTS_OF), planned=32)
-    table.works, table.head = ("page",), "the head"
-    found = table.comparisons("page")
+    theirs = rows({"prefork": 60.0, "event": 90.0}, server="httpd", seed=2)
+    found = comparisons(rows(COSTS_OF) + theirs, "page")
     assert {pair: decision.word for pair, decision in found.items()} == {
         "mpmkit prefork (A/A) / mpmkit prefork": SAME,
         "mpmkit worker / mpmkit prefork": DEARER,
         "mpmkit event / mpmkit prefork": DEARER,
         "mpmkit event / mpmkit worker": SAME,
+        "httpd event / httpd prefork": DEARER,
+        "mpmkit prefork / httpd prefork": CHEAPER,
+        "mpmkit event / httpd event": CHEAPER,
     }
     assert found["mpmkit worker / mpmkit prefork"].ratio.value == pytest.approx(1.2, rel=0.01)
+    table = DemandTable(rows(COSTS_OF), planned=32)
+    table.works, table.head = ("page",), "the head"
     line = next(line for line in table.text().splitlines() if line.startswith("mpmkit worker  "))
     _, cost, _, own, fit, blocks = re.split(r"\s{2,}", line)
     assert float(own) == pytest.approx(0.8 * float(cost), abs=0.1) and 34 < float(cost) < 38
     assert float(fit) > 0.999 and blocks == "8"
     assert table.measured == 32 and "NOT COMPLETE" not in table.text()
-
-
-def test_both_servers_are_compared_in_the_same_blocks():
-    theirs = rows({"prefork": 60.0, "event": 90.0}, server="httpd", seed=2)
-    found = comparisons(rows(COSTS_OF) + theirs, "page")
-    assert found["httpd event / httpd prefork"].word == DEARER
-    assert found["mpmkit event / httpd event"].word == CHEAPER
-    assert "httpd worker / httpd prefork" not in found
 
 
 def test_a_row_with_a_flaw_is_shown_and_not_used():
@@ -180,42 +167,32 @@ def test_a_row_with_a_flaw_is_shown_and_not_used():
             row.update(flaw="generator: it used 80% of its CPU", server_u=0.99)
     table = DemandTable(some)
     table.works = ("page", "script")
-    ratio = table.comparisons("page")["mpmkit worker / mpmkit prefork"].ratio
+    ratio = comparisons(some, "page")["mpmkit worker / mpmkit prefork"].ratio
     assert ratio.value == pytest.approx(1.2, rel=0.01)
     said = table.text()
-    assert (
-        "8 of 96 rows are not used" in said
-        and "8 for generator; the first of them: it used" in said
-    )
-    assert "script: no row can be used" in said
+    assert "8 of 96 rows are not used" in said and "script: no row can be used" in said
+    assert "8 for generator; the first of them: it used" in said
 
 
 def test_a_block_that_was_measured_again_counts_once():
     old = rows({"prefork": 30.0, "worker": 99.0}, blocks=2)
-    again = [
-        {**row, "run_id": "later"}
-        for row in rows({"prefork": 30.0, "worker": 36.0})
-        if row["round"] == 2
-    ]
-    found = comparisons(old[: len(old) // 2] + again, "page")
-    one, two = found["mpmkit worker / mpmkit prefork"], comparisons(old + again, "page")
-    assert one == two["mpmkit worker / mpmkit prefork"] and one.blocks == 2
+    new = rows({"prefork": 30.0, "worker": 36.0})
+    again = [{**row, "run_id": "later"} for row in new if row["round"] == 2]
+    pair = "mpmkit worker / mpmkit prefork"
+    one = comparisons(old[: len(old) // 2] + again, "page")[pair]
+    assert one == comparisons(old + again, "page")[pair] and one.blocks == 2
 
 
 @pytest.mark.parametrize(
-    ("points", "least", "most"),
+    ("us", "least", "most"),
     [
-        ({1000.0: 0.03, 2000.0: 0.06, 4000.0: 0.12}, 0.9999, 1.0),
-        (
-            {1000.0: 0.13, 2000.0: 0.16, 4000.0: 0.22},
-            -10.0,
-            0.5,
-        ),  # a line, but not through the origin
-        ({1000.0: 0.03, 2000.0: 0.12, 4000.0: 0.10}, -10.0, 0.9),
+        ((0.03, 0.06, 0.12), 0.9999, 1.0),
+        ((0.13, 0.16, 0.22), -10.0, 0.5),  # a line, but not through the origin
+        ((0.03, 0.12, 0.10), -10.0, 0.9),
     ],
 )
-def test_r_squared_shows_whether_it_is_a_line_through_the_origin(points, least, most):
-    load = {rate: (rate, u) for rate, u in points.items()}
+def test_r_squared_shows_whether_it_is_a_line_through_the_origin(us, least, most):
+    load = {rate: (rate, u) for rate, u in zip((1000.0, 2000.0, 4000.0), us, strict=True)}
     assert least <= r_squared({1: load, 2: load}) <= most
     assert r_squared({1: {1000.0: (1000.0, 0.03)}}) is None
 
@@ -224,13 +201,10 @@ def test_r_squared_shows_whether_it_is_a_line_through_the_origin(points, least, 
     ("changes", "said"),
     [
         ({}, ""),
-        (
-            {"generator_u": 0.61},
-            "generator: it used 61% of its CPU, more than 60%, at 1,000 requests/s",
-        ),
+        ({"generator_u": 0.61}, "generator: it used 61% of its CPU, more than 60%, at 1,000 requ"),
         (
             {"stolen": 0.1, "server_u": 0.5},
-            "stolen: the host of this virtual machine took 10% of the server's CPU",
+            "stolen: the host of this machine took 10% of the server's CPU",
         ),
         ({"unsent": 3}, "failed: 0 requests failed, 3 were not sent"),
         ({"failures": 2}, "failed: 2 requests failed"),
@@ -263,21 +237,14 @@ def test_flaws_name_their_cause(changes, said):
         ),
     ],
 )
-def test_generator_and_server_get_a_core_each_or_the_reader_is_warned(
-    allowed, siblings, where, said
-):
+def test_generator_and_server_get_a_core_each_or_a_note_says_so(allowed, siblings, where, said):
     found = place(allowed, siblings.__getitem__)
     assert (found.generator, found.server) == where and found.shared == (where[0] == where[1])
-    assert len(found.notes) == bool(said)
-    for note in found.notes:
-        assert re.match(said, note)
-
-
-def test_a_list_of_cpus_as_the_kernel_writes_it():
-    assert cpus.cpu_list("0-1,4\n") == {0, 1, 4} and cpus.cpu_list("\n") == set()
+    assert len(found.notes) == bool(said) and all(re.match(said, note) for note in found.notes)
 
 
 def test_a_server_that_does_not_start_leaves_this_thread_where_it_was():
+    assert cpus.cpu_list("0-1,4\n") == {0, 1, 4} and cpus.cpu_list("\n") == set()
     before, where = os.sched_getaffinity(0), cpus.here()
 
     def start() -> Any:
@@ -289,6 +256,35 @@ def test_a_server_that_does_not_start_leaves_this_thread_where_it_was():
     assert os.sched_getaffinity(0) == before
 
 
+def test_a_looper_takes_the_idle_time_of_its_cpu_and_ends_with_it():
+    cpu = max(os.sched_getaffinity(0))
+    with cpus.loopers({cpu}) as awake:
+        pid = awake[cpu]
+        assert os.sched_getaffinity(pid) == {cpu} and os.sched_getscheduler(pid) == os.SCHED_IDLE
+        poll_until(lambda: procfs.cpu_ns([pid]) > 5e7, what="50 ms of its CPU", cap=60)
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_window_counts_what_came_between_two_readings():
+    """One CPU for both: the server's own time counts, not all that the CPU did."""
+    for place_, busy in ((Placement(0, 1), 0.3), (Placement(0, 0), 0.2)):
+        readings = cpus.Readings(0, place_)
+        for second, (server, generator) in enumerate([(1.0, 5.0), (1.1, 5.2), (1.4, 5.5)]):
+            tick = Tick(second - 1.0, float(second), Counter({"status 500": 1}), [1000] * 99)
+            idle, off = 10 + 1.5 * second, (4 + 0.6 * second, 1 + 0.1 * second)
+            reading = cpus.Reading(100.0 + second, idle, *off, server, generator)
+            readings.seen.append((tick, reading))
+        found = readings.window(0.0, 2.0)
+        assert found == pytest.approx(
+            {"requests": 200, "failures": 2, "seconds": 2.0, "x": 99.0, "server_u": busy, "group_u": 0.2,
+             "generator_u": 0.25, "stolen": 0.1, "budget": (3.0 + 0.4 + 0.5) / 2 / os.cpu_count()}
+        )  # fmt: skip
+        nothing = readings.window(0.5, 1.5)
+        assert set(nothing.values()) == {0} and nothing.keys() == found.keys()
+        said = flaw_of({**nothing, "unsent": 0, "rate": 1.0})
+        assert said == "other work: the generator had too little of its CPU to report"
+
+
 # -- blocks --------------------------------------------------------------------------------------
 
 
@@ -297,21 +293,16 @@ def planned(**changes: Any) -> demand.DemandPlan:
 
 
 def test_blocks_are_complete_and_their_order_is_random_and_known():
-    todo = planned()
-    orders = [
-        [(cell.mpm, cell.control, cell.works) for cell in todo.block(n)] for n in range(1, 21)
-    ]
-    assert all(
-        sorted((mpm, control) for mpm, control, _ in order)
-        == [("event", False), ("prefork", False), ("prefork", True), ("worker", False)]
-        for order in orders
-    )
-    assert all(sorted(works) == sorted(demand.WORKS) for order in orders for _, _, works in order)
-    first = [order[0][:2] for order in orders]
-    assert len(set(first)) == 4, "each is first at times"
-    again, other = planned(), planned(seed=2)
-    assert [again.block(n) for n in range(1, 9)] == [todo.block(n) for n in range(1, 9)]
-    assert [other.block(n) for n in range(1, 9)] != [todo.block(n) for n in range(1, 9)]
+    def blocks(todo: demand.DemandPlan) -> list[list[tuple]]:
+        return [[(c.mpm, c.control, c.parts) for c in todo.block(n)] for n in range(1, 21)]
+
+    todo, again, other = planned(), planned(), planned(seed=2)
+    orders = blocks(todo)
+    servers = [("event", False), ("prefork", False), ("prefork", True), ("worker", False)]
+    assert all(sorted(cell[:2] for cell in order) == servers for order in orders)
+    assert all(sorted(works) == sorted(demand.WORKS) for order in orders for *_, works in order)
+    assert len({order[0][:2] for order in orders}) == 4, "each is first at times"
+    assert blocks(again) == orders != blocks(other)
     assert again.id == todo.id != other.id and planned(blocks=99).id == todo.id
 
 
@@ -338,7 +329,7 @@ def a_block(todo: demand.DemandPlan, number: int, **changes: Any) -> list[dict]:
             {**DEMAND, "design": todo.id, "round": number, "mpm": cell.mpm, "control": cell.control,
              "work": work, "rate": rate, **changes}
         )
-        for cell in todo.block(number) for work in cell.works for rate in todo.rates
+        for cell in todo.block(number) for work in cell.parts for rate in todo.rates
     ]  # fmt: skip
 
 
@@ -369,12 +360,11 @@ def test_a_rate_beyond_the_generator_ends_the_run_after_its_first_block():
     cells = demand._cells(todo, table, [1, 2])
     assert len([next(cells) for _ in range(4)]) == 4
     flaw = "generator: it used 97% of its CPU"
-    table.records = [
-        {**row, "flaw": flaw if row["rate"] == 2500 else None} for row in a_block(todo, 1)
-    ]
-    with pytest.raises(
-        RuntimeError, match=r"2,500 requests/s are above the generator's limit .* in all 4"
-    ):
+    table.records = a_block(todo, 1)
+    for row in table.records:
+        row["flaw"] = flaw if row["rate"] == 2500 else None
+    said = r"2,500 requests/s are above the generator's limit .* in all 4"
+    with pytest.raises(RuntimeError, match=said):
         next(cells)
 
 
@@ -388,66 +378,27 @@ def test_a_run_pins_the_server_and_leaves_whole_rows(tmp_path, capsys, monkeypat
 
     def launch(mpm: str, **directives: Any) -> Any:
         server = launched(mpm, **directives)
-        seen.setdefault(mpm, set()).update(
-            cpu for pid in (server.pid, *server.processes()) for cpu in os.sched_getaffinity(pid)
-        )
+        pids = (server.pid, *server.processes())
+        seen.setdefault(mpm, set()).update(*map(os.sched_getaffinity, pids))
         return server
 
     monkeypatch.setattr(mpmkit, "launch", launch)
-    monkeypatch.setenv("MPMKIT_PROGRESS", "text")
+    monkeypatch.setitem(demand.SCALES, "smoke", (1, 0.7, (1000.0, 2500.0), ("page",)))
     out, before = tmp_path / "rows.csv", os.sched_getaffinity(0)
     argv = ["--scale", "smoke", "--rates", "100,300", "--without-httpd", "--out", str(out)]
     status, printed, said = printed_by(demand.main, argv, capsys)
     assert status == 0, said
     found, where = records.read(out), cpus.here()
-    assert {(row["mpm"], row["control"], row["rate"]) for row in found} == {
-        (mpm, control, rate)
-        for mpm, control in (
-            ("prefork", False),
-            ("prefork", True),
-            ("worker", False),
-            ("event", False),
-        )
-        for rate in (100.0, 300.0)
-    }
+    servers = {("prefork", False), ("prefork", True), ("worker", False), ("event", False)}
+    assert {(row["mpm"], row["control"]) for row in found} == servers and len(found) == 8
+    assert {row["rate"] for row in found} == {100.0, 300.0}
     assert seen == {mpm: {where.server} for mpm in ("prefork", "worker", "event")}
     assert os.sched_getaffinity(0) == before
     for row in found:
-        assert row["cpus"] == str(where) and (row["flaw"] or 0.4 < row["seconds"] < 2)
+        assert row["cpus"] == str(where) and (row["flaw"] or 0.2 < row["seconds"] < 2)
         assert 0 <= row["group_u"] < 1.1 and 0 <= row["generator_u"] < 1.1 and row["budget"] < 1.1
     assert "stated before: margin ±0.03, 1 blocks" in printed and "(about " in said
     # The same command has nothing left to do.
     status, printed, said = printed_by(demand.main, argv, capsys)
     assert status == 0 and "4 of 4 loads are of an earlier run" in printed
     assert not said and records.read(out) == found
-
-
-def test_a_looper_takes_the_idle_time_of_its_cpu_and_ends_with_it():
-    cpu = max(os.sched_getaffinity(0))
-    with cpus.loopers({cpu}) as awake:
-        pid = awake[cpu]
-        assert os.sched_getaffinity(pid) == {cpu} and os.sched_getscheduler(pid) == os.SCHED_IDLE
-        poll_until(
-            lambda: procfs.cpu_ns([pid]) > 1e8, what="a tenth of a second of its CPU", cap=60
-        )
-    assert not os.path.exists(f"/proc/{pid}")
-
-
-def test_a_window_counts_what_came_between_two_readings():
-    """One CPU for both: the server's own time counts, not all that the CPU did."""
-    for place_, busy in ((Placement(0, 1), 0.3), (Placement(0, 0), 0.2)):
-        readings = cpus.Readings(0, place_)
-        for second, (server, generator) in enumerate([(1.0, 5.0), (1.1, 5.2), (1.4, 5.5)]):
-            tick = Tick(second - 1.0, float(second), Counter({"status 500": 1}), [1000] * 99)
-            idle, off = 10 + 1.5 * second, (4 + 0.6 * second, 1 + 0.1 * second)
-            reading = cpus.Reading(100.0 + second, idle, *off, server, generator)
-            readings.seen.append((tick, reading))
-        found = readings.window(0.0, 2.0)
-        assert found == pytest.approx(
-            {"requests": 200, "failures": 2, "seconds": 2.0, "x": 99.0, "server_u": busy, "group_u": 0.2,
-             "generator_u": 0.25, "stolen": 0.1, "budget": (3.0 + 0.4 + 0.5) / 2 / os.cpu_count()}
-        )  # fmt: skip
-        nothing = readings.window(0.5, 1.5)
-        assert set(nothing.values()) == {0} and nothing.keys() == found.keys()
-        said = flaw_of({**nothing, "unsent": 0, "rate": 1.0})
-        assert said == "other work: the generator had too little of its CPU to report"

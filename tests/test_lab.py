@@ -96,7 +96,8 @@ def test_the_theme_comes_from_the_environment(monkeypatch):
 
 def qps_table(rounds, *, kinds=("static", "script"), server="mpmkit") -> QpsTable:
     """A table made of given rounds: MPM -> requests per second of each round."""
-    same = {"server": server, "requests": 100, "failures": 0, "generator_bound": False}
+    same = {"server": server, "requests": 100, "failures": 0, "run_id": "r", "server_cpu_us": None}
+    same |= dict.fromkeys(("generator_bound", "generator_starved"), False)
     rows = [
         {**same, "mpm": mpm, "kind": kind, "round": number, "qps": float(qps)}
         for kind in kinds

@@ -8,13 +8,14 @@ from xml.etree import ElementTree
 
 import pytest
 from helpers import connection_diagrams, notebook_helpers
+from helpers.connection_states import CONNECTION_NAMES, PATHS, TRANSITIONS
 
 import mpmkit
 from mpmkit import lab
 from mpmkit.lab import diagram, figures, replay, theme
 from mpmkit.measure.recording import Event, Recording, Sample, ScoreboardSnapshot
 from mpmkit.measure.records import RecordError
-from mpmkit.policy.states import CONNECTION_NAMES, LETTERS, PATHS, TRANSITIONS
+from mpmkit.policy.states import LETTERS
 
 NS = "{http://www.w3.org/2000/svg}"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
 import re
 import signal
@@ -22,10 +20,9 @@ import mpmkit
 from benchmarks import python_servers  # noqa: F401  Python's servers are competitors, too
 from mpmkit.load import connections, preflight
 from mpmkit.load.holder import HoldingProcess
-from mpmkit.measure import competitors, memory, memory_plan, published, records
+from mpmkit.measure import competitors, memory, procfs, published, records
 from mpmkit.measure.experiment import ExperimentError
-from mpmkit.measure.memory import main, memory_of, memory_table
-from mpmkit.measure.memory_plan import PATIENT, plan, start_servers
+from mpmkit.measure.memory import PATIENT, main, memory_of, memory_table, plan, start_servers
 from mpmkit.measure.memory_table import MemoryTable
 from mpmkit.measure.sizing import max_request_workers_for, size_in_bytes, slope
 from mpmkit.measure.stats import t_quantile
@@ -41,90 +38,66 @@ SMALL = {
 @pytest.fixture
 def quick(monkeypatch):
     """Looks only as long as a test needs it."""
-    monkeypatch.setattr(memory, "STEADY", 0.2)
-    monkeypatch.setattr(memory, "BETWEEN", 0.01)
+    monkeypatch.setattr(procfs, "STEADY", 0.2)
+    monkeypatch.setattr(procfs, "BETWEEN", 0.01)
+    monkeypatch.setenv("MPMKIT_HOLDER_PATIENCE", "0.7")
     monkeypatch.setattr(published, "DIRECTIVES", SMALL)
 
 
 # -- who holds -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=MPMS)
+@pytest.fixture(params=("worker", "event"))
 def server(request):
     with mpmkit.launch(request.param, **SMALL[request.param], **PATIENT) as server:
         yield server
 
 
-def until(condition, within=5.0):
-    poll_until(condition, cap=within)
-
-
-def test_half_sent_requests_keep_workers_busy(server):
+def test_what_is_held_keeps_workers_busy_but_idle_connections_under_event(server, monkeypatch):
+    monkeypatch.setenv("MPMKIT_HOLDER_PATIENCE", "0.7")
     with HoldingProcess(server.url, "half-sent") as holding:
         assert holding.hold(4)["held"] == 4
-        until(lambda: server.scoreboard().count("R") == 4)
+        poll_until(lambda: server.scoreboard().count("R") == 4)
         said = holding.finish()
         assert (said["held"], said["lost"]) == (4, 0)
-        until(lambda: server.scoreboard().count("R") == 0)
-
-
-def test_idle_connections_take_a_worker_each_but_under_event(server, monkeypatch):
-    monkeypatch.setenv("MPMKIT_HOLDER_PATIENCE", "0.7")
+        poll_until(lambda: server.scoreboard().count("R") == 0)
     with HoldingProcess(server.url, "idle") as holding:
         said = holding.hold(9)
         slots = 9 if server.mpm == "event" else 6
         assert (said["held"], said["waiting"], said["lost"]) == (slots, 9 - slots, 0)
         assert holding.held() == slots
         if server.mpm != "event":
-            until(lambda: server.scoreboard().count("K") == 6)
+            poll_until(lambda: server.scoreboard().count("K") == 6)
         server.stop()
-        until(lambda: holding.held() == 0)
+        poll_until(lambda: holding.held() == 0)
 
 
-def test_a_holder_ends_with_who_started_it(server):
-    program = (
-        "import sys, time\nfrom mpmkit.load.holder import HoldingProcess\n"
-        f"with HoldingProcess({server.url!r}, 'half-sent') as holding:\n    holding.hold(2)\n"
-        "    print(holding.pid, flush=True)\n    time.sleep(60)\n"
-    )
-    root = Path(__file__).resolve().parent.parent
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    ) as child:
-        pid = int(child.stdout.readline())
-        assert Path(f"/proc/{pid}").exists()
-        child.kill()
-
-    def gone():
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-        except OSError:
-            return True
-
-    until(gone)
+def test_a_holder_ends_with_who_started_it():
+    with mpmkit.launch("worker", KeepAlive=False, **SMALL["worker"]) as server:
+        program = (
+            "import sys, time\nfrom mpmkit.load.holder import HoldingProcess\n"
+            f"with HoldingProcess({server.url!r}, 'half-sent') as holding:\n    holding.hold(2)\n"
+            "    print(holding.pid, flush=True)\n    time.sleep(60)\n"
+        )
+        where = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+        with subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=where
+        ) as child:
+            pid = int(child.stdout.readline())
+            assert procfs.alive(pid)
+            child.kill()
+        poll_until(lambda: not procfs.alive(pid))
+        # A server that closes after each answer holds nothing.
+        with HoldingProcess(server.url, "idle") as holding:
+            assert holding.hold(3)["error"] == ""
+            poll_until(lambda: holding.held() == 0)
+            assert holding.report()["lost"] >= 3
 
 
-def test_no_server_is_an_error_that_says_so():
+def test_no_server_and_a_holder_that_dies_are_errors():
     with HoldingProcess("http://127.0.0.1:1", "idle") as holding:
         said = holding.hold(1)
         assert said["held"] == 0 and said["error"] == "a connection failed: Connection refused"
-
-
-def test_a_server_that_closes_after_each_answer_holds_nothing():
-    with (
-        mpmkit.launch("worker", KeepAlive=False, **SMALL["worker"]) as server,
-        HoldingProcess(server.url, "idle") as holding,
-    ):
-        assert holding.hold(3)["error"] == ""
-        until(lambda: holding.held() == 0)
-        assert holding.report()["lost"] >= 3
-
-
-def test_a_holder_that_dies_is_told():
-    with HoldingProcess("http://127.0.0.1:1", "idle") as holding:
         os.kill(holding.pid, signal.SIGKILL)
         with pytest.raises(RuntimeError, match="ended with -9"):
             holding.held()
@@ -187,31 +160,17 @@ def test_a_slope_and_its_interval_by_hand():
 
 
 def test_the_points_of_students_t():
-    """Each is where the density, integrated by Simpson's rule, leaves 2.5% beyond it."""
-
-    def beyond(t, freedom, steps=4000, far=400.0):
-        c = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(
-            freedom * math.pi
-        )
-        # x = t * e^u makes the long tail of few degrees of freedom short.
-        width = math.log(far * 1e3) / steps
-        total = 0.0
-        for i in range(steps + 1):
-            x = t * math.exp(i * width)
-            weight = 1 if i in (0, steps) else 4 if i % 2 else 2
-            total += weight * x * c * (1 + x * x / freedom) ** (-(freedom + 1) / 2)
-        return total * width / 3
-
-    for freedom in (*range(1, 31), 35, 60, 120):
-        assert beyond(t_quantile(freedom), freedom) == pytest.approx(0.025, rel=0.02), freedom
-    assert t_quantile(0) == float("inf")
+    points = [t_quantile(freedom) for freedom in range(200)]
+    assert points == sorted(points, reverse=True) and points[0] == float("inf")
+    assert (points[1], points[10], points[30]) == (12.706, 2.228, 2.042)
+    assert points[60] == pytest.approx(2.000, abs=0.002) and points[120] == pytest.approx(
+        1.980, abs=0.002
+    )
 
 
 def test_wrong_points_are_refused():
     with pytest.raises(ValueError, match="two different levels"):
         slope([5, 5], [1, 2])
-    with pytest.raises(ValueError, match="do not go together"):
-        slope([5, 6], [1])
 
 
 # -- how many workers ----------------------------------------------------------------------------
@@ -220,30 +179,25 @@ def test_wrong_points_are_refused():
 def test_room_for_workers():
     """(1000 MiB - 256 - 20,000 KiB) / (1000 + 80 KiB)"""
     sized = max_request_workers_for("1000MiB", mpm="prefork", memory=rows())
-    assert sized.workers == sized.high == ((1000 - 256) * 1024 - 20_000) // 1080
+    assert sized.workers == ((1000 - 256) * 1024 - 20_000) // 1080
     assert sized.reserve == 256 << 20 and sized.per_request == 1080 * 1024
     assert sized.by_rss == (744 * 1024 - 160_000) // 8000
-    told = str(sized)
-    assert told.startswith(f"MaxRequestWorkers {sized.workers} for prefork in 1,000.0 MiB")
-    assert "no more than 200 were busy at once" in told and "summed RSS would have" in told
+    said = str(sized)
+    assert said.startswith(f"MaxRequestWorkers {sized.workers} for prefork in 1,000.0 MiB")
+    assert "no more than 200 were busy at once" in said and "summed RSS would have" in said
     table = MemoryTable(rows())
     assert max_request_workers_for("1000MiB", mpm="prefork", memory=table) == sized
     assert max_request_workers_for("1000MiB", mpm="prefork", memory=table.to_frame()) == sized
 
 
 def test_threads_come_in_whole_children_and_idle_connections_take_room():
-    both = rows("event", cost=100, tables=9) + rows("event", "idle", cost=3, tables=0)
-    sized = max_request_workers_for("1GiB", mpm="event", memory=both, reserve="100MiB")
+    memory = rows("event", cost=100, tables=9) + rows("event", "idle", cost=3, tables=0)
+    how = {"mpm": "event", "memory": memory, "reserve": "100MiB"}
+    sized = max_request_workers_for("1GiB", **how)
     assert sized.workers % 25 == 0 and "ServerLimit" in str(sized)
-    less = max_request_workers_for("1GiB", mpm="event", memory=both, reserve="100MiB", idle=50_000)
+    less = max_request_workers_for("1GiB", **how, idle=50_000)
     assert less.workers < sized.workers and "50,000 kept-alive connections" in str(less)
-    assert (
-        max_request_workers_for(
-            "1GiB", mpm="event", memory=both, reserve="100MiB", threads_per_child=64
-        ).workers
-        % 64
-        == 0
-    )
+    assert max_request_workers_for("1GiB", **how, threads_per_child=64).workers % 64 == 0
 
 
 @given(st.integers(300, 100_000), st.integers(0, 10_000), st.integers(0, 400))
@@ -255,7 +209,7 @@ def test_more_memory_never_means_fewer_workers(mib, more, noise):
         assert "room for 1 worker of prefork" in str(error)
         return
     many = max_request_workers_for((mib + more) << 20, mpm="prefork", memory=measured)
-    assert few.workers <= many.workers and few.workers <= few.high
+    assert few.workers <= many.workers
     # It fits: reserve, base and that many at the expensive end.
     assert few.reserve + few.base + few.workers * few.per_request <= (mib << 20) + (1 << 20)
 
@@ -264,26 +218,17 @@ def test_more_memory_never_means_fewer_workers(mib, more, noise):
     ("how", "said"),
     [
         ({"ram": "much"}, "ram: must be a size like 4GiB, 512M or 4GB, not 'much'"),
-        ({"ram": -1}, "ram: must be a size"),
         ({"ram": "0"}, "ram: must be more than nothing"),
-        ({"ram": True}, "ram: must be a size"),
         ({"ram": "270MiB"}, "ram: 270.0 MiB have no room for 1 worker of prefork: that takes"),
         ({"ram": "1GiB", "reserve": "2GiB"}, "reserve: 2,048.0 MiB of 1,024.0 MiB leave nothing"),
         ({"reserve": "some"}, "reserve: must be a size like 4GiB, 512M or 4GB, not 'some'"),
         ({"mpm": "winnt"}, "mpm: 'winnt' is not one of"),
-        (
-            {"mpm": "worker"},
-            "no two levels of busy requests under mpmkit worker; there are mpmkit pre",
-        ),
+        ({"mpm": "worker"}, "no two levels of busy requests under mpmkit worker; there are"),
         ({"server": "httpd"}, "under httpd prefork; there are mpmkit prefork"),
         ({"idle": 5}, "idle: under prefork a kept-alive connection keeps a worker"),
-        ({"idle": -1}, "idle: must be a whole number from 0"),
         ({"threads_per_child": 0}, "threads_per_child: must be a whole number from 1"),
         ({"memory": []}, "memory: give what memory_table returns"),
-        (
-            {"memory": rows(cost=0, noise=500, tables=0)},
-            "memory: growth with the number of requests is not larger",
-        ),
+        ({"memory": rows(cost=0, noise=500, tables=0)}, "memory: growth with the number"),
         ({"ram": "x", "mpm": "y", "idle": -1}, "mpm: .*; idle: .*; ram: "),
     ],
 )
@@ -292,22 +237,10 @@ def test_impossible_input_is_named(how, said):
         max_request_workers_for(**{"ram": "4GiB", "mpm": "prefork", "memory": rows(), **how})
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        (1024, 1024),
-        ("1024", 1024),
-        ("4GiB", 4 << 30),
-        ("4G", 4 << 30),
-        ("4GB", 4_000_000_000),
-        ("512m", 512 << 20),
-        ("1.5 GiB", 3 << 29),
-        ("1TiB", 1 << 40),
-        ("100B", 100),
-    ],
-)
-def test_sizes(text, size):
-    assert size_in_bytes(text) == size
+def test_sizes():
+    sizes = {1024: 1024, "4GiB": 4 << 30, "4G": 4 << 30, "4GB": 4_000_000_000, "512m": 512 << 20,
+             "1.5 GiB": 3 << 29, "1TiB": 1 << 40, "100B": 100}  # fmt: skip
+    assert {text: size_in_bytes(text) for text in sizes} == sizes
 
 
 # -- the table -----------------------------------------------------------------------------------
@@ -354,21 +287,14 @@ def test_levels_of_a_plan(monkeypatch):
     event = next(one for one in todo.levels if (one.mpm, one.against) == ("event", "idle"))
     # 3 children of 25 threads hold 75 * (factor + 1) connections.
     assert 75 * (event.directives["AsyncRequestWorkerFactor"] + 1) > 2500 * 1.4
-    assert len(todo.cells()) == sum(map(len, levels.values())) < todo.seconds
+    assert len(todo.levels) == sum(map(len, levels.values())) < todo.seconds
 
 
 @pytest.mark.parametrize(
     ("mpm", "busy", "started"),
-    [
-        ("prefork", 0, 5),
-        ("prefork", 100, 105),
-        ("prefork", 250, 250),
-        ("worker", 0, 3),
-        ("worker", 1, 4),
-        ("event", 100, 7),
-        ("event", 400, 16),
-    ],
-)
+    [("prefork", 0, 5), ("prefork", 100, 105), ("prefork", 250, 250), ("worker", 0, 3),
+     ("worker", 1, 4), ("event", 100, 7), ("event", 400, 16)],
+)  # fmt: skip
 def test_a_pool_as_idle_maintenance_leaves_it(mpm, busy, started):
     assert start_servers(mpm, published.DIRECTIVES[mpm], busy) == started
 
@@ -376,25 +302,20 @@ def test_a_pool_as_idle_maintenance_leaves_it(mpm, busy, started):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--mpm", "winnt"], "mpm: 'winnt' is not one of"),
         (["--against", "asleep"], "against: 'asleep' is not one of busy, idle"),
         (["--busy", "0,x"], "must be whole numbers like 0,50,100"),
         (["--busy", "0,500"], "busy: 500 requests can't be busy under prefork with Max"),
         (["--idle", "-1"], "idle: must be whole numbers from 0 to 20,000"),
         (["--idle", ","], "idle: give at least one level"),
         (["--rounds", "0"], "rounds: must be a whole number from 1 to 100"),
-        (["--scale", "big"], "scale: 'big' is not one of"),
         (["--also", "iis"], "also: 'iis' is not one of httpd, nginx"),
         (["--document-root", "/no/such"], "document_root: there is no folder /no/such"),
         (["--path", "index"], "path: must begin with /"),
         (["-c", "ThreadsPerChild"], "write a directive and its value"),
-        (["-c", "ThreadsPerChilds 5"], "directives: "),
         (["--mpm", "prefork", "-c", "ThreadsPerChild 5"], "directives: "),
         (["--mpm", "no", "--scale", "no"], "mpm: .*; scale: "),
         (["--ram", "lots"], "ram: must be a size like 4GiB"),
-        (["--ram", "1GiB", "--reserve", "x"], "reserve: must be a size like 4GiB"),
         (["--reserve", "1GiB"], "reserve: it is a part of --ram; give both"),
-        (["--nonsense"], "unrecognized arguments"),
     ],
 )
 def test_bad_command_lines_are_refused_before_anything_starts(capsys, argv, said, monkeypatch):
@@ -410,7 +331,7 @@ def test_bad_command_lines_are_refused_before_anything_starts(capsys, argv, said
 def test_memory_of_a_server_now():
     with mpmkit.launch("event", **SMALL["event"]) as server:
         # The second child may still be starting its threads.
-        until(lambda: (memory_of(server)["threads"][1:] > 3).all())
+        poll_until(lambda: (memory_of(server)["threads"][1:] > 3).all())
         frame = memory_of(server)
         assert list(frame["role"]) == ["parent"] + ["child"] * 2
         assert frame["pid"][0] == server.pid and set(frame["pid"][1:]) == set(server.processes())
@@ -424,28 +345,24 @@ def test_memory_of_a_server_now():
 
 def test_a_whole_measurement(quick, tmp_path, capsys):
     path = tmp_path / "rows.csv"
-    status = main(
-        ["--mpm", "event,prefork", "--busy", "0,3,6", "--idle", "0,8", "--out", str(path)]
-    )
-    out, err = capsys.readouterr()
+    argv = f"--mpm event,prefork --busy 0,6 --idle 8 --out {path}".split()
+    status, out, err = printed_by(main, argv, capsys)
     assert status == 0, err
     found = records.read(path)
-    busy = [("busy", level, level) for level in (0, 3, 6)]
-    levels = [
-        (r["mpm"], r["against"], r["level"], r["held"]) for r in found if r["scope"] == "server"
-    ]
+    whole = [row for row in found if row["scope"] == "server"]
+    levels = [(row["mpm"], row["against"], row["level"], row["held"]) for row in whole]
+    busy = [("busy", 0, 0), ("busy", 6, 6)]
+    held = {"prefork": 6, "event": 8}
     assert levels == [
-        *(("prefork", *level) for level in (*busy, ("idle", 0, 0), ("idle", 8, 6))),
-        *(("event", *level) for level in (*busy, ("idle", 0, 0), ("idle", 8, 8))),
+        (mpm, *level) for mpm, idle in held.items() for level in (*busy, ("idle", 8, idle))
     ]
     for row in found:
         assert row["scope"] == "server" or row["processes"] == 1
         assert row["uss_kb"] <= row["pss_kb"] + 8 <= row["rss_kb"] + 16
-    sums = [r for r in found if r["scope"] == "server" and r["mpm"] == "prefork"]
-    assert all(r["processes"] == 7 for r in sums)
+    assert all(row["processes"] == 7 for row in whole if row["mpm"] == "prefork")
     assert "MaxRequestWorkers=6" in found[0]["directives"]
     assert "memory in MiB against requests being served" in out and "what one more costs" in out
-    assert "10 levels, about" in err and "[10/10] round 1, mpmkit event, 8 idle: " in err
+    assert "6 levels, about" in err and "[6/6] round 1, mpmkit event, 8 idle: " in err
 
 
 def test_the_answer_for_a_machine_is_printed(capsys, monkeypatch, tmp_path):
@@ -458,30 +375,10 @@ def test_the_answer_for_a_machine_is_printed(capsys, monkeypatch, tmp_path):
 
 
 def test_a_page_that_is_not_there_and_a_server_that_does_not_start(quick):
-    with pytest.raises(ExperimentError, match=r"/no\.html answers with status 404"):
+    with pytest.raises(ExperimentError, match=r"/no\.html: HTTP Error 404: Not Found; give a page"):
         memory_table(("worker",), ("busy",), busy=(0,), path="/no.html")
     with pytest.raises(ExperimentError, match="no/such"):
         memory_table(("worker",), ("busy",), busy=(0,), directives={"ErrorLog": "/no/such/log"})
-
-
-def test_a_server_that_dies_ends_the_run_and_keeps_the_rows(quick, monkeypatch, tmp_path):
-    starts = []
-
-    @contextlib.contextmanager
-    def start(mpm, **directives):
-        starts.append(mpm)
-        with mpmkit.launch(mpm, **directives) as server:
-            if len(starts) == 2:
-                os.kill(server.pid, signal.SIGKILL)
-            yield server
-
-    monkeypatch.setattr(memory_plan, "launcher", lambda **fixed: start)
-    path = tmp_path / "rows.csv"
-    with pytest.raises(ExperimentError) as error:
-        memory_table(("worker",), ("busy",), busy=(0, 3), out=path)
-    assert "; the server (process " in str(error.value) and "is gone" in str(error.value)
-    assert error.value.table.measured == 1 and len(records.read(path)) == 3
-    assert "NOT COMPLETE: 1 of 2 levels" in error.value.table.text()
 
 
 @pytest.mark.rival
@@ -489,14 +386,10 @@ def test_httpd_in_the_same_table(quick):
     here, missing = competitors.installed(competitors.of(("httpd",), ("worker",)))
     if not here:
         pytest.skip("; ".join(missing))
-    table = memory_table(("worker",), busy=(0, 6), idle=(0, 4), also=("httpd",))
+    table = memory_table(("worker",), busy=(0, 6), idle=(4,), also=("httpd",))
     whole = [row for row in table.records if row["scope"] == "server"]
     found = {(row["server"], row["against"], row["level"]): row for row in whole}
-    assert len(found) == 8
+    assert len(found) == 6
     assert all(row["held"] == level for (_, _, level), row in found.items())
     assert found["httpd", "busy", 6]["pss_kb"] < found["mpmkit", "busy", 6]["pss_kb"]
-    assert set(table.lines()) == {
-        (server, "worker", against)
-        for server in ("mpmkit", "httpd")
-        for against in ("busy", "idle")
-    }
+    assert len(table.lines()) == 2

@@ -37,12 +37,9 @@ def unknown(value: float) -> bool:
     return math.isnan(value)
 
 
-def test_a_recording_has_the_columns_of_a_simulation_first():
+def test_the_columns_and_the_public_names_are_one_thing():
     assert set(COLUMNS) <= set(Second._fields) and Second._fields[:2] == COLUMNS[:2]
     assert Sample._fields[: len(COLUMNS)] == COLUMNS
-
-
-def test_the_public_names_are_one_thing():
     assert mpmkit.watch is watch and lab.watch is Watch and lab.Recording is Recording
     assert lab.Picture is lab.ScoreboardSnapshot is ScoreboardSnapshot
 
@@ -89,39 +86,29 @@ def test_a_block_is_recorded_and_requests_are_counted(server):
     assert run.most("qps") > 0 and run.most("service_ms") > 0
     assert repr(run) == f"<Watch of {server.mpm}: {len(run)} samples>"
     assert list(run[:2]) == run.samples[:2] and len(list(run)) == len(run)
-
-
-def test_seconds_are_counted_from_the_first_look(server):
-    run = watch(server, 0.4, every=0.1)
-    assert 2 <= len(run) <= 5 and run[-1].t >= 0.4  # on a busy machine one is left out
-
-
-def test_to_frame(server):
+    run = watch(server, 0.3, every=0.1)
+    assert 2 <= len(run) <= 4 and run[-1].t >= 0.3  # on a busy machine one is left out
     pandas = pytest.importorskip("pandas")
-    measured = watch(server, 0).to_frame().assign(who="measured")
+    measured = run.to_frame().assign(who="measured")
     simulated = simulate(server.mpm, seconds=2, **SMALL[server.mpm]).to_frame()
     both = pandas.concat([simulated.assign(who="simulated"), measured])
     assert both[[*COLUMNS, "who"]].notna().all().all()
-    assert both["who"].tolist() == ["simulated"] * 3 + ["measured"]
     assert list(measured.columns) == [*Sample._fields, "who"]
 
 
 @pytest.mark.parametrize(
     ("target", "how", "error", "said"),
     [
-        ("http://127.0.0.1:1", {"every": 0}, ValueError, "every: must be"),
         ("http://127.0.0.1:1", {"every": -1}, ValueError, "every: must be"),
         ("http://127.0.0.1:1", {"seconds": -1}, ValueError, "seconds: must be"),
         ("http://127.0.0.1:1", {"seconds": 1}, OSError, "refused"),
         ("nowhere", {}, ValueError, "not the URL"),
-        ("ftp://example.com", {}, ValueError, "not the URL"),
         ("http://", {}, ValueError, "not the URL"),
-        ("/file.txt", {}, OSError, "not a status page"),
     ],
 )
-def test_what_cannot_be_watched_is_an_error(server, target, how, error, said):
+def test_what_cannot_be_watched_is_an_error(target, how, error, said):
     with pytest.raises(error, match=said):
-        watch(server.url + target if target[0] == "/" else target, **how)
+        watch(target, **how)
 
 
 def test_a_snapshot_needs_a_scoreboard(server):
@@ -133,6 +120,13 @@ def test_a_snapshot_needs_a_scoreboard(server):
         run.snapshot("then")
     with pytest.raises(ValueError, match=r"mpmkit\.launch"):
         watch(server.url, 0).capture("now")
+    with pytest.raises(OSError, match="not a status page"):
+        watch(server.url + "/file.txt")
+    # A look takes about a millisecond of the watch's own time; this fails only if it takes 30.
+    began = time.thread_time()
+    for _ in range(20):
+        run.look()
+    assert (time.thread_time() - began) / 20 < 0.03
 
 
 def test_the_watch_ends_with_the_server(mpm, document_root):
@@ -190,13 +184,11 @@ def test_simulated_and_measured_growth_are_the_same():
 @pytest.mark.rival
 @pytest.mark.parametrize("mpm", mpmkit.MPMS)
 def test_a_real_httpd_is_recorded_in_the_same_columns(mpm, document_root):
-    status = (
-        'ExtendedStatus On\n<Location "/server-status">\nSetHandler server-status\n</Location>\n'
-    )
+    lines = ["SetHandler server-status", "</Location>", ""]
+    status = "\n".join(["ExtendedStatus On", '<Location "/server-status">', *lines])
+    how = {"document_root": document_root, "modules": ["status"], "extra": status}
     try:
-        httpd = Httpd(
-            mpm, document_root=document_root, modules=["status"], extra=status, **SMALL[mpm]
-        )
+        httpd = Httpd(mpm, **how, **SMALL[mpm])
     except NotInstalled as missing:
         pytest.skip(str(missing))
     with httpd, Client(httpd) as parked:
@@ -214,7 +206,7 @@ def test_a_real_httpd_is_recorded_in_the_same_columns(mpm, document_root):
 # -- a crowd of clients, seen ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpm", mpmkit.MPMS)
+@pytest.mark.parametrize("mpm", ("prefork", "event"))
 def test_a_crowd_that_holds_connections_is_seen(mpm):
     with serving(mpm, **POOL[mpm], KeepAliveTimeout=30) as server:
         with Watch(server, every=0.1) as seen, KeepAliveClients(server.url, 0) as crowd:
@@ -249,23 +241,15 @@ def test_those_who_wait_are_in_the_listen_queue():
             seen.until(lambda sample: sample.busy == 3, seconds=0.2)
 
 
-def test_a_client_whose_connection_is_ended_comes_back():
-    with serving("event", KeepAliveTimeout=0.2) as server, KeepAliveClients(server.url, 2) as crowd:
-        poll_until(lambda: crowd.answered >= 6, what=lambda: str(crowd.answered))
-        assert not crowd.lost
-
-
-def test_a_probe_keeps_nothing():
-    with (
-        serving("worker") as server,
-        KeepAliveClients(server.url, 1, think=0.05, keep=False) as probe,
-    ):
-        poll_until(lambda: probe.answered >= 3)
-        assert all(0 < seconds < 5 for seconds in probe.take())
-        assert server.scoreboard().count("K") == 0
-
-
-def test_losses_are_counted_by_kind():
+def test_clients_come_back_keep_nothing_if_asked_to_and_count_their_losses():
+    with serving("event", KeepAliveTimeout=0.2) as server:
+        with KeepAliveClients(server.url, 2) as crowd:
+            poll_until(lambda: crowd.answered >= 6, what=lambda: str(crowd.answered))
+            assert not crowd.lost
+        with KeepAliveClients(server.url, 1, think=0.05, keep=False) as probe:
+            poll_until(lambda: probe.answered >= 3)
+            assert all(0 < seconds < 5 for seconds in probe.take())
+            assert server.scoreboard().count("K") == 0
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         with KeepAliveClients(f"http://127.0.0.1:{closed.getsockname()[1]}", 1) as crowd:
@@ -298,14 +282,15 @@ def test_log_lines_are_those_an_operator_should_see():
 
 
 def test_forks_within_one_second_are_one_burst():
-    events = [
-        (0.0, "forked 5 children"),
-        (1.1, "forked a child"),
-        (2.1, "forked 2 children"),
-        (2.4, "forked 2 children"),
-        (3.2, "forked 8 children"),
-    ]
-    recording = Recording("prefork", [], [Event(t, "forked", text) for t, text in events])
+    times = {
+        0.0: "5 children",
+        1.1: "a child",
+        2.1: "2 children",
+        2.4: "2 children",
+        3.2: "8 children",
+    }
+    events = [Event(t, "forked", f"forked {who}") for t, who in times.items()]
+    recording = Recording("prefork", [], events)
     assert recording.forks() == [5, 1, 4, 8]
     assert unknown(recording.most("qps"))
 
@@ -313,13 +298,3 @@ def test_forks_within_one_second_are_one_burst():
 def test_a_recording_that_is_none_is_refused():
     with pytest.raises(ValueError, match="no recording"):
         Recording.from_json({"mpm": "event", "fields": ["t"], "samples": [[1]], "events": []})
-
-
-def test_watching_costs_little():
-    """A look takes about a millisecond of the watch's own time; this fails only if it takes 30."""
-    with mpmkit.launch("prefork") as server:
-        seen = Watch(server)
-        began = time.thread_time()
-        for _ in range(20):
-            seen.look()
-        assert (time.thread_time() - began) / 20 < 0.03

@@ -19,8 +19,14 @@ from support.waiting import poll_until
 
 from benchmarks.usage import usage
 from mpmkit.measure import procfs
-from mpmkit.measure.procfs import read_smaps, status_numbers
-from mpmkit.measure.smaps import Footprint, kind_of, mappings, parse_smaps
+from mpmkit.measure.procfs import (
+    Footprint,
+    kind_of,
+    mappings,
+    parse_smaps,
+    read_smaps,
+    status_numbers,
+)
 
 SAMPLES = Path(__file__).resolve().parent / "data" / "smaps"
 NO_PROCESS = 2**22 + 1  # above the kernel's largest pid
@@ -61,65 +67,30 @@ def test_a_thread_has_a_stack(name):
             assert kind == ("shm" if one.name.endswith("/scoreboard") else "code"), one
 
 
-MADE = """\
-55d0c0000000-55d0c0001000 r-xp 00000000 08:01 10                         /usr/bin/python3.11 (deleted)
-Rss:                  40 kB
-Pss:                  10 kB
-Private_Clean:         0 kB
-Private_Dirty:         4 kB
-SwapPss:               0 kB
-VmFlags: rd ex
-55d0c1000000-55d0c1001000 rw-p 00000000 00:00 0                          [heap]
-Rss:                 100 kB
-Pss:                  90 kB
-Private_Clean:         0 kB
-Private_Dirty:        80 kB
-SwapPss:               7 kB
-VmFlags: rd wr
-7f0000000000-7f0000021000 rw-p 00000000 00:00 0\x20
-Rss:                   8 kB
-Pss:                   8 kB
-Private_Dirty:         8 kB
-VmFlags: rd wr nr
-7f0000021000-7f0004000000 ---p 00000000 00:00 0\x20
-Rss:                   0 kB
-Pss:                   0 kB
-VmFlags: nr
-7f0004000000-7f0004800000 rw-p 00000000 00:00 0\x20
-Rss:                   5 kB
-Pss:                   5 kB
-Private_Dirty:         5 kB
-VmFlags: rd wr
-7f0004800000-7f0004801000 ---p 00000000 00:00 0\x20
-Rss:                   0 kB
-Pss:                   0 kB
-VmFlags: mr
-7f0004801000-7f0005001000 rw-p 00000000 00:00 0\x20
-Rss:                  12 kB
-Pss:                  12 kB
-Private_Dirty:        12 kB
-VmFlags: rd wr
-7f0006000000-7f0006800000 rw-p 00000000 00:00 0\x20
-Rss:                   4 kB
-Pss:                   4 kB
-Private_Dirty:         4 kB
-VmFlags: rd wr gu
-7f0007000000-7f0007001000 rw-s 00000000 00:01 5                          /dev/zero (deleted)
-Rss:                   4 kB
-Pss:                   1 kB
-VmFlags: rd wr sh
-7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0                          [stack]
-Rss:                  20 kB
-Pss:                  20 kB
-Private_Dirty:        20 kB
-VmFlags: rd wr gd
-"""
+# Address, permissions, name, flags, and the KiB of Rss, Pss, Private_Clean + Private_Dirty, SwapPss.
+MADE = [
+    ("55d0c0000000-55d0c0001000", "r-xp", "/usr/bin/python3.11 (deleted)", "rd ex", 40, 10, 4, 0),
+    ("55d0c1000000-55d0c1001000", "rw-p", "[heap]", "rd wr", 100, 90, 80, 7),
+    ("7f0000000000-7f0000021000", "rw-p", "", "rd wr nr", 8, 8, 8, 0),
+    ("7f0000021000-7f0004000000", "---p", "", "nr", 0, 0, 0, 0),
+    ("7f0004000000-7f0004800000", "rw-p", "", "rd wr", 5, 5, 5, 0),
+    ("7f0004800000-7f0004801000", "---p", "", "mr", 0, 0, 0, 0),
+    ("7f0004801000-7f0005001000", "rw-p", "", "rd wr", 12, 12, 12, 0),
+    ("7f0006000000-7f0006800000", "rw-p", "", "rd wr gu", 4, 4, 4, 0),
+    ("7f0007000000-7f0007001000", "rw-s", "/dev/zero (deleted)", "rd wr sh", 4, 1, 0, 0),
+    ("7ffc00000000-7ffc00021000", "rw-p", "[stack]", "rd wr gd", 20, 20, 20, 0),
+]
+MADE_TEXT = "".join(
+    f"{where} {permissions} 00000000 00:00 0   {name}\nRss: {rss} kB\nPss: {pss} kB\n"
+    f"Private_Clean: 0 kB\nPrivate_Dirty: {own} kB\nSwapPss: {swap} kB\nVmFlags: {flags}\n"
+    for where, permissions, name, flags, rss, pss, own, swap in MADE
+)
 
 
 def test_kinds_of_mappings():
     """An arena of malloc (its reserve is above it) is anonymous; what a guard stands below, and what
     has guard pages of its own (gu), is a stack."""
-    assert parse_smaps(MADE) == Footprint(
+    assert parse_smaps(MADE_TEXT) == Footprint(
         pss=150, uss=133, rss=193, swap=7, code=10, heap=90, anonymous=13, stacks=36, shm=1
     )
 
@@ -134,19 +105,14 @@ def test_a_process_that_has_ended_has_no_memory():
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_no_text_makes_the_parser_fail(junk):
-    memory = parse_smaps(MADE + junk)
+    memory = parse_smaps(MADE_TEXT + junk)
     assert memory.code + memory.heap + memory.anonymous + memory.stacks + memory.shm == memory.pss
-
-
-def test_memories_are_added():
-    one, other = parse_smaps(MADE), parse_smaps(text("event"))
-    both = one + other
-    assert both.pss == one.pss + other.pss and both.shm == one.shm + other.shm
 
 
 def test_this_very_process_is_read():
     memory, numbers = read_smaps(os.getpid()), status_numbers(os.getpid())
     assert memory is not None and memory.rss >= memory.pss >= memory.uss > 1000
+    assert (memory + memory).pss == 2 * memory.pss
     assert numbers["Threads"] >= 1 and numbers["VmPTE"] > 0
 
 
@@ -219,8 +185,7 @@ def test_the_meter_counts_from_the_first_report_to_the_end():
         assert used is not None and before > 0
         assert used == pytest.approx((procfs.cpu_ns([server.pid]) - before) / 60 / 1000, rel=0.05)
         assert meter.per_request(40) is None, "no request since"
-        meter.begin()
-        assert meter.per_request(100) is None and procfs.Meter(None).per_request(100) is None
+        assert procfs.Meter(None).per_request(100) is None
         server.stdin.close()
 
 

@@ -11,27 +11,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.rows import BENCH, CAPACITY, DEMAND, GENERATORS, MEMORY, ROW, SWEEP
 
-from docs._tools import columns_doc
+import mpmkit
+from docs._tools import claims, columns_doc
 from mpmkit.measure import records
-from mpmkit.measure.records import COLUMNS, NAMES, RecordError, RecordFile, check, read
+from mpmkit.measure.records import RecordError, RecordFile, check, names, read
 
-HEADER = ",".join(NAMES) + "\n"
-
+HEADER = ",".join(names("qps")) + "\n"
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_the_row_of_these_tests_has_every_column():
-    assert list(check(ROW)) == list(NAMES)
+@pytest.fixture
+def path(tmp_path):
+    """A file with one row."""
+    place = tmp_path / "rows.csv"
+    RecordFile(place).append(ROW)
+    return place
 
 
-def test_rows_come_back_as_they_were_written(tmp_path):
-    file = RecordFile(tmp_path / "rows.csv")
+def test_rows_come_back_as_they_were_written(path):
+    assert list(check(ROW)) == list(names("qps"))
     other = {**ROW, "round": 2, "mpm": None, "keep_alive": True, "mean_ms": None}
-    for row in (ROW, other):
-        file.append(row)
-    assert read(tmp_path / "rows.csv") == [ROW, other]
-    RecordFile(tmp_path / "rows.csv").append(ROW)
-    assert len(read(tmp_path / "rows.csv")) == 3
+    RecordFile(path).append(other)
+    assert read(path) == [ROW, other]
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=40)
@@ -50,61 +51,61 @@ def test_any_row_survives_the_file(tmp_path_factory, text, number, count, truth)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("row", "changes", "said"),
     [
-        ({"qps": None}, "qps: must not be empty"),
-        ({"qps": "fast"}, "qps: must be float"),
-        ({"round": 0}, "round: counts from 1"),
-        ({"round": True}, "round: must be int"),
-        ({"requests": 9}, "failures: 10 of 9"),
-        ({"errors": "{}"}, "errors: must be JSON that adds up to failures"),
-        ({"errors": "[10]"}, "errors: must be JSON"),
-        ({"qps": 400.0}, "qps: 400, but requests, failures and duration_s make 495"),
-        ({"generator_cpu": 1.5}, "generator_cpu: must be 0 to 1"),
-        ({"generator_wait": 1.5}, "generator_wait: must be 0 to 1"),
-        (
-            {"generator_starved": True, "generator_bound": True},
-            "generator_starved: not what was bound",
-        ),
-        ({"p9999_ms": 7.0}, "p50_ms to max_ms: must not fall, and are 1.25, 4, 8, 7, 9"),
-        ({"mpm": "winnt"}, "mpm: must be one of prefork, worker, event, not winnt"),
-        ({"scale": "huge"}, "scale: must be one of smoke"),
-        ({"driver": "siege"}, "driver: must be one of locust"),
-        ({"method": "BREW"}, "method: must be one of GET"),
-        ({"kind": "page"}, "kind: must be one of static"),
-        ({"script": "perl"}, "script: must be one of wsgi"),
-        ({"started_at": "yesterday"}, "started_at: must be a time like"),
-        ({"max_ms": -1.0}, "max_ms: must be a number from 0"),
-        ({"load1": float("inf")}, "load1: must be a number from 0"),
-        ({"path": "/a\n/b"}, "path: must be one line"),
-        ({"kind": ""}, "kind: must not be empty"),
-        ({"speed": 3}, "speed: no such column"),
+        (ROW, {"qps": None}, "qps: must not be empty"),
+        (ROW, {"kind": ""}, "kind: must not be empty"),
+        (ROW, {"qps": "fast"}, "qps: must be float"),
+        (ROW, {"round": True}, "round: must be int"),
+        (ROW, {"round": 0}, "round: counts from 1"),
+        (ROW, {"requests": 9}, "failures: 10 of 9"),
+        (ROW, {"qps": 400.0}, "qps: 400, but requests, failures and duration_s make 495"),
+        (ROW, {"generator_wait": 1.5}, "generator_wait: must be 0 to 1"),
+        (ROW, {"p9999_ms": 7.0}, "p50_ms to max_ms: must not fall, and are 1.25, 4, 8, 7, 9"),
+        (ROW, {"mpm": "winnt"}, "mpm: must be one of prefork, worker, event, not winnt"),
+        (ROW, {"scale": "huge"}, "scale: must be one of smoke"),
+        (ROW, {"started_at": "yesterday"}, "started_at: must be a time like"),
+        (ROW, {"max_ms": -1.0}, "max_ms: must be a number from 0"),
+        (ROW, {"load1": float("inf")}, "load1: must be a number from 0"),
+        (ROW, {"path": "/a\n/b"}, "path: must be one line"),
+        (ROW, {"speed": 3}, "speed: no such column"),
+        (ROW, {"qps": None, "users": "many", "speed": 1}, "speed: .*; users: .*; qps: "),
+        (MEMORY, {"scope": "all"}, "scope: must be one of server, parent, child"),
+        (MEMORY, {"pss_kb": 500}, "pss_kb: must lie between uss_kb and rss_kb"),
+        (MEMORY, {"heap_kb": 900}, "pss_kb: 1000, but its parts make 1700"),
+        (GENERATORS, {"table": "genes"}, "no table 'genes'; there are qps, memory"),
     ],
 )
-def test_a_row_that_breaks_the_schema_is_refused(tmp_path, changes, said):
+def test_a_row_that_breaks_the_schema_is_refused(tmp_path, row, changes, said):
     with pytest.raises(RecordError, match=said):
-        check({**ROW, **changes})
-    file = RecordFile(tmp_path / "rows.csv")
+        check({**row, **changes})
+    file = RecordFile(tmp_path / "rows.csv", row["table"])
     with pytest.raises(RecordError, match=r"rows\.csv: not written"):
-        file.append({**ROW, **changes})
+        file.append({**row, **changes})
     assert read(tmp_path / "rows.csv") == []
 
 
-def test_everything_wrong_is_named_at_once():
-    row = {**ROW, "qps": None, "users": "many"}
-    del row["kernel"]
-    with pytest.raises(RecordError) as error:
-        check(row)
-    named = [part.split(":")[0] for part in str(error.value).split("; ")]
-    assert named == ["kernel", "users", "qps"]
+@pytest.mark.parametrize(
+    "row", [MEMORY, SWEEP, GENERATORS, BENCH, DEMAND, CAPACITY], ids=lambda row: row["table"]
+)
+def test_every_table_goes_to_disk_and_back(tmp_path, path, row):
+    place = tmp_path / "other.csv"
+    file = RecordFile(place, row["table"])
+    file.append(row)
+    with pytest.raises(RecordError, match=rf"this file holds {row['table']}, not 'qps'"):
+        file.append(ROW)
+    with pytest.raises(RecordError, match="has other columns"):
+        RecordFile(place)
+    assert read(place) == [row]
+    assert list(records.read_frame(place).columns) == list(names(row["table"]))
+    with pytest.raises(RecordError, match="hold rows of different tables"):
+        records.read_frame(place, path)
 
 
 # -- files that are not what they should be ------------------------------------------------------
 
 
-def test_what_a_dead_writer_left_is_dropped_and_the_rest_kept(tmp_path):
-    path = tmp_path / "rows.csv"
-    RecordFile(path).append(ROW)
+def test_what_a_dead_writer_left_is_dropped_and_the_rest_kept(path):
     whole = path.read_text()
     for torn in ("2026", "20260101T000000Z-abcdef,qps,demo,mpmkit" + "x" * 9000):
         path.write_text(whole + torn)
@@ -112,11 +113,7 @@ def test_what_a_dead_writer_left_is_dropped_and_the_rest_kept(tmp_path):
             assert read(path) == [ROW]
         RecordFile(path)
         assert path.read_text() == whole
-
-
-def test_a_header_that_was_cut_off_is_written_again(tmp_path):
-    path = tmp_path / "rows.csv"
-    path.write_text(HEADER[:20])
+    path.write_text(HEADER[:20])  # of the header itself
     RecordFile(path).append(ROW)
     assert read(path) == [ROW]
 
@@ -130,38 +127,49 @@ def test_another_file_is_never_written_into(tmp_path, text):
     assert path.read_text() == text
 
 
-def test_places_that_cannot_be_written(tmp_path):
+def test_places_that_cannot_be_written_or_read(tmp_path):
     with pytest.raises(RecordError, match="there is no folder"):
         RecordFile(tmp_path / "no" / "rows.csv")
     for place in (tmp_path, Path("/dev/full")):
         with pytest.raises(RecordError, match="not a regular file"):
             RecordFile(place)
+    with pytest.raises(RecordError, match="cannot be read"):
+        read(tmp_path / "no.csv")
 
 
-def test_a_full_disk_leaves_whole_rows(tmp_path):
-    """The file may grow to 1,024 bytes only, as if the disk ended there."""
-    path = tmp_path / "rows.csv"
-    RecordFile(path).append(ROW)
-    program = (
-        "import resource, signal, sys\n"
-        "from mpmkit.measure.records import RecordError, RecordFile, read\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "row = read(sys.argv[1])[0]\n"
-        "file = RecordFile(sys.argv[1])\n"
-        "size = __import__('os').path.getsize(sys.argv[1])\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, size + 100))\n"
-        "try:\n    file.append(row)\n"
-        "except RecordError as error:\n    print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=30,
-    )
+FULL_DISK = """
+import os, resource, signal, sys
+from mpmkit.measure.records import RecordError, RecordFile, read
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+row, file, size = read(sys.argv[1])[0], RecordFile(sys.argv[1]), os.path.getsize(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, size + 100))
+try:
+    file.append(row)
+except RecordError as error:
+    print(error)
+"""
+WRITER = """
+import sys
+from mpmkit.measure.records import RecordFile, read
+row, file = read(sys.argv[1])[0], RecordFile(sys.argv[1])
+for number in range(40):
+    file.append({**row, "round": number + 2})
+"""
+
+
+def test_a_full_disk_leaves_whole_rows(path):
+    """The file may grow by 100 bytes only, as if the disk ended there."""
+    command = [sys.executable, "-c", FULL_DISK, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=30)
     assert "a row could not be written" in done.stdout, done.stderr
     assert read(path) == [ROW]
+
+
+def test_writers_at_the_same_time_lose_nothing(path):
+    command = [sys.executable, "-c", WRITER, str(path)]
+    writers = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert len(read(path)) == 1 + 3 * 40
 
 
 @pytest.mark.parametrize(
@@ -176,94 +184,24 @@ def test_a_full_disk_leaves_whole_rows(tmp_path):
         (lambda text: "", "line 1: is not the header of a record file"),
     ],
 )
-def test_reading_names_file_and_line(tmp_path, change, said):
-    path = tmp_path / "rows.csv"
-    RecordFile(path).append(ROW)
+def test_reading_names_file_and_line(path, change, said):
     path.write_text(change(path.read_text()))
     with pytest.raises(RecordError, match=rf"rows\.csv, {said}"):
         read(path)
 
 
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(RecordError, match="cannot be read"):
-        read(tmp_path / "no.csv")
-
-
-def test_writers_at_the_same_time_lose_nothing(tmp_path):
-    path = tmp_path / "rows.csv"
-    RecordFile(path).append(ROW)
-    program = (
-        "import sys\nfrom mpmkit.measure.records import RecordFile, read\n"
-        "row = read(sys.argv[1])[0]\nfile = RecordFile(sys.argv[1])\n"
-        "for number in range(40):\n    file.append({**row, 'round': number + 2})\n"
-    )
-    writers = [
-        subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=ROOT) for _ in range(3)
-    ]
-    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
-    assert len(read(path)) == 1 + 3 * 40
-
-
-def test_a_frame_has_the_schemas_columns_and_types(tmp_path):
-    path = tmp_path / "rows.csv"
-    RecordFile(path).append({**ROW, "mean_ms": None})
+def test_a_frame_has_the_schemas_columns_and_types(path):
     frame = records.read_frame(path)
-    assert list(frame.columns) == list(NAMES)
+    assert list(frame.columns) == list(records.frame([]).columns) == list(names("qps"))
     assert str(frame["started_at"].dtype).startswith("datetime64")
-    assert frame["mean_ms"].isna().all() and frame["qps"].dtype == "float64"
-    assert list(records.frame([]).columns) == list(NAMES)
-
-
-# -- the other tables ----------------------------------------------------------------------------
-
-
-OTHERS = (MEMORY, SWEEP, GENERATORS, BENCH, DEMAND, CAPACITY)
-
-
-@pytest.mark.parametrize("row", OTHERS, ids=lambda row: row["table"])
-def test_every_table_goes_to_disk_and_back(tmp_path, row):
-    path = tmp_path / "rows.csv"
-    file = RecordFile(path, row["table"])
-    file.append(row)
-    with pytest.raises(RecordError, match=rf"this file holds {row['table']}, not 'qps'"):
-        file.append(ROW)
-    with pytest.raises(RecordError, match="has other columns"):
-        RecordFile(path)
-    assert read(path) == [row]
-    assert list(records.read_frame(path).columns) == list(records.names(row["table"]))
-    other = tmp_path / "qps.csv"
-    RecordFile(other).append(ROW)
-    with pytest.raises(RecordError, match="hold rows of different tables"):
-        records.read_frame(path, other)
-
-
-@pytest.mark.parametrize(
-    ("row", "change", "said"),
-    [
-        (MEMORY, {"against": "sleeping"}, "against: must be one of busy, idle"),
-        (MEMORY, {"scope": "all"}, "scope: must be one of server, parent, child"),
-        (MEMORY, {"held": 11}, "held: 11 of 10"),
-        (MEMORY, {"pss_kb": 500}, "pss_kb: must lie between uss_kb and rss_kb"),
-        (MEMORY, {"heap_kb": 900}, "pss_kb: 1000, but its parts make 1700"),
-        (MEMORY, {"round": 0}, "round: counts from 1"),
-        (SWEEP, {"point": "[1]"}, "point: must be a JSON object"),
-        (SWEEP, {"qps": 1.0}, "qps: 1, but requests"),
-        (GENERATORS, {"steal": 1.5}, "steal: must be 0 to 1"),
-        (GENERATORS, {"table": "genes"}, "no table 'genes'; there are qps, memory"),
-    ],
-)
-def test_contradictions_in_a_row(row, change, said):
-    with pytest.raises(RecordError, match=said):
-        check({**row, **change})
+    assert frame["cpu_limit"].isna().all() and frame["qps"].dtype == "float64"
 
 
 # -- what is shipped -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", records.recorded_names())
+@pytest.mark.parametrize("name", sorted(f.stem for f in records.recorded_folder().glob("*.csv")))
 def test_every_recorded_run_can_be_read_and_names_its_machine(name):
-    import mpmkit
-
     frame = mpmkit.recorded(name)
     assert len(frame) and frame["cores"].min() >= 1 and frame["commit"].notna().all()
     assert frame.attrs["recorded"] == name
@@ -280,13 +218,18 @@ def test_the_largest_recorded_run_of_a_table(tmp_path, monkeypatch):
         records.recorded("memory")
 
 
-# -- what is written about it --------------------------------------------------------------------
-
-
 def test_the_readme_describes_every_column():
     text = (ROOT / "data" / "README.md").read_text()
     assert columns_doc.markdown() in text, "run: python -m docs._tools.columns_doc"
-    assert all(column.doc for column in COLUMNS)
+
+
+def test_every_claim_holds_on_the_shipped_rows():
+    """The figures of README and PERFORMANCE.md; after a new recording, docs/_tools/claims.py says which."""
+    found = [claims.checked(one, records.read(claims.recorded(one))) for one in claims.CLAIMS]
+    assert all(inside for inside, _ in found), "\n".join(line for _, line in found)
+    assert claims.PAGE.read_text() == claims.markdown(), "run: python -m docs._tools.claims --write"
+    far = claims.CLAIMS[0]._replace(expected=(1.0, 35.4, 32.7))
+    assert claims.checked(far, records.read(claims.recorded(far)))[1].startswith("OUT  qps-full: ")
 
 
 # -- the machine ---------------------------------------------------------------------------------
@@ -299,41 +242,19 @@ def test_the_machine_is_described():
     assert machine.kernel in str(machine) and f"Python {machine.python}" in str(machine)
 
 
-def tree(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
 @pytest.mark.parametrize(
-    ("files", "cores", "megabytes"),
+    ("group", "files", "limits"),
     [
-        ({}, None, None),
-        (
-            {
-                "proc/self/cgroup": "0::/a/b\n",
-                "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
-                "sys/fs/cgroup/a/cpu.max": "150000 100000\n",
-                "sys/fs/cgroup/a/memory.max": "max\n",
-            },
-            1.5,
-            None,
-        ),
+        ("", {}, (None, None)),
+        ("a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000", "a/memory.max": "max"},
+         (1.5, None)),
         # As in a container: our group is mounted as the root, its path is not there.
-        (
-            {
-                "proc/self/cgroup": "0::/docker/123\n",
-                "sys/fs/cgroup/cpu.max": "50000 100000\n",
-                "sys/fs/cgroup/memory.max": "1073741824\n",
-            },
-            0.5,
-            1024,
-        ),
+        ("docker/123", {"cpu.max": "50000 100000", "memory.max": "1073741824"}, (0.5, 1024)),
     ],
-)
-def test_limits_of_the_control_group(tmp_path, files, cores, megabytes):
-    root = tree(tmp_path, files)
-    assert records.cpu_limit(root) == cores
-    assert records.memory_limit_mb(root) == megabytes
+)  # fmt: skip
+def test_limits_of_the_control_group(tmp_path, group, files, limits):
+    places = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    for name, text in {"proc/self/cgroup": f"0::/{group}", **places}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert records.group_limits(tmp_path) == limits

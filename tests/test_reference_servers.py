@@ -111,6 +111,15 @@ def test_httpd_serves_the_page_and_leaves_no_process(mpm, pages):
 
 
 @pytest.mark.rival
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts a server under another user")
+def test_a_document_root_closed_to_the_servers_user_is_served_all_the_same(pages):
+    pages.chmod(0o700)
+    (pages / "index.html").chmod(0o600)
+    with made(lambda: Httpd("event", document_root=pages)) as httpd:
+        assert get(httpd).content == PAGE
+
+
+@pytest.mark.rival
 def test_mod_php_says_hello(pages):
     with made(lambda: Httpd("prefork", document_root=pages, php=True)) as httpd:
         response = get(httpd, "/hello.php")
@@ -190,17 +199,6 @@ def test_a_killed_interpreter_leaves_no_server(pages):
     subprocess.run(["rm", "-rf", directory], check=True)  # no process was left to remove it
 
 
-@pytest.mark.rival
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts a server under another user")
-def test_a_document_root_closed_to_the_servers_user_is_served_all_the_same(tmp_path):
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o700)
-    (closed / "index.html").write_bytes(PAGE)
-    (closed / "index.html").chmod(0o600)
-    with made(lambda: Httpd("event", document_root=closed)) as httpd:
-        assert get(httpd).content == PAGE
-
-
 # -- Python's servers ----------------------------------------------------------------------------
 
 
@@ -231,20 +229,16 @@ def test_a_python_server_serves_page_and_script_and_leaves_no_process(make):
 
 
 @pytest.mark.rival
-def test_without_keep_alive_and_log(make):
-    with make(KeepAlive=False, access_log=False) as server:
-        connection = connect(server)
-        assert ask(connection, headers={"Connection": "close"}).content == PAGE
-        assert connection.sock is None  # the server closed
-        assert not (server.root / "access_log").exists()
-
-
-@pytest.mark.rival
 def test_processes_and_threads_are_those_asked_for():
-    with made(lambda: PYTHON_SERVERS["gunicorn gthread"](processes=2, **SMALL)) as gthread:
+    how = {**SMALL, "KeepAlive": False, "access_log": False}
+    with made(lambda: PYTHON_SERVERS["gunicorn gthread"](processes=2, **how)) as gthread:
         settings = (gthread.root / "gunicorn.conf.py").read_text()
         assert "workers = 2\n" in settings and "threads = 4\n" in settings
         poll_until(lambda: len(gthread.processes()) == 3)
+        connection = connect(gthread)
+        assert ask(connection, headers={"Connection": "close"}).content == PAGE
+        assert connection.sock is None  # the server closed
+        assert not (gthread.root / "access_log").exists()
     cores = len(os.sched_getaffinity(0))
     sync = made(lambda: PYTHON_SERVERS["gunicorn sync"](MaxRequestWorkers=250, ListenBacklog=77))
     assert f"workers = {min(250, 2 * cores + 1)}\n" in sync._configuration()
@@ -305,23 +299,16 @@ def test_wrong_use_is_refused_before_anything_starts(pages, build, error, said):
 # -- directives for another server's configuration -------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("given", "lines"),
-    [
-        ({"KeepAlive": True}, ["KeepAlive On"]),
-        ({"KeepAlive": False}, ["KeepAlive Off"]),
-        ({"KeepAliveTimeout": 0.5}, ["KeepAliveTimeout 500ms"]),
-        ({"KeepAliveTimeout": 5.0}, ["KeepAliveTimeout 5"]),
-        ({"AsyncRequestWorkerFactor": 1.5}, ["AsyncRequestWorkerFactor 1.5"]),
-        ({"MaxRequestWorkers": 400}, ["MaxRequestWorkers 400"]),
-        ({"AddType": ["a .b", "c .d"], "Timeout": None}, ["AddType a .b", "AddType c .d"]),
-    ],
-)
-def test_directives_are_written_as_httpd_reads_them(given, lines):
-    assert reference_servers.directive_lines(given) == lines
-
-
-def test_durations_for_nginx():
+def test_directives_and_durations_for_other_servers():
+    for given, line in (
+        ({"KeepAlive": True}, "KeepAlive On"),
+        ({"KeepAlive": False}, "KeepAlive Off"),
+        ({"KeepAliveTimeout": 0.5}, "KeepAliveTimeout 500ms"),
+        ({"KeepAliveTimeout": 5.0}, "KeepAliveTimeout 5"),
+        ({"AsyncRequestWorkerFactor": 1.5}, "AsyncRequestWorkerFactor 1.5"),
+        ({"AddType": ["a .b", "c .d"], "Timeout": None}, "AddType a .b\nAddType c .d"),
+    ):
+        assert "\n".join(reference_servers.directive_lines(given)) == line
     written = {5: "5000ms", "5": "5000ms", 0.5: "500ms", "500ms": "500ms", "2min": "120000ms",
                "1h": "3600000ms", "3s": "3000ms"}  # fmt: skip
     assert {value: reference_servers.nginx_seconds(value) for value in written} == written

@@ -104,6 +104,6 @@ def application(environ, start_response):
             gate.touch()
             cut = sum(other.until_closed() == b"" for other in others)
         assert cut == (0 if mpm == "prefork" else CLIENTS)
-        assert get(server, "/crash.py").status == 200, "somebody serves again"
+        assert get(server, "/crash.py").status == 200, "it is served again"
         poll_until(lambda: "SIGABRT" in server.error_log())
         take_errors(server)

@@ -22,26 +22,19 @@ def test_an_interval_lies_within_the_rounds_and_holds_the_median(values):
     found = stats.median(values)
     assert found.value == statistics.median(values)
     assert min(values) <= found.low <= found.value <= found.high <= max(values)
+    assert found.level == (0.95 if len(values) >= 6 else 0)
 
 
-def test_few_rounds_have_no_interval():
-    three, six = stats.median([10, 30, 20]), stats.median([10, 30, 20, 40, 50, 60])
-    assert (three.value, three.low, three.high, three.level) == (20, 10, 30, 0)
-    assert (six.value, six.low, six.high, six.level) == (35, 10, 60, 0.95)
-
-
-@pytest.mark.parametrize("rounds", [6, 7, 8, 11, 20])
+@pytest.mark.parametrize("rounds", [6, 8, 20])
 def test_the_interval_holds_the_true_median_as_often_as_it_says(rounds):
     source, tries = random.Random(7), 2000
     for draw, true in (
         (lambda: source.lognormvariate(0, 0.3), 1.0),
         (lambda: source.paretovariate(3), 2 ** (1 / 3)),
     ):
-        hits = sum(
-            not stats.median([draw() for _ in range(rounds)]).excludes(true) for _ in range(tries)
-        )
+        found = [stats.median([draw() for _ in range(rounds)]) for _ in range(tries)]
         # 2,000 tries know such a share to +-2%, as good as ever.
-        assert hits / tries >= stats.LEVEL - 0.02
+        assert sum(not one.excludes(true) for one in found) / tries >= stats.LEVEL - 0.02
 
 
 def test_the_interval_is_as_narrow_as_its_level_allows():
@@ -68,7 +61,7 @@ def test_a_slow_minute_that_meets_all_is_no_difference():
         stats.median([])
 
 
-@pytest.mark.parametrize("rounds", [2, 3, 6, 12, 30])
+@pytest.mark.parametrize("rounds", [2, 6, 30])
 def test_differences_that_are_not_there_are_found_in_5_percent_at_most(rounds):
     """Both servers alike, skewed noise of their own and slow minutes that meet both."""
     source, tries, false = random.Random(11), 2000, 0
@@ -79,24 +72,12 @@ def test_differences_that_are_not_there_are_found_in_5_percent_at_most(rounds):
     assert false / tries <= 0.06  # 2,000 tries know 5% to +-1%
 
 
-def test_more_rounds_find_smaller_differences():
-    def found(rounds: int) -> int:
-        source = random.Random(5)
-        return sum(
-            stats.ratio(
-                [1.1 * source.lognormvariate(0, 0.1) for _ in range(rounds)],
-                [source.lognormvariate(0, 0.1) for _ in range(rounds)],
-            ).excludes(1.0)
-            for _ in range(400)
-        )
-
-    powers = [found(rounds) for rounds in (3, 6, 12, 30)]
-    assert powers == sorted(powers) and powers[-1] > 360 > 100 > powers[0]
-
-
 def test_one_round_shows_no_noise():
     once = stats.ratio([3.0], [2.0])
     assert (once.value, once.level, once.excludes(1.0)) == (1.5, 0.0, False)
+    # Rounds that only one has are no pair.
+    found = stats.paired({1: 2.0, 2: 9.0, 4: 8.0}, {4: 2.0, 1: 1.0, 3: 7.0})
+    assert found.value == pytest.approx(math.sqrt(2 * 4)) and found.level == 0.95
 
 
 # -- where a curve bends -------------------------------------------------------------------------
@@ -111,15 +92,10 @@ def test_the_knee_of_a_line_that_flattens_is_where_it_bends(bend, steep, flat):
 
 
 @pytest.mark.parametrize(
-    ("ys", "knee"),
-    [
-        ([10, 20, 30, 40], None),  # a straight line
-        ([5, 5, 5, 5], None),
-        ([1, 1, 1, 9], None),  # it bends upwards
-        ([1, 2], None),
-        ([10, 40, 41, 20], 2),  # it falls again after its top
-    ],
-)
+    ("ys", "knee"),  # a straight line, a level one, one that bends upwards, two points; one that falls again
+    [([10, 20, 30, 40], None), ([5, 5, 5, 5], None), ([1, 1, 1, 9], None), ([1, 2], None),
+     ([10, 40, 41, 20], 2)],
+)  # fmt: skip
 def test_what_has_a_knee(ys, knee):
     assert stats.knee(range(1, len(ys) + 1), ys) == knee
 
@@ -127,11 +103,16 @@ def test_what_has_a_knee(ys, knee):
 # -- rounds and noise -------------------------------------------------------------------------
 
 
-@given(st.lists(st.text(max_size=3), unique=True, min_size=1), st.integers(1, 100))
-def test_each_round_measures_all_and_begins_with_another(names, number):
-    assert sorted(stats.turns(names, number)) == sorted(names)
-    firsts = [stats.turns(names, n)[0] for n in range(number, number + len(names))]
-    assert sorted(firsts) == sorted(names)
+def test_each_round_measures_all_and_begins_with_another_or_is_random_by_its_seed():
+    for number in range(1, 9):
+        assert sorted(stats.turns("abcde", number)) == list("abcde")
+        firsts = [stats.turns("abcde", n)[0] for n in range(number, number + 5)]
+        assert sorted(firsts) == list("abcde")
+    blocks = [stats.turns(range(8), number, seed="a1") for number in range(1, 30)]
+    assert all(sorted(block) == list(range(8)) for block in blocks)
+    assert len({tuple(block) for block in blocks}) > 20
+    assert blocks == [stats.turns(range(8), number, seed="a1") for number in range(1, 30)]
+    assert blocks[0] != stats.turns(range(8), 1, seed="a2")
 
 
 def test_noise_is_the_standard_deviation_of_logarithms():
@@ -141,12 +122,6 @@ def test_noise_is_the_standard_deviation_of_logarithms():
     assert stats.noise(few) == pytest.approx(0.05, rel=0.3)
     assert stats.noise(many) == pytest.approx(0.05, rel=0.05)
     assert math.isnan(stats.noise([5.0])) and math.isnan(stats.noise([0, 0, 1]))
-
-
-def test_rounds_that_only_one_has_are_no_pair():
-    one, other = {1: 2.0, 2: 9.0, 4: 8.0}, {4: 2.0, 1: 1.0, 3: 7.0}
-    found = stats.paired(one, other)
-    assert found.value == pytest.approx(math.sqrt(2 * 4)) and found.level == 0.95
 
 
 @pytest.mark.parametrize(

@@ -23,15 +23,14 @@ from mpmkit.config.directives import MPMS
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import run_load
 from mpmkit.measure import command, cpus, demand, experiment, stats
-from mpmkit.measure.decision import MARGIN, decide
 from mpmkit.measure.experiment import OURS, Cell, Launch, OnProgress, Report, Table
 from mpmkit.measure.records import Row
+from mpmkit.measure.stats import MARGIN, TAIL, decide
 from mpmkit.measure.text import aligned
 
 BUDGET = 0.97  # share of the machine that generator, server and idle time have to make up
 GENERATOR_MOST = 0.8  # cores of the generator; beyond, it is not the server that is measured
 USERS = 200  # requests at once, at most
-ENOUGH = 1000  # requests for a 99th percentile
 TRIES = 3  # cells rejected in a row
 MOST_STEPS = 14  # of a bisection
 SEED = 1  # of the random order
@@ -160,25 +159,23 @@ def capacity_table(
     design = " ".join(map(str, (*mpms, limit_ms, cost_us, seconds, precision)))
     same: dict[str, Any] = {"design": design, "seed": SEED, "cpus": str(place), "margin": MARGIN}
     same |= {"limit_ms": float(limit_ms), "cost_us": float(cost_us)}
-    servers = [(OURS, mpm) for mpm in mpms]
-    numbers = range(1, (rounds or most) + 1)
-    cells = [Cell(n, *who) for n in numbers for who in stats.turns(servers, n, str(SEED))]
+    start = launch or experiment.launcher()
+    servers = [Cell(1, OURS, mpm, start=start) for mpm in mpms]
+    cells = experiment.in_rounds(servers, range(1, (rounds or most) + 1), SEED)
     table.planned = len(cells)
     file = table.keep_in(out)
-    if file is not None:
-        experiment.resume(table, file, lambda row: row["design"] == design)
+    experiment.resume(table, file, design=design)
 
     def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
         how, rejected = {"document_root": root, **DIRECTIVES[cell.mpm]}, 0
-        start = partial(launch or experiment.launcher(), cell.mpm, **how)
         both = {place.generator, place.server}
+        start = partial(cell.start, cell.mpm, **how)
         with cpus.loopers(both) as awake, cpus.pinned(start, place) as server:
             while rate := table.next(cell.round, cell.mpm):
                 report(f"round {cell.round}, {cell.label}", 0.0)
                 conditions = experiment.Conditions(table, cell)
-                found = step(
-                    server, rate, seconds, cpus.Readings(server.pid, place, awake), limit_ms
-                )
+                readings = cpus.Readings(server.pid, place, awake)
+                found = step(server, rate, seconds, readings, limit_ms)
                 yield [conditions.row(DIRECTIVES[cell.mpm], **same, **found)]
                 rejected = rejected + 1 if found["flaw"] else 0
                 if rejected == TRIES:
@@ -203,12 +200,12 @@ def step(
         users=USERS,
         arrival="poisson",
         rate=rate,
-        duration=max(seconds, 1.1 * ENOUGH / rate),
+        duration=max(seconds, 1.1 * TAIL / rate),
         warmup_seconds=0.5,
     )
     found = run_load(server, profile=load, on_tick=readings.tick)
     columns = readings.window(0.0, math.inf)
-    p99 = found.latency_ms(99) if found.succeeded >= ENOUGH else None
+    p99 = found.latency_ms(99) if found.succeeded >= TAIL else None
     unsent = found.errors["unsent"]
     held = p99 is not None and p99 <= limit_ms and not found.failures and found.complete
     columns |= {"rate": rate, "p99_ms": p99, "unsent": unsent, "holds": held}

@@ -1,7 +1,4 @@
-"""What the command lines of the experiments share: options, checks, where rows are kept, exit status.
-
-One rule says where rows are kept, `default_out`, and every `--help` has it.
-"""
+"""What the command lines of the experiments share: options, checks, where rows are kept, exit status."""
 
 from __future__ import annotations
 
@@ -40,9 +37,8 @@ class Problems(list[str]):
         """Those of `allowed` that were asked for, in its order."""
         values = (values,) if isinstance(values, str) else tuple(values)
         allowed = tuple(allowed)
-        for value in values:
-            if value not in allowed:
-                self.append(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+        wrong = [value for value in values if value not in allowed]
+        self += [f"{name}: {value!r} is not one of {', '.join(allowed)}" for value in wrong]
         if len(values) < least:
             self.append(f"{name}: give at least one of {', '.join(allowed)}")
         return tuple(value for value in allowed if value in values)
@@ -120,11 +116,6 @@ def listed(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
-def floats(text: str) -> list[float]:
-    """The numbers of an option that takes several as 2000,4000. Raises ValueError."""
-    return [float(part) for part in text.split(",")]
-
-
 def mpms(options: argparse.Namespace) -> tuple[str, ...]:
     """The MPMs of --mpm; all without it."""
     return MPMS if options.mpm is None else listed(options.mpm)
@@ -141,16 +132,12 @@ def directives(texts: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def default_out(name: str) -> Path | None:
-    """Where rows are kept without --out: a file of that name in data/runs of the checkout that mpmkit
-    runs from; nowhere if it is installed, or the folder cannot be written."""
-    folder = Path(__file__).resolve().parents[2] / "data" / "runs"
-    return folder / f"{name}.csv" if os.access(folder, os.W_OK) else None
-
-
 def out_of(options: argparse.Namespace, name: str) -> Path | None:
-    """The file of --out, or `default_out`."""
-    return Path(options.out) if options.out else default_out(name)
+    """The file of --out. Without it a file of that name in data/runs of the checkout that mpmkit runs from;
+    None if it is installed, or the folder cannot be written."""
+    folder = Path(__file__).resolve().parents[2] / "data" / "runs"
+    default = folder / f"{name}.csv" if os.access(folder, os.W_OK) else None
+    return Path(options.out) if options.out else default
 
 
 def new_name(table: str) -> str:

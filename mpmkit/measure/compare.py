@@ -2,7 +2,7 @@
 
 A cost is CPU time or memory, or where neither is in the rows the time between two answers. Of rows in which
 the generator was the limit that time is not the server's, and is not compared. Rounds that both files have
-are compared in pairs, others by Welch's interval; the four words are those of `decision`.
+are compared in pairs, others by Welch's interval; the four words are those of `stats.decide`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from xml.etree import ElementTree
 
 from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import read_share
-from mpmkit.measure import command, demand_table, records
-from mpmkit.measure.decision import DEARER, MARGIN, UNDECIDED, Decision, decide
+from mpmkit.measure import command, demand, records
 from mpmkit.measure.records import RecordError, Row
+from mpmkit.measure.stats import DEARER, MARGIN, UNDECIDED, Decision, decide
 from mpmkit.measure.text import aligned
 
 # table -> the columns that name what was measured, and the column of the cost.
@@ -34,11 +34,11 @@ Costs = dict[str, dict[int, float]]
 
 def costs(rows: Sequence[Row]) -> Costs:
     """Of the rows of one table. Raises RecordError for a table without costs."""
-    table = rows[0]["table"] if rows else "no table"
+    table = rows[0]["table"]
     if table == "demand":
         return {
-            f"{who} {work}": {n: demand_table.slope(load.values()) for n, load in blocks.items()}
-            for (work, who), blocks in demand_table.loads(rows).items()
+            f"{who} {work}": {n: demand.slope(load.values()) for n, load in blocks.items()}
+            for (work, who), blocks in demand.loads(rows).items()
         }
     if table not in COSTS:
         raise RecordError(f"rows of {table} have no cost; compare demand, {', '.join(COSTS)}")
@@ -88,11 +88,13 @@ def compare_files(
 def junit(found: dict[str, Decision]) -> str:
     """The decisions as JUnit's XML: "dearer" is a failure, "undecided" is skipped."""
     words = [decision.word for decision in found.values()]
-    suite = ElementTree.Element(
-        "testsuite", name="mpmkit compare", tests=str(len(words)), errors="0"
-    )
-    suite.set("failures", str(words.count(DEARER)))
-    suite.set("skipped", str(words.count(UNDECIDED)))
+    counts = {
+        "tests": len(words),
+        "failures": words.count(DEARER),
+        "skipped": words.count(UNDECIDED),
+    }
+    suite = ElementTree.Element("testsuite", name="mpmkit compare", errors="0")
+    suite.attrib |= {name: str(count) for name, count in counts.items()}
     for name, decision in found.items():
         case = ElementTree.SubElement(suite, "testcase", classname="mpmkit.compare", name=name)
         kind = {DEARER: "failure", UNDECIDED: "skipped"}.get(decision.word)

@@ -6,8 +6,8 @@ whether this machine has it.
 | httpd | httpd prefork, worker, event | the same MPM | static, cgi, php-fpm; prefork: mod_php |
 | nginx | nginx | event | static |
 
-A checkout's benchmarks add Python's servers. A competitor is started with the directives of the MPM of
-ours that it is compared with; `reference_servers.py` says which of its settings each directive becomes.
+A checkout's benchmarks add Python's servers to FORMS. A competitor is started with the directives of the MPM
+of ours that it is compared with; `reference_servers.py` says which of its settings each directive becomes.
 The page is the same file for all, the script the same application.
 """
 
@@ -16,33 +16,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mpmkit.config.directives import MPMS
-from mpmkit.measure.experiment import Launch
-from mpmkit.measure.phpfpm import MOST_CHILDREN, PhpFpm, find_php_fpm
+from mpmkit.measure import published
+from mpmkit.measure.experiment import OURS, Cell, Launch, SomeCell
+from mpmkit.measure.phpfpm import MOST_CHILDREN, PhpFpm
 from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed
 
 SAMPLE_SITE = Path(__file__).resolve().parents[1] / "htdocs"
 STATIC = ("static",)
-
-
-@dataclass(frozen=True)
-class Competitor:
-    """One server to compare with ours.
-
-    server: its name in tables and records. mpm: prefork, worker or event if it has these, else "".
-    stands_for: the MPM of ours that is nearest. kinds: which pages it has. start: starts it.
-    """
-
-    server: str
-    mpm: str
-    stands_for: str
-    kinds: tuple[str, ...]
-    start: Launch
 
 
 def ours(way: str, launch: Launch) -> Launch:
@@ -55,8 +40,7 @@ def ours(way: str, launch: Launch) -> Launch:
             )
         )
     # As a directive, not by the samples' own section: then the parent loads what starts programs.
-    lines = ("AddHandler cgi-script .cgi",)
-    return lambda mpm, **directives: launch(mpm, directives=lines, **directives)
+    return partial(launch, directives=("AddHandler cgi-script .cgi",))
 
 
 def _with_php_fpm(make: Callable[..., AbstractContextManager[Any]]) -> Launch:
@@ -78,24 +62,18 @@ def _with_php_fpm(make: Callable[..., AbstractContextManager[Any]]) -> Launch:
     return launch
 
 
+_httpd = partial(Httpd, document_root=SAMPLE_SITE)
+
+
 def _httpd_php_fpm(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
-    Httpd(mpm, document_root=SAMPLE_SITE, fcgi="proxy:fcgi://localhost")  # is all of it installed?
-    start = _with_php_fpm(
-        lambda mpm, fpm, **given: Httpd(mpm, document_root=SAMPLE_SITE, fcgi=fpm.handler, **given)
-    )
+    _httpd(mpm, fcgi="proxy:fcgi://localhost")  # is all of it installed?
+    start = _with_php_fpm(lambda mpm, fpm, **given: _httpd(mpm, fcgi=fpm.handler, **given))
     return start(mpm, **directives)
 
 
-def php_fpm_missing() -> str:
-    """A sentence on what is missing, "" when php-fpm is here."""
-    try:
-        find_php_fpm()
-    except NotInstalled as error:
-        return f"without php-fpm: {error}"
-    return ""
+def _nginx(mpm: str, **directives: Any) -> Nginx:
+    return Nginx(document_root=SAMPLE_SITE, **directives)
 
-
-_httpd = partial(Httpd, document_root=SAMPLE_SITE)
 
 # name -> its forms: (name in tables, the MPMs it can stand for, the nearest first, its pages, start).
 # A form is measured once, with the first of its MPMs that was asked for; a way to run a script only if asked for.
@@ -106,26 +84,18 @@ FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], Launch], ...
         *(("httpd", (mpm,), ("php-fpm",), _httpd_php_fpm) for mpm in MPMS),
         ("httpd", ("prefork",), ("mod_php",), partial(_httpd, php=True)),
     ),
-    "nginx": (
-        (
-            "nginx",
-            ("event", "worker", "prefork"),
-            STATIC,
-            lambda mpm, **given: Nginx(document_root=SAMPLE_SITE, **given),
-        ),
-    ),
+    "nginx": (("nginx", ("event", "worker", "prefork"), STATIC, _nginx),),
 }
 
 
 def names() -> tuple[str, ...]:
-    """What can be asked for. A checkout's benchmarks add Python's servers to FORMS."""
+    """What can be asked for."""
     return tuple(FORMS)
 
 
-def of(
-    names: Iterable[str], mpms: Iterable[str] = MPMS, kinds: Iterable[str] = ()
-) -> list[Competitor]:
-    """The servers of these names for these MPMs; installed or not. Raises KeyError for another name.
+def of(names: Iterable[str], mpms: Iterable[str] = MPMS, kinds: Iterable[str] = ()) -> list[Cell]:
+    """The servers of these names for these MPMs, as cells with all their pages; installed or not. Raises
+    KeyError for another name.
 
     `kinds`: with cgi, php-fpm and mod_php among them, httpd's ways to run a script, too."""
     asked, wanted = tuple(mpms), {*STATIC, *kinds}
@@ -135,20 +105,22 @@ def of(
             mine = [mpm for mpm in nearest if mpm in asked]
             if mine and wanted.intersection(pages):
                 own = mine[0] if server == "httpd" else ""
-                found.append(Competitor(server, own, mine[0], pages, start))
+                found.append(Cell(1, server, own, parts=pages, stands_for=mine[0], start=start))
     return found
 
 
-def installed(wanted: Iterable[Competitor]) -> tuple[list[Competitor], list[str]]:
-    """Those whose programs are here, and a sentence on each of the others: what it lacks and how
+def installed(wanted: Iterable[SomeCell]) -> tuple[list[SomeCell], list[str]]:
+    """The cells whose programs are here, and a sentence on each of the others: what it lacks and how
     to get that. Starts none of them."""
     here, missing = [], []
     for one in wanted:
         try:
-            one.start(one.stands_for)
+            if one.server != OURS or "php-fpm" in one.parts:
+                one.start(one.stands_for)
         except (NotInstalled, ServerFailed) as error:
-            what = "" if "static" in one.kinds else f"'s {one.kinds[0]}"
-            missing.append(f"without {one.server}{what}: {error}")
+            own = [] if one.server == OURS else [one.server]
+            way = [part for part in one.parts[:1] if part in published.SCRIPTS]
+            missing.append(f"without {' '.join(own + way)}: {error}")
         else:
             here.append(one)
     return here, list(dict.fromkeys(missing))

@@ -1,14 +1,15 @@
 """The frame of every experiment: cells in rounds, each row on disk at once, progress, Ctrl-C, resumption.
 
-    table = run(cells, measure_one, MyTable([], planned=len(cells)), file=file, on_progress=Bar())
+    table = MyTable([], planned=len(cells))
+    run(cells, measure_one, table, file=table.keep_in(out), on_progress=Bar())
 
-An experiment (`qps`, `memory`, `sweep`) has its own cells, its own way to measure one of them and its own
-table. The rest is here, once:
+An experiment (`qps`, `memory`, `sweep`, `demand`, `capacity`) has its own cells, its own way to measure one
+of them and its own table. The rest is here, once:
 
-* **Rounds.** A cell is one server with what is measured on it; a round measures each cell once, in an
-  order that `stats.turns` gives: random, from a seed that the rows hold (randomised complete blocks). A
-  machine that grows slower then disturbs all cells, not the last one, and no cell always has the same
-  one before it. Nothing runs in parallel: two runs on one machine would measure each other.
+* **Rounds.** A cell is one server with what is measured on it; a round measures each cell once, in random
+  order, from a seed that the rows hold (randomised complete blocks). A machine that grows slower then
+  disturbs all cells, not the last one, and no cell always has the same one before it. Nothing runs in
+  parallel: two runs on one machine would measure each other.
 * **A row is on disk before it is in the table**, and in the table before the next cell begins.
 * **A competitor that fails** costs its own rows and no other's; the table says so. A server of ours
   that fails ends the run.
@@ -25,14 +26,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpmkit.load.runner import LoadError
-from mpmkit.measure import procfs, records
-from mpmkit.measure.records import RecordError, RecordFile, Row
+from mpmkit.measure import procfs, records, stats
+from mpmkit.measure.records import RecordError, RecordFile, Row, new_run_id
 
 if TYPE_CHECKING:
     import pandas
@@ -62,26 +63,46 @@ class Cell:
     """One server with what is measured on it before it is stopped.
 
     round: from 1. server: its name in the rows. mpm: "" for a server that has none of the three.
+    parts: what is measured on it, a figure each: pages, kinds of work. control: the second server of
+    an A/A comparison. stands_for: the MPM whose directives it is started with. start: starts it.
     """
 
     round: int
     server: str
     mpm: str
+    _: KW_ONLY
+    parts: tuple[str, ...] = ("",)
+    control: bool = False
+    stands_for: str = ""
+    start: Launch = field(default=launcher(), compare=False, repr=False)
 
     @property
     def label(self) -> str:
         """The server as tables call it."""
-        return f"{self.server} {self.mpm}".rstrip()
+        return f"{self.server} {self.mpm}".rstrip() + " (A/A)" * self.control
 
     @property
-    def figures(self) -> int:
-        """How many figures it gives: steps of the progress."""
-        return 1
-
-    @property
-    def subjects(self) -> tuple[str, ...]:
+    def subjects(self) -> frozenset[str]:
         """What is left out of the later rounds once this cell has failed."""
-        return (self.label,)
+        return frozenset(", ".join(filter(None, (self.label, part))) for part in self.parts)
+
+
+SomeCell = TypeVar("SomeCell", bound=Cell)
+
+
+def in_rounds(cells: Iterable[SomeCell], rounds: Iterable[int], seed: Any = None) -> list[SomeCell]:
+    """The cells of these rounds, in the order of measuring: with a seed it is random in each round, as is the
+    order of a cell's parts."""
+    made = []
+    for number in rounds:
+        these = [replace(cell, round=number) for cell in cells]
+        if seed is not None:
+            these = [
+                replace(cell, parts=tuple(stats.turns(cell.parts, number, f"{seed} {cell.label}")))
+                for cell in stats.turns(these, number, str(seed))
+            ]
+        made += these
+    return made
 
 
 @dataclass(repr=False, kw_only=True)
@@ -97,7 +118,7 @@ class Table:
     records: list[Row] = field(kw_only=False)
     planned: int = 0
     resumed: int = 0
-    run_id: str = ""
+    run_id: str = field(default_factory=new_run_id)
     scale: str = ""
     out: Path | None = None
     left_out: list[str] = field(default_factory=list)
@@ -126,20 +147,10 @@ class Table:
         return f"{row['qps']:,.0f} requests/s"
 
     def keep_in(self, out: str | os.PathLike[str] | None) -> RecordFile | None:
-        """Open the file of the rows, and give the run its id. Raises RecordError."""
-        self.run_id = records.new_run_id()
+        """Open the file of the rows, if there is one. Raises RecordError."""
         file = RecordFile(out, self.name) if out is not None else None
         self.out = file.path if file else None
         return file
-
-    def leave_out(self, cell: Cell, why: str, kept: int, say: Callable[[str], None] | None) -> None:
-        """A cell has failed: its subjects are broken, and a sentence says why."""
-        self.broken.update(cell.subjects)
-        self.left_out.append(
-            f"without {cell.label} from round {cell.round} on ({kept} rows of it are kept): {why}"
-        )
-        if say is not None:
-            say(self.left_out[-1])
 
     def footer(self, again: str = "") -> list[str]:
         """The last lines of the table as text: whether it is complete, notes, where the rows are."""
@@ -151,9 +162,11 @@ class Table:
         lines += [*self.left_out, *self.notes]
         return [*lines, f"rows in {self.out}"] if self.out is not None else lines
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.measured} {self.unit}, {len(self.records)} rows>"
+
 
 SomeTable = TypeVar("SomeTable", bound=Table)
-SomeCell = TypeVar("SomeCell", bound=Cell)
 
 
 class ExperimentError(RuntimeError):
@@ -224,25 +237,29 @@ def run(
 
     Raises Interrupted on Ctrl-C, and ExperimentError for whatever ends the run; both with the table.
     """
-    for sentence in table.left_out if say is not None else ():
-        say(sentence)  # type: ignore[misc]
+    say = say or (lambda sentence: None)
+    for sentence in table.left_out:
+        say(sentence)
     report = _Reporter(table, on_progress)
-    kept: Counter[tuple[str, ...]] = Counter()
+    kept: Counter[frozenset[str]] = Counter()
     try:
         for cell in cells:
-            had = table.measured
+            had, who = table.measured, cell.subjects
             try:
-                if not table.broken.intersection(cell.subjects):
+                if not table.broken & who:
                     with closing(measure_one(cell, report)) as figures:  # type: ignore[type-var]
                         for rows in figures:
                             table.records += [file.append(row) if file else row for row in rows]
-                            kept[cell.subjects] += len(rows)
+                            kept[who] += len(rows)
                             report(report.text, row=rows[0])
             except RuntimeError as error:
                 if cell.server == OURS or isinstance(error, LoadError):
                     raise
-                table.leave_out(cell, one_line(error), kept[cell.subjects], say)
-            table.planned -= cell.figures - (table.measured - had)
+                table.broken |= who
+                since = f"from round {cell.round} on ({kept[who]} rows of it are kept)"
+                table.left_out.append(f"without {cell.label} {since}: {one_line(error)}")
+                say(table.left_out[-1])
+            table.planned -= len(cell.parts) - (table.measured - had)
     except KeyboardInterrupt:
         raise Interrupted(table) from None
     except Exception as error:
@@ -273,11 +290,13 @@ class _Reporter:
         self.on_progress(Progress(done, planned, text, whole, elapsed, left, row, result))
 
 
-def resume(table: Table, file: RecordFile, belongs: Callable[[Row], bool]) -> None:
-    """Take over the rows that a file has; note which of them another machine or version measured.
-    Raises RecordError if one of them does not belong to this experiment."""
+def resume(table: Table, file: RecordFile | None, **same: Any) -> None:
+    """Take over the rows that a file has; note which of them another machine or version measured. Raises
+    RecordError if one of them does not have the columns `same` and so is of another experiment."""
+    if file is None:
+        return
     rows = records.read(file.path)
-    if not all(belongs(row) for row in rows):
+    if any(row[name] != value for row in rows for name, value in same.items()):
         raise RecordError(
             f"{file.path}: holds another {file.table} (other arguments); choose another file"
         )
@@ -305,21 +324,15 @@ class Conditions:
             "round": cell.round,
             "load1": os.getloadavg()[0],
             "started_at": records.utc(time.time()),
+            **table.machine,
         }
-        self._machine = table.machine
         self._cpu = procfs.machine_times()
 
     def row(self, directives: dict[str, Any], /, **columns: Any) -> Row:
         """A row with the frame's columns and the others; `columns` win. Raises RecordError."""
-        return records.check(
-            {
-                **self._row,
-                **self._machine,
-                "directives": " ".join(f"{k}={v}" for k, v in directives.items()),
-                "steal": procfs.machine_times().steal_since(self._cpu),
-                **columns,
-            }
-        )
+        said = " ".join(f"{name}={value}" for name, value in directives.items())
+        steal = procfs.machine_times().steal_since(self._cpu)
+        return records.check({**self._row, "directives": said, "steal": steal, **columns})
 
 
 # -- words ---------------------------------------------------------------------------------------
@@ -334,12 +347,10 @@ def is_gone(server: Any) -> bool:
 def last_words(server: Any) -> str:
     """What to add to an error of a server: whether it is gone, and the end of its error log."""
     words = f"; the server (process {server.pid}) is gone" if is_gone(server) else ""
-    try:
-        log = str(server.error_log())
-    except Exception:  # the log of a dead server may be gone with it
-        log = ""
-    last = [line.strip() for line in log.splitlines() if line.strip()][-1:]
-    return words + "".join(f"; its error log ends: {line}" for line in last)
+    with contextlib.suppress(Exception):  # the log of a dead server may be gone with it
+        last = [line.strip() for line in str(server.error_log()).splitlines() if line.strip()][-1:]
+        words += "".join(f"; its error log ends: {line}" for line in last)
+    return words
 
 
 def one_line(error: BaseException) -> str:

@@ -9,10 +9,9 @@ How it measures, and why:
 * **From outside, while the load is on**: `/proc/PID/smaps` of every process of the server, three
   times for each figure, of which the middle one counts. The server does not know.
 * **Busy** is a request of which half is sent (`load/connections.py`): a worker reads it and waits, under any
-  MPM and in the real httpd, without a script and without a clock. `RequestReadTimeout` and `Timeout`
-  are set so that no connection is closed. Before it is looked at, the same number of requests was held
-  and finished once, so that each of those workers has served `path`: what an application allocates
-  is there.
+  MPM and in the real httpd, without a script and without a clock. Before it is looked at, the same number
+  of requests was held and finished once, so that each of those workers has served `path`: what an
+  application allocates is there.
 * **Idle** is a kept-alive connection after its first answer. prefork and worker hold one for each of
   their workers and no more: the table says how many were answered.
 * **A fresh server for each level**, started with as many children as idle maintenance would end
@@ -31,46 +30,67 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import math
 import os
-import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.arguments import Parser
-from mpmkit.config.directives import MPMS
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS, DirectiveError
 from mpmkit.config.extras import require
+from mpmkit.config.keywords import from_keywords
 from mpmkit.load.holder import HoldingProcess
-from mpmkit.load.preflight import descriptors
-from mpmkit.measure import command, competitors
+from mpmkit.load.preflight import descriptors, too_few_descriptors
+from mpmkit.measure import command, competitors, published
+from mpmkit.measure.command import Problems
 from mpmkit.measure.experiment import (
     OURS,
+    Cell,
     Conditions,
     OnProgress,
     Report,
+    Say,
     duration,
+    in_rounds,
     is_gone,
     last_words,
+    launcher,
     run,
 )
-from mpmkit.measure.memory_plan import Level, descriptors_for, plan, start_servers
 from mpmkit.measure.memory_table import AGAINST, MemoryTable
-from mpmkit.measure.procfs import members, read_smaps, slab_kb, status_numbers
+from mpmkit.measure.procfs import processes_of, sample, settle, slab_kb
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import max_request_workers_for, room_for
-from mpmkit.measure.smaps import Footprint
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["MemoryTable", "max_request_workers_for", "memory_of", "memory_table"]
+MOST = 20_000  # connections; as many as a load profile may have
+SECONDS_A_LEVEL = 4.0  # about what one takes, for the estimate
 
-STEADY = (
-    1.5  # seconds without a new or ended process or thread: longer than the parent's one second
-)
-SETTLED_WITHIN = 15.0
-SAMPLES, BETWEEN = 3, 0.2  # smaps are read so often, so many seconds apart
+# No connection is closed while memory is looked at.
+PATIENT: dict[str, Any] = {
+    "KeepAlive": True,
+    "KeepAliveTimeout": 600,
+    "MaxKeepAliveRequests": 0,
+    "Timeout": 600,
+    "RequestReadTimeout": "header=0 body=0",
+}
+
+# scale -> busy levels as shares of MaxRequestWorkers, numbers of idle connections, rounds
+SCALES: dict[str, tuple[tuple[float, ...], tuple[int, ...], int]] = {
+    "smoke": ((0, 0.1, 0.2), (0, 20, 50), 1),
+    "demo": ((0, 0.25, 0.5, 0.75, 1), (0, 100, 250, 1_000, 2_500), 1),
+    "full": (
+        (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1),
+        (0, 50, 100, 250, 400, 1_000, 2_500, 5_000, 7_500, 10_000),
+        3,
+    ),
+}
 
 
 # -- one server, now -----------------------------------------------------------------------------
@@ -83,8 +103,6 @@ def memory_of(server: Any) -> pandas.DataFrame:
     role, threads, pss, uss, rss, swap, and the kinds that pss is made of. Raises ValueError if it
     does not run.
     """
-    pandas = require("pandas")
-
     pid = server if isinstance(server, int) else server.pid
     rows = [
         {
@@ -98,64 +116,150 @@ def memory_of(server: Any) -> pandas.DataFrame:
     ]
     if not rows:
         raise ValueError(f"no server runs with process {pid}")
-    return pandas.DataFrame(rows)
+    return require("pandas").DataFrame(rows)
 
 
-def processes_of(pid: int) -> list[tuple[int, Footprint, int, int]]:
-    """(pid, memory, threads, KiB of page tables) of a server's living processes, parent first."""
-    found = []
-    for one in sorted(members(pid), key=lambda each: (each != pid, each)):
-        memory, numbers = read_smaps(one), status_numbers(one)
-        if memory is not None and numbers:
-            found.append((one, memory, numbers.get("Threads", 1), numbers.get("VmPTE", 0)))
-    return found
+# -- the plan ------------------------------------------------------------------------------------
 
 
-def settle(pid: int) -> None:
-    """Wait until a server has neither started nor ended a process or thread for STEADY seconds."""
-    until = time.monotonic() + SETTLED_WITHIN
-    last, since = None, time.monotonic()
-    while time.monotonic() < until:
-        now = tuple((one, status_numbers(one).get("Threads", 0)) for one in sorted(members(pid)))
-        if now != last:
-            last, since = now, time.monotonic()
-        elif time.monotonic() - since >= STEADY:
-            return
-        time.sleep(0.1)
+@dataclass(frozen=True)
+class Level(Cell):
+    """One server with so many requests busy, or connections idle (`against`)."""
+
+    _: KW_ONLY
+    against: str
+    level: int
+    directives: dict[str, Any] = field(repr=False)
+
+    @property
+    def descriptors(self) -> int:
+        """One for each connection, for the holder and for a server that has them all in one process."""
+        return self.level + 200
 
 
-def sample(pid: int) -> dict[str, dict[str, int]]:
-    """scope -> the memory columns of a record, for the whole server, its parent, its median child.
+@dataclass(frozen=True)
+class MemoryPlan:
+    """A measurement, checked. levels: those of round 1."""
 
-    Empty if the server has ended.
-    """
-    looks = []
-    for number in range(SAMPLES):
-        if number:
-            time.sleep(BETWEEN)
-        looks.append(processes_of(pid))
-    looks = [look for look in looks if look]
-    if not looks:
+    levels: list[Level]
+    rounds: int
+    scale: str
+    path: str
+
+    @property
+    def seconds(self) -> float:
+        """About how long it takes."""
+        return self.rounds * len(self.levels) * SECONDS_A_LEVEL
+
+
+def plan(
+    mpms: str | Iterable[str] = MPMS,
+    against: str | Iterable[str] = AGAINST,
+    *,
+    busy: Iterable[int] | None = None,
+    idle: Iterable[int] | None = None,
+    rounds: int | None = None,
+    scale: str | None = None,
+    also: Iterable[str] = (),
+    document_root: str | os.PathLike[str] | None = None,
+    path: str = "/index.html",
+    directives: Mapping[str, Any] | None = None,
+) -> MemoryPlan:
+    """Check what is asked for; `memory_table` says what it means. Raises ValueError with everything that
+    is wrong with it, on one line."""
+    problems = Problems()
+    mpms = problems.chosen("mpm", mpms, MPMS)
+    kinds = problems.chosen("against", against, AGAINST)
+    others = competitors.of(problems.also(also), mpms)
+    given = {"busy": _levels(problems, "busy", busy), "idle": _levels(problems, "idle", idle)}
+    chosen, (shares, numbers, most) = problems.scale(scale, SCALES)
+    problems.rounds(rounds, 100)
+    root = Path(document_root) if document_root is not None else competitors.SAMPLE_SITE
+    if not root.is_dir():
+        problems.append(f"document_root: there is no folder {root}")
+    if not path.startswith("/") or not path.isascii() or any(c <= " " for c in path):
+        problems.append(f"path: must begin with / and be ASCII without blanks, not {path!r}")
+    ours = launcher(document_root=root, access_log=True)
+    found: list[Level] = []
+    for mpm in mpms:
+        block = {**published.DIRECTIVES[mpm], **PATIENT, **(directives or {})}
+        workers = _max_request_workers(problems, mpm, block)
+        own = [one for one in others if one.stands_for == mpm]
+        for kind in kinds:
+            levels = given[kind] or sorted({round(share * workers) for share in shares})
+            if kind == "idle":
+                levels = _held(mpm, given[kind] or numbers, workers)
+            elif max(levels) > workers:
+                problems.append(
+                    f"busy: {max(levels):,} requests can't be busy under {mpm} with "
+                    f"MaxRequestWorkers {workers}; raise it with directives, or ask for fewer"
+                )
+            room = {**block, **_room_for_idle(mpm, block, max(levels, default=0), kind)}
+            # Only httpd has MPMs: what a half-sent request costs the other servers is not a worker.
+            servers = [Cell(1, OURS, mpm, stands_for=mpm, start=ours)]
+            servers += [one for one in own if kind == "idle" or one.mpm]
+            found += [
+                Level(1, one.server, one.mpm, stands_for=mpm, start=one.start, directives=room,
+                      against=kind, level=level)
+                for one in servers for level in levels
+            ]  # fmt: skip
+    if short := too_few_descriptors(max((one.descriptors for one in found), default=0)):
+        problems.append(f"levels: {short}")
+    problems.raise_any()
+    by_hand = busy is not None or idle is not None or rounds is not None
+    return MemoryPlan(found, rounds or most, "custom" if by_hand else chosen, path)
+
+
+def _levels(problems: Problems, name: str, values: Iterable[int] | None) -> list[int]:
+    """Levels that were given, in order; empty if none were."""
+    if values is None:
+        return []
+    found = list(values)
+    for value in found:
+        if type(value) is not int or not 0 <= value <= MOST:
+            problems.append(f"{name}: must be whole numbers from 0 to {MOST:,}, not {value!r}")
+            return []
+    if not found:
+        problems.append(f"{name}: give at least one level")
+    return sorted(set(found))
+
+
+def _held(mpm: str, levels: Iterable[int], workers: int) -> list[int]:
+    """The levels of idle connections. prefork and worker hold no more than they have workers; one level
+    beyond shows it."""
+    levels = list(levels)
+    beyond = [level for level in levels if level > workers]
+    return levels if mpm == "event" else [n for n in levels if n <= workers] + beyond[:1]
+
+
+def _max_request_workers(problems: Problems, mpm: str, given: Mapping[str, Any]) -> int:
+    """MaxRequestWorkers as the server will have it; what it would refuse is a problem."""
+    try:
+        effective, _ = check(mpm, from_keywords(mpm, **given))
+        return int(effective.MaxRequestWorkers)
+    except DirectiveError as error:
+        problems += [f"directives: {line}" for line in str(error).splitlines()]
+        return MOST
+
+
+def _room_for_idle(mpm: str, given: Mapping[str, Any], most: int, against: str) -> dict[str, Any]:
+    """event takes ThreadsPerChild + AsyncRequestWorkerFactor x idle workers connections a child: a
+    factor that makes room for all, unless one was given."""
+    if (mpm, against) != ("event", "idle") or not most or "AsyncRequestWorkerFactor" in given:
         return {}
-    looks.sort(key=lambda look: sum(memory.pss for _, memory, *_ in look))
-    look = looks[len(looks) // 2]
-    found = {"server": _columns(look)}
-    children = sorted((one for one in look if one[0] != pid), key=lambda one: one[1].pss)
-    if any(one[0] == pid for one in look):
-        found["parent"] = _columns([one for one in look if one[0] == pid])
-    if children:
-        found["child"] = _columns([children[len(children) // 2]])
-    return found
+    workers = int(given.get("StartServers", 3)) * int(given.get("ThreadsPerChild", 25))
+    return {"AsyncRequestWorkerFactor": max(2, math.ceil(most * 1.5 / workers))}
 
 
-def _columns(look: Sequence[tuple[int, Footprint, int, int]]) -> dict[str, int]:
-    total = sum((memory for _, memory, *_ in look), Footprint())
-    return {
-        "processes": len(look),
-        "threads": sum(threads for *_, threads, _ in look),
-        **{f"{name}_kb": value for name, value in vars(total).items()},
-        "page_tables_kb": sum(tables for *_, tables in look),
-    }
+def start_servers(mpm: str, directives: Mapping[str, Any], busy: int) -> int:
+    """Children that idle maintenance would end up with when so many workers are busy."""
+    number = {name: int(value) for name, value in directives.items() if str(value).isdigit()}
+    most, least = number["MaxRequestWorkers"], number["StartServers"]
+    if mpm == "prefork":
+        return max(1, min(most, max(busy + number["MinSpareServers"], least)))
+    threads = number["ThreadsPerChild"]
+    wanted = min(most, busy + number["MinSpareThreads"])
+    return max(1, min(most // threads, max(math.ceil(wanted / threads), least)))
 
 
 # -- measuring -----------------------------------------------------------------------------------
@@ -167,7 +271,7 @@ def memory_table(
     *,
     out: str | os.PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
     **asked: Any,
 ) -> MemoryTable:
     """Measure memory against busy requests and idle kept-alive connections; minutes at the demo scale.
@@ -186,21 +290,19 @@ def memory_table(
     * document_root, path: your pages, and the one that is asked for before anything is looked at; the
       other servers serve the samples. directives: over the article's blocks, {name: value}.
 
-    Raises ValueError for a bad argument (with all problems) and RecordError for a bad file, both
-    before anything starts; `experiment.ExperimentError` if a server fails, `experiment.Interrupted`
-    (a KeyboardInterrupt) on Ctrl-C: both carry the rows finished until then as `table`.
+    Raises as `qps_table` does.
     """
     todo = plan(mpms, against, **asked)
-    here, missing = competitors.installed(todo.also)
-    names = {OURS, *(one.server for one in here)}
-    cells = [cell for cell in todo.cells() if cell.server in names]
+    here, missing = competitors.installed(todo.levels)
+    # In order: each level has a server of its own, and memory does not depend on what ran before.
+    cells = in_rounds(here, range(1, todo.rounds + 1))
     table = MemoryTable([], planned=len(cells), left_out=missing, scale=todo.scale)
-    file = table.keep_in(out)
 
     def measure(cell: Level, report: Report) -> Iterator[list[Row]]:
         report(f"round {cell.round}, {cell.label}, {cell.level:,} {cell.against}", 0.0)
         yield _measure_level(cell, table, todo.path)
 
+    file = table.keep_in(out)
     return run(cells, measure, table, file=file, on_progress=on_progress, say=say)
 
 
@@ -210,29 +312,32 @@ def _measure_level(cell: Level, table: MemoryTable, path: str) -> list[Row]:
     if cell.against == "busy" or cell.stands_for != "event":
         directives["StartServers"] = start_servers(cell.stands_for, directives, cell.level)
     conditions = Conditions(table, cell)
-    with descriptors(descriptors_for(cell)), cell.start(cell.stands_for, **directives) as server:
+    with descriptors(cell.descriptors), cell.start(cell.stands_for, **directives) as server:
         try:
             found, held, slab = _look(cell, server, path)
         except RuntimeError as error:
             words = last_words(server) if is_gone(server) else ""
             raise RuntimeError(f"{error}{words}") from None
-    shared = {"against": cell.against, "level": cell.level, "held": held, "steal": None}
+    same = {"against": cell.against, "level": cell.level, "held": held, "steal": None}
     return [
         conditions.row(
-            directives,
-            **shared,
-            **columns,
-            scope=scope,
-            slab_kb=slab if scope == "server" else None,
+            directives, **same, **columns, scope=scope, slab_kb=slab if scope == "server" else None
         )
         for scope, columns in found.items()
     ]
 
 
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
+
+
 def _look(cell: Level, server: Any, path: str) -> tuple[dict[str, dict[str, int]], int, int | None]:
     """Bring a server to a level and look at it: (`sample`'s figures, held, slab_kb)."""
     path = path if cell.server == OURS else "/index.html"
-    _look_at_page(server.url, path)
+    try:
+        with _OPENER.open(server.url + path, timeout=30) as answer:
+            answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise RuntimeError(f"{server.url}{path}: {error}; give a page that is there") from None
     mode = "half-sent" if cell.against == "busy" else "idle"
     if mode == "half-sent" and cell.level:
         with HoldingProcess(server.url, mode, path=path) as first:
@@ -249,23 +354,6 @@ def _look(cell: Level, server: Any, path: str) -> tuple[dict[str, dict[str, int]
         return found, min(cell.level, holding.held()), slab
 
 
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
-
-
-def _look_at_page(url: str, path: str) -> None:
-    """Ask for the page once. Raises RuntimeError if it is not there."""
-    try:
-        with _OPENER.open(url + path, timeout=30) as answer:
-            answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            raise RuntimeError(
-                f"{path} answers with status {error.code}; give a page that is there"
-            ) from None
-    except (OSError, http.client.HTTPException) as error:
-        raise RuntimeError(f"{url}{path} did not answer: {error}") from None
-
-
 # -- the command line ----------------------------------------------------------------------------
 
 
@@ -273,9 +361,8 @@ def _whole_numbers(text: str) -> list[int]:
     try:
         return [int(part.replace("_", "")) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"must be whole numbers like 0,50,100, not {text!r}"
-        ) from None
+        problem = f"must be whole numbers like 0,50,100, not {text!r}"
+        raise argparse.ArgumentTypeError(problem) from None
 
 
 def _parser() -> Parser:
@@ -319,21 +406,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             room_for(options.ram, options.reserve)
         elif options.reserve is not None:
             raise ValueError("reserve: it is a part of --ram; give both")
-        command.say(f"{len(todo.cells())} levels, about {duration(todo.seconds)}")
+        command.say(f"{todo.rounds * len(todo.levels)} levels, about {duration(todo.seconds)}")
         out = command.out_of(options, command.new_name("memory"))
         return memory_table(mpms, **asked, out=out, on_progress=bar, say=command.say)
 
     status, table = command.execute(measure, MemoryTable.text)
     for mpm in mpms if options.ram and table is not None and table.records else ():
         try:
-            sizing = max_request_workers_for(
-                options.ram,
-                mpm=mpm,
-                memory=table,
-                reserve=options.reserve,
-                threads_per_child=int(given.get("ThreadsPerChild", 25)),
-            )
-            print(f"\n{sizing}")
+            how: dict[str, Any] = {"threads_per_child": int(given.get("ThreadsPerChild", 25))}
+            how |= {"memory": table, "reserve": options.reserve}
+            print(f"\n{max_request_workers_for(options.ram, mpm=mpm, **how)}")
         except ValueError as error:
             command.say(str(error))
             status = status or 1

@@ -51,20 +51,13 @@ class MemoryTable(Table):
         """What one more costs, in KiB: a row per server, MPM and against, with base, cost (the
         slope) and its 95% interval (low, high) in PSS, cost_uss, cost_rss and cost_page_tables."""
         more = {name: self.lines(f"{name}_kb") for name in ("uss", "rss", "page_tables")}
-        return require("pandas").DataFrame(
-            [
-                {
-                    **dict(zip(("server", "mpm", "against"), key, strict=True)),
-                    "base": line.base,
-                    "cost": line.slope,
-                    "low": line.low,
-                    "high": line.high,
-                    **{f"cost_{name}": found[key].slope for name, found in more.items()},
-                    "points": line.points,
-                }
-                for key, line in self.lines().items()
-            ]
-        )
+        rows = []
+        for key, line in self.lines().items():
+            row: Row = dict(zip(("server", "mpm", "against"), key, strict=True))
+            row |= {"base": line.base, "cost": line.slope, "low": line.low, "high": line.high}
+            row |= {f"cost_{name}": found[key].slope for name, found in more.items()}
+            rows.append({**row, "points": line.points})
+        return require("pandas").DataFrame(rows)
 
     def text(self) -> str:
         """The levels, the costs, and what the words mean."""
@@ -98,23 +91,15 @@ class MemoryTable(Table):
         if not found:
             return "one level alone has no slope"
         units = {"busy": "busy request", "idle": "idle connection"}
-        rows: list[tuple[str, ...]] = [
-            ("what one more costs", "KiB", "95% interval", "page tables", "base MiB")
-            + ("summed RSS says",)
-        ]
+        head = "what one more costs", "KiB", "95% interval", "page tables", "base MiB"
+        rows = [(*head, "summed RSS says")]
         for key, line in found.items():
             server, mpm, against = key
             known = math.isfinite(line.high)
-            rows.append(
-                (
-                    f"{server} {mpm or ''}".strip() + f", {units[against]}",
-                    f"{line.slope:,.1f}",
-                    f"{line.low:,.1f} to {line.high:,.1f}" if known else "two levels: none",
-                    f"{tables[key].slope:+,.1f}",
-                    f"{line.base / 1024:,.1f}",
-                    f"{naive[key].slope:,.1f}",
-                )
-            )
+            between = f"{line.low:,.1f} to {line.high:,.1f}" if known else "two levels: none"
+            who = f"{server} {mpm or ''}".strip() + f", {units[against]}"
+            cells = f"{line.slope:,.1f}", between, f"{tables[key].slope:+,.1f}"
+            rows.append((who, *cells, f"{line.base / 1024:,.1f}", f"{naive[key].slope:,.1f}"))
         return "\n".join(aligned(rows))
 
     def _small_print(self) -> str:
@@ -137,9 +122,6 @@ class MemoryTable(Table):
             f"measured on {records.Machine.of(self.records[-1])}"
         )
         return "\n".join([words, *self.footer()])
-
-    def __repr__(self) -> str:
-        return f"<MemoryTable {self.measured} levels, {len(self.records)} rows>"
 
 
 def _middle(rows: Sequence[Row], column: str) -> float:

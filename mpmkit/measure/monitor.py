@@ -49,16 +49,27 @@ class _Look(NamedTuple):
     """What one look finds, before it is compared with the one before."""
 
     children: list[int]  # their pids; empty if nothing but the URL is known
-    processes: float
-    idle: float = NAN
-    busy: float = NAN
-    letters: str = ""
-    held: Sequence[int] = (0, 0, 0)  # connections without a thread: kept alive, writing, closing
-    generation: float = NAN
-    accesses: float = NAN
+    counts: dict[str, float]  # fields of a Sample
     duration_ms: float = NAN  # of all requests together
     lines: Sequence[str] = ()  # new ones of the error log
     board: ScoreboardView | None = None
+
+
+def _counts(letters: str, held: Sequence[int], idle: int, busy: int) -> dict[str, float]:
+    """The fields that letters, idle and busy workers, and connections without a thread (kept alive, writing,
+    closing) make."""
+    keep_alive, writing, closing = held
+    return {
+        "workers": idle + busy,
+        "idle": idle,
+        "busy": busy,
+        "parked": letters.count("K") + keep_alive,
+        "threads": len(letters) - letters.count(LETTERS[0]),
+        "reading": letters.count("R"),
+        "writing": letters.count("W") + letters.count("L") + writing,
+        "closing": letters.count("C") + closing,
+        "without_thread": sum(held),
+    }
 
 
 class _Scoreboard:
@@ -77,20 +88,14 @@ class _Scoreboard:
         board, log = self.server.scoreboard(), self.server.error_log()
         rows = [row for row in board.snapshot.processes if row.pid]
         lines, self._logged = log_lines(log[self._logged :]), len(log)
-        kept = (sum(row.keep_alive for row in rows), sum(row.write_completion for row in rows))
-        return _Look(
-            children=[row.pid for row in rows],
-            processes=len(rows),
-            idle=board.counts.idle,
-            busy=board.counts.busy,
-            letters="".join(board.letters.values()),
-            held=(*kept, sum(row.lingering_close for row in rows)),
-            generation=board.snapshot.generation,
-            accesses=board.accesses,
-            duration_ms=sum(row.duration for row in board.workers) / 1e6,
-            lines=lines,
-            board=board,
-        )
+        names = ("keep_alive", "write_completion", "lingering_close")
+        held = [sum(getattr(row, name) for row in rows) for name in names]
+        letters = "".join(board.letters.values())
+        counts = _counts(letters, held, board.counts.idle, board.counts.busy)
+        counts |= {"processes": len(rows), "accesses": board.accesses}
+        counts["generation"] = board.snapshot.generation
+        duration = sum(row.duration for row in board.workers) / 1e6
+        return _Look([row.pid for row in rows], counts, duration, lines, board)
 
 
 class _StatusPage:
@@ -123,25 +128,26 @@ class _StatusPage:
 
     def look(self) -> _Look:
         children = procfs.children(self.pid) if self.pid else []
-        processes: float = len(children) if self.pid else NAN
+        known = {"processes": float(len(children))} if self.pid else {}
         try:
             auto = self._read(self.patience)
             idle, busy = int(auto["IdleWorkers"]), int(auto["BusyWorkers"])
-            held = [int(auto.get(f"ConnsAsync{of}", 0)) for of in _HELD]
-            generation, accesses, ms = (float(auto.get(name, NAN)) for name in _COUNTERS)
+            held = [
+                int(auto.get(f"ConnsAsync{of}", 0)) for of in ("KeepAlive", "Writing", "Closing")
+            ]
+            names = ("ParentServerMPMGeneration", "Total Accesses", "Total Duration")
+            generation, accesses, ms = (float(auto.get(name, NAN)) for name in names)
         except (OSError, KeyError, ValueError):
-            return _Look(children, processes)  # every worker is busy: the page does not come
+            return _Look(children, known)  # every worker is busy: the page does not come
         letters = auto["Scoreboard"].replace("W", "_", 1)  # one answers us
-        if not self.pid and self.mpm == "prefork":
-            processes = len(letters) - letters.count(LETTERS[0])
-        elif not self.pid:
-            processes = float(auto.get("Processes", NAN))
-        counts = (idle + 1, max(0, busy - 1), letters, held, generation, accesses, ms)
-        return _Look(children, processes, *counts)
+        counts = _counts(letters, held, idle + 1, max(0, busy - 1))
+        counts |= {"generation": generation, "accesses": accesses}
+        if not self.pid:
+            one_each = counts["threads"] if self.mpm == "prefork" else NAN
+            known = {"processes": float(auto.get("Processes", one_each))}
+        return _Look(children, counts | known, ms)
 
 
-_HELD = ("KeepAlive", "Writing", "Closing")
-_COUNTERS = ("ParentServerMPMGeneration", "Total Accesses", "Total Duration")
 _LOG_LINE = re.compile(r"\[[^\]]+\] \[\w+:(\w+)\] \[pid \d+(?::tid \d+)?\] (.*)")
 LEVELS = ("notice", "warn", "error", "crit", "alert", "emerg")
 
@@ -284,50 +290,33 @@ class Watch(Recording):
     def _sample(self, look: _Look, waiting: float, now: float) -> Sample:
         before, qps, service = self._last, NAN, NAN
         if before is not None:
-            if look.accesses < before.accesses:  # a restart begins counting at zero again
-                before = before._replace(accesses=0, duration_ms=0)
-            done = look.accesses - before.accesses
+            accesses = look.counts.get("accesses", NAN)
+            since, spent = before.counts.get("accesses", NAN), before.duration_ms
+            if accesses < since:  # a restart begins counting at zero again
+                since = spent = 0
+            done = accesses - since
             qps = done / (now - self.samples[-1].t)
-            service = (look.duration_ms - before.duration_ms) / done if done else NAN
+            service = (look.duration_ms - spent) / done if done else NAN
         if now >= self._memory_at and self._reader.pid:
             began = time.thread_time()
             self._memory = procfs.pss_mb([self._reader.pid, *look.children])
             took = time.thread_time() - began
             self._memory_at = now + max(MEMORY_EVERY, took / MEMORY_SHARE)
-        letters = look.letters
-        keep_alive, writing, closing = look.held
-        known = 1 if look.busy == look.busy else NAN  # of a page that did not come nothing is known
-        return Sample(
-            t=round(now, 3),
-            processes=look.processes,
-            workers=look.idle + look.busy,
-            idle=look.idle,
-            busy=look.busy,
-            waiting=waiting,
-            parked=(letters.count("K") + keep_alive) * known,
-            threads=(len(letters) - letters.count(LETTERS[0])) * known,
-            reading=letters.count("R") * known,
-            writing=(letters.count("W") + letters.count("L") + writing) * known,
-            closing=(letters.count("C") + closing) * known,
-            without_thread=(keep_alive + writing + closing) * known,
-            generation=look.generation,
-            accesses=look.accesses,
-            qps=qps,
-            service_ms=service,
-            pss_mb=self._memory,
-        )
+        given = {"waiting": waiting, "qps": qps, "service_ms": service, "pss_mb": self._memory}
+        return Sample(round(now, 3), **{**look.counts, **given})
 
     def _note_differences(self, look: _Look, now: float) -> None:
         """Events: which children came and went, a new generation, new lines in the error log."""
-        before = self._last or _Look([], 0, generation=0)
+        before = self._last or _Look([], {"generation": 0})
         now_there, were_there = set(look.children), set(before.children)
         one, many = ("a child", "children") if self.mpm == "prefork" else ("a process", "processes")
         for kind, pids in (("forked", now_there - were_there), ("ended", were_there - now_there)):
             if pids:
                 which = one if len(pids) == 1 else f"{len(pids)} {many}"
                 self.events.append(Event(now, kind, f"{kind} {which}"))
-        if look.generation == look.generation and look.generation != before.generation:
-            self.events.append(Event(now, "generation", f"generation {look.generation:.0f}"))
+        generation = look.counts.get("generation", NAN)
+        if generation == generation and generation != before.counts.get("generation"):
+            self.events.append(Event(now, "generation", f"generation {generation:.0f}"))
         self.events += [Event(now, "log", line) for line in look.lines]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -23,17 +24,11 @@ MOST_CHILDREN = 512  # processes; each takes some MB
 
 def find_php_fpm() -> str:
     """The newest php-fpm here: Debian's carry a version in their name. Raises NotInstalled."""
-    names = [
-        Path(path).name
-        for place in ("/usr/sbin", "/usr/local/sbin")
-        for path in glob.glob(f"{place}/php-fpm[0-9]*")
-    ]
-    newest = sorted(names, key=lambda name: [int(n) for n in name[7:].split(".") if n.isdigit()])
-    return find_program(
-        (*reversed(newest), "php-fpm"),
-        "php-fpm",
-        "apt install php-fpm, or: conda install -c conda-forge php",
-    )
+    found = [Path(path).name for path in glob.glob("/usr/sbin/php-fpm[0-9]*")]
+    found += [Path(path).name for path in glob.glob("/usr/local/sbin/php-fpm[0-9]*")]
+    found.sort(key=lambda name: [int(part) for part in re.findall(r"\d+", name)], reverse=True)
+    how = "apt install php-fpm, or: conda install -c conda-forge php"
+    return find_program((*found, "php-fpm"), "php-fpm", how)
 
 
 class PhpFpm(ProcessGroup):
@@ -54,9 +49,7 @@ class PhpFpm(ProcessGroup):
             raise ValueError(f"children: must be from 1 to {MOST_CHILDREN}, not {children}")
         super().__init__()
         self.children = children
-        self.document_root = self._given_root = (
-            None if document_root is None else Path(document_root)
-        )
+        self.document_root = self._given = Path(document_root) if document_root else None
         self._binary = find_php_fpm()
 
     @property
@@ -81,8 +74,8 @@ class PhpFpm(ProcessGroup):
         )
 
     def _prepare(self) -> list[str]:
-        if self._given_root is not None:
-            self.document_root = self._readable(self._given_root.resolve())
+        if self._given is not None:
+            self.document_root = self._readable(self._given.resolve())
         file = self.root / "fpm.conf"
         file.write_text(self._configuration())
         # -n: the machine's php.ini and its extensions would differ from place to place

@@ -34,8 +34,6 @@ class NotInstalled(RuntimeError):
 
     def __init__(self, program: str, how: str) -> None:
         super().__init__(f"{program} is not installed; {how}")
-        self.program = program
-        self.how = how
 
 
 class ServerFailed(RuntimeError):
@@ -80,20 +78,17 @@ class ProcessGroup:
         """
         if self._process is not None:
             raise ServerFailed(f"{self.name} is already running; stop it first")
-        for attempt in range(1, PORT_TRIES + 1):
+        for left in reversed(range(PORT_TRIES)):
             try:
                 self.root = Path(tempfile.mkdtemp(prefix=f"mpmkit-{self.name.replace(' ', '-')}-"))
                 self.root.chmod(0o755)  # children under another user read what lies there
                 self._spawn(self._prepare())
-                return self
-            except ServerFailed as error:
+                break
+            except BaseException as error:
                 self.stop()
-                if "in use" not in str(error) or attempt == PORT_TRIES:
+                if not (left and isinstance(error, ServerFailed) and "in use" in str(error)):
                     raise
-            except BaseException:
-                self.stop()
-                raise
-        raise AssertionError("unreachable")
+        return self
 
     def _spawn(self, command: list[str]) -> None:
         """Run it in its directory and wait until it is ready. Raises ServerFailed with its words."""
@@ -117,9 +112,8 @@ class ProcessGroup:
             if self._is_ready():
                 return
             time.sleep(0.01)
-        raise ServerFailed(
-            f"{self.name} did not answer within {READY_WITHIN:g} s: {self.error_log()}"
-        )
+        late = f"did not answer within {READY_WITHIN:g} s"
+        raise ServerFailed(f"{self.name} {late}: {self.error_log()}")
 
     def stop(self) -> None:
         """TERM, then KILL after `stop_within` seconds; returns when no process of it is left. Twice does
@@ -167,7 +161,8 @@ class ProcessGroup:
     def _readable(self, document_root: Path) -> Path:
         """The document root, or, where the children of root's server are of a user who may not enter it,
         a copy of it that they may read."""
-        if os.geteuid() != 0 or may_enter(pwd.getpwnam(unprivileged_user()[0]), document_root):
+        path = (document_root, *document_root.parents)
+        if os.geteuid() != 0 or all(place.stat().st_mode & 0o001 for place in path):
             return document_root
         copy = self.root / "document_root"
         shutil.copytree(document_root, copy)
@@ -181,14 +176,10 @@ class ProcessGroup:
 
 
 def find_program(names: Iterable[str], program: str, how: str) -> str:
-    """The path of the first of `names` that is there; /usr/sbin is searched too.
-
-    Raises NotInstalled.
-    """
+    """The path of the first of `names` that is there; /usr/sbin is searched too. Raises NotInstalled."""
     more = ("/usr/sbin", "/usr/local/sbin", "/usr/local/apache2/bin", "/sbin")
     path = os.pathsep.join((os.environ.get("PATH", ""), *more))
-    for name in names:
-        found = shutil.which(name, path=path)
+    for found in (shutil.which(name, path=path) for name in names):
         if found:
             return found
     raise NotInstalled(program, how)
@@ -196,10 +187,8 @@ def find_program(names: Iterable[str], program: str, how: str) -> str:
 
 def output(*command: str) -> str:
     """What a program prints, to both its outputs."""
-    merged = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    return merged.stdout
+    to, also = subprocess.PIPE, subprocess.STDOUT
+    return subprocess.run(command, stdout=to, stderr=also, text=True, check=False).stdout
 
 
 def unprivileged_user() -> tuple[str, str]:
@@ -211,16 +200,6 @@ def unprivileged_user() -> tuple[str, str]:
         "root can't run a server as itself and there is no user www-data or nobody; "
         "run as an ordinary user"
     )
-
-
-def may_enter(user: pwd.struct_passwd, directory: Path) -> bool:
-    """Whether a user may enter the directory and every directory above it."""
-    for place in (directory, *directory.parents):
-        state = place.stat()
-        bit = 0o100 if state.st_uid == user.pw_uid else 0o010 if state.st_gid == user.pw_gid else 1
-        if not state.st_mode & bit:
-            return False
-    return True
 
 
 def free_port() -> int:

@@ -11,15 +11,18 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
-from mpmkit.measure.smaps import Footprint, parse_smaps
-
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+STEADY = 1.5  # seconds without a new or ended process or thread: more than the parent's one second
+SETTLED_WITHIN = 15.0
+SAMPLES, BETWEEN = 3, 0.2  # the memory of a server is read so often, so many seconds apart
 
 
-def _text(path: str) -> str:
+def text_of(path: str | os.PathLike[str]) -> str:
     """A file of /proc; empty if its process has ended or is another user's."""
     try:
         with open(path, errors="replace") as file:
@@ -30,7 +33,7 @@ def _text(path: str) -> str:
 
 def numbers(path: str) -> dict[str, int]:
     """The numbers of a file of lines such as "VmPTE:  48 kB"; empty if it can't be read."""
-    found = re.findall(r"^(\w+):\s+(\d+)", _text(path), re.MULTILINE | re.ASCII)
+    found = re.findall(r"^(\w+):\s+(\d+)", text_of(path), re.MULTILINE | re.ASCII)
     return {label: int(value) for label, value in found}
 
 
@@ -40,7 +43,7 @@ def numbers(path: str) -> dict[str, int]:
 def stat(pid: int) -> list[str]:
     """/proc/PID/stat from its third field, the state, on. Empty if there is no such process."""
     # The name in parentheses may hold anything.
-    return _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
 def alive(pid: int) -> bool:
@@ -85,7 +88,7 @@ def status_numbers(pid: int) -> dict[str, int]:
 
 def ran_for(task: str) -> int:
     """CPU time in ns of the thread whose folder is `task`; 0 if it has ended."""
-    return int((_text(f"{task}/schedstat").split() or ["0"])[0])
+    return int((text_of(f"{task}/schedstat").split() or ["0"])[0])
 
 
 def cpu_ns(pids: Iterable[int]) -> int:
@@ -99,12 +102,11 @@ def cpu_ns(pids: Iterable[int]) -> int:
 
 
 class Meter:
-    """CPU time of a server's process group for each request of a load, in µs.
+    """CPU time of a server's process group for each request of one load, in µs.
 
     It starts with the first report of requests done, so neither the start nor the warm-up is in it,
-    and reads once more at the end. What it costs is those two readings. A load that ends less than
-    `LEAST` seconds after its first report has no figure: the time between a report and the reading that
-    belongs to it would be too large a part of it.
+    and reads once more at the end. A load that ends less than `LEAST` seconds after its first report has no
+    figure: the time between a report and the reading that belongs to it would be too large a part of it.
     """
 
     LEAST = 1.0
@@ -112,10 +114,6 @@ class Meter:
     def __init__(self, group: int | None) -> None:
         """group: of the processes; None if it isn't known, and nothing is measured."""
         self.group = group
-        self.begin()
-
-    def begin(self) -> None:
-        """A load begins; what was measured before does not count."""
         self._begun: tuple[int, int, float] | None = None
 
     def progress(self, done: int) -> None:
@@ -137,6 +135,104 @@ class Meter:
 # -- memory --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """KiB of one process, or of several added up.
+
+    rss         every page it has mapped: a page of ten processes counts ten times in a sum
+    pss         its own pages, and of each shared page the part of one of those who map it: adds up
+    uss         its own pages alone: what would be free if only this process ended
+    code        of pss: files, that is the program, its libraries, compiled modules
+    heap        of pss: what malloc took by brk
+    stacks      of pss: the first thread's and the other threads' (see `kind_of`)
+    shm         of pss: shared memory, such as the scoreboard
+    anonymous   of pss, the rest: Python's own arenas, malloc's further ones, written copies
+    """
+
+    pss: int = 0
+    uss: int = 0
+    rss: int = 0
+    swap: int = 0
+    code: int = 0
+    heap: int = 0
+    anonymous: int = 0
+    stacks: int = 0
+    shm: int = 0
+
+    def __add__(self, other: Footprint) -> Footprint:
+        return Footprint(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass
+class Mapping:
+    """One mapping of a process. `kb`: its figures by their label in smaps."""
+
+    start: int
+    end: int
+    permissions: str
+    name: str
+    kb: Counter[str] = field(default_factory=Counter)
+    flags: str = ""
+
+
+_LINES = re.compile(
+    r"^([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ \d+ *(.*)$"
+    r"|^(Rss|Pss|SwapPss|Private_\w+|Referenced): +(\d+) kB$|^VmFlags:(.*)$",
+    re.ASCII | re.MULTILINE,
+)
+GUARD = 65536  # bytes: a guard is one page, 64 KiB where pages are that large
+
+
+def mappings(smaps: str) -> list[Mapping]:
+    """The mappings of the text of a /proc/PID/smaps, in its order: by address."""
+    found: list[Mapping] = []
+    for start, end, permissions, name, label, kb, flags in _LINES.findall(smaps):
+        if start:
+            found.append(Mapping(int(start, 16), int(end, 16), permissions, name))
+        elif found and label:
+            found[-1].kb[label] = int(kb)
+        elif found:
+            found[-1].flags = flags
+    return found
+
+
+def kind_of(mapping: Mapping, below: Mapping | None) -> str:
+    """The kind of a mapping: code, heap, stacks, shm or anonymous. `below` is the one before it.
+
+    A thread's stack is an anonymous mapping like any other since Linux 4.5. The C library puts a
+    guard right below it, so that an overflow faults: a mapping of one or a few pages without any
+    permission (glibc before 2.42, musl), or guard pages inside it, which show as the flag `gu`. An
+    arena of malloc has its reserve *above* it, so it is not taken for a stack.
+    """
+    name, permissions = mapping.name, mapping.permissions
+    if name == "[heap]" or name.startswith("[stack"):
+        return "heap" if name == "[heap]" else "stacks"
+    if permissions[3] == "s":
+        # Shared and written: the scoreboard's file, or /dev/zero (deleted). A shared file that
+        # is only read is a cache of the C library.
+        return "shm" if "w" in permissions else "code"
+    if name.startswith(("/memfd:", "/dev/zero", "/dev/shm", "/SYSV")):
+        return "shm"
+    if name.startswith(("/", "[v")):  # [vdso], [vvar]: pages that the kernel maps
+        return "code"
+    guarded = below and (below.end, below.name, below.permissions) == (mapping.start, "", "---p")
+    narrow = below is not None and below.end - below.start <= GUARD
+    stack = not name and permissions.startswith("rw")
+    return "stacks" if stack and ((guarded and narrow) or " gu" in mapping.flags) else "anonymous"
+
+
+def parse_smaps(smaps: str) -> Footprint:
+    """The mappings of a text added up. Empty text (a process that has ended) gives zeros."""
+    total, kb = Counter[str](), Counter[str]()
+    below: Mapping | None = None
+    for mapping in mappings(smaps):
+        total[kind_of(mapping, below)] += mapping.kb["Pss"]
+        kb.update(mapping.kb)
+        below = mapping
+    private = kb["Private_Clean"] + kb["Private_Dirty"] + kb["Private_Hugetlb"]
+    return Footprint(kb["Pss"], private, kb["Rss"], kb["SwapPss"], **total)
+
+
 def pss_mb(pids: Iterable[int]) -> float:
     """PSS of processes together, in MB (10^6 bytes); NaN if none of them can be read."""
     import psutil
@@ -149,12 +245,62 @@ def pss_mb(pids: Iterable[int]) -> float:
 
 
 def read_smaps(pid: int) -> Footprint | None:
-    """The memory of a living process; None if it has ended or is another user's.
-
-    Needs Linux and, for another user's processes, root.
-    """
-    text = _text(f"/proc/{pid}/smaps")
+    """The memory of a living process; None if it has ended or is another user's and we are not root."""
+    text = text_of(f"/proc/{pid}/smaps")
     return parse_smaps(text) if text else None  # a zombie has none
+
+
+def processes_of(pid: int) -> list[tuple[int, Footprint, int, int]]:
+    """(pid, memory, threads, KiB of page tables) of a server's living processes, parent first."""
+    found = []
+    for one in sorted(members(pid), key=lambda each: (each != pid, each)):
+        memory, numbers = read_smaps(one), status_numbers(one)
+        if memory is not None and numbers:
+            found.append((one, memory, numbers.get("Threads", 1), numbers.get("VmPTE", 0)))
+    return found
+
+
+def settle(pid: int) -> None:
+    """Wait until a server has neither started nor ended a process or thread for STEADY seconds."""
+    until = time.monotonic() + SETTLED_WITHIN
+    last, since = None, time.monotonic()
+    while time.monotonic() < until:
+        now = tuple((one, status_numbers(one).get("Threads", 0)) for one in sorted(members(pid)))
+        if now != last:
+            last, since = now, time.monotonic()
+        elif time.monotonic() - since >= STEADY:
+            return
+        time.sleep(0.1)
+
+
+def sample(pid: int) -> dict[str, dict[str, int]]:
+    """scope -> the memory columns of a record, for the whole server, its parent, its median child. Empty if
+    the server has ended."""
+    looks = []
+    for number in range(SAMPLES):
+        time.sleep(BETWEEN if number else 0)
+        looks.append(processes_of(pid))
+    looks = sorted(filter(None, looks), key=lambda look: sum(one[1].pss for one in look))
+    if not looks:
+        return {}
+    look = looks[len(looks) // 2]
+    children = sorted((one for one in look if one[0] != pid), key=lambda one: one[1].pss)
+    scopes = {
+        "server": look,
+        "parent": [one for one in look if one[0] == pid],
+        "child": children[len(children) // 2 :][:1],
+    }
+    return {scope: _columns(processes) for scope, processes in scopes.items() if processes}
+
+
+def _columns(look: Sequence[tuple[int, Footprint, int, int]]) -> dict[str, int]:
+    total = sum((memory for _, memory, *_ in look), Footprint())
+    return {
+        "processes": len(look),
+        "threads": sum(threads for *_, threads, _ in look),
+        **{f"{name}_kb": value for name, value in vars(total).items()},
+        "page_tables_kb": sum(tables for *_, tables in look),
+    }
 
 
 def slab_kb() -> int | None:
@@ -181,7 +327,7 @@ class MachineTimes(NamedTuple):
 
 def machine_times(text: str | None = None) -> MachineTimes:
     """From /proc/stat, or its text; zeros where the file is missing."""
-    lines = (_text("/proc/stat") if text is None else text).splitlines()
+    lines = (text_of("/proc/stat") if text is None else text).splitlines()
     found = {name: words for name, *words in map(str.split, lines) if words}
     # The eighth is steal; the two after it are counted within the first.
     ticks = [int(word) for word in found.get("cpu", [])[:8]]

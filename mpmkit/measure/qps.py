@@ -9,40 +9,154 @@ How it measures, and why (the frame is in `experiment`):
   default), the directives it prints.
 * **One server at a time.** Each round starts a server, measures its pages and stops it. Servers
   kept waiting while another is measured would disturb it: each wakes its parent once a second,
-  and prefork alone holds up to 250 processes in memory and in the scheduler's tables. A fresh
-  server also makes the rounds independent.
-* **Randomised blocks.** A round measures every server once, in random order; the seed is the rows'
-  `run_id`. Ratios are taken within the rounds.
+  and prefork alone holds up to 250 processes in memory and in the scheduler's tables. The seed of the
+  random order is the rows' `run_id`.
 * **A warm-up before each measurement**, not counted: children start, heads and files enter memos
   and caches. prefork takes some ten seconds to grow from 5 processes to what 200 clients make it
   want, so the full scale warms up longer than that.
 * **Cells that last**: 4 s at the demo scale; 200,000 requests at the full one, and 8 s at least.
 
 What the article set and found is in `published`, the table that comes out in `qps_table`, and whether the
-article's order came out in `comparison`.
+article's order came out is a `stats.verdict`.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
-from mpmkit.load.generator_process import Progress
-from mpmkit.load.profile import LoadProfile
+from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.measure import command, competitors, published, records
-from mpmkit.measure.experiment import Conditions, Launch, OnProgress, Report, last_words, run
+from mpmkit.measure.experiment import (
+    OURS,
+    Cell,
+    Conditions,
+    Launch,
+    OnProgress,
+    Report,
+    Say,
+    in_rounds,
+    last_words,
+    launcher,
+    run,
+)
 from mpmkit.measure.procfs import Meter
-from mpmkit.measure.qps_plan import SCALES, QpsCell, QpsPlan, plan
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import Row
 
-__all__ = ["SCALES", "QpsTable", "main", "plan", "qps_table"]
+TIME_LIMIT = 900.0  # seconds that one cell may take at most
+
+
+class QpsScale(NamedTuple):
+    """How much is measured: `requests` per cell or `seconds` of it, what ends first (None: no such bound),
+    after `warmup` seconds, in `rounds` rounds. least: seconds that a cell lasts at least; one that its
+    requests end sooner is measured again with more of them."""
+
+    requests: int | None
+    seconds: float | None
+    warmup: float
+    rounds: int
+    least: float = 0.0
+
+
+SCALES: dict[str, QpsScale] = {
+    "smoke": QpsScale(requests=None, seconds=1.5, warmup=0.3, rounds=1),
+    "demo": QpsScale(requests=None, seconds=4.0, warmup=3.0, rounds=3),
+    "full": QpsScale(requests=200_000, seconds=None, warmup=15.0, rounds=5, least=8.0),
+}
+
+
+# -- the plan ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class QpsPlan:
+    """A measurement, checked. cells: those of a round. profiles: column of the table -> load."""
+
+    cells: list[Cell]
+    rounds: int
+    scale: str
+    profiles: dict[str, LoadProfile]
+    least: float
+
+
+def plan(
+    kinds: str | Iterable[str] = ("static", "script"),
+    mpms: str | Iterable[str] = MPMS,
+    *,
+    requests: int | None = None,
+    users: int = 200,
+    keep_alive: bool = False,
+    rounds: int | None = None,
+    scale: str | None = None,
+    processes: int = 1,
+    also: Iterable[str] = (),
+    scripts: Iterable[str] = ("wsgi",),
+    launch: Launch | None = None,
+) -> QpsPlan:
+    """Check what is asked for; `qps_table` says what it means. Raises ValueError with everything that is
+    wrong with it, on one line."""
+    problems = command.Problems()
+    pages = problems.chosen("kind", kinds, published.PAGES)
+    mpms = problems.chosen("mpm", mpms, MPMS)
+    ways = published.WAYS if tuple(scripts) == ("all",) else scripts
+    ways = problems.chosen("script", ways, published.WAYS)
+    others = problems.also(also)
+    if "script" in pages:
+        more = [way for way in ways if way != "wsgi"]
+        if "php-fpm" in ways and "httpd" in others and "prefork" in mpms:
+            more.append("mod_php")
+        pages = (*(kind for kind in pages if kind != "script" or "wsgi" in ways), *more)
+    chosen, size = problems.scale(scale, SCALES)
+    problems.rounds(rounds)
+    bound: dict[str, Any] = {"requests": requests}  # given by hand: no bound in time cuts it short
+    if requests is None:
+        bound = {"requests": size.requests, "duration": size.seconds}
+    load = {"users": users, "keep_alive": keep_alive, "processes": processes} | bound
+    profiles: dict[str, LoadProfile] = {}
+    for kind in pages:
+        page = published.page(kind)
+        load |= {"path": page.path, "expect_length": page.length, "warmup_seconds": size.warmup}
+        try:
+            profiles[kind] = LoadProfile(**load, time_limit=TIME_LIMIT)
+        except ProfileError as error:
+            problems += str(error).split("; ")
+    problems.raise_any()
+    return QpsPlan(
+        _cells(pages, mpms, others, launch or launcher()),
+        rounds or size.rounds,
+        "custom" if requests is not None or rounds is not None else chosen,
+        profiles,
+        size.least if requests is None else 0.0,
+    )
+
+
+def _cells(
+    pages: tuple[str, ...], mpms: tuple[str, ...], also: tuple[str, ...], launch: Launch
+) -> list[Cell]:
+    """The cells of a round; one start of a server each."""
+    # What programs and php-fpm need would disturb the other pages: they get servers of their own.
+    plain = tuple(page for page in pages if page in published.PAGES)
+    starts = [(plain, launch)] if plain else []
+    starts += [((way,), competitors.ours(way, launch)) for way in pages if way in published.WAYS]
+    cells = [
+        Cell(1, OURS, mpm, parts=parts, stands_for=mpm, start=start)
+        for mpm in mpms
+        for parts, start in starts
+    ]
+    for one in competitors.of(also, mpms, pages):
+        parts = tuple(page for page in pages if page in one.parts)
+        cells += [replace(one, parts=parts)] if parts else []
+    return cells
+
+
+# -- measuring -----------------------------------------------------------------------------------
 
 
 def qps_table(
@@ -51,7 +165,7 @@ def qps_table(
     *,
     out: str | os.PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
     **asked: Any,
 ) -> QpsTable:
     """Measure the article's tables here; minutes at the demo scale.
@@ -81,81 +195,63 @@ def qps_table(
     todo = plan(kinds, mpms, **asked)
     table = QpsTable([], published.figures(), scale=todo.scale)
     file = table.keep_in(out)
-    todo, table.left_out = _at_hand(todo)
-    cells = todo.cells(table.run_id)
-    table.planned = sum(cell.figures for cell in cells)
+    here, table.left_out = competitors.installed(todo.cells)
+    if not any(cell.server == OURS for cell in here):
+        raise ValueError("; ".join(table.left_out))
+    cells = in_rounds(here, range(1, todo.rounds + 1), table.run_id)
+    table.planned = sum(len(cell.parts) for cell in cells)
 
-    def measure(cell: QpsCell, report: Report) -> Iterator[list[Row]]:
+    def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
         return _measure_server(todo, table, cell, report)
 
     return run(cells, measure, table, file=file, on_progress=on_progress, say=say)
 
 
-def _at_hand(todo: QpsPlan) -> tuple[QpsPlan, list[str]]:
-    """The plan without what is not installed, and a sentence on each of these. Raises ValueError if
-    nothing is left."""
-    here, missing = competitors.installed(todo.also)
-    todo = replace(todo, also=tuple(here))
-    if "php-fpm" in todo.kinds and (sentence := competitors.php_fpm_missing()):
-        todo = replace(todo, kinds=tuple(k for k in todo.kinds if k not in ("php-fpm", "mod_php")))
-        if not todo.kinds:
-            raise ValueError(sentence)
-        missing = [sentence, *(one for one in missing if "php-fpm is not installed" not in one)]
-    return todo, missing
-
-
 def _measure_server(
-    todo: QpsPlan, table: QpsTable, cell: QpsCell, report: Report
+    todo: QpsPlan, table: QpsTable, cell: Cell, report: Report
 ) -> Iterator[list[Row]]:
     """Start one server, measure its pages, stop it."""
     directives: dict[str, Any] = dict(published.DIRECTIVES[cell.stands_for])
-    directives["KeepAlive"] = todo.profiles[cell.kinds[0]].keep_alive
+    directives["KeepAlive"] = todo.profiles[cell.parts[0]].keep_alive
     with cell.start(cell.stands_for, **directives) as server:
-        for kind in cell.kinds:
-            # A script that php-fpm runs is paid for by processes that are not the server's.
-            meter = Meter(None if kind == "php-fpm" else getattr(server, "pid", None))
+        for kind in cell.parts:
             conditions = Conditions(table, cell)
-            found = _measure_page(todo, cell, kind, server, meter, report)
+            found, cpu_us = _measure_page(todo, cell, kind, server, report)
             page = published.page(kind)
             columns = {
                 **found.row(),
                 "kind": page.kind,
                 "script": page.script or None,
                 "started_at": records.utc(found.started_at),
-                "server_cpu_us": meter.per_request(found.requests),
+                "server_cpu_us": cpu_us,
             }
             yield [conditions.row(directives, **columns)]
 
 
 def _measure_page(
-    todo: QpsPlan, cell: QpsCell, kind: str, server: Any, meter: Meter, report: Report
-) -> LoadRun:
-    """One cell. Where it lasts less than it should, all cells of its kind get more requests from now on,
-    and it is measured again."""
+    todo: QpsPlan, cell: Cell, kind: str, server: Any, report: Report
+) -> tuple[LoadRun, float | None]:
+    """One figure, and the server's CPU time for a request. Where it lasts less than it should, all of its
+    kind get more requests from now on, and it is measured again."""
     text = f"round {cell.round}, {cell.label}, {kind}"
     while True:
-        profile = todo.profiles[kind]
-        meter.begin()
+        load = todo.profiles[kind]
+        # A script that php-fpm runs is paid for by processes that are not the server's.
+        meter = Meter(None if kind == "php-fpm" else getattr(server, "pid", None))
+
+        def progress(done: int, seconds: float, load: Any = load, meter: Meter = meter) -> None:
+            meter.progress(done)
+            by_requests = done / load.requests if load.requests else 0.0
+            by_time = seconds / load.duration if load.duration else 0.0
+            report(text, max(by_requests, by_time))  # whichever is nearer to its end
+
         report(text, 0.0)
-        shown = _progress(meter, report, text, profile)
-        found = run_load(server, profile=profile, on_progress=shown)
+        found = run_load(server, profile=load, on_progress=progress)
         _must_be_whole(found, server, f"{cell.label}, {kind}")
-        if profile.requests is None or found.duration >= todo.least:
-            return found
-        more = math.ceil(1.25 * profile.requests * todo.least / found.duration)
-        todo.profiles[kind] = profile.but(requests=more)
-
-
-def _progress(meter: Meter, report: Report, text: str, load: LoadProfile) -> Progress:
-    """Reports how far a cell is: by requests or by time, whichever is nearer to its end."""
-
-    def progress(done: int, seconds: float) -> None:
-        meter.progress(done)
-        by_requests = done / load.requests if load.requests else 0.0
-        by_time = seconds / load.duration if load.duration else 0.0
-        report(text, max(by_requests, by_time))
-
-    return progress
+        if load.requests is None or found.duration >= todo.least:
+            return found, meter.per_request(found.requests)
+        more = math.ceil(1.25 * load.requests * todo.least / found.duration)
+        todo.profiles[kind] = load.but(requests=more)
 
 
 def _must_be_whole(found: LoadRun, server: Any, what: str) -> None:
@@ -204,7 +300,7 @@ def main(argv: Sequence[str] | None = None, *, launch: Launch | None = None) -> 
     names = ("requests", "users", "keep_alive", "rounds", "scale", "processes")
     status, _ = command.execute(
         lambda bar: qps_table(
-            tuple(published.PAGES) if options.kind == "both" else (options.kind,),
+            tuple(published.PAGES) if options.kind == "both" else options.kind,
             command.mpms(options),
             out=command.out_of(options, command.new_name("qps")),
             on_progress=bar,

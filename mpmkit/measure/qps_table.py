@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from mpmkit.config.directives import MPMS
 from mpmkit.config.extras import require
 from mpmkit.measure import competitors, published, records, stats
-from mpmkit.measure.comparison import Limits, OrderVerdict, ratio_text, verdict
 from mpmkit.measure.experiment import OURS, Table
 from mpmkit.measure.records import Row
+from mpmkit.measure.stats import Limits, OrderVerdict, ratio_text
 from mpmkit.measure.text import aligned
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class QpsTable(Table):
         is (run_id, number); one without the figure is left out."""
         found: dict[str, dict[tuple[str, int], float]] = {mpm: {} for mpm in (*MPMS, "")}
         for row in self._rows(kind, server):
-            if row.get(column) is not None:
-                found[row["mpm"] or ""][row.get("run_id", ""), row["round"]] = row[column]
+            if row[column] is not None:
+                found[row["mpm"] or ""][row["run_id"], row["round"]] = row[column]
         return {mpm: values for mpm, values in found.items() if values}
 
     def _rows(self, kind: str, server: str, mpm: str | None = None) -> list[Row]:
@@ -67,16 +67,13 @@ class QpsTable(Table):
     def limits(self, kind: str, server: str = OURS, mpm: str | None = None) -> Limits:
         """In how many cells the generator, or the machine, was the limit."""
         rows = self._rows(kind, server, mpm)
-        bound = [
-            sum(bool(row.get(name)) for row in rows)
-            for name in ("generator_bound", "generator_starved")
-        ]
-        return Limits(len(rows), *bound)
+        bound = ("generator_bound", "generator_starved")
+        return Limits(len(rows), *(sum(bool(row[name]) for row in rows) for name in bound))
 
     def verdict(self, kind: str, server: str = OURS) -> OrderVerdict | None:
         """Whether the published order came out; None if fewer than two MPMs can be compared."""
         limits = self.limits(kind, server)
-        return verdict(kind, self.rounds(kind, server), self._published(kind), limits)
+        return stats.verdict(self.rounds(kind, server), self._published(kind), limits)
 
     def _published(self, kind: str) -> dict[str, float]:
         return self.published.get(published.page(kind).kind, {})
@@ -146,45 +143,50 @@ class QpsTable(Table):
         parts = []
         for kind in self.kinds:
             alone = [server for server in self.servers if "" in self.rounds(kind, server)]
-            parts += [self._table(kind, one) for one in self.servers if one not in alone]
-            parts.append(self._others(kind, alone))
+            parts += [self._table(kind, [one]) for one in self.servers if one not in alone]
+            parts.append(self._table(kind, alone, mpms=False))
         small = [line for one in self._small_print() for line in textwrap.wrap(one, WIDTH)]
         parts.append("\n".join([*small, *self.footer()]))
         return "\n\n".join(part for part in parts if part)
 
-    def _table(self, kind: str, server: str) -> str:
-        lines = [self._line(kind, server, mpm) for mpm in self.rounds(kind, server)]
+    def _table(self, kind: str, servers: Sequence[str], mpms: bool = True) -> str:
+        """The MPMs of a server, or the servers that have none, with what is concluded."""
+        lines = [
+            self._line(kind, server, mpm) for server in servers for mpm in self.rounds(kind, server)
+        ]
         if not lines:
             return ""
-        head = (
-            "MPM",
-            "published",
-            "median",
-            _sure(lines),
-            "published",
-            "measured",
-            "µs CPU",
-            "limit",
-        )
-        cells = [
-            (
-                line["mpm"],
-                _number(line["published"], ",.0f"),
-                _number(line["median"], ",.0f"),
-                _range(line),
-                _number(line["published_ratio"], ".2f"),
-                _number(line["ratio"], ".2f"),
-                _number(line["cpu_us"], ".1f"),
-                line["limit"],
-            )
-            for line in lines
-        ]
+        title = f"requests/s, {published.page(kind).title}"
+
+        def figures(name: str, form: str) -> list[str]:
+            return [_number(line[name], form) for line in lines]
+
+        sure = "95% interval" if all(line["level"] for line in lines) else "all rounds"
+        rounds = [("median", figures("median", ",.0f")), (sure, [_range(line) for line in lines])]
+        if mpms:
+            columns = [
+                ("MPM", [line["mpm"] for line in lines]),
+                ("published", figures("published", ",.0f")),
+                *rounds,
+                ("published", figures("published_ratio", ".2f")),
+                ("measured", figures("ratio", ".2f")),
+            ]
+        else:
+            nearest = [self._nearest(server) for server in servers]
+            times = zip(figures("ratio", ".2f"), nearest, strict=True)
+            columns = [("server", list(servers)), *rounds]
+            columns += [("x mpmkit's", [" ".join(one) for one in times])]
+        columns += [("µs CPU", figures("cpu_us", ".1f"))]
+        columns += [("limit", [line["limit"] for line in lines])]
+        rows = [[name for name, _ in columns], *zip(*(cells for _, cells in columns), strict=True)]
+        table = aligned(rows, left=(0, 7) if mpms else (0, 3, 5))
+        if not mpms:
+            failed = [line for server in servers for line in self._failed(kind, server)]
+            return "\n".join([f"{title}, other servers", *table, *failed])
         # Two columns stand under one heading, as both are ratios to prefork.
-        table = aligned([head, *cells], left=(0, 7))
         over = " " * table[0].rindex("published") + "x prefork".center(19).rstrip()
-        of = "" if server == OURS else f", {server}"
-        title = f"requests/s, {published.page(kind).title}{of}"
-        return "\n".join([title, over, *table, *self._conclusions(kind, server)])
+        of = "" if servers == [OURS] else f", {servers[0]}"
+        return "\n".join([title + of, over, *table, *self._conclusions(kind, servers[0])])
 
     def _conclusions(self, kind: str, server: str) -> list[str]:
         """Whether the order came out, the pairs if that could be decided, the CPU times compared."""
@@ -205,27 +207,6 @@ class QpsTable(Table):
         if ratios:
             said.append("µs CPU within the rounds: " + ", ".join(ratios))
         return [part for one in said for part in textwrap.wrap(one, WIDTH, subsequent_indent="  ")]
-
-    def _others(self, kind: str, servers: Sequence[str]) -> str:
-        """The servers that have no MPM of ours, in one table."""
-        lines = [self._line(kind, server, "") for server in servers]
-        if not lines:
-            return ""
-        head = ("server", "median", _sure(lines), "x mpmkit's", "µs CPU", "limit")
-        cells = [
-            (
-                line["server"],
-                _number(line["median"], ",.0f"),
-                _range(line),
-                f"{_number(line['ratio'], '.2f')} {self._nearest(line['server'])}",
-                _number(line["cpu_us"], ".1f"),
-                line["limit"],
-            )
-            for line in lines
-        ]
-        title = f"requests/s, {published.page(kind).title}, other servers"
-        failed = [line for server in servers for line in self._failed(kind, server)]
-        return "\n".join([title, *aligned([head, *cells], left=(0, 3, 5)), *failed])
 
     def _limit(self, kind: str, server: str, mpm: str) -> str:
         """What else than the server was the limit: "generator 3/3", "generator 1, machine 2"."""
@@ -254,29 +235,9 @@ class QpsTable(Table):
             f"more a cell, {rounds} round{'s' * (rounds != 1)}, by {driver}",
             f"measured on {records.Machine.of(row)}",
         ]
-        lines += self._about_cpu()
-        if any(row["generator_bound"] or row.get("generator_starved") for row in self.records):
-            lines.append(
-                "limit: in how many rounds the generator had no processor time left, or the machine, "
-                "which generator and server share, had none for it. A faster server would not have "
-                "shown there, and the figures are lower bounds; mpmkit demand measures what decides, "
-                "the CPU time of a request at fixed rates"
-            )
-        steal = max((row["steal"] or 0.0 for row in self.records), default=0.0)
-        if steal >= 0.01:
-            lines.append(f"the host took away up to {steal:.0%} of the processor time")
-        lines.append(
-            "published: Apache 2.4.10 on hardware the article does not name; the order and the "
-            "ratios can be compared, not the figures"
-        )
-        return lines
-
-    def _about_cpu(self) -> list[str]:
-        """What µs CPU is, and why a cell may have none."""
         # Who runs a script by php-fpm are not the server's processes.
-        due = [row for row in self.records if row.get("script") != "php-fpm"]
-        missing = sum(row.get("server_cpu_us") is None for row in due)
-        lines = []
+        due = [row for row in self.records if row["script"] != "php-fpm"]
+        missing = sum(row["server_cpu_us"] is None for row in due)
         if missing < len(due):
             lines.append(
                 "µs CPU: processor time of the server's own processes for a request; it doesn't "
@@ -287,11 +248,21 @@ class QpsTable(Table):
                 f"µs CPU is not known of {missing} of {len(due)} cells: that takes a cell of more than "
                 "a second, on a server whose processes are known"
             )
+        if any(row["generator_bound"] or row["generator_starved"] for row in self.records):
+            lines.append(
+                "limit: in how many rounds the generator had no processor time left, or the machine, "
+                "which generator and server share, had none for it. A faster server would not have "
+                "shown there, and the figures are lower bounds; mpmkit demand measures what decides, "
+                "the CPU time of a request at fixed rates"
+            )
+        steal = max(row["steal"] or 0.0 for row in self.records)
+        if steal >= 0.01:
+            lines.append(f"the host took away up to {steal:.0%} of the processor time")
+        lines.append(
+            "published: Apache 2.4.10 on hardware the article does not name; the order and the "
+            "ratios can be compared, not the figures"
+        )
         return lines
-
-    def __repr__(self) -> str:
-        said = [f"{kind}: {self.verdict(kind) or 'no order'}" for kind in self.kinds]
-        return f"<QpsTable {len(self.records)} rows; {'; '.join(said) or 'empty'}>"
 
 
 def _ratio(one: Mapping[Any, float], other: Mapping[Any, float]) -> stats.Interval:
@@ -300,11 +271,6 @@ def _ratio(one: Mapping[Any, float], other: Mapping[Any, float]) -> stats.Interv
         return stats.paired(one, other)
     except ValueError:
         return stats.Interval(math.nan, math.nan, math.nan, 0.0)
-
-
-def _sure(lines: Sequence[Row]) -> str:
-    """The heading of `_range`."""
-    return "95% interval" if all(line["level"] for line in lines) else "all rounds"
 
 
 def _range(line: Row) -> str:

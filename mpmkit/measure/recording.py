@@ -30,24 +30,22 @@ class Sample(NamedTuple):
     """
 
     t: float  # seconds since the watch began
-    processes: float  # children that exist, those that are leaving included
-    workers: float  # processes or threads that are up and not leaving: idle and busy ones
-    idle: float  # by the status page's rules, as is busy
-    busy: float
-    waiting: float  # connections in the listen queue: not accepted yet
-    parked: (
-        float  # kept-alive connections without a request; under prefork and worker also busy (K)
-    )
-    threads: float  # slots of the scoreboard that are in use
-    reading: float
-    writing: float
-    closing: float
-    without_thread: float  # connections that event's listener holds: parked, writing or closing
-    generation: float
-    accesses: float  # requests since the start; needs ExtendedStatus
-    qps: float  # requests per second since the sample before
-    service_ms: float  # mean time of those requests, in the server
-    pss_mb: float  # of parent and children: shared pages counted once
+    processes: float = NAN  # children that exist, those that are leaving included
+    workers: float = NAN  # processes or threads that are up and not leaving: idle and busy ones
+    idle: float = NAN  # by the status page's rules, as is busy
+    busy: float = NAN
+    waiting: float = NAN  # connections in the listen queue: not accepted yet
+    parked: float = NAN  # kept-alive, without a request; under prefork and worker also busy (K)
+    threads: float = NAN  # slots of the scoreboard that are in use
+    reading: float = NAN
+    writing: float = NAN
+    closing: float = NAN
+    without_thread: float = NAN  # what event's listener holds: parked, writing or closing
+    generation: float = NAN
+    accesses: float = NAN  # requests since the start; needs ExtendedStatus
+    qps: float = NAN  # requests per second since the sample before
+    service_ms: float = NAN  # mean time of those requests, in the server
+    pss_mb: float = NAN  # of parent and children: shared pages counted once
 
 
 assert Sample._fields[: len(COLUMNS)] == COLUMNS

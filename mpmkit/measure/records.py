@@ -19,7 +19,7 @@ import re
 import secrets
 import subprocess
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -28,9 +28,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mpmkit._version import __version__
 from mpmkit.config.extras import require
-from mpmkit.measure.schema import COLUMNS, NAMES, TABLES, Column, RecordError, Row, check, names
+from mpmkit.measure.procfs import text_of
+from mpmkit.measure.schema import TABLES, Column, RecordError, Row, check, names
 
-__all__ = ["COLUMNS", "NAMES", "TABLES", "Column", "RecordError", "Row", "check"]
+__all__ = ["TABLES", "RecordError", "Row", "check", "names"]
 
 if TYPE_CHECKING:
     import pandas
@@ -89,7 +90,7 @@ class RecordFile:
             raise RecordError(f"{self.path}: there is no folder {self.path.parent}")
         if self.path.exists() and not self.path.is_file():
             raise RecordError(f"{self.path}: is not a regular file")
-        header = _line(names(table))
+        header, table = _line(names(table)), f"the table {table}"
         with self._opened() as file:
             text = self.path.read_text(errors="replace")
             if header.startswith(text):
@@ -97,7 +98,7 @@ class RecordFile:
                 self._write(file, header)
             elif not text.startswith(header):
                 raise RecordError(
-                    f"{self.path}: has other columns than the table {table}; choose another file"
+                    f"{self.path}: has other columns than {table}; choose another file"
                 )
             elif not text.endswith("\n"):  # what a full disk or a power failure left of a row
                 file.truncate(self.path.read_bytes().rindex(b"\n") + 1)
@@ -130,9 +131,8 @@ class RecordFile:
         except OSError as error:
             with contextlib.suppress(OSError):
                 file.truncate(before)
-            raise RecordError(
-                f"{self.path}: a row could not be written: {error.strerror}"
-            ) from None
+            problem = f"{self.path}: a row could not be written: {error.strerror}"
+            raise RecordError(problem) from None
 
 
 def read(path: str | os.PathLike[str]) -> list[Row]:
@@ -183,11 +183,11 @@ def frame(rows: Iterable[Mapping[str, Any]], table: str = "qps") -> pandas.DataF
 def read_frame(*paths: str | os.PathLike[str]) -> pandas.DataFrame:
     """The rows of one or more files of one table in one frame. Raises RecordError."""
     rows = [row for path in paths for row in read(path)]
-    tables = sorted({row["table"] for row in rows})
-    if len(tables) > 1:
+    tables = ", ".join(sorted({row["table"] for row in rows}))
+    if ", " in tables:
+        where = ", ".join(map(str, paths))
         raise RecordError(
-            f"{', '.join(map(str, paths))}: hold rows of different tables ({', '.join(tables)}); "
-            "read them one by one"
+            f"{where}: hold rows of different tables ({tables}); read them one by one"
         )
     return frame(rows)
 
@@ -209,18 +209,13 @@ def recorded_folder() -> Path:
     return data_folder("recorded")
 
 
-def recorded_names() -> list[str]:
-    """What `recorded` knows: the names of the files without .csv."""
-    return sorted(file.stem for file in recorded_folder().glob("*.csv"))
-
-
 def recorded(name: str) -> pandas.DataFrame:
     """A run that the project ships, as a frame: ``recorded("qps-demo")``, the file's name without .csv.
 
     The name of a table alone ("qps", "memory" …) gives its largest recorded run (full, else demo,
     else another). Its machine stands in its rows. Raises RecordError, naming what there is.
     """
-    there = recorded_names()
+    there = sorted(file.stem for file in recorded_folder().glob("*.csv"))
     others = [one for one in there if one.startswith(f"{name}-")]
     found = [one for one in (name, f"{name}-full", f"{name}-demo", *others) if one in there]
     if not found:
@@ -262,11 +257,9 @@ class Machine:
         cores = f"{self.cores} core{'s' if self.cores != 1 else ''}"
         if self.cpu_limit is not None:
             cores += f" (limited to {self.cpu_limit:g})"
-        memory = ""
-        if self.memory_mb:
-            memory = f", {self.memory_mb / 1024:.1f} GiB"
-            if self.memory_limit_mb:
-                memory += f" (limited to {self.memory_limit_mb / 1024:.1f})"
+        memory = f", {self.memory_mb / 1024:.1f} GiB" if self.memory_mb else ""
+        if self.memory_limit_mb:
+            memory += f" (limited to {self.memory_limit_mb / 1024:.1f})"
         versions = f"mpmkit {self.mpmkit}" + (f" at {self.commit}" if self.commit else "")
         for name, version in (("Locust", self.locust), ("h11", self.h11)):
             versions += f", {name} {version}" if version else ""
@@ -280,12 +273,17 @@ def machine() -> Machine:
     """Describe this machine and the versions at hand. Never raises: what cannot be read is None."""
     import psutil
 
+    # x86 says "model name", some others "Model" or "Hardware".
+    model = re.search(
+        r"^(?:model name|Hardware|Model)\s*:\s*(.+)$", text_of("/proc/cpuinfo"), re.MULTILINE
+    )
+    cpus, memory = group_limits()
     return Machine(
-        cpu_model=_cpu_model(_text("/proc/cpuinfo")),
+        cpu_model=" ".join(model[1].split()) if model else platform.machine() or None,
         cores=len(os.sched_getaffinity(0)),
-        cpu_limit=cpu_limit(),
+        cpu_limit=cpus,
         memory_mb=psutil.virtual_memory().total >> 20,
-        memory_limit_mb=memory_limit_mb(),
+        memory_limit_mb=memory,
         kernel=platform.release(),
         python=platform.python_version(),
         mpmkit=__version__,
@@ -295,39 +293,20 @@ def machine() -> Machine:
     )
 
 
-def _text(path: str | os.PathLike[str]) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def _cpu_model(cpuinfo: str) -> str | None:
-    # x86 says "model name", some others "Model" or "Hardware".
-    match = re.search(r"^(?:model name|Hardware|Model)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    return " ".join(match[1].split()) if match else platform.machine() or None
-
-
-def _limits(name: str, root: str | os.PathLike[str]) -> Iterator[list[str]]:
-    """The words of a limit's file in our control group (version 2) and in each one above it. A container
-    often sees its group mounted as the root, so the path that /proc names may not exist."""
+def group_limits(root: str | os.PathLike[str] = "/") -> tuple[float | None, int | None]:
+    """Cores (the quota) and MiB that our control group (version 2), or one above it, grants; None where it
+    has no limit. A container often sees its group mounted as the root, so the path that /proc names may
+    not exist."""
     mount = Path(root) / "sys/fs/cgroup"
-    group = re.search(r"^0::/(.*)$", _text(Path(root) / "proc/self/cgroup"), re.MULTILINE)
+    group = re.search(r"^0::/(.*)$", text_of(Path(root) / "proc/self/cgroup"), re.MULTILINE)
+    found: dict[str, list[float]] = {"cpu.max": [], "memory.max": []}
     for place in (mount / group[1], *(mount / group[1]).parents) if group else ():
-        if place == mount or mount in place.parents:
-            words = _text(place / name).split()
+        for name, limits in found.items():
+            words = text_of(place / name).split()
             if words and words[0].isdigit():
-                yield words
-
-
-def cpu_limit(root: str | os.PathLike[str] = "/") -> float | None:
-    """Cores that the control group grants (its quota), or None."""
-    return min((int(q) / int(period) for q, period in _limits("cpu.max", root)), default=None)
-
-
-def memory_limit_mb(root: str | os.PathLike[str] = "/") -> int | None:
-    """MiB that the control group grants, or None."""
-    return min((int(limit) >> 20 for (limit,) in _limits("memory.max", root)), default=None)
+                limits.append(int(words[0]) / (int(words[1]) if words[1:] else 1 << 20))
+    memory = min(found["memory.max"], default=None)
+    return min(found["cpu.max"], default=None), None if memory is None else int(memory)
 
 
 def _installed(name: str) -> str | None:
@@ -344,11 +323,10 @@ def _commit() -> str | None:
         return None
     # A run that is recorded changes the records, which is no change of what is measured.
     status = ["status", "--porcelain", "-uno", "--", ".", ":!data/recorded"]
+    how: dict[str, Any] = {"text": True, "timeout": 5, "stderr": subprocess.DEVNULL}
     try:
         commit, changed = (
-            subprocess.check_output(
-                ["git", "-C", str(top), *words], text=True, timeout=5, stderr=subprocess.DEVNULL
-            ).strip()
+            subprocess.check_output(["git", "-C", str(top), *words], **how).strip()
             for words in (["rev-parse", "--short=10", "HEAD"], status)
         )
     except (OSError, subprocess.SubprocessError):

@@ -3,9 +3,7 @@
     with Httpd("event", document_root=pages, ThreadsPerChild=25, MaxRequestWorkers=400) as httpd:
         measure(httpd.url)
 
-Each is a program of this machine in its own directory under the system's temporary one, on a free port
-of the loopback interface. Directives are Apache's own, spelled as `mpmkit.launch` takes them, so one
-dictionary starts both sides.
+Directives are Apache's own, spelled as `mpmkit.launch` takes them, so one dictionary starts both sides.
 
 What keeps a comparison fair is decided here and nowhere else: the modules httpd loads (only those
 whose work our servers do too), an access log in the same format with the same buffering, and
@@ -24,17 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from mpmkit.config.directives import MPMS
-from mpmkit.measure.process_group import (
-    NotInstalled,
-    ProcessGroup,
-    ServerFailed,
-    find_program,
-    free_port,
-    output,
-    unprivileged_user,
-)
-
-__all__ = ["Httpd", "Nginx", "NotInstalled", "ReferenceServer", "ServerFailed", "find_program"]
+from mpmkit.measure.process_group import NotInstalled as NotInstalled
+from mpmkit.measure.process_group import ProcessGroup, free_port, output, unprivileged_user
+from mpmkit.measure.process_group import ServerFailed as ServerFailed
+from mpmkit.measure.process_group import find_program as find_program
 
 # Where httpd keeps its modules: Debian and Ubuntu, Fedora, Arch and Alpine, a build from source.
 MODULE_DIRECTORIES = (
@@ -77,13 +68,12 @@ class ReferenceServer(ProcessGroup):
         **directives: Value,
     ) -> None:
         super().__init__()
-        self.document_root = Path(document_root).resolve()
+        self.document_root = self._served = Path(document_root).resolve()
         self.access_log = access_log
         self.buffered_logs = buffered_logs
         self.directives = directives
         self.port = 0
         self.url = ""
-        self._served = self.document_root
 
     def _configuration(self) -> str:
         """The text of its configuration file; "" if all is on its command line."""
@@ -227,9 +217,8 @@ class Nginx(ReferenceServer):
     def __init__(self, *, workers: int | None = None, **given: Any) -> None:
         super().__init__(**given)
         self.workers = workers or len(os.sched_getaffinity(0))
-        self._binary = find_program(
-            ("nginx",), "nginx", "apt install nginx-light, or: conda install -c conda-forge nginx"
-        )
+        how = "apt install nginx-light, or: conda install -c conda-forge nginx"
+        self._binary = find_program(("nginx",), "nginx", how)
 
     @property
     def version(self) -> str:
@@ -242,19 +231,15 @@ class Nginx(ReferenceServer):
         return [self._binary, "-p", str(self.root), "-c", str(file), "-e", log]
 
     def _configuration(self) -> str:
-        given = {name.lower(): value for name, value in self.directives.items()}
-
-        def seconds(name: str, default: str) -> str:
-            value = given.get(name.lower())
-            return default if value is None else nginx_seconds(value)
-
-        on = str(given.get("keepalive", True)).lower() not in {"false", "off"}
-        served = int(str(given.get("maxkeepaliverequests", 100)))
+        given = {name.lower(): str(value).lower() for name, value in self.directives.items()}
+        on = given.get("keepalive") not in ("false", "off")
+        sends_files = given.get("enablesendfile") in ("true", "on")
+        kept = nginx_seconds(given.get("keepalivetimeout", 5)) if on else "0"
+        timeout = nginx_seconds(given.get("timeout", 60))
+        served = int(given.get("maxkeepaliverequests", 100))
         # httpd lets N + 1 responses through (its N counts the further ones); 0 is no limit.
         requests = served + 1 if served else 1_000_000_000
-        connections = max(1024, int(str(given.get("maxrequestworkers", 1024))))
-        sends_files = str(given.get("enablesendfile", False)).lower() in {"true", "on"}
-        timeout = seconds("Timeout", "60s")
+        connections = max(1024, int(given.get("maxrequestworkers", 1024)))
         log = "access_log off"
         if self.access_log:
             buffer = f" buffer={BUFFERED_LOG_BYTES}" if self.buffered_logs else ""
@@ -279,7 +264,7 @@ http {{
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
     sendfile {"on" if sends_files else "off"};
-    keepalive_timeout {seconds("KeepAliveTimeout", "5s") if on else "0"};
+    keepalive_timeout {kept};
     keepalive_requests {requests};
     send_timeout {timeout};
     client_header_timeout {timeout};
@@ -298,11 +283,8 @@ http {{
 
 def find_httpd() -> str:
     """Path of the httpd binary, called apache2 on Debian. Raises NotInstalled."""
-    return find_program(
-        ("apache2", "httpd"),
-        "Apache httpd (apache2 or httpd)",
-        "apt install apache2-bin, or dnf install httpd",
-    )
+    how = "apt install apache2-bin, or dnf install httpd"
+    return find_program(("apache2", "httpd"), "Apache httpd (apache2 or httpd)", how)
 
 
 def module_directory(binary: str) -> Path:
@@ -331,28 +313,22 @@ def load_lines(binary: str, modules: Iterable[str]) -> list[str]:
             continue
         file = module_directory(binary) / f"mod_{name}.so"
         if not file.exists():
-            raise NotInstalled(
-                f"httpd's module {name}",
-                f"it should be {file}: apt install "
-                "apache2-bin, or build httpd with --enable-mpms-shared=all",
-            )
+            how = "apt install apache2-bin, or build httpd with --enable-mpms-shared=all"
+            raise NotInstalled(f"httpd's module {name}", f"it should be {file}: {how}")
         lines.append(f'LoadModule {name}_module "{file}"')
     return lines
 
 
 def php_load_line(binary: str) -> str:
-    """LoadModule for the newest mod_php of this machine. Raises NotInstalled."""
+    """LoadModule for the newest mod_php (8 or later) of this machine. Raises NotInstalled."""
     files = glob.glob(f"{module_directory(binary)}/libphp*.so")
     if not files:
         raise NotInstalled("mod_php", "apt install libapache2-mod-php")
     newest = max(files, key=lambda file: [int(n) for n in re.findall(r"\d+", Path(file).name)])
-    # PHP 7 called its symbol php7_module; since 8 it is php_module again.
-    major = re.search(r"libphp(\d+)", newest)
-    symbol = "php7_module" if major and major[1] == "7" else "php_module"
-    return f'LoadModule {symbol} "{newest}"'
+    return f'LoadModule php_module "{newest}"'
 
 
-# ---------------------------------------------------------------- directives as text
+# -- directives as text --------------------------------------------------------------------------
 
 
 def directive_lines(directives: Mapping[str, Value]) -> list[str]:

@@ -50,16 +50,9 @@ class Line:
         """The expensive end of the slope's interval; the slope itself where that has no end."""
         return self.high if math.isfinite(self.high) else self.slope
 
-    @property
-    def cheap(self) -> float:
-        """The other end."""
-        return self.low if math.isfinite(self.low) else self.slope
-
 
 def slope(ns: Sequence[float], values: Sequence[float]) -> Line:
     """Least squares. Raises ValueError unless there are two points with different n at least."""
-    if len(ns) != len(values):
-        raise ValueError(f"{len(ns)} places and {len(values)} values do not go together")
     if len(set(ns)) < 2:
         raise ValueError("a slope takes at least two different levels; measure more levels")
     steep, base = statistics.linear_regression(ns, values)
@@ -79,14 +72,17 @@ def lines(
 
     Takes the rows of the records table `memory`; those of whole servers count.
     """
-    found: dict[tuple[str, str | None, str], tuple[list[float], list[float]]] = {}
+    found: dict[tuple[str, str | None, str], list[tuple[float, float]]] = {}
     for row in rows:
         if row["scope"] == "server":
             mpm = row["mpm"] if isinstance(row["mpm"], str) and row["mpm"] else None
-            ns, values = found.setdefault((row["server"], mpm, row["against"]), ([], []))
-            ns.append(float(row["held"]))
-            values.append(float(sum(row[column] for column in columns)))
-    return {key: slope(ns, values) for key, (ns, values) in found.items() if len(set(ns)) > 1}
+            points = found.setdefault((row["server"], mpm, row["against"]), [])
+            points.append((row["held"], sum(row[column] for column in columns)))
+    return {
+        key: slope(*zip(*points, strict=True))
+        for key, points in found.items()
+        if len({n for n, _ in points}) > 1
+    }
 
 
 # -- how many workers a machine has room for -----------------------------------------------------
@@ -96,16 +92,14 @@ def lines(
 class Sizing:
     """An answer of `max_request_workers_for`; sizes in bytes.
 
-    workers: the MaxRequestWorkers to set. high: what the cheap end of the interval would give.
-    base: the server without load. per_request, per_idle: what one more costs, the expensive ends of
-    the measured intervals. idle: kept-alive connections that are provided for.
-    by_rss: what summing RSS would have said, the usual and wrong way.
+    workers: the MaxRequestWorkers to set. base: the server without load. per_request, per_idle: what one
+    more costs, the expensive ends of the measured intervals. idle: kept-alive connections that are
+    provided for. by_rss: what summing RSS would have said, the usual and wrong way.
     measured_to: the most requests that were busy at once when it was measured.
     """
 
     mpm: str
     workers: int
-    high: int
     ram: int
     reserve: int
     base: int
@@ -118,14 +112,14 @@ class Sizing:
 
     def __str__(self) -> str:
         left = self.ram - self.reserve - self.base - self.idle * self.per_idle
+        each = f"at {self.per_request / 1024:,.1f} KiB each, the dear end of the interval"
+        held = f"{self.idle:,} kept-alive connections at {self.per_idle / 1024:,.1f} KiB"
         parts = [
             ("reserve", self.reserve, "for the kernel, sockets, page cache, logs and all the rest"),
             ("base", self.base, "the server before it has a request"),
-            ("requests", left, f"at {_kib(self.per_request)} each, the dear end of the interval"),
+            *([("idle", self.idle * self.per_idle, held)] if self.idle else []),
+            ("requests", left, each),
         ]
-        if self.idle:
-            what = f"{self.idle:,} kept-alive connections at {_kib(self.per_idle)}"
-            parts.insert(2, ("idle", self.idle * self.per_idle, what))
         words = [f"MaxRequestWorkers {self.workers} for {self.mpm} in {_mib(self.ram)}"]
         words += [f"  {name:<11}{_mib(size):>12}  {what}" for name, size, what in parts]
         if self.mpm != "prefork":
@@ -133,7 +127,6 @@ class Sizing:
                 f"rounded down to whole children of ThreadsPerChild {self.threads_per_child}"
                 f": ServerLimit {max(1, self.workers // self.threads_per_child)}"
             )
-        words.append(f"the interval's ends allow {self.workers:,} to {self.high:,}")
         if self.workers > self.measured_to:
             words.append(
                 f"no more than {self.measured_to:,} were busy at once when it was measured; "
@@ -188,49 +181,36 @@ def max_request_workers_for(
     mpm: prefork, worker or event. server: whose rows of `memory` to use.
     memory: rows of `memory_table` (the table, its frame or a list of rows), measured with your pages
         and scripts: a request costs what your application makes of it.
-    idle: kept-alive connections to provide for, besides busy requests; under prefork and worker each
-        of them takes a worker and is to be counted as one.
+    idle: kept-alive connections to provide for, under event; elsewhere each of them takes a worker.
     reserve: what is not for this server: bytes or a size. By default 20% of ram and at least
         256 MiB: the kernel's page tables and sockets are in no process's PSS, and files that are
         served want page cache.
     threads_per_child: for worker and event; the answer is a multiple of it.
 
-    Raises ValueError if memory has no busy rows of that MPM and server, if they show no growth, if
-    idle is impossible, or if the machine has no room for a single worker (the text says how much it
-    takes).
+    Raises ValueError if memory has no busy rows of that MPM and server, if they show no growth, or if
+    the machine has no room for a single worker (the text says how much it takes).
     """
     total, kept = _checked(ram, reserve, mpm, idle, threads_per_child)
     rows = _rows(memory)
     line, per_idle = _costs(rows, server, mpm, idle)
     base, step = max(0.0, line.base), 1 if mpm == "prefork" else threads_per_child
-    room = (total - kept) / 1024 - base - idle * per_idle
 
-    def workers(cost: float, room: float = room) -> int:
+    def workers(cost: float, room: float) -> int:
         return int(room // cost) // step * step if room > 0 else 0
 
-    if workers(line.dear) < 1:
+    found = workers(line.dear, (total - kept) / 1024 - base - idle * per_idle)
+    if found < 1:
         least = int((base + idle * per_idle + step * line.dear) * 1024)
         raise ValueError(
             f"ram: {_mib(total)} have no room for {step} worker{'s' * (step > 1)} of {mpm}: that "
             f"takes {_mib(least)} besides a reserve of {_mib(kept)}"
         )
-    naive = lines(rows, ("rss_kb",))[server, mpm, "busy"]
-    return Sizing(
-        mpm=mpm,
-        workers=workers(line.dear),
-        high=workers(line.cheap),
-        ram=total,
-        reserve=kept,
-        base=int(base * 1024),
-        per_request=math.ceil(line.dear * 1024),
-        idle=idle,
-        per_idle=math.ceil(per_idle * 1024),
-        by_rss=workers(naive.slope, (total - kept) / 1024 - naive.base)
-        if naive.slope > 0
-        else None,
-        threads_per_child=step,
-        measured_to=int(line.most),
-    )
+    rss = lines(rows, ("rss_kb",))[server, mpm, "busy"]
+    by_rss = workers(rss.slope, (total - kept) / 1024 - rss.base) if rss.slope > 0 else None
+    each, each_idle = (math.ceil(cost * 1024) for cost in (line.dear, per_idle))
+    most = int(line.most)
+    base = int(base * 1024)
+    return Sizing(mpm, found, total, kept, base, each, idle, each_idle, by_rss, step, most)
 
 
 def _checked(
@@ -242,9 +222,8 @@ def _checked(
         if type(value) is not int or value < least:
             problems.append(f"{name}: must be a whole number from {least}, not {value!r}")
     if idle and mpm in ("prefork", "worker"):
-        problems.append(
-            f"idle: under {mpm} a kept-alive connection keeps a worker; count it as one"
-        )
+        why = "a kept-alive connection keeps a worker; count it as one"
+        problems.append(f"idle: under {mpm} {why}")
     try:
         found = room_for(ram, reserve)
     except ValueError as error:
@@ -276,18 +255,12 @@ def _costs(rows: list[dict[str, Any]], server: str, mpm: str, idle: int) -> tupl
 
 def _rows(memory: Any) -> list[dict[str, Any]]:
     """A table, a frame or rows as rows. Raises ValueError for anything else."""
-    if hasattr(memory, "records"):
-        return list(memory.records)
-    rows = memory.to_dict("records") if hasattr(memory, "to_dict") else list(memory)
-    needed = {"server", "mpm", "against", "held", "scope", "pss_kb", "rss_kb", "page_tables_kb"}
-    if not rows or not needed <= rows[0].keys():
+    rows = getattr(memory, "records", memory)
+    rows = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
+    if not rows or "pss_kb" not in rows[0]:
         raise ValueError("memory: give what memory_table returns, or a frame of the table memory")
     return rows
 
 
 def _mib(size: float) -> str:
     return f"{size / (1 << 30):,.2f} GiB" if size >= 10 << 30 else f"{size / (1 << 20):,.1f} MiB"
-
-
-def _kib(size: float) -> str:
-    return f"{size / 1024:,.1f} KiB"

@@ -1,17 +1,21 @@
-"""What rounds of measurement allow to say: intervals, ratios, noise, knees. Pure; no clock, no file.
+"""What rounds of measurement allow to say: intervals, ratios, decisions, the published order. Pure.
 
-A round measures every server once, one after the other. Rounds are few (3 to 30).
+A round (or block) measures every server once, one after the other. Rounds are few (3 to 30).
 
 * The middle of one server's figures is the **median**, and the ends of its interval are two of the rounds
   themselves: the k-th lowest and the k-th highest. However the figures are distributed, the true
   median lies between them unless all but k - 1 rounds fell on one side of it, which is a matter of
   tossed coins; k is the largest for which that is rarer than 5%. A plain bootstrap would be narrower
   and would promise too much: simulated on skewed figures, it holds 89% of the true medians with 7
-  rounds. 95% takes 6 rounds: all of 3 hold the median with 75%, of 5 with 94%. With fewer than 6 the
-  tables print the rounds, lowest to highest, and call them that.
+  rounds. 95% takes 6 rounds; with fewer the tables print the rounds, lowest to highest, and call them that.
 * Two servers are compared **within a round**, so that a slow minute, which met both alike, is not taken
   for a difference between them: `ratio`, with a 95% interval at any number of rounds from 2. A
-  difference is **larger than the noise** if that interval excludes 1. There is no other rule.
+  difference is **larger than the noise** if that interval excludes 1.
+* Two costs are compared by **four words**, with the margin stated beforehand (`decide`). A word is said only
+  if the whole interval supports it: above 1 + margin it is dearer, below 1 / (1 + margin) cheaper, between
+  the two the same within 3%, else undecided (so many more blocks would decide). So two equal things are
+  called different in fewer than 5 of 100 comparisons, and each block makes a word likelier.
+* The **published order** came out, did not, or is not decidable (`verdict`).
 * The **knee** of a curve is where it bends; sweeps and stages of a load have the same one.
 """
 
@@ -25,11 +29,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Rounds = Mapping[Any, float]
+"""What one server did in each round: which round -> its figure."""
 
 LEVEL = 0.95
-
-ENOUGH = 6
-"""Rounds from which on the interval of a median can be a 95% one."""
+ENOUGH = 6  # rounds from which on the interval of a median can be a 95% one
+TAIL = 1_000  # answers from which on a 99th percentile is one: of 100 it is the slowest of all
 
 # The 97.5% points of Student's t for 1 to 30 degrees of freedom; beyond, the normal one is near.
 _T = tuple(
@@ -57,6 +62,9 @@ def t_quantile(freedom: int) -> float:
     return _T[freedom - 1] if freedom <= len(_T) else 1.96 + 2.5 / freedom
 
 
+# -- intervals -----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Interval:
     """A value with its confidence interval, in the unit of what was given. level: the confidence, 0 to
@@ -75,6 +83,12 @@ class Interval:
         return f"{self.value:,.4g} ({self.level:.0%}: {self.low:,.4g} to {self.high:,.4g})"
 
 
+def ratio_text(ratio: Interval) -> str:
+    """A ratio with its 95% interval, where it has one: "1.25 (1.13 to 1.38)"."""
+    known = f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.level else ""
+    return f"{ratio.value:.2f}{known}"
+
+
 def _rank(rounds: int) -> int:
     """Which of so many sorted rounds (from 1) begins the interval of the median: the k-th from either
     end, with the largest k that leaves 5% at most outside; 1 where no k does."""
@@ -89,12 +103,18 @@ def _rank(rounds: int) -> int:
 
 def median(values: Sequence[float]) -> Interval:
     """The median of the rounds with its 95% interval; below `ENOUGH` rounds with the lowest and the highest,
-    and level 0. Raises ValueError without a pair."""
+    and level 0. Raises ValueError without any value."""
     if not values:
         raise ValueError("rounds: none was measured, so there is no median")
     ordered, rank = sorted(values), _rank(len(values))
     level = LEVEL if len(values) >= ENOUGH else 0.0
     return Interval(statistics.median(ordered), ordered[rank - 1], ordered[-rank], level)
+
+
+def _around(middle: float, reach: float) -> Interval:
+    """The interval of a mean of logarithms, as a ratio."""
+    low, high = math.exp(middle - reach), math.exp(middle + reach)
+    return Interval(math.exp(middle), low, high, LEVEL if reach < math.inf else 0.0)
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Interval:
@@ -107,17 +127,31 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> Interval:
     logs = [math.log(a / b) for a, b in zip(one, other, strict=False) if a > 0 and b > 0]
     if not logs:
         raise ValueError("rounds: a ratio needs rounds in which both are above 0")
-    middle = statistics.fmean(logs)
-    if len(logs) < 2:
-        return Interval(math.exp(middle), 0.0, math.inf, 0.0)
-    reach = t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
-    return Interval(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach), LEVEL)
+    reach = math.inf
+    if len(logs) > 1:
+        reach = t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return _around(statistics.fmean(logs), reach)
 
 
-def paired(one: Mapping[Any, float], other: Mapping[Any, float]) -> Interval:
-    """`ratio` of two servers over the rounds that both have: which round -> figure. Raises ValueError."""
+def paired(one: Rounds, other: Rounds) -> Interval:
+    """`ratio` of two servers over the rounds that both have. Raises ValueError."""
     both = sorted(one.keys() & other.keys())
     return ratio([one[each] for each in both], [other[each] for each in both])
+
+
+def unpaired(one: Sequence[float], other: Sequence[float]) -> Interval:
+    """The ratio of two costs whose blocks are not the same ones, by Welch's interval. Raises ValueError."""
+    sides = (one, other)
+    if not all(sides) or min(map(min, sides)) <= 0:
+        raise ValueError("costs: both sides need one at least, each above 0")
+    logs = [[math.log(cost) for cost in side] for side in sides]
+    reach = math.inf
+    if min(map(len, logs)) > 1:
+        errors = [(statistics.variance(side) / len(side), len(side) - 1) for side in logs]
+        total = sum(error for error, _ in errors)
+        weight = sum(error**2 / freedom for error, freedom in errors)
+        reach = t_quantile(round(total**2 / weight) if weight else 1) * math.sqrt(total)
+    return _around(statistics.fmean(logs[0]) - statistics.fmean(logs[1]), reach)
 
 
 def noise(values: Sequence[float]) -> float:
@@ -125,10 +159,6 @@ def noise(values: Sequence[float]) -> float:
     about the share of the figure by which a round differs; NaN with fewer than 2 rounds above 0."""
     logs = [math.log(value) for value in values if value > 0]
     return statistics.stdev(logs) if len(logs) > 1 else math.nan
-
-
-TAIL = 1_000
-"""Answers from which on a 99th percentile is one: of 100 it is the slowest of all."""
 
 
 def p99(row: Mapping[str, Any]) -> tuple[float, bool]:
@@ -157,3 +187,167 @@ def knee(xs: Sequence[float], ys: Sequence[float]) -> float | None:
         ((y - low) / (high - low) - (x - left) / (right - left), -x) for x, y in points
     )
     return -place if height > 0.05 else None
+
+
+# -- does it cost more? Four words ---------------------------------------------------------------
+
+MARGIN = 0.03
+CHEAPER, DEARER, UNDECIDED = "cheaper", "dearer", "undecided"
+MOST_BLOCKS = 1000  # that are asked for; beyond, the difference is too near the margin
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A ratio of two costs with what may be said of it.
+
+    blocks: how many it is of. more: blocks that would decide if they are like these; None if that is
+    not known. paired: whether the two were compared block by block.
+    """
+
+    ratio: Interval
+    blocks: int
+    word: str
+    more: int | None
+    paired: bool
+
+    def __str__(self) -> str:
+        known = bool(self.ratio.level)
+        between = f"{self.ratio.low:.3f} to {self.ratio.high:.3f}" if known else "one block"
+        said = f"{self.ratio.value:.3f} ({between})  {self.word}"
+        if self.word != UNDECIDED:
+            return said
+        if self.more is None:
+            most = f"more than {MOST_BLOCKS:,} blocks" if known else "two blocks at least"
+            return f"{said} ({most} would be needed)"
+        return f"{said} ({self.more:,} more block{'s' * (self.more != 1)} would decide)"
+
+
+def decide(one: Rounds, other: Rounds, margin: float = MARGIN) -> Decision:
+    """Compare two costs: in pairs over the blocks that both have, or where these are too few `unpaired`.
+    Raises ValueError if there is nothing above 0 to compare."""
+    both = one.keys() & other.keys()
+    in_pairs = len(both) > 1 or len(both) == len(one) == len(other)
+    if in_pairs:
+        found, blocks = paired(one, other), len(both)
+    else:
+        found, blocks = unpaired([*one.values()], [*other.values()]), min(len(one), len(other))
+    word = word_of(found, margin)
+    more = more_blocks(found, blocks, margin) if word == UNDECIDED else 0
+    return Decision(found, blocks, word, more, in_pairs)
+
+
+def word_of(ratio: Interval, margin: float) -> str:
+    """The word that the whole interval supports."""
+    limit = 1 + margin
+    if ratio.low > limit:
+        return DEARER
+    if ratio.high < 1 / limit:
+        return CHEAPER
+    inside = 1 / limit <= ratio.low and ratio.high <= limit
+    return f"the same within {100 * margin:.3g}%" if inside else UNDECIDED
+
+
+def more_blocks(ratio: Interval, blocks: int, margin: float) -> int | None:
+    """How many more blocks would decide, if mean and spread stay as they are; None if more than
+    `MOST_BLOCKS`, or if one block alone does not show the spread."""
+    if not ratio.level:
+        return None
+    reach = math.log(ratio.high / ratio.value)
+    spread = reach * math.sqrt(blocks) / t_quantile(blocks - 1)
+    room = abs(abs(math.log(ratio.value)) - math.log1p(margin))
+    for more in range(1, MOST_BLOCKS + 1):
+        if t_quantile(blocks + more - 1) * spread / math.sqrt(blocks + more) < room:
+            return more
+    return None
+
+
+# -- did the published order come out? -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Limits:
+    """In how many cells something else than the server was the limit."""
+
+    cells: int = 0
+    generator: int = 0
+    machine: int = 0
+
+    def __str__(self) -> str:
+        """ "the generator was the limit in 3 of 9 cells"; "" if the servers were measured."""
+        counts = {"generator": self.generator, "machine": self.machine}
+        return ", ".join(
+            f"the {what} was the limit in {count} of {self.cells} cells"
+            for what, count in counts.items()
+            if count
+        )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two MPMs next to each other in the published order: how many times faster the first one is, as
+    published and as measured within the rounds."""
+
+    faster: str
+    slower: str
+    published: float
+    ratio: Interval
+
+    @property
+    def came_out(self) -> bool | None:
+        """Whether the published winner won here; None if the interval of the ratio holds 1."""
+        return self.ratio.value > 1 if self.ratio.excludes(1.0) else None
+
+    def __str__(self) -> str:
+        said = f"{self.faster} / {self.slower}: published {self.published:.2f}, measured "
+        return said + ratio_text(self.ratio)
+
+
+@dataclass(frozen=True)
+class OrderVerdict:
+    """Whether the published order of the MPMs came out.
+
+    Where the generator, or the machine that it shares with the servers, was the limit in a cell, a faster
+    server would not have shown: then nothing is said of an order, whatever the figures are.
+    """
+
+    published_order: tuple[str, ...]
+    limits: Limits
+    pairs: tuple[Pair, ...]
+
+    @property
+    def came_out(self) -> bool | None:
+        """True: of every two neighbours the first one was faster. False: of one pair the second. None: not
+        decidable."""
+        answers = [pair.came_out for pair in self.pairs]
+        if str(self.limits) or (None in answers and False not in answers):
+            return None
+        return False not in answers
+
+    def __str__(self) -> str:
+        order = f"the published order ({' > '.join(self.published_order)})"
+        if self.came_out is not None:
+            return f"{order} {'came out' if self.came_out else 'did not come out'}"
+        open_pairs = [f"{p.faster} / {p.slower}" for p in self.pairs if p.came_out is None]
+        why = f"the 95% interval of {' and of '.join(open_pairs)} holds 1"
+        if not all(pair.ratio.level for pair in self.pairs):
+            why = "one round does not show the noise"
+        return f"{order}: not decidable, {str(self.limits) or why}"
+
+
+def verdict(
+    rounds: Mapping[str, Rounds], figures: Mapping[str, float], limits: Limits = Limits()
+) -> OrderVerdict | None:
+    """Compare what the rounds measured (MPM -> QPS of each round) with the published figures.
+
+    None if fewer than two MPMs are both measured and published, or two neighbours share no round in which
+    both answered.
+    """
+    order = tuple(sorted((mpm for mpm in figures if rounds.get(mpm)), key=lambda m: -figures[m]))
+    try:
+        pairs = tuple(
+            Pair(one, next_, figures[one] / figures[next_], paired(rounds[one], rounds[next_]))
+            for one, next_ in zip(order, order[1:], strict=False)
+        )
+    except ValueError:
+        return None
+    return OrderVerdict(order, limits, pairs) if pairs else None

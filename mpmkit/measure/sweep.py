@@ -49,14 +49,12 @@ from mpmkit.measure.experiment import (
     run,
 )
 from mpmkit.measure.records import Row
-from mpmkit.measure.stats import knee
-from mpmkit.measure.sweep_grid import GridPoint, SweepPlan, plan
+from mpmkit.measure.stats import knee as knee
+from mpmkit.measure.sweep_grid import GridPoint, plan
 from mpmkit.measure.text import aligned
 
 if TYPE_CHECKING:
     import pandas
-
-__all__ = ["SweepTable", "knee", "main", "plan", "sweep"]
 
 AGAIN = "; the same command goes on"
 
@@ -73,7 +71,6 @@ class SweepTable(Table):
     """What was measured. records: rows of the records table `sweep`. names: the grid's, in order."""
 
     names: tuple[str, ...] = ()
-    id: str = ""
 
     name = "sweep"
     unit = "points"
@@ -156,11 +153,6 @@ class SweepTable(Table):
                 out.append(f"  beyond {self.names[0]} {bend:g} there is little more")
         return out
 
-    def __repr__(self) -> str:
-        return (
-            f"<SweepTable {len(self.records)} of {self.planned} rows over {', '.join(self.names)}>"
-        )
-
 
 class ObservedSweep(SweepTable):
     """A sweep with what an observer saw at each point: rows of the records table `observed`."""
@@ -217,44 +209,32 @@ def sweep(
     launch: starts a server, ``launch(mpm, **directives)``; by default `mpmkit.launch`.
     observe: what else is looked at at each point; the table is then an `ObservedSweep`.
 
-    Raises ValueError for a bad grid and RecordError for a bad file or one that holds another sweep,
-    both before anything starts; `experiment.ExperimentError` if a server or the generator fails,
-    `experiment.Interrupted` (a KeyboardInterrupt) on Ctrl-C: both carry the rows finished until then
-    as `table`, and the same call goes on.
+    Raises as `mpmkit.qps_table` does, and RecordError for a file that holds another sweep. After an error or
+    Ctrl-C the same call goes on.
     """
     todo = plan(mpm, grid, profile, rounds=rounds, directives=directives)
     kind = SweepTable if observe is None else ObservedSweep
-    table = kind([], todo.names, todo.id, planned=len(todo.cells()), scale="custom")
+    table = kind([], todo.names, planned=len(todo.cells()), scale="custom")
     file = table.keep_in(out)  # cuts off a torn last line
-    if file is not None:
-        resume(table, file, lambda row: row["sweep"] == todo.id)
+    resume(table, file, sweep=todo.id)
     have = {(row["mpm"], row["point"], row["round"]) for row in table.records}
     cells = [cell for cell in todo.cells() if (*cell.key, cell.round) not in have]
     start = launch or launcher(document_root=document_root)
+    look = observe or (lambda server: nullcontext(lambda found: {}))
 
     def measure(cell: GridPoint, report: Report) -> Iterator[list[Row]]:
         report(f"round {cell.round}, {cell}", 0.0)
-        yield [_measure_point(cell, todo, table, start, observe or _nothing)]
+        conditions = Conditions(table, cell)
+        with start(cell.mpm, **cell.directives) as server, look(server) as seen:
+            found = run_load(server, profile=cell.profile)
+            # A point at which nothing is answered is a result; a server that is gone is not.
+            if not found.complete or is_gone(server):
+                raise RuntimeError(f"{cell}: {found.ended}{last_words(server)}")
+            columns = {**found.row(), **seen(found), "started_at": records.utc(found.started_at)}
+        columns |= {"sweep": todo.id, "point": json.dumps(cell.values)}
+        yield [conditions.row(cell.directives, **columns)]
 
     return run(cells, measure, table, file=file, on_progress=on_progress)
-
-
-def _nothing(_: Any) -> AbstractContextManager[Callable[[LoadRun], Row]]:
-    return nullcontext(lambda _: {})
-
-
-def _measure_point(
-    cell: GridPoint, todo: SweepPlan, table: SweepTable, start: Launch, observe: Observe
-) -> Row:
-    conditions = Conditions(table, cell)
-    with start(cell.mpm, **cell.directives) as server, observe(server) as seen:
-        found = run_load(server, profile=cell.profile)
-        # A point at which nothing is answered is a result; a server that is gone is not.
-        if not found.complete or is_gone(server):
-            raise RuntimeError(f"{cell}: {found.ended}{last_words(server)}")
-        columns = {**found.row(), **seen(found), "started_at": records.utc(found.started_at)}
-    point = json.dumps(cell.values)
-    return conditions.row(cell.directives, **columns, sweep=todo.id, point=point)
 
 
 # -- the command line ----------------------------------------------------------------------------

@@ -7,19 +7,20 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any
 
 from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, DirectiveError, Setting, spec_for
 from mpmkit.config.keywords import from_keywords
 from mpmkit.load.profile import LoadProfile, ProfileError
-from mpmkit.measure import published, stats
+from mpmkit.measure import published
 from mpmkit.measure.command import Problems
-from mpmkit.measure.experiment import OURS, Cell
+from mpmkit.measure.experiment import OURS, Cell, in_rounds
 
 MOST_POINTS = 10_000
 SHOWN = 10  # problems that are reported; a wrong name is wrong at every point
+LOADS = tuple(one.name for one in fields(LoadProfile))
 START = 2.5  # seconds that a server and a generator take to start and end, for the estimate
 
 
@@ -27,6 +28,7 @@ START = 2.5  # seconds that a server and a generator take to start and end, for 
 class GridPoint(Cell):
     """One point under one MPM: the grid's values, and what they make of directives and load."""
 
+    _: KW_ONLY
     values: dict[str, Any]
     directives: dict[str, Any] = field(repr=False)
     profile: LoadProfile = field(repr=False)
@@ -51,11 +53,7 @@ class SweepPlan:
 
     def cells(self) -> list[GridPoint]:
         """The points of all rounds, in the order of measuring: random in each, from the sweep's id."""
-        return [
-            replace(point, round=number)
-            for number in range(1, self.rounds + 1)
-            for point in stats.turns(self.points, number, self.id)
-        ]
+        return in_rounds(self.points, range(1, self.rounds + 1), self.id)
 
     @property
     def seconds(self) -> float:
@@ -86,24 +84,21 @@ def plan(
         problems.raise_any("\n")
     wrong: dict[str, list[str]] = {}  # what is wrong, and at which points
     points = []
-    for mpm in known:
-        for values in itertools.product(*axes.values()):
-            point = dict(zip(axes, values, strict=True))
-            made, refused = _point(mpm, point, profile, directives or {})
-            points.append(made)
-            for text in refused:
-                wrong.setdefault(text, []).append(str(made))
+    for mpm, *values in itertools.product(known, *axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        made, refused = _point(mpm, point, profile, directives or {})
+        points.append(made)
+        for text in refused:
+            wrong.setdefault(text, []).append(str(made))
     # A value that is wrong by itself is wrong at many points, and must not hide the next one.
     problems += [
         f"{where[0]}{f', and {len(where) - 1} more' if where[1:] else ''}: {text}"
         for text, where in wrong.items()
     ]
-    more = len(problems) - SHOWN
-    if more > 0:
+    if (more := len(problems) - SHOWN) > 0:
         problems[SHOWN:] = [f"and {more} more problems"]
     problems.raise_any("\n")
-    load = json.loads(profile.to_json())
-    whole = [asked, axes, load, dict(directives or {})]
+    whole = [asked, axes, json.loads(profile.to_json()), dict(directives or {})]
     identity = json.dumps(whole, sort_keys=True, default=str)
     number = hashlib.sha256(identity.encode()).hexdigest()[:12]
     return SweepPlan(tuple(points), tuple(axes), rounds, number)
@@ -113,16 +108,17 @@ def _point(
     mpm: str, point: dict[str, Any], profile: LoadProfile, directives: Mapping[str, Any]
 ) -> tuple[GridPoint, list[str]]:
     """A point of the grid, and what is wrong with it."""
-    loads = {one.name for one in fields(LoadProfile)}
-    given = {**directives, **{name: value for name, value in point.items() if name not in loads}}
+    given = {**directives, **{name: value for name, value in point.items() if name not in LOADS}}
     refused: list[str] = []
     try:
-        profile = profile.but(**{name: value for name, value in point.items() if name in loads})
+        profile = profile.but(**{name: value for name, value in point.items() if name in LOADS})
     except ProfileError as error:
         refused += str(error).split("; ")
     base = {"KeepAlive": bool(profile.keep_alive), **published.DIRECTIVES[mpm]}
     refused += _refusals(mpm, base, given)
-    return GridPoint(1, OURS, mpm, point, {**base, **given}, profile), refused
+    return GridPoint(
+        1, OURS, mpm, values=point, directives={**base, **given}, profile=profile
+    ), refused
 
 
 def _axes(grid: Mapping[str, Iterable[Any]], problems: list[str]) -> dict[str, list[Any]]:
@@ -132,21 +128,18 @@ def _axes(grid: Mapping[str, Iterable[Any]], problems: list[str]) -> dict[str, l
             "grid: give names with the values to try, like {'ThreadsPerChild': [5, 25]}"
         )
         return {}
-    loads = [one.name for one in fields(LoadProfile)]
     axes: dict[str, list[Any]] = {}
     for name, given in grid.items():
         if isinstance(given, str | bytes) or not isinstance(given, Iterable):
             problems.append(f"{name}: give a list of values, not {given!r}")
             continue
-        values = list(given)
-        canonical = name
-        if name not in loads:
+        values, canonical = list(given), name
+        if name not in LOADS:
             try:
                 canonical = spec_for(name, None).name
             except ValueError as error:
-                problems.append(
-                    f"{error} (nor is it a field of a load profile: {', '.join(loads)})"
-                )
+                also = f"nor is it a field of a load profile: {', '.join(LOADS)}"
+                problems.append(f"{error} ({also})")
                 continue
         if not values:
             problems.append(f"{name}: has no value to try")
@@ -175,18 +168,16 @@ def _refusals(mpm: str, base: Mapping[str, Any], given: Mapping[str, Any]) -> li
         effective, notes = check(mpm, settings)
     except DirectiveError as error:
         return found + str(error).splitlines()
-    named = {setting.name.lower() for setting in settings}
-    for name, value in given.items():
-        if name.lower() not in named:
-            continue  # reported above
-        spec = spec_for(name, mpm)
-        real = getattr(effective, spec.attribute, value) if spec.attribute else value
+    named = {setting.name.lower() for setting in settings}  # the others are reported above
+    for name in (name for name in given if name.lower() in named):
+        spec, value = spec_for(name, mpm), given[name]
         if spec.takes == "number" and isinstance(value, str):
             try:
                 value = int(value)
             except ValueError:  # the server reads it as httpd does: 0
                 found.append(f"{spec.name} takes a number, not {value!r}")
                 continue
+        real = getattr(effective, spec.attribute, value) if spec.attribute else value
         if isinstance(value, int | float) and isinstance(real, int | float) and real != value:
             why = next((str(note) for note in notes if spec.name in str(note)), "")
             found.append(f"the server would use {spec.name} {real}" + (f" ({why})" if why else ""))

@@ -143,7 +143,7 @@ def forks(answer: Any) -> str:
     if not isinstance(answer, (list, tuple)) or not all(type(n) is int for n in answer):
         raise _asked("a list of whole numbers, one a second,", answer)
     run = simulate("prefork", busy=CLIENTS, seconds=12, **FORKS)
-    true = [second.spawned for second in run.seconds if second.t and second.spawned]
+    true = [second.spawned for second in run if second.t and second.spawned]
     first, idle = FORKS["StartServers"], FORKS["MinSpareServers"]
     if list(answer[:1]) == [first]:
         raise NotYet(

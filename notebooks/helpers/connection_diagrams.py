@@ -1,6 +1,6 @@
 """Diagrams of one connection: its path under an MPM, and the states it goes through.
 
-They are drawn from the tables that the servers run by (`mpmkit.policy.states`), as SVG.
+They are drawn as SVG from the tables of connection_states.py.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import textwrap
 from html import escape
 
+from helpers.connection_states import CONNECTION_NAMES, PATHS, TRANSITIONS
+
 from mpmkit.lab import theme as colours
 from mpmkit.lab.diagram import Svg, drawing, label
 from mpmkit.lab.plots import ink_on
-from mpmkit.policy.states import CONNECTION_NAMES, PATHS, TRANSITIONS
 
 
 def path(mpm: str) -> Svg:
-    """One connection's life under an MPM, from `states.PATHS`: which letter its worker shows in
+    """One connection's life under an MPM, from PATHS: which letter its worker shows in
     each phase, and in which phases event holds it without a thread."""
     dark = colours.is_dark()
     ink, grid = colours.INK[dark], colours.GRID[dark]
@@ -60,7 +61,7 @@ def path(mpm: str) -> Svg:
 
 def connection_states(mpm: str) -> Svg:
     """The states of a connection and what moves it from one to the next, from
-    `states.TRANSITIONS`: arcs above the line are a worker's, arcs below the listener's."""
+    TRANSITIONS: arcs above the line are a worker's, arcs below the listener's."""
     dark = colours.is_dark()
     ink, listener = colours.INK[dark], colours.stroke("event")
     table = TRANSITIONS[mpm]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
 
-    from mpmkit.measure.comparison import OrderVerdict
+    from mpmkit.measure.stats import OrderVerdict
 
 
 def ratio_dots(summary: pandas.DataFrame) -> go.Figure:

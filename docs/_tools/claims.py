@@ -1,0 +1,190 @@
+"""The figures of README.md and docs/PERFORMANCE.md that come from data/recorded, checked against its rows.
+
+    python -m docs._tools.claims          a line a claim: in or out of tolerance (make claims)
+    LIVE=1 python -m docs._tools.claims   the same against a fresh run of each command
+    python -m docs._tools.claims --write  docs/CLAIMS.md
+
+A claim is a figure a server or MPM, what it should be, and how far a run may be from it on a machine like
+the recorded one. The exit status is 1 if one is out.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.ratios import comparisons
+from mpmkit.config.directives import MPMS
+from mpmkit.measure import records, sizing
+from mpmkit.measure.qps_table import QpsTable
+from mpmkit.measure.records import Row
+
+PAGE = Path(__file__).parents[1] / "CLAIMS.md"
+Rows = Sequence[Row]
+
+
+class Run(NamedTuple):
+    """A recorded file: how it was made, and about how many minutes that takes."""
+
+    command: str
+    minutes: int
+
+
+class Claim(NamedTuple):
+    """tolerance: as a share of the expected figures."""
+
+    file: str
+    says: str
+    of: str
+    figures: Callable[[Rows], list[float]]
+    expected: tuple[float, ...]
+    tolerance: float
+
+
+RUNS = {
+    "qps-full": Run("mpmkit qps --scale full", 30),
+    "qps-demo": Run("mpmkit qps --scale demo --also httpd,nginx", 12),
+    "qps-scripts": Run("mpmkit qps --kind script --script all --also httpd", 20),
+    "bench-demo": Run("python -m benchmarks.bench --work all", 60),
+    "memory-demo": Run("mpmkit memory --also httpd", 8),
+    "memory-400": Run("mpmkit memory --mpm worker,event --against busy --busy 400 --also httpd", 1),
+}
+
+
+def cpu(kind: str, server: str = "mpmkit") -> Callable[[Rows], list[float]]:
+    """CPU time of a request, µs, median of the rounds: a figure an MPM."""
+
+    def figures(rows: Rows) -> list[float]:
+        rounds = QpsTable(list(rows)).rounds(kind, server, "server_cpu_us")
+        return [statistics.median(rounds[mpm].values()) for mpm in MPMS]
+
+    return figures
+
+
+def qps(kind: str, server: str = "mpmkit") -> Callable[[Rows], list[float]]:
+    """Requests/s, median of the rounds: a figure an MPM."""
+
+    def figures(rows: Rows) -> list[float]:
+        rounds = QpsTable(list(rows)).rounds(kind, server)
+        return [statistics.median(rounds[mpm].values()) for mpm in MPMS]
+
+    return figures
+
+
+def bench(work: str, reference: str = "httpd") -> Callable[[Rows], list[float]]:
+    """Requests/s as a multiple of another server's, median of the rounds: a figure an MPM."""
+
+    def figures(rows: Rows) -> list[float]:
+        found = {one.mpm: one.median for one in comparisons(rows)
+                 if (one.work, one.reference) == (work, reference)}  # fmt: skip
+        return [found[mpm] for mpm in MPMS if mpm in found]
+
+    return figures
+
+
+def slope(against: str, server: str = "mpmkit") -> Callable[[Rows], list[float]]:
+    """What one more costs in KiB of PSS: a figure an MPM."""
+    return lambda rows: [sizing.lines(rows)[server, mpm, against].slope for mpm in MPMS]
+
+
+def whole(server: str) -> Callable[[Rows], list[float]]:
+    """PSS of 400 busy workers in MiB: a figure an MPM with threads."""
+
+    def figures(rows: Rows) -> list[float]:
+        own = [row for row in rows if (row["server"], row["scope"]) == (server, "server")]
+        first = {row["mpm"]: row["pss_kb"] / 1024 for row in reversed(own)}
+        return [first[mpm] for mpm in ("worker", "event")]
+
+    return figures
+
+
+ALL, THREADED = "prefork, worker, event", "worker, event"
+CLAIMS = [
+    Claim("qps-full", "µs CPU, static page", ALL, cpu("static"), (28.2, 35.4, 32.7), 0.15),
+    Claim("qps-full", "µs CPU, script", ALL, cpu("script"), (32.4, 36.4, 40.0), 0.15),
+    Claim("qps-full", "requests/s, static page", ALL, qps("static"), (24937, 25133, 26928), 0.2),
+    Claim("qps-demo", "µs CPU, static page", ALL, cpu("static"), (26.6, 35.5, 37.4), 0.15),
+    Claim("qps-demo", "µs CPU, static page, httpd", ALL, cpu("static", "httpd"), (44.6, 43.9, 81.8), 0.3),
+    Claim("qps-scripts", "requests/s, CGI", ALL, qps("cgi"), (1534, 1466, 1493), 0.2),
+    Claim("qps-scripts", "requests/s, PHP by php-fpm", ALL, qps("php-fpm"), (7555, 8802, 8870), 0.25),
+    Claim("bench-demo", "times httpd, new connections", ALL, bench("new"), (1.14, 1.19, 1.79), 0.2),
+    Claim("bench-demo", "times httpd, one request kept", ALL, bench("repeated"), (1.34, 2.03, 2.30), 0.2),
+    Claim("bench-demo", "times httpd, all requests differ", ALL, bench("distinct"), (1.07, 1.59, 1.72), 0.2),
+    Claim("bench-demo", "times httpd, 100 KB", ALL, bench("file-100k"), (1.19, 1.39, 1.41), 0.2),
+    Claim("memory-demo", "KiB a busy request", ALL, slope("busy"), (1995.7, 138.1, 131.3), 0.1),
+    Claim("memory-demo", "KiB a busy request, httpd", ALL, slope("busy", "httpd"), (211.5, 62.0, 60.0), 0.1),
+    Claim("memory-demo", "KiB an idle connection", ALL, slope("idle"), (1806.6, 114.3, 1.4), 0.1),
+    Claim("memory-400", "MiB with 400 busy", THREADED, whole("mpmkit"), (74.2, 72.7), 0.1),
+    Claim("memory-400", "MiB with 400 busy, httpd", THREADED, whole("httpd"), (28.9, 27.3), 0.1),
+]  # fmt: skip
+
+
+def checked(claim: Claim, rows: Rows) -> tuple[bool, str]:
+    """Whether the rows bear a claim, and a line that says so."""
+    found = claim.figures(rows)
+    share = [abs(a / b - 1) for a, b in zip(found, claim.expected, strict=True)]
+    inside = max(share) <= claim.tolerance
+    said = f"{', '.join(f'{one:,.4g}' for one in found)} (expected {_words(claim)})"
+    return inside, f"{'in ' if inside else 'OUT'}  {claim.file}: {claim.says}: {said}"
+
+
+def _words(claim: Claim) -> str:
+    return ", ".join(f"{one:,.6g}" for one in claim.expected) + f" ±{claim.tolerance:.0%}"
+
+
+def markdown() -> str:
+    """docs/CLAIMS.md."""
+    lines = [
+        "# Claims",
+        "",
+        "The figures of the README and of [PERFORMANCE.md](PERFORMANCE.md) that come from `data/recorded`, and",
+        "the command that measures them. `make claims` checks each against the rows that are shipped,",
+        "`make claims LIVE=1` against a fresh run. Made by `python -m docs._tools.claims --write`.",
+        "",
+        "| recorded | claim | of | expected | command | minutes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in CLAIMS:
+        run = RUNS[one.file]
+        lines.append(
+            f"| [{one.file}](../data/recorded/{one.file}.csv) | {one.says} | {one.of} | {_words(one)} "
+            f"| `{run.command}` | {run.minutes} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def recorded(claim: Claim) -> Path:
+    """The file of its rows."""
+    return records.recorded_folder() / f"{claim.file}.csv"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check all claims, or write the page; the exit status."""
+    if "--write" in argv:
+        PAGE.write_text(markdown(), encoding="utf-8")
+        return 0
+    out = 0
+    with tempfile.TemporaryDirectory(prefix="mpmkit-claims-") as folder:
+        for name, run in RUNS.items():
+            file = Path(folder, f"{name}.csv") if os.environ.get("LIVE") else None
+            if file:
+                words = shlex.split(run.command.removeprefix("python -m "))
+                command = [sys.executable, "-m", *words, "--out", str(file)]
+                subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+            for claim in CLAIMS:
+                if claim.file == name:
+                    inside, line = checked(claim, records.read(file or recorded(claim)))
+                    print(line, flush=True)
+                    out += not inside
+    return int(out > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
