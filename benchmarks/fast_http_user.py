@@ -3,8 +3,8 @@
     locust -f benchmarks/fast_http_user.py --headless --host http://127.0.0.1:8080 -u 64 -r 64
 
 `benchmarks.generators` compares it with our own user. MPMKIT_FAST is JSON: path, keep_alive, seconds from the
-first answer to the end (Locust's own `-t` begins earlier), and result, a file for {"requests", "failures", "seconds",
-"cpu"} of that time; cpu is in seconds.
+first answer to the end (Locust's own `-t` begins earlier), and result, a file for {"requests", "failures",
+"seconds", "cpu"} of that time; cpu is in seconds.
 
 Like the locustfile it is imported by locust alone, in a process of its own.
 """
