@@ -179,7 +179,7 @@ class Configuration:
             return router
         known = site(d)
         name, port = compile_format("%V", known), compile_format("%p", known)
-        return ErrorPages(d, router, errors, known, lambda conn: (name(conn, 0), port(conn, 0)))
+        return ErrorPages(router, known, lambda conn: (name(conn, 0), port(conn, 0)))
 
     def try_out(self, directives: Directives, *, tls: bool) -> None:
         """Make the handlers, and with `tls` the contexts, of what was read. Raises DirectiveError."""
