@@ -13,18 +13,12 @@ COMMANDS = {
     "httpd": ("mpmkit.cli.httpd", "a server driven by httpd's own command line"),
     "qps": ("mpmkit.measure.qps", "the article's static and script tables, on this machine"),
     "load": ("mpmkit.load.cli", "one load against one server"),
-    "memory": (
-        "mpmkit.measure.memory",
-        "memory of busy requests and idle connections; how many fit",
-    ),
+    "memory": ("mpmkit.measure.memory", "memory of busy requests and idle connections; how many fit"),
     "demand": ("mpmkit.measure.demand", "CPU time of a request under each MPM, with decisions"),
     "capacity": ("mpmkit.measure.capacity", "the highest rate at which p99 stays under a limit"),
-    "compare": (
-        "mpmkit.measure.compare",
-        "two files of rows: cheaper, dearer, the same, undecided",
-    ),
+    "compare": ("mpmkit.measure.compare", "two files of rows: cheaper, dearer, the same, undecided"),
     "sweep": ("mpmkit.measure.sweep", "a grid of directives and loads, point by point"),
-}
+}  # fmt: skip
 # What compares mpmkit with other servers is not part of the package: it is in a checkout, and runs as a
 # program of its own.
 CHECKOUT = {
@@ -34,12 +28,9 @@ CHECKOUT = {
 
 
 def usage() -> str:
-    lines = [f"  {name:<10}{what}" for name, (_, what) in {**COMMANDS, **CHECKOUT}.items()]
-    return (
-        "usage: mpmkit COMMAND [options]\n\n"
-        + "\n".join(lines)
-        + "\n\nmpmkit COMMAND --help says more.\n"
-    )
+    lines = [f"  {name:<10}{what}\n" for name, (_, what) in {**COMMANDS, **CHECKOUT}.items()]
+    end = "\nmpmkit COMMAND --help says more.\n"
+    return "".join(["usage: mpmkit COMMAND [options]\n\n", *lines, end])
 
 
 def run_in_checkout(name: str, *args: str) -> int:
@@ -50,9 +41,8 @@ def run_in_checkout(name: str, *args: str) -> int:
         print(f"mpmkit: {name} needs a checkout of mpmkit: `make {name}` there", file=sys.stderr)
         return 1
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    os.execve(
-        sys.executable, (sys.executable, "-m", module, *args), {**os.environ, "PYTHONPATH": path}
-    )
+    command = (sys.executable, "-m", module, *args)
+    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,10 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] in CHECKOUT:
         return run_in_checkout(*args)
     if args[0] not in COMMANDS:
-        print(
-            f"mpmkit: unknown command {args[0]!r}; it is one of {', '.join((*COMMANDS, *CHECKOUT))}",
-            file=sys.stderr,
-        )
+        known = ", ".join((*COMMANDS, *CHECKOUT))
+        print(f"mpmkit: unknown command {args[0]!r}; it is one of {known}", file=sys.stderr)
         return 1
     return import_module(COMMANDS[args[0]][0]).main(args[1:])
 

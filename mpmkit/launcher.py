@@ -1,9 +1,8 @@
 """Launch a server from Python: `with mpmkit.launch("event", ThreadsPerChild=25) as server: …`.
 
-The server is a process of its own (`python -m mpmkit serve`), never a fork of this one: this may be
-a notebook's kernel, with threads and open sockets of its own. It holds the reading end of a pipe
-whose writing end is here. However this process ends, SIGKILL included, the kernel closes that end,
-and the server stops and removes its files: no server outlives the process that launched it.
+The server is a process of its own (`python -m mpmkit serve`), never a fork of this one, which may be a
+notebook's kernel. It holds the reading end of a pipe whose writing end is here. However this process
+ends, SIGKILL included, the server sees the end of the pipe, stops and removes its files.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -41,8 +39,7 @@ SIGNALS = {
     "WINCH": signal.SIGWINCH, "graceful-stop": signal.SIGWINCH,
 }  # fmt: skip
 
-# Also those that have no name any more (a notebook's cell run twice): they are stopped, and their
-# files removed, when the interpreter ends.
+# Also those without a name (a notebook's cell run twice): they are stopped when the interpreter ends.
 _running: set[Server] = set()
 
 
@@ -53,9 +50,8 @@ class LaunchError(Exception):
 class ScoreboardView:
     """A frozen picture of a server's scoreboard.
 
-    `snapshot` has the processes (`maintenance.Snapshot`), `workers` one row a thread slot that is
-    alive or has served something, `counts` how many are busy and idle by the status page's rules,
-    `str()` the letters, a process a line.
+    `snapshot` has the processes, `workers` one row a thread slot that is alive or has served something,
+    `counts` how many are busy and idle by the status page's rules, `str()` the letters, a process a line.
     """
 
     def __init__(self, board: Scoreboard) -> None:
@@ -92,11 +88,7 @@ class ScoreboardView:
         """One row a thread slot of a living process."""
         pandas = require("pandas")
 
-        rows = [
-            row._asdict() | {"letter": LETTERS[row.state]}
-            for row in self.workers
-            if row.state != DEAD
-        ]
+        rows = [(*row, LETTERS[row.state]) for row in self.workers if row.state != DEAD]
         return pandas.DataFrame(rows, columns=[*WorkerRow._fields, "letter"])
 
 
@@ -179,10 +171,8 @@ class Server:
             return self._logs.get(name, "")
 
     def signal(self, name: str) -> None:
-        """Send TERM, HUP, USR1 or WINCH, or by Apache's words stop, restart, graceful, graceful-stop.
-
-        Raises ValueError for another name, LaunchError when the server has stopped.
-        """
+        """Send TERM, HUP, USR1 or WINCH, or by Apache's words stop, restart, graceful, graceful-stop. Raises
+        ValueError for another name, LaunchError when the server has stopped."""
         if name not in SIGNALS:
             known = ", ".join(SIGNALS)
             raise ValueError(f"{name!r} is not a signal of a server; use one of {known}")
@@ -247,7 +237,7 @@ def launch(
     if mpm not in MPMS and (mpm is not None or conf is None):
         wrong = "name an MPM" if mpm is None else f"{mpm!r} is not an MPM"
         raise DirectiveError(f"{wrong}; use one of {', '.join(MPMS)}")
-    settings = from_keywords(mpm, **named)
+    lines = [_line(setting.name, *setting.args) for setting in from_keywords(mpm, **named)]
     command = [mpm] if mpm else []
     command += ["-f", os.fspath(conf)] if conf is not None else []
     command += ["--document-root", os.fspath(document_root)] if document_root is not None else []
@@ -255,11 +245,12 @@ def launch(
     home = folder.make()
     lock = folder.hold(home)
     try:
-        lines = [_line(setting.name, *setting.args) for setting in settings]
         lines.append(_line("ScoreBoardFile", os.path.join(home, "scoreboard")))
         lines += [directives] if isinstance(directives, str) else directives
-        certificate, more = _certificate(home) if tls else (None, [])
-        lines += more
+        certificate, key = _certificate(home) if tls else (None, None)
+        if certificate and key:
+            files = _line("SSLCertificateFile", certificate), _line("SSLCertificateKeyFile", key)
+            lines += ["SSLEngine On", *files]
         if access_log:
             lines.append(_line("CustomLog", os.path.join(home, "access.log"), "common"))
         process, lifeline = _start(command, lines, home, listen_fd)
@@ -271,12 +262,11 @@ def launch(
     try:
         server.url = _ready_line(process)
         server.mpm = server.scoreboard().mpm
-    except LaunchError as error:
+    except BaseException as error:
         server.stop()
+        if not isinstance(error, LaunchError):
+            raise
         raise LaunchError(_reasons(server.error_log()) or str(error)) from None
-    except BaseException:
-        server.stop()
-        raise
     return server
 
 
@@ -286,16 +276,14 @@ def _reasons(log: str) -> str:
     return "\n".join(line.removeprefix("mpmkit: ") for line in lines)
 
 
-def _certificate(home: str) -> tuple[str, list[str]]:
-    """The file of a new certificate, and the lines that use it. Raises LaunchError."""
+def _certificate(home: str) -> tuple[str, str]:
+    """The files of a new certificate and its key. Raises LaunchError."""
     from mpmkit.server.certificate import CertificateError, self_signed
 
     try:
-        certificate, key = self_signed(home)
+        return self_signed(home)
     except CertificateError as error:
         raise LaunchError(str(error)) from None
-    files = [_line("SSLCertificateFile", certificate), _line("SSLCertificateKeyFile", key)]
-    return certificate, ["SSLEngine On", *files]
 
 
 def _start(
@@ -328,16 +316,11 @@ def _start(
 def _ready_line(process: subprocess.Popen) -> str:
     """The URL of the line `ready URL`. Raises LaunchError when it does not come."""
     assert process.stdout is not None
-    until = time.monotonic() + READY_WITHIN
-    line = b""
-    while not line.endswith(b"\n"):
-        wait = until - time.monotonic()
-        if wait <= 0 or not select.select([process.stdout], [], [], wait)[0]:
-            raise LaunchError(f"the server was not ready within {READY_WITHIN:.0f} s")
-        data = os.read(process.stdout.fileno(), 4096)
-        if not data:
-            raise LaunchError(f"the server ended with status {process.wait()}")
-        line += data
+    if not select.select([process.stdout], [], [], READY_WITHIN)[0]:
+        raise LaunchError(f"the server was not ready within {READY_WITHIN:.0f} s")
+    line = process.stdout.readline()  # it is written at once
+    if not line:
+        raise LaunchError(f"the server ended with status {process.wait()}")
     return line.decode().split()[1]
 
 

@@ -101,80 +101,67 @@ async def answer(
     """Write what the path asks for. Whether the connection may go on."""
     connection = b"" if keep else b"Connection: close\r\n"
     what, _, argument = path.strip("/").partition("/")
-    if what == "ok":
-        writer.write(GOOD % connection)
-    elif what == "head":
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\n")
-    elif what == "big":
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n"
-            + connection
-            + b"\r\n"
-            + b"y" * 1_000_000
-        )
-    elif what == "changes":  # each answer has another body of the same length
-        writer.write(GOOD.replace(BODY, b"%045d" % number) % connection)
+    good = GOOD % connection
+    answers = {
+        "ok": good,
+        "head": b"HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\n",
+        "changes": good.replace(
+            BODY, b"%045d" % number
+        ),  # another body of the same length each time
+        "long": good + b"and more",
+        "late-long": good,
+        "unclosed": good,
+        "drops": good,
+        "keeps": good,
+        # These end the connection.
+        "until-close": b"HTTP/1.1 200 OK\r\n\r\n" + BODY,
+        "short": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + BODY,
+        "garbage": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        "closes": b"",
+    }
+    last = what in ("keeps", "drops") and served >= int(argument)
+    if what == "keeps" and last:  # it says that it closes after n requests; "drops" does not
+        writer.write(GOOD % b"Connection: close\r\n")
+    elif what in answers:
+        writer.write(answers[what])
     elif what == "chunked":
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + connection + b"\r\n")
         for size in (40, 5):
             await asyncio.sleep(0.002)
             writer.write(b"%x\r\n%s\r\n" % (size, b"z" * size))
         writer.write(b"0\r\n\r\n")
-    elif what == "until-close":
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + BODY)
-        return False
+    elif what == "big":
+        writer.write(head(200, 1_000_000, connection) + b"y" * 1_000_000)
+    elif what == "status":
+        writer.write(head(int(argument), 0, connection))
     elif what == "dribble":
-        for byte in GOOD % connection:
+        for byte in good:
             writer.write(bytes([byte]))
             await writer.drain()
             await asyncio.sleep(0)
-    elif what == "status":
-        writer.write(
-            b"HTTP/1.1 %s Oops\r\nContent-Length: 0\r\n" % argument.encode() + connection + b"\r\n"
-        )
     elif what == "every":  # each n-th answer of all is a 500
-        if number % int(argument) == 0:
-            writer.write(b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n" + connection + b"\r\nno")
-        else:
-            writer.write(GOOD % connection)
-    elif what == "short":
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + BODY)
-        return False
-    elif what == "long":
-        writer.write(GOOD % connection + b"and more")
-    elif what == "late-long":  # the surplus comes when the answer has been read
-        writer.write(GOOD % connection)
-        await writer.drain()
-        await asyncio.sleep(0.05)
-        writer.write(b"and more")
-    elif what == "closes":
-        return False
+        writer.write(good if number % int(argument) else head(500, 2, connection) + b"no")
     elif what == "resets":
-        writer.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-        )
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         writer.transport.abort()
         return False
-    elif what == "garbage":
-        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
-        return False
-    elif what == "stall":
-        await asyncio.sleep(60)
-    elif what == "unclosed":  # a good answer, but the connection stays open
-        writer.write(GOOD % connection)
-        await writer.drain()
-        await asyncio.sleep(60)
-    elif what == "keeps":  # closes after n requests, and says so
-        last = served >= int(argument)
-        writer.write(GOOD % (b"Connection: close\r\n" if last else connection))
-        await writer.drain()
-        return not last
-    elif what == "drops":  # closes after n requests, and does not say so
-        writer.write(GOOD % connection)
-        await writer.drain()
-        return served < int(argument)
     await writer.drain()
-    return True
+    if what in (
+        "stall",
+        "unclosed",
+    ):  # nothing at all; or a good answer, and the connection stays open
+        await asyncio.sleep(60)
+    elif what == "late-long":  # the surplus comes when the answer has been read
+        await asyncio.sleep(0.05)
+        writer.write(b"and more")
+        await writer.drain()
+    return not last and what not in ("until-close", "short", "garbage", "closes")
+
+
+def head(status: int, length: int, connection: bytes) -> bytes:
+    fields = b"Content-Length: %d\r\n" % length + connection
+    return b"HTTP/1.1 %d %s\r\n%s\r\n" % (status, b"OK" if status == 200 else b"Oops", fields)
 
 
 async def main() -> None:

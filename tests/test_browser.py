@@ -10,91 +10,39 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import urllib.request
 import uuid
 from pathlib import Path
 
+import nbformat
 import pytest
-from support.waiting import poll_until
+from nbformat import v4
+from support import waiting
+from support.jupyter import THEIR_WARNINGS, chromium, jupyter
+from support.waiting import MARK, poll_until
 
-from docs._tools.render import find_browser
 from mpmkit.measure import records
 
 ROOT = Path(__file__).resolve().parent.parent
-MARK = "MPMKIT_TEST_MARK"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(150),
-    # Playwright's event loop and JupyterLab's sockets are theirs.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(150), THEIR_WARNINGS]
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    program = find_browser()
-    if program is None:
-        pytest.skip("no Chromium here; apt install chromium, or set BROWSER_PATH")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
+    with chromium() as browser:
+        yield browser
 
 
 def write_book(path: Path, *sources: str) -> None:
     """A notebook of these code cells."""
-    cells = [
-        {"cell_type": "code", "id": f"c{n}", "execution_count": None, "metadata": {}, "outputs": [],
-         "source": source} for n, source in enumerate(sources)
-    ]  # fmt: skip
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    book = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
-    path.write_text(json.dumps(book))
-
-
-def copy_books(books: Path) -> None:
-    """The notebooks, and some more for the tests."""
-    for source in (ROOT / "notebooks").glob("*.ipynb"):
-        shutil.copy(source, books)
-    last = json.loads((books / "control-room.ipynb").read_text())["cells"][-1]["source"]
-    (commented,) = [line for line in last if line.startswith("# lab.control_room(")]
-    write_book(books / "two-rooms.ipynb", f"from mpmkit import lab\n{commented[2:]}")
-    write_book(
-        books / "status.ipynb",
-        "import mpmkit\nfrom mpmkit import lab\nserver = mpmkit.launch('event')",
-        "lab.status_link(server)",
-    )
-    write_book(
-        books / "sweep.ipynb",
-        "from mpmkit import lab\nlab.sweep_panel('worker', 'event', axis='users')",
-    )
-    write_book(
-        books / "closing.ipynb",
-        "from mpmkit import lab\nfrom mpmkit.lab import panel\npanel.GONE = 8",
-        "lab.control_room()",
-    )
+    cells = [v4.new_code_cell(source) for source in sources]
+    nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), path)
 
 
 OPTIONS = (
-    "--no-browser", "--ip=127.0.0.1", "--ServerApp.port_retries=0", "--IdentityProvider.token=",
-    "--ServerApp.password=", "--ServerApp.allow_root=True", "--expose-app-in-browser",
+    "--expose-app-in-browser",
     "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-)  # fmt: skip
+)
 SETTINGS = {
     "notebook-extension/tracker": {"autoStartDefaultKernel": True},
     "apputils-extension/notification": {"fetchNews": "false"},
@@ -103,10 +51,16 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def books(tmp_path_factory):
-    """A folder with copies of the notebooks."""
+    """A folder with the control room's notebook, and some more for the tests."""
     books = tmp_path_factory.mktemp("lab") / "notebooks"
     books.mkdir()
-    copy_books(books)
+    room = Path(shutil.copy(ROOT / "notebooks" / "control-room.ipynb", books))
+    last = json.loads(room.read_text())["cells"][-1]["source"]
+    (commented,) = [line for line in last if line.startswith("# lab.control_room(")]
+    first, gone = "from mpmkit import lab", "from mpmkit.lab import panel\npanel.GONE = 8"
+    write_book(books / "two-rooms.ipynb", first, commented[2:])
+    write_book(books / "sweep.ipynb", first, "lab.sweep_panel('worker', 'event', axis='users')")
+    write_book(books / "closing.ipynb", first, gone, "lab.control_room()")
     return books
 
 
@@ -118,68 +72,37 @@ def lab(books, browser):
         file = place / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     word = uuid.uuid4().hex
     environment = {
-        **os.environ,
         MARK: word,
         "PYTHONPATH": f"{ROOT}:{ROOT / 'notebooks'}",
         "MPMKIT_SCALE": "smoke",
-        "HOME": str(place),
         "JUPYTER_CONFIG_DIR": str(place / "config"),
         "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(place / "workspaces"),
         "JUPYTER_RUNTIME_DIR": str(place / "runtime"),
     }
-    command = [sys.executable, "-m", "jupyterlab", *OPTIONS, f"--port={port}"]
-    with open(place / "lab.log", "wb") as log:
-        process = subprocess.Popen(
-            [*command, f"--ServerApp.root_dir={books}"],
-            env=environment,
-            cwd=books,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(lambda: process.poll() is not None or answers(address), 40, "JupyterLab answers")
-        assert process.poll() is None, (place / "lab.log").read_text()[-2000:]
+    with jupyter("jupyterlab", books, *OPTIONS, **environment) as address:
         yield address, word
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
-def answers(address: str) -> bool:
-    """Whether JupyterLab answers."""
-    with contextlib.suppress(OSError):
-        urllib.request.urlopen(f"{address}/api", timeout=2).close()
-        return True
-    return False
-
-
-def marked(word: str, what: str) -> list[str]:
-    """Command lines of processes that carry the mark and whose command line has `what` in it."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
+def marked(word: str, what: str) -> bool:
+    """Whether a process that carries the mark has `what` in its command line."""
+    lines = []
+    for pid in waiting.marked(word):
         with contextlib.suppress(OSError):
-            if f"{MARK}={word}".encode() in (entry / "environ").read_bytes():
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                if what in command:
-                    found.append(command)
-    return found
+            lines.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" "))
+    return any(what.encode() in line for line in lines)
 
 
 def wait_for(condition, seconds: float = 20, what: str = ""):
     """The first true value of a condition."""
     return poll_until(condition, what, seconds)
+
+
+def nothing_serves(word: str, seconds: float = 20) -> None:
+    wait_for(lambda: not marked(word, "mpmkit serve"), seconds, "no server is left")
+    wait_for(lambda: not marked(word, "locust"), seconds, "no generator is left")
 
 
 def shot(page, name: str, selector: str = "") -> None:
@@ -298,10 +221,7 @@ def test_the_control_room_by_clicking(browser, lab):
 
     page.locator(".mk-stop").click()
     stopped(page)
-    wait_for(
-        lambda: not marked(word, "mpmkit serve") and not marked(word, "locust"),
-        what="no process is left",
-    )
+    nothing_serves(word)
     left(page)
 
 
@@ -318,6 +238,12 @@ def set_open_loop(page) -> None:
     wait_for(lambda: "Poisson" in more.inner_text(), what="what is set, in the line that stays")
 
 
+CONTROLS = (
+    ".mk-start", ".mk-choices button", ".mk-is-StartServers .noUi-handle", ".mk-is-StartServers input",
+    ".mk-is-KeepAlive input", ".mk-is-path select",
+)  # fmt: skip
+
+
 def test_keys_stay_in_the_control_that_has_the_focus(browser, lab):
     """Lab's command mode would add cells (a, b), cut them (x) and delete them (d d)."""
     address, _ = lab
@@ -326,14 +252,7 @@ def test_keys_stay_in_the_control_that_has_the_focus(browser, lab):
     page.wait_for_selector(".mk-board", timeout=30_000)
     cells = page.locator(".jp-Notebook .jp-Cell")
     place = "window.jupyterapp.shell.currentWidget.content.activeCellIndex"
-    for control in (
-        ".mk-start",
-        ".mk-choices button",
-        ".mk-is-StartServers .noUi-handle",
-        ".mk-is-StartServers input",
-        ".mk-is-KeepAlive input",
-        ".mk-is-path select",
-    ):
+    for control in CONTROLS:
         page.locator(control).first.focus()
         before = cells.count(), page.evaluate(place)
         for key in ("a", "b", "x", "d", "d", "ArrowDown", "ArrowUp"):
@@ -359,7 +278,7 @@ def test_closing_kernel_and_rerunning_leave_no_server(browser, lab):
 
     # The cells again: the server of the last run goes, and the new panel stands there stopped
     run_all(page)
-    wait_for(lambda: not marked(word, "mpmkit serve"), what="the cell's last server is stopped")
+    nothing_serves(word)
     stopped(page)
     start(page)
     assert marked(word, "mpmkit serve")
@@ -368,7 +287,7 @@ def test_closing_kernel_and_rerunning_leave_no_server(browser, lab):
     page.evaluate(
         "void window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
     )
-    wait_for(lambda: not marked(word, "mpmkit serve"), what="the kernel's server is gone")
+    nothing_serves(word)
     page.get_by_text("The kernel of this control room has ended").wait_for(timeout=10_000)
     lamp = page.locator(".mk-lamp").first
     assert lamp.evaluate("lamp => getComputedStyle(lamp).backgroundColor") == "rgba(0, 0, 0, 0)"
@@ -384,31 +303,8 @@ def test_a_closed_tab_stops_its_server_though_the_kernel_lives(browser, lab):
     start(page)
     assert marked(word, "mpmkit serve")
     page.close()
-    wait_for(
-        lambda: not marked(word, "mpmkit serve"),
-        30,
-        "the room is not shown any more: the server goes",
-    )
+    nothing_serves(word, 30)
     assert marked(word, "ipykernel"), "the kernel goes on"
-
-
-def test_start_here_shows_what_it_computes(browser, lab):
-    address, word = lab
-    page = opened(browser, address, "00-start-here.ipynb")
-    run_all(page)
-    page.wait_for_selector(".jp-OutputArea-output img, .jp-OutputArea-output svg", timeout=40_000)
-    wait_for(
-        lambda: "Server MPM" in page.locator(".jp-Notebook").inner_text(),
-        60,
-        "the last cell has run",
-    )
-    assert not page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count()
-    picture = page.locator(".jp-RenderedSVG").first
-    picture.scroll_into_view_if_needed()
-    assert picture.bounding_box()["width"] > 300
-    shot(page, "00-start-here")
-    wait_for(lambda: not marked(word, "mpmkit serve"), what="the notebook stopped its servers")
-    left(page)
 
 
 def test_two_rooms_get_the_same_load(browser, lab):
@@ -438,23 +334,18 @@ def test_two_rooms_get_the_same_load(browser, lab):
     rooms.nth(0).locator(".mk-go").click()
 
     def seen(name: str) -> list[str]:
-        return [
-            page.locator(".mk-strips").nth(number).get_attribute(name) or "" for number in (0, 1)
-        ]
+        strips = (page.locator(".mk-strips").nth(number) for number in (0, 1))
+        return [one.get_attribute(name) or "" for one in strips]
 
-    wait_for(
-        lambda: all(float(value or 0) > 90 for value in seen("data-p99")),
-        30,
-        "both servers get the slow script's load",
-    )
-    wait_for(
-        lambda: (
-            len({value.split()[0] for value in seen("data-axis")}) == 1
-            and abs(float(seen("data-axis")[0].split()[1]) - float(seen("data-axis")[1].split()[1]))
-            < 1.5
-        ),
-        what=f"one axis of time: {seen('data-axis')}",
-    )
+    def one_axis() -> bool:
+        (begin, end), (other, its_end) = (map(float, text.split()) for text in seen("data-axis"))
+        return begin == other and abs(end - its_end) < 1.5
+
+    def loaded() -> bool:
+        return all(float(value or 0) > 90 for value in seen("data-p99"))
+
+    wait_for(loaded, 30, "both servers get the slow script's load")
+    wait_for(one_axis, what=f"one axis of time: {seen('data-axis')}")
     page.locator(".mk-go").first.click()
     wait_for(
         lambda: page.locator(".mk-go").nth(1).inner_text().startswith("Start"),
@@ -464,31 +355,8 @@ def test_two_rooms_get_the_same_load(browser, lab):
     shot(page, "two-rooms-dark")
     for number in (0, 1):
         rooms.nth(number).locator(".mk-stop").click()
-    wait_for(lambda: not marked(word, "mpmkit serve"), what="no process is left")
+    nothing_serves(word)
     left(page)
-
-
-def test_the_status_page_opens_from_a_plain_lab(browser, lab):
-    """The link that a notebook shows, and the same page through jupyter-server-proxy, as on Binder."""
-    address, word = lab
-    page = opened(browser, address, "status.ipynb")
-    run_all(page)
-    link = page.locator('.jp-OutputArea-output a[href*="/server-status"]')
-    link.wait_for(timeout=30_000)
-    with page.expect_popup() as popup:
-        link.click()
-    status = popup.value
-    wait_for(
-        lambda: "server status" in status.title().lower() and "event" in status.inner_text("body"),
-        what="the status page in a tab of its own",
-    )
-    shot(status, "server-status")
-    port = status.url.split(":")[2].split("/")[0]
-    status.goto(f"{address}/proxy/{port}/server-status")
-    assert "Server MPM: event" in status.inner_text("body")
-    status.close()
-    left(page)
-    wait_for(lambda: not marked(word, "mpmkit serve"), what="the server ends with its kernel")
 
 
 @pytest.mark.timeout(300)
@@ -520,8 +388,7 @@ def test_the_sweep_panel_measures_and_scrubs(browser, lab, books):
     shot(page, "sweep-running")
     wait_for(lambda: "done: 4 points" in state.inner_text(), 90, "all points")
     wait_for(lambda: drawn() == 6 > first, what="four points, and two rings at the operating point")
-    wait_for(lambda: not marked(word, "mpmkit serve"), what="no server is left")
-    wait_for(lambda: not marked(word, "locust"), what="no generator is left")
+    nothing_serves(word)
     (file,) = books.glob("data/runs/sweep-panel-*.csv")
     rows = sorted((row["mpm"], row["users"]) for row in records.read(file))
     assert rows == [(mpm, users) for mpm in ("event", "worker") for users in (2, 8)]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 import statistics
+from html import unescape
 
+import pandas
 import pytest
-from helpers import memory_plots, sweep_plots
+from helpers import calculator, comparison_plots, memory_plots, sweep_plots
 from support.experiments import memory_rows, recorded_row
 
+import mpmkit
 from mpmkit.lab import figures, tables, theme
-from mpmkit.measure import records
+from mpmkit.measure import published, records
+from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.sweep import SweepTable
 
 
@@ -28,17 +34,20 @@ def frame():
     )
 
 
-def table(**values) -> SweepTable:
-    """Rates by (MPM, ThreadsPerChild, users); 0 requests/s for a rate below 0 is generator-bound."""
+def table() -> SweepTable:
+    """Rates by (MPM, ThreadsPerChild, users); with 80 users the generator was the limit."""
     made = []
-    for mpm in ("worker", "event"):
-        for threads in (5, 25):
-            for users, rate in ((10, 1000.0), (20, 2000.0), (40, 2100.0), (80, 2150.0)):
-                answered = {"requests": round(rate * 2), "failures": 0, "errors": "{}"}
-                load = {"qps": rate, "duration_s": 2.0, "generator_bound": users == 80}
-                point = f'{{"ThreadsPerChild": {threads}, "users": {users}}}'
-                where = {"mpm": mpm, "users": users, "point": point, "generator_starved": False}
-                made.append(recorded_row("sweep", **where, **answered, **load, **values))
+    for mpm, threads, (users, rate) in itertools.product(
+        ("worker", "event"), (5, 25), ((10, 1000.0), (20, 2000.0), (40, 2100.0), (80, 2150.0))
+    ):
+        answered = {"requests": round(rate * 2), "failures": 0, "errors": "{}", "qps": rate}
+        load = {"duration_s": 2.0, "generator_bound": users == 80, "generator_starved": False}
+        where = {
+            "mpm": mpm,
+            "users": users,
+            "point": f'{{"ThreadsPerChild": {threads}, "users": {users}}}',
+        }
+        made.append(recorded_row("sweep", **where, **answered, **load))
     return SweepTable(made, ("ThreadsPerChild", "users"))
 
 
@@ -56,7 +65,7 @@ def test_a_curve_goes_through_the_levels(frame):
     assert figure.data[2].line.color == theme.OTHERS["httpd"]
     assert figure.layout.yaxis.title.text == "MiB"
     assert "prefork: 20 MiB at 0, 215 at 200, 1,000 KiB each" in figures.alt_text(figure)
-    idle = memory_plots.memory_curve(frame, "idle", theme="dark")
+    idle = memory_plots.memory_curve(frame, "idle")
     assert [trace.name for trace in idle.data] == ["event", "uvicorn"]
     assert "idle connection costs" in idle.layout.title.text
 
@@ -126,11 +135,7 @@ def test_rows_of_another_table_are_refused(frame):
         memory_plots.memory_curve(frame, "asleep")
 
 
-def test_ours_beside_the_real_httpd():
-    import mpmkit
-    from mpmkit.measure import published
-    from mpmkit.measure.qps_table import QpsTable
-
+def test_ours_next_to_the_real_httpd():
     def table(name):
         rows = (
             mpmkit.recorded(name).astype(object).where(lambda f: f.notna(), None).to_dict("records")
@@ -154,15 +159,105 @@ def test_ours_beside_the_real_httpd():
     assert f"{medians[0]:,.0f}" in html and "#" in html.partition("<table")[0]
 
 
-def test_yours_beside_the_recorded(frame):
-    import mpmkit
-
+def test_yours_next_to_the_recorded(frame):
     recorded = mpmkit.recorded("qps")
     mine = recorded.assign(qps=recorded["qps"] * 2)
     made = tables.compared_recorded(mine, recorded, ["server", "mpm", "kind"])
     cells = recorded.groupby(["server", "mpm", "kind"], dropna=False).ngroups
     assert list(made["yours / recorded"]) == [pytest.approx(2)] * cells
-    with pytest.raises(ValueError, match="the rows of yours lack qps"):
+    with pytest.raises(
+        ValueError, match="the rows lack qps; give those of the same table for yours"
+    ):
         tables.compared_recorded(frame, recorded, ["server"])
     with pytest.raises(ValueError, match="no server in common"):
         tables.compared_recorded(mine.assign(server="x"), recorded, ["server"])
+
+
+# ---------------------------------------------------------------- servers over one another
+
+
+def watched(counts):
+    return pandas.DataFrame({"t": range(len(counts)), "processes": counts})
+
+
+def test_pools_have_a_line_for_each_server(monkeypatch):
+    monkeypatch.setenv("MPMKIT_THEME", "dark")
+    simulated = mpmkit.simulate("prefork", StartServers=1, MinSpareServers=7, seconds=4).to_frame()
+    ours, theirs = watched([1, 2, 4, 8, 8]), watched([1, 2, None, 8, 8])
+    runs = {
+        "prefork": {"simulated": simulated, "mpmkit": ours, "httpd": theirs},
+        "event": {"mpmkit": watched([2, 3])},
+    }
+    figure = comparison_plots.pools(runs, title="growth")
+    assert [(trace.name, list(trace.y)) for trace in figure.data] == [
+        ("simulated", simulated["processes"].tolist()),
+        ("mpmkit", [1, 2, 4, 8, 8]),
+        ("httpd", [1, 2, 8, 8]),
+        ("mpmkit", [2, 3]),
+    ]
+    assert figure.data[3].line.color == theme.stroke("event", "dark")
+    assert [trace.showlegend for trace in figure.data] == [True, True, True, False]
+    said = figures.alt_text(figure)
+    assert "prefork, httpd: from 1 to 8" in said and said.startswith("growth")
+    with pytest.raises(ValueError, match=r"lack threads; give a frame of .* for event, mpmkit"):
+        comparison_plots.pools({"event": {"mpmkit": watched([1])}}, "threads")
+
+
+def test_rates_are_medians_with_their_spread():
+    servers = {"server": ["mpmkit", "httpd", "nginx"] * 2, "mpm": ["event", "event", None] * 2}
+    rows = pandas.DataFrame({**servers, "qps": [100.0, 50, 200, 120, 70, math.nan]})
+    figure = comparison_plots.rates(rows)
+    bars = {(bar.name.split(", ")[1], bar.x[0]): bar for bar in figure.data if bar.name}
+    assert list(bars) == [("mpmkit", "event"), ("httpd", "event"), ("nginx", "nginx")]
+    ours = bars["mpmkit", "event"]
+    assert ours.text == ("mpmkit<br>110",) and ours.insidetextanchor == "start"
+    assert ours.y[0] == 110 and ours.error_y.array[0] == ours.error_y.arrayminus[0] == 10
+    assert ours.marker.color == theme.colour("event")
+    assert "nginx 200" in figures.alt_text(figure)
+    with pytest.raises(ValueError, match="there are no rows"):
+        comparison_plots.rates(rows[:0])
+
+
+# ---------------------------------------------------------------- the calculator
+
+
+@pytest.fixture(scope="module")
+def sizes():
+    return mpmkit.recorded("memory-notebook")
+
+
+def test_the_calculator_says_what_the_sizing_says(sizes):
+    said = calculator.answer(sizes, 4, "prefork")
+    assert said == str(mpmkit.max_request_workers_for("4GiB", mpm="prefork", memory=sizes))
+    # An idle connection counts under event only: prefork would refuse it.
+    assert calculator.answer(sizes, 4, "prefork", idle=100) == said
+    assert "100 kept-alive connections" in calculator.answer(sizes, 4, "event", idle=100)
+    assert calculator.answer(sizes, 0.001, "prefork").startswith("reserve: ")
+    assert calculator.answers(sizes, [0.001], ["event"]).loc["0.001 GiB", ("event", "PSS")] == 0
+
+
+def test_more_memory_allows_more_and_summed_rss_allows_less(sizes):
+    table = calculator.answers(sizes, [0.5, 1, 4, 16], list(mpmkit.MPMS))
+    for mpm in mpmkit.MPMS:
+        pss, rss = table[mpm, "PSS"].to_list(), table[mpm, "summed RSS"].to_list()
+        assert pss == sorted(pss) and pss[0] < pss[-1]
+        assert all(few < many for few, many in zip(rss, pss, strict=True))
+    assert (table["event", "PSS"] % 25 == 0).all()
+
+
+def test_the_answer_follows_the_sliders(sizes):
+    mpm, ram, idle, threads, result = calculator.calculator(sizes).children
+
+    def workers() -> int:
+        return int(re.search(r"MaxRequestWorkers (\d+)", unescape(result.value))[1])
+
+    assert mpm.value == "event" and not idle.disabled and not threads.disabled
+    at_four = workers()
+    ram.value = 16
+    assert workers() > at_four
+    ram.value, idle.value = 4, 5000
+    assert workers() < at_four and "5,000 kept-alive" in result.value
+    threads.value = 64
+    assert workers() % 64 == 0
+    mpm.value = "prefork"
+    assert "for prefork" in result.value and idle.disabled and threads.disabled

@@ -25,16 +25,13 @@ def together(*scenarios: Callable[[], Any]) -> list[Any]:
         return [run.result() for run in [threads.submit(scenario) for scenario in scenarios]]
 
 
-# --- Twenty graceful restarts --------------------------------------------------------------------
-
-
 def generations(server) -> tuple[int, set[int]]:
-    """(the present generation, those of the children)"""
+    """The present generation, and those of the children."""
     snapshot = server.scoreboard().snapshot
     return snapshot.generation, {row.generation for row in snapshot.processes if row.pid}
 
 
-def twenty_restarts(mpm: str) -> None:
+def ten_restarts(mpm: str) -> None:
     with launched(mpm) as server:
         with (
             Load(server, clients=2) as closing,
@@ -42,28 +39,25 @@ def twenty_restarts(mpm: str) -> None:
         ):
             closing.wait_for(5)
             keeping.wait_for(5)
-            for number in range(1, 21):
+            for number in range(1, 11):
                 server.graceful()
                 poll_until(lambda n=number: generations(server)[0] == n, "the next generation")
                 closing.wait_for(5)
                 keeping.wait_for(5)
-            poll_until(lambda: generations(server)[1] == {20}, "only the last is left", 20)
+            poll_until(lambda: generations(server)[1] == {10}, "only the last is left", 20)
         assert closing.failures == keeping.failures == [], server.error_log()
         assert {status for status, _ in closing.answers + keeping.answers} == {200}
         assert server.running
         log = server.error_log()
         ah = {"prefork": "AH00171", "worker": "AH00297", "event": "AH00493"}[mpm]
-        assert log.count(f"{ah}: ") == 20
+        assert log.count(f"{ah}: ") == 10
         assert ":error]" not in log and ":alert]" not in log and "Traceback" not in log, log
 
 
 @pytest.mark.slow
-def test_twenty_graceful_restarts_in_a_row_under_load_fail_no_request():
+def test_ten_graceful_restarts_in_a_row_under_load_fail_no_request():
     """New connections and kept-alive ones at the same time, the three MPMs side by side."""
-    together(*(lambda mpm=mpm: twenty_restarts(mpm) for mpm in MPMS))
-
-
-# --- Parked clients and busy workers -----------------------------------------------------------
+    together(*(lambda mpm=mpm: ten_restarts(mpm) for mpm in MPMS))
 
 
 def parked_beside_half_sent(clients: int, readers: int) -> None:
@@ -133,11 +127,7 @@ def test_parked_clients_and_the_workers_they_keep():
     assert event[-1] == "_" and "C" not in event
 
 
-# --- A child that is killed after the kernel has woken it -----------------------------------------
-
-
-@pytest.mark.parametrize("attempt", range(3))
-def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle(attempt):
+def test_a_client_does_not_wait_for_a_killed_child_while_another_is_idle():
     """The kernel wakes one child for a connection: always the same one, as long as it is idle. It is
     killed before it can run: it shares a CPU with us, and only gets it when we sleep (SCHED_IDLE).
     On a busy machine we may be put to sleep ourselves; then there was nothing to see this time."""

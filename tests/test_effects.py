@@ -7,16 +7,14 @@ are the same under each MPM, so one of them will do.
 from __future__ import annotations
 
 import re
-import socket
 from pathlib import Path
 
 import pytest
 from support.client import Client, exchange, get, read_reply
 from support.files import recorded_root, write
-from support.servers import SMALL, serving, take_errors
+from support.servers import serving, take_errors
 from support.waiting import poll_until
 
-import mpmkit
 from mpmkit._version import __version__
 from mpmkit.http.messages import server_header
 
@@ -43,9 +41,6 @@ def site(root):
     return lambda *lines, **named: serving(
         "event", document_root=root, directives=["AddHandler wsgi-script .py", *lines], **named
     )
-
-
-# -- ErrorDocument --------------------------------------------------------------------------------
 
 
 def test_error_documents(site, root):
@@ -80,32 +75,23 @@ def test_error_documents(site, root):
         assert (long.status, long.body) == (414, b"too long")
 
 
-def test_an_error_document_that_cannot_be_given_is_named(site, tmp_path):
-    with site("ErrorDocument 404 /nothing-either.html") as server:
-        reply = get(server, "/nope")
-        assert reply.status == 404
-        assert b"ErrorDocument /nothing-either.html: 404 Not Found" in reply.body
-
-
-def test_a_scripts_own_page_is_left_alone_and_its_failure_is_not(site):
-    with site('ErrorDocument 404 "ours"', 'ErrorDocument 500 "broken here"') as server:
+def test_of_a_script_its_own_page_is_left_alone_and_its_failure_is_not(site, root):
+    lines = (
+        'ErrorDocument 404 "ours"', "ErrorDocument 500 /gone.html", "ErrorDocument 405 /no-such",
+        'ErrorDocument 403 "x"', "ErrorDocument 403 default", "<Location /secret>",
+        "Require all denied", "</Location>",
+    )  # fmt: skip
+    conf = root.parent / "site.conf"
+    conf.write_text("\n".join(lines) + "\n")
+    with site(conf=conf) as server:
         assert get(server, "/fail.py?own").body == b"the script's own page"
-        failed = get(server, "/fail.py")
-        assert (failed.status, failed.body) == (500, b"broken here")
-        assert any("RuntimeError: broken" in line for line in take_errors(server))
-
-
-def test_a_script_s_failure_has_its_document(site):
-    with site("ErrorDocument 500 /gone.html") as server:
         failed = get(server, "/fail.py")
         assert (failed.status, failed.body) == (500, b"<p>gone, but not forgotten\n")
         assert failed["Connection"] == "close"
         assert any("RuntimeError: broken" in line for line in take_errors(server))
-
-
-def test_default_is_the_page_there_is_without_one(site):
-    with site('ErrorDocument 404 "x"', "ErrorDocument 404 default") as server:
-        assert b"<h1>Not Found</h1>" in get(server, "/nope").body
+        lost = get(server, "/file.txt", method="DELETE")
+        assert lost.status == 405 and b"ErrorDocument /no-such: 404 Not Found" in lost.body
+        assert b"<h1>Forbidden</h1>" in get(server, "/secret").body
 
 
 def test_a_section_has_its_own_documents_and_signature(site, root):
@@ -127,17 +113,6 @@ def test_a_section_has_its_own_documents_and_signature(site, root):
             assert get(server, path).body == body, path
         plain = get(server, "/a/nope").body
         assert b"<h1>Not Found</h1>" in plain and b"<address>" in plain
-
-
-def test_a_section_alone_may_ask_for_a_document(site, root):
-    conf = root.parent / "site.conf"
-    conf.write_text('<Location /a>\nErrorDocument 404 "there"\n</Location>\n')
-    with site(conf=conf) as server:
-        assert get(server, "/a/x").body == b"there"
-        assert b"<h1>Not Found</h1>" in get(server, "/x").body
-
-
-# -- ServerSignature, ServerTokens ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("lines", "line"), [
@@ -178,9 +153,6 @@ def test_server_tokens(tokens, text):
     assert re.fullmatch(text, server_header(tokens))
 
 
-# -- the rest -------------------------------------------------------------------------------------
-
-
 def test_default_charset(site, root):
     with site("AddDefaultCharset utf-8") as server:
         assert get(server, "/file.txt")["Content-Type"] == "text/plain; charset=utf-8"
@@ -192,16 +164,11 @@ def test_default_charset(site, root):
         assert get(server, "/a.json")["Content-Type"] == "application/json"
 
 
-@pytest.mark.parametrize("line, host", [("Off", "lab.example:81"), ("On", "www.x:81")])
-def test_whose_name_a_redirect_has(site, line, host):
-    with site(f"UseCanonicalName {line}", "ServerName www.x:81") as server:
+@pytest.mark.parametrize("value, host", [("Off", "lab.example:81"), ("On", "www.x:81")])
+def test_whose_name_a_redirect_has_and_what_the_status_page_counts(site, value, host):
+    lines = (f"UseCanonicalName {value}", "ServerName www.x:81", f"ExtendedStatus {value}")
+    with site(*lines) as server:
         assert get(server, "/sub?a=1")["Location"] == f"http://{host}/sub/?a=1"
-
-
-@pytest.mark.parametrize("value", ["Off", "On"])
-def test_extended_status_off_keeps_no_request(site, value):
-    with site(f"ExtendedStatus {value}") as server:
-        get(server, "/file.txt")
         page = get(server, "/server-status?auto").body.decode()
         assert ("Total Accesses: " in page) is (value == "On")
 
@@ -211,32 +178,3 @@ def test_a_missing_file_is_logged_at_info_with_its_place(site, root, tmp_path):
         for path, file in (("/nope/x", f"{root}/nope/x"), ("/other/nope", f"{tmp_path}/nope")):
             get(server, path)
             poll_until(lambda: f"AH00128: File does not exist: {file}\n" in server.error_log())  # noqa: B023
-
-
-@pytest.mark.parametrize("mpm", mpmkit.MPMS)
-def test_several_addresses(mpm, root):
-    """IPv4 and IPv6, as many as there are Listen lines."""
-    with socket.socket() as a, socket.socket(socket.AF_INET6) as b, socket.socket() as c:
-        a.bind(("127.0.0.1", 0))
-        c.bind(("127.0.0.1", 0))
-        try:
-            b.bind(("::1", 0))
-        except OSError:
-            pytest.skip("this machine has no IPv6")
-        addresses = [
-            ("127.0.0.1", a.getsockname()[1]),
-            ("::1", b.getsockname()[1]),
-            ("127.0.0.1", c.getsockname()[1]),
-        ]
-    conf = root.parent / "listen.conf"
-    names = [(f"[{host}]" if ":" in host else host, port) for host, port in addresses]
-    conf.write_text("".join(f"Listen {host}:{port}\n" for host, port in names))
-    from support.servers import Serve
-
-    words = [word for name, value in SMALL[mpm].items() for word in ("-c", f"{name} {value}")]
-    with Serve(mpm, "-f", str(conf), "--document-root", str(root), *words).ready():
-        for address in addresses * 2:
-            with socket.create_connection(address, 10) as client:
-                client.sendall(b"GET /file.txt HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                data = b"".join(iter(lambda: client.recv(65536), b""))
-            assert read_reply(data).status == 200

@@ -20,8 +20,6 @@ from support.waiting import poll_until
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
 
-# --- Slow readers --------------------------------------------------------------------------------
-
 SMALL_BUFFERS = {"SendBufferSize": 16384}  # or the kernel would take half of the file at once
 
 
@@ -39,10 +37,10 @@ def test_who_holds_a_worker_while_a_client_does_not_read(mpm, sendfile):
                 assert load.failures == [], server.error_log()
                 assert total(server, "write_completion") == 1
             else:
-                # A silent second: the thread does not come back.
+                # The thread does not come back.
                 shows(server, W=1)
                 began = time.monotonic()
-                while time.monotonic() - began < 1.0:
+                while time.monotonic() - began < 0.5:
                     assert server.scoreboard().count("W") == 1
             # And then the client reads on, and gets every byte in its place.
             answer = client.reply()
@@ -52,22 +50,13 @@ def test_who_holds_a_worker_while_a_client_does_not_read(mpm, sendfile):
         shows(server, idle=1 if mpm == "prefork" else 4)
 
 
-@pytest.mark.parametrize("sendfile", [False, True], ids=["sendfile off", "sendfile on"])
-def test_a_big_file_arrives_byte_for_byte_over_one_connection_again_and_again(mpm, sendfile):
-    with (
-        launched(mpm, EnableSendfile=sendfile, SendBufferSize=65536) as server,
-        Client(server) as client,
-    ):
-        # Pipelined: the next request is there while the last answer is being sent.
-        client.send(request("/big.bin") * 2 + request("/") + request("/big.bin"))
-        assert client.reply().body == BIG
-        assert client.reply().body == BIG
-        assert len(client.reply().body) == 45
-        assert client.reply().body == BIG
-
-
-def test_clients_that_leave_in_the_middle_of_a_file_cost_nothing(mpm):
+def test_a_big_file_arrives_again_and_again_and_clients_that_leave_in_it_cost_nothing(mpm):
     with launched(mpm, pool=one_child(mpm, 4), EnableSendfile=True, **SMALL_BUFFERS) as server:
+        with Client(server) as client:
+            # Pipelined: the next request is there while the last answer is being sent.
+            client.send(request("/big.bin") * 2 + request("/") + request("/big.bin"))
+            sizes = [len(client.reply().body) for _ in range(3)]
+            assert sizes == [len(BIG), len(BIG), 45] and client.reply().body == BIG
         for number in range(12):
             with Client(server, receive_buffer=8192) as client:
                 client.send(request("/big.bin"))
@@ -90,64 +79,51 @@ def open_files(pid: int, name: str) -> int:
 # Worker's thread does what prefork's child does.
 @pytest.mark.parametrize("mpm", ["prefork", "event"])
 def test_a_client_that_takes_nothing_for_timeout_seconds_is_dropped(mpm):
-    with launched(
-        mpm, pool=one_child(mpm, 4), Timeout=1, EnableSendfile=True, **SMALL_BUFFERS
-    ) as server:
+    options = {"Timeout": 1, "EnableSendfile": True, **SMALL_BUFFERS}
+    with launched(mpm, pool=one_child(mpm, 4), **options) as server:
         with Client(server, receive_buffer=8192) as client:
             client.send(request("/big.bin"))
-            # Under event the counter follows the worker's last W: it alone shows that the client waits.
-            poll_until(
-                lambda: (
-                    total(server, "write_completion")
-                    if mpm == "event"
-                    else server.scoreboard().count("W")
-                ),
-                "the answer has begun",
-            )
+
+            def begun() -> int:
+                # Under event the counter follows the worker's last W: it alone shows that the client waits.
+                event = mpm == "event"
+                return (
+                    total(server, "write_completion") if event else server.scoreboard().count("W")
+                )
+
+            poll_until(begun, "the answer has begun")
             # A second for each write that takes nothing, then two of lingering.
-            idle = 1 if mpm == "prefork" else 4
             poll_until(lambda: not total(server, "write_completion"), "the thread is free", 15)
-            shows(server, idle=idle)
+            shows(server, idle=1 if mpm == "prefork" else 4)
             with pytest.raises((Lost, TimeoutError)):
                 client.reply()
 
 
-# --- Keep-alive ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("value", "seconds"), [("1", 1.0), ("700ms", 0.7)])
-def test_an_idle_connection_ends_after_keep_alive_timeout(mpm, value, seconds):
-    with launched(mpm, KeepAliveTimeout=value) as server:
-        with Client(server) as client:
+def test_an_idle_connection_ends_after_keep_alive_timeout_and_each_request_starts_it_anew(mpm):
+    with launched(mpm, KeepAliveTimeout="700ms") as server, Client(server) as client:
+        began = time.monotonic()
+        while time.monotonic() - began < 1.0:
             answer = client.get("/", "Connection: keep-alive")
-            whole = int(seconds)
-            assert answer["Keep-Alive"].startswith(f"timeout={whole},")
-            assert seconds - 0.1 < client.ended(8.0) < seconds + 3.0
-
-
-def test_each_request_starts_the_keep_alive_timeout_anew(mpm):
-    with launched(mpm, KeepAliveTimeout=2) as server, Client(server) as client:
-        for _ in range(2):
-            assert client.get().status == 200
-            client.silent(1.1)
+            assert answer["Keep-Alive"].startswith("timeout=0,")
+            client.silent(0.3)
         assert client.get().status == 200
-        assert client.ended(8.0) > 1.6
+        assert 0.6 < client.ended(8.0) < 3.7
 
 
 def test_connections_end_in_the_order_in_which_they_became_idle(mpm):
     """Event keeps a queue. A connection that spoke again goes to its end."""
-    with launched(mpm, KeepAliveTimeout=2) as server:
+    with launched(mpm, KeepAliveTimeout=1) as server:
         first, second = parked(server), parked(server)
         second.silent(0.4)
         assert first.get().status == 200
         began = time.monotonic()
         second.ended(6.0)
         first.ended(6.0)
-        assert 1.8 < time.monotonic() - began < 5.0
+        assert 0.9 < time.monotonic() - began < 4.0
 
 
-@pytest.mark.parametrize("limit", [1, 3])
-def test_max_keep_alive_requests_n_lets_n_and_one_more_through(mpm, limit):
+def test_max_keep_alive_requests_n_lets_n_and_one_more_through(mpm):
+    limit = 3
     with launched(mpm, MaxKeepAliveRequests=limit) as server, Client(server) as client:
         said = []
         for _ in range(limit + 1):
@@ -165,9 +141,6 @@ def test_no_keep_alive_where_it_is_off_or_its_timeout_is_0(mpm):
             answer = client.get("/", "Connection: keep-alive")
             assert answer.closes and answer["Keep-Alive"] is None
             client.ended(2.0)
-
-
-# --- Lingering close -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mpm", ["prefork", "worker"])
@@ -213,20 +186,12 @@ def test_an_answer_survives_a_client_that_sends_more_than_anybody_reads(mpm):
                 assert client.sock.recv(1) == b""
 
 
-# --- Half a request ------------------------------------------------------------------------------
-
-
-def test_a_request_that_is_never_finished_gets_408_and_frees_its_worker(mpm):
+def test_half_a_request_gets_408_and_a_silent_client_costs_no_worker(mpm):
+    """TCP_DEFER_ACCEPT: the kernel keeps a connection until its first bytes are there."""
     with launched(mpm, pool=one_child(mpm), RequestReadTimeout="header=1") as server:
         with half_sent(server) as client:
             shows(server, R=1)
             assert client.reply().status == 408
-        assert get(server).status == 200
-
-
-def test_a_silent_client_costs_no_worker(mpm):
-    """TCP_DEFER_ACCEPT: the kernel keeps a connection until its first bytes are there."""
-    with launched(mpm, pool=one_child(mpm)) as server:
         silent = [Client(server) for _ in range(5)]
         assert get(server).status == 200
         shows(server, idle=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -43,48 +43,33 @@ def test_the_same_answers(server):
         assert client.reply().body == PAGE
         assert client.reply().status == 404
         assert len(client.reply().body) == 37
-        assert client.get("/file.txt", method="POST", body=PAGE).status == 200
-        assert client.get("/file.txt", "Connection: close").status == 200
-        assert client.until_closed() == b""
-
-
-def test_the_line_carries_what_it_may(server):
-    """50 KiB at 400 KiB/s: an eighth of a second each way, at least."""
-    with Client(server) as client:
-        client.get()
+        # 50 KiB at 400 KiB/s: an eighth of a second each way, at least.
         for method, path, body in (("GET", "/page.bin", b""), ("POST", "/file.txt", PAGE)):
             began = time.monotonic()
             assert client.get(path, method=method, body=body).status == 200
             assert time.monotonic() - began >= 50 / 400
+        assert client.get("/file.txt", "Connection: close").status == 200
+        assert client.until_closed() == b""
 
 
-def test_between_requests_event_holds_the_thread(mpm, document_root):
-    """`K`, as worker and prefork show; without the filter event shows `_`."""
-    for options, held in (({}, mpm != "event"), (FILTER, True)):
-        with serving(mpm, document_root=document_root, KeepAliveTimeout=60, **options) as server:
-            with Client(server) as one, Client(server) as two:
-                one.get(), two.get()
-                if held:
-                    shows(server, K=2)
-                else:
-                    assert_quiet(server)
-                    assert server.scoreboard().count("K") == 0
-                assert one.get().status == two.get().status == 200
-
-
-def test_during_a_slow_response_event_holds_the_thread(mpm, document_root):
-    """`W` to the last byte; without the filter event parks what the client has not taken."""
-    sendfile = {"EnableSendfile": True, "SendBufferSize": 4096}
-    for options, held in (({}, mpm != "event"), ({"ConnectionFilter": "LINE_RATE 2000"}, True)):
-        with serving(mpm, document_root=document_root, **sendfile, **options) as server:
-            with Client(server, receive_buffer=2048) as client:
-                client.send(request(b"/large.bin"))
-                if held:
-                    shows(server, W=1)
-                else:
-                    poll_until(lambda: total(server, "write_completion"), "write completion")
-                    assert_quiet(server)
-                assert client.reply().body == PAGE * 10
+@pytest.mark.parametrize("rate", [None, "LINE_RATE 2000"])
+def test_event_holds_the_thread_of_a_client_with_a_filter(mpm, document_root, rate):
+    """`K` between requests and `W` to the last byte of a response, as under worker and prefork; without
+    the filter event parks both."""
+    held = mpm != "event" or rate is not None
+    options = {"KeepAliveTimeout": 60, "EnableSendfile": True, "SendBufferSize": 4096}
+    options |= {"ConnectionFilter": rate} if rate else {}
+    with serving(mpm, document_root=document_root, **options) as server:
+        with Client(server) as one, Client(server, receive_buffer=2048) as slow:
+            one.get()
+            slow.send(request(b"/large.bin"))
+            if held:
+                shows(server, K=1, W=1)
+            else:
+                poll_until(lambda: total(server, "write_completion"), "write completion")
+                assert_quiet(server)
+            assert slow.reply().body == PAGE * 10
+            assert one.get().status == 200
 
 
 def test_more_clients_than_workers(document_root):
@@ -114,17 +99,6 @@ def test_over_tls(mpm, document_root):
             assert client.sock.recv(1) == b""
 
 
-def test_nothing_passes_the_filter_by():
-    """The kernel could send a file or a mapping by itself, and the filter would not see it."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        values, _ = check("event", from_keywords("event", Listen="8080"))
-        conn = Connection(ours, ("127.0.0.1", 1), values, {}, 60)
-        assert conn.direct
-        conn.filtered(LineRate(ours, 100_000))
-        assert not conn.direct
-
-
 def test_the_filter_itself():
     """Bytes are neither lost nor reordered, in pieces of a twentieth of a second's worth."""
     ours, theirs = socket.socketpair()
@@ -137,25 +111,26 @@ def test_the_filter_itself():
             assert len(data) <= 5120
             got += data
         assert got == PAGE[:20_000]
-        sent, left = 0, memoryview(PAGE[:12_000])
+        left = memoryview(PAGE[:12_000])
         while left:
             sent = line.send(left)
             assert 0 < sent <= 5120
             left = left[sent:]
         assert theirs.recv(65536, socket.MSG_WAITALL | socket.MSG_PEEK)[:100] == PAGE[:100]
-        assert line.fileno() == ours.fileno()
+        # The kernel could send a file or a mapping by itself, and the filter would not see it.
+        values, _ = check("event", from_keywords("event", Listen="8080"))
+        conn = Connection(ours, ("127.0.0.1", 1), values, {}, 60)
+        assert conn.direct
+        conn.filtered(line)
+        assert not conn.direct and conn.fd == line.fileno() == ours.fileno()
 
 
-@pytest.mark.parametrize(
-    "words, value",
-    [("LINE_RATE 400", ("LINE_RATE", 400)), ("none", None), ("line_rate 1", ("LINE_RATE", 1))],
-)
+@pytest.mark.parametrize("words, value", [
+    ("LINE_RATE 400", ("LINE_RATE", 400)), ("none", None), ("line_rate 1", ("LINE_RATE", 1)),
+    *((words, "refused") for words in ("LINE_RATE", "LINE_RATE 0", "RATE_LIMIT 400", "LINE_RATE x")),
+])  # fmt: skip
 def test_the_directive(words, value):
-    settings = from_keywords("event", ConnectionFilter=words)
-    assert check("event", settings)[0].ConnectionFilter == value
-
-
-@pytest.mark.parametrize("words", ["LINE_RATE", "LINE_RATE 0", "RATE_LIMIT 400", "LINE_RATE x"])
-def test_the_directive_refused(words):
-    with pytest.raises(DirectiveError, match=r"ConnectionFilter .*LINE_RATE"):
-        check("event", from_keywords("event", ConnectionFilter=words))
+    refused = pytest.raises(DirectiveError, match=r"ConnectionFilter .*LINE_RATE")
+    with refused if value == "refused" else nullcontext():
+        settings = from_keywords("event", ConnectionFilter=words)
+        assert check("event", settings)[0].ConnectionFilter == value

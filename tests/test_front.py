@@ -9,6 +9,7 @@ import pytest
 from benchmarks.ratios import Comparison
 from benchmarks.works import FREE
 from docs._tools import readme_figures
+from docs._tools.render import find_browser
 from mpmkit.config.directives import MPMS
 from mpmkit.lab.figures import alt_text
 from mpmkit.measure.records import Machine
@@ -27,20 +28,10 @@ def test_each_cell_is_a_marker_a_range_and_a_target():
         cell("idle-5000", "event", 0.95, rival=FREE, target=0.9),
     ]
     figure = readme_figures.ratios(found)
-    markers = [
-        trace.x[0]
-        for trace in figure.data
-        if trace.mode == "markers" and trace.marker.symbol != "line-ns-open"
-    ]
-    ranges = [tuple(trace.x) for trace in figure.data if trace.mode == "lines+text"]
-    targets = [
-        trace.x[0]
-        for trace in figure.data
-        if trace.mode == "markers" and trace.marker.symbol == "line-ns-open"
-    ]
-    assert markers == [1.5, 1.1, 0.95]
-    assert ranges[0] == pytest.approx((1.3, 1.8))
-    assert targets == [1.2, 1.2, 0.9]
+    *drawn, targets = figure.data
+    assert [line.x[0] for line in drawn if line.mode == "markers"] == [1.5, 1.1, 0.95]
+    assert drawn[0].mode == "lines+text" and drawn[0].x == pytest.approx((1.3, 1.8))
+    assert targets.x == (1.2, 1.2, 0.9) and targets.marker.symbol == "line-ns-open"
     assert "new prefork 1.50" in alt_text(figure) and "0.40" not in alt_text(figure)
     assert list(figure.layout.yaxis.ticktext) == ["new", "idle-5000"]
 
@@ -57,18 +48,9 @@ def test_without_httpd_there_is_no_picture():
         readme_figures.ratios([cell("new", "event", 1.0, rival="nginx")])
 
 
-def answered(
-    server: str, mpm: str | None, script: str | None, round: int, qps: float, cpu: float | None
-):
-    return {
-        "server": server,
-        "mpm": mpm,
-        "kind": "script" if script else "static",
-        "script": script,
-        "round": round,
-        "qps": qps,
-        "server_cpu_us": cpu,
-    }
+def answered(server: str, mpm: str | None, script: str | None, round: int, qps: float, cpu=None):
+    row = {"server": server, "mpm": mpm, "script": script, "round": round, "qps": qps}
+    return {**row, "kind": "script" if script else "static", "server_cpu_us": cpu}
 
 
 def test_servers_have_a_line_each_ours_first():
@@ -90,11 +72,9 @@ def test_servers_have_a_line_each_ours_first():
 
 
 def test_ways_to_run_a_script_have_a_line_each_and_a_column_an_mpm():
-    rows = [
-        answered("mpmkit", "worker", "wsgi", n, qps, None)
-        for n, qps in ((1, 10.0), (2, 30.0), (3, 20.0))
-    ]
-    rows.append(answered("httpd", "prefork", "mod_php", 1, 5.0, None))
+    rates = enumerate((10.0, 30.0, 20.0), 1)
+    rows = [answered("mpmkit", "worker", "wsgi", n, qps) for n, qps in rates]
+    rows.append(answered("httpd", "prefork", "mod_php", 1, 5.0))
     head, ours, theirs, article = readme_figures.scripts_text(rows).splitlines()
     assert head.startswith("requests/s, median of 3 rounds") and head.split()[-3:] == list(MPMS)
     assert ours.split() == ["mpmkit:", "WSGI,", "in", "process", "20"]
@@ -103,24 +83,11 @@ def test_ways_to_run_a_script_have_a_line_each_and_a_column_an_mpm():
     assert head.index("worker") + len("worker") == ours.index("20") + 2
 
 
-def level(server: str, mpm: str, against: str, held: int, pss_kb: int) -> dict:
-    machine = dict.fromkeys(Machine.__annotations__)
-    return {
-        **machine,
-        "server": server,
-        "mpm": mpm,
-        "against": against,
-        "scope": "server",
-        "level": held,
-        "held": held,
-        "pss_kb": pss_kb,
-        "cpu_model": "a CPU",
-        "cores": 2,
-        "kernel": "6.1",
-        "python": "3.13.5",
-        "mpmkit": "0.1.0",
-        "commit": "abc",
-    }
+def level(server: str, mpm: str, against: str, held: int, pss_kb: int, directives="") -> dict:
+    machine = {"cpu_model": "a CPU", "cores": 2, "kernel": "6.1", "python": "3.13.5"}
+    where = {"server": server, "mpm": mpm, "against": against, "directives": directives}
+    what = {"scope": "server", "level": held, "held": held, "pss_kb": pss_kb}
+    return {**dict.fromkeys(Machine.__annotations__), **machine, **where, **what}
 
 
 def test_memory_has_a_line_a_server_and_a_column_an_mpm():
@@ -142,41 +109,39 @@ def test_memory_has_a_line_a_server_and_a_column_an_mpm():
     assert ["httpd", "6", "(10)"] in said
 
 
-def test_a_run_that_is_not_recorded_is_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(readme_figures.records, "recorded_folder", lambda: tmp_path)
-    assert (
-        readme_figures._print_if_recorded(readme_figures.MEMORY, readme_figures.memory_text) == []
-    )
+def test_a_run_that_is_not_recorded_is_named(tmp_path, monkeypatch, capsys):
+    show = readme_figures._print_if_recorded
+    with monkeypatch.context() as patch:
+        patch.setattr(readme_figures.records, "recorded_folder", lambda: tmp_path)
+        assert show(readme_figures.MEMORY, readme_figures.memory_text) == []
     said = capsys.readouterr()
     assert not said.out and "without memory-demo.csv, which is not recorded" in said.err
-    monkeypatch.undo()
-    rows = readme_figures._print_if_recorded(readme_figures.MEMORY, readme_figures.memory_text)
+    rows = show(readme_figures.MEMORY, readme_figures.memory_text)
     assert rows and capsys.readouterr().out == readme_figures.memory_text(rows) + "\n"
-
-
-def test_without_a_memory_run_there_is_no_table():
     with pytest.raises(ValueError, match="mpmkit bench --only memory --record"):
         readme_figures.memory_text([])
 
 
 def test_a_crowd_has_a_line_for_each_number_of_threads():
-    def row(server, threads, level, pss):
-        return {
-            "server": server,
-            "mpm": "worker",
-            "against": "busy",
-            "scope": "server",
-            "level": level,
-            "directives": f"StartServers=3 ThreadsPerChild={threads}",
-            "pss_kb": pss,
-        }
-
     rows = [
-        row("mpmkit", 25, 0, 1),
-        row("mpmkit", 25, 400, 70 * 1024),
-        row("httpd", 25, 400, 30 * 1024),
-        row("mpmkit", 100, 400, 40 * 1024),
-    ]
+        level(server, "worker", "busy", held, mib * 1024, f"StartServers=3 ThreadsPerChild={threads}")
+        for server, threads, held, mib in (
+            ("mpmkit", 25, 0, 1), ("mpmkit", 25, 400, 70), ("httpd", 25, 400, 30), ("mpmkit", 100, 400, 40),
+        )
+    ]  # fmt: skip
     head, *lines = [line.split() for line in readme_figures.crowd_text(rows).splitlines()]
     assert head == ["400", "busy,", "MiB", "(PSS)", "ThreadsPerChild", "mpmkit", "httpd"]
     assert lines == [["worker", "25", "70.0", "30.0"], ["worker", "100", "40.0"]]
+
+
+@pytest.mark.browser
+def test_a_figure_becomes_two_pictures(tmp_path, monkeypatch):
+    pytest.importorskip("kaleido")
+    if (browser := find_browser()) is None:
+        pytest.skip("no Chromium here")
+    monkeypatch.setenv("BROWSER_PATH", browser)
+    monkeypatch.setattr(readme_figures, "IMAGES", tmp_path)
+    readme_figures._save(readme_figures.ratios([cell("new", "prefork", 1.5)]), "bench")
+    png, svg = tmp_path / "bench.png", tmp_path / "bench.svg"
+    assert png.read_bytes().startswith(b"\x89PNG") and png.stat().st_size > 10_000
+    assert "prefork 1.50" in svg.read_text()

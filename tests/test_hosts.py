@@ -7,13 +7,12 @@ from textwrap import dedent
 
 import pytest
 from support.client import Client, exchange
+from support.configured import checked
 from support.files import open_to_all
-from support.servers import MPMS, no_more, open_files, serving, take_errors
+from support.servers import no_more, open_files, serving, take_errors
 from support.waiting import poll_until
 
-from mpmkit.config.checks import check
 from mpmkit.config.directives import DirectiveError
-from mpmkit.config.httpd_conf import Source, read
 
 # -- a server -------------------------------------------------------------------------------------
 
@@ -60,9 +59,8 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.mark.parametrize("mpm", MPMS)
-def test_each_host_has_its_site_its_logs_and_its_name(mpm, site):
-    with serving(mpm, conf=site / "site.conf") as server:
+def test_each_host_has_its_site_its_logs_and_its_name(site):
+    with serving("event", conf=site / "site.conf") as server:
 
         def ask(host: str, path: str = "/") -> str:
             sent = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
@@ -90,18 +88,12 @@ def test_each_host_has_its_site_its_logs_and_its_name(mpm, site):
         assert lines(site / "main_log") == ["first.example 200 /"], "inherited, by its own name"
         assert ["AH01630" in line for line in lines(site / "a_errors")] == [True]
         assert "AH01630" not in server.error_log()
-
-
-@pytest.mark.parametrize("mpm", MPMS)
-def test_the_status_page_shows_the_host_of_each_request(mpm, site):
-    with serving(mpm, conf=site / "site.conf") as server, Client(server) as client:
-        for name, column in (
-            ("a.example", f"a.example:{server.port}"),
-            ("none", "first.example:99"),
-        ):
-            client.send(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
-            assert client.reply().status == 200
-            assert column in {worker.vhost for worker in server.scoreboard().workers}
+        columns = {"a.example": f"a.example:{server.port}", "none": "first.example:99"}
+        with Client(server) as client:
+            for name, column in columns.items():  # of the status page
+                client.send(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+                assert client.reply().status == 200
+                assert column in {worker.vhost for worker in server.scoreboard().workers}
 
 
 def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):
@@ -128,11 +120,6 @@ def test_a_restart_changes_the_hosts_and_leaves_no_descriptor(site):
 # -- a configuration ------------------------------------------------------------------------------
 
 
-def checked(text: str):
-    conf = read(Source("f", dedent(text), mpm="event"), {})
-    return check("event", conf.settings, conf.sections, conf.hosts, problems=conf.problems)
-
-
 @pytest.mark.parametrize(("text", "says"), [
     ("<VirtualHost>\n</VirtualHost>", "f:1: <VirtualHost> takes an address or more"),
     ("<VirtualHost *>\n<VirtualHost *>\n</VirtualHost>\n</VirtualHost>",
@@ -143,7 +130,7 @@ def checked(text: str):
     ("<VirtualHost 1.2.3.4:99999>\n</VirtualHost>", "f:1: <VirtualHost 1.2.3.4:99999>: a port is 1..65535"),
     ("<VirtualHost *:0>\n</VirtualHost>", "a port is 1..65535"),
     *((f"<VirtualHost *>\n{line}\n</VirtualHost>", f"f:2: {line.split()[0]} cannot occur within <VirtualHost>")
-      for line in ("Listen 80", "PidFile x", "User x", "StartServers 5", "ServerTokens Prod", "Mutex none")),
+      for line in ("Listen 80", "PidFile x", "User x", "StartServers 5", "ServerTokens Prod")),
     ("ServerAlias x", "f:1: ServerAlias only used in <VirtualHost>"),
     ("<VirtualHost *>\nNonsense 1\n</VirtualHost>", "f:2: Nonsense is not a directive"),
     ("<VirtualHost *>\nRLimitCPU 5\n</VirtualHost>", "f:2: RLimitCPU"),

@@ -22,7 +22,7 @@ from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import HeadStart, http_date
 
 FILES = {fastpath.__file__, messages.__file__}
-SCHEDULES = 150
+SCHEDULES = 100
 
 
 def interleaved(jobs: list[Callable[[], Any]], schedule: random.Random) -> list[Any]:
@@ -70,9 +70,8 @@ def test_a_date_is_that_of_its_second():
         heads = HeadStart()
         heads.lines(200, 1_000)
         jobs = [partial(heads.lines, 200, second) for second in (1_000, 1_001)]
-        for second, lines in zip(
-            (1_000, 1_001), interleaved(jobs, random.Random(seed)), strict=True
-        ):
+        found = interleaved(jobs, random.Random(seed))
+        for second, lines in zip((1_000, 1_001), found, strict=True):
             assert http_date(second).encode() in lines, f"schedule {seed}"
         assert http_date(1_001).encode() in heads.lines(200, 1_001), f"schedule {seed}"
 

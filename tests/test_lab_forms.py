@@ -6,7 +6,7 @@ import pytest
 
 from mpmkit.config.directives import MPMS, SPECS, DirectiveError
 from mpmkit.lab.forms import NAMES, DirectiveForm
-from mpmkit.lab.load_form import MIX, PAGES, ROWS, LoadForm
+from mpmkit.lab.load_form import BROWSERS, MIX, PAGES, ROWS, LoadForm
 from mpmkit.load.profile import LoadProfile, ProfileError
 
 
@@ -14,32 +14,39 @@ def fields(form: LoadForm | DirectiveForm) -> dict:
     return {field.name: field for field in form.fields()}
 
 
+def load_form(**values) -> LoadForm:
+    form = LoadForm()
+    for name, value in values.items():
+        form.set(name, value)
+    return form
+
+
 def test_the_form_as_it_opens_is_a_load():
     form = LoadForm()
     profile = form.profile(60)
     assert (profile.users, profile.path, profile.duration) == (50, "/index.html", 60)
-    assert not profile.keep_alive and form.summary() == ""
+    assert not profile.keep_alive and form.summary() == "" and form.browsers() == (0, 60)
     assert not any(field.hints or field.value for field in form.fields())
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_each_field_is_one_of_the_profile_with_bounds_that_it_takes(name):
     row = ROWS[name]
-    assert name in LoadProfile.__dataclass_fields__ or name.startswith("weight /")
+    ours = name.startswith("weight /") or row.group == BROWSERS
+    assert ours or name in LoadProfile.__dataclass_fields__
     assert row.help and row.label
     if row.kind in ("switch", "choice"):
         return
     assert row.low <= row.reach <= row.high
     for value in (row.low, row.reach, row.high):
-        form = LoadForm()
-        if name == "rate":
-            form.set("arrival", "poisson")
-        if name.startswith("weight"):
-            form.set("path", MIX)
-        if name == "requests_per_connection":
-            form.set("keep_alive", 1.0)
+        form = load_form(
+            arrival="poisson" if name == "rate" else None,
+            path=MIX if name.startswith("weight") else None,
+            keep_alive=1.0 if name == "requests_per_connection" else None,
+        )
         form.set(name, f"{value:g}" if value < 1000 else f"{value:.0f}")
-        form.profile(10)
+        form.profile(10), form.browsers()
+        assert not fields(form)[name].hints
 
 
 @pytest.mark.parametrize(
@@ -57,23 +64,22 @@ def test_each_field_is_one_of_the_profile_with_bounds_that_it_takes(name):
         ("read_rate", "inf", "bytes/s"),
         ("idle_request", "maybe", "On or Off"),
         ("path", "/a b", "without blanks"),
+        ("browsers", "2001", "0 to 2,000"),
     ],
 )
-def test_what_cannot_be_is_kept_told_at_its_field_and_refused(name, value, said):
-    form = LoadForm()
-    form.set(name, value)
+def test_what_cannot_be_is_kept_shown_at_its_field_and_refused(name, value, said):
+    form = load_form(**{name: value})
     field = fields(form)[name]
     assert field.value == value and field.refused and said in field.hints[0]
     assert not any(other.hints for other in form.fields() if other.name != name)
-    with pytest.raises(ProfileError, match=f"^{name}: "):
-        form.profile(10)
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        form.browsers() if field.group == BROWSERS else form.profile(10)
     form.set(name, None)
     assert not fields(form)[name].hints
 
 
 def test_what_does_not_apply_is_not_shown_and_kept_until_it_does():
-    form = LoadForm()
-    form.set("think_time", "2")
+    form = load_form(think_time="2")
     assert "rate" not in fields(form) and "think_time" in fields(form)
     form.set("arrival", "constant")
     assert "rate" in fields(form) and "think_time" not in fields(form)
@@ -88,29 +94,21 @@ def test_what_does_not_apply_is_not_shown_and_kept_until_it_does():
     assert (profile.keep_alive, profile.requests_per_connection) == (0.25, 7)
 
 
-def test_a_mix_by_weight_and_who_is_beside():
-    form = LoadForm()
-    form.set("path", MIX)
-    assert {spec.path: spec.weight for spec in form.profile(10).mix} == {
-        path: weight for path, _, weight in PAGES if weight
-    }
+def test_a_mix_by_weight_and_background_clients():
+    form = load_form(path=MIX)
+    weights = {path: weight for path, _, weight in PAGES if weight}
+    assert {spec.path: spec.weight for spec in form.profile(10).mix} == weights
+    other = form.copy()
     for path, _, _ in PAGES:
         form.set(f"weight {path}", 0)
-    assert fields(form)[f"weight {PAGES[0][0]}"].hints[0].startswith("mix: no page has a weight")
-    form.set("path", "/slow.py")
-    form.set("slow_readers", 5)
-    form.set("idle_holders", "20")
-    form.set("idle_request", False)
+    assert (
+        fields(form)[f"weight {PAGES[0][0]}"].hints[0].startswith("no page of the mix has a weight")
+    )
+    assert other.profile(10).mix, "a copy is its own"
+    form = load_form(path="/slow.py", slow_readers=5, idle_holders="20", idle_request=False)
     profile = form.profile(10)
     assert (profile.slow_readers, profile.idle_holders, profile.idle_request) == (5, 20, False)
     assert form.summary() == "Slow readers 5, Idle holders 20, with one request Off"
-
-
-def test_a_copy_is_its_own_and_unknown_names_are_refused():
-    form = LoadForm()
-    other = form.copy()
-    other.set("users", 3)
-    assert form.word("users") == "50" and other.word("users") == "3"
     with pytest.raises(ProfileError, match="no such field, it has users"):
         form.set("speed", 9)
 
@@ -129,36 +127,26 @@ def test_the_fields_are_those_of_the_mpm_with_the_tables_bounds(mpm):
     assert found["StartServers"].default == {"prefork": "5"}.get(mpm, "3")
 
 
-def test_a_number_that_httpd_corrects_shows_its_message():
-    form = DirectiveForm("event", ThreadsPerChild=100, MaxRequestWorkers=70)
-    one = fields(form)["ThreadsPerChild"]
-    assert (one.value, one.effective) == ("100", "64")
-    assert one.hints == ("AH00507: ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is used",)
-    assert fields(form)["MaxRequestWorkers"].hints[0].startswith("AH00513")
-    form.set("ThreadsPerChild", None)
-    assert not fields(form)["ThreadsPerChild"].hints
+CORRECTED = "AH00507: ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is used"
 
 
 @pytest.mark.parametrize(
-    ("name", "word", "number"),
-    [("Timeout", "1m", "1"), ("MaxKeepAliveRequests", "lots", "0"),
-     ("MaxConnectionsPerChild", "1e4", "1")],
-)  # fmt: skip
-def test_a_word_that_httpd_reads_as_another_number_is_reported(name, word, number):
-    form = DirectiveForm("worker")
+    ("name", "word", "hints"),
+    [
+        ("ThreadsPerChild", "100", (CORRECTED,)),
+        ("Timeout", "1m", ('"1m" is not a whole number: httpd reads 1',)),
+        ("MaxKeepAliveRequests", "lots", ('"lots" is not a whole number: httpd reads 0',)),
+        ("MaxConnectionsPerChild", "1e4", ('"1e4" is not a whole number: httpd reads 1',)),
+        ("ThreadsPerChild", "few", ('"few" is not a whole number: httpd reads 0', "AH00509: ")),
+        *(("Timeout", good, ()) for good in ("60", " 7 ", "-0", "+3", None)),
+    ],
+)
+def test_what_httpd_corrects_or_reads_otherwise_is_shown(name, word, hints):
+    form = DirectiveForm("event", MaxRequestWorkers=64)
     form.set(name, word)
     one = fields(form)[name]
-    assert one.hints == (f'"{word}" is not a whole number: httpd reads {number}',)
-    assert one.effective == number and not one.refused
-    for good in ("60", " 7 ", "-0", "+3"):
-        form.set("Timeout", good)
-        assert not fields(form)["Timeout"].hints
-
-
-def test_what_is_read_as_another_number_is_corrected_too():
-    form = DirectiveForm("worker")
-    form.set("ThreadsPerChild", "few")
-    assert [hint[:8] for hint in fields(form)["ThreadsPerChild"].hints] == ['"few" is', "AH00312:"]
+    assert one.value == (word or "").strip() and not one.refused
+    assert len(one.hints) == len(hints) and all(map(str.startswith, one.hints, hints))
 
 
 def test_a_word_that_cannot_be_read_is_refused():
@@ -177,7 +165,7 @@ def test_a_word_that_cannot_be_read_is_refused():
 
 def test_directives_of_another_mpm_wait_until_it_is_chosen():
     form = DirectiveForm("event", ThreadsPerChild=8)
-    form.mpm = "prefork"
+    form.choose("prefork")
     assert form.words() == {} and not form.check()[1]
-    form.mpm = "worker"
+    form.choose("worker")
     assert form.words() == {"ThreadsPerChild": "8"}

@@ -17,10 +17,12 @@ FEW = {"axis": "users", "low": 2, "high": 4, "steps": 2, "seconds": 0.5, "warmup
 
 
 @pytest.fixture
-def pages(tmp_path):
-    (tmp_path / "pages").mkdir()
-    (tmp_path / "pages" / "index.html").write_text("a page")
-    return tmp_path / "pages"
+def sweep(tmp_path):
+    """Starts a sweep of a form: its rows go to rows.csv; what `seen` gets is called with the run."""
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "index.html").write_text("a page")
+    return lambda form, seen=lambda run: None: SweepRun(form, tmp_path / "rows.csv", pages, seen)
 
 
 # ---------------------------------------------------------------- the form
@@ -92,10 +94,10 @@ def test_the_form_takes_what_is_typed_and_refuses_the_rest():
 # ---------------------------------------------------------------- measuring
 
 
-def test_a_sweep_observes_each_point_and_keeps_its_rows(tmp_path, pages):
+def test_a_sweep_observes_each_point_and_keeps_its_rows(tmp_path, sweep):
     seen: list[int] = []
     form = SweepForm(("event",), **FEW, idle_holders=3)
-    run = SweepRun(form, tmp_path / "rows.csv", pages, lambda run: seen.append(len(run.rows)))
+    run = sweep(form, lambda run: seen.append(len(run.rows)))
     poll_until(lambda: not run.running, cap=60)
     assert run.text.startswith("done: 2 points") and sorted(set(seen)) == [0, 1, 2]
     rows = records.read(tmp_path / "rows.csv")
@@ -109,9 +111,8 @@ def test_a_sweep_observes_each_point_and_keeps_its_rows(tmp_path, pages):
     assert [x for x, *_ in grid.line("event", "qps")] == [2, 4]
 
 
-def test_stop_ends_the_server_and_keeps_the_finished_points(tmp_path, pages):
-    form = SweepForm(("worker",), **{**FEW, "steps": 3, "high": 8})
-    run = SweepRun(form, tmp_path / "rows.csv", pages, lambda run: None)
+def test_stop_ends_the_server_and_keeps_the_finished_points(tmp_path, sweep):
+    run = sweep(SweepForm(("worker",), **{**FEW, "steps": 3, "high": 8}))
     poll_until(lambda: run.rows and run._server is not None, cap=60)
     pid = run._server.pid
     run.stop()
@@ -121,13 +122,13 @@ def test_stop_ends_the_server_and_keeps_the_finished_points(tmp_path, pages):
     assert kept == [row["point"] for row in run.rows] and 0 < len(kept) < 3
 
 
-def test_a_full_server_gives_lower_bounds_of_waits(tmp_path, pages):
+def test_a_full_server_gives_lower_bounds_of_waits(sweep):
     """Two workers, both held: a newcomer's wait has no end while the load runs."""
     form = SweepForm(
         ("prefork",), axis="idle_holders", low=2, high=2, steps=1, users=1, seconds=1, warmup=1,
         directives={"MaxRequestWorkers": 2, "StartServers": 2},
     )  # fmt: skip
-    run = SweepRun(form, tmp_path / "rows.csv", pages, lambda run: None)
+    run = sweep(form)
     poll_until(lambda: not run.running, cap=60)
     (row,) = run.rows
     assert row["unanswered"] > 0 and row["wait_p99_ms"] >= 1000, run.text

@@ -25,6 +25,10 @@ DIRECTIVES, _ = check("event", from_keywords("event", Listen="8080"))
 VICTIM = "what must stay\n"
 
 
+def run(argv: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30, env=environment())
+
+
 @pytest.fixture
 def victim(tmp_path) -> Path:
     path = tmp_path / "victim"
@@ -36,13 +40,7 @@ def victim(tmp_path) -> Path:
 def test_a_scoreboard_is_not_written_through_a_link(make, victim, tmp_path):
     board = tmp_path / "board"
     make(victim, board)
-    done = subprocess.run(
-        command("serve", "event", "--port", "0", "-c", f"ScoreBoardFile {board}"),
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env=environment(),
-    )
+    done = run(command("serve", "event", "--port", "0", "-c", f"ScoreBoardFile {board}"))
     assert (done.returncode, done.stdout) == (1, "") and victim.read_text() == VICTIM
     assert f"AH00004: the scoreboard {board} cannot be made: it is " in done.stderr
 
@@ -68,13 +66,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
     """ulimit -f: what a file may have is what is left of the disk."""
     board = tmp_path / "board"
     argv = command("serve", "event", "--port", "0", "-c", f"ScoreBoardFile {board}")
-    done = subprocess.run(
-        ["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *argv],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env=environment(),
-    )
+    done = run(["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *argv])
     assert (done.returncode, done.stdout) == (1, "") and not board.exists()
     assert f"AH00004: the scoreboard {board} cannot be made: File too large" in done.stderr
 
@@ -92,9 +84,6 @@ def test_a_pid_file_is_neither_read_nor_written_through_a_link(victim, tmp_path)
     temporary.symlink_to(victim)
     pidfile.write(str(path))
     assert path.read_text() == f"{os.getpid()}\n" and victim.read_text() == VICTIM
-
-
-# -- whose process it is --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("line", "server"), [
@@ -118,18 +107,10 @@ def test_a_process_with_the_word_in_its_arguments_is_left_alone(tmp_path):
             f"LoadModule mpm_event_module x\nListen 127.0.0.1:1\nServerName h\nPidFile {path}\n"
             f"DocumentRoot {tmp_path}\nErrorLog {tmp_path}/error_log\n"
         )
-        done = subprocess.run(
-            command("httpd", "-f", str(conf), "-k", "stop"),
-            capture_output=True,
-            text=True,
-            timeout=20,
-            env=environment(),
-        )
+        done = run(command("httpd", "-f", str(conf), "-k", "stop"))
         assert done.stdout == f"httpd (pid {tail.pid}?) not running\n" and tail.poll() is None
         tail.kill()
 
-
-# -- a server without children --------------------------------------------------------------------
 
 NO_FORK = """
 import sys
@@ -142,15 +123,10 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_server_that_can_fork_no_child_is_not_ready(mpm, tmp_path):
+def test_a_server_that_can_fork_no_child_is_not_ready(tmp_path):
     pid_file = tmp_path / "pid"
-    done = subprocess.run(
-        [sys.executable, "-c", NO_FORK, "serve", mpm, "--port", "0", "-c", f"PidFile {pid_file}"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env=environment(),
-    )
+    serve = ["serve", "event", "--port", "0", "-c", f"PidFile {pid_file}"]
+    done = run([sys.executable, "-c", NO_FORK, *serve])
     assert (done.returncode, done.stdout) == (1, "")
     assert "no child process could be started" in done.stderr and not pid_file.exists()
 
@@ -167,9 +143,6 @@ def test_a_child_that_only_sigkill_ends_is_waited_for():
         assert server.finish() == 0
         assert "sending a SIGKILL" in server.err and "AH00047" not in server.err
     all_gone([child], "the stopped child")
-
-
-# -- who sees the status page ---------------------------------------------------------------------
 
 
 def own_address() -> str:
@@ -195,9 +168,6 @@ def test_the_status_page_of_a_public_listen_is_for_this_machine(tmp_path):
                 assert sock.recv(100).split()[1] == status
 
 
-# -- what SIGKILL and SIGSTOP leave ---------------------------------------------------------------
-
-
 def test_the_folder_of_a_killed_server_goes_at_the_next_start(tmp_path, monkeypatch):
     """With its key. A folder that a server holds stays, however old it is."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -211,8 +181,8 @@ def test_the_folder_of_a_killed_server_goes_at_the_next_start(tmp_path, monkeypa
     os.close(lock)
 
 
-def test_a_launcher_and_its_server_hold_their_folder(mpm):
-    with serving(mpm) as server:
+def test_a_launcher_and_its_server_hold_their_folder():
+    with serving("event") as server:
         words = Path(f"/proc/{server.pid}/cmdline").read_text().split("\0")
         folder = words[words.index("--home") + 1]
         fd = os.open(folder, os.O_RDONLY)

@@ -8,14 +8,12 @@ import select
 import shutil
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from contextlib import ExitStack, closing
 
 import pytest
 from support.files import DATA
-from support.servers import bound
+from support.servers import Serve, bound
 from support.waiting import poll_until
 
 from mpmkit.config.checks import check
@@ -65,23 +63,16 @@ def opened():
     close_all(made)
 
 
-# -- bind -----------------------------------------------------------------------------------------
-
-
-def test_a_port_that_is_taken_names_the_port_and_the_remedy():
+@pytest.mark.parametrize("host, said", [
+    ("127.0.0.1", r"AH00072: .*127\.0\.0\.1:{}; another server"), ("192.0.2.1", "no such address"),
+    ("nowhere.invalid", r"nowhere\.invalid"),
+])  # fmt: skip
+def test_addresses_that_cannot_be_bound(host, said):
     with closing(bind("127.0.0.1", 0)) as sock:
         sock.listen()
         port = sock.getsockname()[1]
-        with pytest.raises(ListenError, match=rf"AH00072: .*127\.0\.0\.1:{port}; another server"):
-            bind("127.0.0.1", port)
-
-
-@pytest.mark.parametrize("host, said", [
-    ("192.0.2.1", "no such address"), ("nowhere.invalid", r"nowhere\.invalid"),
-])  # fmt: skip
-def test_addresses_that_cannot_be_bound(host, said):
-    with pytest.raises(ListenError, match=said):
-        bind(host, 0)
+        with pytest.raises(ListenError, match=said.format(port)):
+            bind(host, port)
 
 
 def test_if_one_listen_fails_none_stays_open():
@@ -110,15 +101,10 @@ def test_options_that_accepted_sockets_inherit(opened):
             assert os.get_blocking(sock.fileno())
         finally:
             sock.close()
-
-
-def test_defer_accept_is_httpd_s_default(opened):
-    def deferred(**named):
-        (listener,) = opened(directives(f"127.0.0.1:{free_port()}", **named))
-        return listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
-
-    assert deferred(AcceptFilter=("http", "data")) >= 30
-    assert deferred(AcceptFilter=("http", "none")) == 0
+    for filter_, least, most in (("data", 30, 99), ("none", 0, 0)):
+        (listener,) = opened(directives(f"127.0.0.1:{free_port()}", AcceptFilter=("http", filter_)))
+        deferred = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
+        assert least <= deferred <= most
 
 
 @pytest.mark.parametrize("named, seconds", [
@@ -152,9 +138,6 @@ def test_the_url_is_one_that_a_client_here_can_use(host, url):
         assert url_of(sock) == url.format(sock.getsockname()[1])
 
 
-# -- kept over a restart --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("address", ["{}", "*:{}", "0.0.0.0:{}", "127.0.0.1:{}", "localhost:{}"])
 def test_a_restart_keeps_the_sockets_it_has(opened, address):
     d = directives(address.format(free_port("0.0.0.0")))
@@ -170,41 +153,17 @@ def test_a_restart_opens_what_is_new(opened):
     assert both[1] is first
 
 
-def test_a_free_port_is_kept_under_its_number(opened):
-    with closing(bind("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-        assert open_listeners(directives(f"127.0.0.1:{port}"), [free]) == [free]
-
-
-# -- inherited ------------------------------------------------------------------------------------
-
-
-def test_an_inherited_socket_listens_as_ours_do():
-    with bound() as sock:
-        listener = inherit(os.dup(sock.fileno()), directives())
-        try:
-            assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            assert not os.get_blocking(listener.fileno())
-            assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        finally:
-            listener.close()
-
-
-def test_what_can_t_be_inherited():
+def test_what_can_and_what_can_t_be_inherited():
+    with bound() as sock, closing(inherit(os.dup(sock.fileno()), directives())) as listener:
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        assert not os.get_blocking(listener.fileno())
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     with socket.socket(type=socket.SOCK_DGRAM) as udp:
         with pytest.raises(ListenError, match="SOCK_STREAM"):
             inherit(udp.fileno(), directives())
         udp.getsockname()  # still open: it was not ours
-    read, write = os.pipe()
-    try:
-        with pytest.raises(ListenError, match=f"--listen-fd {read}"):
-            inherit(read, directives())
-    finally:
-        os.close(read)
-        os.close(write)
-
-
-# -- accept ---------------------------------------------------------------------------------------
+    with open(os.devnull) as file, pytest.raises(ListenError, match=f"--listen-fd {file.fileno()}"):
+        inherit(file.fileno(), directives())
 
 
 @pytest.fixture
@@ -226,20 +185,14 @@ def listening(opened):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_connection_is_accepted(listening, count):
-    listeners, _, acceptor_for = listening
+def test_connections_are_accepted_until_the_other_descriptor_ends_the_wait(listening, count):
+    listeners, write, acceptor_for = listening
     acceptor = acceptor_for(count)
     for listener in listeners[:count] * 2:
         with socket.create_connection(listener.getsockname()) as client:
             sock, peer = acceptor.accept()
             assert peer == client.getsockname()
             sock.close()
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_the_other_descriptor_ends_the_wait(listening, count):
-    _, write, acceptor_for = listening
-    acceptor = acceptor_for(count)
     found = []
     thread = threading.Thread(target=lambda: found.append(acceptor.accept()))
     thread.start()
@@ -322,9 +275,6 @@ def test_several_acceptors_take_each_connection_once(listening):
     assert sorted(taken) == sorted(names)
 
 
-# -- addresses of the other kind ------------------------------------------------------------------
-
-
 def ipv6() -> bool:
     try:
         with socket.socket(socket.AF_INET6) as sock:
@@ -339,18 +289,15 @@ def test_ipv6(tmp_path):
     """Also what a script is told of the addresses."""
     shutil.copy(DATA / "scripts" / "cases.py", tmp_path)
     port = free_port("::1", socket.AF_INET6)
-    options = ("worker", "-c", f"Listen [::1]:{port}", "--document-root", str(tmp_path))
-    command = [sys.executable, "-m", "mpmkit", "serve", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
-        try:
-            assert server.stdout.readline() == b"ready http://[::1]:%d\n" % port
-            with socket.create_connection(("::1", port)) as client:
+    other = free_port()
+    listens = ("-c", f"Listen [::1]:{port}", "-c", f"Listen 127.0.0.1:{other}")
+    with Serve("worker", *listens, "--document-root", str(tmp_path)).ready() as server:
+        assert server.url == f"http://[::1]:{port}"
+        for address in (("127.0.0.1", other), ("::1", port)):
+            with socket.create_connection(address) as client:
                 client.sendall(b"GET /cases.py/environ HTTP/1.0\r\nHost: [::1]\r\n\r\n")
                 data = b"".join(iter(lambda: client.recv(65536), b""))
                 local = client.getsockname()
-        finally:
-            server.terminate()
-            server.wait(15)
     environ = json.loads(data.partition(b"\r\n\r\n")[2])
     assert (environ["SERVER_ADDR"], environ["REMOTE_ADDR"]) == ("::1", "::1")
     assert environ["REMOTE_PORT"] == str(local[1])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.client import get
-from support.files import write
+from support.files import program, write
 from support.servers import serving
 
 APP = """
@@ -34,7 +34,7 @@ def releases(tmp_path_factory) -> Path:
             write(root / name, release)
         for name in ("root/app.py", "app.wsgi", "apps/app.py"):
             write(root / name, APP.format(release=release))
-        write(root / "cgi" / "program", PROGRAM.format(release=release)).chmod(0o755)
+        program(root / "cgi" / "program", PROGRAM.format(release=release))
     (where / "current").symlink_to("one")
     return where
 
@@ -61,9 +61,8 @@ def test_the_link_of_a_root_is_swapped(releases):
 
 def test_an_index_file_that_comes_later(tmp_path):
     write(tmp_path / "b.html", "b")
-    with serving(
-        "event", document_root=tmp_path, directives="DirectoryIndex a.html b.html"
-    ) as server:
+    index = "DirectoryIndex a.html b.html"
+    with serving("event", document_root=tmp_path, directives=index) as server:
         assert [get(server, "/").body for _ in range(3)] == [b"b"] * 3
         write(tmp_path / "a.html", "a")
         assert [get(server, "/").body for _ in range(3)] == [b"a"] * 3

@@ -21,22 +21,15 @@ def pod():
     made.close()
 
 
-def test_nobody_is_called_at_first(pod):
+def test_a_byte_calls_one_and_the_end_calls_everybody(pod):
     assert not pod.called()
-
-
-def test_one_byte_calls_one(pod):
     pod.retire_one()
     pod.retire_one()
     assert [pod.called(), pod.called(), pod.called()] == [True, True, False]
-
-
-def test_the_end_calls_everybody(pod):
-    read = os.dup(pod.fileno())
-    pod.retire_all()
     child = PipeOfDeath()
     child.close()
-    child._read = read  # what a forked child holds
+    child._read = os.dup(pod.fileno())  # what a forked child holds
+    pod.close()
     assert [child.called(), child.called()] == [True, True]
     child.close()
 
@@ -47,35 +40,18 @@ def test_a_full_pipe_does_not_block(pod):
     assert pod.called()
 
 
-def test_to_close_twice_does_nothing(pod):
-    pod.close()
-    fd = os.open("/dev/null", os.O_RDONLY)
-    pod.close()
-    os.fstat(fd)  # not closed by number
-    os.close(fd)
-
-
-def test_another_descriptor_ends_the_wait(pod):
-    read, write = os.pipe()
+def test_a_wait_ends_by_a_byte_by_another_descriptor_or_by_time(pod):
+    other = os.eventfd(0)
     try:
-        os.write(write, b"!")
-        pod.wait(read)
+        assert pod.wait(other, 0.01) is False
+        pod.retire_one()
+        assert pod.wait(other, 10) is True
+        assert not pod.called()  # the wait took the byte
+        os.eventfd_write(other, 1)
+        pod.wait(other)
         assert not pod.called()
     finally:
-        os.close(read)
-        os.close(write)
-
-
-def test_a_wait_can_have_an_end(pod):
-    read, write = os.pipe()
-    try:
-        assert pod.wait(read, 0.01) is False
-        pod.retire_one()
-        assert pod.wait(read, 10) is True
-        assert not pod.called()  # the wait took the byte
-    finally:
-        os.close(read)
-        os.close(write)
+        os.close(other)
 
 
 def program(text: str) -> subprocess.Popen:
@@ -98,7 +74,7 @@ def test_each_byte_retires_one_of_many_processes():
                 pod.wait(os.eventfd(0))
                 os._exit(0)
         for line in sys.stdin:
-            (pod.retire_all if line == "all\\n" else pod.retire_one)()
+            (pod.close if line == "all\\n" else pod.retire_one)()
             for _ in range(2 if line == "all\\n" else 1):
                 os.wait()
             print("gone", flush=True)
@@ -133,18 +109,8 @@ CHILD = """
 
 
 @pytest.mark.parametrize("busy", ["time.sleep(1000)", "sum(range(1000))"])
-def test_a_child_dies_with_its_parent_however_busy_it_is(busy):
+def test_children_die_with_their_parent_however_busy_they_are_and_one_may_die_alone(busy):
     with program(CHILD.format(busy=busy)) as parent:
-        children = [int(parent.stdout.readline()) for _ in range(3)]
-        assert all(alive(pid) for pid in children)
-        parent.kill()
-        parent.wait(10)
-        poll_until(lambda: not any(alive(pid) for pid in children))
-
-
-def test_a_child_may_die_alone():
-    """Its end of the line is its own: the others go on."""
-    with program(CHILD.format(busy="time.sleep(1000)")) as parent:
         first, *others = [int(parent.stdout.readline()) for _ in range(3)]
         os.kill(first, signal.SIGKILL)
         poll_until(lambda: not alive(first))

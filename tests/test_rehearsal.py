@@ -8,9 +8,9 @@ import subprocess
 import sys
 import threading
 
+from support.configured import directives
+
 from mpmkit.cli.serve import SAMPLES
-from mpmkit.config.checks import check
-from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import Section, Setting
 from mpmkit.handlers.static import StaticFiles
 from mpmkit.mpm import event, prefork, worker
@@ -27,17 +27,11 @@ CHILDREN = {
 ANSWERS = [200, 200, 200, 200, 404]
 
 
-def directives(mpm: str, **named):
-    return check(mpm, from_keywords(mpm, Listen="8080", **named))[0]
-
-
 class Handlers:
     """Makes the handler that the rehearsal asks for, and counts what it serves."""
 
     def __init__(self) -> None:
-        self.given = None
-        self.made = 0
-        self.served = []
+        self.given, self.made, self.served = None, 0, []
 
     def __call__(self, directives, errors):
         self.given = directives
@@ -53,23 +47,19 @@ class Handlers:
 
 
 def test_pages_are_served_and_nothing_is_left(tmp_path, mpm):
-    log = tmp_path / "access.log"
-    handlers = Handlers()
+    """Nor does a limit of connections end the rehearsal, or the site take part in it."""
+    handlers, log = Handlers(), tmp_path / "access.log"
+    limits = {"MaxConnectionsPerChild": 1, "CustomLog": f"{log} common"}
+    given = directives(mpm, DocumentRoot=str(tmp_path), SetHandler="wsgi-script", **limits)
+    site = Section("Directory", str(tmp_path), (Setting("SetHandler", ("wsgi-script",)),))
+    given = dataclasses.replace(given, sections=(site,))
     before, threads = os.listdir("/proc/self/fd"), threading.active_count()
-    rehearse(directives(mpm, CustomLog=f"{log} common"), handlers, SAMPLES, CHILDREN[mpm])
+    rehearse(given, handlers, SAMPLES, CHILDREN[mpm])
     assert os.listdir("/proc/self/fd") == before
     assert handlers.served == ANSWERS * ROUNDS
     assert handlers.made == ROUNDS, "each round begins with nothing remembered"
     assert threading.active_count() == threads, "a fork must not come upon a thread"
-    assert not log.exists(), "a rehearsal is nobody's request"
-
-
-def test_the_site_takes_no_part(tmp_path, mpm):
-    handlers = Handlers()
-    given = directives(mpm, DocumentRoot=str(tmp_path), SetHandler="wsgi-script")
-    site = Section("Directory", str(tmp_path), (Setting("SetHandler", ("wsgi-script",)),))
-    given = dataclasses.replace(given, sections=(site,))
-    rehearse(given, handlers, SAMPLES, CHILDREN[mpm])
+    assert not log.exists(), "a rehearsal is no client's request"
     assert handlers.given.DocumentRoot == SAMPLES
     assert handlers.given.SetHandler is None and site not in handlers.given.sections
     assert {one.arg for one in handlers.given.sections} == {SAMPLES, "/rehearsal"}
@@ -83,13 +73,6 @@ def test_without_a_loopback_interface_nothing_is_rehearsed(monkeypatch):
     handlers = Handlers()
     rehearse(directives("prefork"), handlers, SAMPLES, prefork.PreforkChild)
     assert handlers.given is None
-
-
-def test_a_limit_of_connections_ends_no_rehearsal(mpm):
-    handlers = Handlers()
-    given = directives(mpm, MaxConnectionsPerChild=1)
-    rehearse(given, handlers, SAMPLES, CHILDREN[mpm])
-    assert handlers.served == ANSWERS * ROUNDS
 
 
 def test_prefork_has_no_threads_to_remember():

@@ -72,10 +72,6 @@ def test_logs_to_programs(tmp_path):
             return side.log().count("AH00106")
 
         assert pair.both(what) == [3, 3]
-
-
-def test_an_error_log_to_a_program(tmp_path):
-    script = program(tmp_path / "program", PROGRAM.format(folder=tmp_path))
     with serving("event", directives=[f'ErrorLog "|{script} errors"']) as server:
         exchange(server, b"GET /%2f HTTP/1.0\r\n\r\n")
         errors = tmp_path / f"{server.pid}.errors.log"

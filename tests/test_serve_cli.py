@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -19,28 +20,38 @@ from support.waiting import all_gone, children_of, poll_until
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
 
-# Runs the command as `python -m mpmkit` does, and reports each fork as it happens.
+# Runs commands one after the other, as `python -m mpmkit serve` does: status, standard error, forks.
 WITNESS = """
-import os, sys
-sys.addaudithook(lambda event, args: event == "os.fork" and os.write(2, b"FORK\\n"))
+import contextlib, io, json, sys
+forks = []
+sys.addaudithook(lambda event, args: forks.append(1) if event == "os.fork" else None)
 from mpmkit.__main__ import main
-sys.exit(main(sys.argv[1:]))
+for argv in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        try:
+            status = main(["serve", *argv])
+        except SystemExit as end:
+            status = end.code
+    print(json.dumps([status, errors.getvalue().splitlines(), len(forks)]), flush=True)
 """
 
 
-def refused(*args: str, status: int = 1) -> list[str]:
-    """The lines of standard error of a command that starts nothing; all of them are its own."""
+def witnessed(*commands: list[str]) -> list[tuple[int, list[str], int]]:
     result = subprocess.run(
-        [sys.executable, "-c", WITNESS, "serve", *args],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env=environment(),
-    )
-    lines = result.stderr.splitlines()
-    assert (result.returncode, result.stdout) == (status, "")
-    assert lines and all(line.startswith("mpmkit: ") for line in lines), result.stderr
-    return lines
+        [sys.executable, "-c", WITNESS, json.dumps(commands)],
+        capture_output=True, text=True, timeout=60, env=environment(),
+    )  # fmt: skip
+    found = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("[")]
+    assert len(found) == len(commands), result.stderr
+    return found
+
+
+def refused(*commands: list[str], status: int = 1) -> list[list[str]]:
+    """The lines of standard error of commands that start nothing and fork nothing; all are their own."""
+    found = witnessed(*commands)
+    assert [(code, forks) for code, _, forks in found] == [(status, 0)] * len(commands)
+    assert all(line.startswith("mpmkit: ") for _, lines, _ in found for line in lines)
+    return [lines for _, lines, _ in found]
 
 
 def conf(tmp_path, *lines: str) -> str:
@@ -70,21 +81,14 @@ def test_one_line_says_where_and_term_ends_it(mpm):
 def test_the_witness_sees_a_fork():
     """Or the tests below, which see none, would say nothing."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WITNESS, "serve", "prefork", "--port", "0", "-c", "StartServers 2"],
+        [sys.executable, "-c", WITNESS, json.dumps([["prefork", "--port", "0", "-c", "StartServers 2"]])],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         env=environment(),
-    )
+    )  # fmt: skip
     assert process.stdout.readline().startswith(b"ready ")
     process.terminate()
-    _, err = process.communicate(timeout=20)
-    assert err.count(b"FORK") == 2
-
-
-def test_a_client_can_connect_as_soon_as_the_line_is_there():
-    for _ in range(5):
-        with Serve("event", "--port", "0").ready() as server:
-            assert get(server, "/").status == 200
+    status, _, forks = json.loads(process.communicate(timeout=20)[0])
+    assert (status, forks) == (0, 2)
 
 
 def test_a_given_port_is_used_and_stands_above_the_files_listen(tmp_path):
@@ -111,14 +115,9 @@ def test_what_it_prints_need_not_be_read():
 ARTICLE = (Path(__file__).parent / "data" / "article.conf").read_text()
 
 
-@pytest.mark.parametrize("named_by", ["the file's LoadModule", "the command line"])
-def test_the_articles_file_serves(mpm, named_by, tmp_path):
+def test_the_articles_file_serves(mpm, tmp_path):
     load = f"LoadModule mpm_{mpm}_module modules/mod_mpm_{mpm}.so\nListen 127.0.0.1:8080\n"
-    if named_by == "the command line":
-        server = Serve(mpm, "-f", conf(tmp_path, ARTICLE), "--port", "0")
-    else:
-        server = Serve("-f", conf(tmp_path, load + ARTICLE), "--port", "0")
-    with server.ready():
+    with Serve("-f", conf(tmp_path, load + ARTICLE), "--port", "0").ready() as server:
         assert get(server, "/").status == 200
         assert get(server, "/hello.py").body == b"hello world"
         assert len(children_of(server.pid)) == (5 if mpm == "prefork" else 3)
@@ -128,8 +127,6 @@ def test_the_articles_file_serves(mpm, named_by, tmp_path):
 
 @pytest.mark.parametrize(("mpm", "options", "ah", "says", "children"), [
     ("event", ["ThreadsPerChild 4", "MaxRequestWorkers 10"], "AH00513", "8 is used", 2),
-    ("worker", ["ThreadsPerChild 4", "MaxRequestWorkers 10"], "AH00316", "8 is used", 2),
-    ("prefork", ["StartServers 0"], "AH00184", "1", 1),
     ("prefork", ["ServerLimit 3", "MaxRequestWorkers 9"], "AH00180", "3", 3),
 ])  # fmt: skip
 def test_a_corrected_value_is_a_warning_and_it_serves(mpm, options, ah, says, children):
@@ -148,7 +145,7 @@ PORT = ["--port", "0"]
 TWO = "".join(f"LoadModule mpm_{mpm}_module modules/x.so\n" for mpm in MPMS[:2])
 
 
-@pytest.mark.parametrize(("args", "text", "says"), [
+REFUSED = [
     (PORT, "", "prefork, worker or event"),
     (["event", "-c", "Nonsense 1", *PORT], "", "Nonsense"),
     (["event", "-c", "KeepAliveTimeout never", *PORT], "", "KeepAliveTimeout"),
@@ -167,34 +164,42 @@ TWO = "".join(f"LoadModule mpm_{mpm}_module modules/x.so\n" for mpm in MPMS[:2])
     (["-f", "FILE", *PORT], TWO, "MPM"),
     (["worker", "-f", "FILE", *PORT], "LoadModule mpm_event_module x", "worker was asked for"),
     (["event", "-f", "FILE", *PORT], "# a comment\nKeepAlive On\nNonsense 1", "FILE:3: Nonsense"),
-])  # fmt: skip
-def test_what_it_cannot_do_is_one_clear_line_and_status_1(args, text, says, tmp_path):
-    file = conf(tmp_path, text)
-    (line,) = refused(*(word.replace("FILE", file) for word in args))
-    assert says.replace("FILE", file) in line
+]
 
 
-def test_a_used_port_is_one_clear_line_and_nothing_is_forked():
+def test_what_it_cannot_do_is_one_clear_line_and_status_1(tmp_path):
+    commands, expected = [], []
+    for number, (args, text, says) in enumerate(REFUSED):
+        file = tmp_path / f"{number}.conf"
+        file.write_text(text)
+        commands.append([word.replace("FILE", str(file)) for word in args])
+        expected.append(says.replace("FILE", str(file)))
+    found = refused(*commands)
+    for args, lines, says in zip(commands, found, expected, strict=True):
+        assert len(lines) == 1 and says in lines[0], args
+
+
+def test_a_used_port_is_one_clear_line():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
         port = sock.getsockname()[1]
-        for args in (["--port", str(port)], ["-c", f"Listen 127.0.0.1:{port}"]):
-            (line,) = refused("worker", *args)
+        ways = (["--port", str(port)], ["-c", f"Listen 127.0.0.1:{port}"])
+        for (line,) in refused(*(["worker", *args] for args in ways)):
             assert f"127.0.0.1:{port}" in line and "AH00072" in line
             assert "another server" in line, "and what to do about it"
 
 
 def test_every_error_of_a_file_is_reported_a_line_each(tmp_path):
     file = conf(tmp_path, "Nonsense 1", "KeepAliveTimeout never", "ThreadsPerChild 3")
-    found = refused("prefork", "-f", file, *PORT)
+    (found,) = refused(["prefork", "-f", file, *PORT])
     assert [line.split(":")[1:3] for line in found] == [[f" {file}", n] for n in "123"]
 
 
-@pytest.mark.parametrize("args", [["nginx"], ["event", "--bogus"], ["event", "--port", "abc"]])
-def test_a_mistyped_command_line_is_one_line_and_status_2(args):
-    (line,) = refused(*args, status=2)
-    assert args[-1] in line
+def test_a_mistyped_command_line_is_one_line_and_status_2():
+    wrong = ["nginx"], ["event", "--bogus"], ["event", "--port", "abc"]
+    for args, (line,) in zip(wrong, refused(*wrong, status=2), strict=True):
+        assert args[-1] in line
 
 
 @pytest.mark.parametrize("mpm", THREADED)

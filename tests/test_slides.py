@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.jupyter import THEIR_WARNINGS, chromium
 
 from docs._tools import slides
-from docs._tools.render import find_browser
 
 RENDERED = Path(__file__).resolve().parent.parent / "notebooks" / "rendered"
 
@@ -33,62 +33,39 @@ def test_a_cell_has_its_place(given, place):
     assert slides.slide_type(given) == place
 
 
-def test_the_code_of_a_figure_is_hidden_and_other_code_is_not():
-    figure, text = cell("code", "plot()"), cell("code", "print(1)")
+@pytest.mark.parametrize(("more", "place"), [(0, "-"), (1, "subslide")])
+def test_the_code_of_a_figure_is_hidden_and_much_code_above_gets_a_slide_of_its_own(more, place):
+    figure, above = (
+        cell("code", "plot()"),
+        cell("code", "\n".join(["x = 1"] * (slides.ROOM + more))),
+    )
     figure["outputs"] = [{"data": {"image/png": "iVBORw0K"}}]
-    text["outputs"] = [{"output_type": "stream", "text": "1"}]
-    slides.mark({"cells": [figure, text]})
-    assert figure["metadata"]["tags"] == ["hide-input"] and "tags" not in text["metadata"]
+    above["outputs"] = [{"output_type": "stream", "text": "1"}]
+    slides.mark({"cells": [cell("markdown", "# Heading"), above, figure]})
+    assert figure["metadata"]["tags"] == ["hide-input"] and "tags" not in above["metadata"]
+    assert figure["metadata"]["slideshow"]["slide_type"] == place
 
 
-def test_a_figure_under_much_code_gets_a_slide_of_its_own():
-    def place_after(lines: int) -> str:
-        figure = cell("code", "plot()")
-        figure["outputs"] = [{"data": {"image/png": "iVBORw0K"}}]
-        book = slides.mark(
-            {
-                "cells": [
-                    cell("markdown", "# Heading"),
-                    cell("code", "\n".join(["x = 1"] * lines)),
-                    figure,
-                ]
-            }
-        )
-        return book["cells"][-1]["metadata"]["slideshow"]["slide_type"]
-
-    assert (place_after(slides.ROOM), place_after(slides.ROOM + 1)) == ("-", "subslide")
-
-
-def test_without_npm_the_slides_need_the_network_and_it_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(slides.shutil, "which", lambda _: None)
+def test_what_is_missing_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
     assert slides.fetch(tmp_path) == {}
     assert "need the network" in capsys.readouterr().err
-
-
-def test_no_notebook_says_so(tmp_path, capsys):
     assert slides.main([str(tmp_path), str(tmp_path / "out")]) == 1
     assert "no notebook" in capsys.readouterr().err
 
 
 @pytest.mark.browser
 @pytest.mark.timeout(150)
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+@THEIR_WARNINGS
 def test_a_deck_shows_without_a_network(tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api")
-    program = find_browser()
-    if program is None:
-        pytest.skip("no Chromium here; apt install chromium, or set BROWSER_PATH")
     if shutil.which("npm") is None:
         pytest.skip("no npm here, which fetches reveal.js")
     scripts = slides.fetch(tmp_path)
     if not scripts:
         pytest.skip("npm could not fetch reveal.js: no network")
     path = slides.write(RENDERED / "01-prefork.ipynb", tmp_path, scripts)
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = chromium.new_page(viewport={"width": 1280, "height": 720})
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.route("http*://**", lambda route: route.abort())
@@ -106,4 +83,3 @@ def test_a_deck_shows_without_a_network(tmp_path):
         )
         assert not cut, cut[0]
         assert asked and not [url for url in asked if not url.startswith(("file:", "data:"))]
-        chromium.close()

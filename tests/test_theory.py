@@ -31,28 +31,19 @@ def test_known_values(count, erlang, lost, waits):
 
 
 @given(servers, shares)
-def test_erlang_b_is_the_sum_of_the_textbook(count, share):
+def test_erlang_b_is_the_sum_of_the_textbook_and_waiting_is_more_likely(count, share):
     erlang = count * share
     terms = [math.exp(k * math.log(erlang) - math.lgamma(k + 1)) for k in range(count + 1)]
     assert theory.erlang_b(count, erlang) == pytest.approx(terms[-1] / sum(terms), rel=1e-6)
-
-
-@given(servers, shares)
-def test_waiting_is_more_likely_than_loss_and_rises_with_the_load(count, share):
-    erlang = count * share
     waits = theory.erlang_c(count, erlang)
     assert 0 <= theory.erlang_b(count, erlang) <= waits <= 1
     assert waits <= theory.erlang_c(count, min(erlang * 1.01, count)) + 1e-12
     assert theory.erlang_c(count + 1, erlang) <= waits + 1e-12
 
 
-@given(st.floats(0.001, 10), shares)
-def test_one_server_is_mm1(service, share):
-    assert theory.mean_response(share / service, service, 1) == pytest.approx(service / (1 - share))
-
-
 @given(servers, st.floats(0.001, 10), shares)
-def test_a_common_line_beats_lines_of_ones_own(count, service, share):
+def test_one_server_is_mm1_and_a_common_line_beats_lines_of_ones_own(count, service, share):
+    assert theory.mean_response(share / service, service, 1) == pytest.approx(service / (1 - share))
     together = theory.mean_wait(count * share / service, service, count)
     assert together <= theory.mean_wait(share / service, service, 1) * (1 + 1e-9)
 
@@ -76,7 +67,7 @@ def test_runs_lie_around_the_formula_and_nearer_when_they_are_longer():
     assert theory.spread(500, 0.02, 8, 1, runs=5)[0] > expected  # more than they can do
 
 
-def test_overload_waits_for_ever():
+def test_overload_waits_forever():
     assert theory.mean_wait(10, 1, 10) == math.inf and theory.erlang_c(10, 11) == 1
 
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.client import Client, TlsClient, exchange, read_replies, read_reply, request, trusting
 from support.files import recorded_root, write
-from support.recordings import DIFFERENCES, RECORDINGS, REPLAYED, compare
+from support.recordings import DIFFERENCES, REPLAYED, compare
 from support.servers import (
     SMALL,
     Serve,
@@ -39,12 +39,18 @@ from mpmkit.config.directives import DirectiveError
 from mpmkit.config.keywords import from_keywords
 from mpmkit.launcher import LaunchError, Server
 from mpmkit.server.certificate import self_signed
-from mpmkit.server.tls import RECORD, Session
+from mpmkit.server.tls import RECORD, Session, context_for
 
 FILE = b"0123456789abcdefghijklmnopqrstuvwxyz\n"
 BIG = bytes(range(256)) * 12_000  # 3 MB: many records, more than any buffer of the kernel's
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl program")
+
+
+@pytest.fixture(scope="module", params=["prefork", "event"])
+def mpm(request: pytest.FixtureRequest) -> str:
+    """A thread of worker does with a connection what a process of prefork does."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -98,42 +104,32 @@ class RawTlsClient(Client):
                 self.incoming.write(data)
 
 
-# -- the same answers -----------------------------------------------------------------------------
-
-
 SOME = ("02-", "04-", "06-", "07-", "09-", "10-", "20-", "30-", "42-", "50-", "70-", "74-", "84-")
 
 
-@pytest.mark.parametrize(
-    "recording", [r for r in REPLAYED if r.request and r.name.startswith(SOME)], ids=repr
-)
-def test_answers_as_in_the_clear(server, recording):
-    theirs = read_replies(recording.response, *recording.methods)
-    with TlsClient(server) as client:
-        client.send(recording.request)
-        for their_reply, method in zip(theirs, recording.methods, strict=True):
-            compare(client.reply(method), their_reply, DIFFERENCES.get(recording.name))
+def test_answers_as_in_the_clear(server):
+    recordings = [one for one in REPLAYED if one.request and one.name.startswith(SOME)]
+    assert len(recordings) >= len(SOME) - 2
+    for recording in recordings:
+        theirs = read_replies(recording.response, *recording.methods)
+        with TlsClient(server) as client:
+            client.send(recording.request)
+            for their_reply, method in zip(theirs, recording.methods, strict=True):
+                compare(client.reply(method), their_reply, DIFFERENCES.get(recording.name))
 
 
-def test_a_redirect_stays_within_https(server):
-    with TlsClient(server) as client:
-        assert client.get("/sub")["Location"] == "https://lab.example/sub/"
-
-
-def test_a_large_file_and_a_large_body(server):
+def test_a_large_file_a_large_body_and_a_redirect(server):
     with TlsClient(server) as client:
         assert client.get("/big.bin").body == BIG
         assert client.get("/file.txt", method="POST", body=BIG).body == FILE
         part = client.get("/big.bin", "Range: bytes=1000000-1999999")
         assert part.body == BIG[1_000_000:2_000_000]
+        assert client.get("/sub")["Location"] == "https://lab.example/sub/"
 
 
-def test_http_in_the_clear_gets_400(server):
+def test_what_is_not_tls_ends_the_connection(server):
     reply = read_reply(exchange(server, request(b"/")))
     assert (reply.status, reply["Connection"]) == (400, "close")
-
-
-def test_bytes_that_are_neither_end_the_connection(server):
     exchange(server, b"\x16\x03\x01\xff\xff" + b"nonsense" * 100)
     exchange(server, b"\0" * 100)
     with TlsClient(server) as client:
@@ -158,7 +154,7 @@ def test_the_end_is_said(server):
 
 
 def test_a_client_that_leaves_at_any_moment_costs_nothing(server):
-    for count in range(20):
+    for count in range(0, 20, 3):
         with RawTlsClient(server) as client:
             with pytest.raises(ssl.SSLWantReadError):
                 client.tls.do_handshake()
@@ -171,25 +167,17 @@ def test_a_client_that_leaves_at_any_moment_costs_nothing(server):
         assert client.get().status == 200
 
 
-# -- nothing decrypted is lost --------------------------------------------------------------------
-
-
-def test_pipelined_requests_in_one_record(server):
+def test_pipelined_requests_in_one_record_and_a_body_before_the_next(server):
+    post = b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70_000
     with TlsClient(server) as client:
         for _ in range(2):
             client.send(request(b"/file.txt") * 40)
             assert [client.reply().status for _ in range(40)] == [200] * 40
-
-
-def test_a_body_and_the_next_request_in_the_same_records(server):
-    post = b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70_000
-    with TlsClient(server) as client:
-        for _ in range(3):
             client.send(post + request(b"/sub/") + post)
             assert [client.reply().status for _ in range(3)] == [200, 200, 200]
 
 
-def test_many_records_in_one_piece(server):
+def test_many_records_in_one_piece_and_one_byte_by_byte(server):
     """Each request in a record of its own, and all records in one send; then half of one more."""
     with RawTlsClient(server) as client:
         client.handshake()
@@ -198,15 +186,9 @@ def test_many_records_in_one_piece(server):
         assert [client.reply().status for _ in range(20)] == [200] * 20
         client.send(records[20][30:])
         assert client.reply().body == FILE
-
-
-def test_records_byte_by_byte(server):
-    with RawTlsClient(server) as client:
-        client.handshake()
-        for _ in range(2):
-            for byte in client.encrypted(request(b"/file.txt")):
-                client.send(bytes([byte]))
-            assert client.reply().status == 200
+        for byte in client.encrypted(request(b"/file.txt")):
+            client.send(bytes([byte]))
+        assert client.reply().status == 200
 
 
 def test_a_read_that_ends_within_a_record(server):
@@ -251,7 +233,7 @@ def contexts(pairs) -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=8), st.lists(st.integers(0, 60_000)))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_the_records_and_however_they_are_cut(contexts, sizes, places):
     """Every byte comes once and in order, and a read leaves nothing decrypted behind."""
     cipher = Cipher()
@@ -290,9 +272,6 @@ def test_whatever_the_records_and_however_they_are_cut(contexts, sizes, places):
     assert back == sent
 
 
-# -- who waits for whom ---------------------------------------------------------------------------
-
-
 def test_keep_alive_goes_back_to_the_listener(mpm, document_root):
     """More kept-alive clients than workers: event serves them all; elsewhere each holds a worker."""
     workers = SMALL[mpm]["MaxRequestWorkers"]
@@ -313,7 +292,7 @@ def test_keep_alive_goes_back_to_the_listener(mpm, document_root):
 
 def test_a_stalled_handshake_holds_nobody_else(mpm, document_root):
     """One worker each, for as long as RequestReadTimeout allows, and no more."""
-    rule = {"tls": True, "RequestReadTimeout": "handshake=4"}
+    rule = {"tls": True, "RequestReadTimeout": "handshake=2"}
     with serving(mpm, document_root=document_root, **rule) as server:
         with ExitStack() as stack:
             stalled = [stack.enter_context(RawTlsClient(server)) for _ in range(2)]
@@ -325,34 +304,25 @@ def test_a_stalled_handshake_holds_nobody_else(mpm, document_root):
             shows(server, R=2)
             with TlsClient(server) as client:
                 assert client.get().status == 200
-                assert time.monotonic() - began < 3.9
+                assert time.monotonic() - began < 1.9
             for client in stalled:
                 assert Client.until_closed(client, 6.0) == b""
-            assert time.monotonic() - began > 3.5
+            assert time.monotonic() - began > 1.5
         assert_quiet(server)
 
 
-def test_a_silent_client_after_the_handshake_is_closed(document_root):
-    rule = {"directives": ("RequestReadTimeout header=1-2,MinRate=500",)}
-    with serving("event", document_root=document_root, tls=True, **rule) as server:
-        with TlsClient(server) as client:
-            began = time.monotonic()
-            assert client.until_closed(6.0) == b""
-            assert 0.9 < time.monotonic() - began
-        with TlsClient(server) as client:
-            client.send(b"GET / HTTP/1.1\r\nHo")
-            assert read_reply(client.until_closed(6.0)).status == 408
-
-
-def test_a_record_that_trickles_in_is_not_waited_for_for_ever(document_root):
-    """Each byte comes in time for a read, and the record as a whole does not."""
+def test_after_the_handshake_a_silent_client_and_a_record_that_trickles_in_are_closed(
+    document_root,
+):
+    """Each byte of the record comes in time for a read, and the record as a whole does not."""
     rule = {"directives": ("RequestReadTimeout header=1 body=1",)}
     with serving("event", document_root=document_root, tls=True, **rule) as server:
-        with RawTlsClient(server) as client:
+        with TlsClient(server) as silent, TlsClient(server) as half, RawTlsClient(server) as client:
+            began = time.monotonic()
+            half.send(b"GET / HTTP/1.1\r\nHo")
             client.handshake()
             record = client.encrypted(request(b"/file.txt?" + b"x" * 1000))
             client.sock.settimeout(0.1)
-            began = time.monotonic()
             for byte in record:
                 try:
                     client.sock.sendall(bytes([byte]))
@@ -364,6 +334,8 @@ def test_a_record_that_trickles_in_is_not_waited_for_for_ever(document_root):
                     break
                 assert time.monotonic() - began < 8, "the server still waits"
             assert time.monotonic() - began > 0.9
+            assert silent.until_closed(6.0) == b""
+            assert read_reply(half.until_closed(6.0)).status == 408
 
 
 def test_what_a_log_counts_as_received(document_root, tmp_path):
@@ -379,28 +351,24 @@ def test_what_a_log_counts_as_received(document_root, tmp_path):
     assert int(counts[0]) > 60 and int(counts[2]) > 1000
 
 
-def test_a_slow_reader_of_a_page_frees_event_s_thread(mpm, document_root):
-    options = {"SendBufferSize": 4096, "KeepAliveTimeout": 60}
+@pytest.mark.parametrize("path, options", [
+    ("/page.bin", {"SendBufferSize": 4096, "KeepAliveTimeout": 60}),
+    # Encrypted bytes are memory, so a thread waits, whatever EnableSendfile says, as in httpd.
+    ("/big.bin", {"SendBufferSize": 65536, "EnableSendfile": True}),
+])  # fmt: skip
+def test_a_slow_reader_gets_every_byte_and_of_a_page_frees_event_s_thread(
+    mpm, document_root, path, options
+):
     with serving(mpm, document_root=document_root, tls=True, **options) as server:
         with TlsClient(server, receive_buffer=2048) as client:
-            client.send(request(b"/page.bin") + request(b"/file.txt"))
-            if mpm == "event":
+            client.send(request(path) + request(b"/file.txt"))
+            if mpm == "event" and path == "/page.bin":
                 poll_until(lambda: total(server, "write_completion"), "write completion")
                 assert_quiet(server)
             else:
                 shows(server, W=1)
-            assert client.reply().body == BIG[:60_000]
+            assert client.reply().body == (document_root / path[1:]).read_bytes()
             assert client.reply().body == FILE
-
-
-def test_a_slow_reader_of_a_large_file_gets_every_byte(mpm, document_root):
-    """Encrypted bytes are memory, so a thread waits, whatever EnableSendfile says, as in httpd."""
-    options = {"SendBufferSize": 65536, "EnableSendfile": True}
-    with serving(mpm, document_root=document_root, tls=True, **options) as server:
-        with TlsClient(server, receive_buffer=8192) as client:
-            client.send(request(b"/big.bin"))
-            shows(server, W=1)
-            assert client.reply().body == BIG
 
 
 def test_a_session_is_resumed_by_any_child(mpm, document_root):
@@ -418,9 +386,6 @@ def test_a_session_is_resumed_by_any_child(mpm, document_root):
                 client.get("/file.txt", "Connection: close")
                 session = client.sock.session
         assert len(children) > 1
-
-
-# -- certificates ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -457,11 +422,14 @@ def test_certificates_that_cannot_be_used(pairs, tmp_path):
         ({file: certificate, key_file: key, "SSLCipherSuite": "NONSENSE"},
          r"SSLCipherSuite NONSENSE: OpenSSL finds no cipher"),
     ]:  # fmt: skip
-        with pytest.raises(LaunchError) as caught:
-            mpmkit.launch("event", SSLEngine=True, **values)
-        text = str(caught.value)
-        assert re.search(said, text), text
-        assert "Traceback" not in text and len(text.splitlines()) == 1
+        directives = check(
+            "event", from_keywords("event", Listen="8080", SSLEngine="On", **values)
+        )[0]
+        with pytest.raises(DirectiveError, match=said) as caught:
+            context_for(directives)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(LaunchError, match="-c:2: SSLCertificateFile /nowhere"):
+        mpmkit.launch("event", SSLEngine=True, SSLCertificateFile="/nowhere.pem")
 
 
 @pytest.mark.parametrize("words, versions", [
@@ -482,13 +450,20 @@ def test_the_versions_that_are_spoken(document_root):
             assert client.sock.version() == "TLSv1.2"
             assert client.get("/big.bin").body == BIG
             assert client.get().status == 200
+        offers = trusting(server)
+        offers.set_alpn_protocols(["h2", "http/1.1"])
+        with TlsClient(server, context=offers) as client:
+            assert client.sock.selected_alpn_protocol() == "http/1.1"
+        offers.set_alpn_protocols(["h2"])
+        with TlsClient(server, context=offers) as client:
+            assert client.sock.selected_alpn_protocol() is None and client.get().status == 200
         newest = trusting(server)
         newest.minimum_version = ssl.TLSVersion.TLSv1_3
         with pytest.raises(ssl.SSLError):
             TlsClient(server, context=newest)
 
 
-@pytest.mark.parametrize("how", ["graceful", "restart"])
+@pytest.mark.parametrize("mpm, how", [("prefork", "graceful"), ("event", "restart")])
 def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_path, how):
     files = [str(tmp_path / "server.crt"), str(tmp_path / "server.key")]
 
@@ -525,9 +500,6 @@ def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_pa
         )
 
 
-# -- listeners ------------------------------------------------------------------------------------
-
-
 def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         return [stack.enter_context(bound()).getsockname()[1] for _ in range(count)]
@@ -548,15 +520,15 @@ def listening(mpm: str, document_root, listens: list[str], pair, pool: dict) -> 
     return Serve(mpm, "--document-root", str(document_root), *options).ready()
 
 
-def test_listeners_of_both_kinds(mpm, document_root, pairs):
+def test_listeners_of_both_kinds(document_root, pairs):
     """`Listen … https` speaks TLS, the others don't; under load on both at once."""
     ports = free_ports(4)
     kinds = ("", " https", " http", " https")
     listens = [f"{port}{kind}" for port, kind in zip(ports, kinds, strict=True)]
     context = ssl.create_default_context(cafile=pairs[0][0])
-    with listening(mpm, document_root, listens, pairs[0], SMALL[mpm]) as server:
+    with listening("event", document_root, listens, pairs[0], SMALL["event"]) as server:
         assert f"ready http://127.0.0.1:{ports[0]}".encode() in server.out
-        for _ in range(10):
+        for _ in range(3):
             for port, kind in zip(ports, kinds, strict=True):
                 scheme = kind.strip() or "http"
                 client = http_client(port, context if scheme == "https" else None)
@@ -587,35 +559,26 @@ def test_a_file_that_is_mapped_for_one_is_read_for_the_other(document_root, pair
         clear.close(), secret.close()
 
 
-def test_ssl_engine_off_wins(document_root):
-    (port,) = free_ports(1)
-    options = ["-c", f"Listen 127.0.0.1:{port} https", "-c", "SSLEngine off"]
-    with Serve("prefork", "--document-root", str(document_root), *options).ready() as server:
-        assert f"ready http://127.0.0.1:{port}".encode() in server.out
-
-
-def test_serve_makes_a_certificate_on_request(mpm):
-    with Serve(mpm, "--port", "0", "--tls").ready() as server:
-        assert b"ready https://127.0.0.1:" in server.out
+def test_serve_makes_a_certificate_on_request_and_ssl_engine_off_wins(document_root):
+    with Serve("prefork", "--port", "0", "--tls").ready() as server:
         file = re.search(r"clients have to trust (\S+)", server.err)[1]
-        context = ssl.create_default_context(cafile=file)
-        port = int(re.search(rb"https://127.0.0.1:(\d+)", server.out)[1])
-        client = http.client.HTTPSConnection("localhost", port, context=context)
+        client = http_client(server.port, ssl.create_default_context(cafile=file))
         client.request("GET", "/")
         assert client.getresponse().status == 200
         client.close()
         os.kill(server.pid, signal.SIGTERM)
         server.finish()
         assert not os.path.exists(os.path.dirname(file))
+    (port,) = free_ports(1)
+    options = ["-c", f"Listen 127.0.0.1:{port} https", "-c", "SSLEngine off"]
+    with Serve("prefork", "--document-root", str(document_root), *options).ready() as server:
+        assert f"ready http://127.0.0.1:{port}".encode() in server.out
 
 
 def test_without_openssl_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match="install the openssl package, or name your own"):
         mpmkit.launch("event", tls=True)
-
-
-# -- other clients --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -632,47 +595,11 @@ def either(request, server, plain_server) -> Server:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
 def test_curl(either):
     trust = ["--cacert", either.certificate] if either.certificate else []
-    out = subprocess.run(
-        ["curl", "-sS", "--http1.1", *trust, *[f"{either.url}/file.txt"] * 3, "-w", "%{http_code}"],
-        capture_output=True,
-        timeout=30,
-        check=True,
-    ).stdout
-    assert out == (FILE + b"200") * 3
-    post = ["curl", "-sS", *trust, "-H", "Expect: 100-continue", "--data-binary", "@-"]
     url = f"{either.url}/file.txt"
-    posted = subprocess.run([*post, url], input=BIG, capture_output=True, timeout=30, check=True)
-    assert posted.stdout == FILE
-
-
-def test_http_client(either):
-    client = http_client(either.port, trusting(either) if either.certificate else None)
-    for path, body in (("/file.txt", FILE), ("/big.bin", BIG), ("/sub/", b"sub index\n")):
-        client.request("GET", path)
-        assert client.getresponse().read() == body
-    client.request("POST", "/file.txt", body=iter([b"abc"] * 1000))  # chunked
-    assert client.getresponse().read() == FILE
-    client.close()
-
-
-@pytest.mark.rival
-@pytest.mark.skipif(shutil.which("ab") is None, reason="no ab")
-@pytest.mark.parametrize("keep", [[], ["-k"]], ids=["close", "keep-alive"])
-def test_ab(either, keep):
-    argv = ["ab", "-q", *keep, "-n", "200", "-c", "6", f"{either.url}/file.txt"]
-    out = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert re.search(r"Complete requests:\s+200\b", out)
-    assert re.search(r"Failed requests:\s+0\b", out)
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
-def test_chromium(either, tmp_path):
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--ignore-certificate-errors"]
-    argv = ["chromium", *options, f"--user-data-dir={tmp_path}", "--dump-dom", f"{either.url}/"]
-    out = subprocess.run(argv, capture_output=True, timeout=60)
-    assert b"It works!" in out.stdout, out.stderr[-2000:]
-
-
-def test_recordings_are_the_ones_meant():
-    assert len([name for name in RECORDINGS if name.startswith(SOME)]) >= len(SOME) - 2
+    for words, sent, expected in (
+        (["--http1.1", *[url] * 3, "-w", "%{http_code}"], b"", (FILE + b"200") * 3),
+        (["-H", "Expect: 100-continue", "--data-binary", "@-", url], BIG, FILE),
+    ):
+        argv = ["curl", "-sS", *trust, *words]
+        done = subprocess.run(argv, input=sent, capture_output=True, timeout=30, check=True)
+        assert done.stdout == expected

@@ -24,7 +24,8 @@ This file is written by `python -m docs._tools.directives_doc`; edit the table i
 Names are Apache's and may be written in any case. A number is read as C reads it: `12x` is 12 and
 `abc` is 0. A number marked *corrected* is brought within its bounds and a note says so; one marked
 *refused* stops the start, as every other mistake does. The last line for a name wins, except for
-those that may be repeated. Where httpd compiles in another default, it stands in brackets.
+those that may be repeated. Where httpd compiles in another default, it stands in brackets. What becomes of
+httpd's other directives is in `mpmkit/config/httpd_directives.txt`.
 """
 _TABLE_HEAD = (
     "| directive | what it does | takes | default | bounds | from |\n|---|---|---|---|---|---|\n"
@@ -40,7 +41,6 @@ def _chapters() -> list[tuple[str, list[Spec]]]:
         "SSLEngine": "TLS",
         "EnableSendfile": "Responses",
         "DirectoryIndex": "The site",
-        "ListenCoresBucketsRatio": "Read, without effect",
     }
     chapters: list[tuple[str, list[Spec]]] = []
     for row in ROWS:
@@ -64,9 +64,9 @@ def _table_row(row: Spec) -> str:
     unit = f" ({row.unit})" if row.unit else ""
     only = "" if row.mpms == MPMS else f" *{' and '.join(row.mpms)} only.*"
     repeated = " *May be repeated.*" if row.repeated else ""
-    inside = {"server": "", "any": " *Also in sections.*", "section": " *Only in sections.*"}
+    inside = {"any": " *Also in sections.*", "section": " *Only in sections.*"}
     unused = " *Read, without effect.*" if row.attribute and not row.effect else ""
-    doc = f"{row.doc}.{only}{repeated}{inside[row.where]}{unused}"
+    doc = f"{row.doc}.{only}{repeated}{inside.get(row.where, '')}{unused}"
     cells = (f"`{row.name}`", doc, f"{row.takes}{unit}", _default_cell(row), bounds, row.source)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 

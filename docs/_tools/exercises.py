@@ -9,13 +9,13 @@ without the cells tagged `solution`; the source itself is the instructor's, and 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+
+from docs._tools.render import notebooks_and_target
 
 
 class ExerciseError(ValueError):
@@ -30,50 +30,39 @@ def tags(cell: dict[str, Any]) -> set[str]:
 def student_copy(book: dict[str, Any], name: str) -> dict[str, Any]:
     """The notebook (nbformat's JSON) without its solutions and outputs; `book` is not changed.
 
-    Raises ExerciseError if an exercise has no solution after it, or none has an exercise before it.
+    Raises ExerciseError unless each exercise is followed by its solution, and each solution has one.
     """
     made = copy.deepcopy(book)
-    kept, open_cell = [], ""
+    kept, waits = [], ""  # the exercise whose solution has not come yet
     for cell in made["cells"]:
         where = f"{name}, cell {cell.get('id', '?')}"
-        if {"exercise", "solution"} <= tags(cell):
+        kind = {"exercise", "solution"} & tags(cell)
+        if len(kind) == 2:
             raise ExerciseError(f"{where} is tagged exercise and solution; a cell is one of both")
-        if "solution" in tags(cell):
-            if not open_cell:
+        if kind == {"solution"}:
+            if not waits:
                 raise ExerciseError(f"{where} is a solution without an exercise before it")
-            open_cell = ""
+            waits = ""
             continue
-        if "exercise" in tags(cell):
-            if open_cell:
-                raise ExerciseError(f"{open_cell} is an exercise without a solution after it")
-            open_cell = where
+        if kind and waits:
+            break
+        waits = where if kind else waits
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None
-        # One folder up from the solutions: what leads out of the folder leads out of one less.
-        if cell["cell_type"] == "markdown":
+        else:
+            # One folder up from the solutions: what leads out of the folder leads out of one less.
             cell["source"] = [line.replace("](../../", "](../") for line in cell["source"]]
         kept.append(cell)
-    if open_cell:
-        raise ExerciseError(f"{open_cell} is an exercise without a solution after it")
-    made["cells"] = kept
-    return made
+    if waits:
+        raise ExerciseError(f"{waits} is an exercise without a solution after it")
+    return {**made, "cells": kept}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make every student's copy; 1 if there is nothing to make, or a source is not in order."""
-    parser = argparse.ArgumentParser(
-        prog="python -m docs._tools.exercises",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "sources", type=Path, nargs="?", default=Path("notebooks/exercises/solutions")
-    )
-    parser.add_argument("target", type=Path, nargs="?", default=Path("notebooks/exercises"))
-    chosen = parser.parse_args(argv)
-    books = sorted(chosen.sources.glob("*.ipynb"))
+    folders = {"sources": "notebooks/exercises/solutions", "target": "notebooks/exercises"}
+    chosen, books = notebooks_and_target(sys.modules[__name__], argv, **folders)
     if not books:
-        print(f"mpmkit: no notebook *.ipynb in {chosen.sources}", file=sys.stderr)
         return 1
     for source in books:
         try:
@@ -83,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         chosen.target.mkdir(parents=True, exist_ok=True)
         text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
-        (chosen.target / source.name).write_text(text, encoding="utf-8")
-        print(chosen.target / source.name)
+        made_at = chosen.target / source.name
+        made_at.write_text(text, encoding="utf-8")
+        print(made_at)
     return 0
 
 

@@ -10,6 +10,7 @@ pictures do.
 from __future__ import annotations
 
 import importlib
+import os
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.ratios import Comparison, baseline_lines, comparisons, table
 from benchmarks.works import FREE, WORKS
+from docs._tools.render import find_browser
 from mpmkit.config.directives import MPMS
 from mpmkit.lab import figures, replay
 from mpmkit.lab import theme as colours
+from mpmkit.lab.plots import WIDTH, dress
 from mpmkit.measure import published, records, stats
 from mpmkit.measure.published import column, page
 from mpmkit.measure.qps_table import QpsTable
@@ -47,7 +50,7 @@ WAYS = {
 }
 
 
-def ratios(found: Iterable[Comparison], *, theme: str | None = None) -> go.Figure:
+def ratios(found: Iterable[Comparison]) -> go.Figure:
     """mpmkit compared with the real httpd: a marker an MPM and work, a line over its rounds, a tick where the
     target is. Right of 1 mpmkit is faster. `found` are `ratios.comparisons`; those against nginx are left out.
 
@@ -61,64 +64,43 @@ def ratios(found: Iterable[Comparison], *, theme: str | None = None) -> go.Figur
             "no work was measured against httpd; record one: mpmkit bench --only bench"
         )
     works = [name for name in WORKS if any(cell.work == name for cell in found)]
-    ink = colours.INK[colours.is_dark(theme)]
-    figure = go.Figure()
-    said = []
+    ink, figure, targets, said = colours.ink(), go.Figure(), [], []
     for cell in found:
         mpms = [other.mpm for other in found if other.work == cell.work]
         # One row a work, its MPMs one under the other within it.
         y = -works.index(cell.work) + 0.24 * ((len(mpms) - 1) / 2 - mpms.index(cell.mpm))
-        figure.add_traces(_marker(cell, y, theme))
+        bound = "*" if 2 * cell.client_bound > cell.rounds else ""
+        colour = colours.colour(cell.mpm)
+        figure.add_scatter(
+            x=[cell.lowest, cell.highest], y=[y, y], mode="lines+text", hoverinfo="skip",
+            text=["", f"  {cell.mpm} {cell.median:.2f}{bound}"], textposition="middle right",
+            textfont={"size": 12, "color": ink}, cliponaxis=False, line={"color": colour, "width": 2},
+        )  # fmt: skip
+        figure.add_scatter(
+            x=[cell.median], y=[y], mode="markers",
+            marker={"symbol": colours.MARKERS[cell.mpm], "size": 10, "color": colour},
+            hovertemplate=f"{cell.mpm}, {cell.work}: %{{x:.2f}}<extra></extra>",
+        )  # fmt: skip
+        targets += [(cell.target, y)] if cell.target is not None else []
         said.append(f"{cell.work} {cell.mpm} {cell.median:.2f}")
-    figures.dress(
+    tick = {"symbol": "line-ns-open", "size": 13, "color": ink, "line": {"width": 2}}
+    xs, ys = [x for x, _ in targets], [y for _, y in targets]
+    figure.add_scatter(x=xs, y=ys, mode="markers", hoverinfo="skip", marker=tick)
+    dress(
         figure,
         "Times the real httpd's requests per second"
         "<br><sup>marker: median of the rounds · line: lowest to highest round · tick: target"
         "<br>*: the client was at its limit in most rounds; the ratio may be higher"
         "<br>idle-5000: event with 5,000 idle connections, against itself with none</sup>",
-        theme,
         alt="Requests per second as a multiple of httpd's: " + ", ".join(said) + ".",
         height=210 + 64 * len(works),
         margin={"l": 150, "t": 160, "r": 110, "b": 56},
     )
     figure.add_vline(x=1, line={"color": ink, "width": 1, "dash": "dot"})
-    figure.update_yaxes(
-        tickvals=[-n for n in range(len(works))],
-        ticktext=works,
-        showgrid=False,
-        range=[-len(works) + 0.4, 0.6],
-    )
+    rows = {"tickvals": [-n for n in range(len(works))], "ticktext": works}
+    figure.update_yaxes(showgrid=False, range=[-len(works) + 0.4, 0.6], **rows)
     figure.update_xaxes(rangemode="tozero", showgrid=True, title_text="ours / httpd")
     return figure
-
-
-def _marker(cell: Comparison, y: float, theme: str | None) -> list[go.Scatter]:
-    """A cell's line over its rounds with its name, its target, and its median."""
-    import plotly.graph_objects as go
-
-    ink, colour = colours.INK[colours.is_dark(theme)], colours.colour(cell.mpm, theme)
-    bound = "*" if 2 * cell.client_bound > cell.rounds else ""
-    line = go.Scatter(
-        x=[cell.lowest, cell.highest],
-        y=[y, y],
-        mode="lines+text",
-        hoverinfo="skip",
-        text=["", f"  {cell.mpm} {cell.median:.2f}{bound}"],
-        textposition="middle right",
-        textfont={"size": 12, "color": ink},
-        cliponaxis=False,
-        line={"color": colour, "width": 2},
-    )
-    tick = {"symbol": "line-ns-open", "size": 13, "color": ink, "line": {"width": 2}}
-    target = go.Scatter(x=[cell.target], y=[y], mode="markers", hoverinfo="skip", marker=tick)
-    median = go.Scatter(
-        x=[cell.median],
-        y=[y],
-        mode="markers",
-        marker={"symbol": colours.MARKERS[cell.mpm], "size": 10, "color": colour},
-        hovertemplate=f"{cell.mpm}, {cell.work}: %{{x:.2f}}<extra></extra>",
-    )
-    return [line, *([target] if cell.target is not None else []), median]
 
 
 def memory_text(rows: Sequence[Row]) -> str:
@@ -172,25 +154,16 @@ def crowd_text(rows: Sequence[Row]) -> str:
             line = found.setdefault((row["mpm"], threads.get("ThreadsPerChild", "1")), {})
             line.setdefault(row["server"], []).append(row["pss_kb"] / 1024)
     servers = list(dict.fromkeys(row["server"] for row in busy))
-    head = (f"{most} busy, MiB (PSS)", "ThreadsPerChild", *servers)
-    return "\n".join(
-        aligned(
-            [
-                head,
-                *(
-                    (
-                        mpm,
-                        threads,
-                        *(
-                            f"{statistics.median(line[server]):.1f}" if server in line else ""
-                            for server in servers
-                        ),
-                    )
-                    for (mpm, threads), line in found.items()
-                ),
-            ]
-        )
-    )
+    table = [(f"{most} busy, MiB (PSS)", "ThreadsPerChild", *servers)]
+    for name, line in found.items():
+        table.append((*name, *(_median(line.get(server, ()), ".1f") for server in servers)))
+    return "\n".join(aligned(table))
+
+
+def _median(values: Iterable[float], form: str) -> str:
+    """The median as text; "" of nothing."""
+    known = list(values)
+    return format(statistics.median(known), form) if known else ""
 
 
 def servers_text(rows: Sequence[Row], kind: str) -> str:
@@ -200,82 +173,67 @@ def servers_text(rows: Sequence[Row], kind: str) -> str:
     rows = [row for row in rows if column(row) == kind]
     if not rows:
         raise ValueError(f"no row of {kind}; record it: mpmkit bench --only qps --record")
-    servers = dict.fromkeys(
-        (row["server"], row["mpm"] or "")
-        for row in sorted(
-            rows, key=lambda row: (row["server"] != "mpmkit", row["server"] != "httpd")
-        )
-    )
-    found = []
-    for server, mpm in servers:
-        own = [row for row in rows if (row["server"], row["mpm"] or "") == (server, mpm)]
+    found: dict[tuple[str, str], list[Row]] = {}
+    first = sorted(rows, key=lambda row: (row["server"] != "mpmkit", row["server"] != "httpd"))
+    for row in first:
+        found.setdefault((row["server"], row["mpm"] or ""), []).append(row)
+    table = []
+    for names, own in found.items():
         qps = stats.median([row["qps"] for row in own])
-        cpu = [row["server_cpu_us"] for row in own if row.get("server_cpu_us") is not None]
-        found.append(
-            (
-                f"{server} {mpm}".rstrip(),
-                f"{qps.value:,.0f}",
-                f"{qps.low:,.0f} to {qps.high:,.0f}",
-                f"{statistics.median(cpu):.1f}" if cpu else "",
-            )
-        )
-    head = (
-        "server",
-        "requests/s",
-        "95% interval" if qps.level else "all rounds",
-        "µs CPU a request",
-    )
+        cpu = (row["server_cpu_us"] for row in own if row.get("server_cpu_us") is not None)
+        ends = f"{qps.low:,.0f} to {qps.high:,.0f}"
+        table.append((" ".join(names).rstrip(), f"{qps.value:,.0f}", ends, _median(cpu, ".1f")))
+    ends = "95% interval" if qps.level else "all rounds"
     title = f"{page(kind).title}, a new connection each, {max(row['round'] for row in rows)} rounds"
-    return "\n".join([title, *aligned([head, *found])])
+    return "\n".join(
+        [title, *aligned([("server", "requests/s", ends, "µs CPU a request"), *table])]
+    )
 
 
 def scripts_text(rows: Sequence[Row]) -> str:
     """The ways to run a script: requests/s, a line a server and way, a column an MPM. `rows` are those of
     the records table qps. The last line is what is published."""
-    found: list[tuple[str, ...]] = [
-        (f"requests/s, median of {max(row['round'] for row in rows)} rounds", *MPMS)
-    ]
-    for server in ("mpmkit", "httpd"):
-        for way, words in WAYS.items():
-            cells = []
-            for mpm in MPMS:
-                own = [
-                    row["qps"]
-                    for row in rows
-                    if (row["server"], row["mpm"], column(row)) == (server, mpm, way)
-                ]
-                cells.append(f"{statistics.median(own):,.0f}" if own else "")
-            if any(cells):
-                found.append((f"{server}: {words}", *cells))
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        found.setdefault((row["server"], column(row), row["mpm"]), []).append(row["qps"])
+    rounds = max(row["round"] for row in rows)
+    table: list[tuple[str, ...]] = [(f"requests/s, median of {rounds} rounds", *MPMS)]
+    for server, way in ((server, way) for server in ("mpmkit", "httpd") for way in WAYS):
+        cells = [_median(found.get((server, way, mpm), ()), ",.0f") for mpm in MPMS]
+        if any(cells):
+            table.append((f"{server}: {WAYS[way]}", *cells))
     known = published.figures()["script"]
-    found.append(
-        ("published: PHP, in what way is not said", *(f"{known[mpm]:,.0f}" for mpm in MPMS))
-    )
-    return "\n".join(aligned(found))
+    last = (f"{known[mpm]:,.0f}" for mpm in MPMS)
+    return "\n".join(aligned([*table, ("published: PHP, in what way is not said", *last)]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the pictures, print the tables; returns the exit status."""
+    if browser := find_browser():
+        os.environ.setdefault("BROWSER_PATH", browser)
     folder = records.recorded_folder()
     rows = records.read(folder / QPS)
     qps = QpsTable(rows, published.figures(), planned=len(rows), out=folder / QPS)
-    cliffs = _helpers("cliffs").cliffs_figure(replay.load(folder / CLIFFS)[0])
-    figures.save(cliffs, IMAGES / "cliffs")
-    figures.save(figures.qps_bars(qps.summary()), IMAGES / "qps")
+    _save(_helpers("cliffs").cliffs_figure(replay.load(folder / CLIFFS)[0]), "cliffs")
+    _save(figures.qps_bars(qps.summary()), "qps")
     print(qps.text())
     _print_if_recorded(OTHERS, lambda rows: servers_text(rows, "static"))
     _print_if_recorded(SCRIPTS, scripts_text)
     found = comparisons(records.read(folder / BENCH))
-    figure = ratios(found)
-    figures.save(figure, IMAGES / "bench", height=figure.layout.height)
+    _save(ratios(found), "bench")
     print(table(found))
-    rows = _print_if_recorded(MEMORY, memory_text)
-    if rows:
-        curve = _helpers("memory_plots").memory_curve(records.frame(rows, "memory"))
-        figures.save(curve, IMAGES / "memory")
+    if rows := _print_if_recorded(MEMORY, memory_text):
+        _save(_helpers("memory_plots").memory_curve(records.frame(rows, "memory")), "memory")
     _print_if_recorded(CROWD, crowd_text)
     _print_if_recorded(FLOOR, lambda rows: "\n".join(baseline_lines(rows)))
     return 0
+
+
+def _save(figure: go.Figure, name: str) -> None:
+    """Write docs/img/NAME.png and .svg. Needs kaleido and a Chromium; plotly says which of them is missing."""
+    for kind in ("png", "svg"):
+        size = {"width": WIDTH, "height": figure.layout.height, "scale": 2}
+        figure.write_image(IMAGES / f"{name}.{kind}", **size)
 
 
 def _helpers(name: str) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
+import shutil
 import sys
 import tempfile
 import time
@@ -19,10 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpmkit.lab.figures import find_browser
-
 # What a reader of a static page can't see and what would make the file large.
 LIVE = ("application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json")
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def find_browser() -> str | None:
+    """A Chromium for kaleido, or None. BROWSER_PATH wins, as it does in kaleido itself."""
+    named = os.environ.get("BROWSER_PATH")
+    return named or next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
 class RenderError(RuntimeError):
@@ -36,13 +43,26 @@ def execute(source: Path, *, timeout: int = 900, static_figures: bool = False) -
     Raises RenderError if a cell fails or takes longer.
     """
     import nbformat
+    from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from traitlets.config import Config
 
     book = nbformat.read(source, as_version=4)
     environment = {**os.environ, "PLOTLY_RENDERER": "png" if static_figures else "json"}
     try:
         with tempfile.TemporaryDirectory(prefix="mpmkit-kernel-") as sockets:
-            _client(book, source, timeout, sockets).execute(env=environment)
+            # Kernel and client talk by Unix sockets: TCP ports are chosen before the kernel takes them, and
+            # a load that opens ports by the thousand may be there first.
+            place = {"transport": "ipc", "ip": os.path.join(sockets, "kernel")}
+            # store_widget_state: the state of every widget would be megabytes that no reader can see.
+            NotebookClient(
+                book,
+                timeout=timeout,
+                kernel_name="python3",
+                store_widget_state=False,
+                resources={"metadata": {"path": str(source.parent)}},
+                config=Config({"KernelManager": place}),
+            ).execute(env=environment)
     except CellTimeoutError as error:
         raise RenderError(f"{source.name}: a cell took longer than {timeout} s: {error}") from None
     except DeadKernelError as error:
@@ -52,65 +72,42 @@ def execute(source: Path, *, timeout: int = 900, static_figures: bool = False) -
     return book
 
 
-def _client(book: Any, source: Path, timeout: int, sockets: str) -> Any:
-    """What executes a notebook. Kernel and client talk by Unix sockets in the folder `sockets`: TCP
-    ports are chosen before the kernel takes them, and a load that opens ports by the thousand may be
-    there first."""
-    from nbclient import NotebookClient
-    from traitlets.config import Config
-
-    config = Config({"KernelManager": {"transport": "ipc", "ip": os.path.join(sockets, "kernel")}})
-    # store_widget_state: the state of every widget would be megabytes that no reader can see.
-    return NotebookClient(
-        book,
-        timeout=timeout,
-        kernel_name="python3",
-        store_widget_state=False,
-        resources={"metadata": {"path": str(source.parent)}},
-        config=config,
-    )
-
-
 def strip_live_outputs(book: Any) -> Any:
     """Drop from each output the parts that only a running kernel can show; in place."""
     for cell in book.cells:
         if cell.cell_type != "code":
             continue
         cell.metadata.pop("execution", None)  # clock times, new on every run
-        kept = []
+        # A widget's text stand-in is of no use, either.
+        cell.outputs = [one for one in cell.outputs if LIVE[0] not in one.get("data", ())]
         for output in cell.outputs:
-            data = output.get("data")
-            if data is not None:
-                if LIVE[0] in data:
-                    continue  # a widget's text stand-in tells nothing either
-                data.pop(LIVE[1], None)
-                if not data:
-                    continue
-            kept.append(output)
-        cell.outputs = kept
+            output.get("data", {}).pop(LIVE[1], None)
+        cell.outputs = [one for one in cell.outputs if one.get("data", True)]
     book.metadata.pop("widgets", None)
     return book
 
 
-def deepen_links(book: Any, levels: int = 1) -> Any:
-    """Make relative links of the text that lead out of the folder right for a copy that lies
-    `levels` folders deeper; in place. Links to neighbours stay: their copies are neighbours, too."""
+def deepen_links(book: Any) -> Any:
+    """Make relative links of the text that lead out of the folder right for a copy that lies one folder
+    deeper; in place. Links to neighbours stay: their copies are neighbours, too."""
     for cell in book.cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\]\(\.\./", "](" + "../" * (levels + 1), cell.source)
+            cell.source = cell.source.replace("](../", "](../../")
     return book
 
 
 def notebooks_and_target(
-    prog: str, about: str | None, argv: Sequence[str] | None
+    tool: Any, argv: Sequence[str] | None, *, sources: str = "", target: str = ""
 ) -> tuple[argparse.Namespace, list[Path]]:
-    """The command line of this and of `slides`: the folders, and the notebooks that are wanted. Where
+    """The command line of this and of other tools: two folders, and the notebooks that are wanted. Where
     there are none, that is said."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m {tool.__spec__.name}",
+        description=tool.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("sources", type=Path)
-    parser.add_argument("target", type=Path)
+    for name, default in (("sources", sources), ("target", target)):
+        parser.add_argument(name, type=Path, nargs="?" if default else None, default=default)
     parser.add_argument("--only", default="", help="notebooks whose name begins with this")
     chosen = parser.parse_args(argv)
     books = sorted(chosen.sources.glob(f"{chosen.only}*.ipynb"))
@@ -123,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Render every notebook of a folder into another; 1 if one of them failed."""
     import nbformat
 
-    chosen, books = notebooks_and_target("python -m docs._tools.render", __doc__, argv)
+    chosen, books = notebooks_and_target(sys.modules[__name__], argv)
     if not books:
         return 1
     browser = find_browser()

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -72,17 +71,14 @@ def mark(book: Any) -> Any:
     """Give each cell its place on the slides, and hide the code that draws a figure; in place."""
     lines = 0  # of code on the slide so far
     for cell in book["cells"]:
-        place = slide_type(cell)
-        if cell["cell_type"] == "code" and any(
-            kind.startswith("image/")
-            for output in cell["outputs"]
-            for kind in output.get("data", {})
-        ):
+        place, source = slide_type(cell), "".join(cell["source"])
+        kinds = {kind for output in cell.get("outputs", ()) for kind in output.get("data", {})}
+        if any(kind.startswith("image/") for kind in kinds):
             cell["metadata"].setdefault("tags", []).append("hide-input")
             if place == "-" and lines > ROOM:
                 place = "subslide"  # both together would be cut off
         elif cell["cell_type"] == "code" and place == "-":
-            lines += "".join(cell["source"]).count("\n") + 1
+            lines += source.count("\n") + 1
         if place in ("slide", "subslide"):
             lines = 0
         cell["metadata"].setdefault("slideshow", {})["slide_type"] = place
@@ -101,7 +97,11 @@ def fetch(place: Path) -> dict[str, str]:
     }
     if not all((place / path).exists() for path in scripts.values()):
         print("mpmkit: fetching reveal.js with npm …", file=sys.stderr)
-        if not _install(place):
+        command = ["npm", "install", "--no-audit", "--no-fund", "--silent", "--fetch-retries=1"]
+        try:
+            given = [*command, "--prefix", str(place), *PACKAGES]
+            subprocess.run(given, capture_output=True, timeout=120, check=True)
+        except (OSError, subprocess.SubprocessError):
             print(
                 "mpmkit: npm is missing or has no network: these slides need the network to be shown",
                 file=sys.stderr,
@@ -112,21 +112,6 @@ def fetch(place: Path) -> dict[str, str]:
     return {**scripts, "mathjax_url": "", "font_awesome_url": ""}
 
 
-def _install(place: Path) -> bool:
-    """Fetch PACKAGES into a folder; whether that succeeded."""
-    npm = shutil.which("npm")
-    if npm is None:
-        return False
-    options = ["--no-audit", "--no-fund", "--silent", "--fetch-retries=1", "--prefix", str(place)]
-    try:
-        done = subprocess.run(
-            [npm, "install", *options, *PACKAGES], capture_output=True, timeout=120
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return not done.returncode
-
-
 def write(source: Path, target: Path, scripts: dict[str, str]) -> Path:
     """One notebook as TARGET/NAME.slides.html; returns that path."""
     import nbformat
@@ -134,17 +119,9 @@ def write(source: Path, target: Path, scripts: dict[str, str]) -> Path:
     from traitlets.config import Config
 
     book = mark(nbformat.read(source, as_version=4))
-    config = Config(
-        {
-            "SlidesExporter": {
-                **scripts,
-                "reveal_number": "c/t",
-                "reveal_width": "1240",
-                "reveal_height": "700",
-            },
-            "TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"hide-input"}},
-        }
-    )
+    size = {"reveal_number": "c/t", "reveal_width": "1240", "reveal_height": "700"}
+    hidden = {"enabled": True, "remove_input_tags": {"hide-input"}}
+    config = Config({"SlidesExporter": {**scripts, **size}, "TagRemovePreprocessor": hidden})
     page, _ = SlidesExporter(config=config).from_notebook_node(book)
     page = MERMAID.sub("", page).replace('<script src=""> </script>', "")
     path = target / f"{source.stem}.slides.html"
@@ -154,7 +131,7 @@ def write(source: Path, target: Path, scripts: dict[str, str]) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the slides of every notebook of a folder; 1 if it has none."""
-    chosen, books = notebooks_and_target("python -m docs._tools.slides", __doc__, argv)
+    chosen, books = notebooks_and_target(sys.modules[__name__], argv)
     if not books:
         return 1
     chosen.target.mkdir(parents=True, exist_ok=True)

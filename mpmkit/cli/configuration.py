@@ -58,6 +58,7 @@ class Configuration:
     sections        those that stand ahead of the file's
     document_root   whether DocumentRoot must exist (httpd -T: no)
     strict          whether what mpmkit does not have is refused (httpd --strict)
+    background      what is written to standard error belongs into the error log
     """
 
     def __init__(
@@ -72,25 +73,23 @@ class Configuration:
         self.sections = tuple(sections)
         self.document_root = document_root
         self.strict = strict
-        self.background = False  # what is written to standard error belongs into the error log
+        self.background = False
         self._autoindex = False  # mod_autoindex is loaded
         self._parent: Parent | None = None
         self._scripts: list[WsgiScripts] = []  # of this reading: one for each host
 
     def settings(self, conf: httpd_conf.Conf) -> list[Setting]:
         """The lines that count."""
-        return list(conf.settings)
+        return conf.settings
 
     def read(self, conf: httpd_conf.Conf | None = None) -> tuple[Directives, tuple[Note, ...]]:
         """The directives, and what the operator should know. Raises DirectiveError."""
         conf = conf or httpd_conf.read(self.source)
-        self._autoindex = any(module.name == "autoindex_module" for module in conf.modules)
+        self._autoindex = "autoindex_module" in conf.modules.loaded
         if conf.mpm is None:
-            remedy = "name prefork, worker or event by "
-            remedy += "LoadModule mpm_event_module modules/mod_mpm_event.so"
-            raise DirectiveError.of(
-                [*conf.problems, DirectiveError(f"no MPM: {remedy}", ah="AH00534")]
-            )
+            remedy = "LoadModule mpm_event_module modules/mod_mpm_event.so"
+            text = f"no MPM: name prefork, worker or event by {remedy}"
+            raise DirectiveError.of([*conf.problems, DirectiveError(text, ah="AH00534")])
         settings = self.settings(conf)
         directives, notes = check(
             conf.mpm,
@@ -114,12 +113,10 @@ class Configuration:
                 "the MPM cannot change at a restart: stop the server and start it again"
             )
         errors = error_log(directives)
-        if (
-            self._parent is None and directives.ErrorLog
-        ):  # at a restart, the parent logs all of them
-            for note in notes:
-                if "closed: " in note.text:
-                    errors.note(note, "authz_core")
+        for note in notes:
+            # At a restart, the parent logs all of them.
+            if self._parent is None and directives.ErrorLog and "closed: " in note.text:
+                errors.note(note, "authz_core")
         hosts: Hosts | None = None
         access: AccessLog | None = None
         try:
@@ -131,9 +128,10 @@ class Configuration:
 
                 hosts = handler = self._hosts(HostService(directives, handler, access, errors))
                 access = HostLogs(hosts)
-                text = "Could not resolve host name {} -- ignoring!"
-                unknown = [Note("AH00547", "error", text.format(one)) for one in hosts.unknown]
-                notes = (*notes, *unknown)
+                unknown = [
+                    f"Could not resolve host name {one} -- ignoring!" for one in hosts.unknown
+                ]
+                notes = (*notes, *(Note("AH00547", "error", text) for text in unknown))
             error_page = getattr(handler, "refusal", default_error_page)
             service = Service(directives, handler, access, errors, error_page, hosts)
         except BaseException:
@@ -149,11 +147,14 @@ class Configuration:
         """The handler that chooses one of the virtual hosts' for each request. logs: open them."""
         from mpmkit.server.hosts import Hosts, HostService
 
+        def error_log_of(d: Directives) -> tuple[Any, ...]:
+            return d.ErrorLog, d.LogLevel, d.module_levels
+
         services: list[tuple[VirtualHost, HostService]] = []
         try:
             for host in main.directives.hosts:
                 d, errors = host.directives, main.errors
-                if logs and _errors_of(d) != _errors_of(main.directives):
+                if logs and error_log_of(d) != error_log_of(main.directives):
                     errors = error_log(d)
                 one = HostService(d, self.handler(d, errors), None, errors)
                 services.append((host, one))
@@ -166,22 +167,19 @@ class Configuration:
 
     def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
         """The handlers that the directives ask for, hosts aside. Raises DirectiveError."""
-        errors = errors or ErrorLog()
-        root = directives.DocumentRoot
-        assert root is not None
-        status = Status(self._board, extended=directives.ExtendedStatus, name=directives.ServerName)
-        options = FileOptions.of(directives, _media_types(directives), self._autoindex)
-        files = StaticFiles(root, options)
-        scripts = WsgiScripts(directives, errors)
+        d, errors = directives, errors or ErrorLog()
+        assert d.DocumentRoot is not None
+        status = Status(self._board, extended=d.ExtendedStatus, name=d.ServerName)
+        options = FileOptions.of(d, _media_types(d), self._autoindex)
+        files = StaticFiles(d.DocumentRoot, options)
+        scripts = WsgiScripts(d, errors)
         self._scripts.append(scripts)
-        router = Router(directives, files, scripts, {"server-status": status}, errors)
-        if not ErrorPages.wanted(directives, errors):
+        router = Router(d, files, scripts, {"server-status": status}, errors)
+        if not ErrorPages.wanted(d, errors):
             return router
-        known = site(directives)
+        known = site(d)
         name, port = compile_format("%V", known), compile_format("%p", known)
-        return ErrorPages(
-            directives, router, errors, known, lambda conn: (name(conn, 0), port(conn, 0))
-        )
+        return ErrorPages(d, router, errors, known, lambda conn: (name(conn, 0), port(conn, 0)))
 
     def try_out(self, directives: Directives, *, tls: bool) -> None:
         """Make the handlers, and with `tls` the contexts, of what was read. Raises DirectiveError."""
@@ -193,9 +191,8 @@ class Configuration:
 
             hosts = self._hosts(HostService(directives, handler, None, errors), logs=False)
         if tls:
-            ConnectionFactory(
-                directives, RequestCache(directives), count_received=False, hosts=hosts
-            )
+            cache = RequestCache(directives)
+            ConnectionFactory(directives, cache, count_received=False, hosts=hosts)
 
     def _board(self) -> Scoreboard:
         assert self._parent is not None, "the status is asked for before there is a server"
@@ -211,11 +208,9 @@ class Configuration:
             why = getattr(error, "strerror", None) or "there is not enough memory"
             if getattr(error, "errno", 0) == errno.ELOOP:
                 why = "it is a symbolic link, and another user's could lead anywhere"
-            path = setup.directives.ScoreBoardFile
-            raise StartError(
-                f"AH00004: the scoreboard{f' {path}' if path else ''} cannot be made: {why}; see "
-                "ScoreBoardFile, and ServerLimit and ThreadLimit for its size"
-            ) from None
+            board = " ".join(filter(None, ("the scoreboard", setup.directives.ScoreBoardFile)))
+            see = "see ScoreBoardFile, and ServerLimit and ThreadLimit for its size"
+            raise StartError(f"AH00004: {board} cannot be made: {why}; {see}") from None
         rehearse(setup.directives, self.handler, SAMPLES, child_class)
         self._scripts.clear()
         return self._parent
@@ -225,10 +220,6 @@ def error_log(directives: Directives) -> ErrorLog:
     """Raises LogError."""
     fd = open_log(directives.ErrorLog, "ErrorLog") if directives.ErrorLog else 2
     return ErrorLog(fd, directives.LogLevel, levels=directives.module_levels)
-
-
-def _errors_of(d: Directives) -> tuple[Any, ...]:
-    return d.ErrorLog, d.LogLevel, d.module_levels
 
 
 def access_log(directives: Directives) -> AccessLog | None:
@@ -265,31 +256,23 @@ def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:
     return [Note("", "warn", text)] if found else []
 
 
-def _format_problems(
-    settings: Iterable[Setting], hosts: Iterable[Host] = ()
-) -> list[DirectiveError]:
+def _format_problems(settings: Iterable[Setting], hosts: Iterable[Host]) -> list[DirectiveError]:
     """Formats of access logs that can't be used; a word without a per cent sign is a nickname."""
-    at = {"logformat": 0, "customlog": 1}
     problems = []
     for setting in (*settings, *(setting for host in hosts for setting in host.settings)):
-        place = at.get(setting.name.lower(), len(setting.args))
-        for text in setting.args[place : place + 1]:
-            wrong = format_error(text) if "%" in text else ""
-            if wrong:
+        words = {"logformat": setting.args[:1], "customlog": setting.args[1:2]}
+        for text in words.get(setting.name.lower(), ()):
+            if wrong := format_error(text) if "%" in text else "":
                 problems.append(DirectiveError.at(setting, f"{setting.name}: {wrong}"))
     return problems
 
 
 def _media_types(directives: Directives) -> dict[str, str]:
     """TypesConfig's and AddType's. Raises DirectiveError."""
-    if directives.TypesConfig is None:
-        return directives.types
+    path = directives.TypesConfig
     try:
-        return read_types(directives.TypesConfig) | directives.types
+        return (read_types(path) if path else {}) | directives.types
     except OSError as error:
-        raise DirectiveError(
-            f"TypesConfig {directives.TypesConfig}: {error.strerror}: name a table of media types, "
-            "such as /etc/mime.types",
-            directive="TypesConfig",
-            ah="AH01597",
-        ) from None
+        why = f"{error.strerror}: name a table of media types, such as /etc/mime.types"
+        text = f"TypesConfig {path}: {why}"
+        raise DirectiveError(text, directive="TypesConfig", ah="AH01597") from None

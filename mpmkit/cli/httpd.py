@@ -13,27 +13,25 @@ directory that the file is in, or its parent if that directory is called conf.
 
 The way of a start, as httpd's: read the file, open the logs, bind the sockets, leave the terminal,
 make the scoreboard, write the PidFile, fork. Whatever goes wrong is said on the terminal: the
-command waits until the server in the background serves, or has failed.
-
-Exit statuses are httpd's: 0, and 1 for whatever could not be done. docs/CONTROL.md has the table.
+command waits until the server in the background serves, or has failed. Exit statuses are httpd's: 0,
+and 1 for whatever could not be done. docs/CONTROL.md has the table.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mpmkit.cli.configuration import Configuration, StartError
-from mpmkit.cli.httpd_options import WORDS, Options, UsageError, options, words_without_k
+from mpmkit.cli.httpd_options import USAGE, WORDS, Options, UsageError, options
 from mpmkit.config.directives import DirectiveError, Directives, Note, Setting
 from mpmkit.config.environment import COMPILED_IN
 from mpmkit.config.httpd_conf import Conf, Source, read
-from mpmkit.config.values import LEVELS, TRACES
 from mpmkit.server import pidfile
 from mpmkit.server.child import Setup
 from mpmkit.server.listen import ListenError, open_listeners
-from mpmkit.server.logs import LogError, not_a_file
+from mpmkit.server.logs import ErrorLog, LogError, not_a_file
 from mpmkit.server.pidfile import PidFileError
 
 CONFIG_FILE = "conf/httpd.conf"  # below ServerRoot, without -f
@@ -44,9 +42,6 @@ DEFAULTS = (
     Setting("ErrorLog", ("logs/error_log",), COMPILED_IN),
     Setting("PidFile", ("logs/httpd.pid",), COMPILED_IN),
 )
-
-# -D: a HUP or USR1 with a bad file ends the server, as it does httpd.
-RAW_RESTART = "HTTPD_RAW_RESTART"
 
 
 class Refusal(Exception):
@@ -66,20 +61,14 @@ def source(chosen: Options) -> Source:
         root = os.path.dirname(file)
         if os.path.basename(root) == "conf":
             root = os.path.dirname(root)
-    why = ""
-    if not os.path.isfile(file):
-        why = "it is no file" if os.path.exists(file) else "No such file or directory"
-    elif not os.access(file, os.R_OK, effective_ids=True):
-        why = "Permission denied"
-    if why:
-        raise Refusal(f"httpd: Could not open configuration file {file}: {why}")
-    return Source(
-        file,
-        before=(*DEFAULTS, *chosen.before),
-        after=tuple(chosen.after),
-        defines=tuple(chosen.defines),
-        server_root=root,
-    )
+    try:
+        with open(file):
+            pass
+    except OSError as error:
+        text = f"httpd: Could not open configuration file {file}: {error.strerror}"
+        raise Refusal(text) from None
+    after, defines = tuple(chosen.after), tuple(chosen.defines)
+    return Source(file, None, None, (*DEFAULTS, *chosen.before), after, defines, root)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -93,34 +82,24 @@ def main(argv: Sequence[str]) -> int:
             return 0
         if chosen.print == "h":  # httpd's one way to ask for help, and it ends with 1
             raise UsageError("")
-        if chosen.errors_to is not None:
+        if chosen.errors_to:
             errors_to(chosen.errors_to)
-        return run(chosen, words_without_k(argv))
+        return run(chosen)
     except UsageError as error:
-        from mpmkit.cli import httpd_info
-
-        if str(error):
-            report(f"httpd: {error}")
-        report(httpd_info.USAGE)
+        report(f"httpd: {error}\n{USAGE}" if str(error) else USAGE)
     except FAILURES as error:
         report_failure(error)
     return 1
 
 
-def run(chosen: Options, command_line: str) -> int:
+def run(chosen: Options) -> int:
     """What the options ask for, as far as it needs the file. Raises what FAILURES lists."""
     given = source(chosen)
     configuration = Configuration(given, document_root=chosen.check_root, strict=chosen.strict)
-    conf = read(configuration.source)
-    if chosen.print == "V" and conf.mpm is not None:
-        from mpmkit.cli import httpd_info
-
-        print(httpd_info.settings(conf.mpm, configuration.source.server_root or ""))
-        return 0
-    if chosen.report:
-        from mpmkit.config.report import report_of
-
-        print(report_of(conf), end="")
+    conf = read(given)
+    stops = chosen.word in ("stop", "graceful-stop")
+    if (text := asked_of_file(chosen, conf, given)) is not None:
+        print(text)
         return 0
     try:
         directives, notes = configuration.read(conf)
@@ -128,12 +107,13 @@ def run(chosen: Options, command_line: str) -> int:
         # only looks whether the files exist.
         configuration.try_out(directives, tls=chosen.test)
     except FAILURES as error:
-        if chosen.word in ("stop", "graceful-stop") and not chosen.test:
+        if stops and not chosen.test:
             report_failure(error)
             return stop_anyway(conf, chosen.word)
         raise
+    shown = ErrorLog(2, chosen.level or directives.LogLevel)
     for note in (*notes, *name_note(directives.ServerName)):
-        if loud(note.level, chosen.level or directives.LogLevel):
+        if shown.enabled(note.level):
             warning = "WARNING: " if note.level == "warn" and note.ah != "AH00558" else ""
             report(f"{note.ah}: {warning}{note.text}" if note.ah else f"{warning}{note.text}")
     if chosen.print or chosen.dumps:
@@ -144,14 +124,26 @@ def run(chosen: Options, command_line: str) -> int:
         else:
             print(httpd_info.dump(chosen.dumps, conf, directives, chosen.defines), end="")
         return 0
-    if chosen.test or chosen.word not in ("stop", "graceful-stop"):
+    if chosen.test or not stops:
         check_folders(directives)
     if chosen.test:
         report("Syntax OK")
-        return 0
-    if not signal_server(chosen.word or "start", directives.PidFile):
-        return 0
-    return start(chosen, configuration, command_line)
+    elif signal_server(chosen.word or "start", directives.PidFile):
+        return start(chosen, configuration)
+    return 0
+
+
+def asked_of_file(chosen: Options, conf: Conf, given: Source) -> str | None:
+    """What -V and --report print, whether the file is right or not."""
+    if chosen.print == "V" and conf.mpm is not None:
+        from mpmkit.cli import httpd_info
+
+        return httpd_info.settings(conf.mpm, given.server_root or "")
+    if chosen.report:
+        from mpmkit.config.report import report_of
+
+        return report_of(conf)
+    return None
 
 
 # What is made at the start, and the id for what cannot be.
@@ -160,16 +152,16 @@ MADE = {"ErrorLog": "AH02291", "PidFile": "AH00099", "ScoreBoardFile": "AH00004"
 
 def check_folders(directives: Directives) -> None:
     """What the start would make has a folder to be in. Raises Refusal."""
+    hosts = [host.directives for host in directives.hosts]
     files = [(name, getattr(directives, name)) for name in MADE]
-    files += [("ErrorLog", host.directives.ErrorLog) for host in directives.hosts]
-    for one in (directives, *(host.directives for host in directives.hosts)):
-        files += [("CustomLog", log[0]) for log in one.CustomLog]
+    files += [("ErrorLog", host.ErrorLog) for host in hosts]
+    files += [("CustomLog", log[0]) for one in (directives, *hosts) for log in one.CustomLog]
     for name, path in dict.fromkeys(files):
-        folder = os.path.dirname(path or "/")
         is_log = name.endswith("Log")
-        if is_log and path and path.startswith("|"):
+        if not path or (is_log and path.startswith("|")):
             continue
-        why = not_a_file(path, name) if path and is_log else ""
+        folder = os.path.dirname(path) or "/"
+        why = not_a_file(path, name) if is_log else ""
         if not why and not os.path.isdir(folder):
             why = f"{name} {path}: there is no directory {folder}: make it"
             why = f"(2)No such file or directory: {MADE.get(name, 'AH02297')}: {why}"
@@ -184,13 +176,8 @@ def name_note(server_name: str) -> list[Note]:
     import socket
 
     name = socket.getfqdn()
-    if "." in name:
-        return []
     text = f"httpd: this machine's full name is unknown, {name} has to do: set ServerName"
-    return [Note("AH00558", "warn", text)]
-
-
-# -- a server that runs ---------------------------------------------------------------------------
+    return [] if "." in name else [Note("AH00558", "warn", text)]
 
 
 def signal_server(word: str, path: str | None) -> bool:
@@ -211,10 +198,8 @@ def signal_server(word: str, path: str | None) -> bool:
         try:
             os.kill(pid, number)
         except PermissionError:
-            why = "it is another user's: be that user, or root"
-            raise PermissionError(
-                f"the server, process {pid}, takes no signals from us: {why}"
-            ) from None
+            why = "takes no signals from us: it is another user's: be that user, or root"
+            raise PermissionError(f"the server, process {pid}, {why}") from None
     return False
 
 
@@ -229,10 +214,7 @@ def stop_anyway(conf: Conf, word: str) -> int:
     return 0
 
 
-# -- a server to start ----------------------------------------------------------------------------
-
-
-def start(chosen: Options, configuration: Configuration, command_line: str) -> int:
+def start(chosen: Options, configuration: Configuration) -> int:
     """Make a server of what was read; returns its exit status, or that of its start.
 
     Raises what FAILURES lists, while there is a terminal to report it on."""
@@ -242,26 +224,21 @@ def start(chosen: Options, configuration: Configuration, command_line: str) -> i
     except (ListenError, LogError) as error:
         raise Refusal(f"{error}\nAH00015: Unable to open logs") from None
     if not listeners:
-        raise Refusal(
-            "no listening sockets available, shutting down\n"
-            "AH00015: Unable to open logs: name an address by Listen, such as Listen 8080"
-        )
+        why = "Unable to open logs: name an address by Listen, such as Listen 8080"
+        raise Refusal(f"no listening sockets available, shutting down\nAH00015: {why}")
     if os.geteuid() == 0 and setup.directives.User is None:
         why = "no User is named, so children are root: name an ordinary one, such as www-data"
         setup.service.errors.write("warn", why, module="unixd")
     alone, foreground = chosen.has("DEBUG", "ONE_PROCESS"), chosen.has("FOREGROUND")
-    started: Callable[[], None] = lambda: None  # noqa: E731
-    own: list[int] = []
+    pipe = None
     if not alone and not foreground:
-        started, pipe = in_background(fork=not chosen.has("NO_DETACH"))
-        own.append(pipe)
+        pipe = in_background(fork=not chosen.has("NO_DETACH"))
     parent = configuration.parent(
         setup,
         listeners,
-        ready=lambda url: started(),
-        own=own,
-        command_line=command_line,
-        httpd_restarts=chosen.has(RAW_RESTART),
+        ready=lambda url: started(pipe),
+        own=[] if pipe is None else [pipe],
+        command_line=chosen.command_line,
     )
     if alone:
         return parent.run_alone()
@@ -273,10 +250,10 @@ def start(chosen: Options, configuration: Configuration, command_line: str) -> i
     return parent.run()
 
 
-def in_background(*, fork: bool) -> tuple[Callable[[], None], int]:
+def in_background(*, fork: bool) -> int:
     """Go on in a session of our own, and if `fork`, in a process of our own, while the one that was
-    started waits. What is returned ends it with 0; if we end before, it ends with our status.
-    Also returned: the pipe for that, which children must not keep."""
+    started waits. Returns the pipe, which children must not keep, by which `started` ends it with 0;
+    if we end before, it ends with our status."""
     reading, writing = os.pipe()
     pid = os.fork() if fork else 0
     if pid:
@@ -290,15 +267,17 @@ def in_background(*, fork: bool) -> tuple[Callable[[], None], int]:
         os.setsid()
     except PermissionError:
         pass  # we lead a process group already, and that is as good
+    return writing
 
-    def started() -> None:
+
+def started(pipe: int | None) -> None:
+    """The server serves."""
+    if pipe is not None:
         try:
-            os.write(writing, b"!")
+            os.write(pipe, b"!")
         except BrokenPipeError:
             pass  # no process waits any more
-        os.close(writing)
-
-    return started, writing
+        os.close(pipe)
 
 
 def leave_terminal(setup: Setup) -> None:
@@ -310,9 +289,6 @@ def leave_terminal(setup: Setup) -> None:
     os.close(nowhere)
     # A traceback of the interpreter's has nowhere else to go.
     os.dup2(setup.service.errors.fd, 2)
-
-
-# -- messages -------------------------------------------------------------------------------------
 
 
 def report(text: str) -> None:
@@ -343,19 +319,12 @@ def report_failure(error: Exception) -> None:
         report(f"httpd: {error}" if isinstance(error, OSError) else str(error))
 
 
-def loud(level: str, limit: str) -> bool:
-    """Whether a note of this level is shown at the start: -e, or LogLevel."""
-    order = (*LEVELS, *TRACES)
-    return order.index(level) <= order.index(limit)
-
-
 def errors_to(path: str) -> None:
     """-E: standard error is a file from here on. Raises Refusal."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     except OSError as error:
-        raise Refusal(
-            f"httpd: {path} cannot be opened for startup errors: {error.strerror}"
-        ) from None
+        why = f"cannot be opened for startup errors: {error.strerror}"
+        raise Refusal(f"httpd: {path} {why}") from None
     os.dup2(fd, 2)
     os.close(fd)

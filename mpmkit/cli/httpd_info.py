@@ -1,7 +1,6 @@
-"""What `mpmkit httpd` prints about itself: -h -v -V -l -L, and the dumps of -S, -M and -t -D DUMP_….
+"""What `mpmkit httpd` prints about itself: -v -V -l -L, and the dumps of -S, -M and -t -D DUMP_….
 
-The shapes are httpd's, line for line, so that what reads an httpd's output reads ours; what stands in
-the lines is our own.
+The shapes are httpd's, line for line, so that what reads an httpd's output reads ours.
 """
 
 from __future__ import annotations
@@ -24,38 +23,6 @@ from mpmkit.config.modules import BUILT_IN
 from mpmkit.http.target import split_host
 from mpmkit.server.hosts import addresses_of
 
-USAGE = """\
-Usage: mpmkit httpd [-D name] [-d directory] [-f file]
-                    [-C "directive"] [-c "directive"]
-                    [-k start|restart|graceful|graceful-stop|stop]
-                    [-v] [-V] [-h] [-l] [-L] [-t] [-T] [-S] [-X]
-                    [--strict] [--report file]
-Options:
-  -D name            : define a name, for <IfDefine name> and for
-                       FOREGROUND, NO_DETACH, DEBUG, DUMP_..., HTTPD_RAW_RESTART
-  -d directory       : ServerRoot until the file says otherwise
-  -f file            : the configuration, instead of conf/httpd.conf
-  -C "directive"     : a directive ahead of the file
-  -c "directive"     : a directive behind the file
-  -e level           : show messages of this level at the start (see LogLevel)
-  -E file            : write messages of the start to a file
-  -v                 : show the version
-  -V                 : show the version and what is built in
-  -h                 : show this page
-  -l                 : list the modules that are built in
-  -L                 : list the directives
-  -t -D DUMP_VHOSTS  : show virtual hosts
-  -t -D DUMP_RUN_CFG : show the settings that matter for running
-  -S                 : -t -D DUMP_VHOSTS -D DUMP_RUN_CFG
-  -t -D DUMP_MODULES : show the loaded modules
-  -M                 : -t -D DUMP_MODULES
-  -t -D DUMP_INCLUDES: show the files that were read
-  -t                 : check the configuration, and end
-  -t --strict        : refuse what mpmkit would ignore or close
-  -t --report file   : show what of a file is served, ignored, closed, refused
-  -T                 : start although DocumentRoot is missing
-  -X                 : one process, in the foreground, for a debugger"""
-
 
 def version() -> str:
     built = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(os.stat(_version.__file__).st_mtime))
@@ -69,16 +36,14 @@ def settings(mpm: str, server_root: str) -> str:
     """-V: the version, what it runs on, the MPM, and what is fixed in the program."""
     import h11
 
-    libraries = f"Python {platform.python_version()}, h11 {h11.__version__}"
-    threads = "no" if mpm == "prefork" else "yes (fixed thread count)"
     return f"""\
 {version()}
 Server's Module Magic Number: none, modules are built in ({len(BUILT_IN)})
-Server loaded:  {libraries}
+Server loaded:  Python {platform.python_version()}, h11 {h11.__version__}
 Compiled using: {platform.python_compiler()}
 Architecture:   {64 if sys.maxsize > 1 << 32 else 32}-bit
 Server MPM:     {mpm}
-  threaded:     {threads}
+  threaded:     {"no" if mpm == "prefork" else "yes (fixed thread count)"}
     forked:     yes (variable process count)
 Server compiled with....
  -D APR_HAS_SENDFILE
@@ -93,21 +58,17 @@ def compiled_in() -> str:
     return "\n".join(["Compiled in modules:", *(f"  {file}" for file in BUILT_IN.values())])
 
 
-WHERE = {
-    "server": "only outside <Directory>, <Files>, <Location>, or <If>",
-    "section": "only inside <Directory>, <Files>, <Location>, or <If>",
-    "any": "anywhere",
-}
-
-
 def all_directives(mpm: str) -> str:
     """-L: those of this MPM, each with its file, what it does, and where it may stand."""
+    inside = "inside <Directory>, <Files>, <Location>, or <If>"
+    where = {"section": f"only {inside}", "any": "anywhere", "outside": "anywhere"}
     lines = []
     for row in ROWS:
         if mpm in row.mpms:
+            allowed = where.get(row.where, f"only out{inside[2:]}")
             lines.append(f"{row.name} ({mpm if row.source == 'mpm' else row.source}.c)")
             lines += textwrap.wrap(row.doc, 100, initial_indent="\t", subsequent_indent="\t")
-            lines.append(f"\tAllowed in *.conf {WHERE[row.where]}")
+            lines.append(f"\tAllowed in *.conf {allowed}")
     return "\n".join(lines)
 
 
@@ -143,8 +104,9 @@ def _virtual_hosts(d: Directives) -> list[str]:
             place = f"({host.file}:{host.line})"
             lines.append(f"{'':8} port {port or '*'} namevhost {_host_name(host)} {place}")
             aliases = host.directives.ServerAlias
-            lines += [f"{'':16} alias {one}" for one in aliases if not _is_wild(one)]
-            lines += [f"{'':16} wild alias {one}" for one in aliases if _is_wild(one)]
+            wild = [one for one in aliases if "*" in one or "?" in one]
+            lines += [f"{'':16} alias {one}" for one in aliases if one not in wild]
+            lines += [f"{'':16} wild alias {one}" for one in wild]
     return lines
 
 
@@ -152,25 +114,19 @@ def _host_name(host: VirtualHost) -> str:
     return split_host(host.directives.ServerName.rpartition("://")[2])[0] or os.uname().nodename
 
 
-def _is_wild(alias: str) -> bool:
-    return "*" in alias or "?" in alias
-
-
-def _run_settings(conf: Conf, d: Directives, defines: Sequence[str]) -> list[str]:
+def _run_settings(conf: Conf, d: Directives, given: Sequence[str]) -> list[str]:
     places = [s.args[0] for s in conf.settings if s.name.lower() == "defaultruntimedir"]
     place = os.path.join(d.ServerRoot or "", places[-1] if places else "logs", "")
     # A name that the file defines counts, too; -D names come first, as given.
-    names = list(dict.fromkeys([*(name.partition("=")[0] for name in defines), *conf.defines]))
+    names = dict.fromkeys([*(name.partition("=")[0] for name in given), *conf.defines])
+    values = [f"={value}" if (value := conf.defines.get(name)) else "" for name in names]
     return [
         f'ServerRoot: "{d.ServerRoot}"',
         f'Main DocumentRoot: "{d.DocumentRoot}"',
         f'Main ErrorLog: "{d.ErrorLog}"',
         f'Mutex default: dir="{place}" mechanism=none ',
         f'PidFile: "{d.PidFile}"',
-        *(
-            f"Define: {name}={conf.defines[name]}" if conf.defines.get(name) else f"Define: {name}"
-            for name in names
-        ),
+        *(f"Define: {name}{value}" for name, value in zip(names, values, strict=True)),
         _who("User", d.User, pwd.getpwnam),
         _who("Group", d.Group, grp.getgrnam),
     ]
@@ -184,16 +140,12 @@ def _who(name: str, who: str | None, find: Callable[[str], Sequence[Any]]) -> st
 
 def _modules(conf: Conf) -> list[str]:
     """Static ones first, then those of LoadModule in their order; one that is only accepted, too."""
-    static = [f" {module.name} (static)" for module in conf.modules if module.how == "static"]
-    shared = [f" {module.name} (shared)" for module in conf.modules if module.how != "static"]
-    return ["Loaded Modules:", *static, *shared]
+    loaded = conf.modules.loaded
+    static = [f" {name} (static)" for name in conf.modules.static if name not in loaded]
+    return ["Loaded Modules:", *static, *(f" {name} (shared)" for name in loaded)]
 
 
 def _includes(conf: Conf) -> list[str]:
-    return [
-        "Included configuration files:",
-        *(
-            f"{'  ' * (one.depth + 1)}({one.line if one.depth else '*'}) {one.path}"
-            for one in conf.includes
-        ),
-    ]
+    lines = [(one.line if one.depth else "*", one) for one in conf.includes]
+    shown = (f"{'  ' * (one.depth + 1)}({line}) {one.path}" for line, one in lines)
+    return ["Included configuration files:", *shown]

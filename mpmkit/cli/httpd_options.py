@@ -1,8 +1,4 @@
-"""httpd's own command line, read: letters, and the long options that mpmkit adds to them.
-
--t --strict         what is ignored or closed is refused
--t --report FILE    what of FILE is served, ignored, closed and refused
-"""
+"""httpd's own command line, read: letters, and the long options that mpmkit adds to them."""
 
 from __future__ import annotations
 
@@ -26,8 +22,53 @@ WORDS = {
 
 OPTIONS = "D:d:f:C:c:e:E:k:vVlLtTSMhX"
 LONG = ("strict", "report=")
-# Options that stand for names of -D.
-DEFINES = {"S": ("DUMP_VHOSTS", "DUMP_RUN_CFG"), "M": ("DUMP_MODULES",), "X": ("DEBUG",)}
+# What an option does to `Options`: an attribute gets its value, or this one, or more of them.
+SETS = {
+    "-f": "file",
+    "--report": "report",
+    "-d": "server_root",
+    "-k": "word",
+    "-e": "level",
+    "-E": "errors_to",
+}
+SWITCHES = {
+    "-t": ("test", True), "-T": ("check_root", False), "--strict": ("strict", True),
+    **{f"-{letter}": ("print", letter) for letter in "vVlLh"},
+}  # fmt: skip
+ADDS = {"-D": "defines", "-C": "before", "-c": "after"}
+DEFINES = {"-S": ("DUMP_VHOSTS", "DUMP_RUN_CFG"), "-M": ("DUMP_MODULES",), "-X": ("DEBUG",)}
+
+USAGE = """\
+Usage: mpmkit httpd [-D name] [-d directory] [-f file]
+                    [-C "directive"] [-c "directive"]
+                    [-k start|restart|graceful|graceful-stop|stop]
+                    [-v] [-V] [-h] [-l] [-L] [-t] [-T] [-S] [-X]
+                    [--strict] [--report file]
+Options:
+  -D name            : define a name, for <IfDefine name> and for
+                       FOREGROUND, NO_DETACH, DEBUG, DUMP_...
+  -d directory       : ServerRoot until the file says otherwise
+  -f file            : the configuration, instead of conf/httpd.conf
+  -C "directive"     : a directive ahead of the file
+  -c "directive"     : a directive behind the file
+  -e level           : show messages of this level at the start (see LogLevel)
+  -E file            : write messages of the start to a file
+  -v                 : show the version
+  -V                 : show the version and what is built in
+  -h                 : show this page
+  -l                 : list the modules that are built in
+  -L                 : list the directives
+  -t -D DUMP_VHOSTS  : show virtual hosts
+  -t -D DUMP_RUN_CFG : show the settings that matter for running
+  -S                 : -t -D DUMP_VHOSTS -D DUMP_RUN_CFG
+  -t -D DUMP_MODULES : show the loaded modules
+  -M                 : -t -D DUMP_MODULES
+  -t -D DUMP_INCLUDES: show the files that were read
+  -t                 : check the configuration, and end
+  -t --strict        : refuse what mpmkit would ignore or close
+  -t --report file   : show what of a file is served, ignored, closed, refused
+  -T                 : start although DocumentRoot is missing
+  -X                 : one process, in the foreground, for a debugger"""
 
 
 class UsageError(Exception):
@@ -44,13 +85,14 @@ class Options:
     defines: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
-    level: str | None = None
-    errors_to: str | None = None
+    level: str = ""
+    errors_to: str = ""
     print: str = ""  # v, l or h: at once; V or L: when the file is read
     test: bool = False
     check_root: bool = True
     strict: bool = False
-    report: bool = False
+    report: str = ""
+    command_line: str = ""  # as it is logged: without -k and its word, as httpd
 
     @property
     def dumps(self) -> list[str]:
@@ -62,7 +104,6 @@ class Options:
 
 def options(argv: Sequence[str]) -> Options:
     """Read the words of the command line, in httpd's way. Raises UsageError."""
-    result = Options()
     try:
         pairs, rest = getopt.getopt(list(argv), OPTIONS, LONG)
     except getopt.GetoptError as error:
@@ -70,50 +111,25 @@ def options(argv: Sequence[str]) -> Options:
             raise UsageError("illegal option -- k") from None
         what = "option requires an argument" if "argument" in error.msg else "illegal option"
         raise UsageError(f"{what} -- {error.opt}") from None
+    words = [word for pair in pairs if pair[0] != "-k" for word in pair if word]
+    result = Options(command_line=shlex.join(["mpmkit", "httpd", *words]))
     for option, value in pairs:
-        match option.lstrip("-"):
-            case "strict":
-                result.strict = True
-            case "report":
-                result.report, result.file = True, value
-            case "f":
-                result.file = value
-            case "d":
-                result.server_root = os.path.abspath(value)
-            case "k":
-                if value not in WORDS or result.word:
-                    raise UsageError("illegal option -- k")
-                result.word = value
-            case "D":
-                result.defines.append(value)
-            case "C":
-                result.before.append(value)
-            case "c":
-                result.after.append(value)
-            case "e":
-                result.level = value.lower()
-                if result.level not in (*LEVELS, *TRACES):
-                    raise UsageError("")
-            case "E":
-                result.errors_to = value
-            case "t":
-                result.test = True
-            case "T":
-                result.check_root = False
-            case "S" | "M" | "X" as letter:
-                result.defines += DEFINES[letter]
-            case "V" | "L" as letter:
-                result.print = letter
-            case letter:  # v, l, h: whatever follows is not looked at
-                result.print = letter
-                return result
+        if option == "-k" and (value not in WORDS or result.word):
+            raise UsageError("illegal option -- k")
+        if option == "-e" and value.lower() not in (*LEVELS, *TRACES):
+            raise UsageError("")
+        if option in ADDS:
+            getattr(result, ADDS[option]).append(value)
+        elif option in DEFINES:
+            result.defines += DEFINES[option]
+        else:
+            name, given = SWITCHES.get(option) or (SETS[option], value)
+            setattr(result, name, given)
+        if result.print in ("v", "l", "h"):  # whatever follows is not looked at
+            return result
     if rest:
         raise UsageError("")
+    result.file = result.report or result.file
+    result.level = result.level.lower()
+    result.server_root = result.server_root and os.path.abspath(result.server_root)
     return result
-
-
-def words_without_k(argv: Sequence[str]) -> str:
-    """The command line as it is logged: without -k and its word, as httpd."""
-    pairs, _ = getopt.getopt(list(argv), OPTIONS, LONG)
-    words = [word for pair in pairs if pair[0] != "-k" for word in pair if word]
-    return shlex.join(["mpmkit", "httpd", *words])

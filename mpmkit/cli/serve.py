@@ -20,6 +20,7 @@ from mpmkit.cli.configuration import SAMPLES, Configuration, StartError
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS, DirectiveError, Section, Setting
 from mpmkit.config.httpd_conf import Conf, Source
+from mpmkit.config.keywords import from_keywords
 from mpmkit.server import home
 from mpmkit.server.listen import Listener, ListenError, bind, inherit, open_listeners
 from mpmkit.server.logs import LogError
@@ -32,18 +33,12 @@ DEFAULTS = (
     Setting("ExtendedStatus", ("On",)),
 )
 DEFAULT_SECTIONS = (
-    Section(
-        "Directory",
-        SAMPLES,
-        (Setting("AddHandler", ("cgi-script", ".cgi")), Setting("Options", ("+ExecCGI",))),
-    ),
+    Section("Directory", SAMPLES,
+            (Setting("AddHandler", ("cgi-script", ".cgi")), Setting("Options", ("+ExecCGI",)))),
     # For clients on this machine: a file may have a public Listen.
-    Section(
-        "Location",
-        "/server-status",
-        (Setting("SetHandler", ("server-status",)), Setting("Require", ("local",))),
-    ),
-)
+    Section("Location", "/server-status",
+            (Setting("SetHandler", ("server-status",)), Setting("Require", ("local",)))),
+)  # fmt: skip
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -54,14 +49,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("mpm", nargs="?", choices=MPMS, help="left out: the file's LoadModule names it")
     add("-f", dest="file", metavar="FILE", help="an httpd.conf")
-    add(
-        "-c",
-        dest="after",
-        metavar="'Directive value'",
-        action="append",
-        default=[],
-        help="one more directive",
-    )
+    add("-c", dest="after", metavar="'Directive value'", action="append", help="one more directive")
     add("--port", type=int, metavar="N", help="listen on 127.0.0.1:N; 0: any free port")
     add("--document-root", metavar="DIR", help="serve DIR instead of the samples")
     add("--tls", action="store_true", help="speak TLS, with a certificate made for this run")
@@ -75,7 +63,10 @@ class LabConfiguration(Configuration):
     """That of `mpmkit serve`. folder: where to make a certificate (--tls), or None."""
 
     def __init__(self, args: argparse.Namespace, folder: str | None = None) -> None:
-        after: list[str | Setting] = [*(_certificate(folder) if folder else ()), *args.after]
+        after: list[str | Setting] = [
+            *(_certificate(folder) if folder else ()),
+            *(args.after or ()),
+        ]
         if args.document_root is not None:
             after.append(Setting("DocumentRoot", (os.path.abspath(args.document_root),)))
         given = {"text": ""} if args.file is None else {"file": args.file}
@@ -92,13 +83,11 @@ class LabConfiguration(Configuration):
 
     def settings(self, conf: Conf) -> list[Setting]:
         """--port stands above the file's Listen; without either it is 8080."""
-        settings = list(conf.settings)
-        if self.port is not None:
-            settings = [s for s in settings if s.name.lower() != "listen"]
-        if not any(s.name.lower() == "listen" for s in settings):
-            port = 8080 if self.port is None else self.port
-            settings.append(Setting("Listen", (f"127.0.0.1:{port}",)))
-        return settings
+        others = [s for s in conf.settings if s.name.lower() != "listen"]
+        if self.port is None and len(others) < len(conf.settings):
+            return conf.settings
+        port = 8080 if self.port is None else self.port
+        return [*others, Setting("Listen", (f"127.0.0.1:{port}",))]
 
 
 def _certificate(folder: str) -> tuple[Setting, ...]:
@@ -107,10 +96,8 @@ def _certificate(folder: str) -> tuple[Setting, ...]:
 
     certificate, key = self_signed(folder)
     print(f"mpmkit: clients have to trust {certificate}", file=sys.stderr)
-    return (
-        Setting("SSLEngine", ("On",)),
-        Setting("SSLCertificateFile", (certificate,)),
-        Setting("SSLCertificateKeyFile", (key,)),
+    return from_keywords(
+        None, SSLEngine=True, SSLCertificateFile=certificate, SSLCertificateKeyFile=key
     )
 
 
@@ -149,7 +136,8 @@ def serve(args: argparse.Namespace, folder: str | None = None) -> int:
             home.hold(args.home)
         configuration = LabConfiguration(args, folder)
         setup = configuration.setup()
-        if args.listen_fd is not None:
+        inherited = args.listen_fd is not None
+        if inherited:
             listeners: list[Listener] = [inherit(args.listen_fd, setup.directives)]
         else:
             listeners = open_listeners(setup.directives, configuration.free)
@@ -157,11 +145,7 @@ def serve(args: argparse.Namespace, folder: str | None = None) -> int:
             if setup.service.errors.enabled(note.level):
                 print(f"mpmkit: {note}", file=sys.stderr)
         parent = configuration.parent(
-            setup,
-            listeners,
-            ready=ready,
-            lifeline=args.lifeline,
-            inherited=args.listen_fd is not None,
+            setup, listeners, ready=ready, lifeline=args.lifeline, inherited=inherited
         )
         parent.write_pid_file()
     except (DirectiveError, ListenError, LogError, PidFileError, StartError, OSError) as error:

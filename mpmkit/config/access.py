@@ -5,8 +5,7 @@
                says why, and where nothing else admits a client the answer is 403 (`closed_by`)
     of users   AuthType, AuthUserFile: how users are found; nothing without a Require that asks for one
 
-Nothing that restricts is read and then forgotten. What a request is answered is decided by
-`mpmkit.handlers.access`.
+Nothing that restricts is read and then forgotten. The answers are given by `mpmkit.handlers.access`.
 """
 
 from __future__ import annotations
@@ -18,25 +17,28 @@ from typing import Any, NamedTuple
 from mpmkit.config.settings import Setting, Spec
 from mpmkit.config.values import Words, all_words, append, choice
 
-ENFORCED = frozenset({
-    "require", "authmerging", "order", "allow", "deny", "satisfy", "allowmethods", "sslrequiressl",
-})  # fmt: skip
+ENFORCED = frozenset("require order allow deny satisfy allowmethods sslrequiressl".split())
 _EXPRESSION = "it is an expression, which mpmkit does not evaluate"
 _USER = "mpmkit has no authentication"
 _CERTIFICATE = "mpmkit asks no client for a certificate"
-_NO_CERTIFICATE = ("none", "optional", "optional_no_ca")  # a client is admitted without one
 # Closed whatever else the section says.
 CLOSED = {
     "removehandler": "mpmkit takes no handler away, and the file might be sent as it is",
+    "authmerging": "mpmkit does not join the Require lines of several sections",
     "sslverifyclient": _CERTIFICATE, "sslrequire": _EXPRESSION,
     **dict.fromkeys(("luahookaccesschecker", "luahookauthchecker", "luahookcheckuserid",
                      "<luahookaccesschecker", "<luahookauthchecker", "<luahookcheckuserid"), "there is no Lua"),
 }  # fmt: skip
+# But for these words, which restrict nothing.
+_OPEN = {"authmerging": ("off",), "sslverifyclient": ("none", "optional", "optional_no_ca")}
 # What a Require may ask for that is not known here.
-CLOSED_REQUIREMENTS = {"expr": _EXPRESSION, "ssl-verify-client": _CERTIFICATE} | dict.fromkeys((
-    "user valid-user group file-owner file-group dbm-group dbm-file-group dbd-group dbd-login dbd-logout "
-    "ldap-user ldap-group ldap-dn ldap-attribute ldap-filter ldap-search"
-).split(), _USER)  # fmt: skip
+CLOSED_REQUIREMENTS = {
+    "expr": _EXPRESSION, "ssl-verify-client": _CERTIFICATE,
+    "forward-dns": "mpmkit does not ask for the addresses of names",
+    **dict.fromkeys((
+        "user valid-user group file-owner file-group dbm-group dbm-file-group dbd-group dbd-login dbd-logout "
+        "ldap-user ldap-group ldap-dn ldap-attribute ldap-filter ldap-search").split(), _USER),
+}  # fmt: skip
 # Within an <If>, which is not evaluated, these close the section that it is in.
 DECIDE = {*ENFORCED, *CLOSED, "authtype", "sethandler", "addhandler", "forcetype", "options"}
 # Where the variables begin that a line of mod_setenvif sets.
@@ -64,9 +66,9 @@ def unknowable(kind: str, given: Any, unknown: frozenset[str]) -> str:
     """Why it is not known here whether a client has what a line asks for; "" if it is known."""
     if kind in CLOSED_REQUIREMENTS:
         return CLOSED_REQUIREMENTS[kind]
-    if kind in ("host", "forward-dns") and any("%{" in name for name in given):
+    if kind == "host" and any("%{" in name for name in given):
         return _EXPRESSION
-    if kind in ("local", "ip", "host", "forward-dns") and ADDRESS in unknown:
+    if kind in ("local", "ip", "host") and ADDRESS in unknown:
         return "RemoteIPHeader may change the client's address"
     for name in given if kind in ("env", "no env") else ():
         if name in unknown or name.startswith("REDIRECT_"):
@@ -77,17 +79,12 @@ def unknowable(kind: str, given: Any, unknown: frozenset[str]) -> str:
 def closed_by(setting: Setting, unknown: frozenset[str] = frozenset()) -> str:
     """Why a line that can be read cannot be enforced; "" if it can."""
     name, args = setting.name.lower(), setting.args
-    if name == "sslverifyclient" and "".join(args[:1]).lower() in _NO_CERTIFICATE:
-        return ""
     if name in CLOSED:
-        return CLOSED[name]
+        return "" if "".join(args[:1]).lower() in _OPEN.get(name, ()) else CLOSED[name]
     asked = [requirement(args)[1:]] if name == "require" else []
     asked += origins(args) if name in ("allow", "deny") else []
     return next((why for kind, given in asked if (why := unknowable(kind, given, unknown))), "")
 
-
-# ---------------------------------------------------------------------------------------------
-# Methods
 
 METHODS = frozenset((
     "GET HEAD PUT POST DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK "
@@ -128,10 +125,6 @@ def limited(within: Iterable[Setting]) -> Methods:
             names = frozenset("GET" if word == "HEAD" else word for word in group.args)
             return Methods(names, name == "limitexcept")
     return ALL
-
-
-# ---------------------------------------------------------------------------------------------
-# Addresses
 
 
 class Subnet(NamedTuple):
@@ -177,13 +170,6 @@ def subnet(text: str) -> Subnet | None:
     return Subnet(family, net & mask, mask)
 
 
-# ---------------------------------------------------------------------------------------------
-# Lines
-
-
-_WORDS = ("local", "host", "forward-dns", "env", "ssl")
-
-
 def requirement(words: Words) -> tuple[bool, str, Any]:
     """A Require: is it negated, what it asks for, and words, subnets or methods. Raises ValueError."""
     negated = words[0].lower() == "not"
@@ -197,11 +183,11 @@ def requirement(words: Words) -> tuple[bool, str, Any]:
             raise ValueError(f'ip takes addresses, not "{" ".join(rest)}": use Require host')
     elif kind == "method":
         given = methods(given)
-    elif kind not in (*_WORDS, *CLOSED_REQUIREMENTS) or (kind == "ssl" and rest):
-        raise ValueError(
-            "knows all granted, all denied, local, ip, host, forward-dns, method, env and ssl, "
-            f'and closes for what asks for users; not "{" ".join(words)}"'
-        )
+    elif kind not in ("local", "host", "env", "ssl", *CLOSED_REQUIREMENTS) or (
+        kind == "ssl" and rest
+    ):
+        why = "knows all granted, all denied, local, ip, host, method, env and ssl"
+        raise ValueError(f'{why}, and closes for what asks for users; not "{" ".join(words)}"')
     return negated, kind, given
 
 
@@ -214,9 +200,8 @@ def require(words: Words) -> tuple[Words]:
 def origins(words: Words) -> list[tuple[str, Any]]:
     """`from 10.1 env=x .example.org all`: what an Allow or a Deny is for. Raises ValueError."""
     if words[0].lower() != "from" or len(words) < 2:
-        raise ValueError(
-            f'takes "from" and addresses, names, env=NAME or all, not "{" ".join(words)}"'
-        )
+        why = 'takes "from" and addresses, names, env=NAME or all'
+        raise ValueError(f'{why}, not "{" ".join(words)}"')
     found: list[tuple[str, Any]] = []
     for word in words[1:]:
         if word.lower().startswith("env="):
@@ -269,27 +254,22 @@ def authorization(
     return Group(kind == "requirenone", every, tuple(parts))
 
 
-# ---------------------------------------------------------------------------------------------
-# The rows of the table of directives. None sets an attribute: each section decides by itself.
-
-
 def _row(name: str, parse: Any, takes: str, doc: str, module: str, **row: Any) -> Spec:
     given = {"where": "section", "args": (1, 1), **row}
     return Spec(name=name, parse=parse, doc=doc, takes=takes, source=module, **given)
 
 
-_FROM: Any = "from address|name|env=variable|all ..."
+# None sets an attribute: each section decides by itself.
+_FROM = "from address|name|env=variable|all ..."
 ROWS = (
     _row("Require", require, "[not] all granted|all denied|local|ip|host|method|env|ssl ...",
          "Who may enter; what asks for users, or is an expression, admits no client",
          "mod_authz_core", args=(1, 99), default=(), merge=append),
-    _row("AuthMerging", choice(off="Off", **{"and": "And", "or": "Or"}), "Off|And|Or",
-         "Whether the Require lines of the sections before count, too", "mod_authz_core"),
-    _row("Order", choice(**{one: one for one in ("allow,deny", "deny,allow", "mutual-failure")}),
+    _row("Order", choice("allow,deny", "deny,allow", "mutual-failure"),
          "allow,deny|deny,allow", "Which has the last word, Deny or Allow", "mod_access_compat"),
     _row("Allow", origins, _FROM, "Who may enter, see Order", "mod_access_compat", args=(2, 99)),
     _row("Deny", origins, _FROM, "Who may not enter, see Order", "mod_access_compat", args=(2, 99)),
-    _row("Satisfy", choice(any="Any", all="All"), "Any|All", "Whether Order alone is enough",
+    _row("Satisfy", choice("Any", "All"), "Any|All", "Whether Order alone is enough",
          "mod_access_compat"),
     _row("AllowMethods", methods, "method ...|reset", "Methods that are answered; others are 405",
          "mod_allowmethods", args=(1, 99)),

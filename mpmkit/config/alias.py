@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mpmkit.config.patterns import section_pattern
+from mpmkit.config.values import Words, url_path
 
-Words = tuple[str, ...]
 STATUSES = {"permanent": 301, "temp": 302, "seeother": 303, "gone": 410}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -39,9 +39,8 @@ def alias(kind: str) -> Callable[[Words], tuple[Words]]:
     def parse(words: Words) -> tuple[Words]:
         if kind.endswith("Match"):
             expression(words[0])
-        elif not words[0].startswith("/"):
-            raise ValueError(f'takes a URL path that starts with "/", not "{words[0]}"')
-        return ((kind, words[0], words[1]),)
+            return ((kind, *words),)
+        return ((kind, url_path(words[0]), words[1]),)
 
     return parse
 
@@ -77,23 +76,19 @@ def redirect(status: int = 0, match: bool = False) -> Callable[[Words], tuple[Re
         if not status and (first in STATUSES or first.isdigit()):
             code = STATUSES.get(first) or int(first[:4])
             del rest[0]
-        if not 300 <= code <= 399 and not 400 <= code <= 599:
+        if not 300 <= code <= 599:
             raise ValueError(f'takes a status from 300 to 599, not "{words[0]}"')
         target = rest.pop() if code < 400 and rest else ""
         path = rest.pop() if rest else None
         if rest or (code < 400) != bool(target):
-            what = (
-                "a URL to redirect to" if code < 400 else "no URL with a status that is no redirect"
-            )
-            raise ValueError(f"takes [status] [path] and {what}")
-        if target and not match and not target.startswith("/") and not _URL.match(target):
-            raise ValueError(f'takes a URL or a path from its first slash, not "{target}"')
+            urls = ("no URL with a status that is no redirect", "a URL to redirect to")
+            raise ValueError(f"takes [status] [path] and {urls[code < 400]}")
         if match and path is None:  # it would redirect every path
             raise ValueError("takes [status], an expression and a URL")
         if match:
             return (Redirection(code, path, target, expression(path or "")),)
-        if path is not None and not path.startswith("/"):
-            raise ValueError(f'takes a URL path that starts with "/", not "{path}"')
-        return (Redirection(code, path, target),)
+        if target and not target.startswith("/") and not _URL.match(target):
+            raise ValueError(f'takes a URL or a path from its first slash, not "{target}"')
+        return (Redirection(code, path if path is None else url_path(path), target),)
 
     return parse

@@ -16,7 +16,6 @@ from typing import Any
 from mpmkit.config import access
 from mpmkit.config import hosts as virtual_hosts
 from mpmkit.config.directives import COMMON, ROWS, SPECS, Directives, VirtualHost, spec_for
-from mpmkit.config.lacking import Lacking
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import (
     CONDITIONS,
@@ -30,34 +29,16 @@ from mpmkit.config.settings import (
     Spec,
     sort_problems,
 )
-from mpmkit.config.unsupported import Foreign, foreign
+from mpmkit.config.unsupported import Foreign, Lacking, foreign
 from mpmkit.config.values import append, module_levels
-
-# What a <Directory>, <Location> or <Files> decides; other directives there are for the whole site or
-# nothing (mpmkit: a note says so).
-IN_SECTIONS = frozenset({
-    "SetHandler", "AddHandler", "Options", "LimitRequestBody", "EnableSendfile", "EnableMMAP",
-    "ErrorDocument", "ServerSignature", "AddDefaultCharset", "AddType", "DirectoryIndex", "DirectorySlash",
-    "FallbackResource", "FileETag", "ForceType", "Redirect", "RedirectMatch", "RedirectPermanent",
-    "RedirectTemp", *(row.name for row in access.ROWS),
-})  # fmt: skip
-
-MUTEXES = ("default", "none", "posixsem", "sem", "sysvsem", "fcntl", "flock", "file", "pthread")
 
 # Directives that name a file or a directory: relative ones start from ServerRoot.
 FILES = ("DocumentRoot", "PidFile", "ScoreBoardFile", "ErrorLog", "TypesConfig", "SSLCertificateFile",
          "SSLCertificateKeyFile")  # fmt: skip
 
-APPENDED = {row.attribute for row in ROWS if row.merge is append}
+APPENDED = {row.attribute for row in ROWS if row.attribute and row.merge is append}
 
-RENAMED_AH = {
-    ("MaxClients", "prefork"): "AH00188",
-    ("MaxClients", "worker"): "AH00324",
-    ("MaxClients", "event"): "AH00521",
-    **{("MaxRequestsPerChild", mpm): "AH00545" for mpm in MPMS},
-}
-
-# httpd's ids of its corrections, for the terminal of the first start.  In the error log of a restart
+# httpd's ids of its messages, for the terminal of the first start.  In the error log of a restart
 # a message has the next number, but for "changed", which is only said there.
 AH = {
     #                             prefork    worker     event
@@ -75,6 +56,10 @@ AH = {
     "StartServers low":          ("AH00184", "AH00320", "AH00517"),
     "MinSpareServers low":       ("AH00186", "",        ""),
     "MinSpareThreads low":       ("",        "AH00322", "AH00519"),
+}  # fmt: skip
+# Those of a directive's old name.
+RENAMED_AH = {
+    "MaxClients": ("AH00188", "AH00324", "AH00521"), "MaxRequestsPerChild": ("AH00545",) * 3,
 }  # fmt: skip
 
 
@@ -106,127 +91,110 @@ def check(
     """
     if mpm not in MPMS:
         raise DirectiveError(f"there is no MPM {mpm!r}: use prefork, worker or event", ah="AH00534")
-    sections, settings = tuple(sections), tuple(settings)
-    reader = _Reader(mpm, Lacking(strict))
-    sections = reader.read_all(settings, sections)
-    readers = [_Reader(mpm, Lacking(strict, reader.lacking), reader, host) for host in hosts]
-    of_hosts = [one.read_all(one.host.settings, one.host.sections) for one in readers if one.host]
-    found = [*problems, *(problem for one in (reader, *readers) for problem in one.problems)]
+    server = _Reader(mpm, Host((), tuple(settings), tuple(sections)), Lacking(strict))
+    readers = [_Reader(mpm, host, Lacking(strict, server.lacking), server) for host in hosts]
+    found = [*problems, *(problem for one in (server, *readers) for problem in one.problems)]
     if found:
         raise DirectiveError.of(sort_problems(found))
-    values = reader.values
+    values = server.values
     for row in ROWS:
-        if row.attribute and row.merge is append and not values[row.attribute]:
+        if row.attribute in APPENDED and not values[row.attribute]:
             values[row.attribute] = row.default_for(mpm)
     checker = _Checker(mpm, values, running)
     checker.prefork() if mpm == "prefork" else checker.threads()
     checker.rest()
-    notes = [*reader.notes, *reader.lacking.notes(), *checker.notes]
+    notes = [*server.notes, *server.lacking.notes(), *checker.notes]
+    bodies = [one.written.get("LimitRequestBody", values["LimitRequestBody"]) for one in readers]
+    # The protocol applies the largest of all, so where they differ each applies its own.
+    own_body = bodies != [values["LimitRequestBody"]] * len(bodies)
     virtual = []
-    for one, host, own in zip(readers, hosts, of_hosts, strict=True):
-        of_host = virtual_hosts.over(values, one.written, host)
-        notes += [*one.notes, *one.lacking.notes()]
-        if "CustomLog" in one.written:
-            notes += _resolve_logs(of_host)
-        else:
-            _resolve_logs(of_host)  # what there is to say is the server's
-        _resolve_files(of_host)
-        directives = Directives(mpm=mpm, sections=(*sections, *own), **one.access, **of_host)
-        places = virtual_hosts.addresses(host)
-        virtual.append(VirtualHost(places, directives, host.file, host.line))
-    notes += _resolve_logs(values)
-    _resolve_files(values)
+    for one in readers:
+        of_host = virtual_hosts.over(values, one.written, one.host)
+        said = _resolve(of_host)  # without a log of its own, what there is to say is the server's
+        notes += [*one.notes, *one.lacking.notes(), *(said if "CustomLog" in one.written else ())]
+        one.sections = (*server.sections, *one.sections)
+        places = virtual_hosts.addresses(one.host)
+        d = one.directives(of_host, own_body)
+        virtual.append(VirtualHost(places, d, one.host.file, one.host.line))
+    notes += _resolve(values)
     _resolve_tls(values, virtual)
-    whole = Directives(mpm=mpm, sections=sections, hosts=tuple(virtual), **reader.access, **values)
-    return virtual_hosts.with_body_limits(whole), tuple(notes)
+    return replace(server.directives(values, own_body), hosts=tuple(virtual)), tuple(notes)
 
 
 class _Reader:
-    """Goes through the settings, collects the values, the problems and the notes."""
+    """Goes through the lines of the server or of a `host`, collects values, problems and notes."""
 
     def __init__(
-        self, mpm: str, lacking: Lacking, server: _Reader | None = None, host: Host | None = None
+        self, mpm: str, host: Host, lacking: Lacking, server: _Reader | None = None
     ) -> None:
-        """server: that of the server, for the reader of a `host`'s lines."""
+        """server: the reader of the server's lines, for those of a <VirtualHost>."""
         self.mpm = mpm
-        self.lacking = lacking
         self.host = host
+        self.lacking = lacking
+        self.in_host = server is not None
         self.written: dict[str, Any] = {}  # the attributes that a line has set
-        # What Directives has of the same names: what modules that are lacking would say about clients,
-        # and what closes all of the server or the host.
-        self.unknown: frozenset[str] = server.unknown if server else frozenset()
-        self.closing: tuple[Setting, ...] = server.closing if server else ()
         self.problems: list[DirectiveError] = []
         self.notes: list[Note] = []
-        self.values: dict[str, Any] = {"module_levels": {}}
+        inside = [setting for section in host.sections for setting in section.settings]
+        # What Directives has of the same names: what modules that are lacking would say about clients,
+        # and what closes all of the server or the host.
+        self.unknown = access.unknown([*host.settings, *inside])
+        self.closing = tuple(one for one in host.settings if one.name.lower() in access.CLOSED)
+        defaults = {row.attribute: row.default_for(mpm) for row in ROWS if row.attribute}
+        self.values = {**defaults, "module_levels": {}, **dict.fromkeys(APPENDED, ())}
         if server is not None:
             self.values = {k: () if k in APPENDED else v for k, v in server.values.items()}
-        for row in ROWS:
-            if row.attribute:
-                default = () if row.merge is append else row.default_for(mpm)
-                self.values.setdefault(row.attribute, default)
-
-    def read_all(
-        self, settings: Sequence[Setting], sections: Sequence[Section]
-    ) -> tuple[Section, ...]:
-        """All lines; returns the sections as they count."""
-        inside = [setting for section in sections for setting in section.settings]
-        self.unknown |= access.unknown([*settings, *inside])
-        self.closing += tuple(one for one in settings if one.name.lower() in access.CLOSED)
-        if self.host:
+            self.unknown |= server.unknown
+            self.closing = server.closing + self.closing
             try:
-                virtual_hosts.addresses(self.host)
+                virtual_hosts.addresses(host)
             except DirectiveError as error:
                 self.problems.append(error)
-        for setting in settings:
+        for setting in host.settings:
             self.read(setting)
-        for section in sections:
-            self.argument(section)
-            before = len(self.problems)
-            for setting in section.settings:
-                self.read(setting, section)
-            if len(self.problems) == before:
-                self.groups(section)
-        return self.lacking.without(sections)
+        for section in host.sections:
+            self.section(section)
+        self.sections = lacking.without(host.sections)
 
-    @property
-    def access(self) -> dict[str, Any]:
-        return {"unknown": self.unknown, "closed": self.closing}
+    def directives(self, values: dict[str, Any], own_body: bool) -> Directives:
+        values = {**values, "sections": self.sections, "unknown": self.unknown}
+        return Directives(mpm=self.mpm, own_body=own_body, closed=self.closing, **values)
 
-    def argument(self, section: Section) -> None:
-        """What a section is for can be understood: a rule that matches nothing protects nothing."""
+    def section(self, section: Section) -> None:
+        """What it is for can be understood, and its lines: a rule that matches nothing protects nothing."""
+        shown = f"<{section.kind} {section.arg}>"
         where = Setting(section.kind, (section.arg,), section.file, section.line)
-        if section.kind in CONDITIONS:
-            decides = not access.DECIDE.isdisjoint(s.name.lower() for s in section.settings)
-            end = "closed: what it is for answers 403" if decides else "what is in it is ignored"
-            self.note("warn", f"<{section.kind} {section.arg}> is not evaluated, {end}", where)
-            return
+        before = len(self.problems)
         try:
-            arg = canonical(section.arg) if section.kind == "Directory" else section.arg
-            section_pattern(section.kind, arg)
+            if section.kind in CONDITIONS:
+                decides = not access.DECIDE.isdisjoint(s.name.lower() for s in section.settings)
+                ends = "what is in it is ignored", "closed: what it is for answers 403"
+                self.note("warn", f"{shown} is not evaluated, {ends[decides]}", where)
+            else:
+                arg = canonical(section.arg) if section.kind == "Directory" else section.arg
+                section_pattern(section.kind, arg)
         except ValueError as error:
-            text = f"<{section.kind} {section.arg}> {error}"
-            self.problems.append(DirectiveError.at(where, text))
-
-    def groups(self, section: Section) -> None:
-        """Its <RequireAll> and the like make sense together."""
+            self.problems.append(DirectiveError.at(where, f"{shown} {error}"))
+        for setting in section.settings:
+            self.read(setting, section)
+        if len(self.problems) > before:
+            return
         lines = [setting for setting in section.settings if setting.name.lower() == "require"]
-        try:
+        try:  # its <RequireAll> and the like make sense together
             access.authorization(lines, self.unknown)
         except ValueError as error:
-            self.problems.append(
-                DirectiveError.at(lines[0], f"<{section.kind} {section.arg}>: {error}")
-            )
+            self.problems.append(DirectiveError.at(lines[0], f"{shown}: {error}"))
 
     def read(self, setting: Setting, section: Section | None = None) -> None:
         try:
             row = None if setting.name.lower() in SPECS else foreign(setting.name)
             spec = row or spec_for(setting.name, self.mpm)
-            if self.host and isinstance(spec, Spec):
-                virtual_hosts.refuse(spec)
-            if spec.name == "ServerAlias" and not self.host:
+            server_alone = isinstance(spec, Spec) and (spec.source == "mpm" or spec.where == "main")
+            if self.in_host and server_alone:
+                raise ValueError(f"{spec.name} cannot occur within <VirtualHost>: move it out")
+            if spec.name == "ServerAlias" and not self.in_host:
                 raise ValueError("ServerAlias only used in <VirtualHost>: move it in")
-            if section and spec.where == "server":
+            if section and spec.where in ("server", "main", "connection"):
                 raise ValueError(f"{spec.name} may not stand in a <{section.kind}>: move it out")
             if not section and spec.where == "section":
                 raise ValueError(
@@ -234,38 +202,37 @@ class _Reader:
                 )
             if isinstance(spec, Foreign):
                 self.lacking.take(spec, setting)
-                self.closed(setting)
-                return
-            value = spec.read(setting.args)
-            if self.lacking.strict and (why := access.closed_by(setting, self.unknown)):
-                raise ValueError(
-                    f"{' '.join((setting.name, *setting.args))} would admit no client: {why}"
-                )
-            access.limited(setting.within)
-            self.refuse(spec, setting, value)
-            if spec.name in ("SetHandler", "AddHandler"):
-                self.lacking.handler(setting)
+            else:
+                value = spec.read(setting.args)
+                access.limited(setting.within)
+                self.refuse(spec, setting, value)
+                if spec.name in ("SetHandler", "AddHandler"):
+                    self.lacking.handler(setting)
+            if why := access.closed_by(setting, self.unknown):  # it cannot be enforced
+                line = " ".join((setting.name, *setting.args))
+                if self.lacking.strict:
+                    raise ValueError(f"{line} would admit no client: {why}")
+                self.note("warn", f"closed: {line} admits no client, since {why}", setting)
         except ValueError as error:
             self.problems.append(DirectiveError.at(setting, str(error)))
             return
-        self.remark(spec, setting, section)
-        if spec.attribute and not section:
-            self.values[spec.attribute] = spec.merge(self.values[spec.attribute], value)
-            if spec.name == "LogLevel":
-                levels = module_levels(setting.args, self.values["module_levels"])
-                self.values["module_levels"] = self.written["module_levels"] = levels
-            self.written[spec.attribute] = self.values[spec.attribute]
+        if isinstance(spec, Spec):
+            self.remark(spec, setting, section)
+            if spec.attribute and not section:
+                self.take(spec, setting, value)
+
+    def take(self, spec: Spec, setting: Setting, value: Any) -> None:
+        values = self.values
+        values[spec.attribute] = spec.merge(values[spec.attribute], value)
+        if spec.name == "LogLevel":
+            levels = module_levels(setting.args, values["module_levels"])
+            values["module_levels"] = self.written["module_levels"] = levels
+        self.written[spec.attribute] = values[spec.attribute]
 
     def refuse(self, spec: Spec, setting: Setting, value: Any) -> None:
         """Refusals that depend on the MPM or on the lines before. Raises ValueError."""
-        words = [word.lower() for word in setting.args]
         if spec.name == "Listen" and value[0].port and value[0] in self.values["Listen"]:
             raise ValueError(f"Listen {setting.args[0]} is there already: keep one of the two")
-        if spec.name == "Mutex":
-            if words[0].partition(":")[0] not in MUTEXES:
-                raise ValueError(f'Mutex knows {", ".join(MUTEXES)}, not "{setting.args[0]}"')
-            if self.mpm == "event" and "mpm-accept" in words[1:]:
-                raise ValueError("Mutex mpm-accept does not exist under event: take it out")
         if spec.attribute == "MaxConnectionsPerChild" and value < 0 and self.mpm in THREADED:
             # A threaded child of httpd compares with <= 0 at once, quits before it has served
             # anything, and is replaced, forever.  mpmkit: refused.
@@ -276,28 +243,17 @@ class _Reader:
 
     def remark(self, spec: Spec, setting: Setting, section: Section | None) -> None:
         """Notes that concern one line only."""
-        self.closed(setting)
         if spec.renamed:
-            ah = RENAMED_AH.get((spec.name, self.mpm), "")
+            ah = RENAMED_AH[spec.name][MPMS.index(self.mpm)]
             self.note("info", f"{spec.name} is an old name: write {spec.renamed}", setting, ah)
-        if spec.name == "AllowOverride":
-            if [word.lower() for word in setting.args] != ["none"]:
-                words = " ".join(setting.args)
-                self.note("warn", f"AllowOverride {words}: .htaccess files are never read", setting)
-        elif not spec.effect and spec.name != "Mutex":
+        if not spec.effect:
             self.note("debug", f"{spec.name} has no effect in mpmkit", setting)
-        if section and spec.effect and spec.name not in IN_SECTIONS:
+        elif section and spec.where == "outside":
             text = f"{spec.name} has an effect outside of sections only: move it out of the "
             self.note("warn", f"{text}<{section.kind}>", setting)
-        if self.host and not section and spec.name in virtual_hosts.OF_CONNECTIONS:
+        elif self.in_host and spec.where == "connection":
             text = f"{spec.name} is the server's alone: that of a <VirtualHost> has no effect"
             self.note("warn", text, setting)
-
-    def closed(self, setting: Setting) -> None:
-        """Say which line cannot be enforced."""
-        if why := access.closed_by(setting, self.unknown):
-            line = " ".join((setting.name, *setting.args))
-            self.note("warn", f"closed: {line} admits no client, since {why}", setting)
 
     def note(self, level: str, text: str, setting: Setting, ah: str = "") -> None:
         self.notes.append(Note(ah, level, text + setting.place))
@@ -323,115 +279,99 @@ class _Checker:
         ah = correction_id(what, self.mpm, restart=self.running is not None)
         self.notes.append(Note(ah, "warn", text))
 
+    def at_least(self, name: str, least: int, why: str, what: str = "") -> None:
+        if self.values[name] < least:
+            self.correct(name, least, why, what)
+
+    def at_most(self, name: str, most: int, why: str, what: str = "") -> None:
+        if self.values[name] > most:
+            self.correct(name, most, why, what)
+
+    def positive(self, *names: str) -> None:
+        for name in names:
+            self.at_least(name, 1, "is below 1", f"{name} low")
+
     def limit(self, name: str) -> None:
         """ServerLimit and ThreadLimit: within what is compiled in, and fixed by the first start."""
-        v = self.values
-        high = SPECS[name.lower()].high_for(self.mpm)
+        v, high = self.values, SPECS[name.lower()].high_for(self.mpm)
         assert high is not None
-        if v[name] > high:
-            self.correct(name, high, f"is above the compiled limit of {high}", f"{name} high")
-        self.at_least_one(name)
+        self.at_most(name, high, f"is above the compiled limit of {high}", f"{name} high")
+        self.positive(name)
         first = getattr(self.running, name) if self.running else v[name]
         if v[name] != first:
             why = f"differs from the {first} of the first start, a restart cannot change it"
             self.correct(name, first, why, f"{name} changed")
 
-    def at_least_one(self, name: str) -> None:
-        if self.values[name] < 1:
-            self.correct(name, 1, "is below 1", f"{name} low")
-
-    def at_most(self, name: str, other: str) -> None:
-        most = self.values[other]
-        if self.values[name] > most:
-            self.correct(name, most, f"is above the {other} of {most}", f"{name} high")
-
     def prefork(self) -> None:
         v = self.values
         self.limit("ServerLimit")
-        self.at_most("MaxRequestWorkers", "ServerLimit")
-        for name in ("MaxRequestWorkers", "StartServers", "MinSpareServers"):
-            self.at_least_one(name)
+        most = v["ServerLimit"]
+        why = f"is above the ServerLimit of {most}"
+        self.at_most("MaxRequestWorkers", most, why, "MaxRequestWorkers high")
+        self.positive("MaxRequestWorkers", "StartServers", "MinSpareServers")
         # from here on httpd says nothing
-        least = v["MinSpareServers"] + 1
-        if v["MaxSpareServers"] < least:
-            self.correct("MaxSpareServers", least, "is not above MinSpareServers")
-        if v["StartServers"] > v["MaxRequestWorkers"]:
-            self.correct("StartServers", v["MaxRequestWorkers"], "is above MaxRequestWorkers")
+        self.at_least("MaxSpareServers", v["MinSpareServers"] + 1, "is not above MinSpareServers")
+        self.at_most("StartServers", v["MaxRequestWorkers"], "is above MaxRequestWorkers")
 
     def threads(self) -> None:
         v = self.values
         self.limit("ServerLimit")
         self.limit("ThreadLimit")
-        self.at_most("ThreadsPerChild", "ThreadLimit")
-        self.at_least_one("ThreadsPerChild")
-        threads = v["ThreadsPerChild"]
-        if v["MaxRequestWorkers"] < threads:
-            why = f"is below the ThreadsPerChild of {threads}, the threads of one child"
-            self.correct("MaxRequestWorkers", threads, why, "MaxRequestWorkers low")
-        processes, rest = divmod(v["MaxRequestWorkers"], threads)
-        if rest:
-            why = f"is not a multiple of the ThreadsPerChild of {threads}"
-            what = "MaxRequestWorkers multiple"
-            self.correct("MaxRequestWorkers", processes * threads, why, what)
-        if processes > v["ServerLimit"]:
+        most = v["ThreadLimit"]
+        why = f"is above the ThreadLimit of {most}"
+        self.at_most("ThreadsPerChild", most, why, "ThreadsPerChild high")
+        self.positive("ThreadsPerChild")
+        threads, limit = v["ThreadsPerChild"], v["ServerLimit"]
+        why = f"is below the ThreadsPerChild of {threads}, the threads of one child"
+        self.at_least("MaxRequestWorkers", threads, why, "MaxRequestWorkers low")
+        processes = v["MaxRequestWorkers"] // threads
+        why = f"is not a multiple of the ThreadsPerChild of {threads}"
+        self.at_most("MaxRequestWorkers", processes * threads, why, "MaxRequestWorkers multiple")
+        if processes > limit:
             # The limit on processes is obeyed, the variable keeps its value: Directives has both.
-            self.note(
-                "MaxRequestWorkers high",
-                f"MaxRequestWorkers {v['MaxRequestWorkers']} needs {processes} processes, above "
-                f"the ServerLimit of {v['ServerLimit']}: {v['ServerLimit'] * threads} connections "
-                "are served",
-            )
-            processes = v["ServerLimit"]
-        self.at_least_one("StartServers")
-        self.at_least_one("MinSpareThreads")
+            asked = f"MaxRequestWorkers {v['MaxRequestWorkers']} needs {processes} processes"
+            served = f"the ServerLimit of {limit}: {limit * threads} connections are served"
+            self.note("MaxRequestWorkers high", f"{asked}, above {served}")
+            processes = limit
+        self.positive("StartServers", "MinSpareThreads")
         # from here on httpd says nothing
         least = v["MinSpareThreads"] + threads + 1
-        if v["MaxSpareThreads"] < least:
-            why = "is below MinSpareThreads + ThreadsPerChild + 1"
-            self.correct("MaxSpareThreads", least, why)
-        if v["StartServers"] > processes:
-            why = f"is above the {processes} processes that MaxRequestWorkers allows"
-            self.correct("StartServers", processes, why)
+        why = "is below MinSpareThreads + ThreadsPerChild + 1"
+        self.at_least("MaxSpareThreads", least, why)
+        why = f"is above the {processes} processes that MaxRequestWorkers allows"
+        self.at_most("StartServers", processes, why)
 
     def rest(self) -> None:
         """mpmkit: negatives that httpd stores and then treats as 0 are 0 here."""
-        if self.values["MaxConnectionsPerChild"] < 0:
-            self.correct("MaxConnectionsPerChild", 0, "is below 0, which prefork takes for never")
+        why = "is below 0, which prefork takes for never"
+        self.at_least("MaxConnectionsPerChild", 0, why)
         for name in ("Timeout", "GracefulShutdownTimeout", "MaxKeepAliveRequests"):
-            if self.values[name] < 0:
-                self.correct(name, type(self.values[name])(0), "is below 0")
+            self.at_least(name, 0, "is below 0")
 
 
-def _resolve_logs(values: dict[str, Any]) -> list[Note]:
-    """CustomLog's nicknames become formats; a LogFormat may come after its CustomLog."""
-    notes = []
-    logs = []
+def _resolve(values: dict[str, Any]) -> list[Note]:
+    """CustomLog's nicknames become formats; a LogFormat may come after its CustomLog. Relative names of
+    files start from ServerRoot; without a ServerRoot they stay as they are."""
+    root = values["ServerRoot"]
+
+    def resolve(name: str) -> str:
+        if not root or name.startswith(("/", "|", "syslog:")) or name == "syslog":
+            return name
+        return f"{root.rstrip('/')}/{name}"
+
+    notes, logs = [], []
     for file, name, *condition in values["CustomLog"]:
         layout = values["LogFormat"].get(name, name) or COMMON
         if "%" not in layout:
             why = f'no LogFormat has the nickname "{layout}", every line will be that word'
             notes.append(Note("", "warn", f"CustomLog {file}: {why}"))
-        logs.append((file, layout, *condition))
+        logs.append((resolve(file), layout, *condition))
     values["CustomLog"] = tuple(logs)
-    return notes
-
-
-def _resolve_files(values: dict[str, Any]) -> None:
-    """Relative names start from ServerRoot; without a ServerRoot they stay as they are."""
-    root = values["ServerRoot"]
-    if not root:
-        return
-
-    def resolve(name: str) -> str:
-        if name.startswith(("/", "|", "syslog:")) or name == "syslog":
-            return name
-        return f"{root.rstrip('/')}/{name}"
-
+    values["aliases"] = tuple((kind, url, resolve(to)) for kind, url, to in values["aliases"])
     for key in FILES:
         if values[key]:
             values[key] = resolve(values[key])
-    values["CustomLog"] = tuple((resolve(file), *rest) for file, *rest in values["CustomLog"])
-    values["aliases"] = tuple((kind, url, resolve(to)) for kind, url, to in values["aliases"])
+    return notes
 
 
 def _resolve_tls(values: dict[str, Any], hosts: Sequence[VirtualHost]) -> None:

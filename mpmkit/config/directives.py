@@ -11,21 +11,16 @@ A directive goes through three forms::
           v
     Directives.ThreadsPerChild == 64,  Note("AH00507", ...)     what the server will do
 
-The rules are those of Apache httpd 2.4:
+The rules are those of Apache httpd 2.4; a comment that starts with "mpmkit:" says where we differ:
 
-* Values are only stored while a file is read.  The cross checks run afterwards, so the order of
-  the lines does not matter and the last line for a name wins.
-* There are two ways to be wrong.  Something that cannot be understood (an unknown name, a missing
-  argument, ``KeepAlive perhaps``) stops the start with a `DirectiveError`.  A number that can be
-  understood but not obeyed is *corrected*: the server starts, with another number and a `Note`.
+* The cross checks run when a file has been read: the order of lines does not matter, the last one wins.
+* What cannot be understood (an unknown name, a missing argument, ``KeepAlive perhaps``) stops the start
+  with a `DirectiveError`.  A number that can be understood but not obeyed is *corrected*: the server
+  starts, with another number and a `Note`.
 * Most numbers are read as C's ``atoi`` reads them: ``abc`` is 0 and ``12x`` is 12.
-* A directive of another MPM is an unknown directive.  That is why configurations wrap them in
-  ``<IfModule mpm_event_module>``.
+* A directive of another MPM is an unknown directive: hence ``<IfModule mpm_event_module>``.
 
-Where mpmkit differs on purpose, a comment that starts with "mpmkit:" says so.
-
-config/ opens nothing but the files of a configuration.  The table as a page is docs/DIRECTIVES.md,
-which `docs._tools.directives_doc` writes.
+config/ opens nothing but the files of a configuration. The table as a page is docs/DIRECTIVES.md.
 """
 
 from __future__ import annotations
@@ -38,7 +33,7 @@ from mpmkit.config import access, values
 from mpmkit.config.alias import Redirection, alias, redirect
 from mpmkit.config.setenvif import EnvRule, setter
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
-from mpmkit.config.unsupported import REMOVED_IN_2_4, WITHOUT_EFFECT, foreign
+from mpmkit.config.unsupported import foreign
 from mpmkit.config.values import Words, append, update
 
 __all__ = [
@@ -47,7 +42,6 @@ __all__ = [
 ]  # fmt: skip
 
 COMMON = '%h %l %u %t "%r" %>s %b'
-COMBINED = COMMON + ' "%{Referer}i" "%{User-Agent}i"'
 SOME = (1, 99)
 
 
@@ -64,6 +58,16 @@ def count(unit: str, default: Any, doc: str, **row: Any) -> Any:
     """One of the numbers that decide how many processes and threads there are."""
     given = {"takes": "number", "unit": unit, "source": "mpm", "low": 1, **row}
     return directive(values.number, default, doc, **given)
+
+
+def bounded(unit: str, default: Any, doc: str, parse: Any = values.number, **row: Any) -> Any:
+    """A number that is refused if it is less than `low`, which is 0 if it is not given."""
+    given = {"takes": "number", "unit": unit, "low": 0, "refused": True, **row}
+    return directive(parse, default, doc, **given)
+
+
+def switch(default: Any, doc: str, **row: Any) -> Any:
+    return directive(values.on_off, default, doc, takes="On|Off", **row)
 
 
 def per_mpm(prefork: Any, worker: Any, event: Any) -> dict[str, Any]:
@@ -114,37 +118,32 @@ class Directives:
         "Connections beyond its threads that a child takes for each idle thread; only the "
         "integer part counts, and less than 1 counts as 1",
         takes="factor", unit="connections per idle thread", source="mpm", mpms=("event",))
-    ThreadStackSize: int = directive(values.based_number, 0,
-        "Stack of a worker thread; 0 is the system's; nothing to prefork",
-        takes="number", unit="bytes", source="mpm", low=0, refused=True)
-    MaxMemFree: int = directive(values.based_number, 2048,
-        "Free memory kept for each allocator; 0 is all of it",
-        takes="number", unit="KiB", source="mpm", low=0, refused=True, effect=False)
-    ImmortalObjects: bool = directive(values.on_off, True,
+    ThreadStackSize: int = bounded("bytes", 0, "Stack of a worker thread; 0 is the system's; nothing to prefork",
+        values.based_number, source="mpm")
+    MaxMemFree: int = bounded("KiB", 2048, "Free memory kept for each allocator; 0 is all of it",
+        values.based_number, source="mpm", effect=False)
+    ImmortalObjects: bool = switch(True,
         "Before the first fork, fix the reference counts of what children use, so that its pages stay "
-        "shared; takes effect at the start, on Python 3.12 to 3.14",
-        takes="On|Off", source="mpmkit")
+        "shared; takes effect at the start, on Python 3.12 to 3.14", source="mpmkit")
     GracefulShutdownTimeout: float = directive(values.seconds, 0.0,
         "How long graceful-stop waits for children; 0 is forever",
         takes="number", unit="s", source="mpm")
     # Listening
     Listen: tuple[values.ListenAddress, ...] = directive(values.listen, (), "Where to listen",
         takes="[address:]port [protocol]", source="mpm", args=(1, 2), merge=append)
-    ListenBacklog: int = directive(values.number, 511,
-        "Length of the kernel's queue of waiting connections",
-        takes="number", unit="connections", source="mpm", low=1, refused=True)
-    ListenTCPDeferAccept: int = directive(values.number, 30,
-        "Value of TCP_DEFER_ACCEPT where it is used",
-        takes="number", unit="s", source="mpm", low=1, refused=True)
+    ListenBacklog: int = bounded("connections", 511, "Length of the kernel's queue of waiting connections",
+        source="mpm", low=1)
+    ListenTCPDeferAccept: int = bounded("s", 30, "Value of TCP_DEFER_ACCEPT where it is used",
+        source="mpm", low=1)
+    ListenCoresBucketsRatio: int = bounded("cores", 0,
+        "Cores for each bucket of listeners; mpmkit has one bucket", source="mpm", low=1, effect=False)
     AcceptFilter: dict[str, str] = directive(values.accept_filter, {"http": "data", "https": "data"},
         "What the kernel waits for before it hands over a connection: data, connect or none",
-        takes="protocol filter", args=(2, 2), merge=update)
-    SendBufferSize: int = directive(values.number, 0,
-        "Kernel's send buffer, from 512; 0 is the system's",
-        takes="number", unit="bytes", source="mpm", low=512, or_zero=True, refused=True)
-    ReceiveBufferSize: int = directive(values.number, 0,
-        "Kernel's receive buffer, from 512; 0 is the system's",
-        takes="number", unit="bytes", source="mpm", low=512, or_zero=True, refused=True)
+        where="main", takes="protocol filter", args=(2, 2), merge=update)
+    SendBufferSize: int = bounded("bytes", 0, "Kernel's send buffer, from 512; 0 is the system's",
+        source="mpm", low=512, or_zero=True)
+    ReceiveBufferSize: int = bounded("bytes", 0, "Kernel's receive buffer, from 512; 0 is the system's",
+        source="mpm", low=512, or_zero=True)
     # The server and its files
     ServerRoot: str | None = directive(values.text, None,
         "Directory that relative file names start from",
@@ -154,9 +153,9 @@ class Directives:
     ServerAlias: Words = directive(values.all_words, (),
         "Other names of a <VirtualHost>; * and ? stand for any characters and for one",
         takes="name ...", args=SOME, merge=append)
-    UseCanonicalName: str = directive(values.choice(off="Off", on="On", dns="DNS"), "Off",
+    UseCanonicalName: str = directive(values.choice("Off", "On", "DNS"), "Off",
         "Whose name redirects and %V have: On is ServerName's, Off the client's. DNS is as Off",
-        takes="On|Off|DNS", where="any")
+        takes="On|Off|DNS", where="outside")
     DocumentRoot: str | None = directive(values.text, None, "Directory the site is served from",
         takes="directory", httpd="htdocs")
     PidFile: str | None = directive(values.text, None, "File with the process id of the parent",
@@ -166,17 +165,17 @@ class Directives:
         takes="file", source="mpm")
     User: str | None = directive(values.user, None,
         "User the children become, if started as root",
-        takes="name or #id", source="mod_unixd", httpd="#-1")
+        where="main", takes="name or #id", source="mod_unixd", httpd="#-1")
     Group: str | None = directive(values.text, None,
         "Group the children become, if started as root",
-        takes="name or #id", source="mod_unixd", httpd="#-1")
+        where="main", takes="name or #id", source="mod_unixd", httpd="#-1")
     ErrorLog: str | None = directive(values.text, None,
         "File for the error log; without it, standard error", takes="file", httpd="logs/error_log")
     LogLevel: str = directive(values.log_level, "warn", "Least important message that is logged",
-        takes="level", args=SOME, where="any", merge=values.keep_if_none)
+        takes="level", args=SOME, where="outside", merge=values.keep_if_none)
     module_levels: dict[str, str]  # those of LogLevel for single modules
     LogFormat: dict[str, str] = directive(values.log_format,
-        {"common": COMMON, "combined": COMBINED},
+        {"common": COMMON, "combined": COMMON + ' "%{Referer}i" "%{User-Agent}i"'},
         "A format for the access log, and a nickname for it", takes="format [nickname]",
         source="mod_log_config", args=(1, 2), merge=update)
     CustomLog: tuple[Words, ...] = directive(values.custom_log, (),
@@ -184,58 +183,52 @@ class Directives:
         source="mod_log_config", args=(2, 3), merge=append,
         also=({"name": "TransferLog", "takes": "file", "args": (1, 1),
                "doc": "Access log in the format last given without nickname"},))
-    BufferedLogs: bool = directive(values.on_off, False,
-        "Collect lines of the access log and write several at once",
-        takes="On|Off", source="mod_log_config")
-    ExtendedStatus: bool = directive(values.on_off, False,
+    BufferedLogs: bool = switch(False, "Collect lines of the access log and write several at once",
+        source="mod_log_config")
+    ExtendedStatus: bool = switch(False,
         "Keep each worker's request, client and times; LoadModule status_module switches it on",
-        takes="On|Off")
+        where="main")
     ServerTokens: str = directive(values.choice(
-        full="Full", os="OS", min="Minimal", minimal="Minimal", minor="Minor", major="Major",
-        prod="ProductOnly", productonly="ProductOnly"), "Full",
-        "How much the Server header says", takes="Full|OS|Minimal|Minor|Major|Prod")
-    ServerSignature: str = directive(values.choice(off="Off", on="On", email="EMail"), "Off",
+        "Full", "OS", "Minimal", "Minor", "Major", "ProductOnly", min="Minimal", prod="ProductOnly"),
+        "Full", "How much the Server header says", where="main", takes="Full|OS|Minimal|Minor|Major|Prod")
+    ServerSignature: str = directive(values.choice("Off", "On", "EMail"), "Off",
         "A line about the server under its error pages", takes="Off|On|EMail", where="any")
     ServerAdmin: str = directive(values.text, "",
         "Address of the administrator, for ServerSignature EMail", takes="address")
     # Connections
     Timeout: float = directive(values.seconds, 60.0,
-        "Longest wait for one read or write on a connection", takes="number", unit="s")
-    KeepAlive: bool = directive(values.on_off, True, "Several requests on one connection",
-        takes="On|Off", source="http_core")
+        "Longest wait for one read or write on a connection", where="connection", takes="number", unit="s")
+    KeepAlive: bool = switch(True, "Several requests on one connection", where="connection", source="http_core")
     KeepAliveTimeout: float = directive(values.time, 5.0,
         "Longest wait for the next request; 0 is no keep-alive",
-        takes="time", unit="s", source="http_core")
+        where="connection", takes="time", unit="s", source="http_core")
     MaxKeepAliveRequests: int = directive(values.number, 100,
         "N lets N + 1 requests through; 0 is no limit",
-        takes="number", unit="requests", source="http_core")
+        where="connection", takes="number", unit="requests", source="http_core")
     RequestReadTimeout: values.RequestReadTimeout = directive(
         values.read_timeout, values.RequestReadTimeout(),
         "Longest time for each stage of a request, and the rate that prolongs it",
-        takes="stage=init[-max][,MinRate=rate] ...", unit="s, bytes/s", source="mod_reqtimeout",
-        args=(0, 99), merge=values.amend)
-    LimitRequestLine: int = directive(values.number, 8190, "Longest request line",
-        takes="number", unit="bytes", low=0, refused=True)
-    LimitRequestFieldSize: int = directive(values.number, 8190, "Longest header field",
-        takes="number", unit="bytes", low=0, refused=True)
-    LimitRequestFields: int = directive(values.number, 100, "Most header fields; 0 is no limit",
-        takes="number", unit="fields", low=0, refused=True)
-    LimitRequestBody: int = directive(values.exact_number, 1 << 30, "Longest body; 0 is no limit",
-        takes="number", unit="bytes", where="any", low=0, refused=True)
+        where="connection", takes="stage=init[-max][,MinRate=rate] ...", unit="s, bytes/s",
+        source="mod_reqtimeout", args=(0, 99), merge=values.amend)
+    LimitRequestLine: int = bounded("bytes", 8190, "Longest request line", where="connection")
+    LimitRequestFieldSize: int = bounded("bytes", 8190, "Longest header field", where="connection")
+    LimitRequestFields: int = bounded("fields", 100, "Most header fields; 0 is no limit", where="connection")
+    LimitRequestBody: int = bounded("bytes", 1 << 30, "Longest body; 0 is no limit",
+        values.exact_number, where="any")
     HttpProtocolOptions: Words = directive(
         values.protocol_options, tuple(pair[0] for pair in values.PROTOCOL_OPTIONS),
         "How strictly a request is read",
-        takes="Strict|Unsafe Lenient|RegisteredMethods Allow0.9|Require1.0",
+        where="connection", takes="Strict|Unsafe Lenient|RegisteredMethods Allow0.9|Require1.0",
         args=(1, 3), merge=values.answer)
     ConnectionFilter: tuple[str, int] | None = directive(values.connection_filter, None,
         "A filter before every connection's socket. LINE_RATE lets so many KiB/s through, and is not "
         "safe for event, which then holds a thread for each connection; the nearest of httpd's is "
         "RATE_LIMIT, a filter of responses",
-        takes="LINE_RATE KiB/s | None", source="mpmkit", args=(1, 2))
+        where="connection", takes="LINE_RATE KiB/s | None", source="mpmkit", args=(1, 2))
     # TLS
-    SSLEngine: bool | None = directive(values.on_off, None,
+    SSLEngine: bool | None = switch(None,
         "TLS on the listening sockets whose Listen says https, or on all if none does; without this "
-        "line, on those that say https; Off: on none", takes="On|Off", source="mod_ssl", httpd="Off")
+        "line, on those that say https; Off: on none", source="mod_ssl", httpd="Off")
     SSLCertificateFile: str | None = directive(values.text, None,
         "File with the server's certificate and those that vouch for it, in PEM",
         takes="file", source="mod_ssl")
@@ -249,31 +242,27 @@ class Directives:
         "Ciphers for TLS 1.2, as OpenSSL names them; without it, those that Python's ssl module "
         "considers safe", takes="ciphers", source="mod_ssl", httpd="DEFAULT")
     # Responses
-    EnableSendfile: bool = directive(values.on_off, False,
-        "Send files larger than 64 KiB by sendfile, which frees event's threads",
-        takes="On|Off", where="any")
-    EnableMMAP: bool = directive(values.on_off, True,
+    EnableSendfile: bool = switch(False,
+        "Send files larger than 64 KiB by sendfile, which frees event's threads", where="any")
+    EnableMMAP: bool = switch(True,
         "Map files of 64 KiB to 4 MiB into memory to send them, where EnableSendfile is Off; a file "
         "stays mapped from its second request on. Off: they are read, as it should be on a network "
-        "file system", takes="On|Off", where="any")
-    FlushMaxThreshold: int = directive(values.exact_number, 65535,
-        "Pending bytes above which a write blocks", takes="number", unit="bytes", low=0, refused=True)
-    FlushMaxPipelined: int = directive(values.exact_number, 4,
-        "Pending pipelined responses above which a write blocks; negative is no limit",
-        takes="number", unit="responses", effect=False)
-    TraceEnable: str = directive(values.choice(on="On", off="Off", extended="Extended"), "On",
+        "file system", where="any")
+    FlushMaxThreshold: int = bounded("bytes", 65535, "Pending bytes above which a write blocks",
+        values.exact_number, where="connection")
+    TraceEnable: str = directive(values.choice("On", "Off", "Extended"), "On",
         "Whether TRACE is answered", takes="On|Off|Extended")
     FileETag: Words = directive(values.file_etag, ("MTime", "Size"), "What an ETag is made of",
         takes="[+-]INode|MTime|Size|Digest|All|None ...", args=SOME, where="any")
     MaxRanges: int = directive(values.ranges, 200,
         "Ranges of one request before all is sent; 0 is no ranges, -1 no limit",
-        takes="none|default|unlimited|number", unit="ranges", where="any")
+        takes="none|default|unlimited|number", unit="ranges", where="outside")
     MaxRangeOverlaps: int = directive(values.range_limit, 20,
         "Overlapping ranges of one request before all is sent",
-        takes="none|default|unlimited|number", unit="ranges", where="any")
+        takes="none|default|unlimited|number", unit="ranges", where="outside")
     MaxRangeReversals: int = directive(values.range_limit, 20,
         "Ranges before the one ahead of them, before all is sent",
-        takes="none|default|unlimited|number", unit="ranges", where="any")
+        takes="none|default|unlimited|number", unit="ranges", where="outside")
     # The site
     DirectoryIndex: Words = directive(values.index_names, ("index.html",), "Files tried for a directory",
         takes="file ...", source="mod_dir", args=SOME, where="any", merge=append)
@@ -295,8 +284,8 @@ class Directives:
     ErrorDocument: dict[int, str] = directive(values.error_document, {},
         "What is sent instead of an error page",
         takes="status text-or-path", args=(2, 2), where="any", merge=update)
-    DirectorySlash: bool = directive(values.on_off, True,
-        "Redirect a directory's path without its last slash", takes="On|Off", source="mod_dir", where="any")
+    DirectorySlash: bool = switch(True,
+        "Redirect a directory's path without its last slash", source="mod_dir", where="any")
     FallbackResource: str = directive(values.unless_disabled, "",
         "What answers for paths that lead to no file", takes="path|disabled", source="mod_dir", where="any")
     ForceType: str | None = directive(values.handler, None, "The media type of all files here",
@@ -321,15 +310,14 @@ class Directives:
     variables: tuple[EnvRule, ...] = directive(setter(), (),
         "Variables of a request: for scripts, the access log and its env=", name="SetEnvIf",
         takes="attribute expression [!]variable[=value] ...", source="mod_setenvif", args=(3, 99),
-        where="any", merge=append,
+        where="outside", merge=append,
         also=({"name": "SetEnvIfNoCase", "parse": setter(any_case=True)},
               {"name": "BrowserMatch", "parse": setter("User-Agent"), "args": (2, 99),
                "takes": "expression [!]variable[=value] ..."},
               {"name": "BrowserMatchNoCase", "parse": setter("User-Agent", True), "args": (2, 99),
                "takes": "expression [!]variable[=value] ..."}))
-    ProxyTimeout: float = directive(values.seconds, 0.0,
-        "Longest wait for a FastCGI backend; 0 is Timeout's",
-        takes="number", unit="s", source="mod_proxy", low=0, refused=True, httpd="Timeout")
+    ProxyTimeout: float = bounded("s", 0.0, "Longest wait for a FastCGI backend; 0 is Timeout's",
+        values.seconds, source="mod_proxy", httpd="Timeout")
     ProxySet: tuple[tuple[str, dict[str, float]], ...] = directive(values.proxy_set, (),
         "How the connections to a FastCGI backend are used: enablereuse=on keeps them, max of them "
         "in a process", takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append)
@@ -338,6 +326,7 @@ class Directives:
     hosts: tuple[VirtualHost, ...] = ()
     closed: tuple[Setting, ...] = ()  # what closes all of it: SSLVerifyClient outside of sections
     unknown: frozenset[str] = frozenset()  # see `access.unknown`
+    own_body: bool = False  # LimitRequestBody differs between the hosts
 
     @property
     def threaded(self) -> bool:
@@ -352,14 +341,10 @@ class Directives:
     def longest_body(self) -> int:
         """The largest LimitRequestBody, those of sections included: what a request may announce before
         it is known which section it is for. 0: no limit."""
-        limits = [self.LimitRequestBody]
-        limits += [host.directives.longest_body for host in self.hosts]
-        for section in self.sections:
-            limits += [
-                SPECS["limitrequestbody"].read(setting.args)
-                for setting in section.settings
-                if setting.name.lower() == "limitrequestbody"
-            ]
+        limits = [self.LimitRequestBody, *(host.directives.longest_body for host in self.hosts)]
+        lines = [setting for section in self.sections for setting in section.settings]
+        read = SPECS["limitrequestbody"].read
+        limits += [read(line.args) for line in lines if line.name.lower() == "limitrequestbody"]
         return 0 if 0 in limits else max(limits)
 
     @property
@@ -392,12 +377,9 @@ def _rows() -> Iterator[Spec]:
     for one in fields(Directives):
         if one.metadata:
             row = {"name": one.name, "attribute": one.name, **one.metadata}
-            also = row.pop("also", ())
-            yield Spec(**row)
-            for other in also:
+            for other in ({}, *row.pop("also", ())):
                 yield Spec(**{**row, **other})
     yield from access.ROWS
-    yield from WITHOUT_EFFECT
 
 
 ROWS = tuple(_rows())
@@ -409,26 +391,21 @@ def spec_for(name: str, mpm: str | None) -> Spec:
 
     With None, while the MPM is not known yet, the names of all three are right.
     """
-    key = name.lower()
-    spec = SPECS.get(key)
+    spec = SPECS.get(name.lower())
     if spec is not None and (mpm is None or mpm in spec.mpms):
         return spec
     if spec is not None:
-        owners = " and ".join(spec.mpms)
-        guard = f"<IfModule mpm_{spec.mpms[-1]}_module>"
+        guard = f"wrap it in <IfModule mpm_{spec.mpms[-1]}_module> or take it out"
         raise ValueError(
-            f"{spec.name} belongs to {owners}, this is {mpm}: wrap it in {guard} or take it out"
+            f"{spec.name} belongs to {' and '.join(spec.mpms)}, this is {mpm}: {guard}"
         )
-    if key in REMOVED_IN_2_4:
-        raise ValueError(f"{name} is gone from httpd 2.4: {REMOVED_IN_2_4[key]}")
+    if row := foreign(name):
+        raise ValueError(row.refusal)
     from difflib import get_close_matches  # only a mistake pays for it
 
     known = [row.name.lower() for row in ROWS if mpm is None or mpm in row.mpms]
-    if row := foreign(name):
-        text = f"{row.name} is a directive of {row.module} that mpmkit does not have: take it out"
-        raise ValueError(text)
-    if close := get_close_matches(key, known, n=1, cutoff=0.75):
-        raise ValueError(f"{name} is not a directive: did you mean {SPECS[close[0]].name}?")
+    for close in get_close_matches(name.lower(), known, n=1, cutoff=0.75):
+        raise ValueError(f"{name} is not a directive: did you mean {SPECS[close].name}?")
     raise ValueError(f"{name} is not a directive mpmkit knows: check its spelling or take it out")
 
 

@@ -30,6 +30,7 @@ def validate_environment(
     import grp
     import pwd
 
+    d = directives
     written = {setting.name.lower(): setting for setting in settings}
     problems = []
 
@@ -37,26 +38,21 @@ def validate_environment(
         setting = written.get(name.lower(), Setting(name))
         problems.append(DirectiveError.at(setting, f"{name} {text}", ah))
 
-    core = written.get("coredumpdirectory")
-    named = written.get("documentroot", Setting("")).file != COMPILED_IN
-    for name, path in (
-        ("ServerRoot", directives.ServerRoot),
-        ("DocumentRoot", directives.DocumentRoot if document_root and named else None),
-        ("CoreDumpDirectory", core.args[0] if core else None),
-    ):
+    core = written.get("coredumpdirectory", Setting("")).args
+    named = document_root and written.get("documentroot", Setting("")).file != COMPILED_IN
+    roots = [("ServerRoot", d.ServerRoot), ("DocumentRoot", d.DocumentRoot if named else None)]
+    for name, path in (*roots, *(("CoreDumpDirectory", path) for path in core)):
         if path is not None and not os.path.isdir(path):
             wrong(name, f"{path} is not a directory that can be read: create it or name another")
     for name in ("SSLCertificateFile", "SSLCertificateKeyFile"):
-        path = getattr(directives, name)
+        path = getattr(d, name)
         if path is not None and not os.path.isfile(path):
             wrong(name, f"{path}: No such file or directory: name a file in PEM that can be read")
     for name, find, ah in (("User", pwd.getpwnam, "AH00543"), ("Group", grp.getgrnam, "AH00544")):
-        who = getattr(directives, name)
-        if who is None:
-            continue
+        who = getattr(d, name)
         try:
             # "#1000" is a number and needs no name on this machine
-            number = int(who[1:]) if who.startswith("#") else find(who)[2]
+            number = 1 if who is None else int(who[1:]) if who.startswith("#") else find(who)[2]
         except (KeyError, ValueError):
             wrong(name, f"{who} does not exist on this machine: name one that does", ah)
             continue
@@ -64,13 +60,8 @@ def validate_environment(
             wrong(name, f"{who} is root by another name: name an ordinary user")
     if problems:
         raise DirectiveError.of(problems)
-    return _missing_roots(directives, hosts) if document_root else []
-
-
-def _missing_roots(directives: Directives, hosts: Iterable[Host]) -> list[Note]:
-    """httpd's warning of each <VirtualHost> whose DocumentRoot is not there."""
     notes = []
-    for host, virtual in zip(hosts, directives.hosts, strict=True):
+    for host, virtual in zip(hosts, d.hosts, strict=True) if document_root else ():
         root = virtual.directives.DocumentRoot
         for one in host.settings:
             if one.name.lower() == "documentroot" and not os.path.isdir(root or ""):

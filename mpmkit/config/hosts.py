@@ -14,34 +14,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from mpmkit.config.directives import Directives, VirtualHost
-from mpmkit.config.settings import DirectiveError, Host, Section, Setting, Spec
+from mpmkit.config.directives import VirtualHost
+from mpmkit.config.settings import DirectiveError, Host
 
 Address = tuple[str, int]
 Chains = dict[Address, list[VirtualHost]]
 
-# Directives that a <VirtualHost> may not have, with all those of the MPM.
-OUTSIDE = frozenset({
-    "AcceptFilter", "User", "Group", "ExtendedStatus", "ServerTokens", "Mutex", "CoreDumpDirectory",
-    "SSLPassPhraseDialog", "SSLRandomSeed", "SSLSessionCache",
-})  # fmt: skip
 # Lists that a host adds to; the host's lines are looked at first. Of other lists its own replaces all.
 ADDED = frozenset({"aliases", "redirects", "ProxySet"})
-# mpmkit: a connection is the server's until its first request has named the host; httpd has these by host.
-OF_CONNECTIONS = frozenset({
-    "Timeout", "KeepAlive", "KeepAliveTimeout", "MaxKeepAliveRequests", "RequestReadTimeout",
-    "LimitRequestLine", "LimitRequestFieldSize", "LimitRequestFields", "HttpProtocolOptions",
-    "ConnectionFilter", "FlushMaxThreshold",
-})  # fmt: skip
-
-
-def refuse(spec: Spec) -> None:
-    """Raises ValueError for a directive that a <VirtualHost> may not have."""
-    if spec.source == "mpm" or spec.name in OUTSIDE:
-        raise ValueError(f"{spec.name} cannot occur within <VirtualHost>: move it out")
 
 
 def addresses(host: Host) -> tuple[Address, ...]:
@@ -51,13 +33,12 @@ def addresses(host: Host) -> tuple[Address, ...]:
 
 def _address(word: str, host: Host) -> Address:
     name, colon, port = word.rpartition(":")
-    if not colon or not re.fullmatch(r"[0-9]+|\*", port) or (name.count(":") and name[-1:] != "]"):
+    if not colon or not re.fullmatch(r"[0-9]+|\*", port) or (":" in name and name[-1:] != "]"):
         name, port = word, "*"
     if port != "*" and not 0 < int(port[:9]) < 65536:
         text = f"<VirtualHost {word}>: a port is 1..65535, or * for any"
         raise DirectiveError(text, directive="VirtualHost", file=host.file, line=host.line)
-    name = name.removeprefix("[").removesuffix("]")
-    return canonical_address(name), 0 if port == "*" else int(port)
+    return canonical_address(name.strip("[]")), 0 if port == "*" else int(port)
 
 
 def canonical_address(text: str) -> str:
@@ -82,9 +63,9 @@ def over(server: Mapping[str, Any], own: Mapping[str, Any], of: Host) -> dict[st
     values["variables"] = (*server["variables"], *own.get("variables", ()))  # the last one counts
     if own.get("Options", ("",))[0].startswith(("+", "-")):
         values["Options"] = (*server["Options"], *own["Options"])
-    if "ServerName" not in own:
-        hosts = [address for address, _ in addresses(of)]
-        values["ServerName"] = server["ServerName"] if "" in hosts else hosts[0]
+    hosts = [address for address, _ in addresses(of)]
+    if "ServerName" not in own and "" not in hosts:
+        values["ServerName"] = hosts[0]
     return values
 
 
@@ -104,10 +85,8 @@ def chains(
 
 def chain_at(chains: Mapping[Address, Any], address: str, port: int) -> Any:
     """The chain that answers at an address, None where that is the server itself."""
-    for key in ((address, port), (address, 0), ("", port), ("", 0)):
-        if key in chains:
-            return chains[key]
-    return None
+    keys = ((address, port), (address, 0), ("", port), ("", 0))
+    return next((chains[key] for key in keys if key in chains), None)
 
 
 def speaks_tls(hosts: Sequence[VirtualHost], address: str, port: int, protocol: str) -> bool | None:
@@ -115,30 +94,13 @@ def speaks_tls(hosts: Sequence[VirtualHost], address: str, port: int, protocol: 
     where that is the server's to say. Raises DirectiveError if hosts at one socket differ."""
     found = chains(hosts)
     here = canonical_address(address) if address else ""
-    first = {id(chain[0]): chain[0] for chain in [chain_at(found, here, port)] if chain}
+    first = list(chain_at(found, here, port) or ())[:1]
     if not here:  # hosts of single addresses share the socket
-        same_port = (chain[0] for (_, other), chain in found.items() if other in (port, 0))
-        first.update((id(host), host) for host in same_port)
-    engines = {
-        protocol == "https" if host.directives.SSLEngine is None else host.directives.SSLEngine
-        for host in first.values()
-    }
+        first += [chain[0] for (_, other), chain in found.items() if other in (port, 0)]
+    own = [host.directives.SSLEngine for host in first]
+    engines = {protocol == "https" if engine is None else engine for engine in own}
     if len(engines) > 1:
-        host = next(iter(first.values()))
         text = f"SSLEngine is On in one <VirtualHost> at port {port} and Off in another: give each a port"
-        raise DirectiveError(text, directive="SSLEngine", file=host.file, line=host.line)
+        place = {"file": first[0].file, "line": first[0].line}
+        raise DirectiveError(text, directive="SSLEngine", **place)
     return engines.pop() if engines else None
-
-
-def with_body_limits(whole: Directives) -> Directives:
-    """Hosts and server with a LimitRequestBody of their own: the protocol applies the largest of all,
-    so each says its own for all of its files."""
-
-    def limited(one: Directives) -> Directives:
-        limit = Setting("LimitRequestBody", (str(one.LimitRequestBody),))
-        return replace(one, sections=(Section("Directory", "/", (limit,)), *one.sections))
-
-    if len({one.LimitRequestBody for one in (whole, *(h.directives for h in whole.hosts))}) == 1:
-        return whole
-    hosts = tuple(replace(host, directives=limited(host.directives)) for host in whole.hosts)
-    return replace(limited(whole), hosts=hosts)

@@ -9,17 +9,13 @@ The part of Apache's configuration language that this file knows::
     LoadModule mpm_event_module modules/...  chooses the MPM
     Include conf/extra/*.conf                relative to ServerRoot; IncludeOptional may find none
     <IfModule [!]mpm_event_module> ...       the lines within count if it holds: conditions.py
-    <Directory> <Location> <Files> ...Match  a part of the site: becomes a Section (nesting.py)
+    <Directory> <Location> <Files> ...Match  a part of the site: becomes a Section
+    <RequireAll> <Limit GET> ...             groups: each line knows those around it, Setting.within
     <VirtualHost addr:port ...>              a site of its own: becomes a Host
     <Proxy> <Macro> ...                      what mpmkit has not is left out, and noted (unsupported.py)
 
-A line's way::
-
-    logical_lines   the file, physical lines joined        (number, count, text)
-      > _Reader     OBEYED directives and CONTAINERS are obeyed here
-      > Conf        everything else, in order, as Setting and Section
-
-What a directive *means* is not asked here: that is `checks.check`, afterwards, when the MPM is known.
+Directives of OBEYED and containers of CONTAINERS are obeyed here; everything else becomes a Setting of
+`Conf`. What it *means* is not asked here: that is `checks.check`, afterwards, when the MPM is known.
 Errors are DirectiveError and name file and line.
 """
 
@@ -28,12 +24,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mpmkit.config import conditions
-from mpmkit.config.modules import Module, Modules
-from mpmkit.config.nesting import GROUPS, KINDS, Nesting
+from mpmkit.config.modules import Modules
 from mpmkit.config.settings import (
+    CONDITIONS,
     SECTIONS,
     DirectiveError,
     Host,
@@ -50,6 +46,8 @@ INCLUDE_DEPTH = 20
 
 # After so many mistakes it is another kind of file, or files that include each other.
 MOST_PROBLEMS = 100
+
+KINDS = {kind.lower(): kind for kind in (*SECTIONS, *CONDITIONS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +81,23 @@ class Included:
     depth: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Conf:
-    """A configuration as it was written, with its conditions resolved.
+    """A configuration as it was written, with its conditions resolved."""
 
-    ``mpm`` is None if neither the source nor its file chose one.
-    """
-
-    mpm: str | None
-    settings: tuple[Setting, ...]
-    sections: tuple[Section, ...]
+    modules: Modules
     defines: dict[str, str]
-    includes: tuple[Included, ...]
-    modules: tuple[Module, ...]
-    notes: tuple[Note, ...]
-    problems: tuple[DirectiveError, ...]
-    hosts: tuple[Host, ...] = ()
+    settings: list[Setting] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+    hosts: list[Host] = field(default_factory=list)
+    includes: list[Included] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    problems: list[DirectiveError] = field(default_factory=list)
+
+    @property
+    def mpm(self) -> str | None:
+        """None if neither the source nor its file chose one."""
+        return self.modules.mpm
 
 
 def read(source: Source, environ: Mapping[str, str] = os.environ) -> Conf:
@@ -110,52 +109,52 @@ def read(source: Source, environ: Mapping[str, str] = os.environ) -> Conf:
     it is skipped without a word.  Here the lines are gone through again with the MPM that they
     choose, so their order makes no difference.
     """
-    reader = _Reader(source, environ, source.mpm, {})
-    reader.run()
-    if source.mpm is None and reader.modules.loaded_mpm:
-        reader = _Reader(source, environ, reader.modules.loaded_mpm, reader.texts)
-        reader.run()
-    return reader.conf()
+    conf = _Reader(source, environ, source.mpm).run()
+    if source.mpm is None and conf.mpm:
+        conf = _Reader(source, environ, conf.mpm).run()
+    return conf
 
 
 @dataclass(slots=True)
 class _Container:
-    """A container that is open. ``counts``: whether what is inside is read. ``foreign``: the line of one
-    that mpmkit does not have."""
+    """A container that is open; the lowest is the server itself.
 
-    kind: str
-    line: int
+    counts    whether the lines in it are read
+    kind      "server", "host", "section", "group", "foreign"; "" for a condition, and what is left out
+    section   of a section, without its settings
+    """
+
+    setting: Setting
     counts: bool = False
-    foreign: Setting | None = None
+    kind: str = ""
+    section: Section | None = None
+    settings: list[Setting] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.section.kind if self.section else self.setting.name
+
+    def refusal(self, kind: str) -> ValueError:
+        text = f"<{kind}> is inside the <{self.name}> of line {self.setting.line}: move it out"
+        return ValueError(text)
 
 
 class _Reader:
     """Obeys the lines that shape the reading, and collects the others."""
 
-    def __init__(
-        self, source: Source, environ: Mapping[str, str], mpm: str | None, texts: dict[str, str]
-    ) -> None:
+    def __init__(self, source: Source, environ: Mapping[str, str], mpm: str | None) -> None:
         self.source = source
         self.environ = environ
-        self.modules = Modules(mpm)
-        self.texts = texts  # files that were read before, by name
-        self.defines = {
-            name: value for name, _, value in (d.partition("=") for d in source.defines)
-        } | {name: "" for name in source.defines if "=" in name}
+        given = (name.partition("=") for name in source.defines)
+        defines = {name: value for name, _, value in given} | dict.fromkeys(source.defines, "")
+        self.conf = conf = Conf(Modules(mpm), defines)
         self.root = ""
-        # Of the server; within a <VirtualHost> the host's, and the server's wait in `outside`.
-        self.settings: list[Setting] = []
-        self.sections: list[Section] = []
-        self.hosts: list[Host] = []
-        self.host: Host | None = None  # the one we are in
-        self.outside = self.settings, self.sections
-        self.includes: list[Included] = []
-        self.notes: list[Note] = []
-        self.problems: list[DirectiveError] = []
+        server = Setting("the configuration")
+        self.containers = [_Container(server, True, "server", None, conf.settings, conf.sections)]
         self.open_files: list[str] = []  # the chain of includes, to find a circle
-        self.nesting = Nesting()
 
-    def run(self) -> None:
+    def run(self) -> Conf:
         """Read all of the source."""
         source = self.source
         root = source.server_root
@@ -166,28 +165,16 @@ class _Reader:
                 self.setting(Setting("ServerRoot", (root,)))
             self.options(source.before, "-C")
             if source.text is None:
-                self.include(os.path.abspath(source.file), Setting("the configuration"))
+                self.include(os.path.abspath(source.file), self.containers[0].setting)
             else:
                 self.lines(logical_lines(source.text), source.file)
             self.options(source.after, "-c")
         except DirectiveError as error:  # the file itself can't be read, or there is no end to it
-            self.problems.append(error)
-
-    def conf(self) -> Conf:
-        if self.modules.loaded("status_module"):
+            self.conf.problems.append(error)
+        if "status_module" in self.conf.modules.loaded:
             # Loading mod_status switches ExtendedStatus on; any line in the file still wins.
-            self.settings.insert(0, Setting("ExtendedStatus", ("On",)))
-        return Conf(
-            self.modules.mpm,
-            tuple(self.settings),
-            tuple(self.sections),
-            self.defines,
-            tuple(self.includes),
-            self.modules.all(),
-            tuple(self.notes),
-            tuple(self.problems),
-            tuple(self.hosts),
-        )
+            self.conf.settings.insert(0, Setting("ExtendedStatus", ("On",)))
+        return self.conf
 
     # ---- lines
 
@@ -200,134 +187,165 @@ class _Reader:
 
     def lines(self, lines: Iterable[tuple[int, int, str]], file: str) -> None:
         """One file's lines; every container that opens here must close here."""
-        opened: list[_Container] = []
+        outside = len(self.containers)
         for line, count, text in lines:
             if not text or text.startswith("#"):
                 if count > 1:
                     why = f"the comment ends with a backslash and takes in {count - 1} more"
-                    self.notes.append(Note("", "warn", f"{why} ({file}:{line})"))
+                    self.conf.notes.append(Note("", "warn", f"{why} ({file}:{line})"))
                 continue
+            found = re.match(r"(</?)\s*([^\s>]*)|(\S+)", text)
+            assert found is not None
+            where = Setting(found[2] or found[3] or "", (), file, line)
             try:
-                if text.startswith("</"):
-                    self.close(Setting(text[2:].partition(">")[0].strip(), (), file, line), opened)
-                elif text.startswith("<"):
-                    self.open(text, file, line, opened)
-                elif not opened or opened[-1].counts:
-                    self.directive(self.words(text, file, line))
+                if found[1] == "</":
+                    self.close(where, outside)
+                elif found[1]:
+                    self.open(where, text)
+                elif self.containers[-1].counts:
+                    self.directive(self.words(where, text))
             except DirectiveError as problem:
                 self.problem(problem)
-        if opened:
-            last = Setting(opened[-1].kind, (), file, opened[-1].line)
+            except ValueError as problem:
+                self.problem(DirectiveError.at(where, str(problem)))
+        if len(self.containers) > outside:
+            last = self.containers[-1].setting
+            del self.containers[outside:]
             text = f"<{last.name}> is never closed: add </{last.name}>"
             self.problem(DirectiveError.at(last, text))
-            self.nesting.forget(file)
-            self.close_host(file, opened[0].line)
 
-    def words(self, text: str, file: str, line: int) -> Setting:
-        """The name and the words of a line, with every ${NAME} replaced."""
-        name = (text.split(None, 1) or [""])[0]
-        plain = Setting(name, (), file, line)
+    def words(self, where: Setting, text: str) -> Setting:
+        """A line with its words, with every ${NAME} replaced. Raises ValueError."""
         try:
-            return Setting(name, split_words(self.expand(text[len(name) :], plain)), file, line)
+            return replace(where, args=split_words(self.expand(text[len(where.name) :], where)))
         except ValueError as error:
-            raise DirectiveError.at(plain, f"{name}: {error}") from None
+            raise ValueError(f"{where.name}: {error}") from None
 
     def expand(self, text: str, where: Setting) -> str:
         """${NAME} becomes its value; an unknown one stays as it is, with a note."""
 
         def value(found: re.Match[str]) -> str:
-            value = self.defines.get(found[1], self.environ.get(found[1]))
+            value = self.conf.defines.get(found[1], self.environ.get(found[1]))
             if value is not None:
                 return value
             why = f"{found[0]} is neither defined nor in the environment{where.place}"
-            self.notes.append(Note("AH00111", "warn", why))
+            self.conf.notes.append(Note("AH00111", "warn", why))
             return found[0]
 
         return re.sub(r"\$\{([^}]*)\}", value, text)
 
     def problem(self, problem: DirectiveError) -> None:
         """Remember a mistake and read on, so that all of them are reported at once."""
-        if len(self.problems) >= MOST_PROBLEMS:
+        if len(self.conf.problems) >= MOST_PROBLEMS:
             raise problem
-        self.problems.append(problem)
+        self.conf.problems.append(problem)
 
-    # ---- containers
+    # ---- containers: what follows raises ValueError, or DirectiveError for the line of another setting
 
-    def open(self, text: str, file: str, line: int, opened: list[_Container]) -> None:
+    def around(self, *kinds: str) -> _Container | None:
+        """The innermost open container of these kinds."""
+        return next((one for one in reversed(self.containers) if one.kind in kinds), None)
+
+    def groups(self) -> tuple[Setting, ...]:
+        return tuple(one.setting for one in self.containers if one.kind == "group")
+
+    def open(self, where: Setting, text: str) -> None:
         """Enter a container. What is inside one that can't be used does not count, either."""
-        kind = (text[1:].rstrip(">").split(None, 1) or [""])[0]
-        counts = not opened or opened[-1].counts
-        opened.append(_Container(kind, line))
+        counts = self.containers[-1].counts
+        here = _Container(where)
+        self.containers.append(here)
         if not counts:
             return
         inside, closed, _ = text[1:].rpartition(">")
         if not closed:
-            raise DirectiveError(f'the ">" is missing: {text}>', file=file, line=line)
-        setting = self.words(inside.strip(), file, line)
-        enter = CONTAINERS.get(setting.name.lower())
-        if enter is not None:
-            opened[-1].counts = enter(self, setting)
-        elif foreign(f"<{setting.name}"):
-            opened[-1].foreign = replace(setting, name=f"<{setting.name}")
+            raise ValueError(f'the ">" is missing: {text}>')
+        name = where.name
+        here.setting = self.words(where, inside.strip())
+        if enter := CONTAINERS.get(name.lower()):
+            enter(self, here)
+        elif foreign(f"<{name}"):
+            here.kind = "foreign"
         else:
-            known = f"use {', '.join(f'<{kind}>' for kind in SECTIONS)}"
-            text = f"<{setting.name}> cannot be used, it is unknown: {known}"
-            raise DirectiveError.at(setting, text)
+            known = ", ".join(f"<{kind}>" for kind in SECTIONS)
+            raise ValueError(f"<{name}> cannot be used, it is unknown: use {known}")
 
-    def close(self, end: Setting, opened: list[_Container]) -> None:
-        kind = end.name
-        if not opened:
-            raise DirectiveError.at(end, f"</{kind}> closes nothing: no <{kind}> is open")
-        begun = opened.pop()
-        if begun.counts and (section := self.nesting.close(end.file, begun.line)):
-            self.sections.append(section)
-        self.close_host(end.file, begun.line)
-        if begun.foreign:
-            self.setting(begun.foreign)
-        if begun.kind.lower() != kind.lower():
-            if any(outer.kind.lower() == kind.lower() for outer in opened):
-                self.close(end, opened)  # the inner one was forgotten
-            text = f"</{kind}> meets the <{begun.kind}> of line {begun.line}: close that one first"
-            raise DirectiveError.at(end, text)
+    def close(self, end: Setting, outside: int) -> None:
+        """Leave a container of this file, that is, one above the first `outside`."""
+        name = end.name
+        if len(self.containers) == outside:
+            raise ValueError(f"</{name}> closes nothing: no <{name}> is open")
+        begun = self.containers.pop()
+        self.leave(begun)
+        setting = begun.setting
+        if setting.name.lower() != name.lower():
+            if name.lower() in [one.setting.name.lower() for one in self.containers[outside:]]:
+                self.close(end, outside)  # the inner one was forgotten
+            meets = f"meets the <{setting.name}> of line {setting.line}: close that one first"
+            raise ValueError(f"</{name}> {meets}")
 
-    def condition(self, setting: Setting) -> bool:
-        return conditions.holds(
-            setting,
-            self.modules,
-            self.defines,
-            lambda file: os.path.exists(os.path.join(self.root, file)),
-            CONTAINERS,
-        )
+    def leave(self, one: _Container) -> None:
+        setting, settings = one.setting, tuple(one.settings)
+        if one.kind == "foreign":
+            self.setting(replace(setting, name=f"<{setting.name}"))
+        elif one.kind == "host":
+            place = setting.file, setting.line
+            self.conf.hosts.append(Host(setting.args, settings, tuple(one.sections), *place))
+        elif one.section and (site := self.around("host", "server")):
+            site.sections.append(replace(one.section, settings=settings))
+        elif one.kind == "group" and setting.name.lower().startswith("require"):
+            section = self.around("section")
+            lines = [s for s in section.settings if setting in s.within] if section else []
+            if not any(line.name.lower() == "require" for line in lines):
+                text = f"<{setting.name}> has no Require in it: add one, or take it out"
+                raise DirectiveError.at(setting, text)
 
-    def open_host(self, setting: Setting) -> bool:
-        section = self.nesting.section
-        if inside := section or self.host:
-            kind = section.kind if section else "VirtualHost"
-            text = f"<{setting.name}> is inside the <{kind}> of line {inside.line}: move it out"
-            raise DirectiveError.at(setting, text)
+    def condition(self, here: _Container) -> None:
+        modules, defines = self.conf.modules, self.conf.defines
+        here.counts = conditions.holds(here.setting, modules, defines, self.exists)
+
+    def exists(self, name: str) -> bool:
+        return os.path.exists(os.path.join(self.root, name))
+
+    def open_host(self, here: _Container) -> None:
+        setting = here.setting
+        if inside := self.around("section", "host"):
+            raise inside.refusal(setting.name)
         if not setting.args:
-            text = f"<{setting.name}> takes an address or more, such as *:80, here are 0"
-            raise DirectiveError.at(setting, text)
-        self.host = Host(setting.args, (), (), setting.file, setting.line)
-        self.settings, self.sections = [], []
-        return True
+            raise ValueError(f"<{setting.name}> takes an address or more, such as *:80, here are 0")
+        here.kind, here.counts = "host", True
 
-    def close_host(self, file: str, line: int) -> None:
-        """The container that began at `line` is closed: was it the <VirtualHost>?"""
-        host = self.host
-        if host and (host.file, host.line) == (file, line):
-            settings, sections = tuple(self.settings), tuple(self.sections)
-            self.hosts.append(replace(host, settings=settings, sections=sections))
-            self.host = None
-            self.settings, self.sections = self.outside
+    def open_section(self, here: _Container) -> None:
+        """<Files> and <If> may stand in another section, if the first is in a <Directory>."""
+        setting, outer = here.setting, self.around("section")
+        kind, words = KINDS[setting.name.lower()], setting.args
+        if outer and outer.name in CONDITIONS:
+            here.counts = True  # all that is in it is the condition's
+            return
+        group = self.around("group")
+        if inside := group or outer:
+            in_directory = inside.name.startswith("Directory") and kind.startswith("Files")
+            if group or not (in_directory or kind in CONDITIONS):
+                raise inside.refusal(kind)
+        if len(words) == 2 and words[0] == "~" and kind in ("Directory", "Files", "Location"):
+            kind, words = f"{kind}Match", words[1:]  # the old way to write a pattern
+        if kind in CONDITIONS:
+            words = (" ".join(words),)
+        if len(words) != 1:
+            raise ValueError(f"<{kind}> takes one argument, here are {len(words)}")
+        around = outer.section if outer else None
+        here.section = Section(kind, words[0], (), setting.file, setting.line, around)
+        here.kind, here.counts = "section", True
 
-    def open_section(self, setting: Setting) -> bool:
-        self.nesting.open_section(setting)
-        return True
-
-    def open_group(self, setting: Setting) -> bool:
-        self.nesting.open_group(setting)
-        return True
+    def open_group(self, here: _Container) -> None:
+        setting, name = here.setting, here.setting.name
+        if (limit := name.lower().startswith("limit")) != bool(setting.args):
+            needs = "needs names of methods" if limit else "has nothing"
+            raise ValueError(f"<{name}> {needs} behind its name")
+        in_limit = limit and any(one.name.lower().startswith("limit") for one in self.groups())
+        if in_limit or not self.around("section"):
+            where = "inside a <Limit>" if in_limit else "outside of a <Directory> or the like"
+            raise ValueError(f"<{name}> is {where}: move it")
+        here.kind, here.counts = "group", True
 
     # ---- directives
 
@@ -339,31 +357,33 @@ class _Reader:
         obey, least, most = obeyed
         if not least <= len(setting.args) <= most:
             wanted = str(least) if least == most else f"{least} or {most}"
-            text = f"{setting.name} takes {wanted} argument{'s' * (most > 1)}"
-            raise DirectiveError.at(setting, f"{text}, here are {len(setting.args)}")
+            wanted = f"{wanted} argument{'s' * (most > 1)}, here are {len(setting.args)}"
+            raise ValueError(f"{setting.name} takes {wanted}")
         obey(self, setting)
 
     def setting(self, setting: Setting) -> None:
+        """A line goes to its section, its host or the server."""
         if setting.name.lower() == "serverroot" and setting.args:
             self.root = setting.args[0]  # from here on, for Include
-        self.nesting.add(setting, self.settings)
+        if groups := self.groups():
+            setting = replace(setting, within=groups)
+        place = self.around("section", "host") or self.containers[0]
+        place.settings.append(setting)
 
     def define(self, setting: Setting) -> None:
         name, *value = setting.args
         if ":" in name:
-            raise DirectiveError.at(setting, f'a name has no ":" in it, "{name}" has')
-        self.defines[name] = value[0] if value else ""
+            raise ValueError(f'a name has no ":" in it, "{name}" has')
+        self.conf.defines[name] = value[0] if value else ""
 
     def undefine(self, setting: Setting) -> None:
-        self.defines.pop(setting.args[0], None)
+        self.conf.defines.pop(setting.args[0], None)
 
     def error(self, setting: Setting) -> None:
-        raise DirectiveError.at(setting, f"Error: {' '.join(setting.args)}")
+        raise ValueError(f"Error: {' '.join(setting.args)}")
 
     def load_module(self, setting: Setting) -> None:
-        note = self.modules.load(setting)
-        if note is not None:
-            self.notes.append(note)
+        self.conf.notes += self.conf.modules.load(setting)
 
     # ---- files
 
@@ -376,42 +396,38 @@ class _Reader:
         names = sorted(glob(pattern)) if magic else [pattern] * os.path.exists(pattern)
         if not names and setting.name.lower() == "include":
             what = "no file matches" if magic else "there is no"
-            remedy = "correct the name or use IncludeOptional"
-            raise DirectiveError.at(setting, f"{setting.name}: {what} {pattern}: {remedy}")
+            text = f"{what} {pattern}: correct the name or use IncludeOptional"
+            raise ValueError(f"{setting.name}: {text}")
         for name in names:
-            if os.path.isdir(name):
-                for directory, below, files in os.walk(name):
-                    below.sort()
-                    for file in sorted(files):
-                        self.include(os.path.join(directory, file), setting)
-            else:
+            if not os.path.isdir(name):
                 self.include(name, setting)
+            for directory, below, files in os.walk(name):
+                below.sort()
+                for file in sorted(files):
+                    self.include(os.path.join(directory, file), setting)
 
     def include(self, path: str, where: Setting) -> None:
         """Read a file; ``where`` is the line that asks for it."""
         real = os.path.realpath(path)
         if real in self.open_files:
-            raise DirectiveError.at(where, f"{where.name}: {path} includes itself")
+            raise ValueError(f"{where.name}: {path} includes itself")
         if len(self.open_files) > INCLUDE_DEPTH:
-            text = f"{where.name}: more than {INCLUDE_DEPTH} files deep: {path}"
-            raise DirectiveError.at(where, text)
+            raise ValueError(f"{where.name}: more than {INCLUDE_DEPTH} files deep: {path}")
         try:
-            if path not in self.texts:
-                with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-                    self.texts[path] = file.read()
+            with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+                text = file.read()
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise DirectiveError.at(
-                where, f"{where.name} {path} cannot be read: {reason}"
-            ) from None
-        self.includes.append(Included(path, where.line, len(self.open_files)))
+            why = f"{where.name} {path} cannot be read: {error.strerror or error}"
+            raise DirectiveError.at(where, why) from None
+        self.conf.includes.append(Included(path, where.line, len(self.open_files)))
         self.open_files.append(real)
-        self.lines(logical_lines(self.texts[path]), path)
+        self.lines(logical_lines(text), path)
         self.open_files.pop()
 
 
-# What a container does; its method says whether the lines inside count.
-CONTAINERS: dict[str, Callable[[_Reader, Setting], bool]] = {
+# What a container does when it is entered.
+GROUPS = ("requireany", "requireall", "requirenone", "limit", "limitexcept")
+CONTAINERS: dict[str, Callable[[_Reader, _Container], None]] = {
     **dict.fromkeys(conditions.NAMES, _Reader.condition),
     **dict.fromkeys(KINDS, _Reader.open_section),
     **dict.fromkeys(GROUPS, _Reader.open_group),

@@ -49,15 +49,15 @@ def _word(spec: Spec, value: Any) -> str:
             raise ValueError(f"{spec.name} takes a number, not {value}")
         return "On" if value else "Off"
     if isinstance(value, float) and spec.takes in ("number", "time"):
-        if value.is_integer():
-            return str(int(value))
-        if spec.takes == "time" and 0 <= value < 1e9:
+        if spec.takes == "time" and not value.is_integer() and 0 <= value < 1e9:
             return f"{round(value * 1000)}ms"
-        raise ValueError(f"{spec.name} takes a whole number, not {value}")
-    if isinstance(value, (str, float)):
-        return str(value)
+        if not value.is_integer():
+            raise ValueError(f"{spec.name} takes a whole number, not {value}")
+        value = int(value)
     if hasattr(value, "__index__"):  # int, and the integers of numpy and pandas
-        return str(int(value))
-    if hasattr(value, "__fspath__"):
-        return str(value.__fspath__())
+        value = int(value)
+    elif hasattr(value, "__fspath__"):
+        value = value.__fspath__()
+    if isinstance(value, (str, int, float)):
+        return str(value)
     raise ValueError(f"{spec.name} cannot be {value!r}: use a string or a number")

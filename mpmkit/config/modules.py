@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from mpmkit.config.settings import MPMS, DirectiveError, Note, Setting
+from mpmkit.config.unsupported import lacking_modules
 
 # Modules whose directives or effects mpmkit has itself, with httpd's names for their sources: always
 # there, LoadModule or not.
@@ -22,65 +21,56 @@ OPTIONAL = ("ssl_module",)
 
 MPM_MODULES = {f"mpm_{mpm}_module": mpm for mpm in MPMS}
 
-# The other modules that httpd ships, and mod_php: their LoadModule is accepted, <IfModule> is then true for
-# them, and unsupported.py says what becomes of their directives.
-ACCEPTED = frozenset(
-    f"{name}_module"
-    for name in (
-        "access_compat actions allowmethods asis auth_basic auth_digest auth_form authn_anon authn_core "
-        "authn_dbd authn_dbm authn_file authn_socache authnz_fcgi authnz_ldap authz_dbd authz_dbm "
-        "authz_groupfile authz_owner authz_user autoindex brotli bucketeer buffer cache cache_disk "
-        "cache_socache case_filter case_filter_in cern_meta charset_lite data dav dav_fs dav_lock dbd deflate "
-        "dialup dumpio echo env expires ext_filter file_cache filter headers heartbeat heartmonitor http2 "
-        "ident imagemap include info isapi lbmethod_bybusyness lbmethod_byrequests lbmethod_bytraffic "
-        "lbmethod_heartbeat ldap log_debug log_forensic lua macro md mime_magic negotiation php php5 php7 "
-        "privileges proxy proxy_ajp proxy_balancer proxy_connect proxy_express proxy_fdpass proxy_ftp "
-        "proxy_hcheck proxy_html proxy_http proxy_http2 proxy_scgi proxy_uwsgi proxy_wstunnel ratelimit "
-        "reflector remoteip request rewrite sed session session_cookie session_crypto session_dbd setenvif "
-        "slotmem_plain slotmem_shm socache_dbm socache_dc socache_memcache socache_redis socache_shmcb "
-        "speling substitute suexec systemd unique_id userdir usertrack vhost_alias watchdog xml2enc"
-    ).split()
-)
-
+# The LoadModule of any other module of httpd, and of mod_php, is accepted; <IfModule> is then true for it.
+# unsupported.py has those with directives, and these have none that it knows.
+WITHOUT_DIRECTIVES = frozenset((
+    "access_compat allowmethods asis authz_owner authz_user bucketeer data isapi lbmethod_bybusyness "
+    "lbmethod_byrequests lbmethod_bytraffic lbmethod_heartbeat php5 php7 privileges proxy_ajp proxy_balancer "
+    "proxy_fdpass proxy_http proxy_http2 proxy_uwsgi ratelimit slotmem_plain slotmem_shm socache_dbm socache_dc "
+    "socache_shmcb systemd unique_id"
+).split())  # fmt: skip
 
 _FILES = {"ldap_module": "util_ldap.c"}  # the one whose source is not called mod_NAME.c
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
-    """A module of the configuration: ``how`` is "static", "shared" (LoadModule) or "accepted"."""
-
-    name: str
-    file: str
-    how: str
-
-
 class Modules:
-    """The modules of one reading of a configuration. ``mpm`` is the one <IfModule> is true for."""
+    """The modules of one reading of a configuration.
+
+    mpm      the MPM that <IfModule> is true for; loaded_mpm: the one a LoadModule named
+    loaded   the names of LoadModule lines, each once
+    """
 
     def __init__(self, mpm: str | None) -> None:
         self.mpm = mpm
-        self.loaded_mpm: str | None = None  # the one a LoadModule named
-        self._loaded: dict[str, Module] = {}
+        self.loaded_mpm: str | None = None
+        self.loaded: list[str] = []
 
-    def load(self, setting: Setting) -> Note | None:
-        """Obey a LoadModule. Raises DirectiveError."""
-        name, file = setting.args
-        accepted = name in ACCEPTED
+    @property
+    def static(self) -> dict[str, str]:
+        """Those that are built in, with their source files."""
+        return BUILT_IN | ({f"mpm_{self.mpm}_module": f"{self.mpm}.c"} if self.mpm else {})
+
+    def load(self, setting: Setting) -> list[Note]:
+        """Obey a LoadModule. Raises ValueError."""
+        name = setting.args[0]
         if name in MPM_MODULES:
             self._choose_mpm(MPM_MODULES[name], setting)
-        elif not accepted and name not in BUILT_IN and name not in OPTIONAL:
-            names = (*MPM_MODULES, *BUILT_IN, *OPTIONAL)
-            known = ", ".join(one.removesuffix("_module") for one in names)
-            text = f"LoadModule {name}: no such module here, take the line out; there are {known}"
-            raise DirectiveError.at(setting, text)
-        self._loaded.setdefault(name, Module(name, file, "accepted" if accepted else "shared"))
+        own = (*MPM_MODULES, *BUILT_IN, *OPTIONAL)
+        accepted = name not in own
+        if accepted and name not in {
+            f"{one}_module" for one in WITHOUT_DIRECTIVES | lacking_modules()
+        }:
+            known = ", ".join(one.removesuffix("_module") for one in own)
+            why = f"no such module here, take the line out; there are {known}"
+            raise ValueError(f"LoadModule {name}: {why}")
+        if name not in self.loaded:
+            self.loaded.append(name)
         if name.startswith("php"):
             text = "scripts of PHP answer 403: PHP runs as a server of its own, write SetHandler "
             text = f"{name}: {text}proxy:unix:/run/php/php-fpm.sock|fcgi://localhost"
-            return Note("", "warn", text + setting.place)
+            return [Note("", "warn", text + setting.place)]
         text = f"{name} is accepted, though mpmkit has no such module"
-        return Note("", "debug", text) if accepted else None
+        return [Note("", "debug", text)] if accepted else []
 
     def _choose_mpm(self, asked: str, setting: Setting) -> None:
         had = self.loaded_mpm or self.mpm
@@ -90,21 +80,10 @@ class Modules:
             raise DirectiveError.at(setting, f"LoadModule {setting.args[0]}: {text}", "AH00534")
         self.loaded_mpm = self.mpm = asked
 
-    def loaded(self, name: str) -> bool:
-        """Did a LoadModule name it?"""
-        return name in self._loaded
-
     def has(self, name: str) -> bool:
         """By identifier (dir_module) or by source file (mod_dir.c), as <IfModule> takes both."""
-        own = {one: _FILES.get(one, f"mod_{one.removesuffix('_module')}.c") for one in self._loaded}
-        files = self._static() | {one: own[one] for one in own if one not in MPM_MODULES}
+        files = self.static
+        for one in self.loaded:
+            if one not in MPM_MODULES:
+                files[one] = _FILES.get(one, f"mod_{one.removesuffix('_module')}.c")
         return name in files or name in files.values()
-
-    def all(self) -> tuple[Module, ...]:
-        """Each once: the static ones, then those of LoadModule in their order."""
-        static = self._static().items()
-        kept = [Module(name, file, "static") for name, file in static if name not in self._loaded]
-        return (*kept, *self._loaded.values())
-
-    def _static(self) -> dict[str, str]:
-        return BUILT_IN | ({f"mpm_{self.mpm}_module": f"{self.mpm}.c"} if self.mpm else {})

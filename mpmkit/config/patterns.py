@@ -17,16 +17,15 @@ _POSIX = {
 }  # fmt: skip
 # Classes of PCRE that Python has not, or reads otherwise, as the inside of a class.
 _CLASSES = {"h": r"\t\x20\xa0", "v": r"\n-\r\x85"}
-_SAME = "dDwWsS"  # classes that mean the same over bytes
-_CONTROL = {"a": 7, "e": 27, "f": 12, "n": 10, "r": 13, "t": 9}
+# Other escapes that Python writes otherwise, outside of a class.
+_ESCAPES = {
+    "E": "", "z": r"\Z", "Z": r"(?=\n?\Z)", "N": r"[^\n]", "R": r"(?>\r\n|[\n-\r\x85])",
+    **{name: f"[{inside}]" for name, inside in _CLASSES.items()},
+    **{name.upper(): f"[^{inside}]" for name, inside in _CLASSES.items()},
+}  # fmt: skip
+_CONTROL = dict(zip("aefnrt", "\a\x1b\f\n\r\t", strict=True))
 _NAME = r"[A-Za-z_]\w{0,31}"
-_QUANTIFIER = re.compile(r"\{\d+(,\d*)?\}", re.ASCII)
-_NAMED = re.compile(rf"\?(?:P?<({_NAME})>|'({_NAME})')", re.ASCII)
-_BACK = re.compile(
-    rf"(?:k(?:<({_NAME})>|'({_NAME})'|\{{({_NAME})\}})|g\{{?([1-9]\d?)\b\}}?)", re.ASCII
-)
-_OCTAL = re.compile(r"0[0-7]{0,2}|[1-3][0-7]{2}")
-_FLAGS = re.compile(r"\?([is]*)(?:-([is]+))?([:)])")
+_OCTAL = r"(?:0[0-7]{0,2}|[1-3][0-7]{2})"
 
 
 def section_pattern(kind: str, arg: str) -> re.Pattern[bytes] | None:
@@ -69,48 +68,35 @@ def translate_wild_cards(text: str) -> str:
     out, at = [], 0
     while at < len(text):
         char = text[at]
-        at += 1
-        if char == "*":
-            out.append("[^/]*")
-        elif char == "?":
-            out.append("[^/]")
-        elif char == "[" and (found := _wild_class(text, at)) is not None:
-            piece, at = found
-            out.append(piece)
+        if found := _WILD_CLASS.match(text, at):
+            out.append(_wild_class(*found.groups()))
+            at = found.end()
+            continue
+        if char in "*?":
+            out.append("[^/]*" if char == "*" else "[^/]")
         else:
-            if char == "\\" and at < len(text):
-                char = text[at]
-                at += 1
-            out.append(_literal(char))
+            at += char == "\\" and at + 1 < len(text)
+            out.append(_literal(text[at]))
+        at += 1
     return "".join(out)
 
 
-def _wild_class(text: str, at: int) -> tuple[str, int] | None:
-    """The class that opens before `at`, and where it ends; None: the bracket is an ordinary character."""
-    negated = text[at : at + 1] in ("!", "^")
-    at += negated
-    start = at
-    ranges: list[str] = []
-    while at < len(text) and text[at] != "/":
-        if text[at] == "]" and at > start:
-            inside = "".join(ranges)
-            if not inside:  # only ranges whose end is before their start
-                return ("[^/]" if negated else "(?!)"), at + 1
-            return f"(?!/)[{'^' * negated}{inside}]", at + 1
-        low, at = _wild_char(text, at)
-        high = low
-        if text[at : at + 1] == "-" and text[at + 1 : at + 2] not in ("]", ""):
-            high, at = _wild_char(text, at + 1)
-        if not low or not high or high == "/":
-            return None
-        if low <= high:
-            ranges.append(f"{_literal(low)}-{_literal(high)}")
-    return None
+# A bracket that does not open such a class is an ordinary character.
+_WILD_CHAR = r"(?:\\[^/]|[^/\\])"
+_WILD_CLASS = re.compile(
+    rf"\[([!^]?+)({_WILD_CHAR}(?:-(?!\]){_WILD_CHAR})?"
+    rf"(?:(?!\]){_WILD_CHAR}(?:-(?!\]){_WILD_CHAR})?)*+)\]",
+    re.DOTALL,
+)
+_WILD_RANGE = re.compile(rf"({_WILD_CHAR})(?:-({_WILD_CHAR}))?", re.DOTALL)
 
 
-def _wild_char(text: str, at: int) -> tuple[str, int]:
-    at += text[at] == "\\"
-    return text[at : at + 1], at + 1
+def _wild_class(sign: str, members: str) -> str:
+    ranges = [(low[-1], (high or low)[-1]) for low, high in _WILD_RANGE.findall(members)]
+    inside = "".join(f"{_literal(a)}-{_literal(b)}" for a, b in ranges if a <= b)
+    if not inside:  # only ranges whose end is before their start
+        return "[^/]" if sign else "(?!)"
+    return f"(?!/)[{'^' * bool(sign)}{inside}]"
 
 
 def _as_bytes(text: str) -> str:
@@ -139,36 +125,37 @@ class _Translation:
         # For each open group, what a `(?i)` in it has opened and every `|` opens again: "" or "(?i:".
         self.scopes = [""]
 
+    def take(self, pattern: str) -> re.Match[str] | None:
+        """What the rest begins with, which is then read."""
+        found = re.match(pattern, self.rest, re.ASCII | re.DOTALL)
+        self.rest = self.rest[found.end() :] if found else self.rest
+        return found
+
     def text(self) -> str:
         while self.rest:
             char = self.rest[0]
-            if char == "\\":
+            if self.take(r"\\"):
                 self.out.append(self.escape())
-            elif char == "[":
+            elif self.take(r"\["):
                 self.out.append(self.char_class())
-            elif char == "(":
+            elif self.take(r"\("):
                 self.group()
-            elif char in ")|":
+            elif self.take(r"[)|]"):
                 self.end_of_branch(char)
-            elif char == "$":
-                self.take(r"\Z")
-            elif char == "{" and not _QUANTIFIER.match(self.rest):
-                if self.rest.startswith("{,"):
+            elif self.take(r"\$"):
+                self.out.append(r"\Z")
+            elif self.take(r"\{(?!\d+(,\d*)?\})"):
+                if self.rest.startswith(","):
                     raise self.no("{,")
-                self.take(r"\{")
-            elif char in "^.*+?{}":
-                self.take(char)
-            elif char == "," or char.isdigit():  # within a quantifier, too
-                self.take(char)
+                self.out.append(r"\{")
+            elif self.take(r"[.*+?{},0-9^]"):  # numbers and commas within a quantifier, too
+                self.out.append(char)
             else:
-                self.take(_literal(char))
+                self.rest = self.rest[1:]
+                self.out.append(_literal(char))
         if len(self.scopes) > 1:
             raise ValueError("has an open parenthesis: close it, or write \\(")
         return "".join(self.out) + ")" * bool(self.scopes[0])
-
-    def take(self, translated: str, length: int = 1) -> None:
-        self.rest = self.rest[length:]
-        self.out.append(translated)
 
     def no(self, what: str) -> ValueError:
         return ValueError(f'has "{what}", which cannot be used here: write it without')
@@ -176,42 +163,35 @@ class _Translation:
     # -- groups -------------------------------------------------------------------------------
 
     def group(self) -> None:
-        self.rest = self.rest[1:]
-        if self.rest.startswith("*"):
-            raise self.no("(*")
-        if not self.rest.startswith("?"):
-            self.open("(", 0)
-        elif self.rest.startswith("?#"):
-            self.rest = self.rest.partition(")")[2]
-        elif named := _NAMED.match(self.rest):
-            self.open(f"(?P<{named[1] or named[2]}>", named.end())
-        elif self.rest.startswith(("?=", "?!", "?>")):
-            self.open("(" + self.rest[:2], 2)
-        elif self.rest.startswith(("?<=", "?<!")):
-            self.open("(" + self.rest[:3], 3)
-        elif back := re.match(rf"\?P=({_NAME})\)", self.rest, re.ASCII):
-            self.take(f"(?P={back[1]})", back.end())
-        elif flags := _FLAGS.match(self.rest):
-            self.flags(flags)
-        else:
+        if self.take(r"\?#[^)]*\)?"):
+            return
+        if named := self.take(rf"\?(?:P?<({_NAME})>|'({_NAME})')"):
+            self.open(f"(?P<{named[1] or named[2]}>")
+        elif look := self.take(r"\?(?:[=!>]|<[=!])"):
+            self.open(f"({look[0]}")
+        elif back := self.take(rf"\?P=({_NAME})\)"):
+            self.out.append(f"(?P={back[1]})")
+        elif flags := self.take(r"\?([is]*)(?:-([is]+))?([:)])"):
+            self.flags(*flags.groups(default=""))
+        elif self.rest[:1] in ("?", "*"):
             raise self.no("(" + self.rest[:2])
+        else:
+            self.open("(")
 
-    def open(self, translated: str, length: int) -> None:
-        self.take(translated, length)
+    def open(self, translated: str) -> None:
+        self.out.append(translated)
         self.scopes.append("")
 
-    def flags(self, found: re.Match[str]) -> None:
+    def flags(self, on: str, off: str, end: str) -> None:
         """`(?i:x)`; or `(?i)`, which holds to the end of the group, for its later branches, too."""
         # What is switched off last is off: (?i-i) is as (?-i).
-        on = "".join(sorted(set(found[1]) - set(found[2] or "")))
-        off = "".join(sorted(set(found[2] or "")))
-        start = f"(?{on}{'-' * bool(off)}{off}:"
-        if found[3] == ":":
-            self.open(start, found.end())
+        kept, gone = ("".join(sorted(flags)) for flags in (set(on) - set(off), set(off)))
+        start = f"(?{kept}{'-' * bool(gone)}{gone}:"
+        if end == ":":
+            self.open(start)
             return
-        self.rest = self.rest[found.end() :]
         if self.scopes[-1]:
-            raise self.no("(?" + found[1] + " twice in a group")
+            raise self.no(f"(?{on} twice in a group")
         self.scopes[-1] = start
         self.out.append(start)
 
@@ -221,108 +201,69 @@ class _Translation:
             if len(self.scopes) == 1:
                 raise ValueError("has a closing parenthesis too many: take it out, or write \\)")
             self.scopes.pop()
-        again = scope if char == "|" else ""
-        self.take(")" * bool(scope) + char + again)
+        self.out.append(")" * bool(scope) + char + (scope if char == "|" else ""))
 
     # -- characters ---------------------------------------------------------------------------
 
     def escape(self) -> str:
         """What a backslash begins, outside of a class."""
-        self.rest = self.rest[1:]
-        char, self.rest = self.rest[:1], self.rest[1:]
-        if char == "Q":
-            quoted, _, self.rest = self.rest.partition("\\E")
-            return "".join(map(_literal, quoted))
-        if char == "E":
-            return ""
-        if char in ("z", "Z"):
-            return r"\Z" if char == "z" else r"(?=\n?\Z)"
-        if char in ("A", "b", "B", *_SAME):
-            return "\\" + char
-        if char in ("h", "v", "H", "V"):
-            return f"[{'^' * char.isupper()}{_CLASSES[char.lower()]}]"
-        if char == "N":
-            return r"[^\n]"
-        if char == "R":
-            return r"(?>\r\n|[\n-\r\x85])"
-        if back := _BACK.match(char + self.rest):
-            self.rest = (char + self.rest)[back.end() :]
-            name = back[1] or back[2] or back[3]
-            return f"(?P={name})" if name else f"(?:\\{back[4]})"
-        if char in "123456789" and char and not _OCTAL.match(char + self.rest):
-            if self.rest[:1].isdigit():
-                raise self.no(f"\\{char}{self.rest[0]}")
-            return f"(?:\\{char})"
-        return _literal(chr(self.code(char)))
+        if quoted := self.take(r"Q(.*?)(?:\\E|\Z)"):
+            return "".join(map(_literal, quoted[1]))
+        if found := self.take("[EzZNRhHvVAbBdDwWsS]"):
+            return _ESCAPES.get(found[0], f"\\{found[0]}")
+        if back := self.take(rf"k(?:<({_NAME})>|'({_NAME})'|\{{({_NAME})\}})"):
+            return f"(?P={back[1] or back[2] or back[3]})"
+        if back := self.take(rf"g\{{?([1-9]\d?)\b\}}?|(?!{_OCTAL})([1-9])(?!\d)"):
+            return f"(?:\\{back[1] or back[2]})"
+        return _literal(self.code())
 
-    def code(self, char: str) -> int:
+    def code(self) -> str:
         """The character that an escape stands for, in a class or outside."""
-        if char in _CONTROL and char:
-            return _CONTROL[char]
-        if char == "x":
-            found = re.match(r"\{([0-9A-Fa-f]{1,2})\}|([0-9A-Fa-f]{0,2})(?!\{)", self.rest)
-            if found is None:
-                raise self.no("\\x{")
-            self.rest = self.rest[found.end() :]
-            return int(found[1] or found[2] or "0", 16)
-        if found := _OCTAL.match(char + self.rest):
-            self.rest = (char + self.rest)[found.end() :]
-            return int(found[0], 8)
-        if not char or (char.isascii() and char.isalnum()):
-            raise self.no("\\" + char)
-        return ord(char)
+        if found := self.take(r"x(?:\{([0-9A-Fa-f]{1,2})\}|([0-9A-Fa-f]{0,2})(?!\{))"):
+            return chr(int(found[1] or found[2] or "0", 16))
+        if found := self.take(_OCTAL):
+            return chr(int(found[0], 8))
+        if found := self.take("[aefnrt]"):
+            return _CONTROL[found[0]]
+        if found := self.take("[^a-zA-Z0-9]"):
+            return found[0]
+        raise self.no("\\" + self.rest[:2])
 
     def char_class(self) -> str:
-        self.rest = self.rest[1:]
-        negated = self.rest.startswith("^")
-        self.rest = self.rest[negated:]
+        negated = self.take(r"\^")
         out: list[str] = []
         first = True
-        while first or not self.rest.startswith("]"):
+        while first or not self.take(r"\]"):
             if not self.rest:
                 raise ValueError("has an open bracket: close it, or write \\[")
             first = False
             low = self.member(out)
-            if low is None or self.rest[:1] != "-" or self.rest[1:2] in ("]", ""):
-                if low is None and self.rest[:1] == "-" and self.rest[1:2] != "]":
-                    raise self.no("a range that begins with a class")
+            if not self.take(r"-(?=[^]])"):
                 out += [] if low is None else [_literal(low)]
                 continue
-            self.rest = self.rest[1:]
-            high = self.member(out)
-            if high is None:
-                raise self.no("a range that ends with a class")
+            high = self.member(out) if low is not None else None
+            if low is None or high is None:
+                raise self.no("a range that begins or ends with a class")
             out.append(f"{_literal(low)}-{_literal(high)}")
-        self.rest = self.rest[1:]
-        return f"[{'^' * negated}{''.join(out)}]"
+        return f"[{'^' * bool(negated)}{''.join(out)}]"
 
     def member(self, out: list[str]) -> str | None:
         """The next character of a class; None: it is a class of its own, which is added."""
-        posix = re.match(r"\[:(\^?)([a-z]+):\]", self.rest)
-        if posix:
-            if posix[2] not in _POSIX:
+        if posix := self.take(r"\[:(\^?)([a-z]+):\]"):
+            chars = _POSIX.get(posix[2])
+            if chars is None:
                 raise self.no(posix[0])
-            self.rest = self.rest[posix.end() :]
-            chars = _POSIX[posix[2]]
             if posix[1]:
                 others = re.compile(f"[^{chars}]", re.ASCII)
                 chars = "".join(_literal(c) for c in map(chr, range(256)) if others.match(c))
             out.append(chars)
             return None
-        if re.match(r"\[[.=:]", self.rest):
-            raise self.no(self.rest[:2])
-        char, self.rest = self.rest[0], self.rest[1:]
-        if char != "\\":
-            return char
-        char, self.rest = self.rest[:1], self.rest[1:]
-        if char in _SAME and char:
-            out.append("\\" + char)
+        if unknown := self.take(r"\[[.=:]"):
+            raise self.no(unknown[0])
+        if char := self.take(r"[^\\]"):
+            return char[0]
+        self.take(r"\\")
+        if found := self.take("[dDwWsShv]"):
+            out.append(_CLASSES.get(found[0], f"\\{found[0]}"))
             return None
-        if char in ("h", "v"):
-            out.append(_CLASSES[char] or "")
-            return None
-        if char == "b":
-            return "\b"
-        if char in ("Q", "E"):
-            raise self.no("\\" + char)
-        return chr(self.code(char))
+        return "\b" if self.take("b") else self.code()

@@ -10,57 +10,53 @@ mod_mime
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mpmkit.config import access
 from mpmkit.config.checks import check
 from mpmkit.config.directives import SPECS, DirectiveError
 from mpmkit.config.httpd_conf import Conf
-from mpmkit.config.settings import CONDITIONS, Setting
-from mpmkit.config.unsupported import CLOSED, FATES, IGNORED, REFUSED, foreign
+from mpmkit.config.settings import CONDITIONS, Host, Setting
+from mpmkit.config.unsupported import CLOSED, IGNORED, QUIET, REFUSED, foreign
 
 SERVED = "served"
+FATES = (SERVED, IGNORED, CLOSED, REFUSED)
 
 
 def report_of(conf: Conf) -> str:
     """The page of a configuration that was read."""
-    problems = list(conf.problems)
+    problems: Sequence[DirectiveError] = conf.problems
     try:
         check(conf.mpm or "event", conf.settings, conf.sections, conf.hosts, problems=problems)
     except DirectiveError as error:
-        problems = list(error.problems)
+        problems = error.problems
     refused = {(problem.file, problem.line, problem.directive.lower()) for problem in problems}
     found: dict[str, dict[str, Counter[str]]] = {}
-    totals: Counter[str] = Counter(dict.fromkeys((SERVED, *FATES), 0))
+    totals = Counter({REFUSED: len(problems)})
     for setting, inside in _lines(conf):
-        if (setting.file, setting.line, setting.name.lower()) in refused:
-            continue
-        module, fate, name = _place(setting, inside)
-        found.setdefault(module, {}).setdefault(fate, Counter())[name] += 1
-        totals[fate] += 1
-    totals[REFUSED] += len(problems)
-    lines = [", ".join(f"{totals[fate]} {fate}" for fate in totals) + " (lines)"]
+        if (setting.file, setting.line, setting.name.lower()) not in refused:
+            module, fate, name = _place(setting, inside)
+            found.setdefault(module, {}).setdefault(fate, Counter())[name] += 1
+            totals[fate] += 1
+    lines = [", ".join(f"{totals[fate]} {fate}" for fate in FATES) + " (lines)"]
     for module in sorted(found):
         lines.append(module)
-        for fate in totals:
-            if names := found[module].get(fate):
-                words = [f"{name} {count}" if count > 1 else name for name, count in names.items()]
-                lines.append(f"    {fate:8} {', '.join(words)}")
-    if problems:
-        lines += ["refused", *(f"    {problem}" for problem in problems)]
-    return "\n".join(lines) + "\n"
+        for fate in FATES:
+            names = found[module].get(fate, {}).items()
+            words = [f"{name} {count}" if count > 1 else name for name, count in names]
+            lines += [f"    {fate:8} {', '.join(words)}"] if words else []
+    return "\n".join([*lines, *(["refused"] * bool(problems)), *(f"    {one}" for one in problems)])
 
 
 def _lines(conf: Conf) -> Iterator[tuple[Setting, str]]:
     """Every line of a file, and what becomes of it by the <If> that it is in."""
-    parts = [(conf.settings, conf.sections), *((one.settings, one.sections) for one in conf.hosts)]
-    for settings, sections in parts:
-        yield from ((one, "") for one in settings if one.line)
-        for section in sections:
-            fate = ""
-            if section.kind in CONDITIONS:
-                decides = any(one.name.lower() in access.DECIDE for one in section.settings)
-                fate = CLOSED if decides else IGNORED
+    parts: list[Conf | Host] = [conf, *conf.hosts]
+    for part in parts:
+        yield from ((one, "") for one in part.settings if one.line)
+        for section in part.sections:
+            names = {one.name.lower() for one in section.settings}
+            fate = IGNORED if access.DECIDE.isdisjoint(names) else CLOSED
+            fate = fate if section.kind in CONDITIONS else ""
             yield from ((one, fate) for one in section.settings)
 
 
@@ -69,7 +65,7 @@ def _place(setting: Setting, fate: str) -> tuple[str, str, str]:
     fate = CLOSED if access.closed_by(setting) else fate
     if spec := SPECS.get(setting.name.lower()):
         return spec.source, fate or (SERVED if spec.effect else IGNORED), spec.name
-    row = foreign(setting.name)
-    if row is None:
-        return "unknown", REFUSED, setting.name
-    return row.module, fate or row.fate_of(setting), row.name
+    if row := foreign(setting.name):
+        own = row.fate_of(setting)
+        return row.module, fate or (IGNORED if own == QUIET else own), row.name
+    return "unknown", REFUSED, setting.name

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mpmkit.config.alias import expression, substituted
+from mpmkit.config.values import Words
 
-Words = tuple[str, ...]
 _MEANS_SOMETHING = re.compile(r"[\^.\[$()|*+?{\\]")
 
 
@@ -24,13 +24,11 @@ class EnvRule(NamedTuple):
 
     def apply(self, value: bytes, variables: dict[str, str]) -> None:
         """What the rule makes of the variables of a request whose attribute has `value`."""
-        found = self.pattern.search(value)
-        for name, text in self.variables if found else ():
-            if text is None:
+        if found := self.pattern.search(value):
+            for name, text in self.variables:
                 variables.pop(name, None)
-            else:
-                assert found is not None
-                variables[name] = substituted(text, found)
+                if text is not None:
+                    variables[name] = substituted(text, found)
 
 
 def setter(attribute: str = "", any_case: bool = False) -> Callable[[Words], tuple[EnvRule]]:
@@ -39,15 +37,13 @@ def setter(attribute: str = "", any_case: bool = False) -> Callable[[Words], tup
     def parse(words: Words) -> tuple[EnvRule]:
         name, pattern, *variables = (attribute, *words) if attribute else words
         compiled = expression(("(?i)" if any_case else "") + pattern)
-        plain = not any_case and not _MEANS_SOMETHING.search(
-            pattern
-        )  # then httpd puts no groups in
-        read = []
+        # A pattern that is a plain text: httpd puts no groups in.
+        plain = not any_case and not _MEANS_SOMETHING.search(pattern)
+        read: list[tuple[str, str | None]] = []
         for word in variables:
             variable, _, value = word.partition("=")
-            unset = word.startswith("!")
             value = re.sub(r"([\\$])", r"\\\1", value) if plain else value
-            read.append((word[1:] if unset else variable, None if unset else value or "1"))
+            read.append((word[1:], None) if word.startswith("!") else (variable, value or "1"))
         return (EnvRule(name.lower(), compiled, tuple(read)),)
 
     return parse

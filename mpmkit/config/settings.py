@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,13 @@ class Spec:
 
     ``default`` is a value, or a dict from MPM to value for numbers that differ.  ``low`` and
     ``high`` bound a number; a number outside is ``refused`` or else corrected by `check`.
-    ``args`` are the fewest and the most words.  ``where`` is "server", "section" or "any".
+    ``args`` are the fewest and the most words.  ``where`` is one of
+
+        server       not in a section; main: nor in a <VirtualHost>, as all of the MPM
+        connection   not in a section; mpmkit: a connection is the server's until its first request has
+                     named the host, so the line of a <VirtualHost> has no effect (httpd has these by host)
+        any          in a section, too; outside: it has no effect there
+        section      only in a section
     ``attribute`` is that of `Directives` ("" for a directive that is read and not used).
     """
 
@@ -123,21 +130,18 @@ class Spec:
         if not least <= len(words) <= most:
             count = least if len(words) < least else most
             bound = "" if least == most else "at least " if count == least else "at most "
-            plural = "" if count == 1 else "s"
+            wanted = f"{bound}{count} argument{'s' * (count != 1)} ({self.takes or 'text'})"
             # httpd has no comment behind a directive, though it is often tried
             hint = "put the comment on its own line" if "#" in words else self.doc
-            raise ValueError(
-                f"{self.name} takes {bound}{count} argument{plural} ({self.takes or 'text'}), "
-                f"here are {len(words)}: {hint}"
-            )
+            raise ValueError(f"{self.name} takes {wanted}, here are {len(words)}: {hint}")
         try:
             value = self.parse(words)
         except ValueError as error:
             raise ValueError(f"{self.name} {error}") from None
-        if self.refused and self.low is not None and value < self.low:
-            if value or not self.or_zero:
-                system = ", or 0 for the system's own" if self.or_zero else ""
-                raise ValueError(f'{self.name} takes {self.low} or more{system}, not "{words[0]}"')
+        low = self.low if self.refused else None
+        if low is not None and value < low and (value or not self.or_zero):
+            system = ", or 0 for the system's own" if self.or_zero else ""
+            raise ValueError(f'{self.name} takes {low} or more{system}, not "{words[0]}"')
         return value
 
 
@@ -181,14 +185,12 @@ class DirectiveError(ValueError):
     @classmethod
     def of(cls, problems: Sequence[DirectiveError]) -> DirectiveError:
         """One error out of several; the attributes are those of the first."""
-        first = problems[0]
+        first, more = problems[0], len(problems) - SHOWN
         if len(problems) == 1:
             return first
         error = cls("", directive=first.directive, file=first.file, line=first.line, ah=first.ah)
-        lines = [str(problem) for problem in problems[:SHOWN]]
-        if len(problems) > SHOWN:
-            lines.append(f"and {len(problems) - SHOWN} more problems like these")
-        error.text = "\n".join(lines)
+        end = [f"and {more} more problems like these"] if more > 0 else []
+        error.text = "\n".join([*map(str, problems[:SHOWN]), *end])
         error.args = (error.text,)
         error.problems = tuple(problems)
         return error
@@ -215,6 +217,9 @@ def logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
             parts = []
 
 
+_WORDS = re.compile(r"""(["'])((?:\\(?:\\|\1)|(?!\1).)*)(\1?)|((?:\\\\|\S)+)""", re.DOTALL)
+
+
 def split_words(text: str) -> Words:
     """The words of a line: blanks separate them, '...' and "..." hold them together.
 
@@ -223,22 +228,10 @@ def split_words(text: str) -> Words:
 
     mpmkit: a quote that is never closed is a ValueError; httpd closes it at the end of the line.
     """
-    words: list[str] = []
-    at, end = 0, len(text)
-    while True:
-        while at < end and text[at].isspace():
-            at += 1
-        if at == end:
-            return tuple(words)
-        quote = text[at] if text[at] in "\"'" else ""
-        at += len(quote)
-        word = []
-        while at < end and (text[at] != quote if quote else not text[at].isspace()):
-            if text[at] == "\\" and at + 1 < end and text[at + 1] in ("\\", quote):
-                at += 1
-            word.append(text[at])
-            at += 1
-        if quote and at == end:
-            raise ValueError(f"a {quote} is opened and never closed: {quote}{''.join(word)}")
-        at += len(quote)
-        words.append("".join(word))
+    words = []
+    for found in _WORDS.finditer(text):
+        quote, inside, closed, bare = found.groups(default="")
+        if quote and not closed:
+            raise ValueError(f"a {quote} is opened and never closed: {quote}{inside}")
+        words.append(re.sub(rf"\\([\\{quote}])", r"\1", inside or bare))
+    return tuple(words)

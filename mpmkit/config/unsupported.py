@@ -1,28 +1,31 @@
 """What httpd's configurations contain and mpmkit does not have.
 
-    WITHOUT_EFFECT      directives that are read as httpd reads them, and then not used
-    foreign("AddIcon")  of all others, those that httpd has: the module, and what becomes of a line
+A directive of httpd that mpmkit does not have is, by what it decides,
 
-A foreign directive is, by what it decides,
-
+    quiet     what mpmkit does anyway or need not do: no effect, a message of level debug
     ignored   looks, speed, headers, where a URL leads: no effect, one warning a module
     closed    who may see what: the section that it is in answers 403, and a warning says why
     refused   an error, as of a name that httpd does not know: the line would have to be obeyed
 
 httpd_directives.txt is the table: a line for each class and module. It is read when the first
-foreign directive is met, so that no other server's children carry it. (Modules: modules.py.)
+such directive is met, so that no other server's children carry it. (Modules: modules.py.)
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mpmkit.config.settings import Setting, Spec
-from mpmkit.config.values import all_words, number, on_off
+from mpmkit.config import access
+from mpmkit.config.settings import Note, Section, Setting
 
 TABLE = f"{__file__.rpartition('/')[0]}/httpd_directives.txt"
-IGNORED, CLOSED, REFUSED = FATES = ("ignored", "closed", "refused")
+QUIET, IGNORED, CLOSED, REFUSED = FATES = ("quiet", "ignored", "closed", "refused")
+HANDLERS = ("wsgi-script", "cgi-script", "default-handler", "none", "server-status")
+SHOWN = 8  # names in one warning
 
 
 class Foreign(NamedTuple):
@@ -38,10 +41,20 @@ class Foreign(NamedTuple):
         harmless = [word.lower() for word in setting.args] == ["none"]
         return IGNORED if harmless and self.fate == CLOSED else self.fate
 
+    @property
+    def refusal(self) -> str:
+        what = "container" if self.name.startswith("<") else "directive"
+        return f"{self.name} is a {what} of {self.module} that mpmkit does not have: take it out"
+
 
 def foreign(name: str) -> Foreign | None:
     """The row of a name, in any case."""
     return _table().get(name.lower())
+
+
+def lacking_modules() -> set[str]:
+    """The modules of all rows."""
+    return {row.module.removeprefix("mod_") for row in _table().values()}
 
 
 @cache
@@ -53,55 +66,89 @@ def _table() -> dict[str, Foreign]:
             if line.startswith("#"):
                 continue
             fate, module, *names = line.split()
+            owner = "core" if module == "core:" else f"mod_{module[:-1]}"
             for word in names:
                 name = word.rstrip("@-")
-                owner = f"mod_{module[:-1]}" if module != "core:" else "core"
                 shown = f"{name}>" if name.startswith("<") else name
                 rows[name.lower()] = Foreign(shown, owner, fate, where.get(word[-1], "any"))
     return rows
 
 
-def _row(name: str, doc: str, *args: int, **row: Any) -> Spec:
-    """`args`: the fewest and the most words, if not any number."""
-    counts = (args[0], args[-1]) if args else (1, 99)
-    return Spec(name=name, doc=doc, args=counts, effect=False, **{"parse": all_words, **row})
+class Lacking:
+    """The lines of one configuration that mpmkit does not have, of the server or of one host.
+
+    strict: each is refused. server: a host's server, which says what is ignored for both."""
+
+    def __init__(self, strict: bool = False, server: Lacking | None = None) -> None:
+        self.strict = strict
+        self._own = server is None
+        self._ignored: dict[str, list[Setting]] = server._ignored if server else {}  # by module
+        self._dropped: set[str] = server._dropped if server else set()
+        self._handlers: set[str] = set()
+        self._notes: list[Note] = []
+
+    def take(self, row: Foreign, setting: Setting) -> None:
+        """One line of a directive that mpmkit does not have. Raises ValueError if it is refused."""
+        fate = row.fate_of(setting)
+        if fate == REFUSED or (self.strict and fate != QUIET):
+            raise ValueError(row.refusal)
+        words = " ".join(setting.args)
+        if row.fate == IGNORED:
+            self._dropped.add(setting.name.lower())
+        if row.name == "AllowOverride" and words.lower() != "none":
+            self._warn(f"AllowOverride {words}: .htaccess files are never read{setting.place}")
+        elif fate == QUIET:
+            text = f"{row.name} has no effect in mpmkit{setting.place}"
+            self._notes.append(Note("", "debug", text))
+        elif setting.name.lower() not in access.CLOSED:
+            self._ignored.setdefault(row.module, []).append(replace(setting, name=row.name))
+            if row.name == "RewriteRule" and _forbids(setting):
+                why = "protects nothing: mpmkit does not rewrite, write Require all denied"
+                self._warn(f"RewriteRule {words} {why}{setting.place}")
+
+    def handler(self, setting: Setting) -> None:
+        """A SetHandler or AddHandler. Raises ValueError for one that is not here, if that is refused."""
+        name = setting.args[0]
+        if name.lower() in HANDLERS or name.lower().startswith("proxy:") or name in self._handlers:
+            return
+        why = f"there is no handler {name!r} here"
+        if self.strict:
+            raise ValueError(f"{why}; use one of {', '.join(HANDLERS)}")
+        self._handlers.add(name)
+        line = " ".join((setting.name, *setting.args))
+        self._warn(f"what {line} is for answers 403: {why}{setting.place}")
+
+    def _warn(self, text: str) -> None:
+        self._notes.append(Note("", "warn", text))
+
+    def without(self, sections: Iterable[Section]) -> tuple[Section, ...]:
+        """The sections with what mpmkit has, and what closes them."""
+        return tuple(
+            replace(
+                one, settings=tuple(s for s in one.settings if s.name.lower() not in self._dropped)
+            )
+            for one in sections
+        )
+
+    def notes(self) -> list[Note]:
+        """A warning for each module, and what single lines have given rise to."""
+        modules = self._ignored.items() if self._own else ()
+        texts = [
+            f"{module} is not here: no effect have {_names(lines)}" for module, lines in modules
+        ]
+        return [*(Note("", "warn", text) for text in texts), *self._notes]
 
 
-# Read, so that real files can be used, and without effect.
-WITHOUT_EFFECT = (
-    _row("ListenCoresBucketsRatio", "Cores for each bucket of listeners; mpmkit has one bucket",
-         1, parse=number, takes="number", source="mpm", low=1, refused=True),
-    _row("AllowOverride", "What .htaccess files may change; mpmkit reads none of them",
-         where="section"),
-    _row("AccessFileName", "Name of .htaccess files; mpmkit reads none of them"),
-    _row("SSLHonorCipherOrder", "Whose order of ciphers counts; here the server's",
-         1, parse=on_off, source="mod_ssl"),
-    _row("SSLPassPhraseDialog", "How the key's pass phrase is asked for", source="mod_ssl"),
-    _row("SSLRandomSeed", "Sources of randomness; the kernel's is used", source="mod_ssl"),
-    _row("SSLSessionCache", "Sessions kept for resumption; here clients keep theirs in tickets",
-         1, source="mod_ssl"),
-    _row("SSLSessionCacheTimeout", "Longest life of a kept session", 1, source="mod_ssl"),
-    _row("SSLSessionTickets", "Sessions that clients keep; always on",
-         1, parse=on_off, source="mod_ssl"),
-    _row("Mutex", "Locks between processes; a single listener needs none"),
-    _row("CoreDumpDirectory", "Where a crashing child leaves its memory", 1),
-    _row("DefaultRuntimeDir", "Where files that live as long as the server go", 1),
-    _row("EnableExceptionHook", "Hooks that run in a crashing child", 1, parse=on_off),
-    _row("HostnameLookups", "Client names instead of addresses in the log", 1, where="any"),
-    _row("AddCharset", "Character sets by extension", where="any", source="mod_mime"),
-    _row("AddEncoding", "Content encodings by extension", where="any", source="mod_mime"),
-    _row("AddLanguage", "Languages by extension", where="any", source="mod_mime"),
-    _row("AddOutputFilter", "Filters by extension", where="any", source="mod_mime"),
-    _row("RemoveType", "Media types that extensions have no more", where="any", source="mod_mime"),
-)  # fmt: skip
+def _forbids(setting: Setting) -> bool:
+    """A RewriteRule with the flag F, G or R=4xx: what it matches is refused."""
+    flags = setting.args[2].strip("[]").lower().split(",") if len(setting.args) > 2 else []
+    return any(re.fullmatch(r" *(f|forbidden|g|gone|r(edirect)?=4..) *", flag) for flag in flags)
 
-# Names from before 2.4 that are still pasted, and what to write today.
-REMOVED_IN_2_4 = {
-    "acceptmutex": "write Mutex",
-    "lockfile": "write Mutex",
-    "port": "write Listen",
-    "bindaddress": "write Listen",
-    "servertype": "leave it out",
-    "minspareprocesses": "write MinSpareServers",
-    "maxthreadsperchild": "write ThreadsPerChild",
-}
+
+def _names(lines: list[Setting]) -> str:
+    """`AddIcon, IndexOptions and 3 more (52 lines, the first httpd.conf:12)`"""
+    names = list({line.name.lower(): line.name for line in lines}.values())
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    count = f"{len(lines)} lines, the first " if len(lines) > 1 else ""
+    place = lines[0].place.replace("(", f"({count}", 1)
+    return ", ".join(names[:SHOWN]) + more + place

@@ -8,6 +8,7 @@ At the end stand the rules for a name that is written twice: `Spec.merge` is one
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -51,8 +52,7 @@ class RequestReadTimeout:
     body_rate: int = 500
 
 
-# ---------------------------------------------------------------------------------------------
-# Numbers
+# -- numbers
 
 
 def atoi(word: str) -> int:
@@ -91,27 +91,21 @@ def exact_number(words: Words) -> int:
     return int(words[0])
 
 
-# The unit after the number. Only its first letters count, so "min" and "milli" are both minutes;
-# httpd's documentation says so, too.
-TIME_UNITS = {"": 1.0, "ms": 0.001, "mi": 60.0, "s": 1.0, "h": 3600.0}
-
-
 def time(words: Words) -> float:
+    """Of the unit only the first letters count, as in httpd: "min" and "milli" are both minutes."""
     found = re.match(r"([0-9]{1,15})(\Z|ms|mi|s|h)", words[0].lower())
     if found is None:
-        raise ValueError(
-            f'takes a time such as 5, 5s, 700ms, 2mi or 1h, and never less than 0, not "{words[0]}"'
-        )
+        why = "takes a time such as 5, 5s, 700ms, 2mi or 1h, and never less than 0"
+        raise ValueError(f'{why}, not "{words[0]}"')
     count, unit = int(found[1]), found[2]
-    return count / 1000 if unit == "ms" else count * TIME_UNITS[unit]
+    return count / 1000 if unit == "ms" else float(count * {"mi": 60, "h": 3600}.get(unit, 1))
 
 
 def factor(words: Words) -> float:
     # Python reads "1_000" and "infinity" as numbers; a configuration should not.
-    if re.fullmatch(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", words[0].lower()):
-        value = float(words[0])
-        if 0 < value < INT_MAX:
-            return value
+    form = r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?"
+    if re.fullmatch(form, words[0].lower()) and 0 < float(words[0]) < INT_MAX:
+        return float(words[0])
     raise ValueError(f'takes a number above 0, such as 2, not "{words[0]}"')
 
 
@@ -130,8 +124,7 @@ def range_limit(words: Words) -> int:
     return 20 if words[0].lower() == "default" else ranges(words)
 
 
-# ---------------------------------------------------------------------------------------------
-# Words
+# -- words
 
 
 def text(words: Words) -> str:
@@ -149,17 +142,9 @@ def on_off(words: Words) -> bool:
     return word == "on"
 
 
-def choice(**choices: str) -> Callable[[Words], str]:
-    """One of several words in any case; a keyword is the written form, its value the kept one."""
-
-    def parse(words: Words) -> str:
-        try:
-            return choices[words[0].lower()]
-        except KeyError:
-            known = ", ".join(dict.fromkeys(choices.values()))
-            raise ValueError(f'is one of {known}, not "{words[0]}"') from None
-
-    return parse
+def choice(*known: str, **alike: str) -> Callable[[Words], str]:
+    """One of several words in any case; `alike` are other ways to write one."""
+    return lambda words: alike.get(words[0].lower()) or _spelled(words, known)[0]
 
 
 def _spelled(words: Words, known: Iterable[str], *, signs: bool = False) -> Words:
@@ -168,10 +153,10 @@ def _spelled(words: Words, known: Iterable[str], *, signs: bool = False) -> Word
     result = []
     for word in words:
         sign = word[:1] if signs and word[:1] in ("+", "-") else ""
-        try:
-            result.append(sign + spelling[word[len(sign) :].lower()])
-        except KeyError:
-            raise ValueError(f'knows {", ".join(spelling.values())}, not "{word}"') from None
+        official = spelling.get(word[len(sign) :].lower())
+        if official is None:
+            raise ValueError(f'knows {", ".join(spelling.values())}, not "{word}"')
+        result.append(sign + official)
     return tuple(result)
 
 
@@ -268,8 +253,7 @@ def module_levels(words: Words, old: dict[str, str]) -> dict[str, str]:
     return levels
 
 
-# ---------------------------------------------------------------------------------------------
-# Several words that belong together
+# -- several words that belong together
 
 
 def listen(words: Words) -> tuple[ListenAddress]:
@@ -295,12 +279,8 @@ def connection_filter(words: Words) -> tuple[str, int] | None:
     name = words[0].upper()
     if name == "NONE" and len(words) == 1:
         return None
-    if name != "LINE_RATE":
-        raise ValueError(f'knows LINE_RATE and None, not "{words[0]}"')
-    if len(words) != 2 or not 0 < atoi(words[1]) < INT_MAX:
-        raise ValueError(
-            "LINE_RATE takes KiB per second, 1 or more: ConnectionFilter LINE_RATE 400"
-        )
+    if name != "LINE_RATE" or len(words) != 2 or not 0 < atoi(words[1]) < INT_MAX:
+        raise ValueError('knows None, and LINE_RATE with KiB per second: "LINE_RATE 400"')
     return name, atoi(words[1])
 
 
@@ -311,10 +291,8 @@ def read_timeout(words: Words) -> dict[str, float]:
     for word in words:
         found = re.fullmatch(form, word.lower())
         if found is None:
-            raise ValueError(
-                "takes handshake=, header= or body= and init[-max][,MinRate=rate] in whole numbers, "
-                f'not "{word}"'
-            )
+            why = "takes handshake=, header= or body= and init[-max][,MinRate=rate]"
+            raise ValueError(f'{why} in whole numbers, not "{word}"')
         stage, init = found[1], int(found[2])
         most, rate = int((found[3] or "-0")[1:]), int((found[4] or "=0").partition("=")[2])
         if found[3] and most <= init:
@@ -359,13 +337,15 @@ def error_document(words: Words) -> dict[int, str]:
     return {code: words[1]}
 
 
+def url_path(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError(f'takes a URL path that starts with "/", not "{text}"')
+    return text
+
+
 def unless_disabled(words: Words) -> str:
     """FallbackResource: a path of the site."""
-    if words[0].lower() == "disabled":
-        return ""
-    if not words[0].startswith("/"):
-        raise ValueError(f'takes a URL path that starts with "/", or disabled, not "{words[0]}"')
-    return words[0]
+    return "" if words[0].lower() == "disabled" else url_path(words[0])
 
 
 def index_names(words: Words) -> Words:
@@ -387,9 +367,8 @@ def proxy_set(words: Words) -> tuple[tuple[str, dict[str, float]]]:
         elif key in ("max", "timeout") and value.isdigit() and int(value):
             settings[key] = float(value)
         else:
-            raise ValueError(
-                f'knows enablereuse=on|off, max=number and timeout=seconds, not "{word}"'
-            )
+            why = "knows enablereuse=on|off, max=number and timeout=seconds"
+            raise ValueError(f'{why}, not "{word}"')
     return ((words[0], settings),)
 
 
@@ -399,8 +378,9 @@ def user(words: Words) -> str:
     return words[0]
 
 
-# ---------------------------------------------------------------------------------------------
-# When a name is written twice: what is there, and what a further line adds
+# -- when a name is written twice: what is there, and what a further line adds
+
+append, update = operator.add, operator.or_  # of tuples, of dicts
 
 
 def replace(old: Any, new: Any) -> Any:
@@ -409,14 +389,6 @@ def replace(old: Any, new: Any) -> Any:
 
 def keep_if_none(old: Any, new: Any) -> Any:
     return old if new is None else new
-
-
-def append(old: Any, new: Any) -> Any:
-    return (*old, *new)
-
-
-def update(old: Any, new: Any) -> Any:
-    return {**old, **new}
 
 
 def amend(old: Any, new: Any) -> Any:

@@ -51,13 +51,11 @@ def _last(lines: Sequence[tuple[Methods, str]], method: str, default: str) -> st
 class Access(NamedTuple):
     """What sections say together. None: not a word.
 
-    merging     AuthMerging's, for the section that it stands in
     users       AuthType names a way to ask for users, which is nothing with a Require
     closed      no client is admitted
     """
 
     require: Group | None = None
-    merging: str = ""
     compat: Compat | None = None
     methods: Methods | None = None
     users: bool | None = None
@@ -66,15 +64,8 @@ class Access(NamedTuple):
 
     def over(self, base: Access) -> Access:
         """What holds when this section is merged upon another."""
-        require = self.require
-        if not require and not self.merging:
-            require = base.require
-        elif self.merging in ("and", "or") and base.require:
-            both = (base.require, require) if require else (base.require,)
-            require = Group(False, self.merging == "and", both)
         return Access(
-            require,
-            "",
+            self.require or base.require,
             self.compat or base.compat,
             base.methods if self.methods is None else self.methods,
             base.users if self.users is None else self.users,
@@ -122,8 +113,6 @@ def access_of(settings: Sequence[Setting], unknown: frozenset[str]) -> Access:
             for kind, given in config.origins(args):
                 kind = "closed" if config.unknowable(kind, given, unknown) else kind
                 lines[name].append(Line(False, config.limited(setting.within), kind, given))
-        elif name == "authmerging":
-            found["merging"] = args[0].lower()
         elif name == "allowmethods":
             found["methods"] = config.methods(args)
         elif name == "authtype":
@@ -201,10 +190,6 @@ def _host(given: Any, request: Request, conn: Connection) -> bool:
     wanted = [domain.lower() for domain in given]
     if name not in wanted and not any(name.endswith("." + one.removeprefix(".")) for one in wanted):
         return False
-    return _has_address(name, conn)
-
-
-def _has_address(name: str, conn: Connection) -> bool:
     try:
         # Bytes: for text Python loads its table of international names, which a child may not read.
         found = socket.getaddrinfo(name.encode(), None, type=socket.SOCK_STREAM)
@@ -218,7 +203,6 @@ TESTS: dict[str, Callable[[Any, Request, Connection], bool]] = {
     "local": _local,
     "ip": _ip,
     "host": _host,
-    "forward-dns": lambda given, request, conn: any(_has_address(name, conn) for name in given),
     "method": lambda given, request, conn: request.method in given,
     "env": lambda given, request, conn: False,  # what sets variables is in `unknown`
     "no env": lambda given, request, conn: True,

@@ -160,7 +160,7 @@ class Sections:
         rules = [SectionRule(section, d.unknown) for section in d.sections]
         self.rules = sorted(rules, key=lambda rule: rule.place)
         self._directories = [rule for rule in self.rules if rule.kind == "Directory"]
-        limited = any("LimitRequestBody" in rule.values for rule in rules)
+        limited = d.own_body or any("LimitRequestBody" in rule.values for rule in rules)
         self.server = MergedConfig(
             d.SetHandler,
             False,

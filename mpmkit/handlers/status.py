@@ -97,7 +97,7 @@ def auto(f: StatusData, server_name: str) -> str:
             f"Processes: {f.counts.processes}",
             f"Stopping: {f.counts.stopping}",
             f"ConnsTotal: {sum(row.connections for row in f.rows)}",
-            f"ConnsAsyncWaitIO: {sum(row.wait_io for row in f.rows)}",
+            "ConnsAsyncWaitIO: 0",
             f"ConnsAsyncWriting: {sum(row.write_completion for row in f.rows)}",
             f"ConnsAsyncKeepAlive: {sum(row.keep_alive for row in f.rows)}",
             f"ConnsAsyncClosing: {sum(row.lingering_close for row in f.rows)}",
@@ -204,7 +204,7 @@ def _processes(f: StatusData) -> str:
             graceful = states.count(GRACEFUL)
             idle = 0 if old else states.count(READY)
             busy = sum(states.count(state) for state in BUSY)
-        waiting = (row.wait_io, row.write_completion, row.keep_alive, row.lingering_close)
+        waiting = (0, row.write_completion, row.keep_alive, row.lingering_close)
         numbers = (row.connections, busy, graceful, idle, *waiting)
         sums = [a + b for a, b in zip(sums, numbers, strict=True)]
         accepting = "no" if row.not_accepting else "yes"

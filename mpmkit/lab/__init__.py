@@ -1,11 +1,7 @@
 """What the notebooks import: the control room, the sweep panel, a watch, colours, figures, tables.
 
-    from mpmkit import lab
-    lab.control_room("worker", "event")
-
 Nothing here measures. It shows what `mpmkit.measure` and `mpmkit.load` give, and what a server's
-scoreboard says. Modules are loaded on first use, and import plotly, pandas and ipywidgets only
-where they are needed.
+scoreboard says. Modules are loaded on first use.
 """
 
 from __future__ import annotations

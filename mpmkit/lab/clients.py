@@ -5,8 +5,8 @@
         clients.resize(80)
 
 This is not a load generator (`mpmkit.run_load` is): many connections and few requests are what occupies
-prefork's processes and worker's threads, and costs event nearly nothing. One client that keeps no
-connection is a probe: how long does a new client wait?
+prefork's processes and worker's threads, and costs event nearly nothing. Clients that keep no
+connection are probes: how long does a new client wait?
 
 A client whose kept connection the server ends (KeepAliveTimeout, a crash) comes back after `BACK`
 seconds; one whose answer said `Connection: close` comes back with its next request.
@@ -21,17 +21,10 @@ from collections import Counter, deque
 from mpmkit.load.connections import ASKING, AWAY, HELD, Connection, HeldConnections, Lost
 from mpmkit.load.target import target_of
 
-BACK = 0.1
-"""Seconds before a client whose connection was ended, or refused, comes back."""
-
-PATIENCE = 30.0
-"""Seconds a client waits for an answer."""
-
-ENDED = ("refused", "reset", "timeout", "connect")
-"""Why a request has no answer."""
-
-MOST = 2000
-"""Clients at most: more is work for a load generator."""
+BACK = 0.1  # seconds before a client whose connection was ended, or refused, comes back
+PATIENCE = 30.0  # seconds a client waits for an answer
+ENDED = ("refused", "reset", "timeout", "connect")  # why a request has no answer
+MOST = 2000  # clients: more is work for a load generator
 
 
 class KeepAliveClients(HeldConnections):
@@ -57,16 +50,15 @@ class KeepAliveClients(HeldConnections):
         path: str = "/index.html",
     ) -> None:
         self.path, self.keep = path, keep
-        self._think = self._timed = _checked_think(think)
+        self._think = self._timed = _in_range("think", think, 0.05, 3600)
         self._answers: deque[float] = deque(maxlen=10_000)
         close = "" if keep else "Connection: close\r\n"
         request = (
             f"GET {path} HTTP/1.1\r\nHost: {target_of(url).place}\r\n"
             f"User-Agent: mpmkit-client\r\n{close}\r\n"
         )
-        super().__init__(
-            url, count=_checked_count(count), request=request, timeout=PATIENCE, again=BACK
-        )
+        count = int(_in_range("count", count, 0, MOST))
+        super().__init__(url, count=count, request=request, timeout=PATIENCE, again=BACK)
 
     @property
     def think(self) -> float:
@@ -75,7 +67,7 @@ class KeepAliveClients(HeldConnections):
 
     @think.setter
     def think(self, seconds: float) -> None:
-        self._think = _checked_think(seconds)
+        self._think = _in_range("think", seconds, 0.05, 3600)
         self.resize(self._wanted)
 
     @property
@@ -90,7 +82,7 @@ class KeepAliveClients(HeldConnections):
 
     def resize(self, count: int) -> None:
         """So many clients from now on. Those that leave close their connections."""
-        super().resize(_checked_count(count))
+        super().resize(int(_in_range("count", count, 0, MOST)))
 
     def counts(self) -> dict[str, int]:
         """How many are asking (sent, no answer yet), thinking (answered), away (to come back)."""
@@ -98,7 +90,7 @@ class KeepAliveClients(HeldConnections):
         return {"asking": states[ASKING], "thinking": states[HELD], "away": states[AWAY]}
 
     def longest_wait(self) -> float:
-        """Seconds that the first of those who have no answer yet has waited until now; 0: none."""
+        """The longest of `waits`; 0 without any."""
         return max(self.waits(), default=0.0)
 
     def waits(self) -> list[float]:
@@ -109,10 +101,7 @@ class KeepAliveClients(HeldConnections):
     def take(self) -> list[float]:
         """Seconds of the answers since the last call: from connecting (or asking on a kept
         connection) to the last byte."""
-        taken = []
-        while self._answers:
-            taken.append(self._answers.popleft())
-        return taken
+        return [self._answers.popleft() for _ in range(len(self._answers))]
 
     # The thread.
 
@@ -148,16 +137,8 @@ class KeepAliveClients(HeldConnections):
         super()._lose(kind if kind in (*ENDED, "closed") else "reset")
 
 
-def _checked_think(seconds: float) -> float:
-    if not 0.05 <= seconds <= 3600:
-        raise ValueError(f"think: must be 0.05 to 3600 seconds, not {seconds!r}")
-    return float(seconds)
-
-
-def _checked_count(count: int) -> int:
-    if not 0 <= count <= MOST:
-        raise ValueError(
-            f"count: must be 0 to {MOST} clients, not {count!r}; for more use a "
-            "load generator: mpmkit.run_load"
-        )
-    return int(count)
+def _in_range(name: str, value: float, low: float, high: float) -> float:
+    if not low <= value <= high:
+        more = "; for more clients use mpmkit.run_load" if name == "count" else ""
+        raise ValueError(f"{name}: must be {low:g} to {high:g}, not {value!r}{more}")
+    return float(value)

@@ -1,18 +1,83 @@
-"""A field of a form as ipywidgets: its name, a slider, a box that takes every value, and its hints."""
+"""What both panels are made of: named boxes, a field of a form as ipywidgets, and the panel's end.
+
+A panel ends when it is closed, with its kernel, or when the cell that made it runs again.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 import ipywidgets
 
 from mpmkit.lab.forms import Field
 
-Tell = Callable[[str, str], None]
+W = TypeVar("W", bound=ipywidgets.DOMWidget)
+
+_made: dict[str, tuple[str, list[Any]]] = {}  # cell id -> (one id for each run of it, its panels)
+
+
+def named(name: str, widget: W) -> W:
+    """The widget, with a name by which panel.css finds it."""
+    widget.add_class(f"mk-{name}")
+    return widget
+
+
+def box(name: str, *children: Any) -> Any:
+    """Widgets in a box; the layout is panel.css's."""
+    return named(name, ipywidgets.Box(children))
+
+
+def mark(widget: Any, name: str, on: Any) -> None:
+    """Put a mark on a widget, or take it away."""
+    (widget.add_class if on else widget.remove_class)(f"mk-{name}")
+
+
+def lines(texts: Iterable[str]) -> str:
+    """Texts as HTML, a line each."""
+    return "<br>".join(map(escape, texts))
+
+
+class Frame(ipywidgets.VBox):
+    """A panel on the page. In a notebook, those that an earlier run of the same cell made are closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_class("mk")
+        cell, run = _cell()
+        before, panels = _made.get(cell, ("", []))
+        if before != run:
+            for panel in panels:
+                panel.close()
+            panels = []
+        if cell:
+            _made[cell] = (run, [*panels, self])
+
+    def close(self) -> None:
+        """Take the widgets from the page."""
+        for child in self.children:
+            _close(child)
+        super().close()
+
+
+def _close(widget: Any) -> None:
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    widget.close()
+
+
+def _cell() -> tuple[str, str]:
+    """(the id of the cell that runs, an id of this run of it); ("", "") outside a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    try:
+        parent = shell.kernel.get_parent()  # type: ignore[union-attr]
+        return str(parent["metadata"]["cellId"]), str(parent["header"]["msg_id"])
+    except (AttributeError, KeyError, TypeError):
+        return "", ""
 
 
 class Control:
@@ -21,14 +86,13 @@ class Control:
     live: the slider calls it while it moves, not only when it is let go.
     """
 
-    def __init__(self, field: Field, tell: Tell, *, live: bool = False) -> None:
+    def __init__(self, field: Field, tell: Callable[[str, str], None], live: bool = False) -> None:
         self.name, self.group = field.name, field.group
         self._tell = tell
         self._showing: int | None = None  # the thread that shows a value: it is no reader's
-        self._hints = ipywidgets.HTML()
-        self._hints.add_class("mk-hints")
-        self._slider: Any = None
+        self._hints = named("hints", ipywidgets.HTML())
         label = field.label or field.name
+        self._slider: Any = None
         if field.kind == "choice":
             self._box: Any = ipywidgets.Dropdown(description=label)
         elif field.kind == "switch":
@@ -36,21 +100,16 @@ class Control:
         else:
             self._box = ipywidgets.Text(continuous_update=False, placeholder=field.default)
             self._slider = ipywidgets.FloatSlider(
-                description=label,
-                min=field.low,
-                max=field.reach,
-                step=field.step,
-                readout=False,
-                continuous_update=live,
-            )
+                min=field.low, max=field.reach, step=field.step, description=label,
+                readout=False, continuous_update=live,
+            )  # fmt: skip
             self._slider.observe(self._slid, "value")
         self._box.observe(lambda change: self._set(change.new), "value")
         self._parts = (self._slider, self._box) if self._slider else (self._box,)
         for part in self._parts:
             part.tooltip = _tooltip(field)
-        self.widget = ipywidgets.HBox(self._parts)
-        for name in ("field", f"kind-{field.kind}", re.sub(r"\W+", "-", f"is-{field.name}")):
-            self.widget.add_class(f"mk-{name}")
+        self.widget = box("field", *self._parts)
+        named(f"kind-{field.kind}", named(re.sub(r"\W+", "-", f"is-{field.name}"), self.widget))
         self.show(field)
 
     def _slid(self, change: Any) -> None:
@@ -65,22 +124,18 @@ class Control:
 
     def show(self, field: Field | None) -> None:
         """Show the field as it is now; None: it does not apply, and is not shown."""
+        mark(self.widget, "off", field is None)
         if field is None:
-            self.widget.add_class("mk-off")
             return
         self._showing = threading.get_ident()
         try:
             self._fill(field)
         finally:
             self._showing = None
-        self._hints.value = "<br>".join(map(escape, field.hints))
+        self._hints.value = lines(field.hints)
         self.widget.children = (*self._parts, *([self._hints] if field.hints else []))
-        for name, on in (
-            ("mk-off", False),
-            ("mk-set", bool(field.value)),
-            ("mk-wrong", field.refused),
-        ):
-            (self.widget.add_class if on else self.widget.remove_class)(name)
+        mark(self.widget, "set", field.value)
+        mark(self.widget, "wrong", field.refused)
 
     def _fill(self, field: Field) -> None:
         if field.kind == "choice":
@@ -91,26 +146,29 @@ class Control:
         elif field.kind == "switch":
             self._box.value = field.text.lower() == "on"
         else:
-            self._box.value = field.value
-            self._box.placeholder = field.default
-            if (number := _number(field.text)) is not None:
+            self._box.value, self._box.placeholder = field.value, field.default
+            if found := re.match(r"[-+]?\d+(\.\d*)?", field.text):
+                number = float(found[0]) / (1000 if field.text.endswith("ms") else 1)
                 self._slider.value = min(max(number, field.low), field.reach)
-
-
-def _number(text: str) -> float | None:
-    """The number that a value begins with; of milliseconds, in seconds."""
-    found = re.match(r"[-+]?\d+(\.\d*)?", text)
-    if found is None:
-        return None
-    return float(found[0]) / (1000 if text.endswith("ms") else 1)
 
 
 def _tooltip(field: Field) -> str:
     if field.kind == "choice":
         return f"{field.help}."
     bounds = f"{field.low:g} or more" if field.high is None else f"{field.low:g} to {field.high:,g}"
-    takes = "On or Off" if field.kind == "switch" else bounds
     unit = f", {field.unit}" if field.unit else ""
     default = f"; default {field.default}" if field.default else ""
-    empty = "" if field.kind == "switch" else ". An empty box is the default"
-    return f"{field.help}.\n{takes}{unit}{default}{empty}"
+    if field.kind == "switch":
+        return f"{field.help}.\nOn or Off{unit}{default}"
+    return f"{field.help}.\n{bounds}{unit}{default}. An empty box is the default"
+
+
+def groups(controls: Iterable[Control]) -> list[Any]:
+    """The controls' rows, in a box a group with its heading."""
+    rows: dict[str, list[Any]] = {}
+    for control in controls:
+        rows.setdefault(control.group, []).append(control.widget)
+    return [
+        box("part", ipywidgets.HTML(f"<h4>{escape(group)}</h4>"), *widgets)
+        for group, widgets in rows.items()
+    ]

@@ -4,9 +4,7 @@ a file. It has a description in words (`.alt`), and shows itself in a notebook.
 
 from __future__ import annotations
 
-import os
 from html import escape
-from pathlib import Path
 
 from mpmkit.lab import theme as colours
 from mpmkit.lab.plots import ink_on
@@ -30,18 +28,16 @@ class Svg:
     def _repr_svg_(self) -> str:
         return self.text
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as a file; returns the path."""
-        Path(path).write_text(self.text, encoding="utf-8")
-        return Path(path)
 
-
-def drawing(width: float, height: float, parts: list[str], alt: str, theme: str | None) -> Svg:
-    dark = colours.is_dark(theme)
+def drawing(
+    width: float, height: float, parts: list[str], alt: str, theme: str | None = None
+) -> Svg:
+    """An SVG of that size, on the theme's paper."""
+    paper = colours.PAPER[colours.is_dark(theme)]
     head = (
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{width:.0f}' height='{height:.0f}' "
         f"viewBox='0 0 {width:.0f} {height:.0f}' role='img' {FONT}><title>{escape(alt)}</title>"
-        f"<rect width='100%' height='100%' fill='{colours.PAPER[dark]}'/>"
+        f"<rect width='100%' height='100%' fill='{paper}'/>"
     )
     return Svg(head + "".join(parts) + "</svg>", alt)
 
@@ -56,6 +52,7 @@ def label(
     anchor: str = "start",
     bold: bool = False,
 ) -> str:
+    """A line of text, its baseline at y."""
     weight = " font-weight='600'" if bold else ""
     return (
         f"<text x='{x:g}' y='{y:g}' font-size='{size:g}' fill='{fill}' "
@@ -70,56 +67,44 @@ def scoreboard(board: ScoreboardSnapshot | ScoreboardView, *, theme: str | None 
     """A scoreboard: a cell a worker, with httpd's letter; a row a process (under prefork, where a
     process is one worker, rows of 32). To the right of a row of event: connections without a thread."""
     picture = board if isinstance(board, ScoreboardSnapshot) else ScoreboardSnapshot.of(board)
-    ink = colours.INK[colours.is_dark(theme)]
-    rows = list(picture.rows)
+    ink = colours.ink(theme)
+    rows = [(f"slot {slot}", text, parked) for slot, text, parked in picture.rows]
     if picture.mpm == "prefork":
         flat = "".join(text for _, text, _ in rows)
-        rows = [(32 * n, flat[32 * n : 32 * n + 32], 0) for n in range(-(-len(flat) // 32))]
-    used = {c: picture.count(c) for c in LETTERS if any(c in text for _, text, _ in rows)}
+        rows = [(f"slots {n} …", flat[n : n + 32], 0) for n in range(0, len(flat), 32)]
     title = picture.label or f"scoreboard of {picture.mpm}"
     many = "1 process" if len(picture.rows) == 1 else f"{len(picture.rows)} processes"
     parts = [label(8, 18, f"{title} · {many}", ink, size=13, bold=True)]
-    for number, (slot, text, parked) in enumerate(rows):
-        name = f"slot {slot}" if picture.mpm != "prefork" else f"slots {slot} …"
-        parts += _row(TOP + CELL * number, name, text, parked, theme)
-    bottom = TOP + CELL * len(rows)
-    legend, right = _legend(bottom + 12, used, theme)
-    longest = max((len(text) for _, text, _ in rows), default=0)
-    counts = ", ".join(f"{n} {WORDS[LETTERS.index(letter)]}" for letter, n in used.items())
+    for number, (name, text, parked) in enumerate(rows):
+        y = TOP + CELL * number
+        parts.append(label(8, y + 13, name, ink, size=11))
+        for place, letter in enumerate(text):
+            parts += _square(LEFT + CELL * place, y, CELL - 2, letter, theme)
+        if parked:
+            x = LEFT + CELL * len(text) + 8
+            parts.append(label(x, y + 13, f"+ {parked} without a thread", ink, size=11))
+    bottom, right = TOP + CELL * len(rows), 8.0
+    counts = {c: f"{n} {WORDS[LETTERS.index(c)]}" for c in LETTERS if (n := picture.count(c))}
+    for letter, words in counts.items():
+        parts += _square(right, bottom + 12, 14, letter, theme, legend=True)
+        parts.append(label(right + 19, bottom + 23, words, ink, size=11))
+        right += 34 + 6.2 * len(words)
+    alt = f"{title}: {many} of {picture.mpm}; {', '.join(counts.values())}"
     parked = sum(n for _, _, n in picture.rows)
-    alt = f"{title}: {many} of {picture.mpm}; {counts}"
     alt += f"; {parked} connections without a thread." if parked else "."
+    longest = max((len(text) for _, text, _ in rows), default=0)
     width = max(LEFT + CELL * longest + 130, 480, right)
-    return drawing(width, bottom + 34, parts + legend, alt, theme)
+    return drawing(width, bottom + 34, parts, alt, theme)
 
 
-def _square(x: float, y: float, size: float, letter: str, theme: str | None) -> list[str]:
-    """A cell in its letter's colour, with the letter in it."""
+def _square(
+    x: float, y: float, size: float, letter: str, theme: str | None, *, legend: bool = False
+) -> list[str]:
+    """A cell in its letter's colour, with the letter in it; idle workers and empty slots without."""
     fill = colours.letter_colour(letter, theme)
     grid = colours.GRID[colours.is_dark(theme)]
     rect = f"<rect x='{x:g}' y='{y:g}' width='{size:g}' height='{size:g}' fill='{fill}' stroke='{grid}'/>"
+    if letter in "_." and not legend:
+        return [rect]
     middle = x + size / 2, y + size / 2 + 4
     return [rect, label(*middle, letter, ink_on(fill), size=11, anchor="middle", bold=True)]
-
-
-def _row(y: float, name: str, text: str, parked: int, theme: str | None) -> list[str]:
-    ink = colours.INK[colours.is_dark(theme)]
-    parts = [label(8, y + 13, name, ink, size=11)]
-    for place, letter in enumerate(text):
-        square = _square(LEFT + CELL * place, y, CELL - 2, letter, theme)
-        parts += square if letter not in "_." else square[:1]
-    if parked:
-        x = LEFT + CELL * len(text) + 8
-        parts.append(label(x, y + 13, f"+ {parked} without a thread", ink, size=11))
-    return parts
-
-
-def _legend(y: float, used: dict[str, int], theme: str | None) -> tuple[list[str], float]:
-    """The letters that are there, how many and what they mean; and where the line ends."""
-    parts, x = [], 8.0
-    for letter, number in used.items():
-        words = f"{number} {WORDS[LETTERS.index(letter)]}"
-        parts += _square(x, y, 14, letter, theme)
-        parts.append(label(x + 19, y + 11, words, colours.INK[colours.is_dark(theme)], size=11))
-        x += 34 + 6.2 * len(words)
-    return parts, x

@@ -1,13 +1,162 @@
-"""Figures: functions that take rows and return plotly figures. They draw what is in the rows, only.
+"""Requests per second as published and as measured: functions that take rows and return plotly figures.
 
 Each figure carries its description for a reader who cannot see it in `layout.meta["alt"]` (see
-`alt_text`), labels its bars directly, and draws the spread of the rounds. `save` writes it as PNG
-and SVG. Drawn elsewhere: `lab.timeline` (what a watch recorded) and `diagram` (a scoreboard).
+`alt_text`), labels its bars directly, and draws the spread of the rounds. Drawn elsewhere: `lab.timeline`
+(what a watch recorded) and `diagram` (a scoreboard).
 """
 
-from mpmkit.lab.figures_qps import KIND_TITLES, qps_bars
-from mpmkit.lab.plots import OURS, WIDTH, alt_text, dress, find_browser, save
+from __future__ import annotations
 
-__all__ = [
-    "KIND_TITLES", "OURS", "WIDTH", "alt_text", "dress", "find_browser", "qps_bars", "save",
-]  # fmt: skip
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from mpmkit.lab import theme as colours
+from mpmkit.lab.plots import LIMITED, OURS, count, dress, ink_on, need, pale
+from mpmkit.lab.plots import alt_text as alt_text
+
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects as go
+
+KIND_TITLES = {
+    "static": "static page",
+    "script": "script",
+    "cgi": "script by CGI",
+    "php-fpm": "script by PHP-FPM",
+    "mod_php": "script by mod_php",
+}
+COLUMNS = (
+    "kind", "server", "mpm", "rounds", "published", "median", "min", "max", "published_ratio", "ratio",
+)  # fmt: skip
+
+
+def qps_bars(summary: pandas.DataFrame) -> go.Figure:
+    """Requests per second as published (pale, hatched) and as measured (solid), a panel a kind.
+
+    `summary` is `QpsTable.summary()`: one row a kind, server and MPM with published, median, min
+    and max in requests per second, NaN where there is nothing. The whisker on a measured bar goes
+    from the slowest to the fastest round; the article states no spread. Other servers are
+    grey. A figure with a * is a lower bound: the generator or the machine was the limit.
+    Raises ValueError if columns are missing.
+    """
+    kinds = kinds_of(summary)
+    servers = [OURS, *(name for name in dict.fromkeys(summary["server"]) if name != OURS)]
+    highest = float(summary[["published", "max"]].max().max())
+    figure, places = _panels(kinds)
+    said = []
+    for kind, place in places.items():
+        ours = by_mpm(summary, kind)
+        for mpm, row in ours.items():
+            figure.add_trace(_published_bar(mpm, row), **place)
+        for group, server in enumerate(servers, 1):
+            for mpm, row in by_mpm(summary, kind, server).items():
+                text = count(row["median"]) + "*" * bool(row.get("bound"))
+                for bar in measured_bars(mpm, row, highest, text, group=group):
+                    figure.add_trace(bar, **place)
+        parts = (
+            f"{mpm} {count(row['published'])} published and {count(row['median'])} measured"
+            for mpm, row in ours.items()
+        )
+        said.append(f"{KIND_TITLES.get(kind, kind)}: {'; '.join(parts)}")
+    note = spread(int(summary["rounds"].max()))
+    if servers[1:]:
+        note += f" · grey: {', '.join(servers[1:])}"
+    bound = "bound" in summary and bool(summary["bound"].any())
+    if bound:
+        note += f"<br>*: in some rounds {LIMITED}"
+    more = 36 if bound else 0  # room for a second line under the title
+    dress(
+        figure,
+        f"Requests per second<br><sup>hatched: as published · solid: measured, {note}</sup>",
+        alt=f"Requests per second. {'. '.join(said)}.",
+        height=180 + more + 280 * max(place["row"] for place in places.values()),
+        margin={"t": 100 + more},
+        bargap=0.14,
+        bargroupgap=0.04,
+        uniformtext={"minsize": 10, "mode": "show"},
+    )
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(title_text="requests per second", col=1)
+    return figure
+
+
+def spread(rounds: int) -> str:
+    """What a measured bar and its whisker are."""
+    if rounds > 1:
+        return "median; whisker: slowest and fastest round"
+    return "one round, so no spread is known"
+
+
+def _published_bar(mpm: str, row: dict[str, Any]) -> go.Bar:
+    import plotly.graph_objects as go
+
+    colour = colours.colour(mpm)
+    hatched = {"shape": "/", "fgcolor": colour, "size": 6, "solidity": 0.15}
+    line = {"color": colour, "width": 1.5}
+    return go.Bar(
+        x=[mpm], y=[row["published"]], name=f"{mpm}, published", offsetgroup=0,
+        marker={"color": pale(colour), "line": line, "pattern": hatched},
+        text=[count(row["published"])], textposition="outside", cliponaxis=False,
+        hovertemplate="%{y:,.0f}/s published<extra></extra>",
+    )  # fmt: skip
+
+
+def _panels(kinds: list[str]) -> tuple[go.Figure, dict[str, dict[str, int]]]:
+    """A panel a kind, all on one scale: side by side, and beyond two in rows of two, so that bars
+    stay wide enough for their labels."""
+    from plotly.subplots import make_subplots
+
+    columns = min(2, len(kinds))
+    rows = -(-len(kinds) // columns)
+    figure = make_subplots(
+        rows=rows, cols=columns, shared_yaxes="all", horizontal_spacing=0.06,
+        vertical_spacing=0.16 if rows > 1 else None,
+        subplot_titles=[KIND_TITLES.get(kind, kind) for kind in kinds],
+    )  # fmt: skip
+    places = ({"row": n // columns + 1, "col": n % columns + 1} for n in range(len(kinds)))
+    return figure, dict(zip(kinds, places, strict=True))
+
+
+def measured_bars(
+    mpm: str, row: dict[str, Any], highest: float, text: str, *, group: int | str
+) -> Iterator[go.Bar]:
+    """A bar with its whisker: mpmkit's in the MPM's colour, another server's grey. The whisker crosses
+    the bar's end, so it is drawn twice, a thin line in ink over a wide one in paper. The label stands at
+    the foot of the bar, or above the whisker if the bar is too low: `highest` is the figure's highest."""
+    import plotly.graph_objects as go
+
+    server, dark = row["server"], colours.is_dark()
+    colour = colours.colour(mpm if server == OURS else server)
+    high = row["median"] > 0.16 * highest * (1 + text.count("<br>") / 2)
+    yield go.Bar(
+        x=[mpm], y=[row["median"]], name=f"{mpm}, {server}", offsetgroup=group, marker={"color": colour},
+        error_y=_whisker(row, row["median"], colours.PAPER[dark], 5), text=[text if high else ""],
+        textposition="inside", insidetextanchor="start", textangle=0,
+        textfont={"color": ink_on(colour), "size": 11},
+        hovertemplate="%{y:,.0f}/s measured<extra></extra>",
+    )  # fmt: skip
+    yield go.Bar(
+        x=[mpm], y=[row["max"]], offsetgroup=group, hoverinfo="skip",
+        marker={"color": "rgba(0,0,0,0)", "line": {"width": 0}},
+        error_y=_whisker(row, row["max"], colours.INK[dark], 1.5), text=["" if high else text],
+        textposition="outside", cliponaxis=False, textfont={"size": 11},
+    )  # fmt: skip
+
+
+def _whisker(row: dict[str, float], at: float, colour: str, thickness: float) -> dict[str, Any]:
+    spread = bool(row["max"] > row["min"])
+    look = {"color": colour, "thickness": thickness, "width": 6, "visible": spread}
+    ends = {"array": [row["max"] - at], "arrayminus": [at - row["min"]]}
+    return {"type": "data", "symmetric": False, **look, **ends}
+
+
+def kinds_of(summary: pandas.DataFrame) -> list[str]:
+    """The kinds of page in it. Raises ValueError if columns are missing."""
+    need(summary, COLUMNS, "QpsTable.summary()")
+    return list(dict.fromkeys(summary["kind"]))
+
+
+def by_mpm(summary: pandas.DataFrame, kind: str, server: str = OURS) -> dict[str, Any]:
+    """MPM -> the row of that kind and server."""
+    rows = summary[(summary["kind"] == kind) & (summary["server"] == server)]
+    return {str(row["mpm"]): row for row in rows.to_dict("records")}

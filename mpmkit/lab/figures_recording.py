@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import dress, pale
+from mpmkit.lab.plots import dress, label_ends, pale
 from mpmkit.measure.recording import Recording
 
 if TYPE_CHECKING:
@@ -21,15 +20,12 @@ STRIPS: dict[str, tuple[str, dict[str, str]]] = {
     "qps": ("requests/s", {"qps": "served"}),
     "memory": ("memory, MB", {"pss_mb": "PSS"}),
 }
-DASHES = ("solid", "dot")
+DEFAULT = ("processes", "workers", "connections", "queue")
 STRIP_HEIGHT = 120
 
 
 def timeline(
-    recordings: Recording | dict[str, Recording],
-    *strips: str,
-    title: str = "",
-    theme: str | None = None,
+    recordings: Recording | dict[str, Recording], *strips: str, title: str = ""
 ) -> go.Figure:
     """Strips of `STRIPS` over seconds, one line a field; events as thin lines across.
 
@@ -40,38 +36,23 @@ def timeline(
     """
     from plotly.subplots import make_subplots
 
-    chosen = strips or ("processes", "workers", "connections", "queue")
-    unknown = [name for name in chosen if name not in STRIPS]
-    if unknown:
+    chosen = strips or DEFAULT
+    if unknown := [name for name in chosen if name not in STRIPS]:
         raise ValueError(f"no strip {', '.join(unknown)}; there are {', '.join(STRIPS)}")
     one = isinstance(recordings, Recording)
-    runs = {recordings.mpm: recordings} if isinstance(recordings, Recording) else recordings
-    if not all(run.samples for run in runs.values()):
+    runs = [recordings] if isinstance(recordings, Recording) else list(recordings.values())
+    if not all(run.samples for run in runs):
         raise ValueError("a recording without samples can't be drawn")
     figure = make_subplots(rows=len(chosen), shared_xaxes=True, vertical_spacing=0.14 / len(chosen))
-    parts = []
-    for row, name in enumerate(chosen, 1):
-        heading, fields = STRIPS[name]
-        if not one:  # of each run, the one line that compares
-            fields = dict([next(iter(fields.items()))])
-            heading = "busy workers" if name == "workers" else heading
-        lines = [
-            (run, key, label if one else run.mpm, number)
-            for run in runs.values()
-            for number, (key, label) in enumerate(_worth_showing(run, fields).items())
-        ]
-        for run, key, label, number in lines:
-            figure.add_trace(_line(run, key, label, number, one, theme), row=row, col=1)
-            parts.append(f"{heading}, {label}: at most {run.most(key):,.4g}")
-        _label_ends(figure, row, lines, one, theme)
-        figure.update_yaxes(title_text=heading.replace(", ", "<br>"), row=row, col=1)
+    said = [
+        part for row, name in enumerate(chosen, 1) for part in _strip(figure, row, name, runs, one)
+    ]
     if one:
-        _mark_events(figure, next(iter(runs.values())), theme)
+        _mark_events(figure, runs[0])
     dress(
         figure,
         title,
-        theme,
-        alt=(title + ". " if title else "") + "; ".join(parts) + ".",
+        alt=(title + ". " if title else "") + "; ".join(said) + ".",
         height=90 + STRIP_HEIGHT * len(chosen),
         margin={"l": 76, "r": 130, "t": 72 if title else 34, "b": 52},
     )
@@ -79,88 +60,61 @@ def timeline(
     figure.update_xaxes(title_text="seconds", title_font_size=13, row=len(chosen), col=1)
     figure.update_yaxes(rangemode="tozero", title_font_size=13, title_standoff=8)
     # To the last sample and no farther: the lines' names stand in the margin.
-    figure.update_xaxes(range=[0, max(run.samples[-1].t for run in runs.values())])
+    figure.update_xaxes(range=[0, max(run.samples[-1].t for run in runs)])
     return figure
 
 
-def _line(
-    run: Recording, key: str, name: str, number: int, one: bool, theme: str | None
-) -> go.Scatter:
+def _strip(figure: Any, row: int, strip: str, runs: list[Recording], one: bool) -> list[str]:
+    """Draw a strip, with names at the lines' ends: all fields of one recording, or of several the one
+    that compares. What it shows, in words."""
+    heading, fields = STRIPS[strip]
+    first = next(iter(fields))
+    if not one and strip == "workers":
+        heading = "busy workers"
+    ends, said = [], []
+    end = max(run.samples[-1].t for run in runs)
+    for run in runs:
+        # Fields that are not zero all the time; the first one always.
+        shown = [key for key in fields if key == first or (one and run.most(key) > 0)]
+        for number, key in enumerate(shown):
+            name = fields[key] if one else run.mpm
+            figure.add_trace(_line(run, key, name, number, one), row=row, col=1)
+            said.append(f"{heading}, {name}: at most {run.most(key):,.4g}")
+            last = float(getattr(run.samples[-1], key))
+            ink = colours.ink() if one else colours.text_colour(run.mpm)
+            ends.append((last if last == last else 0.0, end, name, ink))
+    most = max((run.most(key) for run in runs for key in fields if one or key == first), default=1)
+    label_ends(figure, ends, 0.2 * (most or 1), row=row, col=1)
+    figure.update_yaxes(title_text=heading.replace(", ", "<br>"), row=row, col=1)
+    return said
+
+
+def _line(run: Recording, key: str, name: str, number: int, one: bool) -> go.Scatter:
     """A line. In the figure of one recording, the first is an area, the second a dotted line in ink."""
     import plotly.graph_objects as go
 
-    colour = colours.stroke(run.mpm, theme)
-    area = one and not number
+    colour = colours.stroke(run.mpm)
+    area = {"fill": "tozeroy", "fillcolor": pale(colour, 0.25)} if one and not number else {}
+    dotted = {"color": colours.ink(), "width": 2, "dash": "dot"}
+    solid = {"color": colour, "width": 2.5}
     return go.Scatter(
         x=run.column("t"),
         y=run.column(key),
         mode="lines",
         name=name,
-        fill="tozeroy" if area else None,
-        fillcolor=pale(colour, 0.25) if area else None,
-        line={
-            "color": colours.INK[colours.is_dark(theme)] if one and number else colour,
-            "width": 2 if number else 2.5,
-            "dash": DASHES[number],
-            "shape": "hv",
-        },
+        line={"shape": "hv", **(dotted if number else solid)},
         hovertemplate="%{y:,} " + name + " at %{x:.1f} s<extra></extra>",
+        **area,
     )
 
 
-def _worth_showing(run: Recording, fields: dict[str, str]) -> dict[str, str]:
-    """Fields that are not zero all the time; the first one always."""
-    return {
-        key: label
-        for number, (key, label) in enumerate(fields.items())
-        if not number or run.most(key) > 0
-    }
-
-
-def _label_ends(
-    figure: Any,
-    row: int,
-    lines: list[tuple[Recording, str, str, int]],
-    one: bool,
-    theme: str | None,
-) -> None:
-    """Names at the right ends of a strip's lines, pushed apart where they would touch."""
-    ink = colours.INK[colours.is_dark(theme)]
-    gap = 0.2 * (max((run.most(key) for run, key, *_ in lines), default=1) or 1)
-    end = max(run.samples[-1].t for run, *_ in lines)
-    low = -math.inf
-    ends = []
-    for run, key, name, _ in lines:
-        value = float(getattr(run.samples[-1], key))
-        ends.append((0.0 if math.isnan(value) else value, name, run.mpm))
-    for value, name, mpm in sorted(ends):
-        low = max(value, low + gap)
-        figure.add_annotation(
-            x=end,
-            y=low,
-            text=name,
-            showarrow=False,
-            xanchor="left",
-            xshift=6,
-            font={"size": 12, "color": ink if one else colours.text_colour(mpm, theme)},
-            row=row,
-            col=1,
-        )
-
-
-def _mark_events(figure: Any, run: Recording, theme: str | None) -> None:
+def _mark_events(figure: Any, run: Recording) -> None:
     """A thin line at each note of the experimenter, with its words at the top."""
-    line = {"color": colours.INK[colours.is_dark(theme)], "width": 1, "dash": "dot"}
+    line = {"color": colours.ink(), "width": 1, "dash": "dot"}
+    above = {"y": 1.0, "yref": "paper", "yanchor": "bottom", "xanchor": "left"}
     for event in run.events:
         if event.kind == "note":
             figure.add_vline(x=event.t, line=line)
             figure.add_annotation(
-                x=event.t,
-                y=1.0,
-                yref="paper",
-                text=event.text,
-                showarrow=False,
-                yanchor="bottom",
-                xanchor="left",
-                font={"size": 11},
+                x=event.t, text=event.text, showarrow=False, font={"size": 11}, **above
             )

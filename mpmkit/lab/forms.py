@@ -1,4 +1,4 @@
-"""The control room's directives as a form: fields with bounds, values and httpd's corrections.
+"""A form as data: fields with bounds, values and what is wrong with them; and the form of the directives.
 
     form = DirectiveForm("event")
     form.set("ThreadsPerChild", "100")
@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from typing import Any, NamedTuple
 
 from mpmkit.config.checks import check
-from mpmkit.config.directives import MPMS, SPECS, DirectiveError, Directives, Setting, Spec
+from mpmkit.config.directives import MPMS, SPECS, DirectiveError, Directives, Setting
 from mpmkit.config.keywords import from_keywords
+from mpmkit.config.settings import Note
 
 # Which directives the form has: for each, where its slider ends. The table's bound is often far beyond
 # what a lab needs. The box next to the slider takes every value, also those that httpd corrects.
@@ -41,18 +43,17 @@ class Field(NamedTuple):
     """One field of a form. `value` is the text that is set, "" for the default."""
 
     name: str
-    group: str
-    kind: str  # number, factor, time, switch or choice
-    unit: str
-    help: str
-    default: str
-    low: float
-    high: float | None  # None: the table has no upper bound
-    reach: float  # where the slider ends
-    step: float
-    value: str
+    group: str = ""
+    kind: str = "number"  # number, whole, factor, time, switch or choice
+    unit: str = ""
+    help: str = ""
+    default: str = ""
+    low: float = 0.0
+    high: float | None = None  # None: there is no upper bound
+    reach: float = 0.0  # where the slider ends
+    step: float = 1.0
+    value: str = ""
     hints: tuple[str, ...] = ()  # what is wrong with the value, or what httpd corrects
-    effective: str = ""  # what httpd uses instead, "" if that is the value
     refused: bool = False  # nothing starts with this value
     label: str = ""  # what the form shows; "": the name
     choices: tuple[tuple[str, str], ...] = ()  # (value, text)
@@ -61,6 +62,47 @@ class Field(NamedTuple):
     def text(self) -> str:
         """The value that counts: the one that is set, or the default."""
         return self.value or self.default
+
+    def wrong(self, hint: str) -> Field:
+        """The field with a value that is refused, and why."""
+        return self._replace(hints=(hint.removeprefix(f"{self.name}: "),), refused=True)
+
+    def read(self) -> Any:
+        """The value as a number, a truth or the choice; None if there is no text. Raises ValueError
+        that begins with the field's name."""
+        word, must = self.text, ""
+        if self.kind == "choice":
+            values = [value for value, _ in self.choices]
+            if word in values:
+                return word
+            must = f"one of {', '.join(values)}"
+        elif self.kind == "switch":
+            if word.lower() in ("on", "off"):
+                return word.lower() == "on"
+            must = "On or Off"
+        elif not word:
+            return None
+        else:
+            whole, high = self.kind == "whole", math.inf if self.high is None else self.high
+            try:
+                value: float = int(word) if whole else float(word)
+            except ValueError:
+                value = math.nan
+            if self.low <= value <= high and value < math.inf:
+                return value
+            unit = f" {self.unit}" if self.unit else ""
+            must = f"{'a whole number from ' * whole}{self.low:g} to {high:,g}{unit}"
+        raise ValueError(f"{self.name}: must be {must}, not {word!r}")
+
+
+def put(words: dict[str, str], name: str, value: Any, default: str = "") -> dict[str, str]:
+    """What is set on a form, name -> text, with a value more: text, a number or a truth; None, "" or the
+    default takes it away. A new dict: another thread may be reading the old one."""
+    if isinstance(value, bool):
+        value = "On" if value else "Off"
+    word = "" if value is None else str(value).strip()
+    others = {other: text for other, text in words.items() if other != name}
+    return others if word in ("", default) else {**others, name: word}
 
 
 def check_mpm(mpm: str) -> str:
@@ -79,31 +121,28 @@ class DirectiveForm:
 
     def __init__(self, mpm: str, **directives: Any) -> None:
         self.mpm = check_mpm(mpm)
+        self._setting = threading.Lock()
         settings = from_keywords(mpm, **directives)
         self._words = {setting.name: " ".join(setting.args) for setting in settings}
+
+    def choose(self, mpm: str) -> None:
+        """Another MPM. Raises DirectiveError if it does not exist."""
+        self.mpm = check_mpm(mpm)
 
     def set(self, name: str, value: str | float | bool | None) -> None:
         """A directive's value, as words of a configuration line; None or "" for the default.
 
+        A value that httpd cannot read is kept: its field says what is wrong, and a start refuses it.
         Raises DirectiveError only for a directive that does not exist.
         """
-        spec = SPECS.get(name.lower())
-        if spec is None:
+        if (spec := SPECS.get(name.lower())) is None:
             raise DirectiveError(f"there is no directive {name!r}")
-        if isinstance(value, bool):
-            value = "On" if value else "Off"
-        word = "" if value is None else str(value).strip()
-        self._words.pop(spec.name, None)
-        if word:
-            self._words[spec.name] = word
+        with self._setting:
+            self._words = put(self._words, spec.name, value)
 
     def words(self) -> dict[str, str]:
         """What is set of the directives that the MPM has: name -> words of a configuration line."""
-        return {
-            name: words
-            for name, words in self._words.items()
-            if self.mpm in SPECS[name.lower()].mpms
-        }
+        return {n: words for n, words in self._words.items() if self.mpm in SPECS[n.lower()].mpms}
 
     def check(
         self, running: Directives | None = None
@@ -114,11 +153,8 @@ class DirectiveForm:
         running: what a running server has, if these are for its restart.
         """
         hints: dict[str, list[str]] = {}
-        if running is not None and running.mpm != self.mpm:
-            running = None
-        settings = [Setting(name, (words,)) for name, words in self.words().items()]
         try:
-            effective, notes = check(self.mpm, settings, running=running)
+            effective, notes = self._read(running)
         except DirectiveError as error:
             for problem in error.problems:
                 hints.setdefault(problem.directive, []).append(problem.text)
@@ -131,35 +167,42 @@ class DirectiveForm:
 
     def checked(self, running: Directives | None = None) -> Directives:
         """The effective directives. Raises DirectiveError with all that httpd would refuse."""
-        effective, hints = self.check(running)
-        if effective is None:
-            raise DirectiveError("; ".join(text for texts in hints.values() for text in texts))
-        return effective
+        return self._read(running)[0]
+
+    def _read(self, running: Directives | None) -> tuple[Directives, tuple[Note, ...]]:
+        settings = [Setting(name, (words,)) for name, words in self.words().items()]
+        same = running is not None and running.mpm == self.mpm
+        return check(self.mpm, settings, running=running if same else None)
 
     def fields(self, running: Directives | None = None) -> list[Field]:
         """The fields of the chosen MPM, with values and hints."""
         effective, hints = self.check(running)
         defaults, _ = check(self.mpm)
         made = []
-        for group, names in GROUPS.items():
-            for name in names:
-                spec = SPECS[name.lower()]
-                if self.mpm not in spec.mpms:
-                    continue
-                value = self._words.get(name, "")
-                own = [spec.misread(value)] if value and spec.misread(value) else []
-                field = _field(
-                    spec,
+        for group, name in ((group, name) for group, names in GROUPS.items() for name in names):
+            spec = SPECS[name.lower()]
+            if self.mpm not in spec.mpms:
+                continue
+            value, high = self._words.get(name, ""), spec.high_for(self.mpm)
+            kind = KINDS.get(spec.takes, "number")
+            misread = spec.misread(value) if value else ""
+            made.append(
+                Field(
+                    name,
                     group,
-                    self.mpm,
+                    kind,
+                    spec.unit,
+                    spec.doc,
                     default=written(getattr(defaults, spec.attribute)),
+                    low=1.0 if kind == "factor" else float(spec.low or 0),
+                    high=high,
+                    reach=float(min(GROUPS[group][name], high or math.inf)),
+                    step=0.5 if kind in ("time", "factor") else 1.0,
                     value=value,
-                    hints=(*own, *hints.get(name, ())),
+                    hints=(*([misread] if misread else []), *hints.get(name, ())),
                     refused=effective is None and name in hints,
                 )
-                used = written(getattr(effective, spec.attribute)) if effective else ""
-                corrected = bool(field.hints) and used != field.text
-                made.append(field._replace(effective=used if corrected else ""))
+            )
         return made
 
 
@@ -170,20 +213,3 @@ def written(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}" if value >= 1 or value == 0 else f"{value * 1000:.0f}ms"
     return str(value)
-
-
-def _field(spec: Spec, group: str, mpm: str, **shown: Any) -> Field:
-    kind = KINDS.get(spec.takes, "number")
-    high = spec.high_for(mpm)
-    return Field(
-        name=spec.name,
-        group=group,
-        kind=kind,
-        unit=spec.unit,
-        help=spec.doc,
-        low=1.0 if kind == "factor" else float(spec.low or 0),
-        high=high,
-        reach=float(min(GROUPS[group][spec.name], high or math.inf)),
-        step=0.5 if kind in ("time", "factor") else 1.0,
-        **shown,
-    )

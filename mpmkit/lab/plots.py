@@ -1,10 +1,9 @@
-"""What all figures share: paper and ink, labels at lines' ends, descriptions, pictures as files."""
+"""What all figures share: paper and ink, an MPM's line, labels at lines' ends, descriptions."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from pathlib import Path
+import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.lab import theme as colours
@@ -16,23 +15,23 @@ if TYPE_CHECKING:
 OURS = "mpmkit"
 LIMITED = "the load generator was the limit, or the machine that it shares"
 WIDTH = 960  # CSS pixels: a Lab page holds it, and the labels of six bars a panel fit
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 def dress(
-    figure: go.Figure, title: str, theme: str | None, *, alt: str = "", **layout: Any
+    figure: go.Figure, title: str, *, alt: str = "", theme: str | None = None, **layout: Any
 ) -> None:
     """Title, colours, fonts and quiet axes, as all figures have them, and the description `alt`.
 
     layout: plotly's settings that differ from those.
     """
     settings = colours.layout(theme)
-    axes = settings.pop("xaxis"), settings.pop("yaxis")
-    shared = {"showlegend": False, "width": WIDTH, "height": 460}
-    figure.update_layout(**shared | settings | layout)
-    figure.update_layout(title={"text": title, "x": 0, "xref": "paper"}, meta={"alt": alt})
-    figure.update_xaxes(**axes[0])
-    figure.update_yaxes(**axes[1])
+    x, y = settings.pop("xaxis"), settings.pop("yaxis")
+    figure.update_layout(
+        {"showlegend": False, "width": WIDTH, "height": 460, **settings},
+        title={"text": title, "x": 0, "xref": "paper"},
+        meta={"alt": alt},
+    )
+    figure.update_layout(layout).update_xaxes(x).update_yaxes(y)
 
 
 def alt_text(figure: go.Figure) -> str:
@@ -41,40 +40,66 @@ def alt_text(figure: go.Figure) -> str:
     return str((meta or {}).get("alt", ""))
 
 
-def need(frame: pandas.DataFrame, columns: tuple[str, ...], give: str) -> None:
+def need(frame: pandas.DataFrame, columns: Iterable[str], give: str) -> None:
     """Raises ValueError if columns are missing; `give` is what has them."""
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise ValueError(f"the rows lack {', '.join(missing)}; give {give}")
 
 
+def mpm_line(
+    mpm: str,
+    xs: Sequence[float],
+    ys: Sequence[Any],
+    *,
+    theme: str | None = None,
+    name: str = "",
+    server: str = OURS,
+    hollow: Iterable[Any] = (),
+    **trace: Any,
+) -> go.Scatter:
+    """A line with markers: of one of our MPMs in its colour, dash and marker, of another server thin and
+    grey. `hollow`: which markers are. `trace`: plotly's settings that differ."""
+    import plotly.graph_objects as go
+
+    ours = server == OURS
+    colour = colours.stroke(mpm, theme) if ours else colours.OTHERS.get(server, "#777777")
+    symbol = colours.MARKERS.get(mpm, "x")
+    signs = [symbol + "-open" * bool(one) for one in hollow] or symbol
+    dash = colours.DASHES.get(mpm, "solid")
+    figure = go.Scatter(
+        x=xs,
+        y=ys,
+        name=name or mpm,
+        mode="lines+markers",
+        showlegend=False,
+        line={"color": colour, "width": 2.5 if ours else 1.5, "dash": dash},
+        marker={"size": 9, "color": colour, "symbol": signs},
+    )
+    return figure.update(trace)
+
+
 def label_ends(
-    figure: go.Figure, ends: list[tuple[float, float, str]], theme: str | None, shift: float = 0
+    figure: go.Figure,
+    ends: Iterable[tuple[float, float, str, str]],
+    room: float,
+    *,
+    near: float = math.inf,
+    shift: float = 6,
+    **where: Any,
 ) -> None:
-    """Write labels at lines' ends, (y, x, text), moved up so that none covers another."""
-    room = 0.055 * max((y for y, *_ in ends), default=0)
-    width = 0.4 * max((x for _, x, _ in ends), default=0)
+    """Write labels at lines' ends, (y, x, text, colour), moved up so that none covers another.
+
+    Labels less than `near` apart in x are at least `room` apart in y. Both, and the places, are in the
+    axis's units: of a logarithmic axis, in powers of ten.
+    """
     placed: list[tuple[float, float]] = []
-    for y, x, text in sorted(ends):
-        below = [other for other, place in placed if abs(place - x) < width]
-        if below and y - max(below) < room:
-            y = max(below) + room
+    for y, x, text, colour in sorted(ends):
+        y = max([y, *(below + room for below, place in placed if abs(place - x) < near)])
         placed.append((y, x))
-        figure.add_annotation(
-            x=x,
-            y=y,
-            text=text,
-            showarrow=False,
-            xanchor="left",
-            xshift=shift,
-            font={"color": colours.INK[colours.is_dark(theme)], "size": 13},
-        )
-
-
-def server_colour(server: str, mpm: str, theme: str | None, *, line: bool = False) -> str:
-    """The MPM's colour for our server, grey for another."""
-    ours = colours.stroke if line else colours.colour
-    return ours(mpm, theme) if server == OURS else colours.OTHERS.get(server, "#777777")
+        font = {"color": colour, "size": 13}
+        place = {"x": x, "y": y, "showarrow": False, "xanchor": "left", "xshift": shift}
+        figure.add_annotation(text=text, font=font, **place, **where)
 
 
 def count(value: float) -> str:
@@ -89,50 +114,10 @@ def rgb(colour: str) -> tuple[int, int, int]:
 
 def pale(colour: str, share: float = 0.12) -> str:
     """The colour, shining through."""
-    red, green, blue = rgb(colour)
-    return f"rgba({red},{green},{blue},{share})"
+    return f"rgba({','.join(map(str, rgb(colour)))},{share})"
 
 
 def ink_on(colour: str) -> str:
     """Black or white, whichever reads better on that colour."""
     red, green, blue = rgb(colour)
     return "#FFFFFF" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#111111"
-
-
-def save(
-    figure: go.Figure,
-    stem: str | os.PathLike[str],
-    *,
-    width: int = WIDTH,
-    height: int | None = None,
-    scale: float = 2,
-) -> tuple[Path, Path]:
-    """Write STEM.png and STEM.svg; returns both paths. Pixels are CSS pixels times `scale`; the
-    height is the figure's own by default.
-
-    Needs kaleido and a Chromium; raises RuntimeError that says which of them is missing.
-    """
-    browser = find_browser()
-    if browser is None:
-        raise RuntimeError(
-            "a figure becomes a picture in a Chromium, which is not installed; "
-            "apt install chromium, or set BROWSER_PATH"
-        )
-    os.environ.setdefault("BROWSER_PATH", browser)
-    try:
-        import kaleido  # noqa: F401
-    except ImportError:
-        raise RuntimeError("kaleido is not installed; pip install kaleido") from None
-    paths = Path(f"{os.fspath(stem)}.png"), Path(f"{os.fspath(stem)}.svg")
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.write_image(
-            path, width=width, height=height or figure.layout.height or 460, scale=scale
-        )
-    return paths
-
-
-def find_browser() -> str | None:
-    """A Chromium for kaleido, or None. BROWSER_PATH wins, as it does in kaleido itself."""
-    named = os.environ.get("BROWSER_PATH")
-    return named or next((found for name in BROWSERS if (found := shutil.which(name))), None)

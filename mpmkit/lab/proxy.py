@@ -3,15 +3,8 @@
     lab.status_link(server)        # a link to its /server-status
 
 The server listens on the loopback of the machine where the kernel runs. On the reader's own machine
-that is the browser's machine, too. On Binder or a JupyterHub it isn't: there jupyter-server-proxy
-passes `BASE/proxy/PORT/...` on, where BASE is the address of the reader's Jupyter.
-
-    JUPYTERHUB_SERVICE_PREFIX   the link
-    --------------------------  ------------------------------------------------------------------
-    not set                     http://127.0.0.1:PORT/server-status
-    /user/ann/                  /user/ann/proxy/PORT/server-status, on the host of the open page
-
-Binder and every JupyterHub set that variable in the kernel's environment.
+that is the browser's machine, too. On Binder or a JupyterHub it isn't: there JUPYTERHUB_SERVICE_PREFIX
+is set in the kernel's environment (/user/ann/), and jupyter-server-proxy passes /user/ann/proxy/PORT/... on.
 """
 
 from __future__ import annotations

@@ -9,6 +9,10 @@ measured as the new recording (data/recorded/NAME.json).
 
 What can be recorded: plain values (numbers, texts, lists, dicts with text keys) and a
 `mpmkit.measure.recording.Recording`, anywhere among them.
+
+Server, load generator and notebook share the machine. With two full cores the server has one for
+itself; with fewer they take turns, and requests per second say as much about the generator as about
+the server. `not_headline` says so; the panels and the machine's table show it with their figures.
 """
 
 from __future__ import annotations
@@ -21,26 +25,47 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mpmkit.lab.machine_caveats import not_headline, share
 from mpmkit.measure.recording import Recording
-from mpmkit.measure.records import RecordError, machine, recorded_folder
+from mpmkit.measure.records import Machine, RecordError, machine, recorded_folder
 
 T = TypeVar("T")
 
 MEMORY_MB = 400  # a small pool, a load generator and a kernel side by side
+HEADLINE_CORES, HEADLINE_MB = 2.0, 2000
+
+
+def _share(here: Machine) -> tuple[float, float]:
+    """(cores, MB of memory) that a process gets on a machine, the container's limits counted."""
+    cores = min(here.cores, here.cpu_limit or here.cores)
+    memory = min((mb for mb in (here.memory_mb, here.memory_limit_mb) if mb), default=math.inf)
+    return cores, memory
+
+
+def not_headline(here: Machine | None = None) -> str:
+    """What not to quote from a machine (this one by default) with fewer than 2 cores or 2 GB, and
+    what holds all the same; "" for a larger one."""
+    cores, memory = _share(here or machine())
+    said = []
+    if cores < HEADLINE_CORES:
+        said.append(
+            f"{cores:g} core{'s' if cores != 1 else ''} for server, load and notebook together: don't "
+            "quote requests per second, latencies or their ratios, the generator takes its share of "
+            "them. Trust what happens and in which order: letters, forks, who waits, who is refused"
+        )
+    if memory < HEADLINE_MB:
+        said.append(
+            f"{memory:,.0f} MB of memory: large pools are cut short, so don't quote how far one gets. "
+            "Trust the memory of a process and of a connection (PSS)"
+        )
+    return "Not headline figures. " + ". ".join(said) + "." if said else ""
 
 
 def why_recorded(*, cores: float = 0.5, memory_mb: int = MEMORY_MB) -> str:
-    """Why the notebook should not measure here; "" if it should.
-
-    cores, memory_mb: what the measurement needs to mean something. Container limits count.
-    """
+    """Why the notebook should not measure here, where it needs so much to mean something; "" if it should."""
     wish = os.environ.get("MPMKIT_REPLAY", "")
-    if wish not in ("", "0"):
-        return f"MPMKIT_REPLAY={wish}"
-    if wish == "0":
-        return ""
-    given, memory = share(machine())
+    if wish:
+        return "" if wish == "0" else f"MPMKIT_REPLAY={wish}"
+    given, memory = _share(machine())
     if given < cores:
         return f"this machine gives {given:g} cores, and {cores:g} are needed"
     if memory < memory_mb:
@@ -86,8 +111,8 @@ def measured_or_recorded(
 
 
 def recorded(name: str) -> Any:
-    """What was recorded under `name` by `MPMKIT_RECORD=1`, whether or not the notebook measures: to compare
-    it with what was measured here. Raises RecordError if there is no such recording."""
+    """What was recorded under `name`, to compare it with what was measured here. Raises RecordError if
+    there is no such recording."""
     return load(place_of(name))[0]
 
 
@@ -98,18 +123,16 @@ def place_of(name: str) -> Path:
 
 def keep(name: str, value: Any) -> Path:
     """Write a recording; returns its path. Raises TypeError for a value that can't be recorded."""
-    here = machine()
     record = {
         "name": name,
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": {key: value for key, value in here.row().items() if value is not None},
+        "machine": {key: value for key, value in machine().row().items() if value is not None},
         "value": _plain(value),
     }
     path = place_of(name)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
-    part.replace(path)
-    return path
+    return part.replace(path)
 
 
 def load(path: Path) -> tuple[Any, str, str]:
@@ -124,11 +147,10 @@ def load(path: Path) -> tuple[Any, str, str]:
 
 
 def _plain(value: Any) -> Any:
+    """The value as JSON has it: what JSON has no name for is an object with one key, its kind."""
     if isinstance(value, Recording):
         return {"recording": value.to_json()}
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise TypeError("only a dict with text keys can be recorded")
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {key: _plain(part) for key, part in value.items()}}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
@@ -137,7 +159,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     raise TypeError(
-        f"{type(value).__name__} can't be recorded; give numbers, texts, lists, dicts "
+        f"{type(value).__name__} can't be recorded; give numbers, texts, lists, dicts with text keys "
         "and what a watch recorded"
     )
 

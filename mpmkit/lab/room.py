@@ -11,13 +11,15 @@
 
 Widget callbacks may run on several threads at once, and the watch and the load have threads of their
 own, so there are two locks: `_acting` lets one thread at a time start, stop or restart the server (that
-takes a second), `_lock` guards the values and is held for moments only.
+takes a second), `_lock` guards what is seen and is held for moments only.
 
 The directives are in a file, as with httpd: start reads it, graceful and restart read it again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import shutil
 import tempfile
 import threading
@@ -25,18 +27,19 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import mpmkit
 from mpmkit.config.directives import Directives
-from mpmkit.lab.clients import MOST, KeepAliveClients
-from mpmkit.lab.forms import DirectiveForm, Field, check_mpm
-from mpmkit.lab.frames import Probe, frame
-from mpmkit.lab.load_form import LoadForm
-from mpmkit.lab.running_load import RunningLoad
+from mpmkit.lab.clients import KeepAliveClients
+from mpmkit.lab.forms import DirectiveForm, Field
+from mpmkit.lab.frames import Probe, RunningLoad, frame
+from mpmkit.lab.load_form import BROWSERS, ROWS, LoadForm
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
 from mpmkit.measure.monitor import Watch
 from mpmkit.measure.recording import Event, Recording, Sample
+
+M = TypeVar("M", bound=Callable[..., Any])
 
 # What the room serves, apart from the samples: a script that waits, as for a database, and a file that
 # a slow reader takes a while for.
@@ -52,32 +55,49 @@ def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5")])
     return [b"done\\n"]
 '''
-
-
-def write_pages(folder: Path) -> None:
-    """Make the folder that a panel's servers serve."""
-    shutil.copytree(Path(mpmkit.__file__).with_name("htdocs"), folder)
-    (folder / "slow.py").write_text(SLOW_SCRIPT)
-    (folder / "large.bin").write_bytes(bytes(LARGE))
-
-
 LOAD_SECONDS = 600.0  # a load that is not stopped ends by itself
 EVENTS = 200
 
 
-class Room:
+class Home:
+    """A temporary folder with the pages that a panel's servers serve (`pages`). It is removed by `remove`,
+    or with its owner, or with the interpreter."""
+
+    def __init__(self, owner: object) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="mpmkit-lab-"))
+        self.pages = self.folder / "htdocs"
+        shutil.copytree(Path(mpmkit.__file__).with_name("htdocs"), self.pages)
+        (self.pages / "slow.py").write_text(SLOW_SCRIPT)
+        (self.pages / "large.bin").write_bytes(bytes(LARGE))
+        self.remove = weakref.finalize(owner, shutil.rmtree, self.folder, ignore_errors=True)
+
+
+def _action(method: M) -> M:
+    """Marks a method that starts, stops or changes what runs: one thread at a time may do that."""
+
+    @functools.wraps(method)
+    def alone(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._acting:
+            return method(self, *args, **kwargs)
+
+    return cast(M, alone)
+
+
+class Room(DirectiveForm):
     """One server, its load, and what is seen of them. All methods may be called from any thread.
 
-    mpm         "prefork", "worker" or "event"
+    It is the form of its directives: `choose` another MPM for the next start, `set` a directive.
+
+    mpm         "prefork", "worker" or "event"; a running server keeps its own
     directives  values to begin with, as for `mpmkit.launch`
 
     Raises DirectiveError for an MPM or a directive that does not exist.
     """
 
     def __init__(self, mpm: str = "event", **directives: Any) -> None:
+        super().__init__(mpm, **directives)
         self._acting = threading.RLock()
         self._lock = threading.RLock()
-        self._form = DirectiveForm(mpm, **directives)
         self._load_form = LoadForm()
         self._server: Server | None = None
         self._running_with: Directives | None = None
@@ -85,16 +105,12 @@ class Room:
         self._watch: Watch | None = None
         self._probe: Probe | None = None
         self._crowd: KeepAliveClients | None = None
-        self._crowd_wanted = (0, 60.0)
         self._load: RunningLoad | None = None
         self._events: list[Event] = []
         self._watched = 0  # events of the running watch that are in _events
         self._began = time.monotonic()
         self._closed = False
-        self._home = tempfile.mkdtemp(prefix="mpmkit-room-")
-        write_pages(self._root)
-        # Also when the room is not closed: the folder goes with the object or the interpreter.
-        self._tidy = weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
+        self._home = Home(self)
         self._frame: dict[str, Any] = {}
         self._history: list[dict[str, Any]] = []
         self.on_frame: Callable[[dict[str, Any]], None] | None = None
@@ -108,75 +124,51 @@ class Room:
     def __repr__(self) -> str:
         return f"<control room: {self._server or f'{self.mpm}, stopped'!s}>"
 
-    # -- what is chosen ---------------------------------------------------------------------------
+    # -- the server -------------------------------------------------------------------------------
 
-    @property
-    def mpm(self) -> str:
-        """The chosen MPM. A running server keeps its own until it is stopped and started."""
-        return self._form.mpm
-
-    def choose(self, mpm: str) -> None:
-        """Another MPM, from the next start on. Raises DirectiveError if it does not exist."""
-        with self._lock:
-            self._form.mpm = check_mpm(mpm)
-
-    def set(self, name: str, value: str | float | bool | None) -> None:
-        """A directive's value, as words of a configuration line; None or "" for the default.
-
-        A value that httpd cannot read is kept: its field says what is wrong, and start refuses it.
-        Raises DirectiveError only for a directive that does not exist.
-        """
-        with self._lock:
-            self._form.set(name, value)
-
-    def fields(self) -> list[Field]:
-        """The directives of the chosen MPM, with values and httpd's messages."""
-        with self._lock:
-            return self._form.fields(self._running_with if self._server_runs() else None)
+    def fields(self, running: Directives | None = None) -> list[Field]:
+        """The directives of the chosen MPM, with values and httpd's messages, for the running server's
+        restart if there is one."""
+        return super().fields(self._running_with if self.server else running)
 
     def unapplied(self) -> list[str]:
         """Directives changed since the running server read its file: graceful brings them in. None
         while another MPM is chosen: that takes a start."""
-        with self._lock:
-            if not self._server_runs() or self._server.mpm != self.mpm:  # type: ignore[union-attr]
-                return []
-            changed = self._form.words().items() ^ self._applied.items()
-            return sorted({name for name, _ in changed})
-
-    # -- the server -------------------------------------------------------------------------------
+        server = self.server
+        if server is None or server.mpm != self.mpm:
+            return []
+        return sorted({name for name, _ in self.words().items() ^ self._applied.items()})
 
     @property
     def server(self) -> Server | None:
         """The running server, or None."""
-        return self._server if self._server_runs() else None
+        server = self._server
+        return server if server is not None and server.running else None
 
+    @_action
     def start(self) -> None:
         """Start the chosen MPM with the directives. A running server is stopped first; a load that
         ran on it goes on with the new one.
 
         Raises DirectiveError for what httpd would refuse, LaunchError when it does not start.
         """
-        with self._acting:
-            if self._closed:
-                raise LaunchError("this control room was closed; make another")
-            effective, loaded = self._form.checked(), self.loading
-            self._end_server()
-            applied = self._write_conf()
-            server = launch(self.mpm, conf=self._conf, document_root=self._root)
-            with self._lock:
-                self._server, self._running_with, self._applied = server, effective, applied
-                self._began = time.monotonic()
-                self._history.clear()
-                self._events = [Event(0.0, "note", f"start {self.mpm}, pid {server.pid}")]
-                self._watched = 0
-                self._watch = Watch(server, on_sample=self._seen, on_end=self._ended)
-                self._probe = Probe(server.url)
-                count, think = self._crowd_wanted
-                self._crowd = KeepAliveClients(server.url, count, think=think)
-                watch = self._watch
-            watch.start()
-            if loaded and not any(field.refused for field in self.load_fields()):
-                self.start_load()
+        if self._closed:
+            raise LaunchError("this control room was closed; make another")
+        effective, loaded = self.checked(), self.loading
+        self.stop()
+        server = launch(self.mpm, conf=self._write_conf(), document_root=self._home.pages)
+        with self._lock:
+            self._server, self._running_with = server, effective
+            self._began = time.monotonic()
+            self._history.clear()
+            self._events = [Event(0.0, "note", f"start {self.mpm}, pid {server.pid}")]
+            self._watched = 0
+            self._watch = watch = Watch(server, on_sample=self._seen, on_end=self._ended)
+            self._probe, self._crowd = Probe(server.url), KeepAliveClients(server.url)
+            self._resize_crowd()
+        watch.start()
+        if loaded and not any(field.refused for field in self.load_fields()):
+            self.start_load()
 
     def graceful(self) -> None:
         """USR1: the file is read again, a new generation starts, the old one finishes."""
@@ -186,49 +178,42 @@ class Room:
         """HUP: the file is read again, all children are ended, a new generation starts."""
         self._signal("restart")
 
+    @_action
     def _signal(self, word: str) -> None:
-        with self._acting:
-            server = self.server
-            if server is None:
-                raise LaunchError(f"no server runs; start one before {word}")
-            if server.mpm != self.mpm:
-                raise LaunchError(f"{word} cannot change the MPM: stop and start")
-            effective = self._form.checked(self._running_with)
-            applied = self._write_conf()
-            server.signal(word)
-            with self._lock:
-                self._running_with, self._applied = effective, applied
-            self.note(word)
+        server = self.server
+        if server is None:
+            raise LaunchError(f"no server runs; start one before {word}")
+        if server.mpm != self.mpm:
+            raise LaunchError(f"{word} cannot change the MPM: stop and start")
+        effective = self.checked(self._running_with)
+        self._write_conf()
+        server.signal(word)
+        self._running_with = effective
+        self.note(word)
 
+    @_action
     def stop(self) -> None:
         """TERM, and the load ends, too. Without a server nothing happens."""
-        with self._acting:
-            self._end_server()
-
-    def close(self) -> None:
-        """Stop everything for good; nothing of the room is left. Twice does nothing."""
-        with self._acting:
-            self._closed = True
-            self._end_server()
-            self._tidy()
-
-    def _end_server(self) -> None:
-        self._end_load()
+        self.stop_load()
         with self._lock:
-            server, watch = self._server, self._watch
-            crowds = [crowd for crowd in (self._probe, self._crowd) if crowd is not None]
+            server, *watching = self._server, self._watch, self._probe, self._crowd
             self._server = self._watch = self._probe = self._crowd = None
-        if watch is not None:
-            watch.close()
-        for crowd in crowds:
-            crowd.close()
+        for one in watching:
+            if one is not None:
+                one.close()
         if server is not None:
             ran = server.running
             server.stop()
             if ran:
                 self.note("stop")
-            with self._lock:
-                self._frame = {}
+            self._frame = {}
+
+    @_action
+    def close(self) -> None:
+        """Stop everything for good; nothing of the room is left. Twice does nothing."""
+        self._closed = True
+        self.stop()
+        self._home.remove()
 
     def _ended(self) -> None:
         """The server ended without our doing: say so, and clear away what belonged to it."""
@@ -241,39 +226,30 @@ class Room:
     def _clear_away(self, server: Server) -> None:
         with self._acting:
             if self._server is server:
-                self._end_server()
+                self.stop()
         if self.on_frame is not None:
             self.on_frame({})
 
-    def _server_runs(self) -> bool:
-        return self._server is not None and self._server.running
-
-    @property
-    def _conf(self) -> Path:
-        return Path(self._home) / "httpd.conf"
-
-    @property
-    def _root(self) -> Path:
-        return Path(self._home) / "htdocs"
-
-    def _write_conf(self) -> dict[str, str]:
-        words = self._form.words()
-        self._conf.write_text("".join(f"{name} {value}\n" for name, value in words.items()))
-        return words
+    def _write_conf(self) -> Path:
+        self._applied = self.words()
+        conf = self._home.folder / "httpd.conf"
+        conf.write_text("".join(f"{name} {value}\n" for name, value in self._applied.items()))
+        return conf
 
     # -- the load ---------------------------------------------------------------------------------
 
     def load_set(self, name: str, value: Any) -> None:
         """One field of the load: text as on the form, or what LoadProfile takes. Holds from the next
-        `start_load` or `renew_load` on. Raises ProfileError for an unknown name only."""
-        with self._lock:
-            self._load_form.set(name, value)
+        `start_load` or `renew_load` on; the browsers' at once. Raises ProfileError for an unknown name only."""
+        self._load_form.set(name, value)
+        if ROWS[name].group == BROWSERS:
+            self._resize_crowd()
 
     def load_fields(self) -> list[Field]:
         """The load's fields that apply now, with what is wrong with them."""
-        with self._lock:
-            return self._load_form.fields()
+        return self._load_form.fields()
 
+    @_action
     def start_load(self, *, duration: float = LOAD_SECONDS, **fields: Any) -> None:
         """Locust's users against the running server, until `stop_load`.
 
@@ -282,51 +258,44 @@ class Room:
                     rate=300, idle_holders=100; they stay on the form
         Raises LaunchError without a server, ProfileError for a bad value (nothing is changed then).
         """
-        with self._acting:
-            with self._lock:
-                form = self._load_form.copy()
-            for name, value in fields.items():
-                form.set(name, value)
-            profile = form.profile(min(duration, LOAD_SECONDS))
-            with self._lock:
-                self._load_form = form
-            server = self.server
-            if server is None:
-                raise LaunchError("no server runs; start one before the load")
-            self._end_load()
-            load = RunningLoad(server.url, profile, self.note)
-            with self._lock:
-                self._load = load
-            connections = {0.0: "a new connection each", 1.0: "kept connections"}.get(
-                profile.keep_share, f"{profile.keep_share:.0%} kept connections"
-            )
-            page = "a mix" if profile.mix else profile.path
-            parts = (f"{profile.users} users", page, connections, form.summary())
-            self.note(f"load: {', '.join(filter(None, parts))}")
+        form = self._load_form.copy()
+        for name, value in fields.items():
+            form.set(name, value)
+        profile = form.profile(min(duration, LOAD_SECONDS))
+        self._load_form = form
+        server = self.server
+        if server is None:
+            raise LaunchError("no server runs; start one before the load")
+        self.stop_load()
+        self._load = RunningLoad(server.url, profile, self.note)
+        kept = profile.keep_share
+        connections = f"{kept:.0%} kept connections" if kept else "a new connection each"
+        page = "a mix" if profile.mix else profile.path
+        parts = (f"{profile.users} users", page, connections, form.summary())
+        self.note(f"load: {', '.join(filter(None, parts))}")
 
+    @_action
     def renew_load(self) -> bool:
-        """A load that runs goes on as the form says now; True if that was so. Without a load, or
-        with a value on the form that is refused, nothing happens.
+        """A load that runs goes on as the form says now; True if that was so. Without a load, with
+        one as the form says, or with a value that is refused, nothing happens.
 
         Whether a load runs is looked up under the lock: a value that changes while the load before it
         is still ending must not be lost.
         """
-        with self._acting:
-            if not self.loading or any(field.refused for field in self.load_fields()):
-                return False
-            self.start_load()
-            return True
+        load = self._load
+        if load is None or not load.running or any(one.refused for one in self.load_fields()):
+            return False
+        if self._load_form.profile(LOAD_SECONDS) == load.profile:
+            return False
+        self.start_load()
+        return True
 
+    @_action
     def stop_load(self) -> None:
         """End the load; what it measured becomes an event. Without a load nothing happens."""
-        with self._acting:
-            self._end_load()
-
-    def _end_load(self) -> None:
         if self._load is not None:
             self._load.stop()
-            with self._lock:
-                self._load = None
+            self._load = None
 
     @property
     def loading(self) -> bool:
@@ -339,16 +308,21 @@ class Room:
 
         The number holds for the next server, too. Raises ValueError out of range.
         """
-        with self._lock:
-            think = self._crowd_wanted[1] if think is None else think
-            if not 0 <= count <= MOST:
-                raise ValueError(f"browsers: must be 0 to {MOST}, not {count!r}")
-            if not 0.05 <= think <= 3600:
-                raise ValueError(f"think: must be 0.05 to 3600 seconds, not {think!r}")
-            self._crowd_wanted = (int(count), float(think))
+        form = self._load_form.copy()
+        form.set("browsers", count)
+        if think is not None:
+            form.set("browser_think", think)
+        form.browsers()
+        self._load_form = form
+        self._resize_crowd()
+
+    def _resize_crowd(self) -> None:
+        """Browsers as the form says, if that can be."""
+        with contextlib.suppress(ValueError), self._lock:
+            count, think = self._load_form.browsers()
             if self._crowd is not None:
                 self._crowd.think = think
-                self._crowd.resize(int(count))
+                self._crowd.resize(count)
 
     # -- what is seen -----------------------------------------------------------------------------
 
@@ -359,50 +333,41 @@ class Room:
 
     def snapshot(self) -> dict[str, Any]:
         """The newest frame: plain values, ready for JSON. Empty when no server runs."""
-        with self._lock:
-            return dict(self._frame)
+        return self._frame
 
     def history(self) -> list[dict[str, Any]]:
         """The frames' figures so far, for a view that opens late."""
-        with self._lock:
-            return list(self._history)
+        return list(self._history)
 
     def events(self) -> list[list[Any]]:
         """[second, kind, text] of the last events."""
         with self._lock:
-            self._take_events()
-            return [[round(event.t, 1), event.kind, event.text] for event in self._events[-EVENTS:]]
+            if self._watch is not None:
+                new = self._watch.events[self._watched :]
+                self._watched += len(new)
+                self._events = [*self._events, *new][-EVENTS:]
+            return [[round(event.t, 1), event.kind, event.text] for event in self._events]
 
     def status(self) -> dict[str, Any]:
         """What is chosen and what runs, as plain values."""
-        with self._lock:
-            server = self.server
-            return {
-                "mpm": self.mpm,
-                "running": server is not None,
-                "running_mpm": server.mpm if server else "",
-                "pid": server.pid if server else 0,
-                "url": server.url if server else "",
-                "unapplied": self.unapplied(),
-                "loading": self.loading,
-                "load_summary": self._load_form.summary(),
-                "began": round(self._began, 3),
-                "browsers": self._crowd_wanted[0],
-                "think": self._crowd_wanted[1],
-            }
+        server = self.server
+        return {
+            "mpm": self.mpm,
+            "running": server is not None,
+            "running_mpm": server.mpm if server else "",
+            "pid": server.pid if server else 0,
+            "url": server.url if server else "",
+            "unapplied": self.unapplied(),
+            "loading": self.loading,
+            "load_summary": self._load_form.summary(),
+            "began": round(self._began, 3),
+        }
 
     def note(self, text: str) -> None:
         """An event in words, at the present time."""
         with self._lock:
-            self._take_events()
+            self.events()
             self._events.append(Event(time.monotonic() - self._began, "note", text))
-            del self._events[:-EVENTS]
-
-    def _take_events(self) -> None:
-        if self._watch is not None:
-            new = self._watch.events[self._watched :]
-            self._watched += len(new)
-            self._events += new
 
     def _seen(self, sample: Sample, board: ScoreboardView) -> None:
         """The watch's callback: make a frame of what it saw."""
@@ -414,6 +379,5 @@ class Room:
             self._frame = made
             self._history.append(made["figures"])
             del self._history[:-600]
-            tell = self.on_frame
-        if tell is not None:
+        if (tell := self.on_frame) is not None:
             tell(made)

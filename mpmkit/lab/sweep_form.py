@@ -16,34 +16,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy
+
 from mpmkit.config.directives import MPMS, SPECS
 from mpmkit.lab.forms import GROUPS, Field, check_mpm
-from mpmkit.lab.load_form import PAGES, ROWS
+from mpmkit.lab.load_form import FILES
 from mpmkit.load.profile import LoadProfile
 from mpmkit.measure.sweep_grid import SweepPlan, plan
 
-LOAD_AXES = {"users": 200, "idle_holders": 1000, "think_time": 5}  # and where their sliders end
-DIRECTIVE_AXES = {
+LABELS = {"users": "users", "idle_holders": "kept connections", "think_time": "think time, s"}
+# What can be swept, and where its slider ends: fields of the load, directives with a range of numbers.
+AXES = {"users": 200.0, "idle_holders": 1000.0, "think_time": 5.0} | {
     name: reach
     for names in GROUPS.values()
     for name, reach in names.items()
     if SPECS[name.lower()].takes != "On|Off"
 }
-AXES = {**LOAD_AXES, **DIRECTIVE_AXES}
-LABELS = {"users": "users", "idle_holders": "kept connections", "think_time": "think time, s"}
 # Where a sweep begins to be of interest; the others go from their lowest value to their slider's end.
 RANGES = {
     "idle_holders": (0, 400), "think_time": (0, 2), "MaxRequestWorkers": (25, 250), "ThreadsPerChild": (5, 50),
     "MaxSpareServers": (10, 64), "MaxSpareThreads": (100, 500), "ServerLimit": (16, 256), "StartServers": (1, 16),
 }  # fmt: skip
-MOST_STEPS = 16
 FRACTIONS = ("think_time", "AsyncRequestWorkerFactor")  # the others take whole numbers
-
-
-def _field(name: str, label: str, default: float, low: float, high: float, **more: Any) -> Field:
-    made: dict[str, Any] = {"kind": "number", "unit": "", "step": 1.0, "reach": high} | more
-    made |= {"default": f"{default:g}", "low": low, "high": high, "value": ""}
-    return Field(name=name, group="", help=label, label=label, **made)
+RANGE = (
+    Field("low", label="from", default="0", high=100_000),
+    Field("high", label="to", high=100_000),
+    Field("steps", label="points", kind="whole", default="6", low=1, high=16, reach=16),
+)
+LOAD = (
+    Field("users", kind="whole", default="8", low=1, high=1000, reach=200),
+    Field("idle_holders", kind="whole", default="0", high=5000, reach=1000),
+    Field("think_time", default="0", high=60, reach=5, step=0.1),
+    Field("seconds", label="seconds a point", default="2", low=0.5, high=30, reach=10, step=0.5),
+    Field("warmup", label="and before it", default="2", high=30, reach=10, step=0.5),
+    Field("path", kind="choice", label="page", default=FILES[0][0], choices=FILES),
+)
 
 
 @dataclass
@@ -64,7 +71,7 @@ class SweepForm:
     users: int = 8
     idle_holders: int = 0
     think_time: float = 0.0
-    path: str = PAGES[0][0]
+    path: str = FILES[0][0]
     keep_alive: bool = False
     seconds: float = 2.0
     warmup: float = 2.0
@@ -90,49 +97,30 @@ class SweepForm:
     def set(self, name: str, text: str) -> None:
         """A field's value, as it is typed. Raises ValueError for what is not a number in its range."""
         row = next(row for row in self.fields() if row.name == name)
-        if row.kind == "choice":
-            self.path = text or row.default
-            return
-        try:
-            value = float(text or row.default)
-        except ValueError:
-            value = float("nan")
-        if not row.low <= value <= (row.high or value):
-            raise ValueError(f"{row.label}: must be {row.low:g} to {row.high:g}, not {text!r}")
-        setattr(self, name, value if isinstance(getattr(self, name), float) else round(value))
+        setattr(self, name, row._replace(value=text).read())
 
     def fields(self) -> list[Field]:
         """The numbers of the form, as rows for `Control`; the field that is the axis is left out."""
-        reach = AXES[self.axis]
-        step = 0.5 if self.axis in FRACTIONS else 1.0
-        rows = [
-            _field("low", "from", 0, 0, 100_000, reach=reach, step=step),
-            _field("high", "to", reach, 0, 100_000, reach=reach, step=step),
-            _field("steps", "points", 6, 1, MOST_STEPS),
-            _field("users", "users", 8, 1, 1000, reach=200),
-            _field("idle_holders", "kept connections", 0, 0, 5000, reach=1000),
-            _field("think_time", "think time, s", 0, 0, 60, reach=5, step=0.1),
-            _field("seconds", "seconds a point", 2, 0.5, 30, reach=10, step=0.5),
-            _field("warmup", "and before it", 2, 0, 30, reach=10, step=0.5),
-            ROWS["path"]._replace(
-                group="", label="page", choices=tuple((p, text) for p, text, _ in PAGES)
-            ),
-        ]
-        shown = [row._replace(value=_text(getattr(self, row.name))) for row in rows]
-        return [row for row in shown if row.name != self.axis]
+        reach, step = AXES[self.axis], 0.5 if self.axis in FRACTIONS else 1.0
+        low, high, steps = RANGE
+        ends = (low._replace(reach=reach, step=step), high._replace(reach=reach, step=step))
+        made = []
+        for row in (ends[0], ends[1]._replace(default=f"{reach:g}"), steps, *LOAD):
+            now, label = getattr(self, row.name), row.label or LABELS[row.name]
+            if row.name != self.axis:
+                value = now if isinstance(now, str) else f"{now:g}"
+                made.append(row._replace(value=value, label=label, help=label))
+        return made
 
     def values(self) -> list[float]:
         """The axis's values, rising, none twice. MaxRequestWorkers is a multiple of ThreadsPerChild."""
-        count, low, high = max(1, int(self.steps)), float(self.low), float(self.high)
-        if count == 1 or high <= low:
-            found = [low]
-        elif self.log:
+        low, count = float(self.low), int(self.steps) if self.high > self.low else 1
+        if self.log and count > 1:
+            zero = [0.0] * (low == 0)
             first = low or (0.1 if self.axis in FRACTIONS else 1.0)
-            many = count - (low == 0)
-            rise = (high / first) ** (1 / max(1, many - 1))
-            found = [0.0] * (low == 0) + [first * rise**n for n in range(many)]
+            found = [*zero, *map(float, numpy.geomspace(first, self.high, count - len(zero)))]
         else:
-            found = [low + (high - low) * n / (count - 1) for n in range(count)]
+            found = [float(value) for value in numpy.linspace(low, self.high, count)]
         if self.axis in FRACTIONS:
             return sorted({round(value, 2) for value in found})
         threads = 1
@@ -185,15 +173,11 @@ class SweepForm:
         """The load of all points; the axis, if it is a field of the load, changes it."""
         return LoadProfile(
             path=self.path,
-            users=int(self.users),
-            idle_holders=int(self.idle_holders),
-            think_time=float(self.think_time),
+            users=self.users,
+            idle_holders=self.idle_holders,
+            think_time=self.think_time,
             keep_alive=self.keep_alive,
-            duration=float(self.seconds),
-            timeout=max(1.0, float(self.seconds)),
-            warmup_seconds=float(self.warmup),
+            duration=self.seconds,
+            timeout=max(1.0, self.seconds),
+            warmup_seconds=self.warmup,
         )
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:g}"

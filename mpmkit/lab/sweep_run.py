@@ -57,33 +57,30 @@ def observe(server: Server) -> Iterator[Callable[[LoadRun], Row]]:
         waits.extend((now, seconds) for seconds in clients.take())
         looks.append((now, sample, board))
 
+    def columns(run: LoadRun) -> Row:
+        now, begin, end = time.time(), run.started_at, run.started_at + run.duration
+        ended = [*waits, *((now, seconds) for seconds in clients.take())]
+        ended = [one for one in ended if one[0] >= begin and one[0] - one[1] <= end]
+        begun = [seconds for seconds in clients.waits() if now - seconds <= end]
+        late = sum(when > end and seconds > LOOK for when, seconds in ended)
+        ms = sorted(1000 * seconds for seconds in [*(s for _, s in ended), *begun])
+        inside = [one for one in looks if begin <= one[0] <= end] or looks[-1:]
+        memory = [one.pss_mb for _, one, _ in (*looks[-1:], *inside) if one.pss_mb == one.pss_mb]
+        board = ScoreboardSnapshot.of(inside[len(inside) // 2][2])
+        return {
+            "wait_p50_ms": statistics.median(ms) if ms else None,
+            "wait_p99_ms": ms[math.ceil(0.99 * len(ms)) - 1] if ms else None,
+            "newcomers": len(ms),
+            "unanswered": len(begun) + late,
+            "pss_mb": max(memory, default=None),
+            "children": round(statistics.median(one.processes for _, one, _ in inside)),
+            "scoreboard": json.dumps(board.rows, separators=(",", ":")),
+        }
+
     with (
         KeepAliveClients(server.url, NEWCOMERS, think=PAUSE, keep=False) as clients,
         Watch(server, every=LOOK, on_sample=look),
     ):
-
-        def columns(run: LoadRun) -> Row:
-            now, begin, end = time.time(), run.started_at, run.started_at + run.duration
-            ended = [*waits, *((now, seconds) for seconds in clients.take())]
-            ended = [one for one in ended if one[0] >= begin and one[0] - one[1] <= end]
-            begun = [seconds for seconds in clients.waits() if now - seconds <= end]
-            late = sum(when > end and seconds > LOOK for when, seconds in ended)
-            ms = sorted(1000 * seconds for seconds in [*(s for _, s in ended), *begun])
-            inside = [one for one in looks if begin <= one[0] <= end] or looks[-1:]
-            memory = [
-                one.pss_mb for _, one, _ in [*looks[-1:], *inside] if one.pss_mb == one.pss_mb
-            ]
-            board = ScoreboardSnapshot.of(inside[len(inside) // 2][2])
-            return {
-                "wait_p50_ms": statistics.median(ms) if ms else None,
-                "wait_p99_ms": ms[math.ceil(0.99 * len(ms)) - 1] if ms else None,
-                "newcomers": len(ms),
-                "unanswered": len(begun) + late,
-                "pss_mb": max(memory, default=None),
-                "children": round(statistics.median(one.processes for _, one, _ in inside)),
-                "scoreboard": json.dumps(board.rows, separators=(",", ":")),
-            }
-
         yield columns
 
 
@@ -98,18 +95,18 @@ class SweepRun:
     def __init__(
         self, form: SweepForm, out: Path, pages: Path, changed: Callable[[SweepRun], None]
     ) -> None:
-        self.plan = form.plan()
         self.rows: list[Row] = []
         self.progress: Progress | None = None
         self.text = "starting …"
-        values = dict.fromkeys(point.values[form.axis] for point in self.plan.points)
+        values = dict.fromkeys(point.values[form.axis] for point in form.plan().points)
         self._asked: dict[str, Any] = {
             "mpm": form.taking(),
             "grid": {form.axis: list(values)},
             "profile": form.profile(),
             "directives": form.fixed(),
+            "out": out,
         }
-        self._out, self._pages, self._changed = out, pages, changed
+        self._pages, self._changed = pages, changed
         self._stop, self._ended = threading.Event(), threading.Event()
         self._server: Server | None = None
         self._thread = threading.Thread(target=self._run, name="mpmkit-sweep", daemon=True)
@@ -131,16 +128,11 @@ class SweepRun:
     def _run(self) -> None:
         done = "done"
         try:
-            how: dict[str, Any] = {
-                "out": self._out,
-                "on_progress": self._report,
-                "launch": self._launch,
-            }
-            sweep(**self._asked, **how, observe=observe)
+            sweep(**self._asked, on_progress=self._report, launch=self._launch, observe=observe)
         except (ExperimentError, Interrupted, RecordError, ValueError, OSError) as error:
             done = "stopped" if self._stop.is_set() else f"ended: {error}"
         many = f"{len(self.rows)} point{'s' * (len(self.rows) != 1)}"
-        self.text = f"{done}: {many}" + (f", in {self._out}" if self.rows else "")
+        self.text = f"{done}: {many}" + (f", in {self._asked['out']}" if self.rows else "")
         self._ended.set()
         self._changed(self)
 
@@ -173,49 +165,38 @@ class SweepGrid:
                 raise ValueError(f"a panel shows a sweep over one name, not {', '.join(point)}")
             ((self.axis, value),) = point.items()
             self._points[row["mpm"], value] = row
+        self.mpms = list(dict.fromkeys(mpm for mpm, _ in self._points))
+        self.values: list[float] = sorted({value for _, value in self._points})
 
-    @property
-    def mpms(self) -> list[str]:
-        return list(dict.fromkeys(mpm for mpm, _ in self._points))
-
-    @property
-    def values(self) -> list[float]:
-        """The values of the axis, rising."""
-        return sorted({value for _, value in self._points})
-
-    def at(self, mpm: str, value: float) -> Row | None:
-        """The row of an operating point; None if it was not measured."""
-        return self._points.get((mpm, value))
+    def at(self, mpm: str, value: float) -> Row:
+        """The row of an operating point; empty if it was not measured."""
+        return self._points.get((mpm, value), {})
 
     def line(self, mpm: str, metric: str) -> list[tuple[float, float, bool]]:
         """(value of the axis, figure, whether the figure is only a bound): the points of one MPM. Rates
         are bounds where the generator was the limit, waits where new clients were still waiting."""
-        found = []
-        for value in self.values:
-            row = self.at(mpm, value)
-            if row is not None and row.get(metric) is not None:
-                waits = metric.startswith("wait")
-                bound = row["unanswered"] if waits else metric == "qps" and row["generator_bound"]
-                found.append((value, float(row[metric]), bool(bound)))
-        return found
+        waits = metric.startswith("wait")
+        of_bound = "unanswered" if waits else "generator_bound" if metric == "qps" else ""
+        known = ((value, self.at(mpm, value)) for value in self.values)
+        return [
+            (value, float(row[metric]), bool(row.get(of_bound)))
+            for value, row in known
+            if row.get(metric) is not None
+        ]
 
     def board(self, mpm: str, value: float) -> ScoreboardSnapshot | None:
         """The scoreboard at an operating point, None if it was not kept."""
-        row = self.at(mpm, value)
-        if row is None or not row.get("scoreboard"):
+        kept = self.at(mpm, value).get("scoreboard")
+        if not kept:
             return None
-        rows = tuple(tuple(one) for one in json.loads(row["scoreboard"]))
+        rows = tuple(tuple(one) for one in json.loads(kept))
         return ScoreboardSnapshot(f"{mpm}, {self.axis} {value:g}", 0.0, mpm, rows)
 
     def describe(self, mpm: str, value: float) -> dict[str, str]:
         """The figures of an operating point in words: {"requests/s": "1,234", ...}."""
         row = self.at(mpm, value)
-        if row is None:
-            return {}
-        said = {
-            label: "–" if row.get(name) is None else f"{row[name]:,.4g}"
-            for name, label in METRICS.items()
-        }
+        figures = ((label, row.get(name)) for name, label in METRICS.items() if row)
+        said = {label: "–" if one is None else f"{one:,.4g}" for label, one in figures}
         if row.get("unanswered"):
             said["new clients still waiting"] = f"{row['unanswered']} of {row['newcomers']}"
         return said

@@ -13,26 +13,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-import weakref
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import ipywidgets
+import pandas
 import traitlets
 
 from mpmkit.config.directives import MPMS
 from mpmkit.lab import diagram, theme
-from mpmkit.lab.cells import panels_of_this_run
-from mpmkit.lab.controls import Control
-from mpmkit.lab.machine_caveats import not_headline
-from mpmkit.lab.plots import alt_text, dress
-from mpmkit.lab.replay import why_recorded
-from mpmkit.lab.room import write_pages
-from mpmkit.lab.sweep_form import AXES, LABELS, SweepForm
+from mpmkit.lab.controls import Control, Frame, box, lines, mark, named
+from mpmkit.lab.plots import alt_text, dress, mpm_line
+from mpmkit.lab.replay import not_headline, why_recorded
+from mpmkit.lab.room import Home
+from mpmkit.lab.sweep_form import AXES, LABELS, RANGE, SweepForm
 from mpmkit.lab.sweep_run import METRICS, SweepGrid, SweepRun
 from mpmkit.measure import records
 from mpmkit.measure.experiment import duration
@@ -40,8 +36,7 @@ from mpmkit.measure.experiment import duration
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-MODES = ("Measure", "Recorded")
-RANGE = ("low", "high", "steps")
+MEASURE, RECORDED = "Measure", "Recorded"
 
 
 class Page(anywidget.AnyWidget):
@@ -52,103 +47,80 @@ class Page(anywidget.AnyWidget):
     dark = traitlets.Bool(False).tag(sync=True)
 
 
-class SweepPanel(ipywidgets.VBox):
+class SweepPanel(Frame):
     """The panel. `form` is what is chosen, `grid` what is shown; `run` and `stop` are the buttons."""
 
     def __init__(self, form: SweepForm, folder: Path) -> None:
         super().__init__()
         self.form, self.folder = form, folder
-        self.grid = SweepGrid([])
         self.running: SweepRun | None = None
-        self._home = tempfile.mkdtemp(prefix="mpmkit-sweep-")
-        self._tidy = weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
-        write_pages(Path(self._home) / "htdocs")
-        self.page = Page()
-        self.page.observe(lambda _: self._draw(), "dark")
+        self._home = Home(self)
         self._build()
+        self._show([])
         self._turned()
         self._mode_chosen()
 
     # -- widgets ------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        self.mode = ipywidgets.ToggleButtons(
-            options=MODES,
-            value=MODES[bool(why_recorded())],
-            tooltips=("Run servers", "Open a file"),
-        )
-        self.mode.observe(self._mode_chosen, "value")
-        self.mpms = {mpm: self._box_for(mpm in self.form.mpms, mpm) for mpm in MPMS}
+        self.page = Page()
+        self.mode = named("choices", ipywidgets.ToggleButtons(options=(MEASURE, RECORDED)))
+        self.mode.value = RECORDED if why_recorded() else MEASURE
+        self.mpms = {mpm: _switch(mpm in self.form.mpms, mpm) for mpm in MPMS}
+        self.ratios = _switch(self.form.log, "equal ratios")
         axes = [(LABELS.get(name, name), name) for name in AXES]
-        self.axis = ipywidgets.Dropdown(options=axes, value=self.form.axis, description="sweep")
-        self.ratios = self._box_for(self.form.log, "equal ratios")
+        self.axis = _choice("axis", "sweep", axes, self.form.axis)
         metrics = [(text, name) for name, text in METRICS.items()]
-        self.metric = ipywidgets.Dropdown(options=metrics, value="wait_p99_ms", description="draw")
-        self.files = ipywidgets.Dropdown(description="file")
-        self.button = ipywidgets.Button(description="Run", tooltip="Launch each server, measure")
-        self.button.on_click(lambda _: self.stop() if self._runs() else self.run())
+        self.metric = _choice("metric", "draw", metrics, "wait_p99_ms")
+        self.files = _choice("file", "file", [], None)
+        tooltip = "Launch each server, measure"
+        self.button = named("go", ipywidgets.Button(description="Run", tooltip=tooltip))
         self.bar = ipywidgets.FloatProgress(max=1.0)
-        self.state, self.hints, self.figures, self.boards = (ipywidgets.HTML() for _ in range(4))
-        self.range, self.load = ipywidgets.Box(), ipywidgets.Box()
-        self.slider = ipywidgets.SelectionSlider(options=[0], description="at")
+        self.state, self.hints, self.figures, self.boards = (
+            named(name, ipywidgets.HTML()) for name in ("state", "note", "figures", "boards")
+        )
+        self.range, self.load = box("range"), box("parts")
+        self.slider = named("at", ipywidgets.SelectionSlider(options=[0], description="at"))
         self.plot = ipywidgets.Output()
-        for widget in (*self.mpms.values(), self.ratios):
-            widget.observe(self._chosen, "value")
-        self.axis.observe(self._axis_chosen, "value")
-        self.metric.observe(lambda _: self._draw(), "value")
-        self.files.observe(self._file_chosen, "value")
-        self.slider.observe(lambda _: self._move(), "value")
-        self.ask = self._box("mk-ask", self.axis, self.range, self.ratios, self.load)
-        room = self._box(
-            "mk-sweep", self._box("mk-head", self.mode, *self.mpms.values(), self.metric, self.files,
-                                  self.button, self.bar, self.state),
-            self.ask, self.hints, self.plot, self.slider, self.figures, self.boards, self.page,
-        )  # fmt: skip
-        names = {
-            "mk-choices": self.mode, "mk-parts": self.load, "mk-range": self.range, "mk-go": self.button,
-            "mk-axis": self.axis, "mk-metric": self.metric, "mk-file": self.files, "mk-state": self.state,
-            "mk-note": self.hints, "mk-at": self.slider, "mk-figures": self.figures, "mk-boards": self.boards,
-        }  # fmt: skip
-        for name, widget in names.items():
-            widget.add_class(name)
-        self.add_class("mk")
-        self.children = [room]
-
-    @staticmethod
-    def _box_for(on: bool, text: str) -> ipywidgets.Checkbox:
-        return ipywidgets.Checkbox(on, description=text, indent=False)
-
-    @staticmethod
-    def _box(name: str, *children: Any) -> ipywidgets.Box:
-        box = ipywidgets.Box(children)
-        box.add_class(name)
-        return box
+        self.button.on_click(lambda _: self.stop() if self._runs() else self.run())
+        for widget, act in (
+            (self.page, self._move), (self.mode, self._mode_chosen), (self.axis, self._axis_chosen),
+            (self.metric, self._move), (self.files, self._file_chosen), (self.slider, self._move),
+            *((one, self._check) for one in (*self.mpms.values(), self.ratios)),
+        ):  # fmt: skip
+            widget.observe(lambda _, act=act: act(), "dark" if widget is self.page else "value")
+        chosen = (self.mode, *self.mpms.values(), self.metric, self.files)
+        head = box("head", *chosen, self.button, self.bar, self.state)
+        self.ask = box("ask", self.axis, self.range, self.ratios, self.load)
+        seen = (self.plot, self.slider, self.figures, self.boards)
+        self.children = [box("sweep", head, self.ask, self.hints, *seen, self.page)]
 
     # -- what is chosen -----------------------------------------------------------------------------
 
-    def _mode_chosen(self, _: Any = None) -> None:
+    @property
+    def _measures(self) -> bool:
+        return bool(self.mode.value == MEASURE)
+
+    def _mode_chosen(self) -> None:
         """Measure shows the form; Recorded the files, and opens the first."""
-        measures = self.mode.value == MODES[0]
-        for widget in (self.ask, self.button, self.bar, self.hints, self.files):
-            shown = measures is not (widget is self.files)
-            (widget.remove_class if shown else widget.add_class)("mk-off")
+        for widget in (self.ask, self.button, self.bar, self.hints):
+            mark(widget, "off", not self._measures)
+        mark(self.files, "off", self._measures)
         for widget in self.mpms.values():
-            widget.disabled = not measures
-        if measures:
+            widget.disabled = not self._measures
+        if self._measures:
             self._say(why_recorded())
             self._show(self.running.rows if self.running else [])
-        else:
-            self.files.options = found = self._recordings()
-            self.files.value = self.files.value or (found[0][1] if found else None)
-            self._file_chosen()
-
-    def _recordings(self) -> list[tuple[str, str]]:
+            return
         shipped = sorted(records.recorded_folder().glob("sweep-*.csv"))
         own = sorted(self.folder.glob("sweep-panel-*.csv"), reverse=True)
-        return [(path.stem.removeprefix("sweep-"), str(path)) for path in (*shipped, *own)]
+        files = [(path.stem.removeprefix("sweep-"), str(path)) for path in (*shipped, *own)]
+        self.files.options = files
+        self.files.value = self.files.value or (files[0][1] if files else None)
+        self._file_chosen()
 
-    def _file_chosen(self, _: Any = None) -> None:
-        if self.mode.value == MODES[0] or self.files.value is None:
+    def _file_chosen(self) -> None:
+        if self._measures or self.files.value is None:
             return
         try:
             rows = records.read(self.files.value)
@@ -157,19 +129,17 @@ class SweepPanel(ipywidgets.VBox):
         except (records.RecordError, ValueError, IndexError) as error:
             self._say(str(error))
 
-    def _axis_chosen(self, change: Any) -> None:
-        self.form.turn_to(change.new)
-        self._turned()
+    def _axis_chosen(self) -> None:
+        self.form.turn_to(self.axis.value)
         self.ratios.value = self.form.log
+        self._turned()
 
     def _turned(self) -> None:
         """Rows for the numbers of the form, made anew: an axis has a range of its own."""
         rows = self.form.fields()
         self.controls = {row.name: Control(row, self._set) for row in rows}
-        self.range.children = [self.controls[name].widget for name in RANGE]
-        self.load.children = [
-            self.controls[row.name].widget for row in rows if row.name not in RANGE
-        ]
+        widgets = [control.widget for control in self.controls.values()]
+        self.range.children, self.load.children = widgets[: len(RANGE)], widgets[len(RANGE) :]
         self._check()
 
     def _set(self, name: str, text: str) -> None:
@@ -177,19 +147,17 @@ class SweepPanel(ipywidgets.VBox):
             self.form.set(name, text)
         except ValueError as error:
             row = next(row for row in self.form.fields() if row.name == name)
-            self.controls[name].show(row._replace(value=text, hints=(str(error),), refused=True))
+            self.controls[name].show(row._replace(value=text).wrong(str(error)))
             return
-        self._check()
-
-    def _chosen(self, _: Any = None) -> None:
-        self.form.mpms = tuple(mpm for mpm, box in self.mpms.items() if box.value)
-        self.form.log = self.ratios.value
         self._check()
 
     def _check(self) -> None:
         """Show the form, and what httpd would refuse or correct of it."""
+        self.form.mpms = tuple(mpm for mpm, on in self.mpms.items() if on.value)
+        self.form.log = self.ratios.value
         for row in self.form.fields():
-            self.controls[row.name].show(row)
+            if row.name in self.controls:
+                self.controls[row.name].show(row)
         said = self.form.hints()
         try:
             plan = self.form.plan()
@@ -200,8 +168,7 @@ class SweepPanel(ipywidgets.VBox):
             self.button.disabled = False
         except ValueError as error:
             said, self.button.disabled = [*said, *str(error).splitlines()], not self._runs()
-        caveat = [not_headline()] if not_headline() else []
-        self.hints.value = "<br>".join(map(escape, [*dict.fromkeys(said), *caveat]))
+        self.hints.value = lines(filter(None, dict.fromkeys([*said, not_headline()])))
 
     # -- running ------------------------------------------------------------------------------------
 
@@ -212,7 +179,7 @@ class SweepPanel(ipywidgets.VBox):
         """Start the sweep of the form. Raises ValueError if the form has no sweep."""
         self.folder.mkdir(parents=True, exist_ok=True)
         out = self.folder / f"sweep-panel-{records.new_run_id()}.csv"
-        self.running = SweepRun(self.form, out, Path(self._home) / "htdocs", self._progress)
+        self.running = SweepRun(self.form, out, self._home.pages, self._progress)
         self._progress(self.running)
 
     def stop(self) -> None:
@@ -223,14 +190,14 @@ class SweepPanel(ipywidgets.VBox):
     def close(self) -> None:
         """Stop, and take the widgets from the page."""
         self.stop()
-        self._tidy()
+        self._home.remove()
         super().close()
 
     def _progress(self, run: SweepRun) -> None:
         self.button.description = "Stop" if run.running else "Run"
         self.bar.value = run.progress.share if run.progress else 0.0
         self._say(run.text)
-        if self.mode.value == MODES[0] and len(run.rows) != self._shown:
+        if self._measures and len(run.rows) != self._shown:
             self._show(run.rows)
 
     def _say(self, text: str) -> None:
@@ -241,80 +208,64 @@ class SweepPanel(ipywidgets.VBox):
     def _show(self, rows: list[records.Row]) -> None:
         """Draw these rows; the operating point stays where it was, or is the last one."""
         self.grid, self._shown = SweepGrid(rows), len(rows)
-        values = self.grid.values
+        values = self.grid.values or [0]
         before = self.slider.value
-        self.slider.options = [(f"{value:g}", value) for value in values] or [0]
-        self.slider.value = before if before in values else (values or [0])[-1]
+        self.slider.options = [(f"{value:g}", value) for value in values]
+        self.slider.value = before if before in values else values[-1]
         self._move()
 
-    def _draw(self) -> None:
-        """The curves of the chosen figure, an MPM a line, with the operating points on them. It is set as
-        the Output's value: that can be done in any thread."""
-        figure = self.figure()
-        shown = json.loads(figure.to_json()) | {
-            "config": {"responsive": True, "displayModeBar": False}
-        }
+    def _move(self) -> None:
+        """Draw the curves, with rings at the operating point; its figures, its scoreboards. The curves are
+        set as the Output's value: that can be done in any thread."""
+        value, grid, figure = self.slider.value, self.grid, self.figure()
+        shown = json.loads(figure.to_json())
+        shown["config"] = {"responsive": True, "displayModeBar": False}
         data = {"application/vnd.plotly.v1+json": shown, "text/plain": alt_text(figure)}
         self.plot.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
+        described = {mpm: grid.describe(mpm, value) for mpm in grid.mpms}
+        table = pandas.DataFrame.from_dict(described, orient="index")
+        self.figures.value = table.to_html(na_rep="", border=0)
+        boards = [board for mpm in grid.mpms if (board := grid.board(mpm, value)) is not None]
+        tone = theme.THEMES[self.page.dark]
+        self.boards.value = "".join(diagram.scoreboard(one, theme=tone).text for one in boards)
 
     def figure(self) -> go.Figure:
-        """What the panel draws now, as a plotly figure of its own."""
+        """The curves of the chosen figure as a plotly figure of its own: an MPM a line, a ring on each at
+        the operating point."""
         import plotly.graph_objects as go
 
         grid, metric, tone = self.grid, self.metric.value, theme.THEMES[self.page.dark]
         label, axis = METRICS[metric], LABELS.get(grid.axis, grid.axis or self.form.label)
-        ring = {
-            "size": 19,
-            "symbol": "circle-open",
-            "line": {"width": 3},
-            "color": theme.INK[self.page.dark],
-        }
-        traces, said, bounds = [], [], False
+        ring = {"size": 19, "symbol": "circle-open", "line": {"width": 3}, "color": theme.ink(tone)}
+        figure, said, bounds = go.Figure(), [], False
         for mpm in grid.mpms:
             points = grid.line(mpm, metric)
-            bounds |= any(bound for *_, bound in points)
-            sign = theme.MARKERS[mpm]
-            traces.append(go.Scatter(
-                x=[x for x, *_ in points], y=[y for _, y, _ in points], name=mpm, mode="lines+markers",
-                line={"color": theme.stroke(mpm, tone), "dash": theme.DASHES[mpm], "width": 2.5},
-                marker={"size": 9, "symbol": [sign + "-open" * bound for *_, bound in points]},
-            ))  # fmt: skip
-            here = [one for one in points if one[0] == self.slider.value]
-            traces.append(go.Scatter(x=[x for x, *_ in here], y=[y for _, y, _ in here], mode="markers",
-                                     marker=ring, showlegend=False, hoverinfo="skip"))  # fmt: skip
+            xs, ys, hollow = zip(*points, strict=True) if points else ((), (), ())
+            bounds |= any(hollow)
+            figure.add_trace(mpm_line(mpm, xs, ys, theme=tone, hollow=hollow, showlegend=True))
+            here = [place for place, x in enumerate(xs) if x == self.slider.value]
+            figure.add_scatter(
+                x=[xs[place] for place in here], y=[ys[place] for place in here], mode="markers",
+                marker=ring, showlegend=False, hoverinfo="skip",
+            )  # fmt: skip
             said.append(f"{mpm}: " + ", ".join(f"{y:,.4g} at {x:g}" for x, y, _ in points))
-        figure = go.Figure(traces)
-        hollow = "<br><sup>hollow: a bound, the true figure lies beyond</sup>" if bounds else ""
+        bound = "<br><sup>hollow: a bound, the true figure lies beyond</sup>" if bounds else ""
+        alt = f"{label} against {axis}. {'; '.join(said)}."
         dress(
-            figure,
-            f"{label} against {axis}{hollow}",
-            tone,
-            alt=f"{label} against {axis}. {'; '.join(said)}.",
-            width=None,
-            height=340,
-            autosize=True,
-            showlegend=True,
-            margin={"l": 70, "r": 20, "t": 60, "b": 50},
-        )
+            figure, f"{label} against {axis}{bound}", alt=alt, theme=tone, width=None, height=340, autosize=True,
+            showlegend=True, margin={"l": 70, "r": 20, "t": 60, "b": 50},
+        )  # fmt: skip
         figure.update_xaxes(title_text=axis)
         figure.update_yaxes(title_text=label, type="log" if metric.startswith("wait") else "linear")
         return figure
 
-    def _move(self) -> None:
-        """The operating point: rings on the curves, its figures, its scoreboards."""
-        value, grid = self.slider.value, self.grid
-        self._draw()
-        described = {mpm: grid.describe(mpm, value) for mpm in grid.mpms}
-        heads = list(dict.fromkeys(name for one in described.values() for name in one))
-        lines = ["<tr><th>" + "".join(f"<th>{escape(head)}" for head in heads)] if heads else []
-        lines += [
-            f"<tr><th>{mpm}" + "".join(f"<td>{one.get(head, '')}" for head in heads)
-            for mpm, one in described.items()
-        ]
-        self.figures.value = f"<table>{''.join(lines)}</table>"
-        boards = [board for mpm in grid.mpms if (board := grid.board(mpm, value)) is not None]
-        tone = theme.THEMES[self.page.dark]
-        self.boards.value = "".join(diagram.scoreboard(one, theme=tone).text for one in boards)
+
+def _switch(on: bool, text: str) -> ipywidgets.Checkbox:
+    return ipywidgets.Checkbox(on, description=text, indent=False)
+
+
+def _choice(name: str, text: str, options: Any, value: Any) -> ipywidgets.Dropdown:
+    return named(name, ipywidgets.Dropdown(options=options, value=value, description=text))
 
 
 def sweep_panel(
@@ -335,6 +286,4 @@ def sweep_panel(
     form = SweepForm(mpms or MPMS, **known, directives=choices)
     if "axis" in known and not known.keys() & {"low", "high"}:
         form.turn_to(form.axis)
-    panels = panels_of_this_run()
-    panels.append(SweepPanel(form, Path(folder)))
-    return panels[-1]
+    return SweepPanel(form, Path(folder))

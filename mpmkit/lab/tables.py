@@ -1,6 +1,6 @@
 """Tables: what was measured, as DataFrames and as styled DataFrames that a notebook shows.
 
-Numbers stay numbers in `frame`s; `styled` formats them for reading, marks the MPM with its colour
+Numbers stay numbers in the frames; `styled` formats them for reading, marks the MPM with its colour
 and leaves every cell's text readable without colour.
 """
 
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.extras import require
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures_qps import KIND_TITLES
-from mpmkit.lab.plots import OURS
+from mpmkit.lab.figures import KIND_TITLES
+from mpmkit.lab.plots import OURS, need
+from mpmkit.lab.replay import not_headline
 from mpmkit.measure import stats
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ QPS_COLUMNS = {
     "µs CPU": ("cpu_us", "{:.1f}"),
     "limit": ("limit", "{}"),
 }
+LOOK = [
+    {"selector": "th, td", "props": "padding: 0.25em 0.9em; text-align: right;"},
+    {"selector": "th.row_heading", "props": "text-align: left;"},
+    {"selector": "caption", "props": "caption-side: top; text-align: left; font-weight: bold; "
+     "padding-bottom: 0.5em;"},
+]  # fmt: skip
 
 
 def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
@@ -44,44 +51,33 @@ def qps(table: QpsTable, kind: str, *, server: str = OURS) -> pandas.DataFrame:
     kind: "static" or "script". server: mpmkit, or another that was measured in the same rounds.
     Raises ValueError if nothing of that kind was measured on that server.
     """
-    pandas = require("pandas")
-
-    summary = table.summary()
-    rows = (
-        summary[(summary["kind"] == kind) & (summary["server"] == server)]
-        if len(summary)
-        else summary
-    )
+    rows = table.summary()
+    if len(rows):
+        rows = rows[(rows["kind"] == kind) & (rows["server"] == server)]
     if not len(rows):
         raise ValueError(
             f"no row of kind {kind!r} measured on {server!r}; there are "
             f"{', '.join(table.kinds) or 'none'}, on {', '.join(table.servers)}"
         )
-    made = pandas.DataFrame(
-        {heading: rows[column].to_list() for heading, (column, _) in QPS_COLUMNS.items()}
-    )
-    return made.set_index("MPM")
+    made = {heading: rows[column].to_list() for heading, (column, _) in QPS_COLUMNS.items()}
+    return require("pandas").DataFrame(made).set_index("MPM")
 
 
 def compared(table: QpsTable, server: str = "httpd") -> pandas.DataFrame:
     """Published | mpmkit | another server of the same rounds, which has the same MPMs: a row a page
     and MPM, medians, and the ratio within the rounds. What was not measured is NaN.
     """
-    pandas = require("pandas")
-
-    theirs = f"{server} /s"
     summary = table.summary().assign(server=lambda rows: rows["server"] + " /s")
     made = summary.pivot_table(index=["kind", "mpm"], columns="server", values="median", sort=False)
-    made = made.reindex(columns=[f"{OURS} /s", theirs])
-    made.insert(
-        0, "published /s", summary.groupby(["kind", "mpm"], sort=False)["published"].first()
-    )
+    made = made.reindex(columns=[f"{OURS} /s", f"{server} /s"])
+    published = summary.groupby(["kind", "mpm"], sort=False)["published"].first()
+    made.insert(0, "published /s", published)
     made[f"{OURS} / {server}"] = [
         paired(table.rounds(kind).get(mpm, {}), table.rounds(kind, server).get(mpm, {}))
         for kind, mpm in made.index
     ]
-    made.index = pandas.Index([f"{KIND_TITLES.get(kind, kind)}, {mpm}" for kind, mpm in made.index])
-    return made.rename_axis(None, axis="columns")
+    names = [f"{KIND_TITLES.get(kind, kind)}, {mpm}" for kind, mpm in made.index]
+    return made.set_axis(names, axis="index").rename_axis(None, axis="columns")
 
 
 def paired(one: Mapping[Any, float], other: Mapping[Any, float]) -> float:
@@ -101,38 +97,26 @@ def compared_recorded(
     The machines differ: what can be compared is how the ratios of the rows stand to one another.
     Raises ValueError if a column is missing or the two have nothing in common.
     """
-    for name, frame in (("yours", mine), ("recorded", recorded)):
-        missing = [column for column in (*by, value) if column not in frame.columns]
-        if missing:
-            raise ValueError(f"the rows of {name} lack {', '.join(missing)}")
-    sides = [
+    for name, frame in (("yours", mine), ("the recorded run", recorded)):
+        need(frame, (*by, value), f"those of the same table for {name}")
+    yours, theirs = (
         frame.groupby(by, sort=False, dropna=False)[value].median() for frame in (mine, recorded)
-    ]
-    made = sides[0].to_frame("yours").join(sides[1].rename("recorded"), how="inner")
+    )
+    made = yours.to_frame("yours").join(theirs.rename("recorded"), how="inner")
     if not len(made):
         raise ValueError(f"your rows and the recorded ones have no {' and '.join(by)} in common")
-    made["yours / recorded"] = made["yours"] / made["recorded"]
-    return made
+    return made.assign(**{"yours / recorded": made["yours"] / made["recorded"]})
 
 
 def machine(described: Machine) -> pandas.DataFrame:
     """The machine as a table of two columns; what is not known is left out. For a small machine
     the table says what not to trust of its figures."""
-    pandas = require("pandas")
-
-    from mpmkit.lab.machine_caveats import not_headline
-
-    rows = {
-        name.replace("_", " "): str(value)
-        for name, value in described.row().items()
-        if value is not None
-    }
-    if caveat := not_headline(described):
-        rows["caveat"] = caveat
-    return pandas.DataFrame({"value": rows.values()}, index=list(rows))
+    rows = {**described.row(), "caveat": not_headline(described) or None}
+    known = {name.replace("_", " "): str(one) for name, one in rows.items() if one is not None}
+    return require("pandas").DataFrame({"value": known.values()}, index=list(known))
 
 
-def styled(frame: pandas.DataFrame, caption: str = "", *, theme: str | None = None) -> Styler:
+def styled(frame: pandas.DataFrame, caption: str = "") -> Styler:
     """A table for reading: thousands separated, ratios with two decimals, a colour bar an MPM.
 
     Missing values are shown as a dash. Works on any frame of this module.
@@ -145,27 +129,12 @@ def styled(frame: pandas.DataFrame, caption: str = "", *, theme: str | None = No
             formats.setdefault(name, "{:.2f}")  # ratios
         elif str(name).endswith(" /s"):
             formats.setdefault(name, "{:,.0f}")
-    style = (
-        frame.style.format(formats, na_rep="–")
-        .hide(names=True)
-        .set_table_styles(
-            [
-                {"selector": "th, td", "props": "padding: 0.25em 0.9em; text-align: right;"},
-                {"selector": "th.row_heading", "props": "text-align: left;"},
-                {
-                    "selector": "caption",
-                    "props": "caption-side: top; text-align: left; "
-                    "font-weight: bold; padding-bottom: 0.5em;",
-                },
-            ]
-        )
-    )
-    if caption:
-        style = style.set_caption(caption)
 
     def bar(label: str) -> str:
         mpm = str(label).rpartition(", ")[2]  # "static page, worker" is worker's, too
-        known = colours.LIGHT.keys()
-        return f"border-left: 0.5em solid {colours.colour(mpm, theme)};" if mpm in known else ""
+        known = mpm in colours.MPMS
+        return f"border-left: 0.5em solid {colours.colour(mpm)};" if known else ""
 
-    return style.map_index(bar, axis="index")
+    style = frame.style.format(formats, na_rep="–").hide(names=True).set_table_styles(LOOK)
+    style = style.map_index(bar, axis="index")
+    return style.set_caption(caption) if caption else style

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-MPMS = ("prefork", "worker", "event")
+from mpmkit.config.directives import MPMS as MPMS
 
 LIGHT = {"prefork": "#004488", "worker": "#BB5566", "event": "#DDAA33"}
 DARK = {"prefork": "#4477CC", "worker": "#EE8899", "event": "#F2D675"}
@@ -54,14 +54,18 @@ def is_dark(theme: str | None = None) -> bool:
     return chosen == "dark"
 
 
+def ink(theme: str | None = None) -> str:
+    """The colour of words and axes."""
+    return INK[is_dark(theme)]
+
+
 def colour(mpm: str, theme: str | None = None) -> str:
     """The MPM's colour as #RRGGBB. Raises ValueError for an unknown MPM or theme."""
     colours = DARK if is_dark(theme) else LIGHT
-    if mpm in colours:
-        return colours[mpm]
-    if mpm in OTHERS:
-        return OTHERS[mpm]
-    raise ValueError(f"no colour for {mpm!r}; there is one for {', '.join([*LIGHT, *OTHERS])}")
+    known = colours | OTHERS
+    if mpm not in known:
+        raise ValueError(f"no colour for {mpm!r}; there is one for {', '.join(known)}")
+    return known[mpm]
 
 
 def stroke(mpm: str, theme: str | None = None) -> str:
@@ -77,11 +81,8 @@ def text_colour(mpm: str, theme: str | None = None) -> str:
 def letter_colour(letter: str, theme: str | None = None) -> str:
     """The colour of a scoreboard letter as #RRGGBB; "." (no process) has the paper's."""
     dark = is_dark(theme)
-    if letter == ".":
-        return PAPER[dark]
-    if letter == "_":
-        return IDLE_COLOUR[dark]
-    return (DARK_LETTERS if dark else LETTER_COLOURS)[letter]
+    quiet = {".": PAPER[dark], "_": IDLE_COLOUR[dark]}
+    return quiet.get(letter) or (DARK_LETTERS if dark else LETTER_COLOURS)[letter]
 
 
 def layout(theme: str | None = None) -> dict[str, Any]:

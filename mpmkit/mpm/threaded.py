@@ -51,12 +51,8 @@ class ThreadedChild(Child):
         raise NotImplementedError
 
     def start_workers(self) -> None:
-        """ThreadsPerChild workers.
-
-        The row of the scoreboard may have been a finishing child's (policy/maintenance.py). The slot
-        of a thread that still serves there is taken over when that thread has ended; we look once a
-        second.
-        """
+        """ThreadsPerChild workers. The row of the scoreboard may have been a finishing child's: the slot of
+        a thread that still serves there is taken over when it has ended; we look once a second."""
         waiting = list(range(self.directives.ThreadsPerChild))
         while waiting:
             for thread in list(waiting):

@@ -64,8 +64,6 @@ def connections_above_limit(
     """True if this child should not accept now. The listener asks before each accept.
 
     `connections` are all open ones of this child, `lingering` those of them in lingering close.
-    When the reason is that no worker is idle, the listener in addition treats this round of events
-    as "all workers busy" and gives up its keep-alive connections.
     """
     if idle <= 0:
         return True

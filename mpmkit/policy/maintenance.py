@@ -5,8 +5,7 @@ The parent takes a snapshot of the scoreboard, looks at it and makes a plan:
     snapshot -> look -> Seen -> plan -> Plan(spawn these slots, retire one, say this)
 
 Both steps are pure functions. The parent carries the plan out; a simulator, a notebook and the
-tests call the same two functions on snapshots that they made up. What has to be remembered from
-one second to the next travels through `Memory`.
+tests call the same two on snapshots that they made up. `Memory` is what travels from pass to pass.
 
 The decision, in one table (Max and Min are MaxSpareServers and MinSpareServers under prefork,
 MaxSpareThreads and MinSpareThreads under worker and event; L is the process limit,
@@ -26,21 +25,16 @@ MaxRequestWorkers / ThreadsPerChild):
     . no slot       (the same thing)        AH00288, every second    AH03490, every second
 
 The rate is 1 to begin with, doubles after each pass that forked, up to 32, and falls back to 1 in
-any pass that had no reason to fork. So a server under sudden load forks 1, 2, 4, 8, 16, 32 and then
-32 children a second. It doesn't compute how many are missing: the last burst may overshoot. After a
-graceful restart the doubling is held off for ten forking passes. Shrinking is gentler: one child a
-second at most.
+any pass that had no reason to fork. The last burst may overshoot. After a graceful restart the doubling
+is held off for ten forking passes. Shrinking is gentler: one child a second at most.
 
 What "idle" means is half of the algorithm. A child that is starting is idle, or a slow start would
 make the parent fork again and again for the same need. A child that is leaving is not, nor is one
 of an older generation, nor (event) one that has stopped listening: none of them will take the next
 client.
 
-Source: httpd 2.4, perform_idle_server_maintenance of prefork.c, worker.c and event.c, which hold
-this as three functions of 100 to 230 lines that count, decide, log, fork and signal in turn. The
-directives are StartServers (the first children; not our business), Min/MaxSpareServers,
-Min/MaxSpareThreads, ThreadsPerChild, ServerLimit and MaxRequestWorkers. One listener bucket
-(ListenCoresBucketsRatio 0).
+Source: httpd 2.4, perform_idle_server_maintenance of prefork.c, worker.c and event.c, with one
+listener bucket (ListenCoresBucketsRatio 0).
 """
 
 from __future__ import annotations
@@ -79,19 +73,13 @@ class Memory:
     sick_child_detected: bool = False
 
     def with_sick_child(self) -> Memory:
-        """A child left with the exit status "sick": it ran out of descriptors, memory or threads.
-
-        More children would make it worse, so forking starts over at one. Worker and event also ask
-        in the next pass whether any child was ever healthy; prefork does not.
-        """
+        """A child left with the exit status "sick": it ran out of descriptors, memory or threads. Forking
+        starts over at one; worker and event ask in the next pass whether any child was ever healthy."""
         return replace(self, idle_spawn_rate=1, sick_child_detected=True)
 
 
 def after_graceful_restart(memory: Memory) -> Memory:
-    """The memory for the new generation: no exponential forking while the old one still leaves.
-
-    A graceful restart by itself replaces up to StartServers children, as the old ones go.
-    """
+    """The memory for the new generation: no exponential forking while the old one still leaves."""
     return replace(memory, hold_off=HOLD_OFF)
 
 
@@ -106,8 +94,8 @@ class Seen:
     `active`: threads that are up, idle ones included: that is what worker and event compare with
     MaxRequestWorkers. (Prefork: children that are up.)
     `total`: children that exist, `active_processes`: those of them that are not leaving.
-    `free`: slots for new children, in the order of use, at most as many as the rate allows.
-    `squatted`: which of those still belong to a leaving child, as (slot, pid); worker only.
+    `free`: slots for new children, in the order of use, at most as many as the rate allows. Under worker
+    a leaving child may still finish its last requests in one of them.
     `healthy`: some child has all its threads up.
     """
 
@@ -116,11 +104,10 @@ class Seen:
     total: int
     active_processes: int
     free: tuple[int, ...] = ()
-    squatted: tuple[tuple[int, int], ...] = ()
     healthy: bool = False
 
 
-# The decisions. A plan names its own, so that a log, a test or a notebook need not guess.
+# The decisions, of which a plan names its own.
 ENOUGH = "enough"
 TOO_MANY = "too many"
 WAIT = "wait"
@@ -148,13 +135,9 @@ DECISIONS = {
 class Plan:
     """What the parent should do now.
 
-    `spawn`: fork a child into each of these slots.
-    `retire`: ask that many children (0 or 1) to leave, through the pipe of death. The child that reads the
-    byte first goes; the parent doesn't choose.
-    `squatted`: (slot, pid) for those slots of `spawn` in which a leaving child of worker still
-    finishes its last requests. Before it forks, the parent moves that pid to its extra processes,
-    so that it can still reap and kill it; from then on the row is the new child's, which starts
-    threads where the old one's have ended.
+    `spawn`: fork a child into each of these slots. Where a leaving child of worker still finishes its last
+    requests, the row is the new child's from then on, which starts threads where the old one's have ended.
+    `retire`: ask that many children (0 or 1) to leave, through the pipe of death: the one that reads the byte.
     `notes`: for the error log. `memory`: for the next pass. `shutdown`: stop the whole server.
     `decision`: which line of the table was taken, a key of DECISIONS.
     """
@@ -164,7 +147,6 @@ class Plan:
     notes: tuple[Note, ...]
     memory: Memory
     shutdown: bool = False
-    squatted: tuple[tuple[int, int], ...] = ()
     decision: str = ENOUGH
 
 
@@ -234,16 +216,13 @@ def _count(states: bytes, which: bytes) -> int:
 
 
 def look(snapshot: Snapshot, directives: Directives, memory: Memory) -> Seen:
-    """Count what the scoreboard shows. `memory` says how many free slots are worth noting."""
+    """Count what the scoreboard shows; `memory` says how many free slots are worth noting."""
     return _LOOK[directives.mpm](snapshot, directives, memory.idle_spawn_rate)
 
 
 def _look_prefork(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
-    """One process, one byte.
-
-    No generation is compared: at a graceful restart the parent itself writes GRACEFUL into the rows
-    of the old generation, and that is not idle.
-    """
+    """One process, one byte. No generation is compared: at a graceful restart the parent writes GRACEFUL
+    into the rows of the old generation, and that is not idle."""
     idle = total = active = 0
     free: list[int] = []
     for row in snapshot.processes[: directives.process_limit]:
@@ -294,20 +273,15 @@ def _look_worker(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
             if dead + states.count(GRACEFUL) == threads:
                 free[totally_free], free[-1] = free[-1], free[totally_free]
                 totally_free += 1
-    chosen = tuple(free[:rate])
-    squatted = tuple((slot, pid) for slot in chosen if (pid := snapshot.processes[slot].pid))
-    return Seen(idle, active, total, active_processes, chosen, squatted, healthy)
+    return Seen(idle, active, total, active_processes, tuple(free[:rate]), healthy)
 
 
 def _look_event(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
     """Processes of many threads, in all ServerLimit slots.
 
     The slots above L are there for children that finish: event does not squat, so a slot is free
-    only when its process is gone. Threads of a child that stopped listening are not idle, however
-    little they have to do: they will not meet the next client.
-
-    httpd keeps `active_daemons` and `total_daemons` as running totals and marks a leaving child
-    that it has counted with quiescing 2. We count them anew each time, which comes to the same.
+    only when its process is gone. Threads of a child that stopped listening are not idle: they will
+    not meet the next client. (httpd keeps running totals; to count anew comes to the same.)
     """
     threads = directives.ThreadsPerChild
     idle = active = total = active_processes = 0
@@ -327,7 +301,7 @@ def _look_event(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
             active_processes += 1
             if not row.not_accepting and row.generation == snapshot.generation:
                 idle += _count(states, _IDLE)
-    return Seen(idle, active, total, active_processes, tuple(free), (), healthy)
+    return Seen(idle, active, total, active_processes, tuple(free), healthy)
 
 
 _LOOK = {"prefork": _look_prefork, "worker": _look_worker, "event": _look_event}
@@ -343,7 +317,8 @@ def plan(seen: Seen, directives: Directives, memory: Memory) -> Plan:
     # Worker and event give up on sick children if there was never a healthy one.
     if memory.sick_child_detected and directives.threaded:
         if not memory.had_healthy_child:
-            return _give_up(seen, directives, memory)
+            notes = (_note(SICK, seen, directives),)
+            return Plan((), 0, notes, memory, shutdown=True, decision=SICK)
         memory = replace(memory, sick_child_detected=False)
     return _PLAN[directives.mpm](seen, directives, memory)
 
@@ -404,7 +379,7 @@ def _plan_event(seen: Seen, directives: Directives, memory: Memory) -> Plan:
 _PLAN = {"prefork": _plan_prefork, "worker": _plan_worker, "event": _plan_event}
 
 
-# --- The five things a plan can be ---------------------------------------------------------------
+# --- The things a plan can be --------------------------------------------------------------------
 
 
 def _nothing(memory: Memory, decision: str = ENOUGH) -> Plan:
@@ -424,8 +399,7 @@ def _fork(slots: tuple[int, ...], seen: Seen, directives: Directives, memory: Me
         memory = replace(memory, hold_off=memory.hold_off - 1)
     elif memory.idle_spawn_rate < MAX_SPAWN_RATE:
         memory = replace(memory, idle_spawn_rate=memory.idle_spawn_rate * 2)
-    squatted = tuple(pair for pair in seen.squatted if pair[0] in slots)
-    return Plan(slots, 0, notes, memory, squatted=squatted, decision=TOO_FEW)
+    return Plan(slots, 0, notes, memory, decision=TOO_FEW)
 
 
 def _complain(what: str, seen: Seen, directives: Directives, memory: Memory) -> Plan:
@@ -438,11 +412,6 @@ def _complain(what: str, seen: Seen, directives: Directives, memory: Memory) -> 
         near_reported=memory.near_reported or what == NEAR,
     )
     return Plan((), 0, notes, memory, decision=what)
-
-
-def _give_up(seen: Seen, directives: Directives, memory: Memory) -> Plan:
-    notes = (_note(SICK, seen, directives),)
-    return Plan((), 0, notes, memory, shutdown=True, decision=SICK)
 
 
 def _slow_down(memory: Memory) -> Memory:

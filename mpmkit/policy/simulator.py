@@ -26,9 +26,9 @@ the two can be laid over one another:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.config.checks import check
 from mpmkit.config.directives import Directives, Note
@@ -74,35 +74,23 @@ class Second(NamedTuple):
     notes: tuple[Note, ...]
 
 
-@dataclass(frozen=True)
-class Simulation(Sequence[Second]):
-    """A run: a sequence of seconds, with the directives it was made under."""
+class Simulation(tuple[Second, ...]):
+    """A run: a tuple of seconds, with the directives it was made under."""
 
-    mpm: str
     directives: Directives
-    seconds: tuple[Second, ...]
 
-    @overload
-    def __getitem__(self, index: int) -> Second: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Second, ...]: ...
-    def __getitem__(self, index: int | slice) -> Second | tuple[Second, ...]:
-        return self.seconds[index]
-
-    def __len__(self) -> int:
-        return len(self.seconds)
-
-    def __iter__(self) -> Iterator[Second]:
-        return iter(self.seconds)
+    @property
+    def mpm(self) -> str:
+        return self.directives.mpm
 
     def column(self, name: str) -> list[Any]:
         """One quantity over time: `run.column("processes")` is `[1, 2, 4, 8, 16, 32, 64]`."""
-        return [getattr(second, name) for second in self.seconds]
+        return [getattr(second, name) for second in self]
 
     @property
     def notes(self) -> tuple[tuple[int, Note], ...]:
         """What the error log would say, with the second in which it says it."""
-        return tuple((second.t, note) for second in self.seconds for note in second.notes)
+        return tuple((second.t, note) for second in self for note in second.notes)
 
     def to_frame(self) -> pandas.DataFrame:
         """One row for each second, notes as text. Needs pandas, which is imported only here."""
@@ -110,14 +98,14 @@ class Simulation(Sequence[Second]):
 
         rows = [
             second._replace(notes="; ".join(map(str, second.notes)))  # type: ignore[arg-type]
-            for second in self.seconds
+            for second in self
         ]
         return pandas.DataFrame(rows, columns=Second._fields)
 
     def __str__(self) -> str:
         head = f"{'t':>4} {'processes':>9} {'idle':>6} {'busy':>6} {'waiting':>7}  {'':6} decision"
         lines = [head]
-        for s in self.seconds:
+        for s in self:
             change = f"+{s.spawned}" if s.spawned else f"-{s.retired}" if s.retired else ""
             said = " ".join(note.ah for note in s.notes)
             lines.append(
@@ -180,28 +168,12 @@ def simulate(
             pool.retire()
         if not t:
             found = pool.work(wanted(t), staying(t))
-        rows.append(_second(t, pool, found, decided))
+        rows.append(pool.second(t, found, decided))
         if decided.shutdown:
             break
-    return Simulation(mpm, directives, tuple(rows))
-
-
-def _second(t: int, pool: _Pool, found: tuple[int, int, int, int], decided: Plan) -> Second:
-    idle, busy, waiting, parked = found
-    return Second(
-        t,
-        pool.processes,
-        pool.workers,
-        idle,
-        busy,
-        waiting,
-        parked,
-        spawned=len(decided.spawn),
-        retired=decided.retire,
-        rate=decided.memory.idle_spawn_rate,
-        decision=decided.decision,
-        notes=decided.notes,
-    )
+    run = Simulation(rows)
+    run.directives = directives
+    return run
 
 
 def _demand(busy: Busy) -> Callable[[int], int]:
@@ -243,7 +215,7 @@ class _Pool:
         self.deaths[row.pid] = self.leaving
 
     def remove_dead(self) -> None:
-        """Empty the slots of the children whose passes are over. A squatted row is its squatter's."""
+        """Empty the slots of the children whose passes are over. A row may be a new child's by now."""
         for row in self.rows:
             if row.pid in self.deaths:
                 if self.deaths[row.pid] == 0:
@@ -325,6 +297,19 @@ class _Pool:
     def workers(self) -> int:
         return self.directives.ThreadsPerChild * sum(
             1 for row in self.rows if row.pid and not row.quiescing
+        )
+
+    def second(self, t: int, found: tuple[int, int, int, int], decided: Plan) -> Second:
+        return Second(
+            t,
+            self.processes,
+            self.workers,
+            *found,
+            spawned=len(decided.spawn),
+            retired=decided.retire,
+            rate=decided.memory.idle_spawn_rate,
+            decision=decided.decision,
+            notes=decided.notes,
         )
 
     def snapshot(self) -> Snapshot:

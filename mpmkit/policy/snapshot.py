@@ -33,9 +33,7 @@ class ProcessRow:
     write_completion: int = 0
     lingering_close: int = 0
     keep_alive: int = 0
-    suspended: int = 0
     states: bytes = b""
-    wait_io: int = 0
 
 
 @dataclass(frozen=True, slots=True)

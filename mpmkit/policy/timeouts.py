@@ -1,10 +1,8 @@
 """Time-outs: which connections have waited for longer than allowed, and how long may a read take?
 
 Event keeps every connection that waits without a thread in a queue, and has one queue for each
-time-out value. That is the whole trick: within one queue all items may wait for the same time, so
-the one that came last expires last, and appending at the end keeps the queue sorted without ever
-sorting. Appending, claiming and finding the next expiry cost the same with ten connections or ten
-thousand.
+time-out value. So the item that came last expires last: appending keeps the queue sorted, and costs
+the same with ten connections or ten thousand, as do claiming and finding the next expiry.
 
 An item leaves in one of two ways: it is *claimed* by key, since its client has sent something; or it
 *expires*, at the head of the queue.
@@ -28,28 +26,21 @@ Item = TypeVar("Item")
 class TimeoutQueue(Generic[Item]):
     """Items in the order in which they began to wait, all with the same time-out.
 
-    `timeout` is in seconds, >= 0. It may be changed at any time and then holds for all items in the
-    queue, including those that came before: a dying child shortens its lingering close from 30 s to
-    2 s that way.
+    `timeout` is in seconds, >= 0. It may be changed at any time and then holds for those that came
+    before, too: a dying child shortens its lingering close from 30 s to 2 s that way.
 
-    Why not a plain dict: removing from its front leaves a gap that `next(iter(d))` walks over each
-    time, so a first-in first-out queue gets slower the longer it lives. OrderedDict is a linked
-    list underneath, and its head is always one step away.
+    Not a plain dict: what is removed from its front leaves a gap that `next(iter(d))` walks over each
+    time. OrderedDict is a linked list, whose head is one step away.
     """
 
     def __init__(self, timeout: float) -> None:
-        if timeout < 0:
-            raise ValueError(f"a time-out is >= 0 seconds, not {timeout}")
         self.timeout = timeout
         # key -> (when it began to wait, item). The start is kept rather than the expiry, so that
         # `timeout` can change for those that already wait.
         self._waiting: OrderedDict[Hashable, tuple[float, Item]] = OrderedDict()
 
     def append(self, key: Hashable, item: Item, now: float) -> None:
-        """Begin to wait at `now`, behind all others.
-
-        `now` must not be smaller than in the call before; threads that read the clock and then
-        race to append may swap by microseconds, which delays an expiry by as much and no more.
+        """Begin to wait at `now`, behind all others; `now` must not be smaller than in the call before.
         Raises KeyError if the key is already waiting.
         """
         entry = (now, item)
@@ -62,11 +53,7 @@ class TimeoutQueue(Generic[Item]):
         return None if entry is None else entry[1]
 
     def expired(self, now: float) -> list[Item]:
-        """Take out all items whose time is over at `now`, longest wait first.
-
-        Costs one look at the head when none is due. An item is due from the instant
-        start + timeout on.
-        """
+        """Take out all items whose time is over at `now` (from start + timeout on), longest wait first."""
         due: list[Item] = []
         while self._waiting:
             start, item = next(iter(self._waiting.values()))
@@ -84,12 +71,6 @@ class TimeoutQueue(Generic[Item]):
 
     def __len__(self) -> int:
         return len(self._waiting)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._waiting
-
-    def __repr__(self) -> str:
-        return f"<TimeoutQueue {self.timeout:g} s, {len(self)} waiting>"
 
 
 class ReadDeadline:

@@ -1,7 +1,6 @@
 """A child process of the server: what it is given, and how it ends.
 
-Each MPM derives its own `Child` and defines `child_main`. The rest of a child's life is the same under
-all of them (server/pool.py): forked, signals and privileges set, `child_main`, exit status.
+Each MPM derives its own `Child` and defines `child_main`; the rest of a child's life is in server/pool.py.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Setup:
 
 
 class Context(Protocol):
-    """Where a child comes from: the pool of the parent, or a warm-up before there is one."""
+    """Where a child comes from: the pool of the parent, or the warm-up (prewarm.py)."""
 
     setup: Setup
     listeners: list[Listener]
@@ -63,33 +62,28 @@ class Child:
         raise NotImplementedError
 
     def stay_on_one_cpu(self) -> None:
-        """Give this process one of the CPUs that the server may use, by its slot.
+        """For children with threads: one of the CPUs that the server may use, by the slot.
 
-        For children with threads: Python's threads hold the interpreter's lock in turns, so a process
-        uses one CPU at a time. On two, a thread that comes back from a system call finds another one
-        running and waits for a signal from the other CPU, at every call; on one, it goes on.
+        Python's threads hold the interpreter's lock in turns. On two CPUs, a thread that comes back
+        from a system call finds another one running and waits for a signal from the other CPU.
         """
         cpus = sorted(os.sched_getaffinity(0))
         if len(cpus) > 1:
             os.sched_setaffinity(0, {cpus[self.slot % len(cpus)]})
 
     def outdated(self) -> bool:
-        """A restart has made this child's generation an old one."""
         return self.board.generation != self.generation
 
     def out_of_resources(self, error: OSError) -> int:
-        """`accept` failed for a reason that concerns this process; returns the exit status."""
+        """`accept` failed; returns the exit status."""
         text = f"accept: {error.strerror}; this child leaves"
         self.service.errors.write("error", text, ah="AH02179")
         return CHILD_SICK
 
 
 def exit_status(error: BaseException) -> int:
-    """The exit status of a child that `error` ends.
-
-    Only a lack of descriptors, memory or threads makes a child sick. All else is like a crash: the
-    parent replaces the child, however young it was.
-    """
+    """The exit status of a child that `error` ends: sick for lack of descriptors, memory or threads. All
+    else is like a crash: the parent replaces the child, however young it was."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else CHILD_FAILED
     lacking = isinstance(error, MemoryError) or getattr(error, "errno", 0) in LACKING

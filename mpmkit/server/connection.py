@@ -1,12 +1,12 @@
 """A connection: a socket, its protocol, and what is still to be sent.
 
-Everything here that waits, waits in the kernel with the socket's own timeouts (SO_RCVTIMEO and
-SO_SNDTIMEO), so that a read is one system call; Python's `settimeout` would poll before each.
-A timeout shows as BlockingIOError.
+What waits here, waits in the kernel with the socket's own time-outs (SO_RCVTIMEO and SO_SNDTIMEO), so
+that a read is one system call; Python's `settimeout` would poll before each. A time-out shows as
+BlockingIOError.
 
-Apache's connection states (`states.py`) tell in whose hands a connection is. Under prefork and
-worker the thread that accepted it holds it to its end. Under event a thread holds it only while
-there is something to do; `nonblocking` is set, and what can't be sent at once stays in `pending`.
+Under prefork and worker the thread that accepted a connection holds it to its end. Under event a thread
+holds it only while there is something to do; `nonblocking` is set, and what can't be sent at once stays
+in `pending`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ class Received:
         self._recv = recv
         self.count = 0
 
+    def from_now_on(self, recv: Callable[..., bytes]) -> None:
+        self._recv = recv
+
     def __call__(self, size: int, flags: int = 0) -> bytes:
         data = self._recv(size, flags)
         self.count += len(data)
@@ -59,8 +62,8 @@ class Connection(Output):
     request     the request being answered; status, started, body_sent, sent, keep_alive tell how
     received    bytes of the request: its head, and of its body what was read
     response    its response, where an access log asks for a header of it; else not set
-    state, edge, watching   event's own, see server/parked.py: in whose hands the connection is,
-                whether news came since a thread last looked, what epoll watches it for
+    state, edge, watching   event's own (parked.py): in whose hands the connection is, whether news came
+                since a thread last looked, what epoll watches it for
     """
 
     __slots__ = (
@@ -76,6 +79,7 @@ class Connection(Output):
     keep_alive: bool
     response: Response | None
     state: int | None
+    scheme = "http"  # of the URLs that the client uses
 
     def __init__(
         self,
@@ -101,17 +105,12 @@ class Connection(Output):
         self._local: tuple[str, int] | None = None
 
     def filtered(self, sock: Any) -> None:
-        """`sock` stands before the socket from now on (a filters.Filter)."""
+        """`sock` stands before the socket from now on (filters.py)."""
         self.sock = sock
         self.recv = sock.recv
         self.async_safe = sock.async_safe
         self.direct = False
         self.nonblocking = self.nonblocking and self.async_safe
-
-    @property
-    def scheme(self) -> str:
-        """The URL scheme that the client used, as scripts get it."""
-        return "http"
 
     @property
     def local(self) -> tuple[str, int]:
@@ -124,14 +123,10 @@ class Connection(Output):
     def __repr__(self) -> str:
         return f"<Connection fd={self.fd} peer={self.peer} kept={self.kept}>"
 
-    # -- reading ------------------------------------------------------------------------------
-
     def read_request(self) -> Request | None:
-        """Wait for the next request's head.
-
-        None: no request came; the client closed, or was idle for KeepAliveTimeout.
+        """Wait for the next request's head; None: the client closed, or was idle for KeepAliveTimeout.
         Raises RequestError: 408 when a head takes longer than RequestReadTimeout or Timeout allow,
-        and whatever `Protocol.next_request` refuses.
+        and what `Protocol.next_request` refuses.
         """
         protocol = self.protocol
         if protocol.pending:
@@ -155,7 +150,7 @@ class Connection(Output):
                 return request
             if protocol.pending:
                 return self._rest_of_head()
-            # It was a blank line after the last request: that is no reason to hurry the next one.
+            # A blank line after the last request is no reason to hurry the next one.
 
     def fill(self) -> bool:
         """Event: take what has come, without waiting. False: nothing has. Raises Disconnected."""
@@ -164,10 +159,10 @@ class Connection(Output):
             data = self.recv(HEAD_SIZE, _NOW)
         except BlockingIOError:
             return False
-        except OSError as error:
-            raise Disconnected(error.strerror) from None
+        except OSError:
+            raise Disconnected from None
         if not data:
-            raise Disconnected("closed")
+            raise Disconnected
         if not BLANK < len(data) < HEAD_SIZE:
             if len(data) == HEAD_SIZE:
                 self.edge = True  # there may be more, and no new edge will tell
@@ -178,23 +173,15 @@ class Connection(Output):
 
     def _rest_of_head(self) -> Request | None:
         """The head comes in pieces: the clock of RequestReadTimeout's `header` runs from here."""
-        rule = self._directives.RequestReadTimeout
-        deadline = ReadDeadline(
-            self._directives.Timeout,
-            rule.header_init,
-            rule.header_max,
-            rule.header_rate,
-            monotonic(),
-        )
+        deadline = self.deadline("header")
         while True:
             try:
                 data = self._read_by(deadline, HEAD_SIZE)
             except TimeoutError:
                 # Without a whole request line there is nothing to answer: httpd closes in silence.
                 silent = not self.protocol.line
-                raise RequestError(
-                    408, "the request's head did not come in time", silent=silent, ah="AH01382"
-                ) from None
+                why = "the request's head did not come in time"
+                raise RequestError(408, why, silent=silent, ah="AH01382") from None
             except OSError:
                 return None
             if not data:
@@ -207,22 +194,14 @@ class Connection(Output):
                 return request
 
     def read_body(self) -> bytes:
-        """The next piece of the request's body, b"" at its end. Sends `100 Continue` when it is due.
-
-        Raises RequestError (408 over RequestReadTimeout's `body` or Timeout; 400, 413: see
-        Protocol, and a client that closes before the end), and Disconnected.
+        """The next piece of the request's body, b"" at its end. Sends `100 Continue` when it is due. Raises
+        RequestError (408 over RequestReadTimeout's `body` or Timeout; 400, 413: see Protocol, and a
+        client that closes before the end), and Disconnected.
         """
         protocol = self.protocol
         while (piece := protocol.next_piece()) is None:
             if self._body_deadline is None:
-                rule = self._directives.RequestReadTimeout
-                self._body_deadline = ReadDeadline(
-                    self._directives.Timeout,
-                    rule.body_init,
-                    rule.body_max,
-                    rule.body_rate,
-                    monotonic(),
-                )
+                self._body_deadline = self.deadline("body")
             waits = self.request is not None and self.request.expect_continue
             if waits and not self._continued and not self.answering:
                 self._continued = True
@@ -232,8 +211,8 @@ class Connection(Output):
             except TimeoutError:
                 why = "the request's body did not come in time"
                 raise RequestError(408, why, ah="AH01382") from None
-            except OSError as error:
-                raise Disconnected(error.strerror) from None
+            except OSError:
+                raise Disconnected from None
             if not data:
                 raise RequestError(400, "the client closed within the request's body", ah="AH01590")
             protocol.feed_body(data)
@@ -241,10 +220,9 @@ class Connection(Output):
         return piece
 
     def discard_body(self) -> None:
-        """Read what a handler left of the request's body, so that the next request can be found.
-
-        A client that still waits for `100 Continue` is not asked to send what is not wanted:
-        the connection ends instead (RFC 9110, 10.1.1).
+        """Read what a handler left of the request's body, so that the next request can be found. A client
+        that still waits for `100 Continue` is not asked to send it: the connection ends instead (RFC 9110,
+        10.1.1).
         """
         if self.request is not None and self.request.expect_continue and not self._continued:
             self.keep_alive = False
@@ -259,6 +237,12 @@ class Connection(Output):
         if self._body_deadline is not None:
             self._body_deadline = None
         self._continued = False
+
+    def deadline(self, stage: str) -> ReadDeadline:
+        """The clock of a stage of RequestReadTimeout begins to run: handshake, header, body."""
+        rule = self._directives.RequestReadTimeout
+        init, most, rate = (getattr(rule, f"{stage}_{name}") for name in ("init", "max", "rate"))
+        return ReadDeadline(self._directives.Timeout, init, most, rate, monotonic())
 
     def _read_by(self, deadline: ReadDeadline, size: int) -> bytes:
         """One read that `deadline` bounds. Raises TimeoutError, or OSError when the client is gone."""
@@ -279,19 +263,15 @@ class Connection(Output):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(seconds))
             self._timeout = seconds
 
-    # -- closing ------------------------------------------------------------------------------
-
-    def lingering_close(self, longest: float = LINGER_MAX) -> None:
-        """Say that no more is coming, and read until the client has closed, too.
-
-        To close while data of the client's is unread, or on its way, would send a reset, and the
-        reset could overtake our last response and destroy it (RFC 9112, 9.6). Waits at most
-        LINGER_SILENCE for silence, `longest` seconds in all.
+    def lingering_close(self) -> None:
+        """Say that no more is coming, and read until the client has closed, too: a reset, which a close with
+        unread data sends, could destroy our last response (RFC 9112, 9.6). Waits at most LINGER_SILENCE
+        for silence, LINGER_MAX in all.
         """
         if not self.client_is_done() and self.half_close():
-            until = monotonic() + longest
+            until = monotonic() + LINGER_MAX
             try:
-                self.set_timeout(min(LINGER_SILENCE, longest))
+                self.set_timeout(LINGER_SILENCE)
                 while self.sock.recv(LINGER_READ) and monotonic() < until:
                     pass
             except OSError:
@@ -299,12 +279,9 @@ class Connection(Output):
         self.close()
 
     def client_is_done(self) -> bool:
-        """Nothing more can come that a close would answer with a reset.
-
-        A client that said `Connection: close` (or speaks HTTP/1.0 and did not ask to stay) must not
-        send anything after that request (RFC 9112, 9.6), and we have read the request to its end.
-        httpd lingers all the same; here it would be a wait for nothing, on every connection of a
-        client that opens one a request.
+        """Nothing more can come that a close would answer with a reset: a client that said `Connection:
+        close` (or speaks HTTP/1.0 and did not ask to stay) must not send more (RFC 9112, 9.6), and its
+        request was read to the end. httpd lingers all the same.
         """
         request = self.request
         return request is not None and request.close and not self.protocol.unread

@@ -1,6 +1,6 @@
 """Which kind of connection an accepted socket becomes: plain, over TLS, filtered, counted.
 
-Decided once, when a configuration is read, so that a server without any of these asks one question.
+Decided when a configuration is read, so that a server without any of these asks one question.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ class ConnectionFactory:
         self._count_received = count_received
         self._tls: type[TlsConnection] | None = None
         if directives.tls:
-            from mpmkit.server import (
-                tls,  # and ssl with it: 2 MB that a server without TLS is spared
-            )
+            from mpmkit.server import tls  # and with it ssl: 2 MB
 
             self._tls = tls.TlsConnection
             if hosts is None:

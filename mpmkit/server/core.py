@@ -13,7 +13,7 @@ after it; that is all the difference between prefork, worker and event.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +43,9 @@ if TYPE_CHECKING:
 Handler = Callable[[Request, Connection], Response]
 
 CLOSE = b"Connection: close\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
 # What the scoreboard shows of each version.
 _PROTOCOLS = {version: b"http/%d.%d" % version for version in ((0, 9), (1, 0), (1, 1))}
-
-CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 def default_error_page(status: int, conn: Connection, method: str = "GET") -> Response:
@@ -112,15 +111,26 @@ class Service:
         lines = self._keep_alive_lines.get(key)
         if lines is None:
             left = f", max={maximum - kept}" if maximum else ""
-            lines = self._keep_alive_lines[key] = (
-                f"Keep-Alive: timeout={int(self.directives.KeepAliveTimeout)}{left}\r\n"
-                "Connection: Keep-Alive\r\n"
-            ).encode()
+            text = f"Keep-Alive: timeout={int(self.directives.KeepAliveTimeout)}{left}\r\n"
+            lines = f"{text}Connection: Keep-Alive\r\n".encode()
+            self._keep_alive_lines[key] = lines
         return lines
+
+    def in_pieces(
+        self, conn: Connection, request: Request, response: Response, head: bytes, connection: bytes
+    ) -> Begun:
+        """A body in pieces, with all of its head."""
+        http11, bodyless = request.version == (1, 1), response.status in BODYLESS_STATUSES
+        chunked = response.length is None and http11 and not bodyless
+        if response.reason is not None:
+            now = conn.started // 1_000_000_000
+            head = self.head_start.lines_with(response.status, response.reason, now)
+            head += response.fields
+        whole = (head, connection, CHUNKED if chunked else b"", response.after)
+        return Begun(conn, b"".join(whole), chunked)
 
 
 def client_text(peer: tuple) -> bytes:
-    """The client's address as the scoreboard stores it."""
     return text_field(peer[0], 64)
 
 
@@ -153,8 +163,7 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
         conn.keep_alive = False
         return False
     except BaseException:
-        # Also SystemExit and its like: an application may raise anything, and other clients of this
-        # process have no part in it.
+        # Also SystemExit: an application may raise anything, and other clients have no part in it.
         if conn.request is None:
             service.errors.exception("a request could not be read", client=conn.peer)
             return refuse(conn, slot, service, RequestError(500, "see the traceback"))
@@ -171,7 +180,7 @@ def process_request(conn: Connection, slot: WorkerSlot, service: Service) -> boo
 
 def respond(conn: Connection, request: Request, response: Response, service: Service) -> None:
     """Send `response`, by the way that its body asks for."""
-    body = response.body
+    body: Any = response.body
     conn.status = response.status
     if not conn.keep_alive:
         if request.version == (0, 9) or type(response) is Unparsed:
@@ -202,7 +211,10 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
             conn.sent = len(head) + body.count
             conn.send_file(head, body)
         else:
-            respond_in_pieces(conn, request, response, service, head, connection)
+            if type(body) is not Begun:
+                body = service.in_pieces(conn, request, response, head, connection)
+                body.rest = response.body
+            respond_in_pieces(conn, response, body)
     except Disconnected:
         conn.keep_alive = False
     except RequestError as error:
@@ -210,42 +222,40 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
         conn.keep_alive = False
     except BaseException:
         # A script that fails while it yields: the head is gone, so only the close can tell.
-        service.errors.exception(
-            f"the script at {request.path} failed while answering", client=conn.peer
-        )
+        text = f"the script at {request.path} failed while answering"
+        service.errors.exception(text, client=conn.peer)
         conn.keep_alive = False
 
 
 class Begun:
-    """A body of which the head and the first pieces have been sent (`begin`); `rest` is what follows."""
+    """A body in pieces: the head goes with the first, chunks where the length is not known beforehand.
+    WSGI's write() sends some before the handler returns (`begin`); then `rest` follows."""
 
-    __slots__ = ("_conn", "_head", "chunked", "count", "rest", "size")
+    __slots__ = ("_conn", "chunked", "count", "head", "rest", "size")
 
     def __init__(self, conn: Connection, head: bytes, chunked: bool) -> None:
         self._conn = conn
-        self._head = head
+        self.head = head
         self.chunked = chunked
-        self.size = len(head)
-        self.count = 0  # bytes of the body
-        self.rest: Iterable[bytes] = ()
+        self.size, self.count = len(head), 0  # bytes of the head, and of the body
+        self.rest: Any = ()
 
     def write(self, piece: bytes) -> None:
         """Send a piece now. Raises Disconnected."""
-        head, self._head = self._head, b""
-        self._conn.send_piece(head, piece, self.chunked)
+        head, self.head = self.head, b""
+        self._conn.send_pieces(head, (piece,), self.chunked, last=False)
         self.count += len(piece)
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.rest)
 
     def close(self) -> None:
-        """Close what follows."""
         getattr(self.rest, "close", int)()
 
 
 def begin(conn: Connection, request: Request, response: Response, service: Service) -> Begun:
-    """Begin to send `response` while its handler still runs (WSGI's write()): the head goes with the
-    first piece. The handler must then return a Response with what this returns as its body."""
+    """Begin to send `response` while its handler still runs (WSGI's write()). The handler must then
+    return a Response with what this returns as its body."""
     conn.keep_alive = conn.keep_alive and service.keeps_alive(conn, request, response)
     if request.version == (0, 9):
         return Begun(conn, b"", False)
@@ -254,52 +264,18 @@ def begin(conn: Connection, request: Request, response: Response, service: Servi
         connection = service.keep_alive_line(conn.kept) if request.asks_keep_alive else b""
     now = conn.started // 1_000_000_000
     head = service.head_start.lines(response.status, now) + response.fields
-    return Begun(conn, *head_of_pieces(conn, request, response, service, head, connection))
+    return service.in_pieces(conn, request, response, head, connection)
 
 
-def head_of_pieces(
-    conn: Connection,
-    request: Request,
-    response: Response,
-    service: Service,
-    head: bytes,
-    connection: bytes,
-) -> tuple[bytes, bool]:
-    """All of the head of a body in pieces, and whether the pieces are chunks."""
-    chunked = (
-        response.length is None
-        and request.version == (1, 1)
-        and response.status not in BODYLESS_STATUSES
-    )
-    if response.reason is not None:
-        now = conn.started // 1_000_000_000
-        head = service.head_start.lines_with(response.status, response.reason, now)
-        head += response.fields
-    return b"".join((head, connection, CHUNKED if chunked else b"", response.after)), chunked
-
-
-def respond_in_pieces(
-    conn: Connection,
-    request: Request,
-    response: Response,
-    service: Service,
-    head: bytes,
-    connection: bytes,
-) -> None:
-    """Send what a script yields, as it yields it; chunked if its length is not known beforehand."""
+def respond_in_pieces(conn: Connection, response: Response, body: Begun) -> None:
+    """Send what a script yields, as it yields it."""
     conn.body_sent = conn.sent = 0
-    body: Any = response.body
-    if type(body) is Begun:
-        head, chunked, size, count = b"", body.chunked, body.size, body.count
-    else:
-        head, chunked = head_of_pieces(conn, request, response, service, head, connection)
-        size, count = len(head), 0
     try:
-        conn.body_sent = count + conn.send_pieces(head, body, chunked)
+        conn.body_sent = body.count + conn.send_pieces(body.head, body.rest, body.chunked)
     finally:
         conn.answering = False
-        getattr(body, "close", int)()
-    conn.sent = size + conn.body_sent
+        body.close()
+    conn.sent = body.size + conn.body_sent
     if response.length is not None and conn.body_sent != response.length:
         conn.keep_alive = False  # the client waits for bytes that will not come
     if conn.keep_alive and conn.protocol.in_body:
@@ -315,7 +291,7 @@ def respond_bare(conn: Connection, response: Response, service: Service) -> None
             conn.body_sent = body.count
             conn.send_file(b"", body)
         else:
-            pieces: Iterable[Any] = [body] if isinstance(body, (bytes, memoryview)) else body
+            pieces: Any = [body] if isinstance(body, (bytes, memoryview)) else body
             conn.body_sent = conn.send_pieces(b"", pieces, False)
     except Disconnected:
         pass

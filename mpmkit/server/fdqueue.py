@@ -1,7 +1,5 @@
 """Where the listener thread hands a connection to a worker thread.
 
-Two sides meet here and neither may run ahead of the other:
-
     worker     pop()             I am idle; give me a connection
     listener   wait_for_idler()  reserve an idle worker, or wait until there is one
                try_get_idler()   the same, but never wait
@@ -10,10 +8,10 @@ Two sides meet here and neither may run ahead of the other:
 
 A worker is reserved *before* accept: a process whose workers are all busy accepts nothing, and
 connections wait in the kernel's queue, where another process can take them. (Apache: fd_queue and
-fd_queue_info; a push can never overflow because it follows a reservation.)
+fd_queue_info.)
 
 One lock guards two numbers and a deque. Waiting is left to two SimpleQueues, which are C code and
-wake one thread, not a herd; no lock is held while a thread waits.
+wake one thread; no lock is held while a thread waits.
 """
 
 from __future__ import annotations
@@ -28,13 +26,13 @@ T = TypeVar("T")
 
 
 class FdQueue(Generic[T]):
-    """`became_idle` is called by each worker that goes idle, when it counts as idle already: to a
-    listener that has stopped listening for want of an idle worker, that is the news it waits for."""
+    """`became_idle` is called by each worker that goes idle, when it counts as idle already: event's
+    listener may then listen again."""
 
     def __init__(self, became_idle: Callable[[], None] | None = None) -> None:
         self._became_idle = became_idle
         self._lock = Lock()
-        self._idle = 0  # workers waiting in pop() and not reserved
+        self._idle = 0  # workers in pop() that are not reserved
         self._waiting = False  # the listener waits for an idler
         self._backlog: deque[T] = deque()  # offered, while no worker was idle
         self._jobs: SimpleQueue[T | None] = SimpleQueue()  # for workers in pop()
@@ -43,15 +41,7 @@ class FdQueue(Generic[T]):
 
     @property
     def idle(self) -> int:
-        """Idle workers that are not reserved."""
         return self._idle
-
-    @property
-    def backlog(self) -> int:
-        """Connections offered that no worker has taken yet."""
-        return len(self._backlog)
-
-    # -- worker threads -----------------------------------------------------------------------
 
     def pop(self) -> T | None:
         """Wait for a connection; None once the queue has ended."""
@@ -68,8 +58,6 @@ class FdQueue(Generic[T]):
         if self._became_idle is not None:
             self._became_idle()
         return self._jobs.get()
-
-    # -- the listener thread ------------------------------------------------------------------
 
     def wait_for_idler(self) -> bool:
         """Reserve a worker, waiting for one if all are busy. False once the queue has ended."""
@@ -112,8 +100,6 @@ class FdQueue(Generic[T]):
                 return False
         self._jobs.put(item)
         return True
-
-    # -- either -------------------------------------------------------------------------------
 
     def end(self) -> None:
         """No more connections: idle workers and a waiting listener return at once."""

@@ -4,10 +4,9 @@
              ──> send ── filter ── send ──>
 
 A filter has a socket's methods and passes on what it does not change. `async_safe` is what event wants
-to know: does epoll, which watches the socket, still see everything? Of a filter that keeps bytes to
-itself it does not: such a connection may have a request ready while its socket is silent. event then
-leaves it to one worker thread from accept to close, as worker does (httpd's
-`clogging_input_filters`; `EventChild.hold`).
+to know: does epoll, which watches the socket, still see everything? Not of a filter that keeps bytes to
+itself: a request may be ready while the socket is silent. event then leaves the connection to one
+worker thread from accept to close, as worker does (httpd's `clogging_input_filters`).
 
 `ConnectionFilter NAME argument` puts one into every connection. It is a directive of mpmkit's own.
 """
@@ -22,38 +21,19 @@ PIECE = 0.05  # seconds' worth of bytes that LineRate lets through at a time
 AHEAD = 65536  # bytes that LineRate reads from the socket at a time
 
 
-class Filter:
-    """A socket with something before it. To derive from: here nothing is changed."""
-
-    __slots__ = ("_sock",)
-    async_safe = True
-
-    def __init__(self, sock: socket.SocketType) -> None:
-        self._sock = sock
-
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        return self._sock.recv(size, flags)
-
-    def send(self, data: Any, flags: int = 0) -> int:
-        return self._sock.send(data, flags)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
-
-
-class LineRate(Filter):
+class LineRate:
     """`ConnectionFilter LINE_RATE 400`: as if the client's line carried 400 KiB/s, each way.
 
     It reads ahead and hands out at its own pace, and it sleeps in whatever thread calls it: simple,
     correct, and not safe for event. mod_ratelimit paces responses in the same way.
     """
 
-    __slots__ = ("_ahead", "_free_in", "_free_out", "_rate")
+    __slots__ = ("_ahead", "_free_in", "_free_out", "_rate", "_sock")
     async_safe = False
 
     def __init__(self, sock: socket.SocketType, rate: int) -> None:
         """`rate` in KiB/s, at least 1."""
-        super().__init__(sock)
+        self._sock = sock
         self._rate = rate * 1024
         self._ahead = b""  # read, and not handed out yet
         self._free_in = self._free_out = 0.0  # when the line has carried what it was given
@@ -73,6 +53,9 @@ class LineRate(Filter):
         piece = memoryview(data)[: self._piece()]
         self._free_out = self._carry(len(piece), self._free_out)
         return self._sock.send(piece, flags)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
 
     def _piece(self) -> int:
         return max(1, int(self._rate * PIECE))

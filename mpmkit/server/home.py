@@ -1,7 +1,7 @@
 """The folder of a running server: its scoreboard, its logs, the key of --tls.
 
-It is locked as long as a process of the server or its launcher lives. One without a lock is what
-SIGKILL has left: the next start of the same user removes it, and the key in it.
+It is locked as long as a process of the server or its launcher lives. One without a lock was left by
+SIGKILL: the next start of the same user removes it, and the key in it.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     the request's Host           ──> the first of the chain that has the name, or an alias of it,
                                      or else the first of the chain
 
-A server without virtual hosts has nothing of this: its handler is the router itself. With them
-`Hosts` is the handler, and `HostLogs` the access log; both look the host up by two dictionaries.
+With virtual hosts `Hosts` is the server's handler, and `HostLogs` its access log; both look the host up
+by two dictionaries. Without, the handler is the router itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpmkit.config.directives import Directives, VirtualHost
 from mpmkit.config.hosts import canonical_address, chain_at, chains
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
 NAMES_KEPT = 1024  # of each chain; clients may send any name
 AddressText = tuple[str, int]
+Found = TypeVar("Found")
 
 
 class HostService:
     """What one host, or the server itself, consists of.
 
-    handler     what answers; with `refusal` the page for a request that never got so far
+    refusal     makes the page for a request that never got to `handler`
     tls         what its certificate and its versions of TLS depend on
     """
 
@@ -46,13 +47,12 @@ class HostService:
         access: AccessLog | None,
         errors: ErrorLog,
     ) -> None:
-        self.directives = directives
+        self.directives = d = directives
         self.handler = handler
         self.refusal = getattr(handler, "refusal", None)
         self.access = access
         self.errors = errors
-        self.name, self.port = split_host(directives.ServerName.rpartition("://")[2].lower())
-        d = directives
+        self.name, self.port = split_host(d.ServerName.rpartition("://")[2].lower())
         self.tls = (d.SSLCertificateFile, d.SSLCertificateKeyFile, d.SSLProtocol, d.SSLCipherSuite)
 
 
@@ -65,7 +65,9 @@ class Chain:
         self._tests = []
         for host, site in sites:
             names = [site.name, *(alias.lower() for alias in host.directives.ServerAlias)]
-            self._tests.append((site, frozenset(names), [_pattern(one) for one in names[1:]]))
+            globs = [re.escape(one).replace(r"\*", ".*").replace(r"\?", ".") for one in names[1:]]
+            patterns = [re.compile(one, re.DOTALL) for one in globs]
+            self._tests.append((site, frozenset(names), patterns))
         self._addresses = {
             name: site for host, site in reversed(sites) for name, _ in host.addresses
         }
@@ -73,12 +75,9 @@ class Chain:
 
     def named(self, name: str) -> HostService:
         """The host of a name, as the client wrote it."""
-        site = self._known.get(name)
-        if site is None:
-            if len(self._known) >= NAMES_KEPT:
-                self._known.clear()
-            site = self._known[name] = self._find(name.lower().removesuffix("."))
-        return site
+        return self._known.get(name) or remember(
+            self._known, name, self._find(name.lower().removesuffix("."))
+        )
 
     def _find(self, name: str) -> HostService:
         for site, names, patterns in self._tests:
@@ -121,12 +120,9 @@ class Hosts:
 
     def at(self, local: AddressText) -> Chain:
         """The chain of a connection's own address."""
-        chain = self._at.get(local)
-        if chain is None:
-            if len(self._at) >= NAMES_KEPT:
-                self._at.clear()
-            chain = self._at[local] = chain_at(self.chains, *local) or self.only_main
-        return chain
+        return self._at.get(local) or remember(
+            self._at, local, chain_at(self.chains, *local) or self.only_main
+        )
 
     def of(self, request: Request | None, conn: Connection) -> HostService:
         """The host that a request is for. `request` may be None, or one that was refused."""
@@ -134,7 +130,10 @@ class Hosts:
             chain = self.at(conn.local)
         except OSError:  # the client is gone
             return self.main
-        name = asked_host(request) if request is not None else b""
+        if request is None:
+            return chain.default
+        absolute = None if request.target.startswith(b"/") else ABSOLUTE.match(request.target)
+        name = absolute[1] if absolute else request.get(b"host")
         return chain.named(split_host(name.decode("latin-1"))[0]) if name else chain.default
 
     def __call__(self, request: Request, conn: Connection) -> Response:
@@ -146,17 +145,15 @@ class Hosts:
         return site.handler(request, conn)
 
     def certified(self, conn: Any) -> tuple[Any, ...]:
-        """What the handshake of a connection was made with: `HostService.tls`."""
+        """`HostService.tls` of a connection's handshake."""
         chosen = getattr(conn.session.object, "chosen", None)  # by `Certificates`
         return chosen or self.at(conn.local).default.tls
 
     def refusal(self, status: int, conn: Connection, method: str = "GET") -> Response:
-        """The page for a request that was refused before any handler."""
         made = self.of(conn.request, conn).refusal
         return made(status, conn, method) if made else page(status, method)
 
     def slot(self, board: Scoreboard, slot: int, thread: int) -> WorkerSlot:
-        """The writer of a thread's record in the scoreboard."""
         return HostSlot(board, slot, thread, self)
 
 
@@ -212,9 +209,7 @@ class Certificates:
     def __init__(self, hosts: Hosts, context_for: Callable[[Directives], Any]) -> None:
         self._hosts = hosts
         self._context_for = context_for
-        self._named: dict[
-            tuple[Any, ...], Any
-        ] = {}  # by HostService.tls: for those that a name chooses
+        self._named: dict[tuple, Any] = {}  # by HostService.tls: for those that a name chooses
         self._first: dict[int, Any] = {}  # by chain: what each handshake begins with
         for listen in hosts.main.directives.Listen:
             if listen.protocol == "https":
@@ -242,6 +237,14 @@ class Certificates:
         return self._first.get(id(chain)) or self._begin(chain)
 
 
+def remember(known: dict[Any, Found], key: Any, value: Found) -> Found:
+    """Clients choose the keys: a full dictionary begins anew."""
+    if len(known) >= NAMES_KEPT:
+        known.clear()
+    known[key] = value
+    return value
+
+
 def addresses_of(name: str) -> list[str]:
     """The addresses of a name, or of an address; none if there are none."""
     try:
@@ -249,14 +252,3 @@ def addresses_of(name: str) -> list[str]:
     except OSError:
         return []
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-def asked_host(request: Request) -> bytes:
-    """The authority that a request names: in its target, else in its Host field."""
-    if not request.target.startswith(b"/") and (found := ABSOLUTE.match(request.target)):
-        return found[1]
-    return request.get(b"host") or b""
-
-
-def _pattern(alias: str) -> re.Pattern[str]:
-    return re.compile(re.escape(alias).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)

@@ -1,29 +1,25 @@
 """Immortal objects: what children only use stays in the memory that they share with their parent.
 
-To use a Python object is to write to it: its reference count goes up, and down again. After a fork
-that costs a child the page of 4 KiB around each object that it uses. Since 3.12 CPython has objects
-whose count is never written (PEP 683), `None` and small numbers. They are recognised by the count
-itself: its low 32 bits have a value (VALUES) that no real count reaches. So an object becomes immortal
-when that number is written into it, at its address, which `id` is. /proc/self/mem does that: where it
-may not be written there is an error and no crash, and no module has to be loaded for it.
+To use a Python object is to write its reference count: after a fork that costs a child the page of
+4 KiB around each object that it uses. Since 3.12 CPython has objects whose count is never written (PEP
+683). They are recognised by the count itself: its low 32 bits have a value (VALUES) that no real count
+reaches. So an object becomes immortal when that number is written into it, at its address, which `id` is.
+/proc/self/mem does that: where it may not be written there is an error and no crash.
 
 **Why that is safe here.** An immortal object is an ordinary one that is never freed. The parent does
 this once, before its first fork; it has no threads then. Children end by `os._exit`, and free nothing.
 What a list, a dict or an instance contains may still change: only its own count is fixed.
 
-**What must not be.** Whatever is closed when its last reference goes: no object of a type that has a
-`close` or a `__del__` becomes immortal (sockets, files, mappings, logs, generators), and no TLS context.
-What a restart replaces stays behind in the parent, but for the first configuration only: later ones are
-not made immortal, so a parent does not grow with its restarts.
+**What must not be.** What is closed when its last reference goes: no object of a type that has a
+`close` or a `__del__` (sockets, files, mappings, logs, generators), and no TLS context. What a restart
+replaces stays in the parent, but for the first configuration only: a parent does not grow with restarts.
 
-**Which.** Those that a request may use: all that is reached from the modules of this package and of h11,
-and from the parent's objects. The walk does not enter other modules' functions: argparse, typing and
-their like are most of the memory, and no request uses them. Methods of built-in types are reached from
-nowhere, and come from the garbage collector's list.
+**Which.** What a request may use: what is reached from the modules of this package and of h11, and from
+the parent's objects, but not by way of other modules' functions: argparse, typing and their like are
+most of the memory. Methods of built-in types come from the garbage collector's list.
 
-**Where.** In 64-bit CPython 3.12 to 3.14, after a trial with one object, which decides (it has been run
-on 3.12 and 3.13; 3.14's number is from its headers). In any other Python nothing happens.
-`ImmortalObjects Off` is for comparison.
+**Where.** In 64-bit CPython 3.12 to 3.14, after a trial with one object (it has been run on 3.12 and
+3.13; 3.14's number is from its headers). `ImmortalObjects Off` is for comparison.
 """
 
 from __future__ import annotations
@@ -101,17 +97,14 @@ def trial(memory: int) -> bytes:
 def _addresses(root: Any) -> list[int]:
     """Of the objects that are to become immortal, and are not."""
     found = _reachable(root)
-    mortal = {kind for kind in set(map(type, found.values())) if _must_end(kind)}
+    kinds = set(map(type, found.values()))
+    mortal = {kind for kind in kinds if any(hasattr(kind, name) for name in _ENDS)} | {FrameType}
     count = sys.getrefcount
     return [
         address
         for address, one in found.items()
         if count(one) < IMMORTAL and type(one) not in mortal
     ]
-
-
-def _must_end(kind: type) -> bool:
-    return kind is FrameType or any(hasattr(kind, name) for name in _ENDS)
 
 
 def _reachable(root: Any) -> dict[int, Any]:

@@ -2,13 +2,12 @@
 
 Some facts about accepting in many processes at once:
 
-* Every child holds the same listening sockets. With a plain `epoll` one new connection would wake
-  all idle children (the thundering herd); with EPOLLEXCLUSIVE the kernel wakes one. It plays the
-  part of Apache's blocking accept, and unlike it can also wait for the pipe of death.
+* Every child holds the same listening sockets. A plain `epoll` would wake all idle children for one
+  new connection (the thundering herd); with EPOLLEXCLUSIVE the kernel wakes one.
 * The sockets are non-blocking and a busy child tries `accept` first: while connections are queued
-  there is nothing to wait for, and the `epoll_wait` is saved.
-* Linux copies options of the listening socket to every accepted one. TCP_NODELAY and the timeouts
-  are therefore set once, here, and cost nothing a connection.
+  the `epoll_wait` is saved.
+* Linux copies options of the listening socket to every accepted one: TCP_NODELAY and the time-outs
+  are set once, here.
 * TCP_DEFER_ACCEPT (AcceptFilter data, the default on Linux) keeps a connection in the kernel until
   its first bytes are there, so that a silent client costs no worker for about 31 s.
 """
@@ -33,8 +32,8 @@ TRANSIENT_ERRORS = frozenset(
     }
 )  # fmt: skip
 
-# What Listen without an address means: every address of this machine, IPv6's and IPv4's by one socket
-# (RFC 3493, 3.7), as httpd has it on Linux; IPv4's alone where the kernel has no IPv6.
+# Listen without an address: all of this machine's, IPv6's and IPv4's by one socket (RFC 3493, 3.7), as
+# httpd has it on Linux; IPv4's alone where the kernel has no IPv6.
 ANY = ("::", "0.0.0.0")
 _IPV6 = int(socket.AF_INET6)
 _MAPPED = "::ffff:"  # an IPv4 address, as an IPv6 socket has it
@@ -60,10 +59,8 @@ class SecureSocket(socket.SocketType):
 
 
 class Listener(socket.socket):
-    """A listening socket whose `accept` returns a bare C-level socket.
-
-    `socket.accept` builds a Python-level socket object, converting family and type to enums: 4 µs
-    of a new connection's 60. The C type has every method a server needs.
+    """A listening socket whose `accept` returns a bare C-level socket: to build a Python-level one costs
+    4 µs of a new connection's 60.
 
     asked       (address, port) as Listen has them: `getsockname` does not return a name
     number      the family of accepted sockets, as a plain int
@@ -83,14 +80,13 @@ class Listener(socket.socket):
 
     @property
     def scheme(self) -> str:
-        """How URLs of this socket begin."""
         return "https" if self.bare is SecureSocket else "http"
 
 
 def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> list[Listener]:
     """Bind every Listen address; sockets of `kept` that match are used again (a restart).
 
-    Raises ListenError. Nothing newly bound stays open then.
+    Raises ListenError; nothing newly bound stays open then.
     """
     by_name = {_name(sock): sock for sock in kept} | {sock.asked: sock for sock in kept}
     opened: list[Listener] = []
@@ -123,18 +119,19 @@ def inherit(fd: int, directives: Directives) -> Listener:
         sock = Listener(fileno=fd)
         if sock.type != socket.SOCK_STREAM:
             sock.detach()  # it stays open: it is not ours
-            raise ListenError(
-                f"--listen-fd {fd}: not a TCP socket; bind a SOCK_STREAM socket and pass it on"
-            )
+            text = f"--listen-fd {fd}: not a TCP socket; bind a SOCK_STREAM socket and pass it on"
+            raise ListenError(text)
     except OSError as error:
         text = f"--listen-fd {fd}: {error.strerror}; pass an open socket's number"
         raise ListenError(text) from None
-    configure(sock, directives, "https" if directives.tls else "http")
+    configure(sock, directives)
     return sock
 
 
-def configure(sock: Listener, directives: Directives, protocol: str = "http") -> None:
-    """ListenBacklog, buffer sizes and timeouts; "https" is TLS. Raises ListenError if it can't listen."""
+def configure(sock: Listener, directives: Directives, protocol: str = "") -> None:
+    """ListenBacklog, buffer sizes and timeouts. The protocol is Listen's ("https" is TLS), or else what
+    SSLEngine says. Raises ListenError if it can't listen."""
+    protocol = protocol or ("https" if directives.tls else "http")
     sock.number = int(sock.family)
     sock.bare = SecureSocket if protocol == "https" else socket.SocketType
     set_option = sock.setsockopt
@@ -146,10 +143,9 @@ def configure(sock: Listener, directives: Directives, protocol: str = "http") ->
         set_option(socket.SOL_SOCKET, socket.SO_SNDBUF, directives.SendBufferSize)
     if directives.ReceiveBufferSize:
         set_option(socket.SOL_SOCKET, socket.SO_RCVBUF, directives.ReceiveBufferSize)
-    defer = (
-        directives.ListenTCPDeferAccept if directives.AcceptFilter.get(protocol) != "none" else 0
-    )
-    set_option(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, defer)
+    defers = directives.AcceptFilter.get(protocol) != "none"
+    seconds = directives.ListenTCPDeferAccept if defers else 0
+    set_option(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, seconds)
     try:
         sock.listen(directives.ListenBacklog)
     except OSError as error:
@@ -232,10 +228,10 @@ def url_of(sock: Listener) -> str:
 
 
 class Acceptor:
-    """What a listener waits on: the listening sockets, and one other descriptor that ends the wait.
+    """What a listener waits on: the listening sockets, and one other descriptor that ends the wait
+    (prefork: the pipe of death; worker: a wake-up of the listener thread).
 
-    Under prefork the other descriptor is the pipe of death, under worker a wake-up of the listener
-    thread. One per process, made after the fork (an epoll set is not to be shared).
+    One per process, made after the fork: an epoll set is not to be shared.
     """
 
     def __init__(self, listeners: Sequence[Listener], other: int) -> None:
@@ -252,20 +248,9 @@ class Acceptor:
         """The next connection; None when the other descriptor is readable (or at its end) and no
         connection is waiting, or after `refuse_all`. Raises OSError for errors that concern the
         listener or the process."""
-        if self._only is not None:
-            try:
-                return self._only.accept_bare()
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                if error.errno == REFUSING:
-                    return None
-                if error.errno not in TRANSIENT_ERRORS:
-                    raise
+        listener = self._only
         while True:
-            # Several sockets ready: each gets its turn before the next wait.
-            while self._ready:
-                listener = self._listeners[self._ready.pop()]
+            if listener is not None:
                 try:
                     return listener.accept_bare()
                 except OSError as error:
@@ -273,22 +258,23 @@ class Acceptor:
                         return None
                     if error.errno not in TRANSIENT_ERRORS:
                         raise
-            ready = [fd for fd, _ in self._epoll.poll()]
-            # The other descriptor comes last: for a connection that waits, too, the kernel has woken
-            # no other process.
-            self._ready = [fd for fd in ready if fd != self._other]
-            if self._other in ready and not self._ready:
-                return None
+            if not self._ready:
+                ready = [fd for fd, _ in self._epoll.poll()]
+                # The other descriptor comes last: for a connection that waits, too, the kernel has
+                # woken no other process.
+                self._ready = [fd for fd in ready if fd != self._other]
+                if not self._ready:
+                    return None
+            # Several sockets ready: each gets its turn before the next wait.
+            listener = self._listeners[self._ready.pop()]
 
     def close(self) -> None:
         self._epoll.close()
 
 
 class ListenSocks:
-    """The listening sockets in the epoll set of event's listener.
-
-    They are enabled, or disabled while this process holds enough connections: other processes then
-    get the connections (httpd's enable_listensocks and disable_listensocks).
+    """The listening sockets in the epoll set of event's listener: enabled, or disabled while this process
+    holds enough connections (httpd's enable_listensocks and disable_listensocks).
 
     declined    a connection was turned away while they were enabled last: it takes more room to
                 enable them again
@@ -325,8 +311,8 @@ class ListenSocks:
             self._not_accepting(True)
 
     def accept(self, fd: int) -> tuple[socket.SocketType, tuple] | None:
-        """The connection that is waiting at `fd`; None if another process was faster, or the client
-        is gone already. Raises OSError for errors that concern the listener or the process."""
+        """The connection that waits at `fd`; None if another process was faster or the client is gone.
+        Raises OSError for errors that concern the listener or the process."""
         try:
             return self._listeners[fd].accept_bare()
         except OSError as error:
@@ -345,10 +331,9 @@ def has_pending_connection(listener: Listener) -> bool:
 def dummy_connection(listener: Listener) -> None:
     """Connect and close at once: the kernel wakes one of the children that wait on `listener`."""
     host, port = _name(listener)
-    host = _here(listener, host)
     with socket.socket(listener.family) as sock:
         sock.setblocking(False)
-        sock.connect_ex((host, port))
+        sock.connect_ex((_here(listener, host), port))
 
 
 def close_all(listeners: Sequence[Listener]) -> None:
@@ -360,9 +345,7 @@ def close_all(listeners: Sequence[Listener]) -> None:
 
 def refuse_all(listeners: Sequence[Listener]) -> None:
     """No process that holds these sockets gets another connection from them: clients are refused.
-
-    To close them would not be enough while a busy child has its copies open: the kernel would go on
-    to accept, and nothing would answer.
+    Closing them is not enough while a busy child has its copies open: the kernel would go on to accept.
     """
     for sock in listeners:
         try:

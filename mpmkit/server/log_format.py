@@ -5,9 +5,6 @@
     %!200,304{Referer}i              only for other statuses than these, else "-"
     %<s %>s                          the first and the last of internal redirects; here they are one
 
-What a connection does not keep by itself is kept only when a format needs it: `wants_received` (%I, %S)
-and `wants_response` (%{NAME}o).
-
 What came from a client is quoted: no client can write lines or quotes of its own into a log.
 """
 
@@ -19,6 +16,7 @@ import time
 from _thread import get_native_id
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mpmkit.config.setenvif import EnvRule
@@ -70,33 +68,11 @@ class Site:
         return found
 
 
-# -- the time ---------------------------------------------------------------------------------------
-
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
-class _RequestTime:
+@lru_cache(maxsize=1)
+def _request_time(second: int) -> str:
     """`[22/Nov/2026:20:21:35 +0000]`, made once a second."""
+    return time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(second))
 
-    def __init__(self) -> None:
-        self._made: tuple[int, str] = (0, "")
-
-    def __call__(self, second: int) -> str:
-        made = self._made
-        if made[0] == second:
-            return made[1]
-        t = time.localtime(second)
-        offset = t.tm_gmtoff // 60
-        sign, offset = ("-", -offset) if offset < 0 else ("+", offset)
-        text = (
-            f"[{t.tm_mday:02d}/{_MONTHS[t.tm_mon - 1]}/{t.tm_year}:{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d} "
-            f"{sign}{offset // 60:02d}{offset % 60:02d}]"
-        )
-        self._made = (second, text)
-        return text
-
-
-_request_time = _RequestTime()
 
 # The numeric forms of %{...}t, of a time in ns.
 _CLOCKS: dict[str, Callable[[int], str]] = {
@@ -108,29 +84,14 @@ _CLOCKS: dict[str, Callable[[int], str]] = {
 }
 
 
-def _time(argument: str) -> Field:
+def _time(argument: str, site: Site) -> Field:
     """%{format}t: strftime, or one of _CLOCKS; `begin:` (when it came) or `end:` (now) before it."""
     at_end = argument.startswith("end:")
-    layout = argument.removeprefix("begin:").removeprefix("end:")
-    if not layout:
-        return FIELDS["t"]
+    layout = argument.removeprefix("begin:").removeprefix("end:") or "[%d/%b/%Y:%H:%M:%S %z]"
     clock = _CLOCKS.get(layout) or (
         lambda ns: time.strftime(layout, time.localtime(ns // 1_000_000_000))
     )
     return lambda conn, now: clock(now if at_end else conn.started)
-
-
-_UNITS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1000}
-
-
-def _took(argument: str) -> Field:
-    unit = _UNITS.get(argument)
-    if unit is None:
-        raise FormatError(f"%{{{argument}}}T: a unit is one of {', '.join(_UNITS)}")
-    return lambda conn, now: str((now - conn.started) // unit)
-
-
-# -- the request ------------------------------------------------------------------------------------
 
 
 def _line(conn: Connection) -> str:
@@ -139,23 +100,19 @@ def _line(conn: Connection) -> str:
     return quote_line(conn.protocol.line) or "-"
 
 
-def _path(conn: Connection) -> str:
-    return quote_line(os.fsencode(conn.request.path)) if conn.request is not None else "-"
-
-
-def _query(conn: Connection) -> str:
+def _query(conn: Connection, now: int) -> str:
     request = conn.request
     return quote_line(b"?" + request.query) if request is not None and request.query else ""
 
 
-def _protocol(conn: Connection) -> str:
+def _protocol(conn: Connection, now: int) -> str:
     if conn.request is None:
         return "-"
     word = conn.request.line.rpartition(b" ")[2]
     return quote_line(word) if word.startswith(b"HTTP/") else "HTTP/0.9"
 
 
-def _header(argument: str) -> Field:
+def _header(argument: str, site: Site) -> Field:
     key = argument.lower().encode("latin-1", "replace")
 
     def value(conn: Connection, now: int) -> str:
@@ -165,7 +122,7 @@ def _header(argument: str) -> Field:
     return value
 
 
-def _cookie(argument: str) -> Field:
+def _cookie(argument: str, site: Site) -> Field:
     key = argument.encode("latin-1", "replace")
 
     def value(conn: Connection, now: int) -> str:
@@ -177,74 +134,6 @@ def _cookie(argument: str) -> Field:
         return "-"
 
     return value
-
-
-def _who(argument: str) -> Field:
-    fields: dict[str, Field] = {
-        "pid": lambda conn, now: str(os.getpid()),
-        "tid": lambda conn, now: str(get_native_id()),
-        "hextid": lambda conn, now: f"{get_native_id():x}",
-    }
-    return _one_of(fields, argument, "P")
-
-
-def _one_of(fields: dict[str, Field], argument: str, letter: str) -> Field:
-    if argument not in fields:
-        raise FormatError(f"%{{{argument}}}{letter}: it is one of {', '.join(fields)}")
-    return fields[argument]
-
-
-def _client(argument: str) -> Field:
-    """%{c}a, %{c}h: the peer of the connection; mpmkit has no other client address."""
-    if argument != "c":
-        raise FormatError(f"%{{{argument}}}a: the only argument is c")
-    return FIELDS["a"]
-
-
-# -- the server -------------------------------------------------------------------------------------
-
-
-def _server_fields(site: Site) -> dict[str, Field]:
-    own = site.own
-
-    def place(conn: Connection) -> tuple[str, str]:
-        return own.place(conn.request.get(b"host") if conn.request else None, conn.scheme)
-
-    def filename(conn: Connection, now: int) -> str:
-        if conn.request is None:
-            return "-"
-        return quote_line(os.fsencode(site.filename(conn.request.path)))
-
-    return {
-        "v": lambda conn, now: own.host,
-        "V": lambda conn, now: quote_line(place(conn)[0].encode("latin-1")),
-        "p": lambda conn, now: place(conn)[1],
-        "f": filename,
-    }
-
-
-def _local(index: int) -> Field:
-    """The server's address or port of this connection, "-" once it is closed."""
-
-    def value(conn: Connection, now: int) -> str:
-        try:
-            return str(conn.local[index])
-        except OSError:
-            return "-"
-
-    return value
-
-
-_local_address, _local_port = _local(0), _local(1)
-
-
-def _port(argument: str, site: Site) -> Field:
-    ports: dict[str, Field] = {
-        "canonical": _server_fields(site)["p"],
-        "local": _local_port,
-        "remote": lambda conn, now: str(conn.peer[1]),
-    }
-    return _one_of(ports, argument, "p")
 
 
 def _variable(name: str, site: Site) -> Field:
@@ -290,7 +179,35 @@ def _answered(argument: str, site: Site) -> Field:
     return value
 
 
-# -- the tables -------------------------------------------------------------------------------------
+def _server_fields(site: Site) -> dict[str, Field]:
+    own = site.own
+
+    def place(conn: Connection) -> tuple[str, str]:
+        return own.place(conn.request.get(b"host") if conn.request else None, conn.scheme)
+
+    def filename(conn: Connection, now: int) -> str:
+        if conn.request is None:
+            return "-"
+        return quote_line(os.fsencode(site.filename(conn.request.path)))
+
+    return {
+        "v": lambda conn, now: own.host,
+        "V": lambda conn, now: quote_line(place(conn)[0].encode("latin-1")),
+        "p": lambda conn, now: place(conn)[1],
+        "f": filename,
+    }
+
+
+def _local(index: int) -> Field:
+    """The server's address or port of this connection, "-" once it is closed."""
+
+    def value(conn: Connection, now: int) -> str:
+        try:
+            return str(conn.local[index])
+        except OSError:
+            return "-"
+
+    return value
 
 
 def _received(conn: Connection) -> int:
@@ -300,7 +217,7 @@ def _received(conn: Connection) -> int:
 FIELDS: dict[str, Field] = {
     "h": lambda conn, now: conn.peer[0],
     "a": lambda conn, now: conn.peer[0],
-    "A": _local_address,
+    "A": _local(0),
     "l": lambda conn, now: "-",
     "u": lambda conn, now: "-",
     "t": lambda conn, now: _request_time(conn.started // 1_000_000_000),
@@ -317,23 +234,31 @@ FIELDS: dict[str, Field] = {
     "k": lambda conn, now: str(conn.kept),
     "P": lambda conn, now: str(os.getpid()),
     "m": lambda conn, now: conn.request.method if conn.request is not None else "-",
-    "U": lambda conn, now: _path(conn),
-    "q": lambda conn, now: _query(conn),
-    "H": lambda conn, now: _protocol(conn),
+    "U": lambda conn, now: quote_line(os.fsencode(conn.request.path)) if conn.request else "-",
+    "q": _query,
+    "H": _protocol,
     "%": lambda conn, now: "%",
 }
-SERVER_FIELDS = ("v", "V", "p", "f")
-
-WITH_ARGUMENT: dict[str, Callable[[str], Field]] = {
-    "i": _header, "C": _cookie,
-    "t": _time, "T": _took, "P": _who, "a": _client, "h": _client,
+# %{word}LETTER, with one of a few words.
+CHOICES: dict[str, dict[str, Field]] = {
+    "a": {"c": FIELDS["a"]},
+    "h": {"c": FIELDS["h"]},
+    "p": {"local": _local(1), "remote": lambda conn, now: str(conn.peer[1])},
+    "P": {
+        "pid": FIELDS["P"],
+        "tid": lambda conn, now: str(get_native_id()),
+        "hextid": lambda conn, now: f"{get_native_id():x}",
+    },
+    "T": {
+        "s": FIELDS["T"],
+        "ms": lambda conn, now: str((now - conn.started) // 1_000_000),
+        "us": FIELDS["D"],
+    },
+}
+# %{text}LETTER, with any.
+WITH_TEXT: dict[str, Callable[[str, Site], Field]] = {
+    "i": _header, "C": _cookie, "o": _answered, "e": _variable, "t": _time,
 }  # fmt: skip
-SERVER_WITH_ARGUMENT = {"p": _port, "o": _answered, "e": _variable}
-
-KNOWN = " ".join(
-    [*(f"%{one}" for one in (*FIELDS, *SERVER_FIELDS)),
-     *(f"%{{...}}{one}" for one in (*WITH_ARGUMENT, *SERVER_WITH_ARGUMENT))]
-)  # fmt: skip
 
 # A literal text; or after the percent sign: conditions and redirect marks in any order, an argument,
 # one letter.
@@ -360,15 +285,19 @@ def compile_format(text: str, site: Site | None = None) -> Field:
 
 def _part(found: re.Match[str], site: Site) -> Field:
     argument, letter = found[2], found[4]
-    if argument is None:
-        part = FIELDS.get(letter) or _server_fields(site).get(letter)
-        if part is not None:
-            return part
-    elif letter in WITH_ARGUMENT:
-        return WITH_ARGUMENT[letter](argument)
-    elif letter in SERVER_WITH_ARGUMENT:
-        return SERVER_WITH_ARGUMENT[letter](argument, site)
-    raise FormatError(f"{found[0]!r} is unknown; known are {KNOWN}")
+    servers = _server_fields(site)
+    if argument is None or (letter, argument) == ("p", "canonical"):
+        part = FIELDS.get(letter) or servers.get(letter)
+    elif letter in WITH_TEXT:
+        return WITH_TEXT[letter](argument, site)
+    else:
+        part = CHOICES.get(letter, {}).get(argument)
+        if part is None and letter in CHOICES:
+            raise FormatError(f"{found[0]!r}: use one of {', '.join(CHOICES[letter])}")
+    if part is None:
+        known = " %".join([*FIELDS, *servers, *(f"{{...}}{one}" for one in (*WITH_TEXT, *CHOICES))])
+        raise FormatError(f"{found[0]!r} is unknown; known are %{known}")
+    return part
 
 
 def _only_for(marks: str, part: Field, directive: str) -> Field:
@@ -381,11 +310,7 @@ def _only_for(marks: str, part: Field, directive: str) -> Field:
     if not all(re.fullmatch(r"[1-5]\d\d", word) for word in words):
         raise FormatError(f"{directive!r}: a condition is a list of statuses, such as %!200,304...")
     statuses = frozenset(map(int, words))
-
-    def conditional(conn: Connection, now: int) -> str:
-        return part(conn, now) if (conn.status in statuses) != others else "-"
-
-    return conditional
+    return lambda conn, now: part(conn, now) if (conn.status in statuses) != others else "-"
 
 
 def wants_received(text: str) -> bool:

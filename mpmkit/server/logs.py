@@ -1,8 +1,7 @@
 """The error log and the access log, in httpd's formats.
 
 Each line is one `write` to a file opened for appending, so that lines of many processes never mix
-and nothing is lost when a process is killed. With BufferedLogs On the access log's lines are
-collected first; see `BufferedAccessLog`.
+and nothing is lost when a process is killed.
 """
 
 from __future__ import annotations
@@ -15,26 +14,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import Note
+from mpmkit.config.values import LEVELS, TRACES
 from mpmkit.http.target import ESCAPES
-from mpmkit.server import piped
-from mpmkit.server.log_format import (
-    Field,
-    FormatError,
-    Site,
-    compile_format,
-    only_if,
-    wants_received,
-    wants_response,
-)
+from mpmkit.server import log_format, piped
+from mpmkit.server.log_format import Field, Site
 
 if TYPE_CHECKING:
     from mpmkit.http.messages import RequestError
     from mpmkit.server.connection import Connection
 
-LEVELS = ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug") + tuple(
-    f"trace{i}" for i in range(1, 9)
-)
-_RANK = {level: i for i, level in enumerate(LEVELS)}
+_RANK = {level: i for i, level in enumerate((*LEVELS, *TRACES))}
 
 
 # All but printable ASCII is escaped in the error log; quotes are left as they are.
@@ -43,8 +32,6 @@ _UNSAFE = re.compile(r"[^\x20-\x5b\x5d-\x7e]")
 
 def escaped(text: str) -> str:
     """Text as one line of the error log may hold it (httpd's ap_escape_errorlog_item)."""
-    if _UNSAFE.search(text) is None:
-        return text
     return _UNSAFE.sub(lambda found: ESCAPES.get(found[0]) or _hexadecimal(found[0]), text)
 
 
@@ -88,36 +75,34 @@ class ErrorLog:
     """
 
     def __init__(
-        self,
-        fd: int = 2,
-        level: str = "warn",
-        module: str = "core",
-        levels: Mapping[str, str] | None = None,
+        self, fd: int = 2, level: str = "warn", levels: Mapping[str, str] | None = None
     ) -> None:
         self.fd = fd
         self._level = _RANK[level]
         self._levels = {name: _RANK[one] for name, one in (levels or {}).items()}
-        self._core = self._levels.get(module, self._level)
-        self._module = module
 
-    def enabled(self, level: str, module: str = "") -> bool:
-        limit = self._levels.get(module, self._level) if module else self._core
-        return _RANK[level] <= limit or level == "notice"
+    def enabled(self, level: str, module: str = "core") -> bool:
+        return _RANK[level] <= self._levels.get(module, self._level) or level == "notice"
 
     def write(
-        self, level: str, text: str, *, ah: str = "", module: str = "", client: tuple | None = None
+        self,
+        level: str,
+        text: str,
+        *,
+        ah: str = "",
+        module: str = "core",
+        client: tuple | None = None,
     ) -> None:
         """One line, if the level is enabled: whatever the text holds, no client and no script can begin
         a line of its own. Never raises: a full disk must not end a server."""
         if not self.enabled(level, module):
             return
         now = time.time()
-        stamp = time.strftime(
-            f"%a %b %d %H:%M:%S.{int(now % 1 * 1_000_000):06d} %Y", time.localtime(now)
-        )
+        layout = f"%a %b %d %H:%M:%S.{int(now % 1 * 1_000_000):06d} %Y"
+        stamp = time.strftime(layout, time.localtime(now))
         who = f"[client {client[0]}:{client[1]}] " if client else ""
         code = f"{ah}: " if ah else ""
-        where = f"[{module or self._module}:{level}] [pid {os.getpid()}:tid {get_native_id()}] "
+        where = f"[{module}:{level}] [pid {os.getpid()}:tid {get_native_id()}] "
         try:
             os.write(self.fd, f"[{stamp}] {where}{who}{code}{escaped(text)}\n".encode())
         except OSError:
@@ -128,7 +113,7 @@ class ErrorLog:
         for line in text.splitlines():
             self.write(level, line, **where)
 
-    def note(self, note: Note, module: str = "") -> None:
+    def note(self, note: Note, module: str = "core") -> None:
         self.write(note.level, note.text, ah=note.ah, module=module)
 
     def refused(self, error: RequestError, client: tuple) -> None:
@@ -151,24 +136,26 @@ class ErrorLog:
         self.write_lines("alert", "".join(traceback.format_exception(error)))
 
 
-# -- access log -------------------------------------------------------------------------------------
-
-
 class AccessLog:
     """The CustomLog directives of a server: files, each with its format.
 
-    received, response     a format needs the number of bytes received, or the response's headers;
-                           `core.Service` makes connections keep them
+    received, response     a format needs the number of bytes received, or the response's headers:
+                           connections have to keep them
 
     Raises LogError when a file can't be opened or a format is unknown.
     """
 
     def __init__(self, logs: tuple[tuple[str, ...], ...], site: Site | None = None) -> None:
-        self.received = any(wants_received(text) for _, text, *_ in logs)
-        self.response = any(wants_response(text) for _, text, *_ in logs)
+        self.received = any(log_format.wants_received(text) for _, text, *_ in logs)
+        self.response = any(log_format.wants_response(text) for _, text, *_ in logs)
+        lines: list[Field] = []
         try:
-            lines = [_line(text, condition, site) for _, text, *condition in logs]
-        except FormatError as error:
+            for _, text, *condition in logs:
+                line = log_format.compile_format(text, site)
+                if condition:  # then it is None for a request that is left out
+                    line = log_format.only_if(line, condition[0], site or Site())  # type: ignore[assignment]
+                lines.append(line)
+        except log_format.FormatError as error:
             raise LogError(f"LogFormat: {error}") from None
         if self.received or self.response:
             lines[-1] = _last_line(lines[-1], self.received)
@@ -197,26 +184,6 @@ class AccessLog:
         self.flush()
         for fd, _ in self._logs:
             piped.close_pipe(fd)
-
-
-class ConditionalAccessLog(AccessLog):
-    """`CustomLog … env=` somewhere: a log's line may be None."""
-
-    def log(self, conn: Connection, now: int) -> None:
-        for fd, line in self._logs:
-            text: str | None = line(conn, now)
-            if text is None:
-                continue
-            try:
-                os.write(fd, (text + "\n").encode("utf-8", "surrogateescape"))
-            except OSError:
-                pass
-
-
-def _line(text: str, condition: list[str], site: Site | None) -> Field:
-    """The line of a log; None for a request that its condition leaves out."""
-    line = compile_format(text, site)
-    return only_if(line, condition[0], site or Site()) if condition else line  # type: ignore[return-value]
 
 
 def close_logs(errors: ErrorLog, access: AccessLog | None) -> None:
@@ -284,3 +251,9 @@ class BufferedAccessLog(AccessLog):
                     os.write(fd, b"".join(held))
             except OSError:
                 pass
+
+
+class ConditionalAccessLog(BufferedAccessLog):
+    """`CustomLog … env=` somewhere: some requests have no line. The others' are written at once."""
+
+    PIECE = 0

@@ -1,8 +1,8 @@
 """The sending half of a connection: bytes, mapped files, files, and what scripts yield.
 
 Each `send_…` waits in the kernel, for Timeout at most, until the client has taken the bytes. Under
-event (`nonblocking`) the thread does not wait for the last of them: what can't be sent at once stays
-in `pending`, and `flush` goes on with it when the socket has room.
+event (`nonblocking`) what can't be sent at once stays in `pending`, and `flush` goes on with it when
+the socket has room; a thread waits only while more than FlushMaxThreshold is left, as httpd's does.
 """
 
 from __future__ import annotations
@@ -45,11 +45,7 @@ class Output:
         self._directives = directives
 
     def send(self, data: bytes) -> None:
-        """Send a head, or a head and its body. Raises Disconnected.
-
-        Event: what the socket does not take at once is left in `pending`, if it is at most
-        FlushMaxThreshold; a thread waits while more is left, as httpd's does.
-        """
+        """Send a head, or a head and its body. Raises Disconnected."""
         try:
             if not self.nonblocking or len(data) > self._directives.FlushMaxThreshold:
                 sent = self.sock.send(data)
@@ -57,30 +53,25 @@ class Output:
                     self._send_blocking(memoryview(data)[sent:])
                 return
             sent = self.sock.send(data, _NOW)
-        except BlockingIOError:
-            if not self.nonblocking:
-                raise Disconnected("the client took nothing for Timeout seconds") from None
-            sent = 0
         except OSError as error:
-            raise Disconnected(error.strerror) from None
+            if not (self.nonblocking and isinstance(error, BlockingIOError)):
+                raise Disconnected from None
+            sent = 0
         if sent < len(data):
             self.pending = memoryview(data)[sent:]
 
     def send_mapped(self, head: bytes, body: memoryview) -> None:
-        """Send `head` and a mapped file in one call; only for who is `direct`. Raises Disconnected.
+        """Send `head` and a mapped file in one call, where `direct`; event as `send`. Raises Disconnected.
 
         Only the kernel reads the mapping: where the file has become shorter it answers EFAULT. To look
-        at the bytes here would end the process (SIGBUS). Event: as with `send`, a thread waits while
-        more than FlushMaxThreshold is left.
+        at the bytes here would end the process (SIGBUS).
         """
         try:
             sent = self.sock.sendmsg((head, body), (), _NOW if self.nonblocking else 0)
-        except BlockingIOError:
-            if not self.nonblocking:
-                raise Disconnected("the client took nothing for Timeout seconds") from None
-            sent = 0
         except OSError as error:
-            raise Disconnected(error.strerror) from None
+            if not (self.nonblocking and isinstance(error, BlockingIOError)):
+                raise Disconnected from None
+            sent = 0
         left = len(head) + len(body) - sent
         if not left:
             return
@@ -98,8 +89,7 @@ class Output:
         """Send `head` and a file's bytes; closes the file. Raises Disconnected.
 
         EnableSendfile On: the kernel copies file to socket; under event a slow client's rest
-        waits in `pending` without a thread. Off (the default): read and send, and a thread waits
-        while more than FlushMaxThreshold is left. That is httpd's difference, too.
+        waits in `pending` without a thread. Off (the default): read, and `send`. So does httpd.
         """
         try:
             self._write(memoryview(head), _MORE)
@@ -108,8 +98,11 @@ class Output:
                     os.set_blocking(self.fd, False)
                     self.pending = body
                     self.flush()
-                else:
-                    self._send_file_blocking(body)
+                    return
+                try:
+                    self._copy(body)
+                except OSError:
+                    raise Disconnected from None
                 return
             while body.count:
                 data = os.pread(body.fd, min(body.count, 2 * BODY_SIZE), body.offset)
@@ -126,11 +119,11 @@ class Output:
                 os.close(body.fd)
                 body.fd = -1  # closed once: the number may be another file's by now
 
-    def send_pieces(self, head: bytes, pieces: Iterable[bytes], chunked: bool) -> int:
-        """Send `head` and what a script yields, as it yields; returns the body's bytes.
-
-        The head goes with the first piece. Raises Disconnected.
-        """
+    def send_pieces(
+        self, head: bytes, pieces: Iterable[bytes], chunked: bool, last: bool = True
+    ) -> int:
+        """Send what a script yields, as it yields, the head with the first piece; returns the body's bytes.
+        last: after them the body ends. Raises Disconnected."""
         count = 0
         for piece in pieces:
             if not piece:
@@ -140,31 +133,18 @@ class Output:
             self._write(memoryview(head + data if head else data))
             head = b""
             self.answering = True
-        end = head + (b"0\r\n\r\n" if chunked else b"")
+        end = head + (b"0\r\n\r\n" if chunked and last else b"")
         if end:
             self._write(memoryview(end))
+            self.answering = True
         return count
 
-    def send_piece(self, head: bytes, piece: bytes, chunked: bool) -> None:
-        """Send one piece at once, the first with the head before it. Raises Disconnected."""
-        data = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked and piece else piece
-        self._write(memoryview(head + data))
-        self.answering = True
-
     def flush(self) -> bool:
-        """Event: send more of `pending` without waiting. True when all of it is sent.
-
-        Raises Disconnected.
-        """
+        """Event: send more of `pending` without waiting. True when all is sent. Raises Disconnected."""
         pending = self.pending
         try:
             if isinstance(pending, FileBody):
-                while pending.count:
-                    sent = os.sendfile(self.fd, pending.fd, pending.offset, pending.count)
-                    if not sent:
-                        raise Disconnected("the file became shorter while it was sent")
-                    pending.offset += sent
-                    pending.count -= sent
+                self._copy(pending)
                 os.close(pending.fd)
                 pending.fd = -1  # `send_file` would close it again, and by then it may be another's
                 os.set_blocking(self.fd, True)
@@ -173,31 +153,25 @@ class Output:
                     pending = self.pending = pending[self.sock.send(pending, _NOW) :]
         except BlockingIOError:
             return False
-        except OSError as error:
-            raise Disconnected(error.strerror) from None
+        except OSError:
+            raise Disconnected from None
         self.pending = None
         return True
+
+    def _copy(self, body: FileBody) -> None:
+        """By the kernel, from file to socket. Raises OSError, Disconnected."""
+        while body.count:
+            sent = os.sendfile(self.fd, body.fd, body.offset, body.count)
+            if not sent:
+                raise Disconnected("the file became shorter while it was sent")
+            body.offset += sent
+            body.count -= sent
 
     def _send_blocking(self, data: memoryview, flags: int = 0) -> None:
         try:
             while data:
                 data = data[self.sock.send(data, flags) :]
-        except BlockingIOError:
-            raise Disconnected("the client took nothing for Timeout seconds") from None
-        except OSError as error:
-            raise Disconnected(error.strerror) from None
+        except OSError:
+            raise Disconnected from None
 
     _write = _send_blocking  # over TLS: encrypt, then send
-
-    def _send_file_blocking(self, body: FileBody) -> None:
-        try:
-            while body.count:
-                sent = os.sendfile(self.fd, body.fd, body.offset, body.count)
-                if not sent:
-                    raise Disconnected("the file became shorter while it was sent")
-                body.offset += sent
-                body.count -= sent
-        except BlockingIOError:
-            raise Disconnected("the client took nothing for Timeout seconds") from None
-        except OSError as error:
-            raise Disconnected(error.strerror) from None

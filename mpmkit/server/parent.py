@@ -10,10 +10,8 @@
 
 The loop wakes once a second, as Apache's does: deaths, spawns and retirements happen on that grid.
 The children are the pool's (pool.py). This file owns what outlives them: the PidFile, the signals,
-the configuration that is read again at a restart, and the generations.
-
-Signals are numbers in a pipe (`signal.set_wakeup_fd`): nothing is done inside a handler, and the
-main loop is one `match`.
+the configuration that is read again at a restart, and the generations. Signals are numbers in a pipe
+(`signal.set_wakeup_fd`): nothing is done inside a handler.
 """
 
 from __future__ import annotations
@@ -31,18 +29,9 @@ from mpmkit._version import __version__
 from mpmkit.config.directives import DirectiveError
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS, STARTING
-from mpmkit.server import pidfile
+from mpmkit.server import listen, pidfile
 from mpmkit.server.child import OK, Child, Setup
 from mpmkit.server.immortal import make_immortal
-from mpmkit.server.listen import (
-    Listener,
-    ListenError,
-    close_all,
-    configure,
-    open_listeners,
-    refuse_all,
-    url_of,
-)
 from mpmkit.server.logs import ErrorLog, LogError, close_logs
 from mpmkit.server.pod import PipeOfDeath
 from mpmkit.server.pool import Pool
@@ -50,17 +39,18 @@ from mpmkit.server.prewarm import fill_gaps
 from mpmkit.server.process import preload_modules
 from mpmkit.server.scoreboard import Scoreboard
 
+ENDING = (signal.SIGTERM, signal.SIGINT)
 NOT_DEAD = tuple(range(DEAD + 1, len(LETTERS)))
 
 
 class Parent:
-    """`configure()` reads the configuration again, at restarts.
+    """One server.
 
-    inherited: the listening sockets were handed over, and Listen does not apply.
-    ready is called with the URL once clients can connect. lifeline is a descriptor whose end of
-    file ends the server (its launcher is gone), or None. command_line is shown in the log.
-    httpd_restarts: a HUP or USR1 with a bad configuration ends the server, as it does httpd.
-    own: descriptors that the first children must not keep; `ready` closes them.
+    configure     reads the configuration again, at restarts
+    inherited     the listening sockets were handed over, and Listen does not apply
+    ready         is called with the URL once clients can connect
+    lifeline      a descriptor whose end of file ends the server (its launcher is gone)
+    own           descriptors that the first children must not keep; `ready` closes them
     """
 
     def __init__(
@@ -68,13 +58,12 @@ class Parent:
         child_class: type[Child],
         setup: Setup,
         configure: Callable[[], Setup],
-        listeners: Sequence[Listener],
+        listeners: Sequence[listen.Listener],
         *,
         inherited: bool = False,
         ready: Callable[[str], None] = lambda url: None,
         lifeline: int | None = None,
         command_line: str = "",
-        httpd_restarts: bool = False,
         own: Sequence[int] = (),
     ) -> None:
         self.configure = configure
@@ -82,7 +71,6 @@ class Parent:
         self._ready = ready
         self._lifeline = lifeline
         self._command_line = command_line
-        self._httpd_restarts = httpd_restarts
         self._closed_by_ready = own
         self._pid_file: str | None = None  # the one that holds our number
         self._signals: list[int] = []
@@ -114,17 +102,15 @@ class Parent:
             self.errors.write("info", make_immortal(self))
         fill_gaps()
         self.pool.start(self.setup.directives.StartServers)
-        status: int | None = None
-        if self.pool.alive:
-            self._note_running()
-            self._ready(url_of(self.pool.listeners[0]))
-            self._own[:] = [fd for fd in self._own if fd not in self._closed_by_ready]
-        else:
-            why = "no child process could be started: see the limits of this user and machine"
-            self.errors.write("alert", f"{why} (ulimit -u, pids.max)")
-            status = 1
         try:
-            while status is None:
+            if not self.pool.alive:
+                why = "no child process could be started: see the limits of this user and machine"
+                self.errors.write("alert", f"{why} (ulimit -u, pids.max)")
+                return 1
+            self._note_running()
+            self._ready(listen.url_of(self.pool.listeners[0]))
+            self._own[:] = [fd for fd in self._own if fd not in self._closed_by_ready]
+            while True:
                 self.pool.reap()
                 if self.pool.fatal is not None:
                     return self.stop()
@@ -132,23 +118,19 @@ class Parent:
                     case None:
                         self.pool.maintain()
                     case signal.SIGTERM | signal.SIGINT:
-                        status = self.stop()
+                        return self.stop()
                     case signal.SIGWINCH:
-                        status = self.graceful_stop()
+                        return self.graceful_stop()
                     case signal.SIGHUP:
-                        status = self.restart()
+                        self.restart()
                     case signal.SIGUSR1:
-                        status = self.graceful()
-            return status
+                        self.graceful()
         finally:
             self._clean_up()
 
     def run_alone(self) -> int:
-        """httpd -X, for a debugger: this process is its own only child. There is no second one, no
-        maintenance and no restart; the first signal ends it, wherever it is.
-
-        Under worker and event it has its threads, and the signal reaches the main one.
-        """
+        """httpd -X, for a debugger: this process is its own only child. The first signal ends it, wherever
+        it is; there is no restart."""
 
         def leave(number: int, frame: object) -> NoReturn:
             # Not SystemExit: it would end the request that it meets, and not the process.
@@ -156,7 +138,7 @@ class Parent:
             self._clean_up()
             os._exit(OK)
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        for number in (*ENDING, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, leave)
         self.write_pid_file()
         self.pool.start_programs()
@@ -164,14 +146,14 @@ class Parent:
         self.board.born(0, os.getpid(), self.board.generation)
         try:
             self._note_running()
-            self._ready(url_of(self.pool.listeners[0]))
+            self._ready(listen.url_of(self.pool.listeners[0]))
             return self.pool.serve(0)
         finally:
             self.pool.flush()
             self._clean_up()
 
     def write_pid_file(self) -> None:
-        """Say where we are, for `-k`. Twice does nothing. Raises PidFileError."""
+        """For `-k`. Twice does nothing. Raises PidFileError."""
         path = self.setup.directives.PidFile
         if path == self._pid_file or path is None:
             return
@@ -193,13 +175,7 @@ class Parent:
     def _watch_signals(self) -> None:
         os.set_blocking(self._wakeup_write, False)
         os.set_blocking(self._wakeup_read, False)
-        for number in (
-            signal.SIGTERM,
-            signal.SIGINT,
-            signal.SIGHUP,
-            signal.SIGUSR1,
-            signal.SIGWINCH,
-        ):
+        for number in (*ENDING, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         self._poll = select.poll()
@@ -221,7 +197,7 @@ class Parent:
 
     def stop(self) -> int:
         """TERM: cut every connection."""
-        close_all(self.pool.listeners)
+        listen.close_all(self.pool.listeners)
         self.pool.reclaim()
         self.pool.note("stop", "caught SIGTERM, shutting down")
         return self.pool.fatal or OK
@@ -232,85 +208,67 @@ class Parent:
         pool.note("graceful-stop", "caught SIGWINCH, shutting down gracefully")
         pool.replacing = False
         self.board.generation += 1  # prefork's busy children see it after the request they are in
-        pool.pod.retire_all()
+        pool.pod.close()
         if not self._inherited:
             # Busy children hold the sockets, too, and a client would wait in vain: refuse for all.
-            refuse_all(pool.listeners)
-        close_all(pool.listeners)
+            listen.refuse_all(pool.listeners)
+        listen.close_all(pool.listeners)
         self._remove_pid_file()  # at once: another server may start here while we finish
         timeout = self.setup.directives.GracefulShutdownTimeout
         until = time.monotonic() + timeout if timeout else float("inf")
         while pool.alive and time.monotonic() < until:
-            if self._next_signal(0.1) in (signal.SIGTERM, signal.SIGINT):
+            if self._next_signal(0.1) in ENDING:
                 break
             pool.reap()
         pool.reclaim()
         return OK
 
-    def restart(self) -> int | None:
-        """HUP: end this generation at once, read the configuration again, begin another.
+    def restart(self) -> None:
+        """HUP: end this generation at once, read the configuration again, begin another."""
+        if not self._reconfigure():
+            return
+        self.pool.reclaim()
+        self.pool.note("restart", "caught SIGHUP, restarting")
+        self.board.generation += 1
+        self.board.restart()
+        self._next_generation()
+        self.pool.start(self.setup.directives.StartServers)
+        self._note_running()
 
-        Returns an exit status if that is the end (see `httpd_restarts`), else None."""
-        if self._reconfigure():
-            self.pool.reclaim()
-            self.pool.note("restart", "caught SIGHUP, restarting")
-            self.board.generation += 1
-            self.board.restart()
-            self._next_generation()
-            self.pool.start(self.setup.directives.StartServers)
-            self._note_running()
-        elif self._httpd_restarts:
-            self.pool.reclaim()
-            return self._abandon()
-        return None
-
-    def graceful(self) -> int | None:
-        """USR1: begin another generation with the configuration read again; let the old one finish.
-
-        Returns an exit status if that is the end (see `httpd_restarts`), else None."""
+    def graceful(self) -> None:
+        """USR1: begin another generation with the configuration read again; let the old one finish."""
+        if not self._reconfigure():
+            return
         pool = self.pool
-        if self._reconfigure():
-            pool.note("graceful", "caught SIGUSR1, doing a graceful restart")
-            self.board.generation += 1
-            if not self.setup.directives.threaded:
-                for slot in pool.slots:
-                    self.board.set_states(slot, GRACEFUL, 1, only=NOT_DEAD)
-            pool.old_pod = old = pool.pod
-            self._next_generation()
-            # New children first, where slots are free, so that one always accepts.
-            count = self.setup.directives.StartServers
-            pool.to_start = count - pool.start(count)
-            old.retire_all()
-            pool.old_pod = None
-            pool.memory = maintenance.after_graceful_restart(pool.memory)
-            self._note_running()
-        elif self._httpd_restarts:
-            pool.replacing = False
-            self.board.generation += 1
-            pool.pod.retire_all()
-            return self._abandon()
-        return None
-
-    def _abandon(self) -> int:
-        """What httpd does after a raw HUP or USR1 with a bad configuration: the parent exits, no process
-        serves any more, and the PidFile stays behind."""
-        self._pid_file = None
-        return 1
+        pool.note("graceful", "caught SIGUSR1, doing a graceful restart")
+        self.board.generation += 1
+        if not self.setup.directives.threaded:
+            for slot in pool.slots:
+                self.board.set_states(slot, GRACEFUL, 1, only=NOT_DEAD)
+        pool.old_pod = old = pool.pod
+        self._next_generation()
+        # New children first, where slots are free, so that one always accepts.
+        count = self.setup.directives.StartServers
+        pool.to_start = count - pool.start(count)
+        old.close()
+        pool.old_pod = None
+        pool.memory = maintenance.after_graceful_restart(pool.memory)
+        self._note_running()
 
     def _reconfigure(self) -> bool:
-        """Read the configuration again. If it is bad, say so and go on with the present one
-        (httpd's parent exits then, unless apachectl looked first)."""
+        """Read the configuration again. If it is bad, say so and go on with the present one (httpd's
+        parent exits then, unless apachectl looked first)."""
         pool = self.pool
         setup = None
         try:
             setup = self.configure()
             listeners = pool.listeners
             if not self._inherited:
-                listeners = open_listeners(setup.directives, pool.listeners)
+                listeners = listen.open_listeners(setup.directives, pool.listeners)
             else:
                 for sock in listeners:
-                    configure(sock, setup.directives, "https" if setup.directives.tls else "http")
-        except (DirectiveError, ListenError, LogError, OSError) as error:
+                    listen.configure(sock, setup.directives)
+        except (DirectiveError, listen.ListenError, LogError, OSError) as error:
             ah = getattr(error, "ah", "AH00526")
             why = f"the new configuration is not used: {error}"
             self.errors.write_lines("error", why, ah=ah)
@@ -318,7 +276,7 @@ class Parent:
                 close_logs(setup.service.errors, setup.service.access)
             return False
         old = pool.setup.service
-        close_all([sock for sock in pool.listeners if sock not in listeners])
+        listen.close_all([sock for sock in pool.listeners if sock not in listeners])
         pool.listeners = listeners
         pool.setup = setup
         pool.start_programs()
@@ -341,7 +299,7 @@ class Parent:
 
     def _name_vhosts(self) -> None:
         """The server as the status page names it, `name:port`: ServerName, or else its address."""
-        url = url_of(self.pool.listeners[0])
+        url = listen.url_of(self.pool.listeners[0])
         address, _, port = url.removeprefix("http://").rpartition(":")
         name = self.setup.directives.ServerName or address
         self.board.vhost = name if name.rpartition(":")[2].isdecimal() else f"{name}:{port}"

@@ -7,9 +7,9 @@
     LINGER_NORMAL       the close of its client     30 s              is closed
     LINGER_SHORT        the close of its client     2 s               is closed
 
-The condition of a connection is `conn.state`, and it changes here and nowhere else. Two threads may
-want the same parked connection at the same moment: a worker because its socket has news, the
-listener because its time is over. `claim` and `expired` give it to one of them.
+The condition of a connection is `conn.state`. Two threads may want the same parked connection at the
+same moment: a worker because its socket has news, the listener because its time is over. `claim` and
+`expired` give it to one of them.
 
 Some facts about watching:
 
@@ -20,7 +20,7 @@ Some facts about watching:
   is parked". So `news` leaves a mark, `conn.edge`, and `park` looks at it last.
 * So a false alarm is harmless: the worker finds nothing to read, and parks the connection again.
 
-One lock makes each of these steps one step. It is held for about a microsecond, and by no one who waits.
+One lock makes each of these steps one step. It is held for about a microsecond.
 """
 
 from __future__ import annotations
@@ -58,12 +58,9 @@ THEN: dict[int | None, int | None] = {
 class ParkedConnections:
     """The waiting connections of one process of event.
 
-    epoll                  watches their sockets, each registered once
-    directives             those with KeepAliveTimeout and Timeout
-    due_earlier            called when a connection is due before `alarm`
-    alarm                  when the listener looks at the queues next. It stays as it is when the
-                           connection that is due then was claimed long ago: one look in vain is
-                           cheaper than many new alarms
+    due_earlier    called when a connection is due before `alarm`
+    alarm          when the listener looks at the queues next. It stays when the connection that is due
+                   then was claimed: one look in vain is cheaper than many new alarms
     """
 
     def __init__(
@@ -84,8 +81,6 @@ class ParkedConnections:
             KEEPALIVE: TimeoutQueue(directives.KeepAliveTimeout),
             WRITE_COMPLETION: TimeoutQueue(directives.Timeout),
         }
-
-    # -- the thread that holds a connection ----------------------------------------------------
 
     def park(self, conn: Connection, state: int) -> bool:
         """Let a connection wait in `state`. False: news came meanwhile, and the caller keeps it.
@@ -122,8 +117,6 @@ class ParkedConnections:
             conn.state = PROCESSING
             return True
 
-    # -- the listener -------------------------------------------------------------------------
-
     def news(self, conn: Connection) -> int | None:
         """Something happened at the socket of `conn`. Returns the state in which it waits, or that of
         a connection that some thread holds."""
@@ -146,8 +139,8 @@ class ParkedConnections:
         return due
 
     def hurry(self, last_request: float) -> None:
-        """This process is leaving. A kept-alive client has `last_request` seconds more to ask for
-        something, so that it learns of the close from a response; a lingering one has 2 s."""
+        """This process is leaving. A kept-alive client has `last_request` seconds to ask for something, so
+        that it learns of the close from a response; a lingering one has 2 s."""
         with self._lock:
             self._queues[LINGER_NORMAL].timeout = LINGER_SECONDS[LINGER_SHORT]
             keeping = self._queues[KEEPALIVE]
@@ -156,8 +149,6 @@ class ParkedConnections:
 
     def _first_expiry(self) -> float:
         return min(queue.next_expiry() or NEVER for queue in self._queues.values())
-
-    # -- how many -----------------------------------------------------------------------------
 
     @property
     def lingering(self) -> int:

@@ -1,13 +1,9 @@
 """The PidFile: how a later command finds a server that runs in the background.
 
-One line, the parent's process id, mode 0644. It is written to a temporary name and renamed, so
-that a reader sees a whole one or none. It goes away with the server; one that stays behind (a
-killed parent, a machine that lost its power) is *stale*: its process is no server any more.
+One line, the parent's process id. It is written to a temporary name and renamed, so that a reader sees
+a whole one or none. It goes away with the server; one that a killed parent leaves is *stale*.
 
-    read(path)      the number in it, None without a file
-    running(path)   the number, if a server of ours still runs under it
-
-A number may have been given to another process since. httpd looks only whether it is alive, and
+Its number may have been given to another process since. httpd looks only whether that is alive, and
 would signal a stranger; here a process counts as a server if its command line is that of one.
 A symbolic link in the file's place is refused: it may be another user's.
 """
@@ -23,10 +19,7 @@ LONGEST = 64  # bytes of a file that can hold a process id; a longer one is some
 
 
 class PidFileError(Exception):
-    """The file can't be read, is no PidFile, or can't be written; the text says what to do.
-
-    ah      httpd's id for it
-    """
+    """The file can't be read, is no PidFile, or can't be written; the text says what to do."""
 
     ah = "AH00058"
 
@@ -60,19 +53,6 @@ def own_file(fd: int, path: str) -> None:
         raise PermissionError(errno.EPERM, why, path)
 
 
-def is_server(pid: int) -> bool:
-    """Whether this process is alive and was started as a server. Our own process does not count: a
-    container's first process has the same number each time."""
-    if pid == os.getpid():
-        return False
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read(4096).split(b"\0")
-    except OSError:
-        return False
-    return is_server_command(words)
-
-
 def is_server_command(words: list[bytes]) -> bool:
     """Whether a command line is `python -m mpmkit serve`, `python /bin/mpmkit httpd` or the like."""
     words = [*words, *[b""] * 4]
@@ -86,9 +66,15 @@ def is_server_command(words: list[bytes]) -> bool:
 
 
 def running(path: str) -> int | None:
-    """The server that the file names, if it still runs. Raises PidFileError."""
+    """The server that the file names, if it still runs. Our own process does not count: a container's
+    first one has the same number each time. Raises PidFileError."""
     pid = read(path)
-    return pid if pid is not None and is_server(pid) else None
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(4096).split(b"\0")
+    except OSError:
+        return None
+    return pid if pid != os.getpid() and is_server_command(words) else None
 
 
 def write(path: str) -> int | None:

@@ -1,8 +1,8 @@
 """Logs to a program (`CustomLog "|rotatelogs …"`): a pipe that the server writes to and a program reads.
 
-The pipe is made when the configuration is read, and lasts as long as that does. The program is the
-parent's child, with the parent's user: it is started before the first child of the server, and
-again, on the same pipe, when it ends. So what was written meanwhile is not lost.
+The pipe lasts as long as the configuration. The program is the parent's child, with the parent's user:
+it is started before the first child of the server, and again, on the same pipe, when it ends. So what
+was written meanwhile is not lost.
 """
 
 from __future__ import annotations
@@ -20,12 +20,8 @@ class PipedLog:
     def __init__(self, log: str) -> None:
         from shlex import split  # here: few servers have such a log
 
-        line = log.removeprefix("|").removeprefix("|")
-        if line.startswith("$"):
-            self.argv = ["/bin/sh", "-c", line[1:]]
-        else:
-            self.argv = split(line)
-        self.name = line
+        self.name = line = log.removeprefix("|").removeprefix("|")
+        self.argv = ["/bin/sh", "-c", line[1:]] if line.startswith("$") else split(line)
         self.pid = 0
         self.reading, self.writing = os.pipe()
 
@@ -51,8 +47,7 @@ def open_pipe(log: str) -> int:
 def close_pipe(fd: int) -> None:
     """Close a log; its program, if it has one, sees the end once no process writes any more."""
     os.close(fd)
-    pipe = _pipes.pop(fd, None)
-    if pipe is not None:
+    if pipe := _pipes.pop(fd, None):
         os.close(pipe.reading)
         _ended.add(pipe.pid)
 

@@ -5,11 +5,8 @@
 
 The parent holds the writing end, every child of the generation the reading end. A byte goes to
 exactly one reader, whichever is waiting, so "retire one idle child" needs no choice of a victim.
-The end of file comes when the parent closes its end (a graceful restart or stop) and also when the
-parent dies, killed with SIGKILL perhaps: children never outlive their parent.
-
-Apache's prefork cannot wait for a connection and the pipe at once, so its parent also opens a
-dummy connection to itself, which shows in the access log. Ours waits on both and needs none.
+The end of file comes when the parent closes its end (a graceful restart or stop) or is killed:
+children never outlive their parent.
 """
 
 from __future__ import annotations
@@ -30,26 +27,18 @@ class PipeOfDeath:
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
 
-    # -- parent -------------------------------------------------------------------------------
-
     def retire_one(self) -> None:
-        """Ask one child of this generation to leave."""
         try:
             os.write(self._write, BYTE)
         except BlockingIOError:
             pass  # 64 Ki requests to leave are waiting already
 
-    def retire_all(self) -> None:
-        """Ask this whole generation to leave."""
-        self.close()
-
     def close(self) -> None:
+        """In the parent: ask this whole generation to leave."""
         for fd in (self._read, self._write):
             if fd >= 0:
                 os.close(fd)
         self._read = self._write = -1
-
-    # -- child --------------------------------------------------------------------------------
 
     def only_read(self) -> None:
         """A child must not hold the writing end, or it would never see its own end of file."""
@@ -57,7 +46,6 @@ class PipeOfDeath:
         self._write = -1
 
     def fileno(self) -> int:
-        """The reading end, to wait on."""
         return self._read
 
     def called(self) -> bool:
@@ -87,9 +75,8 @@ class PipeOfDeath:
 class Lifeline:
     """A pipe that the parent never writes to: its end of file means the parent is gone.
 
-    A child that is busy reads no pipe. `hold` has the kernel send it SIGTERM at the end of file
-    instead: O_ASYNC on a description of its own (opening /proc/self/fd/N makes one, as signal
-    ownership belongs to the description, which forked children would otherwise share).
+    A child that is busy reads no pipe. `hold` has the kernel send it SIGTERM at the end of file: O_ASYNC
+    on an open file description of its own (opening /proc/self/fd/N makes one), which owns the signal.
     """
 
     def __init__(self) -> None:

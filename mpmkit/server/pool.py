@@ -1,12 +1,6 @@
 """The pool: the child processes of the server, and the rows of the scoreboard that are theirs.
 
-    start, make_child    fork into free slots
-    maintain             one pass of idle maintenance: look, plan, then fork or retire
-    reap                 collect the dead; replace those that crashed (worker, event)
-    reclaim              end all children, with SIGKILL if need be
-
-What to do is decided by policy/maintenance.py, a pure function; the pool does it. When to do it is
-decided by the control process (parent.py).
+policy/maintenance.py, a pure function, decides what to do; the control process (parent.py), when.
 """
 
 from __future__ import annotations
@@ -16,25 +10,18 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from mpmkit.config.directives import MPMS
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, STARTING
-from mpmkit.server import piped
+from mpmkit.server import piped, process
 from mpmkit.server.child import CHILD_FAILED, CHILD_FATAL, CHILD_SICK, Child, Setup, exit_status
 from mpmkit.server.listen import Listener, dummy_connection, has_pending_connection
 from mpmkit.server.logs import ErrorLog
 from mpmkit.server.pod import Lifeline, PipeOfDeath
-from mpmkit.server.process import (
-    drop_privileges,
-    fork_with_signals_blocked,
-    kill,
-    set_child_signals,
-    use_batch_scheduling,
-)
 from mpmkit.server.scoreboard import Scoreboard
 
 # Messages that differ only in their number: (prefork, worker, event).
@@ -52,11 +39,7 @@ AH = {
 }
 
 # How children that do not exit are ended (ap_reclaim_child_processes): seconds, signal.
-RECLAIM = [
-    (0.0, signal.SIGTERM),
-    *((s, signal.SIGTERM) for s in (3.0, 5.0, 7.0)),
-    (9.0, signal.SIGKILL),
-]
+RECLAIM = [*((s, signal.SIGTERM) for s in (0.0, 3.0, 5.0, 7.0)), (9.0, signal.SIGKILL)]
 AFTER_KILL = 1.0  # seconds that a child has to end after SIGKILL
 
 # Deaths by these were ordered, they are no crash.
@@ -101,36 +84,27 @@ class Pool:
 
     @property
     def alive(self) -> bool:
-        """Is there any child?"""
         return bool(self._slots or self._extra)
 
     @property
     def slots(self) -> list[int]:
-        """The rows of the scoreboard that are in use."""
         return list(self._slots.values())
 
     def note(self, what: str, text: str, level: str = "notice") -> None:
-        """Write to the error log what each MPM has a message number of its own for (AH)."""
+        """A line of the error log for which each MPM has a number of its own (AH)."""
         mpm = self.setup.directives.mpm
         self.errors.write(level, text, ah=AH[what][MPMS.index(mpm)], module=f"mpm_{mpm}")
 
-    # -- forking ------------------------------------------------------------------------------
-
     def start(self, count: int) -> int:
-        """Fork up to `count` children into the lowest free slots; returns how many there were."""
-        started = 0
-        for row in self.board.rows(count).processes[: self._usable_slots()]:
-            if started == count:
-                break
-            if not row.pid:
-                self.make_child(row.slot)
-                started += 1
-        return started
-
-    def _usable_slots(self) -> int:
-        """Event may use every slot of ServerLimit, the others only those for MaxRequestWorkers."""
+        """Fork up to `count` children into the lowest free slots; returns how many there were. Event may
+        use every slot of ServerLimit, the others only those for MaxRequestWorkers."""
         d = self.setup.directives
-        return d.ServerLimit if d.mpm == "event" else d.process_limit
+        usable = d.ServerLimit if d.mpm == "event" else d.process_limit
+        rows = self.board.rows(count).processes[:usable]
+        free = [row.slot for row in rows if not row.pid][:count]
+        for slot in free:
+            self.make_child(slot)
+        return len(free)
 
     def start_programs(self) -> None:
         """Those that logs are written to."""
@@ -147,7 +121,7 @@ class Pool:
         self.board.set_states(slot, STARTING, threads, only=(DEAD, GRACEFUL))
         gc.freeze()  # what exists now is never collected: the children's pages stay shared
         try:
-            pid = fork_with_signals_blocked()
+            pid = process.fork_with_signals_blocked()
         except OSError as error:
             self.note("fork", f"fork: {error.strerror}; no child for slot {slot}", "error")
             self.board.died(slot)
@@ -161,8 +135,8 @@ class Pool:
         """Runs in the child, and does not return."""
         status = CHILD_FATAL
         try:
-            set_child_signals()
-            use_batch_scheduling()
+            process.set_child_signals()
+            process.use_batch_scheduling()
             for fd in self._parents_own:
                 os.close(fd)
             self.pod.only_read()
@@ -180,27 +154,22 @@ class Pool:
 
     def serve(self, slot: int) -> int:
         """Be the child of that slot; returns its exit status."""
-        drop_privileges(self.setup.directives)
+        process.drop_privileges(self.setup.directives)
         if self.setup.directives.threaded:
             import threading
 
             threading.excepthook = self._thread_failed
-            self._set_stack_size(threading.stack_size)
+            size = self.setup.directives.ThreadStackSize
+            try:
+                threading.stack_size(size)
+            except ValueError:
+                text = f"ThreadStackSize {size} cannot be: the system's own is used"
+                self.note("stack", text, "warn")
         return self.child_class(self, slot).child_main()
 
-    def _set_stack_size(self, set_size: Callable[[int], int]) -> None:
-        """ThreadStackSize, for threads that are still to be started."""
-        size = self.setup.directives.ThreadStackSize
-        try:
-            set_size(size)
-        except ValueError:
-            self.note(
-                "stack", f"ThreadStackSize {size} cannot be: the system's own is used", "warn"
-            )
-
     def _thread_failed(self, failure: Any) -> None:
-        """In a child: an error in the server's own code ends the process, as a crash of httpd's would.
-        A process that goes on without one of its threads would be worse."""
+        """In a child: an error in the server's own code ends the process, as a crash of httpd's would. To
+        go on without one of its threads would be worse."""
         os._exit(self._failed(failure.exc_value))
 
     def _failed(self, error: BaseException) -> int:
@@ -213,11 +182,8 @@ class Pool:
         if self.setup.service.access is not None:
             self.setup.service.access.flush()
 
-    # -- once a second ------------------------------------------------------------------------
-
     def maintain(self) -> None:
-        """A second has passed: start the children still owed; if there are none, one pass of idle
-        maintenance."""
+        """A second has passed: start the children still owed, or else one pass of idle maintenance."""
         self._deaths_in_series = 0
         died = self.reap()  # the slots of children that died during this second are free
         if self.to_start:
@@ -242,20 +208,18 @@ class Pool:
             self.pod.retire_one()
 
     def _wake_for_waiting_connections(self) -> None:
-        """The kernel wakes one child for each connection (EPOLLEXCLUSIVE). If that one is killed or
-        stopped before it accepts, the connection would wait for the next to come. So let there be a next
-        one: at once after a child was killed, else when one waits for the second time."""
+        """The kernel wakes one child for each connection (EPOLLEXCLUSIVE). If that one is killed or stopped
+        before it accepts, the connection would wait for the next to come. So make one: at once after a
+        child was killed, else when one waits for the second time."""
         waiting = {sock for sock in self.listeners if has_pending_connection(sock)}
         for sock in waiting if self._killed else waiting & self._waited:
             dummy_connection(sock)
         self._waited = waiting
         self._killed &= bool(waiting)  # look again in a second
 
-    # -- deaths -------------------------------------------------------------------------------
-
     def reap(self) -> int:
-        """Collect all dead children, and replace at once those that crashed (worker, event). Returns
-        how many there were."""
+        """Collect all dead children; worker and event replace at once those that crashed. Returns how
+        many there were."""
         count = 0
         while self.alive:
             try:
@@ -334,10 +298,10 @@ class Pool:
     def _signal_all(self, number: int, *, complain: bool) -> None:
         for pid in (*self._slots, *self._extra):
             if complain:
-                name = signal.Signals(number).name
-                text = f"child process {pid} still did not exit, sending a {name}"
-                level, ah = (
-                    ("error", "AH00046") if number == signal.SIGKILL else ("warn", "AH00045")
-                )
-                self.errors.write(level, text, ah=ah)
-            kill(pid, number)
+                text = f"child process {pid} still did not exit, sending a {signal.Signals(number).name}"
+                level, ah = ("error", 46) if number == signal.SIGKILL else ("warn", 45)
+                self.errors.write(level, text, ah=f"AH000{ah}")
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass  # it has ended by itself

@@ -3,12 +3,12 @@
 A forked child shares its parent's memory until one of them writes to it; then the kernel gives the
 writer a copy of the page. What runs for the first few times writes a lot: Python specialises its
 bytecode, and until it has, each attribute is looked up by its name, whose reference count is written.
-If each child does that, each child has its own copies. If the parent has done it, they are shared.
+If the parent has done it, the pages are shared.
 
-So this is not a measurement and not a check: the same code as in a child, on a socket of its own, with
-the sample page, without a trace in the scoreboard or a log. In each of ROUNDS all is made anew and
-nothing is remembered: what a child does once in its life (its start, the first look at a head, a path
-and a file) has to run here as often as what it does at each request. It takes some 20 ms.
+So the same code as in a child runs here, on a socket of its own, with the sample page, without a trace
+in the scoreboard or a log. In each of ROUNDS all is made anew: what a child does once in its life (its
+start, the first look at a head, a path and a file) has to run as often as what it does at each request.
+It takes some 20 ms.
 
 prefork rehearses a whole child, from its birth to its end. No thread may run before a fork, so worker
 and event rehearse what a thread of theirs does with a connection.
@@ -21,7 +21,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -46,8 +46,8 @@ CLIENTS = (
     b"GET / HTTP/1.0\r\nHost: localhost\r\nUser-Agent: rehearsal/%d\r\n\r\n",
     b"GET /missing/%d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
 )
-# What is taken over from the server's own directives: whatever decides which code of this package
-# runs, and runs nothing else. A list of what is left out would forget the next directive.
+# What is taken over from the server's own directives: what decides which code of this package runs, and
+# runs nothing else.
 SITE = (
     "Timeout", "KeepAlive", "KeepAliveTimeout", "MaxKeepAliveRequests", "RequestReadTimeout",
     "LimitRequestLine", "LimitRequestFieldSize", "LimitRequestFields", "HttpProtocolOptions",
@@ -63,14 +63,14 @@ MOST_FILLED = 4096  # objects of one size, should the memory not be as described
 _filling: list[Any] = []
 
 
+@dataclass
 class Rehearsal:
     """The context of a child that runs in the parent's own process (server/child.py)."""
 
-    def __init__(self, setup: Setup, listener: Listener, board: Scoreboard) -> None:
-        self.setup = setup
-        self.listeners = [listener]
-        self.board = board
-        self.pod = PipeOfDeath()
+    setup: Setup
+    listeners: list[Listener]
+    board: Scoreboard
+    pod: PipeOfDeath
 
 
 def rehearse(
@@ -81,9 +81,9 @@ def rehearse(
 ) -> None:
     """Serve what CLIENTS send, ROUNDS times, from `document_root`, as a `child_class` would.
 
-    `handler` makes the handler of given directives. These are the defaults with SITE's from
-    `directives`: nothing of the site's own runs, for it may have effects, and this process may be
-    root. Without a loopback interface nothing is rehearsed.
+    `handler` makes the handler of given directives: the defaults with SITE's from `directives`. Nothing
+    of the site's own runs: it may have effects, and this process may be root. Without a loopback
+    interface nothing is rehearsed.
     """
     mpm = directives.mpm
     plain = replace(
@@ -108,7 +108,7 @@ def rehearse(
         configure(listener, plain)
         for number in range(ROUNDS):
             service = Service(plain, handler(plain, errors), access, errors)
-            stage = Rehearsal(Setup(plain, service), listener, board)
+            stage = Rehearsal(Setup(plain, service), [listener], board, PipeOfDeath())
             clients = [_client(listener, sent, number) for sent in CLIENTS]
             if directives.threaded:
                 _serve(stage, len(clients))
@@ -129,9 +129,8 @@ def rehearse(
 def fill_gaps() -> None:
     """Take up the gaps in the parent's memory, so that what children make lies close together.
 
-    A free block lies on a page with others' objects, and a child that uses it has a copy of the page:
-    with blocks of 40 sizes in as many gaps that was a quarter of its memory. Where there is no gap
-    left, new objects lie side by side on fresh pages. It costs the parent 0.5 MB, once.
+    A child that uses a free block has a copy of its page, with all the parent's objects there: with
+    blocks of 40 sizes in as many gaps that was a quarter of its memory. It costs the parent 0.5 MB, once.
     """
     gc.collect()  # empties the interpreter's lists of free objects, too
     for size in LARGE_SIZES:
@@ -151,7 +150,7 @@ def fill_gaps() -> None:
 
 
 def _sections(document_root: str) -> tuple[Section, ...]:
-    """So that what decides about sections runs, too: one for each request, one for none."""
+    """What decides about sections runs, too: one for each request, one for none."""
     return (
         Section("Directory", document_root, (Setting("Options", ("+ExecCGI",)),)),
         Section("Location", "/rehearsal", (Setting("Require", ("local",)),)),

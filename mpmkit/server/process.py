@@ -15,12 +15,11 @@ ALL_SIGNALS = tuple(map(int, signal.valid_signals()))
 
 
 def set_child_signals() -> None:
-    """TERM ends a child at once, in the middle of a request if need be (as httpd's children): by the
-    kernel, since a Python handler would wait until a script's C code returns. The others are for the
-    parent alone.
+    """TERM ends a child at once, as httpd's: by the kernel, since a Python handler would wait until a
+    script's C code returns. The others are for the parent alone.
 
-    The functions are those of the C module: `signal`'s own make an enum of each number, and the
-    pages that this writes to would be 0.3 MB more of each child's own memory.
+    By the C module: `signal`'s own functions make an enum of each number, and the pages that this writes
+    to would be 0.3 MB of each child's own memory.
     """
     _signal.set_wakeup_fd(-1)
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
@@ -30,10 +29,7 @@ def set_child_signals() -> None:
 
 
 def fork_with_signals_blocked() -> int:
-    """`os.fork`; in the child all signals stay blocked until `set_child_signals`. Raises OSError.
-
-    By the C functions: what this writes between two forks, each child has a copy of.
-    """
+    """`os.fork`; in the child all signals stay blocked until `set_child_signals`. Raises OSError."""
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ALL_SIGNALS)
     pid = -1
     try:
@@ -47,11 +43,9 @@ def fork_with_signals_blocked() -> int:
 def use_batch_scheduling() -> None:
     """Run under SCHED_BATCH (sched(7)): a thread that wakes up waits until the running one sleeps.
 
-    By default the kernel lets a woken thread interrupt the one that woke it. Under Python the woken
-    one can't go on: it wants the interpreter's lock, which the other is about to take again. With 25
-    threads that made 7 switches of each request, now there is one in four requests.
-
-    Only in place of the default: SCHED_IDLE or SCHED_FIFO is an operator's choice (chrt(1)).
+    By default a woken thread interrupts the one that woke it, and under Python it can't go on: the other
+    has the interpreter's lock. With 25 threads that made 7 switches of each request, now there is one in
+    four requests. SCHED_IDLE or SCHED_FIFO is an operator's choice (chrt(1)), and stays.
     """
     try:
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
@@ -61,18 +55,15 @@ def use_batch_scheduling() -> None:
 
 
 def preload_modules(directives: Directives) -> None:
-    """Import what a child would import only when it needs it: once it has become User, Python's
-    library may be out of its reach, in root's home for instance."""
+    """What a child would import when it needs it: as User it may not reach Python's library (in root's
+    home for instance)."""
     if os.geteuid() == 0 and directives.User is not None:
         import calendar  # noqa: F401
         import traceback  # noqa: F401
 
 
 def drop_privileges(directives: Directives) -> None:
-    """Become User and Group. Only root can; for others the directives have no effect (as in httpd).
-
-    First the groups, then the user: afterwards it would be too late.
-    """
+    """Become User and Group; only root can, for others the directives have no effect (as in httpd)."""
     if os.geteuid() != 0 or (directives.User is None and directives.Group is None):
         return
     import grp
@@ -90,11 +81,3 @@ def drop_privileges(directives: Directives) -> None:
     else:
         os.initgroups(user, gid)
     os.setuid(uid)
-
-
-def kill(pid: int, number: int) -> None:
-    """Send a signal to a process that may have ended."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass

@@ -9,12 +9,10 @@ Apache's own layout (scoreboard.h), as four arrays one after the other:
     texts       client, vhost, protocol and request line of one thread slot
 
 There is no lock. Each record has one writer at a time, a byte and an aligned 64-bit integer are
-written whole, and a reader needs a snapshot, not a transaction. That is what makes a state change
-as cheap as one store.
+written whole, and a reader needs a snapshot, not a transaction: a state change is one store.
 
-With the ScoreBoardFile directive the memory is a named file, as in httpd. `Scoreboard.attach`
-then reads it from another process: no request is spent, and it answers even when every worker
-is busy.
+With ScoreBoardFile the memory is a named file, as in httpd, and `Scoreboard.attach` reads it from
+another process: that costs no request, and needs no idle worker.
 """
 
 from __future__ import annotations
@@ -41,29 +39,23 @@ MAGIC = int.from_bytes(b"mpmkit01", "little")
 ) = range(10)  # fmt: skip
 HEADER = 16
 
-# Process fields, in order, all 64-bit, with ProcessRow's names.
-PROCESS_FIELDS = (
-    "pid", "generation", "quiescing", "not_accepting", "connections", "write_completion",
-    "lingering_close", "keep_alive", "suspended", "wait_io",
-)  # fmt: skip
+# Process fields, all 64-bit, in ProcessRow's order.
 (
     P_PID, P_GENERATION, P_QUIESCING, P_NOT_ACCEPTING, P_CONNECTIONS, P_WRITE_COMPLETION,
-    P_LINGERING_CLOSE, P_KEEP_ALIVE, P_SUSPENDED, P_WAIT_IO,
-) = range(10)  # fmt: skip
-PROCESS = 12
+    P_LINGERING_CLOSE, P_KEEP_ALIVE,
+) = range(8)  # fmt: skip
+PROCESS = 8
 
-# Worker fields. One `pack_into` stores all of them at the end of a request.
-WORKER_FIELDS = (
-    "conn_count", "conn_bytes", "access_count", "bytes_served", "my_access_count",
-    "my_bytes_served", "duration", "last_duration", "last_used", "tid",
-)  # fmt: skip
-WORKER = len(WORKER_FIELDS)
+# Worker fields: WorkerRow's from `conn_count` to `tid`. One `pack_into` stores all of them at the end
+# of a request.
+WORKER = 10
 _store = struct.Struct(f"={WORKER}q").pack_into
 _store_two = struct.Struct("=2q").pack_into
 
 # Bytes of each text.
 CLIENT, VHOST, PROTOCOL, REQUEST = 64, 32, 16, 64
 TEXT = CLIENT + VHOST + PROTOCOL + REQUEST
+_read_texts = struct.Struct(f"{CLIENT}s{VHOST}s{PROTOCOL}s{REQUEST}s").unpack_from
 # Cuts and pads with NULs; the last byte of each is always one.
 _store_request = struct.Struct(f"{PROTOCOL - 1}sx{REQUEST - 1}sx").pack_into
 
@@ -92,12 +84,35 @@ class WorkerRow(NamedTuple):
     request: str
 
 
+def _header(index: int) -> Any:
+    """A number of the header, as an attribute of the scoreboard."""
+
+    def read(board: Scoreboard) -> int:
+        return board._header[index]
+
+    def write(board: Scoreboard, value: int) -> None:
+        board._header[index] = value
+
+    return property(read, write)
+
+
 class Scoreboard:
     """The parent makes one before it forks; children inherit the memory.
+
+    generation           Apache's my_generation: 0 at first, one more at each restart
+    config_generation    how many times the configuration was read, 1 after the start
+    restart_time         ns since the epoch of the start or the last SIGHUP
 
     Raises OSError when the ScoreBoardFile can't be made, MemoryError or OSError when
     ServerLimit × ThreadLimit asks for more memory than there is.
     """
+
+    generation: int = _header(H_GENERATION)
+    config_generation: int = _header(H_CONFIG_GENERATION)
+    restart_time: int = _header(H_RESTART_TIME)
+    process_limit: int = _header(H_PROCESS_LIMIT)
+    threads_per_child: int = _header(H_THREADS_PER_CHILD)
+    parent_pid: int = _header(H_PARENT_PID)
 
     _used = 0  # the parent's: slots that had a child since the start or the last SIGHUP
     # `name:port` of the server, for the children's records; the parent sets it before it forks.
@@ -105,29 +120,25 @@ class Scoreboard:
     make_slot: Callable[[Scoreboard, int, int], WorkerSlot] | None = None  # with virtual hosts
 
     def __init__(self, directives: Directives, path: str | None = None) -> None:
-        self._lay_out(directives.ServerLimit, directives.ThreadLimit)
         self.path = path
-        if path is None:
-            self._map = mmap.mmap(-1, self._size)
-        else:
-            self._map = _mapped_file(path, self._size)
-        self._open_views()
-        header = self._header
-        header[H_MPM] = MPMS.index(directives.mpm)
-        header[H_SERVER_LIMIT] = self.server_limit
-        header[H_THREAD_LIMIT] = self.thread_limit
-        header[H_PARENT_PID] = os.getpid()
-        header[H_CONFIG_GENERATION] = 1
-        header[H_RESTART_TIME] = time.time_ns()
+        self._map_memory(
+            directives.ServerLimit,
+            directives.ThreadLimit,
+            lambda size: mmap.mmap(-1, size) if path is None else _mapped_file(path, size),
+        )
+        self._header[H_MPM] = MPMS.index(directives.mpm)
+        self._header[H_SERVER_LIMIT] = self.server_limit
+        self._header[H_THREAD_LIMIT] = self.thread_limit
+        self.parent_pid = os.getpid()
+        self.config_generation = 1
+        self.restart_time = time.time_ns()
         self.set_limits(directives)
-        header[H_MAGIC] = MAGIC  # last: a reader that finds it finds a whole header
+        self._header[H_MAGIC] = MAGIC  # last: a reader that finds it finds a whole header
 
     @classmethod
     def attach(cls, path: str) -> Scoreboard:
-        """Read another server's ScoreBoardFile (read-only).
-
-        Raises FileNotFoundError when it does not exist (yet), ValueError when it isn't a scoreboard.
-        """
+        """Read another server's ScoreBoardFile. Raises FileNotFoundError when it does not exist (yet),
+        ValueError when it isn't a scoreboard."""
         self = cls.__new__(cls)
         self.path = path
         with open(path, "rb") as file:
@@ -136,12 +147,16 @@ class Scoreboard:
                 text = f"{path} is not an mpmkit scoreboard; name the server's ScoreBoardFile"
                 raise ValueError(text)
             fields = struct.unpack(f"={HEADER}q", head)
-            self._lay_out(fields[H_SERVER_LIMIT], fields[H_THREAD_LIMIT])
-            self._map = mmap.mmap(file.fileno(), self._size, access=mmap.ACCESS_READ)
-        self._open_views()
+            self._map_memory(
+                fields[H_SERVER_LIMIT],
+                fields[H_THREAD_LIMIT],
+                lambda size: mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ),
+            )
         return self
 
-    def _lay_out(self, server_limit: int, thread_limit: int) -> None:
+    def _map_memory(
+        self, server_limit: int, thread_limit: int, mapped: Callable[[int], mmap.mmap]
+    ) -> None:
         self.server_limit = server_limit
         self.thread_limit = thread_limit
         slots = server_limit * thread_limit
@@ -153,9 +168,7 @@ class Scoreboard:
             TEXT * slots,
         )
         self._offsets = [sum(sizes[:i]) for i in range(len(sizes))]
-        self._size = sum(sizes)
-
-    def _open_views(self) -> None:
+        self._map = mapped(sum(sizes))
         view = memoryview(self._map)
         header, processes, states, workers, texts = self._offsets
         self._header = view[header:processes].cast("q")
@@ -165,8 +178,6 @@ class Scoreboard:
         self._texts = view[texts:]
         self._view = view
 
-    # -- written by the parent ----------------------------------------------------------------
-
     def restart(self) -> None:
         """A SIGHUP (no child is left): every record that was in use from zero, RestartTime now."""
         threads = self.thread_limit
@@ -174,69 +185,34 @@ class Scoreboard:
         for start, size in zip(self._offsets[1:], rows, strict=True):
             self._view[start : start + self._used * size] = bytes(self._used * size)
         self._used = 0
-        self._header[H_RESTART_TIME] = time.time_ns()
+        self.restart_time = time.time_ns()
 
     def set_limits(self, directives: Directives) -> None:
         """What mod_status prints depends on the current limits, which a restart may change."""
-        self._header[H_PROCESS_LIMIT] = directives.process_limit
-        self._header[H_THREADS_PER_CHILD] = directives.ThreadsPerChild
-
-    @property
-    def generation(self) -> int:
-        """The running generation (Apache's my_generation): 0 at first, one more at each restart."""
-        return self._header[H_GENERATION]
-
-    @generation.setter
-    def generation(self, value: int) -> None:
-        self._header[H_GENERATION] = value
-
-    @property
-    def config_generation(self) -> int:
-        """How many times the configuration was read (1 after start)."""
-        return self._header[H_CONFIG_GENERATION]
-
-    @config_generation.setter
-    def config_generation(self, value: int) -> None:
-        self._header[H_CONFIG_GENERATION] = value
-
-    @property
-    def restart_time(self) -> int:
-        """Nanoseconds since the epoch of the start or the last SIGHUP."""
-        return self._header[H_RESTART_TIME]
+        self.process_limit = directives.process_limit
+        self.threads_per_child = directives.ThreadsPerChild
 
     @property
     def mpm(self) -> str:
         return MPMS[self._header[H_MPM]]
 
-    @property
-    def process_limit(self) -> int:
-        return self._header[H_PROCESS_LIMIT]
-
-    @property
-    def threads_per_child(self) -> int:
-        return self._header[H_THREADS_PER_CHILD]
-
-    @property
-    def parent_pid(self) -> int:
-        return self._header[H_PARENT_PID]
-
     def born(self, slot: int, pid: int, generation: int) -> None:
         """The parent forked `pid` into `slot`."""
         self._used = max(self._used, slot + 1)
-        base = slot * PROCESS
-        for field in range(PROCESS):
-            self._processes[base + field] = 0
-        self._processes[base + P_GENERATION] = generation
-        self._processes[base + P_PID] = pid
+        self._clear(slot)
+        self._processes[slot * PROCESS + P_GENERATION] = generation
+        self._processes[slot * PROCESS + P_PID] = pid
 
     def died(self, slot: int) -> None:
         """The parent reaped the child of `slot`: no process, every thread DEAD."""
         first = slot * self.thread_limit
         for i in range(first, first + self.thread_limit):
             self._states[i] = DEAD
-        base = slot * PROCESS
-        for field in range(PROCESS):
-            self._processes[base + field] = 0
+        self._clear(slot)
+
+    def _clear(self, slot: int) -> None:
+        for field in range(slot * PROCESS, (slot + 1) * PROCESS):
+            self._processes[field] = 0
 
     def set_states(self, slot: int, state: int, threads: int, *, only: tuple[int, ...]) -> None:
         """Set those of the first `threads` states of a row that are in one of `only`."""
@@ -245,38 +221,30 @@ class Scoreboard:
             if self._states[i] in only:
                 self._states[i] = state
 
-    # -- a child's writers --------------------------------------------------------------------
-
     def process(self, slot: int) -> ProcessSlot:
-        """The writer of a child's process record."""
         return ProcessSlot(self, slot)
 
     def worker(self, slot: int, thread: int = 0) -> WorkerSlot:
-        """The writer of a thread's worker record."""
         return (self.make_slot or WorkerSlot)(self, slot, thread)
 
-    # -- readers ------------------------------------------------------------------------------
-
     def generation_of(self, slot: int) -> int:
-        """The generation of the child in a slot."""
         return self._processes[slot * PROCESS + P_GENERATION]
 
     def rows(self, free: int) -> Snapshot:
-        """For the parent: a picture of the slots that it has ever used, and of `free` more. What a pass
-        costs follows the children that there were at a time, not ServerLimit."""
+        """For the parent: the slots that it has ever used, and `free` more. So a pass costs by the
+        children that there were at a time, not by ServerLimit."""
         return self.snapshot(min(self.server_limit, self._used + free))
 
     def snapshot(self, slots: int | None = None) -> Snapshot:
-        """A frozen picture of every process row, empty slots included (pid 0); or of the first `slots`."""
+        """A frozen picture of every process row, or of the first `slots`; empty ones have pid 0."""
         slots = self.server_limit if slots is None else slots
         threads = self.thread_limit
         states = bytes(self._states[: slots * threads])
         rows = []
         for slot in range(slots):
-            field = self._processes[slot * PROCESS : (slot + 1) * PROCESS].tolist()
-            named = dict(zip(PROCESS_FIELDS, field, strict=False))
+            fields = self._processes[slot * PROCESS : (slot + 1) * PROCESS].tolist()
             row = states[slot * threads : (slot + 1) * threads]
-            rows.append(ProcessRow(slot, states=row, **named))
+            rows.append(ProcessRow(slot, *fields, states=row))  # type: ignore[misc, arg-type]
         return Snapshot(
             server_limit=self.server_limit,
             thread_limit=threads,
@@ -297,18 +265,16 @@ class Scoreboard:
                 counters = self._workers[index * WORKER : (index + 1) * WORKER].tolist()
                 if state == DEAD and not counters[2]:
                     continue
-                text = bytes(self._texts[index * TEXT : (index + 1) * TEXT])
-                cut = [0, CLIENT, CLIENT + VHOST, CLIENT + VHOST + PROTOCOL, TEXT]
                 texts = [
-                    text[a:b].split(b"\0", 1)[0].decode("latin-1")
-                    for a, b in zip(cut, cut[1:], strict=False)
+                    text.split(b"\0", 1)[0].decode("latin-1")
+                    for text in _read_texts(self._texts, index * TEXT)
                 ]
                 fields = (slot, thread, pid, generation, state, *counters, *texts)
                 rows.append(WorkerRow._make(fields))
         return rows
 
     def totals(self) -> tuple[int, int, int]:
-        """(accesses, bytes served, summed duration in ns) over all slots since RestartTime."""
+        """(accesses, bytes served, duration in ns) over all slots since RestartTime."""
         w = self._workers
         return (sum(w[2::WORKER]), sum(w[3::WORKER]), sum(w[6::WORKER]))
 
@@ -321,11 +287,8 @@ class Scoreboard:
 
 
 def _mapped_file(path: str, size: int) -> mmap.mmap:
-    """An empty ScoreBoardFile with all of its blocks, so that no write meets a full disk (SIGBUS).
-
-    Not through a link, nor a file of another user, who could have us write elsewhere or cut it short.
-    Raises OSError.
-    """
+    """An empty ScoreBoardFile with all of its blocks, so that no write meets a full disk (SIGBUS). Not
+    through a link, nor a file of another user, who could cut it short. Raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         own_file(fd, path)
@@ -355,7 +318,7 @@ class ProcessSlot:
         self._fields[self._base + P_QUIESCING] = 1
 
     def not_accepting(self, value: bool) -> None:
-        """Event: the listener has stopped listening (`accepting=no`), or goes on."""
+        """Event: the listener has stopped listening, or goes on."""
         self._fields[self._base + P_NOT_ACCEPTING] = value
 
     def connections(self, total: int, writing: int, keep_alive: int, closing: int) -> None:
@@ -368,10 +331,7 @@ class ProcessSlot:
 
 
 class WorkerSlot:
-    """The writer of one thread's worker record.
-
-    The thread keeps its counters as plain numbers and stores them together once a request.
-    """
+    """The writer of one thread's worker record: its counters are stored together once a request."""
 
     __slots__ = (
         "_index", "_offset", "_states", "_text", "_texts", "_view", "access_count", "bytes_served",
@@ -397,11 +357,9 @@ class WorkerSlot:
         self.vhost(board.vhost)
 
     def set(self, state: int) -> None:
-        """Show `state` (a number of `states.py`)."""
         self._states[self._index] = state
 
     def get(self) -> int:
-        """The state that is shown."""
         return self._states[self._index]
 
     def connected(self, client: bytes) -> None:
@@ -417,13 +375,11 @@ class WorkerSlot:
         _store_request(self._texts, self._text + CLIENT + VHOST, protocol, line)
 
     def vhost(self, name: str) -> None:
-        """The name of the server that answers."""
         start = self._text + CLIENT
         self._texts[start : start + VHOST] = text_field(name, VHOST)
 
     def served(self, sent: int, took: int, now: int) -> None:
-        """One request done: `sent` bytes in both directions (as mod_logio counts for mod_status), `took`
-        ns, at `now` ns. Counted when it is logged."""
+        """One request done, at `now` ns: `sent` bytes in both directions (as mod_logio counts), `took` ns."""
         self.conn_count += 1
         self.conn_bytes += sent
         self.access_count += 1

@@ -5,16 +5,13 @@
     socket <── send <── outgoing ──┘                 └──< what we answer
 
 OpenSSL works on two buffers in memory and never sees the socket. So everything that `Connection`
-knows about waiting holds here, too: a read waits in the kernel with the socket's own timeout, event
-reads without waiting, and what a slow client does not take stays in `pending`, already encrypted.
+knows about waiting holds here, too. Two things are different:
 
-Two things are different, and both are about records, the pieces that TLS encrypts (up to 16 KiB):
-
-* A read takes whole records, so it may find more than was asked for. `recv` returns all that it can
-  decrypt: nothing waits in OpenSSL, where no epoll would see it.
+* A read takes whole records, the pieces that TLS encrypts (up to 16 KiB), so it may find more than was
+  asked for. `recv` returns all that it can decrypt: nothing waits in OpenSSL, where no epoll would see it.
 * The handshake comes before the first request. The thread that reads the request makes it, never
   the listener: a client that does not go on with it costs a worker, for as long as
-  RequestReadTimeout's `handshake` and Timeout allow, as a slow request does.
+  RequestReadTimeout's `handshake` and Timeout allow.
 
 Sessions are resumed by tickets. Their key is made with the context, before the fork, so any child
 can resume what another one began.
@@ -22,6 +19,7 @@ can resume what another one began.
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from time import monotonic
@@ -29,7 +27,6 @@ from time import monotonic
 from mpmkit.config.directives import DirectiveError, Directives
 from mpmkit.config.values import RequestReadTimeout
 from mpmkit.http.messages import Request, RequestError
-from mpmkit.policy.timeouts import ReadDeadline
 from mpmkit.server.connection import Connection, Disconnected, Received
 
 RECORD = 16384 + 512  # bytes of one read: a whole record, and what encryption adds to it
@@ -38,82 +35,61 @@ _NOW = socket.MSG_DONTWAIT
 
 
 def context_for(directives: Directives) -> ssl.SSLContext:
-    """What all connections have in common: certificate, key, versions, ciphers.
-
-    Raises DirectiveError that names the directive and the remedy.
-    """
-    certificate, key = directives.SSLCertificateFile, directives.SSLCertificateKeyFile
+    """What all connections have in common: certificate, key, versions, ciphers. Raises DirectiveError."""
+    name, certificate = "SSLCertificateFile", directives.SSLCertificateFile
     if certificate is None:
-        raise DirectiveError(
+        text = (
             "TLS needs SSLCertificateFile: name a certificate in PEM, or write SSLEngine Off "
-            "(mpmkit serve --tls makes a certificate for a lab)",
-            directive="SSLCertificateFile",
-            ah="AH02572",
+            "(mpmkit serve --tls makes a certificate for a lab)"
         )
-    for name, file in (("SSLCertificateFile", certificate), ("SSLCertificateKeyFile", key)):
-        if file is None:
-            continue
-        try:
-            with open(file, "rb") as opened:
-                opened.read(1)
-        except OSError as error:
-            raise DirectiveError(
-                f"{name} {file}: {error.strerror}: name a file in PEM that can be read",
-                directive=name,
-                ah="AH02565" if name.endswith("KeyFile") else "AH02561",
-            ) from None
+        raise DirectiveError(text, directive=name, ah="AH02572")
+    _check_pem(name, certificate, "AH02561", "CERTIFICATE", "no certificate in PEM: name one")
+    name = "SSLCertificateKeyFile" if directives.SSLCertificateKeyFile else name
+    key = directives.SSLCertificateKeyFile or certificate
+    _check_pem(name, key, "AH02564", "KEY", "no private key in PEM: name the certificate's key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     versions = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
     context.minimum_version = versions[directives.SSLProtocol[0]]
     context.maximum_version = versions[directives.SSLProtocol[-1]]
+    context.set_alpn_protocols(["http/1.1"])
     try:
         # There is no one to ask for the pass phrase of a key: the answer is an empty one.
         context.load_cert_chain(certificate, key, password=b"")
     except ssl.SSLError as error:
-        raise _bad_files(certificate, key, error) from None
-    if directives.SSLCipherSuite is not None:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            why = f"the key is not that of {certificate}: name the one made with it"
+            raise _refused(name, key, why, "AH02565") from None
+        why = (
+            f"OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted "
+            "(`openssl pkey -in KEY -out NEW` takes the pass phrase away), a certificate not cut short"
+        )
+        raise _refused(name, key, why, "AH02564") from None
+    if (ciphers := directives.SSLCipherSuite) is not None:
         try:
-            context.set_ciphers(directives.SSLCipherSuite)
+            context.set_ciphers(ciphers)
         except ssl.SSLError:
-            raise DirectiveError(
-                f"SSLCipherSuite {directives.SSLCipherSuite}: OpenSSL finds no cipher in it; "
-                "`openssl ciphers -v` lists them, and HIGH is a good choice",
-                directive="SSLCipherSuite",
-                ah="AH01898",
-            ) from None
+            why = "OpenSSL finds no cipher in it; `openssl ciphers -v` lists them, and HIGH is a good choice"
+            raise _refused("SSLCipherSuite", ciphers, why, "AH01898") from None
     return context
 
 
-def _bad_files(certificate: str, key: str | None, error: ssl.SSLError) -> DirectiveError:
-    """Which of the two files is it? Only a context that is given one of them can tell."""
-    where = f"SSLCertificateKeyFile {key}" if key else f"SSLCertificateFile {certificate}"
-    name, ah = where.partition(" ")[0], "AH02564"
-    if error.reason == "KEY_VALUES_MISMATCH":
-        text = f"{where}: the key is not that of {certificate}: name the one made with it"
-        ah = "AH02565"
-    elif not _holds(certificate, "CERTIFICATE"):
-        name, ah = "SSLCertificateFile", "AH02561"
-        text = f"SSLCertificateFile {certificate}: no certificate in PEM: name one"
-    elif not _holds(key or certificate, "KEY"):
-        text = f"{where}: no private key in PEM: name the certificate's key"
-    else:
-        text = (
-            f"{where}: OpenSSL cannot use it ({error.reason or error}): a key must not be encrypted "
-            "(`openssl pkey -in KEY -out NEW` takes the pass phrase away), a certificate not cut short"
-        )
-    return DirectiveError(text, directive=name, ah=ah)
+def _check_pem(name: str, file: str, ah: str, kind: str, missing: str) -> None:
+    """Raises DirectiveError unless the file can be read and holds what is wanted."""
+    try:
+        with open(file, encoding="latin-1") as opened:
+            if not re.search(rf"(?m)^-----BEGIN .*{kind}-----\s*$", opened.read()):
+                raise _refused(name, file, missing, ah)
+    except OSError as error:
+        why = f"{error.strerror}: name a file in PEM that can be read"
+        raise _refused(name, file, why, ah) from None
 
 
-def _holds(file: str, what: str) -> bool:
-    with open(file, encoding="latin-1") as opened:
-        return any(
-            line.startswith("-----BEGIN ") and line.rstrip().endswith(f"{what}-----")
-            for line in opened
-        )
+def _refused(name: str, value: str, why: str, ah: str) -> DirectiveError:
+    return DirectiveError(f"{name} {value}: {why}", directive=name, ah=ah)
 
 
 class Session:
-    """The encryption of one connection. Knows the socket, not the connection."""
+    """The encryption of one connection."""
 
     __slots__ = ("_incoming", "_outgoing", "_patience", "_sock", "full", "object")
 
@@ -136,10 +112,9 @@ class Session:
         return True
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """As a socket's `recv`, but all that is there and can be decrypted: `size` is no limit.
-
-        Raises BlockingIOError and OSError as a socket does (a ssl.SSLError is an OSError). A record
-        in many small pieces is one read: the clock of it runs here, for no one else sees the pieces.
+        """As a socket's `recv`, but all that is there and can be decrypted: `size` is no limit. Raises
+        OSError as a socket does (a ssl.SSLError is one). A record in many small pieces is one read: its
+        clock runs here, for no one else sees the pieces.
         """
         read = self.object.read
         began = 0.0
@@ -155,10 +130,8 @@ class Session:
                     while self._incoming.pending or self.object.pending():
                         try:
                             data += read(RECORD)
-                        except ssl.SSLWantReadError:  # the rest of a record is on its way
+                        except ssl.SSLError:  # half a record; or the next read will say it again
                             break
-                        except ssl.SSLError:
-                            break  # the next read will say it again
                 return data
             if began and monotonic() - began > self._patience:
                 raise BlockingIOError
@@ -171,7 +144,7 @@ class Session:
                 self._incoming.write_eof()
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
-        """What to send for `data`, and for whatever OpenSSL itself has to say."""
+        """What to send for `data`, and what OpenSSL itself has to say."""
         left = memoryview(data)
         while left:
             left = left[self.object.write(left) :]
@@ -183,21 +156,20 @@ class Session:
             self.object.unwrap()
         except ssl.SSLError:
             pass  # the client has not said so itself, and nothing waits for it
-        return self._outgoing.read()
+        return self.said()
 
     def said(self) -> bytes:
-        """What OpenSSL has to say during the handshake, an alert included."""
+        """What OpenSSL itself has to say: its part of the handshake, an alert."""
         return self._outgoing.read()
 
 
 def record_time(rule: RequestReadTimeout) -> float:
-    """Seconds that RequestReadTimeout leaves for one record: a stage's, and what its bytes buy."""
-    longest = 0.0
-    for init, rate in ((rule.header_init, rule.header_rate), (rule.body_init, rule.body_rate)):
-        if not init:
-            return float("inf")  # only Timeout counts, for each single read
-        longest = max(longest, init + (RECORD / rate if rate else 0))
-    return longest
+    """Seconds that RequestReadTimeout leaves for one record: a stage's, and what its bytes buy; without
+    a limit for a stage only Timeout counts, for each single read."""
+    stages = ((rule.header_init, rule.header_rate), (rule.body_init, rule.body_rate))
+    return max(
+        init + (RECORD / rate if rate else 0) if init else float("inf") for init, rate in stages
+    )
 
 
 class TlsConnection(Connection):
@@ -213,14 +185,10 @@ class TlsConnection(Connection):
         self.context = context
         self.session: Session | None = None
 
-    @property
-    def scheme(self) -> str:
-        return "https"
-
-    # -- reading ------------------------------------------------------------------------------
+    scheme = "https"
 
     def read_request(self) -> Request | None:
-        """As ever, after the handshake. Raises RequestError 400 for HTTP in the clear, as httpd does."""
+        """After the handshake. Raises RequestError 400 for HTTP in the clear, as httpd does."""
         if self.session is None:
             if not self._handshake():
                 return None
@@ -229,11 +197,9 @@ class TlsConnection(Connection):
 
     def _handshake(self) -> bool:
         """False: there will be no request."""
-        rule, timeout = self._directives.RequestReadTimeout, self._directives.Timeout
-        session = Session(self.context, self.sock, record_time(rule))
-        deadline = ReadDeadline(
-            timeout, rule.handshake_init, rule.handshake_max, rule.handshake_rate, monotonic()
-        )
+        patience = record_time(self._directives.RequestReadTimeout)
+        session = Session(self.context, self.sock, patience)
+        deadline = self.deadline("handshake")
         try:
             while True:
                 data = self._read_by(deadline, RECORD)
@@ -254,23 +220,19 @@ class TlsConnection(Connection):
         except (TimeoutError, OSError, Disconnected):
             return False
         self.session = session
-        counted = self.recv
-        self.recv = session.recv
         if isinstance(
-            counted, Received
-        ):  # for a log's %I: the handshake's bytes, then the decrypted
-            self.recv = Received(session.recv)
-            self.recv.count = counted.count
+            self.recv, Received
+        ):  # for a log's %I: after the handshake's the decrypted bytes
+            self.recv.from_now_on(session.recv)
+        else:
+            self.recv = session.recv
         return True
 
     def fill(self) -> bool:
-        """As ever. The number of decrypted bytes does not show whether there may be more."""
         filled = super().fill()
         if self.session is not None and self.session.full:
-            self.edge = True
+            self.edge = True  # there may be more: the decrypted bytes do not show it
         return filled
-
-    # -- sending ------------------------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
         super().send(data if self.session is None else self._encrypted(data))
@@ -284,14 +246,11 @@ class TlsConnection(Connection):
         assert self.session is not None
         try:
             return self.session.encrypt(data)
-        except ssl.SSLError as error:
-            raise Disconnected(f"TLS: {error.reason}") from None
-
-    # -- closing ------------------------------------------------------------------------------
+        except ssl.SSLError:
+            raise Disconnected from None
 
     def client_is_done(self) -> bool:
-        """Never for sure: the client's own close_notify may be on its way."""
-        return False
+        return False  # its close_notify may be on its way
 
     def half_close(self) -> bool:
         self._say_goodbye()

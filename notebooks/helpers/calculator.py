@@ -7,15 +7,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from html import escape
+from typing import Any
 
+import ipywidgets
+import pandas
+
+from mpmkit.config.directives import MPMS
 from mpmkit.measure.sizing import Sizing, max_request_workers_for
 
-if TYPE_CHECKING:
-    import pandas
-
 GIB = 1 << 30
-RAM = (0.5, 64.0)  # GiB, the slider's ends
 
 
 def answer(
@@ -34,23 +35,16 @@ def answer(
 def answers(memory: Any, ram_gib: list[float], mpms: list[str]) -> pandas.DataFrame:
     """A row for each size of memory, a column for each MPM: MaxRequestWorkers, by PSS, and what
     summed RSS would say. A machine without room for one worker has 0."""
-    import pandas
-
-    rows = []
-    for ram in ram_gib:
-        row: dict[tuple[str, str], int] = {}
-        for mpm in mpms:
-            try:
-                size = _size(memory, ram, mpm, 0, 25)
-                row[mpm, "PSS"], row[mpm, "summed RSS"] = size.workers, size.by_rss or 0
-            except ValueError:
-                row[mpm, "PSS"] = row[mpm, "summed RSS"] = 0
-        rows.append(row)
-    return pandas.DataFrame(
-        rows,
-        index=pandas.Index([f"{ram:g} GiB" for ram in ram_gib]),
-        columns=pandas.MultiIndex.from_tuples(list(rows[0]) if rows else []),
-    )
+    found: dict[tuple[str, str], list[int]] = {}
+    for ram, mpm in ((ram, mpm) for ram in ram_gib for mpm in mpms):
+        try:
+            size = _size(memory, ram, mpm, 0, 25)
+            workers = {"PSS": size.workers, "summed RSS": size.by_rss or 0}
+        except ValueError:
+            workers = {"PSS": 0, "summed RSS": 0}
+        for how, count in workers.items():
+            found.setdefault((mpm, how), []).append(count)
+    return pandas.DataFrame(found, index=[f"{ram:g} GiB" for ram in ram_gib])
 
 
 def _size(memory: Any, ram_gib: float, mpm: str, idle: int, threads: int) -> Sizing:
@@ -66,14 +60,9 @@ def _size(memory: Any, ram_gib: float, mpm: str, idle: int, threads: int) -> Siz
 def calculator(memory: Any) -> Any:
     """An ipywidgets box: sliders for memory, idle connections and ThreadsPerChild, a choice of the
     MPM, and the answer below, which follows them."""
-    import ipywidgets
-
     records = memory.to_frame() if hasattr(memory, "to_frame") else memory
-    there = [
-        mpm
-        for mpm in ("prefork", "worker", "event")
-        if len(records[(records["mpm"] == mpm) & (records["against"] == "busy")])
-    ]
+    busy = set(records[records["against"] == "busy"]["mpm"])
+    there = [mpm for mpm in MPMS if mpm in busy]
     wide = {"style": {"description_width": "11em"}, "layout": {"width": "36em"}}
     ram = ipywidgets.FloatLogSlider(
         value=4,
@@ -85,20 +74,15 @@ def calculator(memory: Any) -> Any:
         description="memory, GiB",
         **wide,
     )
-    idle = ipywidgets.IntSlider(
-        value=0, min=0, max=10_000, step=100, description="idle connections", **wide
-    )
+    idle = ipywidgets.IntSlider(max=10_000, step=100, description="idle connections", **wide)
     threads = ipywidgets.IntSlider(value=25, min=1, max=64, description="ThreadsPerChild", **wide)
     mpm = ipywidgets.ToggleButtons(options=there, value=there[-1], description="MPM")
     result = ipywidgets.HTML()
 
     def show(_: object = None) -> None:
-        from html import escape
-
         idle.disabled, threads.disabled = mpm.value != "event", mpm.value == "prefork"
-        text = answer(
-            records, ram.value, mpm.value, idle=idle.value, threads_per_child=threads.value
-        )
+        given = {"idle": idle.value, "threads_per_child": threads.value}
+        text = answer(records, ram.value, mpm.value, **given)
         result.value = f"<pre style='line-height:1.4'>{escape(text)}</pre>"
 
     for part in (ram, idle, threads, mpm):

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, NamedTuple
 
 from mpmkit.config.checks import check
-from mpmkit.config.directives import Directives
 from mpmkit.config.keywords import from_keywords
+from mpmkit.lab.clients import KeepAliveClients
 from mpmkit.launcher import Server
+from mpmkit.measure.monitor import Watch
 from mpmkit.policy import admission
 from mpmkit.policy.simulator import simulate
 
@@ -33,7 +35,7 @@ FORKS: dict[str, Any] = {
 }
 CLIENTS = 40
 LIMITED = {"MaxRequestWorkers": 1000, "ServerLimit": 16, "ThreadsPerChild": 25}
-ADMITS = {"threads_per_child": 8, "idle": 3, "factor": 2.0}
+THREADS, IDLE, FACTOR = 8, 3, 2
 SCOREBOARDS = {
     "RRRRRRRR": "RequestReadTimeout",
     "KKKKKKKK": "KeepAliveTimeout",
@@ -52,455 +54,340 @@ class Verdict(NamedTuple):
         return self.right
 
     def __repr__(self) -> str:
-        return "\n".join(
-            [
-                f"{'RIGHT' if self.right else 'NOT YET'}: {self.says}",
-                *([f"Look at: {self.hint}"] if self.hint else []),
-            ]
-        )
+        hint = f"\nLook at: {self.hint}" if self.hint else ""
+        return f"{'RIGHT' if self.right else 'NOT YET'}: {self.says}{hint}"
 
 
-def _check(look: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
-    """A check that says so of an answer not given yet, and tells of an error instead of raising it."""
-
-    @wraps(look)
-    def safe(answer: Any) -> Verdict:
-        if answer is ... or answer is None:
-            return _no("there is no answer yet: put yours in the place of the ...")
-        try:
-            return look(answer)
-        except Exception as error:
-            return _no(
-                f"your answer could not be tried: {type(error).__name__}: {error}",
-                "the cell of the answer; run it again from the top",
-            )
-
-    return safe
+class NotYet(Exception):
+    """An answer that is not right: what the verdict says."""
 
 
-def _no(says: str, hint: str = "") -> Verdict:
-    return Verdict(False, says, hint)
+Check = Callable[[Any], Verdict]
+_every: dict[str, Check] = {}
 
 
-def _number(answer: Any, unit: str) -> Verdict | None:
-    """A verdict if the answer is not a finite number."""
-    if isinstance(answer, bool) or not isinstance(answer, numbers.Real):
-        return _no(f"a number of {unit} is asked for, not {_shown(answer)}")
-    if not math.isfinite(answer):
-        return _no(f"{answer} is not a number of {unit}")
-    return _no(f"a number of {unit} can't be below 0") if answer < 0 else None
+def every() -> dict[str, Check]:
+    """Every check by its name, in the order of this file."""
+    return dict(_every)
 
 
-def _shown(answer: Any) -> str:
+def _check(hint: str) -> Callable[[Callable[[Any], str]], Check]:
+    """Make a check of a function that returns why an answer is right, or raises NotYet. An error of the
+    answer's own becomes a sentence, too. hint: where to look."""
+
+    def made(look: Callable[[Any], str]) -> Check:
+        @wraps(look)
+        def safe(answer: Any) -> Verdict:
+            if answer is ... or answer is None:
+                return Verdict(False, "there is no answer yet: put yours in the place of the ...")
+            try:
+                return Verdict(True, look(answer))
+            except NotYet as why:
+                return Verdict(False, str(why), hint)
+            except Exception as error:
+                says = f"your answer could not be tried: {type(error).__name__}: {error}"
+                return Verdict(False, says, "the cell of the answer; run it again from the top")
+
+        _every[look.__name__] = safe
+        return safe
+
+    return made
+
+
+def _asked(what: str, answer: Any) -> NotYet:
     text = repr(answer)
-    return f"{text[:40]}{'…' * (len(text) > 40)} ({type(answer).__name__})"
+    shown = f"{text[:40]}{'…' * (len(text) > 40)} ({type(answer).__name__})"
+    return NotYet(f"{what} is asked for, not {shown}")
+
+
+def _number(answer: Any, unit: str) -> float:
+    """The answer as a finite number from 0."""
+    if isinstance(answer, bool) or not isinstance(answer, numbers.Real):
+        raise _asked(f"a number of {unit}", answer)
+    if not math.isfinite(answer):
+        raise NotYet(f"{answer} is not a number of {unit}")
+    if answer < 0:
+        raise NotYet(f"a number of {unit} can't be below 0")
+    return float(answer)
+
+
+def _quantity(
+    answer: Any, true: float, unit: str, slips: Mapping[Any, str], near: float = 0.0
+) -> None:
+    """Whether it is that number, or as near; the usual slips have a sentence each."""
+    given = _number(answer, unit)
+    if math.isclose(given, true, rel_tol=near):
+        return
+    for value, slip in slips.items():
+        if math.isclose(given, value, rel_tol=near):
+            raise NotYet(f"{answer:g} {unit}: {slip}")
+    raise NotYet(f"{answer:g} {unit} is too {'many' if given > true else 'few'}")
+
+
+def _word(answer: Any, true: str, slips: Mapping[str, str]) -> None:
+    """Whether it is that word; each of the others has a sentence."""
+    words = ", ".join((*slips, true))
+    if isinstance(answer, bool) or not isinstance(answer, (str, int)):
+        raise _asked(f"a word, one of {words},", answer)
+    word = str(answer).strip().lower()
+    if word != true:
+        raise NotYet(slips.get(word, f"{word[:40]!r} is not one of {words}"))
 
 
 # ---------------------------------------------------------------- prefork and worker
 
 
-@_check
-def forks(answer: Any) -> Verdict:
+@_check('the figure "The pool breathes" in 01, and MinSpareServers')
+def forks(answer: Any) -> str:
     """How many children prefork's parent forks, second by second (a list), until there are enough."""
     if not isinstance(answer, (list, tuple)) or not all(type(n) is int for n in answer):
-        return _no(f"a list of whole numbers is asked for, one a second, not {_shown(answer)}")
+        raise _asked("a list of whole numbers, one a second,", answer)
     run = simulate("prefork", busy=CLIENTS, seconds=12, **FORKS)
-    true = [second.spawned for second in run.seconds if second.t and second.spawned]
-    where = 'the figure "The pool breathes" in 01, and MinSpareServers'
-    if list(answer) == true:
-        return Verdict(
-            True,
-            "the rate doubles each second in which too few children are idle, up to 32 "
-            "a second, and the parent stops when MinSpareServers are idle",
-        )
-    if list(answer[:1]) == [FORKS["StartServers"]]:
-        return _no(
+    true = [second.spawned for second in run if second.t and second.spawned]
+    first, idle = FORKS["StartServers"], FORKS["MinSpareServers"]
+    if list(answer[:1]) == [first]:
+        raise NotYet(
             "the StartServers were forked before the first client came; begin with the first "
-            "second that follows",
-            where,
+            "second that follows"
         )
     if len(set(answer)) == 1 and len(answer) > 1:
-        return _no(
+        raise NotYet(
             "the same number each second: the parent ends children one a second, but it forks "
-            "faster the longer there are too few",
-            where,
+            "faster the longer there are too few"
         )
     for second, (yours, its) in enumerate(zip(answer, true, strict=False), 1):
         if yours != its:
-            return _no(
+            raise NotYet(
                 f"in second {second} the parent forks {its}, you say {yours}: the rate is twice "
-                "that of the second before",
-                where,
+                "that of the second before"
             )
     if len(answer) < len(true):
-        return _no(
-            f"right so far, but after {len(answer)} seconds there are "
-            f"{FORKS['StartServers'] + sum(answer)} children for {CLIENTS} clients, and "
-            f"{FORKS['MinSpareServers']} shall be idle",
-            where,
+        raise NotYet(
+            f"right so far, but after {len(answer)} seconds there are {first + sum(answer)} children "
+            f"for {CLIENTS} clients, and {idle} shall be idle"
         )
-    return _no(
-        f"the parent stops after {len(true)} seconds: it has "
-        f"{FORKS['StartServers'] + sum(true)} children, which is enough",
-        where,
+    if len(answer) > len(true):
+        raise NotYet(
+            f"the parent stops after {len(true)} seconds: it has {first + sum(true)} children, "
+            "which is enough"
+        )
+    return (
+        "the rate doubles each second in which too few children are idle, up to 32 a second, and the "
+        "parent stops when MinSpareServers are idle"
     )
 
 
-@_check
-def full_house(answer: Any) -> Verdict:
+@_check('the listen queue in 01, "When processes run out", and ListenBacklog')
+def full_house(answer: Any) -> str:
     """What a client sees when all workers are busy: "503", "refused", "reset" or "waits"."""
-    where = 'the listen queue in 01, "When processes run out", and ListenBacklog'
-    why = {
+    slips = {
         "503": "no: no worker is free to say 503. A status is an answer, and an answer takes a worker",
         "refused": "no: the kernel completes the connection as long as the listen queue has room",
         "reset": "no: a reset would end the connection, and the kernel has just completed it",
     }
-    if not isinstance(answer, (str, int)) or isinstance(answer, bool):
-        return _no(f"one of the four words is asked for, not {_shown(answer)}")
-    word = str(answer).strip().lower()
-    if word == "waits":
-        return Verdict(
-            True,
-            "it is connected, sits in the listen queue, and is served when a worker is "
-            "free; the error log says AH00161 (prefork) once",
-        )
-    return _no(why.get(word, f"{_shown(answer)} is not one of 503, refused, reset, waits"), where)
-
-
-@_check
-def real_limit(answer: Any) -> Verdict:
-    """How many connections worker serves at once with LIMITED."""
-    if (bad := _number(answer, "connections")) is not None:
-        return bad
-    read, notes = check("worker", from_keywords("worker", **LIMITED))
-    true = min(read.MaxRequestWorkers, read.ServerLimit * read.ThreadsPerChild)
-    warned = next((note for note in notes if note.ah == "AH00318"), None)
-    where = "ServerLimit, ThreadsPerChild, and the warnings at the start (mpmkit -t)"
-    if answer == true:
-        return Verdict(
-            True,
-            f"{read.ServerLimit} processes of {read.ThreadsPerChild} threads"
-            + (f"; the server warns, {warned.ah}: {warned.text}" if warned else ""),
-        )
-    if answer == read.MaxRequestWorkers:
-        return _no(
-            "that is what was asked for, but threads live in processes, and there can't be as "
-            "many processes as that takes",
-            where,
-        )
-    if answer == read.ServerLimit:
-        return _no("so many processes; each of them has several threads", where)
-    if answer == read.ThreadsPerChild:
-        return _no("so many threads has one process; there are several", where)
-    return _no(
-        f"{answer:g} is too {'many' if answer > true else 'few'}: how many processes may there be, "
-        "and how many threads has each?",
-        where,
+    _word(answer, "waits", slips)
+    return (
+        "it is connected, sits in the listen queue, and is served when a worker is free; the error log "
+        "says AH00161 (prefork) once"
     )
 
 
-def _held(server: Any, mpm: str, count: int, hint: str) -> Verdict | int:
-    """How many of `count` kept-alive clients the reader's server serves at the same time."""
-    from mpmkit.lab.clients import KeepAliveClients
-    from mpmkit.measure.monitor import Watch
+@_check("ServerLimit, ThreadsPerChild, and the warnings at the start (mpmkit -t)")
+def real_limit(answer: Any) -> str:
+    """How many connections worker serves at once with LIMITED."""
+    read, notes = check("worker", from_keywords("worker", **LIMITED))
+    warned = next(note for note in notes if note.ah == "AH00318")
+    slips = {
+        LIMITED[
+            "MaxRequestWorkers"
+        ]: "that is what was asked for, but threads live in processes, and "
+        "there can't be as many processes as that takes",
+        read.ServerLimit: "so many processes; each of them has several threads",
+        read.ThreadsPerChild: "so many threads has one process; there are several",
+    }
+    true = min(read.MaxRequestWorkers, read.ServerLimit * read.ThreadsPerChild)
+    _quantity(answer, true, "connections", slips)
+    return (
+        f"{read.ServerLimit} processes of {read.ThreadsPerChild} threads; the server warns, "
+        f"{warned.ah}: {warned.text}"
+    )
 
+
+def _serves(server: Any, mpm: str, count: int, most_workers: float = math.inf) -> Any:
+    """Whether the reader's server serves `count` clients at the same time, each of which keeps its
+    connection. How many it served, if not all, and its directives."""
     if not isinstance(server, Server):
-        return _no(
-            f'a server is asked for, what mpmkit.launch("{mpm}", ...) returns, not {_shown(server)}'
-        )
+        raise _asked(f'a server, what mpmkit.launch("{mpm}", ...) returns,', server)
     if not server.running:
-        return _no(
-            "this server has ended; launch it again, and check while it runs (not after its "
-            "with block)"
+        raise NotYet(
+            "this server has ended; launch it again, and check while it runs (not after its with block)"
         )
     if server.mpm != mpm:
-        return _no(f"this is {server.mpm}; the exercise is about {mpm}", hint)
-    import time
-
+        raise NotYet(f"this is {server.mpm}; the exercise is about {mpm}")
+    read, _ = check(mpm, from_keywords(mpm, **server.directives))
+    if read.MaxRequestWorkers > most_workers:
+        raise NotYet(f"MaxRequestWorkers is {read.MaxRequestWorkers}: eight threads have to do")
+    if not read.KeepAlive:
+        raise NotYet(
+            "KeepAlive is off, so no client keeps its connection; the exercise wants it on"
+        )
+    if read.KeepAliveTimeout < 10:
+        raise NotYet(
+            f"KeepAliveTimeout is {read.KeepAliveTimeout:g} s: clients are sent away to make room, and "
+            "not served at the same time; set it to 10 or more"
+        )
     with Watch(server, every=0.1), KeepAliveClients(server.url, count) as crowd:
         until = time.monotonic() + PATIENCE
-        served = 0
-        while served < count and time.monotonic() < until:
+        while crowd.answered < count and time.monotonic() < until:
             time.sleep(0.05)
-            served += len(crowd.take())
-    return min(served, count)
+        served = min(crowd.answered, count)
+    return served, read
 
 
-def _read(server: Server) -> Directives:
-    """What the directives that the server was launched with by name come to, defaults included."""
-    return check(server.mpm, from_keywords(server.mpm, **server.directives))[0]
-
-
-def _keeps(server: Server) -> Verdict | None:
-    """A verdict if connections are closed during a live check, which would make room for others."""
-    if not _read(server).KeepAlive:
-        return _no(
-            "KeepAlive is off, so no client keeps its connection; the exercise wants it on",
-            "KeepAlive",
-        )
-    if _read(server).KeepAliveTimeout < 10:
-        return _no(
-            f"KeepAliveTimeout is {_read(server).KeepAliveTimeout:g} s: clients are sent away "
-            "to make room, and not served at the same time; set it to 10 or more",
-            "KeepAliveTimeout",
-        )
-    return None
-
-
-@_check
-def twenty_at_once(server: Any) -> Verdict:
+@_check("MaxRequestWorkers (and ServerLimit, its ceiling under prefork), and the queue in 01")
+def twenty_at_once(server: Any) -> str:
     """A prefork server that serves twenty clients at once though each keeps its connection."""
-    where = "MaxRequestWorkers (and ServerLimit, its ceiling under prefork), and the queue in 01"
-    served = _held(server, "prefork", 20, where)
-    if isinstance(served, Verdict):
-        return served
-    if (bad := _keeps(server)) is not None:
-        return bad
-    if served == 20:
-        return Verdict(True, "twenty clients, twenty processes in K, and the listen queue is empty")
-    return _no(
-        f"{served} of 20 were served within {PATIENCE:g} s, the others wait in the listen queue: "
-        f"there are {_read(server).MaxRequestWorkers} processes at most, and each keeps one "
-        "client",
-        where,
-    )
+    served, read = _serves(server, "prefork", 20)
+    if served < 20:
+        raise NotYet(
+            f"{served} of 20 were served within {PATIENCE:g} s, the others wait in the listen queue: "
+            f"there are {read.MaxRequestWorkers} processes at most, and each keeps one client"
+        )
+    return "twenty clients, twenty processes in K, and the listen queue is empty"
 
 
 # ---------------------------------------------------------------- event
 
 
-@_check
-def admits(answer: Any) -> Verdict:
-    """At how many connections one child of event stops accepting, with ADMITS."""
-    if (bad := _number(answer, "connections")) is not None:
-        return bad
-    threads, idle, factor = ADMITS["threads_per_child"], ADMITS["idle"], int(ADMITS["factor"])
-    true = admission.connection_limit(int(idle), int(threads), factor)
-    where = "AsyncRequestWorkerFactor, and connections_above_limit in 03"
-    if answer == true:
-        return Verdict(True, f"{threads:g} threads + {factor} for each of {idle:g} idle ones")
-    if answer == threads * (1 + factor):
-        return _no("that is with all threads idle; count only those that are idle now", where)
-    if answer == idle * factor:
-        return _no(
-            "those are the connections beyond the threads; ThreadsPerChild comes in addition", where
-        )
-    if answer == threads:
-        return _no(
-            "that is worker, where a connection is a thread; event takes more for each idle thread",
-            where,
-        )
-    return _no(
-        f"{answer:g} is too {'many' if answer > true else 'few'}: ThreadsPerChild, and how many "
-        "for each idle thread?",
-        where,
-    )
+@_check("AsyncRequestWorkerFactor, and connections_above_limit in 03")
+def admits(answer: Any) -> str:
+    """At how many connections one child of event stops accepting: THREADS, of which IDLE are idle."""
+    slips = {
+        THREADS * (1 + FACTOR): "that is with all threads idle; count only those that are idle now",
+        IDLE
+        * FACTOR: "those are the connections beyond the threads; ThreadsPerChild comes in addition",
+        THREADS: "that is worker, where a connection is a thread; event takes more for each idle thread",
+    }
+    _quantity(answer, admission.connection_limit(IDLE, THREADS, FACTOR), "connections", slips)
+    return f"{THREADS} threads + {FACTOR} for each of {IDLE} idle ones"
 
 
-@_check
-def eighty_in_eight(server: Any) -> Verdict:
+@_check('AsyncRequestWorkerFactor, and "Many connections, few threads" in 03')
+def eighty_in_eight(server: Any) -> str:
     """An event server of eight threads at most that holds eighty kept-alive connections."""
-    where = 'AsyncRequestWorkerFactor, and "Many connections, few threads" in 03'
-    if isinstance(server, Server) and server.mpm == "event" and _read(server).MaxRequestWorkers > 8:
-        return _no(
-            f"MaxRequestWorkers is {_read(server).MaxRequestWorkers}: eight threads have to do",
-            "MaxRequestWorkers and ThreadsPerChild",
+    served, read = _serves(server, "event", 80, 8)
+    if served < 80:
+        raise NotYet(
+            f"{served} of 80 were served within {PATIENCE:g} s: with AsyncRequestWorkerFactor "
+            f"{read.AsyncRequestWorkerFactor:g} a child takes no more"
         )
-    served = _held(server, "event", 80, where)
-    if isinstance(served, Verdict):
-        return served
-    if (bad := _keeps(server)) is not None:
-        return bad
-    if served == 80:
-        return Verdict(
-            True, "eighty connections are held by the listener, and the threads are free"
-        )
-    return _no(
-        f"{served} of 80 were served within {PATIENCE:g} s: with AsyncRequestWorkerFactor "
-        f"{_read(server).AsyncRequestWorkerFactor:g} a child takes no more",
-        where,
-    )
+    return "eighty connections are held by the listener, and the threads are free"
 
 
 # ---------------------------------------------------------------- memory
 
 
-@_check
-def sizing(answer: Any) -> Verdict:
+@_check('"What top shows" in 06, and smaps_rollup in proc(5)')
+def in_use(answer: Any) -> str:
+    """Which of rss, pss and uss to sum over the processes for the memory in use."""
+    slips = {
+        "rss": "the sum of RSS counts a shared page once for every process that has it mapped",
+        "uss": "the sum of USS counts pages of one process alone; what they share is missing",
+    }
+    _word(answer, "pss", slips)
+    return "a page that n processes share counts 1/n in each of them: the sum is what is in use"
+
+
+@_check('"MaxRequestWorkers from memory" in 06')
+def sizing(answer: Any) -> str:
     """A function (ram, rest, each) in MiB -> MaxRequestWorkers; a fifth of ram stays free."""
-    where = '"MaxRequestWorkers from memory" in 06'
     if not callable(answer):
-        return _no(f"a function of ram, rest and each is asked for, not {_shown(answer)}")
+        raise _asked("a function of ram, rest and each", answer)
     for ram, rest, each in ((4096, 40, 3.3), (1024, 20, 7.0), (512, 100, 0.25)):
-        got = answer(ram, rest, each)
-        if (bad := _number(got, "workers")) is not None:
-            return _no(f"for {ram} MiB your function gives {_shown(got)}: {bad.says}", where)
-        true = math.floor((0.8 * ram - rest) / each)
-        if got == true:
-            if not isinstance(got, numbers.Integral):
-                return _no(
-                    f"{got!r} is right, but MaxRequestWorkers is a whole number: use int()", where
-                )
-            continue
+        given = answer(ram, rest, each)
+        got, true = _number(given, "workers"), math.floor((0.8 * ram - rest) / each)
+        case = f"with {ram} MiB, {rest} at rest and {each:g} each you give {got:g}"
+        if got == true and not isinstance(given, numbers.Integral):
+            raise NotYet(f"{given!r} is right, but MaxRequestWorkers is a whole number: use int()")
         slips = {
             (ram - rest) / each: "the kernel and the page cache have no fifth of the memory",
             0.8 * ram / each: "what the server takes at rest is not subtracted",
             ram / each: "neither the fifth for the kernel nor the server at rest is subtracted",
         }
         for value, why in slips.items():
-            if got in (value, math.floor(value), round(value), math.ceil(value)):
-                return _no(
-                    f"with {ram} MiB, {rest} at rest and {each:g} each you give {got:g}: {why}",
-                    where,
-                )
+            if got != true and abs(got - value) < 1:
+                raise NotYet(f"{case}: {why}")
         if 0 < got - true <= 1:
-            return _no(
+            raise NotYet(
                 f"you give {got:g}: round down, part of a worker does not exist, and one too many "
-                "is swapped out",
-                where,
+                "is swapped out"
             )
-        return _no(
-            f"with {ram} MiB, {rest} at rest and {each:g} each you give {got:g}, and "
-            f"{true} have room",
-            where,
+        if got != true:
+            raise NotYet(f"{case}, and {true} have room")
+    if (least := answer(100, 200, 5.0)) != 0:
+        raise NotYet(
+            f"a machine of 100 MiB whose server takes 200 at rest has room for 0, not {least!r}"
         )
-    none = answer(100, 200, 5.0)
-    if none != 0:
-        return _no(
-            f"a machine of 100 MiB whose server takes 200 at rest has room for 0, not {none!r}",
-            where,
-        )
-    return Verdict(
-        True,
-        "a fifth stays free, the server at rest is subtracted, the rest is divided and "
-        "rounded down, and never below 0",
+    return (
+        "a fifth stays free, the server at rest is subtracted, the rest is divided and rounded down, "
+        "and never below 0"
     )
-
-
-@_check
-def in_use(answer: Any) -> Verdict:
-    """Which of rss, pss and uss to sum over the processes for the memory in use."""
-    where = '"What top shows" in 06, and smaps_rollup in proc(5)'
-    if not isinstance(answer, str):
-        return _no(f'a name is asked for, "rss", "pss" or "uss", not {_shown(answer)}')
-    word = answer.strip().lower()
-    if word == "pss":
-        return Verdict(
-            True,
-            "a page that n processes share counts 1/n in each of them: the sum is what is in use",
-        )
-    why = {
-        "rss": "the sum of RSS counts a shared page once for every process that has it mapped",
-        "uss": "the sum of USS counts pages of one process alone; what they share is missing",
-    }
-    return _no(why.get(word, f"{_shown(answer)} is not one of rss, pss, uss"), where)
 
 
 # ---------------------------------------------------------------- queueing
 
 
-@_check
-def little(answer: Any) -> Verdict:
+@_check("Little's law: L = λ·W, in 08")
+def little(answer: Any) -> str:
     """Busy workers on average at 200 requests a second of 50 ms each."""
-    return _quantity(
-        answer,
-        200 * 0.050,
-        "workers",
-        "Little's law: L = λ·W, in 08",
-        "a worker is busy for 50 ms, 200 times a second",
-        {
-            200 * 50: "50 ms are 0.05 s; the rate is per second",
-            200 / 50: "the two multiply: the longer a request takes, the more are there at once",
-            200: "so many come in a second; but each stays for 50 ms only",
-            1 / 0.05: "so many requests can one worker serve in a second",
-        },
-    )
+    slips = {
+        200 * 50: "50 ms are 0.05 s; the rate is per second",
+        200 / 50: "the two multiply: the longer a request takes, the more are there at once",
+        200: "so many come in a second; but each stays for 50 ms only",
+        1 / 0.05: "so many requests can one worker serve in a second",
+    }
+    _quantity(answer, 200 * 0.050, "workers", slips, 0.005)
+    return "a worker is busy for 50 ms, 200 times a second"
 
 
-@_check
-def closed_loop(answer: Any) -> Verdict:
+@_check("closed and open loop in 08; users and think")
+def closed_loop(answer: Any) -> str:
     """Requests a second of 50 users who think for 1 s and wait 0.25 s for an answer."""
-    return _quantity(
-        answer,
-        50 / 1.25,
-        "requests a second",
-        "closed and open loop in 08; users and think",
-        "each user goes round once in 1.25 s",
-        {
-            50 / 1: "the users also wait for the answer, 0.25 s",
-            50 / 0.25: "the users also think, 1 s between an answer and the next request",
-            50 * 1.25: "the longer a round takes, the fewer there are: divide",
-            1 / 1.25: "that is one user; there are 50",
-        },
-    )
-
-
-def _quantity(
-    answer: Any, true: float, unit: str, hint: str, why: str, slips: dict[float, str]
-) -> Verdict:
-    if (bad := _number(answer, unit)) is not None:
-        return bad
-    if math.isclose(answer, true, rel_tol=0.005):
-        return Verdict(True, why)
-    for value, slip in slips.items():
-        if math.isclose(answer, value, rel_tol=0.005):
-            return _no(f"{answer:g} {unit}: {slip}", hint)
-    return _no(f"{answer:g} {unit} is too {'many' if answer > true else 'few'}", hint)
+    slips = {
+        50 / 1: "the users also wait for the answer, 0.25 s",
+        50 / 0.25: "the users also think, 1 s between an answer and the next request",
+        50 * 1.25: "the longer a round takes, the fewer there are: divide",
+        1 / 1.25: "that is one user; there are 50",
+    }
+    _quantity(answer, 50 / 1.25, "requests a second", slips, 0.005)
+    return "each user goes round once in 1.25 s"
 
 
 # ---------------------------------------------------------------- troubleshooting
 
 
-@_check
-def clinic(answer: Any) -> Verdict:
+@_check("09, and the letters in 00")
+def clinic(answer: Any) -> str:
     """Which directive fixes which scoreboard: a dict, letters -> the directive's name."""
     if not isinstance(answer, dict):
-        return _no(f'a dict is asked for, scoreboard: "Directive", not {_shown(answer)}')
+        raise _asked('a dict, scoreboard: "Directive",', answer)
     means = {
-        "RRRRRRRR": "every worker reads a request that does not come to its end: who bounds that?",
-        "KKKKKKKK": "every worker waits for the next request of its client: who bounds that?",
-        "GGGGGGGG": "old processes finish what they have and keep their rows: who gives more rows?",
+        "R": "every worker reads a request that does not come to its end: who bounds that?",
+        "K": "every worker waits for the next request of its client: who bounds that?",
+        "G": "old processes finish what they have and keep their rows: who gives more rows?",
     }
     for letters, directive in SCOREBOARDS.items():
-        yours = answer.get(letters)
+        yours, why = answer.get(letters), means[letters[0]]
         if yours is None or yours is ...:
-            return _no(f"there is no answer for {letters} yet", "09, and the letters in 00")
+            raise NotYet(f"there is no answer for {letters} yet")
         if not isinstance(yours, str):
-            return _no(f"{letters}: the name of a directive is asked for, not {_shown(yours)}")
-        if yours.strip().lower() == directive.lower():
-            continue
+            raise _asked(f"{letters}: the name of a directive", yours)
         if yours.strip().lower() == "maxrequestworkers":
-            return _no(
-                f"{letters}: more workers would be in {letters[0]} as soon, and cost memory; "
-                + means[letters],
-                "09, and the letters in 00",
-            )
-        return _no(
-            f"{letters}: {yours[:40]} does not fix it; {means[letters]}",
-            "09, and the letters in 00",
-        )
-    return Verdict(
-        True,
-        "R is bounded by RequestReadTimeout, K by KeepAliveTimeout (or use event), and "
-        "G needs rows: a higher ServerLimit, or shorter requests",
+            more = f"more workers would be in {letters[0]} as soon, and cost memory"
+            raise NotYet(f"{letters}: {more}; {why}")
+        if yours.strip().lower() != directive.lower():
+            raise NotYet(f"{letters}: {yours[:40]} does not fix it; {why}")
+    return (
+        "R is bounded by RequestReadTimeout, K by KeepAliveTimeout (or use event), and G needs rows: a "
+        "higher ServerLimit, or shorter requests"
     )
-
-
-def every() -> dict[str, Callable[[Any], Verdict]]:
-    """Every check by its name, in the order of the exercises."""
-    return {
-        check.__name__: check
-        for check in (
-            forks,
-            full_house,
-            real_limit,
-            twenty_at_once,
-            admits,
-            eighty_in_eight,
-            in_use,
-            sizing,
-            little,
-            closed_loop,
-            clinic,
-        )
-    }

@@ -18,7 +18,7 @@ from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
 from mpmkit.lab import theme as colours
 from mpmkit.lab.clients import KeepAliveClients
-from mpmkit.lab.plots import dress
+from mpmkit.lab.plots import dress, label_ends, mpm_line
 from mpmkit.measure.monitor import Watch
 from mpmkit.measure.published import DIRECTIVES
 
@@ -30,11 +30,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "event, factor 20": ("event", {"AsyncRequestWorkerFactor": 20}),
 }
 LEVELS = (50, 100, 200, 300, 500, 1000, 1500, 2000)  # kept connections
-NEWCOMERS, PAUSE, PROBED = (
-    10,
-    0.2,
-    3.0,
-)  # clients that connect anew, s between two requests, s a level
+NEWCOMERS, PAUSE = 10, 0.2  # clients that connect anew, seconds between two of their requests
+PROBED = 3.0  # seconds a level
 SETTLE = 12.0  # seconds that a pool has to grow, at most
 LATE = 1.2  # s: a pass of maintenance takes a second; who waits longer stands in front of a full server
 BROWSERS = (100, 1000, 3000)
@@ -167,75 +164,56 @@ def browser_bound(case: str, browsers: int, answer: float = 0.001) -> float:
     return min(browsers, predicted(case)) / (THINK + answer)
 
 
+def _by_case(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    return [(case, own) for case in CASES if (own := [r for r in rows if r["case"] == case])]
+
+
 # -- figures -------------------------------------------------------------------------------------------
 
 
-def _trace(
-    case: str, xs: list[float], ys: list[float], hollow: list[bool], theme: str | None
-) -> Any:
-    import plotly.graph_objects as go
-
+def _add(
+    figure: Any, case: str, rows: list[dict[str, Any]], x: str, y: str, **where: Any
+) -> tuple[float, float, str, str]:
+    """Add the line of a case; its end on logarithmic axes, for the name. Hollow: some newcomers had no
+    answer."""
     mpm, more = CASES[case]
-    sign, dash = colours.MARKERS[mpm], "longdash" if more else colours.DASHES[mpm]
-    return go.Scatter(
-        x=xs, y=ys, name=case, mode="lines+markers", showlegend=False,
-        line={"color": colours.stroke(mpm, theme), "width": 2.5, "dash": dash},
-        marker={"size": 9, "symbol": [sign + "-open" * one for one in hollow]},
-        hovertemplate="%{x:,}: %{y:,.4g}<extra>" + case + "</extra>",
-    )  # fmt: skip
+    hollow = [y == "wait_ms" and row["unanswered"] and row["wait_ms"] > 1000 * LATE for row in rows]
+    xs, ys = [row[x] for row in rows], [row[y] for row in rows]
+    look = {"hovertemplate": "%{x:,}: %{y:,.4g}<extra>" + case + "</extra>"}
+    line = mpm_line(mpm, xs, ys, name=case, hollow=hollow, **look)
+    figure.add_trace(line.update(line_dash="longdash") if more else line, **where)
+    return math.log10(ys[-1]), math.log10(xs[-1]), case, colours.text_colour(mpm)
 
 
-def _names(
-    figure: Any, ends: list[tuple[str, float, float]], theme: str | None, row: int | None = None
-) -> None:
-    """Names to the right of the lines' ends on logarithmic axes, moved up where two would touch."""
-    placed: list[tuple[float, float]] = []
-    for case, x, y in sorted(ends, key=lambda end: end[2]):
-        near = [up for right, up in placed if abs(right - math.log10(x)) < 0.5]
-        low = max([math.log10(y), *(up + 0.2 for up in near)])
-        placed.append((math.log10(x), low))
-        figure.add_annotation(
-            x=math.log10(x), y=low, text=case, showarrow=False, xanchor="left", xshift=9,
-            row=row, col=row and 1,
-            font={"color": colours.text_colour(CASES[case][0], theme), "size": 13},
-        )  # fmt: skip
-
-
-def cliffs_figure(rows: list[dict[str, Any]], *, theme: str | None = None) -> Any:
+def cliffs_figure(rows: list[dict[str, Any]]) -> Any:
     """A newcomer's p99 wait and the server's memory against kept connections; a dotted line across where
     the directives say that each MPM is full."""
     from plotly.subplots import make_subplots
 
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.6, 0.4])
     said: list[str] = []
-    ends: dict[int, list[tuple[str, float, float]]] = {1: [], 2: []}
-    for case in CASES:
-        if not (own := [row for row in rows if row["case"] == case]):
-            continue
+    ends: dict[int, list[tuple[float, float, str, str]]] = {1: [], 2: []}
+    for case, own in _by_case(rows):
         for place, key in enumerate(("wait_ms", "pss_mb"), 1):
-            xs, ys = [row["kept"] for row in own], [row[key] for row in own]
-            bound = [
-                place == 1 and row["unanswered"] and row["wait_ms"] > 1000 * LATE for row in own
-            ]
-            figure.add_trace(_trace(case, xs, ys, bound, theme), row=place, col=1)
-            ends[place].append((case, xs[-1], ys[-1]))
-        found = [
+            ends[place].append(_add(figure, case, own, "kept", key, row=place, col=1))
+        found = (
             f"{r['wait_ms']:,.3g} ms and {r['pss_mb']:,.0f} MB with {r['kept']:,}" for r in own
-        ]
-        said.append(f"{case}: full at {predicted(case):,}, {', '.join(found)}")
-        edge, ink = math.log10(predicted(case)), colours.stroke(CASES[case][0], theme)
-        figure.add_vline(x=predicted(case), line={"color": ink, "dash": "dot", "width": 1.5})
+        )
+        full, mpm = predicted(case), CASES[case][0]
+        said.append(f"{case}: full at {full:,}, {', '.join(found)}")
+        line = {"color": colours.stroke(mpm), "dash": "dot", "width": 1.5}
+        figure.add_vline(x=full, line=line)
         figure.add_annotation(
-            x=edge, y=1.0, yref="paper", yanchor="bottom", showarrow=False, text=f"{predicted(case):,}",
-            font={"color": colours.text_colour(CASES[case][0], theme), "size": 13},
+            x=math.log10(full), y=1.0, yref="paper", yanchor="bottom", showarrow=False, text=f"{full:,}",
+            font={"color": colours.text_colour(mpm), "size": 13},
         )  # fmt: skip
     for place, names in ends.items():
-        _names(figure, names, theme, place)
+        label_ends(figure, names, 0.2, near=0.5, shift=9, row=place, col=1)
     dress(
         figure,
         "A new client among kept connections<br><sup>dotted: where the directives say that a server is full · "
         "hollow: some newcomers had no answer yet, their wait so far counts</sup>",
-        theme, height=620, alt="A newcomer's wait and memory against kept connections. " + "; ".join(said) + ".",
+        height=620, alt="A newcomer's wait and memory against kept connections. " + "; ".join(said) + ".",
     )  # fmt: skip
     figure.update_xaxes(type="log", range=[math.log10(42), math.log10(14_000)], showgrid=True,
                         tickvals=[50, 100, 200, 500, 1000, 2000, 5000, 10_000])  # fmt: skip
@@ -247,31 +225,26 @@ def cliffs_figure(rows: list[dict[str, Any]], *, theme: str | None = None) -> An
     return figure
 
 
-def think_figure(rows: list[dict[str, Any]], *, theme: str | None = None) -> Any:
+def think_figure(rows: list[dict[str, Any]]) -> Any:
     """Throughput against the number of browsers, with the bound of each case as a thin line."""
     import plotly.graph_objects as go
 
-    figure = go.Figure()
-    ends: list[tuple[str, float, float]] = []
-    said: list[str] = []
-    for case in CASES:
-        if not (own := [row for row in rows if row["case"] == case]):
-            continue
-        xs = [row["browsers"] for row in own]
-        figure.add_trace(_trace(case, xs, [row["qps"] for row in own], [False] * len(own), theme))
+    figure, ends, said = go.Figure(), [], []
+    for case, own in _by_case(rows):
+        ends.append(_add(figure, case, own, "browsers", "qps"))
         many = [round(80 * 1.05**n) for n in range(80)]
-        figure.add_trace(go.Scatter(
-            x=many, y=[browser_bound(case, n) for n in many], mode="lines", showlegend=False,
-            line={"color": colours.stroke(CASES[case][0], theme), "width": 1}, hoverinfo="skip",
-        ))  # fmt: skip
-        ends.append((case, xs[-1], own[-1]["qps"]))
-        found = [f"{r['qps']:,.0f} of {r['bound']:,.0f} with {r['browsers']:,}" for r in own]
+        bound = [browser_bound(case, n) for n in many]
+        thin = {"color": colours.stroke(CASES[case][0]), "width": 1}
+        figure.add_scatter(
+            x=many, y=bound, mode="lines", line=thin, showlegend=False, hoverinfo="skip"
+        )
+        found = (f"{r['qps']:,.0f} of {r['bound']:,.0f} with {r['browsers']:,}" for r in own)
         said.append(f"{case}: {', '.join(found)}")
-    _names(figure, ends, theme)
+    label_ends(figure, ends, 0.2, near=0.5, shift=9)
     dress(
         figure,
         "Browsers that think for a second<br><sup>thin: min(N/(Z + R), W/(Z + S)), W from the directives</sup>",
-        theme, alt="Requests per second against browsers, measured of the bound. " + "; ".join(said) + ".",
+        alt="Requests per second against browsers, measured of the bound. " + "; ".join(said) + ".",
     )  # fmt: skip
     figure.update_xaxes(type="log", title_text="browsers", range=[math.log10(90), math.log10(9000)])
     figure.update_yaxes(

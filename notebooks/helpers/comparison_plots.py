@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures_qps import measured_bars, spread
-from mpmkit.lab.plots import OURS, dress, server_colour
+from mpmkit.lab.figures import measured_bars, spread
+from mpmkit.lab.plots import OURS, dress, need
 
 if TYPE_CHECKING:
     import pandas
@@ -22,11 +22,7 @@ SIMULATED = "simulated"
 
 
 def pools(
-    runs: dict[str, dict[str, pandas.DataFrame]],
-    column: str = "processes",
-    *,
-    title: str = "",
-    theme: str | None = None,
+    runs: dict[str, dict[str, pandas.DataFrame]], column: str = "processes", *, title: str = ""
 ) -> go.Figure:
     """One quantity over time, a panel an MPM, a line for each server that was watched.
 
@@ -41,27 +37,17 @@ def pools(
     parts, named = [], set()
     for place, (mpm, by_server) in enumerate(runs.items(), 1):
         for who, frame in by_server.items():
-            if column not in frame.columns or "t" not in frame.columns:
-                raise ValueError(
-                    f"the frame of {mpm}, {who} lacks {column!r} or 't'; give one of "
-                    "mpmkit.watch or mpmkit.simulate"
-                )
+            need(
+                frame, ("t", column), f"a frame of mpmkit.watch or mpmkit.simulate for {mpm}, {who}"
+            )
             known = frame[frame[column].notna()]
             values = known[column]
-            figure.add_trace(
-                go.Scatter(
-                    x=known["t"].tolist(),
-                    y=values.tolist(),
-                    mode="lines",
-                    name=who,
-                    line=_line(who, mpm, theme),
-                    showlegend=who not in named,
-                    legendgroup=who,
-                    hovertemplate="%{y} at %{x:.1f} s<extra>" + f"{who}, {mpm}</extra>",
-                ),
-                row=1,
-                col=place,
-            )
+            line = go.Scatter(
+                x=known["t"].tolist(), y=values.tolist(), mode="lines", name=who, legendgroup=who,
+                line=_line(who, mpm), showlegend=who not in named,
+                hovertemplate="%{y} at %{x:.1f} s<extra>" + f"{who}, {mpm}</extra>",
+            )  # fmt: skip
+            figure.add_trace(line, row=1, col=place)
             named.add(who)
             text = "nothing"
             if len(known):
@@ -70,7 +56,6 @@ def pools(
     dress(
         figure,
         title,
-        theme,
         alt=f"{title or column}. " + "; ".join(parts) + ".",
         showlegend=True,
         height=400,
@@ -82,7 +67,7 @@ def pools(
     return figure
 
 
-def rates(frame: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
+def rates(frame: pandas.DataFrame) -> go.Figure:
     """Requests per second of each server, grouped by MPM: mpmkit in the MPM's colour, others grey.
 
     `frame` is `QpsTable.to_frame()`: bars are the medians of the rounds, whiskers go from the slowest
@@ -94,28 +79,18 @@ def rates(frame: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
         raise ValueError("there are no rows; give QpsTable.to_frame() of a measured table")
     groups = frame.assign(mpm=frame["mpm"].fillna("")).groupby(["server", "mpm"], sort=False)["qps"]
     figure, parts = go.Figure(), []
-    highest = float(frame["qps"].max())
-    for server in dict.fromkeys(frame["server"]):
-        for (name, mpm), values in groups:
-            if name != server:
-                continue
-            middle = float(values.median())
-            row = {"server": server, "median": middle, "min": values.min(), "max": values.max()}
-            bars = measured_bars(
-                mpm or server,
-                row,
-                server_colour(server, mpm, theme),
-                server if mpm else OURS,
-                theme,
-                highest,
-                f"{server}<br>{middle:,.0f}",
-            )
-            figure.add_traces(list(bars))
-            parts.append(f"{server} {mpm}".strip() + f" {middle:,.0f}")
+    servers = list(dict.fromkeys(frame["server"]))
+    for (server, mpm), values in sorted(groups, key=lambda one: servers.index(one[0][0])):
+        middle = float(values.median())
+        row = {"server": server, "median": middle, "min": values.min(), "max": values.max()}
+        text, group = f"{server}<br>{middle:,.0f}", server if mpm else OURS
+        highest = float(frame["qps"].max())
+        bars = measured_bars(mpm or server, row, highest, text, group=group)
+        figure.add_traces(list(bars))
+        parts.append(f"{server} {mpm}".strip() + f" {middle:,.0f}")
     dress(
         figure,
         f"Requests per second<br><sup>{spread(int(groups.size().max()))}</sup>",
-        theme,
         alt="Requests per second. " + "; ".join(parts) + ".",
         bargap=0.2,
         height=440,
@@ -124,10 +99,9 @@ def rates(frame: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
     return figure
 
 
-def _line(who: str, mpm: str, theme: str | None) -> dict[str, Any]:
-    dark = colours.is_dark(theme)
+def _line(who: str, mpm: str) -> dict[str, Any]:
     if who == SIMULATED:
-        return {"color": colours.GRID[dark], "width": 12, "shape": "hv"}
+        return {"color": colours.GRID[colours.is_dark()], "width": 12, "shape": "hv"}
     if who == OURS:
-        return {"color": colours.stroke(mpm, theme), "width": 3, "shape": "hv"}
-    return {"color": colours.INK[dark], "width": 1.5, "dash": "dash", "shape": "hv"}
+        return {"color": colours.stroke(mpm), "width": 3, "shape": "hv"}
+    return {"color": colours.ink(), "width": 1.5, "dash": "dash", "shape": "hv"}

@@ -1,31 +1,24 @@
 """Diagrams of one connection: its path under an MPM, and the states it goes through.
 
-They are drawn from the tables that the servers run by (`mpmkit.policy.states`), as SVG.
+They are drawn as SVG from the tables of connection_states.py.
 """
 
 from __future__ import annotations
 
+import textwrap
 from html import escape
+
+from helpers.connection_states import CONNECTION_NAMES, PATHS, TRANSITIONS
 
 from mpmkit.lab import theme as colours
 from mpmkit.lab.diagram import Svg, drawing, label
 from mpmkit.lab.plots import ink_on
-from mpmkit.policy.states import CONNECTION_NAMES, PATHS, TRANSITIONS
 
 
-def _wrap(text: str, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
-
-
-def path(mpm: str, *, theme: str | None = None) -> Svg:
-    """One connection's life under an MPM, from `states.PATHS`: which letter its worker shows in
+def path(mpm: str) -> Svg:
+    """One connection's life under an MPM, from PATHS: which letter its worker shows in
     each phase, and in which phases event holds it without a thread."""
-    dark = colours.is_dark(theme)
+    dark = colours.is_dark()
     ink, grid = colours.INK[dark], colours.GRID[dark]
     phases = [phase for phase in PATHS[mpm] if "graceful" not in phase.name]
     lanes = [{"prefork": "a process"}.get(mpm, "a worker thread")]
@@ -34,51 +27,43 @@ def path(mpm: str, *, theme: str | None = None) -> Svg:
     box, left, top = 98, 116, 40
     width, height = left + box * len(phases) + 8, top + 84 * len(lanes) + 8
     parts = [
-        f"<rect x='6' y='9' width='14' height='16' fill='{colours.colour(mpm, theme)}'/>",
+        f"<rect x='6' y='9' width='14' height='16' fill='{colours.colour(mpm)}'/>",
         label(28, 22, f"{mpm}: one connection", ink, size=15, bold=True),
     ]
     for number, lane in enumerate(lanes):
         y = top + 84 * number
-        parts.append(
-            f"<rect x='4' y='{y}' width='{width - 8}' height='76' fill='none' "
-            f"stroke='{grid}' rx='6'/>"
-        )
-        for row, line in enumerate(_wrap(lane, 15)):
-            parts.append(label(12, y + 34 + 15 * row, line, ink, size=12))
-    spoken: list[str] = []
-    before: tuple[int, int] | None = None
+        frame = f"x='4' y='{y}' width='{width - 8}' height='76' stroke='{grid}' rx='6'"
+        parts.append(f"<rect {frame} fill='none'/>")
+        for row, line in enumerate(textwrap.wrap(lane, 15)):
+            parts.append(label(12, y + 34 + 15 * row, line, ink))
+    end = ""  # of the box before
     for place, phase in enumerate(phases):
         x, y = left + box * place, top + 84 * bool(phase.parked) + 8
-        fill = colours.letter_colour(phase.letter, theme)
-        if phase.parked:
-            fill = colours.PAPER[dark]
-        if before is not None:
+        fill = colours.PAPER[dark] if phase.parked else colours.letter_colour(phase.letter)
+        pen = ink if phase.parked else ink_on(fill)
+        if end:
             parts.append(
-                f"<path d='M{before[0]} {before[1]}L{x} {y + 30}' stroke='{ink}' "
-                f"stroke-width='1.5' fill='none'/>"
+                f"<path d='M{end}L{x} {y + 30}' stroke='{ink}' stroke-width='1.5' fill='none'/>"
             )
-        before = (x + box - 8, y + 30)
+        end = f"{x + box - 8} {y + 30}"
         dash = " stroke-dasharray='4 3'" if phase.parked else ""
         parts.append(
-            f"<rect x='{x}' y='{y}' width='{box - 8}' height='60' rx='4' fill='{fill}' "
-            f"stroke='{ink}'{dash}/>"
+            f"<rect x='{x}' y='{y}' width='{box - 8}' height='60' rx='4' fill='{fill}' stroke='{ink}'{dash}/>"
         )
-        pen = ink if phase.parked else ink_on(fill)
-        sign = phase.letter if not phase.parked else "+"
-        parts.append(label(x + 6, y + 16, sign, pen, size=13, bold=True))
-        for row, line in enumerate(_wrap(phase.name, 14)[:3]):
+        parts.append(
+            label(x + 6, y + 16, "+" if phase.parked else phase.letter, pen, size=13, bold=True)
+        )
+        for row, line in enumerate(textwrap.wrap(phase.name, 14)[:3]):
             parts.append(label(x + 6, y + 29 + 12 * row, line, pen, size=10.5))
-        spoken.append(f"{phase.name}: {'no thread' if phase.parked else phase.letter}")
-    return drawing(
-        width, height, parts, f"{mpm}, one connection. " + "; ".join(spoken) + ".", theme
-    )
+    spoken = (f"{one.name}: {'no thread' if one.parked else one.letter}" for one in phases)
+    return drawing(width, height, parts, f"{mpm}, one connection. {'; '.join(spoken)}.")
 
 
-def connection_states(mpm: str, *, theme: str | None = None) -> Svg:
+def connection_states(mpm: str) -> Svg:
     """The states of a connection and what moves it from one to the next, from
-    `states.TRANSITIONS`: arcs above the line are a worker's, arcs below the listener's."""
-    dark = colours.is_dark(theme)
-    ink, listener = colours.INK[dark], colours.stroke("event", theme)
+    TRANSITIONS: arcs above the line are a worker's, arcs below the listener's."""
+    dark = colours.is_dark()
+    ink, listener = colours.INK[dark], colours.stroke("event")
     table = TRANSITIONS[mpm]
     used = sorted({state for row in table for state in (row.state, row.next)})
     step, left = 106, 60
@@ -87,12 +72,12 @@ def connection_states(mpm: str, *, theme: str | None = None) -> Svg:
     arcs: dict[tuple[int, int, str], list[str]] = {}
     for row in table:
         arcs.setdefault((row.state, row.next, row.who), []).append(row.event)
-    middle = 46 + 26 * max(
-        (abs(used.index(b) - used.index(a)) for a, b, who in arcs if who == "worker"), default=1
-    )
-    below = max(
-        (abs(used.index(b) - used.index(a)) for a, b, who in arcs if who != "worker"), default=0
-    )
+    steps = {who: [0] for who in ("worker", "listener")}
+    for start, end, who in arcs:
+        steps["worker" if who == "worker" else "listener"].append(
+            abs(used.index(end) - used.index(start))
+        )
+    middle, below = 46 + 26 * max(1, *steps["worker"]), max(steps["listener"])
     height = middle + 40 + 26 * below + 22
     parts = []
     for (start, end, who), events in arcs.items():
@@ -124,4 +109,4 @@ def connection_states(mpm: str, *, theme: str | None = None) -> Svg:
         f"{CONNECTION_NAMES[row.state]} to {CONNECTION_NAMES[row.next]} on {row.event} ({row.who})"
         for row in table
     ]
-    return drawing(width, height, parts, f"{mpm}. " + "; ".join(spoken) + ".", theme)
+    return drawing(width, height, parts, f"{mpm}. " + "; ".join(spoken) + ".")

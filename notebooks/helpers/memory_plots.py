@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import OURS, dress, label_ends, need, pale, server_colour
+from mpmkit.lab.plots import OURS, dress, label_ends, mpm_line, need, pale
 from mpmkit.measure.sizing import slope
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ PARTS = {
 SHADES = (0.25, 0.45, 0.65, 0.85, 1.0)
 
 
-def memory_curve(
-    frame: pandas.DataFrame, against: str = "busy", *, theme: str | None = None
-) -> go.Figure:
+def memory_curve(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
     """Memory (PSS, MiB) of the whole server against busy requests or idle connections, a line an MPM.
 
     `frame` is the records table memory (`MemoryTable.to_frame()`, or `mpmkit.recorded("memory")`).
@@ -38,84 +36,57 @@ def memory_curve(
     """
     import plotly.graph_objects as go
 
-    figure = go.Figure()
-    lines: list[str] = []
-    ends: list[tuple[float, float, str]] = []
-    for (server, mpm), own in _by_server(memory_rows(frame, against)):
-        middle = own.groupby("held")["pss_kb"].median()
-        xs, ys = [float(x) for x in middle.index], [float(y) / 1024 for y in middle]
-        name, cost = _name_of(server, mpm), ""
+    figure, ink = go.Figure(), colours.ink()
+    said: list[str] = []
+    ends: list[tuple[float, float, str, str]] = []
+    for server, mpm, name, own in _by_server(frame, against):
+        middle = own.groupby("held")["pss_kb"].median() / 1024
+        xs, ys, cost = middle.index.tolist(), middle.tolist(), ""
         if len(xs) > 1:
             each = slope(list(own["held"]), list(own["pss_kb"])).slope
             cost = f", {each:,.1f} KiB each" if abs(each) < 100 else f", {each:,.0f} KiB each"
-        figure.add_trace(_line(server, mpm, xs, ys, theme))
-        ends.append((ys[-1], xs[-1], f" {name}{cost}"))
-        lines.append(
+        hover = "%{x:,} held: %{y:,.1f} MiB<extra>" + name + "</extra>"
+        line = mpm_line(mpm, xs, ys, name=name, server=server, hovertemplate=hover)
+        figure.add_trace(line)
+        ends.append((ys[-1], xs[-1], f" {name}{cost}", ink))
+        said.append(
             f"{name}: {ys[0]:,.0f} MiB at {xs[0]:,.0f}, {ys[-1]:,.0f} at {xs[-1]:,.0f}{cost}"
         )
-    most = max(x for _, x, *_ in ends)
+    most, top = max(x for _, x, *_ in ends), max(y for y, *_ in ends)
     # Lines that end at nearly the same place have their labels in one column, clear of all markers.
-    label_ends(figure, [(y, most if x > 0.95 * most else x, text) for y, x, text in ends], theme, 4)
+    ends = [(y, most if x > 0.95 * most else x, text, ink) for y, x, text, _ in ends]
+    label_ends(figure, ends, 0.055 * top, near=0.4 * most, shift=4)
     dress(
         figure,
         "Memory of the whole server<br><sup>PSS, shared pages divided among the processes that share "
         f"them · at each line's end: what one more {ONE_MORE[against]} costs</sup>",
-        theme,
-        alt=f"Memory against {AGAINST[against]}. " + "; ".join(lines) + ".",
+        alt=f"Memory against {AGAINST[against]}. {'; '.join(said)}.",
     )
-    figure.update_xaxes(
-        title_text=AGAINST[against], range=[-0.03 * most, 1.42 * most or 1], rangemode="tozero"
-    )
+    figure.update_xaxes(title_text=AGAINST[against], range=[-0.03 * most, 1.42 * most or 1])
     figure.update_yaxes(title_text="MiB", rangemode="tozero")
     return figure
 
 
-def _line(server: str, mpm: str, xs: list[float], ys: list[float], theme: str | None) -> go.Scatter:
-    import plotly.graph_objects as go
-
-    colour, name = server_colour(server, mpm, theme, line=True), _name_of(server, mpm)
-    return go.Scatter(
-        x=xs,
-        y=ys,
-        name=name,
-        mode="lines+markers",
-        showlegend=False,
-        line={
-            "color": colour,
-            "width": 2.5 if server == OURS else 1.5,
-            "dash": colours.DASHES.get(mpm, "solid"),
-        },
-        marker={"size": 9, "symbol": colours.MARKERS.get(mpm, "x"), "color": colour},
-        hovertemplate="%{x:,} held: %{y:,.1f} MiB<extra>" + name + "</extra>",
-    )
-
-
-def memory_rows(frame: pandas.DataFrame, against: str) -> pandas.DataFrame:
-    """The rows of whole servers against "busy" or "idle". Raises ValueError if there are none."""
+def _by_server(
+    frame: pandas.DataFrame, against: str
+) -> list[tuple[str, str, str, pandas.DataFrame]]:
+    """(server, MPM or "", its name, its rows) of whole servers against "busy" or "idle"; mpmkit first.
+    Raises ValueError if there are none."""
     if against not in AGAINST:
         raise ValueError(f"against: {against!r} is not one of {', '.join(AGAINST)}")
     need(frame, COLUMNS, "MemoryTable.to_frame()")
     rows = frame[(frame["against"] == against) & (frame["scope"] == "server")]
     if not len(rows):
         raise ValueError(f"nothing was measured against {against}")
-    return rows
+    groups = rows.assign(mpm=rows["mpm"].fillna("")).groupby(["server", "mpm"], sort=False)
+    found = [
+        (server, mpm, mpm if server == OURS else f"{server} {mpm}".strip(), own)
+        for (server, mpm), own in groups
+    ]
+    return sorted(found, key=lambda one: one[0] != OURS)
 
 
-def _by_server(rows: pandas.DataFrame) -> list[tuple[tuple[str, str], pandas.DataFrame]]:
-    """((server, MPM or ""), its rows); mpmkit first."""
-    mpms = rows["mpm"].fillna("")
-    keys = list(dict.fromkeys(zip(rows["server"], mpms, strict=True)))
-    keys.sort(key=lambda key: key[0] != OURS)
-    return [(key, rows[(rows["server"] == key[0]) & (mpms == key[1])]) for key in keys]
-
-
-def _name_of(server: str, mpm: str) -> str:
-    return mpm if server == OURS else f"{server} {mpm}".strip()
-
-
-def memory_parts(
-    frame: pandas.DataFrame, against: str = "busy", *, theme: str | None = None
-) -> go.Figure:
+def memory_parts(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
     """What the memory of each server is made of at its highest level: a stacked bar a server, in MiB
     of PSS, with summed RSS next to it as an outline, which counts shared pages once for each process.
 
@@ -123,46 +94,36 @@ def memory_parts(
     """
     import plotly.graph_objects as go
 
-    ink = colours.INK[colours.is_dark(theme)]
-    names, tops, lines = [], [], []
-    for (server, mpm), own in _by_server(memory_rows(frame, against)):
+    ink = colours.ink()
+    names, tops, said = [], [], []
+    for *_, name, own in _by_server(frame, against):
         at = own[own["level"] == own["level"].max()]
-        held, name = int(at["held"].median()), _name_of(server, mpm)
+        held = f"{int(at['held'].median()):,}"
         top = {part: float(at[f"{part}_kb"].median()) / 1024 for part in (*PARTS, "pss", "rss")}
-        names.append(f"{name}<br>{held:,} {against}")
+        names.append(f"{name}<br>{held} {against}")
         tops.append(top)
-        lines.append(
-            f"{name} with {held:,}: PSS {top['pss']:,.0f} MiB, summed RSS {top['rss']:,.0f}"
-        )
+        said.append(f"{name} with {held}: PSS {top['pss']:,.0f} MiB, summed RSS {top['rss']:,.0f}")
 
     def bar(part: str, title: str, group: int, total: str, **marker: Any) -> go.Bar:
+        text = [f"{total.upper()} {top[total]:,.0f}" for top in tops] if total else None
         return go.Bar(
-            x=names,
-            y=[top[part] for top in tops],
-            name=title,
-            offsetgroup=group,
-            marker=marker,
-            text=[f"{total.upper()} {top[total]:,.0f}" for top in tops] if total else None,
-            textposition="outside" if total else "none",
-            constraintext="none",
-            cliponaxis=False,
-            hovertemplate="%{y:,.1f} MiB " + title + "<extra></extra>",
-        )
+            x=names, y=[top[part] for top in tops], name=title, offsetgroup=group, marker=marker,
+            text=text, textposition="outside" if total else "none", constraintext="none",
+            cliponaxis=False, hovertemplate="%{y:,.1f} MiB " + title + "<extra></extra>",
+        )  # fmt: skip
 
-    # The last one is on top of the stack, and has the sum above it.
-    totals = [""] * (len(PARTS) - 1) + ["pss"]
-    bars = [
-        bar(part, title, 0, total, color=pale(ink, shade))
-        for (part, title), total, shade in zip(PARTS.items(), totals, SHADES, strict=True)
-    ]
+    last = list(PARTS)[-1]  # on top of the stack: it has the sum above it
+    figure = go.Figure([
+        bar(part, title, 0, "pss" * (part == last), color=pale(ink, shade))
+        for (part, title), shade in zip(PARTS.items(), SHADES, strict=True)
+    ])  # fmt: skip
     outline = {"color": "rgba(0,0,0,0)", "line": {"color": ink, "width": 1.5}}
-    figure = go.Figure([*bars, bar("rss", "summed RSS", 1, "rss", **outline)])
+    figure.add_trace(bar("rss", "summed RSS", 1, "rss", **outline))
     dress(
         figure,
         "What the memory is made of<br><sup>filled: PSS by kind, adds up · outline: summed "
         "RSS, counts shared pages once for each process</sup>",
-        theme,
-        alt="What the memory is made of. " + "; ".join(lines) + ".",
+        alt=f"What the memory is made of. {'; '.join(said)}.",
         barmode="stack",
         showlegend=True,
         legend={"orientation": "h", "y": -0.2},

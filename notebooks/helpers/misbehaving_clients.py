@@ -13,6 +13,7 @@ is load, and each goes to loopback only. A thread of this process serves them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import os
 import tempfile
@@ -55,8 +56,7 @@ def ask(url: str, path: str = "/index.html", *, patience: float = 30.0) -> Answe
     """
     _, host, port, _ = target_of(url)
     client = http.client.HTTPConnection(host, port, timeout=patience)
-    began = time.monotonic()
-    connected = began
+    began = connected = time.monotonic()
     try:
         client.connect()
         connected = time.monotonic()
@@ -69,32 +69,24 @@ def ask(url: str, path: str = "/index.html", *, patience: float = 30.0) -> Answe
         first, status, error = time.monotonic(), None, type(problem).__name__
     finally:
         client.close()
-    return Answer(
-        status=status, connect_s=connected - began, first_byte_s=first - began, error=error
-    )
+    times = {"connect_s": connected - began, "first_byte_s": first - began}
+    return Answer(status=status, error=error, **times)
 
 
-class BackgroundRequest:
-    """A request in a thread, so that one can do something while it waits: `BackgroundRequest(url).answer()`."""
+class BackgroundRequest(threading.Thread):
+    """`ask` in a thread, so that one can do something while it waits: `BackgroundRequest(url).answer()`."""
 
     def __init__(self, url: str, path: str = "/index.html", *, patience: float = 30.0) -> None:
-        self._answer: Answer | None = None
+        super().__init__(name="mpmkit-client", daemon=True)
+        self._asks = functools.partial(ask, url, path, patience=patience)
+        self.start()
 
-        def run() -> None:
-            self._answer = ask(url, path, patience=patience)
-
-        self._thread = threading.Thread(target=run, name="mpmkit-client", daemon=True)
-        self._thread.start()
-
-    @property
-    def waiting(self) -> bool:
-        """Whether it has no answer yet."""
-        return self._thread.is_alive()
+    def run(self) -> None:
+        self._answer = self._asks()
 
     def answer(self) -> Answer:
         """Its answer; waits for it."""
-        self._thread.join()
-        assert self._answer is not None
+        self.join()
         return self._answer
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import mpmkit
 from mpmkit.launcher import Server
 from mpmkit.load.connections import HeldConnections
+from mpmkit.measure.monitor import log_lines
 from mpmkit.measure.procfs import alive as alive
 from mpmkit.measure.procfs import ran_for, tasks
 from mpmkit.measure.recording import Recording
@@ -46,8 +47,7 @@ def crash(server: Server, connections: int) -> dict[str, Any]:
             served = time.monotonic() - began
         held.wait(lambda: held.losses > 0, 5)
         time.sleep(0.2)  # the others of that process, if there are more
-        lost = held.losses
-        log = _wait_for_log(server, str(victim))
+        lost, log = held.losses, _wait_for_log(server, str(victim))
     return {
         "connections": connections,
         "processes": len(load),
@@ -60,8 +60,6 @@ def crash(server: Server, connections: int) -> dict[str, Any]:
 
 def _wait_for_log(server: Server, word: str, seconds: float = 4.0) -> str:
     """The error log's message with the word in it; the parent reaps once a second."""
-    from mpmkit.measure.monitor import log_lines
-
     until = time.monotonic() + seconds
     while True:
         found = [line for line in log_lines(server.error_log()) if word in line]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from mpmkit.config.extras import require
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures_qps import KIND_TITLES, by_mpm, kinds_of
-from mpmkit.lab.plots import LIMITED, dress
+from mpmkit.lab.figures import KIND_TITLES, by_mpm, kinds_of
+from mpmkit.lab.plots import LIMITED, dress, mpm_line
 from mpmkit.measure import stats
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mpmkit.measure.stats import OrderVerdict
 
 
-def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Figure:
+def ratio_dots(summary: pandas.DataFrame) -> go.Figure:
     """How many times prefork each MPM is, published and measured: the shape without the machine.
 
     `summary` as for `qps_bars`. A hollow marker is the article's ratio, a filled one this machine's within
@@ -36,12 +36,20 @@ def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Fig
             label = f"{mpm}, {KIND_TITLES.get(kind, kind)}"
             pair = row["published_ratio"], row["ratio"]
             values += [ratio for ratio in pair if ratio == ratio]  # without NaN
-            mark = "*" if row.get("bound") else ""
-            figure.add_trace(_pair_of_dots(mpm, label, pair, mark, theme))
+            text = [
+                f"published {pair[0]:.2f}",
+                f"measured {pair[1]:.2f}" + "*" * bool(row.get("bound")),
+            ]
+            figure.add_trace(mpm_line(
+                mpm, pair, [label, label], hollow=(True, False), mode="lines+markers+text",
+                line={"width": 1}, marker={"size": 14, "line": {"width": 2}}, text=text,
+                textposition=["top center", "bottom center"],
+                hovertemplate="%{x:.2f} × prefork<extra></extra>",
+            ))  # fmt: skip
             lines.append(f"{label}: {pair[0]:.2f} published, {pair[1]:.2f} measured")
     figure.add_vline(
         x=1,
-        line={"color": colours.INK[colours.is_dark(theme)], "width": 1, "dash": "dot"},
+        line={"color": colours.ink(), "width": 1, "dash": "dot"},
         annotation_text="prefork",
         annotation_position="top",
     )
@@ -49,9 +57,8 @@ def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Fig
         figure,
         "Requests per second as a multiple of prefork's"
         + (f"<br><sup>*: in some rounds {LIMITED}</sup>" if any(summary.get("bound", ())) else ""),
-        theme,
         alt="Multiples of prefork's requests per second. " + "; ".join(lines) + ".",
-        margin=colours.layout(theme)["margin"] | {"l": 150},
+        margin={"l": 150},
         height=140 + 90 * max(1, len(lines)),
     )
     # Room for the labels, which plotly does not count when it chooses a range.
@@ -60,30 +67,6 @@ def ratio_dots(summary: pandas.DataFrame, *, theme: str | None = None) -> go.Fig
     figure.update_xaxes(title_text="× prefork", range=[low - room, high + room])
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
-
-
-def _pair_of_dots(
-    mpm: str, label: str, pair: tuple[float, float], mark: str, theme: str | None
-) -> go.Scatter:
-    import plotly.graph_objects as go
-
-    colour, symbol = colours.stroke(mpm, theme), colours.MARKERS[mpm]
-    return go.Scatter(
-        x=list(pair),
-        y=[label, label],
-        mode="lines+markers+text",
-        showlegend=False,
-        line={"color": colour, "width": 1, "dash": colours.DASHES[mpm]},
-        marker={
-            "size": 14,
-            "color": colour,
-            "symbol": [f"{symbol}-open", symbol],
-            "line": {"width": 2, "color": colour},
-        },
-        text=[f"published {pair[0]:.2f}", f"measured {pair[1]:.2f}{mark}"],
-        textposition=["top center", "bottom center"],
-        hovertemplate="%{x:.2f} × prefork<extra></extra>",
-    )
 
 
 def pairs(verdict: OrderVerdict | None) -> pandas.DataFrame:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import LIMITED, count, dress, label_ends, need
+from mpmkit.lab.plots import LIMITED, count, dress, label_ends, mpm_line, need
+from mpmkit.measure.stats import knee
 
 if TYPE_CHECKING:
     import pandas
@@ -26,13 +27,7 @@ def turn_ms(row: Any) -> Any:
 
 
 def sweep_heat(
-    summary: pandas.DataFrame,
-    x: str,
-    y: str,
-    *,
-    value: str = "qps",
-    mpm: str | None = None,
-    theme: str | None = None,
+    summary: pandas.DataFrame, x: str, y: str, *, value: str = "qps", mpm: str | None = None
 ) -> go.Figure:
     """A sweep over two names as a map: `value` (qps, p50_ms, p99_ms) of each point, written into it.
 
@@ -45,27 +40,20 @@ def sweep_heat(
     rows = _rows(summary, (x, y, value), mpm)
     if rows.duplicated([x, y]).any():
         raise ValueError(
-            f"{x} and {y} do not tell the points apart; choose the rows of one value of "
-            "the others first"
+            f"{x} and {y} do not tell the points apart; choose the rows of one value of the others first"
         )
-    values = rows.pivot(index=y, columns=x, values=value)
-    limited = rows.pivot(index=y, columns=x, values="limited").reindex_like(values)
-
-    def cell(line: Any, column: Any) -> str:
-        number = values.loc[line, column]
-        if number != number:
-            return ""
-        text = count(number) if value == "qps" else f"{number:,.1f}"
-        return text + ("*" if limited.loc[line, column] else "")
-
+    form = "{:,.0f}" if value == "qps" else "{:,.1f}"
+    words = rows[value].map(form.format) + rows["limited"].map({True: "*", False: ""})
+    words = words.where(rows[value].notna(), "")
+    table = rows.assign(words=words).pivot(index=y, columns=x, values=[value, "words"])
     unit = UNITS.get(value, value)
     figure = go.Figure(
         go.Heatmap(
-            x=[str(one) for one in values.columns],
-            y=[str(one) for one in values.index],
-            z=values.to_numpy().tolist(),
+            x=[str(one) for one in table[value].columns],
+            y=[str(one) for one in table.index],
+            z=table[value].to_numpy().tolist(),
             colorscale="Cividis",
-            text=[[cell(line, column) for column in values.columns] for line in values.index],
+            text=table["words"].fillna("").to_numpy().tolist(),
             texttemplate="%{text}",
             colorbar={"title": {"text": unit, "side": "right"}},
             xgap=2,
@@ -75,21 +63,17 @@ def sweep_heat(
     )
     name, best = str(rows["mpm"].iloc[0]), rows.loc[rows["qps"].idxmax()]
     bound = f" · *: {LIMITED}" if rows["limited"].any() else ""
-    dress(
-        figure,
-        f"{name}: {unit}<br><sup>{y} against {x}{bound}</sup>",
-        theme,
-        alt=f"{unit} of {name} for {len(rows)} points; most requests per second with "
-        f"{x} {best[x]} and {y} {best[y]}: {count(best['qps'])}.",
+    alt = (
+        f"{unit} of {name} for {len(rows)} points; most requests per second with "
+        f"{x} {best[x]} and {y} {best[y]}: {count(best['qps'])}."
     )
+    dress(figure, f"{name}: {unit}<br><sup>{y} against {x}{bound}</sup>", alt=alt)
     figure.update_xaxes(title_text=x, type="category")
     figure.update_yaxes(title_text=y, type="category")
     return figure
 
 
-def sweep_curve(
-    summary: pandas.DataFrame, x: str, *, value: str = "qps", theme: str | None = None
-) -> go.Figure:
+def sweep_curve(summary: pandas.DataFrame, x: str, *, value: str = "qps") -> go.Figure:
     """A sweep over one name as a curve, a line an MPM, with its knee marked: beyond it more `x` gives
     little more.
 
@@ -99,67 +83,34 @@ def sweep_curve(
     """
     import plotly.graph_objects as go
 
-    from mpmkit.measure.stats import knee
-
     rows = _rows(summary, (x, value), None, one=False)
     if not all(isinstance(v, int | float) for v in rows[x].tolist()):
         raise ValueError(f"{x} is not made of numbers; a curve needs some")
-    figure = go.Figure()
-    lines, ends = [], []
-    for name, own in rows.groupby("mpm", sort=False):
-        mpm, own = str(name), own.sort_values(x)
-        xs, ys = own[x].tolist(), own[value].tolist()
-        figure.add_trace(_line(mpm, xs, ys, own["limited"], x, theme))
-        ends.append((ys[-1], xs[-1], f" {mpm}"))
+    figure, ink = go.Figure(), colours.ink()
+    said, ends = [], []
+    for name, own in rows.sort_values(x).groupby("mpm", sort=False):
+        mpm, xs, ys = str(name), own[x].tolist(), own[value].tolist()
+        hover = f"{x} %{{x}}: %{{y:,.1f}}<extra>{mpm}</extra>"
+        figure.add_trace(mpm_line(mpm, xs, ys, hollow=own["limited"], hovertemplate=hover))
+        ends.append((ys[-1], xs[-1], f" {mpm}", ink))
         points = ", ".join(f"{count(v)} at {one:g}" for one, v in zip(xs, ys, strict=True))
         bend = knee(xs, ys) if value == "qps" else None
         if bend is not None:
             figure.add_annotation(
-                x=bend,
-                y=ys[xs.index(bend)],
-                text=f"knee: {bend:g}",
-                ay=-36,
-                ax=0,
-                arrowcolor=colours.stroke(mpm, theme),
-                font={"color": colours.INK[colours.is_dark(theme)]},
-            )
+                x=bend, y=ys[xs.index(bend)], text=f"knee: {bend:g}", ay=-36, ax=0,
+                arrowcolor=colours.stroke(mpm), font={"color": ink},
+            )  # fmt: skip
             points += f", knee at {bend:g}"
-        lines.append(f"{mpm}: {points}")
-    label_ends(figure, ends, theme)
+        said.append(f"{mpm}: {points}")
+    low, high = min(rows[x]), max(rows[x])
+    label_ends(figure, ends, 0.055 * max(y for y, *_ in ends), near=0.4 * high, shift=0)
     unit = UNITS.get(value, value)
     hollow = f"<br><sup>hollow: {LIMITED}</sup>" if rows["limited"].any() else ""
-    dress(
-        figure,
-        f"{unit[0].upper()}{unit[1:]} against {x}{hollow}",
-        theme,
-        alt=f"{unit} against {x}. " + "; ".join(lines) + ".",
-    )
-    low, high = min(rows[x]), max(rows[x])
+    title, alt = f"{unit[0].upper()}{unit[1:]} against {x}{hollow}", f"{unit} against {x}. "
+    dress(figure, title, alt=alt + "; ".join(said) + ".")
     figure.update_xaxes(title_text=x, range=[low - 0.04 * (high - low), high + 0.18 * (high - low)])
     figure.update_yaxes(title_text=unit, rangemode="tozero")
     return figure
-
-
-def _line(
-    mpm: str, xs: list[float], ys: list[float], limited: Any, x: str, theme: str | None
-) -> go.Scatter:
-    import plotly.graph_objects as go
-
-    colour, symbol = colours.stroke(mpm, theme), colours.MARKERS[mpm]
-    return go.Scatter(
-        x=xs,
-        y=ys,
-        mode="lines+markers",
-        showlegend=False,
-        name=mpm,
-        line={"color": colour, "width": 2.5, "dash": colours.DASHES[mpm]},
-        marker={
-            "size": 10,
-            "color": colour,
-            "symbol": [f"{symbol}-open" if bound else symbol for bound in limited],
-        },
-        hovertemplate=f"{x} %{{x}}: %{{y:,.1f}}<extra>{mpm}</extra>",
-    )
 
 
 def _rows(

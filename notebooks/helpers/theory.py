@@ -23,6 +23,9 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mpmkit.lab import theme as colours
+from mpmkit.lab.plots import dress
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
@@ -138,107 +141,61 @@ def response_curve(
     measured: Sequence[float],
     *,
     spreads: Sequence[tuple[float, float]] = (),
-    theme: str | None = None,
 ) -> go.Figure:
     """Mean response (ms) against arrivals: M/M/c as a line, what was measured as markers.
 
     spreads: for each rate the (low, high) of `spread`, drawn as a bar behind its marker."""
-    highest = servers / service
+    highest, ink = servers / service, colours.ink()
     grid = [highest * n / 200 for n in range(193)]
-    return _line_and_points(
-        grid,
-        [1000 * mean_response(rate, service, servers) for rate in grid],
-        rates,
-        [1000 * seconds for seconds in measured],
-        "arrivals, requests/s",
-        "mean response, ms",
-        f"M/M/{servers}: predicted and measured",
-        f"Erlang C, service {1000 * service:.1f} ms",
-        ceiling=(highest, f"all that {servers} can do: {highest:.0f}/s"),
-        bars=[(1000 * low, 1000 * high) for low, high in spreads],
-        theme=theme,
+    line = [1000 * mean_response(rate, service, servers) for rate in grid]
+    bars = " · bars: 95% of simulated runs of that length" if spreads else ""
+    title = f"M/M/{servers}: predicted and measured"
+    below = f"line: Erlang C, service {1000 * service:.1f} ms · squares: measured{bars}"
+    axes = ("arrivals, requests/s", "mean response, ms")
+    ms = [1000 * seconds for seconds in measured]
+    figure = _line_and_points((grid, line), (rates, ms), axes, title, below)
+    for rate, ends in zip(rates, spreads, strict=bool(spreads)):
+        low, high = (1000 * end for end in ends)
+        figure.add_scatter(
+            x=[rate, rate], y=[low, high], mode="lines", opacity=0.35, line={"color": ink, "width": 16},
+            hovertemplate=f"{low:.1f} to {high:.1f} ms<extra></extra>",
+        )  # fmt: skip
+    figure.add_vline(
+        x=highest,
+        line={"color": ink, "width": 1, "dash": "dot"},
+        annotation_text=f" all that {servers} can do: {highest:.0f}/s",
+        annotation_position="top right",
     )
+    return figure.update_xaxes(range=[0, 1.35 * highest])
 
 
 def closed_curve(
-    service: float,
-    servers: int,
-    users: Sequence[float],
-    measured: Sequence[float],
-    *,
-    theme: str | None = None,
+    service: float, servers: int, users: Sequence[float], measured: Sequence[float]
 ) -> go.Figure:
     """Requests per second against users in a closed loop: the bound as a line, and what was measured."""
     grid = [1.0, float(servers), 1.1 * max(users)]
-    return _line_and_points(
-        grid,
-        [closed_bound(int(n), service, servers) for n in grid],
-        users,
-        list(measured),
-        "users",
-        "requests per second",
-        "Closed loop: bound and measured",
-        "min(users / service, servers / service)",
-        theme=theme,
-    )
+    line = [closed_bound(int(n), service, servers) for n in grid]
+    axes, title = ("users", "requests per second"), "Closed loop: bound and measured"
+    below = "line: min(users / service, servers / service) · squares: measured"
+    return _line_and_points((grid, line), (users, measured), axes, title, below)
 
 
 def _line_and_points(
-    xs: Sequence[float],
-    ys: Sequence[float],
-    points: Sequence[float],
-    measured: Sequence[float],
-    x: str,
-    y: str,
+    line: tuple[Sequence[float], Sequence[float]],
+    points: tuple[Sequence[float], Sequence[float]],
+    axes: tuple[str, str],
     title: str,
-    line: str,
-    *,
-    ceiling: tuple[float, str] | None = None,
-    bars: Sequence[tuple[float, float]] = (),
-    theme: str | None = None,
+    below: str,
 ) -> go.Figure:
     import plotly.graph_objects as go
 
-    from mpmkit.lab import theme as colours
-    from mpmkit.lab.plots import dress
-
-    ink = colours.INK[colours.is_dark(theme)]
-    blue = colours.colour("prefork", theme)
-    thin = {"color": ink, "width": 1.5}
+    (xs, ys), (places, measured), (x, y) = line, points, axes
+    thin = {"color": colours.ink(), "width": 1.5}
+    square = {"size": 12, "color": colours.colour("prefork"), "symbol": "square"}
     figure = go.Figure(go.Scatter(x=xs, y=ys, mode="lines", name="predicted", line=thin))
-    figure.add_scatter(
-        x=points,
-        y=measured,
-        mode="markers",
-        name="measured",
-        marker={"size": 12, "color": blue, "symbol": "square"},
-    )
-    for place, (low, high) in zip(points, bars, strict=bool(bars)):
-        figure.add_scatter(
-            x=[place, place],
-            y=[low, high],
-            mode="lines",
-            opacity=0.35,
-            line={"color": ink, "width": 16},
-            hovertemplate=f"{low:.1f} to {high:.1f} ms<extra></extra>",
-        )
-    named = " · bars: 95% of simulated runs of that length" if bars else ""
-    pairs = [f"{v:,.4g} at {place:,.4g}" for place, v in zip(points, measured, strict=True)]
-    dress(
-        figure,
-        f"{title}<br><sup>line: {line} · squares: measured{named}</sup>",
-        theme,
-        alt=f"{title}. Measured {y}: {'; '.join(pairs)}.",
-        height=420,
-    )
+    figure.add_scatter(x=places, y=measured, mode="markers", name="measured", marker=square)
+    pairs = (f"{v:,.4g} at {place:,.4g}" for place, v in zip(places, measured, strict=True))
+    alt = f"{title}. Measured {y}: {'; '.join(pairs)}."
+    dress(figure, f"{title}<br><sup>{below}</sup>", alt=alt, height=420)
     figure.update_xaxes(title_text=x, rangemode="tozero")
-    figure.update_yaxes(title_text=y, rangemode="tozero")
-    if ceiling is not None:
-        figure.add_vline(
-            x=ceiling[0],
-            line={"color": ink, "width": 1, "dash": "dot"},
-            annotation_text=" " + ceiling[1],
-            annotation_position="top right",
-        )
-        figure.update_xaxes(range=[0, 1.35 * ceiling[0]])
-    return figure
+    return figure.update_yaxes(title_text=y, rangemode="tozero")

@@ -84,8 +84,8 @@ def compat() -> Iterator[str]:
 
 def merged() -> Iterator[tuple[str, str]]:
     """Two sections: of the directory, and of the path."""
-    for merging, one, other in product(("", "Off", "And", "Or"), ("", *FEW), ("", *FEW)):
-        yield one, f"AuthMerging {merging}\n{other}" if merging else other
+    for merging, one, other in product(("", "AuthMerging Off\n"), ("", *FEW), ("", *FEW)):
+        yield one, f"{merging}{other}"
     yield from product(entries("merged"), repeat=2)
 
 
