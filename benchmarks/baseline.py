@@ -17,12 +17,12 @@ it is out of reach.
 from __future__ import annotations
 
 import _socket
-import argparse
+import json
 import os
 import socket
 import sys
 import threading
-import time
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -45,45 +45,24 @@ class Baseline(ReferenceServer):
     name = "floor"
 
     def __init__(
-        self,
-        mpm: str,
-        *,
-        document_root: str | os.PathLike[str],
-        bare: bool = False,
-        **directives: Any,
+        self, mpm: str, *, document_root: Any, bare: bool = False, **directives: Any
     ) -> None:
         if mpm not in MODELS:
-            raise ValueError(
-                f"there is no baseline of {mpm!r}; there is one of {', '.join(MODELS)}"
-            )
+            models = ", ".join(MODELS)
+            raise ValueError(f"there is no baseline of {mpm!r}; there is one of {models}")
         super().__init__(document_root=document_root)
         threads = int(directives["ThreadsPerChild"]) if mpm == "worker" else 1
-        self._arguments = (
-            "--processes",
-            str(int(directives["MaxRequestWorkers"]) // threads),
-            "--threads",
-            str(threads),
-            *(["--bare"] if bare else []),
-        )
-
-    def _configuration(self) -> str:
-        return ""
+        processes = int(directives["MaxRequestWorkers"]) // threads
+        self._how = {"processes": processes, "threads": threads, "bare": bare}
 
     def _command(self, file: Path) -> list[str]:
-        return [
-            sys.executable,
-            "-m",
-            "benchmarks.baseline",
-            *self._arguments,
-            "--port",
-            str(self.port),
-            "--page",
-            str(self._served / PAGE),
-            "--log",
-            str(self.root / "access.log"),
-            "--pid-file",
-            str(self.root / "pid"),
-        ]
+        files = {
+            "page": self._served / PAGE,
+            "log": self.root / "access.log",
+            "pid": self.root / "pid",
+        }
+        how = json.dumps({**self._how, **files, "port": self.port}, default=str)
+        return [sys.executable, "-m", "benchmarks.baseline", how]
 
     @property
     def version(self) -> str:
@@ -93,14 +72,10 @@ class Baseline(ReferenceServer):
 def answers(body: bytes) -> tuple[bytes, bytes, bytes]:
     """The page for a client that asked to stay, for one that stays unasked (HTTP/1.1), and for one
     that leaves: with the header lines that httpd sends, too."""
-    moment = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()).encode()
-    start = b"HTTP/1.1 200 OK\r\nDate: %b\r\nServer: floor/0.0.0\r\nLast-Modified: %b\r\n" % (
-        moment,
-        moment,
-    )
-    start += b'ETag: "2d-654f0a1b2c3d4"\r\nAccept-Ranges: bytes\r\nContent-Length: %d\r\n' % len(
-        body
-    )
+    moment, size = formatdate(usegmt=True).encode(), len(body)
+    start = b"HTTP/1.1 200 OK\r\nDate: %b\r\nServer: floor/0.0.0\r\n" % moment
+    start += b'Last-Modified: %b\r\nETag: "2d-654f0a1b2c3d4"\r\n' % moment
+    start += b"Accept-Ranges: bytes\r\nContent-Length: %d\r\n" % size
     end = b"Content-Type: text/html\r\n\r\n" + body
     stay = b"Keep-Alive: timeout=5, max=100\r\nConnection: Keep-Alive\r\n"
     return start + stay + end, start + end, start + b"Connection: close\r\n" + end
@@ -138,34 +113,25 @@ def serve(listener: socket.socket, page: str, log: int | None) -> None:
 
 
 def main() -> None:
-    """`python -m benchmarks.baseline`: listen, fork, and wait to be ended with the process group."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--processes", type=int, required=True)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--page", required=True)
-    parser.add_argument("--log", required=True)
-    parser.add_argument("--pid-file", required=True)
-    parser.add_argument("--bare", action="store_true")
-    args = parser.parse_args()
-    listener = socket.create_server(("127.0.0.1", args.port), backlog=511)
+    """`python -m benchmarks.baseline JSON`: listen, fork, and wait to be ended with the process group."""
+    how = json.loads(sys.argv[1])
+    listener = socket.create_server(("127.0.0.1", how["port"]), backlog=511)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # As ours and httpd's: a connection is accepted when its request is there, without a second wait.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
-    log = None
-    if not args.bare:
-        log = os.open(args.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    task = (listener, how["page"], None if how["bare"] else os.open(how["log"], flags, 0o644))
     cpus = sorted(os.sched_getaffinity(0))
-    for number in range(args.processes):
+    for number in range(how["processes"]):
         if os.fork():
             continue
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        if args.threads > 1:  # as ours: threads that take turns are quicker on one CPU
+        if how["threads"] > 1:  # as ours: threads that take turns are quicker on one CPU
             os.sched_setaffinity(0, {cpus[number % len(cpus)]})
-        for _ in range(args.threads - 1):
-            threading.Thread(target=serve, args=(listener, args.page, log), daemon=True).start()
-        serve(listener, args.page, log)
-    Path(args.pid_file).write_text(f"{os.getpid()}\n")
+        for _ in range(how["threads"] - 1):
+            threading.Thread(target=serve, args=task, daemon=True).start()
+        serve(*task)
+    Path(how["pid"]).write_text(f"{os.getpid()}\n")
     os.wait()
 
 

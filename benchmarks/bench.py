@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,101 +65,59 @@ from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerF
 
 
 def starts(
-    mpm: str,
-    works: Iterable[Work],
-    root: Path,
-    directives: Mapping[str, Any],
-    *,
-    nginx: bool,
-    buffered_logs: bool,
-    baselines: bool = False,
+    mpm: str, works: Sequence[Work], root: Path, chosen: argparse.Namespace
 ) -> dict[str, Callable[[], Any]]:
     """Name -> how to start it, for one MPM: ours, httpd's, mod_php's where scripts are, nginx, and the
     baselines where there are such."""
-    both = {**DIRECTIVES[mpm], **directives}
-    works = list(works)
+    both = {**DIRECTIVES[mpm], **chosen.directives}
     plain = any(not work.php and not work.held for work in works)
-    found: dict[str, Callable[[], Any]] = {
-        OURS: lambda: mpmkit.launch(mpm, document_root=root, access_log=True, **both)
-    }
+    ours = partial(mpmkit.launch, mpm, document_root=root, access_log=True)
+    other = {"document_root": root, "buffered_logs": chosen.buffered_logs}
+    found: dict[str, Callable[[], Any]] = {OURS: partial(ours, **both)}
     if plain:
-        found["httpd"] = lambda: Httpd(mpm, document_root=root, buffered_logs=buffered_logs, **both)
+        found["httpd"] = partial(Httpd, mpm, **other, **both)
     if any(work.php for work in works):
-        found["httpd-php"] = lambda: Httpd(
-            "prefork",
-            document_root=root,
-            php=True,
-            buffered_logs=buffered_logs,
-            **{**DIRECTIVES["prefork"], **directives},
-        )
+        prefork = {**DIRECTIVES["prefork"], **chosen.directives}
+        found["httpd-php"] = partial(Httpd, "prefork", php=True, **other, **prefork)
     if mpm == "event" and any(work.held for work in works):
-        for name in (HOLDING, FREE):
-            found[name] = lambda: mpmkit.launch(
-                mpm, document_root=root, access_log=True, **{**both, **ROOM}
-            )
-    if nginx and plain:
-        found["nginx"] = lambda: Nginx(document_root=root, buffered_logs=buffered_logs, **both)
-    if baselines and mpm in baseline.MODELS and any(takes_part("floor", work) for work in works):
+        found |= dict.fromkeys((HOLDING, FREE), partial(ours, **{**both, **ROOM}))
+    if plain and not chosen.no_nginx:
+        found["nginx"] = partial(Nginx, **other, **both)
+    if chosen.floor and mpm in baseline.MODELS and any(takes_part("floor", one) for one in works):
         for name, bare in BASELINES.items():
-            found[name] = lambda bare=bare: baseline.Baseline(  # type: ignore[misc]
-                mpm, document_root=root, bare=bare, **both
-            )
+            found[name] = partial(baseline.Baseline, mpm, document_root=root, bare=bare, **both)
     return found
 
 
-@dataclass(frozen=True)
-class Reply:
-    """One answer, looked at before the measuring: the servers must do the same work."""
-
-    status: int
-    body: bytes
-    headers: tuple[str, ...]
-
-
-def ask(url: str, path: str, *, keep_alive: bool) -> Reply:
-    """One request as the clients send it. Raises BenchError without an answer."""
-    host = url.removeprefix("http://").rstrip("/")
-    connection = http.client.HTTPConnection(host, timeout=10)
+def ask(url: str, path: str, *, keep_alive: bool) -> bytes:
+    """The body of one answer, asked as the clients do. Raises BenchError without a good one."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://").rstrip("/"), timeout=10)
     try:
         connection.request("GET", path, headers={} if keep_alive else {"Connection": "close"})
-        response = connection.getresponse()
-        body = response.read()
-        names = tuple(sorted({name.lower() for name in response.headers}))
-        return Reply(response.status, body, names)
+        reply = connection.getresponse()
+        body = reply.read()
     except (OSError, http.client.HTTPException) as error:
         raise BenchError(f"{url}{path} did not answer: {error}") from None
     finally:
         connection.close()
+    if reply.status != 200:
+        raise BenchError(f"{url}{path} answers with status {reply.status}")
+    return body
 
 
-def compare_replies(works: Iterable[Work], urls: Mapping[str, str]) -> list[str]:
-    """Sentences on how the servers' answers differ; raises BenchError if a body does.
-
-    Header fields may differ (nginx sends no Keep-Alive), and the reader should know which.
-    """
-    remarks: dict[str, list[str]] = {}
+def compare_replies(works: Iterable[Work], urls: Mapping[str, str]) -> None:
+    """Before the measuring: the servers must do the same work. Raises BenchError if a body differs."""
     for work in works:
         replies = {
-            server: ask(url, path_for(server, work), keep_alive=work.keep_alive)
+            server: ask(url, path_for(server, work), keep_alive=work.keep_alive).strip()
             for server, url in urls.items()
             if takes_part(server, work)
         }
         mine = replies[side_of_ours(work)]
-        for server, reply in replies.items():
-            if reply.status != 200:
-                raise BenchError(f"{server} answers {work.name} with status {reply.status}")
-            if reply.body.strip() != mine.body.strip():
-                raise BenchError(
-                    f"{server} answers {work.name} with another body than {OURS}: "
-                    f"{len(reply.body)} and {len(mine.body)} bytes"
-                )
-            more = set(mine.headers) - set(reply.headers)
-            less = set(reply.headers) - set(mine.headers)
-            if more or less:
-                words = [f"{OURS} alone sends {', '.join(sorted(more))}"] if more else []
-                words += [f"{server} alone sends {', '.join(sorted(less))}"] if less else []
-                remarks.setdefault("; ".join(words), []).append(work.name)
-    return [f"{', '.join(names)}: {words}" for words, names in remarks.items()]
+        for server, body in replies.items():
+            if body != mine:
+                sizes = f"{len(body)} and {len(mine)} bytes"
+                raise BenchError(f"{server} has another body than {OURS} for {work.name}: {sizes}")
 
 
 # -- turns ---------------------------------------------------------------------------------------
@@ -216,10 +175,14 @@ def turns(
     for left, mpm in zip(range(len(chosen.mpm), 0, -1), chosen.mpm, strict=True):
         works = runnable(chosen.works, say, mpm)
         with contextlib.ExitStack() as stack:
-            servers = _started(stack, mpm, works, chosen, say)
+            root, servers = stack.enter_context(pages()), {}
+            for name, make in starts(mpm, works, root, chosen).items():
+                try:
+                    servers[name] = stack.enter_context(make())
+                except (NotInstalled, ServerFailed) as missing:
+                    say(f"without {name}: {missing}")
             urls = {name: server.url for name, server in servers.items()}
-            for remark in compare_replies(works, urls):
-                say(f"response headers, {remark}")
+            compare_replies(works, urls)
             for work in works:
                 if work.held:
                     hold(stack, servers[HOLDING].url, work)
@@ -231,32 +194,6 @@ def turns(
             ]
             table.planned = table.measured + len(cells) * left
             yield from cells
-
-
-def _started(
-    stack: contextlib.ExitStack,
-    mpm: str,
-    works: Sequence[Work],
-    chosen: argparse.Namespace,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Name -> server, for as long as the stack stands."""
-    root, servers = stack.enter_context(pages()), {}
-    makers = starts(
-        mpm,
-        works,
-        root,
-        chosen.directives,
-        nginx=not chosen.no_nginx,
-        buffered_logs=chosen.buffered_logs,
-        baselines=chosen.floor,
-    )
-    for name, make in makers.items():
-        try:
-            servers[name] = stack.enter_context(make())
-        except (NotInstalled, ServerFailed) as missing:
-            say(f"without {name}: {missing}")
-    return servers
 
 
 def measure(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.works import BenchError, Work
+from benchmarks.works import BenchError
 from mpmkit.measure.reference_servers import find_program
 
 CLIENT_BOUND = 0.9  # share of a core from which on the client may have been the bottleneck
@@ -22,11 +22,8 @@ CLIENT_BOUND = 0.9  # share of a core from which on the client may have been the
 
 @dataclass(frozen=True)
 class ClientReport:
-    """What a client reported of one turn.
-
-    requests answered well, failures (not answered, cut short or refused), seconds, requests well
-    answered a second, latencies in ms, the client's CPU as a share of one core.
-    """
+    """What a client reported of one turn: requests answered well, failures (not answered, cut short or refused),
+    seconds, requests well answered a second, latencies in ms, the client's CPU as a share of one core."""
 
     requests: int
     failures: int
@@ -41,40 +38,38 @@ class ClientReport:
         """Whether the client was so busy that the server might have done more."""
         return self.client_cpu > CLIENT_BOUND
 
+    @property
+    def per_core(self) -> float:
+        """Requests that a second of the client's processor time paid for."""
+        return self.qps / self.client_cpu if self.client_cpu > 0 else math.nan
+
 
 def run_client(command: Sequence[str], timeout: float) -> tuple[str, float]:
     """Output of a client program, and the CPU seconds it used, its children's included.
 
     Raises BenchError if it fails or takes longer than `timeout` seconds.
     """
+    deadline = time.monotonic() + timeout
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
         try:
-            status, usage = wait4(process, timeout)
+            while not (found := os.wait4(process.pid, os.WNOHANG))[0]:
+                if time.monotonic() > deadline:
+                    raise BenchError(f"{process.args!r} took longer than {timeout:g} s")
+                time.sleep(0.02)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
+        process.returncode = status = os.waitstatus_to_exitcode(found[1])
         out.seek(0)
         text = out.read()
     if status != 0:
         raise BenchError(f"{' '.join(command)} ended with {status}: {text.strip()[-300:]}")
-    return text, usage
-
-
-def wait4(process: subprocess.Popen[bytes], timeout: float) -> tuple[int, float]:
-    deadline = time.monotonic() + timeout
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return process.returncode, usage.ru_utime + usage.ru_stime
-        if time.monotonic() > deadline:
-            raise BenchError(f"{process.args!r} took longer than {timeout:g} s")
-        time.sleep(0.02)
+    return text, found[2].ru_utime + found[2].ru_stime
 
 
 def run_ab(
@@ -204,17 +199,3 @@ def parse_wrk(text: str, cpu: float) -> ClientReport:
     # Only answers are requests to wrk; what failed without one is added.
     lost = connect + write + timeout
     return _report(answers + lost, lost + status, micros / 1e6, table, cpu)
-
-
-def turn(work: Work, url: str, *, requests: int, seconds: float, nonce: str) -> ClientReport:
-    """One turn of a server at a piece of work."""
-    if work.client == "wrk":
-        return run_wrk(
-            url, seconds=seconds, clients=work.clients, distinct=nonce if work.distinct else ""
-        )
-    return run_ab(
-        url,
-        requests=max(work.clients, round(requests * work.share)),
-        clients=work.clients,
-        keep_alive=work.keep_alive,
-    )

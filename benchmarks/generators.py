@@ -1,23 +1,19 @@
-"""How fast are the load generators? The same work by each, against nginx, interleaved.
+"""How fast are the load generators, and do they agree? The same work by each, interleaved.
 
     python -m benchmarks.generators [--rounds 3] [--seconds 3]
+    python -m benchmarks.generators --url http://127.0.0.1:8080/index.html --users 64
 
-A table of servers is only worth as much as the generator behind it. This measures ours (a lean
-Locust user), Locust's own FastHttpUser, ab and wrk against the fastest server at hand: one worker
-process of nginx with the article's page of 45 bytes, no access log and every setting that makes it
-faster (`FastestNginx`), so that the server is not the bottleneck. One process of each generator,
-the same number of clients, one after the other in every round, each round beginning with another.
+A table of servers is only worth as much as the generator behind it. This measures ours (a lean Locust user),
+Locust's own FastHttpUser, ab and wrk, one process of each, one after the other in every round, each round
+beginning with another. By default against the fastest server at hand: one worker process of nginx with the
+article's page, no access log and every setting that makes it faster (`FastestNginx`), so that the server is not
+the bottleneck; or against the server of a URL: a figure that only one generator gives is a figure about that one.
 
-What counts on a machine that generator and server share is the price of a request, so each line
-also says how many requests a second of the generator's processor time paid for ("per core").
-Medians of the rounds, with the lowest and the highest. Ratios to FastHttpUser and to ab are those
-of the requests/s; the last column is FastHttpUser's again, per core, for the rounds in which
-something else than the generator was the bottleneck (its share of a core is then well below 100%).
-
-What bounds a new connection: with our user more than four fifths of a generator's time are the
-kernel's (connect, close and send carry every packet through the loopback device, the server's half
-of it included), the same that ab needs. FastHttpUser adds some 250 µs of Python to it, ours some
-10.
+What counts on a machine that generator and server share is the price of a request, so each line also says how
+many requests a second of the generator's processor time paid for ("per core"). Medians of the rounds, with the
+lowest and the highest. Ratios to FastHttpUser and to ab are those of the requests/s; the last column is
+FastHttpUser's again, per core, for the rounds in which something else than the generator was the bottleneck (its
+share of a core is then well below 100%). What differs by nature is in docs/LOAD.md.
 """
 
 from __future__ import annotations
@@ -33,17 +29,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from benchmarks.clients import ClientReport, run_ab, run_wrk
+from benchmarks.works import BenchError
 from mpmkit.config.arguments import Parser
 from mpmkit.load.runner import LoadError, run_load
+from mpmkit.load.target import target_of
 from mpmkit.measure import command, records, stats
 from mpmkit.measure.competitors import SAMPLE_SITE
 from mpmkit.measure.experiment import Cell, Conditions, OnProgress, Report, Table, run
 from mpmkit.measure.records import RecordFile, Row
-from mpmkit.measure.reference_servers import Nginx
+from mpmkit.measure.reference_servers import Nginx, NotInstalled
 
-PATH, LENGTH = "/index.html", 45
+PATH = "/index.html"
 # The server's settings: connections for every client of WORKS, each for as long as it likes.
 NGINX: dict[str, Any] = {"MaxKeepAliveRequests": 0, "MaxRequestWorkers": 4096}
 FAST_HTTP_USER = Path(__file__).with_name("fast_http_user.py")
@@ -52,75 +51,43 @@ FAST_HTTP_USER = Path(__file__).with_name("fast_http_user.py")
 SCALES = {"smoke": (1, 1.0), "demo": (3, 3.0), "full": (5, 8.0)}
 
 
-@dataclass(frozen=True)
-class GeneratorReport:
-    """One generator in one round: requests/s, and the share of a core (0 to 1) it used."""
-
-    qps: float
-    cpu: float
-    failures: int
-
-    @property
-    def per_core(self) -> float:
-        """Requests that a second of its processor time paid for."""
-        return self.qps / self.cpu if self.cpu > 0 else float("nan")
+def _parts(url: str) -> tuple[str, str]:
+    """(server, path) of a URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}", parts._replace(scheme="", netloc="").geturl() or "/"
 
 
-Measure = Callable[[str, int, float, bool], GeneratorReport]
-
-
-def lean(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
+def lean(url: str, **how: Any) -> ClientReport:
     """Our Locust user."""
-    how: dict[str, Any] = {"users": users, "duration": seconds, "keep_alive": keep_alive}
-    run = run_load(url, PATH, **how, expect_length=LENGTH)
-    return GeneratorReport(run.qps, run.generator_cpu, run.failures)
+    base, path = _parts(url)
+    run = run_load(base, path, users=how.pop("clients"), duration=how.pop("seconds"), **how)
+    # What was due in an open loop and could not be sent is no failure here.
+    failed = run.failures - run.errors["unsent"]
+    p50, p99 = run.latency_ms(50), run.latency_ms(99)
+    cpu = sum(run.processes_cpu)
+    return ClientReport(run.succeeded, failed, run.duration, run.qps, p50, p99, cpu)
 
 
-def open_loop(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
-    """Our user again, in its general loop: as a constant rate that nothing can keep up with."""
-    run = run_load(
-        url,
-        PATH,
-        users=users,
-        duration=seconds,
-        keep_alive=keep_alive,
-        expect_length=LENGTH,
-        arrival="constant",
-        rate=200_000,
-    )
-    # What was due and could not be sent is what this is about; other failures count.
-    return GeneratorReport(run.qps, run.generator_cpu, run.failures - run.errors["unsent"])
+def open_loop(url: str, **how: Any) -> ClientReport:
+    """Our user in the open loop: a constant rate that nothing can keep up with."""
+    return lean(url, arrival="constant", rate=200_000, **how)
 
 
-def of_client(measure: Callable[..., ClientReport]) -> Measure:
-    """ab or wrk (with one thread). wrk does not look at lengths."""
-
-    def measured(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
-        found = measure(url + PATH, seconds=seconds, clients=users, keep_alive=keep_alive)
-        return GeneratorReport(found.qps, found.client_cpu, found.failures)
-
-    return measured
-
-
-def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> GeneratorReport:
-    """Locust's FastHttpUser (load/fast_http_user.py), counting from its first answer to its end."""
+def fast_http_user(url: str, *, clients: int, seconds: float, keep_alive: bool) -> ClientReport:
+    """Locust's FastHttpUser, counted from its first answer to its end."""
+    base, path = _parts(url)
     with tempfile.TemporaryDirectory(prefix="mpmkit-fast-") as folder:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("LOCUST_")}
         result = Path(folder, "result")
-        environ |= {
-            "MPMKIT_FAST_PATH": PATH,
-            "MPMKIT_FAST_LENGTH": str(LENGTH),
-            "MPMKIT_FAST_KEEP_ALIVE": str(int(keep_alive)),
-            "MPMKIT_FAST_RESULT": str(result),
-        }
+        how = {"path": path, "keep_alive": keep_alive, "result": str(result)}
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "locust", "-f", str(FAST_HTTP_USER), "--headless"),
-                *("--only-summary", "--loglevel", "ERROR", "--json-file", "locust", "--host", url),
-                *("-u", str(users), "-r", str(users), "-t", f"{max(1, round(seconds))}s"),
+                *("--only-summary", "--loglevel", "ERROR", "--json-file", "locust", "--host", base),
+                *("-u", str(clients), "-r", str(clients), "-t", f"{max(1, round(seconds))}s"),
             ],
             cwd=folder,
-            env=environ,
+            env=environ | {"MPMKIT_FAST": json.dumps(how)},
             capture_output=True,
             text=True,
             timeout=seconds + 60,
@@ -128,12 +95,10 @@ def fast_http_user(url: str, users: int, seconds: float, keep_alive: bool) -> Ge
         try:
             said = json.loads(result.read_text())
         except (OSError, ValueError):
-            raise LoadError(
-                "FastHttpUser gave no result: " + " ".join(done.stderr.split()[-40:])
-            ) from None
-    return GeneratorReport(
-        said["requests"] / said["seconds"], said["cpu"] / said["seconds"], said["failures"]
-    )
+            last = " ".join(done.stderr.split()[-40:])
+            raise LoadError(f"FastHttpUser gave no result: {last}") from None
+    good, took, nan = said["requests"], said["seconds"], float("nan")
+    return ClientReport(good, said["failures"], took, good / took, nan, nan, said["cpu"] / took)
 
 
 class FastestNginx(Nginx):
@@ -151,29 +116,27 @@ class FastestNginx(Nginx):
             self.more_main = f"worker_cpu_affinity {1 << max(cores):b};"
 
 
-GENERATORS: dict[str, Measure] = {
+# Each is called with a URL, clients, seconds and keep_alive. wrk has one thread and does not look at lengths.
+GENERATORS: dict[str, Callable[..., ClientReport]] = {
     "mpmkit (Locust)": lean,
     "mpmkit open loop": open_loop,
     "FastHttpUser": fast_http_user,
-    "ab": of_client(run_ab),
-    "wrk": of_client(run_wrk),
+    "ab": run_ab,
+    "wrk": run_wrk,
 }
 
 WORKS = {
-    "new": ("a new connection per request, 200 clients", 200, False),
-    "keep-alive": ("keep-alive, 64 clients", 64, True),
+    "new": ("a new connection per request", 200, False),
+    "keep-alive": ("keep-alive", 64, True),
 }
 
 
-def table(title: str, samples: dict[str, list[GeneratorReport]]) -> str:
+def table(title: str, samples: dict[str, list[ClientReport]]) -> str:
     """One block of lines: medians, the range of the rounds, ratios to FastHttpUser and to ab."""
 
-    def median(name: str, what: Callable[[GeneratorReport], float] = lambda s: s.qps) -> float:
-        values = [what(sample) for sample in samples.get(name, [])]
+    def median(name: str, what: str = "qps") -> float:
+        values = [getattr(sample, what) for sample in samples.get(name, [])]
         return statistics.median(values) if values else float("nan")
-
-    def per_core(name: str) -> float:
-        return median(name, lambda sample: sample.per_core)
 
     head = (
         f"{'':<18}{'requests/s':>11}{'min to max':>19}{'core':>6}{'per core':>10}"
@@ -181,22 +144,17 @@ def table(title: str, samples: dict[str, list[GeneratorReport]]) -> str:
     )
     lines = [title, head]
     for name, found in samples.items():
-        if not found:
-            continue
         rates = [sample.qps for sample in found]
         spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
         failures = sum(sample.failures for sample in found)
+        qps, per_core = median(name), median(name, "per_core")
         lines.append(
-            f"{name:<18}{median(name):>11,.0f}{spread:>19}{median(name, lambda s: s.cpu):>6.0%}"
-            f"{per_core(name):>10,.0f}"
-            f"{median(name) / median('FastHttpUser'):>16.2f}{median(name) / median('ab'):>7.2f}"
-            f"{per_core(name) / per_core('FastHttpUser'):>12.2f}"
+            f"{name:<18}{qps:>11,.0f}{spread:>19}{median(name, 'client_cpu'):>6.0%}{per_core:>10,.0f}"
+            f"{qps / median('FastHttpUser'):>16.2f}{qps / median('ab'):>7.2f}"
+            f"{per_core / median('FastHttpUser', 'per_core'):>12.2f}"
             + (f"  {failures:,} FAILED" if failures else "")
         )
     return "\n".join(lines)
-
-
-# -- the experiment ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -211,65 +169,73 @@ class GeneratorTurn(Cell):
 class GeneratorTable(Table):
     """What was measured: rows of the records table `generators`."""
 
-    version: str = ""
+    against: str = ""
 
     name = "generators"
 
     def text(self) -> str:
         """A block of lines for each work."""
         parts = []
-        for work, (title, *_) in WORKS.items():
-            samples: dict[str, list[GeneratorReport]] = {}
+        for work, (what, *_) in WORKS.items():
+            samples: dict[str, list[ClientReport]] = {}
             for row in self.records:
                 if row["work"] == work:
-                    found = GeneratorReport(row["qps"], row["cpu"], row["failures"])
-                    samples.setdefault(row["generator"], []).append(found)
+                    title = f"{what}, {row['users']} clients"
+                    found = (0, row["failures"], 0.0, row["qps"], 0.0, 0.0, row["cpu"])
+                    samples.setdefault(row["generator"], []).append(ClientReport(*found))
             if samples:
                 parts.append(table(title, samples) + "\n")
         machine = records.Machine.of(self.records[-1]) if self.records else ""
-        against = f"against {self.version} with one worker, measured on {machine}"
-        return "\n".join([*parts, against, *self.footer()])
+        return "\n".join([*parts, f"against {self.against}, measured on {machine}", *self.footer()])
 
 
 def measure(
     found: GeneratorTable,
-    works: Sequence[str],
+    chosen: Any,
     rounds: int,
     seconds: float,
     file: RecordFile | None = None,
     on_progress: OnProgress | None = None,
 ) -> GeneratorTable:
-    """Each generator at each work in each round, against one nginx. A generator that is not installed or
+    """Each generator at each work in each round, against one server. A generator that is not installed or
     fails is left out."""
-    found.planned = rounds * len(works) * len(GENERATORS)
+    found.planned = rounds * len(chosen.work) * len(GENERATORS)
+
+    def cells(url: str) -> Iterator[GeneratorTurn]:
+        for work in chosen.work:
+            for number in range(1, rounds + 1):
+                for name in stats.turns(list(GENERATORS), number):
+                    yield GeneratorTurn(number, name, "", work, url)
 
     def turns() -> Iterator[GeneratorTurn]:
+        if chosen.url:
+            found.against = chosen.url
+            yield from cells(chosen.url)
+            return
         with FastestNginx() as server:
-            found.version = server.version
-            for work in works:
-                for number in range(1, rounds + 1):
-                    for name in stats.turns(list(GENERATORS), number):
-                        yield GeneratorTurn(number, name, "", work, server.url)
+            found.against = f"{server.version} with one worker"
+            yield from cells(server.url + PATH)
 
     def measure_one(cell: GeneratorTurn, report: Report) -> Iterator[list[Row]]:
         report(f"round {cell.round}, {cell.work}, {cell.server}", 0.0)
         _, users, keep_alive = WORKS[cell.work]
+        users, generator = chosen.users or users, GENERATORS[cell.server]
         conditions = Conditions(found, cell)
         try:
-            sample = GENERATORS[cell.server](cell.url, users, seconds, keep_alive)
-        except LoadError as error:
+            made = generator(cell.url, clients=users, seconds=seconds, keep_alive=keep_alive)
+        except (LoadError, BenchError, NotInstalled) as error:
             raise RuntimeError(str(error)) from None  # costs this generator's rows only
         columns = {
-            "server": "nginx",
+            "server": "other" if chosen.url else "nginx",
             "work": cell.work,
             "generator": cell.server,
             "users": users,
-            "qps": float(sample.qps),
-            "cpu": float(sample.cpu),
-            "failures": int(sample.failures),
+            "qps": float(made.qps),
+            "cpu": float(made.client_cpu),
+            "failures": int(made.failures),
         }
-        yield [conditions.row(NGINX, **columns)]
-        time.sleep(0.2)
+        yield [conditions.row({} if chosen.url else NGINX, **columns)]
+        time.sleep(0.2)  # for what is left in the server's queues
 
     return run(turns(), measure_one, found, file=file, on_progress=on_progress, say=command.say)
 
@@ -280,6 +246,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_options(parser, "--rounds", "--scale", "--out")
     parser.add_argument("--seconds", type=float, help="of each measurement")
     parser.add_argument("--work", choices=WORKS, nargs="+", default=list(WORKS))
+    parser.add_argument("--url", help="another server than nginx, on loopback, and its page")
+    parser.add_argument("--users", type=int, help="clients (200 new connections, 64 kept)")
     options = parser.parse_args(argv)
 
     def measured(bar: OnProgress) -> GeneratorTable:
@@ -289,10 +257,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         seconds = seconds if options.seconds is None else options.seconds
         if not 1 <= seconds <= 60:
             problems.append(f"seconds: must be 1 to 60, not {seconds:g}")
+        if options.url:
+            target_of(_parts(options.url)[0])
         problems.raise_any()
         found = GeneratorTable([], scale=scale)
         file = found.keep_in(command.out_of(options, command.new_name("generators")))
-        return measure(found, options.work, options.rounds or rounds, seconds, file, bar)
+        return measure(found, options, options.rounds or rounds, seconds, file, bar)
 
     status, _ = command.execute(measured, GeneratorTable.text)
     return status

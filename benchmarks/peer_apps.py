@@ -13,6 +13,7 @@ servers that write no access log of their own) a file for lines in the common fo
 
 from __future__ import annotations
 
+import functools
 import os
 import runpy
 import time
@@ -34,11 +35,7 @@ class Pages:
         self.root = os.path.realpath(os.environ["MPMKIT_PEER_ROOT"])
         self._known: dict[str, tuple[tuple[int, int, int], Fields, bytes]] = {}
         token = os.environ.get("MPMKIT_PEER_TOKEN", "").encode()
-        self.missing: tuple[str, Fields, bytes] = (
-            "404 Not Found",
-            [("Content-Length", str(len(token)))],
-            token,
-        )
+        self.missing = "404 Not Found", [("Content-Length", str(len(token)))], token
 
     def __call__(self, path: str) -> tuple[str, Fields, bytes]:
         try:
@@ -96,7 +93,7 @@ def wsgi() -> Wsgi:
 
 
 def wsgi_logged() -> Wsgi:
-    """`wsgi` for waitress, which has no access log: a line in the common format for each request.
+    """`wsgi` for servers that have no access log: a line in the common format for each request.
 
     One write a line, as httpd does without BufferedLogs. Waitress would also warn of each request
     that waits for a thread, in a log without a use; that is switched off.
@@ -106,27 +103,23 @@ def wsgi_logged() -> Wsgi:
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     inner = wsgi()
     log = os.open(os.environ["MPMKIT_PEER_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    second, stamp = 0, ""
+
+    @functools.lru_cache(1)
+    def stamp(now: int) -> str:
+        return time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(now))
 
     def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        nonlocal second, stamp
         seen: list[str] = []
 
         def started(status: str, fields: Fields, *more: Any) -> Any:
-            seen.append(status[:3])
-            seen.append(next((v for k, v in fields if k.lower() == "content-length"), "-"))
+            length = next((v for k, v in fields if k.lower() == "content-length"), "-")
+            seen[:] = status[:3], length
             return start_response(status, fields, *more)
 
         answer = inner(environ, started)
-        now = int(time.time())
-        if now != second:
-            second, stamp = now, time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(now))
-        os.write(
-            log,
-            f'{environ["REMOTE_ADDR"]} - - {stamp} "{environ["REQUEST_METHOD"]} '
-            f'{environ["PATH_INFO"]} {environ["SERVER_PROTOCOL"]}" '
-            f"{' '.join(seen)}\n".encode(),
-        )
+        request = "{REQUEST_METHOD} {PATH_INFO} {SERVER_PROTOCOL}".format_map(environ)
+        line = f'{environ["REMOTE_ADDR"]} - - {stamp(int(time.time()))} "{request}" '
+        os.write(log, f"{line}{' '.join(seen)}\n".encode())
         return answer
 
     return application

@@ -48,6 +48,7 @@ import json
 import os
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,8 @@ from mpmkit.measure import competitors
 from mpmkit.measure.reference_servers import NotInstalled, ReferenceServer, Value
 
 EXTRA = "pip install 'mpmkit[rivals]'"
-# The common log format in gunicorn's words.
-GUNICORN_LOG_FORMAT = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s'
 WORKER_CLASSES = ("sync", "gthread")
-CONNECTIONS = (
-    20_000  # as many clients as a load profile may have: no limit of theirs is meant to count
-)
+CONNECTIONS = 20_000  # clients of a load profile at most: no limit of theirs is meant to count
 
 
 class Peer(ReferenceServer):
@@ -71,6 +68,7 @@ class Peer(ReferenceServer):
     """
 
     package = ""
+    parts: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -92,11 +90,8 @@ class Peer(ReferenceServer):
     @property
     def version(self) -> str:
         """As installed: `gunicorn 23.0.0`, with the parts that it uses where it finds them."""
-        parts = [self.package, *(name for name in self._parts() if _has(name))]
-        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in parts)
-
-    def _parts(self) -> tuple[str, ...]:
-        return ()
+        found = [self.package, *filter(importlib.util.find_spec, self.parts)]
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in found)
 
     def _number(self, name: str, default: int) -> int:
         value = self._given.get(name.lower())
@@ -129,6 +124,24 @@ class Peer(ReferenceServer):
             "MPMKIT_PEER_KEEPALIVE": str(int(self._keeps_alive)),
         }
 
+    def _log_config(self, access: str, error: str, line: dict[str, Any]) -> str:
+        """A configuration of `logging` for two loggers of a server; line: the format of the first one's."""
+        handlers, loggers = {}, {}
+        for name, logger in (("access", access), ("error", error)):
+            handlers[name] = {
+                "class": "logging.FileHandler",
+                "filename": str(self.root / f"{name}_log"),
+                "delay": True,
+            }
+            loggers[logger] = {
+                "handlers": [name],
+                "level": "INFO" if name == "access" else "WARNING",
+                "propagate": False,
+            }
+        handlers["access"]["formatter"] = "line"
+        made = {"version": 1, "disable_existing_loggers": False, "formatters": {"line": line}}
+        return json.dumps(made | {"handlers": handlers, "loggers": loggers})
+
     def _is_ready(self) -> bool:
         """It answers, with the token that only this one knows."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
@@ -142,26 +155,13 @@ class Peer(ReferenceServer):
 
 
 class Gunicorn(Peer):
-    """gunicorn with its `sync` or `gthread` workers; `processes` is its number of workers.
-
-    Raises ValueError for another class of workers.
-    """
+    """gunicorn with its `sync` or `gthread` workers; `processes` is its number of workers."""
 
     package = "gunicorn"
     config_name = "gunicorn.conf.py"
 
-    def __init__(
-        self,
-        worker_class: str,
-        *,
-        document_root: str | os.PathLike[str],
-        access_log: bool = True,
-        processes: int | None = None,
-        **directives: Value,
-    ) -> None:
-        super().__init__(
-            document_root=document_root, access_log=access_log, processes=processes, **directives
-        )
+    def __init__(self, worker_class: str, **how: Any) -> None:
+        super().__init__(**how)
         if worker_class not in WORKER_CLASSES:
             raise ValueError(f"no workers {worker_class!r}; choose {' or '.join(WORKER_CLASSES)}")
         self.worker_class = worker_class
@@ -188,7 +188,7 @@ class Gunicorn(Peer):
             "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,
             "control_socket_disable": True,
             "accesslog": str(self.root / "access_log") if self.access_log else None,
-            "access_log_format": GUNICORN_LOG_FORMAT,
+            "access_log_format": '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s',
             "errorlog": str(self.root / "error_log"),
             "loglevel": "warning",
         }
@@ -198,97 +198,45 @@ class Gunicorn(Peer):
 class Uvicorn(Peer):
     """uvicorn with httptools and uvloop where they are installed; `processes` is one a core."""
 
-    package = "uvicorn"
+    package = name = "uvicorn"
     config_name = "log.json"
-    name = "uvicorn"
-
-    def _parts(self) -> tuple[str, ...]:
-        return "httptools", "uvloop"
+    parts = ("httptools", "uvloop")
 
     def _command(self, file: Path) -> list[str]:
         most = self._number("MaxConnectionsPerChild", 0)
         return [
-            sys.executable,
-            "-m",
-            "uvicorn",
-            "--factory",
-            "benchmarks.peer_apps:asgi",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-            "--workers",
-            str(self._processes or self._cores),
-            "--backlog",
-            str(self._number("ListenBacklog", 511)),
-            "--timeout-keep-alive",
-            str(max(1, self._keep_alive_seconds)),
-            "--loop",
-            "auto",
-            "--http",
-            "auto",
-            "--ws",
-            "none",
-            "--lifespan",
-            "off",
-            "--log-config",
-            str(file),
-            *(["--limit-max-requests", str(most)] if most else []),
+            *(sys.executable, "-m", "uvicorn", "--factory", "benchmarks.peer_apps:asgi"),
+            *("--loop=auto", "--http=auto", "--ws=none", "--lifespan=off", "--host=127.0.0.1"),
+            f"--port={self.port}",
+            f"--workers={self._processes or self._cores}",
+            f"--backlog={self._number('ListenBacklog', 511)}",
+            f"--timeout-keep-alive={max(1, self._keep_alive_seconds)}",
+            f"--log-config={file}",
+            *([f"--limit-max-requests={most}"] if most else []),
             *([] if self.access_log else ["--no-access-log"]),
         ]
 
     def _configuration(self) -> str:
         # It does not tell its log how many bytes it sent.
         line = '%(client_addr)s - - [%(asctime)s] "%(request_line)s" %(status_code)s -'
-        return json.dumps(
-            {
-                "version": 1,
-                "disable_existing_loggers": False,
-                "formatters": {
-                    "common": {
-                        "()": "uvicorn.logging.AccessFormatter",
-                        "fmt": line,
-                        "datefmt": "%d/%b/%Y:%H:%M:%S %z",
-                        "use_colors": False,
-                    }
-                },
-                "handlers": {
-                    "access": {
-                        "class": "logging.FileHandler",
-                        "formatter": "common",
-                        "filename": str(self.root / "access_log"),
-                        "delay": True,
-                    },
-                    "error": {
-                        "class": "logging.FileHandler",
-                        "filename": str(self.root / "error_log"),
-                    },
-                },
-                "loggers": {
-                    "uvicorn.error": {
-                        "handlers": ["error"],
-                        "level": "WARNING",
-                        "propagate": False,
-                    },
-                    "uvicorn.access": {"handlers": ["access"], "level": "INFO", "propagate": False},
-                },
-            }
-        )
+        common = {
+            "()": "uvicorn.logging.AccessFormatter",
+            "fmt": line,
+            "datefmt": "%d/%b/%Y:%H:%M:%S %z",
+            "use_colors": False,
+        }
+        return self._log_config("uvicorn.access", "uvicorn.error", common)
 
 
 class Waitress(Peer):
     """waitress: one process, one thread that reads and writes, a pool of threads that answer."""
 
-    package = "waitress"
-    name = "waitress"
+    package = name = "waitress"
 
     def _command(self, file: Path) -> list[str]:
         # Its limit of connections is 100 by default, and without poll it can't go beyond 1,024.
         return [
-            sys.executable,
-            "-m",
-            "waitress",
-            f"--listen=127.0.0.1:{self.port}",
+            *(sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{self.port}"),
             f"--threads={self._number('ThreadsPerChild', 25)}",
             f"--backlog={self._number('ListenBacklog', 511)}",
             f"--connection-limit={CONNECTIONS}",
@@ -299,16 +247,12 @@ class Waitress(Peer):
             f"benchmarks.peer_apps:{'wsgi_logged' if self.access_log else 'wsgi'}",
         ]
 
-    def _configuration(self) -> str:
-        return ""  # all on the command line
-
 
 class Granian(Peer):
     """granian: HTTP in Rust, threads that call the application; `processes` is one a core."""
 
-    package = "granian"
+    package = name = "granian"
     config_name = "log.json"
-    name = "granian"
 
     def _command(self, file: Path) -> list[str]:
         return [
@@ -326,33 +270,13 @@ class Granian(Peer):
         ]
 
     def _configuration(self) -> str:
-        loggers = {"access": "granian.access", "error": "_granian"}
-        return json.dumps(
-            {
-                "version": 1,
-                "formatters": {"message": {"format": "%(message)s"}},
-                "handlers": {
-                    name: {
-                        "class": "logging.FileHandler",
-                        "formatter": "message",
-                        "filename": str(self.root / f"{name}_log"),
-                        "delay": True,
-                    }
-                    for name in loggers
-                },
-                "loggers": {
-                    logger: {"handlers": [name], "level": "INFO", "propagate": False}
-                    for name, logger in loggers.items()
-                },
-            }
-        )
+        return self._log_config("granian.access", "_granian", {"format": "%(message)s"})
 
 
 class Fastpysgi(Peer):
     """fastpysgi: HTTP in C, on libuv's loop, which also calls the application; one process a core."""
 
-    package = "fastpysgi"
-    name = "fastpysgi"
+    package = name = "fastpysgi"
 
     def _command(self, file: Path) -> list[str]:
         return [sys.executable, str(file)]
@@ -372,43 +296,28 @@ fastpysgi.run(application, "127.0.0.1", {self.port}, workers={self._processes or
 """
 
 
-def _has(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+Form = tuple[str, tuple[str, ...], tuple[str, ...], competitors.Launch]
 
 
-def _sync(mpm: str, **directives: Any) -> Gunicorn:
-    return Gunicorn("sync", document_root=competitors.SAMPLE_SITE, **directives)
+def _form(name: str, mpms: str, kind: Callable[..., Peer], *workers: str) -> Form:
+    """A form as of `competitors.FORMS`, which has the pages of all of them. mpms: the nearest first."""
+
+    def launch(mpm: str, **directives: Any) -> Peer:
+        return kind(*workers, document_root=competitors.SAMPLE_SITE, **directives)
+
+    return name, tuple(mpms.split()), ("static", "script"), launch
 
 
-def _gthread(mpm: str, **directives: Any) -> Gunicorn:
-    return Gunicorn("gthread", document_root=competitors.SAMPLE_SITE, **directives)
-
-
-def _uvicorn(mpm: str, **directives: Any) -> Uvicorn:
-    return Uvicorn(document_root=competitors.SAMPLE_SITE, **directives)
-
-
-def _waitress(mpm: str, **directives: Any) -> Waitress:
-    return Waitress(document_root=competitors.SAMPLE_SITE, **directives)
-
-
-def _granian(mpm: str, **directives: Any) -> Granian:
-    return Granian(document_root=competitors.SAMPLE_SITE, **directives)
-
-
-def _fastpysgi(mpm: str, **directives: Any) -> Fastpysgi:
-    return Fastpysgi(document_root=competitors.SAMPLE_SITE, **directives)
-
-
-# In the same rounds as httpd and nginx, for `--also`: see `competitors.FORMS`.
-FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], competitors.Launch], ...]] = {
-    "gunicorn": (
-        ("gunicorn-sync", ("prefork",), ("static", "script"), _sync),
-        ("gunicorn-gthread", ("worker", "event"), ("static", "script"), _gthread),
-    ),
-    "uvicorn": (("uvicorn", ("event", "worker", "prefork"), ("static", "script"), _uvicorn),),
-    "waitress": (("waitress", ("worker", "event", "prefork"), ("static", "script"), _waitress),),
-    "granian": (("granian", ("worker", "event", "prefork"), ("static", "script"), _granian),),
-    "fastpysgi": (("fastpysgi", ("event", "worker", "prefork"), ("static", "script"), _fastpysgi),),
-}
-competitors.FORMS.update(FORMS)
+# In the same rounds as httpd and nginx, for `--also`.
+competitors.FORMS.update(
+    {
+        "gunicorn": (
+            _form("gunicorn-sync", "prefork", Gunicorn, "sync"),
+            _form("gunicorn-gthread", "worker event", Gunicorn, "gthread"),
+        ),
+        "uvicorn": (_form("uvicorn", "event worker prefork", Uvicorn),),
+        "waitress": (_form("waitress", "worker event prefork", Waitress),),
+        "granian": (_form("granian", "worker event prefork", Granian),),
+        "fastpysgi": (_form("fastpysgi", "event worker prefork", Fastpysgi),),
+    }
+)

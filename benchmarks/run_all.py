@@ -19,7 +19,6 @@ was there alone.
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 import sys
@@ -32,17 +31,13 @@ from benchmarks import (
     bench,
     generators,
     python_servers,  # noqa: F401  adds them to the competitors
-    works,
 )
-from benchmarks.ratios import cpu_us
+from benchmarks.ratios import judged, middle
 from mpmkit.config.arguments import Parser
-from mpmkit.config.directives import MPMS
 from mpmkit.measure import command, competitors, memory, published, qps, records, stats
 from mpmkit.measure.command import say
 from mpmkit.measure.experiment import duration
 from mpmkit.measure.records import RecordError
-
-SLOW = 8_000  # requests/s that an estimate takes for granted
 
 PEERS = ("gunicorn", "uvicorn", "waitress", "granian", "fastpysgi")
 PEER_TARGET = 2.0  # times the fastest of them
@@ -50,7 +45,8 @@ PEER_TARGET = 2.0  # times the fastest of them
 
 @dataclass(frozen=True)
 class Part:
-    """One table: its name in files, what it is, about how long it takes, how it runs.
+    """One table: its name in files, what it is, about how many seconds it takes at each scale with every
+    competitor, how it runs.
 
     run(scale, also, file) prints its tables, writes its rows to the file and gives a status as
     commands do: 0, or 130 for Ctrl-C, or another.
@@ -58,27 +54,15 @@ class Part:
 
     name: str
     title: str
-    seconds: Callable[[str, Sequence[str]], float]
+    seconds: Mapping[str, float]
     run: Callable[[str, Sequence[str], Path], int]
 
 
 # -- the parts, by their own commands ------------------------------------------------------------
 
 
-def _generators_seconds(scale: str, also: Sequence[str]) -> float:
-    rounds, seconds = generators.SCALES[scale]
-    return rounds * len(generators.GENERATORS) * len(generators.WORKS) * (seconds + 1.5)
-
-
 def _generators(scale: str, also: Sequence[str], path: Path) -> int:
     return generators.main(["--scale", scale, "--out", str(path)])
-
-
-def _qps_seconds(scale: str, also: Sequence[str]) -> float:
-    size = qps.SCALES[scale]
-    cells = len(MPMS) * len(published.PAGES) + sum(len(one.parts) for one in competitors.of(also))
-    seconds = min(size.seconds or math.inf, (size.requests or math.inf) / SLOW)
-    return size.rounds * cells * (2.0 + size.warmup + seconds)
 
 
 def _qps(scale: str, also: Sequence[str], path: Path) -> int:
@@ -115,25 +99,20 @@ def _peer_verdict(
     own: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], name: str
 ) -> str:
     times = stats.ratio(_qps_of(own), _qps_of(theirs))
-    known = f"{times.level:.0%}: {times.low:.2f} to {times.high:.2f}"
-    limited = sum(bool(row["generator_bound"] or row.get("generator_starved")) for row in own)
-    if times.value >= PEER_TARGET:
-        verdict = "reached"
-    elif limited:
-        verdict = f"open: the generator was at its limit in {limited} of {len(own)} rounds"
-    elif not times.level or not times.excludes(PEER_TARGET):
-        verdict = "undecided"
-    else:
-        verdict = f"missed by {1 - times.value / PEER_TARGET:.0%}"
-    line = (
-        f"{times.value:.2f} times the fastest Python peer, {name} "
-        f"({known if times.level else 'one round'}; target {PEER_TARGET:g}, {verdict})"
+    known = (
+        f"{times.level:.0%}: {times.low:.2f} to {times.high:.2f}" if times.level else "one round"
     )
-    mine, peer = cpu_us(own), cpu_us(theirs)
+    limited = sum(bool(row["generator_bound"] or row.get("generator_starved")) for row in own)
+    undecided = not times.level or not times.excludes(PEER_TARGET)
+    verdict = judged(times.value, PEER_TARGET, bool(limited), undecided)
+    if verdict == "open":
+        verdict += f": the generator was at its limit in {limited} of {len(own)} rounds"
+    fastest = f"{times.value:.2f} times the fastest Python peer, {name}"
+    line = f"{fastest} ({known}; target {PEER_TARGET:g}, {verdict})"
+    mine, peer = middle(own, "server_cpu_us"), middle(theirs, "server_cpu_us")
     if mine > 0 and peer > 0:
-        line += (
-            f"; {peer / mine:.2f} times by processor time ({mine:.1f} and {peer:.1f} µs a request)"
-        )
+        each = f"({mine:.1f} and {peer:.1f} µs a request)"
+        line += f"; {peer / mine:.2f} times by processor time {each}"
     return line
 
 
@@ -141,31 +120,12 @@ def _qps_of(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     return [row["qps"] for row in rows]
 
 
-def _memory_seconds(scale: str, also: Sequence[str]) -> float:
-    return memory.plan(scale=scale, also=also).seconds
-
-
 def _memory(scale: str, also: Sequence[str], path: Path) -> int:
     return memory.main(["--scale", scale, "--out", str(path), "--ram", "4GiB", *_also(also)])
 
 
-def _ratios_seconds(scale: str, also: Sequence[str]) -> float:
-    requests, seconds = works.SCALES[scale]
-    return works.expected_seconds(
-        works.WORKS.values(),
-        rounds=_ratio_rounds(scale),
-        requests=requests,
-        seconds=seconds,
-        nginx="nginx" in also,
-    )
-
-
-def _ratio_rounds(scale: str) -> int:
-    return 1 if scale == "smoke" else 5
-
-
 def _ratios(scale: str, also: Sequence[str], path: Path) -> int:
-    how = ["--scale", scale, "--work", "all", "--rounds", str(_ratio_rounds(scale))]
+    how = ["--scale", scale, "--work", "all", "--rounds", "1" if scale == "smoke" else "5"]
     return bench.main([*how, "--out", str(path), *([] if "nginx" in also else ["--no-nginx"])])
 
 
@@ -173,18 +133,17 @@ def _also(also: Sequence[str]) -> list[str]:
     return ["--also", ",".join(also)] if also else []
 
 
+def _part(name: str, title: str, run: Callable[..., int], *seconds: float) -> Part:
+    return Part(name, title, dict(zip(command.SCALE_NAMES, seconds, strict=True)), run)
+
+
 PARTS: dict[str, Part] = {
     part.name: part
     for part in (
-        Part(
-            "generators",
-            "load generators, against the fastest server at hand",
-            _generators_seconds,
-            _generators,
-        ),
-        Part("qps", "requests per second", _qps_seconds, _qps),
-        Part("memory", "memory", _memory_seconds, _memory),
-        Part("bench", "each MPM as a ratio to the real httpd's", _ratios_seconds, _ratios),
+        _part("generators", "load generators, one by one", _generators, 25, 135, 475),
+        _part("qps", "requests per second", _qps, 85, 600, 4600),
+        _part("memory", "memory", _memory, 230, 350, 1900),
+        _part("bench", "each MPM as a ratio to the real httpd's", _ratios, 80, 500, 2200),
     )
 }
 
@@ -231,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(str(error))
         return 1
     folder = recorded if options.record else recorded.with_name("runs")
-    estimates = {part.name: part.seconds(scale, also) for part in parts}
+    estimates = {part.name: part.seconds[scale] for part in parts}
     say(
         f"scale {scale}, about {duration(sum(estimates.values()))}: "
         + ", ".join(f"{name} {duration(seconds)}" for name, seconds in estimates.items())

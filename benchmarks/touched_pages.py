@@ -21,7 +21,6 @@ that comes back to a process soon still knows its pages, looks nothing up, and l
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import socket
@@ -37,12 +36,14 @@ from urllib.parse import urlsplit
 import mpmkit
 from benchmarks.baseline import Baseline
 from benchmarks.usage import usage
+from mpmkit.config.arguments import Parser
 from mpmkit.load.response import ResponseReader
 from mpmkit.measure import records
+from mpmkit.measure.competitors import SAMPLE_SITE
+from mpmkit.measure.experiment import OURS
 from mpmkit.measure.procfs import mappings, members
 from mpmkit.measure.reference_servers import Httpd, NotInstalled
 
-OURS = "mpmkit"
 OTHERS: dict[str, Any] = {"httpd": Httpd, "floor": Baseline}
 CLIENTS = 32
 DIRECTIVES: dict[str, Any] = {
@@ -96,14 +97,12 @@ def measure(url: str, group: int) -> list[Pages]:
     Raises NotCounted if it hasn't a child for each client, or does not answer.
     """
     address = urlsplit(url)
-    found: list[Pages] = []
-    with contextlib.ExitStack() as connections:
+    address, found = urlsplit(url), []
+    place = address.hostname, address.port
+    with contextlib.ExitStack() as stack:
         try:
             clients = [
-                connections.enter_context(
-                    socket.create_connection((address.hostname, address.port), WITHIN)
-                )
-                for _ in range(CLIENTS)
+                stack.enter_context(socket.create_connection(place, WITHIN)) for _ in range(CLIENTS)
             ]
             for _ in range(WARM):
                 _ask(clients)
@@ -117,32 +116,24 @@ def measure(url: str, group: int) -> list[Pages]:
                 _ask(clients)
                 for child in children:
                     _until_asleep(child, slept[child])
-                found += [
-                    referenced(Path(f"/proc/{child}/smaps").read_text()) for child in children
-                ]
+                    found.append(referenced(Path(f"/proc/{child}/smaps").read_text()))
         except OSError as error:
             raise NotCounted(error.strerror or str(error)) from None
     return found
 
 
 def _ask(clients: Sequence[socket.socket]) -> None:
-    """One request by each, one after the other."""
+    """One request by each, one after the other, and its whole answer."""
     for client in clients:
         client.sendall(REQUEST)
-        _answer(client)
-
-
-def _answer(client: socket.socket) -> None:
-    """Read one answer to its end."""
-    reader = ResponseReader()
-    verdict = None
-    while verdict is None:
-        data = client.recv(65536)
-        if not data:
-            raise NotCounted("the server closed a connection that it should keep alive")
-        verdict = reader.feed(data)
-    if verdict[0] is not None:
-        raise NotCounted(f"an answer that was not expected: {verdict[0]}")
+        reader, verdict = ResponseReader(), None
+        while verdict is None:
+            data = client.recv(65536)
+            if not data:
+                raise NotCounted("the server closed a connection that it should keep alive")
+            verdict = reader.feed(data)
+        if verdict[0] is not None:
+            raise NotCounted(f"an answer that was not expected: {verdict[0]}")
 
 
 def _until_asleep(child: int, slept: int) -> None:
@@ -184,37 +175,26 @@ def owners_table(found: dict[str, list[Counter[str]]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m benchmarks.touched_pages`; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.touched_pages", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument(
-        "--also",
-        nargs="+",
-        choices=OTHERS,
-        default=[],
-        help="the real httpd; the least that a Python server does",
-    )
-    args = parser.parse_args(argv)
-    root = os.path.join(os.path.dirname(mpmkit.__file__), "htdocs")
-    found, own = {}, {}
+    also = "the real httpd; the least that a Python server does"
+    parser.add_argument("--also", nargs="+", choices=OTHERS, default=[], help=also)
+    found: dict[str, list[Pages]] = {}
+    own: dict[str, list[Counter[str]]] = {}
+    name = OURS
     try:
-        for name in (OURS, *args.also):
+        for name in (OURS, *parser.parse_args(argv).also):
             with (
                 mpmkit.launch("prefork", access_log=True, **DIRECTIVES)
                 if name == OURS
-                else OTHERS[name]("prefork", document_root=root, **DIRECTIVES)
+                else OTHERS[name]("prefork", document_root=SAMPLE_SITE, **DIRECTIVES)
             ) as server:
-                try:
-                    found[name] = measure(server.url, server.pid)
-                    own[name] = [
-                        owned(Path(f"/proc/{pid}/smaps").read_text())
-                        for pid in members(server.pid)
-                        if pid != server.pid
-                    ]
-                except NotCounted as error:
-                    raise NotCounted(f"{name}: {error}") from None
+                found[name] = measure(server.url, server.pid)
+                children = set(members(server.pid)) - {server.pid}
+                own[name] = [owned(Path(f"/proc/{pid}/smaps").read_text()) for pid in children]
     except (NotInstalled, NotCounted) as error:
-        print(f"mpmkit: {error}", file=sys.stderr)
+        print(f"mpmkit: {name}: {error}", file=sys.stderr)
         return 1
     print(table(found))
     print(owners_table(own))

@@ -6,14 +6,13 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from benchmarks import baseline
-from mpmkit.config.directives import MPMS
 from mpmkit.measure import published
 from mpmkit.measure.experiment import OURS
 
@@ -48,7 +47,7 @@ class Work:
     """
 
     name: str
-    title: str
+    what: str
     client: str  # "ab" or "wrk"
     clients: int
     keep_alive: bool
@@ -59,58 +58,27 @@ class Work:
     php: bool = False
     held: int = 0
 
+    @property
+    def title(self) -> str:
+        """What it is, and by which command."""
+        keep = "-k " if self.keep_alive and self.client == "ab" else ""
+        return f"{self.what}, {self.client} {keep}-c {self.clients}"
 
+
+_PAGE, _SCRIPT = "45 B page, keep-alive", ("/hello.py", "/hello.php")
 WORKS = {
     work.name: work
     for work in (
-        Work("new", "45 B page, new connection each, ab -c 200", "ab", 200, False),
-        Work("keepalive", "45 B page, keep-alive, ab -k -c 64", "ab", 64, True),
-        Work("repeated", "45 B page, keep-alive, wrk -c 64, same head", "wrk", 64, True),
+        Work("new", "45 B page, new connection each", "ab", 200, False),
+        Work("keepalive", _PAGE, "ab", 64, True),
+        Work("repeated", f"{_PAGE}, same head", "wrk", 64, True),
+        Work("distinct", f"{_PAGE}, every head differs", "wrk", 64, True, distinct=True),
+        Work("script-new", "hello script, new connection", "ab", 200, False, *_SCRIPT, php=True),
+        Work("script-keepalive", "hello script, keep-alive", "ab", 64, True, *_SCRIPT, php=True),
+        Work("file-100k", "100 KB file, keep-alive", "ab", 64, True, "/100k.txt", share=0.5),
+        Work("file-10m", "10 MB file", "ab", 8, False, "/10m.txt", share=0.01),
         Work(
-            "distinct",
-            "45 B page, keep-alive, wrk -c 64, every head differs",
-            "wrk",
-            64,
-            True,
-            distinct=True,
-        ),
-        Work(
-            "script-new",
-            "hello script, new connection each, ab -c 200",
-            "ab",
-            200,
-            False,
-            path="/hello.py",
-            reference_path="/hello.php",
-            php=True,
-        ),
-        Work(
-            "script-keepalive",
-            "hello script, keep-alive, ab -k -c 64",
-            "ab",
-            64,
-            True,
-            path="/hello.py",
-            reference_path="/hello.php",
-            php=True,
-        ),
-        Work(
-            "file-100k",
-            "100 KB file, keep-alive, ab -k -c 64",
-            "ab",
-            64,
-            True,
-            path="/100k.txt",
-            share=0.5,
-        ),
-        Work("file-10m", "10 MB file, ab -c 8", "ab", 8, False, path="/10m.txt", share=0.01),
-        Work(
-            "idle-5000",
-            "event alone: 45 B page, keep-alive, ab -k -c 64, with 5,000 idle connections",
-            "ab",
-            64,
-            True,
-            held=5_000,
+            "idle-5000", f"event alone, 5,000 idle connections: {_PAGE}", "ab", 64, True, held=5_000
         ),
     )
 }
@@ -195,32 +163,3 @@ def runnable(works: Sequence[Work], say: Callable[[str], None], mpm: str = "even
     if not left:
         raise BenchError("no client is installed; apt install apache2-utils wrk")
     return left
-
-
-def expected_seconds(
-    works: Iterable[Work],
-    mpms: Iterable[str] = MPMS,
-    *,
-    rounds: int,
-    requests: int,
-    seconds: float,
-    nginx: bool = True,
-) -> float:
-    """About how long `measure` takes for all of these MPMs, on a slow day of a machine with 2 cores."""
-    total = 0.0
-    works = list(works)
-    for mpm in mpms:
-        total += 8.0  # starts, stops, and one request of each kind to every server
-        for work in works:
-            if work.held and mpm != "event":
-                continue
-            if work.client == "wrk":
-                turn_takes = float(max(1, round(seconds)) + max(1, round(seconds / 5)))
-            else:
-                size = sum(max(work.clients, n * work.share) for n in (requests, requests / 5))
-                turn_takes = size / (
-                    150 if work.share < 0.1 else 15_000 if work.keep_alive else 8_000
-                )
-            sides = 2 if work.held or work.php or not nginx else 3
-            total += rounds * sides * (turn_takes + 0.2)
-    return total

@@ -47,11 +47,6 @@ def test_as_many_are_parked_as_httpd_parks():
         assert parked_before_the_next_one_stalls(threads_per_child, factor) == parked
 
 
-@given(threads, st.integers(1, 20))
-def test_with_all_workers_idle_a_child_parks_factor_plus_one_times_its_threads(tpc, factor):
-    assert parked_before_the_next_one_stalls(tpc, factor) == (factor + 1) * tpc
-
-
 @given(threads, counts, counts, threads, factors, st.booleans())
 def test_an_idle_worker_is_needed_and_connections_that_only_linger_do_not_count(
     idle, connections, lingering, tpc, factor, disabled

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import shutil
-from pathlib import Path
+import subprocess
 
 import pytest
-from misbehaving import Misbehaving
 from support.experiments import printed_by, recorded_row
 
-from benchmarks import bench, clients, crosscheck
+from benchmarks import bench, clients
 from benchmarks.baseline import KEPT_AT_MOST, Baseline
 from benchmarks.bench import BenchTable, order
 from benchmarks.ratios import baseline_lines, comparisons, table
@@ -38,14 +36,11 @@ WRK = (
 )
 
 
-def test_ab_counts_only_what_was_answered_well():
+def test_what_ab_and_wrk_print_is_read():
     found = clients.parse_ab(AB, PERCENTILES, cpu=0.475)
     assert (found.requests, found.failures, found.qps) == (1980, 20, pytest.approx(3960))
     assert (found.p50_ms, found.p99_ms) == (1.25, 4.5)
     assert found.client_cpu == pytest.approx(0.95) and found.client_bound
-
-
-def test_wrk_is_read_from_our_line():
     found = clients.parse_wrk(WRK, cpu=0.3)
     assert (found.requests, found.failures, found.seconds) == (2996, 6, 1.5)
     assert found.qps == pytest.approx(2996 / 1.5)
@@ -60,53 +55,12 @@ def test_a_client_without_a_report_is_an_error():
         clients.parse_wrk("unable to connect to 127.0.0.1:1 Connection refused\n", 0)
 
 
-def command_lines():
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            yield file.read_bytes()
-
-
 def test_a_client_that_never_ends_is_ended_and_one_that_fails_is_quoted():
     with pytest.raises(BenchError, match="longer than"):
         clients.run_client(["sleep", "31.4159"], timeout=0.1)
-    assert not any(b"31.4159" in line for line in command_lines())
+    assert not subprocess.run(["pgrep", "-f", "sleep 31.4159"], capture_output=True).stdout
     with pytest.raises(BenchError, match=r"ended with 2: ls: .*nowhere"):
         clients.run_client(["ls", "/nowhere"], timeout=5)
-
-
-# -- the cross-check of the generators -----------------------------------------------------------
-
-
-def report(qps: float, cpu: float) -> clients.ClientReport:
-    return clients.ClientReport(int(qps), 0, 1.0, qps, 1.0, 2.0, cpu)
-
-
-def test_a_disagreement_of_generators_says_why():
-    rounds = {"locust": (10_000, 0.95), "ab": (15_000, 0.5), "wrk": (10_050, 0.9)}
-    checked = crosscheck.CrossCheck(
-        False,
-        {
-            name: [report(qps + more, cpu) for more in (0, 100, -100)]
-            for name, (qps, cpu) in rounds.items()
-        },
-    )
-    text = checked.text()
-    assert "ab and locust DISAGREE, x 1.50" in text
-    assert "locust was the bottleneck in 3 of 3 rounds" in text
-    assert "a request costs ab 33 and locust 95 µs of processor time" in text
-    assert "wrk and locust agree" in text and "generator-bound" in text
-    assert crosscheck.CrossCheck(False, {}, ["ab: gone"]).text().endswith("ab: gone")
-
-
-def test_the_generators_are_compared_by_their_command(capsys):
-    with Misbehaving() as server:
-        line = f"{server.url}/ok --users 2 --duration 1 --rounds 1".split()
-        status, out, _ = printed_by(crosscheck.main, line, capsys)
-    assert status == 0
-    for name in ("locust", *(name for name in ("ab", "wrk") if shutil.which(name))):
-        assert f"\n{name} " in out and "FAILED" not in out
-    for line in ("http://192.0.2.1/ --rounds 1", "http://127.0.0.1:1/ --rounds 0"):
-        assert printed_by(crosscheck.main, line.split(), capsys)[0] == 2
 
 
 # -- who is measured when ------------------------------------------------------------------------
@@ -153,10 +107,10 @@ def rows(
 def test_the_median_of_ratios_is_not_the_ratio_of_medians():
     # The machine was twice as fast in round 2; the servers' ratio was as before.
     (found,) = comparisons(rows([130, 325, 140, 135, 138], [100, 250, 100, 100, 100]))
-    spread = (found.median, found.lowest, found.highest)
+    spread = (found.median, min(found.ratios), max(found.ratios))
     assert spread == pytest.approx((1.35, 1.3, 1.4))
     assert found.target == 1.2 and found.verdict == "reached, p99 no worse"
-    assert (found.ours_qps, found.reference_qps) == (138, 100)
+    assert found.middle("qps") == (138, 100)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +131,7 @@ def test_verdicts(mine, how, verdict):
 
 def test_rounds_that_were_interrupted_do_not_count():
     (found,) = comparisons(list(rows([90, 95, 10], [100, 100, 100]))[:-1])
-    assert (found.rounds, found.lowest) == (2, pytest.approx(0.9))
+    assert (found.rounds, min(found.ratios)) == (2, pytest.approx(0.9))
 
 
 def test_the_table_says_what_must_be_known_of_a_ratio():
@@ -282,8 +236,7 @@ def test_distinct_requests_are_distinct_to_the_server():
     assert same.requests > 100 and set(log) - set(lines) == {"/index.html -"}
 
 
-@pytest.mark.parametrize("mpm", ["prefork", "worker"])
-@pytest.mark.parametrize("bare", BASELINES.values())
+@pytest.mark.parametrize(("mpm", "bare"), [("prefork", True), ("worker", False)])
 def test_a_baseline_answers_the_page_and_ends_with_all_its_processes(mpm, bare):
     how = {"bare": bare, "MaxRequestWorkers": 6, "ThreadsPerChild": 3}
     with pages() as root:
@@ -297,7 +250,7 @@ def test_a_baseline_answers_the_page_and_ends_with_all_its_processes(mpm, bare):
                 assert (reply.status, reply.read()) == (200, page)
                 assert reply.will_close is (left == 0)
             client.close()
-            assert bench.ask(server.url, "/index.html", keep_alive=False).body == page
+            assert bench.ask(server.url, "/index.html", keep_alive=False) == page
             assert (server.root / "access.log").exists() is not bare
             pid = server.pid
         assert not members(pid)

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 from support.client import Client, TlsClient, request
+from support.configured import directives as configured
 from support.files import recorded_root, write
 from support.servers import SMALL, assert_quiet, serving, shows, total
 from support.waiting import poll_until
 
-from mpmkit.config.checks import check
 from mpmkit.config.directives import DirectiveError
-from mpmkit.config.keywords import from_keywords
 from mpmkit.server.connection import Connection
 from mpmkit.server.filters import LineRate
 
@@ -118,8 +117,7 @@ def test_the_filter_itself():
             left = left[sent:]
         assert theirs.recv(65536, socket.MSG_WAITALL | socket.MSG_PEEK)[:100] == PAGE[:100]
         # The kernel could send a file or a mapping by itself, and the filter would not see it.
-        values, _ = check("event", from_keywords("event", Listen="8080"))
-        conn = Connection(ours, ("127.0.0.1", 1), values, {}, 60)
+        conn = Connection(ours, ("127.0.0.1", 1), configured(), {}, 60)
         assert conn.direct
         conn.filtered(line)
         assert not conn.direct and conn.fd == line.fileno() == ours.fileno()
@@ -132,5 +130,4 @@ def test_the_filter_itself():
 def test_the_directive(words, value):
     refused = pytest.raises(DirectiveError, match=r"ConnectionFilter .*LINE_RATE")
     with refused if value == "refused" else nullcontext():
-        settings = from_keywords("event", ConnectionFilter=words)
-        assert check("event", settings)[0].ConnectionFilter == value
+        assert configured(ConnectionFilter=words).ConnectionFilter == value

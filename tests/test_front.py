@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from benchmarks.ratios import Comparison
@@ -15,9 +13,10 @@ from mpmkit.lab.figures import alt_text
 from mpmkit.measure.records import Machine
 
 
-def cell(work: str, mpm: str, median: float, *, rival: str = "httpd", target: float | None = 1.2):
-    low, high = median - 0.2, median + 0.3
-    return Comparison(mpm, work, rival, 5, median, low, high, 1, 1, 1, 1, 0, 0, target)
+def cell(work: str, mpm: str, median: float, *, rival: str = "httpd", bound: int = 0):
+    more = enumerate((-0.2, 0, 0, 0, 0.3))
+    mine = [{"qps": median + apart, "client_bound": number < bound} for number, apart in more]
+    return Comparison(mpm, work, rival, mine, [{"qps": 1.0}] * 5)
 
 
 def test_each_cell_is_a_marker_a_range_and_a_target():
@@ -25,7 +24,7 @@ def test_each_cell_is_a_marker_a_range_and_a_target():
         cell("new", "prefork", 1.5),
         cell("new", "event", 1.1),
         cell("new", "event", 0.4, rival="nginx"),
-        cell("idle-5000", "event", 0.95, rival=FREE, target=0.9),
+        cell("idle-5000", "event", 0.95, rival=FREE),
     ]
     figure = readme_figures.ratios(found)
     *drawn, targets = figure.data
@@ -37,8 +36,8 @@ def test_each_cell_is_a_marker_a_range_and_a_target():
 
 
 def test_a_ratio_that_the_client_limited_has_a_mark():
-    free, bound = cell("new", "prefork", 1.5), cell("new", "event", 1.1)
-    figure = readme_figures.ratios([free, replace(bound, client_bound=3)])
+    free, bound = cell("new", "prefork", 1.5), cell("new", "event", 1.1, bound=3)
+    figure = readme_figures.ratios([free, bound])
     said = [trace.text[1].strip() for trace in figure.data if trace.mode == "lines+text"]
     assert said == ["prefork 1.50", "event 1.10*"] and "at its limit" in figure.layout.title.text
 

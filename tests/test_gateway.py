@@ -12,7 +12,7 @@ from support.configured import directives
 from mpmkit.handlers.fastcgi import _HANDLER
 from mpmkit.handlers.gateway import REDIRECTS, Redirected, Variables, redirected
 from mpmkit.handlers.gateway import Script as Place
-from mpmkit.handlers.programs import Output, ScriptFailed, answer, read_head, split_head
+from mpmkit.handlers.programs import Output, Programs, ScriptFailed, read_head, split_head
 from mpmkit.handlers.router import UrlMapping, _ends
 from mpmkit.handlers.sections import ALL_OPTIONS, merge_options
 from mpmkit.http.messages import Request, Response
@@ -104,8 +104,11 @@ def test_reasons(status, reason):
 class Script(Output):
     """A script that notes what becomes of it. `at_hand`: all of its body has come already."""
 
-    def __init__(self, *pieces: bytes, at_hand: bool = False) -> None:
-        self.left, self.closed, self._at_hand = list(pieces), False, at_hand
+    def __init__(self, lines: bytes | None, *pieces: bytes, at_hand: bool = False) -> None:
+        self.lines, self.left, self.closed, self._at_hand = lines, list(pieces), False, at_hand
+
+    def head(self):
+        return None if self.lines is None else read_head(self.lines, "x")
 
     def read(self) -> bytes:
         return self.left.pop(0) if self.left else b""
@@ -117,15 +120,18 @@ class Script(Output):
         self.closed = True
 
 
-def responded(lines: bytes | None, asked: Request, script: Output) -> Response:
-    return answer(
-        None if lines is None else read_head(lines, "x"),
-        script,
-        asked,
-        "x",
-        lambda path, fields: Response(299, fields, b"", path.encode(), len(path)),
-        NEVER,
-    )
+class Answers(Programs):
+    """Makes answers of scripts that have begun."""
+
+    def __init__(self) -> None:
+        self._failed = NEVER
+
+    def _redirect(self, asked, conn, path, fields, environ):
+        return Response(299, fields, b"", path.encode(), len(path))
+
+
+def responded(asked: Request, script: Script) -> Response:
+    return Answers().answer(script, asked, None, {})
 
 
 @pytest.mark.parametrize("lines, method, length, body", [
@@ -133,8 +139,8 @@ def responded(lines: bytes | None, asked: Request, script: Output) -> Response:
     (None, "GET", None, b"ab"), (b"Status: 201\nLocation: /new", "GET", None, b"ab"),
 ])  # fmt: skip
 def test_an_answer_with_a_body_or_none(lines, method, length, body):
-    script = Script(b"a", b"b")
-    response = responded(lines, request(method), script)
+    script = Script(lines, b"a", b"b")
+    response = responded(request(method), script)
     assert (response.length, b"".join(response.body)) == (length, body)
     assert not script.left, "the script came to its own end"
     response.body.close()
@@ -147,7 +153,7 @@ def test_an_answer_with_a_body_or_none(lines, method, length, body):
     (b"Content-Length: 9", 9, None),  # what it promised, and cannot keep
 ])  # fmt: skip
 def test_an_answer_that_has_come_whole(lines, length, reason):
-    response = responded(lines, request(), Script(b"bo", b"dy", at_hand=True))
+    response = responded(request(), Script(lines, b"bo", b"dy", at_hand=True))
     assert (response.length, response.reason) == (length, reason)
     assert response.fields == b"Content-Length: %d\r\n" % length
     if length == 4:
@@ -155,11 +161,11 @@ def test_an_answer_that_has_come_whole(lines, length, reason):
 
 
 def test_locations():
-    script = Script(b"a")
-    response = responded(b"Location: /there\nX: y", request(), script)
+    script = Script(b"Location: /there\nX: y", b"a")
+    response = responded(request(), script)
     assert (response.status, response.body, response.fields) == (299, b"/there", b"X: y\r\n")
     assert script.closed and not script.left
-    response = responded(b"Location: http://x/", request(), Script())
+    response = responded(request(), Script(b"Location: http://x/"))
     assert response.status == 302 and b"Location: http://x/\r\n" in response.fields
 
 

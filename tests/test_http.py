@@ -70,13 +70,6 @@ def test_http_0_9_that_is_switched_off(document_root):
         assert get(server).status == 200
 
 
-def test_expect_100_on_a_file_is_answered_at_once(server):
-    """The client still holds its body back: nothing may be read as the next request."""
-    reply = read_reply(exchange(server, RECORDINGS["78-expect100"].request))
-    assert (reply.status, reply["Connection"]) == (200, "close")
-    assert len(reply.body) == 37
-
-
 # -- limits ---------------------------------------------------------------------------------------
 
 
@@ -230,15 +223,6 @@ def test_keep_alive_timeout_ends_an_idle_connection_without_a_word(mpm, document
 def test_keep_alive_timeout_zero_means_no_keep_alive(document_root):
     with serving("event", document_root=document_root, KeepAliveTimeout=0) as server:
         assert b"Connection: close" in exchange(server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-
-
-def test_many_requests_on_one_connection(server):
-    with Client(server) as client:
-        for number in range(100):
-            reply = client.get("/file.txt", "Connection: keep-alive")
-            assert reply["Keep-Alive"] == f"timeout=5, max={100 - number}"
-        assert client.get("/file.txt", "Connection: keep-alive")["Connection"] == "close"
-        assert client.until_closed() == b""
 
 
 def test_pipelined_requests_are_answered_in_order(server):
@@ -399,16 +383,6 @@ def test_a_response_is_not_lost_to_a_reset(server):
         assert client.until_closed() == b""
 
 
-def test_a_client_that_leaves_in_the_middle_of_a_body_costs_nothing(server):
-    for _ in range(20):
-        with Client(server) as client:
-            client.send(b"POST /file.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
-    for _ in range(20):
-        with Client(server) as client:
-            client.send(b"GET /file.txt HTT")
-    assert get(server).status == 200
-
-
 def test_head_has_the_head_of_get(server):
     for path in ("/", "/file.txt", "/sub/", "/server-status?auto"):
         with Client(server) as client:
@@ -442,11 +416,3 @@ def test_redirect_goes_where_the_client_came_from(server):
         ]:
             reply = client.ask(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             assert (reply.status, reply["Location"]) == (301, location)
-
-
-def test_head_of_thousands_of_bytes(server):
-    """Near every limit at once, in pieces: more than one read, and more than h11's own default."""
-    lines = [f"X-{i}: " + "v" * 8000 for i in range(98)]
-    with Client(server) as client:
-        assert client.get("/file.txt", *lines).status == 200
-        assert client.get("/file.txt").status == 200

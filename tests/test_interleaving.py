@@ -14,9 +14,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from support.configured import directives
 
-from mpmkit.config.checks import check
-from mpmkit.config.keywords import from_keywords
 from mpmkit.http import fastpath, messages
 from mpmkit.http.fastpath import RequestCache
 from mpmkit.http.messages import HeadStart, http_date
@@ -81,7 +80,7 @@ def test_a_head_is_read_the_same_whoever_remembers(full, monkeypatch):
     if full:  # each step of one thread empties what the other has just filled
         for name in ("HEADS_REMEMBERED", "LINES_REMEMBERED", "SEEN_ONCE"):
             monkeypatch.setattr(fastpath, name, 1)
-    directives = check("event", from_keywords("event", Listen="8080"))[0]
+    values = directives()
     heads = [
         b"GET /%d HTTP/1.1\r\nHost: a\r\nX-Own: %d\r\n\r\n" % (number, number)
         for number in range(2)
@@ -95,9 +94,9 @@ def test_a_head_is_read_the_same_whoever_remembers(full, monkeypatch):
             seen.append((request.head, request.path, request.headers, request.close))
         return seen
 
-    right = [twice(RequestCache(directives), head) for head in heads]
+    right = [twice(RequestCache(values), head) for head in heads]
     for seed in range(SCHEDULES // 10):
-        cache = RequestCache(directives)
+        cache = RequestCache(values)
         jobs = [partial(twice, cache, head) for head in heads]
         assert interleaved(jobs, random.Random(seed)) == right, f"schedule {seed}"
         assert len(cache.known) <= 2 and all(cache.known[h].head == h for h in cache.known)

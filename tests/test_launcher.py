@@ -12,7 +12,7 @@ import sys
 import pytest
 from support.client import Client, get, parked, request
 from support.files import Gate, site
-from support.servers import environment, launched, pool
+from support.servers import environment, generation, launched, pool
 from support.waiting import alive, all_gone, children_of, marked, nothing_left, poll_until
 
 import mpmkit
@@ -29,10 +29,6 @@ def everything_ends():
 
 def nothing_started() -> bool:
     return marked(os.environ["MPMKIT_TEST_MARK"]) == []
-
-
-def generation(server: mpmkit.Server, number: int) -> None:
-    poll_until(lambda: server.scoreboard().snapshot.generation == number, f"generation {number}")
 
 
 def run(program: str, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -96,7 +92,7 @@ def test_a_listening_socket_can_be_handed_over():
             assert server.port == port
             assert get(server).status == 200
             server.graceful()
-            generation(server, 1)
+            poll_until(lambda: generation(server) == 1, "a generation")
             assert get(server).status == 200
         # It is still ours, and can be given to another server.
         with launched("prefork", listen_fd=sock.fileno()) as server:
@@ -195,7 +191,7 @@ def test_signals_by_name():
     with launched("event") as server:
         for number, name in enumerate(("USR1", "graceful", "HUP", "restart"), 1):
             server.signal(name)
-            generation(server, number)
+            poll_until(lambda n=number: generation(server) == n, "a generation")
             poll_until(lambda: server.processes(), "children")
             assert get(server).status == 200
         with pytest.raises(ValueError, match=r"'KILL' is not a signal.*TERM.*graceful-stop"):

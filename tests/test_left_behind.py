@@ -11,17 +11,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.client import get
+from support.configured import directives
 from support.servers import Serve, bound, command, environment, serving
 from support.waiting import all_gone, children_of, poll_until
 
-from mpmkit.config.checks import check
-from mpmkit.config.keywords import from_keywords
 from mpmkit.server import home, pidfile
 from mpmkit.server.pidfile import PidFileError, PidFileWriteError
 from mpmkit.server.scoreboard import Scoreboard
 
-DIRECTIVES, _ = check("event", from_keywords("event", Listen="8080"))
+DIRECTIVES = directives()
 VICTIM = "what must stay\n"
 
 
@@ -189,13 +187,3 @@ def test_a_launcher_and_its_server_hold_their_folder():
         with pytest.raises(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(fd)
-
-
-def test_siblings_take_the_clients_of_a_stopped_child(mpm):
-    with serving(mpm) as server:
-        for child in children_of(server.pid):
-            os.kill(child, signal.SIGSTOP)
-            stat = Path(f"/proc/{child}/stat")
-            poll_until(lambda: stat.read_text().rpartition(") ")[2][0] == "T", "it has stopped")  # noqa: B023
-            assert [get(server, "/").status for _ in range(3)] == [200] * 3
-            os.kill(child, signal.SIGCONT)

@@ -1,12 +1,8 @@
 """What a profile can say beyond the plain load, done for real: mixes, shares, pauses, the open loop,
-stages, background clients, TLS; and the command.
-
-As everywhere, the test compares what the generator claims with what the server counted.
-"""
+stages, background clients, TLS; and the command."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -14,16 +10,15 @@ import resource
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from misbehaving import BODY, Misbehaving
+from misbehaving import Misbehaving
+from support.experiments import printed_by
 from support.loads import run
 
 from mpmkit.load import cli
-from mpmkit.load.histogram import Histogram
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import LoadRun, run_load
 from mpmkit.load.windows import Tick
@@ -53,61 +48,36 @@ def test_a_mix_is_sent_by_weight_and_each_path_has_its_latencies(bad):
     assert "/status/404: " in run.summary() and run.row()["path"] == "a mix of 2: /ok ..."
 
 
-def test_bodies_are_compared(bad):
-    wanted = {"/ok": hashlib.sha256(BODY).hexdigest(), "/ok/2": "same", "/ok/3": "0" * 64}
-    mix = [{"path": path, "expect_body": body} for path, body in wanted.items()]
-    mixed = run_load(bad.url, users=2, requests=60, mix=mix)
-    wrong = bad.counts()["GET /ok/3 HTTP/1.0"]
-    assert mixed.errors == {"body": wrong} and 0 < wrong < 60
-    how = {"requests": 20, "expect_body": "same", "keep_alive": True}
-    changed = run_load(bad.url, "/changes", **how)
-    assert changed.errors == {"body": 19}  # the first one set the measure
-    # Long bodies: of a sample only.
-    for sample, errors in ((0, {}), (1, {"body": 6})):
-        how = {"requests": 6, "expect_body": "0" * 64, "body_sample": sample}
-        assert run_load(bad.url, "/big", users=2, **how).errors == errors
-
-
 # -- on which connections, and when ------------------------------------------------------------------
 
 
-def test_a_share_of_the_users_keeps_connections(bad):
+def test_a_share_of_the_users_keeps_connections_for_so_many_requests(bad):
     bad.counts()
-    run = run_load(bad.url, "/ok", users=10, requests=300, keep_alive=0.3)
+    how = {"users": 10, "requests": 300, "keep_alive": 0.3, "requests_per_connection": 10}
+    run = run_load(bad.url, "/ok", **how)
     counts = bad.counts()
     kept, alone = counts["GET /ok HTTP/1.1"], counts["GET /ok HTTP/1.0"]
-    assert kept + alone == 300 and run.failures == 0 and min(kept, alone) > 10
-    assert counts["connections"] == run.connections == alone + 3
+    assert kept + alone == 300 and min(kept, alone) > 10
+    assert (run.failures, run.reconnects, run.retries) == (0, 0, 0)
+    assert alone + kept / 10 <= counts["connections"] == run.connections <= alone + kept / 10 + 3
     assert run.row()["keep_alive"] is True and "30% keep-alive" in run.summary()
 
 
-def test_so_many_requests_on_a_connection(bad):
-    bad.counts()
-    how = {"users": 2, "requests": 100, "keep_alive": True, "requests_per_connection": 10}
-    run = run_load(bad.url, "/ok", **how)
-    assert (run.failures, run.reconnects, run.retries) == (0, 0, 0)
-    assert 10 <= bad.counts()["connections"] <= 12
-
-
-def test_users_think(bad):
+@pytest.mark.parametrize("think", ["constant", "exponential"])
+def test_users_think_and_a_server_that_closes_meanwhile_fails_nothing(bad, think):
+    how = {"users": 4, "duration": 1.2, "keep_alive": True, "think_time": 0.1, "think": think}
+    run = run_load(bad.url, "/drops/3", **how)
     # At most: a machine that stands still for a moment makes fewer of them.
-    run = run_load(bad.url, "/ok", users=4, duration=1.5, keep_alive=True, think_time=0.1)
-    assert 8 <= run.requests <= 64 and run.failures == 0
-    run = run_load(bad.url, "/ok", users=10, duration=1.5, think_time=0.1, think="exponential")
-    assert 20 < run.requests < 240
-
-
-def test_a_server_that_closes_while_users_think_fails_nothing(bad):
-    run = run_load(bad.url, "/drops/3", users=3, requests=30, keep_alive=True, think_time=0.02)
-    assert (run.failures, run.requests) == (0, 30) and run.retries > 0
+    assert 8 <= run.requests <= (52 if think == "constant" else 100)
+    assert run.failures == 0 and run.retries > 0
 
 
 def test_the_open_loop_keeps_its_rate_and_counts_from_the_due_time(bad):
     bad.counts()
     constant = {"arrival": "constant", "rate": 200, "keep_alive": True, "warmup_seconds": 0.5}
-    run = run_load(bad.url, "/ok", users=20, requests=300, **constant)
-    assert run.requests == 300 and run.failures == 0 and run.duration > 1.4
-    assert bad.counts()["GET /ok HTTP/1.1"] == pytest.approx(400, abs=4)
+    run = run_load(bad.url, "/ok", users=20, requests=160, **constant)
+    assert run.requests == 160 and run.failures == 0 and run.duration > 0.7
+    assert bad.counts()["GET /ok HTTP/1.1"] == pytest.approx(260, abs=4)
     assert len(run.lag) == run.requests and run.lag.percentile(50) < 20e6
     assert "constant arrivals, 200/s" in run.summary()
     poisson = run_load(bad.url, "/ok", users=20, requests=200, arrival="poisson", rate=400)
@@ -127,18 +97,18 @@ def test_what_waited_is_not_excused_and_what_was_never_sent_is_counted(bad):
 
 
 def test_steps_of_users_and_of_rates(bad):
-    stages = [{"seconds": 1.5, "users": 2}, {"seconds": 1.5, "users": 16}]
+    stages = [{"seconds": 1.2, "users": 2}, {"seconds": 1.2, "users": 16}]
     run = run_load(bad.url, "/ok", keep_alive=True, think_time=0.1, stages=stages)
     first, second = run.stages
     assert (first.load, second.load, run.users, run.ended) == (2, 16, 16, "duration")
     assert 2 < first.qps < 25  # two users, 100 ms and an answer each
     # Eight times as many: a machine that stands still may halve it.
     assert second.qps > 2 * first.qps
-    assert "1.5 to 3 s, 16 users" in run.summary() and run.failures == 0
-    stages = [{"seconds": 1, "rate": 50}, {"seconds": 1, "rate": 150, "ramp": True}]
+    assert "1.2 to 2.4 s, 16 users" in run.summary() and run.failures == 0
+    stages = [{"seconds": 0.6, "rate": 50}, {"seconds": 0.6, "rate": 150, "ramp": True}]
     how = {"users": 10, "arrival": "constant", "keep_alive": True}
     run = run_load(bad.url, "/ok", **how, stages=stages)
-    assert run.requests == pytest.approx(150, abs=2)
+    assert run.requests == pytest.approx(90, abs=2)
 
 
 # -- background clients --------------------------------------------------------------------------------
@@ -161,8 +131,7 @@ def test_idle_holders_stay_and_slow_readers_sip(bad):
 def test_holders_without_a_request_and_those_that_the_server_throws_out(bad):
     bad.counts()
     run = run_load(bad.url, "/ok", users=1, requests=20, idle_holders=5, idle_request=False)
-    counts = bad.counts()
-    assert run.background == {"idle opened": 5} and counts["connections"] == 25
+    assert run.background == {"idle opened": 5} and bad.counts()["connections"] == 25
     how = {"duration": 0.7, "keep_alive": True, "think_time": 0.1, "idle_holders": 3}
     thrown = run_load(bad.url, "/drops/1", **how)
     assert thrown.background["idle closed"] >= 3
@@ -171,49 +140,32 @@ def test_holders_without_a_request_and_those_that_the_server_throws_out(bad):
 # -- TLS -----------------------------------------------------------------------------------------------
 
 
-def certify(subject: str, key: Path, cert: Path) -> None:
+def certify(folder: Path) -> str:
+    """A file with a certificate and its key."""
     words = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -addext subjectAltName=IP:127.0.0.1"
-    out = ["-subj", subject, "-keyout", key, "-out", cert]
+    out = ["-subj", "/CN=localhost", "-keyout", folder / "key", "-out", folder / "cert"]
     subprocess.run([*words.split(), *out], check=True, capture_output=True)
+    both = folder / "both.pem"
+    both.write_bytes((folder / "key").read_bytes() + (folder / "cert").read_bytes())
+    return str(both)
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
+def test_tls(tmp_path, tmp_path_factory):
     if not shutil.which("openssl"):
         pytest.skip("no openssl here to make a certificate")
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert, both = folder / "key", folder / "cert.pem", folder / "both.pem"
-    certify("/CN=localhost", key, cert)
-    both.write_bytes(key.read_bytes() + cert.read_bytes())
-    return both
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [{"keep_alive": False}, {"keep_alive": True}, {"keep_alive": 0.5, "think_time": 0.001}],
-    ids=str,
-)
-def test_tls(certificate, fields):
-    with Misbehaving(str(certificate)) as server:
-        run = run_load(server.url, "/ok", users=4, requests=60, expect_length=45, **fields)
-        assert (run.requests, run.failures) == (60, 0)
-        assert server.counts()["connections"] == run.connections
-        how = {"users": 2, "requests": 6, "expect_length": 1_000_000}
-        assert (
-            not fields["keep_alive"] or not run_load(server.url, "/big", **how, **fields).failures
-        )
-
-
-def test_certificates_are_checked_against_a_ca_file(certificate, tmp_path):
-    with Misbehaving(str(certificate)) as server:
-        trusted = run_load(server.url, "/ok", users=2, requests=10, ca_file=str(certificate))
-        assert trusted.failures == 0
-        other = tmp_path / "other.pem"
-        certify("/CN=other", tmp_path / "k", other)
-        refused = run_load(server.url, "/ok", users=2, requests=10, ca_file=str(other))
+    mine, other = certify(tmp_path), certify(tmp_path_factory.mktemp("other"))
+    with Misbehaving(mine) as server:
+        mix = [{"path": "/ok", "expect_length": 45}, {"path": "/big", "expect_length": 1_000_000}]
+        for keep_alive in (False, 0.5):
+            how = {"users": 4, "requests": 60, "keep_alive": keep_alive}
+            how["ca_file"] = os.path.relpath(mine)
+            run = run_load(server.url, mix=mix, **how)
+            assert (run.requests, run.failures) == (60, 0)
+            assert server.counts()["connections"] == run.connections
+        refused = run_load(server.url, "/ok", users=2, requests=10, ca_file=other)
         assert refused.errors == {"certificate": 10}
         with pytest.raises(ProfileError, match=r"ca_file: .*No such file"):
-            run_load(server.url, "/ok", users=2, requests=10, ca_file=str(tmp_path / "none"))
+            run_load(server.url, "/ok", requests=10, ca_file=str(tmp_path / "none"))
 
 
 def test_tls_to_a_port_that_speaks_plain_http(bad):
@@ -235,13 +187,6 @@ def test_a_full_disk_loses_nothing(bad):
     assert (done.returncode, row["ended"]) == (0, "requests")
     assert (row["requests"], row["failures"]) == (1000, 0)
     assert 0 < row["p50_ms"] <= row["p999_ms"] <= row["max_ms"]
-
-
-def test_nowhere_to_write_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
-    assert cli.main(["http://127.0.0.1:1", "--requests", "1"]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "set TMPDIR to another one" in line
 
 
 def test_a_killed_generator_process_is_reported_and_the_other_counts(bad):
@@ -269,51 +214,49 @@ def test_a_killed_generator_process_is_reported_and_the_other_counts(bad):
 
 def test_the_run_second_by_second_and_as_json(bad):
     run = run_load(bad.url, "/every/7", users=3, duration=2.2, keep_alive=True, think_time=0.005)
-    seconds = run.seconds
-    assert [slot.begin for slot in seconds] == [0, 1, 2]
-    assert sum(slot.requests for slot in seconds) == run.requests
-    assert sum((slot.errors for slot in seconds), Counter()) == run.errors
-    assert all(slot.latency_ms(50) > 0 for slot in seconds)
-    again = LoadRun.from_json(run.to_json())
-    assert (again.requests, again.errors, again.ended) == (run.requests, run.errors, run.ended)
-    assert again.profile == run.profile and again.histogram == run.histogram
-    assert [slot.requests for slot in again.seconds] == [slot.requests for slot in seconds]
-    assert 0 < again.seconds[0].qps == pytest.approx(seconds[0].qps, rel=0.01)
-    for text in ("{}", "[]", '{"version": 2}', "no"):
-        with pytest.raises(ValueError):
-            LoadRun.from_json(text)
-
-
-def test_the_generator_is_measured(bad):
-    run = run_load(bad.url, "/ok", users=3, duration=1, keep_alive=True)
+    assert [slot.begin for slot in run.seconds] == [0, 1, 2]
+    assert sum(slot.requests for slot in run.seconds) == run.requests
+    assert sum((slot.errors for slot in run.seconds), Counter()) == run.errors
+    assert all(slot.latency_ms(50) > 0 for slot in run.seconds)
+    plain = json.loads(run.to_json())
+    assert plain["row"]["requests"] == run.requests
+    assert sum(count for _, count in plain["histogram"]) == run.succeeded
+    assert [slot["errors"] for slot in plain["seconds"]] == [slot.errors for slot in run.seconds]
+    # The generator is measured, and the machine.
     assert len(run.processes_cpu) == len(run.processes_wait) == 1
     assert 0 <= run.processes_wait[0] <= 1 and run.run_queue >= 0 and not math.isnan(run.steal)
     assert "ready to run a processor" in run.summary()
-    run.processes_cpu, run.processes_wait = (0.5,), (0.45,)
-    assert run.generator_starved and "the machine is the limit" in run.summary()
 
 
 def stepped(rates: list[float], **fields) -> LoadRun:
     """A run whose stages of a second each had so many good answers."""
     profile = LoadProfile(**fields)
     ticks = tuple(
-        Tick(n, n + 1, Counter(), Histogram([1_000_000] * int(rate)).to_text())
-        for n, rate in enumerate(rates)
+        Tick(n, n + 1, Counter(), [1_000_000] * int(rate)) for n, rate in enumerate(rates)
     )
     return LoadRun("x", profile, int(sum(rates)), Counter(), float(len(rates)), ticks=ticks)
 
 
-def test_the_knee_is_where_more_load_stops_to_pay():
-    users = [{"seconds": 1, "users": n} for n in (10, 20, 40, 80)]
-    run = stepped([100, 195, 380, 420], stages=users)
-    assert run.knee.load == 40 and "the knee is at 40 users" in run.summary()
-    assert stepped([100, 195, 380, 700], stages=users).knee is None
-    # The same server met with larger steps: what paid does not depend on them.
-    steps = [{"seconds": 1, "users": n} for n in (1, 8, 64)]
-    assert stepped([100, 420, 770], stages=steps).knee.load == 8
-    rates = [{"seconds": 1, "rate": n} for n in (100, 200, 400)]
-    run = stepped([100, 199, 250], stages=rates, arrival="poisson", users=9)
-    assert run.knee.load == 200 and "the knee is at 200 requests/s due" in run.summary()
+USERS, LARGE = (
+    [{"seconds": 1, "users": n} for n in steps] for steps in ((10, 20, 40, 80), (1, 8, 64))
+)
+RATES = [{"seconds": 1, "rate": n} for n in (100, 200, 400)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "stages", "fields", "knee"),
+    [
+        ([100, 195, 380, 420], USERS, {}, "40 users"),
+        ([100, 195, 380, 700], USERS, {}, None),
+        # The same server met with larger steps: what paid does not depend on them.
+        ([100, 420, 770], LARGE, {}, "8 users"),
+        ([100, 199, 250], RATES, {"arrival": "poisson", "users": 9}, "200 requests/s due"),
+    ],
+)
+def test_the_knee_is_where_more_load_stops_to_pay(rates, stages, fields, knee):
+    run = stepped(rates, stages=stages, **fields)
+    assert (run.knee is None) is (knee is None)
+    assert knee is None or f"the knee is at {knee}" in run.summary()
 
 
 # -- the command ------------------------------------------------------------------------------------------
@@ -321,17 +264,13 @@ def test_the_knee_is_where_more_load_stops_to_pay():
 
 def test_the_command(bad, tmp_path):
     bad.counts()
-    out = tmp_path / "run.json"
-    done = run(
-        f"mpmkit load {bad.url}/ok/?a=b --users 3 --requests 30 --keep-alive --seconds --out {out}"
-    )
+    out, profile = tmp_path / "run.json", tmp_path / "profile.json"
+    profile.write_text(LoadProfile(path="/ok", users=2, requests=9, keep_alive=0.5).to_json())
+    how = f"--profile {profile} --users 3 --requests 30 --keep-alive --seconds --out {out}"
+    done = run(f"mpmkit load {bad.url}/ok/?a=b {how}")
     assert done.returncode == 0 and "GET /ok/?a=b, 3 users, keep-alive" in done.stdout
     assert bad.counts()["GET /ok/?a=b HTTP/1.1"] == 30
-    assert LoadRun.from_json(out.read_text()).requests == 30
-    profile = tmp_path / "profile.json"
-    profile.write_text(LoadProfile(path="/ok", users=2, requests=9, keep_alive=0.5).to_json())
-    done = run(f"mpmkit load {bad.url} --profile {profile} --requests 12 --json")
-    assert json.loads(done.stdout)["requests"] == 12
+    assert json.loads(out.read_text())["row"]["requests"] == 30
     steps = "--steps 100,200 --step-seconds 3 --arrival poisson --users 50"
     done = run(f"mpmkit load {bad.url} {steps} --plan")
     assert done.returncode == 0
@@ -349,7 +288,7 @@ def test_the_command(bad, tmp_path):
         ("http://127.0.0.1:1 --rate 5", "rate: only the open loop has one"),
     ],
 )
-def test_bad_commands_are_one_line(options, said):
-    done = run(f"mpmkit load {options}")
-    assert done.returncode == 2 and said in done.stderr
-    assert done.stderr.startswith("mpmkit: ") and len(done.stderr.splitlines()) == 1
+def test_bad_commands_are_one_line(options, said, capsys):
+    status, _, err = printed_by(cli.main, options.split(), capsys)
+    assert status == 2 and said in err
+    assert err.startswith("mpmkit: ") and len(err.splitlines()) == 1

@@ -12,19 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.client import Client, exchange, get
+from support.configured import directives
 from support.files import recorded_root
 from support.servers import assert_quiet, serving
 from support.waiting import poll_until
 
-from mpmkit.config.checks import check
 from mpmkit.config.directives import Note
-from mpmkit.config.keywords import from_keywords
 from mpmkit.http.messages import RequestError
 from mpmkit.http.protocol import parse_head
 from mpmkit.server.log_format import COMMON, FIELDS, FormatError, Site, compile_format
 from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
 
-DIRECTIVES, _ = check("event", from_keywords("event", Listen="8080"))
+DIRECTIVES = directives()
 NOW = 1_700_000_000_123_456_789
 
 

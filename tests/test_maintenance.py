@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.configured import directives as configured
 
-from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, Directives
-from mpmkit.config.keywords import from_keywords
 from mpmkit.policy import states
 from mpmkit.policy.maintenance import (
     AT_LIMIT,
@@ -34,10 +33,6 @@ from mpmkit.policy.maintenance import (
 from mpmkit.policy.snapshot import ProcessRow, Snapshot
 
 RATES = (1, 2, 4, 8, 16, 32)
-
-
-def configured(mpm: str, **keywords: int) -> Directives:
-    return check(mpm, from_keywords(mpm, **keywords))[0]
 
 
 memories = st.builds(
@@ -336,19 +331,6 @@ def test_idle_threads_are_those_that_will_take_the_next_client(threaded):
     assert look(board(threaded, ".."), threaded, Memory()).idle == 2
 
 
-@THREADED
-def test_full_below_max_request_workers_is_said_each_second(threaded):
-    """MaxRequestWorkers stays 100 although ServerLimit allows 2 processes: httpd's own quirk."""
-    many = {**THREADS, "ServerLimit": 2, "MaxRequestWorkers": 100}
-    small = configured(threaded.mpm, **many)
-    assert (small.process_limit, small.MaxRequestWorkers) == (2, 100)
-    before = Memory()
-    for _ in range(3):
-        decided = decide(small, "WW", "WW", memory=before)
-        before = decided.memory
-        assert [n.ah for n in decided.notes] == ["AH00288" if threaded is WORKER else "AH03490"]
-
-
 @pytest.mark.parametrize(("limits", "rate", "rows", "free"), [
     ((4, 8), 2, ("WW", ">W.", ">G.", ""), (2, 3)),
     # httpd's own order: each wholly free slot takes the place of the first partly free one, which
@@ -359,24 +341,6 @@ def test_worker_prefers_rows_without_a_living_thread(limits, rate, rows, free):
     more = dict(zip(("ServerLimit", "MaxRequestWorkers"), limits, strict=True))
     wide = configured("worker", **THREADS | more)
     assert look(board(wide, *rows), wide, memory(rate)).free == free
-
-
-@THREADED
-def test_a_full_burst_is_announced_from_eight_on(threaded):
-    many = {
-        "ServerLimit": 64,
-        "MaxRequestWorkers": 128,
-        "MinSpareThreads": 60,
-        "MaxSpareThreads": 90,
-    }
-    wide = configured(threaded.mpm, **{**THREADS, **many})
-    quiet = decide(wide, "__", memory=memory(4))
-    loud = decide(wide, "__", ">GW", memory=memory(8))
-    assert quiet.notes == ()
-    assert len(loud.spawn) == 8
-    assert [n.ah for n in loud.notes] == ["AH00289" if threaded is WORKER else "AH00486"]
-    assert loud.notes[0].level == "info"
-    assert "forking 8 children in addition to 2 (1 leaving)" in loud.notes[0].text
 
 
 @THREADED

@@ -18,7 +18,7 @@ from support.waiting import poll_until
 
 import mpmkit
 from benchmarks import python_servers  # noqa: F401  Python's servers are competitors, too
-from mpmkit.load import holder, preflight
+from mpmkit.load import connections, preflight
 from mpmkit.load.holder import HoldingProcess
 from mpmkit.measure import competitors, memory, procfs, published, records
 from mpmkit.measure.experiment import ExperimentError
@@ -112,7 +112,7 @@ def test_what_has_been_accepted_and_read():
         "   3: 0100007F:8001 0100007F:1F90 01 00000000:00000000 00:00000000 00000000 0 0 4713 1",
         "   4: 00000000:1F90 00000000:0000 0A 00000000:00000002 00:00000000 00000000 0 0 4714 1",
     ]
-    assert holder.taken(head + "\n".join(lines), 8080) == 1
+    assert connections.taken(head + "\n".join(lines), 8080) == 1
 
 
 def test_descriptors_are_foreseen(monkeypatch):

@@ -52,10 +52,9 @@ def answering(answer: bytes, clients: int, requests: int):
 
         def serve():
             connections = [listening.accept()[0] for _ in range(clients)]
-            for _ in range(requests):
-                for connection in connections:
-                    connection.recv(1000)
-                    connection.sendall(answer)
+            for connection in connections * requests:
+                connection.recv(1000)
+                connection.sendall(answer)
             for connection in connections:
                 connection.close()
 
@@ -65,14 +64,20 @@ def answering(answer: bytes, clients: int, requests: int):
         thread.join()
 
 
-@pytest.mark.parametrize("answer, clients, requests, why", [
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", touched_pages.CLIENTS, touched_pages.WARM,
-     "0 children for 32 clients"),
-    (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", 1, 1, "404"),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", touched_pages.CLIENTS, 1,
-     "closed a connection|reset by peer|Broken pipe"),
-])  # fmt: skip
-def test_what_cannot_be_counted_is_told(answer, clients, requests, why):
+OK, MISSING = (
+    b"HTTP/1.1 %b\r\nContent-Length: 2\r\n\r\nok" % status for status in (b"200 OK", b"404 No")
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "clients", "requests", "why"),
+    [
+        (OK, touched_pages.CLIENTS, touched_pages.WARM, "0 children for 32 clients"),
+        (MISSING, 1, 1, "404"),
+        (OK, touched_pages.CLIENTS, 1, "closed a connection|reset by peer|Broken pipe"),
+    ],
+)
+def test_what_cannot_be_counted_is_shown(answer, clients, requests, why):
     with answering(answer, clients, requests) as url:
         with pytest.raises(touched_pages.NotCounted, match=why):
             touched_pages.measure(url, 2**22 + 1)
@@ -84,6 +89,4 @@ def test_the_table_names_each_server(capsys):
     head, ours, floor, *_ = capsys.readouterr().out.splitlines()
     assert head.split() == ["server", "program", "data", "together", "KiB"]
     assert ours.split()[0] == "mpmkit" and floor.split()[0] == "floor"
-    assert int(ours.split()[2]) > int(floor.split()[2]), (
-        "a server touches more than the least there is"
-    )
+    assert int(ours.split()[2]) > int(floor.split()[2])  # more than the least there is

@@ -15,7 +15,7 @@ import pytest
 from support.client import Client, Lost, get, half_sent, parked, request
 from support.files import Gate, site
 from support.load import Load
-from support.servers import THREADED, Serve, command, environment, launched, one_child, pool
+from support.servers import THREADED, Serve, environment, launched, one_child, pool
 from support.waiting import alive, all_gone, children_of, marked, nothing_left, poll_until
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
@@ -250,16 +250,6 @@ except KeyboardInterrupt:
         assert get(port, "/").status == 200
         assert all(map(alive, pids))
         process.kill()
-
-
-def test_a_second_server_on_a_used_port_fails_cleanly(mpm):
-    with launched(mpm) as server:
-        argv = command("serve", mpm, "--port", str(server.port))
-        result = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=20)
-        assert (result.returncode, result.stdout) == (1, "")
-        (line,) = result.stderr.splitlines()
-        assert f"127.0.0.1:{server.port}" in line and "AH00072" in line
-        assert get(server).status == 200, "the first goes on"
 
 
 def test_two_servers_of_one_process_end_apart_and_a_port_is_free_at_once():

@@ -7,12 +7,11 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.client import Client, get, request
-from support.servers import assert_quiet, serving
+from support.client import Client, request
+from support.configured import directives as configured
+from support.servers import serving
 from support.waiting import poll_until
 
-from mpmkit.config.checks import check
-from mpmkit.config.keywords import from_keywords
 from mpmkit.http.messages import text_field
 from mpmkit.policy.snapshot import ProcessRow
 from mpmkit.policy.states import BUSY_READ, BUSY_WRITE, DEAD, GRACEFUL, LETTERS, READY, STARTING
@@ -21,9 +20,10 @@ from mpmkit.server.scoreboard import CLIENT, PROTOCOL, REQUEST, Scoreboard
 SMALL = {"ServerLimit": 4, "ThreadLimit": 5, "ThreadsPerChild": 3, "MaxRequestWorkers": 9}
 
 
-def directives(mpm="event", **named):
-    named = named or (SMALL if mpm != "prefork" else {"ServerLimit": 4, "MaxRequestWorkers": 3})
-    return check(mpm, from_keywords(mpm, Listen="8080", **named))[0]
+def directives(mpm="event"):
+    return configured(
+        mpm, **(SMALL if mpm != "prefork" else {"ServerLimit": 4, "MaxRequestWorkers": 3})
+    )
 
 
 @pytest.fixture
@@ -177,28 +177,9 @@ def test_what_is_no_scoreboard(tmp_path, content):
         Scoreboard.attach(str(path))
 
 
-def test_a_running_server_s_board(mpm):
-    with serving(mpm) as server:
-        for _ in range(5):
-            get(server, "/index.html")
-        assert_quiet(server)
-        view = server.scoreboard()
-        assert view.mpm == mpm and view.accesses == 5 and view.bytes_served > 5 * 45
-        assert view.count("_") >= 2
-        assert set(view.letters) == {row.slot for row in view.snapshot.processes if row.pid}
-        rows = [row for row in view.workers if row.access_count]
-        assert sum(row.access_count for row in rows) == 5
-        assert {row.request for row in rows} == {"GET /index.html HTTP/1.1"}
-        assert {row.client for row in rows} == {"127.0.0.1"}
-        assert {row.pid for row in rows} <= set(server.processes())
-
-
 def test_what_the_parent_looks_at_follows_its_children():
     """ServerLimit 200000 costs no pass and no start: rows that no child ever had are not touched."""
-    d, _ = check(
-        "prefork", from_keywords("prefork", ServerLimit=200_000, MaxRequestWorkers=200_000)
-    )
-    board = Scoreboard(d)
+    board = Scoreboard(configured("prefork", ServerLimit=200_000, MaxRequestWorkers=200_000))
     assert len(board.rows(32).processes) == 32
     board.born(99, 4711, 3)
     assert len(board.rows(32).processes) == 132 and board.generation_of(99) == 3

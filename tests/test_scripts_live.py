@@ -10,7 +10,7 @@ import pytest
 from support.client import exchange, read_reply
 from support.files import open_to_all, program, write
 
-from mpmkit.measure.phpfpm import PhpFpm
+from mpmkit.measure.phpfpm import PhpFpm, find_php_fpm
 from mpmkit.measure.process_group import NotInstalled
 from mpmkit.measure.reference_servers import load_lines
 from tests.fidelity.server_pair import Pair
@@ -76,10 +76,10 @@ def pair(httpd, shared):
     write(root / "index.html", "index")
     open_to_all(shared)
     try:
-        fpm = PhpFpm(children=8).start()
+        find_php_fpm()
     except NotInstalled as error:
         pytest.skip(str(error))
-    with fpm:
+    with PhpFpm(children=8) as fpm:
         loads = "\n".join(load_lines(httpd, MODULES))
         conf = CONF.format(where=shared, handler=fpm.handler, loads=loads)
         with Pair("event", root, conf) as both:

@@ -11,7 +11,7 @@ import pytest
 from support.client import FINISH, Client, get, half_sent, parked, refused, request
 from support.files import Gate, site
 from support.load import Load
-from support.servers import FULL, MPMS, Serve, bound, launched, pool, shows
+from support.servers import FULL, MPMS, Serve, bound, generation, launched, pool, shows
 from support.waiting import alive, all_gone, children_of, poll_until
 
 import mpmkit
@@ -27,10 +27,6 @@ LOGGED = {
 
 
 pytestmark = pytest.mark.usefixtures("everything_ends")
-
-
-def generation(server) -> int:
-    return server.scoreboard().snapshot.generation
 
 
 def logged(server, mpm: str, what: str) -> int:

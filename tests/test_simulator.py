@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.configured import directives as configured
 from support.servers import SMALL, one_child, pool
 
-from mpmkit.config.checks import check
-from mpmkit.config.directives import MPMS, Directives
-from mpmkit.config.keywords import from_keywords
+from mpmkit.config.directives import MPMS
 from mpmkit.policy.maintenance import (
     DECISIONS,
     ENOUGH,
@@ -162,10 +161,6 @@ def test_a_full_scoreboard_is_said_each_second():
     assert forks == [second.t for second in run if second.spawned and second.t]
     leaving = [(t, 1) for t, _ in logged(text, "Shutting down one child")]
     assert leaving == [(second.t, second.retired) for second in run if second.retired]
-
-
-def configured(mpm: str, **keywords) -> Directives:
-    return check(mpm, from_keywords(mpm, **keywords))[0]
 
 
 def test_directives_ready_made_or_by_name():

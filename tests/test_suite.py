@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from misbehaving import Misbehaving
 from support.experiments import printed_by, recorded_row
 
 from benchmarks import generators, run_all
-from benchmarks.generators import GeneratorReport
+from benchmarks.clients import ClientReport
 from mpmkit.load.runner import LoadError
 from mpmkit.measure import command, competitors, records
 from mpmkit.measure.records import RecordFile
-from mpmkit.measure.reference_servers import Nginx, NotInstalled
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATORS, MEMORY = recorded_row("generators"), recorded_row("memory")
@@ -34,14 +35,11 @@ def place(tmp_path, monkeypatch):
 
 def parts(monkeypatch, **runs):
     """The parts become these: name -> what `run` does."""
-    monkeypatch.setattr(
-        run_all,
-        "PARTS",
-        {
-            name: run_all.Part(name, f"the {name}", lambda scale, also: 61.0, run)
-            for name, run in runs.items()
-        },
-    )
+    made = {
+        name: run_all.Part(name, f"the {name}", dict.fromkeys(command.SCALE_NAMES, 61.0), run)
+        for name, run in runs.items()
+    }
+    monkeypatch.setattr(run_all, "PARTS", made)
 
 
 def writes(row, status=0, error=None):
@@ -55,48 +53,34 @@ def writes(row, status=0, error=None):
     return run
 
 
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
 def test_parts_run_in_order_and_whole_ones_are_recorded(place, monkeypatch, capsys):
     parts(monkeypatch, generators=writes(GENERATORS), memory=writes(MEMORY))
     assert run_all.main(["--record", "--scale", "smoke"]) == 0
     out, err = capsys.readouterr()
     assert out.index("== the generators") < out.index("== the memory")
     assert "scale smoke, about 2 min: generators 61 s, memory 61 s" in err
-    assert sorted(file.name for file in place.iterdir()) == [
-        "generators-smoke.csv",
-        "memory-smoke.csv",
-    ]
+    assert names(place) == ["generators-smoke.csv", "memory-smoke.csv"]
     assert records.recorded("memory")["held"].to_list() == [MEMORY["held"]]
 
 
-def test_what_is_not_whole_replaces_no_record(place, monkeypatch, capsys):
+def test_what_is_not_whole_replaces_no_record_and_keeps_its_rows(place, monkeypatch, capsys):
     (place / "memory-demo.csv").write_text("as it was")
-    parts(
-        monkeypatch,
-        generators=writes(GENERATORS, status=1),
-        memory=writes(MEMORY, error=KeyboardInterrupt()),
-        bench=writes(GENERATORS),
-    )
+    full = writes(GENERATORS, error=records.RecordError("disk full"))
+    stopped = writes(MEMORY, error=KeyboardInterrupt())
+    parts(monkeypatch, generators=full, memory=stopped, bench=writes(GENERATORS))
     assert run_all.main(["--record"]) == 130
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "mpmkit: disk full" in err and "== the memory" in out and "== the bench" not in out
     assert (place / "memory-demo.csv").read_text() == "as it was"
-    assert [file.name for file in place.iterdir()] == ["memory-demo.csv"]
+    assert names(place) == ["memory-demo.csv"]
     kept = list((place.parent / "runs").iterdir())
     assert sorted(file.name.split("-")[0] for file in kept) == ["generators", "memory"]
     assert all(len(records.read(file)) == 1 for file in kept)
     assert err.count("not whole, so not recorded") == 2
-
-
-def test_a_part_that_fails_does_not_keep_the_next_from_running(place, monkeypatch, capsys):
-    parts(
-        monkeypatch,
-        generators=writes(GENERATORS, error=records.RecordError("disk full")),
-        memory=writes(MEMORY),
-    )
-    assert run_all.main([]) == 1
-    out, err = capsys.readouterr()
-    assert "mpmkit: disk full" in err and "== the memory" in out
-    assert list(place.iterdir()) == []
-    assert len(list(place.with_name("runs").iterdir())) == 2
 
 
 def test_competitors_are_handed_on(place, monkeypatch):
@@ -115,7 +99,6 @@ def test_competitors_are_handed_on(place, monkeypatch):
     ("argv", "said"),
     [
         ("--only tea", "argument --only: invalid choice: 'tea'"),
-        ("--scale big", "argument --scale: invalid choice: 'big'"),
         ("--also iis", "also: 'iis' is not one of httpd"),
     ],
 )
@@ -132,10 +115,8 @@ def test_python_peers_are_judged_by_the_fastest_of_them_within_the_rounds():
     rows = [
         row("mpmkit", "event", 1, 300.0),
         row("mpmkit", "event", 2, 150.0),
-        row("gunicorn-sync", None, 1, 60.0),
-        row("gunicorn-sync", None, 2, 20.0),
-        row("uvicorn", None, 1, 200.0),
-        row("uvicorn", None, 2, 100.0),
+        *(row("gunicorn-sync", None, number, 60.0) for number in (1, 2)),
+        *(row("uvicorn", None, number, 300.0 - 100 * number) for number in (1, 2)),
         row("nginx", None, 1, 900.0),
         row("mpmkit", "event", 1, 5.0, "script"),
     ]
@@ -155,30 +136,17 @@ def test_python_peers_are_judged_by_the_fastest_of_them_within_the_rounds():
     assert run_all.peer_verdicts(rows) == [f"{said}(one round; target 2, {limit}{by_cpu}"]
 
 
-@pytest.mark.parametrize("scale", command.SCALE_NAMES)
-def test_every_part_says_how_long_it_takes(scale):
-    most = {"smoke": 5, "demo": 20, "full": 180}[scale] * 60
-    names = competitors.names()
-    for part in run_all.PARTS.values():
-        assert 0 < part.seconds(scale, ()) <= part.seconds(scale, names) < most
-    if scale == "demo":
-        assert sum(part.seconds(scale, names) for part in run_all.PARTS.values()) < 28 * 60
-
-
 # -- the generators ------------------------------------------------------------------------------
 
 
+def sample(qps: float, cpu: float, failures: int) -> ClientReport:
+    return ClientReport(0, failures, 1.0, qps, 1.0, 2.0, cpu)
+
+
 def test_the_generator_table():
-    ours = [
-        GeneratorReport(9000, 0.9, 0),
-        GeneratorReport(11000, 1.0, 0),
-        GeneratorReport(10000, 0.8, 2),
-    ]
-    others = {
-        "FastHttpUser": [GeneratorReport(1000, 1.0, 0)],
-        "ab": [GeneratorReport(20000, 1.0, 0)],
-    }
-    text = generators.table("work", {"mpmkit (Locust)": ours, **others, "wrk": []})
+    ours = [sample(9000, 0.9, 0), sample(11000, 1.0, 0), sample(10000, 0.8, 2)]
+    others = {"FastHttpUser": [sample(1000, 1.0, 0)], "ab": [sample(20000, 1.0, 0)]}
+    text = generators.table("work", {"mpmkit (Locust)": ours, **others})
     title, head, line, *rest = text.splitlines()
     assert (title, head.split()[0], len(rest)) == ("work", "requests/s", 2)
     assert line == (
@@ -187,24 +155,19 @@ def test_the_generator_table():
     )
 
 
-@pytest.mark.rival
 def test_generators_go_into_their_table(place, monkeypatch, capsys):
-    try:
-        Nginx(document_root=ROOT)
-    except NotInstalled as missing:
-        pytest.skip(str(missing))
-
-    def missing(*_):
+    def missing(*_, **how):
         raise LoadError("wrk is not installed")
 
     made = {
-        "mpmkit (Locust)": lambda url, users, *_: GeneratorReport(users * 10, 0.5, 0),
-        "FastHttpUser": lambda *_: GeneratorReport(100, 1.0, 2),
+        "mpmkit (Locust)": lambda url, *, clients, **_: sample(clients * 10, 0.5, 0),
+        "FastHttpUser": lambda *_, **how: sample(100, 1.0, 2),
         "wrk": missing,
     }
     monkeypatch.setattr(generators, "GENERATORS", made)
     path = place / "generators.csv"
-    assert run_all._generators("smoke", (), path) == 0
+    line = f"--scale smoke --out {path} --url http://127.0.0.1:1/x"
+    status, out, err = printed_by(generators.main, line.split(), capsys)
     rows = records.read(path)
     assert [(row["work"], row["generator"], row["qps"], row["failures"]) for row in rows] == [
         ("new", "mpmkit (Locust)", 2000, 0),
@@ -212,10 +175,21 @@ def test_generators_go_into_their_table(place, monkeypatch, capsys):
         ("keep-alive", "mpmkit (Locust)", 640, 0),
         ("keep-alive", "FastHttpUser", 100, 2),
     ]
-    out, err = capsys.readouterr()
-    assert "20.00" in out and err.count("without wrk") == 1 and "wrk is not installed" in err
-    status, _, err = printed_by(generators.main, ["--seconds", "0.5"], capsys)
-    assert status == 2 and "seconds: must be 1 to 60" in err
+    assert status == 0 and "20.00" in out
+    assert err.count("without wrk") == 1 and "wrk is not installed" in err
+    for line in ("--seconds 0.5", "--url http://192.0.2.1/"):
+        assert printed_by(generators.main, line.split(), capsys)[0] == 2
+
+
+def test_generators_measure_a_server(capsys, tmp_path):
+    with Misbehaving() as server:
+        line = f"--url {server.url}/ok --users 2 --seconds 2 --rounds 1 --work new"
+        status, out, err = printed_by(
+            generators.main, [*line.split(), "--out", f"{tmp_path}/x.csv"], capsys
+        )
+    made = ["mpmkit (Locust)", "FastHttpUser", *filter(shutil.which, ("ab", "wrk"))]
+    assert status == 0 and "FAILED" not in out
+    assert [name for name in made if f"\n{name} " not in out] == [], err
 
 
 def test_the_command_is_there():

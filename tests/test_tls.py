@@ -18,13 +18,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.client import Client, TlsClient, exchange, read_replies, read_reply, request, trusting
+from support.configured import directives as configured
 from support.files import recorded_root, write
 from support.recordings import DIFFERENCES, REPLAYED, compare
 from support.servers import (
     SMALL,
     Serve,
     assert_quiet,
-    bound,
+    free_ports,
     one_child,
     serving,
     shows,
@@ -34,12 +35,10 @@ from support.servers import (
 from support.waiting import children_of, poll_until
 
 import mpmkit
-from mpmkit.config.checks import check
 from mpmkit.config.directives import DirectiveError
-from mpmkit.config.keywords import from_keywords
 from mpmkit.launcher import LaunchError, Server
 from mpmkit.server.certificate import self_signed
-from mpmkit.server.tls import RECORD, Session, context_for
+from mpmkit.server.tls import Session, context_for
 
 FILE = b"0123456789abcdefghijklmnopqrstuvwxyz\n"
 BIG = bytes(range(256)) * 12_000  # 3 MB: many records, more than any buffer of the kernel's
@@ -189,25 +188,6 @@ def test_many_records_in_one_piece_and_one_byte_by_byte(server):
         for byte in client.encrypted(request(b"/file.txt")):
             client.send(bytes([byte]))
         assert client.reply().status == 200
-
-
-def test_a_read_that_ends_within_a_record(server):
-    """Requests whose records end just before, at and just after the size of one read."""
-    target = b"/file.txt?"
-    with RawTlsClient(server) as client:
-        client.handshake()
-        first = client.encrypted(request(b"/file.txt"))
-        overhead = len(first) - len(request(b"/file.txt"))
-        assert client.ask(first, "GET").status == 200
-        for size in (RECORD - 1, RECORD, RECORD + 1, 2 * RECORD):
-            data, count = b"", 0
-            while left := size - len(data):
-                length = 4000 if left > 8000 else left - overhead
-                asked = request(target + b"x" * (length - len(request(target))))
-                data += client.encrypted(asked)
-                count += 1
-            client.send(data)
-            assert [client.reply().status for _ in range(count)] == [200] * count
 
 
 class Cipher:
@@ -422,11 +402,8 @@ def test_certificates_that_cannot_be_used(pairs, tmp_path):
         ({file: certificate, key_file: key, "SSLCipherSuite": "NONSENSE"},
          r"SSLCipherSuite NONSENSE: OpenSSL finds no cipher"),
     ]:  # fmt: skip
-        directives = check(
-            "event", from_keywords("event", Listen="8080", SSLEngine="On", **values)
-        )[0]
         with pytest.raises(DirectiveError, match=said) as caught:
-            context_for(directives)
+            context_for(configured(SSLEngine="On", **values))
         assert "\n" not in str(caught.value)
     with pytest.raises(LaunchError, match="-c:2: SSLCertificateFile /nowhere"):
         mpmkit.launch("event", SSLEngine=True, SSLCertificateFile="/nowhere.pem")
@@ -440,8 +417,7 @@ def test_certificates_that_cannot_be_used(pairs, tmp_path):
 def test_ssl_protocol(words, versions):
     refused = pytest.raises(DirectiveError, match="SSLProtocol") if not versions else nullcontext()
     with refused:
-        settings = check("event", from_keywords("event", SSLProtocol=words))[0]
-        assert settings.SSLProtocol == versions
+        assert configured(SSLProtocol=words).SSLProtocol == versions
 
 
 def test_the_versions_that_are_spoken(document_root):
@@ -498,11 +474,6 @@ def test_a_restart_takes_a_changed_certificate(mpm, document_root, pairs, tmp_pa
         poll_until(
             lambda: [shown(server) for _ in range(4)] == [texts[1]] * 4, what="the new certificate"
         )
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        return [stack.enter_context(bound()).getsockname()[1] for _ in range(count)]
 
 
 def http_client(port: int, context: ssl.SSLContext | None) -> http.client.HTTPConnection:
@@ -579,27 +550,3 @@ def test_without_openssl_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match="install the openssl package, or name your own"):
         mpmkit.launch("event", tls=True)
-
-
-@pytest.fixture(scope="module")
-def plain_server(mpm: str, document_root: Path):
-    with serving(mpm, document_root=document_root) as server:
-        yield server
-
-
-@pytest.fixture(params=["tcp", "tls"])
-def either(request, server, plain_server) -> Server:
-    return server if request.param == "tls" else plain_server
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
-def test_curl(either):
-    trust = ["--cacert", either.certificate] if either.certificate else []
-    url = f"{either.url}/file.txt"
-    for words, sent, expected in (
-        (["--http1.1", *[url] * 3, "-w", "%{http_code}"], b"", (FILE + b"200") * 3),
-        (["-H", "Expect: 100-continue", "--data-binary", "@-", url], BIG, FILE),
-    ):
-        argv = ["curl", "-sS", *trust, *words]
-        done = subprocess.run(argv, input=sent, capture_output=True, timeout=30, check=True)
-        assert done.stdout == expected

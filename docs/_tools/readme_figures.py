@@ -72,7 +72,7 @@ def ratios(found: Iterable[Comparison]) -> go.Figure:
         bound = "*" if 2 * cell.client_bound > cell.rounds else ""
         colour = colours.colour(cell.mpm)
         figure.add_scatter(
-            x=[cell.lowest, cell.highest], y=[y, y], mode="lines+text", hoverinfo="skip",
+            x=[min(cell.ratios), max(cell.ratios)], y=[y, y], mode="lines+text", hoverinfo="skip",
             text=["", f"  {cell.mpm} {cell.median:.2f}{bound}"], textposition="middle right",
             textfont={"size": 12, "color": ink}, cliponaxis=False, line={"color": colour, "width": 2},
         )  # fmt: skip

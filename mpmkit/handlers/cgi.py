@@ -98,12 +98,7 @@ class Program(Output):
     """One running program, and its answer. Raises ScriptFailed when it can't be started."""
 
     def __init__(
-        self,
-        handler: CgiScripts,
-        environ: dict[str, str],
-        request: Request,
-        conn: Connection,
-        filename: str,
+        self, handler: CgiScripts, environ: dict, request: Request, conn: Connection, filename: str
     ) -> None:
         self.name = os.path.basename(filename)
         self._filename = filename

@@ -43,16 +43,10 @@ class ErrorPages:
     """The handler around `router`. `place` gives the server's name and port as the client knows them."""
 
     def __init__(
-        self,
-        directives: Directives,
-        router: Router,
-        errors: ErrorLog,
-        site: Site,
-        place: Callable[[Connection], tuple[str, str]],
+        self, router: Router, site: Site, place: Callable[[Connection], tuple[str, str]]
     ) -> None:
         self._router = router
-        self._errors = errors
-        self._directives = directives
+        self._errors, self._directives = router.errors, router.directives
         self._site = site
         self._place = place
 

@@ -7,7 +7,6 @@ Nothing here waits, spawns or connects.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from time import time
@@ -199,14 +198,7 @@ class Programs:
         output = Output()
         try:
             output = self.start(environ, request, conn, script)
-            return answer(
-                output.head(),
-                output,
-                request,
-                os.path.basename(script.filename),
-                lambda path, fields: self._redirect(request, conn, path, fields, environ),
-                lambda error: self._failed(error, conn),
-            )
+            return self.answer(output, request, conn, environ)
         except ScriptFailed as error:
             output.close()
             self._failed(error, conn)
@@ -215,81 +207,68 @@ class Programs:
             output.close()
             raise
 
+    def answer(
+        self, output: Output, request: Request, conn: Connection, environ: dict[str, str]
+    ) -> Response:
+        """The Response to a script's head, with a body that takes the output as it comes. The output is
+        closed at the latest when the answer is sent. Raises ScriptFailed."""
+        head = output.head()
+
+        def failed(error: ScriptFailed) -> None:
+            self._failed(error, conn)
+
+        if head is None:
+            return Unparsed(200, b"", b"", ScriptBody(output, output, failed), None, True)
+        fields, length, status = head.fields, head.length, head.status or 200
+        if head.location:
+            location = b"Location: %b\r\n" % head.location.encode("latin-1")
+            if status == 200:
+                try:
+                    for _ in output:  # the rest is dropped, but it may write it
+                        pass
+                finally:
+                    output.close()
+                if head.location.startswith("/"):
+                    return self._redirect(request, conn, head.location, fields, environ)
+                return page(302, request.method, extra=fields + location)
+            fields += location
+        if not head.status and request.conditional and request.method in ("GET", "HEAD"):
+            now = time()
+            changed = parse_http_date(head.modified) if head.modified else None
+            status = (
+                met(request, head.etag, int(now) if changed is None else changed, now) or status
+            )
+            if status == 412:
+                output.close()
+                return page(412, request.method)
+        whole = output.whole()
+        if whole is not None and length is None:
+            length = len(whole)
+        bodyless = status in BODYLESS_STATUSES
+        if length is not None and not bodyless:
+            fields += b"Content-Length: %d\r\n" % length
+        has_type = head.content_type and not bodyless
+        after = b"Content-Type: %b\r\n\r\n" % head.content_type if has_type else b"\r\n"
+        pieces: Iterable[bytes] = output if whole is None else (whole,)
+        if bodyless or request.method == "HEAD":
+            unsent = ScriptBody(output, _dropped(output), failed)
+            return Response(status, fields, after, unsent, 0, reason=head.reason)
+        if whole is not None and length == len(whole) and head.reason is None:
+            return Response(status, fields, after, whole, length)
+        if length is not None:
+            name = output.name
+            pieces = measured(
+                pieces, length, lambda text: ScriptFailed(500, f"{text} from script '{name}'")
+            )
+        body = ScriptBody(output, pieces, failed)
+        return Response(status, fields, after, body, length, reason=head.reason)
+
     def _failed(self, error: ScriptFailed, conn: Connection) -> None:
         self.log(error.level, str(error), error.ah, conn)
 
     def log(self, level: str, text: str, ah: str, conn: Connection) -> None:
         """A line of the error log."""
         self._errors.write(level, text, ah=ah, module=self.module, client=conn.peer)
-
-
-def answer(
-    head: Head | None,
-    output: Output,
-    request: Request,
-    name: str,
-    redirect: Callable[[str, bytes], Response],
-    failed: Callable[[ScriptFailed], None],
-) -> Response:
-    """The Response to the head of script `name`, with a body that takes the output as it comes.
-
-    `redirect(path, fields)` serves `Location: /path` (RFC 3875, 6.2.2); `failed(error)` logs what goes
-    wrong after the head. The output is closed at the latest when the answer is sent.
-    """
-    if head is None:
-        return Unparsed(200, b"", b"", ScriptBody(output, output, failed), None, True)
-    fields, length, status = head.fields, head.length, head.status or 200
-    if head.location:
-        location = b"Location: %b\r\n" % head.location.encode("latin-1")
-        if status == 200:
-            try:
-                for _ in output:  # the rest is dropped, but it may write it
-                    pass
-            finally:
-                output.close()
-            if head.location.startswith("/"):
-                return redirect(head.location, fields)
-            return page(302, request.method, extra=fields + location)
-        fields += location
-    if not head.status and request.conditional and request.method in ("GET", "HEAD"):
-        now = time()
-        changed = parse_http_date(head.modified) if head.modified else None
-        status = met(request, head.etag, int(now) if changed is None else changed, now) or status
-        if status == 412:
-            output.close()
-            return page(412, request.method)
-    whole = output.whole()
-    if whole is not None and length is None:
-        length = len(whole)
-    bodyless = status in BODYLESS_STATUSES
-    if length is not None and not bodyless:
-        fields += b"Content-Length: %d\r\n" % length
-    has_type = head.content_type and not bodyless
-    after = b"Content-Type: %b\r\n\r\n" % head.content_type if has_type else b"\r\n"
-    pieces: Iterable[bytes] = output if whole is None else (whole,)
-    if bodyless or request.method == "HEAD":
-        return Response(status, fields, after, Unsent(output), 0, reason=head.reason)
-    if whole is not None and length == len(whole) and head.reason is None:
-        return Response(status, fields, after, whole, length)
-    if length is not None:
-        pieces = measured(
-            pieces, length, lambda text: ScriptFailed(500, f"{text} from script '{name}'")
-        )
-    body = ScriptBody(output, pieces, failed)
-    return Response(status, fields, after, body, length, reason=head.reason)
-
-
-class Unsent:
-    """No body; but the output is read to its end, so that the script can come to its own."""
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-        self.close = output.close
-
-    def __iter__(self) -> Iterator[bytes]:
-        for _ in self._output:
-            pass
-        yield from ()
 
 
 class ScriptBody:
@@ -308,6 +287,13 @@ class ScriptBody:
         except ScriptFailed as error:
             self._failed(error)
             raise RequestError(error.status, str(error)) from None
+
+
+def _dropped(output: Output) -> Iterator[bytes]:
+    """Nothing; but the output is read to its end, so that the script can come to its own."""
+    for _ in output:
+        pass
+    yield from ()
 
 
 def measured(

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from stat import S_ISDIR
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mpmkit.config.directives import Directives
 from mpmkit.handlers.gateway import Script, redirected
@@ -53,7 +53,7 @@ class Router:
         named: Mapping[str, Handler],
         errors: ErrorLog,
     ) -> None:
-        self._directives = directives
+        self.directives = directives
         self.errors = errors
         self._named = named
         self._trace = directives.TraceEnable.lower() != "off"
@@ -90,7 +90,7 @@ class Router:
         """The handler of `path`."""
         if path == "*":
             return _whole_server
-        if found := redirection(self._directives.redirects, path):
+        if found := redirection(self.directives.redirects, path):
             own = self._files.options.own
             return partial(redirected_away, *found, own=own)
         handler = self._chosen(path)
@@ -102,7 +102,7 @@ class Router:
             if (link := forbidden_link(watched)) is None:
                 return handler(request, conn)
             text = f"Symbolic link not allowed or link target not accessible: {link}"
-            return self.refuse(403, text, request, conn, "AH00037")
+            return self.refuse(403, text, request, conn, ah="AH00037", module="core")
 
         return unlinked
 
@@ -114,9 +114,7 @@ class Router:
         if mapping.kind == "WSGIScriptAlias":
             if os.path.isdir(mapping.root):
                 return self._walking(mapping, path, "wsgi-script")
-            rest = mapping.file(path)[len(mapping.root) :]
-            end = len(path) - len(rest)
-            return self._running("wsgi-script", mapping, path, end, mapping.root)
+            return self._running("wsgi-script", mapping, path, len(mapping.prefix))
         config = self.config_for(path)
         if config.handler is not None:
             if not is_script(config.handler):
@@ -195,24 +193,18 @@ class Router:
             ah = "AH01623"
             whom = f"client method denied by server configuration: '{request.method}' to"
         text = f"{whom} {self.file(request.path)}"
-        return self.refuse(status, text, request, conn, ah, "authz_core")
+        return self.refuse(status, text, request, conn, ah=ah, module="authz_core")
 
     def _lacks(self, request: Request, conn: Connection) -> Response:
         """For a handler that is not here: to send its files as they are might show what they hide."""
         text = f"there is no such handler here as is configured for {self.file(request.path)}"
-        return self.refuse(403, text, request, conn)
+        return self.refuse(403, text, request, conn, module="core")
 
     def refuse(
-        self,
-        status: int,
-        text: str,
-        request: Request,
-        conn: Connection,
-        ah: str = "",
-        module: str = "core",
+        self, status: int, text: str, request: Request, conn: Connection, **where: str
     ) -> Response:
-        """The page of a refusal, whose reason goes to the error log."""
-        self.errors.write("error", text, ah=ah, module=module, client=conn.peer)
+        """The page of a refusal, whose reason goes to the error log, with `ah` and `module`."""
+        self.errors.write("error", text, client=conn.peer, **where)
         return page(status, request.method)
 
     def _elsewhere(self, config: MergedConfig, handler: Handler) -> Handler:
@@ -249,16 +241,10 @@ class Router:
     # -- scripts ------------------------------------------------------------------------------
 
     def _running(
-        self,
-        handler: str,
-        mapping: UrlMapping,
-        path: str,
-        end: int,
-        filename: str = "",
-        by_name: bool = False,
+        self, handler: str, mapping: UrlMapping, path: str, end: int, by_name: bool = False
     ) -> Handler:
         """A handler for the script at `path[:end]`, with the rest as PATH_INFO."""
-        filename = filename or mapping.file(path[:end])
+        filename = mapping.file(path[:end])
         config = self._sections.config_for(path, filename)
         rest = path[end:]
         translated = self.file(rest) if rest else ""
@@ -295,7 +281,7 @@ class Router:
     def _scripts_of(self, handler: str) -> WsgiScripts | Programs:
         """What runs the scripts of a handler. Most servers never need CGI or FastCGI."""
         if handler not in self._scripts:
-            how = (self._directives, self.errors, self._root.root, self.redirect)
+            how = (self.directives, self.errors, self._root.root, self.redirect)
             if handler == "cgi-script":
                 from mpmkit.handlers.cgi import CgiScripts
 
@@ -307,12 +293,7 @@ class Router:
         return self._scripts[handler]
 
     def redirect(
-        self,
-        request: Request,
-        conn: Connection,
-        location: str,
-        fields: bytes,
-        environ: dict[str, Any],
+        self, request: Request, conn: Connection, location: str, fields: bytes, environ: dict
     ) -> Response:
         """A script's `Location: /path`: the answer of that path, with the script's header lines."""
         raw = location.encode("latin-1")
@@ -324,7 +305,7 @@ class Router:
         new = redirected(request, path, query, environ)
         if new is None:
             text = f"{request.path}: more than 10 internal redirects; a script's Location leads back to itself"
-            return self.refuse(500, text, request, conn, "AH00124")
+            return self.refuse(500, text, request, conn, ah="AH00124")
         answer = answered_by(self, new, conn)
         if type(answer) in (Page, Unparsed):  # ErrorDocument may change a page: errors.py
             return answer

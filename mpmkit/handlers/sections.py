@@ -138,19 +138,22 @@ class SectionRule:
     def over(self, config: MergedConfig) -> MergedConfig:
         """What holds when this section is merged upon `config`."""
         values = self.values
-        config = config._replace(access=self.access.over(config.access), **self._replaced)
+        changes: dict[str, Any] = {
+            "access": self.access.over(config.access),
+            "options": merge_options(config.options, self.options),
+            **self._replaced,
+        }
         if "SetHandler" in values:
-            config = config._replace(by_name=self.kind.startswith("Files"))
+            changes["by_name"] = self.kind.startswith("Files")
         if "AddHandler" in values:
-            config = config._replace(by_extension={**config.by_extension, **values["AddHandler"]})
+            changes["by_extension"] = {**config.by_extension, **values["AddHandler"]}
         if "ErrorDocument" in values:
-            config = config._replace(documents={**config.documents, **values["ErrorDocument"]})
+            changes["documents"] = {**config.documents, **values["ErrorDocument"]}
         if self._files:
             types = {**config.files.get("AddType", {}), **self._files.get("AddType", {})}
             lines = (*self._files.get("Redirect", ()), *config.files.get("Redirect", ()))
-            files = {**config.files, **self._files, "AddType": types, "Redirect": lines}
-            config = config._replace(files=files)
-        return config._replace(options=merge_options(config.options, self.options))
+            changes["files"] = {**config.files, **self._files, "AddType": types, "Redirect": lines}
+        return config._replace(**changes)
 
 
 class Sections:

@@ -120,12 +120,7 @@ class CachedFile:
     )  # fmt: skip
 
     def __init__(
-        self,
-        filename: str,
-        st: os.stat_result,
-        now: float,
-        media_type: str | None,
-        options: FileOptions,
+        self, filename: str, st: os.stat_result, now: float, kind: str | None, options: FileOptions
     ) -> None:
         self.filename = filename
         self.signature = signature_of(st)
@@ -143,7 +138,7 @@ class CachedFile:
             b"ETag: %b\r\n" % self.etag if self.etag else b"",
             b"bytes" if options.limits.ranges else b"none",
         )
-        self.after = b"Content-Type: %b\r\n\r\n" % media_type.encode() if media_type else b"\r\n"
+        self.after = b"Content-Type: %b\r\n\r\n" % kind.encode() if kind else b"\r\n"
         # httpd leaves the length out of a HEAD's answer when it is 0.
         length = b"Content-Length: %d\r\n" % self.size
         self.head = Response(200, self.fields + (length if self.size else b""), self.after)
@@ -383,7 +378,7 @@ class StaticFiles:
         """403, with the reason in the error log, as by httpd."""
         if self.site is None:
             return page(403, request.method)
-        return self.site.refuse(403, why, request, conn, ah, module)
+        return self.site.refuse(403, why, request, conn, ah=ah, module=module)
 
     def _not_allowed(self, request: Request, conn: Connection) -> Response:
         """405 for a method that files don't have, 501 for an unknown one."""
@@ -391,7 +386,7 @@ class StaticFiles:
             return page(405, extra=ALLOW)
         if self.site is not None:
             text = f"unknown method: {request.log_line}"
-            self.site.refuse(501, text, request, conn, "AH00135")
+            self.site.refuse(501, text, request, conn, ah="AH00135", module="core")
         return page(501, extra=ALLOW)
 
 

@@ -77,15 +77,8 @@ class Application:
         module = ModuleType(self._name)
         module.__file__ = self.filename
         code = compile(source, self.filename, "exec", dont_inherit=True)
-        before = sys.modules.get(self._name)
         sys.modules[self._name] = module
-        try:
-            exec(code, module.__dict__)
-        except BaseException:
-            sys.modules.pop(self._name)
-            if before is not None:
-                sys.modules[self._name] = before
-            raise
+        exec(code, module.__dict__)
         application = getattr(module, "application", None)
         if not callable(application):
             text = f"{self.filename} has no callable named `application`; define one (PEP 3333)"
@@ -139,7 +132,7 @@ class WsgiScripts:
             environ["wsgi.input"] = io.BufferedReader(_Body(conn))
             if request.length is None:
                 environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
-        response = run_application(function, environ, request, conn, self.service)
+        response = run_application(function, environ, _Call(request, conn, self.service))
         if type(response.body) is FileBody:
             response.body.sendfile = self._sendfile
         return response
@@ -186,18 +179,13 @@ class FileWrapper:
 
 
 def run_application(
-    application: Callable[..., Iterable[bytes]],
-    environ: dict[str, Any],
-    request: Request,
-    conn: Connection,
-    service: Service | None,
+    application: Callable[..., Iterable[bytes]], environ: dict[str, Any], call: _Call
 ) -> Response:
     """Call the application and make a Response of its answer.
 
     Raises what the application raises, and AssertionError where it breaks PEP 3333; but when write() has
     sent the head already, the Response's body raises it.
     """
-    call = _Call(request, conn, service)
     try:
         result = application(environ, call.start_response)
         if not call.written and call.begun is None:

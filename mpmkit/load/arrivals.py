@@ -18,13 +18,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mpmkit.load.profile import LoadProfile
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A stretch of time in which the rate changes evenly: seconds, rates, area at its begin."""
 
     begin: float
@@ -32,11 +31,6 @@ class Piece:
     first: float
     last: float
     area: float
-
-    @property
-    def slope(self) -> float:
-        """Change of the rate per second; 0 for the last piece, which never ends."""
-        return (self.last - self.first) / (self.end - self.begin)
 
     @property
     def total(self) -> float:
@@ -48,8 +42,9 @@ class Piece:
         more = area - self.area
         if not more:
             return self.begin
+        slope = (self.last - self.first) / (self.end - self.begin)  # 0: the last piece never ends
         # first * x + slope / 2 * x^2 = more, solved in the form that does not cancel.
-        root = math.sqrt(max(0.0, self.first * self.first + 2 * self.slope * more))
+        root = math.sqrt(max(0.0, self.first * self.first + 2 * slope * more))
         return min(self.end, self.begin + 2 * more / (self.first + root))
 
 
@@ -63,11 +58,8 @@ def pieces(profile: LoadProfile) -> list[Piece]:
 
 
 def arrivals(profile: LoadProfile, index: int = 0, of: int = 1) -> Iterator[float]:
-    """Seconds at which generator `index` of `of` has a request due, from the warm-up's begin on.
-
-    0 is the begin of what is measured. Never ends; the caller knows when. The same for the same
-    seed; without one (None) every call draws others.
-    """
+    """Seconds at which generator `index` of `of` has a request due, from the warm-up's begin on; 0 is the begin
+    of what is measured. Never ends. The same for the same seed; without one every call draws others."""
     source = random.Random(None if profile.seed is None else f"{profile.seed} {index} {of}")
     todo = iter(pieces(profile))
     piece = next(todo)

@@ -6,45 +6,42 @@ Imported by the locustfile alone: gevent belongs in no other process.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from gevent import get_hub
 
 from mpmkit.load.arrivals import arrivals
 from mpmkit.load.profile import LoadProfile
-from mpmkit.load.timer import Timer
 
 clock = time.perf_counter_ns
 NEVER = 1 << 62
 READ, WRITE = 1, 2  # what gevent's loop.io watches for
+TFD_TIMER_ABSTIME = 1
 
-
-Waiter = Any
-"""A user's client, as its `UserSocket` (which imports this file) has it."""
+Waiter = Any  # a user's Client, whose file imports this one
 
 
 class Budget:
-    """How many requests this process may still send: first the warm-up's, then the measured ones.
+    """How many requests this process may still send, after the seconds of the warm-up.
 
     Each process has its share of the total from the start (`share`), so the total is exact without a word
     between processes. on_measure is called when the warm-up is over.
     """
 
-    def __init__(
-        self, warmup: int, requests: int, warm_seconds: float, on_measure: Callable[[], None]
-    ) -> None:
+    def __init__(self, requests: int, warm_seconds: float, on_measure: Callable[[], None]) -> None:
         self.left = 0  # measured requests; 0 during the warm-up
-        self.measuring = False
-        self.exhausted = False
-        self._warmup, self._requests = warmup, requests
+        self.measuring = self.exhausted = False
+        self._requests, self._on_measure = requests, on_measure
         self._warm_seconds, self._warm_until = warm_seconds, 0
-        self._on_measure = on_measure
 
     def claim(self) -> bool:
-        """One measured request, for the open loop, whose warm-up goes by time and not by count."""
+        """One measured request; False: all are claimed."""
         if not self.measuring:
             self.measuring, self.left = True, self._requests
         self.exhausted = not self.left
@@ -52,15 +49,10 @@ class Budget:
         return not self.exhausted
 
     def more(self) -> bool:
-        """True when the caller may send one more request; it then owns it. False: all are
-        claimed."""
+        """One more request, of the warm-up while it lasts. The open loop, whose warm-up ends at a due time, asks
+        `claim`."""
         if not self.measuring:
-            if self._warmup:
-                self._warmup -= 1
-                return True
-            # Requests of the warm-up come first, then its seconds, then what is measured.
-            if self._warm_seconds and not self._warm_until:
-                self._warm_until = clock() + int(self._warm_seconds * 1e9)
+            self._warm_until = self._warm_until or clock() + int(self._warm_seconds * 1e9)
             if clock() < self._warm_until:
                 return True
             if self._requests:
@@ -73,17 +65,42 @@ def share(total: int, index: int, of: int) -> int:
     return total // of + (index < total % of)
 
 
+class Timer:
+    """A timer of the kernel's as a file descriptor, readable from the time set on. Raises OSError without one.
+
+    gevent's timers end with a whole millisecond of epoll, which is longer than a request takes; a timerfd becomes
+    readable within microseconds. The standard library has it from Python 3.13 on; until then it comes from libc.
+    """
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        # The clock of time.perf_counter_ns() on Linux.
+        flags = os.O_NONBLOCK | os.O_CLOEXEC
+        self.fd = self._done(self._libc.timerfd_create(time.CLOCK_MONOTONIC, flags))
+        self._when = (ctypes.c_long * 4)()  # an interval, and a time: s, ns
+
+    def _done(self, code: int) -> int:
+        if code < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return code
+
+    def set(self, ns: int) -> None:
+        """Fire once, when time.perf_counter_ns() has come to `ns`; at once if that is past."""
+        self._when[2], self._when[3] = divmod(max(1, ns), 1_000_000_000)
+        self._done(self._libc.timerfd_settime(self.fd, TFD_TIMER_ABSTIME, self._when, None))
+
+
 class Schedule:
     """The due times of the open loop in this process, in ns of the clock, one after the other."""
 
     def __init__(self, profile: LoadProfile, index: int, of: int) -> None:
         self.origin = clock() + int(profile.warmup_seconds * 1e9)
-        self._seconds: Iterator[float] = arrivals(profile, index, of)
+        self._seconds = arrivals(profile, index, of)
         self._next = self._draw()
-        self.timer = Timer()
-        self.watcher = get_hub().loop.io(self.timer.fd, READ)
-        self.watcher.start(self._fire)
-        self.waiting: deque[tuple[int, Waiter]] = deque()
+        self._timer = Timer()
+        self._watcher = get_hub().loop.io(self._timer.fd, READ)
+        self._watcher.start(self._fire)
+        self._waiting: deque[tuple[int, Waiter]] = deque()
 
     def _draw(self) -> int:
         return self.origin + int(next(self._seconds) * 1e9)
@@ -102,11 +119,10 @@ class Schedule:
         return count
 
     def wait(self, due: int, client: Waiter) -> None:
-        """Come back at the due time. Times are taken in their order, so who comes last waits
-        longest."""
-        self.waiting.append((due, client))
-        if len(self.waiting) == 1:
-            self.timer.set(due)
+        """Come back at the due time. Times are taken in their order: the last to come waits longest."""
+        self._waiting.append((due, client))
+        if len(self._waiting) == 1:
+            self._timer.set(due)
         client.due = NEVER
         client.quiet()
         client.called = False
@@ -114,16 +130,17 @@ class Schedule:
             client.wait()
 
     def _fire(self) -> None:
-        self.timer.clear()
-        waiting, soon = self.waiting, clock() + 20_000
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._timer.fd, 8)
+        waiting, soon = self._waiting, clock() + 20_000
         while waiting and waiting[0][0] <= soon:
             client = waiting.popleft()[1]
             client.called = True
             client.wake()
         if waiting:
-            self.timer.set(waiting[0][0])
+            self._timer.set(waiting[0][0])
 
     def close(self) -> None:
-        self.watcher.stop()
-        self.watcher.close()
-        self.timer.close()
+        self._watcher.stop()
+        self._watcher.close()
+        os.close(self._timer.fd)

@@ -20,12 +20,11 @@ from urllib.parse import urlsplit
 from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import option
 from mpmkit.load.profile import LoadProfile, ProfileError
-from mpmkit.load.result import LoadRun
+from mpmkit.load.result import known
 from mpmkit.load.runner import LoadError, LoadInterrupted, prepared, run_load
 from mpmkit.load.target import target_of
 
-DEFAULT_SECONDS = 10.0
-"""How long a load goes on if nothing bounds it."""
+DEFAULT_SECONDS = 10.0  # of a load that nothing bounds
 
 
 def _levels(text: str) -> list[float]:
@@ -42,28 +41,19 @@ def parser() -> Parser:
         f"Goes on for {DEFAULT_SECONDS:g} s if nothing bounds it.",
     )
     add = parser.add_argument
-    add(
-        "target",
-        metavar="URL",
-        help="like http://127.0.0.1:8080/index.html (loopback only), or https; its path is --path",
-    )
+    target = "like http://127.0.0.1:8080/index.html (loopback only), or https; its path is --path"
+    add("target", metavar="URL", help=target)
     for field in fields(LoadProfile):
-        how = option(field)
-        if how is not None:
+        if how := option(field):
             add(f"--{field.name.replace('_', '-')}", **how)
     add("--profile", metavar="FILE", help="a load profile as JSON; the other options change it")
-    add(
-        "--steps",
-        type=_levels,
-        metavar="A,B,C",
-        help="users (or, in the open loop, requests/s) one step after the other",
-    )
+    steps = "users (or, in the open loop, requests/s) one step after the other"
+    add("--steps", type=_levels, metavar="A,B,C", help=steps)
     add("--step-seconds", type=float, default=5.0, metavar="S", help="of each step (default: 5)")
     add("--plan", action="store_true", help="show what would be done, and what limits it will meet")
     add("--seconds", action="store_true", help="print the run second by second, too")
-    add(
-        "--json", action="store_true", help="print one JSON object instead: a row of data/README.md"
-    )
+    row = "print one JSON object instead: a row of data/README.md"
+    add("--json", action="store_true", help=row)
     add("--out", metavar="FILE", help="write the run with its histogram to this file, as JSON")
     return parser
 
@@ -97,11 +87,8 @@ def load_of(options: dict[str, Any]) -> tuple[str, dict[str, Any], LoadProfile |
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``mpmkit load URL``: one load, and what it measured, on standard output.
-
-    0: every request was answered well. 1: some were not, or the generator failed. 2: a bad
-    argument. 130: Ctrl-C (what was measured until then is printed).
-    """
+    """0: every request was answered well. 1: some were not, or the generator failed. 2: a bad argument. 130:
+    Ctrl-C; what was measured until then is printed."""
     options = vars(parser().parse_args(argv))
     live = sys.stderr.isatty()
 
@@ -131,22 +118,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             print(f"mpmkit: {options['out']}: not written: {error.strerror}", file=sys.stderr)
             status = status or 1
-    _print(run, as_json=options["json"], by_second=options["seconds"])
-    return status
-
-
-def _print(run: LoadRun, *, as_json: bool, by_second: bool) -> None:
-    if as_json:
-        # Not a number is not JSON: what is not known is null.
-        print(
-            json.dumps({key: None if value != value else value for key, value in run.row().items()})
-        )
-        return
+    if options["json"]:
+        print(json.dumps(known(run.row())))
+        return status
     print(run.summary())
     for note in run.notes:
         print(f"note: {note}")
-    for window in run.seconds if by_second else ():
+    for window in run.seconds if options["seconds"] else ():
         print(f"{window.begin:5.0f} s {window}")
+    return status
 
 
 def _plan(target: str, given: dict[str, Any], profile: LoadProfile | None) -> int:

@@ -4,100 +4,97 @@ Why it is not HttpUser or FastHttpUser: on loopback the generator is slower than
 measure, so a user of those would measure the generator. What a request costs here:
 
 * one send, one recv, one look-up of the whole answer in a memo of answers already read and checked;
-* no epoll_ctl and no timer (`user_socket.py`), and for a connection of one request no watcher, if its answer
-  is there as soon as the other users have had their turn;
+* no epoll_ctl: a watcher stays registered while a connection lives, and its callback switches straight into the
+  user's greenlet. For a connection of one request there is no watcher, if its answer is there as soon as the
+  other users have had their turn;
+* no timer: the monitor throws `Overdue` into a user whose time is over (`generator_state.py`);
 * two readings of the clock and one append to an array of nanoseconds.
 
 A user claims a request from the budget, sends, waits for the whole answer, checks it, records it, and
 claims again. In the open loop a claim comes with the time at which the request is due, and the schedule wakes
-the user then. Latency counts from the due time, also where every user was busy by then.
+the user then; latency counts from the due time, also where every user was busy by then. Else it counts from just
+before the connection is opened (new connection per request) or the request is sent (kept connection).
 
-Latency is counted in ns from just before the connection is opened (new connection per request) or
-the request is sent (keep-alive) to the last byte of the body. With a new connection per request
-the user then waits, as ab does, until the server ends the connection, before it goes on: so it is
-the server's side that gets the TIME_WAIT state, and the client's ephemeral ports stay free. Where ports run out
-after all, the users go on from another loopback address. Connections that are given up are reset, which leaves no
-TIME_WAIT either.
+With a new connection per request the user waits, as ab does, until the server ends the connection, before it
+goes on: so it is the server's side that gets the TIME_WAIT state, and the client's ephemeral ports stay free.
+Where ports run out after all, the users go on from another loopback address. Connections that are given up are
+reset, which leaves no TIME_WAIT either.
 
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """
 
 from __future__ import annotations
 
+import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
 import bisect
 import contextlib
-import hashlib
+import errno
+import os
+import ssl
 import time
+from collections.abc import Callable
+from typing import Any
 
 import gevent
+import greenlet  # type: ignore[import-untyped]
+from gevent import get_hub, getcurrent
 from locust import User
 from locust.user.task import LOCUST_STATE_STOPPING
 
-from mpmkit.load.budget import NEVER
+from mpmkit.load import tls
+from mpmkit.load.budget import NEVER, READ, WRITE
 from mpmkit.load.generator_state import State
 from mpmkit.load.response import ResponseReader, Verdict
-from mpmkit.load.user_socket import RECV_SIZE, Overdue, UserSocket, kind_of
 
 clock = time.perf_counter_ns
+RECV_SIZE = 65_536
+RESET_ON_CLOSE = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger {on, 0 s}
+IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the socket module has no name for it before 3.12
 
-MEMO_ENTRIES = 1_024
-MEMO_BYTES = 8_192
-"""An answer longer than this is not kept in the memo; with MEMO_ENTRIES it bounds it to 8 MiB."""
-
-BACK_OFF = 0.05
-"""Seconds that a user waits after a connection that could not be opened. A refused connection costs
-microseconds, so without a pause a dead server would use up the budget in an instant."""
+MEMO_ENTRIES, MEMO_BYTES = 1_024, 8_192  # longer answers are not kept in it: it has 8 MiB at most
+BACK_OFF = 0.05  # seconds after a refused connection: a dead server would use up the budget at once
 
 
-class Client(UserSocket):
-    """One user: its `request_loop`, and the two ways to exchange a request and an answer."""
+class Overdue(Exception):
+    """Thrown into a user whose request has passed its time."""
+
+
+KINDS: dict[type[Exception], str] = {  # of failures, as `LoadRun.errors` has them
+    Overdue: "timeout",
+    ssl.SSLCertVerificationError: "certificate",
+    ssl.SSLError: "tls",
+    ConnectionRefusedError: "refused",
+    ConnectionError: "reset",
+    OSError: "connect",
+}
+
+
+class Client:
+    """One user: its `request_loop`, the `exchange` of a request and its answer, and the socket, none at first."""
 
     def __init__(self, user: User, state: State) -> None:
-        super().__init__(state)
+        self.state, hub = state, get_hub()
+        self.loop = hub.loop
+        self.greenlet = getcurrent()
+        self.sock: Any = None
+        self.watcher: Any = None
+        self.watching = self.waiting = False
+        self.due = NEVER
+        self.called = False  # by the schedule
+        # Straight into the hub: gevent's own switch() asks for hooks that no user here has.
+        self.to_hub = greenlet.greenlet.switch.__get__(hub)
+        self.resume = self.greenlet.switch
         self.user = user
         self.answered_ns = 0  # when the last answer was complete
         self.served = 0  # requests on the kept connection
-        self.most = state.profile.requests_per_connection or NEVER
-        self.kept = False
-        self.which = 0  # the line of the mix; see take_line
-        self.request = self.last_request = b""
-        self.memo: dict[bytes, Verdict] = {}
-
-    def read(self, data: bytes) -> Verdict:
-        """Read an answer that the memo does not know, from its first bytes `data` on."""
-        state, spec, short = self.state, self.state.specs[self.which], len(data) <= MEMO_BYTES
-        wanted = spec.expect_body
-        hasher = None
-        if wanted is not None and (
-            short
-            or (wanted == "same" and self.which not in state.bodies)
-            or state.random.random() < state.profile.body_sample
-        ):
-            hasher = hashlib.sha256()
-        reader = ResponseReader(spec.method, spec.expect_status, spec.expect_length, hasher)
-        first, pieces = data, 1
-        while (verdict := reader.feed(data) if data else reader.eof()) is None:
-            data = self.receive()
-            pieces += 1
-        if hasher is not None and verdict[0] is None:
-            found = hasher.hexdigest()
-            if wanted == "same":
-                wanted = state.bodies.setdefault(self.which, found)
-            verdict = verdict if found == wanted else ("body", *verdict[1:])
-        if first and short and pieces == 1:
-            if len(self.memo) >= MEMO_ENTRIES:
-                self.memo.clear()
-            self.memo[first] = verdict
-        return verdict
+        self.kept = self.keeps()
+        self.most = (state.profile.requests_per_connection or NEVER) if self.kept else 1
+        self.take_line(0)
 
     def run(self) -> None:
         """The user's whole life."""
         state = self.state
-        if not state.prepared:
-            return  # the test was refused when it began; Locust starts its users all the same
         state.begun_ns = state.begun_ns or clock()
-        self.kept = self.keeps()
-        self.take_line(0)
         state.users.add(self)
         state.running += 1
         try:
@@ -113,7 +110,6 @@ class Client(UserSocket):
     def request_loop(self) -> None:
         """Claim, send, judge and count one request after the other, while there are any to claim."""
         state, user, profile = self.state, self.user, self.state.profile
-        exchange = self.exchange_kept if self.kept else self.exchange_once
         several, think = len(state.specs) > 1, profile.think_time
         budget, record, timeout_ns = state.budget, state.latencies.append, state.timeout_ns
         closed = state.schedule is None
@@ -140,9 +136,9 @@ class Client(UserSocket):
                 self.take_line(bisect.bisect(state.weights, drawn))
             answered = True
             try:
-                kind, _, length = exchange()
+                kind, _, length = self.exchange()
             except (Overdue, OSError) as error:
-                self.failed(kind_of(error), t0, measured)
+                self.failed(error, t0, measured)
                 continue
             if not measured:
                 continue
@@ -164,13 +160,12 @@ class Client(UserSocket):
 
     def take_line(self, which: int) -> None:
         """The line of the mix that the next request is of."""
-        once, kept, self.last_request = self.state.requests[which]
+        once, self.request, last = self.state.requests[which]
+        self.last_request = last if self.kept else once
         self.which, self.memo = which, self.state.memos[which]
-        self.request = kept if self.kept else once
 
     def claim_due(self) -> tuple[int, bool]:
-        """(due time of one more request in the open loop, which has come now; whether it is measured);
-        (0, False): none is left."""
+        """(due time of one more request in the open loop, now past; whether it is measured), or (0, False)."""
         state, schedule = self.state, self.state.schedule
         assert schedule is not None
         now = clock()
@@ -194,48 +189,8 @@ class Client(UserSocket):
         self.due = now + state.timeout_ns
         return t0, measured
 
-    def exchange_once(self) -> Verdict:
-        """One request on a connection of its own; the verdict on its answer."""
-        request = self.request
-        sock = self.open(asks_at_once=True)
-        # On loopback the handshake is over when connect() returns, so sending right away nearly
-        # always spares a wait for "writable".
-        try:
-            sent = sock.send(request)
-        except BlockingIOError:
-            sent = 0
-        # With many users the answer is there once all that were ready have had their turn, and a
-        # connection of one request needs no place in epoll. If it is not, watch.
-        if sent != len(request):
-            self.send(request[sent:])
-        else:
-            self.loop.run_callback(self.wake)
-        self.waiting = True
-        self.to_hub()
-        try:
-            data = sock.recv(RECV_SIZE)
-        except BlockingIOError:
-            data = self.receive()
-        verdict = self.memo.get(data) or self.read(data)
-        self.answered_ns = clock()
-        if data:
-            # The server ends the connection: see the module's text on TIME_WAIT.
-            try:
-                try:
-                    rest = sock.recv(RECV_SIZE)
-                except BlockingIOError:
-                    rest = self.receive()
-                if rest:
-                    verdict = ("length", False, verdict[2] + len(rest))
-            except Overdue:
-                verdict = verdict if verdict[0] else ("unclosed", False, verdict[2])
-            except OSError:
-                self.close(reset=True)
-        self.close(reset=verdict[0] is not None)
-        return verdict
-
-    def exchange_kept(self) -> Verdict:
-        """One request on the kept connection, or on a new one if none is kept; the verdict."""
+    def exchange(self) -> Verdict:
+        """One request on the kept connection, or on a new one; the verdict on its answer."""
         fresh = self.sock is None
         self.served = 1 if fresh else self.served + 1
         last = self.served >= self.most
@@ -243,17 +198,21 @@ class Client(UserSocket):
         data = b""
         try:
             if fresh:
-                self.open()
-                self.send(request)
-            else:
-                try:
-                    sent = self.sock.send(request)
-                except BlockingIOError:
-                    sent = 0
-                if sent != len(request):
-                    self.send(request[sent:])
-                elif not self.watching:
-                    self.watch()
+                self.open(asks_at_once=last)
+            # On loopback the handshake is over when connect() returns, so sending right away nearly
+            # always spares a wait for "writable".
+            try:
+                sent = self.sock.send(request)
+            except BlockingIOError:
+                sent = 0
+            # With many users the answer is there once all that were ready have had their turn, and a
+            # connection of one request needs no place in epoll. If it is not, watch.
+            if sent != len(request):
+                self.send(request[sent:])
+            elif not self.kept:
+                self.loop.run_callback(self.wake)
+            elif not self.watching:
+                self.watch()
             self.waiting = True
             self.to_hub()
             try:
@@ -264,8 +223,7 @@ class Client(UserSocket):
             if fresh:
                 raise
         if not data and not fresh:
-            # The server's close and our request crossed. No side is at fault (RFC 9112, 9.3.1 lets
-            # a client send it again): once, on a new connection.
+            # The server's close and our request crossed. RFC 9112, 9.3.1 lets a client send it again: once.
             self.state.retries += self.state.budget.measuring
             self.close()
             self.served = 1
@@ -276,10 +234,16 @@ class Client(UserSocket):
         self.answered_ns = clock()
         if verdict[1] and not last:
             return verdict
-        # It will not be used again. After a good answer, let the server close first.
-        if verdict[0] is None:
+        if data and (verdict[0] is None or not self.kept):
             self.state.reconnects += self.state.budget.measuring and not last
-            self.drain()
+            # Let the server end the connection: see the module's text on TIME_WAIT.
+            try:
+                if rest := self.receive():
+                    verdict = ("length", False, verdict[2] + len(rest))
+            except Overdue:
+                verdict = verdict if verdict[0] else ("unclosed", False, verdict[2])
+            except OSError:
+                self.close(reset=True)
         self.close(reset=verdict[0] is not None)
         return verdict
 
@@ -297,17 +261,9 @@ class Client(UserSocket):
                 return False
         return True
 
-    def drain(self) -> None:
-        """Wait for the server's end of the connection, one second at most: it said it would
-        close."""
-        self.due = clock() + 1_000_000_000
-        with contextlib.suppress(Overdue, OSError):
-            while self.receive():
-                pass
-
-    def failed(self, kind: str, t0: int, measured: bool) -> None:
+    def failed(self, error: Exception, t0: int, measured: bool) -> None:
         """A request that failed with its connection."""
-        state = self.state
+        state, kind = self.state, next(KINDS[kind] for kind in KINDS if isinstance(error, kind))
         self.waiting = False
         self.close(reset=True)
         if measured:
@@ -316,3 +272,125 @@ class Client(UserSocket):
         if kind in ("refused", "connect"):
             state.refused_since += 1
             gevent.sleep(BACK_OFF)
+
+    def read(self, data: bytes) -> Verdict:
+        """Read an answer that the memo does not know, from its first bytes `data` on."""
+        spec, first, pieces = self.state.specs[self.which], data, 1
+        reader = ResponseReader(spec.method, spec.expect_status, spec.expect_length)
+        while (verdict := reader.feed(data) if data else reader.eof()) is None:
+            data = self.receive()
+            pieces += 1
+        if first and pieces == 1 and len(first) <= MEMO_BYTES:
+            if len(self.memo) >= MEMO_ENTRIES:
+                self.memo.clear()
+            self.memo[first] = verdict
+        return verdict
+
+    # The socket. `wake` and `expire` run in the hub, the others in the user's greenlet.
+
+    def wake(self) -> None:
+        # A watcher outlives the wait, so it may fire for a greenlet that waits for something else.
+        if self.waiting:
+            self.waiting = False
+            self.resume()
+
+    def expire(self) -> None:
+        if self.waiting and clock() >= self.due:
+            self.waiting = False
+            self.greenlet.throw(Overdue())
+
+    def wait(self) -> None:
+        self.waiting = True
+        try:
+            self.to_hub()
+        finally:
+            self.waiting = False
+
+    def open(self, asks_at_once: bool = False):
+        """A connected socket. Raises OSError, or Overdue.
+
+        asks_at_once: a request follows without a wait, so the acknowledgement that ends the handshake may go with
+        it (TCP_QUICKACK off). On loopback we carry each packet to the server's end ourselves, in our own time.
+        """
+        state = self.state
+        sock = _socket.socket(state.family, state.kind)
+        self.sock = sock
+        state.connections += 1
+        if state.source:
+            sock.setsockopt(_socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((f"127.0.0.{1 + state.source}", 0))
+        if asks_at_once:
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_QUICKACK, 0)
+        code = sock.connect_ex(state.address)
+        if code == errno.EADDRNOTAVAIL and state.source < state.sources:
+            # All ephemeral ports towards the target are in TIME_WAIT: go on from another address.
+            state.source += 1
+            self.close()
+            return self.open(asks_at_once)
+        if code and code != errno.EINPROGRESS:
+            raise OSError(code, os.strerror(code))
+        if state.tls is not None:
+            if code:
+                self.wait_writable()
+            self.sock = tls.TlsSocket(sock, state.tls, state.host)
+            self.receive(self.sock.handshake)
+            self.quiet()  # a watcher that is watching cannot be given another socket
+        return self.sock
+
+    def send(self, data: bytes) -> None:
+        """Send all, waiting where the connection is not there yet or the buffer is full, then watch."""
+        sock = self.sock
+        self.quiet()  # else an early answer would wake us again and again
+        while data:
+            try:
+                data = data[sock.send(data) :]
+            except BlockingIOError:
+                self.wait_writable()
+        self.watch()
+
+    def wait_writable(self) -> None:
+        """Until the connection is there, or its buffer has room. Raises OSError if it failed."""
+        watcher = self.loop.io(self.sock.fileno(), WRITE)
+        watcher.start(self.wake)
+        try:
+            self.wait()
+        finally:
+            watcher.stop()
+            watcher.close()
+        if code := self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
+            raise OSError(code, os.strerror(code)) from None
+
+    def watch(self) -> None:
+        if self.watcher is None:
+            self.watcher = self.loop.io(self.sock.fileno(), READ)
+        else:
+            self.watcher.fd = self.sock.fileno()
+        self.watcher.start(self.wake)
+        self.watching = True
+
+    def quiet(self) -> None:
+        """Watch no more until the next request: a server that closes meanwhile would wake us on and on."""
+        if self.watching:
+            self.watcher.stop()
+            self.watching = False
+
+    def receive(self, step: Callable[[], Any] | None = None) -> Any:
+        """What has come, waiting for it if need be; b"" at the end of the connection. Or the result of another
+        `step` that may need to wait for the server."""
+        while True:
+            try:
+                return step() if step else self.sock.recv(RECV_SIZE)
+            except BlockingIOError:
+                if not self.watching:
+                    self.watch()
+                self.wait()
+
+    def close(self, reset: bool = False) -> None:
+        if self.watching:
+            self.quiet()
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            if reset:
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, RESET_ON_CLOSE)
+            sock.close()

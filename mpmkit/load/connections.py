@@ -13,20 +13,20 @@ drip        the same, and one more header line each `every` seconds: slowloris
 slow        a download that is read at `rate` bytes a second
 
 Each connection is an asyncio task on the thread's loop. `held` counts the connections that have come this far
-and that the server has not ended; `holder.py` can tell which half-sent ones the server has read.
+and that the server has not ended; of half-sent ones those that it has read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mpmkit.load import tls
@@ -40,20 +40,27 @@ PATIENCE = float(os.environ.get("MPMKIT_HOLDER_PATIENCE", "4"))
 """Seconds without one more held connection after which `hold` gives up. A pool grows once a second, so
 that is long enough to tell a growing pool from a full one."""
 
-HOLD_WITHIN = 60.0
-"""Seconds of `hold` at most, for a server that takes only some connections a second."""
-
-IN_FLIGHT = 64
-"""Connections that wait for their first answer at once during `hold`: fewer than any backlog."""
-
-READ_TICK = 0.1
-"""Seconds between two reads of a slow reader."""
+HOLD_WITHIN = 60.0  # seconds of `hold` at most, for a server that takes only some a second
+IN_FLIGHT = 64  # connections that wait for their first answer during `hold`: fewer than any backlog
+READ_TICK = 0.1  # seconds between two reads of a slow reader
 
 AWAY, ASKING, HELD = "away", "asking", "held"
 
 
 class Lost(Exception):
     """The connection ended; its kind is the text."""
+
+
+def taken(table: str, port: int) -> int:
+    """How many connections to a local port a process has accepted and read all bytes of; from the text of
+    /proc/net/tcp, where a connection that no process has accepted has no inode."""
+    end, count = f":{port:04X}", 0
+    for line in table.splitlines()[1:]:
+        words = line.split()
+        # local address, remote address, state (01: established), queues, ..., inode
+        if words[1].endswith(end) and words[3] == "01":
+            count += words[4].endswith(":00000000") and words[9] != "0"
+    return count
 
 
 class Connection:
@@ -72,14 +79,13 @@ class Connection:
 class HeldConnections:
     """Connections to one server, held by a thread; a context manager.
 
-    url: as `target_of` has it. mode: see the module. count: how many; see also `resize`.
-    path: what is requested; request: the whole request instead. rate, every: see the modes.
+    url: as `target_of` has it. mode, rate, every: see the module. count: how many; see also `resize`.
+    path: what is requested; request: the whole request instead. ca_file: as in a LoadProfile.
     expect_status: of a good answer; None: any. timeout: seconds that an answer may take; None: any time.
     again: seconds after which a connection that has ended is opened anew; None: not at all.
-    ca_file: as in a LoadProfile.
 
-    totals: opened, answered, bytes (slow), and by kind how many ended: closed (by the server), reset,
-    refused, timeout, "status 503" and so on. losses: the sum of the latter.
+    totals: opened, answered, bytes (slow), and by kind how many ended: closed (by the server), reset, refused,
+    timeout, "status 503" and so on. losses: the sum of the latter.
     error: what made opening a connection impossible, with the remedy.
 
     Raises ValueError for a target that is not allowed or a mode that does not exist.
@@ -105,8 +111,7 @@ class HeldConnections:
         self._target = target = target_of(url)
         found = socket.getaddrinfo(target.host, target.port, 0, socket.SOCK_STREAM)[0]
         self._family, self._address = found[0], found[4]
-        https = target.scheme == "https"
-        self._tls = tls.context(ca_file, target.loopback) if https else None
+        self._tls = tls.context(ca_file, target.loopback) if target.scheme == "https" else None
         self.mode, self.rate, self.every = mode, rate, every
         self.timeout, self.again, self._expect_status = timeout, again, expect_status
         end = "Connection: close\r\n\r\n" if mode == "slow" else "\r\n"
@@ -116,12 +121,10 @@ class HeldConnections:
         self._method = whole.partition(b" ")[0].decode("latin-1")
         self.totals: Counter[str] = Counter()
         self.states: Counter[str] = Counter()
+        self.losses, self.error = 0, ""
         self._statuses: list[int] = []
-        self.losses = 0
-        self.error = ""
         self._clients: dict[int, Connection] = {}
-        self._numbers = 0
-        self._wanted = count
+        self._numbers, self._wanted = 0, count
         self._finishing = self._closing = self._telling = False
         self._changed = threading.Condition()
         # A loop of our own, not the caller's.
@@ -140,8 +143,6 @@ class HeldConnections:
     def __len__(self) -> int:
         return self._wanted
 
-    # What callers use, from any thread.
-
     def resize(self, count: int) -> None:
         """So many connections from now on. Those that leave are closed."""
         self._wanted = count
@@ -149,7 +150,9 @@ class HeldConnections:
 
     def held(self) -> int:
         """How many the server holds now."""
-        return self.states[HELD]
+        if self.mode != "half-sent":
+            return self.states[HELD]
+        return min(self.open, taken(Path("/proc/net/tcp").read_text(), self._target.port))
 
     @property
     def open(self) -> int:
@@ -157,30 +160,22 @@ class HeldConnections:
         return self.states[ASKING] + self.states[HELD]
 
     def hold(self, wanted: int) -> dict[str, Any]:
-        """Open connections until `wanted` are held, or nothing moves any more; a `report`.
-
-        It comes back when all are held, no more was held for PATIENCE seconds, a connection could not
-        be opened (`error`), or after HOLD_WITHIN seconds.
-        """
-        last, most = time.monotonic(), self.held()
-        until, held = last + HOLD_WITHIN, most
+        """Open connections until `wanted` are held, no more was held for PATIENCE seconds, a connection could not
+        be opened (`error`), or HOLD_WITHIN seconds have passed; a `report`."""
+        most = held = self.held()
+        last = time.monotonic()
+        until = last + HOLD_WITHIN
         # A server that closes after each answer holds nothing, however many requests are sent.
         allowed = self.losses + wanted + IN_FLIGHT
-        while (
-            held < wanted
-            and time.monotonic() < min(until, last + PATIENCE)
-            and self.losses < allowed
-            and not self.error
-        ):
+        while held < wanted and self.losses < allowed and not self.error:
+            if time.monotonic() > min(until, last + PATIENCE):
+                break
             self.resize(min(wanted, held + IN_FLIGHT))
-            self.wait(functools.partial(self._moved, held), 0.05)
+            self.wait(lambda before=held: self.held() != before, 0.05)  # type: ignore[misc]
             held = self.held()
             if held > most:
                 last, most = time.monotonic(), held
         return self.report()
-
-    def _moved(self, before: int) -> bool:
-        return self.held() != before
 
     def finish(self, within: float = 10.0) -> list[int]:
         """Send what half-sent requests lack; the statuses of the answers that come."""
@@ -208,11 +203,9 @@ class HeldConnections:
             self._thread.join()
 
     def _call(self, step: Callable[[], None]) -> None:
-        """Have the thread do it."""
+        """Have the thread do it, which does what follows."""
         with contextlib.suppress(RuntimeError):  # closed
             self._loop.call_soon_threadsafe(step)
-
-    # The thread.
 
     def _run(self) -> None:
         with self._runner:
@@ -267,11 +260,11 @@ class HeldConnections:
 
     async def _use(self, conn: Connection) -> float | None:
         """What the mode says, until the connection ends. Seconds before the client comes back."""
-        if self.mode == "slow":
-            return await self._sip(conn)
         async with self._limit(conn):
             await self._send(conn, self._first)
-            kept = self.mode != "idle" or await self._answer(conn)
+            kept = self.mode not in ("idle", "slow") or await self._answer(conn)
+        if self.mode == "slow":
+            return 0.0
         while kept:
             self._enter(conn, HELD)
             kept = await self._stay(conn)
@@ -287,33 +280,27 @@ class HeldConnections:
                 data = b"."
         return conn.state == ASKING and await self._answer(conn, data)
 
-    async def _sip(self, conn: Connection) -> float:
-        """Read the answer slowly."""
-        await self._send(conn, self._first)
-        reader, verdict = ResponseReader(self._method, self._expect_status), None
-        while verdict is None:
-            async with asyncio.timeout(self.timeout):
-                data = await self._io(conn, conn.sock.recv, max(1, int(self.rate * READ_TICK)))
-            self._enter(conn, HELD)
-            self._count("bytes", len(data))
-            verdict = reader.feed(data) if data else reader.eof()
-            await asyncio.sleep(len(data) / self.rate)
-        self._judge(verdict)
-        return 0.0
+    async def _read(self, conn: Connection) -> bytes:
+        """What comes next; of a slow reader no more than its rate allows."""
+        if self.mode != "slow":
+            return await self._io(conn, conn.sock.recv, 65_536)
+        async with asyncio.timeout(self.timeout):
+            data = await self._io(conn, conn.sock.recv, max(1, int(self.rate * READ_TICK)))
+        self._enter(conn, HELD)
+        self._count("bytes", len(data))
+        await asyncio.sleep(len(data) / self.rate)
+        return data
 
     async def _answer(self, conn: Connection, data: bytes | None = None) -> bool:
         """Read an answer, of which `data` has come; whether the connection is kept. Raises Lost."""
         reader, verdict = ResponseReader(self._method, self._expect_status), None
         while verdict is None:
             if data is None:
-                data = await self._io(conn, conn.sock.recv, 65_536)
+                data = await self._read(conn)
             verdict = reader.feed(data) if data else reader.eof()
             data = None
         if self.mode == "half-sent":
             self._statuses.append(reader.status)
-        return self._judge(verdict)
-
-    def _judge(self, verdict: tuple) -> bool:
         kind, keep, _ = verdict
         if kind is not None:
             raise Lost(kind)
@@ -349,10 +336,13 @@ class HeldConnections:
                     self._loop.remove_reader(fd)
 
     def _limit(self, conn: Connection) -> asyncio.Timeout:
-        """The time that a connection and its first answer may take."""
-        if conn.state == AWAY:
+        """The time that a connection and its first answer may take; of a slow reader the connection alone."""
+        connecting = conn.state == AWAY
+        if connecting:
             conn.since = time.monotonic()
-        return asyncio.timeout_at(None if self.timeout is None else conn.since + self.timeout)
+        if self.timeout is None or (self.mode == "slow" and not connecting):
+            return asyncio.timeout(None)
+        return asyncio.timeout_at(conn.since + self.timeout)
 
     def _kind(self, conn: Connection, error: Exception) -> str:
         if isinstance(error, Lost):
@@ -393,9 +383,9 @@ class HeldConnections:
         """Have those who `wait` look, once for all that happens in one turn of the loop."""
         if not self._telling:
             self._telling = True
-            self._loop.call_soon(self._told)
+            self._loop.call_soon(self._notify)
 
-    def _told(self) -> None:
+    def _notify(self) -> None:
         self._telling = False
         with self._changed:
             self._changed.notify_all()

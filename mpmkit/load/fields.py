@@ -1,7 +1,7 @@
 """One description of each field of a load; checks, documentation, options and forms are made from it.
 
-The functions `text`, `whole`, `number`, `share`, `choice`, `switch` and `several` make a dataclass field.
-Its ``metadata`` has always the same keys:
+The functions `text`, `whole`, `number`, `share`, `choice`, `switch` and `several` make a dataclass field whose
+``metadata`` has always the same keys:
 
 =========== ====================================================================================
 kind        "text", "whole", "number", "share", "choice", "switch" or "list"
@@ -13,8 +13,6 @@ none        what None stands for ("any", "no limit"); "" where None is refused
 loop        "closed" or "open" for a field that only this kind of loop has, "" for both
 like        of a text: (regular expression, what a text must do); None for other kinds
 =========== ====================================================================================
-
-Standard library only, for notebooks and forms that never start a generator.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ def _made(default: Any, help: str, kind: str, **more: Any) -> Any:
 def text(
     default: Any, help: str, like: tuple[str, str] = ("(?s).*", "be text"), *, none: str = ""
 ) -> Any:
-    """A field that is text; `like` is (regular expression, what it must do)."""
+    """A field that is text."""
     return _made(default, help, "text", like=like, none=none)
 
 
@@ -63,14 +61,9 @@ switch = partial(_made, kind="switch")
 several = partial(_made, (), kind="list")
 
 
-def is_whole(value: object) -> bool:
-    """Whether it is a whole number; True and False are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def is_number(value: object) -> bool:
-    """Whether it is a number. NaN is a float that passes no comparison, so it is refused."""
-    return (is_whole(value) or isinstance(value, float)) and value == value
+    """Whether it is a number; True, False and NaN are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
 def problem(field: dataclasses.Field, value: Any, *, needed: bool = False) -> str:
@@ -79,26 +72,24 @@ def problem(field: dataclasses.Field, value: Any, *, needed: bool = False) -> st
     needed: None is refused here, though the field allows it.
     """
     how = field.metadata
-    kind, low, high = how["kind"], how["low"], how["high"]
+    kind = how["kind"]
     if kind == "list" or (value is None and how["none"] and not needed):
         return ""
     if kind == "text":
         pattern, must = how["like"]
         good = isinstance(value, str) and bool(re.fullmatch(pattern, value))
-        return "" if good else f"must {must}, not {value!r}"
-    if kind == "choice":
-        good, must = value in how["choices"], f"one of {', '.join(how['choices'])}"
+    elif kind == "choice":
+        good, must = value in how["choices"], f"be one of {', '.join(how['choices'])}"
     elif kind == "switch":
-        good, must = isinstance(value, bool), "True or False"
-    elif kind == "share":
-        good = isinstance(value, bool) or (is_number(value) and 0 <= value <= 1)
-        must = "True, False or a share from 0 to 1"
-    elif kind == "whole":
-        good = is_whole(value) and low <= value <= high
-        must = f"a whole number from {low} to {high:,}"
+        good, must = isinstance(value, bool), "be True or False"
     else:
-        good, must = is_number(value) and low <= value <= high, _range(how)
-    return "" if good else f"must be {must}, not {value!r}"
+        good = is_number(value) and how["low"] <= value <= how["high"]
+        must = f"be {_range(how)}"
+        if kind == "share":
+            good, must = good or isinstance(value, bool), "be True, False or a share from 0 to 1"
+        elif kind == "whole":
+            good, must = good and isinstance(value, int), f"be a whole number from {_range(how)}"
+    return "" if good else f"must {must}, not {value!r}"
 
 
 def problems_of(made: Any, where: str = "", loop: str = "") -> Iterator[str]:
@@ -118,20 +109,16 @@ def problems_of(made: Any, where: str = "", loop: str = "") -> Iterator[str]:
 
 def described(field: dataclasses.Field) -> str:
     """What a field means, its range and its default, in one line: for help and documentation."""
-    how = field.metadata
-    facts = []
-    if how["kind"] in ("whole", "number"):
-        facts.append(_range(how))
-    elif how["choices"]:
-        facts.append(", ".join(how["choices"]))
-    if field.default is dataclasses.MISSING:
+    how, default = field.metadata, field.default
+    facts = [_range(how) if how["kind"] in ("whole", "number") else ", ".join(how["choices"])]
+    if default is dataclasses.MISSING:
         facts.append("required")
-    elif field.default is None:
-        facts.append(f"default: {how['none']}" if how["none"] != "-" else "")
-    elif isinstance(field.default, bool):
-        facts.append(f"default: {'yes' if field.default else 'no'}")
-    elif field.default not in ("", ()):
-        facts.append(f"default: {field.default}".removesuffix(".0"))
+    elif default is None and how["none"] != "-":
+        facts.append(f"default: {how['none']}")
+    elif isinstance(default, bool):
+        facts.append(f"default: {'yes' if default else 'no'}")
+    elif default not in (None, "", ()):
+        facts.append(f"default: {default}".removesuffix(".0"))
     said = "; ".join(filter(None, facts))
     return f"{how['help']} ({said})" if said else how["help"]
 
@@ -152,18 +139,16 @@ def option(field: dataclasses.Field) -> dict[str, Any] | None:
     Its default is None: an option that is not given changes nothing.
     """
     how = field.metadata
-    kind = how["kind"]
-    if kind in ("list", "switch"):
-        return None
     made: dict[str, Any] = {"help": described(field).replace("%", "%%"), "default": None}
-    if kind == "choice":
-        return made | {"choices": how["choices"]}
-    if kind == "share":
-        return made | {"nargs": "?", "const": True, "type": read_share, "metavar": "SHARE"}
-    if kind == "text":
-        return made | {"metavar": "TEXT"}
-    metavar = "S" if how["unit"] == "seconds" else "N"
-    return made | {"type": int if kind == "whole" else float, "metavar": metavar}
+    seconds = "S" if how["unit"] == "seconds" else "N"
+    more: dict[str, dict[str, Any]] = {
+        "choice": {"choices": how["choices"]},
+        "share": {"nargs": "?", "const": True, "type": read_share, "metavar": "SHARE"},
+        "text": {"metavar": "TEXT"},
+        "whole": {"type": int, "metavar": seconds},
+        "number": {"type": float, "metavar": seconds},
+    }
+    return made | more[how["kind"]] if how["kind"] in more else None
 
 
 def read_share(text: str) -> float:

@@ -1,9 +1,9 @@
 """What one generator process shares between its users and its monitor: what is requested, how much of it is
 done, and how it ends (`State`).
 
-Several times a second the monitor folds what came into Locust's statistics and into a report (`reports.py`).
-To Locust each request is counted, in its second and its millisecond, as if by events.request.fire, which
-costs more than the request. It is fired for failures only.
+Four times a second the monitor adds what came to Locust's statistics and to a report (`reports.py`). To Locust
+each request is counted, in its second and its millisecond, as if by events.request.fire, which costs more than
+the request; it is fired for failures only.
 
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """
@@ -16,7 +16,6 @@ import itertools
 import logging
 import os
 import random
-import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -32,21 +31,22 @@ from locust.stats import StatsEntry
 from mpmkit.load import tls
 from mpmkit.load.budget import NEVER, Budget, Schedule, Waiter, share
 from mpmkit.load.histogram import pack
-from mpmkit.load.preflight import OWN_FILES, raise_descriptors, too_few_descriptors
+from mpmkit.load.preflight import (
+    LOOPBACK_SOURCES,
+    OWN_FILES,
+    raise_descriptors,
+    too_few_descriptors,
+)
 from mpmkit.load.profile import MAX_REQUESTS, LoadProfile
+from mpmkit.load.response import Verdict
 from mpmkit.load.specs import RequestSpec
 from mpmkit.load.target import target_of
 
 log = logging.getLogger("mpmkit.load")
 clock = time.perf_counter_ns
 
-TICK = 0.25
-"""Seconds between two reports."""
-
-LATE_NS = 1_000_000
-"""A request of the open loop that is sent later than this after its due time counts as late."""
-
-
+TICK = 0.25  # seconds between two reports
+LATE_NS = 1_000_000  # from due to sent: what is later counts as late
 REPORTED = ("late", "retries", "reconnects", "connections", "ended")
 
 
@@ -55,82 +55,61 @@ class LoadFailure(Exception):
 
 
 class State:
-    """What one generator process shares between its users and its monitor.
+    """What one generator process shares in a test. send: where its reports go. Raises StopTest, OSError."""
 
-    send: where its reports go; set by the locustfile.
-    """
+    body_bytes = 0  # since the last report
+    # Since the measured part began:
+    late = connections = 0
+    reconnects = 0  # the server ended a kept connection and said so
+    retries = 0  # it ended one while a request was on its way: sent again, once
+    started_ns = 0  # of the first measured request; 0 until then
+    started_at = 0.0
+    last_end = 0
+    used: tuple[float, float, int] = (0.0, 0.0, 0)  # CPU, waiting (s), and when (ns)
+    shares: tuple[float, float] | None = None  # of the time, once it ended
+    # How far it is:
+    schedule: Schedule | None = None
+    over = False  # open loop: nothing more is due before the end
+    deadline = NEVER
+    begun_ns = 0  # of the first request of all, warm-up included
+    ended = ""
+    refused_since = 0  # connections that failed since the last answer
+    last_answer = 0
+    # Of the users:
+    serial = 0  # to share out who keeps connections
+    running = 0  # inside their loop
+    source = 0  # the loopback address that connections go out from
 
-    def __init__(self) -> None:
-        self.profile = LoadProfile(requests=1)  # until a test begins
-        self.prepared = False
-        self.environment: Any = None
-        self.schedule: Schedule | None = None
-        self.send: Callable[[dict[str, Any]], None] = lambda report: None
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what a test measured."""
-        # Since the last report:
-        self.latencies: list[int] = []
-        self.which: list[int] = []  # which line of the mix each latency is of, if several
-        self.lags: list[int] = []  # open loop: from due to sent
-        self.body_bytes = 0
-        # Since the measured part began:
-        self.failures: Counter[str] = Counter()
-        self.late = self.connections = 0
-        self.reconnects = 0  # the server ended a kept connection and said so
-        self.retries = 0  # it ended one while a request was on its way: sent again, once
-        self.started_ns = 0  # of the first measured request; 0 until then
-        self.started_at = 0.0
-        self.last_end = 0
-        self.used: tuple[float, float, int] = (0.0, 0.0, 0)  # CPU, waiting (s), and when (ns)
-        self.shares: tuple[float, float] | None = None  # of the time, once it ended
-        # How far it is:
-        self.budget = Budget(0, 0, 0.0, self.measure)
-        self.schedule = None
-        self.over = False  # open loop: nothing more is due before the end
-        self.deadline = NEVER
-        self.begun_ns = 0  # of the first request of all, warm-up included
-        self.ended = ""
-        self.refused_since = 0  # connections that failed since the last answer
-        self.last_answer = 0
-        # The users, and what they share:
-        self.users: set[Waiter] = set()
-        self.serial = 0  # of users, to share out who keeps connections
-        self.running = 0  # users inside their loop
-        self.memos: list[dict[bytes, tuple]] = [{}]
-        self.bodies: dict[int, str] = {}  # SHA-256 of the first answer to each line of the mix
-        self.source = 0  # the loopback address that connections go out from
-
-    def prepare(self, environment: Any, profile: LoadProfile) -> None:
-        """A test begins: resolve the target, set the budget. Raises StopTest, OSError."""
+    def __init__(
+        self, environment: Any, profile: LoadProfile, send: Callable[[dict[str, Any]], None]
+    ) -> None:
         try:
             target = target_of(environment.host or "")
         except ValueError as error:
             raise StopTest(f"--host: {error}") from None
-        if self.schedule is not None:
-            self.schedule.close()
-        self.reset()
-        self.environment, self.profile, self.prepared = environment, profile, True
-        self.family, _, _, _, self.address = _socket.getaddrinfo(
-            target.host, target.port, 0, _socket.SOCK_STREAM
-        )[0]
+        self.environment, self.profile, self.send = environment, profile, send
+        self.latencies: list[int] = []  # since the last report
+        self.which: list[int] = []  # which line of the mix each latency is of, if several
+        self.lags: list[int] = []  # open loop: from due to sent
+        self.failures: Counter[str] = Counter()
+        self.users: set[Waiter] = set()
+        found = _socket.getaddrinfo(target.host, target.port, 0, _socket.SOCK_STREAM)[0]
+        self.family, self.address = found[0], found[4]
         self.kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK
-        self.host, self.loopback = target.host, target.loopback
-        self.tls = None
+        self.host, self.tls = target.host, None
+        spread = target.loopback and self.family == _socket.AF_INET
+        self.sources = LOOPBACK_SOURCES if spread else 0
         if target.scheme == "https":
             try:
                 self.tls = tls.context(profile.ca_file, target.loopback)
-            except (OSError, ssl.SSLError) as error:
+            except OSError as error:
                 raise StopTest(f"ca_file: {profile.ca_file}: {error}") from None
         self.specs = profile.specs
-        self.memos = [{} for _ in self.specs]
+        self.memos: list[dict[bytes, Verdict]] = [{} for _ in self.specs]
         # For each line of the mix: on a connection of its own, on a kept one, the last on it.
+        ways = ((False, False), (True, False), (True, True))
         self.requests = [
-            tuple(
-                profile.request_bytes(target.place, spec, keep=keep, last=last)
-                for keep, last in ((False, False), (True, False), (True, True))
-            )
+            tuple(profile.request_bytes(target.place, spec, keep=k, last=last) for k, last in ways)
             for spec in self.specs
         ]
         self.random = random.Random(f"{profile.seed} {os.getpid()}")
@@ -139,18 +118,13 @@ class State:
         if short := too_few_descriptors(profile.users + OWN_FILES):
             raise StopTest(f"users: {short}")
         raise_descriptors(profile.users + OWN_FILES)
-        self._share_out(environment)
-
-    def _share_out(self, environment: Any) -> None:
-        """This process's part of the budget and of the schedule."""
-        profile, runner = self.profile, environment.runner
-        index, of = 0, 1
+        # This process's part of the budget and of the schedule.
+        runner, (index, of) = environment.runner, (0, 1)
         if isinstance(runner, WorkerRunner):
             index = runner.worker_index
             of = max(1, environment.parsed_options.expect_workers or profile.processes)
-        totals = (profile.warmup_requests, profile.requests or MAX_REQUESTS)
-        warmup, requests = (share(total, index, of) for total in totals)
-        self.budget = Budget(warmup, requests, profile.warmup_seconds, self.measure)
+        requests = share(profile.requests or MAX_REQUESTS, index, of)
+        self.budget = Budget(requests, profile.warmup_seconds, self.measure)
         if profile.open_loop and not isinstance(runner, MasterRunner):
             self.schedule = Schedule(profile, index, of)
             if profile.planned_seconds is not None:
@@ -179,8 +153,6 @@ class State:
             exception=LoadFailure(kind),
         )
 
-    # -- ending ----------------------------------------------------------------------------------
-
     def left_loop(self) -> None:
         """A user's loop ended. The last one ends the run, if there is nothing left to claim."""
         if not self.running and (self.budget.exhausted or self.over or clock() >= self.deadline):
@@ -188,10 +160,9 @@ class State:
 
     def finish(self, why: str) -> None:
         """The run is over in this process: the last report, then Locust's own end."""
-        if self.ended or not self.prepared:
-            return
-        self.finish_accounting(why)
-        gevent.spawn(self._finish)
+        if not self.ended:
+            self.finish_accounting(why)
+            gevent.spawn(self._finish)
 
     def _finish(self) -> None:
         self.report()
@@ -217,13 +188,10 @@ class State:
         passed = max(1e-9, (clock() - since) / 1e9)
         return min(1.0, (cpu - cpu0) / passed), min(1.0, (waited - waited0) / passed)
 
-    # -- the monitor -----------------------------------------------------------------------------
-
     def monitor(self) -> None:
         """Looks for overdue requests, reports, and sees to it that the run ends."""
-        profile = self.profile
+        profile, next_report = self.profile, 0
         tick = min(TICK, max(0.01, profile.timeout / 20))
-        next_report = 0
         limit_ns = int(profile.time_limit * 1e9)
         while not self.ended:
             gevent.sleep(tick)
@@ -233,13 +201,9 @@ class State:
                     client.loop.run_callback(client.expire)
             if self.begun_ns and now - self.begun_ns > limit_ns:
                 self.finish(f"time limit of {profile.time_limit:g} s")
-            if (
-                self.refused_since > max(50, 2 * len(self.users))
-                and now - max(self.last_answer, self.begun_ns) > 1_000_000_000
-            ):
-                self.finish(
-                    f"gave up: no connection to the server for 1 s ({self.refused_since} attempts)"
-                )
+            refused, silent = self.refused_since, now - max(self.last_answer, self.begun_ns)
+            if refused > max(50, 2 * len(self.users)) and silent > 1_000_000_000:
+                self.finish(f"gave up: no connection to the server for 1 s ({refused} attempts)")
             if now >= next_report and not self.ended:
                 next_report = now + int(TICK * 1e9)
                 self.report()
@@ -257,7 +221,7 @@ class State:
             if len(self.specs) > 1:
                 part = list(itertools.compress(latencies, [n == number for n in which]))
             if part:
-                self._fold(part, spec)
+                self._count(part, spec)
                 paths[spec.path] = paths.get(spec.path, []) + part
         if not self.started_ns and not self.ended:
             return
@@ -280,22 +244,18 @@ class State:
             }
         )
 
-    def _fold(self, found: list[int], spec: RequestSpec) -> None:
-        """What events.request.fire would have done for each of these, as the sum.
-
-        Locust merges the reports of its own workers in this very way.
-        """
+    def _count(self, found: list[int], spec: RequestSpec) -> None:
+        """To Locust's statistics: the sum of what events.request.fire would have made of each, as Locust adds up
+        its own workers."""
         stats = self.environment.stats
-        entry = StatsEntry(stats, spec.path, spec.method)
-        now = time.time()
+        # Any: Locust's annotations say whole milliseconds; its own code stores whatever it measured.
+        entry: Any = StatsEntry(stats, spec.path, spec.method)
         entry.num_requests = len(found)
-        # Locust's annotations say whole milliseconds; its own code stores whatever it measured.
-        entry.total_response_time = sum(found) / 1e6  # type: ignore[assignment]
-        entry.min_response_time = min(found) / 1e6  # type: ignore[assignment]
-        entry.max_response_time = max(found) / 1e6  # type: ignore[assignment]
+        entry.total_response_time = sum(found) / 1e6
+        entry.min_response_time, entry.max_response_time = min(found) / 1e6, max(found) / 1e6
         entry.response_times = dict(Counter([ns // 1_000_000 for ns in found]))
+        entry.last_request_timestamp = now = time.time()
         entry.num_reqs_per_sec = {int(now): len(found)}
-        entry.last_request_timestamp = now
         entry.start_time = stats.start_time
         entry.total_content_length, self.body_bytes = self.body_bytes, 0
         stats.total.extend(entry)

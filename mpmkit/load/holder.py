@@ -11,8 +11,7 @@ lines on standard input; it answers each with a `report` as a line of JSON:
     finish      send what half-sent requests lack; held: how many were answered
     report      how it is now
 
-It ends with its standard input, so also if the process that started it is killed. `Background` has a process
-for each kind of a load's background clients.
+It ends with its standard input, so also if the process that started it is killed.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from mpmkit.load.connections import HeldConnections
@@ -32,34 +30,7 @@ from mpmkit.load.preflight import raise_descriptors
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.target import target_of
 
-AGAIN = 0.5
-"""Seconds after which a background client whose connection ended comes back."""
-
-
-class AcceptedConnections(HeldConnections):
-    """HeldConnections that count as held what the server has accepted and read, if it is half-sent.
-
-    /proc/net/tcp shows it: a connection that no process has accepted has no inode there, and what no
-    process has read stands in its receive queue. So held and waiting differ, also of the real httpd.
-    """
-
-    def held(self) -> int:
-        """How many the server holds now."""
-        if self.mode != "half-sent":
-            return super().held()
-        return min(self.open, taken(Path("/proc/net/tcp").read_text(), self._target.port))
-
-
-def taken(table: str, port: int) -> int:
-    """How many connections to a local port a process has accepted and read all bytes of; from the
-    text of /proc/net/tcp."""
-    end, count = f":{port:04X}", 0
-    for line in table.splitlines()[1:]:
-        words = line.split()
-        # local address, remote address, state (01: established), queues, ..., inode
-        if words[1].endswith(end) and words[3] == "01":
-            count += words[4].endswith(":00000000") and words[9] != "0"
-    return count
+AGAIN = 0.5  # seconds after which a background client whose connection ended comes back
 
 
 class HoldingProcess:
@@ -138,22 +109,20 @@ class Background:
 
     def __init__(self, url: str, profile: LoadProfile) -> None:
         place, idle = target_of(url).place, "idle" if profile.idle_request else "silent"
+        modes = {"idle": (idle, profile.idle_holders), "slow": ("slow", profile.slow_readers)}
         self._kinds: dict[str, tuple[HoldingProcess, int]] = {}
-        for name, mode, count in (
-            ("idle", idle, profile.idle_holders),
-            ("slow", "slow", profile.slow_readers),
-        ):
+        for name, (mode, count) in modes.items():
+            process = HoldingProcess(
+                url,
+                mode,
+                request=profile.request_bytes(place, keep=name == "idle").decode("latin-1"),
+                rate=profile.read_rate,
+                expect_status=profile.specs[0].expect_status,
+                timeout=profile.timeout,
+                again=AGAIN,
+                ca_file=profile.ca_file,
+            )
             if count:
-                process = HoldingProcess(
-                    url,
-                    mode,
-                    request=profile.request_bytes(place, keep=name == "idle").decode("latin-1"),
-                    rate=profile.read_rate,
-                    expect_status=profile.specs[0].expect_status,
-                    timeout=profile.timeout,
-                    again=AGAIN,
-                    ca_file=profile.ca_file,
-                )
                 self._kinds[name] = process, count
         self._stack = contextlib.ExitStack()
 
@@ -178,18 +147,16 @@ class Background:
 def main(argv: list[str]) -> int:
     """Hold what standard input says, until it ends."""
     raise_descriptors(math.inf)
-    with AcceptedConnections(**json.loads(argv[0])) as connections:
+    with HeldConnections(**json.loads(argv[0])) as connections:
         for line in sys.stdin:
-            word, _, number = line.partition(" ")
-            if word == "hold":
-                connections.hold(int(number))
-            elif word == "resize":
-                connections.resize(int(number))
-            answer = connections.report()
-            if word.strip() == "finish":
-                answer = connections.report() | {"held": len(connections.finish())}
+            word, *numbers = line.split()
+            answered = {}
+            if word == "finish":
+                answered = {"held": len(connections.finish())}
+            elif numbers:
+                getattr(connections, word)(int(numbers[0]))
             try:
-                print(json.dumps(answer), flush=True)
+                print(json.dumps(connections.report() | answered), flush=True)
             except BrokenPipeError:  # no caller is left to read the answer
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 return 0

@@ -3,13 +3,13 @@
 `mpmkit.load.runner.run_load` starts it. It also runs by itself, with Locust's own options and page::
 
     locust -f mpmkit/load/locustfile.py --host http://127.0.0.1:8080 -u 200 -r 200 \\
-           --path /index.html --requests 20000 --headless
+           --load-profile '{"path": "/index.html", "requests": 20000}' --headless
 
-A user is a Locust User in a greenlet of its own, and its one task is a loop (`client.py`, which says why
-it is not HttpUser). What they share in a process is in `generator_state.py`, what is still to be sent in
-`budget.py`. Reports go to one `Receiver`: in a process of its own, or in Locust's master where the users are
-in workers (``--processes``, ``--worker`` on other machines). Run by itself it prints what was measured and,
-with ``--load-results FILE``, writes it down.
+A user is a Locust User in a greenlet of its own, and its one task is a loop (`client.py`, which says why it is
+not HttpUser). What they share in a process is in `generator_state.py`, what is still to be sent in `budget.py`.
+Reports go to one `Receiver`: of the process, or of Locust's master where the users are in workers
+(``--processes``, ``--worker`` on other machines). Run by itself it prints what was measured and, with
+``--load-results FILE``, writes it down.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +34,21 @@ except ModuleNotFoundError:  # run from a checkout that is not installed
 
 from mpmkit.load.budget import READ
 from mpmkit.load.client import Client
-from mpmkit.load.fields import option
 from mpmkit.load.generator_state import State, log
 from mpmkit.load.holder import Background
-from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, ProfileError, new_seed
+from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, ProfileError, loaded, new_seed
 from mpmkit.load.reports import Collector
+from mpmkit.load.specs import MAX_SECONDS
 from mpmkit.load.target import target_of
 
 DRAWN_SEED = new_seed()  # for a profile without one; before Locust forks, so that all have the same
-state = State()
+state: State | None = None  # of the test that runs, or ran last
 
-
-def inherited(name: str) -> int | None:
-    """A file descriptor that `runner.py` passed by its number."""
-    text = os.environ.get(name, "")
-    return int(text) if text.isdigit() else None
-
-
-life_fd, reports_fd = inherited("MPMKIT_LOAD_LIFE_FD"), inherited("MPMKIT_LOAD_REPORTS_FD")
+# Descriptors that `runner.py` passed by their numbers.
+life_fd, reports_fd = (
+    int(text) if (text := os.environ.get(f"MPMKIT_LOAD_{name}_FD", "")).isdigit() else None
+    for name in ("LIFE", "REPORTS")
+)
 
 
 class LeanUser(User):
@@ -62,7 +56,8 @@ class LeanUser(User):
 
     @task
     def loop(self) -> None:
-        Client(self, state).run()
+        if state is not None:  # else the test was refused; Locust starts its users all the same
+            Client(self, state).run()
         raise StopUser
 
 
@@ -84,65 +79,27 @@ class Steps(LoadTestShape):
 
 @events.init_command_line_parser.add_listener
 def add_options(parser) -> None:
-    """The fields of LoadProfile as options of Locust's command line, also by environment."""
-    group = parser.add_argument_group(
-        "mpmkit load", "What to ask for. Users, spawn rate and run time are Locust's own options."
-    )
-
-    def add(name: str, **how: Any) -> None:
-        env = "MPMKIT_LOAD_" + name.replace("-", "_").upper()
-        group.add_argument(f"--{name}", env_var=env, **how)
-
-    add(
-        "load-profile", help="a load profile as JSON, or @FILE; the options below change its fields"
-    )
-    add("load-results", help="write what was measured to this file, as JSON", metavar="FILE")
-    for field, name, how in options_of_locust():
-        if field.metadata["kind"] == "share":
-            # Locust's page shows a yes as a box.
-            how = {"help": how["help"], "action": "store_true"}
-        add(name, **how)
-
-
-def options_of_locust() -> Iterator[tuple[Field, str, dict[str, Any]]]:
-    """(field, name, how argparse is to read it) of the fields that Locust has no option for."""
-    names = {"timeout": "request-timeout"}
-    for field in fields(LoadProfile):
-        how = option(field)
-        if how is not None and field.name not in ("users", "processes", "ramp"):
-            yield field, names.get(field.name, field.name.replace("_", "-")), how
+    """What to request. Users, spawn rate and run time are Locust's own options."""
+    group = parser.add_argument_group("mpmkit load")
+    profile = 'a load profile as JSON like {"path": "/", "requests": 1000}, or @FILE'
+    group.add_argument("--load-profile", help=profile, env_var="MPMKIT_LOAD_PROFILE")
+    results = "write what was measured to this file, as JSON"
+    group.add_argument("--load-results", help=results, metavar="FILE")
 
 
 def profile_of(options) -> LoadProfile:
-    """The profile that Locust's options describe. Raises StopTest with the reason if they cannot be
-    one."""
-    given = {}
-    for field, name, _ in options_of_locust():
-        value = getattr(options, name.replace("-", "_"))
-        if value is not None and value is not False:  # a box that is not ticked says nothing
-            given[field.name] = value
+    """The profile that Locust's options describe. Raises StopTest with the reason if it cannot be one."""
+    text = options.load_profile or "{}"
     try:
-        if text := options.load_profile:
-            if text.startswith("@"):
-                text = Path(text[1:]).read_text()
-            profile = LoadProfile.from_json(text).but(**given)
-            return profile.but(seed=DRAWN_SEED) if profile.seed is None else profile
-        # Without a bound of ours, Locust's stop button or --run-time ends the run; the profile's
-        # own bounds still hold.
-        given.setdefault("requests", MAX_REQUESTS)
-        given.setdefault("time_limit", 3600.0)
-        return LoadProfile(users=options.num_users or 1, **{"seed": DRAWN_SEED} | given)
+        given = loaded(Path(text[1:]).read_text() if text.startswith("@") else text)
+        given["users"] = options.num_users or given.get("users", 1)
+        given["seed"] = DRAWN_SEED if given.get("seed") is None else given["seed"]
+        if not {"requests", "duration", "stages"} & given.keys():
+            # Without a bound of ours, Locust's stop button or --run-time ends the run.
+            given |= {"requests": MAX_REQUESTS, "time_limit": MAX_SECONDS}
+        return LoadProfile(**given)
     except (ProfileError, OSError) as error:
         raise StopTest(f"load profile: {error}") from None
-
-
-def orphaned() -> None:
-    """The process that started us is gone, and with it what would remove our folder."""
-    try:
-        if os.path.basename(os.getcwd()).startswith("mpmkit-load-"):
-            shutil.rmtree(os.getcwd(), ignore_errors=True)
-    finally:  # another process of ours may have removed it
-        os._exit(3)
 
 
 @events.init.add_listener
@@ -151,7 +108,7 @@ def on_init(environment, runner, **_) -> None:
         # The other end is held by the process that started us: when it is gone, however it died,
         # this end reads as closed. No orphan goes on loading a server.
         environment.mpmkit_life = get_hub().loop.io(life_fd, READ)
-        environment.mpmkit_life.start(orphaned)
+        environment.mpmkit_life.start(lambda: os._exit(3))
     options = environment.parsed_options
     try:
         # Refuse what cannot be before anything starts.
@@ -165,17 +122,16 @@ def on_init(environment, runner, **_) -> None:
         # Workers get the options by message, and may have no such file.
         options.load_profile = profile.to_json()
         # All users at once, unless a ramp is wanted: it would be part of what is measured.
-        options.num_users = options.num_users or profile.users
-        options.spawn_rate = options.spawn_rate or (
-            profile.users / profile.ramp if profile.ramp else profile.users
-        )
+        options.num_users = profile.users
+        options.spawn_rate = options.spawn_rate or profile.users / (profile.ramp or 1)
     if profile.stages and not profile.open_loop and not isinstance(runner, WorkerRunner):
         environment.shape_class = Steps(profile)
         environment.shape_class.runner = runner
     if isinstance(runner, WorkerRunner):
-        state.send = lambda report: runner.send_message("mpmkit_report", report)
+        environment.mpmkit_send = lambda report: runner.send_message("mpmkit_report", report)
     else:
-        Receiver(environment)
+        environment.mpmkit_receiver = Receiver(environment)
+        environment.mpmkit_send = environment.mpmkit_receiver.add
 
 
 class Receiver:
@@ -187,22 +143,20 @@ class Receiver:
 
     def __init__(self, environment) -> None:
         self.environment = environment
+        self.is_master = isinstance(environment.runner, MasterRunner)
         self.collector: Collector | None = None
         self.background: Background | None = None
         self.unsent = b""
         self.done: set[str] = set()  # workers that have sent their last report
-        environment.mpmkit_receiver = self
-        if isinstance(environment.runner, MasterRunner):
+        if self.is_master:
             environment.runner.register_message("mpmkit_report", self.on_message)
             gevent.spawn(self.watch)
-        else:
-            state.send = self.add
 
     def begin(self, profile: LoadProfile) -> None:
         """A test begins: its background clients come first."""
-        expected = 1
-        if isinstance(self.environment.runner, MasterRunner):
-            expected = max(profile.processes, self.environment.parsed_options.expect_workers or 1)
+        options, expected = self.environment.parsed_options, 1
+        if self.is_master:
+            expected = max(profile.processes, options.expect_workers or 1)
         self.done.clear()
         self.collector = Collector(self.environment.host, profile, expected)
         self.background = Background(self.environment.host, profile).__enter__()
@@ -221,7 +175,7 @@ class Receiver:
             self.collector.add(report)
         else:
             self.pass_on(report, wait=bool(report["ended"]))
-        if report["ended"] and not isinstance(self.environment.runner, MasterRunner):
+        if report["ended"] and not self.is_master:
             self.conclude()
 
     def pass_on(self, report: dict[str, Any], *, wait: bool) -> None:
@@ -259,26 +213,29 @@ class Receiver:
             self.pass_on({"background": totals}, wait=True)
             return
         collector.background = totals
-        run = collector.run(why)
+        run, where = collector.run(why), self.environment.parsed_options.load_results
         if run is None:
             print("mpmkit: nothing was measured", file=sys.stderr)
             return
         print(run.summary(), file=sys.stderr, flush=True)  # --json has standard output
-        where = self.environment.parsed_options.load_results
-        if where:
-            try:
+        try:
+            if where:
                 Path(where).write_text(run.to_json())
-            except OSError as error:
-                log.error("--load-results: %s", error)
-                self.environment.process_exit_code = 1
+        except OSError as error:
+            log.error("--load-results: %s", error)
+            self.environment.process_exit_code = 1
 
 
 @events.test_start.add_listener
 def on_test_start(environment, **_) -> None:
+    global state
     receiver = getattr(environment, "mpmkit_receiver", None)
+    if state is not None and state.schedule is not None:
+        state.schedule.close()
+    state = None
     try:
         profile = profile_of(environment.parsed_options)
-        state.prepare(environment, profile)
+        made = State(environment, profile, environment.mpmkit_send)
         if receiver is not None:
             receiver.begin(profile)
     except (StopTest, OSError, RuntimeError) as error:
@@ -286,17 +243,16 @@ def on_test_start(environment, **_) -> None:
         log.error("%s", error)
         environment.process_exit_code = 2
         gevent.spawn(environment.runner.quit)
-        state.prepared = False
-        state.ended = str(error)
         return
     if not isinstance(environment.runner, MasterRunner):
+        state = made
         gevent.spawn(state.monitor)
 
 
 @events.test_stop.add_listener
 def on_test_stop(environment, **_) -> None:
     """Stopped from Locust's page, by a signal, or at the regular end: what was measured is kept."""
-    if not isinstance(environment.runner, MasterRunner) and state.prepared and not state.ended:
+    if state is not None and not state.ended:
         state.finish_accounting("interrupted")
         state.report()
 
@@ -306,5 +262,5 @@ def on_quitting(environment, **_) -> None:
     """The end of the process, regular or by a signal."""
     on_test_stop(environment)
     receiver = getattr(environment, "mpmkit_receiver", None)
-    if receiver is not None and receiver.collector is not None:
+    if receiver is not None:
         receiver.conclude("interrupted")

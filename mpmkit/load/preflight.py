@@ -15,7 +15,6 @@ import math
 import os
 import resource
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,19 +22,13 @@ from mpmkit.load.profile import LoadProfile
 from mpmkit.load.target import Target
 from mpmkit.measure.procfs import MachineTimes, machine_times
 
-OWN_FILES = 128
-"""Files that a generator process has open besides its connections: Locust's some thirty, and room."""
-
-LOOPBACK_SOURCES = 200
-"""Addresses that the generator goes through, from 127.0.0.1 on, when ports run out."""
-
-TIME_WAIT = 60
-"""Seconds that Linux keeps a closed connection's name (TCP_TIMEWAIT_LEN; no setting changes it)."""
+OWN_FILES = 128  # that a generator process has open besides connections: Locust's thirty, and room
+LOOPBACK_SOURCES = 200  # addresses that it goes through, from 127.0.0.1 on, when ports run out
+TIME_WAIT = 60  # seconds that Linux keeps a closed connection's name (TCP_TIMEWAIT_LEN)
 
 
 class System(NamedTuple):
-    """The limits of a machine: open files of a process (the hard limit), the first and last ephemeral port,
-    and net.core.somaxconn."""
+    """The limits of a machine: open files of a process, first and last ephemeral port, net.core.somaxconn."""
 
     files: float
     ports: tuple[int, int] = (32_768, 60_999)
@@ -53,7 +46,7 @@ def system(root: str = "/proc/sys/net") -> System:
 
 
 class Forecast(NamedTuple):
-    """problems: why the load cannot run here, each with the remedy. notes: what to know about it."""
+    """Why the load cannot run here, each with the remedy, and what to know about it."""
 
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -68,13 +61,14 @@ def forecast(profile: LoadProfile, target: Target, limits: System) -> Forecast:
     if short := too_few_descriptors(files, limits.files):
         more = ", or give more processes" if users + OWN_FILES == files else ""
         problems.append(f"users: {short}{more}")
-    clients, ports = profile.clients, limits.ports[1] - limits.ports[0] + 1
+    (first, last), clients = limits.ports, profile.clients
+    ports = last - first + 1
     spread = target.loopback and ":" not in target.host
     if clients > ports * (LOOPBACK_SOURCES if spread else 1):
         problems.append(
-            f"users: {clients:,} connections at once need as many ports, and "
-            f"{limits.ports[0]} to {limits.ports[1]} are {ports:,}; use fewer users, or widen "
-            f"net.ipv4.ip_local_port_range (sysctl -w net.ipv4.ip_local_port_range='1024 65535')"
+            f"users: {clients:,} connections at once need as many ports, and {first} to {last} are "
+            f"{ports:,}; use fewer users, or widen net.ipv4.ip_local_port_range (sysctl -w "
+            "net.ipv4.ip_local_port_range='1024 65535')"
             + (", or the target 127.0.0.1" if target.loopback and not spread else "")
         )
     new = profile.keep_share < 1 or profile.requests_per_connection
@@ -110,10 +104,8 @@ def _hard_limit() -> float:
 
 
 def too_few_descriptors(need: int, hard: float | None = None) -> str:
-    """Why a process here cannot have `need` file descriptors, with the remedy; "" if it can.
-
-    hard: the limit, if it is not this process's own.
-    """
+    """Why a process here, or where `hard` is the limit, cannot have `need` file descriptors, with the remedy;
+    "" if it can."""
     hard = _hard_limit() if hard is None else hard
     if hard >= need:
         return ""
@@ -142,17 +134,12 @@ def descriptors(need: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@dataclass
 class Pressure:
-    """How busy the machine was while a load ran, from readings of /proc/stat, one by each `sample`.
+    """How busy the machine was while a load ran, from readings of /proc/stat, one by each `sample`."""
 
-    run_queue: tasks ready to run for each processor, our own reading left out; nan if not known. 1
-    means that every processor had just one to run. steal: the share of the time that the host gave to
-    other guests, 0 to 1; nan if not known.
-    """
-
-    cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    readings: list[MachineTimes] = field(default_factory=list)
+    def __init__(self, cores: int | None = None) -> None:
+        self.cores = cores or len(os.sched_getaffinity(0))
+        self.readings: list[MachineTimes] = []
 
     def sample(self, reading: MachineTimes | None = None) -> None:
         """Take a reading (or the one given). A system without /proc/stat gives none."""
@@ -162,6 +149,8 @@ class Pressure:
 
     @property
     def run_queue(self) -> float:
+        """Tasks ready to run for each processor, our own reading left out; nan if not known. 1: every processor
+        had just one to run."""
         if not self.readings:
             return math.nan
         running = sum(max(0, reading.running - 1) for reading in self.readings)
@@ -169,5 +158,6 @@ class Pressure:
 
     @property
     def steal(self) -> float:
+        """The share of the time that the host gave to other guests, 0 to 1; nan if not known."""
         stolen = self.readings[-1].steal_since(self.readings[0]) if self.readings else None
         return math.nan if stolen is None else stolen

@@ -1,13 +1,9 @@
 """A load, written down as data.
 
-A :class:`LoadProfile` says what is requested (paths, methods, what a good answer is), by how many users,
-how they behave, and when to stop. It holds no behaviour: `locustfile.py` executes it, `runner.py` passes
-it on as JSON, a record stores it. Each field is described once (`fields.py`): its check, its line of the
-documentation, its options on the command lines and its place in the control room's form come from there.
-
-**When requests are sent** (`arrival`): in the closed loop a user sends its next request when its last one ended,
-after its think time; in the open loop a request is due every 1/`rate` seconds (constant), or at random with
-the same rate (poisson), whatever the server does. docs/LOAD.md says what that means for latencies.
+A :class:`LoadProfile` says what is requested (paths, methods, what a good answer is), by how many users, how they
+behave, and when to stop. It holds no behaviour: `locustfile.py` executes it, `runner.py` passes it on as JSON.
+Each field is described once (`fields.py`): its check, its line of the documentation, its options on the command
+lines and its place in the control room's form come from there. docs/LOAD.md has more of them.
 
 **On which connections** (`keep_alive`):
 
@@ -17,9 +13,6 @@ False or 0  every request on a connection of its own, sent as HTTP/1.0 as ab doe
 True or 1   one HTTP/1.1 connection per user, reused until the server closes it, or until
             `requests_per_connection`, then opened anew without that counting as a failure.
 0.3         three users in ten keep their connections, the others do not.
-
-**Background clients**: `idle_holders` connect, send one request or none, and stay; `slow_readers` fetch
-the same pages at `read_rate` bytes a second. What they get is reported apart (`LoadRun.background`).
 """
 
 from __future__ import annotations
@@ -27,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -64,12 +58,8 @@ class LoadProfile(RequestFields):
 
     """
 
-    users: int = whole(
-        1, 1, MAX_USERS, "concurrent clients; in the open loop, the most connections at once"
-    )
-    requests: int | None = whole(
-        None, 1, MAX_REQUESTS, "in all, over all users and processes; exact", none="no limit"
-    )
+    users: int = whole(1, 1, MAX_USERS, "concurrent clients; in the open loop, at most")
+    requests: int | None = whole(None, 1, MAX_REQUESTS, "over all users; exact", none="no limit")
     duration: float | None = number(
         None, 0.01, MAX_SECONDS, "seconds", "how long new requests are sent", none="no limit"
     )
@@ -78,20 +68,10 @@ class LoadProfile(RequestFields):
     )
     headers: tuple[tuple[str, str], ...] = several("extra (name, value) pairs, in every request")
     timeout: float = number(30.0, 0.05, 600, "seconds", "within which a request must be answered")
-    warmup_requests: int = whole(0, 0, MAX_REQUESTS, "sent first and not counted")
-    warmup_seconds: float = number(
-        0.0, 0, 600, "seconds", "of load, not counted, before the measured part"
-    )
+    warmup_seconds: float = number(0.0, 0, 600, "seconds", "of load before what is counted")
     processes: int = whole(1, 1, 64, "generator processes, at most one per user")
-    time_limit: float = number(
-        600.0, 0.1, MAX_SECONDS, "seconds", "after which the run ends in any case"
-    )
-    body_sample: float = number(
-        0.01, 0, 1, "", "share of the answers longer than 8 KB whose body is compared"
-    )
-    mix: tuple[RequestSpec, ...] = several(
-        "several RequestSpecs, drawn by weight, instead of path, method, body and what is expected"
-    )
+    time_limit: float = number(600.0, 0.1, MAX_SECONDS, "seconds", "after which the run ends")
+    mix: tuple[RequestSpec, ...] = several("RequestSpecs, drawn by weight, instead of one request")
     requests_per_connection: int | None = whole(
         None, 1, MAX_REQUESTS, "then the client closes it", none="the server decides"
     )
@@ -107,24 +87,16 @@ class LoadProfile(RequestFields):
     rate: float | None = number(
         None, 0.01, MAX_RATE, "requests/s", "due in all in the open loop", none="-", loop="open"
     )
-    ramp: float = number(
-        0.0, 0, MAX_SECONDS, "seconds", "over which the users appear", loop="closed"
-    )
-    stages: tuple[Stage, ...] = several(
-        "Stages instead of users or rate, and duration: steps and ramps, to find the knee"
-    )
+    ramp: float = number(0.0, 0, MAX_SECONDS, "seconds", "of the users' arrival", loop="closed")
+    stages: tuple[Stage, ...] = several("Stages instead of users or rate, and duration")
     slow_readers: int = whole(0, 0, MAX_USERS, "background clients that read slowly")
     read_rate: float = number(1_000.0, 1, 10_000_000, "bytes/s", "how fast each slow reader reads")
     idle_holders: int = whole(0, 0, MAX_USERS, "background clients that hold a connection")
-    idle_request: bool = switch(
-        True, "whether an idle holder sends one request first (a kept-alive connection), or none"
-    )
+    idle_request: bool = switch(True, "whether an idle holder sends one request first")
     ca_file: str | None = text(
         None, "certificates to trust for https", none="no check on loopback, else the system's"
     )
-    seed: int | None = whole(
-        None, 0, (1 << 63) - 1, "of the random numbers, to repeat a run", none="a new one a run"
-    )
+    seed: int | None = whole(None, 0, (1 << 63) - 1, "of random numbers", none="a new one a run")
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -136,7 +108,7 @@ class LoadProfile(RequestFields):
             object.__setattr__(self, name, _lines(name, kind, getattr(self, name), problems))
         # The most users that any step has: what files and processes are planned for.
         steps = [stage.users for stage in self.stages if isinstance(stage.users, int)]
-        if steps and self.arrival == "closed":
+        if steps and not self.open_loop:
             object.__setattr__(self, "users", max(steps))
         problems += _problems(self)
         if problems:
@@ -201,11 +173,8 @@ class LoadProfile(RequestFields):
         keep: bool | None = None,
         last: bool = False,
     ) -> bytes:
-        """The request, as sent. `host` is what stands in the Host field, like ``127.0.0.1:8080``.
-
-        spec: a line of the mix (the first by default). keep: for a connection that is kept (as
-        `keep_alive` says by default). last: ask the server to close it after this one.
-        """
+        """The request, as sent. host: the Host field. spec: a line of the mix, by default the first. keep: for a
+        connection that is kept, by default as `keep_alive` says; last: which the server is to close after it."""
         spec = spec or self.specs[0]
         keep = bool(self.keep_alive) if keep is None else keep
         body = spec.body.encode()
@@ -227,17 +196,22 @@ class LoadProfile(RequestFields):
     @classmethod
     def from_json(cls, text: str) -> LoadProfile:
         """A profile read back. Raises ProfileError for anything but what `to_json` writes."""
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise ProfileError(f"a load profile must be JSON: {error}") from None
-        if not isinstance(data, dict):
-            raise ProfileError('a load profile must be a JSON object like {"path": "/"}')
-        refuse_unknown(data)
-        return cls(**data)
+        return cls(**loaded(text))
 
 
 LoadProfile.__doc__ = f"{(LoadProfile.__doc__ or '').rstrip()}\n\n{documented(LoadProfile)}\n"
+
+
+def loaded(text: str) -> dict[str, Any]:
+    """The fields that a profile's JSON gives. Raises ProfileError for other text and unknown names."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ProfileError(f"a load profile must be JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ProfileError('a load profile must be a JSON object like {"path": "/"}')
+    refuse_unknown(data)
+    return data
 
 
 def new_seed() -> int:
@@ -247,34 +221,19 @@ def new_seed() -> int:
 
 def refuse_unknown(data: Mapping[str, Any]) -> None:
     """Raise ProfileError for names that no field of a load profile has."""
-    if wrong := _unknown(LoadProfile, data):
-        raise ProfileError(wrong)
-
-
-def _unknown(kind: Any, data: Mapping[str, Any]) -> str:
-    known = [field.name for field in fields(kind)]
-    unknown = sorted(set(map(str, data)) - set(known))
-    has = f"no such field, {kind.__name__} has {', '.join(known)}"
-    return f"{', '.join(unknown)}: {has}" if unknown else ""
+    known = [field.name for field in fields(LoadProfile)]
+    if unknown := ", ".join(sorted(set(data) - set(known))):
+        raise ProfileError(f"{unknown}: no such field, LoadProfile has {', '.join(known)}")
 
 
 def _lines(name: str, kind: Any, values: Any, problems: list[str]) -> tuple:
     """RequestSpecs or Stages, also from the dictionaries that JSON and notebooks give."""
-    if not isinstance(values, (list, tuple)):
-        problems.append(f"{name}: must be a list of {kind.__name__}s, not {values!r}")
-        return ()
-    made, needed = [], fields(kind)[0].name
-    for place, value in enumerate(values, 1):
-        wrong = ""
-        if isinstance(value, Mapping):
-            wrong = _unknown(kind, value) or ("" if needed in value else f"gives no {needed}")
-            value = value if wrong else kind(**value)
-        elif not isinstance(value, kind):
-            wrong = f"must be a {kind.__name__}, not {value!r}"
-        if wrong:
-            problems.append(f"{name}: {place}: {wrong}")
-        else:
-            made.append(value)
+    made = []
+    for place, value in enumerate(values if isinstance(values, (list, tuple)) else [values], 1):
+        try:
+            made.append(value if isinstance(value, kind) else kind(**value))
+        except TypeError as error:  # which names the field, or says that it is none
+            problems.append(f"{name}: {place}: {error}")
     return tuple(made)
 
 
@@ -288,19 +247,17 @@ def _problems(p: LoadProfile) -> Iterator[str]:
         for field in fields(RequestFields):
             if getattr(p, field.name) != field.default:
                 yield f"{field.name}: the mix says it; leave it"
-        for place, spec in enumerate(p.mix, 1):
-            yield from problems_of(spec, f"mix: {place}: ")
     for place, spec in enumerate(p.specs, 1):
+        where = f"mix: {place}: " if p.mix else ""
+        if p.mix:
+            yield from problems_of(spec, where)
         if spec.body and spec.method != "POST":
-            where = f"mix: {place}: " if p.mix else ""
             yield f"{where}body: only POST has one, and method is {spec.method!r}"
     if p.requests is None and p.duration is None and not p.stages:
         yield "requests: give requests=N, duration=seconds or both, or the load would never end"
     if not bad & {"processes", "users"} and p.processes > p.users:
-        yield (
-            f"processes: {p.processes} processes cannot share {p.users} user(s), "
-            f"give at most {p.users}"
-        )
+        few = f"{p.processes} processes cannot share {p.users} user(s)"
+        yield f"processes: {few}, give at most {p.users}"
     if p.requests_per_connection is not None and not p.keep_alive:
         yield "requests_per_connection: only kept connections carry several; set keep_alive"
     if not bad & {"users", "slow_readers", "idle_holders"} and p.clients > MAX_USERS:
@@ -327,7 +284,7 @@ def _loop_problems(p: LoadProfile) -> Iterator[str]:
         yield "rate: only the open loop has one; set arrival to constant or poisson"
     if not p.stages:
         return
-    for name in ("requests", "duration", "ramp", "warmup_requests"):
+    for name in ("requests", "duration", "ramp"):
         if getattr(p, name):
             yield f"{name}: the stages say how long and how much; leave it"
     for place, stage in enumerate(p.stages, 1):
@@ -338,15 +295,13 @@ def _loop_problems(p: LoadProfile) -> Iterator[str]:
 
 
 def _header_problems(headers: object) -> Iterator[str]:
-    if not isinstance(headers, tuple):
-        yield f"headers: must be (name, value) pairs, not {headers!r}"
-        return
-    for pair in headers:
+    """What is wrong with the (name, value) pairs."""
+    for pair in headers if isinstance(headers, tuple) else (headers,):
         if not (isinstance(pair, tuple) and [type(part) for part in pair] == [str, str]):
             yield f"headers: must be (name, value) pairs of text, not {pair!r}"
             continue
         name, value = pair
-        if not name or any(c in name for c in ": \t\r\n") or not name.isascii():
+        if not re.fullmatch(r"[!-9;-~]+", name):
             yield f"headers: {name!r} is not a field name"
         elif any(c in value for c in "\r\n\0") or not value.isascii():
             yield f"headers: the value of {name} must be ASCII without line ends"

@@ -1,9 +1,8 @@
 """What generator processes report while they run, added up to one result.
 
 A generator process reports some four times a second what came since its last report: latencies by path,
-failures, and how far it is. The reports of all processes, on one machine or on several,
-are added up here, one after the other; there is no other result. So a process that dies loses what it did
-since its last report, and nothing else.
+failures, and how far it is. The reports of all processes, on one machine or on several, are added up here; there
+is no other result. So a process that dies loses what it did since its last report, and nothing else.
 
 Imports neither locust nor gevent.
 """
@@ -70,16 +69,15 @@ class Collector:
         started = [part for part in parts if part["started_at"]]
         began = min((part["started_at"] for part in started), default=0.0)
         last = max((part["started_at"] + part["last_end"] for part in started), default=began)
-        total = {
-            name: sum(part[name] for part in parts)
-            for name in ("late", "retries", "reconnects", "connections")
-        }
-        total["connections"] += sum(
-            count for what, count in self.background.items() if what.endswith(" opened")
-        )
-        histogram = Histogram()
-        for _, tick in self.ticks:
+        names = ("late", "retries", "reconnects", "connections")
+        total = {name: sum(part[name] for part in parts) for name in names}
+        opened = (count for what, count in self.background.items() if what.endswith(" opened"))
+        total["connections"] += sum(opened)
+        histogram, ticks = Histogram(), []
+        for report, tick in self.ticks:
             histogram.merge(tick.latencies)
+            offset = report["started_at"] - began
+            ticks.append(tick._replace(begin=tick.begin + offset, end=tick.end + offset))
         return LoadRun(
             target=self.target,
             profile=self.profile,
@@ -95,11 +93,7 @@ class Collector:
             ended=self._reason(parts, why),
             started_at=began,
             version=parts[0]["version"],
-            ticks=tuple(
-                tick._replace(begin=tick.begin + offset, end=tick.end + offset)
-                for report, tick in self.ticks
-                for offset in (report["started_at"] - began,)
-            ),
+            ticks=tuple(ticks),
             **total,
         )
 
@@ -109,7 +103,7 @@ class Collector:
         for reason in sorted(reasons, key=USUAL.__contains__):
             if reason not in USUAL or not missing:
                 return reason
-        lost = [part["process"] for part in parts if not part["ended"]]
-        died = f"{missing} of {self.expected} generator processes died"
-        which = f" ({', '.join(lost)})" if lost else ""
-        return why or f"{died}{which}; what they did last is lost"
+        lost = ", ".join(part["process"] for part in parts if not part["ended"])
+        which = f" ({lost})" if lost else ""
+        died = f"{missing} of {self.expected} generator processes died{which}"
+        return why or f"{died}; what they did last is lost"

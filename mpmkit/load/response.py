@@ -1,26 +1,16 @@
 """Reading one HTTP response: bytes in, verdict out. No socket, no clock.
 
-The load generator must not believe a server. A response counts only if its status is the expected
-one, its head makes sense, and its body has exactly the bytes promised (Content-Length, chunked,
-or up to the end of the connection) and, where the profile says so, exactly the bytes expected.
+The load generator must not believe a server. A response counts only if its status is the expected one, its head
+makes sense, and its body has exactly the bytes promised (Content-Length, chunked, or up to the end of the
+connection) and, where the profile says so, as many as expected.
 
-A verdict is a tuple ``(kind, keep, length)``: `kind` None for a good answer or the kind of failure;
-`keep` whether the connection can carry another request; `length` the body's bytes. The kinds that
-this file knows:
+A verdict is a tuple ``(kind, keep, length)``: `kind` None for a good answer or the kind of failure (status NNN,
+length, short, closed, malformed: docs/LOAD.md has them all); `keep` whether the connection can carry another
+request; `length` the body's bytes.
 
-========== =====================================================================================
-status NNN the status differs from the expected one
-length     the body's length differs from the expected one, or bytes came after its end
-short      the connection ended before the promised bytes
-closed     the connection ended before the first byte of an answer
-malformed  not HTTP: bad status line, bad field, bad chunk, contradicting lengths, endless head
-========== =====================================================================================
-
-The generator adds ``body`` (another SHA-256), ``refused``, ``reset``, ``timeout``, ``unclosed`` and ``connect``.
-
-Speed: answers to the same request differ little (the Date, once a second), so the caller looks a whole answer
-up in a small bounded memo, keyed by its exact bytes, and only reads what it has not seen. For those h11 would
-cost the generator 130 µs a kept request where this costs 37.
+Answers to the same request differ little (the Date, once a second), so the caller looks a whole answer up in a
+bounded memo, keyed by its exact bytes, and only reads what it has not seen. For those h11 would cost 130 µs a
+kept request where this costs 37.
 """
 
 from __future__ import annotations
@@ -31,9 +21,7 @@ from typing import Any
 
 Verdict = tuple[str | None, bool, int]
 
-MAX_HEAD = 65_536
-"""A head longer than this is malformed: the bound of what an endless server can make us keep."""
-
+MAX_HEAD = 65_536  # a longer one is malformed: the bound of what an endless server can make us keep
 MAX_CHUNK_LINE = 4_096
 
 STATUS_LINE = re.compile(rb"HTTP/1\.(\d) (\d\d\d)(?: [^\r\n]*)?\Z")
@@ -43,8 +31,7 @@ CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\Z")
 CHUNKED = -1
 UNTIL_CLOSE = -2
 
-MORE = Generator[None, None, Any]
-"""What reads, and stops where it needs more bytes."""
+MORE = Generator[None, None, Any]  # it reads, and stops where it needs more bytes
 
 
 class Malformed(Exception):
@@ -91,25 +78,18 @@ def parse_head(head: bytes, method: str = "GET") -> tuple[int, int, bool]:
 
 
 class ResponseReader:
-    """Reads one response piece by piece; body bytes are counted, hashed if asked, never kept.
+    """Reads one response piece by piece; body bytes are counted and not kept.
 
-    `feed(data)` and `eof()` return the verdict, or None while more is needed. `hasher` is fed the body
-    (``hashlib.sha256()``); after the verdict the caller compares it. `status` is 0 before the head.
+    `feed(data)` and `eof()` return the verdict, or None while more is needed. `status` is 0 before the head.
     """
 
     def __init__(
-        self,
-        method: str = "GET",
-        expect_status: int | None = 200,
-        expect_length: int | None = None,
-        hasher: Any = None,
+        self, method: str = "GET", expect_status: int | None = 200, expect_length: int | None = None
     ) -> None:
-        self.status = 0
-        self._method, self._hasher = method, hasher
+        self.status, self._method = 0, method
         self._expected = expect_status, expect_length
         self._buffer, self._at = b"", 0  # where the unread part of the buffer begins
-        self._count = 0  # bytes of the body so far
-        self._left = 0  # bytes of it still to come; or UNTIL_CLOSE
+        self._count = self._left = 0  # bytes of the body so far, and to come (or UNTIL_CLOSE)
         self._keep = self._started = False
         self._reading = self._read()
 
@@ -126,7 +106,7 @@ class ResponseReader:
         return None
 
     def eof(self) -> Verdict:
-        """The connection ended. Returns the verdict."""
+        """The verdict at the end of the connection."""
         if self._left == UNTIL_CLOSE:
             return self._verdict()
         return ("short" if self._started else "closed"), False, self._count
@@ -150,15 +130,15 @@ class ResponseReader:
         if length != CHUNKED:
             yield from self._body(length)
             return
-        while True:
+        size = 1
+        while size:
             match = CHUNK_LINE.match((yield from self._until(b"\r\n", MAX_CHUNK_LINE)))
             if not match:
                 raise Malformed("chunk size")
-            if not (size := int(match[1], 16)):
-                break
-            yield from self._body(size)
-            if (yield from self._until(b"\r\n", 1)):
-                raise Malformed("chunk end")
+            if size := int(match[1], 16):
+                yield from self._body(size)
+                if (yield from self._until(b"\r\n", 1)):
+                    raise Malformed("chunk end")
         while (yield from self._until(b"\r\n", MAX_CHUNK_LINE)):
             pass  # a trailer
 
@@ -177,8 +157,6 @@ class ResponseReader:
         while True:
             there = len(self._buffer) - self._at
             taken = there if size == UNTIL_CLOSE else min(there, self._left)
-            if self._hasher is not None and taken:
-                self._hasher.update(self._buffer[self._at : self._at + taken])
             self._at += taken
             self._count += taken
             if size != UNTIL_CLOSE:

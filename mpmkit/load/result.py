@@ -6,8 +6,8 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,10 +16,9 @@ from mpmkit.load.profile import LoadProfile
 from mpmkit.load.windows import Tick, Window, windows
 from mpmkit.measure.stats import knee
 
+# Share of a core from which on a generator process is taken to be what limited the run: it hardly ever waits
+# for an answer, so a faster server would not have shown as one.
 GENERATOR_LIMIT = 0.9
-"""Share of a core from which on a generator process is taken to be what limited the run. Above it
-the process hardly ever waits for an answer, so a faster server would not have shown as one."""
-
 
 # Of a row: what a run has by the same name, and percentiles.
 COLUMNS = (
@@ -34,23 +33,21 @@ PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9, "p9999": 99.99, "m
 class LoadRun:
     """What one load measured.
 
-    target: where. profile: the load that was executed.
-    requests: requests that ended, well or badly (the warm-up's do not count).
-    errors: how many failed, by kind (see mpmkit.load.response for the kinds).
+    target, profile: where, and the load that was executed.
+    requests: those that ended, well or badly (the warm-up's do not count).
+    errors: how many failed, by kind (docs/LOAD.md).
     duration: seconds from the first request's start to the last one's end.
-    histogram: the latencies of the good answers.
-    processes_cpu: share of a core that each generator process used, 0 to 1.
+    histogram, paths: the latencies of the good answers; for a mix, those of each path.
+    processes_cpu, processes_wait: shares of the time (0 to 1) that each generator process ran, and that it was
+        ready to run and had to wait for a processor. run_queue, steal: as of `preflight.Pressure`.
     retries: requests that crossed the server's closing of a kept connection and were sent again.
     reconnects: kept connections that the server closed after an answer, having said so.
-    ended: why the run ended: "requests", "duration", "interrupted", "time limit of ...", "gave
-        up: ...", "1 of 2 generator processes died ...".
+    ended: why: "requests", "duration", "interrupted", "time limit of ...", "gave up: ...", "1 of 2 generator
+        processes died ...".
     background: what idle holders and slow readers got, like {"idle opened": 500}.
-    connections: how many were opened, the background clients' included; 0 if not known.
+    connections: how many were opened, the background clients' included.
     lag: open loop: ns from due to sent, of every request that was sent. late: those over 1 ms.
-    paths: for a mix, the latencies of each path.
-    run_queue, steal: see `mpmkit.load.preflight.Pressure`. processes_wait: share of the time (0 to 1) that
-        each generator process was ready to run and had to wait for a processor.
-    notes: what was foreseen (`mpmkit.load.preflight`).
+    notes: what was foreseen (`preflight`).
     """
 
     target: str
@@ -187,6 +184,7 @@ class LoadRun:
 
     def summary(self) -> str:
         """A few lines for people."""
+        profile = self.profile
         lines = [
             self._requested(),
             f"{self.qps:,.0f} requests/s: {self.succeeded:,} good answers in {self.duration:.2f} s",
@@ -195,24 +193,27 @@ class LoadRun:
             far = [p for p in (99.9, 99.99) if self.succeeded >= 1 / (1 - p / 100) - 1e-6]
             tail = "".join(f"p{p:g} {self.latency_ms(p):.3g}, " for p in (50, 99, *far))
             lines.append(f"latency ms: {tail}max {self.latency_ms(100):.3g}")
-        lines += [
-            f"  {path}: {len(found):,} good answers, p50 {found.percentile(50) / 1e6:.3g}, "
-            f"p99 {found.percentile(99) / 1e6:.3g}"
-            for path, found in self.paths.items()
-        ]
-        lines += self._stage_lines()
-        if self.profile.open_loop and self.duration > 0:
+        for path, found in self.paths.items():
+            p50, p99 = (found.percentile(percent) / 1e6 for percent in (50, 99))
+            lines.append(f"  {path}: {len(found):,} good answers, p50 {p50:.3g}, p99 {p99:.3g}")
+        what = "requests/s due" if profile.open_loop else "users"
+        for one in self.stages:
+            lines.append(f"  {one.begin:g} to {one.end:g} s, {one.load:,.0f} {what}: {one}")
+        if (knee := self.knee) is not None:
+            lines.append(
+                f"  the knee is at {knee.load:,.0f} {what}: beyond it more load does not pay"
+            )
+        if profile.open_loop and self.duration > 0:
             lines.append(f"{self.requests:,} were due: {self.requests / self.duration:,.0f}/s")
         if self.late:
             lines.append(
                 f"{self.late:,} of {len(self.lag):,} requests were sent more than 1 ms "
-                f"after they were due; their latency counts from then"
+                "after they were due; their latency counts from then"
             )
         if self.background:
-            totals = sorted(self.background.items())
-            lines.append("background: " + ", ".join(f"{count:,} {what}" for what, count in totals))
+            lines.append(f"background: {_listed(sorted(self.background.items()))}")
         if self.failures:
-            kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.errors.most_common())
+            kinds = _listed(self.errors.most_common())
             lines.append(f"{self.failures:,} of {self.requests:,} requests failed: {kinds}")
         if self.retries:
             lines.append(f"{self.retries:,} requests met the server's close and were sent again")
@@ -232,28 +233,14 @@ class LoadRun:
             way += f" (seed {profile.seed})" * (profile.arrival == "poisson")
         return f"{profile.specs[0].method} {self.path}, {self.users} users, {way}"
 
-    def _stage_lines(self) -> list[str]:
-        """The stages, a line each, and the knee."""
-        what = "requests/s due" if self.profile.open_loop else "users"
-        lines = [
-            f"  {one.begin:g} to {one.end:g} s, {one.load:,.0f} {what}: {one}"
-            for one in self.stages
-        ]
-        if (knee := self.knee) is not None:
-            lines.append(
-                f"  the knee is at {knee.load:,.0f} {what}: beyond it more load does not pay"
-            )
-        return lines
-
     def _limit_lines(self) -> list[str]:
         """How near generator and machine were to their limits."""
-        lines = []
+        lines, note = [], ""
+        if self.generator_bound:
+            note = " - it was the bottleneck, the server may be faster"
+        elif self.generator_starved:
+            note = " - it always had to wait for a processor: the machine is the limit"
         if self.processes_cpu:
-            note = ""
-            if self.generator_bound:
-                note = " - it was the bottleneck, the server may be faster"
-            elif self.generator_starved:
-                note = " - it always had to wait for a processor: the machine is the limit"
             lines.append(f"generator: {self.generator_cpu:.0%} of a core per process{note}")
         if not math.isnan(self.run_queue):
             stolen = f", {self.steal:.0%} of the time stolen" if self.steal >= 0.005 else ""
@@ -261,57 +248,32 @@ class LoadRun:
         return lines
 
     def to_json(self) -> str:
-        """The run as JSON, histograms as text. Not a number is not JSON: what is not known is null."""
-        plain = {one.name: getattr(self, one.name) for one in fields(self)}
-        plain |= {name: None for name, value in plain.items() if value != value}
-        return json.dumps(plain, default=_plain)
-
-    @classmethod
-    def from_json(cls, text: str) -> LoadRun:
-        """A run read back. Raises ValueError for anything but what `to_json` writes."""
-        try:
-            data = json.loads(text)
-            return cls(**{one.name: _read(one.name, data[one.name]) for one in fields(cls)})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"this is not a load run: {error!r}") from None
+        """The run as JSON: its profile and row, and its histograms, whole, by path, by second and by stage."""
+        plain = {
+            "target": self.target,
+            "profile": asdict(self.profile),
+            "row": known(self.row()),
+            "background": self.background,
+            "histogram": self.histogram,
+            "lag": self.lag,
+            "paths": self.paths,
+            "seconds": [vars(one) for one in self.seconds],
+            "stages": [vars(one) for one in self.stages],
+        }
+        return json.dumps(plain, default=Histogram.to_json)
 
     def __repr__(self) -> str:
-        notes = f", {self.failures:,} FAILED {dict(self.errors)}" if self.failures else ""
-        if not self.complete:
-            notes += f", ended early: {self.ended}"
-        if self.generator_bound:
-            notes += ", generator-bound"
-        if self.succeeded:
-            notes = f", p50 {self.latency_ms(50):.3g} ms, p99 {self.latency_ms(99):.3g} ms" + notes
-        return (
-            f"<LoadRun {self.qps:,.0f} requests/s, {self.requests:,} requests, {self.users} "
-            f"users, {'keep-alive' if self.keep_alive else 'new connections'}{notes}>"
-        )
+        return f"<LoadRun {'; '.join(self.summary().splitlines())}>"
 
 
 def _mean(shares: Sequence[float]) -> float:
     return sum(shares) / len(shares) if shares else math.nan
 
 
-def _plain(value: Any) -> Any:
-    """A value that JSON does not know, as it is written down."""
-    if isinstance(value, LoadProfile):
-        return asdict(value)
-    return (value if isinstance(value, Histogram) else Histogram(value)).to_text()
+def known(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for JSON, which has no NaN: what is not known is None."""
+    return {name: None if value != value else value for name, value in row.items()}
 
 
-def _read(name: str, value: Any) -> Any:
-    """The value of a field from what JSON gives."""
-    if name == "profile":
-        return LoadProfile(**value)
-    if name in ("errors", "background"):
-        return Counter(value)
-    if name in ("histogram", "lag"):
-        return Histogram.from_text(value)
-    if name == "paths":
-        return {path: Histogram.from_text(text) for path, text in value.items()}
-    if name == "ticks":
-        return tuple(Tick(begin, end, Counter(kinds), text) for begin, end, kinds, text in value)
-    if name in ("run_queue", "steal"):
-        return math.nan if value is None else value
-    return tuple(value) if isinstance(value, list) else value
+def _listed(counts: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts)

@@ -12,20 +12,12 @@ from __future__ import annotations
 import importlib.util
 import socket
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from mpmkit.load import tls
-from mpmkit.load.generator_process import (
-    STARTUP,
-    Generator,
-    LoadError,
-    LoadInterrupted,
-    Progress,
-    Reader,
-)
+from mpmkit.load.generator_process import STARTUP, Generator, LoadError, LoadInterrupted, Progress
 from mpmkit.load.preflight import Forecast, Pressure, forecast, system
 from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
 from mpmkit.load.reports import Collector
@@ -93,6 +85,7 @@ def prepared(
     if load is not None and load.ca_file is not None:
         try:
             tls.context(load.ca_file, False)
+            load = load.but(ca_file=str(Path(load.ca_file).resolve()))  # Locust runs elsewhere
         except OSError as error:  # ssl.SSLError is one
             problems.append(f"ca_file: {load.ca_file}: {error.strerror or error}")
     if load is not None and place is not None:
@@ -110,54 +103,60 @@ def _run_locust(
 ) -> LoadRun:
     collector, pressure = Collector(base, profile, profile.processes), Pressure()
 
-    def measured(why: str = "") -> LoadRun | None:
+    def take(reports: list[dict[str, Any]]) -> None:
+        for report in reports:
+            tick = collector.add(report)
+            if on_tick is not None and tick is not None and tick.end > tick.begin:
+                on_tick(tick)
+        if reports and on_progress is not None and collector.seconds:
+            on_progress(collector.requests, collector.seconds)
+
+    def watch() -> str:
+        """Until the generator's end: why it had to be stopped, or ""."""
+        until, sampled = time.monotonic() + profile.time_limit + STARTUP, 0.0
+        while not generator.ended():
+            now = time.monotonic()
+            if now > until:
+                return (
+                    f"time limit of {profile.time_limit:g} s (the generator did not end by itself)"
+                )
+            if generator.at_end:
+                time.sleep(0.005)  # its processes are gone, or will be in a moment
+            take(generator.read(0.1))
+            if collector.last and now - sampled > 0.2:
+                sampled = now
+                pressure.sample()
+        return ""
+
+    def measured(why: str) -> LoadRun | None:
+        generator.kill()
+        for report in generator.rest():  # no more is passed on than added up
+            collector.add(report)
         run = collector.run(why)
         if run is not None:
             run.run_queue, run.steal = pressure.run_queue, pressure.steal
+            run.ended = why or run.ended
         return run
 
-    with _scratch(profile) as folder:
-        with Generator(_locust_argv(base, profile), Path(folder)) as generator:
-            reader = Reader(generator.reports, collector, on_progress, on_tick)
-            try:
-                stopped = _watch(generator, reader, profile, pressure)
-            except BaseException as error:
-                generator.ask_to_end()
-                if not isinstance(error, KeyboardInterrupt):
-                    raise
-                reader.rest()
-                raise LoadInterrupted(measured("interrupted")) from None
+    with Generator(_locust_argv(base, profile), profile.to_json()) as generator:
+        try:
+            stopped = watch()
             if stopped:
                 generator.ask_to_end()
-            generator.kill()
-            reader.rest()
+        except BaseException as error:
+            generator.ask_to_end()
+            if isinstance(error, KeyboardInterrupt):
+                raise LoadInterrupted(measured("interrupted")) from None
+            raise
         run = measured(stopped)
         if run is None:
             raise generator.failure()
-    run.ended = stopped or run.ended
     return run
-
-
-def _scratch(profile: LoadProfile) -> tempfile.TemporaryDirectory[str]:
-    """A folder with the profile in it. Raises LoadError with the remedy."""
-    made = None
-    try:
-        made = tempfile.TemporaryDirectory(prefix="mpmkit-load-")
-        Path(made.name, "profile.json").write_text(profile.to_json())
-    except OSError as error:
-        if made is not None:
-            made.cleanup()
-        raise LoadError(
-            f"cannot write in {tempfile.gettempdir()}: {error.strerror}; make room there, or set "
-            "TMPDIR to another one"
-        ) from None
-    return made
 
 
 def _locust_argv(base: str, profile: LoadProfile) -> list[str]:
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
-    argv += ["--loglevel", "WARNING", "--json-file", "locust"]  # else it prints its tables
-    argv += ["--host", base, "--load-profile", "@profile.json"]
+    argv += ["--loglevel", "WARNING", "--host", base]
     if profile.stages:
         argv += ["--stop-timeout", "5"]  # users that go may end their request first
     if profile.processes > 1:
@@ -169,20 +168,3 @@ def _locust_argv(base: str, profile: LoadProfile) -> list[str]:
         argv += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port]
         argv += ["--master-host", "127.0.0.1", "--master-port", port]
     return argv
-
-
-def _watch(generator: Generator, reader: Reader, profile: LoadProfile, pressure: Pressure) -> str:
-    """Wait for the generator's end. Why it had to be stopped, or ""."""
-    until = time.monotonic() + profile.time_limit + STARTUP
-    sampled = 0.0
-    while not generator.ended():
-        now = time.monotonic()
-        if now > until:
-            return f"time limit of {profile.time_limit:g} s (the generator did not end by itself)"
-        if reader.at_end:
-            time.sleep(0.005)  # its processes are gone, or will be in a moment
-        reader.read(0.1)
-        if reader.reported and now - sampled > 0.2:
-            sampled = now
-            pressure.sample()
-    return ""

@@ -30,13 +30,12 @@ class Target(NamedTuple):
         return f"{self.scheme}://{self.place}"
 
 
-def target_of(url: object, yours: str | None = None) -> Target:
+def target_of(url: object) -> Target:
     """The target of ``http://HOST:PORT`` or ``https://HOST:PORT``.
 
-    HOST is this machine's loopback and nothing else: a load generator that fires at whatever it is
-    given is a weapon; this one measures servers on the machine it runs on. To measure between two
-    machines of your own, name them in the environment, ``MPMKIT_TARGETS=10.0.0.2,lab.example``
-    (`yours` in tests): exactly those hosts, no pattern, and nothing in mpmkit sets it.
+    HOST is this machine's loopback: a load generator that fires at whatever it is given is a weapon. To measure
+    between two machines of your own, name them in the environment, ``MPMKIT_TARGETS=10.0.0.2,lab.example``:
+    exactly those hosts, no pattern, and nothing in mpmkit sets it.
 
     Raises ValueError, with the remedy, for anything else.
     """
@@ -51,20 +50,16 @@ def target_of(url: object, yours: str | None = None) -> Target:
     if parts.scheme not in ("http", "https") or not host:
         raise ValueError(f"target: {url!r} is not an http or https URL; {example}")
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
-        raise ValueError(
-            f"target: {url!r} holds more than a host and a port; give the path as path="
-        )
+        raise ValueError(f"target: {url!r} is more than a host and a port; give the path as path=")
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = False
-    if not loopback:
-        named = os.environ.get(TARGETS_VARIABLE, "") if yours is None else yours
-        if host not in {name.strip().lower() for name in named.split(",")}:
-            raise ValueError(
-                f"target: {host} is not this machine's loopback; load goes to "
-                f"127.0.0.1, [::1] or localhost only, and to hosts that you name as "
-                f"yours in {TARGETS_VARIABLE} (see docs/LOAD.md)"
-            )
+    yours = os.environ.get(TARGETS_VARIABLE, "").lower().split(",")
+    if not loopback and host not in map(str.strip, yours):
+        raise ValueError(
+            f"target: {host} is not this machine's loopback; load goes to 127.0.0.1, [::1] or localhost "
+            f"only, and to hosts that you name as yours in {TARGETS_VARIABLE} (see docs/LOAD.md)"
+        )
     default = 443 if parts.scheme == "https" else 80
     return Target(parts.scheme, host, default if port is None else port, loopback)

@@ -1,8 +1,7 @@
 """TLS on a non-blocking socket, with the few methods that the generator's loops use of a socket.
 
-The loops know one thing about waiting: `BlockingIOError`. So this wraps an `ssl.SSLObject` between
-two memory buffers and a raw socket: `recv` and `send` behave as the socket's own do, and raise
-BlockingIOError where they would have to wait. Nothing here waits, and nothing here knows gevent.
+The loops know one thing about waiting: `BlockingIOError`. So `recv` and `send` behave as the socket's own do, and
+raise it where they would have to wait. Nothing here waits, and nothing here knows gevent.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ def context(ca_file: str | None, loopback: bool) -> ssl.SSLContext:
     Raises OSError or ssl.SSLError for a file that holds no certificates.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Name and chain are checked together or not at all.
     if ca_file is not None:
         made.load_verify_locations(ca_file)
     elif loopback:
@@ -38,10 +36,8 @@ class TlsSocket:
 
     def __init__(self, sock: Any, how: ssl.SSLContext, host: str) -> None:
         self.raw = sock
-        self.fileno = sock.fileno
-        self.close = sock.close
-        self.setsockopt = sock.setsockopt
-        self.getsockopt = sock.getsockopt
+        self.fileno, self.close = sock.fileno, sock.close
+        self.setsockopt, self.getsockopt = sock.setsockopt, sock.getsockopt
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = how.wrap_bio(self._in, self._out, server_hostname=host)
         self._unsent = b""
@@ -54,9 +50,9 @@ class TlsSocket:
             except ssl.SSLWantReadError:
                 self._flush()
                 self._fill()
-                continue
-            self._flush()
-            return
+            else:
+                self._flush()
+                return
 
     def send(self, data: bytes) -> int:
         """All of `data` is taken, or none (BlockingIOError)."""
@@ -68,8 +64,7 @@ class TlsSocket:
 
     def recv(self, size: int) -> bytes:
         """Up to a record's bytes; b"" at the end."""
-        if self._unsent:
-            self._flush()
+        self._flush()
         while True:
             try:
                 return self._tls.read(size)
@@ -80,14 +75,12 @@ class TlsSocket:
                 return b""
 
     def _fill(self) -> None:
-        data = self.raw.recv(RECORDS)
-        if data:
+        if data := self.raw.recv(RECORDS):
             self._in.write(data)
         else:
             self._in.write_eof()
 
     def _flush(self) -> None:
         while self._unsent or self._out.pending:
-            data = self._unsent or self._out.read()
-            self._unsent = data
-            self._unsent = data[self.raw.send(data) :]
+            self._unsent = self._unsent or self._out.read()
+            self._unsent = self._unsent[self.raw.send(self._unsent) :]

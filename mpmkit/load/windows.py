@@ -13,21 +13,16 @@ from mpmkit.load.histogram import Histogram
 
 
 class Tick(NamedTuple):
-    """What one generator process got from one report to the next: seconds, failures, latencies.
-
-    values: the latencies of the good answers in ns, or what `Histogram.to_text` makes of them.
-    """
+    """What one generator process got from one report to the next. values: latencies of good answers in ns."""
 
     begin: float
     end: float
     failures: Counter[str]
-    values: Sequence[int] | str
+    values: Sequence[int]
 
     @property
     def latencies(self) -> Histogram:
         """The latencies of the good answers."""
-        if isinstance(self.values, str):
-            return Histogram.from_text(self.values)
         return Histogram(self.values)
 
 

@@ -120,9 +120,6 @@ class Connection(Output):
             self._local = host, port
         return self._local
 
-    def __repr__(self) -> str:
-        return f"<Connection fd={self.fd} peer={self.peer} kept={self.kept}>"
-
     def read_request(self) -> Request | None:
         """Wait for the next request's head; None: the client closed, or was idle for KeepAliveTimeout.
         Raises RequestError: 408 when a head takes longer than RequestReadTimeout or Timeout allow,

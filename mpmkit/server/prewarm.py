@@ -90,7 +90,11 @@ def rehearse(
         check(mpm, from_keywords(mpm, Listen="127.0.0.1:1"))[0],
         **{name: getattr(directives, name) for name in SITE},
         DocumentRoot=document_root,
-        sections=_sections(document_root),
+        # What decides about sections runs, too: one for each request, one for none.
+        sections=(
+            Section("Directory", document_root, (Setting("Options", ("+ExecCGI",)),)),
+            Section("Location", "/rehearsal", (Setting("Require", ("local",)),)),
+        ),
         ScoreBoardFile=None,
         ServerLimit=1,
         ThreadLimit=1,
@@ -147,14 +151,6 @@ def fill_gaps() -> None:
             _filling.append(make())
             if id(_filling[-1]) % POOL == POOL_HEADER:  # the first of its pool: no other has room
                 break
-
-
-def _sections(document_root: str) -> tuple[Section, ...]:
-    """What decides about sections runs, too: one for each request, one for none."""
-    return (
-        Section("Directory", document_root, (Setting("Options", ("+ExecCGI",)),)),
-        Section("Location", "/rehearsal", (Setting("Require", ("local",)),)),
-    )
 
 
 def _client(listener: Listener, sent: bytes, number: int) -> socket.socket:

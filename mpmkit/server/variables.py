@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -26,15 +27,14 @@ def variables_of(
 ) -> dict[str, str]:
     """Those that the lines set for a request, each line after the one before."""
     found: dict[str, str] = {}
-    for rule in rules if request is not None else ():
-        assert request is not None
-        special = _ATTRIBUTES.get(rule.attribute)
-        if special is not None:
-            value = special(request, conn).encode("utf-8", "surrogateescape")
+    if request is None:
+        return found
+    for rule in rules:
+        if special := _ATTRIBUTES.get(rule.attribute):
+            value = os.fsencode(special(request, conn))
         else:
             value = request.get(rule.attribute.encode("latin-1", "replace")) or b""
             same = [text for name, text in found.items() if name.lower() == rule.attribute]
-            if not value and same:
-                value = same[0].encode("utf-8", "surrogateescape")
+            value = value or os.fsencode("".join(same[:1]))
         rule.apply(value, found)
     return found

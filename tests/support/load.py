@@ -10,15 +10,11 @@ from .waiting import patience, poll_until
 
 
 class Load:
-    """Clients in threads, each asking for `path` again and again: until the block ends, or
-    `requests` times each.
+    """Clients in threads, each asking for `path` again and again, until the block ends or `requests` times.
 
-    keep_alive   stay on one connection while the server allows it
-    retry        ask again after a connection error (what failed is still counted)
-
-    answers      (status, body) of all that came whole
-    failures     what went wrong, in words. A kept-alive connection that had ended before the next
-                 request is none: every client has to ask again then (RFC 9112, 9.3.1)
+    keep_alive: stay on one connection while the server allows it. retry: ask again after a connection error (what
+    failed is still counted). answers: (status, body) of all that came whole. failures: what went wrong, in words.
+    A kept connection that had ended before the next request is none: every client asks again then (RFC 9112).
     """
 
     def __init__(
