@@ -15,7 +15,9 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import plotly.graph_objects as go
 
 from benchmarks.ratios import Comparison, baseline_lines, comparisons, table
 from benchmarks.works import FREE, WORKS
@@ -30,9 +32,6 @@ from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import Row
 from mpmkit.measure.sizing import lines
 from mpmkit.measure.text import aligned
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 IMAGES = Path("docs/img")
 # The runs behind the front page, in data/recorded.
@@ -56,8 +55,6 @@ def ratios(found: Iterable[Comparison]) -> go.Figure:
 
     Raises ValueError when nothing is left.
     """
-    import plotly.graph_objects as go
-
     found = [cell for cell in found if cell.reference.startswith("httpd") or cell.reference == FREE]
     if not found:
         raise ValueError(

@@ -7,7 +7,6 @@ from __future__ import annotations
 from html import escape
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import ink_on
 from mpmkit.launcher import ScoreboardView
 from mpmkit.measure.recording import ScoreboardSnapshot
 from mpmkit.policy.states import LETTERS, WORDS
@@ -107,4 +106,4 @@ def _square(
     if letter in "_." and not legend:
         return [rect]
     middle = x + size / 2, y + size / 2 + 4
-    return [rect, label(*middle, letter, ink_on(fill), size=11, anchor="middle", bold=True)]
+    return [rect, label(*middle, letter, colours.ink_on(fill), size=11, anchor="middle", bold=True)]

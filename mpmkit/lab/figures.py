@@ -8,15 +8,15 @@ Each figure carries its description for a reader who cannot see it in `layout.me
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import LIMITED, OURS, count, dress, ink_on, need, pale
+from mpmkit.lab.plots import LIMITED, OURS, count, dress, need
 from mpmkit.lab.plots import alt_text as alt_text
-
-if TYPE_CHECKING:
-    import pandas
-    import plotly.graph_objects as go
 
 KIND_TITLES = {
     "static": "static page",
@@ -88,14 +88,13 @@ def spread(rounds: int) -> str:
 
 
 def _published_bar(mpm: str, row: dict[str, Any]) -> go.Bar:
-    import plotly.graph_objects as go
 
     colour = colours.colour(mpm)
     hatched = {"shape": "/", "fgcolor": colour, "size": 6, "solidity": 0.15}
     line = {"color": colour, "width": 1.5}
     return go.Bar(
         x=[mpm], y=[row["published"]], name=f"{mpm}, published", offsetgroup=0,
-        marker={"color": pale(colour), "line": line, "pattern": hatched},
+        marker={"color": colours.pale(colour), "line": line, "pattern": hatched},
         text=[count(row["published"])], textposition="outside", cliponaxis=False,
         hovertemplate="%{y:,.0f}/s published<extra></extra>",
     )  # fmt: skip
@@ -104,8 +103,6 @@ def _published_bar(mpm: str, row: dict[str, Any]) -> go.Bar:
 def _panels(kinds: list[str]) -> tuple[go.Figure, dict[str, dict[str, int]]]:
     """A panel a kind, all on one scale: side by side, and beyond two in rows of two, so that bars
     stay wide enough for their labels."""
-    from plotly.subplots import make_subplots
-
     columns = min(2, len(kinds))
     rows = -(-len(kinds) // columns)
     figure = make_subplots(
@@ -123,8 +120,6 @@ def measured_bars(
     """A bar with its whisker: mpmkit's in the MPM's colour, another server's grey. The whisker crosses
     the bar's end, so it is drawn twice, a thin line in ink over a wide one in paper. The label stands at
     the foot of the bar, or above the whisker if the bar is too low: `highest` is the figure's highest."""
-    import plotly.graph_objects as go
-
     server, dark = row["server"], colours.is_dark()
     colour = colours.colour(mpm if server == OURS else server)
     high = row["median"] > 0.16 * highest * (1 + text.count("<br>") / 2)
@@ -132,7 +127,7 @@ def measured_bars(
         x=[mpm], y=[row["median"]], name=f"{mpm}, {server}", offsetgroup=group, marker={"color": colour},
         error_y=_whisker(row, row["median"], colours.PAPER[dark], 5), text=[text if high else ""],
         textposition="inside", insidetextanchor="start", textangle=0,
-        textfont={"color": ink_on(colour), "size": 11},
+        textfont={"color": colours.ink_on(colour), "size": 11},
         hovertemplate="%{y:,.0f}/s measured<extra></extra>",
     )  # fmt: skip
     yield go.Bar(

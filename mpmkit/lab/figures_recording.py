@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import dress, label_ends, pale
+from mpmkit.lab.plots import dress, label_ends
 from mpmkit.measure.recording import Recording
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 # A strip: its title with the unit, and the fields drawn in it (field of Sample -> label).
 STRIPS: dict[str, tuple[str, dict[str, str]]] = {
@@ -34,8 +34,6 @@ def timeline(
 
     Raises ValueError for a strip that does not exist or a recording without samples.
     """
-    from plotly.subplots import make_subplots
-
     chosen = strips or DEFAULT
     if unknown := [name for name in chosen if name not in STRIPS]:
         raise ValueError(f"no strip {', '.join(unknown)}; there are {', '.join(STRIPS)}")
@@ -91,10 +89,10 @@ def _strip(figure: Any, row: int, strip: str, runs: list[Recording], one: bool) 
 
 def _line(run: Recording, key: str, name: str, number: int, one: bool) -> go.Scatter:
     """A line. In the figure of one recording, the first is an area, the second a dotted line in ink."""
-    import plotly.graph_objects as go
-
     colour = colours.stroke(run.mpm)
-    area = {"fill": "tozeroy", "fillcolor": pale(colour, 0.25)} if one and not number else {}
+    area = (
+        {"fill": "tozeroy", "fillcolor": colours.pale(colour, 0.25)} if one and not number else {}
+    )
     dotted = {"color": colours.ink(), "width": 2, "dash": "dot"}
     solid = {"color": colour, "width": 2.5}
     return go.Scatter(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+import plotly.graph_objects as go
 
 from mpmkit.lab import theme as colours
-
-if TYPE_CHECKING:
-    import pandas
-    import plotly.graph_objects as go
 
 OURS = "mpmkit"
 LIMITED = "the load generator was the limit, or the machine that it shares"
@@ -60,8 +59,6 @@ def mpm_line(
 ) -> go.Scatter:
     """A line with markers: of one of our MPMs in its colour, dash and marker, of another server thin and
     grey. `hollow`: which markers are. `trace`: plotly's settings that differ."""
-    import plotly.graph_objects as go
-
     ours = server == OURS
     colour = colours.stroke(mpm, theme) if ours else colours.OTHERS.get(server, "#777777")
     symbol = colours.MARKERS.get(mpm, "x")
@@ -105,19 +102,3 @@ def label_ends(
 def count(value: float) -> str:
     """A number without decimals, thousands separated; a dash for NaN."""
     return f"{value:,.0f}" if value == value else "–"
-
-
-def rgb(colour: str) -> tuple[int, int, int]:
-    """#RRGGBB as numbers."""
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-def pale(colour: str, share: float = 0.12) -> str:
-    """The colour, shining through."""
-    return f"rgba({','.join(map(str, rgb(colour)))},{share})"
-
-
-def ink_on(colour: str) -> str:
-    """Black or white, whichever reads better on that colour."""
-    red, green, blue = rgb(colour)
-    return "#FFFFFF" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#111111"

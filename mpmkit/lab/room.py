@@ -36,6 +36,7 @@ from mpmkit.lab.forms import DirectiveForm, Field
 from mpmkit.lab.frames import Probe, RunningLoad, frame
 from mpmkit.lab.load_form import BROWSERS, ROWS, LoadForm
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
+from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.measure.monitor import Watch
 from mpmkit.measure.recording import Event, Recording, Sample
 
@@ -167,7 +168,7 @@ class Room(DirectiveForm):
             self._probe, self._crowd = Probe(server.url), KeepAliveClients(server.url)
             self._resize_crowd()
         watch.start()
-        if loaded and not any(field.refused for field in self.load_fields()):
+        if loaded and self._asked() is not None:
             self.start_load()
 
     def graceful(self) -> None:
@@ -283,12 +284,16 @@ class Room(DirectiveForm):
         is still ending must not be lost.
         """
         load = self._load
-        if load is None or not load.running or any(one.refused for one in self.load_fields()):
-            return False
-        if self._load_form.profile(LOAD_SECONDS) == load.profile:
+        if load is None or not load.running or self._asked() in (None, load.profile):
             return False
         self.start_load()
         return True
+
+    def _asked(self) -> LoadProfile | None:
+        """The load of the form; None with a value that is refused."""
+        with contextlib.suppress(ProfileError):
+            return self._load_form.profile(LOAD_SECONDS)
+        return None
 
     @_action
     def stop_load(self) -> None:

@@ -15,11 +15,12 @@ import json
 import os
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anywidget
 import ipywidgets
 import pandas
+import plotly.graph_objects as go
 import traitlets
 
 from mpmkit.config.directives import MPMS
@@ -32,9 +33,6 @@ from mpmkit.lab.sweep_form import AXES, LABELS, RANGE, SweepForm
 from mpmkit.lab.sweep_run import METRICS, SweepGrid, SweepRun
 from mpmkit.measure import records
 from mpmkit.measure.experiment import duration
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 MEASURE, RECORDED = "Measure", "Recorded"
 
@@ -86,7 +84,7 @@ class SweepPanel(Frame):
         for widget, act in (
             (self.page, self._move), (self.mode, self._mode_chosen), (self.axis, self._axis_chosen),
             (self.metric, self._move), (self.files, self._file_chosen), (self.slider, self._move),
-            *((one, self._check) for one in (*self.mpms.values(), self.ratios)),
+            *((one, self._chosen) for one in (*self.mpms.values(), self.ratios)),
         ):  # fmt: skip
             widget.observe(lambda _, act=act: act(), "dark" if widget is self.page else "value")
         chosen = (self.mode, *self.mpms.values(), self.metric, self.files)
@@ -131,8 +129,8 @@ class SweepPanel(Frame):
 
     def _axis_chosen(self) -> None:
         self.form.turn_to(self.axis.value)
-        self.ratios.value = self.form.log
         self._turned()
+        self.ratios.value = self.form.log
 
     def _turned(self) -> None:
         """Rows for the numbers of the form, made anew: an axis has a range of its own."""
@@ -151,13 +149,15 @@ class SweepPanel(Frame):
             return
         self._check()
 
-    def _check(self) -> None:
-        """Show the form, and what httpd would refuse or correct of it."""
+    def _chosen(self) -> None:
         self.form.mpms = tuple(mpm for mpm, on in self.mpms.items() if on.value)
         self.form.log = self.ratios.value
+        self._check()
+
+    def _check(self) -> None:
+        """Show the form, and what httpd would refuse or correct of it."""
         for row in self.form.fields():
-            if row.name in self.controls:
-                self.controls[row.name].show(row)
+            self.controls[row.name].show(row)
         said = self.form.hints()
         try:
             plan = self.form.plan()

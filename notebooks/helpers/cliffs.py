@@ -13,6 +13,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
 import mpmkit
 from mpmkit.config.checks import check
 from mpmkit.config.keywords import from_keywords
@@ -188,8 +191,6 @@ def _add(
 def cliffs_figure(rows: list[dict[str, Any]]) -> Any:
     """A newcomer's p99 wait and the server's memory against kept connections; a dotted line across where
     the directives say that each MPM is full."""
-    from plotly.subplots import make_subplots
-
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.6, 0.4])
     said: list[str] = []
     ends: dict[int, list[tuple[float, float, str, str]]] = {1: [], 2: []}
@@ -227,8 +228,6 @@ def cliffs_figure(rows: list[dict[str, Any]]) -> Any:
 
 def think_figure(rows: list[dict[str, Any]]) -> Any:
     """Throughput against the number of browsers, with the bound of each case as a thin line."""
-    import plotly.graph_objects as go
-
     figure, ends, said = go.Figure(), [], []
     for case, own in _by_case(rows):
         ends.append(_add(figure, case, own, "browsers", "qps"))

@@ -8,15 +8,15 @@ The frames are those of `mpmkit.watch` and `mpmkit.simulate`, which have the sam
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from mpmkit.lab import theme as colours
 from mpmkit.lab.figures import measured_bars, spread
 from mpmkit.lab.plots import OURS, dress, need
-
-if TYPE_CHECKING:
-    import pandas
-    import plotly.graph_objects as go
 
 SIMULATED = "simulated"
 
@@ -30,9 +30,6 @@ def pools(
     The simulator is a broad pale band, mpmkit a line in the MPM's colour, others are grey and dashed,
     so that lines which lie on one another can all be seen. Raises ValueError for a missing column.
     """
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
     figure = make_subplots(cols=len(runs), subplot_titles=list(runs), horizontal_spacing=0.07)
     parts, named = [], set()
     for place, (mpm, by_server) in enumerate(runs.items(), 1):
@@ -73,8 +70,6 @@ def rates(frame: pandas.DataFrame) -> go.Figure:
     `frame` is `QpsTable.to_frame()`: bars are the medians of the rounds, whiskers go from the slowest
     to the fastest round. A server without MPMs (nginx) stands alone. Raises ValueError without rows.
     """
-    import plotly.graph_objects as go
-
     if not len(frame):
         raise ValueError("there are no rows; give QpsTable.to_frame() of a measured table")
     groups = frame.assign(mpm=frame["mpm"].fillna("")).groupby(["server", "mpm"], sort=False)["qps"]

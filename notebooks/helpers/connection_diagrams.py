@@ -12,7 +12,6 @@ from helpers.connection_states import CONNECTION_NAMES, PATHS, TRANSITIONS
 
 from mpmkit.lab import theme as colours
 from mpmkit.lab.diagram import Svg, drawing, label
-from mpmkit.lab.plots import ink_on
 
 
 def path(mpm: str) -> Svg:
@@ -40,7 +39,7 @@ def path(mpm: str) -> Svg:
     for place, phase in enumerate(phases):
         x, y = left + box * place, top + 84 * bool(phase.parked) + 8
         fill = colours.PAPER[dark] if phase.parked else colours.letter_colour(phase.letter)
-        pen = ink if phase.parked else ink_on(fill)
+        pen = ink if phase.parked else colours.ink_on(fill)
         if end:
             parts.append(
                 f"<path d='M{end}L{x} {y + 30}' stroke='{ink}' stroke-width='1.5' fill='none'/>"

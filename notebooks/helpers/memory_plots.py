@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+import plotly.graph_objects as go
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.plots import OURS, dress, label_ends, mpm_line, need, pale
+from mpmkit.lab.plots import OURS, dress, label_ends, mpm_line, need
 from mpmkit.measure.sizing import slope
-
-if TYPE_CHECKING:
-    import pandas
-    import plotly.graph_objects as go
 
 AGAINST = {"busy": "requests being served at once", "idle": "kept-alive connections, idle"}
 ONE_MORE = {"busy": "busy request", "idle": "idle connection"}
@@ -34,8 +33,6 @@ def memory_curve(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
     and the cost of one more at its end. Other servers are grey. Raises ValueError if there is nothing
     of that kind.
     """
-    import plotly.graph_objects as go
-
     figure, ink = go.Figure(), colours.ink()
     said: list[str] = []
     ends: list[tuple[float, float, str, str]] = []
@@ -92,8 +89,6 @@ def memory_parts(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
 
     `frame` as for `memory_curve`. Raises ValueError if there is nothing of that kind.
     """
-    import plotly.graph_objects as go
-
     ink = colours.ink()
     names, tops, said = [], [], []
     for *_, name, own in _by_server(frame, against):
@@ -114,7 +109,7 @@ def memory_parts(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
 
     last = list(PARTS)[-1]  # on top of the stack: it has the sum above it
     figure = go.Figure([
-        bar(part, title, 0, "pss" * (part == last), color=pale(ink, shade))
+        bar(part, title, 0, "pss" * (part == last), color=colours.pale(ink, shade))
         for (part, title), shade in zip(PARTS.items(), SHADES, strict=True)
     ])  # fmt: skip
     outline = {"color": "rgba(0,0,0,0)", "line": {"color": ink, "width": 1.5}}

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mpmkit.config.extras import require
+import pandas
+import plotly.graph_objects as go
+
 from mpmkit.lab import theme as colours
 from mpmkit.lab.figures import KIND_TITLES, by_mpm, kinds_of
 from mpmkit.lab.plots import LIMITED, dress, mpm_line
 from mpmkit.measure import stats
 
 if TYPE_CHECKING:
-    import pandas
-    import plotly.graph_objects as go
-
     from mpmkit.measure.stats import OrderVerdict
 
 
@@ -24,8 +23,6 @@ def ratio_dots(summary: pandas.DataFrame) -> go.Figure:
     `summary` as for `qps_bars`. A hollow marker is the article's ratio, a filled one this machine's within
     the rounds, with a * where the generator or the machine was the limit; the line at 1 is prefork itself.
     """
-    import plotly.graph_objects as go
-
     figure = go.Figure()
     lines: list[str] = []
     values: list[float] = [1.0]
@@ -86,7 +83,7 @@ def pairs(verdict: OrderVerdict | None) -> pandas.DataFrame:
         name = f"{pair.faster} / {pair.slower}"
         rows.append((name, pair.published, ratio.value, known, answer))
     headings = ["pair", "published", "measured", "95% interval", "came out"]
-    return require("pandas").DataFrame(rows, columns=headings).set_index("pair")
+    return pandas.DataFrame(rows, columns=headings).set_index("pair")
 
 
 def noise(summary: pandas.DataFrame) -> pandas.DataFrame:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+import plotly.graph_objects as go
 
 from mpmkit.lab import theme as colours
 from mpmkit.lab.plots import LIMITED, count, dress, label_ends, mpm_line, need
 from mpmkit.measure.stats import knee
-
-if TYPE_CHECKING:
-    import pandas
-    import plotly.graph_objects as go
 
 UNITS = {
     "qps": "requests per second",
@@ -35,8 +34,6 @@ def sweep_heat(
     with the server, was the limit has a *. With more than one MPM in it, say which. Raises ValueError
     if names or rows are missing, or a point is there twice (another name of the grid varies too).
     """
-    import plotly.graph_objects as go
-
     rows = _rows(summary, (x, y, value), mpm)
     if rows.duplicated([x, y]).any():
         raise ValueError(
@@ -81,8 +78,6 @@ def sweep_curve(summary: pandas.DataFrame, x: str, *, value: str = "qps") -> go.
     machine that it shares with the server, was the limit. Raises ValueError if names are missing or
     `x` is not made of numbers.
     """
-    import plotly.graph_objects as go
-
     rows = _rows(summary, (x, value), None, one=False)
     if not all(isinstance(v, int | float) for v in rows[x].tolist()):
         raise ValueError(f"{x} is not made of numbers; a curve needs some")

@@ -21,13 +21,11 @@ import heapq
 import math
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
 
 from mpmkit.lab import theme as colours
 from mpmkit.lab.plots import dress
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 
 def little(rate: float, seconds: float) -> float:
@@ -187,7 +185,6 @@ def _line_and_points(
     title: str,
     below: str,
 ) -> go.Figure:
-    import plotly.graph_objects as go
 
     (xs, ys), (places, measured), (x, y) = line, points, axes
     thin = {"color": colours.ink(), "width": 1.5}
