@@ -79,12 +79,12 @@ def fast_http_user(url: str, *, clients: int, seconds: float, keep_alive: bool) 
     with tempfile.TemporaryDirectory(prefix="mpmkit-fast-") as folder:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("LOCUST_")}
         result = Path(folder, "result")
-        how = {"path": path, "keep_alive": keep_alive, "result": str(result)}
+        how = {"path": path, "keep_alive": keep_alive, "seconds": seconds, "result": str(result)}
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "locust", "-f", str(FAST_HTTP_USER), "--headless"),
                 *("--only-summary", "--loglevel", "ERROR", "--json-file", "locust", "--host", base),
-                *("-u", str(clients), "-r", str(clients), "-t", f"{max(1, round(seconds))}s"),
+                *("-u", str(clients), "-r", str(clients), "-t", f"{round(seconds) + 30}s"),
             ],
             cwd=folder,
             env=environ | {"MPMKIT_FAST": json.dumps(how)},

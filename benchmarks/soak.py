@@ -22,6 +22,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -122,7 +123,8 @@ def disturbed(server: Server, what: str, count: int) -> Iterator[str]:
                 restart(server)
             else:
                 kills.append(time.monotonic())
-                os.kill(random.Random(number).choice(server.processes()), signal.SIGKILL)
+                with suppress(ProcessLookupError):  # a spare one that has just retired
+                    os.kill(random.Random(number).choice(server.processes()), signal.SIGKILL)
             time.sleep(random.expovariate(1 / PAUSE))
             until(server.processes, "there are children")
             seen.append(parent_of(server))

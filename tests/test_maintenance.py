@@ -63,15 +63,13 @@ def directives_for(draw, mpm: str) -> Directives:
 
 
 @st.composite
-def rows_for(draw, directives: Directives, slot: int, crowded: bool) -> ProcessRow:
+def rows_for(draw, directives: Directives, slot: int) -> ProcessRow:
     columns = directives.ThreadLimit
-    if not crowded and not draw(st.booleans()):
+    if not draw(st.booleans()):
         return ProcessRow(slot, states=bytes(columns))
     any_state = st.integers(states.DEAD, states.GRACEFUL)
     if directives.mpm == "prefork":
         any_state = st.integers(states.STARTING, states.GRACEFUL)
-    if crowded:
-        any_state = st.sampled_from((states.BUSY_READ, states.BUSY_WRITE, states.READY))
     used = directives.ThreadsPerChild
     letters = draw(st.lists(any_state, min_size=used, max_size=used)) + [0] * (columns - used)
     return ProcessRow(
@@ -85,17 +83,13 @@ def rows_for(draw, directives: Directives, slot: int, crowded: bool) -> ProcessR
 
 
 @st.composite
-def snapshots_for(draw, directives: Directives, crowded: bool) -> Snapshot:
+def situations(draw) -> tuple[Snapshot, Directives, Memory]:
+    """Anything a parent might find."""
+    directives = draw(directives_for(draw(st.sampled_from(MPMS))))
     slots = range(directives.ServerLimit)
-    rows = tuple(draw(rows_for(directives, slot, crowded)) for slot in slots)
-    return Snapshot(directives.ServerLimit, directives.ThreadLimit, 2, 0.0, rows)
-
-
-@st.composite
-def situations(draw, mpms=MPMS, crowded=False) -> tuple[Snapshot, Directives, Memory]:
-    """Anything a parent might find; crowded: no slot is empty and most threads are busy."""
-    directives = draw(directives_for(draw(st.sampled_from(mpms))))
-    return draw(snapshots_for(directives, crowded)), directives, draw(memories)
+    rows = tuple(draw(rows_for(directives, slot)) for slot in slots)
+    board = Snapshot(directives.ServerLimit, directives.ThreadLimit, 2, 0.0, rows)
+    return board, directives, draw(memories)
 
 
 def spare(directives: Directives) -> tuple[int, int]:
@@ -173,20 +167,6 @@ def test_what_holds_for_every_plan(situation):
         assert (decided.decision in (TOO_MANY, WAIT)) == (seen.idle > high)
     if directives.mpm == "prefork":
         assert decided.decision in (ENOUGH, TOO_MANY, TOO_FEW, REACHED)
-
-
-@given(situations(crowded=True))
-def test_reached_and_near_are_said_once_and_full_each_time(situation):
-    _, directives, memory = situation
-    seen, first = pass_of(situation)
-    second = plan(seen, directives, first.memory)
-    if first.decision not in (REACHED, NEAR, FULL):
-        return
-    reported = {REACHED: memory.reached_reported, NEAR: memory.near_reported}
-    assert len(first.notes) == (not reported.get(first.decision, False))
-    assert len(second.notes) == (first.decision == FULL)
-    for note in first.notes:
-        assert note.ah == MESSAGES[first.decision][1][directives.mpm]
 
 
 def board(directives: Directives, *letters: str, generation: int = 0) -> Snapshot:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.client import Client, request
 from support.configured import directives as configured
 from support.servers import serving
@@ -48,22 +46,6 @@ def test_a_new_board_is_empty(board):
     one = Scoreboard(directives("prefork"))  # one thread a process
     assert (one.thread_limit, one.process_limit, one.threads_per_child) == (1, 3, 1)
     one.close()
-
-
-SLOTS = st.tuples(st.integers(0, 3), st.integers(0, 4))
-
-
-@given(st.dictionaries(SLOTS, st.integers(0, len(LETTERS) - 1)))
-@settings(max_examples=50)
-def test_each_thread_has_a_byte_of_its_own(wanted):
-    board = Scoreboard(directives())
-    for (slot, thread), state in wanted.items():
-        board.worker(slot, thread).set(state)
-    for slot, row in enumerate(board.snapshot().processes):
-        for thread, state in enumerate(row.states):
-            assert state == wanted.get((slot, thread), DEAD)
-            assert board.worker(slot, thread).get() == state
-    board.close()
 
 
 def shown(row: ProcessRow) -> tuple:

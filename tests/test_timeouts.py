@@ -1,77 +1,34 @@
-"""The time-out queue against a list that does the same slowly."""
+"""The time-out queue by itself; test_parked.py compares four of them with a list."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mpmkit.policy.timeouts import TimeoutQueue
-
-KEYS = st.integers(0, 7)
-
-
-class QueueAgainstList(RuleBasedStateMachine):
-    """The model: a list of [key, item, start] in the order of arrival."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.queue: TimeoutQueue[str] = TimeoutQueue(5.0)
-        self.model: list[tuple[int, str, float]] = []
-        self.now = 100.0
-        self.made = 0
-
-    def take(self, keep) -> list[str]:
-        taken = [item for key, item, start in self.model if not keep(key, start)]
-        self.model = [row for row in self.model if keep(row[0], row[2])]
-        return taken
-
-    @rule(seconds=st.floats(0, 4, allow_nan=False))
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
-
-    @rule(timeout=st.sampled_from([0.0, 2.0, 5.0, 30.0]))
-    def change_timeout(self, timeout: float) -> None:
-        self.queue.timeout = timeout
-
-    @rule(key=KEYS)
-    def append(self, key: int) -> None:
-        self.made += 1
-        item = f"item {self.made}"
-        if key in {row[0] for row in self.model}:
-            with pytest.raises(KeyError, match="already"):
-                self.queue.append(key, item, self.now)
-        else:
-            self.queue.append(key, item, self.now)
-            self.model.append((key, item, self.now))
-
-    @rule(key=KEYS)
-    def pop(self, key: int) -> None:
-        expected = self.take(lambda k, start: k != key)
-        assert self.queue.pop(key) == (expected[0] if expected else None)
-
-    @rule()
-    def expired(self) -> None:
-        now, timeout = self.now, self.queue.timeout
-        assert self.queue.expired(now) == self.take(lambda k, start: start + timeout > now)
-
-    @invariant()
-    def same_size_and_same_next_expiry(self) -> None:
-        assert len(self.queue) == len(self.model)
-        first = self.model[0][2] + self.queue.timeout if self.model else None
-        assert self.queue.next_expiry() == first
-
-
-TestQueueAgainstList = QueueAgainstList.TestCase
-TestQueueAgainstList.settings = settings(max_examples=50)
+from mpmkit.policy.timeouts import ReadDeadline, TimeoutQueue
 
 
 def test_expiry_is_from_the_instant_on_and_a_shorter_timeout_holds_for_those_who_wait():
     queue: TimeoutQueue[str] = TimeoutQueue(5)
+    assert queue.next_expiry() is None and queue.pop(1) is None
     queue.append(1, "a", 10.0)
     queue.append(2, "b", 11.0)
+    queue.append(3, "c", 11.0)
+    with pytest.raises(KeyError, match="already"):
+        queue.append(1, "d", 12.0)
+    assert (queue.next_expiry(), len(queue)) == (15.0, 3)
     assert queue.expired(14.999) == []
     assert queue.expired(15.0) == ["a"]
+    assert queue.pop(3) == "c"
     queue.timeout = 2
-    assert queue.expired(15.0) == ["b"]
+    assert (queue.next_expiry(), queue.expired(15.0), len(queue)) == (13.0, ["b"], 0)
+
+
+@pytest.mark.parametrize(("limits", "bytes_at_5", "wait_at_10"), [
+    ((60, 0, 0, 0), 0, 60), ((60, 20, 0, 0), 0, 10), ((60, 20, 0, 500), 1000, 12),
+    ((60, 20, 21, 500), 1000, 11), ((5, 20, 0, 0), 0, 5), ((60, 10, 0, 0), 0, 0),
+])  # fmt: skip
+def test_how_long_a_read_may_wait(limits, bytes_at_5, wait_at_10):
+    """Of (Timeout, init, max, rate), ten seconds after the beginning: each byte buys time, up to max."""
+    deadline = ReadDeadline(*limits, now=100.0)
+    deadline.received(bytes_at_5)
+    assert deadline.wait(110.0) == wait_at_10

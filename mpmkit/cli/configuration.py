@@ -109,29 +109,25 @@ class Configuration:
         """One reading, ready to serve. Raises DirectiveError, LogError."""
         directives, notes = self.read()
         if self._parent is not None and directives.mpm != self._parent.setup.directives.mpm:
-            raise DirectiveError(
-                "the MPM cannot change at a restart: stop the server and start it again"
-            )
+            why = "the MPM cannot change at a restart: stop the server and start it again"
+            raise DirectiveError(why)
         errors = error_log(directives)
         for note in notes:
             # At a restart, the parent logs all of them.
             if self._parent is None and directives.ErrorLog and "closed: " in note.text:
                 errors.note(note, "authz_core")
-        hosts: Hosts | None = None
         access: AccessLog | None = None
         try:
             access = access_log(directives)
             self._scripts = []
-            handler = self.handler(directives, errors)
-            if directives.hosts:
-                from mpmkit.server.hosts import HostLogs, HostService
+            handler, hosts = self._site(directives, errors, access)
+            if hosts is not None:
+                from mpmkit.server.hosts import HostLogs
 
-                hosts = handler = self._hosts(HostService(directives, handler, access, errors))
                 access = HostLogs(hosts)
-                unknown = [
-                    f"Could not resolve host name {one} -- ignoring!" for one in hosts.unknown
-                ]
-                notes = (*notes, *(Note("AH00547", "error", text) for text in unknown))
+                text = "Could not resolve host name {} -- ignoring!"
+                unknown = (Note("AH00547", "error", text.format(one)) for one in hosts.unknown)
+                notes = (*notes, *unknown)
             error_page = getattr(handler, "refusal", default_error_page)
             service = Service(directives, handler, access, errors, error_page, hosts)
         except BaseException:
@@ -143,27 +139,31 @@ class Configuration:
             scripts.service = service
         return Setup(directives, service, notes)
 
-    def _hosts(self, main: HostService, *, logs: bool = True) -> Hosts:
-        """The handler that chooses one of the virtual hosts' for each request. logs: open them."""
+    def _site(
+        self, d: Directives, errors: ErrorLog, access: AccessLog | None, *, logs: bool = True
+    ) -> tuple[Handler, Hosts | None]:
+        """The handler; with virtual hosts, the one that chooses one of theirs. logs: open the hosts'."""
+        handler = self.handler(d, errors)
+        if not d.hosts:
+            return handler, None
         from mpmkit.server.hosts import Hosts, HostService
-
-        def error_log_of(d: Directives) -> tuple[Any, ...]:
-            return d.ErrorLog, d.LogLevel, d.module_levels
 
         services: list[tuple[VirtualHost, HostService]] = []
         try:
-            for host in main.directives.hosts:
-                d, errors = host.directives, main.errors
-                if logs and error_log_of(d) != error_log_of(main.directives):
-                    errors = error_log(d)
-                one = HostService(d, self.handler(d, errors), None, errors)
+            for host in d.hosts:
+                own, its_errors = host.directives, errors
+                names = ("ErrorLog", "LogLevel", "module_levels")
+                if logs and any(getattr(own, name) != getattr(d, name) for name in names):
+                    its_errors = error_log(own)
+                one = HostService(own, self.handler(own, its_errors), None, its_errors)
                 services.append((host, one))
-                one.access = access_log(d) if logs else None
+                one.access = access_log(own) if logs else None
         except BaseException:
             for _, one in services:
-                close_logs(one.errors if one.errors is not main.errors else ErrorLog(), one.access)
+                close_logs(one.errors if one.errors is not errors else ErrorLog(), one.access)
             raise
-        return Hosts(main, services)
+        hosts = Hosts(HostService(d, handler, access, errors), services)
+        return hosts, hosts
 
     def handler(self, directives: Directives, errors: ErrorLog | None = None) -> Handler:
         """The handlers that the directives ask for, hosts aside. Raises DirectiveError."""
@@ -183,13 +183,7 @@ class Configuration:
 
     def try_out(self, directives: Directives, *, tls: bool) -> None:
         """Make the handlers, and with `tls` the contexts, of what was read. Raises DirectiveError."""
-        errors = ErrorLog()
-        handler = self.handler(directives, errors)
-        hosts = None
-        if directives.hosts:
-            from mpmkit.server.hosts import HostService
-
-            hosts = self._hosts(HostService(directives, handler, None, errors), logs=False)
+        _, hosts = self._site(directives, ErrorLog(), None, logs=False)
         if tls:
             cache = RequestCache(directives)
             ConnectionFactory(directives, cache, count_received=False, hosts=hosts)
@@ -232,17 +226,11 @@ def access_log(directives: Directives) -> AccessLog | None:
     return kind(directives.CustomLog, site(directives))
 
 
-def site(directives: Directives) -> Site:
+def site(d: Directives) -> Site:
     """What the access log's formats may say of the server."""
-    return Site(
-        directives.ServerName,
-        directives.UseCanonicalName == "On",
-        directives.DocumentRoot or "",
-        directives.DirectoryIndex,
-        directives.aliases,
-        server_header(directives.ServerTokens),
-        directives.variables,
-    )
+    canonical, server = d.UseCanonicalName == "On", server_header(d.ServerTokens)
+    root = d.DocumentRoot or ""
+    return Site(d.ServerName, canonical, root, d.DirectoryIndex, d.aliases, server, d.variables)
 
 
 def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:

@@ -67,7 +67,7 @@ class Router:
         # For each mapping, and for what the sections say of files there.
         self._static = {(self._root, repr(self._sections.server.files)): files}
         self._scripts: dict[str, WsgiScripts | Programs] = {"wsgi-script": scripts}
-        self._lacking: set[str] = set()  # handlers that are named and not here (config/lacking.py)
+        self._lacking: set[str] = set()  # handlers that are named and not here: unsupported.py
         self._check_handlers()
         self._decisions: dict[str, Handler] = {}
 

@@ -8,8 +8,7 @@ of them and its own table. The rest is here, once:
 
 * **Rounds.** A cell is one server with what is measured on it; a round measures each cell once, in random
   order, from a seed that the rows hold (randomised complete blocks). A machine that grows slower then
-  disturbs all cells, not the last one, and no cell always has the same one before it. Nothing runs in
-  parallel: two runs on one machine would measure each other.
+  disturbs all cells, and no cell always has the same one before it. Nothing runs in parallel.
 * **A row is on disk before it is in the table**, and in the table before the next cell begins.
 * **A competitor that fails** costs its own rows and no other's; the table says so. A server of ours
   that fails ends the run.

@@ -7,10 +7,9 @@ How it measures, and why (the frame is in `experiment`):
 
 * **The same load for all**, the article's: 200 clients, a new connection per request (ab's
   default), the directives it prints.
-* **One server at a time.** Each round starts a server, measures its pages and stops it. Servers
-  kept waiting while another is measured would disturb it: each wakes its parent once a second,
-  and prefork alone holds up to 250 processes in memory and in the scheduler's tables. The seed of the
-  random order is the rows' `run_id`.
+* **One server at a time.** Servers kept waiting while another is measured would disturb it: each wakes its
+  parent once a second, and prefork alone holds up to 250 processes in memory and in the scheduler's
+  tables. The seed of the random order is the rows' `run_id`.
 * **A warm-up before each measurement**, not counted: children start, heads and files enter memos
   and caches. prefork takes some ten seconds to grow from 5 processes to what 200 clients make it
   want, so the full scale warms up longer than that.

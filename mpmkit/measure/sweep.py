@@ -9,12 +9,9 @@ anything starts, all problems at once: unknown names, values that a directive re
 the server would replace by others (ThreadsPerChild 100 under a ThreadLimit of 64 would measure 64
 and call it 100), loads that can't be made.
 
-Each finished point is on disk (``out``). The same sweep into the same file goes on where it was
-stopped, by Ctrl-C, a crash or a full disk: points that the file has are not measured again. More
-rounds may be asked for than the last time; another grid or profile is refused.
-
-Points are measured one after the other, each with a fresh server, in an order that is random in each round;
-its seed is the column `sweep`.
+The same sweep into the same file goes on where it was stopped, by Ctrl-C, a crash or a full disk. More
+rounds may be asked for than the last time; another grid or profile is refused. The seed of the random order is
+the column `sweep`.
 """
 
 from __future__ import annotations
@@ -198,15 +195,12 @@ def sweep(
     launch: Launch | None = None,
     observe: Observe | None = None,
 ) -> SweepTable:
-    """Measure every point of a grid; see the module's text.
+    """Measure every point of a grid, each with a fresh server.
 
     mpm: prefork, worker or event, or several. grid: name of a directive or of a field of LoadProfile
         -> the values to try. profile: the load, of which the grid changes fields.
     rounds: how often each point is measured, 1 to 1000. directives: over the article's block, for all
-        points. document_root: your pages.
-    out: a CSV file (records table `sweep`) to which each finished point is appended, and which the
-        same sweep continues. on_progress: called before and after each point.
-    launch: starts a server, ``launch(mpm, **directives)``; by default `mpmkit.launch`.
+        points. document_root: your pages. out, on_progress, launch: as in `qps_table`.
     observe: what else is looked at at each point; the table is then an `ObservedSweep`.
 
     Raises as `mpmkit.qps_table` does, and RecordError for a file that holds another sweep. After an error or
