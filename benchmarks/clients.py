@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,20 +80,32 @@ def run_ab(
     seconds: float | None = None,
     clients: int,
     keep_alive: bool,
+    curve: list[int] | None = None,
 ) -> ClientReport:
-    """One run of ab, by requests or by time. Raises NotInstalled or BenchError."""
+    """One run of ab, by requests or by time. curve: gets the requests begun in each second. Raises
+    NotInstalled or BenchError."""
     program = find_program(("ab",), "ab", "apt install apache2-utils, or dnf install httpd-tools")
     with tempfile.TemporaryDirectory() as scratch:
         percentiles = Path(scratch, "percentiles")
         command = [program, "-q", "-r", "-c", str(min(clients, requests or clients)), "-s", "60"]
         command += ["-e", str(percentiles), *(["-k"] if keep_alive else [])]
+        every = Path(scratch, "every")
+        command += ["-g", str(every)] if curve is not None else []
         if seconds is not None:
             command += ["-t", str(math.ceil(seconds))]  # sets -n, so -n must follow it
         command += ["-n", str(requests or 5_000_000), url]
         text, cpu = run_client(command, timeout=300)
         # ab writes no percentiles if nothing was answered.
         table = percentiles.read_text() if percentiles.exists() else ""
+        if curve is not None and every.exists():
+            curve += begun_each_second(every.read_text())
         return parse_ab(text, table, cpu)
+
+
+def begun_each_second(text: str) -> list[int]:
+    """How many requests of ab's record (-g) began in the first second, the second one and so on."""
+    counts = Counter(int(line.split("\t")[1]) for line in text.splitlines()[1:])
+    return [counts[second] for second in range(min(counts), max(counts) + 1)] if counts else []
 
 
 def parse_ab(text: str, csv: str, cpu: float) -> ClientReport:

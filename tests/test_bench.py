@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import json
+import re
 import shutil
 import subprocess
 
 import pytest
 from support.experiments import printed_by, recorded_row
+from support.rows import ARTICLE
 
-from benchmarks import bench, clients
+from benchmarks import article, bench, clients
+from benchmarks.article import ArticleTable
 from benchmarks.baseline import KEPT_AT_MOST, Baseline
 from benchmarks.bench import BenchTable, order
 from benchmarks.ratios import baseline_lines, comparisons, table
@@ -259,3 +263,44 @@ def test_a_baseline_answers_the_page_and_ends_with_all_its_processes(mpm, bare):
 def test_a_baseline_of_event_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no baseline of 'event'"):
         Baseline("event", document_root=tmp_path)
+
+
+# -- the article's case --------------------------------------------------------------------------
+
+
+def test_the_articles_conclusion_is_taken_apart_by_what_was_measured():
+    """(rounds' requests/s of worker, event, prefork; where ab was the limit) -> what is said of each step."""
+    fast = {"worker": (9000.0, 9100.0), "event": (8000.0, 8100.0), "prefork": (8000.0, 8101.0)}
+    rows = [
+        {**ARTICLE, "server": server, "mpm": mpm, "round": number, "qps": qps,
+         "client_bound": server == "mpmkit" and mpm == "worker", "curve": f"[1, {number}000]"}
+        for server in ("httpd", "mpmkit") for mpm, turns in fast.items()
+        for number, qps in enumerate(turns, 1)
+    ]  # fmt: skip
+    text = ArticleTable(rows).text()
+    theirs, ours = text[: text.index("mpmkit, cold")], text[text.index("mpmkit, cold") :]
+    assert re.search(r"worker > event by requests/s: 1.12 \(.*\), came out", theirs)
+    assert re.search(r"event > prefork by requests/s: 1.00 .* not decidable, the interval", theirs)
+    assert "ab was the limit with worker" in ours and "came out" not in ours
+    assert "event / prefork by CPU time of a request: 1.000" in theirs
+    assert "  prefork 1 1,500\n" in text
+
+
+def test_the_requests_of_each_second_are_counted_from_abs_record():
+    record = "starttime\tseconds\tctime\nx\t100\t1\nx\t102\t1\nx\t100\t1\n"
+    assert clients.begun_each_second(record) == [2, 0, 1]
+    assert clients.begun_each_second(record.splitlines()[0]) == []
+
+
+@pytest.mark.rival
+@pytest.mark.skipif(not shutil.which("ab"), reason="needs ab: apt install apache2-utils")
+def test_the_articles_case_runs(tmp_path, capsys):
+    out = tmp_path / "rows.csv"
+    argv = ["--scale", "smoke", "--requests", "200", "--out", str(out)]
+    status, printed, said = printed_by(article.main, argv, capsys)
+    assert status == 0, said
+    rows = records.read(out)
+    assert {row["work"] for row in rows} == {*article.TURNS} and "cold start" in printed
+    assert {row["mpm"] for row in rows if row["server"] == OURS} == {"prefork", "worker", "event"}
+    assert all(sum(json.loads(row["curve"])) > 0 and row["requests"] > 0 for row in rows)
+    assert printed_by(article.main, ["--requests", "5"], capsys)[0] == 2

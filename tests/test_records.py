@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.rows import BENCH, CAPACITY, DEMAND, GENERATORS, MEMORY, ROW, SWEEP
+from support.rows import ARTICLE, BENCH, CAPACITY, DEMAND, GENERATORS, MEMORY, ROW, SWEEP
 
 import mpmkit
 from docs._tools import claims, columns_doc
@@ -86,7 +86,9 @@ def test_a_row_that_breaks_the_schema_is_refused(tmp_path, row, changes, said):
 
 
 @pytest.mark.parametrize(
-    "row", [MEMORY, SWEEP, GENERATORS, BENCH, DEMAND, CAPACITY], ids=lambda row: row["table"]
+    "row",
+    [MEMORY, SWEEP, GENERATORS, BENCH, ARTICLE, DEMAND, CAPACITY],
+    ids=lambda row: row["table"],
 )
 def test_every_table_goes_to_disk_and_back(tmp_path, path, row):
     place = tmp_path / "other.csv"

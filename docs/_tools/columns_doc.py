@@ -15,6 +15,7 @@ ABOUT = {
     "observed": "`lab.sweep_panel()`: a point of the grid, observed alongside the load",
     "generators": "`mpmkit bench --only generators`: a load generator, a round, against nginx",
     "bench": "`python -m benchmarks.bench`: a server, a piece of work, a round, compared with httpd",
+    "article": "`python -m benchmarks.article`: a server, a run of ab, a round",
     "demand": "`mpmkit demand`: a server, a kind of work, a rate, a block",
     "capacity": "`mpmkit capacity`: a server at one rate of the bisection, a round",
 }

@@ -134,6 +134,11 @@ _BENCH = (
     c("server_cpu_us", float, "µs", "CPU time of the server's processes for each request", True),
     c("buffered_logs", bool, "", "the reference servers collected their log lines"),
 )
+_ARTICLE = (
+    c("work", str, "", "cold (a server just started) or warm, and whether connections are kept"),
+    *(one for one in _BENCH if one.name not in ("work", "place", "version", "buffered_logs")),
+    c("curve", str, "JSON", "requests begun in each second"),
+)
 SWEEP = (
     c("sweep", str, "", "tells one grid and profile from another; a resumed sweep keeps it"),
     c("point", str, "JSON", "the values of this point of the grid"),
@@ -191,6 +196,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "observed": (*WHO, *SWEEP, *WHEN, *_LOAD, *OBSERVED, *MACHINE),
     "generators": (*WHO, *WHEN, *_GENERATORS, *MACHINE),
     "bench": (*WHO, *WHEN, *_BENCH, *MACHINE),
+    "article": (*WHO, *WHEN, *_ARTICLE, *MACHINE),
     "demand": (*WHO, *WHEN, *_DEMAND, *_PINNED, *MACHINE),
     "capacity": (*WHO, *WHEN, *_CAPACITY, *_PINNED, *MACHINE),
 }

@@ -48,6 +48,10 @@ BENCH = {
     "failures": 0, "seconds": 0.5, "qps": 20.0, "p50_ms": 1.0, "p99_ms": 2.0, "client_cpu": 0.5,
     "client_bound": False, "server_cpu_us": 25.5, "buffered_logs": True,
 }  # fmt: skip
+ARTICLE = {
+    **{name: BENCH[name] for name in BENCH if name not in ("place", "version", "buffered_logs")},
+    "table": "article", "work": "cold", "curve": "[10]",
+}  # fmt: skip
 PINNED = {
     **SHARED, "design": "abc", "seed": 1, "margin": 0.03, "cpus": "generator on CPU 0, server on CPU 1",
     "rate": 1000.0, "requests": 1000, "failures": 0, "unsent": 0, "seconds": 1.0, "x": 1000.0,
