@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -171,18 +170,17 @@ class Readings:
             return {"requests": 0, "failures": 0, **dict.fromkeys(figures, 0.0)}
         (first, old), *later = inside
         last, new = later[-1]
-        seconds, idle, off, stolen, server, generator = (
-            b - a for a, b in zip(old, new, strict=True)
-        )
-        failures = sum((tick.failures for tick, _ in later), Counter[str]()).total()
+        spent = [b - a for a, b in zip(old, new, strict=True)]
+        seconds, idle, off, stolen, server, generator = spent
+        busy = server if self.cpus.shared else max(0.0, seconds - off - stolen)
+        failures = sum(tick.failures.total() for tick, _ in later)
         good = sum(len(tick.latencies) for tick, _ in later)
         return {
             "requests": good + failures,
             "failures": failures,
             "seconds": seconds,
             "x": good / (last.end - first.end),
-            "server_u": (server if self.cpus.shared else max(0.0, seconds - off - stolen))
-            / seconds,
+            "server_u": busy / seconds,
             "group_u": server / seconds,
             "generator_u": generator / seconds,
             "stolen": stolen / seconds,
