@@ -43,11 +43,10 @@ from mpmkit.server.connection import Connection, Disconnected
 from mpmkit.server.core import client_text, finish_request, process_request
 from mpmkit.server.fdqueue import FdQueue
 from mpmkit.server.listen import ListenSocks
-from mpmkit.server.parked import LINGERING, ParkedConnections
+from mpmkit.server.parked import LINGERING, Counters, ParkedConnections
 from mpmkit.server.scoreboard import WorkerSlot
 
 LAST_REQUEST = 0.5  # seconds that a client has for one more request once its process is leaving
-COUNTERS_AGE = 1.0  # seconds after which the published counters are made anew
 
 
 class EventChild(ThreadedChild):
@@ -56,6 +55,7 @@ class EventChild(ThreadedChild):
         self.epoll = select.epoll()
         self.parked = ParkedConnections(self.epoll, self.directives, self.wake_listener)
         self.connections: dict[int, Connection] = {}
+        self.counters = Counters(self.process, self.connections, self.parked)
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.socks = ListenSocks(self.epoll, self.listeners, self.process.not_accepting)
 
@@ -67,9 +67,7 @@ class EventChild(ThreadedChild):
         self.epoll.register(self.wakeup, select.EPOLLIN)
         socks.enable()
         while not self.leaving or self.connections:
-            wait = self.parked.alarm - monotonic()
-            if self.connections:
-                wait = min(wait, COUNTERS_AGE)
+            wait = min(self.parked.alarm, self.counters.due) - monotonic()
             events = self.epoll.poll(max(wait, 0) if wait != NEVER else None)
             # New connections first: those that have news must not take the idle worker from them.
             for fd, _ in events:
@@ -80,7 +78,9 @@ class EventChild(ThreadedChild):
                     os.eventfd_read(fd)
                 elif fd not in socks:
                     self.ready(fd)
-            if monotonic() >= self.parked.alarm:
+            now = monotonic()
+            late = now >= self.parked.alarm
+            if late:
                 self.expire()
             if self.leaving:
                 socks.disable()
@@ -93,7 +93,7 @@ class EventChild(ThreadedChild):
                 # Also when just disabled: a worker may have become idle in between, unheard.
                 if not socks.enabled and not self.above_limit():
                     socks.enable()
-            self.process.connections(len(self.connections), *self.parked.counts())
+            self.counters.turn(now, late or bool(events))
         socks.disable()
         self.leave()
 

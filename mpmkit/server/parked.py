@@ -26,7 +26,7 @@ One lock makes each of these steps one step. It is held for about a microsecond.
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from threading import Lock
 from time import monotonic
 
@@ -41,6 +41,7 @@ from mpmkit.policy.states import (
 )
 from mpmkit.policy.timeouts import TimeoutQueue
 from mpmkit.server.connection import Connection
+from mpmkit.server.scoreboard import ProcessSlot
 
 NEVER = float("inf")
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
@@ -158,3 +159,27 @@ class ParkedConnections:
         """In write completion, in keep-alive, in lingering close: as the status page has them."""
         queues = self._queues
         return len(queues[WRITE_COMPLETION]), len(queues[KEEPALIVE]), self.lingering
+
+
+class Counters:
+    """How many connections a process has and how many of them are parked, for the status page. Counted
+    `LAG` seconds after news at the latest, and not at each turn of the listener: that would be a twentieth
+    of a kept-alive request.
+
+    due     when to count next; NEVER while nothing has happened since there was no connection
+    """
+
+    AGE, LAG = 1.0, 0.02
+
+    def __init__(self, process: ProcessSlot, connections: Sized, parked: ParkedConnections) -> None:
+        self.due = NEVER
+        self._process, self._connections, self._parked = process, connections, parked
+
+    def turn(self, now: float, news: bool) -> None:
+        """A turn of the listener is over. news: there were events. What they lead to comes later, so their
+        counters are made once more."""
+        if now >= self.due:
+            self._process.connections(len(self._connections), *self._parked.counts())
+            self.due = now + (self.LAG if news else self.AGE if self._connections else NEVER)
+        elif news:
+            self.due = min(self.due, now + self.LAG)
