@@ -253,6 +253,8 @@ class Acceptor:
             if listener is not None:
                 try:
                     return listener.accept_bare()
+                except BlockingIOError:  # mostly
+                    pass
                 except OSError as error:
                     if error.errno == REFUSING:
                         return None
