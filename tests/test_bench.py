@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from support.experiments import printed_by, recorded_row
 from support.rows import ARTICLE
 
-from benchmarks import article, bench, clients
+from benchmarks import article, bench, clients, versions
 from benchmarks.article import ArticleTable
 from benchmarks.baseline import KEPT_AT_MOST, Baseline
 from benchmarks.bench import BenchTable, order
@@ -304,3 +306,21 @@ def test_the_articles_case_runs(tmp_path, capsys):
     assert {row["mpm"] for row in rows if row["server"] == OURS} == {"prefork", "worker", "event"}
     assert all(sum(json.loads(row["curve"])) > 0 and row["requests"] > 0 for row in rows)
     assert printed_by(article.main, ["--requests", "5"], capsys)[0] == 2
+
+
+# -- two versions --------------------------------------------------------------------------------
+
+
+def test_two_versions_are_compared_in_turn(tmp_path, capsys):
+    here = str(Path(__file__).parent.parent)
+    few = ["--mpm", "event", "--work", "kept,new", "--pairs", "10", "--turn", "10"]
+    before = os.sched_getaffinity(0)
+    status, printed, said = printed_by(versions.main, [here, here, *few], capsys)
+    assert status == 0 and os.sched_getaffinity(0) == before, said
+    rows = [line.split() for line in printed.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [["event", "kept"], ["event", "new"]]
+    for row in rows:
+        ratio, low, high = float(row[4]), float(row[5]), float(row[7])
+        assert low < ratio < high and float(row[2]) > 0
+    status, _, said = printed_by(versions.main, [here, str(tmp_path), *few], capsys)
+    assert status == 2 and f"{tmp_path}: has no folder mpmkit" in said
