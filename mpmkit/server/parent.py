@@ -316,6 +316,10 @@ class Parent:
     def _clean_up(self) -> None:
         self._remove_pid_file()
         signal.set_wakeup_fd(-1)
+        for (
+            number
+        ) in ENDING:  # Python's end restores SIGINT's default, and a second Ctrl-C would meet it
+            signal.signal(number, signal.SIG_IGN)
         if self.board.path is not None:
             try:
                 os.unlink(self.board.path)
