@@ -316,9 +316,7 @@ class Parent:
     def _clean_up(self) -> None:
         self._remove_pid_file()
         signal.set_wakeup_fd(-1)
-        for (
-            number
-        ) in ENDING:  # Python's end restores SIGINT's default, and a second Ctrl-C would meet it
+        for number in ENDING:  # a second Ctrl-C meets the default that Python's end restores
             signal.signal(number, signal.SIG_IGN)
         if self.board.path is not None:
             try:
