@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.article", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--requests", type=int, metavar="N", help="of each run of ab (200,000)")
-    scale = "smoke, demo (about ten minutes) or full (as in the article; an hour)"
+    scale = "smoke, demo (20,000 requests a run; minutes) or full (200,000, as in the article)"
     command.add_options(parser, "--rounds", "--scale", "--out", scale=scale)
     chosen = parser.parse_args(argv)
     problems = command.Problems()

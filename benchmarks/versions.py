@@ -7,7 +7,7 @@ Both servers run at the same time, on one CPU, and get turns of a few hundred re
 CPU, the two of a pair in random order: a machine that changes its speed from second to second changes it for
 both. A looper keeps both CPUs awake (`measure.cpus`). So differences of 1% show on machines on which two runs
 differ by 30%. Printed: medians in µs, and the ratio old/new (above 1, the new one is cheaper) with its
-95% interval, from the middle four fifths of the pairs.
+95% interval, from the middle four fifths of the pairs; then the memory that is the child's own (USS).
 """
 
 from __future__ import annotations
@@ -113,12 +113,14 @@ def compare(trees: Sequence[str], mpm: str, work: str, pairs: int, turn: int) ->
                 sends[which](turn)
                 used = procfs.cpu_ns([servers[which][1]]) - before
                 costs[which].append(used / turn / 1000)
+        maps = [procfs.read_smaps(child) for _, child in servers]
+        memory = [f"{one.uss:,}" if one else "-" for one in maps]
     logs = sorted(math.log(old / new) for old, new in zip(*costs, strict=True))
     cut = len(logs) // 10
     ratio = stats.ratio([math.exp(log) for log in logs[cut : len(logs) - cut]], [1.0] * pairs)
     between = f"{ratio.low:.3f} to {ratio.high:.3f}"
     middles = [f"{statistics.median(cost):.1f}" for cost in costs]
-    return [mpm, work, *middles, f"{ratio.value:.3f}", between]
+    return [mpm, work, *middles, f"{ratio.value:.3f}", between, *memory]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]  # fmt: skip
     if problems:
         parser.error("; ".join(problems))
-    lines = [["MPM", "work", "old µs", "new µs", "old/new", "95%"]]
+    lines = [["MPM", "work", "old µs", "new µs", "old/new", "95%", "old KiB", "new KiB"]]
     for mpm in mpms:
         for work in works:
             lines.append(compare(chosen.trees, mpm, work, chosen.pairs, chosen.turn))

@@ -58,7 +58,7 @@ class Configuration:
     sections        those that stand ahead of the file's
     document_root   whether DocumentRoot must exist (httpd -T: no)
     strict          whether what mpmkit does not have is refused (httpd --strict)
-    background      what is written to standard error belongs into the error log
+    background      what is written to standard error belongs in the error log
     """
 
     def __init__(

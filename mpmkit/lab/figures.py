@@ -88,7 +88,6 @@ def spread(rounds: int) -> str:
 
 
 def _published_bar(mpm: str, row: dict[str, Any]) -> go.Bar:
-
     colour = colours.colour(mpm)
     hatched = {"shape": "/", "fgcolor": colour, "size": 6, "solidity": 0.15}
     line = {"color": colour, "width": 1.5}

@@ -5,8 +5,8 @@ children, a load its generator.
 
 While it is measured, a process that counts runs on each CPU whenever nothing else does (the "looper" of
 netperf; SCHED_IDLE). A CPU that falls asleep between two requests has to be woken for each: on a virtual machine
-that is work of the host, which appears as stolen time, differs from one second to the next, and was a
-quarter of the time at 2,500 requests/s. And the CPU time of the looper is the idle time of its CPU, exactly.
+that is work of the host, which appears as stolen time and differs from one second to the next. And the CPU time
+of the looper is the idle time of its CPU, exactly.
 """
 
 from __future__ import annotations
