@@ -326,3 +326,14 @@ def test_lab_is_there_after_import_mpmkit():
     code = "import mpmkit; mpmkit.lab.control_room; print('lab' in dir(mpmkit))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ran.stdout == "True\n", ran.stderr
+
+
+def test_sweep_opens_below_the_room_with_its_choices_and_closes(panel):
+    panel._set("KeepAliveTimeout", "7")
+    panel._load_set("path", "/hello.py")
+    panel.sweep_button.click()
+    _, sweep = panel.children
+    assert (sweep.form.mpms, sweep.form.path) == ((panel.room.mpm,), "/hello.py")
+    assert sweep.form.directives["KeepAliveTimeout"] == "7"
+    panel.sweep_button.click()
+    assert len(panel.children) == 1 and sweep.comm is None, "closed"

@@ -95,15 +95,9 @@ def _line(run: Recording, key: str, name: str, number: int, one: bool) -> go.Sca
     )
     dotted = {"color": colours.ink(), "width": 2, "dash": "dot"}
     solid = {"color": colour, "width": 2.5}
-    return go.Scatter(
-        x=run.column("t"),
-        y=run.column(key),
-        mode="lines",
-        name=name,
-        line={"shape": "hv", **(dotted if number else solid)},
-        hovertemplate="%{y:,} " + name + " at %{x:.1f} s<extra></extra>",
-        **area,
-    )
+    line = go.Scatter(x=run.column("t"), y=run.column(key), mode="lines", name=name, **area)
+    hover = "%{y:,} " + name + " at %{x:.1f} s<extra></extra>"
+    return line.update(line={"shape": "hv", **(dotted if number else solid)}, hovertemplate=hover)
 
 
 def _mark_events(figure: Any, run: Recording) -> None:

@@ -33,9 +33,10 @@ from mpmkit.config.directives import MPMS, SPECS
 from mpmkit.lab import theme
 from mpmkit.lab.controls import Control, Frame, box, groups, mark, named
 from mpmkit.lab.forms import NAMES, DirectiveForm
-from mpmkit.lab.load_form import BROWSERS, FIRST, ROWS
+from mpmkit.lab.load_form import BROWSERS, FILES, FIRST, ROWS
 from mpmkit.lab.replay import not_headline
 from mpmkit.lab.room import Room
+from mpmkit.lab.sweep_view import sweep_panel
 from mpmkit.launcher import LaunchError
 from mpmkit.policy.states import LETTERS, WORDS
 
@@ -97,13 +98,16 @@ class Panel(Frame):
         )
         self.load_button = named("go", ipywidgets.Button(description="Start load"))
         self.load_button.on_click(self._load_clicked)
+        tip = "Below: a curve over one of these directives, or over the load"
+        self.sweep_button = named("curve", ipywidgets.Button(description="Sweep", tooltip=tip))
+        self.sweep_button.on_click(lambda _: self._try(self.sweep))
         self.board = named("main", Board(palette=palette()))
         first, *more, browsers = groups(self.load.values())
         self.more = named("more", ipywidgets.Accordion([box("parts", *more)]))
         self.children = [
             box(
                 "room",
-                box("head", self.choice, *self.buttons.values(), self.state),
+                box("head", self.choice, *self.buttons.values(), self.sweep_button, self.state),
                 box("load", first, self.load_button, browsers, self.more),
                 self.message,
                 box("side", *groups(self.directives.values())),
@@ -111,6 +115,18 @@ class Panel(Frame):
                 self.events,
             )
         ]
+
+    def sweep(self) -> None:
+        """Show a sweep panel below the room, which begins with its MPM, directives and page; or close it."""
+        room, *before = self.children
+        for panel in before:
+            panel.close()
+        given = {field.name: field.value for field in self.room.fields() if field.value}
+        path = next(field.text for field in self.room.load_fields() if field.name == "path")
+        given |= {"path": path} if path in dict(FILES) else {}
+        folder = Path(".." if Path("../data").is_dir() else ".", "data", "runs")
+        added = [] if before else [sweep_panel(self.room.mpm, folder=folder, **given)]
+        self.children = [room, *added]
 
     def close(self) -> None:
         """Stop the server and take the widgets from the page."""
