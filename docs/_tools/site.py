@@ -110,6 +110,8 @@ def words(markdown: str) -> str:
 
 def error_pages(text: str) -> dict[str, str]:
     """name -> text: a page for each section of ERRORS.md, named by its first number, and the page of all."""
+    output = re.compile(r"(```\n\n)```\n(.*?```)", re.DOTALL)  # its lines are long, and wrap
+    text = output.sub(r"\1```{code-block} none\n:class: log\n\n\2", text)
     head, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
     setup = "\nExamples in Python begin with [these lines](ERRORS.md).\n"
     pages = {one[:7]: f"# {one.rstrip()}\n" + setup * ("```python" in one) for one in sections}
