@@ -51,7 +51,10 @@ def execute(source: Path, *, timeout: int = 900, static_figures: bool = False) -
     from traitlets.config import Config
 
     book = nbformat.read(source, as_version=4)
-    environment = {**os.environ, "PLOTLY_RENDERER": "png+json" if static_figures else "json"}
+    environment = {
+        **os.environ,
+        "PLOTLY_RENDERER": "png+plotly_mimetype" if static_figures else "json",
+    }
     try:
         with tempfile.TemporaryDirectory(prefix="mpmkit-kernel-") as sockets:
             # Kernel and client talk by Unix sockets: TCP ports are chosen before the kernel takes them, and

@@ -90,9 +90,8 @@ def _strip(figure: Any, row: int, strip: str, runs: list[Recording], one: bool) 
 def _line(run: Recording, key: str, name: str, number: int, one: bool) -> go.Scatter:
     """A line. In the figure of one recording, the first is an area, the second a dotted line in ink."""
     colour = colours.stroke(run.mpm)
-    area = (
-        {"fill": "tozeroy", "fillcolor": colours.pale(colour, 0.25)} if one and not number else {}
-    )
+    filled = {"fill": "tozeroy", "fillcolor": colours.pale(colour, 0.25)}
+    area = filled if one and not number else {}
     dotted = {"color": colours.ink(), "width": 2, "dash": "dot"}
     solid = {"color": colour, "width": 2.5}
     line = go.Scatter(x=run.column("t"), y=run.column(key), mode="lines", name=name, **area)

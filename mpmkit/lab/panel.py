@@ -121,9 +121,8 @@ class Panel(Frame):
         room, *before = self.children
         for panel in before:
             panel.close()
-        given = {field.name: field.value for field in self.room.fields() if field.value}
-        path = next(field.text for field in self.room.load_fields() if field.name == "path")
-        given |= {"path": path} if path in dict(FILES) else {}
+        given = {row.name: row.value for row in self.room.fields() if row.value}
+        given |= {row.name: row.text for row in self.room.load_fields() if row.text in dict(FILES)}
         folder = Path(".." if Path("../data").is_dir() else ".", "data", "runs")
         added = [] if before else [sweep_panel(self.room.mpm, folder=folder, **given)]
         self.children = [room, *added]
