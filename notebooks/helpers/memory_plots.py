@@ -53,7 +53,7 @@ def memory_curve(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
     most = max(x for _, x, *_ in ends)
     # Lines that end at nearly the same place have their labels in one column, clear of all markers.
     ends = [(y, most if x > 0.95 * most else x, text, ink) for y, x, text, _ in ends]
-    label_ends(figure, ends, 0.09, near=0.7 * most, shift=4)
+    label_ends(figure, ends, 0.17, near=0.7 * most, shift=4)
     dress(
         figure,
         "Memory of the whole server<br><sup>PSS, shared pages divided among the processes that share "

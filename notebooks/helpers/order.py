@@ -52,14 +52,14 @@ def ratio_dots(summary: pandas.DataFrame) -> go.Figure:
                 known += f", {paper:.2f} published"
             lines.append(f"{label}: {ratio:.2f} measured{known}")
     figure.add_vline(x=1, line={"color": colours.ink(), "width": 1, "dash": "dot"})
-    star = f" · *: in some rounds {LIMITED}" if any(summary.get("bound", ())) else ""
+    star = f"<br>*: in some rounds {LIMITED}" if any(summary.get("bound", ())) else ""
     dress(
         figure,
         "Requests per second as a multiple of prefork's (dotted)<br><sup>filled: within the rounds, line: "
         f"95% interval · hollow: the article's figures{star}</sup>",
         alt="Multiples of prefork's requests per second. " + "; ".join(lines) + ".",
-        margin={"l": 150},
-        height=160 + 90 * max(1, len(lines)),
+        margin={"l": 150, "t": 130},
+        height=190 + 90 * max(1, len(lines)),
     )
     # Room for the labels, which plotly does not count when it chooses a range.
     low, high = min(values), max(values)
