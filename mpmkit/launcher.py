@@ -165,8 +165,8 @@ class Server:
         return self._log("access.log")
 
     def trace_log(self) -> str:
-        """What the server has written to its TraceLog ("" without `trace=True`): `policy.trace.Trace.read`
-        and `lab.tracer` read it."""
+        """What the server has written to its TraceLog ("" without `trace=True`), for `lab.tracer`
+        and `policy.connection_trace`."""
         return self._log("trace.log")
 
     def _log(self, name: str) -> str:

@@ -18,7 +18,7 @@ import mpmkit
 from mpmkit.config.directives import MPMS
 from mpmkit.lab import replay, tracing
 from mpmkit.launcher import Server
-from mpmkit.policy.trace import Connect, Trace
+from mpmkit.policy.connection_trace import Connect, ConnectionTrace
 
 THREADS: dict[str, Any] = {
     "StartServers": 2, "ThreadsPerChild": 2, "MaxRequestWorkers": 4, "ServerLimit": 2,
@@ -103,7 +103,7 @@ def _ask(sock: socket.socket, what: str) -> None:
 
 def traced(
     mpm: str, load: Callable[[Server], list[Connect]] = ten_clients, **directives: Any
-) -> tuple[Trace, int]:
+) -> tuple[ConnectionTrace, int]:
     """What a server of POOLS did under a load, and when the load began (ns)."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -120,7 +120,7 @@ def traced(
             while set(str(server.scoreboard())) - set("_.\n") or server.scoreboard().counts.busy:
                 time.sleep(0.01)
             time.sleep(0.3)  # what event's listener still has to do
-        return Trace.read(server.trace_log(), connects), began
+        return ConnectionTrace.read(server.trace_log(), connects), began
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 // The tracer: recorded steps of connections, drawn run by run on a canvas and stepped through together.
 //
 // What is shown is the sum of the steps until now; `apply` is the rule, the same as `Moment.after` of
-// policy/trace.py. A process is a house, a worker thread a room, a connection a dot. No library, no kernel:
+// policy/connection_trace.py. A process is a house, a worker thread a room, a connection a dot. No library, no kernel:
 // `mount(element, {runs, palette})` is all that a static page needs.
 
 const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
@@ -40,6 +40,21 @@ class Run {
       ({ t, child, pid, thread, conn, before, after, cause, line }));
     this.children = [...new Set(this.steps.map((step) => step.child))].filter((child) => child >= 0)
       .sort((a, b) => a - b);
+    this.reset();
+    // The most connections that are in a place of one process at once, so that it has room for them.
+    this.most = {};
+    const counts = {};
+    const add = (conn, change) => {
+      const one = this.conns.get(conn);
+      if (!one) return;
+      const now = counts[`${one.place} ${one.child}`] = (counts[`${one.place} ${one.child}`] || 0) + change;
+      this.most[one.place] = Math.max(this.most[one.place] || 1, now);
+    };
+    for (const step of this.steps) {
+      add(step.conn, -1);
+      this.apply(step);
+      add(step.conn, 1);
+    }
     this.reset();
   }
 
@@ -146,6 +161,8 @@ class Scene {
     this.say = make("p", "tr-say");
     this.code = make("p", "tr-code");
     this.node.append(make("h3", "", run.mpm), this.canvas, this.counts, this.say, this.code);
+    this.layer = make("canvas");  // the houses; each is drawn anew when something of it has changed
+    this.drawn = new Map();
     this.dots = new Map();  // number -> { x, y: where it is drawn; a, b: from; u, v: to; since }
     this.radius = run.clients.length <= 40 ? 9 : run.clients.length <= 120 ? 5.5 : 4;
   }
@@ -160,13 +177,12 @@ class Scene {
     const columns = alone ? 1 : Math.max(1, Math.floor((wide - 2 * pad) / (room + 4)));
     const rows = Math.ceil(run.threads / columns);
     const each = 2 * this.radius + 3;
-    const most = 1 + Math.ceil(run.clients.length / Math.max(1, run.children.length));
-    const fit = Math.max(1, Math.floor((wide - 2 * pad - 4) / each));
-    const yard = run.mpm === "event" ? 21 + each * Math.max(1, Math.min(8, Math.ceil(most / fit))) : 0;
-    const part = 2 * this.radius + 22;
+    const high = (place, w) => 20 + each * Math.ceil((run.most[place] || 1) / Math.max(1, Math.floor((w - 6) / each)));
+    const half = (wide - 3 * pad) / 2;
+    const yard = run.mpm === "event" ? high("epoll", wide - 2 * pad) : 0;
+    const part = Math.max(high("queue", half), high("listener", half));
     const tall = 16 + 18 + rows * (size + 4) + pad + (alone ? 0 : part + pad) + (yard ? yard + pad : 0);
-    const line = Math.max(1, Math.floor((width - 12) / each));
-    const queue = 20 + each * Math.min(6, Math.ceil(run.clients.length / line)) + 4;
+    const queue = high("waiting", width) + 4;
     const houses = new Map(run.children.map((child, i) => {
       const x = (i % across) * (wide + GAP);
       const y = queue + 8 + Math.floor(i / across) * (tall + GAP);
@@ -174,7 +190,6 @@ class Scene {
       const rooms = Array.from({ length: run.threads }, (_, n) => ({
         x: x + pad + (n % columns) * (room + 4), y: top + Math.floor(n / columns) * (size + 4), w: room, h: size }));
       const below = top + rows * (size + 4) + pad - 4;
-      const half = (wide - 3 * pad) / 2;
       return [child, { x, y, wide, tall, rooms,
         listener: { x: x + pad, y: below, w: half, h: part },
         queue: { x: x + 2 * pad + half, y: below, w: half, h: part },
@@ -214,33 +229,30 @@ class Scene {
   // Move the dots and draw. Returns whether one still moves.
   draw(now, c, followed) {
     const { plan, run, radius } = this;
-    const g = this.canvas.getContext("2d");
     const ratio = window.devicePixelRatio || 1;
+    this.houses(c, ratio);
+    const g = this.canvas.getContext("2d");
+    g.setTransform(1, 0, 0, 1, 0, 0);
+    g.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    g.drawImage(this.layer, 0, 0);
     g.setTransform(ratio, 0, 0, ratio, 0, 0);
-    g.clearRect(0, 0, plan.width, plan.height);
-    g.lineWidth = 1;
-    g.font = `12px ${FONT}`;
     g.textBaseline = "middle";
-    const box = (b, name) => {
-      g.strokeStyle = c.line;
-      g.setLineDash([3, 3]);
-      g.strokeRect(b.x + 0.5, b.y + 0.5, b.w - 1, b.h - 1);
-      g.setLineDash([]);
-      g.fillStyle = c.quiet;
-      g.textAlign = "left";
-      g.fillText(name, b.x + 4, b.y + 9, b.w - 8);
-    };
-    box(plan.waiting, "listen queue, in the kernel");
-    for (const [child, house] of plan.houses) this.house(g, c, child, house, box);
-    let moving = false;
     g.textAlign = "center";
-    g.font = `600 ${radius > 8 ? 11 : 8}px ${FONT}`;
+    g.font = `600 11px ${FONT}`;
+    let moving = false;
+    const many = radius <= 8 && !followed;  // without numbers: one path for all
+    if (many) g.beginPath();
     for (const [number, dot] of this.dots) {
       const share = dot.ms ? Math.min(1, (now - dot.since) / dot.ms) : 1;
       const eased = 1 - (1 - share) ** 3;
       dot.x = dot.a + (dot.u - dot.a) * eased;
       dot.y = dot.b + (dot.v - dot.b) * eased;
       moving ||= share < 1;
+      if (many) {
+        g.moveTo(dot.x + radius, dot.y);
+        g.arc(dot.x, dot.y, radius, 0, 7);
+        continue;
+      }
       const client = run.client(number), mine = client === followed;
       g.globalAlpha = followed && !mine ? 0.45 : 1;
       g.beginPath();
@@ -256,7 +268,42 @@ class Scene {
       }
       g.globalAlpha = 1;
     }
+    if (many) {
+      Object.assign(g, { fillStyle: c.paper, strokeStyle: c.ink, lineWidth: 1.5 });
+      g.fill();
+      g.stroke();
+    }
     return moving;
+  }
+
+  houses(c, ratio) {
+    const { run, plan, canvas, layer, drawn } = this;
+    const g = layer.getContext("2d");
+    const sheet = `${canvas.width} ${canvas.height} ${c.paper}`;
+    const box = (b, name) => {
+      g.strokeStyle = c.line;
+      g.setLineDash([3, 3]);
+      g.strokeRect(b.x + 0.5, b.y + 0.5, b.w - 1, b.h - 1);
+      g.setLineDash([]);
+      g.fillStyle = c.quiet;
+      g.textAlign = "left";
+      g.fillText(name, b.x + 4, b.y + 9, b.w - 8);
+    };
+    if (drawn.get("sheet") !== sheet) {
+      drawn.clear();
+      drawn.set("sheet", sheet);
+      Object.assign(layer, { width: canvas.width, height: canvas.height });
+      g.setTransform(ratio, 0, 0, ratio, 0, 0);
+      Object.assign(g, { font: `12px ${FONT}`, textBaseline: "middle", lineWidth: 1 });
+      box(plan.waiting, "listen queue, in the kernel");
+    }
+    for (const [child, house] of plan.houses) {
+      const now = [run.pids.has(child), run.open.get(child), run.reserved.get(child), ...run.letters.get(child)].join();
+      if (drawn.get(child) === now) continue;
+      drawn.set(child, now);
+      g.clearRect(house.x, house.y, house.wide, house.tall);
+      this.house(g, c, child, house, box);
+    }
   }
 
   house(g, c, child, house, box) {
@@ -319,8 +366,10 @@ class Scene {
     if (run.mpm === "event") parts.push(`parked ${count("epoll")}`);
     this.counts.textContent = parts.join(" · ");
     this.canvas.setAttribute("aria-label", `${run.mpm}: ${parts.join(", ")}`);
-    this.say.textContent = step ? run.sentence(step) : "Nothing yet.";
     this.say.classList.toggle("tr-now", now);
+    if (this.told === step && step) return;
+    this.told = step;
+    this.say.textContent = step ? run.sentence(step) : "Nothing yet.";
     const [where, text] = step ? run.lines[step.line] : ["", ""];
     this.code.replaceChildren(make("b", "", where), ` ${text}`);
   }
@@ -355,6 +404,7 @@ export function mount(el, { runs, palette }) {
   const select = (title, options, act) => {
     const label = make("label", "", title), node = make("select");
     for (const [text, value] of options) node.append(new Option(text, value));
+    node.setAttribute("aria-label", title);
     node.addEventListener("change", () => act(Number(node.value)));
     label.append(node);
     bar.append(label);
@@ -431,10 +481,13 @@ export function mount(el, { runs, palette }) {
   const chosen = ({ scene, step: one }) => !followed || (one.conn && scene.run.client(one.conn) === followed);
 
   function seek(count, ms = 0) {
-    at = Math.max(0, Math.min(merged.length, count));
-    const done = new Map(scenes.map((scene) => [scene, 0]));
-    for (let i = 0; i < at; i++) done.set(merged[i].scene, merged[i].i);
-    for (const [scene, until] of done) scene.run.to(until);
+    const to = Math.max(0, Math.min(merged.length, count));
+    if (to < at) {
+      const done = new Map(scenes.map((scene) => [scene, 0]));
+      for (let i = 0; i < to; i++) done.set(merged[i].scene, merged[i].i);
+      for (const [scene, until] of done) scene.run.to(until);
+    } else for (; at < to; at++) merged[at].scene.run.to(merged[at].i);
+    at = to;
     cursor = at ? merged[at - 1].step.t : 0;
     paint(true, ms);
   }
@@ -457,6 +510,7 @@ export function mount(el, { runs, palette }) {
   function pause() {
     playing = false;
     play.textContent = "Play";
+    for (const { say } of scenes) say.setAttribute("aria-live", "polite");  // while it plays, too many
   }
 
   function toggle() {
@@ -465,6 +519,7 @@ export function mount(el, { runs, palette }) {
     playing = true;
     owed = 1;
     play.textContent = "Pause";
+    for (const { say } of scenes) say.setAttribute("aria-live", "off");
     last = performance.now();
     request();
   }

@@ -3,8 +3,8 @@
     lab.tracer()                        ten clients under each MPM, as recorded
     lab.tracer(server.trace_log())      a run of your own: launch(..., trace=True)
 
-A run is drawn by tracer.js from the steps of `policy.trace.Trace` alone, without a kernel, so the same file
-is on a static page (`embedded`). With each step goes the line of mpm/*.py that did it. A recording keeps
+A run is drawn by tracer.js from the steps of policy/connection_trace.py alone, without a kernel, so the
+same file is on a static page (`embedded`). With each step goes the line of mpm/*.py that did it. A recording keeps
 the line's text and function, and its number is looked up when the recording is read: a line that has moved
 since is found, and one that is gone is shown without a number.
 """
@@ -23,8 +23,8 @@ import traitlets
 
 from mpmkit.lab import theme
 from mpmkit.lab.replay import recorded
+from mpmkit.policy.connection_trace import ConnectionTrace
 from mpmkit.policy.states import LETTERS, WORDS
-from mpmkit.policy.trace import Trace
 
 _MODELS = Path(__file__).parent.parent / "mpm"
 _HERE = Path(__file__).parent
@@ -40,10 +40,10 @@ class Tracer(anywidget.AnyWidget):
     palette = traitlets.Dict().tag(sync=True)
 
 
-def tracer(*runs: str | Trace | dict[str, Any]) -> Tracer:
+def tracer(*runs: str | ConnectionTrace | dict[str, Any]) -> Tracer:
     """An animation of recorded runs to step through, side by side.
 
-    runs    each the text of a TraceLog (`server.trace_log()`), a `Trace` or a recorded one
+    runs    each the text of a TraceLog (`server.trace_log()`), a `ConnectionTrace` or a recorded one
             (`recordable`); none: the project's own, ten clients under each MPM
 
     Raises ValueError for what is no trace, RecordError if the project's own recording is missing.
@@ -51,15 +51,15 @@ def tracer(*runs: str | Trace | dict[str, Any]) -> Tracer:
     return Tracer(runs=shown(*runs), palette=palette())
 
 
-def shown(*runs: str | Trace | dict[str, Any]) -> list[dict[str, Any]]:
+def shown(*runs: str | ConnectionTrace | dict[str, Any]) -> list[dict[str, Any]]:
     """The runs as tracer.js draws them."""
     return [_shown(run) for run in runs or recorded("tracer")]
 
 
-def _shown(run: str | Trace | dict[str, Any]) -> dict[str, Any]:
+def _shown(run: str | ConnectionTrace | dict[str, Any]) -> dict[str, Any]:
     if isinstance(run, str):
-        run = Trace.read(run)
-    if isinstance(run, Trace):
+        run = ConnectionTrace.read(run)
+    if isinstance(run, ConnectionTrace):
         first = next((step.ns for step in run.steps if step.conn), 0)
         run = recordable(run, first)
     try:
@@ -68,7 +68,7 @@ def _shown(run: str | Trace | dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"this is no recorded trace: {error!r}; `recordable` makes one") from None
 
 
-def recordable(trace: Trace, began: int) -> dict[str, Any]:
+def recordable(trace: ConnectionTrace, began: int) -> dict[str, Any]:
     """A trace as plain values: times from `began` (ns) on, and lines that can be found again later."""
     run = trace.to_json(began)
     return run | {"lines": [_anchor(line) for line in run["lines"]]}

@@ -27,9 +27,9 @@ from time import monotonic_ns
 from typing import Any
 
 from mpmkit.config.directives import Directives
+from mpmkit.policy.connection_trace import CAUSE_OF_LETTER, HEAD, STATE_NAMES
 from mpmkit.policy.states import BUSY, CLOSED, LETTERS, LINGER, PROCESSING
 from mpmkit.policy.timeouts import TimeoutQueue
-from mpmkit.policy.trace import CAUSE_OF_LETTER, HEAD, STATE_NAMES
 from mpmkit.server.child import Child
 from mpmkit.server.connection import Connection
 from mpmkit.server.connection_factory import ConnectionFactory

@@ -20,7 +20,7 @@ from support.waiting import poll_until
 from docs._tools import tracer_page, tracer_record
 from mpmkit.lab import replay, tracing
 from mpmkit.launcher import LaunchError
-from mpmkit.policy.trace import CAUSES, Trace
+from mpmkit.policy.connection_trace import CAUSES, ConnectionTrace
 
 EITHER = {
     ("-", "WAITING"),
@@ -150,7 +150,7 @@ def test_a_crash_ends_the_connections_of_its_process(mpm):
             os.kill(child, signal.SIGKILL)
             poll_until(lambda: server.processes() not in ([], [child]), "another child")
             poll_until(lambda: " died " in server.trace_log(), "it is reaped")
-        trace = Trace.read(server.trace_log())
+        trace = ConnectionTrace.read(server.trace_log())
         (died,) = [step for step in trace.steps if step.cause == "died"]
         assert trace.at(died.ns - 1).states and not trace.at(died.ns).states
     assert server.trace_log().startswith("# mpmkit trace 1: ")  # kept after the stop
@@ -171,9 +171,9 @@ def test_what_is_wrong_is_named():
     with pytest.raises(LaunchError, match="TraceLog /no/such/place/x: No such file or directory"):
         launched("event", TraceLog="/no/such/place/x")
     with pytest.raises(ValueError, match="no trace; give the text of a file that TraceLog wrote"):
-        Trace.read("127.0.0.1 - - [today]")
+        ConnectionTrace.read("127.0.0.1 - - [today]")
     with pytest.raises(ValueError, match="no step of a trace: 'x'"):
-        Trace.read("# mpmkit trace 1: event, ThreadsPerChild 2\nx\n")
+        ConnectionTrace.read("# mpmkit trace 1: event, ThreadsPerChild 2\nx\n")
     with pytest.raises(ValueError, match="no recorded trace: KeyError"):
         tracing.tracer({"mpm": "event"})
 
@@ -181,7 +181,7 @@ def test_what_is_wrong_is_named():
 @pytest.mark.browser
 @THEIR_WARNINGS
 def test_the_page_shows_at_each_step_what_the_trace_says(run, tmp_path):
-    """Without a kernel; the letters and counters after each step are those of policy/trace.py."""
+    """Without a kernel; the letters and counters after each step are those of policy/connection_trace.py."""
     trace, began, _ = run
     path = tmp_path / "tracer.html"
     path.write_text(tracer_page.page(tracing.shown(tracing.recordable(trace, began))))
@@ -195,7 +195,7 @@ def test_the_page_shows_at_each_step_what_the_trace_says(run, tmp_path):
             " return [...Array(t.steps).keys()].map((n) => { t.seek(n + 1); return t.shown()[0]; }); }"
         )
         assert len(shown) == len(trace.steps)
-        moment = Trace(trace.mpm, trace.threads, (), ()).at(0)
+        moment = ConnectionTrace(trace.mpm, trace.threads, (), ()).at(0)
         for step, one in zip(trace.steps, shown, strict=True):
             moment.after(step)
             letters = {str(slot): "".join(row) for slot, row in moment.letters.items()}

@@ -1,6 +1,6 @@
 """A trace: the steps of a server's connections, as values; what TraceLog's file means.
 
-    trace = Trace.read(server.trace_log())
+    trace = ConnectionTrace.read(server.trace_log())
     trace.at(trace.steps[-1].ns).letters        the scoreboard after that step
 
 A step says which connection or thread went from which state to which, by which cause, and by which
@@ -101,7 +101,7 @@ class Connect(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Trace:
+class ConnectionTrace:
     """The steps of one server, in the order of time. Connections are numbered from 1 as they appear.
 
     clients     for each connection, the number of its client (or its own)
@@ -113,7 +113,7 @@ class Trace:
     clients: tuple[int, ...]
 
     @classmethod
-    def read(cls, text: str, connects: Iterable[Connect] = ()) -> Trace:
+    def read(cls, text: str, connects: Iterable[Connect] = ()) -> ConnectionTrace:
         """From the text of a TraceLog, of its last start; with `connects`, a connection begins with
         its client's. Raises ValueError for another file."""
         head, _, rest = text.rpartition("# mpmkit trace 1: ")[2].partition("\n")
