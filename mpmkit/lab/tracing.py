@@ -4,9 +4,9 @@
     lab.tracer(server.trace_log())      a run of your own: launch(..., trace=True)
 
 A run is drawn by tracer.js from the steps of policy/connection_trace.py alone, without a kernel, so the
-same file is on a static page (`embedded`). With each step goes the line of mpm/*.py that did it. A recording keeps
-the line's text and function, and its number is looked up when the recording is read: a line that has moved
-since is found, and one that is gone is shown without a number.
+same file is on a static page (`embedded`). With each step goes the line of mpm/*.py that did it. A recording
+keeps the line's text and function, and its number is looked up when the recording is read: a line that has
+moved since is found, and one that is gone is shown without a number.
 """
 
 from __future__ import annotations
