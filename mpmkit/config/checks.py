@@ -33,8 +33,8 @@ from mpmkit.config.unsupported import Foreign, Lacking, foreign
 from mpmkit.config.values import append, module_levels
 
 # Directives that name a file or a directory: relative ones start from ServerRoot.
-FILES = ("DocumentRoot", "PidFile", "ScoreBoardFile", "ErrorLog", "TypesConfig", "SSLCertificateFile",
-         "SSLCertificateKeyFile")  # fmt: skip
+FILES = ("DocumentRoot", "PidFile", "ScoreBoardFile", "ErrorLog", "TraceLog", "TypesConfig",
+         "SSLCertificateFile", "SSLCertificateKeyFile")  # fmt: skip
 
 APPENDED = {row.attribute for row in ROWS if row.attribute and row.merge is append}
 

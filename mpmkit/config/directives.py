@@ -171,6 +171,9 @@ class Directives:
         where="main", takes="name or #id", source="mod_unixd", httpd="#-1")
     ErrorLog: str | None = directive(values.text, None,
         "File for the error log; without it, standard error", takes="file", httpd="logs/error_log")
+    TraceLog: str | None = directive(values.text, None,
+        "File for each step of each connection (docs/TRACER.md); takes effect at the start",
+        takes="file", source="mpmkit")
     LogLevel: str = directive(values.log_level, "warn", "Least important message that is logged",
         takes="level", args=SOME, where="outside", merge=values.keep_if_none)
     module_levels: dict[str, str]  # those of LogLevel for single modules

@@ -19,6 +19,7 @@ _PUBLIC = {
     "Picture": "mpmkit.measure.recording:ScoreboardSnapshot",
     "measured_or_recorded": "mpmkit.lab.replay",
     "recorded": "mpmkit.lab.replay",
+    "tracer": "mpmkit.lab.tracing",
     "timeline": "mpmkit.lab.figures_recording",
     "status_link": "mpmkit.lab.proxy",
 }
