@@ -15,7 +15,8 @@ from typing import Any
 
 from mpmkit.config import access
 from mpmkit.config import hosts as virtual_hosts
-from mpmkit.config.directives import COMMON, ROWS, SPECS, Directives, VirtualHost, spec_for
+from mpmkit.config.directives import ROWS, SPECS, Directives, VirtualHost, spec_for
+from mpmkit.config.log_format import COMMON
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import (
     CONDITIONS,

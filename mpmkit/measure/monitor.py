@@ -98,7 +98,7 @@ class _Scoreboard:
         return _Look([row.pid for row in rows], counts, duration, lines, board)
 
 
-class _StatusPage:
+class StatusPage:
     """A server of another make, by its status page. Raises OSError if that doesn't come."""
 
     def __init__(self, server: Running | str, patience: float) -> None:
@@ -110,13 +110,13 @@ class _StatusPage:
         self.page = f"{parts.scheme}://{parts.netloc}{path}?auto"
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.pid = 0 if isinstance(server, str) else server.pid
-        self.mpm = self._read(FIRST_ANSWER)["ServerMPM"]
+        self.mpm = self.read(FIRST_ANSWER)["ServerMPM"]
         self.patience = patience
 
     def running(self) -> bool:
         return not self.pid or procfs.alive(self.pid)
 
-    def _read(self, patience: float) -> dict[str, str]:
+    def read(self, patience: float) -> dict[str, str]:
         with urllib.request.urlopen(self.page, timeout=patience) as reply:
             lines = reply.read().decode("latin-1").splitlines()
         auto = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
@@ -130,7 +130,7 @@ class _StatusPage:
         children = procfs.children(self.pid) if self.pid else []
         known = {"processes": float(len(children))} if self.pid else {}
         try:
-            auto = self._read(self.patience)
+            auto = self.read(self.patience)
             idle, busy = int(auto["IdleWorkers"]), int(auto["BusyWorkers"])
             held = [
                 int(auto.get(f"ConnsAsync{of}", 0)) for of in ("KeepAlive", "Writing", "Closing")
@@ -188,7 +188,7 @@ class Watch(Recording):
         self._reader = (
             _Scoreboard(server)
             if isinstance(server, Server)
-            else _StatusPage(server, max(every, 0.2))
+            else StatusPage(server, max(every, 0.2))
         )
         super().__init__(self._reader.mpm)
         self.every = every
@@ -247,7 +247,7 @@ class Watch(Recording):
     def capture(self, label: str) -> ScoreboardSnapshot:
         """Keep a snapshot of the scoreboard as it is now, and note the moment. Raises ValueError for a
         server of another make, LaunchError for one that has stopped."""
-        if isinstance(self._reader, _StatusPage):
+        if isinstance(self._reader, StatusPage):
             raise ValueError("only a server of mpmkit.launch has a scoreboard to capture")
         snapshot = ScoreboardSnapshot.of(self._reader.server.scoreboard(), label, self.now)
         with self._lock:
