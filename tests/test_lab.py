@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pandas
 import pytest
-from helpers import order
+from helpers import figures, order, tables
 
-from mpmkit.lab import figures, tables, theme
+from mpmkit.lab import plots, theme
 from mpmkit.lab.replay import not_headline
 from mpmkit.measure import published, records
 from mpmkit.measure.published import PAGES, SCRIPTS
@@ -159,8 +159,8 @@ def test_another_server_is_grey_and_the_theme_is_followed(monkeypatch):
 
 def test_a_figure_can_be_read_aloud():
     summary = qps_table(THREE, kinds=("static",)).summary()
-    assert "worker 11,038 published and 125 measured" in figures.alt_text(figures.qps_bars(summary))
-    said = figures.alt_text(order.ratio_dots(summary))
+    assert "worker 11,038 published and 125 measured" in plots.alt_text(figures.qps_bars(summary))
+    said = plots.alt_text(order.ratio_dots(summary))
     assert "worker, static page: 1.16 published, 1.25 measured" in said
     assert "event, static page: 1.07 published, 1.05 measured" in said
 

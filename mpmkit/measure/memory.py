@@ -285,8 +285,7 @@ def memory_table(
     * busy: numbers of requests being served at once, 0 to MaxRequestWorkers; idle: numbers of
       kept-alive connections, 0 to 20,000; by default what the scale says.
     * rounds: 1 to 100. scale: smoke, demo, full; by default the environment's MPMKIT_SCALE, or demo.
-    * also: other servers to measure as well: "httpd" against both, "nginx" against idle connections,
-      or ("all",). One that is missing is left out and named.
+    * also: "httpd" to measure it as well. Where it is missing it is left out and named.
     * document_root, path: your pages, and the one that is asked for before anything is looked at; the
       other servers serve the samples. directives: over the article's blocks, {name: value}.
 

@@ -180,7 +180,7 @@ def qps_table(
     * users: concurrent clients, 1 to 20,000 (200). keep_alive: reuse connections.
     * scale: "smoke" (seconds), "demo" (minutes), "full" (the article's 200,000 requests); by default
       the environment's MPMKIT_SCALE, or else demo.
-    * also: other servers to measure in the same rounds, "httpd", "nginx" or "all"; one that is not
+    * also: other servers to measure in the same rounds, "httpd" or "all"; one that is not
       installed or fails is left out, as `left_out` says.
     * scripts: the ways to run the script: "wsgi", "cgi", "php-fpm", "all"; with httpd its mod_cgi,
       mod_proxy_fcgi and mod_php, too.
