@@ -61,8 +61,6 @@ def test_each_field_is_one_of_the_profile_with_bounds_that_it_takes(name):
         ("path", "index.html", "must be one of"),
         ("idle_holders", "5000", "0 to 1,000"),
         ("timeout", "nan", "0.05 to 600 s"),
-        ("read_rate", "inf", "bytes/s"),
-        ("idle_request", "maybe", "On or Off"),
         ("path", "/a b", "without blanks"),
         ("browsers", "2001", "0 to 2,000"),
     ],
@@ -105,10 +103,10 @@ def test_a_mix_by_weight_and_background_clients():
         fields(form)[f"weight {PAGES[0][0]}"].hints[0].startswith("no page of the mix has a weight")
     )
     assert other.profile(10).mix, "a copy is its own"
-    form = load_form(path="/slow.py", slow_readers=5, idle_holders="20", idle_request=False)
+    form = load_form(path="/slow.py", idle_holders="20")
     profile = form.profile(10)
-    assert (profile.slow_readers, profile.idle_holders, profile.idle_request) == (5, 20, False)
-    assert form.summary() == "Slow readers 5, Idle holders 20, with one request Off"
+    assert profile.idle_holders == 20
+    assert form.summary() == "Idle holders 20"
     with pytest.raises(ProfileError, match="no such field, it has users"):
         form.set("speed", 9)
 

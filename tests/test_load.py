@@ -55,7 +55,6 @@ BAD = {
     "rate": [5],
     "stages": [[{"users": 3}]],
     "idle_holders": [20_000],
-    "idle_request": [1],
     "ca_file": [3],
     "seed": ["x"],
 }

@@ -122,7 +122,7 @@ class KeepAliveClients(HeldConnections):
         kept = True
         while kept:
             async with self._limit(conn):
-                await self._send(conn, self._first)
+                await self._loop.sock_sendall(conn.sock, self._first)
                 kept = await self._answer(conn) and self.keep
             self._answers.append(time.monotonic() - conn.since)
             if kept:

@@ -70,16 +70,7 @@ _GROUPS: dict[str, tuple[Field, ...]] = {
         _field(_weight(path), text, str(weight), 10, high=1000,
                help=f"How often {path}, in relation to the others") for path, text, weight in PAGES
     ),
-    "Background clients": (
-        _field("slow_readers", "Slow readers", "0", 100, high=200,
-               help="Clients that fetch what the users request (of a mix, the largest) and read slowly. "
-               "What fits into the sockets is no burden to the server: choose the file of 5 MB"),
-        _field("read_rate", "they read, bytes/s", "10000", 100_000, step=1000),
-        _field("idle_holders", "Idle holders", "0", 400, high=1000),
-        _field("idle_request", "with one request", "On",
-               help="On: a kept connection after one request. Off: a connection without a request; the "
-               "kernel keeps those from the server for a while (TCP_DEFER_ACCEPT)"),
-    ),
+    "Further clients": (_field("idle_holders", "Idle holders", "0", 400, high=1000),),
     # No part of the load: the room has its own clients for these.
     BROWSERS: (
         _field("browsers", "number", "0", 300, high=MOST, kind="whole",
@@ -149,8 +140,7 @@ class LoadForm:
         given["keep_alive"] /= 100
         if given["path"] == MIX:
             del given["path"]
-            # The largest first: that is the one that slow readers fetch.
-            weights = [(path, values[_weight(path)]) for path, _ in reversed(FILES)]
+            weights = [(path, values[_weight(path)]) for path, _ in FILES]
             given["mix"] = tuple(RequestSpec(path, weight=w) for path, w in weights if w)
             if not given["mix"]:
                 raise ProfileError(

@@ -55,9 +55,8 @@ class Forecast(NamedTuple):
 def forecast(profile: LoadProfile, target: Target, limits: System) -> Forecast:
     """What the load needs, compared with what there is."""
     problems, notes = [], []
-    # Each kind of background client has a process of its own.
     users = -(-profile.users // profile.processes)
-    files = max(users, profile.slow_readers, profile.idle_holders) + OWN_FILES
+    files = max(users, profile.idle_holders) + OWN_FILES  # those have a process of their own
     if short := too_few_descriptors(files, limits.files):
         more = ", or give more processes" if users + OWN_FILES == files else ""
         problems.append(f"users: {short}{more}")

@@ -33,7 +33,6 @@ from mpmkit.load.fields import (
     problems_of,
     several,
     share,
-    switch,
     text,
     whole,
 )
@@ -89,10 +88,9 @@ class LoadProfile(RequestFields):
     )
     ramp: float = number(0.0, 0, MAX_SECONDS, "seconds", "of the users' arrival", loop="closed")
     stages: tuple[Stage, ...] = several("Stages instead of users or rate, and duration")
-    slow_readers: int = whole(0, 0, MAX_USERS, "background clients that read slowly")
-    read_rate: float = number(1_000.0, 1, 10_000_000, "bytes/s", "how fast each slow reader reads")
-    idle_holders: int = whole(0, 0, MAX_USERS, "background clients that hold a connection")
-    idle_request: bool = switch(True, "whether an idle holder sends one request first")
+    idle_holders: int = whole(
+        0, 0, MAX_USERS, "further clients: one request each, then they hold their connection"
+    )
     ca_file: str | None = text(
         None, "certificates to trust for https", none="no check on loopback, else the system's"
     )
@@ -137,8 +135,8 @@ class LoadProfile(RequestFields):
 
     @property
     def clients(self) -> int:
-        """All connections at once: users, slow readers and idle holders."""
-        return self.users + self.slow_readers + self.idle_holders
+        """All connections at once: users and idle holders."""
+        return self.users + self.idle_holders
 
     @property
     def planned_seconds(self) -> float | None:
@@ -260,11 +258,8 @@ def _problems(p: LoadProfile) -> Iterator[str]:
         yield f"processes: {few}, give at most {p.users}"
     if p.requests_per_connection is not None and not p.keep_alive:
         yield "requests_per_connection: only kept connections carry several; set keep_alive"
-    if not bad & {"users", "slow_readers", "idle_holders"} and p.clients > MAX_USERS:
-        yield (
-            f"idle_holders: {p.clients:,} clients in all (users, slow readers, idle holders) "
-            f"are more than {MAX_USERS:,}"
-        )
+    if not bad & {"users", "idle_holders"} and p.clients > MAX_USERS:
+        yield f"idle_holders: {p.clients:,} clients with the users are more than {MAX_USERS:,}"
     if "arrival" not in bad:
         yield from _loop_problems(p)
 

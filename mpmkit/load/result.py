@@ -44,8 +44,7 @@ class LoadRun:
     reconnects: kept connections that the server closed after an answer, having said so.
     ended: why: "requests", "duration", "interrupted", "time limit of ...", "gave up: ...", "1 of 2 generator
         processes died ...".
-    background: what idle holders and slow readers got, like {"idle opened": 500}.
-    connections: how many were opened, the background clients' included.
+    background: what idle holders got, like {"idle opened": 500}. connections: how many were opened, theirs too.
     lag: open loop: ns from due to sent, of every request that was sent. late: those over 1 ms.
     notes: what was foreseen (`preflight`).
     """
