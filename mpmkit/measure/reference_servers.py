@@ -69,8 +69,10 @@ class ReferenceServer(ProcessGroup):
         self.port = 0
         self.url = ""
 
-    version = ""
-    """As it reports it."""
+    @property
+    def version(self) -> str:
+        """As it reports it."""
+        raise NotImplementedError
 
     def _configuration(self) -> str:
         return ""
