@@ -42,7 +42,7 @@ def test_each_field_is_one_of_the_profile_with_bounds_that_it_takes(name):
         form = load_form(
             arrival="poisson" if name == "rate" else None,
             path=MIX if name.startswith("weight") else None,
-            keep_alive=1.0 if name == "requests_per_connection" else None,
+            keep_alive=True if name == "requests_per_connection" else None,
         )
         form.set(name, f"{value:g}" if value < 1000 else f"{value:.0f}")
         form.profile(10), form.browsers()
@@ -55,7 +55,7 @@ def test_each_field_is_one_of_the_profile_with_bounds_that_it_takes(name):
         ("users", "many", "a whole number from 1 to 500, not 'many'"),
         ("users", "501", "1 to 500"),
         ("users", "2.5", "whole number"),
-        ("keep_alive", "120", "0 to 100"),
+        ("keep_alive", "120", "On or Off"),
         ("think_time", "-1", "0 to 600 s"),
         ("arrival", "sometimes", "one of closed, constant, poisson"),
         ("path", "index.html", "must be one of"),
@@ -86,10 +86,10 @@ def test_what_does_not_apply_is_not_shown_and_kept_until_it_does():
     form.set("arrival", "closed")
     assert form.profile(10).think_time == 2
     assert "requests_per_connection" not in fields(form)
-    form.set("keep_alive", 0.25)
+    form.set("keep_alive", True)
     form.set("requests_per_connection", 7)
     profile = form.profile(10)
-    assert (profile.keep_alive, profile.requests_per_connection) == (0.25, 7)
+    assert (profile.keep_alive, profile.requests_per_connection) == (True, 7)
 
 
 def test_a_mix_by_weight_and_background_clients():

@@ -110,7 +110,7 @@ def test_all_of_the_form_reaches_the_server():
     with Room("event", **SMALL, KeepAliveTimeout=30) as room:
         room.start()
         mix = {"path": "mix", "weight /slow.py": 5, "arrival": "poisson", "rate": 40, "users": 30}
-        for name, value in {**mix, "keep_alive": 0.5, "idle_holders": 6}.items():
+        for name, value in {**mix, "keep_alive": True, "idle_holders": 6}.items():
             room.load_set(name, value)
         room.start_load()
         poll_until(lambda: figure(room, "parked") >= 6, cap=20)

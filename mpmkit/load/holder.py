@@ -3,13 +3,9 @@
     with HoldingProcess(server.url, "idle") as holding:
         holding.hold(5000)["held"]
 
-The process, ``python -m mpmkit.load.holder JSON``, takes the arguments of `HeldConnections` and then
-lines on standard input; it answers each with a `report` as a line of JSON:
-
-    hold N      have N connections held, and come back when they are, or nothing moves any more
-    resize N    have N connections, and come back when they were begun
-    finish      send what half-sent requests lack; held: how many were answered
-    report      how it is now
+The process, ``python -m mpmkit.load.holder JSON``, takes the arguments of `HeldConnections` and then lines on
+standard input, each the name of a method and its number (hold N, resize N, finish, report); it answers each
+with a `report` as a line of JSON.
 
 It ends with its standard input, so also if the process that started it is killed.
 """

@@ -70,7 +70,7 @@ def forecast(profile: LoadProfile, target: Target, limits: System) -> Forecast:
             "net.ipv4.ip_local_port_range='1024 65535')"
             + (", or the target 127.0.0.1" if target.loopback and not spread else "")
         )
-    new = profile.keep_share < 1 or profile.requests_per_connection
+    new = not profile.keep_alive or profile.requests_per_connection
     if new and not spread and (profile.requests or math.inf) > ports:
         notes.append(
             f"should the server not close each connection first, {ports:,} ports allow "

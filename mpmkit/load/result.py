@@ -79,8 +79,8 @@ class LoadRun:
 
     @property
     def keep_alive(self) -> bool:
-        """Whether connections were reused, by some of the users at least."""
-        return bool(self.profile.keep_alive)
+        """Whether connections were reused."""
+        return self.profile.keep_alive
 
     @property
     def path(self) -> str:
@@ -224,8 +224,6 @@ class LoadRun:
         """What was requested, by how many, and in which way."""
         profile = self.profile
         way = "keep-alive" if self.keep_alive else "new connection each"
-        if 0 < profile.keep_share < 1:
-            way = f"{profile.keep_share:.0%} keep-alive"
         if profile.open_loop:
             rate = "stages" if profile.stages else f"{profile.rate:,g}/s"
             way += f", {profile.arrival} arrivals, {rate}"
