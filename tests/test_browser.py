@@ -427,11 +427,11 @@ def scrub(page, panel) -> None:
 
 def figures_of_notebooks() -> dict:
     """Figures of the notebooks and the README, drawn from the recordings: name -> figure."""
-    from helpers import cliffs, memory_plots, order, regimes, sweep_plots
+    from helpers import cliffs, figures, memory_plots, order, regimes, sweep_plots
 
     import mpmkit
     from mpmkit import lab as of
-    from mpmkit.lab import figures, replay
+    from mpmkit.lab import replay
     from mpmkit.measure import published
     from mpmkit.measure.qps_table import QpsTable
     from mpmkit.measure.sweep import SweepTable

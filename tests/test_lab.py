@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pandas
 import pytest
-from helpers import order
+from helpers import figures, order, tables
 
-from mpmkit.lab import figures, tables, theme
+from mpmkit.lab import plots, theme
 from mpmkit.lab.replay import not_headline
 from mpmkit.measure import published, records
 from mpmkit.measure.published import PAGES, SCRIPTS
@@ -160,9 +160,9 @@ def test_another_server_is_grey_and_the_theme_is_followed(monkeypatch):
 
 def test_a_figure_can_be_read_aloud():
     summary = qps_table(THREE, kinds=("static",)).summary()
-    said = figures.alt_text(figures.qps_bars(summary))
+    said = plots.alt_text(figures.qps_bars(summary))
     assert "as published: prefork 9,556; worker 11,038" in said and "worker 125" in said
-    said = figures.alt_text(order.ratio_dots(summary))
+    said = plots.alt_text(order.ratio_dots(summary))
     assert "worker, static page: 1.25 measured (0.92 to 1.71), 1.16 published" in said
     (_, low, high) = order._interval(summary.set_index("mpm").loc["worker"])
     (bar,) = (
@@ -172,9 +172,7 @@ def test_a_figure_can_be_read_aloud():
     )
     assert bar.x[0] - bar.error_x.arrayminus[0] == pytest.approx(low)
     assert bar.x[0] + bar.error_x.array[0] == pytest.approx(high)
-    alone = figures.alt_text(
-        order.ratio_dots(qps_table({"prefork": [90], "event": [99]}).summary())
-    )
+    alone = plots.alt_text(order.ratio_dots(qps_table({"prefork": [90], "event": [99]}).summary()))
     assert "event, static page: 1.10 measured, 1.07 published" in alone, "one round has no interval"
 
 

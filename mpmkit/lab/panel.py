@@ -49,7 +49,7 @@ BUTTONS = {
     "restart": ("Restart", "HUP: read the directives again; connections are cut"),
     "stop": ("Stop", "TERM: end the server, and the load"),
 }
-MORE_LOAD = "open loop, think time, a mix, slow readers, idle holders"
+MORE_LOAD = "open loop, think time, a mix, idle holders"
 
 
 class Board(anywidget.AnyWidget):

@@ -6,10 +6,9 @@
     run.to_frame()
     print(run.event_log())
 
-A server of `mpmkit.launch` gets no request: it is read by its scoreboard and by /proc, and one sample
-of a full scoreboard takes about a millisecond. Memory costs more (the kernel walks a process's pages),
-so that of many processes is read less often. A real httpd is asked for its status page (`?auto`), which
-keeps one of its workers busy for a moment: that one is taken off again.
+A server of `mpmkit.launch` gets no request: it is read by its scoreboard and by /proc, in about a millisecond.
+Memory costs more, so that of many processes is read less often. A real httpd is asked for its status page
+(`?auto`), which keeps one of its workers busy for a moment: that one is taken off again.
 """
 
 from __future__ import annotations
@@ -33,9 +32,6 @@ MEMORY_EVERY = 2.0  # seconds between readings of memory, at least
 MEMORY_SHARE = 0.01  # of a core that reading memory may take
 KEEP = 36_000  # samples kept: some three hours
 FIRST_ANSWER = 10.0  # seconds in which a status page must come the first time
-
-
-# -- two ways to look ------------------------------------------------------------------------------
 
 
 class Running(Protocol):
@@ -156,9 +152,6 @@ def log_lines(text: str) -> list[str]:
     """The messages of an error log that an operator should see, without date and pid."""
     found = (_LOG_LINE.match(line) for line in text.splitlines())
     return [match[2] for match in found if match and match[1] in LEVELS]
-
-
-# -- watching --------------------------------------------------------------------------------------
 
 
 class Watch(Recording):
@@ -323,11 +316,8 @@ class Watch(Recording):
 def watch(
     server: Server | Running | str, seconds: float | None = None, *, every: float = 1.0
 ) -> Watch:
-    """Record a server's pool: for `seconds` from now on, or, without, in a `with` block. See `Watch`.
-
-    Raises ValueError for numbers that can't be, LaunchError for a server of ours that has stopped,
-    OSError for a URL where no status page is.
-    """
+    """Record a server's pool: for `seconds` from now on, or, without, in a `with` block. Raises as `Watch`, and
+    ValueError for negative seconds."""
     if seconds is not None and seconds < 0:
         raise ValueError(f"seconds: must be 0 or more, not {seconds!r}")
     run = Watch(server, every=every)

@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas
 import plotly.graph_objects as go
+from helpers.figures import measured_bars, spread
 from plotly.subplots import make_subplots
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures import measured_bars, spread
 from mpmkit.lab.plots import OURS, dress, need
 
 SIMULATED = "simulated"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pandas
 import plotly.graph_objects as go
+from helpers.figures import KIND_TITLES, by_mpm, kinds_of
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures import KIND_TITLES, by_mpm, kinds_of
 from mpmkit.lab.plots import LIMITED, dress, mpm_line
 from mpmkit.measure import stats
 
