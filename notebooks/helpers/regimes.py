@@ -28,6 +28,7 @@ from helpers import misbehaving_clients
 from plotly.subplots import make_subplots
 
 import mpmkit
+from mpmkit.config.directives import MPMS
 from mpmkit.lab import replay
 from mpmkit.lab import theme as colours
 from mpmkit.lab.plots import dress, label_ends, mpm_line
@@ -59,13 +60,18 @@ def serving(line: str, mpm: str, **directives: Any) -> Iterator[Any]:
             yield server
 
 
-def pool(mpm: str, workers: int = WORKERS, processes: int = 1) -> dict[str, int]:
+def pool(mpm: str, workers: int = WORKERS, processes: int = 1) -> dict[str, Any]:
     """Directives of a server with so many workers, no more and no less; under prefork each is a process."""
     if mpm == "prefork":
         return {"StartServers": workers, "MinSpareServers": 1, "MaxSpareServers": workers,
                 "MaxRequestWorkers": workers, "ServerLimit": workers}  # fmt: skip
     return {"StartServers": processes, "ServerLimit": processes, "ThreadsPerChild": workers // processes,
             "MinSpareThreads": 1, "MaxSpareThreads": 2 * workers, "MaxRequestWorkers": workers}  # fmt: skip
+
+
+def until(seen: Watch, what: str, number: int) -> None:
+    """Wait until so many workers are in this state: idle, reading, writing."""
+    seen.until(lambda sample: getattr(sample, what) == number)
 
 
 # -- what is measured ------------------------------------------------------------------------------------
@@ -84,7 +90,7 @@ def gil(
             workers, found = processes * threads, []
             with serving(line, "worker", **pool("worker", workers, processes)) as server:
                 with Watch(server, every=0.1) as seen:
-                    seen.until(lambda sample, workers=workers: sample.idle == workers)
+                    until(seen, "idle", workers)
                 pids = [server.pid, *server.processes()]
                 for _ in range(rounds):
                     before = cpu_ns(pids)
@@ -97,14 +103,17 @@ def gil(
     return rows
 
 
-def slow(mpms: Sequence[str] = mpmkit.MPMS) -> list[dict[str, Any]]:
+def slow(mpms: Sequence[str] = MPMS) -> list[dict[str, Any]]:
     """Eight slow clients for eight workers, and what a newcomer meets: a row an MPM and kind. Readers fetch
     a large file at 10 kB a second (EnableSendfile On); senders send a header line each half second
     (RequestReadTimeout off). A newcomer without an answer gives up after three seconds."""
     rows = []
     for mpm in mpms:
         for kind in ("readers", "senders"):
-            given = {"EnableSendfile": "On", "RequestReadTimeout": "header=0 body=0"}
+            given: dict[str, Any] = {
+                "EnableSendfile": "On",
+                "RequestReadTimeout": "header=0 body=0",
+            }
             with contextlib.ExitStack() as stack:
                 folder = stack.enter_context(misbehaving_clients.pages())
                 server = stack.enter_context(
@@ -118,7 +127,7 @@ def slow(mpms: Sequence[str] = mpmkit.MPMS) -> list[dict[str, Any]]:
                     else misbehaving_clients.Drip(server.url, WORKERS, every=0.5)
                 )
                 what = "writing" if kind == "readers" else "reading"
-                seen.until(lambda sample, what=what: getattr(sample, what) == WORKERS)
+                until(seen, what, WORKERS)
                 time.sleep(0.5)
                 sample = seen.last
                 answer = misbehaving_clients.ask(server.url, patience=3)
@@ -128,7 +137,7 @@ def slow(mpms: Sequence[str] = mpmkit.MPMS) -> list[dict[str, Any]]:
     return rows
 
 
-def cold(mpms: Sequence[str] = mpmkit.MPMS, seconds: int = 15) -> dict[str, Any]:
+def cold(mpms: Sequence[str] = MPMS, seconds: int = 15) -> dict[str, Any]:
     """A crowd at once: MPM -> requests/s, processes and idle workers of each second, with the
     article's directives. USERS clients who keep their connections ask for a script that waits STEP seconds:
     each worker can answer 1 / STEP a second."""
@@ -155,7 +164,7 @@ def cold(mpms: Sequence[str] = mpmkit.MPMS, seconds: int = 15) -> dict[str, Any]
 
 
 def starved(
-    mpms: Sequence[str] = mpmkit.MPMS, users: int = 32, seconds: float = 4.0
+    mpms: Sequence[str] = MPMS, users: int = 32, seconds: float = 4.0
 ) -> dict[str, list[int]]:
     """MPM -> answers that each of the users got, sorted. Each keeps its connection and asks again as soon as
     it is answered (by a script that waits 20 ms); there are eight workers."""
