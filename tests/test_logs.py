@@ -306,6 +306,22 @@ def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
     assert {row[8] for row in rows} == {"lab.example"} and {row[9] for row in rows} == {port}
 
 
+def test_of_internal_redirects_the_last_is_logged_as_by_httpd(tmp_path):
+    (tmp_path / "a.html").write_text("a")
+    path = tmp_path / "lab.log"
+    settings = {
+        "CustomLog": (str(path), "%U %q %f %>U %<q %m"),
+        "ErrorDocument": (404, "/a.html?e=1"),
+    }
+    with serving("worker", document_root=tmp_path, **settings) as server:
+        get(server, "/no?x")
+        get(server, "/a.html?y")
+        poll_until(lambda: path.read_text().count("\n") == 2)
+    assert sorted(path.read_text().splitlines(), reverse=True) == [
+        f"/no ?e=1 {tmp_path}/a.html /a.html ?x GET", f"/a.html ?y {tmp_path}/a.html /a.html ?y GET",
+    ]  # fmt: skip
+
+
 # What a client sends, and what a real httpd logs of it. (But for 408: it looks whether the next line
 # continues the last field, so the last one that came is not in its log.)
 START, ME = b"GET /a?b HTTP/1.1\r\nHost: x\r\n", b"User-Agent: me\r\n"
