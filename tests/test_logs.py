@@ -18,9 +18,10 @@ from support.servers import assert_quiet, serving
 from support.waiting import poll_until
 
 from mpmkit.config.directives import Note
+from mpmkit.config.log_format import COMMON, FormatError
 from mpmkit.http.messages import RequestError
 from mpmkit.http.protocol import parse_head
-from mpmkit.server.log_format import COMMON, FIELDS, FormatError, Site, compile_format
+from mpmkit.server.log_format import FIELDS, OF_REQUEST, Site, compile_format
 from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
 
 DIRECTIVES = directives()
@@ -105,7 +106,10 @@ def test_what_is_no_format(text, tmp_path):
     assert not list(tmp_path.iterdir()), "nothing was opened"
 
 
-@given(st.binary(max_size=20), st.sampled_from([f"%{f}" for f in FIELDS if f not in "tAIS"]))
+@given(
+    st.binary(max_size=20),
+    st.sampled_from([f"%{f}" for f in (*FIELDS, *OF_REQUEST) if f not in "tAIS"]),
+)
 def test_a_client_cannot_write_lines_or_quotes_of_its_own(raw, field):
     value = bytes(byte for byte in raw if byte not in b"\r\n\0").strip()
     path = b"".join(b"%%%02x" % byte for byte in raw if byte)
