@@ -255,8 +255,8 @@ class Directives:
         values.exact_number, where="connection")
     TraceEnable: str = directive(values.choice("On", "Off", "Extended"), "On",
         "Whether TRACE is answered", takes="On|Off|Extended")
-    FileETag: Words = directive(values.file_etag, ("MTime", "Size"), "What an ETag is made of",
-        takes="[+-]INode|MTime|Size|Digest|All|None ...", args=SOME, where="any")
+    FileETag: Words = directive(values.file_etag, values.ETAG, "What an ETag is made of",
+        takes="[+-]INode|MTime|Size|Digest|All|None ...", args=SOME, where="any", merge=values.etag_over)
     MaxRanges: int = directive(values.ranges, 200,
         "Ranges of one request before all is sent; 0 is no ranges, -1 no limit",
         takes="none|default|unlimited|number", unit="ranges", where="outside")
