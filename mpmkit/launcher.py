@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas
 
 READY_WITHIN = 10.0  # seconds for a server to begin; importing Python takes most of it
+LOGS = ("error.log", "access.log", "trace.log")
 STOPPED_WITHIN = 15.0  # seconds for it to end: longer than the parent gives its children
 
 SIGNALS = {
@@ -163,6 +164,11 @@ class Server:
         """What the server has written to its access log ("" without `access_log=True`)."""
         return self._log("access.log")
 
+    def trace_log(self) -> str:
+        """What the server has written to its TraceLog ("" without `trace=True`), for `lab.tracer`
+        and `policy.connection_trace`."""
+        return self._log("trace.log")
+
     def _log(self, name: str) -> str:
         try:
             with open(os.path.join(self._home, name), encoding="utf-8", errors="replace") as file:
@@ -202,7 +208,7 @@ class Server:
             self._lifeline = -1
             if self._process.stdout:
                 self._process.stdout.close()
-            self._logs = {name: self._log(name) for name in ("error.log", "access.log")}
+            self._logs = {name: self._log(name) for name in LOGS}
             shutil.rmtree(self._home, ignore_errors=True)
             os.close(self._lock)
         _running.discard(self)
@@ -215,6 +221,7 @@ def launch(
     document_root: str | os.PathLike[str] | None = None,
     port: int = 0,
     access_log: bool = False,
+    trace: bool = False,
     listen_fd: int | None = None,
     tls: bool = False,
     directives: Sequence[str] | str = (),
@@ -227,6 +234,7 @@ def launch(
     document_root   served instead of the samples that come with the package
     port            on 127.0.0.1; 0: any free one
     access_log      write the common log format to a file; `server.access_log()` reads it
+    trace           write each step of each connection to a file; `server.trace_log()` reads it
     listen_fd       an open listening socket to use instead of a port
     tls             speak TLS, with a certificate made for this server: see `server.certificate`
     directives      further lines, as in a file: "AddHandler wsgi-script .wsgi"
@@ -253,6 +261,8 @@ def launch(
             lines += ["SSLEngine On", *files]
         if access_log:
             lines.append(_line("CustomLog", os.path.join(home, "access.log"), "common"))
+        if trace:
+            lines.append(_line("TraceLog", os.path.join(home, "trace.log")))
         process, lifeline = _start(command, lines, home, listen_fd)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)

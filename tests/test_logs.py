@@ -18,9 +18,10 @@ from support.servers import assert_quiet, serving
 from support.waiting import poll_until
 
 from mpmkit.config.directives import Note
+from mpmkit.config.log_format import COMMON, FormatError
 from mpmkit.http.messages import RequestError
 from mpmkit.http.protocol import parse_head
-from mpmkit.server.log_format import COMMON, FIELDS, FormatError, Site, compile_format
+from mpmkit.server.log_format import FIELDS, Site, compile_format
 from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
 
 DIRECTIVES = directives()

@@ -52,6 +52,7 @@ def stage(target: Path) -> None:
         text = page.read_text(encoding="utf-8")
         for written, shown in MOVED.items():
             text = text.replace(written, shown)
+        text = re.sub(r"ERRORS\.md#(ah\d{5})[^)]*\)", lambda link: f"{link[1].upper()}.md)", text)
         if page.name == "index.md":  # the first page of the site
             text = re.sub(r"\]\((?!\.\./|https?:|#)", "](docs/", text).replace("](../", "](")
             page = ROOT / page.name

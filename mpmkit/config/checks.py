@@ -15,7 +15,8 @@ from typing import Any
 
 from mpmkit.config import access
 from mpmkit.config import hosts as virtual_hosts
-from mpmkit.config.directives import COMMON, ROWS, SPECS, Directives, VirtualHost, spec_for
+from mpmkit.config.directives import ROWS, SPECS, Directives, VirtualHost, spec_for
+from mpmkit.config.log_format import COMMON
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import (
     CONDITIONS,
@@ -33,8 +34,8 @@ from mpmkit.config.unsupported import Foreign, Lacking, foreign
 from mpmkit.config.values import append, module_levels
 
 # Directives that name a file or a directory: relative ones start from ServerRoot.
-FILES = ("DocumentRoot", "PidFile", "ScoreBoardFile", "ErrorLog", "TypesConfig", "SSLCertificateFile",
-         "SSLCertificateKeyFile")  # fmt: skip
+FILES = ("DocumentRoot", "PidFile", "ScoreBoardFile", "ErrorLog", "TraceLog", "TypesConfig",
+         "SSLCertificateFile", "SSLCertificateKeyFile")  # fmt: skip
 
 APPENDED = {row.attribute for row in ROWS if row.attribute and row.merge is append}
 

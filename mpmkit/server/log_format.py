@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from mpmkit.config.log_format import COMMON, FormatError, Piece, pieces
 from mpmkit.config.setenvif import EnvRule
 from mpmkit.http.messages import http_date
 from mpmkit.http.target import OwnName, quote_line
@@ -27,13 +28,7 @@ from mpmkit.server.variables import variables_of
 if TYPE_CHECKING:
     from mpmkit.server.connection import Connection
 
-COMMON = '%h %l %u %t "%r" %>s %b'
-
 Field = Callable[["Connection", int], str]  # (connection, ns at the end) -> text
-
-
-class FormatError(ValueError):
-    """A format that can't be used; the text says what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -260,11 +255,6 @@ WITH_TEXT: dict[str, Callable[[str, Site], Field]] = {
     "i": _header, "C": _cookie, "o": _answered, "e": _variable, "t": _time,
 }  # fmt: skip
 
-# A literal text; or after the percent sign: conditions and redirect marks in any order, an argument,
-# one letter.
-_PIECE = re.compile(r"[^%]+|%([!0-9,<>]*)(?:\{([^}]*)\})?([!0-9,<>]*)(.?)", re.S)
-_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", '"': '"'}
-
 
 def compile_format(text: str, site: Site | None = None) -> Field:
     """A function that makes a LogFormat's line. Raises FormatError."""
@@ -272,19 +262,17 @@ def compile_format(text: str, site: Site | None = None) -> Field:
         return _common
     site = site or Site()
     parts: list[Field] = []
-    for found in _PIECE.finditer(text):
-        if found[4] is None:
-            literal = re.sub(r'\\([nt\\"])', lambda m: _ESCAPES[m[1]], found[0])
+    for piece in pieces(text):
+        if not piece.letter:
+            literal = piece.text
             parts.append(lambda conn, now, literal=literal: literal)  # type: ignore[misc]
-        elif not found[4]:
-            raise FormatError(f"{found[0]!r} is cut short; write %% for a percent sign")
         else:
-            parts.append(_only_for(found[1] + found[3], _part(found, site), found[0]))
+            parts.append(_only_for(piece.condition, _part(piece, site), piece.text))
     return lambda conn, now: "".join([part(conn, now) for part in parts])
 
 
-def _part(found: re.Match[str], site: Site) -> Field:
-    argument, letter = found[2], found[4]
+def _part(piece: Piece, site: Site) -> Field:
+    argument, letter = piece.argument, piece.letter
     servers = _server_fields(site)
     if argument is None or (letter, argument) == ("p", "canonical"):
         part = FIELDS.get(letter) or servers.get(letter)
@@ -293,16 +281,15 @@ def _part(found: re.Match[str], site: Site) -> Field:
     else:
         part = CHOICES.get(letter, {}).get(argument)
         if part is None and letter in CHOICES:
-            raise FormatError(f"{found[0]!r}: use one of {', '.join(CHOICES[letter])}")
+            raise FormatError(f"{piece.text!r}: use one of {', '.join(CHOICES[letter])}")
     if part is None:
         known = " %".join([*FIELDS, *servers, *(f"{{...}}{one}" for one in (*WITH_TEXT, *CHOICES))])
-        raise FormatError(f"{found[0]!r} is unknown; known are %{known}")
+        raise FormatError(f"{piece.text!r} is unknown; known are %{known}")
     return part
 
 
-def _only_for(marks: str, part: Field, directive: str) -> Field:
+def _only_for(condition: str, part: Field, directive: str) -> Field:
     """`%400,501…` and `%!200,304…`: for these statuses only, or for all others."""
-    condition = marks.replace("<", "").replace(">", "")
     if not condition:
         return part
     others = condition.startswith("!")
@@ -315,12 +302,12 @@ def _only_for(marks: str, part: Field, directive: str) -> Field:
 
 def wants_received(text: str) -> bool:
     """Whether a format needs the number of bytes received."""
-    return any(found[4] in ("I", "S") and found[2] is None for found in _PIECE.finditer(text))
+    return any(one.letter in ("I", "S") and one.argument is None for one in pieces(text))
 
 
 def wants_response(text: str) -> bool:
     """Whether a format needs a header of the response."""
-    return any(found[4] == "o" for found in _PIECE.finditer(text))
+    return any(one.letter == "o" for one in pieces(text))
 
 
 def format_error(text: str) -> str:

@@ -172,7 +172,7 @@ def _client(listener: Listener, sent: bytes, number: int) -> socket.socket:
 
 def _code_of(run: Callable[[], None]) -> set[int]:
     """The addresses of the code objects that it executes."""
-    ran = {}  # by address: equal code objects are not the same
+    ran: dict[int, CodeType] = {}  # by address: equal code objects are not the same
     before = sys.getprofile()
     sys.setprofile(lambda frame, *_: ran.setdefault(id(frame.f_code), frame.f_code))
     try:
