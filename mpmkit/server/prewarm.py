@@ -47,8 +47,8 @@ UNREHEARSED = {f"mpmkit.server.{name}" for name in ("pod", "pool", "process", "s
 # What the clients of a round send, each in one piece. %d is the round's number: a head not seen before.
 CLIENTS = (
     b"GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
+    + b"GET /hello.py HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
     + b"GET /index.html?%d HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n",
-    b"GET /hello.py HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2,
     b"GET / HTTP/1.0\r\nHost: localhost\r\nUser-Agent: rehearsal/%d\r\n\r\n",
     b"GET /missing/%d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
 )
