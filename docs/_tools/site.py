@@ -64,8 +64,8 @@ def stage(target: Path) -> None:
             text = re.sub(r"\]\((?!\.\./|https?:|#)", "](docs/", text).replace("](../", "](")
             page = ROOT / page.name
         (target / page.relative_to(ROOT)).write_text(text, encoding="utf-8")
-    with open(target / "docs" / "TRACER.md", "a", encoding="utf-8") as page:
-        page.write(f"\n## Live\n\n{TRACER}\n")
+    with open(target / "docs" / "TRACER.md", "a", encoding="utf-8") as tracer:
+        tracer.write(f"\n## Live\n\n{TRACER}\n")
     (target / "docs" / "API.md").write_text(api(), encoding="utf-8")
     for name, text in error_pages(
         (ROOT / "docs" / "ERRORS.md").read_text(encoding="utf-8")
