@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mpmkit.measure.records import recorded
     from mpmkit.measure.sizing import max_request_workers_for
     from mpmkit.measure.sweep import sweep
+    from mpmkit.measure.trace import Trace
     from mpmkit.policy.simulator import simulate
 
 # Where each public name lives: name -> module.
@@ -40,6 +41,7 @@ _PUBLIC = {
     "simulate": "mpmkit.policy.simulator",
     "sweep": "mpmkit.measure.sweep",
     "watch": "mpmkit.measure.monitor",
+    "Trace": "mpmkit.measure.trace",
     "DirectiveError": "mpmkit.config.directives",
     "MPMS": "mpmkit.config.directives",
     "lab": "",  # the subpackage itself

@@ -50,7 +50,7 @@ class Claim(NamedTuple):
 
 RUNS = {
     "qps-full": Run("mpmkit qps --scale full", 30),
-    "qps-demo": Run("mpmkit qps --scale demo --also httpd,nginx", 12),
+    "qps-demo": Run("mpmkit bench --only qps --scale demo --also httpd,nginx", 12),
     "qps-scripts": Run("mpmkit qps --kind script --script all --also httpd", 20),
     "bench-demo": Run("python -m benchmarks.bench --work all", 60),
     "memory-demo": Run("mpmkit memory --also httpd", 8),

@@ -1,4 +1,4 @@
-"""What the notebooks import: the control room, the sweep panel, a watch, colours, figures, tables.
+"""What the notebooks import: the control room, the sweep panel, a watch, colours, timelines.
 
 Nothing here measures. It shows what `mpmkit.measure` and `mpmkit.load` give, and what a server's
 scoreboard says. Modules are loaded on first use.

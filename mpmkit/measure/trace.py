@@ -1,0 +1,178 @@
+"""A trace: when requests came, how long they took, on which connection. Numbers only, in columns.
+
+    trace = mpmkit.Trace.read("access.log", log_format="combined")
+    trace.span, len(trace), max(trace.seconds), trace.think_times()
+    trace.to_csv("trace.csv"); mpmkit.Trace.from_csv("trace.csv")
+
+It has no address, no user agent and no path: a client is a number, a path a class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from mpmkit.measure.access_log import TraceError
+
+NAN = float("nan")
+CLASSES = ("static", "script")
+
+# Name of a column -> its type (array.array) and how a value is written in a CSV.
+COLUMNS = {
+    "start": ("d", "{:.6f}"), "seconds": ("d", "{:.6f}"), "size": ("q", "{}"), "client": ("I", "{}"),
+    "kept": ("b", "{}"), "connection": ("I", "{}"), "path_class": ("B", "{}"),
+}  # fmt: skip
+
+
+@dataclass(eq=False)
+class Trace:
+    """The requests of an access log, one entry of each column a request, sorted by `start`.
+
+    start       seconds from the first request's start, at which it was received
+    seconds     from its reception to the end of its answer, as logged; nan where the log has none
+    size        bytes sent
+    client      number of the client: the same address and user agent have the same
+    kept        1: the connection was kept after the answer, 0: closed, -1: unknown
+    connection  number of the connection
+    path_class  index into `classes`
+    begin       unix time of the first request's start, seconds
+    notes       sentences: how connections were inferred, resolution of times, what was left out
+
+    Columns are arrays (array.array); any iterable is accepted, and all but `start` may be left out.
+    Raises TraceError for columns of different lengths, and for starts that are not sorted.
+    """
+
+    start: Any
+    seconds: Any = None
+    size: Any = None
+    client: Any = None
+    kept: Any = None
+    connection: Any = None
+    path_class: Any = None
+    classes: tuple[str, ...] = CLASSES
+    begin: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.start = self._column("start")
+        count = len(self.start)
+        numbers = range(count)
+        missing = {"seconds": NAN, "size": 0, "kept": -1, "path_class": 0}
+        for name in islice(COLUMNS, 1, None):
+            if getattr(self, name) is None:
+                setattr(self, name, [missing[name]] * count if name in missing else numbers)
+            column = self._column(name)
+            if len(column) != count:
+                raise TraceError(f"{name}: has {len(column):,} entries, start has {count:,}")
+            setattr(self, name, column)
+        if not all(map(operator.le, self.start, islice(self.start, 1, None))):
+            raise TraceError("start: must be sorted, with the columns in the same order")
+
+    def _column(self, name: str) -> array[Any]:
+        values, code = getattr(self, name), COLUMNS[name][0]
+        if isinstance(values, array) and values.typecode == code:
+            return values
+        try:
+            return array(code, values)
+        except (TypeError, OverflowError) as error:
+            raise TraceError(f"{name}: {error}") from None
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __repr__(self) -> str:
+        return f"<Trace of {len(self):,} requests in {self.span:,.0f} s>"
+
+    @property
+    def timed(self) -> bool:
+        """Whether the log has durations."""
+        return any(map(math.isfinite, self.seconds))
+
+    @property
+    def span(self) -> float:
+        """Seconds from the first request's start to the last request's end."""
+        return max(self.ends(), default=0.0)
+
+    def ends(self) -> Iterator[float]:
+        """For each request the second at which its answer ended; its start where no duration is known."""
+        for start, seconds in zip(self.start, self.seconds, strict=True):
+            yield start + seconds if seconds == seconds else start
+
+    def think_times(self) -> array[float]:
+        """Seconds from the end of an answer to the start of the next request on the same connection,
+        0 or more, in the order of the requests that they precede."""
+        ended: dict[int, float] = {}
+        found = array("d")
+        for start, end, number in zip(self.start, self.ends(), self.connection, strict=True):
+            if number in ended:
+                found.append(max(0.0, start - ended[number]))
+            ended[number] = end
+        return found
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write it as CSV: comments with `begin`, `classes` and `notes`, a header, a line a request."""
+        line = ",".join(form for _, form in COLUMNS.values()) + "\n"
+        columns = [getattr(self, name) for name in COLUMNS]
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(f"# begin: {self.begin:.6f}\n# classes: {' '.join(self.classes)}\n")
+            file.writelines(f"# note: {' '.join(note.split())}\n" for note in self.notes)
+            file.write(",".join(COLUMNS) + "\n")
+            file.writelines(line.format(*row) for row in zip(*columns, strict=True))
+
+    @classmethod
+    def read(cls, logs: Any, *, log_format: str = "", conf: Any = None) -> Trace:
+        """Read access logs: a path, "-" for standard input, a binary file, or several of them, which are put in
+        the order of their first times; .gz is seen by its first bytes.
+
+        log_format  a LogFormat, a nickname (common, combined, combinedio, vhost_combined), or a nickname and
+                    more: "combined %D". Without it the first line decides.
+        conf        an httpd.conf: its LogFormat and CustomLog, and its KeepAliveTimeout for what has no %k
+
+        Raises TraceError for a log that is not in that format (more than 1% of its lines), that has no request
+        or cannot be read.
+        """
+        from mpmkit.measure.access_trace import read_trace
+
+        return cls(**read_trace(logs, log_format, conf))
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike[str]) -> Trace:
+        """Read what `to_csv` wrote. Raises TraceError that names the line, OSError."""
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = enumerate(file, 1)
+            said: list[tuple[str, str]] = []
+            for _, line in lines:
+                if not line.startswith("# "):
+                    break
+                name, _, value = line[2:].strip().partition(": ")
+                said.append((name, value))
+            else:
+                line = ""
+            if line.strip() != ",".join(COLUMNS):
+                raise TraceError(f"{path}: is not a trace: no line {','.join(COLUMNS)}")
+            columns = {name: array(code) for name, (code, _) in COLUMNS.items()}
+            _fill(path, lines, list(columns.values()))
+        more: dict[str, Any] = {"notes": tuple(v for name, v in said if name == "note"), **columns}
+        for name, value in said:
+            with contextlib.suppress(ValueError):
+                more |= {"begin": float(value)} if name == "begin" else {}
+            more |= {"classes": tuple(value.split())} if name == "classes" else {}
+        return cls(**more)
+
+
+def _fill(path: Any, lines: Iterable[tuple[int, str]], columns: list[array[Any]]) -> None:
+    adds = [(column.append, float if column.typecode == "d" else int) for column in columns]
+    for number, line in lines:
+        cells = line.split(",")
+        try:
+            for (add, kind), cell in zip(adds, cells, strict=True):
+                add(kind(cell))
+        except (ValueError, OverflowError):
+            raise TraceError(f"{path}, line {number}: is not a request: {line[:80]!r}") from None
