@@ -253,16 +253,12 @@ def launch(
     home = folder.make()
     lock = folder.hold(home)
     try:
-        lines.append(_line("ScoreBoardFile", os.path.join(home, "scoreboard")))
+        lines += _files(home, access_log, trace)
         lines += [directives] if isinstance(directives, str) else directives
         certificate, key = _certificate(home) if tls else (None, None)
         if certificate and key:
             files = _line("SSLCertificateFile", certificate), _line("SSLCertificateKeyFile", key)
             lines += ["SSLEngine On", *files]
-        if access_log:
-            lines.append(_line("CustomLog", os.path.join(home, "access.log"), "common"))
-        if trace:
-            lines.append(_line("TraceLog", os.path.join(home, "trace.log")))
         process, lifeline = _start(command, lines, home, listen_fd)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
@@ -278,6 +274,15 @@ def launch(
             raise
         raise LaunchError(_reasons(server.error_log()) or str(error)) from None
     return server
+
+
+def _files(home: str, access_log: bool, trace: bool) -> Iterator[str]:
+    """The lines that name the files which `Server` reads."""
+    yield _line("ScoreBoardFile", os.path.join(home, "scoreboard"))
+    if access_log:
+        yield _line("CustomLog", os.path.join(home, "access.log"), "common")
+    if trace:
+        yield _line("TraceLog", os.path.join(home, "trace.log"))
 
 
 def _reasons(log: str) -> str:
