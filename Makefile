@@ -6,6 +6,7 @@
 #   make soak      restarts, kills and any bytes under load; does anything grow?
 #   make notebooks executed copies      make slides     slides of them, in build/slides
 #   make exercises the students' copies make claims     README's figures against the recorded rows
+#   make site      course and reference as a site, in build/site
 #   make clean     caches away (distclean: .venv too)
 # Another interpreter: make PYTHON=python3.13 tables. Without PYTHON an existing .venv is kept, and a new one
 # is made with the newest of python3.14 to python3.11 on PATH that has venv: servers need less memory
@@ -31,7 +32,7 @@ $(shell rm -f $(STAMP))
 endif
 endif
 
-.PHONY: venv tables test lint lab bench fidelity soak claims notebooks slides exercises clean distclean
+.PHONY: venv tables test lint lab bench fidelity soak claims notebooks slides exercises site clean distclean
 .DEFAULT_GOAL := tables
 
 venv: $(STAMP)
@@ -91,6 +92,10 @@ notebooks: $(STAMP)
 # The scripts of the slides are fetched once, with npm; then they show without a network.
 slides: $(STAMP)
 	@$(BIN)/python -m docs._tools.slides notebooks/rendered build/slides
+
+# MPMKIT_REPOSITORY=https://github.com/OWNER/mpmkit gives launch buttons and links to the source.
+site: $(STAMP)
+	@$(BIN)/python -m docs._tools.site
 
 exercises: $(STAMP)
 	@$(BIN)/python -m docs._tools.exercises

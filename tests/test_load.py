@@ -83,6 +83,8 @@ LONG = {"seconds": 3000, "users": 1}
         ({**OPEN, "duration": 3, "stages": [STAGE]}, "rate requests duration stages"),
         ({"stages": [{"seconds": 1}]}, "requests stages"),
         ({"stages": [LONG, LONG]}, "requests stages"),
+        ({"stages": [{"seconds": 1, "users": 2, "line": 1}]}, "requests stages"),
+        ({**OPEN, "stages": [{"seconds": 1, "rate": 2, "line": 2}]}, "rate requests stages"),
     ],
 )
 def test_problems_are_all_named(fields, named):

@@ -12,12 +12,14 @@ import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from misbehaving import Misbehaving
 from support.experiments import printed_by
 from support.loads import run
 
+import mpmkit
 from mpmkit.load import cli
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import LoadRun, run_load
@@ -109,6 +111,19 @@ def test_steps_of_users_and_of_rates(bad):
     how = {"users": 10, "arrival": "constant", "keep_alive": True}
     run = run_load(bad.url, "/ok", **how, stages=stages)
     assert run.requests == pytest.approx(90, abs=2)
+
+
+def test_stages_send_to_several_ports_in_turn_and_keep_the_connections(bad):
+    bad.counts()
+    with mpmkit.launch("event", KeepAlive=True, MaxKeepAliveRequests=0) as other:
+        port = urlsplit(other.url).port
+        mix = [{"path": "/ok"}, {"path": "/index.html", "port": port}]
+        stages = [{"seconds": 0.25, "rate": 200, "line": 1 + n % 2} for n in range(6)]
+        how = {"users": 3, "arrival": "constant", "keep_alive": True}
+        run = run_load(bad.url, mix=mix, stages=stages, **how)
+    assert run.failures == 0 and set(run.paths) == {"/ok", f":{port}/index.html"}
+    assert [len(found) for found in run.paths.values()] == pytest.approx([150, 150], abs=3)
+    assert run.connections <= 2 * 3 and bad.counts()["connections"] <= 3
 
 
 # -- background clients --------------------------------------------------------------------------------

@@ -26,7 +26,6 @@ Imported by the locustfile alone: locust and gevent belong in no other process.
 from __future__ import annotations
 
 import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
-import bisect
 import contextlib
 import errno
 import os
@@ -87,6 +86,8 @@ class Client:
         self.user = user
         self.answered_ns = 0  # when the last answer was complete
         self.served = 0  # requests on the kept connection
+        self.address = state.addresses[0]
+        self.elsewhere: dict[Any, tuple[Any, int]] = {}  # address -> socket, requests served on it
         self.kept = self.keeps()
         self.most = (state.profile.requests_per_connection or NEVER) if self.kept else 1
         self.take_line(0)
@@ -102,7 +103,11 @@ class Client:
         finally:
             state.running -= 1
             state.users.discard(self)
-            self.close(reset=True)
+            while True:
+                self.close(reset=True)
+                if not self.elsewhere:
+                    break
+                self.sock, _ = self.elsewhere.popitem()[1]
             if self.watcher is not None:
                 self.watcher.close()
         state.left_loop()
@@ -132,8 +137,7 @@ class Client:
                 if not t0:
                     return
             if several:
-                drawn = state.random.random() * state.weights[-1]
-                self.take_line(bisect.bisect(state.weights, drawn))
+                self.take_line(state.line_at(t0))
             answered = True
             try:
                 kind, _, length = self.exchange()
@@ -163,6 +167,13 @@ class Client:
         once, self.request, last = self.state.requests[which]
         self.last_request = last if self.kept else once
         self.which, self.memo = which, self.state.memos[which]
+        address = self.state.addresses[which]
+        if address != self.address:
+            # Its connection to this port, if there is one; the other waits for the next such line.
+            self.quiet()
+            self.elsewhere[self.address] = self.sock, self.served
+            self.address = address
+            self.sock, self.served = self.elsewhere.pop(address, (None, 0))
 
     def claim_due(self) -> tuple[int, bool]:
         """(due time of one more request in the open loop, now past; whether it is measured), or (0, False)."""
@@ -321,7 +332,7 @@ class Client:
             sock.bind((f"127.0.0.{1 + state.source}", 0))
         if asks_at_once:
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_QUICKACK, 0)
-        code = sock.connect_ex(state.address)
+        code = sock.connect_ex(self.address)
         if code == errno.EADDRNOTAVAIL and state.source < state.sources:
             # All ephemeral ports towards the target are in TIME_WAIT: go on from another address.
             state.source += 1

@@ -11,6 +11,7 @@ Imported by the locustfile alone: locust and gevent belong in no other process.
 from __future__ import annotations
 
 import _socket  # the C type itself: locust's monkey-patching replaces socket.socket, not this
+import bisect
 import contextlib
 import itertools
 import logging
@@ -94,7 +95,7 @@ class State:
         self.failures: Counter[str] = Counter()
         self.users: set[Waiter] = set()
         found = _socket.getaddrinfo(target.host, target.port, 0, _socket.SOCK_STREAM)[0]
-        self.family, self.address = found[0], found[4]
+        self.family, address = found[0], found[4]
         self.kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK
         self.host, self.tls = target.host, None
         spread = target.loopback and self.family == _socket.AF_INET
@@ -105,16 +106,19 @@ class State:
             except OSError as error:
                 raise StopTest(f"ca_file: {profile.ca_file}: {error}") from None
         self.specs = profile.specs
+        places = [target._replace(port=spec.port or target.port) for spec in self.specs]
+        self.addresses = [(address[0], place.port, *address[2:]) for place in places]
         self.memos: list[dict[bytes, Verdict]] = [{} for _ in self.specs]
         # For each line of the mix: on a connection of its own, on a kept one, the last on it.
         ways = ((False, False), (True, False), (True, True))
         self.requests = [
-            tuple(profile.request_bytes(target.place, spec, keep=k, last=last) for k, last in ways)
-            for spec in self.specs
+            tuple(profile.request_bytes(place.place, spec, keep=k, last=last) for k, last in ways)
+            for spec, place in zip(self.specs, places, strict=True)
         ]
         self.random = random.Random(f"{profile.seed} {os.getpid()}")
         self.weights = list(itertools.accumulate(spec.weight for spec in self.specs))
         self.timeout_ns = int(profile.timeout * 1e9)
+        self.stage_ends = list(itertools.accumulate(stage.seconds for stage in profile.stages))
         if short := too_few_descriptors(profile.users + OWN_FILES):
             raise StopTest(f"users: {short}")
         raise_descriptors(profile.users + OWN_FILES)
@@ -140,13 +144,21 @@ class State:
         if self.profile.planned_seconds is not None:
             self.deadline = self.started_ns + int(self.profile.planned_seconds * 1e9)
 
+    def line_at(self, due: int) -> int:
+        """The line of the mix, from 0, that a request of this time is of: of its stage, or drawn."""
+        if self.stage_ends and self.schedule is not None:
+            stage = bisect.bisect(self.stage_ends, (due - self.schedule.origin) / 1e9)
+            if line := self.profile.stages[min(stage, len(self.stage_ends) - 1)].line:
+                return line - 1
+        return bisect.bisect(self.weights, self.random.random() * self.weights[-1])
+
     def fail(self, kind: str, t0: int, which: int) -> None:
         """A measured request failed."""
         self.failures[kind] += 1
         spec = self.specs[which]
         events.request.fire(
             request_type=spec.method,
-            name=spec.path,
+            name=spec.name,
             context={},
             response_time=(clock() - t0) / 1e6,
             response_length=0,
@@ -222,7 +234,7 @@ class State:
                 part = list(itertools.compress(latencies, [n == number for n in which]))
             if part:
                 self._count(part, spec)
-                paths[spec.path] = paths.get(spec.path, []) + part
+                paths[spec.name] = paths.get(spec.name, []) + part
         if not self.started_ns and not self.ended:
             return
         self.late += sum(lag > LATE_NS for lag in lags)
@@ -233,6 +245,7 @@ class State:
                 "process": f"{os.uname().nodename} {os.getpid()}",
                 "version": locust_version,
                 "started_at": self.started_at,
+                "origin": since / 1e9,
                 "end": max(0, clock() - since) / 1e9,
                 "last_end": max(0, self.last_end - since) / 1e9,
                 "failures": dict(self.failures),
@@ -249,7 +262,7 @@ class State:
         its own workers."""
         stats = self.environment.stats
         # Any: Locust's annotations say whole milliseconds; its own code stores whatever it measured.
-        entry: Any = StatsEntry(stats, spec.path, spec.method)
+        entry: Any = StatsEntry(stats, spec.name, spec.method)
         entry.num_requests = len(found)
         entry.total_response_time = sum(found) / 1e6
         entry.min_response_time, entry.max_response_time = min(found) / 1e6, max(found) / 1e6
@@ -259,7 +272,7 @@ class State:
         entry.start_time = stats.start_time
         entry.total_content_length, self.body_bytes = self.body_bytes, 0
         stats.total.extend(entry)
-        stats.entries[(spec.path, spec.method)].extend(entry)
+        stats.entries[(spec.name, spec.method)].extend(entry)
 
 
 def self_used() -> tuple[float, float]:

@@ -289,6 +289,9 @@ def _loop_problems(p: LoadProfile) -> Iterator[str]:
             yield f"{name}: the stages say how long and how much; leave it"
     for place, stage in enumerate(p.stages, 1):
         yield from problems_of(stage, f"stages: {place}: ", "open" if p.open_loop else "closed")
+        if stage.line and not (p.open_loop and is_number(stage.line) and stage.line <= len(p.mix)):
+            lines = f"the mix has {len(p.mix)} lines" if p.open_loop else "no line is due by time"
+            yield f"stages: {place}: line: {lines}, so there is no line {stage.line}"
     total = sum(stage.seconds for stage in p.stages if is_number(stage.seconds))
     if total > MAX_SECONDS:
         yield f"stages: take {total:g} seconds, more than {MAX_SECONDS:g}"

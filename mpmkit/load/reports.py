@@ -51,7 +51,7 @@ class Collector:
             if self.profile.mix:
                 self.paths.setdefault(path, Histogram()).record(part)
         self.lag.record(unpack(report["lag"]))
-        tick = Tick(before["end"], report["end"], failures, found)
+        tick = Tick(before["end"], report["end"], failures, found, report["origin"])
         self.ticks.append((report, tick))
         self.last[report["process"]] = report
         self.requests += len(found) + failures.total()

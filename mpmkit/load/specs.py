@@ -36,15 +36,24 @@ class RequestSpec(RequestFields):
     """One line of a mix: what is requested, how often, and what a good answer is."""
 
     weight: float = number(1.0, 1e-9, 1e9, "", "how often, in relation to the other lines")
+    port: int | None = whole(None, 1, 65535, "another port of the target's host", none="its own")
+
+    @property
+    def name(self) -> str:
+        """The line in statistics: its path, after ":PORT" if it has one of its own."""
+        return f":{self.port}{self.path}" if self.port else self.path
 
 
 @dataclass(frozen=True)
 class Stage:
     """One step of a load that changes: for some seconds so many users, or such a rate."""
 
-    seconds: float = number(MISSING, 0.1, MAX_SECONDS, "seconds", "how long")
+    seconds: float = number(MISSING, 0.01, MAX_SECONDS, "seconds", "how long")
     users: int | None = whole(None, 1, MAX_USERS, "concurrent clients", none="-", loop="closed")
     rate: float | None = number(
         None, 0.01, MAX_RATE, "requests/s", "requests due in all", none="-", loop="open"
     )
     ramp: bool = switch(False, "get there evenly over the whole time, not at once")
+    line: int = whole(
+        0, 0, 1_000, "open loop: of the mix, from 1, that its requests are of; 0 is by weight"
+    )

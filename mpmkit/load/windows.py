@@ -13,12 +13,14 @@ from mpmkit.load.histogram import Histogram
 
 
 class Tick(NamedTuple):
-    """What one generator process got from one report to the next. values: latencies of good answers in ns."""
+    """What one generator process got from one report to the next. values: latencies of good answers in ns.
+    begin, end: seconds since `origin`, which is the time.monotonic() of its machine."""
 
     begin: float
     end: float
     failures: Counter[str]
     values: Sequence[int]
+    origin: float = 0.0
 
     @property
     def latencies(self) -> Histogram:

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import read_share
-from mpmkit.measure import command, demand, records
+from mpmkit.measure import command, records, utilisation
 from mpmkit.measure.records import RecordError, Row
 from mpmkit.measure.stats import DEARER, MARGIN, UNDECIDED, Decision, decide
 from mpmkit.measure.text import aligned
@@ -37,8 +37,8 @@ def costs(rows: Sequence[Row]) -> Costs:
     table = rows[0]["table"]
     if table == "demand":
         return {
-            f"{who} {work}": {n: demand.slope(load.values()) for n, load in blocks.items()}
-            for (work, who), blocks in demand.loads(rows).items()
+            f"{who} {work}": {n: utilisation.slope(load.values()) for n, load in blocks.items()}
+            for (work, who), blocks in utilisation.loads(rows).items()
         }
     if table not in COSTS:
         raise RecordError(f"rows of {table} have no cost; compare demand, {', '.join(COSTS)}")

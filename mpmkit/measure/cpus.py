@@ -134,6 +134,22 @@ class Reading(NamedTuple):
     generator: float
 
 
+def generator_pids(others: set[int]) -> list[int]:
+    """This process and its children without the others: whoever makes the load and counts it."""
+    return [p for p in (os.getpid(), *procfs.children(os.getpid())) if p not in others]
+
+
+def off_times(server: int, loopers: Mapping[int, int]) -> tuple[float, float, float]:
+    """Seconds until now: idle time of all CPUs, and idle and stolen time of the server's."""
+    import psutil
+
+    times = psutil.cpu_times(percpu=True)
+    idle = [one.idle + one.iowait for one in times]
+    for cpu, looper in loopers.items():
+        idle[cpu] += procfs.clock_ns(looper) / 1e9
+    return sum(idle), idle[server], times[server].steal
+
+
 class Readings:
     """Reads the machine whenever the generator reports, so that answers and the CPU time for them are of
     the same moments. `tick` is for `run_load`."""
@@ -146,19 +162,12 @@ class Readings:
 
     def tick(self, tick: Tick) -> None:
         """The generator has reported."""
-        import psutil
-
         if not self._generator:
-            mine = [os.getpid(), *procfs.children(os.getpid())]
-            self._generator = [p for p in mine if p not in (self.server, *self._loopers.values())]
+            self._generator = generator_pids({self.server, *self._loopers.values()})
         groups = (procfs.members(self.server), self._generator)
         spent = [procfs.cpu_ns(pids) / 1e9 for pids in groups]
-        times = psutil.cpu_times(percpu=True)
-        idle = [one.idle + one.iowait for one in times]
-        for cpu, looper in self._loopers.items():
-            idle[cpu] += procfs.cpu_ns([looper]) / 1e9
-        off = idle[self.cpus.server], times[self.cpus.server].steal
-        self.seen.append((tick, Reading(time.monotonic(), sum(idle), *off, *spent)))
+        idle, *off = off_times(self.cpus.server, self._loopers)
+        self.seen.append((tick, Reading(time.monotonic(), idle, *off, *spent)))
 
     def window(self, begin: float, end: float) -> dict[str, Any]:
         """The columns of a stretch of the load, in its seconds; zeros if there were fewer than two reports.

@@ -5,58 +5,47 @@
 Requests a second at saturation measure the slower of generator and server. Here the generator sends at fixed
 rates below its limit, and what is measured is how busy that keeps the server's CPU (docs/DEMAND.md). Each of
 the two has a CPU of its own (`cpus`). A block starts each server once, in random order: prefork, worker, event
-and a second prefork (the A/A control), of mpmkit and of httpd where it is installed.
+and a second prefork (the A/A control), of mpmkit and of httpd where it is installed. Then they get their
+requests in turns (`turns`).
 
-The utilisation law says that a server which is busy for the share U of the time at X answers a second has a
-service demand of S = U/X, the CPU time of one request. At several rates U against X is a line through the
-origin with the slope S; how well the means of the rates lie on it is R². What makes R² low (other work, a
-pool that grows) makes S worthless. Servers are compared within a block, at the rates that both have there.
+What makes R² low (other work, a pool that grows, a CPU that is cold at low rates) makes one S for all rates
+worth less: the table shows S at each rate as well.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
 import json
 import os
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.load.fields import read_share
-from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import run_load
-from mpmkit.load.specs import Stage
-from mpmkit.measure import command, competitors, cpus, experiment, published, stats
+from mpmkit.load.specs import RequestSpec
+from mpmkit.load.target import target_of
+from mpmkit.measure import command, competitors, cpus, experiment, published, stats, turns
 from mpmkit.measure.experiment import OURS, Cell, Launch, OnProgress, Report, Table
 from mpmkit.measure.records import Row
-from mpmkit.measure.stats import MARGIN, Decision
+from mpmkit.measure.stats import MARGIN
 from mpmkit.measure.text import aligned
+from mpmkit.measure.utilisation import comparisons, current, demand_of, loads, r_squared, slope
 
 GENERATOR_MOST = 0.6  # cores that it may use: beyond, requests leave late and in bunches
-STOLEN_MOST = (
-    0.03  # of the server's CPU, by the host of a virtual machine: it slows what is counted
-)
-RATE_MISSED = 0.03  # share of the requests due by which the answers may differ
-
-# Cores of the server's CPU that may be unaccounted for, and more as a share of the server's own: the kernel
-# works for the network outside of any process. Beyond, something else ran there.
-OTHER_WORK = (0.05, 0.25)
-WARMUP, SETTLE = 0.3, 0.15  # seconds before the first rate, and at the beginning of each
-USERS = 16  # requests at once, at most: fewer than each server has workers
 
 # work -> the page, and whether connections are kept. httpd has no WSGI: the script is mpmkit's alone.
 WORKS = {"page": ("static", False), "script": ("script", False), "keep-alive": ("static", True)}
 
-# scale -> blocks, seconds at each rate, rates, kinds of work
-SCALES: dict[str, tuple[int, float, tuple[float, ...], tuple[str, ...]]] = {
-    "smoke": (1, 1.0, (1000.0, 2500.0), ("page",)),
-    "demo": (7, 1.0, (1000.0, 2500.0), ("page",)),
-    "full": (20, 2.0, (1000.0, 2000.0, 3000.0), tuple(WORKS)),
+# scale -> blocks, cycles of turns in each, rates, kinds of work
+SCALES: dict[str, tuple[int, int, tuple[float, ...], tuple[str, ...]]] = {
+    "smoke": (1, 4, (1000.0, 2500.0), ("page",)),
+    "demo": (8, 10, (1000.0, 2500.0), ("page",)),
+    "full": (20, 15, (1000.0, 2000.0, 3000.0), tuple(WORKS)),
 }
 
 _FEW = {"StartServers": 4}  # children, of 25 threads
@@ -71,109 +60,16 @@ DIRECTIVES: dict[str, dict[str, Any]] = {
 """The article's, but that no child is forked or ended while it is measured."""
 
 
-# -- from rows to decisions ----------------------------------------------------------------------
-
-Load = dict[float, tuple[float, float]]  # rate -> (answers a second, cores): X and U
-
-
-class Who(NamedTuple):
-    """One line of the table."""
-
-    server: str
-    mpm: str
-    control: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.server} {self.mpm}" + " (A/A)" * self.control
-
-
-def flaw_of(row: Mapping[str, Any], shared: bool = False) -> str:
-    """Why a row must not be used; "" if it may. shared: generator and server had one CPU."""
-    other, (least, share) = row["server_u"] - row["group_u"], OTHER_WORK
-    if not row["seconds"]:
-        return "other work: the generator had too little of its CPU to report"
-    if row["stolen"] > STOLEN_MOST:
-        return f"stolen: the host of this machine took {row['stolen']:.0%} of the server's CPU"
-    if not shared and other > least + share * row["group_u"]:
-        return f"other work: {other:.0%} of the server's CPU was not the server's"
+def flaw_of(row: Mapping[str, Any], cycles: int) -> str:
+    """Why a row must not be used; "" if it may. cycles: of turns, in its block."""
+    if row["seconds"] < turns.COUNTED * cycles / 2:
+        return "other work: more than half of its turns were disturbed by it, or by the host"
     if row["generator_u"] > GENERATOR_MOST:
         used = f"{row['generator_u']:.0%} of its CPU, more than {GENERATOR_MOST:.0%}"
         return f"generator: it used {used}, at {row['rate']:,.0f} requests/s"
     if row["failures"] or row["unsent"]:
         return f"failed: {row['failures']:,} requests failed, {row['unsent']:,} were not sent"
-    if abs(row["x"] / row["rate"] - 1) > RATE_MISSED:
-        return f"rate: {row['x']:,.0f} instead of {row['rate']:,.0f} requests/s were answered"
     return ""
-
-
-def current(rows: Iterable[Row]) -> list[Row]:
-    """The rows without those of a block that a later run measured again from its beginning."""
-    rows = list(rows)
-    last = {row["round"]: row["run_id"] for row in rows}
-    return [row for row in rows if row["run_id"] == last[row["round"]]]
-
-
-def loads(rows: Iterable[Row], column: str = "server_u") -> dict[tuple[str, Who], dict[int, Load]]:
-    """(work, who) -> block -> rate -> (X, U), of the rows without a flaw."""
-    found: dict[tuple[str, Who], dict[int, Load]] = {}
-    for row in current(rows):
-        if not row["flaw"] and row["x"] > 0 and row[column] > 0:
-            who = Who(row["server"], row["mpm"], row["control"])
-            blocks = found.setdefault((row["work"], who), {})
-            blocks.setdefault(row["round"], {})[row["rate"]] = row["x"], row[column]
-    return found
-
-
-def slope(points: Iterable[tuple[float, float]]) -> float:
-    """S in µs: the slope of the line through the origin that is nearest to the points (X, U)."""
-    points = list(points)
-    return 1e6 * sum(x * u for x, u in points) / sum(x * x for x, _ in points)
-
-
-def r_squared(blocks: Mapping[int, Load]) -> float | None:
-    """How well the means of the rates lie on their line through the origin: 1 is exactly, 0 no better than
-    a constant, less is worse. None for fewer than two rates."""
-    rates = {rate for load in blocks.values() for rate in load}
-    points = [[load[rate] for load in blocks.values() if rate in load] for rate in rates]
-    mean = statistics.fmean
-    means = [(mean(x for x, _ in some), mean(u for _, u in some)) for some in points]
-    around = sum((u - mean(u for _, u in means)) ** 2 for _, u in means)
-    if not around:
-        return None
-    s = slope(means) / 1e6
-    return 1 - sum((u - s * x) ** 2 for x, u in means) / around
-
-
-def demand_of(blocks: Mapping[int, Load]) -> stats.Interval:
-    """S in µs with its 95% interval: by the same method as the ratios, over the blocks."""
-    return stats.ratio([slope(load.values()) for load in blocks.values()], [1.0] * len(blocks))
-
-
-def ratio_of(one: Mapping[int, Load], other: Mapping[int, Load], margin: float) -> Decision | None:
-    """The decision on two servers, over the blocks and the rates that both have; None without any."""
-    pairs = {n: one[n].keys() & other[n].keys() for n in sorted(one.keys() & other.keys())}
-    a, b = (
-        {n: slope(side[n][rate] for rate in rates) for n, rates in pairs.items() if rates}
-        for side in (one, other)
-    )
-    return stats.decide(a, b, margin) if a else None
-
-
-def comparisons(rows: Iterable[Row], work: str, margin: float = MARGIN) -> dict[str, Decision]:
-    """What is compared for one kind of work -> the decision: A/A first, then the MPMs of each server,
-    then the servers under the same MPM."""
-    found = {who: blocks for (kind, who), blocks in loads(rows).items() if kind == work}
-    servers = sorted({who.server for who in found}, key=lambda name: (name != OURS, name))
-    pairs = []
-    for server in servers:
-        prefork, worker, event = (Who(server, mpm) for mpm in MPMS)
-        pairs.append((Who(server, "prefork", True), prefork))
-        pairs += [(worker, prefork), (event, prefork), (event, worker)]
-    for one, other in itertools.combinations(servers, 2):
-        pairs += [(Who(one, mpm), Who(other, mpm)) for mpm in MPMS]
-    both = [(a, b) for a, b in pairs if a in found and b in found]
-    decisions = {f"{a} / {b}": ratio_of(found[a], found[b], margin) for a, b in both}
-    return {pair: decision for pair, decision in decisions.items() if decision}
 
 
 class DemandTable(Table):
@@ -209,22 +105,38 @@ class DemandTable(Table):
         return "\n".join([*lines, "", *self.footer()]).rstrip()
 
     def _of_work(self, work: str) -> list[str]:
-        own = loads(self.records, "group_u")
-        lines = []
-        for (kind, who), blocks in sorted(loads(self.records).items()):
-            if kind == work:
-                s, fit = demand_of(blocks), r_squared(blocks)
-                between = f"{s.low:.1f} to {s.high:.1f}" if s.level else "one block"
-                mine = f"{demand_of(own[kind, who]).value:.1f}" if (kind, who) in own else "-"
-                fits = "-" if fit is None else f"{fit:.4f}"
-                lines.append([str(who), f"{s.value:.1f}", between, mine, fits, str(len(blocks))])
-        if not lines:
+        own, found = loads(self.records, "group_u"), loads(self.records)
+        mine = {who: blocks for (kind, who), blocks in sorted(found.items()) if kind == work}
+        if not mine:
             return [f"{work}: no row can be used"]
+        rates = sorted(
+            {rate for blocks in mine.values() for load in blocks.values() for rate in load}
+        )
+        lines = [
+            [
+                work,
+                "S µs",
+                "95%",
+                "own µs",
+                *(f"at {rate:,.0f}/s" for rate in rates),
+                "R²",
+                "blocks",
+            ]
+        ]
+        for who, blocks in mine.items():
+            s, fit = demand_of(blocks), r_squared(blocks)
+            between = f"{s.low:.1f} to {s.high:.1f}" if s.level else "one block"
+            of_group = f"{demand_of(own[work, who]).value:.1f}" if (work, who) in own else "-"
+            lines.append([str(who), f"{s.value:.1f}", between, of_group])
+            for rate in rates:
+                points = [load[rate] for load in blocks.values() if rate in load]
+                lines[-1].append(f"{slope(points):.1f}" if points else "-")
+            lines[-1] += ["-" if fit is None else f"{fit:.3f}", str(len(blocks))]
         said = [
             f"  {pair}: {decision}"
             for pair, decision in comparisons(self.records, work, self.margin).items()
         ]
-        return [*aligned([[work, "S µs", "95%", "own µs", "R²", "blocks"], *lines], (0, 2)), *said]
+        return [*aligned(lines, (0, 2)), *said]
 
 
 # -- the plan ------------------------------------------------------------------------------------
@@ -239,7 +151,7 @@ class DemandPlan:
     works: tuple[str, ...]
     rates: tuple[float, ...]
     blocks: int
-    seconds: float
+    cycles: int
     seed: int
     margin: float
     scale: str
@@ -249,7 +161,7 @@ class DemandPlan:
     def id(self) -> str:
         """Tells this plan from another; the same whenever the settings are, but for more blocks."""
         servers = dict.fromkeys(cell.server for cell in self.cells)
-        given = (self.works, self.rates, self.seconds, self.seed, self.margin, *servers)
+        given = (self.works, self.rates, self.cycles, self.seed, self.margin, *servers)
         return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:12]
 
     def block(self, number: int) -> list[Cell]:
@@ -270,7 +182,7 @@ def plan(
 ) -> DemandPlan:
     """Check what is asked for. Raises ValueError with everything that is wrong with it."""
     problems = command.Problems()
-    chosen, (most, seconds, speeds, kinds) = problems.scale(scale, SCALES)
+    chosen, (most, cycles, speeds, kinds) = problems.scale(scale, SCALES)
     if (rates, blocks) != (None, None):
         chosen = "custom"
     kinds = problems.chosen("work", kinds if works is None else works, WORKS)
@@ -289,7 +201,7 @@ def plan(
     cells += [replace(cell, control=True) for cell in cells if cell.mpm == "prefork"]
     speeds = tuple(sorted(set(map(float, speeds))))
     blocks = blocks or most
-    return DemandPlan(cells, kinds, speeds, blocks, seconds, seed, margin, chosen, missing)
+    return DemandPlan(cells, kinds, speeds, blocks, cycles, seed, margin, chosen, missing)
 
 
 # -- measuring -----------------------------------------------------------------------------------
@@ -337,7 +249,7 @@ def demand_table(
         table.notes.append(f"{table.resumed} of {table.planned} loads are of an earlier run")
 
     def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
-        return _measure_server(todo, table, place, cell, report)
+        return _measure_block(todo, table, place, cell, report)
 
     cells = _cells(todo, table, left)
     return experiment.run(cells, measure, table, file=file, on_progress=on_progress, say=say)
@@ -355,10 +267,11 @@ def whole_blocks(rows: list[Row], todo: DemandPlan) -> list[Row]:
 
 
 def _cells(todo: DemandPlan, table: DemandTable, left: Sequence[int]) -> Iterator[Cell]:
-    """The cells of the blocks that are left. Raises RuntimeError after a block that shows a rate to be
+    """The blocks that are left, a cell each. Raises RuntimeError after a block that shows a rate to be
     beyond the generator."""
     for number in left:
-        yield from todo.block(number)
+        loads = tuple(f"{cell.label} {work}" for cell in todo.cells for work in cell.parts)
+        yield Cell(number, OURS, "", parts=loads)
         for rate in todo.rates:
             rows = [row for row in table.records if (row["round"], row["rate"]) == (number, rate)]
             if rows and all((row["flaw"] or "").startswith("generator") for row in rows):
@@ -371,44 +284,63 @@ def _cells(todo: DemandPlan, table: DemandTable, left: Sequence[int]) -> Iterato
                 )
 
 
-def _measure_server(
-    todo: DemandPlan, table: DemandTable, place: cpus.Placement, cell: Cell, report: Report
+def _measure_block(
+    todo: DemandPlan, table: DemandTable, place: cpus.Placement, block: Cell, report: Report
 ) -> Iterator[list[Row]]:
-    """Start one server on its CPU, measure its works, stop it."""
+    """Start all servers of a block on their CPU, measure one kind of work after the other, stop them."""
     same: dict[str, Any] = {"design": todo.id, "seed": todo.seed, "margin": todo.margin}
-    same |= {"blocks": todo.blocks, "control": cell.control, "cpus": str(place)}
-    directives = DIRECTIVES[cell.mpm]
+    same |= {"blocks": todo.blocks, "cpus": str(place)}
+    cells = [c for c in todo.block(block.round) if not c.subjects & table.broken]
     with (
         cpus.loopers({place.generator, place.server}) as awake,
-        cpus.pinned(lambda: cell.start(cell.mpm, **directives), place) as server,
+        cpus.pinned(lambda: _started(cells, table), place) as servers,
     ):
-        for work in cell.parts:
-            report(f"block {cell.round}, {cell.label}, {work}", 0.0)
-            rates = stats.turns(todo.rates, cell.round, f"{todo.seed} {cell.label} {work}")
-            readings = cpus.Readings(server.pid, place, awake)
-            conditions = experiment.Conditions(table, cell)
+        for work in stats.turns(todo.works, block.round, f"{todo.seed} works"):
+            report(f"block {block.round}, {work}", 0.0)
+            some = [cell for cell in servers if work in cell.parts]
+            conditions = [experiment.Conditions(table, cell) for cell in some]
             kind, keep = WORKS[work]
-            load = LoadProfile(
-                path=published.page(kind).path,
-                expect_length=published.page(kind).length,
-                users=USERS,
-                keep_alive=keep,
-                arrival="constant",
-                stages=tuple(Stage(todo.seconds, rate=rate) for rate in rates),
-                warmup_seconds=WARMUP,
-            )
-            found = run_load(server, profile=load, on_tick=readings.tick)
-            if not found.complete or experiment.is_gone(server):
-                words = f"{found.ended}{experiment.last_words(server)}"
-                raise RuntimeError(f"{cell.label}, {work}: {words}")
-            rows = []
-            for number, rate in enumerate(rates):
-                begin, end = number * todo.seconds + SETTLE, (number + 1) * todo.seconds + 0.02
-                columns = {**same, **readings.window(begin, end), "work": work, "rate": rate}
-                columns["unsent"] = found.errors["unsent"]
-                columns["flaw"] = flaw_of(columns, place.shared)
-                rows.append(conditions.row(directives, **columns))
-            yield rows
+            page = published.page(kind)
+            urls = [servers[cell].url for cell in some]
+            lines = [
+                RequestSpec(page.path, expect_length=page.length, port=target_of(url).port)
+                for url in urls
+            ]
+            order = turns.order(len(some), todo.rates, todo.cycles, f"{todo.id} {block.round}")
+            load = turns.profile(order, lines, keep)
+            groups = [servers[cell].pid for cell in some]
+            sampler = turns.Sampler(len(order), groups, place, awake)
+            found = run_load(urls[0], profile=load, on_tick=sampler.tick)
+            gone = next((cell for cell in some if experiment.is_gone(servers[cell])), None)
+            if gone is not None or not found.complete:
+                words = experiment.last_words(servers[gone]) if gone is not None else ""
+                raise RuntimeError(f"block {block.round}, {work}: {found.ended}{words}")
+            sampler.join()
+            sums = turns.loads(order, load, found, sampler, place.shared)
+            for number, cell in enumerate(some):
+                rows = []
+                for rate in todo.rates:
+                    columns = {**same, **sums[turns.Turn(number, rate)], "work": work, "rate": rate}
+                    columns |= {"control": cell.control, "flaw": flaw_of(columns, todo.cycles)}
+                    rows.append(conditions[number].row(DIRECTIVES[cell.mpm], **columns))
+                yield rows
+
+
+@contextlib.contextmanager
+def _started(cells: Iterable[Cell], table: DemandTable) -> Iterator[dict[Cell, Any]]:
+    """The servers of a block, all running. A competitor that does not start is left out from here on."""
+    with contextlib.ExitStack() as stack:
+        servers = {}
+        for cell in cells:
+            try:
+                server = stack.enter_context(cell.start(cell.mpm, **DIRECTIVES[cell.mpm]))
+            except RuntimeError as error:
+                if cell.server == OURS:
+                    raise
+                table.leave_out(cell, error)
+            else:
+                servers[cell] = server
+        yield servers
 
 
 # -- the command line ----------------------------------------------------------------------------

@@ -151,6 +151,12 @@ class Table:
         self.out = file.path if file else None
         return file
 
+    def leave_out(self, cell: Cell, error: BaseException, kept: int = 0) -> None:
+        """Measure a competitor no more, since it failed; `kept` of its rows are kept."""
+        self.broken |= cell.subjects
+        since = f"from round {cell.round} on ({kept} rows of it are kept)"
+        self.left_out.append(f"without {cell.label} {since}: {one_line(error)}")
+
     def footer(self, again: str = "") -> list[str]:
         """The last lines of the table as text: whether it is complete, notes, where the rows are."""
         lines: list[str] = []
@@ -254,9 +260,7 @@ def run(
             except RuntimeError as error:
                 if cell.server == OURS or isinstance(error, LoadError):
                     raise
-                table.broken |= who
-                since = f"from round {cell.round} on ({kept[who]} rows of it are kept)"
-                table.left_out.append(f"without {cell.label} {since}: {one_line(error)}")
+                table.leave_out(cell, error, kept[who])
                 say(table.left_out[-1])
             table.planned -= len(cell.parts) - (table.measured - had)
     except KeyboardInterrupt:

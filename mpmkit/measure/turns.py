@@ -1,0 +1,166 @@
+"""Servers that run at the same time and get their requests in turns, a tenth of a second each.
+
+A machine changes its speed from second to second: its clock, its other core, and on a virtual machine its
+neighbours, by a third or more. Two servers that are measured one after the other meet two machines. So one
+generator sends to all servers of a block, on one CPU, in turns: in each cycle every server has a turn at every
+rate, in random order. The other servers have nothing to do meanwhile. The beginning of a turn does not count: it
+fills the CPU's caches, which the servers before it have used. Nor does a turn in which something else ran there.
+
+    cycle     1                                     2
+    turn      | event | httpd prefork | prefork ... | httpd prefork | event ...
+    requests   ,,|||||_ ,,||||||||||||_ ,,||||||...        , before it counts   _ pause: the last answers
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mpmkit.load.arrivals import arrivals
+from mpmkit.load.profile import LoadProfile
+from mpmkit.load.result import LoadRun
+from mpmkit.load.specs import RequestSpec, Stage
+from mpmkit.load.windows import Tick
+from mpmkit.measure import cpus, procfs, stats
+
+LEAD, COUNTED, PAUSE = 0.03, 0.1, 0.01  # seconds of a turn
+DISTURBED = 0.03  # of the server's CPU, by other work or the host: such a turn does not count
+LENGTH = LEAD + COUNTED + PAUSE
+SETTLE = 0.6  # seconds of turns, at least, that do not count: connections are opened, caches filled
+USERS = 16  # requests at once, at most: fewer than each server has workers
+
+
+class Turn(NamedTuple):
+    """One server's turn. server: its number, from 0. rate: requests/s."""
+
+    server: int
+    rate: float
+
+
+def order(servers: int, rates: Sequence[float], cycles: int, seed: str) -> list[Turn]:
+    """Cycles of turns, each in a random order; the first of them, of at least SETTLE seconds, are not among
+    the `cycles` (see `counted`)."""
+    cycle = [Turn(*pair) for pair in itertools.product(range(servers), rates)]
+    all_cycles = -(-uncounted(len(cycle)) // len(cycle)) + cycles
+    return [turn for n in range(1, all_cycles + 1) for turn in stats.turns(cycle, n, seed)]
+
+
+def uncounted(cycle: int) -> int:
+    """How many turns do not count, for cycles of so many turns."""
+    return cycle * -(-int(SETTLE / LENGTH + 1) // cycle)
+
+
+def profile(turns: Sequence[Turn], lines: Sequence[RequestSpec], keep_alive: bool) -> LoadProfile:
+    """The load: a line of the mix for each server, two stages for each turn."""
+    stages = []
+    for server, rate in turns:
+        line = server + 1
+        stages += [Stage(LEAD + COUNTED, rate=rate, line=line), Stage(PAUSE, rate=0.01, line=line)]
+    return LoadProfile(
+        mix=tuple(lines),
+        stages=tuple(stages),
+        users=USERS,
+        keep_alive=keep_alive,
+        arrival="constant",
+        warmup_seconds=0.3,
+    )
+
+
+class Reading(NamedTuple):
+    """Seconds until now: the clock; idle and stolen time of the server's CPU; idle time of all CPUs; CPU time of
+    the generator; CPU time of each server's processes."""
+
+    clock: float
+    off: float
+    stolen: float
+    idle: float
+    generator: float
+    servers: tuple[float, ...]
+
+
+class Sampler(threading.Thread):
+    """Takes a reading at the begin and at the end of what counts of each turn. `tick` is for `run_load`: it
+    starts with the first report of the generator, which says when the first turn began."""
+
+    def __init__(
+        self, turns: int, groups: Iterable[int], place: cpus.Placement, loopers: Mapping[int, int]
+    ) -> None:
+        """turns: how many. groups: the process group of each server. loopers: {CPU: process id}."""
+        super().__init__(daemon=True)
+        self.readings: dict[tuple[int, int], Reading] = {}  # turn, 0 or 1: begin or end
+        self._turns, self._groups, self._place, self._loopers = turns, [*groups], place, loopers
+        self._origin = 0.0
+
+    def tick(self, tick: Tick) -> None:
+        """The generator has reported."""
+        if not self._origin:
+            self._origin = tick.origin
+            self.start()
+
+    def run(self) -> None:
+        """Read at the times that the turns leave for it."""
+        mine = cpus.generator_pids({*self._groups, *self._loopers.values()})
+        servers = [procfs.members(group) for group in self._groups]
+        for number, end in itertools.product(range(self._turns), (0, 1)):
+            wait = self._origin + number * LENGTH + LEAD + end * COUNTED - time.monotonic()
+            if wait >= 0:  # else before the first report: among those that do not count
+                time.sleep(wait)
+                self.readings[number, end] = self._read(mine, servers)
+
+    def _read(self, mine: list[int], servers: list[list[int]]) -> Reading:
+        idle, off, stolen = cpus.off_times(self._place.server, self._loopers)
+        spent = [sum(map(procfs.clock_ns, pids)) / 1e9 for pids in (mine, *servers)]
+        return Reading(time.monotonic(), off, stolen, idle, spent[0], tuple(spent[1:]))
+
+
+def loads(
+    turns: Sequence[Turn], load: LoadProfile, run: LoadRun, sampler: Sampler, shared: bool
+) -> dict[Turn, dict[str, Any]]:
+    """(server, rate) -> the columns of its row: sums over its turns that count. Left out are turns that were
+    disturbed, or whose readings are missing or late. shared: generator and server had one CPU."""
+    first = uncounted(len(set(turns)))
+    dues = [*itertools.takewhile(lambda due: due < len(turns) * LENGTH, arrivals(load))]
+    sums: dict[Turn, list[float]] = {turn: [0.0] * 7 for turn in turns}
+    for number, turn in enumerate(turns):
+        old, new = (sampler.readings.get((number, end)) for end in (0, 1))
+        if number < first or old is None or new is None:
+            continue
+        seconds = new.clock - old.clock
+        if not 0.9 < seconds / COUNTED < 1.1:
+            continue
+        begin = number * LENGTH + LEAD
+        count = bisect_left(dues, begin + COUNTED) - bisect_left(dues, begin)
+        off, stolen = new.off - old.off, new.stolen - old.stolen
+        own = new.servers[turn.server] - old.servers[turn.server]
+        busy = own if shared else max(0.0, seconds - off - stolen)
+        more = (count, seconds, busy, own, new.generator - old.generator, stolen)
+        if not shared and max(stolen, busy - own) > DISTURBED * seconds:
+            continue
+        budget = new.idle - old.idle + own + new.generator - old.generator
+        sums[turn] = [a + b for a, b in zip(sums[turn], (*more, budget), strict=True)]
+    due = [0] * len(load.mix)
+    for when in dues[bisect_left(dues, 0.0) :]:
+        due[turns[int(when / LENGTH)].server] += 1
+    good = [len(run.paths.get(line.name, ())) for line in load.mix]
+    # A request due where two turns meet may be of either: so no more are missing than failed.
+    missing = [min(run.failures, max(0, a - b)) for a, b in zip(due, good, strict=True)]
+    return {turn: _columns(found, missing[turn.server], run) for turn, found in sums.items()}
+
+
+def _columns(sums: Sequence[float], failures: int, run: LoadRun) -> dict[str, Any]:
+    count, seconds, *spent, budget = sums
+    names = ("server_u", "group_u", "generator_u", "stolen")
+    return {
+        "requests": int(count),
+        "failures": failures,
+        "unsent": run.errors["unsent"],
+        "seconds": seconds,
+        "x": count / seconds if seconds else 0.0,
+        **{name: one / seconds if seconds else 0.0 for name, one in zip(names, spent, strict=True)},
+        "budget": budget / seconds / (os.cpu_count() or 1) if seconds else 0.0,
+    }
