@@ -100,7 +100,8 @@ class TraceRun:
 class _Child:
     """A process: `idle` and `busy` threads, its connections, `parked` ones (by their next request)."""
 
-    __slots__ = ("busy", "connections", "heir", "idle", "left", "listening", "parked", "quiescing", "slot")
+    __slots__ = ("busy", "connections", "heir", "idle", "left", "listening", "parked", "quiescing",
+                 "slot")  # fmt: skip
 
     def __init__(self, slot: int, threads: int, left: int) -> None:
         self.slot, self.idle, self.left = slot, threads, left
@@ -395,7 +396,9 @@ class _Run:
 
     def fork(self, now: float, slot: int) -> None:
         old, threads = self.slots[slot], self.threads
-        child = _Child(slot, threads - (old.busy if old else 0), self.d.MaxConnectionsPerChild or -1)
+        child = _Child(
+            slot, threads - (old.busy if old else 0), self.d.MaxConnectionsPerChild or -1
+        )
         if old is not None:
             old.heir = child
         self.slots[slot] = child
@@ -431,7 +434,9 @@ class _Run:
         if not self.settled:
             d = self.d
             decided = plan(look(self.snapshot(), d, self.memory), d, self.memory)
-            self.settled = not decided.spawn and not decided.retire and decided.memory == self.memory
+            self.settled = (
+                not decided.spawn and not decided.retire and decided.memory == self.memory
+            )
             self.memory = decided.memory
             self.carry_out(now, decided)
         self.sample(now)
