@@ -6,6 +6,7 @@
 #   make soak      restarts, kills and any bytes under load; does anything grow?
 #   make notebooks executed copies      make slides     slides of them, in build/slides
 #   make exercises the students' copies make claims     README's figures against the recorded rows
+#   make tyres     does it work here? five minutes, installation included
 #   make site      course and reference as a site, in build/site
 #   make clean     caches away (distclean: .venv too)
 # Another interpreter: make PYTHON=python3.13 tables. Without PYTHON an existing .venv is kept, and a new one
@@ -32,7 +33,7 @@ $(shell rm -f $(STAMP))
 endif
 endif
 
-.PHONY: venv tables test lint lab bench fidelity soak claims notebooks slides exercises site clean distclean
+.PHONY: venv tables test lint lab bench fidelity soak claims notebooks slides exercises site lock tyres clean distclean
 .DEFAULT_GOAL := tables
 
 venv: $(STAMP)
@@ -60,6 +61,18 @@ tables: $(STAMP)
 JOBS ?= $(shell expr $$(nproc) + 1)
 test: $(STAMP)
 	@env -u MPMKIT_SCALE $(BIN)/python -m pytest -n $(JOBS)
+
+# Kick the tyres: is the figure of the README what the rows say, do the messages of the error log come out of
+# real servers of each MPM, what are the article's tables here (roughly).
+tyres: $(STAMP)
+	@$(BIN)/python -m docs._tools.claims
+	@$(BIN)/python -m pytest -q tests/test_errors.py tests/test_names.py
+	@MPMKIT_SCALE=smoke $(BIN)/mpmkit qps --kind both --out $$(mktemp -d)/tyres.csv
+
+# From a fresh .venv (make distclean venv lock): the versions that were tested.
+lock: $(STAMP)
+	@{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable; } > $(VENV)/lock
+	@mv $(VENV)/lock requirements.lock
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check .

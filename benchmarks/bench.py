@@ -32,6 +32,7 @@ from typing import Any
 import mpmkit
 from benchmarks import baseline
 from benchmarks.clients import ClientReport, run_ab, run_wrk
+from benchmarks.nginx import Nginx
 from benchmarks.ratios import baseline_lines, comparisons
 from benchmarks.ratios import table as ratio_table
 from benchmarks.works import (
@@ -59,7 +60,7 @@ from mpmkit.measure import command, records, stats
 from mpmkit.measure.experiment import OURS, Cell, Conditions, OnProgress, Report, Table, run
 from mpmkit.measure.procfs import cpu_ns, members
 from mpmkit.measure.records import RecordFile, Row
-from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed
+from mpmkit.measure.reference_servers import Httpd, NotInstalled, ServerFailed
 
 # -- the servers ---------------------------------------------------------------------------------
 

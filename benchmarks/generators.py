@@ -32,6 +32,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.clients import ClientReport, run_ab, run_wrk
+from benchmarks.nginx import Nginx
 from benchmarks.works import BenchError
 from mpmkit.config.arguments import Parser
 from mpmkit.load.runner import LoadError, run_load
@@ -40,7 +41,7 @@ from mpmkit.measure import command, records, stats
 from mpmkit.measure.competitors import SAMPLE_SITE
 from mpmkit.measure.experiment import Cell, Conditions, OnProgress, Report, Table, run
 from mpmkit.measure.records import RecordFile, Row
-from mpmkit.measure.reference_servers import Nginx, NotInstalled
+from mpmkit.measure.reference_servers import NotInstalled
 
 PATH = "/index.html"
 # The server's settings: connections for every client of WORKS, each for as long as it likes.

@@ -53,7 +53,7 @@ from pathlib import Path
 from typing import Any
 
 from mpmkit.measure import competitors
-from mpmkit.measure.reference_servers import NotInstalled, ReferenceServer, Value
+from mpmkit.measure.reference_servers import NotInstalled, ReferenceServer
 
 EXTRA = "pip install 'mpmkit[rivals]'"
 WORKER_CLASSES = ("sync", "gthread")
@@ -76,7 +76,7 @@ class Peer(ReferenceServer):
         document_root: str | os.PathLike[str],
         access_log: bool = True,
         processes: int | None = None,
-        **directives: Value,
+        **directives: Any,
     ) -> None:
         super().__init__(document_root=document_root, access_log=access_log)
         if importlib.util.find_spec(self.package) is None:

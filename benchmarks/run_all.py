@@ -30,6 +30,7 @@ from typing import Any
 from benchmarks import (
     bench,
     generators,
+    nginx,  # noqa: F401  adds it to the competitors
     python_servers,  # noqa: F401  adds them to the competitors
 )
 from benchmarks.ratios import judged, middle

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas
 
 READY_WITHIN = 10.0  # seconds for a server to begin; importing Python takes most of it
+LOGS = ("error.log", "access.log", "trace.log")
 STOPPED_WITHIN = 15.0  # seconds for it to end: longer than the parent gives its children
 
 SIGNALS = {
@@ -163,6 +164,11 @@ class Server:
         """What the server has written to its access log ("" without `access_log=True`)."""
         return self._log("access.log")
 
+    def trace_log(self) -> str:
+        """What the server has written to its TraceLog ("" without `trace=True`), for `lab.tracer`
+        and `policy.connection_trace`."""
+        return self._log("trace.log")
+
     def _log(self, name: str) -> str:
         try:
             with open(os.path.join(self._home, name), encoding="utf-8", errors="replace") as file:
@@ -202,7 +208,7 @@ class Server:
             self._lifeline = -1
             if self._process.stdout:
                 self._process.stdout.close()
-            self._logs = {name: self._log(name) for name in ("error.log", "access.log")}
+            self._logs = {name: self._log(name) for name in LOGS}
             shutil.rmtree(self._home, ignore_errors=True)
             os.close(self._lock)
         _running.discard(self)
@@ -215,6 +221,7 @@ def launch(
     document_root: str | os.PathLike[str] | None = None,
     port: int = 0,
     access_log: bool = False,
+    trace: bool = False,
     listen_fd: int | None = None,
     tls: bool = False,
     directives: Sequence[str] | str = (),
@@ -227,6 +234,7 @@ def launch(
     document_root   served instead of the samples that come with the package
     port            on 127.0.0.1; 0: any free one
     access_log      write the common log format to a file; `server.access_log()` reads it
+    trace           write each step of each connection to a file; `server.trace_log()` reads it
     listen_fd       an open listening socket to use instead of a port
     tls             speak TLS, with a certificate made for this server: see `server.certificate`
     directives      further lines, as in a file: "AddHandler wsgi-script .wsgi"
@@ -245,14 +253,12 @@ def launch(
     home = folder.make()
     lock = folder.hold(home)
     try:
-        lines.append(_line("ScoreBoardFile", os.path.join(home, "scoreboard")))
+        lines += _files(home, access_log, trace)
         lines += [directives] if isinstance(directives, str) else directives
         certificate, key = _certificate(home) if tls else (None, None)
         if certificate and key:
             files = _line("SSLCertificateFile", certificate), _line("SSLCertificateKeyFile", key)
             lines += ["SSLEngine On", *files]
-        if access_log:
-            lines.append(_line("CustomLog", os.path.join(home, "access.log"), "common"))
         process, lifeline = _start(command, lines, home, listen_fd)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
@@ -268,6 +274,15 @@ def launch(
             raise
         raise LaunchError(_reasons(server.error_log()) or str(error)) from None
     return server
+
+
+def _files(home: str, access_log: bool, trace: bool) -> Iterator[str]:
+    """The lines that name the files which `Server` reads."""
+    yield _line("ScoreBoardFile", os.path.join(home, "scoreboard"))
+    if access_log:
+        yield _line("CustomLog", os.path.join(home, "access.log"), "common")
+    if trace:
+        yield _line("TraceLog", os.path.join(home, "trace.log"))
 
 
 def _reasons(log: str) -> str:

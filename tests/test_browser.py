@@ -7,6 +7,7 @@ time of these tests only.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -422,3 +423,65 @@ def scrub(page, panel) -> None:
     page.wait_for_function(paper, timeout=20_000)
     assert panel.evaluate("one => one.scrollWidth <= one.clientWidth + 1"), "nothing is cut off"
     shot(page, "sweep-dark-narrow", ".mk-sweep")
+
+
+def figures_of_notebooks() -> dict:
+    """Figures of the notebooks and the README, drawn from the recordings: name -> figure."""
+    from helpers import cliffs, figures, memory_plots, order, regimes, sweep_plots
+
+    import mpmkit
+    from mpmkit import lab as of
+    from mpmkit.lab import replay
+    from mpmkit.measure import published
+    from mpmkit.measure.qps_table import QpsTable
+    from mpmkit.measure.sweep import SweepTable
+
+    memory = mpmkit.recorded("memory-demo")
+    memory = memory[memory["server"].isin(["mpmkit", "httpd"])]
+    users = SweepTable(records.read(replay.place_of("07-users.csv")), ("users",)).summary()
+    made = {"breathes": of.timeline(of.recorded("01-prefork-breathes"), title="prefork")}
+    made |= {
+        f"memory, {kind}": memory_plots.memory_curve(memory, kind) for kind in ("busy", "idle")
+    }
+    made |= {"cliffs": cliffs.cliffs_figure(of.recorded("03-cliffs"))}
+    made |= {"think": cliffs.think_figure(of.recorded("03-think"))}
+    made |= {
+        "cold": regimes.cold_figure(of.recorded("01-cold")),
+        "gil": regimes.gil_map(of.recorded("05-gil")),
+    }
+    made |= {"starved": regimes.starved_figure(of.recorded("07-starved"))}
+    made |= {"knee": sweep_plots.sweep_curve(users, "users")}
+    for name in ("qps-full", "qps-demo", "qps-scripts"):
+        rows = records.read(replay.place_of(f"{name}.csv"))
+        summary = QpsTable(rows, published.figures()).summary()
+        ours = summary[summary["server"] == "mpmkit"]
+        made |= {name: figures.qps_bars(ours), f"{name}, ratios": order.ratio_dots(ours)}
+    return made
+
+
+BOXES = """[...document.querySelectorAll('.annotation-text-g, .textpoint text')]
+.filter(one => one.textContent.trim()).map(one => {
+  const {left, right, top, bottom} = one.getBoundingClientRect(), frame =
+    document.querySelector('.main-svg').getBoundingClientRect();
+  return [one.textContent, left, right, top, bottom, left < frame.left - 1 || right > frame.right + 1];
+})"""
+
+
+def test_no_label_of_a_figure_lies_on_another(browser, tmp_path):
+    page = browser.new_page(viewport={"width": 1000, "height": 900})
+    wrong = []
+    for name, figure in figures_of_notebooks().items():
+        file = tmp_path / "figure.html"
+        figure.write_html(file, include_plotlyjs="directory")
+        page.goto(file.as_uri())
+        page.wait_for_selector(".main-svg")
+        shot(page, f"figure-{name}")
+        boxes = page.evaluate(BOXES)
+        assert boxes, name
+        wrong += [f"{name}: {text} is cut off" for text, *_, cut in boxes if cut]
+        for one, other in itertools.combinations(boxes, 2):
+            (_, left, right, top, bottom, _), (_, west, east, north, south, _) = one, other
+            if min(right, east) - max(left, west) > 1 and min(bottom, south) - max(top, north) > 2:
+                wrong.append(f"{name}: {one[0]!r} and {other[0]!r}")
+    page.close()
+    assert not wrong, "\n".join(wrong)

@@ -281,8 +281,8 @@ def test_atoi_reads_what_c_prints_and_stops_there(number, rest):
     ("KeepAliveTimeout 2sec", 2.0), ("KeepAliveTimeout 700ms", 0.7), ("KeepAliveTimeout 1H", 3600.0),
     ("KeepAliveTimeout 2min", 120.0), ("keepalive oFF", False), ("MaxMemFree 0x10", 16),
     ("MaxMemFree 010", 8), ("MaxMemFree 08", 0), ("MaxRanges none", 0), ("MaxRanges unlimited", -1),
-    ("SendBufferSize 0", 0), ("ServerTokens prod", "ProductOnly"), ("FileETag -MTime", ("Size",)),
-    ("FileETag All", ("INode", "MTime", "Size")), ("FileETag None", ()),
+    ("SendBufferSize 0", 0), ("ServerTokens prod", "ProductOnly"), ("FileETag -MTime", ("-MTime",)),
+    ("FileETag all", ("All",)), ("FileETag None", ("None",)),
     ("HttpProtocolOptions require1.0", ("Strict", "LenientMethods", "Require1.0")),
     ("LogLevel info ssl:warn", "info"), ("LogLevel ssl:debug", "warn"),
     ("RequestReadTimeout header=5",
@@ -308,10 +308,10 @@ def test_values(line, value):
     "KeepAliveTimeout 5y", "LimitRequestBody many", "LimitRequestBody 1e6", "MaxRanges 0",
     "Listen", "Listen auto:80x", "Listen ::1:80", "Listen 127.0.0.1", "Listen :80",
     "Listen 65536", "AsyncRequestWorkerFactor inf", "AsyncRequestWorkerFactor 1_0",
-    "HttpProtocolOptions Strict Unsafe", "FileETag Colour", "LogLevel loud", "LogLevel trace9",
+    "HttpProtocolOptions Strict Unsafe", "FileETag Colour", "FileETag +All", "LogLevel loud", "LogLevel trace9",
     "RequestReadTimeout header=9-9,MinRate=1", "LimitRequestBody -+5",
     "RequestReadTimeout header", "RequestReadTimeout header=1,2", "RequestReadTimeout body=-1",
-    "ErrorDocument 200 /x", "Alias icons /srv/icons", "CustomLog logs/a common expr=x",
+    "ErrorDocument 600 /x", "Alias icons /srv/icons", "CustomLog logs/a common expr=x",
     "ServerSignature maybe", "Options All +Indexes", "User #0",
     "ReceiveBufferSize 511", "ThreadsPerChild 1 2",
 ])  # fmt: skip
@@ -518,6 +518,8 @@ def test_words_are_split_as_httpd_splits_them(line, words):
     assert split_words(line) == words
     with pytest.raises(ValueError, match="never closed"):
         split_words(f'{line} "/srv \\"')
+    noted: list[str] = []
+    assert split_words(f'{line} "/srv it', noted.append) == (*words, "/srv it") and len(noted) == 1
 
 
 # ---------------------------------------------------------------- the page

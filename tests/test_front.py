@@ -9,7 +9,7 @@ from benchmarks.works import FREE
 from docs._tools import readme_figures
 from docs._tools.render import find_browser
 from mpmkit.config.directives import MPMS
-from mpmkit.lab.figures import alt_text
+from mpmkit.lab.plots import alt_text
 from mpmkit.measure.records import Machine
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pandas
 import pytest
-from helpers import order
+from helpers import figures, order, tables
 
-from mpmkit.lab import figures, tables, theme
+from mpmkit.lab import plots, theme
 from mpmkit.lab.replay import not_headline
 from mpmkit.measure import published, records
 from mpmkit.measure.published import PAGES, SCRIPTS
@@ -120,9 +120,10 @@ def test_a_bar_is_as_high_as_its_row_says():
         static, script = bars(figure, f"{mpm}, mpmkit")
         assert list(static.y) == list(script.y) == [median]
         assert static.marker.color == theme.LIGHT[mpm]
-        # Next to thousands as published it is too low for its label, which stands above the whisker.
         above = figure.data[figure.data.index(static) + 1]
-        assert (static.text, above.text) == (("",), (f"{median}",))
+        assert (static.text, above.text) == ((f"{median}",), ("",))
+        (published, _) = bars(figure, f"{mpm}, published")
+        assert published.yaxis != static.yaxis, "two machines on one axis"
         low, high = min(THREE[mpm]), max(THREE[mpm])
         assert (above.y[0], above.y[0] - above.error_y.arrayminus[0]) == (high, low)
         ends = static.error_y.array[0], static.error_y.arrayminus[0]
@@ -159,10 +160,20 @@ def test_another_server_is_grey_and_the_theme_is_followed(monkeypatch):
 
 def test_a_figure_can_be_read_aloud():
     summary = qps_table(THREE, kinds=("static",)).summary()
-    assert "worker 11,038 published and 125 measured" in figures.alt_text(figures.qps_bars(summary))
-    said = figures.alt_text(order.ratio_dots(summary))
-    assert "worker, static page: 1.16 published, 1.25 measured" in said
-    assert "event, static page: 1.07 published, 1.05 measured" in said
+    said = plots.alt_text(figures.qps_bars(summary))
+    assert "as published: prefork 9,556; worker 11,038" in said and "worker 125" in said
+    said = plots.alt_text(order.ratio_dots(summary))
+    assert "worker, static page: 1.25 measured (0.92 to 1.71), 1.16 published" in said
+    (_, low, high) = order._interval(summary.set_index("mpm").loc["worker"])
+    (bar,) = (
+        one
+        for one in order.ratio_dots(summary).data
+        if one.text == (f"1.25 ({low:.2f} to {high:.2f})",)
+    )
+    assert bar.x[0] - bar.error_x.arrayminus[0] == pytest.approx(low)
+    assert bar.x[0] + bar.error_x.array[0] == pytest.approx(high)
+    alone = plots.alt_text(order.ratio_dots(qps_table({"prefork": [90], "event": [99]}).summary()))
+    assert "event, static page: 1.10 measured, 1.07 published" in alone, "one round has no interval"
 
 
 @pytest.mark.parametrize("rounds", [THREE, {"event": [100, 110]}], ids=["all", "no prefork"])

@@ -12,7 +12,7 @@ from helpers.connection_states import CONNECTION_NAMES, PATHS, TRANSITIONS
 
 import mpmkit
 from mpmkit import lab
-from mpmkit.lab import diagram, figures, replay, theme
+from mpmkit.lab import diagram, plots, replay, theme
 from mpmkit.measure.recording import Event, Recording, Sample, ScoreboardSnapshot
 from mpmkit.measure.records import RecordError
 from mpmkit.policy.states import LETTERS
@@ -84,7 +84,7 @@ def test_a_timeline_draws_the_samples_and_marks_what_was_done():
     assert lines == {"processes": [0, 1, 2, 3, 4], "kept alive": [0, 1, 2, 3, 4]}
     assert [shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1] == [1.5, 1.5]
     assert any(note.text == "load" for note in figure.layout.annotations)
-    said = figures.alt_text(figure)
+    said = plots.alt_text(figure)
     assert said.startswith("a run. ") and "kept alive: at most 4" in said
 
 

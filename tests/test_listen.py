@@ -153,6 +153,14 @@ def test_a_restart_opens_what_is_new(opened):
     assert both[1] is first
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_listen_on_all_and_on_all_of_ipv6_are_one_socket(opened, order):
+    port = free_port("0.0.0.0")
+    d = directives(*[f"{port}", f"[::]:{port}"][::order])
+    (first,) = opened(d)
+    assert open_listeners(d, [first]) == [first]
+
+
 def test_what_can_and_what_can_t_be_inherited():
     with bound() as sock, closing(inherit(os.dup(sock.fileno()), directives())) as listener:
         assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)

@@ -53,16 +53,15 @@ def test_a_mix_is_sent_by_weight_and_each_path_has_its_latencies(bad):
 # -- on which connections, and when ------------------------------------------------------------------
 
 
-def test_a_share_of_the_users_keeps_connections_for_so_many_requests(bad):
+def test_connections_are_kept_for_so_many_requests(bad):
     bad.counts()
-    how = {"users": 10, "requests": 300, "keep_alive": 0.3, "requests_per_connection": 10}
+    how = {"users": 3, "requests": 300, "keep_alive": True, "requests_per_connection": 10}
     run = run_load(bad.url, "/ok", **how)
     counts = bad.counts()
-    kept, alone = counts["GET /ok HTTP/1.1"], counts["GET /ok HTTP/1.0"]
-    assert kept + alone == 300 and min(kept, alone) > 10
+    assert counts["GET /ok HTTP/1.1"] == 300
     assert (run.failures, run.reconnects, run.retries) == (0, 0, 0)
-    assert alone + kept / 10 <= counts["connections"] == run.connections <= alone + kept / 10 + 3
-    assert run.row()["keep_alive"] is True and "30% keep-alive" in run.summary()
+    assert 30 <= counts["connections"] == run.connections <= 33
+    assert run.row()["keep_alive"] is True and "keep-alive" in run.summary()
 
 
 @pytest.mark.parametrize("think", ["constant", "exponential"])
@@ -129,24 +128,15 @@ def test_stages_send_to_several_ports_in_turn_and_keep_the_connections(bad):
 # -- background clients --------------------------------------------------------------------------------
 
 
-def test_idle_holders_stay_and_slow_readers_sip(bad):
+def test_idle_holders_stay_and_come_back(bad):
     bad.counts()
-    background = {"idle_holders": 10, "slow_readers": 2, "read_rate": 1_000}
     how = {"users": 2, "requests": 200, "keep_alive": True, "think_time": 0.01}
-    run = run_load(bad.url, "/ok", **how, **background)
+    run = run_load(bad.url, "/ok", **how, idle_holders=10)
     counts = bad.counts()
     assert (run.requests, run.failures) == (200, 0)
     assert run.background["idle opened"] == run.background["idle answered"] == 10
     assert counts["GET /ok HTTP/1.1"] == 210
-    # 100 bytes or so at 1,000 a second: some five pages a second for the two of them in all.
-    assert 0 < run.background["slow bytes"] < 2_000 * (run.duration + 1)
     assert "background: 10 idle answered" in run.summary()
-
-
-def test_holders_without_a_request_and_those_that_the_server_throws_out(bad):
-    bad.counts()
-    run = run_load(bad.url, "/ok", users=1, requests=20, idle_holders=5, idle_request=False)
-    assert run.background == {"idle opened": 5} and bad.counts()["connections"] == 25
     how = {"duration": 0.7, "keep_alive": True, "think_time": 0.1, "idle_holders": 3}
     thrown = run_load(bad.url, "/drops/1", **how)
     assert thrown.background["idle closed"] >= 3
@@ -171,7 +161,7 @@ def test_tls(tmp_path, tmp_path_factory):
     mine, other = certify(tmp_path), certify(tmp_path_factory.mktemp("other"))
     with Misbehaving(mine) as server:
         mix = [{"path": "/ok", "expect_length": 45}, {"path": "/big", "expect_length": 1_000_000}]
-        for keep_alive in (False, 0.5):
+        for keep_alive in (False, True):
             how = {"users": 4, "requests": 60, "keep_alive": keep_alive}
             how["ca_file"] = os.path.relpath(mine)
             run = run_load(server.url, mix=mix, **how)
@@ -181,6 +171,8 @@ def test_tls(tmp_path, tmp_path_factory):
         assert refused.errors == {"certificate": 10}
         with pytest.raises(ProfileError, match=r"ca_file: .*No such file"):
             run_load(server.url, "/ok", requests=10, ca_file=str(tmp_path / "none"))
+        with pytest.raises(ProfileError, match="idle_holders: hold connections without TLS"):
+            run_load(server.url, "/ok", requests=10, idle_holders=1)
 
 
 def test_tls_to_a_port_that_speaks_plain_http(bad):
@@ -280,7 +272,7 @@ def test_the_knee_is_where_more_load_stops_to_pay(rates, stages, fields, knee):
 def test_the_command(bad, tmp_path):
     bad.counts()
     out, profile = tmp_path / "run.json", tmp_path / "profile.json"
-    profile.write_text(LoadProfile(path="/ok", users=2, requests=9, keep_alive=0.5).to_json())
+    profile.write_text(LoadProfile(path="/ok", users=2, requests=9, keep_alive=True).to_json())
     how = f"--profile {profile} --users 3 --requests 30 --keep-alive --seconds --out {out}"
     done = run(f"mpmkit load {bad.url}/ok/?a=b {how}")
     assert done.returncode == 0 and "GET /ok/?a=b, 3 users, keep-alive" in done.stdout
@@ -298,7 +290,6 @@ def test_the_command(bad, tmp_path):
         ("http://127.0.0.1:1/a --path /b", "path: '/b' is given, and '/a' in the URL"),
         ("http://127.0.0.1:1 --profile /nowhere.json", "profile: /nowhere.json: "),
         ("http://127.0.0.1:1 --steps a,b", "must be numbers like 50,100,200"),
-        ("http://127.0.0.1:1 --keep-alive most", "must be a share like 30%"),
         ("http://192.0.2.1/ --users 0", "users: must be a whole number"),
         ("http://127.0.0.1:1 --rate 5", "rate: only the open loop has one"),
     ],

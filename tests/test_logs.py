@@ -18,9 +18,10 @@ from support.servers import assert_quiet, serving
 from support.waiting import poll_until
 
 from mpmkit.config.directives import Note
+from mpmkit.config.log_format import COMMON, FormatError
 from mpmkit.http.messages import RequestError
 from mpmkit.http.protocol import parse_head
-from mpmkit.server.log_format import COMMON, FIELDS, FormatError, Site, compile_format
+from mpmkit.server.log_format import FIELDS, OF_REQUEST, Site, compile_format
 from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
 
 DIRECTIVES = directives()
@@ -105,7 +106,10 @@ def test_what_is_no_format(text, tmp_path):
     assert not list(tmp_path.iterdir()), "nothing was opened"
 
 
-@given(st.binary(max_size=20), st.sampled_from([f"%{f}" for f in FIELDS if f not in "tAIS"]))
+@given(
+    st.binary(max_size=20),
+    st.sampled_from([f"%{f}" for f in (*FIELDS, *OF_REQUEST) if f not in "tAIS"]),
+)
 def test_a_client_cannot_write_lines_or_quotes_of_its_own(raw, field):
     value = bytes(byte for byte in raw if byte not in b"\r\n\0").strip()
     path = b"".join(b"%%%02x" % byte for byte in raw if byte)
@@ -304,6 +308,22 @@ def test_bytes_that_came_and_headers_that_went(mpm, tmp_path):
     assert {row[5] for row in rows} == {"mpmkit"} and {row[6] for row in rows} == {"-"}
     assert [row[7] for row in rows] == [f"{root}/index.html"] * 3 + [f"{root}/file.txt", "-"]
     assert {row[8] for row in rows} == {"lab.example"} and {row[9] for row in rows} == {port}
+
+
+def test_of_internal_redirects_the_last_is_logged_as_by_httpd(tmp_path):
+    (tmp_path / "a.html").write_text("a")
+    path = tmp_path / "lab.log"
+    settings = {
+        "CustomLog": (str(path), "%U %q %f %>U %<q %m"),
+        "ErrorDocument": (404, "/a.html?e=1"),
+    }
+    with serving("worker", document_root=tmp_path, **settings) as server:
+        get(server, "/no?x")
+        get(server, "/a.html?y")
+        poll_until(lambda: path.read_text().count("\n") == 2)
+    assert sorted(path.read_text().splitlines(), reverse=True) == [
+        f"/no ?e=1 {tmp_path}/a.html /a.html ?x GET", f"/a.html ?y {tmp_path}/a.html /a.html ?y GET",
+    ]  # fmt: skip
 
 
 # What a client sends, and what a real httpd logs of it. (But for 408: it looks whether the next line

@@ -9,7 +9,7 @@ from helpers import cliffs, notebook_helpers, order, sweep_plots
 
 import mpmkit
 from mpmkit import lab
-from mpmkit.lab import figures, replay
+from mpmkit.lab import plots, replay
 from mpmkit.measure import published, records
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.sweep import SweepTable
@@ -101,7 +101,7 @@ def test_names_of_lines_do_not_touch():
     for one, other in itertools.combinations(notes, 2):
         apart = abs(one.y - other.y) >= 0.19 or abs(one.x - other.x) > 0.3
         assert one.yref != other.yref or apart, (one.text, other.text)
-    assert "full at 1,200" in figures.alt_text(figure)
-    said = figures.alt_text(cliffs.think_figure(lab.recorded("03-think")))
+    assert "full at 1,200" in plots.alt_text(figure)
+    said = plots.alt_text(cliffs.think_figure(lab.recorded("03-think")))
     assert said.count(" of ") >= len(EDGES) * len(cliffs.BROWSERS)
     assert set(mpmkit.MPMS) <= {case.split(",")[0] for case in EDGES}

@@ -98,7 +98,7 @@ def test_every_experiment_of_a_notebook_has_its_recording():
 
 
 @BY_NAME
-def test_an_executed_copy_is_of_this_notebook_and_links_lead_somewhere(source):
+def test_an_executed_copy_is_of_this_notebook_and_describes_its_pictures(source):
     place = source.parent / "rendered" / source.name
     assert sources(source) == sources(place), "run make notebooks"
     copy = json.loads(place.read_text())
@@ -112,9 +112,39 @@ def test_an_executed_copy_is_of_this_notebook_and_links_lead_somewhere(source):
     )
     assert not re.findall(r"/(?:tmp|home|root|work)/[\w./-]*", said)
     assert len(json.dumps(copy)) < 1_000_000, "GitHub shows no notebook as large"
-    for path in (source, place):
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", "\n".join(sources(path, "markdown"))):
-            assert target.startswith("http") or (path.parent / target).exists(), target
+    assert sources(place, "markdown")[-1].startswith("*Executed on 20"), "when, where, how busy"
+    for output in (output for cell in codes(copy) for output in cell["outputs"]):
+        if "image/png" in output.get("data", {}):
+            assert output["metadata"]["image/png"]["alt"], "a picture without a description"
+
+
+EXERCISES = sorted((ROOT / "notebooks" / "exercises").glob("**/*.ipynb"))
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *EXERCISES], ids=lambda path: path.stem)
+def test_links_and_pictures_are_below_the_root_that_lab_serves(path):
+    """`make lab` serves the repository, as Binder does: nothing above it is reached, and 00 is in front."""
+    assert (
+        "--ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00"
+        in (ROOT / "Makefile").read_text()
+    )
+    for place in {path, path.parent / "rendered" / path.name} & {
+        path,
+        *ROOT.glob("notebooks/*/*.ipynb"),
+    }:
+        texts = "\n".join(sources(place, "markdown"))
+        found = re.findall(r"\]\(([^)\s]+)[^)]*\)", texts) + re.findall(
+            r"(?:src|href)=[\"']([^\"']+)", texts
+        )
+        for target, _, heading in (
+            one.partition("#") for one in found if not one.startswith("http")
+        ):
+            file = (place.parent / target).resolve() if target else place
+            assert file.is_relative_to(ROOT) and file.exists(), f"{place.name}: {target}"
+            if heading:
+                words = {re.sub(r"[^\w -]", "", line.strip("# ")).lower().replace(" ", "-")
+                         for line in file.read_text().splitlines() if line.startswith("#")}  # fmt: skip
+                assert heading.lower() in words, f"{place.name}: {target}#{heading}"
 
 
 @pytest.mark.timeout(120)

@@ -1,4 +1,4 @@
-"""Pages with figures from data/recorded say what the rows say; what a release consists of agrees."""
+"""Pages with figures from data/recorded say what the rows say."""
 
 from __future__ import annotations
 

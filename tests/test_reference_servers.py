@@ -15,9 +15,10 @@ import pytest
 from support.waiting import poll_until
 
 import mpmkit
+from benchmarks.nginx import Nginx, nginx_seconds
 from benchmarks.python_servers import Fastpysgi, Granian, Gunicorn, Uvicorn, Waitress
-from mpmkit.measure import competitors, process_group, procfs, reference_servers
-from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed
+from mpmkit.measure import competitors, process_group, procfs
+from mpmkit.measure.reference_servers import Httpd, NotInstalled, ServerFailed
 
 ROOT = Path(mpmkit.__file__).parent / "htdocs"
 PAGE = (ROOT / "index.html").read_bytes()
@@ -296,24 +297,11 @@ def test_wrong_use_is_refused_before_anything_starts(pages, build, error, said):
         build(pages)
 
 
-# -- directives for another server's configuration -------------------------------------------------
-
-
-def test_directives_and_durations_for_other_servers():
-    for given, line in (
-        ({"KeepAlive": True}, "KeepAlive On"),
-        ({"KeepAlive": False}, "KeepAlive Off"),
-        ({"KeepAliveTimeout": 0.5}, "KeepAliveTimeout 500ms"),
-        ({"KeepAliveTimeout": 5.0}, "KeepAliveTimeout 5"),
-        ({"AsyncRequestWorkerFactor": 1.5}, "AsyncRequestWorkerFactor 1.5"),
-        ({"AddType": ["a .b", "c .d"], "Timeout": None}, "AddType a .b\nAddType c .d"),
-    ):
-        assert "\n".join(reference_servers.directive_lines(given)) == line
-    written = {5: "5000ms", "5": "5000ms", 0.5: "500ms", "500ms": "500ms", "2min": "120000ms",
-               "1h": "3600000ms", "3s": "3000ms"}  # fmt: skip
-    assert {value: reference_servers.nginx_seconds(value) for value in written} == written
+@pytest.mark.parametrize("given", [5, "5", 5.0, "5s", "5000ms"])
+def test_durations_for_nginx(given):
+    assert nginx_seconds(given) == "5000ms"
     with pytest.raises(ValueError, match="is not a duration"):
-        reference_servers.nginx_seconds("soon")
+        nginx_seconds("soon")
 
 
 # -- which server is compared with which -----------------------------------------------------------
@@ -322,11 +310,12 @@ def test_directives_and_durations_for_other_servers():
 @pytest.mark.parametrize(
     ("mpms", "names", "expected"),
     [
-        (MPMS, competitors.FORMS, [
+        (MPMS, ("httpd", "gunicorn", "uvicorn", "waitress", "granian", "fastpysgi", "nginx"), [
             ("httpd", "prefork", "prefork"), ("httpd", "worker", "worker"),
-            ("httpd", "event", "event"), ("nginx", "", "event"), ("gunicorn-sync", "", "prefork"),
+            ("httpd", "event", "event"), ("gunicorn-sync", "", "prefork"),
             ("gunicorn-gthread", "", "worker"), ("uvicorn", "", "event"),
             ("waitress", "", "worker"), ("granian", "", "worker"), ("fastpysgi", "", "event"),
+            ("nginx", "", "event"),
         ]),
         (("event",), ("gunicorn", "gunicorn"), [("gunicorn-gthread", "", "event")]),
         (("prefork",), ("uvicorn",), [("uvicorn", "", "prefork")]),

@@ -24,7 +24,7 @@ CHILDREN = {
     "event": event.EventChild,
 }
 # What each round's clients get, in the order in which they come.
-ANSWERS = [200, 200, 200, 200, 404]
+ANSWERS = [200] * 6 + [404]
 
 
 class Handlers:
@@ -73,6 +73,24 @@ def test_without_a_loopback_interface_nothing_is_rehearsed(monkeypatch):
     handlers = Handlers()
     rehearse(directives("prefork"), handlers, SAMPLES, prefork.PreforkChild)
     assert handlers.given is None
+
+
+def test_code_that_has_run_is_copied_and_no_other():
+    def ran():
+        return (lambda: 3)()
+
+    def idle():
+        return 4
+
+    old, other = ran.__code__, idle.__code__
+    prewarm.gather(prewarm._code_of(ran))
+    assert ran.__code__ is not old and ran.__code__ == old and ran() == 3
+    inner = [
+        next(one for one in code.co_consts if hasattr(one, "co_code"))
+        for code in (old, ran.__code__)
+    ]
+    assert inner[0] is not inner[1], "what is made anew by each call, too"
+    assert idle.__code__ is other and sys.getprofile() is None
 
 
 def test_prefork_has_no_threads_to_remember():

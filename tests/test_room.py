@@ -110,7 +110,7 @@ def test_all_of_the_form_reaches_the_server():
     with Room("event", **SMALL, KeepAliveTimeout=30) as room:
         room.start()
         mix = {"path": "mix", "weight /slow.py": 5, "arrival": "poisson", "rate": 40, "users": 30}
-        for name, value in {**mix, "keep_alive": 0.5, "idle_holders": 6}.items():
+        for name, value in {**mix, "keep_alive": True, "idle_holders": 6}.items():
             room.load_set(name, value)
         room.start_load()
         poll_until(lambda: figure(room, "parked") >= 6, cap=20)
@@ -120,9 +120,6 @@ def test_all_of_the_form_reaches_the_server():
         # closed loop of thirty users would ask for.
         assert figure(room, "load_qps") < 200
         assert "open loop: Poisson" in room.status()["load_summary"]
-        few = {"users": 1, "think_time": 5, "idle_holders": 0, "slow_readers": 3}
-        room.start_load(path="/large.bin", arrival="closed", **few)
-        poll_until(lambda: figure(room, "writing") >= 3, cap=20, what="slow readers hold threads")
         room.stop_load()
         with pytest.raises(ValueError, match="rate: must be 1 to 50,000"):
             room.start_load(arrival="constant", rate="lots")
@@ -326,3 +323,14 @@ def test_lab_is_there_after_import_mpmkit():
     code = "import mpmkit; mpmkit.lab.control_room; print('lab' in dir(mpmkit))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ran.stdout == "True\n", ran.stderr
+
+
+def test_sweep_opens_below_the_room_with_its_choices_and_closes(panel):
+    panel._set("KeepAliveTimeout", "7")
+    panel._load_set("path", "/hello.py")
+    panel.sweep_button.click()
+    _, sweep = panel.children
+    assert (sweep.form.mpms, sweep.form.path) == ((panel.room.mpm,), "/hello.py")
+    assert sweep.form.directives["KeepAliveTimeout"] == "7"
+    panel.sweep_button.click()
+    assert len(panel.children) == 1 and sweep.comm is None, "closed"

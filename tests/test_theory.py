@@ -11,7 +11,7 @@ from helpers import theory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpmkit.lab import figures
+from mpmkit.lab import plots
 
 servers = st.integers(1, 200)
 shares = st.floats(0.01, 0.99)
@@ -100,7 +100,7 @@ def test_figures_draw_the_formula_and_the_points():
     line, points = figure.data
     assert list(points.x) == [100, 300] and list(points.y) == [21, 25]
     assert line.y[0] == pytest.approx(20) and line.y[-1] > line.y[0] and max(line.x) < 400
-    assert "25 at 300" in figures.alt_text(figure)
+    assert "25 at 300" in plots.alt_text(figure)
     barred = theory.response_curve(
         0.02, 8, [100, 300], [0.021, 0.025], spreads=[(0.019, 0.022), (0.02, 0.03)]
     )

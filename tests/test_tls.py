@@ -126,9 +126,27 @@ def test_a_large_file_a_large_body_and_a_redirect(server):
         assert client.get("/sub")["Location"] == "https://lab.example/sub/"
 
 
+def test_a_renegotiation_is_refused_at_once(server):
+    command = ["openssl", "s_client", "-tls1_2", "-connect", f"127.0.0.1:{server.port}"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as client:
+        assert client.stdin is not None and client.stdout is not None
+        said = b""
+        while b"Extended master secret" not in said:
+            piece = client.stdout.readline()
+            assert piece, said
+            said += piece
+        client.stdin.write(b"R\n")
+        client.stdin.flush()
+        said, _ = client.communicate(timeout=10)
+    assert b"no renegotiation" in said
+
+
 def test_what_is_not_tls_ends_the_connection(server):
     reply = read_reply(exchange(server, request(b"/")))
     assert (reply.status, reply["Connection"]) == (400, "close")
+    assert b"write https://" in reply.body
     exchange(server, b"\x16\x03\x01\xff\xff" + b"nonsense" * 100)
     exchange(server, b"\0" * 100)
     with TlsClient(server) as client:

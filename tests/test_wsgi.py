@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply
@@ -19,6 +20,7 @@ from support.files import DATA, write
 from support.servers import no_more, open_files, serving, take_errors
 from support.waiting import poll_until
 
+from mpmkit.handlers.wsgi import _ErrorStream
 from mpmkit.handlers.wsgi_head import read_head
 
 HELLO = Path(__file__).resolve().parent.parent / "mpmkit" / "htdocs" / "hello.py"
@@ -452,6 +454,39 @@ def test_wsgi_errors_is_the_error_log(server, errors):
     said = errors()
     assert "a script says" in said and "hello" in said and "one line" in said
     assert all("[wsgi:error]" in line for line in said.splitlines())
+
+
+@pytest.mark.parametrize(("pieces", "lines"), [
+    (["a", " ", "1", "\n"], ["a 1"]), (["a\nb", "c\n"], ["a", "bc"]), (["rest"], ["rest"]), (["\n", " "], []),
+])  # fmt: skip
+def test_wsgi_errors_has_a_line_for_a_line(pieces, lines):
+    """print(a, 1) writes in pieces; what is left is written when the request ends."""
+    said: list[str] = []
+    log = SimpleNamespace(write_lines=lambda level, text, **where: said.extend(text.splitlines()))
+    stream = _ErrorStream(log)
+    stream.writelines(pieces)
+    stream.flush()
+    assert said == lines and not stream.held
+
+
+def test_bytes_of_a_subclass_and_a_head_that_is_too_long(tmp_path):
+    write(
+        tmp_path / "a.py",
+        """
+class B(bytes):
+    pass
+
+def application(environ, start):
+    kind = environ["QUERY_STRING"]
+    start("200 OK", [("X", "x" * (70000 if kind == "long" else 1))])(B(b"1" * (kind == "write")))
+    return [B(b"2")] if kind == "list" else iter([B(b"2"), B(b"3")])
+""",
+    )
+    with serving("worker", document_root=tmp_path) as server:
+        got = [get(server, f"/a.py?{kind}") for kind in ("list", "iter", "write", "long")]
+        assert "more than 65536 bytes of header lines" in "\n".join(take_errors(server))
+    assert [reply.status for reply in got] == [200, 200, 200, 500]
+    assert [reply.body for reply in got[:3]] == [b"2", b"23", b"123"]
 
 
 # -- loading --------------------------------------------------------------------------------------

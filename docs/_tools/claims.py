@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from benchmarks.ratios import comparisons
 from mpmkit.config.directives import MPMS
-from mpmkit.measure import records, sizing
+from mpmkit.measure import records, sizing, utilisation
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import Row
 
@@ -50,9 +50,10 @@ class Claim(NamedTuple):
 
 RUNS = {
     "qps-full": Run("mpmkit qps --scale full", 30),
-    "qps-demo": Run("mpmkit qps --scale demo --also httpd,nginx", 12),
+    "qps-demo": Run("mpmkit bench --only qps --scale demo --also httpd,nginx", 12),
     "qps-scripts": Run("mpmkit qps --kind script --script all --also httpd", 20),
     "bench-demo": Run("python -m benchmarks.bench --work all", 60),
+    "demand-demo": Run("mpmkit demand", 5),
     "memory-demo": Run("mpmkit memory --also httpd", 8),
     "memory-400": Run("mpmkit memory --mpm worker,event --against busy --busy 400 --also httpd", 1),
 }
@@ -94,6 +95,18 @@ def slope(against: str, server: str = "mpmkit") -> Callable[[Rows], list[float]]
     return lambda rows: [sizing.lines(rows)[server, mpm, against].slope for mpm in MPMS]
 
 
+def demand(server: str) -> Callable[[Rows], list[float]]:
+    """CPU time of a request as a multiple of prefork's: a figure for worker and for event."""
+
+    def figures(rows: Rows) -> list[float]:
+        found = utilisation.comparisons(rows, "page")
+        return [
+            found[f"{server} {mpm} / {server} prefork"].ratio.value for mpm in ("worker", "event")
+        ]
+
+    return figures
+
+
 def whole(server: str) -> Callable[[Rows], list[float]]:
     """PSS of 400 busy workers in MiB: a figure an MPM with threads."""
 
@@ -126,6 +139,8 @@ CLAIMS = [
     Claim("bench-demo", "times mod_php, kept", ALL, bench("script-keepalive", "httpd-php"),
           (1.38, 2.12, 2.18), 0.2),
     Claim("bench-demo", "times itself, 5,000 idle", "event", bench("idle-5000", "mpmkit-free"), (0.96,), 0.1),
+    Claim("demand-demo", "CPU time, times prefork", THREADED, demand("mpmkit"), (1.10, 1.30), 0.15),
+    Claim("demand-demo", "CPU time, times prefork, httpd", THREADED, demand("httpd"), (1.06, 1.24), 0.1),
     Claim("memory-demo", "KiB a busy request", ALL, slope("busy"), (1995.7, 138.1, 131.3), 0.1),
     Claim("memory-demo", "KiB a busy request, httpd", ALL, slope("busy", "httpd"), (211.5, 62.0, 60.0), 0.1),
     Claim("memory-demo", "KiB an idle connection", ALL, slope("idle"), (1806.6, 114.3, 1.4), 0.1),

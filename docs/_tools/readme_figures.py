@@ -23,7 +23,7 @@ from benchmarks.ratios import Comparison, baseline_lines, comparisons, table
 from benchmarks.works import FREE, WORKS
 from docs._tools.render import find_browser
 from mpmkit.config.directives import MPMS
-from mpmkit.lab import figures, replay
+from mpmkit.lab import replay
 from mpmkit.lab import theme as colours
 from mpmkit.lab.plots import WIDTH, dress
 from mpmkit.measure import published, records, stats
@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = records.read(folder / QPS)
     qps = QpsTable(rows, published.figures(), planned=len(rows), out=folder / QPS)
     _save(_helpers("cliffs").cliffs_figure(replay.load(folder / CLIFFS)[0]), "cliffs")
-    _save(figures.qps_bars(qps.summary()), "qps")
+    _save(_helpers("figures").qps_bars(qps.summary()), "qps")
     print(qps.text())
     _print_if_recorded(OTHERS, lambda rows: servers_text(rows, "static"))
     _print_if_recorded(SCRIPTS, scripts_text)
@@ -234,7 +234,7 @@ def _save(figure: go.Figure, name: str) -> None:
 
 
 def _helpers(name: str) -> Any:
-    """A module of notebooks/helpers: the README shows two pictures of the notebooks."""
+    """A module of notebooks/helpers: the README shows pictures of the notebooks."""
     sys.path.append(str(Path(__file__).parents[2] / "notebooks"))
     return importlib.import_module(f"helpers.{name}")
 

@@ -10,11 +10,14 @@ a Chromium; without one the copies are made all the same, figures left out, and 
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import shutil
+import struct
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +51,10 @@ def execute(source: Path, *, timeout: int = 900, static_figures: bool = False) -
     from traitlets.config import Config
 
     book = nbformat.read(source, as_version=4)
-    environment = {**os.environ, "PLOTLY_RENDERER": "png" if static_figures else "json"}
+    environment = {
+        **os.environ,
+        "PLOTLY_RENDERER": "png+plotly_mimetype" if static_figures else "json",
+    }
     try:
         with tempfile.TemporaryDirectory(prefix="mpmkit-kernel-") as sockets:
             # Kernel and client talk by Unix sockets: TCP ports are chosen before the kernel takes them, and
@@ -78,13 +84,41 @@ def strip_live_outputs(book: Any) -> Any:
         if cell.cell_type != "code":
             continue
         cell.metadata.pop("execution", None)  # clock times, new on every run
-        # A widget's text stand-in is of no use, either.
-        cell.outputs = [one for one in cell.outputs if LIVE[0] not in one.get("data", ())]
         for output in cell.outputs:
-            output.get("data", {}).pop(LIVE[1], None)
+            data = output.get("data", {})
+            if data.pop(LIVE[0], None) is not None:
+                data.pop("text/plain", None)  # a widget's text stand-in is of no use, either
+            described(output, data.pop(LIVE[1], None))
         cell.outputs = [one for one in cell.outputs if one.get("data", True)]
     book.metadata.pop("widgets", None)
     return book
+
+
+def described(output: Any, figure: Any) -> None:
+    """Give the picture of a plotly figure the figure's own description: as its text, as `alt` of the page
+    that nbconvert makes, and within the PNG."""
+    data = output.get("data", {})
+    said = ((figure or {}).get("layout", {}).get("meta") or {}).get("alt", "")
+    if said and "image/png" in data:
+        data["text/plain"] = said
+        output.metadata["image/png"] = {**output.metadata.get("image/png", {}), "alt": said}
+        png = base64.b64decode(data["image/png"])
+        chunk = b"iTXtDescription" + bytes(5) + said.encode()
+        sum_ = struct.pack(">I", zlib.crc32(chunk))
+        chunk = struct.pack(">I", len(chunk) - 4) + chunk + sum_
+        data["image/png"] = base64.b64encode(png[:33] + chunk + png[33:]).decode()  # after IHDR
+
+
+def provenance() -> str:
+    """When, where and how busy: what a reader has to know of a copy's figures."""
+    from mpmkit.measure import records
+
+    here, day = records.machine(), time.strftime("%Y-%m-%d", time.gmtime())
+    replay = os.environ.get("MPMKIT_REPLAY", "")
+    scale = os.environ.get("MPMKIT_SCALE", "demo")
+    what = "experiments replayed from data/recorded" if replay else f"measured at scale {scale}"
+    load = os.getloadavg()[0]
+    return f"*Executed on {day} on {here.cpu_model}, {here.cores} cores, load average {load:.1f}; {what}.*"
 
 
 def deepen_links(book: Any) -> Any:
@@ -137,7 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for source in books:
         began = time.monotonic()
         try:
+            said = provenance()  # before: the load average afterwards is the notebook's own
             book = strip_live_outputs(execute(source, static_figures=browser is not None))
+            book.cells.append(nbformat.v4.new_markdown_cell(said, id="executed"))
         except RenderError as error:
             print(f"mpmkit: {error}", file=sys.stderr)
             failed = True

@@ -20,6 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from docs._tools import tracer_page
+
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = ROOT / "build" / "site-sources"
 # What texts link to and readers download; not pages.
@@ -32,6 +34,11 @@ MOVED = {
     "notebooks/rendered)": "notebooks/00-start-here.ipynb)",
     "notebooks/exercises)": "notebooks/exercises/e1-pools.ipynb)",
 }
+# The tracer's page needs no kernel; it is written next to the pages.
+TRACER = (
+    '<iframe src="../tracer.html" title="The tracer" width="100%" height="900" loading="lazy"></iframe>'
+    '\n\n<p><a href="../tracer.html">The tracer in a window of its own</a></p>'
+)
 REDIRECT = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>{0}</title>'
     '<meta http-equiv="refresh" content="0; url={1}"><link rel="canonical" href="{1}">'
@@ -52,10 +59,13 @@ def stage(target: Path) -> None:
         text = page.read_text(encoding="utf-8")
         for written, shown in MOVED.items():
             text = text.replace(written, shown)
+        text = re.sub(r"ERRORS\.md#(ah\d{5})[^)]*\)", lambda link: f"{link[1].upper()}.md)", text)
         if page.name == "index.md":  # the first page of the site
             text = re.sub(r"\]\((?!\.\./|https?:|#)", "](docs/", text).replace("](../", "](")
             page = ROOT / page.name
         (target / page.relative_to(ROOT)).write_text(text, encoding="utf-8")
+    with open(target / "docs" / "TRACER.md", "a", encoding="utf-8") as tracer:
+        tracer.write(f"\n## Live\n\n{TRACER}\n")
     (target / "docs" / "API.md").write_text(api(), encoding="utf-8")
     for name, text in error_pages(
         (ROOT / "docs" / "ERRORS.md").read_text(encoding="utf-8")
@@ -173,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
     if done.returncode == 0:
         redirects(target)
+        tracer_page.main([str(target / "tracer.html")])
         print(f"{target / 'index.html'}")
     return done.returncode
 

@@ -193,7 +193,7 @@ class Configuration:
         return self._parent.board
 
     def parent(self, setup: Setup, listeners: Sequence[Listener], **options: Any) -> Parent:
-        """The control process of the MPM that the setup names, ready to run. Raises StartError."""
+        """The control process of the MPM that the setup names, ready to run. Raises StartError, LogError."""
         mpm = setup.directives.mpm
         child_class = getattr(import_module(f"mpmkit.mpm.{mpm}"), f"{mpm.capitalize()}Child")
         try:
@@ -207,6 +207,10 @@ class Configuration:
             raise StartError(f"AH00004: {board} cannot be made: {why}; {see}") from None
         rehearse(setup.directives, self.handler, SAMPLES, child_class)
         self._scripts.clear()
+        if setup.directives.TraceLog:
+            from mpmkit.server import trace  # changes classes: not imported without need
+
+            trace.begin(setup.directives)
         return self._parent
 
 

@@ -15,7 +15,9 @@ from typing import Any
 
 from mpmkit.config import access
 from mpmkit.config import hosts as virtual_hosts
-from mpmkit.config.directives import COMMON, ROWS, SPECS, Directives, VirtualHost, spec_for
+from mpmkit.config.alias import Redirection, expression
+from mpmkit.config.directives import ROWS, SPECS, Directives, VirtualHost, spec_for
+from mpmkit.config.log_format import COMMON
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import (
     CONDITIONS,
@@ -33,8 +35,8 @@ from mpmkit.config.unsupported import Foreign, Lacking, foreign
 from mpmkit.config.values import append, module_levels
 
 # Directives that name a file or a directory: relative ones start from ServerRoot.
-FILES = ("DocumentRoot", "PidFile", "ScoreBoardFile", "ErrorLog", "TypesConfig", "SSLCertificateFile",
-         "SSLCertificateKeyFile")  # fmt: skip
+FILES = ("DocumentRoot", "PidFile", "ScoreBoardFile", "ErrorLog", "TraceLog", "TypesConfig",
+         "SSLCertificateFile", "SSLCertificateKeyFile")  # fmt: skip
 
 APPENDED = {row.attribute for row in ROWS if row.attribute and row.merge is append}
 
@@ -246,6 +248,16 @@ class _Reader:
         if spec.renamed:
             ah = RENAMED_AH[spec.name][MPMS.index(self.mpm)]
             self.note("info", f"{spec.name} is an old name: write {spec.renamed}", setting, ah)
+        if spec.name == "ErrorDocument" and "%{" in setting.args[1]:
+            text = f"{spec.name}: expressions are not evaluated, {setting.args[1]} is sent as it is"
+            self.note("warn", text, setting)
+        if spec.attribute == "aliases" and spec.name != "WSGIScriptAlias":
+            for kind, url, _ in self.values["aliases"]:
+                pattern = expression(url) if kind.endswith("Match") else None
+                if Redirection(0, url, "", pattern).of(setting.args[0]) is not None:
+                    text = f"{spec.name} {setting.args[0]} will probably never match: an earlier {kind} has it"
+                    self.note("warn", text, setting, "AH00671")
+                    break
         if not spec.effect:
             self.note("debug", f"{spec.name} has no effect in mpmkit", setting)
         elif section and spec.where == "outside":

@@ -31,6 +31,7 @@ from typing import Any
 
 from mpmkit.config import access, values
 from mpmkit.config.alias import Redirection, alias, redirect
+from mpmkit.config.log_format import COMBINED, COMMON
 from mpmkit.config.setenvif import EnvRule, setter
 from mpmkit.config.settings import MPMS, THREADED, DirectiveError, Note, Section, Setting, Spec
 from mpmkit.config.unsupported import foreign
@@ -41,7 +42,6 @@ __all__ = [
     "section_values", "spec_for",
 ]  # fmt: skip
 
-COMMON = '%h %l %u %t "%r" %>s %b'
 SOME = (1, 99)
 
 
@@ -171,11 +171,14 @@ class Directives:
         where="main", takes="name or #id", source="mod_unixd", httpd="#-1")
     ErrorLog: str | None = directive(values.text, None,
         "File for the error log; without it, standard error", takes="file", httpd="logs/error_log")
+    TraceLog: str | None = directive(values.text, None,
+        "File for each step of each connection (docs/TRACER.md); takes effect at the start",
+        takes="file", source="mpmkit")
     LogLevel: str = directive(values.log_level, "warn", "Least important message that is logged",
         takes="level", args=SOME, where="outside", merge=values.keep_if_none)
     module_levels: dict[str, str]  # those of LogLevel for single modules
     LogFormat: dict[str, str] = directive(values.log_format,
-        {"common": COMMON, "combined": COMMON + ' "%{Referer}i" "%{User-Agent}i"'},
+        {"common": COMMON, "combined": COMBINED},
         "A format for the access log, and a nickname for it", takes="format [nickname]",
         source="mod_log_config", args=(1, 2), merge=update)
     CustomLog: tuple[Words, ...] = directive(values.custom_log, (),
@@ -252,8 +255,8 @@ class Directives:
         values.exact_number, where="connection")
     TraceEnable: str = directive(values.choice("On", "Off", "Extended"), "On",
         "Whether TRACE is answered", takes="On|Off|Extended")
-    FileETag: Words = directive(values.file_etag, ("MTime", "Size"), "What an ETag is made of",
-        takes="[+-]INode|MTime|Size|Digest|All|None ...", args=SOME, where="any")
+    FileETag: Words = directive(values.file_etag, values.ETAG, "What an ETag is made of",
+        takes="[+-]INode|MTime|Size|Digest|All|None ...", args=SOME, where="any", merge=values.etag_over)
     MaxRanges: int = directive(values.ranges, 200,
         "Ranges of one request before all is sent; 0 is no ranges, -1 no limit",
         takes="none|default|unlimited|number", unit="ranges", where="outside")

@@ -179,10 +179,12 @@ class _Reader:
     # ---- lines
 
     def options(self, options: Iterable[str | Setting], name: str) -> None:
-        for number, option in enumerate(options, 1):
+        number = 0  # a line is an option's; Settings are the program's own
+        for option in options:
             if isinstance(option, Setting):
                 self.setting(option)
             else:
+                number += 1
                 self.lines([(number, 1, option.strip())], name)
 
     def lines(self, lines: Iterable[tuple[int, int, str]], file: str) -> None:
@@ -215,11 +217,14 @@ class _Reader:
             self.problem(DirectiveError.at(last, text))
 
     def words(self, where: Setting, text: str) -> Setting:
-        """A line with its words, with every ${NAME} replaced. Raises ValueError."""
-        try:
-            return replace(where, args=split_words(self.expand(text[len(where.name) :], where)))
-        except ValueError as error:
-            raise ValueError(f"{where.name}: {error}") from None
+        """A line with its words, with every ${NAME} replaced."""
+
+        def unclosed(wrong: str) -> None:
+            why = f"{where.name}: {wrong}: it ends with the line{where.place}"
+            self.conf.notes.append(Note("", "warn", why))
+
+        rest = self.expand(text[len(where.name) :], where)
+        return replace(where, args=split_words(rest, unclosed))
 
     def expand(self, text: str, where: Setting) -> str:
         """${NAME} becomes its value; an unknown one stays as it is, with a note."""

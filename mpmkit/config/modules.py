@@ -63,8 +63,10 @@ class Modules:
             known = ", ".join(one.removesuffix("_module") for one in own)
             why = f"no such module here, take the line out; there are {known}"
             raise ValueError(f"LoadModule {name}: {why}")
-        if name not in self.loaded:
-            self.loaded.append(name)
+        if name in self.loaded:
+            text = f"module {name} is already loaded, skipping{setting.place}"
+            return [Note("AH01574", "warn", text)]
+        self.loaded.append(name)
         if name.startswith("php"):
             text = "scripts of PHP answer 403: PHP runs as a server of its own, write SetHandler "
             text = f"{name}: {text}proxy:unix:/run/php/php-fpm.sock|fcgi://localhost"

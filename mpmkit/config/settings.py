@@ -220,18 +220,22 @@ def logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
 _WORDS = re.compile(r"""(["'])((?:\\(?:\\|\1)|(?!\1).)*)(\1?)|((?:\\\\|\S)+)""", re.DOTALL)
 
 
-def split_words(text: str) -> Words:
+def split_words(text: str, unclosed: Callable[[str], object] | None = None) -> Words:
     """The words of a line: blanks separate them, '...' and "..." hold them together.
 
     Within quotes a backslash protects the quote and the backslash; before anything else, and
     without quotes, it is an ordinary character (``\\\\`` is one backslash everywhere).
 
-    mpmkit: a quote that is never closed is a ValueError; httpd closes it at the end of the line.
+    A quote that is never closed ends with the line, and what is wrong is given to `unclosed`; without
+    that it is a ValueError.
     """
     words = []
     for found in _WORDS.finditer(text):
         quote, inside, closed, bare = found.groups(default="")
         if quote and not closed:
-            raise ValueError(f"a {quote} is opened and never closed: {quote}{inside}")
+            wrong = f"a {quote} is opened and never closed: {quote}{inside}"
+            if unclosed is None:
+                raise ValueError(wrong)
+            unclosed(wrong)
         words.append(re.sub(rf"\\([\\{quote}])", r"\1", inside or bare))
     return tuple(words)

@@ -173,19 +173,34 @@ def options(words: Words) -> Words:
     return known
 
 
+ETAG = ("MTime", "Size")  # where no line says otherwise
+_ETAG_PARTS = ("INode", "MTime", "Size", "Digest")
+
+
 def file_etag(words: Words) -> Words:
-    parts = ("INode", "MTime", "Size", "Digest")
-    known = _spelled(words, ("None", "All", *parts), signs=True)
-    chosen: set[str] = {"MTime", "Size"} if known[0][0] in "+-" else set()
+    known = _spelled(words, ("None", "All", *_ETAG_PARTS), signs=True)
     for word in known:
+        if word[1:] in ("All", "None"):
+            raise ValueError(f'takes {word[1:]} without a sign, not "{word}"')
+    return known
+
+
+def etag_over(old: Words, new: Words) -> Words:
+    """A line upon those before it: with signs it adds to them and takes away; with nothing before it, the
+    default is not what it changes (httpd: a first `FileETag +INode` is INode alone)."""
+    return (*(() if old is ETAG else old), *new) if new[0][0] in "+-" else new
+
+
+def etag_parts(words: Words) -> Words:
+    """What a tag is made of, by all lines."""
+    chosen: set[str] = set()
+    for word in words:
         bare = word.lstrip("+-")
-        if bare in ("All", "None"):
-            chosen = set(parts[:3]) if bare == "All" else set()
-        elif word[0] == "-":
-            chosen.discard(bare)
-        else:
-            chosen.add(bare)
-    return tuple(part for part in parts if part in chosen)
+        chosen = chosen - {bare} if word[0] == "-" else chosen | {bare}
+    if "All" in words:
+        chosen |= {part for part in _ETAG_PARTS[:3] if f"-{part}" not in words}
+    parts = tuple(part for part in _ETAG_PARTS if part in chosen)
+    return parts or (() if words[-1:] == ("None",) else ETAG)
 
 
 # Three questions, each with two answers; the first is httpd's default.
@@ -332,8 +347,8 @@ def custom_log(words: Words) -> tuple[Words]:
 
 def error_document(words: Words) -> dict[int, str]:
     code = atoi(words[0])
-    if not 400 <= code <= 599:
-        raise ValueError(f'takes a status from 400 to 599, not "{words[0]}"')
+    if not 100 <= code <= 599:
+        raise ValueError(f'takes a status from 100 to 599, not "{words[0]}"')
     return {code: words[1]}
 
 

@@ -155,9 +155,9 @@ def parse_ranges(
         end = min(end, size - 1)
         if ranges:
             before, until = ranges[-1]
-            reversals += start < before
             if start <= until + 1 and end + 1 >= before:
                 overlaps += 1
+                reversals += start < before  # httpd counts those that it joins alone
                 start, end = min(start, before), max(end, until)
                 ranges.pop()
         ranges.append((start, end))

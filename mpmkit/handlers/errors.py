@@ -19,6 +19,7 @@ from mpmkit.handlers.gateway import redirected
 from mpmkit.http.fastpath import CONDITIONAL
 from mpmkit.http.messages import (
     REASONS,
+    Answer,
     Page,
     Request,
     RequestError,
@@ -84,7 +85,7 @@ class ErrorPages:
         if document and not _elsewhere(document):
             return _text(page(status, method), document, method)
         signature = self._line(self._directives.ServerSignature, conn)
-        return page(status, method, signature=signature)
+        return page(status, method, what=conn.hint, signature=signature)
 
     def _line(self, signature: str, conn: Connection) -> bytes:
         """ServerSignature's line below a page, b"" if it is Off."""
@@ -112,31 +113,32 @@ class ErrorPages:
             status, what = 302, ""
             extra = b"Location: %b\r\n" % target.encode("latin-1", "replace")
         else:
-            document = self._document(target, response, request, conn)
+            document, of = self._document(target, response, request, conn)
             if type(document) is Unparsed:
                 return document
             if type(document) is not Page and document is not None:
-                more = (document.length, response.close or document.close)
+                more = (document.length, response.close or document.close, None)
                 fields = extra + document.fields
-                return Response(status, fields, document.after, document.body, *more)
+                return Answer(status, fields, document.after, document.body, *more, of)
             failed = document.status if document is not None else 500
             what = f"ErrorDocument {target}: {failed} {REASONS[failed]}"
         return page(status, request.method, extra=extra, what=what, signature=signature)
 
     def _document(
         self, target: str, response: Page, request: Request, conn: Connection
-    ) -> Response | None:
-        """The answer of the path that ErrorDocument names; None if it leads back to itself."""
+    ) -> tuple[Response | None, Request]:
+        """The answer of the path that ErrorDocument names, None if it leads back to itself; and its request."""
         path, _, query = target.partition("?")
         raw = query.encode("latin-1", "replace")
         before = {"REQUEST_METHOD": request.method}
         new = redirected(request, path, raw, before, status=response.status)
         if new is None:
-            return None
+            return None, request
         # The client's conditions were about the resource that it requested.
         new.headers = tuple(field for field in new.headers if field[0] not in CONDITIONAL)
         new.conditional = False
-        return self._router(new, conn)
+        answer = self._router(new, conn)
+        return answer, getattr(answer, "request", None) or new
 
 
 def _document_for(status: int, documents: Mapping[int, str]) -> str | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpmkit.handlers.conditional import met
 from mpmkit.handlers.gateway import CONTROL, FIELD_NAME, Script, Variables, latin
+from mpmkit.handlers.wsgi_head import LONGEST_HEAD
 from mpmkit.http.messages import (
     BODYLESS_STATUSES,
     REASONS,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from mpmkit.server.logs import ErrorLog
 
 PIECE = 65536  # bytes read from a script at a time: what a pipe holds
-LONGEST_HEAD = 65536  # bytes of a script's header lines; httpd bounds the lines, not their sum
 STDERR_LINE = 8192  # bytes; a longer line of a script's stderr is cut into several
 # Headers that a script may not send: they are about the connection, which is the server's.
 RESERVED_HEADERS = frozenset(

@@ -26,7 +26,7 @@ from mpmkit.handlers.redirects import redirected_away, redirection
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
 from mpmkit.handlers.static import StaticFiles, answered_by
 from mpmkit.handlers.wsgi import WsgiScripts
-from mpmkit.http.messages import Page, Request, RequestError, Response, Unparsed, page
+from mpmkit.http.messages import Answer, Page, Request, RequestError, Response, Unparsed, page
 from mpmkit.http.target import quote_line, split_target
 
 if TYPE_CHECKING:
@@ -310,7 +310,8 @@ class Router:
         if type(answer) in (Page, Unparsed):  # ErrorDocument may change a page: errors.py
             return answer
         more = (answer.length, answer.close, answer.reason)
-        return Response(answer.status, fields + answer.fields, answer.after, answer.body, *more)
+        of = getattr(answer, "request", None) or new
+        return Answer(answer.status, fields + answer.fields, answer.after, answer.body, *more, of)
 
     # -- the rest -----------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from mpmkit.config.access import DECIDE
 from mpmkit.config.directives import Directives, Section, section_values
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import CONDITIONS
+from mpmkit.config.values import etag_over
 from mpmkit.handlers.access import Access, access_of
 
 ORDER = (
@@ -152,7 +153,10 @@ class SectionRule:
         if self._files:
             types = {**config.files.get("AddType", {}), **self._files.get("AddType", {})}
             lines = (*self._files.get("Redirect", ()), *config.files.get("Redirect", ()))
-            changes["files"] = {**config.files, **self._files, "AddType": types, "Redirect": lines}
+            files = {**config.files, **self._files, "AddType": types, "Redirect": lines}
+            if "FileETag" in self._files:
+                files["FileETag"] = etag_over(config.files.get("FileETag", ()), files["FileETag"])
+            changes["files"] = files
         return config._replace(**changes)
 
 

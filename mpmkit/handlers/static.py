@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mpmkit.config.values import ETAG, etag_over, etag_parts
 from mpmkit.handlers.conditional import RangeLimits, precondition, ranged
 from mpmkit.handlers.names import by_extension, dangling, joined, leads_out
 from mpmkit.handlers.redirects import moved, quote_path
@@ -72,7 +73,7 @@ class FileOptions(NamedTuple):
     types: Mapping[str, str] = TYPES
     forced: str | None = None
     charset: str = ""
-    etag: tuple[str, ...] = ("MTime", "Size")
+    etag: tuple[str, ...] = ETAG
     limits: RangeLimits = RangeLimits()
     sendfile: bool = False
     mmap: bool = True
@@ -91,6 +92,8 @@ class FileOptions(NamedTuple):
     def but(self, said: Mapping[str, Any]) -> FileOptions:
         """With what sections say of files, by directive."""
         changes = {_FIELDS[name]: said[name] for name in _FIELDS if name in said}
+        if "FileETag" in said:
+            changes["etag"] = etag_over(self.etag, said["FileETag"])
         return self._replace(types={**self.types, **said.get("AddType", {})}, **changes)
 
 
@@ -129,8 +132,9 @@ class CachedFile:
         # Weak while the file may still change within the clock's grain (httpd: ap_make_etag).
         weak = "W/" if now - st.st_mtime < 1 else ""
         numbers = {"INode": st.st_ino, "Size": st.st_size, "MTime": st.st_mtime_ns // 1000}
-        made_of = "-".join(f"{numbers[name]:x}" for name in numbers if name in options.etag)
-        if "Digest" in options.etag:
+        parts = etag_parts(options.etag)
+        made_of = "-".join(f"{numbers[name]:x}" for name in numbers if name in parts)
+        if "Digest" in parts:
             weak, made_of = "", _digest(filename)
         self.etag = f'{weak}"{made_of}"'.encode() if made_of else b""
         self.fields = b"Last-Modified: %b\r\n%bAccept-Ranges: %b\r\n" % (

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Iterable, Iterator
 from stat import S_ISREG
 from types import ModuleType
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from mpmkit.server.connection import Connection
     from mpmkit.server.core import Service
     from mpmkit.server.logs import ErrorLog
+
+
+LONGEST_LINE = 8192  # characters of wsgi.errors that are held for the end of their line
 
 
 class Application:
@@ -95,13 +98,14 @@ class WsgiScripts:
         self._sendfile = directives.EnableSendfile
         self._applications: dict[str, Application] = {}
         self.service: Service | None = None  # what write() needs to send before the end
+        self._stderr = _ErrorStream(errors)
         self._base: dict[str, Any] = {
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
             "wsgi.multithread": directives.threaded,
             "wsgi.multiprocess": True,
             "wsgi.run_once": False,
-            "wsgi.errors": _ErrorStream(errors),
+            "wsgi.errors": self._stderr,
             "wsgi.file_wrapper": FileWrapper,
             **self._variables.base,
         }
@@ -124,8 +128,7 @@ class WsgiScripts:
         environ = self._base.copy()
         self._variables.add(environ, request, conn, script)
         environ["SCRIPT_FILENAME"] = application.filename
-        if conn.scheme != "http":
-            environ["wsgi.url_scheme"] = conn.scheme
+        environ["wsgi.url_scheme"] = conn.scheme
         if request.length == 0:
             environ["wsgi.input"] = io.BytesIO()
         else:
@@ -133,6 +136,8 @@ class WsgiScripts:
             if request.length is None:
                 environ["wsgi.input_terminated"] = True  # chunked: the stream ends by itself
         response = run_application(function, environ, _Call(request, conn, self.service))
+        if self._stderr.held:
+            self._stderr.flush()
         if type(response.body) is FileBody:
             response.body.sendfile = self._sendfile
         return response
@@ -244,7 +249,7 @@ class _Call:
         Once the application's iterable is being sent, it goes with the next piece of that.
         """
         if type(data) is not bytes:
-            raise AssertionError(f"write() was given {type(data).__name__}, not bytes")
+            data = _plain(data)
         if not data:
             return
         head = self.head
@@ -309,6 +314,13 @@ class _Call:
         return Response(code, fields, head.after, body, declared, reason=head.reason)
 
 
+def _plain(data: Any) -> bytes:
+    """What an application sends; also of a subclass of bytes."""
+    if not isinstance(data, bytes):
+        raise AssertionError(f"the application sends {type(data).__name__}, not bytes")
+    return bytes(memoryview(data))
+
+
 class _Pieces:
     """An application's iterable. The first piece is taken before the head is sent, because an
     application may call start_response as late as then.
@@ -325,8 +337,7 @@ class _Pieces:
         try:
             for piece in self._iterator:
                 if type(piece) is not bytes:
-                    kind = type(piece).__name__
-                    raise AssertionError(f"the application yielded {kind}, not bytes")
+                    piece = _plain(piece)
                 self._first.append(piece)
                 if piece or call.written:
                     break
@@ -374,12 +385,19 @@ class _Body(io.RawIOBase):
 
 
 class _ErrorStream:
-    """wsgi.errors: lines for the error log."""
+    """wsgi.errors: lines for the error log. `held` has what is not a whole line yet, by thread: print(a, b)
+    writes in pieces."""
 
     def __init__(self, errors: ErrorLog) -> None:
         self._errors = errors
+        self.held: dict[int, str] = {}
 
     def write(self, text: str) -> None:
+        thread = get_ident()
+        text = self.held.pop(thread, "") + text
+        if not text.endswith("\n") and len(text) < LONGEST_LINE:
+            text, _, rest = text.rpartition("\n")
+            self.held[thread] = rest
         if text.strip():
             self._errors.write_lines("error", text, module="wsgi")
 
@@ -388,4 +406,5 @@ class _ErrorStream:
             self.write(line)
 
     def flush(self) -> None:
-        pass
+        if rest := self.held.pop(get_ident(), ""):
+            self.write(f"{rest}\n")

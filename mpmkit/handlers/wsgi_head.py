@@ -19,6 +19,7 @@ HOP_BY_HOP = frozenset(
 )
 # Three digits of a final status, a blank, and a reason: PEP 3333, and RFC 9112, 4.
 _STATUS = re.compile(r"[2-9][0-9]{2} [^\x00-\x08\x0a-\x1f\x7f]*\Z")
+LONGEST_HEAD = 65536  # bytes of header lines; of a CGI program's, too
 HEADS_KEPT = 128  # of applications' answers: status and headers, checked and written down
 
 
@@ -69,6 +70,10 @@ def read_head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
                 continue  # it is written once, and not where there is no body
         if lower not in ("date", "server"):
             fields += f"{name}: {value}\r\n"
+    if len(fields) > LONGEST_HEAD:
+        raise AssertionError(
+            f"more than {LONGEST_HEAD} bytes of header lines: no client takes them"
+        )
     return Head(
         code,
         fields.encode("latin-1"),

@@ -232,16 +232,21 @@ class Unparsed(Response):
 
 
 @dataclass(eq=False, slots=True)
-class Page(Response):
+class Answer(Response):
+    """A response to a `request` that the server made of the client's; None: to the client's own."""
+
+    request: Request | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Page(Answer):
     """A page of the server's own, which answers in place of a resource (`page`).
 
     extra, what     as given to `page`, for a handler that makes another one of it (handlers/errors.py)
-    request         the one it answers, if that is not the client's but one the server made of it
     """
 
     extra: bytes = b""
     what: str = ""
-    request: Request | None = None
 
 
 def page(
@@ -262,7 +267,7 @@ def page(
     if method == "HEAD":  # like httpd, without the length of a page that is not made
         fields, body = extra, b""
     closing = status in CLOSING_STATUSES
-    return Page(status, fields, after, body, len(body), closing, None, extra, what)
+    return Page(status, fields, after, body, len(body), closing, None, None, extra, what)
 
 
 def text(

@@ -1,4 +1,4 @@
-"""What the notebooks import: the control room, the sweep panel, a watch, colours, figures, tables.
+"""What the notebooks import: the control room, the sweep panel, a watch, colours, timelines.
 
 Nothing here measures. It shows what `mpmkit.measure` and `mpmkit.load` give, and what a server's
 scoreboard says. Modules are loaded on first use.
@@ -19,6 +19,7 @@ _PUBLIC = {
     "Picture": "mpmkit.measure.recording:ScoreboardSnapshot",
     "measured_or_recorded": "mpmkit.lab.replay",
     "recorded": "mpmkit.lab.replay",
+    "tracer": "mpmkit.lab.tracing",
     "timeline": "mpmkit.lab.figures_recording",
     "status_link": "mpmkit.lab.proxy",
 }

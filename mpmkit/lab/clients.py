@@ -4,12 +4,11 @@
         ...
         clients.resize(80)
 
-This is not a load generator (`mpmkit.run_load` is): many connections and few requests are what occupies
-prefork's processes and worker's threads, and costs event nearly nothing. Clients that keep no
-connection are probes: how long does a new client wait?
+Many connections and few requests are what occupies prefork's processes and worker's threads, and costs event
+nearly nothing. Clients that keep no connection are probes: how long does a new client wait?
 
-A client whose kept connection the server ends (KeepAliveTimeout, a crash) comes back after `BACK`
-seconds; one whose answer said `Connection: close` comes back with its next request.
+A client whose kept connection the server ends comes back after `BACK` seconds; one whose answer said
+`Connection: close` comes back with its next request.
 """
 
 from __future__ import annotations
@@ -122,7 +121,7 @@ class KeepAliveClients(HeldConnections):
         kept = True
         while kept:
             async with self._limit(conn):
-                await self._send(conn, self._first)
+                await self._loop.sock_sendall(conn.sock, self._first)
                 kept = await self._answer(conn) and self.keep
             self._answers.append(time.monotonic() - conn.since)
             if kept:

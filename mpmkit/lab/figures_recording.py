@@ -90,20 +90,13 @@ def _strip(figure: Any, row: int, strip: str, runs: list[Recording], one: bool) 
 def _line(run: Recording, key: str, name: str, number: int, one: bool) -> go.Scatter:
     """A line. In the figure of one recording, the first is an area, the second a dotted line in ink."""
     colour = colours.stroke(run.mpm)
-    area = (
-        {"fill": "tozeroy", "fillcolor": colours.pale(colour, 0.25)} if one and not number else {}
-    )
+    filled = {"fill": "tozeroy", "fillcolor": colours.pale(colour, 0.25)}
+    area = filled if one and not number else {}
     dotted = {"color": colours.ink(), "width": 2, "dash": "dot"}
     solid = {"color": colour, "width": 2.5}
-    return go.Scatter(
-        x=run.column("t"),
-        y=run.column(key),
-        mode="lines",
-        name=name,
-        line={"shape": "hv", **(dotted if number else solid)},
-        hovertemplate="%{y:,} " + name + " at %{x:.1f} s<extra></extra>",
-        **area,
-    )
+    line = go.Scatter(x=run.column("t"), y=run.column(key), mode="lines", name=name, **area)
+    hover = "%{y:,} " + name + " at %{x:.1f} s<extra></extra>"
+    return line.update(line={"shape": "hv", **(dotted if number else solid)}, hovertemplate=hover)
 
 
 def _mark_events(figure: Any, run: Recording) -> None:

@@ -4,9 +4,8 @@
     form.set("ThreadsPerChild", "100")
     form.fields()      # hint: AH00507: ThreadsPerChild 100 is above the ThreadLimit of 64: 64 is used
 
-Pure: no server, no thread. Which directives an MPM has, their bounds, defaults, units and help come
-from the table in `mpmkit.config.directives`. A value that httpd cannot read is kept, as it is typed;
-its hints say what is wrong, and a start refuses it.
+Pure. Which directives an MPM has, their bounds, defaults, units and help come from `mpmkit.config.directives`.
+A value that httpd cannot read is kept, as it is typed; its hints say what is wrong, and a start refuses it.
 """
 
 from __future__ import annotations
@@ -130,11 +129,8 @@ class DirectiveForm:
         self.mpm = check_mpm(mpm)
 
     def set(self, name: str, value: str | float | bool | None) -> None:
-        """A directive's value, as words of a configuration line; None or "" for the default.
-
-        A value that httpd cannot read is kept: its field says what is wrong, and a start refuses it.
-        Raises DirectiveError only for a directive that does not exist.
-        """
+        """A directive's value, as words of a configuration line; None or "" for the default. Raises
+        DirectiveError only for a directive that does not exist."""
         if (spec := SPECS.get(name.lower())) is None:
             raise DirectiveError(f"there is no directive {name!r}")
         with self._setting:

@@ -6,9 +6,9 @@
     form.fields()        # those that apply now, with what is wrong with each
     form.profile(60)     # the LoadProfile, or ProfileError with everything that is wrong
 
-Pure: no server, no thread. Kinds, help, units and ranges are those of LoadProfile's fields; some ranges
-are narrower, as a lab needs them. A value that cannot be is kept, as it is typed, and its field says
-what is wrong. What does not apply (a rate in the closed loop) is kept until it does.
+Pure. Kinds, help, units and ranges are those of LoadProfile's fields; some ranges are narrower, as a lab needs
+them. A value that cannot be is kept, as it is typed. What does not apply (a rate in the closed loop) is kept
+until it does.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ _GROUPS: dict[str, tuple[Field, ...]] = {
     FIRST: (
         _field("users", "Users", "50", 200, high=500),
         _field("path", "request", "/index.html", kind="choice", choices=(*FILES, (MIX, "a mix of these"))),
-        _field("keep_alive", "keep-alive, %", "0", 100, step=10, high=100, unit="% of the users",
-               help="Users that keep their connection; the others open one for each request"),
+        _field("keep_alive", "keep-alive", "Off"),
     ),
     "Requests": (
         _field("arrival", "Arrivals", "closed", choices=tuple(zip(ARRIVALS, ARRIVAL_TEXTS, strict=True))),
@@ -70,16 +69,7 @@ _GROUPS: dict[str, tuple[Field, ...]] = {
         _field(_weight(path), text, str(weight), 10, high=1000,
                help=f"How often {path}, in relation to the others") for path, text, weight in PAGES
     ),
-    "Background clients": (
-        _field("slow_readers", "Slow readers", "0", 100, high=200,
-               help="Clients that fetch what the users request (of a mix, the largest) and read slowly. "
-               "What fits into the sockets is no burden to the server: choose the file of 5 MB"),
-        _field("read_rate", "they read, bytes/s", "10000", 100_000, step=1000),
-        _field("idle_holders", "Idle holders", "0", 400, high=1000),
-        _field("idle_request", "with one request", "On",
-               help="On: a kept connection after one request. Off: a connection without a request; the "
-               "kernel keeps those from the server for a while (TCP_DEFER_ACCEPT)"),
-    ),
+    "Further clients": (_field("idle_holders", "Idle holders", "0", 400, high=1000),),
     # No part of the load: the room has its own clients for these.
     BROWSERS: (
         _field("browsers", "number", "0", 300, high=MOST, kind="whole",
@@ -94,7 +84,7 @@ ROWS = {row.name: row._replace(group=group) for group, rows in _GROUPS.items() f
 
 class LoadForm:
     """What a reader chooses of a LoadProfile, and the room's browsers. Names are LoadProfile's;
-    `keep_alive` is in percent on the form; of `mix` the form has the weights."""
+    of `mix` the form has the weights."""
 
     def __init__(self, words: dict[str, str] | None = None) -> None:
         self._setting = threading.Lock()
@@ -107,8 +97,6 @@ class LoadForm:
             raise ProfileError(
                 f"{name}: the load's form has no such field, it has {', '.join(ROWS)}"
             )
-        if name == "keep_alive" and not isinstance(value, str) and value is not None:
-            value = f"{100 * value:g}"
         with self._setting:
             self._words = put(self._words, name, value, ROWS[name].default)
 
@@ -127,7 +115,7 @@ class LoadForm:
         if name not in _OF:
             return ROWS[name].group == BROWSERS or self.row("path").text == MIX
         if name == "requests_per_connection":
-            return self.row("keep_alive").text != "0"
+            return self.row("keep_alive").text.lower() == "on"
         loop = "closed" if self.row("arrival").text == "closed" else "open"
         return _OF[name]["loop"] in ("", loop)
 
@@ -146,11 +134,9 @@ class LoadForm:
         if wrong:
             raise ProfileError("; ".join(wrong))
         given = {name: values[name] for name in _OF if values.get(name) is not None}
-        given["keep_alive"] /= 100
         if given["path"] == MIX:
             del given["path"]
-            # The largest first: that is the one that slow readers fetch.
-            weights = [(path, values[_weight(path)]) for path, _ in reversed(FILES)]
+            weights = [(path, values[_weight(path)]) for path, _ in FILES]
             given["mix"] = tuple(RequestSpec(path, weight=w) for path, w in weights if w)
             if not given["mix"]:
                 raise ProfileError(

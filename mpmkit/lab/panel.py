@@ -33,9 +33,10 @@ from mpmkit.config.directives import MPMS, SPECS
 from mpmkit.lab import theme
 from mpmkit.lab.controls import Control, Frame, box, groups, mark, named
 from mpmkit.lab.forms import NAMES, DirectiveForm
-from mpmkit.lab.load_form import BROWSERS, FIRST, ROWS
+from mpmkit.lab.load_form import BROWSERS, FILES, FIRST, ROWS
 from mpmkit.lab.replay import not_headline
 from mpmkit.lab.room import Room
+from mpmkit.lab.sweep_view import sweep_panel
 from mpmkit.launcher import LaunchError
 from mpmkit.policy.states import LETTERS, WORDS
 
@@ -48,7 +49,7 @@ BUTTONS = {
     "restart": ("Restart", "HUP: read the directives again; connections are cut"),
     "stop": ("Stop", "TERM: end the server, and the load"),
 }
-MORE_LOAD = "open loop, think time, a mix, slow readers, idle holders"
+MORE_LOAD = "open loop, think time, a mix, idle holders"
 
 
 class Board(anywidget.AnyWidget):
@@ -97,13 +98,16 @@ class Panel(Frame):
         )
         self.load_button = named("go", ipywidgets.Button(description="Start load"))
         self.load_button.on_click(self._load_clicked)
+        tip = "Below: a curve over one of these directives, or over the load"
+        self.sweep_button = named("curve", ipywidgets.Button(description="Sweep", tooltip=tip))
+        self.sweep_button.on_click(lambda _: self._try(self.sweep))
         self.board = named("main", Board(palette=palette()))
         first, *more, browsers = groups(self.load.values())
         self.more = named("more", ipywidgets.Accordion([box("parts", *more)]))
         self.children = [
             box(
                 "room",
-                box("head", self.choice, *self.buttons.values(), self.state),
+                box("head", self.choice, *self.buttons.values(), self.sweep_button, self.state),
                 box("load", first, self.load_button, browsers, self.more),
                 self.message,
                 box("side", *groups(self.directives.values())),
@@ -111,6 +115,17 @@ class Panel(Frame):
                 self.events,
             )
         ]
+
+    def sweep(self) -> None:
+        """Show a sweep panel below the room, which begins with its MPM, directives and page; or close it."""
+        room, *before = self.children
+        for panel in before:
+            panel.close()
+        given = {row.name: row.value for row in self.room.fields() if row.value}
+        given |= {row.name: row.text for row in self.room.load_fields() if row.text in dict(FILES)}
+        folder = Path(".." if Path("../data").is_dir() else ".", "data", "runs")
+        added = [] if before else [sweep_panel(self.room.mpm, folder=folder, **given)]
+        self.children = [room, *added]
 
     def close(self) -> None:
         """Stop the server and take the widgets from the page."""

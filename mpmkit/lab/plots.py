@@ -64,16 +64,10 @@ def mpm_line(
     symbol = colours.MARKERS.get(mpm, "x")
     signs = [symbol + "-open" * bool(one) for one in hollow] or symbol
     dash = colours.DASHES.get(mpm, "solid")
-    figure = go.Scatter(
-        x=xs,
-        y=ys,
-        name=name or mpm,
-        mode="lines+markers",
-        showlegend=False,
-        line={"color": colour, "width": 2.5 if ours else 1.5, "dash": dash},
-        marker={"size": 9, "color": colour, "symbol": signs},
-    )
-    return figure.update(trace)
+    line = {"color": colour, "width": 2.5 if ours else 1.5, "dash": dash}
+    mark = {"size": 9, "color": colour, "symbol": signs}
+    figure = go.Scatter(x=xs, y=ys, name=name or mpm, mode="lines+markers", showlegend=False)
+    return figure.update(line=line, marker=mark).update(trace)
 
 
 def label_ends(

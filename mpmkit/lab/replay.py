@@ -2,17 +2,16 @@
 
     run = measured_or_recorded("prefork-breathes", breathe)
 
-calls `breathe()` and gives what it returned. With MPMKIT_REPLAY=1, or on a machine that is too small
-for it, it gives what the same function returned when it was recorded, and prints that it does, when
-and where that was. MPMKIT_REPLAY=0 measures whatever the machine. MPMKIT_RECORD=1 keeps what was
-measured as the new recording (data/recorded/NAME.json).
+calls `breathe()` and gives what it returned. With MPMKIT_REPLAY=1, or on a machine that is too small for it, it
+gives what the same function returned when it was recorded, and prints when and where that was. MPMKIT_REPLAY=0
+measures whatever the machine. MPMKIT_RECORD=1 keeps what was measured as the new recording
+(data/recorded/NAME.json).
 
 What can be recorded: plain values (numbers, texts, lists, dicts with text keys) and a
 `mpmkit.measure.recording.Recording`, anywhere among them.
 
-Server, load generator and notebook share the machine. With two full cores the server has one for
-itself; with fewer they take turns, and requests per second say as much about the generator as about
-the server. `not_headline` says so; the panels and the machine's table show it with their figures.
+Server, load generator and notebook share the machine. With fewer than two full cores they take turns, and
+requests per second say as much about the generator as about the server: `not_headline` says so.
 """
 
 from __future__ import annotations

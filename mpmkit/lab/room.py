@@ -269,8 +269,7 @@ class Room(DirectiveForm):
             raise LaunchError("no server runs; start one before the load")
         self.stop_load()
         self._load = RunningLoad(server.url, profile, self.note)
-        kept = profile.keep_share
-        connections = f"{kept:.0%} kept connections" if kept else "a new connection each"
+        connections = "kept connections" if profile.keep_alive else "a new connection each"
         page = "a mix" if profile.mix else profile.path
         parts = (f"{profile.users} users", page, connections, form.summary())
         self.note(f"load: {', '.join(filter(None, parts))}")

@@ -88,7 +88,7 @@ class Client:
         self.served = 0  # requests on the kept connection
         self.address = state.addresses[0]
         self.elsewhere: dict[Any, tuple[Any, int]] = {}  # address -> socket, requests served on it
-        self.kept = self.keeps()
+        self.kept = state.profile.keep_alive
         self.most = (state.profile.requests_per_connection or NEVER) if self.kept else 1
         self.take_line(0)
 
@@ -154,13 +154,6 @@ class Client:
                     state.which.append(self.which)
             else:
                 state.fail(kind, t0, self.which)
-
-    def keeps(self) -> bool:
-        """Whether this user keeps its connection: so many of them do, spread over their numbers."""
-        state = self.state
-        state.serial += 1
-        keep = state.profile.keep_share
-        return int(state.serial * keep) > int((state.serial - 1) * keep)
 
     def take_line(self, which: int) -> None:
         """The line of the mix that the next request is of."""

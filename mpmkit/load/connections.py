@@ -6,7 +6,6 @@
 `holder.py` does the same in a process of its own. The modes:
 
 idle        one request, its answer read, then silence: a kept-alive connection
-silent      connected, and nothing is ever sent
 half-sent   a request without its last line. The server reads it and waits, and that wait has a worker
             in it under each MPM; it takes no script and no clock
 drip        the same, and one more header line each `every` seconds: slowloris
@@ -29,12 +28,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpmkit.load import tls
 from mpmkit.load.preflight import describe
 from mpmkit.load.response import ResponseReader
 from mpmkit.load.target import target_of
 
-MODES = ("idle", "silent", "half-sent", "drip", "slow")
+MODES = ("idle", "half-sent", "drip", "slow")
 
 PATIENCE = float(os.environ.get("MPMKIT_HOLDER_PATIENCE", "4"))
 """Seconds without one more held connection after which `hold` gives up. A pool grows once a second, so
@@ -70,7 +68,7 @@ class Connection:
         self.number = number
         self.sock: Any = None
         self.state = AWAY
-        self.ready = False  # connected, and with https, secured
+        self.ready = False  # connected
         self.since = 0.0
         self.patience = asyncio.timeout(None)  # how long it stays silent
         self.task: Any = None
@@ -79,8 +77,8 @@ class Connection:
 class HeldConnections:
     """Connections to one server, held by a thread; a context manager.
 
-    url: as `target_of` has it. mode, rate, every: see the module. count: how many; see also `resize`.
-    path: what is requested; request: the whole request instead. ca_file: as in a LoadProfile.
+    url: as `target_of` has it, without TLS. mode, rate, every: see the module. count: how many; see also
+    `resize`. path: what is requested; request: the whole request instead.
     expect_status: of a good answer; None: any. timeout: seconds that an answer may take; None: any time.
     again: seconds after which a connection that has ended is opened anew; None: not at all.
 
@@ -104,20 +102,22 @@ class HeldConnections:
         expect_status: int | None = None,
         timeout: float | None = None,
         again: float | None = None,
-        ca_file: str | None = None,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode: must be one of {', '.join(MODES)}, not {mode!r}")
         self._target = target = target_of(url)
+        if target.scheme != "http":
+            raise ValueError(
+                f"target: connections are held without TLS, not to {url}; give an http URL"
+            )
         found = socket.getaddrinfo(target.host, target.port, 0, socket.SOCK_STREAM)[0]
         self._family, self._address = found[0], found[4]
-        self._tls = tls.context(ca_file, target.loopback) if target.scheme == "https" else None
         self.mode, self.rate, self.every = mode, rate, every
         self.timeout, self.again, self._expect_status = timeout, again, expect_status
         end = "Connection: close\r\n\r\n" if mode == "slow" else "\r\n"
         head = f"GET {path} HTTP/1.1\r\nHost: {target.place}\r\nUser-Agent: mpmkit-client\r\n"
         whole = (head + end if request is None else request).encode("latin-1")
-        self._first = {"silent": b"", "half-sent": whole[:-2], "drip": whole[:-2]}.get(mode, whole)
+        self._first = whole[:-2] if mode in ("half-sent", "drip") else whole
         self._method = whole.partition(b" ")[0].decode("latin-1")
         self.totals: Counter[str] = Counter()
         self.states: Counter[str] = Counter()
@@ -252,16 +252,13 @@ class HeldConnections:
         if self.mode == "slow":  # before connecting: it decides the window that is offered
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await self._loop.sock_connect(sock, self._address)
-        if self._tls is not None:
-            conn.sock = tls.TlsSocket(sock, self._tls, self._target.host)
-            await self._io(conn, conn.sock.handshake)
         conn.ready = True
         self._count("opened")
 
     async def _use(self, conn: Connection) -> float | None:
         """What the mode says, until the connection ends. Seconds before the client comes back."""
         async with self._limit(conn):
-            await self._send(conn, self._first)
+            await self._loop.sock_sendall(conn.sock, self._first)
             kept = self.mode not in ("idle", "slow") or await self._answer(conn)
         if self.mode == "slow":
             return 0.0
@@ -276,16 +273,16 @@ class HeldConnections:
         while data and conn.state == HELD:
             data = await self._received(conn, self.every if self.mode == "drip" else None)
             if data is None:
-                await self._send(conn, b"X-Patience: 1\r\n")
+                await self._loop.sock_sendall(conn.sock, b"X-Patience: 1\r\n")
                 data = b"."
         return conn.state == ASKING and await self._answer(conn, data)
 
     async def _read(self, conn: Connection) -> bytes:
         """What comes next; of a slow reader no more than its rate allows."""
         if self.mode != "slow":
-            return await self._io(conn, conn.sock.recv, 65_536)
+            return await self._loop.sock_recv(conn.sock, 65_536)
         async with asyncio.timeout(self.timeout):
-            data = await self._io(conn, conn.sock.recv, max(1, int(self.rate * READ_TICK)))
+            data = await self._loop.sock_recv(conn.sock, max(1, int(self.rate * READ_TICK)))
         self._enter(conn, HELD)
         self._count("bytes", len(data))
         await asyncio.sleep(len(data) / self.rate)
@@ -311,29 +308,9 @@ class HeldConnections:
         """What comes within so many seconds, b"" at the end of the connection; None: nothing."""
         try:
             async with asyncio.timeout(seconds) as conn.patience:
-                return await self._io(conn, conn.sock.recv, 65_536)
+                return await self._loop.sock_recv(conn.sock, 65_536)
         except TimeoutError:
             return None
-
-    async def _send(self, conn: Connection, data: bytes) -> None:
-        if self._tls is None:
-            await self._loop.sock_sendall(conn.sock, data)
-        else:
-            await self._io(conn, conn.sock.send, data)
-
-    async def _io(self, conn: Connection, call: Callable[..., Any], *args: Any) -> Any:
-        """What a call on the socket returns, once it need not wait for the server."""
-        while True:
-            try:
-                return call(*args)
-            except BlockingIOError:
-                came = asyncio.Event()
-                fd = conn.sock.fileno()
-                self._loop.add_reader(fd, came.set)
-                try:
-                    await came.wait()
-                finally:
-                    self._loop.remove_reader(fd)
 
     def _limit(self, conn: Connection) -> asyncio.Timeout:
         """The time that a connection and its first answer may take; of a slow reader the connection alone."""

@@ -1,10 +1,10 @@
 """One description of each field of a load; checks, documentation, options and forms are made from it.
 
-The functions `text`, `whole`, `number`, `share`, `choice`, `switch` and `several` make a dataclass field whose
+The functions `text`, `whole`, `number`, `choice`, `switch` and `several` make a dataclass field whose
 ``metadata`` has always the same keys:
 
 =========== ====================================================================================
-kind        "text", "whole", "number", "share", "choice", "switch" or "list"
+kind        "text", "whole", "number", "choice", "switch" or "list"
 help        what the field means, without its range and its default
 low, high   the range of a number, both ends included; None for other kinds
 unit        of a number: "seconds", "requests/s", "bytes/s", "bytes", "users", ... or ""
@@ -54,9 +54,7 @@ def choice(default: str, choices: tuple[str, ...], help: str, **more: Any) -> An
     return _made(default, help, "choice", choices=choices, **more)
 
 
-# A field that is True, False or a share from 0 to 1; that is True or False; that is a tuple, empty by
-# default, which its owner checks.
-share = partial(_made, kind="share", low=0, high=1)
+# A field that is True or False; that is a tuple, empty by default, which its owner checks.
 switch = partial(_made, kind="switch")
 several = partial(_made, (), kind="list")
 
@@ -85,9 +83,7 @@ def problem(field: dataclasses.Field, value: Any, *, needed: bool = False) -> st
     else:
         good = is_number(value) and how["low"] <= value <= how["high"]
         must = f"be {_range(how)}"
-        if kind == "share":
-            good, must = good or isinstance(value, bool), "be True, False or a share from 0 to 1"
-        elif kind == "whole":
+        if kind == "whole":
             good, must = good and isinstance(value, int), f"be a whole number from {_range(how)}"
     return "" if good else f"must {must}, not {value!r}"
 
@@ -143,7 +139,7 @@ def option(field: dataclasses.Field) -> dict[str, Any] | None:
     seconds = "S" if how["unit"] == "seconds" else "N"
     more: dict[str, dict[str, Any]] = {
         "choice": {"choices": how["choices"]},
-        "share": {"nargs": "?", "const": True, "type": read_share, "metavar": "SHARE"},
+        "switch": {"action": "store_const", "const": True},
         "text": {"metavar": "TEXT"},
         "whole": {"type": int, "metavar": seconds},
         "number": {"type": float, "metavar": seconds},

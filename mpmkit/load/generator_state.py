@@ -77,7 +77,6 @@ class State:
     refused_since = 0  # connections that failed since the last answer
     last_answer = 0
     # Of the users:
-    serial = 0  # to share out who keeps connections
     running = 0  # inside their loop
     source = 0  # the loopback address that connections go out from
 

@@ -3,13 +3,9 @@
     with HoldingProcess(server.url, "idle") as holding:
         holding.hold(5000)["held"]
 
-The process, ``python -m mpmkit.load.holder JSON``, takes the arguments of `HeldConnections` and then
-lines on standard input; it answers each with a `report` as a line of JSON:
-
-    hold N      have N connections held, and come back when they are, or nothing moves any more
-    resize N    have N connections, and come back when they were begun
-    finish      send what half-sent requests lack; held: how many were answered
-    report      how it is now
+The process, ``python -m mpmkit.load.holder JSON``, takes the arguments of `HeldConnections` and then lines on
+standard input, each the name of a method and its number (hold N, resize N, finish, report); it answers each
+with a `report` as a line of JSON.
 
 It ends with its standard input, so also if the process that started it is killed.
 """
@@ -30,7 +26,7 @@ from mpmkit.load.preflight import raise_descriptors
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.target import target_of
 
-AGAIN = 0.5  # seconds after which a background client whose connection ended comes back
+AGAIN = 0.5  # seconds after which an idle holder whose connection ended comes back
 
 
 class HoldingProcess:
@@ -69,25 +65,22 @@ class HoldingProcess:
             process.wait()
         process.stdout.close()
 
+    # As of HeldConnections; `held` of what `finish` reports counts the answers.
+
     def hold(self, number: int) -> dict[str, Any]:
-        """As of HeldConnections."""
         return self._ask(f"hold {number}")
 
     def resize(self, number: int) -> dict[str, Any]:
-        """As of HeldConnections."""
         return self._ask(f"resize {number}")
 
-    def held(self) -> int:
-        """How many are held now."""
-        return int(self.report()["held"])
-
     def finish(self) -> dict[str, Any]:
-        """Complete half-sent requests and wait for the answers: `held` of the report counts them."""
         return self._ask("finish")
 
     def report(self) -> dict[str, Any]:
-        """As of HeldConnections."""
         return self._ask("report")
+
+    def held(self) -> int:
+        return int(self.report()["held"])
 
     def _ask(self, command: str) -> dict[str, Any]:
         line = ""
@@ -102,46 +95,34 @@ class HoldingProcess:
 
 
 class Background:
-    """The background clients of `profile`, for the length of a `with` block: each kind in one process.
-
-    They are started before the users, and what they do costs the generator no time.
-    """
+    """The idle holders of `profile`, for the length of a `with` block: in a process that is started before the
+    users and costs the generator no time."""
 
     def __init__(self, url: str, profile: LoadProfile) -> None:
-        place, idle = target_of(url).place, "idle" if profile.idle_request else "silent"
-        modes = {"idle": (idle, profile.idle_holders), "slow": ("slow", profile.slow_readers)}
-        self._kinds: dict[str, tuple[HoldingProcess, int]] = {}
-        for name, (mode, count) in modes.items():
-            process = HoldingProcess(
-                url,
-                mode,
-                request=profile.request_bytes(place, keep=name == "idle").decode("latin-1"),
-                rate=profile.read_rate,
-                expect_status=profile.specs[0].expect_status,
-                timeout=profile.timeout,
-                again=AGAIN,
-                ca_file=profile.ca_file,
-            )
-            if count:
-                self._kinds[name] = process, count
-        self._stack = contextlib.ExitStack()
+        self._count = profile.idle_holders
+        self._process = HoldingProcess(
+            url,
+            request=profile.request_bytes(target_of(url).place, keep=True).decode("latin-1"),
+            expect_status=profile.specs[0].expect_status,
+            timeout=profile.timeout,
+            again=AGAIN,
+        )
 
     def __enter__(self) -> Background:
-        for process, count in self._kinds.values():
-            self._stack.enter_context(process).resize(count)
+        if self._count:
+            self._process.__enter__().resize(self._count)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        if self._count:
+            self._process.__exit__()
 
     def totals(self) -> Counter[str]:
-        """What they did until now, like {"idle opened": 5}; of a kind that died, nothing."""
-        made: Counter[str] = Counter()
-        for name, (process, _) in self._kinds.items():
-            with contextlib.suppress(RuntimeError):
-                totals = process.report()["totals"]
-                made.update({f"{name} {what}": count for what, count in totals.items()})
-        return made
+        """What they did until now, like {"idle opened": 5}; nothing if their process died."""
+        totals: dict[str, int] = {}
+        with contextlib.suppress(RuntimeError):
+            totals = self._process.report()["totals"] if self._count else {}
+        return Counter({f"idle {what}": count for what, count in totals.items()})
 
 
 def main(argv: list[str]) -> int:

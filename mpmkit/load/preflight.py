@@ -55,9 +55,8 @@ class Forecast(NamedTuple):
 def forecast(profile: LoadProfile, target: Target, limits: System) -> Forecast:
     """What the load needs, compared with what there is."""
     problems, notes = [], []
-    # Each kind of background client has a process of its own.
     users = -(-profile.users // profile.processes)
-    files = max(users, profile.slow_readers, profile.idle_holders) + OWN_FILES
+    files = max(users, profile.idle_holders) + OWN_FILES  # those have a process of their own
     if short := too_few_descriptors(files, limits.files):
         more = ", or give more processes" if users + OWN_FILES == files else ""
         problems.append(f"users: {short}{more}")
@@ -71,7 +70,7 @@ def forecast(profile: LoadProfile, target: Target, limits: System) -> Forecast:
             "net.ipv4.ip_local_port_range='1024 65535')"
             + (", or the target 127.0.0.1" if target.loopback and not spread else "")
         )
-    new = profile.keep_share < 1 or profile.requests_per_connection
+    new = not profile.keep_alive or profile.requests_per_connection
     if new and not spread and (profile.requests or math.inf) > ports:
         notes.append(
             f"should the server not close each connection first, {ports:,} ports allow "

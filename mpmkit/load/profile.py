@@ -7,12 +7,11 @@ lines and its place in the control room's form come from there. docs/LOAD.md has
 
 **On which connections** (`keep_alive`):
 
-False or 0  every request on a connection of its own, sent as HTTP/1.0 as ab does by default. In
+False       every request on a connection of its own, sent as HTTP/1.0 as ab does by default. In
             HTTP/1.0 the server ends the connection, so the TIME_WAIT state stays with the server's
             port and the client never runs out of ephemeral ports, however many it opens.
-True or 1   one HTTP/1.1 connection per user, reused until the server closes it, or until
+True        one HTTP/1.1 connection per user, reused until the server closes it, or until
             `requests_per_connection`, then opened anew without that counting as a failure.
-0.3         three users in ten keep their connections, the others do not.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ from mpmkit.load.fields import (
     number,
     problems_of,
     several,
-    share,
     switch,
     text,
     whole,
@@ -63,9 +61,7 @@ class LoadProfile(RequestFields):
     duration: float | None = number(
         None, 0.01, MAX_SECONDS, "seconds", "how long new requests are sent", none="no limit"
     )
-    keep_alive: bool | float = share(
-        False, "a connection per user (True) or request (False), or the share of users with one"
-    )
+    keep_alive: bool = switch(False, "a connection for each user, not for each request")
     headers: tuple[tuple[str, str], ...] = several("extra (name, value) pairs, in every request")
     timeout: float = number(30.0, 0.05, 600, "seconds", "within which a request must be answered")
     warmup_seconds: float = number(0.0, 0, 600, "seconds", "of load before what is counted")
@@ -89,10 +85,9 @@ class LoadProfile(RequestFields):
     )
     ramp: float = number(0.0, 0, MAX_SECONDS, "seconds", "of the users' arrival", loop="closed")
     stages: tuple[Stage, ...] = several("Stages instead of users or rate, and duration")
-    slow_readers: int = whole(0, 0, MAX_USERS, "background clients that read slowly")
-    read_rate: float = number(1_000.0, 1, 10_000_000, "bytes/s", "how fast each slow reader reads")
-    idle_holders: int = whole(0, 0, MAX_USERS, "background clients that hold a connection")
-    idle_request: bool = switch(True, "whether an idle holder sends one request first")
+    idle_holders: int = whole(
+        0, 0, MAX_USERS, "further clients: one request each, then they hold their connection"
+    )
     ca_file: str | None = text(
         None, "certificates to trust for https", none="no check on loopback, else the system's"
     )
@@ -120,11 +115,6 @@ class LoadProfile(RequestFields):
         return replace(self, **changes)
 
     @property
-    def keep_share(self) -> float:
-        """The share of the users that keep their connections, 0 to 1."""
-        return float(self.keep_alive)
-
-    @property
     def open_loop(self) -> bool:
         """Whether requests are due at times of their own, instead of after the last answer."""
         return self.arrival != "closed"
@@ -137,8 +127,8 @@ class LoadProfile(RequestFields):
 
     @property
     def clients(self) -> int:
-        """All connections at once: users, slow readers and idle holders."""
-        return self.users + self.slow_readers + self.idle_holders
+        """All connections at once: users and idle holders."""
+        return self.users + self.idle_holders
 
     @property
     def planned_seconds(self) -> float | None:
@@ -176,7 +166,7 @@ class LoadProfile(RequestFields):
         """The request, as sent. host: the Host field. spec: a line of the mix, by default the first. keep: for a
         connection that is kept, by default as `keep_alive` says; last: which the server is to close after it."""
         spec = spec or self.specs[0]
-        keep = bool(self.keep_alive) if keep is None else keep
+        keep = self.keep_alive if keep is None else keep
         body = spec.body.encode()
         names = {name.lower() for name, _ in self.headers}
         lines = [f"{spec.method} {spec.path} HTTP/{'1.1' if keep else '1.0'}"]
@@ -260,11 +250,8 @@ def _problems(p: LoadProfile) -> Iterator[str]:
         yield f"processes: {few}, give at most {p.users}"
     if p.requests_per_connection is not None and not p.keep_alive:
         yield "requests_per_connection: only kept connections carry several; set keep_alive"
-    if not bad & {"users", "slow_readers", "idle_holders"} and p.clients > MAX_USERS:
-        yield (
-            f"idle_holders: {p.clients:,} clients in all (users, slow readers, idle holders) "
-            f"are more than {MAX_USERS:,}"
-        )
+    if not bad & {"users", "idle_holders"} and p.clients > MAX_USERS:
+        yield f"idle_holders: {p.clients:,} clients with the users are more than {MAX_USERS:,}"
     if "arrival" not in bad:
         yield from _loop_problems(p)
 

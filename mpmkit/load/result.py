@@ -44,8 +44,7 @@ class LoadRun:
     reconnects: kept connections that the server closed after an answer, having said so.
     ended: why: "requests", "duration", "interrupted", "time limit of ...", "gave up: ...", "1 of 2 generator
         processes died ...".
-    background: what idle holders and slow readers got, like {"idle opened": 500}.
-    connections: how many were opened, the background clients' included.
+    background: what idle holders got, like {"idle opened": 500}. connections: how many were opened, theirs too.
     lag: open loop: ns from due to sent, of every request that was sent. late: those over 1 ms.
     notes: what was foreseen (`preflight`).
     """
@@ -80,8 +79,8 @@ class LoadRun:
 
     @property
     def keep_alive(self) -> bool:
-        """Whether connections were reused, by some of the users at least."""
-        return bool(self.profile.keep_alive)
+        """Whether connections were reused."""
+        return self.profile.keep_alive
 
     @property
     def path(self) -> str:
@@ -225,8 +224,6 @@ class LoadRun:
         """What was requested, by how many, and in which way."""
         profile = self.profile
         way = "keep-alive" if self.keep_alive else "new connection each"
-        if 0 < profile.keep_share < 1:
-            way = f"{profile.keep_share:.0%} keep-alive"
         if profile.open_loop:
             rate = "stages" if profile.stages else f"{profile.rate:,g}/s"
             way += f", {profile.arrival} arrivals, {rate}"

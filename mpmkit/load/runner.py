@@ -89,6 +89,8 @@ def prepared(
         except OSError as error:  # ssl.SSLError is one
             problems.append(f"ca_file: {load.ca_file}: {error.strerror or error}")
     if load is not None and place is not None:
+        if load.idle_holders and place.scheme == "https":
+            problems.append("idle_holders: hold connections without TLS; give an http target")
         foreseen = forecast(load, place, system())
         problems += foreseen.problems
     if problems or load is None or place is None:

@@ -4,10 +4,9 @@ whether this machine has it.
 | --also | as | compared with | pages |
 |---|---|---|---|
 | httpd | httpd prefork, worker, event | the same MPM | static, cgi, php-fpm; prefork: mod_php |
-| nginx | nginx | event | static |
 
-A checkout's benchmarks add Python's servers to FORMS. A competitor is started with the directives of the MPM
-of ours that it is compared with; `reference_servers.py` says which of its settings each directive becomes.
+A checkout's benchmarks add nginx and Python's servers to FORMS. A competitor is started with the directives of
+the MPM of ours that it is compared with.
 The page is the same file for all, the script the same application.
 """
 
@@ -24,7 +23,7 @@ from mpmkit.config.directives import MPMS
 from mpmkit.measure import published
 from mpmkit.measure.experiment import OURS, Cell, Launch, SomeCell
 from mpmkit.measure.phpfpm import MOST_CHILDREN, PhpFpm
-from mpmkit.measure.reference_servers import Httpd, Nginx, NotInstalled, ServerFailed
+from mpmkit.measure.reference_servers import Httpd, NotInstalled, ServerFailed
 
 SAMPLE_SITE = Path(__file__).resolve().parents[1] / "htdocs"
 STATIC = ("static",)
@@ -71,10 +70,6 @@ def _httpd_php_fpm(mpm: str, **directives: Any) -> AbstractContextManager[Any]:
     return start(mpm, **directives)
 
 
-def _nginx(mpm: str, **directives: Any) -> Nginx:
-    return Nginx(document_root=SAMPLE_SITE, **directives)
-
-
 # name -> its forms: (name in tables, the MPMs it can stand for, the nearest first, its pages, start).
 # A form is measured once, with the first of its MPMs that was asked for; a way to run a script only if asked for.
 FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], Launch], ...]] = {
@@ -83,8 +78,7 @@ FORMS: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...], Launch], ...
         *(("httpd", (mpm,), ("cgi",), partial(_httpd, cgi=True)) for mpm in MPMS),
         *(("httpd", (mpm,), ("php-fpm",), _httpd_php_fpm) for mpm in MPMS),
         ("httpd", ("prefork",), ("mod_php",), partial(_httpd, php=True)),
-    ),
-    "nginx": (("nginx", ("event", "worker", "prefork"), STATIC, _nginx),),
+    )
 }
 
 

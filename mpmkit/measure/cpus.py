@@ -135,7 +135,7 @@ class Reading(NamedTuple):
 
 
 def generator_pids(others: set[int]) -> list[int]:
-    """This process and its children without the others: whoever makes the load and counts it."""
+    """This process and its children without the others: what makes the load and counts it."""
     return [p for p in (os.getpid(), *procfs.children(os.getpid())) if p not in others]
 
 

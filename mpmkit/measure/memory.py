@@ -4,26 +4,18 @@
     print(table.text())
     print(mpmkit.max_request_workers_for("4GiB", mpm="event", memory=table))
 
-How it measures, and why:
+It measures from outside, while the load is on: `/proc/PID/smaps` of every process, three times for each figure,
+of which the middle one counts. Each level has a fresh server with as many children as idle maintenance would end
+up with: a pool that grows goes too far, and takes a second for each child to shrink.
 
-* **From outside, while the load is on**: `/proc/PID/smaps` of every process of the server, three
-  times for each figure, of which the middle one counts. The server does not know.
-* **Busy** is a request of which half is sent (`load/connections.py`): a worker reads it and waits, under any
-  MPM and in the real httpd, without a script and without a clock. Before it is looked at, the same number
-  of requests was held and finished once, so that each of those workers has served `path`: what an
+* **Busy** is a request of which half is sent (`load/connections.py`): a worker reads it and waits, under any MPM
+  and in the real httpd. Before it is looked at, as many requests were held and finished once: what an
   application allocates is there.
-* **Idle** is a kept-alive connection after its first answer. prefork and worker hold one for each of
-  their workers and no more: the table says how many were answered.
-* **A fresh server for each level**, started with as many children as idle maintenance would end
-  up with (StartServers; busy plus the spare ones). A pool that grows doubles every second and goes too
-  far, and would then take a second for each child to shrink.
-* **PSS adds up, RSS does not.** All children map the same libraries, and share their parent's pages
-  until they write to them. RSS counts such a page once for each of them.
-* **What PSS does not hold**: page tables (a column of their own) and sockets, which are the kernel's
-  (`slab_kb` is the whole machine's, and on one machine the client's end is in it as well).
+* **Idle** is a kept-alive connection after its first answer. prefork and worker hold one for each of their
+  workers and no more: the table says how many were answered.
 
-The cost of one more is the slope of a straight line through the levels (`sizing.py`), with its
-interval.
+The cost of one more is the slope of a straight line through the levels (`sizing.py`). docs/MEASURING.md says why
+PSS is summed, and what it does not hold.
 """
 
 from __future__ import annotations
@@ -36,7 +28,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmkit.config.arguments import Parser
 from mpmkit.config.checks import check
@@ -137,8 +129,7 @@ class Level(Cell):
         return self.level + 200
 
 
-@dataclass(frozen=True)
-class MemoryPlan:
+class MemoryPlan(NamedTuple):
     """A measurement, checked. levels: those of round 1."""
 
     levels: list[Level]
@@ -147,9 +138,9 @@ class MemoryPlan:
     path: str
 
     @property
-    def seconds(self) -> float:
-        """About how long it takes."""
-        return self.rounds * len(self.levels) * SECONDS_A_LEVEL
+    def number(self) -> int:
+        """Of levels, in all rounds."""
+        return self.rounds * len(self.levels)
 
 
 def plan(
@@ -165,8 +156,7 @@ def plan(
     path: str = "/index.html",
     directives: Mapping[str, Any] | None = None,
 ) -> MemoryPlan:
-    """Check what is asked for; `memory_table` says what it means. Raises ValueError with everything that
-    is wrong with it, on one line."""
+    """Check what is asked for, as of `memory_table`. Raises ValueError with everything that is wrong with it."""
     problems = Problems()
     mpms = problems.chosen("mpm", mpms, MPMS)
     kinds = problems.chosen("against", against, AGAINST)
@@ -212,24 +202,20 @@ def plan(
 
 def _levels(problems: Problems, name: str, values: Iterable[int] | None) -> list[int]:
     """Levels that were given, in order; empty if none were."""
-    if values is None:
+    found = [] if values is None else list(values)
+    if wrong := [value for value in found if type(value) is not int or not 0 <= value <= MOST]:
+        problems.append(f"{name}: must be whole numbers from 0 to {MOST:,}, not {wrong[0]!r}")
         return []
-    found = list(values)
-    for value in found:
-        if type(value) is not int or not 0 <= value <= MOST:
-            problems.append(f"{name}: must be whole numbers from 0 to {MOST:,}, not {value!r}")
-            return []
-    if not found:
+    if values is not None and not found:
         problems.append(f"{name}: give at least one level")
     return sorted(set(found))
 
 
-def _held(mpm: str, levels: Iterable[int], workers: int) -> list[int]:
+def _held(mpm: str, levels: Sequence[int], workers: int) -> list[int]:
     """The levels of idle connections. prefork and worker hold no more than they have workers; one level
     beyond shows it."""
-    levels = list(levels)
     beyond = [level for level in levels if level > workers]
-    return levels if mpm == "event" else [n for n in levels if n <= workers] + beyond[:1]
+    return list(levels) if mpm == "event" else [n for n in levels if n <= workers] + beyond[:1]
 
 
 def _max_request_workers(problems: Problems, mpm: str, given: Mapping[str, Any]) -> int:
@@ -285,8 +271,7 @@ def memory_table(
     * busy: numbers of requests being served at once, 0 to MaxRequestWorkers; idle: numbers of
       kept-alive connections, 0 to 20,000; by default what the scale says.
     * rounds: 1 to 100. scale: smoke, demo, full; by default the environment's MPMKIT_SCALE, or demo.
-    * also: other servers to measure as well: "httpd" against both, "nginx" against idle connections,
-      or ("all",). One that is missing is left out and named.
+    * also: "httpd" to measure it as well. Where it is missing it is left out and named.
     * document_root, path: your pages, and the one that is asked for before anything is looked at; the
       other servers serve the samples. directives: over the article's blocks, {name: value}.
 
@@ -406,7 +391,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             room_for(options.ram, options.reserve)
         elif options.reserve is not None:
             raise ValueError("reserve: it is a part of --ram; give both")
-        command.say(f"{todo.rounds * len(todo.levels)} levels, about {duration(todo.seconds)}")
+        command.say(f"{todo.number} levels, about {duration(todo.number * SECONDS_A_LEVEL)}")
         out = command.out_of(options, command.new_name("memory"))
         return memory_table(mpms, **asked, out=out, on_progress=bar, say=command.say)
 

@@ -6,10 +6,9 @@
     run.to_frame()
     print(run.event_log())
 
-A server of `mpmkit.launch` gets no request: it is read by its scoreboard and by /proc, and one sample
-of a full scoreboard takes about a millisecond. Memory costs more (the kernel walks a process's pages),
-so that of many processes is read less often. A real httpd is asked for its status page (`?auto`), which
-keeps one of its workers busy for a moment: that one is taken off again.
+A server of `mpmkit.launch` gets no request: it is read by its scoreboard and by /proc, in about a millisecond.
+Memory costs more, so that of many processes is read less often. A real httpd is asked for its status page
+(`?auto`), which keeps one of its workers busy for a moment: that one is taken off again.
 """
 
 from __future__ import annotations
@@ -33,9 +32,6 @@ MEMORY_EVERY = 2.0  # seconds between readings of memory, at least
 MEMORY_SHARE = 0.01  # of a core that reading memory may take
 KEEP = 36_000  # samples kept: some three hours
 FIRST_ANSWER = 10.0  # seconds in which a status page must come the first time
-
-
-# -- two ways to look ------------------------------------------------------------------------------
 
 
 class Running(Protocol):
@@ -98,7 +94,7 @@ class _Scoreboard:
         return _Look([row.pid for row in rows], counts, duration, lines, board)
 
 
-class _StatusPage:
+class StatusPage:
     """A server of another make, by its status page. Raises OSError if that doesn't come."""
 
     def __init__(self, server: Running | str, patience: float) -> None:
@@ -110,13 +106,13 @@ class _StatusPage:
         self.page = f"{parts.scheme}://{parts.netloc}{path}?auto"
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.pid = 0 if isinstance(server, str) else server.pid
-        self.mpm = self._read(FIRST_ANSWER)["ServerMPM"]
+        self.mpm = self.read(FIRST_ANSWER)["ServerMPM"]
         self.patience = patience
 
     def running(self) -> bool:
         return not self.pid or procfs.alive(self.pid)
 
-    def _read(self, patience: float) -> dict[str, str]:
+    def read(self, patience: float) -> dict[str, str]:
         with urllib.request.urlopen(self.page, timeout=patience) as reply:
             lines = reply.read().decode("latin-1").splitlines()
         auto = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
@@ -130,7 +126,7 @@ class _StatusPage:
         children = procfs.children(self.pid) if self.pid else []
         known = {"processes": float(len(children))} if self.pid else {}
         try:
-            auto = self._read(self.patience)
+            auto = self.read(self.patience)
             idle, busy = int(auto["IdleWorkers"]), int(auto["BusyWorkers"])
             held = [
                 int(auto.get(f"ConnsAsync{of}", 0)) for of in ("KeepAlive", "Writing", "Closing")
@@ -156,9 +152,6 @@ def log_lines(text: str) -> list[str]:
     """The messages of an error log that an operator should see, without date and pid."""
     found = (_LOG_LINE.match(line) for line in text.splitlines())
     return [match[2] for match in found if match and match[1] in LEVELS]
-
-
-# -- watching --------------------------------------------------------------------------------------
 
 
 class Watch(Recording):
@@ -188,7 +181,7 @@ class Watch(Recording):
         self._reader = (
             _Scoreboard(server)
             if isinstance(server, Server)
-            else _StatusPage(server, max(every, 0.2))
+            else StatusPage(server, max(every, 0.2))
         )
         super().__init__(self._reader.mpm)
         self.every = every
@@ -247,7 +240,7 @@ class Watch(Recording):
     def capture(self, label: str) -> ScoreboardSnapshot:
         """Keep a snapshot of the scoreboard as it is now, and note the moment. Raises ValueError for a
         server of another make, LaunchError for one that has stopped."""
-        if isinstance(self._reader, _StatusPage):
+        if isinstance(self._reader, StatusPage):
             raise ValueError("only a server of mpmkit.launch has a scoreboard to capture")
         snapshot = ScoreboardSnapshot.of(self._reader.server.scoreboard(), label, self.now)
         with self._lock:
@@ -323,11 +316,8 @@ class Watch(Recording):
 def watch(
     server: Server | Running | str, seconds: float | None = None, *, every: float = 1.0
 ) -> Watch:
-    """Record a server's pool: for `seconds` from now on, or, without, in a `with` block. See `Watch`.
-
-    Raises ValueError for numbers that can't be, LaunchError for a server of ours that has stopped,
-    OSError for a URL where no status page is.
-    """
+    """Record a server's pool: for `seconds` from now on, or, without, in a `with` block. Raises as `Watch`, and
+    ValueError for negative seconds."""
     if seconds is not None and seconds < 0:
         raise ValueError(f"seconds: must be 0 or more, not {seconds!r}")
     run = Watch(server, every=every)

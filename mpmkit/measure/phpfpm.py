@@ -3,8 +3,8 @@
     with PhpFpm(children=25) as fpm:
         mpmkit.launch("event", directives=fpm.directives())      SetHandler "proxy:unix:…|fcgi://localhost"
 
-`pm = static` with as many children as the server has workers, so that each of them can hold a
-connection. It runs as an unprivileged process tree (as www-data when root starts it).
+`pm = static` with as many children as the server has workers: each of them can hold a connection. It runs as
+www-data when root starts it.
 """
 
 from __future__ import annotations

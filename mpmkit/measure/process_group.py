@@ -43,7 +43,9 @@ class ServerFailed(RuntimeError):
 class ProcessGroup:
     """A program for the length of a `with` block.
 
-    Attributes once started: `pid` of its first process, `root` (its directory).
+    Attributes once started: `pid` of its first process, `root` (its directory). A program defines `_prepare`,
+    which writes into `root` what it needs and gives its command line; `_is_ready`, whether *this* program (not
+    another that took its place) accepts connections now; `_environment`, its variables, None for our own.
     """
 
     name = "program"
@@ -55,21 +57,14 @@ class ProcessGroup:
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
-    # -- what each program defines ---------------------------------------------------------------
-
     def _prepare(self) -> list[str]:
-        """Write into `root` what it needs, and give its command line."""
+        raise NotImplementedError
+
+    def _is_ready(self) -> bool:
         raise NotImplementedError
 
     def _environment(self) -> dict[str, str] | None:
-        """The environment variables of its processes; None for our own."""
         return None
-
-    def _is_ready(self) -> bool:
-        """Whether *this* program (not another that took its place) accepts connections now."""
-        raise NotImplementedError
-
-    # -- start and stop --------------------------------------------------------------------------
 
     def start(self) -> Self:
         """Start and return once a connection is accepted.
@@ -144,8 +139,6 @@ class ProcessGroup:
     def __repr__(self) -> str:
         return f"<{self.name} {f'pid {self.pid}' if self._process else 'stopped'}>"
 
-    # -- while it runs ---------------------------------------------------------------------------
-
     def processes(self) -> list[int]:
         """The pids of all its processes, the first one first."""
         return sorted(members(self.pid), key=lambda pid: (pid != self.pid, pid))
@@ -170,9 +163,6 @@ class ProcessGroup:
             runs = place.is_dir() or place.stat().st_mode & 0o100
             place.chmod(0o755 if runs else 0o644)
         return copy
-
-
-# -- the system around them ----------------------------------------------------------------------
 
 
 def find_program(names: Iterable[str], program: str, how: str) -> str:

@@ -3,16 +3,10 @@
     table = qps_table(rounds=3)
     print(table.text())
 
-How it measures, and why (the frame is in `experiment`):
-
-* **The same load for all**, the article's: 200 clients, a new connection per request (ab's
-  default), the directives it prints.
-* **One server at a time.** Servers kept waiting while another is measured would disturb it: each wakes its
-  parent once a second, and prefork alone holds up to 250 processes in memory and in the scheduler's
-  tables. The seed of the random order is the rows' `run_id`.
-* **A warm-up before each measurement**, not counted: children start, heads and files enter memos
-  and caches. prefork takes some ten seconds to grow from 5 processes to what 200 clients make it
-  want, so the full scale warms up longer than that.
+* **The same load for all**, the article's: 200 clients, a new connection per request (ab's default).
+* **One server at a time**: those kept waiting would disturb it. The rows' `run_id` seeds the random order.
+* **A warm-up before each measurement**, not counted. prefork takes some ten seconds to grow from 5 processes to
+  what 200 clients make it want, so the full scale warms up longer than that.
 * **Cells that last**: 4 s at the demo scale; 200,000 requests at the full one, and 8 s at least.
 
 What the article set and found is in `published`, the table that comes out in `qps_table`, and whether the
@@ -24,7 +18,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from mpmkit.config.arguments import Parser
@@ -74,8 +68,7 @@ SCALES: dict[str, QpsScale] = {
 # -- the plan ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class QpsPlan:
+class QpsPlan(NamedTuple):
     """A measurement, checked. cells: those of a round. profiles: column of the table -> load."""
 
     cells: list[Cell]
@@ -99,8 +92,7 @@ def plan(
     scripts: Iterable[str] = ("wsgi",),
     launch: Launch | None = None,
 ) -> QpsPlan:
-    """Check what is asked for; `qps_table` says what it means. Raises ValueError with everything that is
-    wrong with it, on one line."""
+    """Check what is asked for, as of `qps_table`. Raises ValueError with everything that is wrong with it."""
     problems = command.Problems()
     pages = problems.chosen("kind", kinds, published.PAGES)
     mpms = problems.chosen("mpm", mpms, MPMS)
@@ -180,7 +172,7 @@ def qps_table(
     * users: concurrent clients, 1 to 20,000 (200). keep_alive: reuse connections.
     * scale: "smoke" (seconds), "demo" (minutes), "full" (the article's 200,000 requests); by default
       the environment's MPMKIT_SCALE, or else demo.
-    * also: other servers to measure in the same rounds, "httpd", "nginx" or "all"; one that is not
+    * also: other servers to measure in the same rounds, "httpd" or "all"; one that is not
       installed or fails is left out, as `left_out` says.
     * scripts: the ways to run the script: "wsgi", "cgi", "php-fpm", "all"; with httpd its mod_cgi,
       mod_proxy_fcgi and mod_php, too.

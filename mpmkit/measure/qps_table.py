@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmkit.config.directives import MPMS
 from mpmkit.config.extras import require
-from mpmkit.measure import competitors, published, records, stats
+from mpmkit.measure import published, records, stats
 from mpmkit.measure.experiment import OURS, Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.stats import Limits, OrderVerdict, ratio_text
@@ -96,15 +96,13 @@ class QpsTable(Table):
         return require("pandas").DataFrame(found)
 
     def _line(self, kind: str, server: str, mpm: str) -> Row:
-        """The figures of one server: an MPM compared with prefork, a server without one with the MPM of
-        ours that it stands for."""
+        """The figures of an MPM of a server, or of one that has none."""
         rounds = self.rounds(kind, server)
         values = list(rounds[mpm].values())
         middle = stats.median(values)
         cpu = self.rounds(kind, server, "server_cpu_us").get(mpm, {}).values()
         figures = self._published(kind)
-        base = rounds.get("prefork", {}) if mpm else self.rounds(kind).get(self._nearest(server))
-        ratio = _ratio(rounds[mpm], base or {})
+        ratio = _ratio(rounds[mpm], rounds.get("prefork", {}))
         limits = self.limits(kind, server, mpm)
         return {
             "kind": kind,
@@ -127,12 +125,6 @@ class QpsTable(Table):
             "bound": limits.generator + limits.machine,
             "limit": self._limit(kind, server, mpm),
         }
-
-    def _nearest(self, server: str) -> str:
-        """The measured MPM of ours that a server without one is compared with."""
-        mine = [mpm for kind in self.kinds for mpm in self.rounds(kind)]
-        found = competitors.of([name for name in competitors.names() if name == server], mine)
-        return found[0].stands_for if found else ""
 
     # -- text --------------------------------------------------------------------------------------
 
@@ -162,35 +154,28 @@ class QpsTable(Table):
             return [_number(line[name], form) for line in lines]
 
         sure = "95% interval" if all(line["level"] for line in lines) else "all rounds"
-        rounds = [("median", figures("median", ",.0f")), (sure, [_range(line) for line in lines])]
-        if mpms:
-            columns = [
-                ("MPM", [line["mpm"] for line in lines]),
-                ("published", figures("published", ",.0f")),
-                *rounds,
-                ("published", figures("published_ratio", ".2f")),
-                ("measured", figures("ratio", ".2f")),
-            ]
-        else:
-            nearest = [self._nearest(server) for server in servers]
-            times = zip(figures("ratio", ".2f"), nearest, strict=True)
-            columns = [("server", list(servers)), *rounds]
-            columns += [("x mpmkit's", [" ".join(one) for one in times])]
+        columns = [
+            ("MPM", [line["mpm"] for line in lines]) if mpms else ("server", list(servers)),
+            ("published", figures("published", ",.0f")),
+            ("median", figures("median", ",.0f")),
+            (sure, [_range(line) for line in lines]),
+            ("published", figures("published_ratio", ".2f")),
+            ("measured", figures("ratio", ".2f")),
+        ]
         columns += [("µs CPU", figures("cpu_us", ".1f"))]
         columns += [("limit", [line["limit"] for line in lines])]
         rows = [[name for name, _ in columns], *zip(*(cells for _, cells in columns), strict=True)]
-        table = aligned(rows, left=(0, 7) if mpms else (0, 3, 5))
-        if not mpms:
-            failed = [line for server in servers for line in self._failed(kind, server)]
-            return "\n".join([f"{title}, other servers", *table, *failed])
+        table = aligned(rows, left=(0, 7))
         # Two columns stand under one heading, as both are ratios to prefork.
         over = " " * table[0].rindex("published") + "x prefork".center(19).rstrip()
-        of = "" if servers == [OURS] else f", {servers[0]}"
-        return "\n".join([title + of, over, *table, *self._conclusions(kind, servers[0])])
+        of = f", {servers[0]}" if mpms and servers[0] != OURS else ", other servers" * (not mpms)
+        said = self._conclusions(kind, servers[0]) if mpms else []
+        failed = [line for server in servers for line in self._failed(kind, server)]
+        return "\n".join([title + of, over, *table, *failed, *said])
 
     def _conclusions(self, kind: str, server: str) -> list[str]:
         """Whether the order came out, the pairs if that could be decided, the CPU times compared."""
-        said = self._failed(kind, server)
+        said = []
         judged = self.verdict(kind, server)
         if judged is not None:
             said.append(str(judged))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def new_run_id() -> str:
-    """The time, for people, and enough randomness for two runs within the same second."""
+    """The time, and randomness for two runs within the same second."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
@@ -205,7 +205,6 @@ def data_folder(name: str) -> Path:
 
 
 def recorded_folder() -> Path:
-    """Where the recorded runs lie. Raises RecordError."""
     return data_folder("recorded")
 
 

@@ -1,13 +1,12 @@
-"""The reference servers that ours are compared with: the real httpd of the same MPM, and nginx.
+"""The reference server that ours are compared with: the real httpd of the same MPM.
 
     with Httpd("event", document_root=pages, ThreadsPerChild=25, MaxRequestWorkers=400) as httpd:
         measure(httpd.url)
 
 Directives are Apache's own, spelled as `mpmkit.launch` takes them, so one dictionary starts both sides.
 
-What keeps a comparison fair is decided here and nowhere else: the modules httpd loads (only those
-whose work our servers do too), an access log in the same format with the same buffering, and
-which of nginx's settings stand for which directive.
+What keeps a comparison fair: the modules httpd loads (only those whose work our servers do too), and an
+access log in the same format with the same buffering.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ import glob
 import os
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mpmkit.config.directives import MPMS
+from mpmkit.config.keywords import from_keywords
 from mpmkit.measure.process_group import NotInstalled as NotInstalled
 from mpmkit.measure.process_group import ProcessGroup, free_port, output, unprivileged_user
 from mpmkit.measure.process_group import ServerFailed as ServerFailed
@@ -38,14 +38,7 @@ MODULE_DIRECTORIES = (
 # belongs to it: its checks are on the path of every request, as ours are.
 MODULES = ("unixd", "log_config", "authz_core", "dir", "mime", "reqtimeout")
 LOG_FORMAT = r'"%h %l %u %t \"%r\" %>s %b"'
-# The same line in nginx's words; it has no %l, and it counts body bytes as %b does.
-NGINX_LOG_FORMAT = (
-    "'$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent'"
-)
-BUFFERED_LOG_BYTES = 4096  # what httpd's BufferedLogs collects (mod_log_config: PIPE_BUF)
-
 NEWLINE = "\n"
-Value = str | int | float | bool | None | Iterable[str]
 
 
 class ReferenceServer(ProcessGroup):
@@ -53,7 +46,8 @@ class ReferenceServer(ProcessGroup):
 
     Attributes once started: `name` ("httpd event"), `version`, `url` without a trailing slash,
     `port`, `pid` of its control process, `root` (its directory: configuration and logs).
-    `start` raises FileNotFoundError if there is no such document root.
+    `start` raises FileNotFoundError if there is no such document root. A server defines `_command`, its command
+    line with the configuration `file`, and `_configuration`, what that holds.
     """
 
     name = "server"
@@ -65,7 +59,7 @@ class ReferenceServer(ProcessGroup):
         document_root: str | os.PathLike[str],
         access_log: bool = True,
         buffered_logs: bool = False,
-        **directives: Value,
+        **directives: Any,
     ) -> None:
         super().__init__()
         self.document_root = self._served = Path(document_root).resolve()
@@ -75,17 +69,15 @@ class ReferenceServer(ProcessGroup):
         self.port = 0
         self.url = ""
 
-    def _configuration(self) -> str:
-        """The text of its configuration file; "" if all is on its command line."""
-        return ""
-
-    def _command(self, file: Path) -> list[str]:
-        """Its command line; `file` is its configuration file."""
-        raise NotImplementedError
-
     @property
     def version(self) -> str:
         """As it reports it."""
+        raise NotImplementedError
+
+    def _configuration(self) -> str:
+        return ""
+
+    def _command(self, file: Path) -> list[str]:
         raise NotImplementedError
 
     def _prepare(self) -> list[str]:
@@ -111,14 +103,13 @@ class ReferenceServer(ProcessGroup):
 class Httpd(ReferenceServer):
     """The real Apache httpd with one MPM.
 
-    `given` are Apache's directives, as `mpmkit.launch` takes them (numbers, strings, True for On, a list
-    for a directive that is repeated; None leaves one out), and what `ReferenceServer` takes. With `php`
+    `given` are directives, as `mpmkit.launch` takes them, and what `ReferenceServer` takes. With `php`
     the machine's mod_php runs `*.php` in process (prefork only, as mod_php demands); with `fcgi`, a
     SetHandler's `proxy:…`, php-fpm does. With `cgi`, `*.cgi` are programs (mod_cgi under prefork, else
     mod_cgid, as Debian has it). `modules` come on top of the basic ones, by short name
     (`modules=["status"]`). `buffered_logs` is httpd's BufferedLogs; `extra` is text for the end of its
     configuration. Raises NotInstalled if httpd, the MPM or a module is missing, ValueError for an
-    unknown MPM.
+    unknown MPM or directive.
     """
 
     def __init__(
@@ -149,7 +140,7 @@ class Httpd(ReferenceServer):
             modules = (*modules, "cgi" if mpm == "prefork" else "cgid")
             socket_line = "" if mpm == "prefork" else 'ScriptSock "cgisock"\n'
             extra = f"AddHandler cgi-script .cgi\n{socket_line}{extra}"
-        self.extra = extra
+        self.extra, self._settings = extra, from_keywords(None, **self.directives)
         self._options = "Options +ExecCGI" if cgi else ""
         self._loads = load_lines(self._binary, (f"mpm_{mpm}", *MODULES, *modules))
         if php:
@@ -190,108 +181,21 @@ DirectoryIndex index.html
     {self._options}
 </Directory>
 {NEWLINE.join(log if self.access_log else ())}
-{NEWLINE.join(directive_lines(self.directives))}
+{NEWLINE.join(f"{one.name} {' '.join(one.args)}" for one in self._settings)}
 {self.extra}"""
-
-
-class Nginx(ReferenceServer):
-    """nginx with the settings closest to the same Apache directives.
-
-    | directive | here |
-    |---|---|
-    | KeepAlive, KeepAliveTimeout, MaxKeepAliveRequests | keepalive_timeout, keepalive_requests |
-    | Timeout | send_timeout, client_header_timeout, client_body_timeout |
-    | ListenBacklog | listen … backlog= |
-    | EnableSendfile | sendfile |
-    | MaxRequestWorkers | worker_connections of each of `workers` processes, never below 1024 |
-
-    `workers` is nginx's worker_processes: one a core if not given, which is its own advice.
-    A directive without a counterpart (StartServers, the spares …) changes nothing.
-    `given` are directives and what `ReferenceServer` takes. Raises NotInstalled if there is no nginx.
-    """
-
-    name = "nginx"
-    # More text for a subclass's configuration: at its top, of events and http, at the end of listen.
-    more_main = more_events = more_http = more_listen = ""
-
-    def __init__(self, *, workers: int | None = None, **given: Any) -> None:
-        super().__init__(**given)
-        self.workers = workers or len(os.sched_getaffinity(0))
-        how = "apt install nginx-light, or: conda install -c conda-forge nginx"
-        self._binary = find_program(("nginx",), "nginx", how)
-
-    @property
-    def version(self) -> str:
-        """As it reports it: `nginx/1.22.1`."""
-        return output(self._binary, "-v").strip().removeprefix("nginx version: ") or "unknown"
-
-    def _command(self, file: Path) -> list[str]:
-        # -e: some builds open a log under /var before they have read the configuration.
-        log = str(self.root / "error_log")
-        return [self._binary, "-p", str(self.root), "-c", str(file), "-e", log]
-
-    def _configuration(self) -> str:
-        given = {name.lower(): str(value).lower() for name, value in self.directives.items()}
-        on = given.get("keepalive") not in ("false", "off")
-        sends_files = given.get("enablesendfile") in ("true", "on")
-        kept = nginx_seconds(given.get("keepalivetimeout", 5)) if on else "0"
-        timeout = nginx_seconds(given.get("timeout", 60))
-        served = int(given.get("maxkeepaliverequests", 100))
-        # httpd lets N + 1 responses through (its N counts the further ones); 0 is no limit.
-        requests = served + 1 if served else 1_000_000_000
-        connections = max(1024, int(given.get("maxrequestworkers", 1024)))
-        log = "access_log off"
-        if self.access_log:
-            buffer = f" buffer={BUFFERED_LOG_BYTES}" if self.buffered_logs else ""
-            log = f"log_format common {NGINX_LOG_FORMAT};\n    access_log access_log common{buffer}"
-        user = unprivileged_user() if os.geteuid() == 0 else None
-        return f"""\
-{f"user {user[0]} {user[1]};" if user else ""}
-daemon off;
-worker_processes {self.workers};
-{self.more_main}
-pid pid;
-error_log error_log warn;
-events {{ worker_connections {connections}; {self.more_events} }}
-http {{
-    types {{ text/html html htm; text/plain txt; }}
-    default_type application/octet-stream;
-    {log};
-    {self.more_http}
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    sendfile {"on" if sends_files else "off"};
-    keepalive_timeout {kept};
-    keepalive_requests {requests};
-    send_timeout {timeout};
-    client_header_timeout {timeout};
-    client_body_timeout {timeout};
-    server {{
-        listen 127.0.0.1:{self.port} backlog={given.get("listenbacklog", 511)} {self.more_listen};
-        root "{self._served}";
-        index index.html;
-    }}
-}}
-"""
 
 
 # -- finding httpd and its modules ------------------------------------------------------------------
 
 
 def find_httpd() -> str:
-    """Path of the httpd binary, called apache2 on Debian. Raises NotInstalled."""
+    """Path of httpd, called apache2 on Debian. Raises NotInstalled."""
     how = "apt install apache2-bin, or dnf install httpd"
     return find_program(("apache2", "httpd"), "Apache httpd (apache2 or httpd)", how)
 
 
 def module_directory(binary: str) -> Path:
-    """Where this httpd's modules lie: under the root it was built with, or a known place.
-
-    Raises NotInstalled if none of them holds any.
-    """
+    """Where this httpd's modules lie: under the root it was built with, or a known place. Raises NotInstalled."""
     built = re.search(r'HTTPD_ROOT="([^"]+)"', output(binary, "-V"))
     places = [f"{built[1]}/modules"] if built else []
     for place in (*places, *MODULE_DIRECTORIES):
@@ -301,10 +205,7 @@ def module_directory(binary: str) -> Path:
 
 
 def load_lines(binary: str, modules: Iterable[str]) -> list[str]:
-    """LoadModule lines for those short names that are not compiled into the binary.
-
-    Raises NotInstalled for a module that is in neither place.
-    """
+    """LoadModule lines for those short names that are not compiled in. Raises NotInstalled for a missing one."""
     static = set(re.findall(r"(?:mod_)?(\w+)\.c", output(binary, "-l")))
     lines = []
     for name in dict.fromkeys(modules):
@@ -326,36 +227,6 @@ def php_load_line(binary: str) -> str:
         raise NotInstalled("mod_php", "apt install libapache2-mod-php")
     newest = max(files, key=lambda file: [int(n) for n in re.findall(r"\d+", Path(file).name)])
     return f'LoadModule php_module "{newest}"'
-
-
-# -- directives as text --------------------------------------------------------------------------
-
-
-def directive_lines(directives: Mapping[str, Value]) -> list[str]:
-    """Keyword arguments as httpd.conf has them: True is On, a list is one line an item."""
-    lines = []
-    for name, value in directives.items():
-        values = [value] if isinstance(value, str | int | float) else list(value or ())
-        for one in values:
-            if isinstance(one, bool):
-                one = "On" if one else "Off"
-            elif isinstance(one, float):
-                # Only KeepAliveTimeout takes a fraction of a second, and as a whole number of ms.
-                fraction = name.lower() == "keepalivetimeout" and not one.is_integer()
-                one = f"{round(one * 1000)}ms" if fraction else f"{one:g}"
-            lines.append(f"{name} {one}")
-    return lines
-
-
-_MS = {"": 1000, "s": 1000, "ms": 1, "mi": 60_000, "min": 60_000, "h": 3_600_000}
-
-
-def nginx_seconds(value: object) -> str:
-    """An Apache duration in nginx's milliseconds: 5, "5", "5s", "500ms", 0.5, "2min". Raises ValueError."""
-    number = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", str(value).strip().lower())
-    if not number or number[2] not in _MS:
-        raise ValueError(f"{value!r} is not a duration; write seconds, 500ms, 2min or 1h")
-    return f"{round(float(number[1]) * _MS[number[2]])}ms"
 
 
 def user_lines() -> list[str]:

@@ -3,10 +3,9 @@
     fit = slope([0, 10, 20], [5000, 8100, 11000])      # KiB against busy requests
     max_request_workers_for("4GiB", mpm="prefork", memory=table.to_frame())
 
-A server with n requests busy takes ``base + n * per_request``. Both come from a straight line through
-the measured points (least squares), with the interval in which the slope lies with a probability of
-95%. A size is taken from the interval's expensive end: a machine that swaps is worse than one worker
-too few.
+A server with n requests busy takes ``base + n * per_request``: a straight line through the measured points (least
+squares). A size is taken from the expensive end of the slope's 95% interval: a machine that swaps is worse than
+one worker too few.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def _point(
         profile = profile.but(**{name: value for name, value in point.items() if name in LOADS})
     except ProfileError as error:
         refused += str(error).split("; ")
-    base = {"KeepAlive": bool(profile.keep_alive), **published.DIRECTIVES[mpm]}
+    base = {"KeepAlive": profile.keep_alive, **published.DIRECTIVES[mpm]}
     refused += _refusals(mpm, base, given)
     return GridPoint(
         1, OURS, mpm, values=point, directives={**base, **given}, profile=profile

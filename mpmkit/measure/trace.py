@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from mpmkit.measure.access_log import TraceError
+
 NAN = float("nan")
 CLASSES = ("static", "script")
 
@@ -27,10 +29,6 @@ COLUMNS = {
     "start": ("d", "{:.6f}"), "seconds": ("d", "{:.6f}"), "size": ("q", "{}"), "client": ("I", "{}"),
     "kept": ("b", "{}"), "connection": ("I", "{}"), "path_class": ("B", "{}"),
 }  # fmt: skip
-
-
-class TraceError(ValueError):
-    """A log or a trace that cannot be used. The text names what is wrong and the remedy."""
 
 
 @dataclass(eq=False)
@@ -129,6 +127,22 @@ class Trace:
             file.writelines(line.format(*row) for row in zip(*columns, strict=True))
 
     @classmethod
+    def read(cls, logs: Any, *, log_format: str = "", conf: Any = None) -> Trace:
+        """Read access logs: a path, "-" for standard input, a binary file, or several of them, which are put in
+        the order of their first times; .gz is seen by its first bytes.
+
+        log_format  a LogFormat, a nickname (common, combined, combinedio, vhost_combined), or a nickname and
+                    more: "combined %D". Without it the first line decides.
+        conf        an httpd.conf: its LogFormat and CustomLog, and its KeepAliveTimeout for what has no %k
+
+        Raises TraceError for a log that is not in that format (more than 1% of its lines), that has no request
+        or cannot be read.
+        """
+        from mpmkit.measure.access_trace import read_trace
+
+        return cls(**read_trace(logs, log_format, conf))
+
+    @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> Trace:
         """Read what `to_csv` wrote. Raises TraceError that names the line, OSError."""
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -145,12 +159,12 @@ class Trace:
                 raise TraceError(f"{path}: is not a trace: no line {','.join(COLUMNS)}")
             columns = {name: array(code) for name, (code, _) in COLUMNS.items()}
             _fill(path, lines, list(columns.values()))
-        more: dict[str, Any] = {"notes": tuple(value for name, value in said if name == "note")}
+        more: dict[str, Any] = {"notes": tuple(v for name, v in said if name == "note"), **columns}
         for name, value in said:
             with contextlib.suppress(ValueError):
                 more |= {"begin": float(value)} if name == "begin" else {}
             more |= {"classes": tuple(value.split())} if name == "classes" else {}
-        return cls(**columns, **more)
+        return cls(**more)
 
 
 def _fill(path: Any, lines: Iterable[tuple[int, str]], columns: list[array[Any]]) -> None:

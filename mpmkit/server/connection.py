@@ -81,6 +81,11 @@ class Connection(Output):
     state: int | None
     scheme = "http"  # of the URLs that the client uses
 
+    @property
+    def hint(self) -> str:
+        """For the page of a refusal."""
+        return ""
+
     def __init__(
         self,
         sock: socket.SocketType,

@@ -50,7 +50,7 @@ _PROTOCOLS = {version: b"http/%d.%d" % version for version in ((0, 9), (1, 0), (
 
 def default_error_page(status: int, conn: Connection, method: str = "GET") -> Response:
     """The page for a request that got no answer from a handler."""
-    return page(status, method)
+    return page(status, method, what=conn.hint)
 
 
 class Service:

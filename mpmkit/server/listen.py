@@ -94,7 +94,9 @@ def open_listeners(directives: Directives, kept: Sequence[Listener] = ()) -> lis
     everywhere = {one.port for one in directives.Listen if not one.address or one.address == ANY[0]}
     try:
         for listen in directives.Listen:
-            if listen.address == ANY[1] and listen.port in everywhere and _has_ipv6():
+            every = listen.port and listen.address in ("", ANY[0])
+            again = every and any(one.asked == (ANY[0], listen.port) for one in listeners)
+            if again or (listen.address == ANY[1] and listen.port in everywhere and _has_ipv6()):
                 continue  # another Listen's socket takes IPv4, too
             names = [(host, listen.port) for host in ((listen.address,) if listen.address else ANY)]
             sock = next((by_name[name] for name in names if name in by_name), None)

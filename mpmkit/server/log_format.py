@@ -3,7 +3,7 @@
     %h %l %u %t "%r" %>s %b          the common format
     %{Referer}i                      with an argument
     %!200,304{Referer}i              only for other statuses than these, else "-"
-    %<s %>s                          the first and the last of internal redirects; here they are one
+    %<q %>q                          of the first and of the last of internal redirects
 
 What came from a client is quoted: no client can write lines or quotes of its own into a log.
 """
@@ -19,21 +19,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from mpmkit.config.log_format import COMMON, FormatError, Piece, pieces
 from mpmkit.config.setenvif import EnvRule
 from mpmkit.http.messages import http_date
 from mpmkit.http.target import OwnName, quote_line
 from mpmkit.server.variables import variables_of
 
 if TYPE_CHECKING:
+    from mpmkit.http.messages import Request
     from mpmkit.server.connection import Connection
 
-COMMON = '%h %l %u %t "%r" %>s %b'
-
 Field = Callable[["Connection", int], str]  # (connection, ns at the end) -> text
-
-
-class FormatError(ValueError):
-    """A format that can't be used; the text says what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +96,15 @@ def _line(conn: Connection) -> str:
     return quote_line(conn.protocol.line) or "-"
 
 
-def _query(conn: Connection, now: int) -> str:
-    request = conn.request
-    return quote_line(b"?" + request.query) if request is not None and request.query else ""
+def _of_request(text: Callable[[Request], str], *, last: bool, none: str = "-") -> Field:
+    """A field of the first or of the last of internal redirects."""
+
+    def value(conn: Connection, now: int) -> str:
+        answer = getattr(conn, "response", None) if last else None
+        request = getattr(answer, "request", None) or conn.request
+        return text(request) if request is not None else none
+
+    return value
 
 
 def _protocol(conn: Connection, now: int) -> str:
@@ -185,16 +187,10 @@ def _server_fields(site: Site) -> dict[str, Field]:
     def place(conn: Connection) -> tuple[str, str]:
         return own.place(conn.request.get(b"host") if conn.request else None, conn.scheme)
 
-    def filename(conn: Connection, now: int) -> str:
-        if conn.request is None:
-            return "-"
-        return quote_line(os.fsencode(site.filename(conn.request.path)))
-
     return {
         "v": lambda conn, now: own.host,
         "V": lambda conn, now: quote_line(place(conn)[0].encode("latin-1")),
         "p": lambda conn, now: place(conn)[1],
-        "f": filename,
     }
 
 
@@ -233,11 +229,15 @@ FIELDS: dict[str, Field] = {
     "X": lambda conn, now: "+" if conn.keep_alive else "-",
     "k": lambda conn, now: str(conn.kept),
     "P": lambda conn, now: str(os.getpid()),
-    "m": lambda conn, now: conn.request.method if conn.request is not None else "-",
-    "U": lambda conn, now: quote_line(os.fsencode(conn.request.path)) if conn.request else "-",
-    "q": _query,
     "H": _protocol,
     "%": lambda conn, now: "%",
+}
+# Of the request. Of internal redirects these show the last, but %U the first; `<` and `>` choose.
+OF_REQUEST: dict[str, Callable[[Request, Site], str]] = {
+    "f": lambda request, site: quote_line(os.fsencode(site.filename(request.path))),
+    "m": lambda request, site: request.method,
+    "q": lambda request, site: quote_line(b"?" + request.query) if request.query else "",
+    "U": lambda request, site: quote_line(os.fsencode(request.path)),
 }
 # %{word}LETTER, with one of a few words.
 CHOICES: dict[str, dict[str, Field]] = {
@@ -260,11 +260,6 @@ WITH_TEXT: dict[str, Callable[[str, Site], Field]] = {
     "i": _header, "C": _cookie, "o": _answered, "e": _variable, "t": _time,
 }  # fmt: skip
 
-# A literal text; or after the percent sign: conditions and redirect marks in any order, an argument,
-# one letter.
-_PIECE = re.compile(r"[^%]+|%([!0-9,<>]*)(?:\{([^}]*)\})?([!0-9,<>]*)(.?)", re.S)
-_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", '"': '"'}
-
 
 def compile_format(text: str, site: Site | None = None) -> Field:
     """A function that makes a LogFormat's line. Raises FormatError."""
@@ -272,20 +267,21 @@ def compile_format(text: str, site: Site | None = None) -> Field:
         return _common
     site = site or Site()
     parts: list[Field] = []
-    for found in _PIECE.finditer(text):
-        if found[4] is None:
-            literal = re.sub(r'\\([nt\\"])', lambda m: _ESCAPES[m[1]], found[0])
+    for piece in pieces(text):
+        if not piece.letter:
+            literal = piece.text
             parts.append(lambda conn, now, literal=literal: literal)  # type: ignore[misc]
-        elif not found[4]:
-            raise FormatError(f"{found[0]!r} is cut short; write %% for a percent sign")
         else:
-            parts.append(_only_for(found[1] + found[3], _part(found, site), found[0]))
+            parts.append(_only_for(piece.condition, _part(piece, site), piece.text))
     return lambda conn, now: "".join([part(conn, now) for part in parts])
 
 
-def _part(found: re.Match[str], site: Site) -> Field:
-    argument, letter = found[2], found[4]
+def _part(piece: Piece, site: Site) -> Field:
+    argument, letter = piece.argument, piece.letter
     servers = _server_fields(site)
+    if argument is None and (text := OF_REQUEST.get(letter)):
+        none = "" if letter == "q" else "-"
+        return _of_request(lambda request: text(request, site), last=_shows_last(piece), none=none)
     if argument is None or (letter, argument) == ("p", "canonical"):
         part = FIELDS.get(letter) or servers.get(letter)
     elif letter in WITH_TEXT:
@@ -293,16 +289,16 @@ def _part(found: re.Match[str], site: Site) -> Field:
     else:
         part = CHOICES.get(letter, {}).get(argument)
         if part is None and letter in CHOICES:
-            raise FormatError(f"{found[0]!r}: use one of {', '.join(CHOICES[letter])}")
+            raise FormatError(f"{piece.text!r}: use one of {', '.join(CHOICES[letter])}")
     if part is None:
-        known = " %".join([*FIELDS, *servers, *(f"{{...}}{one}" for one in (*WITH_TEXT, *CHOICES))])
-        raise FormatError(f"{found[0]!r} is unknown; known are %{known}")
+        texts = (f"{{...}}{one}" for one in (*WITH_TEXT, *CHOICES))
+        known = " %".join([*FIELDS, *OF_REQUEST, *servers, *texts])
+        raise FormatError(f"{piece.text!r} is unknown; known are %{known}")
     return part
 
 
-def _only_for(marks: str, part: Field, directive: str) -> Field:
+def _only_for(condition: str, part: Field, directive: str) -> Field:
     """`%400,501…` and `%!200,304…`: for these statuses only, or for all others."""
-    condition = marks.replace("<", "").replace(">", "")
     if not condition:
         return part
     others = condition.startswith("!")
@@ -315,12 +311,18 @@ def _only_for(marks: str, part: Field, directive: str) -> Field:
 
 def wants_received(text: str) -> bool:
     """Whether a format needs the number of bytes received."""
-    return any(found[4] in ("I", "S") and found[2] is None for found in _PIECE.finditer(text))
+    return any(one.letter in ("I", "S") and one.argument is None for one in pieces(text))
 
 
 def wants_response(text: str) -> bool:
-    """Whether a format needs a header of the response."""
-    return any(found[4] == "o" for found in _PIECE.finditer(text))
+    """Whether a format needs the response: a header of it, or the last of internal redirects."""
+    return any(
+        one.letter == "o" or (one.letter in OF_REQUEST and _shows_last(one)) for one in pieces(text)
+    )
+
+
+def _shows_last(piece: Piece) -> bool:
+    return ">" in piece.text or ("<" not in piece.text and piece.letter != "U")
 
 
 def format_error(text: str) -> str:

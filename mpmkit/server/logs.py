@@ -146,8 +146,6 @@ class AccessLog:
     """
 
     def __init__(self, logs: tuple[tuple[str, ...], ...], site: Site | None = None) -> None:
-        self.received = any(log_format.wants_received(text) for _, text, *_ in logs)
-        self.response = any(log_format.wants_response(text) for _, text, *_ in logs)
         lines: list[Field] = []
         try:
             for _, text, *condition in logs:
@@ -157,6 +155,8 @@ class AccessLog:
                 lines.append(line)
         except log_format.FormatError as error:
             raise LogError(f"LogFormat: {error}") from None
+        self.received = any(log_format.wants_received(text) for _, text, *_ in logs)
+        self.response = any(log_format.wants_response(text) for _, text, *_ in logs)
         if self.received or self.response:
             lines[-1] = _last_line(lines[-1], self.received)
         self._logs: list[tuple[int, Field]] = []

@@ -52,6 +52,9 @@ def context_for(directives: Directives) -> ssl.SSLContext:
     context.minimum_version = versions[directives.SSLProtocol[0]]
     context.maximum_version = versions[directives.SSLProtocol[-1]]
     context.set_alpn_protocols(["http/1.1"])
+    context.options |= (
+        ssl.OP_NO_RENEGOTIATION
+    )  # of the client's making: its handshake is dear for us
     try:
         # There is no one to ask for the pass phrase of a key: the answer is an empty one.
         context.load_cert_chain(certificate, key, password=b"")
@@ -133,6 +136,11 @@ class Session:
                         except ssl.SSLError:  # half a record; or the next read will say it again
                             break
                 return data
+            if began and (
+                refusal := self.said()
+            ):  # of a renegotiation: as in httpd, the connection ends
+                self._sock.send(refusal, _NOW)
+                raise ConnectionAbortedError("AH02042: rejecting client initiated renegotiation")
             if began and monotonic() - began > self._patience:
                 raise BlockingIOError
             raw = self._sock.recv(RECORD, flags)
@@ -186,6 +194,11 @@ class TlsConnection(Connection):
         self.session: Session | None = None
 
     scheme = "https"
+
+    @property
+    def hint(self) -> str:
+        """For the page of a request in the clear."""
+        return "" if self.session else "This port speaks TLS: write https:// before its address."
 
     def read_request(self) -> Request | None:
         """After the handshake. Raises RequestError 400 for HTTP in the clear, as httpd does."""

@@ -4,7 +4,7 @@
 
 Each check takes one answer, gives a `Verdict` and never raises: whatever a reader types gets a
 sentence. What is right is computed by the code that the servers run (`maintenance`, `admission`,
-`checks.check`), or tried on the reader's own server; nothing is looked up in a list of answers.
+`checks.check`), or tried on the reader's own server; words are compared with a word.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas
 import plotly.graph_objects as go
+from helpers.figures import measured_bars, spread
 from plotly.subplots import make_subplots
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures import measured_bars, spread
 from mpmkit.lab.plots import OURS, dress, need
 
 SIMULATED = "simulated"
@@ -30,7 +30,9 @@ def pools(
     The simulator is a broad pale band, mpmkit a line in the MPM's colour, others are grey and dashed,
     so that lines which lie on one another can all be seen. Raises ValueError for a missing column.
     """
-    figure = make_subplots(cols=len(runs), subplot_titles=list(runs), horizontal_spacing=0.07)
+    figure = make_subplots(
+        cols=len(runs), subplot_titles=list(runs), horizontal_spacing=0.04, shared_yaxes=True
+    )
     parts, named = [], set()
     for place, (mpm, by_server) in enumerate(runs.items(), 1):
         for who, frame in by_server.items():
@@ -58,7 +60,8 @@ def pools(
         height=400,
         legend={"orientation": "h", "y": -0.28, "x": 0},
     )
-    figure.update_xaxes(title_text="seconds")
+    last = max(float(one["t"].max()) for whom in runs.values() for one in whom.values())
+    figure.update_xaxes(title_text="seconds", range=[0, 1.02 * last])
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text=column, col=1)
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas
@@ -45,14 +46,14 @@ def memory_curve(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
         hover = "%{x:,} held: %{y:,.1f} MiB<extra>" + name + "</extra>"
         line = mpm_line(mpm, xs, ys, name=name, server=server, hovertemplate=hover)
         figure.add_trace(line)
-        ends.append((ys[-1], xs[-1], f" {name}{cost}", ink))
+        ends.append((math.log10(ys[-1]), xs[-1], f" {name}{cost}", ink))
         said.append(
             f"{name}: {ys[0]:,.0f} MiB at {xs[0]:,.0f}, {ys[-1]:,.0f} at {xs[-1]:,.0f}{cost}"
         )
-    most, top = max(x for _, x, *_ in ends), max(y for y, *_ in ends)
+    most = max(x for _, x, *_ in ends)
     # Lines that end at nearly the same place have their labels in one column, clear of all markers.
     ends = [(y, most if x > 0.95 * most else x, text, ink) for y, x, text, _ in ends]
-    label_ends(figure, ends, 0.055 * top, near=0.4 * most, shift=4)
+    label_ends(figure, ends, 0.17, near=0.7 * most, shift=4)
     dress(
         figure,
         "Memory of the whole server<br><sup>PSS, shared pages divided among the processes that share "
@@ -60,7 +61,9 @@ def memory_curve(frame: pandas.DataFrame, against: str = "busy") -> go.Figure:
         alt=f"Memory against {AGAINST[against]}. {'; '.join(said)}.",
     )
     figure.update_xaxes(title_text=AGAINST[against], range=[-0.03 * most, 1.42 * most or 1])
-    figure.update_yaxes(title_text="MiB", rangemode="tozero")
+    figure.update_yaxes(
+        title_text="MiB, logarithmic", type="log", tickvals=[10, 20, 50, 100, 200, 500, 1000]
+    )
     return figure
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pandas
 import plotly.graph_objects as go
+from helpers.figures import KIND_TITLES, by_mpm, kinds_of
 
 from mpmkit.lab import theme as colours
-from mpmkit.lab.figures import KIND_TITLES, by_mpm, kinds_of
 from mpmkit.lab.plots import LIMITED, dress, mpm_line
 from mpmkit.measure import stats
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 
 def ratio_dots(summary: pandas.DataFrame) -> go.Figure:
-    """How many times prefork each MPM is, published and measured: the shape without the machine.
+    """How many times prefork each MPM is: measured, the ratio within the rounds with its 95% interval, and
+    what the article's figures give as a hollow marker.
 
-    `summary` as for `qps_bars`. A hollow marker is the article's ratio, a filled one this machine's within
-    the rounds, with a * where the generator or the machine was the limit; the line at 1 is prefork itself.
+    `summary` as for `qps_bars`. One round has no interval. With a * the generator or the machine was the
+    limit in some rounds; the line at 1 is prefork itself.
     """
     figure = go.Figure()
     lines: list[str] = []
@@ -30,33 +31,35 @@ def ratio_dots(summary: pandas.DataFrame) -> go.Figure:
         for mpm, row in by_mpm(summary, kind).items():
             if mpm == "prefork":
                 continue
-            label = f"{mpm}, {KIND_TITLES.get(kind, kind)}"
-            pair = row["published_ratio"], row["ratio"]
-            values += [ratio for ratio in pair if ratio == ratio]  # without NaN
-            text = [
-                f"published {pair[0]:.2f}",
-                f"measured {pair[1]:.2f}" + "*" * bool(row.get("bound")),
-            ]
+            label, ratio, low, high = f"{mpm}, {KIND_TITLES.get(kind, kind)}", *_interval(row)
+            paper, star = row["published_ratio"], "*" * bool(row.get("bound"))
+            known = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
+            values += [one for one in (ratio, low, high, paper) if not math.isnan(one)]
+            colour, ink = colours.stroke(mpm), colours.ink()
+            ends = {"array": [high - ratio], "arrayminus": [ratio - low], "symmetric": False}
+            bar = {"type": "data", "thickness": 2.5, "width": 8, "color": colour, **ends}
             figure.add_trace(mpm_line(
-                mpm, pair, [label, label], hollow=(True, False), mode="lines+markers+text",
-                line={"width": 1}, marker={"size": 14, "line": {"width": 2}}, text=text,
-                textposition=["top center", "bottom center"],
-                hovertemplate="%{x:.2f} × prefork<extra></extra>",
+                mpm, [ratio], [label], mode="markers+text", marker={"size": 13},
+                error_x=bar if known else None, text=[f"{ratio:.2f}{star}{known}"],
+                textposition="bottom center", hovertemplate="%{x:.2f} × prefork<extra></extra>",
             ))  # fmt: skip
-            lines.append(f"{label}: {pair[0]:.2f} published, {pair[1]:.2f} measured")
-    figure.add_vline(
-        x=1,
-        line={"color": colours.ink(), "width": 1, "dash": "dot"},
-        annotation_text="prefork",
-        annotation_position="top",
-    )
+            if not math.isnan(paper):
+                figure.add_scatter(
+                    x=[paper], y=[label], mode="markers+text", showlegend=False, text=["published"],
+                    textposition="top center", textfont={"size": 11, "color": ink}, hoverinfo="x",
+                    marker={"symbol": "circle-open", "size": 11, "color": ink},
+                )  # fmt: skip
+                known += f", {paper:.2f} published"
+            lines.append(f"{label}: {ratio:.2f} measured{known}")
+    figure.add_vline(x=1, line={"color": colours.ink(), "width": 1, "dash": "dot"})
+    star = f"<br>*: in some rounds {LIMITED}" if any(summary.get("bound", ())) else ""
     dress(
         figure,
-        "Requests per second as a multiple of prefork's"
-        + (f"<br><sup>*: in some rounds {LIMITED}</sup>" if any(summary.get("bound", ())) else ""),
+        "Requests per second as a multiple of prefork's (dotted)<br><sup>filled: within the rounds, line: "
+        f"95% interval · hollow: the article's figures{star}</sup>",
         alt="Multiples of prefork's requests per second. " + "; ".join(lines) + ".",
-        margin={"l": 150},
-        height=140 + 90 * max(1, len(lines)),
+        margin={"l": 150, "t": 130},
+        height=190 + 90 * max(1, len(lines)),
     )
     # Room for the labels, which plotly does not count when it chooses a range.
     low, high = min(values), max(values)
@@ -64,6 +67,13 @@ def ratio_dots(summary: pandas.DataFrame) -> go.Figure:
     figure.update_xaxes(title_text="× prefork", range=[low - room, high + room])
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
+
+
+def _interval(row: dict[str, float]) -> tuple[float, float, float]:
+    """The ratio with its interval's ends; NaN for those of one round, which has none."""
+    low, high = row["ratio_low"], row["ratio_high"]
+    known = 0 < low and math.isfinite(high)
+    return row["ratio"], *((low, high) if known else (math.nan, math.nan))
 
 
 def pairs(verdict: OrderVerdict | None) -> pandas.DataFrame:

@@ -25,39 +25,33 @@ KIND_TITLES = {
     "php-fpm": "script by PHP-FPM",
     "mod_php": "script by mod_php",
 }
+PUBLISHED, MEASURED = "as published", "measured"
+PRINTED = ("static", "script")  # what the article has figures of
 COLUMNS = (
     "kind", "server", "mpm", "rounds", "published", "median", "min", "max", "published_ratio", "ratio",
 )  # fmt: skip
 
 
 def qps_bars(summary: pandas.DataFrame) -> go.Figure:
-    """Requests per second as published (pale, hatched) and as measured (solid), a panel a kind.
+    """Requests per second as published (pale, hatched) and as measured (solid), a panel each: heights of two
+    machines say nothing on one axis.
 
     `summary` is `QpsTable.summary()`: one row a kind, server and MPM with published, median, min
     and max in requests per second, NaN where there is nothing. The whisker on a measured bar goes
-    from the slowest to the fastest round; the article states no spread. Other servers are
-    grey. A figure with a * is a lower bound: the generator or the machine was the limit.
-    Raises ValueError if columns are missing.
+    from the slowest to the fastest round; the article states no spread, nor how its script was run: its
+    figures are shown with WSGI's alone. Other servers are grey. A figure with a * is a lower bound: the
+    generator or the machine was the limit. Raises ValueError if columns are missing.
     """
-    kinds = kinds_of(summary)
+    figure, places = _panels(kinds_of(summary))
     servers = [OURS, *(name for name in dict.fromkeys(summary["server"]) if name != OURS)]
-    highest = float(summary[["published", "max"]].max().max())
-    figure, places = _panels(kinds)
     said = []
-    for kind, place in places.items():
-        ours = by_mpm(summary, kind)
-        for mpm, row in ours.items():
-            figure.add_trace(_published_bar(mpm, row), **place)
-        for group, server in enumerate(servers, 1):
-            for mpm, row in by_mpm(summary, kind, server).items():
-                text = count(row["median"]) + "*" * bool(row.get("bound"))
-                for bar in measured_bars(mpm, row, highest, text, group=group):
-                    figure.add_trace(bar, **place)
-        parts = (
-            f"{mpm} {count(row['published'])} published and {count(row['median'])} measured"
-            for mpm, row in ours.items()
-        )
-        said.append(f"{KIND_TITLES.get(kind, kind)}: {'; '.join(parts)}")
+    for (kind, side), place in places.items():
+        bars = _measured if side == MEASURED else _published
+        for bar in bars(summary[summary["kind"] == kind], servers):
+            figure.add_trace(bar, **place)
+        column = "median" if side == MEASURED else "published"
+        parts = (f"{mpm} {count(row[column])}" for mpm, row in by_mpm(summary, kind).items())
+        said.append(f"{KIND_TITLES.get(kind, kind)}, {side}: {'; '.join(parts)}")
     note = spread(int(summary["rounds"].max()))
     if servers[1:]:
         note += f" · grey: {', '.join(servers[1:])}"
@@ -67,9 +61,9 @@ def qps_bars(summary: pandas.DataFrame) -> go.Figure:
     more = 36 if bound else 0  # room for a second line under the title
     dress(
         figure,
-        f"Requests per second<br><sup>hatched: as published · solid: measured, {note}</sup>",
+        f"Requests per second<br><sup>a scale for each panel · solid: {note}</sup>",
         alt=f"Requests per second. {'. '.join(said)}.",
-        height=180 + more + 280 * max(place["row"] for place in places.values()),
+        height=180 + more + 260 * max(place["row"] for place in places.values()),
         margin={"t": 100 + more},
         bargap=0.14,
         bargroupgap=0.04,
@@ -80,6 +74,13 @@ def qps_bars(summary: pandas.DataFrame) -> go.Figure:
     return figure
 
 
+def _measured(summary: pandas.DataFrame, servers: list[str]) -> Iterator[go.Bar]:
+    for group, server in enumerate(servers):
+        for mpm, row in by_mpm(summary, summary["kind"].iloc[0], server).items():
+            text = count(row["median"]) + "*" * bool(row.get("bound"))
+            yield from measured_bars(mpm, row, float(summary["max"].max()), text, group=group)
+
+
 def spread(rounds: int) -> str:
     """What a measured bar and its whisker are."""
     if rounds > 1:
@@ -87,30 +88,27 @@ def spread(rounds: int) -> str:
     return "one round, so no spread is known"
 
 
-def _published_bar(mpm: str, row: dict[str, Any]) -> go.Bar:
-    colour = colours.colour(mpm)
-    hatched = {"shape": "/", "fgcolor": colour, "size": 6, "solidity": 0.15}
-    line = {"color": colour, "width": 1.5}
-    return go.Bar(
-        x=[mpm], y=[row["published"]], name=f"{mpm}, published", offsetgroup=0,
-        marker={"color": colours.pale(colour), "line": line, "pattern": hatched},
-        text=[count(row["published"])], textposition="outside", cliponaxis=False,
-        hovertemplate="%{y:,.0f}/s published<extra></extra>",
-    )  # fmt: skip
+def _published(summary: pandas.DataFrame, _: list[str]) -> Iterator[go.Bar]:
+    for mpm, row in by_mpm(summary, summary["kind"].iloc[0]).items():
+        colour = colours.colour(mpm)
+        hatched = {"shape": "/", "fgcolor": colour, "size": 6, "solidity": 0.15}
+        look = {"line": {"color": colour, "width": 1.5}, "pattern": hatched}
+        name, hover = f"{mpm}, published", "%{y:,.0f}/s published<extra></extra>"
+        bar = go.Bar(x=[mpm], y=[row["published"]], name=name, hovertemplate=hover)
+        bar.update(marker={"color": colours.pale(colour), **look}, cliponaxis=False)
+        yield bar.update(text=[count(row["published"])], textposition="outside")
 
 
-def _panels(kinds: list[str]) -> tuple[go.Figure, dict[str, dict[str, int]]]:
-    """A panel a kind, all on one scale: side by side, and beyond two in rows of two, so that bars
-    stay wide enough for their labels."""
-    columns = min(2, len(kinds))
-    rows = -(-len(kinds) // columns)
-    figure = make_subplots(
-        rows=rows, cols=columns, shared_yaxes="all", horizontal_spacing=0.06,
-        vertical_spacing=0.16 if rows > 1 else None,
-        subplot_titles=[KIND_TITLES.get(kind, kind) for kind in kinds],
-    )  # fmt: skip
-    places = ({"row": n // columns + 1, "col": n % columns + 1} for n in range(len(kinds)))
-    return figure, dict(zip(kinds, places, strict=True))
+def _panels(kinds: list[str]) -> tuple[go.Figure, dict[tuple[str, str], dict[str, int]]]:
+    """(kind, side) -> its panel, two in a row: as published, if the article has the kind, and measured."""
+    sides = [(kind, side) for kind in kinds for side in (PUBLISHED, MEASURED)
+             if side == MEASURED or kind in PRINTED]  # fmt: skip
+    titles = [f"{KIND_TITLES.get(kind, kind)}, {side}" for kind, side in sides]
+    rows = -(-len(sides) // 2)
+    apart = {"horizontal_spacing": 0.1, "vertical_spacing": 0.3 / rows}
+    figure = make_subplots(rows=rows, cols=min(2, len(sides)), subplot_titles=titles, **apart)
+    places = ({"row": n // 2 + 1, "col": n % 2 + 1} for n in range(len(sides)))
+    return figure, dict(zip(sides, places, strict=True))
 
 
 def measured_bars(

@@ -1,0 +1,139 @@
+"""The tracer: what a recorded run did with each connection, step by step, on a canvas.
+
+    lab.tracer()                        ten clients under each MPM, as recorded
+    lab.tracer(server.trace_log())      a run of your own: launch(..., trace=True)
+
+A run is drawn by tracer.js from the steps of policy/connection_trace.py alone, without a kernel, so the
+same file is on a static page (`embedded`). With each step goes the line of mpm/*.py that did it. A recording
+keeps the line's text and function, and its number is looked up when the recording is read: a line that has
+moved since is found, and one that is gone is shown without a number.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from mpmkit.lab import theme
+from mpmkit.lab.replay import recorded
+from mpmkit.policy.connection_trace import ConnectionTrace
+from mpmkit.policy.states import LETTERS, WORDS
+
+_MODELS = Path(__file__).parent.parent / "mpm"
+_HERE = Path(__file__).parent
+
+
+class Tracer(anywidget.AnyWidget):
+    """Runs side by side, played together. `runs` are what `shown` makes."""
+
+    _esm = _HERE / "tracer.js"
+    _css = _HERE / "tracer.css"
+
+    runs: Any = traitlets.List().tag(sync=True)
+    palette = traitlets.Dict().tag(sync=True)
+
+
+def tracer(*runs: str | ConnectionTrace | dict[str, Any]) -> Tracer:
+    """An animation of recorded runs to step through, side by side.
+
+    runs    each the text of a TraceLog (`server.trace_log()`), a `ConnectionTrace` or a recorded one
+            (`recordable`); none: the project's own, ten clients under each MPM
+
+    Raises ValueError for what is no trace, RecordError if the project's own recording is missing.
+    """
+    return Tracer(runs=shown(*runs), palette=palette())
+
+
+def shown(*runs: str | ConnectionTrace | dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs as tracer.js draws them."""
+    return [_shown(run) for run in runs or recorded("tracer")]
+
+
+def _shown(run: str | ConnectionTrace | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(run, str):
+        run = ConnectionTrace.read(run)
+    if isinstance(run, ConnectionTrace):
+        first = next((step.ns for step in run.steps if step.conn), 0)
+        run = recordable(run, first)
+    try:
+        return run | {"lines": [_found(line) for line in run["lines"]]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"this is no recorded trace: {error!r}; `recordable` makes one") from None
+
+
+def recordable(trace: ConnectionTrace, began: int) -> dict[str, Any]:
+    """A trace as plain values: times from `began` (ns) on, and lines that can be found again later."""
+    run = trace.to_json(began)
+    return run | {"lines": [_anchor(line) for line in run["lines"]]}
+
+
+def embedded(runs: Iterable[dict[str, Any]] | None = None, *, name: str = "mpmkit-tracer") -> str:
+    """HTML for any page: an element with the id `name`, the style, the script and the runs (default: the
+    project's own; else what `shown` makes). It needs no kernel, no network and no other file."""
+    data = {"runs": shown() if runs is None else list(runs), "palette": palette()}
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    script, style = ((_HERE / f"tracer.{kind}").read_text() for kind in ("js", "css"))
+    call = f"mount(document.getElementById({json.dumps(name)}), {text});"
+    return (
+        f"<style>\n{style}</style>\n<div id='{name}'></div>\n"
+        f"<script type='module'>\n{script}\n{call}\n</script>\n"
+    )
+
+
+def palette() -> dict[str, Any]:
+    """Colours and words for the browser, for a light page and a dark one."""
+    tones = {
+        tone: {
+            "letters": {letter: theme.letter_colour(letter, tone) for letter in LETTERS},
+            "mpms": {mpm: theme.text_colour(mpm, tone) for mpm in theme.MPMS},
+        }
+        for tone in theme.THEMES
+    }
+    return tones | {"words": dict(zip(LETTERS, WORDS, strict=True))}
+
+
+# -- lines of mpm/*.py -----------------------------------------------------------------------------
+
+
+@cache
+def _source(file: str) -> tuple[list[str], list[tuple[int, int, str]]]:
+    """The lines of a file of mpm/, and (first line, last line, name) of each function."""
+    text = (_MODELS / file).read_text(encoding="utf-8")
+    functions = [
+        (node.lineno, node.end_lineno or 0, node.name)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    return [line.strip() for line in text.splitlines()], functions
+
+
+def _anchor(line: str) -> list[Any]:
+    """`event.py:170` as [file, function, text, how often the text came before in it]."""
+    if line == "-":
+        return []
+    file, _, number = line.partition(":")
+    texts, functions = _source(file)
+    at = int(number)
+    first, name = max((low, name) for low, high, name in functions if low <= at <= high)
+    return [file, name, texts[at - 1], texts[first - 1 : at - 1].count(texts[at - 1])]
+
+
+def _found(anchor: list[Any]) -> list[str]:
+    """[`mpm/event.py:170`, its text], as the file is today; ["", ""] for a step of the control process."""
+    if not anchor:
+        return ["", ""]
+    file, function, text, before = anchor
+    texts, functions = _source(file)
+    for low, high, name in functions:
+        if name == function:
+            same = [n for n in range(low, high + 1) if texts[n - 1] == text]
+            if before < len(same):
+                return [f"mpm/{file}:{same[before]}", text]
+    return [f"mpm/{file}, as it was", text]

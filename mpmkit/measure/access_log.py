@@ -1,0 +1,429 @@
+"""Access logs: any LogFormat becomes one regular expression, whole blocks of lines become columns of values.
+
+A block of lines is matched by one call (re.findall). If it finds fewer matches than the block has lines, that
+block is gone through line by line: what does not match is counted, and the first such line is kept with its
+number. A block without a backslash has no escaped quotes: it is matched by simpler sets, which are twice as fast.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import re
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any, BinaryIO
+
+from mpmkit.config.httpd_conf import Source, read
+from mpmkit.config.log_format import COMBINED, COMMON, FormatError, Piece, pieces
+
+BLOCK = 1 << 16  # bytes read at once
+LONGEST_LINE = 4 << 20  # bytes; a longer line is broken
+BROKEN_SHARE = 0.01  # of the lines may be broken
+MOST_CACHED = 50_000  # entries of a cache of texts that occur again and again
+
+# Nicknames that distributions give, and what is tried where no format is given.
+NICKNAMES = {
+    "vhost_combined": f"%v:%p {COMBINED}", "combinedio": f"{COMBINED} %I %O", "combined": COMBINED,
+    "common": COMMON,
+}  # fmt: skip
+
+
+class TraceError(ValueError):
+    """A log or a trace that cannot be used. The text names what is wrong and the remedy."""
+
+
+# -- the format ----------------------------------------------------------------------------------
+
+_NUMBER, _WORD, _QUOTED = r"-?[\d.]*+", r"[^\s]*?", r'[^"\\\n]*+(?:\\.[^"\\\n]*+)*+'
+# What each directive of a LogFormat writes: letter -> pattern. The same letters as server/log_format.py
+# writes (a test compares), and those that only other modules write. Any other text is `.*?`.
+PATTERNS = dict.fromkeys("bBIOSDTkP", _NUMBER) | dict.fromkeys("haAlvVpmH", _WORD)
+PATTERNS |= {"s": r"(?:-|\d{3})", "X": r"[-+X]", "%": "%"} | dict.fromkeys("urUqfieoCnRLt", ".*?")
+
+# strftime in a %{...}t: letter -> pattern. What stands for several is written out first.
+_CLOCK = (
+    dict.fromkeys("mHMSIy", r"\d\d")
+    | dict.fromkeys("ba", "[A-Z][a-z]{2}")
+    | dict.fromkeys("BAp", "[A-Za-z]+")
+)
+_CLOCK |= {"d": r"[ \d]\d", "Y": r"\d{4}", "j": r"\d{3}", "z": r"[-+]\d{4}", "%": "%"}
+_WRITTEN_OUT = {
+    "%T": "%H:%M:%S",
+    "%R": "%H:%M",
+    "%F": "%Y-%m-%d",
+    "%D": "%m/%d/%y",
+    "%e": "%d",
+    "%h": "%b",
+}
+DEFAULT_CLOCK = "[%d/%b/%Y:%H:%M:%S %z]"
+# The numeric forms of %{...}t: units a second; "_frac" is the part of a second.
+_UNITS = {
+    "sec": 1,
+    "%s": 1,
+    "msec": 1000,
+    "usec": 1_000_000,
+    "msec_frac": 1000,
+    "usec_frac": 1_000_000,
+}
+
+_SCALES = {"%D": 1e-6, "%{us}T": 1e-6, "%{ms}T": 1e-3, "%T": 1.0, "%{s}T": 1.0}
+# What is wanted of a line: name -> directives that have it, the best one first.
+WANTED = {
+    "seconds": tuple(_SCALES),
+    "size": ("%O", "%B", "%b"),
+    "address": ("%a", "%h", "%{c}a", "%{c}h"),
+    "agent": ("%{user-agent}i",),
+    "port": ("%{remote}p",),
+    "process": ("%P", "%{pid}P"),
+    "kept": ("%X",), "serial": ("%k",),
+    "line": ("%r", "%U", "%m"),
+}  # fmt: skip
+
+
+class Clock:
+    """The times of one moment of a request: `layouts` of %{...}t with the columns that hold them."""
+
+    def __init__(self, found: Sequence[tuple[str, int]]) -> None:
+        self.whole = next(
+            ((_UNITS[k], at) for k, at in found if k in ("usec", "msec", "sec", "%s")), None
+        )
+        parts = [(_UNITS[k], at) for k, at in found if k.endswith("_frac")]
+        self.part = max(parts, default=None)
+        has: set[str] = set()
+        self.layout, self.columns = "", list[int]()
+        for layout, at in found:
+            letters = set(re.findall("%([A-Za-z])", layout))
+            if layout not in _UNITS and not letters & has:
+                self.layout, has = f"{self.layout}\n{layout}", has | letters
+                self.columns.append(at)
+        day = bool(has & {"Y", "y"}) and bool(has & {"d", "j"})
+        self.usable = bool(self.whole) or (day and bool(has & {"H", "I"}))
+        self.zoned = bool(self.whole) or "z" in has
+        self.resolution = 1 / max(
+            (unit for unit, _ in filter(None, (self.whole, self.part))), default=1
+        )
+        self._read: dict[Any, float] = {}
+
+    def seconds(self, columns: Sequence[Sequence[bytes]]) -> list[float]:
+        """Unix times of all lines of a block; nan where a text is not a time."""
+        if self.whole:
+            unit, at = self.whole
+            found = [int(text) / unit if text.isdigit() else math.nan for text in columns[at]]
+            return self._with_part(found, columns) if unit == 1 else found
+        if len(self._read) > MOST_CACHED:
+            self._read.clear()
+        texts = [columns[at] for at in self.columns]
+        keys: Any = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
+        for key in set(keys).difference(self._read):
+            self._read[key] = self._parsed(key)
+        return self._with_part(list(map(self._read.__getitem__, keys)), columns)
+
+    def _with_part(self, found: list[float], columns: Sequence[Sequence[bytes]]) -> list[float]:
+        if self.part is None:
+            return found
+        unit, at = self.part
+        return [time + int(text) / unit for time, text in zip(found, columns[at], strict=True)]
+
+    def _parsed(self, key: Any) -> float:
+        texts = [key] if isinstance(key, bytes) else key
+        try:
+            text = "\n".join(text.decode("ascii") for text in texts)
+            read = datetime.strptime(text, self.layout[1:])
+            return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            return math.nan
+
+
+class LineFormat:
+    """A LogFormat as a regular expression for lines. Raises TraceError for one that cannot be read.
+
+    text: a format, a nickname of `nicknames`, or a nickname and more, like "combined %D".
+    """
+
+    def __init__(self, text: str, nicknames: dict[str, str] = NICKNAMES) -> None:
+        word, blank, more = text.partition(" ")
+        self.text = nicknames[word] + blank + more if word in nicknames else text
+        self.columns: dict[str, int] = {}  # name of WANTED -> its group, from 0
+        try:
+            parts = list(pieces(self.text))
+            keys = [_key(part) for part in parts]
+            best = {
+                name: next((key for key in directives if key in keys), "")
+                for name, directives in WANTED.items()
+            }
+            clocks: list[tuple[bool, str, int]] = []  # at the end, layout, group
+            captured: list[int] = []  # parts that are groups
+            for number, (part, key) in enumerate(zip(parts, keys, strict=True)):
+                names = [name for name in best if key and key == best[name]]
+                if part.letter == "t":
+                    clocks.append((*_moment(part), len(captured)))
+                elif names and names[0] not in self.columns:
+                    self.columns[names[0]] = len(captured)
+                else:
+                    continue
+                captured.append(number)
+            self.pattern, self.fast = (_compiled(parts, captured, fast) for fast in (False, True))
+        except FormatError as error:
+            raise TraceError(f"log_format: {error}") from None
+        self.scale = _SCALES.get(best["seconds"], 1.0)
+        self.begin, self.end = (
+            Clock([(layout, at) for late, layout, at in clocks if late == moment])
+            for moment in (False, True)
+        )
+        self.timed = bool(best["seconds"]) or (self.begin.usable and self.end.usable)
+        if not self.begin.usable and not self.end.usable:
+            raise TraceError(f"log_format: {text!r} has no time of the request; %t is one")
+
+    def seconds(self, columns: Sequence[Sequence[bytes]]) -> tuple[list[float], list[float] | None]:
+        """(unix time of each request's start, its duration in seconds or None) of the columns of a block; nan
+        where there is none."""
+        lasted = None
+        if "seconds" in self.columns:
+            scale, texts = self.scale, columns[self.columns["seconds"]]
+            try:
+                lasted = [float(text) * scale for text in texts]
+            except ValueError:
+                lasted = [_number(text) * scale for text in texts]
+        if not self.begin.usable:
+            ends = self.end.seconds(columns)
+            pairs = zip(ends, lasted or [0.0] * len(ends), strict=True)
+            return [end - (long if long == long else 0.0) for end, long in pairs], lasted
+        starts = self.begin.seconds(columns)
+        if lasted is None and self.end.usable:
+            ends = self.end.seconds(columns)
+            lasted = [end - start for start, end in zip(starts, ends, strict=True)]
+        return starts, lasted
+
+
+def _compiled(parts: Sequence[Piece], captured: Sequence[int], fast: bool) -> re.Pattern[bytes]:
+    """fast: for lines without a backslash; a match may go on in the next line, so matches are to be counted."""
+    made = ""
+    for number, part in enumerate(parts):
+        before, after = (
+            one[0].text if one and not one[0].letter else ""
+            for one in (parts[number - 1 : number], parts[number + 1 : number + 2])
+        )
+        body = _pattern(part, before[-1:] + after[:1], fast)
+        made += f"({body})" if number in captured else body
+    # A group more: with a single one, findall gives no tuples.
+    return re.compile(rf"^{made}()\r?$".encode("latin-1", "replace"), re.MULTILINE)
+
+
+def _pattern(part: Piece, around: str, fast: bool) -> str:
+    """around: the characters before and after it."""
+    if not part.letter:
+        return re.escape(part.text)
+    if part.letter not in PATTERNS:
+        raise FormatError(f"{part.text!r} is unknown; known are %{' %'.join(PATTERNS)}")
+    body = PATTERNS[part.letter] if part.argument != "hextid" else _WORD
+    if part.letter == "t":
+        layout = _moment(part)[1]
+        body = r"\[[^]]*+\]" if fast and layout == DEFAULT_CLOCK else _clock_pattern(layout)
+    elif around == '""':
+        return '[^"]*+' if fast else _QUOTED
+    elif body == _WORD and around[-1:] == " ":
+        return "[^ ]*+" if fast else r"\S*+"
+    return f"(?:-|{body})" if part.condition else body
+
+
+def _number(text: bytes) -> float:
+    try:
+        return float(text)
+    except ValueError:  # "-"
+        return math.nan
+
+
+def _key(part: Piece) -> str:
+    if part.argument is None:
+        return f"%{part.letter}" if part.letter else ""
+    argument = part.argument.lower() if part.letter == "i" else part.argument
+    return f"%{{{argument}}}{part.letter}"
+
+
+def _moment(part: Piece) -> tuple[bool, str]:
+    """(whether it is the end of the request, layout) of a %t or %{...}t."""
+    text = part.argument or ""
+    layout = text.removeprefix("begin:").removeprefix("end:") or DEFAULT_CLOCK
+    for short, long in _WRITTEN_OUT.items():
+        layout = layout.replace(short, long)
+    return text.startswith("end:"), layout
+
+
+def _clock_pattern(layout: str) -> str:
+    if layout in _UNITS:
+        return r"\d+"
+    made = ""
+    for text, letter in re.findall(r"([^%]+)|%(.?)", layout):
+        if not text and letter not in _CLOCK:
+            raise FormatError(f"%{letter} of %{{{layout}}}t cannot be read; %t can")
+        made += re.escape(text) or _CLOCK[letter]
+    return made
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def opened(path: Any, stack: ExitStack) -> tuple[str, BinaryIO]:
+    """(name, file of bytes) of a path, "-" for standard input, or a binary file; .gz is seen by its first bytes.
+    stack: closes what was opened. Raises TraceError for what cannot be."""
+    if hasattr(path, "read"):
+        name, file = str(getattr(path, "name", "the log")), path
+    elif str(path) == "-":
+        name, file = "standard input", sys.stdin.buffer
+    else:
+        name = os.fspath(path)
+        try:
+            file = stack.enter_context(open(path, "rb"))
+        except OSError as error:
+            raise TraceError(f"{name}: cannot be read: {error.strerror}") from None
+    if hasattr(file, "peek") and file.peek(2)[:2] == b"\x1f\x8b":
+        file = stack.enter_context(gzip.open(file))
+    return name, file
+
+
+def blocks(name: str, file: BinaryIO) -> Iterator[bytes]:
+    """Whole lines, about BLOCK bytes at once; at last what has no line end. Raises TraceError."""
+    rest = b""
+    try:
+        while data := file.read(BLOCK):
+            head, newline, tail = data.rpartition(b"\n")
+            if newline:
+                yield rest + head + newline
+                rest = b""
+            rest += tail
+            if len(rest) > LONGEST_LINE:
+                rest = rest[:100]
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise TraceError(f"{name}: is damaged or cut short; gunzip -t shows it") from None
+    except OSError as error:
+        raise TraceError(f"{name}: cannot be read: {error.strerror}") from None
+    if rest:
+        yield rest
+
+
+@dataclass
+class Reader:
+    """Reads lines of one format, and counts those that are broken."""
+
+    form: LineFormat
+    lines: int = 0
+    broken: int = 0
+    first_broken: str = ""
+    likely: str = ""  # the format of that line
+    unfinished: int = 0  # last lines without an end: still being written
+
+    def columns(self, name: str, lines: Iterable[bytes]) -> Iterator[tuple[Sequence[bytes], ...]]:
+        """The groups of the format, a block of lines (of `blocks`) at once."""
+        number = 0
+        for block in lines:
+            if not block.endswith(b"\n"):
+                self.unfinished += 1
+                return
+            pattern = self.form.pattern if b"\\" in block else self.form.fast
+            found, count = pattern.findall(block), block.count(b"\n")
+            if len(found) != count:
+                found = list(self._one_by_one(name, block, number))
+            number += count
+            self.lines += count
+            if found:
+                yield tuple(zip(*found, strict=True))
+
+    def _one_by_one(self, name: str, block: bytes, number: int) -> Iterator[tuple[bytes, ...]]:
+        for place, line in enumerate(block.split(b"\n")[:-1], number + 1):
+            if found := self.form.pattern.match(line):
+                yield found.groups()
+            else:
+                self.broken += 1
+                if not self.first_broken:
+                    shown = line[:200].decode("ascii", "backslashreplace")
+                    self.first_broken = f"{name}, line {place}: {shown!r}"
+                    self.likely = likely_format(line)
+
+    def check(self) -> None:
+        """Raise TraceError if more than BROKEN_SHARE of the lines are broken, or there is no line."""
+        if not self.lines:
+            raise TraceError("the log has no whole line; is it the right file?")
+        if self.broken > BROKEN_SHARE * self.lines:
+            remedy = (
+                f"it looks like log_format={self.likely!r}" if self.likely else "give its LogFormat"
+            )
+            raise TraceError(
+                f"{self.broken:,} of {self.lines:,} lines are not {self.form.text!r}; the first is "
+                f"{self.first_broken}; {remedy}"
+            )
+
+
+def likely_format(line: bytes, more: Sequence[str] = ("", " %D", " %D %X %k")) -> str:
+    """The nickname that a line looks like, with what follows it; "" if it is like none."""
+    texts = (name + last for name in NICKNAMES for last in more)
+    return next((text for text in texts if LineFormat(text).pattern.match(line)), "")
+
+
+def guessed(name: str, block: bytes) -> LineFormat:
+    """The format of a log by its first lines. Raises TraceError, also for a duration in an unknown unit."""
+    lines = block.split(b"\n", 20)[:20]
+    if known := next(filter(None, (likely_format(line, ("",)) for line in lines)), ""):
+        return LineFormat(known)
+    known = next(filter(None, map(likely_format, lines)), "")
+    what = f"a number follows the format {known.split()[0]}" if known else "is in no known format"
+    other = known.replace("%D", "%T")
+    give = (
+        f"{known!r} if it is in microseconds, {other!r} if in seconds" if known else "its LogFormat"
+    )
+    shown = lines[0][:200].decode("ascii", "backslashreplace")
+    raise TraceError(
+        f"{name}: {what}; give log_format={give}, or conf, the httpd.conf; line 1 is {shown!r}"
+    )
+
+
+def in_order(
+    logs: Sequence[Any], form: LineFormat | None, stack: ExitStack
+) -> tuple[Reader, list[tuple[str, Iterable[bytes]]]]:
+    """A reader, and (name, its blocks) of each log in the order of their first times: rotated logs may be given
+    in any. form: None to guess it from the first log that has lines. stack: closes them. Raises TraceError."""
+    found: list[tuple[float, str, Iterable[bytes]]] = []
+    for log in logs:
+        name, file = opened(log, stack)
+        lines = blocks(name, file)
+        if not (first := next(lines, b"")):
+            continue
+        form = form or guessed(name, first)
+        line = form.pattern.search(first)
+        at = form.seconds([[text] for text in line.groups()])[0][0] if line else math.inf
+        found.append((at, name, chain([first], lines)))
+    if form is None:
+        raise TraceError("the log has no line; is it the right file?")
+    return Reader(form), [(name, lines) for _, name, lines in sorted(found, key=lambda one: one[0])]
+
+
+def from_conf(conf: Any, log: str) -> tuple[dict[str, str], str, float | None]:
+    """(nicknames, format of the CustomLog that writes a file of that name, KeepAliveTimeout in s or None) of an
+    httpd.conf. Raises TraceError for one that cannot be read."""
+    found = read(Source(os.fspath(conf)))
+    if found.problems:
+        raise TraceError(f"conf: {found.problems[0]}")
+    nicknames, logs, keep_alive, last = dict(NICKNAMES), [], None, COMMON
+    for one in (*found.settings, *(line for host in found.hosts for line in host.settings)):
+        name, args = one.name.lower(), one.args
+        if name == "logformat" and len(args) > 1:
+            nicknames[args[1]] = args[0]
+        elif name == "logformat" and args:
+            last = args[0]
+        elif name in ("customlog", "transferlog") and args:
+            logs.append((os.path.basename(args[0]), args[1] if len(args) > 1 else last))
+        elif name == "keepalivetimeout" and args:
+            unit = 0.001 if args[0].endswith("ms") else 1
+            keep_alive = float(re.match(r"\d*", args[0])[0] or 0) * unit  # type: ignore[index]
+    chosen = [text for name, text in logs if os.path.basename(log).startswith(name)] or [
+        text for _, text in logs
+    ]
+    if not chosen:
+        raise TraceError(f"conf: {conf}: has no CustomLog; give log_format")
+    return nicknames, chosen[0], keep_alive

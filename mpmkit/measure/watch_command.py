@@ -1,0 +1,136 @@
+"""``mpmkit watch URL``: the status page (`?auto`) of any Apache as lines over time, with its headroom.
+
+mpmkit watch http://127.0.0.1:8080                            until Ctrl-C or an alarm
+mpmkit watch http://127.0.0.1:8080 --seconds 0 --format prometheus
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+import urllib.error
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mpmkit.config.arguments import Parser
+from mpmkit.measure.monitor import StatusPage
+
+ALARMS = {"G": "finishing gracefully", "K": "keep-alive", "R": "reading a request"}
+ALARM_STATUS = 3
+GROWTH_SECONDS = 600.0  # over which the growth of busy workers is taken
+FEWEST = 5  # samples for that
+
+
+class Headroom(NamedTuple):
+    """What one look at the scoreboard shows."""
+
+    t: float  # seconds since the first look
+    busy: int  # workers with a connection or leaving; the one that answers us is left out
+    idle: int
+    free: int  # idle ones and those that may still be started
+    full_in: float  # minutes until free is 0 at the present growth; nan: busy does not grow
+    alarm: str  # a letter of ALARMS; "": not full, or full of different letters
+
+
+def headroom(t: float, letters: str, limit: int, before: Sequence[tuple[float, int]]) -> Headroom:
+    """limit: MaxRequestWorkers, or 0: all slots of the scoreboard. before: (t, busy) of earlier looks."""
+    letters = letters.replace("W", "_", 1)  # one answers us
+    idle = letters.count("_") + letters.count("S")
+    busy = len(letters) - idle - letters.count(".")
+    free = max(0, (limit or len(letters)) - busy)
+    full_in, alarm = float("nan"), ""
+    if len(before) >= FEWEST:
+        slope = statistics.linear_regression(*zip(*before, strict=True)).slope
+        full_in = free / slope / 60 if slope > 0 else full_in
+    most = max(ALARMS, key=letters.count)
+    if free <= 1 and 2 * letters.count(most) > busy:
+        alarm = most
+    return Headroom(t, busy, idle, free, full_in, alarm)
+
+
+def shown(one: Headroom, form: str) -> str:
+    """As a line of text or CSV, or as Prometheus's text format."""
+    if form == "csv":
+        return f"{one.t:.1f},{one.busy},{one.idle},{one.free},{one.full_in:.1f},{one.alarm}"
+    if form == "prometheus":
+        lines = ["# TYPE mpmkit_workers gauge"]
+        lines += [f'mpmkit_workers{{state="{n}"}} {getattr(one, n)}' for n in Headroom._fields[1:4]]
+        lines += [
+            "# TYPE mpmkit_full_in_minutes gauge",
+            f"mpmkit_full_in_minutes {one.full_in:.1f}",
+        ]
+        lines += ["# TYPE mpmkit_alarm gauge"]
+        lines += [f'mpmkit_alarm{{letter="{key}"}} {int(one.alarm == key)}' for key in ALARMS]
+        return "\n".join(lines)
+    grows = f", at this growth full in {one.full_in:.0f} min" if one.full_in == one.full_in else ""
+    alarm = f"; ALARM: full of {one.alarm} ({ALARMS[one.alarm]})" if one.alarm else ""
+    return f"{one.t:7.1f} s  {one.busy} busy, {one.idle} idle, {one.free} free{grows}{alarm}"
+
+
+def parser() -> Parser:
+    made = Parser(
+        prog="mpmkit watch", description="Read the status page of a running Apache httpd or mpmkit."
+    )
+    add = made.add_argument
+    add("url", metavar="URL", help="of the server, or of its status page (default: /server-status)")
+    add("--every", type=_seconds, default=5.0, metavar="S", help="between two looks (default: 5)")
+    add(
+        "--seconds",
+        type=_seconds,
+        metavar="S",
+        help="to go on for (default: until Ctrl-C or an alarm)",
+    )
+    add(
+        "--limit",
+        type=int,
+        default=0,
+        metavar="N",
+        help="MaxRequestWorkers (default: the scoreboard's slots)",
+    )
+    add("--format", choices=("text", "csv", "prometheus"), default="text")
+    return made
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"must be seconds, 0 or more, not {text!r}")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0: no alarm. 1: no status page. 2: a bad argument. 3: the scoreboard is full of G, K or R. 130: Ctrl-C."""
+    options = parser().parse_args(argv)
+    if options.format == "csv":
+        print(",".join(Headroom._fields))
+    before: deque[tuple[float, int]] = deque()
+    began = time.monotonic()
+    try:
+        page = StatusPage(options.url, max(options.every, 5.0))
+        while True:
+            t = time.monotonic() - began
+            letters = page.read(page.patience)["Scoreboard"]
+            while before and before[0][0] < t - GROWTH_SECONDS:
+                before.popleft()
+            found = headroom(t, letters, options.limit, before)
+            before.append((t, found.busy))
+            print(shown(found, options.format), flush=True)
+            if found.alarm:
+                return ALARM_STATUS
+            if options.seconds is not None and t + options.every > options.seconds:
+                return 0
+            time.sleep(max(0.2, options.every))
+    except KeyboardInterrupt:
+        return 130
+    except urllib.error.HTTPError as error:
+        remedy = "; allow it from this machine (Require local)" if error.code in (401, 403) else ""
+        print(
+            f"mpmkit: {options.url}: status {error.code} instead of a status page{remedy}",
+            file=sys.stderr,
+        )
+    except (OSError, KeyError, ValueError) as error:
+        print(f"mpmkit: {options.url}: {error}", file=sys.stderr)
+    return 1

@@ -1,0 +1,125 @@
+"""Each notebook is a lesson: what it is for, predictions, an answer, questions; and its regimes as recorded."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import escape
+from pathlib import Path
+
+import pytest
+from helpers import lesson, questions, regimes
+
+from mpmkit import lab
+
+ROOT = Path(__file__).resolve().parent.parent
+LESSONS = sorted((ROOT / "notebooks").glob("[01]*.ipynb"))
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_notebook_has_the_shape_of_a_lesson(path):
+    cells = [(c["cell_type"], "".join(c["source"])) for c in json.loads(path.read_text())["cells"]]
+    for word in ("**You will learn**", "**You need**", "**Time:**"):
+        assert word in cells[0][1], word
+    code = "\n".join(text for kind, text in cells if kind == "code")
+    asked = re.findall(r"^(\w+) = lesson\.predict\(", code, re.MULTILINE)
+    assert asked, "a prediction before the experiment"
+    for name in asked:
+        assert code.index(f"{name} = lesson.predict(") < code.index(f"{name}.shown("), name
+    (answer,) = (text for _, text in cells if text.startswith("## The answer"))
+    assert len(re.findall(r"[.!?](?=\s|$)", answer)) == 2, "the answer in two sentences"
+    assert f'lesson.check_yourself(*questions.OF["{path.name[:2]}"])' in code
+    assert "MPMKIT_REPLAY=1` both are the recorded" not in str(cells), "a run next to itself"
+
+
+def test_questions_have_one_right_option_and_a_sentence_for_each_wrong_one():
+    assert set(questions.OF) == {path.name[:2] for path in LESSONS}
+    for name, items in questions.OF.items():
+        assert len(items) == 3
+        shown = lesson.check_yourself(*items)
+        boxes, said = shown.children[1::3], shown.children[2::3]
+        for item, box, text in zip(items, boxes, said, strict=True):
+            assert all(f"<li>{escape(one)}<" in shown.still for one in item.options), name
+            replies = set()
+            for option, why in item.options.items():
+                box.value = option
+                replies.add(text.value)
+                assert text.value.startswith("No: " if why else "Right."), (name, option)
+            assert len(replies) == len(item.options)
+    two = lesson.Item("?", {"a": lesson.RIGHT, "b": lesson.RIGHT, "c": "no"})
+    with pytest.raises(ValueError, match="one right option"):
+        lesson.check_yourself(two)
+
+
+@pytest.mark.parametrize(
+    ("typed", "result", "said"),
+    [
+        ("", 8, "no prediction was made; the run says: 8 clients"),
+        ("8", 8.2, "you predicted: 8 clients; the run says: 8.2 clients - as predicted"),
+        ("1,200", 8, "1,200 clients; the run says: 8 clients - not as predicted"),
+        ("many", 8, "no prediction was made"),
+    ],
+)
+def test_a_prediction_is_shown_next_to_the_result(typed, result, said, capsys):
+    guess = lesson.predict("How many?", unit="clients")
+    guess._box.value = typed
+    guess.shown(result)
+    assert said in capsys.readouterr().out
+
+
+def test_a_choice_is_compared_and_leaves_its_question_in_a_copy(capsys):
+    guess = lesson.predict("Which <one>?", "worker", "event")
+    assert guess.guess is None and "Which &lt;one&gt;?" in guess._repr_mimebundle_()["text/html"]
+    guess._box.value = "event"
+    guess.shown("worker")
+    assert "event; the run says: worker - not as predicted" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="'prefork' is no choice"):
+        guess.shown("prefork")
+
+
+# ---------------------------------------------------------------- the regimes, as recorded
+
+
+def test_threads_of_one_process_compute_no_more_than_one():
+    rows = lab.recorded("05-gil")
+    assert (
+        regimes.grows(rows, "computes", "threads")
+        < 1.3
+        < regimes.grows(rows, "computes", "processes")
+    )
+    assert all(regimes.grows(rows, "waits", key) > 3 for key in ("threads", "processes"))
+    assert max(row["cores"] for row in rows if row["processes"] == 1) < 1.1
+
+
+def test_event_bears_slow_readers_and_no_mpm_bears_slow_senders():
+    served = {(row["mpm"], row["kind"]): row["status"] == 200 for row in lab.recorded("09-slow")}
+    assert len(served) == 6 and [case for case, well in served.items() if well] == [
+        ("event", "readers")
+    ]
+
+
+def test_a_cold_start_takes_prefork_longest():
+    cold = lab.recorded("01-cold")
+    second = {mpm: regimes.reached(one["qps"]) for mpm, one in cold.items()}
+    assert max(second, key=second.get) == "prefork" and second["prefork"] > 2 * second["worker"]
+    # Connections stay with the children that accepted them: clients wait while later children are idle.
+    assert (
+        max(cold["event"]["qps"]) * regimes.STEP < regimes.USERS and cold["event"]["idle"][-1] > 40
+    )
+
+
+def test_newcomers_of_a_full_server_get_nothing():
+    for mpm, answers in lab.recorded("07-starved").items():
+        assert len(answers) == 32 and answers[0] == 0 < answers[-1], mpm
+        assert answers.count(0) >= 4, mpm
+
+
+@pytest.mark.timeout(60)
+def test_regimes_are_measured_as_they_were_recorded():
+    """Each with its smallest size: the same fields as the recording."""
+    (row, *_) = regimes.gil(((1, 2),), 0.3, 1)
+    assert row.keys() == lab.recorded("05-gil")[0].keys() and row["qps"] > 0
+    (event,) = regimes.starved(("event",), 12, 0.5).values()
+    assert len(event) == 12 and sum(event) > 0
+    one = regimes.cold(("worker",), 2)["worker"]
+    assert one.keys() == lab.recorded("01-cold")["worker"].keys() and len(one["qps"]) == 2

@@ -1,0 +1,213 @@
+"""TraceLog, and the tracer: the steps of real connections against the scoreboard, and what is drawn of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support.client import parked
+from support.jupyter import THEIR_WARNINGS, chromium
+from support.servers import MPMS, launched, one_child, serving
+from support.waiting import poll_until
+
+from docs._tools import tracer_page, tracer_record
+from mpmkit.lab import replay, tracing
+from mpmkit.launcher import LaunchError
+from mpmkit.policy.connection_trace import CAUSES, ConnectionTrace
+
+EITHER = {
+    ("-", "WAITING"),
+    ("WAITING", "ACCEPTED"),
+    ("ACCEPTED", "R"),
+    ("R", "W"),
+    ("W", "L"),
+    ("L", "C"),
+}
+HELD = {("L", "K"), ("K", "W"), ("K", "C"), ("C", "LINGER"), ("C", "CLOSED"), ("LINGER", "CLOSED")}
+PARKED = {
+    ("L", "KEEPALIVE"), ("W", "WRITE_COMPLETION"), ("KEEPALIVE", "PROCESSING"), ("PROCESSING", "R"),
+    ("WRITE_COMPLETION", "PROCESSING"), ("PROCESSING", "W"), ("PROCESSING", "CLOSED"), ("PROCESSING", "LINGER"),
+    ("PROCESSING", "KEEPALIVE"), ("LINGER", "LINGER_SHORT"), ("LINGER_SHORT", "PROCESSING"), ("C", "CLOSED"),
+}  # fmt: skip
+LEGAL = {"prefork": EITHER | HELD, "worker": EITHER | HELD, "event": EITHER | PARKED}
+SLACK = 60_000_000  # ns between a store in the scoreboard and its step: a thread may lose its turn
+
+
+@pytest.fixture(scope="module", params=MPMS)
+def run(request):
+    """(the trace of ten clients, when they began, and what the scoreboard showed meanwhile)"""
+    seen, done = [], threading.Event()
+
+    def look(server) -> None:
+        while not done.wait(0.004):
+            before = time.monotonic_ns()
+            board = server.scoreboard()
+            seen.append((before, time.monotonic_ns(), board))
+
+    def load(server):
+        looker = threading.Thread(target=look, args=(server,))
+        looker.start()
+        try:
+            return tracer_record.ten_clients(server)
+        finally:
+            done.set()
+            looker.join()
+
+    trace, began = tracer_record.traced(request.param, load)
+    return trace, began, seen
+
+
+def test_each_connection_has_a_legal_way(run):
+    trace, _, _ = run
+    assert sorted(trace.clients) == list(range(1, 11))
+    for number in range(1, 11):
+        steps = trace.of(number)
+        assert [steps[0].cause, steps[1].cause, steps[-1].cause] == [
+            "connected",
+            "accepted",
+            "closed",
+        ]
+        for one, after in zip(steps, steps[1:], strict=False):
+            assert one.after == after.before
+        moves = {(step.before, step.after) for step in steps if step.before != step.after}
+        assert moves <= LEGAL[trace.mpm]
+    known = {step.cause for step in trace.steps}
+    assert known <= set(CAUSES) and ({"parked", "edge", "expired"} <= known) == (
+        trace.mpm == "event"
+    )
+    assert ("reserved" in known) == ("popped" in known) == (trace.mpm != "prefork")
+
+
+def test_its_counts_are_the_scoreboards(run):
+    """Each letter that a look found stood in the trace then; at quiet moments all letters are equal, and
+    event's counters, which are at most a second old."""
+    trace, _, seen = run
+    times = [step.ns for step in trace.steps]
+    quiet = settled = 0
+    for before, after, board in seen:
+        around = [ns for ns in times if before - SLACK <= ns <= after + SLACK]
+        allowed = [trace.at(ns).letters for ns in (before - SLACK, *around)]
+        for slot, letters in board.letters.items():
+            for thread, letter in enumerate(letters):
+                assert letter in {rows[slot][thread] for rows in allowed if slot in rows}
+        if around:
+            continue
+        quiet += 1
+        moment = trace.at(before)
+        assert {slot: "".join(row) for slot, row in moment.letters.items()} == board.letters
+        if trace.mpm == "event" and not any(before - 2e8 <= ns <= before for ns in times):
+            settled += 1
+            for row in board.snapshot.processes:
+                counters = (
+                    row.connections,
+                    row.write_completion,
+                    row.keep_alive,
+                    row.lingering_close,
+                )
+                assert moment.parked(row.slot) == counters
+    assert quiet > 20 and (settled > 5 or trace.mpm != "event")
+    assert any(set("".join(board.letters.values())) & set("KW") for _, _, board in seen)
+
+
+def test_a_recording_keeps_steps_and_finds_its_lines(run):
+    trace, began, _ = run
+    (shown,) = tracing.shown(json.loads(json.dumps(tracing.recordable(trace, began))))
+    assert [row[1:-1] for row in shown["steps"]] == [list(step[1:-1]) for step in trace.steps]
+    lines = {step.line for step in trace.steps if step.line != "-"}
+    assert {where for where, _ in shown["lines"] if where} == {f"mpm/{line}" for line in lines}
+
+
+@pytest.mark.parametrize("run_", replay.recorded("tracer"), ids=lambda run: run["mpm"])
+def test_the_lines_of_the_recorded_runs_are_in_todays_code(run_):
+    (shown,) = tracing.shown(run_)
+    for where, text in shown["lines"][1:]:
+        file, _, number = where.partition(":")
+        assert number, f"{where}: {text!r} is gone; run python -m docs._tools.tracer_record"
+        path = Path(tracing.__file__).parent.parent / file
+        assert path.read_text().splitlines()[int(number) - 1].strip() == text
+
+
+def test_a_line_that_moved_is_found_and_one_that_is_gone_is_shown_as_it_was():
+    anchor = tracing._anchor("event.py:188")
+    assert tracing._found(anchor) == ["mpm/event.py:188", anchor[2]]
+    anchor[2] = "gone()"
+    assert tracing._found(anchor) == ["mpm/event.py, as it was", "gone()"]
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_crash_ends_the_connections_of_its_process(mpm):
+    with serving(mpm, pool=one_child(mpm, 2), trace=True, KeepAliveTimeout=30) as server:
+        with parked(server):
+            poll_until(lambda: "K" in f"{server.scoreboard()}" or mpm == "event", "it is kept")
+            (child,) = server.processes()
+            os.kill(child, signal.SIGKILL)
+            poll_until(lambda: server.processes() not in ([], [child]), "another child")
+            poll_until(lambda: " died " in server.trace_log(), "it is reaped")
+        trace = ConnectionTrace.read(server.trace_log())
+        (died,) = [step for step in trace.steps if step.cause == "died"]
+        assert trace.at(died.ns - 1).states and not trace.at(died.ns).states
+    assert server.trace_log().startswith("# mpmkit trace 1: ")  # kept after the stop
+
+
+def test_without_it_no_class_is_changed():
+    code = (
+        "import sys, mpmkit.cli.serve, mpmkit.mpm.event as event;"
+        "print('mpmkit.server.trace' in sys.modules, event.FdQueue.pop.__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "mpmkit.server.fdqueue"]
+    with serving("prefork") as server:
+        assert server.trace_log() == ""
+
+
+def test_what_is_wrong_is_named():
+    with pytest.raises(LaunchError, match="TraceLog /no/such/place/x: No such file or directory"):
+        launched("event", TraceLog="/no/such/place/x")
+    with pytest.raises(ValueError, match="no trace; give the text of a file that TraceLog wrote"):
+        ConnectionTrace.read("127.0.0.1 - - [today]")
+    with pytest.raises(ValueError, match="no step of a trace: 'x'"):
+        ConnectionTrace.read("# mpmkit trace 1: event, ThreadsPerChild 2\nx\n")
+    with pytest.raises(ValueError, match="no recorded trace: KeyError"):
+        tracing.tracer({"mpm": "event"})
+
+
+@pytest.mark.browser
+@THEIR_WARNINGS
+def test_the_page_shows_at_each_step_what_the_trace_says(run, tmp_path):
+    """Without a kernel; the letters and counters after each step are those of policy/connection_trace.py."""
+    trace, began, _ = run
+    path = tmp_path / "tracer.html"
+    path.write_text(tracer_page.page(tracing.shown(tracing.recordable(trace, began))))
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1000, "height": 800}, reduced_motion="reduce")
+        wrong = []
+        page.on("pageerror", lambda error: wrong.append(error))
+        page.goto(path.as_uri())
+        shown = page.evaluate(
+            "() => { const t = document.querySelector('.tr').tracer;"
+            " return [...Array(t.steps).keys()].map((n) => { t.seek(n + 1); return t.shown()[0]; }); }"
+        )
+        assert len(shown) == len(trace.steps)
+        moment = ConnectionTrace(trace.mpm, trace.threads, (), ()).at(0)
+        for step, one in zip(trace.steps, shown, strict=True):
+            moment.after(step)
+            letters = {str(slot): "".join(row) for slot, row in moment.letters.items()}
+            assert {slot: row for slot, row in one["letters"].items() if slot in letters} == letters
+            assert all(one["parked"][slot] == list(moment.parked(int(slot))) for slot in letters)
+        page.get_by_label("follow").select_option("3")
+        page.locator(".tr").focus()
+        page.keyboard.press("Home")
+        said = []
+        for _ in trace.of(trace.clients.index(3) + 1):
+            page.keyboard.press("ArrowRight")
+            said.append(page.locator(".tr-say").inner_text())
+        assert all(text.startswith("Client 3") for text in said) and "closes the socket" in said[-1]
+        assert page.locator(".tr-code b").inner_text().startswith("mpm/")
+        assert not wrong
