@@ -38,7 +38,8 @@ from mpmkit.policy.admission import connections_above_limit
 from mpmkit.policy.maintenance import Memory, Plan, look, plan
 from mpmkit.policy.snapshot import ProcessRow, Snapshot
 from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_WRITE, DEAD, GRACEFUL, READY
-from mpmkit.policy.traffic import TraceRun, simulate_trace
+from mpmkit.policy.trace_run import TraceRun
+from mpmkit.policy.traffic import simulate_trace
 
 if TYPE_CHECKING:
     import pandas
