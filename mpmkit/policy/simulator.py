@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from mpmkit.config.checks import check
 from mpmkit.config.directives import Directives, Note
@@ -38,6 +38,8 @@ from mpmkit.policy.admission import connections_above_limit
 from mpmkit.policy.maintenance import Memory, Plan, look, plan
 from mpmkit.policy.snapshot import ProcessRow, Snapshot
 from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_WRITE, DEAD, GRACEFUL, READY
+from mpmkit.policy.trace_run import TraceRun
+from mpmkit.policy.traffic import simulate_trace
 
 if TYPE_CHECKING:
     import pandas
@@ -119,6 +121,7 @@ class Simulation(tuple[Second, ...]):
         return f"<Simulation of {self.mpm}: {len(self) - 1} s, {most} processes at most>"
 
 
+@overload
 def simulate(
     mpm: str,
     directives: Directives | None = None,
@@ -127,15 +130,41 @@ def simulate(
     parked: Busy = 0,
     seconds: int = 10,
     leaving: int = 0,
+    trace: None = None,
     **keywords: Any,
-) -> Simulation:
-    """Run idle maintenance for `seconds` passes and report second 0 and each pass.
+) -> Simulation: ...
+@overload
+def simulate(
+    mpm: str,
+    directives: Directives | None = None,
+    *,
+    trace: Any,
+    on_progress: Callable[[float], object] | None = None,
+    **keywords: Any,
+) -> TraceRun: ...
+def simulate(
+    mpm: str,
+    directives: Directives | None = None,
+    *,
+    busy: Busy = 0,
+    parked: Busy = 0,
+    seconds: int = 10,
+    leaving: int = 0,
+    trace: Any = None,
+    on_progress: Callable[[float], object] | None = None,
+    **keywords: Any,
+) -> Simulation | TraceRun:
+    """Run idle maintenance for `seconds` passes and report second 0 and each pass; or run a trace.
 
     The directives are either ready-made or given by name, `simulate("prefork", StartServers=1)`;
     not both. `busy` is how many workers the clients want: a number, a sequence with one number for
     each second from 0 on (the last one holds on), or a function of the second; rounded down. `parked`
     is how many further clients have had an answer and stay connected, in the same forms.
     `leaving` is how many passes still see a retired child; 0 if it's gone by the next.
+
+    With `trace` (`mpmkit.Trace`: the requests of a log) the result is a TraceRun, see policy/traffic.py: in
+    continuous time, with each request and connection; busy, parked, seconds and leaving are not used.
+    `on_progress` is called now and then with the share that is done.
 
     Raises ValueError for negative numbers or directives given twice, DirectiveError (a ValueError)
     for directives that can't be.
@@ -149,8 +178,18 @@ def simulate(
     elif keywords:
         names = ", ".join(keywords)
         raise ValueError(f"directives are given twice, ready-made and by name ({names})")
-    wanted, staying = _demand(busy), _demand(parked)
+    if trace is not None:
+        return simulate_trace(directives, trace, on_progress)
+    return _second_by_second(directives, _demand(busy), _demand(parked), seconds, leaving)
 
+
+def _second_by_second(
+    directives: Directives,
+    wanted: Callable[[int], int],
+    staying: Callable[[int], int],
+    seconds: int,
+    leaving: int,
+) -> Simulation:
     pool = _Pool(directives, leaving)
     memory = Memory()
     first = range(min(directives.StartServers, directives.process_limit))

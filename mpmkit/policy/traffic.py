@@ -1,0 +1,436 @@
+"""A trace through an MPM: discrete events in continuous time, over the same policy as the servers'.
+
+    run = mpmkit.simulate("event", trace=trace, MaxRequestWorkers=150)
+    run.peak_busy, run.waited, run.series["processes"], run.binds
+
+A request comes, waits for a worker where none is idle, takes one for as long as the log says, and its connection
+is kept or not. Once a second `maintenance.look` and `plan` decide about children, as in a running server.
+
+* A connection's first request comes when the log says. Each further one comes as long after the end of the
+  answer before it as in the log. So what waits here delays what follows it.
+* A kept connection holds its worker under prefork and worker. Under event it is parked, as far as
+  AsyncRequestWorkerFactor lets it; a parked connection with news while no thread of its child is idle is
+  closed with all others of that child, and its client connects again (httpd 2.4, workers_were_busy).
+* After the last request that the log has of a connection, its client is taken to stay: the connection ends by
+  KeepAliveTimeout. A log doesn't show when the client left. This is the dear end.
+* Where ListenBacklog is full a client tries again after 1, 2, 4 ... s as TCP does, six times.
+
+Idle children take connections in turn. A retired child finishes what it has; under prefork an idle one is
+retired, else the oldest. What is left out: how long a fork takes, and that requests slow one another down.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from heapq import heappop, heappush
+from typing import Any
+
+from mpmkit.config.directives import Directives
+from mpmkit.policy.admission import connections_above_limit
+from mpmkit.policy.maintenance import MAX_SPAWN_RATE, Memory, Plan, look, plan
+from mpmkit.policy.snapshot import ProcessRow, Snapshot
+from mpmkit.policy.states import BUSY_WRITE, DEAD, GRACEFUL, READY
+from mpmkit.policy.trace_run import SERIES, TraceRun
+
+END, NEXT, TIMEOUT, ARRIVAL = range(4)  # the kinds of events
+RETRIES = 6  # tcp_syn_retries
+PATIENCE = 3600  # passes without an event, after which a queue that does not move ends the run
+
+
+class _Child:
+    """A process: `idle` and `busy` threads, its connections, `parked` ones (by their next request)."""
+
+    __slots__ = ("busy", "connections", "heir", "idle", "left", "listening", "parked", "quiescing",
+                 "slot")  # fmt: skip
+
+    def __init__(self, slot: int, threads: int, left: int) -> None:
+        self.slot, self.idle, self.left = slot, threads, left
+        self.busy = self.connections = 0
+        self.quiescing = self.listening = False
+        self.parked: set[int] = set()
+        self.heir: _Child | None = None  # takes over the slots of its threads (worker)
+
+
+@lru_cache(maxsize=1 << 16)
+def _row(slot: int, threads: int, busy: int, idle: int, quiescing: bool, deaf: bool) -> ProcessRow:
+    working, resting = (GRACEFUL, DEAD) if quiescing else (BUSY_WRITE, READY)
+    rest = threads - busy - idle
+    states = bytes([working]) * busy + bytes([resting]) * idle + bytes([DEAD]) * rest
+    return ProcessRow(slot, 1, quiescing=int(quiescing), not_accepting=int(deaf), states=states)
+
+
+@lru_cache(maxsize=1 << 16)
+def _empty(slot: int, threads: int) -> ProcessRow:
+    return ProcessRow(slot, states=bytes([DEAD]) * threads)
+
+
+def simulate_trace(
+    directives: Directives, trace: Any, on_progress: Callable[[float], object] | None = None
+) -> TraceRun:
+    """Run a trace (`mpmkit.Trace`, or anything with its columns) under the directives.
+
+    on_progress is called now and then with the share that is done. Raises ValueError for a trace without
+    requests, or without the duration of each.
+    """
+    count = len(trace.start)
+    if not count:
+        raise ValueError("trace: has no requests")
+    missing = sum(seconds != seconds for seconds in trace.seconds)
+    if missing:
+        raise ValueError(
+            f"trace: {missing:,} of {count:,} requests have no duration: add %D to the LogFormat of "
+            "the server that writes the log"
+        )
+    return _Run(directives, trace).run(on_progress)
+
+
+class _Run:
+    """One run. Events are tuples (time, kind, request, child)."""
+
+    def __init__(self, directives: Directives, trace: Any) -> None:
+        d = self.d = directives
+        self.threads = d.ThreadsPerChild
+        self.parks = d.mpm == "event"
+        self.timeout = d.KeepAliveTimeout if d.KeepAlive else 0.0
+        self.most_kept = d.MaxKeepAliveRequests or math.inf  # N lets N + 1 requests through
+        self.seconds, self.kept_after = trace.seconds, trace.kept
+        self._join(trace)
+        count = len(trace.start)
+        self.came = array("d", trace.start)
+        self.waits = array("d", bytes(8 * count))
+        self.number = array("I", bytes(4 * count))  # how many came before it on its connection
+        self.tries: dict[int, int] = {}
+        self.heap: list[tuple[float, int, int, _Child | None]] = []
+        self.queue: deque[int] = deque()
+        self.slots: list[_Child | None] = [None] * d.ServerLimit
+        self.children: dict[_Child, None] = {}  # the oldest first
+        self.listeners: deque[_Child] = deque()
+        self.memory, self.settled = Memory(), False
+        self.busy = self.kept = self.most = self.longest = 0
+        self.last = self.kept_time = 0.0
+        self.busy_time: list[float] = [0.0]
+        self.out = TraceRun(d, self.waits)
+        self.out.series = {name: array("d") for name in SERIES}
+
+    def _join(self, trace: Any) -> None:
+        """after: request -> the next one of its connection, or -1; think: seconds before each; first:
+        those that a connection begins with."""
+        start, seconds = trace.start, trace.seconds
+        self.after = array("q", [-1]) * len(start)
+        self.think = array("d", bytes(8 * len(start)))
+        self.first = array("q")
+        before: dict[int, int] = {}
+        for i, connection in enumerate(trace.connection):
+            j = before.get(connection, -1)
+            before[connection] = i
+            if j < 0:
+                self.first.append(i)
+            else:
+                self.after[j] = i
+                self.think[i] = max(0.0, start[i] - start[j] - seconds[j])
+
+    # -- the loop -----------------------------------------------------------------------------------
+
+    def run(self, on_progress: Callable[[float], object] | None) -> TraceRun:
+        heap, first, came = self.heap, self.first, self.came
+        handle = (self.end, self.next, self.over, self.arrive)
+        for slot in range(min(self.d.StartServers, self.d.process_limit)):
+            self.fork(0.0, slot)
+        self.out.forks = 0
+        self.sample(0.0)
+        tick, at, count, still = 1.0, 0, len(first), 0
+        due = came[first[0]]
+        while True:
+            now = heap[0][0] if heap else math.inf
+            if tick <= now and tick <= due:
+                if now == due == math.inf and (not self.queue or still > PATIENCE):
+                    break
+                still += 1
+                self.maintain(tick)
+                if on_progress is not None and not int(tick) & 255:
+                    on_progress(at / count)
+                tick += 1.0
+                continue
+            still = 0
+            if due <= now:
+                self.arrive(due, first[at], None)
+                at += 1
+                due = came[first[at]] if at < count else math.inf
+            else:
+                now, kind, i, child = heappop(heap)
+                handle[kind](now, i, child)
+        return self.finish()
+
+    def finish(self) -> TraceRun:
+        out, total = self.out, sum(self.busy_time)
+        self.sample(self.last)
+        for i in self.queue:
+            self.waits[i] = math.inf
+        out.lost += len(self.queue)
+        out.seconds = self.last
+        out.peak_busy = len(self.busy_time) - 1
+        if total:
+            out.mean_busy = sum(n * spent for n, spent in enumerate(self.busy_time)) / total
+            out.mean_kept = self.kept_time / total
+            reached = 0.0
+            for out.busy_p99, spent in enumerate(self.busy_time):
+                reached += spent
+                if reached >= 0.99 * total:
+                    break
+        return out
+
+    def clock(self, now: float) -> None:
+        """Before `busy` or `kept` changes: add up how long they were so many."""
+        spent = now - self.last
+        self.busy_time[self.busy] += spent
+        self.kept_time += spent * self.kept
+        self.last = now
+
+    def count(self, now: float, busy: int, kept: int = 0) -> None:
+        self.clock(now)
+        self.kept += kept
+        self.busy += busy
+        if self.busy > self.most:
+            self.most = self.busy
+            if self.busy >= len(self.busy_time):
+                self.busy_time.append(0.0)
+
+    # -- events ---------------------------------------------------------------------------------------
+
+    def arrive(self, now: float, i: int, _: _Child | None) -> None:
+        """A client connects, and sends request i."""
+        child = self.listener()
+        if child is not None and not self.queue:
+            self.open(now, i, child)
+            return
+        if i not in self.tries:
+            self.came[i] = now
+            self.tries[i] = 0
+            self.bind(self.cause(), now)
+        if len(self.queue) > self.d.ListenBacklog:  # the kernel holds one more than that
+            self.out.overflow += 1
+            self.bind("ListenBacklog", now)
+            again = self.tries[i]
+            if again < RETRIES:
+                self.tries[i] = again + 1
+                heappush(self.heap, (now + 2.0**again, ARRIVAL, i, None))
+            else:
+                self.waits[i] = math.inf
+                self.out.lost += 1
+        else:
+            self.queue.append(i)
+            self.longest = max(self.longest, len(self.queue))
+
+    def open(self, now: float, i: int, child: _Child) -> None:
+        """A child takes a new connection with its first request."""
+        if self.tries.pop(i, None) is not None:
+            self.waits[i] = now - self.came[i]
+        child.connections += 1
+        child.left -= 1
+        self.work(now, i, child)
+        if not child.left:
+            self.leave(now, child)
+
+    def work(self, now: float, i: int, child: _Child) -> None:
+        """An idle thread of the child begins with request i."""
+        self.settled = False
+        child.idle -= 1
+        child.busy += 1
+        self.count(now, 1)
+        heappush(self.heap, (now + self.seconds[i], END, i, child))
+
+    def end(self, now: float, i: int, child: Any) -> None:
+        """Request i is answered. Its connection is kept or closed; what comes next is due."""
+        j, number = self.after[i], self.number[i]
+        gap = self.think[j] if j >= 0 else math.inf
+        stays = self.timeout and self.kept_after[i] and number < self.most_kept
+        if stays and not child.quiescing:
+            if gap <= self.timeout:
+                self.number[j] = number + 1
+                key, event = j, (now + gap, NEXT, j, child)
+            else:
+                key, event = ~i, (now + self.timeout, TIMEOUT, ~i, child)
+            heappush(self.heap, event)
+            if self.parks:
+                child.parked.add(key)
+                self.count(now, 0, 1)
+                self.release(now, child)
+            else:
+                self.count(now, 0, 1)
+        else:
+            child.connections -= 1
+            self.release(now, child)
+            key = -1
+        if j >= 0 and key != j:
+            heappush(self.heap, (now + gap, ARRIVAL, j, None))
+
+    def next(self, now: float, i: int, child: Any) -> None:
+        """Request i comes on a connection that was kept."""
+        if not self.parks:
+            self.count(now, 0, -1)
+            heappush(self.heap, (now + self.seconds[i], END, i, child))
+            return
+        if i in child.parked and child.idle:
+            child.parked.remove(i)
+            self.count(now, 0, -1)
+            self.work(now, i, child)
+            return
+        if i in child.parked:
+            self.close_parked(now, child)
+        self.number[i] = 0
+        self.arrive(now, i, None)
+
+    def over(self, now: float, i: int, child: Any) -> None:
+        """KeepAliveTimeout."""
+        if not self.parks:
+            self.count(now, 0, -1)
+            child.connections -= 1
+            self.release(now, child)
+        elif i in child.parked:
+            child.parked.remove(i)
+            child.connections -= 1
+            self.count(now, 0, -1)
+            self.take(now, child)
+
+    # -- children ---------------------------------------------------------------------------------------
+
+    def release(self, now: float, child: _Child) -> None:
+        """A thread has ended its work."""
+        self.settled = False
+        child.busy -= 1
+        self.count(now, -1)
+        if not child.quiescing:
+            child.idle += 1
+            self.take(now, child)
+            return
+        if child.heir is not None and child.heir.slot >= 0:
+            child.heir.idle += 1
+            self.take(now, child.heir)
+        if not child.busy:
+            self.gone(child)
+
+    def take(self, now: float, child: _Child) -> None:
+        """A child has room, perhaps: it takes from the listen queue, and listens."""
+        while self.queue and self.accepts(child):
+            self.open(now, self.queue.popleft(), child)
+        if not child.listening and self.accepts(child):
+            child.listening = True
+            self.listeners.append(child)
+
+    def accepts(self, child: _Child) -> bool:
+        if child.idle <= 0 or child.quiescing:
+            return False
+        if not self.parks:
+            return True
+        factor, off = self.d.async_factor, not child.listening
+        return not connections_above_limit(
+            child.idle, child.connections, 0, self.threads, factor, off
+        )
+
+    def listener(self) -> _Child | None:
+        """The child that takes the next connection. One that can't stops listening."""
+        listeners = self.listeners
+        while listeners:
+            child = listeners.popleft()
+            if self.accepts(child):
+                listeners.append(child)
+                return child
+            child.listening = False
+            self.settled = False
+        return None
+
+    def fork(self, now: float, slot: int) -> None:
+        old, threads = self.slots[slot], self.threads
+        child = _Child(
+            slot, threads - (old.busy if old else 0), self.d.MaxConnectionsPerChild or -1
+        )
+        if old is not None:
+            old.heir = child
+        self.slots[slot] = child
+        self.children[child] = None
+        self.out.forks += 1
+        self.take(now, child)
+
+    def leave(self, now: float, child: _Child) -> None:
+        """The child takes no more connections; it ends with its last request."""
+        child.quiescing, child.idle = True, 0
+        self.settled = False
+        self.close_parked(now, child)
+        if not child.busy:
+            self.gone(child)
+
+    def close_parked(self, now: float, child: _Child) -> None:
+        closed = len(child.parked)
+        child.parked.clear()
+        child.connections -= closed
+        self.count(now, 0, -closed)
+
+    def gone(self, child: _Child) -> None:
+        if self.slots[child.slot] is child:
+            self.slots[child.slot] = None
+        del self.children[child]
+        child.slot = -1
+        self.out.ends += 1
+
+    # -- once a second --------------------------------------------------------------------------------
+
+    def maintain(self, now: float) -> None:
+        """The parent's pass. If nothing has changed since one that changed nothing, nor would this."""
+        if not self.settled:
+            d = self.d
+            decided = plan(look(self.snapshot(), d, self.memory), d, self.memory)
+            self.settled = (
+                not decided.spawn and not decided.retire and decided.memory == self.memory
+            )
+            self.memory = decided.memory
+            self.carry_out(now, decided)
+        self.sample(now)
+
+    def carry_out(self, now: float, decided: Plan) -> None:
+        for slot in decided.spawn:
+            self.fork(now, slot)
+        if decided.retire:
+            among = self.children if self.threads > 1 else self.listeners
+            able = (one for one in among if not one.quiescing and (self.threads > 1 or one.idle))
+            child = next(able, None)
+            if child is not None:
+                self.leave(now, child)
+
+    def snapshot(self) -> Snapshot:
+        """Of the slots in use, and as many free ones behind them as one pass can fill."""
+        d, threads = self.d, self.threads
+        used = max((child.slot for child in self.children), default=-1) + 1
+        rows = tuple(
+            _row(slot, threads, one.busy, one.idle, one.quiescing, not one.listening)
+            if one is not None
+            else _empty(slot, threads)
+            for slot, one in enumerate(self.slots[: used + MAX_SPAWN_RATE])
+        )
+        return Snapshot(d.ServerLimit, threads, 0, 0.0, rows)
+
+    def sample(self, now: float) -> None:
+        found = (now, len(self.children), self.most, self.kept, self.longest)
+        for column, value in zip(self.out.series.values(), found, strict=True):
+            column.append(value)
+        self.most, self.longest = self.busy, len(self.queue)
+
+    # -- which directive lets a client wait -------------------------------------------------------------
+
+    def cause(self) -> str:
+        d = self.d
+        serving = [child for child in self.children if not child.quiescing]
+        if any(child.idle > 0 for child in serving):
+            return "AsyncRequestWorkerFactor"
+        if len(serving) >= d.MaxRequestWorkers // d.ThreadsPerChild:
+            return "MaxRequestWorkers"
+        if len(serving) >= d.process_limit or None not in self.slots[: d.ServerLimit]:
+            return "ServerLimit"
+        return "MinSpareThreads" if d.threaded else "MinSpareServers"
+
+    def bind(self, name: str, now: float) -> None:
+        first, count = self.out.binds.get(name, (now, 0))
+        self.out.binds[name] = (first, count + 1)

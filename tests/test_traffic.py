@@ -1,0 +1,130 @@
+"""A trace through an MPM: what a request waits for follows from the directives, and can be counted by hand."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from mpmkit import simulate
+from mpmkit.config.directives import MPMS
+from mpmkit.measure.trace import Trace
+
+ONE = {  # MPM -> a pool of four workers in one go, that idle maintenance leaves as it is
+    "prefork": {"StartServers": 4, "MaxRequestWorkers": 4},
+    "worker": {"StartServers": 1, "ThreadsPerChild": 4, "MaxRequestWorkers": 4},
+    "event": {"StartServers": 1, "ThreadsPerChild": 4, "MaxRequestWorkers": 4},
+}
+
+
+def trace(*requests: tuple[float, float, int], kept: int = 0) -> Trace:
+    """Of (start, seconds, connection)."""
+    start, seconds, connection = zip(*sorted(requests), strict=True)
+    return Trace(start, seconds, connection=connection, kept=[kept] * len(start))
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_requests_wait_their_turn(mpm):
+    run = simulate(mpm, trace=trace(*((0.1 * n, 3.0, n) for n in range(1, 7))), **ONE[mpm])
+    assert list(run.waits) == pytest.approx([0, 0, 0, 0, 2.6, 2.6])
+    assert (run.peak_busy, run.overflow, run.lost) == (4, 0, 0)
+    assert run.waited == pytest.approx(2 / 6) and run.waited_longer(2.7) == 0
+    assert run.wait_quantile(0.5) == 0 and run.wait_quantile(1) == pytest.approx(2.6)
+    assert run.binds == {"MaxRequestWorkers": (pytest.approx(0.5), 2)}
+    assert run.seconds == pytest.approx(6.2)
+    assert run.mean_busy == pytest.approx(18 / 6.2)
+
+
+@pytest.mark.parametrize(
+    ("mpm", "waited", "peak"), [("prefork", 4, 4), ("worker", 4, 4), ("event", 0, 1)]
+)
+def test_kept_connections_hold_workers_but_for_event(mpm, waited, peak):
+    requests = [(1 + n, 0.5, n) for n in range(8)]
+    run = simulate(mpm, trace=trace(*requests, kept=1), KeepAliveTimeout=20, **ONE[mpm])
+    assert (sum(wait > 0 for wait in run.waits), run.peak_busy) == (waited, peak)
+    off = simulate(mpm, trace=trace(*requests, kept=1), KeepAlive=False, **ONE[mpm])
+    assert (off.peak_busy, off.waited, off.mean_kept) == (1, 0, 0)
+
+
+def test_admission_by_the_factor_of_event():
+    """Four idle threads and factor 2: twelve connections (policy/admission.py); the next ones wait."""
+    requests = trace(*((1 + n / 10, 0.01, n) for n in range(15)), kept=1)
+    run = simulate("event", trace=requests, KeepAliveTimeout=30, **ONE["event"])
+    assert run.binds == {"AsyncRequestWorkerFactor": (pytest.approx(2.2), 3)}
+    assert run.series["kept"][-1] == 0 and max(run.series["kept"]) == 12
+    more = simulate("event", trace=requests, AsyncRequestWorkerFactor=3, **ONE["event"])
+    assert not more.binds
+
+
+def test_think_times_and_what_ends_a_connection():
+    """The second request comes 2 s after the first one's end, whether its connection was kept or not; N
+    of MaxKeepAliveRequests lets N + 1 through."""
+    requests = trace((0, 1, 7), (3, 1, 7), (6, 1, 7), kept=1)
+    for more in ({}, {"KeepAliveTimeout": 1}, {"MaxKeepAliveRequests": 1}, {"KeepAlive": False}):
+        run = simulate("prefork", trace=requests, StartServers=1, MaxRequestWorkers=9, **more)
+        assert run.waited == 0
+        held = {"": 4 + 5, "KeepAliveTimeout": 3, "MaxKeepAliveRequests": 2 + 5, "KeepAlive": 0}
+        kept = held["".join(more)]
+        assert run.mean_kept * run.seconds == pytest.approx(kept)
+        assert run.mean_busy * run.seconds == pytest.approx(3 + kept)
+
+
+def test_event_closes_parked_connections_when_no_thread_is_idle():
+    busy = [(1.0, 9.0, n) for n in range(10, 14)]
+    run = simulate("event", trace=trace((0, 0.1, 1), (2, 0.1, 1), *busy, kept=1), **ONE["event"])
+    assert max(run.waits) == pytest.approx(8.0)  # it connected again, and waits in the listen queue
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_backlog_overflows_and_clients_try_again(mpm):
+    requests = [(1, 2.0, n) for n in range(4)] + [(1.5, 0.1, n) for n in range(4, 9)]
+    run = simulate(mpm, trace=trace(*requests), ListenBacklog=2, **ONE[mpm])
+    assert (
+        run.overflow == 4 and run.lost == 0
+    )  # at 1.5 two, at 2.5 both again; at 4.5 there is room
+    assert sorted(run.waits)[-2:] == pytest.approx([3.0, 3.0])
+    full = simulate(mpm, trace=trace(*((1, 300, n) for n in range(8))), ListenBacklog=2, **ONE[mpm])
+    assert full.lost == 1 and max(full.waits) == math.inf and full.binds["ListenBacklog"][0] == 1
+
+
+def test_forks_double_and_processes_end():
+    """As test_simulator's recordings have it: 1, 2, 4 ... children more in each second."""
+    crowd = trace(*((0.5, 10.0, n) for n in range(100)))
+    run = simulate("prefork", trace=crowd, StartServers=1, MaxRequestWorkers=64)
+    assert list(run.series["processes"][:8]) == [1, 2, 4, 8, 16, 32, 64, 64]
+    assert run.forks == 63 and run.peak_busy == 64
+    assert list(run.binds) == ["MinSpareServers"]
+    visits = trace(*((n, 0.1, n) for n in range(40)))
+    alone = {"MinSpareServers": 1, "MaxSpareServers": 2, "StartServers": 1}
+    ends = simulate("prefork", trace=visits, MaxConnectionsPerChild=5, **alone)
+    assert ends.ends == 8 and ends.waited == 0  # of 40 connections, five a child
+
+
+def test_the_busy_time_is_that_of_the_requests():
+    """Without limits, any MPM: Little's law; each wait is 0, and the peak is the log's concurrency."""
+    chance = random.Random(1)
+    requests = [(chance.uniform(0, 200), chance.expovariate(2), n) for n in range(4000)]
+    edges = [(s, 1) for s, _, _ in requests] + [(s + d, -1) for s, d, _ in requests]
+    level = most = 0
+    for _, step in sorted(edges):
+        level += step
+        most = max(most, level)
+    work = sum(d for _, d, _ in requests)
+    for mpm in MPMS:
+        many = {"prefork": {"StartServers": 200}}.get(mpm, {"StartServers": 16})
+        spare = {} if mpm == "prefork" else {"MaxSpareThreads": 400}
+        spare = spare or {"MaxSpareServers": 256}
+        run = simulate(mpm, trace=trace(*requests), **many, **spare)
+        assert (run.peak_busy, run.waited) == (most, 0)
+        assert run.mean_busy * run.seconds == pytest.approx(work)
+        assert run.mean_busy < run.busy_p99 <= run.peak_busy
+
+
+def test_what_cannot_be_simulated_is_said():
+    for bad, says in (
+        (Trace([]), "has no requests"),
+        (Trace([0, 1], [1, math.nan]), "1 of 2 .*add %D"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            simulate("event", trace=bad)
