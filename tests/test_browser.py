@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -61,6 +62,7 @@ def books(tmp_path_factory):
     first, gone = "from mpmkit import lab", "from mpmkit.lab import panel\npanel.GONE = 8"
     write_book(books / "two-rooms.ipynb", first, commented[2:])
     write_book(books / "sweep.ipynb", first, "lab.sweep_panel('worker', 'event', axis='users')")
+    write_book(books / "tracer.ipynb", first, "lab.tracer()")
     write_book(books / "closing.ipynb", first, gone, "lab.control_room()")
     return books
 
@@ -267,6 +269,31 @@ def test_keys_stay_in_the_control_that_has_the_focus(browser, lab):
     page.locator(".mk-start").focus()
     page.keyboard.press("Control+s")
     wait_for(lambda: not page.evaluate(dirty), what="a key with Ctrl passes: the notebook is saved")
+    left(page)
+
+
+def test_the_tracer_plays_and_its_keys_are_its_own(browser, lab):
+    address, _ = lab
+    page = opened(browser, address, "tracer.ipynb")
+    run_all(page)
+    page.wait_for_selector(".tr .tr-run", timeout=30_000)
+    place = "window.jupyterapp.shell.currentWidget.content.activeCellIndex"
+
+    def step() -> int:
+        return int(re.search(r"step (\d+) of", page.locator(".tr-bar output").inner_text())[1])
+
+    page.locator(".tr-bar button").nth(1).focus()
+    before, cell = step(), page.evaluate(place)
+    for key, moved in (("ArrowRight", 1), ("PageDown", 21), ("ArrowLeft", 20)):
+        page.keyboard.press(key)
+        wait_for(
+            lambda moved=moved: step() == before + moved, what=f"{key} from {before}: {step()}"
+        )
+    assert page.evaluate(place) == cell
+    page.keyboard.press("Space")
+    wait_for(lambda: step() > before + 20, what="it plays")
+    shot(page, "tracer", ".tr")
+    assert page.locator(".tr-run").count() == 3
     left(page)
 
 
