@@ -99,7 +99,8 @@ class Run {
     }
     const place = { connected: "waiting", accepted: thread < 0 ? "listener" : "room", pushed: "queue",
       parked: "epoll", edge: one.place }[cause] || (thread < 0 ? "listener" : "room");
-    this.conns.set(conn, { state: after, child, pid, place, thread });
+    // epoll may report a socket before the worker that parks it has said so: it is still in that worker's room.
+    this.conns.set(conn, { state: after, child, pid, place, thread: cause === "edge" ? one.thread : thread });
   }
 
   parked(child) {
