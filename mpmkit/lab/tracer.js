@@ -368,8 +368,8 @@ class Scene {
     this.counts.textContent = parts.join(" · ");
     this.canvas.setAttribute("aria-label", `${run.mpm}: ${parts.join(", ")}`);
     this.say.classList.toggle("tr-now", now);
-    if (this.told === step && step) return;
-    this.told = step;
+    if (this.saidStep === step && step) return;
+    this.saidStep = step;
     this.say.textContent = step ? run.sentence(step) : "Nothing yet.";
     const [where, text] = step ? run.lines[step.line] : ["", ""];
     this.code.replaceChildren(make("b", "", where), ` ${text}`);
@@ -473,8 +473,8 @@ export function mount(el, { runs, palette }) {
     }
     // Next to each other, the words below the pictures begin at one height.
     const most = Math.max(...scenes.map((scene) => scene.plan.height));
-    const beside = getComputedStyle(row).gridTemplateColumns.split(" ").length > 1;
-    for (const { canvas, plan } of scenes) canvas.style.marginBottom = `${beside ? most - plan.height : 0}px`;
+    const sideBySide = getComputedStyle(row).gridTemplateColumns.split(" ").length > 1;
+    for (const { canvas, plan } of scenes) canvas.style.marginBottom = `${sideBySide ? most - plan.height : 0}px`;
   }
 
   // -- time

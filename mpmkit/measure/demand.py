@@ -337,7 +337,9 @@ def _started(cells: Iterable[Cell], table: DemandTable) -> Iterator[dict[Cell, A
             except RuntimeError as error:
                 if cell.server == OURS:
                     raise
-                table.leave_out(cell, error)
+                who = (cell.server, cell.mpm, cell.control)
+                had = [(row["server"], row["mpm"], row["control"]) for row in table.records]
+                table.leave_out(cell, error, had.count(who))
             else:
                 servers[cell] = server
         yield servers

@@ -44,9 +44,9 @@ class Turn(NamedTuple):
 
 def order(servers: int, rates: Sequence[float], cycles: int, seed: str) -> list[Turn]:
     """Cycles of turns, each in a random order; the first of them, of at least SETTLE seconds, are not among
-    the `cycles` (see `counted`)."""
+    the `cycles` (see `uncounted`)."""
     cycle = [Turn(*pair) for pair in itertools.product(range(servers), rates)]
-    all_cycles = -(-uncounted(len(cycle)) // len(cycle)) + cycles
+    all_cycles = uncounted(len(cycle)) // len(cycle) + cycles
     return [turn for n in range(1, all_cycles + 1) for turn in stats.turns(cycle, n, seed)]
 
 
@@ -138,11 +138,11 @@ def loads(
         off, stolen = new.off - old.off, new.stolen - old.stolen
         own = new.servers[turn.server] - old.servers[turn.server]
         busy = own if shared else max(0.0, seconds - off - stolen)
-        more = (count, seconds, busy, own, new.generator - old.generator, stolen)
         if not shared and max(stolen, busy - own) > DISTURBED * seconds:
             continue
-        budget = new.idle - old.idle + own + new.generator - old.generator
-        sums[turn] = [a + b for a, b in zip(sums[turn], (*more, budget), strict=True)]
+        generator = new.generator - old.generator
+        more = (count, seconds, busy, own, generator, stolen, new.idle - old.idle + own + generator)
+        sums[turn] = [a + b for a, b in zip(sums[turn], more, strict=True)]
     due = [0] * len(load.mix)
     for when in dues[bisect_left(dues, 0.0) :]:
         due[turns[int(when / LENGTH)].server] += 1

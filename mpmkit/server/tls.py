@@ -52,9 +52,8 @@ def context_for(directives: Directives) -> ssl.SSLContext:
     context.minimum_version = versions[directives.SSLProtocol[0]]
     context.maximum_version = versions[directives.SSLProtocol[-1]]
     context.set_alpn_protocols(["http/1.1"])
-    context.options |= (
-        ssl.OP_NO_RENEGOTIATION
-    )  # of the client's making: its handshake is dear for us
+    # A client could ask for one handshake after the other, each of which costs the server more.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     try:
         # There is no one to ask for the pass phrase of a key: the answer is an empty one.
         context.load_cert_chain(certificate, key, password=b"")
@@ -136,9 +135,8 @@ class Session:
                         except ssl.SSLError:  # half a record; or the next read will say it again
                             break
                 return data
-            if began and (
-                refusal := self.said()
-            ):  # of a renegotiation: as in httpd, the connection ends
+            # OpenSSL refuses a renegotiation; as in httpd, the connection ends.
+            if began and (refusal := self.said()):
                 self._sock.send(refusal, _NOW)
                 raise ConnectionAbortedError("AH02042: rejecting client initiated renegotiation")
             if began and monotonic() - began > self._patience:
