@@ -97,9 +97,10 @@ def name_rows(site: Site, every: int = 1) -> Iterator[Row]:
     for group in list(groups())[::-every]:
         pair = Pair("event", site.base / "main")
         # Ports of their own: the copies of a file differ in them alone.
-        ports = {side: free_ports(2 * len(group)) for side in pair.sides}
-        for server, free in ports.items():
-            server.extra = "\n".join(_lines(site, group, free))
+        free = free_ports(4 * len(group))  # all different, over both servers
+        ports = {side: free[at::2] for at, side in enumerate(pair.sides)}
+        for server, own in ports.items():
+            server.extra = "\n".join(_lines(site, group, own))
         with pair:
             yield from pair.rows("hosts", _name_cases(group, ports))
 
