@@ -21,7 +21,7 @@ WORDS = {
 }
 
 OPTIONS = "D:d:f:C:c:e:E:k:vVlLtTSMhX"
-LONG = ("strict", "report=")
+LONG = ("strict", "report=", "help")
 # What an option does to `Options`: an attribute gets its value, or this one, or more of them.
 SETS = {
     "-f": "file",
@@ -33,6 +33,7 @@ SETS = {
 }
 SWITCHES = {
     "-t": ("test", True), "-T": ("check_root", False), "--strict": ("strict", True),
+    "--help": ("print", "help"),
     **{f"-{letter}": ("print", letter) for letter in "vVlLh"},
 }  # fmt: skip
 ADDS = {"-D": "defines", "-C": "before", "-c": "after"}
@@ -87,7 +88,7 @@ class Options:
     after: list[str] = field(default_factory=list)
     level: str = ""
     errors_to: str = ""
-    print: str = ""  # v, l or h: at once; V or L: when the file is read
+    print: str = ""  # v, l, h or help: at once; V or L: when the file is read
     test: bool = False
     check_root: bool = True
     strict: bool = False
@@ -125,7 +126,7 @@ def options(argv: Sequence[str]) -> Options:
         else:
             name, given = SWITCHES.get(option) or (SETS[option], value)
             setattr(result, name, given)
-        if result.print in ("v", "l", "h"):  # whatever follows is not looked at
+        if result.print in ("v", "l", "h", "help"):  # whatever follows is not looked at
             return result
     if rest:
         raise UsageError("")
