@@ -50,7 +50,7 @@ def parser() -> Parser:
     steps = "users (or, in the open loop, requests/s) one step after the other"
     add("--steps", type=_levels, metavar="A,B,C", help=steps)
     add("--step-seconds", type=float, default=5.0, metavar="S", help="of each step (default: 5)")
-    add("--plan", action="store_true", help="show what would be done, and what limits it will meet")
+    add("--plan", action="store_true", help="show what would be sent, and send nothing")
     add("--seconds", action="store_true", help="print the run second by second, too")
     row = "print one JSON object instead: a row of data/README.md"
     add("--json", action="store_true", help=row)
@@ -122,17 +122,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(known(run.row())))
         return status
     print(run.summary())
-    for note in run.notes:
-        print(f"note: {note}")
     for window in run.seconds if options["seconds"] else ():
         print(f"{window.begin:5.0f} s {window}")
     return status
 
 
 def _plan(target: str, given: dict[str, Any], profile: LoadProfile | None) -> int:
-    base, load, foreseen = prepared(target, given, profile)
+    base, load = prepared(target, given, profile)
     print(f"to {base}:\n{load.to_json()}")
     print(load.request_bytes(target_of(base).place).decode("latin-1").strip().replace("\r", ""))
-    for note in foreseen.notes or ("nothing that this machine's limits would get in the way of",):
-        print(f"note: {note}")
     return 0
