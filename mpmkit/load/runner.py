@@ -4,7 +4,7 @@
     run.qps, run.latency_ms(99), run.failures, run.errors, run.generator_cpu
 
 The generator is Locust, in a process of its own (`generator_process.py`), since Locust monkey-patches whatever
-process imports it. Nothing here imports locust, gevent or pandas.
+process imports it.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ def run_load(
     given = {name: value for name, value in fields.items() if value is not None}
     if path is not None:
         given["path"] = path
-    base, load = prepared(target, given, profile)
+    base, load = _prepared(target, given, profile)
     if importlib.util.find_spec("locust") is None:
         raise LoadError("Locust is not installed for this Python; install it (pip install locust)")
     return _run_locust(base, load, on_progress, on_tick)
 
 
-def prepared(
+def _prepared(
     target: Any, given: dict[str, Any], profile: LoadProfile | None
 ) -> tuple[str, LoadProfile]:
     """(URL, profile) of a load, or ProfileError with everything that is wrong with it."""
