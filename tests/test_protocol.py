@@ -24,7 +24,7 @@ from mpmkit.http.fastpath import (
     LONGEST_REMEMBERED,
     RequestCache,
 )
-from mpmkit.http.messages import METHODS, Request, RequestError, http_date, parse_http_date
+from mpmkit.http.messages import Request, RequestError, http_date, parse_http_date
 from mpmkit.http.protocol import Protocol, parse_head
 from mpmkit.http.target import quote_line, split_target
 
@@ -486,10 +486,6 @@ def test_a_quoted_line_is_one_line_and_shows_its_quotes(line):
     text = quote_line(line)
     assert text.isascii() and text.isprintable()
     assert '"' not in text.replace('\\"', "")
-
-
-def test_methods_are_httpd_s():
-    assert {"GET", "PATCH", "MKCOL"} <= METHODS and "get" not in METHODS and "BREW" not in METHODS
 
 
 @given(st.integers(0, 4_000_000_000))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from mpmkit.policy.connection_trace import STATE_NAMES
 from mpmkit.policy.states import (
     ASYNC_WAITIO,
     CLOSED,
@@ -21,10 +22,7 @@ from mpmkit.policy.states import (
 )
 
 # By number.
-CONNECTION_NAMES = (
-    "PROCESSING", "HANDLER", "WRITE_COMPLETION", "KEEPALIVE", "ASYNC_WAITIO", "SUSPENDED", "LINGER",
-    "LINGER_NORMAL", "LINGER_SHORT", "CLOSED",
-)  # fmt: skip
+CONNECTION_NAMES = STATE_NAMES
 
 
 class Transition(NamedTuple):
