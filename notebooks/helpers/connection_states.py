@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mpmkit.policy.connection_trace import STATE_NAMES
 from mpmkit.policy.states import (
     ASYNC_WAITIO,
     CLOSED,
@@ -20,9 +19,6 @@ from mpmkit.policy.states import (
     SUSPENDED,
     WRITE_COMPLETION,
 )
-
-# By number.
-CONNECTION_NAMES = STATE_NAMES
 
 
 class Transition(NamedTuple):
