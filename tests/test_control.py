@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.client import Client, get, request
+from support.client import Client, get
 from support.files import open_to_all
 from support.servers import command, environment, free_ports
 from support.waiting import alive, all_gone, children_of, poll_until
@@ -471,7 +471,7 @@ def test_the_stacks_of_threads(mpm, number, tmp_path):
 def test_a_graceful_restart_opens_the_logs_anew(house):
     """What a log rotation needs: move the files away, then -k graceful."""
     logs = house.root / "logs"
-    with house.running("-c", "CustomLog logs/access_log %U", "-c", "BufferedLogs On") as pid:
+    with house.running("-c", "CustomLog logs/access_log %U") as pid:
         assert house.get() == b"hello\n"
         for name in ("error_log", "access_log"):
             (logs / name).rename(logs / f"{name}.1")
@@ -535,18 +535,6 @@ def test_X_is_one_process_that_any_signal_ends(mpm, tmp_path):
             assert house.get() == b"hello\n"
             assert children_of(process.pid) == []
             process.send_signal(number)
-
-
-def test_X_writes_its_buffered_lines(house):
-    log = ("-c", "CustomLog logs/access_log %U", "-c", "BufferedLogs On")
-    with house.in_foreground("-X", *log) as process:
-        # An answer comes before its line; but a connection's next answer comes after it. (Another
-        # connection's may not: this is event, with other threads.)
-        with Client(house) as client:
-            for close in (False, True):
-                assert client.send(request("/", close=close)).reply().body == b"hello\n"
-        process.terminate()
-    assert (house.root / "logs" / "access_log").read_text() in ("/\n", "/\n/\n")
 
 
 # -- the PidFile ----------------------------------------------------------------------------------

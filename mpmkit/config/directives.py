@@ -186,8 +186,6 @@ class Directives:
         source="mod_log_config", args=(2, 3), merge=append,
         also=({"name": "TransferLog", "takes": "file", "args": (1, 1),
                "doc": "Access log in the format last given without nickname"},))
-    BufferedLogs: bool = switch(False, "Collect lines of the access log and write several at once",
-        source="mod_log_config")
     ExtendedStatus: bool = switch(False,
         "Keep each worker's request, client and times; LoadModule status_module switches it on",
         where="main")
