@@ -2,10 +2,9 @@
 
     print(mpmkit.capacity_table(scale="demo").text())
 
-The server is made the bottleneck: it has one CPU and a script that burns more of it for each request than
-the generator uses, which has a CPU of its own (`cpus`). The rate is found by bisection (`next_rate`, a
-function of what was measured). The latency of a request counts from when it was due. A cell in which
-generator, server and idle time do not make up the machine is rejected as "other work" and measured again.
+The server is made the bottleneck: it has one CPU and a script that burns more of it for each request than the
+generator uses, which has a CPU of its own (`cpus`). The rate is found by bisection (`next_rate`). The latency of
+a request counts from when it was due.
 """
 
 from __future__ import annotations
@@ -220,7 +219,11 @@ def step(
     good = sum(len(tick.latencies) for tick, _ in seen[1:])
     failures = sum(tick.failures.total() for tick, _ in seen[1:])
     spent = cpus.Spent.between(seen[0][1], seen[-1][1], 0, place.shared) if seen else cpus.Spent()
-    columns = {"requests": good + failures, "failures": failures, **spent.columns(good)}
+    columns: dict[str, Any] = {
+        "requests": good + failures,
+        "failures": failures,
+        **spent.columns(good),
+    }
     p99 = found.latency_ms(99) if found.succeeded >= TAIL else None
     unsent = found.errors["unsent"]
     held = p99 is not None and p99 <= limit_ms and not found.failures and found.complete

@@ -1,8 +1,5 @@
 """Generator and server on CPUs of their own, and how busy each of the two was.
 
-A process keeps the CPUs of the thread that started it: a launch on one CPU pins the server with all its
-children, a load its generator.
-
 While it is measured, a process that counts runs on each CPU whenever nothing else does (the "looper" of
 netperf; SCHED_IDLE). A CPU that falls asleep between two requests has to be woken for each: on a virtual machine
 that is work of the host, which appears as stolen time and differs from one second to the next. And the CPU time

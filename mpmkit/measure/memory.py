@@ -1,4 +1,4 @@
-"""Memory per request model: what a busy request and an idle connection cost, under each MPM.
+"""Memory per request model: what a busy request and an idle connection cost, under each MPM (docs/MEASURING.md).
 
     table = memory_table(("prefork", "event"))
     print(table.text())
@@ -7,15 +7,6 @@
 It measures from outside, while the load is on: `/proc/PID/smaps` of every process, three times for each figure,
 of which the middle one counts. Each level has a fresh server with as many children as idle maintenance would end
 up with: a pool that grows goes too far, and takes a second for each child to shrink.
-
-* **Busy** is a request of which half is sent (`load/connections.py`): a worker reads it and waits, under any MPM
-  and in the real httpd. Before it is looked at, as many requests were held and finished once: what an
-  application allocates is there.
-* **Idle** is a kept-alive connection after its first answer. prefork and worker hold one for each of their
-  workers and no more: the table says how many were answered.
-
-The cost of one more is the slope of a straight line through the levels (`sizing.py`). docs/MEASURING.md says why
-PSS is summed, and what it does not hold.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class PhpFpm(ProcessGroup):
 
     @property
     def document_root(self) -> Path | None:
-        return self._served
+        return self._served if self._asked_for is not None else None
 
     @property
     def address(self) -> str:

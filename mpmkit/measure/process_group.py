@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from mpmkit.measure.procfs import members
 
@@ -54,10 +54,8 @@ class ProcessGroup:
 
     def __init__(self, document_root: str | os.PathLike[str] | None = None) -> None:
         self.pid = 0
-        self.root = Path()
-        self._asked_for = self._served = (
-            None if document_root is None else Path(document_root).resolve()
-        )
+        self.root = self._served = Path()
+        self._asked_for = None if document_root is None else Path(document_root).resolve()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -96,7 +94,8 @@ class ProcessGroup:
             try:
                 self.root = Path(tempfile.mkdtemp(prefix=f"mpmkit-{self.name.replace(' ', '-')}-"))
                 self.root.chmod(0o755)  # children under another user read what lies there
-                self._served = self._readable(self._asked_for)
+                if self._asked_for is not None:
+                    self._served = self._readable(self._asked_for)
                 self._spawn()
                 break
             except BaseException as error:
@@ -170,12 +169,11 @@ class ProcessGroup:
                 texts += (self.root / name).read_text(errors="replace").splitlines()
         return "\n".join(texts[-lines:]) or "(it said nothing)"
 
-    def _readable(self, root: Path | None) -> Path | None:
+    def _readable(self, root: Path) -> Path:
         """The document root, or, where the children of root's server are of a user who may not enter it,
         a copy of it that they may read."""
-        if root is None or os.geteuid() != 0:
-            return root
-        if all(place.stat().st_mode & 0o001 for place in (root, *root.parents)):
+        path = (root, *root.parents)
+        if os.geteuid() != 0 or all(place.stat().st_mode & 0o001 for place in path):
             return root
         copy = self.root / "document_root"
         shutil.copytree(root, copy)
@@ -225,7 +223,7 @@ def guard(pid: int) -> subprocess.Popen[bytes]:
     script = "read _; kill -TERM -$1 2>/dev/null && sleep 3 && kill -KILL -$1 2>/dev/null"
     none = subprocess.DEVNULL
     command = ["/bin/sh", "-c", script, "mpmkit-guard", str(pid)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": none, "stderr": none}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": none, "stderr": none}
     return subprocess.Popen(command, **pipes, start_new_session=True)
 
 

@@ -3,14 +3,9 @@
     table = qps_table(rounds=3)
     print(table.text())
 
-* **The same load for all**, the article's: 200 clients, a new connection per request (ab's default).
-* **One server at a time**: those kept waiting would disturb it. The rows' `run_id` seeds the random order.
-* **A warm-up before each measurement**, not counted. prefork takes some ten seconds to grow from 5 processes to
-  what 200 clients make it want, so the full scale warms up longer than that.
-* **Cells that last**: 4 s at the demo scale; 200,000 requests at the full one, and 8 s at least.
-
-What the article set and found is in `published`, the table that comes out in `qps_table`, and whether the
-article's order came out is a `stats.verdict`.
+The load is the article's: 200 clients, a new connection per request (ab's default), on one server at a time,
+after a warm-up that is not counted: prefork takes some ten seconds to grow from 5 processes to what 200 clients
+make it want. What the article set and found is in `published`, the table that comes out in `qps_table`.
 """
 
 from __future__ import annotations

@@ -4,12 +4,9 @@
                   LoadProfile(path="/index.html", duration=2.0))
     table.summary()
 
-A name of the grid is a directive or a field of the load profile. All problems are reported before it starts,
-values that the server would replace by others included (ThreadsPerChild 100 under a ThreadLimit of 64).
-
-The same sweep into the same file goes on where it was stopped, by Ctrl-C, a crash or a full disk. More
-rounds may be asked for than the last time; another grid or profile is refused. The seed of the random order is
-the column `sweep`.
+A name of the grid is a directive or a field of the load profile. The same sweep into the same file goes on where
+it was stopped, by Ctrl-C, a crash or a full disk. More rounds may be asked for than the last time; another grid
+or profile is refused. The seed of the random order is the column `sweep`.
 """
 
 from __future__ import annotations

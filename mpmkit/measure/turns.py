@@ -1,10 +1,9 @@
 """Servers that run at the same time and get their requests in turns, a tenth of a second each.
 
-A machine changes its speed from second to second: its clock, its other core, and on a virtual machine its
-neighbours, by a third or more. Two servers that are measured one after the other meet two machines. So one
-generator sends to all servers of a block, on one CPU, in turns: in each cycle every server has a turn at every
-rate, in random order. The other servers have nothing to do meanwhile. The beginning of a turn does not count: it
-fills the CPU's caches, which the servers before it have used. Nor does a turn in which something else ran there.
+A machine changes its speed from second to second, by a third or more. Two servers that are measured one after the
+other meet two machines. So one generator sends to all servers of a block, on one CPU, in turns: in each cycle
+every server has a turn at every rate, in random order. The beginning of a turn does not count: it fills the CPU's
+caches, which the servers before it have used. Nor does a turn in which something else ran there.
 
     cycle     1                                     2
     turn      | event | httpd prefork | prefork ... | httpd prefork | event ...
