@@ -26,7 +26,7 @@ from mpmkit.config.directives import MPMS
 from mpmkit.lab import replay
 from mpmkit.lab import theme as colours
 from mpmkit.lab.plots import WIDTH, dress
-from mpmkit.measure import published, records
+from mpmkit.measure import published, records, stats
 from mpmkit.measure.published import column, page
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import Row
