@@ -82,12 +82,12 @@ def main() -> int:
         print("this takes two CPUs: one for the echo, one for the client", file=sys.stderr)
         return 1
     cpus = sorted(given)[:2]
-    found: dict[float, list[float]] = {rate: [] for rate in RATES}
+    found: dict[int, list[float]] = {rate: [] for rate in RATES}
     for _ in range(ROUNDS):
         for rate in RATES:
             found[rate].append(measure(rate, cpus))
     os.sched_setaffinity(0, given)
-    lines = [("messages/s", "µs CPU a message, median", "lowest", "highest")]
+    lines: list[tuple[str, ...]] = [("messages/s", "µs CPU a message, median", "lowest", "highest")]
     for rate, costs in found.items():
         figures = statistics.median(costs), min(costs), max(costs)
         lines.append((f"{rate:,}", *(f"{one:.1f}" for one in figures)))
