@@ -10,6 +10,7 @@ from docs._tools import readme_figures
 from docs._tools.render import find_browser
 from mpmkit.config.directives import MPMS
 from mpmkit.lab.plots import alt_text
+from mpmkit.measure import stats
 from mpmkit.measure.records import Machine
 
 
@@ -19,20 +20,23 @@ def cell(work: str, mpm: str, median: float, *, rival: str = "httpd", bound: int
     return Comparison(mpm, work, rival, mine, [{"qps": 1.0}] * 5)
 
 
-def test_each_cell_is_a_marker_a_range_and_a_target():
+def test_each_cell_is_a_marker_and_an_interval():
     found = [
         cell("new", "prefork", 1.5),
-        cell("new", "event", 1.1),
+        cell("file-10m", "event", 1.1),
         cell("new", "event", 0.4, rival="nginx"),
         cell("idle-5000", "event", 0.95, rival=FREE),
     ]
     figure = readme_figures.ratios(found)
-    *drawn, targets = figure.data
-    assert [line.x[0] for line in drawn if line.mode == "markers"] == [1.5, 1.1, 0.95]
-    assert drawn[0].mode == "lines+text" and drawn[0].x == pytest.approx((1.3, 1.8))
-    assert targets.x == (1.2, 1.2, 0.9) and targets.marker.symbol == "line-ns-open"
-    assert "new prefork 1.50" in alt_text(figure) and "0.40" not in alt_text(figure)
-    assert list(figure.layout.yaxis.ticktext) == ["new", "idle-5000"]
+    lines, markers = figure.data[::2], figure.data[1::2]
+    assert [marker.x[0] for marker in markers] == [1.5, 1.1]
+    for line, rounds in zip(
+        lines, ([1.3, 1.5, 1.5, 1.5, 1.8], [0.9, 1.1, 1.1, 1.1, 1.4]), strict=True
+    ):
+        ratio = stats.ratio(rounds, [1.0] * 5)
+        assert line.x == pytest.approx((ratio.low, ratio.high))
+    assert "new connection each prefork 1.50" in alt_text(figure) and "0.40" not in alt_text(figure)
+    assert list(figure.layout.yaxis.ticktext) == ["45 B page<br>new connection each", "10 MB file"]
 
 
 def test_a_ratio_that_the_client_limited_has_a_mark():

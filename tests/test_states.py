@@ -7,6 +7,7 @@ from helpers import connection_states as tables
 
 from mpmkit.config.directives import MPMS
 from mpmkit.policy import states
+from mpmkit.policy.connection_trace import STATE_NAMES
 from mpmkit.policy.snapshot import ProcessRow
 
 NUMBERS = range(len(states.LETTERS))
@@ -21,8 +22,8 @@ def test_the_order_of_the_numbers_is_what_maintenance_compares_with():
 
 
 def test_every_connection_state_has_its_name():
-    found = [getattr(states, name) for name in tables.CONNECTION_NAMES]
-    assert found == list(range(len(tables.CONNECTION_NAMES)))
+    found = [getattr(states, name) for name in STATE_NAMES]
+    assert found == list(range(len(STATE_NAMES)))
 
 
 @pytest.mark.parametrize("mpm", MPMS)

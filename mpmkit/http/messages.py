@@ -225,12 +225,6 @@ class Response:
     reason: bytes | None = None
 
 
-class Unparsed(Response):
-    """The bytes of a program that makes its own head (nph-, RFC 3875, 5): the body is all that is sent."""
-
-    __slots__ = ()
-
-
 @dataclass(eq=False, slots=True)
 class Answer(Response):
     """A response to a `request` that the server made of the client's; None: to the client's own."""

@@ -26,7 +26,6 @@ from mpmkit.http.messages import (
     Request,
     RequestError,
     Response,
-    Unparsed,
     page,
     server_header,
     text_field,
@@ -183,7 +182,7 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
     body: Any = response.body
     conn.status = response.status
     if not conn.keep_alive:
-        if request.version == (0, 9) or type(response) is Unparsed:
+        if request.version == (0, 9):
             respond_bare(conn, response, service)
             return
         connection = CLOSE

@@ -6,12 +6,12 @@ They are drawn as SVG from the tables of connection_states.py.
 from __future__ import annotations
 
 import textwrap
-from html import escape
 
-from helpers.connection_states import CONNECTION_NAMES, PATHS, TRANSITIONS
+from helpers.connection_states import PATHS, TRANSITIONS
 
 from mpmkit.lab import theme as colours
 from mpmkit.lab.diagram import Svg, drawing, label
+from mpmkit.policy.connection_trace import STATE_NAMES
 
 
 def path(mpm: str) -> Svg:
@@ -59,53 +59,51 @@ def path(mpm: str) -> Svg:
 
 
 def connection_states(mpm: str) -> Svg:
-    """The states of a connection and what moves it from one to the next, from
-    TRANSITIONS: arcs above the line are a worker's, arcs below the listener's."""
+    """The states of a connection and what moves it from one to the next, from TRANSITIONS: arcs above
+    the line are a worker's, arcs below the listener's. Each arc has a number, and its line below says when."""
     dark = colours.is_dark()
     ink, listener = colours.INK[dark], colours.stroke("event")
-    table = TRANSITIONS[mpm]
-    used = sorted({state for row in table for state in (row.state, row.next)})
+    arcs: dict[tuple[int, int, bool], list[str]] = {}  # from, to, by a worker -> when
+    for row in TRANSITIONS[mpm]:
+        arcs.setdefault((row.state, row.next, row.who == "worker"), []).append(row.event)
+    used = sorted({state for start, end, _ in arcs for state in (start, end)})
     step, left = 106, 60
     at = {state: left + step * place for place, state in enumerate(used)}
     width = left + step * (len(used) - 1) + 70
-    arcs: dict[tuple[int, int, str], list[str]] = {}
-    for row in table:
-        arcs.setdefault((row.state, row.next, row.who), []).append(row.event)
-    steps = {who: [0] for who in ("worker", "listener")}
-    for start, end, who in arcs:
-        steps["worker" if who == "worker" else "listener"].append(
-            abs(used.index(end) - used.index(start))
-        )
-    middle, below = 46 + 26 * max(1, *steps["worker"]), max(steps["listener"])
-    height = middle + 40 + 26 * below + 22
-    parts = []
-    for (start, end, who), events in arcs.items():
-        up = who == "worker"
+    spans = [(abs(at[end] - at[start]) // step, up) for start, end, up in arcs]
+    above, below = (max([0, *(n for n, by in spans if by is up)]) for up in (True, False))
+    middle = 60 + 26 * max(1, above)
+    parts, numbers, lines = [], [], []
+    for number, ((start, end, up), events) in enumerate(arcs.items(), 1):
         colour, sign = (ink, -1) if up else (listener, 1)
         x1, x2, y = at[start], at[end], middle + sign * 14
-        high = 26 * max(abs(used.index(end) - used.index(start)), 0.8)
+        high = sign * 26 * (abs(x2 - x1) / step or 0.9)
         if start == end:
-            x1, x2 = x1 - 9, x2 + 9
-        curve = f"M{x1} {y}C{x1} {y + sign * high * 1.25},{x2} {y + sign * high * 1.25},{x2} {y}"
-        parts.append(
-            f"<path d='{curve}' fill='none' stroke='{colour}' stroke-width='1.5'>"
-            f"<title>{escape('; '.join(events))} ({who})</title></path>"
-            f"<path d='M{x2 - 4} {y + sign * 7}L{x2} {y}L{x2 + 4} {y + sign * 7}' "
-            f"fill='none' stroke='{colour}' stroke-width='1.5'/>"
+            x1, x2 = x1 - 16, x2 + 16
+        curve = f"M{x1} {y}C{x1} {y + high * 1.25},{x2} {y + high * 1.25},{x2} {y}"
+        pen = f"fill='none' stroke='{colour}' stroke-width='1.5'"
+        parts.append(f"<path d='{curve}' {pen}/>")
+        parts.append(f"<path d='M{x2 - 4} {y + sign * 7}L{x2} {y}L{x2 + 4} {y + sign * 7}' {pen}/>")
+        top = (x1 + x2) / 2, y + high * 0.94  # of the curve
+        numbers.append(
+            f"<circle cx='{top[0]}' cy='{top[1]:g}' r='8.5' fill='{colours.PAPER[dark]}' stroke='{colour}'/>"
         )
+        numbers.append(label(top[0], top[1] + 4, str(number), ink, size=11, anchor="middle"))
+        names = (STATE_NAMES[state].replace("_", " ") for state in (start, end))
+        who = "" if up else "listener: "
+        lines.append(f"{number}  {' → '.join(names)}: {who}{'; or '.join(events)}")
+    parts += numbers  # over every curve
     for state, place in at.items():
-        name = CONNECTION_NAMES[state].replace("_", " ")
-        parts.append(
-            f"<rect x='{place - 49}' y='{middle - 13}' width='98' height='26' rx='4' "
-            f"fill='{colours.PAPER[dark]}' stroke='{ink}'/>"
-        )
-        parts.append(label(place, middle + 4, name, ink, size=9, anchor="middle"))
-    parts.append(label(8, 18, f"{mpm}: what a connection waits for", ink, size=13, bold=True))
-    parts.append(label(8, 34, "above: a worker moves it", ink, size=11))
-    if below:
-        parts.append(label(8, height - 8, "below: the listener moves it", ink, size=11))
-    spoken = [
-        f"{CONNECTION_NAMES[row.state]} to {CONNECTION_NAMES[row.next]} on {row.event} ({row.who})"
-        for row in table
-    ]
-    return drawing(width, height, parts, f"{mpm}. " + "; ".join(spoken) + ".")
+        name = STATE_NAMES[state].replace("_", " ")
+        box = f"x='{place - 51}' y='{middle - 13}' width='102' height='26' rx='4'"
+        parts.append(f"<rect {box} fill='{colours.PAPER[dark]}' stroke='{ink}'/>")
+        parts.append(label(place, middle + 4, name, ink, size=9.5, anchor="middle"))
+    title = f"{mpm}: what moves a connection. Above the line a worker"
+    parts.append(
+        label(8, 18, title + ", below it the listener" * bool(below), ink, size=13, bold=True)
+    )
+    foot = middle + 56 + 26 * below
+    for place, line in enumerate(lines):
+        parts.append(label(12, foot + 17 * place, line, ink))
+    height = foot + 17 * len(lines)
+    return drawing(width, height, parts, f"{mpm}. {'. '.join(lines)}.")

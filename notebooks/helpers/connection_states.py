@@ -20,12 +20,6 @@ from mpmkit.policy.states import (
     WRITE_COMPLETION,
 )
 
-# By number.
-CONNECTION_NAMES = (
-    "PROCESSING", "HANDLER", "WRITE_COMPLETION", "KEEPALIVE", "ASYNC_WAITIO", "SUSPENDED", "LINGER",
-    "LINGER_NORMAL", "LINGER_SHORT", "CLOSED",
-)  # fmt: skip
-
 
 class Transition(NamedTuple):
     """One arrow: in `state`, on `event`, `who` takes the connection to `next`."""
