@@ -24,7 +24,6 @@ from mpmkit.http.messages import (
     Request,
     RequestError,
     Response,
-    Unparsed,
     escape,
     page,
     text,
@@ -114,8 +113,6 @@ class ErrorPages:
             extra = b"Location: %b\r\n" % target.encode("latin-1", "replace")
         else:
             document, of = self._document(target, response, request, conn)
-            if type(document) is Unparsed:
-                return document
             if type(document) is not Page and document is not None:
                 more = (document.length, response.close or document.close, None)
                 fields = extra + document.fields

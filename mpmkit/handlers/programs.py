@@ -21,12 +21,12 @@ from mpmkit.http.messages import (
     Request,
     RequestError,
     Response,
-    Unparsed,
     page,
     parse_http_date,
     whole_number,
 )
 from mpmkit.http.target import quote_line
+from mpmkit.server.core import Begun
 
 if TYPE_CHECKING:
     from mpmkit.config.directives import Directives
@@ -218,7 +218,9 @@ class Programs:
             self._failed(error, conn)
 
         if head is None:
-            return Unparsed(200, b"", b"", ScriptBody(output, output, failed), None, True)
+            begun = Begun(conn, b"", False)
+            begun.rest = ScriptBody(output, output, failed)
+            return Response(200, b"", b"", begun, None, True)
         fields, length, status = head.fields, head.length, head.status or 200
         if head.location:
             location = b"Location: %b\r\n" % head.location.encode("latin-1")

@@ -26,7 +26,7 @@ from mpmkit.handlers.redirects import redirected_away, redirection
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
 from mpmkit.handlers.static import StaticFiles, answered_by
 from mpmkit.handlers.wsgi import WsgiScripts
-from mpmkit.http.messages import Answer, Page, Request, RequestError, Response, Unparsed, page
+from mpmkit.http.messages import Answer, Page, Request, RequestError, Response, page
 from mpmkit.http.target import quote_line, split_target
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ class Router:
             text = f"{request.path}: more than 10 internal redirects; a script's Location leads back to itself"
             return self.refuse(500, text, request, conn, ah="AH00124")
         answer = answered_by(self, new, conn)
-        if type(answer) in (Page, Unparsed):  # ErrorDocument may change a page: errors.py
+        if type(answer) is Page:  # ErrorDocument may change it: errors.py
             return answer
         more = (answer.length, answer.close, answer.reason)
         of = getattr(answer, "request", None) or new
