@@ -164,7 +164,8 @@ def test_what_needs_no_file(here):
     status, out, err = here("-h", file="/does/not/exist")
     assert (status, out) == (1, "") and "-k start|restart|graceful|graceful-stop|stop" in err
     options = re.compile(r"^  (-\w)\b", re.M)
-    assert set(options.findall(err)) == set(options.findall((CLI / "apache2-h.txt").read_text()))
+    httpds = set(options.findall((CLI / "apache2-h.txt").read_text()))
+    assert set(options.findall(err)) == httpds - {"-e", "-E", "-L"} | {"-k"}
 
 
 def test_S_has_the_lines_of_httpd(house, here):
@@ -183,7 +184,7 @@ def test_S_has_the_lines_of_httpd(house, here):
     assert f'PidFile: "{house.root}/run/x.pid"' in out
 
 
-def test_M_and_L_list_modules_and_directives(house, here):
+def test_M_lists_modules(house, here):
     house.write("LoadModule deflate_module modules/mod_deflate.so")
     status, out, _ = here("-M")
     lines = out.splitlines()
@@ -193,10 +194,6 @@ def test_M_and_L_list_modules_and_directives(house, here):
     assert lines[-2:] == [" mpm_event_module (shared)", " deflate_module (shared)"]
     known = set(re.findall(r"(\w+_module)", (CLI / "apache2-M.txt").read_text()))
     assert known - set(re.findall(r"(\w+_module)", out)) == {"watchdog_module"}
-    status, out, _ = here("-L")
-    names = re.findall(r"^(\w+) \(\w+\.c\)$", out, re.M)
-    assert status == 0 and {"ThreadsPerChild", "AsyncRequestWorkerFactor", "Require"} <= set(names)
-    assert "MinSpareServers" not in names and out.count("\tAllowed in *.conf ") == len(names)
 
 
 def test_the_files_that_were_read(house, here):
@@ -217,7 +214,6 @@ def test_the_files_that_were_read(house, here):
     (["-k", "bogus"], "httpd: illegal option -- k"),
     (["-k", "stop", "-k", "start"], "httpd: illegal option -- k"),
     (["word"], "Usage: mpmkit httpd [-D name]"),
-    (["-e", "loud"], "Usage: mpmkit httpd [-D name]"),
 ])  # fmt: skip
 def test_a_wrong_command_line(args, first, here):
     status, out, err = here(*args, file=None)
@@ -278,12 +274,10 @@ def test_what_is_right_enough(house, here):
     assert re.fullmatch(r"AH00513: WARNING: MaxRequestWorkers .*\nSyntax OK\n", err)
 
 
-def test_e_shows_lesser_messages_and_E_writes_them_to_a_file(house, here):
+def test_lesser_messages_and_that_t_makes_nothing(house, here):
     assert here("-t") == (0, "", "Syntax OK\n")
-    more = here("-t", "-e", "debug", "-c", "HostnameLookups On")[2]
+    more = here("-t", "-c", "LogLevel debug", "-c", "HostnameLookups On")[2]
     assert "HostnameLookups" in more and more.endswith("Syntax OK\n")
-    house.do("-t", "-E", str(house.root / "startup"))
-    assert (house.root / "startup").read_text() == "Syntax OK\n"
     assert not list((house.root / "logs").iterdir()), "nothing is made"
 
 

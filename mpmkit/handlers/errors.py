@@ -100,8 +100,8 @@ class ErrorPages:
 
     def _changed(self, response: Page, request: Request, conn: Connection) -> Response:
         config = self._router.config_for(request.path)
-        target = _document_for(response.status, config.documents)
-        signature = self._line(config.signature, conn)
+        target = _document_for(response.status, config.values["ErrorDocument"])
+        signature = self._line(config.values["ServerSignature"], conn)
         status, extra, what = response.status, response.extra, response.what
         if target is None:
             if not signature:

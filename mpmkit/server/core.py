@@ -225,8 +225,7 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
 
 class Begun:
     """A body in pieces: the head goes with the first, chunks where the length is not known beforehand.
-    WSGI's write() sends some before the handler returns (`begin`); then `rest` follows. A program that makes
-    its own head (nph-, RFC 3875, 5) has no other head here."""
+    WSGI's write() sends some before the handler returns (`begin`); then `rest` follows."""
 
     __slots__ = ("_conn", "chunked", "count", "head", "rest", "size")
 
