@@ -47,7 +47,7 @@ RESTRICTS = {
     **{f"Require {kind} x": "" for kind in access.CLOSED_REQUIREMENTS},
     "Require all denied": "", "Require local": "", "Require ip 10": "", "Require host example.org": "",
     "Require method PUT": "", "Require env nothing": "", "Require ssl": "",
-    "Order allow,deny": "", "Order mutual-failure": "", "Deny from all": "", "Deny from 203.0.113": "",
+    "Order allow,deny": "", "Order allow,deny\nAllow from 10": "", "Order mutual-failure": "", "Deny from all": "", "Deny from 203.0.113": "",
     "Deny from env=!x": "", "AllowMethods PUT": "", "SSLRequireSSL": "", "AuthMerging And": "Require all denied",
     "Satisfy All": "Require all denied", "RemoveHandler .x": "", "SSLVerifyClient require": "",
     "SSLRequire true": "", "AuthType Basic": "",
