@@ -47,7 +47,8 @@ RESTRICTS = {
     **{f"Require {kind} x": "" for kind in access.CLOSED_REQUIREMENTS},
     "Require all denied": "", "Require local": "", "Require ip 10": "", "Require host example.org": "",
     "Require method PUT": "", "Require env nothing": "", "Require ssl": "",
-    "Order allow,deny": "", "Order allow,deny\nAllow from 10": "", "Order mutual-failure": "", "Deny from all": "", "Deny from 203.0.113": "",
+    "Order allow,deny\nAllow from 10": "",
+    "Order allow,deny": "", "Order mutual-failure": "", "Deny from all": "", "Deny from 203.0.113": "",
     "Deny from env=!x": "", "AllowMethods PUT": "", "SSLRequireSSL": "", "AuthMerging And": "Require all denied",
     "Satisfy All": "Require all denied", "RemoveHandler .x": "", "SSLVerifyClient require": "",
     "SSLRequire true": "", "AuthType Basic": "",
@@ -64,6 +65,10 @@ RESTRICTS = {
     **{
         f"{row.name} some": "" if row.name.lower() in access.CLOSED else "Require valid-user"
         for row in _table().values() if row.fate == CLOSED and row.where != "server" and row.name[0] != "<"
+    },
+    **{
+        f"{row.name[:-1]} x>\n</{row.name[1:]}": ""
+        for row in _table().values() if row.fate == CLOSED and row.name[0] == "<"
     },
 }  # fmt: skip
 
