@@ -241,7 +241,7 @@ def stepped(rates: list[float], **fields) -> LoadRun:
     ticks = tuple(
         Tick(n, n + 1, Counter(), [1_000_000] * int(rate)) for n, rate in enumerate(rates)
     )
-    return LoadRun("x", profile, int(sum(rates)), Counter(), float(len(rates)), ticks=ticks)
+    return LoadRun("x", profile, float(len(rates)), ticks)
 
 
 USERS, LARGE = (
@@ -290,7 +290,7 @@ def test_the_command(bad, tmp_path):
         ("http://127.0.0.1:1 --profile /nowhere.json", "profile: /nowhere.json: "),
         ("http://127.0.0.1:1 --steps a,b", "must be numbers like 50,100,200"),
         ("http://192.0.2.1/ --users 0", "users: must be a whole number"),
-        ("http://127.0.0.1:1 --rate 5", "rate: only the open loop has one"),
+        ("http://127.0.0.1:1 --rate 5", "rate: only the open loop has it"),
     ],
 )
 def test_bad_commands_are_one_line(options, said, capsys):

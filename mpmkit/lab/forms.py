@@ -87,9 +87,9 @@ class Field(NamedTuple):
 class Form:
     """Values as a reader types them, name -> text. Any thread may set one."""
 
-    def __init__(self, words: dict[str, str]) -> None:
+    def __init__(self, words: dict[str, str] | None = None) -> None:
         self._setting = threading.Lock()
-        self._words = words
+        self._words = words or {}
 
     def put(self, name: str, value: Any, default: str = "") -> None:
         """A value more: text, a number or a truth; None, "" or the default takes it away."""

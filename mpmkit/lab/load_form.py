@@ -85,9 +85,6 @@ class LoadForm(Form):
     """What a reader chooses of a LoadProfile, and the room's browsers. Names are LoadProfile's;
     of `mix` the form has the weights."""
 
-    def __init__(self, words: dict[str, str] | None = None) -> None:
-        super().__init__(words or {})
-
     def set(self, name: str, value: Any) -> None:
         """One value: text as typed into the form, or what LoadProfile takes; None or "" for the
         default. Raises ProfileError for a name that the form does not have."""
@@ -96,10 +93,6 @@ class LoadForm(Form):
                 f"{name}: the load's form has no such field, it has {', '.join(ROWS)}"
             )
         self.put(name, value, ROWS[name].default)
-
-    def copy(self) -> LoadForm:
-        """Another form with the same values."""
-        return LoadForm(self._words)
 
     def row(self, name: str) -> Field:
         """A field with its value."""
