@@ -277,7 +277,7 @@ def test_each_request_is_sent_once_and_judged(bad, keep_alive, kinds):
         errors[kind] += came[path]
     good = errors.pop("")
     assert sum(came.values()) == run.requests == 150 and run.ended == "requests"
-    assert run.errors == +errors and run.succeeded == len(run.histogram) == good
+    assert run.errors == +errors and run.succeeded == good
     assert run.qps == pytest.approx(good / run.duration) and run.latency_ms(0) > 0
 
 
@@ -295,10 +295,10 @@ def test_a_close_that_crosses_a_request_is_retried_once_and_counted(bad):
     assert run.retries >= 60 // 5 - 3 and "sent again" in run.summary()
 
 
-def test_a_warm_up_two_processes_and_what_is_seen_while_they_run(bad):
+def test_a_warm_up_and_what_is_seen_while_it_runs(bad):
     bad.counts()
     seen, ticks = [], []
-    how = {"users": 6, "duration": 1.2, "processes": 2, "warmup_seconds": 0.3, "keep_alive": True}
+    how = {"users": 6, "duration": 1.2, "warmup_seconds": 0.3, "keep_alive": True}
     calls = {"on_progress": lambda *now: seen.append(now), "on_tick": ticks.append}
     run = run_load(bad.url, "/every/7", **how, **calls)
     assert run.ended == "duration" and 1.1 < run.duration < 4
@@ -351,9 +351,8 @@ def test_more_users_than_files_are_refused_with_the_remedy(bad):
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 
     done = run(f"mpmkit load {bad.url} --users 200 --requests 200", preexec_fn=few_files)
-    assert done.returncode == 2
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "file descriptors are needed and the hard limit is 100" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
 
 
 FEW_PORTS = """

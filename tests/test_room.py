@@ -331,7 +331,7 @@ def test_sweep_opens_below_the_room_with_its_choices_and_closes(panel):
     panel._load_set("path", "/hello.py")
     panel.sweep_button.click()
     _, sweep = panel.children
-    assert (sweep.form.mpms, sweep.form.path) == ((panel.room.mpm,), "/hello.py")
+    assert (sweep.form.mpms, sweep.form.profile().path) == ([panel.room.mpm], "/hello.py")
     assert sweep.form.directives["KeepAliveTimeout"] == "7"
     panel.sweep_button.click()
     assert len(panel.children) == 1 and sweep.comm is None, "closed"

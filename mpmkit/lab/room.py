@@ -35,7 +35,7 @@ from mpmkit.lab.forms import DirectiveForm, Field
 from mpmkit.lab.frames import Probe, RunningLoad, frame
 from mpmkit.lab.load_form import BROWSERS, ROWS, LoadForm
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
-from mpmkit.load.profile import LoadProfile, ProfileError
+from mpmkit.load.profile import LoadProfile
 from mpmkit.measure.monitor import Watch
 from mpmkit.measure.recording import Sample
 
@@ -248,7 +248,7 @@ class Room(DirectiveForm):
     def start_load(self) -> None:
         """Locust's users against the running server, as the form says, until `stop_load`, or for 600 s.
 
-        Raises LaunchError without a server, ProfileError for a bad value (nothing is changed then).
+        Raises LaunchError without a server, ValueError for a bad value (nothing is changed then).
         """
         profile, server = self._load_form.profile(LOAD_SECONDS), self.server
         if server is None:
@@ -276,7 +276,7 @@ class Room(DirectiveForm):
 
     def _asked(self) -> LoadProfile | None:
         """The load of the form; None with a value that is refused."""
-        with contextlib.suppress(ProfileError):
+        with contextlib.suppress(ValueError):
             return self._load_form.profile(LOAD_SECONDS)
         return None
 
