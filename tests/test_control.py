@@ -165,7 +165,7 @@ def test_what_needs_no_file(here):
     assert (status, out) == (1, "") and "-k start|restart|graceful|graceful-stop|stop" in err
     options = re.compile(r"^  (-\w)\b", re.M)
     httpds = set(options.findall((CLI / "apache2-h.txt").read_text()))
-    assert set(options.findall(err)) == httpds - {"-e", "-E", "-L"} | {"-k"}
+    assert set(options.findall(err)) == httpds - {"-e", "-E", "-L", "-X"} | {"-k"}
 
 
 def test_S_has_the_lines_of_httpd(house, here):
