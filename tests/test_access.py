@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,11 +12,13 @@ from support.configured import checked
 
 from mpmkit.cli.configuration import Configuration
 from mpmkit.config import access
-from mpmkit.config.httpd_conf import Source
+from mpmkit.config.directives import SPECS
+from mpmkit.config.httpd_conf import CONTAINERS, OBEYED, Source
 from mpmkit.config.settings import DirectiveError
-from mpmkit.config.unsupported import CLOSED, _table
+from mpmkit.config.unsupported import CLOSED, REFUSED, _table, foreign
 from mpmkit.handlers.access import address
 from mpmkit.handlers.sections import Sections
+from mpmkit.measure.reference_servers import module_directory
 from mpmkit.server.logs import close_logs
 from tests.fidelity.compare_conf import ADDRESSES
 
@@ -42,6 +47,7 @@ RESTRICTS = {
     **{f"Require {kind} x": "" for kind in access.CLOSED_REQUIREMENTS},
     "Require all denied": "", "Require local": "", "Require ip 10": "", "Require host example.org": "",
     "Require method PUT": "", "Require env nothing": "", "Require ssl": "",
+    "Order allow,deny\nAllow from 10": "",
     "Order allow,deny": "", "Order mutual-failure": "", "Deny from all": "", "Deny from 203.0.113": "",
     "Deny from env=!x": "", "AllowMethods PUT": "", "SSLRequireSSL": "", "AuthMerging And": "Require all denied",
     "Satisfy All": "Require all denied", "RemoveHandler .x": "", "SSLVerifyClient require": "",
@@ -60,6 +66,10 @@ RESTRICTS = {
         f"{row.name} some": "" if row.name.lower() in access.CLOSED else "Require valid-user"
         for row in _table().values() if row.fate == CLOSED and row.where != "server" and row.name[0] != "<"
     },
+    **{
+        f"{row.name[:-1]} x>\n</{row.name[1:]}": ""
+        for row in _table().values() if row.fate == CLOSED and row.name[0] == "<"
+    },
 }  # fmt: skip
 
 
@@ -75,6 +85,46 @@ def test_every_directive_that_restricts_does_so_in_each_kind_of_section(lines):
         else:
             assert answers(here) == (405 if lines.startswith("AllowMethods") else 403), kind
             assert answers(elsewhere) == 0, kind
+
+
+# Modules that others need.
+FIRST = "mpm_event proxy dav session cache slotmem_shm socache_shmcb ldap dbd authn_core ssl xml2enc".split()
+# What by its module or name might restrict, and neither admits nor refuses a client.
+HARMLESS = set(
+    """AuthName AuthDigestShmemSize AuthLDAPCharsetConfig AuthnCacheSOCache AuthnCacheEnable AuthnCacheContext
+    AuthnCacheProvideFor AuthnCacheTimeout AuthnzFcgiDefineProvider MDRequireHttps
+    <AuthnProviderAlias <AuthzProviderAlias""".split()
+)
+
+
+@pytest.mark.rival
+def test_what_the_installed_httpd_has_to_restrict_access_is_restricted_or_refused(httpd, tmp_path):
+    """Of all modules that are installed: `apache2 -L` names the directives."""
+    folder = Path(module_directory(httpd))
+    static = re.findall(r"mod_(\w+)\.c", subprocess.check_output([httpd, "-l"], text=True))
+    there = {file.stem.removeprefix("mod_"): file for file in sorted(folder.glob("mod_*.so"))}
+    names = dict.fromkeys((*FIRST, *(name for name in there if not name.startswith("mpm_"))))
+    lines = [
+        f"LoadModule {name}_module {there[name]}"
+        for name in names
+        if name in there.keys() - {*static}
+    ]
+    (tmp_path / "f").write_text("\n".join([f"ServerRoot {tmp_path}", "ErrorLog log", *lines]))
+    listed = subprocess.check_output([httpd, "-f", tmp_path / "f", "-L"], text=True)
+    found = re.findall(r"(?m)^([<A-Za-z]\S*) \((\S+)\)$", listed)
+    known = SPECS.keys() | OBEYED.keys() | {f"<{name}" for name in CONTAINERS}
+    assert len(found) > 300 and not [
+        name for name, _ in found if name.lower() not in known and foreign(name) is None
+    ]
+    tried = {name for text in RESTRICTS for name in re.findall(r"(?m)^<?\w+", text.lower())}
+    restricts = re.compile(
+        r"(?i)mod_(auth|access_compat|allow)|require|verifyclient|hook(acc|auth|check)|stricthost"
+    )
+    some = [name for name, module in found if restricts.search(f"{name} {module}")]
+    assert len(some) > 30
+    for name in some:
+        row = foreign(name)
+        assert name in HARMLESS or name.lower() in tried or (row and row.fate == REFUSED), name
 
 
 @pytest.mark.parametrize("line", ["SSLVerifyClient require", "LuaHookAccessChecker /x.lua y"])

@@ -472,7 +472,9 @@ def test_a_graceful_restart_opens_the_logs_anew(house):
         house.do("-k", "graceful")
         poll_until(house.error_log.exists, "a new error log")
         house.starts(1)
-        poll_until(lambda: (logs / "access_log.1").read_text() == "/\n", "the old child's line")
+        poll_until(
+            lambda: (logs / "access_log.1").read_text() == "/index.html\n", "the old child's line"
+        )
         assert os.readlink(f"/proc/{pid}/fd/2") == str(house.error_log)
         assert house.get() == b"hello\n"
 

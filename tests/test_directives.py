@@ -311,7 +311,7 @@ def test_values(line, value):
     "HttpProtocolOptions Strict Unsafe", "FileETag Colour", "FileETag +All", "LogLevel loud", "LogLevel trace9",
     "RequestReadTimeout header=9-9,MinRate=1", "LimitRequestBody -+5",
     "RequestReadTimeout header", "RequestReadTimeout header=1,2", "RequestReadTimeout body=-1",
-    "ErrorDocument 600 /x", "Alias icons /srv/icons", "CustomLog logs/a common expr=x",
+    "ErrorDocument 600 /x", "Alias icons /srv/icons", "CustomLog logs/a common if=x",
     "ServerSignature maybe", "Options All +Indexes", "User #0",
     "ReceiveBufferSize 511", "ThreadsPerChild 1 2",
 ])  # fmt: skip

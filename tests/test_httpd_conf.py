@@ -149,6 +149,9 @@ def test_ifmodule(loaded, condition, counts):
     ("IfVersion ~ ^2.4", True), (r"IfVersion = /^2\.4/", True), ("IfVersion /^2.4/", True),
     ("IfVersion > 2", True), ("IfVersion !> 2", False), ("IfVersion !~ ^2.2", True), ("IfVersion >= 3", False),
     ("IfFile /", True), ("IfFile !/", False), ("IfFile /no/such", False), ("IfFile !no/such", True),
+    ("IfDirective timeout", True), ("IfDirective !Include", False), ("IfDirective AddIcon", True),
+    ("IfDirective Nonsense", False), ("IfSection directory", True), ("IfSection Proxy", True),
+    ("IfSection Nonsense", False), ("IfSection !Timeout", True),
     ("IfDefine GIVEN", True), ("IfDefine GIVEN=v", True), ("IfDefine !GIVEN=w", True),
 ])  # fmt: skip
 def test_conditions(condition, counts):

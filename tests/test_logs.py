@@ -74,6 +74,7 @@ def test_the_common_format():
     ("%200{Referer}i %404,500{Referer}i %!200{Referer}i %!404s %200,206>s", "r - - 200 200"),
     ("%{sec}t %{msec}t %{usec_frac}t %{end:usec}t", "1700000000 1700000000121 121956 1700000000123456"),
     ("%{%Y}t %{begin:%Y}t", "2023 2023"), ("%{none}C %{MPMKIT_NO_SUCH_NAME}e", "- -"),
+    ("%{SSL_PROTOCOL}x %{a}n %{a}^ti %{a}^to %L %R", "- - - - - -"),
 ])  # fmt: skip
 def test_formats(text, expected):
     assert line(text) == expected

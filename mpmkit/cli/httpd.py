@@ -79,6 +79,9 @@ def main(argv: Sequence[str]) -> int:
 
             print(httpd_info.version() if chosen.print == "v" else httpd_info.compiled_in())
             return 0
+        if chosen.print == "help":
+            print(USAGE)
+            return 0
         if chosen.print == "h":  # httpd's one way to ask for help, and it ends with 1
             raise UsageError("")
         return run(chosen)

@@ -42,6 +42,7 @@ ROWS = (
     Row("-v", "", "print", "show the version", "v"),
     Row("-V", "", "print", "show the version and what is built in", "V"),
     Row("-h", "", "print", "show this page", "h"),
+    Row("--help", "", "print", "the same, with exit status 0", "help"),
     Row("-l", "", "print", "list the modules that are built in", "l"),
     Row("-S", "", "defines", "-t -D DUMP_VHOSTS -D DUMP_RUN_CFG: show virtual hosts, and the settings that "
         "matter for running", ["DUMP_VHOSTS", "DUMP_RUN_CFG"]),
@@ -77,7 +78,7 @@ class Options:
     defines: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
-    print: str = ""  # v, l or h: at once; V: when the file is read
+    print: str = ""  # v, l, h or help: at once; V: when the file is read
     test: bool = False
     check_root: bool = True
     strict: bool = False
@@ -116,7 +117,7 @@ def options(argv: Sequence[str]) -> Options:
             before += row.value or [argument]
         else:
             setattr(result, row.attribute, argument if row.value is None else row.value)
-        if result.print in ("v", "l", "h"):  # whatever follows is not looked at
+        if result.print in ("v", "l", "h", "help"):  # whatever follows is not looked at
             return result
     if rest:
         raise UsageError("")

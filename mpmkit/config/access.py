@@ -26,6 +26,7 @@ CLOSED = {
     "removehandler": "mpmkit takes no handler away, and the file might be sent as it is",
     "authmerging": "mpmkit does not join the Require lines of several sections",
     "sslverifyclient": _CERTIFICATE, "sslrequire": _EXPRESSION,
+    "wsgiaccessscript": "mpmkit asks no script who may enter",
     **dict.fromkeys(("luahookaccesschecker", "luahookauthchecker", "luahookcheckuserid",
                      "<luahookaccesschecker", "<luahookauthchecker", "<luahookcheckuserid"), "there is no Lua"),
 }  # fmt: skip

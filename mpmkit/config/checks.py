@@ -377,6 +377,9 @@ def _resolve(values: dict[str, Any]) -> list[Note]:
         if "%" not in layout:
             why = f'no LogFormat has the nickname "{layout}", every line will be that word'
             notes.append(Note("", "warn", f"CustomLog {file}: {why}"))
+        if condition and condition[0].lower().startswith("expr="):
+            why = f"expressions are not evaluated, each request has its line: {condition.pop()}"
+            notes.append(Note("", "warn", f"CustomLog {file}: {why}"))
         logs.append((resolve(file), layout, *condition))
     values["CustomLog"] = tuple(logs)
     values["aliases"] = tuple((kind, url, resolve(to)) for kind, url, to in values["aliases"])

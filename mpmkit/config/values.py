@@ -340,9 +340,11 @@ def log_format(words: Words) -> dict[str, str]:
 
 def custom_log(words: Words) -> tuple[Words]:
     """A file, a format or its nickname, and the variable that decides, with a `!` before it or not."""
-    if len(words) > 2 and not re.fullmatch("env=!?.+", words[2], re.IGNORECASE):
-        raise ValueError(f'knows env=variable and env=!variable, not the condition "{words[2]}"')
-    return ((words[0], words[1] if len(words) > 1 else "", *(word[4:] for word in words[2:])),)
+    if len(words) > 2 and not re.fullmatch("env=!?.+|expr=.+", words[2], re.IGNORECASE):
+        why = "knows env=variable, env=!variable and expr=, which is not evaluated"
+        raise ValueError(f'{why}, not the condition "{words[2]}"')
+    condition = tuple(re.sub("(?i)^env=", "", word) for word in words[2:])
+    return ((words[0], words[1] if len(words) > 1 else "", *condition),)
 
 
 def error_document(words: Words) -> dict[int, str]:
