@@ -256,16 +256,10 @@ class Directives:
     TraceEnable: str = directive(values.choice("On", "Off", "Extended"), "On",
         "Whether TRACE is answered", takes="On|Off|Extended")
     FileETag: Words = directive(values.file_etag, values.ETAG, "What an ETag is made of",
-        takes="[+-]INode|MTime|Size|Digest|All|None ...", args=SOME, where="any", merge=values.etag_over,
+        takes="[+-]INode|MTime|Size|All|None ...", args=SOME, where="any", merge=values.etag_over,
         over=values.etag_over)
     MaxRanges: int = directive(values.ranges, 200,
-        "Ranges of one request before all is sent; 0 is no ranges, -1 no limit",
-        takes="none|default|unlimited|number", unit="ranges", where="outside")
-    MaxRangeOverlaps: int = directive(values.range_limit, 20,
-        "Overlapping ranges of one request before all is sent",
-        takes="none|default|unlimited|number", unit="ranges", where="outside")
-    MaxRangeReversals: int = directive(values.range_limit, 20,
-        "Ranges before the one ahead of them, before all is sent",
+        "Ranges of one request before all is sent; 0 is no ranges",
         takes="none|default|unlimited|number", unit="ranges", where="outside")
     # The site
     DirectoryIndex: Words = directive(values.index_names, ("index.html",), "Files tried for a directory",
