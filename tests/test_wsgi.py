@@ -510,20 +510,6 @@ def test_a_changed_script_is_used_at_once(mpm, tmp_path):
         assert get(server, "/changing.py").body == b"again"
 
 
-def test_a_link_to_a_script_may_be_turned(mpm, tmp_path):
-    """How deployments switch versions: the link changes, the files don't."""
-    root = tmp_path / "root"
-    write(root / "v1.py", script("one"))
-    write(root / "v2.py", script("two"))
-    link = root / "current.py"
-    with serving(mpm, document_root=root) as server:
-        for target, body in [("v1.py", b"one"), ("v2.py", b"two"), ("v1.py", b"one")]:
-            link.unlink(missing_ok=True)
-            link.symlink_to(target)
-            for _ in range(4):
-                assert get(server, "/current.py").body == body
-
-
 @pytest.mark.parametrize("source, said", [
     ("def application(", "SyntaxError"), ("raise RuntimeError('at load')", "at load"),
     ("open('/nonexistent')", "FileNotFoundError"), ("app = 1", "no callable named `application`"),
