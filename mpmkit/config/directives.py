@@ -14,13 +14,12 @@ A directive goes through three forms::
 The rules are those of Apache httpd 2.4; a comment that starts with "mpmkit:" says where we differ:
 
 * The cross checks run when a file has been read: the order of lines does not matter, the last one wins.
-* What cannot be understood (an unknown name, a missing argument, ``KeepAlive perhaps``) stops the start
-  with a `DirectiveError`.  A number that can be understood but not obeyed is *corrected*: the server
-  starts, with another number and a `Note`.
+* What cannot be understood (``KeepAlive perhaps``) stops the start with a `DirectiveError`. A number that can
+  be understood but not obeyed is *corrected*: the server starts, with another number and a `Note`.
 * Most numbers are read as C's ``atoi`` reads them: ``abc`` is 0 and ``12x`` is 12.
 * A directive of another MPM is an unknown directive: hence ``<IfModule mpm_event_module>``.
 
-config/ opens nothing but the files of a configuration. The table as a page is docs/DIRECTIVES.md.
+The table as a page is docs/DIRECTIVES.md.
 """
 
 from __future__ import annotations
@@ -120,8 +119,6 @@ class Directives:
         takes="factor", unit="connections per idle thread", source="mpm", mpms=("event",))
     ThreadStackSize: int = bounded("bytes", 0, "Stack of a worker thread; 0 is the system's; nothing to prefork",
         values.based_number, source="mpm")
-    MaxMemFree: int = bounded("KiB", 2048, "Free memory kept for each allocator; 0 is all of it",
-        values.based_number, source="mpm", effect=False)
     ImmortalObjects: bool = switch(True,
         "Before the first fork, fix the reference counts of what children use, so that its pages stay "
         "shared; takes effect at the start, on Python 3.12 to 3.14", source="mpmkit")
@@ -135,8 +132,6 @@ class Directives:
         source="mpm", low=1)
     ListenTCPDeferAccept: int = bounded("s", 30, "Value of TCP_DEFER_ACCEPT where it is used",
         source="mpm", low=1)
-    ListenCoresBucketsRatio: int = bounded("cores", 0,
-        "Cores for each bucket of listeners; mpmkit has one bucket", source="mpm", low=1, effect=False)
     AcceptFilter: dict[str, str] = directive(values.accept_filter, {"http": "data", "https": "data"},
         "What the kernel waits for before it hands over a connection: data, connect or none",
         where="main", takes="protocol filter", args=(2, 2), merge=update)
