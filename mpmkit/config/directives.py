@@ -181,8 +181,6 @@ class Directives:
         source="mod_log_config", args=(2, 3), merge=append,
         also=({"name": "TransferLog", "takes": "file", "args": (1, 1),
                "doc": "Access log in the format last given without nickname"},))
-    BufferedLogs: bool = switch(False, "Collect lines of the access log and write several at once",
-        source="mod_log_config")
     ExtendedStatus: bool = switch(False,
         "Keep each worker's request, client and times; LoadModule status_module switches it on",
         where="main")
@@ -215,7 +213,7 @@ class Directives:
         values.exact_number, where="any")
     HttpProtocolOptions: Words = directive(
         values.protocol_options, tuple(pair[0] for pair in values.PROTOCOL_OPTIONS),
-        "How strictly a request is read",
+        "How strictly a request is read: always as with Strict and Require1.0",
         where="connection", takes="Strict|Unsafe Lenient|RegisteredMethods Allow0.9|Require1.0",
         args=(1, 3), merge=values.answer)
     ConnectionFilter: tuple[str, int] | None = directive(values.connection_filter, None,
