@@ -182,18 +182,12 @@ class Router:
             return handler
 
         def guarded(request: Request, conn: Connection) -> Response:
-            status = access.refusal(request, conn)
-            return self._denied(status, request, conn) if status else handler(request, conn)
+            if access.admits(request, conn):
+                return handler(request, conn)
+            text = f"client denied by server configuration: {self.file(request.path)}"
+            return self.refuse(403, text, request, conn, ah="AH01630", module="authz_core")
 
         return guarded
-
-    def _denied(self, status: int, request: Request, conn: Connection) -> Response:
-        ah, whom = "AH01630", "client denied by server configuration:"
-        if status == 405:
-            ah = "AH01623"
-            whom = f"client method denied by server configuration: '{request.method}' to"
-        text = f"{whom} {self.file(request.path)}"
-        return self.refuse(status, text, request, conn, ah=ah, module="authz_core")
 
     def _lacks(self, request: Request, conn: Connection) -> Response:
         """For a handler that is not here: to send its files as they are might show what they hide."""
