@@ -292,7 +292,7 @@ def test_values(line, value):
     "RequestReadTimeout header=9-9,MinRate=1", "LimitRequestBody -+5",
     "RequestReadTimeout header", "RequestReadTimeout header=1,2", "RequestReadTimeout body=-1",
     "ErrorDocument 600 /x", "Alias icons /srv/icons", "CustomLog logs/a common expr=x",
-    "ServerSignature maybe", "Options All +Indexes", "User #0",
+    "Options All +Indexes", "User #0",
     "ReceiveBufferSize 511", "ThreadsPerChild 1 2",
 ])  # fmt: skip
 def test_refused_values_name_the_directive_the_place_and_the_value(line):

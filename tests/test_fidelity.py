@@ -41,7 +41,7 @@ from tests.fidelity.fidelity import (
 # Of each area: how its part is chosen, how many cases are the same at the least, one of them.
 LIVE = {
     "http": ({"mpms": ("event",)}, 70, "01-get-root-close"),
-    "status": ({"mpms": ("event",)}, 30, "?auto ConnsAsyncClosing"),
+    "status": ({"mpms": ("prefork", "event")}, 40, "?auto ConnsAsyncClosing"),
     "directive": ({"only": ("ServerLimit", "AsyncRequestWorkerFactor", "KeepAliveTimeout",
                             "HttpProtocolOptions", "Redirect", "RedirectMatch")}, 6, "Redirect"),
     "cli": ({"only": ("-v", "-V", "-l", "-S", "-M", "-t -D DUMP_INCLUDES", "-t", "-t, unknown directive",

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply
 from support.files import DATA, write
-from support.servers import no_more, open_files, serving, take_errors
+from support.servers import THREADED, no_more, open_files, serving, take_errors
 from support.waiting import poll_until
 
 from mpmkit.handlers.wsgi import _ErrorStream
@@ -525,10 +525,9 @@ def test_a_script_that_does_not_load(server, errors, document_root, source, said
     assert get(server, "/broken.py").body == b"mended"
 
 
+@pytest.mark.parametrize("mpm", THREADED)
 def test_two_threads_load_a_script_once(mpm, tmp_path):
-    """Under worker and event, requests that come together must get one module, not one each."""
-    if mpm == "prefork":
-        pytest.skip("a process has one thread")
+    """Requests that come together must get one module, not one each."""
     write(
         tmp_path / "slow.py",
         "import time\ntime.sleep(0.2)\nhere = object()\n"

@@ -187,10 +187,8 @@ class Directives:
     ServerTokens: str = directive(values.choice(
         "Full", "OS", "Minimal", "Minor", "Major", "ProductOnly", min="Minimal", prod="ProductOnly"),
         "Full", "How much the Server header says", where="main", takes="Full|OS|Minimal|Minor|Major|Prod")
-    ServerSignature: str = directive(values.choice("Off", "On", "EMail"), "Off",
-        "A line about the server under its error pages", takes="Off|On|EMail", where="any")
     ServerAdmin: str = directive(values.text, "",
-        "Address of the administrator, for ServerSignature EMail", takes="address")
+        "Address of the administrator, for scripts", takes="address")
     # Connections
     Timeout: float = directive(values.seconds, 60.0,
         "Longest wait for one read or write on a connection", where="connection", takes="number", unit="s")
