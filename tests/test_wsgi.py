@@ -314,9 +314,12 @@ def test_a_badly_chunked_body_ends_the_connection(server, name):
     ("never_starts", "did not call start_response"), ("yields_text", "str"), ("write_text", "str"),
     ("returns_none", "NoneType"), ("bad_status", "status"), ("hop_by_hop", "Connection"),
     ("split_header", "line break"), ("split_name", "is no name"), ("split_status", "is not like"),
-    ("wrong_length", "Content-Length"), ("unknown_case", "KeyError"),
+    ("wrong_length", "Content-Length"), ("unknown_case", "KeyError"), ("exits", "SystemExit"),
+    ("exits_late", "SystemExit"),
 ])  # fmt: skip
 def test_a_mistake_is_500_and_a_line_in_the_log(server, errors, name, said):
+    """And the process goes on."""
+    children = set(server.processes())
     with Client(server) as client:
         reply = client.get(f"/cases.py/{name}")
         assert (reply.status, reply["Connection"]) == (500, "close")
@@ -325,6 +328,7 @@ def test_a_mistake_is_500_and_a_line_in_the_log(server, errors, name, said):
         assert client.until_closed() == b""
     assert said in errors()
     assert get(server, "/hello.py").body == b"hello world"
+    assert children <= set(server.processes())
 
 
 CONTROLS = [chr(n) for n in (*range(9), *range(10, 32), 127)]
@@ -438,14 +442,6 @@ def test_iterables_are_closed(mpm, document_root):
             client.send(b"GET /endless.py HTTP/1.1\r\nHost: x\r\n\r\n")
             assert client.receive()
         poll_until(lambda: get(server, "/endless.py/ended").body == b"1")
-
-
-def test_sys_exit_ends_the_request_not_the_process(server, errors):
-    children = server.processes()
-    for name in ("exits", "exits_late"):
-        assert case(server, name).status == 500
-        assert "SystemExit" in errors()
-    assert set(children) <= set(server.processes())
 
 
 def test_wsgi_errors_is_the_error_log(server, errors):
