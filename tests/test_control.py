@@ -134,7 +134,7 @@ NO_FILE = "-v", "-l", "-h"  # need none
 @pytest.mark.parametrize(("args", "status", "says"), [
     ("-v", 0, r"Server version: mpmkit/[\d.]+ \(Linux\)\nServer built:   \S+\n\Z"),
     ("-l", 0, r"Compiled in modules:\n  core.c\n  mod_so.c\n"),
-    ("-h", 1, r"Usage: (.|\n)* \[-k start\|restart\|graceful\|graceful-stop\|stop\] (.|\n)*\n  --report file "),
+    ("-h", 1, r"Usage: (.|\n)* \[-k start\|restart\|graceful\|graceful-stop\|stop\]\n(.|\n)*\n  --report file "),
     ("-V", 0, r'(.+\n)+Server MPM:     event\n  threaded:     yes (.+\n)+ -D HTTPD_ROOT="{root}"\n'),
     ("-S", 0, r'VirtualHost configuration:\nServerRoot: "{root}"\n(.+\n)+PidFile: "{root}/run/x.pid"\n'),
     ("-D LAB -t -D DUMP_RUN_CFG", 0, r'(.+\n)+Define: LAB\nDefine: DUMP_RUN_CFG\nDefine: COLOUR=red\n'
