@@ -202,6 +202,11 @@ def start(chosen: Options, configuration: Configuration) -> int:
     """Make a server of what was read; returns its exit status, or that of its start.
 
     Raises what FAILURES lists, while there is a terminal to report it on."""
+    if chosen.has("DEBUG", "ONE_PROCESS"):
+        raise Refusal(
+            "-D DEBUG and -D ONE_PROCESS: a server has a parent and children here; for a debugger write "
+            "-D FOREGROUND -c 'StartServers 1' -c 'MaxRequestWorkers 1' with prefork"
+        )
     try:
         setup = configuration.setup()
         listeners = open_listeners(setup.directives)
@@ -213,10 +218,8 @@ def start(chosen: Options, configuration: Configuration) -> int:
     if os.geteuid() == 0 and setup.directives.User is None:
         why = "no User is named, so children are root: name an ordinary one, such as www-data"
         setup.service.errors.write("warn", why, module="unixd")
-    alone, foreground = chosen.has("DEBUG", "ONE_PROCESS"), chosen.has("FOREGROUND")
-    pipe = None
-    if not alone and not foreground:
-        pipe = in_background(fork=not chosen.has("NO_DETACH"))
+    foreground = chosen.has("FOREGROUND")
+    pipe = None if foreground else in_background(fork=not chosen.has("NO_DETACH"))
     parent = configuration.parent(
         setup,
         listeners,
@@ -224,8 +227,6 @@ def start(chosen: Options, configuration: Configuration) -> int:
         own=[] if pipe is None else [pipe],
         command_line=chosen.command_line,
     )
-    if alone:
-        return parent.run_alone()
     parent.write_pid_file()
     if not foreground:
         # Nothing more can go wrong that anyone at a terminal could correct.

@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 # fmt: off
 ROWS = (
-    Row("-D", "name", "defines", "define a name: for <IfDefine>; FOREGROUND, NO_DETACH, DEBUG"),
+    Row("-D", "name", "defines", "define a name: for <IfDefine>; FOREGROUND, NO_DETACH"),
     Row("-d", "directory", "server_root", "ServerRoot until the file says otherwise"),
     Row("-f", "file", "file", "the configuration, instead of conf/httpd.conf"),
     Row("-C", '"directive"', "before", "a directive ahead of the file"),
@@ -48,7 +48,6 @@ ROWS = (
     Row("-M", "", "defines", "show the loaded modules: -D DUMP_MODULES", ["DUMP_MODULES"]),
     Row("-t", "", "test", "check the file, and end; -D DUMP_INCLUDES shows all files", True),
     Row("-T", "", "check_root", "start although DocumentRoot is missing", False),
-    Row("-X", "", "defines", "one process, in the foreground, for a debugger", ["DEBUG"]),
     Row("--strict", "", "strict", "refuse what mpmkit would ignore or close", True),
     Row("--report", "file", "report", "show what of a file is served, ignored, closed, refused"),
 )
@@ -58,7 +57,7 @@ USAGE = """\
 Usage: mpmkit httpd [-D name] [-d directory] [-f file]
                     [-C "directive"] [-c "directive"]
                     [-k start|restart|graceful|graceful-stop|stop]
-                    [-v] [-V] [-h] [-l] [-S] [-M] [-t] [-T] [-X]
+                    [-v] [-V] [-h] [-l] [-S] [-M] [-t] [-T]
                     [--strict] [--report file]
 Options:
 """ + "\n".join(f"  {f'{row.option} {row.argument}':<18} : {row.does}" for row in ROWS)
