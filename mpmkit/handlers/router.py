@@ -58,6 +58,7 @@ class Router:
         self._named = named
         self._trace = directives.TraceEnable.lower() != "off"
         self._sections = Sections(directives)
+        self.document_root = files.root
         self._root = UrlMapping("DocumentRoot", "", files.root)
         aliases = [UrlMapping.of(*alias) for alias in directives.aliases]
         # mod_alias comes before mod_wsgi; each in the order of its lines.
@@ -275,15 +276,14 @@ class Router:
     def _scripts_of(self, handler: str) -> WsgiScripts | Programs:
         """What runs the scripts of a handler. Most servers never need CGI or FastCGI."""
         if handler not in self._scripts:
-            how = (self.directives, self.errors, self._root.root, self.redirect)
             if handler == "cgi-script":
                 from mpmkit.handlers.cgi import CgiScripts
 
-                self._scripts[handler] = CgiScripts(*how)
+                self._scripts[handler] = CgiScripts(self)
             else:
                 from mpmkit.handlers.fastcgi import Backend
 
-                self._scripts[handler] = Backend(*how, handler)
+                self._scripts[handler] = Backend(self, handler)
         return self._scripts[handler]
 
     def redirect(
