@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
+import socketserver
 import struct
 import threading
 from contextlib import contextmanager
@@ -93,38 +93,32 @@ def test_the_bytes_of_the_specification():
 # -- a backend ------------------------------------------------------------------------------------
 
 
-class Fake:
+class Fake(socketserver.ThreadingUnixStreamServer):
     """A backend on a unix socket. `answers` is called for each request, with the connection, the
     parameters and the body, and may do what it likes; True: wait for another on this connection."""
 
+    daemon_threads, request_queue_size = True, 64
+
     def __init__(self, path, answers):
-        self.path = path
-        self.answers = answers
+        super().__init__(str(path), None)
+        self.answers, self.requests = answers, []
         self.connections = self.open = 0
-        self.requests = []
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.bind(str(path))
-        self.sock.listen(64)
-        self.thread = threading.Thread(target=self._accept, daemon=True)
-        self.thread.start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
-    def _accept(self):
-        while True:
-            try:
-                conn, _ = self.sock.accept()
-            except OSError:
-                return
-            self.connections += 1
-            self.open += 1
-            threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
+    def verify_request(self, conn, address):
+        self.connections += 1
+        self.open += 1
+        return True
 
-    def _serve(self, conn):
-        with conn:
-            try:
-                while (asked := self._read(conn)) and self.answers(conn, *asked):
-                    pass
-            except OSError:
+    def finish_request(self, conn, address):
+        try:
+            while (asked := self._read(conn)) and self.answers(conn, *asked):
                 pass
+        except OSError:
+            pass
+
+    def shutdown_request(self, conn):
+        super().shutdown_request(conn)
         self.open -= 1
 
     def _read(self, conn):
@@ -147,8 +141,8 @@ class Fake:
                         return self.requests[-1], body
 
     def close(self):
-        self.sock.shutdown(socket.SHUT_RDWR)
-        self.sock.close()
+        self.shutdown()
+        self.server_close()
 
 
 END = record(fcgi.END_REQUEST, struct.pack(">IB3x", 0, 0))
