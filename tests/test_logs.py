@@ -78,6 +78,15 @@ def test_formats(text, expected):
     assert line(text) == expected
 
 
+@pytest.mark.parametrize("kept, keep_alive, shown", [
+    (0, False, "- 0"), (0, True, "+ 0"), (1, True, "+ 1"), (2, False, "- 1"), (2, True, "- 2"), (3, False, "- 3"),
+])  # fmt: skip
+def test_kept_connections_are_counted_as_httpd_does(kept, keep_alive, shown):
+    """With MaxKeepAliveRequests 3: four requests, and the last one repeats a number if the client closes."""
+    log = compile_format("%X %k", Site(most_kept=3))
+    assert log(connection(kept=kept, keep_alive=keep_alive), NOW) == shown
+
+
 def test_process_and_thread():
     pid, tid = line("%P %{pid}P %{tid}P").split()[1:]
     assert int(pid) == os.getpid() and int(tid) > 0
@@ -245,7 +254,7 @@ def test_a_server_s_access_log(mpm, tmp_path):
         "127.0.0.1 GET /file.txt HTTP/1.1 200 37 + 0 a\\tb",
         f"127.0.0.1 GET /nope HTTP/1.1 404 {page} + 1 -",
         "127.0.0.1 HEAD /file.txt HTTP/1.1 200 - + 2 -",
-        "127.0.0.1 GET /file.txt HTTP/1.1 200 37 - 3 -",
+        "127.0.0.1 GET /file.txt HTTP/1.1 200 37 - 2 -",
     ]
     assert re.fullmatch(r"127\.0\.0\.1 nonsense 400 \d+ - 0 -", nonsense)
     assert odd.startswith("127.0.0.1 GET /a%0ab HTTP/1.1 404 ")

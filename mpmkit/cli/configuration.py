@@ -220,7 +220,8 @@ def site(d: Directives) -> Site:
     """What the access log's formats may say of the server."""
     canonical, server = d.UseCanonicalName == "On", server_header(d.ServerTokens)
     root = d.DocumentRoot or ""
-    return Site(d.ServerName, canonical, root, d.DirectoryIndex, d.aliases, server, d.variables)
+    names = d.ServerName, canonical, root, d.DirectoryIndex, d.aliases, server, d.variables
+    return Site(*names, d.MaxKeepAliveRequests)
 
 
 def _unread(directives: Directives, settings: Iterable[Setting]) -> list[Note]:
