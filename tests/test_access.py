@@ -76,6 +76,18 @@ def test_every_directive_that_restricts_does_so_in_each_kind_of_section(lines):
             assert answers(elsewhere) == 0, kind
 
 
+@pytest.mark.parametrize(("first", "second", "status"), [
+    ("Require all denied", "Require all granted", 0), ("Require all granted", "Require all denied", 403),
+    ("Require all granted", "Options None", 0), ("Require all denied", "Options None", 403),
+    ("Order allow,deny", "Require all granted", 403), ("Order allow,deny", "Allow from all", 0),
+])  # fmt: skip
+def test_a_later_section_is_laid_over_an_earlier_one(first, second, status):
+    assert (
+        answers("<Location />", first, "</Location>", "<Location /a>", second, "</Location>")
+        == status
+    )
+
+
 @pytest.mark.parametrize("line", ["SSLVerifyClient require", "LuaHookAccessChecker /x.lua y"])
 def test_what_closes_the_whole_site(line):
     assert answers(line, "<Location />", "Require all granted", "</Location>") == 403
