@@ -46,7 +46,6 @@ PROGRAMS = {
     "fields": "#!/bin/sh\n"
               'printf "Content-Type: a/b\\r\\nDate: x\\r\\nServer: y\\r\\nConnection: close\\r\\n'
               'Transfer-Encoding: chunked\\r\\nSet-Cookie: a\\r\\nSet-Cookie: b\\r\\n\\r\\nbody"\n',
-    "etag": '#!/bin/sh\nprintf "ETag: \\"e\\"\\r\\nContent-Type: a/b\\r\\n\\r\\nbody"\n',
     "length": '#!/bin/sh\nprintf "Content-Length: 4\\r\\n\\r\\nbody"\n',
     "toolong": '#!/bin/sh\nprintf "Content-Length: 4\\r\\n\\r\\nbody and more"\n',
     "tooshort": '#!/bin/sh\nprintf "Content-Length: 40\\r\\n\\r\\nbody"\n',
@@ -284,13 +283,6 @@ def test_header_lines(server):
     away = get(server, "/cgi-bin/abs")
     assert (away["Location"], away["X-B"]) == ("http://x.example/y", "1")
     assert get(server, "/cgi-bin/s303")["Location"] == "/file.txt"
-
-
-def test_validators_of_a_program(server):
-    same = 'If-None-Match: "e"'
-    assert get(server, "/cgi-bin/etag", same).status == 304
-    assert get(server, "/cgi-bin/etag", 'If-None-Match: "f"').body == b"body"
-    assert get(server, "/cgi-bin/etag", same, method="POST", body=b"x").body == b"body"
 
 
 def test_a_local_location_is_served_at_once(server):
