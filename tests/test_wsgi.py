@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 from support.client import CHUNKED, Client, at_once, chunked, exchange, get, read_reply
 from support.files import DATA, write
-from support.servers import THREADED, no_more, open_files, serving, take_errors
+from support.servers import THREADED, no_more, one_child, open_files, serving, take_errors
 from support.waiting import poll_until
 
 from mpmkit.handlers.wsgi import _ErrorStream
@@ -424,14 +424,12 @@ def pieces():
 
 def test_iterables_are_closed(mpm, document_root):
     """In any case, also when the client leaves. One child, so that it can be asked."""
-    one = {"StartServers": 1, "MaxRequestWorkers": 1 if mpm == "prefork" else 4}
-    one |= {"MinSpareServers": 1} if mpm == "prefork" else {"MinSpareThreads": 1}
     names = (
         "pieces sized_pieces no_content_with_body raises_before_piece raises_after_piece too_long "
         "too_short"
     ).split()
     write(document_root / "endless.py", ENDLESS, time.time() - 10)
-    with serving(mpm, document_root=document_root, **one) as server:
+    with serving(mpm, document_root=document_root, pool=one_child(mpm, 4)) as server:
         for name in names:
             exchange(server, f"GET /cases.py/{name} HTTP/1.0\r\n\r\n".encode())
         assert sorted(json.loads(case(server, "closed").body)) == sorted(names)
