@@ -44,17 +44,3 @@ def test_a_small_run(work, capsys):
     assert [row[0] for row in rows] == ["mpmkit", "floor"] and all("(" in " ".join(r) for r in rows)
     if "accept4" in out and "new" in work:  # strace is there, and may look
         assert 0.9 < float(out.partition("accept4 ")[2].split()[0]) < 1.5
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ("--requests 5", "--requests 5: give 100 to 1,000,000"),
-        ("--clients 4 0", "--clients 0: give numbers from 1 to 100"),
-        ("--clients 101", "--clients 101: give numbers from 1 to 100"),
-        ("--rounds 0", "--rounds 0: give 1 at least"),
-    ],
-)
-def test_senseless_arguments_are_refused(options, said, capsys):
-    status, _, err = printed_by(cost.main, options.split(), capsys)
-    assert status == 2 and said in err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -297,32 +296,6 @@ def test_levels_of_a_plan(monkeypatch):
 )  # fmt: skip
 def test_a_pool_as_idle_maintenance_leaves_it(mpm, busy, started):
     assert start_servers(mpm, published.DIRECTIVES[mpm], busy) == started
-
-
-@pytest.mark.parametrize(
-    ("argv", "said"),
-    [
-        (["--against", "asleep"], "against: 'asleep' is not one of busy, idle"),
-        (["--busy", "0,x"], "must be whole numbers like 0,50,100"),
-        (["--busy", "0,500"], "busy: 500 requests can't be busy under prefork with Max"),
-        (["--idle", "-1"], "idle: must be whole numbers from 0 to 20,000"),
-        (["--idle", ","], "idle: give at least one level"),
-        (["--rounds", "0"], "rounds: must be a whole number from 1 to 100"),
-        (["--also", "iis"], "also: 'iis' is not one of httpd"),
-        (["--document-root", "/no/such"], "document_root: there is no folder /no/such"),
-        (["--path", "index"], "path: must begin with /"),
-        (["-c", "ThreadsPerChild"], "write a directive and its value"),
-        (["--mpm", "prefork", "-c", "ThreadsPerChild 5"], "directives: "),
-        (["--mpm", "no", "--scale", "no"], "mpm: .*; scale: "),
-        (["--ram", "lots"], "ram: must be a size like 4GiB"),
-        (["--reserve", "1GiB"], "reserve: it is a part of --ram; give both"),
-    ],
-)
-def test_bad_command_lines_are_refused_before_anything_starts(capsys, argv, said, monkeypatch):
-    monkeypatch.setattr(memory.experiment, "run", None)
-    status, out, err = printed_by(main, argv, capsys)
-    assert status == 2 and out == "" and re.search(said, err), err
-    assert err.startswith("mpmkit: ") and len(err.splitlines()) == 1
 
 
 # -- real servers --------------------------------------------------------------------------------
