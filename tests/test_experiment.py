@@ -231,7 +231,7 @@ def test_exit_statuses_before_anything_starts(capsys, event, status):
         (cost, "--requests 5", "--requests 5: give 100 to 1,000,000"),
         (cost, "--clients 4 0", "--clients 0: give numbers from 1 to 100"),
         (cost, "--rounds 0", "--rounds 0: give 1 at least"),
-        (article, "--requests 5", "--requests"),
+        (article, "--requests 5", "requests: must be 200 to 5,000,000"),
         (generators, "--seconds 0.5", "seconds"),
         (generators, "--url http://192.0.2.1/", "loopback"),
         (run_all, "--only tea", "argument --only: invalid choice: 'tea'"),
