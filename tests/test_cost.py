@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
 from support.experiments import printed_by
 
-from benchmarks import cost
+from benchmarks import cost, echo
 
 SUMMARY = """\
 % time     seconds  usecs/call     calls    errors syscall
@@ -44,3 +45,12 @@ def test_a_small_run(work, capsys):
     assert [row[0] for row in rows] == ["mpmkit", "floor"] and all("(" in " ".join(r) for r in rows)
     if "accept4" in out and "new" in work:  # strace is there, and may look
         assert 0.9 < float(out.partition("accept4 ")[2].split()[0]) < 1.5
+
+
+def test_an_echo_has_its_own_cpu_time_and_stays_on_its_cpus():
+    given = os.sched_getaffinity(0)
+    cpus = sorted(given)[0], sorted(given)[-1]
+    try:
+        assert 1 < echo.measure(1_000, cpus, seconds=0.1) < 1_000
+    finally:
+        os.sched_setaffinity(0, given)

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, BinaryIO
 
-from mpmkit.config.httpd_conf import Source, read
+from mpmkit.config.httpd_conf import Conf, Source, read
 from mpmkit.config.log_format import COMBINED, COMMON, FormatError, Piece, pieces
 
 BLOCK = 1 << 16  # bytes read at once
@@ -403,12 +403,20 @@ def in_order(
     return Reader(form), [(name, lines) for _, name, lines in sorted(found, key=lambda one: one[0])]
 
 
+def read_conf(conf: Any, mpm: str | None = None) -> Conf:
+    """An httpd.conf, as it is for that MPM, by default its own; modules that mpmkit does not know do not matter.
+    Raises TraceError with file and line for one that cannot be read."""
+    found = read(Source(os.fspath(conf), mpm=mpm))
+    problems = [one for one in found.problems if one.directive.lower() != "loadmodule"]
+    if problems:
+        raise TraceError(f"conf: {problems[0]}; httpd -t -f {conf} shows what httpd says of it")
+    return found
+
+
 def from_conf(conf: Any, log: str) -> tuple[dict[str, str], str, float | None]:
     """(nicknames, format of the CustomLog that writes a file of that name, KeepAliveTimeout in s or None) of an
     httpd.conf. Raises TraceError for one that cannot be read."""
-    found = read(Source(os.fspath(conf)))
-    if found.problems:
-        raise TraceError(f"conf: {found.problems[0]}")
+    found = read_conf(conf)
     nicknames, logs, keep_alive, last = dict(NICKNAMES), [], None, COMMON
     for one in (*found.settings, *(line for host in found.hosts for line in host.settings)):
         name, args = one.name.lower(), one.args

@@ -16,6 +16,7 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -99,6 +100,10 @@ class Trace:
     def span(self) -> float:
         """Seconds from the first request's start to the last request's end."""
         return max(self.ends(), default=0.0)
+
+    def clock(self, seconds: float) -> str:
+        """That second of the trace as local time: "Nov 29 09:05:07"."""
+        return f"{datetime.fromtimestamp(self.begin + seconds):%b %d %H:%M:%S}"
 
     def ends(self) -> Iterator[float]:
         """For each request the second at which its answer ended; its start where no duration is known."""

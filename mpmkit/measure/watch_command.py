@@ -125,12 +125,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             time.sleep(max(0.2, options.every))
     except KeyboardInterrupt:
         return 130
-    except urllib.error.HTTPError as error:
-        remedy = "; allow it from this machine (Require local)" if error.code in (401, 403) else ""
-        print(
-            f"mpmkit: {options.url}: status {error.code} instead of a status page{remedy}",
-            file=sys.stderr,
-        )
     except (OSError, KeyError, ValueError) as error:
-        print(f"mpmkit: {options.url}: {error}", file=sys.stderr)
+        print(f"mpmkit: {no_page(options.url, error)}", file=sys.stderr)
     return 1
+
+
+def no_page(url: str, error: Exception) -> str:
+    """Why no status page came, as a message."""
+    if not isinstance(error, urllib.error.HTTPError):
+        return f"{url}: {error}"
+    remedy = "; allow it from this machine (Require local)" if error.code in (401, 403) else ""
+    return f"{url}: status {error.code} instead of a status page{remedy}"

@@ -19,7 +19,6 @@ import plotly.graph_objects as go
 from helpers import misbehaving_clients
 
 import mpmkit
-from mpmkit import lab
 from mpmkit.config.directives import MPMS
 from mpmkit.lab import replay
 from mpmkit.lab import theme as colours
@@ -30,7 +29,7 @@ MIB = 64  # of memory, for a server with all its processes
 STEP = 5  # busy requests more each time
 MOST = 390  # busy requests: then there are connections enough
 PATIENCE = 15.0  # seconds until a step's requests are busy: prefork doubles its forks every second
-ROOM = {
+ROOM: dict[str, dict[str, Any]] = {
     "prefork": {"StartServers": 2, "MinSpareServers": 2, "MaxSpareServers": 20, "MaxRequestWorkers": 400,
                 "ServerLimit": 400},
     "threads": {"StartServers": 1, "ServerLimit": 16, "ThreadsPerChild": 25, "MinSpareThreads": 10,
@@ -93,7 +92,7 @@ def _join(group: Path) -> None:
 def held_or_recorded(mpms: Sequence[str] = MPMS) -> list[dict[str, Any]]:
     """`held`, or what was recorded where this machine should not measure or lets no control group be made."""
     try:
-        return lab.measured_or_recorded("06-limit", lambda: held(mpms))
+        return replay.measured_or_recorded("06-limit", lambda: held(mpms))
     except OSError as error:
         print(f"RECORDED, not measured here: this takes a memory control group ({error})")
         return replay.recorded("06-limit")
@@ -136,23 +135,26 @@ def _fill(mpm: str, group: ControlGroup) -> dict[str, Any]:
 
 
 def figure(rows: Sequence[dict[str, Any]], predicted: dict[str, float]) -> go.Figure:
-    """Bars of what was held, an MPM each, with a line where the slope puts the limit."""
+    """Bars of what was held, an MPM each; the outline is where the slope puts the limit."""
+    mpms = [row["mpm"] for row in rows]
+    known = [predicted[mpm] for mpm in mpms]
+    more = ["" if row["killed"] else " and more" for row in rows]
+    frame = {"color": "rgba(0,0,0,0)", "line": {"color": colours.ink(), "width": 1.5}}
+    common: dict[str, Any] = {"textposition": "outside", "constraintext": "none", "cliponaxis": False,
+                              "showlegend": False, "hoverinfo": "skip"}  # fmt: skip
     drawn = go.Figure()
-    for row in rows:
-        mpm = row["mpm"]
-        text = f"{row['held']}" if row["killed"] else f"{row['held']} and more"
-        drawn.add_bar(x=[mpm], y=[row["held"]], text=text, marker={"color": colours.colour(mpm)},
-                      showlegend=False, hoverinfo="skip")  # fmt: skip
-        drawn.add_scatter(
-            x=[mpm], y=[predicted[mpm]], mode="markers", showlegend=False,
-            marker={"symbol": "line-ew-open", "size": 60, "color": colours.ink(), "line": {"width": 3}},
-            hovertemplate="predicted: %{y:.0f}<extra></extra>",
-        )  # fmt: skip
+    drawn.add_bar(
+        x=mpms, y=known, text=[f"{n:.0f} predicted" for n in known], marker=frame, **common
+    )
+    drawn.add_bar(
+        x=mpms, y=[row["held"] for row in rows], marker={"color": [colours.colour(mpm) for mpm in mpms]},
+        text=[f"{row['held']}{add} held" for row, add in zip(rows, more, strict=True)], **common,
+    )  # fmt: skip
     said = (f"{row['mpm']} {row['held']} (predicted {predicted[row['mpm']]:.0f})" for row in rows)
     dress(
         drawn,
         f"Busy requests until the kernel ends a process, in {rows[0]['mib']} MiB"
-        "<br><sup>line: (limit − server at rest) / cost of one more</sup>",
+        "<br><sup>predicted: (limit − server at rest) / cost of one more</sup>",
         alt=f"Busy requests held in {rows[0]['mib']} MiB: {', '.join(said)}.",
         height=360,
     )

@@ -1,0 +1,191 @@
+"""An `Advice` as text, as JSON, and as one HTML file with its plots."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from mpmkit.measure.advise import Advice, Case
+from mpmkit.measure.text import aligned
+
+HEAD = (
+    "MPM", "numbers", "peak busy", "p99", "of", "waited", "p99 wait", "longest", "overflow", "forks", "ends",
+    "processes", "memory at peak", "binds first",
+)  # fmt: skip
+# Directives that a case depends on, in the order of a block.
+SHOWN = (
+    "StartServers", "MinSpareServers", "MaxSpareServers", "MinSpareThreads", "MaxSpareThreads",
+    "ThreadsPerChild", "ServerLimit", "MaxRequestWorkers", "AsyncRequestWorkerFactor", "KeepAliveTimeout",
+    "MaxConnectionsPerChild", "ThreadLimit", "ListenBacklog", "KeepAlive", "MaxKeepAliveRequests",
+)  # fmt: skip
+COLUMNS = 600  # points of a plot, at most
+INK = {"given": "#888888", "proposed": "#1b6ca8"}
+
+
+def _seconds(value: float) -> str:
+    if not math.isfinite(value):
+        return "gave up"
+    return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+
+
+def _memory(case: Case) -> str:
+    low, middle, high = (kb / 1024 for kb in case.memory)
+    reach = f" ({low:,.0f}-{high:,.0f})" if high == high else ""
+    return f"{middle:,.0f}{reach} MiB{'' if case.cost.measured else ' *'}"
+
+
+def _binds(advice: Advice, case: Case) -> str:
+    for name, (when, count) in case.run.binds.items():
+        return f"{name}, {advice.trace.clock(when)}, {count:,} connections"
+    return "-"
+
+
+def rows(advice: Advice) -> list[tuple[str, ...]]:
+    """A row of text for each case, below HEAD."""
+    found: list[tuple[str, ...]] = [HEAD]
+    for case in advice.cases:
+        run, d = case.run, case.directives
+        found.append((
+            case.mpm, case.kind, f"{run.peak_busy:,}", f"{run.busy_p99:,}",
+            f"{d.process_limit * d.ThreadsPerChild:,}", f"{run.waited:.1%}", _seconds(run.wait_quantile(0.99)),
+            _seconds(max(run.waits)), f"{run.overflow:,}", f"{run.forks:,}", f"{run.ends:,}",
+            f"{run.peak_processes:,}", _memory(case), _binds(advice, case),
+        ))  # fmt: skip
+    return found
+
+
+def block(case: Case) -> str:
+    """The <IfModule> to paste, each number with its reason."""
+    lines = []
+    for name in SHOWN:
+        if why := case.reasons.get(name):
+            lines += [f"    # {why}", f"    {name} {getattr(case.directives, name):g}"]
+    return "\n".join([f"<IfModule mpm_{case.mpm}_module>", *lines, "</IfModule>"])
+
+
+def blocks(advice: Advice) -> list[str]:
+    return [block(case) for case in advice.cases if case.kind == "proposed"]
+
+
+def sources(advice: Advice) -> list[str]:
+    """Where memory comes from, and how much there is."""
+    found: dict[str, list[str]] = {}
+    for case in advice.cases:
+        mark = "Memory" if case.cost.measured else "* Memory"
+        mpms = found.setdefault(f"{mark} of {{}}: {case.cost.source}.", [])
+        mpms += [case.mpm] * (case.mpm not in mpms)
+    room = f"Of {advice.ram / (1 << 30):.2f} GiB, {advice.room / (1 << 30):.2f} are for the server."
+    return [text.format(", ".join(of)) for text, of in found.items()] + [room] * bool(advice.room)
+
+
+def text(advice: Advice) -> str:
+    """All of it, for a terminal."""
+    parts = [f"{len(advice.trace):,} requests in {advice.trace.span / 3600:.2f} h"]
+    parts += [f"* {note}" if advice.cases else note for note in advice.notes]
+    if advice.cases:
+        parts += ["", *aligned(rows(advice), left=(0, 1, len(HEAD) - 1)), "", *sources(advice)]
+        parts += ["", advice.verdict()]
+        parts += [f"\n{one}" for one in blocks(advice)]
+    return "\n".join(parts)
+
+
+def data(advice: Advice) -> dict[str, Any]:
+    """All of it, for JSON; memory in KiB, times in seconds; null where there is no number."""
+    cases = []
+    for case in advice.cases:
+        run = case.run
+        names = ("peak_busy", "busy_p99", "mean_busy", "mean_kept", "waited", "overflow", "lost", "forks",
+                 "ends", "peak_processes")  # fmt: skip
+        waits = {"p99": run.wait_quantile(0.99), "longest": max(run.waits)}
+        cases.append({
+            "mpm": case.mpm, "kind": case.kind,
+            "directives": {name: getattr(case.directives, name) for name in SHOWN},
+            "reasons": dict(case.reasons), **{name: getattr(run, name) for name in names},
+            "wait": {name: _finite(value) for name, value in waits.items()},
+            "memory": dict(zip(("low", "expected", "high"), map(_finite, case.memory), strict=True)),
+            "memory_measured": case.cost.measured, "memory_source": case.cost.source,
+            "binds": {name: {"first": when, "connections": n} for name, (when, n) in run.binds.items()},
+        })  # fmt: skip
+    return {
+        "requests": len(advice.trace), "begin": advice.trace.begin, "span": advice.trace.span,
+        "growth": advice.growth, "ram": advice.ram, "room": advice.room, "notes": list(advice.notes),
+        "cases": cases, "verdict": advice.verdict() if cases else None, "blocks": blocks(advice),
+    }  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+# -- HTML ----------------------------------------------------------------------------------------
+
+
+def _points(values: Sequence[float], high: float, width: int, height: int) -> str:
+    """A polyline's points; of several values that fall together the largest."""
+    step = max(1, math.ceil(len(values) / COLUMNS))
+    tops = [max(values[i : i + step]) for i in range(0, len(values), step)]
+    across = width / max(1, len(tops) - 1)
+    return " ".join(
+        f"{i * across:.1f},{height - height * value / high:.1f}" for i, value in enumerate(tops)
+    )
+
+
+def plot(advice: Advice, mpm: str, name: str, title: str) -> str:
+    """An SVG of a series over time, as given and as proposed."""
+    width, height = 360, 110
+    cases = [case for case in advice.cases if case.mpm == mpm]
+    series: list[tuple[str, array[float]]] = [(c.kind, c.run.series[name]) for c in cases]
+    high = max(1.0, *(max(values) for _, values in series))
+    peaks = ", ".join(f"{kind} {max(values):,.0f} at most" for kind, values in series)
+    lines = "".join(
+        f"<polyline points='{_points(values, high, width, height)}' fill='none' stroke='{INK[kind]}' "
+        f"stroke-width='1.5'/>"
+        for kind, values in series
+    )
+    return (
+        f"<figure><svg viewBox='-4 -4 {width + 8} {height + 8}' role='img'>"
+        f"<title>{escape(f'{title} under {mpm}: {peaks}')}</title>"
+        f"<rect width='{width}' height='{height}' fill='#f7f7f5'/>{lines}</svg>"
+        f"<figcaption>{escape(f'{title}: {peaks}')}</figcaption></figure>"
+    )
+
+
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:#222;"
+    "background:#fff}table{border-collapse:collapse;font-size:13px;display:block;overflow-x:auto}"
+    "th,td{padding:.3em .6em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
+    "td:last-child,th:last-child{text-align:left;white-space:normal;min-width:16em}"
+    "pre{background:#f7f7f5;padding:1em;overflow-x:auto}figure{margin:0}svg{width:100%}"
+    ".plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(17em,1fr));gap:1em}"
+    "figcaption{font-size:13px}.given{color:#666}.proposed{color:#1b6ca8}"
+)
+
+
+def html(advice: Advice, title: str) -> str:
+    """One page with tables, plots (SVG) and blocks; it loads nothing."""
+    parts = [f"<h1>{escape(title)}</h1>"]
+    parts += ["<ul>", *(f"<li>{escape(note)}</li>" for note in advice.notes), "</ul>"]
+    if advice.cases:
+        head, *body = rows(advice)
+        parts.append("<table><tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>")
+        parts += [
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body
+        ]
+        parts += ["</table>", *(f"<p>{escape(line)}</p>" for line in sources(advice))]
+        when = f"{advice.trace.clock(0)} to {advice.trace.clock(advice.trace.span)}"
+        parts.append(
+            f"<p><b>{escape(advice.verdict())}</b></p><p>From {when}: "
+            "<span class='given'>as given</span>, <span class='proposed'>as proposed</span>.</p>"
+        )
+        for mpm in dict.fromkeys(case.mpm for case in advice.cases):
+            shown = {"busy": "busy workers", "processes": "processes", "queue": "listen queue"}
+            plots = (plot(advice, mpm, name, what) for name, what in shown.items())
+            parts.append(f"<h2>{mpm}</h2><div class='plots'>{''.join(plots)}</div>")
+        parts += [f"<pre>{escape(one)}</pre>" for one in blocks(advice)]
+    return (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"
+        f"<style>{STYLE}</style>{''.join(parts)}</html>\n"
+    )

@@ -1,0 +1,249 @@
+"""`mpmkit advise`: what a log demands, what is proposed for it, and what it refuses to say."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from mpmkit.config.checks import check
+from mpmkit.config.directives import MPMS
+from mpmkit.config.httpd_conf import Source, read
+from mpmkit.config.keywords import from_keywords
+from mpmkit.measure import advise_command, advise_report
+from mpmkit.measure.advise import Cost, advise, grown
+from mpmkit.measure.advise_command import configured, recorded_costs, running_cost
+from mpmkit.measure.proposal import demand
+from mpmkit.measure.reference_servers import Httpd
+from mpmkit.measure.sizing import Line
+from mpmkit.measure.trace import Trace
+
+FLAT = Cost(Line(1000, 100, 90, 110, 5, 100), "counted by hand", None, True)
+
+
+def trace(*requests: tuple[float, float, int], kept: int = 0) -> Trace:
+    """Of (start, seconds, connection)."""
+    start, seconds, connection = zip(*sorted(requests), strict=True)
+    return Trace(start, seconds, connection=connection, kept=[kept] * len(start), begin=1e9)
+
+
+def day(number: int = 3000, span: float = 4000.0) -> Trace:
+    """Connections of four requests over a bit more than an hour, with a burst of ten seconds in it."""
+    chance, requests = random.Random(1), []
+    for connection in range(number // 4):
+        at = chance.uniform(0, span) if connection % 4 else span / 2 + chance.uniform(0, 10)
+        for _ in range(4):
+            long = chance.expovariate(5)
+            requests.append((at, long, connection))
+            at += long + chance.expovariate(1)
+    return trace(*requests, kept=1)
+
+
+def given(mpm: str, **more):
+    return check(mpm, from_keywords(mpm, **more))[0]
+
+
+def test_demand_counted_by_hand():
+    requests = trace((0.2, 1.0, 1), (0.5, 4.0, 2), (1.5, 0.1, 1), (1.5, 0.1, 3), kept=1)
+    assert list(demand(requests, 0)) == [2, 3]
+    assert list(demand(requests, 0, 3.0)) == [2, 4]
+    # Kept for 5 s: connection 1 holds its worker from 0.2 on.
+    assert list(demand(requests, 5)) == [2, 3]
+    assert list(demand(trace((0.2, 0.1, 1), (4.1, 0.1, 2)), 0)) == [1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("growth, connections", [(1.5, 6), (2, 8), (0.5, 2), (1, 4)])
+def test_growth_copies_whole_connections(growth, connections):
+    before = trace(*((10.0 * c + n, 0.5, c) for c in range(4) for n in range(3)), kept=1)
+    after = grown(before, growth)
+    assert len(after) == 3 * connections and len(set(after.connection)) == connections
+    assert list(after.think_times()) == pytest.approx([0.5] * 2 * connections)
+    assert after.span <= before.span + 1
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_a_proposal_lets_hardly_anything_wait_and_httpd_takes_it_as_it_is(mpm):
+    tight = given(
+        mpm, **{"MaxRequestWorkers": 25} | ({} if mpm == "prefork" else {"ThreadsPerChild": 5})
+    )
+    advice = advise({mpm: tight}, day(), {mpm: FLAT}, writer=mpm)
+    before, after = advice.cases
+    assert (before.kind, after.kind) == ("given", "proposed")
+    assert before.run.waited > 0.03 > 0.002 > after.run.waited and before.run.binds
+    assert after.directives.ThreadsPerChild == tight.ThreadsPerChild
+    workers = after.run.peak_processes * after.directives.ThreadsPerChild
+    assert after.memory == pytest.approx([1000 + each * workers for each in (90, 100, 110)])
+    assert "ran into the limit" in " ".join(advice.notes) or mpm == "event"
+    # What is pasted means what was simulated, and httpd has nothing to correct in it.
+    conf = read(Source("pasted", text=advise_report.block(after), mpm=mpm))
+    pasted, notes = check(mpm, conf.settings)
+    assert not conf.problems and not notes
+    assert replace(after.directives, KeepAliveTimeout=pasted.KeepAliveTimeout) == pasted
+    lines = advise_report.block(after).splitlines()[1:-1]
+    assert all(line.strip().startswith("#") for line in lines[::2])
+
+
+def test_memory_limits_what_is_proposed():
+    ram = 512 << 20  # half of it is kept back
+    dear = Cost(Line(50_000, 5_000, 4_000, 6_000, 5, 100), "counted by hand")
+    advice = advise({"prefork": given("prefork")}, day(), {"prefork": dear}, ram=ram)
+    proposed = advice.cases[1]
+    assert proposed.directives.MaxRequestWorkers == (256 * 1024 - 50_000) // 6_000
+    assert "256 MiB have room for no more" in proposed.reasons["MaxRequestWorkers"]
+    assert proposed.memory[2] <= 256 * 1024 and "MaxRequestWorkers" in proposed.run.binds
+    assert "more than 1%" in advice.verdict() and advice.room == 256 << 20
+
+
+def test_verdict_compares_what_can_be_compared():
+    both = {mpm: given(mpm) for mpm in ("prefork", "event")}
+    costs = {"prefork": replace(FLAT, workers=Line(1000, 300, 290, 310, 5, 100)), "event": FLAT}
+    assert "Under event" in advise(both, day(), costs).verdict()
+    costs["event"] = replace(FLAT, measured=False)
+    assert "does not decide" in advise(both, day(), costs).verdict()
+    with pytest.raises(ValueError, match="growth: must be more than 0"):
+        advise(both, day(), costs, growth=-1)
+    with pytest.raises(ValueError, match=r"no request is left at growth 1e-05, of 3,000"):
+        advise(both, day(), costs, growth=1e-5)
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_recorded_lines(mpm):
+    """docs/WHICH-MPM.md has the slopes; page tables come on top, some 50 KiB for a process."""
+    cost = recorded_costs()[mpm]
+    low, middle, high = cost.at(100, 1000)
+    assert low < middle < high and not cost.measured
+    assert (cost.kept is not None) == (mpm == "event")
+    assert 200 < cost.workers.slope < 300 if mpm == "prefork" else 50 < cost.workers.slope < 100
+    assert math.isnan(replace(cost, workers=Line(1, 2, -math.inf, math.inf, 2, 9)).at(5, 0)[0])
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+CONF = """
+LoadModule mpm_worker_module x.so
+LoadModule third_party_module y.so
+KeepAliveTimeout 3
+<IfModule mpm_worker_module>
+ThreadsPerChild 10
+MaxRequestWorkers 20
+</IfModule>
+LogFormat "%h %t %D %X %k" short
+CustomLog log short
+"""
+
+
+@pytest.fixture
+def site(tmp_path):
+    """An httpd.conf, and the log of a bit more than an hour."""
+    requests = day(400)
+    lines = zip(requests.start, requests.seconds, requests.connection, strict=True)
+    with open(tmp_path / "log", "w") as file:
+        for start, seconds, connection in lines:
+            minute, second = divmod(int(start), 60)
+            stamp = f"[01/Mar/2026:{10 + minute // 60}:{minute % 60:02}:{second:02} +0000]"
+            file.write(
+                f"10.0.{connection // 200}.{connection % 200} {stamp} {seconds * 1e6:.0f} + 0\n"
+            )
+    (tmp_path / "httpd.conf").write_text(CONF)
+    return tmp_path
+
+
+def test_the_command(site, capsys):
+    argv = ["-f", str(site / "httpd.conf"), "--log", str(site / "log"), "--growth", "1.5"]
+    page = site / "r.html"
+    assert advise_command.main([*argv, "--memory", "4GiB", "--html", str(page)]) == 0
+    out = capsys.readouterr().out
+    assert (
+        out.count("<IfModule mpm_") == 3 and "Growth 1.5" in out and "no numbers for event" in out
+    )
+    assert "ran into the limit: all 20 workers" in out and "3.20 are for the server" in out
+    html = page.read_text()
+    assert (
+        html.count("<svg") == 9
+        and "http" not in html.replace("httpd", "")
+        and "MaxRequestWorkers" in html
+    )
+    assert advise_command.main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(case["mpm"], case["kind"]) for case in found["cases"]] == [
+        (mpm, kind) for mpm in MPMS for kind in ("given", "proposed")
+    ]
+    case = found["cases"][2]
+    assert (case["directives"]["MaxRequestWorkers"], case["directives"]["KeepAliveTimeout"]) == (
+        20,
+        3,
+    )
+    assert case["peak_busy"] == 20 and case["waited"] > 0 and case["binds"]
+
+
+def test_without_durations_nothing_is_guessed(site, capsys):
+    log = site / "plain"
+    log.write_text('1.1.1.1 - - [01/Mar/2026:10:00:00 +0000] "GET / HTTP/1.1" 200 5\n' * 30)
+    assert advise_command.main(["--log", str(log)]) == 1
+    out = capsys.readouterr().out
+    assert (
+        "%D %X %k" in out and "30 requests in the busiest second" in out and "IfModule" not in out
+    )
+    assert "keep 3.0 workers busy" in out
+
+
+def test_short_and_unknown(site, capsys):
+    log = site / "short"
+    log.write_text("".join(f"1.1.1.{n} [01/Mar/2026:10:00:0{n} +0000] 90000\n" for n in range(9)))
+    assert advise_command.main(["--log", str(log), "--log-format", "%h %t %D"]) == 0
+    out = capsys.readouterr().out
+    assert "covers 0 minutes" in out and "Which MPM wrote the log is not known" in out
+
+
+@pytest.mark.parametrize("argv, says", [
+    (["--log", "{}/nothing"], "nothing: cannot be read"),
+    (["--log", "{}/log", "-f", "{}/nothing.conf"], "nothing.conf"),
+    (["--log", "{}/log", "-f", "{}/bad.conf"], "bad.conf:1: .*httpd -t -f"),
+    (["--log", "{}/log", "-f", "{}/httpd.conf", "--pid", str(os.getpid())], "not httpd; the PidFile"),
+    (["--log", "{}/log", "-f", "{}/httpd.conf", "--pid", "99999999"], "does not run"),
+    (["--log", "{}/log", "--log-format", "%h %t %D %X %k", "--pid", "1"], "pid: give -f, too"),
+    (["--log", "{}/log", "-f", "{}/httpd.conf", "--memory", "4 apples"], "must be a size like 4GiB"),
+    (["--log", "{}/log", "-f", "{}/httpd.conf", "--status", "http://127.0.0.1:1"], "127.0.0.1:1: .*refused"),
+    (["--log", "{}/log", "-f", "{}/httpd.conf", "--growth", "nan"], "growth: must be more than 0"),
+])  # fmt: skip
+def test_errors_name_the_thing(site, capsys, argv, says):
+    (site / "bad.conf").write_text("<IfModule mpm_worker_module>\n")
+    assert advise_command.main([word.format(site) for word in argv]) == 2
+    assert re.search(f"mpmkit: .*{says}", capsys.readouterr().err)
+
+
+def test_status_page_of_another_mpm(site, server, mpm, capsys):
+    argv = ["--log", str(site / "log"), "-f", str(site / "httpd.conf"), "--status", server.url]
+    assert advise_command.main(argv) == (0 if mpm == "worker" else 2)
+    said = capsys.readouterr()
+    assert "ran into the limit" in said.out or f"runs {mpm}, but" in said.err
+
+
+def test_a_conf_under_each_mpm(tmp_path):
+    file = tmp_path / "httpd.conf"
+    file.write_text("MaxClients 30\nMinSpareServers 3\nLoadModule mpm_prefork_module x.so\n")
+    assert configured(str(file), None)[0] == "prefork"
+    found = {mpm: configured(str(file), mpm)[1] for mpm in MPMS}
+    assert [d.MaxRequestWorkers for d in found.values()] == [30, 25, 25]  # of whole children
+    assert found["prefork"].MinSpareServers == 3
+    assert configured(None, None) == ("", None, [])
+
+
+@pytest.mark.skipif(not shutil.which("apache2"), reason="the real httpd is not installed")
+@pytest.mark.parametrize("mpm", MPMS)
+def test_memory_of_a_running_httpd(mpm, tmp_path):
+    (tmp_path / "index.html").write_text("x")
+    more = {} if mpm == "prefork" else {"ThreadsPerChild": 5, "MaxRequestWorkers": 20}
+    with Httpd(mpm, document_root=tmp_path, StartServers=3, **more) as httpd:
+        cost = running_cost(httpd.pid, 1 if mpm == "prefork" else 5, None)
+        low, middle, high = cost.at(cost.workers.most, 0)
+        assert cost.measured and 500 < low <= middle <= high < 60_000
+        child = advise_command.procfs.children(httpd.pid)[0]
+        with pytest.raises(ValueError, match=f"child of httpd; give its parent, {httpd.pid}"):
+            running_cost(child, 1, None)
