@@ -144,8 +144,7 @@ def test_points_on_a_line_give_the_line(base, steep, ns):
     line = slope(ns, [base + steep * n for n in ns])
     # Cancellation costs digits: what counts is the line where it was measured.
     size = 1 + base + abs(steep) * max(ns)
-    found = line.base + line.slope * min(ns)
-    assert abs(found - (base + steep * min(ns))) < 1e-6 * size
+    assert abs(line.at(min(ns)) - (base + steep * min(ns))) < 1e-6 * size
     assert line.slope == pytest.approx(steep, abs=1e-6 * size)
     assert line.low <= line.slope <= line.high and line.points == len(ns) and line.most == max(ns)
 

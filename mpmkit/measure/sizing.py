@@ -40,6 +40,10 @@ class Line:
     points: int
     most: float
 
+    def at(self, n: float) -> float:
+        """The line's value at n."""
+        return self.base + self.slope * n
+
     @property
     def dear(self) -> float:
         """The expensive end of the slope's interval; the slope itself where that has no end."""
