@@ -32,14 +32,13 @@ SECTIONS = {
 def answers(
     *lines: str, client: str = "203.0.113.9", method: str = "GET", scheme: str = "http"
 ) -> int:
-    """What a request for /a/x.txt is refused with, under these lines; 0: it is not."""
+    """403 if a request for /a/x.txt is refused under these lines, else 0."""
     directives, notes = checked("\n".join(lines))
     answers.notes = [note.text for note in notes]  # type: ignore[attr-defined]
     rule = Sections(directives).config_for("/a/x.txt", FILE).access
-    if rule.admits_all:
-        return 0
     conn = SimpleNamespace(peer=(client, 1), local=("192.0.2.1", 80), scheme=scheme)
-    return rule.refusal(SimpleNamespace(method=method), conn)  # type: ignore[arg-type]
+    admitted = rule.admits_all or rule.admits(SimpleNamespace(method=method), conn)  # type: ignore[arg-type]
+    return 0 if admitted else 403
 
 
 # One line, or some, for each directive of httpd that restricts access, by itself or with a Require.
@@ -83,7 +82,7 @@ def test_every_directive_that_restricts_does_so_in_each_kind_of_section(lines):
             with pytest.raises(DirectiveError, match="is inside the"):
                 answers(here)
         else:
-            assert answers(here) == (405 if lines.startswith("AllowMethods") else 403), kind
+            assert answers(here) == 403, kind
             assert answers(elsewhere) == 0, kind
 
 
@@ -127,6 +126,18 @@ def test_what_the_installed_httpd_has_to_restrict_access_is_restricted_or_refuse
         assert name in HARMLESS or name.lower() in tried or (row and row.fate == REFUSED), name
 
 
+@pytest.mark.parametrize(("first", "second", "status"), [
+    ("Require all denied", "Require all granted", 0), ("Require all granted", "Require all denied", 403),
+    ("Require all granted", "Options None", 0), ("Require all denied", "Options None", 403),
+    ("Order allow,deny", "Require all granted", 403), ("Order allow,deny", "Allow from all", 0),
+])  # fmt: skip
+def test_a_later_section_is_laid_over_an_earlier_one(first, second, status):
+    assert (
+        answers("<Location />", first, "</Location>", "<Location /a>", second, "</Location>")
+        == status
+    )
+
+
 @pytest.mark.parametrize("line", ["SSLVerifyClient require", "LuaHookAccessChecker /x.lua y"])
 def test_what_closes_the_whole_site(line):
     assert answers(line, "<Location />", "Require all granted", "</Location>") == 403
@@ -160,7 +171,7 @@ def test_what_restricts_nothing_closes_nothing(line):
 
 
 @pytest.mark.parametrize(
-    "line", ["SSLRequireSSL", "Require ssl", "SSLRequireSSL\nAllowMethods GET"]
+    "line", ["SSLRequireSSL", "Require ssl", "SSLRequireSSL\nAllowMethods reset"]
 )
 def test_what_is_for_tls_alone(line):
     rule = f"<Location />\n{line}\n</Location>"

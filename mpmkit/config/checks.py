@@ -258,9 +258,7 @@ class _Reader:
                     text = f"{spec.name} {setting.args[0]} will probably never match: an earlier {kind} has it"
                     self.note("warn", text, setting, "AH00671")
                     break
-        if not spec.effect:
-            self.note("debug", f"{spec.name} has no effect in mpmkit", setting)
-        elif section and spec.where == "outside":
+        if section and spec.where == "outside":
             text = f"{spec.name} has an effect outside of sections only: move it out of the "
             self.note("warn", f"{text}<{section.kind}>", setting)
         elif self.in_host and spec.where == "connection":

@@ -34,7 +34,7 @@ Field = Callable[["Connection", int], str]  # (connection, ns at the end) -> tex
 
 @dataclass(frozen=True)
 class Site:
-    """What the formats show of the server: %v, %V, %p, %f and %{Server}o."""
+    """What the formats show of the server: %v, %V, %p, %f, %X and %{Server}o."""
 
     name: str = ""  # ServerName, with its port if it has one
     canonical: bool = False  # UseCanonicalName
@@ -43,6 +43,7 @@ class Site:
     aliases: tuple[tuple[str, str, str], ...] = ()
     server: str = ""
     variables: tuple[EnvRule, ...] = ()
+    most_kept: int = 0  # MaxKeepAliveRequests; 0: no limit
 
     @property
     def own(self) -> OwnName:
@@ -187,6 +188,9 @@ def _answered(argument: str, site: Site) -> Field:
 
 def _server_fields(site: Site) -> dict[str, Field]:
     own = site.own
+    # As httpd's ap_set_keepalive counts: responses after which the connection was kept, so the last request
+    # repeats a number; but for the one after MaxKeepAliveRequests, before which %X is - already.
+    most = site.most_kept
 
     def place(conn: Connection) -> tuple[str, str]:
         return own.place(conn.request.get(b"host") if conn.request else None, conn.scheme)
@@ -195,6 +199,8 @@ def _server_fields(site: Site) -> dict[str, Field]:
         "v": lambda conn, now: own.host,
         "V": lambda conn, now: quote_line(place(conn)[0].encode("latin-1")),
         "p": lambda conn, now: place(conn)[1],
+        "X": lambda conn, now: "+" if conn.keep_alive and conn.kept + 1 != most else "-",
+        "k": lambda conn, now: str(max(0, conn.kept - (not conn.keep_alive and conn.kept != most))),
     }
 
 
@@ -230,8 +236,6 @@ FIELDS: dict[str, Field] = {
     "S": lambda conn, now: str(_received(conn) + conn.sent),
     "D": lambda conn, now: str((now - conn.started) // 1000),
     "T": lambda conn, now: str((now - conn.started) // 1_000_000_000),
-    "X": lambda conn, now: "+" if conn.keep_alive else "-",
-    "k": lambda conn, now: str(conn.kept),
     "P": lambda conn, now: str(os.getpid()),
     "H": _protocol,
     "%": lambda conn, now: "%",
