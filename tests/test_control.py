@@ -22,7 +22,6 @@ from mpmkit.cli import httpd
 from mpmkit.server import pidfile
 from mpmkit.server.pidfile import PidFileError
 
-
 pytestmark = pytest.mark.usefixtures("everything_ends")
 
 Said = tuple[int, str, str]  # exit status, standard output, standard error
