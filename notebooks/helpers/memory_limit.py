@@ -19,7 +19,6 @@ import plotly.graph_objects as go
 from helpers import misbehaving_clients
 
 import mpmkit
-from mpmkit import lab
 from mpmkit.config.directives import MPMS
 from mpmkit.lab import replay
 from mpmkit.lab import theme as colours
@@ -93,7 +92,7 @@ def _join(group: Path) -> None:
 def held_or_recorded(mpms: Sequence[str] = MPMS) -> list[dict[str, Any]]:
     """`held`, or what was recorded where this machine should not measure or lets no control group be made."""
     try:
-        return lab.measured_or_recorded("06-limit", lambda: held(mpms))
+        return replay.measured_or_recorded("06-limit", lambda: held(mpms))
     except OSError as error:
         print(f"RECORDED, not measured here: this takes a memory control group ({error})")
         return replay.recorded("06-limit")
