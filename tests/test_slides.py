@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat import v4
 from support.jupyter import THEIR_WARNINGS, chromium
 
 from docs._tools import slides
@@ -44,6 +46,21 @@ def test_the_code_of_a_figure_is_hidden_and_much_code_above_gets_a_slide_of_its_
     slides.mark({"cells": [cell("markdown", "# Heading"), above, figure]})
     assert figure["metadata"]["tags"] == ["hide-input"] and "tags" not in above["metadata"]
     assert figure["metadata"]["slideshow"]["slide_type"] == place
+
+
+def test_notes_are_in_the_metadata_and_become_speaker_notes(tmp_path):
+    """They are on the slide of their cell, where reveal.js shows them to the speaker alone."""
+    book = v4.new_notebook(cells=[
+        v4.new_markdown_cell("# Heading", metadata={"notes": "Ask first.\nPlan B."}),
+        v4.new_code_cell("1 + 1"), v4.new_markdown_cell("# Next"),
+    ])  # fmt: skip
+    nbformat.write(book, tmp_path / "talk.ipynb")
+    page = slides.write(tmp_path / "talk.ipynb", tmp_path, {}).read_text()
+    aside = '<aside class="notes">'
+    assert page.count(aside) == 1 and page.index("Heading") < page.index(aside) < page.index("Next")
+    noted, rest = page.split(aside)[1].split("</aside>", 1)
+    assert "<li>Ask first.</li>" in noted and "<li>Plan B.</li>" in noted
+    assert "Ask first" not in rest and "notes.js" in rest
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch, capsys):
