@@ -253,9 +253,7 @@ def by_h11(head: bytes) -> h11.Request | None:
 
 
 def agrees(request: Request) -> None:
-    """A request of ours is h11's, but for what httpd adds: HTTP/0.9, and one host and one framing."""
-    if request.version == (0, 9):
-        return
+    """A request of ours is h11's, but for what httpd adds: one host and one framing."""
     event = by_h11(request.head)
     assert event is not None, f"h11 refuses {request.head!r}"
     assert (request.method.encode(), request.target) == (event.method, event.target)

@@ -50,26 +50,6 @@ def test_the_table_of_differences_is_honest():
     assert len(REPLAYED) > 60
 
 
-def test_http_0_9_is_answered_by_the_bare_body(server):
-    recording = RECORDINGS["45-http09"]
-    assert exchange(server, recording.request) == recording.response
-    for path in (b"/", b"/sub/", b"/empty.txt", b"/file.txt?query"):
-        with Client(server) as client:
-            body = client.ask(request(path)).body
-        assert exchange(server, b"GET %b\r\n" % path) == body
-    # Errors are pages without a head; what follows the line is nobody's.
-    assert exchange(server, b"GET /nope\r\nHost: x\r\n\r\n").startswith(b"<!DOCTYPE")
-    for line in (b"HEAD /\r\n", b"GET  /\r\n", b"get /\r\n", b"GET / \r\n", b"GET x\r\n"):
-        assert read_reply(exchange(server, line)).status == 400
-
-
-def test_http_0_9_that_is_switched_off(document_root):
-    options = {"HttpProtocolOptions": "Require1.0"}
-    with serving("event", document_root=document_root, **options) as server:
-        assert read_reply(exchange(server, b"GET /file.txt\r\n")).status == 400
-        assert get(server).status == 200
-
-
 # -- limits ---------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Listening sockets: bound, kept over a restart, inherited, and accepted from."""
+"""Listening sockets: bound, kept over a restart, and accepted from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 from support.files import DATA
-from support.servers import Serve, bound
+from support.servers import Serve
 from support.waiting import poll_until
 
 from mpmkit.config.checks import check
@@ -26,7 +26,6 @@ from mpmkit.server.listen import (
     close_all,
     configure,
     first_timeout,
-    inherit,
     open_listeners,
     timeval,
     url_of,
@@ -159,19 +158,6 @@ def test_listen_on_all_and_on_all_of_ipv6_are_one_socket(opened, order):
     d = directives(*[f"{port}", f"[::]:{port}"][::order])
     (first,) = opened(d)
     assert open_listeners(d, [first]) == [first]
-
-
-def test_what_can_and_what_can_t_be_inherited():
-    with bound() as sock, closing(inherit(os.dup(sock.fileno()), directives())) as listener:
-        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        assert not os.get_blocking(listener.fileno())
-        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    with socket.socket(type=socket.SOCK_DGRAM) as udp:
-        with pytest.raises(ListenError, match="SOCK_STREAM"):
-            inherit(udp.fileno(), directives())
-        udp.getsockname()  # still open: it was not ours
-    with open(os.devnull) as file, pytest.raises(ListenError, match=f"--listen-fd {file.fileno()}"):
-        inherit(file.fileno(), directives())
 
 
 @pytest.fixture

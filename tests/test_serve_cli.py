@@ -160,7 +160,6 @@ REFUSED = [
     (["event", "-c", "CustomLog /does/not/exist/log common", *PORT], "", "CustomLog"),
     (["event", "-c", "ErrorLog /does/not/exist/log", *PORT], "", "ErrorLog"),
     (["event", "-c", "ScoreBoardFile /does/not/exist/b", *PORT], "", "ScoreBoardFile"),
-    (["event", "--listen-fd", "77"], "", "--listen-fd 77"),
     (["-f", "FILE", *PORT], TWO, "MPM"),
     (["worker", "-f", "FILE", *PORT], "LoadModule mpm_event_module x", "worker was asked for"),
     (["event", "-f", "FILE", *PORT], "# a comment\nKeepAlive On\nNonsense 1", "FILE:3: Nonsense"),

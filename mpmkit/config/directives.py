@@ -218,7 +218,7 @@ class Directives:
         values.exact_number, where="any")
     HttpProtocolOptions: Words = directive(
         values.protocol_options, tuple(pair[0] for pair in values.PROTOCOL_OPTIONS),
-        "How strictly a request is read",
+        "How strictly a request is read: always as with Strict and Require1.0",
         where="connection", takes="Strict|Unsafe Lenient|RegisteredMethods Allow0.9|Require1.0",
         args=(1, 3), merge=values.answer)
     ConnectionFilter: tuple[str, int] | None = directive(values.connection_filter, None,

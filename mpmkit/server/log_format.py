@@ -110,8 +110,7 @@ def _of_request(text: Callable[[Request], str], *, last: bool, none: str = "-") 
 def _protocol(conn: Connection, now: int) -> str:
     if conn.request is None:
         return "-"
-    word = conn.request.line.rpartition(b" ")[2]
-    return quote_line(word) if word.startswith(b"HTTP/") else "HTTP/0.9"
+    return quote_line(conn.request.line.rpartition(b" ")[2])
 
 
 def _header(argument: str, site: Site) -> Field:
