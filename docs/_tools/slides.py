@@ -136,8 +136,10 @@ def write(source: Path, target: Path, scripts: dict[str, str]) -> Path:
     book = mark(nbformat.read(source, as_version=4))
     size = {"reveal_number": "c/t", "reveal_width": "1240", "reveal_height": "700"}
     hidden = {"enabled": True, "remove_input_tags": {"hide-input"}}
-    config = Config({"SlidesExporter": {**scripts, **size}, "TagRemovePreprocessor": hidden})
-    page, _ = SlidesExporter(config=config).from_notebook_node(book)
+    deck = {**scripts, **size, "embed_images": True}  # the folder can be copied elsewhere
+    config = Config({"SlidesExporter": deck, "TagRemovePreprocessor": hidden})
+    place = {"metadata": {"path": str(source.parent)}}  # where the text's pictures are looked for
+    page, _ = SlidesExporter(config=config).from_notebook_node(book, resources=place)
     page = MERMAID.sub("", page).replace('<script src=""> </script>', "")
     path = target / f"{source.stem}.slides.html"
     path.write_text(page.replace("</head>", f"{STYLE}\n</head>", 1), encoding="utf-8")
