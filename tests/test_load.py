@@ -213,7 +213,7 @@ def read(data: bytes, cuts: tuple[int, ...] = (), **how):
         (OK, {"expect_length": 4}, ("length", True, 5)),
         (OK, {"expect_status": 404}, ("status 200", True, 5)),
         (OK[:-1], {}, ("short", False, 4)),
-        (OK + b"!", {}, ("length", False, 5)),
+        (OK + b"!", {}, ("length", False, 6)),
         (OK.replace(b"1.1", b"1.0"), {}, (None, False, 5)),
         (saying(b"Connection: Close"), {}, (None, False, 5)),
         (b"", {}, ("closed", False, 0)),
@@ -230,6 +230,7 @@ def read(data: bytes, cuts: tuple[int, ...] = (), **how):
         (CHUNKED.partition(b"3;")[0] + b"1" * (MAX_HEAD + 1), {}, MALFORMED),
         (b"ICY 200 OK\r\n\r\n", {}, MALFORMED),
         (saying(b"no colon"), {}, MALFORMED),
+        (saying(b"A: b\n"), {}, MALFORMED),
         (saying(b"Content-Length: 6"), {}, MALFORMED),
     ],
 )
