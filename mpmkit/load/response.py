@@ -9,8 +9,8 @@ length, short, closed, malformed: docs/LOAD.md has them all); `keep` whether the
 request; `length` the body's bytes.
 
 Answers to the same request differ little (the Date, once a second), so the generator looks a whole answer up in
-a bounded memo, keyed by its exact bytes, and reads only what it has not seen. h11 reads heads and chunks. A body of
-known length is counted here, since h11 would copy it, and the last heads are kept.
+a bounded memo, keyed by its exact bytes, and reads only what it has not seen. h11 reads heads and chunks. A
+body of known length is counted here, since h11 would copy it, and the last heads are kept.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ResponseReader:
             0  # bytes of the body so far, and in all (or CHUNKED, UNTIL_CLOSE)
         )
         self._keep = self._started = False
-        self._chunks = None
+        self._chunks: h11.Connection | None = None
 
     def feed(self, data: bytes) -> Verdict | None:
         """Take what was received (not empty). Returns the verdict once the response is complete."""
