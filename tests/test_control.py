@@ -165,7 +165,7 @@ def test_what_needs_no_file(here):
     assert (status, out) == (1, "") and "-k start|restart|graceful|graceful-stop|stop" in err
     options = re.compile(r"^  (-\w)\b", re.M)
     httpds = set(options.findall((CLI / "apache2-h.txt").read_text()))
-    assert set(options.findall(err)) == httpds - {"-e", "-E", "-L"} | {"-k"}
+    assert set(options.findall(err)) == httpds - {"-e", "-E", "-L", "-X"} | {"-k"}
 
 
 def test_S_has_the_lines_of_httpd(house, here):
@@ -522,13 +522,10 @@ def test_without_a_process_of_its_own(house, define, session):
         process.terminate()
 
 
-def test_X_is_one_process_that_any_signal_ends(mpm, tmp_path):
-    house = House(tmp_path, mpm)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        with house.in_foreground("-X") as process:
-            assert house.get() == b"hello\n"
-            assert children_of(process.pid) == []
-            process.send_signal(number)
+def test_one_process_is_refused(house):
+    for words, said in ((("-X",), "illegal option"), (("-D", "ONE_PROCESS"), "-D FOREGROUND")):
+        status, _, err = house.run(*words)
+        assert status == 1 and said in err
 
 
 # -- the PidFile ----------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 # fmt: off
 ROWS = (
-    Row("-D", "name", "defines", "define a name, for <IfDefine name>, FOREGROUND, NO_DETACH, DEBUG, DUMP_..."),
+    Row("-D", "name", "defines", "define a name, for <IfDefine name>, FOREGROUND, NO_DETACH, DUMP_..."),
     Row("-d", "directory", "server_root", "ServerRoot until the file says otherwise"),
     Row("-f", "file", "file", "the configuration, instead of conf/httpd.conf"),
     Row("-C", '"directive"', "before", "a directive ahead of the file"),
@@ -49,7 +49,6 @@ ROWS = (
     Row("-t", "", "test", "check the configuration, and end; with -D DUMP_INCLUDES, show the files that were "
         "read", True),
     Row("-T", "", "check_root", "start although DocumentRoot is missing", False),
-    Row("-X", "", "defines", "one process, in the foreground, for a debugger", ["DEBUG"]),
     Row("--strict", "", "strict", "refuse what mpmkit would ignore or close", True),
     Row("--report", "file", "report", "show what of a file is served, ignored, closed, refused"),
 )

@@ -23,12 +23,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from mpmkit._version import __version__
 from mpmkit.config.directives import DirectiveError
 from mpmkit.policy import maintenance
-from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS, STARTING
+from mpmkit.policy.states import DEAD, GRACEFUL, LETTERS
 from mpmkit.server import listen, pidfile
 from mpmkit.server.child import OK, Child, Setup
 from mpmkit.server.immortal import make_immortal
@@ -122,28 +121,6 @@ class Parent:
                         self.restart()
                     case signal.SIGUSR1:
                         self.graceful()
-        finally:
-            self._clean_up()
-
-    def run_alone(self) -> int:
-        """httpd -X, for a debugger: this process is its own only child. The first signal ends it, wherever
-        it is; there is no restart."""
-
-        def leave(number: int, frame: object) -> NoReturn:
-            # Not SystemExit: it would end the request that it meets, and not the process.
-            self._clean_up()
-            os._exit(OK)
-
-        for number in (*ENDING, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, leave)
-        self.write_pid_file()
-        self.pool.start_programs()
-        self.board.set_states(0, STARTING, self.setup.directives.ThreadsPerChild, only=(DEAD,))
-        self.board.born(0, os.getpid(), self.board.generation)
-        try:
-            self._note_running()
-            self._ready(listen.url_of(self.pool.listeners[0]))
-            return self.pool.serve(0)
         finally:
             self._clean_up()
 
