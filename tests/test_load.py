@@ -7,7 +7,6 @@ compares what the generator claims with what the server counted.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import resource
@@ -25,7 +24,6 @@ from misbehaving import Misbehaving
 from support.loads import ENVIRON, LOCUST, argv, in_a_network, run, wait_for_load, wait_for_silence
 
 from mpmkit.load.histogram import Histogram
-from mpmkit.load.preflight import Pressure
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.response import MAX_HEAD, ResponseReader
 from mpmkit.load.runner import LoadRun, run_load
@@ -454,19 +452,6 @@ def test_the_locustfile_alone_refuses_other_hosts_and_bad_profiles(options, said
 
 
 # -- the result ----------------------------------------------------------------------------------
-
-STAT = "cpu  100 0 50 800 0 0 0 {steal} 7 7\ncpu0 1 2 3 4 5 6 7 8\nprocs_running {running}\n"
-
-
-def test_the_run_queue_and_the_stolen_time():
-    crowd = Pressure(cores=2)
-    for steal, running in ((0, 5), (25, 3), (50, 1)):
-        crowd.sample(procfs.machine_times(STAT.format(steal=steal, running=running)))
-    # Our own reading of the file is one of those running.
-    assert crowd.run_queue == (4 + 2 + 0) / 3 / 2 and crowd.steal == 1.0
-    crowd = Pressure()
-    crowd.sample(procfs.machine_times("nothing"))
-    assert math.isnan(crowd.run_queue) and math.isnan(crowd.steal)
 
 
 def made(errors: Counter[str] | None = None, **fields) -> LoadRun:
