@@ -55,7 +55,7 @@ BAD = {
     "arrival": ["open", "poisson"],
     "rate": [5],
     "stages": [[{"users": 3}]],
-    "idle_holders": [20_000],
+    "idle_holders": [20_001],
     "ca_file": [3],
     "seed": ["x"],
 }
