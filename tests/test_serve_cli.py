@@ -189,12 +189,6 @@ def test_a_used_port_is_one_clear_line():
             assert "another server" in line, "and what to do about it"
 
 
-def test_every_error_of_a_file_is_reported_a_line_each(tmp_path):
-    file = conf(tmp_path, "Nonsense 1", "KeepAliveTimeout never", "ThreadsPerChild 3")
-    (found,) = refused(["prefork", "-f", file, *PORT])
-    assert [line.split(":")[1:3] for line in found] == [[f" {file}", n] for n in "123"]
-
-
 def test_a_mistyped_command_line_is_one_line_and_status_2():
     wrong = ["nginx"], ["event", "--bogus"], ["event", "--port", "abc"]
     for args, (line,) in zip(wrong, refused(*wrong, status=2), strict=True):
