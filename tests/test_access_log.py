@@ -146,7 +146,7 @@ def test_the_format_and_keep_alive_timeout_come_from_an_httpd_conf(tmp_path):
 CONNECTIONS = (  # second, client, %D in µs, %X, %k -> connection
     (1.0, 1, 100_000, "+", 0, 0), (1.0, 1, 200_000, "+", 0, 1), (1.1, 2, 1000, "-", 0, 2),
     (1.5, 1, 9000, "+", 1, 1),
-    (2.0, 2, 1000, "+", 0, 3), (3.0, 1, 9000, "-", 1, 0), (4.0, 1, 9000, "+", 7, 4), (40.0, 1, 9000, "+", 0, 5),
+    (2.0, 2, 1000, "+", 0, 3), (3.0, 1, 9000, "-", 1, 1), (4.0, 1, 9000, "+", 7, 4), (40.0, 1, 9000, "+", 0, 5),
 )  # fmt: skip
 
 
@@ -167,12 +167,25 @@ def test_connections_come_from_k_or_are_inferred_from_client_and_pause():
         0,
     ]
     assert "1 requests go on with one that began before the log" in whole.notes[1]
-    assert [round(gap, 3) for gap in whole.think_times()] == [0.3, 1.9]
+    assert [round(gap, 3) for gap in whole.think_times()] == [0.3, 1.491]
     signs = read("".join(line.rpartition(" ")[0] + "\n" for line in lines), "%{usec}t %h %D %X")
     assert list(signs.connection) == [0, 1, 2, 1, 3, 1, 0, 4], "the last answered one goes on"
     alone = read("".join(line.rsplit(" ", 2)[0] + "\n" for line in lines), "%{usec}t %h %D")
     assert list(alone.connection) == [0, 1, 2, 1, 2, 1, 1, 3] and set(alone.kept) == {-1, 1}
     assert "without %k the error of that is not known" in alone.notes[1]
+
+
+def test_the_last_request_of_a_connection_repeats_its_k():
+    """As with httpd; and at MaxKeepAliveRequests (3) there is a - before one more."""
+    ports = ((1.0, 80, "+", 0), (1.1, 80, "-", 0), (1.2, 81, "-", 0), (2.0, 82, "+", 0), (2.1, 82, "+", 1),
+             (2.2, 82, "-", 2), (2.3, 82, "-", 3), (2.4, 83, "+", 0), (2.5, 83, "+", 1),
+             (2.6, 83, "-", 1))  # fmt: skip
+    known = "".join(f"{int(s * 1e6 + BEGIN * 1e6)} ::1 {p} 900 {x} {k}\n" for s, p, x, k in ports)
+    ported = read(known, "%{usec}t %h %{remote}p %D %X %k")
+    assert (
+        list(ported.connection) == [0, 0, 1, 2, 2, 2, 2, 3, 3, 3]
+        and " 0 requests go on" in ported.notes[1]
+    )
 
 
 def test_a_trace_is_kept_as_csv_and_has_nothing_personal(tmp_path):

@@ -1,4 +1,4 @@
-"""Listening sockets: bound, kept over a restart, inherited, and accepted from."""
+"""Listening sockets: bound, kept over a restart, and accepted from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 from support.files import DATA
-from support.servers import Serve, bound
+from support.servers import Serve
 from support.waiting import poll_until
 
 from mpmkit.config.checks import check
@@ -25,7 +25,6 @@ from mpmkit.server.listen import (
     close_all,
     configure,
     first_timeout,
-    inherit,
     open_listeners,
     timeval,
     url_of,
@@ -147,19 +146,6 @@ def test_a_restart_opens_what_is_new(opened):
     both = opened(directives(f"127.0.0.1:{two}", f"127.0.0.1:{one}"), [first])
     assert [sock.getsockname()[1] for sock in both] == [two, one]
     assert both[1] is first
-
-
-def test_what_can_and_what_can_t_be_inherited():
-    with bound() as sock, closing(inherit(os.dup(sock.fileno()), directives())) as listener:
-        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        assert not os.get_blocking(listener.fileno())
-        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    with socket.socket(type=socket.SOCK_DGRAM) as udp:
-        with pytest.raises(ListenError, match="SOCK_STREAM"):
-            inherit(udp.fileno(), directives())
-        udp.getsockname()  # still open: it was not ours
-    with open(os.devnull) as file, pytest.raises(ListenError, match=f"--listen-fd {file.fileno()}"):
-        inherit(file.fileno(), directives())
 
 
 @pytest.mark.parametrize("count", [1, 2])

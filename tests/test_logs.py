@@ -74,9 +74,19 @@ def test_the_common_format():
     ("%200{Referer}i %404,500{Referer}i %!200{Referer}i %!404s %200,206>s", "r - - 200 200"),
     ("%{sec}t %{msec}t %{usec_frac}t %{end:usec}t", "1700000000 1700000000121 121956 1700000000123456"),
     ("%{%Y}t %{begin:%Y}t", "2023 2023"), ("%{none}C %{MPMKIT_NO_SUCH_NAME}e", "- -"),
+    ("%{SSL_PROTOCOL}x %{a}n %{a}^ti %{a}^to %L %R", "- - - - - -"),
 ])  # fmt: skip
 def test_formats(text, expected):
     assert line(text) == expected
+
+
+@pytest.mark.parametrize("kept, keep_alive, shown", [
+    (0, False, "- 0"), (0, True, "+ 0"), (1, True, "+ 1"), (2, False, "- 1"), (2, True, "- 2"), (3, False, "- 3"),
+])  # fmt: skip
+def test_kept_connections_are_counted_as_httpd_does(kept, keep_alive, shown):
+    """With MaxKeepAliveRequests 3: four requests, and the last one repeats a number if the client closes."""
+    log = compile_format("%X %k", Site(most_kept=3))
+    assert log(connection(kept=kept, keep_alive=keep_alive), NOW) == shown
 
 
 @pytest.mark.parametrize("text, changes, expected", [
@@ -239,7 +249,7 @@ def test_a_server_s_access_log(mpm, tmp_path):
         "127.0.0.1 GET /file.txt HTTP/1.1 200 37 + 0 a\\tb",
         f"127.0.0.1 GET /nope HTTP/1.1 404 {page} + 1 -",
         "127.0.0.1 HEAD /file.txt HTTP/1.1 200 - + 2 -",
-        "127.0.0.1 GET /file.txt HTTP/1.1 200 37 - 3 -",
+        "127.0.0.1 GET /file.txt HTTP/1.1 200 37 - 2 -",
     ]
     assert re.fullmatch(r"127\.0\.0\.1 nonsense 400 \d+ - 0 -", nonsense)
     assert odd.startswith("127.0.0.1 GET /a%0ab HTTP/1.1 404 ")

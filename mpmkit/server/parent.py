@@ -46,7 +46,6 @@ class Parent:
     """One server.
 
     configure     reads the configuration again, at restarts
-    inherited     the listening sockets were handed over, and Listen does not apply
     ready         is called with the URL once clients can connect
     lifeline      a descriptor whose end of file ends the server (its launcher is gone)
     own           descriptors that the first children must not keep; `ready` closes them
@@ -59,14 +58,12 @@ class Parent:
         configure: Callable[[], Setup],
         listeners: Sequence[listen.Listener],
         *,
-        inherited: bool = False,
         ready: Callable[[str], None] = lambda url: None,
         lifeline: int | None = None,
         command_line: str = "",
         own: Sequence[int] = (),
     ) -> None:
         self.configure = configure
-        self._inherited = inherited
         self._ready = ready
         self._lifeline = lifeline
         self._command_line = command_line
@@ -184,9 +181,8 @@ class Parent:
         pool.replacing = False
         self.board.generation += 1  # prefork's busy children see it after the request they are in
         pool.pod.close()
-        if not self._inherited:
-            # Busy children hold the sockets, too, and a client would wait in vain: refuse for all.
-            listen.refuse_all(pool.listeners)
+        # Busy children hold the sockets, too, and a client would wait in vain: refuse for all.
+        listen.refuse_all(pool.listeners)
         listen.close_all(pool.listeners)
         self._remove_pid_file()  # at once: another server may start here while we finish
         timeout = self.setup.directives.GracefulShutdownTimeout
@@ -237,12 +233,7 @@ class Parent:
         setup = None
         try:
             setup = self.configure()
-            listeners = pool.listeners
-            if not self._inherited:
-                listeners = listen.open_listeners(setup.directives, pool.listeners)
-            else:
-                for sock in listeners:
-                    listen.configure(sock, setup.directives)
+            listeners = listen.open_listeners(setup.directives, pool.listeners)
         except (DirectiveError, listen.ListenError, LogError, OSError) as error:
             ah = getattr(error, "ah", "AH00526")
             why = f"the new configuration is not used: {error}"
