@@ -146,7 +146,7 @@ def test_the_format_and_keep_alive_timeout_come_from_an_httpd_conf(tmp_path):
 CONNECTIONS = (  # second, client, %D in µs, %X, %k -> connection
     (1.0, 1, 100_000, "+", 0, 0), (1.0, 1, 200_000, "+", 0, 1), (1.1, 2, 1000, "-", 0, 2),
     (1.5, 1, 9000, "+", 1, 1),
-    (2.0, 2, 1000, "+", 0, 3), (3.0, 1, 9000, "-", 1, 0), (4.0, 1, 9000, "+", 7, 4), (40.0, 1, 9000, "+", 0, 5),
+    (2.0, 2, 1000, "+", 0, 3), (3.0, 1, 9000, "-", 1, 1), (4.0, 1, 9000, "+", 7, 4), (40.0, 1, 9000, "+", 0, 5),
 )  # fmt: skip
 
 
@@ -167,12 +167,25 @@ def test_connections_come_from_k_or_are_inferred_from_client_and_pause():
         0,
     ]
     assert "1 requests go on with one that began before the log" in whole.notes[1]
-    assert [round(gap, 3) for gap in whole.think_times()] == [0.3, 1.9]
+    assert [round(gap, 3) for gap in whole.think_times()] == [0.3, 1.491]
     signs = read("".join(line.rpartition(" ")[0] + "\n" for line in lines), "%{usec}t %h %D %X")
     assert list(signs.connection) == [0, 1, 2, 1, 3, 1, 0, 4], "the last answered one goes on"
     alone = read("".join(line.rsplit(" ", 2)[0] + "\n" for line in lines), "%{usec}t %h %D")
     assert list(alone.connection) == [0, 1, 2, 1, 2, 1, 1, 3] and set(alone.kept) == {-1, 1}
     assert "without %k the error of that is not known" in alone.notes[1]
+
+
+@pytest.mark.parametrize("signs, form", [(True, "%{usec}t %h %X %k"), (False, "%{usec}t %h %k")])
+def test_a_request_that_closes_repeats_the_number_of_the_one_before(signs, form):
+    """As httpd logs it; a server that counts the last one, too, is read as well."""
+    of = ((1, "+", 0), (2, "+", 1), (3, "-", 1)), ((1, "+", 0), (2, "+", 1), (3, "-", 2))
+    for client, requests in enumerate(of):
+        lines = [
+            f"{int((BEGIN + second) * 1e6)} 10.0.0.{client} {sign + ' ' if signs else ''}{number}\n"
+            for second, sign, number in requests
+        ]
+        trace = read("".join(lines), form)
+        assert list(trace.connection) == [0, 0, 0] and "0 requests go on" in trace.notes[1]
 
 
 def test_a_trace_is_kept_as_csv_and_has_nothing_personal(tmp_path):

@@ -161,10 +161,15 @@ def joined(
         if index % PURGE == 0:
             there = {key: some for key, some in there.items() if max(some)[0] >= start - limit}
         key = place << 32 | serial if serials else place
-        mine, best = there.get(key), None
-        for one in mine or ():
-            if start - limit <= one[0] <= start + tolerance and (best is None or one > best):
-                best = one
+        best = None
+        # httpd's %k does not count a request after which it closes: it repeats the one before.
+        for at in (key + 1, key) if serials and keeps < 1 and (serial or not keeps) else (key,):
+            mine = there.get(at)
+            for one in mine or ():
+                if start - limit <= one[0] <= start + tolerance and (best is None or one > best):
+                    best = one
+            if best is not None:
+                break
         if best is None:
             number, count = count, count + 1
             lost += serials and serial > 0
@@ -173,7 +178,7 @@ def joined(
             kept[best[2]] = 1
             mine.remove(best)  # type: ignore[union-attr]
             if not mine:
-                del there[key]
+                del there[at]
         numbers.append(number)
         if keeps:
             end = start + seconds if seconds == seconds else start

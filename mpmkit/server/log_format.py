@@ -227,7 +227,8 @@ FIELDS: dict[str, Field] = {
     "D": lambda conn, now: str((now - conn.started) // 1000),
     "T": lambda conn, now: str((now - conn.started) // 1_000_000_000),
     "X": lambda conn, now: "+" if conn.keep_alive else "-",
-    "k": lambda conn, now: str(conn.kept),
+    # httpd counts no request after which it closes: such a one repeats the number before.
+    "k": lambda conn, now: str(conn.kept - (conn.kept > 0 and not conn.keep_alive)),
     "P": lambda conn, now: str(os.getpid()),
     "H": _protocol,
     "%": lambda conn, now: "%",
