@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -86,12 +87,12 @@ def turn_lines(server: str, work: str, rows: Sequence[Row]) -> list[str]:
     for mpm in ORDER:
         mine = [row for row in rows if row["mpm"] == mpm]
         if mine:
-            p99 = stats.median([row["p99_ms"] for row in mine])
+            p99 = statistics.median(row["p99_ms"] for row in mine)
             bound = f"{sum(row['client_bound'] for row in mine)} of {len(mine)}"
-            middle = stats.median([*qps.get(mpm, {0: 0.0}).values()])
-            used = stats.median([*cost.get(mpm, {0: 0.0}).values()])
+            middle = statistics.median(qps.get(mpm, {0: 0.0}).values())
+            used = statistics.median(cost.get(mpm, {0: 0.0}).values())
             failed = sum(row["failures"] for row in mine)
-            cells = [f"{middle.value:,.0f}", f"{used.value:.1f}", f"{p99.value:.0f}", f"{failed:,}"]
+            cells = [f"{middle:,.0f}", f"{used:.1f}", f"{p99:.0f}", f"{failed:,}"]
             table.append([mpm, *cells, bound])
     said = []
     for faster, slower in zip(ORDER, ORDER[1:], strict=False):
@@ -131,7 +132,7 @@ def curves(rows: Sequence[Row]) -> list[str]:
         if turns:
             longest = max(map(len, turns))
             seconds = [[turn[at] for turn in turns if at < len(turn)] for at in range(longest)]
-            shown = [f"{stats.median(counts).value:,.0f}" for counts in seconds[:12]]
+            shown = [f"{statistics.median(counts):,.0f}" for counts in seconds[:12]]
             found.append(f"  {mpm:8}{' '.join(shown)}")
     return found
 

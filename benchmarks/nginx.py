@@ -72,7 +72,7 @@ class Nginx(ReferenceServer):
         if self.access_log:
             buffer = f" buffer={BUFFERED_LOG_BYTES}" if self.buffered_logs else ""
             log = f"log_format common {NGINX_LOG_FORMAT};\n    access_log access_log common{buffer}"
-        user = unprivileged_user() if os.geteuid() == 0 else None
+        user = unprivileged_user()
         return f"""\
 {f"user {user[0]} {user[1]};" if user else ""}
 daemon off;

@@ -1,4 +1,5 @@
-"""Event's connection limit, against its worked example, its recording and its own monotony."""
+"""Event's connection limit, against its worked example, recordings and its own monotony. (The limits that were
+recorded for AsyncRequestWorkerFactor: test_simulator.py.)"""
 
 from __future__ import annotations
 
@@ -13,38 +14,16 @@ from hypothesis import strategies as st
 from mpmkit.policy import admission
 from mpmkit.policy.admission import connection_limit, connections_above_limit
 
-RECORDED = Path(__file__).parent / "data" / "timelines" / "event-asyncfactor.txt"
+TIMELINES = Path(__file__).parent / "data" / "timelines"
 
 threads = st.integers(1, 64)
 factors = st.floats(0.01, 20, allow_nan=False)
 counts = st.integers(0, 300)
 
 
-def parked_before_the_next_one_stalls(threads_per_child: int, factor: float) -> int:
-    """Clients come one by one, get their answer and stay: every worker is idle each time."""
-    parked = 0
-    while not connections_above_limit(
-        threads_per_child, parked, 0, threads_per_child, factor, listening_disabled=False
-    ):
-        parked += 1
-    return parked
-
-
 def test_the_docstring_is_true():
     failures, tried = doctest.testmod(admission)
     assert tried > 0 == failures
-
-
-def recorded() -> list[tuple[int, float, int]]:
-    line = re.compile(r"ThreadsPerChild (\d+), .* AsyncRequestWorkerFactor ([\d.]+) -> .*: (\d+)$")
-    rows = [line.match(text) for text in RECORDED.read_text().splitlines()]
-    return [(int(m[1]), float(m[2]), int(m[3])) for m in rows if m]
-
-
-def test_as_many_are_parked_as_httpd_parks():
-    assert len(recorded()) == 6
-    for threads_per_child, factor, parked in recorded():
-        assert parked_before_the_next_one_stalls(threads_per_child, factor) == parked
 
 
 @given(threads, counts, counts, threads, factors, st.booleans())
@@ -72,7 +51,7 @@ def decisions(name: str) -> list[tuple[bool, int, int, int]]:
     """(stops accepting, idle workers, connections, lingering ones), as a recorded child said them."""
     found = []
     connections = 0
-    for line in RECORDED.with_name(name).read_text().splitlines():
+    for line in (TIMELINES / name).read_text().splitlines():
         if m := re.search(r"Too many open connections \((\d+)\)", line):
             connections = int(m[1])
         elif m := re.search(r"Idle workers: (\d+)", line):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
 from support.experiments import printed_by
 
-from benchmarks import cost
+from benchmarks import cost, echo
 
 SUMMARY = """\
 % time     seconds  usecs/call     calls    errors syscall
@@ -58,3 +59,12 @@ def test_a_small_run(work, capsys):
 def test_senseless_arguments_are_refused(options, said, capsys):
     status, _, err = printed_by(cost.main, options.split(), capsys)
     assert status == 2 and said in err
+
+
+def test_an_echo_has_its_own_cpu_time_and_stays_on_its_cpus():
+    given = os.sched_getaffinity(0)
+    cpus = sorted(given)[0], sorted(given)[-1]
+    try:
+        assert 1 < echo.measure(1_000, cpus, seconds=0.1) < 1_000
+    finally:
+        os.sched_setaffinity(0, given)

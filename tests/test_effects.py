@@ -36,11 +36,15 @@ def root(tmp_path) -> Path:
 
 
 @pytest.fixture
-def site(root):
-    """A function that starts a server with directives."""
-    return lambda *lines, **named: serving(
-        "event", document_root=root, directives=["AddHandler wsgi-script .py", *lines], **named
-    )
+def site(root, tmp_path):
+    """A function that starts a server with the lines of a file."""
+
+    def start(*lines):
+        conf = tmp_path / "site.conf"
+        conf.write_text("\n".join(["AddHandler wsgi-script .py", *lines]) + "\n")
+        return serving("event", document_root=root, conf=conf)
+
+    return start
 
 
 def test_error_documents(site, root):
@@ -49,9 +53,7 @@ def test_error_documents(site, root):
         "ErrorDocument 405 https://elsewhere.example/x?y", "ErrorDocument 400 /nothing.html",
         'ErrorDocument 414 "too long"', "<Location /secret>\nRequire all denied\n</Location>",
     )  # fmt: skip
-    conf = root.parent / "site.conf"
-    conf.write_text("\n".join(lines) + "\n")
-    with site(conf=conf) as server:
+    with site(*lines) as server:
         text = get(server, "/nope")
         assert (text.status, text.body) == (404, b"<p>no such thing as &eacute;")
         assert text["Content-Type"] == "text/html; charset=iso-8859-1"
@@ -81,9 +83,7 @@ def test_of_a_script_its_own_page_is_left_alone_and_its_failure_is_not(site, roo
         'ErrorDocument 403 "x"', "ErrorDocument 403 default", "<Location /secret>",
         "Require all denied", "</Location>",
     )  # fmt: skip
-    conf = root.parent / "site.conf"
-    conf.write_text("\n".join(lines) + "\n")
-    with site(conf=conf) as server:
+    with site(*lines) as server:
         assert get(server, "/fail.py?own").body == b"the script's own page"
         failed = get(server, "/fail.py")
         assert (failed.status, failed.body) == (500, b"<p>gone, but not forgotten\n")
@@ -103,9 +103,7 @@ def test_a_section_has_its_own_documents_and_signature(site, root):
         'ErrorDocument 404 "of the place"', "</Location>", "<Location /a/secret>",
         "Require all denied", "ErrorDocument 403 /gone.html", "</Location>",
     )  # fmt: skip
-    conf = root.parent / "site.conf"
-    conf.write_text("\n".join(lines) + "\n")
-    with site(conf=conf) as server:
+    with site(*lines) as server:
         for path, body in (
             ("/nope", b"of the site"), ("/sub/nope", b"of the folder"), ("/sub/b/x", b"of the place"),
             ("/a/secret", b"<p>gone, but not forgotten\n"),

@@ -99,38 +99,6 @@ def test_a_client_that_takes_nothing_for_timeout_seconds_is_dropped(mpm):
                 client.reply()
 
 
-def test_an_idle_connection_ends_after_keep_alive_timeout_and_each_request_starts_it_anew(mpm):
-    with launched(mpm, KeepAliveTimeout="700ms") as server, Client(server) as client:
-        began = time.monotonic()
-        while time.monotonic() - began < 1.0:
-            answer = client.get("/", "Connection: keep-alive")
-            assert answer["Keep-Alive"].startswith("timeout=0,")
-            client.silent(0.3)
-        assert client.get().status == 200
-        assert 0.6 < client.ended(8.0) < 3.7
-
-
-def test_max_keep_alive_requests_n_lets_n_and_one_more_through(mpm):
-    limit = 3
-    with launched(mpm, MaxKeepAliveRequests=limit) as server, Client(server) as client:
-        said = []
-        for _ in range(limit + 1):
-            answer = client.get("/", "Connection: keep-alive")
-            assert answer.status == 200
-            said.append((answer["Keep-Alive"] or "").partition("max=")[2])
-        assert said == [str(n) for n in range(limit, 0, -1)] + [""]
-        assert answer.closes
-        client.ended(2.0)
-
-
-def test_no_keep_alive_where_it_is_off_or_its_timeout_is_0(mpm):
-    for named in ({"KeepAlive": False}, {"KeepAliveTimeout": 0}):
-        with launched(mpm, **named) as server, Client(server) as client:
-            answer = client.get("/", "Connection: keep-alive")
-            assert answer.closes and answer["Keep-Alive"] is None
-            client.ended(2.0)
-
-
 @pytest.mark.parametrize("mpm", ["prefork", "worker"])
 def test_a_client_that_never_closes_holds_a_worker_for_two_seconds(mpm):
     with launched(mpm, pool=one_child(mpm), KeepAlive=False) as server:
@@ -159,31 +127,6 @@ def test_a_client_that_never_closes_holds_a_socket_of_events_but_no_thread():
             client.close()
         poll_until(lambda: total(server, "lingering_close") == 0, "and are gone with their clients")
         poll_until(lambda: total(server, "connections") == 0, "all of them")
-
-
-def test_an_answer_survives_a_client_that_sends_more_than_anybody_reads(mpm):
-    """A close while the client still sends would be a reset, which destroys the answer."""
-    with launched(mpm, KeepAlive=False) as server:
-        for _ in range(5):
-            with Client(server) as client:
-                client.send(request("/") + b"x" * 300_000)
-                answer = client.reply()
-                assert answer.status == 200 and len(answer.body) == 45
-                # The end is a FIN: more data is taken and dropped.
-                client.send(b"y" * 10_000)
-                assert client.sock.recv(1) == b""
-
-
-def test_half_a_request_gets_408_and_a_silent_client_costs_no_worker(mpm):
-    """TCP_DEFER_ACCEPT: the kernel keeps a connection until its first bytes are there."""
-    with launched(mpm, pool=one_child(mpm), RequestReadTimeout="header=1") as server:
-        with half_sent(server) as client:
-            shows(server, R=1)
-            assert client.reply().status == 408
-        silent = [Client(server) for _ in range(5)]
-        assert get(server).status == 200
-        shows(server, idle=1)
-        assert silent[0].get().status == 200, "and it is served when it speaks"
 
 
 def test_clients_that_come_and_go_without_a_word_leave_nothing_behind(mpm):

@@ -38,7 +38,7 @@ def test_any_bytes_however_they_are_cut(stream):
         raise
 
 
-def wrong(head: bytes) -> fuzz.Request:
+def wrong(cache: fuzz.RequestCache, head: bytes) -> fuzz.Request:
     request = fuzz.parse_head(head, fuzz.DIRECTIVES)
     request.path = "/b"
     return request
@@ -46,7 +46,7 @@ def wrong(head: bytes) -> fuzz.Request:
 
 @pytest.mark.parametrize("owner, name, value, error, said", [
     (fuzz.Connection, "fill", lambda c: (c.protocol.feed(b"x"), True)[1], AssertionError, "cut"),
-    (fuzz, "read_plain", wrong, AssertionError, "path"),
+    (fuzz.RequestCache, "read_plain", wrong, AssertionError, "another way"),
     (fuzz.Protocol, "next_request", lambda self: self.next_request(), RecursionError, "depth"),
 ])  # fmt: skip
 def test_the_harness_finds_what_is_wrong(monkeypatch, owner, name, value, error, said):

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from helpers import misbehaving_clients
+from helpers import memory_limit, misbehaving_clients
 from support.servers import SMALL
 from support.waiting import poll_until
 
@@ -103,3 +103,12 @@ def test_without_a_server_there_is_no_connection():
     with pytest.raises(OSError), misbehaving_clients.HalfSent(NOWHERE, 1):
         pass
     assert misbehaving_clients.ask(NOWHERE)["error"] == "ConnectionRefusedError"
+
+
+def test_a_full_control_group_ends_a_server_and_is_removed():
+    try:
+        (row,) = memory_limit.held(["event"], mib=40)
+    except OSError as error:
+        pytest.skip(f"no memory control group can be made here: {error}")
+    assert 0 < row["held"] < memory_limit.MOST and row["killed"] and row["lost"] > 0
+    assert not [*memory_limit.V1.glob("mpmkit-*"), *memory_limit.V2.glob("mpmkit-*")]

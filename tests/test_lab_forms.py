@@ -55,7 +55,7 @@ def test_each_field_is_one_of_the_profile_with_bounds_that_it_takes(name):
         ("users", "many", "a whole number from 1 to 500, not 'many'"),
         ("users", "501", "1 to 500"),
         ("users", "2.5", "whole number"),
-        ("keep_alive", "120", "On or Off"),
+        ("keep_alive", "120", "True or False"),
         ("think_time", "-1", "0 to 600 s"),
         ("arrival", "sometimes", "one of closed, constant, poisson"),
         ("path", "index.html", "must be one of"),

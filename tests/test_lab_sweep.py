@@ -32,8 +32,6 @@ def sweep(tmp_path):
     ("choice", "values"),
     [
         ({"axis": "users", "low": 10, "high": 50, "steps": 5}, [10, 20, 30, 40, 50]),
-        ({"axis": "users", "low": 1, "high": 100, "steps": 3, "log": True}, [1, 10, 100]),
-        ({"axis": "idle_holders", "low": 0, "high": 100, "steps": 4, "log": True}, [0, 1, 10, 100]),
         ({"axis": "think_time", "low": 0, "high": 1, "steps": 3}, [0, 0.5, 1]),
         ({"axis": "users", "low": 7, "high": 3, "steps": 4}, [7]),
         ({"axis": "users", "low": 1, "high": 3, "steps": 9}, [1, 2, 3]),

@@ -22,7 +22,7 @@ from mpmkit.config.log_format import COMMON, FormatError
 from mpmkit.http.messages import RequestError
 from mpmkit.http.protocol import parse_head
 from mpmkit.server.log_format import FIELDS, OF_REQUEST, Site, compile_format
-from mpmkit.server.logs import AccessLog, BufferedAccessLog, ErrorLog, LogError, open_log
+from mpmkit.server.logs import AccessLog, ErrorLog, LogError, open_log
 
 DIRECTIVES = directives()
 NOW = 1_700_000_000_123_456_789
@@ -39,7 +39,7 @@ def connection(head=b"GET /a?b HTTP/1.1\r\nHost: x\r\nReferer: r\r\n\r\n", **cha
 
 
 def line(text: str, conn=None) -> str:
-    return compile_format(text)(conn or connection(), NOW)
+    return compile_format(text + "\n")(conn or connection(), NOW).removesuffix("\n")
 
 
 @pytest.fixture
@@ -149,26 +149,6 @@ def test_cookies_and_the_environment(monkeypatch):
     monkeypatch.setenv("MPMKIT_TEST_WORD", "here")
     conn = connection(b'GET / HTTP/1.1\r\nHost: x\r\nCookie: a=1; b="2"; c\r\n\r\n')
     assert line("%{a}C %{b}C %{c}C %{MPMKIT_TEST_WORD}e", conn) == '1 \\"2\\" - here'
-
-
-def test_buffered_lines_are_written_together_and_at_the_end(tmp_path):
-    path = tmp_path / "access.log"
-    log = BufferedAccessLog(((str(path), "%m %k"), (str(tmp_path / "other"), "%k")))
-    for kept in range(3):
-        log.log(connection(kept=kept), NOW)
-    assert path.read_text() == ""
-    log.log(connection(kept=3), NOW + 2_000_000_000)
-    assert path.read_text() == "GET 0\nGET 1\nGET 2\nGET 3\n", "the first has waited long enough"
-    log.log(connection(kept=4), NOW)
-    log.flush()
-    assert path.read_text().endswith("GET 4\n")
-    for kept in range(1000):
-        log.log(connection(kept=kept), NOW)
-    written = path.read_text()
-    assert written.endswith("\n") and 5 < written.count("\n") < 1005, "full buffers are written"
-    log.close()
-    assert path.read_text().count("\n") == 1005
-    assert (tmp_path / "other").read_text().count("\n") == 1005
 
 
 def test_a_log_that_can_t_be_opened_names_its_directive(tmp_path):
@@ -354,16 +334,6 @@ def test_of_a_refused_request_the_log_has_what_was_right(tmp_path):
             exchange(server, sent)
             poll_until(lambda: path.exists() and path.read_text().count("\n") == number + 1)  # noqa: B023
             assert path.read_text().splitlines()[-1] == line, sent[:80]
-
-
-def test_buffered_lines_are_not_lost_at_a_graceful_restart(tmp_path):
-    root = recorded_root(tmp_path)
-    with serving("event", document_root=root, access_log=True, BufferedLogs=True) as server:
-        for _ in range(5):
-            get(server)
-        assert_quiet(server)
-        server.graceful()
-        poll_until(lambda: len(server.access_log().splitlines()) == 5)
 
 
 def test_lines_of_many_processes_never_mix(mpm, tmp_path):

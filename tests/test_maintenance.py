@@ -109,30 +109,6 @@ def pass_of(situation: tuple[Snapshot, Directives, Memory]) -> tuple[Seen, Plan]
 
 
 @given(situations())
-def test_the_counts_are_those_of_a_plain_loop_over_all_threads(situation):
-    snapshot, directives, memory = situation
-    seen = look(snapshot, directives, memory)
-    idle = active = total = serving = 0
-    healthy = False
-    for row in snapshot.processes[: slots_in_use(directives)]:
-        if not row.pid:
-            continue
-        total += 1
-        serving += not row.quiescing
-        up = 0
-        for state in row.states[: directives.ThreadsPerChild]:
-            counts = not row.quiescing and not row.not_accepting and row.generation == 2
-            idle += state <= states.READY and (counts or directives.mpm == "prefork")
-            up += states.READY <= state < states.GRACEFUL
-        active += up
-        healthy |= up == directives.ThreadsPerChild
-    assert (seen.idle, seen.active, seen.total) == (idle, active, total)
-    assert seen.active_processes == serving
-    if directives.mpm != "prefork":
-        assert seen.healthy == healthy
-
-
-@given(situations())
 def test_what_holds_for_every_plan(situation):
     snapshot, directives, memory = situation
     seen, decided = pass_of(situation)

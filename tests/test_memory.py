@@ -319,7 +319,7 @@ def test_a_pool_as_idle_maintenance_leaves_it(mpm, busy, started):
     ],
 )
 def test_bad_command_lines_are_refused_before_anything_starts(capsys, argv, said, monkeypatch):
-    monkeypatch.setattr(memory, "run", None)
+    monkeypatch.setattr(memory.experiment, "run", None)
     status, out, err = printed_by(main, argv, capsys)
     assert status == 2 and out == "" and re.search(said, err), err
     assert err.startswith("mpmkit: ") and len(err.splitlines()) == 1

@@ -213,11 +213,11 @@ def test_a_crowd_that_holds_connections_is_seen(mpm):
             assert (seen.last.parked, seen.last.waiting) == (0, 0)
             crowd.resize(6)
             poll_until(lambda: seen.last.parked == 6, what=lambda: str(seen.last))
-            poll_until(lambda: crowd.counts() == {"asking": 0, "thinking": 6, "away": 0})
+            poll_until(lambda: crowd.states["held"] == 6)
             last = seen.last
             assert last.without_thread == (6 if mpm == "event" else 0)
             assert last.busy == (0 if mpm == "event" else 6)
-            assert len(crowd.take()) == 6 and crowd.answered == 6 and not crowd.lost
+            assert len(crowd.take()) == 6 and crowd.answered == 6 and not crowd.losses
             crowd.resize(1)
             poll_until(lambda: seen.last.parked == 1, what=lambda: str(seen.last))
         recording = seen.recording()
@@ -234,7 +234,7 @@ def test_those_who_wait_are_in_the_listen_queue():
     server = mpmkit.launch("worker", **full)
     with server, Watch(server, every=0.1) as seen, KeepAliveClients(server.url, 5) as crowd:
         seen.until(lambda sample: sample.busy == 2 and sample.waiting >= 2)
-        poll_until(lambda: crowd.counts()["asking"] == 3, what=lambda: str(crowd.counts()))
+        poll_until(lambda: crowd.states["asking"] == 3, what=lambda: str(crowd.states))
         assert crowd.longest_wait() > 0
         poll_until(lambda: "AH00286" in seen.event_log(), what=seen.event_log)
         with pytest.raises(TimeoutError, match="the last sample"):
@@ -245,7 +245,7 @@ def test_clients_come_back_keep_nothing_if_asked_to_and_count_their_losses():
     with serving("event", KeepAliveTimeout=0.2) as server:
         with KeepAliveClients(server.url, 2) as crowd:
             poll_until(lambda: crowd.answered >= 6, what=lambda: str(crowd.answered))
-            assert not crowd.lost
+            assert crowd.losses == crowd.totals["closed"]
         with KeepAliveClients(server.url, 1, think=0.05, keep=False) as probe:
             poll_until(lambda: probe.answered >= 3)
             assert all(0 < seconds < 5 for seconds in probe.take())
@@ -253,8 +253,8 @@ def test_clients_come_back_keep_nothing_if_asked_to_and_count_their_losses():
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         with KeepAliveClients(f"http://127.0.0.1:{closed.getsockname()[1]}", 1) as crowd:
-            poll_until(lambda: crowd.lost["refused"] >= 1)
-        assert set(crowd.lost) == {"refused"}
+            poll_until(lambda: crowd.totals["refused"] >= 1)
+        assert set(crowd.totals) == {"refused"}
 
 
 @pytest.mark.parametrize(

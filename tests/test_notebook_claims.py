@@ -12,6 +12,7 @@ from mpmkit import lab
 from mpmkit.lab import plots, replay
 from mpmkit.measure import published, records
 from mpmkit.measure.qps_table import QpsTable
+from mpmkit.measure.sizing import lines
 from mpmkit.measure.sweep import SweepTable
 
 
@@ -105,3 +106,12 @@ def test_names_of_lines_do_not_touch():
     said = plots.alt_text(cliffs.think_figure(lab.recorded("03-think")))
     assert said.count(" of ") >= len(EDGES) * len(cliffs.BROWSERS)
     assert set(mpmkit.MPMS) <= {case.split(",")[0] for case in EDGES}
+
+
+def test_a_memory_limit_is_reached_near_where_the_slope_says():
+    """Near: the limit counts the kernel's memory, and not the files that were in memory before."""
+    costs = lines(records.read(replay.place_of("memory-demo.csv")), ("pss_kb",))
+    for row in lab.recorded("06-limit"):
+        line = costs["mpmkit", row["mpm"], "busy"]
+        assert 0.7 < (row["mib"] * 1024 - line.base) / line.slope / row["held"] < 1.4, row["mpm"]
+        assert row["killed"] and row["lost"] >= row["held"] and not row["runs"], "the parent went"

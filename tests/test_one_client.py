@@ -88,14 +88,10 @@ def application(environ, start_response):
 def test_whatever_an_application_raises_the_process_goes_on(raising, where):
     before = raising.processes()
     for name in RAISED:
-        for version in ("1.1", "0.9"):
-            if version == "0.9":
-                exchange(raising, f"GET /raise.py?{where}={name}\r\n".encode())
-            else:
-                reply = exchange(raising, request(f"/raise.py?{where}={name}", close=True))
-                assert reply.startswith(b"HTTP/1.1 500 ") == (where in ("call", "first")), reply
-            errors = poll_until(lambda: take_errors(raising), what="logged")
-            assert any(name in error for error in errors)
+        reply = exchange(raising, request(f"/raise.py?{where}={name}", close=True))
+        assert reply.startswith(b"HTTP/1.1 500 ") == (where in ("call", "first")), reply
+        errors = poll_until(lambda: take_errors(raising), what="logged")
+        assert any(name in error for error in errors)
     assert get(raising, "/").status == 200
     assert set(before) <= set(raising.processes())
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
-
 import pytest
 
 import mpmkit
@@ -43,44 +39,6 @@ def test_a_request_touches_pages_again_each_time():
     assert len(found) == touched_pages.CLIENTS * touched_pages.ROUNDS
     # What a request needs is some 400 pages; a process that is asked for nothing touches none.
     assert all(50 < sum(one) < 5_000 and one.data > 20 for one in found)
-
-
-@contextlib.contextmanager
-def answering(answer: bytes, clients: int, requests: int):
-    """A server that is one thread: so many clients, who get `answer` so many times. Gives its URL."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
-
-        def serve():
-            connections = [listening.accept()[0] for _ in range(clients)]
-            for connection in connections * requests:
-                connection.recv(1000)
-                connection.sendall(answer)
-            for connection in connections:
-                connection.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield "http://{}:{}".format(*listening.getsockname())
-        thread.join()
-
-
-OK, MISSING = (
-    b"HTTP/1.1 %b\r\nContent-Length: 2\r\n\r\nok" % status for status in (b"200 OK", b"404 No")
-)
-
-
-@pytest.mark.parametrize(
-    ("answer", "clients", "requests", "why"),
-    [
-        (OK, touched_pages.CLIENTS, touched_pages.WARM, "0 children for 32 clients"),
-        (MISSING, 1, 1, "404"),
-        (OK, touched_pages.CLIENTS, 1, "closed a connection|reset by peer|Broken pipe"),
-    ],
-)
-def test_what_cannot_be_counted_is_shown(answer, clients, requests, why):
-    with answering(answer, clients, requests) as url:
-        with pytest.raises(touched_pages.NotCounted, match=why):
-            touched_pages.measure(url, 2**22 + 1)
 
 
 @pytest.mark.rival

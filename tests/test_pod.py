@@ -1,15 +1,11 @@
-"""The pipe of death between real processes, and the line that dies with the parent."""
+"""The pipe of death by itself. What it and the lifeline do between processes, test_pool.py, test_signals.py and
+test_processes.py show."""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 
 import pytest
-from support.waiting import alive, poll_until
 
 from mpmkit.server.pod import PipeOfDeath
 
@@ -52,69 +48,3 @@ def test_a_wait_ends_by_a_byte_by_another_descriptor_or_by_time(pod):
         assert not pod.called()
     finally:
         os.close(other)
-
-
-def program(text: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(text)],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_each_byte_retires_one_of_many_processes():
-    with program("""
-        import os, sys
-        from mpmkit.server.pod import PipeOfDeath
-        pod = PipeOfDeath()
-        for _ in range(4):
-            if os.fork() == 0:
-                pod.only_read()
-                pod.wait(os.eventfd(0))
-                os._exit(0)
-        for line in sys.stdin:
-            (pod.close if line == "all\\n" else pod.retire_one)()
-            for _ in range(2 if line == "all\\n" else 1):
-                os.wait()
-            print("gone", flush=True)
-        try:
-            os.wait()
-        except ChildProcessError:
-            print("none left", flush=True)
-        """) as parent:
-        for line in ("one\n", "one\n", "all\n"):
-            parent.stdin.write(line)
-            parent.stdin.flush()
-            assert parent.stdout.readline() == "gone\n"
-        parent.stdin.close()
-        assert parent.stdout.readline() == "none left\n"
-        assert parent.wait(10) == 0
-
-
-CHILD = """
-    import os, signal, sys, time
-    from mpmkit.server.pod import Lifeline
-    line = Lifeline()
-    children = []
-    for _ in range(3):
-        pid = os.fork()
-        if pid == 0:
-            line.hold()
-            os.write(1, b"%d\\n" % os.getpid())
-            while True:
-                {busy}
-    signal.pause()
-"""
-
-
-@pytest.mark.parametrize("busy", ["time.sleep(1000)", "sum(range(1000))"])
-def test_children_die_with_their_parent_however_busy_they_are_and_one_may_die_alone(busy):
-    with program(CHILD.format(busy=busy)) as parent:
-        first, *others = [int(parent.stdout.readline()) for _ in range(3)]
-        os.kill(first, signal.SIGKILL)
-        poll_until(lambda: not alive(first))
-        assert all(alive(pid) for pid in others) and parent.poll() is None
-        parent.kill()
-        parent.wait(10)
-        poll_until(lambda: not any(alive(pid) for pid in others))

@@ -1,19 +1,17 @@
 """Bytes to requests: what is refused, what is remembered, how a head is read and a body ends.
 
-Hypothesis makes heads, well-formed and not; our verdict is compared with plain h11's. That neither the way
-the bytes are cut nor the memory of heads makes a difference is what tests/fuzz.py checks.
+That neither the way the bytes are cut nor the memory of heads makes a difference is what tests/fuzz.py checks,
+and support/malformed.py has what is refused.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
-import re
 import time
-from urllib.parse import unquote_to_bytes
 
-import h11
 import pytest
+from fuzz import changed, check_head
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.configured import directives
@@ -24,7 +22,7 @@ from mpmkit.http.fastpath import (
     LONGEST_REMEMBERED,
     RequestCache,
 )
-from mpmkit.http.messages import METHODS, Request, RequestError, http_date, parse_http_date
+from mpmkit.http.messages import Request, RequestError, http_date, parse_http_date
 from mpmkit.http.protocol import Protocol, parse_head
 from mpmkit.http.target import quote_line, split_target
 
@@ -60,47 +58,6 @@ def parse(pieces: list[bytes], cache: RequestCache | None = None) -> list:
     except RequestError as error:
         found.append(error.status)
     return found
-
-
-# -- material -------------------------------------------------------------------------------------
-
-PRINTABLE = st.characters(min_codepoint=33, max_codepoint=126)
-METHOD = st.sampled_from(["GET"] * 9 + ["HEAD", "POST", "PUT", "OPTIONS", "get", "BREW", "G@T", ""])
-TARGET = st.one_of(
-    st.sampled_from(["/", "/file.txt", "/a/../b", "http://h/p?q", "/../x", "*", "/%41%zz", "x", "/#f", "/\xff"]),
-    *[st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="%#"),
-              min_size=1, max_size=20).map("/".__add__)] * 2,
-    st.text(PRINTABLE, max_size=20).map("/".__add__),
-)  # fmt: skip
-VERSION = st.sampled_from(
-    ["HTTP/1.1"] * 9 + ["HTTP/1.0", "HTTP/1.2", "HTTP/2.0", "HTTP/0.9", "http/1.1", "HTTP/11", "HTTP/1.1 ", ""]
-)  # fmt: skip
-VALUE = st.text(st.characters(min_codepoint=33, max_codepoint=255), max_size=12)
-ANY = st.text(
-    st.characters(min_codepoint=1, max_codepoint=255, exclude_characters="\r\n"), max_size=12
-)
-FIELD = st.one_of(
-    *(st.tuples(st.just(name), st.sampled_from(values)) for name, values in {
-        "Content-Length": ["0", "3", "0", "3", "3, 3", "-1", "x", "9" * 23],
-        "Connection": ["close", "keep-alive", "Close, x"],
-        "Transfer-Encoding": ["chunked", "Chunked", "gzip", "chunked, chunked"],
-        "Expect": ["100-continue", "100-Continue", "x"],
-        "Host": ["x", "a.example:80", "", "a b", "[::1]:1", "x/y"],
-    }.items()),
-    st.tuples(st.sampled_from(["X-A", "Range", "If-Match", "Upgrade"]), VALUE),
-    st.tuples(st.sampled_from(["X-A", "X Y", "", "é"]), ANY),
-)  # fmt: skip
-END = st.sampled_from(["\r\n"] * 12 + ["\n", "\r", "\r\n ", "\r\n\t"])
-
-
-@st.composite
-def heads(draw: st.DrawFn) -> bytes:
-    """A head of well-formed and malformed parts."""
-    lines = [f"{draw(METHOD)} {draw(TARGET)} {draw(VERSION)}"]
-    if draw(st.integers(0, 4)):
-        lines.append("Host: lab.example")
-    lines += [f"{name}: {value}" for name, value in draw(st.lists(FIELD, max_size=5))]
-    return ("".join(line + draw(END) for line in lines) + "\r\n").encode("latin-1")
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -190,70 +147,7 @@ def test_the_memory_is_bounded():
     assert not cache.known and list(cache.lines) == [b"Host: x"]
 
 
-# -- compared with h11 -----------------------------------------------------------------------------------
-
-
-def by_h11(head: bytes) -> h11.Request | None:
-    connection = h11.Connection(h11.SERVER)
-    connection.receive_data(head)
-    try:
-        event = connection.next_event()
-    except h11.RemoteProtocolError:
-        return None
-    return event if isinstance(event, h11.Request) else None
-
-
-def httpd_refuses(head: bytes, event: h11.Request) -> bool:
-    """Whether httpd's rules refuse what h11 accepts."""
-
-    def values(name: bytes) -> list[bytes]:
-        return [value for key, value in event.headers if key == name]
-
-    target, old = event.target, event.http_version == b"1.0"
-    hosts = values(b"host")
-    return (
-        b"\n" in head.replace(b"\r\n", b"")
-        or any((c < 32 and c not in b"\t\r\n") or c == 127 for c in head)
-        or any(line and not line.strip() for line in head.split(b"\r\n"))
-        or sum(line.lower().startswith(b"content-length:") for line in head.split(b"\r\n")) > 1
-        or re.search(rb"(?i)\ncontent-length:[^\r]*,", head) is not None
-        or event.http_version < b"1"
-        or (not old and not hosts)
-        or (not old and hosts == [b""])
-        or any(set(host) & set(b" /\t") for host in hosts)
-        or b", ".join(values(b"expect")).lower() not in (b"", b"100-continue")
-        or (old and bool(values(b"transfer-encoding")))
-        or not (
-            target.startswith((b"/", b"http://")) or (target == b"*" and event.method == b"OPTIONS")
-        )
-        or b"#" in target
-        or bad_path(target.partition(b"?")[0])
-    )
-
-
-def bad_path(path: bytes) -> bool:
-    """A bad escape, or a way out of the root: by the standard library's means."""
-    if re.search(rb"%(?![0-9A-Fa-f]{2})", path):
-        return True
-    depth = 0
-    for segment in unquote_to_bytes(path).split(b"/"):
-        depth += -1 if segment == b".." else segment not in (b"", b".")
-        if depth < 0:
-            return b"%2f" not in path.lower() and b"%00" not in path  # 404, not 400
-    return False
-
-
-@given(heads())
-@settings(max_examples=600, deadline=None)
-def test_the_verdict_is_h11_s_but_for_httpd_s_rules(head):
-    head, blank, _ = head.partition(b"\r\n\r\n")
-    assume(blank)
-    head += blank
-    ours = parse([head])
-    theirs = by_h11(head)
-    refused = theirs is None or httpd_refuses(head, theirs)
-    assert (ours[:1] in ([400], [417])) is refused
-
+# -- plain heads, compared with h11 -----------------------------------------------------------------
 
 PLAIN = (
     b"GET /a?b=1 HTTP/1.1\r\nHost: x:80\r\nUser-Agent: a b (c)\r\nAccept: */*\r\n"
@@ -274,29 +168,9 @@ CHANGES = [
 ))  # fmt: skip
 @settings(max_examples=1500, deadline=None)
 def test_a_plain_head_is_what_h11_reads(changes):
-    """Bytes of a plain head replaced, added and removed: whatever is still taken for plain is accepted
-    by h11, and the Requests are the same in everything; the first time, and with all lines known."""
-    head = PLAIN
-    for place, removed, added in changes:
-        head = head[:place] + added + head[place + removed :]
-    head = head.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-    cache = RequestCache(DIRECTIVES)
-    for _ in range(3):
-        try:
-            request = cache.read_plain(head)
-        except RequestError as error:
-            with pytest.raises(RequestError) as h11_s:
-                parse_head(head, DIRECTIVES)
-            assert (error.status, error.ah) == (h11_s.value.status, h11_s.value.ah)
-            return
-        if request is None:
-            return
-        assert picture(request) == picture(parse_head(head, DIRECTIVES))
-        event = by_h11(head)
-        assert event is not None
-        assert (request.method.encode(), request.target) == (event.method, event.target)
-        assert b"%d.%d" % request.version == event.http_version
-        assert list(request.headers) == list(event.headers)
+    """Bytes of a plain head replaced, added and removed."""
+    head = changed(PLAIN, changes)
+    check_head(head.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
 
 
 @pytest.mark.parametrize(("old", "new"), [
@@ -428,57 +302,39 @@ def test_targets(target, path, query):
 # -- what is made of a head -----------------------------------------------------------------------
 
 
-def request_of(head: str) -> Request:
-    return parse_head(head.encode("latin-1"), DIRECTIVES)
+GET, POST = "GET / HTTP/1.1|Host: x", "POST / HTTP/1.1|Host: x"
+HOSTS = "x .x a.example a.example:80 [::1] [::1]:8080 127.0.0.1:1 a_b a. a-b:65535".split()
 
 
-@pytest.mark.parametrize("lines, version, close, asks", [
-    ("", "1.1", False, False), ("Connection: close\r\n", "1.1", True, False),
-    ("Connection: keep-alive\r\n", "1.1", False, True),
-    ("Connection: Keep-Alive, CLOSE\r\n", "1.1", True, True),
-    ("Connection: upgrade\r\nConnection: close\r\n", "1.1", True, False), ("", "1.0", True, False),
-    ("Connection: keep-alive\r\n", "1.0", False, True),
-    ("Connection: x-close\r\n", "1.1", False, False),
+@pytest.mark.parametrize("head, made", [
+    (GET, {"close": False, "asks_keep_alive": False, "length": 0, "version": (1, 1)}),
+    (GET + "|Connection: close", {"close": True, "asks_keep_alive": False}),
+    (GET + "|Connection: keep-alive", {"close": False, "asks_keep_alive": True}),
+    (GET + "|Connection: Keep-Alive, CLOSE", {"close": True, "asks_keep_alive": True}),
+    (GET + "|Connection: upgrade|Connection: close", {"close": True, "asks_keep_alive": False}),
+    (GET + "|Connection: x-close", {"close": False, "asks_keep_alive": False}),
+    ("GET / HTTP/1.0", {"close": True, "asks_keep_alive": False, b"host": None}),
+    ("GET / HTTP/1.0|Connection: keep-alive", {"close": False, "asks_keep_alive": True}),
+    (POST + "|Content-Length: 7", {"length": 7, "expect_continue": False}),
+    (POST + "|Content-Length: 007|Expect: 100-Continue", {"length": 7, "expect_continue": True}),
+    (POST + "|Expect: 100-continue", {"length": 0, "expect_continue": False}),
+    (POST + "|Transfer-Encoding: Chunked", {"length": None, "close": False}),
+    # Of two framings only one is left.
+    (POST + "|Content-Length: 7|Transfer-Encoding: chunked",
+     {"length": None, "close": True, b"content-length": None}),
+    # The target's host is the host.
+    ("GET http://a.example/ HTTP/1.1|Host: x", {b"host": b"a.example", "path": "/"}),
+    ("OPTIONS * HTTP/1.2|Host: x", {"path": "*", "version": (1, 1)}),
+    (GET + "|X: a |\t b|y:|Z: \xe9", {b"x": b"a b", b"y": b"", b"z": b"\xe9"}),
+    *((f"GET / HTTP/1.1|Host: {host}", {b"host": host.encode()}) for host in HOSTS),
 ])  # fmt: skip
-def test_whether_the_client_stays(lines, version, close, asks):
-    request = request_of(f"GET / HTTP/{version}\r\nHost: x\r\n{lines}\r\n")
-    assert (request.close, request.asks_keep_alive) == (close, asks)
-
-
-@pytest.mark.parametrize("lines, length, expects", [
-    ("", 0, False),
-    ("Content-Length: 7\r\n", 7, False),
-    ("Transfer-Encoding: chunked\r\n", None, False),
-    ("Content-Length: 7\r\nExpect: 100-Continue\r\n", 7, True),
-    ("Expect: 100-continue\r\n", 0, False),
-])  # fmt: skip
-def test_how_a_body_is_framed(lines, length, expects):
-    request = request_of(f"POST / HTTP/1.1\r\nHost: x\r\n{lines}\r\n")
-    assert (request.length, request.expect_continue) == (length, expects)
-
-
-def test_of_two_framings_only_one_is_left():
-    request = request_of(
-        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
-    assert request.length is None and request.close
-    assert request.get(b"content-length") is None
-
-
-def test_the_target_s_host_is_the_host():
-    request = request_of("GET http://target.example/ HTTP/1.1\r\nHost: field.example\r\n\r\n")
-    assert request.get(b"host") == b"target.example"
-
-
-@pytest.mark.parametrize(
-    "host", "x .x a.example a.example:80 [::1] [::1]:8080 127.0.0.1:1 a_b a. a-b:65535".split()
-)
-def test_hosts(host):
-    assert request_of(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").get(b"host") == host.encode()
-
-
-def test_http_1_0_needs_no_host():
-    assert request_of("GET / HTTP/1.0\r\n\r\n").get(b"host") is None
+def test_what_is_made_of_a_head(head, made):
+    request = parse_head(f"{head}||".replace("|", "\r\n").encode("latin-1"), DIRECTIVES)
+    found = {
+        name: request.get(name) if isinstance(name, bytes) else getattr(request, name)
+        for name in made
+    }
+    assert found == made
 
 
 @given(st.binary(max_size=40))
@@ -486,10 +342,6 @@ def test_a_quoted_line_is_one_line_and_shows_its_quotes(line):
     text = quote_line(line)
     assert text.isascii() and text.isprintable()
     assert '"' not in text.replace('\\"', "")
-
-
-def test_methods_are_httpd_s():
-    assert {"GET", "PATCH", "MKCOL"} <= METHODS and "get" not in METHODS and "BREW" not in METHODS
 
 
 @given(st.integers(0, 4_000_000_000))

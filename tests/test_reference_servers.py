@@ -167,7 +167,7 @@ def test_a_group_that_does_not_end_in_time_is_named_and_its_first_process_waited
     """SIGKILL that does not reach the group: the message names who is left, nothing is left running."""
     program = "import os, signal, time; os.fork(); time.sleep(60)"
     group = process_group.ProcessGroup()
-    monkeypatch.setattr(group, "_prepare", lambda: [sys.executable, "-c", program])
+    monkeypatch.setattr(group, "_command", lambda file: [sys.executable, "-c", program])
     monkeypatch.setattr(group, "_is_ready", lambda: len(procfs.members(group.pid)) == 2)
     monkeypatch.setattr(process_group, "GONE_WITHIN", 0.2)
     with monkeypatch.context() as deaf:

@@ -52,7 +52,7 @@ def test_a_room_from_start_to_stop(mpm):
     frames = []
     with Room(mpm, KeepAliveTimeout=30, **(SMALL if mpm != "prefork" else {})) as room:
         room.on_frame = frames.append
-        room.crowd_size(3)
+        room.load_set("browsers", 3)
         room.start()
         children = room.server.processes()
         poll_until(lambda: figure(room, "parked") == 3, what=lambda: str(room.snapshot()))
@@ -152,7 +152,8 @@ def test_callbacks_from_many_threads_do_not_corrupt_the_room():
             try:
                 for n in range(25):
                     room.set("StartServers", 1 + (n + number) % 4)
-                    room.crowd_size((n * number) % 7, 1 + n)
+                    room.load_set("browsers", (n * number) % 7)
+                    room.load_set("browser_think", 1 + n)
                     assert field(room, "StartServers").value in "1234"
                     assert room.status()["running"]
                     room.snapshot(), room.events(), room.history()
@@ -164,10 +165,11 @@ def test_callbacks_from_many_threads_do_not_corrupt_the_room():
         in_threads(turn, *range(4))
         assert not failures
         # Not long: a client whose answer said `Connection: close` comes back when it has thought.
-        room.crowd_size(2, 0.5)
+        room.load_set("browsers", 2)
+        room.load_set("browser_think", 0.5)
         poll_until(
             lambda: figure(room, "parked") == 2,
-            what=lambda: f"{room.snapshot()} {room._crowd.counts()} {room._crowd.lost}",
+            what=lambda: f"{room.snapshot()} {room._crowd.states} {room._crowd.totals}",
         )
 
 

@@ -1,50 +1,15 @@
-"""What rounds allow to say: intervals, ratios, knees and drift, as functions of values."""
+"""What rounds allow to say: ratios, knees and noise, as functions of values."""
 
 from __future__ import annotations
 
 import math
 import random
-import statistics
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mpmkit.measure import stats
-
-FIGURES = st.lists(st.floats(1, 1e6), min_size=1, max_size=12)
-QUICK = settings(deadline=None, max_examples=30)  # each example draws two thousand times
-
-
-@QUICK
-@given(FIGURES)
-def test_an_interval_lies_within_the_rounds_and_holds_the_median(values):
-    found = stats.median(values)
-    assert found.value == statistics.median(values)
-    assert min(values) <= found.low <= found.value <= found.high <= max(values)
-    assert found.level == (0.95 if len(values) >= 6 else 0)
-
-
-@pytest.mark.parametrize("rounds", [6, 8, 20])
-def test_the_interval_holds_the_true_median_as_often_as_it_says(rounds):
-    source, tries = random.Random(7), 2000
-    for draw, true in (
-        (lambda: source.lognormvariate(0, 0.3), 1.0),
-        (lambda: source.paretovariate(3), 2 ** (1 / 3)),
-    ):
-        found = [stats.median([draw() for _ in range(rounds)]) for _ in range(tries)]
-        # 2,000 tries know such a share to +-2%, as good as ever.
-        assert sum(not one.excludes(true) for one in found) / tries >= stats.LEVEL - 0.02
-
-
-def test_the_interval_is_as_narrow_as_its_level_allows():
-    for rounds in range(stats.ENOUGH, 40):
-        low = int(stats.median(list(range(rounds))).low)  # so many lie outside, at either end
-
-        def outside(rank: int, rounds: int = rounds) -> float:
-            return 2 * sum(math.comb(rounds, i) for i in range(rank)) / 2**rounds
-
-        assert outside(low + 1) <= 0.05 < outside(low + 2)
 
 
 def test_a_slow_minute_that_meets_all_is_no_difference():
@@ -53,12 +18,10 @@ def test_a_slow_minute_that_meets_all_is_no_difference():
     paired = stats.ratio(one, other)
     assert paired.low == pytest.approx(paired.high) == pytest.approx(1 / 0.9)
     assert paired.excludes(1.0)
-    assert stats.median(one).high > stats.median(other).low  # though their ranges overlap
+    assert min(one) < max(other)  # though their ranges overlap
     for bad in (([], [1]), ([1], [0])):
         with pytest.raises(ValueError, match="a ratio needs"):
             stats.ratio(*bad)
-    with pytest.raises(ValueError, match="none was measured"):
-        stats.median([])
 
 
 @pytest.mark.parametrize("rounds", [2, 6, 30])

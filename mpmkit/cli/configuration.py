@@ -30,14 +30,7 @@ from mpmkit.server.connection_factory import ConnectionFactory
 from mpmkit.server.core import Handler, Service, default_error_page
 from mpmkit.server.listen import Listener
 from mpmkit.server.log_format import Site, compile_format, format_error
-from mpmkit.server.logs import (
-    AccessLog,
-    BufferedAccessLog,
-    ConditionalAccessLog,
-    ErrorLog,
-    close_logs,
-    open_log,
-)
+from mpmkit.server.logs import AccessLog, ErrorLog, close_logs, open_log
 from mpmkit.server.parent import Parent
 from mpmkit.server.prewarm import rehearse
 from mpmkit.server.scoreboard import Scoreboard
@@ -224,10 +217,7 @@ def access_log(directives: Directives) -> AccessLog | None:
     """Raises LogError."""
     if not directives.CustomLog:
         return None
-    some = any(len(log) > 2 for log in directives.CustomLog)
-    kind = ConditionalAccessLog if some else AccessLog
-    kind = BufferedAccessLog if directives.BufferedLogs else kind
-    return kind(directives.CustomLog, site(directives))
+    return AccessLog(directives.CustomLog, site(directives))
 
 
 def site(d: Directives) -> Site:

@@ -82,8 +82,6 @@ def main(argv: Sequence[str]) -> int:
             return 0
         if chosen.print == "h":  # httpd's one way to ask for help, and it ends with 1
             raise UsageError("")
-        if chosen.errors_to:
-            errors_to(chosen.errors_to)
         return run(chosen)
     except UsageError as error:
         report(f"httpd: {error}\n{USAGE}" if str(error) else USAGE)
@@ -111,18 +109,15 @@ def run(chosen: Options) -> int:
             report_failure(error)
             return stop_anyway(conf, chosen.word)
         raise
-    shown = ErrorLog(2, chosen.level or directives.LogLevel)
+    shown = ErrorLog(2, directives.LogLevel)
     for note in (*notes, *name_note(directives.ServerName)):
         if shown.enabled(note.level):
             warning = "WARNING: " if note.level == "warn" and note.ah != "AH00558" else ""
             report(f"{note.ah}: {warning}{note.text}" if note.ah else f"{warning}{note.text}")
-    if chosen.print or chosen.dumps:
+    if chosen.dumps:
         from mpmkit.cli import httpd_info
 
-        if chosen.print == "L":
-            print(httpd_info.all_directives(directives.mpm))
-        else:
-            print(httpd_info.dump(chosen.dumps, conf, directives, chosen.defines), end="")
+        print(httpd_info.dump(chosen.dumps, conf, directives, chosen.defines), end="")
         return 0
     if chosen.test or not stops:
         check_folders(directives)
@@ -292,7 +287,7 @@ def leave_terminal(setup: Setup) -> None:
 
 
 def report(text: str) -> None:
-    """Lines for the terminal, or for -E."""
+    """Lines for the terminal."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -317,14 +312,3 @@ def report_failure(error: Exception) -> None:
             report("AH00059: remove it before you go on, if it is broken")
     else:
         report(f"httpd: {error}" if isinstance(error, OSError) else str(error))
-
-
-def errors_to(path: str) -> None:
-    """-E: standard error is a file from here on. Raises Refusal."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    except OSError as error:
-        why = f"cannot be opened for startup errors: {error.strerror}"
-        raise Refusal(f"httpd: {path} {why}") from None
-    os.dup2(fd, 2)
-    os.close(fd)

@@ -1,4 +1,4 @@
-"""What `mpmkit httpd` prints about itself: -v -V -l -L, and the dumps of -S, -M and -t -D DUMP_….
+"""What `mpmkit httpd` prints about itself: -v -V -l, and the dumps of -S, -M and -t -D DUMP_….
 
 The shapes are httpd's, line for line, so that what reads an httpd's output reads ours.
 """
@@ -10,13 +10,12 @@ import os
 import platform
 import pwd
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpmkit import _version
-from mpmkit.config.directives import ROWS, Directives, VirtualHost
+from mpmkit.config.directives import Directives, VirtualHost
 from mpmkit.config.hosts import chains
 from mpmkit.config.httpd_conf import Conf
 from mpmkit.config.modules import BUILT_IN
@@ -56,20 +55,6 @@ Server compiled with....
 
 def compiled_in() -> str:
     return "\n".join(["Compiled in modules:", *(f"  {file}" for file in BUILT_IN.values())])
-
-
-def all_directives(mpm: str) -> str:
-    """-L: those of this MPM, each with its file, what it does, and where it may stand."""
-    inside = "inside <Directory>, <Files>, <Location>, or <If>"
-    where = {"section": f"only {inside}", "any": "anywhere", "outside": "anywhere"}
-    lines = []
-    for row in ROWS:
-        if mpm in row.mpms:
-            allowed = where.get(row.where, f"only out{inside[2:]}")
-            lines.append(f"{row.name} ({mpm if row.source == 'mpm' else row.source}.c)")
-            lines += textwrap.wrap(row.doc, 100, initial_indent="\t", subsequent_indent="\t")
-            lines.append(f"\tAllowed in *.conf {allowed}")
-    return "\n".join(lines)
 
 
 # -- dumps ----------------------------------------------------------------------------------------

@@ -8,8 +8,7 @@ import shlex
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from mpmkit.config.values import LEVELS, TRACES
+from typing import Any, NamedTuple
 
 # -k word: the signal for a server that runs.
 WORDS = {
@@ -20,55 +19,49 @@ WORDS = {
     "stop": signal.SIGTERM,
 }
 
-OPTIONS = "D:d:f:C:c:e:E:k:vVlLtTSMhX"
-LONG = ("strict", "report=")
-# What an option does to `Options`: an attribute gets its value, or this one, or more of them.
-SETS = {
-    "-f": "file",
-    "--report": "report",
-    "-d": "server_root",
-    "-k": "word",
-    "-e": "level",
-    "-E": "errors_to",
-}
-SWITCHES = {
-    "-t": ("test", True), "-T": ("check_root", False), "--strict": ("strict", True),
-    **{f"-{letter}": ("print", letter) for letter in "vVlLh"},
-}  # fmt: skip
-ADDS = {"-D": "defines", "-C": "before", "-c": "after"}
-DEFINES = {"-S": ("DUMP_VHOSTS", "DUMP_RUN_CFG"), "-M": ("DUMP_MODULES",), "-X": ("DEBUG",)}
 
-USAGE = """\
-Usage: mpmkit httpd [-D name] [-d directory] [-f file]
-                    [-C "directive"] [-c "directive"]
-                    [-k start|restart|graceful|graceful-stop|stop]
-                    [-v] [-V] [-h] [-l] [-L] [-t] [-T] [-S] [-X]
-                    [--strict] [--report file]
-Options:
-  -D name            : define a name, for <IfDefine name> and for
-                       FOREGROUND, NO_DETACH, DEBUG, DUMP_...
-  -d directory       : ServerRoot until the file says otherwise
-  -f file            : the configuration, instead of conf/httpd.conf
-  -C "directive"     : a directive ahead of the file
-  -c "directive"     : a directive behind the file
-  -e level           : show messages of this level at the start (see LogLevel)
-  -E file            : write messages of the start to a file
-  -v                 : show the version
-  -V                 : show the version and what is built in
-  -h                 : show this page
-  -l                 : list the modules that are built in
-  -L                 : list the directives
-  -t -D DUMP_VHOSTS  : show virtual hosts
-  -t -D DUMP_RUN_CFG : show the settings that matter for running
-  -S                 : -t -D DUMP_VHOSTS -D DUMP_RUN_CFG
-  -t -D DUMP_MODULES : show the loaded modules
-  -M                 : -t -D DUMP_MODULES
-  -t -D DUMP_INCLUDES: show the files that were read
-  -t                 : check the configuration, and end
-  -t --strict        : refuse what mpmkit would ignore or close
-  -t --report file   : show what of a file is served, ignored, closed, refused
-  -T                 : start although DocumentRoot is missing
-  -X                 : one process, in the foreground, for a debugger"""
+class Row(NamedTuple):
+    """An option: its argument, if it has one, and what it does to an attribute of `Options`: it becomes the
+    argument, or `value`; a list is extended."""
+
+    option: str
+    argument: str
+    attribute: str
+    does: str
+    value: Any = None
+
+
+# fmt: off
+ROWS = (
+    Row("-D", "name", "defines", "define a name, for <IfDefine name>, FOREGROUND, NO_DETACH, DEBUG, DUMP_..."),
+    Row("-d", "directory", "server_root", "ServerRoot until the file says otherwise"),
+    Row("-f", "file", "file", "the configuration, instead of conf/httpd.conf"),
+    Row("-C", '"directive"', "before", "a directive ahead of the file"),
+    Row("-c", '"directive"', "after", "a directive behind the file"),
+    Row("-k", "|".join(WORDS), "word", "start a server, or send a signal to the one that runs"),
+    Row("-v", "", "print", "show the version", "v"),
+    Row("-V", "", "print", "show the version and what is built in", "V"),
+    Row("-h", "", "print", "show this page", "h"),
+    Row("-l", "", "print", "list the modules that are built in", "l"),
+    Row("-S", "", "defines", "-t -D DUMP_VHOSTS -D DUMP_RUN_CFG: show virtual hosts, and the settings that "
+        "matter for running", ["DUMP_VHOSTS", "DUMP_RUN_CFG"]),
+    Row("-M", "", "defines", "-t -D DUMP_MODULES: show the loaded modules", ["DUMP_MODULES"]),
+    Row("-t", "", "test", "check the configuration, and end; with -D DUMP_INCLUDES, show the files that were "
+        "read", True),
+    Row("-T", "", "check_root", "start although DocumentRoot is missing", False),
+    Row("-X", "", "defines", "one process, in the foreground, for a debugger", ["DEBUG"]),
+    Row("--strict", "", "strict", "refuse what mpmkit would ignore or close", True),
+    Row("--report", "file", "report", "show what of a file is served, ignored, closed, refused"),
+)
+# fmt: on
+TABLE = {row.option: row for row in ROWS}
+USAGE = "\n".join(
+    [
+        f"Usage: mpmkit httpd {' '.join(f'[{row.option} {row.argument}'.rstrip() + ']' for row in ROWS)}",
+        "Options:",
+        *(f"  {f'{row.option} {row.argument}':<18} : {row.does}" for row in ROWS),
+    ]
+)
 
 
 class UsageError(Exception):
@@ -85,9 +78,7 @@ class Options:
     defines: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
-    level: str = ""
-    errors_to: str = ""
-    print: str = ""  # v, l or h: at once; V or L: when the file is read
+    print: str = ""  # v, l or h: at once; V: when the file is read
     test: bool = False
     check_root: bool = True
     strict: bool = False
@@ -104,8 +95,12 @@ class Options:
 
 def options(argv: Sequence[str]) -> Options:
     """Read the words of the command line, in httpd's way. Raises UsageError."""
+    short = "".join(
+        row.option[1:] + ":" * bool(row.argument) for row in ROWS if row.option[1] != "-"
+    )
+    long = [row.option[2:] + "=" * bool(row.argument) for row in ROWS if row.option[1] == "-"]
     try:
-        pairs, rest = getopt.getopt(list(argv), OPTIONS, LONG)
+        pairs, rest = getopt.getopt(list(argv), short, long)
     except getopt.GetoptError as error:
         if error.opt == "k":  # httpd takes -k out first, and knows it no more
             raise UsageError("illegal option -- k") from None
@@ -113,23 +108,19 @@ def options(argv: Sequence[str]) -> Options:
         raise UsageError(f"{what} -- {error.opt}") from None
     words = [word for pair in pairs if pair[0] != "-k" for word in pair if word]
     result = Options(command_line=shlex.join(["mpmkit", "httpd", *words]))
-    for option, value in pairs:
-        if option == "-k" and (value not in WORDS or result.word):
+    for option, argument in pairs:
+        if option == "-k" and (argument not in WORDS or result.word):
             raise UsageError("illegal option -- k")
-        if option == "-e" and value.lower() not in (*LEVELS, *TRACES):
-            raise UsageError("")
-        if option in ADDS:
-            getattr(result, ADDS[option]).append(value)
-        elif option in DEFINES:
-            result.defines += DEFINES[option]
+        row = TABLE[option]
+        before = getattr(result, row.attribute)
+        if isinstance(before, list):
+            before += row.value or [argument]
         else:
-            name, given = SWITCHES.get(option) or (SETS[option], value)
-            setattr(result, name, given)
+            setattr(result, row.attribute, argument if row.value is None else row.value)
         if result.print in ("v", "l", "h"):  # whatever follows is not looked at
             return result
     if rest:
         raise UsageError("")
     result.file = result.report or result.file
-    result.level = result.level.lower()
     result.server_root = result.server_root and os.path.abspath(result.server_root)
     return result

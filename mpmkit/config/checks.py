@@ -156,7 +156,7 @@ class _Reader:
             self.read(setting)
         for section in host.sections:
             self.section(section)
-        self.sections = lacking.without(host.sections)
+        self.sections = host.sections
 
     def directives(self, values: dict[str, Any], own_body: bool) -> Directives:
         values = {**values, "sections": self.sections, "unknown": self.unknown}

@@ -25,7 +25,7 @@ config/ opens nothing but the files of a configuration. The table as a page is d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -186,8 +186,6 @@ class Directives:
         source="mod_log_config", args=(2, 3), merge=append,
         also=({"name": "TransferLog", "takes": "file", "args": (1, 1),
                "doc": "Access log in the format last given without nickname"},))
-    BufferedLogs: bool = switch(False, "Collect lines of the access log and write several at once",
-        source="mod_log_config")
     ExtendedStatus: bool = switch(False,
         "Keep each worker's request, client and times; LoadModule status_module switches it on",
         where="main")
@@ -220,7 +218,7 @@ class Directives:
         values.exact_number, where="any")
     HttpProtocolOptions: Words = directive(
         values.protocol_options, tuple(pair[0] for pair in values.PROTOCOL_OPTIONS),
-        "How strictly a request is read",
+        "How strictly a request is read: always as with Strict and Require1.0",
         where="connection", takes="Strict|Unsafe Lenient|RegisteredMethods Allow0.9|Require1.0",
         args=(1, 3), merge=values.answer)
     ConnectionFilter: tuple[str, int] | None = directive(values.connection_filter, None,
@@ -256,7 +254,8 @@ class Directives:
     TraceEnable: str = directive(values.choice("On", "Off", "Extended"), "On",
         "Whether TRACE is answered", takes="On|Off|Extended")
     FileETag: Words = directive(values.file_etag, values.ETAG, "What an ETag is made of",
-        takes="[+-]INode|MTime|Size|Digest|All|None ...", args=SOME, where="any", merge=values.etag_over)
+        takes="[+-]INode|MTime|Size|Digest|All|None ...", args=SOME, where="any", merge=values.etag_over,
+        over=values.etag_over)
     MaxRanges: int = directive(values.ranges, 200,
         "Ranges of one request before all is sent; 0 is no ranges, -1 no limit",
         takes="none|default|unlimited|number", unit="ranges", where="outside")
@@ -273,20 +272,20 @@ class Directives:
         takes="file", source="mod_mime", httpd="conf/mime.types")
     types: dict[str, str] = directive(values.by_extension, {},
         "A media type for file name extensions", name="AddType",
-        takes="type .ext ...", source="mod_mime", args=(2, 99), where="any", merge=update)
+        takes="type .ext ...", source="mod_mime", args=(2, 99), where="any", merge=update, over=update)
     AddDefaultCharset: str = directive(values.charset, "",
         "Character set given for text/html and text/plain files that have none; On is iso-8859-1",
         takes="On|Off|charset", where="any")
     handlers: dict[str, str] = directive(values.by_extension, {},
         "A handler for file name extensions", name="AddHandler",
-        takes="handler .ext ...", source="mod_mime", args=(2, 99), where="any", merge=update)
+        takes="handler .ext ...", source="mod_mime", args=(2, 99), where="any", merge=update, over=update)
     SetHandler: str | None = directive(values.handler, None, "The handler for everything here",
         takes="handler|None", where="any")
     Options: Words = directive(values.options, ("FollowSymLinks",), "What is allowed in a directory",
-        takes="[+-]option ...", args=SOME, where="any")
+        takes="[+-]option ...", args=SOME, where="any", merge=values.signed, over=values.signed)
     ErrorDocument: dict[int, str] = directive(values.error_document, {},
         "What is sent instead of an error page",
-        takes="status text-or-path", args=(2, 2), where="any", merge=update)
+        takes="status text-or-path", args=(2, 2), where="any", merge=update, over=update)
     DirectorySlash: bool = switch(True,
         "Redirect a directory's path without its last slash", source="mod_dir", where="any")
     FallbackResource: str = directive(values.unless_disabled, "",
@@ -295,7 +294,7 @@ class Directives:
         takes="type|None", where="section")
     aliases: tuple[tuple[str, str, str], ...] = directive(alias("Alias"), (),
         "A URL path served from another place", name="Alias",
-        takes="path file", source="mod_alias", args=(2, 2), merge=append,
+        takes="path file", source="mod_alias", args=(2, 2), merge=append, over=values.prepend,
         also=({"name": "AliasMatch", "parse": alias("AliasMatch"), "takes": "expression file",
                "doc": "As Alias, for the URL paths that a regular expression matches"},
               {"name": "ScriptAliasMatch", "parse": alias("ScriptAliasMatch"), "takes": "expression file",
@@ -307,13 +306,14 @@ class Directives:
     redirects: tuple[Redirection, ...] = directive(redirect(), (),
         "A URL path that leads to another URL, or has no more than a status", name="Redirect",
         takes="[status] [path] [URL]", source="mod_alias", args=(1, 3), where="any", merge=append,
+        over=values.prepend,
         also=({"name": "RedirectMatch", "parse": redirect(match=True), "takes": "[status] expression [URL]"},
               {"name": "RedirectPermanent", "parse": redirect(301), "takes": "path URL", "args": (2, 2)},
               {"name": "RedirectTemp", "parse": redirect(302), "takes": "path URL", "args": (2, 2)}))
     variables: tuple[EnvRule, ...] = directive(setter(), (),
         "Variables of a request: for scripts, the access log and its env=", name="SetEnvIf",
         takes="attribute expression [!]variable[=value] ...", source="mod_setenvif", args=(3, 99),
-        where="outside", merge=append,
+        where="outside", merge=append, over=append,
         also=({"name": "SetEnvIfNoCase", "parse": setter(any_case=True)},
               {"name": "BrowserMatch", "parse": setter("User-Agent"), "args": (2, 99),
                "takes": "expression [!]variable[=value] ..."},
@@ -323,7 +323,8 @@ class Directives:
         values.seconds, source="mod_proxy", httpd="Timeout")
     ProxySet: tuple[tuple[str, dict[str, float]], ...] = directive(values.proxy_set, (),
         "How the connections to a FastCGI backend are used: enablereuse=on keeps them, max of them "
-        "in a process", takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append)
+        "in a process", takes="url key=value ...", source="mod_proxy", args=(2, 9), merge=append,
+        over=values.prepend)
     # fmt: on
     sections: tuple[Section, ...] = ()
     hosts: tuple[VirtualHost, ...] = ()
@@ -387,6 +388,7 @@ def _rows() -> Iterator[Spec]:
 
 ROWS = tuple(_rows())
 SPECS: dict[str, Spec] = {row.name.lower(): row for row in ROWS}
+OVER = {row.attribute: row.over for row in ROWS}
 
 
 def spec_for(name: str, mpm: str | None) -> Spec:
@@ -413,14 +415,19 @@ def spec_for(name: str, mpm: str | None) -> Spec:
 
 
 def section_values(section: Section) -> dict[str, Any]:
-    """What a section says, by directive name, read and merged: {"Require": ("local",), ...}.
-
-    For sections that `check` has seen; the numbers of MPMs never stand in one.
-    """
+    """What a section that `check` has seen says: by the attribute of `Directives`, or the directive's name if
+    there is no attribute ({"Require": ("local",), ...})."""
     found: dict[str, Any] = {}
     for setting in section.settings:
         if (spec := SPECS.get(setting.name.lower())) is None:
             continue  # closed: see `access`
-        value = spec.read(setting.args)
-        found[spec.name] = spec.merge(found[spec.name], value) if spec.name in found else value
+        name, value = spec.attribute or spec.name, spec.read(setting.args)
+        found[name] = spec.merge(found[name], value) if name in found else value
     return found
+
+
+def laid_over(around: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a section or a host upon those around it, by attribute."""
+    both = own.keys() & around.keys() & OVER.keys()
+    joined = {name: OVER[name](around[name], own[name]) for name in both}
+    return {**around, **own, **joined}

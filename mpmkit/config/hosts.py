@@ -16,14 +16,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mpmkit.config.directives import VirtualHost
+from mpmkit.config.directives import VirtualHost, laid_over
 from mpmkit.config.settings import DirectiveError, Host
 
 Address = tuple[str, int]
 Chains = dict[Address, list[VirtualHost]]
-
-# Lists that a host adds to; the host's lines are looked at first. Of other lists its own replaces all.
-ADDED = frozenset({"aliases", "redirects", "ProxySet"})
 
 
 def addresses(host: Host) -> tuple[Address, ...]:
@@ -57,12 +54,7 @@ def canonical_address(text: str) -> str:
 
 def over(server: Mapping[str, Any], own: Mapping[str, Any], of: Host) -> dict[str, Any]:
     """The values of a host: `own` are those of its lines, by attribute."""
-    values = {**server, "ServerAlias": (), **own}
-    for name in own.keys() & ADDED:
-        values[name] = (*own[name], *server[name])
-    values["variables"] = (*server["variables"], *own.get("variables", ()))  # the last one counts
-    if own.get("Options", ("",))[0].startswith(("+", "-")):
-        values["Options"] = (*server["Options"], *own["Options"])
+    values = laid_over({**server, "ServerAlias": ()}, own)
     hosts = [address for address, _ in addresses(of)]
     if "ServerName" not in own and "" not in hosts:
         values["ServerName"] = hosts[0]

@@ -1,7 +1,8 @@
 """The two languages of a section's argument: wild cards as APR reads them, regular expressions as PCRE.
 
-Both are translated to Python's `re`, over bytes, as httpd compares bytes. What cannot be translated
-exactly is a ValueError: a rule that protects nothing is worse than a server that does not start.
+Both are translated to Python's `re`, over bytes, as httpd compares bytes. What Python has not, and what is
+rare (`\\Q`, `\\h`, `\\R`, octal numbers, comments), is a ValueError: a rule that protects nothing is worse
+than a server that does not start.
 """
 
 from __future__ import annotations
@@ -15,17 +16,9 @@ _POSIX = {
     "graph": r"!-~", "cntrl": r"\x00-\x1f\x7f", "xdigit": r"0-9A-Fa-f", "word": r"\w",
     "ascii": r"\x00-\x7f",
 }  # fmt: skip
-# Classes of PCRE that Python has not, or reads otherwise, as the inside of a class.
-_CLASSES = {"h": r"\t\x20\xa0", "v": r"\n-\r\x85"}
-# Other escapes that Python writes otherwise, outside of a class.
-_ESCAPES = {
-    "E": "", "z": r"\Z", "Z": r"(?=\n?\Z)", "N": r"[^\n]", "R": r"(?>\r\n|[\n-\r\x85])",
-    **{name: f"[{inside}]" for name, inside in _CLASSES.items()},
-    **{name.upper(): f"[^{inside}]" for name, inside in _CLASSES.items()},
-}  # fmt: skip
+_ENDS = {"z": r"\Z", "Z": r"(?=\n?\Z)"}  # as Python writes them
 _CONTROL = dict(zip("aefnrt", "\a\x1b\f\n\r\t", strict=True))
 _NAME = r"[A-Za-z_]\w{0,31}"
-_OCTAL = r"(?:0[0-7]{0,2}|[1-3][0-7]{2})"
 
 
 def section_pattern(kind: str, arg: str) -> re.Pattern[bytes] | None:
@@ -163,14 +156,10 @@ class _Translation:
     # -- groups -------------------------------------------------------------------------------
 
     def group(self) -> None:
-        if self.take(r"\?#[^)]*\)?"):
-            return
-        if named := self.take(rf"\?(?:P?<({_NAME})>|'({_NAME})')"):
-            self.open(f"(?P<{named[1] or named[2]}>")
+        if named := self.take(rf"\?P?<({_NAME})>"):
+            self.open(f"(?P<{named[1]}>")
         elif look := self.take(r"\?(?:[=!>]|<[=!])"):
             self.open(f"({look[0]}")
-        elif back := self.take(rf"\?P=({_NAME})\)"):
-            self.out.append(f"(?P={back[1]})")
         elif flags := self.take(r"\?([is]*)(?:-([is]+))?([:)])"):
             self.flags(*flags.groups(default=""))
         elif self.rest[:1] in ("?", "*"):
@@ -207,22 +196,16 @@ class _Translation:
 
     def escape(self) -> str:
         """What a backslash begins, outside of a class."""
-        if quoted := self.take(r"Q(.*?)(?:\\E|\Z)"):
-            return "".join(map(_literal, quoted[1]))
-        if found := self.take("[EzZNRhHvVAbBdDwWsS]"):
-            return _ESCAPES.get(found[0], f"\\{found[0]}")
-        if back := self.take(rf"k(?:<({_NAME})>|'({_NAME})'|\{{({_NAME})\}})"):
-            return f"(?P={back[1] or back[2] or back[3]})"
-        if back := self.take(rf"g\{{?([1-9]\d?)\b\}}?|(?!{_OCTAL})([1-9])(?!\d)"):
-            return f"(?:\\{back[1] or back[2]})"
+        if found := self.take("[zZAbBdDwWsS]"):
+            return _ENDS.get(found[0], f"\\{found[0]}")
+        if back := self.take(r"[1-9](?!\d)"):
+            return f"(?:\\{back[0]})"
         return _literal(self.code())
 
     def code(self) -> str:
         """The character that an escape stands for, in a class or outside."""
         if found := self.take(r"x(?:\{([0-9A-Fa-f]{1,2})\}|([0-9A-Fa-f]{0,2})(?!\{))"):
             return chr(int(found[1] or found[2] or "0", 16))
-        if found := self.take(_OCTAL):
-            return chr(int(found[0], 8))
         if found := self.take("[aefnrt]"):
             return _CONTROL[found[0]]
         if found := self.take("[^a-zA-Z0-9]"):
@@ -249,21 +232,17 @@ class _Translation:
 
     def member(self, out: list[str]) -> str | None:
         """The next character of a class; None: it is a class of its own, which is added."""
-        if posix := self.take(r"\[:(\^?)([a-z]+):\]"):
-            chars = _POSIX.get(posix[2])
-            if chars is None:
+        if posix := self.take(r"\[:([a-z]+):\]"):
+            if posix[1] not in _POSIX:
                 raise self.no(posix[0])
-            if posix[1]:
-                others = re.compile(f"[^{chars}]", re.ASCII)
-                chars = "".join(_literal(c) for c in map(chr, range(256)) if others.match(c))
-            out.append(chars)
+            out.append(_POSIX[posix[1]])
             return None
         if unknown := self.take(r"\[[.=:]"):
             raise self.no(unknown[0])
         if char := self.take(r"[^\\]"):
             return char[0]
         self.take(r"\\")
-        if found := self.take("[dDwWsShv]"):
-            out.append(_CLASSES.get(found[0], f"\\{found[0]}"))
+        if found := self.take("[dDwWsS]"):
+            out.append(f"\\{found[0]}")
             return None
         return "\b" if self.take("b") else self.code()

@@ -75,7 +75,8 @@ class Spec:
                      named the host, so the line of a <VirtualHost> has no effect (httpd has these by host)
         any          in a section, too; outside: it has no effect there
         section      only in a section
-    ``attribute`` is that of `Directives` ("" for a directive that is read and not used).
+    ``attribute`` is that of `Directives` ("" for a directive that is read and not used). ``merge`` joins a
+    line with those before it, ``over`` a section or a host with what is around it.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Spec:
     refused: bool = False
     or_zero: bool = False  # 0 is allowed below `low`, for the system's own value
     merge: Callable[[Any, Any], Any] = replace
+    over: Callable[[Any, Any], Any] = replace
     httpd: str = ""  # httpd's compiled default, where mpmkit has another
     renamed: str = ""  # the modern name, if this is an old one
     effect: bool = True

@@ -14,13 +14,12 @@ such directive is met, so that no other server's children carry it. (Modules: mo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
 from mpmkit.config import access
-from mpmkit.config.settings import Note, Section, Setting
+from mpmkit.config.settings import Note, Setting
 
 TABLE = f"{__file__.rpartition('/')[0]}/httpd_directives.txt"
 QUIET, IGNORED, CLOSED, REFUSED = FATES = ("quiet", "ignored", "closed", "refused")
@@ -83,7 +82,6 @@ class Lacking:
         self.strict = strict
         self._own = server is None
         self._ignored: dict[str, list[Setting]] = server._ignored if server else {}  # by module
-        self._dropped: set[str] = server._dropped if server else set()
         self._handlers: set[str] = set()
         self._notes: list[Note] = []
 
@@ -93,8 +91,6 @@ class Lacking:
         if fate == REFUSED or (self.strict and fate != QUIET):
             raise ValueError(row.refusal)
         words = " ".join(setting.args)
-        if row.fate == IGNORED:
-            self._dropped.add(setting.name.lower())
         if row.name == "AllowOverride" and words.lower() != "none":
             self._warn(f"AllowOverride {words}: .htaccess files are never read{setting.place}")
         elif fate == QUIET:
@@ -120,15 +116,6 @@ class Lacking:
 
     def _warn(self, text: str) -> None:
         self._notes.append(Note("", "warn", text))
-
-    def without(self, sections: Iterable[Section]) -> tuple[Section, ...]:
-        """The sections with what mpmkit has, and what closes them."""
-        return tuple(
-            replace(
-                one, settings=tuple(s for s in one.settings if s.name.lower() not in self._dropped)
-            )
-            for one in sections
-        )
 
     def notes(self) -> list[Note]:
         """A warning for each module, and what single lines have given rise to."""

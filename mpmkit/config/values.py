@@ -186,9 +186,9 @@ def file_etag(words: Words) -> Words:
 
 
 def etag_over(old: Words, new: Words) -> Words:
-    """A line upon those before it: with signs it adds to them and takes away; with nothing before it, the
-    default is not what it changes (httpd: a first `FileETag +INode` is INode alone)."""
-    return (*(() if old is ETAG else old), *new) if new[0][0] in "+-" else new
+    """As `signed`; but the default is not what a line with signs changes (httpd: a first `FileETag +INode` is
+    INode alone)."""
+    return signed(() if old is ETAG else old, new)
 
 
 def etag_parts(words: Words) -> Words:
@@ -400,6 +400,15 @@ append, update = operator.add, operator.or_  # of tuples, of dicts
 
 def replace(old: Any, new: Any) -> Any:
     return new
+
+
+def prepend(old: Words, new: Words) -> Words:
+    return new + old
+
+
+def signed(old: Words, new: Words) -> Words:
+    """Words with signs add to those before them and take away; others replace them."""
+    return (*old, *new) if new[0][0] in "+-" else new
 
 
 def keep_if_none(old: Any, new: Any) -> Any:

@@ -27,7 +27,7 @@ from stat import S_ISDIR, S_ISREG
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from mpmkit.handlers.gateway import OF_THE_SERVER, Script, arguments, latin
+from mpmkit.handlers.gateway import OF_THE_SERVER, Script, latin
 from mpmkit.handlers.names import leads_out
 from mpmkit.handlers.programs import (
     PIECE,
@@ -122,7 +122,7 @@ class Program(Output):
                 theirs_in, self._in = _pipe(opened)
                 os.set_blocking(self._in, False)
             self._process = subprocess.Popen(
-                [os.fsencode(filename), *arguments(request.query)],
+                [os.fsencode(filename)],
                 env={key: value.encode("latin-1") for key, value in environ.items()},
                 cwd=os.path.dirname(filename),
                 stdin=theirs_in,
@@ -152,11 +152,9 @@ class Program(Output):
 
     # -- its answer ---------------------------------------------------------------------------
 
-    def head(self) -> Head | None:
-        if self.name.startswith("nph-"):
-            return None
+    def head(self) -> Head:
         head = super().head()
-        if head is not None and head.length is None and not head.location:
+        if head.length is None and not head.location:
             length = self._short()
             # A HEAD without a body does not show how long the body of a GET is.
             if length or self._request.method != "HEAD":

@@ -24,7 +24,6 @@ from mpmkit.http.messages import (
     Request,
     RequestError,
     Response,
-    Unparsed,
     escape,
     page,
     text,
@@ -101,8 +100,8 @@ class ErrorPages:
 
     def _changed(self, response: Page, request: Request, conn: Connection) -> Response:
         config = self._router.config_for(request.path)
-        target = _document_for(response.status, config.documents)
-        signature = self._line(config.signature, conn)
+        target = _document_for(response.status, config.values["ErrorDocument"])
+        signature = self._line(config.values["ServerSignature"], conn)
         status, extra, what = response.status, response.extra, response.what
         if target is None:
             if not signature:
@@ -114,8 +113,6 @@ class ErrorPages:
             extra = b"Location: %b\r\n" % target.encode("latin-1", "replace")
         else:
             document, of = self._document(target, response, request, conn)
-            if type(document) is Unparsed:
-                return document
             if type(document) is not Page and document is not None:
                 more = (document.length, response.close or document.close, None)
                 fields = extra + document.fields

@@ -172,21 +172,6 @@ def _header_key(name: bytes) -> str:
     return key
 
 
-def arguments(query: bytes) -> list[bytes]:
-    """The command line of a query without "=" (RFC 3875, 4.4): the words between its plus signs, decoded,
-    with a backslash before what a shell would take for its own (httpd: ap_escape_shell_cmd)."""
-    if not query or b"=" in query:
-        return []
-    words = (
-        _ESCAPE.sub(lambda m: bytes.fromhex(m[1].decode()), word) for word in query.split(b"+")
-    )
-    return [_OF_A_SHELL.sub(rb"\\\g<0>", word.partition(b"\0")[0]) for word in words]
-
-
-_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
-_OF_A_SHELL = re.compile(rb"[&;`'\"|*?~<>^()\[\]{}$\\\n]")
-
-
 def latin(path: str) -> str:
     """A decoded path's bytes as latin-1 text, which is how WSGI and the handlers here hold them."""
     return path if path.isascii() else os.fsencode(path).decode("latin-1")

@@ -21,7 +21,6 @@ from mpmkit.http.messages import (
     Request,
     RequestError,
     Response,
-    Unparsed,
     page,
     parse_http_date,
     whole_number,
@@ -145,9 +144,8 @@ class Output:
     def close(self) -> None:
         """End the script. Harmless a second time."""
 
-    def head(self) -> Head | None:
-        """Its header lines; None: the program makes its own (nph-, RFC 3875, 5), and what it writes is
-        passed on as it is. Raises ScriptFailed, and what `read` raises."""
+    def head(self) -> Head:
+        """Its header lines. Raises ScriptFailed, and what `read` raises."""
         data = b""
         while (found := split_head(data)) is None:
             if not (piece := self.read()):
@@ -217,8 +215,6 @@ class Programs:
         def failed(error: ScriptFailed) -> None:
             self._failed(error, conn)
 
-        if head is None:
-            return Unparsed(200, b"", b"", ScriptBody(output, output, failed), None, True)
         fields, length, status = head.fields, head.length, head.status or 200
         if head.location:
             location = b"Location: %b\r\n" % head.location.encode("latin-1")

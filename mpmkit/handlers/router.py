@@ -26,7 +26,7 @@ from mpmkit.handlers.redirects import redirected_away, redirection
 from mpmkit.handlers.sections import MergedConfig, Sections, forbidden_link
 from mpmkit.handlers.static import StaticFiles, answered_by
 from mpmkit.handlers.wsgi import WsgiScripts
-from mpmkit.http.messages import Answer, Page, Request, RequestError, Response, Unparsed, page
+from mpmkit.http.messages import Answer, Page, Request, RequestError, Response, page
 from mpmkit.http.target import quote_line, split_target
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class Router:
         self._aliases = sorted(aliases, key=lambda alias: alias.kind == "WSGIScriptAlias")
         files.site = self
         self._files = files
-        # For each mapping, and for what the sections say of files there.
-        self._static = {(self._root, repr(self._sections.server.files)): files}
+        # For each mapping, and for what the sections say there.
+        self._static = {(self._root, self._sections.server): files}
         self._scripts: dict[str, WsgiScripts | Programs] = {"wsgi-script": scripts}
         self._lacking: set[str] = set()  # handlers that are named and not here: unsupported.py
         self._check_handlers()
@@ -126,7 +126,7 @@ class Router:
             here = self._sections.config_for(path, filename)
             handler = here.handler
             if handler is None:
-                handler = by_extension(here.by_extension, filename)
+                handler = by_extension(here.values["handlers"], filename)
             elif not here.by_name:
                 continue
             if handler in self._lacking:
@@ -161,15 +161,15 @@ class Router:
         return self._sections.config_for(path, self.file(path))
 
     def _files_of(self, mapping: UrlMapping, config: MergedConfig) -> StaticFiles:
-        key = (mapping, repr(config.files))
+        key = (mapping, config)
         if key not in self._static:
-            self._static[key] = self._files.variant(mapping.root, mapping.prefix, config.files)
+            self._static[key] = self._files.variant(mapping.root, mapping.prefix, config.values)
         return self._static[key]
 
     def _guarded(self, config: MergedConfig, handler: Handler) -> Handler:
         """`handler`, for the clients that its sections admit and the bodies that they allow."""
         handler = self._elsewhere(config, handler)
-        if (limit := config.body) is not None:
+        if (limit := config.values["LimitRequestBody"]) is not None:
             inner = handler
 
             def handler(request: Request, conn: Connection) -> Response:
@@ -209,10 +209,10 @@ class Router:
 
     def _elsewhere(self, config: MergedConfig, handler: Handler) -> Handler:
         """`handler`, unless a section redirects the path, or there is no file and a FallbackResource."""
-        lines, fallback = config.files.get("Redirect", ()), config.files.get("FallbackResource")
+        lines, fallback = config.values["redirects"], config.values["FallbackResource"]
         if not lines and not fallback:
             return handler
-        index = config.files.get("DirectoryIndex", self._files.options.indexes)
+        index = config.values["DirectoryIndex"]
         own = self._files.options.own
 
         def elsewhere(request: Request, conn: Connection) -> Response:
@@ -307,7 +307,7 @@ class Router:
             text = f"{request.path}: more than 10 internal redirects; a script's Location leads back to itself"
             return self.refuse(500, text, request, conn, ah="AH00124")
         answer = answered_by(self, new, conn)
-        if type(answer) in (Page, Unparsed):  # ErrorDocument may change a page: errors.py
+        if type(answer) is Page:  # ErrorDocument may change it: errors.py
             return answer
         more = (answer.length, answer.close, answer.reason)
         of = getattr(answer, "request", None) or new
@@ -331,7 +331,7 @@ class Router:
         """
         known = ("wsgi-script", "cgi-script", "default-handler", "none", *self._named)
         server, rules = self._sections.server, self._sections.rules
-        names = [*server.by_extension.values(), *([server.handler] if server.handler else [])]
+        names = [*server.values["handlers"].values(), *([server.handler] if server.handler else [])]
         used = names + [name for rule in rules if rule.of_a_file for name in rule.handlers]
         for name in names + [name for rule in rules for name in rule.handlers]:
             if name.startswith("proxy:"):

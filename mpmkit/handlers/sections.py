@@ -18,15 +18,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain, islice
 from stat import S_ISLNK
-from typing import Any, NamedTuple
+from typing import Any
 
 from mpmkit.config.access import DECIDE
-from mpmkit.config.directives import Directives, Section, section_values
+from mpmkit.config.directives import ROWS, Directives, Section, laid_over, section_values
 from mpmkit.config.patterns import canonical, section_pattern
 from mpmkit.config.settings import CONDITIONS
-from mpmkit.config.values import etag_over
+from mpmkit.config.values import Words, signed
 from mpmkit.handlers.access import Access, access_of
 
 ORDER = (
@@ -37,43 +38,40 @@ ORDER = (
     CONDITIONS,
 )
 SEEN = 5000  # directories that are looked into for .htaccess files
+MERGED_KEPT = 1024  # of what sets of sections say together
+# What a section may say, by attribute of `Directives`.
+OF_SECTIONS = {row.attribute for row in ROWS if row.attribute and row.where in ("any", "section")}
 # What `Options All` means: everything but MultiViews and SymLinksIfOwnerMatch, which forbids.
 ALL_OPTIONS = frozenset({"Indexes", "Includes", "IncludesNOEXEC", "FollowSymLinks", "ExecCGI"})
 _OTHERS = ("MultiViews", "SymLinksIfOwnerMatch")
-_OPTIONS = {option.lower(): frozenset({option}) for option in (*ALL_OPTIONS, *_OTHERS)}
-_OPTIONS |= {"all": ALL_OPTIONS, "none": frozenset()}
+_OPTIONS = {option: frozenset({option}) for option in (*ALL_OPTIONS, *_OTHERS)} | {
+    "All": ALL_OPTIONS
+}
 
 
-class MergedConfig(NamedTuple):
+@dataclass(frozen=True, eq=False, slots=True)
+class MergedConfig:
     """What all sections together say about a path and its file.
 
-    handler     SetHandler's, "none" and None without one; `by_name`: a <Files> section set it
-    by_extension, options               AddHandler's, Options'
+    values      by attribute of `Directives`, upon the server's own. LimitRequestBody is None where no section
+                at all has one: then the protocol applies it
+    by_name     a <Files> section set the handler
     access      who may have it
-    body        LimitRequestBody's; None where no section at all has one: then the protocol applies it
-    files       what is said of files (OF_FILES), by directive
-    documents, signature                ErrorDocument's, by status, and ServerSignature's
     """
 
-    handler: str | None
+    values: Mapping[str, Any]
     by_name: bool
-    by_extension: Mapping[str, str]
-    options: frozenset[str]
     access: Access
-    body: int | None
-    files: Mapping[str, Any]
-    documents: Mapping[int, str]
-    signature: str
 
+    @property
+    def handler(self) -> str | None:
+        """SetHandler's; None without one."""
+        return self.values["SetHandler"]
 
-# Directives whose value in a later section replaces the value of an earlier one.
-_REPLACED = {
-    "SetHandler": "handler", "LimitRequestBody": "body", "ServerSignature": "signature",
-}  # fmt: skip
-OF_FILES = (
-    "AddDefaultCharset", "AddType", "DirectoryIndex", "DirectorySlash", "EnableMMAP", "EnableSendfile",
-    "FallbackResource", "FileETag", "ForceType", "Redirect",
-)  # fmt: skip
+    @property
+    def options(self) -> frozenset[str]:
+        """Options'."""
+        return allowed(self.values["Options"])
 
 
 class SectionRule:
@@ -89,17 +87,10 @@ class SectionRule:
         self.access = access_of(self.settings, unknown)
         if closed and DECIDE & {setting.name.lower() for setting in section.settings}:
             self.access = Access(closed=True)
+        self.options: Words = self.values.get("Options", ())
         self.of_a_file = bool(section.file)  # not one of the package's own defaults
-        self._replaced = {
-            field: self.values[name] for name, field in _REPLACED.items() if name in self.values
-        }
-        self._files = {name: self.values[name] for name in OF_FILES if name in self.values}
-        for name in ("RedirectMatch", "RedirectPermanent", "RedirectTemp"):
-            if lines := self.values.get(name):
-                self._files["Redirect"] = (*self._files.get("Redirect", ()), *lines)
-        self.options = [s.args for s in self.settings if s.name.lower() == "options"]
         named = [self.values["SetHandler"]] if self.values.get("SetHandler") else []
-        self.handlers = [*named, *self.values.get("AddHandler", {}).values()]  # that it names
+        self.handlers = [*named, *self.values.get("handlers", {}).values()]  # that it names
         if self.kind == "Directory":
             self.arg = canonical(self.arg)
         # Of how many directories the argument of a <Directory> consists; 0 for other kinds.
@@ -138,26 +129,11 @@ class SectionRule:
 
     def over(self, config: MergedConfig) -> MergedConfig:
         """What holds when this section is merged upon `config`."""
-        values = self.values
-        changes: dict[str, Any] = {
-            "access": self.access.over(config.access),
-            "options": merge_options(config.options, self.options),
-            **self._replaced,
-        }
-        if "SetHandler" in values:
-            changes["by_name"] = self.kind.startswith("Files")
-        if "AddHandler" in values:
-            changes["by_extension"] = {**config.by_extension, **values["AddHandler"]}
-        if "ErrorDocument" in values:
-            changes["documents"] = {**config.documents, **values["ErrorDocument"]}
-        if self._files:
-            types = {**config.files.get("AddType", {}), **self._files.get("AddType", {})}
-            lines = (*self._files.get("Redirect", ()), *config.files.get("Redirect", ()))
-            files = {**config.files, **self._files, "AddType": types, "Redirect": lines}
-            if "FileETag" in self._files:
-                files["FileETag"] = etag_over(config.files.get("FileETag", ()), files["FileETag"])
-            changes["files"] = files
-        return config._replace(**changes)
+        by_name = config.by_name
+        if "SetHandler" in self.values:
+            by_name = self.kind.startswith("Files")
+        values = laid_over(config.values, self.values)
+        return MergedConfig(values, by_name, self.access.over(config.access))
 
 
 class Sections:
@@ -168,29 +144,26 @@ class Sections:
         self.rules = sorted(rules, key=lambda rule: rule.place)
         self._directories = [rule for rule in self.rules if rule.kind == "Directory"]
         limited = d.own_body or any("LimitRequestBody" in rule.values for rule in rules)
-        self.server = MergedConfig(
-            d.SetHandler,
-            False,
-            dict(d.handlers),
-            merge_options(frozenset(), [d.Options]),
-            access_of(d.closed, d.unknown),
-            d.LimitRequestBody if limited else None,
-            {"FallbackResource": d.FallbackResource} if d.FallbackResource else {},
-            d.ErrorDocument,
-            d.ServerSignature,
-        )
+        values = {name: getattr(d, name) for name in OF_SECTIONS}
+        values["redirects"] = ()  # the server's own come before its aliases (Router.decide)
+        values["LimitRequestBody"] = d.LimitRequestBody if limited else None
+        self.server = MergedConfig(values, False, access_of(d.closed, d.unknown))
+        self._merged: dict[tuple[SectionRule, ...], MergedConfig] = {(): self.server}
         # Links may be followed everywhere: then no file has to be asked whether it is one.
-        options = [merge_options(ALL_OPTIONS, rule.options) for rule in self._directories]
-        self._follows = all(map(_follows, (self.server.options, *options)))
+        all_of_them = [signed(("All",), rule.options) for rule in self._directories if rule.options]
+        self._follows = all(map(_follows, (d.Options, *all_of_them)))
 
     def config_for(self, path: str, filename: str) -> MergedConfig:
         """What the sections say about a URL path and the file that it leads to."""
-        config = self.server
-        for rule in self.rules:
-            if rule.is_for(path, filename):
+        rules = tuple([rule for rule in self.rules if rule.is_for(path, filename)])
+        config = self._merged.get(rules)
+        if config is None:
+            config = self.server
+            for rule in rules:
                 config = rule.over(config)
-        if config.handler is not None and config.handler.lower() == "none":
-            config = config._replace(handler=None)
+            if len(self._merged) >= MERGED_KEPT:
+                self._merged = {(): self.server}
+            self._merged[rules] = config
         return config
 
     def watched(self, filename: str) -> list[tuple[str, bool]]:
@@ -199,15 +172,16 @@ class Sections:
         if self._follows:
             return []
         rules = [rule for rule in self._directories if rule.is_for("", filename)]
-        options = self.server.options
+        options = self.server.values["Options"]
         found = []
         parts = filename.rstrip("/").split("/")
         for depth in range(1, len(parts)):
             for rule in rules:
-                if rule.depth == depth:
-                    options = merge_options(options, rule.options)
+                if rule.depth == depth and rule.options:
+                    options = signed(options, rule.options)
             if not _follows(options):
-                found.append(("/".join(parts[: depth + 1]), "SymLinksIfOwnerMatch" in options))
+                if_owner = "SymLinksIfOwnerMatch" in allowed(options)
+                found.append(("/".join(parts[: depth + 1]), if_owner))
         return found
 
 
@@ -227,8 +201,9 @@ def unread(d: Directives, names: Iterable[str] = (".htaccess",)) -> Iterator[str
             yield from (os.path.join(directory, name) for name in names if name in files)
 
 
-def _follows(options: frozenset[str]) -> bool:
+def _follows(words: Words) -> bool:
     """Any link may be followed. With both options the owner counts."""
+    options = allowed(words)
     return "FollowSymLinks" in options and "SymLinksIfOwnerMatch" not in options
 
 
@@ -249,12 +224,10 @@ def forbidden_link(watched: Iterable[tuple[str, bool]]) -> str | None:
     return None
 
 
-def merge_options(options: frozenset[str], lines: Iterable[tuple[str, ...]]) -> frozenset[str]:
-    """Options lines upon others: with signs they add and take away, without they replace."""
-    for words in lines:
-        if not words[0].startswith(("+", "-")):
-            options = frozenset()
-        for word in words:
-            named = _OPTIONS.get(word.lstrip("+-").lower(), frozenset())
-            options = options - named if word.startswith("-") else options | named
+def allowed(words: Words) -> frozenset[str]:
+    """The options that the words of Options' lines leave, by all lines that are for a place."""
+    options: frozenset[str] = frozenset()
+    for word in words:
+        named = _OPTIONS.get(word.lstrip("+-"), frozenset())
+        options = options - named if word.startswith("-") else options | named
     return options

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpmkit.config.values import ETAG, etag_over, etag_parts
+from mpmkit.config.values import ETAG, etag_parts
 from mpmkit.handlers.conditional import RangeLimits, precondition, ranged
 from mpmkit.handlers.names import by_extension, dangling, joined, leads_out
 from mpmkit.handlers.redirects import moved, quote_path
@@ -87,14 +87,12 @@ class FileOptions(NamedTuple):
         limits = RangeLimits(*(UNLIMITED if number < 0 else number for number in most))
         own = OwnName.of(d.ServerName, d.UseCanonicalName == "On")
         options = cls(types={**TYPES, **types}, limits=limits, listings=listings, own=own)
-        return options.but({name: getattr(d, name) for name in _FIELDS if name != "ForceType"})
+        return options.but({name: getattr(d, name) for name in ("types", *_FIELDS)})
 
-    def but(self, said: Mapping[str, Any]) -> FileOptions:
-        """With what sections say of files, by directive."""
-        changes = {_FIELDS[name]: said[name] for name in _FIELDS if name in said}
-        if "FileETag" in said:
-            changes["etag"] = etag_over(self.etag, said["FileETag"])
-        return self._replace(types={**self.types, **said.get("AddType", {})}, **changes)
+    def but(self, values: Mapping[str, Any]) -> FileOptions:
+        """With what directives say of files somewhere, by attribute of `Directives`."""
+        changes = {field: values[name] for name, field in _FIELDS.items()}
+        return self._replace(types={**self.types, **values["types"]}, **changes)
 
 
 _FIELDS = {
@@ -230,11 +228,11 @@ class StaticFiles:
         self._clock = clock
         self._cached: dict[str, CachedFile] = {}
 
-    def variant(self, root: str, prefix: str, said: Mapping[str, Any]) -> StaticFiles:
-        """The same handler for an Alias, or with what sections have said of files, by directive."""
+    def variant(self, root: str, prefix: str, values: Mapping[str, Any]) -> StaticFiles:
+        """The same handler for an Alias, or with what directives say there, by attribute."""
         other = copy(self)
         other.root = os.path.abspath(root) + ("/" if prefix and root.endswith("/") else "")
-        other.options = self.options.but(said)
+        other.options = self.options.but(values)
         other._skip = len(prefix)
         other._cached = {}
         return other

@@ -143,7 +143,7 @@ class Request:
 
     head, line      all of it as it came; its first line without the CRLF
     path, query     decoded path (str, surrogate-escaped), query without `?` (bytes)
-    version         (1, 0) or (1, 1): what the client may expect of us; (0, 9): a bare body
+    version         (1, 0) or (1, 1): what the client may expect of us
     close           the client said `Connection: close`, or is HTTP/1.0 and did not ask for keep-alive
     asks_keep_alive the client said `keep-alive`
     conditional     there is a Range or an If-… header: the answer may not be the whole resource
@@ -223,12 +223,6 @@ class Response:
     length: int | None = 0
     close: bool = False
     reason: bytes | None = None
-
-
-class Unparsed(Response):
-    """The bytes of a program that makes its own head (nph-, RFC 3875, 5): the body is all that is sent."""
-
-    __slots__ = ()
 
 
 @dataclass(eq=False, slots=True)

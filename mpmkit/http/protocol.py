@@ -29,7 +29,6 @@ TRAILERS = 8190  # bytes of them, as of one field of a head
 BLANK_LINES = 10  # httpd accepts this many before a request line (DEFAULT_LIMIT_BLANK_LINES)
 
 _BLANK_LINES = re.compile(rb"(?:\r\n)*")
-_SIMPLE_REQUEST = re.compile(rb"GET ([\x21-\x7e\x80-\xff]+)\r\n")
 # What httpd refuses in a head, and h11 does not: control characters, a continuation line of blanks,
 # and a length that is given twice, even the same one.
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -111,7 +110,7 @@ class Protocol:
         if request is None:
             request = cache.read_plain(head)
             if request is None:
-                if buffer.startswith((b"\r", b"\n")) or _SIMPLE_REQUEST.match(buffer):
+                if buffer.startswith((b"\r", b"\n")):
                     return self._incomplete(buffer)
                 request = parse_head(head, self._directives)
                 if request.length != 0:
@@ -148,11 +147,6 @@ class Protocol:
                 raise RequestError(400, "a carriage return instead of a request line", ah="AH03447")
             self._buffer = buffer
             return self.next_request()
-        simple = _SIMPLE_REQUEST.match(buffer)
-        if simple and "Allow0.9" in self._directives.HttpProtocolOptions:
-            self._between = True
-            self._buffer = buffer[simple.end() :]
-            return simple_request(simple, self._directives)
         if check_line(buffer, self._directives) > 0:
             self._buffer = head = GrowingHead(buffer)  # type: ignore[assignment]
             head.complete(self._directives)
@@ -217,18 +211,6 @@ def _new_request(head: bytes, line: bytes, method: str, target: bytes) -> Reques
     request.method, request.target = method, target
     request.headers, request.length, request.memo = (), 0, None
     request.conditional = request.asks_keep_alive = request.expect_continue = False
-    return request
-
-
-def simple_request(line: re.Match[bytes], directives: Directives) -> Request:
-    """HTTP/0.9: `GET /path` and nothing else; the answer is the bare body. Raises RequestError."""
-    request = _new_request(line[0], line[0][:-2], "GET", line[1])
-    if len(request.line) > directives.LimitRequestLine + 1:
-        why = f"request line over LimitRequestLine {directives.LimitRequestLine}"
-        raise RequestError(414, why, ah="AH00565")
-    request.version = (0, 9)
-    request.close = True
-    request.path, request.query = split_target("GET", request.target)
     return request
 
 

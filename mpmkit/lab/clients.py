@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 
-from mpmkit.load.connections import ASKING, AWAY, HELD, Connection, HeldConnections, Lost
+from mpmkit.load.connections import ASKING, HELD, Connection, HeldConnections, Lost
 from mpmkit.load.target import target_of
 
 BACK = 0.1  # seconds before a client whose connection was ended, or refused, comes back
 PATIENCE = 30.0  # seconds a client waits for an answer
-ENDED = ("refused", "reset", "timeout", "connect")  # why a request has no answer
 MOST = 2000  # clients: more is work for a load generator
 
 
@@ -74,19 +73,9 @@ class KeepAliveClients(HeldConnections):
         """Answers until now."""
         return self.totals["answered"]
 
-    @property
-    def lost(self) -> Counter[str]:
-        """Requests without an answer, by kind: reset, refused, timeout, connect."""
-        return Counter({kind: self.totals[kind] for kind in ENDED if self.totals[kind]})
-
     def resize(self, count: int) -> None:
         """So many clients from now on. Those that leave close their connections."""
         super().resize(int(_in_range("count", count, 0, MOST)))
-
-    def counts(self) -> dict[str, int]:
-        """How many are asking (sent, no answer yet), thinking (answered), away (to come back)."""
-        states = self.states
-        return {"asking": states[ASKING], "thinking": states[HELD], "away": states[AWAY]}
 
     def longest_wait(self) -> float:
         """The longest of `waits`; 0 without any."""
@@ -131,9 +120,6 @@ class KeepAliveClients(HeldConnections):
                 conn.since = time.monotonic()
                 self._enter(conn, ASKING)
         return self._pause()
-
-    def _lose(self, kind: str) -> None:
-        super()._lose(kind if kind in (*ENDED, "closed") else "reset")
 
 
 def _in_range(name: str, value: float, low: float, high: float) -> float:

@@ -10,7 +10,7 @@ A value that httpd cannot read is kept, as it is typed; its hints say what is wr
 
 from __future__ import annotations
 
-import math
+import contextlib
 import re
 import threading
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from mpmkit.config.checks import check
 from mpmkit.config.directives import MPMS, SPECS, DirectiveError, Directives, Setting
 from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import Note
+from mpmkit.load.fields import problem
 
 # Which directives the form has: for each, where its slider ends. The table's bound is often far beyond
 # what a lab needs. The box next to the slider takes every value, also those that httpd corrects.
@@ -67,41 +68,38 @@ class Field(NamedTuple):
         return self._replace(hints=(hint.removeprefix(f"{self.name}: "),), refused=True)
 
     def read(self) -> Any:
-        """The value as a number, a truth or the choice; None if there is no text. Raises ValueError
-        that begins with the field's name."""
-        word, must = self.text, ""
-        if self.kind == "choice":
-            values = [value for value, _ in self.choices]
-            if word in values:
-                return word
-            must = f"one of {', '.join(values)}"
-        elif self.kind == "switch":
-            if word.lower() in ("on", "off"):
-                return word.lower() == "on"
-            must = "On or Off"
-        elif not word:
-            return None
-        else:
-            whole, high = self.kind == "whole", math.inf if self.high is None else self.high
-            try:
-                value: float = int(word) if whole else float(word)
-            except ValueError:
-                value = math.nan
-            if self.low <= value <= high and value < math.inf:
-                return value
-            unit = f" {self.unit}" if self.unit else ""
-            must = f"{'a whole number from ' * whole}{self.low:g} to {high:,g}{unit}"
-        raise ValueError(f"{self.name}: must be {must}, not {word!r}")
+        """The value as a number, a truth or the choice; None for a number that is not given. Raises
+        ValueError that begins with the field's name."""
+        value: Any = self.text
+        if self.kind == "switch":
+            value = {"on": True, "off": False}.get(value.lower(), value)
+        elif self.kind in ("whole", "number"):
+            if not value:
+                return None
+            with contextlib.suppress(ValueError):
+                value = int(value) if self.kind == "whole" else float(value)
+        how = {**self._asdict(), "choices": tuple(dict(self.choices)), "none": ""}
+        if wrong := problem(how, value):
+            raise ValueError(f"{self.name}: {wrong}")
+        return value
 
 
-def put(words: dict[str, str], name: str, value: Any, default: str = "") -> dict[str, str]:
-    """What is set on a form, name -> text, with a value more: text, a number or a truth; None, "" or the
-    default takes it away. A new dict: another thread may be reading the old one."""
-    if isinstance(value, bool):
-        value = "On" if value else "Off"
-    word = "" if value is None else str(value).strip()
-    others = {other: text for other, text in words.items() if other != name}
-    return others if word in ("", default) else {**others, name: word}
+class Form:
+    """Values as a reader types them, name -> text. Any thread may set one."""
+
+    def __init__(self, words: dict[str, str]) -> None:
+        self._setting = threading.Lock()
+        self._words = words
+
+    def put(self, name: str, value: Any, default: str = "") -> None:
+        """A value more: text, a number or a truth; None, "" or the default takes it away."""
+        if isinstance(value, bool):
+            value = "On" if value else "Off"
+        word = "" if value is None else str(value).strip()
+        with self._setting:
+            # A new dict: another thread may be reading the old one.
+            others = {other: text for other, text in self._words.items() if other != name}
+            self._words = others if word in ("", default) else {**others, name: word}
 
 
 def check_mpm(mpm: str) -> str:
@@ -111,7 +109,7 @@ def check_mpm(mpm: str) -> str:
     return mpm
 
 
-class DirectiveForm:
+class DirectiveForm(Form):
     """An MPM and directives for it, as a reader chooses them. Directives that the MPM does not have
     are kept until an MPM is chosen that has them.
 
@@ -120,9 +118,8 @@ class DirectiveForm:
 
     def __init__(self, mpm: str, **directives: Any) -> None:
         self.mpm = check_mpm(mpm)
-        self._setting = threading.Lock()
         settings = from_keywords(mpm, **directives)
-        self._words = {setting.name: " ".join(setting.args) for setting in settings}
+        super().__init__({setting.name: " ".join(setting.args) for setting in settings})
 
     def choose(self, mpm: str) -> None:
         """Another MPM. Raises DirectiveError if it does not exist."""
@@ -133,8 +130,7 @@ class DirectiveForm:
         DirectiveError only for a directive that does not exist."""
         if (spec := SPECS.get(name.lower())) is None:
             raise DirectiveError(f"there is no directive {name!r}")
-        with self._setting:
-            self._words = put(self._words, spec.name, value)
+        self.put(spec.name, value)
 
     def words(self) -> dict[str, str]:
         """What is set of the directives that the MPM has: name -> words of a configuration line."""
@@ -192,7 +188,7 @@ class DirectiveForm:
                     default=written(getattr(defaults, spec.attribute)),
                     low=1.0 if kind == "factor" else float(spec.low or 0),
                     high=high,
-                    reach=float(min(GROUPS[group][name], high or math.inf)),
+                    reach=float(min(GROUPS[group][name], high or GROUPS[group][name])),
                     step=0.5 if kind in ("time", "factor") else 1.0,
                     value=value,
                     hints=(*([misread] if misread else []), *hints.get(name, ())),

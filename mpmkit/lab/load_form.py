@@ -14,12 +14,11 @@ until it does.
 from __future__ import annotations
 
 import functools
-import threading
 from dataclasses import fields
 from typing import Any
 
 from mpmkit.lab.clients import MOST
-from mpmkit.lab.forms import Field, put
+from mpmkit.lab.forms import Field, Form
 from mpmkit.load.profile import ARRIVALS, THINKS, LoadProfile, ProfileError
 from mpmkit.load.specs import RequestSpec
 
@@ -82,13 +81,12 @@ _GROUPS: dict[str, tuple[Field, ...]] = {
 ROWS = {row.name: row._replace(group=group) for group, rows in _GROUPS.items() for row in rows}
 
 
-class LoadForm:
+class LoadForm(Form):
     """What a reader chooses of a LoadProfile, and the room's browsers. Names are LoadProfile's;
     of `mix` the form has the weights."""
 
     def __init__(self, words: dict[str, str] | None = None) -> None:
-        self._setting = threading.Lock()
-        self._words = words or {}
+        super().__init__(words or {})
 
     def set(self, name: str, value: Any) -> None:
         """One value: text as typed into the form, or what LoadProfile takes; None or "" for the
@@ -97,8 +95,7 @@ class LoadForm:
             raise ProfileError(
                 f"{name}: the load's form has no such field, it has {', '.join(ROWS)}"
             )
-        with self._setting:
-            self._words = put(self._words, name, value, ROWS[name].default)
+        self.put(name, value, ROWS[name].default)
 
     def copy(self) -> LoadForm:
         """Another form with the same values."""

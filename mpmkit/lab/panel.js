@@ -92,10 +92,10 @@ function render({ model, el }) {
     const hex = probe.fillStyle.startsWith("#") ? probe.fillStyle : "#ffffff";
     const [r, g, b] = [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
     const name = 0.3 * r + 0.59 * g + 0.11 * b < 128 ? "dark" : "light";
-    const { letters, mpms } = model.get("palette");
+    const { letters, mpms } = model.get("palette")[name];
     const grey = name === "dark" ? "#9aa4b1" : "#5c6670";
     return {
-      name, paper, grey, letters: letters[name], mpms: mpms[name],
+      name, paper, grey, letters, mpms,
       ink: name === "dark" ? "#e8e8e8" : "#222222",
       faint: name === "dark" ? "#343a43" : "#e4e7ea",
       slot: name === "dark" ? "#565f6b" : "#d3d8dd",

@@ -38,7 +38,6 @@ from mpmkit.lab.replay import not_headline
 from mpmkit.lab.room import Room
 from mpmkit.lab.sweep_view import sweep_panel
 from mpmkit.launcher import LaunchError
-from mpmkit.policy.states import LETTERS, WORDS
 
 GONE = 45.0  # seconds without a report from any browser, after which the room is not looked at
 ERRORS = (LaunchError, ValueError, TypeError, OSError)
@@ -101,7 +100,7 @@ class Panel(Frame):
         tip = "Below: a curve over one of these directives, or over the load"
         self.sweep_button = named("curve", ipywidgets.Button(description="Sweep", tooltip=tip))
         self.sweep_button.on_click(lambda _: self._try(self.sweep))
-        self.board = named("main", Board(palette=palette()))
+        self.board = named("main", Board(palette=theme.palette() | {"caveat": not_headline()}))
         first, *more, browsers = groups(self.load.values())
         self.more = named("more", ipywidgets.Accordion([box("parts", *more)]))
         self.children = [
@@ -261,17 +260,6 @@ def _log(events: list[list[Any]], shift: float) -> str:
         for t, kind, text in reversed(events)
     ]
     return f"<ol>{''.join(lines)}</ol>"
-
-
-def palette() -> dict[str, Any]:
-    """Colours and words for the browser, for a light page and a dark one."""
-    letters = {
-        tone: {letter: theme.letter_colour(letter, tone) for letter in LETTERS}
-        for tone in theme.THEMES
-    }
-    words = dict(zip(LETTERS, WORDS, strict=True))
-    mpms = {"light": theme.LIGHT, "dark": theme.DARK}
-    return {"mpms": mpms, "letters": letters, "words": words, "caveat": not_headline()}
 
 
 def control_room(*mpms: str, **directives: Any) -> Any:

@@ -4,14 +4,13 @@
     room.set("MaxRequestWorkers", "64")      # room.fields() says what httpd would correct
     room.start()
     room.start_load(users=50, keep_alive=True)
-    room.crowd_size(100)
+    room.load_set("browsers", 100)
     room.snapshot()                          # one frame: values that become JSON
     room.graceful()                          # a new generation, with the directives set meanwhile
     room.close()
 
 Widget callbacks may run on several threads at once, and the watch and the load have threads of their
-own, so there are two locks: `_acting` lets one thread at a time start, stop or restart the server (that
-takes a second), `_lock` guards what is seen and is held for moments only.
+own: `_acting` lets one thread at a time start, stop or restart the server, which takes a second.
 
 The directives are in a file, as with httpd: start reads it, graceful and restart read it again.
 """
@@ -38,7 +37,7 @@ from mpmkit.lab.load_form import BROWSERS, ROWS, LoadForm
 from mpmkit.launcher import LaunchError, ScoreboardView, Server, launch
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.measure.monitor import Watch
-from mpmkit.measure.recording import Event, Recording, Sample
+from mpmkit.measure.recording import Sample
 
 M = TypeVar("M", bound=Callable[..., Any])
 
@@ -98,17 +97,15 @@ class Room(DirectiveForm):
     def __init__(self, mpm: str = "event", **directives: Any) -> None:
         super().__init__(mpm, **directives)
         self._acting = threading.RLock()
-        self._lock = threading.RLock()
+        self._resizing = threading.Lock()
         self._load_form = LoadForm()
         self._server: Server | None = None
         self._running_with: Directives | None = None
         self._applied: dict[str, str] = {}
-        self._watch: Watch | None = None
+        self._watch: Watch | None = None  # of the last start: it keeps the events
         self._probe: Probe | None = None
         self._crowd: KeepAliveClients | None = None
         self._load: RunningLoad | None = None
-        self._events: list[Event] = []
-        self._watched = 0  # events of the running watch that are in _events
         self._began = time.monotonic()
         self._closed = False
         self._home = Home(self)
@@ -158,16 +155,14 @@ class Room(DirectiveForm):
         effective, loaded = self.checked(), self.loading
         self.stop()
         server = launch(self.mpm, conf=self._write_conf(), document_root=self._home.pages)
-        with self._lock:
-            self._server, self._running_with = server, effective
-            self._began = time.monotonic()
-            self._history.clear()
-            self._events = [Event(0.0, "note", f"start {self.mpm}, pid {server.pid}")]
-            self._watched = 0
-            self._watch = watch = Watch(server, on_sample=self._seen, on_end=self._ended)
-            self._probe, self._crowd = Probe(server.url), KeepAliveClients(server.url)
-            self._resize_crowd()
-        watch.start()
+        self._server, self._running_with = server, effective
+        self._began = time.monotonic()
+        self._history.clear()
+        self._watch = Watch(server, on_sample=self._seen, on_end=self._ended)
+        self.note(f"start {self.mpm}, pid {server.pid}")
+        self._probe, self._crowd = Probe(server.url), KeepAliveClients(server.url)
+        self._resize_crowd()
+        self._watch.start()
         if loaded and self._asked() is not None:
             self.start_load()
 
@@ -196,10 +191,9 @@ class Room(DirectiveForm):
     def stop(self) -> None:
         """TERM, and the load ends, too. Without a server nothing happens."""
         self.stop_load()
-        with self._lock:
-            server, *watching = self._server, self._watch, self._probe, self._crowd
-            self._server = self._watch = self._probe = self._crowd = None
-        for one in watching:
+        server, probe, crowd = self._server, self._probe, self._crowd
+        self._server = self._probe = self._crowd = None
+        for one in (self._watch, probe, crowd):
             if one is not None:
                 one.close()
         if server is not None:
@@ -307,33 +301,15 @@ class Room(DirectiveForm):
         load = self._load
         return load is not None and load.running
 
-    def crowd_size(self, count: int, think: float | None = None) -> None:
-        """So many browsers, each with a kept connection; `think` seconds between two requests.
-
-        The number holds for the next server, too. Raises ValueError out of range.
-        """
-        form = self._load_form.copy()
-        form.set("browsers", count)
-        if think is not None:
-            form.set("browser_think", think)
-        form.browsers()
-        self._load_form = form
-        self._resize_crowd()
-
     def _resize_crowd(self) -> None:
         """Browsers as the form says, if that can be."""
-        with contextlib.suppress(ValueError), self._lock:
+        with contextlib.suppress(ValueError), self._resizing:
             count, think = self._load_form.browsers()
             if self._crowd is not None:
                 self._crowd.think = think
                 self._crowd.resize(count)
 
     # -- what is seen -----------------------------------------------------------------------------
-
-    def recording(self) -> Recording | None:
-        """What was seen of the running server, to draw or keep; None without one."""
-        watch = self._watch
-        return watch.recording() if watch is not None else None
 
     def snapshot(self) -> dict[str, Any]:
         """The newest frame: plain values, ready for JSON. Empty when no server runs."""
@@ -344,13 +320,9 @@ class Room(DirectiveForm):
         return list(self._history)
 
     def events(self) -> list[list[Any]]:
-        """[second, kind, text] of the last events."""
-        with self._lock:
-            if self._watch is not None:
-                new = self._watch.events[self._watched :]
-                self._watched += len(new)
-                self._events = [*self._events, *new][-EVENTS:]
-            return [[round(event.t, 1), event.kind, event.text] for event in self._events]
+        """[second, kind, text] of the last events since the last start."""
+        seen = self._watch.events[-EVENTS:] if self._watch is not None else ()
+        return [[round(event.t, 1), event.kind, event.text] for event in seen]
 
     def status(self) -> dict[str, Any]:
         """What is chosen and what runs, as plain values."""
@@ -369,19 +341,17 @@ class Room(DirectiveForm):
 
     def note(self, text: str) -> None:
         """An event in words, at the present time."""
-        with self._lock:
-            self.events()
-            self._events.append(Event(time.monotonic() - self._began, "note", text))
+        if self._watch is not None:
+            self._watch.note(text)
 
     def _seen(self, sample: Sample, board: ScoreboardView) -> None:
         """The watch's callback: make a frame of what it saw."""
         if self._crowd is not None:
             self._crowd.take()
         made = frame(sample, board, self._load, self._probe)
-        with self._lock:
-            made["events"] = self.events()[-40:]
-            self._frame = made
-            self._history.append(made["figures"])
-            del self._history[:-600]
+        made["events"] = self.events()[-40:]
+        self._frame = made
+        self._history.append(made["figures"])
+        del self._history[:-600]
         if (tell := self.on_frame) is not None:
             tell(made)

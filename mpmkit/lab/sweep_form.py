@@ -57,7 +57,7 @@ LOAD = (
 class SweepForm:
     """The choices, each with a value that can run. directives: over the article's, at all points.
 
-    low, high, steps: the values of the axis; log: each the same times as large as the one before.
+    low, high, steps: the values of the axis, evenly.
     seconds: of load a point; warmup: before they count, for pools to grow.
     Raises DirectiveError for an MPM that does not exist, ValueError for an axis that cannot be swept.
     """
@@ -67,7 +67,6 @@ class SweepForm:
     low: float = 0
     high: float = 400
     steps: int = 6
-    log: bool = False
     users: int = 8
     idle_holders: int = 0
     think_time: float = 0.0
@@ -83,16 +82,10 @@ class SweepForm:
         if self.axis not in AXES:
             raise ValueError(f"axis: must be one of {', '.join(AXES)}, not {self.axis!r}")
 
-    @property
-    def label(self) -> str:
-        """The axis as a reader calls it."""
-        return LABELS.get(self.axis, self.axis)
-
     def turn_to(self, axis: str) -> None:
         """Another axis, over a range that is of interest."""
         self.axis, spec = axis, SPECS.get(axis.lower())
         self.low, self.high = RANGES.get(axis, ((spec and spec.low) or 1, AXES[axis]))
-        self.log = self.high >= 20 * self.low > 0
 
     def set(self, name: str, text: str) -> None:
         """A field's value, as it is typed. Raises ValueError for what is not a number in its range."""
@@ -101,26 +94,24 @@ class SweepForm:
 
     def fields(self) -> list[Field]:
         """The numbers of the form, as rows for `Control`; the field that is the axis is left out."""
-        reach, step = AXES[self.axis], 0.5 if self.axis in FRACTIONS else 1.0
+        reach: dict[str, Any] = {
+            "reach": AXES[self.axis],
+            "step": 0.5 if self.axis in FRACTIONS else 1.0,
+        }
         low, high, steps = RANGE
-        ends = (low._replace(reach=reach, step=step), high._replace(reach=reach, step=step))
+        ends = low._replace(**reach), high._replace(**reach, default=f"{reach['reach']:g}")
         made = []
-        for row in (ends[0], ends[1]._replace(default=f"{reach:g}"), steps, *LOAD):
-            now, label = getattr(self, row.name), row.label or LABELS[row.name]
+        for row in (*ends, steps, *LOAD):
             if row.name != self.axis:
+                now, label = getattr(self, row.name), row.label or LABELS[row.name]
                 value = now if isinstance(now, str) else f"{now:g}"
                 made.append(row._replace(value=value, label=label, help=label))
         return made
 
     def values(self) -> list[float]:
         """The axis's values, rising, none twice. MaxRequestWorkers is a multiple of ThreadsPerChild."""
-        low, count = float(self.low), int(self.steps) if self.high > self.low else 1
-        if self.log and count > 1:
-            zero = [0.0] * (low == 0)
-            first = low or (0.1 if self.axis in FRACTIONS else 1.0)
-            found = [*zero, *map(float, numpy.geomspace(first, self.high, count - len(zero)))]
-        else:
-            found = [float(value) for value in numpy.linspace(low, self.high, count)]
+        count = int(self.steps) if self.high > self.low else 1
+        found = [float(value) for value in numpy.linspace(self.low, self.high, count)]
         if self.axis in FRACTIONS:
             return sorted({round(value, 2) for value in found})
         threads = 1
@@ -171,13 +162,9 @@ class SweepForm:
 
     def profile(self) -> LoadProfile:
         """The load of all points; the axis, if it is a field of the load, changes it."""
+        same = ("path", "users", "idle_holders", "think_time", "keep_alive")
+        fields = {name: getattr(self, name) for name in same}
+        timeout = max(1.0, self.seconds)
         return LoadProfile(
-            path=self.path,
-            users=self.users,
-            idle_holders=self.idle_holders,
-            think_time=self.think_time,
-            keep_alive=self.keep_alive,
-            duration=self.seconds,
-            timeout=max(1.0, self.seconds),
-            warmup_seconds=self.warmup,
+            **fields, duration=self.seconds, timeout=timeout, warmup_seconds=self.warmup
         )

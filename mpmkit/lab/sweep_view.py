@@ -64,8 +64,10 @@ class SweepPanel(Frame):
         self.page = Page()
         self.mode = named("choices", ipywidgets.ToggleButtons(options=(MEASURE, RECORDED)))
         self.mode.value = RECORDED if why_recorded() else MEASURE
-        self.mpms = {mpm: _switch(mpm in self.form.mpms, mpm) for mpm in MPMS}
-        self.ratios = _switch(self.form.log, "equal ratios")
+        self.mpms = {
+            mpm: ipywidgets.Checkbox(mpm in self.form.mpms, description=mpm, indent=False)
+            for mpm in MPMS
+        }
         axes = [(LABELS.get(name, name), name) for name in AXES]
         self.axis = _choice("axis", "sweep", axes, self.form.axis)
         metrics = [(text, name) for name, text in METRICS.items()]
@@ -84,12 +86,12 @@ class SweepPanel(Frame):
         for widget, act in (
             (self.page, self._move), (self.mode, self._mode_chosen), (self.axis, self._axis_chosen),
             (self.metric, self._move), (self.files, self._file_chosen), (self.slider, self._move),
-            *((one, self._chosen) for one in (*self.mpms.values(), self.ratios)),
+            *((one, self._chosen) for one in self.mpms.values()),
         ):  # fmt: skip
             widget.observe(lambda _, act=act: act(), "dark" if widget is self.page else "value")
         chosen = (self.mode, *self.mpms.values(), self.metric, self.files)
         head = box("head", *chosen, self.button, self.bar, self.state)
-        self.ask = box("ask", self.axis, self.range, self.ratios, self.load)
+        self.ask = box("ask", self.axis, self.range, self.load)
         seen = (self.plot, self.slider, self.figures, self.boards)
         self.children = [box("sweep", head, self.ask, self.hints, *seen, self.page)]
 
@@ -130,7 +132,6 @@ class SweepPanel(Frame):
     def _axis_chosen(self) -> None:
         self.form.turn_to(self.axis.value)
         self._turned()
-        self.ratios.value = self.form.log
 
     def _turned(self) -> None:
         """Rows for the numbers of the form, made anew: an axis has a range of its own."""
@@ -151,7 +152,6 @@ class SweepPanel(Frame):
 
     def _chosen(self) -> None:
         self.form.mpms = tuple(mpm for mpm, on in self.mpms.items() if on.value)
-        self.form.log = self.ratios.value
         self._check()
 
     def _check(self) -> None:
@@ -232,10 +232,9 @@ class SweepPanel(Frame):
     def figure(self) -> go.Figure:
         """The curves of the chosen figure as a plotly figure of its own: an MPM a line, a ring on each at
         the operating point."""
-        import plotly.graph_objects as go
-
         grid, metric, tone = self.grid, self.metric.value, theme.THEMES[self.page.dark]
-        label, axis = METRICS[metric], LABELS.get(grid.axis, grid.axis or self.form.label)
+        axis = grid.axis or self.form.axis
+        label, axis = METRICS[metric], LABELS.get(axis, axis)
         ring = {"size": 19, "symbol": "circle-open", "line": {"width": 3}, "color": theme.ink(tone)}
         figure, said, bounds = go.Figure(), [], False
         for mpm in grid.mpms:
@@ -258,10 +257,6 @@ class SweepPanel(Frame):
         figure.update_xaxes(title_text=axis)
         figure.update_yaxes(title_text=label, type="log" if metric.startswith("wait") else "linear")
         return figure
-
-
-def _switch(on: bool, text: str) -> ipywidgets.Checkbox:
-    return ipywidgets.Checkbox(on, description=text, indent=False)
 
 
 def _choice(name: str, text: str, options: Any, value: Any) -> ipywidgets.Dropdown:

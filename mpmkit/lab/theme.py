@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 from mpmkit.config.directives import MPMS as MPMS
+from mpmkit.policy.states import LETTERS, WORDS
 
 LIGHT = {"prefork": "#004488", "worker": "#BB5566", "event": "#DDAA33"}
 DARK = {"prefork": "#4477CC", "worker": "#EE8899", "event": "#F2D675"}
@@ -99,6 +100,19 @@ def ink_on(colour: str) -> str:
     """Black or white, whichever reads better on that colour."""
     red, green, blue = rgb(colour)
     return "#FFFFFF" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#111111"
+
+
+def palette() -> dict[str, Any]:
+    """Colours and words for the browser, for a light page and a dark one."""
+    tones = {
+        tone: {
+            "letters": {letter: letter_colour(letter, tone) for letter in LETTERS},
+            "mpms": {mpm: colour(mpm, tone) for mpm in MPMS},
+            "texts": {mpm: text_colour(mpm, tone) for mpm in MPMS},
+        }
+        for tone in THEMES
+    }
+    return tones | {"words": dict(zip(LETTERS, WORDS, strict=True))}
 
 
 def layout(theme: str | None = None) -> dict[str, Any]:

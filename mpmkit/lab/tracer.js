@@ -451,8 +451,8 @@ export function mount(el, { runs, palette }) {
     root.style.setProperty("--tr-paper", paper);
     const own = getComputedStyle(root);
     const of = (name) => own.getPropertyValue(`--tr-${name}`).trim();
-    colours = { paper, ink: of("ink"), quiet: of("quiet"), line: of("line"), letters: tone.letters, mpms: tone.mpms };
-    for (const { node, run } of scenes) node.style.setProperty("--tr-mpm", tone.mpms[run.mpm]);
+    colours = { paper, ink: of("ink"), quiet: of("quiet"), line: of("line"), letters: tone.letters, mpms: tone.texts };
+    for (const { node, run } of scenes) node.style.setProperty("--tr-mpm", tone.texts[run.mpm]);
     legend.replaceChildren(...["_", ...BUSY].map((letter) => {
       const item = make("li"), mark = make("i", "", letter), colour = tone.letters[letter];
       Object.assign(mark.style, { background: colour, color: inkOn(colour) });

@@ -24,7 +24,6 @@ import traitlets
 from mpmkit.lab import theme
 from mpmkit.lab.replay import recorded
 from mpmkit.policy.connection_trace import ConnectionTrace
-from mpmkit.policy.states import LETTERS, WORDS
 
 _MODELS = Path(__file__).parent.parent / "mpm"
 _HERE = Path(__file__).parent
@@ -48,7 +47,7 @@ def tracer(*runs: str | ConnectionTrace | dict[str, Any]) -> Tracer:
 
     Raises ValueError for what is no trace, RecordError if the project's own recording is missing.
     """
-    return Tracer(runs=shown(*runs), palette=palette())
+    return Tracer(runs=shown(*runs), palette=theme.palette())
 
 
 def shown(*runs: str | ConnectionTrace | dict[str, Any]) -> list[dict[str, Any]]:
@@ -77,7 +76,7 @@ def recordable(trace: ConnectionTrace, began: int) -> dict[str, Any]:
 def embedded(runs: Iterable[dict[str, Any]] | None = None, *, name: str = "mpmkit-tracer") -> str:
     """HTML for any page: an element with the id `name`, the style, the script and the runs (default: the
     project's own; else what `shown` makes). It needs no kernel, no network and no other file."""
-    data = {"runs": shown() if runs is None else list(runs), "palette": palette()}
+    data = {"runs": shown() if runs is None else list(runs), "palette": theme.palette()}
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     script, style = ((_HERE / f"tracer.{kind}").read_text() for kind in ("js", "css"))
     call = f"mount(document.getElementById({json.dumps(name)}), {text});"
@@ -85,18 +84,6 @@ def embedded(runs: Iterable[dict[str, Any]] | None = None, *, name: str = "mpmki
         f"<style>\n{style}</style>\n<div id='{name}'></div>\n"
         f"<script type='module'>\n{script}\n{call}\n</script>\n"
     )
-
-
-def palette() -> dict[str, Any]:
-    """Colours and words for the browser, for a light page and a dark one."""
-    tones = {
-        tone: {
-            "letters": {letter: theme.letter_colour(letter, tone) for letter in LETTERS},
-            "mpms": {mpm: theme.text_colour(mpm, tone) for mpm in theme.MPMS},
-        }
-        for tone in theme.THEMES
-    }
-    return tones | {"words": dict(zip(LETTERS, WORDS, strict=True))}
 
 
 # -- lines of mpm/*.py -----------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 mpmkit load http://127.0.0.1:8080/index.html --users 64 --keep-alive
 mpmkit load http://127.0.0.1:8080/ --users 400 --arrival poisson --rate 2000 --duration 20
 mpmkit load http://127.0.0.1:8080/ --steps 50,100,200,400 --step-seconds 5 --keep-alive
-mpmkit load http://127.0.0.1:8080/ --profile checkout.json --plan
+mpmkit load http://127.0.0.1:8080/ --profile checkout.json --json
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from mpmkit.config.arguments import Parser
 from mpmkit.load.fields import option
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.result import known
-from mpmkit.load.runner import LoadError, LoadInterrupted, prepared, run_load
-from mpmkit.load.target import target_of
+from mpmkit.load.runner import LoadError, LoadInterrupted, run_load
 
 DEFAULT_SECONDS = 10.0  # of a load that nothing bounds
 
@@ -50,7 +49,6 @@ def parser() -> Parser:
     steps = "users (or, in the open loop, requests/s) one step after the other"
     add("--steps", type=_levels, metavar="A,B,C", help=steps)
     add("--step-seconds", type=float, default=5.0, metavar="S", help="of each step (default: 5)")
-    add("--plan", action="store_true", help="show what would be done, and what limits it will meet")
     add("--seconds", action="store_true", help="print the run second by second, too")
     row = "print one JSON object instead: a row of data/README.md"
     add("--json", action="store_true", help=row)
@@ -98,8 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         target, given, profile = load_of(options)
-        if options["plan"]:
-            return _plan(target, given, profile)
         run = run_load(target, profile=profile, on_progress=show if live else None, **given)
         status = 1 if run.failures or not run.complete else 0
     except LoadInterrupted as stop:
@@ -122,17 +118,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(known(run.row())))
         return status
     print(run.summary())
-    for note in run.notes:
-        print(f"note: {note}")
     for window in run.seconds if options["seconds"] else ():
         print(f"{window.begin:5.0f} s {window}")
     return status
-
-
-def _plan(target: str, given: dict[str, Any], profile: LoadProfile | None) -> int:
-    base, load, foreseen = prepared(target, given, profile)
-    print(f"to {base}:\n{load.to_json()}")
-    print(load.request_bytes(target_of(base).place).decode("latin-1").strip().replace("\r", ""))
-    for note in foreseen.notes or ("nothing that this machine's limits would get in the way of",):
-        print(f"note: {note}")
-    return 0

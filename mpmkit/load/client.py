@@ -10,15 +10,9 @@ measure, so a user of those would measure the generator. What a request costs he
 * no timer: the monitor throws `Overdue` into a user whose time is over (`generator_state.py`);
 * two readings of the clock and one append to an array of nanoseconds.
 
-A user claims a request from the budget, sends, waits for the whole answer, checks it, records it, and
-claims again. In the open loop a claim comes with the time at which the request is due, and the schedule wakes
-the user then; latency counts from the due time, also where every user was busy by then. Else it counts from just
-before the connection is opened (new connection per request) or the request is sent (kept connection).
-
 With a new connection per request the user waits, as ab does, until the server ends the connection, before it
 goes on: so it is the server's side that gets the TIME_WAIT state, and the client's ephemeral ports stay free.
-Where ports run out after all, the users go on from another loopback address. Connections that are given up are
-reset, which leaves no TIME_WAIT either.
+Connections that are given up are reset, which leaves no TIME_WAIT either. docs/LOAD.md says what a latency is.
 
 Imported by the locustfile alone: locust and gevent belong in no other process.
 """

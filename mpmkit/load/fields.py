@@ -21,7 +21,7 @@ import dataclasses
 import re
 import textwrap
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -64,12 +64,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
-def problem(field: dataclasses.Field, value: Any, *, needed: bool = False) -> str:
-    """What is wrong with the value of a field, as "must be ..., not ...", or "".
+def problem(how: Mapping[str, Any], value: Any, *, needed: bool = False) -> str:
+    """What is wrong with the value of a field that is described so, as "must be ..., not ...", or "".
 
     needed: None is refused here, though the field allows it.
     """
-    how = field.metadata
     kind = how["kind"]
     if kind == "list" or (value is None and how["none"] and not needed):
         return ""
@@ -98,7 +97,7 @@ def problems_of(made: Any, where: str = "", loop: str = "") -> Iterator[str]:
         if loop and of and of != loop:
             wrong = "" if value is None else f"only a stage of the {of} loop has it; leave it"
         else:
-            wrong = problem(field, value, needed=bool(loop))
+            wrong = problem(field.metadata, value, needed=bool(loop))
         if wrong:
             yield f"{where}{field.name}: {wrong}"
 

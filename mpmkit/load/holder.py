@@ -18,7 +18,6 @@ import math
 import os
 import subprocess
 import sys
-from collections import Counter
 from typing import Any
 
 from mpmkit.load.connections import HeldConnections
@@ -30,32 +29,29 @@ AGAIN = 0.5  # seconds after which an idle holder whose connection ended comes b
 
 
 class HoldingProcess:
-    """HeldConnections in a process of its own, for the length of a `with` block.
+    """HeldConnections in a process of its own, until the end of a `with` block.
 
     Arguments as of HeldConnections. Its methods raise RuntimeError if the process has ended.
     """
 
     def __init__(self, url: str, mode: str = "idle", **how: Any) -> None:
-        self._how = json.dumps({"url": url, "mode": mode} | how)
-        self._process: Any = None
-
-    @property
-    def pid(self) -> int:
-        """The process."""
-        return self._process.pid
-
-    def __enter__(self) -> HoldingProcess:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mpmkit.load.holder", self._how],
+        self._process: Any = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mpmkit.load.holder"),
+                json.dumps({"url": url, "mode": mode} | how),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
+        self.pid = self._process.pid
+
+    def __enter__(self) -> HoldingProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        process, self._process = self._process, None
+        process = self._process
         with contextlib.suppress(OSError):  # it may have ended before it read everything
             process.stdin.close()
         try:
@@ -94,35 +90,20 @@ class HoldingProcess:
         return json.loads(line)
 
 
-class Background:
-    """The idle holders of `profile`, for the length of a `with` block: in a process that is started before the
-    users and costs the generator no time."""
-
-    def __init__(self, url: str, profile: LoadProfile) -> None:
-        self._count = profile.idle_holders
-        self._process = HoldingProcess(
-            url,
-            request=profile.request_bytes(target_of(url).place, keep=True).decode("latin-1"),
-            expect_status=profile.specs[0].expect_status,
-            timeout=profile.timeout,
-            again=AGAIN,
-        )
-
-    def __enter__(self) -> Background:
-        if self._count:
-            self._process.__enter__().resize(self._count)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._count:
-            self._process.__exit__()
-
-    def totals(self) -> Counter[str]:
-        """What they did until now, like {"idle opened": 5}; nothing if their process died."""
-        totals: dict[str, int] = {}
-        with contextlib.suppress(RuntimeError):
-            totals = self._process.report()["totals"] if self._count else {}
-        return Counter({f"idle {what}": count for what, count in totals.items()})
+def idle_holders(url: str, profile: LoadProfile) -> HoldingProcess | None:
+    """The idle holders of `profile`, if it has any: in a process that is started before the users and costs
+    the generator no time."""
+    if not profile.idle_holders:
+        return None
+    holding = HoldingProcess(
+        url,
+        request=profile.request_bytes(target_of(url).place, keep=True).decode("latin-1"),
+        expect_status=profile.specs[0].expect_status,
+        timeout=profile.timeout,
+        again=AGAIN,
+    )
+    holding.resize(profile.idle_holders)
+    return holding
 
 
 def main(argv: list[str]) -> int:

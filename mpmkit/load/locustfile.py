@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ except ModuleNotFoundError:  # run from a checkout that is not installed
 from mpmkit.load.budget import READ
 from mpmkit.load.client import Client
 from mpmkit.load.generator_state import State, log
-from mpmkit.load.holder import Background
+from mpmkit.load.holder import HoldingProcess, idle_holders
 from mpmkit.load.profile import MAX_REQUESTS, LoadProfile, ProfileError, loaded, new_seed
 from mpmkit.load.reports import Collector
 from mpmkit.load.specs import MAX_SECONDS
@@ -145,7 +146,7 @@ class Receiver:
         self.environment = environment
         self.is_master = isinstance(environment.runner, MasterRunner)
         self.collector: Collector | None = None
-        self.background: Background | None = None
+        self.holders: HoldingProcess | None = None
         self.unsent = b""
         self.done: set[str] = set()  # workers that have sent their last report
         if self.is_master:
@@ -159,7 +160,7 @@ class Receiver:
             expected = max(profile.processes, options.expect_workers or 1)
         self.done.clear()
         self.collector = Collector(self.environment.host, profile, expected)
-        self.background = Background(self.environment.host, profile).__enter__()
+        self.holders = idle_holders(self.environment.host, profile)
 
     def on_message(self, environment, msg, **_) -> None:
         self.add(msg.data)
@@ -205,10 +206,13 @@ class Receiver:
     def conclude(self, why: str = "") -> None:
         """Show what was measured, and write it down, unless another process does that."""
         collector, self.collector = self.collector, None
-        if collector is None or self.background is None:
+        if collector is None:
             return
-        totals = self.background.totals()
-        self.background.__exit__()
+        totals: Counter[str] = Counter()
+        if self.holders is not None:
+            with self.holders, contextlib.suppress(RuntimeError):  # their process died
+                found = self.holders.report()["totals"]
+                totals = Counter({f"idle {what}": count for what, count in found.items()})
         if reports_fd is not None:
             self.pass_on({"background": totals}, wait=True)
             return

@@ -46,7 +46,6 @@ class LoadRun:
         processes died ...".
     background: what idle holders got, like {"idle opened": 500}. connections: how many were opened, theirs too.
     lag: open loop: ns from due to sent, of every request that was sent. late: those over 1 ms.
-    notes: what was foreseen (`preflight`).
     """
 
     target: str
@@ -69,7 +68,6 @@ class LoadRun:
     run_queue: float = math.nan
     steal: float = math.nan
     processes_wait: tuple[float, ...] = ()
-    notes: tuple[str, ...] = ()
     ticks: tuple[Tick, ...] = ()
 
     @property

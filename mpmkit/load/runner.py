@@ -4,7 +4,7 @@
     run.qps, run.latency_ms(99), run.failures, run.errors, run.generator_cpu
 
 The generator is Locust, in a process of its own (`generator_process.py`), since Locust monkey-patches whatever
-process imports it. Nothing here imports locust, gevent or pandas.
+process imports it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from mpmkit.load import tls
 from mpmkit.load.generator_process import STARTUP, Generator, LoadError, LoadInterrupted, Progress
-from mpmkit.load.preflight import Forecast, Pressure, forecast, system
+from mpmkit.load.preflight import OWN_FILES, Pressure, too_few_descriptors
 from mpmkit.load.profile import LoadProfile, ProfileError, new_seed, refuse_unknown
 from mpmkit.load.reports import Collector
 from mpmkit.load.result import LoadRun
@@ -58,21 +58,18 @@ def run_load(
     given = {name: value for name, value in fields.items() if value is not None}
     if path is not None:
         given["path"] = path
-    base, load, foreseen = prepared(target, given, profile)
+    base, load = _prepared(target, given, profile)
     if importlib.util.find_spec("locust") is None:
         raise LoadError("Locust is not installed for this Python; install it (pip install locust)")
-    run = _run_locust(base, load, on_progress, on_tick)
-    run.notes = foreseen.notes
-    return run
+    return _run_locust(base, load, on_progress, on_tick)
 
 
-def prepared(
+def _prepared(
     target: Any, given: dict[str, Any], profile: LoadProfile | None
-) -> tuple[str, LoadProfile, Forecast]:
-    """(URL, profile, forecast) of a load, or ProfileError with everything that is wrong with it."""
+) -> tuple[str, LoadProfile]:
+    """(URL, profile) of a load, or ProfileError with everything that is wrong with it."""
     problems: list[str] = []
     place = load = None
-    foreseen = Forecast()
     try:
         place = target_of(target if isinstance(target, str) else getattr(target, "url", target))
     except ValueError as error:
@@ -91,13 +88,14 @@ def prepared(
     if load is not None and place is not None:
         if load.idle_holders and place.scheme == "https":
             problems.append("idle_holders: hold connections without TLS; give an http target")
-        foreseen = forecast(load, place, system())
-        problems += foreseen.problems
+        users = -(-load.users // load.processes)
+        if short := too_few_descriptors(max(users, load.idle_holders) + OWN_FILES):
+            problems.append(f"users: {short}, or give more processes")
     if problems or load is None or place is None:
         raise ProfileError("; ".join(problems))
     if load.seed is None:
         load = load.but(seed=new_seed())
-    return place.base, load, foreseen
+    return place.base, load
 
 
 def _run_locust(

@@ -146,10 +146,10 @@ def plot(advice: Advice, mpm: str, name: str, title: str) -> str:
         for kind, values in series
     )
     return (
-        f"<figure><svg viewBox='-4 -4 {width + 8} {height + 8}' width='{width}' role='img'>"
+        f"<figure><svg viewBox='-4 -4 {width + 8} {height + 8}' role='img'>"
         f"<title>{escape(f'{title} under {mpm}: {peaks}')}</title>"
         f"<rect width='{width}' height='{height}' fill='#f7f7f5'/>{lines}</svg>"
-        f"<figcaption>{escape(f'{mpm}: {title}; {peaks}')}</figcaption></figure>"
+        f"<figcaption>{escape(f'{title}: {peaks}')}</figcaption></figure>"
     )
 
 
@@ -157,7 +157,9 @@ STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:#222;"
     "background:#fff}table{border-collapse:collapse;font-size:13px;display:block;overflow-x:auto}"
     "th,td{padding:.3em .6em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
-    "pre{background:#f7f7f5;padding:1em;overflow-x:auto}figure{display:inline-block;margin:.5em 1em .5em 0}"
+    "td:last-child,th:last-child{text-align:left;white-space:normal;min-width:16em}"
+    "pre{background:#f7f7f5;padding:1em;overflow-x:auto}figure{margin:0}svg{width:100%}"
+    ".plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(17em,1fr));gap:1em}"
     "figcaption{font-size:13px}.given{color:#666}.proposed{color:#1b6ca8}"
 )
 
@@ -179,12 +181,9 @@ def html(advice: Advice, title: str) -> str:
             "<span class='given'>as given</span>, <span class='proposed'>as proposed</span>.</p>"
         )
         for mpm in dict.fromkeys(case.mpm for case in advice.cases):
-            shown = (
-                ("busy", "busy workers"),
-                ("processes", "processes"),
-                ("queue", "listen queue"),
-            )
-            parts += [plot(advice, mpm, name, what) for name, what in shown]
+            shown = {"busy": "busy workers", "processes": "processes", "queue": "listen queue"}
+            plots = (plot(advice, mpm, name, what) for name, what in shown.items())
+            parts.append(f"<h2>{mpm}</h2><div class='plots'>{''.join(plots)}</div>")
         parts += [f"<pre>{escape(one)}</pre>" for one in blocks(advice)]
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"

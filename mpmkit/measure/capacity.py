@@ -2,10 +2,9 @@
 
     print(mpmkit.capacity_table(scale="demo").text())
 
-The server is made the bottleneck: it has one CPU and a script that burns more of it for each request than
-the generator uses, which has a CPU of its own (`cpus`). The rate is found by bisection (`next_rate`, a
-function of what was measured). The latency of a request counts from when it was due. A cell in which
-generator, server and idle time do not make up the machine is rejected as "other work" and measured again.
+The server is made the bottleneck: it has one CPU and a script that burns more of it for each request than the
+generator uses, which has a CPU of its own (`cpus`). The rate is found by bisection (`next_rate`). The latency of
+a request counts from when it was due.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import run_load
-from mpmkit.measure import command, cpus, demand, experiment, stats
+from mpmkit.load.windows import Tick
+from mpmkit.measure import command, cpus, demand, experiment, procfs, stats
 from mpmkit.measure.experiment import OURS, Cell, Launch, OnProgress, Report, Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.stats import MARGIN, TAIL, decide
@@ -174,8 +174,7 @@ def capacity_table(
             while rate := table.next(cell.round, cell.mpm):
                 report(f"round {cell.round}, {cell.label}", 0.0)
                 conditions = experiment.Conditions(table, cell)
-                readings = cpus.Readings(server.pid, place, awake)
-                found = step(server, rate, seconds, readings, limit_ms)
+                found = step(server, rate, seconds, limit_ms, place, awake)
                 yield [conditions.row(DIRECTIVES[cell.mpm], **same, **found)]
                 rejected = rejected + 1 if found["flaw"] else 0
                 if rejected == TRIES:
@@ -191,9 +190,15 @@ def capacity_table(
 
 
 def step(
-    server: Any, rate: float, seconds: float, readings: cpus.Readings, limit_ms: float
+    server: Any,
+    rate: float,
+    seconds: float,
+    limit_ms: float,
+    place: cpus.Placement,
+    loopers: Mapping[int, int],
 ) -> dict[str, Any]:
-    """Put one rate on the server: the columns of its row."""
+    """Put one rate on the server: the columns of its row. The machine is read whenever the generator reports, so
+    that answers and the CPU time for them are of the same moments, from the first report to the last."""
     load = LoadProfile(
         path="/burn.py",
         expect_length=2,
@@ -203,8 +208,22 @@ def step(
         duration=max(seconds, 1.1 * TAIL / rate),
         warmup_seconds=0.5,
     )
-    found = run_load(server, profile=load, on_tick=readings.tick)
-    columns = readings.window(0.0, math.inf)
+    seen: list[tuple[Tick, cpus.Reading]] = []
+
+    def tick(now: Tick) -> None:
+        mine = cpus.generator_pids({server.pid, *loopers.values()})
+        servers = [procfs.members(server.pid)]
+        seen.append((now, cpus.read(place.server, loopers, mine, servers)))
+
+    found = run_load(server, profile=load, on_tick=tick)
+    good = sum(len(tick.latencies) for tick, _ in seen[1:])
+    failures = sum(tick.failures.total() for tick, _ in seen[1:])
+    spent = cpus.Spent.between(seen[0][1], seen[-1][1], 0, place.shared) if seen else cpus.Spent()
+    columns: dict[str, Any] = {
+        "requests": good + failures,
+        "failures": failures,
+        **spent.columns(good),
+    }
     p99 = found.latency_ms(99) if found.succeeded >= TAIL else None
     unsent = found.errors["unsent"]
     held = p99 is not None and p99 <= limit_ms and not found.failures and found.complete

@@ -1,8 +1,5 @@
 """Generator and server on CPUs of their own, and how busy each of the two was.
 
-A process keeps the CPUs of the thread that started it: a launch on one CPU pins the server with all its
-children, a load its generator.
-
 While it is measured, a process that counts runs on each CPU whenever nothing else does (the "looper" of
 netperf; SCHED_IDLE). A CPU that falls asleep between two requests has to be woken for each: on a virtual machine
 that is work of the host, which appears as stolen time and differs from one second to the next. And the CPU time
@@ -20,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from mpmkit.load.windows import Tick
 from mpmkit.measure import procfs
 
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
@@ -123,15 +119,15 @@ def loopers(cpus: Iterable[int]) -> Iterator[dict[int, int]]:
 
 
 class Reading(NamedTuple):
-    """Seconds until now: the clock; idle time of all CPUs; idle and stolen time of the server's CPU; CPU
-    time of the server's processes and of the generator's, this one included."""
+    """Seconds until now: the clock; idle time of all CPUs; idle and stolen time of the server's CPU; CPU time of
+    the generator and of each server's processes."""
 
     clock: float
     idle: float
     off: float
     stolen: float
-    server: float
     generator: float
+    servers: tuple[float, ...]
 
 
 def generator_pids(others: set[int]) -> list[int]:
@@ -139,59 +135,52 @@ def generator_pids(others: set[int]) -> list[int]:
     return [p for p in (os.getpid(), *procfs.children(os.getpid())) if p not in others]
 
 
-def off_times(server: int, loopers: Mapping[int, int]) -> tuple[float, float, float]:
-    """Seconds until now: idle time of all CPUs, and idle and stolen time of the server's."""
+def read(
+    cpu: int,
+    loopers: Mapping[int, int],
+    generator: Iterable[int],
+    servers: Iterable[Iterable[int]],
+    spent: Callable[[Iterable[int]], int] = procfs.cpu_ns,
+) -> Reading:
+    """A reading now. cpu: the server's. loopers: {CPU: process id}. generator, servers: process ids, of which
+    `spent` gives the CPU time in ns."""
     import psutil
 
     times = psutil.cpu_times(percpu=True)
     idle = [one.idle + one.iowait for one in times]
-    for cpu, looper in loopers.items():
-        idle[cpu] += procfs.clock_ns(looper) / 1e9
-    return sum(idle), idle[server], times[server].steal
+    for number, looper in loopers.items():
+        idle[number] += procfs.clock_ns(looper) / 1e9
+    mine, *theirs = (spent(pids) / 1e9 for pids in (generator, *servers))
+    now = time.monotonic()
+    return Reading(now, sum(idle), idle[cpu], times[cpu].steal, mine, tuple(theirs))
 
 
-class Readings:
-    """Reads the machine whenever the generator reports, so that answers and the CPU time for them are of
-    the same moments. `tick` is for `run_load`."""
+class Spent(NamedTuple):
+    """Seconds that passed between two readings, and of them those of the server's CPU, of the server's processes,
+    of the generator, stolen, and all that generator, server and idle CPUs make up."""
 
-    def __init__(self, server: int, cpus: Placement, loopers: Mapping[int, int] = {}) -> None:
-        """server: the process group of the server. loopers: {CPU: process id}, if there are any."""
-        self.server, self.cpus, self._loopers = server, cpus, loopers
-        self.seen: list[tuple[Tick, Reading]] = []
-        self._generator: list[int] = []
+    seconds: float = 0.0
+    server: float = 0.0
+    group: float = 0.0
+    generator: float = 0.0
+    stolen: float = 0.0
+    known: float = 0.0
 
-    def tick(self, tick: Tick) -> None:
-        """The generator has reported."""
-        if not self._generator:
-            self._generator = generator_pids({self.server, *self._loopers.values()})
-        groups = (procfs.members(self.server), self._generator)
-        spent = [procfs.cpu_ns(pids) / 1e9 for pids in groups]
-        idle, *off = off_times(self.cpus.server, self._loopers)
-        self.seen.append((tick, Reading(time.monotonic(), idle, *off, *spent)))
+    @classmethod
+    def between(cls, old: Reading, new: Reading, server: int, shared: bool) -> Spent:
+        """server: its number among the readings' servers. shared: it has one CPU with the generator. If not, what
+        is neither idle nor stolen on the server's CPU is the server's, softirq included: the kernel knows the
+        time of the looper exactly, and samples kinds of work by its tick."""
+        own = new.servers[server] - old.servers[server]
+        seconds, idle, off, stolen, generator = (
+            b - a for a, b in zip(old[:-1], new[:-1], strict=True)
+        )
+        busy = own if shared else max(0.0, seconds - off - stolen)
+        return cls(seconds, busy, own, generator, stolen, idle + own + generator)
 
-    def window(self, begin: float, end: float) -> dict[str, Any]:
-        """The columns of a stretch of the load, in its seconds; zeros if there were fewer than two reports.
-        What is neither idle nor stolen on the server's CPU is the server's, softirq included: the kernel
-        knows the time of the looper exactly, and samples kinds of work by its tick."""
-        inside = [(tick, reading) for tick, reading in self.seen if begin <= tick.end <= end]
-        if len(inside) < 2:
-            figures = ("seconds", "x", "server_u", "group_u", "generator_u", "stolen", "budget")
-            return {"requests": 0, "failures": 0, **dict.fromkeys(figures, 0.0)}
-        (first, old), *later = inside
-        last, new = later[-1]
-        spent = [b - a for a, b in zip(old, new, strict=True)]
-        seconds, idle, off, stolen, server, generator = spent
-        busy = server if self.cpus.shared else max(0.0, seconds - off - stolen)
-        failures = sum(tick.failures.total() for tick, _ in later)
-        good = sum(len(tick.latencies) for tick, _ in later)
-        return {
-            "requests": good + failures,
-            "failures": failures,
-            "seconds": seconds,
-            "x": good / (last.end - first.end),
-            "server_u": busy / seconds,
-            "group_u": server / seconds,
-            "generator_u": generator / seconds,
-            "stolen": stolen / seconds,
-            "budget": (idle + server + generator) / seconds / (os.cpu_count() or 1),
-        }
+    def columns(self, good: float) -> dict[str, float]:
+        """The columns of a row with so many good answers; zeros if no time passed."""
+        names = ("x", "server_u", "group_u", "generator_u", "stolen", "budget")
+        values = (good, *self[1:-1], self.known / (os.cpu_count() or 1))
+        each = (value / (self.seconds or 1.0) for value in values)
+        return {"seconds": self.seconds, **dict(zip(names, each, strict=True))}

@@ -1,15 +1,11 @@
-"""What a request costs under each MPM: service demand at fixed rates, for decisions that hold.
+"""What a request costs under each MPM: service demand at fixed rates, for decisions that hold (docs/DEMAND.md).
 
     print(mpmkit.demand_table(scale="demo").text())
 
-Requests a second at saturation measure the slower of generator and server. Here the generator sends at fixed
-rates below its limit, and what is measured is how busy that keeps the server's CPU (docs/DEMAND.md). Each of
-the two has a CPU of its own (`cpus`). A block starts each server once, in random order: prefork, worker, event
-and a second prefork (the A/A control), of mpmkit and of httpd where it is installed. Then they get their
+The generator sends at fixed rates below its limit, and what is measured is how busy that keeps the server's CPU.
+Each of the two has a CPU of its own (`cpus`). A block starts each server once, in random order: prefork, worker,
+event and a second prefork (the A/A control), of mpmkit and of httpd where it is installed. Then they get their
 requests in turns (`turns`).
-
-What makes R² low (other work, a pool that grows, a CPU that is cold at low rates) makes one S for all rates
-worth less: the table shows S at each rate as well.
 """
 
 from __future__ import annotations
@@ -109,34 +105,19 @@ class DemandTable(Table):
         mine = {who: blocks for (kind, who), blocks in sorted(found.items()) if kind == work}
         if not mine:
             return [f"{work}: no row can be used"]
-        rates = sorted(
-            {rate for blocks in mine.values() for load in blocks.values() for rate in load}
-        )
-        lines = [
-            [
-                work,
-                "S µs",
-                "95%",
-                "own µs",
-                *(f"at {rate:,.0f}/s" for rate in rates),
-                "R²",
-                "blocks",
-            ]
-        ]
+        rates = sorted({rate for one in mine.values() for load in one.values() for rate in load})
+        head = [work, "S µs", "95%", "own µs", *(f"at {rate:,.0f}/s" for rate in rates)]
+        lines = [[*head, "R²", "blocks"]]
         for who, blocks in mine.items():
             s, fit = demand_of(blocks), r_squared(blocks)
             between = f"{s.low:.1f} to {s.high:.1f}" if s.level else "one block"
             of_group = f"{demand_of(own[work, who]).value:.1f}" if (work, who) in own else "-"
-            lines.append([str(who), f"{s.value:.1f}", between, of_group])
-            for rate in rates:
-                points = [load[rate] for load in blocks.values() if rate in load]
-                lines[-1].append(f"{slope(points):.1f}" if points else "-")
-            lines[-1] += ["-" if fit is None else f"{fit:.3f}", str(len(blocks))]
-        said = [
-            f"  {pair}: {decision}"
-            for pair, decision in comparisons(self.records, work, self.margin).items()
-        ]
-        return [*aligned(lines, (0, 2)), *said]
+            some = [[load[rate] for load in blocks.values() if rate in load] for rate in rates]
+            at = [f"{slope(points):.1f}" if points else "-" for points in some]
+            last = ["-" if fit is None else f"{fit:.3f}", str(len(blocks))]
+            lines.append([str(who), f"{s.value:.1f}", between, of_group, *at, *last])
+        said = comparisons(self.records, work, self.margin)
+        return [*aligned(lines, (0, 2)), *(f"  {pair}: {one}" for pair, one in said.items())]
 
 
 # -- the plan ------------------------------------------------------------------------------------

@@ -4,16 +4,9 @@
     run(cells, measure_one, table, file=table.keep_in(out), on_progress=Bar())
 
 An experiment (`qps`, `memory`, `sweep`, `demand`, `capacity`) has its own cells, its own way to measure one
-of them and its own table. The rest is here, once:
-
-* **Rounds.** A cell is one server with what is measured on it; a round measures each cell once, in random
-  order, from a seed that the rows hold (randomised complete blocks). A machine that grows slower then
-  disturbs all cells, and no cell always has the same one before it. Nothing runs in parallel.
-* **A row is on disk before it is in the table**, and in the table before the next cell begins.
-* **A competitor that fails** costs its own rows and no other's; the table says so. A server of ours
-  that fails ends the run.
-* **Ctrl-C or an error** ends the run with `Interrupted` or `ExperimentError`, which carry the table so far.
-* **Resumption**: `resume` takes over the rows that a file has of the same experiment.
+of them and its own table. A cell is one server with what is measured on it; a round measures each once, in
+random order, from a seed that the rows hold (randomised complete blocks): a machine that grows slower disturbs
+all cells, and no cell always has the same one before it. Nothing runs in parallel.
 """
 
 from __future__ import annotations
@@ -108,10 +101,9 @@ def in_rounds(cells: Iterable[SomeCell], rounds: Iterable[int], seed: Any = None
 class Table:
     """What an experiment measured.
 
-    records: the finished rows, as in the CSV file `out`. planned: how many figures the whole experiment
-    has. resumed: how many of them the file held before. left_out: a sentence on each competitor that
-    was asked for and is not in the rows, or not in all. broken: subjects that were not measured to
-    the end. notes: what else a reader should know.
+    records: the finished rows, as in the CSV file `out`. planned: figures of the whole experiment. resumed: how
+    many of them the file held before. left_out: a sentence on each competitor that was asked for and is not in
+    all rows. broken: subjects that were not measured to the end. notes: what else a reader should know.
     """
 
     records: list[Row] = field(kw_only=False)
@@ -159,13 +151,10 @@ class Table:
 
     def footer(self, again: str = "") -> list[str]:
         """The last lines of the table as text: whether it is complete, notes, where the rows are."""
-        lines: list[str] = []
-        if self.measured < self.planned:
-            lines.append(
-                f"NOT COMPLETE: {self.measured} of {self.planned} {self.unit} were measured{again}"
-            )
-        lines += [*self.left_out, *self.notes]
-        return [*lines, f"rows in {self.out}"] if self.out is not None else lines
+        measured = f"{self.measured} of {self.planned} {self.unit} were measured{again}"
+        lines = [f"NOT COMPLETE: {measured}"] if self.measured < self.planned else []
+        where = [f"rows in {self.out}"] if self.out is not None else []
+        return [*lines, *self.left_out, *self.notes, *where]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.measured} {self.unit}, {len(self.records)} rows>"

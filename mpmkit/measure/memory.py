@@ -1,4 +1,4 @@
-"""Memory per request model: what a busy request and an idle connection cost, under each MPM.
+"""Memory per request model: what a busy request and an idle connection cost, under each MPM (docs/MEASURING.md).
 
     table = memory_table(("prefork", "event"))
     print(table.text())
@@ -7,15 +7,6 @@
 It measures from outside, while the load is on: `/proc/PID/smaps` of every process, three times for each figure,
 of which the middle one counts. Each level has a fresh server with as many children as idle maintenance would end
 up with: a pool that grows goes too far, and takes a second for each child to shrink.
-
-* **Busy** is a request of which half is sent (`load/connections.py`): a worker reads it and waits, under any MPM
-  and in the real httpd. Before it is looked at, as many requests were held and finished once: what an
-  application allocates is there.
-* **Idle** is a kept-alive connection after its first answer. prefork and worker hold one for each of their
-  workers and no more: the table says how many were answered.
-
-The cost of one more is the slope of a straight line through the levels (`sizing.py`). docs/MEASURING.md says why
-PSS is summed, and what it does not hold.
 """
 
 from __future__ import annotations
@@ -37,22 +28,9 @@ from mpmkit.config.extras import require
 from mpmkit.config.keywords import from_keywords
 from mpmkit.load.holder import HoldingProcess
 from mpmkit.load.preflight import descriptors, too_few_descriptors
-from mpmkit.measure import command, competitors, published
+from mpmkit.measure import command, competitors, experiment, published
 from mpmkit.measure.command import Problems
-from mpmkit.measure.experiment import (
-    OURS,
-    Cell,
-    Conditions,
-    OnProgress,
-    Report,
-    Say,
-    duration,
-    in_rounds,
-    is_gone,
-    last_words,
-    launcher,
-    run,
-)
+from mpmkit.measure.experiment import OURS, Cell, OnProgress, Report, Say
 from mpmkit.measure.memory_table import AGAINST, MemoryTable
 from mpmkit.measure.procfs import processes_of, sample, settle, slab_kb
 from mpmkit.measure.records import Row
@@ -169,7 +147,7 @@ def plan(
         problems.append(f"document_root: there is no folder {root}")
     if not path.startswith("/") or not path.isascii() or any(c <= " " for c in path):
         problems.append(f"path: must begin with / and be ASCII without blanks, not {path!r}")
-    ours = launcher(document_root=root, access_log=True)
+    ours = experiment.launcher(document_root=root, access_log=True)
     found: list[Level] = []
     for mpm in mpms:
         block = {**published.DIRECTIVES[mpm], **PATIENT, **(directives or {})}
@@ -280,7 +258,7 @@ def memory_table(
     todo = plan(mpms, against, **asked)
     here, missing = competitors.installed(todo.levels)
     # In order: each level has a server of its own, and memory does not depend on what ran before.
-    cells = in_rounds(here, range(1, todo.rounds + 1))
+    cells = experiment.in_rounds(here, range(1, todo.rounds + 1))
     table = MemoryTable([], planned=len(cells), left_out=missing, scale=todo.scale)
 
     def measure(cell: Level, report: Report) -> Iterator[list[Row]]:
@@ -288,7 +266,7 @@ def memory_table(
         yield _measure_level(cell, table, todo.path)
 
     file = table.keep_in(out)
-    return run(cells, measure, table, file=file, on_progress=on_progress, say=say)
+    return experiment.run(cells, measure, table, file=file, on_progress=on_progress, say=say)
 
 
 def _measure_level(cell: Level, table: MemoryTable, path: str) -> list[Row]:
@@ -296,12 +274,12 @@ def _measure_level(cell: Level, table: MemoryTable, path: str) -> list[Row]:
     directives = dict(cell.directives)
     if cell.against == "busy" or cell.stands_for != "event":
         directives["StartServers"] = start_servers(cell.stands_for, directives, cell.level)
-    conditions = Conditions(table, cell)
+    conditions = experiment.Conditions(table, cell)
     with descriptors(cell.descriptors), cell.start(cell.stands_for, **directives) as server:
         try:
             found, held, slab = _look(cell, server, path)
         except RuntimeError as error:
-            words = last_words(server) if is_gone(server) else ""
+            words = experiment.last_words(server) if experiment.is_gone(server) else ""
             raise RuntimeError(f"{error}{words}") from None
     same = {"against": cell.against, "level": cell.level, "held": held, "steal": None}
     return [
@@ -391,7 +369,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             room_for(options.ram, options.reserve)
         elif options.reserve is not None:
             raise ValueError("reserve: it is a part of --ram; give both")
-        command.say(f"{todo.number} levels, about {duration(todo.number * SECONDS_A_LEVEL)}")
+        command.say(
+            f"{todo.number} levels, about {experiment.duration(todo.number * SECONDS_A_LEVEL)}"
+        )
         out = command.out_of(options, command.new_name("memory"))
         return memory_table(mpms, **asked, out=out, on_progress=bar, say=command.say)
 

@@ -3,12 +3,11 @@
     run = mpmkit.watch(server, seconds=12)             once a second for 12 seconds
     with mpmkit.lab.watch(server) as run:              or for as long as the block takes
         mpmkit.run_load(server, "/index.html", users=200)
-    run.to_frame()
     print(run.event_log())
 
-A server of `mpmkit.launch` gets no request: it is read by its scoreboard and by /proc, in about a millisecond.
-Memory costs more, so that of many processes is read less often. A real httpd is asked for its status page
-(`?auto`), which keeps one of its workers busy for a moment: that one is taken off again.
+A server of `mpmkit.launch` gets no request: its scoreboard and /proc are read, in about a millisecond. A real
+httpd is asked for its status page (`?auto`), which keeps one of its workers busy for a moment: that one is taken
+off again.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from mpmkit.measure.procfs import members
 
@@ -43,41 +43,60 @@ class ServerFailed(RuntimeError):
 class ProcessGroup:
     """A program for the length of a `with` block.
 
-    Attributes once started: `pid` of its first process, `root` (its directory). A program defines `_prepare`,
-    which writes into `root` what it needs and gives its command line; `_is_ready`, whether *this* program (not
-    another that took its place) accepts connections now; `_environment`, its variables, None for our own.
+    Attributes once started: `pid` of its first process, `root` (its directory: configuration, pid, logs). A
+    program defines `_command`, its command line with the configuration `file`, and `_configuration`, what that
+    holds; `address` that it listens at (a path, or host and port); `_environment`, None for our own.
     """
 
     name = "program"
+    config_name = "server.conf"
     stop_within = STOP_WITHIN
 
-    def __init__(self) -> None:
+    def __init__(self, document_root: str | os.PathLike[str] | None = None) -> None:
         self.pid = 0
-        self.root = Path()
+        self.root = self._served = Path()
+        self._asked_for = None if document_root is None else Path(document_root).resolve()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
-    def _prepare(self) -> list[str]:
+    @property
+    def address(self) -> str | tuple[str, int]:
         raise NotImplementedError
 
-    def _is_ready(self) -> bool:
+    def _command(self, file: Path) -> list[str]:
         raise NotImplementedError
+
+    def _configuration(self) -> str:
+        return ""
 
     def _environment(self) -> dict[str, str] | None:
         return None
 
-    def start(self) -> Self:
-        """Start and return once a connection is accepted.
+    def _is_ready(self) -> bool:
+        """Whether *this* program, not another that took its place, accepts connections now."""
+        # The pid file says that it has the address: programs write it after the bind.
+        family = socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET
+        with contextlib.suppress(OSError), socket.socket(family) as probe:
+            if (self.root / "pid").stat().st_size:
+                probe.settimeout(1)
+                probe.connect(self.address)
+                return True
+        return False
 
-        Raises ServerFailed with the tail of its error log if that takes more than 10 s.
-        """
+    def start(self) -> Self:
+        """Start and return once a connection is accepted. Raises ServerFailed with the tail of its error log if
+        that takes more than 10 s, FileNotFoundError if there is no such document root."""
         if self._process is not None:
             raise ServerFailed(f"{self.name} is already running; stop it first")
+        if self._asked_for is not None and not self._asked_for.is_dir():
+            raise FileNotFoundError(f"no document root {self._asked_for}")
         for left in reversed(range(PORT_TRIES)):
             try:
                 self.root = Path(tempfile.mkdtemp(prefix=f"mpmkit-{self.name.replace(' ', '-')}-"))
                 self.root.chmod(0o755)  # children under another user read what lies there
-                self._spawn(self._prepare())
+                if self._asked_for is not None:
+                    self._served = self._readable(self._asked_for)
+                self._spawn()
                 break
             except BaseException as error:
                 self.stop()
@@ -85,11 +104,13 @@ class ProcessGroup:
                     raise
         return self
 
-    def _spawn(self, command: list[str]) -> None:
+    def _spawn(self) -> None:
         """Run it in its directory and wait until it is ready. Raises ServerFailed with its words."""
+        file = self.root / self.config_name
+        file.write_text(self._configuration())
         with open(self.root / "console", "wb") as console:
             self._process = subprocess.Popen(
-                command,
+                self._command(file),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -136,9 +157,6 @@ class ProcessGroup:
     def __exit__(self, *exc: object) -> None:
         self.stop()
 
-    def __repr__(self) -> str:
-        return f"<{self.name} {f'pid {self.pid}' if self._process else 'stopped'}>"
-
     def processes(self) -> list[int]:
         """The pids of all its processes, the first one first."""
         return sorted(members(self.pid), key=lambda pid: (pid != self.pid, pid))
@@ -151,14 +169,14 @@ class ProcessGroup:
                 texts += (self.root / name).read_text(errors="replace").splitlines()
         return "\n".join(texts[-lines:]) or "(it said nothing)"
 
-    def _readable(self, document_root: Path) -> Path:
+    def _readable(self, root: Path) -> Path:
         """The document root, or, where the children of root's server are of a user who may not enter it,
         a copy of it that they may read."""
-        path = (document_root, *document_root.parents)
+        path = (root, *root.parents)
         if os.geteuid() != 0 or all(place.stat().st_mode & 0o001 for place in path):
-            return document_root
+            return root
         copy = self.root / "document_root"
-        shutil.copytree(document_root, copy)
+        shutil.copytree(root, copy)
         for place in (copy, *copy.rglob("*")):
             runs = place.is_dir() or place.stat().st_mode & 0o100
             place.chmod(0o755 if runs else 0o644)
@@ -181,15 +199,15 @@ def output(*command: str) -> str:
     return subprocess.run(command, stdout=to, stderr=also, text=True, check=False).stdout
 
 
-def unprivileged_user() -> tuple[str, str]:
-    """User and group for a server that root starts. Raises ServerFailed where no such user exists."""
+def unprivileged_user() -> tuple[str, str] | None:
+    """User and group for a server that root starts; None if we are not root. Raises ServerFailed where no such
+    user exists."""
+    if os.geteuid() != 0:
+        return None
     for name in ("www-data", "apache", "http", "nobody"):
         with contextlib.suppress(KeyError):
             return name, grp.getgrgid(pwd.getpwnam(name).pw_gid).gr_name
-    raise ServerFailed(
-        "root can't run a server as itself and there is no user www-data or nobody; "
-        "run as an ordinary user"
-    )
+    raise ServerFailed("root needs a user www-data or nobody to run a server; run as another user")
 
 
 def free_port() -> int:
@@ -200,23 +218,17 @@ def free_port() -> int:
 
 
 def guard(pid: int) -> subprocess.Popen[bytes]:
-    """A shell that ends the process group of `pid` if this process dies, however it dies.
-
-    It waits on a pipe that only we hold; a SIGKILLed notebook kernel closes it too.
-    """
+    """A shell that ends the process group of `pid` if this process dies, however it dies: it waits on a pipe that
+    only we hold, and a SIGKILLed notebook kernel closes it too."""
     script = "read _; kill -TERM -$1 2>/dev/null && sleep 3 && kill -KILL -$1 2>/dev/null"
-    return subprocess.Popen(
-        ["/bin/sh", "-c", script, "mpmkit-guard", str(pid)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    none = subprocess.DEVNULL
+    command = ["/bin/sh", "-c", script, "mpmkit-guard", str(pid)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": none, "stderr": none}
+    return subprocess.Popen(command, **pipes, start_new_session=True)
 
 
 def end_group(group: int) -> None:
-    """KILL what is left of a process group and wait until it is gone. Raises ServerFailed if it is
-    not."""
+    """KILL what is left of a process group and wait until it is gone. Raises ServerFailed if it is not."""
     deadline = time.monotonic() + GONE_WITHIN
     while left := members(group):
         if time.monotonic() > deadline:

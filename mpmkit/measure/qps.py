@@ -3,14 +3,9 @@
     table = qps_table(rounds=3)
     print(table.text())
 
-* **The same load for all**, the article's: 200 clients, a new connection per request (ab's default).
-* **One server at a time**: those kept waiting would disturb it. The rows' `run_id` seeds the random order.
-* **A warm-up before each measurement**, not counted. prefork takes some ten seconds to grow from 5 processes to
-  what 200 clients make it want, so the full scale warms up longer than that.
-* **Cells that last**: 4 s at the demo scale; 200,000 requests at the full one, and 8 s at least.
-
-What the article set and found is in `published`, the table that comes out in `qps_table`, and whether the
-article's order came out is a `stats.verdict`.
+The load is the article's: 200 clients, a new connection per request (ab's default), on one server at a time,
+after a warm-up that is not counted: prefork takes some ten seconds to grow from 5 processes to what 200 clients
+make it want. What the article set and found is in `published`, the table that comes out in `qps_table`.
 """
 
 from __future__ import annotations
@@ -25,20 +20,8 @@ from mpmkit.config.arguments import Parser
 from mpmkit.config.directives import MPMS
 from mpmkit.load.profile import LoadProfile, ProfileError
 from mpmkit.load.runner import LoadRun, run_load
-from mpmkit.measure import command, competitors, published, records
-from mpmkit.measure.experiment import (
-    OURS,
-    Cell,
-    Conditions,
-    Launch,
-    OnProgress,
-    Report,
-    Say,
-    in_rounds,
-    last_words,
-    launcher,
-    run,
-)
+from mpmkit.measure import command, competitors, experiment, published, records
+from mpmkit.measure.experiment import OURS, Cell, Launch, OnProgress, Report, Say
 from mpmkit.measure.procfs import Meter
 from mpmkit.measure.qps_table import QpsTable
 from mpmkit.measure.records import Row
@@ -120,7 +103,7 @@ def plan(
             problems += str(error).split("; ")
     problems.raise_any()
     return QpsPlan(
-        _cells(pages, mpms, others, launch or launcher()),
+        _cells(pages, mpms, others, launch or experiment.launcher()),
         rounds or size.rounds,
         "custom" if requests is not None or rounds is not None else chosen,
         profiles,
@@ -189,13 +172,13 @@ def qps_table(
     here, table.left_out = competitors.installed(todo.cells)
     if not any(cell.server == OURS for cell in here):
         raise ValueError("; ".join(table.left_out))
-    cells = in_rounds(here, range(1, todo.rounds + 1), table.run_id)
+    cells = experiment.in_rounds(here, range(1, todo.rounds + 1), table.run_id)
     table.planned = sum(len(cell.parts) for cell in cells)
 
     def measure(cell: Cell, report: Report) -> Iterator[list[Row]]:
         return _measure_server(todo, table, cell, report)
 
-    return run(cells, measure, table, file=file, on_progress=on_progress, say=say)
+    return experiment.run(cells, measure, table, file=file, on_progress=on_progress, say=say)
 
 
 def _measure_server(
@@ -206,7 +189,7 @@ def _measure_server(
     directives["KeepAlive"] = todo.profiles[cell.parts[0]].keep_alive
     with cell.start(cell.stands_for, **directives) as server:
         for kind in cell.parts:
-            conditions = Conditions(table, cell)
+            conditions = experiment.Conditions(table, cell)
             found, cpu_us = _measure_page(todo, cell, kind, server, report)
             page = published.page(kind)
             columns = {
@@ -254,7 +237,7 @@ def _must_be_whole(found: LoadRun, server: Any, what: str) -> None:
         f"{what}: {found.ended if not found.complete else 'no good answer'}; "
         f"{found.succeeded:,} of {found.requests:,} requests were answered well"
         + (f" ({kinds})" if kinds else "")
-        + last_words(server)
+        + experiment.last_words(server)
     )
 
 

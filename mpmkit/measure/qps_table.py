@@ -81,11 +81,10 @@ class QpsTable(Table):
     # -- figures -----------------------------------------------------------------------------------
 
     def summary(self) -> pandas.DataFrame:
-        """One row per kind, server and MPM: published, median, min, max, the interval of the median (low,
-        high; below 6 rounds all of them, with level 0), noise (the standard deviation of the logarithms of
-        the rounds), both ratios to prefork, the measured one within the rounds and with its 95% interval
-        (ratio_low, ratio_high), the server's CPU time for a request in µs (cpu_us), and in how many rounds
-        the generator or the machine was the limit (bound; in words: limit)."""
+        """One row per kind, server and MPM: published, median, min, max of the rounds, noise (the standard
+        deviation of their logarithms), both ratios to prefork, the measured one within the rounds and with its
+        95% interval (ratio_low, ratio_high), the server's CPU time for a request in µs (cpu_us), and in how
+        many rounds the generator or the machine was the limit (bound; in words: limit)."""
         found = [
             self._line(kind, server, mpm)
             for kind in self.kinds
@@ -99,32 +98,18 @@ class QpsTable(Table):
         """The figures of an MPM of a server, or of one that has none."""
         rounds = self.rounds(kind, server)
         values = list(rounds[mpm].values())
-        middle = stats.median(values)
         cpu = self.rounds(kind, server, "server_cpu_us").get(mpm, {}).values()
         figures = self._published(kind)
+        theirs = figures.get(mpm, math.nan)
         ratio = _ratio(rounds[mpm], rounds.get("prefork", {}))
         limits = self.limits(kind, server, mpm)
-        return {
-            "kind": kind,
-            "server": server,
-            "mpm": mpm,
-            "published": figures.get(mpm, math.nan),
-            "rounds": len(values),
-            "median": middle.value,
-            "min": min(values),
-            "max": max(values),
-            "low": middle.low,
-            "high": middle.high,
-            "level": middle.level,
-            "noise": stats.noise(values),
-            "cpu_us": statistics.median(cpu) if cpu else math.nan,
-            "published_ratio": figures.get(mpm, math.nan) / figures.get("prefork", math.nan),
-            "ratio": ratio.value,
-            "ratio_low": ratio.low,
-            "ratio_high": ratio.high,
-            "bound": limits.generator + limits.machine,
-            "limit": self._limit(kind, server, mpm),
-        }
+        line = {"kind": kind, "server": server, "mpm": mpm, "published": theirs}
+        line |= {"rounds": len(values), "median": statistics.median(values)}
+        line |= {"min": min(values), "max": max(values), "noise": stats.noise(values)}
+        line |= {"cpu_us": statistics.median(cpu) if cpu else math.nan}
+        line |= {"published_ratio": theirs / figures.get("prefork", math.nan)}
+        line |= {"ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
+        return {**line, "bound": limits.generator + limits.machine, "limit": limits.short}
 
     # -- text --------------------------------------------------------------------------------------
 
@@ -148,30 +133,24 @@ class QpsTable(Table):
         ]
         if not lines:
             return ""
-        title = f"requests/s, {published.page(kind).title}"
-
-        def figures(name: str, form: str) -> list[str]:
-            return [_number(line[name], form) for line in lines]
-
-        sure = "95% interval" if all(line["level"] for line in lines) else "all rounds"
-        columns = [
-            ("MPM", [line["mpm"] for line in lines]) if mpms else ("server", list(servers)),
-            ("published", figures("published", ",.0f")),
-            ("median", figures("median", ",.0f")),
-            (sure, [_range(line) for line in lines]),
-            ("published", figures("published_ratio", ".2f")),
-            ("measured", figures("ratio", ".2f")),
-        ]
-        columns += [("µs CPU", figures("cpu_us", ".1f"))]
-        columns += [("limit", [line["limit"] for line in lines])]
-        rows = [[name for name, _ in columns], *zip(*(cells for _, cells in columns), strict=True)]
+        head = ["MPM" if mpms else "server", "published", "median", "all rounds", "published"]
+        rows = [[*head, "measured", "µs CPU", "limit"]]
+        for line in lines:
+            ends = f"{line['min']:,.0f} to {line['max']:,.0f}" if line["rounds"] > 1 else "-"
+            figures = [_number(line[name], ",.0f") for name in ("published", "median")]
+            ratios = [_number(line[name], ".2f") for name in ("published_ratio", "ratio")]
+            name = line["mpm" if mpms else "server"]
+            rows.append(
+                [name, *figures, ends, *ratios, _number(line["cpu_us"], ".1f"), line["limit"]]
+            )
         table = aligned(rows, left=(0, 7))
         # Two columns stand under one heading, as both are ratios to prefork.
         over = " " * table[0].rindex("published") + "x prefork".center(19).rstrip()
         of = f", {servers[0]}" if mpms and servers[0] != OURS else ", other servers" * (not mpms)
         said = self._conclusions(kind, servers[0]) if mpms else []
         failed = [line for server in servers for line in self._failed(kind, server)]
-        return "\n".join([title + of, over, *table, *failed, *said])
+        title = f"requests/s, {published.page(kind).title}{of}"
+        return "\n".join([title, over, *table, *failed, *said])
 
     def _conclusions(self, kind: str, server: str) -> list[str]:
         """Whether the order came out, the pairs if that could be decided, the CPU times compared."""
@@ -193,13 +172,6 @@ class QpsTable(Table):
             said.append("µs CPU within the rounds: " + ", ".join(ratios))
         return [part for one in said for part in textwrap.wrap(one, WIDTH, subsequent_indent="  ")]
 
-    def _limit(self, kind: str, server: str, mpm: str) -> str:
-        """What else than the server was the limit: "generator 3/3", "generator 1, machine 2"."""
-        found = self.limits(kind, server, mpm)
-        both = {"generator": found.generator, "machine": found.machine}
-        of = f"/{found.cells}" if 0 in both.values() else ""
-        return ", ".join(f"{what} {count}{of}" for what, count in both.items() if count)
-
     def _failed(self, kind: str, server: str) -> list[str]:
         found = []
         for mpm in self.rounds(kind, server):
@@ -219,16 +191,12 @@ class QpsTable(Table):
             f"{row['users']} clients, {way}, {' to '.join(some)} requests and {shortest:.1f} s or "
             f"more a cell, {rounds} round{'s' * (rounds != 1)}, by {driver}",
             f"measured on {records.Machine.of(row)}",
+            "µs CPU: processor time of the server's own processes for a request; it doesn't "
+            "depend on how fast the generator is",
         ]
         # Who runs a script by php-fpm are not the server's processes.
         due = [row for row in self.records if row["script"] != "php-fpm"]
-        missing = sum(row["server_cpu_us"] is None for row in due)
-        if missing < len(due):
-            lines.append(
-                "µs CPU: processor time of the server's own processes for a request; it doesn't "
-                "depend on how fast the generator is"
-            )
-        if missing:
+        if missing := sum(row["server_cpu_us"] is None for row in due):
             lines.append(
                 f"µs CPU is not known of {missing} of {len(due)} cells: that takes a cell of more than "
                 "a second, on a server whose processes are known"
@@ -243,11 +211,11 @@ class QpsTable(Table):
         steal = max(row["steal"] or 0.0 for row in self.records)
         if steal >= 0.01:
             lines.append(f"the host took away up to {steal:.0%} of the processor time")
-        lines.append(
+        return [
+            *lines,
             "published: Apache 2.4.10 on hardware the article does not name; the order and the "
-            "ratios can be compared, not the figures"
-        )
-        return lines
+            "ratios can be compared, not the figures",
+        ]
 
 
 def _ratio(one: Mapping[Any, float], other: Mapping[Any, float]) -> stats.Interval:
@@ -256,13 +224,6 @@ def _ratio(one: Mapping[Any, float], other: Mapping[Any, float]) -> stats.Interv
         return stats.paired(one, other)
     except ValueError:
         return stats.Interval(math.nan, math.nan, math.nan, 0.0)
-
-
-def _range(line: Row) -> str:
-    """The interval of the median; with fewer rounds than that takes, the lowest and the highest one."""
-    if line["rounds"] < 2:
-        return "-"
-    return f"{line['low']:,.0f} to {line['high']:,.0f}"
 
 
 def _number(value: float, form: str) -> str:

@@ -11,11 +11,9 @@ access log in the same format with the same buffering.
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import os
 import re
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -46,12 +44,9 @@ class ReferenceServer(ProcessGroup):
 
     Attributes once started: `name` ("httpd event"), `version`, `url` without a trailing slash,
     `port`, `pid` of its control process, `root` (its directory: configuration and logs).
-    `start` raises FileNotFoundError if there is no such document root. A server defines `_command`, its command
-    line with the configuration `file`, and `_configuration`, what that holds.
     """
 
     name = "server"
-    config_name = "server.conf"
 
     def __init__(
         self,
@@ -61,43 +56,28 @@ class ReferenceServer(ProcessGroup):
         buffered_logs: bool = False,
         **directives: Any,
     ) -> None:
-        super().__init__()
-        self.document_root = self._served = Path(document_root).resolve()
+        super().__init__(document_root)
         self.access_log = access_log
         self.buffered_logs = buffered_logs
         self.directives = directives
         self.port = 0
-        self.url = ""
 
     @property
     def version(self) -> str:
         """As it reports it."""
         raise NotImplementedError
 
-    def _configuration(self) -> str:
-        return ""
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
-    def _command(self, file: Path) -> list[str]:
-        raise NotImplementedError
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self.port
 
-    def _prepare(self) -> list[str]:
-        if not self.document_root.is_dir():
-            raise FileNotFoundError(f"no document root {self.document_root}")
+    def _spawn(self) -> None:
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._served = self._readable(self.document_root)
-        file = self.root / self.config_name
-        file.write_text(self._configuration())
-        return self._command(file)
-
-    def _is_ready(self) -> bool:
-        # The pid file says that it holds the port: httpd and nginx write it after the bind.
-        pid_file = self.root / "pid"
-        if pid_file.exists() and pid_file.stat().st_size:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return True
-        return False
+        super()._spawn()
 
 
 class Httpd(ReferenceServer):
@@ -144,7 +124,10 @@ class Httpd(ReferenceServer):
         self._options = "Options +ExecCGI" if cgi else ""
         self._loads = load_lines(self._binary, (f"mpm_{mpm}", *MODULES, *modules))
         if php:
-            self._loads.append(php_load_line(self._binary))
+            files = glob.glob(f"{module_directory(self._binary)}/libphp*.so")
+            if not files:
+                raise NotInstalled("mod_php", "apt install libapache2-mod-php")
+            self._loads.append(f'LoadModule php_module "{max(files)}"')  # the newest
 
     @property
     def version(self) -> str:
@@ -220,18 +203,7 @@ def load_lines(binary: str, modules: Iterable[str]) -> list[str]:
     return lines
 
 
-def php_load_line(binary: str) -> str:
-    """LoadModule for the newest mod_php (8 or later) of this machine. Raises NotInstalled."""
-    files = glob.glob(f"{module_directory(binary)}/libphp*.so")
-    if not files:
-        raise NotInstalled("mod_php", "apt install libapache2-mod-php")
-    newest = max(files, key=lambda file: [int(n) for n in re.findall(r"\d+", Path(file).name)])
-    return f'LoadModule php_module "{newest}"'
-
-
 def user_lines() -> list[str]:
     """httpd refuses to serve as root; without root it must not try to change user."""
-    if os.geteuid() != 0:
-        return []
-    user, group = unprivileged_user()
-    return [f"User {user}", f"Group {group}"]
+    who = unprivileged_user()
+    return [f"User {who[0]}", f"Group {who[1]}"] if who else []

@@ -110,40 +110,35 @@ class Sizing:
     measured_to: int
 
     def __str__(self) -> str:
-        left = self.ram - self.reserve - self.base - self.idle * self.per_idle
+        idle = self.idle * self.per_idle
+        left = self.ram - self.reserve - self.base - idle
         each = f"at {self.per_request / 1024:,.1f} KiB each, the dear end of the interval"
         held = f"{self.idle:,} kept-alive connections at {self.per_idle / 1024:,.1f} KiB"
         parts = [
             ("reserve", self.reserve, "for the kernel, sockets, page cache, logs and all the rest"),
             ("base", self.base, "the server before it has a request"),
-            *([("idle", self.idle * self.per_idle, held)] if self.idle else []),
+            *([("idle", idle, held)] if self.idle else []),
             ("requests", left, each),
         ]
         words = [f"MaxRequestWorkers {self.workers} for {self.mpm} in {_mib(self.ram)}"]
         words += [f"  {name:<11}{_mib(size):>12}  {what}" for name, size, what in parts]
         if self.mpm != "prefork":
-            words.append(
-                f"rounded down to whole children of ThreadsPerChild {self.threads_per_child}"
-                f": ServerLimit {max(1, self.workers // self.threads_per_child)}"
-            )
+            children = f"whole children of ThreadsPerChild {self.threads_per_child}"
+            limit = max(1, self.workers // self.threads_per_child)
+            words.append(f"rounded down to {children}: ServerLimit {limit}")
         if self.workers > self.measured_to:
-            words.append(
-                f"no more than {self.measured_to:,} were busy at once when it was measured; "
-                "beyond that the line is drawn on"
-            )
+            most = f"no more than {self.measured_to:,} were busy at once when it was measured"
+            words.append(f"{most}; beyond that the line is drawn on")
         if self.by_rss is not None:
-            words.append(
-                f"summed RSS would have allowed {self.by_rss:,}: it counts pages that all "
-                "processes share once for each"
-            )
+            counts = "it counts pages that all processes share once for each"
+            words.append(f"summed RSS would have allowed {self.by_rss:,}: {counts}")
         return "\n".join(words)
 
 
 def size_in_bytes(text: str | int, name: str = "ram") -> int:
     """4294967296, "4GiB", "4G" (binary, as most tools mean it) or "4GB" (decimal). Raises ValueError."""
-    found = re.fullmatch(
-        r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)(B?)\s*", str(text), re.IGNORECASE
-    )
+    form = r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)(B?)\s*"
+    found = re.fullmatch(form, str(text), re.IGNORECASE)
     if not found or (found[3] and not found[2]):
         raise ValueError(f"{name}: must be a size like 4GiB, 512M or 4GB, not {text!r}")
     unit = 1000 if found[4] and not found[3] else 1024
@@ -207,9 +202,8 @@ def max_request_workers_for(
     rss = lines(rows, ("rss_kb",))[server, mpm, "busy"]
     by_rss = workers(rss.slope, (total - kept) / 1024 - rss.base) if rss.slope > 0 else None
     each, each_idle = (math.ceil(cost * 1024) for cost in (line.dear, per_idle))
-    most = int(line.most)
-    base = int(base * 1024)
-    return Sizing(mpm, found, total, kept, base, each, idle, each_idle, by_rss, step, most)
+    sizes = (total, kept, int(base * 1024), each, idle, each_idle)
+    return Sizing(mpm, found, *sizes, by_rss, step, int(line.most))
 
 
 def _checked(
@@ -238,10 +232,8 @@ def _costs(rows: list[dict[str, Any]], server: str, mpm: str, idle: int) -> tupl
     line, parked = found.get((server, mpm, "busy")), found.get((server, mpm, "idle"))
     if line is None:
         there = sorted({f"{who} {of or ''}".strip() for who, of, what in found if what == "busy"})
-        raise ValueError(
-            f"memory: no two levels of busy requests under {server} {mpm}; there are "
-            f"{', '.join(there) or 'none'}"
-        )
+        missing = f"no two levels of busy requests under {server} {mpm}"
+        raise ValueError(f"memory: {missing}; there are {', '.join(there) or 'none'}")
     if idle and parked is None:
         raise ValueError(f"memory: no idle connections were measured under {server} {mpm}")
     if not line.slope > 0 or (not line.low > 0 and line.points > 2):

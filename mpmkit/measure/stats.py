@@ -1,13 +1,7 @@
-"""What rounds of measurement allow to say: intervals, ratios, decisions, the published order. Pure.
+"""What rounds of measurement allow to say: ratios, decisions, the published order. Pure.
 
 A round (or block) measures every server once, one after the other. Rounds are few (3 to 30).
 
-* The middle of one server's figures is the **median**, and the ends of its interval are two of the rounds
-  themselves: the k-th lowest and the k-th highest. However the figures are distributed, the true
-  median lies between them unless all but k - 1 rounds fell on one side of it, which is a matter of
-  tossed coins; k is the largest for which that is rarer than 5%. A plain bootstrap would be narrower
-  and would promise too much: simulated on skewed figures, it holds 89% of the true medians with 7
-  rounds. 95% takes 6 rounds; with fewer the tables print the rounds, lowest to highest, and call them that.
 * Two servers are compared **within a round**, so that a slow minute, which met both alike, is not taken
   for a difference between them: `ratio`, with a 95% interval at any number of rounds from 2. A
   difference is **larger than the noise** if that interval excludes 1.
@@ -33,7 +27,6 @@ Rounds = Mapping[Any, float]
 """What one server did in each round: which round -> its figure."""
 
 LEVEL = 0.95
-ENOUGH = 6  # rounds from which on the interval of a median can be a 95% one
 TAIL = 1_000  # answers from which on a 99th percentile is one: of 100 it is the slowest of all
 
 # The 97.5% points of Student's t for 1 to 30 degrees of freedom; beyond, the normal one is near.
@@ -67,8 +60,8 @@ def t_quantile(freedom: int) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its confidence interval, in the unit of what was given. level: the confidence, 0 to
-    0.95; 0 where nothing is known of the spread."""
+    """A value with its confidence interval, in the unit of what was given. level: the confidence, 0.95, or 0
+    where nothing is known of the spread."""
 
     value: float
     low: float
@@ -87,28 +80,6 @@ def ratio_text(ratio: Interval) -> str:
     """A ratio with its 95% interval, where it has one: "1.25 (1.13 to 1.38)"."""
     known = f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.level else ""
     return f"{ratio.value:.2f}{known}"
-
-
-def _rank(rounds: int) -> int:
-    """Which of so many sorted rounds (from 1) begins the interval of the median: the k-th from either
-    end, with the largest k that leaves 5% at most outside; 1 where no k does."""
-    rank, outside = 1, 2.0
-    while True:
-        # The median is below the (k+1)-th lowest if k rounds at most fell below it.
-        outside += 2 * math.comb(rounds, rank)
-        if outside / 2**rounds > 1 - LEVEL + 1e-12:
-            return rank
-        rank += 1
-
-
-def median(values: Sequence[float]) -> Interval:
-    """The median of the rounds with its 95% interval; below `ENOUGH` rounds with the lowest and the highest,
-    and level 0. Raises ValueError without any value."""
-    if not values:
-        raise ValueError("rounds: none was measured, so there is no median")
-    ordered, rank = sorted(values), _rank(len(values))
-    level = LEVEL if len(values) >= ENOUGH else 0.0
-    return Interval(statistics.median(ordered), ordered[rank - 1], ordered[-rank], level)
 
 
 def _around(middle: float, reach: float) -> Interval:
@@ -274,12 +245,21 @@ class Limits:
 
     def __str__(self) -> str:
         """ "the generator was the limit in 3 of 9 cells"; "" if the servers were measured."""
-        counts = {"generator": self.generator, "machine": self.machine}
         return ", ".join(
             f"the {what} was the limit in {count} of {self.cells} cells"
-            for what, count in counts.items()
-            if count
+            for what, count in self._counts.items()
         )
+
+    @property
+    def short(self) -> str:
+        """ "generator 3/9", "generator 3, machine 1"; "" if the servers were measured."""
+        of = f"/{self.cells}" if len(self._counts) == 1 else ""
+        return ", ".join(f"{what} {count}{of}" for what, count in self._counts.items())
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        both = {"generator": self.generator, "machine": self.machine}
+        return {what: count for what, count in both.items() if count}
 
 
 @dataclass(frozen=True)
@@ -293,13 +273,16 @@ class Pair:
     ratio: Interval
 
     @property
+    def names(self) -> str:
+        return f"{self.faster} / {self.slower}"
+
+    @property
     def came_out(self) -> bool | None:
         """Whether the published winner won here; None if the interval of the ratio holds 1."""
         return self.ratio.value > 1 if self.ratio.excludes(1.0) else None
 
     def __str__(self) -> str:
-        said = f"{self.faster} / {self.slower}: published {self.published:.2f}, measured "
-        return said + ratio_text(self.ratio)
+        return f"{self.names}: published {self.published:.2f}, measured {ratio_text(self.ratio)}"
 
 
 @dataclass(frozen=True)
@@ -327,8 +310,8 @@ class OrderVerdict:
         order = f"the published order ({' > '.join(self.published_order)})"
         if self.came_out is not None:
             return f"{order} {'came out' if self.came_out else 'did not come out'}"
-        open_pairs = [f"{p.faster} / {p.slower}" for p in self.pairs if p.came_out is None]
-        why = f"the 95% interval of {' and of '.join(open_pairs)} holds 1"
+        undecided = [pair.names for pair in self.pairs if pair.came_out is None]
+        why = f"the 95% interval of {' and of '.join(undecided)} holds 1"
         if not all(pair.ratio.level for pair in self.pairs):
             why = "one round does not show the noise"
         return f"{order}: not decidable, {str(self.limits) or why}"

@@ -4,12 +4,9 @@
                   LoadProfile(path="/index.html", duration=2.0))
     table.summary()
 
-A name of the grid is a directive or a field of the load profile. All problems are reported before it starts,
-values that the server would replace by others included (ThreadsPerChild 100 under a ThreadLimit of 64).
-
-The same sweep into the same file goes on where it was stopped, by Ctrl-C, a crash or a full disk. More
-rounds may be asked for than the last time; another grid or profile is refused. The seed of the random order is
-the column `sweep`.
+A name of the grid is a directive or a field of the load profile. The same sweep into the same file goes on where
+it was stopped, by Ctrl-C, a crash or a full disk. More rounds may be asked for than the last time; another grid
+or profile is refused. The seed of the random order is the column `sweep`.
 """
 
 from __future__ import annotations
@@ -29,20 +26,8 @@ from mpmkit.config.directives import MPMS
 from mpmkit.config.extras import require
 from mpmkit.load.profile import LoadProfile
 from mpmkit.load.runner import LoadRun, run_load
-from mpmkit.measure import command, records, stats
-from mpmkit.measure.experiment import (
-    Conditions,
-    Launch,
-    OnProgress,
-    Report,
-    Table,
-    duration,
-    is_gone,
-    last_words,
-    launcher,
-    resume,
-    run,
-)
+from mpmkit.measure import command, experiment, records, stats
+from mpmkit.measure.experiment import Launch, OnProgress, Report, Table
 from mpmkit.measure.records import Row
 from mpmkit.measure.stats import knee as knee
 from mpmkit.measure.sweep_grid import GridPoint, plan
@@ -208,25 +193,25 @@ def sweep(
     kind = SweepTable if observe is None else ObservedSweep
     table = kind([], todo.names, planned=len(todo.cells()), scale="custom")
     file = table.keep_in(out)  # cuts off a torn last line
-    resume(table, file, sweep=todo.id)
+    experiment.resume(table, file, sweep=todo.id)
     have = {(row["mpm"], row["point"], row["round"]) for row in table.records}
     cells = [cell for cell in todo.cells() if (*cell.key, cell.round) not in have]
-    start = launch or launcher(document_root=document_root)
+    start = launch or experiment.launcher(document_root=document_root)
     look = observe or (lambda server: nullcontext(lambda found: {}))
 
     def measure(cell: GridPoint, report: Report) -> Iterator[list[Row]]:
         report(f"round {cell.round}, {cell}", 0.0)
-        conditions = Conditions(table, cell)
+        conditions = experiment.Conditions(table, cell)
         with start(cell.mpm, **cell.directives) as server, look(server) as seen:
             found = run_load(server, profile=cell.profile)
             # A point at which nothing is answered is a result; a server that is gone is not.
-            if not found.complete or is_gone(server):
-                raise RuntimeError(f"{cell}: {found.ended}{last_words(server)}")
+            if not found.complete or experiment.is_gone(server):
+                raise RuntimeError(f"{cell}: {found.ended}{experiment.last_words(server)}")
             columns = {**found.row(), **seen(found), "started_at": records.utc(found.started_at)}
         columns |= {"sweep": todo.id, "point": json.dumps(cell.values)}
         yield [conditions.row(cell.directives, **columns)]
 
-    return run(cells, measure, table, file=file, on_progress=on_progress)
+    return experiment.run(cells, measure, table, file=file, on_progress=on_progress)
 
 
 # -- the command line ----------------------------------------------------------------------------
@@ -310,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         how |= {"out": command.out_of(options, f"sweep-{todo.id}"), "on_progress": bar}
         command.say(
             f"{len(todo.points)} points, {todo.rounds} round{'s' * (todo.rounds > 1)}, about "
-            f"{duration(todo.seconds)} if none is there yet"
+            f"{experiment.duration(todo.seconds)} if none is there yet"
         )
         table = sweep(*what, **how, document_root=options.document_root)
         if table.resumed:

@@ -1,10 +1,9 @@
 """Servers that run at the same time and get their requests in turns, a tenth of a second each.
 
-A machine changes its speed from second to second: its clock, its other core, and on a virtual machine its
-neighbours, by a third or more. Two servers that are measured one after the other meet two machines. So one
-generator sends to all servers of a block, on one CPU, in turns: in each cycle every server has a turn at every
-rate, in random order. The other servers have nothing to do meanwhile. The beginning of a turn does not count: it
-fills the CPU's caches, which the servers before it have used. Nor does a turn in which something else ran there.
+A machine changes its speed from second to second, by a third or more. Two servers that are measured one after the
+other meet two machines. So one generator sends to all servers of a block, on one CPU, in turns: in each cycle
+every server has a turn at every rate, in random order. The beginning of a turn does not count: it fills the CPU's
+caches, which the servers before it have used. Nor does a turn in which something else ran there.
 
     cycle     1                                     2
     turn      | event | httpd prefork | prefork ... | httpd prefork | event ...
@@ -14,10 +13,11 @@ fills the CPU's caches, which the servers before it have used. Nor does a turn i
 from __future__ import annotations
 
 import itertools
-import os
+import operator
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -71,18 +71,6 @@ def profile(turns: Sequence[Turn], lines: Sequence[RequestSpec], keep_alive: boo
     )
 
 
-class Reading(NamedTuple):
-    """Seconds until now: the clock; idle and stolen time of the server's CPU; idle time of all CPUs; CPU time of
-    the generator; CPU time of each server's processes."""
-
-    clock: float
-    off: float
-    stolen: float
-    idle: float
-    generator: float
-    servers: tuple[float, ...]
-
-
 class Sampler(threading.Thread):
     """Takes a reading at the begin and at the end of what counts of each turn. `tick` is for `run_load`: it
     starts with the first report of the generator, which says when the first turn began."""
@@ -92,7 +80,7 @@ class Sampler(threading.Thread):
     ) -> None:
         """turns: how many. groups: the process group of each server. loopers: {CPU: process id}."""
         super().__init__(daemon=True)
-        self.readings: dict[tuple[int, int], Reading] = {}  # turn, 0 or 1: begin or end
+        self.readings: dict[tuple[int, int], cpus.Reading] = {}  # turn, 0 or 1: begin or end
         self._turns, self._groups, self._place, self._loopers = turns, [*groups], place, loopers
         self._origin = 0.0
 
@@ -110,12 +98,14 @@ class Sampler(threading.Thread):
             wait = self._origin + number * LENGTH + LEAD + end * COUNTED - time.monotonic()
             if wait >= 0:  # else before the first report: among those that do not count
                 time.sleep(wait)
-                self.readings[number, end] = self._read(mine, servers)
+                self.readings[number, end] = cpus.read(
+                    self._place.server, self._loopers, mine, servers, _clocks
+                )
 
-    def _read(self, mine: list[int], servers: list[list[int]]) -> Reading:
-        idle, off, stolen = cpus.off_times(self._place.server, self._loopers)
-        spent = [sum(map(procfs.clock_ns, pids)) / 1e9 for pids in (mine, *servers)]
-        return Reading(time.monotonic(), off, stolen, idle, spent[0], tuple(spent[1:]))
+
+def _clocks(pids: Iterable[int]) -> int:
+    """CPU time in ns: quicker than `procfs.cpu_ns`, of processes that neither come nor go."""
+    return sum(map(procfs.clock_ns, pids))
 
 
 def loads(
@@ -125,42 +115,25 @@ def loads(
     disturbed, or whose readings are missing or late. shared: generator and server had one CPU."""
     first = uncounted(len(set(turns)))
     dues = [*itertools.takewhile(lambda due: due < len(turns) * LENGTH, arrivals(load))]
-    sums: dict[Turn, list[float]] = {turn: [0.0] * 7 for turn in turns}
+    counts = Counter[Turn]()
+    sums = dict.fromkeys(turns, cpus.Spent())
     for number, turn in enumerate(turns):
         old, new = (sampler.readings.get((number, end)) for end in (0, 1))
         if number < first or old is None or new is None:
             continue
-        seconds = new.clock - old.clock
-        if not 0.9 < seconds / COUNTED < 1.1:
+        spent = cpus.Spent.between(old, new, turn.server, shared)
+        disturbed = max(spent.stolen, spent.server - spent.group) > DISTURBED * spent.seconds
+        if not 0.9 < spent.seconds / COUNTED < 1.1 or (disturbed and not shared):
             continue
         begin = number * LENGTH + LEAD
-        count = bisect_left(dues, begin + COUNTED) - bisect_left(dues, begin)
-        off, stolen = new.off - old.off, new.stolen - old.stolen
-        own = new.servers[turn.server] - old.servers[turn.server]
-        busy = own if shared else max(0.0, seconds - off - stolen)
-        if not shared and max(stolen, busy - own) > DISTURBED * seconds:
-            continue
-        generator = new.generator - old.generator
-        more = (count, seconds, busy, own, generator, stolen, new.idle - old.idle + own + generator)
-        sums[turn] = [a + b for a, b in zip(sums[turn], more, strict=True)]
-    due = [0] * len(load.mix)
-    for when in dues[bisect_left(dues, 0.0) :]:
-        due[turns[int(when / LENGTH)].server] += 1
+        counts[turn] += bisect_left(dues, begin + COUNTED) - bisect_left(dues, begin)
+        sums[turn] = cpus.Spent(*map(operator.add, sums[turn], spent))
+    due = Counter(turns[int(when / LENGTH)].server for when in dues[bisect_left(dues, 0.0) :])
     good = [len(run.paths.get(line.name, ())) for line in load.mix]
-    # A request due where two turns meet may be of either: so no more are missing than failed.
-    missing = [min(run.failures, max(0, a - b)) for a, b in zip(due, good, strict=True)]
-    return {turn: _columns(found, missing[turn.server], run) for turn, found in sums.items()}
-
-
-def _columns(sums: Sequence[float], failures: int, run: LoadRun) -> dict[str, Any]:
-    count, seconds, *spent, budget = sums
-    names = ("server_u", "group_u", "generator_u", "stolen")
-    return {
-        "requests": int(count),
-        "failures": failures,
-        "unsent": run.errors["unsent"],
-        "seconds": seconds,
-        "x": count / seconds if seconds else 0.0,
-        **{name: one / seconds if seconds else 0.0 for name, one in zip(names, spent, strict=True)},
-        "budget": budget / seconds / (os.cpu_count() or 1) if seconds else 0.0,
-    }
+    found = {}
+    for turn, spent in sums.items():
+        # A request due where two turns meet may be of either: so no more are missing than failed.
+        missing = min(run.failures, max(0, due[turn.server] - good[turn.server]))
+        counted = {"requests": counts[turn], "failures": missing, "unsent": run.errors["unsent"]}
+        found[turn] = counted | spent.columns(counts[turn])
+    return found

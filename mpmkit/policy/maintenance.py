@@ -39,11 +39,13 @@ listener bucket (ListenCoresBucketsRatio 0).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from mpmkit.config.directives import Directives, Note
-from mpmkit.policy.snapshot import Snapshot
-from mpmkit.policy.states import ACTIVE, DEAD, GRACEFUL, IDLE, READY
+from mpmkit.policy.snapshot import ProcessRow, Snapshot
+from mpmkit.policy.states import ACTIVE, DEAD, GRACEFUL, IDLE
 
 MAX_SPAWN_RATE = 32  # children forked in one pass, at most
 BUSY_SPAWN_RATE = 8  # from this rate on the error log says so
@@ -216,55 +218,47 @@ def _count(states: bytes, which: bytes) -> int:
 
 
 def look(snapshot: Snapshot, directives: Directives, memory: Memory) -> Seen:
-    """Count what the scoreboard shows; `memory` says how many free slots are worth noting."""
-    return _LOOK[directives.mpm](snapshot, directives, memory.idle_spawn_rate)
+    """Count what the scoreboard shows; `memory` says how many free slots are worth noting.
 
-
-def _look_prefork(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
-    """One process, one byte. No generation is compared: at a graceful restart the parent writes GRACEFUL
-    into the rows of the old generation, and that is not idle."""
-    idle = total = active = 0
-    free: list[int] = []
-    for row in snapshot.processes[: directives.process_limit]:
-        state = row.states[0]
-        # A slot that has a pid is taken, whatever its byte says.
-        if state == DEAD and not row.pid:
-            if len(free) < rate:
-                free.append(row.slot)
-            continue
-        total += 1
-        # A starting child is idle.
-        if state <= READY:
-            idle += 1
-        if READY <= state < GRACEFUL:
-            active += 1
-    return Seen(idle, active, total, total, tuple(free))
-
-
-def _look_worker(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
-    """Processes of many threads, in the first L slots.
-
-    A slot will do for a new child if it is empty, or if its child is leaving and at least one of
-    that child's threads has ended. The second kind is worker's own: the new child squats in the row
-    of the old one, and starts each thread as its slot becomes free.
+    Event has all slots of ServerLimit, those above L for children that finish. Threads of a child that
+    stopped listening are not idle: they will not meet the next client. (httpd's event keeps running totals,
+    and its prefork compares no generation, since the parent writes GRACEFUL into the rows of the old one: to
+    count anew, in one way, comes to the same.)
     """
-    threads = directives.ThreadsPerChild
+    mpm, threads = directives.mpm, directives.ThreadsPerChild
+    slots = directives.ServerLimit if mpm == "event" else directives.process_limit
+    rows = snapshot.processes[:slots]
     idle = active = total = active_processes = 0
     healthy = False
+    for row in rows:
+        if not row.pid:
+            continue
+        states = row.states[:threads]
+        up = _count(states, _ACTIVE)
+        total += 1
+        active += up
+        healthy |= up == threads
+        if not row.quiescing:
+            active_processes += 1
+            if not row.not_accepting and row.generation == snapshot.generation:
+                idle += _count(states, _IDLE)
+    if mpm == "worker":
+        free = _free_for_worker(rows, threads, memory.idle_spawn_rate)
+    else:
+        free = list(islice((row.slot for row in rows if not row.pid), memory.idle_spawn_rate))
+    return Seen(idle, active, total, active_processes, tuple(free), healthy)
+
+
+def _free_for_worker(rows: Sequence[ProcessRow], threads: int, rate: int) -> list[int]:
+    """A slot will do for a new child of worker if it is empty, or if its child is leaving and at least one
+    of that child's threads has ended: the new child squats in the row of the old one, and starts each
+    thread as its slot becomes free.
+    """
     free: list[int] = []
     totally_free = 0  # the first so many of `free` have no living thread
-    for row in snapshot.processes[: directives.process_limit]:
+    for row in rows:
         states = row.states[:threads]
         dead = states.count(DEAD)
-        if row.pid:
-            total += 1
-            up = _count(states, _ACTIVE)
-            active += up
-            healthy |= up == threads
-            if not row.quiescing:
-                active_processes += 1
-                if row.generation == snapshot.generation:
-                    idle += _count(states, _IDLE)
         usable = dead and (row.quiescing or not row.pid)
         if usable and totally_free < rate and len(free) < MAX_SPAWN_RATE:
             free.append(row.slot)
@@ -273,38 +267,7 @@ def _look_worker(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
             if dead + states.count(GRACEFUL) == threads:
                 free[totally_free], free[-1] = free[-1], free[totally_free]
                 totally_free += 1
-    return Seen(idle, active, total, active_processes, tuple(free[:rate]), healthy)
-
-
-def _look_event(snapshot: Snapshot, directives: Directives, rate: int) -> Seen:
-    """Processes of many threads, in all ServerLimit slots.
-
-    The slots above L are there for children that finish: event does not squat, so a slot is free
-    only when its process is gone. Threads of a child that stopped listening are not idle: they will
-    not meet the next client. (httpd keeps running totals; to count anew comes to the same.)
-    """
-    threads = directives.ThreadsPerChild
-    idle = active = total = active_processes = 0
-    healthy = False
-    free: list[int] = []
-    for row in snapshot.processes[: directives.ServerLimit]:
-        if not row.pid:
-            if len(free) < rate:
-                free.append(row.slot)
-            continue
-        states = row.states[:threads]
-        total += 1
-        up = _count(states, _ACTIVE)
-        active += up
-        healthy |= up == threads
-        if not row.quiescing:
-            active_processes += 1
-            if not row.not_accepting and row.generation == snapshot.generation:
-                idle += _count(states, _IDLE)
-    return Seen(idle, active, total, active_processes, tuple(free), healthy)
-
-
-_LOOK = {"prefork": _look_prefork, "worker": _look_worker, "event": _look_event}
+    return free[:rate]
 
 
 # --- Plan ----------------------------------------------------------------------------------------

@@ -123,24 +123,11 @@ class Simulation(tuple[Second, ...]):
 
 @overload
 def simulate(
-    mpm: str,
-    directives: Directives | None = None,
-    *,
-    busy: Busy = 0,
-    parked: Busy = 0,
-    seconds: int = 10,
-    leaving: int = 0,
-    trace: None = None,
-    **keywords: Any,
+    mpm: str, directives: Directives | None = None, *, trace: None = None, **given: Any
 ) -> Simulation: ...
 @overload
 def simulate(
-    mpm: str,
-    directives: Directives | None = None,
-    *,
-    trace: Any,
-    on_progress: Callable[[float], object] | None = None,
-    **keywords: Any,
+    mpm: str, directives: Directives | None = None, *, trace: Any, **given: Any
 ) -> TraceRun: ...
 def simulate(
     mpm: str,
@@ -207,7 +194,18 @@ def _second_by_second(
             pool.retire()
         if not t:
             found = pool.work(wanted(t), staying(t))
-        rows.append(pool.second(t, found, decided))
+        second = Second(
+            t,
+            sum(1 for row in pool.rows if row.pid),
+            len(pool.serving()) * directives.ThreadsPerChild,
+            *found,
+            spawned=len(decided.spawn),
+            retired=decided.retire,
+            rate=memory.idle_spawn_rate,
+            decision=decided.decision,
+            notes=decided.notes,
+        )
+        rows.append(second)
         if decided.shutdown:
             break
     run = Simulation(rows)
@@ -248,7 +246,7 @@ class _Pool:
 
     def retire(self) -> None:
         """Ask the child in the highest slot that isn't leaving yet. Its work is the others' now."""
-        row = next(row for row in reversed(self.rows) if row.pid and not row.quiescing)
+        row = self.serving()[-1]
         states = bytes([GRACEFUL]) * self.directives.ThreadsPerChild
         self.rows[row.slot] = replace(row, quiescing=1, states=states)
         self.deaths[row.pid] = self.leaving
@@ -273,7 +271,7 @@ class _Pool:
         threads = self.directives.ThreadsPerChild
         asking, keeping = wanted, staying
         idle = 0
-        for row in self._serving():
+        for row in self.serving():
             served = min(asking, threads)
             kept = min(keeping, threads - served)
             asking, keeping = asking - served, keeping - kept
@@ -297,12 +295,12 @@ class _Pool:
         Parked clients stay where they are. Newcomers go to the lowest child that may accept, and a child
         that has reached its limit stops listening: its idle threads don't count on the next look.
         """
-        held = sum(row.keep_alive for row in self._serving())
-        for row in reversed(self._serving()):
+        held = sum(row.keep_alive for row in self.serving())
+        for row in reversed(self.serving()):
             gone = min(row.keep_alive, max(held - wanted, 0))
             held -= gone
             self.rows[row.slot] = replace(row, keep_alive=row.keep_alive - gone)
-        for row in self._serving():
+        for row in self.serving():
             while held < wanted and not self._above_limit(row):
                 row = replace(row, keep_alive=row.keep_alive + 1)
                 held += 1
@@ -324,32 +322,9 @@ class _Pool:
             listening_disabled=False,
         )
 
-    def _serving(self) -> list[ProcessRow]:
+    def serving(self) -> list[ProcessRow]:
         """The children that take clients, lowest slots first."""
         return [row for row in self.rows if row.pid and not row.quiescing]
-
-    @property
-    def processes(self) -> int:
-        return sum(1 for row in self.rows if row.pid)
-
-    @property
-    def workers(self) -> int:
-        return self.directives.ThreadsPerChild * sum(
-            1 for row in self.rows if row.pid and not row.quiescing
-        )
-
-    def second(self, t: int, found: tuple[int, int, int, int], decided: Plan) -> Second:
-        return Second(
-            t,
-            self.processes,
-            self.workers,
-            *found,
-            spawned=len(decided.spawn),
-            retired=decided.retire,
-            rate=decided.memory.idle_spawn_rate,
-            decision=decided.decision,
-            notes=decided.notes,
-        )
 
     def snapshot(self) -> Snapshot:
         d = self.directives

@@ -4,8 +4,8 @@ Event keeps every connection that waits without a thread in a queue, and has one
 time-out value. So the item that came last expires last: appending keeps the queue sorted, and costs
 the same with ten connections or ten thousand, as do claiming and finding the next expiry.
 
-An item leaves in one of two ways: it is *claimed* by key, since its client has sent something; or it
-*expires*, at the head of the queue.
+An item leaves in one of two ways: it is *claimed*, since its client has sent something; or it *expires*,
+at the head of the queue.
 
 Time is an argument, in seconds of whatever clock the caller keeps to (the servers use
 `time.monotonic`). Nothing here looks at a clock, and nothing here takes a lock: server/parked.py does.
@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-Item = TypeVar("Item")
+Item = TypeVar("Item", bound=Hashable)
 
 
 class TimeoutQueue(Generic[Item]):
@@ -35,42 +35,38 @@ class TimeoutQueue(Generic[Item]):
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        # key -> (when it began to wait, item). The start is kept rather than the expiry, so that
-        # `timeout` can change for those that already wait.
-        self._waiting: OrderedDict[Hashable, tuple[float, Item]] = OrderedDict()
+        # When each began to wait. The start is kept rather than the expiry, so that `timeout` can change
+        # for those that already wait.
+        self._began: OrderedDict[Item, float] = OrderedDict()
 
-    def append(self, key: Hashable, item: Item, now: float) -> None:
-        """Begin to wait at `now`, behind all others; `now` must not be smaller than in the call before.
-        Raises KeyError if the key is already waiting.
-        """
-        entry = (now, item)
-        if self._waiting.setdefault(key, entry) is not entry:
-            raise KeyError(f"{key!r} is already in this queue")
+    def append(self, item: Item, now: float) -> None:
+        """Begin to wait at `now`, behind all others; `now` must not be smaller than in the call before, and
+        the item must not wait already."""
+        self._began[item] = now
 
-    def pop(self, key: Hashable) -> Item | None:
-        """Claim the item; None if it does not wait (any more)."""
-        entry = self._waiting.pop(key, None)
-        return None if entry is None else entry[1]
+    def pop(self, item: Item) -> bool:
+        """Claim an item; False if it does not wait (any more)."""
+        return self._began.pop(item, None) is not None
 
     def expired(self, now: float) -> list[Item]:
         """Take out all items whose time is over at `now` (from start + timeout on), longest wait first."""
         due: list[Item] = []
-        while self._waiting:
-            start, item = next(iter(self._waiting.values()))
+        for item, start in self._began.items():
             if start + self.timeout > now:
                 break
-            self._waiting.popitem(last=False)
             due.append(item)
+        for item in due:
+            del self._began[item]
         return due
 
     def next_expiry(self) -> float | None:
         """When the first one is due, on the clock of `append`; None if nothing waits."""
-        for start, _ in self._waiting.values():
+        for start in self._began.values():
             return start + self.timeout
         return None
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._began)
 
 
 class ReadDeadline:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
-from typing import Protocol
 
 from mpmkit.config.directives import Directives, Note
 from mpmkit.server.core import Service
@@ -35,8 +34,9 @@ class Setup:
     notes: tuple[Note, ...] = ()
 
 
-class Context(Protocol):
-    """Where a child comes from: the pool of the parent, or the warm-up (prewarm.py)."""
+@dataclass(eq=False)
+class Context:
+    """Where a child comes from: the pool of the parent (pool.py), or the warm-up (prewarm.py)."""
 
     setup: Setup
     listeners: list[Listener]

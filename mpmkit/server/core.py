@@ -26,7 +26,6 @@ from mpmkit.http.messages import (
     Request,
     RequestError,
     Response,
-    Unparsed,
     page,
     server_header,
     text_field,
@@ -45,7 +44,7 @@ Handler = Callable[[Request, Connection], Response]
 CLOSE = b"Connection: close\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 # What the scoreboard shows of each version.
-_PROTOCOLS = {version: b"http/%d.%d" % version for version in ((0, 9), (1, 0), (1, 1))}
+_PROTOCOLS = {version: b"http/%d.%d" % version for version in ((1, 0), (1, 1))}
 
 
 def default_error_page(status: int, conn: Connection, method: str = "GET") -> Response:
@@ -183,9 +182,6 @@ def respond(conn: Connection, request: Request, response: Response, service: Ser
     body: Any = response.body
     conn.status = response.status
     if not conn.keep_alive:
-        if request.version == (0, 9) or type(response) is Unparsed:
-            respond_bare(conn, response, service)
-            return
         connection = CLOSE
     elif request.asks_keep_alive:
         connection = service.keep_alive_line(conn.kept)
@@ -257,8 +253,6 @@ def begin(conn: Connection, request: Request, response: Response, service: Servi
     """Begin to send `response` while its handler still runs (WSGI's write()). The handler must then
     return a Response with what this returns as its body."""
     conn.keep_alive = conn.keep_alive and service.keeps_alive(conn, request, response)
-    if request.version == (0, 9):
-        return Begun(conn, b"", False)
     connection = CLOSE
     if conn.keep_alive:
         connection = service.keep_alive_line(conn.kept) if request.asks_keep_alive else b""
@@ -280,25 +274,6 @@ def respond_in_pieces(conn: Connection, response: Response, body: Begun) -> None
         conn.keep_alive = False  # the client waits for bytes that will not come
     if conn.keep_alive and conn.protocol.in_body:
         conn.discard_body()
-
-
-def respond_bare(conn: Connection, response: Response, service: Service) -> None:
-    """HTTP/0.9, and a program that makes its own head: the body alone, the close is the end."""
-    body = response.body
-    conn.body_sent = 0
-    try:
-        if isinstance(body, FileBody):
-            conn.body_sent = body.count
-            conn.send_file(b"", body)
-        else:
-            pieces: Any = [body] if isinstance(body, (bytes, memoryview)) else body
-            conn.body_sent = conn.send_pieces(b"", pieces, False)
-    except Disconnected:
-        pass
-    except BaseException:
-        service.errors.exception("the script failed while answering", client=conn.peer)
-    drop(response, conn, service)
-    conn.sent = conn.body_sent
 
 
 def drop(response: Response | None, conn: Connection, service: Service) -> None:

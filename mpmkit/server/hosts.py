@@ -188,10 +188,6 @@ class HostLogs(AccessLog):
         if access is not None:
             access.log(conn, now)
 
-    def flush(self) -> None:
-        for log in self._all:
-            log.flush()
-
     def close(self) -> None:
         for log in self._all:
             log.close()

@@ -110,8 +110,7 @@ def _of_request(text: Callable[[Request], str], *, last: bool, none: str = "-") 
 def _protocol(conn: Connection, now: int) -> str:
     if conn.request is None:
         return "-"
-    word = conn.request.line.rpartition(b" ")[2]
-    return quote_line(word) if word.startswith(b"HTTP/") else "HTTP/0.9"
+    return quote_line(conn.request.line.rpartition(b" ")[2])
 
 
 def _header(argument: str, site: Site) -> Field:
@@ -148,13 +147,13 @@ def _variable(name: str, site: Site) -> Field:
     return value
 
 
-def only_if(line: Field, condition: str, site: Site) -> Callable[[Connection, int], str | None]:
-    """`line`, for the requests that have a variable (or with `!` before its name: have it not)."""
+def only_if(line: Field, condition: str, site: Site) -> Field:
+    """`line` for the requests that have a variable (with `!` before its name: have it not), else ""."""
     name, wanted = condition.removeprefix("!"), not condition.startswith("!")
 
-    def some(conn: Connection, now: int) -> str | None:
+    def some(conn: Connection, now: int) -> str:
         found = variables_of(site.variables, conn.request, conn)
-        return line(conn, now) if (name in found) == wanted else None
+        return line(conn, now) if (name in found) == wanted else ""
 
     return some
 
@@ -264,7 +263,7 @@ WITH_TEXT: dict[str, Callable[[str, Site], Field]] = {
 
 def compile_format(text: str, site: Site | None = None) -> Field:
     """A function that makes a LogFormat's line. Raises FormatError."""
-    if text == COMMON:
+    if text == COMMON + "\n":
         return _common
     site = site or Site()
     parts: list[Field] = []
@@ -336,8 +335,8 @@ def format_error(text: str) -> str:
 
 
 def _common(conn: Connection, now: int) -> str:
-    """The common log format, as most servers write it: the same text as the table gives, faster."""
+    """A line in the common format, as most servers write it: the same text as the table gives, faster."""
     request = conn.request
     line = request.log_line if request is not None else _line(conn)
     when = _request_time(conn.started // 1_000_000_000)
-    return f'{conn.peer[0]} - - {when} "{line}" {conn.status} {conn.body_sent or "-"}'
+    return f'{conn.peer[0]} - - {when} "{line}" {conn.status} {conn.body_sent or "-"}\n'

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from _thread import allocate_lock, get_native_id
+from _thread import get_native_id
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -149,9 +149,9 @@ class AccessLog:
         lines: list[Field] = []
         try:
             for _, text, *condition in logs:
-                line = log_format.compile_format(text, site)
-                if condition:  # then it is None for a request that is left out
-                    line = log_format.only_if(line, condition[0], site or Site())  # type: ignore[assignment]
+                line = log_format.compile_format(text + "\n", site)
+                if condition:
+                    line = log_format.only_if(line, condition[0], site or Site())
                 lines.append(line)
         except log_format.FormatError as error:
             raise LogError(f"LogFormat: {error}") from None
@@ -172,16 +172,12 @@ class AccessLog:
         """One line about the request that `conn` has just answered; `now` is in ns."""
         for fd, line in self._logs:
             try:
-                os.write(fd, (line(conn, now) + "\n").encode("utf-8", "surrogateescape"))
+                os.write(fd, line(conn, now).encode("utf-8", "surrogateescape"))
             except OSError:
                 pass  # a full disk costs log lines, not service
 
-    def flush(self) -> None:
-        """Write what is still in memory: nothing."""
-
     def close(self) -> None:
-        """Flush, and close the files."""
-        self.flush()
+        """Close the files, and the pipes to programs."""
         for fd, _ in self._logs:
             piped.close_pipe(fd)
 
@@ -205,55 +201,3 @@ def _last_line(line: Field, received: bool) -> Field:
         return text
 
     return last
-
-
-class BufferedAccessLog(AccessLog):
-    """BufferedLogs On: lines are collected and written together, when there are PIECE bytes of them
-    or when the first one has waited LONGEST seconds and another comes; and when the process leaves.
-
-    Each write is still whole lines. The lines of a child that is killed are lost, and an idle child
-    keeps its lines until its next request, as under httpd.
-    """
-
-    PIECE = 4096
-    LONGEST = 1.0
-
-    def __init__(self, logs: tuple[tuple[str, ...], ...], site: Site | None = None) -> None:
-        super().__init__(logs, site)
-        self._held: list[list[bytes]] = [[] for _ in logs]
-        self._sizes = [0] * len(logs)
-        self._since = 0  # ns: when the first of them came
-        self._lock = allocate_lock()  # threads of one process share a buffer
-
-    def log(self, conn: Connection, now: int) -> None:
-        with self._lock:
-            if not any(self._sizes):
-                self._since = now
-            for i, (_, line) in enumerate(self._logs):
-                text: str | None = line(conn, now)
-                if text is None:
-                    continue
-                raw = (text + "\n").encode("utf-8", "surrogateescape")
-                self._held[i].append(raw)
-                self._sizes[i] += len(raw)
-            if max(self._sizes) >= self.PIECE or now - self._since > self.LONGEST * 1e9:
-                self._write()
-
-    def flush(self) -> None:
-        with self._lock:
-            self._write()
-
-    def _write(self) -> None:
-        for i, (fd, _) in enumerate(self._logs):
-            held, self._held[i], self._sizes[i] = self._held[i], [], 0
-            try:
-                if held:
-                    os.write(fd, b"".join(held))
-            except OSError:
-                pass
-
-
-class ConditionalAccessLog(BufferedAccessLog):
-    """`CustomLog … env=` somewhere: some requests have no line. The others' are written at once."""
-
-    PIECE = 0

@@ -134,7 +134,6 @@ class Parent:
 
         def leave(number: int, frame: object) -> NoReturn:
             # Not SystemExit: it would end the request that it meets, and not the process.
-            self.pool.flush()
             self._clean_up()
             os._exit(OK)
 
@@ -149,7 +148,6 @@ class Parent:
             self._ready(listen.url_of(self.pool.listeners[0]))
             return self.pool.serve(0)
         finally:
-            self.pool.flush()
             self._clean_up()
 
     def write_pid_file(self) -> None:

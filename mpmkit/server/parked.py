@@ -100,7 +100,7 @@ class ParkedConnections:
             if conn.edge:
                 return False
             conn.state = state
-            queue.append(conn, conn, now)
+            queue.append(conn, now)
             due = now + queue.timeout
             early = due < self.alarm
             if early:
@@ -113,7 +113,7 @@ class ParkedConnections:
         """Take a connection out. False: another thread has it, or its time was over."""
         with self._lock:
             queue = self._queues.get(conn.state)
-            if queue is None or queue.pop(conn) is None:
+            if queue is None or not queue.pop(conn):
                 return False
             conn.state = PROCESSING
             return True

@@ -18,7 +18,15 @@ from mpmkit.config.directives import MPMS
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import DEAD, GRACEFUL, STARTING
 from mpmkit.server import piped, process
-from mpmkit.server.child import CHILD_FAILED, CHILD_FATAL, CHILD_SICK, Child, Setup, exit_status
+from mpmkit.server.child import (
+    CHILD_FAILED,
+    CHILD_FATAL,
+    CHILD_SICK,
+    Child,
+    Context,
+    Setup,
+    exit_status,
+)
 from mpmkit.server.listen import Listener, dummy_connection, has_pending_connection
 from mpmkit.server.logs import ErrorLog
 from mpmkit.server.pod import Lifeline, PipeOfDeath
@@ -46,8 +54,8 @@ AFTER_KILL = 1.0  # seconds that a child has to end after SIGKILL
 EXPECTED_SIGNALS = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL}
 
 
-class Pool:
-    """The children of one server. Its first four attributes are what a `Child` is given.
+class Pool(Context):
+    """The children of one server.
 
     parents_own    descriptors that a child must not keep
     """
@@ -60,10 +68,7 @@ class Pool:
         board: Scoreboard,
         parents_own: Sequence[int],
     ) -> None:
-        self.setup = setup
-        self.listeners = list(listeners)
-        self.board = board
-        self.pod = PipeOfDeath()
+        super().__init__(setup, list(listeners), board, PipeOfDeath())
         self.old_pod: PipeOfDeath | None = None  # while the old generation is still to be retired
         self.child_class = child_class
         self.memory = maintenance.Memory()
@@ -147,7 +152,6 @@ class Pool:
         except BaseException as error:
             status = self._failed(error)
         finally:
-            self.flush()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
@@ -177,10 +181,6 @@ class Pool:
         if not isinstance(error, SystemExit):
             self.errors.failure(f"child process {os.getpid()} failed", error)
         return exit_status(error)
-
-    def flush(self) -> None:
-        if self.setup.service.access is not None:
-            self.setup.service.access.flush()
 
     def maintain(self) -> None:
         """A second has passed: start the children still owed, or else one pass of idle maintenance."""

@@ -22,7 +22,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import CodeType, FunctionType
 from typing import Any
@@ -33,7 +33,7 @@ from mpmkit.config.keywords import from_keywords
 from mpmkit.config.settings import Section, Setting
 from mpmkit.policy import maintenance
 from mpmkit.policy.states import BUSY_KEEPALIVE, BUSY_READ, CLOSING, READY
-from mpmkit.server.child import Child, Setup
+from mpmkit.server.child import Child, Context, Setup
 from mpmkit.server.core import Handler, Service, client_text, process_request
 from mpmkit.server.listen import Acceptor, Listener, ListenError, bind, configure
 from mpmkit.server.logs import AccessLog, ErrorLog
@@ -68,16 +68,6 @@ LARGE_SIZES = (131008, 32768, 16384, 8192, 4096, 2048, 1536, 1024, 768, 640, 528
 MOST_FILLED = 4096  # objects of one size, should the memory not be as described here
 _filling: list[Any] = []
 _SAMPLES = (Setting("Options", ("+ExecCGI",)), Setting("AddHandler", ("wsgi-script", ".py")))
-
-
-@dataclass
-class Rehearsal:
-    """The context of a child that runs in the parent's own process (server/child.py)."""
-
-    setup: Setup
-    listeners: list[Listener]
-    board: Scoreboard
-    pod: PipeOfDeath
 
 
 def rehearse(
@@ -119,7 +109,7 @@ def rehearse(
         configure(listener, plain)
         for number in range(ROUNDS):
             service = Service(plain, handler(plain, errors), access, errors)
-            stage = Rehearsal(Setup(plain, service), [listener], board, PipeOfDeath())
+            stage = Context(Setup(plain, service), [listener], board, PipeOfDeath())
             clients = [_client(listener, sent, number) for sent in CLIENTS]
             stage.pod.retire_one()  # prefork's child leaves when no client waits any more
             if number:
@@ -207,7 +197,7 @@ def gather(ran: set[int]) -> None:
             function.__code__ = copy(code)
 
 
-def _serve(stage: Rehearsal, child_class: type[Child]) -> None:
+def _serve(stage: Context, child_class: type[Child]) -> None:
     """What CLIENTS have sent, one after the other; then what the parent does once a second."""
     directives = stage.setup.directives
     if directives.threaded:
@@ -219,7 +209,7 @@ def _serve(stage: Rehearsal, child_class: type[Child]) -> None:
     maintenance.plan(seen, directives, memory)
 
 
-def _serve_threaded(stage: Rehearsal, count: int) -> None:
+def _serve_threaded(stage: Context, count: int) -> None:
     """`count` connections, as a thread of worker or event serves them."""
     service = stage.setup.service
     acceptor = Acceptor(stage.listeners, stage.pod.fileno())

@@ -160,12 +160,12 @@ class Tracer:
         return step
 
     def after(self, cause: str, state: int | None = None) -> Callable[..., Any]:
-        """A step that was one if the method returns something: the connection is that, or the first."""
+        """A step that was one if the method returns True; its last argument is the connection."""
 
         def step(method: Callable, *given: Any) -> Any:
             found = method(*given)
             if found and state is not None:
-                self.write(cause, given[0] if found is True else found, STATE_NAMES[state])
+                self.write(cause, given[-1], STATE_NAMES[state])
             elif found:
                 self.write(cause)
             return found
@@ -183,9 +183,9 @@ class Tracer:
             self.write("popped", conn)
         return conn
 
-    def parked(self, method: Callable, queue: Any, key: Any, conn: Connection, now: float) -> None:
+    def parked(self, method: Callable, queue: Any, conn: Connection, now: float) -> None:
         """By `ParkedConnections.park`, which holds its lock and has set the new state."""
-        method(queue, key, conn, now)
+        method(queue, conn, now)
         assert conn.state is not None
         self.write("parked", conn, STATE_NAMES[conn.state])
 

@@ -73,7 +73,7 @@ def _settle(seen: Watch, kept: KeepAliveClients, level: int) -> None:
     until = time.monotonic() + SETTLE
     while time.monotonic() < until:
         sizes = {sample.processes for sample in seen.samples if sample.t > seen.now - 2.2}
-        if kept.counts()["thinking"] >= 0.97 * level and len(sizes) == 1:
+        if kept.held() >= 0.97 * level and len(sizes) == 1:
             return
         time.sleep(0.1)
 
@@ -102,7 +102,7 @@ def climb(case: str, levels: Sequence[int] = LEVELS) -> list[dict[str, Any]]:
                 {
                     "case": case,
                     "kept": level,
-                    "held": kept.counts()["thinking"],
+                    "held": kept.held(),
                     "wait_ms": 1000 * p99(answered + waiting),
                     "newcomers": len(answered + waiting),
                     "unanswered": len(waiting),

@@ -40,7 +40,7 @@ def length(text: bytes, body: bytes = b"") -> bytes:
 
 # 400 for each, by what is wrong with it.
 LINES = [
-    b"GARBAGE", b"POST /", b"GET HTTP/1.1", b"/ HTTP/1.1", b"GET / x HTTP/1.1", b"GET  / HTTP/1.1",
+    b"GARBAGE", b"GET /", b"POST /", b"GET HTTP/1.1", b"/ HTTP/1.1", b"GET / x HTTP/1.1", b"GET  / HTTP/1.1",
     b"GET /  HTTP/1.1", b"GET\t/ HTTP/1.1", b"GET /\tHTTP/1.1", b" GET / HTTP/1.1", b"\tGET / HTTP/1.1",
     b"GET / HTTP/1.1 ", b"GET / HTTP/1.1\t", b"GET / http/1.1", b"GET / HTTP/0.9", b"GET / HTTP/1",
     b"GET / HTTP/11", b"GET / HTTP/1.10", b"GET / HTTP/1.x", b"GET / HTTP/ 1.1", b"GET / HTTP-1.1",
