@@ -83,6 +83,12 @@ class LoadProfile(RequestFields):
     rate: float | None = number(
         None, 0.01, MAX_RATE, "requests/s", "due in all in the open loop", none="-", loop="open"
     )
+    plan: str | None = text(
+        None,
+        "a file that says when each request is due: lines of seconds and a line of the mix",
+        ("/.+", "be an absolute path"),
+        none="as arrival and rate say",
+    )
     ramp: float = number(0.0, 0, MAX_SECONDS, "seconds", "of the users' arrival", loop="closed")
     stages: tuple[Stage, ...] = several("Stages instead of users or rate, and duration")
     idle_holders: int = whole(
@@ -267,6 +273,8 @@ def _loop_problems(p: LoadProfile) -> Iterator[str]:
             yield "rate: the stages say it; leave it"
         elif not p.stages and p.rate is None:
             yield f"rate: arrival={p.arrival!r} needs the requests per second"
+    elif p.plan is not None:
+        yield "plan: only the open loop has one; set arrival to constant, with its mean rate"
     elif p.rate is not None:
         yield "rate: only the open loop has one; set arrival to constant or poisson"
     if not p.stages:
